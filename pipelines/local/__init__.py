@@ -1,0 +1,1 @@
+"""The embedded broker and cache behind the demo and the fast tests."""

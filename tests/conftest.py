@@ -1,0 +1,46 @@
+"""Fixtures for every test: an embedded broker and cache for the session, and settings of its own for each test."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.local.services import start, stop, with_local_endpoints
+from pipelines.settings import Settings
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def local_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Return settings that name a broker and a cache which live as long as the session."""
+    bare = Settings(data_dir=tmp_path_factory.mktemp("services"))
+    start(bare)
+    try:
+        yield with_local_endpoints(bare)
+    finally:
+        stop(bare)
+
+
+@pytest.fixture
+def settings(local_settings: Settings, tmp_path: Path) -> Settings:
+    """Return settings with an empty data folder, a topic that does not exist yet, and a prefix of keys that nobody uses."""
+    unique = uuid.uuid4().hex[:12]
+    return local_settings.model_copy(
+        update={
+            "data_dir": tmp_path / "data",
+            "kafka": local_settings.kafka.model_copy(update={"topic": f"events-{unique}", "group_id": f"g-{unique}"}),
+            "redis": local_settings.redis.model_copy(update={"prefix": f"reputation-{unique}"}),
+        }
+    )
+
+
+@pytest.fixture
+def bitcoin_otc() -> Path:
+    """Return the folder of the Bitcoin OTC data; skips the test where it is not there."""
+    folder = SHARED_DATA / "bitcoin-otc"
+    if not (folder / "ratings.csv").exists():
+        pytest.skip(f"the Bitcoin OTC data is not at {folder}")
+    return folder

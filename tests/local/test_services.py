@@ -1,0 +1,169 @@
+"""The embedded services: found again, never doubled, never mistaken for somebody else's process."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import redis
+from pydantic import SecretStr
+
+from pipelines.errors import ConfigurationError, CorruptionError, TransientError
+from pipelines.local import services
+from pipelines.local.process import is_locked, wait_until
+from pipelines.local.services import LocalService, start, status, stop, with_local_endpoints
+from pipelines.settings import KafkaSettings, RedisSettings, Settings
+
+CACHE_ONLY = KafkaSettings(bootstrap_servers="kafka.example:9092")
+
+
+@pytest.fixture
+def both(tmp_path: Path):
+    settings = Settings(data_dir=tmp_path / "data")
+    yield settings
+    stop(settings)
+
+
+@pytest.fixture
+def cache_only(tmp_path: Path):
+    settings = Settings(data_dir=tmp_path / "data", kafka=CACHE_ONLY)
+    yield settings
+    stop(settings)
+
+
+def _cache(settings: Settings) -> LocalService:
+    cache = start(settings).cache
+    assert cache is not None
+    return cache
+
+
+def _kill(settings: Settings, service: LocalService) -> None:
+    os.kill(service.process.pid, signal.SIGKILL)
+    assert wait_until(lambda: not is_locked(settings.local_dir / f"{service.name}.lock"), 10)
+
+
+def test_both_services_start_are_found_and_stop(both: Settings) -> None:
+    """Started services answer, are named by the settings, and are gone after stop, which may be repeated."""
+    started = start(both)
+    assert started == status(both)
+    assert started.broker is not None
+    endpoints = with_local_endpoints(both)
+    assert endpoints.kafka.bootstrap_servers == started.broker.address
+    assert endpoints.redis.url is not None
+    with redis.Redis.from_url(endpoints.redis.url.get_secret_value()) as client:
+        assert client.ping()
+    assert stop(both) == ("broker", "cache")
+    assert status(both) == services.LocalServices(None, None)
+    assert stop(both) == ()
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection((services.HOST, started.broker.process.port))
+
+
+def test_start_is_idempotent(both: Settings) -> None:
+    """A second start reuses what runs and says nothing."""
+    assert start(both) == start(both)
+
+
+def test_services_survive_the_process_that_started_them(cache_only: Settings) -> None:
+    """`local start` ends; what it started goes on and is found by the next command."""
+    code = (
+        "import sys; from pathlib import Path; from pipelines.settings import *\n"
+        "from pipelines.local.services import *\n"
+        "start(Settings(data_dir=Path(sys.argv[1]), kafka=KafkaSettings(bootstrap_servers='kafka.example:9092')))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(cache_only.data_dir)], check=True, timeout=60)
+    cache = status(cache_only).cache
+    assert cache is not None
+    socket.create_connection((services.HOST, cache.process.port)).close()
+
+
+def test_a_dead_service_is_replaced_at_its_old_port_with_a_notice(cache_only: Settings) -> None:
+    """After a kill status finds nothing; start brings a new one where clients look for it, and says so."""
+    before = _cache(cache_only)
+    _kill(cache_only, before)
+    assert status(cache_only).cache is None
+    again = start(cache_only)
+    assert again.cache is not None
+    assert again.cache.process.port == before.process.port
+    assert again.cache.process.pid != before.process.pid
+    assert any("had ended" in notice for notice in again.notices)
+
+
+def test_a_taken_port_is_left_alone(cache_only: Settings) -> None:
+    """If somebody else took the old port meanwhile, the new service listens elsewhere."""
+    before = _cache(cache_only)
+    _kill(cache_only, before)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind((services.HOST, before.process.port))
+        other.listen()
+        assert _cache(cache_only).process.port != before.process.port
+
+
+def test_a_recycled_pid_is_neither_found_nor_killed(cache_only: Settings) -> None:
+    """A state file whose pid now belongs to another process counts as nothing running."""
+    before = _cache(cache_only)
+    _kill(cache_only, before)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        state = cache_only.local_dir / "cache.json"
+        state.write_text(state.read_text().replace(str(before.process.pid), str(stranger.pid)))
+        assert status(cache_only).cache is None
+        assert stop(cache_only) == ()
+        assert stranger.poll() is None
+        stranger.communicate(b"\n")
+        assert stranger.returncode == 0
+
+
+def test_concurrent_starts_start_one(cache_only: Settings) -> None:
+    """Starts at the same moment end with the same process."""
+    pids: list[int] = []
+    threads = [threading.Thread(target=lambda: pids.append(_cache(cache_only).process.pid)) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(pids) == 5
+    assert len(set(pids)) == 1
+
+
+def test_a_lost_state_file_is_an_error_that_helps(cache_only: Settings) -> None:
+    """A running service without its record is not doubled: the error says how to find it."""
+    cache = _cache(cache_only)
+    state = cache_only.local_dir / "cache.json"
+    content = state.read_text()
+    state.unlink()
+    with pytest.raises(CorruptionError, match="fuser"):
+        start(cache_only)
+    state.write_text(content)
+    assert status(cache_only).cache == cache
+
+
+def test_a_service_that_does_not_come_up_shows_its_log(cache_only: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error carries the end of the log, and nothing is left running."""
+    monkeypatch.setattr(services, "_cache_command", lambda port: ["/bin/sh", "-c", "echo no room for $0", str(port)])
+    with pytest.raises(TransientError, match=r"cache did not come up.*\n(.*\n)*no room for \d+"):
+        start(cache_only)
+    assert status(cache_only).cache is None
+
+
+def test_configured_servers_are_neither_replaced_nor_doubled(tmp_path: Path) -> None:
+    """Configured servers stay in the settings, and no local ones are started beside them."""
+    configured = Settings(
+        data_dir=tmp_path, kafka=CACHE_ONLY, redis=RedisSettings(url=SecretStr("redis://cache.example"))
+    )
+    assert with_local_endpoints(configured) == configured
+    started = start(configured)
+    assert (started.broker, started.cache) == (None, None)
+    assert len(started.notices) == 2
+
+
+def test_without_services_the_client_says_what_to_do(tmp_path: Path) -> None:
+    """Nothing runs and nothing is configured: not an error here, but a clear one from the client."""
+    settings = with_local_endpoints(Settings(data_dir=tmp_path / "none"))
+    assert settings.redis.url is None
+    with pytest.raises(ConfigurationError, match="karmalake local start"):
+        settings.kafka.client_config()
