@@ -26,7 +26,7 @@ def local_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
 
 @pytest.fixture
 def settings(local_settings: Settings, tmp_path: Path) -> Settings:
-    """Return settings with an empty data folder, a topic that does not exist yet, and a prefix of keys that nobody uses."""
+    """Return settings with an empty data folder, a topic that does not exist yet and a key prefix of its own."""
     unique = uuid.uuid4().hex[:12]
     return local_settings.model_copy(
         update={

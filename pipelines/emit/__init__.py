@@ -1,0 +1,1 @@
+"""The producer's side: topics, publishing, files as events, the simulator."""
