@@ -1,0 +1,44 @@
+# Everything a person runs here. Each target sets up what it needs in .venv on its first run.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test test-fast lint format pins contract clean
+
+setup: $(READY)
+
+$(READY): requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "karmalake needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup  ## events in, scores out, in about a minute; run it again to add to the lake
+	$(BIN)/karmalake demo
+
+test: setup  ## every test; starts the servers that it needs
+	$(BIN)/python -m pytest
+
+test-fast: setup  ## without Java
+	$(BIN)/python -m pytest -m "not jvm and not slow"
+
+lint: setup  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+pins: setup  ## compile requirements.txt anew from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --quiet --output-file requirements.txt
+
+contract: setup  ## generate the Protobuf module from event.proto
+	$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. pipelines/contract/event.proto
+
+clean:  ## stop the local services and remove what was made, the lake included
+	-$(BIN)/karmalake local stop
+	rm -rf $(VENV) data

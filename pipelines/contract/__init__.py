@@ -1,0 +1,1 @@
+"""The event: its Protobuf schema, decoding bytes to columns, reasons for rejection."""

@@ -1,0 +1,148 @@
+"""Records to events and rejections: the gate of the contract. Pure; knows nothing of Kafka or the lake."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.contract import metadata, protobuf
+from pipelines.contract.rejection import Reason
+from pipelines.contract.schema import EVENT, PLACE, REJECTED, TIMESTAMP
+from pipelines.settings import ContractSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What became of the records of a batch: each is in exactly one of the two tables.
+
+    `events` has the columns EVENT + PLACE and keeps the order of the records; `rejected` has REJECTED.
+    `mis_keyed` marks the events whose record key is not their user_id.
+    """
+
+    events: pa.Table
+    rejected: pa.Table
+    mis_keyed: pa.BooleanArray
+
+
+def decode(records: pa.Table, contract: ContractSettings) -> Decoded:
+    """Split `records` (RECORD columns) into valid events and rejected records (`not-blocked`)."""
+    records = records.combine_chunks()
+    values = _flat(records["value"])
+    parsed = protobuf.parse(values)
+    events = metadata.last_value_wins(parsed.events)
+    mis_keyed = pc.fill_null(pc.not_equal(records["key"], events["user_id"].cast(pa.binary())), fill_value=True)
+    reasons = _first_reason(list(_failures(values, parsed, events, records, mis_keyed, contract)), len(records))
+    valid = pc.is_null(reasons)
+    return Decoded(
+        events=_with_place(events, records).filter(valid),
+        rejected=_rejected(records, reasons, pc.invert(valid), parsed, events, contract),
+        mis_keyed=_flat(pc.filter(mis_keyed, valid)),
+    )
+
+
+def _failures(
+    values: pa.Array,
+    parsed: protobuf.Parsed,
+    events: pa.Table,
+    records: pa.Table,
+    mis_keyed: pa.ChunkedArray,
+    contract: ContractSettings,
+) -> Iterator[tuple[Reason, pa.Array]]:
+    """Yield each reason with the mask of rows it applies to, in order of precedence."""
+    rows = pa.array(range(len(values)), pa.int64())
+    yield Reason.NULL_VALUE, pc.is_null(values)
+    yield Reason.UNDECODABLE, pc.is_in(rows, pa.array(list(parsed.errors), pa.int64()))
+    yield Reason.MISSING_EVENT_ID, pc.equal(events["event_id"], "")
+    yield Reason.MISSING_USER_ID, pc.equal(events["user_id"], "")
+    yield Reason.MISSING_ACTION_TYPE, pc.equal(events["action_type"], "")
+    yield Reason.MISSING_TIMESTAMP, pc.is_null(events["event_time"])
+    yield Reason.OVERSIZED_EVENT_ID, pc.greater(pc.binary_length(events["event_id"]), contract.max_event_id_bytes)
+    yield Reason.OVERSIZED_USER_ID, pc.greater(pc.binary_length(events["user_id"]), contract.max_user_id_bytes)
+    yield (
+        Reason.OVERSIZED_ACTION_TYPE,
+        pc.greater(pc.binary_length(events["action_type"]), contract.max_action_type_bytes),
+    )
+    yield Reason.OVERSIZED_METADATA, pc.greater(metadata.sizes(events["metadata"]), contract.max_metadata_bytes)
+    event_us = events["event_time"].cast(pa.int64())
+    latest = pc.add(records["bus_time"].cast(pa.int64()), contract.max_ahead_seconds * 1_000_000)
+    yield Reason.TIMESTAMP_TOO_EARLY, pc.less(event_us, _microseconds(contract.earliest))
+    yield Reason.TIMESTAMP_TOO_LATE, pc.greater(event_us, latest)
+    if contract.strict_keys:
+        yield Reason.KEY_MISMATCH, mis_keyed
+
+
+def _first_reason(failures: list[tuple[Reason, pa.Array]], rows: int) -> pa.Array:
+    reasons = pa.nulls(rows, pa.string())
+    for reason, mask in reversed(failures):
+        if pc.any(mask).as_py():
+            reasons = pc.if_else(pc.fill_null(mask, fill_value=False), reason.value, reasons)
+    return _flat(reasons)
+
+
+def _with_place(events: pa.Table, records: pa.Table) -> pa.Table:
+    columns = [events[name] for name in EVENT.names] + [records[name] for name in PLACE.names]
+    return pa.table(columns, schema=pa.schema([*EVENT, *PLACE]))
+
+
+def _rejected(
+    records: pa.Table,
+    reasons: pa.Array,
+    mask: pa.Array,
+    parsed: protobuf.Parsed,
+    events: pa.Table,
+    contract: ContractSettings,
+) -> pa.Table:
+    rows = pc.indices_nonzero(mask).to_pylist()
+    kept = reasons.take(pa.array(rows, pa.int64()))
+    details = [
+        _sentence(Reason(reason), row, parsed, events, contract)
+        for row, reason in zip(rows, kept.to_pylist(), strict=True)
+    ]
+    columns = [*records.filter(mask).columns, kept, pa.array(details, pa.string())]
+    return pa.table(columns, schema=REJECTED)
+
+
+def _sentence(reason: Reason, row: int, parsed: protobuf.Parsed, events: pa.Table, contract: ContractSettings) -> str:
+    match reason:
+        case Reason.NULL_VALUE:
+            return "The record has no value (a tombstone), and an event is never deleted by one."
+        case Reason.UNDECODABLE:
+            return f"The value is not a karmalake.v1.Event: {parsed.errors[row]}."
+        case Reason.KEY_MISMATCH:
+            return (
+                f"The record's key is not its user_id {_short(events['user_id'][row].as_py())}, and strict_keys is on."
+            )
+        case Reason.OVERSIZED_METADATA:
+            return f"metadata is longer than {contract.max_metadata_bytes} bytes."
+        case Reason.OVERSIZED_EVENT_ID | Reason.OVERSIZED_USER_ID | Reason.OVERSIZED_ACTION_TYPE:
+            field = reason.removeprefix("oversized_")
+            size = len(events[field][row].as_py().encode())
+            return f"{field} has {size} bytes; {getattr(contract, f'max_{field}_bytes')} are allowed."
+        case Reason.TIMESTAMP_TOO_EARLY:
+            return f"timestamp {_time(events, row)} is before {contract.earliest}."
+        case Reason.TIMESTAMP_TOO_LATE:
+            return f"timestamp {_time(events, row)} is over {contract.max_ahead_seconds} s ahead of the broker's time."
+        case _:
+            return f"The field {reason.removeprefix('missing_')} is absent or empty."
+
+
+def _time(events: pa.Table, row: int) -> str:
+    microseconds = events["event_time"].cast(pa.int64())[row].as_py()
+    try:
+        return datetime.fromtimestamp(microseconds // 1_000_000, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return f"{microseconds} us since 1970"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:80] + "...")
+
+
+def _microseconds(instant: str) -> int:
+    return pa.array([datetime.fromisoformat(instant)], TIMESTAMP).cast(pa.int64())[0].as_py()
+
+
+def _flat(values: pa.ChunkedArray | pa.Array) -> pa.Array:
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values

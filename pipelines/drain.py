@@ -1,0 +1,156 @@
+"""The protocol of one batch, on one screen, and the loop around it.
+
+    poll -> decode -> dedupe -> write files -> dead letters and conflicts -> COMMIT -> index -> record -> group offsets
+
+Only the commit of `events` publishes (`atomic`): files, checkpoints and counts together, on exactly the version that
+the checkpoints were read from (`fenced`). What stands before it leaves, after a crash, files and rows that nothing
+names or that count by their place; what stands after it is repeated or completed on the next start.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from pipelines.contract.decode import Decoded, decode
+from pipelines.errors import TransientError
+from pipelines.ingest.guard import RejectionGuard
+from pipelines.ingest.ranges import OffsetRange
+from pipelines.ingest.source import KafkaSource, Polled, open_source
+from pipelines.lake.commit import (
+    CommitRecord,
+    OvertakenError,
+    append,
+    commit_batch,
+    complete_commits,
+    describe_events,
+)
+from pipelines.lake.files import write_days
+from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, Verdicts, open_index
+from pipelines.lake.tables import Lake, checkpoint_id, create_lake
+from pipelines.settings import Settings
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """What ingest holds between batches. `events` is the handle that checkpoints are read from and that commits."""
+
+    settings: Settings
+    source: KafkaSource
+    lake: Lake
+    events: DeltaTable
+    index: DedupIndex
+    guard: RejectionGuard
+
+    def checkpoint(self, topic_id: str, topic_partition: int) -> int | None:
+        """Return the next_offset at the version of the handle; None for a topic partition never read."""
+        return self.events.transaction_version(checkpoint_id(topic_id, topic_partition))
+
+
+def drain_once(ingest: Ingest) -> CommitRecord | None:
+    """Move one batch from the bus into the lake; None when the bus had nothing.
+
+    Whatever kills it, and wherever: the next call continues from the last commit and counts nothing twice (`once`).
+    """
+    polled = ingest.source.poll(ingest.checkpoint)
+    if polled is None:
+        return None
+    batch_id, started = uuid4().hex, datetime.now(UTC)
+    decoded = decode(polled.records, ingest.settings.contract)
+    ingest.guard.check(polled.records, decoded.rejected)
+    append(ingest.lake, "dead_letters", decoded.rejected, batch_id)
+    while True:
+        ingest.index.catch_up(ingest.events)
+        verdicts = ingest.index.classify(decoded.events)
+        append(ingest.lake, "conflicts", decoded.events.filter(verdicts.mask(CONFLICT)), batch_id)
+        accepted = decoded.events.filter(verdicts.mask(NEW))
+        record = _describe(batch_id, started, polled, decoded, verdicts)
+        files = write_days(ingest.lake.root / "events", accepted, batch_id)
+        try:
+            record = commit_batch(ingest.lake, ingest.events, files, record)
+            break
+        except OvertakenError:
+            _LOG.info("another commit came first: batch %s is deduplicated again", batch_id)
+    ingest.index.extend(verdicts.new, record.version)
+    complete_commits(ingest.lake, record.version)
+    ingest.source.acknowledge(record.ranges)
+    return record
+
+
+def drain(ingest: Ingest, report: Callable[[CommitRecord], None], max_batches: int | None = None) -> int:
+    """Drain until nothing lies behind, or `max_batches` are committed; call `report` after each; return their number.
+
+    Raises TransientError when records lie behind but none come for as long as a request may take.
+    """
+    batches, patience = 0, ingest.settings.kafka.request_timeout_seconds
+    quiet_since = time.monotonic()
+    while max_batches is None or batches < max_batches:
+        record = drain_once(ingest)
+        if record is not None:
+            report(record)
+            batches, quiet_since = batches + 1, time.monotonic()
+        elif (behind := ingest.source.behind()) == 0:
+            break
+        elif time.monotonic() - quiet_since > patience:
+            raise TransientError(f"{behind} records lie behind, but the brokers sent none for {patience:.0f} s")
+    return batches
+
+
+def accept_loss(ingest: Ingest) -> CommitRecord | None:
+    """Write into the lake what the brokers lost, so that ingest reads on from the log's start; None if nothing is."""
+    losses = ingest.source.losses(ingest.checkpoint)
+    if not losses:
+        return None
+    note = "loss accepted: " + "; ".join(f"{loss}, {loss.lost} records never read" for loss in losses)
+    record = CommitRecord(uuid4().hex, "accepted loss", datetime.now(UTC), losses, note=note)
+    record = commit_batch(ingest.lake, ingest.events, [], record)
+    complete_commits(ingest.lake, record.version)
+    return record
+
+
+@contextmanager
+def open_ingest(settings: Settings) -> Iterator[Ingest]:
+    """Connect source, lake and index, having completed what a crash left open."""
+    lake = create_lake(settings.lake_dir)
+    events = lake.table("events")
+    complete_commits(lake, events.version())
+    with (
+        open_source(settings.kafka, settings.ingest) as source,
+        closing(open_index(settings.index_dir, lake, events)) as index,
+    ):
+        yield Ingest(settings, source, lake, events, index, RejectionGuard(settings.ingest))
+
+
+def _describe(batch_id: str, started: datetime, polled: Polled, decoded: Decoded, verdicts: Verdicts) -> CommitRecord:
+    """Return the record of a batch: the fate of every offset that it read (`nothing-lost`)."""
+    partitions = decoded.events["topic_partition"].to_numpy()
+    rejected = decoded.rejected["topic_partition"].to_numpy()
+    new = verdicts.verdicts == NEW
+    return CommitRecord(
+        batch_id=batch_id,
+        source=f"kafka:{polled.ranges[0].topic}",
+        started=started,
+        ranges=tuple(_count(offsets, partitions, verdicts.verdicts, rejected) for offsets in polled.ranges),
+        mis_keyed=int(np.count_nonzero(decoded.mis_keyed.to_numpy(zero_copy_only=False) & new)),
+        **describe_events(decoded.events.filter(pa.array(new))),
+    )
+
+
+def _count(offsets: OffsetRange, partitions: np.ndarray, verdicts: np.ndarray, rejected: np.ndarray) -> OffsetRange:
+    mine = verdicts[partitions == offsets.topic_partition]
+    return replace(
+        offsets,
+        accepted=int(np.count_nonzero(mine == NEW)),
+        duplicates=int(np.count_nonzero(mine == DUPLICATE)),
+        conflicts=int(np.count_nonzero(mine == CONFLICT)),
+        dead_letters=int(np.count_nonzero(rejected == offsets.topic_partition)),
+    )

@@ -1,0 +1,229 @@
+"""Kafka to columns: from the checkpoints of the lake to a batch of undecoded records.
+
+Owns the consumer and its positions. Checkpoints belong to a topic *id*: a topic that was deleted and created again
+under its old name is another topic, and is read from its start. Offsets are also committed to a consumer group, for
+the tools that watch lag there; nothing ever reads them back.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import repeat
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import KafkaAdminClient
+from kafka.consumer.fetcher import ConsumerRecord
+from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
+from kafka.structs import OffsetAndMetadata
+
+from pipelines.contract.schema import RECORD
+from pipelines.errors import LostRecordsError, TransientError, UsageError
+from pipelines.ingest.ranges import OffsetRange
+from pipelines.settings import IngestSettings, KafkaSettings
+
+_LOG = logging.getLogger(__name__)
+_MORE_MS = 5
+"""How long a poll that has records waits for more: batches are small when current and large when behind."""
+
+Checkpoint = Callable[[str, int], int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """A batch as it came from the bus: `records` (RECORD columns) and the offsets that it covers."""
+
+    records: pa.Table
+    ranges: tuple[OffsetRange, ...]
+
+
+@dataclass(slots=True)
+class KafkaSource:
+    """A consumer of every topic partition of one topic; `open_source` makes it."""
+
+    kafka: KafkaSettings
+    ingest: IngestSettings
+    consumer: KafkaConsumer
+    admin: KafkaAdminClient
+    topic_id: str = ""
+    positions: dict[int, int] = field(default_factory=dict)
+    acknowledging: bool = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; nothing is committed."""
+        self.consumer.close()
+        self.admin.close()
+
+    def poll(self, checkpoint: Checkpoint) -> Polled | None:
+        """Read from the checkpoints: a batch, or None when nothing came within `max_wait_seconds`.
+
+        Raises LostRecordsError when records between a checkpoint and the log's start, or above the log's end, are
+        gone; TransientError when the brokers do not answer.
+        """
+        with _explained(self.kafka):
+            topic_id, partitions = self._describe()
+            starts = self._starts(topic_id, partitions, checkpoint)
+            records = self._fetch(starts)
+            if self._describe()[0] != topic_id:
+                _LOG.warning("topic %s was deleted and created again while it was read", self.kafka.topic)
+                return None
+        ranges = tuple(self._ranges(starts, records))
+        self.positions |= {r.topic_partition: r.next_offset for r in ranges}
+        return Polled(to_columns(records, topic_id), ranges) if ranges else None
+
+    def behind(self) -> int:
+        """Return how many records lie between the positions and the ends of the topic partitions.
+
+        The embedded broker understates it by up to one producer's batch.
+        """
+        with _explained(self.kafka):
+            ends = self.consumer.end_offsets(list(map(self._place, self.positions)))
+        return sum(max(0, ends[self._place(partition)] - position) for partition, position in self.positions.items())
+
+    def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
+        """Commit the offsets to the consumer group: advisory, so a failure is only logged, once."""
+        offsets = {self._place(r.topic_partition): OffsetAndMetadata(r.next_offset, "", -1) for r in ranges}
+        try:
+            if self.acknowledging:
+                self.consumer.commit(offsets)
+        except KafkaError as error:
+            self.acknowledging = False
+            _LOG.warning("group %s does not take offsets (%s); the lake's checkpoints do", self.kafka.group_id, error)
+
+    def losses(self, checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
+        """Return a range for each topic partition whose checkpoint the log no longer reaches, saying what is lost."""
+        with _explained(self.kafka):
+            topic_id, partitions = self._describe()
+            places = list(map(self._place, partitions))
+            begins, ends = self.consumer.beginning_offsets(places), self.consumer.end_offsets(places)
+        losses: list[OffsetRange] = []
+        for place in places:
+            at, begin = checkpoint(topic_id, place.partition), begins[place]
+            if at is not None and (at < begin or at > ends[place]):
+                lost = max(0, begin - at)
+                losses.append(OffsetRange(topic_id, self.kafka.topic, place.partition, at, begin, lost=lost))
+        return tuple(losses)
+
+    def _describe(self) -> tuple[str, list[int]]:
+        (topic,) = self.admin.describe_topics([self.kafka.topic])
+        if topic["error_code"]:
+            raise UsageError(
+                f"topic {self.kafka.topic} does not exist on {self.kafka.bootstrap_servers}: "
+                "create it with `karmalake topics ensure`"
+            )
+        return str(topic["topic_id"]), sorted(partition["partition_index"] for partition in topic["partitions"])
+
+    def _starts(self, topic_id: str, partitions: list[int], checkpoint: Checkpoint) -> dict[int, int]:
+        """Return where to read from, having moved the consumer there."""
+        if topic_id != self.topic_id or set(partitions) != set(self.positions):
+            self.consumer.assign(list(map(self._place, partitions)))
+            self.topic_id, self.positions = topic_id, {}
+        known = {partition: checkpoint(topic_id, partition) for partition in partitions}
+        unread = [self._place(partition) for partition, at in known.items() if at is None]
+        begins = self.consumer.beginning_offsets(unread) if unread else {}
+        starts = {partition: begins[self._place(partition)] if at is None else at for partition, at in known.items()}
+        for partition, start in starts.items():
+            if self.positions.get(partition) != start:
+                self.consumer.seek(self._place(partition), start)
+        self.positions = dict(starts)
+        return starts
+
+    def _fetch(self, starts: dict[int, int]) -> list[ConsumerRecord]:
+        records: list[ConsumerRecord] = []
+        size, wait_ms = 0, int(self.ingest.max_wait_seconds * 1000)
+        try:
+            while len(records) < self.ingest.max_batch_records and size < self.ingest.max_batch_bytes:
+                polled = self.consumer.poll(wait_ms, max_records=self.ingest.max_batch_records - len(records))
+                if not polled:
+                    break
+                for found in polled.values():
+                    records += found
+                    size += sum(r.serialized_value_size + r.serialized_key_size for r in found)
+                wait_ms = _MORE_MS
+        except (OffsetOutOfRangeError, LogTruncationError) as error:
+            raise LostRecordsError(self._explain_loss(starts)) from error
+        return records
+
+    def _ranges(self, starts: dict[int, int], records: list[ConsumerRecord]) -> Iterator[OffsetRange]:
+        read = dict.fromkeys(starts, 0)
+        for record in records:
+            read[record.partition] += 1
+        for partition, start in starts.items():
+            end = self.consumer.position(self._place(partition))
+            if end > start:
+                gaps = end - start - read[partition]
+                yield OffsetRange(self.topic_id, self.kafka.topic, partition, start, end, read[partition], gaps=gaps)
+
+    def _explain_loss(self, starts: dict[int, int]) -> str:
+        sentences: list[str] = []
+        for loss in self.losses(lambda _, partition: starts[partition]):
+            place = f"{loss.topic}-{loss.topic_partition}@{loss.start_offset}"
+            if loss.lost:
+                sentences.append(f"{place}: retention removed {loss.lost} records that were never read")
+            else:
+                sentences.append(f"{place}: the log ends before the checkpoint, so records were lost on the broker")
+        found = "; ".join(sentences) or f"{self.kafka.topic}: a checkpoint is outside of the log"
+        return (
+            f"{found}. Nothing was committed. If the records are gone for good, `karmalake drain --accept-loss` "
+            "writes the loss into the commits table and reads on from the log's start (dedup makes that harmless)"
+        )
+
+    def _place(self, partition: int) -> TopicPartition:
+        return TopicPartition(self.kafka.topic, partition)
+
+
+def open_source(kafka: KafkaSettings, ingest: IngestSettings) -> KafkaSource:
+    """Connect to the brokers. Raises TransientError or ConfigurationError with what to do."""
+    config = kafka.client_config()
+    with _explained(kafka):
+        consumer = KafkaConsumer(
+            **config,
+            group_id=kafka.group_id,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=8 * 1024 * 1024,
+        )
+        return KafkaSource(kafka, ingest, consumer, KafkaAdminClient(**config))
+
+
+def to_columns(records: list[ConsumerRecord], topic_id: str) -> pa.Table:
+    """Return records as RECORD columns. A record without a time gets the time of reading."""
+    now = time.time_ns() // 1_000_000
+    rows = len(records)
+    bus_ms = (record.timestamp if record.timestamp >= 0 else now for record in records)
+    columns: list[Any] = [
+        list(repeat(topic_id, rows)),
+        [record.topic for record in records],
+        [record.partition for record in records],
+        [record.offset for record in records],
+        [milliseconds * 1000 for milliseconds in bus_ms],
+        [record.key for record in records],
+        [record.value for record in records],
+        [[{"key": key, "value": value} for key, value in record.headers] for record in records],
+    ]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, RECORD, strict=True)]
+    return pa.table(arrays, schema=RECORD)
+
+
+@contextmanager
+def _explained(kafka: KafkaSettings) -> Iterator[None]:
+    try:
+        yield
+    except KafkaError as error:
+        raise TransientError(
+            f"the brokers at {kafka.bootstrap_servers} do not serve topic {kafka.topic}: "
+            f"{error or type(error).__name__}; check that they run and that the [kafka] settings fit, then try again"
+        ) from error

@@ -1,0 +1,1 @@
+"""The Delta tables, the commit, the dedup index, compaction and recovery."""

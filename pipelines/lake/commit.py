@@ -1,0 +1,182 @@
+"""The commit: files, checkpoints and the record of a batch, published together or not at all.
+
+Owns the application transactions of the log: `ingest:{topic_id}:{topic_partition}` (the checkpoints) and `commits`
+(how far the commits table is complete). A handle that commits must be the very handle the checkpoint was read from:
+only against that version does the log fence (`fenced`).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, date, datetime
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
+
+from pipelines.errors import CommitUnknownError, FencedError
+from pipelines.ingest.ranges import OffsetRange
+from pipelines.lake.files import make_durable, write_file
+from pipelines.lake.tables import COMMIT_METADATA, COMMITS, COUNTS, Lake, checkpoint_id
+
+_COMPLETE_UPTO = "commits"
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRecord:
+    """The record of a commit of `events`; `version` is the table version that it made, -1 before the commit."""
+
+    batch_id: str
+    source: str
+    started: datetime
+    ranges: tuple[OffsetRange, ...]
+    mis_keyed: int = 0
+    first_event_time: datetime | None = None
+    last_event_time: datetime | None = None
+    days: tuple[date, ...] = ()
+    note: str | None = None
+    committed: datetime | None = None
+    version: int = -1
+
+    def total(self, count: str) -> int:
+        """Return the sum of one of COUNTS over all ranges."""
+        return sum(getattr(offsets, count) for offsets in self.ranges)
+
+
+class OvertakenError(DeltaError):
+    """Somebody committed to `events` since the handle was read: dedupe again, then commit again."""
+
+
+def describe_events(events: pa.Table) -> dict[str, Any]:
+    """Return the fields of a CommitRecord that speak of the events it adds."""
+    if not len(events):
+        return {"first_event_time": None, "last_event_time": None, "days": ()}
+    bounds = pc.min_max(events["event_time"]).as_py()
+    days = pc.unique(events["event_time"].cast(pa.date32())).to_pylist()
+    return {"first_event_time": bounds["min"], "last_event_time": bounds["max"], "days": tuple(sorted(days))}
+
+
+def commit_batch(lake: Lake, events: DeltaTable, files: Sequence[AddAction], record: CommitRecord) -> CommitRecord:
+    """Publish a batch on the version of `events` (a handle); return its record with version and commit time.
+
+    A crash before it leaves orphan files; after it, a batch whose commit record `complete_commits` will write.
+    Raises OvertakenError when somebody else committed in between, FencedError when that was to one of our topic
+    partitions, CommitUnknownError when the log cannot be read to learn the outcome.
+    """
+    record = replace(record, committed=datetime.now(UTC))
+    checkpoints = {checkpoint_id(r.topic_id, r.topic_partition): r.next_offset for r in record.ranges}
+    expected = {app_id: events.transaction_version(app_id) for app_id in checkpoints}
+    base = events.version()
+    try:
+        publish(events, files, checkpoints, metadata={COMMIT_METADATA: json.dumps(asdict(record), default=str)})
+    except (DeltaError, OSError) as error:
+        landed = _outcome(lake, events, base, record.batch_id, error)
+        if landed is None and {app_id: events.transaction_version(app_id) for app_id in checkpoints} != expected:
+            raise FencedError(
+                f"another ingester has moved the checkpoint of {_places(record)} while this one was reading: "
+                "stop one of the two; nothing of this batch was committed"
+            ) from error
+        if landed is None:
+            raise OvertakenError(str(error)) from error
+    else:
+        landed = base + 1
+        events.update_incremental()
+    make_durable([lake.root / "events" / "_delta_log" / f"{landed:020}.json"])
+    return replace(record, version=landed)
+
+
+def publish(
+    table: DeltaTable,
+    actions: Sequence[AddAction | RemoveAction],
+    transactions: dict[str, int],
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Commit on exactly the handle's version; raises CommitFailedError when it is no longer the newest."""
+    schema = table.schema()
+    table.create_write_transaction(
+        list(actions),
+        "append",
+        schema,
+        table.metadata().partition_columns,
+        commit_properties=CommitProperties(
+            custom_metadata=metadata,
+            max_commit_retries=0,
+            app_transactions=[Transaction(app_id, version) for app_id, version in transactions.items()],
+        ),
+    )
+
+
+def append(lake: Lake, name: str, rows: pa.Table, batch_id: str) -> None:
+    """Append rows to `dead_letters` or `conflicts`, durably; repeating it is harmless (they count by their place)."""
+    if not len(rows):
+        return
+    actions = write_file(lake.root / name, rows.append_column("batch_id", pa.array([batch_id] * len(rows))), batch_id)
+    table = lake.table(name)
+    while True:
+        try:
+            publish(table, actions, {})
+        except CommitFailedError:
+            table.update_incremental()
+        else:
+            break
+    make_durable([lake.root / name / "_delta_log" / f"{table.version() + 1:020}.json"])
+
+
+def complete_commits(lake: Lake, upto: int) -> None:
+    """Append to `commits` the record of every commit of `events` up to version `upto` that is not there yet.
+
+    The log of `events` is the truth and this table its copy for readers, so a crash between the two, or another
+    ingester doing the same at the same time, changes nothing.
+    """
+    while True:
+        commits = lake.table("commits")
+        known = commits.transaction_version(_COMPLETE_UPTO)
+        known = 0 if known is None else known
+        if known >= upto:
+            return
+        rows = [row for version, actions in lake.log(known, upto) for row in _records(version, actions)]
+        actions = write_file(lake.root / "commits", pa.Table.from_pylist(rows, COMMITS), uuid4().hex) if rows else []
+        try:
+            publish(commits, actions, {_COMPLETE_UPTO: upto})
+        except CommitFailedError:
+            continue
+        make_durable([lake.root / "commits" / "_delta_log" / f"{commits.version() + 1:020}.json"])
+        return
+
+
+def _records(version: int, actions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for action in actions:
+        if COMMIT_METADATA in action.get("commitInfo", {}):
+            return [_row(version, json.loads(action["commitInfo"][COMMIT_METADATA]))]
+    return []
+
+
+def _row(version: int, record: dict[str, Any]) -> dict[str, Any]:
+    for field in ("started", "committed", "first_event_time", "last_event_time"):
+        record[field] = record[field] and datetime.fromisoformat(record[field])
+    record["days"] = [date.fromisoformat(day) for day in record["days"]]
+    totals = {count: sum(offsets[count] for offsets in record["ranges"]) for count in COUNTS}
+    return record | totals | {"version": version}
+
+
+def _outcome(lake: Lake, events: DeltaTable, base: int, batch_id: str, error: Exception) -> int | None:
+    """Learn from the log whether a batch whose commit failed, or whose answer was lost, has landed after all."""
+    try:
+        events.update_incremental()
+        for version, actions in lake.log(base, events.version()):
+            if any(record["batch_id"] == batch_id for record in _records(version, actions)):
+                return version
+    except (DeltaError, OSError, LookupError) as unreadable:
+        raise CommitUnknownError(
+            f"batch {batch_id} may or may not be committed ({error}; then {unreadable}): start again, "
+            "the checkpoint in the lake tells"
+        ) from unreadable
+    return None
+
+
+def _places(record: CommitRecord) -> str:
+    return ", ".join(map(str, record.ranges))

@@ -1,0 +1,91 @@
+"""Parquet files: how they are laid out, written and made durable. Knows nothing of commits."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake.transaction import AddAction
+
+from pipelines.lake.tables import DAY_COLUMN
+
+_DAY_US = 86_400_000_000
+_FSYNC_THREADS = 8
+# Sorted or nearly sorted integers shrink to a bit or two; random ids gain nothing from a dictionary.
+_DELTA_ENCODED = {
+    "offset": "DELTA_BINARY_PACKED",
+    "event_time": "DELTA_BINARY_PACKED",
+    "bus_time": "DELTA_BINARY_PACKED",
+}
+_PLAIN = {"event_id", "value"}
+
+
+def write_days(root: Path, events: pa.Table, name: str, *, data_change: bool = True) -> list[AddAction]:
+    """Write `events` (EVENTS without event_day) as one durable file for each UTC day, and return them uncommitted.
+
+    Rows keep their order within a day. A crash leaves files that no commit names.
+    """
+    actions = [
+        _write(root, Path(f"{DAY_COLUMN}={day}") / f"{name}.parquet", rows, {DAY_COLUMN: day}, data_change=data_change)
+        for day, rows in _by_day(events)
+    ]
+    make_durable([root / action.path for action in actions])
+    return actions
+
+
+def write_file(root: Path, rows: pa.Table, name: str, *, data_change: bool = True) -> list[AddAction]:
+    """Write `rows` as one durable file of an unpartitioned table, and return it uncommitted."""
+    actions = [_write(root, Path(f"{name}.parquet"), rows, {}, data_change=data_change)]
+    make_durable([root / action.path for action in actions])
+    return actions
+
+
+def make_durable(paths: list[Path]) -> None:
+    """Flush files and the folders that name them to the disk: after this, power may fail."""
+    folders = {path.parent for path in paths} | {path.parent.parent for path in paths}
+    with ThreadPoolExecutor(_FSYNC_THREADS) as pool:
+        list(pool.map(_fsync, paths))
+        list(pool.map(_fsync, folders))
+
+
+def _by_day(events: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    days = np.floor_divide(events["event_time"].cast(pa.int64()).to_numpy(), _DAY_US)
+    if not len(days):
+        return
+    if days.min() != days.max():
+        order = np.argsort(days, kind="stable")
+        events, days = events.take(pa.array(order)), days[order]
+    starts = np.flatnonzero(np.diff(days, prepend=days[0] - 1))
+    for start, end in zip(starts, np.append(starts[1:], len(days)), strict=True):
+        yield str(np.datetime64(int(days[start]), "D")), events.slice(start, end - start)
+
+
+def _write(
+    root: Path, path: Path, rows: pa.Table, partition_values: dict[str, str | None], *, data_change: bool
+) -> AddAction:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    columns = rows.schema.names
+    pq.write_table(
+        rows,
+        root / path,
+        compression="zstd",
+        use_dictionary=[name for name in columns if name not in _PLAIN and name not in _DELTA_ENCODED],
+        column_encoding={name: encoding for name, encoding in _DELTA_ENCODED.items() if name in columns},
+        write_statistics=True,
+    )
+    stats = json.dumps({"numRecords": len(rows)})
+    size = (root / path).stat().st_size
+    return AddAction(str(path), size, partition_values, int(time.time() * 1000), data_change, stats)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,256 @@
+"""The dedup index: every event_id that the lake holds, of any age, exactly (`once`).
+
+Sorted runs of digests in memory-mapped files, merged geometrically. It is a cache of the lake: its manifest carries
+the version of `events` that it reflects, and `catch_up` brings it to the newest one from the files that were added
+since, or rebuilds it when the log no longer reaches back that far. Deleting the folder costs time, never an event.
+
+A crash in `extend` leaves the manifest of the version before and perhaps a file that it does not name; the next
+`catch_up` reads what is missing from the lake. Files are flushed before a manifest names them, so a manifest that can
+be read describes whole files.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+
+from pipelines.contract.digest import Digests, digest
+from pipelines.contract.schema import EVENT
+from pipelines.lake import search
+from pipelines.lake.files import make_durable
+from pipelines.lake.tables import Lake
+
+_FORMAT = 1
+_WORDS = 3
+_MERGE_RATIO = 2
+_REBUILD_ROWS = 1_000_000
+
+NEW, DUPLICATE, CONFLICT = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A file of digests sorted by (high, low): all high words, then all low words, then all payloads."""
+
+    path: Path
+    digests: Digests
+
+
+@dataclass(slots=True)
+class DedupIndex:
+    """The index in one folder, held by one process; `open_index` makes it."""
+
+    folder: Path
+    lake: Lake
+    lock: int
+    table_id: str
+    key: bytes = b""
+    version: int = -1
+    runs: list[Run] = field(default_factory=list)
+    next_file: int = 0
+
+    def classify(self, events: pa.Table) -> "Verdicts":
+        """Tell for each event (EVENT columns, in order of arrival) whether it is NEW, a DUPLICATE or a CONFLICT.
+
+        Of the events of this batch with one unknown event_id the first is new; the others are compared with it.
+        """
+        digests = digest(events, self.key)
+        order = np.lexsort((np.arange(len(digests)), digests.low, digests.high))
+        ids = Digests(digests.high[order], digests.low[order], digests.payload[order])
+        first = _first_of_each_id(ids)
+        known, payload = self._look_up(Digests(ids.high[first], ids.low[first], ids.payload[first]))
+        group = np.cumsum(first) - 1
+        verdicts = np.where(ids.payload == payload[group], DUPLICATE, CONFLICT).astype(np.uint8)
+        verdicts[np.flatnonzero(first)[~known]] = NEW
+        unsorted = np.empty_like(verdicts)
+        unsorted[order] = verdicts
+        new = verdicts == NEW
+        return Verdicts(unsorted, Digests(ids.high[new], ids.low[new], ids.payload[new]))
+
+    def extend(self, new: Digests, version: int) -> None:
+        """Add the sorted digests that the commit `version` of `events` added."""
+        if len(new):
+            self.runs.append(self._write_run(new))
+            self._merge()
+        self._save(version)
+
+    def catch_up(self, events: DeltaTable) -> None:
+        """Bring the index to the version of `events` (a handle), from the files added since or from all files."""
+        newest = events.version()
+        if newest == self.version:
+            return
+        try:
+            self._add(self._files_added_since(newest))
+        except (LookupError, FileNotFoundError):
+            self._forget()
+            self._add(events.file_uris())
+        self._save(newest)
+
+    def close(self) -> None:
+        """Give the folder back to other processes."""
+        os.close(self.lock)
+
+    def _look_up(self, ids: Digests) -> tuple[np.ndarray, np.ndarray]:
+        """Return whether each id is known, and the payload it has (its own where it is not)."""
+        positions = np.full(len(ids), -1, np.int64)
+        known, payload = np.zeros(len(ids), bool), ids.payload.copy()
+        for run in reversed(self.runs):
+            search.find(run.digests.high, run.digests.low, ids.high, ids.low, positions)
+            found = (positions >= 0) & ~known
+            payload[found] = run.digests.payload[positions[found]]
+            known |= found
+        return known, payload
+
+    def _files_added_since(self, newest: int) -> list[str]:
+        if self.version < 0:
+            raise LookupError("an empty index starts from the files that are there now")
+        log = self.lake.log(self.version, newest)
+        return [str(self.lake.root / "events" / path) for _, actions in log for path in _added(actions)]
+
+    def _add(self, paths: Iterable[str]) -> None:
+        waiting: list[pa.Table] = []
+        for path in paths:
+            waiting.append(pq.read_table(path, columns=EVENT.names, partitioning=None))
+            if sum(map(len, waiting)) >= _REBUILD_ROWS:
+                self._add_rows(waiting)
+                waiting = []
+        if waiting:
+            self._add_rows(waiting)
+
+    def _add_rows(self, tables: list[pa.Table]) -> None:
+        self.runs.append(self._write_run(_sorted(digest(pa.concat_tables(tables), self.key))))
+        self._merge()
+
+    def _merge(self) -> None:
+        """Merge the newest runs while they are of about one size: there are never more than log2(ids) of them."""
+        while len(self.runs) > 1 and len(self.runs[-2].digests) < _MERGE_RATIO * len(self.runs[-1].digests):
+            newer, older = self.runs.pop(), self.runs.pop()
+            self.runs.append(self._merged(older.digests, newer.digests))
+
+    def _merged(self, older: Digests, newer: Digests) -> Run:
+        run = self._new_run(len(older) + len(newer))
+        search.merge(
+            older.high, older.low, older.payload, newer.high, newer.low, newer.payload,
+            run.digests.high, run.digests.low, run.digests.payload,
+        )  # fmt: skip
+        return run
+
+    def _write_run(self, digests: Digests) -> Run:
+        run = self._new_run(len(digests))
+        run.digests.high[:], run.digests.low[:], run.digests.payload[:] = digests.high, digests.low, digests.payload
+        return run
+
+    def _new_run(self, rows: int) -> Run:
+        path = self.folder / f"{self.next_file:08}.run"
+        self.next_file += 1
+        return Run(path, Digests(*np.memmap(path, np.uint64, "w+", shape=(_WORDS, rows))))
+
+    def _save(self, version: int) -> None:
+        written = [run for run in self.runs if run.digests.high.flags.writeable]
+        for run in written:
+            run.digests.high.flush()
+        make_durable([run.path for run in written])
+        self.version = version
+        manifest = {
+            "format": _FORMAT,
+            "table_id": self.table_id,
+            "key": self.key.hex(),
+            "version": version,
+            "next_file": self.next_file,
+            "runs": [[run.path.name, len(run.digests)] for run in self.runs],
+        }
+        temporary = self.folder / "manifest.tmp"
+        temporary.write_text(json.dumps(manifest), encoding="utf-8")
+        make_durable([temporary])
+        temporary.replace(self.folder / "manifest.json")
+        make_durable([self.folder / "manifest.json"])
+        self.runs = [_map_run(run.path, len(run.digests)) for run in self.runs]
+        self._remove_unnamed_runs()
+
+    def _load(self) -> None:
+        try:
+            manifest: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+            if manifest["format"] != _FORMAT or manifest["table_id"] != self.table_id:
+                return self._forget()
+            self.runs = [_map_run(self.folder / name, rows) for name, rows in manifest["runs"]]
+            self.key, self.version = bytes.fromhex(manifest["key"]), manifest["version"]
+            self.next_file = manifest["next_file"]
+        except (OSError, ValueError, KeyError):
+            self._forget()
+
+    def _forget(self) -> None:
+        """Start again from nothing, under a new key."""
+        self.runs, self.key, self.version, self.next_file = [], secrets.token_bytes(16), -1, 0
+        (self.folder / "manifest.json").unlink(missing_ok=True)
+        self._remove_unnamed_runs()
+
+    def _remove_unnamed_runs(self) -> None:
+        named = {run.path for run in self.runs}
+        for path in self.folder.glob("*.run"):
+            if path not in named:
+                path.unlink()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """`verdicts` has NEW, DUPLICATE or CONFLICT for each event; `new` the sorted digests of the new ones."""
+
+    verdicts: np.ndarray
+    new: Digests
+
+    def mask(self, verdict: int) -> pa.BooleanArray:
+        """Return which events got `verdict`."""
+        return pa.array(self.verdicts == verdict)
+
+
+def open_index(root: Path, lake: Lake, events: DeltaTable) -> DedupIndex:
+    """Open the first index under `root` that no other process holds, and bring it to the version of `events`.
+
+    Each process that ingests keeps an index of its own (slot-0, slot-1, ...), so none can wait for, or trust, a
+    half-written one; the lock of a dead process is gone with it.
+    """
+    slot = 0
+    while True:
+        folder = root / f"slot-{slot}"
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            slot += 1
+            continue
+        index = DedupIndex(folder, lake, lock, str(events.metadata().id))
+        index._load()  # noqa: SLF001 - the other half of this constructor
+        index.catch_up(events)
+        return index
+
+
+def _first_of_each_id(ids: Digests) -> np.ndarray:
+    first = np.ones(len(ids), bool)
+    first[1:] = (ids.high[1:] != ids.high[:-1]) | (ids.low[1:] != ids.low[:-1])
+    return first
+
+
+def _sorted(digests: Digests) -> Digests:
+    order = np.lexsort((digests.low, digests.high))
+    return Digests(digests.high[order], digests.low[order], digests.payload[order])
+
+
+def _map_run(path: Path, rows: int) -> Run:
+    return Run(path, Digests(*np.memmap(path, np.uint64, "r", shape=(_WORDS, rows))))
+
+
+def _added(actions: list[dict[str, Any]]) -> Iterator[str]:
+    for action in actions:
+        if "add" in action and action["add"]["dataChange"]:
+            yield action["add"]["path"]

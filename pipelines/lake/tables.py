@@ -1,0 +1,147 @@
+"""The four Delta tables: their schemas, how they are opened, and a snapshot of all of them.
+
+Owns names and columns. What is written, when and in which order is `commit.py`'s affair.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+from pyarrow.dataset import dataset
+
+from pipelines.contract.schema import EVENT, PLACE, REJECTED, TIMESTAMP
+from pipelines.errors import CorruptionError, UsageError
+
+EVENTS = pa.schema([*EVENT, *PLACE, ("batch_id", pa.string()), ("event_day", pa.date32())])
+DEAD_LETTERS = pa.schema([*REJECTED, ("batch_id", pa.string())])
+CONFLICTS = pa.schema([*EVENT, *PLACE, ("batch_id", pa.string())])
+COUNTS = ("read", "accepted", "duplicates", "conflicts", "dead_letters", "gaps", "lost")
+RANGE = pa.struct(
+    [
+        ("topic_id", pa.string()),
+        ("topic", pa.string()),
+        ("topic_partition", pa.int32()),
+        ("start_offset", pa.int64()),
+        ("next_offset", pa.int64()),
+        *((count, pa.int64()) for count in COUNTS),
+    ]
+)
+COMMITS = pa.schema(
+    [
+        ("batch_id", pa.string()),
+        ("version", pa.int64()),
+        ("source", pa.string()),
+        ("started", TIMESTAMP),
+        ("committed", TIMESTAMP),
+        *((count, pa.int64()) for count in COUNTS),
+        ("mis_keyed", pa.int64()),
+        ("first_event_time", TIMESTAMP),
+        ("last_event_time", TIMESTAMP),
+        ("days", pa.list_(pa.date32())),
+        ("ranges", pa.list_(RANGE)),
+        ("note", pa.string()),
+    ]
+)
+"""One row a commit of `events`. In a range, next_offset - start_offset = read + gaps + lost, and
+read = accepted + duplicates + conflicts + dead_letters (`nothing-lost`); gaps are offsets that hold no record for a
+reader (control records, aborted or compacted ones), lost ones were given up on the record."""
+TABLES: Mapping[str, pa.Schema] = {
+    "events": EVENTS,
+    "dead_letters": DEAD_LETTERS,
+    "conflicts": CONFLICTS,
+    "commits": COMMITS,
+}
+DAY_COLUMN = "event_day"
+COMMIT_METADATA = "karmalake"
+"""The key under which a commit of `events` carries its record, as JSON, in the log."""
+# Statistics of user columns would keep a user_id in the log after an erasure. Checkpoints of the log every 100
+# commits keep reading it cheap; the retention bounds how far back `Lake.log` reaches.
+_CONFIGURATION = {
+    "delta.dataSkippingNumIndexedCols": "0",
+    "delta.checkpointInterval": "100",
+    "delta.logRetentionDuration": "interval 30 days",
+}
+
+
+def checkpoint_id(topic_id: str, topic_partition: int) -> str:
+    """Return the app_id of the application transaction that holds a topic partition's next_offset."""
+    return f"ingest:{topic_id}:{topic_partition}"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The lake at one version of `events`: what a reader, and every derivation, starts from.
+
+    `files` holds absolute paths of Parquet files by table name. Files do not hold `event_day`: it is
+    `event_time` cut to the UTC day. A file stays readable for `vacuum_retention_hours` after it was replaced.
+    Rows of `commits` above `version`, and dead letters and conflicts at or above the checkpoint, are not part of it.
+    """
+
+    version: int
+    files: Mapping[str, tuple[str, ...]]
+    checkpoints: Mapping[tuple[str, int], int]
+    """next_offset by (topic_id, topic_partition)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lake:
+    """A lake's folder; opening a table gives a handle on its newest version."""
+
+    root: Path
+
+    def table(self, name: str) -> DeltaTable:
+        """Open one of TABLES. Raises CorruptionError when its log cannot be read."""
+        try:
+            return DeltaTable(self.root / name)
+        except DeltaError as error:
+            raise CorruptionError(f"the Delta table {self.root / name} cannot be opened: {error}") from error
+
+    def log(self, after: int, upto: int) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """Yield (version, actions) of the commits of `events` with after < version <= upto.
+
+        Raises LookupError when the log no longer reaches back that far.
+        """
+        for version in range(after + 1, upto + 1):
+            path = self.root / "events" / "_delta_log" / f"{version:020}.json"
+            try:
+                lines = path.read_text(encoding="utf-8").splitlines()
+            except FileNotFoundError:
+                raise LookupError(f"{path} is gone: the log of events starts later") from None
+            yield version, [json.loads(line) for line in lines]
+
+    def snapshot(self) -> Snapshot:
+        """Return the newest whole state (`atomic`): events first, for all that belongs to them is older."""
+        events = self.table("events")
+        files = {"events": tuple(events.file_uris())}
+        files |= {name: tuple(self.table(name).file_uris()) for name in TABLES if name != "events"}
+        return Snapshot(events.version(), files, self._checkpoints(files["commits"], events))
+
+    def _checkpoints(self, commit_files: tuple[str, ...], events: DeltaTable) -> dict[tuple[str, int], int]:
+        if not commit_files:
+            return {}
+        ranges = dataset(list(commit_files)).to_table(["ranges"]).column("ranges").combine_chunks().flatten()
+        places = set(
+            zip(ranges.field("topic_id").to_pylist(), ranges.field("topic_partition").to_pylist(), strict=True)
+        )
+        return {place: events.transaction_version(checkpoint_id(*place)) or 0 for place in places}
+
+
+def create_lake(root: Path) -> Lake:
+    """Open the lake in `root`, creating the tables that are not there yet; safe to repeat and to run twice."""
+    root = root.absolute()
+    for name, schema in TABLES.items():
+        partition_by = [DAY_COLUMN] if name == "events" else None
+        DeltaTable.create(root / name, schema, mode="ignore", partition_by=partition_by, configuration=_CONFIGURATION)
+    return Lake(root)
+
+
+def open_lake(root: Path) -> Lake:
+    """Open an existing lake. Raises UsageError when there is none."""
+    if not DeltaTable.is_deltatable(str(root / "events")):
+        raise UsageError(f"there is no lake in {root} yet: run `karmalake drain` or `make demo` first")
+    return Lake(root.absolute())

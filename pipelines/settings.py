@@ -1,0 +1,227 @@
+"""The one model of settings and the one reader of the environment.
+
+Precedence: environment (`KARMALAKE_KAFKA_TOPIC`), then `karmalake.toml` in the working directory or at
+`KARMALAKE_CONFIG` (`[kafka] topic = ...`), then the defaults below. Unknown keys are refused in both places.
+Secrets are `SecretStr`: they never appear in a repr, an error or `karmalake doctor`.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from pipelines.errors import ConfigurationError
+
+_ENVIRONMENT_PREFIX = "KARMALAKE_"
+_CONFIG_VARIABLE = "KARMALAKE_CONFIG"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class KafkaSettings(_Section):
+    """The bus. Without `bootstrap_servers` the broker of `karmalake local start` is used."""
+
+    bootstrap_servers: str | None = None
+    """Comma-separated host:port list."""
+    topic: str = Field(default="karmalake.events", pattern=r"^[A-Za-z0-9._-]{1,249}$")
+    """The topic of events, keyed by user_id."""
+    group_id: str = "karmalake"
+    """The consumer group that offsets are committed to after the lake commit: advisory, never read back."""
+    partitions: int = Field(default=4, ge=1)
+    """Topic partitions of a topic that `karmalake topics ensure` creates."""
+    replication_factor: int = Field(default=1, ge=1)
+    """Replicas of a topic that `karmalake topics ensure` creates."""
+    retention_hours: int = Field(default=168, ge=-1)
+    """Retention of a topic that `karmalake topics ensure` creates; -1 keeps records forever."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    ssl_cafile: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    ssl_password: SecretStr | None = None
+    ssl_check_hostname: bool = True
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI"] | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    request_timeout_seconds: float = Field(default=30.0, gt=0)
+
+    def client_config(self) -> dict[str, Any]:
+        """Return the arguments that every kafka-python client of this project is built with."""
+        if self.bootstrap_servers is None:
+            raise ConfigurationError(
+                "no Kafka broker is configured and no local one is running: start one with "
+                "`karmalake local start`, or set KARMALAKE_KAFKA_BOOTSTRAP_SERVERS"
+            )
+        config: dict[str, Any] = {
+            "bootstrap_servers": [server.strip() for server in self.bootstrap_servers.split(",")],
+            "client_id": "karmalake",
+            "security_protocol": self.security_protocol,
+            "request_timeout_ms": int(self.request_timeout_seconds * 1000),
+        }
+        if "SSL" in self.security_protocol:
+            config |= {
+                "ssl_check_hostname": self.ssl_check_hostname,
+                "ssl_cafile": self.ssl_cafile and str(self.ssl_cafile),
+                "ssl_certfile": self.ssl_certfile and str(self.ssl_certfile),
+                "ssl_keyfile": self.ssl_keyfile and str(self.ssl_keyfile),
+                "ssl_password": self.ssl_password and self.ssl_password.get_secret_value(),
+            }
+        if "SASL" in self.security_protocol:
+            config |= {
+                "sasl_mechanism": self.sasl_mechanism,
+                "sasl_plain_username": self.sasl_username,
+                "sasl_plain_password": self.sasl_password and self.sasl_password.get_secret_value(),
+            }
+        return config
+
+
+class RedisSettings(_Section):
+    """The cache. Without `url` the server of `karmalake local start` is used."""
+
+    url: SecretStr | None = None
+    """redis://, rediss:// or unix:// address; may hold a password, so it is a secret."""
+    prefix: str = Field(default="reputation", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    """A user's document is at `{prefix}:{user_id}`; bookkeeping keys start with `{prefix}.`."""
+    socket_timeout_seconds: float = Field(default=10.0, gt=0)
+    ssl_cafile: Path | None = None
+
+
+class ContractSettings(_Section):
+    """Bounds of a valid event; what is outside becomes a dead letter."""
+
+    max_event_id_bytes: int = Field(default=256, ge=1)
+    max_user_id_bytes: int = Field(default=256, ge=1)
+    max_action_type_bytes: int = Field(default=128, ge=1)
+    max_metadata_bytes: int = Field(default=65_536, ge=0)
+    """Keys and values of one event together."""
+    earliest: str = "2000-01-01T00:00:00Z"
+    """An event_time before this is out of range."""
+    max_ahead_seconds: int = Field(default=86_400, ge=0)
+    """How far event_time may lie ahead of the broker's time of the record."""
+    strict_keys: bool = False
+    """Whether a record whose key is not its user_id is a dead letter instead of a counted warning."""
+
+
+class IngestSettings(_Section):
+    """How a batch is cut and when ingest refuses to go on."""
+
+    max_batch_records: int = Field(default=100_000, ge=1)
+    """Records of one commit at most; bounds memory together with `max_batch_bytes`."""
+    max_batch_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
+    """Bytes of keys and values of one commit, about."""
+    max_wait_seconds: float = Field(default=0.5, gt=0)
+    """How long a poll waits for a first record."""
+    max_dead_letter_share: float = Field(default=0.5, ge=0, le=1)
+    """Above this share of rejected records in a batch of at least `min_records_for_share`, ingest stops."""
+    min_records_for_share: int = Field(default=5_000, ge=1)
+    """Smaller batches say little about the schema: their share is not judged."""
+    max_dead_letter_run: int = Field(default=5_000, ge=1)
+    """More rejected records than this in a row, in one topic partition, and ingest stops."""
+
+
+class LakeSettings(_Section):
+    """Upkeep of the Delta tables."""
+
+    compact_after_files: int = Field(default=8, ge=2)
+    """A day with at least this many files is merged by `karmalake compact`."""
+    vacuum_retention_hours: float = Field(default=24.0, ge=1)
+    """Files that no commit names, or that no snapshot of this age names, are removed by `karmalake vacuum`."""
+
+
+class ReputationSettings(_Section):
+    """What turns events into scores."""
+
+    policy: str = "default"
+    """The name of a shipped policy or the path of a policy file."""
+    derive_interval_seconds: float = Field(default=30.0, gt=0)
+    """How often `karmalake stream` publishes a new warehouse.duckdb."""
+    max_staleness_seconds: float = Field(default=900.0, gt=0)
+    """Older than this, what is served is reported as stale."""
+
+
+class Settings(_Section):
+    """All settings; `load_settings()` builds it."""
+
+    data_dir: Path = Path("data")
+    """Holds lake/, index/, local/ and warehouse.duckdb."""
+    kafka: KafkaSettings = KafkaSettings()
+    redis: RedisSettings = RedisSettings()
+    contract: ContractSettings = ContractSettings()
+    ingest: IngestSettings = IngestSettings()
+    lake: LakeSettings = LakeSettings()
+    reputation: ReputationSettings = ReputationSettings()
+
+    @property
+    def lake_dir(self) -> Path:
+        """The Delta tables: the truth."""
+        return self.data_dir / "lake"
+
+    @property
+    def index_dir(self) -> Path:
+        """The dedup index: a cache of the lake."""
+        return self.data_dir / "index"
+
+    @property
+    def warehouse_path(self) -> Path:
+        """The published DuckDB snapshot."""
+        return self.data_dir / "warehouse.duckdb"
+
+    @property
+    def local_dir(self) -> Path:
+        """State of the embedded broker and cache."""
+        return self.data_dir / "local"
+
+
+def load_settings(environment: dict[str, str] | None = None, working_dir: Path | None = None) -> Settings:
+    """Read the settings from the environment and the configuration file.
+
+    Raises ConfigurationError naming each unknown key or invalid value and where it stands.
+    """
+    environment = dict(os.environ) if environment is None else environment
+    values, places = _from_file(environment, working_dir or Path.cwd())
+    for name, value in environment.items():
+        if name.startswith(_ENVIRONMENT_PREFIX) and name != _CONFIG_VARIABLE:
+            _place(values, places, name, value)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error, places)) from None
+
+
+def _from_file(environment: dict[str, str], working_dir: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    named = environment.get(_CONFIG_VARIABLE)
+    path = Path(named) if named else working_dir / "karmalake.toml"
+    if not path.exists():
+        if named:
+            raise ConfigurationError(f"{_CONFIG_VARIABLE} names {path}, which does not exist")
+        return {}, {}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigurationError(f"{path} cannot be read as TOML: {error}") from None
+    return values, {"": str(path)}
+
+
+def _place(values: dict[str, Any], places: dict[str, str], name: str, value: str) -> None:
+    key = name.removeprefix(_ENVIRONMENT_PREFIX).lower()
+    section, _, field = key.partition("_")
+    inner = Settings.model_fields.get(section)
+    if inner is not None and field:
+        values.setdefault(section, {})[field] = value
+        places[f"{section}.{field}"] = name
+    else:
+        values[key] = value
+        places[key] = name
+
+
+def _explain(error: ValidationError, places: dict[str, str]) -> str:
+    lines: list[str] = []
+    for problem in error.errors(include_input=False, include_url=False):
+        key = ".".join(str(part) for part in problem["loc"])
+        place = places.get(key) or places.get("") or "the settings"
+        message = "is not a setting" if problem["type"] == "extra_forbidden" else problem["msg"]
+        lines.append(f"{place}: {key}: {message}")
+    return "\n".join(lines)
