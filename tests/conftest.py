@@ -13,6 +13,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let kafka-python 3.0 be imported: it reads its schemas in a way that Python 3.11 and 3.12 warn of."""
+    config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
+
+
 @pytest.fixture(scope="session")
 def local_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Return settings that name a broker and a cache which live as long as the session."""

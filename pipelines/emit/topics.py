@@ -1,0 +1,165 @@
+"""The topic of events: created as the settings say, and described as the broker has it.
+
+An existing topic is never changed: how it differs from the settings is reported.
+"""
+
+import contextlib
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import (
+    AuthorizationError,
+    KafkaTimeoutError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    UnsupportedVersionError,
+    for_code,
+)
+from kafka.structs import TopicPartition
+
+from pipelines.emit.clients import admin_client, consumer, translated
+from pipelines.errors import ConfigurationError
+from pipelines.settings import KafkaSettings
+
+_HOUR_MS = 3_600_000
+_POLL_MS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPartitionState:
+    """One topic partition: it holds the offsets [begin_offset, end_offset)."""
+
+    partition: int
+    begin_offset: int
+    end_offset: int
+    leader: int
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic as the broker has it now."""
+
+    topic_id: str
+    name: str
+    partitions: tuple[TopicPartitionState, ...]
+    """In order of their number."""
+    replication_factor: int
+    retention_hours: float | None
+    """-1 keeps records forever; None if the broker does not say."""
+    differences: tuple[str, ...]
+    """How it is not what the settings would create, one sentence each."""
+
+
+def ensure_topic(kafka: KafkaSettings) -> Topic:
+    """Create the topic of `kafka` if there is none, and return it. Safe to repeat.
+
+    Raises ConfigurationError if the broker refuses it, TransientError if the broker does not answer.
+    """
+    retention_ms = -1 if kafka.retention_hours < 0 else kafka.retention_hours * _HOUR_MS
+    wanted = {
+        "num_partitions": kafka.partitions,
+        "replication_factor": kafka.replication_factor,
+        "configs": {"cleanup.policy": "delete", "retention.ms": str(retention_ms)},
+    }
+    with translated(kafka, f"creating the topic {kafka.topic}"), admin_client(kafka) as admin:
+        if _metadata(admin, kafka.topic) is None:
+            with contextlib.suppress(TopicAlreadyExistsError):  # somebody else was quicker
+                admin.create_topics({kafka.topic: wanted})
+            admin.wait_for_topics([kafka.topic])
+    topic = describe_topic(kafka)
+    if topic is None:
+        raise ConfigurationError(f"the topic {kafka.topic} was created and is gone again: is somebody deleting it?")
+    return topic
+
+
+def describe_topic(kafka: KafkaSettings) -> Topic | None:
+    """Return the topic of `kafka` with its offsets, None if there is none.
+
+    Raises TransientError if the broker does not answer, ConfigurationError if it knows no topic ids (before 2.8).
+    """
+    with translated(kafka, f"describing the topic {kafka.topic}"), admin_client(kafka) as admin:
+        metadata = _metadata(admin, kafka.topic)
+        if metadata is None:
+            return None
+        retention_hours = _retention_hours(admin, kafka.topic)
+        partitions = _partitions(kafka, metadata)
+    if not metadata["topic_id"]:
+        raise ConfigurationError(f"the broker at {kafka.bootstrap_servers} has no topic ids: Kafka 2.8 is the oldest")
+    replication_factor = min(len(partition["replica_nodes"]) for partition in metadata["partitions"])
+    return Topic(
+        topic_id=str(metadata["topic_id"]),
+        name=kafka.topic,
+        partitions=partitions,
+        replication_factor=replication_factor,
+        retention_hours=retention_hours,
+        differences=_differences(kafka, len(partitions), replication_factor, retention_hours),
+    )
+
+
+def _metadata(admin: Any, name: str) -> dict[str, Any] | None:
+    [topic] = admin.describe_topics([name])
+    error = for_code(topic["error_code"])
+    if error is UnknownTopicOrPartitionError:
+        return None
+    if topic["error_code"]:
+        raise error(f"the broker's answer about {name}")
+    return topic
+
+
+def _retention_hours(admin: Any, name: str) -> float | None:
+    try:
+        answer = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)], config_filter="all")
+    except (AuthorizationError, UnsupportedVersionError):
+        return None
+    retention = answer["topic"][name].get("retention.ms")
+    if retention is None:
+        return None
+    return -1.0 if int(retention["value"]) < 0 else int(retention["value"]) / _HOUR_MS
+
+
+def _partitions(kafka: KafkaSettings, metadata: dict[str, Any]) -> tuple[TopicPartitionState, ...]:
+    leaders = {partition["partition_index"]: partition["leader_id"] for partition in metadata["partitions"]}
+    places = [TopicPartition(kafka.topic, partition) for partition in sorted(leaders)]
+    with consumer(kafka, fetch_max_wait_ms=_POLL_MS, max_poll_records=1) as client:
+        begins = client.beginning_offsets(places)
+        ends = _end_offsets(client, places, kafka)
+    return tuple(
+        TopicPartitionState(place.partition, begins[place], ends[place], leaders[place.partition]) for place in places
+    )
+
+
+def _end_offsets(client: Any, places: list[TopicPartition], kafka: KafkaSettings) -> dict[TopicPartition, int]:
+    """Return the next offset of each place.
+
+    The answer of ListOffsets is where to look, not the end: the embedded broker names the second record of the
+    last batch. The high watermark that comes with a fetch is right everywhere.
+    """
+    client.assign(places)
+    for place, offset in client.end_offsets(places).items():
+        client.seek(place, offset)
+    deadline = monotonic() + kafka.request_timeout_seconds
+    missing = places
+    while missing and monotonic() < deadline:
+        client.poll(timeout_ms=_POLL_MS)
+        missing = [place for place in places if client.highwater(place) is None]
+    if missing:
+        raise KafkaTimeoutError(f"no end offset for the topic partitions {[place.partition for place in missing]}")
+    return {place: client.highwater(place) for place in places}
+
+
+def _differences(
+    kafka: KafkaSettings, partitions: int, replication_factor: int, retention_hours: float | None
+) -> tuple[str, ...]:
+    pairs = {
+        "partitions": (partitions, kafka.partitions),
+        "replication_factor": (replication_factor, kafka.replication_factor),
+        "retention_hours": (
+            kafka.retention_hours if retention_hours is None else retention_hours,
+            kafka.retention_hours,
+        ),
+    }
+    return tuple(
+        f"{name} is {found:g}, the settings say {wanted}" for name, (found, wanted) in pairs.items() if found != wanted
+    )

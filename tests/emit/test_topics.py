@@ -1,0 +1,67 @@
+"""The topic of events, against the embedded broker."""
+
+import uuid
+from dataclasses import replace
+
+import pytest
+from kafka import KafkaProducer
+
+from pipelines.emit.topics import describe_topic, ensure_topic
+from pipelines.errors import ConfigurationError, TransientError
+from pipelines.settings import KafkaSettings, Settings
+
+
+def test_ensure_creates_what_the_settings_say_and_may_be_repeated(settings: Settings) -> None:
+    """A new topic has the partitions, replicas and retention of the settings; ensuring again changes nothing."""
+    assert describe_topic(settings.kafka) is None
+    topic = ensure_topic(settings.kafka)
+    assert uuid.UUID(topic.topic_id)
+    assert [state.partition for state in topic.partitions] == [0, 1, 2, 3]
+    assert {(state.begin_offset, state.end_offset) for state in topic.partitions} == {(0, 0)}
+    assert (topic.replication_factor, topic.retention_hours, topic.differences) == (1, 168, ())
+    assert ensure_topic(settings.kafka) == topic == describe_topic(settings.kafka)
+
+
+def test_end_offsets_count_whole_batches(settings: Settings) -> None:
+    """The end offset is the last offset + 1, although the embedded broker's ListOffsets says less."""
+    before = ensure_topic(settings.kafka)
+    producer = KafkaProducer(**settings.kafka.client_config(), linger_ms=100)
+    for number in range(1000):
+        producer.send(settings.kafka.topic, key=b"k", value=b"%d" % number, partition=1)
+    producer.close()
+    topic = describe_topic(settings.kafka)
+    assert topic is not None
+    assert [state.end_offset for state in topic.partitions] == [0, 1000, 0, 0]
+    assert topic == replace(before, partitions=topic.partitions)
+
+
+def test_an_existing_topic_is_left_as_it_is(settings: Settings) -> None:
+    """Other settings do not change a topic that exists; the differences are said."""
+    created = ensure_topic(settings.kafka)
+    other = settings.kafka.model_copy(update={"partitions": 6, "retention_hours": -1})
+    topic = ensure_topic(other)
+    assert topic.partitions == created.partitions
+    assert topic.differences == (
+        "partitions is 4, the settings say 6",
+        "retention_hours is 168, the settings say -1",
+    )
+
+
+def test_retention_for_ever(settings: Settings) -> None:
+    """Retention -1 arrives at the broker as -1."""
+    topic = ensure_topic(settings.kafka.model_copy(update={"retention_hours": -1}))
+    assert topic.retention_hours == -1
+    assert topic.differences == ()
+
+
+def test_no_broker_is_a_transient_error_that_names_the_address() -> None:
+    """A broker that is not there: said at once, with its address."""
+    nowhere = KafkaSettings(bootstrap_servers="127.0.0.1:1")
+    with pytest.raises(TransientError, match=r"127\.0\.0\.1:1.*check that the broker runs"):
+        describe_topic(nowhere)
+
+
+def test_an_address_that_is_none_is_a_configuration_error() -> None:
+    """A typing mistake in the address is named as such."""
+    with pytest.raises(ConfigurationError, match="'localhost:kafka', which is not host:port"):
+        describe_topic(KafkaSettings(bootstrap_servers="localhost:kafka"))
