@@ -1,0 +1,27 @@
+"""karmalake: events of Kafka, each counted once, into a lake; scores derived, explained and served.
+
+    from pipelines import open_warehouse, read_reputation
+
+Both doors are imported when they are first used, so that the command line starts quickly.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.reputation.warehouse import Warehouse, open_warehouse
+    from pipelines.serving.read import read_reputation
+
+__all__ = ["Warehouse", "open_warehouse", "read_reputation"]
+
+_HOMES = {
+    "Warehouse": "pipelines.reputation.warehouse",
+    "open_warehouse": "pipelines.reputation.warehouse",
+    "read_reputation": "pipelines.serving.read",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,1 @@
+"""Policies, score SQL, views, trends and the DuckDB warehouse."""

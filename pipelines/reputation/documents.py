@@ -1,0 +1,42 @@
+"""The documents that are served: one JSON text a user, built in columns from a published warehouse.
+
+Owns the document's members; where it is put and how often is the serving stage's affair.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import polars as pl
+
+from pipelines.reputation.sql import statement
+from pipelines.reputation.views import View, views
+from pipelines.reputation.warehouse import attach, stored_info
+
+
+def documents(source: duckdb.DuckDBPyConnection | Path | str) -> pl.DataFrame:
+    """Return the document of every user of a warehouse, ordered by user_id.
+
+    Columns: `user_id` and `document` (text), `digest` (UInt64). The digest covers the document without `as_of` and
+    `lake_version`: as long as it stays, the document says the same, and its as_of is when it began to.
+    Raises UsageError when there is no warehouse at the path.
+    """
+    if not isinstance(source, duckdb.DuckDBPyConnection):
+        with attach(Path(source)) as connection:
+            return documents(connection)
+    info = stored_info(source)
+    source.execute("SET VARIABLE document_as_of = ?", [rfc3339(info.as_of)])
+    members = ",\n        ".join(_member(view) for view in views(info.policy))
+    return source.sql(statement("documents", members=members)).pl()
+
+
+def rfc3339(moment: datetime) -> str:
+    """Return a moment as text in UTC with a Z, with microseconds only where there are any."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _member(view: View) -> str:
+    """Return the document's member of a view as SQL: `reputation_{view}` with the view's columns."""
+    columns = ("score", "events", "rating_average", "rating_count")
+    fields = ", ".join(f"{column} := {view.name}_{column}" for column in columns)
+    return f"reputation_{view.name} := struct_pack({fields})"

@@ -1,0 +1,42 @@
+"""The lake as DuckDB views: explicit file lists of one snapshot, so that readers see exactly that commit.
+
+Owns what counts: of dead letters and conflicts only rows below the checkpoint, each place on the bus once.
+"""
+
+import duckdb
+import pyarrow as pa
+
+from pipelines.lake.tables import TABLES, Snapshot
+from pipelines.reputation.sql import literal, statement
+
+CHECKPOINTS = pa.schema([("topic_id", pa.string()), ("topic_partition", pa.int32()), ("next_offset", pa.int64())])
+_NOT_STORED = {"event_day"}
+
+
+def create_lake_views(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
+    """Create the table `checkpoints` and the views `events`, `commits`, `conflicts` and `dead_letters`."""
+    connection.register("arrow_rows", _checkpoints(snapshot))
+    connection.execute(statement("checkpoints"))
+    connection.unregister("arrow_rows")
+    for table in ("events", "commits", "dead_letters", "conflicts"):
+        source = _source(connection, table, snapshot.files.get(table, ()))
+        connection.execute(statement(f"lake_{table}", source=source))
+
+
+def _checkpoints(snapshot: Snapshot) -> pa.Table:
+    rows = [
+        {"topic_id": topic_id, "topic_partition": topic_partition, "next_offset": next_offset}
+        for (topic_id, topic_partition), next_offset in sorted(snapshot.checkpoints.items())
+    ]
+    return pa.Table.from_pylist(rows, CHECKPOINTS)
+
+
+def _source(connection: duckdb.DuckDBPyConnection, table: str, files: tuple[str, ...]) -> str:
+    """Return a query of the table's files; of no files, an empty table with the same columns."""
+    stored = pa.schema([field for field in TABLES[table] if field.name not in _NOT_STORED])
+    if files:
+        columns = ", ".join(f'"{name}"' for name in stored.names)
+        return statement("stored_rows", columns=columns, paths=", ".join(map(literal, files)))
+    empty = connection.from_arrow(stored.empty_table())
+    typed = (f'CAST(NULL AS {kind}) AS "{name}"' for name, kind in zip(empty.columns, empty.types, strict=True))
+    return statement("no_rows", columns=", ".join(typed))

@@ -1,0 +1,126 @@
+"""Reading a policy file, and explaining a mistake by file, line and remedy.
+
+Owns where policies are found and what is said about a bad one; what a policy means is `policy.py`.
+"""
+
+import difflib
+import re
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from pipelines.errors import PolicyError
+from pipelines.reputation.policy import Action, Emission, Points, Policy, Rating, Retraction, Status
+
+_SHIPPED = Path(__file__).parent / "policies"
+_HEADER = re.compile(r"\s*(\[\[?)([^\[\]]+)\]")
+_ASSIGNMENT = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
+_SECTIONS: tuple[type[BaseModel], ...] = (Policy, Action, Emission, Points, Rating, Retraction, Status)
+
+
+def shipped_policies() -> list[str]:
+    """Return the names of the policies that come with karmalake."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.toml"))
+
+
+def load_policy(name_or_path: str | Path) -> Policy:
+    """Read a shipped policy by its name, or a policy file by its path.
+
+    Raises PolicyError naming file, line and remedy of every mistake.
+    """
+    path = _locate(name_or_path)
+    try:
+        return parse_policy(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(f"{path} cannot be read: {error}") from None
+
+
+def parse_policy(text: str, place: str = "policy") -> Policy:
+    """Read a policy from TOML text; `place` stands for the file in error messages.
+
+    Raises PolicyError naming place, line and remedy of every mistake.
+    """
+    try:
+        values = tomllib.loads(text, parse_float=Decimal)
+    except tomllib.TOMLDecodeError as error:
+        raise PolicyError(f"{place} is not TOML: {error}") from None
+    try:
+        return Policy.model_validate(values)
+    except ValidationError as error:
+        lines = key_lines(text)
+        problems = error.errors(include_url=False)
+        raise PolicyError("\n".join(_explain(problem, place, lines) for problem in problems)) from None
+
+
+def _locate(name_or_path: str | Path) -> Path:
+    name = str(name_or_path)
+    if name in shipped_policies():
+        return _SHIPPED / f"{name}.toml"
+    path = Path(name)
+    if not path.is_file():
+        raise PolicyError(
+            f"there is no policy {name!r}: name a TOML file, or one of the shipped policies "
+            f"({', '.join(shipped_policies())})"
+        )
+    return path
+
+
+def key_lines(text: str) -> dict[tuple[str, ...], int]:
+    """Return the line (from 1) of every table header and key that starts a line, by its path.
+
+    Elements of an array of tables are counted from "0". Keys within inline tables are found by their parent.
+    """
+    lines: dict[tuple[str, ...], int] = {}
+    counts: dict[tuple[str, ...], int] = {}
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := _HEADER.match(line):
+            table = _split(header[2])
+            if header[1] == "[[":
+                counts[table] = counts.get(table, -1) + 1
+                table = (*table, str(counts[table]))
+            lines.setdefault(table, number)
+        elif assignment := _ASSIGNMENT.match(line):
+            lines.setdefault(table + _split(assignment[1]), number)
+    return lines
+
+
+def _split(dotted: str) -> tuple[str, ...]:
+    parts = re.findall(r"\"([^\"]*)\"|'([^']*)'|([^.\s\"']+)", dotted)
+    return tuple(next(filter(None, part), "") for part in parts)
+
+
+def _explain(problem: ErrorDetails, place: str, lines: dict[tuple[str, ...], int]) -> str:
+    path = tuple(str(part) for part in problem["loc"])
+    where = _line(path, lines)
+    key = ".".join(path) or "policy"
+    return f"{place}:{where}: {key}: {_remedy(problem)}"
+
+
+def _line(path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> int:
+    """Return the line of the longest known beginning of the path, the implied `emit.0` left out if need be."""
+    candidates = [path[:length] for length in range(len(path), 0, -1)]
+    short = tuple(part for i, part in enumerate(path) if not _implied(path, i))
+    candidates += [short[:length] for length in range(len(short), 0, -1)]
+    found = [(len(candidate), lines[candidate]) for candidate in candidates if candidate in lines]
+    return max(found)[1] if found else 1
+
+
+def _implied(path: tuple[str, ...], i: int) -> bool:
+    return path[i : i + 2] == ("emit", "0") or (i > 0 and path[i - 1 : i + 1] == ("emit", "0"))
+
+
+def _remedy(problem: ErrorDetails) -> str:
+    if problem["type"] == "extra_forbidden":
+        known = sorted({field.alias or name for section in _SECTIONS for name, field in section.model_fields.items()})
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        return "is not a key of a policy" + (f": did you mean {close[0]!r}?" if close else ": remove it")
+    if problem["type"] == "missing":
+        return "is missing: add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    given: Any = problem["input"]
+    return message if isinstance(given, dict | BaseModel) else f"{message}, not {given!s}"

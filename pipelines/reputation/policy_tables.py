@@ -1,0 +1,96 @@
+"""A policy as tables, so that the SQL of the stages is the same for every policy.
+
+Owns the hand-over from the model to DuckDB: nothing of a policy's text ever becomes part of a statement.
+"""
+
+import duckdb
+import pyarrow as pa
+
+from pipelines.reputation.policy import MICRO, MICRO_DIGITS, Emission, Policy, Rating, micro
+from pipelines.reputation.sql import statement
+
+ROLE = pa.schema([("action_type", pa.string()), ("role", pa.string())])
+EMISSION = pa.schema(
+    [
+        ("emission_key", pa.int32()),
+        ("action_type", pa.string()),
+        ("emission_no", pa.int32()),
+        ("fixed", pa.int64()),
+        ("mapped", pa.bool_()),
+        ("points_key", pa.string()),
+        ("points_minimum", pa.int64()),
+        ("points_maximum", pa.int64()),
+        ("points_step", pa.int64()),
+        ("scale", pa.int64()),
+        ("rating_key", pa.string()),
+        ("rating_minimum", pa.int64()),
+        ("rating_maximum", pa.int64()),
+        ("rating_step", pa.int64()),
+    ]
+)
+STAR = pa.schema([("emission_key", pa.int32()), ("value", pa.int64()), ("points", pa.int64())])
+
+
+def load_tables(connection: duckdb.DuckDBPyConnection, policy: Policy) -> None:
+    """Fill the temporary tables `role`, `emission` and `star`, and the variables of the policy."""
+    rows = _emissions(policy)
+    _fill(connection, "role", pa.Table.from_pylist(_roles(policy), ROLE))
+    _fill(connection, "emission", pa.Table.from_pylist([row for row, _ in rows], EMISSION))
+    stars = [star for row, emission in rows for star in _stars(row, emission)]
+    _fill(connection, "star", pa.Table.from_pylist(stars, STAR))
+    connection.execute("SET VARIABLE retraction_target = ?", [policy.retraction.target])
+
+
+def _fill(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
+    connection.register("arrow_rows", rows)
+    connection.execute(statement("temporary_table", name=name))
+    connection.unregister("arrow_rows")
+
+
+def _roles(policy: Policy) -> list[dict[str, str]]:
+    roles = {
+        "suspend": policy.status.suspend,
+        "reinstate": policy.status.reinstate,
+        "retraction": policy.retraction.actions,
+    }
+    return [{"action_type": action, "role": role} for role, actions in roles.items() for action in actions]
+
+
+def _emissions(policy: Policy) -> list[tuple[dict[str, object], Emission]]:
+    rows: list[tuple[dict[str, object], Emission]] = []
+    for action_type, action in policy.actions.items():
+        for emission_no, emission in enumerate(action.emissions):
+            head = {"emission_key": len(rows), "action_type": action_type, "emission_no": emission_no}
+            rows.append((head | _points(emission) | _rating(action.rating), emission))
+    return rows
+
+
+def _points(emission: Emission) -> dict[str, object]:
+    points = emission.points
+    return {
+        "fixed": None if points.fixed is None else micro(points.fixed),
+        "mapped": points.map is not None,
+        "points_key": points.key,
+        "points_minimum": micro(points.minimum),
+        "points_maximum": micro(points.maximum),
+        "points_step": 10 ** (MICRO_DIGITS - points.digits),
+        "scale": micro(points.scale),
+    }
+
+
+def _rating(rating: Rating | None) -> dict[str, object]:
+    if rating is None:
+        return {"rating_step": MICRO}
+    return {
+        "rating_key": rating.key,
+        "rating_minimum": micro(rating.minimum),
+        "rating_maximum": micro(rating.maximum),
+        "rating_step": 10 ** (MICRO_DIGITS - rating.digits),
+    }
+
+
+def _stars(row: dict[str, object], emission: Emission) -> list[dict[str, object]]:
+    return [
+        {"emission_key": row["emission_key"], "value": micro(value), "points": micro(points)}
+        for value, points in (emission.points.map or {}).items()
+    ]

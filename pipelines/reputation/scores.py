@@ -1,0 +1,30 @@
+"""The scores of all users at one moment, without publishing anything."""
+
+from datetime import datetime
+
+import duckdb
+import polars as pl
+
+from pipelines.lake.tables import Snapshot
+from pipelines.reputation.lake_views import create_lake_views
+from pipelines.reputation.policy import Policy
+from pipelines.reputation.stages import materialize, prepare
+from pipelines.reputation.views import reputation_query
+
+
+def scores(source: Snapshot | duckdb.DuckDBPyConnection, policy: Policy, as_of: datetime) -> pl.DataFrame:
+    """Compute the scores of every user who had an event before as_of, ordered by user_id.
+
+    Columns: user_id, status ("active" or "suspended"), then for each view `{view}_score` (whole numbers are Int64,
+    others Decimal with the policy's digits), `{view}_events`, `{view}_rating_average` (null without ratings) and
+    `{view}_rating_count`; the views are `all_time` and `last_{N}_days`. A connection needs the view `events`; it is
+    left with temporary objects of ours and nothing else.
+    Raises UsageError for an as_of without a time zone.
+    """
+    if isinstance(source, Snapshot):
+        with duckdb.connect() as connection:
+            create_lake_views(connection, source)
+            return scores(connection, policy, as_of)
+    prepare(source, policy, as_of)
+    materialize(source)
+    return source.sql(reputation_query(policy)).pl()

@@ -1,0 +1,26 @@
+"""The statements of the derivation: one file, one statement, one purpose.
+
+Owns reading them. `$fragments` in a file stand for SQL of ours (a type, a list of columns, a quoted path); values are
+always bound or come from tables and variables.
+"""
+
+from functools import cache
+from pathlib import Path
+from string import Template
+
+_FOLDER = Path(__file__).parent
+
+
+def statement(name: str, /, **fragments: str) -> str:
+    """Return the statement in `{name}.sql` with its fragments filled in."""
+    return Template(_read(name)).substitute(fragments)
+
+
+def literal(text: str) -> str:
+    """Return a text as an SQL literal, for the few places where nothing can be bound: paths in a stored view."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+@cache
+def _read(name: str) -> str:
+    return (_FOLDER / f"{name}.sql").read_text(encoding="utf-8")

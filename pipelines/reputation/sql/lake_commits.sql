@@ -1,0 +1,3 @@
+CREATE VIEW commits AS
+SELECT stored.*
+FROM ($source) AS stored

@@ -1,0 +1,3 @@
+-- No rows, of the right types: a list of no files.
+SELECT $columns
+WHERE false

@@ -1,0 +1,10 @@
+-- When each user was suspended, as points in time.
+CREATE TABLE status_periods AS
+SELECT
+    user_id,
+    make_timestamptz(from_t) AS suspended_at,
+    suspended_by,
+    make_timestamptz(to_t) AS reinstated_at,
+    reinstated_by
+FROM status_period
+ORDER BY user_id, from_t, suspended_by

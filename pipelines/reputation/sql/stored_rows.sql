@@ -1,0 +1,3 @@
+-- The rows of a list of Parquet files.
+SELECT $columns
+FROM read_parquet([$paths], hive_partitioning = false)

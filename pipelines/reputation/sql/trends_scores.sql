@@ -1,0 +1,20 @@
+-- How the scores of a day's active users were spread: each user's points of all days so far, at the end of the day.
+-- Quantiles are scores that somebody had (no interpolation).
+CREATE TABLE trends_scores AS
+SELECT
+    day,
+    count(*) AS active_users,
+    min(score) AS minimum,
+    quantile_disc(score, 0.1) AS p10,
+    quantile_disc(score, 0.25) AS p25,
+    quantile_disc(score, 0.5) AS median,
+    quantile_disc(score, 0.75) AS p75,
+    quantile_disc(score, 0.9) AS p90,
+    max(score) AS maximum
+FROM (
+    SELECT day, CAST(sum(sum(points)) OVER (PARTITION BY user_id ORDER BY day) AS $exact) AS score
+    FROM user_days
+    GROUP BY user_id, day
+)
+GROUP BY day
+ORDER BY day

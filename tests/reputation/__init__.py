@@ -1,0 +1,1 @@
+"""Tests of policies, scores, views and the warehouse."""

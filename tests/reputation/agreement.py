@@ -1,0 +1,67 @@
+"""Comparing the SQL with the naive implementation, contribution by contribution and view by view."""
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+
+import duckdb
+
+from pipelines.reputation.policy import MICRO, Policy
+from pipelines.reputation.scores import scores
+from tests.reputation import naive
+from tests.reputation.history import Event, at, events_table
+
+Row = tuple[object, ...]
+
+
+def by_sql(events: Sequence[Event], policy: Policy, as_of: int) -> tuple[list[Row], list[Row]]:
+    """Return contributions and scores as the engine has them."""
+    with duckdb.connect() as connection:
+        connection.register("events", events_table(events))
+        frame = scores(connection, policy, at(as_of))
+        query = "SELECT user_id, event_id, emission_no, reason, granted, rating FROM contribution"
+        contributions = connection.sql(query).fetchall()
+    return sorted(map(_comparable, contributions)), [_exact(row) for row in frame.iter_rows()]
+
+
+def by_hand(events: Iterable[Event], policy: Policy, as_of: int) -> tuple[list[Row], list[Row]]:
+    """Return contributions and scores as the naive implementation has them."""
+    users = naive.reputations(events, policy, as_of)
+    contributions = [
+        _comparable((c.event.user_id, c.event.event_id, c.emission_no, c.reason, micro(c.granted), micro(c.rating)))
+        for reputation in users.values()
+        for c in reputation.contributions
+    ]
+    return sorted(contributions), [_row(user_id, users[user_id]) for user_id in sorted(users)]
+
+
+def assert_agreement(events: Sequence[Event], policy: Policy, as_of: int) -> None:
+    """Assert that both say the same about every event and every user."""
+    contributions, rows = by_sql(events, policy, as_of)
+    expected_contributions, expected_rows = by_hand(events, policy, as_of)
+    assert contributions == expected_contributions
+    assert rows == expected_rows
+
+
+def micro(number: Fraction | None) -> int | None:
+    if number is None:
+        return None
+    assert (number * MICRO).denominator == 1
+    return int(number * MICRO)
+
+
+def _comparable(row: Row) -> Row:
+    """Make rows with nulls sortable."""
+    return tuple((value is not None, value) if value is not None else (False, 0) for value in row)
+
+
+def _exact(row: Row) -> Row:
+    return tuple(value if isinstance(value, str | float | None) else Fraction(value) for value in row)
+
+
+def _row(user_id: str, reputation: naive.Reputation) -> Row:
+    shown = [
+        value
+        for view in reputation.views.values()
+        for value in (view.score, view.events, view.rating_average, view.rating_count)
+    ]
+    return (user_id, reputation.status, *shown)

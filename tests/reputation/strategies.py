@@ -1,0 +1,31 @@
+"""Random histories that like the edges: ties, window bounds, bad numbers, retractions that miss."""
+
+from hypothesis import strategies as st
+
+from tests.reputation.history import DAY, NOW, Event
+
+USERS = ("ann", "bob", "")
+RATINGS = ("1", "2", "3", "5", "4.5", "0", "-10", "10", "+4", "05", "6", " 5", "5\n", "", "five", "1e1", "5.0000001")
+EDGES = tuple(NOW - days * DAY + shift for days in (0, 1, 7, 30, 90, 365) for shift in (-1, 0, 1))
+EVENT_IDS = tuple(f"e{i:02}" for i in range(24))
+
+
+def times() -> st.SearchStrategy[int]:
+    """Return times that often tie and often stand at the edge of a window, of a day, or of as_of."""
+    return st.sampled_from(EDGES) | st.integers(NOW - 40 * DAY, NOW + DAY) | st.just(NOW - DAY // 2)
+
+
+def metadata() -> st.SearchStrategy[dict[str, str]]:
+    return st.fixed_dictionaries(
+        {}, optional={"rating": st.sampled_from(RATINGS), "target_event_id": st.sampled_from(EVENT_IDS)}
+    )
+
+
+def histories(*action_types: str, max_size: int = 24) -> st.SearchStrategy[list[Event]]:
+    """Return events with distinct ids, in any order, of these action types and one that no policy knows."""
+    event_ids = st.permutations(EVENT_IDS[:max_size])
+    bodies = st.lists(
+        st.tuples(st.sampled_from(USERS), st.sampled_from((*action_types, "Unknown")), times(), metadata()),
+        max_size=max_size,
+    )
+    return st.builds(lambda ids, rows: [Event(i, *row) for i, row in zip(ids, rows, strict=False)], event_ids, bodies)
