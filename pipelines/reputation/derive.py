@@ -6,7 +6,7 @@ Owns `warehouse.duckdb`: what is in it and how a new one takes the place of the 
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -64,7 +64,7 @@ def derive(snapshot: Snapshot, policy: Policy, as_of: datetime, path: Path) -> D
 
 
 @contextmanager
-def _building(path: Path) -> Iterator[Path]:
+def _building(path: Path) -> Generator[Path]:
     """Yield the path of the unfinished file, under a lock that a crash releases, with leftovers removed."""
     unfinished = path.with_name(f"{path.name}.unfinished")
     with path.with_name(f"{path.name}.lock").open("w") as lock:
@@ -102,7 +102,13 @@ def _create_tables(connection: duckdb.DuckDBPyConnection, policy: Policy) -> Non
 
 
 def _describe(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: Policy, as_of: datetime) -> None:
-    values: list[Any] = [snapshot.version, epoch_us(as_of), policy.name, policy.version, policy.model_dump_json(exclude_unset=True, by_alias=True)]
+    values: list[Any] = [
+        snapshot.version,
+        epoch_us(as_of),
+        policy.name,
+        policy.version,
+        policy.model_dump_json(exclude_unset=True, by_alias=True),
+    ]
     connection.execute(statement("snapshot_info"))
     connection.execute(
         "INSERT INTO snapshot_info VALUES (?, make_timestamptz(?), ?, ?, ?, make_timestamptz(?), ?)",

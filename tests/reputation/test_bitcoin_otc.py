@@ -1,0 +1,69 @@
+"""Bitcoin OTC, real ratings of real people: every number against two programs that were not ours."""
+
+import csv
+from datetime import datetime
+from functools import cache
+
+import polars as pl
+import pytest
+
+from pipelines.lake.tables import Snapshot
+from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.scores import scores
+from tests.conftest import SHARED_DATA
+from tests.reputation.history import Event, snapshot_of
+
+FOLDER = SHARED_DATA / "bitcoin-otc"
+pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason=f"the Bitcoin OTC data are not at {FOLDER}")
+
+
+def microseconds(seconds: str) -> int:
+    whole, _, fraction = seconds.partition(".")
+    return int(whole) * 1_000_000 + int(fraction.ljust(6, "0")[:6])
+
+
+@cache
+def ratings() -> list[Event]:
+    with (FOLDER / "ratings.csv").open(newline="") as file:
+        return [
+            Event(
+                event_id=str(number),
+                user_id=row["to"],
+                action_type="UserRated",
+                t=microseconds(row["time"]),
+                metadata={"rating": row["feature"], "rater_id": row["from"]},
+            )
+            for number, row in enumerate(csv.DictReader(file))
+        ]
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    events = ratings()
+    return snapshot_of(tmp_path_factory.mktemp("otc"), events[1::3], events[::3], events[2::3])
+
+
+def expected(year: int) -> pl.DataFrame:
+    frame = pl.read_csv(FOLDER / "expected_scores.csv", schema_overrides={"user_id": pl.String})
+    return frame.filter(pl.col("as_of") == f"{year}-01-01T00:00:00Z").sort("user_id")
+
+
+def test_all_rows_are_there() -> None:
+    """The three years together are the 9,913 rows of the file."""
+    assert sum(expected(year).height for year in (2012, 2013, 2014)) == 9_913
+
+
+@pytest.mark.parametrize("year", [2012, 2013, 2014])
+def test_sums_and_counts_are_exact(year: int, snapshot: Snapshot) -> None:
+    """The default policy gives every user's sum and count, of all time and of the last 30 days."""
+    as_of = datetime.fromisoformat(f"{year}-01-01T00:00:00Z")
+    columns = {
+        "sum_all_time": "all_time_score",
+        "n_all_time": "all_time_events",
+        "sum_last_30_days": "last_30_days_score",
+        "n_last_30_days": "last_30_days_events",
+    }
+    got = scores(snapshot, load_policy("default"), as_of).select(
+        "user_id", **{k: pl.col(v) for k, v in columns.items()}
+    )
+    assert got.equals(expected(year).select("user_id", *columns))

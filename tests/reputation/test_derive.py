@@ -1,0 +1,263 @@
+"""The warehouse: what is in it, how it is published, and what a crash leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from pipelines.errors import UsageError
+from pipelines.lake.tables import Snapshot
+from pipelines.reputation.derive import derive
+from pipelines.reputation.documents import documents
+from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.scores import scores
+from pipelines.reputation.warehouse import Warehouse, open_warehouse
+from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of, stored_schema
+
+DEFAULT = load_policy("default")
+EMPTY = Snapshot(0, {}, {})
+
+
+def history() -> list[Event]:
+    return [
+        Event("e1", "ann", "DriverRated", NOW - 3 * DAY, {"rating": "5"}),
+        Event("e2", "ann", "DriverRated", NOW - 3 * DAY + 1, {"rating": "2"}),
+        Event("e3", "ann", "TransactionCompleted", NOW - 40 * DAY),
+        Event("e4", "bob", "Waved", NOW - 2 * DAY),
+        Event("e5", "bob", "AccountSuspended", NOW - DAY),
+        Event("e6", "bob", "TransactionCompleted", NOW - 1),
+        Event("e7", "bob", "TransactionCompleted", NOW + 1),
+    ]
+
+
+def publish(folder: Path, events: list[Event], version: int = 1, as_of_days: int = 0) -> Path:
+    path = folder / "warehouse.duckdb"
+    snapshot = snapshot_of(folder / "lake", events, version=version)
+    derive(snapshot, DEFAULT, AS_OF + timedelta(days=as_of_days), path)
+    return path
+
+
+def test_derive_says_what_it_published(tmp_path: Path) -> None:
+    """Users, events before as_of and events that count are reported; only the warehouse and its lock remain."""
+    path = tmp_path / "new" / "warehouse.duckdb"
+    derived = derive(snapshot_of(tmp_path / "lake", history()), DEFAULT, AS_OF, path)
+    assert (derived.path, derived.lake_version, derived.as_of) == (path, 1, AS_OF)
+    assert (derived.users, derived.events, derived.counted) == (2, 6, 3)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["warehouse.duckdb", "warehouse.duckdb.lock"]
+
+
+def test_reputation_is_what_scores_says(tmp_path: Path) -> None:
+    """The published table and the scores computed on demand are the same rows."""
+    snapshot = snapshot_of(tmp_path / "lake", history())
+    derive(snapshot, DEFAULT, AS_OF, tmp_path / "warehouse.duckdb")
+    with open_warehouse(tmp_path) as warehouse:
+        assert warehouse.reputation().equals(scores(snapshot, DEFAULT, AS_OF))
+        assert warehouse.reputation("ann")["all_time_score"].to_list() == [6]
+        assert warehouse.reputation("nobody").height == 0
+
+
+def test_user_days_adds_up_to_the_scores(tmp_path: Path) -> None:
+    """The days of a user sum to the all-time score; events and counted events are told apart."""
+    with Warehouse(publish(tmp_path, history())) as warehouse:
+        days = warehouse.sql("SELECT user_id, day, action_type, events, counted, points, rating_sum FROM user_days")
+        assert days.rows() == [
+            ("ann", (AS_OF - timedelta(days=40)).date(), "TransactionCompleted", 1, 1, 1, 0),
+            ("ann", (AS_OF - timedelta(days=3)).date(), "DriverRated", 2, 2, 5, 7),
+            ("bob", (AS_OF - timedelta(days=2)).date(), "Waved", 1, 0, 0, 0),
+            ("bob", (AS_OF - timedelta(days=1)).date(), "AccountSuspended", 1, 0, 0, 0),
+            ("bob", (AS_OF - timedelta(days=1)).date(), "TransactionCompleted", 1, 0, 0, 0),
+        ]
+
+
+def test_status_periods_are_open_until_reinstated(tmp_path: Path) -> None:
+    """Who was suspended when, and by which events."""
+    with Warehouse(publish(tmp_path, history())) as warehouse:
+        periods = warehouse.sql("FROM status_periods").rows()
+    assert periods == [("bob", AS_OF - timedelta(days=1), "e5", None, None)]
+
+
+def test_trends_follow_the_days(tmp_path: Path) -> None:
+    """Events, active users and rating average by day and action; how scores were spread; why events did not count."""
+    with Warehouse(publish(tmp_path, history())) as warehouse:
+        daily, spread, why = (warehouse.trend(name) for name in ("daily", "scores", "reasons"))
+    rides = daily.row(by_predicate=pl.col("action_type") == "DriverRated", named=True)
+    assert (rides["events"], rides["active_users"], rides["rating_average"], rides["points"]) == (2, 1, 3.5, 5)
+    assert spread.select("active_users", "minimum", "median", "maximum").rows() == [
+        (1, 1, 1, 1),
+        (1, 6, 6, 6),
+        (1, 0, 0, 0),
+        (1, 0, 0, 0),
+    ]
+    assert set(why.select("action_type", "reason", "events").rows()) == {
+        ("DriverRated", "granted", 2),
+        ("TransactionCompleted", "granted", 1),
+        ("TransactionCompleted", "suspended", 1),
+        ("Waved", "no rule", 1),
+        ("AccountSuspended", "status", 1),
+    }
+
+
+def test_an_empty_lake_has_an_empty_warehouse(tmp_path: Path) -> None:
+    """No files at all: every table and view is there, with its columns and no rows."""
+    derived = derive(EMPTY, DEFAULT, AS_OF, tmp_path / "warehouse.duckdb")
+    assert (derived.users, derived.events, derived.counted) == (0, 0, 0)
+    tables = ("events", "commits", "conflicts", "dead_letters", "reputation", "user_days", "status_periods")
+    with open_warehouse(tmp_path) as warehouse:
+        assert [warehouse.sql(f"FROM {table}").height for table in tables] == [0] * len(tables)
+        assert warehouse.trend().height == warehouse.events().height == 0
+    assert documents(tmp_path / "warehouse.duckdb").height == 0
+
+
+def test_documents_hold_what_design_says(tmp_path: Path) -> None:
+    """One JSON document a user, with a member per view."""
+    frame = documents(publish(tmp_path, history()))
+    assert frame.schema == pl.Schema({"user_id": pl.String, "document": pl.String, "digest": pl.UInt64})
+    ann = json.loads(frame["document"][0])
+    view = {"score": 5, "events": 2, "rating_average": 3.5, "rating_count": 2}
+    assert ann == {
+        "user_id": "ann",
+        "status": "active",
+        "as_of": "2024-03-01T00:00:00Z",
+        "policy": {"name": "default", "version": "1"},
+        "lake_version": 1,
+        "reputation_all_time": view | {"score": 6, "events": 3},
+        "reputation_last_7_days": view,
+        "reputation_last_30_days": view,
+        "reputation_last_90_days": view | {"score": 6, "events": 3},
+        "reputation_last_365_days": view | {"score": 6, "events": 3},
+    }
+    assert json.loads(frame["document"][1])["status"] == "suspended"
+
+
+def test_the_digest_ignores_when_the_document_was_made(tmp_path: Path) -> None:
+    """A document that says the same at a later version and moment is not worth publishing again; another one is."""
+    before = documents(publish(tmp_path, history()))
+    later = [*history(), Event("e8", "bob", "UserRated", NOW + 5, {"rating": "1"})]
+    after = documents(publish(tmp_path, later, version=2, as_of_days=1))
+    assert before["user_id"].equals(after["user_id"])
+    assert not before["document"].equals(after["document"])
+    assert (before["digest"] == after["digest"]).to_list() == [True, True]
+    changed = documents(publish(tmp_path, [*history(), Event("e9", "ann", "TransactionCompleted", NOW - 1)], 3))
+    assert (before["digest"] == changed["digest"]).to_list() == [False, True]
+
+
+@pytest.mark.parametrize("user_id", ['"', "a\0b", "\\", "👩‍🚀", "x" * 65_536, "\u2028"])
+def test_documents_survive_hostile_user_ids(tmp_path: Path, user_id: str) -> None:
+    """Any text is a JSON string and comes back as itself."""
+    frame = documents(publish(tmp_path, [Event("e", user_id, "TransactionCompleted", NOW - 1)]))
+    assert json.loads(frame["document"][0])["user_id"] == user_id == frame["user_id"][0]
+
+
+def place(offset: int, batch_id: str, **columns: object) -> dict[str, object]:
+    bus = {"topic_id": "topic-id", "topic": "topic", "topic_partition": 0, "offset": offset, "bus_time": NOW}
+    return bus | columns | {"batch_id": batch_id}
+
+
+def test_dead_letters_count_once_and_below_the_checkpoint(tmp_path: Path) -> None:
+    """What a crashed batch wrote early is seen once when it was written again, and not at all above the checkpoint."""
+    rows = [
+        place(offset, batch, reason="undecodable") for offset, batch in [(1, "a"), (1, "b"), (2, "b"), (10**6, "c")]
+    ]
+    rows.append(place(1, "a", reason="undecodable") | {"topic_id": "another topic"})
+    letters = pa.Table.from_pylist(rows, stored_schema("dead_letters"))
+    snapshot = snapshot_of(tmp_path / "lake", [], dead_letters=letters)
+    derive(snapshot, DEFAULT, AS_OF, tmp_path / "warehouse.duckdb")
+    with open_warehouse(tmp_path) as warehouse:
+        assert warehouse.sql('SELECT "offset", batch_id FROM dead_letters ORDER BY ALL').rows() == [(1, "a"), (2, "b")]
+
+
+def test_conflicts_show_the_first_ones_place(tmp_path: Path) -> None:
+    """The later payload stands beside where the first one is."""
+    rows = [place(7, batch, event_id="e2", user_id="ann") for batch in ("a", "b")]
+    conflicts = pa.Table.from_pylist(rows, stored_schema("conflicts"))
+    snapshot = snapshot_of(tmp_path / "lake", history(), conflicts=conflicts)
+    derive(snapshot, DEFAULT, AS_OF, tmp_path / "warehouse.duckdb")
+    with open_warehouse(tmp_path) as warehouse:
+        got = warehouse.sql('SELECT "offset", first_offset, first_event_time FROM conflicts').rows()
+    assert got == [(7, 1, AS_OF - timedelta(days=3) + timedelta(microseconds=1))]
+
+
+def test_paths_with_quotes_are_only_paths(tmp_path: Path) -> None:
+    """A folder may be called anything."""
+    folder = tmp_path / "it's [a] folder"
+    with Warehouse(publish(folder, history())) as warehouse:
+        assert warehouse.events().height == len(history())
+
+
+def test_a_crash_leaves_the_old_warehouse_and_is_cleaned_up(tmp_path: Path) -> None:
+    """Killed while it builds: readers still have the old one, the next derive removes what was left (`atomic`)."""
+    path = publish(tmp_path, history())
+    script = (
+        "import os, sys; from pathlib import Path; from pipelines.reputation import derive as d\n"
+        "d._create_tables = lambda *_: os.kill(os.getpid(), 9)\n"
+        "from tests.reputation.test_derive import publish; publish(Path(sys.argv[1]), [])"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    leftovers = [p.name for p in tmp_path.iterdir() if "unfinished" in p.name]
+    assert leftovers
+    with Warehouse(path) as warehouse:
+        assert warehouse.reputation().height == 2
+    publish(tmp_path, history(), version=2)
+    assert [p.name for p in tmp_path.iterdir() if "unfinished" in p.name] == []
+
+
+def test_an_open_warehouse_stays_what_it_is_until_refreshed(tmp_path: Path) -> None:
+    """Newer ones are published beside an open one, also within one process; refresh() moves on."""
+    path = publish(tmp_path, history())
+    with Warehouse(path) as warehouse:
+        assert warehouse.refresh() is False
+        publish(tmp_path, [*history(), Event("e8", "cid", "TransactionCompleted", NOW - 1)], version=2)
+        assert warehouse.reputation().height == 2
+        with Warehouse(path) as newer:
+            assert newer.reputation().height == 3
+        assert warehouse.refresh() is True
+        assert warehouse.reputation().height == 3
+        assert "lake version 2 as of 2024-03-01 00:00:00 UTC, policy default 1" in repr(warehouse)
+
+
+def test_a_warehouse_answers_as_polars_arrow_and_relation(tmp_path: Path) -> None:
+    """One query, three results; values are bound."""
+    query = "SELECT count(*) AS n FROM events WHERE user_id = $user"
+    with Warehouse(publish(tmp_path, history())) as warehouse:
+        assert warehouse.sql(query, {"user": "ann"}).rows() == [(3,)]
+        assert warehouse.arrow(query, {"user": "ann"}).to_pylist() == [{"n": 3}]
+        assert warehouse.relation(query, {"user": "ann"}).fetchall() == [(3,)]
+        since = warehouse.events(user_id="ann", action_type="DriverRated", since=AS_OF - timedelta(days=3))
+        assert since["event_id"].to_list() == ["e1", "e2"]
+        with pytest.raises(UsageError, match="no trend"):
+            warehouse.trend("weekly")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_missing_warehouse_says_what_to_do(tmp_path: Path) -> None:
+    """Nothing published yet is not a traceback from DuckDB."""
+    with pytest.raises(UsageError, match=r"no warehouse at .* yet: run"):
+        open_warehouse(tmp_path)
+
+
+def test_readers_in_other_processes_do_not_block_a_derive(tmp_path: Path) -> None:
+    """A process that holds the warehouse open hinders nobody (`not-blocked`)."""
+    path = publish(tmp_path, history())
+    script = (
+        "import sys; from pathlib import Path; from pipelines.reputation.warehouse import Warehouse\n"
+        "w = Warehouse(Path(sys.argv[1])); print('open', flush=True); sys.stdin.read(); print(w.reputation().height)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    ) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "open\n"
+        publish(tmp_path, [], version=2)
+        answer, _ = reader.communicate(input="", timeout=60)
+    assert answer == "2\n"
