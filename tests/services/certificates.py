@@ -1,0 +1,65 @@
+"""A throw-away certificate authority, with a server's and a client's certificate signed by it."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+_EC_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc")
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """PEM files in one folder; keys are PKCS#8 and have no password."""
+
+    folder: Path
+
+    @property
+    def ca(self) -> Path:
+        """What a client trusts."""
+        return self.folder / "ca.crt"
+
+    def certificate(self, name: str) -> Path:
+        """Return the certificate of "server" (127.0.0.1 and localhost) or "client"."""
+        return self.folder / f"{name}.crt"
+
+    def key(self, name: str) -> Path:
+        """Return the private key of "server" or "client"."""
+        return self.folder / f"{name}.key"
+
+    def bundle(self, name: str) -> Path:
+        """Return key and certificate in one file, as Java wants them."""
+        return self.folder / f"{name}.pem"
+
+
+def make_certificates(folder: Path) -> Certificates:
+    """Write a new authority and its two certificates into `folder`; they are valid for two days."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = Certificates(folder)
+    usage = "keyUsage=critical,keyCertSign,cRLSign"
+    _openssl(*_EC_KEY, "-subj", "/CN=karmalake tests", "-addext", usage, *_files(made, "ca"))
+    for name in ("server", "client"):
+        _openssl(*_EC_KEY, "-subj", f"/CN={name}", *_leaf_extensions(), *_signed_by(made), *_files(made, name))
+        made.bundle(name).write_text(made.key(name).read_text() + made.certificate(name).read_text())
+    return made
+
+
+def _leaf_extensions() -> tuple[str, ...]:
+    extensions = (
+        "basicConstraints=critical,CA:false",
+        "keyUsage=critical,digitalSignature",
+        "extendedKeyUsage=serverAuth,clientAuth",
+        "subjectAltName=IP:127.0.0.1,DNS:localhost",
+    )
+    return tuple(argument for extension in extensions for argument in ("-addext", extension))
+
+
+def _signed_by(made: Certificates) -> tuple[str, ...]:
+    return ("-CA", str(made.ca), "-CAkey", str(made.key("ca")))
+
+
+def _files(made: Certificates, name: str) -> tuple[str, ...]:
+    return ("-out", str(made.certificate(name)), "-keyout", str(made.key(name)))
+
+
+def _openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", "req", "-x509", "-days", "2", *arguments], check=True, capture_output=True, timeout=30)

@@ -1,0 +1,59 @@
+"""Fixtures that start real servers; loaded by tests/conftest.py.
+
+A test whose server cannot be started here fails under CI and is skipped, with the reason, elsewhere. Tests that
+kill, pause or configure Kafka build a KafkaCluster of their own after `require("kafka")`.
+
+kafka-python is imported by the fixture that needs it: most runs start no Kafka, and warnings of its import are
+errors until conftest.py has been configured.
+"""
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.services import process
+from tests.services.postgres_server import PostgresServer
+from tests.services.redis_server import RedisServer
+from tests.services.requirements import require
+
+if TYPE_CHECKING:
+    from tests.services.kafka_cluster import KafkaCluster  # see the docstring of this module
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator["KafkaCluster"]:
+    """Return one broker for the whole session, with every listener; tests use topics of their own."""
+    require("kafka")
+    from tests.services.kafka_cluster import KafkaCluster  # noqa: PLC0415 # see the docstring of this module
+
+    with KafkaCluster(tmp_path_factory.mktemp("kafka"), secure=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """Return an empty Redis of the test's own, which it may kill and restart."""
+    require("redis")
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    with RedisServer(folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Return one PostgreSQL for the whole session; tests use tables or databases of their own."""
+    require("postgres")
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the end of the log of every running server beside a failed test."""
+    report = yield
+    if report.failed:
+        report.sections += [(f"log of {server.name}", server.log_tail()) for server in process.RUNNING]
+    return report

@@ -1,0 +1,107 @@
+"""A real PostgreSQL server on a free port, with data of its own.
+
+PostgreSQL refuses to run as root: for root it runs as the user `postgres` or, failing that, `nobody`, in a
+temporary folder that such a user can reach.
+"""
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.services.ports import HOST, free_port
+from tests.services.process import Server
+
+USER = "karma"
+PASSWORD = "a-postgres-password"  # noqa: S105 # of a server that lives as long as a test
+_INITDB_SECONDS = 60.0
+_DEBIAN = Path("/usr/lib/postgresql")
+
+
+def postgres_binary(name: str) -> Path | None:
+    """Return `initdb` or `postgres` of Debian's newest version, else the one on the PATH, else None."""
+    versions = sorted(_DEBIAN.glob(f"*/bin/{name}"), key=lambda path: float(path.parts[-3]))
+    found = versions[-1] if versions else shutil.which(name)
+    return Path(found) if found else None
+
+
+class PostgresServer(Server):
+    """Listens on 127.0.0.1 only; USER owns the database `postgres`. `config` holds server settings.
+
+    Commits reach the system but not the disk (fsync is off): they survive the death of the server, not of the
+    machine. `pause()` freezes the postmaster: no new connections, but open ones go on.
+    """
+
+    def __init__(self, config: Mapping[str, str] | None = None) -> None:
+        self.port = free_port()
+        self._folder = Path(tempfile.mkdtemp(prefix="karmalake-postgres-"))
+        self._data = self._folder / "data"
+        settings = {
+            "listen_addresses": HOST,
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "max_connections": "50",
+            **(config or {}),
+        }
+        options = [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
+        super().__init__(
+            "PostgreSQL",
+            [str(postgres_binary("postgres")), "-D", str(self._data), *options],
+            self._folder / "postgres.log",
+            "database system is ready to accept connections",
+            user=_unprivileged_user(),
+        )
+        self._stop_signal = signal.SIGINT  # "fast": ends open connections instead of waiting for them
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as undo:
+            undo.callback(shutil.rmtree, self._folder)
+            self._initialize()
+            self.start()
+            undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        shutil.rmtree(self._folder)
+
+    @property
+    def dsn(self) -> str:
+        """The address, for any PostgreSQL driver."""
+        return f"postgresql://{USER}:{PASSWORD}@{HOST}:{self.port}/postgres"
+
+    def _initialize(self) -> None:
+        secret = self._folder / "password"
+        secret.write_text(PASSWORD)
+        if self._user is not None:
+            shutil.chown(self._folder, self._user)
+            shutil.chown(secret, self._user)
+        initdb = [str(postgres_binary("initdb")), "-D", str(self._data), "-U", USER, f"--pwfile={secret}"]
+        options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        subprocess.run(
+            [*initdb, *options],
+            check=True,
+            capture_output=True,
+            timeout=_INITDB_SECONDS,
+            user=self._user,
+            group=self._group,
+            extra_groups=[] if self._user else None,
+            cwd=self._folder,
+        )
+
+
+def _unprivileged_user() -> str | None:
+    if os.geteuid() != 0:
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"

@@ -1,0 +1,164 @@
+"""One server process of a test: started until it is ready, and then stopped, killed, paused or started again.
+
+Owns the process and its log; what is started, and on which data, is the affair of the modules beside this one.
+"""
+
+import atexit
+import contextlib
+import functools
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from tests.services.waiting import wait_for
+
+_STOP_SECONDS = 30.0
+_LOG_TAIL_LINES = 40
+
+RUNNING: set["Server"] = set()
+"""The servers of this test process that have been started and not yet ended."""
+
+
+class Server:
+    """A server that prints `ready_line` when it accepts connections.
+
+    As a context manager it is started on the way in and killed on the way out; after an exception the end of its
+    log goes to stderr, where pytest shows it.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], log: Path, ready_line: str, user: str | None = None) -> None:
+        self.name = name
+        self._command = list(command)
+        self._log = log
+        self._ready_line = ready_line
+        self._user = user
+        self._group = pwd.getpwnam(user).pw_gid if user else None
+        self._stop_signal = signal.SIGTERM
+        self._log_start = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            sys.stderr.write(self.log_tail())
+        self.kill()
+
+    @property
+    def pid(self) -> int:
+        """The process's id, which is also that of its process group."""
+        assert self._process is not None, f"{self.name} is not running"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the server on its data and port, whatever ended it before, and wait until it is ready."""
+        self.launch()
+        self.wait_until_ready()
+
+    def launch(self) -> None:
+        """Start the process without waiting."""
+        assert self._process is None, f"{self.name} is running already"
+        with self._log.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                user=self._user,
+                group=self._group,
+                extra_groups=[] if self._user else None,
+            )
+        _tell_reaper("+", self._process.pid)
+        RUNNING.add(self)
+
+    def wait_until_ready(self, seconds: float = 60.0) -> None:
+        """Return when the server accepts connections; AssertionError with the end of its log if it does not."""
+        try:
+            ready = wait_for(f"{self.name} to print {self._ready_line!r}", self._is_ready_or_dead, seconds)
+        except AssertionError as error:
+            error.add_note(self.log_tail())
+            self.kill()
+            raise
+        if ready == "dead":
+            self._forget()
+            raise AssertionError(f"{self.name} ended while starting\n{self.log_tail()}")
+
+    def stop(self) -> None:
+        """Ask the server to end and wait until it has; one that does not is killed and fails the test."""
+        assert self._process is not None, f"{self.name} is not running"
+        self.resume()
+        self._process.send_signal(self._stop_signal)
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self.name} did not stop in {_STOP_SECONDS:g} s\n{self.log_tail()}") from None
+        self._forget()
+
+    def kill(self) -> None:
+        """End the server with SIGKILL; does nothing to one that has ended."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait(_STOP_SECONDS)
+        self._forget()
+
+    def restart(self) -> None:
+        """Stop the server and start it on the same data and port."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Freeze the process with SIGSTOP: its connections stay open and nothing answers."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a frozen process go on."""
+        os.killpg(self.pid, signal.SIGCONT)
+
+    def log_tail(self) -> str:
+        """Return the last lines that the server printed, under a heading."""
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.exists() else []
+        return "\n".join([f"--- end of the log of {self.name} ---", *lines[-_LOG_TAIL_LINES:], ""])
+
+    def _is_ready_or_dead(self) -> str | None:
+        assert self._process is not None
+        ended = self._process.poll() is not None
+        with self._log.open("rb") as log:
+            log.seek(self._log_start)
+            if self._ready_line.encode() in log.read():
+                return "ready"
+        return "dead" if ended else None
+
+    def _forget(self) -> None:
+        assert self._process is not None
+        _tell_reaper("-", self._process.pid)
+        RUNNING.discard(self)
+        self._process = None
+
+
+def _tell_reaper(sign: str, pid: int) -> None:
+    _reaper().write(f"{sign}{pid}\n".encode())
+    _reaper().flush()
+
+
+@functools.cache
+def _reaper() -> IO[bytes]:
+    script = Path(__file__).with_name("reaper.py")
+    process = subprocess.Popen([sys.executable, "-I", str(script)], stdin=subprocess.PIPE, start_new_session=True)
+    assert process.stdin is not None
+    atexit.register(process.communicate)
+    return process.stdin

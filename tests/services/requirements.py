@@ -1,0 +1,60 @@
+"""What a machine needs for the real servers, and how to install it."""
+
+import os
+import re
+import shutil
+from typing import Literal
+
+import pytest
+
+from tests.services.kafka_distribution import distribution_folder, java_version
+from tests.services.postgres_server import postgres_binary
+
+Service = Literal["kafka", "redis", "postgres"]
+
+_OLDEST_JAVA = 17
+
+
+def missing(service: Service) -> str | None:
+    """Return what this machine lacks for a service and how to install it, None if it lacks nothing."""
+    lacks = {"kafka": _kafka_lacks, "redis": _redis_lacks, "postgres": _postgres_lacks}[service]()
+    if not lacks:
+        return None
+    packages = " ".join(lacks.values())
+    return f"{service} needs {', '.join(lacks)}: on Debian, `apt-get install {packages}`"
+
+
+def require(service: Service) -> None:
+    """Go on if the service can be started here; otherwise fail the test under CI, skip it elsewhere."""
+    reason = missing(service)
+    if reason is None:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def _kafka_lacks() -> dict[str, str]:
+    lacks = _programs({"openssl": "openssl"})
+    if shutil.which("java") is None or _java_major() < _OLDEST_JAVA:
+        lacks[f"Java {_OLDEST_JAVA} or newer"] = "default-jre-headless"
+    if not distribution_folder().exists():
+        lacks |= _programs({"mvn": "maven"})
+    return lacks
+
+
+def _redis_lacks() -> dict[str, str]:
+    return _programs({"redis-server": "redis-server", "openssl": "openssl"})
+
+
+def _postgres_lacks() -> dict[str, str]:
+    return {} if postgres_binary("postgres") and postgres_binary("initdb") else {"postgres": "postgresql"}
+
+
+def _programs(packages: dict[str, str]) -> dict[str, str]:
+    return {program: package for program, package in packages.items() if shutil.which(program) is None}
+
+
+def _java_major() -> int:
+    found = re.search(r'version "(\d+)', java_version())
+    return int(found[1]) if found else 0
