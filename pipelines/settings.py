@@ -170,6 +170,11 @@ class Settings(_Section):
         return self.data_dir / "warehouse.duckdb"
 
     @property
+    def published_dir(self) -> Path:
+        """What was published last, so that only changes are published next."""
+        return self.data_dir / "published"
+
+    @property
     def local_dir(self) -> Path:
         """State of the embedded broker and cache."""
         return self.data_dir / "local"

@@ -1,0 +1,187 @@
+"""The commands that move events and scores: drain, stream, rebuild, publish, compact, vacuum, verify."""
+
+import signal
+import threading
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.cli.options import current_settings, instant
+from pipelines.cli.output import facts, fail, out, progress, say, table, warn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from pipelines.lake.commit import CommitRecord
+    from pipelines.reputation.derive import Derived
+    from pipelines.serving.publish import Published
+    from pipelines.verify import Check
+
+_MARKS = {
+    True: "[green]ok[/green]         ",
+    False: "[bold red]FAILED[/bold red]     ",
+    None: "[yellow]not checked[/yellow]",
+}
+_COUNTS = ("read", "accepted", "duplicates", "conflicts", "dead_letters")
+
+
+def drain(
+    max_batches: Annotated[int | None, typer.Option(min=1, help="Stop after this many commits.")] = None,
+    accept_loss: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--accept-loss", help="Write lost records into the commits table and read on.")
+    ] = False,
+) -> None:
+    """Move everything on the bus into the lake, each event once, and end.
+
+    Kill it whenever you like: the next drain goes on from the last commit.
+    """
+    import pipelines.drain as ingest  # noqa: PLC0415
+
+    settings = current_settings()
+    records: list[CommitRecord] = []
+    with ingest.open_ingest(settings) as opened, progress(f"draining {settings.kafka.topic}") as advance:
+        if accept_loss:
+            _report_loss(ingest.accept_loss(opened))
+
+        def report(record: "CommitRecord") -> None:
+            records.append(record)
+            advance(record.total("read"))
+
+        ingest.drain(opened, report, max_batches)
+    show_drained(records)
+
+
+def show_drained(records: "list[CommitRecord]") -> None:
+    """Print what a drain did, and warn of what a person should look into."""
+    facts([("commits", len(records)), *((count, sum(r.total(count) for r in records)) for count in _COUNTS)])
+    mis_keyed = sum(record.mis_keyed for record in records)
+    if mis_keyed:
+        warn(f"{mis_keyed:,} accepted records have a key that is not their user_id: their order on the bus is not kept")
+
+
+def stream() -> None:
+    """Drain for ever; derive and publish after every commit. SIGTERM or Ctrl-C ends it cleanly."""
+    import pipelines.stream as streaming  # noqa: PLC0415
+
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _set(stopping))
+    settings = current_settings()
+    say(f"streaming {settings.kafka.topic}; Ctrl-C ends it")
+    streaming.stream(settings, stopping, _say_commit, _say_refresh)
+    say("ended; everything that was committed is published")
+
+
+def rebuild(
+    as_of: Annotated[str | None, typer.Option(help="Scores as of this time instead of now, ISO 8601.")] = None,
+) -> None:
+    """Derive warehouse.duckdb from the lake, from nothing. Readers keep theirs until it is whole."""
+    from pipelines.refresh import derive_warehouse  # noqa: PLC0415
+
+    settings = current_settings()
+    with progress("deriving"):
+        derived = derive_warehouse(settings, instant(as_of))
+    show_derived(derived)
+
+
+def show_derived(derived: "Derived") -> None:
+    """Print what a derivation did."""
+    facts(
+        [
+            ("warehouse", derived.path),
+            ("lake version", derived.lake_version),
+            ("as of", derived.as_of),
+            ("events", derived.events),
+            ("counted", derived.counted),
+            ("users scored", derived.users),
+            ("seconds", derived.seconds),
+        ]
+    )
+
+
+def publish() -> None:
+    """Publish the warehouse's documents to Redis: those that changed, or all if Redis lost them."""
+    from pipelines.refresh import publish_warehouse  # noqa: PLC0415
+
+    with progress("publishing"):
+        published = publish_warehouse(current_settings())
+    show_published(published)
+
+
+def show_published(published: "Published") -> None:
+    """Print what a publication did."""
+    facts(
+        [
+            ("written", published.written),
+            ("deleted", published.deleted),
+            ("unchanged", published.unchanged),
+            ("in full", published.full),
+            ("seconds", published.seconds),
+        ]
+    )
+
+
+def compact() -> None:
+    """Merge small files, sorted by user. Safe beside ingest, and beside another compaction."""
+    from pipelines.lake import upkeep  # noqa: PLC0415
+    from pipelines.lake.tables import open_lake  # noqa: PLC0415
+
+    settings = current_settings()
+    with progress("compacting") as advance:
+        done = upkeep.compact(open_lake(settings.lake_dir), settings.lake.compact_after_files, lambda _: advance(1))
+    rows = [(c.table, c.days, c.files_before, c.files_after, c.rows) for c in done]
+    table(("table", "days", "files before", "after", "rows"), rows) if rows else say("nothing to compact")
+
+
+def vacuum() -> None:
+    """Delete files that no recent version of the lake names, orphans of crashes included."""
+    from pipelines.lake import upkeep  # noqa: PLC0415
+    from pipelines.lake.tables import open_lake  # noqa: PLC0415
+
+    settings = current_settings()
+    removed = upkeep.vacuum(open_lake(settings.lake_dir), settings.lake.vacuum_retention_hours)
+    say(f"{len(removed):,} files removed; files younger than {settings.lake.vacuum_retention_hours:g} h stay")
+
+
+def verify() -> None:
+    """Reconcile everything: offsets, events, dead letters, conflicts, the cache. Exits 1 if a check fails."""
+    from pipelines.lake.tables import open_lake  # noqa: PLC0415
+    from pipelines.verify import totals  # noqa: PLC0415
+    from pipelines.verify import verify as checks  # noqa: PLC0415
+
+    settings = current_settings()
+    done = totals(open_lake(settings.lake_dir).snapshot())
+    facts([(name, getattr(done, name)) for name in type(done).__slots__])
+    failed = sum(show_check(check) for check in checks(settings))
+    if failed:
+        fail(f"{failed} checks failed")
+        raise typer.Exit(1)
+
+
+def show_check(check: "Check") -> bool:
+    """Print a check with its evidence; return whether it failed."""
+    out.print(f"{_MARKS[check.passed]} {check.name} [dim]({check.promise})[/dim]")
+    if check.evidence:
+        say(f"            {check.evidence}")
+    return check.passed is False
+
+
+def _set(event: threading.Event) -> "Callable[[int, FrameType | None], None]":
+    return lambda _number, _frame: event.set()
+
+
+def _report_loss(record: "CommitRecord | None") -> None:
+    if record is None:
+        say("nothing is lost: every checkpoint is within its log")
+    else:
+        warn(str(record.note))
+
+
+def _say_commit(record: "CommitRecord") -> None:
+    counts = ", ".join(f"{record.total(count):,} {count.replace('_', ' ')}" for count in _COUNTS)
+    say(f"commit {record.version}: {counts}")
+
+
+def _say_refresh(derived: "Derived", published: "Published") -> None:
+    say(f"served version {derived.lake_version}: {published.written:,} documents written in {published.seconds:.2f} s")

@@ -1,0 +1,93 @@
+"""What a person sees: tables, progress and errors. Knows nothing of what they say."""
+
+import logging
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Print a line of ours; square brackets in it are text."""
+    out.print(Text(text))
+
+
+def fail(text: str) -> None:
+    """Print an error for a person."""
+    err.print(Text("error: ", style="bold red").append(Text(text, style="not bold default")))
+
+
+def warn(text: str) -> None:
+    """Print a warning for a person."""
+    err.print(Text("warning: ", style="bold yellow").append(Text(text, style="not bold default")))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """Print rows under column names, numbers to the right."""
+    rows = [tuple(row) for row in rows]
+    drawn = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
+        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(_shown(value)) for value in row))
+    out.print(drawn)
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> None:
+    """Print names and values, a line each."""
+    drawn = Table(box=None, show_header=False, pad_edge=False)
+    drawn.add_column(style="dim")
+    drawn.add_column(overflow="fold")
+    for name, value in pairs:
+        drawn.add_row(name, Text(_shown(value)))
+    out.print(drawn)
+
+
+@contextmanager
+def progress(description: str, total: int | None = None) -> Generator["Advance"]:
+    """Show a bar on a terminal, nothing elsewhere; yields a function that is told how much more is done."""
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        yield Advance(bar, description, total)
+
+
+class Advance:
+    """A progress bar's handle."""
+
+    def __init__(self, bar: Progress, description: str, total: int | None) -> None:
+        self._bar = bar
+        self._task = bar.add_task(description, total=total)
+
+    def __call__(self, step: int) -> None:
+        """Move the bar by `step`."""
+        self._bar.advance(self._task, step)
+
+
+def quiet_libraries() -> None:
+    """Show our own warnings; what kafka-python logs about connections is said by our errors instead."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.2f}"
+        case datetime():
+            return value.isoformat(sep=" ", timespec="seconds")
+        case _:
+            return str(value)

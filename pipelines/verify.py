@@ -1,0 +1,196 @@
+"""Reconciliation: whether everything that was read adds up, and what is served is what the lake says.
+
+Reads the lake, the index, the warehouse and the cache; changes nothing. Each check carries its evidence, so that a
+failure can be acted on without running anything again. The Dagster checks are these, one by one.
+"""
+
+import json
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from pipelines.lake.tables import Snapshot, open_lake
+from pipelines.reputation.documents import documents
+from pipelines.reputation.lake_views import create_lake_views
+from pipelines.reputation.warehouse import attach, stored_info
+from pipelines.serving.read import published, read_reputation
+from pipelines.settings import Settings
+
+_SAMPLE_USERS = 1_000
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question and its answer; `promise` is the id of the promise that it guards."""
+
+    name: str
+    promise: str
+    passed: bool | None
+    """None: it could not be checked; the evidence says why."""
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What all commits together did, in records."""
+
+    commits: int
+    read: int
+    accepted: int
+    duplicates: int
+    conflicts: int
+    dead_letters: int
+    gaps: int
+    lost: int
+    mis_keyed: int
+
+
+# Every offset below the checkpoint is in exactly one range, and every range adds up.
+_BROKEN_RANGES = """
+WITH ranges AS (
+    SELECT version, unnest(ranges, recursive := true) FROM commits
+),
+chained AS (
+    SELECT
+        *,
+        lag(next_offset) OVER (PARTITION BY topic_id, topic_partition ORDER BY version) AS expected_start
+    FROM ranges
+)
+SELECT topic, topic_partition, version, start_offset, next_offset
+FROM chained
+WHERE
+    start_offset <> coalesce(expected_start, start_offset)
+    OR read <> accepted + duplicates + conflicts + dead_letters
+    OR (next_offset >= start_offset AND next_offset - start_offset <> read + gaps + lost)
+ORDER BY version
+"""
+_WRONG_BATCHES = """
+SELECT
+    coalesce(c.batch_id, e.batch_id) AS batch_id,
+    coalesce(c.accepted, 0) AS accepted,
+    coalesce(e.stored, 0) AS stored
+FROM commits AS c
+FULL JOIN (SELECT batch_id, count(*) AS stored FROM events GROUP BY batch_id) AS e ON c.batch_id = e.batch_id
+WHERE coalesce(c.accepted, 0) <> coalesce(e.stored, 0)
+"""
+_REPEATED_IDS = "SELECT event_id, count(*) AS times FROM events GROUP BY event_id HAVING count(*) > 1"
+_COUNTED_BY_PLACE = """
+WITH ranges AS (
+    SELECT unnest(ranges, recursive := true) FROM commits
+),
+recorded AS (
+    SELECT topic_id, topic_partition, sum(ranges.{table})::BIGINT AS recorded FROM ranges GROUP BY ALL
+),
+kept AS (
+    SELECT topic_id, topic_partition, count(*) AS kept FROM {table} GROUP BY ALL
+)
+SELECT topic_id, topic_partition, recorded, coalesce(kept, 0) AS kept
+FROM recorded
+LEFT JOIN kept USING (topic_id, topic_partition)
+WHERE recorded <> coalesce(kept, 0)
+"""
+
+
+_TOTALS = """
+SELECT
+    count(*)::BIGINT AS commits,
+    coalesce(sum("read"), 0)::BIGINT AS "read",
+    coalesce(sum(accepted), 0)::BIGINT AS accepted,
+    coalesce(sum(duplicates), 0)::BIGINT AS duplicates,
+    coalesce(sum(conflicts), 0)::BIGINT AS conflicts,
+    coalesce(sum(dead_letters), 0)::BIGINT AS dead_letters,
+    coalesce(sum(gaps), 0)::BIGINT AS gaps,
+    coalesce(sum(lost), 0)::BIGINT AS lost,
+    coalesce(sum(mis_keyed), 0)::BIGINT AS mis_keyed
+FROM commits
+"""
+
+
+def totals(snapshot: Snapshot) -> Totals:
+    """Return what all commits of a snapshot did together."""
+    with _views(snapshot) as connection:
+        row = connection.query(_TOTALS).fetchone() or ()
+    return Totals(*row)
+
+
+def verify_lake(snapshot: Snapshot) -> Iterator[Check]:
+    """Check that every offset that was read is accounted for and that no event is there twice."""
+    with _views(snapshot) as connection:
+        yield _none(connection, "offsets add up", "nothing-lost", _BROKEN_RANGES)
+        yield _none(connection, "each commit's events are there", "atomic", _WRONG_BATCHES)
+        yield _none(connection, "no event_id twice", "once", _REPEATED_IDS)
+        for table in ("dead_letters", "conflicts"):
+            yield _none(connection, f"each {table[:-1].replace('_', ' ')} is there", "nothing-lost", _by_place(table))
+
+
+def verify_served(settings: Settings) -> Iterator[Check]:
+    """Check that Redis serves what the warehouse says, for a sample of users; not checked before a publication."""
+    name = "Redis serves what the lake says"
+    info = published(settings) if settings.redis.url else None
+    if info is None:
+        yield Check(name, "fresh", passed=None, evidence="nothing is published yet")
+        return
+    with attach(settings.warehouse_path) as connection:
+        derived = stored_info(connection)
+        if derived.lake_version == info.stamp.lake_version and derived.as_of == info.stamp.as_of:
+            yield _same_documents(connection, settings, name)
+        else:
+            evidence = f"lake version {info.stamp.lake_version} is served, {derived.lake_version} is derived"
+            yield Check(name, "fresh", passed=None, evidence=f"{evidence}: run `karmalake publish`")
+
+
+def verify_fresh(settings: Settings) -> Check:
+    """Check how old the scores are that are served."""
+    info = published(settings)
+    limit = settings.reputation.max_staleness_seconds
+    if info is None:
+        return Check("what is served is fresh", "fresh", passed=False, evidence="nothing is published yet")
+    evidence = f"{info.staleness_seconds:.1f} s old, {limit:.0f} s are allowed"
+    return Check("what is served is fresh", "fresh", info.staleness_seconds <= limit, evidence)
+
+
+def verify(settings: Settings) -> Iterator[Check]:
+    """Run every check, those of the cache included."""
+    yield from verify_lake(open_lake(settings.lake_dir).snapshot())
+    yield from verify_served(settings)
+
+
+@contextmanager
+def _views(snapshot: Snapshot) -> Generator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as connection:
+        create_lake_views(connection, snapshot)
+        yield connection
+
+
+def _none(connection: duckdb.DuckDBPyConnection, name: str, promise: str, exceptions: str) -> Check:
+    """Return a check that passes when the query of its exceptions finds nothing."""
+    found = connection.query(exceptions)
+    rows = found.fetchmany(_SHOWN)
+    shown = "; ".join(str(dict(zip(found.columns, row, strict=True))) for row in rows)
+    return Check(name, promise, not rows, shown)
+
+
+def _by_place(table: str) -> str:
+    return _COUNTED_BY_PLACE.format(table=table)
+
+
+def _same_documents(connection: duckdb.DuckDBPyConnection, settings: Settings, name: str) -> Check:
+    """Compare a sample of documents with what Redis holds, but for when they began to say so."""
+    sample = documents(connection).sample(fraction=1, shuffle=True).head(_SAMPLE_USERS)
+    wrong = [
+        user_id
+        for user_id, document in zip(sample["user_id"], sample["document"], strict=True)
+        if _lasting(read_reputation(user_id, settings)) != _lasting(json.loads(document))
+    ]
+    evidence = f"{len(sample)} users compared, {len(wrong)} differ"
+    if wrong:
+        evidence += f", for example {wrong[:_SHOWN]}: run `karmalake publish`"
+    return Check(name, "fresh", not wrong, evidence)
+
+
+def _lasting(document: dict[str, Any] | None) -> dict[str, Any] | None:
+    return document and {name: value for name, value in document.items() if name not in {"as_of", "lake_version"}}
