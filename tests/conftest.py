@@ -1,6 +1,11 @@
 """Fixtures for every test: an embedded broker and cache for the session, and settings of its own for each test."""
 
+import gc
+import logging
+import signal
+import threading
 import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,13 +14,18 @@ import pytest
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import Settings
 
+pytest_plugins = ["tests.services.fixtures"]
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let kafka-python 3.0 be imported: it reads its schemas in a way that Python 3.11 and 3.12 warn of."""
+    """Let kafka-python 3.0 be imported, and stop the services when the run is terminated."""
+    # It reads its schemas in a way that Python 3.11 and 3.12 warn of.
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +59,13 @@ def bitcoin_otc() -> Path:
     if not (folder / "ratings.csv").exists():
         pytest.skip(f"the Bitcoin OTC data is not at {folder}")
     return folder
+
+
+@pytest.fixture
+def broken_connections(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """For a test that takes the broker away: kafka-python leaves sockets of refused connections to the collector."""
+    warnings.filterwarnings("ignore", "unclosed <socket", ResourceWarning)  # until the end of this test
+    # Captured log records would keep the errors, with them the frames, and with them the sockets.
+    caplog.set_level(logging.CRITICAL, "kafka")
+    yield
+    gc.collect()

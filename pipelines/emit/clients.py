@@ -22,6 +22,7 @@ _CONFIGURATION: tuple[type[Exception], ...] = (
     errors.InvalidReplicationFactorError,
     errors.InvalidTopicError,
     errors.KafkaConfigurationError,
+    errors.MessageSizeTooLargeError,
     errors.PolicyViolationError,
     errors.SaslAuthenticationFailedError,
     errors.UnsupportedCodecError,

@@ -20,7 +20,8 @@ from pathlib import Path
 from pipelines.errors import CorruptionError, TransientError
 
 _POLL_SECONDS = 0.02
-_STOP_SECONDS = 10.0
+_TERM_SECONDS = 1.0
+_KILL_SECONDS = 10.0
 _LOG_TAIL_LINES = 15
 _RUN_DETACHED = '"$@" </dev/null >>"$KARMALAKE_LOG" 2>&1 & echo $!'
 
@@ -111,16 +112,19 @@ def recorded(files: ProcessFiles) -> ProcessState | None:
 
 
 def terminate(files: ProcessFiles) -> bool:
-    """End the process with SIGTERM, then SIGKILL; return whether one was running. Only ever signals ours."""
+    """End the process with SIGTERM, after a second with SIGKILL; return whether one was running.
+
+    Only ever signals ours. The second is short because nothing is saved: the broker would wait for its clients.
+    """
     state = running(files)
     if state is not None:
-        for signal_number in (signal.SIGTERM, signal.SIGKILL):
+        for signal_number, seconds in ((signal.SIGTERM, _TERM_SECONDS), (signal.SIGKILL, _KILL_SECONDS)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(state.pid, signal_number)
-            if wait_until(lambda: not is_locked(files.lock), _STOP_SECONDS):
+            if wait_until(lambda: not is_locked(files.lock), seconds):
                 break
         else:
-            raise TransientError(f"the {files.name} (pid {state.pid}) did not end within {2 * _STOP_SECONDS:.0f} s")
+            raise TransientError(f"the {files.name} (pid {state.pid}) does not end; end it by hand")
     files.state.unlink(missing_ok=True)
     return state is not None
 
