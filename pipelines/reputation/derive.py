@@ -54,7 +54,7 @@ def derive(snapshot: Snapshot, policy: Policy, as_of: datetime, path: Path) -> D
             _set_up(connection, unfinished)
             create_lake_views(connection, snapshot)
             prepare(connection, policy, as_of)
-            materialize(connection)
+            materialize(connection, policy)
             _create_tables(connection, policy)
             _describe(connection, snapshot, policy, as_of)
             users, events, counted = _counts(connection)

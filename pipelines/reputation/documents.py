@@ -9,8 +9,9 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
+from pipelines.reputation.policy import Policy
 from pipelines.reputation.sql import statement
-from pipelines.reputation.views import View, views
+from pipelines.reputation.views import View, view_columns, views
 from pipelines.reputation.warehouse import attach, stored_info
 
 
@@ -26,7 +27,7 @@ def documents(source: duckdb.DuckDBPyConnection | Path | str) -> pl.DataFrame:
             return documents(connection)
     info = stored_info(source)
     source.execute("SET VARIABLE document_as_of = ?", [rfc3339(info.as_of)])
-    members = ",\n        ".join(_member(view) for view in views(info.policy))
+    members = ",\n        ".join([_defaults(info.policy), *(_member(view, info.policy) for view in views(info.policy))])
     return source.sql(statement("documents", members=members)).pl()
 
 
@@ -35,8 +36,14 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _member(view: View) -> str:
+def _member(view: View, policy: Policy) -> str:
     """Return the document's member of a view as SQL: `reputation_{view}` with the view's columns."""
-    columns = ("score", "events", "rating_average", "rating_count")
-    fields = ", ".join(f"{column} := {view.name}_{column}" for column in columns)
+    fields = ", ".join(f"{column} := {view.name}_{column}" for column in view_columns(policy))
     return f"reputation_{view.name} := struct_pack({fields})"
+
+
+def _defaults(policy: Policy) -> str:
+    """Return what the policy tells beside missing values, by measure."""
+    defaults = {name: measure.default for name, measure in policy.all_measures.items()}
+    fields = (f"{name} := CAST({'NULL' if number is None else number} AS DOUBLE)" for name, number in defaults.items())
+    return f"defaults := struct_pack({', '.join(fields)})"

@@ -1,6 +1,6 @@
 """Reading a policy file, and explaining a mistake by file, line and remedy.
 
-Owns where policies are found and what is said about a bad one; what a policy means is `policy.py`.
+Owns where policies are found and what is said about a bad one; what a policy means is `policy/`.
 """
 
 import difflib
@@ -14,12 +14,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipelines.errors import PolicyError
-from pipelines.reputation.policy import Action, Emission, Points, Policy, Rating, Retraction, Status
+from pipelines.reputation.policy.actions import Action, Emission, Points, Rating
+from pipelines.reputation.policy.gates import Retraction, Status
+from pipelines.reputation.policy.measures import Measure
+from pipelines.reputation.policy.model import Policy
 
 _SHIPPED = Path(__file__).parent / "policies"
 _HEADER = re.compile(r"\s*(\[\[?)([^\[\]]+)\]")
 _ASSIGNMENT = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
-_SECTIONS: tuple[type[BaseModel], ...] = (Policy, Action, Emission, Points, Rating, Retraction, Status)
+_SECTIONS: tuple[type[BaseModel], ...] = (Policy, Action, Emission, Points, Rating, Retraction, Status, Measure)
 
 
 def shipped_policies() -> list[str]:

@@ -15,10 +15,10 @@ from pipelines.reputation.views import reputation_query
 def scores(source: Snapshot | duckdb.DuckDBPyConnection, policy: Policy, as_of: datetime) -> pl.DataFrame:
     """Compute the scores of every user who had an event before as_of, ordered by user_id.
 
-    Columns: user_id, status ("active" or "suspended"), then for each view `{view}_score` (whole numbers are Int64,
-    others Decimal with the policy's digits), `{view}_events`, `{view}_rating_average` (null without ratings) and
-    `{view}_rating_count`; the views are `all_time` and `last_{N}_days`. A connection needs the view `events`; it is
-    left with temporary objects of ours and nothing else.
+    Columns: user_id, status ("active" or "suspended"), then for each view (`all_time`, `last_{N}_days`)
+    `{view}_score` (Int64 if the policy only has whole points, else Decimal), `{view}_events`,
+    `{view}_rating_average` (null without ratings) and the policy's other measures, `{view}_rating_count`.
+    A connection needs the view `events`; it is left with temporary objects of ours and nothing else.
     Raises UsageError for an as_of without a time zone.
     """
     if isinstance(source, Snapshot):
@@ -26,5 +26,5 @@ def scores(source: Snapshot | duckdb.DuckDBPyConnection, policy: Policy, as_of: 
             create_lake_views(connection, source)
             return scores(connection, policy, as_of)
     prepare(source, policy, as_of)
-    materialize(source)
+    materialize(source, policy)
     return source.sql(reputation_query(policy)).pl()

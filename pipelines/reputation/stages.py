@@ -10,13 +10,19 @@ import duckdb
 
 from pipelines.errors import UsageError
 from pipelines.reputation.policy import Policy
-from pipelines.reputation.policy_tables import load_tables
+from pipelines.reputation.policy.tables import load_tables
 from pipelines.reputation.sql import statement
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STEPS = (
     "macro_parse_micro",
     "macro_utc_day",
+    "macro_floor_divide",
+    "macro_round_half_up",
+    "macro_round_half_even",
+    "macro_round_floor",
+    "macro_round_ceiling",
+    "macro_wilson",
     "known_event",
     "status_transition",
     "status_period",
@@ -38,9 +44,15 @@ def prepare(connection: duckdb.DuckDBPyConnection, policy: Policy, as_of: dateti
         connection.execute(statement(step))
 
 
-def materialize(connection: duckdb.DuckDBPyConnection) -> None:
+def materialize(connection: duckdb.DuckDBPyConnection, policy: Policy) -> None:
     """Compute `fact` from the prepared `contribution`."""
-    connection.execute(statement("fact"))
+    connection.execute(statement("fact", rating_rank=_rating_rank(policy)))
+
+
+def _rating_rank(policy: Policy) -> str:
+    """Return the place of a rating counted from the latest, if any measure looks at the last N: it costs a sort."""
+    needed = any(measure.last for measure in policy.all_measures.values())
+    return "row_number() OVER latest_first" if needed else "NULL"
 
 
 def epoch_us(moment: datetime) -> int:

@@ -5,7 +5,9 @@ Owns the columns of `reputation`, and how exact sums become numbers to show.
 
 from dataclasses import dataclass
 
-from pipelines.reputation.policy import MICRO_DIGITS, Policy
+from pipelines.reputation.measures import tally_columns, value
+from pipelines.reputation.policy import Policy
+from pipelines.reputation.policy.numbers import MICRO_DIGITS
 from pipelines.reputation.sql import statement
 
 _DAY_US = 86_400_000_000
@@ -38,28 +40,35 @@ def exact(total: str, digits: int) -> str:
 
 def reputation_query(policy: Policy) -> str:
     """Return the query of `reputation`: user_id, status and the columns of every view, from `fact`."""
-    tallies = [column for view in views(policy) for column in _tally(view)]
-    shown = [column for view in views(policy) for column in _shown(view, policy)]
+    tallies = [column for view in views(policy) for column in _tally(view, policy)]
+    shown = [f"{sql} AS {name}" for view in views(policy) for name, sql in _shown(view, policy).items()]
     return statement("reputation", tallies=",\n        ".join(tallies), shown=",\n    ".join(shown))
 
 
-def _tally(view: View) -> list[str]:
+def view_columns(policy: Policy) -> list[str]:
+    """Return the columns that every view has, without the view's name before them."""
+    return ["score", "events", *policy.all_measures, "rating_count"]
+
+
+def _tally(view: View, policy: Policy) -> list[str]:
     """Return the exact sums of a view; a window is [as_of - N x 86,400 s, as_of)."""
-    start = "" if view.window_us is None else f" AND t >= getvariable('as_of') - {view.window_us}"
-    return [
-        f"sum(granted) FILTER (true{start}) AS {view.name}_micro",
-        f"count(*) FILTER (counted{start}) AS {view.name}_events",
-        f"sum(rating) FILTER (true{start}) AS {view.name}_rating_micro",
-        f"count(rating) FILTER (true{start}) AS {view.name}_rating_count",
+    within = "true" if view.window_us is None else f"t >= getvariable('as_of') - {view.window_us}"
+    columns = [
+        f"sum(granted) FILTER ({within}) AS {view.name}_micro",
+        f"count(*) FILTER ({within} AND counted) AS {view.name}_count",
+        f"count(rating) FILTER ({within}) AS {view.name}_ratings",
     ]
+    for name, measure in policy.all_measures.items():
+        columns += tally_columns(f"{view.name}_{name}", measure, within)
+    return columns
 
 
-def _shown(view: View, policy: Policy) -> list[str]:
-    """Return the columns of a view: a sum over nothing is 0, a mean over nothing is null."""
+def _shown(view: View, policy: Policy) -> dict[str, str]:
+    """Return the columns of a view with their SQL: a sum over nothing is 0, a mean over nothing is null."""
     name = view.name
-    return [
-        f"{exact(f'{name}_micro', policy.score_digits)} AS {name}_score",
-        f"{name}_events",
-        f"CAST({name}_rating_micro AS DOUBLE) / CAST({name}_rating_count * 1000000 AS DOUBLE) AS {name}_rating_average",
-        f"{name}_rating_count",
-    ]
+    return {
+        f"{name}_score": exact(f"{name}_micro", policy.score_digits),
+        f"{name}_events": f"{name}_count",
+        **{f"{name}_{key}": value(f"{name}_{key}", measure) for key, measure in policy.all_measures.items()},
+        f"{name}_rating_count": f"{name}_ratings",
+    }

@@ -4,14 +4,17 @@ An independent reading of the rulings. It shares the policy model with the engin
 how points come about.
 """
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from fractions import Fraction
 
-from pipelines.reputation.policy import Action, Points, Policy, Rating
+from pipelines.reputation.policy import Policy
+from pipelines.reputation.policy.actions import Action, Points, Rating
+from pipelines.reputation.policy.measures import Measure
 from tests.reputation.history import DAY, Event
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,6})?")
@@ -42,7 +45,7 @@ class Shown:
 
     score: Fraction
     events: int
-    rating_average: float | None
+    measures: dict[str, float | int | None]
     rating_count: int
 
 
@@ -79,6 +82,61 @@ def points_of(points: Points, event: Event) -> Fraction | None:
 def rating_of(rating: Rating, event: Event) -> Fraction | None:
     value = number(event.metadata.get(rating.key), rating.digits)
     return value if value is not None and rating.minimum <= value <= rating.maximum else None
+
+
+def measured(ratings: list[Fraction], measure: Measure) -> float | int | None:
+    """Return what ratings, oldest first, come to by a formula."""
+    seen = ratings[-measure.last :] if measure.last else ratings
+    if measure.positive_from is not None and measure.negative_to is not None:
+        seen = [rating for rating in seen if rating >= measure.positive_from or rating <= measure.negative_to]
+    n = len(seen)
+    p = sum(measure.positive_from is not None and rating >= measure.positive_from for rating in seen)
+    if measure.formula in ("positives", "negatives"):
+        return p if measure.formula == "positives" else n - p
+    if n < measure.minimum_count:
+        return None if measure.below_minimum is None else float(measure.below_minimum)
+    exact = formula(measure, sum(seen, Fraction(0)), n, p)
+    return float(exact if measure.digits is None else rounded(exact, measure.digits, measure.rounding))
+
+
+def formula(measure: Measure, total: Fraction, n: int, p: int) -> Fraction:
+    match measure.formula:
+        case "mean":
+            return total / n
+        case "bayesian":
+            weight = Fraction(measure.prior_weight or 0)
+            return (weight * Fraction(measure.prior_mean or 0) + total) / (weight + n)
+        case "beta":
+            prior = Fraction(measure.prior_positive)
+            return (p + prior) / (n + prior + Fraction(measure.prior_negative))
+        case "share":
+            return Fraction(p, n)
+        case _:
+            return wilson(p, n, Decimal(measure.z))
+
+
+def wilson(p: int, n: int, z: Decimal) -> Fraction:
+    """Return the lower bound with 15 digits after the point, computed with 50."""
+    with localcontext() as context:
+        context.prec = 50
+        share = Decimal(p) / n
+        spread = z * (share * (1 - share) / n + z * z / (4 * n * n)).sqrt()
+        bound = (share + z * z / (2 * n) - spread) / (1 + z * z / n)
+        return Fraction(bound.quantize(Decimal("1e-15")))
+
+
+def rounded(number: Fraction, digits: int, mode: str) -> Fraction:
+    scaled = number * 10**digits
+    match mode:
+        case "half_up":
+            whole = math.floor(scaled + Fraction(1, 2))
+        case "half_even":
+            whole = round(scaled)
+        case "floor":
+            whole = math.floor(scaled)
+        case _:
+            whole = math.ceil(scaled)
+    return Fraction(whole, 10**digits)
 
 
 def reputations(events: Iterable[Event], policy: Policy, as_of: int) -> dict[str, Reputation]:
@@ -153,6 +211,6 @@ class _Account:
         return Shown(
             score=sum((c.granted for c in within), Fraction(0)),
             events=sum(c.counted for c in within),
-            rating_average=float(sum(ratings) / len(ratings)) if ratings else None,
+            measures={name: measured(ratings, measure) for name, measure in self.policy.all_measures.items()},
             rating_count=len(ratings),
         )

@@ -6,6 +6,7 @@ from tests.reputation.history import DAY, NOW, Event
 
 USERS = ("ann", "bob", "")
 RATINGS = ("1", "2", "3", "5", "4.5", "0", "-10", "10", "+4", "05", "6", " 5", "5\n", "", "five", "1e1", "5.0000001")
+AMOUNTS = ("1", "0.01", "99.99", "100.00", "100.01", "-1", "1.005", "much")
 EDGES = tuple(NOW - days * DAY + shift for days in (0, 1, 7, 30, 90, 365) for shift in (-1, 0, 1))
 EVENT_IDS = tuple(f"e{i:02}" for i in range(24))
 
@@ -17,7 +18,12 @@ def times() -> st.SearchStrategy[int]:
 
 def metadata() -> st.SearchStrategy[dict[str, str]]:
     return st.fixed_dictionaries(
-        {}, optional={"rating": st.sampled_from(RATINGS), "target_event_id": st.sampled_from(EVENT_IDS)}
+        {},
+        optional={
+            "rating": st.sampled_from(RATINGS),
+            "amount": st.sampled_from(AMOUNTS),
+            "target_event_id": st.sampled_from(EVENT_IDS),
+        },
     )
 
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from pipelines.lake.tables import Snapshot
-from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.policy_file import load_policy, parse_policy
 from pipelines.reputation.scores import scores
 from tests.conftest import SHARED_DATA
 from tests.reputation.history import Event, snapshot_of
@@ -67,3 +67,28 @@ def test_sums_and_counts_are_exact(year: int, snapshot: Snapshot) -> None:
         "user_id", **{k: pl.col(v) for k, v in columns.items()}
     )
     assert got.equals(expected(year).select("user_id", *columns))
+
+
+TRUST = """
+name = "trust"
+version = "1"
+windows_days = [30]
+[actions.UserRated]
+rating = { from = "rating", minimum = -10, maximum = 10 }
+points = { from = "rating", minimum = -10, maximum = 10 }
+[measures]
+positives = { formula = "positives", positive_from = 1 }
+beta = { formula = "beta", positive_from = 1 }
+wilson = { formula = "wilson", positive_from = 1, z = 1.959963984540054 }
+"""
+
+
+@pytest.mark.parametrize("year", [2012, 2013, 2014])
+def test_shares_of_positive_ratings_hold_to_a_billionth(year: int, snapshot: Snapshot) -> None:
+    """Positive ratings exactly, Beta expectation and Wilson lower bound to 1e-9."""
+    as_of = datetime.fromisoformat(f"{year}-01-01T00:00:00Z")
+    got = scores(snapshot, parse_policy(TRUST), as_of)
+    wanted = expected(year)
+    assert got["all_time_positives"].equals(wanted["n_positive"], check_names=False)
+    for ours, theirs in [("beta", "beta_expectation"), ("wilson", "wilson_lower_95")]:
+        assert (got[f"all_time_{ours}"] - wanted[theirs]).abs().max() < 1e-9

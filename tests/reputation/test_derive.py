@@ -127,6 +127,7 @@ def test_documents_hold_what_design_says(tmp_path: Path) -> None:
         "as_of": "2024-03-01T00:00:00Z",
         "policy": {"name": "default", "version": "1"},
         "lake_version": 1,
+        "defaults": {"rating_average": None},
         "reputation_all_time": view | {"score": 6, "events": 3},
         "reputation_last_7_days": view,
         "reputation_last_30_days": view,

@@ -1,4 +1,15 @@
 -- The contributions without their event_ids, kept while the views are built from them.
 CREATE OR REPLACE TEMP TABLE fact AS
-SELECT user_id, action_type, t, utc_day(t) AS day, granted, rating, counted, is_first, reason
+SELECT
+    user_id,
+    action_type,
+    t,
+    utc_day(t) AS day,
+    granted,
+    rating,
+    $rating_rank AS rating_rank,
+    counted,
+    is_first,
+    reason
 FROM contribution
+WINDOW latest_first AS (PARTITION BY user_id ORDER BY rating IS NULL, t DESC, event_id DESC)

@@ -6,7 +6,9 @@ Owns the hand-over from the model to DuckDB: nothing of a policy's text ever bec
 import duckdb
 import pyarrow as pa
 
-from pipelines.reputation.policy import MICRO, MICRO_DIGITS, Emission, Policy, Rating, micro
+from pipelines.reputation.policy.actions import Emission, Rating
+from pipelines.reputation.policy.model import Policy
+from pipelines.reputation.policy.numbers import MICRO, MICRO_DIGITS, micro
 from pipelines.reputation.sql import statement
 
 ROLE = pa.schema([("action_type", pa.string()), ("role", pa.string())])

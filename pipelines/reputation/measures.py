@@ -1,0 +1,66 @@
+"""Measures as SQL: which ratings of a view a formula sees, and the fraction that it is.
+
+Owns the formulas. A value is a fraction of whole numbers (ratings are in millionths), so that rounding is exact.
+"""
+
+from pipelines.reputation.policy.measures import Measure
+from pipelines.reputation.policy.numbers import MICRO, Number, micro
+
+_WILSON_UNIT = 10**15
+
+
+def tally_columns(name: str, measure: Measure, within: str) -> list[str]:
+    """Return the aggregates over `fact` that a measure needs: `{name}_n`, `{name}_sum` and `{name}_p`.
+
+    `within` is the condition of the view.
+    """
+    seen = f"{within} AND rating_rank <= {measure.last}" if measure.last else within
+    judged = seen
+    if measure.positive_from is not None and measure.negative_to is not None:
+        judged += f" AND (rating >= {micro(measure.positive_from)} OR rating <= {micro(measure.negative_to)})"
+    positive = "false" if measure.positive_from is None else f"{seen} AND rating >= {micro(measure.positive_from)}"
+    return [
+        f"count(rating) FILTER ({judged}) AS {name}_n",
+        f"CAST(coalesce(sum(rating) FILTER ({judged}), 0) AS HUGEINT) AS {name}_sum",
+        f"count(*) FILTER ({positive}) AS {name}_p",
+    ]
+
+
+def value(name: str, measure: Measure) -> str:
+    """Return the SQL of a measure's value from its aggregates: a BIGINT for counts, else a DOUBLE or null."""
+    if measure.formula == "positives":
+        return f"{name}_p"
+    if measure.formula == "negatives":
+        return f"{name}_n - {name}_p"
+    numerator, denominator = _fraction(name, measure)
+    if measure.digits is not None:
+        scale = 10**measure.digits
+        numerator, denominator = f"round_{measure.rounding}(({numerator}) * {scale}, {denominator})", str(scale)
+    below = "NULL" if measure.below_minimum is None else _number(measure.below_minimum)
+    known = f"CAST({numerator} AS DOUBLE) / CAST({denominator} AS DOUBLE)"
+    return f"CASE WHEN {name}_n >= {measure.minimum_count} THEN {known} ELSE CAST({below} AS DOUBLE) END"
+
+
+def _fraction(name: str, measure: Measure) -> tuple[str, str]:
+    """Return numerator and denominator; the denominator is above 0 whenever there is a rating."""
+    total, n, p = f"{name}_sum", f"CAST({name}_n AS HUGEINT)", f"CAST({name}_p AS HUGEINT)"
+    if measure.formula == "mean":
+        return total, f"{n} * {MICRO}"
+    if measure.formula == "bayesian":
+        weight, mean = _micro(measure.prior_weight), _micro(measure.prior_mean)
+        return f"{weight} * {mean} + {total} * {MICRO}", f"({weight} + {n} * {MICRO}) * {MICRO}"
+    if measure.formula == "beta":
+        positive, negative = _micro(measure.prior_positive), _micro(measure.prior_negative)
+        return f"{p} * {MICRO} + {positive}", f"{n} * {MICRO} + {positive} + {negative}"
+    if measure.formula == "share":
+        return p, n
+    bound = f"wilson({name}_p, {name}_n, CAST('{measure.z!r}' AS DOUBLE))"
+    return f"CAST(round({bound} * {_WILSON_UNIT}) AS HUGEINT)", str(_WILSON_UNIT)
+
+
+def _number(number: Number) -> str:
+    return f"{micro(number)} / {MICRO}.0"
+
+
+def _micro(number: Number | None) -> str:
+    return f"CAST({micro(number)} AS HUGEINT)" if number is not None else "NULL"

@@ -1,0 +1,99 @@
+"""What an event of one action_type does: carry a rating, and emit points."""
+
+from decimal import Decimal
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from pipelines.reputation.policy.numbers import MAXIMUM_POINTS, MICRO_DIGITS, Name, Number, Section, decimals
+
+
+class Rating(Section):
+    """Where an event's rating stands. Outside the bounds, or with more decimals, it is `unreadable`."""
+
+    key: Name = Field(alias="from")
+    """The metadata key."""
+    minimum: Number
+    maximum: Number
+    digits: int = Field(default=0, ge=0, le=MICRO_DIGITS)
+    """Digits after the point that a rating may have."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}: swap them")
+        return self
+
+
+class Points(Section):
+    """Points of an emission: fixed, looked up in a map, or a number of the metadata times `scale`."""
+
+    fixed: Number | None = None
+    key: Name | None = Field(default=None, alias="from")
+    """The metadata key that holds a number."""
+    map: dict[Number, Number] | None = None
+    """Points by value; a value that is not in the map is `unreadable`."""
+    scale: Number = Decimal(1)
+    minimum: Number = Decimal(-MAXIMUM_POINTS)
+    """Values below are `unreadable`."""
+    maximum: Number = Decimal(MAXIMUM_POINTS)
+    """Values above are `unreadable`."""
+    digits: int = Field(default=0, ge=0, le=MICRO_DIGITS)
+    """Digits after the point that a value may have."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, value: Any) -> Any:
+        return value if isinstance(value, dict | cls) else {"fixed": value}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.fixed is None) == (self.key is None):
+            raise ValueError('give either a number, or a table with "from" (the metadata key)')
+        if self.map is not None and self.model_fields_set & {"scale", "minimum", "maximum", "digits"}:
+            raise ValueError("map says everything: remove scale, minimum, maximum and digits")
+        if self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}: swap them")
+        if self.digits + decimals(self.scale) > MICRO_DIGITS:
+            raise ValueError("digits and the decimals of scale together are more than six: points would not be exact")
+        if max(abs(self.minimum), abs(self.maximum)) * abs(self.scale) > MAXIMUM_POINTS:
+            raise ValueError(f"scale times the bounds passes {MAXIMUM_POINTS} points: give minimum and maximum")
+        return self
+
+    @property
+    def score_digits(self) -> int:
+        """Digits after the point that these points can have."""
+        if self.fixed is not None:
+            return decimals(self.fixed)
+        if self.map is not None:
+            return max((decimals(points) for points in self.map.values()), default=0)
+        return self.digits + decimals(self.scale)
+
+
+class Emission(Section):
+    """Points that one event earns."""
+
+    points: Points
+
+
+class Action(Section):
+    """What events of one action_type do: a rating, and one emission of points or several."""
+
+    rating: Rating | None = None
+    emit: tuple[Emission, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_shorthand(cls, value: Any) -> Any:
+        """Turn `points = ...` beside the rating into the first emission."""
+        inline = set(Emission.model_fields)
+        if not isinstance(value, dict) or not inline & value.keys():
+            return value
+        rest = {key: item for key, item in value.items() if key not in inline}
+        first = {key: item for key, item in value.items() if key in inline}
+        return {**rest, "emit": (first, *rest.get("emit", ()))}
+
+    @property
+    def emissions(self) -> tuple[Emission, ...]:
+        """The emissions; an action that only carries a rating emits zero points."""
+        return self.emit or (Emission.model_validate({"points": 0}),)
