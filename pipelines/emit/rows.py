@@ -1,0 +1,153 @@
+"""Files to rows of text, chunk by chunk: CSV, Parquet and NDJSON look alike to what comes after.
+
+Every column is read and every value becomes text; a missing value becomes an empty one. What the text means is
+`files.py`'s affair.
+"""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import compute, csv
+
+from pipelines.errors import UsageError
+
+pc: Any = compute  # its functions are made at import, where pyright does not see them
+_CHUNK_ROWS = 8192
+_CSV_BLOCK_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A chunk: `columns` are strings without nulls; `iso_times` names those that were timestamps or dates."""
+
+    columns: pa.Table
+    iso_times: frozenset[str]
+    first_row: int
+    """Number of its first row in the file: lines for NDJSON, else rows of data; counted from 1."""
+    row_word: str
+
+
+def read_rows(path: Path) -> Iterator[Rows]:
+    """Yield the rows of a file by its ending: .csv, .parquet, .ndjson or .jsonl; text may be compressed (.gz, .zst).
+
+    Raises UsageError naming the file and the place for a file that is missing, unknown or malformed.
+    """
+    endings = [ending.lower() for ending in path.suffixes]
+    ending = endings[-2] if len(endings) > 1 and endings[-1] in {".gz", ".zst"} else "".join(endings[-1:])
+    if ending not in _READERS:
+        raise UsageError(f"{path}: the ending is none of {', '.join(_READERS)} (text also with .gz or .zst)")
+    try:
+        yield from _READERS[ending](path)
+    except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: {str(error).splitlines()[0]}") from None
+
+
+def _read_csv(path: Path) -> Iterator[Rows]:
+    parse = csv.ParseOptions(newlines_in_values=True)
+    read = csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES)
+    with pa.input_stream(str(path)) as stream:
+        header = csv.open_csv(stream, read_options=read, parse_options=parse)
+        names = _unique(header.schema.names, path)
+        header.close()
+    text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+    row = 1
+    with (
+        pa.input_stream(str(path)) as stream,
+        csv.open_csv(stream, read_options=read, parse_options=parse, convert_options=text) as batches,
+    ):
+        for batch in batches:
+            yield Rows(pa.table(batch), frozenset(), row, "row")
+            row += len(batch)
+
+
+def _read_parquet(path: Path) -> Iterator[Rows]:
+    row = 1
+    with pq.ParquetFile(path) as file:
+        names = _unique(file.schema_arrow.names, path)
+        times = frozenset(name for name in names if pa.types.is_temporal(file.schema_arrow.field(name).type))
+        for batch in file.iter_batches(_CHUNK_ROWS):
+            yield Rows(pa.table([_text(column) for column in batch.columns], names), times, row, "row")
+            row += len(batch)
+
+
+def _read_ndjson(path: Path) -> Iterator[Rows]:
+    """Read the file twice: objects need not have the same members, and a chunk must have every column."""
+    names = list(dict.fromkeys(name for _, row in _json_rows(path) for name in row))
+    rows = _json_rows(path)
+    while chunk := list(islice(rows, _CHUNK_ROWS)):
+        columns = [pa.array([row.get(name, "") for _, row in chunk], pa.string()) for name in names]
+        yield Rows(pa.table(columns, names), frozenset(), chunk[0][0], "line")
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    with io.TextIOWrapper(pa.input_stream(str(path)), encoding="utf-8-sig", newline="\n") as lines:
+        for number, line in enumerate(lines, start=1):
+            yield number, _json_row(path, number, line)
+
+
+def _json_row(path: Path, number: int, line: str) -> dict[str, str]:
+    """Read one line; numbers keep the digits that they are written with."""
+    try:
+        values = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
+        row = {name: _json_text(value) for name, value in values.items()}
+        "".join([*row, *row.values()]).encode()  # an escaped half of a surrogate pair is no text
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise UsageError(f"{path}: line {number} is not one JSON object in UTF-8: {error}") from None
+    return row
+
+
+def _json_text(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case str():
+            return value
+        case bool():
+            return "true" if value else "false"
+        case _:
+            return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _text(column: pa.Array) -> pa.Array:
+    """Return a Parquet column as text: floats as the shortest digits that mean them, timestamps as ISO 8601 in UTC."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _text(column.dictionary_decode())
+    if pa.types.is_timestamp(kind):
+        utc = column.cast(pa.timestamp("us", kind.tz), safe=False).cast(pa.timestamp("us", "UTC"))
+        text = pc.strftime(utc, format="%Y-%m-%dT%H:%M:%SZ")
+    elif pa.types.is_floating(kind):
+        text = pc.if_else(pc.is_nan(column), None, column).cast(pa.string())
+    elif pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        values = column.to_pylist()
+        text = pa.array([None if value is None else json.dumps(value, default=_plain) for value in values], pa.string())
+    else:
+        text = column.cast(pa.string())
+    return pc.fill_null(text, "")
+
+
+def _plain(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _unique(names: list[str], path: Path) -> list[str]:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UsageError(f"{path}: several columns are called {twice[0]!r}: rename one")
+    return names
+
+
+_READERS: Mapping[str, Callable[[Path], Iterator[Rows]]] = {
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+    ".ndjson": _read_ndjson,
+    ".jsonl": _read_ndjson,
+}
