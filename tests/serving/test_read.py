@@ -1,6 +1,7 @@
 """Reading: one GET, the stamp and the staleness of what is served, and errors that hold no password."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipelines.serving.publication import begin
 from pipelines.serving.publish import publish
 from pipelines.serving.read import published, read_reputation
 from pipelines.settings import RedisSettings, Settings
+from tests.conftest import REPOSITORY
 from tests.serving.conftest import PrivateValkey, documents, documents_of, free_port, stamp
 
 PASSWORD = "s3cret/p@ss word"  # noqa: S105 # the one that no error may show
@@ -152,14 +154,18 @@ def test_a_user_without_permission_is_told_so(
     assert "s3cret" not in str(caught.value)
 
 
+def documented_rules(who: str, prefix: str) -> list[str]:
+    page = (REPOSITORY / "docs" / "redis.md").read_text(encoding="utf-8")
+    rules = re.findall(rf"^{who} +(\+.*)$", page, re.MULTILINE)
+    return " ".join(rules).replace("~reputation", f"~{prefix}").split()
+
+
 def test_the_documented_permissions_suffice(user: Callable[..., Settings], settings: Settings, tmp_path: Path) -> None:
     """The rules that docs/redis.md gives for a publisher and for a reader are enough, and the reader's not to write."""
-    prefix = settings.redis.prefix
-    keys = (f"~{prefix}:*", f"~{prefix}.publication")
-    publisher = user("+@transaction", "+hgetall", "+hset", "+hdel", "+mset", "+del", "+scan", *keys)
+    publisher = user(*documented_rules("publisher", settings.redis.prefix))
     publish(documents(ann=1, bob=2), stamp(1), publisher.redis, tmp_path)
     publish(documents(ann=1), stamp(2), publisher.redis, tmp_path)
-    reader = user("+get", "+hgetall", f"%R~{prefix}:*", f"%R~{prefix}.publication")
+    reader = user(*documented_rules("reader", settings.redis.prefix))
     assert read_reputation("ann", reader) == {"score": 1}
     assert published(reader) is not None
     with pytest.raises(ConfigurationError, match="refused access"):

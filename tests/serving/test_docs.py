@@ -1,0 +1,75 @@
+"""docs/redis.md says what is so: its document, its fields and its Python are those of the code."""
+
+import json
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipelines.reputation.derive import derive
+from pipelines.reputation.documents import documents
+from pipelines.reputation.policy_file import load_policy
+from pipelines.serving import bookkeeping, keys, read
+from pipelines.serving.publish import publish
+from pipelines.settings import RedisSettings, Settings
+from tests.conftest import REPOSITORY
+from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
+from tests.serving.conftest import stamp
+
+PAGE = (REPOSITORY / "docs" / "redis.md").read_text(encoding="utf-8")
+ANN = [
+    Event("e1", "ann", "DriverRated", NOW - 3 * DAY, {"rating": "5"}),
+    Event("e2", "ann", "DriverRated", NOW - 3 * DAY + 1, {"rating": "2"}),
+    Event("e3", "ann", "TransactionCompleted", NOW - 40 * DAY),
+]
+
+
+def block(language: str) -> str:
+    found = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    assert len(found) == 1, f"docs/redis.md has {len(found)} blocks of {language}"
+    return found[0]
+
+
+@pytest.fixture
+def ann(tmp_path: Path) -> pl.DataFrame:
+    path = tmp_path / "warehouse.duckdb"
+    derive(snapshot_of(tmp_path / "lake", ANN, version=1), load_policy("default"), AS_OF, path)
+    return documents(path)
+
+
+def test_the_document_is_a_real_one(ann: pl.DataFrame) -> None:
+    """The example is what three events of ann give under the default policy, member by member, in this order."""
+    served, shown = json.loads(ann["document"].item()), json.loads(block("json"))
+    assert list(served.items()) == list(shown.items())
+
+
+def test_the_python_runs(
+    ann: pl.DataFrame,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The example reads the score and the stamp of what was published."""
+    assert settings.redis.url is not None
+    publish(ann, stamp(1, 1_709_251_200_000_000), settings.redis, tmp_path / "state")
+    monkeypatch.setenv("KARMALAKE_REDIS_URL", settings.redis.url.get_secret_value())
+    monkeypatch.setenv("KARMALAKE_REDIS_PREFIX", settings.redis.prefix)
+    read._default_settings.cache_clear()
+    try:
+        exec(compile(block("python"), "docs/redis.md", "exec"), {})  # noqa: S102 # our own page
+    finally:
+        read._default_settings.cache_clear()
+    score, publication = capsys.readouterr().out.splitlines()
+    assert score == "5"
+    assert publication.startswith("2024-03-01 00:00:00+00:00 default@1 1 ")
+
+
+def test_every_field_and_setting_is_described() -> None:
+    """Each field of the hash stands on the page and in the docstring of keys.py; each setting of Redis on the page."""
+    for field in (*bookkeeping.PUBLISHED, *bookkeeping.ANNOUNCEMENT):
+        assert f"`{field}`" in PAGE
+        assert field in (keys.__doc__ or "")
+    for setting in RedisSettings.model_fields:
+        assert f"`KARMALAKE_REDIS_{setting.upper()}`" in PAGE
