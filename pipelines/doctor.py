@@ -8,7 +8,7 @@ from pipelines.emit.topics import describe_topic
 from pipelines.errors import KarmalakeError
 from pipelines.lag import measure_lag
 from pipelines.lake.tables import open_lake
-from pipelines.reputation.policy import load_policy
+from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import attach, stored_info
 from pipelines.serving.read import published
 from pipelines.settings import Settings

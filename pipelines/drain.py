@@ -31,8 +31,8 @@ from pipelines.lake.commit import (
     commit_batch,
     complete_commits,
     describe_events,
+    stage_events,
 )
-from pipelines.lake.files import write_days
 from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, Verdicts, open_index
 from pipelines.lake.tables import Lake, checkpoint_id, create_lake
 from pipelines.settings import Settings
@@ -74,7 +74,7 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
         append(ingest.lake, "conflicts", decoded.events.filter(verdicts.mask(CONFLICT)), batch_id)
         accepted = decoded.events.filter(verdicts.mask(NEW))
         record = _describe(batch_id, started, polled, decoded, verdicts)
-        files = write_days(ingest.lake.root / "events", accepted, batch_id)
+        files = stage_events(ingest.lake, accepted, batch_id)
         try:
             record = commit_batch(ingest.lake, ingest.events, files, record)
             break

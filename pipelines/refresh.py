@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pipelines.lake.tables import open_lake
 from pipelines.reputation.derive import Derived, derive
 from pipelines.reputation.documents import documents
-from pipelines.reputation.policy import load_policy
+from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import attach, stored_info
 from pipelines.serving.publication import Stamp
 from pipelines.serving.publish import Published, publish

@@ -113,7 +113,7 @@ FROM commits
 def totals(snapshot: Snapshot) -> Totals:
     """Return what all commits of a snapshot did together."""
     with _views(snapshot) as connection:
-        row = connection.query(_TOTALS).fetchone() or ()
+        (row,) = connection.execute(_TOTALS).fetchall()
     return Totals(*row)
 
 
@@ -168,9 +168,9 @@ def _views(snapshot: Snapshot) -> Generator[duckdb.DuckDBPyConnection]:
 
 def _none(connection: duckdb.DuckDBPyConnection, name: str, promise: str, exceptions: str) -> Check:
     """Return a check that passes when the query of its exceptions finds nothing."""
-    found = connection.query(exceptions)
-    rows = found.fetchmany(_SHOWN)
-    shown = "; ".join(str(dict(zip(found.columns, row, strict=True))) for row in rows)
+    rows = connection.execute(exceptions).fetchmany(_SHOWN)
+    columns = [column[0] for column in connection.description or ()]
+    shown = "; ".join(str(dict(zip(columns, row, strict=True))) for row in rows)
     return Check(name, promise, not rows, shown)
 
 

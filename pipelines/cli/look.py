@@ -2,6 +2,7 @@
 
 import sys
 from enum import StrEnum
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,7 +52,7 @@ def scores(
 
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
     from pipelines.reputation import scores as engine  # noqa: PLC0415
-    from pipelines.reputation.policy import load_policy  # noqa: PLC0415
+    from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
 
     settings = current_settings()
     rules = load_policy(policy or settings.reputation.policy)
@@ -82,21 +83,15 @@ def write(rows: "pl.DataFrame", form: Format, output: Path | None) -> None:
     """Write rows as `form` to a file or to standard output. Raises UsageError when that cannot be."""
     if form is Format.PARQUET and output is None and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal: name a file with --output, or redirect")
-    target = output or sys.stdout.buffer
+    if output is None:
+        sys.stdout.buffer.write(_encode(rows, form))
+        sys.stdout.buffer.flush()
+        return
     try:
-        match form:
-            case Format.CSV:
-                rows.write_csv(target)
-            case Format.JSON:
-                rows.write_ndjson(target)
-            case Format.PARQUET:
-                rows.write_parquet(target)
-            case Format.TABLE:
-                _write_table(rows, output)
+        output.write_bytes(_encode(rows, form))
     except OSError as error:
         raise UsageError(f"cannot write {output}: {error}") from None
-    if output is not None:
-        say(f"{rows.height:,} rows written to {output}")
+    say(f"{rows.height:,} rows written to {output}")
 
 
 def doctor() -> None:
@@ -113,15 +108,29 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _write_table(rows: "pl.DataFrame", output: Path | None) -> None:
+def _encode(rows: "pl.DataFrame", form: Format) -> bytes:
+    buffer = BytesIO()
+    match form:
+        case Format.CSV:
+            rows.write_csv(buffer)
+        case Format.JSON:
+            rows.write_ndjson(buffer)
+        case Format.PARQUET:
+            rows.write_parquet(buffer)
+        case Format.TABLE:
+            buffer.write(_draw(rows).encode())
+    return buffer.getvalue()
+
+
+def _draw(rows: "pl.DataFrame") -> str:
     import polars as pl  # noqa: PLC0415
 
     with pl.Config(
-        tbl_rows=40, tbl_cols=-1, tbl_hide_dataframe_shape=rows.height <= 40, tbl_hide_column_data_types=True,
-        fmt_str_lengths=60, tbl_width_chars=max(out.width, 80),
-    ):  # fmt: skip
-        text = str(rows)
-    if output is None:
-        print(text)  # noqa: T201 - a table of polars' own, measured for the terminal
-    else:
-        output.write_text(text + "\n", encoding="utf-8")
+        tbl_rows=40,
+        tbl_cols=-1,
+        tbl_hide_dataframe_shape=rows.height <= 40,
+        tbl_hide_column_data_types=True,
+        fmt_str_lengths=60,
+        tbl_width_chars=max(out.width, 80),
+    ):
+        return f"{rows}\n"

@@ -27,8 +27,8 @@ from pipelines.ingest.ranges import OffsetRange
 from pipelines.settings import IngestSettings, KafkaSettings
 
 _LOG = logging.getLogger(__name__)
-_MORE_MS = 5
-"""How long a poll that has records waits for more: batches are small when current and large when behind."""
+_MORE_MS = 100
+"""How long a batch that has records waits for the next ones that are known to lie behind."""
 
 Checkpoint = Callable[[str, int], int | None]
 
@@ -151,10 +151,17 @@ class KafkaSource:
                 for found in polled.values():
                     records += found
                     size += sum(r.serialized_value_size + r.serialized_key_size for r in found)
+                if self._is_current(starts):
+                    break
                 wait_ms = _MORE_MS
         except (OffsetOutOfRangeError, LogTruncationError) as error:
             raise LostRecordsError(self._explain_loss(starts)) from error
         return records
+
+    def _is_current(self, starts: dict[int, int]) -> bool:
+        """Return whether all that the brokers told of is read: batches are small when current, large when behind."""
+        places = map(self._place, starts)
+        return all(self.consumer.position(place) >= (self.consumer.highwater(place) or 0) for place in places)
 
     def _ranges(self, starts: dict[int, int], records: list[ConsumerRecord]) -> Iterator[OffsetRange]:
         read = dict.fromkeys(starts, 0)

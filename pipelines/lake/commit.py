@@ -20,7 +20,7 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Tra
 
 from pipelines.errors import CommitUnknownError, FencedError
 from pipelines.ingest.ranges import OffsetRange
-from pipelines.lake.files import make_durable, write_file
+from pipelines.lake.files import make_durable, write_days, write_file
 from pipelines.lake.tables import COMMIT_METADATA, COMMITS, COUNTS, Lake, checkpoint_id
 
 _COMPLETE_UPTO = "commits"
@@ -110,11 +110,16 @@ def publish(
     )
 
 
+def stage_events(lake: Lake, events: pa.Table, batch_id: str) -> list[AddAction]:
+    """Write the events of a batch (EVENT and PLACE columns) as durable files by day that no commit names yet."""
+    return write_days(lake.root / "events", _of_batch(events, batch_id), batch_id)
+
+
 def append(lake: Lake, name: str, rows: pa.Table, batch_id: str) -> None:
     """Append rows to `dead_letters` or `conflicts`, durably; repeating it is harmless (they count by their place)."""
     if not len(rows):
         return
-    actions = write_file(lake.root / name, rows.append_column("batch_id", pa.array([batch_id] * len(rows))), batch_id)
+    actions = write_file(lake.root / name, _of_batch(rows, batch_id), batch_id)
     table = lake.table(name)
     while True:
         try:
@@ -146,6 +151,10 @@ def complete_commits(lake: Lake, upto: int) -> None:
             continue
         make_durable([lake.root / "commits" / "_delta_log" / f"{commits.version() + 1:020}.json"])
         return
+
+
+def _of_batch(rows: pa.Table, batch_id: str) -> pa.Table:
+    return rows.append_column("batch_id", pa.repeat(pa.scalar(batch_id), len(rows)))
 
 
 def _records(version: int, actions: list[dict[str, Any]]) -> list[dict[str, Any]]:
