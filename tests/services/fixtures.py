@@ -21,6 +21,8 @@ from tests.services.requirements import require
 if TYPE_CHECKING:
     from tests.services.kafka_cluster import KafkaCluster  # see the docstring of this module
 
+_FIXTURES = {"kafka", "redis_server", "postgres"}
+
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator["KafkaCluster"]:
@@ -51,9 +53,9 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the end of the log of every running server beside a failed test."""
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the end of the log of every running server beside a failed test that uses one of these fixtures."""
     report = yield
-    if report.failed:
+    if report.failed and not _FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
         report.sections += [(f"log of {server.name}", server.log_tail()) for server in process.RUNNING]
     return report

@@ -24,6 +24,7 @@ from tests.services.kafka_properties import SCRAM_MECHANISMS, Node, node_propert
 from tests.services.ports import HOST, free_port
 from tests.services.process import Server
 from tests.services.proxy import Proxy
+from tests.services.waiting import wait_for
 
 USER = "karma"
 PASSWORD = "a-kafka-password"  # noqa: S105 # of a server that lives as long as a test
@@ -74,6 +75,7 @@ class KafkaCluster:
                 server.launch()
             for server in self._servers:
                 server.wait_until_ready()
+            wait_for("every broker to know the others", self._is_complete)
             self._started = started.pop_all()
         return self
 
@@ -104,10 +106,10 @@ class KafkaCluster:
             values |= {"sasl_mechanism": mechanism, "sasl_username": USER, "sasl_password": SecretStr(PASSWORD)}
         return KafkaSettings(**(values | changes))
 
-    def admin(self) -> Any:
+    def admin(self, **changes: Any) -> Any:
         """Return a KafkaAdminClient, a context manager; typed Any because its stubs are years older than it."""
         client: Any = KafkaAdminClient
-        return client(**self.settings().client_config())
+        return client(**self.settings(**changes).client_config())
 
     def new_topic(self, partitions: int = 1, **configs: str) -> str:
         """Create a topic with a name of its own and return the name; `retention_ms="1"` sets retention.ms."""
@@ -143,6 +145,13 @@ class KafkaCluster:
     def resume(self, broker: int) -> None:
         """Let a frozen broker go on."""
         self._servers[broker].resume()
+
+    def _is_complete(self) -> bool:
+        for address in self.bootstrap_servers.split(","):
+            with self.admin(bootstrap_servers=address) as admin:
+                if len(admin.describe_cluster()["brokers"]) < len(self._nodes):
+                    return False
+        return True
 
     def _server(self, node: Node) -> Server:
         command = self._java.command("kafka.Kafka", str(self._config(node)))

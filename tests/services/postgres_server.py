@@ -18,10 +18,12 @@ from typing import Self
 
 from tests.services.ports import HOST, free_port
 from tests.services.process import Server
+from tests.services.waiting import wait_for
 
 USER = "karma"
 PASSWORD = "a-postgres-password"  # noqa: S105 # of a server that lives as long as a test
 _INITDB_SECONDS = 60.0
+_STILL_HELD = "pre-existing shared memory block"
 _DEBIAN = Path("/usr/lib/postgresql")
 
 
@@ -36,7 +38,7 @@ class PostgresServer(Server):
     """Listens on 127.0.0.1 only; USER owns the database `postgres`. `config` holds server settings.
 
     Commits reach the system but not the disk (fsync is off): they survive the death of the server, not of the
-    machine. `pause()` freezes the postmaster: no new connections, but open ones go on.
+    machine.
     """
 
     def __init__(self, config: Mapping[str, str] | None = None) -> None:
@@ -75,10 +77,23 @@ class PostgresServer(Server):
         super().__exit__(kind, error, trace)
         shutil.rmtree(self._folder)
 
+    def start(self) -> None:
+        """Start the server; after a kill, its processes may hold its shared memory for another moment."""
+        wait_for("PostgreSQL to find its shared memory free", self._try_to_start)
+
     @property
     def dsn(self) -> str:
         """The address, for any PostgreSQL driver."""
         return f"postgresql://{USER}:{PASSWORD}@{HOST}:{self.port}/postgres"
+
+    def _try_to_start(self) -> bool:
+        try:
+            super().start()
+        except AssertionError as error:
+            if _STILL_HELD not in str(error):
+                raise
+            return False
+        return True
 
     def _initialize(self) -> None:
         secret = self._folder / "password"

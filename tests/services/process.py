@@ -4,9 +4,7 @@ Owns the process and its log; what is started, and on which data, is the affair 
 """
 
 import atexit
-import contextlib
 import functools
-import os
 import pwd
 import signal
 import subprocess
@@ -16,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from tests.services.reaper import kill_family, suspended_family
 from tests.services.waiting import wait_for
 
 _STOP_SECONDS = 30.0
@@ -56,7 +55,7 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The process's id, which is also that of its process group."""
+        """The id of the server's process, or of the first of its processes."""
         assert self._process is not None, f"{self.name} is not running"
         return self._process.pid
 
@@ -111,8 +110,7 @@ class Server:
         """End the server with SIGKILL; does nothing to one that has ended."""
         if self._process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        kill_family(self.pid)
         self._process.wait(_STOP_SECONDS)
         self._forget()
 
@@ -122,12 +120,13 @@ class Server:
         self.start()
 
     def pause(self) -> None:
-        """Freeze the process with SIGSTOP: its connections stay open and nothing answers."""
-        os.killpg(self.pid, signal.SIGSTOP)
+        """Freeze the server with SIGSTOP: its connections stay open and nothing answers."""
+        suspended_family(self.pid)
 
     def resume(self) -> None:
-        """Let a frozen process go on."""
-        os.killpg(self.pid, signal.SIGCONT)
+        """Let a frozen server go on."""
+        for process in reversed(suspended_family(self.pid)):
+            process.resume()
 
     def log_tail(self) -> str:
         """Return the last lines that the server printed, under a heading."""

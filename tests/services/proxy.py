@@ -89,6 +89,9 @@ class Proxy:
             _reset(writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_cut:
+            _reset(writer)
+            return
         self._writers.add(writer)
         try:
             target_reader, target_writer = await asyncio.open_connection(HOST, self._target_port)
@@ -97,7 +100,7 @@ class Proxy:
             self._writers.discard(writer)
             return
         self._writers.add(target_writer)
-        if self._is_cut:
+        if self._is_cut:  # meanwhile
             await self._reset()
         await asyncio.gather(self._pump(reader, target_writer), self._pump(target_reader, writer))
         self._writers -= {writer, target_writer}
