@@ -61,9 +61,8 @@ def read_events(path: Path, mapping: Mapping) -> Iterator[pa.Table]:
     passed_on = 0
     try:
         for rows in read_rows(path):
-            if len(rows.columns):
-                yield _events(_Place(path, rows), mapping)
-                passed_on += len(rows.columns)
+            yield _events(_Place(path, rows), mapping)
+            passed_on += len(rows.columns)
     except UsageError as error:
         if not passed_on:
             raise

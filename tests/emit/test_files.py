@@ -188,6 +188,7 @@ def test_decimal_seconds_are_exact(microseconds: int, finer: str) -> None:
         ("a.csv", "to,to,time\nu,v,1\n", "several columns are called 'to'"),
         ("a.csv", "user,time\nu,1\n", "no column 'to'; the columns are user, time"),
         ("a.csv", "", "Empty CSV file"),
+        ("a.ndjson", "{}\n", "no column 'to'; the columns are"),
         ("a.ndjson", '{"to": "u", "time": 1}\n{"to": \n', "line 2 is not one JSON object"),
         ("a.ndjson", "[1]\n", "line 1 is not one JSON object"),
         ("a.ndjson", '{"to": "\\ud800", "time": 1}\n', "line 1 is not one JSON object in UTF-8"),
