@@ -178,6 +178,7 @@ def test_secured_listeners_refuse(kafka: KafkaCluster, listener: Listener, chang
         pass
 
 
+@pytest.mark.usefixtures("broken_connections")
 def test_a_killed_broker_keeps_its_data_and_port(tmp_path: Path) -> None:
     """After SIGKILL nobody listens; started again, the broker has the records and the topic id."""
     require("kafka")
@@ -192,6 +193,7 @@ def test_a_killed_broker_keeps_its_data_and_port(tmp_path: Path) -> None:
         assert _read(cluster.settings(), topic, 1) == [b"kept"]
 
 
+@pytest.mark.usefixtures("broken_connections")
 def test_three_brokers_survive_the_loss_of_one(tmp_path: Path) -> None:
     """With one of three brokers killed, a write that all in-sync replicas have (acks=all) succeeds; nothing is lost."""
     require("kafka")
@@ -204,6 +206,7 @@ def test_three_brokers_survive_the_loss_of_one(tmp_path: Path) -> None:
         assert _read(cluster.settings(), topic, 2) == [b"three", b"two"]
 
 
+@pytest.mark.usefixtures("broken_connections")
 def test_a_paused_broker_answers_late(tmp_path: Path) -> None:
     """A frozen broker keeps its connections and says nothing; resumed, it answers what it was asked."""
     require("kafka")
