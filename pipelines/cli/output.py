@@ -1,14 +1,18 @@
 """What a person sees: tables, progress and errors. Knows nothing of what they say."""
 
 import logging
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+_STRIDE = 1_000
+T = TypeVar("T")
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -69,6 +73,13 @@ class Advance:
     def __call__(self, step: int) -> None:
         """Move the bar by `step`."""
         self._bar.advance(self._task, step)
+
+    def over(self, items: "Iterable[T]") -> "Iterator[T]":
+        """Yield the items and move by one for each, a thousand at a time."""
+        for number, item in enumerate(items, 1):
+            yield item
+            if number % _STRIDE == 0:
+                self(_STRIDE)
 
 
 def quiet_libraries() -> None:
