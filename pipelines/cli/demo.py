@@ -1,0 +1,133 @@
+"""`karmalake demo`: everything, once, in about a minute; run again, it adds another world to the same lake."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.cli.bus import show_planted
+from pipelines.cli.flow import show_check, show_derived, show_drained, show_published
+from pipelines.cli.output import facts, fail, out, progress, say, table
+
+if TYPE_CHECKING:
+    from pipelines.emit.simulator import Planted
+    from pipelines.lake.commit import CommitRecord
+    from pipelines.settings import Settings
+
+PROTAGONIST = "driver-ada"
+"""Rated, suspended, reinstated, and one rating retracted: her story is in every simulated world."""
+_COMPARED = ("sent", "accepted", "duplicates", "conflicts", "dead letters")
+
+
+def demo(
+    events: Annotated[int, typer.Option(min=1_000, help="How many distinct valid events.")] = 200_000,
+) -> None:
+    """Start local services, simulate a world, ingest, derive, publish, verify, and show what came of it."""
+    settings = _services()
+    before = _lake_version(settings)
+    planted = _simulate(settings, seed=before + 1, events=events)
+    records = _drain(settings)
+    differences = _compare(planted, records, first=before == 0)
+    _refresh(settings)
+    failed = _verify(settings)
+    _finish(settings)
+    if differences or failed:
+        fail(f"{differences} counts differ from what was planted, {failed} checks failed")
+        raise typer.Exit(1)
+
+
+def _services() -> "Settings":
+    from pipelines.emit.topics import ensure_topic  # noqa: PLC0415
+    from pipelines.local.services import start, with_local_endpoints  # noqa: PLC0415
+    from pipelines.settings import load_settings  # noqa: PLC0415
+
+    _step(1, "A broker and a cache")
+    bare = load_settings()
+    start(bare)
+    settings = with_local_endpoints(bare)
+    topic = ensure_topic(settings.kafka)
+    say(f"Kafka at {settings.kafka.bootstrap_servers}, topic {topic.name} with {len(topic.partitions)} partitions")
+    return settings
+
+
+def _lake_version(settings: "Settings") -> int:
+    """Return how many commits the lake holds: another world each time, the same one on the same lake."""
+    from pipelines.lake.tables import create_lake  # noqa: PLC0415
+
+    return create_lake(settings.lake_dir).table("events").version()
+
+
+def _simulate(settings: "Settings", seed: int, events: int) -> "Planted":
+    from pipelines.emit.producer import produce_records  # noqa: PLC0415
+    from pipelines.emit.simulator import simulate  # noqa: PLC0415
+
+    _step(2, f"A world of rides and sales, with the faults of a real bus (seed {seed})")
+    world = simulate(seed, events)
+    with progress("sending", world.planted.sent) as advance:
+        sent = produce_records(settings.kafka, advance.over(world.records))
+    show_planted(world.planted)
+    say(f"sent in {sent.seconds:.1f} s")
+    return world.planted
+
+
+def _drain(settings: "Settings") -> "list[CommitRecord]":
+    from pipelines.drain import drain, open_ingest  # noqa: PLC0415
+
+    _step(3, "Ingest: each event once")
+    records: list[CommitRecord] = []
+    with open_ingest(settings) as ingest, progress("draining"):
+        drain(ingest, records.append)
+    show_drained(records)
+    return records
+
+
+def _compare(planted: "Planted", records: "list[CommitRecord]", *, first: bool) -> int:
+    """Hold what was found against what was planted; only on a new lake is there nothing else on the bus."""
+    if not first:
+        return 0
+    expected = (planted.sent, planted.distinct, planted.duplicates, planted.conflicts, sum(planted.malformed.values()))
+    counts = ("read", "accepted", "duplicates", "conflicts", "dead_letters")
+    found = tuple(sum(record.total(count) for record in records) for count in counts)
+    table(("", "planted", "found"), zip(_COMPARED, expected, found, strict=True))
+    return sum(a != b for a, b in zip(expected, found, strict=True))
+
+
+def _refresh(settings: "Settings") -> None:
+    from pipelines.refresh import derive_warehouse, publish_warehouse  # noqa: PLC0415
+
+    _step(4, "Scores: derived from the lake, published to Redis")
+    with progress("deriving"):
+        show_derived(derive_warehouse(settings))
+    with progress("publishing"):
+        show_published(publish_warehouse(settings))
+
+
+def _verify(settings: "Settings") -> int:
+    from pipelines.verify import verify  # noqa: PLC0415
+
+    _step(5, "Verify: everything adds up")
+    return sum(show_check(check) for check in verify(settings))
+
+
+def _finish(settings: "Settings") -> None:
+    from pipelines.serving.read import published, read_reputation  # noqa: PLC0415
+
+    _step(6, f"What an application reads: GET {settings.redis.prefix}:{PROTAGONIST}")
+    out.print_json(data=read_reputation(PROTAGONIST, settings))
+    info = published(settings)
+    if info is not None:
+        say(f"staleness {info.staleness_seconds:.1f} s, {info.documents:,} documents")
+    _step(7, "Where to look next")
+    facts(
+        [
+            ("karmalake sql 'FROM trends_daily'", "what happened, day by day"),
+            (f"karmalake show {PROTAGONIST}", "one user's document"),
+            ("karmalake stream", "keep it current; simulate in another terminal"),
+            ("jupyter lab notebooks", "01_reputation_trends.ipynb, in an environment with Jupyter"),
+            ("DAGSTER_HOME=$PWD dg dev", "assets, checks and schedules in a browser"),
+            ("karmalake local stop", "stop the broker and the cache; the lake stays"),
+        ]
+    )
+
+
+def _step(number: int, title: str) -> None:
+    out.print(f"\n[bold]{number}. {title}[/bold]")
