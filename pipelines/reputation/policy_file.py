@@ -15,14 +15,18 @@ from pydantic_core import ErrorDetails
 
 from pipelines.errors import PolicyError
 from pipelines.reputation.policy.actions import Action, Emission, Points, Rating
-from pipelines.reputation.policy.gates import Retraction, Status
+from pipelines.reputation.policy.gates import Cap, Completion, Correction, Once, Retraction, Status
 from pipelines.reputation.policy.measures import Measure
-from pipelines.reputation.policy.model import Policy
+from pipelines.reputation.policy.model import Policy, Score
+from pipelines.reputation.policy.numbers import RuleError
 
 _SHIPPED = Path(__file__).parent / "policies"
 _HEADER = re.compile(r"\s*(\[\[?)([^\[\]]+)\]")
 _ASSIGNMENT = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
-_SECTIONS: tuple[type[BaseModel], ...] = (Policy, Action, Emission, Points, Rating, Retraction, Status, Measure)
+_SECTIONS: tuple[type[BaseModel], ...] = (
+    *(Policy, Score, Action, Emission, Points, Rating, Measure),
+    *(Status, Retraction, Correction, Completion, Once, Cap),
+)
 
 
 def shipped_policies() -> list[str]:
@@ -99,6 +103,9 @@ def _split(dotted: str) -> tuple[str, ...]:
 
 def _explain(problem: ErrorDetails, place: str, lines: dict[tuple[str, ...], int]) -> str:
     path = tuple(str(part) for part in problem["loc"])
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, RuleError):
+        path += cause.path
     where = _line(path, lines)
     key = ".".join(path) or "policy"
     return f"{place}:{where}: {key}: {_remedy(problem)}"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from pipelines.reputation.measures import tally_columns, value
 from pipelines.reputation.policy import Policy
-from pipelines.reputation.policy.numbers import MICRO_DIGITS
+from pipelines.reputation.policy.numbers import DAY_US, MICRO_DIGITS, Number, micro
 from pipelines.reputation.sql import statement
 
-_DAY_US = 86_400_000_000
+_DECAYED_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class View:
 
 def views(policy: Policy) -> list[View]:
     """Return the views of a policy, all time first."""
-    return [View("all_time", None)] + [View(f"last_{days}_days", days * _DAY_US) for days in policy.windows_days]
+    return [View("all_time", None)] + [View(f"last_{days}_days", days * DAY_US) for days in policy.windows_days]
 
 
 def exact_type(digits: int) -> str:
@@ -54,7 +54,7 @@ def _tally(view: View, policy: Policy) -> list[str]:
     """Return the exact sums of a view; a window is [as_of - N x 86,400 s, as_of)."""
     within = "true" if view.window_us is None else f"t >= getvariable('as_of') - {view.window_us}"
     columns = [
-        f"sum(granted) FILTER ({within}) AS {view.name}_micro",
+        f"CAST(coalesce(sum(earned) FILTER ({within}), 0) AS HUGEINT) AS {view.name}_earned",
         f"count(*) FILTER ({within} AND counted) AS {view.name}_count",
         f"count(rating) FILTER ({within}) AS {view.name}_ratings",
     ]
@@ -66,9 +66,42 @@ def _tally(view: View, policy: Policy) -> list[str]:
 def _shown(view: View, policy: Policy) -> dict[str, str]:
     """Return the columns of a view with their SQL: a sum over nothing is 0, a mean over nothing is null."""
     name = view.name
+    measures = {key: value(f"{name}_{key}", measure) for key, measure in policy.all_measures.items()}
     return {
-        f"{name}_score": exact(f"{name}_micro", policy.score_digits),
+        f"{name}_score": _hidden(_score(view, policy), policy, _points(policy.status.shown, policy)),
         f"{name}_events": f"{name}_count",
-        **{f"{name}_{key}": value(f"{name}_{key}", measure) for key, measure in policy.all_measures.items()},
+        **{f"{name}_{key}": _hidden(sql, policy, "NULL") for key, sql in measures.items()},
         f"{name}_rating_count": f"{name}_ratings",
     }
+
+
+def _hidden(sql: str, policy: Policy, instead: str) -> str:
+    """Return what is shown of a user whom a suspension hides."""
+    if policy.status.rule != "hide":
+        return sql
+    return f"CASE WHEN suspended.user_id IS NULL THEN {sql} ELSE {instead} END"
+
+
+def _score(view: View, policy: Policy) -> str:
+    total = f"{view.name}_earned"
+    if view.window_us is None:
+        total = f"{total} + {_units(policy.score.start, policy)}"
+        if policy.score.floor is not None:
+            total = f"greatest({total}, {_units(policy.score.floor, policy)})"
+        if policy.score.ceiling is not None:
+            total = f"least({total}, {_units(policy.score.ceiling, policy)})"
+    return _in_points(total, policy)
+
+
+def _points(number: Number | None, policy: Policy) -> str:
+    return "NULL" if number is None else _in_points(_units(number, policy), policy)
+
+
+def _units(number: Number, policy: Policy) -> str:
+    """Return a number of points in the unit of `earned`."""
+    return f"CAST({micro(number) * 10 ** (_DECAYED_DIGITS - MICRO_DIGITS if policy.decays else 0)} AS HUGEINT)"
+
+
+def _in_points(total: str, policy: Policy) -> str:
+    """Return a sum of `earned` as the number to show: exact, or a float where points decay."""
+    return f"CAST({total} AS DOUBLE) / 1e{_DECAYED_DIGITS}" if policy.decays else exact(total, policy.score_digits)

@@ -8,14 +8,15 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from fractions import Fraction
 
 from pipelines.reputation.policy import Policy
-from pipelines.reputation.policy.actions import Action, Points, Rating
+from pipelines.reputation.policy.actions import Action, Emission, Points, Rating
+from pipelines.reputation.policy.gates import Cap, Completion, Once
 from pipelines.reputation.policy.measures import Measure
-from tests.reputation.history import DAY, Event
+from tests.reputation.history import DAY, Event, at
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,6})?")
 
@@ -26,17 +27,12 @@ class Contribution:
 
     event: Event
     emission_no: int | None
+    emission: Emission | None
     points: Fraction | None
     reason: str
     rating: Fraction | None = None
-
-    @property
-    def granted(self) -> Fraction:
-        return self.points if self.reason == "granted" and self.points is not None else Fraction(0)
-
-    @property
-    def counted(self) -> bool:
-        return self.reason == "granted" and self.emission_no == 0
+    granted: Fraction = Fraction(0)
+    counted: bool = False
 
 
 @dataclass
@@ -145,29 +141,80 @@ def reputations(events: Iterable[Event], policy: Policy, as_of: int) -> dict[str
     for event in events:
         if event.t < as_of:
             histories[event.user_id].append(event)
-    return {user_id: _Account(policy, as_of).play(history) for user_id, history in histories.items()}
+    accounts = {user_id: _Account(policy, as_of, history) for user_id, history in histories.items()}
+    completed = [
+        {key for account in accounts.values() for key in account.completed(gate)} for gate in policy.completion.values()
+    ]
+    return {user_id: account.play(completed) for user_id, account in accounts.items()}
+
+
+def bucket(t: int, period: str | None) -> object:
+    """Return what tells a day, week or month from another."""
+    day = at(t).date()
+    match period:
+        case "day":
+            return day
+        case "week":
+            return day.isocalendar()[:2]
+        case "month":
+            return day.year, day.month
+        case _:
+            return None
 
 
 class _Account:
     """One user: takes the events in their order, then shows what they came to."""
 
-    def __init__(self, policy: Policy, as_of: int) -> None:
+    def __init__(self, policy: Policy, as_of: int, history: list[Event]) -> None:
         self.policy = policy
         self.as_of = as_of
         self.suspended = False
-        self.retracted: set[str] = set()
-        self.contributions: list[Contribution] = []
-
-    def play(self, history: list[Event]) -> Reputation:
-        policy = self.policy
+        self.reset_at: int | None = None
+        self.history = sorted(history, key=self._order)
         self.retracted = {
             event.metadata[policy.retraction.target]
             for event in history
             if event.action_type in policy.retraction.actions and policy.retraction.target in event.metadata
         }
-        for event in sorted(history, key=self._order):
+        self._correct()
+        self.contributions: list[Contribution] = []
+
+    def _correct(self) -> None:
+        """Lay the latest correction over each event that has one."""
+        target, actions = self.policy.correction.target, self.policy.correction.actions
+        corrections = {
+            event.metadata[target]: event.metadata
+            for event in self.history
+            if event.action_type in actions and target in event.metadata and event.event_id not in self.retracted
+        }
+        self.history = [
+            replace(event, metadata=event.metadata | corrections[event.event_id])
+            if event.event_id in corrections and self._is_plain(event)
+            else event
+            for event in self.history
+        ]
+
+    def completed(self, gate: Completion) -> set[str]:
+        return {
+            event.metadata[gate.key]
+            for event in self.history
+            if event.action_type in gate.by and gate.key in event.metadata and event.event_id not in self.retracted
+        }
+
+    def play(self, completed: list[set[str]]) -> Reputation:
+        for event in self.history:
             self._take(event)
-        windows = {"all_time": None} | {f"last_{days}_days": days * DAY for days in policy.windows_days}
+        if self.policy.status.rule == "reset":
+            self._reset()
+        for gate, keys in zip(self.policy.completion.values(), completed, strict=True):
+            self._complete(gate, keys)
+        for once in self.policy.once.values():
+            self._contest(once)
+        for contribution in self.contributions:
+            self._grant(contribution)
+        for cap in self.policy.caps.values():
+            self._cap(cap)
+        windows = {"all_time": None} | {f"last_{days}_days": days * DAY for days in self.policy.windows_days}
         shown = {name: self._view(window) for name, window in windows.items()}
         return Reputation("suspended" if self.suspended else "active", shown, self.contributions)
 
@@ -177,40 +224,119 @@ class _Account:
     def _is_status(self, event: Event) -> bool:
         return event.action_type in self.policy.status.suspend + self.policy.status.reinstate
 
+    def _is_plain(self, event: Event) -> bool:
+        special = self.policy.retraction.actions + self.policy.correction.actions
+        return not self._is_status(event) and event.action_type not in special
+
     def _take(self, event: Event) -> None:
         if self._is_status(event):
-            suspends = event.action_type in self.policy.status.suspend
-            reason = "no effect" if suspends == self.suspended else "status"
-            self.suspended = suspends
-            self.contributions.append(Contribution(event, None, None, reason))
+            self._change_status(event)
         elif event.action_type in self.policy.retraction.actions:
-            self.contributions.append(Contribution(event, None, None, "retraction"))
+            self.contributions.append(Contribution(event, None, None, None, "retraction"))
+        elif event.action_type in self.policy.correction.actions:
+            reason = "retracted" if event.event_id in self.retracted else "correction"
+            self.contributions.append(Contribution(event, None, None, None, reason))
         elif (action := self.policy.actions.get(event.action_type)) is None:
-            self.contributions.append(Contribution(event, None, None, "no rule"))
+            self.contributions.append(Contribution(event, None, None, None, "no rule"))
         else:
             self._earn(event, action)
+
+    def _change_status(self, event: Event) -> None:
+        suspends = event.action_type in self.policy.status.suspend
+        reason = "no effect" if suspends == self.suspended else "status"
+        if reason == "status" and not suspends:
+            self.reset_at = event.t
+        self.suspended = suspends
+        self.contributions.append(Contribution(event, None, None, None, reason))
 
     def _earn(self, event: Event, action: Action) -> None:
         rating = action.rating and rating_of(action.rating, event)
         points = [points_of(emission.points, event) for emission in action.emissions]
         if event.event_id in self.retracted:
             reason = "retracted"
-        elif self.suspended:
+        elif self.suspended and self.policy.status.rule != "hide":
             reason = "suspended"
         elif None in points or (action.rating is not None and rating is None):
             reason = "unreadable"
         else:
             reason = "granted"
-        for emission_no, earned in enumerate(points):
-            kept = rating if reason == "granted" and emission_no == 0 else None
-            self.contributions.append(Contribution(event, emission_no, earned, reason, kept))
+        for number, (emission, earned) in enumerate(zip(action.emissions, points, strict=True)):
+            self.contributions.append(Contribution(event, number, emission, earned, reason, rating))
+
+    def _reset(self) -> None:
+        """Void what was before the end of the last suspension, or everything while one lasts."""
+        for c in self.contributions:
+            before = self.suspended or (self.reset_at is not None and c.event.t < self.reset_at)
+            if before and c.reason in ("granted", "unreadable"):
+                c.reason = "reset"
+
+    def _complete(self, gate: Completion, keys: set[str]) -> None:
+        for c in self.contributions:
+            if c.reason == "granted" and c.event.action_type in self.policy.covered(gate):
+                c.reason = "granted" if c.event.metadata.get(gate.key) in keys else "not completed"
+
+    def _contest(self, once: Once) -> None:
+        winners: dict[object, str] = {}
+        competing = [
+            (c, (once.per and c.event.metadata.get(once.per), bucket(c.event.t, once.period)))
+            for c in self.contributions
+            if c.reason == "granted" and c.event.action_type in self.policy.covered(once)
+        ]
+        for c, place in competing:
+            if once.keep == "last" or place not in winners:
+                winners[place] = c.event.event_id
+        for c, place in competing:
+            if winners[place] != c.event.event_id:
+                c.reason = "superseded"
+
+    def _grant(self, c: Contribution) -> None:
+        c.counted = c.reason == "granted" and c.emission_no == 0
+        c.rating = c.rating if c.counted else None
+        if c.reason != "granted" or c.points is None or c.emission is None:
+            return
+        days = c.emission.penalties_expire_after_days
+        if days is not None and c.points < 0 and c.event.t + days * DAY <= self.as_of:
+            c.reason = "expired"
+        else:
+            c.granted = c.points
+
+    def _cap(self, cap: Cap) -> None:
+        """Fill each bucket in the order of events; what does not fit any more is not granted."""
+        sums: dict[object, Fraction] = defaultdict(Fraction)
+        maximum = Fraction(cap.maximum)
+        for c in self.contributions:
+            limited = c.granted if cap.counts == "net" else max(c.granted, Fraction(0))
+            if c.reason not in ("granted", "capped") or c.event.action_type not in self.policy.covered(cap):
+                continue
+            place = (cap.per and c.event.metadata.get(cap.per), bucket(c.event.t, cap.period))
+            before, after = sums[place], sums[place] + limited
+            sums[place] = after
+            kept = c.granted - limited + min(maximum, after) - min(maximum, before)
+            if kept != c.granted:
+                c.granted, c.reason = kept, "capped"
+
+    def _decayed(self, c: Contribution) -> Fraction:
+        """Return what is left of the points, to 15 digits after the point where they decay."""
+        if not self.policy.decays:
+            return c.granted
+        half_life = c.emission.half_life_days if c.emission else None
+        age = Decimal(self.as_of - c.event.t) / DAY
+        with localcontext() as context:
+            context.prec = 50
+            left = Decimal(1) if half_life is None else Decimal(2) ** (-age / half_life)
+            granted = Decimal(c.granted.numerator) / c.granted.denominator
+            return Fraction((granted * left).quantize(Decimal("1e-15")))
 
     def _view(self, window: int | None) -> Shown:
+        policy = self.policy
         within = [c for c in self.contributions if window is None or c.event.t >= self.as_of - window]
         ratings = [c.rating for c in within if c.rating is not None]
-        return Shown(
-            score=sum((c.granted for c in within), Fraction(0)),
-            events=sum(c.counted for c in within),
-            measures={name: measured(ratings, measure) for name, measure in self.policy.all_measures.items()},
-            rating_count=len(ratings),
-        )
+        score = sum((self._decayed(c) for c in within), Fraction(0))
+        if window is None:
+            score += Fraction(policy.score.start)
+            score = score if policy.score.floor is None else max(score, Fraction(policy.score.floor))
+            score = score if policy.score.ceiling is None else min(score, Fraction(policy.score.ceiling))
+        measures = {name: measured(ratings, measure) for name, measure in policy.all_measures.items()}
+        if self.suspended and policy.status.rule == "hide":
+            score, measures = Fraction(policy.status.shown or 0), dict.fromkeys(measures)
+        return Shown(score, sum(c.counted for c in within), measures, len(ratings))

@@ -1,4 +1,4 @@
-"""Random policies, feature by feature, over the actions Rated, Starred, Done and Tipped."""
+"""Random policies, feature by feature, over the actions Rated, Starred, Done, Tipped and Many."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 
 from pipelines.reputation.policy import Policy
 
-ACTIONS = ("Rated", "Starred", "Done", "Tipped")
+ACTIONS = ("Rated", "Starred", "Done", "Tipped", "Many")
 STATUS = ("Suspended", "Reinstated")
-EVENTS = (*ACTIONS, *STATUS, "Retracted")
+EVENTS = (*ACTIONS, *STATUS, "Retracted", "Corrected")
 Table = dict[str, Any]
 
 
 def policy(**changes: Any) -> Policy:
-    """Return a policy over the four actions with some of its keys changed; `actions` are merged key by key."""
+    """Return a policy over these actions with some of its keys changed; `actions` are merged key by key."""
     actions = {name: table | changes.get("actions", {}).get(name, {}) for name, table in base_actions().items()}
     return Policy.model_validate(base() | changes | {"actions": actions})
 
@@ -25,6 +25,7 @@ def base() -> Table:
         "windows_days": (30,),
         "status": {"suspend": ("Suspended",), "reinstate": ("Reinstated",)},
         "retraction": {"actions": ("Retracted",)},
+        "correction": {"actions": ("Corrected",)},
     }
 
 
@@ -38,6 +39,7 @@ def base_actions() -> dict[str, Table]:
         "Starred": {"rating": rating, "points": {"from": "rating", "map": {1: -2, 2: -1, 3: 0, 4.5: "0.5", 5: 2}}},
         "Done": {"points": 3},
         "Tipped": {"points": {"from": "amount", "minimum": 0, "maximum": 100, "digits": 2}},
+        "Many": {"rating": rating, "emit": ({"points": 1}, {"points": {"from": "amount"}}, {"points": -2})},
     }
 
 
@@ -58,3 +60,80 @@ def measures() -> st.SearchStrategy[Table]:
         },
     )
     return st.builds(lambda a, b: a | b, of_one, options)
+
+
+PERIODS = ("day", "week", "month")
+
+
+def caps() -> st.SearchStrategy[Table]:
+    """Return one cap or two, over all actions or some, for the user or by rater."""
+    one = st.fixed_dictionaries(
+        {
+            "period": st.sampled_from(PERIODS),
+            "maximum": st.sampled_from(["0", "2.5", "4", "20"]),
+            "counts": st.sampled_from(["gains", "net"]),
+        },
+        optional={
+            "per": st.just("rater_id"),
+            "actions": st.just(("Rated", "Done")),
+            "exempt": st.just(("Done",)),
+        },
+    )
+    return st.dictionaries(st.sampled_from(["a", "b"]), one, min_size=1)
+
+
+def once() -> st.SearchStrategy[Table]:
+    """Return one uniqueness rule or two, for the user or by rater, in a period or for ever, first or last."""
+    one = st.fixed_dictionaries(
+        {
+            "actions": st.sampled_from([("Rated",), ("Rated", "Starred", "Many")]),
+            "keep": st.sampled_from(["first", "last"]),
+        },
+        optional={"per": st.just("rater_id"), "period": st.sampled_from(PERIODS)},
+    )
+    return st.dictionaries(st.sampled_from(["a", "b"]), one, min_size=1)
+
+
+def completion() -> st.SearchStrategy[Table]:
+    """Return a gate on rides that somebody completed; an action may complete itself."""
+    some = st.sampled_from([("Rated",), ("Rated", "Done"), ("Starred", "Many")])
+    one = st.fixed_dictionaries(
+        {"actions": some, "by": st.sampled_from([("Done",), ("Unknown", "Done")]), "key": st.just("ride_id")}
+    )
+    return st.dictionaries(st.sampled_from(["a", "b"]), one, min_size=1)
+
+
+def scores() -> st.SearchStrategy[Table]:
+    """Return a start, and bounds that are sometimes in the way."""
+    floors, ceilings = st.sampled_from(["-1", "0", "1.5"]), st.sampled_from(["2", "4.25", "6"])
+    return st.fixed_dictionaries(
+        {}, optional={"start": st.sampled_from(["1", "-3"]), "floor": floors, "ceiling": ceilings}
+    )
+
+
+def status() -> st.SearchStrategy[Table]:
+    """Return each way of treating a suspension."""
+    rules = st.sampled_from([{"rule": "freeze"}, {"rule": "hide", "shown": "0.5"}, {"rule": "reset"}])
+    return rules.map(lambda rule: base()["status"] | rule)
+
+
+def emissions() -> st.SearchStrategy[Table]:
+    """Return, by action, points that decay and penalties that expire."""
+    halving = st.fixed_dictionaries({}, optional={"half_life_days": st.sampled_from(["0.5", "30"])})
+    expiring = st.fixed_dictionaries({}, optional={"penalties_expire_after_days": st.sampled_from([1, 7])})
+    one = st.builds(lambda a, b: a | b, halving, expiring)
+    return st.dictionaries(st.sampled_from(["Rated", "Starred", "Done"]), one)
+
+
+def whole_policies() -> st.SearchStrategy[Policy]:
+    """Return policies that use any combination of everything."""
+    everything = {
+        "status": status(),
+        "score": scores(),
+        "actions": emissions(),
+        "completion": completion(),
+        "once": once(),
+        "caps": caps(),
+        "measures": st.dictionaries(st.sampled_from(["rating_average", "a"]), measures(), min_size=1),
+    }
+    return st.fixed_dictionaries({}, optional=everything).map(lambda tables: policy(**tables))

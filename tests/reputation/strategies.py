@@ -8,7 +8,7 @@ USERS = ("ann", "bob", "")
 RATINGS = ("1", "2", "3", "5", "4.5", "0", "-10", "10", "+4", "05", "6", " 5", "5\n", "", "five", "1e1", "5.0000001")
 AMOUNTS = ("1", "0.01", "99.99", "100.00", "100.01", "-1", "1.005", "much")
 EDGES = tuple(NOW - days * DAY + shift for days in (0, 1, 7, 30, 90, 365) for shift in (-1, 0, 1))
-EVENT_IDS = tuple(f"e{i:02}" for i in range(24))
+EVENT_IDS = tuple(f"e{i:02}" for i in range(16))
 
 
 def times() -> st.SearchStrategy[int]:
@@ -23,11 +23,13 @@ def metadata() -> st.SearchStrategy[dict[str, str]]:
             "rating": st.sampled_from(RATINGS),
             "amount": st.sampled_from(AMOUNTS),
             "target_event_id": st.sampled_from(EVENT_IDS),
+            "rater_id": st.sampled_from(("rita", "rob")),
+            "ride_id": st.sampled_from(("r1", "r2", "r3")),
         },
     )
 
 
-def histories(*action_types: str, max_size: int = 24) -> st.SearchStrategy[list[Event]]:
+def histories(*action_types: str, max_size: int = 16) -> st.SearchStrategy[list[Event]]:
     """Return events with distinct ids, in any order, of these action types and one that no policy knows."""
     event_ids = st.permutations(EVENT_IDS[:max_size])
     bodies = st.lists(

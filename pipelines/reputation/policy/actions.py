@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.reputation.policy.numbers import MAXIMUM_POINTS, MICRO_DIGITS, Name, Number, Section, decimals
+from pipelines.reputation.policy.numbers import MAXIMUM_POINTS, MICRO_DIGITS, Name, Number, Positive, Section, decimals
 
 
 class Rating(Section):
@@ -74,6 +74,10 @@ class Emission(Section):
     """Points that one event earns."""
 
     points: Points
+    half_life_days: Positive | None = None
+    """The points halve every so many days of 86,400 s; without it they stay."""
+    penalties_expire_after_days: int | None = Field(default=None, ge=1, le=36_500)
+    """Points below zero no longer count once the event is so many days old."""
 
 
 class Action(Section):

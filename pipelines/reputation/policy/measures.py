@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.reputation.policy.numbers import Number, Section
+from pipelines.reputation.policy.numbers import Number, Positive, Section
 
 _BINARY = ("beta", "wilson", "share", "positives", "negatives")
 
@@ -27,9 +27,9 @@ class Measure(Section):
     negative_to: Number | None = None
     """Ratings above this and below `positive_from` are neutral: n leaves them out. Without it, n counts all."""
     prior_mean: Number | None = None
-    prior_weight: Number | None = Field(default=None, gt=0)
-    prior_positive: Number = Field(default=Decimal(1), gt=0)
-    prior_negative: Number = Field(default=Decimal(1), gt=0)
+    prior_weight: Positive | None = None
+    prior_positive: Positive = Decimal(1)
+    prior_negative: Positive = Decimal(1)
     z: float = Field(default=1.959963984540054, gt=0, le=10)
     """Quantile of the normal distribution: how sure the Wilson bound is (default: 95 %, two-sided)."""
     minimum_count: int = Field(default=1, ge=1)

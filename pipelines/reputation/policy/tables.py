@@ -3,12 +3,14 @@
 Owns the hand-over from the model to DuckDB: nothing of a policy's text ever becomes part of a statement.
 """
 
+from typing import Any
+
 import duckdb
 import pyarrow as pa
 
 from pipelines.reputation.policy.actions import Emission, Rating
 from pipelines.reputation.policy.model import Policy
-from pipelines.reputation.policy.numbers import MICRO, MICRO_DIGITS, micro
+from pipelines.reputation.policy.numbers import DAY_US, MICRO, MICRO_DIGITS, micro
 from pipelines.reputation.sql import statement
 
 ROLE = pa.schema([("action_type", pa.string()), ("role", pa.string())])
@@ -24,6 +26,8 @@ EMISSION = pa.schema(
         ("points_maximum", pa.int64()),
         ("points_step", pa.int64()),
         ("scale", pa.int64()),
+        ("half_life_us", pa.int64()),
+        ("penalties_expire_us", pa.int64()),
         ("rating_key", pa.string()),
         ("rating_minimum", pa.int64()),
         ("rating_maximum", pa.int64()),
@@ -40,7 +44,29 @@ def load_tables(connection: duckdb.DuckDBPyConnection, policy: Policy) -> None:
     _fill(connection, "emission", pa.Table.from_pylist([row for row, _ in rows], EMISSION))
     stars = [star for row, emission in rows for star in _stars(row, emission)]
     _fill(connection, "star", pa.Table.from_pylist(stars, STAR))
-    connection.execute("SET VARIABLE retraction_target = ?", [policy.retraction.target])
+    for name, value in variables(policy).items():
+        connection.execute(f"SET VARIABLE {name} = ?", [value])
+
+
+def variables(policy: Policy) -> dict[str, Any]:
+    """Return what the steps read with getvariable(): `{kind}_{number}_{key}` for the rules over several actions."""
+    values: dict[str, Any] = {
+        "status_rule": policy.status.rule,
+        "retraction_target": policy.retraction.target,
+        "correction_target": policy.correction.target,
+    }
+    for i, gate in enumerate(policy.completion.values()):
+        values |= _prefixed(f"completion_{i}", actions=policy.covered(gate), by=list(gate.by), key=gate.key)
+    for i, gate in enumerate(policy.once.values()):
+        values |= _prefixed(f"once_{i}", actions=policy.covered(gate), key=gate.per, period=gate.period)
+    for i, cap in enumerate(policy.caps.values()):
+        values |= _prefixed(f"cap_{i}", actions=policy.covered(cap), key=cap.per, period=cap.period)
+        values |= _prefixed(f"cap_{i}", maximum=micro(cap.maximum))
+    return values
+
+
+def _prefixed(prefix: str, **values: Any) -> dict[str, Any]:
+    return {f"{prefix}_{key}": value for key, value in values.items()}
 
 
 def _fill(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
@@ -54,6 +80,7 @@ def _roles(policy: Policy) -> list[dict[str, str]]:
         "suspend": policy.status.suspend,
         "reinstate": policy.status.reinstate,
         "retraction": policy.retraction.actions,
+        "correction": policy.correction.actions,
     }
     return [{"action_type": action, "role": role} for role, actions in roles.items() for action in actions]
 
@@ -77,6 +104,8 @@ def _points(emission: Emission) -> dict[str, object]:
         "points_maximum": micro(points.maximum),
         "points_step": 10 ** (MICRO_DIGITS - points.digits),
         "scale": micro(points.scale),
+        "half_life_us": emission.half_life_days and int(emission.half_life_days * DAY_US),
+        "penalties_expire_us": emission.penalties_expire_after_days and emission.penalties_expire_after_days * DAY_US,
     }
 
 

@@ -6,6 +6,7 @@ SELECT
     t,
     utc_day(t) AS day,
     granted,
+    earned,
     rating,
     $rating_rank AS rating_rank,
     counted,

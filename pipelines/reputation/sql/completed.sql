@@ -1,0 +1,20 @@
+-- Gate: an event counts only if an event of another kind, anybody's, completed what its metadata names.
+CREATE OR REPLACE TEMP VIEW $name AS
+SELECT event.* REPLACE (
+    CASE
+        WHEN event.reason = 'granted'
+            AND list_contains(getvariable('${rule}_actions'), event.action_type)
+            AND done.key IS NULL
+            THEN 'not completed'
+        ELSE event.reason
+    END AS reason
+)
+FROM $source AS event
+LEFT JOIN (
+    SELECT DISTINCT completion.metadata[getvariable('${rule}_key')] AS key
+    FROM corrected_event AS completion
+    LEFT JOIN retracted_event AS retracted
+        ON retracted.user_id = completion.user_id AND retracted.event_id = completion.event_id
+    WHERE list_contains(getvariable('${rule}_by'), completion.action_type) AND retracted.user_id IS NULL
+) AS done
+    ON done.key = event.metadata[getvariable('${rule}_key')]

@@ -1,0 +1,18 @@
+-- Gate: one event of a user, per metadata key and period; events without the key are together one. Only events that
+-- count so far compete.
+CREATE OR REPLACE TEMP VIEW $name AS
+SELECT * EXCLUDE (competes) REPLACE (
+    CASE WHEN competes AND event_id <> first_value(event_id) OVER contest THEN 'superseded' ELSE reason END AS reason
+)
+FROM (
+    SELECT *, reason = 'granted' AND list_contains(getvariable('${rule}_actions'), action_type) AS competes
+    FROM $source
+)
+WINDOW contest AS (
+    PARTITION BY
+        user_id,
+        competes,
+        metadata[CAST(getvariable('${rule}_key') AS VARCHAR)],
+        bucket(t, CAST(getvariable('${rule}_period') AS VARCHAR))
+    ORDER BY t $direction, event_id $direction
+)

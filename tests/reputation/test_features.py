@@ -1,0 +1,60 @@
+"""Each feature of the policy language, alone and in any combination, against the naive implementation."""
+
+from typing import Any
+
+from hypothesis import given
+
+from pipelines.reputation.policy import Policy
+from tests.reputation import policies
+from tests.reputation.agreement import assert_agreement
+from tests.reputation.history import NOW, Event
+from tests.reputation.policies import EVENTS, policy
+from tests.reputation.strategies import histories
+
+
+@given(histories(*EVENTS), policies.caps())
+def test_caps(events: list[Event], tables: dict[str, Any]) -> None:
+    """Caps over gains or net, for the user or by rater, one after the other."""
+    assert_agreement(events, policy(caps=tables), NOW)
+
+
+@given(histories(*EVENTS), policies.emissions())
+def test_decay_and_expiry(events: list[Event], tables: dict[str, Any]) -> None:
+    """Points that halve, penalties that end."""
+    assert_agreement(events, policy(actions=tables), NOW)
+
+
+@given(histories(*EVENTS), policies.scores())
+def test_start_floor_and_ceiling(events: list[Event], table: dict[str, Any]) -> None:
+    """The all-time score begins and ends where the policy says; windows do not care."""
+    assert_agreement(events, policy(score=table), NOW)
+
+
+@given(histories("Done", "Rated", "Suspended", "Reinstated", "Retracted"), policies.status())
+def test_status_rules(events: list[Event], table: dict[str, Any]) -> None:
+    """Freeze, hide and reset."""
+    assert_agreement(events, policy(status=table), NOW)
+
+
+@given(histories("Done", "Rated", "Starred", "Many", "Retracted"), policies.completion())
+def test_completion(events: list[Event], tables: dict[str, Any]) -> None:
+    """An event counts with a completed ride, anybody's, before or after."""
+    assert_agreement(events, policy(completion=tables), NOW)
+
+
+@given(histories("Rated", "Starred", "Many", "Retracted"), policies.once())
+def test_once(events: list[Event], tables: dict[str, Any]) -> None:
+    """One event per rater and period, first or last."""
+    assert_agreement(events, policy(once=tables), NOW)
+
+
+@given(histories("Rated", "Many", "Corrected", "Retracted"))
+def test_correction(events: list[Event]) -> None:
+    """The latest correction that stands is laid over its target."""
+    assert_agreement(events, policy(), NOW)
+
+
+@given(histories(*EVENTS), policies.whole_policies())
+def test_all_together(events: list[Event], rules: Policy) -> None:
+    """Any combination of features."""
+    assert_agreement(events, rules, NOW)
