@@ -64,7 +64,7 @@ def bitcoin_otc() -> Path:
 @pytest.fixture
 def broken_connections(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """For a test that takes the broker away: kafka-python leaves sockets of refused connections to the collector."""
-    warnings.filterwarnings("ignore", "unclosed <socket", ResourceWarning)  # until the end of this test
+    warnings.filterwarnings("ignore", "unclosed <(socket|ssl)", ResourceWarning)  # until the end of this test
     # Captured log records would keep the errors, with them the frames, and with them the sockets.
     caplog.set_level(logging.CRITICAL, "kafka")
     yield

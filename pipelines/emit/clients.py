@@ -7,6 +7,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,23 +35,20 @@ _CONFIGURATION: tuple[type[Exception], ...] = (
 @contextlib.contextmanager
 def admin_client(kafka: KafkaSettings) -> Generator[Any]:
     """Yield a KafkaAdminClient; TransientError where nobody listens."""
-    factory: Any = KafkaAdminClient
-    with contextlib.closing(factory(**_config(kafka))) as client:
+    with contextlib.closing(_client(KafkaAdminClient, kafka)) as client:
         yield client
 
 
 @contextlib.contextmanager
 def consumer(kafka: KafkaSettings, **options: object) -> Generator[Any]:
     """Yield a KafkaConsumer without a group."""
-    factory: Any = KafkaConsumer
-    with contextlib.closing(factory(**_config(kafka), **options)) as client:
+    with contextlib.closing(_client(KafkaConsumer, kafka, **options)) as client:
         yield client
 
 
 def producer(kafka: KafkaSettings, **options: object) -> Any:
     """Return a KafkaProducer; closing it is the caller's affair."""
-    factory: Any = KafkaProducer
-    return factory(**_config(kafka), **options)
+    return _client(KafkaProducer, kafka, **options)
 
 
 @contextlib.contextmanager
@@ -67,10 +65,25 @@ def translated(kafka: KafkaSettings, doing: str) -> Generator[None]:
         raise TransientError(f"{where} failed: {error}; check that the broker runs, then try again") from error
 
 
-def _config(kafka: KafkaSettings) -> dict[str, Any]:
+def _client(factory: Any, kafka: KafkaSettings, **options: object) -> Any:
     config = kafka.client_config()
+    _require_files(config)
     _require_a_listener(config["bootstrap_servers"], kafka.request_timeout_seconds)
-    return config | {"bootstrap_timeout_ms": config["request_timeout_ms"]}
+    try:
+        return factory(**config, bootstrap_timeout_ms=config["request_timeout_ms"], **options)
+    except errors.KafkaTimeoutError as error:
+        # The client does not say why: a refused password looks to it like a broker that is starting.
+        raise TransientError(
+            f"{kafka.bootstrap_servers} can be reached, but did not let us in within "
+            f"{kafka.request_timeout_seconds:g} s: check kafka.security_protocol, the certificates and the credentials; "
+            "if they are right, try again"
+        ) from error
+
+
+def _require_files(config: dict[str, Any]) -> None:
+    for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+        if config.get(name) and not Path(config[name]).is_file():
+            raise ConfigurationError(f"kafka.{name} names {config[name]}, which is no file")
 
 
 def _require_a_listener(servers: list[str], timeout_seconds: float) -> None:

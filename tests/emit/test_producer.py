@@ -53,11 +53,11 @@ def read_topic(kafka: KafkaSettings) -> list:
     return records
 
 
-def test_events_arrive_once_in_order_and_by_key(settings: Settings) -> None:
+def test_events_arrive_once_in_order_and_by_key(bus: KafkaSettings) -> None:
     """Every event is on the topic once, keyed by user_id, at the partition Kafka's own clients would choose."""
-    ensure_topic(settings.kafka)
-    produced = produce(settings.kafka, (_events(first, 500) for first in (0, 500)))
-    records = read_topic(settings.kafka)
+    ensure_topic(bus)
+    produced = produce(bus, (_events(first, 500) for first in (0, 500)))
+    records = read_topic(bus)
     assert produced.records == len(records) == 1000
     assert produced.bytes == sum(len(record.key) + len(record.value) for record in records)
     by_user: dict[bytes, list[int]] = defaultdict(list)
@@ -70,47 +70,45 @@ def test_events_arrive_once_in_order_and_by_key(settings: Settings) -> None:
     assert sum(len(set(times)) for times in by_user.values()) == 1000
 
 
-def test_raw_records_are_sent_as_they_are(settings: Settings) -> None:
+def test_raw_records_are_sent_as_they_are(bus: KafkaSettings) -> None:
     """Undecodable values, tombstones, missing keys, headers and a chosen topic partition survive unchanged."""
-    ensure_topic(settings.kafka)
+    ensure_topic(bus)
     sent = [
         Record(b"k", b"\xff\xfe", [("origin", b"\x00")], 3),
         Record(b"k", None, topic_partition=3),
         Record(None, b"", topic_partition=3),
     ]
-    assert produce_records(settings.kafka, sent).bytes == 4
-    found = [
-        (record.key, record.value, list(record.headers), record.partition) for record in read_topic(settings.kafka)
-    ]
+    assert produce_records(bus, sent).bytes == 4
+    found = [(record.key, record.value, list(record.headers), record.partition) for record in read_topic(bus)]
     assert found == [tuple(record) for record in sent]
 
 
-def test_no_topic_is_said_before_anything_is_sent(settings: Settings) -> None:
+def test_no_topic_is_said_before_anything_is_sent(bus: KafkaSettings) -> None:
     """A topic is created on purpose, not by a producer's mistake."""
     with pytest.raises(ConfigurationError, match="karmalake topics ensure"):
-        produce(settings.kafka, [_events(0, 1)])
-    assert describe_topic(settings.kafka) is None
+        produce(bus, [_events(0, 1)])
+    assert describe_topic(bus) is None
 
 
-def test_what_came_before_an_error_of_the_source_is_sent(settings: Settings) -> None:
+def test_what_came_before_an_error_of_the_source_is_sent(bus: KafkaSettings) -> None:
     """A source that fails in the middle: its error goes through, and what it gave before is on the topic."""
-    ensure_topic(settings.kafka)
+    ensure_topic(bus)
 
     def tables() -> Iterator[pa.Table]:
         yield _events(0, 100)
         raise UsageError("row 101")
 
     with pytest.raises(UsageError, match="row 101"):
-        produce(settings.kafka, tables())
-    assert len(read_topic(settings.kafka)) == 100
+        produce(bus, tables())
+    assert len(read_topic(bus)) == 100
 
 
-def test_a_record_too_large_is_refused_by_name(settings: Settings) -> None:
+def test_a_record_too_large_is_refused_by_name(bus: KafkaSettings) -> None:
     """A record above the client's limit is an error that says so; the ones before it are sent."""
-    ensure_topic(settings.kafka)
+    ensure_topic(bus)
     with pytest.raises(ConfigurationError, match="larger than"):
-        produce_records(settings.kafka, [Record(b"k", b"small"), Record(b"k", b"x" * 2_000_000)])
-    assert len(read_topic(settings.kafka)) == 1
+        produce_records(bus, [Record(b"k", b"small"), Record(b"k", b"x" * 2_000_000)])
+    assert len(read_topic(bus)) == 1
 
 
 @pytest.mark.usefixtures("broken_connections")

@@ -16,7 +16,7 @@ from pipelines.emit.producer import Record, produce_records
 from pipelines.emit.simulator import Simulation, simulate
 from pipelines.emit.topics import ensure_topic
 from pipelines.errors import UsageError
-from pipelines.settings import ContractSettings, Settings
+from pipelines.settings import ContractSettings, KafkaSettings
 from tests.emit.test_producer import read_topic
 
 END = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -181,13 +181,13 @@ def test_activity_is_uneven(world: Simulation) -> None:
     assert sum(_microseconds(event) > middle for event in events) > 0.52 * len(events)
 
 
-def test_a_world_goes_through_the_broker_unchanged(settings: Settings) -> None:
+def test_a_world_goes_through_the_broker_unchanged(bus: KafkaSettings) -> None:
     """What arrives, topic partition by topic partition, is what was sent, tombstones and headers included."""
     made = simulate(3, 3_000, days=30, end=END, rates=Rates(malformed=0.02))
-    ensure_topic(settings.kafka)
-    produced = produce_records(settings.kafka, made.records)
+    ensure_topic(bus)
+    produced = produce_records(bus, made.records)
     assert produced.records == made.planted.sent
-    arrived = Counter((record.key, record.value, tuple(record.headers)) for record in read_topic(settings.kafka))
+    arrived = Counter((record.key, record.value, tuple(record.headers)) for record in read_topic(bus))
     assert arrived == Counter((record.key, record.value, tuple(record.headers)) for record in made.records)
 
 
