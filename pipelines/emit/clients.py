@@ -75,8 +75,8 @@ def _client(factory: Any, kafka: KafkaSettings, **options: object) -> Any:
         # The client does not say why: a refused password looks to it like a broker that is starting.
         raise TransientError(
             f"{kafka.bootstrap_servers} can be reached, but did not let us in within "
-            f"{kafka.request_timeout_seconds:g} s: check kafka.security_protocol, the certificates and the credentials; "
-            "if they are right, try again"
+            f"{kafka.request_timeout_seconds:g} s: check kafka.security_protocol, the certificates and the "
+            "credentials; if they are right, try again"
         ) from error
 
 
