@@ -1,0 +1,250 @@
+"""The rules of the policy language: one test each, with numbers worked out by hand."""
+
+from typing import Any
+
+import duckdb
+import pytest
+
+from pipelines.reputation.policy_file import parse_policy
+from pipelines.reputation.scores import scores
+from tests.reputation.history import DAY, NOW, Event, at, events_table
+
+MIDNIGHT = NOW - 10 * DAY
+"""The start of a Tuesday, 2024-02-20."""
+HEAD = """
+name = "rules"
+version = "1"
+windows_days = [7, 30]
+status = { suspend = ["Suspended"], reinstate = ["Reinstated"], STATUS }
+retraction = { actions = ["Retracted"] }
+correction = { actions = ["Corrected"] }
+"""
+
+
+class Case:
+    """A policy and what it makes of some events."""
+
+    def __init__(self, rules: str, *events: Event, as_of: int = NOW, status: str = 'rule = "freeze"') -> None:
+        with duckdb.connect() as connection:
+            connection.register("events", events_table(events))
+            self.users = scores(connection, parse_policy(HEAD.replace("STATUS", status) + rules), at(as_of))
+            rows = connection.sql("SELECT event_id, reason, granted FROM contribution ORDER BY ALL").fetchall()
+        self.reasons = {event_id: reason for event_id, reason, _ in rows}
+        self.granted = {event_id: granted / 1_000_000 for event_id, _, granted in rows}
+
+    def __getitem__(self, column: str) -> Any:
+        return self.users[column][0]
+
+
+def up(event_id: str, t: int = MIDNIGHT, action_type: str = "Up", **metadata: str) -> Event:
+    return Event(event_id, "ann", action_type, t, metadata)
+
+
+UP = "[actions.Up]\npoints = 10\n[actions.Down]\npoints = -2\n"
+CAP = UP + "[caps.votes]\nperiod = 'day'\nmaximum = 25\n"
+
+
+def test_a_cap_grants_up_to_its_maximum_in_the_order_of_events() -> None:
+    """10 + 10 + 10 under 25 are 25, and the contributions add up to it."""
+    case = Case(CAP, up("c"), up("a"), up("b"))
+    assert case["all_time_score"] == 25
+    assert case.granted == {"a": 10, "b": 10, "c": 5}
+    assert case.reasons == {"a": "granted", "b": "granted", "c": "capped"}
+    assert case["all_time_events"] == 3
+
+
+def test_a_cap_after_a_reversal_has_room_again() -> None:
+    """The cap is over surviving events: what was retracted has not used it up."""
+    case = Case(CAP, up("a"), up("b"), up("c"), Event("x", "ann", "Retracted", NOW - 1, {"target_event_id": "a"}))
+    assert case["all_time_score"] == 20
+
+
+def test_a_cap_over_gains_leaves_losses_alone() -> None:
+    """min(25, 30) - 2."""
+    assert Case(CAP, up("a"), up("b"), up("c"), up("d", action_type="Down"))["all_time_score"] == 23
+
+
+def test_a_cap_over_the_net_lets_losses_make_room() -> None:
+    """min(25, 30 - 2)."""
+    case = Case(CAP + "counts = 'net'\n", up("a"), up("b"), up("c"), up("d", action_type="Down"))
+    assert case["all_time_score"] == 25
+    assert case.granted == {"a": 10, "b": 10, "c": 5, "d": 0}
+
+
+@pytest.mark.parametrize(
+    ("period", "t", "score"),
+    [("day", DAY, 50), ("day", DAY - 1, 25), ("week", 6 * DAY - 1, 25), ("week", 6 * DAY, 50), ("month", 9 * DAY, 25)],
+)
+def test_a_cap_begins_anew_with_its_period(period: str, t: int, score: int) -> None:
+    """UTC days, weeks from Monday, months (2024-02-20 is a Tuesday)."""
+    events = [up(f"{i}{j}", MIDNIGHT + j) for i in range(3) for j in (0, t)]
+    assert Case(CAP.replace("'day'", f"'{period}'"), *events)["all_time_score"] == score
+
+
+def test_a_cap_exempts_actions() -> None:
+    """An exempt action neither uses the cap nor feels it."""
+    case = Case(CAP + "exempt = ['Up']\n", up("a"), up("b"), up("c"))
+    assert case["all_time_score"] == 30
+
+
+def test_a_cap_per_rater_is_one_for_each() -> None:
+    """25 from rob, 10 from rita, and 25 from all who gave no name."""
+    raters = [{"rater_id": "rob"}] * 3 + [{"rater_id": "rita"}] + [{}] * 3
+    case = Case(CAP + "per = 'rater_id'\n", *(up(str(i), **metadata) for i, metadata in enumerate(raters)))
+    assert case["all_time_score"] == 25 + 10 + 25
+
+
+def test_caps_follow_each_other() -> None:
+    """At most 15 from each rater, of which at most 25 a day."""
+    rules = UP + "[caps.rater]\nperiod = 'day'\nmaximum = 15\nper = 'rater_id'\n" + CAP.removeprefix(UP)
+    events = [up(f"{rater}{i}", rater_id=rater) for rater in ("rita", "rob") for i in range(2)]
+    case = Case(rules, *events)
+    assert case.granted == {"rita0": 10, "rita1": 5, "rob0": 10, "rob1": 0}
+
+
+ONCE = UP + "[once.rater]\nactions = ['Up']\nper = 'rater_id'\nperiod = 'week'\nkeep = 'first'\n"
+
+
+@pytest.mark.parametrize(
+    ("keep", "reasons"), [("first", ["granted", "superseded"]), ("last", ["superseded", "granted"])]
+)
+def test_once_keeps_the_first_or_the_last(keep: str, reasons: list[str]) -> None:
+    """One per rater and week; the other one is superseded and counts for nothing."""
+    events = [up("a", MIDNIGHT, rater_id="rob"), up("b", MIDNIGHT + DAY, rater_id="rob")]
+    case = Case(ONCE.replace("first", keep), *events)
+    assert list(case.reasons.values()) == reasons
+    assert (case["all_time_score"], case["all_time_events"]) == (10, 1)
+
+
+def test_once_lets_the_next_period_the_next_rater_and_other_actions_through() -> None:
+    """Only the same rater in the same week competes."""
+    events = [
+        up("a", MIDNIGHT, rater_id="rob"),
+        up("b", MIDNIGHT + 6 * DAY, rater_id="rob"),
+        up("c", MIDNIGHT, rater_id="rita"),
+        up("d", MIDNIGHT, "Down", rater_id="rob"),
+    ]
+    assert Case(ONCE, *events)["all_time_score"] == 28
+
+
+def test_once_passes_on_what_was_retracted() -> None:
+    """A withdrawn first one leaves its place to the second."""
+    retraction = Event("x", "ann", "Retracted", NOW - 1, {"target_event_id": "a"})
+    case = Case(ONCE, up("a", rater_id="rob"), up("b", MIDNIGHT + 1, rater_id="rob"), retraction)
+    assert case.reasons == {"a": "retracted", "b": "granted", "x": "retraction"}
+
+
+RIDE = "[completion.ride]\nactions = ['Up']\nby = ['Done']\nkey = 'ride_id'\n" + UP
+
+
+def test_a_rating_waits_for_the_completion_of_its_ride() -> None:
+    """Before or after, by anybody; without it, or without a key, it earns nothing."""
+    done = Event("done", "bob", "Done", NOW - DAY, {"ride_id": "1"})
+    rated = [up("a", ride_id="1"), up("b", NOW - 1, ride_id="1"), up("c", ride_id="2"), up("d")]
+    case = Case(RIDE, done, *rated)
+    assert case["all_time_score"] == 20
+    assert case.reasons == {
+        "a": "granted",
+        "b": "granted",
+        "c": "not completed",
+        "d": "not completed",
+        "done": "no rule",
+    }
+    assert Case(RIDE, done, *rated, as_of=NOW - DAY)["all_time_score"] == 0
+
+
+def test_a_retracted_completion_completes_nothing() -> None:
+    """Who withdraws the ride withdraws its ratings."""
+    done = Event("done", "bob", "Done", NOW - DAY, {"ride_id": "1"})
+    withdrawn = Event("x", "bob", "Retracted", NOW - 1, {"target_event_id": "done"})
+    assert Case(RIDE, up("a", ride_id="1"), done, withdrawn).reasons["a"] == "not completed"
+
+
+def test_points_halve() -> None:
+    """After one half-life half is left, after two a quarter; windows and counts are as ever."""
+    rules = "[actions.Up]\npoints = 10\nhalf_life_days = 7\n[actions.Down]\npoints = -2\n"
+    case = Case(rules, up("a", NOW - 7 * DAY), up("b", NOW - 14 * DAY), up("c", NOW - 14 * DAY, "Down"))
+    assert (case["all_time_score"], case["last_7_days_score"], case["all_time_events"]) == (5 + 2.5 - 2, 5, 3)
+
+
+@pytest.mark.parametrize(("age", "score"), [(3 * DAY - 1, 8), (3 * DAY, 10)])
+def test_penalties_expire(age: int, score: int) -> None:
+    """A loss counts until it is so many days old; a gain stays."""
+    rules = UP.replace("points = -2", "points = -2\npenalties_expire_after_days = 3")
+    case = Case(rules, up("a"), up("b", NOW - age, "Down"))
+    assert (case["all_time_score"], case["all_time_events"]) == (score, 2)
+
+
+@pytest.mark.parametrize(
+    ("events", "score"),
+    [(["Up"], 11), (["Down"], 1), (["Up", "Down"], 9), (["Up", "Up", "Up"], 20), (["Waved"], 1)],
+)
+def test_a_score_starts_and_stays_between_bounds(events: list[str], score: int) -> None:
+    """Starts at 1, never shows less than 1 or more than 20; a user without points shows the start."""
+    rules = "[score]\nstart = 1\nfloor = 1\nceiling = 20\n" + UP
+    case = Case(rules, *(up(f"{i}", MIDNIGHT + i, action) for i, action in enumerate(events)))
+    assert case["all_time_score"] == score
+    assert case["last_30_days_score"] == 10 * events.count("Up") - 2 * events.count("Down")
+
+
+RATED = "[actions.Up]\npoints = 10\nrating = { from = 'stars', minimum = 1, maximum = 5 }\n"
+
+
+SUSPENDED = [
+    up("a", MIDNIGHT, stars="5"),
+    Event("s", "ann", "Suspended", MIDNIGHT + 1),
+    up("b", MIDNIGHT + 2, stars="4"),
+    Event("r", "ann", "Reinstated", MIDNIGHT + 3),
+    up("c", MIDNIGHT + 4, stars="3"),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "during", "after"),
+    [
+        ('rule = "freeze"', (10, 5.0, 1), (20, 4.0, 2)),
+        ('rule = "hide", shown = 1', (1, None, 2), (30, 4.0, 3)),
+        ('rule = "reset"', (0, None, 0), (10, 3.0, 1)),
+    ],
+)
+def test_what_a_suspension_does(text: str, during: tuple[Any, ...], after: tuple[Any, ...]) -> None:
+    """Score, rating average and events while suspended, and after the reinstatement."""
+    columns = ("all_time_score", "all_time_rating_average", "all_time_events")
+    for as_of, expected in [(MIDNIGHT + 3, during), (MIDNIGHT + 5, after)]:
+        case = Case(RATED, *SUSPENDED, as_of=as_of, status=text)
+        assert tuple(case[column] for column in columns) == expected
+
+
+def test_several_emissions_are_one_event() -> None:
+    """Each earns for itself; the event counts once, and not at all if one of them cannot be read."""
+    rules = "[actions.Up]\nemit = [{ points = 1 }, { points = { from = 'tip' } }, { points = -3 }]\n"
+    case = Case(rules, up("a", tip="7"), up("b", tip="lots"))
+    assert (case["all_time_score"], case["all_time_events"]) == (5, 1)
+    assert case.reasons == {"a": "granted", "b": "unreadable"}
+
+
+def corrected(event_id: str, t: int, stars: str, target: str = "a", user_id: str = "ann") -> Event:
+    return Event(event_id, user_id, "Corrected", t, {"target_event_id": target, "stars": stars})
+
+
+@pytest.mark.parametrize("shift", [-1, 0, 1])
+def test_a_correction_changes_its_target_before_and_after(shift: int) -> None:
+    """The target keeps its time and its points by action, and has the rating of the correction."""
+    case = Case(RATED, up("a", stars="1"), corrected("k", MIDNIGHT + shift, "5"))
+    assert (case["all_time_score"], case["all_time_rating_average"], case["all_time_events"]) == (10, 5.0, 1)
+    assert case.reasons == {"a": "granted", "k": "correction"}
+
+
+def test_the_latest_correction_stands_and_only_ones_own() -> None:
+    """By event time, then event_id; one that was retracted never was; nobody corrects for somebody else."""
+    events = [
+        up("a", stars="1"),
+        corrected("k1", NOW - 9, "2"),
+        corrected("k2", NOW - 9, "3"),
+        corrected("k3", NOW - 8, "4"),
+        corrected("k4", NOW - 7, "5", user_id="bob"),
+        Event("x", "ann", "Retracted", NOW - 6, {"target_event_id": "k3"}),
+    ]
+    case = Case(RATED, *events)
+    assert case["all_time_rating_average"] == 3.0
+    assert case.reasons["k3"] == "retracted"
