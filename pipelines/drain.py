@@ -9,7 +9,7 @@ names or that count by their place; what stands after it is repeated or complete
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -118,7 +118,7 @@ def accept_loss(ingest: Ingest) -> CommitRecord | None:
 
 
 @contextmanager
-def open_ingest(settings: Settings) -> Iterator[Ingest]:
+def open_ingest(settings: Settings) -> Generator[Ingest]:
     """Connect source, lake and index, having completed what a crash left open."""
     lake = create_lake(settings.lake_dir)
     events = lake.table("events")

@@ -103,7 +103,7 @@ def emit(
 
 
 def simulate(
-    events: Annotated[int, typer.Option(min=1, help="How many distinct valid events.")] = 200_000,
+    events: Annotated[int, typer.Option(min=200, help="How many distinct valid events.")] = 200_000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same world.")] = 1,
     days: Annotated[int, typer.Option(min=1, help="How many days the events are spread over.")] = 90,
     end: Annotated[str | None, typer.Option(help="When the world ends, ISO 8601; now by default.")] = None,

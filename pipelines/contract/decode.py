@@ -1,4 +1,6 @@
 """Records to events and rejections: the gate of the contract. Pure; knows nothing of Kafka or the lake."""
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are made when it is imported)
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,6 @@
 """The metadata map as a column: its size in bytes, and one value for each key."""
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are made when it is imported)
 
 import numpy as np
 import pyarrow as pa

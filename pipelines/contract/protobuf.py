@@ -3,11 +3,14 @@
 `ptars` is the one authority on what can be decoded. It refuses a whole array for one bad value, so a refused
 chunk is decoded again value by value: a bad record costs its neighbours a little time and nothing else.
 """
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are made when it is imported)
 
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from ptars import HandlerPool, PtarsConfig
 
 from pipelines.contract import event_pb2
@@ -74,4 +77,4 @@ def _errors(chunk: pa.Array) -> dict[int, str]:
 def _blank_out(chunk: pa.Array, errors: dict[int, str]) -> pa.Array:
     bad = np.zeros(len(chunk), dtype=bool)
     bad[list(errors)] = True
-    return pa.compute.if_else(pa.array(bad), pa.scalar(_BLANK, chunk.type), chunk)
+    return pc.if_else(pa.array(bad), pa.scalar(_BLANK, chunk.type), chunk)

@@ -41,7 +41,7 @@ def admin_client(kafka: KafkaSettings) -> Generator[Any]:
 
 @contextlib.contextmanager
 def consumer(kafka: KafkaSettings, **options: object) -> Generator[Any]:
-    """Yield a KafkaConsumer without a group."""
+    """Yield a KafkaConsumer, without a group unless `options` name one."""
     with contextlib.closing(_client(KafkaConsumer, kafka, **options)) as client:
         yield client
 

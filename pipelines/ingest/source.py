@@ -7,26 +7,28 @@ the tools that watch lag there; nothing ever reads them back.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import repeat
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
-from kafka import KafkaConsumer, TopicPartition
-from kafka.admin import KafkaAdminClient
+from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
-from kafka.structs import OffsetAndMetadata
+from kafka.errors import KafkaError, OffsetOutOfRangeError
+from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from pipelines.contract.schema import RECORD
-from pipelines.errors import LostRecordsError, TransientError, UsageError
+from pipelines.emit.clients import admin_client, consumer, translated
+from pipelines.errors import LostRecordsError, UsageError
 from pipelines.ingest.ranges import OffsetRange
 from pipelines.settings import IngestSettings, KafkaSettings
 
 _LOG = logging.getLogger(__name__)
+_LOG_TRUNCATION: type[Exception] = kafka_errors.LogTruncationError  # pyright: ignore[reportAttributeAccessIssue] # newer than the stubs
+_FETCH_BYTES = 8 * 1024 * 1024
+"""Of one topic partition at a time; a record of any size is still read."""
 _MORE_MS = 100
 """How long a batch that has records waits for the next ones that are known to lie behind."""
 
@@ -47,24 +49,11 @@ class KafkaSource:
 
     kafka: KafkaSettings
     ingest: IngestSettings
-    consumer: KafkaConsumer
-    admin: KafkaAdminClient
+    consumer: Any
+    admin: Any
     topic_id: str = ""
     positions: dict[int, int] = field(default_factory=dict)
     acknowledging: bool = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections; nothing is committed."""
-        self.consumer.close()
-        self.admin.close()
 
     def poll(self, checkpoint: Checkpoint) -> Polled | None:
         """Read from the checkpoints: a batch, or None when nothing came within `max_wait_seconds`.
@@ -72,7 +61,7 @@ class KafkaSource:
         Raises LostRecordsError when records between a checkpoint and the log's start, or above the log's end, are
         gone; TransientError when the brokers do not answer.
         """
-        with _explained(self.kafka):
+        with translated(self.kafka, f"reading {self.kafka.topic}"):
             topic_id, partitions = self._describe()
             starts = self._starts(topic_id, partitions, checkpoint)
             records = self._fetch(starts)
@@ -88,7 +77,7 @@ class KafkaSource:
 
         The embedded broker understates it by up to one producer's batch.
         """
-        with _explained(self.kafka):
+        with translated(self.kafka, f"looking for the end of {self.kafka.topic}"):
             ends = self.consumer.end_offsets(list(map(self._place, self.positions)))
         return sum(max(0, ends[self._place(partition)] - position) for partition, position in self.positions.items())
 
@@ -104,7 +93,7 @@ class KafkaSource:
 
     def losses(self, checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
         """Return a range for each topic partition whose checkpoint the log no longer reaches, saying what is lost."""
-        with _explained(self.kafka):
+        with translated(self.kafka, f"looking for the bounds of {self.kafka.topic}"):
             topic_id, partitions = self._describe()
             places = list(map(self._place, partitions))
             begins, ends = self.consumer.beginning_offsets(places), self.consumer.end_offsets(places)
@@ -154,7 +143,7 @@ class KafkaSource:
                 if self._is_current(starts):
                     break
                 wait_ms = _MORE_MS
-        except (OffsetOutOfRangeError, LogTruncationError) as error:
+        except (OffsetOutOfRangeError, _LOG_TRUNCATION) as error:
             raise LostRecordsError(self._explain_loss(starts)) from error
         return records
 
@@ -191,19 +180,21 @@ class KafkaSource:
         return TopicPartition(self.kafka.topic, partition)
 
 
-def open_source(kafka: KafkaSettings, ingest: IngestSettings) -> KafkaSource:
-    """Connect to the brokers. Raises TransientError or ConfigurationError with what to do."""
-    config = kafka.client_config()
-    with _explained(kafka):
-        consumer = KafkaConsumer(
-            **config,
-            group_id=kafka.group_id,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=8 * 1024 * 1024,
-        )
-        return KafkaSource(kafka, ingest, consumer, KafkaAdminClient(**config))
+@contextmanager
+def open_source(kafka: KafkaSettings, ingest: IngestSettings) -> Generator[KafkaSource]:
+    """Yield a source connected to the brokers; closing it commits nothing.
+
+    Raises TransientError or ConfigurationError with what to do.
+    """
+    options = {
+        "group_id": kafka.group_id,
+        "enable_auto_commit": False,
+        "auto_offset_reset": "none",
+        "isolation_level": "read_committed",
+        "max_partition_fetch_bytes": _FETCH_BYTES,
+    }
+    with translated(kafka, "connecting"), consumer(kafka, **options) as reader, admin_client(kafka) as admin:
+        yield KafkaSource(kafka, ingest, reader, admin)
 
 
 def to_columns(records: list[ConsumerRecord], topic_id: str) -> pa.Table:
@@ -223,14 +214,3 @@ def to_columns(records: list[ConsumerRecord], topic_id: str) -> pa.Table:
     ]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, RECORD, strict=True)]
     return pa.table(arrays, schema=RECORD)
-
-
-@contextmanager
-def _explained(kafka: KafkaSettings) -> Iterator[None]:
-    try:
-        yield
-    except KafkaError as error:
-        raise TransientError(
-            f"the brokers at {kafka.bootstrap_servers} do not serve topic {kafka.topic}: "
-            f"{error or type(error).__name__}; check that they run and that the [kafka] settings fit, then try again"
-        ) from error

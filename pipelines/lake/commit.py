@@ -4,6 +4,8 @@ Owns the application transactions of the log: `ingest:{topic_id}:{topic_partitio
 (how far the commits table is complete). A handle that commits must be the very handle the checkpoint was read from:
 only against that version does the log fence (`fenced`).
 """
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are made when it is imported)
 
 import json
 from collections.abc import Sequence

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +46,11 @@ def write_file(root: Path, rows: pa.Table, name: str, *, data_change: bool = Tru
     return actions
 
 
+def read_file(path: Path | str, columns: list[str] | None = None) -> pa.Table:
+    """Read one file of a table as it was written: the day in its path is not made a column."""
+    return pq.ParquetFile(path).read(columns)
+
+
 def make_durable(paths: list[Path]) -> None:
     """Flush files and the folders that name them to the disk: after this, power may fail."""
     folders = {path.parent for path in paths} | {path.parent.parent for path in paths}
@@ -70,14 +76,12 @@ def _write(
 ) -> AddAction:
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     columns = rows.schema.names
-    pq.write_table(
-        rows,
-        root / path,
-        compression="zstd",
-        use_dictionary=[name for name in columns if name not in _PLAIN and name not in _DELTA_ENCODED],
-        column_encoding={name: encoding for name, encoding in _DELTA_ENCODED.items() if name in columns},
-        write_statistics=True,
-    )
+    layout: dict[str, Any] = {
+        "compression": "zstd",
+        "use_dictionary": [name for name in columns if name not in _PLAIN and name not in _DELTA_ENCODED],
+        "column_encoding": {name: encoding for name, encoding in _DELTA_ENCODED.items() if name in columns},
+    }
+    pq.write_table(rows, root / path, **layout)
     stats = json.dumps({"numRecords": len(rows)})
     size = (root / path).stat().st_size
     return AddAction(str(path), size, partition_values, int(time.time() * 1000), data_change, stats)

@@ -16,17 +16,16 @@ import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from pipelines.contract.digest import Digests, digest
 from pipelines.contract.schema import EVENT
 from pipelines.lake import search
-from pipelines.lake.files import make_durable
+from pipelines.lake.files import make_durable, read_file
 from pipelines.lake.tables import Lake
 
 _FORMAT = 1
@@ -42,6 +41,7 @@ class Run:
     """A file of digests sorted by (high, low): all high words, then all low words, then all payloads."""
 
     path: Path
+    words: np.memmap
     digests: Digests
 
 
@@ -119,7 +119,7 @@ class DedupIndex:
     def _add(self, paths: Iterable[str]) -> None:
         waiting: list[pa.Table] = []
         for path in paths:
-            waiting.append(pq.read_table(path, columns=EVENT.names, partitioning=None))
+            waiting.append(read_file(path, EVENT.names))
             if sum(map(len, waiting)) >= _REBUILD_ROWS:
                 self._add_rows(waiting)
                 waiting = []
@@ -152,12 +152,12 @@ class DedupIndex:
     def _new_run(self, rows: int) -> Run:
         path = self.folder / f"{self.next_file:08}.run"
         self.next_file += 1
-        return Run(path, Digests(*np.memmap(path, np.uint64, "w+", shape=(_WORDS, rows))))
+        return _run(path, "w+", rows)
 
     def _save(self, version: int) -> None:
-        written = [run for run in self.runs if run.digests.high.flags.writeable]
+        written = [run for run in self.runs if run.words.flags.writeable]
         for run in written:
-            run.digests.high.flush()
+            run.words.flush()
         make_durable([run.path for run in written])
         self.version = version
         manifest = {
@@ -176,7 +176,8 @@ class DedupIndex:
         self.runs = [_map_run(run.path, len(run.digests)) for run in self.runs]
         self._remove_unnamed_runs()
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """Take up what the folder holds; start from nothing when that is of another lake or cannot be read."""
         try:
             manifest: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
             if manifest["format"] != _FORMAT or manifest["table_id"] != self.table_id:
@@ -230,7 +231,7 @@ def open_index(root: Path, lake: Lake, events: DeltaTable) -> DedupIndex:
             slot += 1
             continue
         index = DedupIndex(folder, lake, lock, str(events.metadata().id))
-        index._load()  # noqa: SLF001 - the other half of this constructor
+        index.load()
         index.catch_up(events)
         return index
 
@@ -247,7 +248,12 @@ def _sorted(digests: Digests) -> Digests:
 
 
 def _map_run(path: Path, rows: int) -> Run:
-    return Run(path, Digests(*np.memmap(path, np.uint64, "r", shape=(_WORDS, rows))))
+    return _run(path, "r", rows)
+
+
+def _run(path: Path, mode: Literal["r", "w+"], rows: int) -> Run:
+    words = np.memmap(path, np.uint64, mode, shape=(_WORDS, rows))
+    return Run(path, words, Digests(*words))
 
 
 def _added(actions: list[dict[str, Any]]) -> Iterator[str]:

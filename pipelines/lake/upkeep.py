@@ -12,13 +12,12 @@ from itertools import groupby
 from uuid import uuid4
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipelines.lake.commit import publish
-from pipelines.lake.files import make_durable, write_days, write_file
+from pipelines.lake.files import make_durable, read_file, write_days, write_file
 from pipelines.lake.tables import DAY_COLUMN, TABLES, Lake
 
 _MAINTENANCE = "maintenance"
@@ -89,7 +88,7 @@ def _merge_files(lake: Lake, name: str, group: list[dict[str, str]]) -> int:
     """Replace the files of `group` by one, unless somebody else has replaced them already; return its rows."""
     root = lake.root / name
     paths = {file["path"] for file in group}
-    rows = pa.concat_tables(pq.read_table(root / path, partitioning=None) for path in sorted(paths))
+    rows = pa.concat_tables(read_file(root / path) for path in sorted(paths))
     if name == "events":
         added = write_days(root, rows.sort_by(_SORT_KEYS), uuid4().hex, data_change=False)
     else:
@@ -110,7 +109,9 @@ def _merge_files(lake: Lake, name: str, group: list[dict[str, str]]) -> int:
 def _replace(table: DeltaTable, group: list[dict[str, str]], added: list[AddAction]) -> None:
     now = int(time.time() * 1000)
     removed = [
-        RemoveAction(file["path"], data_change=False, deletion_timestamp=now, partition_values=action.partition_values)
+        RemoveAction(
+            file["path"], data_change=False, deletion_timestamp=now, partition_values=dict(action.partition_values)
+        )
         for action in added
         for file in group
     ]
