@@ -26,7 +26,7 @@ from pipelines.ingest.ranges import OffsetRange
 from pipelines.settings import IngestSettings, KafkaSettings
 
 _LOG = logging.getLogger(__name__)
-_LOG_TRUNCATION: type[Exception] = kafka_errors.LogTruncationError  # pyright: ignore[reportAttributeAccessIssue] # newer than the stubs
+_LOG_TRUNCATION: type[Exception] = kafka_errors.LogTruncationError  # pyright: ignore[reportAttributeAccessIssue]
 _FETCH_BYTES = 8 * 1024 * 1024
 """Of one topic partition at a time; a record of any size is still read."""
 _MORE_MS = 100
