@@ -19,7 +19,7 @@ import duckdb
 
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.lake_views import create_lake_views
-from pipelines.reputation.policy import Policy
+from pipelines.reputation.policy import InForce, Policy
 from pipelines.reputation.sql import statement
 from pipelines.reputation.stages import epoch_us, materialize, prepare
 from pipelines.reputation.views import exact, exact_type, reputation_query
@@ -53,9 +53,9 @@ def derive(snapshot: Snapshot, policy: Policy, as_of: datetime, path: Path) -> D
         with duckdb.connect(unfinished) as connection:
             _set_up(connection, unfinished)
             create_lake_views(connection, snapshot)
-            prepare(connection, policy, as_of)
-            materialize(connection, policy)
-            _create_tables(connection, policy)
+            in_force = prepare(connection, policy, as_of)
+            materialize(connection, in_force)
+            _create_tables(connection, in_force)
             _describe(connection, snapshot, policy, as_of)
             users, events, counted = _counts(connection)
         _replace(unfinished, path)
@@ -90,7 +90,7 @@ def _set_up(connection: duckdb.DuckDBPyConnection, unfinished: Path) -> None:
     connection.execute("SET preserve_insertion_order = false")
 
 
-def _create_tables(connection: duckdb.DuckDBPyConnection, policy: Policy) -> None:
+def _create_tables(connection: duckdb.DuckDBPyConnection, policy: InForce) -> None:
     score = exact_type(policy.score_digits)
     sums = {"points": exact("sum(granted)", policy.score_digits), "ratings": exact("sum(rating)", policy.rating_digits)}
     connection.execute(statement("user_days", **sums))

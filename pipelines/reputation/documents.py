@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
-from pipelines.reputation.policy import Policy
+from pipelines.reputation.policy import InForce
 from pipelines.reputation.sql import statement
 from pipelines.reputation.views import View, view_columns, views
 from pipelines.reputation.warehouse import attach, stored_info
@@ -27,7 +27,8 @@ def documents(source: duckdb.DuckDBPyConnection | Path | str) -> pl.DataFrame:
             return documents(connection)
     info = stored_info(source)
     source.execute("SET VARIABLE document_as_of = ?", [rfc3339(info.as_of)])
-    members = ",\n        ".join([_defaults(info.policy), *(_member(view, info.policy) for view in views(info.policy))])
+    in_force = info.policy.at(info.as_of)
+    members = ",\n        ".join([_defaults(in_force), *(_member(view, in_force) for view in views(in_force))])
     return source.sql(statement("documents", members=members)).pl()
 
 
@@ -36,14 +37,14 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _member(view: View, policy: Policy) -> str:
+def _member(view: View, policy: InForce) -> str:
     """Return the document's member of a view as SQL: `reputation_{view}` with the view's columns."""
     fields = ", ".join(f"{column} := {view.name}_{column}" for column in view_columns(policy))
     return f"reputation_{view.name} := struct_pack({fields})"
 
 
-def _defaults(policy: Policy) -> str:
+def _defaults(policy: InForce) -> str:
     """Return what the policy tells beside missing values, by measure."""
-    defaults = {name: measure.default for name, measure in policy.all_measures.items()}
+    defaults = {name: measure.default for name, measure in policy.rules.all_measures.items()}
     fields = (f"{name} := CAST({'NULL' if number is None else number} AS DOUBLE)" for name, number in defaults.items())
     return f"defaults := struct_pack({', '.join(fields)})"

@@ -17,14 +17,15 @@ from pipelines.errors import PolicyError
 from pipelines.reputation.policy.actions import Action, Emission, Points, Rating
 from pipelines.reputation.policy.gates import Cap, Completion, Correction, Once, Retraction, Status
 from pipelines.reputation.policy.measures import Measure
-from pipelines.reputation.policy.model import Policy, Score
+from pipelines.reputation.policy.model import Policy
 from pipelines.reputation.policy.numbers import RuleError
+from pipelines.reputation.policy.rules import Rules, Score
 
 _SHIPPED = Path(__file__).parent / "policies"
 _HEADER = re.compile(r"\s*(\[\[?)([^\[\]]+)\]")
 _ASSIGNMENT = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
 _SECTIONS: tuple[type[BaseModel], ...] = (
-    *(Policy, Score, Action, Emission, Points, Rating, Measure),
+    *(Policy, Rules, Score, Action, Emission, Points, Rating, Measure),
     *(Status, Retraction, Correction, Completion, Once, Cap),
 )
 
@@ -88,12 +89,23 @@ def key_lines(text: str) -> dict[tuple[str, ...], int]:
         if header := _HEADER.match(line):
             table = _split(header[2])
             if header[1] == "[[":
-                counts[table] = counts.get(table, -1) + 1
-                table = (*table, str(counts[table]))
+                array = _counted(table[:-1], counts) + table[-1:]
+                counts[array] = counts.get(array, -1) + 1
+            table = _counted(table, counts)
             lines.setdefault(table, number)
         elif assignment := _ASSIGNMENT.match(line):
             lines.setdefault(table + _split(assignment[1]), number)
     return lines
+
+
+def _counted(table: tuple[str, ...], counts: dict[tuple[str, ...], int]) -> tuple[str, ...]:
+    """Return the path of a table with the current place in each array of tables on its way."""
+    path: tuple[str, ...] = ()
+    for part in table:
+        path += (part,)
+        if path in counts:
+            path += (str(counts[path]),)
+    return path
 
 
 def _split(dotted: str) -> tuple[str, ...]:
@@ -107,21 +119,23 @@ def _explain(problem: ErrorDetails, place: str, lines: dict[tuple[str, ...], int
     if isinstance(cause, RuleError):
         path += cause.path
     where = _line(path, lines)
-    key = ".".join(path) or "policy"
+    key = ".".join(_written(path, lines)) or "policy"
     return f"{place}:{where}: {key}: {_remedy(problem)}"
 
 
 def _line(path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> int:
-    """Return the line of the longest known beginning of the path, the implied `emit.0` left out if need be."""
-    candidates = [path[:length] for length in range(len(path), 0, -1)]
-    short = tuple(part for i, part in enumerate(path) if not _implied(path, i))
-    candidates += [short[:length] for length in range(len(short), 0, -1)]
-    found = [(len(candidate), lines[candidate]) for candidate in candidates if candidate in lines]
-    return max(found)[1] if found else 1
+    """Return the line of the longest beginning of the path that stands in the file."""
+    written = _written(path, lines)
+    return next((lines[written[:i]] for i in range(len(written), 0, -1) if written[:i] in lines), 1)
 
 
-def _implied(path: tuple[str, ...], i: int) -> bool:
-    return path[i : i + 2] == ("emit", "0") or (i > 0 and path[i - 1 : i + 1] == ("emit", "0"))
+def _written(path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> tuple[str, ...]:
+    """Return the path as the file has it: without the first element of an array that the file does not spell out."""
+    for array in ("versions", "emit"):
+        for i in range(len(path) - 1):
+            if path[i : i + 2] == (array, "0") and path[: i + 2] not in lines and path[: i + 1] not in lines:
+                return _written(path[:i] + path[i + 2 :], lines)
+    return path
 
 
 def _remedy(problem: ErrorDetails) -> str:

@@ -25,6 +25,6 @@ def scores(source: Snapshot | duckdb.DuckDBPyConnection, policy: Policy, as_of: 
         with duckdb.connect() as connection:
             create_lake_views(connection, source)
             return scores(connection, policy, as_of)
-    prepare(source, policy, as_of)
-    materialize(source, policy)
-    return source.sql(reputation_query(policy)).pl()
+    in_force = prepare(source, policy, as_of)
+    materialize(source, in_force)
+    return source.sql(reputation_query(in_force)).pl()

@@ -9,43 +9,48 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 
 from pipelines.errors import UsageError
-from pipelines.reputation.policy import Policy
+from pipelines.reputation.policy import InForce, Policy
 from pipelines.reputation.policy.tables import load_tables
 from pipelines.reputation.sql import statement
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MACROS = (
-    *("parse_micro", "utc_day", "bucket", "floor_divide", "wilson"),
+    *("parse_micro", "utc_day", "bucket", "governed", "floor_divide", "wilson"),
     *("round_half_up", "round_half_even", "round_floor", "round_ceiling"),
 )
 
 
-def prepare(connection: duckdb.DuckDBPyConnection, policy: Policy, as_of: datetime) -> None:
-    """Define the steps up to `contribution` for one policy and moment; computes nothing yet.
+def prepare(connection: duckdb.DuckDBPyConnection, policy: Policy, as_of: datetime) -> InForce:
+    """Define the steps up to `contribution` for one policy and moment, and return the policy as it is then.
 
-    Everything is temporary: a read-only warehouse will do. Calling again replaces what was prepared.
+    Computes nothing yet. Everything is temporary: a read-only warehouse will do. Calling again replaces what was
+    prepared. Raises UsageError for an as_of without a time zone.
     """
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET VARIABLE as_of = CAST(? AS BIGINT)", [epoch_us(as_of)])
-    load_tables(connection, policy)
+    in_force = policy.at(as_of)
+    load_tables(connection, in_force)
     for macro in _MACROS:
         connection.execute(statement(f"macro_{macro}"))
-    for step in _steps(policy):
+    for step in _steps(in_force):
         connection.execute(step)
+    return in_force
 
 
-def _steps(policy: Policy) -> list[str]:
+def _steps(policy: InForce) -> list[str]:
     """Return the steps in their order; a rule that the policy does not have costs nothing."""
+    actions = [action for edition in policy.editions for action in edition.rules.actions.values()]
     return [
         *map(statement, ("known_event", "retracted_event", "status_transition", "status_period")),
         *map(statement, ("frozen_period", "reset_account")),
-        _or_pass("corrected_event", "known_event", needed=bool(policy.correction.actions)),
+        _or_pass("corrected_event", "known_event", needed=bool(policy.rules.correction.actions)),
         statement("emitted"),
-        _or_pass("readable", "emitted", needed=any(len(action.emissions) > 1 for action in policy.actions.values())),
+        _or_pass("readable", "emitted", needed=any(len(action.emissions) > 1 for action in actions)),
         statement("judged"),
-        *_gates(policy),
+        *_chain("judged", "gated", _gates(policy)),
         statement("earned"),
-        *_caps(policy),
+        *_chain("earned", "capped", _caps(policy)),
+        statement("contribution", earned=statement("decayed") if policy.decays else "granted"),
     ]
 
 
@@ -53,46 +58,48 @@ def _or_pass(name: str, source: str, *, needed: bool) -> str:
     return statement(name) if needed else statement("pass_through", name=name, source=source)
 
 
-def _gates(policy: Policy) -> list[str]:
-    """Return the steps from `judged` to `gated`: each completion, then each uniqueness, in the policy's order."""
+def _chain(source: str, target: str, links: list[dict[str, str]]) -> list[str]:
+    """Return steps that lead from one view to another, each over the one before: nothing denied comes back."""
     steps: list[str] = []
-    source = "judged"
-    for i in range(len(policy.completion)):
-        steps.append(statement("completed", name=f"completion_{i}", source=source, rule=f"completion_{i}"))
-        source = f"completion_{i}"
-    for i, once in enumerate(policy.once.values()):
-        direction = "ASC" if once.keep == "first" else "DESC"
-        steps.append(statement("once", name=f"once_{i}", source=source, rule=f"once_{i}", direction=direction))
-        source = f"once_{i}"
-    return [*steps, statement("pass_through", name="gated", source=source)]
+    for link in links:
+        name = link["rule"]
+        steps.append(statement(link["file"], name=name, source=source, **link))
+        source = name
+    return [*steps, statement("pass_through", name=target, source=source)]
 
 
-def _caps(policy: Policy) -> list[str]:
-    """Return the steps from `earned` to `contribution`: each cap, in the policy's order, on what the last one left."""
-    steps: list[str] = []
-    source = "earned"
-    for i, cap in enumerate(policy.caps.values()):
-        points = "granted" if cap.counts == "net" else "greatest(granted, 0)"
-        most = f"getvariable('cap_{i}_maximum')"
-        limited = f"(granted - limited_points + least({most}, total) - least({most}, total - limited_points))"
-        fragments = {"source": source, "rule": f"cap_{i}", "limited_points": points, "limited": limited}
-        steps.append(statement("capped", name=f"cap_{i}", **fragments))
-        source = f"cap_{i}"
-    return [*steps, statement("contribution", source=source, earned=_earned(policy))]
+def _gates(policy: InForce) -> list[dict[str, str]]:
+    """Return the gates of each edition in their order: completion, then uniqueness."""
+    links: list[dict[str, str]] = []
+    for number, edition in enumerate(policy.editions):
+        own = {"edition": f"edition_{number}"}
+        rules = [f"completion_{number}_{i}" for i in range(len(edition.rules.completion))]
+        links += [{"file": "completed", "rule": rule, **own} for rule in rules]
+        for i, once in enumerate(edition.rules.once.values()):
+            direction = "ASC" if once.keep == "first" else "DESC"
+            links.append({"file": "once", "rule": f"once_{number}_{i}", "direction": direction, **own})
+    return links
 
 
-def _earned(policy: Policy) -> str:
-    return statement("decayed") if policy.decays else "granted"
+def _caps(policy: InForce) -> list[dict[str, str]]:
+    """Return the caps of each edition in their order."""
+    links: list[dict[str, str]] = []
+    for number, edition in enumerate(policy.editions):
+        for i, cap in enumerate(edition.rules.caps.values()):
+            points = "granted" if cap.counts == "net" else "greatest(granted, 0)"
+            link = {"file": "capped", "rule": f"cap_{number}_{i}", "limited_points": points}
+            links.append({**link, "edition": f"edition_{number}"})
+    return links
 
 
-def materialize(connection: duckdb.DuckDBPyConnection, policy: Policy) -> None:
+def materialize(connection: duckdb.DuckDBPyConnection, policy: InForce) -> None:
     """Compute `fact` from the prepared `contribution`."""
     connection.execute(statement("fact", rating_rank=_rating_rank(policy)))
 
 
-def _rating_rank(policy: Policy) -> str:
+def _rating_rank(policy: InForce) -> str:
     """Return the place of a rating counted from the latest, if any measure looks at the last N: it costs a sort."""
-    needed = any(measure.last for measure in policy.all_measures.values())
+    needed = any(measure.last for measure in policy.rules.all_measures.values())
     return "row_number() OVER latest_first" if needed else "NULL"
 
 

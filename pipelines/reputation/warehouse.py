@@ -38,6 +38,8 @@ class Info:
     lake_version: int
     as_of: datetime
     policy: Policy
+    policy_version: str
+    """The version that was in force at as_of."""
     derived_at: datetime
     karmalake_version: str
 
@@ -73,6 +75,7 @@ def stored_info(connection: duckdb.DuckDBPyConnection) -> Info:
         lake_version=row["lake_version"],
         as_of=row["as_of"],
         policy=Policy.model_validate_json(row["policy"]),
+        policy_version=row["policy_version"],
         derived_at=row["derived_at"],
         karmalake_version=row["karmalake_version"],
     )
@@ -102,7 +105,7 @@ class Warehouse:
         info = self.info
         return (
             f"<Warehouse {self.path}: lake version {info.lake_version} as of {info.as_of:%Y-%m-%d %H:%M:%S} UTC, "
-            f"policy {info.policy.name} {info.policy.version}>"
+            f"policy {info.policy.name} {info.policy_version}>"
         )
 
     def close(self) -> None:

@@ -21,11 +21,11 @@ def by_sql(events: Sequence[Event], policy: Policy, as_of: int) -> tuple[list[Ro
     """Return contributions and scores as the engine has them."""
     connection = _connection()
     connection.register("events", events_table(events))
-    prepare(connection, policy, at(as_of))
+    in_force = prepare(connection, policy, at(as_of))
     connection.execute("CREATE OR REPLACE TEMP TABLE computed AS FROM contribution")
     connection.execute("CREATE OR REPLACE TEMP VIEW contribution AS FROM computed")
-    materialize(connection, policy)
-    rows = connection.sql(reputation_query(policy)).fetchall()
+    materialize(connection, in_force)
+    rows = connection.sql(reputation_query(in_force)).fetchall()
     query = "SELECT user_id, event_id, emission_no, reason, granted, rating FROM contribution"
     contributions = connection.sql(query).fetchall()
     connection.unregister("events")

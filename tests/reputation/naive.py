@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from fractions import Fraction
 
-from pipelines.reputation.policy import Policy
+from pipelines.reputation.policy import Policy, Rules
 from pipelines.reputation.policy.actions import Action, Emission, Points, Rating
 from pipelines.reputation.policy.gates import Cap, Completion, Once
 from pipelines.reputation.policy.measures import Measure
-from tests.reputation.history import DAY, Event, at
+from tests.reputation.history import DAY, Event, at, us
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,6})?")
 
@@ -142,10 +142,13 @@ def reputations(events: Iterable[Event], policy: Policy, as_of: int) -> dict[str
         if event.t < as_of:
             histories[event.user_id].append(event)
     accounts = {user_id: _Account(policy, as_of, history) for user_id, history in histories.items()}
-    completed = [
-        {key for account in accounts.values() for key in account.completed(gate)} for gate in policy.completion.values()
-    ]
-    return {user_id: account.play(completed) for user_id, account in accounts.items()}
+    return {user_id: account.play(list(accounts.values())) for user_id, account in accounts.items()}
+
+
+def version_at(policy: Policy, t: int) -> Rules:
+    """Return the version in force at a time."""
+    begun = [rules for rules in policy.versions[1:] if rules.effective_from and us(rules.effective_from) <= t]
+    return begun[-1] if begun else policy.versions[0]
 
 
 def bucket(t: int, period: str | None) -> object:
@@ -166,15 +169,17 @@ class _Account:
     """One user: takes the events in their order, then shows what they came to."""
 
     def __init__(self, policy: Policy, as_of: int, history: list[Event]) -> None:
-        self.policy = policy
+        self.whole = policy
+        self.policy = version_at(policy, as_of)
+        self.decays = any(rules.decays for rules in policy.versions)
         self.as_of = as_of
         self.suspended = False
         self.reset_at: int | None = None
         self.history = sorted(history, key=self._order)
         self.retracted = {
-            event.metadata[policy.retraction.target]
+            event.metadata[self.policy.retraction.target]
             for event in history
-            if event.action_type in policy.retraction.actions and policy.retraction.target in event.metadata
+            if event.action_type in self.policy.retraction.actions and self.policy.retraction.target in event.metadata
         }
         self._correct()
         self.contributions: list[Contribution] = []
@@ -201,19 +206,26 @@ class _Account:
             if event.action_type in gate.by and gate.key in event.metadata and event.event_id not in self.retracted
         }
 
-    def play(self, completed: list[set[str]]) -> Reputation:
+    def rules_of(self, event: Event) -> Rules:
+        """Return the version that an event's points follow."""
+        return version_at(self.whole, event.t) if self.whole.mode == "prospective" else self.policy
+
+    def play(self, everybody: list["_Account"]) -> Reputation:
         for event in self.history:
             self._take(event)
         if self.policy.status.rule == "reset":
             self._reset()
-        for gate, keys in zip(self.policy.completion.values(), completed, strict=True):
-            self._complete(gate, keys)
-        for once in self.policy.once.values():
-            self._contest(once)
-        for contribution in self.contributions:
-            self._grant(contribution)
-        for cap in self.policy.caps.values():
-            self._cap(cap)
+        for rules in self.whole.versions:
+            own = [c for c in self.contributions if self.rules_of(c.event) is rules]
+            for gate in rules.completion.values():
+                keys = {key for account in everybody for key in account.completed(gate)}
+                self._complete([c for c in own if c.event.action_type in rules.covered(gate)], gate, keys)
+            for once in rules.once.values():
+                self._contest([c for c in own if c.event.action_type in rules.covered(once)], once)
+            for contribution in own:
+                self._grant(contribution)
+            for cap in rules.caps.values():
+                self._cap([c for c in own if c.event.action_type in rules.covered(cap)], cap)
         windows = {"all_time": None} | {f"last_{days}_days": days * DAY for days in self.policy.windows_days}
         shown = {name: self._view(window) for name, window in windows.items()}
         return Reputation("suspended" if self.suspended else "active", shown, self.contributions)
@@ -236,7 +248,7 @@ class _Account:
         elif event.action_type in self.policy.correction.actions:
             reason = "retracted" if event.event_id in self.retracted else "correction"
             self.contributions.append(Contribution(event, None, None, None, reason))
-        elif (action := self.policy.actions.get(event.action_type)) is None:
+        elif (action := self.rules_of(event).actions.get(event.action_type)) is None:
             self.contributions.append(Contribution(event, None, None, None, "no rule"))
         else:
             self._earn(event, action)
@@ -270,17 +282,17 @@ class _Account:
             if before and c.reason in ("granted", "unreadable"):
                 c.reason = "reset"
 
-    def _complete(self, gate: Completion, keys: set[str]) -> None:
-        for c in self.contributions:
-            if c.reason == "granted" and c.event.action_type in self.policy.covered(gate):
+    def _complete(self, own: list[Contribution], gate: Completion, keys: set[str]) -> None:
+        for c in own:
+            if c.reason == "granted":
                 c.reason = "granted" if c.event.metadata.get(gate.key) in keys else "not completed"
 
-    def _contest(self, once: Once) -> None:
+    def _contest(self, own: list[Contribution], once: Once) -> None:
         winners: dict[object, str] = {}
         competing = [
             (c, (once.per and c.event.metadata.get(once.per), bucket(c.event.t, once.period)))
-            for c in self.contributions
-            if c.reason == "granted" and c.event.action_type in self.policy.covered(once)
+            for c in own
+            if c.reason == "granted"
         ]
         for c, place in competing:
             if once.keep == "last" or place not in winners:
@@ -300,13 +312,13 @@ class _Account:
         else:
             c.granted = c.points
 
-    def _cap(self, cap: Cap) -> None:
+    def _cap(self, own: list[Contribution], cap: Cap) -> None:
         """Fill each bucket in the order of events; what does not fit any more is not granted."""
         sums: dict[object, Fraction] = defaultdict(Fraction)
         maximum = Fraction(cap.maximum)
-        for c in self.contributions:
+        for c in own:
             limited = c.granted if cap.counts == "net" else max(c.granted, Fraction(0))
-            if c.reason not in ("granted", "capped") or c.event.action_type not in self.policy.covered(cap):
+            if c.reason not in ("granted", "capped"):
                 continue
             place = (cap.per and c.event.metadata.get(cap.per), bucket(c.event.t, cap.period))
             before, after = sums[place], sums[place] + limited
@@ -317,7 +329,7 @@ class _Account:
 
     def _decayed(self, c: Contribution) -> Fraction:
         """Return what is left of the points, to 15 digits after the point where they decay."""
-        if not self.policy.decays:
+        if not self.decays:
             return c.granted
         half_life = c.emission.half_life_days if c.emission else None
         age = Decimal(self.as_of - c.event.t) / DAY

@@ -1,10 +1,12 @@
 """Random policies, feature by feature, over the actions Rated, Starred, Done, Tipped and Many."""
 
+from datetime import datetime
 from typing import Any
 
 from hypothesis import strategies as st
 
 from pipelines.reputation.policy import Policy
+from tests.reputation.history import DAY, NOW, at
 
 ACTIONS = ("Rated", "Starred", "Done", "Tipped", "Many")
 STATUS = ("Suspended", "Reinstated")
@@ -125,9 +127,9 @@ def emissions() -> st.SearchStrategy[Table]:
     return st.dictionaries(st.sampled_from(["Rated", "Starred", "Done"]), one)
 
 
-def whole_policies() -> st.SearchStrategy[Policy]:
-    """Return policies that use any combination of everything."""
-    everything = {
+def everything() -> st.SearchStrategy[Table]:
+    """Return any combination of everything that a version can say."""
+    tables = {
         "status": status(),
         "score": scores(),
         "actions": emissions(),
@@ -136,4 +138,23 @@ def whole_policies() -> st.SearchStrategy[Policy]:
         "caps": caps(),
         "measures": st.dictionaries(st.sampled_from(["rating_average", "a"]), measures(), min_size=1),
     }
-    return st.fixed_dictionaries({}, optional=everything).map(lambda tables: policy(**tables))
+    return st.fixed_dictionaries({}, optional=tables)
+
+
+def whole_policies() -> st.SearchStrategy[Policy]:
+    """Return policies of one version that use any combination of everything."""
+    return everything().map(lambda tables: policy(**tables))
+
+
+def versioned(starts: tuple[datetime, ...], mode: str, *tables: Table) -> Policy:
+    """Return a policy of several versions; all but the first have a start."""
+    versions = [policy(**changes).versions[0].model_dump(exclude_unset=True, by_alias=True) for changes in tables]
+    for number, version in enumerate(versions):
+        version |= {"version": str(number), "effective_from": starts[number - 1] if number else None}
+    return Policy.model_validate({"name": "versioned", "mode": mode, "versions": versions})
+
+
+def versioned_policies() -> st.SearchStrategy[Policy]:
+    """Return policies of two versions, the second in force from some days before now on, or only later."""
+    starts = st.sampled_from((NOW - 30 * DAY, NOW - DAY, NOW - DAY // 2, NOW, NOW + 1)).map(lambda t: (at(t),))
+    return st.builds(versioned, starts, st.sampled_from(["retroactive", "prospective"]), everything(), everything())

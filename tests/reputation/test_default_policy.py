@@ -9,7 +9,7 @@ from tests.reputation.history import NOW, Event
 from tests.reputation.strategies import histories
 
 DEFAULT = load_policy("default")
-ACTIONS = (*DEFAULT.actions, "AccountSuspended", "AccountReinstated", "RatingRetracted")
+ACTIONS = (*DEFAULT.versions[0].actions, "AccountSuspended", "AccountReinstated", "RatingRetracted")
 
 
 @given(histories(*ACTIONS))

@@ -58,3 +58,9 @@ def test_correction(events: list[Event]) -> None:
 def test_all_together(events: list[Event], rules: Policy) -> None:
     """Any combination of features."""
     assert_agreement(events, rules, NOW)
+
+
+@given(histories(*EVENTS), policies.versioned_policies())
+def test_versions(events: list[Event], rules: Policy) -> None:
+    """Two versions of anything, rescoring everything or each ruling its own time."""
+    assert_agreement(events, rules, NOW)

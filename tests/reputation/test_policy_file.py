@@ -1,5 +1,6 @@
 """Policy files: what is accepted, and what is said about a mistake."""
 
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -28,14 +29,14 @@ def test_shipped_policies_load_under_their_own_name(name: str) -> None:
 def test_a_policy_survives_json(name: str) -> None:
     """The copy in a warehouse is the policy."""
     policy = load_policy(name)
-    assert Policy.model_validate_json(policy.model_dump_json(exclude_unset=True, by_alias=True)) == policy
+    assert Policy.model_validate_json(policy.to_json()) == policy
 
 
 def test_numbers_are_decimals() -> None:
     """0.1 is a tenth, not the float beside it."""
     policy = parse_policy(HEAD + "[actions.A]\npoints = 0.1")
-    assert policy.actions["A"].emissions[0].points.fixed == Decimal("0.1")
-    assert policy.score_digits == 1
+    assert policy.versions[0].actions["A"].emissions[0].points.fixed == Decimal("0.1")
+    assert policy.versions[0].score_digits == 1
 
 
 def test_a_path_is_read_and_a_missing_one_names_what_there_is(tmp_path: Path) -> None:
@@ -55,8 +56,8 @@ def test_a_path_is_read_and_a_missing_one_names_what_there_is(tmp_path: Path) ->
         ("windows_days = [-7]", "p.toml:3: windows_days.0: Input should be greater than or equal to 1, not -7"),
         ("windows_days = [7, 7]", "p.toml:3: windows_days: names a length twice: remove one"),
         ("[status]\nrule = 'frozen'", "p.toml:4: status.rule: Input should be 'freeze'"),
-        ("[actions.A]\npoints = 'many'", "p.toml:4: actions.A.emit.0.points.fixed: "),
-        ("[actions.A]\npoints = { from = 'x', maximum = 2, scal = 3 }", "p.toml:4: actions.A.emit.0.points.scal: "),
+        ("[actions.A]\npoints = 'many'", "p.toml:4: actions.A.points.fixed: "),
+        ("[actions.A]\npoints = { from = 'x', maximum = 2, scal = 3 }", "p.toml:4: actions.A.points.scal: "),
         ("[actions.A]\npoints = { }", 'give either a number, or a table with "from"'),
         ("[actions.A]\nrating = { from = 'r', minimum = 1 }", "p.toml:4: actions.A.rating.maximum: is missing: add it"),
         ("[actions.A]\nrating = { from = 'r', minimum = 5, maximum = 1 }", "minimum 5 is above maximum 1: swap them"),
@@ -78,16 +79,66 @@ def test_a_path_is_read_and_a_missing_one_names_what_there_is(tmp_path: Path) ->
         ("[once.x]\nkeep = 'last'", "p.toml:3: once.x: actions is missing: say which actions compete"),
         ("[completion.x]\nby = []\nkey = 'k'", "p.toml:4: completion.x.by: "),
         ("[score]\nfloor = 2\nceiling = 1", "p.toml:3: score: floor 2 is above ceiling 1: swap them"),
-        ("[actions.A]\npoints = 1\nhalf_life_days = 0", "p.toml:5: actions.A.emit.0.half_life_days: "),
+        ("[actions.A]\npoints = 1\nhalf_life_days = 0", "p.toml:5: actions.A.half_life_days: "),
         ("[measures.score]\nformula = 'mean'", "p.toml:3: measures.score: every view has a column of this name"),
         ("[measures.m]\nformula = 'wilson'", "p.toml:3: measures.m: wilson needs positive_from"),
         ("[measures.m]\nformula = 'median'", "p.toml:4: measures.m.formula: "),
+        ("mode = 'both'", "p.toml:3: mode: Input should be 'retroactive' or 'prospective'"),
         ("x = = 1", "p.toml is not TOML: Invalid value (at line 3, column 5)"),
     ],
 )
 def test_a_mistake_is_explained_by_file_line_and_remedy(text: str, message: str) -> None:
     """Whoever wrote the policy finds the place without searching."""
     assert message in problem(text)
+
+
+VERSIONS = """
+name = "p"
+[[versions]]
+version = "1"
+[versions.actions.A]
+points = 1
+[[versions]]
+version = "2"
+effective_from = 2024-01-01T00:00:00Z
+[versions.actions.A]
+points = 2
+[[versions]]
+version = "3"
+effective_from = 2025-01-01T00:00:00Z
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("2025-01", "2024-01", "p.toml:14: versions.2.effective_from: must lie after that of version 2, 2024-01-01"),
+        ("2025-01", "2023-01", "p.toml:14: versions.2.effective_from: must lie after that of version 2, 2024-01-01"),
+        ("00:00:00Z\n[ver", "00:00:00\n[ver", "p.toml:9: versions.1.effective_from: Input should have timezone info"),
+        ('"3"', '"1"', "p.toml:13: versions.2.version: 1 is taken"),
+        ("effective_from = 2025-01-01T00:00:00Z", "", "p.toml:12: versions.2: effective_from is missing"),
+        (
+            "points = 2",
+            "pints = 2",
+            "p.toml:11: versions.1.actions.A.pints: is not a key of a policy: did you mean 'points'?",
+        ),
+    ],
+)
+def test_mistakes_in_versions_are_found_in_their_version(old: str, new: str, message: str) -> None:
+    """Two versions with one date, versions out of order, and a slip in the second one."""
+    with pytest.raises(PolicyError) as caught:
+        parse_policy(VERSIONS.replace(old, new), "p.toml")
+    assert message in str(caught.value)
+
+
+def test_a_version_is_in_force_from_its_date_on() -> None:
+    """The first one from the beginning, each later one from its first microsecond."""
+    policy = parse_policy(VERSIONS)
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    assert policy.at(start - timedelta(microseconds=1)).rules.version == "1"
+    assert policy.at(start).rules.version == "2"
+    assert policy.at(start + timedelta(days=366)).rules.version == "3"
+    assert policy.version == "3"
 
 
 def test_all_mistakes_are_told_at_once() -> None:

@@ -248,3 +248,51 @@ def test_the_latest_correction_stands_and_only_ones_own() -> None:
     case = Case(RATED, *events)
     assert case["all_time_rating_average"] == 3.0
     assert case.reasons["k3"] == "retracted"
+
+
+VERSIONS = """
+name = "versions"
+mode = "MODE"
+[[versions]]
+version = "1"
+actions.Up.points = 10
+[[versions]]
+version = "2"
+effective_from = 2024-02-20T00:00:00Z
+actions.Up.points = 5
+caps.votes = { period = "day", maximum = 7 }
+score.floor = 100
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "as_of", "score"),
+    [
+        ("retroactive", MIDNIGHT - 1, 10),
+        ("retroactive", MIDNIGHT + 3, 100),
+        ("prospective", MIDNIGHT - 1, 10),
+        ("prospective", MIDNIGHT + 3, 100),
+    ],
+)
+def test_the_version_in_force_says_what_is_shown(mode: str, as_of: int, score: int) -> None:
+    """Bounds are those of the version in force at as_of, in either mode."""
+    events = [up("a", MIDNIGHT - DAY), up("b", MIDNIGHT - DAY // 2 + DAY)]
+    with duckdb.connect() as connection:
+        connection.register("events", events_table(events))
+        policy = parse_policy(VERSIONS.replace("MODE", mode))
+        assert scores(connection, policy, at(as_of))["all_time_score"].to_list() == [score]
+
+
+@pytest.mark.parametrize(
+    ("mode", "granted"),
+    [("retroactive", {"a": 5, "b": 5, "c": 2}), ("prospective", {"a": 10, "b": 5, "c": 2})],
+)
+def test_a_new_version_rescores_everything_or_only_what_comes(mode: str, granted: dict[str, int]) -> None:
+    """Retroactive: all by version 2. Prospective: an event the microsecond before is by version 1."""
+    events = [up("a", MIDNIGHT - 1), up("b", MIDNIGHT), up("c", MIDNIGHT + 1)]
+    with duckdb.connect() as connection:
+        connection.register("events", events_table(events))
+        scores(connection, parse_policy(VERSIONS.replace("MODE", mode)), at(NOW))
+        rows = connection.sql("SELECT event_id, granted // 1000000, version FROM contribution ORDER BY 1").fetchall()
+    assert {event_id: points for event_id, points, _ in rows} == granted
+    assert rows[0][2] == ("2" if mode == "retroactive" else "1")

@@ -54,7 +54,7 @@ def rated(rating: str, t: int = START, event_id: str = "rating") -> Event:
     return Event(event_id, "ann", "UserRated", t, {"rating": rating})
 
 
-@pytest.mark.parametrize("days", DEFAULT.windows_days)
+@pytest.mark.parametrize("days", DEFAULT.versions[0].windows_days)
 @pytest.mark.parametrize(("shift", "inside"), [(-1, 0), (0, 1)])
 def test_a_window_holds_its_first_microsecond(days: int, shift: int, inside: int) -> None:
     """A window is [as_of - N x 86,400 s, as_of): closed at its start."""

@@ -1,119 +1,112 @@
-"""A policy as a whole: the versioned rules that turn events into points."""
+"""A policy as a whole: its versions, and which of them rules which event."""
 
-from decimal import Decimal
-from typing import Annotated, Self
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.reputation.policy.actions import Action, Emission
-from pipelines.reputation.policy.gates import Cap, Completion, Correction, Covers, Once, Retraction, Status
-from pipelines.reputation.policy.measures import Measure
-from pipelines.reputation.policy.numbers import Name, Number, RuleError, Section, decimals
+from pipelines.reputation.policy.numbers import RuleError, Section
+from pipelines.reputation.policy.rules import Rules
 
-ColumnName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-_TAKEN = {"score", "events", "rating_count"}
+ALWAYS = (-(2**63), 2**63 - 1)
+"""Bounds of a period without beginning or end, in microseconds."""
+_OWN_KEYS = {"name", "description", "mode", "versions"}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Score(Section):
-    """Where the all-time score begins, and between which numbers it is shown. Windows show what they hold."""
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """Rules that apply to the events of [from_us, to_us)."""
 
-    start: Number = Decimal(0)
-    floor: Number | None = None
-    ceiling: Number | None = None
+    rules: Rules
+    from_us: int
+    to_us: int
 
-    @model_validator(mode="after")
-    def _room(self) -> Self:
-        if self.floor is not None and self.ceiling is not None and self.floor > self.ceiling:
-            raise ValueError(f"floor {self.floor} is above ceiling {self.ceiling}: swap them")
-        return self
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """A policy as it is at one moment.
+
+    `rules` is the version in force: it says what status, retraction, correction, score bounds, windows and measures
+    are. `editions` say which rules the points, ratings, gates and caps of an event follow, by its event_time.
+    """
+
+    name: str
+    rules: Rules
+    editions: tuple[Edition, ...]
+    score_digits: int
+    """Digits after the point that a score can have, whatever the version: 0 makes every score a whole number."""
+    rating_digits: int
+    """Digits after the point that a sum of ratings can have, whatever the version."""
+    decays: bool
+    """Whether any points decay: scores are floats then."""
 
 
 class Policy(Section):
     """The versioned rules that turn events into points.
 
-    The rules apply in this order: retraction, status, reading the numbers, completion, once, expiry, caps (each kind
-    in the order of the file), decay. What one rule denied, the next ones do not see.
+    A file with one version may give its keys at the top, instead of in an array `versions`.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
-    version: Name
     description: str = ""
-    windows_days: tuple[Annotated[int, Field(ge=1, le=36_500)], ...] = (7, 30, 90, 365)
-    """Lengths of the views beside all time: [as_of - N x 86,400 s, as_of)."""
-    score: Score = Score()
-    status: Status = Status()
-    retraction: Retraction = Retraction()
-    correction: Correction = Correction()
-    actions: dict[Name, Action] = Field(default_factory=dict)
-    completion: dict[Name, Completion] = Field(default_factory=dict)
-    once: dict[Name, Once] = Field(default_factory=dict)
-    caps: dict[Name, Cap] = Field(default_factory=dict)
-    measures: dict[ColumnName, Measure] = Field(default_factory=dict)
-    """What ratings come to in every view, by the name of the column; `rating_average` may be defined anew."""
+    mode: Literal["retroactive", "prospective"] = "retroactive"
+    """`retroactive`: the version in force rescores everything. `prospective`: each event's points, rating, gates and
+    caps are by the version in force at its own time."""
+    versions: tuple[Rules, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_single(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "versions" in value:
+            return value
+        own = {key: item for key, item in value.items() if key in _OWN_KEYS}
+        return {**own, "versions": ({key: item for key, item in value.items() if key not in _OWN_KEYS},)}
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if len(set(self.windows_days)) != len(self.windows_days):
-            raise RuleError(("windows_days",), "names a length twice: remove one")
-        if taken := sorted(_TAKEN & self.measures.keys()):
-            raise RuleError(("measures", taken[0]), "every view has a column of this name already: choose another")
-        self._check_roles()
-        for kind, rules in {"completion": self.completion, "once": self.once, "caps": self.caps}.items():
-            for name, rule in rules.items():
-                self._check_actions((kind, name), rule)
+    def _in_order(self) -> Self:
+        if not self.versions:
+            raise RuleError(("versions",), "is empty: give at least one version")
+        names = [rules.version for rules in self.versions]
+        for i, (before, rules) in enumerate(zip(self.versions, self.versions[1:], strict=False), start=1):
+            path = ("versions", str(i), "effective_from")
+            if rules.effective_from is None:
+                raise RuleError(path[:2], "effective_from is missing: say from when on this version is in force")
+            if before.effective_from is not None and rules.effective_from <= before.effective_from:
+                raise RuleError(path, f"must lie after that of version {before.version}, {before.effective_from}")
+            if rules.version in names[:i]:
+                raise RuleError((*path[:2], "version"), f"{rules.version} is taken: name the version otherwise")
         return self
 
-    def _check_roles(self) -> None:
-        roles = {
-            "status.suspend": self.status.suspend,
-            "status.reinstate": self.status.reinstate,
-            "retraction.actions": self.retraction.actions,
-            "correction.actions": self.correction.actions,
-            "actions": tuple(self.actions),
-        }
-        seen: dict[str, str] = {}
-        for role, actions in roles.items():
-            for action in actions:
-                if action in seen:
-                    path = tuple(role.split(".")) if role != "actions" else ("actions", action)
-                    raise RuleError(path, f"{action} is in {seen[action]} already: an action has one role")
-                seen[action] = role
-
-    def _check_actions(self, path: tuple[str, ...], rule: Covers) -> None:
-        for key, names in {"actions": rule.actions, "exempt": rule.exempt}.items():
-            if unknown := sorted(set(names) - self.actions.keys()):
-                message = f"{', '.join(unknown)} is no action of this policy ({', '.join(self.actions)})"
-                raise RuleError((*path, key), message)
-
-    def covered(self, rule: Covers) -> list[str]:
-        """Return the actions that a rule is about."""
-        named = rule.actions or tuple(self.actions)
-        return [action for action in named if action not in rule.exempt]
-
     @property
-    def emissions(self) -> list[Emission]:
-        """Return the emissions of all actions."""
-        return [emission for action in self.actions.values() for emission in action.emissions]
+    def version(self) -> str:
+        """Return the name of the newest version, in force or not."""
+        return self.versions[-1].version
 
-    @property
-    def decays(self) -> bool:
-        """Whether any points decay: scores are floats then."""
-        return any(emission.half_life_days is not None for emission in self.emissions)
+    def to_json(self) -> str:
+        """Return the policy as JSON that `Policy.model_validate_json` reads."""
+        return self.model_dump_json(exclude_unset=True, by_alias=True)
 
-    @property
-    def all_measures(self) -> dict[str, Measure]:
-        """The measures by name: those of the file, and the plain mean unless the file defines `rating_average`."""
-        return {"rating_average": Measure(formula="mean"), **self.measures}
+    def at(self, as_of: datetime) -> InForce:
+        """Return the policy as it is at a moment; a version counts from its effective_from on."""
+        editions = self._editions()
+        now = _microseconds(as_of)
+        current = next(edition for edition in reversed(editions) if edition.from_us <= now)
+        return InForce(
+            name=self.name,
+            rules=current.rules,
+            editions=editions if self.mode == "prospective" else (Edition(current.rules, *ALWAYS),),
+            score_digits=max(rules.score_digits for rules in self.versions),
+            rating_digits=max(rules.rating_digits for rules in self.versions),
+            decays=any(rules.decays for rules in self.versions),
+        )
 
-    @property
-    def score_digits(self) -> int:
-        """Digits after the point that a score can have: 0 makes every score a whole number."""
-        bounds = [self.score.start, self.score.floor, self.score.ceiling, self.status.shown]
-        numbers = [number for number in bounds if number is not None] + [cap.maximum for cap in self.caps.values()]
-        of_points = [emission.points.score_digits for emission in self.emissions]
-        return max([*of_points, *map(decimals, numbers)])
+    def _editions(self) -> tuple[Edition, ...]:
+        starts = [_microseconds(rules.effective_from) for rules in self.versions[1:] if rules.effective_from]
+        bounds = zip([ALWAYS[0], *starts], [*starts, ALWAYS[1]], strict=True)
+        return tuple(Edition(rules, *bound) for rules, bound in zip(self.versions, bounds, strict=True))
 
-    @property
-    def rating_digits(self) -> int:
-        """Digits after the point that a sum of ratings can have."""
-        return max((action.rating.digits for action in self.actions.values() if action.rating), default=0)
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)

@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.reputation.policy.actions import Emission, Rating
-from pipelines.reputation.policy.model import Policy
+from pipelines.reputation.policy.model import Edition, InForce
 from pipelines.reputation.policy.numbers import DAY_US, MICRO, MICRO_DIGITS, micro
 from pipelines.reputation.sql import statement
 
@@ -17,6 +17,9 @@ ROLE = pa.schema([("action_type", pa.string()), ("role", pa.string())])
 EMISSION = pa.schema(
     [
         ("emission_key", pa.int32()),
+        ("version", pa.string()),
+        ("from_us", pa.int64()),
+        ("to_us", pa.int64()),
         ("action_type", pa.string()),
         ("emission_no", pa.int32()),
         ("fixed", pa.int64()),
@@ -37,36 +40,15 @@ EMISSION = pa.schema(
 STAR = pa.schema([("emission_key", pa.int32()), ("value", pa.int64()), ("points", pa.int64())])
 
 
-def load_tables(connection: duckdb.DuckDBPyConnection, policy: Policy) -> None:
+def load_tables(connection: duckdb.DuckDBPyConnection, policy: InForce) -> None:
     """Fill the temporary tables `role`, `emission` and `star`, and the variables of the policy."""
     rows = _emissions(policy)
+    stars = [star for row, emission in rows for star in _stars(row, emission)]
     _fill(connection, "role", pa.Table.from_pylist(_roles(policy), ROLE))
     _fill(connection, "emission", pa.Table.from_pylist([row for row, _ in rows], EMISSION))
-    stars = [star for row, emission in rows for star in _stars(row, emission)]
     _fill(connection, "star", pa.Table.from_pylist(stars, STAR))
     for name, value in variables(policy).items():
         connection.execute(f"SET VARIABLE {name} = ?", [value])
-
-
-def variables(policy: Policy) -> dict[str, Any]:
-    """Return what the steps read with getvariable(): `{kind}_{number}_{key}` for the rules over several actions."""
-    values: dict[str, Any] = {
-        "status_rule": policy.status.rule,
-        "retraction_target": policy.retraction.target,
-        "correction_target": policy.correction.target,
-    }
-    for i, gate in enumerate(policy.completion.values()):
-        values |= _prefixed(f"completion_{i}", actions=policy.covered(gate), by=list(gate.by), key=gate.key)
-    for i, gate in enumerate(policy.once.values()):
-        values |= _prefixed(f"once_{i}", actions=policy.covered(gate), key=gate.per, period=gate.period)
-    for i, cap in enumerate(policy.caps.values()):
-        values |= _prefixed(f"cap_{i}", actions=policy.covered(cap), key=cap.per, period=cap.period)
-        values |= _prefixed(f"cap_{i}", maximum=micro(cap.maximum))
-    return values
-
-
-def _prefixed(prefix: str, **values: Any) -> dict[str, Any]:
-    return {f"{prefix}_{key}": value for key, value in values.items()}
 
 
 def _fill(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
@@ -75,23 +57,58 @@ def _fill(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> N
     connection.unregister("arrow_rows")
 
 
-def _roles(policy: Policy) -> list[dict[str, str]]:
+def variables(policy: InForce) -> dict[str, Any]:
+    """Return what the steps read with getvariable(); for a rule over actions `{kind}_{edition}_{number}_{key}`."""
+    rules = policy.rules
+    values: dict[str, Any] = {
+        "status_rule": rules.status.rule,
+        "retraction_target": rules.retraction.target,
+        "correction_target": rules.correction.target,
+    }
+    for number, edition in enumerate(policy.editions):
+        values |= _of_edition(edition, number)
+    return values
+
+
+def _of_edition(edition: Edition, number: int) -> dict[str, Any]:
+    rules, values = edition.rules, dict[str, Any]()
+    for i, gate in enumerate(rules.completion.values()):
+        values |= _prefixed(f"completion_{number}_{i}", actions=rules.covered(gate), by=list(gate.by), key=gate.key)
+    for i, gate in enumerate(rules.once.values()):
+        values |= _prefixed(f"once_{number}_{i}", actions=rules.covered(gate), key=gate.per, period=gate.period)
+    for i, cap in enumerate(rules.caps.values()):
+        values |= _prefixed(f"cap_{number}_{i}", actions=rules.covered(cap), key=cap.per, period=cap.period)
+        values |= _prefixed(f"cap_{number}_{i}", maximum=micro(cap.maximum))
+    return values | _prefixed(f"edition_{number}", from_us=edition.from_us, to_us=edition.to_us)
+
+
+def _prefixed(prefix: str, **values: Any) -> dict[str, Any]:
+    return {f"{prefix}_{key}": value for key, value in values.items()}
+
+
+def _roles(policy: InForce) -> list[dict[str, str]]:
+    rules = policy.rules
     roles = {
-        "suspend": policy.status.suspend,
-        "reinstate": policy.status.reinstate,
-        "retraction": policy.retraction.actions,
-        "correction": policy.correction.actions,
+        "suspend": rules.status.suspend,
+        "reinstate": rules.status.reinstate,
+        "retraction": rules.retraction.actions,
+        "correction": rules.correction.actions,
     }
     return [{"action_type": action, "role": role} for role, actions in roles.items() for action in actions]
 
 
-def _emissions(policy: Policy) -> list[tuple[dict[str, object], Emission]]:
+def _emissions(policy: InForce) -> list[tuple[dict[str, object], Emission]]:
     rows: list[tuple[dict[str, object], Emission]] = []
-    for action_type, action in policy.actions.items():
-        for emission_no, emission in enumerate(action.emissions):
-            head = {"emission_key": len(rows), "action_type": action_type, "emission_no": emission_no}
-            rows.append((head | _points(emission) | _rating(action.rating), emission))
+    for edition in policy.editions:
+        for action_type, action in edition.rules.actions.items():
+            for emission_no, emission in enumerate(action.emissions):
+                head = {"emission_key": len(rows), "action_type": action_type, "emission_no": emission_no}
+                rows.append((head | _validity(edition) | _points(emission) | _rating(action.rating), emission))
     return rows
+
+
+def _validity(edition: Edition) -> dict[str, object]:
+    return {"version": edition.rules.version, "from_us": edition.from_us, "to_us": edition.to_us}
 
 
 def _points(emission: Emission) -> dict[str, object]:

@@ -1,11 +1,22 @@
 -- Cap: of the points of a user, per metadata key and period, at most so many count: min(cap, sum). They are granted in
 -- the order of events until the cap is reached, so that the contributions add up to exactly that.
 CREATE OR REPLACE TEMP VIEW $name AS
-SELECT * EXCLUDE (applies, limited_points, total) REPLACE (
-    CASE WHEN applies AND granted <> $limited THEN 'capped' ELSE reason END AS reason,
-    CASE WHEN applies THEN CAST($limited AS BIGINT) ELSE granted END AS granted
+SELECT * EXCLUDE (applies, limited_points, total, limited) REPLACE (
+    CASE WHEN limited <> granted THEN 'capped' ELSE reason END AS reason,
+    limited AS granted
 )
 FROM (
+    SELECT
+        *,
+        CASE
+            WHEN applies
+                THEN granted
+                    - limited_points
+                    + CAST(least(getvariable('${rule}_maximum'), total) AS BIGINT)
+                    - CAST(least(getvariable('${rule}_maximum'), total - limited_points) AS BIGINT)
+            ELSE granted
+        END AS limited
+    FROM (
     SELECT *, sum(limited_points) OVER (
         PARTITION BY
             user_id,
@@ -18,8 +29,15 @@ FROM (
     FROM (
         SELECT
             *,
-            reason IN ('granted', 'capped') AND list_contains(getvariable('${rule}_actions'), action_type) AS applies,
+            reason IN ('granted', 'capped') AND governed(
+                action_type,
+                t,
+                getvariable('${rule}_actions'),
+                getvariable('${edition}_from_us'),
+                getvariable('${edition}_to_us')
+            ) AS applies,
             $limited_points AS limited_points
         FROM $source
     )
+)
 )

@@ -3,7 +3,13 @@ CREATE OR REPLACE TEMP VIEW $name AS
 SELECT event.* REPLACE (
     CASE
         WHEN event.reason = 'granted'
-            AND list_contains(getvariable('${rule}_actions'), event.action_type)
+            AND governed(
+                event.action_type,
+                event.t,
+                getvariable('${rule}_actions'),
+                getvariable('${edition}_from_us'),
+                getvariable('${edition}_to_us')
+            )
             AND done.key IS NULL
             THEN 'not completed'
         ELSE event.reason

@@ -8,6 +8,7 @@ SELECT
     action_type,
     t,
     emission_no,
+    version,
     points,
     rating,
     granted,
@@ -15,4 +16,4 @@ SELECT
     counts AS counted,
     coalesce(emission_no, 0) = 0 AS is_first,
     reason
-FROM $source
+FROM capped

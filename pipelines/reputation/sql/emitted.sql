@@ -13,6 +13,7 @@ FROM (
         event.metadata,
         event.role,
         emission.emission_no,
+        emission.version,
         emission.half_life_us,
         emission.penalties_expire_us,
         CASE
@@ -31,7 +32,10 @@ FROM (
                 THEN parse_micro(event.metadata[emission.rating_key])
         END AS rating
     FROM corrected_event AS event
-    LEFT JOIN emission ON emission.action_type = event.action_type
+    LEFT JOIN emission
+        ON emission.action_type = event.action_type
+        AND event.t >= emission.from_us
+        AND event.t < emission.to_us
     LEFT JOIN star
         ON star.emission_key = emission.emission_key
         AND star.value = parse_micro(event.metadata[emission.points_key])

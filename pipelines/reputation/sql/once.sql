@@ -5,7 +5,15 @@ SELECT * EXCLUDE (competes) REPLACE (
     CASE WHEN competes AND event_id <> first_value(event_id) OVER contest THEN 'superseded' ELSE reason END AS reason
 )
 FROM (
-    SELECT *, reason = 'granted' AND list_contains(getvariable('${rule}_actions'), action_type) AS competes
+    SELECT
+        *,
+        reason = 'granted' AND governed(
+            action_type,
+            t,
+            getvariable('${rule}_actions'),
+            getvariable('${edition}_from_us'),
+            getvariable('${edition}_to_us')
+        ) AS competes
     FROM $source
 )
 WINDOW contest AS (
