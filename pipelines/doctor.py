@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pipelines.emit.topics import describe_topic
 from pipelines.errors import KarmalakeError
 from pipelines.lag import measure_lag
+from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import attach, stored_info
@@ -61,7 +62,7 @@ def _broker(settings: Settings) -> str:
 
 
 def _lake(settings: Settings) -> str:
-    snapshot = open_lake(settings.lake_dir).snapshot()
+    snapshot = take_snapshot(open_lake(settings.lake_dir))
     behind = sum(lag.lag_records for lag in measure_lag(settings))
     return f"version {snapshot.version} in {len(snapshot.files['events'])} files; {behind:,} records behind the bus"
 

@@ -29,10 +29,10 @@ from pipelines.lake.commit import (
     OvertakenError,
     append,
     commit_batch,
-    complete_commits,
     describe_events,
     stage_events,
 )
+from pipelines.lake.history import complete_commits
 from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, Verdicts, open_index
 from pipelines.lake.tables import Lake, checkpoint_id, create_lake
 from pipelines.settings import Settings

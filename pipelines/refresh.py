@@ -6,6 +6,7 @@ cut off is done again in full.
 
 from datetime import UTC, datetime
 
+from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.reputation.derive import Derived, derive
 from pipelines.reputation.documents import documents
@@ -22,7 +23,7 @@ def derive_warehouse(settings: Settings, as_of: datetime | None = None) -> Deriv
     Raises UsageError when there is no lake, PolicyError when the policy cannot be read; the old warehouse stays.
     """
     policy = load_policy(settings.reputation.policy)
-    snapshot = open_lake(settings.lake_dir).snapshot()
+    snapshot = take_snapshot(open_lake(settings.lake_dir))
     return derive(snapshot, policy, as_of or datetime.now(UTC), settings.warehouse_path)
 
 

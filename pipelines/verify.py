@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 
+from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import Snapshot, open_lake
 from pipelines.reputation.documents import documents
 from pipelines.reputation.lake_views import create_lake_views
@@ -155,7 +156,7 @@ def verify_fresh(settings: Settings) -> Check:
 
 def verify(settings: Settings) -> Iterator[Check]:
     """Run every check, those of the cache included."""
-    yield from verify_lake(open_lake(settings.lake_dir).snapshot())
+    yield from verify_lake(take_snapshot(open_lake(settings.lake_dir)))
     yield from verify_served(settings)
 
 

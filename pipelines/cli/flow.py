@@ -146,12 +146,13 @@ def vacuum() -> None:
 
 def verify() -> None:
     """Reconcile everything: offsets, events, dead letters, conflicts, the cache. Exits 1 if a check fails."""
+    from pipelines.lake.history import take_snapshot  # noqa: PLC0415
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
     from pipelines.verify import totals  # noqa: PLC0415
     from pipelines.verify import verify as checks  # noqa: PLC0415
 
     settings = current_settings()
-    done = totals(open_lake(settings.lake_dir).snapshot())
+    done = totals(take_snapshot(open_lake(settings.lake_dir)))
     facts([(name, getattr(done, name)) for name in type(done).__slots__])
     failed = sum(show_check(check) for check in checks(settings))
     if failed:

@@ -50,6 +50,7 @@ def scores(
     """Compute the scores of all users from the lake, at any time and by any policy; publishes nothing."""
     from datetime import UTC, datetime  # noqa: PLC0415
 
+    from pipelines.lake.history import take_snapshot  # noqa: PLC0415
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
     from pipelines.reputation import scores as engine  # noqa: PLC0415
     from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
@@ -57,7 +58,7 @@ def scores(
     settings = current_settings()
     rules = load_policy(policy or settings.reputation.policy)
     moment = instant(as_of) or datetime.now(UTC)
-    write(engine.scores(open_lake(settings.lake_dir).snapshot(), rules, moment), form, output)
+    write(engine.scores(take_snapshot(open_lake(settings.lake_dir)), rules, moment), form, output)
 
 
 def sql(

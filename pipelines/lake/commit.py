@@ -1,8 +1,7 @@
 """The commit: files, checkpoints and the record of a batch, published together or not at all.
 
-Owns the application transactions of the log: `ingest:{topic_id}:{topic_partition}` (the checkpoints) and `commits`
-(how far the commits table is complete). A handle that commits must be the very handle the checkpoint was read from:
-only against that version does the log fence (`fenced`).
+Owns the application transactions `ingest:{topic_id}:{topic_partition}`: the checkpoints. A handle that commits must be
+the very handle the checkpoint was read from: only against that version does the log fence (`fenced`).
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are made when it is imported)
@@ -12,20 +11,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
+from deltalake.transaction import AddAction
 
 from pipelines.errors import CommitUnknownError, FencedError
 from pipelines.ingest.ranges import OffsetRange
 from pipelines.lake.files import make_durable, write_days, write_file
-from pipelines.lake.tables import COMMIT_METADATA, COMMITS, COUNTS, Lake, checkpoint_id
-
-_COMPLETE_UPTO = "commits"
+from pipelines.lake.history import recorded
+from pipelines.lake.publish import publish
+from pipelines.lake.tables import COMMIT_METADATA, Lake, checkpoint_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,27 +89,6 @@ def commit_batch(lake: Lake, events: DeltaTable, files: Sequence[AddAction], rec
     return replace(record, version=landed)
 
 
-def publish(
-    table: DeltaTable,
-    actions: Sequence[AddAction | RemoveAction],
-    transactions: dict[str, int],
-    metadata: dict[str, str] | None = None,
-) -> None:
-    """Commit on exactly the handle's version; raises CommitFailedError when it is no longer the newest."""
-    schema = table.schema()
-    table.create_write_transaction(
-        list(actions),
-        "append",
-        schema,
-        table.metadata().partition_columns,
-        commit_properties=CommitProperties(
-            custom_metadata=metadata,
-            max_commit_retries=0,
-            app_transactions=[Transaction(app_id, version) for app_id, version in transactions.items()],
-        ),
-    )
-
-
 def stage_events(lake: Lake, events: pa.Table, batch_id: str) -> list[AddAction]:
     """Write the events of a batch (EVENT and PLACE columns) as durable files by day that no commit names yet."""
     return write_days(lake.root / "events", _of_batch(events, batch_id), batch_id)
@@ -133,45 +110,8 @@ def append(lake: Lake, name: str, rows: pa.Table, batch_id: str) -> None:
     make_durable([lake.root / name / "_delta_log" / f"{table.version() + 1:020}.json"])
 
 
-def complete_commits(lake: Lake, upto: int) -> None:
-    """Append to `commits` the record of every commit of `events` up to version `upto` that is not there yet.
-
-    The log of `events` is the truth and this table its copy for readers, so a crash between the two, or another
-    ingester doing the same at the same time, changes nothing.
-    """
-    while True:
-        commits = lake.table("commits")
-        known = commits.transaction_version(_COMPLETE_UPTO)
-        known = 0 if known is None else known
-        if known >= upto:
-            return
-        rows = [row for version, actions in lake.log(known, upto) for row in _records(version, actions)]
-        actions = write_file(lake.root / "commits", pa.Table.from_pylist(rows, COMMITS), uuid4().hex) if rows else []
-        try:
-            publish(commits, actions, {_COMPLETE_UPTO: upto})
-        except CommitFailedError:
-            continue
-        make_durable([lake.root / "commits" / "_delta_log" / f"{commits.version() + 1:020}.json"])
-        return
-
-
 def _of_batch(rows: pa.Table, batch_id: str) -> pa.Table:
     return rows.append_column("batch_id", pa.repeat(pa.scalar(batch_id), len(rows)))
-
-
-def _records(version: int, actions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    for action in actions:
-        if COMMIT_METADATA in action.get("commitInfo", {}):
-            return [_row(version, json.loads(action["commitInfo"][COMMIT_METADATA]))]
-    return []
-
-
-def _row(version: int, record: dict[str, Any]) -> dict[str, Any]:
-    for field in ("started", "committed", "first_event_time", "last_event_time"):
-        record[field] = record[field] and datetime.fromisoformat(record[field])
-    record["days"] = [date.fromisoformat(day) for day in record["days"]]
-    totals = {count: sum(offsets[count] for offsets in record["ranges"]) for count in COUNTS}
-    return record | totals | {"version": version}
 
 
 def _outcome(lake: Lake, events: DeltaTable, base: int, batch_id: str, error: Exception) -> int | None:
@@ -179,7 +119,7 @@ def _outcome(lake: Lake, events: DeltaTable, base: int, batch_id: str, error: Ex
     try:
         events.update_incremental()
         for version, actions in lake.log(base, events.version()):
-            if any(record["batch_id"] == batch_id for record in _records(version, actions)):
+            if any(record["batch_id"] == batch_id for record in recorded(version, actions)):
                 return version
     except (DeltaError, OSError, LookupError) as unreadable:
         raise CommitUnknownError(

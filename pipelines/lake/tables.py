@@ -1,4 +1,4 @@
-"""The four Delta tables: their schemas, how they are opened, and a snapshot of all of them.
+"""The four Delta tables: their schemas, and how they are created and opened.
 
 Owns names and columns. What is written, when and in which order is `commit.py`'s affair.
 """
@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
-from pyarrow.dataset import dataset
 
 from pipelines.contract.schema import EVENT, PLACE, REJECTED, TIMESTAMP
 from pipelines.errors import CorruptionError, UsageError
@@ -113,22 +112,6 @@ class Lake:
             except FileNotFoundError:
                 raise LookupError(f"{path} is gone: the log of events starts later") from None
             yield version, [json.loads(line) for line in lines]
-
-    def snapshot(self) -> Snapshot:
-        """Return the newest whole state (`atomic`): events first, for all that belongs to them is older."""
-        events = self.table("events")
-        files = {"events": tuple(events.file_uris())}
-        files |= {name: tuple(self.table(name).file_uris()) for name in TABLES if name != "events"}
-        return Snapshot(events.version(), files, self._checkpoints(files["commits"], events))
-
-    def _checkpoints(self, commit_files: tuple[str, ...], events: DeltaTable) -> dict[tuple[str, int], int]:
-        if not commit_files:
-            return {}
-        ranges = dataset(list(commit_files)).to_table(["ranges"]).column("ranges").combine_chunks().flatten()
-        places = set(
-            zip(ranges.field("topic_id").to_pylist(), ranges.field("topic_partition").to_pylist(), strict=True)
-        )
-        return {place: events.transaction_version(checkpoint_id(*place)) or 0 for place in places}
 
 
 def create_lake(root: Path) -> Lake:

@@ -16,8 +16,8 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
-from pipelines.lake.commit import publish
 from pipelines.lake.files import make_durable, read_file, write_days, write_file
+from pipelines.lake.publish import publish
 from pipelines.lake.tables import DAY_COLUMN, TABLES, Lake
 
 _MAINTENANCE = "maintenance"

@@ -20,7 +20,7 @@ def create_lake_views(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot)
     connection.unregister("arrow_rows")
     for table in ("events", "commits", "dead_letters", "conflicts"):
         source = _source(connection, table, snapshot.files.get(table, ()))
-        connection.execute(statement(f"lake_{table}", source=source))
+        connection.execute(statement(f"lake_{table}", source=source, version=str(snapshot.version)))
 
 
 def _checkpoints(snapshot: Snapshot) -> pa.Table:

@@ -1,3 +1,4 @@
 CREATE VIEW commits AS
 SELECT stored.*
 FROM ($source) AS stored
+WHERE stored.version <= $version
