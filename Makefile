@@ -34,7 +34,7 @@ format: setup
 	$(BIN)/ruff format .
 
 pins: setup  ## compile requirements.txt anew from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade --quiet --output-file requirements.txt
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --upgrade --quiet --output-file requirements.txt
 
 contract: setup  ## generate the Protobuf module from event.proto
 	$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. pipelines/contract/event.proto
