@@ -1,0 +1,258 @@
+"""Decoding: what is no event gets a reason and a sentence, and never costs a neighbour (`not-blocked`)."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pipelines.contract.decode import Decoded, decode
+from pipelines.contract.encode import encode
+from pipelines.contract.event_pb2 import Event
+from pipelines.contract.rejection import Reason
+from pipelines.contract.schema import EVENT, PLACE, RECORD, REJECTED
+from pipelines.settings import ContractSettings
+
+_NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_DEFAULTS = ContractSettings()
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A record that is no event: its value, and the reason and a part of the sentence that it should get."""
+
+    value: bytes | None
+    reason: Reason
+    sentence: str
+
+
+def _valid(**fields: object) -> dict[str, object]:
+    row = {"event_id": "e-1", "user_id": "u-1", "action_type": "A", "event_time": _NOON, "metadata": [("k", "v")]}
+    return row | fields
+
+
+def _bytes(**fields: object) -> bytes:
+    return encode(pa.Table.from_pylist([_valid(**fields)], EVENT))[0].as_py()
+
+
+_BAD = [
+    Bad(None, Reason.NULL_VALUE, "has no value"),
+    Bad(b"\xff\xff\xff\xff", Reason.UNDECODABLE, "is not a karmalake.v1.Event"),
+    Bad(_bytes()[:-3], Reason.UNDECODABLE, "is not a karmalake.v1.Event"),
+    Bad(b"\x0a\x02\xc3\x28", Reason.UNDECODABLE, "UTF-8"),
+    Bad(b"", Reason.MISSING_EVENT_ID, "event_id is absent or empty"),
+    Bad(_bytes(event_id=""), Reason.MISSING_EVENT_ID, "event_id is absent or empty"),
+    Bad(_bytes(user_id=""), Reason.MISSING_USER_ID, "user_id is absent or empty"),
+    Bad(_bytes(action_type=""), Reason.MISSING_ACTION_TYPE, "action_type is absent or empty"),
+    Bad(_bytes(event_time=None), Reason.MISSING_TIMESTAMP, "timestamp is absent or empty"),
+    Bad(_bytes(event_id="e" * 257), Reason.OVERSIZED_EVENT_ID, "event_id has 257 bytes; 256 are allowed"),
+    Bad(_bytes(user_id="ü" * 129), Reason.OVERSIZED_USER_ID, "user_id has 258 bytes; 256 are allowed"),
+    Bad(_bytes(action_type="A" * 129), Reason.OVERSIZED_ACTION_TYPE, "action_type has 129 bytes; 128 are allowed"),
+    Bad(_bytes(metadata=[("k", "v" * 65_536)]), Reason.OVERSIZED_METADATA, "longer than 65536 bytes"),
+    Bad(_bytes(event_time=_EARLIEST - _MICROSECOND), Reason.TIMESTAMP_TOO_EARLY, "is before 2000-01-01T00:00:00Z"),
+    Bad(
+        _bytes(event_time=_NOON + timedelta(days=1, microseconds=1)),
+        Reason.TIMESTAMP_TOO_LATE,
+        "2026-03-02T12:00:00+00:00 is over 86400 s ahead",
+    ),
+]
+
+
+@pytest.mark.parametrize("bad", _BAD, ids=lambda bad: bad.reason)
+def test_each_reason_has_a_sentence_and_keeps_the_record(bad: Bad) -> None:
+    """A rejected record keeps place, key, value and headers, and gets its reason and a sentence."""
+    records = _records([_Given(_bytes(event_id="before")), _Given(bad.value), _Given(_bytes(event_id="after"))])
+    decoded = decode(records, _DEFAULTS)
+    assert decoded.events["event_id"].to_pylist() == ["before", "after"]
+    (rejected,) = decoded.rejected.to_pylist()
+    assert rejected["reason"] == bad.reason
+    assert bad.sentence in rejected["detail"]
+    assert decoded.rejected.select(RECORD.names).equals(records.slice(1, 1))
+
+
+def test_every_reason_is_tried() -> None:
+    """The list above leaves out no reason but the one that needs strict_keys."""
+    assert {bad.reason for bad in _BAD} == set(Reason) - {Reason.KEY_MISMATCH}
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, len(_BAD) - 1)), max_size=60))
+def test_neighbours_are_unharmed_in_any_mixture(mixture: list[int | None]) -> None:
+    """However valid and bad records are mixed, each one has the fate that it has alone, in its order."""
+    values = [_bytes(event_id=f"e-{n}") if bad is None else _BAD[bad].value for n, bad in enumerate(mixture)]
+    decoded = decode(_records([_Given(value) for value in values]), _DEFAULTS)
+    assert decoded.events["event_id"].to_pylist() == [f"e-{n}" for n, bad in enumerate(mixture) if bad is None]
+    assert decoded.rejected["reason"].to_pylist() == [_BAD[bad].reason for bad in mixture if bad is not None]
+    _assert_one_fate_each(decoded, len(mixture))
+
+
+def test_a_bad_record_costs_nothing_in_a_later_chunk() -> None:
+    """Records are decoded in chunks: errors are told by the row of the whole batch, not of the chunk."""
+    count, places = 5_000, [0, 1_023, 1_024, 3_000, 4_999]
+    good = _bytes()
+    decoded = decode(_records([_Given(b"\xff" if n in places else good) for n in range(count)]), _DEFAULTS)
+    assert decoded.rejected["offset"].to_pylist() == places
+    assert set(decoded.rejected["reason"].to_pylist()) == {Reason.UNDECODABLE}
+    _assert_one_fate_each(decoded, count)
+
+
+@given(st.lists(st.one_of(st.none(), st.binary(max_size=60)), max_size=20))
+def test_random_bytes_never_raise(values: list[bytes | None]) -> None:
+    """Whatever stands in a record, decoding ends, and the record is in exactly one of the two tables."""
+    _assert_one_fate_each(decode(_records([_Given(value) for value in values]), _DEFAULTS), len(values))
+
+
+@given(st.binary(min_size=1, max_size=8), st.data())
+def test_damaged_events_never_raise(damage: bytes, data: st.DataObject) -> None:
+    """An event with some of its bytes overwritten is decoded or rejected, and harms no neighbour."""
+    value = _bytes(metadata=[("rating", "5"), ("comment", "fine")])
+    at = data.draw(st.integers(0, len(value) - 1))
+    damaged = value[:at] + damage + value[at + len(damage) :]
+    decoded = decode(_records([_Given(value), _Given(damaged), _Given(value)]), _DEFAULTS)
+    _assert_one_fate_each(decoded, 3)
+    assert {0, 2} <= set(decoded.events["offset"].to_pylist())
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 999_999_999))
+@example(round(2**64 / 1_000_000) + 1_700_000_000, 0)
+@example(-round(2**64 / 1_000_000) + 1_700_000_000, 0)
+def test_times_that_no_calendar_holds_are_rejected(seconds: int, nanos: int) -> None:
+    """A timestamp far out of range is a dead letter too; it neither overflows nor wraps into a valid time."""
+    decoded = decode(_records([_Given(_timed(seconds, nanos))]), _DEFAULTS)
+    _assert_one_fate_each(decoded, 1)
+    exact = seconds * 1_000_000 + nanos // 1_000
+    valid = _us(_EARLIEST) <= exact <= _us(_NOON + timedelta(days=1))
+    assert decoded.events["event_time"].cast(pa.int64()).to_pylist() == ([exact] if valid else [])
+
+
+@given(st.integers(-(2**31), -1) | st.integers(10**9, 2**31 - 1))
+def test_nanoseconds_out_of_range_harm_no_neighbour(nanos: int) -> None:
+    """A timestamp that Protobuf itself calls invalid has one fate, and the records beside it theirs."""
+    decoded = decode(_records([_Given(_bytes()), _Given(_timed(1_700_000_000, nanos)), _Given(_bytes())]), _DEFAULTS)
+    _assert_one_fate_each(decoded, 3)
+    assert {0, 2} <= set(decoded.events["offset"].to_pylist())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"event_id": "e" * 256},
+        {"user_id": "ü" * 128},
+        {"action_type": "A" * 128},
+        {"metadata": [("k", "v" * 65_535)]},
+        {"event_time": _EARLIEST},
+        {"event_time": _NOON + timedelta(days=1)},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_bounds_are_inclusive(fields: dict[str, object]) -> None:
+    """What is exactly at a bound is an event."""
+    assert len(decode(_records([_Given(_bytes(**fields))]), _DEFAULTS).events) == 1
+
+
+def test_bounds_are_settings() -> None:
+    """Each bound of the contract is taken from the settings."""
+    strict = ContractSettings(max_event_id_bytes=3, max_metadata_bytes=1, earliest="2026-01-01T00:00:00Z")
+    values = [
+        _bytes(event_id="e-10"),
+        _bytes(event_id="e"),
+        _bytes(event_id="e", metadata=[], event_time=_EARLIEST),
+    ]
+    reasons = decode(_records([_Given(value) for value in values]), strict).rejected["reason"].to_pylist()
+    assert reasons == [Reason.OVERSIZED_EVENT_ID, Reason.OVERSIZED_METADATA, Reason.TIMESTAMP_TOO_EARLY]
+
+
+def test_columns_are_the_events() -> None:
+    """An event keeps every field exactly, its time cut to whole microseconds, beside its place."""
+    value = _timed(1_700_000_000, 123_456_789, event_id="e-ü", metadata={"k": "v", "": "empty key"})
+    decoded = decode(_records([_Given(value, key=b"u")]), _DEFAULTS)
+    (row,) = decoded.events.to_pylist()
+    assert decoded.events.schema.names == [*EVENT.names, *PLACE.names]
+    assert (row["event_id"], row["user_id"], row["action_type"]) == ("e-ü", "u", "A")
+    assert row["event_time"] == datetime.fromtimestamp(1_700_000_000, UTC) + timedelta(microseconds=123_456)
+    assert dict(row["metadata"]) == {"k": "v", "": "empty key"}
+    assert (row["topic_id"], row["topic"], row["topic_partition"], row["offset"]) == ("id", "events", 0, 0)
+
+
+def test_a_repeated_metadata_key_keeps_the_last_value() -> None:
+    """Protobuf's rule for maps: of a key that the wire holds twice the last value counts; other rows are untouched."""
+    twice = _bytes(metadata=[("a", "1"), ("b", "2")]) + _bytes(metadata=[("a", "3")])
+    values = [_bytes(metadata=[("a", "0")]), twice, _bytes(metadata=[])]
+    decoded = decode(_records([_Given(value) for value in values]), _DEFAULTS)
+    found = decoded.events["metadata"].to_pylist()
+    assert [sorted(entries) for entries in found] == [[("a", "0")], [("a", "3"), ("b", "2")], []]
+
+
+def test_unknown_fields_are_ignored() -> None:
+    """A producer with a newer schema is still understood: Protobuf's rule."""
+    decoded = decode(_records([_Given(_bytes() + b"\x9a\x06\x03new")]), _DEFAULTS)
+    assert decoded.events["event_id"].to_pylist() == ["e-1"]
+
+
+def test_a_mis_keyed_event_is_accepted_and_marked() -> None:
+    """A record whose key is missing or not its user_id is an event, and counted."""
+    given = [_Given(_bytes(), key=key) for key in (b"u-1", b"other", None)]
+    decoded = decode(_records([*given, _Given(b"\xff", key=b"x")]), _DEFAULTS)
+    assert decoded.mis_keyed.to_pylist() == [False, True, True]
+    assert len(decoded.events) == 3
+
+
+def test_strict_keys_reject_a_mis_keyed_event() -> None:
+    """With strict_keys a wrong or missing key is a dead letter that names the user."""
+    given = [_Given(_bytes(), key=key) for key in (b"u-1", b"other", None)]
+    decoded = decode(_records(given), ContractSettings(strict_keys=True))
+    assert decoded.rejected["reason"].to_pylist() == [Reason.KEY_MISMATCH] * 2
+    assert "'u-1'" in decoded.rejected["detail"][0].as_py()
+    assert decoded.mis_keyed.to_pylist() == [False]
+
+
+def test_no_records() -> None:
+    """An empty batch gives two empty tables of the right columns."""
+    decoded = decode(RECORD.empty_table(), _DEFAULTS)
+    assert (len(decoded.events), len(decoded.rejected), len(decoded.mis_keyed)) == (0, 0, 0)
+    assert decoded.rejected.schema == REJECTED
+
+
+@dataclass(frozen=True)
+class _Given:
+    value: bytes | None
+    key: bytes | None = b"u-1"
+    headers: list[dict[str, object]] = field(default_factory=lambda: [{"key": "trace", "value": b"\x00\xff"}])
+
+
+def _records(given: list[_Given]) -> pa.Table:
+    rows = [
+        {
+            "topic_id": "id",
+            "topic": "events",
+            "topic_partition": 0,
+            "offset": offset,
+            "bus_time": _NOON,
+            "key": record.key,
+            "value": record.value,
+            "headers": record.headers,
+        }
+        for offset, record in enumerate(given)
+    ]
+    return pa.Table.from_pylist(rows, RECORD)
+
+
+def _timed(seconds: int, nanos: int, event_id: str = "e", metadata: dict[str, str] | None = None) -> bytes:
+    event = Event(event_id=event_id, user_id="u", action_type="A", metadata=metadata)
+    event.timestamp.seconds, event.timestamp.nanos = seconds, nanos
+    return event.SerializeToString()
+
+
+def _assert_one_fate_each(decoded: Decoded, count: int) -> None:
+    places = decoded.events["offset"].to_pylist() + decoded.rejected["offset"].to_pylist()
+    assert sorted(places) == list(range(count))
+    assert len(decoded.mis_keyed) == len(decoded.events)
+    assert all(decoded.rejected["detail"].to_pylist())
+    assert decoded.rejected.schema == REJECTED
+
+
+def _us(instant: datetime) -> int:
+    return int((instant - datetime(1970, 1, 1, tzinfo=UTC)) / _MICROSECOND)
