@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.contract.digest import digest, siphash128
@@ -55,6 +55,7 @@ def test_a_row_is_hashed_where_it_stands_in_its_column() -> None:
             assert [struct.pack("<QQ", *pair) for pair in halves] == [_naive(_KEY, i.encode()) for i in ids[start:]]
 
 
+@settings(deadline=None)  # the first call may compile the loop
 @given(st.dictionaries(st.text(max_size=9), st.text(max_size=9), min_size=2, max_size=6), st.randoms())
 def test_order_of_the_metadata_means_nothing(metadata: dict[str, str], rng: random.Random) -> None:
     """Two encodings of one map, which Protobuf may order as it likes, are the same payload."""

@@ -1,0 +1,1 @@
+"""Tests of the Delta tables, the commit, the dedup index and upkeep."""

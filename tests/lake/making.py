@@ -1,0 +1,64 @@
+"""Small events, records of commits and lakes for the tests of the lake."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from pipelines.contract.schema import EVENT, PLACE
+from pipelines.ingest.ranges import OffsetRange
+from pipelines.lake.commit import CommitRecord, commit_batch, describe_events, stage_events
+from pipelines.lake.tables import Lake
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+TOPIC_ID = "topic-id"
+_EVENTS = pa.schema([*EVENT, *PLACE])
+
+
+def make_events(ids: Iterable[str], *, first_offset: int = 0, partition: int = 0, payload: str = "p") -> pa.Table:
+    """Return EVENT and PLACE columns: one event an id, each an hour after the one before, of five users."""
+    rows = [
+        {
+            "event_id": event_id,
+            "user_id": f"u-{(first_offset + n) % 5}",
+            "action_type": payload,
+            "event_time": START + timedelta(hours=first_offset + n),
+            "metadata": [("n", event_id)],
+            "topic_id": TOPIC_ID,
+            "topic": "events",
+            "topic_partition": partition,
+            "offset": first_offset + n,
+            "bus_time": START,
+        }
+        for n, event_id in enumerate(ids)
+    ]
+    return pa.Table.from_pylist(rows, _EVENTS)
+
+
+def make_record(batch_id: str, events: pa.Table, *, partition: int = 0, start: int = 0) -> CommitRecord:
+    """Return the record of a batch that read and accepted `events` from offset `start` on."""
+    count = len(events)
+    offsets = OffsetRange(TOPIC_ID, "events", partition, start, start + count, read=count, accepted=count)
+    return CommitRecord(batch_id, "test", datetime.now(UTC), (offsets,), **describe_events(events))
+
+
+def commit(lake: Lake, handle: DeltaTable, batch_id: str, events: pa.Table, *, partition: int = 0) -> CommitRecord:
+    """Stage and commit `events` from the checkpoint of the handle on."""
+    start = handle.transaction_version(f"ingest:{TOPIC_ID}:{partition}") or 0
+    record = make_record(batch_id, events, partition=partition, start=start)
+    return commit_batch(lake, handle, stage_events(lake, events, batch_id), record)
+
+
+def stored(lake: Lake, name: str = "events") -> list[dict[str, object]]:
+    """Return the rows of a table's newest version in an order of their own, `event_day` left out."""
+    table = lake.table(name).to_pyarrow_table()
+    kept = [column for column in table.schema.names if column != "event_day"]
+    return sorted(table.select(kept).to_pylist(), key=repr)
+
+
+def as_json(record: CommitRecord) -> str:
+    """Return a record as the log of `events` holds it."""
+    return json.dumps(asdict(record), default=str)
