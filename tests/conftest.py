@@ -9,12 +9,16 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import Settings
 
 pytest_plugins = ["tests.services.fixtures"]
+# The machine may be busy, and a compiled loop compiles when it is first called: time is no property here.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

@@ -10,18 +10,19 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
-from pipelines.contract.schema import RECORD
 from pipelines.emit.clients import admin_client, consumer, translated
 from pipelines.errors import LostRecordsError, UsageError
+from pipelines.ingest.batches import count, hand_over_batches, to_columns
 from pipelines.ingest.ranges import OffsetRange
 from pipelines.settings import IngestSettings, KafkaSettings
 
@@ -29,6 +30,8 @@ _LOG = logging.getLogger(__name__)
 _LOG_TRUNCATION: type[Exception] = kafka_errors.LogTruncationError  # pyright: ignore[reportAttributeAccessIssue]
 _FETCH_BYTES = 8 * 1024 * 1024
 """Of one topic partition at a time; a record of any size is still read."""
+_MOST_BATCHES = 64
+"""Record batches that one poll returns at the most."""
 _MORE_MS = 100
 """How long a batch that has records waits for the next ones that are known to lie behind."""
 
@@ -70,7 +73,7 @@ class KafkaSource:
                 return None
         ranges = tuple(self._ranges(starts, records))
         self.positions |= {r.topic_partition: r.next_offset for r in ranges}
-        return Polled(to_columns(records, topic_id), ranges) if ranges else None
+        return Polled(records, ranges) if ranges else None
 
     def behind(self) -> int:
         """Return how many records lie between the positions and the ends of the topic partitions.
@@ -129,38 +132,38 @@ class KafkaSource:
         self.positions = dict(starts)
         return starts
 
-    def _fetch(self, starts: dict[int, int]) -> list[ConsumerRecord]:
-        records: list[ConsumerRecord] = []
-        size, wait_ms = 0, int(self.ingest.max_wait_seconds * 1000)
+    def _fetch(self, starts: dict[int, int]) -> pa.Table:
+        """Poll until a batch is full or all there is; whole record batches, so the bounds are passed by one at most."""
+        polled: list[ConsumerRecord] = []
+        size, wait_ms, room, stride = 0, int(self.ingest.max_wait_seconds * 1000), self.ingest.max_batch_records, 1
         try:
-            while len(records) < self.ingest.max_batch_records and size < self.ingest.max_batch_bytes:
-                polled = self.consumer.poll(wait_ms, max_records=self.ingest.max_batch_records - len(records))
-                if not polled:
+            while room > 0 and size < self.ingest.max_batch_bytes:
+                found = list(chain.from_iterable(self.consumer.poll(wait_ms, max_records=stride).values()))
+                if not found:
                     break
-                for found in polled.values():
-                    records += found
-                    size += sum(r.serialized_value_size + r.serialized_key_size for r in found)
-                if self._is_current(starts):
-                    break
-                wait_ms = _MORE_MS
+                polled += found
+                size += sum(len(item.value or b"") for item in found)
+                records = sum(map(count, found))
+                room -= records
+                stride = max(1, min(_MOST_BATCHES, room * len(found) // max(1, records)))
+                wait_ms = 0 if self._is_current(starts) else _MORE_MS
         except (OffsetOutOfRangeError, _LOG_TRUNCATION) as error:
             raise LostRecordsError(self._explain_loss(starts)) from error
-        return records
+        return to_columns(polled, starts, self.topic_id, time.time_ns() // 1_000_000)
 
     def _is_current(self, starts: dict[int, int]) -> bool:
         """Return whether all that the brokers told of is read: batches are small when current, large when behind."""
         places = map(self._place, starts)
         return all(self.consumer.position(place) >= (self.consumer.highwater(place) or 0) for place in places)
 
-    def _ranges(self, starts: dict[int, int], records: list[ConsumerRecord]) -> Iterator[OffsetRange]:
-        read = dict.fromkeys(starts, 0)
-        for record in records:
-            read[record.partition] += 1
+    def _ranges(self, starts: dict[int, int], records: pa.Table) -> Iterator[OffsetRange]:
+        partitions = records["topic_partition"].to_numpy()
         for partition, start in starts.items():
             end = self.consumer.position(self._place(partition))
             if end > start:
-                gaps = end - start - read[partition]
-                yield OffsetRange(self.topic_id, self.kafka.topic, partition, start, end, read[partition], gaps=gaps)
+                read = int(np.count_nonzero(partitions == partition))
+                gaps = end - start - read
+                yield OffsetRange(self.topic_id, self.kafka.topic, partition, start, end, read, gaps=gaps)
 
     def _explain_loss(self, starts: dict[int, int]) -> str:
         sentences: list[str] = []
@@ -194,23 +197,5 @@ def open_source(kafka: KafkaSettings, ingest: IngestSettings) -> Generator[Kafka
         "max_partition_fetch_bytes": _FETCH_BYTES,
     }
     with translated(kafka, "connecting"), consumer(kafka, **options) as reader, admin_client(kafka) as admin:
+        hand_over_batches(reader)
         yield KafkaSource(kafka, ingest, reader, admin)
-
-
-def to_columns(records: list[ConsumerRecord], topic_id: str) -> pa.Table:
-    """Return records as RECORD columns. A record without a time gets the time of reading."""
-    now = time.time_ns() // 1_000_000
-    rows = len(records)
-    bus_ms = (record.timestamp if record.timestamp >= 0 else now for record in records)
-    columns: list[Any] = [
-        list(repeat(topic_id, rows)),
-        [record.topic for record in records],
-        [record.partition for record in records],
-        [record.offset for record in records],
-        [milliseconds * 1000 for milliseconds in bus_ms],
-        [record.key for record in records],
-        [record.value for record in records],
-        [[{"key": key, "value": value} for key, value in record.headers] for record in records],
-    ]
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, RECORD, strict=True)]
-    return pa.table(arrays, schema=RECORD)

@@ -1,0 +1,101 @@
+"""Record batches become columns as kafka-python's own objects say, and broken ones are refused."""
+
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka.consumer.fetcher import ConsumerRecord, Fetcher
+from kafka.errors import CorruptRecordError
+from kafka.record import MemoryRecords
+from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+
+from pipelines.ingest.batches import _UndividedRecords, to_columns
+from pipelines.ingest.scan import BROKEN, scan_records
+
+Records = list[tuple[int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]]
+
+HEADERS = st.lists(st.tuples(st.text(max_size=5), st.none() | st.binary(max_size=5)), max_size=3)
+RECORDS = st.lists(
+    st.tuples(st.integers(0, 2**40), st.none() | st.binary(max_size=20), st.none() | st.binary(max_size=200), HEADERS),
+    min_size=1,
+    max_size=20,
+)
+
+
+def build(records: Records, codec: int = 0, base_offset: int = 0) -> bytes:
+    builder = DefaultRecordBatchBuilder(2, codec, False, -1, -1, -1, 1 << 20)
+    for delta, (timestamp, key, value, headers) in enumerate(records):
+        assert builder.append(delta, timestamp, key, value, headers) is not None
+    data = builder.build()
+    data[:8] = base_offset.to_bytes(8, "big")  # the CRC does not cover it: brokers write it
+    return bytes(data)
+
+
+def polled(data: bytes) -> list[ConsumerRecord]:
+    """Return what a consumer hands over for these bytes of a fetch."""
+    items: list[ConsumerRecord] = []
+    records: Any = _UndividedRecords(MemoryRecords(data))
+    while (batch := records.next_batch()) is not None:
+        items += [
+            ConsumerRecord("t", 3, -1, r.offset, r.timestamp, 0, r.key, r.value, [], None, 0, 0, 0) for r in batch
+        ]
+    return items
+
+
+@given(RECORDS, st.integers(0, 4), st.integers(0, 2**40), st.integers(0, 25))
+def test_says_what_the_client_says(records: Records, codec: int, base_offset: int, skipped: int) -> None:
+    """Keys, values, headers, times and offsets are those of kafka-python's own loop, from the start offset on."""
+    data = build(records, codec, base_offset)
+    start = base_offset + skipped
+    columns = to_columns(polled(data), {3: start}, "id", 0)
+    expected = [record for record in DefaultRecordBatch(data) if record.offset >= start]
+    assert columns["offset"].to_pylist() == [record.offset for record in expected]
+    assert columns["key"].to_pylist() == [record.key for record in expected]
+    assert columns["value"].to_pylist() == [record.value for record in expected]
+    assert [int(time.timestamp() * 1000 + 0.5) for time in columns["bus_time"].to_pylist()] == [
+        record.timestamp for record in expected
+    ]
+    assert [[(h["key"], h["value"]) for h in row] for row in columns["headers"].to_pylist()] == [
+        record.headers for record in expected
+    ]
+
+
+@given(RECORDS, st.data())
+def test_broken_bytes_are_never_read_beyond_their_end(records: Records, data: st.DataObject) -> None:
+    """Cut or overwritten bytes are refused, or are other whole records that all lie within the bytes."""
+    whole = bytearray(build(records)[DefaultRecordBatch.HEADER_STRUCT.size :])
+    for _ in range(data.draw(st.integers(0, 3))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    cut = np.frombuffer(bytes(whole[: data.draw(st.integers(0, len(whole)))]), np.uint8)
+    fields = np.zeros((8, len(records)), np.int64)
+    end = scan_records(cut, 0, fields)
+    assert end == BROKEN or 0 < end <= len(cut)
+    if end != BROKEN:
+        assert (fields[[2, 4]] + np.maximum(fields[[3, 5]], 0) <= end).all()
+
+
+def test_a_batch_that_claims_more_records_than_it_holds_is_refused() -> None:
+    """The error names the place; nothing of the batch becomes a row."""
+    data = bytearray(build([(0, b"k", b"v", [])], base_offset=7))
+    data[57:61] = (2**31 - 1).to_bytes(4, "big")
+    with pytest.raises(CorruptRecordError, match="t-3@7"):
+        to_columns(polled(bytes(data)), {3: 0}, "id", 0)
+
+
+def test_header_keys_that_are_no_text_do_not_block() -> None:
+    """Kafka does not check that a header's key is UTF-8; such a record is read like any other (`not-blocked`)."""
+    data = build([(0, b"k", b"v", [("ab", b"1")])]).replace(b"ab", b"\xff\xfe")
+    [headers] = to_columns(polled(data), {3: 0}, "id", 0)["headers"].to_pylist()
+    assert headers == [{"key": "\ufffd\ufffd", "value": b"1"}]
+
+
+def test_the_private_names_of_the_client_are_there() -> None:
+    """What batches.py overrides still exists in kafka-python, with the parameters that it has."""
+    assert list(inspect.signature(Fetcher.PartitionRecords._unpack_records).parameters) == [
+        "self", "tp", "records", "key_deserializer", "value_deserializer",
+    ]  # fmt: skip
+    assert {"_buffer", "_pos"} <= set(DefaultRecordBatch.__slots__)
+    assert callable(DefaultRecordBatch._maybe_uncompress)
