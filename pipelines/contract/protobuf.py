@@ -1,7 +1,7 @@
 """Bytes of `karmalake.v1.Event` to Arrow columns, in bulk.
 
-`ptars` is the one authority on what can be decoded. It refuses a whole array for one bad value, so a refused
-chunk is decoded again value by value: a bad record costs its neighbours a little time and nothing else.
+`ptars` is the one authority on what can be decoded. It refuses a whole array for one bad value, so what it refuses
+is halved until the bad values are found: they cost their neighbours a little time and nothing else.
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are made when it is imported)
@@ -39,7 +39,10 @@ def parse(values: pa.Array) -> Parsed:
     try:
         return Parsed(_columns(values), {})
     except ValueError:
-        return _parse_chunks(values)
+        errors: dict[int, str] = {}
+        for start in range(0, len(values), _CHUNK):
+            errors |= _errors(values.slice(start, _CHUNK), start)
+        return Parsed(_columns(_blank_out(values, errors)), errors)
 
 
 def _columns(values: pa.Array) -> pa.Table:
@@ -50,31 +53,19 @@ def _columns(values: pa.Array) -> pa.Table:
     return pa.table([columns[name].cast(EVENT.field(name).type) for name in EVENT.names], schema=EVENT)
 
 
-def _parse_chunks(values: pa.Array) -> Parsed:
-    errors: dict[int, str] = {}
-    chunks: list[pa.Table] = []
-    for start in range(0, len(values), _CHUNK):
-        chunk = values.slice(start, _CHUNK)
-        try:
-            chunks.append(_columns(chunk))
-        except ValueError:
-            found = _errors(chunk)
-            chunks.append(_columns(_blank_out(chunk, found)))
-            errors |= {start + row: sentence for row, sentence in found.items()}
-    return Parsed(pa.concat_tables(chunks), errors)
+def _errors(values: pa.Array, first_row: int) -> dict[int, str]:
+    """Find the values that cannot be decoded, by halving what is refused."""
+    try:
+        _HANDLER.array_to_record_batch(values)
+    except ValueError as error:
+        if len(values) == 1:
+            return {first_row: str(error)}
+        half = len(values) // 2
+        return _errors(values.slice(0, half), first_row) | _errors(values.slice(half), first_row + half)
+    return {}
 
 
-def _errors(chunk: pa.Array) -> dict[int, str]:
-    found: dict[int, str] = {}
-    for row, value in enumerate(chunk.to_pylist()):
-        try:
-            _HANDLER.list_to_record_batch([value or _BLANK])
-        except ValueError as error:
-            found[row] = str(error)
-    return found
-
-
-def _blank_out(chunk: pa.Array, errors: dict[int, str]) -> pa.Array:
-    bad = np.zeros(len(chunk), dtype=bool)
+def _blank_out(values: pa.Array, errors: dict[int, str]) -> pa.Array:
+    bad = np.zeros(len(values), dtype=bool)
     bad[list(errors)] = True
-    return pc.if_else(pa.array(bad), pa.scalar(_BLANK, chunk.type), chunk)
+    return pc.if_else(pa.array(bad), pa.scalar(_BLANK, values.type), values)
