@@ -92,3 +92,19 @@ def test_shares_of_positive_ratings_hold_to_a_billionth(year: int, snapshot: Sna
     assert got["all_time_positives"].equals(wanted["n_positive"], check_names=False)
     for ours, theirs in [("beta", "beta_expectation"), ("wilson", "wilson_lower_95")]:
         assert (got[f"all_time_{ours}"] - wanted[theirs]).abs().max() < 1e-9
+
+
+KARMA = """
+name = "karma"
+version = "1"
+[actions.UserRated]
+points = { from = "rating", minimum = -10, maximum = 10 }
+half_life_days = 90
+"""
+
+
+@pytest.mark.parametrize("year", [2012, 2013, 2014])
+def test_decay_holds_to_a_billionth(year: int, snapshot: Snapshot) -> None:
+    """The sum with a half-life of 90 days, to 1e-9."""
+    got = scores(snapshot, parse_policy(KARMA), datetime.fromisoformat(f"{year}-01-01T00:00:00Z"))
+    assert (got["all_time_score"] - expected(year)["decay_half_life_90d"]).abs().max() < 1e-9

@@ -215,6 +215,31 @@ def test_what_a_suspension_does(text: str, during: tuple[Any, ...], after: tuple
         assert tuple(case[column] for column in columns) == expected
 
 
+def test_a_reset_lets_count_what_happens_with_the_reinstatement() -> None:
+    """Status events come first at a tie: [suspended, reinstated) is open at its end here too."""
+    events = [*SUSPENDED, up("d", MIDNIGHT + 3, stars="1")]
+    assert Case(RATED, *events, status='rule = "reset"').reasons == {
+        "a": "reset",
+        "b": "suspended",
+        "c": "granted",
+        "d": "granted",
+        "s": "status",
+        "r": "status",
+    }
+
+
+def test_emissions_fill_a_cap_in_their_order() -> None:
+    """5 is cut to 3, then -3 leaves min(3, 2): one less."""
+    rules = "[actions.Up]\nemit = [{ points = 5 }, { points = -3 }]\n[caps.c]\nperiod = 'day'\nmaximum = 3\n"
+    with duckdb.connect() as connection:
+        connection.register("events", events_table([up("a")]))
+        scores(
+            connection, parse_policy(HEAD.replace("STATUS", 'rule = "freeze"') + rules + "counts = 'net'\n"), at(NOW)
+        )
+        rows = connection.sql("SELECT emission_no, granted // 1000000 FROM contribution ORDER BY 1").fetchall()
+    assert rows == [(0, 3), (1, -1)]
+
+
 def test_several_emissions_are_one_event() -> None:
     """Each earns for itself; the event counts once, and not at all if one of them cannot be read."""
     rules = "[actions.Up]\nemit = [{ points = 1 }, { points = { from = 'tip' } }, { points = -3 }]\n"
@@ -261,6 +286,7 @@ version = "2"
 effective_from = 2024-02-20T00:00:00Z
 actions.Up.points = 5
 caps.votes = { period = "day", maximum = 7 }
+once.rater = { actions = ["Up"], per = "rater_id", keep = "first", period = "day" }
 score.floor = 100
 """
 
@@ -289,10 +315,33 @@ def test_the_version_in_force_says_what_is_shown(mode: str, as_of: int, score: i
 )
 def test_a_new_version_rescores_everything_or_only_what_comes(mode: str, granted: dict[str, int]) -> None:
     """Retroactive: all by version 2. Prospective: an event the microsecond before is by version 1."""
-    events = [up("a", MIDNIGHT - 1), up("b", MIDNIGHT), up("c", MIDNIGHT + 1)]
+    events = [
+        up(event_id, t, rater_id=event_id)
+        for event_id, t in zip("abc", (MIDNIGHT - 1, MIDNIGHT, MIDNIGHT + 1), strict=True)
+    ]
     with duckdb.connect() as connection:
         connection.register("events", events_table(events))
         scores(connection, parse_policy(VERSIONS.replace("MODE", mode)), at(NOW))
         rows = connection.sql("SELECT event_id, granted // 1000000, version FROM contribution ORDER BY 1").fetchall()
     assert {event_id: points for event_id, points, _ in rows} == granted
     assert rows[0][2] == ("2" if mode == "retroactive" else "1")
+
+
+def test_a_rule_governs_only_events_of_its_version() -> None:
+    """Once a day in version 1: the event of the first microsecond of version 2 does not compete."""
+    policy = """
+name = "versions"
+mode = "prospective"
+[[versions]]
+version = "1"
+actions.Up.points = 1
+once.daily = { actions = ["Up"], keep = "first" }
+[[versions]]
+version = "2"
+effective_from = 2024-02-20T00:00:00Z
+actions.Up.points = 10
+"""
+    events = [up("a", MIDNIGHT - 2), up("b", MIDNIGHT - 1), up("c", MIDNIGHT)]
+    with duckdb.connect() as connection:
+        connection.register("events", events_table(events))
+        assert scores(connection, parse_policy(policy), at(NOW))["all_time_score"].to_list() == [11]

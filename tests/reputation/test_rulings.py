@@ -30,7 +30,9 @@ def reasons(*events: Event) -> dict[str, str]:
     with duckdb.connect() as connection:
         connection.register("events", events_table(events))
         scores(connection, DEFAULT, AS_OF)
-        return dict(connection.sql("SELECT event_id, reason FROM contribution").fetchall())
+        rows = connection.sql("SELECT event_id, reason FROM contribution").fetchall()
+    assert len(rows) == len(events)
+    return dict(rows)
 
 
 def done(t: int, event_id: str = "done") -> Event:
@@ -127,6 +129,7 @@ def test_a_retraction_twice_is_once_and_never_negative() -> None:
     events = [done(START), done(START, "other"), retracted(START, "done"), retracted(START + 1, "done", event_id="y")]
     assert all_time(*events) == 1
     assert score(*events)["all_time_events"][0] == 1
+    assert reasons(*events) == {"done": "retracted", "other": "granted", "x": "retraction", "y": "retraction"}
 
 
 def test_a_retraction_counts_from_its_own_time() -> None:
