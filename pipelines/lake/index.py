@@ -113,6 +113,8 @@ class DedupIndex:
     def _files_added_since(self, newest: int) -> list[str]:
         if self.version < 0:
             raise LookupError("an empty index starts from the files that are there now")
+        if self.version > newest:
+            raise LookupError("the lake went back: the index may know events that are no longer there")
         log = self.lake.log(self.version, newest)
         return [str(self.lake.root / "events" / path) for _, actions in log for path in _added(actions)]
 
@@ -185,7 +187,7 @@ class DedupIndex:
             self.runs = [_map_run(self.folder / name, rows) for name, rows in manifest["runs"]]
             self.key, self.version = bytes.fromhex(manifest["key"]), manifest["version"]
             self.next_file = manifest["next_file"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             self._forget()
 
     def _forget(self) -> None:

@@ -1,0 +1,269 @@
+"""The dedup index is exact, and nothing but a cache of the lake (`once`)."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipelines.contract.digest import Digests
+from pipelines.lake import index as index_module
+from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, open_index
+from pipelines.lake.tables import Lake
+from pipelines.lake.upkeep import compact
+from tests.lake.making import commit, make_events
+
+_IDS = st.tuples(st.integers(0, 12).map(str), st.sampled_from(["p", "q"]))
+_BATCHES = st.lists(st.lists(_IDS, max_size=25), max_size=8)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(batches=_BATCHES)
+def test_index_agrees_with_a_dict(
+    lake: Lake, tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, str]]]
+) -> None:
+    """Over any batches, with repetitions inside and between them, each event's verdict is that of a dict."""
+    first_payload: dict[str, str] = {}
+    with _opened(tmp_path_factory.mktemp("index"), lake) as index:
+        for version, batch in enumerate(batches, start=1):
+            verdicts = index.classify(_table(batch))
+            assert verdicts.verdicts.tolist() == [_verdict(first_payload, *event) for event in batch]
+            index.extend(verdicts.new, version)
+            assert sum(len(run.digests) for run in index.runs) == len(first_payload)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(batches=_BATCHES)
+def test_ids_that_share_their_high_word_stay_apart(
+    lake: Lake, tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, str]]]
+) -> None:
+    """Even if SipHash gave every id the same first half, the second one would tell them apart."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_module, "digest", _colliding_digest)
+        test_index_agrees_with_a_dict.hypothesis.inner_test(lake, tmp_path_factory, batches)  # type: ignore[attr-defined]
+
+
+def test_classify_alone_changes_nothing(lake: Lake, tmp_path: Path) -> None:
+    """Only extend adds: a batch that was classified and not committed is new the next time."""
+    events = _table([("a", "p"), ("b", "p"), ("a", "p"), ("b", "q")])
+    with _opened(tmp_path, lake) as index:
+        for _ in range(2):
+            assert index.classify(events).verdicts.tolist() == [NEW, NEW, DUPLICATE, CONFLICT]
+
+
+def test_runs_are_merged_geometrically(lake: Lake, tmp_path: Path) -> None:
+    """However many batches there were, a look-up reads few runs, and the folder holds no others."""
+    with _opened(tmp_path, lake) as index:
+        for batch in range(100):
+            index.extend(index.classify(make_events(f"{batch}-{n}" for n in range(10))).new, batch + 1)
+        sizes = [len(run.digests) for run in index.runs]
+        assert sum(sizes) == 1_000
+        assert all(older >= 2 * newer for older, newer in pairwise(sizes))
+        assert {path.name for path in index.folder.glob("*.run")} == {run.path.name for run in index.runs}
+
+
+def test_a_folder_is_taken_up_again(lake: Lake, tmp_path: Path) -> None:
+    """The next process continues with the manifest, the same key and the same runs."""
+    commit(lake, lake.table("events"), "b1", make_events(["a", "b"]))
+    with _opened(tmp_path, lake) as index:
+        key, runs = index.key, [run.path for run in index.runs]
+    with _opened(tmp_path, lake) as again:
+        assert (again.key, [run.path for run in again.runs], again.version) == (key, runs, 1)
+        assert again.classify(make_events(["b", "c"])).verdicts.tolist()[1] == NEW
+
+
+def test_what_others_committed_is_caught_up_from_the_log(lake: Lake, tmp_path: Path) -> None:
+    """Files that were added since are read, whoever committed them; a compaction adds nothing."""
+    handle = lake.table("events")
+    commit(lake, handle, "b1", make_events(["a"]))
+    with _opened(tmp_path, lake) as index:
+        key = index.key
+        for n in range(3):
+            commit(lake, handle, f"c{n}", make_events([f"c{n}"], first_offset=n + 1))
+        compact(lake, 2)
+        handle.update_incremental()
+        index.catch_up(handle)
+        assert index.key == key
+        assert index.version == handle.version()
+        assert _known(index) == {"a", "c0", "c1", "c2"}
+        assert sum(len(run.digests) for run in index.runs) == 4
+
+
+def test_a_deleted_folder_costs_nothing_but_time(lake: Lake, tmp_path: Path) -> None:
+    """Without its folder the index is made anew from the lake."""
+    commit(lake, lake.table("events"), "b1", make_events(["a", "b"]))
+    with _opened(tmp_path, lake):
+        pass
+    for path in (tmp_path / "slot-0").iterdir():
+        path.unlink()
+    with _opened(tmp_path, lake) as index:
+        assert _known(index) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "manifest.json").write_bytes(b""),
+        lambda folder: (folder / "manifest.json").write_text((folder / "manifest.json").read_text()[:40]),
+        lambda folder: (folder / "manifest.json").write_text('{"format": 0}'),
+        lambda folder: (folder / "manifest.json").write_text("[]"),
+        lambda folder: (folder / "manifest.json").write_text("\N{NULL}" * 300),
+        lambda folder: _change_manifest(folder, table_id="of another lake"),
+        lambda folder: _change_manifest(folder, runs=[["gone.run", 2]]),
+        lambda folder: next(folder.glob("*.run")).write_bytes(b""),
+        lambda folder: next(folder.glob("*.run")).write_bytes(b"\0" * 24),
+    ],
+    ids=[
+        "empty",
+        "torn",
+        "other format",
+        "no object",
+        "zeros",
+        "other lake",
+        "run gone",
+        "run empty",
+        "run cut",
+    ],
+)
+def test_a_damaged_folder_is_rebuilt(lake: Lake, tmp_path: Path, damage: object) -> None:
+    """Whatever is wrong with the folder, the index is made anew from the lake, never trusted half."""
+    commit(lake, lake.table("events"), "b1", make_events(["a", "b"]))
+    with _opened(tmp_path, lake):
+        pass
+    assert callable(damage)
+    damage(tmp_path / "slot-0")
+    with _opened(tmp_path, lake) as index:
+        assert _known(index) == {"a", "b"}
+        assert index.version == 1
+
+
+def test_a_lake_that_went_back_leads_to_a_rebuild(lake: Lake, tmp_path: Path) -> None:
+    """Events of a commit that the lake has lost (a torn log, a restored backup) are new again, not duplicates."""
+    handle = lake.table("events")
+    commit(lake, handle, "b1", make_events(["a"]))
+    with _opened(tmp_path, lake) as index:
+        commit(lake, handle, "b2", make_events(["b"], first_offset=1))
+        index.catch_up(handle)
+        assert _known(index) == {"a", "b"}
+    (lake.root / "events" / "_delta_log" / f"{2:020}.json").unlink()
+    with _opened(tmp_path, lake) as index:
+        assert _known(index) == {"a"}
+
+
+def test_a_log_that_starts_later_leads_to_a_rebuild(lake: Lake, tmp_path: Path) -> None:
+    """Where log clean-up or vacuum took what was added since, all files of the newest version are read."""
+    handle = lake.table("events")
+    commit(lake, handle, "b1", make_events(["a"]))
+    with _opened(tmp_path, lake) as index:
+        commit(lake, handle, "b2", make_events(["b"], first_offset=1))
+        handle.create_checkpoint()
+        (lake.root / "events" / "_delta_log" / f"{2:020}.json").unlink()
+        index.catch_up(handle)
+        assert _known(index) == {"a", "b"}
+
+
+def test_files_that_compaction_and_vacuum_took_lead_to_a_rebuild(lake: Lake, tmp_path: Path) -> None:
+    """The log may name files that are gone: the rows are in the files of the newest version."""
+    handle = lake.table("events")
+    commit(lake, handle, "b0", make_events(["z"]))
+    with _opened(tmp_path, lake) as index:
+        for n in range(3):
+            commit(lake, handle, f"c{n}", make_events([f"c{n}"], first_offset=n + 1))
+        before = set(handle.file_uris())
+        compact(lake, 2)
+        handle.update_incremental()
+        for path in before - set(handle.file_uris()):
+            Path(path).unlink()
+        index.catch_up(handle)
+        assert _known(index) == {"z", "c0", "c1", "c2"}
+
+
+def test_a_run_that_no_manifest_names_is_ignored(lake: Lake, tmp_path: Path) -> None:
+    """A crash in extend leaves the manifest of before: what is missing comes from the lake, the stray file goes."""
+    handle = lake.table("events")
+    commit(lake, handle, "b1", make_events(["a"]))
+    with _opened(tmp_path, lake):
+        pass
+    commit(lake, handle, "b2", make_events(["b"], first_offset=1))
+    stray = tmp_path / "slot-0" / "99999999.run"
+    stray.write_bytes(b"\0" * 24)
+    with _opened(tmp_path, lake) as index:
+        assert _known(index) == {"a", "b"}
+        assert not stray.exists()
+
+
+def test_each_process_has_a_slot_of_its_own(lake: Lake, tmp_path: Path) -> None:
+    """A second process takes the next folder, also before the first one is closed; a closed one is taken again."""
+    commit(lake, lake.table("events"), "b1", make_events(["a"]))
+    with _opened(tmp_path, lake) as first:
+        with _opened(tmp_path, lake) as second:
+            assert [first.folder.name, second.folder.name] == ["slot-0", "slot-1"]
+            assert _known(first) == _known(second) == {"a"}
+        with _opened(tmp_path, lake) as third:
+            assert third.folder.name == "slot-1"
+    with _opened(tmp_path, lake) as fourth:
+        assert fourth.folder.name == "slot-0"
+
+
+def test_the_lock_of_a_dead_process_is_gone_with_it(lake: Lake, tmp_path: Path) -> None:
+    """After SIGKILL its slot is free."""
+    script = (
+        "import sys; from pathlib import Path; from pipelines.lake.index import open_index;"
+        "from pipelines.lake.tables import Lake; lake = Lake(Path(sys.argv[1]));"
+        "print(open_index(Path(sys.argv[2]), lake, lake.table('events')).folder.name, flush=True); input()"
+    )
+    command = [sys.executable, "-c", script, str(lake.root), str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "slot-0"
+        with _opened(tmp_path, lake) as beside:
+            assert beside.folder.name == "slot-1"
+        process.kill()
+    with _opened(tmp_path, lake) as index:
+        assert index.folder.name == "slot-0"
+
+
+@contextmanager
+def _opened(root: Path, lake: Lake) -> Iterator[DedupIndex]:
+    with closing(open_index(root, lake, lake.table("events"))) as index:
+        yield index
+
+
+def _known(index: DedupIndex) -> set[str]:
+    """Return which of the ids that the tests use the index knows."""
+    ids = ["a", "b", "c", "z", "c0", "c1", "c2", "c3"]
+    verdicts = index.classify(make_events(ids)).verdicts
+    return {event_id for event_id, verdict in zip(ids, verdicts, strict=True) if verdict != NEW}
+
+
+def _table(batch: list[tuple[str, str]]) -> pa.Table:
+    tables = [make_events([event_id], payload=payload) for event_id, payload in batch]
+    return pa.concat_tables(tables) if tables else make_events([])
+
+
+def _verdict(first_payload: dict[str, str], event_id: str, payload: str) -> int:
+    if event_id not in first_payload:
+        first_payload[event_id] = payload
+        return NEW
+    return DUPLICATE if first_payload[event_id] == payload else CONFLICT
+
+
+def _colliding_digest(events: pa.Table, key: bytes) -> Digests:
+    words = [
+        np.array([hash((key, name, str(row))) & (2**64 - 1) for row in events[name].to_pylist()], np.uint64)
+        for name in ("event_id", "action_type")
+    ]
+    return Digests(np.full(len(events), 2**63 + 5, np.uint64), *words)
+
+
+def _change_manifest(folder: Path, **changes: object) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
