@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from pipelines.contract.schema import EVENT, PLACE, REJECTED, TIMESTAMP
 from pipelines.errors import CorruptionError, UsageError
@@ -119,7 +119,13 @@ def create_lake(root: Path) -> Lake:
     root = root.absolute()
     for name, schema in TABLES.items():
         partition_by = [DAY_COLUMN] if name == "events" else None
-        DeltaTable.create(root / name, schema, mode="ignore", partition_by=partition_by, configuration=_CONFIGURATION)
+        try:
+            DeltaTable.create(
+                root / name, schema, mode="ignore", partition_by=partition_by, configuration=_CONFIGURATION
+            )
+        except CommitFailedError:  # somebody else was creating it at this moment
+            if not DeltaTable.is_deltatable(str(root / name)):
+                raise
     return Lake(root)
 
 
