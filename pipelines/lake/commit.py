@@ -18,7 +18,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
 
-from pipelines.errors import CommitUnknownError, FencedError
+from pipelines.errors import CommitUnknownError, FencedError, TransientError
 from pipelines.ingest.ranges import OffsetRange
 from pipelines.lake.files import make_durable, write_days, write_file
 from pipelines.lake.history import recorded
@@ -65,7 +65,8 @@ def commit_batch(lake: Lake, events: DeltaTable, files: Sequence[AddAction], rec
 
     A crash before it leaves orphan files; after it, a batch whose commit record `complete_commits` will write.
     Raises OvertakenError when somebody else committed in between, FencedError when that was to one of our topic
-    partitions, CommitUnknownError when the log cannot be read to learn the outcome.
+    partitions, TransientError when the commit could not be written, CommitUnknownError when the log cannot be read
+    to learn the outcome.
     """
     record = replace(record, committed=datetime.now(UTC))
     checkpoints = {checkpoint_id(r.topic_id, r.topic_partition): r.next_offset for r in record.ranges}
@@ -80,8 +81,13 @@ def commit_batch(lake: Lake, events: DeltaTable, files: Sequence[AddAction], rec
                 f"another ingester has moved the checkpoint of {_places(record)} while this one was reading: "
                 "stop one of the two; nothing of this batch was committed"
             ) from error
-        if landed is None:
+        if landed is None and events.version() > base:
             raise OvertakenError(str(error)) from error
+        if landed is None:
+            raise TransientError(
+                f"the commit of {_places(record)} to {lake.root / 'events'} failed: {error}; nothing of this batch was "
+                "committed: check the disk and its permissions, then start again"
+            ) from error
     else:
         landed = base + 1
         events.update_incremental()

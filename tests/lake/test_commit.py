@@ -1,0 +1,250 @@
+"""One commit publishes a batch, exactly once, and only from the version its checkpoint was read at."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
+
+from pipelines.errors import CommitUnknownError, FencedError, TransientError, UsageError
+from pipelines.lake import commit as commit_module
+from pipelines.lake import history
+from pipelines.lake.commit import OvertakenError, append, commit_batch, stage_events
+from pipelines.lake.history import complete_commits, take_snapshot
+from pipelines.lake.publish import publish
+from pipelines.lake.tables import TABLES, Lake, checkpoint_id, create_lake, open_lake
+from pipelines.lake.upkeep import compact
+from tests.lake.making import TOPIC_ID, commit, make_events, make_record, stored
+
+_CHECKPOINT = checkpoint_id(TOPIC_ID, 0)
+
+
+def test_a_commit_publishes_rows_checkpoint_and_record_together(lake: Lake) -> None:
+    """Before the commit nothing is visible; with it everything is (`atomic`)."""
+    handle, events = lake.table("events"), make_events(["a", "b"])
+    record = make_record("b1", events)
+    files = stage_events(lake, events, "b1")
+    assert stored(lake) == []
+    assert lake.table("events").transaction_version(_CHECKPOINT) is None
+    landed = commit_batch(lake, handle, files, record)
+    assert [row["event_id"] for row in stored(lake)] == ["a", "b"]
+    assert {row["batch_id"] for row in stored(lake)} == {"b1"}
+    assert lake.table("events").transaction_version(_CHECKPOINT) == 2
+    assert (landed.version, landed.committed is not None, landed.total("accepted")) == (1, True, 2)
+    assert handle.version() == 1
+
+
+def test_a_batch_without_events_moves_its_checkpoint(lake: Lake) -> None:
+    """Offsets that added nothing are read once too."""
+    record = make_record("b1", make_events([]))
+    moved = replace(record.ranges[0], next_offset=5, read=5, dead_letters=5)
+    commit_batch(lake, lake.table("events"), [], replace(record, ranges=(moved,)))
+    assert lake.table("events").transaction_version(_CHECKPOINT) == 5
+
+
+def test_two_ingesters_on_one_checkpoint_are_fenced(lake: Lake) -> None:
+    """Of two handles at one version one commits; the other stops and leaves nothing visible (`fenced`)."""
+    first, second = lake.table("events"), lake.table("events")
+    commit(lake, first, "b1", make_events(["a"]))
+    with pytest.raises(FencedError, match=r"events-0@0\.\.1"):
+        commit(lake, second, "b2", make_events(["b"]))
+    assert [row["event_id"] for row in stored(lake)] == ["a"]
+
+
+def test_an_ingester_of_another_topic_partition_overtakes(lake: Lake) -> None:
+    """A commit that moved none of our checkpoints asks for another deduplication; then the batch lands."""
+    first, second = lake.table("events"), lake.table("events")
+    commit(lake, first, "b1", make_events(["a"]))
+    with pytest.raises(OvertakenError):
+        commit(lake, second, "b2", make_events(["b"], partition=1), partition=1)
+    assert second.version() == 1, "the handle is at the newest version, to deduplicate again"
+    assert commit(lake, second, "b2", make_events(["b"], partition=1), partition=1).version == 2
+
+
+def test_a_compaction_overtakes(lake: Lake) -> None:
+    """So does a compaction: nothing is lost and nothing is there twice."""
+    handle = lake.table("events")
+    for n in range(2):
+        commit(lake, handle, f"b{n}", make_events([f"e{n}"], first_offset=n))
+    stale = lake.table("events")
+    compact(lake, 2)
+    with pytest.raises(OvertakenError):
+        commit(lake, stale, "b2", make_events(["e2"], first_offset=2))
+    commit(lake, stale, "b2", make_events(["e2"], first_offset=2))
+    assert [row["event_id"] for row in stored(lake)] == ["e0", "e1", "e2"]
+
+
+@pytest.mark.parametrize("error", [CommitFailedError("the answer got lost"), OSError("the disk was gone")])
+def test_a_lost_answer_is_recognised(lake: Lake, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """A commit that landed although it reported a failure is found in the log, and not made again."""
+    monkeypatch.setattr(commit_module, "publish", _then_raise(error))
+    record = commit(lake, lake.table("events"), "b1", make_events(["a"]))
+    assert record.version == 1
+    assert [row["event_id"] for row in stored(lake)] == ["a"]
+
+
+def test_a_lost_answer_is_recognised_under_later_commits(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where somebody else committed before the log could be asked: the batch has its own version."""
+    handle, other = lake.table("events"), lake.table("events")
+
+    def publish_and_be_overtaken(*arguments: object, **named: object) -> None:
+        monkeypatch.undo()
+        publish(*arguments, **named)  # type: ignore[arg-type]
+        other.update_incremental()
+        commit(lake, other, "b2", make_events(["b"], partition=1), partition=1)
+        raise CommitFailedError("the answer got lost")
+
+    monkeypatch.setattr(commit_module, "publish", publish_and_be_overtaken)
+    assert commit(lake, handle, "b1", make_events(["a"])).version == 1
+    assert handle.version() == 2
+
+
+def test_a_commit_that_cannot_be_written_ends_the_ingester(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is no reason to try for ever: nothing is visible, and the next start may make the commit."""
+    handle = lake.table("events")
+    with monkeypatch.context() as patch:
+        patch.setattr(commit_module, "publish", _raise(OSError("the disk is full")))
+        with pytest.raises(TransientError, match=r"events-0@0\.\.1 .*the disk is full"):
+            commit(lake, handle, "b1", make_events(["a"]))
+    assert stored(lake) == []
+    assert commit(lake, handle, "b1", make_events(["a"])).version == 1
+
+
+def test_an_outcome_that_cannot_be_learned_is_unknown(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the log cannot be read either, the error says so and what to do, and the lake tells later."""
+    handle = lake.table("events")
+    monkeypatch.setattr(commit_module, "publish", _then_raise(OSError("the disk was gone")))
+    monkeypatch.setattr(Lake, "log", _raise(OSError("the disk is still gone")))
+    with pytest.raises(CommitUnknownError, match="start again"):
+        commit(lake, handle, "b1", make_events(["a"]))
+    assert lake.table("events").transaction_version(_CHECKPOINT) == 1
+
+
+def test_commit_records_are_completed_once(lake: Lake) -> None:
+    """The commits table gets a row for each commit of a batch, however often it is completed, none for upkeep."""
+    handle = lake.table("events")
+    for n in range(3):
+        commit(lake, handle, f"b{n}", make_events([f"e{n}"], first_offset=n))
+    compact(lake, 2)
+    handle.update_incremental()
+    for _ in range(3):
+        complete_commits(lake, handle.version())
+    rows = sorted(stored(lake, "commits"), key=lambda row: str(row["batch_id"]))
+    assert [(row["batch_id"], row["version"], row["accepted"]) for row in rows] == [
+        ("b0", 1, 1),
+        ("b1", 2, 1),
+        ("b2", 3, 1),
+    ]
+    assert rows[1]["ranges"][0]["next_offset"] == 2  # type: ignore[index]
+    assert all(row["committed"] is not None for row in rows)
+
+
+def test_two_that_complete_the_records_race_harmlessly(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have read what is missing before either writes it; each commit still has one row."""
+    handle = lake.table("events")
+    for n in range(3):
+        commit(lake, handle, f"b{n}", make_events([f"e{n}"], first_offset=n))
+    both_have_read = threading.Barrier(2, timeout=20)
+    attempts: list[int] = []
+
+    def wait_then_publish(*arguments: object, **named: object) -> None:
+        attempts.append(1)
+        if len(attempts) <= 2:
+            both_have_read.wait()
+        publish(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(history, "publish", wait_then_publish)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: complete_commits(lake, 3), range(2)))
+    assert sorted(str(row["batch_id"]) for row in stored(lake, "commits")) == ["b0", "b1", "b2"]
+
+
+def test_many_appends_at_once_all_land(lake: Lake) -> None:
+    """Dead letters of several ingesters at once wait for no lock: each retries on the newest version."""
+    rows = make_events(["a", "b"])
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: append(lake, "conflicts", rows, f"b{n}"), range(8)))
+    assert len(stored(lake, "conflicts")) == 16
+
+
+def test_an_append_that_was_overtaken_is_made_once(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An append whose first attempt failed adds its rows once."""
+    table = lake.table("conflicts")
+    attempts: list[DeltaTable] = []
+
+    def overtake_first(handle: DeltaTable, *rest: object, **named: object) -> None:
+        attempts.append(handle)
+        if len(attempts) == 1:
+            publish(table, [], {"somebody": 1})
+        publish(handle, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(commit_module, "publish", overtake_first)
+    append(lake, "conflicts", make_events(["a"]), "b1")
+    assert (len(attempts), len(stored(lake, "conflicts"))) == (2, 1)
+
+
+def test_no_rows_make_no_commit(lake: Lake) -> None:
+    """A batch without dead letters or conflicts leaves those tables alone."""
+    append(lake, "conflicts", make_events([]), "b1")
+    assert lake.table("conflicts").version() == 0
+
+
+def test_a_snapshot_is_one_version_with_its_records(lake: Lake) -> None:
+    """A snapshot has the files, the checkpoints and, even after a crash, the records of all its commits."""
+    handle = lake.table("events")
+    commit(lake, handle, "b1", make_events(["a"]))
+    commit(lake, handle, "b2", make_events(["b", "c"], partition=1), partition=1)
+    snapshot = take_snapshot(lake)
+    assert snapshot.version == 2
+    assert snapshot.checkpoints == {(TOPIC_ID, 0): 1, (TOPIC_ID, 1): 2}
+    assert set(snapshot.files) == set(TABLES)
+    assert len(snapshot.files["events"]) == 2
+    assert len(stored(lake, "commits")) == 2
+
+
+def test_the_empty_lake_has_a_snapshot(lake: Lake) -> None:
+    """Before the first commit there is a version, and nothing in it."""
+    snapshot = take_snapshot(lake)
+    assert (snapshot.version, snapshot.checkpoints, sum(map(len, snapshot.files.values()))) == (0, {}, 0)
+
+
+def test_creating_a_lake_again_changes_nothing(lake: Lake) -> None:
+    """create_lake may be repeated, beside data."""
+    commit(lake, lake.table("events"), "b1", make_events(["a"]))
+    ids = {name: lake.table(name).metadata().id for name in TABLES}
+    again = create_lake(lake.root)
+    assert {name: again.table(name).metadata().id for name in TABLES} == ids
+    assert [row["event_id"] for row in stored(again)] == ["a"]
+
+
+def test_several_create_one_lake_at_once(tmp_path: Path) -> None:
+    """Ingesters that start on an empty folder together get the same four tables."""
+    for attempt in range(10):
+        with ThreadPoolExecutor(4) as pool:
+            lakes = list(pool.map(lambda _, root: create_lake(root), range(4), [tmp_path / str(attempt)] * 4))
+        for name in TABLES:
+            assert len({lake.table(name).metadata().id for lake in lakes}) == 1
+
+
+def test_opening_no_lake_says_what_to_do(tmp_path: Path) -> None:
+    """A reader before the first drain gets a sentence."""
+    with pytest.raises(UsageError, match="karmalake drain"):
+        open_lake(tmp_path)
+
+
+def _raise(error: Exception) -> object:
+    def function(*_: object, **__: object) -> None:
+        raise error
+
+    return function
+
+
+def _then_raise(error: Exception) -> object:
+    def function(*arguments: object, **named: object) -> None:
+        publish(*arguments, **named)  # type: ignore[arg-type]
+        raise error
+
+    return function
