@@ -16,6 +16,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
+from pipelines.errors import TransientError
 from pipelines.lake.files import make_durable, read_file, write_days, write_file
 from pipelines.lake.publish import publish
 from pipelines.lake.tables import DAY_COLUMN, TABLES, Lake
@@ -40,7 +41,7 @@ class Compacted:
 def compact(lake: Lake, min_files: int, progress: Callable[[str], None] = lambda _: None) -> list[Compacted]:
     """Merge the files of each day of `events`, and of each other table, that has at least `min_files` of them.
 
-    A crash leaves orphan files. Raises CommitFailedError when others kept committing through all attempts.
+    A crash leaves orphan files. Raises TransientError when others kept committing through all attempts.
     """
     done = [_compact_table(lake, name, min_files, progress) for name in TABLES]
     return [compacted for compacted in done if compacted.files_before]
@@ -103,7 +104,10 @@ def _merge_files(lake: Lake, name: str, group: list[dict[str, str]]) -> int:
             continue
         make_durable([root / "_delta_log" / f"{table.version() + 1:020}.json"])
         return len(rows)
-    raise CommitFailedError(f"others kept committing to {root}; the compaction of {len(group)} files was given up")
+    raise TransientError(
+        f"others kept committing to {root}, so the compaction of {len(group)} of its files was given up: no row has "
+        "changed; run it again"
+    )
 
 
 def _replace(table: DeltaTable, group: list[dict[str, str]], added: list[AddAction]) -> None:
