@@ -12,19 +12,22 @@ from pipelines.reputation.stages import materialize, prepare
 from pipelines.reputation.views import reputation_query
 
 
-def scores(source: Snapshot | duckdb.DuckDBPyConnection, policy: Policy, as_of: datetime) -> pl.DataFrame:
+def scores(
+    source: Snapshot | duckdb.DuckDBPyConnection, policy: Policy, as_of: datetime, known_at: datetime | None = None
+) -> pl.DataFrame:
     """Compute the scores of every user who had an event before as_of, ordered by user_id.
 
     Columns: user_id, status ("active" or "suspended"), then for each view (`all_time`, `last_{N}_days`)
     `{view}_score` (Int64 if the policy only has whole points, else Decimal), `{view}_events`,
     `{view}_rating_average` (null without ratings) and the policy's other measures, `{view}_rating_count`.
-    A connection needs the view `events`; it is left with temporary objects of ours and nothing else.
+    `as_of` asks by event time, as now known; `known_at` besides asks by commit time: what was known then.
+    A connection needs the views `events` and, for known_at, `commits`; it is left with temporary objects of ours.
     Raises UsageError for an as_of without a time zone.
     """
     if isinstance(source, Snapshot):
         with duckdb.connect() as connection:
             create_lake_views(connection, source)
-            return scores(connection, policy, as_of)
-    in_force = prepare(source, policy, as_of)
+            return scores(connection, policy, as_of, known_at)
+    in_force = prepare(source, policy, as_of, known_at)
     materialize(source, in_force)
     return source.sql(reputation_query(in_force)).pl()

@@ -20,9 +20,12 @@ _MACROS = (
 )
 
 
-def prepare(connection: duckdb.DuckDBPyConnection, policy: Policy, as_of: datetime) -> InForce:
+def prepare(
+    connection: duckdb.DuckDBPyConnection, policy: Policy, as_of: datetime, known_at: datetime | None = None
+) -> InForce:
     """Define the steps up to `contribution` for one policy and moment, and return the policy as it is then.
 
+    With `known_at`, only events that were committed before it are known: what was shown then, late events left out.
     Computes nothing yet. Everything is temporary: a read-only warehouse will do. Calling again replaces what was
     prepared. Raises UsageError for an as_of without a time zone.
     """
@@ -32,6 +35,9 @@ def prepare(connection: duckdb.DuckDBPyConnection, policy: Policy, as_of: dateti
     load_tables(connection, in_force)
     for macro in _MACROS:
         connection.execute(statement(f"macro_{macro}"))
+    if known_at is not None:
+        connection.execute("SET VARIABLE known_at = CAST(? AS BIGINT)", [epoch_us(known_at)])
+    connection.execute(statement("known_event", known="" if known_at is None else statement("known_at")))
     for step in _steps(in_force):
         connection.execute(step)
     return in_force
@@ -41,7 +47,7 @@ def _steps(policy: InForce) -> list[str]:
     """Return the steps in their order; a rule that the policy does not have costs nothing."""
     actions = [action for edition in policy.editions for action in edition.rules.actions.values()]
     return [
-        *map(statement, ("known_event", "retracted_event", "status_transition", "status_period")),
+        *map(statement, ("retracted_event", "status_transition", "status_period")),
         *map(statement, ("frozen_period", "reset_account")),
         _or_pass("corrected_event", "known_event", needed=bool(policy.rules.correction.actions)),
         statement("emitted"),

@@ -10,7 +10,7 @@ from pipelines.reputation.policy import InForce
 from pipelines.reputation.policy.numbers import DAY_US, MICRO_DIGITS, Number, micro
 from pipelines.reputation.sql import statement
 
-_DECAYED_DIGITS = 15
+DECAYED_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,23 +85,29 @@ def _hidden(sql: str, policy: InForce, instead: str) -> str:
 def _score(view: View, policy: InForce) -> str:
     total = f"{view.name}_earned"
     if view.window_us is None:
-        total = f"{total} + {_units(policy.rules.score.start, policy)}"
-        if policy.rules.score.floor is not None:
-            total = f"greatest({total}, {_units(policy.rules.score.floor, policy)})"
-        if policy.rules.score.ceiling is not None:
-            total = f"least({total}, {_units(policy.rules.score.ceiling, policy)})"
+        total = bounded(f"{total} + {units(policy.rules.score.start, policy)}", policy)
     return _in_points(total, policy)
 
 
+def bounded(total: str, policy: InForce) -> str:
+    """Return an all-time total, start included, between the policy's bounds."""
+    score = policy.rules.score
+    if score.floor is not None:
+        total = f"greatest({total}, {units(score.floor, policy)})"
+    if score.ceiling is not None:
+        total = f"least({total}, {units(score.ceiling, policy)})"
+    return f"({total})"
+
+
 def _points(number: Number | None, policy: InForce) -> str:
-    return "NULL" if number is None else _in_points(_units(number, policy), policy)
+    return "NULL" if number is None else _in_points(units(number, policy), policy)
 
 
-def _units(number: Number, policy: InForce) -> str:
+def units(number: Number, policy: InForce) -> str:
     """Return a number of points in the unit of `earned`."""
-    return f"CAST({micro(number) * 10 ** (_DECAYED_DIGITS - MICRO_DIGITS if policy.decays else 0)} AS HUGEINT)"
+    return f"CAST({micro(number) * 10 ** (DECAYED_DIGITS - MICRO_DIGITS if policy.decays else 0)} AS HUGEINT)"
 
 
 def _in_points(total: str, policy: InForce) -> str:
     """Return a sum of `earned` as the number to show: exact, or a float where points decay."""
-    return f"CAST({total} AS DOUBLE) / 1e{_DECAYED_DIGITS}" if policy.decays else exact(total, policy.score_digits)
+    return f"CAST({total} AS DOUBLE) / 1e{DECAYED_DIGITS}" if policy.decays else exact(total, policy.score_digits)

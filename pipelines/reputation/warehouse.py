@@ -16,7 +16,9 @@ import polars as pl
 import pyarrow as pa
 
 from pipelines.errors import UsageError
+from pipelines.reputation.explain import explain, explain_change
 from pipelines.reputation.policy import Policy
+from pipelines.reputation.scores import scores
 from pipelines.reputation.sql import literal, statement
 from pipelines.settings import load_settings
 
@@ -149,6 +151,27 @@ class Warehouse:
         if user_id is None:
             return self.sql("FROM reputation ORDER BY user_id")
         return self.sql("FROM reputation WHERE user_id = ?", [user_id])
+
+    def scores(
+        self, as_of: datetime | None = None, known_at: datetime | None = None, policy: Policy | None = None
+    ) -> pl.DataFrame:
+        """Compute the scores at another moment, as known at another moment, or by another policy; see `scores()`."""
+        return scores(self._connection, policy or self.info.policy, as_of or self.info.as_of, known_at)
+
+    def explain(
+        self,
+        user_id: str,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        policy: Policy | None = None,
+    ) -> pl.DataFrame:
+        """Return every contribution to a user's score with its reason; `earned` adds up to it. See `explain()`."""
+        rules = policy or self.info.policy
+        return explain(self._connection, rules, user_id, as_of or self.info.as_of, known_at)
+
+    def explain_change(self, user_id: str, since: datetime, until: datetime | None = None) -> pl.DataFrame:
+        """Return what came, went and expired in a user's score between two moments; see `explain_change()`."""
+        return explain_change(self._connection, self.info.policy, user_id, since, until or self.info.as_of)
 
     def trend(self, name: Literal["daily", "scores", "reasons"] = "daily") -> pl.DataFrame:
         """Return a trend by UTC day.

@@ -72,17 +72,19 @@ def variables(policy: InForce) -> dict[str, Any]:
 
 def _of_edition(edition: Edition, number: int) -> dict[str, Any]:
     rules, values = edition.rules, dict[str, Any]()
-    for i, gate in enumerate(rules.completion.values()):
-        values |= _prefixed(f"completion_{number}_{i}", actions=rules.covered(gate), by=list(gate.by), key=gate.key)
-    for i, gate in enumerate(rules.once.values()):
-        values |= _prefixed(f"once_{number}_{i}", actions=rules.covered(gate), key=gate.per, period=gate.period)
-    for i, cap in enumerate(rules.caps.values()):
-        values |= _prefixed(f"cap_{number}_{i}", actions=rules.covered(cap), key=cap.per, period=cap.period)
-        values |= _prefixed(f"cap_{number}_{i}", maximum=micro(cap.maximum))
-    return values | _prefixed(f"edition_{number}", from_us=edition.from_us, to_us=edition.to_us)
+    for i, (name, gate) in enumerate(rules.completion.items()):
+        own = {"name": name, "actions": rules.covered(gate), "by": list(gate.by), "key": gate.key}
+        values |= _prefixed(f"completion_{number}_{i}", own)
+    for i, (name, gate) in enumerate(rules.once.items()):
+        own = {"name": name, "actions": rules.covered(gate), "key": gate.per, "period": gate.period}
+        values |= _prefixed(f"once_{number}_{i}", own)
+    for i, (name, cap) in enumerate(rules.caps.items()):
+        own = {"name": name, "actions": rules.covered(cap), "key": cap.per, "period": cap.period}
+        values |= _prefixed(f"cap_{number}_{i}", own | {"maximum": micro(cap.maximum)})
+    return values | _prefixed(f"edition_{number}", {"from_us": edition.from_us, "to_us": edition.to_us})
 
 
-def _prefixed(prefix: str, **values: Any) -> dict[str, Any]:
+def _prefixed(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
     return {f"{prefix}_{key}": value for key, value in values.items()}
 
 

@@ -3,6 +3,7 @@
 CREATE OR REPLACE TEMP VIEW $name AS
 SELECT * EXCLUDE (applies, limited_points, total, limited) REPLACE (
     CASE WHEN limited <> granted THEN 'capped' ELSE reason END AS reason,
+    CASE WHEN limited <> granted THEN getvariable('${rule}_name') ELSE rule END AS rule,
     limited AS granted
 )
 FROM (
@@ -17,27 +18,29 @@ FROM (
             ELSE granted
         END AS limited
     FROM (
-    SELECT *, sum(limited_points) OVER (
-        PARTITION BY
-            user_id,
-            applies,
-            metadata[CAST(getvariable('${rule}_key') AS VARCHAR)],
-            bucket(t, getvariable('${rule}_period'))
-        ORDER BY t, event_id, emission_no
-        ROWS UNBOUNDED PRECEDING
-    ) AS total
-    FROM (
         SELECT
             *,
-            reason IN ('granted', 'capped') AND governed(
-                action_type,
-                t,
-                getvariable('${rule}_actions'),
-                getvariable('${edition}_from_us'),
-                getvariable('${edition}_to_us')
-            ) AS applies,
-            $limited_points AS limited_points
-        FROM $source
+            sum(limited_points) OVER (
+                PARTITION BY
+                    user_id,
+                    applies,
+                    metadata[CAST(getvariable('${rule}_key') AS VARCHAR)],
+                    bucket(t, getvariable('${rule}_period'))
+                ORDER BY t, event_id, emission_no
+                ROWS UNBOUNDED PRECEDING
+            ) AS total
+        FROM (
+            SELECT
+                *,
+                $limited_points AS limited_points,
+                reason IN ('granted', 'capped') AND governed(
+                    action_type,
+                    t,
+                    getvariable('${rule}_actions'),
+                    getvariable('${edition}_from_us'),
+                    getvariable('${edition}_to_us')
+                ) AS applies
+            FROM $source
+        )
     )
-)
 )

@@ -15,5 +15,6 @@ SELECT
     $earned AS earned,
     counts AS counted,
     coalesce(emission_no, 0) = 0 AS is_first,
-    reason
+    reason,
+    rule
 FROM capped

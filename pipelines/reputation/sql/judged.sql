@@ -13,7 +13,8 @@ SELECT
         WHEN reset.user_id IS NOT NULL THEN 'reset'
         WHEN NOT event.readable THEN 'unreadable'
         ELSE 'granted'
-    END AS reason
+    END AS reason,
+    CAST(NULL AS VARCHAR) AS rule
 FROM readable AS event
 LEFT JOIN retracted_event AS retracted
     ON retracted.user_id = event.user_id AND retracted.event_id = event.event_id

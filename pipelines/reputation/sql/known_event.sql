@@ -10,3 +10,4 @@ SELECT
 FROM events AS event
 LEFT JOIN role ON role.action_type = event.action_type
 WHERE epoch_us(event.event_time) < getvariable('as_of')
+$known

@@ -1,26 +1,31 @@
 -- Gate: one event of a user, per metadata key and period; events without the key are together one. Only events that
 -- count so far compete.
 CREATE OR REPLACE TEMP VIEW $name AS
-SELECT * EXCLUDE (competes) REPLACE (
-    CASE WHEN competes AND event_id <> first_value(event_id) OVER contest THEN 'superseded' ELSE reason END AS reason
+SELECT * EXCLUDE (competes, winner) REPLACE (
+    CASE WHEN competes AND event_id <> winner THEN 'superseded' ELSE reason END AS reason,
+    CASE WHEN competes AND event_id <> winner THEN getvariable('${rule}_name') ELSE rule END AS rule
 )
 FROM (
     SELECT
         *,
-        reason = 'granted' AND governed(
-            action_type,
-            t,
-            getvariable('${rule}_actions'),
-            getvariable('${edition}_from_us'),
-            getvariable('${edition}_to_us')
-        ) AS competes
-    FROM $source
-)
-WINDOW contest AS (
-    PARTITION BY
-        user_id,
-        competes,
-        metadata[CAST(getvariable('${rule}_key') AS VARCHAR)],
-        bucket(t, CAST(getvariable('${rule}_period') AS VARCHAR))
-    ORDER BY t $direction, event_id $direction
+        first_value(event_id) OVER (
+            PARTITION BY
+                user_id,
+                competes,
+                metadata[CAST(getvariable('${rule}_key') AS VARCHAR)],
+                bucket(t, CAST(getvariable('${rule}_period') AS VARCHAR))
+            ORDER BY t $direction, event_id $direction
+        ) AS winner
+    FROM (
+        SELECT
+            *,
+            reason = 'granted' AND governed(
+                action_type,
+                t,
+                getvariable('${rule}_actions'),
+                getvariable('${edition}_from_us'),
+                getvariable('${edition}_to_us')
+            ) AS competes
+        FROM $source
+    )
 )

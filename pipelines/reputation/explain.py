@@ -1,0 +1,78 @@
+"""Explanations: every point of a user's score with the event it comes from and the reason for it (`explainable`)."""
+
+from datetime import datetime
+
+import duckdb
+import polars as pl
+
+from pipelines.reputation.policy import InForce, Policy
+from pipelines.reputation.sql import statement
+from pipelines.reputation.stages import prepare
+from pipelines.reputation.views import DECAYED_DIGITS, bounded, exact, units
+
+_KEYS = ["event_time", "event_id", "action_type", "emission_no"]
+
+
+def explain(
+    connection: duckdb.DuckDBPyConnection,
+    policy: Policy,
+    user_id: str,
+    as_of: datetime,
+    known_at: datetime | None = None,
+) -> pl.DataFrame:
+    """Return what every event of a user came to, in the order of events.
+
+    Columns: event_time, event_id, action_type, emission_no (from 0; null without a rule), policy_version, reason, rule
+    (the cap or gate that decided, by its name in the policy), points (before caps and decay), rating, earned, score
+    (running). `earned` adds up to the all-time score exactly: rows with the reasons `start`, `bounds` (floor and
+    ceiling) and `hidden` hold what is not earned by an event, where there is any.
+    A connection needs the views `events` and, for known_at, `commits`.
+    """
+    in_force = prepare(connection, policy, as_of, known_at)
+    connection.execute("SET VARIABLE explained_user = ?", [user_id])
+    return connection.sql(statement("explanation", **_fragments(in_force))).pl()
+
+
+def explain_change(
+    connection: duckdb.DuckDBPyConnection, policy: Policy, user_id: str, since: datetime, until: datetime
+) -> pl.DataFrame:
+    """Return the contributions that differ between two moments: what came, what went and what expired meanwhile.
+
+    Columns: those that name an emission, `reason_before`, `reason`, `earned_before`, `earned` and `change`; the
+    changes add up to the difference of the two all-time scores.
+    """
+    before, after = (explain(connection, policy, user_id, as_of) for as_of in (since, until))
+    named = {"reason": "reason_before", "earned": "earned_before"}
+    marks = pl.when(pl.col("event_id").is_null()).then(pl.col("reason")).alias("mark")
+    left = before.with_columns(marks).select(*_KEYS, "mark", *named).rename(named)
+    right = after.with_columns(marks).select(*_KEYS, "mark", *named)
+    joined = right.join(left, on=[*_KEYS, "mark"], how="full", nulls_equal=True, coalesce=True)
+    amounts = pl.col("earned").fill_null(0), pl.col("earned_before").fill_null(0)
+    return (
+        joined.with_columns(*amounts)
+        .with_columns(change=pl.col("earned") - pl.col("earned_before"))
+        .filter((pl.col("change") != 0) | pl.col("reason").ne_missing(pl.col("reason_before")))
+        .sort(*_KEYS, "mark", nulls_last=True)
+        .drop("mark")
+    )
+
+
+def _fragments(policy: InForce) -> dict[str, str]:
+    rules = policy.rules
+    hidden = units(rules.status.shown, policy) if rules.status.shown is not None else bounded("total", policy)
+    return {
+        "start": units(rules.score.start, policy),
+        "bounded": bounded("total", policy),
+        "hidden": hidden,
+        "points": f"CASE WHEN micro_points IS NOT NULL THEN {exact('micro_points', policy.score_digits)} END",
+        "rating": "CAST(micro_rating AS DOUBLE) / 1e6",
+        "earned": _exactly("earned", policy),
+        "running": _exactly("running", policy),
+    }
+
+
+def _exactly(total: str, policy: InForce) -> str:
+    """Return a sum of `earned` as an exact number also where points decay."""
+    if not policy.decays:
+        return exact(total, policy.score_digits)
+    return f"CAST({total} AS DECIMAL({38 - DECAYED_DIGITS}, 0)) * 0.{'0' * (DECAYED_DIGITS - 1)}1"
