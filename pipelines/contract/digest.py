@@ -41,7 +41,6 @@ def digest(events: pa.Table, key: bytes) -> Digests:
     for batch in events.combine_chunks().to_batches():
         end = start + len(batch)
         metadata = batch.column("metadata")
-        entries = metadata.offsets.to_numpy()
         _digest_rows(
             k0,
             k1,
@@ -49,7 +48,7 @@ def digest(events: pa.Table, key: bytes) -> Digests:
             *_bytes_of(batch.column("user_id")),
             *_bytes_of(batch.column("action_type")),
             batch.column("event_time").cast(pa.int64()).to_numpy(),
-            entries,
+            metadata.offsets.to_numpy(),
             *_bytes_of(metadata.keys),
             *_bytes_of(metadata.items),
             high[start:end],
@@ -141,7 +140,6 @@ def _digest_rows(
     low,
     payload,
 ):
-    base = entries[0]
     for row in range(len(high)):
         high[row], low[row] = siphash128(k0, k1, id_bytes, id_bounds[row], id_bounds[row + 1])
         # Each field's digest is the key of the next: a chain, in which field borders cannot shift.
@@ -149,7 +147,7 @@ def _digest_rows(
         a, b = siphash128(a, b, action_bytes, action_bounds[row], action_bounds[row + 1])
         # A sum over the entries: their order in the map means nothing.
         total = uint64(times[row]) * uint64(0x9E3779B97F4A7C15)
-        for entry in range(entries[row] - base, entries[row + 1] - base):
+        for entry in range(entries[row], entries[row + 1]):
             c, d = siphash128(a, b, key_bytes, key_bounds[entry], key_bounds[entry + 1])
             c, d = siphash128(c, d, value_bytes, value_bounds[entry], value_bounds[entry + 1])
             total += c

@@ -105,6 +105,14 @@ def test_rows_do_not_depend_on_their_neighbours() -> None:
         assert np.array_equal(getattr(together, name), np.concatenate([getattr(d, name) for d in alone]))
 
 
+def test_a_slice_has_the_digests_of_its_rows() -> None:
+    """A part of a table, which Arrow hands over without copying it, is digested like the rows themselves."""
+    events = _table([_event(event_id=str(n), metadata=[(f"k{i}", f"v{n}") for i in range(n % 4)]) for n in range(20)])
+    whole = digest(events, _KEY).payload
+    for start in range(20):
+        assert np.array_equal(digest(events.slice(start, 7), _KEY).payload, whole[start : start + 7])
+
+
 def test_another_key_gives_other_digests() -> None:
     """Whoever does not know the key cannot prepare two ids with one digest."""
     events = _table([_event()])
