@@ -32,7 +32,7 @@ from pipelines.lake.commit import (
     describe_events,
     stage_events,
 )
-from pipelines.lake.history import complete_commits
+from pipelines.lake.history import complete_commits, topic_ids
 from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, Verdicts, open_index
 from pipelines.lake.tables import Lake, checkpoint_id, create_lake
 from pipelines.settings import Settings
@@ -64,6 +64,7 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
     polled = ingest.source.poll(ingest.checkpoint)
     if polled is None:
         return None
+    _notice_a_new_topic(ingest, polled.ranges)
     batch_id, started = uuid4().hex, datetime.now(UTC)
     decoded = decode(polled.records, ingest.settings.contract)
     ingest.guard.check(polled.records, decoded.rejected)
@@ -128,6 +129,20 @@ def open_ingest(settings: Settings) -> Generator[Ingest]:
         closing(open_index(settings.index_dir, lake, events)) as index,
     ):
         yield Ingest(settings, source, lake, events, index, RejectionGuard(settings.ingest))
+
+
+def _notice_a_new_topic(ingest: Ingest, ranges: tuple[OffsetRange, ...]) -> None:
+    """Warn when a topic is read from its start because it is another one than was read under this name before."""
+    topic_id, topic = ranges[0].topic_id, ranges[0].topic
+    if any(ingest.checkpoint(topic_id, offsets.topic_partition) is not None for offsets in ranges):
+        return
+    before = topic_ids(ingest.lake, topic)
+    if before and topic_id not in before:
+        _LOG.warning(
+            "topic %s was deleted and created again: its id is %s, and it was read as %s before. It is read from its "
+            "start; what the lake holds stays, and events that it holds already are dropped as duplicates",
+            topic, topic_id, ", ".join(sorted(before)),
+        )  # fmt: skip
 
 
 def _describe(batch_id: str, started: datetime, polled: Polled, decoded: Decoded, verdicts: Verdicts) -> CommitRecord:

@@ -53,6 +53,13 @@ def complete_commits(lake: Lake, upto: int) -> None:
         return
 
 
+def topic_ids(lake: Lake, topic: str) -> set[str]:
+    """Return every id under which a topic of this name was ever read: more than one if it was created again."""
+    ranges = _ranges(tuple(lake.table("commits").file_uris()))
+    pairs = zip(ranges.field("topic").to_pylist(), ranges.field("topic_id").to_pylist(), strict=True)
+    return {topic_id for name, topic_id in pairs if name == topic}
+
+
 def recorded(version: int, actions: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the record of a commit of `events` as a row of COMMITS; nothing for one of upkeep."""
     for action in actions:
@@ -70,8 +77,12 @@ def _row(version: int, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checkpoints(commit_files: tuple[str, ...], events: DeltaTable) -> dict[tuple[str, int], int]:
-    if not commit_files:
-        return {}
-    ranges = dataset(list(commit_files)).to_table(["ranges"]).column("ranges").combine_chunks().flatten()
+    ranges = _ranges(commit_files)
     places = set(zip(ranges.field("topic_id").to_pylist(), ranges.field("topic_partition").to_pylist(), strict=True))
     return {place: events.transaction_version(checkpoint_id(*place)) or 0 for place in places}
+
+
+def _ranges(commit_files: tuple[str, ...]) -> pa.StructArray:
+    stored = COMMITS.field("ranges")
+    table = dataset(list(commit_files), pa.schema([stored])).to_table()
+    return table.column("ranges").combine_chunks().flatten()
