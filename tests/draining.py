@@ -1,0 +1,65 @@
+"""Draining a topic and looking at the lake, for the tests that do it end to end."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import duckdb
+
+from pipelines.drain import drain, open_ingest
+from pipelines.emit.producer import Record, produce_records
+from pipelines.emit.topics import ensure_topic, topic_exists
+from pipelines.lake.commit import CommitRecord
+from pipelines.lake.history import take_snapshot
+from pipelines.lake.tables import open_lake
+from pipelines.reputation.lake_views import create_lake_views
+from pipelines.settings import Settings
+from pipelines.verify import verify_lake
+
+# All that a reader sees, but for what a killed run may do differently: batches and the times of commits.
+LAKE = {
+    "events": 'SELECT * EXCLUDE (batch_id) FROM events ORDER BY topic_id, topic_partition, "offset"',
+    "dead_letters": 'SELECT * EXCLUDE (batch_id) FROM dead_letters ORDER BY topic_id, topic_partition, "offset"',
+    "conflicts": 'SELECT * EXCLUDE (batch_id) FROM conflicts ORDER BY topic_id, topic_partition, "offset"',
+    "totals": 'SELECT sum("read"), sum(accepted), sum(duplicates), sum(conflicts), sum(dead_letters) FROM commits',
+    "checkpoints": "SELECT * FROM checkpoints ORDER BY ALL",
+}
+
+
+def with_ingest(settings: Settings, **changes: object) -> Settings:
+    """Return settings with other limits of a batch; a poll waits a tenth of a second unless told."""
+    update = {"max_wait_seconds": 0.1} | changes
+    return settings.model_copy(update={"ingest": settings.ingest.model_copy(update=update)})
+
+
+def send(settings: Settings, records: Iterable[Record]) -> int:
+    """Create the topic if it is not there, send the records and return their number."""
+    if not topic_exists(settings.kafka):
+        ensure_topic(settings.kafka)
+    return produce_records(settings.kafka, records).records
+
+
+def drain_all(settings: Settings) -> list[CommitRecord]:
+    """Drain in an ingest of its own, as a new process would, until nothing lies behind."""
+    records: list[CommitRecord] = []
+    with open_ingest(settings) as ingest:
+        drain(ingest, records.append)
+    return records
+
+
+def query(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a query over the views of the lake's newest snapshot."""
+    with duckdb.connect() as connection:
+        create_lake_views(connection, take_snapshot(open_lake(settings.lake_dir)))
+        return connection.execute(sql).fetchall()
+
+
+def contents(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:
+    """Return all that a reader of the lake sees, by name of LAKE."""
+    return {name: query(settings, sql) for name, sql in LAKE.items()}
+
+
+def assert_verified(settings: Settings) -> None:
+    """Assert that the lake reconciles."""
+    checks = list(verify_lake(take_snapshot(open_lake(settings.lake_dir))))
+    assert [check for check in checks if not check.passed] == []
+    assert len(checks) == 5

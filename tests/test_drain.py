@@ -1,0 +1,399 @@
+"""Draining a topic of the embedded broker, end to end: every record has one fate, and none is lost or counted twice."""
+
+import logging
+import random
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+
+from pipelines import drain as drain_module
+from pipelines.contract.encode import encode
+from pipelines.contract.rejection import Reason
+from pipelines.contract.schema import EVENT
+from pipelines.drain import drain, drain_once, open_ingest
+from pipelines.emit.clients import admin_client
+from pipelines.emit.producer import Record
+from pipelines.emit.simulator import Rates, simulate
+from pipelines.emit.topics import ensure_topic
+from pipelines.errors import FencedError, RejectedError, TransientError, UsageError
+from pipelines.lake.commit import CommitRecord, commit_batch
+from pipelines.lake.index import DedupIndex
+from pipelines.lake.tables import create_lake
+from pipelines.lake.upkeep import compact
+from pipelines.settings import Settings
+from tests.draining import assert_verified, contents, drain_all, query, send, with_ingest
+from tests.services.waiting import wait_for
+
+_NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+_MANY_FAULTS = Rates(duplicates=0.1, conflicts=0.02, mis_keyed=0.01, malformed=0.02)
+
+
+@pytest.fixture
+def bus(settings: Settings) -> Settings:
+    """Return settings whose drains do not wait long for more."""
+    return with_ingest(settings)
+
+
+def test_the_lake_holds_what_was_planted(bus: Settings) -> None:
+    """Of a simulated world with every fault, each topic partition's offsets reconcile with what was planted."""
+    simulation = simulate(7, 3_000, rates=_MANY_FAULTS)
+    planted = simulation.planted
+    assert send(bus, simulation.records) == planted.sent
+    records = drain_all(bus)
+    totals = {name: sum(r.total(name) for r in records) for name in ("read", "accepted", "duplicates", "conflicts")}
+    assert totals == {
+        "read": planted.sent,
+        "accepted": planted.distinct,
+        "duplicates": planted.duplicates,
+        "conflicts": planted.conflicts,
+    }
+    assert sum(record.mis_keyed for record in records) == planted.mis_keyed
+    assert dict(query(bus, "SELECT reason, count(*) FROM dead_letters GROUP BY ALL")) == planted.malformed
+    for offsets in (offsets for record in records for offsets in record.ranges):
+        assert offsets.next_offset - offsets.start_offset == offsets.read
+        assert offsets.read == offsets.accepted + offsets.duplicates + offsets.conflicts + offsets.dead_letters
+    assert_verified(bus)
+
+
+def test_small_batches_give_the_same_lake(bus: Settings) -> None:
+    """How the log is cut into batches changes nothing (`replay-equals-live`)."""
+    for seed in range(6):
+        send(bus, simulate(seed, 300, rates=_MANY_FAULTS).records)
+    drain_all(bus)
+    small = with_ingest(bus, max_batch_records=100).model_copy(update={"data_dir": bus.data_dir / "small"})
+    assert len(drain_all(small)) > 3
+    assert contents(small) == contents(bus)
+
+
+def test_draining_again_changes_nothing(bus: Settings) -> None:
+    """A second drain of the same log makes no commit; records that are sent again are duplicates (`once`)."""
+    simulation = simulate(1, 500, rates=Rates(malformed=0))
+    send(bus, simulation.records)
+    drain_all(bus)
+    events = query(bus, "SELECT event_id FROM events ORDER BY ALL")
+    assert drain_all(bus) == []
+    send(bus, simulation.records)
+    (again,) = drain_all(bus)
+    assert again.total("accepted") == 0
+    assert again.total("duplicates") + again.total("conflicts") == again.total("read") == simulation.planted.sent
+    assert query(bus, "SELECT event_id FROM events ORDER BY ALL") == events
+    assert_verified(bus)
+
+
+def test_a_new_process_goes_on_at_the_checkpoint(bus: Settings) -> None:
+    """What one ingest committed the next one does not read again."""
+    send(bus, _valid(range(100)))
+    drain_all(bus)
+    send(bus, _valid(range(100, 150)))
+    (record,) = drain_all(bus)
+    assert (record.total("read"), record.total("accepted")) == (50, 50)
+    assert query(bus, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(150, 150)]
+
+
+def test_an_ingest_that_stays_open_reads_what_comes_later(bus: Settings) -> None:
+    """drain_once returns None when nothing came, and the next one reads what came since."""
+    ensure_topic(bus.kafka)
+    with open_ingest(bus) as ingest:
+        assert drain_once(ingest) is None
+        for start in (0, 10):
+            send(bus, _valid(range(start, start + 10)))
+            record = wait_for("the records to arrive", lambda: drain_once(ingest))
+            assert record.total("accepted") == 10
+        assert drain_once(ingest) is None
+
+
+def test_max_batches_is_a_limit(bus: Settings) -> None:
+    """A bounded drain stops after its commits; the next one reads the rest."""
+    small = with_ingest(bus, max_batch_records=1)
+    for start in range(0, 30, 10):
+        send(small, _valid(range(start, start + 10)))
+    records: list[CommitRecord] = []
+    with open_ingest(small) as ingest:
+        assert drain(ingest, records.append, max_batches=1) == 1
+    assert len(records) == 1
+    drain_all(small)
+    assert query(small, "SELECT count(*) FROM events") == [(30,)]
+    assert_verified(small)
+
+
+def test_malformed_records_become_dead_letters_and_the_rest_lands(bus: Settings) -> None:
+    """1,000 malformed records of nine kinds among 2,000 valid ones: each has its reason, bytes and headers."""
+    malformed = [_malformed(n) for n in range(1_000)]
+    valid = list(_valid(range(2_000)))
+    records = [record for _, record in malformed] + valid
+    random.Random(1).shuffle(records)  # noqa: S311 - reproducible, not secret
+    send(bus, records)
+    drain_all(bus)
+    found = query(bus, "SELECT reason, key, value, headers, detail FROM dead_letters")
+    expected = Counter((reason, r.key, r.value, tuple(r.headers)) for reason, r in malformed)
+    assert Counter((reason, key, value, _pairs(headers)) for reason, key, value, headers, _ in found) == expected
+    assert all(detail for *_, detail in found)
+    assert len({reason for reason, _ in malformed}) >= 6
+    assert query(bus, "SELECT event_id FROM events ORDER BY ALL") == sorted((f"e-{n}",) for n in range(2_000))
+    assert_verified(bus)
+
+
+def test_a_conflict_keeps_the_first_and_shows_the_later(bus: Settings) -> None:
+    """Same event_id, other payload: the first committed stands, the later one stands beside its place."""
+    send(bus, _valid([1], action="First"))
+    drain_all(bus)
+    send(bus, [*_valid([1], action="Later"), *_valid([1], action="First")])
+    (record,) = drain_all(bus)
+    assert (record.total("conflicts"), record.total("duplicates")) == (1, 1)
+    assert query(bus, "SELECT action_type FROM events") == [("First",)]
+    assert query(bus, "SELECT action_type FROM conflicts") == [("Later",)]
+    assert_verified(bus)
+
+
+def test_strict_keys_reject_what_is_mis_keyed(bus: Settings) -> None:
+    """With strict_keys a wrong key is a dead letter; without, the event is accepted and counted."""
+    send(bus, [Record(b"other", record.value) for record in _valid([1])] + list(_valid([2])))
+    strict = bus.model_copy(
+        update={"data_dir": bus.data_dir / "strict", "contract": bus.contract.model_copy(update={"strict_keys": True})}
+    )
+    (lenient,) = drain_all(bus)
+    assert (lenient.total("accepted"), lenient.mis_keyed) == (2, 1)
+    (record,) = drain_all(strict)
+    assert (record.total("accepted"), record.total("dead_letters"), record.mis_keyed) == (1, 1, 0)
+    assert query(strict, "SELECT reason FROM dead_letters") == [(Reason.KEY_MISMATCH,)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "found"),
+    [
+        ({"max_dead_letter_share": 0.2, "min_records_for_share": 20}, r"50% of 20 records were rejected"),
+        ({"max_dead_letter_run": 9}, r"10 records in a row were rejected"),
+    ],
+    ids=["share", "run"],
+)
+def test_a_wrong_schema_stops_ingest(bus: Settings, limits: dict[str, object], found: str) -> None:
+    """Above a limit nothing of the batch is visible, now or later, and the message says what to do."""
+    stopped = with_ingest(bus, **limits)
+    send(bus, [Record(b"k", b"\xff", [], 0)] * 10 + [r._replace(topic_partition=0) for r in _valid(range(10))])
+    with pytest.raises(RejectedError, match=found + r".*KARMALAKE_INGEST_MAX_DEAD_LETTER"):
+        drain_all(stopped)
+    create_lake(bus.lake_dir)
+    assert contents(bus)["events"] == contents(bus)["dead_letters"] == contents(bus)["checkpoints"] == []
+    (record,) = drain_all(bus)
+    assert (record.total("accepted"), record.total("dead_letters")) == (10, 10)
+    assert_verified(bus)
+
+
+def test_a_run_is_counted_across_batches(bus: Settings) -> None:
+    """Small batches do not hide that nothing but bad records comes."""
+    small = with_ingest(bus, max_batch_records=1, max_dead_letter_run=14)
+    for _ in range(3):
+        send(small, [Record(b"k", b"\xff", [], 0)] * 5)
+    with pytest.raises(RejectedError, match="15 records in a row"):
+        drain_all(small)
+    assert query(small, "SELECT count(*) FROM dead_letters") == [(10,)]
+    assert_verified(small)
+
+
+def test_a_recreated_topic_is_read_from_its_start(bus: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """A topic deleted and created again is another topic: read from offset 0, loudly, and nothing counts twice."""
+    send(bus, _valid(range(20)))
+    drain_all(bus)
+    first = ensure_topic(bus.kafka).topic_id
+    _recreate(bus)
+    second = ensure_topic(bus.kafka).topic_id
+    send(bus, _valid(range(10, 40)))
+    with caplog.at_level(logging.WARNING, "pipelines.drain"):
+        (record,) = drain_all(bus)
+        assert (record.total("duplicates"), record.total("accepted")) == (10, 20)
+        (warning,) = _notices(caplog)
+        assert first in warning
+        assert second in warning
+        caplog.clear()
+        send(bus, _valid(range(40, 45)))
+        drain_all(bus)
+        assert _notices(caplog) == []
+    assert query(bus, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(45, 45)]
+    assert_verified(bus)
+
+
+def test_a_topic_recreated_under_an_open_ingest(bus: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """A process that reads the topic meanwhile goes on with the new one, from its start."""
+    send(bus, _valid(range(20)))
+    with open_ingest(bus) as ingest, caplog.at_level(logging.WARNING, "pipelines.drain"):
+        drain(ingest, lambda _: None)
+        assert _notices(caplog) == []
+        _recreate(bus)
+        send(bus, _valid(range(15, 25)))
+        record = wait_for("the new topic's records", lambda: drain_once(ingest))
+        drain(ingest, lambda _: None)
+        assert record.ranges[0].start_offset == 0
+        assert len(_notices(caplog)) == 1
+    assert query(bus, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(25, 25)]
+    assert_verified(bus)
+
+
+def test_two_topics_share_a_lake(bus: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """Checkpoints belong to a topic; dedup goes across; another name is no recreated topic."""
+    other = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"topic": f"{bus.kafka.topic}-2"})})
+    send(bus, _valid(range(20)))
+    send(other, _valid(range(10, 30)))
+    with caplog.at_level(logging.WARNING, "pipelines.drain"):
+        drain_all(bus)
+        (record,) = drain_all(other)
+    assert (record.total("accepted"), record.total("duplicates")) == (10, 10)
+    assert _notices(caplog) == []
+    assert_verified(bus)
+
+
+def test_an_empty_topic(bus: Settings) -> None:
+    """A topic without records is drained at once, and leaves no commit."""
+    ensure_topic(bus.kafka)
+    assert drain_all(bus) == []
+    assert query(bus, "SELECT * FROM commits") == []
+
+
+def test_an_unknown_topic_is_a_mistake(bus: Settings) -> None:
+    """A topic that does not exist is named, with the command that creates it."""
+    with pytest.raises(UsageError, match=f"{bus.kafka.topic} does not exist .*karmalake topics ensure"):
+        drain_all(bus)
+
+
+@pytest.mark.usefixtures("broken_connections")
+def test_nobody_listening_is_transient(bus: Settings) -> None:
+    """Without a broker drain ends with an error that names the address; nothing has changed."""
+    nowhere = bus.kafka.model_copy(update={"bootstrap_servers": "127.0.0.1:1"})
+    with pytest.raises(TransientError, match=r"127\.0\.0\.1:1"):
+        drain_all(bus.model_copy(update={"kafka": nowhere}))
+
+
+def test_a_compaction_under_a_batch_changes_nothing(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that a compaction overtook is deduplicated and committed again."""
+    for start in (0, 10):
+        send(bus, _valid(range(start, start + 10)))
+        drain_all(bus)
+    overtaken = _call_before_commit(monkeypatch, lambda: compact(create_lake(bus.lake_dir), 2))
+    send(bus, _valid(range(15, 30)))
+    (record,) = drain_all(bus)
+    assert overtaken == [1, 1]
+    assert (record.total("accepted"), record.total("duplicates")) == (10, 5)
+    assert query(bus, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(30, 30)]
+    assert_verified(bus)
+
+
+def test_an_ingester_of_another_topic_cannot_make_an_event_count_twice(
+    bus: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both found an event new at the same version; the one that commits later finds it a duplicate (`once`)."""
+    other = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"topic": f"{bus.kafka.topic}-2"})})
+    send(bus, _valid(range(20)))
+    send(other, _valid(range(10, 30)))
+    attempts = _call_before_commit(monkeypatch, lambda: drain_all(other))
+    (record,) = drain_all(bus)
+    assert len(attempts) == 3
+    assert (record.total("accepted"), record.total("duplicates")) == (10, 10)
+    assert query(bus, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(30, 30)]
+    assert_verified(bus)
+
+
+def test_two_ingesters_of_one_topic(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that commits first stands; the other stops with an error, and its batch is nowhere (`fenced`)."""
+    send(bus, [*_valid(range(20)), Record(b"k", b"\xff")])
+    _call_before_commit(monkeypatch, lambda: drain_all(bus))
+    with pytest.raises(FencedError, match="another ingester"):
+        drain_all(bus)
+    assert drain_all(bus) == []
+    assert query(bus, "SELECT count(*) FROM events") == [(20,)]
+    assert query(bus, "SELECT count(*) FROM dead_letters") == [(1,)]
+    assert_verified(bus)
+
+
+def test_an_index_that_lags_is_caught_up_before_it_judges(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index that was not extended, as after a crash, still knows every event of the lake."""
+    send(bus, _valid(range(10)))
+    with monkeypatch.context() as patch:
+        patch.setattr(DedupIndex, "extend", lambda *_: None)
+        drain_all(bus)
+    send(bus, _valid(range(5, 15)))
+    (record,) = drain_all(bus)
+    assert (record.total("accepted"), record.total("duplicates")) == (5, 5)
+
+
+def test_a_record_says_what_it_committed(bus: Settings) -> None:
+    """The record of a batch, in the answer and in the commits table, has its counts, times and days."""
+    send(bus, _valid([1, 30]))
+    (record,) = drain_all(bus)
+    assert record.first_event_time == _NOON + timedelta(hours=1)
+    assert record.last_event_time == _NOON + timedelta(hours=30)
+    assert [day.isoformat() for day in record.days] == ["2026-03-01", "2026-03-02"]
+    row = query(bus, "SELECT batch_id, version, source, accepted, first_event_time, committed FROM commits")
+    assert row == [(record.batch_id, 1, f"kafka:{bus.kafka.topic}", 2, record.first_event_time, record.committed)]
+    assert record.version == 1
+
+
+def _valid(numbers: "range | list[int]", action: str = "A") -> list[Record]:
+    rows = [
+        {
+            "event_id": f"e-{n}",
+            "user_id": f"u-{n % 7}",
+            "action_type": action,
+            "event_time": _NOON + timedelta(hours=n % 48),
+            "metadata": [("n", str(n))],
+        }
+        for n in numbers
+    ]
+    values = encode(pa.Table.from_pylist(rows, EVENT)).to_pylist()
+    return [Record(row["user_id"].encode(), value) for row, value in zip(rows, values, strict=True)]
+
+
+def _malformed(n: int) -> tuple[Reason, Record]:
+    (whole,) = _valid([n])
+    assert whole.value is not None
+    kinds: list[tuple[Reason, bytes | None]] = [
+        (Reason.NULL_VALUE, None),
+        (Reason.UNDECODABLE, b"\xff\xff" + b"%d" % n),
+        (Reason.UNDECODABLE, whole.value[:-2]),
+        (Reason.MISSING_EVENT_ID, b""),
+        (Reason.MISSING_USER_ID, _field(1, b"e-%d" % n)),
+        (Reason.MISSING_ACTION_TYPE, _field(1, b"e") + _field(2, b"u")),
+        (Reason.MISSING_TIMESTAMP, _field(1, b"e") + _field(2, b"u") + _field(3, b"A")),
+        (Reason.OVERSIZED_EVENT_ID, whole.value + _field(1, b"x" * 300)),
+        (Reason.TIMESTAMP_TOO_EARLY, whole.value + _field(4, b"\x08\x01")),
+        (Reason.TIMESTAMP_TOO_LATE, whole.value + _field(4, b"\x08\xff\xff\xff\xff\x7f")),
+    ]
+    reason, value = kinds[n % len(kinds)]
+    key = None if value is not None and n % 13 == 0 else b"key-%d" % n
+    return reason, Record(key, value, [("trace", b"%d" % n), ("trace", b"\x00\xff")])
+
+
+def _field(number: int, value: bytes) -> bytes:
+    """Return a length-delimited field as Protobuf writes it."""
+    size = bytes([len(value)]) if len(value) < 128 else bytes([len(value) & 0x7F | 0x80, len(value) >> 7])
+    return bytes([number << 3 | 2]) + size + value
+
+
+def _pairs(headers: list[dict[str, object]]) -> tuple[tuple[object, object], ...]:
+    return tuple((header["key"], header["value"]) for header in headers)
+
+
+def _recreate(settings: Settings) -> None:
+    before = ensure_topic(settings.kafka).topic_id
+    with admin_client(settings.kafka) as admin:
+        admin.delete_topics([settings.kafka.topic])
+    wait_for("another topic of this name", lambda: ensure_topic(settings.kafka).topic_id != before)
+
+
+def _notices(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [message for message in caplog.messages if "deleted and created again: its id" in message]
+
+
+def _call_before_commit(monkeypatch: pytest.MonkeyPatch, interfere: object) -> list[int]:
+    """Let `interfere` act once, between the staging of the first batch and its commit; return the attempts made."""
+    attempts: list[int] = []
+
+    def commit_late(*arguments: object) -> CommitRecord:
+        attempts.append(1)
+        if len(attempts) == 1:
+            assert callable(interfere)
+            interfere()
+        return commit_batch(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(drain_module, "commit_batch", commit_late)
+    return attempts
