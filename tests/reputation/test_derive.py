@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +17,7 @@ from pipelines.errors import UsageError
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.derive import derive
 from pipelines.reputation.documents import documents
-from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.policy_file import load_policy, parse_policy, shipped_policies
 from pipelines.reputation.scores import scores
 from pipelines.reputation.warehouse import Warehouse, open_warehouse
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of, stored_schema
@@ -262,3 +263,55 @@ def test_readers_in_other_processes_do_not_block_a_derive(tmp_path: Path) -> Non
         publish(tmp_path, [], version=2)
         answer, _ = reader.communicate(input="", timeout=60)
     assert answer == "2\n"
+
+
+EVERYTHING = """
+name = "everything"
+version = "3"
+windows_days = [14]
+score = { start = 0.5, floor = 0 }
+status = { suspend = ["AccountSuspended"], reinstate = ["AccountReinstated"], rule = "hide", shown = 1 }
+measures.stars = { formula = "bayesian", prior_mean = 4.5, prior_weight = 2, digits = 2, default = 4.5 }
+measures.likes = { formula = "positives", positive_from = 4 }
+caps.daily = { period = "day", maximum = 7.25 }
+actions.TransactionCompleted = { points = 1.25 }
+[actions.DriverRated]
+rating = { from = "rating", minimum = 1, maximum = 5 }
+points = 5
+"""
+
+
+@pytest.mark.parametrize("name", shipped_policies())
+def test_every_shipped_policy_has_a_warehouse(tmp_path: Path, name: str) -> None:
+    """Tables, scores and documents of each policy agree, whatever its numbers look like."""
+    snapshot, policy = snapshot_of(tmp_path / "lake", history()), load_policy(name)
+    derive(snapshot, policy, AS_OF, tmp_path / "warehouse.duckdb")
+    with open_warehouse(tmp_path) as warehouse:
+        assert warehouse.reputation().equals(scores(snapshot, policy, AS_OF))
+        assert warehouse.info.policy == policy
+    documented = [json.loads(text) for text in documents(tmp_path / "warehouse.duckdb")["document"]]
+    assert [document["user_id"] for document in documented] == ["ann", "bob"]
+
+
+def test_documents_hold_what_the_policy_adds(tmp_path: Path) -> None:
+    """Exact decimals, the policy's measures and defaults, and for a hidden user the number shown meanwhile."""
+    path = tmp_path / "warehouse.duckdb"
+    derive(snapshot_of(tmp_path / "lake", history()), parse_policy(EVERYTHING), AS_OF, path)
+    texts = documents(path)["document"].to_list()
+    ann, bob = map(json.loads, texts)
+    assert '"score":9.00' in texts[0]
+    assert ann["policy"] == {"name": "everything", "version": "3"}
+    assert ann["defaults"] == {"rating_average": None, "stars": 4.5, "likes": None}
+    assert ann["reputation_all_time"] == {
+        "score": 0.5 + 7.25 + 1.25,
+        "events": 3,
+        "rating_average": 3.5,
+        "stars": 4.0,
+        "likes": 1,
+        "rating_count": 2,
+    }
+    assert ann["reputation_last_14_days"]["score"] == 7.25
+    assert (bob["status"], bob["reputation_all_time"]["score"]) == ("suspended", 1)
+    assert bob["reputation_all_time"]["rating_average"] is None
+    with open_warehouse(tmp_path) as warehouse:
+        assert warehouse.sql("SELECT sum(points) FROM user_days WHERE user_id = 'ann'").item() == Decimal("8.50")

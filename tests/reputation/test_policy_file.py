@@ -144,3 +144,9 @@ def test_a_version_is_in_force_from_its_date_on() -> None:
 def test_all_mistakes_are_told_at_once() -> None:
     """Nobody mends one line at a time."""
     assert len(problem("a = 1\nb = 2\n[status]\nc = 3").splitlines()) == 3
+
+
+@pytest.mark.parametrize("points", ["true", "2024-01-01", "[1]", "inf", "0.0000001"])
+def test_points_are_numbers(points: str) -> None:
+    """What is no decimal of six digits is refused where it stands."""
+    assert "p.toml:4: actions.A.points" in problem(f"[actions.A]\npoints = {points}")
