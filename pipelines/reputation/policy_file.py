@@ -24,10 +24,11 @@ from pipelines.reputation.policy.rules import Rules, Score
 _SHIPPED = Path(__file__).parent / "policies"
 _HEADER = re.compile(r"\s*(\[\[?)([^\[\]]+)\]")
 _ASSIGNMENT = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
-_SECTIONS: tuple[type[BaseModel], ...] = (
+SECTIONS: tuple[type[BaseModel], ...] = (
     *(Policy, Rules, Score, Action, Emission, Points, Rating, Measure),
     *(Status, Retraction, Correction, Completion, Once, Cap),
 )
+"""Every kind of table that a policy file can hold: where known keys come from."""
 
 
 def shipped_policies() -> list[str]:
@@ -140,7 +141,7 @@ def _written(path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> tuple[
 
 def _remedy(problem: ErrorDetails) -> str:
     if problem["type"] == "extra_forbidden":
-        known = sorted({field.alias or name for section in _SECTIONS for name, field in section.model_fields.items()})
+        known = sorted({field.alias or name for section in SECTIONS for name, field in section.model_fields.items()})
         close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
         return "is not a key of a policy" + (f": did you mean {close[0]!r}?" if close else ": remove it")
     if problem["type"] == "missing":

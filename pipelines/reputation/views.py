@@ -1,6 +1,8 @@
 """The views of a reputation: all time and the last N days, side by side in one row a user.
 
-Owns the columns of `reputation`, and how exact sums become numbers to show.
+Owns the columns of `reputation`, and how exact sums become numbers to show. `events` counts the events that count:
+those that a rule of the policy is about and nothing denied; a cap or an expired penalty takes points away, not the
+event. The others are in `user_days.events`, by reason in `trends_reasons`, and one by one in an explanation.
 """
 
 from dataclasses import dataclass

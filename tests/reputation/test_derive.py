@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -315,3 +316,13 @@ def test_documents_hold_what_the_policy_adds(tmp_path: Path) -> None:
     assert bob["reputation_all_time"]["rating_average"] is None
     with open_warehouse(tmp_path) as warehouse:
         assert warehouse.sql("SELECT sum(points) FROM user_days WHERE user_id = 'ann'").item() == Decimal("8.50")
+
+
+def test_derives_of_one_warehouse_take_turns(tmp_path: Path) -> None:
+    """Two at once do not spoil each other's unfinished file: both finish, one after the other."""
+    snapshot, path = snapshot_of(tmp_path / "lake", history()), tmp_path / "warehouse.duckdb"
+    with ThreadPoolExecutor() as pool:
+        derived = list(pool.map(lambda _: derive(snapshot, DEFAULT, AS_OF, path), range(4)))
+    assert [d.users for d in derived] == [2] * 4
+    with open_warehouse(tmp_path) as warehouse:
+        assert warehouse.reputation().height == 2

@@ -1,14 +1,16 @@
 """Policy files: what is accepted, and what is said about a mistake."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from pipelines import reputation as policies
 from pipelines.errors import PolicyError
 from pipelines.reputation.policy import Policy
-from pipelines.reputation.policy_file import load_policy, parse_policy, shipped_policies
+from pipelines.reputation.policy_file import SECTIONS, load_policy, parse_policy, shipped_policies
 
 HEAD = 'name = "p"\nversion = "1"\n'
 
@@ -150,3 +152,21 @@ def test_all_mistakes_are_told_at_once() -> None:
 def test_points_are_numbers(points: str) -> None:
     """What is no decimal of six digits is refused where it stands."""
     assert "p.toml:4: actions.A.points" in problem(f"[actions.A]\npoints = {points}")
+
+
+PAGE = Path(policies.__file__).parent / "policies" / "README.md"
+
+
+def test_the_page_names_every_shipped_policy() -> None:
+    """Undocumented means failing."""
+    text = PAGE.read_text(encoding="utf-8")
+    assert [name for name in shipped_policies() if f"`{name}`" not in text] == []
+
+
+def test_the_examples_of_the_page_are_policies() -> None:
+    """Both load, and the first one shows every key that a policy can have."""
+    examples = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert [parse_policy(example).name for example in examples] == ["example", "example"]
+    optional = {"description", "effective_from", "default", "fixed", "emit", "prior_positive", "prior_negative"}
+    known = {field.alias or name for section in SECTIONS for name, field in section.model_fields.items()}
+    assert [key for key in sorted(known - optional) if not re.search(rf"\b{key}\b", "".join(examples))] == []

@@ -1,6 +1,7 @@
 """A policy as tables, so that the SQL of the stages is the same for every policy.
 
-Owns the hand-over from the model to DuckDB: nothing of a policy's text ever becomes part of a statement.
+Owns the hand-over from the model to DuckDB: a policy's texts are values, never part of a statement (but for the names
+of measures, which are identifiers by their pattern).
 """
 
 from typing import Any
