@@ -1,10 +1,14 @@
 """Draining a topic and looking at the lake, for the tests that do it end to end."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
+from pipelines.contract.encode import encode
+from pipelines.contract.schema import EVENT
 from pipelines.drain import drain, open_ingest
 from pipelines.emit.producer import Record, produce_records
 from pipelines.emit.topics import ensure_topic, topic_exists
@@ -15,6 +19,7 @@ from pipelines.reputation.lake_views import create_lake_views
 from pipelines.settings import Settings
 from pipelines.verify import verify_lake
 
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 # All that a reader sees, but for what a killed run may do differently: batches and the times of commits.
 LAKE = {
     "events": 'SELECT * EXCLUDE (batch_id) FROM events ORDER BY topic_id, topic_partition, "offset"',
@@ -44,6 +49,22 @@ def drain_all(settings: Settings) -> list[CommitRecord]:
     with open_ingest(settings) as ingest:
         drain(ingest, records.append)
     return records
+
+
+def valid_records(numbers: Iterable[int], action: str = "A") -> list[Record]:
+    """Return a record of a valid event e-{n}, of one of seven users, for each number."""
+    rows = [
+        {
+            "event_id": f"e-{n}",
+            "user_id": f"u-{n % 7}",
+            "action_type": action,
+            "event_time": NOON + timedelta(hours=n % 48),
+            "metadata": [("n", str(n))],
+        }
+        for n in numbers
+    ]
+    values = encode(pa.Table.from_pylist(rows, EVENT)).to_pylist()
+    return [Record(row["user_id"].encode(), value) for row, value in zip(rows, values, strict=True)]
 
 
 def query(settings: Settings, sql: str) -> list[tuple[Any, ...]]:

@@ -3,15 +3,12 @@
 import logging
 import random
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-import pyarrow as pa
 import pytest
 
 from pipelines import drain as drain_module
-from pipelines.contract.encode import encode
 from pipelines.contract.rejection import Reason
-from pipelines.contract.schema import EVENT
 from pipelines.drain import drain, drain_once, open_ingest
 from pipelines.emit.clients import admin_client
 from pipelines.emit.producer import Record
@@ -23,10 +20,9 @@ from pipelines.lake.index import DedupIndex
 from pipelines.lake.tables import create_lake
 from pipelines.lake.upkeep import compact
 from pipelines.settings import Settings
-from tests.draining import assert_verified, contents, drain_all, query, send, with_ingest
+from tests.draining import NOON, assert_verified, contents, drain_all, query, send, valid_records, with_ingest
 from tests.services.waiting import wait_for
 
-_NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 _MANY_FAULTS = Rates(duplicates=0.1, conflicts=0.02, mis_keyed=0.01, malformed=0.02)
 
 
@@ -84,9 +80,9 @@ def test_draining_again_changes_nothing(bus: Settings) -> None:
 
 def test_a_new_process_goes_on_at_the_checkpoint(bus: Settings) -> None:
     """What one ingest committed the next one does not read again."""
-    send(bus, _valid(range(100)))
+    send(bus, valid_records(range(100)))
     drain_all(bus)
-    send(bus, _valid(range(100, 150)))
+    send(bus, valid_records(range(100, 150)))
     (record,) = drain_all(bus)
     assert (record.total("read"), record.total("accepted")) == (50, 50)
     assert query(bus, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(150, 150)]
@@ -98,7 +94,7 @@ def test_an_ingest_that_stays_open_reads_what_comes_later(bus: Settings) -> None
     with open_ingest(bus) as ingest:
         assert drain_once(ingest) is None
         for start in (0, 10):
-            send(bus, _valid(range(start, start + 10)))
+            send(bus, valid_records(range(start, start + 10)))
             record = wait_for("the records to arrive", lambda: drain_once(ingest))
             assert record.total("accepted") == 10
         assert drain_once(ingest) is None
@@ -108,7 +104,7 @@ def test_max_batches_is_a_limit(bus: Settings) -> None:
     """A bounded drain stops after its commits; the next one reads the rest."""
     small = with_ingest(bus, max_batch_records=1)
     for start in range(0, 30, 10):
-        send(small, _valid(range(start, start + 10)))
+        send(small, valid_records(range(start, start + 10)))
     records: list[CommitRecord] = []
     with open_ingest(small) as ingest:
         assert drain(ingest, records.append, max_batches=1) == 1
@@ -121,7 +117,7 @@ def test_max_batches_is_a_limit(bus: Settings) -> None:
 def test_malformed_records_become_dead_letters_and_the_rest_lands(bus: Settings) -> None:
     """1,000 malformed records of nine kinds among 2,000 valid ones: each has its reason, bytes and headers."""
     malformed = [_malformed(n) for n in range(1_000)]
-    valid = list(_valid(range(2_000)))
+    valid = list(valid_records(range(2_000)))
     records = [record for _, record in malformed] + valid
     random.Random(1).shuffle(records)  # noqa: S311 - reproducible, not secret
     send(bus, records)
@@ -137,9 +133,9 @@ def test_malformed_records_become_dead_letters_and_the_rest_lands(bus: Settings)
 
 def test_a_conflict_keeps_the_first_and_shows_the_later(bus: Settings) -> None:
     """Same event_id, other payload: the first committed stands, the later one stands beside its place."""
-    send(bus, _valid([1], action="First"))
+    send(bus, valid_records([1], action="First"))
     drain_all(bus)
-    send(bus, [*_valid([1], action="Later"), *_valid([1], action="First")])
+    send(bus, [*valid_records([1], action="Later"), *valid_records([1], action="First")])
     (record,) = drain_all(bus)
     assert (record.total("conflicts"), record.total("duplicates")) == (1, 1)
     assert query(bus, "SELECT action_type FROM events") == [("First",)]
@@ -149,7 +145,7 @@ def test_a_conflict_keeps_the_first_and_shows_the_later(bus: Settings) -> None:
 
 def test_strict_keys_reject_what_is_mis_keyed(bus: Settings) -> None:
     """With strict_keys a wrong key is a dead letter; without, the event is accepted and counted."""
-    send(bus, [Record(b"other", record.value) for record in _valid([1])] + list(_valid([2])))
+    send(bus, [Record(b"other", record.value) for record in valid_records([1])] + list(valid_records([2])))
     strict = bus.model_copy(
         update={"data_dir": bus.data_dir / "strict", "contract": bus.contract.model_copy(update={"strict_keys": True})}
     )
@@ -171,7 +167,7 @@ def test_strict_keys_reject_what_is_mis_keyed(bus: Settings) -> None:
 def test_a_wrong_schema_stops_ingest(bus: Settings, limits: dict[str, object], found: str) -> None:
     """Above a limit nothing of the batch is visible, now or later, and the message says what to do."""
     stopped = with_ingest(bus, **limits)
-    send(bus, [Record(b"k", b"\xff", [], 0)] * 10 + [r._replace(topic_partition=0) for r in _valid(range(10))])
+    send(bus, [Record(b"k", b"\xff", [], 0)] * 10 + [r._replace(topic_partition=0) for r in valid_records(range(10))])
     with pytest.raises(RejectedError, match=found + r".*KARMALAKE_INGEST_MAX_DEAD_LETTER"):
         drain_all(stopped)
     create_lake(bus.lake_dir)
@@ -194,12 +190,12 @@ def test_a_run_is_counted_across_batches(bus: Settings) -> None:
 
 def test_a_recreated_topic_is_read_from_its_start(bus: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """A topic deleted and created again is another topic: read from offset 0, loudly, and nothing counts twice."""
-    send(bus, _valid(range(20)))
+    send(bus, valid_records(range(20)))
     drain_all(bus)
     first = ensure_topic(bus.kafka).topic_id
     _recreate(bus)
     second = ensure_topic(bus.kafka).topic_id
-    send(bus, _valid(range(10, 40)))
+    send(bus, valid_records(range(10, 40)))
     with caplog.at_level(logging.WARNING, "pipelines.drain"):
         (record,) = drain_all(bus)
         assert (record.total("duplicates"), record.total("accepted")) == (10, 20)
@@ -207,7 +203,7 @@ def test_a_recreated_topic_is_read_from_its_start(bus: Settings, caplog: pytest.
         assert first in warning
         assert second in warning
         caplog.clear()
-        send(bus, _valid(range(40, 45)))
+        send(bus, valid_records(range(40, 45)))
         drain_all(bus)
         assert _notices(caplog) == []
     assert query(bus, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(45, 45)]
@@ -216,12 +212,12 @@ def test_a_recreated_topic_is_read_from_its_start(bus: Settings, caplog: pytest.
 
 def test_a_topic_recreated_under_an_open_ingest(bus: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """A process that reads the topic meanwhile goes on with the new one, from its start."""
-    send(bus, _valid(range(20)))
+    send(bus, valid_records(range(20)))
     with open_ingest(bus) as ingest, caplog.at_level(logging.WARNING, "pipelines.drain"):
         drain(ingest, lambda _: None)
         assert _notices(caplog) == []
         _recreate(bus)
-        send(bus, _valid(range(15, 25)))
+        send(bus, valid_records(range(15, 25)))
         record = wait_for("the new topic's records", lambda: drain_once(ingest))
         drain(ingest, lambda _: None)
         assert record.ranges[0].start_offset == 0
@@ -233,8 +229,8 @@ def test_a_topic_recreated_under_an_open_ingest(bus: Settings, caplog: pytest.Lo
 def test_two_topics_share_a_lake(bus: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """Checkpoints belong to a topic; dedup goes across; another name is no recreated topic."""
     other = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"topic": f"{bus.kafka.topic}-2"})})
-    send(bus, _valid(range(20)))
-    send(other, _valid(range(10, 30)))
+    send(bus, valid_records(range(20)))
+    send(other, valid_records(range(10, 30)))
     with caplog.at_level(logging.WARNING, "pipelines.drain"):
         drain_all(bus)
         (record,) = drain_all(other)
@@ -267,10 +263,10 @@ def test_nobody_listening_is_transient(bus: Settings) -> None:
 def test_a_compaction_under_a_batch_changes_nothing(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that a compaction overtook is deduplicated and committed again."""
     for start in (0, 10):
-        send(bus, _valid(range(start, start + 10)))
+        send(bus, valid_records(range(start, start + 10)))
         drain_all(bus)
     overtaken = _call_before_commit(monkeypatch, lambda: compact(create_lake(bus.lake_dir), 2))
-    send(bus, _valid(range(15, 30)))
+    send(bus, valid_records(range(15, 30)))
     (record,) = drain_all(bus)
     assert overtaken == [1, 1]
     assert (record.total("accepted"), record.total("duplicates")) == (10, 5)
@@ -283,8 +279,8 @@ def test_an_ingester_of_another_topic_cannot_make_an_event_count_twice(
 ) -> None:
     """Both found an event new at the same version; the one that commits later finds it a duplicate (`once`)."""
     other = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"topic": f"{bus.kafka.topic}-2"})})
-    send(bus, _valid(range(20)))
-    send(other, _valid(range(10, 30)))
+    send(bus, valid_records(range(20)))
+    send(other, valid_records(range(10, 30)))
     attempts = _call_before_commit(monkeypatch, lambda: drain_all(other))
     (record,) = drain_all(bus)
     assert len(attempts) == 3
@@ -295,7 +291,7 @@ def test_an_ingester_of_another_topic_cannot_make_an_event_count_twice(
 
 def test_two_ingesters_of_one_topic(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that commits first stands; the other stops with an error, and its batch is nowhere (`fenced`)."""
-    send(bus, [*_valid(range(20)), Record(b"k", b"\xff")])
+    send(bus, [*valid_records(range(20)), Record(b"k", b"\xff")])
     _call_before_commit(monkeypatch, lambda: drain_all(bus))
     with pytest.raises(FencedError, match="another ingester"):
         drain_all(bus)
@@ -307,44 +303,29 @@ def test_two_ingesters_of_one_topic(bus: Settings, monkeypatch: pytest.MonkeyPat
 
 def test_an_index_that_lags_is_caught_up_before_it_judges(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """An index that was not extended, as after a crash, still knows every event of the lake."""
-    send(bus, _valid(range(10)))
+    send(bus, valid_records(range(10)))
     with monkeypatch.context() as patch:
         patch.setattr(DedupIndex, "extend", lambda *_: None)
         drain_all(bus)
-    send(bus, _valid(range(5, 15)))
+    send(bus, valid_records(range(5, 15)))
     (record,) = drain_all(bus)
     assert (record.total("accepted"), record.total("duplicates")) == (5, 5)
 
 
 def test_a_record_says_what_it_committed(bus: Settings) -> None:
     """The record of a batch, in the answer and in the commits table, has its counts, times and days."""
-    send(bus, _valid([1, 30]))
+    send(bus, valid_records([1, 30]))
     (record,) = drain_all(bus)
-    assert record.first_event_time == _NOON + timedelta(hours=1)
-    assert record.last_event_time == _NOON + timedelta(hours=30)
+    assert record.first_event_time == NOON + timedelta(hours=1)
+    assert record.last_event_time == NOON + timedelta(hours=30)
     assert [day.isoformat() for day in record.days] == ["2026-03-01", "2026-03-02"]
     row = query(bus, "SELECT batch_id, version, source, accepted, first_event_time, committed FROM commits")
     assert row == [(record.batch_id, 1, f"kafka:{bus.kafka.topic}", 2, record.first_event_time, record.committed)]
     assert record.version == 1
 
 
-def _valid(numbers: "range | list[int]", action: str = "A") -> list[Record]:
-    rows = [
-        {
-            "event_id": f"e-{n}",
-            "user_id": f"u-{n % 7}",
-            "action_type": action,
-            "event_time": _NOON + timedelta(hours=n % 48),
-            "metadata": [("n", str(n))],
-        }
-        for n in numbers
-    ]
-    values = encode(pa.Table.from_pylist(rows, EVENT)).to_pylist()
-    return [Record(row["user_id"].encode(), value) for row, value in zip(rows, values, strict=True)]
-
-
 def _malformed(n: int) -> tuple[Reason, Record]:
-    (whole,) = _valid([n])
+    (whole,) = valid_records([n])
     assert whole.value is not None
     kinds: list[tuple[Reason, bytes | None]] = [
         (Reason.NULL_VALUE, None),
