@@ -3,11 +3,14 @@
 import csv
 from datetime import datetime
 from functools import cache
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from pipelines.lake.tables import Snapshot
+from pipelines.reputation.derive import derive
+from pipelines.reputation.documents import documents
 from pipelines.reputation.policy_file import load_policy, parse_policy
 from pipelines.reputation.scores import scores
 from tests.conftest import SHARED_DATA
@@ -108,3 +111,17 @@ def test_decay_holds_to_a_billionth(year: int, snapshot: Snapshot) -> None:
     """The sum with a half-life of 90 days, to 1e-9."""
     got = scores(snapshot, parse_policy(KARMA), datetime.fromisoformat(f"{year}-01-01T00:00:00Z"))
     assert (got["all_time_score"] - expected(year)["decay_half_life_90d"]).abs().max() < 1e-9
+
+
+def test_arrival_order_and_batching_change_no_document(snapshot: Snapshot, tmp_path: Path) -> None:
+    """Shuffled and cut otherwise, the same events give the same documents, to the last byte."""
+    events = sorted(ratings(), key=lambda event: event.event_id[::-1])
+    shuffled = snapshot_of(tmp_path / "lake", events[:100], events[100:20_000], events[20_000:])
+    as_of = datetime.fromisoformat("2014-01-01T00:00:00Z")
+    made: list[pl.DataFrame] = []
+    for number, source in enumerate((snapshot, shuffled)):
+        path = tmp_path / f"{number}.duckdb"
+        derive(source, load_policy("decayed-karma"), as_of, path)
+        made.append(documents(path))
+    assert made[0].height > 3_000
+    assert made[0].equals(made[1])
