@@ -1,0 +1,70 @@
+"""The checks: those of `karmalake verify`, one by one, each with its evidence."""
+
+from collections.abc import Iterable
+
+import dagster as dg
+
+from assets.lake import dead_letters, events
+from assets.resources import Karmalake
+from assets.scores import reputation_cache
+from pipelines.verify import Check, totals, verify_fresh, verify_lake, verify_served
+
+_MOST_DEAD_LETTERS = 0.01
+"""Share of all records read above which somebody should look."""
+_RECONCILIATION = (
+    "offsets_add_up",
+    "each_commits_events_are_there",
+    "no_event_id_twice",
+    "each_dead_letter_is_there",
+    "each_conflict_is_there",
+)
+
+
+@dg.multi_asset_check(
+    specs=[dg.AssetCheckSpec(name, asset=events, blocking=True) for name in _RECONCILIATION], name="reconciliation"
+)
+def reconciliation(karmalake: dg.ResourceParam[Karmalake]) -> Iterable[dg.AssetCheckResult]:
+    """Everything that was read is accounted for, and no event is there twice; blocks what is derived from it."""
+    for check in verify_lake(karmalake.snapshot()):
+        yield _result(check, events, _slug(check.name))
+
+
+@dg.asset_check(asset=dead_letters)
+def dead_letter_share(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
+    """Few records are rejected."""
+    counts = totals(karmalake.snapshot())
+    share = counts.dead_letters / max(1, counts.read)
+    metadata = {"share": share, "dead_letters": counts.dead_letters, "read": counts.read, "limit": _MOST_DEAD_LETTERS}
+    return dg.AssetCheckResult(
+        passed=share <= _MOST_DEAD_LETTERS, severity=dg.AssetCheckSeverity.WARN, metadata=metadata
+    )
+
+
+@dg.asset_check(asset=reputation_cache)
+def redis_serves_what_the_lake_says(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
+    """For a sample of users, the document in Redis is the one that the warehouse gives."""
+    [check] = verify_served(karmalake.settings)
+    return _result(check, reputation_cache, "redis_serves_what_the_lake_says")
+
+
+@dg.asset_check(asset=reputation_cache)
+def what_is_served_is_fresh(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
+    """What is served is not older than the settings allow."""
+    check = verify_fresh(karmalake.settings)
+    return _result(check, reputation_cache, "what_is_served_is_fresh", dg.AssetCheckSeverity.WARN)
+
+
+def _result(
+    check: Check,
+    asset: dg.AssetsDefinition,
+    name: str,
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+) -> dg.AssetCheckResult:
+    metadata = {"promise": check.promise, "evidence": check.evidence or "no exception was found"}
+    return dg.AssetCheckResult(
+        asset_key=asset.key, check_name=name, passed=check.passed is True, severity=severity, metadata=metadata
+    )
+
+
+def _slug(name: str) -> str:
+    return name.replace("'", "").replace(" ", "_")

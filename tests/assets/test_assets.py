@@ -1,0 +1,200 @@
+"""The graph in Dagster: what it reports is what was planted, its checks can fail, and nothing is reported twice."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import redis
+
+from assets import automation, checks, lake, scores
+from assets.definitions import build_defs
+from assets.resources import Karmalake
+from pipelines.drain import drain, open_ingest
+from pipelines.emit.producer import produce_records
+from pipelines.emit.simulator import Planted, simulate
+from pipelines.emit.topics import ensure_topic
+from pipelines.settings import Settings
+from tests.conftest import REPOSITORY
+
+WHOLE = [lake.events, lake.dead_letters, scores.reputation, scores.trends, scores.reputation_cache]
+CHECKS = [
+    checks.reconciliation,
+    checks.dead_letter_share,
+    checks.redis_serves_what_the_lake_says,
+    checks.what_is_served_is_fresh,
+]
+
+DAYS_SHOWN = 25
+LAST_DAY = datetime.now(UTC).date().isoformat()
+FIRST_DAY = (datetime.now(UTC).date() - timedelta(days=DAYS_SHOWN - 1)).isoformat()
+
+
+@pytest.fixture
+def karmalake(settings: Settings) -> Karmalake:
+    return Karmalake(lambda: settings)
+
+
+@pytest.fixture
+def planted(settings: Settings) -> Planted:
+    """Put a small world on the bus."""
+    ensure_topic(settings.kafka)
+    world = simulate(1, 2_000, days=20)
+    produce_records(settings.kafka, world.records)
+    return world.planted
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
+
+
+def materialize(
+    karmalake: Karmalake, instance: dg.DagsterInstance, assets: list[Any], **options: Any
+) -> dg.ExecuteInProcessResult:
+    return dg.materialize(assets, resources={"karmalake": karmalake}, instance=instance, **options)
+
+
+def metadata(result: dg.ExecuteInProcessResult, asset: dg.AssetsDefinition) -> dict[str, Any]:
+    [event] = result.asset_materializations_for_node(asset.node_def.name)
+    return {name: value.value for name, value in event.metadata.items()}
+
+
+def drain_outside(settings: Settings) -> int:
+    with open_ingest(settings) as ingest:
+        return drain(ingest, lambda _: None)
+
+
+def test_the_whole_graph_reports_what_was_planted(
+    karmalake: Karmalake, planted: Planted, instance: dg.DagsterInstance
+) -> None:
+    """Counts in the metadata are those of the simulator, and every check passes."""
+    result = materialize(karmalake, instance, WHOLE + CHECKS)
+    counts = metadata(result, lake.events)
+    assert counts["read"] == planted.sent
+    assert counts["accepted"] == planted.distinct
+    assert counts["duplicates"] == planted.duplicates
+    assert counts["conflicts"] == planted.conflicts
+    assert counts["dead_letters"] == sum(planted.malformed.values())
+    assert counts["lag_records"] == 0
+    assert metadata(result, lake.dead_letters)["dagster/row_count"] == counts["dead_letters"]
+    assert metadata(result, scores.reputation)["dagster/row_count"] == planted.users
+    assert metadata(result, scores.reputation_cache)["written"] == planted.users
+    assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()} == dict.fromkeys(
+        [
+            "offsets_add_up",
+            "each_commits_events_are_there",
+            "no_event_id_twice",
+            "each_dead_letter_is_there",
+            "each_conflict_is_there",
+            "dead_letter_share",
+            "redis_serves_what_the_lake_says",
+            "what_is_served_is_fresh",
+        ],
+        True,
+    )
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_lost_document_fails_its_check(
+    karmalake: Karmalake, settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    """When Redis does not serve what the lake says, that check fails and names a user."""
+    materialize(karmalake, instance, WHOLE)
+    assert settings.redis.url is not None
+    with redis.Redis.from_url(settings.redis.url.get_secret_value()) as client:
+        client.delete(f"{settings.redis.prefix}:driver-ada")
+    result = checks.redis_serves_what_the_lake_says(karmalake=karmalake)
+    assert isinstance(result, dg.AssetCheckResult)
+    assert not result.passed
+    assert "driver-ada" in str(result.metadata["evidence"].value)
+
+
+def test_a_range_of_days_is_one_run_that_derives_once(
+    karmalake: Karmalake, settings: Settings, planted: Planted, instance: dg.DagsterInstance
+) -> None:
+    """A backfill of many days counts the events of all of them, from one warehouse."""
+    drain_outside(settings)
+    tags = {"dagster/asset_partition_range_start": FIRST_DAY, "dagster/asset_partition_range_end": LAST_DAY}
+    result = materialize(karmalake, instance, [scores.user_days], tags=tags)
+    events = result.asset_materializations_for_node("user_days")
+    assert len(events) == DAYS_SHOWN
+    counted = [event.metadata["events"].value for event in events if "events" in event.metadata]
+    assert sum(counted) == planted.distinct
+    warehouse_made = settings.warehouse_path.stat().st_mtime_ns
+    materialize(karmalake, instance, [scores.user_days], tags=tags)
+    assert settings.warehouse_path.stat().st_mtime_ns == warehouse_made
+
+
+@pytest.mark.usefixtures("planted")
+def test_the_sensor_reports_commits_of_others_once(
+    karmalake: Karmalake, settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    """Each commit made by another process is reported once; one that a run made is not reported again."""
+    batches = drain_outside(settings)
+    context = dg.build_sensor_context(instance=instance)
+    first = automation.commits(context, karmalake=karmalake)
+    assert isinstance(first, dg.SensorResult)
+    assert len(first.asset_events) == batches
+    context = dg.build_sensor_context(instance=instance, cursor=first.cursor)
+    again = automation.commits(context, karmalake=karmalake)
+    assert isinstance(again, dg.SensorResult)
+    assert list(again.asset_events) == []
+    produce_records(settings.kafka, simulate(2, 500).records)
+    materialize(karmalake, instance, [lake.events])
+    after_run = automation.commits(dg.build_sensor_context(instance=instance, cursor=again.cursor), karmalake=karmalake)
+    assert isinstance(after_run, dg.SensorResult)
+    assert list(after_run.asset_events) == []
+
+
+def test_every_job_and_schedule_resolves(karmalake: Karmalake) -> None:
+    """Nothing in the definitions names an asset or job that is not there."""
+    defs = build_defs(lambda: karmalake.settings)
+    dg.Definitions.validate_loadable(defs)
+    assert {job.name for job in defs.resolve_all_job_defs()} >= {"refresh", "days", "upkeep", "verification"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("planted")
+def test_the_command_line_of_dagster_works(settings: Settings, tmp_path: Path) -> None:
+    """`dg check defs`, `dg list defs` and `dg launch` run on a copy of the repository, against the local services."""
+    home = tmp_path / "repository"
+    ignored = shutil.ignore_patterns(".git", ".venv", "data", "storage", "__pycache__", "tests", ".hypothesis")
+    shutil.copytree(REPOSITORY, home, ignore=ignored)
+    assert settings.redis.url is not None
+    environment = os.environ | {
+        "DAGSTER_HOME": str(home),
+        "KARMALAKE_DATA_DIR": str(settings.data_dir),
+        "KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": str(settings.kafka.bootstrap_servers),
+        "KARMALAKE_KAFKA_TOPIC": settings.kafka.topic,
+        "KARMALAKE_REDIS_URL": settings.redis.url.get_secret_value(),
+        "KARMALAKE_REDIS_PREFIX": settings.redis.prefix,
+        "PYTHONPATH": str(home),
+    }
+    dg_command = str(Path(sys.executable).with_name("dg"))
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [dg_command, *arguments], cwd=home, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run("check", "defs")
+    listed = json.loads(run("list", "defs", "--json"))
+    assert {asset["asset_key"] for asset in listed["assets"]} >= {
+        "events",
+        "reputation",
+        "reputation_cache",
+        "user_days",
+    }
+    run("launch", "--assets", "events,reputation,trends,reputation_cache,dead_letters")
+    run("launch", "--assets", "user_days", "--partition-range", f"{FIRST_DAY}...{LAST_DAY}")
