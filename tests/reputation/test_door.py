@@ -1,0 +1,22 @@
+"""The Python door: two names, imported when they are first used."""
+
+import subprocess
+import sys
+
+import pytest
+
+import pipelines
+
+
+def test_the_door_opens_late() -> None:
+    """`import pipelines` loads neither DuckDB nor polars: the command line starts quickly."""
+    script = "import sys, pipelines; print(sorted({'duckdb', 'polars', 'redis', 'pyarrow'} & set(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
+    assert answer.stdout == "[]\n"
+
+
+def test_the_door_leads_to_what_it_names() -> None:
+    """Every exported name can be imported; another one is an AttributeError."""
+    assert {name: getattr(pipelines, name).__name__ for name in pipelines.__all__} == {n: n for n in pipelines.__all__}
+    with pytest.raises(AttributeError, match="no attribute 'close_warehouse'"):
+        _ = pipelines.close_warehouse
