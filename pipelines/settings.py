@@ -1,25 +1,28 @@
 """The one model of settings and the one reader of the environment.
 
 Precedence: environment (`KARMALAKE_KAFKA_TOPIC`), then `karmalake.toml` in the working directory or at
-`KARMALAKE_CONFIG` (`[kafka] topic = ...`), then the defaults below. Unknown keys are refused in both places.
+`KARMALAKE_CONFIG` (`[kafka] topic = ...`), then the defaults below. Unknown keys are refused in both places; an empty
+variable is as good as none.
 Secrets are `SecretStr`: they never appear in a repr, an error or `karmalake doctor`.
 """
 
 import os
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from pipelines.errors import ConfigurationError
 
 _ENVIRONMENT_PREFIX = "KARMALAKE_"
 _CONFIG_VARIABLE = "KARMALAKE_CONFIG"
+_MESSAGES = {"extra_forbidden": "is not a setting", "model_type": "is a section of settings, not one setting"}
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class KafkaSettings(_Section):
@@ -97,7 +100,7 @@ class ContractSettings(_Section):
     max_action_type_bytes: int = Field(default=128, ge=1)
     max_metadata_bytes: int = Field(default=65_536, ge=0)
     """Keys and values of one event together."""
-    earliest: str = "2000-01-01T00:00:00Z"
+    earliest: AwareDatetime = datetime(2000, 1, 1, tzinfo=UTC)
     """An event_time before this is out of range."""
     max_ahead_seconds: int = Field(default=86_400, ge=0)
     """How far event_time may lie ahead of the broker's time of the record."""
@@ -188,7 +191,7 @@ def load_settings(environment: dict[str, str] | None = None, working_dir: Path |
     environment = dict(os.environ) if environment is None else environment
     values, places = _from_file(environment, working_dir or Path.cwd())
     for name, value in environment.items():
-        if name.startswith(_ENVIRONMENT_PREFIX) and name != _CONFIG_VARIABLE:
+        if name.startswith(_ENVIRONMENT_PREFIX) and name != _CONFIG_VARIABLE and value:
             _place(values, places, name, value)
     try:
         return Settings.model_validate(values)
@@ -213,13 +216,10 @@ def _from_file(environment: dict[str, str], working_dir: Path) -> tuple[dict[str
 def _place(values: dict[str, Any], places: dict[str, str], name: str, value: str) -> None:
     key = name.removeprefix(_ENVIRONMENT_PREFIX).lower()
     section, _, field = key.partition("_")
-    inner = Settings.model_fields.get(section)
-    if inner is not None and field:
-        values.setdefault(section, {})[field] = value
-        places[f"{section}.{field}"] = name
-    else:
-        values[key] = value
-        places[key] = name
+    if section not in Settings.model_fields or not field:
+        values[key], places[key] = value, name
+    elif isinstance(inner := values.setdefault(section, {}), dict):
+        inner[field], places[f"{section}.{field}"] = value, name
 
 
 def _explain(error: ValidationError, places: dict[str, str]) -> str:
@@ -227,6 +227,5 @@ def _explain(error: ValidationError, places: dict[str, str]) -> str:
     for problem in error.errors(include_input=False, include_url=False):
         key = ".".join(str(part) for part in problem["loc"])
         place = places.get(key) or places.get("") or "the settings"
-        message = "is not a setting" if problem["type"] == "extra_forbidden" else problem["msg"]
-        lines.append(f"{place}: {key}: {message}")
+        lines.append(f"{place}: {key}: {_MESSAGES.get(problem['type'], problem['msg'])}")
     return "\n".join(lines)

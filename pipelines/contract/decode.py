@@ -123,7 +123,7 @@ def _sentence(reason: Reason, row: int, parsed: protobuf.Parsed, events: pa.Tabl
             size = len(events[field][row].as_py().encode())
             return f"{field} has {size} bytes; {getattr(contract, f'max_{field}_bytes')} are allowed."
         case Reason.TIMESTAMP_TOO_EARLY:
-            return f"timestamp {_time(events, row)} is before {contract.earliest}."
+            return f"timestamp {_time(events, row)} is before {contract.earliest.isoformat()}."
         case Reason.TIMESTAMP_TOO_LATE:
             return f"timestamp {_time(events, row)} is over {contract.max_ahead_seconds} s ahead of the broker's time."
         case _:
@@ -142,8 +142,8 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:80] + "...")
 
 
-def _microseconds(instant: str) -> int:
-    return pa.array([datetime.fromisoformat(instant)], TIMESTAMP).cast(pa.int64())[0].as_py()
+def _microseconds(instant: datetime) -> int:
+    return pa.array([instant], TIMESTAMP).cast(pa.int64())[0].as_py()
 
 
 def _flat(values: pa.ChunkedArray | pa.Array) -> pa.Array:

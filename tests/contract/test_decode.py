@@ -54,7 +54,7 @@ _BAD = [
     Bad(_bytes(user_id="ü" * 129), Reason.OVERSIZED_USER_ID, "user_id has 258 bytes; 256 are allowed"),
     Bad(_bytes(action_type="A" * 129), Reason.OVERSIZED_ACTION_TYPE, "action_type has 129 bytes; 128 are allowed"),
     Bad(_bytes(metadata=[("k", "v" * 65_536)]), Reason.OVERSIZED_METADATA, "longer than 65536 bytes"),
-    Bad(_bytes(event_time=_EARLIEST - _MICROSECOND), Reason.TIMESTAMP_TOO_EARLY, "is before 2000-01-01T00:00:00Z"),
+    Bad(_bytes(event_time=_EARLIEST - _MICROSECOND), Reason.TIMESTAMP_TOO_EARLY, "is before 2000-01-01T00:00:00+00:00"),
     Bad(
         _bytes(event_time=_NOON + timedelta(days=1, microseconds=1)),
         Reason.TIMESTAMP_TOO_LATE,
@@ -161,7 +161,7 @@ def test_bounds_are_inclusive(fields: dict[str, object]) -> None:
 
 def test_bounds_are_settings() -> None:
     """Each bound of the contract is taken from the settings."""
-    strict = ContractSettings(max_event_id_bytes=3, max_metadata_bytes=1, earliest="2026-01-01T00:00:00Z")
+    strict = ContractSettings(max_event_id_bytes=3, max_metadata_bytes=1, earliest=datetime(2026, 1, 1, tzinfo=UTC))
     values = [
         _bytes(event_id="e-10"),
         _bytes(event_id="e"),

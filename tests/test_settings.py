@@ -1,0 +1,169 @@
+"""Settings: one model, one reader, nothing unknown accepted, nothing secret shown, and each mistake placed."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import ConfigurationError
+from pipelines.settings import KafkaSettings, RedisSettings, Settings, load_settings
+
+
+def test_nothing_set_gives_the_defaults(tmp_path: Path) -> None:
+    """Neither a variable nor a file is needed; variables of others are none of ours."""
+    assert load_settings({"PATH": "/bin", "KAFKA_TOPIC": "t"}, tmp_path) == Settings()
+
+
+def test_the_environment_comes_before_the_file_and_the_file_before_the_default(tmp_path: Path) -> None:
+    """Precedence holds setting by setting, not section by section."""
+    _write(tmp_path, 'data_dir = "lakes"\n[kafka]\ntopic = "of-the-file"\ngroup_id = "g"\npartitions = 7')
+    settings = load_settings({"KARMALAKE_KAFKA_TOPIC": "of-the-environment"}, tmp_path)
+    assert (settings.kafka.topic, settings.kafka.group_id) == ("of-the-environment", "g")
+    assert (settings.kafka.partitions, settings.kafka.retention_hours) == (7, 168)
+    assert settings.warehouse_path == Path("lakes/warehouse.duckdb")
+
+
+def test_values_of_the_environment_get_their_types(tmp_path: Path) -> None:
+    """Numbers, switches, times and paths are read from text."""
+    settings = load_settings(
+        {
+            "KARMALAKE_DATA_DIR": "/srv/karma",
+            "KARMALAKE_CONTRACT_STRICT_KEYS": "true",
+            "KARMALAKE_CONTRACT_EARLIEST": "2020-01-01T01:00:00+01:00",
+            "KARMALAKE_INGEST_MAX_BATCH_RECORDS": "5",
+            "KARMALAKE_KAFKA_RETENTION_HOURS": "-1",
+        },
+        tmp_path,
+    )
+    assert settings.lake_dir == Path("/srv/karma/lake")
+    assert (settings.contract.strict_keys, settings.ingest.max_batch_records) == (True, 5)
+    assert settings.contract.earliest == datetime(2020, 1, 1, tzinfo=UTC)
+    assert settings.kafka.retention_hours == -1
+
+
+def test_a_time_of_the_file_is_a_time(tmp_path: Path) -> None:
+    """TOML has times of its own: they need no quotes."""
+    _write(tmp_path, "[contract]\nearliest = 2020-01-01T00:00:00Z")
+    assert load_settings({}, tmp_path).contract.earliest == datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def test_an_empty_variable_is_as_good_as_none(tmp_path: Path) -> None:
+    """Compose files and shells leave variables empty that are not set."""
+    empty = {"KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": "", "KARMALAKE_DATA_DIR": "", "KARMALAKE_CONFIG": ""}
+    assert load_settings(empty, tmp_path) == Settings()
+
+
+def test_a_file_elsewhere_is_named_by_a_variable(tmp_path: Path) -> None:
+    """KARMALAKE_CONFIG replaces the file of the working directory."""
+    _write(tmp_path, '[kafka]\ntopic = "here"')
+    elsewhere = tmp_path / "elsewhere.toml"
+    elsewhere.write_text('[kafka]\ntopic = "elsewhere"')
+    assert load_settings({"KARMALAKE_CONFIG": str(elsewhere)}, tmp_path).kafka.topic == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("KARMALAKE_TOPIC", "t", "KARMALAKE_TOPIC: topic: is not a setting"),
+        ("KARMALAKE_KAFKA_TOPIK", "t", "KARMALAKE_KAFKA_TOPIK: kafka.topik: is not a setting"),
+        ("KARMALAKE_KAFKA", "t", "KARMALAKE_KAFKA: kafka: is a section of settings, not one setting"),
+        ("KARMALAKE_KAFKA_TOPIC", "a b", "KARMALAKE_KAFKA_TOPIC: kafka.topic: String should match pattern"),
+        ("KARMALAKE_KAFKA_PARTITIONS", "many", "KARMALAKE_KAFKA_PARTITIONS: kafka.partitions: Input should be a valid"),
+        ("KARMALAKE_INGEST_MAX_WAIT_SECONDS", "0", "ingest.max_wait_seconds: Input should be greater than 0"),
+        ("KARMALAKE_INGEST_MAX_WAIT_SECONDS", "inf", "ingest.max_wait_seconds: Input should be a finite number"),
+        ("KARMALAKE_CONTRACT_EARLIEST", "yesterday", "contract.earliest: Input should be a valid datetime"),
+        ("KARMALAKE_CONTRACT_EARLIEST", "2020-01-01T00:00:00", "contract.earliest: Input should have timezone info"),
+        ("KARMALAKE_LAKE_VACUUM_RETENTION_HOURS", "0.5", "lake.vacuum_retention_hours: Input should be greater"),
+    ],
+)
+def test_a_wrong_variable_is_named(tmp_path: Path, variable: str, value: str, message: str) -> None:
+    """The error says which variable it is and what is wrong with it."""
+    with pytest.raises(ConfigurationError) as raised:
+        load_settings({variable: value}, tmp_path)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[kafka", "cannot be read as TOML"),
+        ("\xff", "cannot be read as TOML"),
+        ("[bus]\ntopic = 't'", "karmalake.toml: bus: is not a setting"),
+        ("[kafka]\ntopik = 't'", "karmalake.toml: kafka.topik: is not a setting"),
+        ("kafka = 't'", "karmalake.toml: kafka: is a section of settings, not one setting"),
+        ("[[kafka]]\ntopic = 't'", "karmalake.toml: kafka: is a section of settings, not one setting"),
+        ("[kafka]\ntopic = 5", "karmalake.toml: kafka.topic: Input should be a valid string"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    """The error says which file it is; a variable for the same section is no reason for a traceback."""
+    (tmp_path / "karmalake.toml").write_bytes(text.encode("latin-1"))
+    for environment in ({}, {"KARMALAKE_KAFKA_GROUP_ID": "g"}):
+        with pytest.raises(ConfigurationError) as raised:
+            load_settings(environment, tmp_path)
+        assert message in str(raised.value)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    """Each has a line and its own place."""
+    _write(tmp_path, "[redis]\nport = 1")
+    with pytest.raises(ConfigurationError) as raised:
+        load_settings({"KARMALAKE_KAFKA_PARTITIONS": "0", "KARMALAKE_X": "1"}, tmp_path)
+    places = [line.split(":")[0] for line in str(raised.value).splitlines()]
+    assert sorted(places) == sorted(["KARMALAKE_KAFKA_PARTITIONS", "KARMALAKE_X", str(tmp_path / "karmalake.toml")])
+
+
+@pytest.mark.parametrize("named", ["missing.toml", "."])
+def test_a_named_file_must_be_readable(tmp_path: Path, named: str) -> None:
+    """A file that is asked for and is none is a mistake, not a default."""
+    with pytest.raises(ConfigurationError, match=r"which does not exist|cannot be read"):
+        load_settings({"KARMALAKE_CONFIG": str(tmp_path / named)}, tmp_path)
+
+
+def test_secrets_are_never_shown(tmp_path: Path) -> None:
+    """No password in a repr, and none in the error about a setting beside it."""
+    secrets = {
+        "KARMALAKE_KAFKA_SASL_PASSWORD": "s3cret-one",
+        "KARMALAKE_KAFKA_SSL_PASSWORD": "s3cret-two",
+        "KARMALAKE_REDIS_URL": "redis://:s3cret-three@host",
+    }
+    settings = load_settings(secrets, tmp_path)
+    with pytest.raises(ConfigurationError) as raised:
+        load_settings(
+            secrets | {"KARMALAKE_KAFKA_PARTITIONS": "x", "KARMALAKE_REDIS_PASSWORD": "s3cret-four"}, tmp_path
+        )
+    assert (
+        "s3cret" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()} {raised.value}"
+    )
+
+
+def test_settings_do_not_change() -> None:
+    """Whoever holds settings may rely on them."""
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().kafka.topic = "other"
+
+
+def test_client_config_has_what_the_protocol_needs() -> None:
+    """Certificates only with SSL, credentials only with SASL, and the addresses as a list."""
+    plain = KafkaSettings(bootstrap_servers="a:1, b:2", sasl_username="u", ssl_cafile=Path("ca.pem"))
+    config = plain.client_config()
+    assert config["bootstrap_servers"] == ["a:1", "b:2"]
+    assert not [name for name in config if name.startswith(("ssl", "sasl"))]
+    both = plain.model_copy(update={"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN"}).client_config()
+    assert (both["ssl_cafile"], both["sasl_plain_username"], both["sasl_mechanism"]) == ("ca.pem", "u", "PLAIN")
+
+
+def test_no_broker_is_explained() -> None:
+    """Without a broker the error names both ways to have one."""
+    with pytest.raises(ConfigurationError, match=r"karmalake local start.*KARMALAKE_KAFKA_BOOTSTRAP_SERVERS"):
+        KafkaSettings().client_config()
+
+
+def test_a_redis_prefix_is_no_pattern() -> None:
+    """What could be mistaken for a wildcard of Redis is refused."""
+    with pytest.raises(ValueError, match="prefix"):
+        RedisSettings(prefix="karma*")
+
+
+def _write(folder: Path, text: str) -> None:
+    (folder / "karmalake.toml").write_text(text, encoding="utf-8")
