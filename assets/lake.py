@@ -32,8 +32,15 @@ def events(config: Drain, karmalake: dg.ResourceParam[Karmalake]) -> dg.Material
         drain(ingest, records.append, config.max_batches)
         behind = ingest.source.behind()
         version = ingest.events.version()
+        rows = ingest.events.count()
     counts = {count: sum(record.total(count) for record in records) for count in COUNTS}
-    metadata = {"commits": len(records), "lake_version": version, "lag_records": behind, **counts}
+    metadata = {
+        "dagster/row_count": rows,
+        "commits": len(records),
+        "lake_version": version,
+        "lag_records": behind,
+        **counts,
+    }
     return dg.MaterializeResult(metadata=metadata)
 
 
