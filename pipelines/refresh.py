@@ -34,7 +34,7 @@ def publish_warehouse(settings: Settings) -> Published:
     """
     with attach(settings.warehouse_path) as connection:
         info = stored_info(connection)
-        stamp = Stamp(info.lake_version, _microseconds(info.as_of), f"{info.policy.name}@{info.policy.version}")
+        stamp = Stamp(info.lake_version, _microseconds(info.as_of), f"{info.policy.name}@{info.policy_version}")
         return publish(documents(connection), stamp, settings.redis, settings.published_dir)
 
 
