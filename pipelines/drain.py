@@ -3,8 +3,8 @@
     poll -> decode -> dedupe -> write files -> dead letters and conflicts -> COMMIT -> index -> record -> group offsets
 
 Only the commit of `events` publishes (`atomic`): files, checkpoints and counts together, on exactly the version that
-the checkpoints were read from (`fenced`). What stands before it leaves, after a crash, files and rows that nothing
-names or that count by their place; what stands after it is repeated or completed on the next start.
+the checkpoints were read from (`fenced`). What stands before it leaves, after a crash, files that nothing names and
+rows of a batch that was never committed; what stands after it is repeated or completed on the next start.
 """
 
 import logging
@@ -65,11 +65,12 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
     if polled is None:
         return None
     _notice_a_new_topic(ingest, polled.ranges)
-    batch_id, started = uuid4().hex, datetime.now(UTC)
+    started = datetime.now(UTC)
     decoded = decode(polled.records, ingest.settings.contract)
     ingest.guard.check(polled.records, decoded.rejected)
-    append(ingest.lake, "dead_letters", decoded.rejected, batch_id)
     while True:
+        batch_id = uuid4().hex  # of this attempt: what it leaves behind counts only if it is the one that commits
+        append(ingest.lake, "dead_letters", decoded.rejected, batch_id)
         ingest.index.catch_up(ingest.events)
         verdicts = ingest.index.classify(decoded.events)
         append(ingest.lake, "conflicts", decoded.events.filter(verdicts.mask(CONFLICT)), batch_id)

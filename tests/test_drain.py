@@ -3,7 +3,9 @@
 import logging
 import random
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -289,6 +291,44 @@ def test_an_ingester_of_another_topic_cannot_make_an_event_count_twice(
     assert_verified(bus)
 
 
+def test_a_conflict_that_a_crash_left_is_none_when_it_is_judged_anew(
+    bus: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written before a commit that never came counts nowhere, whatever the record turns out to be later."""
+    other = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"topic": f"{bus.kafka.topic}-2"})})
+    send(bus, [*valid_records([1], action="First"), *valid_records([1], action="Later")])
+    send(other, valid_records([1], action="Later"))
+    with monkeypatch.context() as patch:
+        _call_before_commit(patch, _raise(TransientError("the power is gone")))
+        with pytest.raises(TransientError, match="power"):
+            drain_all(bus)
+    drain_all(other)
+    (record,) = drain_all(bus)
+    assert (record.total("conflicts"), record.total("duplicates")) == (1, 1)
+    assert query(bus, "SELECT action_type, batch_id FROM conflicts") == [("First", record.batch_id)]
+    assert_verified(bus)
+
+
+def test_an_overtaken_batch_changes_no_file_that_readers_hold(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its second attempt writes files of its own: those of the first may be read at this moment (`atomic`)."""
+    other = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"topic": f"{bus.kafka.topic}-2"})})
+    send(bus, [*valid_records([1], action="First"), *valid_records([1], action="Later"), Record(b"k", b"\xff")])
+    send(other, valid_records([1, 2], action="Later"))
+    held: dict[str, bytes] = {}
+
+    def overtake() -> None:
+        drain_all(other)
+        held.update((str(path), path.read_bytes()) for path in bus.lake_dir.rglob("*.parquet"))
+
+    attempts = _call_before_commit(monkeypatch, overtake)
+    (record,) = drain_all(bus)
+    assert len(attempts) == 3
+    assert {path: Path(path).read_bytes() for path in held} == held
+    assert query(bus, "SELECT action_type, batch_id FROM conflicts") == [("First", record.batch_id)]
+    assert query(bus, "SELECT batch_id FROM dead_letters") == [(record.batch_id,)]
+    assert_verified(bus)
+
+
 def test_two_ingesters_of_one_topic(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that commits first stands; the other stops with an error, and its batch is nowhere (`fenced`)."""
     send(bus, [*valid_records(range(20)), Record(b"k", b"\xff")])
@@ -352,6 +392,13 @@ def _field(number: int, value: bytes) -> bytes:
 
 def _pairs(headers: list[dict[str, object]]) -> tuple[tuple[object, object], ...]:
     return tuple((header["key"], header["value"]) for header in headers)
+
+
+def _raise(error: Exception) -> Callable[[], None]:
+    def function() -> None:
+        raise error
+
+    return function
 
 
 def _recreate(settings: Settings) -> None:

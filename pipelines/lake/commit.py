@@ -101,7 +101,7 @@ def stage_events(lake: Lake, events: pa.Table, batch_id: str) -> list[AddAction]
 
 
 def append(lake: Lake, name: str, rows: pa.Table, batch_id: str) -> None:
-    """Append rows to `dead_letters` or `conflicts`, durably; repeating it is harmless (they count by their place)."""
+    """Append rows to `dead_letters` or `conflicts`, durably; they count once the batch is committed, and not before."""
     if not len(rows):
         return
     actions = write_file(lake.root / name, _of_batch(rows, batch_id), batch_id)

@@ -78,7 +78,7 @@ class Snapshot:
 
     `files` holds absolute paths of Parquet files by table name. Files do not hold `event_day`: it is
     `event_time` cut to the UTC day. A file stays readable for `vacuum_retention_hours` after it was replaced.
-    Rows of `commits` above `version`, and dead letters and conflicts at or above the checkpoint, are not part of it.
+    Rows of `commits` above `version`, and dead letters and conflicts of batches not in `commits`, are not part of it.
     """
 
     version: int

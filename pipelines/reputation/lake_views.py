@@ -1,6 +1,6 @@
 """The lake as DuckDB views: explicit file lists of one snapshot, so that readers see exactly that commit.
 
-Owns what counts: of dead letters and conflicts only rows below the checkpoint, each place on the bus once.
+Owns what counts: of dead letters and conflicts only rows of committed batches.
 """
 
 import duckdb

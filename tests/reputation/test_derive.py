@@ -163,24 +163,27 @@ def place(offset: int, batch_id: str, **columns: object) -> dict[str, object]:
     return bus | columns | {"batch_id": batch_id}
 
 
-def test_dead_letters_count_once_and_below_the_checkpoint(tmp_path: Path) -> None:
-    """What a crashed batch wrote early is seen once when it was written again, and not at all above the checkpoint."""
-    rows = [
-        place(offset, batch, reason="undecodable") for offset, batch in [(1, "a"), (1, "b"), (2, "b"), (10**6, "c")]
-    ]
-    rows.append(place(1, "a", reason="undecodable") | {"topic_id": "another topic"})
+def commits_of(*batch_ids: str, version: int = 1) -> pa.Table:
+    rows = [{"batch_id": batch_id, "version": version} for batch_id in batch_ids]
+    return pa.Table.from_pylist(rows, stored_schema("commits"))
+
+
+def test_dead_letters_count_when_their_batch_is_committed(tmp_path: Path) -> None:
+    """What a crashed batch wrote early is seen only as the later batch wrote it, and nothing of a later snapshot."""
+    rows = [place(offset, batch, reason="undecodable") for offset, batch in [(1, "a"), (1, "b"), (2, "b"), (3, "c")]]
     letters = pa.Table.from_pylist(rows, stored_schema("dead_letters"))
-    snapshot = snapshot_of(tmp_path / "lake", [], dead_letters=letters)
+    commits = pa.concat_tables([commits_of("b"), commits_of("c", version=2)])
+    snapshot = snapshot_of(tmp_path / "lake", [], dead_letters=letters, commits=commits)
     derive(snapshot, DEFAULT, AS_OF, tmp_path / "warehouse.duckdb")
     with open_warehouse(tmp_path) as warehouse:
-        assert warehouse.sql('SELECT "offset", batch_id FROM dead_letters ORDER BY ALL').rows() == [(1, "a"), (2, "b")]
+        assert warehouse.sql('SELECT "offset", batch_id FROM dead_letters ORDER BY ALL').rows() == [(1, "b"), (2, "b")]
 
 
 def test_conflicts_show_the_first_ones_place(tmp_path: Path) -> None:
     """The later payload stands beside where the first one is."""
     rows = [place(7, batch, event_id="e2", user_id="ann") for batch in ("a", "b")]
     conflicts = pa.Table.from_pylist(rows, stored_schema("conflicts"))
-    snapshot = snapshot_of(tmp_path / "lake", history(), conflicts=conflicts)
+    snapshot = snapshot_of(tmp_path / "lake", history(), conflicts=conflicts, commits=commits_of("b"))
     derive(snapshot, DEFAULT, AS_OF, tmp_path / "warehouse.duckdb")
     with open_warehouse(tmp_path) as warehouse:
         got = warehouse.sql('SELECT "offset", first_offset, first_event_time FROM conflicts').rows()

@@ -1,4 +1,5 @@
--- Conflicts that are committed (as with dead letters), with the place of the event that came first and stands.
+-- Conflicts of batches that are committed (as with dead letters: judged again, a record may be none), with the place of
+-- the event that came first and stands.
 CREATE VIEW conflicts AS
 SELECT
     written.*,
@@ -8,12 +9,5 @@ SELECT
     first."offset" AS first_offset,
     first.event_time AS first_event_time
 FROM ($source) AS written
-JOIN checkpoints
-    ON checkpoints.topic_id = written.topic_id
-    AND checkpoints.topic_partition = written.topic_partition
-    AND written."offset" < checkpoints.next_offset
+SEMI JOIN commits ON commits.batch_id = written.batch_id
 LEFT JOIN events AS first ON first.event_id = written.event_id
-QUALIFY row_number() OVER (
-    PARTITION BY written.topic_id, written.topic_partition, written."offset"
-    ORDER BY written.batch_id
-) = 1
