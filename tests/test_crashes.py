@@ -1,0 +1,210 @@
+"""A killed drain is harmless: whatever the moment, the next one ends with the lake of an undisturbed run."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipelines.drain import drain, open_ingest
+from pipelines.emit.producer import Record
+from pipelines.emit.simulator import Rates, simulate
+from pipelines.lake.tables import create_lake
+from pipelines.lake.upkeep import compact
+from pipelines.settings import Settings
+from tests.conftest import REPOSITORY
+from tests.crash_at import EXIT_CODE
+from tests.draining import assert_verified, contents, drain_all, query, send, with_ingest
+from tests.services.waiting import wait_for
+
+_FAULTS = Rates(duplicates=0.1, conflicts=0.02, mis_keyed=0.005, malformed=0.02)
+_KARMALAKE = ["-c", "from pipelines.cli import main; main()"]
+_KILLS = 30
+_PARTS = 30
+_SEED = 20260301
+
+# The moments between two steps of the protocol, and within two of them: a function, and which of its calls. Where it
+# is the second batch, a batch lies behind and another ahead.
+_MOMENTS = {
+    "before dead letters": ("pipelines.drain:append", "before", 1),
+    "before conflicts": ("pipelines.drain:append", "before", 4),
+    "before files": ("pipelines.drain:stage_events", "before", 2),
+    "before the commit": ("pipelines.drain:commit_batch", "before", 2),
+    "log entry written": ("deltalake:DeltaTable.update_incremental", "before", 2),
+    "before the index": ("pipelines.drain:DedupIndex.extend", "before", 2),
+    "index run written": ("pipelines.drain:DedupIndex._write_run", "after", 2),
+    "before the commit record": ("pipelines.drain:complete_commits", "before", 3),
+    "before group offsets": ("pipelines.drain:KafkaSource.acknowledge", "before", 2),
+    "after group offsets": ("pipelines.drain:KafkaSource.acknowledge", "after", 2),
+}
+
+
+@pytest.fixture
+def bus(settings: Settings) -> Settings:
+    """Return settings of small batches, one record batch of the producer each."""
+    return with_ingest(settings, max_batch_records=1)
+
+
+@pytest.fixture(scope="module")
+def crash_bus(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Return settings of a topic that holds three parts of a simulated world, for all crashes at a step."""
+    kafka = local_settings.kafka.model_copy(update={"topic": "crashes", "group_id": "crashes", "partitions": 1})
+    bus = local_settings.model_copy(update={"kafka": kafka, "data_dir": tmp_path_factory.mktemp("calm")})
+    bus = with_ingest(bus, max_batch_records=1)
+    for part in _parts(3, 900):
+        send(bus, part)
+    assert len(drain_all(bus)) == 3
+    return bus
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", _MOMENTS)
+def test_a_crash_at_a_moment(crash_bus: Settings, tmp_path: Path, moment: str) -> None:
+    """Between any two steps of the protocol: the lake reconciles, and the next drain ends as if nothing was."""
+    place, when, call = _MOMENTS[moment]
+    crashed = crash_bus.model_copy(update={"data_dir": tmp_path / "data"})
+    command = [sys.executable, "-m", "tests.crash_at", place, when, str(call)]
+    ended = subprocess.run(
+        command, env=_environment(crashed), cwd=REPOSITORY, timeout=60, check=False, capture_output=True, text=True
+    )
+    assert ended.returncode == EXIT_CODE, ended.stderr
+    assert_verified(crashed)
+    drain_all(crashed)
+    assert_verified(crashed)
+    assert contents(crashed) == contents(crash_bus)
+
+
+@pytest.mark.slow
+def test_thirty_kills(bus: Settings, tmp_path: Path) -> None:
+    """SIGKILL at 30 random moments of start-up and work: always reconcilable, and the same lake in the end.
+
+    Meanwhile a process reads in a loop and sees whole commits only; files are compacted beside the drain now and then.
+    """
+    calm = bus.model_copy(update={"data_dir": tmp_path / "calm"})
+    parts, rng = _parts(_PARTS, 3_000), random.Random(_SEED)  # noqa: S311 - reproducible, not secret
+    for part in parts[: _PARTS // 2]:
+        send(bus, part)
+    start_seconds = _seconds_to_first_commit(calm, tmp_path)
+    later = iter(parts[_PARTS // 2 :])
+    create_lake(bus.lake_dir)
+    kills = 0
+    with _reader(bus, tmp_path) as versions_read:
+        while kills < _KILLS:
+            if _survives(bus, tmp_path, start_seconds * rng.uniform(0.3, 1.4), compacting=kills % 5 == 4):
+                send(bus, next(later))
+            else:
+                kills += 1
+            assert_verified(bus)
+        for part in later:
+            send(bus, part)
+        drain_all(bus)
+    drain_all(calm)
+    assert_verified(bus)
+    assert contents(bus) == contents(calm)
+    assert versions_read[0] >= 10
+    assert len(query(bus, "SELECT * FROM commits")) >= 24
+
+
+def test_an_unfinished_commit_record_is_completed_before_anybody_reads(
+    bus: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash right behind the commit leaves no record of it; a reader finds it all the same (`nothing-lost`)."""
+    send(bus, next(iter(_parts(1, 300))))
+
+    class PowerCutError(Exception):
+        pass
+
+    def cut(*_: object) -> None:
+        raise PowerCutError
+
+    with monkeypatch.context() as patch, open_ingest(bus) as ingest:
+        patch.setattr("pipelines.drain.complete_commits", cut)
+        with pytest.raises(PowerCutError):
+            drain(ingest, lambda _: None)
+    assert query(bus, "SELECT count(*) FROM commits") == [(1,)]
+    assert_verified(bus)
+
+
+def _parts(count: int, events: int) -> list[list[Record]]:
+    """Return a simulated world in consecutive parts, each of which a producer sends as record batches of its own."""
+    records = list(simulate(_SEED, events, days=5, rates=_FAULTS).records)
+    size = -(-len(records) // count)
+    return [records[start : start + size] for start in range(0, len(records), size)]
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Return the environment that gives a child these settings."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "KARMALAKE_DATA_DIR": str(settings.data_dir),
+        "KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": str(settings.kafka.bootstrap_servers),
+        "KARMALAKE_KAFKA_TOPIC": settings.kafka.topic,
+        "KARMALAKE_KAFKA_GROUP_ID": settings.kafka.group_id,
+        "KARMALAKE_INGEST_MAX_BATCH_RECORDS": str(settings.ingest.max_batch_records),
+        "KARMALAKE_INGEST_MAX_WAIT_SECONDS": str(settings.ingest.max_wait_seconds),
+    }
+
+
+@contextmanager
+def _draining(settings: Settings, folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Yield a process that runs `karmalake drain`; it is gone afterwards."""
+    command = [sys.executable, *_KARMALAKE, "drain"]
+    with subprocess.Popen(
+        command, env=_environment(settings), cwd=folder, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _seconds_to_first_commit(settings: Settings, folder: Path) -> float:
+    """Drain without a disturbance; return after how many seconds the first commit was there."""
+    started = time.monotonic()
+    log = settings.lake_dir / "events" / "_delta_log" / f"{1:020}.json"
+    with _draining(settings, folder) as process:
+        wait_for("the first commit", log.exists)
+        seconds = time.monotonic() - started
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    return seconds
+
+
+def _survives(settings: Settings, folder: Path, seconds: float, *, compacting: bool) -> bool:
+    """Start a drain and kill it after `seconds`; return whether it had ended by itself."""
+    with _draining(settings, folder) as process:
+        deadline = time.monotonic() + seconds
+        if compacting:
+            compact(create_lake(settings.lake_dir), 4)
+        try:
+            _, errors = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return False
+    assert process.returncode == 0, errors
+    return True
+
+
+@contextmanager
+def _reader(settings: Settings, folder: Path) -> Iterator[list[int]]:
+    """Read the lake in another process meanwhile; afterwards the answer holds the number of versions that it read."""
+    stop, versions_read = folder / "stop", list[int]()
+    command = [sys.executable, "-m", "tests.reader", str(settings.lake_dir / "events"), str(stop)]
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield versions_read
+        finally:
+            stop.touch()
+            answer, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    versions_read.append(int(answer))
