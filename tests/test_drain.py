@@ -7,7 +7,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from kafka.errors import KafkaError
 
 from pipelines import drain as drain_module
 from pipelines.contract.rejection import Reason
@@ -17,6 +19,8 @@ from pipelines.emit.producer import Record
 from pipelines.emit.simulator import Rates, simulate
 from pipelines.emit.topics import ensure_topic
 from pipelines.errors import FencedError, RejectedError, TransientError, UsageError
+from pipelines.ingest import source as source_module
+from pipelines.ingest.source import KafkaSource
 from pipelines.lake.commit import CommitRecord, commit_batch
 from pipelines.lake.index import DedupIndex
 from pipelines.lake.tables import create_lake
@@ -100,6 +104,19 @@ def test_an_ingest_that_stays_open_reads_what_comes_later(bus: Settings) -> None
             record = wait_for("the records to arrive", lambda: drain_once(ingest))
             assert record.total("accepted") == 10
         assert drain_once(ingest) is None
+
+
+def test_what_a_failed_poll_had_read_is_read_again(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A poll that fails half-way leaves no gap: the next one of the same ingest starts at the checkpoint."""
+    send(bus, valid_records(range(10)))
+    with open_ingest(bus) as ingest:
+        with monkeypatch.context() as patch:
+            patch.setattr(source_module, "to_columns", _raise(KafkaError("a batch is broken")))
+            with pytest.raises(TransientError, match="a batch is broken"):
+                drain_once(ingest)
+        record = wait_for("the records to arrive", lambda: drain_once(ingest))
+        assert drain(ingest, lambda _: None) == 0
+    assert (record.total("read"), record.total("accepted"), record.total("gaps")) == (10, 10, 0)
 
 
 def test_max_batches_is_a_limit(bus: Settings) -> None:
@@ -225,6 +242,26 @@ def test_a_topic_recreated_under_an_open_ingest(bus: Settings, caplog: pytest.Lo
         assert record.ranges[0].start_offset == 0
         assert len(_notices(caplog)) == 1
     assert query(bus, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(25, 25)]
+    assert_verified(bus)
+
+
+def test_a_topic_recreated_under_a_poll(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offsets of the old topic are never committed for the new one: what was read meanwhile is read anew."""
+    send(bus, valid_records(range(20)))
+    old = ensure_topic(bus.kafka).topic_id
+    fetch = KafkaSource._fetch
+
+    def recreate_and_fetch(source: KafkaSource, starts: dict[int, int]) -> pa.Table:
+        monkeypatch.undo()
+        records = fetch(source, starts)
+        _recreate(bus)
+        send(bus, valid_records(range(15, 25)))
+        return records
+
+    monkeypatch.setattr(KafkaSource, "_fetch", recreate_and_fetch)
+    (record,) = drain_all(bus)
+    assert (record.total("read"), record.total("accepted")) == (10, 10)
+    assert {offsets.topic_id for offsets in record.ranges} == {ensure_topic(bus.kafka).topic_id} != {old}
     assert_verified(bus)
 
 
@@ -394,8 +431,8 @@ def _pairs(headers: list[dict[str, object]]) -> tuple[tuple[object, object], ...
     return tuple((header["key"], header["value"]) for header in headers)
 
 
-def _raise(error: Exception) -> Callable[[], None]:
-    def function() -> None:
+def _raise(error: Exception) -> Callable[..., None]:
+    def function(*_: object) -> None:
         raise error
 
     return function

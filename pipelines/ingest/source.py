@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.errors import KafkaError, OffsetOutOfRangeError
+from kafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartitionError, for_code
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from pipelines.emit.clients import admin_client, consumer, translated
@@ -67,12 +67,13 @@ class KafkaSource:
         with translated(self.kafka, f"reading {self.kafka.topic}"):
             topic_id, partitions = self._describe()
             starts = self._starts(topic_id, partitions, checkpoint)
+            self.positions = {}  # Should the fetch fail half-way, the next poll seeks again (`nothing-lost`).
             records = self._fetch(starts)
             if self._describe()[0] != topic_id:
                 _LOG.warning("topic %s was deleted and created again while it was read", self.kafka.topic)
-                return None
+                return self.poll(checkpoint)
         ranges = tuple(self._ranges(starts, records))
-        self.positions |= {r.topic_partition: r.next_offset for r in ranges}
+        self.positions = starts | {r.topic_partition: r.next_offset for r in ranges}
         return Polled(records, ranges) if ranges else None
 
     def behind(self) -> int:
@@ -110,11 +111,13 @@ class KafkaSource:
 
     def _describe(self) -> tuple[str, list[int]]:
         (topic,) = self.admin.describe_topics([self.kafka.topic])
-        if topic["error_code"]:
+        if topic["error_code"] == UnknownTopicOrPartitionError.errno:
             raise UsageError(
                 f"topic {self.kafka.topic} does not exist on {self.kafka.bootstrap_servers}: "
                 "create it with `karmalake topics ensure`"
             )
+        if topic["error_code"]:
+            raise for_code(topic["error_code"])(f"topic {self.kafka.topic}")
         return str(topic["topic_id"]), sorted(partition["partition_index"] for partition in topic["partitions"])
 
     def _starts(self, topic_id: str, partitions: list[int], checkpoint: Checkpoint) -> dict[int, int]:
@@ -129,7 +132,6 @@ class KafkaSource:
         for partition, start in starts.items():
             if self.positions.get(partition) != start:
                 self.consumer.seek(self._place(partition), start)
-        self.positions = dict(starts)
         return starts
 
     def _fetch(self, starts: dict[int, int]) -> pa.Table:
