@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from deltalake import DeltaTable
 
 from pipelines.contract.digest import Digests, digest
 from pipelines.contract.schema import EVENT
+from pipelines.errors import ConfigurationError
 from pipelines.lake import search
 from pipelines.lake.files import make_durable, read_file
 from pipelines.lake.tables import Lake
@@ -219,23 +221,33 @@ def open_index(root: Path, lake: Lake, events: DeltaTable) -> DedupIndex:
     """Open the first index under `root` that no other process holds, and bring it to the version of `events`.
 
     Each process that ingests keeps an index of its own (slot-0, slot-1, ...), so none can wait for, or trust, a
-    half-written one; the lock of a dead process is gone with it.
+    half-written one; the lock of a dead process is gone with it. Raises ConfigurationError where there are no locks.
     """
     slot = 0
-    while True:
-        folder = root / f"slot-{slot}"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            slot += 1
-            continue
-        index = DedupIndex(folder, lake, lock, str(events.metadata().id))
+    while (lock := _lock(root / f"slot-{slot}")) is None:
+        slot += 1
+    with ExitStack() as failing:
+        failing.callback(os.close, lock)
+        index = DedupIndex(root / f"slot-{slot}", lake, lock, str(events.metadata().id))
         index.load()
         index.catch_up(events)
-        return index
+        failing.pop_all()
+    return index
+
+
+def _lock(folder: Path) -> int | None:
+    """Return a descriptor that holds the lock of `folder`; None when another process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    except OSError as error:
+        os.close(lock)
+        raise ConfigurationError(f"{folder} cannot be locked ({error}): keep data_dir where files can be") from error
+    return lock
 
 
 def _first_of_each_id(ids: Digests) -> np.ndarray:

@@ -1,9 +1,10 @@
 """The dedup index is exact, and nothing but a cache of the lake (`once`)."""
 
+import errno
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.contract.digest import Digests
+from pipelines.errors import ConfigurationError
 from pipelines.lake import index as index_module
 from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, open_index
 from pipelines.lake.tables import Lake
@@ -229,6 +231,32 @@ def test_the_lock_of_a_dead_process_is_gone_with_it(lake: Lake, tmp_path: Path) 
         process.kill()
     with _opened(tmp_path, lake) as index:
         assert index.folder.name == "slot-0"
+
+
+def test_a_file_system_without_locks_is_refused(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without locks two processes could share an index: that is an error, not a search for a free slot without end."""
+    monkeypatch.setattr(index_module.fcntl, "flock", _raise(OSError(errno.ENOLCK, "No locks available")))
+    with pytest.raises(ConfigurationError, match=r"slot-0 cannot be locked \(.*No locks available\)"):
+        open_index(tmp_path, lake, lake.table("events"))
+
+
+def test_an_index_that_cannot_be_opened_gives_its_slot_back(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error while it is caught up leaves no lock behind: the process may try again."""
+    with monkeypatch.context() as patch:
+        patch.setattr(DedupIndex, "catch_up", _raise(OSError("the disk was gone")))
+        with pytest.raises(OSError, match="the disk was gone"):
+            open_index(tmp_path, lake, lake.table("events"))
+    with _opened(tmp_path, lake) as index:
+        assert index.folder.name == "slot-0"
+
+
+def _raise(error: Exception) -> Callable[..., None]:
+    def function(*_: object) -> None:
+        raise error
+
+    return function
 
 
 @contextmanager
