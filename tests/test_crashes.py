@@ -27,6 +27,7 @@ _FAULTS = Rates(duplicates=0.1, conflicts=0.02, mis_keyed=0.005, malformed=0.02)
 _KARMALAKE = ["-c", "from pipelines.cli import main; main()"]
 _KILLS = 30
 _PARTS = 30
+_SENT_FIRST = 20
 _SEED = 20260301
 
 # The moments between two steps of the protocol, and within two of them: a function, and which of its calls. Where it
@@ -88,15 +89,15 @@ def test_thirty_kills(bus: Settings, tmp_path: Path) -> None:
     """
     calm = bus.model_copy(update={"data_dir": tmp_path / "calm"})
     parts, rng = _parts(_PARTS, 3_000), random.Random(_SEED)  # noqa: S311 - reproducible, not secret
-    for part in parts[: _PARTS // 2]:
+    for part in parts[:_SENT_FIRST]:
         send(bus, part)
     start_seconds = _seconds_to_first_commit(calm, tmp_path)
-    later = iter(parts[_PARTS // 2 :])
+    later = iter(parts[_SENT_FIRST:])
     create_lake(bus.lake_dir)
     kills = 0
     with _reader(bus, tmp_path) as versions_read:
         while kills < _KILLS:
-            if _survives(bus, tmp_path, start_seconds * rng.uniform(0.3, 1.4), compacting=kills % 5 == 4):
+            if _survives(bus, tmp_path, start_seconds * rng.uniform(0.3, 1.3), compacting=kills % 5 == 4):
                 send(bus, next(later))
             else:
                 kills += 1
