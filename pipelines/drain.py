@@ -114,7 +114,10 @@ def accept_loss(ingest: Ingest) -> CommitRecord | None:
         return None
     note = "loss accepted: " + "; ".join(f"{loss}, {loss.lost} records never read" for loss in losses)
     record = CommitRecord(uuid4().hex, "accepted loss", datetime.now(UTC), losses, note=note)
-    record = commit_batch(ingest.lake, ingest.events, [], record)
+    try:
+        record = commit_batch(ingest.lake, ingest.events, [], record)
+    except OvertakenError:
+        return accept_loss(ingest)
     complete_commits(ingest.lake, record.version)
     return record
 

@@ -4,6 +4,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from kafka.errors import KafkaError
 
 from pipelines import drain as drain_module
 from pipelines.contract.rejection import Reason
-from pipelines.drain import drain, drain_once, open_ingest
+from pipelines.drain import accept_loss, drain, drain_once, open_ingest
 from pipelines.emit.clients import admin_client
 from pipelines.emit.producer import Record
 from pipelines.emit.simulator import Rates, simulate
@@ -375,6 +376,25 @@ def test_two_ingesters_of_one_topic(bus: Settings, monkeypatch: pytest.MonkeyPat
     assert drain_all(bus) == []
     assert query(bus, "SELECT count(*) FROM events") == [(20,)]
     assert query(bus, "SELECT count(*) FROM dead_letters") == [(1,)]
+    assert_verified(bus)
+
+
+def test_a_loss_is_accepted_beside_other_commits(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit of another ingester, before that of the loss, is no reason to fail: the loss is recorded after it."""
+    other = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"topic": f"{bus.kafka.topic}-2"})})
+    send(bus, valid_records(range(20)))
+    send(other, valid_records(range(5)))
+    (record,) = drain_all(bus)
+    last = record.ranges[0]
+    lost = replace(last, start_offset=last.next_offset, next_offset=last.next_offset + 3, read=0, accepted=0, lost=3)
+    monkeypatch.setattr(KafkaSource, "losses", lambda *_: (lost,))
+    attempts = _call_before_commit(monkeypatch, lambda: drain_all(other))
+    with open_ingest(bus) as ingest:
+        accepted = accept_loss(ingest)
+        assert accepted is not None
+        assert ingest.checkpoint(last.topic_id, last.topic_partition) == last.next_offset + 3
+    assert len(attempts) == 3
+    assert query(bus, "SELECT source, lost FROM commits WHERE lost > 0") == [("accepted loss", 3)]
     assert_verified(bus)
 
 
