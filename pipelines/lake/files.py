@@ -1,4 +1,4 @@
-"""Parquet files: how they are laid out, written and made durable. Knows nothing of commits."""
+"""Files: how Parquet is laid out and written, and how any file is made durable. Knows nothing of commits."""
 
 import json
 import os
@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
-from pipelines.lake.tables import DAY_COLUMN
-
+DAY_COLUMN = "event_day"
+"""The UTC day of event_time: a folder of `events`, and no column of its files."""
 _DAY_US = 86_400_000_000
 _FSYNC_THREADS = 8
 # Sorted or nearly sorted integers shrink to a bit or two; random ids gain nothing from a dictionary.

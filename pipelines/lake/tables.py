@@ -15,8 +15,9 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from pipelines.contract.schema import EVENT, PLACE, REJECTED, TIMESTAMP
 from pipelines.errors import CorruptionError, UsageError
+from pipelines.lake.files import DAY_COLUMN, make_durable
 
-EVENTS = pa.schema([*EVENT, *PLACE, ("batch_id", pa.string()), ("event_day", pa.date32())])
+EVENTS = pa.schema([*EVENT, *PLACE, ("batch_id", pa.string()), (DAY_COLUMN, pa.date32())])
 DEAD_LETTERS = pa.schema([*REJECTED, ("batch_id", pa.string())])
 CONFLICTS = pa.schema([*EVENT, *PLACE, ("batch_id", pa.string())])
 COUNTS = ("read", "accepted", "duplicates", "conflicts", "dead_letters", "gaps", "lost")
@@ -55,7 +56,6 @@ TABLES: Mapping[str, pa.Schema] = {
     "conflicts": CONFLICTS,
     "commits": COMMITS,
 }
-DAY_COLUMN = "event_day"
 COMMIT_METADATA = "karmalake"
 """The key under which a commit of `events` carries its record, as JSON, in the log."""
 # Statistics of user columns would keep a user_id in the log after an erasure. Checkpoints of the log every 100
@@ -115,18 +115,25 @@ class Lake:
 
 
 def create_lake(root: Path) -> Lake:
-    """Open the lake in `root`, creating the tables that are not there yet; safe to repeat and to run twice."""
+    """Open the lake in `root`, creating the tables that are not there yet; safe to repeat and to run twice.
+
+    A table that was created outlives a power cut.
+    """
     root = root.absolute()
-    for name, schema in TABLES.items():
-        partition_by = [DAY_COLUMN] if name == "events" else None
-        try:
-            DeltaTable.create(
-                root / name, schema, mode="ignore", partition_by=partition_by, configuration=_CONFIGURATION
-            )
-        except CommitFailedError:  # somebody else was creating it at this moment
-            if not DeltaTable.is_deltatable(str(root / name)):
-                raise
+    missing = [name for name in TABLES if not DeltaTable.is_deltatable(str(root / name))]
+    for name in missing:
+        _create_table(root / name, TABLES[name], [DAY_COLUMN] if name == "events" else None)
+    if missing:
+        make_durable([root, *(root / name / "_delta_log" / f"{0:020}.json" for name in missing)])
     return Lake(root)
+
+
+def _create_table(path: Path, schema: pa.Schema, partition_by: list[str] | None) -> None:
+    try:
+        DeltaTable.create(path, schema, mode="ignore", partition_by=partition_by, configuration=_CONFIGURATION)
+    except CommitFailedError:  # somebody else was creating it at this moment
+        if not DeltaTable.is_deltatable(str(path)):
+            raise
 
 
 def open_lake(root: Path) -> Lake:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
+from math import ceil
 from uuid import uuid4
 
 import pyarrow as pa
@@ -17,9 +18,9 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipelines.errors import TransientError
-from pipelines.lake.files import make_durable, read_file, write_days, write_file
+from pipelines.lake.files import DAY_COLUMN, make_durable, read_file, write_days, write_file
 from pipelines.lake.publish import publish
-from pipelines.lake.tables import DAY_COLUMN, TABLES, Lake
+from pipelines.lake.tables import TABLES, Lake
 
 _MAINTENANCE = "maintenance"
 _ATTEMPTS = 20
@@ -56,7 +57,7 @@ def vacuum(lake: Lake, retention_hours: float) -> list[str]:
     for name in TABLES:
         table = lake.table(name)
         paths = table.vacuum(
-            retention_hours=int(retention_hours), dry_run=False, enforce_retention_duration=False, full=True
+            retention_hours=ceil(retention_hours), dry_run=False, enforce_retention_duration=False, full=True
         )
         removed += [f"{name}/{path}" for path in paths]
     return removed
@@ -66,9 +67,9 @@ def _compact_table(lake: Lake, name: str, min_files: int, progress: Callable[[st
     days = files_before = files_after = rows = 0
     for group in _crowded(lake.table(name), min_files):
         progress(f"{name} {group[0].get(DAY_COLUMN) or ''}".strip())
-        merged = _merge_files(lake, name, group)
-        days, files_before = days + 1, files_before + len(group)
-        files_after, rows = files_after + 1, rows + merged
+        if merged := _merge_files(lake, name, group):
+            days, files_before = days + 1, files_before + len(group)
+            files_after, rows = files_after + 1, rows + merged
     return Compacted(name, days, files_before, files_after, rows)
 
 

@@ -71,7 +71,7 @@ def test_compactions_at_once_neither_double_nor_lose(filled: Lake, how_many: int
 
 
 def test_a_compaction_that_comes_second_gives_up(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its files were replaced between its reading and its commit: it commits nothing."""
+    """Its files were replaced between its reading and its commit: it commits nothing, and says so."""
     before = stored(filled)
 
     def compact_first(*arguments: object, **named: object) -> list[object]:
@@ -80,7 +80,7 @@ def test_a_compaction_that_comes_second_gives_up(filled: Lake, monkeypatch: pyte
         return upkeep.write_days(*arguments, **named)  # type: ignore[arg-type, return-value]
 
     monkeypatch.setattr(upkeep, "write_days", compact_first)
-    compact(filled, 2)
+    assert compact(filled, 2) == []
     assert stored(filled) == before
 
 
@@ -151,6 +151,14 @@ def test_vacuum_removes_old_orphans_and_keeps_the_rest(filled: Lake) -> None:
     assert (filled.root / "events" / young.path).exists()
     assert not (filled.root / "events" / old.path).exists()
     assert stored(filled) == before
+
+
+def test_a_part_of_an_hour_of_retention_is_kept(filled: Lake) -> None:
+    """Retention is never shortened: what is an hour and a half is not vacuumed after 61 minutes."""
+    (old,) = stage_events(filled, make_events(["orphan"]), "old")
+    _age(filled, "events", 61 * 60)
+    assert vacuum(filled, 1.5) == []
+    assert vacuum(filled, 1) == [f"events/{old.path}"]
 
 
 def test_vacuum_keeps_what_was_replaced_within_the_retention(filled: Lake) -> None:

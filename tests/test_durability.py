@@ -1,0 +1,103 @@
+"""After a commit power may fail: everything is on the disk before anything names it, and before Kafka is told.
+
+A power cut cannot be had here. What is tested is the order of the calls that a power cut depends on.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from deltalake import DeltaTable
+from deltalake.transaction import AddAction
+
+from pipelines.emit.producer import Record
+from pipelines.ingest.source import KafkaSource
+from pipelines.lake import commit, files, history, upkeep
+from pipelines.lake.publish import publish
+from pipelines.lake.tables import TABLES, create_lake
+from pipelines.lake.upkeep import compact
+from pipelines.settings import Settings
+from tests.draining import drain_all, send, valid_records, with_ingest
+
+
+@pytest.fixture
+def flushed(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Path]]:
+    """Return the files and folders that were flushed until now."""
+    paths: set[Path] = set()
+    flush = files._fsync
+
+    def remember(path: Path) -> None:
+        flush(path)
+        paths.add(path)
+
+    monkeypatch.setattr(files, "_fsync", remember)
+    return paths
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch, flushed: set[Path]) -> list[Path]:
+    """Return the log entries that were made until now; each may name only what is flushed."""
+    entries: list[Path] = []
+
+    def check(table: DeltaTable, actions: list[Any], *rest: Any, **named: Any) -> None:
+        root = Path(urlsplit(table.table_uri).path)
+        added = [root / action.path for action in actions if isinstance(action, AddAction)]
+        assert {*added, *(path.parent for path in added)} <= flushed
+        entries.append(root / "_delta_log" / f"{table.version() + 1:020}.json")
+        publish(table, actions, *rest, **named)
+
+    for module in (commit, history, upkeep):
+        monkeypatch.setattr(module, "publish", check)
+    return entries
+
+
+def test_kafka_is_told_what_is_on_the_disk(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, flushed: set[Path], published: list[Path]
+) -> None:
+    """Before the group's offsets move, files, log entries, index and the folders that name them are flushed."""
+    told: list[int] = []
+    _before(monkeypatch, KafkaSource, "acknowledge", lambda: told.append(_assert_flushed(published, flushed)))
+    bus = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"partitions": 1})})
+    send(bus, [*valid_records([1, 30, 60]), *valid_records([1], action="Other"), Record(b"k", b"\xff")])
+    drain_all(with_ingest(bus))
+    assert told == [4], "dead letters, conflicts, events, commits"
+    index = settings.index_dir / "slot-0"
+    assert {index, index / "manifest.json", *index.glob("*.run")} <= flushed
+
+
+def test_a_new_lake_is_on_the_disk(tmp_path: Path, flushed: set[Path]) -> None:
+    """So are the tables themselves, down to the folder that the lake was made in."""
+    root = tmp_path / "data" / "lake"
+    create_lake(root)
+    assert {root / name / "_delta_log" / f"{0:020}.json" for name in TABLES} <= flushed
+    assert {tmp_path, root.parent, root, *(root / name for name in TABLES)} <= flushed
+    flushed.clear()
+    create_lake(root)
+    assert flushed == set()
+
+
+def test_a_compaction_is_on_the_disk(settings: Settings, flushed: set[Path], published: list[Path]) -> None:
+    """Merged files are flushed before the commit that replaces others by them."""
+    for start in (0, 10):
+        send(settings, valid_records(range(start, start + 10)))
+        drain_all(with_ingest(settings))
+    published.clear()
+    assert compact(create_lake(settings.lake_dir), 2)
+    assert _assert_flushed(published, flushed) > 0
+
+
+def _before(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, act: Callable[[], None]) -> None:
+    real = getattr(owner, name)
+
+    def acting_first(*arguments: object) -> object:
+        act()
+        return real(*arguments)
+
+    monkeypatch.setattr(owner, name, acting_first)
+
+
+def _assert_flushed(entries: list[Path], flushed: set[Path]) -> int:
+    assert {*entries, *(path.parent for path in entries)} <= flushed
+    return len(entries)
