@@ -2,20 +2,20 @@
 
 import typer
 
-from pipelines.cli import bus, demo, flow, local, look
+from pipelines.cli import bus, demo, explain, flow, local, look, policy
 
 app = typer.Typer(
     name="karmalake",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     help="""Reputation events from Kafka, each counted exactly once; scores derived, explained and served.
 
-    The way of an event: [bold]emit[/bold] or [bold]simulate[/bold] puts it on the bus, [bold]drain[/bold] moves it
-    into the lake, [bold]rebuild[/bold] derives the warehouse, [bold]publish[/bold] serves it from Redis;
-    [bold]stream[/bold] does the last three for ever. Settings: KARMALAKE_* variables or karmalake.toml.
+    The way of an event: `emit` or `simulate` puts it on the bus, `drain` moves it
+    into the lake, `rebuild` derives the warehouse, `publish` serves it from Redis;
+    `stream` does the last three for ever. Settings: KARMALAKE_* variables or karmalake.toml.
 
-    New here? [bold]karmalake demo[/bold] shows everything in about a minute.""",
+    New here? `karmalake demo` shows everything in about a minute.""",
 )
 app.add_typer(local.app, name="local", rich_help_panel="Start")
 app.command(rich_help_panel="Start")(demo.demo)
@@ -33,4 +33,6 @@ app.command(rich_help_panel="Lake and scores")(flow.vacuum)
 app.command(rich_help_panel="Lake and scores")(flow.verify)
 app.command(rich_help_panel="Look")(look.show)
 app.command(rich_help_panel="Look")(look.scores)
+app.command(rich_help_panel="Look")(explain.explain)
+app.add_typer(policy.policy, name="policy", rich_help_panel="Look")
 app.command(rich_help_panel="Look")(look.sql)

@@ -43,6 +43,10 @@ def show(user: Annotated[str, typer.Argument(help="The user_id.")]) -> None:
 
 def scores(
     as_of: Annotated[str | None, typer.Option(help="As of this time instead of now, ISO 8601.")] = None,
+    known_at: Annotated[
+        str | None,
+        typer.Option(help="Only what was committed before this time; without --as-of, as of this time too."),
+    ] = None,
     policy: Annotated[str | None, typer.Option(help="A shipped policy or a file, instead of the settings'.")] = None,
     form: Annotated[Format, typer.Option("--format", help="How to write the rows.")] = Format.CSV,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")] = None,
@@ -57,8 +61,9 @@ def scores(
 
     settings = current_settings()
     rules = load_policy(policy or settings.reputation.policy)
-    moment = instant(as_of) or datetime.now(UTC)
-    write(engine.scores(take_snapshot(open_lake(settings.lake_dir)), rules, moment), form, output)
+    known = instant(known_at)
+    moment = instant(as_of) or known or datetime.now(UTC)
+    write(engine.scores(take_snapshot(open_lake(settings.lake_dir)), rules, moment, known), form, output)
 
 
 def sql(

@@ -1,0 +1,199 @@
+"""The command that explains a score: every point with its event and its reason, or what changed between two dates.
+
+Owns how an explanation is shown; what it consists of is `reputation/explain.py`.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines.cli.look import Format, write
+from pipelines.cli.options import current_settings, instant
+from pipelines.cli.output import say
+from pipelines.errors import KarmalakeError, UsageError
+
+if TYPE_CHECKING:
+    import duckdb
+    import polars as pl
+
+    from pipelines.reputation.policy import Policy
+
+_SHOWN = 40
+"""Rows of a table: what is older is summed up in a line."""
+
+
+def explain(
+    user: Annotated[str, typer.Argument(help="The user_id.")],
+    as_of: Annotated[str | None, typer.Option(help="As of this time instead of now, ISO 8601.")] = None,
+    known_at: Annotated[
+        str | None,
+        typer.Option(help="Only what was committed before this time; without --as-of, as of this time too."),
+    ] = None,
+    since: Annotated[str | None, typer.Option("--from", help="Show what changed from this time on.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="The end of that time instead of now.")] = None,
+    policy: Annotated[str | None, typer.Option(help="A shipped policy or a file, instead of the settings'.")] = None,
+    form: Annotated[Format, typer.Option("--format", help="How to write the rows.")] = Format.TABLE,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")] = None,
+) -> None:
+    """Show where a user's all-time score comes from, event by event; or with --from what changed, and what expired."""
+    from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
+
+    if since is None and until is not None:
+        raise UsageError("--to needs --from: say from when on")
+    if since is not None and (as_of is not None or known_at is not None):
+        raise UsageError("--from and --to do not go with --as-of and --known-at: leave out one pair")
+    rules = load_policy(policy or current_settings().reputation.policy)
+    known = instant(known_at)
+    end = instant(until) or instant(as_of) or known or datetime.now(UTC)
+    with _lake() as connection:
+        if since is None:
+            _explain(_ledger(connection, rules, user, end, known), user, end, form, output)
+        else:
+            _explain_change(connection, rules, user, (instant(since) or end, end), form, output)
+
+
+@contextmanager
+def _lake() -> "Generator[duckdb.DuckDBPyConnection]":
+    """Open the newest snapshot of the lake as views."""
+    import duckdb  # noqa: PLC0415
+
+    from pipelines.lake.history import take_snapshot  # noqa: PLC0415
+    from pipelines.lake.tables import open_lake  # noqa: PLC0415
+    from pipelines.reputation.lake_views import create_lake_views  # noqa: PLC0415
+
+    snapshot = take_snapshot(open_lake(current_settings().lake_dir))
+    with duckdb.connect() as connection:
+        create_lake_views(connection, snapshot)
+        yield connection
+
+
+def _ledger(
+    connection: "duckdb.DuckDBPyConnection", rules: "Policy", user: str, end: datetime, known: datetime | None = None
+) -> "pl.DataFrame":
+    """Return a user's contributions; a user without any event is an error."""
+    from pipelines.reputation.explain import explain as ledger_of  # noqa: PLC0415
+
+    ledger = ledger_of(connection, rules, user, end, known)
+    if ledger["event_id"].count() == 0:
+        when = f"before {_moment(end)}" + (f", committed before {_moment(known)}" if known else "")
+        raise KarmalakeError(
+            f"the lake holds no event of user {user!r} {when}: check the spelling, or run `karmalake drain` first"
+        )
+    return ledger
+
+
+def _explain(ledger: "pl.DataFrame", user: str, end: datetime, form: Format, output: Path | None) -> None:
+    if form is not Format.TABLE or output is not None:
+        write(ledger, form, output)
+        return
+    rows = ledger.rows(named=True)
+    shown = rows[-_SHOWN:]
+    if older := rows[: len(rows) - len(shown)]:
+        say(
+            f"... {len(older):,} older rows bring the score to {_number(older[-1]['score'])}; --format csv has them all"
+        )
+    columns = ["time", "event", "action", "points", "rating", "earned", "score", "reason", "policy"]
+    _print(columns, [_contribution(row) for row in shown], numbers=range(3, 7))
+    events = ledger["event_id"].count()
+    say(f"\n{user}: {events:,} contributions add up to a score of {_number(rows[-1]['score'])} as of {_moment(end)}")
+
+
+def _explain_change(
+    connection: "duckdb.DuckDBPyConnection",
+    rules: "Policy",
+    user: str,
+    span: tuple[datetime, datetime],
+    form: Format,
+    output: Path | None,
+) -> None:
+    from pipelines.reputation.explain import explain_change  # noqa: PLC0415
+
+    if span[0] >= span[1]:
+        raise UsageError(f"--from {_moment(span[0])} is not before --to {_moment(span[1])}: swap them")
+    after = _ledger(connection, rules, user, span[1])["score"].to_list()[-1]
+    changes = explain_change(connection, rules, user, *span)
+    if form is not Format.TABLE or output is not None:
+        write(changes, form, output)
+        return
+    rows = changes.rows(named=True)
+    if len(rows) > _SHOWN:
+        say(f"... {len(rows) - _SHOWN:,} older changes are left out; --format csv has them all")
+    columns = ["time", "event", "action", "before", "after", "change", "reason before", "reason"]
+    _print(columns, [_change(row) for row in rows[-_SHOWN:]], numbers=range(3, 6))
+    total = sum((row["change"] for row in rows), Decimal(0))
+    say(
+        f"\n{user}: {_number(after - total)} as of {_moment(span[0])}, {_number(after)} as of {_moment(span[1])}: "
+        f"{_signed(total)} by {len(rows):,} changes"
+    )
+    for kind, (count, amount) in _kinds(rows).items():
+        say(f"  {kind}: {count:,}, {_signed(amount)}")
+
+
+def _kinds(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[int, Decimal]]:
+    """Return how many changes there are of each kind, and what they come to."""
+    kinds: dict[str, tuple[int, Decimal]] = {}
+    for row in rows:
+        before, after = row["reason_before"], row["reason"]
+        if row["event_id"] is None:
+            kind = before or after
+        elif before is None:
+            kind = "new"
+        else:
+            kind = "same reason, other amount" if before == after else f"{after or 'gone'}, was {before}"
+        count, amount = kinds.get(kind, (0, Decimal(0)))
+        kinds[kind] = (count + 1, amount + row["change"])
+    return kinds
+
+
+def _contribution(row: dict[str, Any]) -> list[str]:
+    return [
+        *_event(row),
+        _number(row["points"]),
+        _number(row["rating"]),
+        _signed(row["earned"]),
+        _number(row["score"]),
+        row["reason"] + (f" ({row['rule']})" if row["rule"] else ""),
+        row["policy_version"] or "-",
+    ]
+
+
+def _change(row: dict[str, Any]) -> list[str]:
+    amounts = [_number(row["earned_before"]), _number(row["earned"]), _signed(row["change"])]
+    return [*_event(row), *amounts, row["reason_before"] or "-", row["reason"] or "-"]
+
+
+def _event(row: dict[str, Any]) -> list[str]:
+    number = f" #{row['emission_no'] + 1}" if row["emission_no"] else ""
+    time = _moment(row["event_time"]) if row["event_time"] else "-"
+    return [time, (row["event_id"] or "-") + number, row["action_type"] or "-"]
+
+
+def _print(columns: list[str], rows: list[list[str]], numbers: range) -> None:
+    """Print a line a row, never folded: event ids are long, and a line is what one searches for."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    for row in [columns, *rows]:
+        cells = zip(row, widths, strict=True)
+        line = (cell.rjust(width) if i in numbers else cell.ljust(width) for i, (cell, width) in enumerate(cells))
+        say("  ".join(line).rstrip())
+
+
+def _number(value: Decimal | float | None) -> str:
+    """Return a number with up to six digits after the point: points are exact to that."""
+    if value is None:
+        return "-"
+    text = f"{value:,.6f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def _signed(value: Decimal | float) -> str:
+    text = _number(value)
+    return text if text.startswith("-") or text == "0" else f"+{text}"
+
+
+def _moment(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -1,0 +1,285 @@
+"""The commands that explain scores and policies, over a small lake: what they print is what the engine says."""
+
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from pipelines.cli import main
+from pipelines.contract.schema import EVENT, PLACE
+from pipelines.lake.tables import create_lake
+from tests.lake.making import commit
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+COLUMNS = pa.schema([*EVENT, *PLACE])
+RULES = """
+name = "votes"
+version = "3"
+windows_days = [30]
+score = { start = 1, floor = 1 }
+
+[caps.votes]
+period = "day"
+maximum = 25
+actions = ["Up"]
+
+[actions.Up]
+points = 10
+
+[actions.Down]
+points = -5
+penalties_expire_after_days = 5
+"""
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Answer]
+
+
+def events(*happened: tuple[str, str, float], offset: int = 0) -> pa.Table:
+    """Return events of (user, action, days after START); each has the rating 4."""
+    rows = [
+        {
+            "event_id": f"e{offset + n:05}",
+            "user_id": user,
+            "action_type": action,
+            "event_time": START + timedelta(days=days),
+            "metadata": [("rating", "4")],
+            "topic_id": "topic-id",
+            "topic": "events",
+            "topic_partition": 0,
+            "offset": offset + n,
+            "bus_time": START,
+        }
+        for n, (user, action, days) in enumerate(happened)
+    ]
+    return pa.Table.from_pylist(rows, COLUMNS)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a lake of ann's few events in March 2026 and max's 3,000."""
+    folder = tmp_path_factory.mktemp("data")
+    lake = create_lake(folder / "lake")
+    few = [("ann", "Up", i / 100) for i in range(3)] + [("ann", "Down", 1), ("ann", "Waved", 2), ("ann", "Up", 8)]
+    many = [("max", "Up", i / 100) for i in range(3000)]
+    commit(lake, lake.table("events"), "first", events(*few, *many, ("bob", "DriverRated", 1)))
+    return folder
+
+
+@pytest.fixture
+def run(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run karmalake with arguments as the entry point does."""
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", str(data))
+    monkeypatch.setattr("pipelines.cli.output.quiet_libraries", lambda: None)  # loggers outlive a test
+
+    def run(*arguments: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["karmalake", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return Answer(int(exit_.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> str:
+    path = tmp_path / "votes.toml"
+    path.write_text(RULES, encoding="utf-8")
+    return str(path)
+
+
+def ledger(answer: Answer) -> list[dict[str, object]]:
+    assert answer.code == 0, answer.err
+    return [json.loads(line) for line in answer.out.splitlines()]
+
+
+@pytest.mark.parametrize("policy", ["votes", "default", "decayed-karma", "stackexchange-2018"])
+def test_the_explanation_ends_with_the_score(run: Run, rules: str, policy: str) -> None:
+    """For every user and policy: `earned` adds up to what `scores` says, and the running score ends there."""
+    chosen = ["--policy", rules if policy == "votes" else policy, "--as-of", "2026-03-12"]
+    scores = pl.read_csv(io.StringIO(run("scores", *chosen).out))
+    assert set(scores["user_id"]) == {"ann", "bob", "max"}
+    for user, score in scores.select("user_id", "all_time_score").iter_rows():
+        rows = pl.read_csv(io.StringIO(run("explain", user, *chosen, "--format", "csv").out), infer_schema_length=None)
+        assert rows["earned"].sum() == pytest.approx(score, abs=1e-9)
+        assert rows["score"].to_list()[-1] == pytest.approx(score, abs=1e-9)
+
+
+def test_the_table_names_event_reason_rule_and_version(run: Run, rules: str) -> None:
+    """A capped vote, an expired penalty and an event without a rule; the total stands below."""
+    answer = run("explain", "ann", "--policy", rules, "--as-of", "2026-03-12")
+    lines = {line.split()[2]: " ".join(line.split()[3:]) for line in answer.out.splitlines() if " e00" in line}
+    assert lines["e00002"] == "Up 10 - +5 26 capped (votes) 3"
+    assert lines["e00003"] == "Down -5 - 0 26 expired 3"
+    assert lines["e00004"] == "Waved - - 0 26 no rule -"
+    assert "ann: 6 contributions add up to a score of 36 as of 2026-03-12 00:00:00Z" in answer.out
+
+
+def test_json_is_a_document_a_line(run: Run, rules: str) -> None:
+    """Every line parses, with the members of the engine's ledger."""
+    rows = ledger(run("explain", "ann", "--policy", rules, "--as-of", "2026-03-12", "--format", "json"))
+    assert [row["reason"] for row in rows] == ["start", *["granted"] * 2, "capped", "expired", "no rule", "granted"]
+    assert {"event_time", "event_id", "points", "policy_version", "rule", "earned", "score"} <= rows[0].keys()
+
+
+def test_parquet_goes_to_a_file(run: Run, rules: str, tmp_path: Path) -> None:
+    """The same rows, readable by others."""
+    path = tmp_path / "ann.parquet"
+    answer = run("explain", "ann", "--policy", rules, "--format", "parquet", "--output", str(path))
+    assert (answer.code, pl.read_parquet(path)["earned"].sum()) == (0, 36)
+
+
+def test_thousands_of_contributions_print_the_newest_last(run: Run, rules: str) -> None:
+    """Forty rows, what came before them in a line, and how many there are."""
+    answer = run("explain", "max", "--policy", rules, "--as-of", "2026-06-01")
+    shown = [line.split()[2] for line in answer.out.splitlines() if " e0" in line]
+    assert shown == [f"e{n:05}" for n in range(2966, 3006)]
+    assert answer.out.startswith("... 2,961 older rows bring the score to ")
+    assert "max: 3,000 contributions add up to a score of " in answer.out
+
+
+def test_a_change_says_what_came_and_what_expired(run: Run, rules: str) -> None:
+    """Between two dates ann gained a vote, and a penalty was over."""
+    answer = run("explain", "ann", "--policy", rules, "--from", "2026-03-02T12:00", "--to", "2026-03-12")
+    assert "ann: 21 as of 2026-03-02 12:00:00Z, 36 as of 2026-03-12 00:00:00Z: +15 by 3 changes" in answer.out
+    assert "expired, was granted: 1, +5" in answer.out
+    assert "new: 2, +10" in answer.out
+    rows = ledger(run("explain", "ann", "--policy", rules, "--from", "2026-03-02T12:00", "--format", "json"))
+    assert sum(row["change"] for row in rows) == 15
+
+
+@pytest.mark.parametrize("span", [[], ["--from", "2026-03-01"]])
+def test_an_unknown_user_is_an_error(run: Run, span: list[str]) -> None:
+    """Exit 1 and a sentence that names the user."""
+    answer = run("explain", "nobody", *span)
+    assert (answer.code, answer.out) == (1, "")
+    assert "no event of user 'nobody' before 20" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--to", "2026-03-01"], "--to needs --from"),
+        (["--from", "2026-03-01", "--known-at", "2026-03-01"], "do not go with"),
+        (["--from", "2026-03-02", "--to", "2026-03-01"], "is not before --to"),
+        (["--as-of", "yesterday"], "is not a time"),
+    ],
+)
+def test_options_that_contradict_are_refused(run: Run, options: list[str], message: str) -> None:
+    """Exit 2, and what to do."""
+    answer = run("explain", "ann", *options)
+    assert answer.code == 2
+    assert message in answer.err
+
+
+def test_known_at_asks_by_commit_time(run: Run, rules: str) -> None:
+    """Before anything was committed nobody had a score, whatever the events' own times."""
+    early, late = ["--known-at", "2026-03-20"], ["--known-at", "2999-01-01"]
+    as_of = ["--policy", rules, "--as-of", "2026-03-12"]
+    assert len(run("scores", *as_of, *early).out.splitlines()) == 1
+    assert run("scores", *as_of, *late).out == run("scores", *as_of).out
+    answer = run("explain", "ann", *as_of, *early)
+    assert answer.code == 1
+    assert "committed before 2026-03-20 00:00:00Z" in answer.err
+    assert run("explain", "ann", *as_of, *late).out == run("explain", "ann", *as_of).out
+
+
+def test_shipped_policies_are_listed_and_described(run: Run) -> None:
+    """Each with its version and a line that says what it is; and the one in force."""
+    answer = run("policy", "list")
+    for name in ("default", "ride-hailing", "stackexchange-2018"):
+        assert re.search(rf"^{name} +\S+ +\w.{{20}}", answer.out, re.MULTILINE), name
+    assert "in force: default" in answer.out
+
+
+def test_a_good_policy_is_summed_up(run: Run, rules: str) -> None:
+    """Name, version, views, actions, bounds and caps in a few lines."""
+    answer = run("policy", "check", rules)
+    text = " ".join(answer.out.split())
+    assert answer.code == 0
+    assert len(answer.out.splitlines()) < 15
+    for said in ("name votes", "version 3", "all time, 30 days", "Up, Down", "start 1, floor 1", "votes: 25 a day"):
+        assert said in text
+
+
+VERSIONS = """name = "two"
+[[versions]]
+version = "1"
+effective_from = 2026-01-01T00:00:00Z
+actions.Up.points = 1
+[[versions]]
+version = "2"
+effective_from = 2026-01-01T00:00:00Z
+actions.Up.points = 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        (RULES.replace("points = 10", "point = 10"), 13, r"actions\.Up\.point: .*did you mean 'points'"),
+        (RULES.replace("[30]", "[-30]"), 4, r"windows_days.*greater than or equal to 1, not -30"),
+        (VERSIONS, 8, r"must lie after that of version 1"),
+        (RULES.replace('["Up"]', '["Upp"]'), 10, r"Upp is no action of this policy \(Up, Down\)"),
+        (RULES.replace('period = "day"\n', ""), 7, r"caps\.votes\.period: is missing: add it"),
+        ("name = \n", 1, r"is not TOML: .*line 1"),
+    ],
+    ids=["unknown key", "negative window", "two versions of one date", "unknown action", "cap without period", "TOML"],
+)
+def test_a_mistake_is_explained_by_file_and_line(run: Run, tmp_path: Path, text: str, line: int, said: str) -> None:
+    """Exit 2; the message begins with the place and ends with the remedy."""
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    answer = run("policy", "check", str(path))
+    assert (answer.code, answer.out) == (2, "")
+    assert str(path) in answer.err
+    assert f"{path}:{line}: " in answer.err or f"line {line}" in answer.err
+    assert re.search(said, answer.err)
+
+
+def test_a_policy_that_is_not_there_is_an_error(run: Run) -> None:
+    """Exit 2, and what there is."""
+    answer = run("policy", "check", "defualt")
+    assert answer.code == 2
+    assert "there is no policy 'defualt'" in answer.err
+    assert "stackexchange-2018" in answer.err
+
+
+def test_nobody_moves_between_a_policy_and_itself(run: Run, rules: str) -> None:
+    """Everybody stays, by score and by rank."""
+    answer = run("policy", "diff", rules, rules, "--as-of", "2026-03-12")
+    assert re.findall(r"^(gain|lose|stay|rank up|rank down) +(\d+)", answer.out, re.MULTILINE) == [
+        *(("gain", "0"), ("lose", "0"), ("stay", "3"), ("rank up", "0"), ("rank down", "0"))
+    ]
+    assert "nobody moves" in answer.out
+
+
+def test_a_difference_shows_gainers_losers_and_ranks(run: Run, rules: str, tmp_path: Path) -> None:
+    """Without the cap max gains; with penalties for rides bob loses; csv has a row for each."""
+    other = tmp_path / "other.toml"
+    richer = RULES.replace("maximum = 25", "maximum = 90").replace("start = 1, floor = 1", "start = 0, floor = -5")
+    other.write_text(richer + "\n[actions.DriverRated]\npoints = -3\n", encoding="utf-8")
+    answer = run("policy", "diff", rules, str(other), "--as-of", "2026-03-12")
+    assert re.findall(r"^(gain|lose|stay) +(\d+)", answer.out, re.MULTILINE) == [
+        *(("gain", "2"), ("lose", "1"), ("stay", "0"))
+    ]
+    gained, lost = answer.out.split("most gained (2 of 2)")[1].split("most lost (1 of 1)")
+    assert [line.split()[0] for line in gained.splitlines()[2:4]] == ["max", "ann"]
+    assert lost.splitlines()[2].split() == ["bob", "1", "-3", "-4", "3", "3"]
+    assert re.search(r"^ +lowest +10 % +median", answer.out, re.MULTILINE)
+    csv = run("policy", "diff", rules, str(other), "--as-of", "2026-03-12", "--format", "csv").out
+    assert pl.read_csv(io.StringIO(csv))["user_id"].to_list() == ["max", "ann", "bob"]
