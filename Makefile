@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-fast lint format pins contract clean
+.PHONY: setup demo test test-fast lint format docs pins contract clean
 
 setup: $(READY)
 
@@ -32,6 +32,9 @@ lint: setup  ## style and types
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup  ## write the reference pages anew from the code
+	$(BIN)/python -m pipelines.cli.reference docs
 
 pins: setup  ## compile requirements.txt anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --upgrade --quiet --output-file requirements.txt

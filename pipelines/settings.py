@@ -41,15 +41,25 @@ class KafkaSettings(_Section):
     retention_hours: int = Field(default=168, ge=-1)
     """Retention of a topic that `karmalake topics ensure` creates; -1 keeps records forever."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL, as the listener of the brokers has it."""
     ssl_cafile: Path | None = None
+    """Certificates of the authorities that the brokers are trusted by; those of the system if there is none."""
     ssl_certfile: Path | None = None
+    """The client's certificate, where the brokers ask for one."""
     ssl_keyfile: Path | None = None
+    """The private key of the client's certificate."""
     ssl_password: SecretStr | None = None
+    """The password of the private key."""
     ssl_check_hostname: bool = True
+    """Whether a broker's certificate must name its host."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI"] | None = None
+    """PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER or GSSAPI."""
     sasl_username: str | None = None
+    """The user name for PLAIN and SCRAM."""
     sasl_password: SecretStr | None = None
+    """The password for PLAIN and SCRAM."""
     request_timeout_seconds: float = Field(default=30.0, gt=0)
+    """How long the brokers may take to answer before it counts as an error."""
 
     def client_config(self) -> dict[str, Any]:
         """Return the arguments that every kafka-python client of this project is built with."""
@@ -89,15 +99,20 @@ class RedisSettings(_Section):
     prefix: str = Field(default="reputation", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     """A user's document is at `{prefix}:{user_id}`; bookkeeping keys start with `{prefix}.`."""
     socket_timeout_seconds: float = Field(default=10.0, gt=0)
+    """How long Redis may take to answer before it counts as an error."""
     ssl_cafile: Path | None = None
+    """Certificates of the authorities that a rediss:// server is trusted by."""
 
 
 class ContractSettings(_Section):
     """Bounds of a valid event; what is outside becomes a dead letter."""
 
     max_event_id_bytes: int = Field(default=256, ge=1)
+    """A longer event_id is rejected."""
     max_user_id_bytes: int = Field(default=256, ge=1)
+    """A longer user_id is rejected."""
     max_action_type_bytes: int = Field(default=128, ge=1)
+    """A longer action_type is rejected."""
     max_metadata_bytes: int = Field(default=65_536, ge=0)
     """Keys and values of one event together."""
     earliest: AwareDatetime = datetime(2000, 1, 1, tzinfo=UTC)

@@ -79,8 +79,8 @@ def emit(
 ) -> None:
     """Publish the rows of a file as events. Sending a file again is harmless: its event ids stay the same.
 
-    Example: [bold]karmalake emit ratings.csv --user-id to --time time --time-unit s --action-type UserRated
-    --metadata rating=feature --metadata rater_id=from[/bold]
+    Example: `karmalake emit ratings.csv --user-id to --time time --time-unit s --action-type UserRated
+    --metadata rating=feature --metadata rater_id=from`
     """
     from pipelines.emit.files import Mapping, read_events  # noqa: PLC0415
     from pipelines.emit.producer import produce  # noqa: PLC0415
