@@ -22,7 +22,7 @@ test: setup  ## every test; starts the servers that it needs
 	$(BIN)/python -m pytest
 
 test-fast: setup  ## without Java
-	$(BIN)/python -m pytest -m "not jvm and not slow"
+	$(BIN)/python -m pytest -n 2 -m "not jvm and not slow"
 
 lint: setup  ## style and types
 	$(BIN)/ruff check .

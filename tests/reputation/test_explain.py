@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pyarrow as pa
+import pytest
 from hypothesis import given
 
 from pipelines.reputation.compare import compare_policies
@@ -56,6 +57,7 @@ def explained(as_of: int = NOW) -> pl.DataFrame:
         return explain(connection, parse_policy(RULES), "ann", at(as_of))
 
 
+@pytest.mark.slow
 @given(histories(*policies.EVENTS), policies.versioned_policies())
 def test_contributions_add_up_to_the_score(events: list[Event], policy: Policy) -> None:
     """For every user, under any policy, `earned` sums to what is served and the running score ends there."""
