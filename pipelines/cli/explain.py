@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.cli.look import Format, write
-from pipelines.cli.options import current_settings, instant
+from pipelines.cli.options import current_settings, instant, utf8
 from pipelines.cli.output import say
+from pipelines.cli.rows import Format, write
 from pipelines.errors import KarmalakeError, UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def explain(
     rules = load_policy(policy or current_settings().reputation.policy)
     known = instant(known_at)
     end = instant(until) or instant(as_of) or known or datetime.now(UTC)
+    user = utf8(user)
     with _lake() as connection:
         if since is None:
             _explain(_ledger(connection, rules, user, end, known), user, end, form, output)

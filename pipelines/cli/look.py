@@ -1,29 +1,15 @@
 """The commands that only look: show, scores, sql, doctor."""
 
 import sys
-from enum import StrEnum
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, cast
 
 import typer
 
-from pipelines.cli.options import current_settings, instant
+from pipelines.cli.options import current_settings, instant, utf8
 from pipelines.cli.output import fail, out, say, warn
+from pipelines.cli.rows import Format, write, write_relation
 from pipelines.errors import UsageError
-
-if TYPE_CHECKING:
-    import polars as pl
-
-
-class Format(StrEnum):
-    """How rows are written."""
-
-    TABLE = "table"
-    CSV = "csv"
-    JSON = "json"
-    """A line a row (NDJSON)."""
-    PARQUET = "parquet"
 
 
 def show(user: Annotated[str, typer.Argument(help="The user_id.")]) -> None:
@@ -31,7 +17,7 @@ def show(user: Annotated[str, typer.Argument(help="The user_id.")]) -> None:
     from pipelines.serving.read import published, read_reputation  # noqa: PLC0415
 
     settings = current_settings()
-    document = read_reputation(user, settings)
+    document = read_reputation(utf8(user), settings)
     info = published(settings)
     if document is None:
         fail(f"no document for {user!r}" + ("" if info else ": nothing is published yet, run `karmalake publish`"))
@@ -77,27 +63,15 @@ def sql(
     from pipelines.reputation.warehouse import Warehouse  # noqa: PLC0415
 
     text = sys.stdin.read() if query == "-" else query
-    with Warehouse(current_settings().warehouse_path) as warehouse:
-        try:
-            rows = warehouse.sql(text)
-        except duckdb.Error as error:
-            raise UsageError(f"the query failed: {error}") from None
-    write(rows, form, output)
-
-
-def write(rows: "pl.DataFrame", form: Format, output: Path | None) -> None:
-    """Write rows as `form` to a file or to standard output. Raises UsageError when that cannot be."""
-    if form is Format.PARQUET and output is None and sys.stdout.isatty():
-        raise UsageError("Parquet is not for a terminal: name a file with --output, or redirect")
-    if output is None:
-        sys.stdout.buffer.write(_encode(rows, form))
-        sys.stdout.buffer.flush()
-        return
+    path = current_settings().warehouse_path
     try:
-        output.write_bytes(_encode(rows, form))
-    except OSError as error:
-        raise UsageError(f"cannot write {output}: {error}") from None
-    say(f"{rows.height:,} rows written to {output}")
+        with Warehouse(path) as warehouse:
+            rows = cast("duckdb.DuckDBPyRelation | None", warehouse.relation(text))
+            if rows is None:
+                raise UsageError("there is nothing to run: the query is empty")
+            write_relation(rows, form, output)
+    except duckdb.Error as error:
+        raise UsageError(f"the query failed: {error}") from None
 
 
 def doctor() -> None:
@@ -112,31 +86,3 @@ def doctor() -> None:
         failed += not finding.good
     if failed:
         raise typer.Exit(1)
-
-
-def _encode(rows: "pl.DataFrame", form: Format) -> bytes:
-    buffer = BytesIO()
-    match form:
-        case Format.CSV:
-            rows.write_csv(buffer)
-        case Format.JSON:
-            rows.write_ndjson(buffer)
-        case Format.PARQUET:
-            rows.write_parquet(buffer)
-        case Format.TABLE:
-            buffer.write(_draw(rows).encode())
-    return buffer.getvalue()
-
-
-def _draw(rows: "pl.DataFrame") -> str:
-    import polars as pl  # noqa: PLC0415
-
-    with pl.Config(
-        tbl_rows=40,
-        tbl_cols=-1,
-        tbl_hide_dataframe_shape=rows.height <= 40,
-        tbl_hide_column_data_types=True,
-        fmt_str_lengths=60,
-        tbl_width_chars=max(out.width, 80),
-    ):
-        return f"{rows}\n"

@@ -1,17 +1,30 @@
-"""What several commands share: the settings with the running local services, and instants."""
+"""What several commands share: the settings with the running local services, instants, user ids."""
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from pipelines.errors import UsageError
-from pipelines.settings import Settings
+from pipelines.errors import ConfigurationError, UsageError
+
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
 
 
-def current_settings() -> Settings:
+def current_settings() -> "Settings":
     """Return the settings, with the local broker and cache where none are configured."""
     from pipelines.local.services import with_local_endpoints  # noqa: PLC0415
+
+    return with_local_endpoints(bare_settings())
+
+
+def bare_settings() -> "Settings":
+    """Return the settings as they are configured; ConfigurationError where data_dir cannot be a folder."""
     from pipelines.settings import load_settings  # noqa: PLC0415
 
-    return with_local_endpoints(load_settings())
+    settings = load_settings()
+    for place in (settings.data_dir, *settings.data_dir.absolute().parents):
+        if place.exists() and not place.is_dir():
+            raise ConfigurationError(f"{place} is a file, not a folder: set KARMALAKE_DATA_DIR to a folder")
+    return settings
 
 
 def instant(text: str | None) -> datetime | None:
@@ -20,6 +33,15 @@ def instant(text: str | None) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise UsageError(f"{text!r} is not a time: write it like 2026-01-31 or 2026-01-31T12:00:00Z") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def utf8(user_id: str) -> str:
+    """Return a user_id as it is; UsageError for bytes that are not UTF-8, which no event can hold."""
+    try:
+        user_id.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{user_id!r} is not UTF-8: no event has such a user_id") from None
+    return user_id

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.look import Format, write
 from pipelines.cli.options import current_settings, instant
 from pipelines.cli.output import facts, say, table
+from pipelines.cli.rows import Format, write
 
 if TYPE_CHECKING:
     import polars as pl
