@@ -8,21 +8,37 @@ import sys
 
 from pipelines.errors import KarmalakeError
 
+_INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it; typer's too."""
+
 
 def main() -> None:
     """Run the command line; the entry point of the package."""
+    try:
+        _run()
+    except KarmalakeError as error:
+        _end(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _end("interrupted; whatever was committed stands, and the same command goes on from there", _INTERRUPTED)
+    except OSError as error:  # a full disk, a folder without permission: the machine's affair, not a bug to trace
+        _end(f"{error.filename or 'writing'}: {error.strerror or error}", 1)
+
+
+def _run() -> None:
     from pipelines.cli.app import app  # noqa: PLC0415 - starting is quick without it
-    from pipelines.cli.output import fail, quiet_libraries  # noqa: PLC0415
+    from pipelines.cli.output import quiet_libraries  # noqa: PLC0415
 
     quiet_libraries()
     try:
         app()
-    except KarmalakeError as error:
-        fail(str(error))
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        fail("interrupted; whatever was committed stands, and the same command goes on from there")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # typer has caught the interrupt, and said nothing
+            raise KeyboardInterrupt from None
+        raise
+
+
+def _end(sentence: str, exit_code: int) -> None:
+    from pipelines.cli.output import fail  # noqa: PLC0415
+
+    fail(sentence)
+    sys.exit(exit_code)

@@ -6,6 +6,7 @@ import typer
 
 from pipelines.cli.bus import show_planted
 from pipelines.cli.flow import show_check, show_derived, show_drained, show_published
+from pipelines.cli.options import bare_settings
 from pipelines.cli.output import facts, fail, out, progress, say, table
 
 if TYPE_CHECKING:
@@ -38,10 +39,9 @@ def demo(
 def _services() -> "Settings":
     from pipelines.emit.topics import ensure_topic  # noqa: PLC0415
     from pipelines.local.services import start, with_local_endpoints  # noqa: PLC0415
-    from pipelines.settings import load_settings  # noqa: PLC0415
 
     _step(1, "A broker and a cache")
-    bare = load_settings()
+    bare = bare_settings()
     start(bare)
     settings = with_local_endpoints(bare)
     topic = ensure_topic(settings.kafka)

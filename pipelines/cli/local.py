@@ -2,7 +2,7 @@
 
 import typer
 
-from pipelines.cli.options import current_settings
+from pipelines.cli.options import bare_settings, current_settings
 from pipelines.cli.output import facts, say, warn
 
 app = typer.Typer(no_args_is_help=True, help="Run a broker and a cache on this machine, for trying things out.")
@@ -15,9 +15,8 @@ def start() -> None:
     They keep everything in memory: what was on the bus and not yet drained is gone after `local stop`.
     """
     from pipelines.local import services  # noqa: PLC0415
-    from pipelines.settings import load_settings  # noqa: PLC0415
 
-    for notice in services.start(load_settings()).notices:
+    for notice in services.start(bare_settings()).notices:
         warn(notice)
     status()
 
@@ -26,9 +25,8 @@ def start() -> None:
 def stop() -> None:
     """Stop both. The lake stays."""
     from pipelines.local import services  # noqa: PLC0415
-    from pipelines.settings import load_settings  # noqa: PLC0415
 
-    stopped = services.stop(load_settings())
+    stopped = services.stop(bare_settings())
     say(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
 
 
