@@ -187,7 +187,7 @@ def _same_documents(connection: duckdb.DuckDBPyConnection, settings: Settings, n
         for user_id, document in zip(sample["user_id"], sample["document"], strict=True)
         if _lasting(read_reputation(user_id, settings)) != _lasting(json.loads(document))
     ]
-    evidence = f"{len(sample)} users compared, {len(wrong)} differ"
+    evidence = f"{len(sample):,} users compared, {len(wrong):,} differ"
     if wrong:
         evidence += f", for example {wrong[:_SHOWN]}: run `karmalake publish`"
     return Check(name, "fresh", not wrong, evidence)

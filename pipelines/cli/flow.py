@@ -23,6 +23,7 @@ _MARKS = {
     False: "[bold red]FAILED[/bold red]     ",
     None: "[yellow]not checked[/yellow]",
 }
+_LABELS = {"dead_letters": "dead letters", "mis_keyed": "mis-keyed"}
 _COUNTS = ("read", "accepted", "duplicates", "conflicts", "dead_letters")
 
 
@@ -54,7 +55,8 @@ def drain(
 
 def show_drained(records: "list[CommitRecord]") -> None:
     """Print what a drain did, and warn of what a person should look into."""
-    facts([("commits", len(records)), *((count, sum(r.total(count) for r in records)) for count in _COUNTS)])
+    totals = ((count.replace("_", " "), sum(record.total(count) for record in records)) for count in _COUNTS)
+    facts([("commits", len(records)), *totals])
     mis_keyed = sum(record.mis_keyed for record in records)
     if mis_keyed:
         warn(f"{mis_keyed:,} accepted records have a key that is not their user_id: their order on the bus is not kept")
@@ -153,7 +155,7 @@ def verify() -> None:
 
     settings = current_settings()
     done = totals(take_snapshot(open_lake(settings.lake_dir)))
-    facts([(name, getattr(done, name)) for name in type(done).__slots__])
+    facts([(_LABELS.get(name, name), getattr(done, name)) for name in type(done).__slots__])
     failed = sum(show_check(check) for check in checks(settings))
     if failed:
         fail(f"{failed} checks failed")

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from rich.console import Console
@@ -33,23 +33,23 @@ def warn(text: str) -> None:
     err.print(Text("warning: ", style="bold yellow").append(Text(text, style="not bold default")))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """Print rows under column names, numbers to the right."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows under column names, numbers to the right; narrow terminals fold cells."""
     rows = [tuple(row) for row in rows]
-    drawn = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    drawn = Table(box=None, pad_edge=False, header_style="dim")
     for index, column in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
-        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        drawn.add_column(column, justify="right" if _numeric(row[index] for row in rows) else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(_shown(value)) for value in row))
     out.print(drawn)
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> None:
-    """Print names and values, a line each."""
+    """Print names and values, a line each; to the right if all are numbers."""
+    pairs = list(pairs)
     drawn = Table(box=None, show_header=False, pad_edge=False)
     drawn.add_column(style="dim")
-    drawn.add_column(overflow="fold")
+    drawn.add_column(justify="right" if _numeric(value for _, value in pairs) else "left", overflow="fold")
     for name, value in pairs:
         drawn.add_row(name, Text(_shown(value)))
     out.print(drawn)
@@ -88,6 +88,11 @@ def quiet_libraries() -> None:
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
+def _numeric(values: Iterable[object]) -> bool:
+    kinds = {type(value) for value in values}
+    return kinds <= {int, float, type(None)} and kinds != {type(None)}
+
+
 def _shown(value: object) -> str:
     match value:
         case None:
@@ -99,6 +104,6 @@ def _shown(value: object) -> str:
         case float():
             return f"{value:,.2f}"
         case datetime():
-            return value.isoformat(sep=" ", timespec="seconds")
+            return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
         case _:
             return str(value)

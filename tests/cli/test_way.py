@@ -169,7 +169,7 @@ def test_bitcoin_otc(karmalake: Run, bitcoin_otc: Path) -> None:
             assert scores["last_30_days_events"] == row["n_last_30_days"]
             compared += 1
     assert compared == 9_913
-    assert "duplicates    71,184" in karmalake("verify").stdout
+    assert "duplicates     71,184" in karmalake("verify").stdout
 
 
 @pytest.mark.slow
