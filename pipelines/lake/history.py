@@ -28,7 +28,8 @@ def take_snapshot(lake: Lake) -> Snapshot:
     complete_commits(lake, events.version())
     files = {"events": tuple(events.file_uris())}
     files |= {name: tuple(lake.table(name).file_uris()) for name in TABLES if name != "events"}
-    return Snapshot(events.version(), files, _checkpoints(files["commits"], events))
+    lake_id = str(events.metadata().id)
+    return Snapshot(events.version(), files, _checkpoints(files["commits"], events), lake_id)
 
 
 def complete_commits(lake: Lake, upto: int) -> None:

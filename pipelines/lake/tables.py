@@ -85,6 +85,8 @@ class Snapshot:
     files: Mapping[str, tuple[str, ...]]
     checkpoints: Mapping[tuple[str, int], int]
     """next_offset by (topic_id, topic_partition)."""
+    lake_id: str = ""
+    """The id that the table of events was created with."""
 
 
 @dataclass(frozen=True, slots=True)

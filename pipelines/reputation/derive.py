@@ -1,33 +1,44 @@
-"""Deriving the warehouse: every view of the reputations, computed from one snapshot of the lake, published at once.
+"""Deriving the warehouse: every view of the reputations, from nothing or from what a commit touched, published at once.
 
-Owns `warehouse.duckdb`: what is in it and how a new one takes the place of the old. How points come about is
-`stages.py` and its SQL; opening a published warehouse is `warehouse.py`.
+Owns the life of `warehouse.duckdb`. A draft is a copy that only its holder sees: it is rebuilt or refreshed, as often
+as wanted, and published whole. A crash leaves the published warehouse in force and the draft to be thrown away, so no
+step here has to be safe by itself. What the tables are is `tables.py`; opening a published warehouse, `warehouse.py`.
 """
 
-import fcntl
-import os
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from shutil import rmtree
+from shutil import copyfile
 from typing import Any
 
 import duckdb
+import polars as pl
 
+from pipelines.errors import UsageError
 from pipelines.lake.tables import Snapshot
-from pipelines.reputation.lake_views import create_lake_views
+from pipelines.reputation.by_user import attach_by_user, bring_up, last_batch, transaction
+from pipelines.reputation.database_file import alone, put_in_place, remove
+from pipelines.reputation.lake_views import create_lake_view, create_lake_views
 from pipelines.reputation.policy import InForce, Policy
-from pipelines.reputation.sql import statement
+from pipelines.reputation.replace import replace_rows
+from pipelines.reputation.sql import one_row, statement
 from pipelines.reputation.stages import epoch_us, materialize, prepare
-from pipelines.reputation.views import exact, exact_type, reputation_query
+from pipelines.reputation.tables import OF_TOUCHED, pending_trends, recipe, trends, user_tables
+from pipelines.reputation.touched import find_touched, recall
+from pipelines.reputation.warehouse import stored_info
+
+_ALWAYS_REFRESHED = 10_000
+_MOST_TOUCHED = 0.2
+"""Above this share of the users, and above that number of them, a rebuild costs less than a refresh."""
 
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """What a derive published."""
+    """What a derivation came to."""
 
     path: Path
     lake_version: int
@@ -38,82 +49,202 @@ class Derived:
     counted: int
     """Events before as_of that count."""
     seconds: float
+    rebuilt: str | None
+    """Why everything was computed from nothing; None if only what was touched."""
+    touched: int
+    """Users who were computed anew."""
+    changed: pl.Series | None
+    """The users whose row in `reputation` is another now, or no more; None: any may be."""
 
 
 def derive(snapshot: Snapshot, policy: Policy, as_of: datetime, path: Path) -> Derived:
     """Compute every table of the warehouse from one snapshot and publish it at `path`, whole or not at all.
 
-    Readers of an older warehouse keep what they have opened. One derive a path runs at a time; a second one waits.
-    A crash leaves the old warehouse in force and at most an unfinished file that the next derive removes.
-    Raises UsageError for an as_of without a time zone.
+    Readers of an older warehouse keep what they have opened. One draft a path is in work at a time; others wait.
+    Raises UsageError for an as_of without a time zone, or when another process keeps the warehouse for itself.
     """
-    started = datetime.now(UTC)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _building(path) as unfinished:
-        with duckdb.connect(unfinished) as connection:
-            _set_up(connection, unfinished)
-            create_lake_views(connection, snapshot)
-            in_force = prepare(connection, policy, as_of)
-            materialize(connection, in_force)
-            _create_tables(connection, in_force)
-            _describe(connection, snapshot, policy, as_of)
-            users, events, counted = _counts(connection)
-        _replace(unfinished, path)
-    seconds = (datetime.now(UTC) - started).total_seconds()
-    return Derived(path, snapshot.version, as_of, users, events, counted, seconds)
+    with open_draft(path) as draft:
+        derived = draft.rebuild(snapshot, policy, as_of)
+        draft.publish()
+    return derived
 
 
 @contextmanager
-def _building(path: Path) -> Generator[Path]:
-    """Yield the path of the unfinished file, under a lock that a crash releases, with leftovers removed."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    with path.with_name(f"{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        _remove(unfinished)
+def open_draft(path: Path) -> "Generator[Draft]":
+    """Yield the draft of the warehouse at `path`, alone; on leaving, what was not published is thrown away.
+
+    Raises UsageError when another process holds it for longer than a derivation takes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with alone(path.with_name(f"{path.name}.lock")):
+        draft = Draft(path)
         try:
-            yield unfinished
+            draft.discard()
+            yield draft
         finally:
-            _remove(unfinished)
+            draft.discard()
 
 
-def _remove(unfinished: Path) -> None:
-    """Remove an unfinished file with its write-ahead log and spilled data."""
-    unfinished.unlink(missing_ok=True)
-    unfinished.with_name(f"{unfinished.name}.wal").unlink(missing_ok=True)
-    rmtree(f"{unfinished}.tmp", ignore_errors=True)
+class Draft:
+    """The next warehouse in the making. Not for use by several threads at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.with_name(f"{path.name}.draft")
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._snapshot: Snapshot | None = None
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The draft as it stands, for reading. Raises UsageError before anything was derived."""
+        if self._connection is None:
+            raise UsageError(f"nothing was derived yet for {self.path}: rebuild or refresh first")
+        return self._connection
+
+    def rebuild(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> Derived:
+        """Compute everything from a snapshot. Raises UsageError for an as_of without a time zone."""
+        return self._rebuild(snapshot, policy, as_of, "asked for")
+
+    def refresh(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> Derived:
+        """Compute what differs from the draft, or from the published warehouse: the same rows as a rebuild gives.
+
+        Rebuilds where that is no base to go on from (`Derived.rebuilt` says why), or where it costs less
+        (`incremental-equals-rebuild`). Raises UsageError for an as_of without a time zone.
+        """
+        in_force = policy.at(as_of)
+        why = self._why_not_continued(snapshot, in_force, as_of)
+        if why is not None:
+            return self._rebuild(snapshot, policy, as_of, why)
+        started = time.monotonic()
+        with self._discarded_on_error():
+            touched = self._find_touched(snapshot, policy, as_of)
+            (users,) = one_row(self.connection.execute("SELECT count(*) FROM reputation"))
+            if touched > max(_ALWAYS_REFRESHED, _MOST_TOUCHED * users):
+                return self._rebuild(snapshot, policy, as_of, f"{touched:,} of {users:,} users were touched")
+            recall(self.connection, in_force)
+            with transaction(self.connection):
+                materialize(self.connection, in_force, OF_TOUCHED)
+                changed = replace_rows(self.connection, user_tables(in_force, OF_TOUCHED))
+                self._describe(snapshot, policy, as_of)
+        return self._derived(started, None, touched, changed)
+
+    def publish(self) -> None:
+        """Put the draft in the place of the published warehouse, durably; it remains a draft to go on with."""
+        info, snapshot = stored_info(self.connection), self._snapshot
+        assert snapshot is not None  # noqa: S101 - tells the type checker
+        with transaction(self.connection):
+            create_lake_views(self.connection, snapshot)
+            _compute_pending_trends(self.connection, info.policy.at(info.as_of))
+        self.connection.execute("CHECKPOINT")
+        next_file = self.path.with_name(f"{self.path.name}.next")
+        try:
+            copyfile(self._file, next_file)
+            put_in_place(next_file, self.path)
+        finally:
+            next_file.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Throw the draft away; the next refresh begins at the published warehouse."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        remove(self._file)
+
+    def _rebuild(self, snapshot: Snapshot, policy: Policy, as_of: datetime, why: str) -> Derived:
+        started = time.monotonic()
+        self.discard()
+        with self._discarded_on_error():
+            connection = self._open()
+            create_lake_views(connection, snapshot)
+            in_force = prepare(connection, policy, as_of)
+            materialize(connection, in_force)
+            for name, query in (user_tables(in_force) | trends(in_force)).items():
+                connection.execute(statement("table", name=name, query=query))
+            self._describe(snapshot, policy, as_of)
+        derived = self._derived(started, why, 0, None)
+        return replace(derived, touched=derived.users)
+
+    def _why_not_continued(self, snapshot: Snapshot, policy: InForce, as_of: datetime) -> str | None:
+        """Return why the draft, or the published warehouse, is no base for a refresh; None if it is."""
+        if self._connection is None and not self.path.exists():
+            return "nothing was derived before"
+        try:
+            info = stored_info(self._connection or self._copy())
+        except duckdb.Error:
+            return "the published warehouse is damaged, or of another version of karmalake"
+        connection = self.connection
+        create_lake_view(connection, snapshot, "commits")
+        if info.recipe != recipe(policy, snapshot.lake_id):
+            return "policy, rules or lake are not those of before"
+        if info.lake_version > snapshot.version or info.last_batch != last_batch(connection, info.lake_version):
+            return "the lake is not a later state of the one before"
+        if as_of < info.as_of:
+            return f"as_of lies before that of the warehouse, {info.as_of.isoformat()}"
+        return "points decay with every moment" if policy.decays and as_of > info.as_of else None
+
+    def _find_touched(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> int:
+        """Bring `by_user` up to the snapshot, prepare the steps over `recalled`, and return how many are touched."""
+        connection, info = self.connection, stored_info(self.connection)
+        attach_by_user(connection, self.path.with_name("by_user.duckdb"))
+        connection.execute(statement("refresh/recalled"))
+        in_force = prepare(connection, policy, as_of, source="recalled")
+        bring_up(connection, snapshot, in_force)
+        return find_touched(connection, in_force, info.lake_version, epoch_us(info.as_of))
+
+    def _copy(self) -> duckdb.DuckDBPyConnection:
+        copyfile(self.path, self._file)
+        return self._open()
+
+    def _open(self) -> duckdb.DuckDBPyConnection:
+        """Open the draft's file. Half of the memory is left to others; what does not fit spills beside the file."""
+        connection = self._connection = duckdb.connect(self._file)
+        connection.execute("SET memory_limit = '50%'")
+        connection.execute("SET temp_directory = ?", [f"{self._file}.tmp"])
+        connection.execute("SET preserve_insertion_order = false")
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(statement("refresh/changed_day_table"))
+        return connection
+
+    @contextmanager
+    def _discarded_on_error(self) -> Generator[None]:
+        try:
+            yield
+        except BaseException:
+            self.discard()
+            raise
+
+    def _describe(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> None:
+        self._snapshot = snapshot
+        values: list[Any] = [
+            snapshot.version,
+            epoch_us(as_of),
+            policy.name,
+            policy.version,
+            policy.to_json(),
+            epoch_us(datetime.now(UTC)),
+            _karmalake_version(),
+            recipe(policy.at(as_of), snapshot.lake_id),
+            last_batch(self.connection, snapshot.version),
+        ]
+        self.connection.execute(statement("snapshot_info"))
+        self.connection.execute(statement("describe"), values)
+
+    def _derived(self, started: float, rebuilt: str | None, touched: int, changed: pl.Series | None) -> Derived:
+        info = stored_info(self.connection)
+        users, events, counted = one_row(self.connection.execute(statement("counts")))
+        seconds = time.monotonic() - started
+        return Derived(
+            self.path, info.lake_version, info.as_of, users, events, counted, seconds, rebuilt, touched, changed
+        )
 
 
-def _set_up(connection: duckdb.DuckDBPyConnection, unfinished: Path) -> None:
-    """Leave half of the memory to others; what does not fit spills beside the unfinished file."""
-    connection.execute("SET memory_limit = '50%'")
-    connection.execute("SET temp_directory = ?", [f"{unfinished}.tmp"])
-    connection.execute("SET preserve_insertion_order = false")
-
-
-def _create_tables(connection: duckdb.DuckDBPyConnection, policy: InForce) -> None:
-    score = exact_type(policy.score_digits)
-    sums = {"points": exact("sum(granted)", policy.score_digits), "ratings": exact("sum(rating)", policy.rating_digits)}
-    connection.execute(statement("user_days", **sums))
-    connection.execute(statement("status_periods"))
-    connection.execute(statement("reputation_table", query=reputation_query(policy)))
-    connection.execute(statement("trends_daily", exact=score))
-    connection.execute(statement("trends_reasons"))
-    connection.execute(statement("trends_scores", exact=score))
-
-
-def _describe(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: Policy, as_of: datetime) -> None:
-    values: list[Any] = [
-        snapshot.version,
-        epoch_us(as_of),
-        policy.name,
-        policy.version,
-        policy.model_dump_json(exclude_unset=True, by_alias=True),
-    ]
-    connection.execute(statement("snapshot_info"))
-    connection.execute(
-        "INSERT INTO snapshot_info VALUES (?, make_timestamptz(?), ?, ?, ?, make_timestamptz(?), ?)",
-        [*values, epoch_us(datetime.now(UTC)), _karmalake_version()],
-    )
+def _compute_pending_trends(connection: duckdb.DuckDBPyConnection, policy: InForce) -> None:
+    """Compute the trends of the days that changed since the last time."""
+    connection.execute(statement("refresh/pending_day"))
+    for name, query in pending_trends(policy).items():
+        connection.execute(statement("refresh/remove_days", name=name))
+        connection.execute(statement("refresh/insert_rows", name=name, query=query))
+    connection.execute(statement("refresh/changed_day_table"))
 
 
 def _karmalake_version() -> str:
@@ -121,21 +252,3 @@ def _karmalake_version() -> str:
         return version("karmalake")
     except PackageNotFoundError:
         return "unknown"
-
-
-def _counts(connection: duckdb.DuckDBPyConnection) -> tuple[int, int, int]:
-    row = connection.execute(statement("counts")).fetchone()
-    assert row is not None  # noqa: S101 - an aggregate always has its one row; tells the type checker
-    return row
-
-
-def _replace(unfinished: Path, path: Path) -> None:
-    """Put the finished file in the place of the published one, durably."""
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -19,8 +19,13 @@ def create_lake_views(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot)
     connection.execute(statement("checkpoints"))
     connection.unregister("arrow_rows")
     for table in ("events", "commits", "dead_letters", "conflicts"):
-        source = _source(connection, table, snapshot.files.get(table, ()))
-        connection.execute(statement(f"lake_{table}", source=source, version=str(snapshot.version)))
+        create_lake_view(connection, snapshot, table)
+
+
+def create_lake_view(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, table: str) -> None:
+    """Create one of the views; those of dead letters and conflicts need `commits` and `events`."""
+    source = stored_rows(connection, table, snapshot.files.get(table, ()))
+    connection.execute(statement(f"lake_{table}", source=source, version=str(snapshot.version)))
 
 
 def _checkpoints(snapshot: Snapshot) -> pa.Table:
@@ -31,8 +36,8 @@ def _checkpoints(snapshot: Snapshot) -> pa.Table:
     return pa.Table.from_pylist(rows, CHECKPOINTS)
 
 
-def _source(connection: duckdb.DuckDBPyConnection, table: str, files: tuple[str, ...]) -> str:
-    """Return a query of the table's files; of no files, an empty table with the same columns."""
+def stored_rows(connection: duckdb.DuckDBPyConnection, table: str, files: tuple[str, ...]) -> str:
+    """Return a query of the files of one of the lake's tables; of no files, an empty table with the same columns."""
     stored = pa.schema([field for field in TABLES[table] if field.name not in _NOT_STORED])
     if files:
         columns = ", ".join(f'"{name}"' for name in stored.names)

@@ -21,13 +21,17 @@ _MACROS = (
 
 
 def prepare(
-    connection: duckdb.DuckDBPyConnection, policy: Policy, as_of: datetime, known_at: datetime | None = None
+    connection: duckdb.DuckDBPyConnection,
+    policy: Policy,
+    as_of: datetime,
+    known_at: datetime | None = None,
+    source: str = "events",
 ) -> InForce:
     """Define the steps up to `contribution` for one policy and moment, and return the policy as it is then.
 
     With `known_at`, only events that were committed before it are known: what was shown then, late events left out.
-    Computes nothing yet. Everything is temporary: a read-only warehouse will do. Calling again replaces what was
-    prepared. Raises UsageError for an as_of without a time zone.
+    `source` is the table or view of the events. Computes nothing yet. Everything is temporary: a read-only warehouse
+    will do. Calling again replaces what was prepared. Raises UsageError for an as_of without a time zone.
     """
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET VARIABLE as_of = CAST(? AS BIGINT)", [epoch_us(as_of)])
@@ -37,14 +41,15 @@ def prepare(
         connection.execute(statement(f"macro_{macro}"))
     if known_at is not None:
         connection.execute("SET VARIABLE known_at = CAST(? AS BIGINT)", [epoch_us(known_at)])
-    connection.execute(statement("known_event", known="" if known_at is None else statement("known_at")))
-    for step in _steps(in_force):
+    known = "" if known_at is None else statement("known_at")
+    connection.execute(statement("known_event", source=source, known=known))
+    for step in steps(in_force):
         connection.execute(step)
     return in_force
 
 
-def _steps(policy: InForce) -> list[str]:
-    """Return the steps in their order; a rule that the policy does not have costs nothing."""
+def steps(policy: InForce) -> list[str]:
+    """Return the steps after `known_event` in their order; a rule that the policy does not have costs nothing."""
     actions = [action for edition in policy.editions for action in edition.rules.actions.values()]
     return [
         *map(statement, ("retracted_event", "status_transition", "status_period")),
@@ -98,9 +103,9 @@ def _caps(policy: InForce) -> list[dict[str, str]]:
     return links
 
 
-def materialize(connection: duckdb.DuckDBPyConnection, policy: InForce) -> None:
-    """Compute `fact` from the prepared `contribution`."""
-    connection.execute(statement("fact", rating_rank=_rating_rank(policy)))
+def materialize(connection: duckdb.DuckDBPyConnection, policy: InForce, only: str = "") -> None:
+    """Compute `fact` from the prepared `contribution`; `only` narrows it to some users."""
+    connection.execute(statement("fact", rating_rank=_rating_rank(policy), only=only))
 
 
 def _rating_rank(policy: InForce) -> str:

@@ -44,6 +44,10 @@ class Info:
     """The version that was in force at as_of."""
     derived_at: datetime
     karmalake_version: str
+    recipe: str
+    """Names the lake and the statements that it was made with."""
+    last_batch: str | None
+    """The batch that made lake_version."""
 
 
 def open_warehouse(data_dir: Path | str | None = None) -> "Warehouse":
@@ -80,6 +84,8 @@ def stored_info(connection: duckdb.DuckDBPyConnection) -> Info:
         policy_version=row["policy_version"],
         derived_at=row["derived_at"],
         karmalake_version=row["karmalake_version"],
+        recipe=row["recipe"],
+        last_batch=row["last_batch"],
     )
 
 

@@ -202,17 +202,17 @@ def test_a_crash_leaves_the_old_warehouse_and_is_cleaned_up(tmp_path: Path) -> N
     path = publish(tmp_path, history())
     script = (
         "import os, sys; from pathlib import Path; from pipelines.reputation import derive as d\n"
-        "d._create_tables = lambda *_: os.kill(os.getpid(), 9)\n"
+        "d.user_tables = lambda *_: os.kill(os.getpid(), 9)\n"
         "from tests.reputation.test_derive import publish; publish(Path(sys.argv[1]), [])"
     )
     killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, timeout=60)
     assert killed.returncode == -signal.SIGKILL
-    leftovers = [p.name for p in tmp_path.iterdir() if "unfinished" in p.name]
+    leftovers = [p.name for p in tmp_path.iterdir() if "draft" in p.name]
     assert leftovers
     with Warehouse(path) as warehouse:
         assert warehouse.reputation().height == 2
     publish(tmp_path, history(), version=2)
-    assert [p.name for p in tmp_path.iterdir() if "unfinished" in p.name] == []
+    assert [p.name for p in tmp_path.iterdir() if "draft" in p.name] == []
 
 
 def test_an_open_warehouse_stays_what_it_is_until_refreshed(tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ always bound or come from tables and variables.
 from functools import cache
 from pathlib import Path
 from string import Template
+from typing import Any
+
+import duckdb
 
 _FOLDER = Path(__file__).parent
 
@@ -19,6 +22,12 @@ def statement(name: str, /, **fragments: str) -> str:
 def literal(text: str) -> str:
     """Return a text as an SQL literal, for the few places where nothing can be bound: paths in a stored view."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def one_row(answer: duckdb.DuckDBPyConnection) -> tuple[Any, ...]:
+    """Return the row of an answer that always has one, as an aggregate over everything has."""
+    (row,) = answer.fetchall()
+    return row
 
 
 @cache

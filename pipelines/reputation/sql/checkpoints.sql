@@ -1,3 +1,3 @@
 -- How far each topic partition was read: next_offset by (topic_id, topic_partition).
-CREATE TABLE checkpoints AS
+CREATE OR REPLACE TABLE checkpoints AS
 SELECT * FROM arrow_rows

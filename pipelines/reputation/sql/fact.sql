@@ -13,4 +13,5 @@ SELECT
     is_first,
     reason
 FROM contribution
+$only
 WINDOW latest_first AS (PARTITION BY user_id ORDER BY rating IS NULL, t DESC, event_id DESC)

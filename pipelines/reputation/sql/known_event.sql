@@ -7,7 +7,7 @@ SELECT
     epoch_us(event.event_time) AS t,
     event.metadata,
     role.role
-FROM events AS event
+FROM $source AS event
 LEFT JOIN role ON role.action_type = event.action_type
 WHERE epoch_us(event.event_time) < getvariable('as_of')
 $known

@@ -1,4 +1,4 @@
-CREATE VIEW commits AS
+CREATE OR REPLACE VIEW commits AS
 SELECT stored.*
 FROM ($source) AS stored
 WHERE stored.version <= $version

@@ -1,6 +1,6 @@
 -- Conflicts of batches that are committed (as with dead letters: judged again, a record may be none), with the place of
 -- the event that came first and stands.
-CREATE VIEW conflicts AS
+CREATE OR REPLACE VIEW conflicts AS
 SELECT
     written.*,
     first.topic_id AS first_topic_id,

@@ -1,5 +1,4 @@
 -- When each user was suspended, as points in time.
-CREATE TABLE status_periods AS
 SELECT
     user_id,
     make_timestamptz(from_t) AS suspended_at,
@@ -7,4 +6,5 @@ SELECT
     make_timestamptz(to_t) AS reinstated_at,
     reinstated_by
 FROM status_period
+$only
 ORDER BY user_id, from_t, suspended_by

@@ -1,5 +1,4 @@
 -- What happened on each UTC day, by action_type.
-CREATE TABLE trends_daily AS
 SELECT
     day,
     action_type,
@@ -11,5 +10,6 @@ SELECT
         AS rating_average,
     CAST(sum(rating_count) AS BIGINT) AS rating_count
 FROM user_days
+$of_days
 GROUP BY day, action_type
 ORDER BY day, action_type

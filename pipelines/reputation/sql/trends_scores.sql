@@ -1,6 +1,5 @@
 -- How the scores of a day's active users were spread: each user's points of all days so far, at the end of the day.
 -- Quantiles are scores that somebody had (no interpolation).
-CREATE TABLE trends_scores AS
 SELECT
     day,
     count(*) AS active_users,
@@ -14,7 +13,9 @@ SELECT
 FROM (
     SELECT day, CAST(sum(sum(points)) OVER (PARTITION BY user_id ORDER BY day) AS $exact) AS score
     FROM user_days
+    $of_users
     GROUP BY user_id, day
 )
+$of_days
 GROUP BY day
 ORDER BY day

@@ -1,5 +1,4 @@
 -- What each user did and earned on each UTC day, by action_type.
-CREATE TABLE user_days AS
 SELECT
     user_id,
     day,

@@ -1,0 +1,2 @@
+INSERT INTO snapshot_info
+VALUES (?, make_timestamptz(?), ?, ?, ?, make_timestamptz(?), ?, ?, ?)

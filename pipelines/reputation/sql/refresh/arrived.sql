@@ -1,0 +1,3 @@
+CREATE OR REPLACE TEMP TABLE arrived AS
+FROM recomputed
+ANTI JOIN stored USING (whole)

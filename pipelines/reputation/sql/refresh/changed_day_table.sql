@@ -1,0 +1,1 @@
+CREATE OR REPLACE TEMP TABLE changed_day (user_id VARCHAR, day DATE)

@@ -1,0 +1,3 @@
+CREATE OR REPLACE TEMP TABLE departed AS
+FROM stored
+ANTI JOIN recomputed USING (whole)

@@ -1,0 +1,2 @@
+DELETE FROM by_user.file
+WHERE path NOT IN (SELECT unnest(getvariable('files')))

@@ -1,0 +1,3 @@
+INSERT INTO $name
+SELECT unnest(whole)
+FROM arrived

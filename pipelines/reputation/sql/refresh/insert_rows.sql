@@ -1,0 +1,2 @@
+INSERT INTO $name
+$query

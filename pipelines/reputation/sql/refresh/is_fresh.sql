@@ -1,0 +1,1 @@
+(version > getvariable('since_version') OR t >= getvariable('since_as_of'))

@@ -1,0 +1,2 @@
+DELETE FROM $name
+WHERE day IN (FROM pending_day)

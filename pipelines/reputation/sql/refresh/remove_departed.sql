@@ -1,0 +1,2 @@
+DELETE FROM $name
+WHERE rowid IN (SELECT place FROM departed)

@@ -1,2 +1,0 @@
-CREATE TABLE reputation AS
-$query

@@ -1,0 +1,229 @@
+"""A refresh leaves the rows that a rebuild would, whatever happened since (`incremental-equals-rebuild`)."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.errors import UsageError
+from pipelines.lake.tables import Snapshot
+from pipelines.reputation import database_file
+from pipelines.reputation import derive as derive_module
+from pipelines.reputation.derive import derive, open_draft
+from pipelines.reputation.policy import Policy
+from pipelines.reputation.warehouse import Warehouse
+from tests.reputation import policies
+from tests.reputation.history import DAY, NOW, Event, at, snapshot_of, stored_schema
+from tests.reputation.policies import EVENTS, policy
+from tests.reputation.strategies import histories
+
+TABLES = (
+    "reputation",
+    "user_days",
+    "user_reasons",
+    "status_periods",
+    "trends_daily",
+    "trends_scores",
+    "trends_reasons",
+)
+MOMENTS = [NOW + shift for shift in (-DAY, -1, 0, 1, DAY // 2, DAY, 7 * DAY - 1, 30 * DAY, 31 * DAY)]
+
+
+def lake(folder: Path, commits: Sequence[Sequence[Event]], *, compacted: int = 0) -> Snapshot:
+    """Return the snapshot after these commits, versions 1, 2, ...; the files of the first few are merged."""
+    batches = [[on(event, number) for event in events] for number, events in enumerate(commits, start=1)]
+    merged = [[event for batch in batches[:compacted] for event in batch], *batches[compacted:]]
+    rows = [{"batch_id": f"batch-{number}", "version": number} for number in range(1, len(commits) + 1)]
+    table = pa.Table.from_pylist(rows, stored_schema("commits"))
+    folder = folder / f"{len(commits)}-{compacted}"
+    return snapshot_of(folder, *(merged if compacted else batches), version=len(commits), commits=table)
+
+
+def on(event: Event, version: int) -> Event:
+    return Event(event.event_id, event.user_id, event.action_type, event.t, event.metadata, f"batch-{version}")
+
+
+def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Return the rows of every table of a warehouse, in an order of their own."""
+    with Warehouse(path) as warehouse:
+        return {table: sorted(warehouse.sql(f"FROM {table}").rows(), key=repr) for table in TABLES}
+
+
+def rebuilt(folder: Path, snapshot: Snapshot, rules: Policy, as_of: int) -> dict[str, list[tuple[object, ...]]]:
+    derive(snapshot, rules, at(as_of), folder / "rebuilt" / "warehouse.duckdb")
+    return rows(folder / "rebuilt" / "warehouse.duckdb")
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    with TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def split(events: list[Event]) -> st.SearchStrategy[list[list[Event]]]:
+    """Return the events in two to four commits, in any order of arrival."""
+    places = st.lists(st.integers(0, 3), min_size=len(events), max_size=len(events))
+    return places.map(lambda chosen: [[e for e, c in zip(events, chosen, strict=True) if c == n] for n in range(4)])
+
+
+@st.composite
+def stories(draw: st.DrawFn, events: st.SearchStrategy[list[Event]]) -> list[tuple[list[Event], int]]:
+    """Return commits, each with the moment of the refresh after it; time goes on, or stands still."""
+    commits = draw(events.flatmap(split))
+    moments = sorted(draw(st.lists(st.sampled_from(MOMENTS), min_size=4, max_size=4)))
+    return list(zip(commits, moments, strict=True))
+
+
+def assert_refreshes_equal_rebuilds(story: list[tuple[list[Event], int]], rules: Policy) -> None:
+    """Refresh after each commit, publish now and then, and compare in the end."""
+    with scratch() as folder:
+        commits: list[list[Event]] = []
+        path = folder / "warehouse.duckdb"
+        with open_draft(path) as draft:
+            for number, (events, as_of) in enumerate(story):
+                commits.append(events)
+                snapshot = lake(folder / "lake", commits, compacted=number // 2)
+                draft.refresh(snapshot, rules, at(as_of))
+                if number % 2:
+                    draft.publish()
+                    draft.discard()
+        assert rows(path) == rebuilt(folder, snapshot, rules, as_of)
+
+
+@pytest.mark.slow
+@given(stories(histories(*EVENTS)), policies.whole_policies())
+def test_any_policy(story: list[tuple[list[Event], int]], rules: Policy) -> None:
+    """Commits, late events, suspensions, retractions, corrections and day changes, under any rules."""
+    assert_refreshes_equal_rebuilds(story, rules)
+
+
+@pytest.mark.slow
+@given(stories(histories(*EVENTS)), policies.versioned_policies())
+def test_any_versions(story: list[tuple[list[Event], int]], rules: Policy) -> None:
+    """The policy changes between two refreshes."""
+    assert_refreshes_equal_rebuilds(story, rules)
+
+
+def rides() -> st.SearchStrategy[list[Event]]:
+    """Return ratings and completions of few rides by three users, and what withdraws or corrects them."""
+    ids = [f"e{number}" for number in range(8)]
+    body = st.tuples(
+        st.sampled_from(("ann", "bob", "cid")),
+        st.sampled_from(("Done", "Rated", "Rated", "Retracted", "Corrected")),
+        st.sampled_from(MOMENTS[:6]),
+        st.fixed_dictionaries({"ride_id": st.sampled_from(("r1", "r2")), "target_event_id": st.sampled_from(ids)}),
+    )
+    rated = {"rating": "5"}
+    bodies = st.lists(body, min_size=len(ids), max_size=len(ids))
+    return bodies.map(lambda rows: [Event(i, u, a, t, rated | m) for i, (u, a, t, m) in zip(ids, rows, strict=True)])
+
+
+GATE = {"a": {"actions": ("Rated",), "by": ("Done",), "key": "ride_id"}}
+
+
+@pytest.mark.slow
+@given(stories(rides()))
+def test_completions_reach_others(story: list[tuple[list[Event], int]]) -> None:
+    """Somebody else's completion, its retraction or correction, comes in another commit than what it completes."""
+    assert_refreshes_equal_rebuilds(story, policy(completion=GATE))
+
+
+ANN, BOB = (Event(f"e{n}", user, "Done", NOW - 40 * DAY) for n, user in enumerate(("ann", "bob")))
+NEWS = Event("e2", "ann", "Done", NOW - 1)
+
+
+def test_only_the_touched_are_computed(tmp_path: Path) -> None:
+    """A refresh computes the user of a new event, says whose row changed, and publishes what a rebuild would."""
+    path = tmp_path / "warehouse.duckdb"
+    derive(lake(tmp_path, [[ANN, BOB]]), policy(), at(NOW), path)
+    with open_draft(path) as draft:
+        derived = draft.refresh(lake(tmp_path, [[ANN, BOB], [NEWS]]), policy(), at(NOW))
+        draft.publish()
+    assert (derived.rebuilt, derived.touched, derived.users, derived.events) == (None, 1, 2, 3)
+    assert derived.changed is not None
+    assert derived.changed.to_list() == ["ann"]
+    with Warehouse(path) as warehouse:
+        assert warehouse.reputation("ann")["last_30_days_score"].to_list() == [3]
+
+
+def test_a_window_moves_without_a_commit(tmp_path: Path) -> None:
+    """An event that leaves the last 30 days touches its user and nobody else."""
+    path, snapshot = tmp_path / "warehouse.duckdb", lake(tmp_path, [[ANN, NEWS]])
+    derive(snapshot, policy(), at(NOW), path)
+    with open_draft(path) as draft:
+        assert draft.refresh(snapshot, policy(), at(NOW + DAY)).touched == 0
+        derived = draft.refresh(snapshot, policy(), at(NOW - 1 + 30 * DAY + 1))
+    assert (derived.rebuilt, derived.touched) == (None, 1)
+
+
+def test_a_draft_that_fails_leaves_the_published_warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error half-way throws the draft away; the next refresh begins at what is published."""
+    path, later = tmp_path / "warehouse.duckdb", lake(tmp_path, [[ANN, BOB], [NEWS]])
+    derive(lake(tmp_path, [[ANN, BOB]]), policy(), at(NOW), path)
+    with open_draft(path) as draft:
+        with monkeypatch.context() as broken:
+            broken.setattr(derive_module, "replace_rows", None)
+            with pytest.raises(TypeError):
+                draft.refresh(later, policy(), at(NOW))
+        assert draft.refresh(later, policy(), at(NOW)).rebuilt is None
+        draft.publish()
+    assert rows(path) == rebuilt(tmp_path, later, policy(), NOW)
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"no database" * 999), Path.unlink])
+def test_by_user_is_a_cache(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    """Lost or damaged, it is made again from the lake."""
+    path, commits = tmp_path / "warehouse.duckdb", [[ANN, BOB], [NEWS]]
+    derive(lake(tmp_path, commits[:1]), policy(), at(NOW), path)
+    with open_draft(path) as draft:
+        draft.refresh(lake(tmp_path, commits), policy(), at(NOW))
+    damage(tmp_path / "by_user.duckdb")
+    with open_draft(path) as draft:
+        assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW)).rebuilt is None
+        draft.publish()
+    assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW)
+
+
+def test_a_restored_lake_is_noticed(tmp_path: Path) -> None:
+    """The same version with another history, as after a backup: nothing is continued from it."""
+    path, snapshot = tmp_path / "warehouse.duckdb", lake(tmp_path, [[ANN], [BOB]])
+    derive(snapshot, policy(), at(NOW), path)
+    other = pa.Table.from_pylist([{"batch_id": "other", "version": 2}], stored_schema("commits"))
+    restored = snapshot_of(tmp_path / "restored", [ANN], version=2, commits=other)
+    with open_draft(path) as draft:
+        for back in (lake(tmp_path, [[ANN]]), restored):
+            assert draft.refresh(back, policy(), at(NOW)).rebuilt == "the lake is not a later state of the one before"
+            draft.discard()
+
+
+@pytest.mark.parametrize(
+    ("rules", "as_of", "why"),
+    [
+        (policy(windows_days=(7,)), NOW, "policy, rules or lake are not those of before"),
+        (policy(), NOW - 1, "as_of lies before that of the warehouse, 2024-03-01T00:00:00+00:00"),
+        (policy(), NOW, None),
+    ],
+)
+def test_what_cannot_be_continued_is_rebuilt(tmp_path: Path, rules: Policy, as_of: int, why: str | None) -> None:
+    """Other rules, or time that goes back: a rebuild, which says why."""
+    path, snapshot = tmp_path / "warehouse.duckdb", lake(tmp_path, [[ANN, BOB, NEWS]])
+    with open_draft(path) as draft:
+        assert draft.refresh(snapshot, policy(), at(NOW)).rebuilt == "nothing was derived before"
+        assert draft.refresh(snapshot, rules, at(as_of)).rebuilt == why
+        draft.publish()
+    assert rows(path) == rebuilt(tmp_path, snapshot, rules, as_of)
+
+
+def test_one_draft_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits in vain is told which process keeps the warehouse."""
+    monkeypatch.setattr(database_file, "_LOCK_SECONDS", 0.1)
+    path = tmp_path / "warehouse.duckdb"
+    told = f"process {os.getpid()} is keeping warehouse.duckdb up to date"
+    with open_draft(path), pytest.raises(UsageError, match=told), open_draft(path):
+        pass
