@@ -13,7 +13,7 @@ from assets.lake import POOL, events
 from assets.partitions import DAYS
 from assets.resources import Karmalake
 from pipelines.errors import UsageError
-from pipelines.refresh import derive_warehouse, publish_warehouse
+from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import Settings
 
@@ -35,15 +35,17 @@ _COLUMNS = "SELECT column_name, column_type FROM (DESCRIBE {table})"
 
 @dg.asset(group_name="scores", kinds={"duckdb"}, deps=[events], pool=POOL)
 def reputation(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
-    """Everybody's status and scores by the active policy, as of now: derives the warehouse from the lake."""
+    """Everybody's status and scores by the policy in force, as of now: computes who was touched since the last time."""
     settings = karmalake.settings
-    derived = derive_warehouse(settings)
+    derived = refresh_warehouse(settings)
     metadata = {
         "dagster/row_count": derived.users,
         "lake_version": derived.lake_version,
         "as_of": derived.as_of.isoformat(),
         "events": derived.events,
         "counted": derived.counted,
+        "touched_users": derived.touched,
+        "rebuilt": derived.rebuilt or "no",
         "seconds": derived.seconds,
     }
     return dg.MaterializeResult(metadata={**metadata, **_columns(settings, "reputation")})
@@ -97,10 +99,10 @@ def _current_warehouse(karmalake: Karmalake) -> Warehouse:
     try:
         warehouse = Warehouse(settings.warehouse_path)
     except UsageError:
-        derive_warehouse(settings)
+        refresh_warehouse(settings)
         return Warehouse(settings.warehouse_path)
     if warehouse.info.lake_version < newest:
-        derive_warehouse(settings)
+        refresh_warehouse(settings)
         warehouse.refresh()
     return warehouse
 

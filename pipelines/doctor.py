@@ -9,7 +9,7 @@ from pipelines.errors import KarmalakeError
 from pipelines.lag import measure_lag
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import open_lake
-from pipelines.reputation.policy_file import load_policy
+from pipelines.refresh import policy_in_force
 from pipelines.reputation.warehouse import attach, stored_info
 from pipelines.serving.read import published
 from pipelines.settings import Settings
@@ -68,7 +68,7 @@ def _lake(settings: Settings) -> str:
 
 
 def _policy(settings: Settings) -> str:
-    policy = load_policy(settings.reputation.policy)
+    policy = policy_in_force(settings)
     return f"{policy.name}, version {policy.version}"
 
 

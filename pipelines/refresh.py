@@ -1,30 +1,63 @@
 """From the lake to what people see: derive the warehouse, then publish its documents.
 
-Both are safe to kill and to repeat: the old warehouse stays until the new one is whole, and a publication that was
+All of it is safe to kill and to repeat: the old warehouse stays until the new one is whole, and a publication that was
 cut off is done again in full.
 """
 
 from datetime import UTC, datetime
 
+import duckdb
+import polars as pl
+
 from pipelines.lake.history import take_snapshot
-from pipelines.lake.tables import open_lake
-from pipelines.reputation.derive import Derived, derive
+from pipelines.lake.tables import is_lake, open_lake
+from pipelines.reputation.activation import activated
+from pipelines.reputation.derive import Derived, Draft, open_draft
 from pipelines.reputation.documents import documents
+from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.stages import epoch_us
 from pipelines.reputation.warehouse import attach, stored_info
 from pipelines.serving.publication import Stamp
 from pipelines.serving.publish import Published, publish
 from pipelines.settings import Settings
 
 
-def derive_warehouse(settings: Settings, as_of: datetime | None = None) -> Derived:
-    """Compute the warehouse from the newest whole state of the lake, as of now unless told otherwise.
+def refresh_warehouse(settings: Settings) -> Derived:
+    """Bring the warehouse up to the newest whole state of the lake and to now, by what was touched since.
 
-    Raises UsageError when there is no lake, PolicyError when the policy cannot be read; the old warehouse stays.
+    Raises UsageError when there is no lake or `karmalake stream` keeps the warehouse, PolicyError when the policy
+    cannot be read; the old warehouse stays.
     """
-    policy = load_policy(settings.reputation.policy)
-    snapshot = take_snapshot(open_lake(settings.lake_dir))
-    return derive(snapshot, policy, as_of or datetime.now(UTC), settings.warehouse_path)
+    with open_draft(settings.warehouse_path) as draft:
+        derived = refresh_draft(draft, settings)
+        draft.publish()
+    return derived
+
+
+def rebuild_warehouse(settings: Settings, as_of: datetime | None = None) -> Derived:
+    """Compute the warehouse from nothing, as of now unless told otherwise. Raises like `refresh_warehouse`."""
+    with open_draft(settings.warehouse_path) as draft:
+        lake = open_lake(settings.lake_dir)
+        derived = draft.rebuild(take_snapshot(lake), policy_in_force(settings), as_of or datetime.now(UTC))
+        draft.publish()
+    return derived
+
+
+def refresh_draft(draft: Draft, settings: Settings) -> Derived:
+    """Bring a draft up to the newest whole state of the lake and to now; publish nothing."""
+    lake = open_lake(settings.lake_dir)
+    return draft.refresh(take_snapshot(lake), policy_in_force(settings), datetime.now(UTC))
+
+
+def policy_in_force(settings: Settings, known_at: datetime | None = None) -> Policy:
+    """Return the policy that was activated last (before known_at, if given), or else the one that the settings name.
+
+    Raises PolicyError when that one cannot be read.
+    """
+    has_lake = is_lake(settings.lake_dir)
+    in_force = activated(open_lake(settings.lake_dir), known_at) if has_lake else None
+    return in_force or load_policy(settings.reputation.policy)
 
 
 def publish_warehouse(settings: Settings) -> Published:
@@ -33,11 +66,14 @@ def publish_warehouse(settings: Settings) -> Published:
     Raises FencedError when something newer is published already, TransientError when Redis does not answer.
     """
     with attach(settings.warehouse_path) as connection:
-        info = stored_info(connection)
-        stamp = Stamp(info.lake_version, _microseconds(info.as_of), f"{info.policy.name}@{info.policy_version}")
-        return publish(documents(connection), stamp, settings.redis, settings.published_dir)
+        return publish_views(connection, settings, None)
 
 
-def _microseconds(moment: datetime) -> int:
-    seconds = int(moment.replace(microsecond=0).timestamp())
-    return seconds * 1_000_000 + moment.microsecond
+def publish_views(connection: duckdb.DuckDBPyConnection, settings: Settings, changed: pl.Series | None) -> Published:
+    """Publish the documents of a warehouse or draft; `changed` names who alone may have another one than published.
+
+    Raises like `publish_warehouse`.
+    """
+    info = stored_info(connection)
+    stamp = Stamp(info.lake_version, epoch_us(info.as_of), f"{info.policy.name}@{info.policy_version}")
+    return publish(documents(connection), stamp, settings.redis, settings.published_dir)

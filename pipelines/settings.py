@@ -153,9 +153,9 @@ class ReputationSettings(_Section):
     """What turns events into scores."""
 
     policy: str = "default"
-    """The name of a shipped policy or the path of a policy file."""
+    """The name of a shipped policy or the path of a policy file; `karmalake policy activate` puts another in force."""
     derive_interval_seconds: float = Field(default=30.0, gt=0)
-    """How often `karmalake stream` publishes a new warehouse.duckdb."""
+    """How often `karmalake stream` puts a new warehouse.duckdb in place, and looks for windows that moved."""
     max_staleness_seconds: float = Field(default=900.0, gt=0)
     """Older than this, what is served is reported as stale."""
 

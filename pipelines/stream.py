@@ -1,20 +1,24 @@
 """The long-lived process: drain for ever, and keep what is served current.
 
-Two loops beside each other. Ingest commits whenever records come; the refresh derives and publishes whatever has been
-committed by the time it is free, and at least every `derive_interval_seconds`, because windows move by themselves.
-Ingest never waits for Redis: when publishing fails, that is reported and tried again (`isolated`).
+Two loops beside each other. Ingest commits whenever records come; the refresh computes what was touched by the time it
+is free, publishes it to Redis, and puts a new warehouse.duckdb in place every `derive_interval_seconds`, also without
+a commit, because windows move by themselves. Ingest never waits for Redis: when publishing fails, that is reported and
+tried again (`isolated`).
 """
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+
+import polars as pl
 
 from pipelines.drain import drain_once, open_ingest
 from pipelines.errors import TransientError
 from pipelines.lake.commit import CommitRecord
-from pipelines.refresh import derive_warehouse, publish_warehouse
-from pipelines.reputation.derive import Derived
+from pipelines.refresh import publish_views, refresh_draft
+from pipelines.reputation.derive import Derived, open_draft
 from pipelines.serving.publish import Published
 from pipelines.settings import Settings
 
@@ -66,14 +70,31 @@ def _refresh_loop(
     committed: threading.Event,
     on_refresh: Callable[[Derived, Published], None],
 ) -> None:
-    last = False
-    while not last:
-        committed.wait(settings.reputation.derive_interval_seconds)
-        last = stopping.is_set()
-        committed.clear()
-        try:
-            on_refresh(derive_warehouse(settings), publish_warehouse(settings))
-        except TransientError as error:
-            _LOG.warning("refresh: %s; trying again in %.0f s", error, _RETRY_SECONDS)
-            committed.set()
-            stopping.wait(_RETRY_SECONDS)
+    interval = settings.reputation.derive_interval_seconds
+    unpublished: pl.Series | None = None  # at first anybody's document may be another one
+    due = time.monotonic()
+    with open_draft(settings.warehouse_path) as draft:
+        last = False
+        while not last:
+            committed.wait(max(0.0, due - time.monotonic()))
+            last = stopping.is_set()
+            committed.clear()
+            derived = refresh_draft(draft, settings)
+            unpublished = _both(unpublished, derived.changed)
+            try:
+                published = publish_views(draft.connection, settings, unpublished)
+            except TransientError as error:
+                _LOG.warning("refresh: %s; trying again in %.0f s", error, _RETRY_SECONDS)
+                committed.set()
+                stopping.wait(_RETRY_SECONDS)
+            else:
+                unpublished = pl.Series(dtype=pl.String)
+                on_refresh(derived, published)
+            if last or time.monotonic() >= due:
+                draft.publish()
+                due = time.monotonic() + interval
+
+
+def _both(first: pl.Series | None, second: pl.Series | None) -> pl.Series | None:
+    """Return the users in either; None stands for all."""
+    return None if first is None or second is None else pl.concat([first, second]).unique()

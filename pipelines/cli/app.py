@@ -12,7 +12,7 @@ app = typer.Typer(
     help="""Reputation events from Kafka, each counted exactly once; scores derived, explained and served.
 
     The way of an event: `emit` or `simulate` puts it on the bus, `drain` moves it
-    into the lake, `rebuild` derives the warehouse, `publish` serves it from Redis;
+    into the lake, `refresh` derives the warehouse, `publish` serves it from Redis;
     `stream` does the last three for ever. Settings: KARMALAKE_* variables or karmalake.toml.
 
     New here? `karmalake demo` shows everything in about a minute.""",
@@ -26,6 +26,7 @@ app.command(rich_help_panel="Bus")(bus.emit)
 app.command(rich_help_panel="Bus")(bus.lag)
 app.command(rich_help_panel="Lake and scores")(flow.drain)
 app.command(rich_help_panel="Lake and scores")(flow.stream)
+app.command(rich_help_panel="Lake and scores")(flow.refresh)
 app.command(rich_help_panel="Lake and scores")(flow.rebuild)
 app.command(rich_help_panel="Lake and scores")(flow.publish)
 app.command(rich_help_panel="Lake and scores")(flow.compact)

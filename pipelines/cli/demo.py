@@ -92,11 +92,11 @@ def _compare(planted: "Planted", records: "list[CommitRecord]", *, first: bool) 
 
 
 def _refresh(settings: "Settings") -> None:
-    from pipelines.refresh import derive_warehouse, publish_warehouse  # noqa: PLC0415
+    from pipelines.refresh import publish_warehouse, refresh_warehouse  # noqa: PLC0415
 
     _step(4, "Scores: derived from the lake, published to Redis")
     with progress("deriving"):
-        show_derived(derive_warehouse(settings))
+        show_derived(refresh_warehouse(settings))
     with progress("publishing"):
         show_published(publish_warehouse(settings))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.cli.options import current_settings, instant, utf8
+from pipelines.cli.options import chosen_policy, current_settings, instant, utf8
 from pipelines.cli.output import say
 from pipelines.cli.rows import Format, write
 from pipelines.errors import KarmalakeError, UsageError
@@ -36,19 +36,17 @@ def explain(
     ] = None,
     since: Annotated[str | None, typer.Option("--from", help="Show what changed from this time on.")] = None,
     until: Annotated[str | None, typer.Option("--to", help="The end of that time instead of now.")] = None,
-    policy: Annotated[str | None, typer.Option(help="A shipped policy or a file, instead of the settings'.")] = None,
+    policy: Annotated[str | None, typer.Option(help="A shipped policy or a file, instead of the one in force.")] = None,
     form: Annotated[Format, typer.Option("--format", help="How to write the rows.")] = Format.TABLE,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")] = None,
 ) -> None:
     """Show where a user's all-time score comes from, event by event; or with --from what changed, and what expired."""
-    from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
-
     if since is None and until is not None:
         raise UsageError("--to needs --from: say from when on")
     if since is not None and (as_of is not None or known_at is not None):
         raise UsageError("--from and --to do not go with --as-of and --known-at: leave out one pair")
-    rules = load_policy(policy or current_settings().reputation.policy)
     known = instant(known_at)
+    rules = chosen_policy(policy, known)
     end = instant(until) or instant(as_of) or known or datetime.now(UTC)
     user = utf8(user)
     with _lake() as connection:

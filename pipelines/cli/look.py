@@ -6,7 +6,7 @@ from typing import Annotated, cast
 
 import typer
 
-from pipelines.cli.options import current_settings, instant, utf8
+from pipelines.cli.options import chosen_policy, current_settings, instant, utf8
 from pipelines.cli.output import fail, out, say, warn
 from pipelines.cli.rows import Format, write, write_relation
 from pipelines.errors import UsageError
@@ -33,7 +33,7 @@ def scores(
         str | None,
         typer.Option(help="Only what was committed before this time; without --as-of, as of this time too."),
     ] = None,
-    policy: Annotated[str | None, typer.Option(help="A shipped policy or a file, instead of the settings'.")] = None,
+    policy: Annotated[str | None, typer.Option(help="A shipped policy or a file, instead of the one in force.")] = None,
     form: Annotated[Format, typer.Option("--format", help="How to write the rows.")] = Format.CSV,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")] = None,
 ) -> None:
@@ -43,11 +43,10 @@ def scores(
     from pipelines.lake.history import take_snapshot  # noqa: PLC0415
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
     from pipelines.reputation import scores as engine  # noqa: PLC0415
-    from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
 
     settings = current_settings()
-    rules = load_policy(policy or settings.reputation.policy)
     known = instant(known_at)
+    rules = chosen_policy(policy, known)
     moment = instant(as_of) or known or datetime.now(UTC)
     write(engine.scores(take_snapshot(open_lake(settings.lake_dir)), rules, moment, known), form, output)
 

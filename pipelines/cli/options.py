@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from pipelines.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
+    from pipelines.reputation.policy import Policy
     from pipelines.settings import Settings
 
 
@@ -25,6 +26,14 @@ def bare_settings() -> "Settings":
         if place.exists() and not place.is_dir():
             raise ConfigurationError(f"{place} is a file, not a folder: set KARMALAKE_DATA_DIR to a folder")
     return settings
+
+
+def chosen_policy(name: str | None, known_at: datetime | None) -> "Policy":
+    """Return the policy that a command names, or else the one in force, at known_at if that is given."""
+    from pipelines.refresh import policy_in_force  # noqa: PLC0415
+    from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
+
+    return load_policy(name) if name else policy_in_force(current_settings(), known_at)
 
 
 def instant(text: str | None) -> datetime | None:

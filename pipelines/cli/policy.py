@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.options import current_settings, instant
+from pipelines.cli.flow import publish, refresh
+from pipelines.cli.options import chosen_policy, current_settings, instant
 from pipelines.cli.output import facts, say, table
 from pipelines.cli.rows import Format, write
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from pipelines.reputation.policy import Policy, Rules
 
 _MOVERS = 10
-policy = typer.Typer(help="Look at policies, check one, and see what another one would change.", no_args_is_help=True)
+policy = typer.Typer(
+    help="Look at policies, check one, see what another one would change, put it in force.", no_args_is_help=True
+)
 
 
 @policy.command("list")
@@ -30,7 +33,9 @@ def list_policies() -> None:
 
     shipped = [(name, load_policy(name)) for name in shipped_policies()]
     table(["policy", "version", "what it is"], [(name, rules.version, rules.description) for name, rules in shipped])
-    say(f"\nin force: {current_settings().reputation.policy} (KARMALAKE_REPUTATION_POLICY: a name, or a path)")
+    in_force = chosen_policy(None, None)
+    say(f"\nin force: {in_force.name}, version {in_force.version}")
+    say("KARMALAKE_REPUTATION_POLICY names the first one, a name or a path; `karmalake policy activate` the next")
 
 
 @policy.command()
@@ -65,6 +70,30 @@ def diff(
         return
     say(f"{before} -> {after}, all-time scores of {frame.height:,} users as of {moment:%Y-%m-%d %H:%M:%SZ}\n")
     _compare(frame)
+
+
+@policy.command()
+def activate(file: Annotated[str, typer.Argument(help="A policy file, or the name of a shipped policy.")]) -> None:
+    """Put a policy in force from now on: recorded in the lake, scores computed by it and published.
+
+    A policy with a mistake changes nothing. A running `karmalake stream` takes it up by itself.
+    """
+    from pipelines.lake.tables import create_lake  # noqa: PLC0415
+    from pipelines.reputation.activation import activate as put_in_force  # noqa: PLC0415
+    from pipelines.reputation.derive import is_kept  # noqa: PLC0415
+    from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
+
+    settings, rules = current_settings(), load_policy(file)
+    if not put_in_force(create_lake(settings.lake_dir), rules):
+        say(f"{rules.name}, version {rules.version}, is in force already")
+        return
+    say(f"in force from now on: {rules.name}, version {rules.version}")
+    if is_kept(settings.warehouse_path):
+        say("another process has the warehouse in work: `karmalake stream` computes the scores anew by itself;")
+        say("after any other, run `karmalake refresh` and `karmalake publish`")
+        return
+    refresh()
+    publish()
 
 
 def _compare(frame: "pl.DataFrame") -> None:

@@ -102,9 +102,13 @@ def stage_events(lake: Lake, events: pa.Table, batch_id: str) -> list[AddAction]
 
 def append(lake: Lake, name: str, rows: pa.Table, batch_id: str) -> None:
     """Append rows to `dead_letters` or `conflicts`, durably; they count once the batch is committed, and not before."""
-    if not len(rows):
-        return
-    actions = write_file(lake.root / name, _of_batch(rows, batch_id), batch_id)
+    if len(rows):
+        append_file(lake, name, _of_batch(rows, batch_id), batch_id)
+
+
+def append_file(lake: Lake, name: str, rows: pa.Table, file_name: str) -> None:
+    """Append rows to a table other than `events`, durably, as one file; a crash leaves at most an orphan file."""
+    actions = write_file(lake.root / name, rows, file_name)
     table = lake.table(name)
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The four Delta tables: their schemas, and how they are created and opened.
+"""The Delta tables: their schemas, and how they are created and opened.
 
 Owns names and columns. What is written, when and in which order is `commit.py`'s affair.
 """
@@ -50,11 +50,16 @@ COMMITS = pa.schema(
 """One row a commit of `events`. In a range, next_offset - start_offset = read + gaps + lost, and
 read = accepted + duplicates + conflicts + dead_letters (`nothing-lost`); gaps are offsets that hold no record for a
 reader (control records, aborted or compacted ones), lost ones were given up on the record."""
+POLICIES = pa.schema(
+    [("name", pa.string()), ("version", pa.string()), ("policy", pa.string()), ("activated", TIMESTAMP)]
+)
+"""One row each time a policy was put in force: the whole policy as JSON. Appended to, never changed."""
 TABLES: Mapping[str, pa.Schema] = {
     "events": EVENTS,
     "dead_letters": DEAD_LETTERS,
     "conflicts": CONFLICTS,
     "commits": COMMITS,
+    "policies": POLICIES,
 }
 COMMIT_METADATA = "karmalake"
 """The key under which a commit of `events` carries its record, as JSON, in the log."""
@@ -138,8 +143,13 @@ def _create_table(path: Path, schema: pa.Schema, partition_by: list[str] | None)
             raise
 
 
+def is_lake(root: Path) -> bool:
+    """Return whether there is a lake in `root`."""
+    return DeltaTable.is_deltatable(str(root / "events"))
+
+
 def open_lake(root: Path) -> Lake:
     """Open an existing lake. Raises UsageError when there is none."""
-    if not DeltaTable.is_deltatable(str(root / "events")):
+    if not is_lake(root):
         raise UsageError(f"there is no lake in {root} yet: run `karmalake drain` or `make demo` first")
     return Lake(root.absolute())

@@ -36,6 +36,14 @@ def alone(path: Path) -> Generator[None]:
         yield
 
 
+def is_held(path: Path) -> bool:
+    """Return whether a process holds the lock at `path` now."""
+    if not path.exists():
+        return False
+    with path.open("a+") as lock:
+        return not _locked(lock.fileno())
+
+
 def _locked(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,7 +21,7 @@ import polars as pl
 from pipelines.errors import UsageError
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.by_user import attach_by_user, bring_up, last_batch, transaction
-from pipelines.reputation.database_file import alone, put_in_place, remove
+from pipelines.reputation.database_file import alone, is_held, put_in_place, remove
 from pipelines.reputation.lake_views import create_lake_view, create_lake_views
 from pipelines.reputation.policy import InForce, Policy
 from pipelines.reputation.replace import replace_rows
@@ -69,6 +69,15 @@ def derive(snapshot: Snapshot, policy: Policy, as_of: datetime, path: Path) -> D
     return derived
 
 
+def is_kept(path: Path) -> bool:
+    """Return whether some process has a draft of the warehouse at `path` in work now."""
+    return is_held(_lock(path))
+
+
+def _lock(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
 @contextmanager
 def open_draft(path: Path) -> "Generator[Draft]":
     """Yield the draft of the warehouse at `path`, alone; on leaving, what was not published is thrown away.
@@ -76,7 +85,7 @@ def open_draft(path: Path) -> "Generator[Draft]":
     Raises UsageError when another process holds it for longer than a derivation takes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with alone(path.with_name(f"{path.name}.lock")):
+    with alone(_lock(path)):
         draft = Draft(path)
         try:
             draft.discard()

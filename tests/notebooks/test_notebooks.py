@@ -10,7 +10,7 @@ from pipelines.drain import drain, open_ingest
 from pipelines.emit.producer import produce_records
 from pipelines.emit.simulator import simulate
 from pipelines.emit.topics import ensure_topic
-from pipelines.refresh import derive_warehouse
+from pipelines.refresh import rebuild_warehouse
 from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
 
@@ -24,7 +24,7 @@ def beside_data(settings: Settings) -> Path:
     produce_records(settings.kafka, simulate(1, 3_000, days=30).records)
     with open_ingest(settings) as ingest:
         drain(ingest, lambda _: None)
-    derive_warehouse(settings)
+    rebuild_warehouse(settings)
     folder = settings.data_dir.parent / "notebooks"
     folder.mkdir()
     return folder

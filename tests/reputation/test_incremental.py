@@ -134,6 +134,31 @@ def test_completions_reach_others(story: list[tuple[list[Event], int]]) -> None:
     assert_refreshes_equal_rebuilds(story, policy(completion=GATE))
 
 
+def ride(event_id: str, user_id: str, action_type: str, ride_id: str, target: str = "") -> Event:
+    metadata = {"ride_id": ride_id, "rating": "5", "target_event_id": target}
+    return Event(event_id, user_id, action_type, NOW - 9 * DAY, metadata)
+
+
+RATED, DONE = ride("e1", "ann", "Rated", "r1"), ride("e2", "bob", "Done", "r1")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([RATED], [DONE]),
+        ([DONE], [RATED]),
+        ([RATED, DONE], [ride("e3", "ann", "Rated", "r2")]),
+        ([RATED, DONE], [ride("e3", "bob", "Retracted", "", "e2")]),
+        ([RATED, ride("e2", "bob", "Done", "r2")], [ride("e3", "bob", "Corrected", "r1", "e2")]),
+    ],
+    ids=["completed later", "rated later", "one more of the rated", "completion withdrawn", "completion corrected"],
+)
+def test_a_completion_and_what_it_completes_in_different_commits(before: list[Event], after: list[Event]) -> None:
+    """One user's event decides whether another's counts, and only one of the two is in the newest commit."""
+    others = [ride("e8", "dan", "Rated", "r8"), ride("e9", "eve", "Done", "r9")]
+    assert_refreshes_equal_rebuilds([([*before, *others], NOW), (after, NOW)], policy(completion=GATE))
+
+
 ANN, BOB = (Event(f"e{n}", user, "Done", NOW - 40 * DAY) for n, user in enumerate(("ann", "bob")))
 NEWS = Event("e2", "ann", "Done", NOW - 1)
 
