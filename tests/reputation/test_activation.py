@@ -1,0 +1,48 @@
+"""Which policy is in force: on the record, for every moment."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import PolicyError
+from pipelines.lake.tables import create_lake
+from pipelines.refresh import policy_in_force
+from pipelines.reputation.activation import activate, activated
+from pipelines.reputation.policy_file import load_policy, parse_policy
+from pipelines.settings import Settings
+
+RULES = 'name = "points"\nversion = "{version}"\n[actions.A]\npoints = {points}\n'
+FIRST, SECOND, OTHER_FIRST = (parse_policy(RULES.format(version=v, points=p)) for v, p in ((1, 3), (2, 5), (1, 4)))
+
+
+def test_the_policy_activated_last_is_in_force(tmp_path: Path) -> None:
+    """Before any activation, the policy of the settings; afterwards the newest, also one that comes back."""
+    settings = Settings(data_dir=tmp_path)
+    assert policy_in_force(settings) == load_policy("default")
+    lake = create_lake(settings.lake_dir)
+    for policy in (FIRST, SECOND, FIRST):
+        assert activate(lake, policy) is True
+        assert policy_in_force(settings) == activated(lake) == policy
+    assert activate(lake, FIRST) is False
+
+
+def test_what_was_in_force_then(tmp_path: Path) -> None:
+    """The past is not rewritten: at a moment between two activations the earlier one was in force."""
+    settings, lake = Settings(data_dir=tmp_path), create_lake(tmp_path / "lake")
+    moments = [datetime.now(UTC)]
+    for policy in (FIRST, SECOND):
+        activate(lake, policy)
+        moments.append(datetime.now(UTC))
+    expected = [load_policy("default"), FIRST, SECOND]
+    assert [policy_in_force(settings, moment) for moment in moments] == expected
+
+
+def test_a_version_means_one_thing(tmp_path: Path) -> None:
+    """Other rules under a version that was in force are refused, and the policy in force stays."""
+    lake = create_lake(tmp_path)
+    for policy in (FIRST, SECOND):
+        activate(lake, policy)
+    with pytest.raises(PolicyError, match="version 1 of the policy points was in force before, with other rules"):
+        activate(lake, OTHER_FIRST)
+    assert activated(lake) == SECOND
