@@ -15,8 +15,8 @@ from pipelines.reputation.views import View, view_columns, views
 from pipelines.reputation.warehouse import attach, stored_info
 
 
-def documents(source: duckdb.DuckDBPyConnection | Path | str) -> pl.DataFrame:
-    """Return the document of every user of a warehouse, ordered by user_id.
+def documents(source: duckdb.DuckDBPyConnection | Path | str, users: pl.Series | None = None) -> pl.DataFrame:
+    """Return the document of every user of a warehouse, or of the named ones whom it knows, ordered by user_id.
 
     Columns: `user_id` and `document` (text), `digest` (UInt64). The digest covers the document without `as_of` and
     `lake_version`: as long as it stays, the document says the same, and its as_of is when it began to.
@@ -24,12 +24,17 @@ def documents(source: duckdb.DuckDBPyConnection | Path | str) -> pl.DataFrame:
     """
     if not isinstance(source, duckdb.DuckDBPyConnection):
         with attach(Path(source)) as connection:
-            return documents(connection)
+            return documents(connection, users)
     info = stored_info(source)
     source.execute("SET VARIABLE document_as_of = ?", [rfc3339(info.as_of)])
     in_force = info.policy.at(info.as_of)
     members = ",\n        ".join([_defaults(in_force), *(_member(view, in_force) for view in views(in_force))])
-    return source.sql(statement("documents", members=members)).pl()
+    if users is None:
+        return source.sql(statement("documents", members=members, among="")).pl()
+    source.register("document_user", users.unique().to_frame("user_id"))
+    made = source.sql(statement("documents", members=members, among="SEMI JOIN document_user USING (user_id)")).pl()
+    source.unregister("document_user")
+    return made
 
 
 def rfc3339(moment: datetime) -> str:

@@ -54,6 +54,11 @@ class Held:
     announced: Stamp | None
     next_chunk: int
 
+    @property
+    def complete_id(self) -> str | None:
+        """The id of what is published; None if nothing is, or if another publication is in progress or interrupted."""
+        return self.publication_id if self.announced_id is None else None
+
 
 def read_held(client: redis.Redis, prefix: str) -> Held:
     """Return what the hash of bookkeeping says; all None and zero if there is none."""

@@ -1,7 +1,7 @@
 """Publish documents to Redis: what changed since the last publication, or everything if Redis does not hold that one.
 
-Owns what is written and what is deleted. The steps that make it safe beside other publishers and crashes, and what
-each of them leaves, are `publication.py`; what was published last is `state.py`.
+Owns which documents are made, written and deleted. The steps that make it safe beside other publishers and crashes,
+and what each of them leaves, are `publication.py`; what was published last is `state.py`.
 
 Everything is written, and every document of a user who is not among the new ones is deleted, when the id of the
 last publication in Redis is not the one in `state_dir`: Redis was emptied or restored, another publisher was here,
@@ -10,13 +10,14 @@ evicted: give Redis `maxmemory-policy noeviction`, and after a mishap delete `{p
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
 from pipelines.errors import UsageError
+from pipelines.serving.bookkeeping import read_held
 from pipelines.serving.client import connect, explained
 from pipelines.serving.keys import document_key_pattern, document_prefix
 from pipelines.serving.publication import Publication, Stamp, begin, finish, remove, write
@@ -25,6 +26,8 @@ from pipelines.settings import RedisSettings
 
 DOCUMENTS = pl.Schema({"user_id": pl.String, "document": pl.String, "digest": pl.UInt64})
 """One row a user: the document as JSON, and a digest of all in it that makes it worth writing again."""
+Documents = Callable[[pl.Series | None], pl.DataFrame]
+"""Makes documents, as `DOCUMENTS`: of all users (None), or of those among the named ones who have one."""
 
 _CHUNK_DOCUMENTS = 2_000
 _CHUNK_BYTES = 1024 * 1024
@@ -34,7 +37,10 @@ _SCAN_COUNT = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What one publication did, in documents; `full` if it could not build on the one before."""
+    """What one publication did, in documents; `full` if it could not build on the one before.
+
+    `written` and `unchanged` together are all documents there are now.
+    """
 
     written: int
     deleted: int
@@ -45,14 +51,25 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class _Changes:
-    """What a publication has to do: documents to set, as `DOCUMENTS`, and keys to delete."""
+    """What a publication has to do, and the digests of all documents after it."""
 
     written: pl.DataFrame
+    """Documents to set, as `DOCUMENTS`."""
     deleted: pl.Series
+    """Keys to delete."""
+    digests: pl.DataFrame
 
 
-def publish(documents: pl.DataFrame, stamp: Stamp, redis: RedisSettings, state_dir: Path) -> Published:
-    """Make Redis hold exactly these documents (`DOCUMENTS`, all users, each once) under this stamp.
+def publish(
+    documents: Documents, stamp: Stamp, redis: RedisSettings, state_dir: Path, changed: pl.Series | None = None
+) -> Published:
+    """Make Redis hold exactly the documents of all users under this stamp, and make no more of them than that takes.
+
+    `changed` (String) names the users whose document may be another one, or none any more, than in the publication
+    that this `state_dir` recorded last; None: anybody's may. The caller answers for it: whoever is missing there keeps
+    the document of before, and no later publication notices until Redis or the state is lost. So names are kept until
+    a call that was given them has returned, and None is passed when another process may have published from here.
+    `documents(changed)` is asked for first; `documents(None)` if that publication is not what Redis holds.
 
     Readers see each document whole, old or new, until the call returns. A crash anywhere leaves documents of this
     publication and the one before, and the next publication writes everything (`publication.py`).
@@ -60,17 +77,20 @@ def publish(documents: pl.DataFrame, stamp: Stamp, redis: RedisSettings, state_d
     lost its data meanwhile; ConfigurationError if it refuses; UsageError for columns that are no `DOCUMENTS`.
     """
     started = time.monotonic()
-    _check(documents)
     with connect(redis) as client, explained(client, "publishing"):
+        last_id = read_held(client, redis.prefix).complete_id
+        last = load(state_dir, last_id)
+        made = _made(documents, None if last is None else changed)
         publication = begin(client, redis.prefix, stamp)
-        last = load(state_dir, publication.previous_id)
-        changes = _everything(documents, publication) if last is None else _changed(documents, last, redis.prefix)
+        if last is not None and publication.previous_id != last_id:  # another publisher began meanwhile
+            last, made = None, _made(documents, None)
+        changes = _everything(made, publication) if last is None else _changed(made, last, changed, redis.prefix)
         _write(publication, changes.written)
         _remove(publication, changes.deleted)
-        finish(publication, documents.height)
-    save(state_dir, publication.id, documents.select("user_id", "digest"))
+        finish(publication, changes.digests.height)
+    save(state_dir, publication.id, changes.digests)
     written, deleted = changes.written.height, changes.deleted.len()
-    return Published(written, deleted, documents.height - written, last is None, time.monotonic() - started)
+    return Published(written, deleted, changes.digests.height - written, last is None, time.monotonic() - started)
 
 
 def document_keys(prefix: str, user_ids: pl.Series) -> pl.Series:
@@ -78,13 +98,18 @@ def document_keys(prefix: str, user_ids: pl.Series) -> pl.Series:
     return (document_prefix(prefix) + user_ids).cast(pl.Binary)
 
 
-def _check(documents: pl.DataFrame) -> None:
-    if documents.schema != DOCUMENTS:
-        raise UsageError(f"documents to publish must have the columns {DOCUMENTS}, not {documents.schema}")
-    if documents.null_count().sum_horizontal().item():
+def _made(documents: Documents, users: pl.Series | None) -> pl.DataFrame:
+    """Return the documents of all users or of the named ones, checked."""
+    made = documents(users)
+    if made.schema != DOCUMENTS:
+        raise UsageError(f"documents to publish must have the columns {DOCUMENTS}, not {made.schema}")
+    if made.null_count().sum_horizontal().item():
         raise UsageError("documents to publish must not hold nulls: each row is one user's document and its digest")
-    if documents["user_id"].n_unique() != documents.height:
+    if made["user_id"].n_unique() != made.height:
         raise UsageError("documents to publish must hold each user once: the same user_id stands in several rows")
+    if users is not None and not made["user_id"].is_in(users.implode()).all():
+        raise UsageError("documents to publish must be those of the users asked for, and of nobody else")
+    return made
 
 
 def _everything(documents: pl.DataFrame, publication: Publication) -> _Changes:
@@ -94,7 +119,8 @@ def _everything(documents: pl.DataFrame, publication: Publication) -> _Changes:
     """
     keys = document_keys(publication.prefix, documents["user_id"])
     found = pl.concat(_pages(publication)).unique().to_frame("key")
-    return _Changes(documents, found.join(keys.to_frame("key"), on="key", how="anti")["key"])
+    gone = found.join(keys.to_frame("key"), on="key", how="anti")["key"]
+    return _Changes(documents, gone, documents.select("user_id", "digest"))
 
 
 def _pages(publication: Publication) -> Iterator[pl.Series]:
@@ -107,10 +133,15 @@ def _pages(publication: Publication) -> Iterator[pl.Series]:
         yield pl.Series(page, dtype=pl.Binary)
 
 
-def _changed(documents: pl.DataFrame, last: pl.DataFrame, prefix: str) -> _Changes:
-    gone = last.join(documents, on="user_id", how="anti")["user_id"]
-    changed = documents.join(last, on=["user_id", "digest"], how="anti")
-    return _Changes(changed, document_keys(prefix, gone))
+def _changed(documents: pl.DataFrame, last: pl.DataFrame, changed: pl.Series | None, prefix: str) -> _Changes:
+    """Return how the documents, of all users or of those in `changed`, differ from the last publication."""
+    before, others = last, last.clear()
+    if changed is not None:
+        named = last["user_id"].is_in(changed.implode())
+        before, others = last.filter(named), last.filter(~named)
+    gone = before.join(documents, on="user_id", how="anti")["user_id"]
+    written = documents.join(before, on=["user_id", "digest"], how="anti")
+    return _Changes(written, document_keys(prefix, gone), pl.concat([others, documents.select("user_id", "digest")]))
 
 
 def _write(publication: Publication, documents: pl.DataFrame) -> None:

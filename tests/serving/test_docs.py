@@ -15,7 +15,7 @@ from pipelines.serving.publish import publish
 from pipelines.settings import RedisSettings, Settings
 from tests.conftest import REPOSITORY
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
-from tests.serving.conftest import stamp
+from tests.serving.conftest import always, stamp
 
 PAGE = (REPOSITORY / "docs" / "redis.md").read_text(encoding="utf-8")
 ANN = [
@@ -53,7 +53,7 @@ def test_the_python_runs(
 ) -> None:
     """The example reads the score and the stamp of what was published."""
     assert settings.redis.url is not None
-    publish(ann, stamp(1, 1_709_251_200_000_000), settings.redis, tmp_path / "state")
+    publish(always(ann), stamp(1, 1_709_251_200_000_000), settings.redis, tmp_path / "state")
     monkeypatch.setenv("KARMALAKE_REDIS_URL", settings.redis.url.get_secret_value())
     monkeypatch.setenv("KARMALAKE_REDIS_PREFIX", settings.redis.prefix)
     read._default_settings.cache_clear()

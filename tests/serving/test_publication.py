@@ -15,7 +15,7 @@ from pipelines.serving.keys import publication_key
 from pipelines.serving.publication import Publication, begin, finish, remove, write
 from pipelines.serving.publish import publish
 from pipelines.settings import RedisSettings
-from tests.serving.conftest import documents, documents_of, expected, served, stamp
+from tests.serving.conftest import always, documents, documents_of, expected, served, stamp
 
 OLD, NEW = stamp(1), stamp(2)
 
@@ -92,20 +92,20 @@ def test_an_equal_or_newer_stamp_takes_over(client: redis.Redis, cache: RedisSet
 
 def test_an_older_publisher_is_refused_by_publish(cache: RedisSettings, client: redis.Redis, tmp_path: Path) -> None:
     """The same through `publish`: nothing is written and the state stays that of the newer publication."""
-    publish(documents(ann=2), NEW, cache, tmp_path)
+    publish(always(documents(ann=2)), NEW, cache, tmp_path)
     with pytest.raises(FencedError, match="and newer"):
-        publish(documents(ann=1, bob=1), OLD, cache, tmp_path)
+        publish(always(documents(ann=1, bob=1)), OLD, cache, tmp_path)
     assert served(client, cache.prefix) == expected(documents(ann=2))
-    assert not publish(documents(ann=2), NEW, cache, tmp_path).full
+    assert not publish(always(documents(ann=2)), NEW, cache, tmp_path).full
 
 
 def test_a_deleted_bookkeeping_key_lets_a_new_lake_begin(
     cache: RedisSettings, client: redis.Redis, tmp_path: Path
 ) -> None:
     """What the refusal advises works: without the hash, version 1 of another lake replaces version 500 wholly."""
-    publish(documents(ann=2, bob=2), stamp(500), cache, tmp_path / "old")
+    publish(always(documents(ann=2, bob=2)), stamp(500), cache, tmp_path / "old")
     client.delete(f"{cache.prefix}.publication")
-    publish(documents(ann=1), OLD, cache, tmp_path / "new")
+    publish(always(documents(ann=1)), OLD, cache, tmp_path / "new")
     assert served(client, cache.prefix) == expected(documents(ann=1))
 
 
@@ -116,7 +116,7 @@ def test_a_crash_after_any_step_is_made_up_for(
 ) -> None:
     """A publication abandoned after any step, or before its state was saved: the next is full and exact."""
     if not first_ever:
-        publish(documents(ann=1, bob=1, cem=1), OLD, cache, tmp_path)
+        publish(always(documents(ann=1, bob=1, cem=1)), OLD, cache, tmp_path)
     crashed = begin(client, cache.prefix, NEW)
     steps: dict[str, Callable[[], None]] = {
         "begin": lambda: None,
@@ -129,9 +129,9 @@ def test_a_crash_after_any_step_is_made_up_for(
         if name == crash_after:
             break
     after = documents(ann=1, bob=1, dan=3)
-    assert publish(after, NEW, cache, tmp_path).full
+    assert publish(always(after), NEW, cache, tmp_path).full
     assert served(client, cache.prefix) == expected(after)
-    assert not publish(after, NEW, cache, tmp_path).full
+    assert not publish(always(after), NEW, cache, tmp_path).full
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -145,7 +145,7 @@ def test_redis_emptied_in_the_midst_ends_the_publication(
     with pytest.raises(TransientError, match="Redis lost its data"):
         STEPS[step](publication)
     assert served(client, cache.prefix) == {}
-    publish(documents(ann=1), NEW, cache, tmp_path)
+    publish(always(documents(ann=1)), NEW, cache, tmp_path)
     assert served(client, cache.prefix) == expected(documents(ann=1))
 
 

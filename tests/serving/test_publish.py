@@ -17,7 +17,7 @@ from pipelines.serving.publication import begin, finish, write
 from pipelines.serving.publish import DOCUMENTS, document_keys, publish
 from pipelines.serving.read import published, read_reputation
 from pipelines.settings import RedisSettings, Settings
-from tests.serving.conftest import PrivateValkey, documents, documents_of, expected, served, stamp, wait_until
+from tests.serving.conftest import PrivateValkey, always, documents, documents_of, expected, served, stamp, wait_until
 
 HOSTILE = [
     "",
@@ -38,9 +38,9 @@ HOSTILE = [
 
 def test_only_changed_documents_are_written(cache: RedisSettings, client: redis.Redis, tmp_path: Path) -> None:
     """A second publication writes the documents whose digest changed and those of new users, and no other."""
-    assert publish(documents(ann=1, bob=2, cem=3), stamp(1), cache, tmp_path).full
+    assert publish(always(documents(ann=1, bob=2, cem=3)), stamp(1), cache, tmp_path).full
     client.set(f"{cache.prefix}:ann", "untouched")
-    result = publish(documents(ann=1, bob=20, cem=3, dan=4), stamp(2), cache, tmp_path)
+    result = publish(always(documents(ann=1, bob=20, cem=3, dan=4)), stamp(2), cache, tmp_path)
     assert (result.written, result.deleted, result.unchanged, result.full) == (2, 0, 2, False)
     assert served(client, cache.prefix) == {
         "ann": "untouched",
@@ -52,8 +52,8 @@ def test_only_changed_documents_are_written(cache: RedisSettings, client: redis.
 
 def test_nothing_changed_renews_the_stamp_only(settings: Settings, tmp_path: Path) -> None:
     """A publication without changes writes no document, but says as of when the documents hold."""
-    publish(documents(ann=1), stamp(1), settings.redis, tmp_path)
-    result = publish(documents(ann=1), stamp(1, 1_800_000_000_000_000), settings.redis, tmp_path)
+    publish(always(documents(ann=1)), stamp(1), settings.redis, tmp_path)
+    result = publish(always(documents(ann=1)), stamp(1, 1_800_000_000_000_000), settings.redis, tmp_path)
     assert (result.written, result.unchanged, result.full) == (0, 1, False)
     info = published(settings)
     assert info is not None
@@ -62,18 +62,18 @@ def test_nothing_changed_renews_the_stamp_only(settings: Settings, tmp_path: Pat
 
 def test_removed_users_lose_their_documents(cache: RedisSettings, client: redis.Redis, tmp_path: Path) -> None:
     """A user who is not published any more has no document any more; with nobody left, nothing is."""
-    publish(documents(ann=1, bob=2), stamp(1), cache, tmp_path)
-    assert publish(documents(bob=2), stamp(2), cache, tmp_path).deleted == 1
+    publish(always(documents(ann=1, bob=2)), stamp(1), cache, tmp_path)
+    assert publish(always(documents(bob=2)), stamp(2), cache, tmp_path).deleted == 1
     assert served(client, cache.prefix) == expected(documents(bob=2))
-    assert publish(documents_of({}), stamp(3), cache, tmp_path).deleted == 1
+    assert publish(always(documents_of({})), stamp(3), cache, tmp_path).deleted == 1
     assert served(client, cache.prefix) == {}
 
 
 def test_a_flushed_redis_is_filled_again(cache: RedisSettings, client: redis.Redis, tmp_path: Path) -> None:
     """After FLUSHALL the next publication is a full one, though no document changed."""
-    publish(documents(ann=1, bob=2), stamp(1), cache, tmp_path)
+    publish(always(documents(ann=1, bob=2)), stamp(1), cache, tmp_path)
     client.flushall()
-    result = publish(documents(ann=1, bob=2), stamp(1), cache, tmp_path)
+    result = publish(always(documents(ann=1, bob=2)), stamp(1), cache, tmp_path)
     assert (result.written, result.full) == (2, True)
     assert served(client, cache.prefix) == expected(documents(ann=1, bob=2))
 
@@ -82,12 +82,12 @@ def test_a_full_publication_removes_what_does_not_belong(
     cache: RedisSettings, client: redis.Redis, tmp_path: Path
 ) -> None:
     """Another data folder knows nothing of the old users: their documents go, whatever their keys hold; others stay."""
-    publish(documents(**{f"old{i}": i for i in range(3_000)}), stamp(1), cache, tmp_path / "one")
+    publish(always(documents(**{f"old{i}": i for i in range(3_000)})), stamp(1), cache, tmp_path / "one")
     client.set(cache.prefix.encode() + b":\xff\xfe", "not even text")
     client.lpush(f"{cache.prefix}:list", "another type")
     client.lpush(f"{cache.prefix}:ann", "another type")
     client.set(f"{cache.prefix}.neighbour", "not a document")
-    result = publish(documents(ann=1), stamp(2), cache, tmp_path / "two")
+    result = publish(always(documents(ann=1)), stamp(2), cache, tmp_path / "two")
     assert (result.written, result.deleted, result.full) == (1, 3_002, True)
     assert served(client, cache.prefix) == expected(documents(ann=1))
     assert client.get(f"{cache.prefix}.neighbour") == b"not a document"
@@ -98,7 +98,7 @@ def test_two_data_folders_take_turns(cache: RedisSettings, client: redis.Redis, 
     """Publishers with states of their own never trust a state that is not of the publication in Redis."""
     for version in range(1, 7):
         frame = documents(**{f"user{version % 2}": version, "both": version // 3})
-        assert publish(frame, stamp(version), cache, tmp_path / str(version % 2)).full
+        assert publish(always(frame), stamp(version), cache, tmp_path / str(version % 2)).full
         assert served(client, cache.prefix) == expected(frame)
 
 
@@ -107,23 +107,23 @@ def test_a_damaged_state_costs_a_full_publication(
     cache: RedisSettings, client: redis.Redis, tmp_path: Path, damage: bytes | None
 ) -> None:
     """A state file that is empty, torn or garbage is as good as none."""
-    publish(documents(ann=1, bob=2), stamp(1), cache, tmp_path)
+    publish(always(documents(ann=1, bob=2)), stamp(1), cache, tmp_path)
     file = tmp_path / "published.arrow"
     file.write_bytes(file.read_bytes()[:-20] if damage is None else damage)
-    assert publish(documents(bob=2), stamp(2), cache, tmp_path).full
+    assert publish(always(documents(bob=2)), stamp(2), cache, tmp_path).full
     assert served(client, cache.prefix) == expected(documents(bob=2))
-    assert not publish(documents(bob=2), stamp(3), cache, tmp_path).full
+    assert not publish(always(documents(bob=2)), stamp(3), cache, tmp_path).full
 
 
 def test_hostile_user_ids_are_only_keys(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
     """Whatever a user_id holds, its document is found by exactly that user_id, and harms no other key."""
     frame = documents_of({user: json.dumps({"user_id": user}) for user in HOSTILE})
-    publish(frame, stamp(1), settings.redis, tmp_path)
+    publish(always(frame), stamp(1), settings.redis, tmp_path)
     assert served(client, settings.redis.prefix) == expected(frame)
     for user in HOSTILE:
         assert client.get(f"{settings.redis.prefix}:{user}".encode()) == json.dumps({"user_id": user}).encode()
         assert read_reputation(user, settings) == {"user_id": user}
-    assert publish(documents(ann=1), stamp(2), settings.redis, tmp_path).deleted == len(HOSTILE)
+    assert publish(always(documents(ann=1)), stamp(2), settings.redis, tmp_path).deleted == len(HOSTILE)
     assert served(client, settings.redis.prefix) == expected(documents(ann=1))
 
 
@@ -135,7 +135,7 @@ def test_both_ways_to_make_a_key_agree() -> None:
 def test_documents_larger_than_a_chunk_are_published(cache: RedisSettings, client: redis.Redis, tmp_path: Path) -> None:
     """Documents beyond the bound of a chunk go one by one, small ones around them are not lost."""
     texts = {f"user{i}": "x" * (5_000_000 if i in {0, 3, 4} else 10) for i in range(6)}
-    publish(documents_of(texts), stamp(1), cache, tmp_path)
+    publish(always(documents_of(texts)), stamp(1), cache, tmp_path)
     assert served(client, cache.prefix) == texts
 
 
@@ -144,13 +144,13 @@ def test_many_documents_are_published_in_reasonable_time(
 ) -> None:
     """200,000 documents of 300 bytes: written, then compared, then replaced by others, in seconds."""
     first = documents_of({f"user-{i}": f'{{"score":{i},"pad":"{"x" * 280}"}}' for i in range(200_000)})
-    assert publish(first, stamp(1), cache, tmp_path).seconds < 20
+    assert publish(always(first), stamp(1), cache, tmp_path).seconds < 20
     assert client.dbsize() >= 200_000
     second = first.tail(100_000)
-    result = publish(second, stamp(2), cache, tmp_path)
+    result = publish(always(second), stamp(2), cache, tmp_path)
     assert (result.written, result.deleted, result.unchanged) == (0, 100_000, 100_000)
     assert served(client, cache.prefix) == expected(second)
-    assert publish(documents_of({}), stamp(3), cache, tmp_path).deleted == 100_000
+    assert publish(always(documents_of({})), stamp(3), cache, tmp_path).deleted == 100_000
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_documents_that_are_none_are_refused(
 ) -> None:
     """Wrong columns, nulls and repeated users are an error before anything is written."""
     with pytest.raises(UsageError, match="documents to publish must"):
-        publish(frame, stamp(1), cache, tmp_path)
+        publish(always(frame), stamp(1), cache, tmp_path)
     assert served(client, cache.prefix) == {}
 
 
@@ -181,7 +181,7 @@ from pipelines.serving.publication import Stamp
 from pipelines.settings import RedisSettings
 documents, url, prefix, state, version = sys.argv[1:]
 settings = RedisSettings(url=SecretStr(url), prefix=prefix)
-publish(pl.read_parquet(documents), Stamp(int(version), 1, "p"), settings, Path(state))
+publish(lambda _: pl.read_parquet(documents), Stamp(int(version), 1, "p"), settings, Path(state))
 """
 
 
@@ -195,7 +195,7 @@ def test_a_killed_publisher_is_made_up_for(cache: RedisSettings, client: redis.R
     children: dict[str, subprocess.Popen[bytes]] = {}
     for share in ("00", "20", "80"):
         mine = cache.model_copy(update={"prefix": f"{cache.prefix}-{share}"})
-        publish(before, stamp(1), mine, tmp_path / share)
+        publish(always(before), stamp(1), mine, tmp_path / share)
         arguments = [tmp_path / "documents", cache.url.get_secret_value(), mine.prefix, tmp_path / share, "2"]
         children[share] = subprocess.Popen([sys.executable, "-c", _CHILD, *arguments])
     for share, child in children.items():
@@ -204,7 +204,7 @@ def test_a_killed_publisher_is_made_up_for(cache: RedisSettings, client: redis.R
         wait_until(lambda: client.exists(last_before) == 1, f"{share} % of the documents")  # noqa: B023 # called here
         child.send_signal(signal.SIGKILL)
         child.wait()
-        publish(after, stamp(3), mine, tmp_path / share)
+        publish(always(after), stamp(3), mine, tmp_path / share)
         assert served(client, mine.prefix) == expected(after)
 
 
@@ -222,7 +222,7 @@ def test_a_server_back_from_an_older_snapshot_is_noticed(
         write(publication, [b"reputation:bob"], [b"2"])
     with pytest.raises(TransientError, match="without some of the documents"):
         finish(publication, 2)
-    assert publish(documents(ann=1, bob=2), stamp(1), server.settings, tmp_path / "state").full
+    assert publish(always(documents(ann=1, bob=2)), stamp(1), server.settings, tmp_path / "state").full
     assert served(server.client, "reputation") == expected(documents(ann=1, bob=2))
 
 
@@ -231,16 +231,16 @@ def test_a_server_restored_between_publications_is_filled_again(
 ) -> None:
     """Redis restored to an older publication: one under way ends, the next is full, though no document changed."""
     server = private_valkey()
-    publish(documents(ann=1, old=1), stamp(1), server.settings, tmp_path / "state")
+    publish(always(documents(ann=1, old=1)), stamp(1), server.settings, tmp_path / "state")
     server.client.save()
-    publish(documents(ann=2), stamp(2), server.settings, tmp_path / "state")
+    publish(always(documents(ann=2)), stamp(2), server.settings, tmp_path / "state")
     under_way = begin(server.client, "reputation", stamp(2))
     server.kill()
     server.start()
     assert served(server.client, "reputation") == expected(documents(ann=1, old=1))
     with pytest.raises(TransientError, match="Redis lost its data"):
         finish(under_way, 1)
-    assert publish(documents(ann=2), stamp(2), server.settings, tmp_path / "state").full
+    assert publish(always(documents(ann=2)), stamp(2), server.settings, tmp_path / "state").full
     assert served(server.client, "reputation") == expected(documents(ann=2))
 
 

@@ -16,7 +16,7 @@ from pipelines.serving.publication import begin
 from pipelines.serving.publish import publish
 from pipelines.serving.read import published, read_reputation
 from pipelines.settings import RedisSettings, Settings
-from tests.serving.conftest import PrivateValkey, documented_rules, documents, documents_of, free_port, stamp
+from tests.serving.conftest import PrivateValkey, always, documented_rules, documents, documents_of, free_port, stamp
 
 PASSWORD = "s3cret/p@ss word"  # noqa: S105 # the one that no error may show
 QUOTED = "s3cret%2Fp%40ss%20word"
@@ -49,7 +49,7 @@ def user(client: redis.Redis, settings: Settings) -> Iterator[Callable[..., Sett
 
 def test_a_document_is_read_as_it_was_published(settings: Settings, tmp_path: Path) -> None:
     """A user's document comes back as a dict; a user without one, or an id that is no text, gives None."""
-    publish(documents_of({"ann": '{"user_id":"ann","score":1}'}), stamp(1), settings.redis, tmp_path)
+    publish(always(documents_of({"ann": '{"user_id":"ann","score":1}'})), stamp(1), settings.redis, tmp_path)
     assert read_reputation("ann", settings) == {"user_id": "ann", "score": 1}
     assert read_reputation("bob", settings) is None
     assert read_reputation("\ud800", settings) is None
@@ -57,7 +57,7 @@ def test_a_document_is_read_as_it_was_published(settings: Settings, tmp_path: Pa
 
 def test_a_read_is_one_command(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
     """Reading costs one GET, on a connection that is kept."""
-    publish(documents(ann=1), stamp(1), settings.redis, tmp_path)
+    publish(always(documents(ann=1)), stamp(1), settings.redis, tmp_path)
     read_reputation("ann", settings)
     before = client.info("stats")
     for _ in range(5):
@@ -72,7 +72,7 @@ def test_the_publication_tells_its_stamp_and_staleness(settings: Settings, tmp_p
     assert published(settings) is None
     now_us = time.time_ns() // 1_000
     shown = stamp(41, now_us - 3_000_000, "strict@3")
-    publish(documents(ann=1, bob=2), shown, settings.redis, tmp_path)
+    publish(always(documents(ann=1, bob=2)), shown, settings.redis, tmp_path)
     info = published(settings)
     assert info is not None
     assert (info.stamp, info.documents) == (shown, 2)
@@ -84,7 +84,7 @@ def test_a_publication_in_progress_is_not_shown(settings: Settings, client: redi
     """Until a publication is complete, readers are told the one before."""
     begin(client, settings.redis.prefix, stamp(1))
     assert published(settings) is None
-    publish(documents(ann=1), stamp(1), settings.redis, tmp_path)
+    publish(always(documents(ann=1)), stamp(1), settings.redis, tmp_path)
     begin(client, settings.redis.prefix, stamp(2))
     info = published(settings)
     assert info is not None
@@ -95,7 +95,7 @@ def test_settings_default_to_the_environment(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without settings, those of the environment are used, and looked up again after a failed read."""
-    publish(documents(ann=1), stamp(1), settings.redis, tmp_path)
+    publish(always(documents(ann=1)), stamp(1), settings.redis, tmp_path)
     for name in [name for name in os.environ if name.startswith("KARMALAKE_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -141,7 +141,7 @@ def test_a_wrong_password_is_refused_without_showing_it(user: Callable[..., Sett
     wrong = with_url(right, f"redis://karl:wrong-{QUOTED}@{address(right).partition('@')[2]}")
     for attempt in (
         lambda: read_reputation("ann", wrong),
-        lambda: publish(documents(), stamp(1), wrong.redis, tmp_path),
+        lambda: publish(always(documents()), stamp(1), wrong.redis, tmp_path),
     ):
         with pytest.raises(ConfigurationError, match="refused access while") as caught:
             attempt()
@@ -155,27 +155,27 @@ def test_a_user_without_permission_is_told_so(
     """No commands, no keys, other keys, or one command missing: a mistake in the settings."""
     limited = user(*rules)
     with pytest.raises(ConfigurationError, match="refused access while publishing") as caught:
-        publish(documents(ann=1), stamp(1), limited.redis, tmp_path)
+        publish(always(documents(ann=1)), stamp(1), limited.redis, tmp_path)
     assert "s3cret" not in str(caught.value)
 
 
 def test_the_documented_permissions_suffice(user: Callable[..., Settings], settings: Settings, tmp_path: Path) -> None:
     """The rules that docs/redis.md gives for a publisher and for a reader are enough, and the reader's not to write."""
     publisher = user(*documented_rules("publisher", settings.redis.prefix))
-    publish(documents(ann=1, bob=2), stamp(1), publisher.redis, tmp_path)
-    publish(documents(ann=1), stamp(2), publisher.redis, tmp_path)
+    publish(always(documents(ann=1, bob=2)), stamp(1), publisher.redis, tmp_path)
+    publish(always(documents(ann=1)), stamp(2), publisher.redis, tmp_path)
     reader = user(*documented_rules("reader", settings.redis.prefix))
     assert read_reputation("ann", reader) == {"score": 1}
     assert published(reader) is not None
     with pytest.raises(ConfigurationError, match="refused access"):
-        publish(documents(ann=1), stamp(3), reader.redis, tmp_path)
+        publish(always(documents(ann=1)), stamp(3), reader.redis, tmp_path)
 
 
 def test_a_silent_server_is_transient(settings: Settings, tmp_path: Path) -> None:
     """Nobody listening is something that trying again may mend."""
     dead = with_url(settings, f"redis://karl:{QUOTED}@127.0.0.1:1/3")
     with pytest.raises(TransientError, match=r"127\.0\.0\.1:1, database 3 did not answer while publishing") as caught:
-        publish(documents(ann=1), stamp(1), dead.redis, tmp_path)
+        publish(always(documents(ann=1)), stamp(1), dead.redis, tmp_path)
     assert "s3cret" not in str(caught.value)
 
 
@@ -184,9 +184,9 @@ def test_a_full_server_is_transient(private_valkey: Callable[..., PrivateValkey]
     server = private_valkey("--maxmemory", "8mb", "--maxmemory-policy", "noeviction")
     frame = documents_of({f"user{i}": "x" * 5_000 for i in range(4_000)})
     with pytest.raises(TransientError, match="cannot take commands at present"):
-        publish(frame, stamp(1), server.settings, tmp_path / "state")
+        publish(always(frame), stamp(1), server.settings, tmp_path / "state")
     server.client.config_set("maxmemory", 0)
-    assert publish(frame, stamp(1), server.settings, tmp_path / "state").written == 4_000
+    assert publish(always(frame), stamp(1), server.settings, tmp_path / "state").written == 4_000
     assert server.client.dbsize() == 4_001
 
 
@@ -195,7 +195,7 @@ def test_a_cluster_is_refused(private_valkey: Callable[..., PrivateValkey], tmp_
     server = private_valkey("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     server.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
     with pytest.raises((ConfigurationError, TransientError), match=r"no cluster|CLUSTERDOWN"):
-        publish(documents(ann=1, bob=2), stamp(1), server.settings, tmp_path / "state")
+        publish(always(documents(ann=1, bob=2)), stamp(1), server.settings, tmp_path / "state")
 
 
 def test_an_authority_without_encryption_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pipelines.settings import RedisSettings, Settings
 from tests.services.certificates import Certificates, make_certificates
 from tests.services.redis_server import RedisServer
 from tests.services.requirements import require
-from tests.serving.conftest import documented_rules, documents, stamp
+from tests.serving.conftest import always, documented_rules, documents, stamp
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +42,14 @@ def test_publishing_and_reading_through_tls(
 ) -> None:
     """With the authority's file, users with the documented permissions publish and read; the reader may not publish."""
     publisher, reader = (settings_of(tls_server, user, certificates.ca) for user in ("publisher", "reader"))
-    assert publish(documents(ann=1, bob=2), stamp(1), publisher.redis, tmp_path / "state").full
-    assert publish(documents(ann=1), stamp(2), publisher.redis, tmp_path / "state").deleted == 1
+    assert publish(always(documents(ann=1, bob=2)), stamp(1), publisher.redis, tmp_path / "state").full
+    assert publish(always(documents(ann=1)), stamp(2), publisher.redis, tmp_path / "state").deleted == 1
     assert read_reputation("ann", reader) == {"score": 1}
     info = published(reader)
     assert info is not None
     assert info.documents == 1
     with pytest.raises(ConfigurationError, match="refused access while publishing") as caught:
-        publish(documents(ann=2), stamp(3), reader.redis, tmp_path / "other")
+        publish(always(documents(ann=2)), stamp(3), reader.redis, tmp_path / "other")
     assert "s3cret" not in str(caught.value)
 
 

@@ -17,5 +17,6 @@ SELECT
         $members
     )) AS VARCHAR)) AS digest
 FROM reputation
+$among
 CROSS JOIN snapshot_info AS info
 ORDER BY user_id

@@ -1,0 +1,180 @@
+"""Partial publication: told who changed, it makes only their documents and leaves what a full one would leave."""
+
+import uuid
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import polars as pl
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from pipelines.errors import TransientError, UsageError
+from pipelines.reputation import documents as warehouse
+from pipelines.reputation.derive import derive
+from pipelines.reputation.policy_file import load_policy
+from pipelines.serving.bookkeeping import read_held
+from pipelines.serving.publish import publish
+from pipelines.serving.read import published
+from pipelines.serving.state import load
+from pipelines.settings import RedisSettings, Settings
+from tests.reputation.history import AS_OF, NOW, Event, snapshot_of
+from tests.serving.conftest import always, documents, documents_of, expected, served, stamp
+
+USERS = ["ann", "bob", "cem", "", "*", "\0", "\U0001f600"]
+SCORES = st.dictionaries(st.sampled_from(USERS), st.integers(0, 3).map(str))
+MISHAPS = ["nothing", "nothing", "nothing", "redis lost", "state lost", "another publisher", "interrupted"]
+STEPS = st.lists(
+    st.tuples(SCORES, st.sets(st.sampled_from([*USERS, "ghost"])), st.sampled_from(MISHAPS), st.booleans()), max_size=8
+)
+
+
+def names(*users: str) -> pl.Series:
+    return pl.Series("user_id", users, dtype=pl.String)
+
+
+class Asked:
+    """Documents that remember which users they were made for; None stands for all."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self.make, self.calls = always(frame), list[set[str] | None]()
+
+    def __call__(self, users: pl.Series | None) -> pl.DataFrame:
+        self.calls.append(None if users is None else set(users))
+        return self.make(users)
+
+
+def suffer(mishap: str, client: redis.Redis, cache: RedisSettings, folder: Path, version: int) -> None:
+    """Let something happen after which nothing may be built on what this publisher remembers."""
+    other = documents(ann=99, stranger=99)
+    if mishap == "redis lost":
+        client.delete(*client.keys(f"{cache.prefix}*") or ["nothing"])
+    elif mishap == "state lost":
+        (folder / "published.arrow").unlink(missing_ok=True)
+    elif mishap == "another publisher":
+        publish(always(other), stamp(version), cache, folder / "other")
+    elif mishap == "interrupted":
+        with pytest.raises(RuntimeError, match="cut off"):
+            interrupted(cache, folder / "other", version)
+
+
+def interrupted(cache: RedisSettings, state_dir: Path, version: int) -> None:
+    def cut_off(*_: object) -> None:
+        raise RuntimeError("cut off")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.serving.publish.finish", cut_off)
+        publish(always(documents(ann=98, stranger=98)), stamp(version), cache, state_dir)
+
+
+@given(steps=STEPS)
+@hypothesis_settings(max_examples=60)
+def test_partial_publications_equal_full_ones(local_settings: Settings, steps: list) -> None:
+    """After any publications, each told a superset of who changed, or nothing: exactly the last documents are there.
+
+    The digests that are kept are those of all documents, whatever was lost, or done by others, in between.
+    """
+    cache = local_settings.redis.model_copy(update={"prefix": f"r-{uuid.uuid4().hex[:12]}"})
+    assert cache.url is not None
+    last: dict[str, str] = {}
+    with TemporaryDirectory() as name, redis.Redis.from_url(cache.url.get_secret_value()) as client:
+        for number, (texts, more, mishap, told) in enumerate(steps):
+            suffer(mishap, client, cache, Path(name), 2 * number)
+            differing = {user for user in texts.keys() | last.keys() if texts.get(user) != last.get(user)}
+            maker = Asked(documents_of(texts))
+            changed = names(*sorted(differing | more)) if told else None
+            result = publish(maker, stamp(2 * number + 1), cache, Path(name), changed)
+            assert served(client, cache.prefix) == texts
+            assert result.full == (number == 0 or mishap != "nothing")
+            assert maker.calls == [None if result.full or not told else differing | more]
+            assert result.written + result.unchanged == len(texts)
+            assert result.full or result.written + result.deleted == len(differing)
+            kept = load(Path(name), read_held(client, cache.prefix).publication_id)
+            assert kept is not None
+            assert kept.sort("user_id").equals(documents_of(texts).select("user_id", "digest").sort("user_id"))
+            last = texts
+        client.delete(*client.keys(f"{cache.prefix}*") or ["nothing"])
+
+
+def test_only_the_named_are_made_and_compared(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
+    """Of 3 named users one changed, one is gone and one is as before; the count is that of all documents."""
+    publish(always(documents(ann=1, bob=1, cem=1, dan=1)), stamp(1), settings.redis, tmp_path)
+    maker = Asked(documents(ann=2, bob=1, dan=1))
+    result = publish(maker, stamp(2), settings.redis, tmp_path, names("ann", "bob", "cem"))
+    assert maker.calls == [{"ann", "bob", "cem"}]
+    assert (result.written, result.deleted, result.unchanged, result.full) == (1, 1, 2, False)
+    assert served(client, settings.redis.prefix) == expected(documents(ann=2, bob=1, dan=1))
+    info = published(settings)
+    assert info is not None
+    assert (info.documents, info.stamp) == (3, stamp(2))
+
+
+def test_nobody_changed_renews_the_stamp(settings: Settings, tmp_path: Path) -> None:
+    """With nobody named, no document is made of anybody, and the publication is complete all the same."""
+    publish(always(documents(ann=1, bob=1)), stamp(1), settings.redis, tmp_path)
+    maker = Asked(documents(ann=1, bob=1))
+    result = publish(maker, stamp(2), settings.redis, tmp_path, names())
+    assert maker.calls == [set()]
+    assert (result.written, result.deleted, result.unchanged, result.full) == (0, 0, 2, False)
+    info = published(settings)
+    assert info is not None
+    assert (info.documents, info.stamp) == (2, stamp(2))
+
+
+def test_a_publisher_that_comes_while_documents_are_made_is_noticed(
+    cache: RedisSettings, client: redis.Redis, tmp_path: Path
+) -> None:
+    """Another publication, whole, between the making of the named users' documents and the beginning: all are made."""
+    publish(always(documents(ann=1, bob=1)), stamp(1), cache, tmp_path / "one")
+    ours, asked = always(documents(ann=2, bob=1)), []
+
+    def overtaken(users: pl.Series | None) -> pl.DataFrame:
+        asked.append(users is None)
+        if users is not None:
+            publish(always(documents(bob=7, cem=7)), stamp(2), cache, tmp_path / "two")
+        return ours(users)
+
+    assert publish(overtaken, stamp(3), cache, tmp_path / "one", names("ann")).full
+    assert asked == [False, True]
+    assert served(client, cache.prefix) == expected(documents(ann=2, bob=1))
+
+
+def test_documents_that_cannot_be_made_change_nothing(
+    cache: RedisSettings, client: redis.Redis, tmp_path: Path
+) -> None:
+    """An error while documents are made leaves the last publication in force: the next one builds on it."""
+    publish(always(documents(ann=1, bob=1)), stamp(1), cache, tmp_path)
+
+    def failing(users: pl.Series | None) -> pl.DataFrame:
+        raise TransientError("no warehouse")
+
+    with pytest.raises(TransientError, match="no warehouse"):
+        publish(failing, stamp(2), cache, tmp_path, names("ann"))
+    assert not publish(always(documents(ann=2, bob=1)), stamp(2), cache, tmp_path, names("ann")).full
+    assert served(client, cache.prefix) == expected(documents(ann=2, bob=1))
+
+
+def test_documents_of_others_than_asked_for_are_refused(
+    cache: RedisSettings, client: redis.Redis, tmp_path: Path
+) -> None:
+    """A maker that answers with everybody, whoever is asked for, is a mistake and not a publication."""
+    publish(always(documents(ann=1, bob=1)), stamp(1), cache, tmp_path)
+    with pytest.raises(UsageError, match="those of the users asked for"):
+        publish(lambda _: documents(ann=2, bob=2), stamp(2), cache, tmp_path, names("ann"))
+    assert served(client, cache.prefix) == expected(documents(ann=1, bob=1))
+
+
+def test_the_warehouse_makes_the_documents_of_named_users(tmp_path: Path) -> None:
+    """Those of some users are the same rows as among all; unknown and repeated names add nothing."""
+    users = ["ann", "bob", "'; DROP TABLE reputation; --", "nul\0", "👩‍🚀"]
+    events = [Event(f"e{i}", user, "TransactionCompleted", NOW - 1 - i) for i, user in enumerate(users)]
+    path = tmp_path / "warehouse.duckdb"
+    derive(snapshot_of(tmp_path / "lake", events, version=1), load_policy("default"), AS_OF, path)
+    everybody = warehouse.documents(path)
+    assert set(everybody["user_id"]) == set(users)
+    for some in (users[1:], [users[3], users[3], "ghost"], []):
+        made = warehouse.documents(path, names(*some))
+        assert made.equals(everybody.filter(pl.col("user_id").is_in(some)))
+        assert made.schema == everybody.schema
