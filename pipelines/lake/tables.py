@@ -149,7 +149,7 @@ def is_lake(root: Path) -> bool:
 
 
 def open_lake(root: Path) -> Lake:
-    """Open an existing lake. Raises UsageError when there is none."""
+    """Open an existing lake; one of an earlier release gets the tables that are new. UsageError when there is none."""
     if not is_lake(root):
         raise UsageError(f"there is no lake in {root} yet: run `karmalake drain` or `make demo` first")
-    return Lake(root.absolute())
+    return create_lake(root)

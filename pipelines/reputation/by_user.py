@@ -55,8 +55,9 @@ def bring_up(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: 
     One transaction: a crash leaves it as it was. The first time orders by user; what comes later lies behind that, in
     the order of commits.
     """
-    actions, keys = _completions(policy)
+    actions, completing, keys = _completions(policy)
     connection.execute("SET VARIABLE completion_actions = ?", [actions])
+    connection.execute("SET VARIABLE completing_actions = ?", [completing])
     connection.execute("SET VARIABLE completion_keys = ?", [keys])
     completions = repr((actions, keys))
     with transaction(connection):
@@ -135,12 +136,16 @@ def _describe(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, complet
     connection.execute("INSERT INTO by_user.info VALUES (?, ?, ?, ?, ?)", values)
 
 
-def _completions(policy: InForce) -> tuple[list[str], list[str]]:
-    """Return the actions that need or make a completion, corrections with them, and where in metadata its name is."""
+def _completions(policy: InForce) -> tuple[list[str], list[str], list[str]]:
+    """Return the actions that need or make a completion, those that make one, and where in metadata its name is.
+
+    Corrections are among both: they may change the name.
+    """
     gates = [(edition.rules, gate) for edition in policy.editions for gate in edition.rules.completion.values()]
-    actions = {action for rules, gate in gates for action in (*rules.covered(gate), *gate.by)}
     corrections = policy.rules.correction.actions if gates else ()
-    return sorted({*actions, *corrections}), sorted({_pointer(gate.key) for _, gate in gates})
+    completing = {*corrections, *(action for _, gate in gates for action in gate.by)}
+    actions = completing | {action for rules, gate in gates for action in rules.covered(gate)}
+    return sorted(actions), sorted(completing), sorted({_pointer(gate.key) for _, gate in gates})
 
 
 def _pointer(key: str) -> str:

@@ -29,11 +29,10 @@ def find_touched(connection: duckdb.DuckDBPyConnection, policy: InForce, since_v
 
 def recall(connection: duckdb.DuckDBPyConnection, policy: InForce) -> None:
     """Fill `recalled` with every event that the views of the touched users depend on, and `touched_user`."""
-    witnesses = "touched"
+    connection.execute(statement("refresh/recall"))
     if _has_completions(policy):
         connection.execute(statement("refresh/witness"))
-        witnesses = "witness"
-    connection.execute(statement("refresh/recall", witnesses=witnesses))
+        connection.execute(statement("refresh/recall_witnesses"))
     connection.execute(statement("refresh/touched_user"))
 
 

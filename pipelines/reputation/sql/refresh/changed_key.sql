@@ -1,5 +1,5 @@
--- The keys at which a completion may have come or gone: those that a fresh event names, and, where a user withdrew or
--- corrected something, all of that user's.
+-- The keys at which a completion may have come or gone: those that a fresh completion names, and, where a user withdrew
+-- or corrected something, all of that user's.
 CREATE OR REPLACE TEMP TABLE changed_key AS
 WITH fresh AS (
     SELECT user_hash, action_type, metadata
@@ -11,7 +11,7 @@ SELECT hash(key) AS key_hash
 FROM (
     SELECT unnest(json_extract_string(metadata, getvariable('completion_keys'))) AS key
     FROM fresh
-    WHERE list_contains(getvariable('completion_actions'), action_type)
+    WHERE list_contains(getvariable('completing_actions'), action_type)
 )
 WHERE key IS NOT NULL
 UNION

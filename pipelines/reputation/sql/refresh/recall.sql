@@ -7,4 +7,4 @@ SELECT
     make_timestamptz(t),
     from_json(metadata, '"MAP(VARCHAR, VARCHAR)"')
 FROM by_user.event
-WHERE user_hash IN (FROM touched UNION ALL FROM $witnesses)
+WHERE user_hash IN (FROM touched)
