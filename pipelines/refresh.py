@@ -76,4 +76,8 @@ def publish_views(connection: duckdb.DuckDBPyConnection, settings: Settings, cha
     """
     info = stored_info(connection)
     stamp = Stamp(info.lake_version, epoch_us(info.as_of), f"{info.policy.name}@{info.policy_version}")
-    return publish(lambda users: documents(connection, users), stamp, settings.redis, settings.published_dir)
+
+    def made(users: pl.Series | None) -> pl.DataFrame:
+        return documents(connection, users, settings.redis.leaderboards)
+
+    return publish(made, stamp, settings.redis, settings.published_dir, changed)

@@ -7,12 +7,13 @@ Secrets are `SecretStr`: they never appear in a repr, an error or `karmalake doc
 """
 
 import os
+import re
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from pipelines.errors import ConfigurationError
 
@@ -102,6 +103,21 @@ class RedisSettings(_Section):
     """How long Redis may take to answer before it counts as an error."""
     ssl_cafile: Path | None = None
     """Certificates of the authorities that a rediss:// server is trusted by."""
+    leaderboards: tuple[str, ...] = ()
+    """Views of which a leaderboard is kept, such as all_time or last_30_days; in the environment, between commas."""
+
+    @field_validator("leaderboards", mode="before")
+    @classmethod
+    def _between_commas(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("leaderboards")
+    @classmethod
+    def _views(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not re.fullmatch(r"all_time|last_[1-9][0-9]*_days", name):
+                raise ValueError(f"{name!r} is no view: all_time, or last_N_days with the N of a window of the policy")
+        return tuple(dict.fromkeys(names))
 
 
 class ContractSettings(_Section):

@@ -3,36 +3,44 @@
 Owns the document's members; where it is put and how often is the serving stage's affair.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 import polars as pl
 
+from pipelines.errors import ConfigurationError
 from pipelines.reputation.policy import InForce
 from pipelines.reputation.sql import statement
 from pipelines.reputation.views import View, view_columns, views
 from pipelines.reputation.warehouse import attach, stored_info
 
 
-def documents(source: duckdb.DuckDBPyConnection | Path | str, users: pl.Series | None = None) -> pl.DataFrame:
+def documents(
+    source: duckdb.DuckDBPyConnection | Path | str, users: pl.Series | None = None, leaderboards: Sequence[str] = ()
+) -> pl.DataFrame:
     """Return the document of every user of a warehouse, or of the named ones whom it knows, ordered by user_id.
 
     Columns: `user_id` and `document` (text), `digest` (UInt64). The digest covers the document without `as_of` and
-    `lake_version`: as long as it stays, the document says the same, and its as_of is when it began to.
-    Raises UsageError when there is no warehouse at the path.
+    `lake_version`: as long as it stays, the document says the same, and its as_of is when it began to. For each view
+    of `leaderboards` a column `{view}_score` follows, Float64: the document's score, null for a suspended user whom the
+    policy hides, whatever number it shows meanwhile.
+    Raises UsageError when there is no warehouse at the path, ConfigurationError for a view that its policy has not.
     """
     if not isinstance(source, duckdb.DuckDBPyConnection):
         with attach(Path(source)) as connection:
-            return documents(connection, users)
+            return documents(connection, users, leaderboards)
     info = stored_info(source)
     source.execute("SET VARIABLE document_as_of = ?", [rfc3339(info.as_of)])
     in_force = info.policy.at(info.as_of)
     members = ",\n        ".join([_defaults(in_force), *(_member(view, in_force) for view in views(in_force))])
+    scores = _scores(leaderboards, in_force)
     if users is None:
-        return source.sql(statement("documents", members=members, among="")).pl()
+        return source.sql(statement("documents", members=members, scores=scores, among="")).pl()
     source.register("document_user", users.unique().to_frame("user_id"))
-    made = source.sql(statement("documents", members=members, among="SEMI JOIN document_user USING (user_id)")).pl()
+    among = "SEMI JOIN document_user USING (user_id)"
+    made = source.sql(statement("documents", members=members, scores=scores, among=among)).pl()
     source.unregister("document_user")
     return made
 
@@ -46,6 +54,20 @@ def _member(view: View, policy: InForce) -> str:
     """Return the document's member of a view as SQL: `reputation_{view}` with the view's columns."""
     fields = ", ".join(f"{column} := {view.name}_{column}" for column in view_columns(policy))
     return f"reputation_{view.name} := struct_pack({fields})"
+
+
+def _scores(leaderboards: Sequence[str], policy: InForce) -> str:
+    """Return the columns of scores that leaderboards need, each with a comma before it."""
+    known = [view.name for view in views(policy)]
+    for name in leaderboards:
+        if name not in known:
+            raise ConfigurationError(
+                f"the setting redis.leaderboards (KARMALAKE_REDIS_LEADERBOARDS) names {name!r}, but the policy has no "
+                f"such view: it has {', '.join(known)}"
+            )
+    hidden = "status = 'suspended'" if policy.rules.status.rule == "hide" else "false"
+    column = "CASE WHEN {hidden} THEN NULL ELSE CAST(reputation.{name}_score AS DOUBLE) END AS {name}_score"
+    return "".join(",\n    " + column.format(hidden=hidden, name=name) for name in leaderboards)
 
 
 def _defaults(policy: InForce) -> str:

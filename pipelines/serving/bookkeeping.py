@@ -11,7 +11,7 @@ import redis
 
 from pipelines.serving.keys import publication_key
 
-PUBLISHED = ("id", "lake_version", "as_of_us", "policy", "documents", "published_at_us")
+PUBLISHED = ("id", "lake_version", "as_of_us", "policy", "documents", "leaderboards", "published_at_us")
 """The fields of the last complete publication."""
 ANNOUNCEMENT = ("next_id", "next_lake_version", "next_as_of_us", "next_chunk")
 """The fields that stand while a publication is in progress, and after it was interrupted."""
@@ -49,6 +49,7 @@ class Held:
     publication_id: str | None
     published: Stamp | None
     documents: int
+    leaderboards: tuple[str, ...]
     published_at_us: int
     announced_id: str | None
     announced: Stamp | None
@@ -68,6 +69,7 @@ def read_held(client: redis.Redis, prefix: str) -> Held:
         texts.get("id"),
         _stamp(texts, ""),
         int(texts.get("documents", 0)),
+        tuple(filter(None, texts.get("leaderboards", "").split(","))),
         int(texts.get("published_at_us", 0)),
         texts.get("next_id"),
         _stamp(texts, "next_"),

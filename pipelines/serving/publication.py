@@ -2,9 +2,10 @@
 
     begin    refused if something newer is published or in progress; otherwise the publication is announced under a
              random id, and takes over from any other one
-    write    a chunk of documents, if this publication is still the one announced and no chunk of it is missing
+    write    a chunk of documents with their users' places on leaderboards, if this publication is still the one
+             announced and no chunk of it is missing
     remove   the same for documents to be deleted
-    finish   the announced publication becomes the published one
+    finish   the announced publication becomes the published one; leaderboards that nobody wants any more go
 
 Newer means a greater (lake_version, as_of_us). An equal stamp may begin: that is how an interrupted publication is
 done again, and how a changed policy is published for the same commit. Chunks are numbered, and Redis counts those
@@ -45,6 +46,8 @@ from pipelines.errors import FencedError, TransientError
 from pipelines.serving.bookkeeping import ANNOUNCEMENT, PUBLISHED, Held, Stamp, read_held
 from pipelines.serving.keys import publication_key
 
+Command = Sequence[bytes | str | float]
+"""A Redis command with its arguments."""
 _ATTEMPTS = 5
 _T = TypeVar("_T")
 
@@ -83,21 +86,32 @@ def begin(client: redis.Redis, prefix: str, stamp: Stamp) -> Publication:
     return _undivided(client, prefix, announce)
 
 
-def write(publication: Publication, keys: Sequence[bytes], documents: Sequence[bytes]) -> None:
-    """Set a chunk of documents, all or none; Redis serves nobody else meanwhile, so keep it small.
+def write(
+    publication: Publication, keys: Sequence[bytes], documents: Sequence[bytes], places: Sequence[Command] = ()
+) -> None:
+    """Set a chunk of documents, and their users' places on leaderboards by these commands, all or none.
 
-    Raises FencedError if another publisher took over, TransientError if Redis lost what was written before.
+    Redis serves nobody else meanwhile, so keep it small. Raises FencedError if another publisher took over,
+    TransientError if Redis lost what was written before.
     """
-    _chunk(publication, ["MSET", *chain.from_iterable(zip(keys, documents, strict=True))])
+    _chunk(publication, [["MSET", *chain.from_iterable(zip(keys, documents, strict=True))], *places])
 
 
-def remove(publication: Publication, keys: Sequence[bytes]) -> None:
-    """Delete a chunk of documents, all or none; absent ones are no error. Raises like `write`."""
-    _chunk(publication, ["DEL", *keys])
+def remove(publication: Publication, keys: Sequence[bytes], places: Sequence[Command] = ()) -> None:
+    """Delete a chunk of documents, and their users' places on leaderboards by these commands, all or none.
+
+    Absent ones are no error. Raises like `write`.
+    """
+    _chunk(publication, [["DEL", *keys], *places])
 
 
-def finish(publication: Publication, documents: int) -> None:
-    """Make the publication the published one, now; `documents` is how many there are in all. Raises like `write`."""
+def finish(
+    publication: Publication, documents: int, leaderboards: Sequence[str] = (), unwanted: Sequence[bytes] = ()
+) -> None:
+    """Make the publication the published one, now, and delete the unwanted keys. Raises like `write`.
+
+    `documents` is how many there are in all, `leaderboards` the views of which there is one.
+    """
     key = publication_key(publication.prefix)
     stamp = publication.stamp
 
@@ -105,18 +119,22 @@ def finish(publication: Publication, documents: int) -> None:
         if held.publication_id == publication.id and held.announced_id is None:
             return  # done before, and the answer was lost
         _check(publication, held)
-        values = (publication.id, stamp.lake_version, stamp.as_of_us, stamp.policy, documents, time.time_ns() // 1_000)
+        shown = (publication.id, stamp.lake_version, stamp.as_of_us, stamp.policy)
+        values = (*shown, documents, ",".join(leaderboards), time.time_ns() // 1_000)
         transaction.hset(key, mapping=dict(zip(PUBLISHED, values, strict=True)))
         transaction.hdel(key, *ANNOUNCEMENT)
+        if unwanted:
+            transaction.unlink(*unwanted)  # not DEL: millions of members would keep readers waiting
 
     _undivided(publication.client, publication.prefix, complete)
 
 
-def _chunk(publication: Publication, command: Sequence[bytes | str]) -> None:
+def _chunk(publication: Publication, commands: Sequence[Command]) -> None:
     def apply(held: Held, transaction: Pipeline) -> None:
         _check(publication, held)
         transaction.hset(publication_key(publication.prefix), "next_chunk", publication.chunks + 1)
-        transaction.execute_command(*command)
+        for command in commands:
+            transaction.execute_command(*command)
 
     _undivided(publication.client, publication.prefix, apply)
     publication.chunks += 1

@@ -1,7 +1,8 @@
-"""Read what is served: a user's document, and how old all of it is.
+"""Read what is served: a user's document, who leads and who stands where, and how old all of it is.
 
-    from pipelines.serving.read import published, read_reputation
+    from pipelines.serving.read import published, read_leaderboard, read_rank, read_reputation
     document = read_reputation("driver-17")
+    leaders = read_leaderboard("last_30_days", top=3)
 
 Owns no data. Applications in other languages do the same with one GET; docs/redis.md shows how.
 """
@@ -9,7 +10,7 @@ Owns no data. Applications in other languages do the same with one GET; docs/red
 import contextlib
 import json
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -17,10 +18,10 @@ from typing import Any, cast
 
 import redis
 
-from pipelines.errors import TransientError
+from pipelines.errors import TransientError, UsageError
 from pipelines.serving.bookkeeping import Stamp, read_held, utc_time
 from pipelines.serving.client import connect, explained
-from pipelines.serving.keys import document_key
+from pipelines.serving.keys import document_key, leaderboard_key, user_member
 from pipelines.settings import RedisSettings, Settings, load_settings
 
 
@@ -31,10 +32,21 @@ class PublishedInfo:
     stamp: Stamp
     documents: int
     """How many users have a document."""
+    leaderboards: tuple[str, ...]
+    """The views of which there is a leaderboard."""
     published_at: datetime
     """When the publication was complete, by the publisher's clock, UTC."""
     staleness_seconds: float
     """Now, by this machine's clock, minus the time that the scores were computed for (`stamp.as_of`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A user on a leaderboard; rank 1 has the highest score."""
+
+    rank: int
+    user_id: str
+    score: float
 
 
 def read_reputation(user_id: str, settings: Settings | None = None) -> dict[str, Any] | None:
@@ -60,7 +72,61 @@ def published(settings: Settings | None = None) -> PublishedInfo | None:
     if held.published is None:
         return None
     staleness_us = time.time_ns() // 1_000 - held.published.as_of_us
-    return PublishedInfo(held.published, held.documents, utc_time(held.published_at_us), staleness_us / 1e6)
+    published_at = utc_time(held.published_at_us)
+    return PublishedInfo(held.published, held.documents, held.leaderboards, published_at, staleness_us / 1e6)
+
+
+def read_leaderboard(view: str, settings: Settings | None = None, top: int = 10, offset: int = 0) -> list[Ranked]:
+    """Return the users with the highest scores of a view, highest first, without the first `offset` ones.
+
+    Equal scores share the better rank, and the next score's rank is as much higher: 1, 2, 2, 4. Among equal scores the
+    order is by user_id, backwards. Suspended users whom the policy hides are on no leaderboard.
+    Settings and errors as for `read_reputation`; UsageError for a view without a leaderboard, naming those there are.
+    """
+    if top < 1 or offset < 0:
+        raise UsageError(f"a leaderboard shows top >= 1 users after offset >= 0 others, not {top} after {offset}")
+    redis_settings = _redis_settings(settings)
+    with _reading(redis_settings) as client:
+        key = _leaderboard(client, redis_settings.prefix, view)
+        rows = cast("list[tuple[bytes, float]]", client.zrevrange(key, offset, offset + top - 1, withscores=True))
+        first = _rank(client, key, rows[0][1]) if rows and offset else 1
+    return list(_ranked(rows, min(first, offset + 1), offset))  # never beyond its place, though somebody may write
+
+
+def read_rank(user_id: str, view: str, settings: Settings | None = None) -> int | None:
+    """Return a user's rank by the score of a view, 1 for the highest; None for who is not on the leaderboard.
+
+    It is 1 + how many users have a higher score: equal scores share the better rank.
+    Settings and errors as for `read_leaderboard`.
+    """
+    redis_settings = _redis_settings(settings)
+    with _reading(redis_settings) as client:
+        key = _leaderboard(client, redis_settings.prefix, view)
+        score = client.zscore(key, user_member(user_id))
+        return None if score is None else _rank(client, key, score)
+
+
+def _leaderboard(client: redis.Redis, prefix: str, view: str) -> bytes:
+    """Return the key of a leaderboard that is published."""
+    there = read_held(client, prefix).leaderboards
+    if view in there:
+        return leaderboard_key(prefix, view)
+    raise UsageError(
+        f"there is no leaderboard of {view!r} at {prefix}: there is {', '.join(there) or 'none'}. Name the view in the "
+        "setting redis.leaderboards (KARMALAKE_REDIS_LEADERBOARDS) and publish"
+    )
+
+
+def _rank(client: redis.Redis, key: bytes, score: float) -> int:
+    return 1 + client.zcount(key, f"({score!r}", "+inf")
+
+
+def _ranked(rows: list[tuple[bytes, float]], first: int, offset: int) -> Iterator[Ranked]:
+    rank, last = first, None
+    for place, (member, score) in enumerate(rows, offset + 1):
+        rank = place if last not in (None, score) else rank
+        last = score
+        yield Ranked(rank, member.decode(), score)
 
 
 @contextlib.contextmanager

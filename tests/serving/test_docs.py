@@ -25,22 +25,22 @@ ANN = [
 ]
 
 
-def block(language: str) -> str:
+def blocks(language: str, count: int) -> list[str]:
     found = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-    assert len(found) == 1, f"docs/redis.md has {len(found)} blocks of {language}"
-    return found[0]
+    assert len(found) == count, f"docs/redis.md has {len(found)} blocks of {language}"
+    return found
 
 
 @pytest.fixture
 def ann(tmp_path: Path) -> pl.DataFrame:
     path = tmp_path / "warehouse.duckdb"
     derive(snapshot_of(tmp_path / "lake", ANN, version=1), load_policy("default"), AS_OF, path)
-    return documents(path)
+    return documents(path, None, ("all_time",))
 
 
 def test_the_document_is_a_real_one(ann: pl.DataFrame) -> None:
     """The example is what three events of ann give under the default policy, member by member, in this order."""
-    served, shown = json.loads(ann["document"].item()), json.loads(block("json"))
+    served, shown = json.loads(ann["document"].item()), json.loads(*blocks("json", 1))
     assert list(served.items()) == list(shown.items())
 
 
@@ -51,18 +51,20 @@ def test_the_python_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The example reads the score and the stamp of what was published."""
+    """The examples read the score, the rank and the stamp of what was published."""
     assert settings.redis.url is not None
-    publish(always(ann), stamp(1, 1_709_251_200_000_000), settings.redis, tmp_path / "state")
+    ours = settings.redis.model_copy(update={"leaderboards": ("all_time",)})
+    publish(always(ann), stamp(1, 1_709_251_200_000_000), ours, tmp_path / "state")
     monkeypatch.setenv("KARMALAKE_REDIS_URL", settings.redis.url.get_secret_value())
     monkeypatch.setenv("KARMALAKE_REDIS_PREFIX", settings.redis.prefix)
     read._default_settings.cache_clear()
     try:
-        exec(compile(block("python"), "docs/redis.md", "exec"), {})  # noqa: S102 # our own page
+        for source in blocks("python", 2):
+            exec(compile(source, "docs/redis.md", "exec"), {})  # noqa: S102 # our own page
     finally:
         read._default_settings.cache_clear()
-    score, publication = capsys.readouterr().out.splitlines()
-    assert score == "5"
+    leader, rank, score, publication = capsys.readouterr().out.splitlines()
+    assert (leader, rank, score) == ("1 ann 6.0", "1", "5")
     assert publication.startswith("2024-03-01 00:00:00+00:00 default@1 1 ")
 
 

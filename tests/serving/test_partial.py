@@ -21,7 +21,7 @@ from pipelines.serving.read import published
 from pipelines.serving.state import load
 from pipelines.settings import RedisSettings, Settings
 from tests.reputation.history import AS_OF, NOW, Event, snapshot_of
-from tests.serving.conftest import always, documents, documents_of, expected, served, stamp
+from tests.serving.conftest import always, documents, documents_of, expected, interrupted, names, served, stamp
 
 USERS = ["ann", "bob", "cem", "", "*", "\0", "\U0001f600"]
 SCORES = st.dictionaries(st.sampled_from(USERS), st.integers(0, 3).map(str))
@@ -29,10 +29,6 @@ MISHAPS = ["nothing", "nothing", "nothing", "redis lost", "state lost", "another
 STEPS = st.lists(
     st.tuples(SCORES, st.sets(st.sampled_from([*USERS, "ghost"])), st.sampled_from(MISHAPS), st.booleans()), max_size=8
 )
-
-
-def names(*users: str) -> pl.Series:
-    return pl.Series("user_id", users, dtype=pl.String)
 
 
 class Asked:
@@ -56,17 +52,7 @@ def suffer(mishap: str, client: redis.Redis, cache: RedisSettings, folder: Path,
     elif mishap == "another publisher":
         publish(always(other), stamp(version), cache, folder / "other")
     elif mishap == "interrupted":
-        with pytest.raises(RuntimeError, match="cut off"):
-            interrupted(cache, folder / "other", version)
-
-
-def interrupted(cache: RedisSettings, state_dir: Path, version: int) -> None:
-    def cut_off(*_: object) -> None:
-        raise RuntimeError("cut off")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.serving.publish.finish", cut_off)
-        publish(always(documents(ann=98, stranger=98)), stamp(version), cache, state_dir)
+        interrupted(documents(ann=98, stranger=98), stamp(version), cache, folder / "other")
 
 
 @given(steps=STEPS)
@@ -91,7 +77,7 @@ def test_partial_publications_equal_full_ones(local_settings: Settings, steps: l
             assert maker.calls == [None if result.full or not told else differing | more]
             assert result.written + result.unchanged == len(texts)
             assert result.full or result.written + result.deleted == len(differing)
-            kept = load(Path(name), read_held(client, cache.prefix).publication_id)
+            kept = load(Path(name), read_held(client, cache.prefix).publication_id, ())
             assert kept is not None
             assert kept.sort("user_id").equals(documents_of(texts).select("user_id", "digest").sort("user_id"))
             last = texts

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 import redis
 from pydantic import SecretStr
@@ -14,7 +15,7 @@ from pipelines.serving import read
 from pipelines.serving.client import connect
 from pipelines.serving.publication import begin
 from pipelines.serving.publish import publish
-from pipelines.serving.read import published, read_reputation
+from pipelines.serving.read import Ranked, published, read_leaderboard, read_rank, read_reputation
 from pipelines.settings import RedisSettings, Settings
 from tests.serving.conftest import PrivateValkey, always, documented_rules, documents, documents_of, free_port, stamp
 
@@ -169,6 +170,25 @@ def test_the_documented_permissions_suffice(user: Callable[..., Settings], setti
     assert published(reader) is not None
     with pytest.raises(ConfigurationError, match="refused access"):
         publish(always(documents(ann=1)), stamp(3), reader.redis, tmp_path)
+
+
+def test_the_documented_permissions_suffice_for_leaderboards(
+    user: Callable[..., Settings], settings: Settings, tmp_path: Path
+) -> None:
+    """The same with a leaderboard that comes, changes and goes."""
+    publisher = user(*documented_rules("publisher", settings.redis.prefix))
+    ranking = publisher.redis.model_copy(update={"leaderboards": ("all_time",)})
+    frame = documents(ann=1, bob=2).with_columns(all_time_score=pl.Series([1.0, 2.0]))
+    publish(always(frame), stamp(1), ranking, tmp_path)
+    publish(always(frame.head(1)), stamp(2), ranking, tmp_path)
+    reader = user(*documented_rules("reader", settings.redis.prefix))
+    assert read_leaderboard("all_time", reader) == [Ranked(1, "ann", 1.0)]
+    assert read_rank("ann", "all_time", reader) == 1
+    publisher = user(*documented_rules("publisher", settings.redis.prefix))
+    assert publish(always(documents(ann=1)), stamp(3), publisher.redis, tmp_path).full
+    info = published(user(*documented_rules("reader", settings.redis.prefix)))
+    assert info is not None
+    assert info.leaderboards == ()
 
 
 def test_a_silent_server_is_transient(settings: Settings, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ SELECT
         status := status,
         policy := struct_pack(name := info.policy_name, version := info.policy_version),
         $members
-    )) AS VARCHAR)) AS digest
+    )) AS VARCHAR)) AS digest$scores
 FROM reputation
 $among
 CROSS JOIN snapshot_info AS info

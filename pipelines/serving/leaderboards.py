@@ -1,0 +1,55 @@
+"""Leaderboards: who has the highest score of a view, one sorted set a view.
+
+Owns the commands that keep them beside the documents, and what of them a full publication finds. When the commands
+run is `publication.py`'s affair; reading is `read.py`.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import cast
+
+import polars as pl
+import redis
+
+from pipelines.serving.keys import document_prefix, leaderboard_key
+from pipelines.serving.publication import Command
+
+_PAGE_MEMBERS = 5_000
+
+
+def score_column(view: str) -> str:
+    """Return the column of a view's scores in a frame of documents: Float64, null for who is on no leaderboard."""
+    return f"{view}_score"
+
+
+def placed(prefix: str, views: Sequence[str], documents: pl.DataFrame) -> list[Command]:
+    """Return the commands that put the users of these documents where their scores belong: two a view at most."""
+    return list(chain.from_iterable(_placed(prefix, view, documents) for view in views))
+
+
+def removed(prefix: str, views: Sequence[str], keys: Sequence[bytes]) -> list[Command]:
+    """Return the commands that take the users with these document keys out of every leaderboard."""
+    members = [key.removeprefix(document_prefix(prefix).encode()) for key in keys]
+    return [["ZREM", leaderboard_key(prefix, view), *members] for view in views]
+
+
+def ranked_keys(client: redis.Redis, prefix: str, views: Sequence[str]) -> Iterator[pl.Series]:
+    """Yield the document keys of all users on these leaderboards, by pages; all of them only while nobody writes."""
+    before = document_prefix(prefix).encode()
+    for view in views:
+        first, page = 0, [b""]
+        while page:
+            page = cast("list[bytes]", client.zrange(leaderboard_key(prefix, view), first, first + _PAGE_MEMBERS - 1))
+            yield pl.Series([before + member for member in page], dtype=pl.Binary)
+            first += _PAGE_MEMBERS
+
+
+def _placed(prefix: str, view: str, documents: pl.DataFrame) -> Iterator[Command]:
+    key, score = leaderboard_key(prefix, view), documents[score_column(view)].fill_nan(None)
+    users = documents["user_id"].cast(pl.Binary)
+    ranked, hidden = score.is_not_null(), users.filter(score.is_null())
+    if ranked.any():
+        pairs = zip(score.filter(ranked).to_list(), users.filter(ranked).to_list(), strict=True)
+        yield ["ZADD", key, *chain.from_iterable(pairs)]
+    if len(hidden):
+        yield ["ZREM", key, *hidden.to_list()]

@@ -1,0 +1,349 @@
+"""Leaderboards: whatever was published, they are the documents' users, sorted by score."""
+
+import json
+import threading
+import uuid
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import polars as pl
+import pyarrow as pa
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from pipelines.errors import ConfigurationError, UsageError
+from pipelines.reputation import documents as warehouse
+from pipelines.reputation.derive import derive
+from pipelines.reputation.policy_file import parse_policy
+from pipelines.serving import publish as publish_module
+from pipelines.serving.keys import leaderboard_key
+from pipelines.serving.publish import publish
+from pipelines.serving.read import Ranked, published, read_leaderboard, read_rank
+from pipelines.settings import RedisSettings, Settings, load_settings
+from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
+from tests.serving.conftest import always, documents_of, expected, interrupted, names, served, stamp
+
+VIEWS = ("all_time", "last_30_days")
+Scores = dict[str, tuple[float | None, float | None]]
+
+USERS = ["ann", "bob", "cem", "", "*", "\0", "\U0001f600", "all_time"]
+SCORE = st.sampled_from([None, 0.0, -0.0, 1.0, 2.0, 1 / 3, -1.5, 0.1 + 0.2, 1e300, float("inf")])
+STEP = st.tuples(
+    st.dictionaries(st.sampled_from(USERS), st.tuples(SCORE, SCORE)),
+    st.sets(st.sampled_from([*USERS, "ghost"])),
+    st.sampled_from([(), VIEWS[:1], VIEWS[1:], VIEWS, VIEWS, VIEWS, VIEWS[::-1]]),
+    st.sampled_from(["nothing", "nothing", "nothing", "redis lost", "hash lost", "another publisher", "interrupted"]),
+    st.booleans(),
+)
+
+
+def ranked_documents(scores: Scores, views: tuple[str, ...] = VIEWS) -> pl.DataFrame:
+    """Return one document a user, with scores of all time and of the last 30 days."""
+    frame = documents_of({user: json.dumps(dict(zip(VIEWS, both, strict=True))) for user, both in scores.items()})
+    columns = [
+        pl.Series(f"{view}_score", [both[VIEWS.index(view)] for both in scores.values()], pl.Float64) for view in views
+    ]
+    return frame.with_columns(columns)
+
+
+def with_views(settings: Settings, *views: str) -> Settings:
+    return settings.model_copy(update={"redis": settings.redis.model_copy(update={"leaderboards": views})})
+
+
+def held(client: redis.Redis, cache: RedisSettings) -> dict[str, dict[str, float]]:
+    """Return the leaderboards in Redis: the scores of their users."""
+    return {
+        view: {user.decode(): score for user, score in client.zrange(key, 0, -1, withscores=True)}
+        for view in VIEWS
+        if client.exists(key := leaderboard_key(cache.prefix, view))
+    }
+
+
+def sorted_users(scores: Scores, view: str) -> list[Ranked]:
+    """Return who should be on a leaderboard, by the book."""
+    there = {user: both[VIEWS.index(view)] for user, both in scores.items()}
+    rows = [(score, user) for user, score in there.items() if score is not None]
+    rows.sort(key=lambda row: (row[0], row[1].encode()), reverse=True)
+    return [Ranked(1 + sum(other > score for other, _ in rows), user, score) for score, user in rows]
+
+
+def suffer(mishap: str, client: redis.Redis, cache: RedisSettings, folder: Path, version: int) -> None:
+    other = ranked_documents({"ann": (99, None), "stranger": (99, 99)}, cache.leaderboards)
+    if mishap == "redis lost":
+        client.delete(*client.keys(f"{cache.prefix}*") or ["nothing"])
+    elif mishap == "hash lost":
+        client.delete(f"{cache.prefix}.publication")
+        client.zadd(leaderboard_key(cache.prefix, "all_time"), {"without a document": 7})
+    elif mishap == "another publisher":
+        publish(always(other), stamp(version), cache, folder / "other")
+    elif mishap == "interrupted":
+        interrupted(other, stamp(version), cache, folder / "other")
+
+
+@given(steps=st.lists(STEP, max_size=7))
+@hypothesis_settings(max_examples=60)
+def test_leaderboards_are_the_sorted_documents(local_settings: Settings, steps: list) -> None:
+    """After any publications, partial or not, of any views, after any mishap: the documents' users by score, exactly.
+
+    Leaderboards that are not wanted are not there; each page and each rank is what sorting the documents gives.
+    """
+    base = local_settings.redis.model_copy(update={"prefix": f"r-{uuid.uuid4().hex[:12]}"})
+    last, before = {}, None
+    assert base.url is not None
+    with TemporaryDirectory() as name, redis.Redis.from_url(base.url.get_secret_value()) as client:
+        for number, (scores, more, views, mishap, told) in enumerate(steps):
+            cache = base.model_copy(update={"leaderboards": views})
+            suffer(mishap, client, cache, Path(name), 2 * number)
+            differing = {user for user in scores.keys() | last.keys() if repr(scores.get(user)) != repr(last.get(user))}
+            changed = names(*sorted(differing | more)) if told else None
+            frame = ranked_documents(scores, views)
+            result = publish(always(frame), stamp(2 * number + 1), cache, Path(name), changed)
+            assert result.full == (mishap != "nothing" or before != set(views))
+            assert served(client, cache.prefix) == expected(frame)
+            check_leaderboards(local_settings.model_copy(update={"redis": cache}), client, scores)
+            last, before = scores, set(views)
+        client.delete(*client.keys(f"{base.prefix}*") or ["nothing"])
+
+
+def check_leaderboards(settings: Settings, client: redis.Redis, scores: Scores) -> None:
+    views = settings.redis.leaderboards
+    rows = {view: sorted_users(scores, view) for view in views}
+    assert held(client, settings.redis) == {
+        view: {row.user_id: row.score for row in rows[view]} for view in views if rows[view]
+    }
+    info = published(settings)
+    assert info is not None
+    assert info.leaderboards == views
+    for view in views:
+        assert read_leaderboard(view, settings, top=100) == rows[view]
+        for offset in range(len(rows[view]) + 1):
+            assert read_leaderboard(view, settings, 2, offset) == rows[view][offset : offset + 2]
+        ranks = {row.user_id: row.rank for row in rows[view]}
+        assert {user: read_rank(user, view, settings) for user in USERS} == {user: ranks.get(user) for user in USERS}
+
+
+def test_equal_scores_share_the_better_rank(settings: Settings, tmp_path: Path) -> None:
+    """1, 2, 2, 4: on a page, on a page that begins among equals, and asked for one by one."""
+    ours = with_views(settings, "all_time")
+    scores: Scores = {"ann": (5.0, None), "bob": (7.5, None), "cem": (5.0, None), "dan": (-1.0, None)}
+    publish(always(ranked_documents(scores, VIEWS[:1])), stamp(1), ours.redis, tmp_path)
+    rows = [Ranked(1, "bob", 7.5), Ranked(2, "cem", 5.0), Ranked(2, "ann", 5.0), Ranked(4, "dan", -1.0)]
+    assert read_leaderboard("all_time", ours) == rows
+    assert read_leaderboard("all_time", ours, top=2, offset=2) == rows[2:]
+    assert [read_rank(user, "all_time", ours) for user in ("ann", "bob", "cem", "dan")] == [2, 1, 2, 4]
+
+
+def test_a_view_without_a_leaderboard_is_told_apart_from_nobody(settings: Settings, tmp_path: Path) -> None:
+    """Nobody on a leaderboard is an empty page and no rank; no leaderboard is a mistake that names those there are."""
+    ours = with_views(settings, *VIEWS)
+    with pytest.raises(UsageError, match=r"no leaderboard of 'all_time' .* there is none"):
+        read_leaderboard("all_time", ours)
+    publish(always(ranked_documents({"ann": (None, None)})), stamp(1), ours.redis, tmp_path)
+    assert read_leaderboard("all_time", ours) == []
+    assert [read_rank(user, "last_30_days", ours) for user in ("ann", "ghost", "\ud800")] == [None] * 3
+    for read in (lambda: read_leaderboard("last_7_days", ours), lambda: read_rank("ann", "documents", ours)):
+        with pytest.raises(UsageError, match=r"there is all_time, last_30_days\. .*KARMALAKE_REDIS_LEADERBOARDS"):
+            read()
+
+
+@pytest.mark.parametrize(("top", "offset"), [(0, 0), (-1, 0), (1, -1)])
+def test_a_page_that_is_none_is_refused(settings: Settings, top: int, offset: int) -> None:
+    """Redis would take 0 and -1 for everybody; a page has at least one row."""
+    with pytest.raises(UsageError, match=f"not {top} after {offset}"):
+        read_leaderboard("all_time", settings, top, offset)
+
+
+def test_scores_are_needed_where_a_leaderboard_is_wanted(
+    settings: Settings, client: redis.Redis, tmp_path: Path
+) -> None:
+    """Documents without the wanted column of scores, or with one that nobody wants, are refused and not published."""
+    for frame, views in ((ranked_documents({"ann": (1, 1)}, VIEWS[:1]), VIEWS), (ranked_documents({}), ())):
+        with pytest.raises(UsageError, match="documents to publish must have the columns"):
+            publish(always(frame), stamp(1), with_views(settings, *views).redis, tmp_path)
+    assert client.keys(f"{settings.redis.prefix}*") == []
+
+
+def test_no_number_is_no_place(settings: Settings, tmp_path: Path) -> None:
+    """A score that is not a number ranks nobody, and takes out who was there."""
+    ours = with_views(settings, "all_time")
+    for version, score in enumerate((1.0, float("nan"))):
+        publish(always(ranked_documents({"ann": (score, None)}, VIEWS[:1])), stamp(version), ours.redis, tmp_path)
+    assert read_leaderboard("all_time", ours) == []
+
+
+def test_a_state_of_before_there_were_leaderboards_holds(settings: Settings, tmp_path: Path) -> None:
+    """A state file that says nothing of leaderboards is one of none: it holds until one is wanted."""
+    publish(always(ranked_documents({"ann": (1, 1)}, ())), stamp(1), settings.redis, tmp_path)
+    file = tmp_path / "published.arrow"
+    with pa.OSFile(str(file)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    metadata = {name: text for name, text in table.schema.metadata.items() if name != b"leaderboards"}
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema.with_metadata(metadata)) as writer:
+        writer.write_table(table.replace_schema_metadata(metadata))
+    assert not publish(always(ranked_documents({"ann": (1, 1)}, ())), stamp(2), settings.redis, tmp_path).full
+    ours = with_views(settings, *VIEWS)
+    assert publish(always(ranked_documents({"ann": (1, 1)})), stamp(3), ours.redis, tmp_path, names()).full
+    assert read_rank("ann", "all_time", ours) == 1
+
+
+def test_neighbours_with_names_alike_are_left_alone(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
+    """Prefixes that begin like ours: a full publication spares their documents, hashes and leaderboards."""
+    ours = with_views(settings, "last_30_days")
+    frame = ranked_documents({"all_time": (1, 1), "last_30_days": (2, 2)})
+    prefixes = [f"{ours.redis.prefix}{more}" for more in ("", ".leaderboard", ".leaderboard.all_time", ".x", "x")]
+    for prefix in prefixes:
+        theirs = ours.redis.model_copy(update={"prefix": prefix, "leaderboards": VIEWS})
+        publish(always(frame), stamp(1), theirs, tmp_path / prefix)
+    others = {key for key in client.keys(f"{ours.redis.prefix}*") if not is_ours(key, ours.redis.prefix)}
+    assert len(others) == 4 * 5
+    assert publish(lambda _: frame.clear().drop("all_time_score"), stamp(2), ours.redis, tmp_path / "new").full
+    assert set(client.keys(f"{ours.redis.prefix}*")) == others | {f"{ours.redis.prefix}.publication".encode()}
+    client.delete(*others)
+
+
+def is_ours(key: bytes, prefix: str) -> bool:
+    more = key.decode().removeprefix(prefix)
+    return more.startswith(":") or more in {".publication", *(f".leaderboard.{view}" for view in VIEWS)}
+
+
+def test_a_document_and_its_rank_change_together(
+    settings: Settings, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks at one moment, while publications of many chunks run, sees documents that agree with the ranks."""
+    monkeypatch.setattr(publish_module, "_CHUNK_DOCUMENTS", 20)
+    ours = with_views(settings, "all_time")
+    users = [f"user{i}" for i in range(200)]
+    done, disagreements, looks = threading.Event(), [], []
+
+    def look() -> None:
+        while not done.is_set():
+            looks.append(disagreement(client, ours.redis.prefix, users))
+            disagreements.extend(looks[-1])
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for version in range(30):
+            scores: Scores = {user: (version, None) for user in users if (int(user[4:]) + version) % 5}
+            folder = tmp_path / str(version // 10)  # now and then a full one
+            publish(always(ranked_documents(scores, VIEWS[:1])), stamp(version), ours.redis, folder, names(*users))
+    finally:
+        done.set()
+        looking.join()
+    assert len(looks) > 10
+    assert disagreements == []
+
+
+def disagreement(client: redis.Redis, prefix: str, users: list[str]) -> list[tuple[str, object, object]]:
+    """Return users whose document and place differ, as of one moment."""
+    with client.pipeline(transaction=True) as moment:
+        moment.mget([f"{prefix}:{user}" for user in users])
+        moment.zrange(leaderboard_key(prefix, "all_time"), 0, -1, withscores=True)
+        texts, ranked = moment.execute()
+    documented = {user: json.loads(text)["all_time"] for user, text in zip(users, texts, strict=True) if text}
+    placed = {user.decode(): score for user, score in ranked}
+    pairs = ((user, documented.get(user), placed.get(user)) for user in users)
+    return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+HIDING = """
+name = "hiding"
+version = "1"
+windows_days = [7]
+status = { suspend = ["AccountSuspended"], reinstate = ["AccountReinstated"], rule = "hide", shown = 9 }
+actions.TransactionCompleted = { points = 1.25 }
+"""
+
+
+@pytest.fixture
+def hiding(tmp_path: Path) -> Path:
+    """Return a warehouse of three users, one of whom is suspended and hidden."""
+    path = tmp_path / "warehouse.duckdb"
+    events = [
+        Event(f"{user}{i}", user, "TransactionCompleted", NOW - (1 + 4 * i) * DAY)
+        for user, count in (("ann", 1), ("bob", 3), ("cem", 2))
+        for i in range(count)
+    ]
+    suspension = Event("s", "bob", "AccountSuspended", NOW - 1)
+    derive(snapshot_of(tmp_path / "lake", [*events, suspension]), parse_policy(HIDING), AS_OF, path)
+    return path
+
+
+def test_hidden_users_are_on_no_leaderboard(settings: Settings, hiding: Path, tmp_path: Path) -> None:
+    """Who is suspended under a policy that hides has a document, with a number to show meanwhile, and no rank."""
+    ours = with_views(settings, "last_7_days", "all_time")
+    publish(lambda users: warehouse.documents(hiding, users, ours.redis.leaderboards), stamp(1), ours.redis, tmp_path)
+    assert read_leaderboard("all_time", ours) == [Ranked(1, "cem", 2.5), Ranked(2, "ann", 1.25)]
+    assert [read_rank(user, "last_7_days", ours) for user in ("ann", "bob", "cem")] == [2, None, 1]
+    info = published(ours)
+    assert info is not None
+    assert info.documents == 3
+
+
+def test_the_warehouse_gives_the_scores_of_the_documents(hiding: Path) -> None:
+    """The columns of scores are the documents', but for hidden users; the documents are the same without them."""
+    plain, scored = warehouse.documents(hiding), warehouse.documents(hiding, None, ("last_7_days", "all_time"))
+    assert scored.columns == [*plain.columns, "last_7_days_score", "all_time_score"]
+    assert scored.select(plain.columns).equals(plain)
+    assert scored.filter(pl.col("user_id") == "bob").select("last_7_days_score", "all_time_score").row(0) == (
+        None,
+        None,
+    )
+    others = scored.filter(pl.col("user_id") != "bob")
+    for document, week, ever in others.select("document", "last_7_days_score", "all_time_score").iter_rows():
+        shown = json.loads(document)
+        assert (shown["reputation_last_7_days"]["score"], shown["reputation_all_time"]["score"]) == (week, ever)
+    some = warehouse.documents(hiding, names("cem"), ("all_time",))
+    assert some.equals(scored.filter(pl.col("user_id") == "cem").drop("last_7_days_score"))
+
+
+def test_a_view_that_the_policy_has_not_is_a_mistake_in_the_settings(hiding: Path) -> None:
+    """The error names the setting and the views there are."""
+    with pytest.raises(ConfigurationError, match=r"LEADERBOARDS\) names 'last_30_days'.*it has all_time, last_7_days$"):
+        warehouse.documents(hiding, None, ("last_30_days",))
+
+
+def test_decayed_scores_rank_as_they_are_shown(settings: Settings, tmp_path: Path) -> None:
+    """Scores that are no round numbers are on the leaderboard to the last digit of the document."""
+    path, ours = tmp_path / "warehouse.duckdb", with_views(settings, "all_time")
+    text = HIDING.replace("points = 1.25", "points = 1.25, half_life_days = 30")
+    events = [Event(f"e{i}", f"user{i}", "TransactionCompleted", NOW - i * DAY - i) for i in range(1, 6)]
+    derive(snapshot_of(tmp_path / "lake", events), parse_policy(text), AS_OF, path)
+    frame = warehouse.documents(path, None, ("all_time",))
+    publish(always(frame), stamp(1), ours.redis, tmp_path / "state")
+    shown = {user: json.loads(text)["reputation_all_time"]["score"] for user, text, *_ in frame.iter_rows()}
+    assert {row.user_id: row.score for row in read_leaderboard("all_time", ours)} == shown
+    assert len(set(shown.values())) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "views"),
+    [("all_time", VIEWS[:1]), ("all_time, last_30_days", VIEWS), ("last_30_days,last_30_days", VIEWS[1:]), ("", ())],
+)
+def test_the_environment_names_views_between_commas(tmp_path: Path, text: str, views: tuple[str, ...]) -> None:
+    """One, several, one twice, none; a configuration file has a list."""
+    assert load_settings({"KARMALAKE_REDIS_LEADERBOARDS": text}, tmp_path).redis.leaderboards == views
+    (tmp_path / "karmalake.toml").write_text(f"[redis]\nleaderboards = {json.dumps(views)}\n", encoding="utf-8")
+    assert load_settings({}, tmp_path).redis.leaderboards == views
+
+
+@pytest.mark.parametrize("text", ["all-time", "last_0_days", "last_30_days; DROP TABLE x", "all_time,,", "user_id"])
+def test_what_is_no_view_is_no_setting(tmp_path: Path, text: str) -> None:
+    """A name that no policy could have is refused where it stands."""
+    with pytest.raises(ConfigurationError, match=r"KARMALAKE_REDIS_LEADERBOARDS: .*is no view: all_time, or last_N"):
+        load_settings({"KARMALAKE_REDIS_LEADERBOARDS": text}, tmp_path)
+
+
+def test_many_users_are_ranked_in_reasonable_time(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
+    """More users than a page of a full publication has: they come, and all of them go."""
+    ours = with_views(settings, *VIEWS)
+    scores: Scores = {f"user-{i}": (float(i % 977), float(-i)) for i in range(12_000)}
+    publish(always(ranked_documents(scores)), stamp(1), ours.redis, tmp_path / "one")
+    assert [client.zcard(leaderboard_key(ours.redis.prefix, view)) for view in VIEWS] == [12_000, 12_000]
+    assert read_leaderboard("last_30_days", ours, 1, 11_999) == [Ranked(12_000, "user-11999", -11_999.0)]
+    client.delete(*(f"{ours.redis.prefix}:{user}" for user in scores))
+    assert publish(always(ranked_documents({})), stamp(2), ours.redis, tmp_path / "two").deleted == 12_000
+    assert held(client, ours.redis) == {}
