@@ -148,6 +148,8 @@ class IngestSettings(_Section):
     """Bytes of keys and values of one commit, about."""
     max_wait_seconds: float = Field(default=0.5, gt=0)
     """How long a poll waits for a first record."""
+    linger_seconds: float = Field(default=0.25, ge=0)
+    """How long a batch that is not full waits for more: fewer and larger commits, each at most this much later."""
     max_dead_letter_share: float = Field(default=0.5, ge=0, le=1)
     """Above this share of rejected records in a batch of at least `min_records_for_share`, ingest stops."""
     min_records_for_share: int = Field(default=5_000, ge=1)

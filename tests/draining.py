@@ -31,8 +31,8 @@ LAKE = {
 
 
 def with_ingest(settings: Settings, **changes: object) -> Settings:
-    """Return settings with other limits of a batch; a poll waits a tenth of a second unless told."""
-    update = {"max_wait_seconds": 0.1} | changes
+    """Return settings with other limits of a batch; unless told, a poll waits a tenth of a second, nothing lingers."""
+    update = {"max_wait_seconds": 0.1, "linger_seconds": 0} | changes
     return settings.model_copy(update={"ingest": settings.ingest.model_copy(update=update)})
 
 

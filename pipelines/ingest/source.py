@@ -135,9 +135,10 @@ class KafkaSource:
         return starts
 
     def _fetch(self, starts: dict[int, int]) -> pa.Table:
-        """Poll until a batch is full or all there is; whole record batches, so the bounds are passed by one at most."""
+        """Poll until a batch is full, or all there is and lingered for; whole record batches, so by one too many."""
         polled: list[ConsumerRecord] = []
         size, wait_ms, room, stride = 0, int(self.ingest.max_wait_seconds * 1000), self.ingest.max_batch_records, 1
+        lingering = None
         try:
             while room > 0 and size < self.ingest.max_batch_bytes:
                 found = list(chain.from_iterable(self.consumer.poll(wait_ms, max_records=stride).values()))
@@ -148,7 +149,9 @@ class KafkaSource:
                 records = sum(map(count, found))
                 room -= records
                 stride = max(1, min(_MOST_BATCHES, room * len(found) // max(1, records)))
-                wait_ms = 0 if self._is_current(starts) else _MORE_MS
+                lingering = lingering or time.monotonic() + self.ingest.linger_seconds
+                left_ms = max(0, int((lingering - time.monotonic()) * 1000))
+                wait_ms = left_ms if self._is_current(starts) else _MORE_MS
         except (OffsetOutOfRangeError, _LOG_TRUNCATION) as error:
             raise LostRecordsError(self._explain_loss(starts)) from error
         return to_columns(polled, starts, self.topic_id, time.time_ns() // 1_000_000)

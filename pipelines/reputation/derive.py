@@ -205,11 +205,15 @@ class Draft:
         return self._open()
 
     def _open(self) -> duckdb.DuckDBPyConnection:
-        """Open the draft's file. Half of the memory is left to others; what does not fit spills beside the file."""
+        """Open the draft's file. Half of the memory is left to others; what does not fit spills beside the file.
+
+        Only a publication needs the file to be whole, so nothing before it is worth a checkpoint.
+        """
         connection = self._connection = duckdb.connect(self._file)
         connection.execute("SET memory_limit = '50%'")
         connection.execute("SET temp_directory = ?", [f"{self._file}.tmp"])
         connection.execute("SET preserve_insertion_order = false")
+        connection.execute("SET checkpoint_threshold = '1TB'")
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(statement("refresh/changed_day_table"))
         return connection

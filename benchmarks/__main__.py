@@ -1,0 +1,23 @@
+"""`python -m benchmarks NAME...`: measure by name; `--list` says what there is."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in {"lakes", "report"})
+NAMES = [name for name in NAMES if not name.startswith("_")]
+
+
+def main(names: list[str]) -> None:
+    """Run the named measurements, each in a folder that is removed afterwards."""
+    unknown = [name for name in names if name not in NAMES]
+    if unknown or not names:
+        sys.exit(f"usage: python -m benchmarks NAME...; there are {', '.join(NAMES)}")
+    for name in names:
+        print(f"\n{name}: {import_module(f'benchmarks.{name}').__doc__}")
+        with TemporaryDirectory(prefix="karmalake-bench-") as folder:
+            import_module(f"benchmarks.{name}").run(Path(folder))
+
+
+main(sys.argv[1:])
