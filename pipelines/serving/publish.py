@@ -35,9 +35,10 @@ null for who is not to be on that leaderboard. It may not change while the diges
 Documents = Callable[[pl.Series | None], pl.DataFrame]
 """Makes documents, as `DOCUMENTS`: of all users (None), or of those among the named ones who have one."""
 
-_CHUNK_DOCUMENTS = 2_000
+_CHUNK_COMMANDS = 2_000
+"""Documents and places on leaderboards in one chunk."""
 _CHUNK_BYTES = 1024 * 1024
-"""Readers wait for as long as Redis takes for one chunk: about 10 ms."""
+"""Readers wait for as long as Redis takes for one chunk: under 10 ms, also with a million users on a leaderboard."""
 _SCAN_COUNT = 5_000
 _MEMBER_BYTES = 24
 """What a score takes in a command, about."""
@@ -170,23 +171,24 @@ def _write(publication: Publication, documents: pl.DataFrame, leaderboards: Sequ
     keys = document_keys(publication.prefix, documents["user_id"])
     values = documents["document"].cast(pl.Binary)
     member_sizes = documents["user_id"].str.len_bytes() + _MEMBER_BYTES
-    for first, length in _chunks(keys.bin.size() + values.bin.size() + len(leaderboards) * member_sizes):
+    for first, length in _chunks(keys.bin.size() + values.bin.size() + len(leaderboards) * member_sizes, leaderboards):
         places = placed(publication.prefix, leaderboards, documents.slice(first, length))
         write(publication, keys.slice(first, length).to_list(), values.slice(first, length).to_list(), places)
 
 
 def _remove(publication: Publication, keys: pl.Series, leaderboards: Sequence[str]) -> None:
-    for first, length in _chunks(keys.bin.size() * (1 + len(leaderboards))):
+    for first, length in _chunks(keys.bin.size() * (1 + len(leaderboards)), leaderboards):
         chunk = keys.slice(first, length).to_list()
         remove(publication, chunk, removed(publication.prefix, leaderboards, chunk))
 
 
-def _chunks(sizes: pl.Series) -> Iterator[tuple[int, int]]:
+def _chunks(sizes: pl.Series, leaderboards: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Yield (first, length) of consecutive runs within both bounds; a row larger than the bound is a run of its own."""
+    most = max(1, _CHUNK_COMMANDS // (1 + len(leaderboards)))
     ends = sizes.cast(pl.UInt64).cum_sum().to_numpy()
     first, before = 0, 0
     while first < len(ends):
         fitting = int(ends.searchsorted(before + _CHUNK_BYTES, side="right"))
-        end = max(first + 1, min(fitting, first + _CHUNK_DOCUMENTS))
+        end = max(first + 1, min(fitting, first + most))
         yield first, end - first
         first, before = end, int(ends[end - 1])

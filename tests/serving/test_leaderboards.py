@@ -213,7 +213,7 @@ def test_a_document_and_its_rank_change_together(
     settings: Settings, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever looks at one moment, while publications of many chunks run, sees documents that agree with the ranks."""
-    monkeypatch.setattr(publish_module, "_CHUNK_DOCUMENTS", 20)
+    monkeypatch.setattr(publish_module, "_CHUNK_COMMANDS", 20)
     ours = with_views(settings, "all_time")
     users = [f"user{i}" for i in range(200)]
     done, disagreements, looks = threading.Event(), [], []
