@@ -2,7 +2,7 @@
 
     from pipelines import open_warehouse, read_reputation
 
-Both doors are imported when they are first used, so that the command line starts quickly.
+They are imported when they are first used, so that the command line starts quickly.
 """
 
 from importlib import import_module
@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipelines.reputation.warehouse import Warehouse, open_warehouse
-    from pipelines.serving.read import read_reputation
+    from pipelines.serving.read import read_leaderboard, read_rank, read_reputation
 
-__all__ = ["Warehouse", "open_warehouse", "read_reputation"]
+__all__ = ["Warehouse", "open_warehouse", "read_leaderboard", "read_rank", "read_reputation"]
 
 _HOMES = {
     "Warehouse": "pipelines.reputation.warehouse",
     "open_warehouse": "pipelines.reputation.warehouse",
+    "read_leaderboard": "pipelines.serving.read",
+    "read_rank": "pipelines.serving.read",
     "read_reputation": "pipelines.serving.read",
 }
 

@@ -1,4 +1,4 @@
-"""The commands that only look: show, scores, sql, doctor."""
+"""The commands that only look: show, leaderboard, scores, sql, doctor."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated, cast
 import typer
 
 from pipelines.cli.options import chosen_policy, current_settings, instant, utf8
-from pipelines.cli.output import fail, out, say, warn
+from pipelines.cli.output import fail, out, say, table, warn
 from pipelines.cli.rows import Format, write, write_relation
 from pipelines.errors import UsageError
 
@@ -25,6 +25,26 @@ def show(user: Annotated[str, typer.Argument(help="The user_id.")]) -> None:
     out.print_json(data=document)
     if info is not None and info.staleness_seconds > settings.reputation.max_staleness_seconds:
         warn(f"what is served is {info.staleness_seconds:,.0f} s old: is `karmalake stream` running?")
+
+
+def leaderboard(
+    view: Annotated[str, typer.Argument(help="A view that `redis.leaderboards` names.")] = "all_time",
+    top: Annotated[int, typer.Option(min=1, help="How many users.")] = 10,
+    user: Annotated[str | None, typer.Option(help="Tell this user's rank instead. Exits 1 for who has none.")] = None,
+) -> None:
+    """Print who has the highest scores of a view, or one user's rank, as Redis serves them."""
+    from pipelines.serving.read import read_leaderboard, read_rank  # noqa: PLC0415
+
+    settings = current_settings()
+    if user is None:
+        rows = read_leaderboard(view, settings, top)
+        table(("rank", "user", "score"), [(row.rank, row.user_id, row.score) for row in rows])
+        return
+    rank = read_rank(utf8(user), view, settings)
+    if rank is None:
+        fail(f"{user!r} is not on the leaderboard of {view}")
+        raise typer.Exit(1)
+    say(f"{rank:,}")
 
 
 def scores(

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,7 +75,11 @@ def test_the_way_of_an_event(karmalake: Run, ratings: str, settings: Settings, t
     karmalake(*emit)
     assert "duplicates    3" in karmalake("drain").stdout
     assert "users scored  2" in karmalake("rebuild").stdout
-    assert "written    2" in karmalake("publish").stdout
+    ranked = {"KARMALAKE_REDIS_LEADERBOARDS": "all_time"}
+    assert "written    2" in karmalake("publish", **ranked).stdout
+    assert re.search(r"1 +driver-2 +5.00\n +2 +driver-1 +0.00", karmalake("leaderboard").stdout)
+    assert karmalake("leaderboard", "--user", "driver-1").stdout == "2\n"
+    assert "not on the leaderboard" in karmalake("leaderboard", "--user", "nobody", code=1).stderr
     document = json.loads(karmalake("show", "driver-1").stdout)
     assert document["reputation_all_time"]["rating_average"] == 3
     rows = list(csv.DictReader(io.StringIO(karmalake("scores").stdout)))
@@ -105,6 +110,7 @@ def test_the_way_of_an_event(karmalake: Run, ratings: str, settings: Settings, t
         (["verify"], 2, "there is no lake"),
         (["publish"], 2, "there is no warehouse"),
         (["show", "no'body\n"], 1, "no document"),
+        (["leaderboard"], 2, "there is no leaderboard of 'all_time'"),
         (["drain"], 2, "does not exist"),
         (["lag"], 2, "does not exist"),
         (["emit", "absent.csv", *_COLUMNS, "--action-type", "X"], 2, "absent.csv"),
