@@ -14,11 +14,11 @@ _NOT_STORED = {"event_day"}
 
 
 def create_lake_views(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
-    """Create the table `checkpoints` and the views `events`, `commits`, `conflicts` and `dead_letters`."""
+    """Create the table `checkpoints` and the views `events`, `commits`, `conflicts`, `dead_letters` and `policies`."""
     connection.register("arrow_rows", _checkpoints(snapshot))
     connection.execute(statement("checkpoints"))
     connection.unregister("arrow_rows")
-    for table in ("events", "commits", "dead_letters", "conflicts"):
+    for table in ("events", "commits", "dead_letters", "conflicts", "policies"):
         create_lake_view(connection, snapshot, table)
 
 

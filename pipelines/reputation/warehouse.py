@@ -161,8 +161,11 @@ class Warehouse:
     def scores(
         self, as_of: datetime | None = None, known_at: datetime | None = None, policy: Policy | None = None
     ) -> pl.DataFrame:
-        """Compute the scores at another moment, as known at another moment, or by another policy; see `scores()`."""
-        return scores(self._connection, policy or self.info.policy, as_of or self.info.as_of, known_at)
+        """Compute the scores at another moment, as known at another moment, or by another policy; see `scores()`.
+
+        With known_at the rules, too, are those that were in force then.
+        """
+        return scores(self._connection, policy or self._policy(known_at), as_of or self.info.as_of, known_at)
 
     def explain(
         self,
@@ -171,8 +174,11 @@ class Warehouse:
         known_at: datetime | None = None,
         policy: Policy | None = None,
     ) -> pl.DataFrame:
-        """Return every contribution to a user's score with its reason; `earned` adds up to it. See `explain()`."""
-        rules = policy or self.info.policy
+        """Return every contribution to a user's score with its reason; `earned` adds up to it. See `explain()`.
+
+        With known_at the rules, too, are those that were in force then.
+        """
+        rules = policy or self._policy(known_at)
         return explain(self._connection, rules, user_id, as_of or self.info.as_of, known_at)
 
     def explain_change(self, user_id: str, since: datetime, until: datetime | None = None) -> pl.DataFrame:
@@ -188,3 +194,10 @@ class Warehouse:
         if name not in ("daily", "scores", "reasons"):
             raise UsageError(f"there is no trend {name!r}: daily, scores or reasons")
         return self.sql(f"FROM trends_{name} ORDER BY ALL")
+
+    def _policy(self, known_at: datetime | None) -> Policy:
+        """Return the policy in force at a moment; before any was activated, or without one, the warehouse's."""
+        if known_at is None:
+            return self.info.policy
+        rows = self.sql("SELECT policy FROM policies WHERE activated < ? ORDER BY activated DESC LIMIT 1", [known_at])
+        return Policy.model_validate_json(rows["policy"][0]) if rows.height else self.info.policy

@@ -7,10 +7,12 @@ import pytest
 
 from pipelines.errors import PolicyError
 from pipelines.lake.tables import create_lake
-from pipelines.refresh import policy_in_force
+from pipelines.refresh import policy_in_force, refresh_warehouse
 from pipelines.reputation.activation import activate, activated
 from pipelines.reputation.policy_file import load_policy, parse_policy
+from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import Settings
+from tests.lake.making import commit, make_events
 
 RULES = 'name = "points"\nversion = "{version}"\n[actions.A]\npoints = {points}\n'
 FIRST, SECOND, OTHER_FIRST = (parse_policy(RULES.format(version=v, points=p)) for v, p in ((1, 3), (2, 5), (1, 4)))
@@ -36,6 +38,21 @@ def test_what_was_in_force_then(tmp_path: Path) -> None:
         moments.append(datetime.now(UTC))
     expected = [load_policy("default"), FIRST, SECOND]
     assert [policy_in_force(settings, moment) for moment in moments] == expected
+
+
+def test_what_was_shown_then_is_explained_by_the_rules_of_then(tmp_path: Path) -> None:
+    """A warehouse answers known_at by the policy of that moment, and everything else by the newest."""
+    lake = create_lake(tmp_path / "lake")
+    activate(lake, FIRST)
+    commit(lake, lake.table("events"), "batch", make_events(["a"], payload="A"))
+    between = datetime.now(UTC)
+    activate(lake, SECOND)
+    settings = Settings(data_dir=tmp_path)
+    refresh_warehouse(settings)
+    with Warehouse(settings.warehouse_path) as warehouse:
+        for known_at, points in ((None, 5), (between, 3)):
+            assert warehouse.scores(known_at=known_at)["all_time_score"].to_list() == [points]
+            assert warehouse.explain("u-0", known_at=known_at)["earned"].to_list() == [points]
 
 
 def test_a_version_means_one_thing(tmp_path: Path) -> None:
