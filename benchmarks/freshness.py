@@ -1,6 +1,6 @@
 """From the producer's clock to the reader's: how old an event is when its user's document in Redis shows it.
 
-`karmalake stream` in a process of its own, 10,000 events a second, a lake of many users; some of the events are
+`karmalake stream` in a process of its own, a steady flow of events, a lake of a million users; some of the events are
 probes, one user each, whom a reader looks up again and again until the event counts. All on one machine, which also
 runs the broker, the cache, the producer and the reader.
 """
@@ -11,13 +11,16 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 import duckdb
 import pyarrow as pa
 import redis
 
-from benchmarks.lakes import make_lake
+from benchmarks.lakes import add_events, make_lake
 from benchmarks.report import keep
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
@@ -28,8 +31,10 @@ from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.settings import KafkaSettings, Settings
 
 USERS, EVENTS = 1_000_000, 2_000_000
-PER_SECOND, PROBES_PER_SECOND, SECONDS, WARM_UP_SECONDS = 10_000, 40, 60, 15
+RATES = (1_000, 3_000, 10_000)
+PROBES_PER_SECOND, SECONDS, WARM_UP_SECONDS = 40, 45, 25
 _SLICES = 20
+Sent: TypeAlias = "multiprocessing.Queue[tuple[str, float] | None]"
 _EVENTS = """
 SELECT
     md5($run || i::VARCHAR) AS event_id,
@@ -42,23 +47,25 @@ FROM range($count) AS numbers(i)
 
 
 def run(folder: Path) -> None:
-    """Fill a lake, serve it, then stream for a minute and a quarter; the first seconds do not count."""
+    """Fill a lake, serve it, then stream at each rate for more than a minute, of which the beginning does not count."""
     bare = Settings(data_dir=folder / "data")
     start(bare)
     try:
         settings = with_local_endpoints(bare)
         ensure_topic(settings.kafka)
-        make_lake(settings.lake_dir, EVENTS, USERS)
+        lake = make_lake(settings.lake_dir, EVENTS, USERS)
+        refresh_warehouse(settings)
+        add_events(lake, 1_000, USERS, int(datetime.now(UTC).timestamp()) * 1_000_000, 1)
         refresh_warehouse(settings)
         published = publish_warehouse(settings)
         print(f"{published.written:,} documents served, {EVENTS:,} events in the lake")
-        keep("freshness", ("seconds", "probes", "p50", "p90", "p99", "max"), [_measure(folder, settings)],
-             users=USERS, events=EVENTS, events_per_second=PER_SECOND)  # fmt: skip
+        rows = [_measure(folder, settings, rate) for rate in RATES]
+        keep("freshness", ("events_per_second", "probes", "p50", "p90", "p99", "max"), rows, users=USERS, events=EVENTS)
     finally:
         stop(bare)
 
 
-def _measure(folder: Path, settings: Settings) -> tuple[int, int, float, float, float, float]:
+def _measure(folder: Path, settings: Settings, rate: int) -> tuple[int, int, float, float, float, float]:
     environment = os.environ | {"KARMALAKE_DATA_DIR": str(settings.data_dir)}
     command = [sys.executable, "-c", "from pipelines.cli import main; main()", "stream"]
     with (
@@ -67,37 +74,37 @@ def _measure(folder: Path, settings: Settings) -> tuple[int, int, float, float, 
     ):
         context = multiprocessing.get_context("spawn")
         sent = context.Queue()
-        sender = context.Process(target=_send, args=(settings.kafka, sent))
+        sender = context.Process(target=_send, args=(settings.kafka, sent, rate))
         sender.start()
         ages = _watch(settings, sent)
         sender.join()
         process.terminate()
-    print((folder / "stream.log").read_text()[-1500:])
+    print("".join((folder / "stream.log").read_text().splitlines(keepends=True)[-4:]))
     ages.sort()
     cuts = statistics.quantiles(ages, n=100)
-    return SECONDS, len(ages), cuts[49], cuts[89], cuts[98], ages[-1]
+    return rate, len(ages), cuts[49], cuts[89], cuts[98], ages[-1]
 
 
-def _send(kafka: KafkaSettings, sent: "multiprocessing.Queue[tuple[str, float] | None]") -> None:
+def _send(kafka: KafkaSettings, sent: "Sent", rate: int) -> None:
     """Send evenly; tell of each probe when it was handed to the client."""
-    produce_records(kafka, _paced(sent))
+    produce_records(kafka, _paced(sent, rate))
     sent.put(None)
 
 
-def _paced(sent: "multiprocessing.Queue[tuple[str, float] | None]"):
+def _paced(sent: "Sent", rate: int) -> Iterator[Record]:
     begun = time.time()
-    every = PER_SECOND // PROBES_PER_SECOND
+    every = rate // PROBES_PER_SECOND
     for second in range(SECONDS + WARM_UP_SECONDS):
         with duckdb.connect() as connection:
-            values = {"run": f"{begun}-{second}-", "salt": second, "users": USERS, "count": PER_SECOND}
+            values = {"run": f"{begun}-{second}-", "salt": second, "users": USERS, "count": rate}
             rows = connection.sql(_EVENTS, params=values).to_arrow_table().cast(EVENT)
         users = rows["user_id"].to_pylist()
-        for number in range(0, PER_SECOND, every):
-            users[number] = f"probe-{second}-{number}"
+        for number in range(0, rate, every):
+            users[number] = f"probe-{rate}-{second}-{number}"
         rows = rows.set_column(1, "user_id", pa.array(users))
         for number, (user, value) in enumerate(zip(users, encode(rows).to_pylist(), strict=True)):
-            if number % (PER_SECOND // _SLICES) == 0:
-                pause = begun + second + number / PER_SECOND - time.time()
+            if number % (rate // _SLICES) == 0:
+                pause = begun + second + number / rate - time.time()
                 if pause > 0:
                     time.sleep(pause)
             yield Record(user.encode(), value)
@@ -105,7 +112,7 @@ def _paced(sent: "multiprocessing.Queue[tuple[str, float] | None]"):
                 sent.put((user, time.time()))
 
 
-def _watch(settings: Settings, sent: "multiprocessing.Queue[tuple[str, float] | None]") -> list[float]:
+def _watch(settings: Settings, sent: "Sent") -> list[float]:
     """Return the age of each probe when its document was first there."""
     assert settings.redis.url is not None  # noqa: S101 - tells the type checker
     client = redis.Redis.from_url(settings.redis.url.get_secret_value())

@@ -3,7 +3,7 @@
 Two loops beside each other. Ingest commits whenever records come; the refresh computes what was touched by the time it
 is free, publishes it to Redis, and puts a new warehouse.duckdb in place every `derive_interval_seconds`, also without
 a commit, because windows move by themselves. Ingest never waits for Redis: when publishing fails, that is reported and
-tried again (`isolated`).
+tried again (`isolated`). As often as a warehouse is put in place, small files are merged, so that they never pile up.
 """
 
 import logging
@@ -17,6 +17,8 @@ import polars as pl
 from pipelines.drain import drain_once, open_ingest
 from pipelines.errors import TransientError
 from pipelines.lake.commit import CommitRecord
+from pipelines.lake.tables import open_lake
+from pipelines.lake.upkeep import compact
 from pipelines.refresh import publish_views, refresh_draft
 from pipelines.reputation.derive import Derived, open_draft
 from pipelines.serving.publish import Published
@@ -73,7 +75,8 @@ def _refresh_loop(
     interval = settings.reputation.derive_interval_seconds
     unpublished: pl.Series | None = None  # at first anybody's document may be another one
     due = time.monotonic()
-    with open_draft(settings.warehouse_path) as draft:
+    with open_draft(settings.warehouse_path) as draft, ThreadPoolExecutor(1, "upkeep") as pool:
+        merging = pool.submit(_merge_small_files, settings)
         last = False
         while not last:
             committed.wait(max(0.0, due - time.monotonic()))
@@ -93,6 +96,16 @@ def _refresh_loop(
             if last or time.monotonic() >= due:
                 draft.publish()
                 due = time.monotonic() + interval
+                if merging.done():
+                    merging.result()
+                    merging = pool.submit(_merge_small_files, settings)
+
+
+def _merge_small_files(settings: Settings) -> None:
+    try:
+        compact(open_lake(settings.lake_dir), settings.lake.compact_after_files)
+    except TransientError as error:
+        _LOG.info("compaction: %s", error)
 
 
 def _both(first: pl.Series | None, second: pl.Series | None) -> pl.Series | None:

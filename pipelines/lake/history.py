@@ -6,15 +6,15 @@ snapshot and after every batch, by one and the same function, so nobody meets a 
 
 import json
 from datetime import date, datetime
+from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
-from pyarrow.dataset import dataset
 
-from pipelines.lake.files import make_durable, write_file
+from pipelines.lake.files import make_durable, read_file, write_file
 from pipelines.lake.publish import publish
 from pipelines.lake.tables import COMMIT_METADATA, COMMITS, COUNTS, TABLES, Lake, Snapshot, checkpoint_id
 
@@ -56,9 +56,8 @@ def complete_commits(lake: Lake, upto: int) -> None:
 
 def topic_ids(lake: Lake, topic: str) -> set[str]:
     """Return every id under which a topic of this name was ever read: more than one if it was created again."""
-    ranges = _ranges(tuple(lake.table("commits").file_uris()))
-    pairs = zip(ranges.field("topic").to_pylist(), ranges.field("topic_id").to_pylist(), strict=True)
-    return {topic_id for name, topic_id in pairs if name == topic}
+    places = _places(tuple(lake.table("commits").file_uris()))
+    return {topic_id for topic_id, name, _ in places if name == topic}
 
 
 def recorded(version: int, actions: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -78,12 +77,18 @@ def _row(version: int, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checkpoints(commit_files: tuple[str, ...], events: DeltaTable) -> dict[tuple[str, int], int]:
-    ranges = _ranges(commit_files)
-    places = set(zip(ranges.field("topic_id").to_pylist(), ranges.field("topic_partition").to_pylist(), strict=True))
-    return {place: events.transaction_version(checkpoint_id(*place)) or 0 for place in places}
+    places = {(topic_id, partition) for topic_id, _, partition in _places(commit_files)}
+    return {place: events.transaction_version(checkpoint_id(*place)) or 0 for place in sorted(places)}
 
 
-def _ranges(commit_files: tuple[str, ...]) -> pa.StructArray:
-    stored = COMMITS.field("ranges")
-    table = dataset(list(commit_files), pa.schema([stored])).to_table()
-    return table.column("ranges").combine_chunks().flatten()
+def _places(commit_files: tuple[str, ...]) -> set[tuple[str, str, int]]:
+    """Return (topic_id, topic, topic_partition) of everything that was ever read."""
+    return set().union(*map(_places_of_file, commit_files))
+
+
+@lru_cache(maxsize=100_000)
+def _places_of_file(commit_file: str) -> frozenset[tuple[str, str, int]]:
+    """Read one file of commits, once: files never change."""
+    ranges = read_file(commit_file, ["ranges"]).column("ranges").combine_chunks().flatten()
+    columns = (ranges.field(name).to_pylist() for name in ("topic_id", "topic", "topic_partition"))
+    return frozenset(zip(*columns, strict=True))

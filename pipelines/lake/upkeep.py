@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from math import ceil
+from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
@@ -24,6 +25,8 @@ from pipelines.lake.tables import TABLES, Lake
 
 _MAINTENANCE = "maintenance"
 _ATTEMPTS = 20
+_MOST_TIMES = 4
+"""A file this much larger than all smaller ones of its day together is left alone."""
 # One user's events side by side, in the order that scores are computed in.
 _SORT_KEYS = [("user_id", "ascending"), ("event_time", "ascending"), ("event_id", "ascending")]
 
@@ -40,7 +43,7 @@ class Compacted:
 
 
 def compact(lake: Lake, min_files: int, progress: Callable[[str], None] = lambda _: None) -> list[Compacted]:
-    """Merge the files of each day of `events`, and of each other table, that has at least `min_files` of them.
+    """Merge the small files of each day of `events`, and of each other table, that has at least `min_files` of them.
 
     A crash leaves orphan files. Raises TransientError when others kept committing through all attempts.
     """
@@ -73,20 +76,34 @@ def _compact_table(lake: Lake, name: str, min_files: int, progress: Callable[[st
     return Compacted(name, days, files_before, files_after, rows)
 
 
-def _crowded(table: DeltaTable, min_files: int) -> list[list[dict[str, str]]]:
-    """Return the files of each day, or of the whole table, that has at least `min_files`, oldest day first."""
+def _crowded(table: DeltaTable, min_files: int) -> list[list[dict[str, Any]]]:
+    """Return the small files of each day, or of the whole table, where there are at least `min_files`, oldest first."""
     files = [_describe(row) for row in pa.table(table.get_add_actions(flatten=True)).to_pylist()]
-    files.sort(key=lambda file: (file[DAY_COLUMN], file["path"]))
-    groups = [list(group) for _, group in groupby(files, key=lambda file: file[DAY_COLUMN])]
+    files.sort(key=lambda file: (file[DAY_COLUMN], file["size"], file["path"]))
+    groups = [_small(list(group)) for _, group in groupby(files, key=lambda file: file[DAY_COLUMN])]
     return [group for group in groups if len(group) >= min_files]
 
 
-def _describe(row: dict[str, object]) -> dict[str, str]:
+def _small(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the smallest files, without those that are large beside all smaller ones together.
+
+    So an event is written again about once for each time that its day has grown by a constant factor, however often
+    compaction runs.
+    """
+    total = 0
+    for number, file in enumerate(files):
+        if number and file["size"] > _MOST_TIMES * total:
+            return files[:number]
+        total += file["size"]
+    return files
+
+
+def _describe(row: dict[str, Any]) -> dict[str, Any]:
     day = row.get(f"partition.{DAY_COLUMN}")
-    return {"path": str(row["path"]), DAY_COLUMN: "" if day is None else str(day)}
+    return {"path": str(row["path"]), DAY_COLUMN: "" if day is None else str(day), "size": int(row["size_bytes"])}
 
 
-def _merge_files(lake: Lake, name: str, group: list[dict[str, str]]) -> int:
+def _merge_files(lake: Lake, name: str, group: list[dict[str, Any]]) -> int:
     """Replace the files of `group` by one, unless somebody else has replaced them already; return its rows."""
     root = lake.root / name
     paths = {file["path"] for file in group}
@@ -111,7 +128,7 @@ def _merge_files(lake: Lake, name: str, group: list[dict[str, str]]) -> int:
     )
 
 
-def _replace(table: DeltaTable, group: list[dict[str, str]], added: list[AddAction]) -> None:
+def _replace(table: DeltaTable, group: list[dict[str, Any]], added: list[AddAction]) -> None:
     now = int(time.time() * 1000)
     removed = [
         RemoveAction(

@@ -50,7 +50,7 @@ def forget_by_user(path: Path) -> None:
 
 
 def bring_up(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: InForce) -> None:
-    """Make `by_user` hold exactly the events of a snapshot, whose `commits` the connection must have.
+    """Make `by_user` hold exactly the events of a snapshot, whose commits `read_commits` has read.
 
     One transaction: a crash leaves it as it was. The first time orders by user; what comes later lies behind that, in
     the order of commits.
@@ -75,6 +75,12 @@ def bring_up(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: 
         _describe(connection, snapshot, completions)
 
 
+def read_commits(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
+    """Read which version each batch of a snapshot made into the temporary table `committed`."""
+    source = stored_rows(connection, "commits", snapshot.files.get("commits", ()))
+    connection.execute(statement("refresh/committed", source=source, version=str(snapshot.version)))
+
+
 @contextmanager
 def transaction(connection: duckdb.DuckDBPyConnection) -> Generator[None]:
     """Commit what the block did, or nothing of it."""
@@ -88,7 +94,7 @@ def transaction(connection: duckdb.DuckDBPyConnection) -> Generator[None]:
 
 
 def last_batch(connection: duckdb.DuckDBPyConnection, version: int) -> str | None:
-    """Return the batch that made the newest commit up to a version."""
+    """Return the batch that made the newest commit up to a version, of those that were read."""
     return one_row(connection.execute(statement("refresh/last_batch"), [version]))[0]
 
 
@@ -103,7 +109,7 @@ def _held(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> _Held | 
 
 
 def _begin(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
-    events = _events(connection, snapshot.files.get("events", ()), _BEFORE_ALL, snapshot.version)
+    events = _events(connection, snapshot.files.get("events", ()), _BEFORE_ALL)
     connection.execute(statement("table", name="by_user.event", query=events))
     connection.execute("CREATE OR REPLACE TABLE by_user.file (path VARCHAR)")
     _remember_files(connection, snapshot)
@@ -112,15 +118,15 @@ def _begin(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
 def _extend(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, after: int) -> None:
     known = {path for (path,) in connection.execute("FROM by_user.file").fetchall()}
     files = tuple(path for path in snapshot.files["events"] if path not in known)
-    events = _events(connection, files, after, snapshot.version)
+    events = _events(connection, files, after)
     connection.execute(statement("refresh/insert_rows", name="by_user.event", query=events))
     _remember_files(connection, snapshot)
 
 
-def _events(connection: duckdb.DuckDBPyConnection, files: tuple[str, ...], after: int, version: int) -> str:
+def _events(connection: duckdb.DuckDBPyConnection, files: tuple[str, ...], after: int) -> str:
     """Return the query of the events in `files` that came after a version: compaction puts older ones beside them."""
     source = stored_rows(connection, "events", files)
-    return statement("refresh/by_user", source=source, after=str(after), version=str(version))
+    return statement("refresh/by_user", source=source, after=str(after))
 
 
 def _remember_files(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:

@@ -20,9 +20,9 @@ import polars as pl
 
 from pipelines.errors import UsageError
 from pipelines.lake.tables import Snapshot
-from pipelines.reputation.by_user import attach_by_user, bring_up, last_batch, transaction
+from pipelines.reputation.by_user import attach_by_user, bring_up, last_batch, read_commits, transaction
 from pipelines.reputation.database_file import alone, is_held, put_in_place, remove
-from pipelines.reputation.lake_views import create_lake_view, create_lake_views
+from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.policy import InForce, Policy
 from pipelines.reputation.replace import replace_rows
 from pipelines.reputation.sql import one_row, statement
@@ -164,6 +164,7 @@ class Draft:
         self.discard()
         with self._discarded_on_error():
             connection = self._open()
+            read_commits(connection, snapshot)
             create_lake_views(connection, snapshot)
             in_force = prepare(connection, policy, as_of)
             materialize(connection, in_force)
@@ -182,7 +183,7 @@ class Draft:
         except duckdb.Error:
             return "the published warehouse is damaged, or of another version of karmalake"
         connection = self.connection
-        create_lake_view(connection, snapshot, "commits")
+        read_commits(connection, snapshot)
         if info.recipe != recipe(policy, snapshot.lake_id):
             return "policy, rules or lake are not those of before"
         if info.lake_version > snapshot.version or info.last_batch != last_batch(connection, info.lake_version):

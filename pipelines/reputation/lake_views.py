@@ -19,13 +19,8 @@ def create_lake_views(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot)
     connection.execute(statement("checkpoints"))
     connection.unregister("arrow_rows")
     for table in ("events", "commits", "dead_letters", "conflicts", "policies"):
-        create_lake_view(connection, snapshot, table)
-
-
-def create_lake_view(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, table: str) -> None:
-    """Create one of the views; those of dead letters and conflicts need `commits` and `events`."""
-    source = stored_rows(connection, table, snapshot.files.get(table, ()))
-    connection.execute(statement(f"lake_{table}", source=source, version=str(snapshot.version)))
+        source = stored_rows(connection, table, snapshot.files.get(table, ()))
+        connection.execute(statement(f"lake_{table}", source=source, version=str(snapshot.version)))
 
 
 def _checkpoints(snapshot: Snapshot) -> pa.Table:

@@ -84,8 +84,8 @@ def stored_info(connection: duckdb.DuckDBPyConnection) -> Info:
         policy_version=row["policy_version"],
         derived_at=row["derived_at"],
         karmalake_version=row["karmalake_version"],
-        recipe=row["recipe"],
-        last_batch=row["last_batch"],
+        recipe=row.get("recipe", ""),
+        last_batch=row.get("last_batch"),
     )
 
 

@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake.exceptions import CommitFailedError
@@ -14,7 +15,7 @@ from pipelines.lake import upkeep
 from pipelines.lake.commit import append, stage_events
 from pipelines.lake.history import complete_commits, take_snapshot
 from pipelines.lake.publish import publish
-from pipelines.lake.tables import Lake
+from pipelines.lake.tables import Lake, create_lake
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.verify import verify_lake
 from tests.lake.making import commit, make_events, stored
@@ -205,3 +206,35 @@ def _assert_verified(lake: Lake) -> None:
     checks = [check for check in verify_lake(take_snapshot(lake)) if check.name != "each conflict is there"]
     assert [check for check in checks if not check.passed] == []
     assert len(checks) == 4
+
+
+def test_a_large_file_is_not_written_again_for_the_sake_of_small_ones(tmp_path: Path) -> None:
+    """Small files of a day are merged with each other; once they are large together, all of them."""
+    lake = create_lake(tmp_path)
+    handle, last = lake.table("events"), 0
+
+    def add(count: int) -> None:
+        nonlocal handle, last
+        day = make_events([f"e{n}" for n in range(last, last + count)])
+        commit(lake, handle, f"b{last}", same_day(day))
+        handle, last = lake.table("events"), last + count
+
+    add(100_000)
+    (large,) = handle.file_uris()
+    for _ in range(8):
+        add(5)
+    compact(lake, 8)
+    files = lake.table("events").file_uris()
+    assert len(files) == 2
+    assert large in files
+    for _ in range(8):
+        add(10_000)
+    compact(lake, 8)
+    assert len(lake.table("events").file_uris()) == 1
+    assert len(stored(lake)) == last
+
+
+def same_day(events: pa.Table) -> pa.Table:
+    """Return the events with one time."""
+    place = events.schema.get_field_index("event_time")
+    return events.set_column(place, events.schema.field(place), pa.repeat(events["event_time"][0], len(events)))

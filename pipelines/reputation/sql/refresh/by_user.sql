@@ -7,8 +7,8 @@ SELECT
     stored.action_type,
     epoch_us(stored.event_time) AS t,
     CAST(to_json(stored.metadata) AS VARCHAR) AS metadata,
-    coalesce(commits.version, $version) AS version
+    coalesce(committed.version, 0) AS version
 FROM ($source) AS stored
-LEFT JOIN commits ON commits.batch_id = stored.batch_id
-WHERE coalesce(commits.version, $version) > $after
+LEFT JOIN committed ON committed.batch_id = stored.batch_id
+WHERE coalesce(committed.version, 0) > $after
 ORDER BY user_hash, t
