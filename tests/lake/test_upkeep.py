@@ -219,7 +219,7 @@ def test_a_large_file_is_not_written_again_for_the_sake_of_small_ones(tmp_path: 
         commit(lake, handle, f"b{last}", same_day(day))
         handle, last = lake.table("events"), last + count
 
-    add(100_000)
+    add(200_000)
     (large,) = handle.file_uris()
     for _ in range(8):
         add(5)
