@@ -90,12 +90,13 @@ def _small(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
     So an event is written again about once for each time that its day has grown by a constant factor, however often
     compaction runs.
     """
-    total = 0
-    for number, file in enumerate(files):
-        if number and file["size"] > _MOST_TIMES * total:
-            return files[:number]
-        total += file["size"]
-    return files
+    total = sum(file["size"] for file in files)
+    for end in range(len(files), 0, -1):
+        largest = files[end - 1]["size"]
+        total -= largest
+        if largest <= _MOST_TIMES * total:
+            return files[:end]
+    return []
 
 
 def _describe(row: dict[str, Any]) -> dict[str, Any]:

@@ -211,16 +211,16 @@ def _assert_verified(lake: Lake) -> None:
 def test_a_large_file_is_not_written_again_for_the_sake_of_small_ones(tmp_path: Path) -> None:
     """Small files of a day are merged with each other; once they are large together, all of them."""
     lake = create_lake(tmp_path)
-    handle, last = lake.table("events"), 0
+    last = 0
 
     def add(count: int) -> None:
-        nonlocal handle, last
+        nonlocal last
         day = make_events([f"e{n}" for n in range(last, last + count)])
-        commit(lake, handle, f"b{last}", same_day(day))
-        handle, last = lake.table("events"), last + count
+        commit(lake, lake.table("events"), f"b{last}", same_day(day))
+        last += count
 
     add(200_000)
-    (large,) = handle.file_uris()
+    (large,) = lake.table("events").file_uris()
     for _ in range(8):
         add(5)
     compact(lake, 8)
