@@ -5,7 +5,8 @@ compressed: without a further dependency the client knows only gzip, which costs
 Memory is bounded: the client itself would buffer without end, so it is made to wait for the broker.
 """
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NamedTuple
@@ -57,16 +58,23 @@ def produce(kafka: KafkaSettings, tables: Iterable[pa.Table]) -> Produced:
 def produce_records(kafka: KafkaSettings, records: Iterable[Record]) -> Produced:
     """Send raw records as they are, valid or not, and wait for the broker; errors as in `produce`."""
     started = monotonic()
+    with delivering(kafka) as delivery:
+        for record in records:
+            delivery.send(record)
+    return Produced(delivery.records, delivery.bytes, monotonic() - started)
+
+
+@contextlib.contextmanager
+def delivering(kafka: KafkaSettings) -> "Generator[Delivery]":
+    """Yield an open producer; leaving it waits for the broker. Errors as in `produce`."""
     if not topic_exists(kafka):
         raise ConfigurationError(f"there is no topic {kafka.topic}: create it with `karmalake topics ensure`")
     with translated(kafka, f"producing to {kafka.topic}"):
-        delivery = _Delivery(kafka)
+        delivery = Delivery(kafka)
         try:
-            for record in records:
-                delivery.send(record)
+            yield delivery
         finally:
             delivery.finish()
-    return Produced(delivery.records, delivery.bytes, monotonic() - started)
 
 
 def _as_records(tables: Iterable[pa.Table]) -> Iterator[Record]:
@@ -94,8 +102,11 @@ def _bulk_options(kafka: KafkaSettings) -> dict[str, Any]:
     }
 
 
-class _Delivery:
-    """One client: counts what it was handed, and remembers the first failure that it reports."""
+class Delivery:
+    """One client: counts what it was handed, and remembers the first failure that it reports.
+
+    After a failure it is of no more use: what it was handed since the last `wait` is sent or not, nobody knows.
+    """
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self._client = producer(kafka, **_bulk_options(kafka))
@@ -107,6 +118,7 @@ class _Delivery:
         self.bytes = 0
 
     def send(self, record: Record) -> None:
+        """Hand over a record; now and then wait for the broker, so that memory stays bounded."""
         key, value, headers, topic_partition = record
         future = self._client.send(self._topic, value, key, headers, topic_partition)
         future.add_errback(self._remember)
@@ -115,16 +127,17 @@ class _Delivery:
         self.bytes += size
         self._unacknowledged_bytes += size + _RECORD_OVERHEAD_BYTES
         if self._unacknowledged_bytes > _UNACKNOWLEDGED_BYTES:
-            self._wait()
+            self.wait()
 
     def finish(self) -> None:
         """Wait for everything that was sent and close the client."""
         try:
-            self._wait()
+            self.wait()
         finally:
             self._client.close()
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Return when the broker has acknowledged everything that was sent; raise the first failure otherwise."""
         try:
             self._client.flush(timeout=self._patience_seconds)
         except KafkaTimeoutError:
