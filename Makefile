@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-fast lint format docs pins contract clean
+.PHONY: setup demo test test-fast lint format docs bench pins contract clean
 
 setup: $(READY)
 
@@ -35,6 +35,9 @@ format: setup
 
 docs: setup  ## write the reference pages anew from the code
 	$(BIN)/python -m pipelines.cli.reference docs
+
+bench: setup  ## measure: minutes on a quiet machine; BENCH="refresh" for some of it
+	$(BIN)/python -m benchmarks $(or $(BENCH),refresh freshness)
 
 pins: setup  ## compile requirements.txt anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --upgrade --quiet --output-file requirements.txt

@@ -26,7 +26,7 @@ from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.policy import InForce, Policy
 from pipelines.reputation.replace import replace_rows
 from pipelines.reputation.sql import one_row, statement
-from pipelines.reputation.stages import epoch_us, materialize, prepare
+from pipelines.reputation.stages import epoch_us, materialize, prepare, set_moment
 from pipelines.reputation.tables import OF_TOUCHED, pending_trends, recipe, trends, user_tables
 from pipelines.reputation.touched import find_touched, recall
 from pipelines.reputation.warehouse import stored_info
@@ -102,6 +102,7 @@ class Draft:
         self._file = path.with_name(f"{path.name}.draft")
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._snapshot: Snapshot | None = None
+        self._prepared: InForce | None = None
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -156,7 +157,7 @@ class Draft:
         """Throw the draft away; the next refresh begins at the published warehouse."""
         if self._connection is not None:
             self._connection.close()
-            self._connection = None
+            self._connection = self._prepared = None
         remove(self._file)
 
     def _rebuild(self, snapshot: Snapshot, policy: Policy, as_of: datetime, why: str) -> Derived:
@@ -194,10 +195,13 @@ class Draft:
 
     def _find_touched(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> int:
         """Bring `by_user` up to the snapshot, prepare the steps over `recalled`, and return how many are touched."""
-        connection, info = self.connection, stored_info(self.connection)
-        attach_by_user(connection, self.path.with_name("by_user.duckdb"))
-        connection.execute(statement("refresh/recalled"))
-        in_force = prepare(connection, policy, as_of, source="recalled")
+        connection, info, in_force = self.connection, stored_info(self.connection), policy.at(as_of)
+        if self._prepared != in_force:
+            attach_by_user(connection, self.path.with_name("by_user.duckdb"))
+            connection.execute(statement("refresh/recalled"))
+            prepare(connection, policy, as_of, source="recalled")
+            self._prepared = in_force
+        set_moment(connection, as_of)
         bring_up(connection, snapshot, in_force)
         return find_touched(connection, in_force, info.lake_version, epoch_us(info.as_of))
 

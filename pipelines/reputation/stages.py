@@ -34,7 +34,7 @@ def prepare(
     will do. Calling again replaces what was prepared. Raises UsageError for an as_of without a time zone.
     """
     connection.execute("SET TimeZone = 'UTC'")
-    connection.execute("SET VARIABLE as_of = CAST(? AS BIGINT)", [epoch_us(as_of)])
+    set_moment(connection, as_of)
     in_force = policy.at(as_of)
     load_tables(connection, in_force)
     for macro in _MACROS:
@@ -46,6 +46,11 @@ def prepare(
     for step in steps(in_force):
         connection.execute(step)
     return in_force
+
+
+def set_moment(connection: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
+    """Move prepared steps to another moment at which the policy is the same."""
+    connection.execute("SET VARIABLE as_of = CAST(? AS BIGINT)", [epoch_us(as_of)])
 
 
 def steps(policy: InForce) -> list[str]:

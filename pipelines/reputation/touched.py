@@ -29,6 +29,7 @@ def find_touched(connection: duckdb.DuckDBPyConnection, policy: InForce, since_v
 
 def recall(connection: duckdb.DuckDBPyConnection, policy: InForce) -> None:
     """Fill `recalled` with every event that the views of the touched users depend on, and `touched_user`."""
+    connection.execute(statement("refresh/recalled"))
     connection.execute(statement("refresh/recall"))
     if _has_completions(policy):
         connection.execute(statement("refresh/witness"))
