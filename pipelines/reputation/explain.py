@@ -10,6 +10,11 @@ from pipelines.reputation.sql import statement
 from pipelines.reputation.stages import prepare
 from pipelines.reputation.views import DECAYED_DIGITS, bounded, exact, units
 
+_ONE = {
+    "among": "user_id = getvariable('explained_user')",
+    "users": "SELECT CAST(getvariable('explained_user') AS VARCHAR) AS user_id",
+}
+_EVERYBODY = {"among": "true", "users": "SELECT DISTINCT user_id FROM contribution"}
 _KEYS = ["event_time", "event_id", "action_type", "emission_no"]
 
 
@@ -30,7 +35,15 @@ def explain(
     """
     in_force = prepare(connection, policy, as_of, known_at)
     connection.execute("SET VARIABLE explained_user = ?", [user_id])
-    return connection.sql(statement("explanation", **_fragments(in_force))).pl()
+    return connection.sql(statement("explanation", **_ONE, **_fragments(in_force))).pl().drop("user_id")
+
+
+def explain_everybody(
+    connection: duckdb.DuckDBPyConnection, policy: Policy, as_of: datetime, known_at: datetime | None = None
+) -> pl.DataFrame:
+    """Return the same for every user who had an event before as_of, with `user_id` as the first column."""
+    in_force = prepare(connection, policy, as_of, known_at)
+    return connection.sql(statement("explanation", **_EVERYBODY, **_fragments(in_force))).pl()
 
 
 def explain_change(

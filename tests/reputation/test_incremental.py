@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.errors import UsageError
@@ -23,6 +23,8 @@ from tests.reputation.history import DAY, NOW, Event, at, snapshot_of, stored_sc
 from tests.reputation.policies import EVENTS, policy
 from tests.reputation.strategies import histories
 
+FEWER = settings(max_examples=max(10, settings().max_examples // 4))
+"""Each example derives eight times or so."""
 TABLES = (
     "reputation",
     "user_days",
@@ -97,6 +99,7 @@ def assert_refreshes_equal_rebuilds(story: list[tuple[list[Event], int]], rules:
 
 
 @pytest.mark.slow
+@FEWER
 @given(stories(histories(*EVENTS)), policies.whole_policies())
 def test_any_policy(story: list[tuple[list[Event], int]], rules: Policy) -> None:
     """Commits, late events, suspensions, retractions, corrections and day changes, under any rules."""
@@ -104,6 +107,7 @@ def test_any_policy(story: list[tuple[list[Event], int]], rules: Policy) -> None
 
 
 @pytest.mark.slow
+@FEWER
 @given(stories(histories(*EVENTS)), policies.versioned_policies())
 def test_any_versions(story: list[tuple[list[Event], int]], rules: Policy) -> None:
     """The policy changes between two refreshes."""
@@ -128,6 +132,7 @@ GATE = {"a": {"actions": ("Rated",), "by": ("Done",), "key": "ride_id"}}
 
 
 @pytest.mark.slow
+@FEWER
 @given(stories(rides()))
 def test_completions_reach_others(story: list[tuple[list[Event], int]]) -> None:
     """Somebody else's completion, its retraction or correction, comes in another commit than what it completes."""

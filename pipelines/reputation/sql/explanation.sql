@@ -1,13 +1,21 @@
--- One user's contributions in the order of events, and what else makes the score: its start, its bounds, a suspension
--- that hides it. The column earned adds up to the all-time score.
+-- The contributions of some users in the order of events, and what else makes a score: its start, its bounds, a
+-- suspension that hides it. The column earned adds up to each user's all-time score.
 WITH mine AS (
     SELECT *
     FROM contribution
-    WHERE user_id = getvariable('explained_user')
+    WHERE $among
+),
+
+whole AS (
+    SELECT explained.user_id, $start + coalesce(sum(mine.earned), 0) AS total
+    FROM ($users) AS explained
+    LEFT JOIN mine ON mine.user_id = explained.user_id
+    GROUP BY explained.user_id
 ),
 
 ledger AS (
     SELECT
+        user_id,
         1 AS part,
         t,
         event_id,
@@ -21,17 +29,19 @@ ledger AS (
         CAST(earned AS HUGEINT) AS earned
     FROM mine
     UNION ALL
-    SELECT 0, NULL, NULL, NULL, NULL, NULL, NULL, 'start', NULL, NULL, $start
+    SELECT user_id, 0, NULL, NULL, NULL, NULL, NULL, NULL, 'start', NULL, NULL, $start
+    FROM whole
     UNION ALL
-    SELECT 2, NULL, NULL, NULL, NULL, NULL, NULL, 'bounds', NULL, NULL, $bounded - total
-    FROM (SELECT $start + coalesce(sum(earned), 0) AS total FROM mine)
+    SELECT user_id, 2, NULL, NULL, NULL, NULL, NULL, NULL, 'bounds', NULL, NULL, $bounded - total
+    FROM whole
     UNION ALL
-    SELECT 3, NULL, NULL, NULL, NULL, NULL, NULL, 'hidden', NULL, NULL, $hidden - $bounded
-    FROM (SELECT $start + coalesce(sum(earned), 0) AS total FROM mine)
-    WHERE EXISTS (FROM status_period WHERE user_id = getvariable('explained_user') AND to_t IS NULL)
+    SELECT user_id, 3, NULL, NULL, NULL, NULL, NULL, NULL, 'hidden', NULL, NULL, $hidden - $bounded
+    FROM whole
+    WHERE user_id IN (SELECT user_id FROM status_period WHERE to_t IS NULL)
 )
 
 SELECT
+    user_id,
     make_timestamptz(t) AS event_time,
     event_id,
     action_type,
@@ -47,10 +57,11 @@ FROM (
     SELECT
         *,
         sum(earned) OVER (
+            PARTITION BY user_id
             ORDER BY part, t, event_id, emission_no
             ROWS UNBOUNDED PRECEDING
         ) AS running
     FROM ledger
     WHERE part = 1 OR earned <> 0
 )
-ORDER BY part, t, event_id, emission_no
+ORDER BY user_id, part, t, event_id, emission_no
