@@ -29,7 +29,7 @@ def midnight(day: str) -> datetime:
 
 
 def assert_adds_up(connection: duckdb.DuckDBPyConnection, policy: Policy, as_of: datetime) -> None:
-    """Compare the sum of what is listed for each user with the score; one user in five hundred is also asked for alone."""
+    """Compare the sum of what is listed for each user with the score; one user in 500 is also asked for alone."""
     served = scores(connection, policy, as_of).select("user_id", "all_time_score")
     assert served.height > 10
     listed = explain_everybody(connection, policy, as_of)
