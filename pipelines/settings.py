@@ -120,6 +120,13 @@ class RedisSettings(_Section):
         return tuple(dict.fromkeys(names))
 
 
+class RelaySettings(_Section):
+    """The relay from a service's outbox to the bus."""
+
+    database_url: SecretStr | None = None
+    """postgresql://, mysql://, mariadb:// or sqlite:/// address of the service's database; may hold a password."""
+
+
 class ContractSettings(_Section):
     """Bounds of a valid event; what is outside becomes a dead letter."""
 
@@ -185,6 +192,7 @@ class Settings(_Section):
     """Holds lake/, index/, local/ and warehouse.duckdb."""
     kafka: KafkaSettings = KafkaSettings()
     redis: RedisSettings = RedisSettings()
+    relay: RelaySettings = RelaySettings()
     contract: ContractSettings = ContractSettings()
     ingest: IngestSettings = IngestSettings()
     lake: LakeSettings = LakeSettings()

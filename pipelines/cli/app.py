@@ -2,7 +2,7 @@
 
 import typer
 
-from pipelines.cli import bus, demo, explain, flow, local, look, policy
+from pipelines.cli import bus, demo, explain, flow, local, look, policy, relay
 
 app = typer.Typer(
     name="karmalake",
@@ -23,6 +23,7 @@ app.command(rich_help_panel="Start")(look.doctor)
 app.add_typer(bus.topics, name="topics", rich_help_panel="Bus")
 app.command(rich_help_panel="Bus")(bus.simulate)
 app.command(rich_help_panel="Bus")(bus.emit)
+app.command(rich_help_panel="Bus")(relay.relay)
 app.command(rich_help_panel="Bus")(bus.lag)
 app.command(rich_help_panel="Lake and scores")(flow.drain)
 app.command(rich_help_panel="Lake and scores")(flow.stream)

