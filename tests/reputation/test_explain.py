@@ -8,7 +8,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from pipelines.reputation.compare import compare_policies
 from pipelines.reputation.derive import derive
@@ -58,6 +58,7 @@ def explained(as_of: int = NOW) -> pl.DataFrame:
 
 
 @pytest.mark.slow
+@settings(max_examples=max(10, settings().max_examples // 4))  # each example explains every user by itself
 @given(histories(*policies.EVENTS), policies.versioned_policies())
 def test_contributions_add_up_to_the_score(events: list[Event], policy: Policy) -> None:
     """For every user, under any policy, `earned` sums to what is served and the running score ends there."""
