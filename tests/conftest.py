@@ -66,6 +66,15 @@ def bitcoin_otc() -> Path:
 
 
 @pytest.fixture
+def stack_exchange() -> Path:
+    """Return the file of the Stack Exchange data; skips the test where it is not there."""
+    file = SHARED_DATA / "stackexchange-quantumcomputing-2018" / "events.csv"
+    if not file.exists():
+        pytest.skip(f"the Stack Exchange data are not at {file}")
+    return file
+
+
+@pytest.fixture
 def broken_connections(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """For a test that takes the broker away: kafka-python leaves sockets of refused connections to the collector."""
     warnings.filterwarnings("ignore", "unclosed <(socket|ssl)", ResourceWarning)  # until the end of this test

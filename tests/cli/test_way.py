@@ -8,13 +8,19 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import pytest
 
+from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.scores import scores
 from pipelines.settings import Settings
+from tests.reputation.history import events_table
+from tests.reputation.test_shipped_policies import exchange_events
 
 _KARMALAKE = [sys.executable, "-c", "from pipelines.cli import main; main()"]
 _RATINGS = """who,whom,stars,at
@@ -186,3 +192,46 @@ def test_the_demo_twice(karmalake: Run) -> None:
         assert "FAILED" not in done.stdout
     accepted = karmalake("sql", "SELECT count(*) AS n, count(DISTINCT event_id) AS ids FROM events").stdout
     assert accepted.count("6000") == 2
+
+
+@pytest.mark.slow
+def test_stack_exchange(karmalake: Run, stack_exchange: Path, tmp_path: Path) -> None:
+    """Sent shuffled and in parts, some of them twice, drained: one whole number a user, as from the file itself."""
+    lines = stack_exchange.read_text(encoding="utf-8").splitlines()
+    header, rows = lines[0], sorted(lines[1:], key=lambda line: line[::-1])
+    columns = ["--event-id", "event_id", "--user-id", "user_id", "--time", "timestamp"]
+    columns += ["--action-type-column", "action_type", "--metadata", "post_id=post_id", "--metadata", "amount=amount"]
+    for number, part in enumerate((rows[:5_000], rows[4_000:], rows[:100])):
+        (tmp_path / f"{number}.csv").write_text("\n".join([header, *part]) + "\n", encoding="utf-8")
+        karmalake("emit", f"{number}.csv", *columns)
+        karmalake("drain")
+    as_of = ["--as-of", "2018-09-03T00:00:00Z", "--policy", "stackexchange-2018"]
+    found = {
+        row["user_id"]: int(row["all_time_score"])
+        for row in csv.DictReader(io.StringIO(karmalake("scores", *as_of).stdout))
+    }
+    with duckdb.connect() as connection:
+        connection.register("events", events_table(exchange_events()))
+        expected = scores(connection, load_policy("stackexchange-2018"), datetime(2018, 9, 3, tzinfo=UTC))
+    assert len(found) == 331
+    assert found == dict(expected.select("user_id", "all_time_score").iter_rows())
+    assert f"duplicates     {1_000 + 100:,}" in karmalake("verify").stdout
+
+
+@pytest.mark.slow
+def test_a_policy_is_put_in_force(karmalake: Run, ratings: str, tmp_path: Path) -> None:
+    """Recorded, computed and published in one step; a mistake in a file leaves the one in force where it is."""
+    rules = 'name = "mine"\nversion = "{}"\n[actions.DriverRated]\npoints = {}\n'
+    (tmp_path / "mine.toml").write_text(rules.format(1, 7), encoding="utf-8")
+    (tmp_path / "same-version.toml").write_text(rules.format(1, 8), encoding="utf-8")
+    (tmp_path / "mistaken.toml").write_text(rules.format(2, 8).replace("points", "pionts"), encoding="utf-8")
+    karmalake("emit", ratings, *_COLUMNS, "--action-type", "DriverRated")
+    karmalake("drain")
+    assert "in force from now on: mine, version 1" in karmalake("policy", "activate", "mine.toml").stdout
+    assert "in force already" in karmalake("policy", "activate", "mine.toml").stdout
+    assert "mistaken.toml:4" in karmalake("policy", "activate", "mistaken.toml", code=2).stderr
+    assert "a version of their own" in karmalake("policy", "activate", "same-version.toml", code=2).stderr
+    assert "in force: mine, version 1" in karmalake("policy", "list").stdout
+    document = json.loads(karmalake("show", "driver-1").stdout)
+    assert document["policy"] == {"name": "mine", "version": "1"}
+    assert document["reputation_all_time"]["score"] == 14
