@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import KafkaError, KafkaTimeoutError, UnknownError
 
 from pipelines.contract.encode import encode
 from pipelines.emit.clients import producer, translated
@@ -113,6 +113,7 @@ class Delivery:
         self._topic = kafka.topic
         self._patience_seconds = _patience_seconds(kafka)
         self._failure: Exception | None = None
+        self._is_spent = False
         self._unacknowledged_bytes = 0
         self.records = 0
         self.bytes = 0
@@ -120,7 +121,10 @@ class Delivery:
     def send(self, record: Record) -> None:
         """Hand over a record; now and then wait for the broker, so that memory stays bounded."""
         key, value, headers, topic_partition = record
-        future = self._client.send(self._topic, value, key, headers, topic_partition)
+        try:
+            future = self._client.send(self._topic, value, key, headers, topic_partition)
+        except KafkaError as error:
+            raise self._failure or error from None  # after a failure, the client says no more than that it is closed
         future.add_errback(self._remember)
         size = len(key or b"") + len(value or b"")
         self.records += 1
@@ -130,24 +134,39 @@ class Delivery:
             self.wait()
 
     def finish(self) -> None:
-        """Wait for everything that was sent and close the client."""
+        """Wait for everything that was sent, unless a wait has failed already, and close the client."""
         try:
-            self.wait()
+            if not self._is_spent:
+                self.wait()
         finally:
             self._client.close()
 
     def wait(self) -> None:
         """Return when the broker has acknowledged everything that was sent; raise the first failure otherwise."""
-        try:
-            self._client.flush(timeout=self._patience_seconds)
-        except KafkaTimeoutError:
-            # Without this, close() waits for ever: while no broker answers, the client expires nothing that needs
-            # a new producer id.
-            self._client._sender.force_close()  # noqa: SLF001 # there is no public way
-            raise
+        self._is_spent = True
+        deadline = monotonic() + self._patience_seconds
+        while not self._flushed(deadline - monotonic()):
+            pass
         self._unacknowledged_bytes = 0
         if self._failure is not None:
             raise self._failure
+        self._is_spent = False
+
+    def _flushed(self, seconds: float) -> bool:
+        try:
+            self._client.flush(timeout=max(0.0, seconds))
+        except KafkaTimeoutError:
+            # Without this, close() waits for ever: while no broker answers, the client expires nothing that needs
+            # a new producer id.
+            self._send_no_more()
+            raise
+        except UnknownError:
+            return False  # a batch above the topic's max.message.bytes was split: its parts are still to be waited for
+        return True
 
     def _remember(self, failure: Exception) -> None:
         self._failure = self._failure or failure
+        self._send_no_more()  # the client would go on with what stands behind it, under the same key too
+
+    def _send_no_more(self) -> None:
+        self._client._sender.force_close()  # noqa: SLF001 # there is no public way

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy import Connection, Engine, bindparam, delete, select
 
 from pipelines.emit import clients
 from pipelines.emit.outbox import database
@@ -86,7 +86,7 @@ def relay_once(opened: Relay, max_rows: int = MAX_ROWS) -> Relayed:
         if connection.dialect.name == "sqlite":
             connection.rollback()
         size = _send(opened, rows)
-        connection.execute(delete(OUTBOX).where(OUTBOX.c.sequence.in_([row.sequence for row in rows])))
+        _delete(connection, rows)
         connection.commit()
     return Relayed(len(rows), size, monotonic() - started)
 
@@ -164,3 +164,10 @@ def _send(opened: Relay, rows: Sequence[_Waiting]) -> int:
     with clients.translated(opened.kafka, f"sending {len(rows)} rows of the outbox"):
         opened.delivery.wait()
     return size
+
+
+def _delete(connection: Connection, rows: Sequence[_Waiting]) -> None:
+    """Delete by primary key, one by one: for a list MySQL may scan the table, into the locks of other relays."""
+    if rows:
+        one = delete(OUTBOX).where(OUTBOX.c.sequence == bindparam("sent"))
+        connection.execute(one, [{"sent": row.sequence} for row in rows])

@@ -27,6 +27,7 @@ from pipelines.emit.outbox.adding import _row
 from pipelines.emit.outbox.table import notify_statements
 from pipelines.errors import UsageError
 from pipelines.settings import ContractSettings
+from tests.conftest import REPOSITORY
 from tests.emit.outboxes import TIME, create_outbox, disposed, event, postgres_database, sqlite_url
 
 _RIDES = Table("rides", MetaData(), Column("id", Integer, primary_key=True))
@@ -248,3 +249,33 @@ def _triggers(database: Engine) -> list[str]:
         triggers = list(found.scalars())
     assert len(triggers) == len(notify_statements()) - 1
     return triggers
+
+
+def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that copies the example of docs/outbox.md has a business row and an event."""
+    page = (REPOSITORY / "docs" / "outbox.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(example, names)  # noqa: S102 # it is our own page
+    assert _ids(names["engine"]) == ["ride-1/rated"]
+    names["engine"].dispose()
+
+
+def test_the_sql_of_the_page_adds_what_python_adds(service: Engine) -> None:
+    """A row of plain SQL differs from one of `add` in nothing but its place and time."""
+    page = (REPOSITORY / "docs" / "outbox.md").read_text(encoding="utf-8")
+    [statement] = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    said = _row(event(1))
+    values = {
+        "event_id": said["id"],
+        "user_id": said["aggregateid"],
+        "action_type": said["type"],
+        "event_in_protobuf": said["payload"],
+    }
+    with service.begin() as connection:
+        outbox.add(connection, event(1))
+        connection.execute(text(statement), values)
+        columns = [OUTBOX.c.id, OUTBOX.c.aggregatetype, OUTBOX.c.aggregateid, OUTBOX.c.type, OUTBOX.c.payload]
+        by_add, by_sql = connection.execute(select(*columns).order_by(OUTBOX.c.sequence)).all()
+    assert by_add == by_sql

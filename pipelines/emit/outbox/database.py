@@ -17,7 +17,7 @@ _DRIVERS = {
     "sqlite": "sqlite",
 }
 """Ours for each kind of database: the service's address may name another driver, perhaps an asynchronous one."""
-_EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql"}
+_PACKAGES = {"psycopg": "psycopg[binary]", "pymysql": "pymysql"}
 _CONNECT_SECONDS = 10
 
 
@@ -33,9 +33,9 @@ def open_database(address: str) -> Generator[Engine]:
         # READ COMMITTED: each statement sees what was committed before it, and on MySQL none locks gaps.
         isolation = {} if url.get_backend_name() == "sqlite" else {"isolation_level": "READ COMMITTED"}
         engine = create_engine(url, connect_args=_connect_arguments(url), pool_pre_ping=True, **isolation)
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS[url.get_driver_name()]
-        raise ConfigurationError(f"{error.name} is not installed: pip install 'karmalake[{extra}]'") from None
+    except ImportError as error:
+        package = _PACKAGES[url.get_driver_name()]
+        raise ConfigurationError(f"the driver is not installed ({error}): pip install '{package}'") from None
     try:
         _require_outbox(engine)
         yield engine

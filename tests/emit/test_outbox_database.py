@@ -1,0 +1,65 @@
+"""A database is opened, or one sentence says why not."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL, make_url, text
+
+from pipelines.emit.outbox.database import open_database
+from pipelines.errors import ConfigurationError, TransientError
+from tests.emit.outboxes import create_outbox, disposed, sqlite_url
+from tests.services.ports import free_port
+from tests.services.postgres_server import PostgresServer
+
+WRONG = "a-secret"
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("a-secret", "is no URL"),
+        ("postgresql://a:a-secret@host:port/x", "is no URL"),
+        ("oracle://a:a-secret@host/x", "names oracle"),
+        ("sqlite:///there-is-none.db", "no SQLite file there-is-none.db"),
+        ("sqlite://", "no SQLite file"),
+        ("postgresql+asyncpg://a:a-secret@127.0.0.1:1/x?ssl=on", "invalid connection option"),
+        ("mysql://a:a-secret@127.0.0.1:1/x", "the driver is not installed .*pip install 'pymysql'"),
+    ],
+)
+def test_an_address_that_cannot_be_meant_is_refused(
+    address: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sentence says what is wrong with it and never holds the password."""
+    monkeypatch.setitem(sys.modules, "pymysql", None)  # as if it were not installed
+    with pytest.raises(ConfigurationError, match=message) as caught, open_database(address):
+        pass
+    assert WRONG not in str(caught.value)
+
+
+def test_a_wrong_password_and_a_closed_port_are_said(postgres: PostgresServer) -> None:
+    """What another try may mend is a TransientError, in one line and without the password."""
+    wrong = make_url(postgres.dsn).set(password=WRONG)
+    for url in (wrong, wrong.set(port=free_port())):
+        with pytest.raises(TransientError, match="looking for the outbox at") as caught, open_database(_text(url)):
+            pass
+        assert WRONG not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_missing_table_and_a_missing_column_are_said(tmp_path: Path) -> None:
+    """The sentence says what was looked for, and where the table is described."""
+    with disposed(sqlite_url(tmp_path)) as service:
+        create_outbox(service)
+        for statement, message in (
+            ("ALTER TABLE outbox DROP COLUMN payload", r"without the columns \['payload'\].*docs/outbox\.md"),
+            ("DROP TABLE outbox", r"no table outbox.*docs/outbox\.md"),
+        ):
+            with service.begin() as connection:
+                connection.execute(text(statement))
+            with pytest.raises(ConfigurationError, match=message), open_database(_text(service.url)):
+                pass
+
+
+def _text(url: URL) -> str:
+    return url.render_as_string(hide_password=False)
