@@ -10,6 +10,7 @@ It rests on a few private names of kafka-python 3.0, which a test watches; the v
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -109,38 +110,62 @@ def count(polled: ConsumerRecord) -> int:
 
 
 def to_columns(polled: Sequence[ConsumerRecord], starts: dict[int, int], topic_id: str, now_ms: int) -> pa.Table:
-    """Return polled batches as RECORD columns, from `starts` (offset by topic partition) on, in their order.
+    """Return polled batches of one topic as RECORD columns, from `starts` (offset by topic partition) on, in order.
 
     A fetch may begin in the midst of a batch: records before the start are left out. A record without a time gets
     `now_ms`. Raises CorruptRecordError for bytes that are not whole records.
     """
-    tables = [_columns(item, starts[item.partition], topic_id, now_ms) for item in polled]
-    return pa.concat_tables([RECORD.empty_table(), *tables])
+    tables = [RECORD.empty_table()]
+    for whole, items in groupby(polled, lambda item: isinstance(item.value, RecordBatch)):
+        if whole:
+            tables += [_columns(group, starts, topic_id, now_ms) for group in _groups(list(items))]
+        else:
+            tables += [_single(item, topic_id, now_ms) for item in items]
+    return pa.concat_tables(tables)
 
 
-def _columns(item: ConsumerRecord, start: int, topic_id: str, now_ms: int) -> pa.Table:
-    batch = item.value
-    if not isinstance(batch, RecordBatch):
-        return _single(item, topic_id, now_ms)
-    data = np.frombuffer(batch.data, np.uint8)
-    fields = np.empty((_FIELDS, min(batch.count, len(data))), np.int64)
-    if batch.count > len(data) or scan_records(data, batch.start, fields) != len(data):
-        place = f"{item.topic}-{item.partition}@{batch.base_offset}"
-        raise CorruptRecordError(f"the batch at {place} does not hold the {batch.count} whole records that it names")
-    fields[_OFFSET] += batch.base_offset
-    fields = fields[:, fields[_OFFSET] >= start]
-    rows = fields.shape[1]
+def _groups(items: list[ConsumerRecord]) -> Iterator[list[ConsumerRecord]]:
+    """Cut batches into groups whose bytes a 32-bit position can tell apart, one behind the other."""
+    ends = np.cumsum([len(item.value) for item in items])
+    for _, group in groupby(zip(ends.tolist(), items, strict=True), lambda pair: pair[0] // _GROUP_BYTES):
+        yield [item for _, item in group]
+
+
+def _columns(items: list[ConsumerRecord], starts: dict[int, int], topic_id: str, now_ms: int) -> pa.Table:
+    batches: list[RecordBatch] = [item.value for item in items]
+    data = np.frombuffer(b"".join(memoryview(batch.data)[batch.start :] for batch in batches), np.uint8)
+    fields = _scan(items, data)
+    batch_of = np.repeat(np.arange(len(batches)), [batch.count for batch in batches])
+    fields[_OFFSET] += np.array([batch.base_offset for batch in batches])[batch_of]
+    wanted = fields[_OFFSET] >= np.array([starts[item.partition] for item in items])[batch_of]
+    if not wanted.all():
+        fields, batch_of = fields[:, wanted], batch_of[wanted]
+    rows = len(batch_of)
     columns = [
         pa.repeat(pa.scalar(topic_id), rows),
-        pa.repeat(pa.scalar(item.topic), rows),
-        pa.repeat(pa.scalar(item.partition, pa.int32()), rows),
+        pa.repeat(pa.scalar(items[0].topic), rows),
+        pa.array(np.array([item.partition for item in items], np.int32)[batch_of]),
         pa.array(fields[_OFFSET]),
-        _bus_time(batch, fields[_TIME], now_ms),
+        _bus_time(batches, batch_of, fields[_TIME], now_ms),
         _slices(data, fields[_KEY], fields[_KEY_SIZE]),
         _slices(data, fields[_VALUE], fields[_VALUE_SIZE]),
         _headers(data, fields[_HEADERS], fields[_HEADER_COUNT]),
     ]
     return pa.table(columns, schema=RECORD)
+
+
+def _scan(items: list[ConsumerRecord], data: np.ndarray) -> np.ndarray:
+    """Return where each field of each record stands in `data`, the bytes of all batches one behind the other."""
+    sizes = np.array([len(item.value) for item in items])
+    counts = np.array([item.value.count for item in items])
+    broken = np.flatnonzero(counts > sizes)  # told apart before memory is set aside for them
+    fields = np.empty((_FIELDS, 0 if len(broken) else counts.sum()), np.int64)
+    first = int(broken[0]) if len(broken) else scan_records(data, sizes, counts, fields)
+    if first < len(items):
+        batch = items[first].value
+        place = f"{items[first].topic}-{items[first].partition}@{batch.base_offset}"
+        raise CorruptRecordError(f"the batch at {place} does not hold the {batch.count} whole records that it names")
+    return fields
 
 
 def _single(item: ConsumerRecord, topic_id: str, now_ms: int) -> pa.Table:
@@ -150,12 +175,15 @@ def _single(item: ConsumerRecord, topic_id: str, now_ms: int) -> pa.Table:
     return pa.table([pa.array([value], kind) for value, kind in zip(values, RECORD.types, strict=True)], schema=RECORD)
 
 
+_GROUP_BYTES = 2**30
 _FIELDS = 8
 _OFFSET, _TIME, _KEY, _KEY_SIZE, _VALUE, _VALUE_SIZE, _HEADERS, _HEADER_COUNT = range(_FIELDS)
 
 
-def _bus_time(batch: RecordBatch, deltas: np.ndarray, now_ms: int) -> pa.Array:
-    bus_ms = np.full_like(deltas, batch.last_bus_ms) if batch.log_append_time else deltas + batch.first_bus_ms
+def _bus_time(batches: list[RecordBatch], batch_of: np.ndarray, deltas: np.ndarray, now_ms: int) -> pa.Array:
+    stamped = np.array([batch.log_append_time for batch in batches])
+    base_ms = np.where(stamped, [batch.last_bus_ms for batch in batches], [batch.first_bus_ms for batch in batches])
+    bus_ms = base_ms[batch_of] + np.where(stamped[batch_of], 0, deltas)
     return pa.array(np.where(bus_ms < 0, now_ms, bus_ms) * 1000).cast(TIMESTAMP)
 
 

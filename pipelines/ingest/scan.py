@@ -32,30 +32,45 @@ def _bytes(data, at, end):
 
 
 @njit(cache=True, nogil=True)
-def scan_records(data, at, fields):
-    """Fill a column of `fields` for each record from position `at` on; return the position behind the last, or BROKEN.
+def scan_records(data, sizes, counts, fields):
+    """Fill a column of `fields` for each record of batches that stand one behind the other in `data`.
 
-    Rows: offset delta, time delta, key start, key size, value start, value size, headers start, header count.
+    A batch has sizes[i] bytes and counts[i] records. Rows: offset delta, time delta, key start, key size, value start,
+    value size, headers start, header count. Returns the number of the first batch that is not whole records, or how
+    many batches there are.
     """
-    for row in range(fields.shape[1]):
-        length, at = _varint(data, at, len(data))
-        if at == BROKEN or length < 1 or length > len(data) - at:
+    row, at = 0, 0
+    for batch in range(len(sizes)):
+        end = at + sizes[batch]
+        for _ in range(counts[batch]):
+            at = _scan_record(data, at, end, fields, row)
+            row += 1
+        if at != end:
+            return batch
+    return len(sizes)
+
+
+@njit(cache=True, nogil=True)
+def _scan_record(data, at, batch_end, fields, row):
+    """Fill the column `row` from the record at `at`; return the position behind it, or BROKEN."""
+    length, at = _varint(data, at, batch_end)
+    if at == BROKEN or length < 1 or length > batch_end - at:
+        return BROKEN
+    end = at + length
+    at += 1  # attributes of the record, unused by the format
+    fields[1, row], at = _varint(data, at, end)
+    fields[0, row], at = _varint(data, at, end)
+    fields[2, row], fields[3, row], at = _bytes(data, at, end)
+    fields[4, row], fields[5, row], at = _bytes(data, at, end)
+    fields[7, row], at = _varint(data, at, end)
+    fields[6, row] = at
+    for _ in range(fields[7, row]):
+        _, key_size, at = _bytes(data, at, end)
+        _, _, at = _bytes(data, at, end)
+        if at == BROKEN or key_size < 0:
             return BROKEN
-        end = at + length
-        at += 1  # attributes of the record, unused by the format
-        fields[1, row], at = _varint(data, at, end)
-        fields[0, row], at = _varint(data, at, end)
-        fields[2, row], fields[3, row], at = _bytes(data, at, end)
-        fields[4, row], fields[5, row], at = _bytes(data, at, end)
-        fields[7, row], at = _varint(data, at, end)
-        fields[6, row] = at
-        for _ in range(fields[7, row]):
-            _, key_size, at = _bytes(data, at, end)
-            _, _, at = _bytes(data, at, end)
-            if at == BROKEN or key_size < 0:
-                return BROKEN
-        if at != end or fields[7, row] < 0:
-            return BROKEN
+    if at != end or fields[7, row] < 0:
+        return BROKEN
     return at
 
 
