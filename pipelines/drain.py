@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from pipelines.contract.decode import Decoded, decode
+from pipelines.contract.decode import Decoded, decode, keep
 from pipelines.errors import TransientError
 from pipelines.ingest.guard import RejectionGuard
 from pipelines.ingest.ranges import OffsetRange
@@ -74,8 +74,8 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
         ingest.index.catch_up(ingest.events)
         verdicts = ingest.index.classify(decoded.events)
         append(ingest.lake, "conflicts", decoded.events.filter(verdicts.mask(CONFLICT)), batch_id)
-        accepted = decoded.events.filter(verdicts.mask(NEW))
-        record = _describe(batch_id, started, polled, decoded, verdicts)
+        accepted = keep(decoded.events, verdicts.mask(NEW))
+        record = _describe(batch_id, started, polled, decoded, verdicts, accepted)
         files = stage_events(ingest.lake, accepted, batch_id)
         try:
             record = commit_batch(ingest.lake, ingest.events, files, record)
@@ -149,7 +149,9 @@ def _notice_a_new_topic(ingest: Ingest, ranges: tuple[OffsetRange, ...]) -> None
         )  # fmt: skip
 
 
-def _describe(batch_id: str, started: datetime, polled: Polled, decoded: Decoded, verdicts: Verdicts) -> CommitRecord:
+def _describe(
+    batch_id: str, started: datetime, polled: Polled, decoded: Decoded, verdicts: Verdicts, accepted: pa.Table
+) -> CommitRecord:
     """Return the record of a batch: the fate of every offset that it read (`nothing-lost`)."""
     partitions = decoded.events["topic_partition"].to_numpy()
     rejected = decoded.rejected["topic_partition"].to_numpy()
@@ -160,7 +162,7 @@ def _describe(batch_id: str, started: datetime, polled: Polled, decoded: Decoded
         started=started,
         ranges=tuple(_count(offsets, partitions, verdicts.verdicts, rejected) for offsets in polled.ranges),
         mis_keyed=int(np.count_nonzero(decoded.mis_keyed.to_numpy(zero_copy_only=False) & new)),
-        **describe_events(decoded.events.filter(pa.array(new))),
+        **describe_events(accepted),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -38,10 +39,15 @@ def decode(records: pa.Table, contract: ContractSettings) -> Decoded:
     reasons = _first_reason(list(_failures(values, parsed, events, records, mis_keyed, contract)), len(records))
     valid = pc.is_null(reasons)
     return Decoded(
-        events=_with_place(events, records).filter(valid),
+        events=keep(_with_place(events, records), valid),
         rejected=_rejected(records, reasons, pc.invert(valid), parsed, events, contract),
         mis_keyed=_flat(pc.filter(mis_keyed, valid)),
     )
+
+
+def keep(rows: pa.Table, wanted: pa.BooleanArray) -> pa.Table:
+    """Return the wanted rows, and the table itself, without a copy, where that is all of them."""
+    return rows if pc.all(wanted, min_count=0).as_py() else rows.filter(wanted)
 
 
 def _failures(
@@ -53,9 +59,10 @@ def _failures(
     contract: ContractSettings,
 ) -> Iterator[tuple[Reason, pa.Array]]:
     """Yield each reason with the mask of rows it applies to, in order of precedence."""
-    rows = pa.array(range(len(values)), pa.int64())
+    undecodable = np.zeros(len(values), bool)
+    undecodable[list(parsed.errors)] = True
     yield Reason.NULL_VALUE, pc.is_null(values)
-    yield Reason.UNDECODABLE, pc.is_in(rows, pa.array(list(parsed.errors), pa.int64()))
+    yield Reason.UNDECODABLE, pa.array(undecodable)
     yield Reason.MISSING_EVENT_ID, pc.equal(events["event_id"], "")
     yield Reason.MISSING_USER_ID, pc.equal(events["user_id"], "")
     yield Reason.MISSING_ACTION_TYPE, pc.equal(events["action_type"], "")

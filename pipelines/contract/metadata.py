@@ -1,10 +1,11 @@
 """The metadata map as a column: its size in bytes, and one value for each key."""
-# pyright: reportAttributeAccessIssue=false
-# (the functions of pyarrow.compute are made when it is imported)
+# pyright: reportAttributeAccessIssue=false, reportMissingParameterType=false
+# (the functions of pyarrow.compute are made when it is imported; numba infers the types of a compiled loop)
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numba import njit
 
 
 def sizes(metadata: pa.ChunkedArray) -> pa.Array:
@@ -33,11 +34,18 @@ def last_value_wins(events: pa.Table) -> pa.Table:
 
 
 def _rows_with_repeated_keys(column: pa.MapArray) -> np.ndarray:
-    if not len(column.keys):
-        return np.empty(0, np.int64)
     codes = column.keys.dictionary_encode()
-    counts = np.diff(column.offsets.to_numpy())
-    row_of_entry = np.repeat(np.arange(len(column), dtype=np.int64), counts)
-    entries = row_of_entry * len(codes.dictionary) + codes.indices.to_numpy()
-    unique, seen = np.unique(entries, return_counts=True)
-    return np.unique(unique[seen > 1] // len(codes.dictionary))
+    seen = np.full(len(codes.dictionary), -1, np.int64)
+    repeated = np.zeros(len(column), bool)
+    _mark_repeated(column.offsets.to_numpy(), codes.indices.to_numpy(), seen, repeated)
+    return np.flatnonzero(repeated)
+
+
+@njit(cache=True, nogil=True)
+def _mark_repeated(offsets, codes, seen, repeated):
+    """Mark each row that has a code twice; `seen` holds the row in which a code was met last."""
+    first = offsets[0]
+    for row in range(len(repeated)):
+        for entry in range(offsets[row] - first, offsets[row + 1] - first):
+            repeated[row] |= seen[codes[entry]] == row
+            seen[codes[entry]] = row

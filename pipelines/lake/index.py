@@ -65,9 +65,7 @@ class DedupIndex:
 
         Of the events of this batch with one unknown event_id the first is new; the others are compared with it.
         """
-        digests = digest(events, self.key)
-        order = np.lexsort((np.arange(len(digests)), digests.low, digests.high))
-        ids = Digests(digests.high[order], digests.low[order], digests.payload[order])
+        ids, order = _sorted(digest(events, self.key))
         first = _first_of_each_id(ids)
         known, payload = self._look_up(Digests(ids.high[first], ids.low[first], ids.payload[first]))
         group = np.cumsum(first) - 1
@@ -131,7 +129,7 @@ class DedupIndex:
             self._add_rows(waiting)
 
     def _add_rows(self, tables: list[pa.Table]) -> None:
-        self.runs.append(self._write_run(_sorted(digest(pa.concat_tables(tables), self.key))))
+        self.runs.append(self._write_run(_sorted(digest(pa.concat_tables(tables), self.key))[0]))
         self._merge()
 
     def _merge(self) -> None:
@@ -256,9 +254,14 @@ def _first_of_each_id(ids: Digests) -> np.ndarray:
     return first
 
 
-def _sorted(digests: Digests) -> Digests:
-    order = np.lexsort((digests.low, digests.high))
-    return Digests(digests.high[order], digests.low[order], digests.payload[order])
+def _sorted(digests: Digests) -> tuple[Digests, np.ndarray]:
+    """Return digests sorted by (high, low), equal ones in the order of arrival; and the order."""
+    order = np.argsort(digests.high, kind="stable")
+    high, low = digests.high[order], digests.low[order]
+    if ((high[1:] == high[:-1]) & (low[1:] < low[:-1])).any():  # one in 2^64 pairs, so all is sorted once more
+        order = np.lexsort((digests.low, digests.high))
+        high, low = digests.high[order], digests.low[order]
+    return Digests(high, low, digests.payload[order]), order
 
 
 def _map_run(path: Path, rows: int) -> Run:
