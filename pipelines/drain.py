@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from pipelines.contract.decode import Decoded, decode, keep
+from pipelines.contract.decode import keep
 from pipelines.errors import TransientError
+from pipelines.ingest.ahead import Batch, ReadAhead, open_read_ahead
 from pipelines.ingest.guard import RejectionGuard
 from pipelines.ingest.ranges import OffsetRange
-from pipelines.ingest.source import KafkaSource, Polled, open_source
 from pipelines.lake.commit import (
     CommitRecord,
     OvertakenError,
@@ -45,7 +45,7 @@ class Ingest:
     """What ingest holds between batches. `events` is the handle that checkpoints are read from and that commits."""
 
     settings: Settings
-    source: KafkaSource
+    source: ReadAhead
     lake: Lake
     events: DeltaTable
     index: DedupIndex
@@ -61,13 +61,12 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
 
     Whatever kills it, and wherever: the next call continues from the last commit and counts nothing twice (`once`).
     """
-    polled = ingest.source.poll(ingest.checkpoint)
-    if polled is None:
+    batch = ingest.source.poll(ingest.checkpoint)
+    if batch is None:
         return None
-    _notice_a_new_topic(ingest, polled.ranges)
-    started = datetime.now(UTC)
-    decoded = decode(polled.records, ingest.settings.contract)
-    ingest.guard.check(polled.records, decoded.rejected)
+    _notice_a_new_topic(ingest, batch.ranges)
+    started, decoded = datetime.now(UTC), batch.decoded
+    ingest.guard.check(batch.records, decoded.rejected)
     while True:
         batch_id = uuid4().hex  # of this attempt: what it leaves behind counts only if it is the one that commits
         append(ingest.lake, "dead_letters", decoded.rejected, batch_id)
@@ -75,7 +74,7 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
         verdicts = ingest.index.classify(decoded.events)
         append(ingest.lake, "conflicts", decoded.events.filter(verdicts.mask(CONFLICT)), batch_id)
         accepted = keep(decoded.events, verdicts.mask(NEW))
-        record = _describe(batch_id, started, polled, decoded, verdicts, accepted)
+        record = _describe(batch_id, started, batch, verdicts, accepted)
         files = stage_events(ingest.lake, accepted, batch_id)
         try:
             record = commit_batch(ingest.lake, ingest.events, files, record)
@@ -129,7 +128,7 @@ def open_ingest(settings: Settings) -> Generator[Ingest]:
     events = lake.table("events")
     complete_commits(lake, events.version())
     with (
-        open_source(settings.kafka, settings.ingest) as source,
+        open_read_ahead(settings) as source,
         closing(open_index(settings.index_dir, lake, events)) as index,
     ):
         yield Ingest(settings, source, lake, events, index, RejectionGuard(settings.ingest))
@@ -149,19 +148,17 @@ def _notice_a_new_topic(ingest: Ingest, ranges: tuple[OffsetRange, ...]) -> None
         )  # fmt: skip
 
 
-def _describe(
-    batch_id: str, started: datetime, polled: Polled, decoded: Decoded, verdicts: Verdicts, accepted: pa.Table
-) -> CommitRecord:
+def _describe(batch_id: str, started: datetime, batch: Batch, verdicts: Verdicts, accepted: pa.Table) -> CommitRecord:
     """Return the record of a batch: the fate of every offset that it read (`nothing-lost`)."""
-    partitions = decoded.events["topic_partition"].to_numpy()
-    rejected = decoded.rejected["topic_partition"].to_numpy()
+    partitions = batch.decoded.events["topic_partition"].to_numpy()
+    rejected = batch.decoded.rejected["topic_partition"].to_numpy()
     new = verdicts.verdicts == NEW
     return CommitRecord(
         batch_id=batch_id,
-        source=f"kafka:{polled.ranges[0].topic}",
+        source=f"kafka:{batch.ranges[0].topic}",
         started=started,
-        ranges=tuple(_count(offsets, partitions, verdicts.verdicts, rejected) for offsets in polled.ranges),
-        mis_keyed=int(np.count_nonzero(decoded.mis_keyed.to_numpy(zero_copy_only=False) & new)),
+        ranges=tuple(_count(offsets, partitions, verdicts.verdicts, rejected) for offsets in batch.ranges),
+        mis_keyed=int(np.count_nonzero(batch.decoded.mis_keyed.to_numpy(zero_copy_only=False) & new)),
         **describe_events(accepted),
     )
 

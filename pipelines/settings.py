@@ -149,8 +149,8 @@ class ContractSettings(_Section):
 class IngestSettings(_Section):
     """How a batch is cut and when ingest refuses to go on."""
 
-    max_batch_records: int = Field(default=100_000, ge=1)
-    """Records of one commit at most; bounds memory together with `max_batch_bytes`."""
+    max_batch_records: int = Field(default=500_000, ge=1)
+    """Records of one commit, about; bounds memory together with `max_batch_bytes`, for two batches at a time."""
     max_batch_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
     """Bytes of keys and values of one commit, about."""
     max_wait_seconds: float = Field(default=0.5, gt=0)
