@@ -18,7 +18,7 @@ def source(settings: Settings) -> Iterator[ReadAhead]:
     one = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"partitions": 1})})
     for start in range(0, 50, 10):
         send(one, valid_records(range(start, start + 10)))
-    with open_read_ahead(with_ingest(one, max_batch_records=1)) as source:
+    with open_read_ahead(with_ingest(one, max_batch_records=1, max_wait_seconds=2)) as source:
         yield source
 
 
