@@ -47,8 +47,9 @@ class ReadAhead:
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
         """Return the batch at the checkpoints, None when nothing came in time; errors as in `KafkaSource.poll`."""
-        ahead = self.ahead if self.last and self.last.is_committed(checkpoint) else None
-        batch = (ahead or self._read_from(checkpoint)).result()
+        ahead, self.ahead = self.ahead, None  # should it fail, the next poll reads again
+        follows = self.last is not None and self.last.is_committed(checkpoint)
+        batch = (ahead if ahead and follows else self._read_from(checkpoint)).result()
         if batch and not batch.begins_at(checkpoint):
             batch = self._read_from(checkpoint).result()
         self.last = batch
