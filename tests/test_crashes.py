@@ -39,7 +39,7 @@ _MOMENTS = {
     "before the commit": ("pipelines.drain:commit_batch", "before", 2),
     "log entry written": ("deltalake:DeltaTable.update_incremental", "before", 2),
     "before the index": ("pipelines.drain:DedupIndex.extend", "before", 2),
-    "index run written": ("pipelines.drain:DedupIndex._write_run", "after", 2),
+    "index run written": ("pipelines.lake.index:Runs.add", "after", 2),
     "before the commit record": ("pipelines.drain:complete_commits", "before", 3),
     "before group offsets": ("pipelines.drain:KafkaSource.acknowledge", "before", 2),
     "after group offsets": ("pipelines.drain:KafkaSource.acknowledge", "after", 2),

@@ -1,8 +1,8 @@
 """The dedup index: every event_id that the lake holds, of any age, exactly (`once`).
 
-Sorted runs of digests in memory-mapped files, merged geometrically. It is a cache of the lake: its manifest carries
-the version of `events` that it reflects, and `catch_up` brings it to the newest one from the files that were added
-since, or rebuilds it when the log no longer reaches back that far. Deleting the folder costs time, never an event.
+Digests in sorted runs (`runs.py`), and what ties them to the lake. It is a cache of the lake: its manifest carries the
+version of `events` that it reflects, and `catch_up` brings it to the newest one from the files that were added since,
+or rebuilds it when the log no longer reaches back that far. Deleting the folder costs time, never an event.
 
 A crash in `extend` leaves the manifest of the version before and perhaps a file that it does not name; the next
 `catch_up` reads what is missing from the lake. Files are flushed before a manifest names them, so a manifest that can
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,25 +26,14 @@ from deltalake import DeltaTable
 from pipelines.contract.digest import Digests, digest
 from pipelines.contract.schema import EVENT
 from pipelines.errors import ConfigurationError
-from pipelines.lake import search
 from pipelines.lake.files import make_durable, read_file
+from pipelines.lake.runs import Runs, open_run
 from pipelines.lake.tables import Lake
 
 _FORMAT = 1
-_WORDS = 3
-_MERGE_RATIO = 2
 _REBUILD_ROWS = 1_000_000
 
 NEW, DUPLICATE, CONFLICT = 0, 1, 2
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A file of digests sorted by (high, low): all high words, then all low words, then all payloads."""
-
-    path: Path
-    words: np.memmap
-    digests: Digests
 
 
 @dataclass(slots=True)
@@ -57,8 +46,10 @@ class DedupIndex:
     table_id: str
     key: bytes = b""
     version: int = -1
-    runs: list[Run] = field(default_factory=list)
-    next_file: int = 0
+    runs: Runs = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.runs = Runs(self.folder)
 
     def classify(self, events: pa.Table) -> "Verdicts":
         """Tell for each event (EVENT columns, in order of arrival) whether it is NEW, a DUPLICATE or a CONFLICT.
@@ -67,7 +58,7 @@ class DedupIndex:
         """
         ids, order = _sorted(digest(events, self.key))
         first = _first_of_each_id(ids)
-        known, payload = self._look_up(Digests(ids.high[first], ids.low[first], ids.payload[first]))
+        known, payload = self.runs.find(Digests(ids.high[first], ids.low[first], ids.payload[first]))
         group = np.cumsum(first) - 1
         verdicts = np.where(ids.payload == payload[group], DUPLICATE, CONFLICT).astype(np.uint8)
         verdicts[np.flatnonzero(first)[~known]] = NEW
@@ -79,8 +70,7 @@ class DedupIndex:
     def extend(self, new: Digests, version: int) -> None:
         """Add the sorted digests that the commit `version` of `events` added."""
         if len(new):
-            self.runs.append(self._write_run(new))
-            self._merge()
+            self.runs.add(new)
         self._save(version)
 
     def catch_up(self, events: DeltaTable) -> None:
@@ -96,19 +86,10 @@ class DedupIndex:
         self._save(newest)
 
     def close(self) -> None:
-        """Give the folder back to other processes."""
+        """Give the folder back to other processes, once the merge in hand is done."""
+        self.runs.settle()
+        self._save(self.version)
         os.close(self.lock)
-
-    def _look_up(self, ids: Digests) -> tuple[np.ndarray, np.ndarray]:
-        """Return whether each id is known, and the payload it has (its own where it is not)."""
-        positions = np.full(len(ids), -1, np.int64)
-        known, payload = np.zeros(len(ids), bool), ids.payload.copy()
-        for run in reversed(self.runs):
-            search.find(run.digests.high, run.digests.low, ids.high, ids.low, positions)
-            found = (positions >= 0) & ~known
-            payload[found] = run.digests.payload[positions[found]]
-            known |= found
-        return known, payload
 
     def _files_added_since(self, newest: int) -> list[str]:
         if self.version < 0:
@@ -129,54 +110,25 @@ class DedupIndex:
             self._add_rows(waiting)
 
     def _add_rows(self, tables: list[pa.Table]) -> None:
-        self.runs.append(self._write_run(_sorted(digest(pa.concat_tables(tables), self.key))[0]))
-        self._merge()
-
-    def _merge(self) -> None:
-        """Merge the newest runs while they are of about one size: there are never more than log2(ids) of them."""
-        while len(self.runs) > 1 and len(self.runs[-2].digests) < _MERGE_RATIO * len(self.runs[-1].digests):
-            newer, older = self.runs.pop(), self.runs.pop()
-            self.runs.append(self._merged(older.digests, newer.digests))
-
-    def _merged(self, older: Digests, newer: Digests) -> Run:
-        run = self._new_run(len(older) + len(newer))
-        search.merge(
-            older.high, older.low, older.payload, newer.high, newer.low, newer.payload,
-            run.digests.high, run.digests.low, run.digests.payload,
-        )  # fmt: skip
-        return run
-
-    def _write_run(self, digests: Digests) -> Run:
-        run = self._new_run(len(digests))
-        run.digests.high[:], run.digests.low[:], run.digests.payload[:] = digests.high, digests.low, digests.payload
-        return run
-
-    def _new_run(self, rows: int) -> Run:
-        path = self.folder / f"{self.next_file:08}.run"
-        self.next_file += 1
-        return _run(path, "w+", rows)
+        digests, _ = _sorted(digest(pa.concat_tables(tables), self.key))
+        self.runs.add(digests)
 
     def _save(self, version: int) -> None:
-        written = [run for run in self.runs if run.words.flags.writeable]
-        for run in written:
-            run.words.flush()
-        make_durable([run.path for run in written])
         self.version = version
         manifest = {
             "format": _FORMAT,
             "table_id": self.table_id,
             "key": self.key.hex(),
             "version": version,
-            "next_file": self.next_file,
-            "runs": [[run.path.name, len(run.digests)] for run in self.runs],
+            "runs": self.runs.flush(),
+            "next_file": self.runs.next_file,
         }
         temporary = self.folder / "manifest.tmp"
         temporary.write_text(json.dumps(manifest), encoding="utf-8")
         make_durable([temporary])
         temporary.replace(self.folder / "manifest.json")
         make_durable([self.folder / "manifest.json"])
-        self.runs = [_map_run(run.path, len(run.digests)) for run in self.runs]
-        self._remove_unnamed_runs()
+        self.runs.remove_others()
 
     def load(self) -> None:
         """Take up what the folder holds; start from nothing when that is of another lake or cannot be read."""
@@ -184,23 +136,18 @@ class DedupIndex:
             manifest: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
             if manifest["format"] != _FORMAT or manifest["table_id"] != self.table_id:
                 return self._forget()
-            self.runs = [_map_run(self.folder / name, rows) for name, rows in manifest["runs"]]
+            runs = [open_run(self.folder / name, rows) for name, rows in manifest["runs"]]
+            self.runs = Runs(self.folder, runs, manifest["next_file"])
             self.key, self.version = bytes.fromhex(manifest["key"]), manifest["version"]
-            self.next_file = manifest["next_file"]
         except (OSError, ValueError, KeyError, TypeError):
             self._forget()
 
     def _forget(self) -> None:
         """Start again from nothing, under a new key."""
-        self.runs, self.key, self.version, self.next_file = [], secrets.token_bytes(16), -1, 0
+        self.runs.settle()
+        self.runs, self.key, self.version = Runs(self.folder), secrets.token_bytes(16), -1
         (self.folder / "manifest.json").unlink(missing_ok=True)
-        self._remove_unnamed_runs()
-
-    def _remove_unnamed_runs(self) -> None:
-        named = {run.path for run in self.runs}
-        for path in self.folder.glob("*.run"):
-            if path not in named:
-                path.unlink()
+        self.runs.remove_others()
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,15 +209,6 @@ def _sorted(digests: Digests) -> tuple[Digests, np.ndarray]:
         order = np.lexsort((digests.low, digests.high))
         high, low = digests.high[order], digests.low[order]
     return Digests(high, low, digests.payload[order]), order
-
-
-def _map_run(path: Path, rows: int) -> Run:
-    return _run(path, "r", rows)
-
-
-def _run(path: Path, mode: Literal["r", "w+"], rows: int) -> Run:
-    words = np.memmap(path, np.uint64, mode, shape=(_WORDS, rows))
-    return Run(path, words, Digests(*words))
 
 
 def _added(actions: list[dict[str, Any]]) -> Iterator[str]:

@@ -4,6 +4,7 @@ import errno
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import pairwise
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from pipelines.contract.digest import Digests
 from pipelines.errors import ConfigurationError
 from pipelines.lake import index as index_module
+from pipelines.lake import runs as runs_module
 from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, open_index
 from pipelines.lake.tables import Lake
 from pipelines.lake.upkeep import compact
@@ -39,7 +41,7 @@ def test_index_agrees_with_a_dict(
             verdicts = index.classify(_table(batch))
             assert verdicts.verdicts.tolist() == [_verdict(first_payload, *event) for event in batch]
             index.extend(verdicts.new, version)
-            assert sum(len(run.digests) for run in index.runs) == len(first_payload)
+            assert sum(len(run.digests) for run in index.runs.runs) == len(first_payload)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
@@ -66,19 +68,47 @@ def test_runs_are_merged_geometrically(lake: Lake, tmp_path: Path) -> None:
     with _opened(tmp_path, lake) as index:
         for batch in range(100):
             index.extend(index.classify(make_events(f"{batch}-{n}" for n in range(10))).new, batch + 1)
-        sizes = [len(run.digests) for run in index.runs]
+        sizes = [len(run.digests) for run in index.runs.runs]
         assert sum(sizes) == 1_000
         assert all(older >= 2 * newer for older, newer in pairwise(sizes))
-        assert {path.name for path in index.folder.glob("*.run")} == {run.path.name for run in index.runs}
+        assert {path.name for path in index.folder.glob("*.run")} == {run.path.name for run in index.runs.runs}
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(batches=_BATCHES)
+def test_merging_beside_ingest_changes_no_verdict(
+    lake: Lake, tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, str]]]
+) -> None:
+    """Where every merge is left to the thread, each event's verdict is still that of a dict (`once`)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs_module, "_AT_ONCE_ROWS", 0)
+        test_index_agrees_with_a_dict.hypothesis.inner_test(lake, tmp_path_factory, batches)  # type: ignore[attr-defined]
+
+
+def test_no_batch_waits_for_a_large_merge(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the thread merges, batches are told apart and added; closing takes over what it merged."""
+    go_on = threading.Event()
+    merge = runs_module._merged_durably
+    monkeypatch.setattr(runs_module, "_AT_ONCE_ROWS", 0)
+    monkeypatch.setattr(runs_module, "_merged_durably", lambda *runs: go_on.wait(60) and merge(*runs))
+    with _opened(tmp_path, lake) as index:
+        for batch in range(5):
+            index.extend(index.classify(make_events([f"{batch}-a", f"{batch}-b"])).new, batch + 1)
+        assert [len(run) for run in index.runs.runs] == [2] * 5
+        assert index.classify(make_events(["0-a", "4-b", "5-a"])).verdicts.tolist() == [DUPLICATE, DUPLICATE, NEW]
+        go_on.set()
+    runs = json.loads((index.folder / "manifest.json").read_text())["runs"]
+    assert [rows for _, rows in runs] == [4, 2, 2, 2]
+    assert {path.name for path in index.folder.glob("*.run")} == {name for name, _ in runs}
 
 
 def test_a_folder_is_taken_up_again(lake: Lake, tmp_path: Path) -> None:
     """The next process continues with the manifest, the same key and the same runs."""
     commit(lake, lake.table("events"), "b1", make_events(["a", "b"]))
     with _opened(tmp_path, lake) as index:
-        key, runs = index.key, [run.path for run in index.runs]
+        key, runs = index.key, [run.path for run in index.runs.runs]
     with _opened(tmp_path, lake) as again:
-        assert (again.key, [run.path for run in again.runs], again.version) == (key, runs, 1)
+        assert (again.key, [run.path for run in again.runs.runs], again.version) == (key, runs, 1)
         assert again.classify(make_events(["b", "c"])).verdicts.tolist()[1] == NEW
 
 
@@ -96,7 +126,7 @@ def test_what_others_committed_is_caught_up_from_the_log(lake: Lake, tmp_path: P
         assert index.key == key
         assert index.version == handle.version()
         assert _known(index) == {"a", "c0", "c1", "c2"}
-        assert sum(len(run.digests) for run in index.runs) == 4
+        assert sum(len(run.digests) for run in index.runs.runs) == 4
 
 
 def test_a_deleted_folder_costs_nothing_but_time(lake: Lake, tmp_path: Path) -> None:
