@@ -1,17 +1,18 @@
 """Rows of a file as events, columns mapped by the caller."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
-from pipelines.contract.schema import EVENT, METADATA, TIMESTAMP
+from pipelines.contract.schema import EVENT
 from pipelines.emit.rows import Rows, read_rows
-from pipelines.emit.times import TimeUnit, reader
+from pipelines.emit.times import TimeUnit, read_times
 from pipelines.errors import UsageError
 
 pc: Any = compute  # its functions are made at import, where pyright does not see them
@@ -61,7 +62,7 @@ def read_events(path: Path, mapping: Mapping) -> Iterator[pa.Table]:
     passed_on = 0
     try:
         for rows in read_rows(path):
-            yield _events(_Place(path, rows), mapping)
+            yield _checked(path, rows, mapping)
             passed_on += len(rows.columns)
     except UsageError as error:
         if not passed_on:
@@ -72,72 +73,67 @@ def read_events(path: Path, mapping: Mapping) -> Iterator[pa.Table]:
         ) from None
 
 
-def _events(place: "_Place", mapping: Mapping) -> pa.Table:
-    place.require(mapping.columns())
-    user_ids = place.filled(mapping.user_id)
-    actions = _actions(place, mapping)
-    unit = "iso" if mapping.time in place.rows.iso_times else mapping.time_unit
+def to_events(path: Path, rows: Rows, mapping: Mapping) -> tuple[pa.Table, dict[int, str]]:
+    """Return rows of the file `path` as EVENT columns, and by row what is wrong with its time, which is null then.
+
+    Nothing else is judged: an empty value stays empty. Raises UsageError for a column that is not there.
+    """
+    there = rows.columns.column_names
+    for column in mapping.columns():
+        if column not in there:
+            raise UsageError(f"{path}: there is no column {column!r}; the columns are {', '.join(there)}")
+    user_ids, actions = _column(rows, mapping.user_id), _actions(rows, mapping)
+    unit = "iso" if mapping.time in rows.iso_times else mapping.time_unit
+    times, errors = read_times(_column(rows, mapping.time), unit)
     columns = {
-        "event_id": place.filled(mapping.event_id) if mapping.event_id else _digests(place.rows, actions, user_ids),
+        "event_id": _column(rows, mapping.event_id) if mapping.event_id else _digests(rows, actions, user_ids),
         "user_id": user_ids,
         "action_type": actions,
-        "event_time": pa.array(place.read(mapping.time, reader(unit)), pa.int64()).cast(TIMESTAMP),
-        "metadata": _metadata(place.rows, mapping),
+        "event_time": times,
+        "metadata": _metadata(rows, mapping),
     }
-    return pa.table([columns[name] for name in EVENT.names], schema=EVENT)
+    return pa.table([columns[name] for name in EVENT.names], schema=EVENT), errors
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where in which file we are: reads a column, or says what is wrong with which row."""
-
-    path: Path
-    rows: Rows
-
-    def require(self, columns: Iterable[str]) -> None:
-        there = self.rows.columns.column_names
-        for column in columns:
-            if column not in there:
-                raise UsageError(f"{self.path}: there is no column {column!r}; the columns are {', '.join(there)}")
-
-    def filled(self, column: str) -> pa.Array:
-        values = _column(self.rows, column)
-        empty = pc.indices_nonzero(pc.equal(values, ""))
-        if len(empty):
-            self._refuse(empty[0].as_py(), column, "it is empty")
-        return values
-
-    def read(self, column: str, read: Callable[[str], int]) -> list[int]:
-        values: list[int] = []
-        try:
-            for text in _column(self.rows, column).to_pylist():
-                values.append(read(text))  # noqa: PERF401 # its length says which row failed
-        except ValueError as error:
-            self._refuse(len(values), column, str(error))
-        return values
-
-    def _refuse(self, row: int, column: str, problem: str) -> NoReturn:
-        where = f"{self.path}: {self.rows.row_word} {self.rows.first_row + row}, column {column!r}"
-        raise UsageError(f"{where}: {problem}")
+def _checked(path: Path, rows: Rows, mapping: Mapping) -> pa.Table:
+    """Return rows as events, or refuse the first that is none."""
+    events, errors = to_events(path, rows, mapping)
+    sources = {"event_id": mapping.event_id, "user_id": mapping.user_id, "action_type": mapping.action_type_column}
+    wrong = [(row, mapping.time, error) for row, error in errors.items()]
+    for name, column in sources.items():
+        empty = pc.indices_nonzero(pc.equal(events[name], "")) if column else []
+        wrong += [(row.as_py(), column, "it is empty") for row in empty[:1]]
+    if wrong:
+        row, column, problem = min(wrong)
+        raise UsageError(f"{path}: {rows.row_word} {rows.first_row + row}, column {column!r}: {problem}")
+    return events
 
 
 def _column(rows: Rows, name: str) -> pa.Array:
     return rows.columns[name].combine_chunks()
 
 
-def _actions(place: _Place, mapping: Mapping) -> pa.Array:
+def _actions(rows: Rows, mapping: Mapping) -> pa.Array:
     if mapping.action_type_column:
-        return place.filled(mapping.action_type_column)
-    return pa.repeat(pa.scalar(mapping.action_type, pa.string()), len(place.rows.columns))
+        return _column(rows, mapping.action_type_column)
+    return pa.repeat(pa.scalar(mapping.action_type, pa.string()), len(rows.columns))
 
 
 def _metadata(rows: Rows, mapping: Mapping) -> pa.Array:
-    names = [name for name, _ in mapping.metadata]
-    columns = [_column(rows, column).to_pylist() for _, column in mapping.metadata]
-    if not columns:
-        return pa.array([[]] * len(rows.columns), METADATA)
-    entries = [[(name, value) for name, value in zip(names, row, strict=True) if value] for row in zip(*columns)]  # noqa: B905 # columns of one table
-    return pa.array(entries, METADATA)
+    """Return a map a row, in the order of the mapping, without its empty values."""
+    count, width = len(rows.columns), len(mapping.metadata)
+    if not width:
+        return pa.MapArray.from_arrays(
+            np.zeros(count + 1, np.int32), pa.array([], pa.string()), pa.array([], pa.string())
+        )
+    values = pa.concat_arrays([_column(rows, column) for _, column in mapping.metadata])  # column behind column
+    by_row = np.arange(count * width).reshape(width, count).T
+    filled = pc.not_equal(values, "").to_numpy(zero_copy_only=False)[by_row]
+    names = pa.array([name for name, _ in mapping.metadata], pa.string())
+    bounds = np.concatenate([[0], np.cumsum(filled.sum(axis=1))]).astype(np.int32)
+    return pa.MapArray.from_arrays(
+        bounds, names.take(pa.array(filled.nonzero()[1])), values.take(pa.array(by_row[filled]))
+    )
 
 
 def _digests(rows: Rows, actions: pa.Array, user_ids: pa.Array) -> pa.Array:

@@ -20,7 +20,7 @@ from pyarrow import compute, csv
 from pipelines.errors import UsageError
 
 pc: Any = compute  # its functions are made at import, where pyright does not see them
-_CHUNK_ROWS = 8192
+_CHUNK_ROWS = 65_536
 _CSV_BLOCK_BYTES = 4 * 1024 * 1024
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipelines.contract.schema import EVENT
 from pipelines.emit.files import Mapping, read_events
 from pipelines.emit.producer import produce
-from pipelines.emit.times import reader
+from pipelines.emit.times import read_times
 from pipelines.emit.topics import describe_topic, ensure_topic
 from pipelines.errors import UsageError
 from pipelines.settings import Settings
@@ -171,9 +171,10 @@ def test_decimal_seconds_are_exact(microseconds: int, finer: str) -> None:
     """Any microsecond of 9,999 years survives as decimal seconds; finer digits are cut."""
     whole, fraction = divmod(microseconds, 1_000_000)
     text = f"{whole}.{fraction:06d}{finer}" if whole >= 0 else str(Decimal(microseconds) / 1_000_000)
-    assert reader("s")(text) == microseconds
-    assert reader("us")(str(microseconds)) == microseconds
-    assert reader("ms")(str(Decimal(microseconds) / 1000)) == microseconds
+    written = {"s": text, "us": str(microseconds), "ms": str(Decimal(microseconds) / 1000)}
+    for unit, number in written.items():
+        times, errors = read_times(pa.array([number]), unit)
+        assert (times.cast(pa.int64()).to_pylist(), errors) == ([microseconds], {})
 
 
 @pytest.mark.parametrize(
@@ -212,25 +213,25 @@ def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
 
 def test_a_late_mistake_says_how_much_was_passed_on(tmp_path: Path) -> None:
     """Rows before the bad chunk have been yielded; the error counts them."""
-    lines = [json.dumps({"to": f"u{number}", "time": number}) for number in range(20_000)]
-    lines[15_000] = json.dumps({"to": "", "time": 1})
+    lines = [json.dumps({"to": f"u{number}", "time": number}) for number in range(70_000)]
+    lines[66_000] = json.dumps({"to": "", "time": 1})
     path = _write(tmp_path, "a.ndjson", "\n".join(lines))
     chunks = read_events(path, Mapping("to", "time", "s", "A"))
-    assert len(next(chunks)) == 8192
-    with pytest.raises(UsageError, match=r"line 15001, column 'to'.*\(8,192 rows before it were passed on"):
+    assert len(next(chunks)) == 65_536
+    with pytest.raises(UsageError, match=r"line 66001, column 'to'.*\(65,536 rows before it were passed on"):
         next(chunks)
 
 
 def test_columns_that_come_and_go_in_ndjson(tmp_path: Path) -> None:
     """A name that appears late may be mapped, and changes nothing for rows without it."""
-    lines = [{"to": "u", "time": number} for number in range(10_000)]
+    lines = [{"to": "u", "time": number} for number in range(70_000)]
     path = _write(tmp_path, "a.ndjson", "\n".join(map(json.dumps, lines)))
     mapping = Mapping("to", "time", "s", "A")
     before = _read(path, mapping)
     lines[-1]["note"] = "x"
     noted = replace(mapping, metadata=(("note", "note"),))
     after = _read(_write(tmp_path, "b.ndjson", "\n".join(map(json.dumps, lines))), noted)
-    assert after.slice(0, 9_999).equals(before.slice(0, 9_999))
+    assert after.slice(0, 69_999).equals(before.slice(0, 69_999))
     assert after["metadata"].to_pylist()[-1] == [("note", "x")]
 
 
