@@ -32,11 +32,14 @@ class Decoded:
 def decode(records: pa.Table, contract: ContractSettings) -> Decoded:
     """Split `records` (RECORD columns) into valid events and rejected records (`not-blocked`)."""
     records = records.combine_chunks()
-    values = _flat(records["value"])
-    parsed = protobuf.parse(values)
+    return judge(records, protobuf.parse(_flat(records["value"])), contract)
+
+
+def judge(records: pa.Table, parsed: protobuf.Parsed, contract: ContractSettings) -> Decoded:
+    """Split what the values of `records` (RECORD columns, in one chunk) were parsed into by the bounds of an event."""
     events = metadata.last_value_wins(parsed.events)
     mis_keyed = pc.fill_null(pc.not_equal(records["key"], events["user_id"].cast(pa.binary())), fill_value=True)
-    reasons = _first_reason(list(_failures(values, parsed, events, records, mis_keyed, contract)), len(records))
+    reasons = _first_reason(list(_failures(parsed, events, records, mis_keyed, contract)), len(records))
     valid = pc.is_null(reasons)
     return Decoded(
         events=keep(_with_place(events, records), valid),
@@ -51,7 +54,6 @@ def keep(rows: pa.Table, wanted: pa.BooleanArray) -> pa.Table:
 
 
 def _failures(
-    values: pa.Array,
     parsed: protobuf.Parsed,
     events: pa.Table,
     records: pa.Table,
@@ -59,9 +61,9 @@ def _failures(
     contract: ContractSettings,
 ) -> Iterator[tuple[Reason, pa.Array]]:
     """Yield each reason with the mask of rows it applies to, in order of precedence."""
-    undecodable = np.zeros(len(values), bool)
+    undecodable = np.zeros(len(records), bool)
     undecodable[list(parsed.errors)] = True
-    yield Reason.NULL_VALUE, pc.is_null(values)
+    yield Reason.NULL_VALUE, pc.is_null(records["value"])
     yield Reason.UNDECODABLE, pa.array(undecodable)
     yield Reason.MISSING_EVENT_ID, pc.equal(events["event_id"], "")
     yield Reason.MISSING_USER_ID, pc.equal(events["user_id"], "")
@@ -118,7 +120,7 @@ def _sentence(reason: Reason, row: int, parsed: protobuf.Parsed, events: pa.Tabl
         case Reason.NULL_VALUE:
             return "The record has no value (a tombstone), and an event is never deleted by one."
         case Reason.UNDECODABLE:
-            return f"The value is not a karmalake.v1.Event: {parsed.errors[row]}."
+            return parsed.errors[row]
         case Reason.KEY_MISMATCH:
             return (
                 f"The record's key is not its user_id {_short(events['user_id'][row].as_py())}, and strict_keys is on."

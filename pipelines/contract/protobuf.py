@@ -25,7 +25,7 @@ _BLANK = event_pb2.Event().SerializeToString()
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """`events` has a row for each value; `errors` says by row why a value could not be decoded (its row is blank).
+    """`events` has a row for each value; `errors` says in a sentence by row why one could not be decoded (it is blank).
 
     Absent strings are empty, as Protobuf has it; an absent timestamp is null.
     """
@@ -59,7 +59,7 @@ def _errors(values: pa.Array, first_row: int) -> dict[int, str]:
         _HANDLER.array_to_record_batch(values)
     except ValueError as error:
         if len(values) == 1:
-            return {first_row: str(error)}
+            return {first_row: f"The value is not a karmalake.v1.Event: {error}."}
         half = len(values) // 2
         return _errors(values.slice(0, half), first_row) | _errors(values.slice(half), first_row + half)
     return {}
