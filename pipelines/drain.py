@@ -21,9 +21,10 @@ from deltalake import DeltaTable
 
 from pipelines.contract.decode import keep
 from pipelines.errors import TransientError
-from pipelines.ingest.ahead import Batch, ReadAhead, open_read_ahead
+from pipelines.ingest.ahead import ReadAhead, Source, reading_ahead
 from pipelines.ingest.guard import RejectionGuard
-from pipelines.ingest.ranges import OffsetRange
+from pipelines.ingest.ranges import Batch, OffsetRange
+from pipelines.ingest.source import open_source
 from pipelines.lake.commit import (
     CommitRecord,
     OvertakenError,
@@ -123,15 +124,22 @@ def accept_loss(ingest: Ingest) -> CommitRecord | None:
 
 @contextmanager
 def open_ingest(settings: Settings) -> Generator[Ingest]:
-    """Connect source, lake and index, having completed what a crash left open."""
+    """Connect the topic, the lake and the index, having completed what a crash left open."""
+    with open_source(settings) as source, open_ingest_from(source, settings) as ingest:
+        yield ingest
+
+
+@contextmanager
+def open_ingest_from(source: Source, settings: Settings) -> Generator[Ingest]:
+    """Connect a source, the lake and the index, having completed what a crash left open."""
     lake = create_lake(settings.lake_dir)
     events = lake.table("events")
     complete_commits(lake, events.version())
     with (
-        open_read_ahead(settings) as source,
+        reading_ahead(source) as ahead,
         closing(open_index(settings.index_dir, lake, events)) as index,
     ):
-        yield Ingest(settings, source, lake, events, index, RejectionGuard(settings.ingest))
+        yield Ingest(settings, ahead, lake, events, index, RejectionGuard(settings.ingest))
 
 
 def _notice_a_new_topic(ingest: Ingest, ranges: tuple[OffsetRange, ...]) -> None:
@@ -155,7 +163,7 @@ def _describe(batch_id: str, started: datetime, batch: Batch, verdicts: Verdicts
     new = verdicts.verdicts == NEW
     return CommitRecord(
         batch_id=batch_id,
-        source=f"kafka:{batch.ranges[0].topic}",
+        source=batch.source,
         started=started,
         ranges=tuple(_count(offsets, partitions, verdicts.verdicts, rejected) for offsets in batch.ranges),
         mis_keyed=int(np.count_nonzero(batch.decoded.mis_keyed.to_numpy(zero_copy_only=False) & new)),

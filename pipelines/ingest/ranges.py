@@ -1,6 +1,14 @@
-"""Ranges of offsets: what a batch read of each topic partition, and what became of it."""
+"""What a batch is: records, what they were decoded to, and the ranges of offsets that they cover."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipelines.contract.decode import Decoded
+
+Checkpoint = Callable[[str, int], int | None]
+"""The next offset of a topic partition (topic_id, number) by what the lake holds; None if it was never read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +35,21 @@ class OffsetRange:
 
     def __str__(self) -> str:
         return f"{self.topic}-{self.topic_partition}@{self.start_offset}..{self.next_offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch as it came from `source`: `records` (RECORD columns), what they are, and the offsets that it covers."""
+
+    source: str
+    records: pa.Table
+    decoded: Decoded
+    ranges: tuple[OffsetRange, ...]
+
+    def begins_at(self, checkpoint: Checkpoint) -> bool:
+        """Return whether every range starts where the lake wants to read on, or has nothing yet."""
+        return all(checkpoint(r.topic_id, r.topic_partition) in {r.start_offset, None} for r in self.ranges)
+
+    def is_committed(self, checkpoint: Checkpoint) -> bool:
+        """Return whether the lake wants to read on where every range ends."""
+        return all(checkpoint(r.topic_id, r.topic_partition) == r.next_offset for r in self.ranges)

@@ -7,7 +7,7 @@ the tools that watch lag there; nothing ever reads them back.
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -20,11 +20,12 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartitionError, for_code
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
+from pipelines.contract.decode import decode
 from pipelines.emit.clients import admin_client, consumer, translated
 from pipelines.errors import LostRecordsError, UsageError
 from pipelines.ingest.batches import count, hand_over_batches, to_columns
-from pipelines.ingest.ranges import OffsetRange
-from pipelines.settings import IngestSettings, KafkaSettings
+from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
+from pipelines.settings import ContractSettings, IngestSettings, KafkaSettings, Settings
 
 _LOG = logging.getLogger(__name__)
 _LOG_TRUNCATION: type[Exception] = kafka_errors.LogTruncationError  # pyright: ignore[reportAttributeAccessIssue]
@@ -35,16 +36,6 @@ _MOST_BATCHES = 64
 _MORE_MS = 100
 """How long a batch that has records waits for the next ones that are known to lie behind."""
 
-Checkpoint = Callable[[str, int], int | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Polled:
-    """A batch as it came from the bus: `records` (RECORD columns) and the offsets that it covers."""
-
-    records: pa.Table
-    ranges: tuple[OffsetRange, ...]
-
 
 @dataclass(slots=True)
 class KafkaSource:
@@ -52,13 +43,14 @@ class KafkaSource:
 
     kafka: KafkaSettings
     ingest: IngestSettings
+    contract: ContractSettings
     consumer: Any
     admin: Any
     topic_id: str = ""
     positions: dict[int, int] = field(default_factory=dict)
     acknowledging: bool = True
 
-    def poll(self, checkpoint: Checkpoint) -> Polled | None:
+    def poll(self, checkpoint: Checkpoint) -> Batch | None:
         """Read from the checkpoints: a batch, or None when nothing came within `max_wait_seconds`.
 
         Raises LostRecordsError when records between a checkpoint and the log's start, or above the log's end, are
@@ -74,7 +66,14 @@ class KafkaSource:
                 return self.poll(checkpoint)
         ranges = tuple(self._ranges(starts, records))
         self.positions = starts | {r.topic_partition: r.next_offset for r in ranges}
-        return Polled(records, ranges) if ranges else None
+        if not ranges:
+            return None
+        return Batch(f"kafka:{self.kafka.topic}", records, decode(records, self.contract), ranges)
+
+    def following(self) -> Checkpoint:
+        """Return the checkpoints behind what was polled last; of a topic created again since, none."""
+        read_topic_id, positions = self.topic_id, dict(self.positions)
+        return lambda topic_id, partition: positions.get(partition) if topic_id == read_topic_id else None
 
     def behind(self) -> int:
         """Return how many records lie between the positions and the ends of the topic partitions.
@@ -189,11 +188,12 @@ class KafkaSource:
 
 
 @contextmanager
-def open_source(kafka: KafkaSettings, ingest: IngestSettings) -> Generator[KafkaSource]:
+def open_source(settings: Settings) -> Generator[KafkaSource]:
     """Yield a source connected to the brokers; closing it commits nothing.
 
     Raises TransientError or ConfigurationError with what to do.
     """
+    kafka = settings.kafka
     options = {
         "group_id": kafka.group_id,
         "enable_auto_commit": False,
@@ -203,4 +203,4 @@ def open_source(kafka: KafkaSettings, ingest: IngestSettings) -> Generator[Kafka
     }
     with translated(kafka, "connecting"), consumer(kafka, **options) as reader, admin_client(kafka) as admin:
         hand_over_batches(reader)
-        yield KafkaSource(kafka, ingest, reader, admin)
+        yield KafkaSource(kafka, settings.ingest, settings.contract, reader, admin)

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from pipelines.errors import UsageError
-from pipelines.ingest.ahead import ReadAhead, open_read_ahead
-from pipelines.ingest.source import Checkpoint
+from pipelines.ingest.ahead import ReadAhead, reading_ahead
+from pipelines.ingest.ranges import Checkpoint
+from pipelines.ingest.source import open_source
 from pipelines.settings import Settings
 from tests.draining import send, valid_records, with_ingest
 from tests.services.waiting import wait_for
@@ -18,8 +19,11 @@ def source(settings: Settings) -> Iterator[ReadAhead]:
     one = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"partitions": 1})})
     for start in range(0, 50, 10):
         send(one, valid_records(range(start, start + 10)))
-    with open_read_ahead(with_ingest(one, max_batch_records=1, max_wait_seconds=2)) as source:
-        yield source
+    with (
+        open_source(with_ingest(one, max_batch_records=1, max_wait_seconds=2)) as source,
+        reading_ahead(source) as ahead,
+    ):
+        yield ahead
 
 
 def at(offset: int | None) -> Checkpoint:
