@@ -150,7 +150,7 @@ def _notice_a_new_topic(ingest: Ingest, ranges: tuple[OffsetRange, ...]) -> None
     before = topic_ids(ingest.lake, topic)
     if before and topic_id not in before:
         _LOG.warning(
-            "topic %s was deleted and created again: its id is %s, and it was read as %s before. It is read from its "
+            "%s was deleted and created again: its id is %s, and it was read as %s before. It is read from its "
             "start; what the lake holds stays, and events that it holds already are dropped as duplicates",
             topic, topic_id, ", ".join(sorted(before)),
         )  # fmt: skip

@@ -82,11 +82,10 @@ def to_events(path: Path, rows: Rows, mapping: Mapping) -> tuple[pa.Table, dict[
     for column in mapping.columns():
         if column not in there:
             raise UsageError(f"{path}: there is no column {column!r}; the columns are {', '.join(there)}")
-    user_ids, actions = _column(rows, mapping.user_id), _actions(rows, mapping)
-    unit = "iso" if mapping.time in rows.iso_times else mapping.time_unit
-    times, errors = read_times(_column(rows, mapping.time), unit)
+    user_ids, actions = rows.text(mapping.user_id), _actions(rows, mapping)
+    times, errors = _times(rows.columns[mapping.time].combine_chunks(), mapping.time_unit)
     columns = {
-        "event_id": _column(rows, mapping.event_id) if mapping.event_id else _digests(rows, actions, user_ids),
+        "event_id": rows.text(mapping.event_id) if mapping.event_id else _digests(rows, actions, user_ids),
         "user_id": user_ids,
         "action_type": actions,
         "event_time": times,
@@ -109,13 +108,15 @@ def _checked(path: Path, rows: Rows, mapping: Mapping) -> pa.Table:
     return events
 
 
-def _column(rows: Rows, name: str) -> pa.Array:
-    return rows.columns[name].combine_chunks()
+def _times(values: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[int, str]]:
+    if not pa.types.is_timestamp(values.type):
+        return read_times(values, unit)
+    return values, dict.fromkeys(pc.indices_nonzero(pc.is_null(values)).to_pylist(), "it is empty")
 
 
 def _actions(rows: Rows, mapping: Mapping) -> pa.Array:
     if mapping.action_type_column:
-        return _column(rows, mapping.action_type_column)
+        return rows.text(mapping.action_type_column)
     return pa.repeat(pa.scalar(mapping.action_type, pa.string()), len(rows.columns))
 
 
@@ -126,7 +127,7 @@ def _metadata(rows: Rows, mapping: Mapping) -> pa.Array:
         return pa.MapArray.from_arrays(
             np.zeros(count + 1, np.int32), pa.array([], pa.string()), pa.array([], pa.string())
         )
-    values = pa.concat_arrays([_column(rows, column) for _, column in mapping.metadata])  # column behind column
+    values = pa.concat_arrays([rows.text(column) for _, column in mapping.metadata])  # column behind column
     by_row = np.arange(count * width).reshape(width, count).T
     filled = pc.not_equal(values, "").to_numpy(zero_copy_only=False)[by_row]
     names = pa.array([name for name, _ in mapping.metadata], pa.string())
@@ -140,7 +141,7 @@ def _digests(rows: Rows, actions: pa.Array, user_ids: pa.Array) -> pa.Array:
     """Return 32 hexadecimal digits a row. Lengths stand before names and values, so that no two rows read alike."""
     parts = [_counted(actions), _counted(user_ids)]
     for name in sorted(rows.columns.column_names):
-        values = _column(rows, name)
+        values = rows.text(name)
         prefix = f"{len(name.encode())}:{name}"
         parts.append(pc.if_else(pc.equal(values, ""), "", pc.binary_join_element_wise(prefix, _counted(values), "")))
     joined = pc.binary_join_element_wise(*parts, "").cast(pa.binary()).to_pylist()

@@ -1,7 +1,7 @@
 """Files to rows of text, chunk by chunk: CSV, Parquet and NDJSON look alike to what comes after.
 
-Every column is read and every value becomes text; a missing value becomes an empty one. What the text means is
-`files.py`'s affair.
+Every value becomes text, but for times that already are times; a missing value becomes an empty text. What the text
+means is `files.py`'s affair.
 """
 
 import io
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import compute, csv
 
+from pipelines.contract.schema import TIMESTAMP
 from pipelines.errors import UsageError
 
 pc: Any = compute  # its functions are made at import, where pyright does not see them
@@ -26,13 +27,19 @@ _CSV_BLOCK_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A chunk: `columns` are strings without nulls; `iso_times` names those that were timestamps or dates."""
+    """A chunk: `columns` are strings without nulls, or TIMESTAMP with them where the file holds timestamps or dates."""
 
     columns: pa.Table
-    iso_times: frozenset[str]
     first_row: int
     """Number of its first row in the file: lines for NDJSON, else rows of data; counted from 1."""
     row_word: str
+
+    def text(self, name: str) -> pa.Array:
+        """Return a column as text without nulls, timestamps as ISO 8601 in UTC."""
+        values = self.columns[name].combine_chunks()
+        if not pa.types.is_timestamp(values.type):
+            return values
+        return pc.fill_null(pc.strftime(values, format="%Y-%m-%dT%H:%M:%SZ"), "")
 
 
 def read_rows(path: Path) -> Iterator[Rows]:
@@ -64,7 +71,7 @@ def _read_csv(path: Path) -> Iterator[Rows]:
         csv.open_csv(stream, read_options=read, parse_options=parse, convert_options=text) as batches,
     ):
         for batch in batches:
-            yield Rows(pa.table(batch), frozenset(), row, "row")
+            yield Rows(pa.table(batch), row, "row")
             row += len(batch)
 
 
@@ -72,9 +79,8 @@ def _read_parquet(path: Path) -> Iterator[Rows]:
     row = 1
     with pq.ParquetFile(path) as file:
         names = _unique(file.schema_arrow.names, path)
-        times = frozenset(name for name in names if pa.types.is_temporal(file.schema_arrow.field(name).type))
         for batch in file.iter_batches(_CHUNK_ROWS):
-            yield Rows(pa.table([_text(column) for column in batch.columns], names), times, row, "row")
+            yield Rows(pa.table([_plain(column) for column in batch.columns], names), row, "row")
             row += len(batch)
 
 
@@ -84,7 +90,7 @@ def _read_ndjson(path: Path) -> Iterator[Rows]:
     rows = _json_rows(path)
     while chunk := list(islice(rows, _CHUNK_ROWS)):
         columns = [pa.array([row.get(name, "") for _, row in chunk], pa.string()) for name in names]
-        yield Rows(pa.table(columns, names), frozenset(), chunk[0][0], "line")
+        yield Rows(pa.table(columns, names), chunk[0][0], "line")
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -116,25 +122,28 @@ def _json_text(value: Any) -> str:
             return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def _text(column: pa.Array) -> pa.Array:
-    """Return a Parquet column as text: floats as the shortest digits that mean them, timestamps as ISO 8601 in UTC."""
+def _plain(column: pa.Array) -> pa.Array:
+    """Return a Parquet column as text, floats as the shortest digits that mean them; times as TIMESTAMP."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return _text(column.dictionary_decode())
+        return _plain(column.dictionary_decode())
     if pa.types.is_timestamp(kind):
-        utc = column.cast(pa.timestamp("us", kind.tz), safe=False).cast(pa.timestamp("us", "UTC"))
-        text = pc.strftime(utc, format="%Y-%m-%dT%H:%M:%SZ")
-    elif pa.types.is_floating(kind):
+        return column.cast(pa.timestamp("us", kind.tz), safe=False).cast(TIMESTAMP)
+    if pa.types.is_date(kind):
+        return column.cast(pa.timestamp("us")).cast(TIMESTAMP)
+    if pa.types.is_floating(kind):
         text = pc.if_else(pc.is_nan(column), None, column).cast(pa.string())
     elif pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         values = column.to_pylist()
-        text = pa.array([None if value is None else json.dumps(value, default=_plain) for value in values], pa.string())
+        text = pa.array(
+            [None if value is None else json.dumps(value, default=_as_text) for value in values], pa.string()
+        )
     else:
         text = column.cast(pa.string())
     return pc.fill_null(text, "")
 
 
-def _plain(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 

@@ -1,0 +1,151 @@
+"""A file of history as a source of batches: its rows count as records, and go the way of records from there on.
+
+A file has one topic partition, whose topic id is a digest of where the file is, how large and how old it is, and how
+its columns are mapped: a file that changed is read from its start, where dedup drops what the lake has already.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.contract.decode import Decoded, judge
+from pipelines.contract.protobuf import Parsed
+from pipelines.contract.schema import HEADERS, RECORD, TIMESTAMP
+from pipelines.emit.files import Mapping, to_events
+from pipelines.emit.rows import Rows, read_rows
+from pipelines.errors import UsageError
+from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
+from pipelines.settings import Settings
+
+
+@dataclass(slots=True)
+class FileSource:
+    """The rows of one file from a checkpoint on; `open_file` makes it."""
+
+    path: Path
+    mapping: Mapping
+    settings: Settings
+    topic_id: str
+    position: int = 0
+    """The row that comes next, counted from 0."""
+    chunks: Iterator[Rows] = field(default_factory=lambda: iter(()))
+
+    def poll(self, checkpoint: Checkpoint) -> Batch | None:
+        """Return the rows from the checkpoint on, in whole chunks up to the limits of a batch; None at the end.
+
+        A row that is no event is rejected with its JSON as value. Raises UsageError for a column that is not there or
+        a file that cannot be read any further; nothing of this batch is committed then.
+        """
+        start = checkpoint(self.topic_id, 0) or 0
+        if start == 0 or start != self.position:
+            self.position, self.chunks = start, _from_row(start, read_rows(self.path))
+        read = list(self._chunks_of_a_batch())
+        if not read:
+            return None
+        records, decoded = self._decode(read, start)
+        self.position += len(records)
+        offsets = OffsetRange(self.topic_id, self._topic, 0, start, self.position, read=len(records))
+        return Batch(self._topic, records, _with_values(decoded, read, start), (offsets,))
+
+    def following(self) -> Checkpoint:
+        """Return the checkpoint behind what was polled last."""
+        position = self.position
+        return lambda _topic_id, _partition: position
+
+    def behind(self) -> int:
+        """Return 0: when nothing came, the file is at its end."""
+        return 0
+
+    def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
+        """Tell nobody: the lake's checkpoint is the only one."""
+
+    def losses(self, _checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
+        """Return nothing: a file that changed is another topic."""
+        return ()
+
+    @property
+    def _topic(self) -> str:
+        return f"file:{self.path}"
+
+    def _chunks_of_a_batch(self) -> Iterator[Rows]:
+        limits, count, size = self.settings.ingest, 0, 0
+        while count < limits.max_batch_records and size < limits.max_batch_bytes:
+            chunk = next(self.chunks, None)
+            if chunk is None:
+                return
+            yield chunk
+            count, size = count + len(chunk.columns), size + chunk.columns.nbytes
+
+    def _decode(self, read: list[Rows], start: int) -> tuple[pa.Table, Decoded]:
+        events: list[pa.Table] = []
+        errors: dict[int, str] = {}
+        for rows in read:
+            before = sum(map(len, events))
+            mapped, problems = to_events(self.path, rows, self.mapping)
+            for row, problem in problems.items():
+                place = f"{rows.row_word} {rows.first_row + row}, column {self.mapping.time!r}"
+                errors[before + row] = f"{place}: {problem}."
+            events.append(mapped)
+        together = pa.concat_tables(events).combine_chunks()
+        records = self._records(together, start)
+        return records, judge(records, Parsed(together, errors), self.settings.contract)
+
+    def _records(self, events: pa.Table, start: int) -> pa.Table:
+        """Return RECORD columns with empty values: those of the few rows that are rejected are told afterwards."""
+        count = len(events)
+        columns = [
+            pa.repeat(pa.scalar(self.topic_id), count),
+            pa.repeat(pa.scalar(self._topic), count),
+            pa.repeat(pa.scalar(0, pa.int32()), count),
+            pa.array(np.arange(start, start + count)),
+            pa.repeat(pa.scalar(datetime.now(UTC), TIMESTAMP), count),
+            events["user_id"].cast(pa.binary()),
+            pa.repeat(pa.scalar(b""), count),
+            pa.ListArray.from_arrays(np.zeros(count + 1, np.int32), pa.array([], HEADERS.value_type), type=HEADERS),
+        ]
+        return pa.table(columns, schema=RECORD)
+
+
+def open_file(path: Path, mapping: Mapping, settings: Settings) -> FileSource:
+    """Return a source of the rows of a CSV, Parquet or NDJSON file.
+
+    Raises UsageError when there is no such file.
+    """
+    try:
+        path = path.resolve(strict=True)
+        found = path.stat()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    identity = [str(path), found.st_size, found.st_mtime_ns, asdict(mapping)]
+    digest = blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
+    return FileSource(path, mapping, settings, f"file-{digest}")
+
+
+def _from_row(start: int, chunks: Iterator[Rows]) -> Iterator[Rows]:
+    """Leave out the first `start` rows."""
+    for rows in chunks:
+        left_out = min(start, len(rows.columns))
+        start -= left_out
+        if left_out < len(rows.columns):
+            yield replace(rows, columns=rows.columns.slice(left_out), first_row=rows.first_row + left_out)
+
+
+def _with_values(decoded: Decoded, read: list[Rows], start: int) -> Decoded:
+    """Return `decoded` with each rejected row as JSON, as it stands in the file."""
+    if not len(decoded.rejected):
+        return decoded
+    places = pa.array(decoded.rejected["offset"].to_numpy() - start)
+    columns = pa.concat_tables([rows.columns for rows in read]).take(places)
+    rejected_rows = replace(read[0], columns=columns)
+    texts = {name: rejected_rows.text(name).to_pylist() for name in columns.column_names}
+    rows = pa.table(texts).to_pylist()
+    values = [json.dumps(row, ensure_ascii=False).encode() for row in rows]
+    index = decoded.rejected.schema.get_field_index("value")
+    rejected = decoded.rejected.set_column(index, "value", pa.array(values, pa.binary()))
+    return replace(decoded, rejected=rejected)
