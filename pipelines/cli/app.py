@@ -2,7 +2,7 @@
 
 import typer
 
-from pipelines.cli import bus, demo, explain, flow, local, look, policy, relay
+from pipelines.cli import bus, demo, explain, files, flow, local, look, policy, relay
 
 app = typer.Typer(
     name="karmalake",
@@ -13,7 +13,8 @@ app = typer.Typer(
 
     The way of an event: `emit` or `simulate` puts it on the bus, `drain` moves it
     into the lake, `refresh` derives the warehouse, `publish` serves it from Redis;
-    `stream` does the last three for ever. Settings: KARMALAKE_* variables or karmalake.toml.
+    `stream` does the last three for ever; `backfill` loads history without the bus.
+    Settings: KARMALAKE_* variables or karmalake.toml.
 
     New here? `karmalake demo` shows everything in about a minute.""",
 )
@@ -22,11 +23,12 @@ app.command(rich_help_panel="Start")(demo.demo)
 app.command(rich_help_panel="Start")(look.doctor)
 app.add_typer(bus.topics, name="topics", rich_help_panel="Bus")
 app.command(rich_help_panel="Bus")(bus.simulate)
-app.command(rich_help_panel="Bus")(bus.emit)
+app.command(rich_help_panel="Bus")(files.emit)
 app.command(rich_help_panel="Bus")(relay.relay)
 app.command(rich_help_panel="Bus")(bus.lag)
 app.command(rich_help_panel="Lake and scores")(flow.drain)
 app.command(rich_help_panel="Lake and scores")(flow.stream)
+app.command(rich_help_panel="Lake and scores")(files.backfill)
 app.command(rich_help_panel="Lake and scores")(flow.refresh)
 app.command(rich_help_panel="Lake and scores")(flow.rebuild)
 app.command(rich_help_panel="Lake and scores")(flow.publish)

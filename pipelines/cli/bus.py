@@ -1,32 +1,17 @@
-"""The commands at the bus: topics, simulate, emit, lag."""
+"""The commands at the bus: topics, simulate, lag."""
 
-from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.options import current_settings, instant
-from pipelines.cli.output import Advance, facts, progress, say, table, warn
+from pipelines.cli.output import facts, progress, say, table, warn
 from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    import pyarrow as pa
-
     from pipelines.emit.simulator import Planted
 
 topics = typer.Typer(no_args_is_help=True, help="Create the topic of events, and look at it.")
-
-
-class TimeUnit(StrEnum):
-    """What a time column holds."""
-
-    S = "s"
-    MS = "ms"
-    US = "us"
-    ISO = "iso"
 
 
 @topics.command()
@@ -59,47 +44,6 @@ def show() -> None:
     table(("partition", "leader", "first offset", "end offset"), rows)
     for difference in topic.differences:
         warn(difference)
-
-
-def emit(
-    file: Annotated[Path, typer.Argument(help="A CSV, Parquet or NDJSON file.")],
-    user_id: Annotated[str, typer.Option(metavar="COL", help="The column of the user whose reputation it is about.")],
-    time: Annotated[str, typer.Option(metavar="COL", help="The column of when it happened.")],
-    time_unit: Annotated[
-        TimeUnit, typer.Option(help="What the time column holds: an epoch, or ISO 8601.")
-    ] = TimeUnit.ISO,
-    action_type: Annotated[str | None, typer.Option(metavar="NAME", help="The action_type of every row.")] = None,
-    action_type_column: Annotated[str | None, typer.Option(metavar="COL", help="Or the column that holds it.")] = None,
-    metadata: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=COL", help="A metadata entry and its column; repeatable.")
-    ] = None,
-    event_id: Annotated[
-        str | None, typer.Option(metavar="COL", help="The column of event ids; without it, a digest of the row.")
-    ] = None,
-) -> None:
-    """Publish the rows of a file as events. Sending a file again is harmless: its event ids stay the same.
-
-    Example: `karmalake emit ratings.csv --user-id to --time time --time-unit s --action-type UserRated
-    --metadata rating=feature --metadata rater_id=from`
-    """
-    from pipelines.emit.files import Mapping, read_events  # noqa: PLC0415
-    from pipelines.emit.producer import produce  # noqa: PLC0415
-    from pipelines.emit.topics import ensure_topic  # noqa: PLC0415
-
-    mapping = Mapping(
-        user_id=user_id,
-        time=time,
-        time_unit=time_unit.value,
-        action_type=action_type,
-        action_type_column=action_type_column,
-        metadata=tuple(_pair(entry) for entry in metadata or []),
-        event_id=event_id,
-    )
-    kafka = current_settings().kafka
-    ensure_topic(kafka)
-    with progress(f"emitting {file.name}") as advance:
-        sent = produce(kafka, _counted(read_events(file, mapping), advance))
-    say(f"{sent.records:,} events sent to {kafka.topic} in {sent.seconds:.1f} s")
 
 
 def simulate(
@@ -157,16 +101,3 @@ def _retention(hours: float | None) -> str | None:
             return "forever"
         case _:
             return f"{hours:g} h"
-
-
-def _pair(entry: str) -> tuple[str, str]:
-    name, equals, column = entry.partition("=")
-    if not equals or not name or not column:
-        raise UsageError(f"--metadata {entry!r} is not NAME=COL")
-    return name, column
-
-
-def _counted(tables: "Iterable[pa.Table]", advance: Advance) -> "Iterator[pa.Table]":
-    for rows in tables:
-        yield rows
-        advance(rows.num_rows)

@@ -1,0 +1,176 @@
+"""History files: the same events, dead letters and dedup as by the bus (`once`, `replay-equals-live`)."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipelines.backfill import backfill
+from pipelines.drain import drain, open_ingest_from
+from pipelines.emit.files import Mapping, read_events
+from pipelines.emit.producer import produce
+from pipelines.emit.topics import ensure_topic
+from pipelines.errors import RejectedError, UsageError
+from pipelines.ingest.file import open_file
+from pipelines.lake.commit import CommitRecord
+from pipelines.lake.tables import create_lake
+from pipelines.settings import IngestSettings, Settings
+from tests.conftest import REPOSITORY
+from tests.draining import assert_verified, contents, drain_all, query, send, valid_records
+
+OTC = Mapping("to", "time", "s", "UserRated", None, (("rating", "feature"), ("rater_id", "from")))
+_EVENTS = "SELECT event_id, user_id, action_type, event_time, metadata FROM events ORDER BY event_id"
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Settings:
+    """Return settings without a bus: history needs none."""
+    return Settings(data_dir=tmp_path / "data")
+
+
+def load(settings: Settings, path: Path, mapping: Mapping = OTC) -> list[CommitRecord]:
+    records: list[CommitRecord] = []
+    backfill(settings, path, mapping, records.append)
+    return records
+
+
+def ratings(path: Path, rows: range) -> Path:
+    frame = pl.DataFrame({"from": [n % 5 for n in rows], "to": [n % 7 for n in rows], "feature": list(rows)})
+    write: dict[str, Callable[[pl.DataFrame, Path], None]] = {
+        ".csv": pl.DataFrame.write_csv,
+        ".parquet": pl.DataFrame.write_parquet,
+        ".ndjson": pl.DataFrame.write_ndjson,
+    }
+    write[path.suffix](frame.with_columns(time=pl.Series([1_400_000_000 + n for n in rows])), path)
+    return path
+
+
+def test_real_history_is_what_the_bus_would_have_brought(settings: Settings, bitcoin_otc: Path, tmp_path: Path) -> None:
+    """35,592 real rows, by file and by bus, are equal events; and after the one, the other brings duplicates only."""
+    ensure_topic(settings.kafka)
+    produce(settings.kafka, read_events(bitcoin_otc / "ratings.csv", OTC))
+    drain_all(settings)
+    other = settings.model_copy(update={"data_dir": tmp_path / "by-file"})
+    (record,) = load(other, bitcoin_otc / "ratings.csv")
+    assert record.total("accepted") == 35_592
+    assert query(other, _EVENTS) == query(settings, _EVENTS)
+    (again,) = load(settings, bitcoin_otc / "ratings.csv")
+    assert again.total("duplicates") == 35_592
+    for each in (settings, other):
+        assert_verified(each)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "ndjson"])
+def test_a_file_is_loaded_once(alone: Settings, tmp_path: Path, ending: str) -> None:
+    """A file that is loaded already is passed over without a commit; its commit names it."""
+    path = ratings(tmp_path / f"ratings.{ending}", range(100))
+    (record,) = load(alone, path)
+    assert (record.source, record.total("accepted")) == (f"file:{path}", 100)
+    assert load(alone, path) == []
+    assert_verified(alone)
+
+
+def test_a_file_that_changed_is_read_from_its_start(alone: Settings, tmp_path: Path) -> None:
+    """What it held before is dropped as duplicates, what is new is added, and both versions reconcile."""
+    path = tmp_path / "ratings.csv"
+    load(alone, ratings(path, range(100)))
+    (record,) = load(alone, ratings(path, range(50, 130)))
+    assert (record.total("duplicates"), record.total("accepted")) == (50, 30)
+    assert_verified(alone)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "ndjson"])
+def test_loading_goes_on_at_the_checkpoint(
+    alone: Settings, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after any number of commits, with other limits too, each row is read once (`nothing-lost`)."""
+    monkeypatch.setattr("pipelines.emit.rows._CHUNK_ROWS", 30)
+    monkeypatch.setattr("pipelines.emit.rows._CSV_BLOCK_BYTES", 300)
+    path = ratings(tmp_path / f"ratings.{ending}", range(200))
+    small = alone.model_copy(update={"ingest": IngestSettings(max_batch_records=7)})
+    with open_ingest_from(open_file(path, OTC, small), small) as ingest:
+        drain(ingest, lambda _: None, max_batches=2)
+    monkeypatch.setattr("pipelines.emit.rows._CHUNK_ROWS", 47)
+    load(alone, path)
+    assert query(alone, 'SELECT sum("read"), sum(accepted), sum(duplicates) FROM commits') == [(200, 200, 0)]
+    assert query(alone, 'SELECT list("offset" ORDER BY "offset") FROM events') == [(list(range(200)),)]
+    assert_verified(alone)
+
+
+def test_rows_that_are_no_events_are_dead_letters(alone: Settings, tmp_path: Path) -> None:
+    """With the row as JSON, its place and a reason; their neighbours land (`not-blocked`)."""
+    path = tmp_path / "ratings.csv"
+    path.write_text('from,to,feature,time\n1,,5,1400000000\n1,ann,5,soon\n1,bob,5,1400000000\n1,"h""u",5,99999999999\n')
+    (record,) = load(alone, path)
+    assert (record.total("accepted"), record.total("dead_letters")) == (1, 3)
+    rows = query(alone, 'SELECT "offset", reason, detail, value, "key" FROM dead_letters ORDER BY "offset"')
+    assert [(place, reason) for place, reason, *_ in rows] == [
+        (0, "missing_user_id"),
+        (1, "undecodable"),
+        (3, "timestamp_too_late"),
+    ]
+    assert rows[1][2] == "row 2, column 'time': 'soon' is not a time in s."
+    assert json.loads(rows[2][3]) == {"from": "1", "to": 'h"u', "feature": "5", "time": "99999999999"}
+    assert rows[2][4] == b'h"u'
+    assert_verified(alone)
+
+
+def test_two_processes_load_files_at_once(alone: Settings, tmp_path: Path) -> None:
+    """Each event counts once, whichever of two files that overlap is ahead (`once`)."""
+    paths = [ratings(tmp_path / f"{n}.parquet", range(n * 500, n * 500 + 1000)) for n in range(3)]
+    code = (
+        "import sys; from pathlib import Path; from tests.test_backfill import OTC, load\n"
+        "from pipelines.settings import IngestSettings, Settings\n"
+        "import pipelines.emit.rows; pipelines.emit.rows._CHUNK_ROWS = 50\n"
+        "load(Settings(data_dir=Path(sys.argv[1]), ingest=IngestSettings(max_batch_records=100)), Path(sys.argv[2]))"
+    )
+    commands = [[sys.executable, "-c", code, str(alone.data_dir), str(path)] for path in paths]
+    loading = [subprocess.Popen(command, cwd=REPOSITORY, env=dict(os.environ)) for command in commands]
+    assert [process.wait(120) for process in loading] == [0, 0, 0]
+    assert query(alone, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(2000, 2000)]
+    assert query(alone, 'SELECT sum("read") FROM commits') == [(3000,)]
+    assert_verified(alone)
+
+
+def test_history_and_the_bus_share_a_lake(settings: Settings, tmp_path: Path) -> None:
+    """Each has its own checkpoints; a view of the lake does not tell them apart."""
+    send(settings, valid_records(range(50)))
+    load(settings, ratings(tmp_path / "ratings.csv", range(20)))
+    drain_all(settings)
+    before = contents(settings)
+    assert len(before["events"]) == 70
+    assert load(settings, tmp_path / "ratings.csv") == drain_all(settings) == []
+    assert contents(settings) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "mapping", "found"),
+    [
+        ("absent.csv", OTC, "absent.csv: No such file"),
+        ("ratings.csv", Mapping("whom", "time", "s", "A"), "no column 'whom'; the columns are from, to"),
+        ("ratings.txt", OTC, "the ending is none of"),
+    ],
+)
+def test_mistakes_name_file_and_remedy(
+    alone: Settings, tmp_path: Path, name: str, mapping: Mapping, found: str
+) -> None:
+    """Nothing is committed."""
+    ratings(tmp_path / "ratings.csv", range(5))
+    (tmp_path / "ratings.txt").write_text("x")
+    with pytest.raises(UsageError, match=found):
+        load(alone, tmp_path / name, mapping)
+    create_lake(alone.lake_dir)
+    assert query(alone, "SELECT count(*) FROM commits") == [(0,)]
+
+
+def test_a_wrong_mapping_stops_instead_of_filling_the_dead_letters(alone: Settings, tmp_path: Path) -> None:
+    """When most rows are no events, the mapping is wrong and not the rows."""
+    path = ratings(tmp_path / "ratings.csv", range(6_000))
+    with pytest.raises(RejectedError, match="100% of 6000 records"):
+        load(alone, path, Mapping("to", "feature", "iso", "UserRated"))
+    assert query(alone, "SELECT count(*) FROM dead_letters") == [(0,)]
