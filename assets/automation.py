@@ -7,6 +7,7 @@ import dagster as dg
 from pyarrow.compute import field
 from pyarrow.dataset import dataset
 
+from assets.history import history
 from assets.lake import compacted_files, events
 from assets.resources import Karmalake
 from assets.scores import user_days
@@ -16,7 +17,7 @@ _MOST_EVENTS_A_TICK = 200
 
 refresh = dg.define_asset_job(
     "refresh",
-    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(user_days, compacted_files),
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(history, user_days, compacted_files),
     description="From the bus to Redis: drain, derive, publish, check.",
 )
 days = dg.define_asset_job("days", selection=dg.AssetSelection.assets(user_days))

@@ -14,13 +14,16 @@ import dagster as dg
 import pytest
 import redis
 
-from assets import automation, checks, lake, scores
+from assets import automation, checks, history, lake, scores
 from assets.definitions import build_defs
 from assets.resources import Karmalake
 from pipelines.drain import drain, open_ingest
 from pipelines.emit.producer import produce_records
 from pipelines.emit.simulator import Planted, simulate
 from pipelines.emit.topics import ensure_topic
+from pipelines.errors import UsageError
+from pipelines.lake.history import take_snapshot
+from pipelines.lake.tables import create_lake
 from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
 
@@ -132,6 +135,31 @@ def test_a_range_of_days_is_one_run_that_derives_once(
     warehouse_made = settings.warehouse_path.stat().st_mtime_ns
     materialize(karmalake, instance, [scores.user_days], tags=tags)
     assert settings.warehouse_path.stat().st_mtime_ns == warehouse_made
+
+
+def test_days_of_history_are_runs_of_their_own(
+    karmalake: Karmalake, settings: Settings, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """Each run loads its day's file into the lake, once; a day without a file says which one is missing."""
+    for number, day in enumerate(("2024-05-01", "2024-05-02")):
+        (tmp_path / f"{day}.csv").write_text(f"who,at,stars\nann,{day}T10:00:00Z,{number}\nbob,{day}T11:00:00Z,5\n")
+    config = {
+        "path": f"{tmp_path}/{{day}}.csv",
+        "user_id": "who",
+        "time": "at",
+        "action_type": "DriverRated",
+        "metadata": {"rating": "stars"},
+    }
+    run_config = {"ops": {"history": {"config": config}}}
+
+    def accepted(day: str) -> int:
+        options = {"partition_key": day, "run_config": run_config}
+        return metadata(materialize(karmalake, instance, [history.history], **options), history.history)["accepted"]
+
+    assert [accepted(day) for day in ("2024-05-01", "2024-05-02", "2024-05-01")] == [2, 2, 0]
+    with pytest.raises(UsageError, match=r"2024-05-03\.csv: No such file"):
+        accepted("2024-05-03")
+    assert len(take_snapshot(create_lake(settings.lake_dir)).checkpoints) == 2
 
 
 @pytest.mark.usefixtures("planted")
