@@ -12,7 +12,7 @@ import polars as pl
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import is_lake, open_lake
 from pipelines.reputation.activation import activated
-from pipelines.reputation.derive import Derived, Draft, open_draft
+from pipelines.reputation.derive import Derived, Draft, Engine, in_duckdb, open_draft
 from pipelines.reputation.documents import documents
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
@@ -35,11 +35,14 @@ def refresh_warehouse(settings: Settings) -> Derived:
     return derived
 
 
-def rebuild_warehouse(settings: Settings, as_of: datetime | None = None) -> Derived:
-    """Compute the warehouse from nothing, as of now unless told otherwise. Raises like `refresh_warehouse`."""
+def rebuild_warehouse(settings: Settings, as_of: datetime | None = None, engine: Engine = in_duckdb) -> Derived:
+    """Compute the warehouse from nothing, as of now unless told otherwise.
+
+    Raises like `refresh_warehouse`, and like `engine`.
+    """
     with open_draft(settings.warehouse_path) as draft:
         lake = open_lake(settings.lake_dir)
-        derived = draft.rebuild(take_snapshot(lake), policy_in_force(settings), as_of or datetime.now(UTC))
+        derived = draft.rebuild(take_snapshot(lake), policy_in_force(settings), as_of or datetime.now(UTC), engine)
         draft.publish()
     return derived
 

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -87,13 +87,17 @@ def refresh() -> None:
 
 def rebuild(
     as_of: Annotated[str | None, typer.Option(help="Scores as of this time instead of now, ISO 8601.")] = None,
+    engine: Annotated[
+        Literal["duckdb", "spark"], typer.Option(help="What computes it: Spark for more than one machine holds.")
+    ] = "duckdb",
 ) -> None:
     """Derive warehouse.duckdb from the lake, from nothing. Readers keep theirs until it is whole."""
     from pipelines.refresh import rebuild_warehouse  # noqa: PLC0415
+    from pipelines.reputation.engines import engine_named  # noqa: PLC0415
 
     settings = current_settings()
     with progress("deriving"):
-        derived = rebuild_warehouse(settings, instant(as_of))
+        derived = rebuild_warehouse(settings, instant(as_of), engine_named(engine))
     show_derived(derived)
 
 

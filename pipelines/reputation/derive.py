@@ -6,7 +6,7 @@ step here has to be safe by itself. What the tables are is `tables.py`; opening 
 """
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -34,6 +34,10 @@ from pipelines.reputation.warehouse import stored_info
 _ALWAYS_REFRESHED = 10_000
 _MOST_TOUCHED = 0.2
 """Above this share of the users, and above that number of them, a rebuild costs less than a refresh."""
+
+
+Engine = Callable[[duckdb.DuckDBPyConnection, Snapshot, InForce, datetime], None]
+"""Creates the tables of a draft in which the steps are prepared, as of a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,13 @@ def derive(snapshot: Snapshot, policy: Policy, as_of: datetime, path: Path) -> D
         derived = draft.rebuild(snapshot, policy, as_of)
         draft.publish()
     return derived
+
+
+def in_duckdb(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: InForce, as_of: datetime) -> None:  # noqa: ARG001 - as every engine
+    """Create the tables of a draft from its prepared steps, here and now."""
+    materialize(connection, policy)
+    for name, query in (user_tables(policy) | trends(policy)).items():
+        connection.execute(statement("table", name=name, query=query))
 
 
 def is_kept(path: Path) -> bool:
@@ -111,9 +122,9 @@ class Draft:
             raise UsageError(f"nothing was derived yet for {self.path}: rebuild or refresh first")
         return self._connection
 
-    def rebuild(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> Derived:
-        """Compute everything from a snapshot. Raises UsageError for an as_of without a time zone."""
-        return self._rebuild(snapshot, policy, as_of, "asked for")
+    def rebuild(self, snapshot: Snapshot, policy: Policy, as_of: datetime, engine: Engine = in_duckdb) -> Derived:
+        """Compute everything from a snapshot. Raises UsageError for an as_of without a time zone, and like `engine`."""
+        return self._rebuild(snapshot, policy, as_of, "asked for", engine)
 
     def refresh(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> Derived:
         """Compute what differs from the draft, or from the published warehouse: the same rows as a rebuild gives.
@@ -160,17 +171,16 @@ class Draft:
             self._connection = self._prepared = None
         remove(self._file)
 
-    def _rebuild(self, snapshot: Snapshot, policy: Policy, as_of: datetime, why: str) -> Derived:
+    def _rebuild(
+        self, snapshot: Snapshot, policy: Policy, as_of: datetime, why: str, engine: Engine = in_duckdb
+    ) -> Derived:
         started = time.monotonic()
         self.discard()
         with self._discarded_on_error():
             connection = self._open()
             read_commits(connection, snapshot)
             create_lake_views(connection, snapshot)
-            in_force = prepare(connection, policy, as_of)
-            materialize(connection, in_force)
-            for name, query in (user_tables(in_force) | trends(in_force)).items():
-                connection.execute(statement("table", name=name, query=query))
+            engine(connection, snapshot, prepare(connection, policy, as_of), as_of)
             self._describe(snapshot, policy, as_of)
         derived = self._derived(started, why, 0, None)
         return replace(derived, touched=derived.users)

@@ -37,7 +37,7 @@ def value(name: str, measure: Measure) -> str:
         scale = 10**measure.digits
         numerator, denominator = f"round_{measure.rounding}(({numerator}) * {scale}, {denominator})", str(scale)
     below = "NULL" if measure.below_minimum is None else _number(measure.below_minimum)
-    known = f"CAST({numerator} AS DOUBLE) / CAST({denominator} AS DOUBLE)"
+    known = f"CAST(CAST({numerator} AS HUGEINT) AS DOUBLE) / CAST(CAST({denominator} AS HUGEINT) AS DOUBLE)"
     return f"CASE WHEN {name}_n >= {measure.minimum_count} THEN {known} ELSE CAST({below} AS DOUBLE) END"
 
 

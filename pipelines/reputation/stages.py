@@ -14,7 +14,7 @@ from pipelines.reputation.policy.tables import load_tables
 from pipelines.reputation.sql import statement
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MACROS = (
+MACROS = (
     *("parse_micro", "utc_day", "bucket", "governed", "floor_divide", "wilson"),
     *("round_half_up", "round_half_even", "round_floor", "round_ceiling"),
 )
@@ -37,7 +37,7 @@ def prepare(
     set_moment(connection, as_of)
     in_force = policy.at(as_of)
     load_tables(connection, in_force)
-    for macro in _MACROS:
+    for macro in MACROS:
         connection.execute(statement(f"macro_{macro}"))
     if known_at is not None:
         connection.execute("SET VARIABLE known_at = CAST(? AS BIGINT)", [epoch_us(known_at)])
@@ -110,7 +110,12 @@ def _caps(policy: InForce) -> list[dict[str, str]]:
 
 def materialize(connection: duckdb.DuckDBPyConnection, policy: InForce, only: str = "") -> None:
     """Compute `fact` from the prepared `contribution`; `only` narrows it to some users."""
-    connection.execute(statement("fact", rating_rank=_rating_rank(policy), only=only))
+    connection.execute(fact(policy, only))
+
+
+def fact(policy: InForce, only: str = "") -> str:
+    """Return the statement that computes `fact`."""
+    return statement("fact", rating_rank=_rating_rank(policy), only=only)
 
 
 def _rating_rank(policy: InForce) -> str:

@@ -112,4 +112,8 @@ def units(number: Number, policy: InForce) -> str:
 
 def _in_points(total: str, policy: InForce) -> str:
     """Return a sum of `earned` as the number to show: exact, or a float where points decay."""
-    return f"CAST({total} AS DOUBLE) / 1e{DECAYED_DIGITS}" if policy.decays else exact(total, policy.score_digits)
+    return (
+        f"CAST(CAST({total} AS HUGEINT) AS DOUBLE) / 1e{DECAYED_DIGITS}"
+        if policy.decays
+        else exact(total, policy.score_digits)
+    )

@@ -43,19 +43,23 @@ STAR = pa.schema([("emission_key", pa.int32()), ("value", pa.int64()), ("points"
 
 def load_tables(connection: duckdb.DuckDBPyConnection, policy: InForce) -> None:
     """Fill the temporary tables `role`, `emission` and `star`, and the variables of the policy."""
-    rows = _emissions(policy)
-    stars = [star for row, emission in rows for star in _stars(row, emission)]
-    _fill(connection, "role", pa.Table.from_pylist(_roles(policy), ROLE))
-    _fill(connection, "emission", pa.Table.from_pylist([row for row, _ in rows], EMISSION))
-    _fill(connection, "star", pa.Table.from_pylist(stars, STAR))
+    for name, rows in policy_tables(policy).items():
+        connection.register("arrow_rows", rows)
+        connection.execute(statement("temporary_table", name=name))
+        connection.unregister("arrow_rows")
     for name, value in variables(policy).items():
         connection.execute(f"SET VARIABLE {name} = ?", [value])
 
 
-def _fill(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
-    connection.register("arrow_rows", rows)
-    connection.execute(statement("temporary_table", name=name))
-    connection.unregister("arrow_rows")
+def policy_tables(policy: InForce) -> dict[str, pa.Table]:
+    """Return the rows of `role`, `emission` and `star`."""
+    rows = _emissions(policy)
+    stars = [star for row, emission in rows for star in _stars(row, emission)]
+    return {
+        "role": pa.Table.from_pylist(_roles(policy), ROLE),
+        "emission": pa.Table.from_pylist([row for row, _ in rows], EMISSION),
+        "star": pa.Table.from_pylist(stars, STAR),
+    }
 
 
 def variables(policy: InForce) -> dict[str, Any]:

@@ -1,0 +1,49 @@
+"""The session of Spark that a derivation runs in: its own, or the one that the caller has.
+
+Owns what the derivation needs Spark to be set to. Where it runs and with how much is Spark's own configuration.
+"""
+
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from pyspark.errors import PySparkRuntimeError
+from pyspark.sql import SparkSession
+
+from pipelines.errors import ConfigurationError
+
+_SETTINGS = {
+    "spark.sql.ansi.enabled": "true",  # a number too large is an error, as in DuckDB, not another number
+    "spark.sql.mapKeyDedupPolicy": "LAST_WIN",  # map_concat as in DuckDB: the later map's values
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.sql.session.timeZone": "UTC",
+}
+
+
+@contextmanager
+def open_session() -> Generator[SparkSession]:
+    """Yield a new session within the running Spark of this process, or start Spark and end it afterwards.
+
+    Raises ConfigurationError when Spark does not start.
+    """
+    running = SparkSession.getActiveSession()
+    spark = running or _start()
+    try:
+        session = spark.newSession()
+        for key, value in _SETTINGS.items():
+            session.conf.set(key, value)
+        yield session
+    finally:
+        if running is None:
+            spark.stop()
+
+
+def _start() -> SparkSession:
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    try:
+        return SparkSession.builder.appName("karmalake rebuild").getOrCreate()
+    except PySparkRuntimeError as error:
+        raise ConfigurationError(
+            f"Apache Spark does not start: {error}. It needs Java 17 or newer in the PATH"
+        ) from None

@@ -1,0 +1,116 @@
+"""Our statements in Spark's SQL.
+
+Owns every difference between the dialects: sqlglot carries most of the language, and `_REPLACED` the rest. Macros are
+written out where they are called, as DuckDB does it too; variables of a session are there on both sides.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import sqlglot
+from sqlglot import exp
+
+from pipelines.reputation.sql import statement
+from pipelines.reputation.stages import MACROS
+
+_HUGEINT = exp.DataType.build("DECIMAL(38, 0)", dialect="spark")
+POWER = "power_of_libm"
+"""The power of DuckDB is the C library's; Spark's own differs from it in the last bit of some results."""
+FUNCTIONS = ("hugeint_to_double", "double_to_hugeint")
+"""What the translated statements call besides, by the name of its file: Spark's own casts differ in the last digits."""
+_CALLED_OTHERWISE = {"epoch_us": "unix_micros", "make_timestamptz": "timestamp_micros"}
+
+
+def translate(sql: str) -> str:
+    """Return a statement of ours in Spark's dialect; a temporary table becomes its query."""
+    tree = sqlglot.parse_one(sql, dialect="duckdb").transform(_without_macros)
+    for node in reversed(list(tree.dfs())):  # what is within before what is around it
+        replace = _REPLACED.get(type(node))
+        if replace is not None:
+            node.replace(replace(node))
+    if isinstance(tree, exp.Create) and tree.kind == "TABLE":
+        tree = tree.expression
+    return tree.sql(dialect="spark", comments=False)
+
+
+def _without_macros(node: exp.Expr) -> exp.Expr:
+    """Return the body of one of our macros in the place of a call."""
+    if not isinstance(node, exp.Anonymous) or node.name.lower() not in MACROS:
+        return node
+    parameters, body = _macro(node.name.lower())
+    arguments = dict(zip(parameters, node.expressions, strict=True))
+
+    def filled(part: exp.Expr) -> exp.Expr:
+        given = arguments.get(part.name) if isinstance(part, exp.Column) and not part.table else None
+        return part if given is None else exp.paren(given.copy())
+
+    return exp.paren(body.transform(filled)).transform(_without_macros)
+
+
+@cache
+def _macro(name: str) -> tuple[list[str], exp.Expr]:
+    """Return a macro's parameters and body."""
+    macro = sqlglot.parse_one(statement(f"macro_{name}"), dialect="duckdb")
+    return [parameter.name for parameter in macro.this.expressions], macro.expression
+
+
+def _function(node: exp.Anonymous) -> exp.Expr:
+    name = node.name.lower()
+    if name == "getvariable":
+        return exp.column(node.expressions[0].name, table="session")
+    return exp.func(_CALLED_OTHERWISE[name], *node.expressions) if name in _CALLED_OTHERWISE else node
+
+
+def _select(node: exp.Select) -> exp.Select:
+    """Write `* REPLACE (x AS c)` as `* EXCEPT (c), x AS c`: the order of columns changes, their names do not."""
+    replaced: list[exp.Expr] = []
+    for star in node.find_all(exp.Star):
+        if star.find_ancestor(exp.Select) is node and star.args.get("replace"):
+            aliases = star.args["replace"]
+            star.set("except_", [*(star.args.get("except_") or ()), *(exp.column(alias.alias) for alias in aliases)])
+            star.set("replace", None)
+            replaced += aliases
+    return node.select(*replaced, copy=False) if replaced else node
+
+
+def _matches(node: exp.RegexpFullMatch) -> exp.Expr:
+    """Anchor the pattern: Spark looks for it anywhere, and its `$` would let a line break pass."""
+    pattern = exp.Literal.string(rf"\A(?:{node.expression.name})\z")
+    return exp.RegexpLike(this=node.this, expression=pattern)
+
+
+def _cast(node: exp.Cast) -> exp.Expr:
+    if node.to.this == exp.DType.INT128:
+        if isinstance(node.this, exp.Round):
+            return exp.func("double_to_hugeint", node.this)
+        node.set("to", _HUGEINT.copy())
+    elif node.to.this == exp.DType.DOUBLE and isinstance(node.this, exp.Cast) and node.this.to == _HUGEINT:
+        return exp.func("hugeint_to_double", node.this)
+    return node
+
+
+def _quantile(node: exp.PercentileDisc) -> exp.Expr:
+    """Return the quantile that is a value of its own type; Spark's percentile_disc makes a float of it."""
+    template = "sort_array(collect_list({0}))[CAST(greatest(ceil(count({0}) * {1}), 1) AS INT) - 1]"
+    return sqlglot.parse_one(template.format(node.this.sql("spark"), node.expression.sql("spark")), dialect="spark")
+
+
+def _divided(node: exp.Binary) -> exp.Expr:
+    """Let a division by zero be null, as DuckDB does, and not an error: Spark may divide before it looks whether to."""
+    if not isinstance(node.expression, exp.Literal):
+        node.set("expression", exp.func("nullif", node.expression, exp.Literal.number(0)))
+    return node
+
+
+_REPLACED: dict[type[exp.Expr], Callable[[Any], exp.Expr]] = {
+    exp.Anonymous: _function,
+    exp.Cast: _cast,
+    exp.Div: _divided,
+    exp.IntDiv: _divided,
+    exp.Mod: _divided,
+    exp.PercentileDisc: _quantile,
+    exp.Pow: lambda node: exp.func(POWER, node.this, node.expression),
+    exp.RegexpFullMatch: _matches,
+    exp.Select: _select,
+}

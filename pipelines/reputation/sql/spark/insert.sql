@@ -1,0 +1,2 @@
+INSERT INTO $name BY NAME
+$rows

@@ -1,0 +1,3 @@
+-- The rows that Spark wrote for one table.
+SELECT *
+FROM read_parquet($files)
