@@ -35,6 +35,8 @@ def in_spark(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: 
     Raises ConfigurationError when it cannot start.
     """
     _create_empty(connection, policy)
+    if not snapshot.files.get("events"):
+        return
     (folder,) = one_row(connection.execute("SELECT current_setting('temp_directory')"))
     Path(folder).mkdir(exist_ok=True)
     with open_session() as spark, TemporaryDirectory(dir=folder) as written:
@@ -56,9 +58,7 @@ def _create_empty(connection: duckdb.DuckDBPyConnection, policy: InForce) -> Non
 
 def _prepare(spark: SparkSession, snapshot: Snapshot, policy: InForce, as_of: datetime) -> None:
     """Define every step in a session, and keep `fact`, from which all tables are made."""
-    for name in FUNCTIONS:
-        spark.sql(statement(f"spark/{name}"))
-    spark.udf.register(POWER, math.pow, "double")
+    define_functions(spark)
     for name, value in (variables(policy) | {"as_of": epoch_us(as_of)}).items():
         kind = _TYPES[type(value)]
         spark.sql(f"DECLARE OR REPLACE VARIABLE {name} {kind} DEFAULT CAST(:value AS {kind})", {"value": value})
@@ -69,6 +69,13 @@ def _prepare(spark: SparkSession, snapshot: Snapshot, policy: InForce, as_of: da
         spark.sql(translate(step))
     facts = spark.sql(translate(fact(policy))).persist(StorageLevel.MEMORY_AND_DISK)
     facts.createOrReplaceTempView("fact")
+
+
+def define_functions(spark: SparkSession) -> None:
+    """Define, in a session, what translated statements call."""
+    for name in FUNCTIONS:
+        spark.sql(statement(f"spark/{name}"))
+    spark.udf.register(POWER, math.pow, "double")
 
 
 def _compute(spark: SparkSession, name: str, query: str, folder: str) -> None:

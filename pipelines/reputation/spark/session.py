@@ -19,6 +19,8 @@ _SETTINGS = {
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     "spark.sql.session.timeZone": "UTC",
 }
+_QUIET = {"spark.log.level": "ERROR", "spark.ui.showConsoleProgress": "false"}
+"""Only for a Spark of our own: the command line shows its own progress, and errors come as exceptions too."""
 
 
 @contextmanager
@@ -41,8 +43,9 @@ def open_session() -> Generator[SparkSession]:
 
 def _start() -> SparkSession:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder = SparkSession.builder.appName("karmalake rebuild").config(map=_QUIET)
     try:
-        return SparkSession.builder.appName("karmalake rebuild").getOrCreate()
+        return builder.getOrCreate()
     except PySparkRuntimeError as error:
         raise ConfigurationError(
             f"Apache Spark does not start: {error}. It needs Java 17 or newer in the PATH"

@@ -1,0 +1,172 @@
+"""Spark computes the tables that DuckDB computes, row for row, type for type, by the same statements."""
+
+import random
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+from polars.testing import assert_frame_equal
+from pyspark.sql import SparkSession
+
+from pipelines.errors import ConfigurationError
+from pipelines.lake.tables import Snapshot
+from pipelines.reputation.derive import derive, in_duckdb, open_draft
+from pipelines.reputation.engines import engine_named
+from pipelines.reputation.policy import Policy
+from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.spark.derivation import define_functions
+from pipelines.reputation.spark.translation import translate
+from pipelines.reputation.warehouse import Warehouse
+from tests.reputation.history import AS_OF, DAY, NOW, Event, at, snapshot_of, stored_schema
+from tests.reputation.policies import ACTIONS, EVENTS, policy, versioned
+from tests.reputation.strategies import AMOUNTS, RATINGS
+from tests.reputation.test_incremental import TABLES
+
+pytestmark = pytest.mark.jvm
+
+_LOCAL = {
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+    "spark.log.level": "ERROR",
+    "spark.sql.shuffle.partitions": "2",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+}
+_SHIPPED_EVENTS = (
+    *("UserRated", "ReviewPosted", "TransactionCompleted", "DriverRated") * 8,
+    *("AccountSuspended", "AccountReinstated", "RatingRetracted"),
+    *[*load_policy("stackexchange-2018").versions[0].actions] * 8,
+)
+_EVENTS = (*ACTIONS * 8, *EVENTS)
+_BINARY = {"positive_from": 4, "negative_to": 2}
+_EVERYTHING = {
+    "status": {"suspend": ("Suspended",), "reinstate": ("Reinstated",), "rule": "reset"},
+    "score": {"start": "1", "floor": "-3", "ceiling": "1000000"},
+    "actions": {"Rated": {"half_life_days": "0.5", "penalties_expire_after_days": 7}, "Done": {"half_life_days": 30}},
+    "completion": {"rides": {"actions": ("Rated", "Done"), "by": ("Tipped",), "key": "ride_id"}},
+    "once": {"rater": {"actions": ("Starred", "Many"), "per": "rater_id", "period": "week", "keep": "last"}},
+    "caps": {"daily": {"period": "day", "maximum": "2.5", "counts": "gains", "per": "rater_id"}},
+    "measures": {
+        "rating_average": {"formula": "mean", "digits": 1, "rounding": "half_even"},
+        "bayes": {"formula": "bayesian", "prior_mean": "2.5", "prior_weight": "1.5"},
+        "bound": {"formula": "wilson", **_BINARY},
+        "expected": {"formula": "beta", **_BINARY, "digits": 3, "last": 4},
+        "good": {"formula": "positives", **_BINARY},
+    },
+}
+_HIDING = {
+    "status": {"suspend": ("Suspended",), "reinstate": ("Reinstated",), "rule": "hide", "shown": "0.5"},
+    "caps": {"monthly": {"period": "month", "maximum": "20", "counts": "net", "exempt": ("Done",)}},
+}
+_POLICIES = {
+    **{name: load_policy(name) for name in ("default", "ride-hailing-last-50", "stackexchange-2018")},
+    "everything": policy(**_EVERYTHING),
+    "versions": versioned((at(NOW - 30 * DAY),), "prospective", {"once": _EVERYTHING["once"]}, _HIDING),
+}
+
+
+@pytest.fixture(scope="module")
+def spark() -> Iterator[SparkSession]:
+    """Return a running Spark on two cores: a derivation within this process uses it."""
+    builder = SparkSession.builder.master("local[2]").config(map=_LOCAL)
+    session = builder.getOrCreate()
+    yield session
+    session.stop()
+
+
+def history(action_types: tuple[str, ...], number: int = 4_000) -> list[Event]:
+    """Return random events of some users over 400 days and a day after now; many withdraw or correct another one."""
+    dice = random.Random(number)  # noqa: S311 - the same history every time
+    return [
+        Event(
+            f"e{i}",
+            dice.choice(("", "Zoë", "o'hara", *(f"u{n}" for n in range(40)))),
+            dice.choice((*action_types, "Unknown")),
+            NOW + DAY - int(dice.random() ** 3 * 400 * DAY),
+            {
+                "rating": dice.choice((*RATINGS, "3", "4", "5")),
+                "amount": dice.choice(AMOUNTS),
+                "target_event_id": f"e{dice.randrange(number)}",
+                "rater_id": dice.choice(("rita", "rob", 'r"\\')),
+                "ride_id": f"r{dice.randrange(number // 5)}",
+            },
+        )
+        for i in range(number)
+    ]
+
+
+def snapshot(folder: Path, events: list[Event]) -> Snapshot:
+    """Return a snapshot of two commits, the second one late, in a folder that is named like those of a day."""
+    half = len(events) // 2
+    commits = pa.Table.from_pylist([{"batch_id": "batch", "version": 1}], stored_schema("commits"))
+    return snapshot_of(folder / "event_day=2024-02-29", events[:half], events[half:], commits=commits)
+
+
+def assert_same_tables(path: Path, expected: Path) -> None:
+    with Warehouse(path) as ours, Warehouse(expected) as theirs:
+        for table in TABLES:
+            query = f"FROM {table} ORDER BY ALL"
+            assert_frame_equal(ours.sql(query), theirs.sql(query), check_exact=True)
+            assert ours.sql(f"DESCRIBE {table}").rows() == theirs.sql(f"DESCRIBE {table}").rows()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rules", _POLICIES.values(), ids=_POLICIES)
+def test_same_tables(spark: SparkSession, tmp_path: Path, rules: Policy) -> None:
+    """Suspensions, retractions, corrections, late and future events, bad numbers: every table is DuckDB's."""
+    lake = snapshot(tmp_path, history(_EVENTS if rules.name in ("random", "versioned") else _SHIPPED_EVENTS))
+    derive(lake, rules, AS_OF, tmp_path / "duckdb" / "warehouse.duckdb")
+    with open_draft(tmp_path / "warehouse.duckdb") as draft:
+        rebuilt = draft.rebuild(lake, rules, AS_OF, engine_named("spark"))
+        draft.publish()
+        assert draft.refresh(lake, rules, AS_OF).rebuilt is None  # DuckDB goes on where Spark has ended
+    assert rebuilt.events > 1_000
+    assert rebuilt.counted > 100
+    assert_same_tables(tmp_path / "warehouse.duckdb", tmp_path / "duckdb" / "warehouse.duckdb")
+
+
+@pytest.mark.slow
+def test_same_numbers(spark: SparkSession) -> None:
+    """Casts and powers round as DuckDB's do, beyond what 64 bits hold too; halves, and values just beside them."""
+    dice = random.Random(1)  # noqa: S311 - the same numbers every time
+    signs = (1, -1)
+    whole = [dice.choice(signs) * dice.getrandbits(bits) for bits in range(1, 120) for _ in range(20)]
+    floats = [dice.choice(signs) * (dice.getrandbits(53) / 2 + 0.5) * 10.0 ** dice.randrange(12) for _ in range(1_000)]
+    ages = [-dice.random() * dice.choice((1, 100)) for _ in range(1_000)]
+    for values, kind, query in (
+        (whole, pa.decimal128(38), "SELECT CAST(CAST(v AS HUGEINT) AS DOUBLE) FROM given"),
+        (floats, pa.float64(), "SELECT CAST(CAST(round(v) AS HUGEINT) AS VARCHAR) FROM given"),
+        (ages, pa.float64(), "SELECT pow(2.0, v) FROM given"),
+    ):
+        given = pa.table({"v": pa.array(map(Decimal, values) if kind != pa.float64() else values, kind)})
+        assert in_spark(spark, query, given) == duckdb.sql(query).fetchall()
+
+
+def in_spark(spark: SparkSession, query: str, given: pa.Table) -> list[tuple[object, ...]]:
+    """Return the rows of a query over `given` as Spark has them."""
+    define_functions(spark)
+    spark.createDataFrame(given).coalesce(1).createOrReplaceTempView("given")
+    return [tuple(row) for row in spark.sql(translate(query)).collect()]
+
+
+def test_nothing_happened(tmp_path: Path) -> None:
+    """An empty lake gives empty tables of the same types, and needs no Spark to run."""
+    lake = snapshot_of(tmp_path, version=0)
+    derive(lake, _POLICIES["everything"], AS_OF, tmp_path / "duckdb" / "warehouse.duckdb")
+    with open_draft(tmp_path / "warehouse.duckdb") as draft:
+        draft.rebuild(lake, _POLICIES["everything"], AS_OF, engine_named("spark"))
+        draft.publish()
+    assert_same_tables(tmp_path / "warehouse.duckdb", tmp_path / "duckdb" / "warehouse.duckdb")
+
+
+def test_an_extra_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the extra; DuckDB needs none."""
+    monkeypatch.delitem(sys.modules, "pipelines.reputation.spark.derivation", raising=False)
+    monkeypatch.setitem(sys.modules, "pyspark", None)
+    with pytest.raises(ConfigurationError, match=r"pyspark, which is not installed.*karmalake\[spark\]"):
+        engine_named("spark")
+    assert engine_named("duckdb") is in_duckdb
