@@ -58,14 +58,19 @@ def make_lake(root: Path, events: int, users: int) -> Lake:
 def add_events(lake: Lake, count: int, users: int, from_us: int, step_us: int) -> None:
     """Commit so many more events, one each `step_us` microseconds from `from_us` on."""
     first = _next_offset(lake)
-    values = {"users": users, "first": first, "last": first + count, "from_us": from_us, "step_us": step_us}
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        rows = connection.sql(_EVENTS, params=values).to_arrow_table().cast(_COLUMNS)
+    rows = make_rows(first, count, users, from_us, step_us)
     offsets = OffsetRange(_TOPIC_ID, "events", 0, first, first + count, read=count, accepted=count)
     batch_id = f"measured-{first}"
     record = CommitRecord(batch_id, "benchmark", datetime.now(UTC), (offsets,), **describe_events(rows))
     commit_batch(lake, lake.table("events"), stage_events(lake, rows, batch_id), record)
+
+
+def make_rows(first: int, count: int, users: int, from_us: int, step_us: int) -> pa.Table:
+    """Return the events of so many numbers from `first` on, as EVENT and PLACE columns."""
+    values = {"users": users, "first": first, "last": first + count, "from_us": from_us, "step_us": step_us}
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        return connection.sql(_EVENTS, params=values).to_arrow_table().cast(_COLUMNS)
 
 
 def _next_offset(lake: Lake) -> int:

@@ -63,7 +63,7 @@ def _by_day(events: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     days = np.floor_divide(events["event_time"].cast(pa.int64()).to_numpy(), _DAY_US)
     if not len(days):
         return
-    if days.min() != days.max():
+    if (days[1:] < days[:-1]).any():
         order = np.argsort(days, kind="stable")
         events, days = events.take(pa.array(order)), days[order]
     starts = np.flatnonzero(np.diff(days, prepend=days[0] - 1))

@@ -6,9 +6,9 @@ later one fails and starts again (`atomic`). Ingest beside it goes on: it retrie
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from math import ceil
 from typing import Any
 from uuid import uuid4
@@ -27,8 +27,15 @@ _MAINTENANCE = "maintenance"
 _ATTEMPTS = 20
 _MOST_TIMES = 4
 """A file this much larger than all smaller ones of its day together is left alone."""
-# One user's events side by side, in the order that scores are computed in.
-_SORT_KEYS = [("user_id", "ascending"), ("event_time", "ascending"), ("event_id", "ascending")]
+_SHARE_BYTES = 64 * 1024 * 1024
+"""Compressed, of the files that are merged at a time."""
+# Within a day one user's events side by side, in the order that scores are computed in.
+_SORT_KEYS = [
+    (DAY_COLUMN, "ascending"),
+    ("user_id", "ascending"),
+    ("event_time", "ascending"),
+    ("event_id", "ascending"),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +75,20 @@ def vacuum(lake: Lake, retention_hours: float) -> list[str]:
 
 def _compact_table(lake: Lake, name: str, min_files: int, progress: Callable[[str], None]) -> Compacted:
     days = files_before = files_after = rows = 0
-    for group in _crowded(lake.table(name), min_files):
-        progress(f"{name} {group[0].get(DAY_COLUMN) or ''}".strip())
-        if merged := _merge_files(lake, name, group):
-            days, files_before = days + 1, files_before + len(group)
-            files_after, rows = files_after + 1, rows + merged
+    for groups in _shares(_crowded(lake.table(name), min_files)):
+        progress(f"{name} {groups[0][0][DAY_COLUMN]}".strip())
+        files = [file for group in groups for file in group]
+        if merged := _merge_files(lake, name, files):
+            days, files_before = days + len(groups), files_before + len(files)
+            files_after, rows = files_after + len(groups), rows + merged
     return Compacted(name, days, files_before, files_after, rows)
+
+
+def _shares(groups: list[list[dict[str, Any]]]) -> Iterator[list[list[dict[str, Any]]]]:
+    """Yield as many days at a time as fit into memory well: a commit for each would cost more than the merging."""
+    sizes = accumulate(sum(file["size"] for file in group) for group in groups)
+    shares = groupby(zip(sizes, groups, strict=True), key=lambda pair: pair[0] // _SHARE_BYTES)
+    yield from ([group for _, group in share] for _, share in shares)
 
 
 def _crowded(table: DeltaTable, min_files: int) -> list[list[dict[str, Any]]]:
@@ -104,13 +119,13 @@ def _describe(row: dict[str, Any]) -> dict[str, Any]:
     return {"path": str(row["path"]), DAY_COLUMN: "" if day is None else str(day), "size": int(row["size_bytes"])}
 
 
-def _merge_files(lake: Lake, name: str, group: list[dict[str, Any]]) -> int:
-    """Replace the files of `group` by one, unless somebody else has replaced them already; return its rows."""
+def _merge_files(lake: Lake, name: str, files: list[dict[str, Any]]) -> int:
+    """Replace files by one for each day, unless somebody else has replaced one of them already; return the rows."""
     root = lake.root / name
-    paths = {file["path"] for file in group}
+    paths = {file["path"] for file in files}
     rows = pa.concat_tables(read_file(root / path) for path in sorted(paths))
     if name == "events":
-        added = write_days(root, rows.sort_by(_SORT_KEYS), uuid4().hex, data_change=False)
+        added = write_days(root, _sorted(rows), uuid4().hex, data_change=False)
     else:
         added = write_file(root, rows, uuid4().hex, data_change=False)
     for _ in range(_ATTEMPTS):
@@ -118,24 +133,31 @@ def _merge_files(lake: Lake, name: str, group: list[dict[str, Any]]) -> int:
         if not paths <= {str(row["path"]) for row in pa.table(table.get_add_actions(flatten=True)).to_pylist()}:
             return 0
         try:
-            _replace(table, group, added)
+            _replace(table, files, added)
         except CommitFailedError:
             continue
         make_durable([root / "_delta_log" / f"{table.version() + 1:020}.json"])
         return len(rows)
     raise TransientError(
-        f"others kept committing to {root}, so the compaction of {len(group)} of its files was given up: no row has "
+        f"others kept committing to {root}, so the compaction of {len(files)} of its files was given up: no row has "
         "changed; run it again"
     )
 
 
-def _replace(table: DeltaTable, group: list[dict[str, Any]], added: list[AddAction]) -> None:
+def _sorted(events: pa.Table) -> pa.Table:
+    days = events["event_time"].cast(pa.date32())
+    return events.append_column(DAY_COLUMN, days).sort_by(_SORT_KEYS).drop_columns(DAY_COLUMN)
+
+
+def _replace(table: DeltaTable, files: list[dict[str, Any]], added: list[AddAction]) -> None:
     now = int(time.time() * 1000)
     removed = [
         RemoveAction(
-            file["path"], data_change=False, deletion_timestamp=now, partition_values=dict(action.partition_values)
+            file["path"],
+            data_change=False,
+            deletion_timestamp=now,
+            partition_values={DAY_COLUMN: file[DAY_COLUMN]} if file[DAY_COLUMN] else {},
         )
-        for action in added
-        for file in group
+        for file in files
     ]
     publish(table, [*removed, *added], {_MAINTENANCE: table.version() + 1})

@@ -1,0 +1,79 @@
+"""The same history through the bus (emit, then drain) and by backfill from a file, in one run; and each part alone."""
+
+import time
+from itertools import islice
+from pathlib import Path
+
+import duckdb
+
+from benchmarks.report import keep
+from pipelines.backfill import backfill
+from pipelines.drain import drain, open_ingest
+from pipelines.emit.files import Mapping, read_events
+from pipelines.emit.producer import produce
+from pipelines.emit.topics import ensure_topic
+from pipelines.local.services import start, stop, with_local_endpoints
+from pipelines.settings import Settings
+
+ROWS = 2_000_000
+_MAPPING = Mapping("user_id", "at", "iso", None, "action", (("rating", "rating"), ("rater_id", "rater")), "id")
+_HISTORY = """
+COPY (
+    SELECT
+        md5(i::VARCHAR) AS id,
+        'user-' || hash(i * 7) % 200000 AS user_id,
+        'DriverRated' AS action,
+        strftime(make_timestamp(1760000000000000 + i * 80000), '%Y-%m-%dT%H:%M:%S.%fZ') AS at,
+        1 + hash(i) % 5 AS rating,
+        'user-' || hash(i * 13) % 200000 AS rater
+    FROM range($rows) AS numbers(i)
+)
+TO '{path}'
+"""
+
+
+def run(folder: Path) -> None:
+    """Load one history of a single day by every way."""
+    files = {ending: folder / f"history.{ending}" for ending in ("parquet", "csv", "ndjson")}
+    with duckdb.connect() as connection:
+        for path in files.values():
+            form = " (FORMAT json)" if path.suffix == ".ndjson" else ""
+            connection.execute(_HISTORY.format(path=path) + form, {"rows": ROWS})
+    _by_file(folder / "first", _first_rows(files["csv"]))  # loads the compiled loops
+    emitted, drained = _by_bus(folder / "bus", files["parquet"])
+    bus = emitted + drained
+    rows = [("bus: emit and drain", bus, round(ROWS / bus), 1.0, None)]
+    rows += [("bus: drain alone", drained, round(ROWS / drained), bus / drained, 1.0)]
+    for ending, path in files.items():
+        seconds = _by_file(folder / ending, path)
+        rows.append((f"backfill, {ending}", seconds, round(ROWS / seconds), bus / seconds, drained / seconds))
+    keep("backfill", ("way", "seconds", "events/s", "times the bus", "times drain alone"), rows, events=ROWS)
+
+
+def _by_bus(folder: Path, path: Path) -> tuple[float, float]:
+    bare = Settings(data_dir=folder)
+    start(bare)
+    try:
+        settings = with_local_endpoints(bare)
+        ensure_topic(settings.kafka)
+        begun = time.monotonic()
+        produce(settings.kafka, read_events(path, _MAPPING))
+        emitted = time.monotonic()
+        with open_ingest(settings) as ingest:
+            drain(ingest, lambda _: None)
+        return emitted - begun, time.monotonic() - emitted
+    finally:
+        stop(bare)
+
+
+def _by_file(folder: Path, path: Path) -> float:
+    begun = time.monotonic()
+    backfill(Settings(data_dir=folder), path, _MAPPING, lambda _: None)
+    return time.monotonic() - begun
+
+
+def _first_rows(path: Path) -> Path:
+    first = path.with_name(f"first-rows{path.suffix}")
+    with path.open() as rows:
+        first.write_text("".join(islice(rows, 1_000)))
+    return first

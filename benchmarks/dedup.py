@@ -1,0 +1,85 @@
+"""What a batch costs the dedup index as it grows, and how long the worst batch waits while runs are merged.
+
+Ids are random 128-bit digests, as SipHash gives them. A batch is told apart and added, durably, as ingest does it.
+"""
+
+import statistics
+import time
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.report import keep
+from pipelines.contract.digest import Digests
+from pipelines.contract.schema import EVENT
+from pipelines.lake.index import DedupIndex, open_index
+from pipelines.lake.tables import create_lake
+
+SIZES = (1_000_000, 10_000_000, 100_000_000, 300_000_000)
+_GROWTH = 5_000_000
+_SMALL, _LARGE = 5_000, 500_000
+_BATCHES = 40
+_WORDS = np.random.default_rng(1)
+_COLUMNS = (
+    "ids",
+    "runs",
+    "gigabytes",
+    "batch of 5,000 ms",
+    "worst ms",
+    "against 1 million",
+    "ids/s of 500,000",
+    "worst s",
+)
+
+
+def run(folder: Path) -> None:
+    """Grow one index through all sizes."""
+    lake = create_lake(folder / "lake")
+    batches = count()
+    rows: list[tuple[object, ...]] = []
+    with closing(open_index(folder / "index", lake, lake.table("events"))) as index:
+        _batch(index, _SMALL, next(batches))  # loads the compiled loops
+        for size in SIZES:
+            while (missing := size - sum(map(len, index.runs.runs))) > 0:
+                index.extend(_random_digests(min(_GROWTH, missing)), 0)
+            small = [_batch(index, _SMALL, next(batches)) for _ in range(_BATCHES)]
+            large = [_batch(index, _LARGE, next(batches)) for _ in range(_BATCHES // 4)]
+            ids = sum(map(len, index.runs.runs))
+            gigabytes = sum(run.words.nbytes for run in index.runs.runs) / 1e9
+            usual = statistics.median(small) * 1000
+            first = rows[0][3] if rows else usual
+            assert isinstance(first, float)  # noqa: S101 - tells the type checker
+            speed = round(_LARGE / statistics.median(large))
+            rows.append(
+                (ids, len(index.runs.runs), gigabytes, usual, max(small) * 1000, usual / first, speed, max(large))
+            )
+    keep("dedup", _COLUMNS, rows)
+
+
+def _batch(index: DedupIndex, size: int, number: int) -> float:
+    """Return the seconds that a batch of new ids takes."""
+    events = _events(size, number)
+    started = time.perf_counter()
+    verdicts = index.classify(events)
+    index.extend(verdicts.new, 0)
+    return time.perf_counter() - started
+
+
+def _events(size: int, number: int) -> pa.Table:
+    ids = [f"{number}-{n}" for n in range(size)]
+    rows = {
+        "event_id": ids,
+        "user_id": pa.repeat("a-user", size),
+        "action_type": pa.repeat("DriverRated", size),
+        "event_time": pa.array(np.arange(size)).cast(EVENT.field("event_time").type),
+        "metadata": pa.array([[("rating", "5")]] * size, EVENT.field("metadata").type),
+    }
+    return pa.table(rows, schema=EVENT)
+
+
+def _random_digests(size: int) -> Digests:
+    high, low, payload = _WORDS.integers(0, 2**64, (3, size), np.uint64, endpoint=False)
+    return Digests(np.sort(high), low, payload)

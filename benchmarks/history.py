@@ -1,0 +1,124 @@
+"""What grows with the history, and what does not: memory of ingest, rebuilds, queries, bytes; to 100 million events.
+
+One lake that grows; at each size it is compacted, drained into from the embedded broker by a process of its own whose
+memory is watched, rebuilt, and queried as the notebooks do. Beside a rebuild stands what DuckDB needs to read the
+columns that scores depend on and to group them by user and day; memory is what the process holds for itself
+(anonymous pages): the index is mapped files, which the system keeps as long as it has room.
+"""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from os import environ
+from pathlib import Path
+from shutil import rmtree
+
+import duckdb
+
+from benchmarks.lakes import AS_OF, make_lake, make_rows
+from benchmarks.report import keep
+from pipelines.contract.encode import encode
+from pipelines.contract.schema import EVENT
+from pipelines.emit.producer import produce
+from pipelines.emit.topics import ensure_topic
+from pipelines.lake.history import take_snapshot
+from pipelines.lake.index import open_index
+from pipelines.lake.tables import Lake
+from pipelines.lake.upkeep import compact, vacuum
+from pipelines.local.services import start, stop, with_local_endpoints
+from pipelines.reputation.derive import open_draft
+from pipelines.reputation.lake_views import create_lake_views
+from pipelines.reputation.policy_file import load_policy
+from pipelines.settings import Settings
+
+SIZES = ((1_000_000, 50_000), (10_000_000, 500_000), (100_000_000, 1_000_000))
+_DRAINED, _SENT = 1_000_000, 50_000
+_FLOOR = """
+SELECT user_id, event_time::DATE, action_type, count(*), sum(metadata['rating']::DOUBLE)
+FROM events
+GROUP BY ALL
+"""
+_QUERIES = {
+    "events a day": "SELECT event_time::DATE AS day, action_type, count(*) FROM events GROUP BY ALL",
+    "one user": "SELECT * FROM events WHERE user_id = 'user-4711' ORDER BY event_time",
+}
+_MEMORY = re.compile(r"RssAnon:\s+(\d+) kB")
+
+
+def run(folder: Path) -> None:
+    """Let one lake grow through all sizes."""
+    bare = Settings(data_dir=folder / "data")
+    start(bare)
+    try:
+        settings = with_local_endpoints(bare)
+        ensure_topic(settings.kafka)
+        rows = [_of_size(settings, number, *size) for number, size in enumerate(SIZES)]
+        keep("history", list(rows[0]), [list(row.values()) for row in rows], record_bytes=_record_bytes())
+    finally:
+        stop(bare)
+
+
+def _of_size(settings: Settings, number: int, events: int, users: int) -> dict[str, int | float]:
+    lake = make_lake(settings.lake_dir, events, users)
+    row: dict[str, int | float] = {"events": events, "users": users}
+    row["compaction s"] = _seconds(lambda: compact(lake, 2))
+    vacuum(lake, 0)
+    size = sum(path.stat().st_size for path in (lake.root / "events").rglob("*.parquet"))
+    row["bytes an event"] = size / lake.table("events").count()
+    row["index rebuild ids/s"] = round(events / _seconds(lambda: _rebuild_index(settings, lake)))
+    row |= _drain(settings, number, users)
+    row |= _queries(lake)
+    with open_draft(settings.warehouse_path) as draft:
+        row["rebuild s"] = _seconds(lambda: draft.rebuild(take_snapshot(lake), load_policy("default"), AS_OF))
+        draft.publish()
+    row["rebuild / floor"] = row["rebuild s"] / row["floor s"]
+    with duckdb.connect(str(settings.warehouse_path), read_only=True) as connection:
+        row["trends s"] = _seconds(lambda: connection.execute("FROM trends_daily").fetchall())
+    return row
+
+
+def _rebuild_index(settings: Settings, lake: Lake) -> None:
+    rmtree(settings.index_dir, ignore_errors=True)
+    with closing(open_index(settings.index_dir, lake, lake.table("events"))):
+        pass
+
+
+def _drain(settings: Settings, number: int, users: int) -> dict[str, int | float]:
+    """Drain new events in a process of its own; return its speed and the most memory that it held."""
+    rows = make_rows(10**12 + number * _DRAINED, _DRAINED, users, int(AS_OF.timestamp()) * 1_000_000, 1)
+    produce(settings.kafka, (rows.slice(first, _SENT).select(EVENT.names) for first in range(0, _DRAINED, _SENT)))
+    environment = environ | {"KARMALAKE_DATA_DIR": str(settings.data_dir)}
+    begun, most = time.monotonic(), 0
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()", "drain"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        status = Path(f"/proc/{process.pid}/status")
+        while process.poll() is None:
+            held = _MEMORY.search(status.read_text())
+            most = max(most, int(held[1]) if held else 0)
+            time.sleep(0.01)
+    seconds = time.monotonic() - begun
+    return {"drain events/s": round(_DRAINED / seconds), "drain MB": round(most / 1024)}
+
+
+def _queries(lake: Lake) -> dict[str, int | float]:
+    with duckdb.connect() as connection:
+        create_lake_views(connection, take_snapshot(lake))
+        connection.execute("SET TimeZone = 'UTC'")
+        floor = {"floor s": _seconds(lambda: connection.execute(f"CREATE TEMP TABLE grouped AS {_FLOOR}"))}
+        return floor | {
+            f"{name} s": _seconds(lambda sql=sql: connection.execute(sql).fetchall()) for name, sql in _QUERIES.items()
+        }
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = time.monotonic()
+    work()
+    return time.monotonic() - begun
+
+
+def _record_bytes() -> float:
+    rows = make_rows(0, 10_000, 1_000_000, 0, 1).select(EVENT.names)
+    return sum(map(len, encode(rows).to_pylist())) / len(rows)
