@@ -127,6 +127,19 @@ class RelaySettings(_Section):
     """postgresql://, mysql://, mariadb:// or sqlite:/// address of the service's database; may hold a password."""
 
 
+class NotifySettings(_Section):
+    """The notifications branch: `karmalake notify`."""
+
+    rules: Path | None = None
+    """The TOML file that says who is told what, as docs/notifications.md has it."""
+    group_id: str = "karmalake.notify"
+    """Consumer groups are named `{group_id}.{destination}`: their offsets are the checkpoints of this branch."""
+    max_in_flight: int = Field(default=1_000, ge=1)
+    """Notifications in memory at most, divided equally among the destinations; bounds what a crash repeats."""
+    stop_seconds: float = Field(default=10.0, ge=0)
+    """How long an ending notifier waits for requests under way; what is unanswered then is delivered again."""
+
+
 class ContractSettings(_Section):
     """Bounds of a valid event; what is outside becomes a dead letter."""
 
@@ -193,6 +206,7 @@ class Settings(_Section):
     kafka: KafkaSettings = KafkaSettings()
     redis: RedisSettings = RedisSettings()
     relay: RelaySettings = RelaySettings()
+    notify: NotifySettings = NotifySettings()
     contract: ContractSettings = ContractSettings()
     ingest: IngestSettings = IngestSettings()
     lake: LakeSettings = LakeSettings()

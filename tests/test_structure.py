@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY
 _PIPELINES = REPOSITORY / "pipelines"
 # In the order of an event's way, as in ARCHITECTURE.md.
 _STAGES = ("contract", "emit", "ingest", "lake", "local", "notify", "reputation", "serving")
-_BELOW_ALL = {"errors", "settings"}
+_BELOW_ALL = {"errors", "settings", "toml_lines"}
 _MODULES = sorted(_PIPELINES.rglob("*.py"))
 
 
@@ -75,6 +75,13 @@ def test_errors_and_settings_stand_below_all() -> None:
     """What every stage may import imports no stage."""
     assert _parts_of_pipelines(_PIPELINES / "errors.py") == set()
     assert _parts_of_pipelines(_PIPELINES / "settings.py") == {"errors"}
+    assert _parts_of_pipelines(_PIPELINES / "toml_lines.py") == set()
+
+
+def test_notifications_know_only_the_contract_and_the_bus() -> None:
+    """A branch of the fan-out stands beside ingest: nothing of the lake or the scores can hold it up (`isolated`)."""
+    known = _BELOW_ALL | {"contract", "emit", "notify"}
+    assert set().union(*(_parts_of_pipelines(path) for path in _MODULES if _part(path) == "notify")) <= known
 
 
 def test_only_the_command_line_imports_the_command_line() -> None:

@@ -2,7 +2,7 @@
 
 import typer
 
-from pipelines.cli import bus, demo, explain, files, flow, local, look, policy, relay
+from pipelines.cli import bus, demo, explain, files, flow, local, look, notify, policy, relay
 
 app = typer.Typer(
     name="karmalake",
@@ -25,6 +25,7 @@ app.add_typer(bus.topics, name="topics", rich_help_panel="Bus")
 app.command(rich_help_panel="Bus")(bus.simulate)
 app.command(rich_help_panel="Bus")(files.emit)
 app.command(rich_help_panel="Bus")(relay.relay)
+app.command(rich_help_panel="Bus")(notify.notify)
 app.command(rich_help_panel="Bus")(bus.lag)
 app.command(rich_help_panel="Lake and scores")(flow.drain)
 app.command(rich_help_panel="Lake and scores")(flow.stream)

@@ -1,0 +1,63 @@
+"""The command of the notifications branch: notify."""
+
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.cli.options import current_settings
+from pipelines.cli.output import say, warn
+from pipelines.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pipelines.errors import TransientError
+    from pipelines.notify.branch import Tally
+
+
+def notify(
+    rules: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Who is told what; else the setting notify.rules.")
+    ] = None,
+    check: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--check", help="Only say whether the rule file and its secrets are right.")
+    ] = False,
+) -> None:
+    """Tell webhooks and Redis streams of events, by the rules of a file, for ever.
+
+    Several notifiers share the topic partitions. SIGTERM or Ctrl-C ends it; killing it loses nothing.
+    """
+    from pipelines.notify.rule_file import load_rules  # noqa: PLC0415
+    from pipelines.notify.run import notify as run  # noqa: PLC0415
+    from pipelines.notify.run import plans  # noqa: PLC0415
+    from pipelines.serving.client import connect  # noqa: PLC0415
+
+    settings = current_settings()
+    path = rules or settings.notify.rules
+    if path is None:
+        raise ConfigurationError("no rule file is named: give --rules FILE, or set KARMALAKE_NOTIFY_RULES")
+    planned = plans(load_rules(path), settings.notify.max_in_flight, lambda: connect(settings.redis))
+    names = ", ".join(plan.name for plan in planned)
+    if check:
+        say(f"{path} is right: it tells {names}")
+        return
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stopping.set())
+    say(f"telling {names} of {settings.kafka.topic}; Ctrl-C ends it")
+    run(settings, planned, stopping, _say_done, _warn_of_outage)
+    say("ended; what was not delivered is delivered next time")
+
+
+def _say_done(destination: str, done: "Tally") -> None:
+    parts = [f"{done.delivered:,} delivered"]
+    if done.malformed:
+        parts.append(f"{done.malformed:,} records that are no events skipped")
+    say(f"{destination}: {', '.join(parts)}")
+    if done.dead_letters:
+        warn(f"{destination}: {done.dead_letters:,} became dead letters, the last because of: {done.reason}")
+
+
+def _warn_of_outage(destination: str, error: "TransientError") -> None:
+    warn(f"{destination}: {error}; nothing is lost, trying again")

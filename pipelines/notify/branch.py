@@ -1,0 +1,222 @@
+"""One destination: read the topic, deliver, move the checkpoint. The whole protocol stands in `_turn`.
+
+Every destination is a consumer group of its own, `{group_id}.{destination}`: its offsets are its checkpoint, and
+Kafka's group protocol divides the topic partitions among notifiers. So a destination that hangs stops reading when
+its share of what may be in flight is used up, for as long as it hangs, and no other notices (`isolated`).
+
+A checkpoint is committed behind what was taken or is a dead letter, in order. A crash at any step delivers what lies
+above it again, under the same idempotency key; so does a topic partition that goes to another notifier. Nothing is
+missed, a user's notifications first arrive in order, and the receiver drops the copies by their key.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from kafka import errors as kafka_errors
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.structs import OffsetAndMetadata, TopicPartition
+
+from pipelines.emit.clients import consumer, translated
+from pipelines.emit.producer import Delivery as Sending
+from pipelines.emit.producer import delivering
+from pipelines.errors import TransientError
+from pipelines.notify.answers import Notification, Transport, Verdict
+from pipelines.notify.dead_letters import bury, dead_letters_of
+from pipelines.notify.events import understand
+from pipelines.notify.lanes import Delivery, Lanes
+from pipelines.notify.progress import Progress
+from pipelines.notify.rules import Destination, Rule
+from pipelines.notify.template import Event, fill
+from pipelines.settings import Settings
+
+_POLL_MS = 500
+_BUSY_POLL_MS = 20
+_COMMIT_SECONDS = 0.5
+_RETRY_SECONDS = 2.0
+_SESSION_MS = 10_000
+"""After so long without a sign of life a notifier's topic partitions go to the others."""
+_MOVED: tuple[type[Exception], ...] = (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was done since the last report."""
+
+    delivered: int = 0
+    dead_letters: int = 0
+    malformed: int = 0
+    """Records that are no events."""
+    reason: str = ""
+    """Of the last dead letter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a destination is, and how it is reached."""
+
+    name: str
+    destination: Destination
+    rules: tuple[Rule, ...]
+    most_in_flight: int
+    open_transport: Callable[[], Transport]
+
+    def notification(self, event: Event) -> Notification | None:
+        """Return what is told of an event: by the first rule that speaks of it."""
+        rule = next((rule for rule in self.rules if rule.speaks_of(event)), None)
+        return rule and Notification(event, rule.name, fill(rule.text, event))
+
+
+Report = Callable[[str, Tally], None]
+ReportOutage = Callable[[str, TransientError], None]
+
+
+def serve(
+    plan: Plan, settings: Settings, stopping: threading.Event, report: Report, report_outage: ReportOutage
+) -> None:
+    """Deliver until `stopping` is set.
+
+    A broker that does not answer only delays: `report_outage` hears of it. Raises ConfigurationError for what another
+    try cannot mend.
+    """
+    while not stopping.is_set():
+        try:
+            with _opened(plan, settings) as branch:
+                while not stopping.is_set():
+                    _turn(branch, report)
+        except TransientError as error:
+            report_outage(plan.name, error)
+            stopping.wait(_RETRY_SECONDS)
+
+
+@dataclass(slots=True)
+class _Branch:
+    plan: Plan
+    settings: Settings
+    reader: Any
+    dead_letters: Sending
+    lanes: Lanes
+    progress: Progress = field(default_factory=Progress)
+    tally: Tally = field(default_factory=Tally)
+    committed_at: float = 0.0
+
+
+def _turn(branch: _Branch, report: Report) -> None:
+    with translated(branch.settings.kafka, f"notifying {branch.plan.name}"):
+        deliveries = _read(branch)
+    for delivery in deliveries:
+        branch.lanes.hand(delivery)
+    _settle(branch, wait_seconds=0.0 if deliveries else _BUSY_POLL_MS / 1000)
+    if monotonic() - branch.committed_at >= _COMMIT_SECONDS:
+        _commit(branch)
+        if branch.tally != Tally():
+            report(branch.plan.name, branch.tally)
+            branch.tally = Tally()
+
+
+def _read(branch: _Branch) -> list[Delivery]:
+    """Poll as much as there is room for, and note it in the progress; a full branch polls for its heartbeat only."""
+    room = branch.plan.most_in_flight - branch.lanes.in_flight
+    if room > 0:
+        branch.reader.resume(*branch.reader.paused())
+        wait_ms = _BUSY_POLL_MS if branch.lanes.in_flight else _POLL_MS
+    else:
+        branch.reader.pause(*branch.reader.assignment())
+        wait_ms = 0
+    polled = branch.reader.poll(wait_ms, max_records=max(1, room))
+    deliveries = _deliveries(branch, [record for records in polled.values() for record in records])
+    for place in branch.reader.assignment():
+        ours = [delivery for delivery in deliveries if delivery.record.partition == place.partition]
+        branch.progress.read(place.partition, branch.reader.position(place), ours)
+    return deliveries
+
+
+def _deliveries(branch: _Branch, records: Sequence[Any]) -> list[Delivery]:
+    if not records:
+        return []
+    understood = understand(records, branch.settings.contract)
+    branch.tally.malformed += understood.malformed
+    told = ((record, branch.plan.notification(event)) for record, event in understood.events)
+    return [Delivery(record, notification) for record, notification in told if notification]
+
+
+def _settle(branch: _Branch, wait_seconds: float) -> None:
+    """Note what was taken, and what was refused for good once it is a dead letter."""
+    failed: list[tuple[Delivery, str]] = []
+    for delivery, answer in branch.lanes.collect(wait_seconds):
+        if answer.verdict is Verdict.TAKEN:
+            branch.progress.settle(delivery)
+            branch.tally.delivered += 1
+        elif answer.verdict is Verdict.NEVER:
+            failed.append((delivery, answer.reason))
+    if failed:
+        bury(dead_letters_of(branch.settings.kafka), branch.dead_letters, branch.plan.name, failed)
+        for delivery, _ in failed:
+            branch.progress.settle(delivery)
+        branch.tally.dead_letters += len(failed)
+        branch.tally.reason = failed[-1][1]
+
+
+def _commit(branch: _Branch) -> None:
+    """Commit the checkpoints; where the topic partitions are being moved, the next poll learns of it."""
+    branch.committed_at = monotonic()
+    checkpoints = branch.progress.checkpoints()
+    topic = branch.settings.kafka.topic
+    offsets = {TopicPartition(topic, number): OffsetAndMetadata(at, "", -1) for number, at in checkpoints.items()}
+    with (
+        translated(branch.settings.kafka, f"committing the offsets of {branch.plan.name}"),
+        contextlib.suppress(*_MOVED),
+    ):
+        if offsets:
+            branch.reader.commit(offsets)
+            branch.progress.committed(checkpoints)
+
+
+@contextlib.contextmanager
+def _opened(plan: Plan, settings: Settings) -> Generator[_Branch]:
+    """Yield a branch that has joined its group; leaving it settles and commits what was answered in time."""
+    kafka = settings.kafka
+    options = {
+        "group_id": f"{settings.notify.group_id}.{plan.name}",
+        "enable_auto_commit": False,
+        "auto_offset_reset": "latest" if plan.destination.begin == "now" else "earliest",
+        "isolation_level": "read_committed",
+        "session_timeout_ms": _SESSION_MS,
+    }
+    with (
+        translated(kafka, f"notifying {plan.name}"),
+        delivering(dead_letters_of(kafka)) as dead_letters,
+        consumer(kafka, **options) as reader,
+    ):
+        transports = [plan.open_transport() for _ in range(plan.destination.lanes)]
+        branch = _Branch(plan, settings, reader, dead_letters, Lanes(transports, plan.destination.attempts))
+        reader.subscribe([kafka.topic], listener=_Moves(branch))
+        try:
+            yield branch
+        finally:
+            branch.lanes.stop(settings.notify.stop_seconds)
+        _settle(branch, wait_seconds=0.0)
+        _commit(branch)
+
+
+class _Moves(ConsumerRebalanceListener):
+    """Hands topic partitions over with what is settled of them."""
+
+    def __init__(self, branch: _Branch) -> None:
+        self._branch = branch
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Commit while they are still ours."""
+        _settle(self._branch, wait_seconds=0.0)
+        _commit(self._branch)
+        self.on_partitions_lost(revoked)
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Nothing to do: what was committed is where reading begins."""
+
+    def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
+        """Leave them to whoever has them now."""
+        self._branch.progress.leave(place.partition for place in lost)

@@ -1,0 +1,63 @@
+"""Reading a rule file, and explaining a mistake by file, line and remedy."""
+
+import difflib
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from pipelines.errors import ConfigurationError
+from pipelines.notify.rules import Condition, RedisStream, Rule, RuleFile, Webhook
+from pipelines.toml_lines import key_lines
+
+_TABLES: tuple[type[BaseModel], ...] = (RuleFile, Rule, Condition, Webhook, RedisStream)
+_KINDS = ("webhook", "redis_stream")
+
+
+def load_rules(path: Path) -> RuleFile:
+    """Read a rule file.
+
+    Raises ConfigurationError naming file, line and remedy of every mistake.
+    """
+    try:
+        return parse_rules(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from None
+
+
+def parse_rules(text: str, place: str = "rules") -> RuleFile:
+    """Read rules from TOML text; `place` stands for the file in error messages. Errors as in `load_rules`."""
+    try:
+        values = tomllib.loads(text, parse_float=Decimal)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{place} is not TOML: {error}") from None
+    try:
+        return RuleFile.model_validate(values)
+    except ValidationError as error:
+        lines = key_lines(text)
+        problems = error.errors(include_url=False)
+        raise ConfigurationError("\n".join(_explain(problem, place, lines) for problem in problems)) from None
+
+
+def _explain(problem: ErrorDetails, place: str, lines: dict[tuple[str, ...], int]) -> str:
+    path = tuple(str(part) for part in problem["loc"])
+    if path[:1] == ("destinations",) and path[2:3] and path[2] in _KINDS:
+        path = path[:2] + path[3:]  # pydantic puts in which kind it judged by
+    line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), 1)
+    return f"{place}:{line}: {'.'.join(path) or 'rules'}: {_remedy(problem)}"
+
+
+def _remedy(problem: ErrorDetails) -> str:
+    if problem["type"] == "extra_forbidden":
+        known = sorted({name for table in _TABLES for name in table.model_fields})
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        return "is not a key here" + (f": did you mean {close[0]!r}?" if close else ": remove it")
+    if problem["type"] == "missing":
+        return "is missing: add it"
+    if problem["type"].startswith("union_tag"):
+        return f'needs a kind: write kind = "{_KINDS[0]}" or kind = "{_KINDS[1]}"'
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem["input"]
+    return message if isinstance(given, dict | list | tuple | BaseModel) else f"{message}, not {given!s}"

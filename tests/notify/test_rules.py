@@ -1,0 +1,110 @@
+"""Rules: what they tell, and what is said about a mistake in their file."""
+
+import pytest
+
+from pipelines.errors import ConfigurationError
+from pipelines.notify.rule_file import load_rules, parse_rules
+from pipelines.notify.rules import Condition
+from pipelines.notify.template import Event, check, fill
+from tests.conftest import REPOSITORY
+
+GOOD = """\
+[destinations.ops]
+kind = "webhook"
+url = "https://example.com/hook"
+secret_env = "OPS_SECRET"
+
+[destinations.app]
+kind = "redis_stream"
+key = "notifications"
+
+[[rules]]
+name = "low"
+actions = ["Rated"]
+text = "{user_id} got {metadata.rating}"
+to = ["ops", "app"]
+[[rules.when]]
+key = "rating"
+at_most = 2
+
+[[rules]]
+name = "any"
+actions = ["Rated", "Suspended"]
+text = "{action_type} of {user_id}"
+to = ["app"]
+"""
+
+
+def _event(action_type: str, **metadata: str) -> Event:
+    return Event("e1", "ada", action_type, "2026-01-01T00:00:00+00:00", metadata)
+
+
+def _first(destination: str, event: Event) -> str | None:
+    return next((rule.name for rule in parse_rules(GOOD).rules_for(destination) if rule.speaks_of(event)), None)
+
+
+def test_of_several_rules_the_first_speaks() -> None:
+    """A destination is told once of an event, so that the event_id can be the idempotency key."""
+    assert _first("app", _event("Rated", rating="1.5")) == "low"
+    assert _first("app", _event("Rated", rating="3")) == "any"
+    assert _first("ops", _event("Rated", rating="3")) is None
+    assert _first("app", _event("Rode")) is None
+
+
+@pytest.mark.parametrize(
+    ("demand", "value", "is_met"),
+    [
+        ({"equal": "2"}, "2", True),
+        ({"equal": "2"}, "2.0", False),
+        ({"at_least": 2}, "2.0", True),
+        ({"at_least": 2}, "1.99", False),
+        ({"at_least": 1, "at_most": 3}, "3.01", False),
+        ({"at_most": 2}, "few", False),
+        ({"at_most": 2}, "NaN", False),
+        ({"at_least": 2}, "Infinity", False),
+        ({"at_most": 2}, None, False),
+    ],
+)
+def test_a_condition_compares_numbers_as_numbers(demand: dict[str, object], value: str | None, is_met: bool) -> None:
+    """What is no number is neither at least nor at most anything; equality is of the text."""
+    condition = Condition.model_validate({"key": "rating", **demand})
+    assert condition.is_met({} if value is None else {"rating": value}) is is_met
+
+
+def test_a_text_says_what_the_event_says() -> None:
+    """Every field can stand in it; braces are doubled; what the event does not have is left empty."""
+    text = check("{{{user_id}}} {action_type} {event_id} {event_time} {metadata.a b}|{metadata.none}|")
+    event = _event("Rated", **{"a b": "{user_id}"})
+    assert fill(text, event) == "{ada} Rated e1 2026-01-01T00:00:00+00:00 {user_id}||"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("url =", "uri =", r"r.toml:3: destinations.ops.uri: is not a key here: did you mean 'url'\?"),
+        ('kind = "webhook"', 'kind = "email"', r'r.toml:1: destinations.ops: needs a kind: write kind = "webhook"'),
+        ("https://", "", r"r.toml:3: destinations.ops.url: must be an address like https://.*, not example.com/hook"),
+        ('secret_env = "OPS_SECRET"', "", r"r.toml:1: destinations.ops: needs a secret to sign with"),
+        ("at_most = 2", "", r"r.toml:15: rules.0.when.0: demands nothing: give equal, at_least or at_most"),
+        ("at_most = 2", 'at_most = "two"', r"r.toml:17: rules.0.when.0.at_most: .*, not two"),
+        ("{user_id} got", "{user} got", r"r.toml:13: rules.0.text: has \{user\}, which is no field of an event: write"),
+        ("{user_id} got", "user} got", r"r.toml:13: rules.0.text: has a lone '\}': write '\}\}'"),
+        ('to = ["app"]', 'to = ["apps"]', r"rule 'any' names 'apps': add \[destinations.apps\]"),
+        ('to = ["ops", "app"]', 'to = ["app"]', r"no rule names the destination 'ops'"),
+        ('name = "any"', 'name = "low"', r"two rules are named 'low': rename one"),
+        ('text = "{action_type} of {user_id}"', "", r"r.toml:19: rules.1.text: is missing: add it"),
+        ('actions = ["Rated"]', "actions = []", r"r.toml:12: rules.0.actions: "),
+        ("[[rules]]", "[[rules", r"r.toml is not TOML: "),
+    ],
+)
+def test_a_mistake_is_told_by_line_and_remedy(old: str, new: str, said: str) -> None:
+    """Nobody has to read the code to mend a rule file."""
+    assert old in GOOD
+    with pytest.raises(ConfigurationError, match=said):
+        parse_rules(GOOD.replace(old, new), "r.toml")
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    """A wrong path is a mistake like another."""
+    with pytest.raises(ConfigurationError, match=r"nothing\.toml cannot be read"):
+        load_rules(REPOSITORY / "nothing.toml")
