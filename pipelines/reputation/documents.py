@@ -66,7 +66,7 @@ def _scores(leaderboards: Sequence[str], policy: InForce) -> str:
                 f"such view: it has {', '.join(known)}"
             )
     hidden = "status = 'suspended'" if policy.rules.status.rule == "hide" else "false"
-    column = "CASE WHEN {hidden} THEN NULL ELSE CAST(reputation.{name}_score AS DOUBLE) END AS {name}_score"
+    column = "CASE WHEN {hidden} THEN NULL ELSE CAST({name}_score AS DOUBLE) END AS {name}_score"
     return "".join(",\n    " + column.format(hidden=hidden, name=name) for name in leaderboards)
 
 

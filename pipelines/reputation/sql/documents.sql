@@ -1,22 +1,21 @@
 -- Each user's document, and a digest of what it says apart from when it was computed. md5 because the digest outlives
--- this process: it decides which documents are published again.
+-- this process: it decides which documents are published again. The members that take long are made once for both.
+WITH said AS (
+    SELECT
+        *,
+        '{"user_id":' || to_json(user_id) || ',"status":' || to_json(status) AS who,
+        ',"policy":' || to_json(struct_pack(name := info.policy_name, version := info.policy_version)) AS by_policy,
+        substr(CAST(to_json(struct_pack(
+            $members
+        )) AS VARCHAR), 2) AS said_members
+    FROM reputation
+    $among
+    CROSS JOIN snapshot_info AS info
+)
 SELECT
     user_id,
-    CAST(to_json(struct_pack(
-        user_id := user_id,
-        status := status,
-        as_of := getvariable('document_as_of'),
-        policy := struct_pack(name := info.policy_name, version := info.policy_version),
-        lake_version := info.lake_version,
-        $members
-    )) AS VARCHAR) AS document,
-    md5_number_lower(CAST(to_json(struct_pack(
-        user_id := user_id,
-        status := status,
-        policy := struct_pack(name := info.policy_name, version := info.policy_version),
-        $members
-    )) AS VARCHAR)) AS digest$scores
-FROM reputation
-$among
-CROSS JOIN snapshot_info AS info
+    who || ',"as_of":' || to_json(getvariable('document_as_of')) || by_policy || ',"lake_version":' || lake_version
+        || ',' || said_members AS document,
+    md5_number_lower(who || by_policy || ',' || said_members) AS digest$scores
+FROM said
 ORDER BY user_id
