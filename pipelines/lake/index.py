@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,18 +101,9 @@ class DedupIndex:
         return [str(self.lake.root / "events" / path) for _, actions in log for path in _added(actions)]
 
     def _add(self, paths: Iterable[str]) -> None:
-        waiting: list[pa.Table] = []
-        for path in paths:
-            waiting.append(read_file(path, EVENT.names))
-            if sum(map(len, waiting)) >= _REBUILD_ROWS:
-                self._add_rows(waiting)
-                waiting = []
-        if waiting:
-            self._add_rows(waiting)
-
-    def _add_rows(self, tables: list[pa.Table]) -> None:
-        digests, _ = _sorted(digest(pa.concat_tables(tables), self.key))
-        self.runs.add(digests)
+        for rows in _one_ahead(_read(paths)):
+            digests, _ = _sorted(digest(rows, self.key))
+            self.runs.add(digests)
 
     def _save(self, version: int) -> None:
         self.version = version
@@ -209,6 +201,27 @@ def _sorted(digests: Digests) -> tuple[Digests, np.ndarray]:
         order = np.lexsort((digests.low, digests.high))
         high, low = digests.high[order], digests.low[order]
     return Digests(high, low, digests.payload[order]), order
+
+
+def _read(paths: Iterable[str]) -> Iterator[pa.Table]:
+    """Yield the events of files, some at a time."""
+    waiting: list[pa.Table] = []
+    for path in paths:
+        waiting.append(read_file(path, EVENT.names))
+        if sum(map(len, waiting)) >= _REBUILD_ROWS:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _one_ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the same tables, the next of which a thread gets meanwhile."""
+    with ThreadPoolExecutor(1, "index-read") as thread:
+        coming = thread.submit(next, tables, None)
+        while (rows := coming.result()) is not None:
+            coming = thread.submit(next, tables, None)
+            yield rows
 
 
 def _added(actions: list[dict[str, Any]]) -> Iterator[str]:

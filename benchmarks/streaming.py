@@ -1,0 +1,51 @@
+"""Small commits for a long time, merged as `karmalake stream` merges them: the number of files, the cost of a commit.
+
+Each interval makes as many commits as a stream of short batches would, then compacts as it does; the clock is not
+waited for. A day of `stream` with an interval of 30 s has 2,880 intervals; files and costs level off long before.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks.lakes import AS_OF, add_events
+from benchmarks.report import keep
+from pipelines.lake.history import take_snapshot
+from pipelines.lake.tables import Lake, create_lake
+from pipelines.lake.upkeep import compact
+from pipelines.settings import LakeSettings
+
+_INTERVALS, _SHOWN, _COMMITS, _EVENTS = 240, 40, 25, 200
+_COLUMNS = ("commits", "events", "files of events", "files of commits", "commit ms", "compaction s", "snapshot ms")
+
+
+def run(folder: Path) -> None:
+    """Commit and compact; show every so many intervals."""
+    lake = create_lake(folder / "lake")
+    keep("streaming", _COLUMNS, list(_intervals(lake)), events_a_commit=_EVENTS, commits_an_interval=_COMMITS)
+
+
+def _intervals(lake: Lake) -> Iterator[tuple[int | float, ...]]:
+    commit_ms: list[float] = []
+    merging: list[float] = []
+    for interval in range(1, _INTERVALS + 1):
+        for commit in range(_COMMITS):
+            moment = int(AS_OF.timestamp()) * 1_000_000 + (interval * _COMMITS + commit) * 1_000_000
+            commit_ms.append(_seconds(lambda at=moment: add_events(lake, _EVENTS, 10_000, at, 1)) * 1000)
+        merging.append(_seconds(lambda: compact(lake, LakeSettings().compact_after_files)))
+        if interval % _SHOWN == 0:
+            snapshot_ms = _seconds(lambda: take_snapshot(lake)) * 1000
+            files = take_snapshot(lake).files
+            commits = interval * _COMMITS
+            yield (
+                commits, commits * _EVENTS, len(files["events"]), len(files["commits"]),
+                statistics.median(commit_ms), statistics.median(merging), snapshot_ms,
+            )  # fmt: skip
+            commit_ms, merging = [], []
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = time.monotonic()
+    work()
+    return time.monotonic() - begun
