@@ -3,13 +3,17 @@
 kafka-python checks CRCs, leaves out control batches and aborted transactions, and then takes each batch apart into
 objects. Here only that last step is replaced: `hand_over_batches` makes a consumer yield one item a batch, and
 `to_columns` finds keys, values, headers, times and offsets in its bytes with a compiled loop that checks every bound.
-It rests on a few private names of kafka-python 3.0, which a test watches; the version is pinned for their sake.
+It rests on a few private names of kafka-python 3.0, which a test watches; a client without them hands over records one
+by one, several times slower.
 """
 # pyright: reportAttributeAccessIssue=false
 # (private names, and stubs of a kafka-python of years ago)
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from inspect import signature
 from itertools import groupby
 from typing import Any
 
@@ -21,6 +25,9 @@ from kafka.record.default_records import DefaultRecordBatch
 
 from pipelines.contract.schema import HEADERS, RECORD, TIMESTAMP
 from pipelines.ingest.scan import copy_slices, scan_headers, scan_records
+
+_LOG = logging.getLogger(__name__)
+_CLIENT = "kafka-python"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +99,30 @@ class _UndividedRecords:
         return batch
 
 
-class _PartitionBatches(Fetcher.PartitionRecords):
-    """A fetched topic partition, batch by batch: the checks are kafka-python's own."""
-
-    def _unpack_records(self, tp: Any, records: Any, *deserializers: object) -> Iterator[ConsumerRecord]:
-        return super()._unpack_records(tp, _UndividedRecords(records), *deserializers)
-
-
 def hand_over_batches(consumer: Any) -> None:
-    """Make a KafkaConsumer's `poll` return a ConsumerRecord a batch, whose value is a RecordBatch."""
-    consumer._fetcher.PartitionRecords = _PartitionBatches  # noqa: SLF001 - there is no public way
+    """Make a KafkaConsumer's `poll` return a ConsumerRecord a batch, whose value is a RecordBatch, if it can."""
+    if not knows_the_client():
+        _LOG.warning("kafka-python %s has its record batches elsewhere: records are read one by one", version(_CLIENT))
+        return
+
+    class PartitionBatches(Fetcher.PartitionRecords):
+        """A fetched topic partition, batch by batch: the checks are kafka-python's own."""
+
+        def _unpack_records(self, tp: Any, records: Any, *deserializers: object) -> Iterator[ConsumerRecord]:
+            return super()._unpack_records(tp, _UndividedRecords(records), *deserializers)
+
+    consumer._fetcher.PartitionRecords = PartitionBatches  # noqa: SLF001 - there is no public way
+
+
+def knows_the_client() -> bool:
+    """Return whether the private names that batches are got by are there, with the parameters that they had."""
+    unpack = getattr(getattr(Fetcher, "PartitionRecords", None), "_unpack_records", None)
+    return (
+        unpack is not None
+        and list(signature(unpack).parameters) == ["self", "tp", "records", "key_deserializer", "value_deserializer"]
+        and {"_buffer", "_pos"} <= set(DefaultRecordBatch.__slots__)
+        and callable(getattr(DefaultRecordBatch, "_maybe_uncompress", None))
+    )
 
 
 def count(polled: ConsumerRecord) -> int:
@@ -120,7 +141,7 @@ def to_columns(polled: Sequence[ConsumerRecord], starts: dict[int, int], topic_i
         if whole:
             tables += [_columns(group, starts, topic_id, now_ms) for group in _groups(list(items))]
         else:
-            tables += [_single(item, topic_id, now_ms) for item in items]
+            tables.append(_records(list(items), topic_id, now_ms))
     return pa.concat_tables(tables)
 
 
@@ -168,11 +189,21 @@ def _scan(items: list[ConsumerRecord], data: np.ndarray) -> np.ndarray:
     return fields
 
 
-def _single(item: ConsumerRecord, topic_id: str, now_ms: int) -> pa.Table:
-    """Return a record of the formats before Kafka 0.11 as a row."""
-    bus_ms = now_ms if item.timestamp < 0 else item.timestamp
-    values = (topic_id, item.topic, item.partition, item.offset, bus_ms * 1000, item.key, item.value, [])
-    return pa.table([pa.array([value], kind) for value, kind in zip(values, RECORD.types, strict=True)], schema=RECORD)
+def _records(items: list[ConsumerRecord], topic_id: str, now_ms: int) -> pa.Table:
+    """Return records that came one by one: those of the formats before Kafka 0.11, or of a client without batches."""
+    times = [1000 * (now_ms if item.timestamp < 0 else item.timestamp) for item in items]
+    headers = [[{"key": key, "value": value} for key, value in item.headers or ()] for item in items]
+    columns = [
+        [topic_id] * len(items),
+        [item.topic for item in items],
+        [item.partition for item in items],
+        [item.offset for item in items],
+        times,
+        [item.key for item in items],
+        [item.value for item in items],
+        headers,
+    ]
+    return pa.table([pa.array(column, kind) for column, kind in zip(columns, RECORD.types, strict=True)], schema=RECORD)
 
 
 _GROUP_BYTES = 2**30

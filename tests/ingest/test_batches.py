@@ -1,19 +1,23 @@
 """Record batches become columns as kafka-python's own objects say, and broken ones are refused."""
 
-import inspect
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kafka.consumer.fetcher import ConsumerRecord, Fetcher
+from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import CorruptRecordError
 from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
-from pipelines.ingest.batches import _UndividedRecords, to_columns
+from pipelines.emit.simulator import Rates, simulate
+from pipelines.ingest import batches
+from pipelines.ingest.batches import _UndividedRecords, knows_the_client, to_columns
 from pipelines.ingest.scan import scan_records
+from pipelines.settings import Settings
+from tests.draining import contents, drain_all, send, with_ingest
 
 Records = list[tuple[int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]]
 
@@ -46,9 +50,9 @@ def polled(data: bytes) -> list[ConsumerRecord]:
 
 
 @given(st.lists(RECORDS, min_size=1, max_size=3), st.integers(0, 4), st.integers(0, 2**40), st.integers(0, 25))
-def test_says_what_the_client_says(batches: list[Records], codec: int, base_offset: int, skipped: int) -> None:
+def test_says_what_the_client_says(parts: list[Records], codec: int, base_offset: int, skipped: int) -> None:
     """Keys, values, headers, times and offsets are those of kafka-python's own loop, from the start offset on."""
-    built = [build(records, codec, base_offset + 100 * number) for number, records in enumerate(batches)]
+    built = [build(records, codec, base_offset + 100 * number) for number, records in enumerate(parts)]
     start = base_offset + skipped
     columns = to_columns(polled(b"".join(built)), {3: start}, "id", 0)
     expected = [record for data in built for record in DefaultRecordBatch(data) if record.offset >= start]
@@ -92,9 +96,19 @@ def test_header_keys_that_are_no_text_do_not_block() -> None:
 
 
 def test_the_private_names_of_the_client_are_there() -> None:
-    """What batches.py overrides still exists in kafka-python, with the parameters that it has."""
-    assert list(inspect.signature(Fetcher.PartitionRecords._unpack_records).parameters) == [
-        "self", "tp", "records", "key_deserializer", "value_deserializer",
-    ]  # fmt: skip
-    assert {"_buffer", "_pos"} <= set(DefaultRecordBatch.__slots__)
-    assert callable(DefaultRecordBatch._maybe_uncompress)
+    """What batches.py overrides still exists in the kafka-python that is installed, with the parameters that it had."""
+    assert knows_the_client()
+
+
+def test_a_client_without_them_hands_over_records(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lake is the same, and a notice says that it took longer."""
+    bus = with_ingest(settings)
+    send(bus, simulate(3, 500, rates=Rates(duplicates=0.1, malformed=0.05)).records)
+    drain_all(bus)
+    other = bus.model_copy(update={"data_dir": tmp_path / "one-by-one"})
+    monkeypatch.setattr(batches, "knows_the_client", lambda: False)
+    drain_all(other)
+    assert contents(other) == contents(bus)
+    assert "records are read one by one" in caplog.text
