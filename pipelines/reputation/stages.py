@@ -121,7 +121,7 @@ def fact(policy: InForce, only: str = "") -> str:
 def _rating_rank(policy: InForce) -> str:
     """Return the place of a rating counted from the latest, if any measure looks at the last N: it costs a sort."""
     needed = any(measure.last for measure in policy.rules.all_measures.values())
-    return "row_number() OVER latest_first" if needed else "NULL"
+    return "row_number() OVER latest_first" if needed else "CAST(NULL AS BIGINT)"
 
 
 def epoch_us(moment: datetime) -> int:

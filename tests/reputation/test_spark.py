@@ -30,8 +30,10 @@ pytestmark = pytest.mark.jvm
 
 _LOCAL = {
     "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # for runs of seconds
     "spark.driver.host": "127.0.0.1",
     "spark.log.level": "ERROR",
+    "spark.sql.adaptive.enabled": "false",
     "spark.sql.shuffle.partitions": "2",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
@@ -166,7 +168,7 @@ def test_nothing_happened(tmp_path: Path) -> None:
 def test_an_extra_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the extra; DuckDB needs none."""
     monkeypatch.delitem(sys.modules, "pipelines.reputation.spark.derivation", raising=False)
-    monkeypatch.setitem(sys.modules, "pyspark", None)
-    with pytest.raises(ConfigurationError, match=r"pyspark, which is not installed.*karmalake\[spark\]"):
+    monkeypatch.setitem(sys.modules, "pyspark.sql", None)
+    with pytest.raises(ConfigurationError, match=r"pyspark.*, which is not installed.*karmalake\[spark\]"):
         engine_named("spark")
     assert engine_named("duckdb") is in_duckdb

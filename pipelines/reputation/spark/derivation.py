@@ -12,7 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import duckdb
-from pyspark import StorageLevel
 from pyspark.sql import SparkSession
 
 from pipelines.lake.tables import Snapshot
@@ -41,6 +40,7 @@ def in_spark(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: 
     Path(folder).mkdir(exist_ok=True)
     with open_session() as spark, TemporaryDirectory(dir=folder) as written:
         _prepare(spark, snapshot, policy, as_of)
+        _compute(spark, "fact", fact(policy), written)
         for name, query in (user_tables(policy) | trends(policy)).items():
             _compute(spark, name, query, written)
             rows = statement("spark/rows", files=literal(f"{written}/{name}/*.parquet"))
@@ -50,14 +50,12 @@ def in_spark(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: 
 def _create_empty(connection: duckdb.DuckDBPyConnection, policy: InForce) -> None:
     """Create the tables without rows, by DuckDB's own queries: they say what the columns are, and their types."""
     materialize(connection, policy, _NOTHING)
-    for name, query in user_tables(policy, _NOTHING).items():
-        connection.execute(statement("table", name=name, query=query))
-    for name, query in trends(policy).items():
+    for name, query in (user_tables(policy, _NOTHING) | trends(policy)).items():
         connection.execute(statement("table", name=name, query=query))
 
 
 def _prepare(spark: SparkSession, snapshot: Snapshot, policy: InForce, as_of: datetime) -> None:
-    """Define every step in a session, and keep `fact`, from which all tables are made."""
+    """Define every step in a session; computes nothing yet."""
     define_functions(spark)
     for name, value in (variables(policy) | {"as_of": epoch_us(as_of)}).items():
         kind = _TYPES[type(value)]
@@ -67,8 +65,6 @@ def _prepare(spark: SparkSession, snapshot: Snapshot, policy: InForce, as_of: da
     spark.read.parquet(*snapshot.files["events"]).createOrReplaceTempView("events")
     for step in (statement("known_event", source="events", known=""), *steps(policy)):
         spark.sql(translate(step))
-    facts = spark.sql(translate(fact(policy))).persist(StorageLevel.MEMORY_AND_DISK)
-    facts.createOrReplaceTempView("fact")
 
 
 def define_functions(spark: SparkSession) -> None:
@@ -79,6 +75,6 @@ def define_functions(spark: SparkSession) -> None:
 
 
 def _compute(spark: SparkSession, name: str, query: str, folder: str) -> None:
-    """Write the rows of a table; the trends read those of the tables before."""
+    """Write the rows of a table; those after it read them."""
     spark.sql(translate(query)).write.parquet(f"{folder}/{name}")
     spark.read.parquet(f"{folder}/{name}").createOrReplaceTempView(name)

@@ -19,8 +19,6 @@ _SETTINGS = {
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     "spark.sql.session.timeZone": "UTC",
 }
-_QUIET = {"spark.log.level": "ERROR", "spark.ui.showConsoleProgress": "false"}
-"""Only for a Spark of our own: the command line shows its own progress, and errors come as exceptions too."""
 
 
 @contextmanager
@@ -42,10 +40,11 @@ def open_session() -> Generator[SparkSession]:
 
 
 def _start() -> SparkSession:
+    """Start Spark, quietly: the command line shows its own progress, and errors come as exceptions too."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    builder = SparkSession.builder.appName("karmalake rebuild").config(map=_QUIET)
+    builder = SparkSession.builder.appName("karmalake rebuild").config("spark.ui.showConsoleProgress", "false")
     try:
-        return builder.getOrCreate()
+        return builder.config("spark.log.level", "ERROR").getOrCreate()
     except PySparkRuntimeError as error:
         raise ConfigurationError(
             f"Apache Spark does not start: {error}. It needs Java 17 or newer in the PATH"
