@@ -5,11 +5,12 @@ Kafka's group protocol divides the topic partitions among notifiers. So a destin
 its share of what may be in flight is used up, for as long as it hangs, and no other notices (`isolated`).
 
 A checkpoint is committed behind what was taken or is a dead letter, in order. A crash at any step delivers what lies
-above it again, under the same idempotency key; so does a topic partition that goes to another notifier. Nothing is
+above it again, under the same idempotency key; so does whoever is given a topic partition of ours. Nothing is
 missed, a user's notifications first arrive in order, and the receiver drops the copies by their key.
 """
 
 import contextlib
+import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -101,6 +102,8 @@ class _Branch:
     lanes: Lanes
     progress: Progress = field(default_factory=Progress)
     tally: Tally = field(default_factory=Tally)
+    left: "queue.SimpleQueue[int]" = field(default_factory=queue.SimpleQueue)
+    """Topic partitions that the last poll found to be taken away."""
     committed_at: float = 0.0
 
 
@@ -127,6 +130,7 @@ def _read(branch: _Branch) -> list[Delivery]:
         branch.reader.pause(*branch.reader.assignment())
         wait_ms = 0
     polled = branch.reader.poll(wait_ms, max_records=max(1, room))
+    branch.progress.leave(branch.left.get() for _ in range(branch.left.qsize()))
     deliveries = _deliveries(branch, [record for records in polled.values() for record in records])
     for place in branch.reader.assignment():
         ours = [delivery for delivery in deliveries if delivery.record.partition == place.partition]
@@ -193,7 +197,7 @@ def _opened(plan: Plan, settings: Settings) -> Generator[_Branch]:
     ):
         transports = [plan.open_transport() for _ in range(plan.destination.lanes)]
         branch = _Branch(plan, settings, reader, dead_letters, Lanes(transports, plan.destination.attempts))
-        reader.subscribe([kafka.topic], listener=_Moves(branch))
+        reader.subscribe([kafka.topic], listener=_Moves(branch.left))
         try:
             yield branch
         finally:
@@ -203,20 +207,19 @@ def _opened(plan: Plan, settings: Settings) -> Generator[_Branch]:
 
 
 class _Moves(ConsumerRebalanceListener):
-    """Hands topic partitions over with what is settled of them."""
+    """Tells the branch, after the poll, what is no longer its own.
 
-    def __init__(self, branch: _Branch) -> None:
-        self._branch = branch
+    The client calls it on a thread of its own, where no commit can be waited for: what was delivered since the last
+    commit is delivered again by whoever has the topic partition now.
+    """
+
+    def __init__(self, left: "queue.SimpleQueue[int]") -> None:
+        self._left = left
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        """Commit while they are still ours."""
-        _settle(self._branch, wait_seconds=0.0)
-        _commit(self._branch)
-        self.on_partitions_lost(revoked)
+        """Leave them to whoever has them next."""
+        for place in revoked:
+            self._left.put(place.partition)
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Nothing to do: what was committed is where reading begins."""
-
-    def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
-        """Leave them to whoever has them now."""
-        self._branch.progress.leave(place.partition for place in lost)

@@ -1,0 +1,116 @@
+"""Notifiers of a test: in a thread, or as the command in a process that can be killed."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kafka.structs import TopicPartition
+
+from pipelines.emit.clients import consumer
+from pipelines.notify.branch import Tally
+from pipelines.notify.rule_file import load_rules
+from pipelines.notify.run import notify, plans
+from pipelines.serving.client import connect
+from pipelines.settings import Settings
+from tests.notify.receiver import SECRET
+
+
+def webhook(name: str, url: str, options: str = "") -> str:
+    """Return the TOML of a destination and of a rule that tells it of every event A."""
+    return _destination(name, f'kind = "webhook"\nurl = "{url}"\nsecret_env = "NOTIFY_TEST_SECRET"\n{options}')
+
+
+def stream(name: str, key: str) -> str:
+    """Return the TOML of a stream and of a rule that tells it of every event A."""
+    return _destination(name, f'kind = "redis_stream"\nkey = "{key}"\n')
+
+
+def _destination(name: str, lines: str) -> str:
+    rule = f'[[rules]]\nname = "{name}"\nactions = ["A"]\ntext = "{{user_id}}: {{metadata.n}}"\nto = ["{name}"]\n'
+    return f'[destinations.{name}]\nbegin = "earliest"\n{lines}\n{rule}'
+
+
+class Done:
+    """What a notifier in a thread has reported, by destination."""
+
+    def __init__(self) -> None:
+        self._tallies: list[tuple[str, Tally]] = []
+
+    def report(self, destination: str, tally: Tally) -> None:
+        self._tallies.append((destination, tally))
+
+    def delivered(self, destination: str) -> int:
+        return sum(tally.delivered for name, tally in list(self._tallies) if name == destination)
+
+    def malformed(self, destination: str) -> int:
+        return sum(tally.malformed for name, tally in list(self._tallies) if name == destination)
+
+
+@contextmanager
+def notifying(settings: Settings, rule_file: Path) -> Iterator[Done]:
+    """Run a notifier in a thread; on the way out it is told to end, and has to."""
+    client = connect(settings.redis)
+    planned = plans(load_rules(rule_file), settings.notify.max_in_flight, lambda: client)
+    stopping, done = threading.Event(), Done()
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            notify(settings, planned, stopping, done.report, lambda _, error: failed.append(error))
+        except Exception as error:  # noqa: BLE001 # whatever it is, the test has to fail by it
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield done
+    except AssertionError as error:
+        error.add_note(f"what failed in the notifier: {failed}")
+        raise
+    finally:
+        stopping.set()
+        thread.join(30)
+        client.close()
+    assert not thread.is_alive()
+    assert not failed, f"the notifier failed: {failed}"
+
+
+def command(settings: Settings, rule_file: Path, *options: str) -> subprocess.Popen[str]:
+    """Start `karmalake notify` in a process of its own."""
+    environment = os.environ | {
+        "KARMALAKE_DATA_DIR": str(settings.data_dir),
+        "KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": str(settings.kafka.bootstrap_servers),
+        "KARMALAKE_KAFKA_TOPIC": settings.kafka.topic,
+        "KARMALAKE_NOTIFY_GROUP_ID": settings.notify.group_id,
+        "KARMALAKE_NOTIFY_MAX_IN_FLIGHT": str(settings.notify.max_in_flight),
+        "KARMALAKE_NOTIFY_STOP_SECONDS": str(settings.notify.stop_seconds),
+        "KARMALAKE_NOTIFY_RULES": str(rule_file),
+        "NOTIFY_TEST_SECRET": SECRET,
+        "PYTHONUNBUFFERED": "1",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", "from pipelines.cli import main; main()", "notify", *options],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def checkpoints(settings: Settings, destination: str) -> dict[int, int | None]:
+    """Return what the destination's group has committed, by topic partition."""
+    with consumer(settings.kafka, group_id=f"{settings.notify.group_id}.{destination}") as reader:
+        places = [TopicPartition(settings.kafka.topic, number) for number in range(settings.kafka.partitions)]
+        return {place.partition: reader.committed(place) for place in places}
+
+
+def lag(settings: Settings, destination: str) -> int:
+    """Return how many records lie behind the destination's checkpoints."""
+    with consumer(settings.kafka) as reader:
+        places = [TopicPartition(settings.kafka.topic, number) for number in range(settings.kafka.partitions)]
+        ends = reader.end_offsets(places)
+    return sum(ends.values()) - sum(at or 0 for at in checkpoints(settings, destination).values())

@@ -1,0 +1,217 @@
+"""Notifiers on a real Apache Kafka: nothing missed, nobody held up, whatever hangs, refuses or is killed."""
+
+import subprocess
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from pipelines.emit.clients import consumer
+from pipelines.emit.producer import Record
+from pipelines.emit.topics import ensure_topic
+from pipelines.notify.dead_letters import dead_letters_of
+from pipelines.serving.client import connect
+from pipelines.settings import Settings
+from tests.draining import drain_all, query, send, valid_records
+from tests.notify.conftest import WriteRules
+from tests.notify.notifiers import checkpoints, command, lag, notifying, stream, webhook
+from tests.notify.receiver import Receiver, Request, Status
+from tests.services.waiting import wait_for
+
+pytestmark = pytest.mark.jvm
+
+
+def _ids(numbers: range) -> set[str]:
+    return {f"e-{number}" for number in numbers}
+
+
+def _first_arrivals_by_user(keys: list[str]) -> dict[int, list[int]]:
+    numbers = [int(key.removeprefix("e-")) for key in dict.fromkeys(keys)]
+    return {user: [number for number in numbers if number % 7 == user] for user in range(7)}
+
+
+def _in_order(count: int) -> dict[int, list[int]]:
+    return {user: list(range(user, count, 7)) for user in range(7)}
+
+
+def _dead_letters(settings: Settings, count: int) -> list[Any]:
+    with consumer(dead_letters_of(settings.kafka), auto_offset_reset="earliest") as reader:
+        reader.subscribe([dead_letters_of(settings.kafka).topic])
+        found: list[Any] = []
+        wait_for("the dead letters", lambda: len(found) >= count or found.extend(next(reader) for _ in range(count)))
+    return found
+
+
+def test_events_are_told_in_order_and_the_checkpoint_follows(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules
+) -> None:
+    """Once each where nothing fails, signed, each user's in order; then nothing lies behind the checkpoint."""
+    send(bus, [*valid_records(range(100)), *valid_records(range(100, 130), "B")])
+    with notifying(bus, write_rules(webhook("ops", receiver.url))):
+        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 60)
+    assert len(receiver.keys) == 100
+    assert _first_arrivals_by_user(receiver.keys) == _in_order(100)
+    assert all(request.is_signed for request in receiver.requests)
+    assert {request.said["text"] for request in receiver.requests} == {f"u-{n % 7}: {n}" for n in range(100)}
+
+
+def test_what_fails_for_good_becomes_a_dead_letter_and_blocks_nothing(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules
+) -> None:
+    """The letter is the original record with the reason; what is no event is skipped and counted, not written."""
+
+    def answer(request: Request) -> Status:
+        return {"e-3": 422, "e-5": 503}.get(request.key, 204)
+
+    receiver.answer = answer
+    records = valid_records(range(30))
+    send(bus, [*records[:10], Record(b"k", b"\xff"), Record(b"k", None), *records[10:]])
+    with notifying(bus, write_rules(webhook("ops", receiver.url, "attempts = 2"))) as done:
+        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 60)
+        wait_for("the report", lambda: done.delivered("ops") == 28)
+    assert set(receiver.keys) == _ids(range(30))
+    assert (receiver.keys.count("e-3"), receiver.keys.count("e-5")) == (1, 2)
+    assert done.malformed("ops") == 2
+    letters = {letter.value: dict(letter.headers) for letter in _dead_letters(bus, 2)}
+    assert {value: headers["karmalake.notify.reason"] for value, headers in letters.items()} == {
+        records[3].value: b"HTTP 422",
+        records[5].value: b"HTTP 503, after 2 attempts",
+    }
+    assert {headers["karmalake.notify.destination"] for headers in letters.values()} == {b"ops"}
+    drain_all(bus)
+    assert query(bus, "SELECT count(*) FROM dead_letters") == [(2,)]
+
+
+def test_a_retry_after_is_obeyed(bus: Settings, receiver: Receiver, write_rules: WriteRules) -> None:
+    """The second attempt comes when the receiver asked for it, not before, under the same key."""
+    times: list[float] = []
+
+    def answer(_: Request) -> Status:
+        times.append(monotonic())
+        return (429, {"Retry-After": "2"}) if len(times) == 1 else 204
+
+    receiver.answer = answer
+    send(bus, valid_records(range(1)))
+    with notifying(bus, write_rules(webhook("ops", receiver.url))):
+        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 60)
+    assert receiver.keys == ["e-0", "e-0"]
+    assert times[1] - times[0] >= 2
+
+
+@pytest.mark.parametrize("seconds", [5, pytest.param(130, marks=pytest.mark.slow)])
+def test_a_hung_webhook_delays_nobody_else(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules, seconds: int
+) -> None:
+    """While one hangs, far beyond what may be in flight, the others and the warehouse keep up (`isolated`)."""
+    key = f"{bus.redis.prefix}.told"
+    hung = Receiver()
+    hung.answer = hung.hang
+    rules = write_rules(
+        webhook("hung", hung.url, "request_seconds = 600\nlanes = 2"),
+        webhook("ops", receiver.url),
+        stream("app", key),
+    )
+    client = connect(bus.redis)
+    count, waited = 0, []
+    with hung, notifying(bus, rules):
+        begun = monotonic()
+        while monotonic() - begun < seconds:
+            count += send(bus, valid_records(range(count, count + 100)))
+            started = monotonic()
+            wait_for("the other destinations to keep up", lambda: lag(bus, "ops") + lag(bus, "app") == 0, 60)
+            waited.append(monotonic() - started)
+            assert sum(record.total("read") for record in drain_all(bus)) == 100
+        assert max(waited[1:], default=0) < 15, f"the lag did not stay flat: {waited}"
+        assert lag(bus, "hung") == count
+        assert len(hung.requests) == 2
+    assert set(receiver.keys) == _ids(range(count))
+    assert client.xlen(key) == count
+    assert query(bus, "SELECT count(*) FROM events") == [(count,)]
+    client.close()
+
+
+@pytest.mark.slow
+def test_kills_miss_nothing_and_repeat_only_the_same_key(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules
+) -> None:
+    """SIGKILL in the midst of it, three times: every event is told, each user's first in order (`once`, by the key)."""
+    count, rules = 400, write_rules(webhook("ops", receiver.url))
+    send(bus, valid_records(range(count)))
+    for share in (0.2, 0.5, 0.8):
+        with command(bus, rules) as victim:
+            wait_for("a part to be told", lambda share=share: len(set(receiver.keys)) >= share * count, 90)
+            victim.kill()
+    with command(bus, rules) as last:
+        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 90)
+        last.terminate()
+    assert set(receiver.keys) == _ids(range(count))
+    assert _first_arrivals_by_user(receiver.keys) == _in_order(count)
+    assert {request.key for request in receiver.requests} == {request.said["event_id"] for request in receiver.requests}
+    assert len(receiver.keys) <= count + 3 * bus.notify.max_in_flight
+
+
+def test_two_notifiers_share_the_topic_partitions(bus: Settings, receiver: Receiver, write_rules: WriteRules) -> None:
+    """Both deliver; when one ends, the other has it all; nothing is missed when topic partitions move."""
+    rules, count = write_rules(webhook("ops", receiver.url)), 0
+    with notifying(bus, rules) as stays:
+        with notifying(bus, rules) as leaves:
+            deadline = monotonic() + 90
+            while not (stays.delivered("ops") and leaves.delivered("ops")):
+                assert monotonic() < deadline, "one of two notifiers got nothing to do"
+                count += send(bus, valid_records(range(count, count + 100)))
+                sent = _ids(range(count))
+                wait_for("what was sent to be told", lambda sent=sent: set(receiver.keys) >= sent, 60)
+        count += send(bus, valid_records(range(count, count + 100)))
+        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 60)
+    assert set(receiver.keys) == _ids(range(count))
+    assert _first_arrivals_by_user(receiver.keys) == _in_order(count)
+
+
+def test_a_new_destination_is_not_told_of_the_past(bus: Settings, receiver: Receiver, write_rules: WriteRules) -> None:
+    """It begins at the end of the topic, unless it says `begin = "earliest"`."""
+    send(bus, valid_records(range(20)))
+    rules = write_rules(webhook("ops", receiver.url).replace('begin = "earliest"', ""))
+    with notifying(bus, rules):
+        wait_for("the checkpoint of the beginning", lambda: lag(bus, "ops") == 0, 60)
+        send(bus, valid_records(range(20, 30)))
+        wait_for("what came since", lambda: len(receiver.keys) == 10 and lag(bus, "ops") == 0, 60)
+    assert set(receiver.keys) == _ids(range(20, 30))
+
+
+def test_a_terminated_command_ends_cleanly_while_a_webhook_hangs(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules
+) -> None:
+    """Exit code 0 in good time; what hangs is not committed, so the next one tells it again."""
+    receiver.answer = receiver.hang
+    rules = write_rules(webhook("ops", receiver.url, "request_seconds = 600"))
+    send(bus, valid_records(range(10)))
+    with command(bus, rules) as process:
+        assert receiver.hanging.wait(60)
+        process.terminate()
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+    assert output.splitlines() == [
+        f"telling ops of {bus.kafka.topic}; Ctrl-C ends it",
+        "ended; what was not delivered is delivered next time",
+    ]
+    assert sum(at or 0 for at in checkpoints(bus, "ops").values()) < 10
+
+
+def test_the_command_judges_a_rule_file(bus: Settings, receiver: Receiver, write_rules: WriteRules) -> None:
+    """`--check` needs no broker and sends nothing."""
+    rules = write_rules(webhook("ops", receiver.url))
+    assert _output(command(bus, rules, "--check")) == (0, f"{rules} is right: it tells ops\n")
+    rules.write_text(rules.read_text().replace("text =", "txt ="))
+    code, output = _output(command(bus, rules, "--check"))
+    assert code == 2
+    assert f"{rules}:10: rules.0.txt: is not a key here: did you mean 'text'?" in output
+
+
+def _output(process: subprocess.Popen[str]) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=60)
+    return process.returncode, output
+
+
+def test_dead_letters_have_a_topic_of_their_own(bus: Settings) -> None:
+    """It is created as the topic is, beside it."""
+    assert ensure_topic(dead_letters_of(bus.kafka)).name == f"{bus.kafka.topic}.notify.dlq"
