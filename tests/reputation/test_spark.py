@@ -11,9 +11,11 @@ import pyarrow as pa
 import pytest
 from polars.testing import assert_frame_equal
 from pyspark.sql import SparkSession
+from typer.testing import CliRunner
 
+from pipelines.cli.app import app
 from pipelines.errors import ConfigurationError
-from pipelines.lake.tables import Snapshot
+from pipelines.lake.tables import Snapshot, create_lake
 from pipelines.reputation.derive import derive, in_duckdb, open_draft
 from pipelines.reputation.engines import engine_named
 from pipelines.reputation.policy import Policy
@@ -21,6 +23,7 @@ from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.spark.derivation import define_functions
 from pipelines.reputation.spark.translation import translate
 from pipelines.reputation.warehouse import Warehouse
+from tests.lake import making
 from tests.reputation.history import AS_OF, DAY, NOW, Event, at, snapshot_of, stored_schema
 from tests.reputation.policies import ACTIONS, EVENTS, policy, versioned
 from tests.reputation.strategies import AMOUNTS, RATINGS
@@ -153,6 +156,23 @@ def in_spark(spark: SparkSession, query: str, given: pa.Table) -> list[tuple[obj
     define_functions(spark)
     spark.createDataFrame(given).coalesce(1).createOrReplaceTempView("given")
     return [tuple(row) for row in spark.sql(translate(query)).collect()]
+
+
+@pytest.mark.slow
+def test_the_command(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`karmalake rebuild --engine spark` publishes what DuckDB does, from a lake with its folders of days."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", "data")
+    lake = create_lake(Path("data/lake"))
+    events = making.make_events(map(str, range(60)), payload="TransactionCompleted")
+    making.commit(lake, lake.table("events"), "batch", events)
+    for engine in ("duckdb", "spark"):
+        done = CliRunner().invoke(app, ["rebuild", "--as-of", "2026-03-03", "--engine", engine])
+        assert done.exit_code == 0, done.output
+        Path("data/warehouse.duckdb").rename(f"{engine}.duckdb")
+    assert_same_tables(Path("spark.duckdb"), Path("duckdb.duckdb"))
+    with Warehouse(Path("spark.duckdb")) as warehouse:
+        assert warehouse.reputation()["all_time_score"].sum() == 48
 
 
 def test_nothing_happened(tmp_path: Path) -> None:

@@ -36,8 +36,9 @@ def in_spark(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: 
     _create_empty(connection, policy)
     if not snapshot.files.get("events"):
         return
-    (folder,) = one_row(connection.execute("SELECT current_setting('temp_directory')"))
-    Path(folder).mkdir(exist_ok=True)
+    (spilled,) = one_row(connection.execute("SELECT current_setting('temp_directory')"))
+    folder = Path(spilled).absolute()  # Java may have started in another folder
+    folder.mkdir(exist_ok=True)
     with open_session() as spark, TemporaryDirectory(dir=folder) as written:
         _prepare(spark, snapshot, policy, as_of)
         _compute(spark, "fact", fact(policy), written)
