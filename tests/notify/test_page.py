@@ -1,0 +1,105 @@
+"""docs/notifications.md: what it shows is what works."""
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipelines.contract.encode import encode
+from pipelines.contract.schema import EVENT
+from pipelines.emit.producer import Record
+from pipelines.notify.answers import Notification
+from pipelines.notify.rule_file import parse_rules
+from pipelines.notify.rules import RedisStream, Webhook
+from pipelines.notify.template import Event
+from pipelines.notify.webhook import open_webhook
+from pipelines.settings import Settings
+from tests.conftest import REPOSITORY
+from tests.draining import send, valid_records
+from tests.notify.receiver import SECRET, Receiver
+from tests.services.waiting import wait_for
+
+
+def _blocks(language: str) -> list[str]:
+    page = (REPOSITORY / "docs" / "notifications.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+def test_the_rule_file_of_the_page_is_one() -> None:
+    """It shows every kind, and the numbers it shows are the defaults."""
+    (block,) = _blocks("toml")
+    rules = parse_rules(block)
+    ops, app = rules.destinations["ops"], rules.destinations["app"]
+    assert isinstance(ops, Webhook)
+    assert isinstance(app, RedisStream)
+    assert (ops.request_seconds, ops.attempts, ops.lanes, app.max_length) == (10, 8, 4, 100_000)
+    assert ops == Webhook(kind="webhook", url=ops.url, secret_env=ops.secret_env)
+    rated = Event("e", "ada", "DriverRated", "", {"rating": "5"})
+    assert [rule.name for rule in rules.rules_for("app") if rule.speaks_of(rated)] == ["rated"]
+
+
+def test_the_receiver_of_the_page_knows_a_genuine_request(receiver: Receiver) -> None:
+    """It accepts what is signed, and nothing that was changed or kept for later."""
+    names: dict[str, Any] = {}
+    exec(_blocks("python")[0], names)  # noqa: S102 # our own page
+    transport = open_webhook(Webhook(kind="webhook", url=receiver.url, secret_env="S"), SECRET.encode())  # noqa: S106
+    transport.attempt(Notification(Event("e-1", "ada", "Rated", "", {}), "low", "ada"))
+    transport.close()
+    (request,) = receiver.requests
+    is_genuine, secret = names["is_genuine"], SECRET.encode()
+    assert is_genuine(secret, request.headers, request.body)
+    assert not is_genuine(b"another", request.headers, request.body)
+    assert not is_genuine(secret, request.headers, request.body + b" ")
+    assert not is_genuine(secret, request.headers | {"Karmalake-Timestamp": "1"}, request.body)
+
+
+@pytest.mark.jvm
+def test_the_branch_of_the_page_runs(bus: Settings, tmp_path: Path) -> None:
+    """Copies count once, what is no event is passed over, and it takes up where it was ended."""
+    code = _blocks("python")[1]
+    assert sum(map(bool, map(str.strip, code.splitlines()))) <= 30
+    send(bus, [*_ratings(0, 5), *_ratings(3, 8), *valid_records(range(3)), Record(b"k", b"\xff"), Record(b"k", None)])
+    _run_until(8, code, bus, tmp_path)
+    send(bus, _ratings(6, 12))
+    _run_until(12, code, bus, tmp_path)
+
+
+def _run_until(rows: int, code: str, settings: Settings, folder: Path) -> None:
+    environment = os.environ | {
+        "PYTHONPATH": str(REPOSITORY),
+        "KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": str(settings.kafka.bootstrap_servers),
+        "KARMALAKE_KAFKA_TOPIC": settings.kafka.topic,
+    }
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=folder) as branch:
+        wait_for(f"{rows} ratings", lambda: branch.poll() is not None or _count(folder) == rows, 60)
+        branch.terminate()
+        assert branch.wait(30) == 0
+    assert _count(folder) == rows
+
+
+def _count(folder: Path) -> int:
+    with closing(sqlite3.connect(folder / "ratings.db", timeout=10)) as database:
+        exists = database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'ratings'").fetchone()[0]
+        return database.execute("SELECT count(*) FROM ratings").fetchone()[0] if exists else 0
+
+
+def _ratings(start: int, end: int) -> list[Record]:
+    rows = [
+        {
+            "event_id": f"r-{number}",
+            "user_id": "ada",
+            "action_type": "DriverRated",
+            "event_time": datetime(2026, 3, 1, tzinfo=UTC),
+            "metadata": [("rating", "5")],
+        }
+        for number in range(start, end)
+    ]
+    return [Record(b"ada", value) for value in encode(pa.Table.from_pylist(rows, EVENT)).to_pylist()]
