@@ -135,7 +135,7 @@ class NotifySettings(_Section):
     group_id: str = "karmalake.notify"
     """Consumer groups are named `{group_id}.{destination}`: their offsets are the checkpoints of this branch."""
     max_in_flight: int = Field(default=1_000, ge=1)
-    """Notifications in memory at most, divided equally among the destinations; bounds what a crash repeats."""
+    """Notifications in memory at most, divided equally among the destinations."""
     stop_seconds: float = Field(default=10.0, ge=0)
     """How long an ending notifier waits for requests under way; what is unanswered then is delivered again."""
 

@@ -113,7 +113,8 @@ def _turn(branch: _Branch, report: Report) -> None:
     for delivery in deliveries:
         branch.lanes.hand(delivery)
     _settle(branch, wait_seconds=0.0 if deliveries else _BUSY_POLL_MS / 1000)
-    if monotonic() - branch.committed_at >= _COMMIT_SECONDS:
+    settled = branch.tally.delivered + branch.tally.dead_letters
+    if settled >= branch.plan.most_in_flight or monotonic() - branch.committed_at >= _COMMIT_SECONDS:
         _commit(branch)
         if branch.tally != Tally():
             report(branch.plan.name, branch.tally)

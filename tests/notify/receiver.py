@@ -81,7 +81,10 @@ class Receiver:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                request = Request(dict(self.headers), self.rfile.read(int(self.headers["Content-Length"])))
+                length = int(self.headers["Content-Length"])
+                request = Request(dict(self.headers), self.rfile.read(length))
+                if len(request.body) < length:
+                    return  # of a notifier that was killed while it sent
                 receiver.requests.append(request)
                 answer = receiver.answer(request)
                 status, headers = answer if isinstance(answer, tuple) else (answer, {})
