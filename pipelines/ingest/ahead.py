@@ -32,7 +32,7 @@ class Source(Protocol):
         """Tell the other side, for information, what is committed."""
         ...
 
-    def losses(self, checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
+    def losses(self, checkpoint: Checkpoint, /) -> tuple[OffsetRange, ...]:
         """Return a range for each checkpoint that the source can no longer go on from."""
         ...
 

@@ -54,11 +54,26 @@ POLICIES = pa.schema(
     [("name", pa.string()), ("version", pa.string()), ("policy", pa.string()), ("activated", TIMESTAMP)]
 )
 """One row each time a policy was put in force: the whole policy as JSON. Appended to, never changed."""
+FATES = pa.schema(
+    [
+        ("topic_id", pa.string()),
+        ("topic_partition", pa.int32()),
+        ("offset", pa.int64()),
+        ("batch_id", pa.string()),
+        ("fate", pa.string()),
+        ("note", pa.string()),
+        ("decided", TIMESTAMP),
+        ("requeue_id", pa.string()),
+    ]
+)
+"""One row each time something was decided about a dead letter, which batch_id and place name: requeued or discarded.
+requeue_id is the topic id of a requeue: the row counts once a commit has a range of it. Appended to, never changed."""
 TABLES: Mapping[str, pa.Schema] = {
     "events": EVENTS,
     "dead_letters": DEAD_LETTERS,
     "conflicts": CONFLICTS,
     "commits": COMMITS,
+    "fates": FATES,
     "policies": POLICIES,
 }
 COMMIT_METADATA = "karmalake"

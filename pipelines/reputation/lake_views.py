@@ -14,11 +14,11 @@ _NOT_STORED = {"event_day"}
 
 
 def create_lake_views(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
-    """Create the table `checkpoints` and the views `events`, `commits`, `conflicts`, `dead_letters` and `policies`."""
+    """Create the table `checkpoints` and a view of each of the lake's tables."""
     connection.register("arrow_rows", _checkpoints(snapshot))
     connection.execute(statement("checkpoints"))
     connection.unregister("arrow_rows")
-    for table in ("events", "commits", "dead_letters", "conflicts", "policies"):
+    for table in ("events", "commits", "fates", "dead_letters", "conflicts", "policies"):
         source = stored_rows(connection, table, snapshot.files.get(table, ()))
         connection.execute(statement(f"lake_{table}", source=source, version=str(snapshot.version)))
 

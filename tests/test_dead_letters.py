@@ -1,0 +1,104 @@
+"""The life of dead letters: what was rejected by mistake comes in once, and nothing that was decided is forgotten."""
+
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+
+from pipelines import dead_letters as dead_letters_module
+from pipelines.contract.encode import encode
+from pipelines.contract.schema import EVENT
+from pipelines.dead_letters import Requeued, Selection, discard, requeue, select
+from pipelines.emit.producer import Record
+from pipelines.errors import UsageError
+from pipelines.settings import Settings
+from tests.draining import assert_verified, drain_all, query, send, valid_records, with_ingest
+
+FUTURE = datetime.now(UTC) + timedelta(days=40)
+
+
+@pytest.fixture
+def lake(settings: Settings) -> Settings:
+    """Return settings of a lake with 20 events and 11 dead letters: ten of a clock that is ahead, one of bad bytes."""
+    settings = with_ingest(settings)
+    send(settings, [*valid_records(range(20)), *ahead(range(100, 110)), Record(b"u", b"\xff\xff", [("h", b"1")])])
+    drain_all(settings)
+    return settings
+
+
+def ahead(numbers: range) -> list[Record]:
+    rows = [
+        {"event_id": f"e-{n}", "user_id": "u", "action_type": "A", "event_time": FUTURE, "metadata": []}
+        for n in numbers
+    ]
+    return [Record(b"u", value) for value in encode(pa.Table.from_pylist(rows, EVENT)).to_pylist()]
+
+
+def mended(settings: Settings) -> Settings:
+    """Return settings whose contract accepts the clock that is ahead."""
+    bounds = settings.contract.model_copy(update={"max_ahead_seconds": 100 * 86_400})
+    return settings.model_copy(update={"contract": bounds})
+
+
+def test_what_the_contract_accepts_by_now_comes_in_once(lake: Settings) -> None:
+    """Requeued, sent again and requeued again, each event is there once, and everything adds up (`once`)."""
+    assert requeue(lake, Selection()) == Requeued(0, 0, 0, still_rejected=11)
+    assert requeue(mended(lake), Selection()) == Requeued(10, 0, 0, still_rejected=1)
+    assert requeue(mended(lake), Selection()) == Requeued(0, 0, 0, still_rejected=1)
+    send(lake, ahead(range(100, 110)))
+    (record,) = drain_all(mended(lake))
+    assert record.total("duplicates") == 10
+    assert query(lake, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(30, 30)]
+    assert query(lake, "SELECT fate, count(*) FROM dead_letters GROUP BY ALL ORDER BY ALL") == [
+        ("open", 1),
+        ("requeued", 10),
+    ]
+    assert_verified(lake)
+
+
+def test_a_requeued_event_that_came_otherwise_is_a_duplicate(lake: Settings) -> None:
+    """What the producer sent again meanwhile is not counted twice (`once`)."""
+    send(lake, ahead(range(100, 104)))
+    drain_all(mended(lake))
+    assert requeue(mended(lake), Selection()) == Requeued(6, 4, 0, still_rejected=1)
+    assert_verified(lake)
+
+
+def test_a_crash_before_the_commit_leaves_them_open(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decision counts once the events are committed (`atomic`)."""
+
+    class PowerCutError(Exception):
+        pass
+
+    def cut(*_: object) -> None:
+        raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dead_letters_module, "drain", cut)
+        with pytest.raises(PowerCutError):
+            requeue(mended(lake), Selection())
+    assert len(select(lake, Selection("open"))) == 11
+    assert requeue(mended(lake), Selection()).accepted == 10
+    assert_verified(lake)
+
+
+def test_a_selection_is_by_reason_or_place(lake: Settings) -> None:
+    """Only what is meant is requeued or discarded."""
+    assert len(select(lake, Selection(reason="undecodable"))) == 1
+    first = select(lake, Selection(reason="timestamp_too_late")).to_pylist()[0]
+    place = f"{first['topic']}-{first['topic_partition']}@{first['offset']}"
+    assert requeue(mended(lake), Selection(place=place)) == Requeued(1, 0, 0, still_rejected=0)
+    assert requeue(mended(lake), Selection(reason="undecodable")) == Requeued(0, 0, 0, still_rejected=1)
+    assert len(select(lake, Selection("requeued"))) == 1
+
+
+def test_discarding_says_why_and_keeps_the_bytes(lake: Settings) -> None:
+    """It is listed no more, and the reason stays on the record."""
+    with pytest.raises(UsageError, match="say why"):
+        discard(lake, Selection(), " ")
+    assert discard(lake, Selection(reason="undecodable"), "a test of the producer") == 1
+    (letter,) = select(lake, Selection("discarded")).to_pylist()
+    assert (letter["value"], letter["note"]) == (b"\xff\xff", "a test of the producer")
+    assert letter["headers"] == [{"key": "h", "value": b"1"}]
+    assert len(select(lake, Selection())) == 10
+    assert_verified(lake)
