@@ -4,11 +4,13 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import altair as alt
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("deltalake", "duckdb", "kafka-python", "polars", "pyarrow", "redis")
@@ -36,6 +38,16 @@ def keep(name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], **tol
     RESULTS.mkdir(exist_ok=True)
     result = {**circumstances(), **told, "rows": [dict(zip(columns, row, strict=True)) for row in rows]}
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def plot(name: str, measure: str, values: Mapping[str, float]) -> None:
+    """Draw one bar for each name, in their order, into `results/{name}.html`."""
+    data = alt.InlineData([{"what": what, measure: value} for what, value in values.items()])
+    bars = alt.Chart(data, title=name).mark_bar().encode(alt.X(f"{measure}:Q"), alt.Y("what:N", sort=None, title=None))
+    RESULTS.mkdir(exist_ok=True)
+    (bars + bars.mark_text(align="left", dx=3).encode(text=alt.Text(f"{measure}:Q", format=","))).save(
+        RESULTS / f"{name}.html"
+    )
 
 
 def _text(value: object) -> str:

@@ -1,0 +1,73 @@
+"""What each part of karmalake's ingest takes alone, nothing beside it: how far the whole is from its slowest part."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from benchmarks.peers.karmalake import settings_of, warm_up
+from benchmarks.peers.protocol import Job, serve
+from pipelines.contract.decode import decode, keep
+from pipelines.emit.clients import consumer
+from pipelines.ingest.batches import count, hand_over_batches
+from pipelines.ingest.source import open_source
+from pipelines.lake.files import write_days
+from pipelines.lake.index import NEW, open_index
+from pipelines.lake.tables import create_lake
+
+_FETCH_BYTES = 8 * 1024 * 1024
+
+
+def _measure(job: Job) -> dict[str, object]:
+    """Return the seconds of each part: fetching over the whole topic, the others batch by batch of a second reading."""
+    parts = dict.fromkeys(("fetch", "decode", "digest and index", "Parquet write"), 0.0)
+    with _timed(parts, "fetch"):
+        _fetch(job)
+    settings = settings_of(job)
+    lake = create_lake(settings.lake_dir)
+    events = lake.table("events")
+    with open_source(settings) as source, closing(open_index(settings.index_dir, lake, events)) as index:
+        checkpoint, read = source.following(), 0
+        while read < job.records:
+            batch = source.poll(checkpoint)
+            checkpoint = source.following()
+            if batch is None:
+                continue
+            read += len(batch.records)
+            with _timed(parts, "decode"):
+                decoded = decode(batch.records, settings.contract)
+            with _timed(parts, "digest and index"):
+                verdicts = index.classify(decoded.events)
+                index.extend(verdicts.new, index.version)
+            rows = keep(decoded.events, verdicts.mask(NEW))
+            with _timed(parts, "Parquet write"):
+                write_days(Path(job.folder) / "written", rows, str(read))
+    return {"parts": parts}
+
+
+def _fetch(job: Job) -> None:
+    kafka = settings_of(job, "fetch").kafka
+    options = {
+        "group_id": kafka.group_id,
+        "auto_offset_reset": "earliest",
+        "enable_auto_commit": False,
+        "isolation_level": "read_committed",
+        "max_partition_fetch_bytes": _FETCH_BYTES,
+    }
+    with consumer(kafka, **options) as reader:
+        hand_over_batches(reader)
+        reader.subscribe([job.topic])
+        read = 0
+        while read < job.records:
+            read += sum(count(item) for items in reader.poll(timeout_ms=500).values() for item in items)
+
+
+@contextmanager
+def _timed(parts: dict[str, float], name: str) -> Iterator[None]:
+    begun = time.perf_counter()
+    yield
+    parts[name] += time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    serve(_measure, warm_up)

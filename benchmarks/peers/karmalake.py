@@ -1,0 +1,29 @@
+"""karmalake itself, as `karmalake drain` runs it, with default settings, into a new lake."""
+
+from pathlib import Path
+
+from benchmarks.peers.protocol import Job, serve
+from pipelines.drain import drain, open_ingest
+from pipelines.settings import IngestSettings, KafkaSettings, Settings
+
+
+def settings_of(job: Job, name: str = "data") -> Settings:
+    """Return default settings that read the topic of a job into a lake of its own."""
+    kafka = KafkaSettings(bootstrap_servers=job.bootstrap_servers, topic=job.topic, group_id=f"{name}-{job.topic}")
+    return Settings(data_dir=Path(job.folder) / name, kafka=kafka)
+
+
+def warm_up(job: Job) -> None:
+    """Load the compiled loops by a small batch into another lake: part of the start, like the start of a JVM."""
+    small = settings_of(job, "warm-up").model_copy(update={"ingest": IngestSettings(max_batch_records=1_000)})
+    with open_ingest(small) as ingest:
+        drain(ingest, lambda _: None, max_batches=1)
+
+
+def _drain(job: Job) -> None:
+    with open_ingest(settings_of(job)) as ingest:
+        drain(ingest, lambda _: None)
+
+
+if __name__ == "__main__":
+    serve(_drain, warm_up)

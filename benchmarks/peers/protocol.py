@@ -1,0 +1,54 @@
+"""What a peer is told and what it answers; only the standard library, because every peer imports it.
+
+Imports and the start of a session come before the clock; connecting, reading, dedup, writing and committing count.
+How many rows were written is not asked: the benchmark counts them in the files.
+"""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
+_PATIENCE_SECONDS = 240
+
+
+class PeerError(Exception):
+    """A peer did not start, failed or took too long; the message ends with its last words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Read `records` records of a topic, from the beginning to the end, and leave Parquet files in `folder`."""
+
+    bootstrap_servers: str
+    topic: str
+    records: int
+    folder: str
+
+
+def serve(work: Callable[[Job], dict[str, Any] | None], warm_up: Callable[[Job], None] | None = None) -> None:
+    """Do the job on standard input and print the seconds that `work` took, with what else it tells."""
+    job = Job(**json.loads(input()))
+    if warm_up is not None:
+        warm_up(job)
+    begun = time.perf_counter()
+    told = work(job) or {}
+    print(json.dumps({"seconds": time.perf_counter() - begun} | told), flush=True)
+
+
+def ask(python: str, name: str, job: Job, log: Path) -> dict[str, Any]:
+    """Run a peer on a job and return its answer; its standard error goes to `log`."""
+    with log.open("w+", encoding="utf-8") as errors:
+        try:
+            done = subprocess.run(
+                [python, "-m", f"benchmarks.peers.{name}"], input=json.dumps(asdict(job)) + "\n", text=True,
+                stdout=subprocess.PIPE, stderr=errors, cwd=REPOSITORY, timeout=_PATIENCE_SECONDS, check=True,
+            )  # fmt: skip
+            return json.loads(done.stdout.splitlines()[-1])
+        except (subprocess.SubprocessError, OSError, IndexError, ValueError) as error:
+            errors.seek(0)
+            raise PeerError(f"{name}: {error}: {' '.join(errors.read().split())[-300:]}") from error
