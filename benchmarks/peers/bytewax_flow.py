@@ -14,7 +14,7 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.testing import run_main
 
 from benchmarks.peers.protocol import Job, serve
-from benchmarks.peers.script import as_row, to_columns
+from benchmarks.peers.rows import as_row, to_columns
 from pipelines.contract.event_pb2 import Event
 
 _AT_ONCE = 50_000

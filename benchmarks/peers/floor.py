@@ -1,7 +1,7 @@
 """What each part of karmalake's ingest takes alone, nothing beside it: how far the whole is from its slowest part."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ _FETCH_BYTES = 8 * 1024 * 1024
 
 def _measure(job: Job) -> dict[str, object]:
     """Return the seconds of each part: fetching over the whole topic, the others batch by batch of a second reading."""
-    parts = dict.fromkeys(("fetch", "decode", "digest and index", "Parquet write"), 0.0)
+    parts: dict[str, float] = dict.fromkeys(("fetch", "decode", "digest and index", "Parquet write"), 0.0)
     with _timed(parts, "fetch"):
         _fetch(job)
     settings = settings_of(job)
@@ -63,7 +63,7 @@ def _fetch(job: Job) -> None:
 
 
 @contextmanager
-def _timed(parts: dict[str, float], name: str) -> Iterator[None]:
+def _timed(parts: dict[str, float], name: str) -> Generator[None]:
     begun = time.perf_counter()
     yield
     parts[name] += time.perf_counter() - begun

@@ -6,24 +6,15 @@ offsets committed after the file is there. A crash between the two writes a batc
 
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from confluent_kafka import Consumer, Message
 from google.protobuf.message import DecodeError
 
 from benchmarks.peers.protocol import Job, serve
+from benchmarks.peers.rows import as_row, to_columns
 from pipelines.contract.event_pb2 import Event
 
 _AT_ONCE = 50_000
-SCHEMA = pa.schema(
-    [
-        ("event_id", pa.string()),
-        ("user_id", pa.string()),
-        ("action_type", pa.string()),
-        ("event_time", pa.timestamp("us", tz="UTC")),
-        ("metadata", pa.map_(pa.string(), pa.string())),
-    ]
-)
 
 
 def _drain(job: Job) -> None:
@@ -67,19 +58,6 @@ def _new_rows(records: list[Message], seen: set[str]) -> list[tuple[Any, ...]]:
             add(event_id)
             append(as_row(event))
     return rows
-
-
-def to_columns(rows: list[tuple[Any, ...]]) -> pa.Table:
-    """Return rows, at least one, as columns of SCHEMA."""
-    columns = zip(zip(*rows, strict=True), SCHEMA, strict=True)
-    return pa.table([pa.array(column, field.type) for column, field in columns], SCHEMA)
-
-
-def as_row(event: Event) -> tuple[Any, ...]:
-    """Return the values of SCHEMA."""
-    time = event.timestamp
-    microseconds = time.seconds * 1_000_000 + time.nanos // 1000
-    return event.event_id, event.user_id, event.action_type, microseconds, list(event.metadata.items())
 
 
 if __name__ == "__main__":

@@ -7,15 +7,12 @@ to be had from Maven where this was written. The session starts, and jars are fe
 
 import os
 import sys
-from collections.abc import Iterator
 from importlib.metadata import version
 
-import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from benchmarks.peers.protocol import REPOSITORY, Job, serve
-from benchmarks.peers.script import as_row, to_columns
-from pipelines.contract.event_pb2 import Event
+from benchmarks.peers.rows import decode_batches
 
 _SPARK, _DELTA, _SCALA = version("pyspark"), version("delta-spark"), "2.13"
 _PACKAGES = (
@@ -49,13 +46,6 @@ def _warm_up(_: Job) -> None:
     _session().range(1).count()
 
 
-def _decode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        rows = [as_row(Event.FromString(value)) for value in batch.column(0).to_pylist()]
-        if rows:
-            yield from to_columns(rows).to_batches()
-
-
 def _drain(job: Job) -> None:
     kafka = {
         "kafka.bootstrap.servers": job.bootstrap_servers,
@@ -63,7 +53,7 @@ def _drain(job: Job) -> None:
         "startingOffsets": "earliest",
     }
     records = _session().readStream.format("kafka").options(**kafka).load()
-    rows = records.select("value").mapInArrow(_decode, _ROW)
+    rows = records.select("value").mapInArrow(decode_batches, _ROW)
     write = rows.dropDuplicates(["event_id"]).writeStream.format("delta").trigger(availableNow=True)
     query = write.option("checkpointLocation", f"{job.folder}/checkpoint").start(f"{job.folder}/rows")
     query.awaitTermination()
