@@ -58,7 +58,12 @@ def make_lake(root: Path, events: int, users: int) -> Lake:
 def add_events(lake: Lake, count: int, users: int, from_us: int, step_us: int) -> None:
     """Commit so many more events, one each `step_us` microseconds from `from_us` on."""
     first = _next_offset(lake)
-    rows = make_rows(first, count, users, from_us, step_us)
+    commit_rows(lake, make_rows(first, count, users, from_us, step_us), first)
+
+
+def commit_rows(lake: Lake, rows: pa.Table, first: int) -> None:
+    """Commit the rows that `make_rows` gave from `first` on."""
+    count = len(rows)
     offsets = OffsetRange(_TOPIC_ID, "events", 0, first, first + count, read=count, accepted=count)
     batch_id = f"measured-{first}"
     record = CommitRecord(batch_id, "benchmark", datetime.now(UTC), (offsets,), **describe_events(rows))

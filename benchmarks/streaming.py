@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.lakes import AS_OF, add_events
+from benchmarks.lakes import AS_OF, commit_rows, make_rows
 from benchmarks.report import keep
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import Lake, create_lake
 from pipelines.lake.upkeep import compact
 from pipelines.settings import LakeSettings
 
-_INTERVALS, _SHOWN, _COMMITS, _EVENTS = 240, 40, 25, 200
+_INTERVALS, _SHOWN, _COMMITS, _EVENTS = 160, 20, 20, 200
 _COLUMNS = ("commits", "events", "files of events", "files of commits", "commit ms", "compaction s", "snapshot ms")
 
 
@@ -30,9 +30,12 @@ def _intervals(lake: Lake) -> Iterator[tuple[int | float, ...]]:
     commit_ms: list[float] = []
     merging: list[float] = []
     for interval in range(1, _INTERVALS + 1):
-        for commit in range(_COMMITS):
-            moment = int(AS_OF.timestamp()) * 1_000_000 + (interval * _COMMITS + commit) * 1_000_000
-            commit_ms.append(_seconds(lambda at=moment: add_events(lake, _EVENTS, 10_000, at, 1)) * 1000)
+        first = (interval - 1) * _COMMITS * _EVENTS
+        moment = int(AS_OF.timestamp()) * 1_000_000 + first * 1_000
+        rows = make_rows(first, _COMMITS * _EVENTS, 10_000, moment, 1_000)
+        for start in range(0, len(rows), _EVENTS):
+            share = rows.slice(start, _EVENTS)
+            commit_ms.append(_seconds(lambda share=share, at=first + start: commit_rows(lake, share, at)) * 1000)
         merging.append(_seconds(lambda: compact(lake, LakeSettings().compact_after_files)))
         if interval % _SHOWN == 0:
             snapshot_ms = _seconds(lambda: take_snapshot(lake)) * 1000
