@@ -36,8 +36,8 @@ format: setup
 docs: setup  ## write the reference pages anew from the code
 	$(BIN)/python -m pipelines.cli.reference docs
 
-bench: setup  ## measure: minutes on a quiet machine; BENCH="refresh" for some of it
-	$(BIN)/python -m benchmarks $(or $(BENCH),refresh freshness)
+bench: setup  ## measure for 15 minutes on a quiet machine; BENCH="dedup history" for what takes longer
+	$(BIN)/python -m benchmarks $(or $(BENCH),ingest backfill publish freshness)
 
 pins: setup  ## compile requirements.txt anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --upgrade --quiet --output-file requirements.txt

@@ -47,7 +47,9 @@ def run(folder: Path) -> None:
     for ending, path in files.items():
         seconds = _by_file(folder / ending, path)
         rows.append((f"backfill, {ending}", seconds, round(ROWS / seconds), bus / seconds, drained / seconds))
-    keep("backfill", ("way", "seconds", "events/s", "times the bus", "times drain alone"), rows, events=ROWS)
+    keep(
+        "backfill", ("way", "seconds", "events/s", "times the bus", "times drain alone"), rows, "events/s", events=ROWS
+    )
 
 
 def _by_bus(folder: Path, path: Path) -> tuple[float, float]:

@@ -56,7 +56,7 @@ def run(folder: Path) -> None:
         settings = with_local_endpoints(bare)
         ensure_topic(settings.kafka)
         rows = [_of_size(settings, number, *size) for number, size in enumerate(SIZES)]
-        keep("history", list(rows[0]), [list(row.values()) for row in rows], record_bytes=_record_bytes())
+        keep("history", list(rows[0]), [list(row.values()) for row in rows], "drain MB", record_bytes=_record_bytes())
     finally:
         stop(bare)
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.peers.environment import peers_python
 from benchmarks.peers.protocol import Job, PeerError, ask
-from benchmarks.report import keep, plot
+from benchmarks.report import keep
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from tests.services.kafka_cluster import KafkaCluster
@@ -101,8 +101,7 @@ def _measure(folder: Path, kafka: KafkaCluster, workload: Workload, python: str)
         rate = workload.records / seconds
         rows.append((f"alone: {name}", workload.records, seconds, round(rate), rate / script, None, None, ""))
     failed = [peer.name for peer in _PEERS if peer not in answers]
-    keep(f"ingest-{workload.name}", _COLUMNS, rows, bytes_per_record=size, failed=failed)
-    plot(f"ingest-{workload.name}", "events/s", {row[0]: row[3] for row in rows})
+    keep(f"ingest-{workload.name}", _COLUMNS, rows, "events/s", bytes_per_record=size, failed=failed)
 
 
 def _write_records(folder: Path, workload: Workload) -> int:

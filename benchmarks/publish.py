@@ -44,7 +44,7 @@ def run(folder: Path) -> None:
             rows += [_tool(tool, url, size, pipelined) for pipelined in _PIPELINED]
         else:
             print("neither redis-benchmark nor valkey-benchmark is installed: nothing to compare with")
-        keep("publish", ("what", "documents", "seconds", "documents/s"), rows, document_bytes=size)
+        keep("publish", ("what", "documents", "seconds", "documents/s"), rows, "documents/s", document_bytes=size)
     finally:
         stop(bare)
 

@@ -28,7 +28,11 @@ def run(folder: Path) -> None:
         for day, name in enumerate(policies):
             rows += _of_lake(folder / f"lake-{events}", events, users, load_policy(name), AS_OF + timedelta(days=day))
     keep(
-        "refresh", _COLUMNS, rows, note="commit 0 is the rebuild; the first refresh, which orders by user, is not shown"
+        "refresh",
+        _COLUMNS,
+        rows,
+        "seconds",
+        note="commit 0 is the rebuild; the first refresh, which orders by user, is not shown",
     )
 
 

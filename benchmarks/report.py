@@ -4,15 +4,14 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import altair as alt
-
 RESULTS = Path(__file__).parent / "results"
+_BAR_WIDTH = 50
 _PACKAGES = ("deltalake", "duckdb", "kafka-python", "polars", "pyarrow", "redis")
 
 
@@ -29,25 +28,23 @@ def circumstances() -> dict[str, Any]:
     }
 
 
-def keep(name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], **told: Any) -> None:
-    """Print rows as a table and write them with their circumstances to `results/{name}.json`."""
+def keep(name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], bars: str, **told: Any) -> None:
+    """Print rows as a table and the column `bars` as a chart; write all to `results/{name}.json`, circumstances too."""
     shown = [[_text(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *shown, strict=True)]
     for line in (columns, *shown):
         print("  ".join(value.rjust(width) for value, width in zip(line, widths, strict=True)))
+    _draw(bars, [str(row[0]) for row in rows], [row[columns.index(bars)] for row in rows])
     RESULTS.mkdir(exist_ok=True)
     result = {**circumstances(), **told, "rows": [dict(zip(columns, row, strict=True)) for row in rows]}
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def plot(name: str, measure: str, values: Mapping[str, float]) -> None:
-    """Draw one bar for each name, in their order, into `results/{name}.html`."""
-    data = alt.InlineData([{"what": what, measure: value} for what, value in values.items()])
-    bars = alt.Chart(data, title=name).mark_bar().encode(alt.X(f"{measure}:Q"), alt.Y("what:N", sort=None, title=None))
-    RESULTS.mkdir(exist_ok=True)
-    (bars + bars.mark_text(align="left", dx=3).encode(text=alt.Text(f"{measure}:Q", format=","))).save(
-        RESULTS / f"{name}.html"
-    )
+def _draw(measure: str, names: Sequence[str], values: Sequence[float]) -> None:
+    print(f"\n{measure}")
+    for name, value in zip(names, values, strict=True):
+        bar = "#" * max(1, round(_BAR_WIDTH * value / max(values)))
+        print(f"{name.rjust(max(map(len, names)))} {bar} {_text(value)}")
 
 
 def _text(value: object) -> str:

@@ -23,7 +23,14 @@ _COLUMNS = ("commits", "events", "files of events", "files of commits", "commit 
 def run(folder: Path) -> None:
     """Commit and compact; show every so many intervals."""
     lake = create_lake(folder / "lake")
-    keep("streaming", _COLUMNS, list(_intervals(lake)), events_a_commit=_EVENTS, commits_an_interval=_COMMITS)
+    keep(
+        "streaming",
+        _COLUMNS,
+        list(_intervals(lake)),
+        "commit ms",
+        events_a_commit=_EVENTS,
+        commits_an_interval=_COMMITS,
+    )
 
 
 def _intervals(lake: Lake) -> Iterator[tuple[int | float, ...]]:

@@ -88,7 +88,7 @@ class DedupIndex:
 
     def close(self) -> None:
         """Give the folder back to other processes, once the merge in hand is done."""
-        self.runs.settle()
+        self.runs.close()
         self._save(self.version)
         os.close(self.lock)
 
@@ -136,7 +136,7 @@ class DedupIndex:
 
     def _forget(self) -> None:
         """Start again from nothing, under a new key."""
-        self.runs.settle()
+        self.runs.close()
         self.runs, self.key, self.version = Runs(self.folder), secrets.token_bytes(16), -1
         (self.folder / "manifest.json").unlink(missing_ok=True)
         self.runs.remove_others()

@@ -6,8 +6,9 @@ one that no manifest names is removed.
 """
 
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -56,6 +57,7 @@ class Runs:
 
     def find(self, ids: Digests) -> tuple[np.ndarray, np.ndarray]:
         """Return for each of the sorted ids whether a run holds it, and the payload there (its own where none does)."""
+        self._merge()
         positions = np.full(len(ids), -1, np.int64)
         known, payload = np.zeros(len(ids), bool), ids.payload.copy()
         for run in reversed(self.runs):
@@ -66,13 +68,11 @@ class Runs:
         return known, payload
 
     def add(self, digests: Digests) -> None:
-        """Add a run of sorted digests, and merge the newest runs while two are of about one size."""
+        """Add a run of sorted digests, and see to it that there are not too many."""
         run = _create(self._new_path(), len(digests))
         run.digests.high[:], run.digests.low[:], run.digests.payload[:] = digests.high, digests.low, digests.payload
         self.runs.append(run)
-        self._take_what_is_merged()
-        while self._merge_newest():
-            pass
+        self._merge()
 
     def flush(self) -> list[tuple[str, int]]:
         """Make all runs durable, and return the name and the rows of each."""
@@ -91,25 +91,40 @@ class Runs:
                 path.unlink()
 
     def settle(self) -> None:
+        """Wait until no two runs are left to be merged."""
+        while self.merge is not None:
+            wait([self.merge.merged])
+            self._merge()
+
+    def close(self) -> None:
         """Wait for the merge in hand, and take it over."""
         self.thread.shutdown()
         self._take_what_is_merged()
 
-    def _merge_newest(self) -> bool:
-        """Merge the two newest runs if they are of about one size and nothing is in the way; return whether it was."""
-        place = len(self.runs) - 2
-        if place < (self.merge.place + 2 if self.merge else 0):
-            return False
-        older, newer = self.runs[place:]
-        if len(older) >= _MERGE_RATIO * len(newer):
-            return False
-        if len(older) + len(newer) <= _AT_ONCE_ROWS:
-            self.runs[place:] = [_merged(self._new_path(), older, newer)]
-            return True
-        if self.merge is None:
-            path = self._new_path()
-            self.merge = _Merge(place, path, self.thread.submit(_merged_durably, path, older, newer))
-        return False
+    def _merge(self) -> None:
+        """Merge neighbours of about one size: small ones now, large ones by the thread, one pair at a time."""
+        self._take_what_is_merged()
+        while (place := self._cheapest_pair()) is not None:
+            older, newer = self.runs[place : place + 2]
+            if len(older) + len(newer) > _AT_ONCE_ROWS:
+                if self.merge is None:
+                    path = self._new_path()
+                    self.merge = _Merge(place, path, self.thread.submit(_merged_durably, path, older, newer))
+                return
+            self.runs[place : place + 2] = [_merged(self._new_path(), older, newer)]
+            if self.merge is not None and place < self.merge.place:
+                self.merge = replace(self.merge, place=self.merge.place - 1)
+
+    def _cheapest_pair(self) -> int | None:
+        """Return the place of the two neighbours that are to be merged first; those in hand are left alone."""
+        taken = range(self.merge.place - 1, self.merge.place + 2) if self.merge else range(0)
+        sizes = [len(run) for run in self.runs]
+        pairs = [
+            (older + newer, place)
+            for place, (older, newer) in enumerate(pairwise(sizes))
+            if older < _MERGE_RATIO * newer and place not in taken
+        ]
+        return min(pairs)[1] if pairs else None
 
     def _take_what_is_merged(self) -> None:
         if self.merge is not None and self.merge.merged.done():
