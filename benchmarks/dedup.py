@@ -45,10 +45,14 @@ def run(folder: Path) -> None:
         for size in SIZES:
             while (missing := size - sum(map(len, index.runs.runs))) > 0:
                 index.extend(_random_digests(min(_GROWTH, missing)), 0)
-            index.runs.settle()  # it grew faster here than any bus
+            for _ in range(
+                2
+            ):  # it grew faster here than from any bus: let it come to rest, and take up what came of it
+                index.runs.settle()
+                _batch(index, _SMALL, next(batches))
             small = [_batch(index, _SMALL, next(batches)) for _ in range(_BATCHES)]
-            large = [_batch(index, _LARGE, next(batches)) for _ in range(_BATCHES // 4)]
             ids = sum(map(len, index.runs.runs))
+            large = [_batch(index, _LARGE, next(batches)) for _ in range(_BATCHES // 4)]
             gigabytes = sum(run.words.nbytes for run in index.runs.runs) / 1e9
             usual = statistics.median(small) * 1000
             first = rows[0][3] if rows else usual

@@ -88,8 +88,9 @@ class DedupIndex:
 
     def close(self) -> None:
         """Give the folder back to other processes, once the merge in hand is done."""
-        self.runs.close()
+        self.runs.finish()
         self._save(self.version)
+        self.runs.close()
         os.close(self.lock)
 
     def _files_added_since(self, newest: int) -> list[str]:
@@ -136,6 +137,7 @@ class DedupIndex:
 
     def _forget(self) -> None:
         """Start again from nothing, under a new key."""
+        self.runs.finish()
         self.runs.close()
         self.runs, self.key, self.version = Runs(self.folder), secrets.token_bytes(16), -1
         (self.folder / "manifest.json").unlink(missing_ok=True)

@@ -54,6 +54,8 @@ class Runs:
     next_file: int = 0
     thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "index-merge"))
     merge: _Merge | None = None
+    merged: list[Run] = field(default_factory=list)
+    """Runs that were merged: unmapping and removing gigabytes takes seconds, so the thread does it."""
 
     def find(self, ids: Digests) -> tuple[np.ndarray, np.ndarray]:
         """Return for each of the sorted ids whether a run holds it, and the payload there (its own where none does)."""
@@ -84,22 +86,29 @@ class Runs:
         return [(run.path.name, len(run)) for run in self.runs]
 
     def remove_others(self) -> None:
-        """Remove the files that are none of the runs: those that were merged, or that a crash left."""
+        """Have the files removed that are none of the runs: those that were merged, or that a crash left."""
         named = {run.path for run in self.runs} | ({self.merge.path} if self.merge else set())
-        for path in self.folder.glob("*.run"):
-            if path not in named:
-                path.unlink()
+        others = [path for path in self.folder.glob("*.run") if path not in named]
+        if others:
+            self.thread.submit(_remove, others, self.merged)
+            self.merged = []
 
     def settle(self) -> None:
-        """Wait until no two runs are left to be merged."""
+        """Wait until no two runs are left to be merged, and what was merged is gone."""
         while self.merge is not None:
             wait([self.merge.merged])
             self._merge()
+        self.thread.submit(int).result()
+
+    def finish(self) -> None:
+        """Wait for the merge in hand, and take it over."""
+        if self.merge is not None:
+            wait([self.merge.merged])
+            self._take_what_is_merged()
 
     def close(self) -> None:
-        """Wait for the merge in hand, and take it over."""
+        """Wait for everything that the thread was given."""
         self.thread.shutdown()
-        self._take_what_is_merged()
 
     def _merge(self) -> None:
         """Merge neighbours of about one size: small ones now, large ones by the thread, one pair at a time."""
@@ -129,7 +138,9 @@ class Runs:
     def _take_what_is_merged(self) -> None:
         if self.merge is not None and self.merge.merged.done():
             done, self.merge = self.merge, None  # should it have failed, the next `add` tries again
-            self.runs[done.place : done.place + 2] = [done.merged.result()]
+            result = done.merged.result()
+            self.merged += self.runs[done.place : done.place + 2]
+            self.runs[done.place : done.place + 2] = [result]
 
     def _new_path(self) -> Path:
         self.next_file += 1
@@ -172,3 +183,9 @@ def _merged_durably(path: Path, older: Run, newer: Run) -> Run:
     run.words.flush()
     make_durable([path])
     return open_run(path, len(run))
+
+
+def _remove(paths: list[Path], merged: list[Run]) -> None:
+    merged.clear()
+    for path in paths:
+        path.unlink(missing_ok=True)

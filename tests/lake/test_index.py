@@ -71,7 +71,7 @@ def test_runs_are_merged_geometrically(lake: Lake, tmp_path: Path) -> None:
         sizes = [len(run.digests) for run in index.runs.runs]
         assert sum(sizes) == 1_000
         assert all(older >= 2 * newer for older, newer in pairwise(sizes))
-        assert {path.name for path in index.folder.glob("*.run")} == {run.path.name for run in index.runs.runs}
+    assert {path.name for path in index.folder.glob("*.run")} == {run.path.name for run in index.runs.runs}
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
