@@ -229,7 +229,7 @@ def test_a_run_that_no_manifest_names_is_ignored(lake: Lake, tmp_path: Path) -> 
     stray.write_bytes(b"\0" * 24)
     with _opened(tmp_path, lake) as index:
         assert _known(index) == {"a", "b"}
-        assert not stray.exists()
+    assert not stray.exists()
 
 
 def test_each_process_has_a_slot_of_its_own(lake: Lake, tmp_path: Path) -> None:
