@@ -83,7 +83,7 @@ def test_a_crash_at_a_moment(crash_bus: Settings, tmp_path: Path, moment: str) -
 
 @pytest.mark.slow
 def test_thirty_kills(bus: Settings, tmp_path: Path) -> None:
-    """SIGKILL at 30 random moments of start-up and work: always reconcilable, and the same lake in the end.
+    """SIGKILL at 30 random moments of start-up and work: the same lake in the end (`once`, `nothing-lost`, `atomic`).
 
     Meanwhile a process reads in a loop and sees whole commits only; files are compacted beside the drain now and then.
     """

@@ -56,7 +56,7 @@ def published(monkeypatch: pytest.MonkeyPatch, flushed: set[Path]) -> list[Path]
 def test_kafka_is_told_what_is_on_the_disk(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, flushed: set[Path], published: list[Path]
 ) -> None:
-    """Before the group's offsets move, files, log entries, index and the folders that name them are flushed."""
+    """Before offsets move, files, log entries, index and the folders naming them are flushed (`nothing-lost`)."""
     told: list[int] = []
     _before(monkeypatch, KafkaSource, "acknowledge", lambda: told.append(_assert_flushed(published, flushed)))
     bus = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"partitions": 1})})

@@ -66,7 +66,7 @@ def serves(settings: Settings, user_id: str, points: int) -> None:
 
 
 def test_what_is_sent_is_served(streamed: Settings) -> None:
-    """Each commit reaches Redis; at the end warehouse, lake and cache are at one version and everything adds up."""
+    """Each commit reaches Redis (`fresh`); at the end warehouse, lake and cache are at one version and all adds up."""
     send(streamed, valid_records(range(7)))
     with streaming(streamed):
         serves(streamed, "u-6", 3)

@@ -1,6 +1,9 @@
 """The reference pages of the documentation, made from the code: `make docs` writes them, a test compares them."""
 
+import ast
+import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,9 +82,42 @@ def _default(field: FieldInfo) -> str:
     return "" if field.default is None else f"`{field.default}`"
 
 
+def guarantees_page(repository: Path) -> str:
+    """Return docs/guarantees.md: every promise with the code that keeps it and the tests that try to break it."""
+    guarantees = tomllib.loads((repository / GUARANTEES).read_text(encoding="utf-8"))["guarantee"]
+    tests = trials(repository)
+    parts = ["# Guarantees", "", "Made from `docs/guarantees.toml` and from the tests, which name what they try.", ""]
+    for guarantee in guarantees:
+        parts += [f"## `{guarantee['id']}` ({guarantee['kind']})", "", guarantee["claim"], ""]
+        if missing := guarantee.get("missing"):
+            parts += [f"**{missing}**", ""]
+            continue
+        files = ", ".join(f"[`{path}`](../{path})" for path in guarantee["enforced_by"])
+        parts += [f"{guarantee['how']} Kept by {files}.", "", "Tried by"]
+        parts += [f"- `{test}`" for test in tests[guarantee["id"]]]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def trials(repository: Path) -> dict[str, list[str]]:
+    """Return, by the id of a promise, the tests, or whole files of tests, whose docstring names it in backticks."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((repository / "tests").rglob("test_*.py")):
+        place = str(path.relative_to(repository))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module) or (isinstance(node, ast.FunctionDef) and node.name.startswith("test_")):
+                name = place if isinstance(node, ast.Module) else f"{place}::{node.name}"
+                for promise in re.findall(r"`([a-z-]+)`", ast.get_docstring(node) or ""):
+                    found.setdefault(promise, []).append(name)
+    return found
+
+
+GUARANTEES = Path("docs/guarantees.toml")
 PAGES = {"cli.md": commands_page, "settings.md": settings_page}
 
 
 if __name__ == "__main__":
+    docs = Path(sys.argv[1])
     for file_name, page in PAGES.items():
-        Path(sys.argv[1], file_name).write_text(page(), encoding="utf-8")
+        (docs / file_name).write_text(page(), encoding="utf-8")
+    (docs / "guarantees.md").write_text(guarantees_page(docs.parent), encoding="utf-8")
