@@ -2,7 +2,7 @@
 
 import typer
 
-from pipelines.cli import bus, dead_letters, demo, explain, files, flow, local, look, notify, policy, relay
+from pipelines.cli import audit, bus, dead_letters, demo, explain, files, flow, local, look, notify, policy, relay
 
 app = typer.Typer(
     name="karmalake",
@@ -36,6 +36,7 @@ app.command(rich_help_panel="Lake and scores")(flow.publish)
 app.command(rich_help_panel="Lake and scores")(flow.compact)
 app.command(rich_help_panel="Lake and scores")(flow.vacuum)
 app.command(rich_help_panel="Lake and scores")(flow.verify)
+app.command(rich_help_panel="Lake and scores")(audit.audit)
 app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel="Lake and scores")
 app.command(rich_help_panel="Look")(look.show)
 app.command(rich_help_panel="Look")(look.leaderboard)

@@ -1,0 +1,172 @@
+"""Proof by another route that nothing was lost or doubled: the topic is read again by records, and the files raw.
+
+Shares nothing with ingest: kafka-python's own records instead of whole batches, Google's Protobuf objects instead of
+columns, Python sets instead of the index, pyarrow on the Parquet files instead of views. It costs what that costs.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from google.protobuf.message import DecodeError
+from kafka.structs import TopicPartition
+
+from pipelines.contract import event_pb2
+from pipelines.emit.clients import consumer, translated
+from pipelines.emit.topics import describe_topic
+from pipelines.errors import TransientError, UsageError
+from pipelines.settings import Settings
+
+_SHOWN = 5
+_QUIET_POLLS = 20
+Place = tuple[int, int]
+"""(topic partition, offset)"""
+
+
+@dataclass(slots=True)
+class Audited:
+    """What became of the offsets [first_offset, next_offset) of one topic partition that the topic still has.
+
+    next_offset - first_offset = accepted + repeated + dead_letters + absent + lost.
+    """
+
+    topic_partition: int
+    first_offset: int
+    next_offset: int
+    accepted: int = 0
+    repeated: int = 0
+    """Duplicates and conflicts: their event_id is in the lake, from another place."""
+    dead_letters: int = 0
+    absent: int = 0
+    """Kafka's own: control records, aborted or compacted ones."""
+    lost: int = 0
+    """Records that are neither in the lake nor among the dead letters."""
+    examples: list[int] = field(default_factory=list)
+    """Offsets of some that are lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """The audit of a lake against its topic. It passes when nothing is lost and nothing doubled."""
+
+    partitions: list[Audited]
+    events: int
+    doubled: int
+    """Events whose event_id is there more than once."""
+
+    @property
+    def lost(self) -> int:
+        """Records that the lake should have, of all topic partitions."""
+        return sum(partition.lost for partition in self.partitions)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is lost and nothing doubled."""
+        return not self.lost and not self.doubled
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What the files of the lake hold: every event_id, and the places of one topic's records."""
+
+    ids: set[str]
+    events: int
+    accepted: set[Place]
+    rejected: set[Place]
+
+
+def audit(settings: Settings) -> Audit:
+    """Read the topic up to the lake's checkpoints, and everything that the lake holds, and compare.
+
+    Ingest may go on meanwhile. Raises UsageError without a topic or a lake, TransientError when the brokers do not
+    answer or do not send everything (`nothing-lost`).
+    """
+    topic = describe_topic(settings.kafka)
+    if topic is None:
+        raise UsageError(f"topic {settings.kafka.topic} does not exist: there is nothing to audit against")
+    if not DeltaTable.is_deltatable(str(settings.lake_dir / "events")):
+        raise UsageError(f"there is no lake in {settings.lake_dir} yet: run `karmalake drain` first")
+    events = DeltaTable(settings.lake_dir / "events")
+    read_upto = {
+        p.partition: events.transaction_version(f"ingest:{topic.topic_id}:{p.partition}") for p in topic.partitions
+    }
+    held = _read_files(settings, topic.topic_id)
+    partitions = [
+        _of_partition(settings, held, p.partition, p.begin_offset, next_offset)
+        for p in topic.partitions
+        if (next_offset := read_upto[p.partition]) is not None
+    ]
+    return Audit(partitions, held.events, held.events - len(held.ids))
+
+
+def _read_files(settings: Settings, topic_id: str) -> _Held:
+    """Read the files of the newest version; dead letters of batches that were never committed do not count."""
+    batches = {batch for table in _tables(settings, "commits", ["batch_id"]) for batch in table["batch_id"].to_pylist()}
+    ids: set[str] = set()
+    accepted: set[Place] = set()
+    rejected: set[Place] = set()
+    count = 0
+    for table in _tables(settings, "events", ["event_id", "topic_id", "topic_partition", "offset"]):
+        ids.update(table["event_id"].to_pylist())
+        accepted.update(_places(table, topic_id))
+        count += len(table)
+    for table in _tables(settings, "dead_letters", ["topic_id", "topic_partition", "offset", "batch_id"]):
+        committed = [batch in batches for batch in table["batch_id"].to_pylist()]
+        rejected.update(_places(table.filter(pa.array(committed, pa.bool_())), topic_id))
+    return _Held(ids, count, accepted, rejected)
+
+
+def _tables(settings: Settings, name: str, columns: list[str]) -> Iterator[pa.Table]:
+    for path in DeltaTable(settings.lake_dir / name).file_uris():
+        yield pq.ParquetFile(path).read(columns)
+
+
+def _places(table: pa.Table, topic_id: str) -> Iterator[Place]:
+    columns = (table[name].to_pylist() for name in ("topic_id", "topic_partition", "offset"))
+    return ((partition, offset) for topic, partition, offset in zip(*columns, strict=True) if topic == topic_id)
+
+
+def _of_partition(settings: Settings, held: _Held, partition: int, first: int, upto: int) -> Audited:
+    found = Audited(partition, first, max(first, upto))
+    seen = 0
+    for offset, value in _records(settings, partition, first, upto):
+        seen += 1
+        place = (partition, offset)
+        if place in held.accepted:
+            found.accepted += 1
+        elif place in held.rejected:
+            found.dead_letters += 1
+        elif _event_id(value) in held.ids:
+            found.repeated += 1
+        else:
+            found.lost += 1
+            found.examples = [*found.examples, offset][:_SHOWN]
+    found.absent = found.next_offset - found.first_offset - seen
+    return found
+
+
+def _records(settings: Settings, partition: int, first: int, upto: int) -> Iterator[tuple[int, bytes | None]]:
+    """Yield offset and value of each record of [first, upto) that a reader of committed records gets."""
+    place = TopicPartition(settings.kafka.topic, partition)
+    options = {"group_id": None, "enable_auto_commit": False, "isolation_level": "read_committed"}
+    with translated(settings.kafka, f"auditing {settings.kafka.topic}"), consumer(settings.kafka, **options) as reader:
+        reader.assign([place])
+        reader.seek(place, first)
+        quiet = 0
+        while reader.position(place) < upto and quiet < _QUIET_POLLS:
+            records = reader.poll(timeout_ms=500).get(place, [])
+            quiet = 0 if records else quiet + 1
+            yield from ((record.offset, record.value) for record in records if record.offset < upto)
+        if reader.position(place) < upto:
+            raise TransientError(
+                f"the brokers sent nothing of {place.topic}-{partition} from {reader.position(place)} on"
+            )
+
+
+def _event_id(value: bytes | None) -> str | None:
+    try:
+        return event_pb2.Event.FromString(value or b"").event_id or None
+    except DecodeError:
+        return None
