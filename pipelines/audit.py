@@ -160,9 +160,8 @@ def _records(settings: Settings, partition: int, first: int, upto: int) -> Itera
             quiet = 0 if records else quiet + 1
             yield from ((record.offset, record.value) for record in records if record.offset < upto)
         if reader.position(place) < upto:
-            raise TransientError(
-                f"the brokers sent nothing of {place.topic}-{partition} from {reader.position(place)} on"
-            )
+            at = f"{place.topic}-{partition}@{reader.position(place)}"
+            raise TransientError(f"the brokers sent nothing from {at} on, although the lake has read on to {upto}")
 
 
 def _event_id(value: bytes | None) -> str | None:

@@ -25,9 +25,8 @@ def audit(
         found = compare(current_settings())
     rows = [asdict(partition) for partition in found.partitions]
     if as_json:
-        typer.echo(
-            json.dumps({"partitions": rows, "events": found.events, "lost": found.lost, "doubled": found.doubled})
-        )
+        totals = {"events": found.events, "lost": found.lost, "doubled": found.doubled}
+        typer.echo(json.dumps(totals | {"partitions": rows}))
     else:
         table([name.replace("_", " ") for name in _COLUMNS], [tuple(row[name] for name in _COLUMNS) for row in rows])
         say(f"{found.events:,} events in the lake; lost {found.lost:,}, doubled {found.doubled:,}")
