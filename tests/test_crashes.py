@@ -41,8 +41,8 @@ _MOMENTS = {
     "before the index": ("pipelines.drain:DedupIndex.extend", "before", 2),
     "index run written": ("pipelines.lake.index:Runs.add", "after", 2),
     "before the commit record": ("pipelines.drain:complete_commits", "before", 3),
-    "before group offsets": ("pipelines.drain:KafkaSource.acknowledge", "before", 2),
-    "after group offsets": ("pipelines.drain:KafkaSource.acknowledge", "after", 2),
+    "before group offsets": ("pipelines.ingest.source:KafkaSource.acknowledge", "before", 2),
+    "after group offsets": ("pipelines.ingest.source:KafkaSource.acknowledge", "after", 2),
 }
 
 
