@@ -1,4 +1,4 @@
-"""What grows with the history, and what does not: memory of ingest, rebuilds, queries, bytes; to 30 million events.
+"""What grows with the history, and what does not: memory of ingest, rebuilds, queries, bytes; to 5 million events.
 
 One lake that grows; at each size it is compacted, drained into from the embedded broker by a process of its own whose
 memory is watched, rebuilt, and queried as the notebooks do. Beside a rebuild stands what DuckDB needs to read the
@@ -34,7 +34,7 @@ from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.policy_file import load_policy
 from pipelines.settings import Settings
 
-SIZES = ((1_000_000, 50_000), (10_000_000, 500_000), (30_000_000, 1_000_000))
+SIZES = ((1_000_000, 50_000), (5_000_000, 250_000))
 _DRAINED, _SENT = 1_000_000, 50_000
 _FLOOR = """
 SELECT user_id, event_time::DATE, action_type, count(*), sum(metadata['rating']::DOUBLE)
