@@ -7,8 +7,8 @@ import dagster as dg
 from assets.partitions import DAYS
 from assets.resources import Karmalake
 from pipelines.backfill import backfill
+from pipelines.contract.times import TimeUnit
 from pipelines.emit.files import Mapping
-from pipelines.emit.times import TimeUnit
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import COUNTS
 

@@ -1,7 +1,8 @@
 """Proof by another route that nothing was lost or doubled: the topic is read again by records, and the files raw.
 
-Shares nothing with ingest: kafka-python's own records instead of whole batches, Google's Protobuf objects instead of
-columns, Python sets instead of the index, pyarrow on the Parquet files instead of views. It costs what that costs.
+Shares nothing with ingest: kafka-python's own records instead of whole batches, one value at a time instead of columns
+(`audit_values.py`), Python sets instead of the index, pyarrow on the Parquet files instead of views. It costs what that
+costs.
 """
 
 from collections.abc import Iterator
@@ -10,10 +11,9 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
-from google.protobuf.message import DecodeError
 from kafka.structs import TopicPartition
 
-from pipelines.contract import event_pb2
+from pipelines.audit_values import event_id_of
 from pipelines.emit.clients import consumer, translated
 from pipelines.emit.topics import describe_topic
 from pipelines.errors import TransientError, UsageError
@@ -138,7 +138,7 @@ def _of_partition(settings: Settings, held: _Held, partition: int, first: int, u
             found.accepted += 1
         elif place in held.rejected:
             found.dead_letters += 1
-        elif _event_id(value) in held.ids:
+        elif event_id_of(value or b"", settings.contract) in held.ids:
             found.repeated += 1
         else:
             found.lost += 1
@@ -162,10 +162,3 @@ def _records(settings: Settings, partition: int, first: int, upto: int) -> Itera
         if reader.position(place) < upto:
             at = f"{place.topic}-{partition}@{reader.position(place)}"
             raise TransientError(f"the brokers sent nothing from {at} on, although the lake has read on to {upto}")
-
-
-def _event_id(value: bytes | None) -> str | None:
-    try:
-        return event_pb2.Event.FromString(value or b"").event_id or None
-    except DecodeError:
-        return None

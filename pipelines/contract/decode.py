@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.contract import metadata, protobuf
+from pipelines.contract import metadata
+from pipelines.contract.parsed import Parsed
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import EVENT, PLACE, REJECTED, TIMESTAMP
+from pipelines.contract.values import parse_values
 from pipelines.settings import ContractSettings
 
 
@@ -30,12 +32,15 @@ class Decoded:
 
 
 def decode(records: pa.Table, contract: ContractSettings) -> Decoded:
-    """Split `records` (RECORD columns) into valid events and rejected records (`not-blocked`)."""
+    """Split `records` (RECORD columns) into valid events and rejected records (`not-blocked`).
+
+    Raises ConfigurationError or TransientError when a schema registry is needed and cannot be asked.
+    """
     records = records.combine_chunks()
-    return judge(records, protobuf.parse(_flat(records["value"])), contract)
+    return judge(records, parse_values(_flat(records["value"]), contract), contract)
 
 
-def judge(records: pa.Table, parsed: protobuf.Parsed, contract: ContractSettings) -> Decoded:
+def judge(records: pa.Table, parsed: Parsed, contract: ContractSettings) -> Decoded:
     """Split what the values of `records` (RECORD columns, in one chunk) were parsed into by the bounds of an event."""
     events = metadata.last_value_wins(parsed.events)
     mis_keyed = pc.fill_null(pc.not_equal(records["key"], events["user_id"].cast(pa.binary())), fill_value=True)
@@ -54,17 +59,18 @@ def keep(rows: pa.Table, wanted: pa.BooleanArray) -> pa.Table:
 
 
 def _failures(
-    parsed: protobuf.Parsed,
+    parsed: Parsed,
     events: pa.Table,
     records: pa.Table,
     mis_keyed: pa.ChunkedArray,
     contract: ContractSettings,
 ) -> Iterator[tuple[Reason, pa.Array]]:
     """Yield each reason with the mask of rows it applies to, in order of precedence."""
-    undecodable = np.zeros(len(records), bool)
-    undecodable[list(parsed.errors)] = True
     yield Reason.NULL_VALUE, pc.is_null(records["value"])
-    yield Reason.UNDECODABLE, pa.array(undecodable)
+    for reason in (Reason.UNDECODABLE, Reason.UNKNOWN_SCHEMA):
+        undecodable = np.zeros(len(records), bool)
+        undecodable[[row for row, problem in parsed.errors.items() if problem.reason is reason]] = True
+        yield reason, pa.array(undecodable)
     yield Reason.MISSING_EVENT_ID, pc.equal(events["event_id"], "")
     yield Reason.MISSING_USER_ID, pc.equal(events["user_id"], "")
     yield Reason.MISSING_ACTION_TYPE, pc.equal(events["action_type"], "")
@@ -101,7 +107,7 @@ def _rejected(
     records: pa.Table,
     reasons: pa.Array,
     mask: pa.Array,
-    parsed: protobuf.Parsed,
+    parsed: Parsed,
     events: pa.Table,
     contract: ContractSettings,
 ) -> pa.Table:
@@ -115,12 +121,12 @@ def _rejected(
     return pa.table(columns, schema=REJECTED)
 
 
-def _sentence(reason: Reason, row: int, parsed: protobuf.Parsed, events: pa.Table, contract: ContractSettings) -> str:
+def _sentence(reason: Reason, row: int, parsed: Parsed, events: pa.Table, contract: ContractSettings) -> str:
     match reason:
         case Reason.NULL_VALUE:
             return "The record has no value (a tombstone), and an event is never deleted by one."
-        case Reason.UNDECODABLE:
-            return parsed.errors[row]
+        case Reason.UNDECODABLE | Reason.UNKNOWN_SCHEMA:
+            return parsed.errors[row].sentence
         case Reason.KEY_MISMATCH:
             return (
                 f"The record's key is not its user_id {_short(events['user_id'][row].as_py())}, and strict_keys is on."

@@ -11,6 +11,7 @@ class Reason(StrEnum):
 
     NULL_VALUE = "null_value"
     UNDECODABLE = "undecodable"
+    UNKNOWN_SCHEMA = "unknown_schema"
     MISSING_EVENT_ID = "missing_event_id"
     MISSING_USER_ID = "missing_user_id"
     MISSING_ACTION_TYPE = "missing_action_type"

@@ -11,8 +11,8 @@ import pyarrow as pa
 from pyarrow import compute
 
 from pipelines.contract.schema import EVENT
+from pipelines.contract.times import TimeUnit, read_times
 from pipelines.emit.rows import Rows, read_rows
-from pipelines.emit.times import TimeUnit, read_times
 from pipelines.errors import UsageError
 
 pc: Any = compute  # its functions are made at import, where pyright does not see them

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.contract.decode import Decoded, judge
-from pipelines.contract.protobuf import Parsed
+from pipelines.contract.parsed import Parsed, Problem
+from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import HEADERS, RECORD, TIMESTAMP
 from pipelines.emit.files import Mapping, to_events
 from pipelines.emit.rows import Rows, read_rows
@@ -84,13 +85,13 @@ class FileSource:
 
     def _decode(self, read: list[Rows], start: int) -> tuple[pa.Table, Decoded]:
         events: list[pa.Table] = []
-        errors: dict[int, str] = {}
+        errors: dict[int, Problem] = {}
         for rows in read:
             before = sum(map(len, events))
             mapped, problems = to_events(self.path, rows, self.mapping)
             for row, problem in problems.items():
                 place = f"{rows.row_word} {rows.first_row + row}, column {self.mapping.time!r}"
-                errors[before + row] = f"{place}: {problem}."
+                errors[before + row] = Problem(Reason.UNDECODABLE, f"{place}: {problem}.")
             events.append(mapped)
         together = pa.concat_tables(events).combine_chunks()
         records = self._records(together, start)

@@ -168,8 +168,9 @@ def test_bitcoin_otc(karmalake: Run, bitcoin_otc: Path) -> None:
     compared = 0
     for year in ("2012", "2013", "2014"):
         as_of = f"{year}-01-01T00:00:00Z"
-        answer = io.StringIO(karmalake("scores", "--as-of", as_of).stdout)
-        found = {row["user_id"]: row for row in csv.DictReader(answer)}
+        answer = karmalake("scores", "--as-of", as_of).stdout
+        assert answer.startswith("user_id,"), answer[:500]
+        found = {row["user_id"]: row for row in csv.DictReader(io.StringIO(answer))}
         with (bitcoin_otc / "expected_scores.csv").open(encoding="utf-8") as file:
             expected = [row for row in csv.DictReader(file) if row["as_of"] == as_of]
         assert set(found) == {row["user_id"] for row in expected}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.contract.event_pb2 import Event
-from pipelines.contract.protobuf import parse
+from pipelines.contract.protobuf import parse_protobuf
 
 _TEXTS = st.text(max_size=12)
 _SECONDS = st.integers(-62_135_596_800, 253_402_300_799)  # the years 1 to 9999
@@ -24,7 +24,7 @@ def _events(draw: st.DrawFn) -> Event:
 @given(st.lists(_events(), max_size=8))
 def test_what_the_runtime_encodes_is_decoded_to_the_same_fields(events: list[Event]) -> None:
     """Any text, empty ones too, any map, any time of the calendar cut to whole microseconds, and absent fields."""
-    parsed = parse(pa.array([event.SerializeToString() for event in events], pa.binary()))
+    parsed = parse_protobuf(pa.array([event.SerializeToString() for event in events], pa.binary()))
     assert parsed.errors == {}
     for name in ("event_id", "user_id", "action_type"):
         assert parsed.events[name].to_pylist() == [getattr(event, name) for event in events]
@@ -47,7 +47,7 @@ def test_what_the_runtime_decodes_is_decoded(event: Event, data: st.DataObject) 
         expected = Event.FromString(bytes(value))
     except DecodeError:
         return
-    parsed = parse(pa.array([bytes(value)], pa.binary()))
+    parsed = parse_protobuf(pa.array([bytes(value)], pa.binary()))
     assert parsed.errors == {}
     for name in ("event_id", "user_id", "action_type"):
         assert parsed.events[name].to_pylist() == [getattr(expected, name)]

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.contract.schema import EVENT
+from pipelines.contract.times import read_times
 from pipelines.emit.files import Mapping, read_events
 from pipelines.emit.producer import produce
-from pipelines.emit.times import read_times
 from pipelines.emit.topics import describe_topic, ensure_topic
 from pipelines.errors import UsageError
 from pipelines.settings import Settings

@@ -24,7 +24,7 @@ _LAST_MICROSECOND = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(mic
 
 
 def read_times(texts: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[int, str]]:
-    """Return texts in `unit` as TIMESTAMP, null where one cannot be read, and by row what is wrong with it.
+    """Return texts in `unit` as TIMESTAMP, null where one is null or cannot be read, and by row what is wrong with it.
 
     What is finer than a microsecond is cut; an ISO 8601 time without a zone is UTC; only the years 1 to 9999 are read.
     """
@@ -52,7 +52,7 @@ def _read_one_by_one(texts: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[in
     errors: dict[int, str] = {}
     for row, text in enumerate(texts.to_pylist()):
         try:
-            times.append(_read(text, unit))
+            times.append(None if text is None else _read(text, unit))
         except ValueError as error:
             times.append(None)
             errors[row] = str(error)

@@ -1,0 +1,147 @@
+"""Avro: what any writer's schema wrote is read by name, and no value harms its neighbour (`not-blocked`)."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from io import BytesIO
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from fastavro import parse_schema, schemaless_reader
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.contract.avro import OWN_SCHEMA, parse_avro
+from pipelines.contract.rejection import Reason
+from tests.contract.writing import avro_schema, to_avro
+
+_TIME = datetime(2026, 3, 1, 12, 0, 0, 123_456, UTC)
+_ROW: dict[str, Any] = {
+    "event_id": "e-ü",
+    "user_id": "u",
+    "action_type": "A",
+    "timestamp": _TIME,
+    "metadata": {"rating": "5", "": "empty key"},
+}
+_READ = {
+    "event_id": "e-ü",
+    "user_id": "u",
+    "action_type": "A",
+    "event_time": _TIME,
+    "metadata": [("rating", "5"), ("", "empty key")],
+}
+
+
+def _values(*values: bytes) -> pa.Array:
+    return pa.array(values, pa.binary())
+
+
+def _schema(**types: Any) -> str:
+    """Return the own schema with fields of other types, or added ones; None takes a field away."""
+    schema = json.loads(OWN_SCHEMA)
+    own = {field["name"]: field["type"] for field in schema["fields"]} | types
+    schema["fields"] = [{"name": name, "type": kind} for name, kind in own.items() if kind is not None]
+    return json.dumps(schema)
+
+
+@pytest.mark.parametrize(
+    ("types", "values"),
+    [
+        ({}, {}),
+        ({"source": "string"}, {"source": "app"}),
+        ({"source": ["null", "string"], "tags": {"type": "array", "items": "long"}}, {"source": None, "tags": [1, 2]}),
+        (
+            {"amount": {"type": "bytes", "logicalType": "decimal", "precision": 5, "scale": 2}},
+            {"amount": Decimal("1.25")},
+        ),
+        (
+            {"place": {"type": "record", "name": "Place", "fields": [{"name": "x", "type": "double"}]}},
+            {"place": {"x": 1.5}},
+        ),
+        (
+            {
+                "event_id": ["null", "string"],
+                "timestamp": ["null", {"type": "long", "logicalType": "timestamp-micros"}],
+            },
+            {},
+        ),
+        ({"action_type": {"type": "enum", "name": "Action", "symbols": ["B", "A"]}}, {}),
+        ({"user_id": {"type": "string", "logicalType": "uuid"}}, {"user_id": "5b0dd6c8-3c58-4c0f-8a3a-9c8e1a6b9f10"}),
+    ],
+    ids=["own", "added", "nullable", "bytes", "nested", "unions", "enum", "uuid"],
+)
+def test_fields_are_found_by_name(types: dict[str, Any], values: dict[str, Any]) -> None:
+    """Whatever else a writer has, and however it types a field that still is a text: the event is the same."""
+    schema = _schema(**types)
+    parsed = parse_avro(_values(to_avro(schema, _ROW | values)), schema)
+    assert parsed.errors == {}
+    (row,) = parsed.events.to_pylist()
+    assert row == _READ | {name: value for name, value in values.items() if name in _READ}
+
+
+@pytest.mark.parametrize(("unit", "kept"), [("millis", 123_000), ("micros", 123_456), ("nanos", 123_456)])
+def test_times_of_any_unit(unit: str, kept: int) -> None:
+    """A time is what its logical type says, cut to microseconds."""
+    schema = _schema(timestamp={"type": "long", "logicalType": f"timestamp-{unit}"})
+    count = int((_TIME - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
+    written = {"millis": count // 1_000, "micros": count, "nanos": count * 1_000 + 999}[unit]
+    plain = _schema(timestamp="long")
+    parsed = parse_avro(_values(to_avro(plain, _ROW | {"timestamp": written})), schema)
+    assert parsed.events["event_time"].to_pylist() == [_TIME.replace(microsecond=kept)]
+
+
+def test_what_a_writer_lacks_is_empty() -> None:
+    """A retired field is absent: a text empty, a time null, the metadata without entries; so is a null."""
+    schema = _schema(metadata=None, user_id=None, timestamp=None)
+    parsed = parse_avro(_values(to_avro(schema, _ROW)), schema)
+    assert parsed.events.to_pylist() == [_READ | {"user_id": "", "event_time": None, "metadata": []}]
+    nullable = _schema(event_id=["null", "string"], metadata=["null", {"type": "map", "values": "string"}])
+    parsed = parse_avro(_values(to_avro(nullable, _ROW | {"event_id": None, "metadata": None})), nullable)
+    assert parsed.events.to_pylist() == [_READ | {"event_id": "", "metadata": []}]
+
+
+@pytest.mark.parametrize(
+    ("schema", "sentence"),
+    [
+        (_schema(event_id="long"), 'its event_id is "long", not enum or string'),
+        (_schema(timestamp="long"), 'its timestamp is "long", not timestamp-'),
+        (_schema(metadata={"type": "map", "values": "int"}), "its metadata is"),
+        ('"string"', "it is no record with fields"),
+        ("{", "it cannot be read"),
+        ('{"type": "record", "name": "E"}', "it is no record with fields"),
+    ],
+)
+def test_a_schema_that_holds_no_events(schema: str, sentence: str) -> None:
+    """Its values are refused with what is wrong with it, not taken for what they are not."""
+    parsed = parse_avro(_values(b"\x00", b"\x02a"), schema)
+    assert len(parsed.events) == 2
+    assert [problem.reason for problem in parsed.errors.values()] == [Reason.UNDECODABLE] * 2
+    assert sentence in parsed.errors[0].sentence
+
+
+@pytest.mark.parametrize("in_bulk", [True, False])
+@given(damage=st.binary(min_size=1, max_size=4), data=st.data())
+def test_damage_has_one_fate_and_harms_no_neighbour(in_bulk: bool, damage: bytes, data: st.DataObject) -> None:
+    """Both readers say of damaged bytes what the reference reader says, and the values beside keep theirs."""
+    schema = _schema() if in_bulk else _schema(seal={"type": "fixed", "name": "Seal", "size": 2})
+    value = to_avro(schema, _ROW | {"seal": b"ab"})
+    at = data.draw(st.integers(0, len(value) - 1))
+    damaged = value[:at] + damage + value[at + len(damage) :]
+    damaged = damaged[: data.draw(st.integers(0, len(damaged)))] if data.draw(st.booleans()) else damaged
+    parsed = parse_avro(_values(value, damaged, value), schema)
+    assert set(parsed.errors) <= {1}
+    rows = parsed.events.to_pylist()
+    assert [rows[0], rows[2]] == [_READ, _READ]
+    if not parsed.errors:
+        read = schemaless_reader(BytesIO(damaged), parse_schema(json.loads(schema)), None)
+        assert isinstance(read, dict)
+        assert [read[name] for name in ("event_id", "user_id", "action_type")] == [
+            rows[1][name] for name in ("event_id", "user_id", "action_type")
+        ]
+
+
+def test_the_versions_of_the_tests_are_versions() -> None:
+    """The writers of the evolution test differ in their fields."""
+    names = [[field["name"] for field in json.loads(avro_schema(version))["fields"]] for version in (1, 2, 3)]
+    assert [len(fields) for fields in names] == [5, 6, 5]

@@ -1,0 +1,117 @@
+"""JSON: nothing is guessed, and no value harms its neighbour (`not-blocked`)."""
+
+import json
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.contract.json import parse_json
+from pipelines.contract.rejection import Reason
+
+_EVENT = {
+    "event_id": "e-ü",
+    "user_id": "u",
+    "action_type": "A",
+    "timestamp": "2026-03-01T12:00:00.123456Z",
+    "metadata": {"rating": "5", "": "empty key", "a.b": "*"},
+}
+_READ = {
+    "event_id": "e-ü",
+    "user_id": "u",
+    "action_type": "A",
+    "event_time": datetime(2026, 3, 1, 12, 0, 0, 123_456, UTC),
+    "metadata": [("rating", "5"), ("", "empty key"), ("a.b", "*")],
+}
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+def _text(**changes: object) -> bytes:
+    return json.dumps(_EVENT | changes).encode()
+
+
+def _values(*values: bytes | None) -> pa.Array:
+    return pa.array(values, pa.binary())
+
+
+def test_fields_are_found_by_name() -> None:
+    """In any order and layout, with fields of a newer writer beside them."""
+    pretty = json.dumps(dict(reversed(_EVENT.items())) | {"source": [1]}, indent=2, ensure_ascii=False).encode()
+    parsed = parse_json(_values(_text(), pretty))
+    assert parsed.errors == {}
+    assert parsed.events.to_pylist() == [_READ, _READ]
+
+
+@pytest.mark.parametrize(
+    ("text", "micro"),
+    [
+        ("2026-03-01T13:00:00+01:00", 0),
+        ("2026-03-01T12:00:00.1Z", 100_000),
+        ("2026-03-01T12:00:00.123456789Z", 123_456),
+    ],
+)
+def test_times_as_rfc_3339_has_them(text: str, micro: int) -> None:
+    """Any offset, and any number of digits, cut to microseconds."""
+    parsed = parse_json(_values(_text(timestamp=text)))
+    assert parsed.events["event_time"].to_pylist() == [datetime(2026, 3, 1, 12, 0, 0, micro, UTC)]
+
+
+def test_what_is_absent_is_empty() -> None:
+    """An absent field and a null are the same."""
+    absent = parse_json(_values(b"{}"))
+    null = parse_json(_values(json.dumps(dict.fromkeys(_EVENT)).encode()))
+    assert absent.errors == null.errors == {}
+    blank = {"event_id": "", "user_id": "", "action_type": "", "event_time": None, "metadata": []}
+    assert absent.events.to_pylist() == null.events.to_pylist() == [blank]
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (b"\xff{}", "not UTF-8"),
+        (b"", "no JSON object"),
+        (b"{", "no JSON object"),
+        (b"[]", "no JSON object"),
+        (b"{} {}", "no JSON object"),
+        (b"[" * 100_000, "no JSON object"),
+        (_text(event_id=5), "event_id is no string"),
+        (_text(user_id={"a": 1}), "user_id is no string"),
+        (_text(timestamp=1_772_366_400), "timestamp is no string"),
+        (_text(timestamp="yesterday"), "timestamp: 'yesterday' is not an ISO 8601 time"),
+        (_text(metadata=[]), "metadata is no object of strings"),
+        (_text(metadata={"rating": 5}), "metadata is no object of strings"),
+        (b'{"event_id": "a", "event_id": "b"}', "a field twice"),
+        (b'{"metadata": {"a": "1", "a": "2"}}', "metadata has a key twice"),
+    ],
+)
+def test_what_is_no_event_says_why(value: bytes, sentence: str) -> None:
+    """A wrong value gets a sentence; its neighbours are read."""
+    parsed = parse_json(_values(_text(), value, _text()))
+    assert list(parsed.errors) == [1]
+    assert parsed.errors[1].reason is Reason.UNDECODABLE
+    assert sentence in parsed.errors[1].sentence
+    assert [parsed.events.to_pylist()[row] for row in (0, 2)] == [_READ, _READ]
+
+
+@given(st.lists(st.none() | st.binary(max_size=12) | _JSON.map(lambda value: json.dumps(value).encode()), max_size=6))
+def test_whatever_it_is_it_ends(values: list[bytes | None]) -> None:
+    """Random bytes and random JSON: a row for each, and nothing raises."""
+    assert len(parse_json(_values(*values)).events) == len(values)
+
+
+@given(st.dictionaries(st.sampled_from([*_EVENT, "other"]), _JSON))
+def test_only_strings_are_taken(fields: dict[str, object]) -> None:
+    """Of random fields an event is made if, and only if, all that the contract names are strings or absent."""
+    parsed = parse_json(_values(json.dumps(fields).encode()))
+    texts = [fields.get(name) for name in ("event_id", "user_id", "action_type")]
+    strings = all(value is None or isinstance(value, str) for value in texts)
+    metadata = fields.get("metadata")
+    texts_only = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+    if "timestamp" not in fields:
+        assert (not parsed.errors) == (strings and (metadata is None or texts_only))

@@ -1,0 +1,140 @@
+"""Values with a schema id: each is read by the schema that it names, and what names none that is known can wait."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from pipelines.contract.rejection import Reason
+from pipelines.contract.schemas import Schemas, WriterSchema
+from pipelines.contract.values import parse_values
+from pipelines.errors import ConfigurationError, TransientError
+from pipelines.settings import ContractSettings
+from tests.contract.registry import Registry, running_registry
+from tests.contract.writing import avro_schema, framed, to_avro, to_protobuf
+
+_SECONDS = 1_772_366_400
+_PROTOBUF, _AVRO, _JSON, _UNKNOWN = 7, 8, 9, 10
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a schema of each format."""
+    folder = tmp_path_factory.mktemp("schemas")
+    (folder / f"{_PROTOBUF}.proto").write_text('syntax = "proto3"; message Event {}')
+    (folder / f"{_AVRO}.avsc").write_text(avro_schema(1))
+    (folder / f"{_JSON}.json").write_text('{"type": "object"}')
+    return folder
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    """Return a registry that runs as long as the test."""
+    with running_registry() as registry:
+        yield registry
+
+
+def _value(kind: str, event_id: str) -> bytes:
+    row = {"event_id": event_id, "user_id": "u", "action_type": "A", "metadata": {"rating": "5"}}
+    match kind:
+        case "bare":
+            return to_protobuf(1, event_id, _SECONDS)
+        case "protobuf":
+            return framed(_PROTOBUF, b"\x00" + to_protobuf(1, event_id, _SECONDS))
+        case "protobuf in full":
+            return framed(_PROTOBUF, b"\x02\x00" + to_protobuf(2, event_id, _SECONDS))
+        case "avro":
+            return framed(_AVRO, to_avro(avro_schema(1), row | {"timestamp": _SECONDS * 1_000_000}))
+        case _:
+            return framed(_JSON, json.dumps(row | {"timestamp": "2026-03-01T12:00:00Z"}).encode())
+
+
+_GOOD = ["bare", "protobuf", "protobuf in full", "avro", "json"]
+_BAD = {
+    "another message": (framed(_PROTOBUF, b"\x02\x02\x0a\x01e"), Reason.UNDECODABLE, "another message than the first"),
+    "no message": (framed(_PROTOBUF, b""), Reason.UNDECODABLE, "another message than the first"),
+    "bad protobuf": (framed(_PROTOBUF, b"\x00\xff"), Reason.UNDECODABLE, "is not a karmalake.v1.Event"),
+    "bad avro": (framed(_AVRO, b"\xff"), Reason.UNDECODABLE, "is not an event by its writer's Avro schema"),
+    "bad json": (framed(_JSON, b"["), Reason.UNDECODABLE, "no JSON object"),
+    "unknown": (framed(_UNKNOWN, b"\x00"), Reason.UNKNOWN_SCHEMA, "was written by schema 10"),
+    "cut off": (b"\x00\x00\x00\x00", Reason.UNDECODABLE, "is not a karmalake.v1.Event"),
+    "zero": (b"\x00", Reason.UNDECODABLE, "is not a karmalake.v1.Event"),
+}
+
+
+@given(kinds=st.lists(st.sampled_from([*_GOOD, *_BAD]), max_size=30))
+def test_each_value_by_its_own_schema(folder: Path, kinds: list[str]) -> None:
+    """In any mixture each value has the fate that it has alone, in its row (`not-blocked`)."""
+    given = [_BAD[kind][0] if kind in _BAD else _value(kind, f"e-{row}") for row, kind in enumerate(kinds)]
+    parsed = parse_values(pa.array(given, pa.binary()), ContractSettings(schemas_dir=folder))
+    rows = parsed.events.to_pylist()
+    assert len(rows) == len(kinds)
+    for row, kind in enumerate(kinds):
+        if kind in _BAD:
+            _, reason, sentence = _BAD[kind]
+            assert parsed.errors[row].reason is reason
+            assert sentence in parsed.errors[row].sentence
+        else:
+            assert row not in parsed.errors
+            assert (rows[row]["event_id"], rows[row]["event_time"].timestamp()) == (f"e-{row}", _SECONDS)
+            assert rows[row]["metadata"] == [("rating", "5")]
+
+
+@pytest.mark.parametrize(("kind", "form"), [("protobuf", "protobuf"), ("avro", "avro"), ("json", "json")])
+def test_bare_values_are_in_the_format_of_the_settings(kind: str, form: str) -> None:
+    """Without an id a value is what `contract.format` says; nulls are no trouble of this stage."""
+    value = _value(kind, "e")[5:]
+    value = value[1:] if kind == "protobuf" else value
+    contract = ContractSettings.model_validate({"format": form})
+    parsed = parse_values(pa.array([value, value], pa.binary()), contract)
+    assert parsed.errors == {}
+    assert parsed.events["event_id"].to_pylist() == ["e", "e"]
+    assert len(parse_values(pa.array([None, value, None], pa.binary()), contract).events) == 3
+
+
+def _at(registry: Registry, user: str = "") -> Schemas:
+    url = SecretStr(f"http://{user}127.0.0.1:{registry.port}/api")
+    return Schemas(None, url)
+
+
+def test_a_registry_is_asked_once_for_each_schema(registry: Registry) -> None:
+    """What is known is kept; what nobody knows is asked for again, for it may appear. Avro is what says no type."""
+    schemas = _at(registry, "reader:hush@")
+    assert schemas.get(1) is None
+    registry.schemas = {1: {"schema": "A"}, 2: {"schema": "P", "schemaType": "PROTOBUF"}}
+    for _ in range(2):
+        assert schemas.get(1) == WriterSchema("avro", "A")
+        assert schemas.get(2) == WriterSchema("protobuf", "P")
+    assert registry.asked == ["/api/schemas/ids/1", "/api/schemas/ids/1", "/api/schemas/ids/2"]
+    assert all(sent and sent.startswith("Basic ") for sent in registry.authorizations)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(500, TransientError), (429, TransientError), (401, ConfigurationError)])
+def test_a_registry_that_cannot_answer_makes_no_dead_letters(
+    registry: Registry, status: int, kind: type[Exception]
+) -> None:
+    """Its trouble is no fault of the records: ingest stops, says where, and shows no password."""
+    registry.trouble = status
+    with pytest.raises(kind, match=rf"schema registry at 127\.0\.0\.1:{registry.port}.*HTTP {status}") as told:
+        _at(registry, "reader:hush@").get(1)
+    assert "hush" not in str(told.value)
+
+
+def test_a_registry_that_is_not_there() -> None:
+    """A refused connection is told as what it is."""
+    with running_registry() as registry:
+        schemas = _at(registry)
+    with pytest.raises(TransientError, match=r"the schema registry at 127\.0\.0\.1:\d+ does not answer"):
+        schemas.get(1)
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    """The setting is named."""
+    contract = ContractSettings(schemas_dir=tmp_path / "none")
+    with pytest.raises(ConfigurationError, match="schemas_dir: there is no folder"):
+        parse_values(pa.array([framed(1, b"\x00")], pa.binary()), contract)
