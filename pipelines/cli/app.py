@@ -2,7 +2,21 @@
 
 import typer
 
-from pipelines.cli import audit, bus, dead_letters, demo, explain, files, flow, local, look, notify, policy, relay
+from pipelines.cli import (
+    audit,
+    bus,
+    contract,
+    dead_letters,
+    demo,
+    explain,
+    files,
+    flow,
+    local,
+    look,
+    notify,
+    policy,
+    relay,
+)
 
 app = typer.Typer(
     name="karmalake",
@@ -21,6 +35,7 @@ app = typer.Typer(
 app.add_typer(local.app, name="local", rich_help_panel="Start")
 app.command(rich_help_panel="Start")(demo.demo)
 app.command(rich_help_panel="Start")(look.doctor)
+app.add_typer(contract.app, name="contract", rich_help_panel="Bus")
 app.add_typer(bus.topics, name="topics", rich_help_panel="Bus")
 app.command(rich_help_panel="Bus")(bus.simulate)
 app.command(rich_help_panel="Bus")(files.emit)

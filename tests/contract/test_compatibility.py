@@ -1,0 +1,148 @@
+"""Changes of the contract: what breaks whom is told, and the contract of now is compatible with its releases."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.contract.compatibility.verdict import Verdict, judge_change
+from pipelines.errors import UsageError
+from tests.conftest import REPOSITORY
+
+_CONTRACT = REPOSITORY / "pipelines" / "contract"
+_RELEASES = sorted((_CONTRACT / "releases").glob("*/event.*"))
+_PROTO = """syntax = "proto3";
+message Event {
+  string event_id = 1;
+  string user_id = 2;
+  string action_type = 3;
+  int64 timestamp = 4;
+  repeated string tags = 5;
+  message Place { double x = 1; }
+  reserved 9, 20 to max;
+}
+"""
+_AVRO: dict[str, Any] = {
+    "type": "record",
+    "name": "Event",
+    "fields": [{"name": "event_id", "type": "string"}, {"name": "count", "type": "int"}],
+}
+_JSON: dict[str, Any] = {
+    "type": "object",
+    "properties": {"event_id": {"type": "string"}, "count": {"type": "number"}},
+    "required": ["event_id"],
+}
+
+
+@pytest.mark.parametrize("release", _RELEASES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_the_contract_is_fully_compatible_with_its_releases(release: Path) -> None:
+    """Who reads or writes by any release goes on unchanged."""
+    assert judge_change(release, _CONTRACT / release.name) == Verdict("full", [])  # type: ignore[arg-type]
+
+
+def test_every_format_has_been_released() -> None:
+    """The test above compares something."""
+    assert {path.name for path in _RELEASES} == {"event.proto", "event.avsc", "event.json"}
+
+
+def _judge(tmp_path: Path, ending: str, old: str, new: str) -> Verdict:
+    (tmp_path / f"old{ending}").write_text(old)
+    (tmp_path / f"new{ending}").write_text(new)
+    return judge_change(tmp_path / f"old{ending}", tmp_path / f"new{ending}")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict", "told"),
+    [
+        ("reserved 9", "string source = 6; reserved 9", "full", None),
+        ("string user_id", "string whom", "full", None),
+        ("int64 timestamp", "uint64 timestamp", "full", None),
+        ("int64 timestamp", "sint64 timestamp", "none", "Event.timestamp: field 4 was int64 and is sint64"),
+        ("repeated string tags", "string tags", "none", "Event.tags: field 5 was repeated string and is string"),
+        ("repeated string tags = 5;", "", "none", "Event.tags: field 5 is gone and free to be used again"),
+        ("repeated string tags = 5;", "reserved 5;", "full", None),
+        ("repeated string tags = 5;", "oneof o { string a = 9; } reserved 5;", "none", "Event.a: field 9 was reserved"),
+        ("repeated string tags = 5;", "string z = 4000; reserved 5;", "none", "Event.z: field 4000 was reserved"),
+        ("message Place { double x = 1; }", "", "none", "Event.Place: the message is gone"),
+        ("string user_id = 2;", "reserved 2;", "backward", "user_id: field 2 makes an event"),
+    ],
+)
+def test_protobuf(tmp_path: Path, before: str, after: str, verdict: str, told: str | None) -> None:
+    """A field is its number and its type; names matter only for the fields that make an event."""
+    assert before in _PROTO
+    _assert_judged(_judge(tmp_path, ".proto", _PROTO, _PROTO.replace(before, after)), verdict, told)
+
+
+def test_protobuf_is_judged_both_ways(tmp_path: Path) -> None:
+    """A needed field that is added leaves the readers of old without trouble, and the new ones with."""
+    old = _PROTO.replace("string user_id = 2;", "")
+    _assert_judged(_judge(tmp_path, ".proto", old, _PROTO), "forward", "user_id")
+
+
+@pytest.mark.parametrize(
+    ("fields", "verdict", "told"),
+    [
+        ([{"name": "source", "type": ["null", "string"], "default": None}], "full", None),
+        ([{"name": "source", "type": "string"}], "forward", "source"),
+        ([{"name": "count", "type": "long"}], "backward", "/fields/1"),
+        ([{"name": "count", "type": "string"}], "none", "type mismatch"),
+    ],
+)
+def test_avro(tmp_path: Path, fields: list[dict[str, Any]], verdict: str, told: str | None) -> None:
+    """By the resolution rules of Avro itself: defaults and promotions count."""
+    by_name = {field["name"]: field for field in [*_AVRO["fields"], *fields]}
+    new = _AVRO | {"fields": list(by_name.values())}
+    _assert_judged(_judge(tmp_path, ".avsc", json.dumps(_AVRO), json.dumps(new)), verdict, told)
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "told"),
+    [
+        ({"properties": _JSON["properties"] | {"source": {"type": "string"}}}, "full", None),
+        ({"description": "words"}, "full", None),
+        ({"required": ["event_id", "count"]}, "forward", "count: is required by the new schema only"),
+        ({"required": []}, "backward", "event_id: is required by the old schema only"),
+        ({"additionalProperties": False, "properties": {"event_id": {"type": "string"}}}, "forward", "count: is gone"),
+        ({"properties": {"event_id": {"type": ["string", "null"]}}}, "backward", "event_id: type was string"),
+        ({"properties": {"count": {"type": "integer"}}}, "forward", "count: type was integer or number"),
+        ({"properties": {"event_id": {"type": "string", "enum": ["a"]}}}, "forward", "enum was anything"),
+        ({"properties": {"event_id": {"type": "string", "maxLength": 3}}}, "none", "maxLength changed"),
+        ({"additionalProperties": {"type": "string"}}, "none", "additionalProperties changed"),
+    ],
+)
+def test_json_schema(tmp_path: Path, changes: dict[str, Any], verdict: str, told: str | None) -> None:
+    """What is allowed may widen for new readers and narrow for old ones; what is not understood may not change."""
+    _assert_judged(_judge(tmp_path, ".json", json.dumps(_JSON), json.dumps(_JSON | changes)), verdict, told)
+
+
+@pytest.mark.parametrize(
+    ("ending", "text", "told"),
+    [
+        (".proto", "message {{", "line 1, column 9"),
+        (".proto", "", "has no message"),
+        (".avsc", "{}", "no Avro schema"),
+        (".json", "{", "no JSON"),
+        (".json", "[]", "no JSON Schema"),
+        (".txt", "", "compare two files that both end in"),
+    ],
+)
+def test_what_is_no_schema(tmp_path: Path, ending: str, text: str, told: str) -> None:
+    """The file is named, and what is wrong with it."""
+    with pytest.raises(UsageError, match=told) as error:
+        _judge(tmp_path, ending, text, text)
+    assert f"old{ending}" in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """As for any other path."""
+    with pytest.raises(UsageError, match="No such file"):
+        judge_change(tmp_path / "a.proto", tmp_path / "b.proto")
+
+
+def _assert_judged(found: Verdict, verdict: str, told: str | None) -> None:
+    sentences = [f"{item.place}: {item.sentence}" for item in found.breaks]
+    assert found.compatibility == verdict, sentences
+    assert bool(sentences) == (told is not None)
+    if told:
+        assert any(told in sentence for sentence in sentences), sentences
