@@ -20,11 +20,26 @@ def ensure() -> None:
     from pipelines.emit.topics import ensure_topic  # noqa: PLC0415
 
     ensure_topic(current_settings().kafka)
-    show()
+    describe()
 
 
 @topics.command()
-def show() -> None:
+def check() -> None:
+    """Say what about the topic may lose events, and what to do; exits 1 if anything does."""
+    from pipelines.topic_check import check_topic  # noqa: PLC0415
+
+    settings = current_settings()
+    findings = check_topic(settings)
+    if findings:
+        table(("severity", "finding"), [(finding.severity, finding.sentence) for finding in findings])
+    losing = sum(finding.severity == "loses data" for finding in findings)
+    say(f"{settings.kafka.topic}: {losing or 'nothing'} that may lose events")
+    if losing:
+        raise typer.Exit(1)
+
+
+@topics.command()
+def describe() -> None:
     """Show the topic: its id, its partitions and what they hold."""
     from pipelines.emit.topics import describe_topic  # noqa: PLC0415
 

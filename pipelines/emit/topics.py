@@ -4,7 +4,7 @@ An existing topic is never changed: how it differs from the settings is reported
 """
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
@@ -46,10 +46,18 @@ class Topic:
     partitions: tuple[TopicPartitionState, ...]
     """In order of their number."""
     replication_factor: int
-    retention_hours: float | None
-    """-1 keeps records forever; None if the broker does not say."""
+    configs: dict[str, str]
+    """The topic's configuration as the broker has it; empty if it does not say."""
     differences: tuple[str, ...]
     """How it is not what the settings would create, one sentence each."""
+
+    @property
+    def retention_hours(self) -> float | None:
+        """How long records are kept; -1 is forever, None if the broker does not say."""
+        milliseconds = self.configs.get("retention.ms")
+        if milliseconds is None:
+            return None
+        return -1.0 if int(milliseconds) < 0 else int(milliseconds) / _HOUR_MS
 
 
 def ensure_topic(kafka: KafkaSettings) -> Topic:
@@ -83,19 +91,13 @@ def describe_topic(kafka: KafkaSettings) -> Topic | None:
         metadata = _metadata(admin, kafka.topic)
         if metadata is None:
             return None
-        retention_hours = _retention_hours(admin, kafka.topic)
+        configs = _configs(admin, kafka.topic)
         partitions = _partitions(kafka, metadata)
     if not metadata["topic_id"]:
         raise ConfigurationError(f"the broker at {kafka.bootstrap_servers} has no topic ids: Kafka 2.8 is the oldest")
     replication_factor = min(len(partition["replica_nodes"]) for partition in metadata["partitions"])
-    return Topic(
-        topic_id=str(metadata["topic_id"]),
-        name=kafka.topic,
-        partitions=partitions,
-        replication_factor=replication_factor,
-        retention_hours=retention_hours,
-        differences=_differences(kafka, len(partitions), replication_factor, retention_hours),
-    )
+    topic = Topic(str(metadata["topic_id"]), kafka.topic, partitions, replication_factor, configs, ())
+    return replace(topic, differences=_differences(kafka, topic))
 
 
 def topic_exists(kafka: KafkaSettings) -> bool:
@@ -114,15 +116,12 @@ def _metadata(admin: Any, name: str) -> dict[str, Any] | None:
     return topic
 
 
-def _retention_hours(admin: Any, name: str) -> float | None:
+def _configs(admin: Any, name: str) -> dict[str, str]:
     try:
         answer = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)], config_filter="all")
     except (AuthorizationError, UnsupportedVersionError):
-        return None
-    retention = answer["topic"][name].get("retention.ms")
-    if retention is None:
-        return None
-    return -1.0 if int(retention["value"]) < 0 else int(retention["value"]) / _HOUR_MS
+        return {}
+    return {key: entry["value"] for key, entry in answer["topic"][name].items() if entry["value"] is not None}
 
 
 def _partitions(kafka: KafkaSettings, metadata: dict[str, Any]) -> tuple[TopicPartitionState, ...]:
@@ -155,16 +154,12 @@ def _end_offsets(client: Any, places: list[TopicPartition], kafka: KafkaSettings
     return {place: client.highwater(place) for place in places}
 
 
-def _differences(
-    kafka: KafkaSettings, partitions: int, replication_factor: int, retention_hours: float | None
-) -> tuple[str, ...]:
+def _differences(kafka: KafkaSettings, topic: Topic) -> tuple[str, ...]:
+    hours = kafka.retention_hours if topic.retention_hours is None else topic.retention_hours
     pairs = {
-        "partitions": (partitions, kafka.partitions),
-        "replication_factor": (replication_factor, kafka.replication_factor),
-        "retention_hours": (
-            kafka.retention_hours if retention_hours is None else retention_hours,
-            kafka.retention_hours,
-        ),
+        "partitions": (len(topic.partitions), kafka.partitions),
+        "replication_factor": (topic.replication_factor, kafka.replication_factor),
+        "retention_hours": (hours, kafka.retention_hours),
     }
     return tuple(
         f"{name} is {found:g}, the settings say {wanted}" for name, (found, wanted) in pairs.items() if found != wanted

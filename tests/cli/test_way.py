@@ -100,7 +100,7 @@ def test_the_way_of_an_event(karmalake: Run, ratings: str, settings: Settings, t
     assert "0 records behind" in karmalake("lag").stdout
     assert "FAILED" not in karmalake("verify").stdout
     assert "bad" not in karmalake("doctor").stdout
-    assert settings.kafka.topic in karmalake("topics", "show").stdout
+    assert settings.kafka.topic in karmalake("topics", "describe").stdout
 
 
 @pytest.mark.parametrize(
