@@ -65,7 +65,7 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
     batch = ingest.source.poll(ingest.checkpoint)
     if batch is None:
         return None
-    _notice_a_new_topic(ingest, batch.ranges)
+    _notice_a_new_topic(ingest, batch)
     started, decoded = datetime.now(UTC), batch.decoded
     ingest.guard.check(batch.records, decoded.rejected)
     while True:
@@ -142,10 +142,12 @@ def open_ingest_from(source: Source, settings: Settings) -> Generator[Ingest]:
         yield Ingest(settings, ahead, lake, events, index, RejectionGuard(settings.ingest))
 
 
-def _notice_a_new_topic(ingest: Ingest, ranges: tuple[OffsetRange, ...]) -> None:
+def _notice_a_new_topic(ingest: Ingest, batch: Batch) -> None:
     """Warn when a topic is read from its start because it is another one than was read under this name before."""
-    topic_id, topic = ranges[0].topic_id, ranges[0].topic
-    if any(ingest.checkpoint(topic_id, offsets.topic_partition) is not None for offsets in ranges):
+    topic_id, topic = batch.ranges[0].topic_id, batch.ranges[0].topic
+    if batch.source != f"kafka:{topic}":  # a file, a requeue or a replay has a new id whenever it is read anew
+        return
+    if any(ingest.checkpoint(topic_id, offsets.topic_partition) is not None for offsets in batch.ranges):
         return
     before = topic_ids(ingest.lake, topic)
     if before and topic_id not in before:

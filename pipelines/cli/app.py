@@ -16,6 +16,7 @@ from pipelines.cli import (
     notify,
     policy,
     relay,
+    replay,
 )
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ app.command(rich_help_panel="Bus")(bus.lag)
 app.command(rich_help_panel="Lake and scores")(flow.drain)
 app.command(rich_help_panel="Lake and scores")(flow.stream)
 app.command(rich_help_panel="Lake and scores")(files.backfill)
+app.command(rich_help_panel="Lake and scores")(replay.replay)
 app.command(rich_help_panel="Lake and scores")(flow.refresh)
 app.command(rich_help_panel="Lake and scores")(flow.rebuild)
 app.command(rich_help_panel="Lake and scores")(flow.publish)

@@ -39,7 +39,7 @@ _MORE_MS = 100
 
 @dataclass(slots=True)
 class KafkaSource:
-    """A consumer of every topic partition of one topic; `open_source` makes it."""
+    """A consumer of one topic; `open_source` makes it."""
 
     kafka: KafkaSettings
     ingest: IngestSettings
@@ -49,6 +49,8 @@ class KafkaSource:
     topic_id: str = ""
     positions: dict[int, int] = field(default_factory=dict)
     acknowledging: bool = True
+    only: frozenset[int] | None = None
+    """The topic partitions that are read; None means all."""
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
         """Read from the checkpoints: a batch, or None when nothing came within `max_wait_seconds`.
@@ -56,6 +58,14 @@ class KafkaSource:
         Raises LostRecordsError when records between a checkpoint and the log's start, or above the log's end, are
         gone; TransientError when the brokers do not answer.
         """
+        found = self.read(checkpoint)
+        if found is None:
+            return None
+        records, ranges = found
+        return Batch(f"kafka:{self.kafka.topic}", records, decode(records, self.contract), ranges)
+
+    def read(self, checkpoint: Checkpoint) -> tuple[pa.Table, tuple[OffsetRange, ...]] | None:
+        """Return records (RECORD columns) and the offsets that they cover, as `poll` does, undecoded."""
         with translated(self.kafka, f"reading {self.kafka.topic}"):
             topic_id, partitions = self._describe()
             starts = self._starts(topic_id, partitions, checkpoint)
@@ -63,12 +73,10 @@ class KafkaSource:
             records = self._fetch(starts)
             if self._describe()[0] != topic_id:
                 _LOG.warning("topic %s was deleted and created again while it was read", self.kafka.topic)
-                return self.poll(checkpoint)
+                return self.read(checkpoint)
         ranges = tuple(self._ranges(starts, records))
         self.positions = starts | {r.topic_partition: r.next_offset for r in ranges}
-        if not ranges:
-            return None
-        return Batch(f"kafka:{self.kafka.topic}", records, decode(records, self.contract), ranges)
+        return (records, ranges) if ranges else None
 
     def following(self) -> Checkpoint:
         """Return the checkpoints behind what was polled last; of a topic created again since, none."""
@@ -117,7 +125,8 @@ class KafkaSource:
             )
         if topic["error_code"]:
             raise for_code(topic["error_code"])(f"topic {self.kafka.topic}")
-        return str(topic["topic_id"]), sorted(partition["partition_index"] for partition in topic["partitions"])
+        partitions = {partition["partition_index"] for partition in topic["partitions"]}
+        return str(topic["topic_id"]), sorted(partitions if self.only is None else partitions & self.only)
 
     def _starts(self, topic_id: str, partitions: list[int], checkpoint: Checkpoint) -> dict[int, int]:
         """Return where to read from, having moved the consumer there."""

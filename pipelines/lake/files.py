@@ -24,6 +24,12 @@ _DELTA_ENCODED = {
     "bus_time": "DELTA_BINARY_PACKED",
 }
 _PLAIN = {"event_id", "value"}
+_LAYOUTS = {
+    pa.string_view(): pa.string(),
+    pa.large_string(): pa.string(),
+    pa.binary_view(): pa.binary(),
+    pa.large_binary(): pa.binary(),
+}
 
 
 def write_days(root: Path, events: pa.Table, name: str, *, data_change: bool = True) -> list[AddAction]:
@@ -47,8 +53,13 @@ def write_file(root: Path, rows: pa.Table, name: str, *, data_change: bool = Tru
 
 
 def read_file(path: Path | str, columns: list[str] | None = None) -> pa.Table:
-    """Read one file of a table as it was written: the day in its path is not made a column."""
-    return pq.ParquetFile(path).read(columns)
+    """Read one file of a table as it was written: the day in its path is not made a column.
+
+    Other engines that rewrite files (a delete, say) use other layouts of text: all are read as one.
+    """
+    rows = pq.ParquetFile(path).read(columns)
+    plain = pa.schema([field.with_type(_LAYOUTS.get(field.type, field.type)) for field in rows.schema])
+    return rows if plain == rows.schema else rows.cast(plain)
 
 
 def make_durable(paths: list[Path]) -> None:

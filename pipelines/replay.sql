@@ -1,0 +1,36 @@
+-- One row: how the events of the schemas lake and fresh compare, as the columns of Comparison. Of a conflict either
+-- payload may have come first, so it is no difference.
+WITH conflicting AS (
+    SELECT event_id FROM lake.conflicts
+    UNION
+    SELECT event_id FROM fresh.conflicts
+),
+stood AS (
+    SELECT event_id
+    FROM lake.events
+    INNER JOIN stretch USING (topic_partition)
+    WHERE topic_id = $topic_id AND "offset" >= stretch.first AND "offset" < stretch.upto
+),
+paired AS (
+    SELECT
+        fresh.event_id,
+        lake.event_id IS NULL AS missing,
+        fresh.event_id NOT IN (FROM conflicting)
+        AND (lake.user_id, lake.action_type, lake.event_time, list_sort(map_entries(lake.metadata)))
+        IS DISTINCT FROM
+        (fresh.user_id, fresh.action_type, fresh.event_time, list_sort(map_entries(fresh.metadata))) AS different
+    FROM fresh.events AS fresh
+    LEFT JOIN lake.events AS lake USING (event_id)
+),
+unlike AS (
+    SELECT event_id, CASE WHEN missing THEN 'missing' ELSE 'different' END AS how FROM paired WHERE missing OR different
+    UNION ALL
+    SELECT event_id, 'made up' FROM stood WHERE event_id NOT IN (SELECT event_id FROM fresh.events)
+)
+SELECT
+    (SELECT count(*) FROM paired) - count(*) FILTER (how <> 'made up') AS same,
+    count(*) FILTER (how = 'different') AS different,
+    count(*) FILTER (how = 'missing') AS missing,
+    count(*) FILTER (how = 'made up') AS made_up,
+    coalesce(list(event_id ORDER BY event_id)[1:5], []) AS examples
+FROM unlike
