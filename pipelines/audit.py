@@ -13,23 +13,25 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from kafka.structs import TopicPartition
 
-from pipelines.audit_values import event_id_of
+from pipelines.audit_values import names_in
 from pipelines.emit.clients import consumer, translated
 from pipelines.emit.topics import describe_topic
 from pipelines.errors import TransientError, UsageError
+from pipelines.lake.tombstones import user_digest
 from pipelines.settings import Settings
 
 _SHOWN = 5
 _QUIET_POLLS = 20
 Place = tuple[int, int]
 """(topic partition, offset)"""
+_Record = tuple[int, bytes | None, bytes | None]
 
 
 @dataclass(slots=True)
 class Audited:
     """What became of the offsets [first_offset, next_offset) of one topic partition that the topic still has.
 
-    next_offset - first_offset = accepted + repeated + dead_letters + absent + lost.
+    next_offset - first_offset = accepted + repeated + dead_letters + erased + absent + lost.
     """
 
     topic_partition: int
@@ -39,6 +41,8 @@ class Audited:
     repeated: int = 0
     """Duplicates and conflicts: their event_id is in the lake, from another place."""
     dead_letters: int = 0
+    erased: int = 0
+    """Records of users who were erased."""
     absent: int = 0
     """Kafka's own: control records, aborted or compacted ones."""
     lost: int = 0
@@ -75,6 +79,12 @@ class _Held:
     events: int
     accepted: set[Place]
     rejected: set[Place]
+    tombstones: set[str]
+    lake_id: str
+
+    def is_erased(self, user_id: bytes | None) -> bool:
+        """Return whether a user was erased."""
+        return bool(self.tombstones) and user_id is not None and user_digest(user_id, self.lake_id) in self.tombstones
 
 
 def audit(settings: Settings) -> Audit:
@@ -115,7 +125,10 @@ def _read_files(settings: Settings, topic_id: str) -> _Held:
     for table in _tables(settings, "dead_letters", ["topic_id", "topic_partition", "offset", "batch_id"]):
         committed = [batch in batches for batch in table["batch_id"].to_pylist()]
         rejected.update(_places(table.filter(pa.array(committed, pa.bool_())), topic_id))
-    return _Held(ids, count, accepted, rejected)
+    tables = _tables(settings, "erasures", ["user_digest"])
+    tombstones = {digest for table in tables for digest in table["user_digest"].to_pylist()}
+    lake_id = str(DeltaTable(settings.lake_dir / "events").metadata().id)
+    return _Held(ids, count, accepted, rejected, tombstones, lake_id)
 
 
 def _tables(settings: Settings, name: str, columns: list[str]) -> Iterator[pa.Table]:
@@ -131,14 +144,17 @@ def _places(table: pa.Table, topic_id: str) -> Iterator[Place]:
 def _of_partition(settings: Settings, held: _Held, partition: int, first: int, upto: int) -> Audited:
     found = Audited(partition, first, max(first, upto))
     seen = 0
-    for offset, value in _records(settings, partition, first, upto):
+    for offset, key, value in _records(settings, partition, first, upto):
         seen += 1
         place = (partition, offset)
+        named = names_in(value or b"", settings.contract)
         if place in held.accepted:
             found.accepted += 1
         elif place in held.rejected:
             found.dead_letters += 1
-        elif event_id_of(value or b"", settings.contract) in held.ids:
+        elif held.is_erased(key) or held.is_erased((named.user_id or "").encode()):
+            found.erased += 1
+        elif named.event_id in held.ids:
             found.repeated += 1
         else:
             found.lost += 1
@@ -147,8 +163,8 @@ def _of_partition(settings: Settings, held: _Held, partition: int, first: int, u
     return found
 
 
-def _records(settings: Settings, partition: int, first: int, upto: int) -> Iterator[tuple[int, bytes | None]]:
-    """Yield offset and value of each record of [first, upto) that a reader of committed records gets."""
+def _records(settings: Settings, partition: int, first: int, upto: int) -> Iterator[_Record]:
+    """Yield offset, key and value of each record of [first, upto) that a reader of committed records gets."""
     place = TopicPartition(settings.kafka.topic, partition)
     options = {"group_id": None, "enable_auto_commit": False, "isolation_level": "read_committed"}
     with translated(settings.kafka, f"auditing {settings.kafka.topic}"), consumer(settings.kafka, **options) as reader:
@@ -158,7 +174,7 @@ def _records(settings: Settings, partition: int, first: int, upto: int) -> Itera
         while reader.position(place) < upto and quiet < _QUIET_POLLS:
             records = reader.poll(timeout_ms=500).get(place, [])
             quiet = 0 if records else quiet + 1
-            yield from ((record.offset, record.value) for record in records if record.offset < upto)
+            yield from ((record.offset, record.key, record.value) for record in records if record.offset < upto)
         if reader.position(place) < upto:
             at = f"{place.topic}-{partition}@{reader.position(place)}"
             raise TransientError(f"the brokers sent nothing from {at} on, although the lake has read on to {upto}")

@@ -1,13 +1,14 @@
-"""The event_id in a value of the bus, for the audit: one value at a time, by other packages than ingest decodes with.
+"""Whose event a value of the bus is, and which, for the audit: by other packages than ingest decodes with.
 
-Google's Protobuf objects instead of `ptars`, Python's `json` instead of DuckDB, `fastavro` instead of `pyruhvro`.
+One value at a time: Google's Protobuf objects instead of `ptars`, Python's `json` instead of DuckDB, `fastavro` instead
+of `pyruhvro`.
 """
 
 import json
 from collections.abc import Callable
 from functools import lru_cache
 from io import BytesIO
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from google.protobuf.message import DecodeError
 
@@ -20,13 +21,23 @@ _PREFIX_BYTES = 5
 _DAMAGED = (ValueError, EOFError, IndexError, KeyError, OverflowError, MemoryError, TypeError, RecursionError)
 
 
-def event_id_of(value: bytes, contract: ContractSettings) -> str | None:
-    """Return the event_id that a value of any format holds; None if it holds none. Raises what `Schemas.get` raises."""
+class Named(NamedTuple):
+    """What an event names; None where there is no text."""
+
+    event_id: str | None
+    user_id: str | None
+
+
+_NOBODY = Named(None, None)
+
+
+def names_in(value: bytes, contract: ContractSettings) -> Named:
+    """Return the ids that a value of any format holds. Raises what `Schemas.get` raises."""
     form, schema, fields = contract.format, OWN_SCHEMA, value
     if value[:1] == b"\0" and len(value) >= _PREFIX_BYTES:
         found = schemas_of(contract).get(int.from_bytes(value[1:_PREFIX_BYTES], "big"))
         if found is None:
-            return None
+            return _NOBODY
         form, schema, fields = found.format, found.text, value[_PREFIX_BYTES:]
         if form == "protobuf":
             fields = fields[2:] if fields[:1] == b"\x02" else fields[1:]
@@ -39,20 +50,23 @@ def event_id_of(value: bytes, contract: ContractSettings) -> str | None:
             return _of_object(lambda: _avro_reader(schema)(fields))
 
 
-def _of_protobuf(fields: bytes) -> str | None:
+def _of_protobuf(fields: bytes) -> Named:
     try:
-        return Event.FromString(fields).event_id or None
+        event = Event.FromString(fields)
     except DecodeError:
-        return None
+        return _NOBODY
+    return Named(event.event_id or None, event.user_id or None)
 
 
-def _of_object(read: Callable[[], Any]) -> str | None:
+def _of_object(read: Callable[[], Any]) -> Named:
     try:
         found = read()
     except _DAMAGED:
-        return None
-    event_id = cast("dict[str, Any]", found).get("event_id") if isinstance(found, dict) else None
-    return event_id if isinstance(event_id, str) else None
+        return _NOBODY
+    if not isinstance(found, dict):
+        return _NOBODY
+    ids = (cast("dict[str, Any]", found).get(name) for name in Named._fields)
+    return Named(*(name if isinstance(name, str) else None for name in ids))
 
 
 @lru_cache(maxsize=256)

@@ -36,6 +36,7 @@ from pipelines.lake.commit import (
 from pipelines.lake.history import complete_commits, topic_ids
 from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, Verdicts, open_index
 from pipelines.lake.tables import Lake, checkpoint_id, create_lake
+from pipelines.lake.tombstones import Spared, Tombstones, open_tombstones
 from pipelines.settings import Settings
 
 _LOG = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Ingest:
     lake: Lake
     events: DeltaTable
     index: DedupIndex
+    tombstones: Tombstones
     guard: RejectionGuard
 
     def checkpoint(self, topic_id: str, topic_partition: int) -> int | None:
@@ -66,16 +68,19 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
     if batch is None:
         return None
     _notice_a_new_topic(ingest, batch)
-    started, decoded = datetime.now(UTC), batch.decoded
-    ingest.guard.check(batch.records, decoded.rejected)
+    started = datetime.now(UTC)
+    ingest.guard.check(batch.records, batch.decoded.rejected)
     while True:
+        ingest.tombstones.catch_up(ingest.events)
+        spared = ingest.tombstones.spare(batch.decoded)
+        decoded = spared.decoded
         batch_id = uuid4().hex  # of this attempt: what it leaves behind counts only if it is the one that commits
         append(ingest.lake, "dead_letters", decoded.rejected, batch_id)
         ingest.index.catch_up(ingest.events)
         verdicts = ingest.index.classify(decoded.events)
         append(ingest.lake, "conflicts", decoded.events.filter(verdicts.mask(CONFLICT)), batch_id)
         accepted = keep(decoded.events, verdicts.mask(NEW))
-        record = _describe(batch_id, started, batch, verdicts, accepted)
+        record = _describe(batch_id, started, batch, spared, verdicts, accepted)
         files = stage_events(ingest.lake, accepted, batch_id)
         try:
             record = commit_batch(ingest.lake, ingest.events, files, record)
@@ -139,7 +144,8 @@ def open_ingest_from(source: Source, settings: Settings) -> Generator[Ingest]:
         reading_ahead(source) as ahead,
         closing(open_index(settings.index_dir, lake, events)) as index,
     ):
-        yield Ingest(settings, ahead, lake, events, index, RejectionGuard(settings.ingest))
+        tombstones = open_tombstones(lake, settings.contract)
+        yield Ingest(settings, ahead, lake, events, index, tombstones, RejectionGuard(settings.ingest))
 
 
 def _notice_a_new_topic(ingest: Ingest, batch: Batch) -> None:
@@ -158,22 +164,24 @@ def _notice_a_new_topic(ingest: Ingest, batch: Batch) -> None:
         )  # fmt: skip
 
 
-def _describe(batch_id: str, started: datetime, batch: Batch, verdicts: Verdicts, accepted: pa.Table) -> CommitRecord:
+def _describe(
+    batch_id: str, started: datetime, batch: Batch, spared: Spared, verdicts: Verdicts, accepted: pa.Table
+) -> CommitRecord:
     """Return the record of a batch: the fate of every offset that it read (`nothing-lost`)."""
-    partitions = batch.decoded.events["topic_partition"].to_numpy()
-    rejected = batch.decoded.rejected["topic_partition"].to_numpy()
     new = verdicts.verdicts == NEW
     return CommitRecord(
         batch_id=batch_id,
         source=batch.source,
         started=started,
-        ranges=tuple(_count(offsets, partitions, verdicts.verdicts, rejected) for offsets in batch.ranges),
-        mis_keyed=int(np.count_nonzero(batch.decoded.mis_keyed.to_numpy(zero_copy_only=False) & new)),
+        ranges=tuple(_count(offsets, spared, verdicts.verdicts) for offsets in batch.ranges),
+        mis_keyed=int(np.count_nonzero(spared.decoded.mis_keyed.to_numpy(zero_copy_only=False) & new)),
         **describe_events(accepted),
     )
 
 
-def _count(offsets: OffsetRange, partitions: np.ndarray, verdicts: np.ndarray, rejected: np.ndarray) -> OffsetRange:
+def _count(offsets: OffsetRange, spared: Spared, verdicts: np.ndarray) -> OffsetRange:
+    partitions = spared.decoded.events["topic_partition"].to_numpy()
+    rejected = spared.decoded.rejected["topic_partition"].to_numpy()
     mine = verdicts[partitions == offsets.topic_partition]
     return replace(
         offsets,
@@ -181,4 +189,5 @@ def _count(offsets: OffsetRange, partitions: np.ndarray, verdicts: np.ndarray, r
         duplicates=int(np.count_nonzero(mine == DUPLICATE)),
         conflicts=int(np.count_nonzero(mine == CONFLICT)),
         dead_letters=int(np.count_nonzero(rejected == offsets.topic_partition)),
+        erased=int(np.count_nonzero(spared.dropped == offsets.topic_partition)),
     )

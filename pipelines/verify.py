@@ -7,13 +7,15 @@ failure can be acted on without running anything again. The Dagster checks are t
 import json
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import duckdb
 
+from pipelines.lake.erasure import held_of_erased
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import Snapshot, open_lake
+from pipelines.lake.tombstones import open_tombstones
 from pipelines.reputation.documents import documents
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.warehouse import attach, stored_info
@@ -45,6 +47,7 @@ class Totals:
     duplicates: int
     conflicts: int
     dead_letters: int
+    erased: int
     gaps: int
     lost: int
     mis_keyed: int
@@ -65,7 +68,7 @@ SELECT topic, topic_partition, version, start_offset, next_offset
 FROM chained
 WHERE
     start_offset <> coalesce(expected_start, start_offset)
-    OR read <> accepted + duplicates + conflicts + dead_letters
+    OR read <> accepted + duplicates + conflicts + dead_letters + erased
     OR (next_offset >= start_offset AND next_offset - start_offset <> read + gaps + lost)
 ORDER BY version
 """
@@ -75,7 +78,11 @@ SELECT
     coalesce(c.accepted, 0) AS accepted,
     coalesce(e.stored, 0) AS stored
 FROM commits AS c
-FULL JOIN (SELECT batch_id, count(*) AS stored FROM events GROUP BY batch_id) AS e ON c.batch_id = e.batch_id
+FULL JOIN (
+    SELECT batch_id, count(*) AS stored
+    FROM (SELECT batch_id FROM events UNION ALL SELECT batch_id FROM erased WHERE table_name = 'events')
+    GROUP BY batch_id
+) AS e ON c.batch_id = e.batch_id
 WHERE coalesce(c.accepted, 0) <> coalesce(e.stored, 0)
 """
 _REPEATED_IDS = "SELECT event_id, count(*) AS times FROM events GROUP BY event_id HAVING count(*) > 1"
@@ -87,7 +94,13 @@ recorded AS (
     SELECT topic_id, topic_partition, sum(ranges.{table})::BIGINT AS recorded FROM ranges GROUP BY ALL
 ),
 kept AS (
-    SELECT topic_id, topic_partition, count(*) AS kept FROM {table} GROUP BY ALL
+    SELECT topic_id, topic_partition, count(*) AS kept
+    FROM (
+        SELECT topic_id, topic_partition FROM {table}
+        UNION ALL
+        SELECT topic_id, topic_partition FROM erased WHERE table_name = '{table}'
+    )
+    GROUP BY ALL
 )
 SELECT topic_id, topic_partition, recorded, coalesce(kept, 0) AS kept
 FROM recorded
@@ -104,6 +117,7 @@ SELECT
     coalesce(sum(duplicates), 0)::BIGINT AS duplicates,
     coalesce(sum(conflicts), 0)::BIGINT AS conflicts,
     coalesce(sum(dead_letters), 0)::BIGINT AS dead_letters,
+    coalesce(sum(erased), 0)::BIGINT AS erased,
     coalesce(sum(gaps), 0)::BIGINT AS gaps,
     coalesce(sum(lost), 0)::BIGINT AS lost,
     coalesce(sum(mis_keyed), 0)::BIGINT AS mis_keyed
@@ -154,9 +168,18 @@ def verify_fresh(settings: Settings) -> Check:
     return Check("what is served is fresh", "fresh", info.staleness_seconds <= limit, evidence)
 
 
+def verify_erased(settings: Settings) -> Check:
+    """Check that nothing of an erased user is in the lake: it may be where an erasure was killed."""
+    lake = open_lake(settings.lake_dir)
+    left = asdict(held_of_erased(lake, open_tombstones(lake, settings.contract)))
+    evidence = f"rows of erased users: {left}; run `karmalake erase` to finish" if any(left.values()) else ""
+    return Check("erased users are gone", "erasable", not evidence, evidence)
+
+
 def verify(settings: Settings) -> Iterator[Check]:
     """Run every check, those of the cache included."""
     yield from verify_lake(take_snapshot(open_lake(settings.lake_dir)))
+    yield verify_erased(settings)
     yield from verify_served(settings)
 
 

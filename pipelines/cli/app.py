@@ -8,6 +8,7 @@ from pipelines.cli import (
     contract,
     dead_letters,
     demo,
+    erase,
     explain,
     files,
     flow,
@@ -54,6 +55,7 @@ app.command(rich_help_panel="Lake and scores")(flow.compact)
 app.command(rich_help_panel="Lake and scores")(flow.vacuum)
 app.command(rich_help_panel="Lake and scores")(flow.verify)
 app.command(rich_help_panel="Lake and scores")(audit.audit)
+app.command(rich_help_panel="Lake and scores")(erase.erase)
 app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel="Lake and scores")
 app.command(rich_help_panel="Look")(look.show)
 app.command(rich_help_panel="Look")(look.leaderboard)

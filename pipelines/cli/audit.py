@@ -9,7 +9,17 @@ import typer
 from pipelines.cli.options import current_settings
 from pipelines.cli.output import fail, progress, say, table
 
-_COLUMNS = ("topic_partition", "first_offset", "next_offset", "accepted", "repeated", "dead_letters", "absent", "lost")
+_COLUMNS = (
+    "topic_partition",
+    "first_offset",
+    "next_offset",
+    "accepted",
+    "repeated",
+    "dead_letters",
+    "erased",
+    "absent",
+    "lost",
+)
 
 
 def audit(

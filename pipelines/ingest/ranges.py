@@ -15,9 +15,10 @@ Checkpoint = Callable[[str, int], int | None]
 class OffsetRange:
     """Offsets [start_offset, next_offset) of one topic partition, and the fate of every one of them.
 
-    next_offset - start_offset = read + gaps + lost and read = accepted + duplicates + conflicts + dead_letters
-    (`nothing-lost`). `gaps` hold no record for a reader: control records, aborted or compacted ones. `lost` were
-    given up on the record; a range that steps back, to read a truncated log again, counts nothing.
+    next_offset - start_offset = read + gaps + lost and read = accepted + duplicates + conflicts + dead_letters + erased
+    (`nothing-lost`). `erased` records are of users who were erased. `gaps` hold no record for a reader: control
+    records, aborted or compacted ones. `lost` were given up on the record; a range that steps back, to read a
+    truncated log again, counts nothing.
     """
 
     topic_id: str
@@ -30,6 +31,7 @@ class OffsetRange:
     duplicates: int = 0
     conflicts: int = 0
     dead_letters: int = 0
+    erased: int = 0
     gaps: int = 0
     lost: int = 0
 

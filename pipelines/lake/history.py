@@ -16,7 +16,7 @@ from deltalake.exceptions import CommitFailedError
 
 from pipelines.lake.files import make_durable, read_file, write_file
 from pipelines.lake.publish import publish
-from pipelines.lake.tables import COMMIT_METADATA, COMMITS, COUNTS, TABLES, Lake, Snapshot, checkpoint_id
+from pipelines.lake.tables import COMMIT_METADATA, COMMITS, COUNTS, TABLES, Lake, Snapshot, checkpoint_id, identity
 
 _COMPLETE_UPTO = "commits"
 """The application transaction that says up to which version of `events` the table is complete."""
@@ -28,8 +28,7 @@ def take_snapshot(lake: Lake) -> Snapshot:
     complete_commits(lake, events.version())
     files = {"events": tuple(events.file_uris())}
     files |= {name: tuple(lake.table(name).file_uris()) for name in TABLES if name != "events"}
-    lake_id = str(events.metadata().id)
-    return Snapshot(events.version(), files, _checkpoints(files["commits"], events), lake_id)
+    return Snapshot(events.version(), files, _checkpoints(files["commits"], events), identity(events))
 
 
 def complete_commits(lake: Lake, upto: int) -> None:

@@ -29,7 +29,7 @@ from pipelines.contract.schema import EVENT
 from pipelines.errors import ConfigurationError
 from pipelines.lake.files import make_durable, read_file
 from pipelines.lake.runs import Runs, open_run
-from pipelines.lake.tables import Lake
+from pipelines.lake.tables import Lake, identity
 
 _FORMAT = 1
 _REBUILD_ROWS = 1_000_000
@@ -44,7 +44,8 @@ class DedupIndex:
     folder: Path
     lake: Lake
     lock: int
-    table_id: str
+    identity: str
+    """Of the lake that it is an index of: of another one, or after an erasure, it starts from nothing."""
     key: bytes = b""
     version: int = -1
     runs: Runs = field(init=False)
@@ -79,6 +80,9 @@ class DedupIndex:
         newest = events.version()
         if newest == self.version:
             return
+        if identity(events) != self.identity:
+            self.identity = identity(events)
+            self._forget()
         try:
             self._add(self._files_added_since(newest))
         except (LookupError, FileNotFoundError):
@@ -110,7 +114,7 @@ class DedupIndex:
         self.version = version
         manifest = {
             "format": _FORMAT,
-            "table_id": self.table_id,
+            "identity": self.identity,
             "key": self.key.hex(),
             "version": version,
             "runs": self.runs.flush(),
@@ -127,7 +131,7 @@ class DedupIndex:
         """Take up what the folder holds; start from nothing when that is of another lake or cannot be read."""
         try:
             manifest: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
-            if manifest["format"] != _FORMAT or manifest["table_id"] != self.table_id:
+            if manifest["format"] != _FORMAT or manifest["identity"] != self.identity:
                 return self._forget()
             runs = [open_run(self.folder / name, rows) for name, rows in manifest["runs"]]
             self.runs = Runs(self.folder, runs, manifest["next_file"])
@@ -167,11 +171,22 @@ def open_index(root: Path, lake: Lake, events: DeltaTable) -> DedupIndex:
         slot += 1
     with ExitStack() as failing:
         failing.callback(os.close, lock)
-        index = DedupIndex(root / f"slot-{slot}", lake, lock, str(events.metadata().id))
+        index = DedupIndex(root / f"slot-{slot}", lake, lock, identity(events))
         index.load()
         index.catch_up(events)
         failing.pop_all()
     return index
+
+
+def forget_indexes(root: Path) -> None:
+    """Remove what is in every index under `root` that no process holds; the others forget by themselves."""
+    for folder in root.glob("slot-*"):
+        lock = _lock(folder)
+        if lock is not None:
+            for path in folder.iterdir():
+                if path.name != "lock":
+                    path.unlink()
+            os.close(lock)
 
 
 def _lock(folder: Path) -> int | None:

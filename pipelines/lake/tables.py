@@ -20,7 +20,7 @@ from pipelines.lake.files import DAY_COLUMN, make_durable
 EVENTS = pa.schema([*EVENT, *PLACE, ("batch_id", pa.string()), (DAY_COLUMN, pa.date32())])
 DEAD_LETTERS = pa.schema([*REJECTED, ("batch_id", pa.string())])
 CONFLICTS = pa.schema([*EVENT, *PLACE, ("batch_id", pa.string())])
-COUNTS = ("read", "accepted", "duplicates", "conflicts", "dead_letters", "gaps", "lost")
+COUNTS = ("read", "accepted", "duplicates", "conflicts", "dead_letters", "erased", "gaps", "lost")
 RANGE = pa.struct(
     [
         ("topic_id", pa.string()),
@@ -47,9 +47,10 @@ COMMITS = pa.schema(
         ("note", pa.string()),
     ]
 )
-"""One row a commit of `events`. In a range, next_offset - start_offset = read + gaps + lost, and
-read = accepted + duplicates + conflicts + dead_letters (`nothing-lost`); gaps are offsets that hold no record for a
-reader (control records, aborted or compacted ones), lost ones were given up on the record."""
+"""One row a commit of `events`. In a range, next_offset - start_offset = read + gaps + lost, and read = accepted +
+duplicates + conflicts + dead_letters + erased (`nothing-lost`); gaps are offsets that hold no record for a reader
+(control records, aborted or compacted ones), lost ones were given up on the record, erased ones are of users who were
+erased before."""
 POLICIES = pa.schema(
     [("name", pa.string()), ("version", pa.string()), ("policy", pa.string()), ("activated", TIMESTAMP)]
 )
@@ -68,6 +69,18 @@ FATES = pa.schema(
 )
 """One row each time something was decided about a dead letter, which batch_id and place name: requeued or discarded.
 requeue_id is the topic id of a requeue: the row counts once a commit has a range of it. Appended to, never changed."""
+ERASURES = pa.schema([("user_digest", pa.string()), ("asked", TIMESTAMP)])
+"""One row for each user who is to be erased, without the name: a tombstone (`tombstones.py`). Never removed."""
+ERASED = pa.schema(
+    [
+        ("table_name", pa.string()),
+        ("topic_id", pa.string()),
+        ("topic_partition", pa.int32()),
+        ("offset", pa.int64()),
+        ("batch_id", pa.string()),
+    ]
+)
+"""Where the rows stood that an erasure removed, so that everything still adds up. A row counts once it is true."""
 TABLES: Mapping[str, pa.Schema] = {
     "events": EVENTS,
     "dead_letters": DEAD_LETTERS,
@@ -75,7 +88,11 @@ TABLES: Mapping[str, pa.Schema] = {
     "commits": COMMITS,
     "fates": FATES,
     "policies": POLICIES,
+    "erasures": ERASURES,
+    "erased": ERASED,
 }
+ERASURES_DONE = "erasures"
+"""The application transaction of `events` that says how many rows of `erasures` it is free of."""
 COMMIT_METADATA = "karmalake"
 """The key under which a commit of `events` carries its record, as JSON, in the log."""
 # Statistics of user columns would keep a user_id in the log after an erasure. Checkpoints of the log every 100
@@ -92,6 +109,17 @@ def checkpoint_id(topic_id: str, topic_partition: int) -> str:
     return f"ingest:{topic_id}:{topic_partition}"
 
 
+def erasures_done(events: DeltaTable) -> int:
+    """Return how many erasures the version of `events` (a handle) is free of."""
+    return int(events.transaction_version(ERASURES_DONE) or 0)
+
+
+def identity(events: DeltaTable) -> str:
+    """Return what caches of the lake are tied to: they are made anew when it is another lake, or after an erasure."""
+    done, table_id = erasures_done(events), str(events.metadata().id)
+    return f"{table_id}-{done}" if done else table_id
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The lake at one version of `events`: what a reader, and every derivation, starts from.
@@ -106,7 +134,7 @@ class Snapshot:
     checkpoints: Mapping[tuple[str, int], int]
     """next_offset by (topic_id, topic_partition)."""
     lake_id: str = ""
-    """The id that the table of events was created with."""
+    """Its `identity`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ from pipelines.lake.files import DAY_COLUMN, make_durable, read_file, write_days
 from pipelines.lake.publish import publish
 from pipelines.lake.tables import TABLES, Lake
 
-_MAINTENANCE = "maintenance"
+MAINTENANCE = "maintenance"
+"""The application transaction of whoever replaces files: of two at once, the later one fails."""
 _ATTEMPTS = 20
 _MOST_TIMES = 4
 """A file this much larger than all smaller ones of its day together is left alone."""
@@ -36,6 +37,15 @@ _SORT_KEYS = [
     ("event_time", "ascending"),
     ("event_id", "ascending"),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of a table: its path in the table's folder, its UTC day (empty in a table without) and its bytes."""
+
+    path: str
+    day: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +86,7 @@ def vacuum(lake: Lake, retention_hours: float) -> list[str]:
 def _compact_table(lake: Lake, name: str, min_files: int, progress: Callable[[str], None]) -> Compacted:
     days = files_before = files_after = rows = 0
     for groups in _shares(_crowded(lake.table(name), min_files)):
-        progress(f"{name} {groups[0][0][DAY_COLUMN]}".strip())
+        progress(f"{name} {groups[0][0].day}".strip())
         files = [file for group in groups for file in group]
         if merged := _merge_files(lake, name, files):
             days, files_before = days + len(groups), files_before + len(files)
@@ -84,45 +94,69 @@ def _compact_table(lake: Lake, name: str, min_files: int, progress: Callable[[st
     return Compacted(name, days, files_before, files_after, rows)
 
 
-def _shares(groups: list[list[dict[str, Any]]]) -> Iterator[list[list[dict[str, Any]]]]:
+def _shares(groups: list[list[File]]) -> Iterator[list[list[File]]]:
     """Yield as many days at a time as fit into memory well: a commit for each would cost more than the merging."""
-    sizes = accumulate(sum(file["size"] for file in group) for group in groups)
+    sizes = accumulate(sum(file.size for file in group) for group in groups)
     shares = groupby(zip(sizes, groups, strict=True), key=lambda pair: pair[0] // _SHARE_BYTES)
     yield from ([group for _, group in share] for _, share in shares)
 
 
-def _crowded(table: DeltaTable, min_files: int) -> list[list[dict[str, Any]]]:
-    """Return the small files of each day, or of the whole table, where there are at least `min_files`, oldest first."""
+def list_files(table: DeltaTable) -> list[File]:
+    """Return the files of a table's version, smallest first within a day."""
     files = [_describe(row) for row in pa.table(table.get_add_actions(flatten=True)).to_pylist()]
-    files.sort(key=lambda file: (file[DAY_COLUMN], file["size"], file["path"]))
-    groups = [_small(list(group)) for _, group in groupby(files, key=lambda file: file[DAY_COLUMN])]
+    return sorted(files, key=lambda file: (file.day, file.size, file.path))
+
+
+def replace_files(
+    table: DeltaTable, files: list[File], added: list[AddAction], marks: dict[str, int], *, data_change: bool
+) -> None:
+    """Commit that `added` takes the place of `files`, with application transactions beside, on exactly this version.
+
+    Raises CommitFailedError if anybody committed since the handle was read.
+    """
+    now = int(time.time() * 1000)
+    removed = [
+        RemoveAction(
+            file.path,
+            data_change=data_change,
+            deletion_timestamp=now,
+            partition_values={DAY_COLUMN: file.day} if file.day else {},
+        )
+        for file in files
+    ]
+    publish(table, [*removed, *added], {MAINTENANCE: table.version() + 1} | marks)
+
+
+def _crowded(table: DeltaTable, min_files: int) -> list[list[File]]:
+    """Return the small files of each day, or of the whole table, where there are at least `min_files`."""
+    groups = [_small(list(group)) for _, group in groupby(list_files(table), key=lambda file: file.day)]
     return [group for group in groups if len(group) >= min_files]
 
 
-def _small(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _small(files: list[File]) -> list[File]:
     """Return the smallest files, without those that are large beside all smaller ones together.
 
     So an event is written again about once for each time that its day has grown by a constant factor, however often
     compaction runs.
     """
-    total = sum(file["size"] for file in files)
+    total = sum(file.size for file in files)
     for end in range(len(files), 0, -1):
-        largest = files[end - 1]["size"]
+        largest = files[end - 1].size
         total -= largest
         if largest <= _MOST_TIMES * total:
             return files[:end]
     return []
 
 
-def _describe(row: dict[str, Any]) -> dict[str, Any]:
+def _describe(row: dict[str, Any]) -> File:
     day = row.get(f"partition.{DAY_COLUMN}")
-    return {"path": str(row["path"]), DAY_COLUMN: "" if day is None else str(day), "size": int(row["size_bytes"])}
+    return File(str(row["path"]), "" if day is None else str(day), int(row["size_bytes"]))
 
 
-def _merge_files(lake: Lake, name: str, files: list[dict[str, Any]]) -> int:
+def _merge_files(lake: Lake, name: str, files: list[File]) -> int:
     """Replace files by one for each day, unless somebody else has replaced one of them already; return the rows."""
     root = lake.root / name
-    paths = {file["path"] for file in files}
+    paths = {file.path for file in files}
     rows = pa.concat_tables(read_file(root / path) for path in sorted(paths))
     if name == "events":
         added = write_days(root, _sorted(rows), uuid4().hex, data_change=False)
@@ -133,7 +167,7 @@ def _merge_files(lake: Lake, name: str, files: list[dict[str, Any]]) -> int:
         if not paths <= {str(row["path"]) for row in pa.table(table.get_add_actions(flatten=True)).to_pylist()}:
             return 0
         try:
-            _replace(table, files, added)
+            replace_files(table, files, added, {}, data_change=False)
         except CommitFailedError:
             continue
         make_durable([root / "_delta_log" / f"{table.version() + 1:020}.json"])
@@ -147,17 +181,3 @@ def _merge_files(lake: Lake, name: str, files: list[dict[str, Any]]) -> int:
 def _sorted(events: pa.Table) -> pa.Table:
     days = events["event_time"].cast(pa.date32())
     return events.append_column(DAY_COLUMN, days).sort_by(_SORT_KEYS).drop_columns(DAY_COLUMN)
-
-
-def _replace(table: DeltaTable, files: list[dict[str, Any]], added: list[AddAction]) -> None:
-    now = int(time.time() * 1000)
-    removed = [
-        RemoveAction(
-            file["path"],
-            data_change=False,
-            deletion_timestamp=now,
-            partition_values={DAY_COLUMN: file[DAY_COLUMN]} if file[DAY_COLUMN] else {},
-        )
-        for file in files
-    ]
-    publish(table, [*removed, *added], {_MAINTENANCE: table.version() + 1})

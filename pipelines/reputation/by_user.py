@@ -32,15 +32,28 @@ class _Held:
     completions: str
 
 
-def attach_by_user(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Attach the file at `path` as `by_user`; one that cannot be read is begun again."""
+def attach_by_user(connection: duckdb.DuckDBPyConnection, path: Path, lake_id: str) -> None:
+    """Attach the file at `path` as `by_user`; one that cannot be read, or is of another lake, is begun again.
+
+    The file goes then, not only its rows: those of an erased user would stay in its free blocks.
+    """
     attach = f"ATTACH IF NOT EXISTS {literal(str(path))} AS by_user"
     try:
         connection.execute(attach)
+        connection.execute(statement("refresh/by_user_info"))
+        others = connection.execute("SELECT 1 FROM by_user.info WHERE lake_id <> ?", [lake_id]).fetchall()
     except duckdb.Error:
+        others = [()]
+    if others:
+        connection.execute("DETACH DATABASE IF EXISTS by_user")
         forget_by_user(path)
         connection.execute(attach)
-    connection.execute(statement("refresh/by_user_info"))
+        connection.execute(statement("refresh/by_user_info"))
+
+
+def by_user_path(warehouse: Path) -> Path:
+    """Return where the file is that belongs to a warehouse."""
+    return warehouse.with_name("by_user.duckdb")
 
 
 def forget_by_user(path: Path) -> None:

@@ -20,7 +20,7 @@ import polars as pl
 
 from pipelines.errors import UsageError
 from pipelines.lake.tables import Snapshot
-from pipelines.reputation.by_user import attach_by_user, bring_up, last_batch, read_commits, transaction
+from pipelines.reputation.by_user import attach_by_user, bring_up, by_user_path, last_batch, read_commits, transaction
 from pipelines.reputation.database_file import alone, is_held, put_in_place, remove
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.policy import InForce, Policy
@@ -207,7 +207,7 @@ class Draft:
         """Bring `by_user` up to the snapshot, prepare the steps over `recalled`, and return how many are touched."""
         connection, info, in_force = self.connection, stored_info(self.connection), policy.at(as_of)
         if self._prepared != in_force:
-            attach_by_user(connection, self.path.with_name("by_user.duckdb"))
+            attach_by_user(connection, by_user_path(self.path), snapshot.lake_id)
             connection.execute(statement("refresh/recalled"))
             prepare(connection, policy, as_of, source="recalled")
             self._prepared = in_force

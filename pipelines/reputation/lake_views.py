@@ -18,7 +18,7 @@ def create_lake_views(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot)
     connection.register("arrow_rows", _checkpoints(snapshot))
     connection.execute(statement("checkpoints"))
     connection.unregister("arrow_rows")
-    for table in ("events", "commits", "fates", "dead_letters", "conflicts", "policies"):
+    for table in ("events", "commits", "fates", "dead_letters", "conflicts", "erased", "policies"):
         source = stored_rows(connection, table, snapshot.files.get(table, ()))
         connection.execute(statement(f"lake_{table}", source=source, version=str(snapshot.version)))
 

@@ -198,7 +198,7 @@ def test_a_log_that_starts_later_leads_to_a_rebuild(lake: Lake, tmp_path: Path) 
         commit(lake, handle, "b2", make_events(["b"], first_offset=1))
         handle.create_checkpoint()
         (lake.root / "events" / "_delta_log" / f"{2:020}.json").unlink()
-        index.catch_up(handle)
+        index.catch_up(lake.table("events"))
         assert _known(index) == {"a", "b"}
 
 

@@ -4,6 +4,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -88,14 +89,14 @@ def test_a_compaction_that_comes_second_gives_up(filled: Lake, monkeypatch: pyte
 def test_a_stale_compaction_cannot_commit(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if it had not looked again, the log refuses it: it starts again and finds nothing to do."""
     before = stored(filled)
-    replace = upkeep._replace
+    replace = upkeep.replace_files
 
-    def compact_between(*arguments: object) -> None:
+    def compact_between(*arguments: Any, **named: Any) -> None:
         monkeypatch.undo()
         compact(filled, 2)
-        replace(*arguments)  # type: ignore[arg-type]
+        replace(*arguments, **named)
 
-    monkeypatch.setattr(upkeep, "_replace", compact_between)
+    monkeypatch.setattr(upkeep, "replace_files", compact_between)
     compact(filled, 2)
     assert stored(filled) == before
 
@@ -103,15 +104,15 @@ def test_a_stale_compaction_cannot_commit(filled: Lake, monkeypatch: pytest.Monk
 def test_ingest_beside_a_compaction_goes_on(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that commits while files are merged stays, and the compaction lands after it."""
     handle, before = filled.table("events"), stored(filled)
-    replace = upkeep._replace
+    replace = upkeep.replace_files
 
-    def commit_between(*arguments: object) -> None:
-        monkeypatch.setattr(upkeep, "_replace", replace)
+    def commit_between(*arguments: Any, **named: Any) -> None:
+        monkeypatch.setattr(upkeep, "replace_files", replace)
         handle.update_incremental()
         commit(filled, handle, "late", make_events(["late"], first_offset=120))
-        replace(*arguments)  # type: ignore[arg-type]
+        replace(*arguments, **named)
 
-    monkeypatch.setattr(upkeep, "_replace", commit_between)
+    monkeypatch.setattr(upkeep, "replace_files", commit_between)
     compact(filled, 2)
     rows = stored(filled)
     assert [row for row in rows if row["event_id"] != "late"] == before
@@ -123,10 +124,10 @@ def test_a_compaction_that_is_always_overtaken_gives_up(filled: Lake, monkeypatc
     """It ends with an error that says so, and changes nothing."""
     before = stored(filled)
 
-    def never(*_: object) -> None:
+    def never(*_: object, **__: object) -> None:
         raise CommitFailedError("overtaken")
 
-    monkeypatch.setattr(upkeep, "_replace", never)
+    monkeypatch.setattr(upkeep, "replace_files", never)
     with pytest.raises(TransientError, match="given up"):
         compact(filled, 2)
     assert stored(filled) == before
