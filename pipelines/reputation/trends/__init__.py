@@ -3,7 +3,7 @@
 Owns finding, describing and running them; nothing is kept. A new trend is a new file. Its comment says what it answers
 (first line) and declares its parameters as `-- $name = default: meaning`, or `-- $name = first | second: meaning` where
 only these values can be; the rest of the comment is its method. `$since` and `$until`, dates or null, every trend has.
-What several trends need is in `shared/`: a temporary view and macros, made for those that name one of them.
+What several trends need is in `shared/`: a temporary view of the ratings, and macros, made for those that name it.
 """
 
 import json
@@ -21,6 +21,9 @@ import polars as pl
 from pipelines.errors import UsageError
 
 _FOLDER = Path(__file__).parent
+_RATINGS = "rating_given"
+_METHODS = ("tails", "discoveries", "bursts")
+"""Macros, each before those that use it."""
 _PARAMETER = re.compile(r"^-- \$(\w+) = (.+?): (.+)$", re.MULTILINE)
 
 
@@ -91,10 +94,9 @@ def ask(
     whatever `since` is. Raises UsageError for parameters that cannot be, and for a moment without a time zone.
     """
     values = {"since": _day(since), "until": _day(until), **trend.values(given)}
-    shared = {path.stem: path for path in sorted(_FOLDER.glob("shared/*.sql"))}
-    if any(name in trend.query for name in shared):
-        for path in shared.values():
-            connection.execute(path.read_text(encoding="utf-8"))
+    if _RATINGS in trend.query:
+        for name in (_RATINGS, *_METHODS):
+            connection.execute((_FOLDER / "shared" / f"{name}.sql").read_text(encoding="utf-8"))
     return connection.sql(trend.query, params=values).pl()
 
 
