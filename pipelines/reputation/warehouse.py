@@ -197,14 +197,8 @@ class Warehouse:
 
     def trends(self) -> pl.DataFrame:
         """Return what trends there are: name, meaning, and parameters with their defaults."""
-        return pl.DataFrame(
-            {
-                "trend": trend.name,
-                "meaning": trend.meaning,
-                "parameters": ", ".join(f"{name}={knob.default}" for name, knob in trend.parameters.items()),
-            }
-            for trend in trends().values()
-        )
+        rows = [(trend.name, trend.meaning, trend.signature) for trend in trends().values()]
+        return pl.DataFrame(rows, ["trend", "meaning", "parameters"], orient="row")
 
     def _policy(self, known_at: datetime | None) -> Policy:
         """Return the policy in force at a moment; before any was activated, or without one, the warehouse's."""

@@ -60,6 +60,12 @@ class Trend:
     parameters: Mapping[str, Parameter]
     query: str
 
+    @property
+    def signature(self) -> str:
+        """The parameters with their defaults, as text."""
+        knobs = self.parameters.items()
+        return ", ".join(name if knob.default is None else f"{name}={knob.default}" for name, knob in knobs)
+
     def values(self, given: Mapping[str, Any]) -> dict[str, str | float | None]:
         """Return the value of every parameter. Raises UsageError for one that this trend does not have."""
         if unknown := given.keys() - self.parameters.keys():
