@@ -1,7 +1,8 @@
 """Mischief planted into a simulated world: what the anomaly trends are to find, and who did it when.
 
-Owns four kinds: a review bomb, a rater's burst, a ring of users who praise each other, a drift of somebody's ratings.
-Pure: each takes a world (EVENT columns) and gives another with it, everything from the generator that is passed in.
+Owns four kinds: a review bomb, a rater's burst, a ring of users who praise each other, a drift of somebody's ratings;
+and two innocents that look like it, a busy day and a popular newcomer. Pure: each takes a world (EVENT columns) and
+gives another with it, everything from the generator that is passed in.
 """
 
 from dataclasses import dataclass
@@ -73,6 +74,31 @@ def plant_drift(rng: np.random.Generator, world: pa.Table, share: float) -> tupl
     user_id = world["user_id"][int(later[0])].as_py()
     changed = world.set_column(place, EVENT.field(place), pa.array(metadata, METADATA))
     return changed, _planted({user_id}, microseconds(world)[later])
+
+
+def add_busy_day(rng: np.random.Generator, world: pa.Table, times_busier: int) -> pa.Table:
+    """Let everybody rate so many times as often on one day, as they are used to, like on a holiday."""
+    begin = _some_day(rng, world)
+    when = microseconds(world)
+    ratings = world.filter(pa.array(_is_rating(world) & (when >= begin) & (when < begin + DAY_US)))
+    more = ratings.take(pa.array(rng.integers(0, len(ratings), len(ratings) * (times_busier - 1))))
+    return _with(
+        world, _as_others_do(rng, world, more["user_id"].to_pylist(), begin + rng.integers(0, DAY_US, len(more)))
+    )
+
+
+def add_newcomer(rng: np.random.Generator, world: pa.Table, ratings_a_day: int) -> pa.Table:
+    """Let a new driver be popular from the first day on, for the last twenty days; his ratings are the usual ones."""
+    end = int(microseconds(world)[-1])
+    times = end - rng.integers(0, 20 * DAY_US, 20 * ratings_a_day)
+    return _with(world, _as_others_do(rng, world, ["driver-newcomer"] * len(times), times))
+
+
+def _as_others_do(rng: np.random.Generator, world: pa.Table, users: list[str], times: Integers) -> pa.Table:
+    """Return ratings with the raters and stars of ratings of the world, drawn at random."""
+    raters, stars = (np.array(_metadata(world, key)) for key in ("rater_id", "rating"))
+    drawn = rng.integers(0, len(stars), len(users))
+    return _ratings(rng, users, list(raters[rng.permutation(drawn)]), stars[drawn].astype(np.int64), times)
 
 
 def _ratings_of_a_steady_user(rng: np.random.Generator, world: pa.Table) -> Integers:
