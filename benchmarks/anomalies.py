@@ -68,6 +68,7 @@ KINDS = [
 INNOCENTS: dict[str, Callable[[np.random.Generator, pa.Table], pa.Table]] = {
     "nothing": lambda _, world: world,
     "a day three times as busy": lambda rng, world: add_busy_day(rng, world, 3),
+    "a day ten times as busy": lambda rng, world: add_busy_day(rng, world, 10),
     "a newcomer with 20 ratings a day": lambda rng, world: add_newcomer(rng, world, 20),
 }
 TRENDS = list(dict.fromkeys(kind.trend for kind in KINDS))
