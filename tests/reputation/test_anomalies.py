@@ -19,6 +19,11 @@ from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of, us
 ANOMALIES = ("review_bombs", "rater_bursts", "reciprocal_rings", "drift")
 
 
+def rating(number: int, day: int, user_id: str, rater_id: str, stars: int) -> Event:
+    metadata = {"rating": str(stars), "rater_id": rater_id}
+    return Event(f"e{number:03}", user_id, "DriverRated", NOW - (31 - day) * DAY + number, metadata)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("anomalies")
@@ -108,6 +113,39 @@ def test_a_burst_is_judged_by_its_own_history(folder: Path) -> None:
         [alarm] = warehouse.trend("review_bombs").rows(named=True)
     assert (alarm["user_id"], alarm["observed"], alarm["low_raters"], alarm["average_before"]) == ("calm", 10, 10, 1.0)
     assert alarm["expected"] == pytest.approx(1, rel=0.1)
+
+
+def test_a_raters_burst_by_hand(folder: Path) -> None:
+    """One a day for nine days, then ten. A lone rater's prior is exponential with his mean of 1.9: (1+9)/(1/1.9+9)."""
+    days = [*range(9), *[9] * 10]
+    events = [rating(number, day, f"user-{number % 4}", "bob", 3) for number, day in enumerate(days)]
+    with warehouse_of(folder / "rater", events) as warehouse:
+        [alarm] = warehouse.trend("rater_bursts").rows(named=True)
+    assert (alarm["user_id"], alarm["observed"], alarm["rated_users"], alarm["average"]) == ("bob", 10, 4, 3.0)
+    assert alarm["expected"] == pytest.approx(10 / (1 / 1.9 + 9))
+
+
+def test_a_pair_by_hand(folder: Path) -> None:
+    """Six of 20 high ratings are returned, a share of 0.3: three of three have a chance of 0.027, twice among three."""
+    praises = [("ann", "bob"), ("bob", "ann")] * 3 + [("cyd", f"rider-{number}") for number in range(14)]
+    events = [rating(number, number, *praise, 5) for number, praise in enumerate(praises)]
+    with warehouse_of(folder / "pair", events) as warehouse:
+        rows = warehouse.trend("reciprocal_rings", least=3, fdr=0.05).rows(named=True)
+    assert [(row["user_id"], row["observed"], row["ring"], row["ring_members"]) for row in rows] == [
+        ("ann", 3, "ann", 2),
+        ("bob", 3, "ann", 2),
+    ]
+    assert [rows[0][name] for name in ("expected", "q_value", "ring_density")] == pytest.approx([0.9, 0.0405, 1.0])
+
+
+def test_a_drift_by_hand(folder: Path) -> None:
+    """Ten each of 5 and 4, then of 2 and 1: z = (1.5 - 4.5) / sqrt(100 / 39 * (1/20 + 1/20)), tested once."""
+    events = [rating(n, n // 20, "ada", "bob", stars) for n, stars in enumerate([5, 4] * 10 + [2, 1] * 10)]
+    with warehouse_of(folder / "drift", events) as warehouse:
+        [alarm] = warehouse.trend("drift").rows(named=True)
+    assert (alarm["expected"], alarm["observed"], alarm["ratings_before"]) == (4.5, 1.5, 20)
+    assert alarm["z"] == pytest.approx(-3 / (100 / 390) ** 0.5)
+    assert alarm["day"] == alarm["first_alarm"]
 
 
 @pytest.mark.parametrize("name", ANOMALIES)

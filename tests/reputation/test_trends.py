@@ -9,12 +9,20 @@ import pytest
 
 from pipelines.errors import UsageError
 from pipelines.reputation.derive import derive
-from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.policy import Policy
+from pipelines.reputation.policy_file import load_policy, parse_policy, shipped_policies
 from pipelines.reputation.trends import trends
 from pipelines.reputation.warehouse import Warehouse
 from tests.reputation.history import AS_OF, Event, snapshot_of, us
 
-Open = Callable[[list[Event]], Warehouse]
+Open = Callable[..., Warehouse]
+
+STARS = """
+name = "stars"
+version = "1"
+[actions.Praised]
+rating = { from = "stars", minimum = -2, maximum = 2 }
+"""
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +36,12 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Open]:
-    """Derive events by the default policy and open the warehouse."""
+    """Derive events, by the default policy unless another is given, and open the warehouse."""
     with ExitStack() as stack:
 
-        def derived(events: list[Event]) -> Warehouse:
+        def derived(events: list[Event], policy: Policy | None = None) -> Warehouse:
             path = tmp_path / "warehouse.duckdb"
-            derive(snapshot_of(tmp_path / "lake", events), load_policy("default"), AS_OF, path)
+            derive(snapshot_of(tmp_path / "lake", events), policy or load_policy("default"), AS_OF, path)
             return stack.enter_context(Warehouse(path))
 
         yield derived
@@ -193,6 +201,29 @@ def test_what_the_warehouse_keeps_is_a_trend_too(diary: Diary, opened: Open) -> 
     for name in ("daily", "scores", "reasons"):
         assert warehouse.trend(name).equals(warehouse.sql(f"FROM trends_{name} ORDER BY ALL"))
         assert warehouse.trend(name, since=day(6), until=day(7))["day"].to_list() == [day(6)]
+
+
+def test_ratings_are_read_as_the_policy_says(diary: Diary, opened: Open) -> None:
+    """Another key, another scale; outside it, of another action or from as_of on, there is no rating."""
+    for stars in ("-2", "1", "3", "many"):
+        diary.tell(5, "ada", "Praised", stars=stars, rater_id="bob")
+    diary.tell(5, "ada", "Scorned", stars="1", rater_id="bob")
+    diary.events.append(Event("late", "ada", "Praised", us(AS_OF), {"stars": "1", "rater_id": "bob"}))
+    warehouse = opened(diary.events, parse_policy(STARS))
+    assert warehouse.trend("inflation")["ratings"].to_list() == [2]
+    assert warehouse.sql("SELECT rating, level FROM rating_given ORDER BY ALL").rows() == [(-2.0, 0.0), (1.0, 0.75)]
+
+
+@pytest.mark.parametrize("name", shipped_policies())
+def test_every_trend_can_be_asked_by_every_policy(name: str, diary: Diary, opened: Open) -> None:
+    """Whatever the policy does with points and ratings, the answers have the same columns and no error."""
+    for number in range(1, 9):
+        diary.rate(number, "ada", 1 + number % 5, f"rider-{number % 3}")
+        diary.tell(number, "bob")
+    warehouse = opened(diary.events, load_policy(name))
+    widths = {trend: warehouse.trend(trend).width for trend in trends()}
+    assert min(widths.values()) >= 4
+    assert warehouse.trend("activity", period="week").height > 0
 
 
 @pytest.mark.parametrize("name", trends())

@@ -3,7 +3,7 @@
 CREATE OR REPLACE TEMP MACRO discoveries(tests, fdr) AS TABLE
     SELECT *, -log10(greatest(p_value, 1e-300)) AS score
     FROM (
-        SELECT *, min(p_value * family / place) OVER (ORDER BY place DESC, p_value DESC) AS q_value
-        FROM (SELECT *, rank() OVER (ORDER BY p_value) AS place FROM query_table(tests))
+        SELECT *, min(p_value * family / as_small) OVER (ORDER BY p_value DESC) AS q_value
+        FROM (SELECT *, count(*) OVER (ORDER BY p_value) AS as_small FROM query_table(tests))
     )
     WHERE q_value <= fdr;
