@@ -10,21 +10,22 @@ from pyarrow.dataset import dataset
 from assets.history import history
 from assets.lake import compacted_files, events
 from assets.resources import Karmalake
-from assets.scores import user_days
+from assets.scores import anomalies, user_days
 from pipelines.lake.tables import COUNTS
 
 _MOST_EVENTS_A_TICK = 200
 
 refresh = dg.define_asset_job(
     "refresh",
-    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(history, user_days, compacted_files),
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(history, user_days, anomalies, compacted_files),
     description="From the bus to Redis: drain, derive, publish, check.",
 )
 days = dg.define_asset_job("days", selection=dg.AssetSelection.assets(user_days))
+alarms = dg.define_asset_job("alarms", selection=dg.AssetSelection.assets(anomalies))
 upkeep = dg.define_asset_job("upkeep", selection=dg.AssetSelection.assets(compacted_files))
 verification = dg.define_asset_job("verification", selection=dg.AssetSelection.all_asset_checks())
 
-JOBS = [refresh, days, upkeep, verification]
+JOBS = [refresh, days, alarms, upkeep, verification]
 
 
 @dg.schedule(job=days, cron_schedule="5 * * * *", execution_timezone="UTC")
@@ -36,6 +37,7 @@ def hourly_day(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
 
 SCHEDULES = [
     dg.ScheduleDefinition(name="minutely_refresh", job=refresh, cron_schedule="* * * * *", execution_timezone="UTC"),
+    dg.ScheduleDefinition(name="nightly_alarms", job=alarms, cron_schedule="0 3 * * *", execution_timezone="UTC"),
     dg.ScheduleDefinition(name="nightly_upkeep", job=upkeep, cron_schedule="30 3 * * *", execution_timezone="UTC"),
     dg.ScheduleDefinition(
         name="nightly_verification", job=verification, cron_schedule="0 4 * * *", execution_timezone="UTC"

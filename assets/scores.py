@@ -30,6 +30,9 @@ FROM user_days
 WHERE day BETWEEN ? AND ?
 GROUP BY day
 """
+_ANOMALIES = ("review_bombs", "rater_bursts", "reciprocal_rings", "drift")
+_EVIDENCE = ["user_id", "day", "expected", "observed", "score"]
+_NEWEST = 20
 _COLUMNS = "SELECT column_name, column_type FROM (DESCRIBE {table})"
 
 
@@ -79,6 +82,18 @@ def trends(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     return dg.MaterializeResult(metadata={"dagster/row_count": sum(rows.values()), **rows, "newest": preview})
 
 
+@dg.asset(group_name="scores", kinds={"duckdb"}, deps=[reputation])
+def anomalies(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
+    """Review bombs, bursts by rater, reciprocal rings and drifts in all history: how many, and the newest of them."""
+    with Warehouse(karmalake.settings.warehouse_path) as warehouse:
+        alarms = {name: warehouse.trend(name) for name in _ANOMALIES}
+    counts = {name: rows.height for name, rows in alarms.items()}
+    shown = [(name, *row) for name, rows in alarms.items() for row in rows.select(_EVIDENCE).rows()]
+    newest = sorted(shown, key=lambda row: row[2], reverse=True)[:_NEWEST]
+    preview = dg.MetadataValue.md(_markdown(["anomaly", *_EVIDENCE], newest))
+    return dg.MaterializeResult(metadata={"dagster/row_count": sum(counts.values()), **counts, "newest": preview})
+
+
 @dg.asset(group_name="serving", kinds={"redis"}, deps=[reputation], pool=POOL)
 def reputation_cache(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """One JSON document a user in Redis: writes those that changed, or all if Redis lost them."""
@@ -115,4 +130,8 @@ def _columns(settings: Settings, table: str) -> dict[str, Any]:
 
 def _markdown(header: list[str], rows: list[tuple[Any, ...]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(_shown, line))} |" for line in lines)
+
+
+def _shown(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", "\\|")

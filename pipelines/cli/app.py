@@ -18,6 +18,7 @@ from pipelines.cli import (
     policy,
     relay,
     replay,
+    trend,
 )
 
 app = typer.Typer(
@@ -61,5 +62,6 @@ app.command(rich_help_panel="Look")(look.show)
 app.command(rich_help_panel="Look")(look.leaderboard)
 app.command(rich_help_panel="Look")(look.scores)
 app.command(rich_help_panel="Look")(explain.explain)
+app.command(rich_help_panel="Look")(trend.trend)
 app.add_typer(policy.policy, name="policy", rich_help_panel="Look")
 app.command(rich_help_panel="Look")(look.sql)

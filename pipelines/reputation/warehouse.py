@@ -6,10 +6,10 @@ blocks the pipeline nor changes under the reader, however many newer ones are pu
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import duckdb
 import polars as pl
@@ -20,6 +20,7 @@ from pipelines.reputation.explain import explain, explain_change
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.scores import scores
 from pipelines.reputation.sql import literal, statement
+from pipelines.reputation.trends import ask, find_trend, trends
 from pipelines.settings import load_settings
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
@@ -185,15 +186,19 @@ class Warehouse:
         """Return what came, went and expired in a user's score between two moments; see `explain_change()`."""
         return explain_change(self._connection, self.info.policy, user_id, since, until or self.info.as_of)
 
-    def trend(self, name: Literal["daily", "scores", "reasons"] = "daily") -> pl.DataFrame:
-        """Return a trend by UTC day.
+    def trend(
+        self, name: str = "daily", since: date | None = None, until: date | None = None, **parameters: Any
+    ) -> pl.DataFrame:
+        """Return the rows of a trend whose UTC day (or first day) lies in [since, until); `trends()` has the names.
 
-        `daily`: events, counted events, active users, points and ratings by action_type; `scores`: how the scores of
-        the day's active users were spread; `reasons`: why events counted or did not.
+        Raises UsageError for an unknown trend or parameter.
         """
-        if name not in ("daily", "scores", "reasons"):
-            raise UsageError(f"there is no trend {name!r}: daily, scores or reasons")
-        return self.sql(f"FROM trends_{name} ORDER BY ALL")
+        return ask(self._connection, find_trend(name), since, until, parameters)
+
+    def trends(self) -> pl.DataFrame:
+        """Return what trends there are: name, meaning, and parameters with their defaults."""
+        rows = [(trend.name, trend.meaning, trend.signature) for trend in trends().values()]
+        return pl.DataFrame(rows, ["trend", "meaning", "parameters"], orient="row")
 
     def _policy(self, known_at: datetime | None) -> Policy:
         """Return the policy in force at a moment; before any was activated, or without one, the warehouse's."""

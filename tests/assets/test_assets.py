@@ -24,8 +24,11 @@ from pipelines.emit.topics import ensure_topic
 from pipelines.errors import UsageError
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import create_lake
+from pipelines.reputation.derive import derive
+from pipelines.reputation.policy_file import load_policy
 from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
+from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
 
 WHOLE = [lake.events, lake.dead_letters, scores.reputation, scores.trends, scores.reputation_cache]
 CHECKS = [
@@ -104,6 +107,20 @@ def test_the_whole_graph_reports_what_was_planted(
         ],
         True,
     )
+
+
+def test_alarms_are_shown_with_their_evidence(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    """A user with a low rating a day gets twelve in one: counted, and a line tells who, when and how many."""
+    settings = Settings(data_dir=tmp_path)
+    events = [
+        Event(f"{day}-{n}", "driver|x", "DriverRated", NOW - (21 - day) * DAY + n, {"rating": "1", "rater_id": f"r{n}"})
+        for day in range(20)
+        for n in range(12 if day == 19 else 1)
+    ]
+    derive(snapshot_of(tmp_path / "files", events), load_policy("default"), AS_OF, settings.warehouse_path)
+    shown = metadata(materialize(Karmalake(lambda: settings), instance, [scores.anomalies]), scores.anomalies)
+    assert (shown["review_bombs"], shown["dagster/row_count"]) == (1, 1)
+    assert "| review_bombs | driver\\|x | 2024-02-28 | 1.02 | 12 |" in shown["newest"]
 
 
 @pytest.mark.usefixtures("planted")

@@ -1,0 +1,15 @@
+-- Active users and their events, by day or week and action_type; action_type null: all actions together.
+-- $period = "day" | "week": how long a row's time is; weeks begin on Monday
+-- $action_type = null: of this action_type alone
+-- Method: an active user has at least one event in that time, whether it counted or not.
+SELECT
+    CAST(date_trunc($period, day) AS DATE) AS first_day,
+    action_type,
+    count(DISTINCT user_id) AS active_users,
+    CAST(sum(events) AS BIGINT) AS events,
+    CAST(sum(counted) AS BIGINT) AS counted
+FROM user_days
+WHERE $action_type IS NULL OR action_type = $action_type
+GROUP BY GROUPING SETS ((first_day, action_type), (first_day))
+HAVING ($since IS NULL OR first_day >= $since) AND ($until IS NULL OR first_day < $until)
+ORDER BY first_day, action_type NULLS FIRST

@@ -1,0 +1,34 @@
+-- Every readable rating as it was given before as_of, retracted or not, by the scales of the policy in force.
+-- level is its place between the scale's least (0) and greatest (1); rater_id is null where the event names none.
+CREATE OR REPLACE TEMP VIEW rating_given AS
+WITH scales AS (
+    SELECT
+        action.key AS action_type,
+        action.value ->> '$.rating.from' AS key,
+        CAST(action.value ->> '$.rating.minimum' AS DOUBLE) AS minimum,
+        CAST(action.value ->> '$.rating.maximum' AS DOUBLE) AS maximum
+    FROM snapshot_info, json_each(policy, '$.versions') AS edition, json_each(edition.value, '$.actions') AS action
+    WHERE edition.value ->> '$.version' = policy_version
+),
+
+ratings AS (
+    SELECT
+        event.event_id,
+        event.user_id,
+        event.metadata['rater_id'] AS rater_id,
+        event.action_type,
+        event.event_time,
+        event.event_day AS day,
+        try_cast(event.metadata[scales.key] AS DOUBLE) AS rating,
+        minimum,
+        maximum
+    FROM events AS event
+    INNER JOIN scales ON scales.action_type = event.action_type
+    WHERE event.event_time < (SELECT as_of FROM snapshot_info)
+)
+
+SELECT
+    * EXCLUDE (minimum, maximum),
+    (rating - minimum) / nullif(maximum - minimum, 0) AS level
+FROM ratings
+WHERE rating BETWEEN minimum AND maximum

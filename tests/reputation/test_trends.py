@@ -1,0 +1,264 @@
+"""Trends of small histories, against results worked out by hand. AS_OF is Friday, 2024-03-01."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import UsageError
+from pipelines.reputation.derive import derive
+from pipelines.reputation.policy import Policy
+from pipelines.reputation.policy_file import load_policy, parse_policy, shipped_policies
+from pipelines.reputation.trends import trends
+from pipelines.reputation.warehouse import Warehouse
+from tests.reputation.history import AS_OF, Event, snapshot_of, us
+
+Open = Callable[..., Warehouse]
+
+STARS = """
+name = "stars"
+version = "1"
+[actions.Praised]
+rating = { from = "stars", minimum = -2, maximum = 2 }
+"""
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+    """Open a warehouse without events."""
+    folder = tmp_path_factory.mktemp("empty")
+    derive(snapshot_of(folder), load_policy("default"), AS_OF, folder / "warehouse.duckdb")
+    with Warehouse(folder / "warehouse.duckdb") as warehouse:
+        yield warehouse
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Open]:
+    """Derive events, by the default policy unless another is given, and open the warehouse."""
+    with ExitStack() as stack:
+
+        def derived(events: list[Event], policy: Policy | None = None) -> Warehouse:
+            path = tmp_path / "warehouse.duckdb"
+            derive(snapshot_of(tmp_path / "lake", events), policy or load_policy("default"), AS_OF, path)
+            return stack.enter_context(Warehouse(path))
+
+        yield derived
+
+
+class Diary:
+    """Writes down events, at noon of days of February 2024."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def tell(self, day: int, user_id: str, action_type: str = "TransactionCompleted", **metadata: str) -> str:
+        event_id = f"event-{len(self.events):04d}"
+        t = us(datetime(2024, 2, day, 12, tzinfo=UTC)) + len(self.events)
+        self.events.append(Event(event_id, user_id, action_type, t, metadata))
+        return event_id
+
+    def rate(self, day: int, user_id: str, stars: int, rater_id: str = "rider") -> str:
+        return self.tell(day, user_id, "DriverRated", rating=str(stars), rater_id=rater_id)
+
+
+@pytest.fixture
+def diary() -> Diary:
+    return Diary()
+
+
+def day(number: int) -> date:
+    return date(2024, 2, number)
+
+
+def test_activity_counts_each_user_once(diary: Diary, opened: Open) -> None:
+    """Over all actions, and over a week, a user is one active user, however many days and actions she has."""
+    diary.rate(5, "ada", 5)
+    for number in (5, 6, 12):
+        diary.tell(number, "ada")
+    diary.tell(6, "bob", "Unheard")
+    warehouse = opened(diary.events)
+    assert warehouse.trend("activity", period="week").rows() == [
+        (day(5), None, 2, 4, 3),
+        (day(5), "DriverRated", 1, 1, 1),
+        (day(5), "TransactionCompleted", 1, 2, 2),
+        (day(5), "Unheard", 1, 1, 0),
+        (day(12), None, 1, 1, 1),
+        (day(12), "TransactionCompleted", 1, 1, 1),
+    ]
+    only = warehouse.trend("activity", since=day(6), until=day(12), action_type="Unheard")
+    assert only.rows() == [(day(6), None, 1, 1, 0), (day(6), "Unheard", 1, 1, 0)]
+
+
+def test_the_band_of_a_rating_is_clustered_by_user(diary: Diary, opened: Open) -> None:
+    """Two users: sums 10 of 2 and 3 of 1; residuals 4/3 and -4/3; the error is sqrt(2/1 * 32/9) / 3 = 8/9."""
+    for user_id, stars in (("ada", 5), ("ada", 5), ("bob", 3)):
+        diary.rate(5, user_id, stars)
+    diary.rate(11, "ada", 1)
+    diary.rate(12, "ada", 2)
+    first, second, third = opened(diary.events).trend("rating").rows(named=True)
+    assert (first["ratings"], first["rated_users"]) == (3, 2)
+    assert first["average"] == pytest.approx(13 / 3)
+    assert first["lower"] == pytest.approx(13 / 3 - 1.96 * 8 / 9)
+    assert first["upper"] == pytest.approx(13 / 3 + 1.96 * 8 / 9)
+    assert (second["lower"], second["upper"]) == (None, None)
+    assert second["seven_day_mean"] == pytest.approx(14 / 4)
+    assert third["seven_day_mean"] == pytest.approx(3 / 2)
+
+
+def test_the_distribution_holds_idle_users_too(diary: Diary, opened: Open) -> None:
+    """Four users with 1, 2, 3 and 4 points; in the idle week everybody keeps them, in the third the first gains 6."""
+    for points in (1, 2, 3, 4):
+        for _ in range(points):
+            diary.tell(5, f"user-{points}")
+    for _ in range(6):
+        diary.tell(19, "user-1")
+    rows = opened(diary.events).trend("distribution").rows()
+    assert rows[0] == (day(5), 4, 1.0, 1.0, 2.0, 3.0, 4.0)
+    assert rows[1] == (day(12), 4, 1.0, 1.0, 2.0, 3.0, 4.0)
+    assert rows[2] == (day(19), 4, 2.0, 2.0, 3.0, 4.0, 7.0)
+
+
+def test_cohorts_average_over_everybody(diary: Diary, opened: Open) -> None:
+    """Two came in the first week, one stays; one came a week later. The week of as_of is not over: no row."""
+    for number, user_id in ((5, "ada"), (6, "bob"), (12, "ada"), (14, "cyd"), (26, "bob")):
+        diary.tell(number, user_id)
+    assert opened(diary.events).trend("cohorts").rows() == [
+        (day(5), 0, 2, 2, 1.0, 1.0),
+        (day(5), 1, 2, 1, 0.5, 1.5),
+        (day(5), 2, 2, 0, 0.0, 1.5),
+        (day(12), 0, 1, 1, 1.0, 1.0),
+        (day(12), 1, 1, 0, 0.0, 1.0),
+    ]
+
+
+def test_movers_name_what_moved_them(diary: Diary, opened: Open) -> None:
+    """A gain by ratings beside a smaller one by transactions, a loss by ratings against a transaction, no change."""
+    diary.rate(5, "ada", 5)
+    diary.rate(20, "ada", 4)
+    diary.tell(20, "ada")
+    diary.rate(21, "bob", 1)
+    diary.tell(21, "bob")
+    diary.tell(5, "cyd")
+    diary.tell(26, "dan")
+    diary.tell(26, "eve")
+    warehouse = opened(diary.events)
+    assert warehouse.trend("movers", top=2).rows() == [
+        ("gain", 1, "ada", 10.0, 6.0, 16.0, "DriverRated", 5.0, 1),
+        ("gain", 2, "dan", 0.0, 1.0, 1.0, "TransactionCompleted", 1.0, 1),
+        ("loss", 1, "bob", 0.0, -9.0, -9.0, "DriverRated", -10.0, 1),
+    ]
+    earlier = warehouse.trend("movers", since=day(1), until=day(20))
+    assert earlier.select("user_id", "change").rows() == [("ada", 10.0), ("cyd", 1.0)]
+
+
+def test_retention_follows_the_best(diary: Diary, opened: Open) -> None:
+    """Of ten users the one with most points stands high; a week later another one has passed her, who still drives."""
+    for number in range(10):
+        diary.tell(5, f"user-{number}")
+    diary.tell(5, "user-0")
+    for _ in range(5):
+        diary.tell(12, "user-1")
+    diary.tell(12, "user-0")
+    rows = opened(diary.events).trend("retention", high_share=0.1).rows()
+    assert rows == [(day(5), 1, 1, 1, 0, 1.0, 0.0), (day(5), 2, 1, 0, 0, 0.0, 0.0), (day(12), 1, 1, 0, 1, 0.0, 1.0)]
+
+
+def test_suspensions_add_up(diary: Diary, opened: Open) -> None:
+    """A second suspension of the suspended is none; a day without a change has a row; the last day is that of as_of."""
+    diary.tell(5, "ada", "AccountSuspended")
+    diary.tell(6, "ada", "AccountSuspended")
+    diary.tell(7, "bob", "AccountSuspended")
+    diary.tell(7, "ada", "AccountReinstated")
+    warehouse = opened(diary.events)
+    assert warehouse.trend("suspensions", until=day(9)).rows() == [
+        (day(5), 1, 0, 1),
+        (day(6), 0, 0, 1),
+        (day(7), 1, 1, 1),
+        (day(8), 0, 0, 1),
+    ]
+    assert warehouse.trend("suspensions")["day"].max() == AS_OF.date()
+
+
+def test_inflation_is_told_from_other_raters(diary: Diary, opened: Open) -> None:
+    """The average rises because a kind rater joins; the one who rated in both weeks gives what he always gave."""
+    for number in (5, 12):
+        diary.rate(number, "ada", 3, "old")
+    diary.rate(13, "ada", 5, "new")
+    warehouse = opened(diary.events)
+    assert warehouse.trend("inflation", period="week", panel_share=1).rows() == [
+        (day(5), 1, 1, 3.0, 1, 3.0, 0.0),
+        (day(12), 2, 2, 4.0, 1, 3.0, 0.0),
+    ]
+
+
+def test_what_the_warehouse_keeps_is_a_trend_too(diary: Diary, opened: Open) -> None:
+    """The kept tables are asked like the others, within since and until."""
+    for number in (5, 6, 7):
+        diary.rate(number, "ada", 5)
+    warehouse = opened(diary.events)
+    for name in ("daily", "scores", "reasons"):
+        assert warehouse.trend(name).equals(warehouse.sql(f"FROM trends_{name} ORDER BY ALL"))
+        assert warehouse.trend(name, since=day(6), until=day(7))["day"].to_list() == [day(6)]
+
+
+def test_ratings_are_read_as_the_policy_says(diary: Diary, opened: Open) -> None:
+    """Another key, another scale; outside it, of another action or from as_of on, there is no rating."""
+    for stars in ("-2", "1", "3", "many"):
+        diary.tell(5, "ada", "Praised", stars=stars, rater_id="bob")
+    diary.tell(5, "ada", "Scorned", stars="1", rater_id="bob")
+    diary.events.append(Event("late", "ada", "Praised", us(AS_OF), {"stars": "1", "rater_id": "bob"}))
+    warehouse = opened(diary.events, parse_policy(STARS))
+    assert warehouse.trend("inflation")["ratings"].to_list() == [2]
+    assert warehouse.sql("SELECT rating, level FROM rating_given ORDER BY ALL").rows() == [(-2.0, 0.0), (1.0, 0.75)]
+
+
+@pytest.mark.parametrize("name", shipped_policies())
+def test_every_trend_can_be_asked_by_every_policy(name: str, diary: Diary, opened: Open) -> None:
+    """Whatever the policy does with points and ratings, the answers have the same columns and no error."""
+    for number in range(1, 9):
+        diary.rate(number, "ada", 1 + number % 5, f"rider-{number % 3}")
+        diary.tell(number, "bob")
+    warehouse = opened(diary.events, load_policy(name))
+    widths = {trend: warehouse.trend(trend).width for trend in trends()}
+    assert min(widths.values()) >= 4
+    assert warehouse.trend("activity", period="week").height > 0
+
+
+@pytest.mark.parametrize("name", trends())
+def test_every_trend_has_a_say_without_events(name: str, empty: Warehouse) -> None:
+    """An empty history gives no rows and no error, and a trend says what it answers."""
+    assert empty.trend(name).is_empty()
+    assert trends()[name].meaning.endswith(".")
+
+
+def test_since_may_be_a_moment(diary: Diary, opened: Open) -> None:
+    """A time stands for its UTC day; one without a time zone is refused."""
+    diary.tell(5, "ada")
+    warehouse = opened(diary.events)
+    assert warehouse.trend("daily", since=datetime.fromisoformat("2024-02-06T01:00:00+02:00")).height == 1
+    with pytest.raises(UsageError, match="no time zone"):
+        warehouse.trend("daily", since=datetime(2024, 2, 5))  # noqa: DTZ001 - the mistake
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("wether", {}, "no trend 'wether': there are activity, "),
+        ("movers", {"tops": 3}, "movers has no parameter tops: it has since, until, top"),
+        ("movers", {"top": "many"}, "top='many' is not a number: the default is 10"),
+        ("activity", {"period": "year"}, "period='year' cannot be: say day or week"),
+    ],
+)
+def test_mistakes_name_what_there_is(name: str, parameters: dict[str, str], message: str, empty: Warehouse) -> None:
+    """An unknown trend or parameter, or a value that cannot be, says what would be right."""
+    with pytest.raises(UsageError, match=message):
+        empty.trend(name, **parameters)
+
+
+def test_the_list_has_every_trend(empty: Warehouse) -> None:
+    """`trends()` shows each trend with its parameters and their defaults."""
+    listed = dict(empty.trends().select("trend", "parameters").rows())
+    assert listed.keys() == trends().keys()
+    assert listed["retention"] == "high_share=0.1, weeks=12"
