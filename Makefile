@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-fast lint format docs bench pins contract clean
+.PHONY: setup demo demo-system test test-fast lint format docs bench pins contract clean
 
 setup: $(READY)
 
@@ -17,6 +17,9 @@ $(READY): requirements.txt pyproject.toml
 
 demo: setup  ## events in, scores out, in about a minute; run it again to add to the lake
 	$(BIN)/karmalake demo
+
+demo-system: setup  ## a service, PostgreSQL, relay, Kafka, stream, Redis and notify; each killed once (needs Java)
+	$(BIN)/python -m examples
 
 test: setup  ## every test; starts the servers that it needs
 	$(BIN)/python -m pytest
