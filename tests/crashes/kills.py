@@ -1,0 +1,93 @@
+"""Cheap kills: a child process that ends itself by SIGKILL before or after a given call of a given function.
+
+The children are forked from a server process that has imported everything and used nothing: polars and deltalake do
+not survive a fork once their threads run, but an import starts none. So a kill costs no start-up, and a run can have
+hundreds of them.
+"""
+
+import importlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+_SERVED = multiprocessing.get_context("forkserver")
+_SERVED.set_forkserver_preload(["pytest", "tests.crashes.preloaded"])
+_SECONDS = 60
+Task = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Before or after the n-th call of a function, which is named like `pipelines.lake.index:Runs.add`."""
+
+    place: str
+    when: Literal["before", "after"]
+    call: int
+
+    def __str__(self) -> str:
+        return f"{self.when} {self.place.removeprefix('pipelines.')} {self.call}"
+
+
+def moments(calls: Mapping[str, int]) -> Iterator[Moment]:
+    """Yield the moments before and after each of the first calls of functions; `calls` tells how many of each."""
+    for place, count in calls.items():
+        for call in range(1, count + 1):
+            yield Moment(place, "before", call)
+            yield Moment(place, "after", call)
+
+
+def kill(moment: Moment, log: Path, task: Task, *arguments: Any) -> None:
+    """Run a task in a child that kills itself at the moment; fails if the moment never came, with the child's words."""
+    child = _SERVED.Process(target=_run, args=(moment, log, task, arguments))
+    child.start()
+    try:
+        child.join(_SECONDS)
+        assert child.exitcode == -signal.SIGKILL, f"{moment}: the child ended with {child.exitcode}\n{log.read_text()}"
+    finally:
+        child.kill()
+        child.join()
+        child.close()
+
+
+def _run(moment: Moment, log: Path, task: Task, arguments: tuple[Any, ...]) -> None:
+    errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(errors, stream)
+    owner, name = _find(moment.place)
+    setattr(owner, name, _killing(getattr(owner, name), moment))
+    task(*arguments)
+
+
+def _find(place: str) -> tuple[Any, str]:
+    """Return the module or class that has the function, and its name there."""
+    module, _, path = place.partition(":")
+    *owners, name = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for part in owners:
+        owner = getattr(owner, part)
+    return owner, name
+
+
+def _killing(function: Callable[..., Any], moment: Moment) -> Callable[..., Any]:
+    """Return a function that kills the process at the moment, without running anything else."""
+    calls: list[None] = []
+
+    def wrapper(*arguments: Any, **named: Any) -> Any:
+        calls.append(None)
+        due = len(calls) == moment.call
+        if due and moment.when == "before":
+            _die()
+        answer = function(*arguments, **named)
+        if due and moment.when == "after":
+            _die()
+        return answer
+
+    return wrapper
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
