@@ -6,6 +6,7 @@ columns, Python sets instead of the index, pyarrow on the Parquet files instead 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -120,7 +121,7 @@ def _read_files(settings: Settings, topic_id: str) -> _Held:
 
 def _tables(settings: Settings, name: str, columns: list[str]) -> Iterator[pa.Table]:
     for path in DeltaTable(settings.lake_dir / name).file_uris():
-        yield pq.ParquetFile(path).read(columns)
+        yield pq.ParquetFile(unquote(path)).read(columns)
 
 
 def _places(table: pa.Table, topic_id: str) -> Iterator[Place]:
