@@ -286,7 +286,7 @@ def test_two_topics_share_a_lake(bus: Settings, caplog: pytest.LogCaptureFixture
 
 @pytest.mark.parametrize("name", ["Jörg's data", "100% #1 [2]"])
 def test_a_data_folder_of_any_name(bus: Settings, name: str) -> None:
-    """Spaces, umlauts, and what means something in a URI or a pattern: lake, index, warehouse and audit find their files."""
+    """Spaces, umlauts, and what means something in a URI or a pattern: whoever reads the lake finds its files."""
     named = bus.model_copy(update={"data_dir": bus.data_dir / name})
     send(bus, valid_records(range(20)))
     drain_all(named)
