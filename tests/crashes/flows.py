@@ -20,7 +20,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 _FAULTS = Rates(duplicates=0.1, conflicts=0.03, mis_keyed=0.01, malformed=0.05)
 _PARTS = 3
 _COMMITS = "SELECT * EXCLUDE (batch_id, version, started, committed) FROM commits ORDER BY commits.version"
-Work = Callable[[Settings], None]
+Work = Callable[[Settings], object]
 
 
 def lake(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:

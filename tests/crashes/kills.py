@@ -17,7 +17,7 @@ from typing import Any, Literal
 _SERVED = multiprocessing.get_context("forkserver")
 _SERVED.set_forkserver_preload(["pytest", "tests.crashes.preloaded"])
 _SECONDS = 60
-Task = Callable[..., None]
+Task = Callable[..., object]
 
 
 @dataclass(frozen=True, slots=True)
