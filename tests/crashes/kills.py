@@ -1,8 +1,8 @@
 """Cheap kills: a child process that ends itself by SIGKILL before or after a given call of a given function.
 
 The children are forked from a server process that has imported everything and used nothing: polars and deltalake do
-not survive a fork once their threads run, but an import starts none. So a kill costs no start-up, and a run can have
-hundreds of them.
+not survive a fork once their threads work, and after an import none does. So a kill costs no start-up, and a run can
+have hundreds of them.
 """
 
 import importlib
@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 _SERVED = multiprocessing.get_context("forkserver")
-_SERVED.set_forkserver_preload(["pytest", "tests.crashes.preloaded"])
+_SERVED.set_forkserver_preload(
+    [
+        "pytest",
+        "pyarrow.dataset",
+        "pipelines.dead_letters",
+        "pipelines.emit.relay",
+        "pipelines.lake.upkeep",
+        "pipelines.refresh",
+        "tests.draining",
+        "tests.crashes.compiled",
+    ]
+)
 _SECONDS = 60
 Task = Callable[..., object]
 

@@ -8,7 +8,7 @@ from tests.crashes.flows import Flow, killed
 from tests.crashes.kills import Moment
 from tests.draining import answers, drain_all
 
-_ANY_SIZE = dict.fromkeys(("max_event_id_bytes", "max_user_id_bytes", "max_action_type_bytes"), 2**20)
+_ANY_SIZE = {"max_event_id_bytes": 2**20, "max_user_id_bytes": 2**20, "max_action_type_bytes": 2**20}
 _COMPACTING = {
     "pipelines.lake.upkeep:read_file": 1,
     "pipelines.lake.upkeep:write_days": 1,
