@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo demo-system test test-fast lint format docs bench pins contract clean
+.PHONY: setup demo demo-system test test-fast lint format docs bench chaos pins contract clean
 
 setup: $(READY)
 
@@ -22,7 +22,7 @@ demo-system: setup  ## a service, PostgreSQL, relay, Kafka, stream, Redis and no
 	$(BIN)/python -m examples
 
 test: setup  ## every test; starts the servers that it needs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: setup  ## without Java
 	$(BIN)/python -m pytest -n 2 -m "not jvm and not slow"
@@ -41,6 +41,9 @@ docs: setup  ## write the reference pages anew from the code
 
 bench: setup  ## measure for 15 minutes on a quiet machine; BENCH="dedup history" for what takes longer
 	$(BIN)/python -m benchmarks $(or $(BENCH),ingest backfill publish freshness)
+
+chaos: setup  ## kill whatever works on a lake for 30 minutes, then audit it; MINUTES=5 for less
+	$(BIN)/python -m tests.chaos $(or $(MINUTES),30)
 
 pins: setup  ## compile requirements.txt anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --upgrade --quiet --output-file requirements.txt

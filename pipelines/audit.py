@@ -7,6 +7,7 @@ costs.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -133,7 +134,7 @@ def _read_files(settings: Settings, topic_id: str) -> _Held:
 
 def _tables(settings: Settings, name: str, columns: list[str]) -> Iterator[pa.Table]:
     for path in DeltaTable(settings.lake_dir / name).file_uris():
-        yield pq.ParquetFile(path).read(columns)
+        yield pq.ParquetFile(unquote(path)).read(columns)
 
 
 def _places(table: pa.Table, topic_id: str) -> Iterator[Place]:

@@ -1,6 +1,6 @@
 """Draining a topic and looking at the lake, for the tests that do it end to end."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -69,14 +69,19 @@ def valid_records(numbers: Iterable[int], action: str = "A") -> list[Record]:
 
 def query(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
     """Return the rows of a query over the views of the lake's newest snapshot."""
+    return answers(settings, {"only": sql})["only"]
+
+
+def answers(settings: Settings, queries: Mapping[str, str]) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the rows of several queries over one and the same snapshot."""
     with duckdb.connect() as connection:
         create_lake_views(connection, take_snapshot(open_lake(settings.lake_dir)))
-        return connection.execute(sql).fetchall()
+        return {name: connection.execute(sql).fetchall() for name, sql in queries.items()}
 
 
 def contents(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:
     """Return all that a reader of the lake sees, by name of LAKE."""
-    return {name: query(settings, sql) for name, sql in LAKE.items()}
+    return answers(settings, LAKE)
 
 
 def assert_verified(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from kafka.errors import KafkaError
 
 from pipelines import drain as drain_module
+from pipelines.audit import audit
 from pipelines.contract.rejection import Reason
 from pipelines.drain import accept_loss, drain, drain_once, open_ingest
 from pipelines.emit.clients import admin_client
@@ -24,8 +26,11 @@ from pipelines.ingest import source as source_module
 from pipelines.ingest.source import KafkaSource
 from pipelines.lake.commit import CommitRecord, commit_batch
 from pipelines.lake.index import DedupIndex
-from pipelines.lake.tables import create_lake
-from pipelines.lake.upkeep import compact
+from pipelines.lake.tables import create_lake, open_lake
+from pipelines.lake.upkeep import compact, vacuum
+from pipelines.refresh import refresh_warehouse
+from pipelines.reputation.activation import activate
+from pipelines.reputation.policy_file import load_policy
 from pipelines.settings import Settings
 from tests.draining import NOON, assert_verified, contents, drain_all, query, send, valid_records, with_ingest
 from tests.services.waiting import wait_for
@@ -277,6 +282,24 @@ def test_two_topics_share_a_lake(bus: Settings, caplog: pytest.LogCaptureFixture
     assert (record.total("accepted"), record.total("duplicates")) == (10, 10)
     assert _notices(caplog) == []
     assert_verified(bus)
+
+
+@pytest.mark.parametrize("name", ["Jörg's data", "100% #1 [2]"])
+def test_a_data_folder_of_any_name(bus: Settings, name: str) -> None:
+    """Spaces, umlauts, and what means something in a URI or a pattern: whoever reads the lake finds its files."""
+    named = bus.model_copy(update={"data_dir": bus.data_dir / name})
+    send(bus, valid_records(range(20)))
+    drain_all(named)
+    activate(open_lake(named.lake_dir), load_policy("default"))
+    shutil.rmtree(named.index_dir)
+    send(bus, valid_records(range(10, 30)))
+    (record,) = drain_all(named)
+    assert (record.total("accepted"), record.total("duplicates")) == (10, 10)
+    assert {done.table for done in compact(open_lake(named.lake_dir), 2)} == {"events", "commits"}
+    vacuum(open_lake(named.lake_dir), 0)
+    assert refresh_warehouse(named).events == refresh_warehouse(named).events == 30
+    assert audit(named).passed
+    assert_verified(named)
 
 
 def test_an_empty_topic(bus: Settings) -> None:

@@ -21,7 +21,7 @@ from deltalake.transaction import AddAction
 from pipelines.errors import TransientError
 from pipelines.lake.commit import append_file
 from pipelines.lake.files import make_durable, read_file, write_days, write_file
-from pipelines.lake.tables import ERASED, ERASURES, ERASURES_DONE, Lake, erasures_done
+from pipelines.lake.tables import ERASED, ERASURES, ERASURES_DONE, Lake, data_files, erasures_done
 from pipelines.lake.tombstones import Tombstones, user_digest
 from pipelines.lake.upkeep import File, list_files, replace_files
 
@@ -64,7 +64,7 @@ def held_of_erased(lake: Lake, tombstones: Tombstones) -> Erased:
     """Return how many rows of erased users are still there: none, unless an erasure was killed."""
     counts = dict.fromkeys(_TABLES, 0)
     for name in _TABLES if tombstones.read() else ():
-        for path in lake.table(name).file_uris():
+        for path in data_files(lake.table(name)):
             counts[name] += pc.sum(_mask(name, read_file(path), tombstones)).as_py() or 0
     return Erased(**counts)
 

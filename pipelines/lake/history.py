@@ -16,7 +16,17 @@ from deltalake.exceptions import CommitFailedError
 
 from pipelines.lake.files import make_durable, read_file, write_file
 from pipelines.lake.publish import publish
-from pipelines.lake.tables import COMMIT_METADATA, COMMITS, COUNTS, TABLES, Lake, Snapshot, checkpoint_id, identity
+from pipelines.lake.tables import (
+    COMMIT_METADATA,
+    COMMITS,
+    COUNTS,
+    TABLES,
+    Lake,
+    Snapshot,
+    checkpoint_id,
+    data_files,
+    identity,
+)
 
 _COMPLETE_UPTO = "commits"
 """The application transaction that says up to which version of `events` the table is complete."""
@@ -26,8 +36,8 @@ def take_snapshot(lake: Lake) -> Snapshot:
     """Return the newest whole state of the lake (`atomic`): `events` first, for all that belongs to it is older."""
     events = lake.table("events")
     complete_commits(lake, events.version())
-    files = {"events": tuple(events.file_uris())}
-    files |= {name: tuple(lake.table(name).file_uris()) for name in TABLES if name != "events"}
+    files = {"events": data_files(events)}
+    files |= {name: data_files(lake.table(name)) for name in TABLES if name != "events"}
     return Snapshot(events.version(), files, _checkpoints(files["commits"], events), identity(events))
 
 
@@ -55,7 +65,7 @@ def complete_commits(lake: Lake, upto: int) -> None:
 
 def topic_ids(lake: Lake, topic: str) -> set[str]:
     """Return every id under which a topic of this name was ever read: more than one if it was created again."""
-    places = _places(tuple(lake.table("commits").file_uris()))
+    places = _places(data_files(lake.table("commits")))
     return {topic_id for topic_id, name, _ in places if name == topic}
 
 

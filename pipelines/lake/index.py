@@ -29,7 +29,7 @@ from pipelines.contract.schema import EVENT
 from pipelines.errors import ConfigurationError
 from pipelines.lake.files import make_durable, read_file
 from pipelines.lake.runs import Runs, open_run
-from pipelines.lake.tables import Lake, identity
+from pipelines.lake.tables import Lake, data_files, identity
 
 _FORMAT = 1
 _REBUILD_ROWS = 1_000_000
@@ -87,7 +87,7 @@ class DedupIndex:
             self._add(self._files_added_since(newest))
         except (LookupError, FileNotFoundError):
             self._forget()
-            self._add(events.file_uris())
+            self._add(data_files(events))
         self._save(newest)
 
     def close(self) -> None:

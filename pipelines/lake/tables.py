@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 from deltalake import DeltaTable
@@ -102,6 +103,11 @@ _CONFIGURATION = {
     "delta.checkpointInterval": "100",
     "delta.logRetentionDuration": "interval 30 days",
 }
+
+
+def data_files(table: DeltaTable) -> tuple[str, ...]:
+    """Return the absolute paths of the files of a handle's version; the library escapes them as in a URI."""
+    return tuple(map(unquote, table.file_uris()))
 
 
 def checkpoint_id(topic_id: str, topic_partition: int) -> str:

@@ -18,7 +18,7 @@ from deltalake import DeltaTable
 from pipelines.contract.decode import Decoded, keep
 from pipelines.contract.values import parse_values
 from pipelines.lake.files import read_file
-from pipelines.lake.tables import Lake, erasures_done
+from pipelines.lake.tables import Lake, data_files, erasures_done
 from pipelines.settings import ContractSettings
 
 _DIGEST_BYTES = 32
@@ -57,7 +57,7 @@ class Tombstones:
         """Read all that are written, those of erasures under way too; return the number of rows."""
         rows = [
             digest
-            for path in self.lake.table("erasures").file_uris()
+            for path in data_files(self.lake.table("erasures"))
             for digest in read_file(path, ["user_digest"])["user_digest"].to_pylist()
         ]
         self.digests = frozenset(rows)

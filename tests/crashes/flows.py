@@ -1,0 +1,75 @@
+"""What a flow of the crash matrix is, and the world that all of them work on.
+
+The work of a flow runs in a child and dies there. The recovery runs in the test, and is what an operator would do:
+start it again. Nothing in it is random or tells the time, so what is there afterwards is compared by equality.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pipelines.emit.producer import Record
+from pipelines.emit.simulator import Rates, simulate
+from pipelines.lake.tables import is_lake
+from pipelines.settings import Settings
+from tests.crashes.kills import Moment, kill
+from tests.draining import LAKE, answers, assert_verified
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+_FAULTS = Rates(duplicates=0.1, conflicts=0.03, mis_keyed=0.01, malformed=0.05)
+_PARTS = 3
+_COMMITS = "SELECT * EXCLUDE (batch_id, version, started, committed) FROM commits ORDER BY commits.version"
+Work = Callable[[Settings], object]
+
+
+def lake(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:
+    """Return all that a reader of the lake sees, commit by commit."""
+    return answers(settings, LAKE | {"commits": _COMMITS})
+
+
+def verified(settings: Settings) -> None:
+    """Assert that the lake reconciles, if there is one yet."""
+    if is_lake(settings.lake_dir):
+        assert_verified(settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A piece of work that may be killed at any of its steps."""
+
+    work: Work
+    """What is killed."""
+    steps: Mapping[str, int]
+    """Functions, and how many calls of each are to be killed, before and after."""
+    prepare: Work = field(default=lambda _: None)
+    """Makes the folder that the work begins in."""
+    recover: Work | None = None
+    """None: the work is done once more."""
+    sound: Callable[[Settings], object] = verified
+    """Raises if a reader met anything by halves, before anybody recovers."""
+    seen: Callable[[Settings], Any] = lake
+    """What must be equal afterwards."""
+
+    def resume(self, settings: Settings) -> None:
+        """Do what an operator does after a kill."""
+        (self.recover or self.work)(settings)
+
+
+def killed(moment: Moment, work: Work, before: Work | None = None) -> Work:
+    """Return what leaves the state of a kill behind, for a second kill while somebody recovers from it."""
+
+    def prepare(settings: Settings) -> None:
+        if before is not None:
+            before(settings)
+        kill(moment, settings.data_dir.with_suffix(".log"), work, settings)
+
+    return prepare
+
+
+def parts() -> Iterator[list[Record]]:
+    """Yield a world of 240 events with all faults, in three parts: three batches of ingest."""
+    records = list(simulate(11, 240, days=3, end=NOON, rates=_FAULTS).records)
+    size = -(-len(records) // _PARTS)
+    for start in range(0, len(records), size):
+        yield records[start : start + size]

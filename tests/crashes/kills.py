@@ -1,0 +1,136 @@
+"""Cheap kills, by SIGKILL: of a child before or after a given call of a given function, or of several at some time.
+
+The children are forked from a server process that has imported everything and used nothing: polars and deltalake do
+not survive a fork once their threads work, and after an import none does. So a kill costs no start-up, and a run can
+have hundreds of them.
+"""
+
+import importlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Literal
+
+_SERVED = multiprocessing.get_context("forkserver")
+_SERVED.set_forkserver_preload(
+    [
+        "pytest",
+        "pyarrow.dataset",
+        "pipelines.dead_letters",
+        "pipelines.emit.relay",
+        "pipelines.lake.upkeep",
+        "pipelines.refresh",
+        "tests.draining",
+        "tests.crashes.compiled",
+    ]
+)
+_SECONDS = 60
+Task = Callable[..., object]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Before or after the n-th call of a function, which is named like `pipelines.lake.index:Runs.add`."""
+
+    place: str
+    when: Literal["before", "after"]
+    call: int
+
+    def __str__(self) -> str:
+        return f"{self.when} {self.place.removeprefix('pipelines.')} {self.call}"
+
+
+def moments(calls: Mapping[str, int]) -> Iterator[Moment]:
+    """Yield the moments before and after each of the first calls of functions; `calls` tells how many of each."""
+    for place, count in calls.items():
+        for call in range(1, count + 1):
+            yield Moment(place, "before", call)
+            yield Moment(place, "after", call)
+
+
+def kill(moment: Moment, log: Path, task: Task, *arguments: Any) -> None:
+    """Run a task in a child that kills itself at the moment; fails if the moment never came, with the child's words."""
+    with _child(log, _run_until, moment, task, *arguments) as child:
+        child.join(_SECONDS)
+        assert child.exitcode == -signal.SIGKILL, f"{moment}: the child ended with {child.exitcode}\n{log.read_text()}"
+
+
+def power_cut(seconds: float, log: Path, tasks: Sequence[Task], *arguments: Any) -> int:
+    """Run tasks in a child each, kill all after so many seconds, and return how many had not ended by then.
+
+    Fails with the words of a child that ended by itself with an error.
+    """
+    deadline, cut = time.monotonic() + seconds, 0
+    with ExitStack() as children:
+        running = [children.enter_context(_child(log, task, *arguments)) for task in tasks]
+        for child in running:
+            child.join(max(0.0, deadline - time.monotonic()))
+        for child in running:
+            child.kill()
+        for child in running:
+            child.join()
+            cut += child.exitcode == -signal.SIGKILL
+            assert child.exitcode in {0, -signal.SIGKILL}, log.read_text()
+    return cut
+
+
+@contextmanager
+def _child(log: Path, task: Task, *arguments: Any) -> Generator[BaseProcess]:
+    """Yield a child that runs a task and writes what it has to say into the log; it is gone afterwards."""
+    child = _SERVED.Process(target=_run, args=(log, task, arguments))
+    child.start()
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.join()
+
+
+def _run(log: Path, task: Task, arguments: tuple[Any, ...]) -> None:
+    errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(errors, stream)
+    task(*arguments)
+
+
+def _run_until(moment: Moment, task: Task, *arguments: Any) -> None:
+    owner, name = _find(moment.place)
+    setattr(owner, name, _killing(getattr(owner, name), moment))
+    task(*arguments)
+
+
+def _find(place: str) -> tuple[Any, str]:
+    """Return the module or class that has the function, and its name there."""
+    module, _, path = place.partition(":")
+    *owners, name = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for part in owners:
+        owner = getattr(owner, part)
+    return owner, name
+
+
+def _killing(function: Callable[..., Any], moment: Moment) -> Callable[..., Any]:
+    """Return a function that kills the process at the moment, without running anything else."""
+    calls: list[None] = []
+
+    def wrapper(*arguments: Any, **named: Any) -> Any:
+        calls.append(None)
+        due = len(calls) == moment.call
+        if due and moment.when == "before":
+            _die()
+        answer = function(*arguments, **named)
+        if due and moment.when == "after":
+            _die()
+        return answer
+
+    return wrapper
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,74 @@
+"""Killing publications: one of everything, over the keys of an older one, and one of what changed since."""
+
+import json
+from typing import Any
+
+import pytest
+
+from pipelines.refresh import publish_views
+from pipelines.reputation.warehouse import attach
+from pipelines.serving.client import connect
+from pipelines.serving.keys import document_key, key_pattern
+from pipelines.settings import Settings
+from tests.crashes.flows import NOON, Flow
+from tests.crashes.view_flows import LATER, drain_two, refresh
+from tests.draining import drain_all
+
+_OLDER = "older.duckdb"
+_BY_CHANCE = {b"id", b"published_at_us"}
+_PUBLISHING = {
+    "pipelines.serving.publish:read_held": 2,
+    "pipelines.serving.publish:begin": 2,
+    "pipelines.serving.publish:_everything": 1,
+    "pipelines.serving.publish:_changed": 1,
+    "pipelines.serving.publish:write": 2,
+    "pipelines.serving.publish:remove": 1,
+    "redis.client:Pipeline.execute": 2,
+    "pipelines.serving.publish:finish": 2,
+    "pipelines.serving.publish:save": 2,
+}
+
+
+def publish_both(settings: Settings) -> None:
+    """Publish the older warehouse where a document of nobody is, then what changed in the newer one; small chunks."""
+    with connect(settings.redis) as client:
+        client.set(document_key(settings.redis.prefix, "nobody"), "{}")
+    with pytest.MonkeyPatch.context() as patch, attach(settings.data_dir / _OLDER) as older:
+        patch.setattr("pipelines.serving.publish._CHUNK_COMMANDS", 10)
+        publish_views(older, settings, None)
+        _publish(settings)
+
+
+def _publish(settings: Settings) -> None:
+    with attach(settings.warehouse_path) as newer:
+        publish_views(newer, settings, None)
+
+
+def _prepare(settings: Settings) -> None:
+    drain_two(settings)
+    refresh(settings, NOON)
+    settings.warehouse_path.rename(settings.data_dir / _OLDER)
+    drain_all(settings)
+    refresh(settings, LATER)
+
+
+def _served(settings: Settings) -> dict[bytes, Any]:
+    """Return every key and what it holds, but for what tells one publication of the same from another."""
+    prefix = settings.redis.prefix
+    with connect(settings.redis) as client:
+        keys: list[Any] = sorted(client.scan_iter(key_pattern(prefix)))
+        return {key.removeprefix(prefix.encode()): _held(client, key) for key in keys}
+
+
+def _held(client: Any, key: bytes) -> object:
+    match client.type(key):
+        case b"string":
+            document = json.loads(client.get(key))
+            return {name: value for name, value in document.items() if name not in {"as_of", "lake_version"}}
+        case b"hash":
+            return {name: value for name, value in client.hgetall(key).items() if name not in _BY_CHANCE}
+        case _:
+            return client.zrange(key, 0, -1, withscores=True)
+
+
+FLOWS = {"publish": Flow(publish_both, _PUBLISHING, _prepare, _publish, sound=_served, seen=_served)}

@@ -1,0 +1,74 @@
+"""Killing compaction and vacuum, and the requeue of dead letters."""
+
+from pipelines.dead_letters import Selection, requeue
+from pipelines.lake.tables import open_lake
+from pipelines.lake.upkeep import compact, vacuum
+from pipelines.settings import Settings
+from tests.crashes.flows import Flow, killed
+from tests.crashes.kills import Moment
+from tests.draining import answers, drain_all
+
+_ANY_SIZE = {"max_event_id_bytes": 2**20, "max_user_id_bytes": 2**20, "max_action_type_bytes": 2**20}
+_COMPACTING = {
+    "pipelines.lake.upkeep:read_file": 1,
+    "pipelines.lake.upkeep:write_days": 1,
+    "pipelines.lake.upkeep:write_file": 2,
+    "pipelines.lake.files:_write": 2,
+    "pipelines.lake.upkeep:replace_files": 2,
+    "pipelines.lake.upkeep:publish": 2,
+    "pipelines.lake.upkeep:make_durable": 2,
+    "pipelines.lake.upkeep:_merge_files": 2,
+}
+_VACUUMING = {"deltalake:DeltaTable.vacuum": 2}
+
+
+def upkeep(settings: Settings) -> None:
+    """Merge what can be merged and remove what is not needed, as `karmalake compact` and `karmalake vacuum` do."""
+    lake = open_lake(settings.lake_dir)
+    compact(lake, 2)
+    vacuum(lake, 0)
+    drain_all(settings)
+
+
+def requeue_all(settings: Settings) -> None:
+    """Take in what a contract with larger bounds accepts, as `karmalake dead-letters requeue` does."""
+    mended = settings.contract.model_copy(update=_ANY_SIZE)
+    requeue(settings.model_copy(update={"contract": mended}), Selection())
+
+
+def _requeued(settings: Settings) -> dict[str, list[tuple[object, ...]]]:
+    """Return what a requeue changes, but for its id."""
+    return answers(
+        settings,
+        {
+            "events": "SELECT * EXCLUDE (batch_id, topic_id, bus_time) FROM events ORDER BY event_id",
+            "dead_letters": 'SELECT "offset", reason, fate FROM dead_letters ORDER BY "offset"',
+            "totals": 'SELECT sum("read"), sum(accepted), sum(duplicates), sum(conflicts) FROM commits',
+        },
+    )
+
+
+FLOWS = {
+    "compaction and vacuum": Flow(upkeep, _COMPACTING | _VACUUMING, drain_all),
+    "recovery from a compaction that was not committed": Flow(
+        upkeep,
+        {"pipelines.lake.upkeep:_merge_files": 2, "pipelines.lake.upkeep:publish": 2, "deltalake:DeltaTable.vacuum": 2},
+        killed(Moment("pipelines.lake.upkeep:publish", "before", 1), upkeep, drain_all),
+    ),
+    "requeue": Flow(
+        requeue_all,
+        {
+            "pipelines.dead_letters:select": 1,
+            "pipelines.dead_letters:_decide": 1,
+            "pipelines.dead_letters:append_file": 1,
+            "pipelines.dead_letters:open_ingest_from": 1,
+            "pipelines.ingest.kept:KeptRecords.poll": 2,
+            "pipelines.drain:stage_events": 1,
+            "pipelines.drain:commit_batch": 1,
+            "pipelines.drain:DedupIndex.extend": 1,
+            "pipelines.drain:complete_commits": 2,
+        },
+        drain_all,
+        seen=_requeued,
+    ),
+}

@@ -1,0 +1,90 @@
+"""Killing what derives the warehouse: a rebuild from nothing, and a refresh of what was touched."""
+
+from datetime import datetime, timedelta
+
+from pipelines.drain import drain, open_ingest
+from pipelines.lake.history import take_snapshot
+from pipelines.lake.tables import open_lake
+from pipelines.refresh import policy_in_force, rebuild_warehouse
+from pipelines.reputation.derive import open_draft
+from pipelines.reputation.warehouse import Warehouse
+from pipelines.settings import Settings
+from tests.crashes.flows import NOON, Flow, killed
+from tests.crashes.kills import Moment
+from tests.draining import drain_all
+
+LATER = NOON + timedelta(days=1)
+_TABLES = ("reputation", "user_days", "user_reasons", "status_periods", "trends_daily", "trends_scores")
+_BOTH = {
+    "pipelines.reputation.derive:read_commits": 1,
+    "pipelines.reputation.derive:prepare": 1,
+    "pipelines.reputation.derive:materialize": 1,
+    "pipelines.reputation.stages:statement": 1,
+    "pipelines.reputation.derive:create_lake_views": 1,
+    "pipelines.reputation.derive:_compute_pending_trends": 1,
+    "pipelines.reputation.derive:copyfile": 1,
+    "pipelines.reputation.derive:put_in_place": 1,
+    "pipelines.reputation.derive:remove": 2,
+}
+_REFRESHING = {
+    "pipelines.reputation.derive:attach_by_user": 1,
+    "pipelines.reputation.derive:bring_up": 1,
+    "pipelines.reputation.by_user:statement": 1,
+    "pipelines.reputation.derive:find_touched": 1,
+    "pipelines.reputation.derive:recall": 1,
+    "pipelines.reputation.derive:replace_rows": 1,
+    "pipelines.reputation.replace:statement": 1,
+    "pipelines.reputation.derive:Draft._describe": 1,
+    "pipelines.reputation.derive:copyfile": 2,
+}
+
+
+def drain_two(settings: Settings) -> None:
+    """Commit two of the three batches."""
+    with open_ingest(settings) as ingest:
+        drain(ingest, lambda _: None, 2)
+
+
+def refresh(settings: Settings, as_of: datetime) -> None:
+    """Refresh as `karmalake refresh` does, but as of a moment that is always the same."""
+    with open_draft(settings.warehouse_path) as draft:
+        draft.refresh(take_snapshot(open_lake(settings.lake_dir)), policy_in_force(settings), as_of)
+        draft.publish()
+
+
+def _prepare(settings: Settings) -> None:
+    drain_two(settings)
+    refresh(settings, NOON)
+    drain_all(settings)
+
+
+def _rebuild(settings: Settings) -> None:
+    rebuild_warehouse(settings, LATER)
+
+
+def _refresh(settings: Settings) -> None:
+    refresh(settings, LATER)
+
+
+def _warehouse(settings: Settings) -> dict[str, list[tuple[object, ...]]]:
+    with Warehouse(settings.warehouse_path) as warehouse:
+        return {table: sorted(warehouse.sql(f"FROM {table}").rows(), key=repr) for table in _TABLES}
+
+
+FLOWS = {
+    "rebuild": Flow(_rebuild, _BOTH, _prepare, sound=_warehouse, seen=_warehouse),
+    "refresh": Flow(_refresh, _BOTH | _REFRESHING, _prepare, sound=_warehouse, seen=_warehouse),
+    "recovery from a refresh that was not published": Flow(
+        _refresh,
+        {
+            "pipelines.reputation.derive:remove": 2,
+            "pipelines.reputation.derive:bring_up": 1,
+            "pipelines.reputation.derive:replace_rows": 1,
+            "pipelines.reputation.derive:copyfile": 2,
+            "pipelines.reputation.derive:put_in_place": 1,
+        },
+        killed(Moment("pipelines.reputation.derive:put_in_place", "before", 1), _refresh, _prepare),
+        sound=_warehouse,
+        seen=_warehouse,
+    ),
+}

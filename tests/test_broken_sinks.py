@@ -1,0 +1,137 @@
+"""The checks are tested: sinks that are broken on purpose are caught by what the crash tests and the audit look at.
+
+Each is the real drain with one function replaced. What loses or doubles outright is in test_audit.py; these are sinks
+that seem to work, and of which not every check takes notice.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from deltalake.transaction import AddAction
+
+from pipelines import drain as drain_module
+from pipelines.audit import audit
+from pipelines.contract.digest import Digests
+from pipelines.emit.simulator import Rates, simulate
+from pipelines.lake.commit import CommitRecord, commit_batch, stage_events
+from pipelines.lake.history import take_snapshot
+from pipelines.lake.publish import publish
+from pipelines.lake.runs import Runs
+from pipelines.lake.tables import open_lake
+from pipelines.settings import Settings
+from pipelines.verify import verify_lake
+from tests.draining import contents, drain_all, send, with_ingest
+
+_FAULTS = Rates(duplicates=0.2, conflicts=0.02, malformed=0.02)
+Function = Callable[..., Any]
+
+
+class PowerCutError(Exception):
+    """The end of a process in the midst of a sink."""
+
+
+def second_time(special: Function, usual: Function) -> Function:
+    """Return a function that is `special` when it is called for the second time, and `usual` otherwise."""
+    calls: list[None] = []
+
+    def either(*arguments: Any) -> Any:
+        calls.append(None)
+        return (special if len(calls) == 2 else usual)(*arguments)
+
+    return either
+
+
+def cut_off(*_: Any) -> None:
+    raise PowerCutError
+
+
+def ours(patch: pytest.MonkeyPatch) -> None:
+    """End between the commit of the second batch and all that follows."""
+    patch.setattr(drain_module, "complete_commits", second_time(cut_off, drain_module.complete_commits))
+
+
+def drops_a_batch(patch: pytest.MonkeyPatch) -> None:
+    """Commit the checkpoints of the second batch without its events, and call them duplicates: the books add up."""
+
+    def drop(lake: Any, events: Any, _: Any, record: CommitRecord) -> CommitRecord:
+        ranges = (replace(r, accepted=0, duplicates=r.duplicates + r.accepted) for r in record.ranges)
+        return commit_batch(lake, events, [], replace(record, ranges=tuple(ranges)))
+
+    patch.setattr(drain_module, "commit_batch", second_time(drop, commit_batch))
+
+
+def commits_offsets_first(patch: pytest.MonkeyPatch) -> None:
+    """Commit the checkpoints, then the events; end in between at the second batch."""
+    between = second_time(cut_off, lambda: None)
+
+    def commit(lake: Any, events: Any, files: list[AddAction], record: CommitRecord) -> CommitRecord:
+        record = commit_batch(lake, events, [], record)
+        between()
+        publish(events, files, {})
+        events.update_incremental()
+        return replace(record, version=events.version())
+
+    patch.setattr(drain_module, "commit_batch", commit)
+
+
+def dedupes_within_a_batch(patch: pytest.MonkeyPatch) -> None:
+    """Know no event_id of an earlier batch."""
+
+    def find(_: Runs, ids: Digests) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros(len(ids), bool), ids.payload.copy()
+
+    patch.setattr(Runs, "find", find)
+
+
+def swallows_an_error(patch: pytest.MonkeyPatch) -> None:
+    """Go on where the file of a day could not be written, and commit the other days of the second batch."""
+
+    def stage(*arguments: Any) -> list[AddAction]:
+        return stage_events(*arguments)[1:]
+
+    patch.setattr(drain_module, "stage_events", second_time(stage, stage_events))
+
+
+@pytest.mark.parametrize(
+    ("sink", "expected"),
+    [
+        (ours, set[str]()),
+        (drops_a_batch, {"audit", "comparison"}),
+        (commits_offsets_first, {"audit", "comparison", "each commit's events are there"}),
+        (dedupes_within_a_batch, {"audit", "comparison", "no event_id twice"}),
+        (swallows_an_error, {"audit", "comparison", "each commit's events are there"}),
+    ],
+)
+def test_a_broken_sink_is_caught(
+    settings: Settings, tmp_path: Path, sink: Callable[[pytest.MonkeyPatch], None], expected: set[str]
+) -> None:
+    """Whatever it loses or doubles is found; ours, cut off too, passes every check (`once`, `nothing-lost`)."""
+    calm = with_ingest(settings, max_batch_records=1)
+    records = list(simulate(21, 300, days=3, rates=_FAULTS).records)
+    for start in range(0, len(records), len(records) // 4):
+        send(calm, records[start : start + len(records) // 4])
+    drain_all(calm)
+    tried = calm.model_copy(update={"data_dir": tmp_path / "tried"})
+    with pytest.MonkeyPatch.context() as patch:
+        sink(patch)
+        _drain_twice(tried)
+    assert _found(tried, calm) == expected
+
+
+def _drain_twice(settings: Settings) -> None:
+    """Drain; where that is cut off, start again."""
+    try:
+        drain_all(settings)
+    except PowerCutError:
+        drain_all(settings)
+
+
+def _found(tried: Settings, calm: Settings) -> set[str]:
+    """Return the checks that fail: those of `karmalake verify` by name, the audit, the comparison with a calm run."""
+    failed = {check.name for check in verify_lake(take_snapshot(open_lake(tried.lake_dir))) if not check.passed}
+    failed |= set() if audit(tried).passed else {"audit"}
+    return failed if contents(tried) == contents(calm) else failed | {"comparison"}
