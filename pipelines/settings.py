@@ -205,11 +205,22 @@ class ReputationSettings(_Section):
     """Older than this, what is served is reported as stale."""
 
 
+class LagSettings(_Section):
+    """How far the lake is behind the bus, measured by `karmalake stream` beside its work, and kept as history."""
+
+    interval_seconds: float = Field(default=15.0, gt=0)
+    """How often `karmalake stream` measures, and `lag --watch`; relays and notifiers measure theirs as often."""
+    keep_days: int = Field(default=14, ge=1)
+    """How many days of measurements are kept in lag/; a day of one `stream` is some megabytes."""
+    max_seconds: float = Field(default=300.0, gt=0)
+    """A record that waits longer than this to get into the lake makes the check of lag in Dagster warn."""
+
+
 class Settings(_Section):
     """All settings; `load_settings()` builds it."""
 
     data_dir: Path = Path("data")
-    """Holds lake/, index/, local/ and warehouse.duckdb."""
+    """Holds lake/, index/, lag/, local/ and warehouse.duckdb."""
     kafka: KafkaSettings = KafkaSettings()
     redis: RedisSettings = RedisSettings()
     relay: RelaySettings = RelaySettings()
@@ -217,6 +228,7 @@ class Settings(_Section):
     contract: ContractSettings = ContractSettings()
     ingest: IngestSettings = IngestSettings()
     lake: LakeSettings = LakeSettings()
+    lag: LagSettings = LagSettings()
     reputation: ReputationSettings = ReputationSettings()
 
     @property
@@ -238,6 +250,11 @@ class Settings(_Section):
     def published_dir(self) -> Path:
         """What was published last, so that only changes are published next."""
         return self.data_dir / "published"
+
+    @property
+    def lag_dir(self) -> Path:
+        """The history of lag: an observation, nothing depends on it."""
+        return self.data_dir / "lag"
 
     @property
     def local_dir(self) -> Path:

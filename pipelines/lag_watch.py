@@ -1,0 +1,55 @@
+"""Observe lag: measure it, hold it against the measurements before, keep it.
+
+Owns one observation and the thread that makes one every some seconds beside `stream`. Only reads the bus and the lake:
+where it fails, work goes on.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from pipelines.advice import advise
+from pipelines.lag import Measurement, Pace, Work, measure_lag, paces
+from pipelines.lag_history import keep, recent
+from pipelines.settings import Settings
+
+_COMPARED = timedelta(minutes=10)
+"""How far back the measurement may lie that the pace is taken from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A measurement, and what follows from it together with those of the ten minutes before."""
+
+    measurement: Measurement
+    paces: dict[int, Pace]
+    """By topic partition, since the measurement before; empty if there was none."""
+    catch_up_seconds: float | None
+    """Until nothing lies behind anywhere; 0 if nothing does, None if that cannot be foreseen."""
+    advice: tuple[str, ...]
+    """What to do, a sentence each, the most urgent first."""
+
+
+def observe_lag(settings: Settings, work: Work | None = None) -> Observation:
+    """Measure the lag now, compare it with what history has, and append it there.
+
+    `work` is what the caller did since it observed last, if the caller is a `stream`. Raises like `measure_lag`.
+    """
+    measurement = replace(measure_lag(settings), work=work)
+    before = recent(settings.lag_dir, measurement.topic_id, measurement.measured_at - _COMPARED)
+    keep(settings.lag_dir, measurement, settings.lag.keep_days)
+    pace = paces(before[-1], measurement) if before else {}
+    advice = advise([*before, measurement], settings.ingest)
+    return Observation(measurement, pace, _catch_up(measurement, pace), tuple(advice))
+
+
+def _catch_up(measurement: Measurement, pace: dict[int, Pace]) -> float | None:
+    """Return when the topic partition is current that takes the longest."""
+    longest = 0.0
+    for lag in measurement.partitions:
+        if not lag.lag_records:
+            continue
+        one = pace.get(lag.topic_partition)
+        if one is None or one.catch_up_seconds is None:
+            return None
+        longest = max(longest, one.catch_up_seconds)
+    return longest
