@@ -17,7 +17,7 @@ import polars as pl
 from pipelines.drain import drain_once, open_ingest
 from pipelines.errors import TransientError
 from pipelines.lake.commit import CommitRecord
-from pipelines.lake.tables import open_lake
+from pipelines.lake.tables import create_lake, open_lake
 from pipelines.lake.upkeep import compact
 from pipelines.refresh import publish_views, refresh_draft
 from pipelines.reputation.derive import Derived, open_draft
@@ -38,6 +38,7 @@ def stream(
 
     Brokers and cache may come and go: each loop retries what is transient. Any other error ends both loops.
     """
+    create_lake(settings.lake_dir)  # ingest would, but the refresh may come first
     committed = threading.Event()
     with ThreadPoolExecutor(1, "refresh") as pool:
         refreshing = pool.submit(_refresh_loop, settings, stopping, committed, on_refresh)
