@@ -1,4 +1,4 @@
-"""Consumer lag: how far the lake is behind the bus, by topic partition, in records and in time.
+"""Consumer lag: how far the lake, or another reader, is behind the bus, by topic partition, in records and in time.
 
 Owns one measurement, and what two of them say of the pace. Where measurements are kept is `lag_history.py`, what
 follows from them `advice.py`.
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from kafka.errors import KafkaTimeoutError
 from kafka.structs import TopicPartition
 
-from pipelines.emit.clients import consumer, translated
-from pipelines.emit.topics import TopicPartitionState, describe_topic
+from pipelines.emit.clients import admin_client, consumer, translated
+from pipelines.emit.topics import Topic, TopicPartitionState, describe_topic
 from pipelines.errors import UsageError
 from pipelines.lake.tables import checkpoint_id, create_lake
 from pipelines.settings import KafkaSettings, Settings
@@ -97,18 +97,34 @@ def measure_lag(settings: Settings) -> Measurement:
 
     Raises UsageError when the topic does not exist, TransientError when the brokers do not answer.
     """
-    topic = describe_topic(settings.kafka)
-    if topic is None:
-        raise UsageError(f"topic {settings.kafka.topic} does not exist: create it with `karmalake topics ensure`")
+    topic = _described(settings.kafka)
     events = create_lake(settings.lake_dir).table("events")
     places = [
         _Place(state, events.transaction_version(checkpoint_id(topic.topic_id, state.partition)))
         for state in topic.partitions
     ]
-    times = bus_times(settings.kafka, {p.state.partition: p.read_upto for p in places if p.lag_records})
-    now = datetime.now(UTC)
-    lags = tuple(_lag(place, times.get(place.state.partition, now), now) for place in places)
+    now, lags = _lags(settings.kafka, places)
     return Measurement(now, topic.name, topic.topic_id, topic.retention_hours, lags)
+
+
+def measure_group(kafka: KafkaSettings, group_id: str) -> tuple[Lag, ...]:
+    """Return the lag of a consumer group whose offsets are its checkpoints, such as a notifier's.
+
+    A topic partition for which the group has committed nothing yet is left out. Raises like `measure_lag`.
+    """
+    topic = _described(kafka)
+    with translated(kafka, f"reading the offsets of {group_id}"), admin_client(kafka) as admin:
+        committed = admin.list_group_offsets({group_id: None})[group_id]
+    known = {place.partition: at.offset for place, at in committed.items() if place.topic == kafka.topic}
+    places = [_Place(state, known[state.partition]) for state in topic.partitions if state.partition in known]
+    return _lags(kafka, places)[1]
+
+
+def _described(kafka: KafkaSettings) -> Topic:
+    topic = describe_topic(kafka)
+    if topic is None:
+        raise UsageError(f"topic {kafka.topic} does not exist: create it with `karmalake topics ensure`")
+    return topic
 
 
 class _Place(NamedTuple):
@@ -122,6 +138,12 @@ class _Place(NamedTuple):
     @property
     def lag_records(self) -> int:
         return max(0, self.state.end_offset - self.read_upto)
+
+
+def _lags(kafka: KafkaSettings, places: Sequence[_Place]) -> tuple[datetime, tuple[Lag, ...]]:
+    times = bus_times(kafka, {place.state.partition: place.read_upto for place in places if place.lag_records})
+    now = datetime.now(UTC)
+    return now, tuple(_lag(place, times.get(place.state.partition, now), now) for place in places)
 
 
 def _lag(place: _Place, oldest: datetime, now: datetime) -> Lag:

@@ -1,15 +1,19 @@
 """Observe lag: measure it, hold it against the measurements before, keep it.
 
-Owns one observation and the thread that makes one every some seconds beside `stream`. Only reads the bus and the lake:
-where it fails, work goes on.
+Owns one observation, and the count of what a `stream` did between two. Who observes every some seconds is
+`monitor.py`.
 """
 
+import threading
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from pipelines.advice import advise
 from pipelines.lag import Measurement, Pace, Work, measure_lag, paces
 from pipelines.lag_history import keep, recent
+from pipelines.lake.commit import CommitRecord
+from pipelines.reputation.derive import Derived
+from pipelines.serving.publish import Published
 from pipelines.settings import Settings
 
 _COMPARED = timedelta(minutes=10)
@@ -53,3 +57,32 @@ def _catch_up(measurement: Measurement, pace: dict[int, Pace]) -> float | None:
             return None
         longest = max(longest, one.catch_up_seconds)
     return longest
+
+
+class WorkLog:
+    """What a `stream` does, counted by the threads that do it until it is taken."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._work = Work()
+
+    def committed(self, record: CommitRecord) -> None:
+        """Add a commit."""
+        read = record.total("read")
+        with self._lock:
+            largest = max(self._work.largest_commit_records, read)
+            commits, records = self._work.commits + 1, self._work.records + read
+            self._work = replace(self._work, commits=commits, records=records, largest_commit_records=largest)
+
+    def refreshed(self, derived: Derived, published: Published) -> None:
+        """Add a refresh."""
+        with self._lock:
+            derive_seconds = self._work.derive_seconds + derived.seconds
+            publish_seconds = self._work.publish_seconds + published.seconds
+            self._work = replace(self._work, derive_seconds=derive_seconds, publish_seconds=publish_seconds)
+
+    def take(self) -> Work:
+        """Return what was added since the last time."""
+        with self._lock:
+            work, self._work = self._work, Work()
+        return work

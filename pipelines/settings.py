@@ -216,6 +216,17 @@ class LagSettings(_Section):
     """A record that waits longer than this to get into the lake makes the check of lag in Dagster warn."""
 
 
+class MetricsSettings(_Section):
+    """`/metrics`, `/healthz` and `/readyz` of `karmalake stream`, `relay` and `notify`, over plain HTTP."""
+
+    port: int | None = Field(default=None, ge=0, le=65_535)
+    """Where they are served; 0 takes any free port. Without one they are not."""
+    host: str = "127.0.0.1"
+    """The address to listen on. There is no password: open it only to a network that may read metrics."""
+    stalled_after_seconds: float = Field(default=600.0, gt=0)
+    """A loop that has not turned for so long makes /healthz answer 503: longer than the longest rebuild takes."""
+
+
 class Settings(_Section):
     """All settings; `load_settings()` builds it."""
 
@@ -230,6 +241,7 @@ class Settings(_Section):
     lake: LakeSettings = LakeSettings()
     lag: LagSettings = LagSettings()
     reputation: ReputationSettings = ReputationSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @property
     def lake_dir(self) -> Path:

@@ -73,10 +73,17 @@ class Plan:
 
 Report = Callable[[str, Tally], None]
 ReportOutage = Callable[[str, TransientError], None]
+ReportTurn = Callable[[str], None]
+"""Hears of each turn of a destination, whether it found anything to do or not."""
 
 
 def serve(
-    plan: Plan, settings: Settings, stopping: threading.Event, report: Report, report_outage: ReportOutage
+    plan: Plan,
+    settings: Settings,
+    stopping: threading.Event,
+    report: Report,
+    report_outage: ReportOutage,
+    report_turn: ReportTurn,
 ) -> None:
     """Deliver until `stopping` is set.
 
@@ -88,6 +95,7 @@ def serve(
             with _opened(plan, settings) as branch:
                 while not stopping.is_set():
                     _turn(branch, report)
+                    report_turn(plan.name)
         except TransientError as error:
             report_outage(plan.name, error)
             stopping.wait(_RETRY_SECONDS)
