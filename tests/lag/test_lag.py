@@ -1,5 +1,6 @@
 """How far the lake is behind: what a measurement says, what two say of the pace, and that history is kept, bounded."""
 
+import re
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipelines.errors import UsageError
 from pipelines.lag import Pace, Work, bus_times, catch_up_seconds, measure_lag, paces
 from pipelines.lag_history import keep, recent
 from pipelines.settings import Settings
+from tests.conftest import REPOSITORY
 from tests.draining import drain_all, send, valid_records, with_ingest
 from tests.lag.measurements import START, measurement, partition
 from tests.services.kafka_cluster import KafkaCluster
@@ -161,8 +163,10 @@ def test_a_line_cut_off_by_a_crash_spoils_no_other(tmp_path: Path) -> None:
 
 
 def test_history_is_open_to_sql(tmp_path: Path) -> None:
-    """DuckDB reads it as it is: a row a measurement, with the topic partitions as a list."""
-    keep(tmp_path, measurement(partition(0, 10, 4), partition(1, 20, 20)), keep_days=1)
-    sql = "SELECT sum(lag.lag_records) FROM (SELECT unnest(partitions) AS lag FROM read_json(?))"
+    """The query that docs/metrics.md shows gives a row a measurement."""
+    keep(tmp_path, measurement(partition(0, 10, 4, seconds=3.0), partition(1, 20, 20)), keep_days=1)
+    page = (REPOSITORY / "docs" / "metrics.md").read_text()
+    [sql] = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
     with duckdb.connect() as connection:
-        assert connection.execute(sql, [f"{tmp_path}/*.jsonl"]).fetchall() == [(6,)]
+        rows = connection.execute(sql.replace("data/lag", str(tmp_path))).fetchall()
+    assert [row[1:] for row in rows] == [(6, 3.0)]
