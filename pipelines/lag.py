@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, NamedTuple
 
+from deltalake.exceptions import DeltaError
 from kafka.errors import KafkaTimeoutError
 from kafka.structs import TopicPartition
 
 from pipelines.emit.clients import admin_client, consumer, translated
 from pipelines.emit.topics import Topic, TopicPartitionState, describe_topic
-from pipelines.errors import UsageError
+from pipelines.errors import TransientError, UsageError
 from pipelines.lake.tables import checkpoint_id, create_lake
 from pipelines.settings import KafkaSettings, Settings
 
@@ -95,16 +96,23 @@ class Pace:
 def measure_lag(settings: Settings) -> Measurement:
     """Return the lag of every topic partition now.
 
-    Raises UsageError when the topic does not exist, TransientError when the brokers do not answer.
+    Raises UsageError when the topic does not exist, TransientError when the brokers do not answer or the lake cannot
+    be read.
     """
     topic = _described(settings.kafka)
-    events = create_lake(settings.lake_dir).table("events")
-    places = [
-        _Place(state, events.transaction_version(checkpoint_id(topic.topic_id, state.partition)))
-        for state in topic.partitions
-    ]
+    places = [_Place(state, at) for state, at in zip(topic.partitions, _checkpoints(settings, topic), strict=True)]
     now, lags = _lags(settings.kafka, places)
     return Measurement(now, topic.name, topic.topic_id, topic.retention_hours, lags)
+
+
+def _checkpoints(settings: Settings, topic: Topic) -> list[int | None]:
+    try:
+        events = create_lake(settings.lake_dir).table("events")
+        return [
+            events.transaction_version(checkpoint_id(topic.topic_id, state.partition)) for state in topic.partitions
+        ]
+    except (DeltaError, OSError) as error:
+        raise TransientError(f"the checkpoints in {settings.lake_dir} cannot be read: {error}; try again") from error
 
 
 def measure_group(kafka: KafkaSettings, group_id: str) -> tuple[Lag, ...]:

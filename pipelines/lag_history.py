@@ -5,12 +5,12 @@ It is an observation, not the truth: nothing depends on it. A crash leaves at mo
 pass over it, and over the one that follows in the same line.
 """
 
-import os
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from pipelines.errors import TransientError
 from pipelines.lag import Measurement
 
 _LINES: TypeAdapter[Measurement] = TypeAdapter(Measurement)
@@ -20,18 +20,20 @@ _TAIL_BYTES = 256 * 1024
 
 
 def keep(folder: Path, measurement: Measurement, keep_days: int) -> None:
-    """Append a measurement, and delete what is older than `keep_days` days; one write, whole lines."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Append a measurement, and delete what is older than `keep_days` days.
+
+    Raises TransientError where it cannot be written: this measurement is lost to the history, and no other.
+    """
     path = _path(folder, measurement.measured_at.date())
-    line = _LINES.dump_json(measurement) + b"\n"
-    is_new = not path.exists()
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(handle, line)
-    finally:
-        os.close(handle)
-    if is_new:
-        _forget(folder, measurement.measured_at.date() - timedelta(days=keep_days))
+        folder.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        with path.open("ab", buffering=0) as file:  # one write a line: other processes append to it as well
+            file.write(_LINES.dump_json(measurement) + b"\n")
+        if is_new:
+            _forget(folder, measurement.measured_at.date() - timedelta(days=keep_days))
+    except OSError as error:
+        raise TransientError(f"the history of lag at {path} cannot be written: {error}; check the disk") from error
 
 
 def recent(folder: Path, topic_id: str, since: datetime) -> list[Measurement]:

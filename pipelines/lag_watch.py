@@ -5,6 +5,7 @@ Owns one observation, and the count of what a `stream` did between two. Who obse
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -17,7 +18,9 @@ from pipelines.serving.publish import Published
 from pipelines.settings import Settings
 
 _COMPARED = timedelta(minutes=10)
-"""How far back the measurement may lie that the pace is taken from."""
+"""How far back the measurements go that advice is taken from."""
+_APART = timedelta(seconds=5)
+"""Of two measurements that lie closer, a single commit makes the pace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Observation:
 
     measurement: Measurement
     paces: dict[int, Pace]
-    """By topic partition, since the measurement before; empty if there was none."""
+    """By topic partition, since the newest measurement that lies five seconds back, or else the oldest there is."""
     catch_up_seconds: float | None
     """Until nothing lies behind anywhere; 0 if nothing does, None if that cannot be foreseen."""
     advice: tuple[str, ...]
@@ -41,9 +44,15 @@ def observe_lag(settings: Settings, work: Work | None = None) -> Observation:
     measurement = replace(measure_lag(settings), work=work)
     before = recent(settings.lag_dir, measurement.topic_id, measurement.measured_at - _COMPARED)
     keep(settings.lag_dir, measurement, settings.lag.keep_days)
-    pace = paces(before[-1], measurement) if before else {}
+    pace = paces(_earlier(before, measurement), measurement) if before else {}
     advice = advise([*before, measurement], settings.ingest)
     return Observation(measurement, pace, _catch_up(measurement, pace), tuple(advice))
+
+
+def _earlier(before: Sequence[Measurement], measurement: Measurement) -> Measurement:
+    """Return the newest measurement that lies far enough back, or else the oldest."""
+    apart = [one for one in before if measurement.measured_at - one.measured_at >= _APART]
+    return apart[-1] if apart else before[0]
 
 
 def _catch_up(measurement: Measurement, pace: dict[int, Pace]) -> float | None:

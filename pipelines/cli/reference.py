@@ -65,7 +65,10 @@ a measurement, for `lag.keep_days` days. A notebook reads it without Prometheus:
 
 ```sql
 SELECT measured_at, sum(lag.lag_records) AS records, max(lag.lag_seconds) AS seconds
-FROM (SELECT measured_at, unnest(partitions) AS lag FROM read_json('data/lag/*.jsonl'))
+FROM (
+    SELECT measured_at, unnest(partitions) AS lag
+    FROM read_ndjson('data/lag/*.jsonl', ignore_errors := true)  -- a crash may have cut off a line
+)
 GROUP BY measured_at ORDER BY measured_at
 ```
 

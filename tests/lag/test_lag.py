@@ -11,7 +11,7 @@ import pytest
 from kafka import KafkaProducer
 from kafka.structs import TopicPartition
 
-from pipelines.errors import UsageError
+from pipelines.errors import TransientError, UsageError
 from pipelines.lag import Pace, Work, bus_times, catch_up_seconds, measure_lag, paces
 from pipelines.lag_history import keep, recent
 from pipelines.settings import Settings
@@ -150,6 +150,13 @@ def test_history_is_bounded(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [*days, "notes.txt"]
 
 
+def test_history_that_cannot_be_written_is_an_outage(tmp_path: Path) -> None:
+    """A full disk, or a file where the folder is to be: it is said where, and whoever measures goes on."""
+    (tmp_path / "lag").touch()
+    with pytest.raises(TransientError, match=r"history of lag at .*/lag/2026-03-01.jsonl cannot be written"):
+        keep(tmp_path / "lag", measurement(), keep_days=1)
+
+
 def test_a_line_cut_off_by_a_crash_spoils_no_other(tmp_path: Path) -> None:
     """Readers pass over it, and what is kept afterwards is read, but for what landed in the same line."""
     now = datetime.now(UTC) - timedelta(seconds=100)
@@ -163,8 +170,10 @@ def test_a_line_cut_off_by_a_crash_spoils_no_other(tmp_path: Path) -> None:
 
 
 def test_history_is_open_to_sql(tmp_path: Path) -> None:
-    """The query that docs/metrics.md shows gives a row a measurement."""
+    """The query that docs/metrics.md shows gives a row a measurement, also where a crash cut off a line."""
     keep(tmp_path, measurement(partition(0, 10, 4, seconds=3.0), partition(1, 20, 20)), keep_days=1)
+    [path] = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes() + path.read_bytes()[:30])
     page = (REPOSITORY / "docs" / "metrics.md").read_text()
     [sql] = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
     with duckdb.connect() as connection:

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from typer.testing import CliRunner
 
 from pipelines.cli.app import app
 from pipelines.lag import Work
-from pipelines.lag_history import recent
+from pipelines.lag_history import keep, recent
 from pipelines.lag_watch import observe_lag
 from pipelines.settings import Settings
 from tests.draining import drain_all, send, valid_records, with_ingest
@@ -43,6 +45,18 @@ def test_an_observation_knows_the_one_before(settings: Settings) -> None:
     assert (second.measurement.work, second.catch_up_seconds) == (work, 0.0)
     kept = recent(settings.lag_dir, first.measurement.topic_id, first.measurement.measured_at)
     assert kept == [first.measurement, second.measurement]
+
+
+def test_the_pace_is_not_that_of_a_moment(settings: Settings) -> None:
+    """It is taken since the newest measurement that lies five seconds back, not since one of just now."""
+    send(settings, valid_records(range(40)))
+    now = observe_lag(settings).measurement
+    for seconds_ago in (60, 20, 2):
+        parts = tuple(replace(lag, end_offset=0) for lag in now.partitions)
+        before = replace(now, measured_at=now.measured_at - timedelta(seconds=seconds_ago), partitions=parts)
+        keep(settings.lag_dir, before, 1)
+    paces = observe_lag(settings).paces.values()
+    assert 40 / 30 < sum(pace.in_per_second for pace in paces) <= 40 / 20
 
 
 def test_the_command_says_how_far_behind(settings: Settings, lag: Lag) -> None:
