@@ -10,8 +10,9 @@ from pyarrow.dataset import dataset
 from assets.history import history
 from assets.lake import compacted_files, events
 from assets.resources import Karmalake
-from assets.scores import anomalies, user_days
+from assets.scores import anomalies, reputation_cache, user_days
 from pipelines.lake.tables import COUNTS
+from pipelines.serving.read import published
 
 _MOST_EVENTS_A_TICK = 200
 
@@ -63,6 +64,29 @@ def commits(context: dg.SensorEvaluationContext, karmalake: dg.ResourceParam[Kar
     ]
     upto = reported[-1].metadata["lake_version"].value if reported else last
     return dg.SensorResult(asset_events=reported, cursor=str(upto))
+
+
+@dg.sensor(asset_selection=dg.AssetSelection.assets(reputation_cache), minimum_interval_seconds=60)
+def publications(
+    context: dg.SensorEvaluationContext, karmalake: dg.ResourceParam[Karmalake]
+) -> dg.SensorResult | dg.SkipReason:
+    """Report the newest publication that was made outside of Dagster as a materialization; those between are passed."""
+    info = published(karmalake.settings)
+    if info is None:
+        return dg.SkipReason("nothing is published yet")
+    reported = context.instance.get_latest_materialization_event(reputation_cache.key)
+    if reported is not None and reported.timestamp >= info.published_at.timestamp():
+        return dg.SkipReason("the newest publication is reported")
+    metadata = {
+        "dagster/row_count": info.documents,
+        "lake_version": info.stamp.lake_version,
+        "published_at": info.published_at.isoformat(),
+        "staleness_seconds": info.staleness_seconds,
+    }
+    return dg.SensorResult(asset_events=[dg.AssetMaterialization(reputation_cache.key, metadata=metadata)])
+
+
+SENSORS = [commits, publications]
 
 
 def _version_of_last_run(instance: dg.DagsterInstance) -> int:

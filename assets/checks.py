@@ -1,4 +1,4 @@
-"""The checks: those of `karmalake verify`, one by one, each with its evidence."""
+"""The checks: those of `karmalake verify`, one by one, and how far the lake is behind; each with its evidence."""
 
 from collections.abc import Iterable
 
@@ -7,6 +7,7 @@ import dagster as dg
 from assets.lake import dead_letters, events
 from assets.resources import Karmalake
 from assets.scores import reputation_cache
+from pipelines.lag_watch import observe_lag
 from pipelines.verify import Check, totals, verify_fresh, verify_lake, verify_served
 
 _MOST_DEAD_LETTERS = 0.01
@@ -27,6 +28,22 @@ def reconciliation(karmalake: dg.ResourceParam[Karmalake]) -> Iterable[dg.AssetC
     """Everything that was read is accounted for, and no event is there twice; blocks what is derived from it."""
     for check in verify_lake(karmalake.snapshot()):
         yield _result(check, events, _slug(check.name))
+
+
+@dg.asset_check(asset=events)
+def ingest_keeps_up(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
+    """No record waits on the bus for longer than the settings allow."""
+    settings = karmalake.settings
+    observed = observe_lag(settings)
+    measured = observed.measurement
+    metadata = {
+        "lag_seconds": measured.lag_seconds,
+        "limit_seconds": settings.lag.max_seconds,
+        "lag_records": measured.lag_records,
+        "advice": "\n".join(observed.advice) or "none",
+    }
+    passed = measured.lag_seconds <= settings.lag.max_seconds
+    return dg.AssetCheckResult(passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata=metadata)
 
 
 @dg.asset_check(asset=dead_letters)

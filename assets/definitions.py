@@ -19,7 +19,7 @@ def build_defs(read_settings: Callable[[], Settings] = load_settings) -> dg.Defi
         asset_checks=dg.load_asset_checks_from_modules([checks]),
         jobs=automation.JOBS,
         schedules=automation.SCHEDULES,
-        sensors=[automation.commits],
+        sensors=automation.SENSORS,
         resources={"karmalake": Karmalake(read_settings)},
         executor=_EXECUTOR,
     )

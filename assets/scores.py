@@ -5,6 +5,7 @@ One derivation makes every table of the warehouse from one snapshot of the lake.
 warehouse holds that day as the newest lake has it. A backfill of many days derives once.
 """
 
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -33,6 +34,8 @@ GROUP BY day
 _ANOMALIES = ("review_bombs", "rater_bursts", "reciprocal_rings", "drift")
 _EVIDENCE = ["user_id", "day", "expected", "observed", "score"]
 _NEWEST = 20
+_FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=1), warn_window=timedelta(minutes=15))
+"""By the last publication, whoever made it: the sensor `publications` reports those of `karmalake stream`."""
 _COLUMNS = "SELECT column_name, column_type FROM (DESCRIBE {table})"
 
 
@@ -94,7 +97,7 @@ def anomalies(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     return dg.MaterializeResult(metadata={"dagster/row_count": sum(counts.values()), **counts, "newest": preview})
 
 
-@dg.asset(group_name="serving", kinds={"redis"}, deps=[reputation], pool=POOL)
+@dg.asset(group_name="serving", kinds={"redis"}, deps=[reputation], pool=POOL, freshness_policy=_FRESH)
 def reputation_cache(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """One JSON document a user in Redis: writes those that changed, or all if Redis lost them."""
     published = publish_warehouse(karmalake.settings)

@@ -205,11 +205,33 @@ class ReputationSettings(_Section):
     """Older than this, what is served is reported as stale."""
 
 
+class LagSettings(_Section):
+    """How far the lake is behind the bus, measured by `karmalake stream` beside its work, and kept as history."""
+
+    interval_seconds: float = Field(default=15.0, gt=0)
+    """How often `karmalake stream` measures, and `lag --watch`; relays and notifiers measure theirs as often."""
+    keep_days: int = Field(default=14, ge=1)
+    """How many days of measurements are kept in lag/; a day of one `stream` is some megabytes."""
+    max_seconds: float = Field(default=300.0, gt=0)
+    """A record that waits longer than this to get into the lake makes the check of lag in Dagster warn."""
+
+
+class MetricsSettings(_Section):
+    """`/metrics`, `/healthz` and `/readyz` of `karmalake stream`, `relay` and `notify`, over plain HTTP."""
+
+    port: int | None = Field(default=None, ge=0, le=65_535)
+    """Where they are served; 0 takes any free port. Without one they are not."""
+    host: str = "127.0.0.1"
+    """The address to listen on. There is no password: open it only to a network that may read metrics."""
+    stalled_after_seconds: float = Field(default=600.0, gt=0)
+    """A loop that has not turned for so long makes /healthz answer 503: longer than the longest rebuild takes."""
+
+
 class Settings(_Section):
     """All settings; `load_settings()` builds it."""
 
     data_dir: Path = Path("data")
-    """Holds lake/, index/, local/ and warehouse.duckdb."""
+    """Holds lake/, index/, lag/, local/ and warehouse.duckdb."""
     kafka: KafkaSettings = KafkaSettings()
     redis: RedisSettings = RedisSettings()
     relay: RelaySettings = RelaySettings()
@@ -217,7 +239,9 @@ class Settings(_Section):
     contract: ContractSettings = ContractSettings()
     ingest: IngestSettings = IngestSettings()
     lake: LakeSettings = LakeSettings()
+    lag: LagSettings = LagSettings()
     reputation: ReputationSettings = ReputationSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @property
     def lake_dir(self) -> Path:
@@ -238,6 +262,11 @@ class Settings(_Section):
     def published_dir(self) -> Path:
         """What was published last, so that only changes are published next."""
         return self.data_dir / "published"
+
+    @property
+    def lag_dir(self) -> Path:
+        """The history of lag: an observation, nothing depends on it."""
+        return self.data_dir / "lag"
 
     @property
     def local_dir(self) -> Path:

@@ -17,7 +17,7 @@ import polars as pl
 from pipelines.drain import drain_once, open_ingest
 from pipelines.errors import TransientError
 from pipelines.lake.commit import CommitRecord
-from pipelines.lake.tables import open_lake
+from pipelines.lake.tables import create_lake, open_lake
 from pipelines.lake.upkeep import compact
 from pipelines.refresh import publish_views, refresh_draft
 from pipelines.reputation.derive import Derived, open_draft
@@ -26,6 +26,8 @@ from pipelines.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 _RETRY_SECONDS = 2.0
+OnTurn = Callable[[str, TransientError | None], None]
+"""Hears of each turn of the loops `ingest` and `refresh`, and of the outage that ended it, if one did."""
 
 
 def stream(
@@ -33,17 +35,20 @@ def stream(
     stopping: threading.Event,
     on_commit: Callable[[CommitRecord], None],
     on_refresh: Callable[[Derived, Published], None],
+    on_turn: OnTurn = lambda _loop, _outage: None,
 ) -> None:
     """Ingest and refresh until `stopping` is set; then finish the batch in hand, publish it, and return.
 
-    Brokers and cache may come and go: each loop retries what is transient. Any other error ends both loops.
+    Brokers and cache may come and go: each loop retries what is transient. Any other error ends both loops. The
+    callbacks are called from the loops' threads.
     """
+    create_lake(settings.lake_dir)  # ingest would, but the refresh may come first
     committed = threading.Event()
     with ThreadPoolExecutor(1, "refresh") as pool:
-        refreshing = pool.submit(_refresh_loop, settings, stopping, committed, on_refresh)
+        refreshing = pool.submit(_refresh_loop, settings, stopping, committed, on_refresh, on_turn)
         refreshing.add_done_callback(lambda _: stopping.set())
         try:
-            _ingest_loop(settings, stopping, committed, on_commit)
+            _ingest_loop(settings, stopping, committed, on_commit, on_turn)
         finally:
             stopping.set()
             committed.set()
@@ -51,7 +56,11 @@ def stream(
 
 
 def _ingest_loop(
-    settings: Settings, stopping: threading.Event, committed: threading.Event, on_commit: Callable[[CommitRecord], None]
+    settings: Settings,
+    stopping: threading.Event,
+    committed: threading.Event,
+    on_commit: Callable[[CommitRecord], None],
+    on_turn: OnTurn,
 ) -> None:
     while not stopping.is_set():
         try:
@@ -61,7 +70,9 @@ def _ingest_loop(
                     if record is not None:
                         on_commit(record)
                         committed.set()
+                    on_turn("ingest", None)
         except TransientError as error:
+            on_turn("ingest", error)
             _LOG.warning("ingest: %s; trying again in %.0f s", error, _RETRY_SECONDS)
             stopping.wait(_RETRY_SECONDS)
 
@@ -71,6 +82,7 @@ def _refresh_loop(
     stopping: threading.Event,
     committed: threading.Event,
     on_refresh: Callable[[Derived, Published], None],
+    on_turn: OnTurn,
 ) -> None:
     interval = settings.reputation.derive_interval_seconds
     unpublished: pl.Series | None = None  # at first anybody's document may be another one
@@ -87,12 +99,14 @@ def _refresh_loop(
             try:
                 published = publish_views(draft.connection, settings, unpublished)
             except TransientError as error:
+                on_turn("refresh", error)
                 _LOG.warning("refresh: %s; trying again in %.0f s", error, _RETRY_SECONDS)
                 committed.set()
                 stopping.wait(_RETRY_SECONDS)
             else:
                 unpublished = pl.Series(dtype=pl.String)
                 on_refresh(derived, published)
+                on_turn("refresh", None)
             if last or time.monotonic() >= due:
                 draft.publish()
                 due = time.monotonic() + interval

@@ -81,6 +81,13 @@ def test_what_is_sent_is_served(streamed: Settings) -> None:
     assert [check for check in verify(streamed) if not check.passed] == []
 
 
+def test_a_stream_begins_without_a_lake(settings: Settings) -> None:
+    """In a data folder that is not there yet, whichever of its loops is the first to look."""
+    send(settings, valid_records(range(7)))
+    with streaming(with_ingest(settings)):
+        wait_for("the documents", lambda: (info := published(settings)) and info.documents == 7)
+
+
 def test_a_policy_put_in_force_is_taken_up(streamed: Settings) -> None:
     """Without a restart, everybody's document is by the new rules."""
     send(streamed, valid_records(range(7)))

@@ -12,6 +12,7 @@ from pipelines.cli import (
     explain,
     files,
     flow,
+    lag,
     local,
     look,
     notify,
@@ -44,7 +45,7 @@ app.command(rich_help_panel="Bus")(bus.simulate)
 app.command(rich_help_panel="Bus")(files.emit)
 app.command(rich_help_panel="Bus")(relay.relay)
 app.command(rich_help_panel="Bus")(notify.notify)
-app.command(rich_help_panel="Bus")(bus.lag)
+app.command(rich_help_panel="Bus")(lag.lag)
 app.command(rich_help_panel="Lake and scores")(flow.drain)
 app.command(rich_help_panel="Lake and scores")(flow.stream)
 app.command(rich_help_panel="Lake and scores")(files.backfill)

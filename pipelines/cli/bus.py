@@ -1,4 +1,4 @@
-"""The commands at the bus: topics, simulate, lag."""
+"""The commands at the bus: topics, simulate."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,16 +96,6 @@ def show_planted(planted: "Planted") -> None:
             ("users", planted.users),
         ]
     )
-
-
-def lag() -> None:
-    """Show how far the lake is behind the bus, by topic partition."""
-    from pipelines.lag import measure_lag  # noqa: PLC0415
-
-    lags = measure_lag(current_settings())
-    rows = [(p.topic_partition, p.begin_offset, p.end_offset, p.next_offset, p.lag_records) for p in lags]
-    table(("partition", "first offset", "end offset", "next to read", "lag in records"), rows)
-    say(f"{sum(p.lag_records for p in lags):,} records behind")
 
 
 def _retention(hours: float | None) -> str | None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipelines.cli.options import current_settings, instant
-from pipelines.cli.output import facts, fail, out, progress, say, table, warn
+from pipelines.cli.options import MetricsPort, current_settings, instant, with_metrics_port
+from pipelines.cli.output import facts, fail, out, progress, say, say_metrics, table, warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,16 +62,20 @@ def show_drained(records: "list[CommitRecord]") -> None:
         warn(f"{mis_keyed:,} accepted records have a key that is not their user_id: their order on the bus is not kept")
 
 
-def stream() -> None:
+def stream(metrics_port: MetricsPort = None) -> None:
     """Drain for ever; derive and publish after every commit. SIGTERM or Ctrl-C ends it cleanly."""
     import pipelines.stream as streaming  # noqa: PLC0415
+    from pipelines.monitor import each, monitoring_stream  # noqa: PLC0415
 
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _set(stopping))
-    settings = current_settings()
-    say(f"streaming {settings.kafka.topic}; Ctrl-C ends it")
-    streaming.stream(settings, stopping, _say_commit, _say_refresh)
+    settings = with_metrics_port(current_settings(), metrics_port)
+    with monitoring_stream(settings) as observer:
+        say(f"streaming {settings.kafka.topic}; Ctrl-C ends it")
+        say_metrics(observer.monitor.address)
+        on_commit, on_refresh = each(_say_commit, observer.committed), each(_say_refresh, observer.refreshed)
+        streaming.stream(settings, stopping, on_commit, on_refresh, observer.monitor.turned)
     say("ended; everything that was committed is published")
 
 

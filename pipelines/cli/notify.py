@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.options import current_settings
-from pipelines.cli.output import say, warn
+from pipelines.cli.options import MetricsPort, current_settings, with_metrics_port
+from pipelines.cli.output import say, say_metrics, warn
 from pipelines.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -23,17 +23,19 @@ def notify(
     check: Annotated[  # noqa: FBT002 - a flag of the command line
         bool, typer.Option("--check", help="Only say whether the rule file and its secrets are right.")
     ] = False,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Tell webhooks and Redis streams of events, by the rules of a file, for ever.
 
     Several notifiers share the topic partitions. SIGTERM or Ctrl-C ends it; killing it loses nothing.
     """
+    from pipelines.monitor import each, monitoring_notify  # noqa: PLC0415
     from pipelines.notify.rule_file import load_rules  # noqa: PLC0415
     from pipelines.notify.run import notify as run  # noqa: PLC0415
     from pipelines.notify.run import plans  # noqa: PLC0415
     from pipelines.serving.client import connect  # noqa: PLC0415
 
-    settings = current_settings()
+    settings = with_metrics_port(current_settings(), metrics_port)
     path = rules or settings.notify.rules
     if path is None:
         raise ConfigurationError("no rule file is named: give --rules FILE, or set KARMALAKE_NOTIFY_RULES")
@@ -45,8 +47,11 @@ def notify(
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stopping.set())
-    say(f"telling {names} of {settings.kafka.topic}; Ctrl-C ends it")
-    run(settings, planned, stopping, _say_done, _warn_of_outage)
+    with monitoring_notify(settings, [plan.name for plan in planned]) as monitor:
+        say(f"telling {names} of {settings.kafka.topic}; Ctrl-C ends it")
+        say_metrics(monitor.address)
+        report, report_outage = each(_say_done, monitor.metrics.notified), each(_warn_of_outage, monitor.turned)
+        run(settings, planned, stopping, report, report_outage, monitor.turned)
     say("ended; what was not delivered is delivered next time")
 
 

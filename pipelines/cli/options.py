@@ -1,13 +1,21 @@
 """What several commands share: the settings with the running local services, instants, user ids."""
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from pipelines.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
     from pipelines.reputation.policy import Policy
     from pipelines.settings import Settings
+
+
+MetricsPort = Annotated[
+    int | None,
+    typer.Option("--metrics-port", min=0, max=65_535, help="Serve /metrics there; else the setting metrics.port."),
+]
 
 
 def current_settings() -> "Settings":
@@ -26,6 +34,13 @@ def bare_settings() -> "Settings":
         if place.exists() and not place.is_dir():
             raise ConfigurationError(f"{place} is a file, not a folder: set KARMALAKE_DATA_DIR to a folder")
     return settings
+
+
+def with_metrics_port(settings: "Settings", port: int | None) -> "Settings":
+    """Return the settings with the port that a command names, if it names one."""
+    if port is None:
+        return settings
+    return settings.model_copy(update={"metrics": settings.metrics.model_copy(update={"port": port})})
 
 
 def chosen_policy(name: str | None, known_at: datetime | None) -> "Policy":

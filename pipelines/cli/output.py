@@ -28,6 +28,12 @@ def fail(text: str) -> None:
     err.print(Text("error: ", style="bold red").append(Text(text, style="not bold default")))
 
 
+def say_metrics(address: str | None) -> None:
+    """Say where a long-lived process serves its metrics, if it does."""
+    if address is not None:
+        say(f"metrics at http://{address}/metrics")
+
+
 def warn(text: str) -> None:
     """Print a warning for a person."""
     err.print(Text("warning: ", style="bold yellow").append(Text(text, style="not bold default")))

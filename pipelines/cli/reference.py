@@ -11,6 +11,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from typer.testing import CliRunner
 
+from pipelines.metrics import PROCESSES, Entry
 from pipelines.settings import Settings
 
 _SETTINGS_HEAD = """# Settings
@@ -29,6 +30,50 @@ security_protocol = "SASL_SSL"
 sasl_mechanism = "SCRAM-SHA-512"
 sasl_username = "karmalake"   # the password belongs into KARMALAKE_KAFKA_SASL_PASSWORD
 ```
+"""
+
+_METRICS_HEAD = """# Metrics
+
+`karmalake stream`, `relay` and `notify` serve what they do to Prometheus where a port is named: `--metrics-port 9108`,
+or the setting `metrics.port`. They listen on 127.0.0.1 over plain HTTP unless `metrics.host` says otherwise.
+
+| path | answers |
+|---|---|
+| `/metrics` | the metrics below, in Prometheus' text format or OpenMetrics |
+| `/healthz` | 200 while every loop turns; 503, with its name, if one has not for `metrics.stalled_after_seconds` |
+| `/readyz` | 200 once every loop has succeeded; 503 before |
+
+A service that does not answer is no reason to restart a process: its loop tries again, and turns. What hangs, or is
+down for long, shows in the metrics.
+
+```yaml
+# prometheus.yml
+rule_files: [alerts.yml]
+scrape_configs:
+  - job_name: karmalake
+    static_configs: [{targets: ["127.0.0.1:9108", "127.0.0.1:9109", "127.0.0.1:9110"]}]
+```
+
+[monitoring/alerts.yml](monitoring/alerts.yml) has alert rules, [monitoring/dashboard.json](monitoring/dashboard.json)
+is a dashboard for Grafana ("Import", then choose the data source). Beside the metrics below there are those that every
+client of Prometheus has, `process_*`: memory, processor time, open files.
+
+## The history of lag
+
+Every measurement of `stream`, and every `karmalake lag`, is kept in `lag/` in the data folder, a file a day and a line
+a measurement, for `lag.keep_days` days. A notebook reads it without Prometheus:
+
+```sql
+SELECT measured_at, sum(lag.lag_records) AS records, max(lag.lag_seconds) AS seconds
+FROM (
+    SELECT measured_at, unnest(partitions) AS lag
+    FROM read_ndjson('data/lag/*.jsonl', ignore_errors := true)  -- a crash may have cut off a line
+)
+GROUP BY measured_at ORDER BY measured_at
+```
+
+`karmalake lag` takes the pace from there, and says what the numbers advise: larger batches, more processes or topic
+partitions, a hot user, a slow Redis, a checkpoint that retention is about to overtake.
 """
 
 
@@ -82,6 +127,24 @@ def _default(field: FieldInfo) -> str:
     return "" if field.default is None else f"`{field.default}`"
 
 
+def metrics_page() -> str:
+    """Return docs/metrics.md: every metric of every process, with its labels."""
+    books = {name: make().book.entries for name, make in PROCESSES.items()}
+    everywhere = [entry for entry in books["stream"] if all(entry in entries for entries in books.values())]
+    parts = [_METRICS_HEAD, _metrics_table("Every process", everywhere)]
+    for name, entries in books.items():
+        parts.append(_metrics_table(f"`karmalake {name}`", [entry for entry in entries if entry not in everywhere]))
+    return "\n".join(parts)
+
+
+def _metrics_table(title: str, entries: list[Entry]) -> str:
+    lines = [f"## {title}", "", "| name | type | labels | |", "|---|---|---|---|"]
+    for entry in entries:
+        labels = ", ".join(f"`{label}`" for label in entry.labels)
+        lines.append(f"| `{entry.name}` | {entry.kind} | {labels} | {entry.text} |")
+    return "\n".join(lines) + "\n"
+
+
 def guarantees_page(repository: Path) -> str:
     """Return docs/guarantees.md: every promise with the code that keeps it and the tests that try to break it."""
     guarantees = tomllib.loads((repository / GUARANTEES).read_text(encoding="utf-8"))["guarantee"]
@@ -113,7 +176,7 @@ def trials(repository: Path) -> dict[str, list[str]]:
 
 
 GUARANTEES = Path("docs/guarantees.toml")
-PAGES = {"cli.md": commands_page, "settings.md": settings_page}
+PAGES = {"cli.md": commands_page, "metrics.md": metrics_page, "settings.md": settings_page}
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 import signal
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.options import current_settings
-from pipelines.cli.output import say, warn
+from pipelines.cli.options import MetricsPort, current_settings, with_metrics_port
+from pipelines.cli.output import say, say_metrics, warn
 from pipelines.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -29,14 +30,16 @@ def relay(
         bool, typer.Option("--once", help="Send what waits, and end.")
     ] = False,
     batch: Annotated[int, typer.Option(min=1, max=_MOST_ROWS, help="Rows of one transaction at most.")] = 1_000,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Send the outbox of a service's database to the topic, each user's events in order, for ever.
 
     Several relays share the work. SIGTERM or Ctrl-C ends it after the batch in hand; killing it loses nothing.
     """
     import pipelines.emit.relay as relaying  # noqa: PLC0415
+    from pipelines.monitor import each, monitoring_relay  # noqa: PLC0415
 
-    settings = current_settings()
+    settings = with_metrics_port(current_settings(), metrics_port)
     address = _address(database, settings)
     _say_backlog(address)
     if once:
@@ -47,8 +50,12 @@ def relay(
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _set(stopping))
-    say(f"relaying to {settings.kafka.topic}; Ctrl-C ends it")
-    relaying.relay(address, settings.kafka, stopping, _say_relayed, _warn_of_outage, batch)
+    with monitoring_relay(settings, address) as monitor:
+        say(f"relaying to {settings.kafka.topic}; Ctrl-C ends it")
+        say_metrics(monitor.address)
+        turned = partial(monitor.turned, "relay")
+        report, report_outage = each(_say_relayed, monitor.metrics.relayed), each(_warn_of_outage, turned)
+        relaying.relay(address, settings.kafka, stopping, report, report_outage, batch, turned)
     say("ended; what was not sent is still in the outbox")
 
 
@@ -66,11 +73,9 @@ def _address(database: str | None, settings: "Settings") -> str:
 
 def _say_backlog(address: str) -> None:
     """Say what waits; the first to find out that the address or the table is wrong."""
-    from pipelines.emit.outbox import backlog  # noqa: PLC0415
-    from pipelines.emit.outbox.database import open_database, translated  # noqa: PLC0415
+    from pipelines.emit.outbox.backlog import measure_backlog  # noqa: PLC0415
 
-    with open_database(address) as engine, translated(engine, "counting the outbox"), engine.connect() as connection:
-        waiting = backlog(connection)
+    waiting = measure_backlog(address)
     age = f", the oldest for {waiting.oldest_age_seconds:.1f} s" if waiting.rows else ""
     say(f"{waiting.rows:,} events wait in the outbox{age}")
 

@@ -104,24 +104,34 @@ def relay(
     report: Report,
     report_outage: Callable[[TransientError], None],
     max_rows: int = MAX_ROWS,
+    report_turn: Callable[[], None] = lambda: None,
 ) -> None:
     """Send rows as they are committed, until `stopping` is set; the batch in hand is finished first.
 
     A broker or a database that does not answer only delays: `report_outage` hears of every try, and rows stay where
-    they are. What another try cannot mend is raised: ConfigurationError.
+    they are. `report_turn` hears of each look at the outbox, found rows or not. What another try cannot mend is raised:
+    ConfigurationError.
     """
     while not stopping.is_set():
         try:
             with open_relay(address, kafka) as opened, alarm(opened.engine) as waking:
-                _until_stopped(opened, waking, stopping, report, max_rows)
+                _until_stopped(opened, waking, stopping, report, max_rows, report_turn)
         except TransientError as error:
             report_outage(error)
             stopping.wait(_RETRY_SECONDS)
 
 
-def _until_stopped(opened: Relay, waking: Alarm, stopping: threading.Event, report: Report, max_rows: int) -> None:
+def _until_stopped(
+    opened: Relay,
+    waking: Alarm,
+    stopping: threading.Event,
+    report: Report,
+    max_rows: int,
+    report_turn: Callable[[], None],
+) -> None:
     while not stopping.is_set():
         done = relay_once(opened, max_rows)
+        report_turn()
         if done.rows:
             report(done)
         else:

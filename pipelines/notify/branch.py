@@ -43,6 +43,9 @@ _SESSION_MS = 10_000
 _MOVED: tuple[type[Exception], ...] = (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError)
 
 
+_Move = Callable[[Progress], None]
+
+
 @dataclass(slots=True)
 class Tally:
     """What was done since the last report."""
@@ -73,10 +76,17 @@ class Plan:
 
 Report = Callable[[str, Tally], None]
 ReportOutage = Callable[[str, TransientError], None]
+ReportTurn = Callable[[str], None]
+"""Hears of each turn of a destination, whether it found anything to do or not."""
 
 
 def serve(
-    plan: Plan, settings: Settings, stopping: threading.Event, report: Report, report_outage: ReportOutage
+    plan: Plan,
+    settings: Settings,
+    stopping: threading.Event,
+    report: Report,
+    report_outage: ReportOutage,
+    report_turn: ReportTurn,
 ) -> None:
     """Deliver until `stopping` is set.
 
@@ -88,6 +98,7 @@ def serve(
             with _opened(plan, settings) as branch:
                 while not stopping.is_set():
                     _turn(branch, report)
+                    report_turn(plan.name)
         except TransientError as error:
             report_outage(plan.name, error)
             stopping.wait(_RETRY_SECONDS)
@@ -102,8 +113,8 @@ class _Branch:
     lanes: Lanes
     progress: Progress = field(default_factory=Progress)
     tally: Tally = field(default_factory=Tally)
-    left: "queue.SimpleQueue[int]" = field(default_factory=queue.SimpleQueue)
-    """Topic partitions that the last poll found to be taken away."""
+    moves: "queue.SimpleQueue[_Move]" = field(default_factory=queue.SimpleQueue)
+    """What became of topic partitions during the last poll, in its order."""
     committed_at: float = 0.0
 
 
@@ -131,9 +142,12 @@ def _read(branch: _Branch) -> list[Delivery]:
         branch.reader.pause(*branch.reader.assignment())
         wait_ms = 0
     polled = branch.reader.poll(wait_ms, max_records=max(1, room))
-    branch.progress.leave(branch.left.get() for _ in range(branch.left.qsize()))
-    deliveries = _deliveries(branch, [record for records in polled.values() for record in records])
-    for place in branch.reader.assignment():
+    for _ in range(branch.moves.qsize()):
+        branch.moves.get()(branch.progress)
+    # The client lists what was taken away as assigned until the move is over: its position says nothing of us.
+    held = [place for place in branch.reader.assignment() if branch.progress.holds(place.partition)]
+    deliveries = _deliveries(branch, [record for place in held for record in polled.get(place, ())])
+    for place in held:
         ours = [delivery for delivery in deliveries if delivery.record.partition == place.partition]
         branch.progress.read(place.partition, branch.reader.position(place), ours)
     return deliveries
@@ -198,7 +212,7 @@ def _opened(plan: Plan, settings: Settings) -> Generator[_Branch]:
     ):
         transports = [plan.open_transport() for _ in range(plan.destination.lanes)]
         branch = _Branch(plan, settings, reader, dead_letters, Lanes(transports, plan.destination.attempts))
-        reader.subscribe([kafka.topic], listener=_Moves(branch.left))
+        reader.subscribe([kafka.topic], listener=_Moves(branch.moves))
         try:
             yield branch
         finally:
@@ -208,19 +222,21 @@ def _opened(plan: Plan, settings: Settings) -> Generator[_Branch]:
 
 
 class _Moves(ConsumerRebalanceListener):
-    """Tells the branch, after the poll, what is no longer its own.
+    """Tells the branch, after the poll, what is no longer its own, and what is now.
 
     The client calls it on a thread of its own, where no commit can be waited for: what was delivered since the last
     commit is delivered again by whoever has the topic partition now.
     """
 
-    def __init__(self, left: "queue.SimpleQueue[int]") -> None:
-        self._left = left
+    def __init__(self, moves: "queue.SimpleQueue[_Move]") -> None:
+        self._moves = moves
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Leave them to whoever has them next."""
-        for place in revoked:
-            self._left.put(place.partition)
+        partitions = [place.partition for place in revoked]
+        self._moves.put(lambda progress: progress.leave(partitions))
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        """Nothing to do: what was committed is where reading begins."""
+        """Begin with them where the group has committed."""
+        partitions = [place.partition for place in assigned]
+        self._moves.put(lambda progress: progress.take(partitions))

@@ -8,12 +8,14 @@ from pipelines.notify.lanes import Delivery
 
 @dataclass(slots=True)
 class _Partition:
-    next_offset: int
+    next_offset: int | None = None
+    """None until something was read since it was assigned."""
     committed: int | None = None
     unsettled: dict[int, Delivery] = field(default_factory=dict)
 
-    def checkpoint(self) -> int:
-        return min(self.unsettled, default=self.next_offset)
+    def checkpoint(self) -> int | None:
+        """Return the lower of both: after a move the reader may begin again below what was handed over last."""
+        return None if self.next_offset is None else min([self.next_offset, *self.unsettled])
 
 
 class Progress:
@@ -22,9 +24,17 @@ class Progress:
     def __init__(self) -> None:
         self._partitions: dict[int, _Partition] = {}
 
+    def take(self, partitions: Iterable[int]) -> None:
+        """Begin anew with topic partitions that are ours now."""
+        self._partitions |= {partition: _Partition() for partition in partitions}
+
+    def holds(self, partition: int) -> bool:
+        """Tell whether a topic partition was taken and not left since."""
+        return partition in self._partitions
+
     def read(self, partition: int, next_offset: int, deliveries: Iterable[Delivery]) -> None:
         """Note that the records below next_offset were read, and what is to be delivered of those read now."""
-        known = self._partitions.setdefault(partition, _Partition(next_offset))
+        known = self._partitions[partition]
         known.next_offset = next_offset
         known.unsettled |= {delivery.record.offset: delivery for delivery in deliveries}
 
@@ -35,8 +45,8 @@ class Progress:
 
     def checkpoints(self) -> dict[int, int]:
         """Return the next offset of each topic partition that has come further than was committed."""
-        states = self._partitions.items()
-        return {number: state.checkpoint() for number, state in states if state.checkpoint() != state.committed}
+        states = ((number, state.checkpoint(), state.committed) for number, state in self._partitions.items())
+        return {number: at for number, at, committed in states if at is not None and at != committed}
 
     def committed(self, checkpoints: dict[int, int]) -> None:
         """Note what is now committed."""

@@ -8,7 +8,7 @@ import redis
 
 from pipelines.emit.topics import ensure_topic
 from pipelines.notify.answers import Transport
-from pipelines.notify.branch import Plan, Report, ReportOutage, serve
+from pipelines.notify.branch import Plan, Report, ReportOutage, ReportTurn, serve
 from pipelines.notify.dead_letters import dead_letters_of
 from pipelines.notify.redis_stream import StreamTransport
 from pipelines.notify.rules import RedisStream, RuleFile, Webhook
@@ -33,6 +33,7 @@ def notify(
     stopping: threading.Event,
     report: Report,
     report_outage: ReportOutage,
+    report_turn: ReportTurn = lambda _: None,
 ) -> None:
     """Deliver to every destination until `stopping` is set.
 
@@ -41,7 +42,8 @@ def notify(
     """
     ensure_topic(dead_letters_of(settings.kafka))
     with ThreadPoolExecutor(len(planned), "notify") as threads:
-        served = [threads.submit(serve, plan, settings, stopping, report, report_outage) for plan in planned]
+        reports = (report, report_outage, report_turn)
+        served = [threads.submit(serve, plan, settings, stopping, *reports) for plan in planned]
         try:
             wait(served, return_when=FIRST_EXCEPTION)
         finally:

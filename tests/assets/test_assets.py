@@ -24,6 +24,7 @@ from pipelines.emit.topics import ensure_topic
 from pipelines.errors import UsageError
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import create_lake
+from pipelines.refresh import publish_warehouse
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
 from pipelines.settings import Settings
@@ -33,6 +34,7 @@ from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
 WHOLE = [lake.events, lake.dead_letters, scores.reputation, scores.trends, scores.reputation_cache]
 CHECKS = [
     checks.reconciliation,
+    checks.ingest_keeps_up,
     checks.dead_letter_share,
     checks.redis_serves_what_the_lake_says,
     checks.what_is_served_is_fresh,
@@ -101,6 +103,7 @@ def test_the_whole_graph_reports_what_was_planted(
             "no_event_id_twice",
             "each_dead_letter_is_there",
             "each_conflict_is_there",
+            "ingest_keeps_up",
             "dead_letter_share",
             "redis_serves_what_the_lake_says",
             "what_is_served_is_fresh",
@@ -198,6 +201,46 @@ def test_the_sensor_reports_commits_of_others_once(
     after_run = automation.commits(dg.build_sensor_context(instance=instance, cursor=again.cursor), karmalake=karmalake)
     assert isinstance(after_run, dg.SensorResult)
     assert list(after_run.asset_events) == []
+
+
+@pytest.mark.usefixtures("planted")
+def test_the_sensor_reports_the_publications_of_others_once(
+    karmalake: Karmalake, settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    """What another process published counts for the freshness policy; what a run published is not reported again."""
+
+    def tick() -> dg.SensorResult | dg.SkipReason:
+        answer = automation.publications(dg.build_sensor_context(instance=instance), karmalake=karmalake)
+        assert isinstance(answer, dg.SensorResult | dg.SkipReason)
+        return answer
+
+    assert isinstance(tick(), dg.SkipReason)
+    materialize(karmalake, instance, WHOLE)
+    assert isinstance(tick(), dg.SkipReason)
+    publish_warehouse(settings)
+    reported = tick()
+    assert isinstance(reported, dg.SensorResult)
+    [event] = reported.asset_events
+    assert isinstance(event, dg.AssetMaterialization)
+    instance.report_runless_asset_event(event)
+    assert isinstance(tick(), dg.SkipReason)
+
+
+@pytest.mark.usefixtures("planted")
+def test_records_that_wait_too_long_fail_their_check(settings: Settings) -> None:
+    """The check says how long, how many, and what to do."""
+    impatient = settings.model_copy(update={"lag": settings.lag.model_copy(update={"max_seconds": 1e-6})})
+    result = checks.ingest_keeps_up(karmalake=Karmalake(lambda: impatient))
+    assert isinstance(result, dg.AssetCheckResult)
+    assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
+    behind = result.metadata["lag_records"].value
+    assert isinstance(behind, int)
+    assert behind > 2_000
+
+
+def test_what_is_served_has_a_freshness_policy() -> None:
+    """Dagster itself tells when nothing was published for too long."""
+    assert scores.reputation_cache.specs_by_key[scores.reputation_cache.key].freshness_policy is not None
 
 
 def test_every_job_and_schedule_resolves(karmalake: Karmalake) -> None:

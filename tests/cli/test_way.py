@@ -97,7 +97,7 @@ def test_the_way_of_an_event(karmalake: Run, ratings: str, settings: Settings, t
         "driver-2",
     ]
     assert "3" in karmalake("sql", "SELECT count(*) FROM events").stdout
-    assert "0 records behind" in karmalake("lag").stdout
+    assert "0 records and 0.0 s behind" in karmalake("lag").stdout
     assert "FAILED" not in karmalake("verify").stdout
     assert "bad" not in karmalake("doctor").stdout
     assert settings.kafka.topic in karmalake("topics", "describe").stdout

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
+from pipelines.emit.outbox.database import open_database, translated
 from pipelines.emit.outbox.table import OUTBOX, utc_now
 
 
@@ -21,3 +22,9 @@ def backlog(connection: Connection) -> Backlog:
     oldest = func.min(OUTBOX.c.timestamp)
     rows, oldest, now = connection.execute(select(func.count(), oldest, utc_now()).select_from(OUTBOX)).one()
     return Backlog(rows, max(0.0, (now - oldest).total_seconds()) if rows else 0.0)
+
+
+def measure_backlog(address: str) -> Backlog:
+    """Measure the outbox of the database at `address`, over a connection of its own; errors as in `open_database`."""
+    with open_database(address) as engine, translated(engine, "counting the outbox"), engine.connect() as connection:
+        return backlog(connection)

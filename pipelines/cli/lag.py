@@ -1,0 +1,71 @@
+"""The command that looks at lag."""
+
+import dataclasses
+import json
+import signal
+import threading
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.cli.options import current_settings
+from pipelines.cli.output import out, say, table, warn
+from pipelines.errors import TransientError
+
+if TYPE_CHECKING:
+    from pipelines.lag_watch import Observation
+
+_COLUMNS = ("partition", "end offset", "next", "behind", "seconds", "in/s", "out/s", "current in s")
+
+
+def lag(
+    watch: Annotated[bool, typer.Option("--watch", help="Measure every lag.interval_seconds, until Ctrl-C.")] = False,  # noqa: FBT002 - a flag of the command line
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a measurement.")] = False,  # noqa: FBT002 - a flag of the command line
+) -> None:
+    """Show how far the lake is behind the bus, by topic partition, and what to do about it.
+
+    Rates come from the measurement before: that of `stream`, or of this command within the last ten minutes.
+    """
+    from pipelines.lag_watch import observe_lag  # noqa: PLC0415
+
+    settings = current_settings()
+    show = _show_json if as_json else _show
+    if not watch:
+        show(observe_lag(settings))
+        return
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stopping.set())
+    while not stopping.is_set():
+        try:
+            show(observe_lag(settings))
+        except TransientError as error:
+            warn(f"{error}; trying again")
+        stopping.wait(settings.lag.interval_seconds)
+
+
+def _show(observation: "Observation") -> None:
+    measured, paces = observation.measurement, observation.paces
+    rows: list[tuple[object, ...]] = []
+    for p in measured.partitions:
+        pace = paces.get(p.topic_partition)
+        rates = (pace.in_per_second, pace.out_per_second, pace.catch_up_seconds) if pace else (None, None, None)
+        rows.append((p.topic_partition, p.end_offset, p.next_offset, p.lag_records, p.lag_seconds, *rates))
+    table(_COLUMNS, rows)
+    caught_up = observation.catch_up_seconds
+    foreseen = f", caught up in {caught_up:,.0f} s at this pace" if caught_up else ""
+    say(f"{measured.lag_records:,} records and {measured.lag_seconds:,.1f} s behind{foreseen}")
+    for advice in observation.advice:
+        warn(advice)
+
+
+def _show_json(observation: "Observation") -> None:
+    document = {
+        **dataclasses.asdict(observation.measurement),
+        "lag_records": observation.measurement.lag_records,
+        "lag_seconds": observation.measurement.lag_seconds,
+        "paces": [dataclasses.asdict(pace) for pace in observation.paces.values()],
+        "catch_up_seconds": observation.catch_up_seconds,
+        "advice": observation.advice,
+    }
+    out.print(json.dumps(document, default=str), markup=False)

@@ -1,0 +1,35 @@
+"""Whether a long-lived process is well: do its loops turn, and has each of them succeeded once.
+
+A service that does not answer is no ailment of ours: a loop that tries again turns. Restarting it would mend nothing.
+"""
+
+from collections.abc import Iterable
+from time import monotonic
+
+
+class Health:
+    """The loops of one process, told by their threads."""
+
+    def __init__(self, loops: Iterable[str], stalled_after_seconds: float) -> None:
+        self._stalled_after = stalled_after_seconds
+        self._turned = dict.fromkeys(loops, monotonic())
+        self._unready = dict.fromkeys(self._turned)
+
+    def turned(self, loop: str) -> None:
+        """Note that a loop turned, whatever came of it; others than those named at first do not count."""
+        if loop in self._turned:
+            self._turned[loop] = monotonic()
+
+    def succeeded(self, loop: str) -> None:
+        """Note that a loop turned and did what it is for."""
+        self.turned(loop)
+        self._unready.pop(loop, None)
+
+    def stalled(self) -> list[str]:
+        """Return a sentence for each loop that has not turned for too long."""
+        ages = {loop: monotonic() - turned for loop, turned in list(self._turned.items())}
+        return [f"{loop} has not turned for {age:.0f} s" for loop, age in ages.items() if age > self._stalled_after]
+
+    def unready(self) -> list[str]:
+        """Return a sentence for each loop that has not succeeded yet."""
+        return [f"{loop} has not succeeded yet" for loop in list(self._unready)]

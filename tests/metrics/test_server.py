@@ -1,0 +1,129 @@
+"""/metrics, /healthz and /readyz over HTTP, and what measures beside the work."""
+
+import threading
+
+import httpx
+import pytest
+
+from pipelines.errors import ConfigurationError, TransientError
+from pipelines.health import Health
+from pipelines.metrics import RelayMetrics
+from pipelines.monitor import each, measuring, monitored
+from pipelines.settings import MetricsSettings, Settings
+from tests.metrics.scraping import scrape, status
+from tests.services.waiting import wait_for
+
+
+@pytest.fixture
+def served() -> Settings:
+    return Settings(metrics=MetricsSettings(port=0))
+
+
+def test_a_process_is_ready_once_each_loop_has_succeeded(served: Settings) -> None:
+    """An outage is no success, but no stall either: a restart would mend nothing."""
+    with monitored(RelayMetrics(), ("one", "other"), served) as monitor:
+        assert monitor.address is not None
+        monitor.turned("one")
+        monitor.turned("other", TransientError("no broker answers"))
+        assert status(monitor.address, "/readyz") == (503, "other has not succeeded yet\n")
+        assert status(monitor.address, "/healthz") == (200, "ok\n")
+        monitor.turned("other")
+        monitor.turned("other", TransientError("no broker answers"))
+        assert status(monitor.address, "/readyz") == (200, "ok\n")
+        scraped = scrape(monitor.address)
+        assert scraped.value("karmalake_loop_outages_total", loop="one") == 0
+        assert scraped.value("karmalake_loop_outages_total", loop="other") == 2
+
+
+def test_a_loop_that_does_not_turn_is_a_stall() -> None:
+    """The probe names the loop, until it turns again; one that hangs from the start is one too."""
+    settings = Settings(metrics=MetricsSettings(port=0, stalled_after_seconds=0.2))
+    with monitored(RelayMetrics(), ("relay",), settings) as monitor:
+        address = str(monitor.address)
+        code, said = wait_for("the stall", lambda: _if(503, status(address, "/healthz")))
+        assert (code, said.startswith("relay has not turned for ")) == (503, True)
+        monitor.turned("relay")
+        assert status(address, "/healthz")[0] == 200
+
+
+def _if(code: int, answer: tuple[int, str]) -> tuple[int, str] | None:
+    return answer if answer[0] == code else None
+
+
+def test_health_is_of_the_loops_that_were_named() -> None:
+    """What measures beside the work may stall: it holds nobody up."""
+    health = Health(("ingest",), 60)
+    health.succeeded("lag")
+    assert health.unready() == ["ingest has not succeeded yet"]
+
+
+def test_without_a_port_nothing_listens() -> None:
+    """Metrics over the network are what somebody asked for."""
+    with monitored(RelayMetrics(), ("relay",), Settings()) as monitor:
+        assert monitor.address is None
+
+
+def test_it_listens_on_this_machine_only(served: Settings) -> None:
+    """By default: there is no password."""
+    with monitored(RelayMetrics(), ("relay",), served) as monitor:
+        assert str(monitor.address).startswith("127.0.0.1:")
+
+
+def test_a_port_that_is_taken_gets_a_sentence(served: Settings) -> None:
+    """Where, and which setting."""
+    with monitored(RelayMetrics(), (), served) as monitor:
+        port = int(str(monitor.address).rpartition(":")[2])
+        taken = Settings(metrics=MetricsSettings(port=port))
+        with (
+            pytest.raises(ConfigurationError, match=rf"127.0.0.1:{port}: .*set metrics.port"),
+            monitored(RelayMetrics(), (), taken),
+        ):
+            pass
+
+
+def test_other_paths_say_which_there_are(served: Settings) -> None:
+    """A mistyped path is answered, and OpenMetrics is spoken to who asks for it."""
+    with monitored(RelayMetrics(), (), served) as monitor:
+        assert status(str(monitor.address), "/") == (404, "there are /metrics, /healthz and /readyz\n")
+        answer = httpx.get(f"http://{monitor.address}/metrics?x=1", headers={"Accept": "application/openmetrics-text"})
+        assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+        assert answer.text.endswith("# EOF\n")
+
+
+def test_measuring_goes_on_after_an_outage(served: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """A measurement that fails is counted and said, and the next is made; the work beside it is not disturbed."""
+    measured = threading.Event()
+    attempts: list[int] = []
+
+    def measure() -> None:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise TransientError("no broker answers")
+        measured.set()
+
+    with monitored(RelayMetrics(), (), served) as monitor, measuring(monitor, "lag", measure, 0.01):
+        assert measured.wait(10)
+        assert scrape(str(monitor.address)).value("karmalake_loop_outages_total", loop="lag") == 1
+    assert "lag: no broker answers" in caplog.text
+
+
+def test_a_defect_in_measuring_is_not_hidden(served: Settings) -> None:
+    """What is no outage ends the measuring, and is raised when the work is done."""
+
+    def measure() -> None:
+        raise ZeroDivisionError
+
+    with (
+        pytest.raises(ZeroDivisionError),
+        monitored(RelayMetrics(), (), served) as monitor,
+        measuring(monitor, "lag", measure, 0.01),
+    ):
+        pass
+
+
+def test_each_callback_is_called() -> None:
+    """With the same arguments, in their order."""
+    called: list[tuple[str, int, str]] = []
+    both = each(lambda n, s: called.append(("first", n, s)), lambda n, s: called.append(("second", n, s)))
+    both(1, "x")
+    assert called == [("first", 1, "x"), ("second", 1, "x")]

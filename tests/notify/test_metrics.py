@@ -1,0 +1,46 @@
+"""`karmalake notify` tells of its destinations: what each took, and how far it is behind, one without the other."""
+
+import pytest
+
+from pipelines.lag import measure_group
+from pipelines.settings import Settings
+from tests.draining import send, valid_records
+from tests.metrics.scraping import address_said, becomes, scrape, status
+from tests.notify.conftest import WriteRules
+from tests.notify.notifiers import checkpoints, command, webhook
+from tests.notify.receiver import Receiver
+from tests.services.waiting import wait_for
+
+
+@pytest.mark.jvm
+def test_a_destination_that_hangs_shows(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lag stays while the other's goes to nothing, and both turn: nothing is to be restarted (`isolated`)."""
+    monkeypatch.setenv("KARMALAKE_LAG_INTERVAL_SECONDS", "0.2")
+    with Receiver() as hanging:
+        hanging.answer = hanging.hang
+        rules = write_rules(webhook("ops", receiver.url), webhook("stuck", hanging.url))
+        send(bus, valid_records(range(20)))
+        with command(bus, rules, "--metrics-port", "0") as notifier:
+            address = address_said(notifier)
+            becomes(address, 20, "karmalake_notify_deliveries_total", destination="ops")
+            wait_for("readiness", lambda: status(address, "/readyz")[0] == 200)
+            send(bus, valid_records(range(20, 40)))
+            becomes(address, 40, "karmalake_notify_deliveries_total", destination="ops")
+            wait_for("no lag", lambda: _lag(address, "ops") == 0)
+            wait_for("the lag of what hangs", lambda: _lag(address, "stuck") == 40)
+            assert status(address, "/healthz") == (200, "ok\n")
+            assert hanging.hanging.is_set()
+            notifier.kill()
+            notifier.communicate()
+    measured = measure_group(bus.kafka, f"{bus.notify.group_id}.ops")
+    assert {lag.topic_partition: lag.next_offset for lag in measured} == checkpoints(bus, "ops")
+    assert sum(lag.lag_records for lag in measured) == 0
+
+
+def _lag(address: str, destination: str) -> float:
+    scraped = scrape(address)
+    places = [labels for name, labels in scraped.samples if name == "karmalake_notify_lag_records"]
+    mine = [dict(labels) for labels in places if ("destination", destination) in labels]
+    return sum(scraped.value("karmalake_notify_lag_records", **labels) or 0 for labels in mine) if mine else -1
