@@ -20,7 +20,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from pipelines.contract.decode import keep
-from pipelines.errors import TransientError
+from pipelines.errors import FencedError, TransientError
 from pipelines.ingest.ahead import ReadAhead, Source, reading_ahead
 from pipelines.ingest.guard import RejectionGuard
 from pipelines.ingest.ranges import Batch, OffsetRange
@@ -87,6 +87,10 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
             break
         except OvertakenError:
             _LOG.info("another commit came first: batch %s is deduplicated again", batch_id)
+        except FencedError:
+            if not ingest.settings.ingest.share_partitions:
+                raise
+            return drain_once(ingest)  # they were moved to us while another ingester was committing: read on from there
     ingest.index.extend(verdicts.new, record.version)
     complete_commits(ingest.lake, record.version)
     ingest.source.acknowledge(record.ranges)

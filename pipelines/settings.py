@@ -177,6 +177,8 @@ class IngestSettings(_Section):
     """How long a poll waits for a first record."""
     linger_seconds: float = Field(default=0.25, ge=0)
     """How long a batch that is not full waits for more: fewer and larger commits, each at most this much later."""
+    share_partitions: bool = False
+    """Whether several ingesters divide the topic partitions through the consumer group; each needs real Kafka."""
     max_dead_letter_share: float = Field(default=0.5, ge=0, le=1)
     """Above this share of rejected records in a batch of at least `min_records_for_share`, ingest stops."""
     min_records_for_share: int = Field(default=5_000, ge=1)

@@ -72,7 +72,7 @@ def test_a_crash_at_a_moment(crash_bus: Settings, tmp_path: Path, moment: str) -
     crashed = crash_bus.model_copy(update={"data_dir": tmp_path / "data"})
     command = [sys.executable, "-m", "tests.crash_at", place, when, str(call)]
     ended = subprocess.run(
-        command, env=_environment(crashed), cwd=REPOSITORY, timeout=60, check=False, capture_output=True, text=True
+        command, env=environment(crashed), cwd=REPOSITORY, timeout=60, check=False, capture_output=True, text=True
     )
     assert ended.returncode == EXIT_CODE, ended.stderr
     assert_verified(crashed)
@@ -139,7 +139,7 @@ def _parts(count: int, events: int) -> list[list[Record]]:
     return [records[start : start + size] for start in range(0, len(records), size)]
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def environment(settings: Settings) -> dict[str, str]:
     """Return the environment that gives a child these settings."""
     return {
         **os.environ,
@@ -158,7 +158,7 @@ def _draining(settings: Settings, folder: Path) -> Iterator["subprocess.Popen[st
     """Yield a process that runs `karmalake drain`; it is gone afterwards."""
     command = [sys.executable, *_KARMALAKE, "drain"]
     with subprocess.Popen(
-        command, env=_environment(settings), cwd=folder, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        command, env=environment(settings), cwd=folder, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
         try:
             yield process

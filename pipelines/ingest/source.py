@@ -7,8 +7,8 @@ the tools that watch lag there; nothing ever reads them back.
 
 import logging
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartitionError, for_code
+from kafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError, UnknownTopicOrPartitionError, for_code
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from pipelines.contract.decode import decode
@@ -25,6 +25,7 @@ from pipelines.emit.clients import admin_client, consumer, translated
 from pipelines.errors import LostRecordsError, UsageError
 from pipelines.ingest.batches import count, hand_over_batches, to_columns
 from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
+from pipelines.ingest.share import Share, open_share
 from pipelines.settings import ContractSettings, IngestSettings, KafkaSettings, Settings
 
 _LOG = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ _FETCH_BYTES = 8 * 1024 * 1024
 """Of one topic partition at a time; a record of any size is still read."""
 _MOST_BATCHES = 64
 """Record batches that one poll returns at the most."""
+_LOOKUP_MS = 3_000
 _MORE_MS = 100
 """How long a batch that has records waits for the next ones that are known to lie behind."""
 
@@ -51,6 +53,8 @@ class KafkaSource:
     acknowledging: bool = True
     only: frozenset[int] | None = None
     """The topic partitions that are read; None means all."""
+    share: Share | None = None
+    """Where several ingesters divide the topic partitions."""
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
         """Read from the checkpoints: a batch, or None when nothing came within `max_wait_seconds`.
@@ -67,6 +71,8 @@ class KafkaSource:
     def read(self, checkpoint: Checkpoint) -> tuple[pa.Table, tuple[OffsetRange, ...]] | None:
         """Return records (RECORD columns) and the offsets that they cover, as `poll` does, undecoded."""
         with translated(self.kafka, f"reading {self.kafka.topic}"):
+            if self.share:
+                self.only = self.share.assigned()
             topic_id, partitions = self._describe()
             starts = self._starts(topic_id, partitions, checkpoint)
             self.positions = {}  # Should the fetch fail half-way, the next poll seeks again (`nothing-lost`).
@@ -89,7 +95,7 @@ class KafkaSource:
         The embedded broker understates it by up to one producer's batch.
         """
         with translated(self.kafka, f"looking for the end of {self.kafka.topic}"):
-            ends = self.consumer.end_offsets(list(map(self._place, self.positions)))
+            ends = self._ask(self.consumer.end_offsets, list(map(self._place, self.positions)))
         return sum(max(0, ends[self._place(partition)] - position) for partition, position in self.positions.items())
 
     def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
@@ -97,9 +103,9 @@ class KafkaSource:
         offsets = {self._place(r.topic_partition): OffsetAndMetadata(r.next_offset, "", -1) for r in ranges}
         try:
             if self.acknowledging:
-                self.consumer.commit(offsets)
+                (self.share.member if self.share else self.consumer).commit(offsets)
         except KafkaError as error:
-            self.acknowledging = False
+            self.acknowledging = self.share is not None  # it may be that they were moved to somebody else
             _LOG.warning("group %s does not take offsets (%s); the lake's checkpoints do", self.kafka.group_id, error)
 
     def losses(self, checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
@@ -107,7 +113,10 @@ class KafkaSource:
         with translated(self.kafka, f"looking for the bounds of {self.kafka.topic}"):
             topic_id, partitions = self._describe()
             places = list(map(self._place, partitions))
-            begins, ends = self.consumer.beginning_offsets(places), self.consumer.end_offsets(places)
+            begins, ends = (
+                self._ask(self.consumer.beginning_offsets, places),
+                self._ask(self.consumer.end_offsets, places),
+            )
         losses: list[OffsetRange] = []
         for place in places:
             at, begin = checkpoint(topic_id, place.partition), begins[place]
@@ -115,6 +124,16 @@ class KafkaSource:
                 lost = max(0, begin - at)
                 losses.append(OffsetRange(topic_id, self.kafka.topic, place.partition, at, begin, lost=lost))
         return tuple(losses)
+
+    def _ask(self, lookup: Callable[..., dict[Any, int]], places: list[TopicPartition]) -> dict[Any, int]:
+        """Look up offsets; the client may miss who leads a topic partition and wait for ever, so it is asked again."""
+        deadline = time.monotonic() + self.kafka.request_timeout_seconds
+        while True:
+            try:
+                return lookup(places, timeout_ms=_LOOKUP_MS)
+            except KafkaTimeoutError:
+                if time.monotonic() > deadline:
+                    raise
 
     def _describe(self) -> tuple[str, list[int]]:
         (topic,) = self.admin.describe_topics([self.kafka.topic])
@@ -135,7 +154,7 @@ class KafkaSource:
             self.topic_id, self.positions = topic_id, {}
         known = {partition: checkpoint(topic_id, partition) for partition in partitions}
         unread = [self._place(partition) for partition, at in known.items() if at is None]
-        begins = self.consumer.beginning_offsets(unread) if unread else {}
+        begins = self._ask(self.consumer.beginning_offsets, unread) if unread else {}
         starts = {partition: begins[self._place(partition)] if at is None else at for partition, at in known.items()}
         for partition, start in starts.items():
             if self.positions.get(partition) != start:
@@ -212,4 +231,5 @@ def open_source(settings: Settings) -> Generator[KafkaSource]:
     }
     with translated(kafka, "connecting"), consumer(kafka, **options) as reader, admin_client(kafka) as admin:
         hand_over_batches(reader)
-        yield KafkaSource(kafka, settings.ingest, settings.contract, reader, admin)
+        with open_share(kafka) if settings.ingest.share_partitions else nullcontext() as share:
+            yield KafkaSource(kafka, settings.ingest, settings.contract, reader, admin, share=share)

@@ -1,0 +1,126 @@
+"""Several ingesters on one topic of a real Kafka: the group divides the partitions, the lake decides what counts."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipelines.audit import audit
+from pipelines.drain import drain, drain_once, open_ingest
+from pipelines.emit.producer import Record
+from pipelines.emit.topics import ensure_topic
+from pipelines.lake.commit import CommitRecord
+from pipelines.lake.tables import create_lake
+from pipelines.settings import Settings
+from tests.draining import assert_verified, query, send, valid_records, with_ingest
+from tests.services.kafka_cluster import KafkaCluster
+from tests.services.waiting import wait_for
+from tests.test_crashes import environment
+
+pytestmark = pytest.mark.jvm
+_PARTITIONS = 3
+
+
+@pytest.fixture
+def bus(kafka: KafkaCluster, settings: Settings) -> Settings:
+    """Return settings of several ingesters with small batches, an empty lake and a topic."""
+    topic, group_id = settings.kafka.topic, settings.kafka.group_id
+    real = kafka.settings(topic=topic, group_id=group_id, partitions=_PARTITIONS)
+    bus = settings.model_copy(update={"kafka": real})
+    ensure_topic(bus.kafka)
+    create_lake(bus.lake_dir)
+    return with_ingest(bus, share_partitions=True, max_batch_records=50)
+
+
+@contextmanager
+def _ingesting(bus: Settings) -> Iterator[list[CommitRecord]]:
+    """Ingest in a thread until the block is left; yield what it commits."""
+    records: list[CommitRecord] = []
+    stopping = threading.Event()
+
+    def run() -> None:
+        with open_ingest(bus) as ingest:
+            while not stopping.is_set():
+                if record := drain_once(ingest):
+                    records.append(record)
+
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(run)
+        try:
+            yield records
+        finally:
+            stopping.set()
+            running.result(60)
+
+
+def _records(numbers: range) -> list[Record]:
+    """Return events for every topic partition in turn."""
+    return [
+        record._replace(topic_partition=n % _PARTITIONS)
+        for n, record in zip(numbers, valid_records(numbers), strict=True)
+    ]
+
+
+def _partitions(records: list[CommitRecord]) -> set[int]:
+    return {place.topic_partition for record in records for place in record.ranges}
+
+
+def _stored(bus: Settings) -> int:
+    return query(bus, "SELECT count(*) FROM events")[0][0]
+
+
+def test_two_divide_the_partitions_and_one_takes_over(bus: Settings) -> None:
+    """Both commit, of different partitions; when one leaves, the other has all; each event is there once (`once`)."""
+    count = 0
+    with _ingesting(bus) as stays:
+        with _ingesting(bus) as leaves:
+            while not (stays and leaves):
+                send(bus, [*_records(range(count, count + 200)), *_records(range(count, count + 50))])
+                count += 200
+                wait_for("what was sent to be stored", lambda count=count: _stored(bus) == count, 60)
+        before = len(stays)
+        send(bus, _records(range(count, count + 400)))
+        wait_for("the other's partitions to be taken over", lambda: _stored(bus) == count + 400, 60)
+    assert _partitions(stays[before:]) == set(range(_PARTITIONS))
+    assert_verified(bus)
+    assert audit(bus).passed
+
+
+def test_a_killed_one_is_taken_over(bus: Settings, tmp_path: Path) -> None:
+    """A process that is killed holds its partitions until the group misses it; then another one reads on (`fenced`)."""
+    send(bus, _records(range(300)))
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()", "stream"]
+    assert bus.redis.url
+    values = environment(bus) | {
+        "KARMALAKE_INGEST_SHARE_PARTITIONS": "true",
+        "KARMALAKE_REDIS_URL": bus.redis.url.get_secret_value(),
+        "PYTHONUNBUFFERED": "1",
+    }
+    with subprocess.Popen(command, cwd=tmp_path, env=values, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert any("commit" in line for line in process.stdout)
+        finally:
+            process.kill()
+    send(bus, _records(range(200, 500)))
+    with _ingesting(bus):
+        wait_for("everything to be stored", lambda: _stored(bus) == 500, 90)
+    assert_verified(bus)
+    assert audit(bus).passed
+
+
+def test_more_ingesters_than_partitions(bus: Settings) -> None:
+    """One that gets none waits and commits nothing; `drain` ends."""
+    send(bus, _records(range(50)))
+    with ExitStack() as others:
+        records = [others.enter_context(_ingesting(bus)) for _ in range(_PARTITIONS)]
+        wait_for("everything to be stored", lambda: _stored(bus) == 50, 60)
+        with open_ingest(bus) as one_more:
+            assert drain(one_more, lambda _: None) <= 1
+    assert sum(record.total("accepted") for each in records for record in each) <= 50
+    assert_verified(bus)
