@@ -100,12 +100,12 @@ def _run(log: Path, task: Task, arguments: tuple[Any, ...]) -> None:
 
 
 def _run_until(moment: Moment, task: Task, *arguments: Any) -> None:
-    owner, name = _find(moment.place)
+    owner, name = find_function(moment.place)
     setattr(owner, name, _killing(getattr(owner, name), moment))
     task(*arguments)
 
 
-def _find(place: str) -> tuple[Any, str]:
+def find_function(place: str) -> tuple[Any, str]:
     """Return the module or class that has the function, and its name there."""
     module, _, path = place.partition(":")
     *owners, name = path.split(".")
