@@ -7,7 +7,7 @@ import dagster as dg
 from assets.lake import dead_letters, events
 from assets.resources import Karmalake
 from assets.scores import reputation_cache
-from pipelines.lag_watch import observe_lag
+from pipelines.lag.watch import observe_lag
 from pipelines.verify import Check, totals, verify_fresh, verify_lake, verify_served
 
 _MOST_DEAD_LETTERS = 0.01

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipelines.emit.topics import describe_topic
 from pipelines.errors import KarmalakeError
-from pipelines.lag import measure_lag
+from pipelines.lag.measure import measure_lag
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.refresh import policy_in_force

@@ -65,7 +65,7 @@ def show_drained(records: "list[CommitRecord]") -> None:
 def stream(metrics_port: MetricsPort = None) -> None:
     """Drain for ever; derive and publish after every commit. SIGTERM or Ctrl-C ends it cleanly."""
     import pipelines.stream as streaming  # noqa: PLC0415
-    from pipelines.monitor import each, monitoring_stream  # noqa: PLC0415
+    from pipelines.monitoring.monitor import each, monitoring_stream  # noqa: PLC0415
 
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -13,7 +13,7 @@ from pipelines.cli.output import out, say, table, warn
 from pipelines.errors import TransientError
 
 if TYPE_CHECKING:
-    from pipelines.lag_watch import Observation
+    from pipelines.lag.watch import Observation
 
 _COLUMNS = ("partition", "end offset", "next", "behind", "seconds", "in/s", "out/s", "current in s")
 
@@ -26,7 +26,7 @@ def lag(
 
     Rates come from the measurement before: that of `stream`, or of this command within the last ten minutes.
     """
-    from pipelines.lag_watch import observe_lag  # noqa: PLC0415
+    from pipelines.lag.watch import observe_lag  # noqa: PLC0415
 
     settings = current_settings()
     show = _show_json if as_json else _show

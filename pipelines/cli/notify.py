@@ -29,7 +29,7 @@ def notify(
 
     Several notifiers share the topic partitions. SIGTERM or Ctrl-C ends it; killing it loses nothing.
     """
-    from pipelines.monitor import each, monitoring_notify  # noqa: PLC0415
+    from pipelines.monitoring.monitor import each, monitoring_notify  # noqa: PLC0415
     from pipelines.notify.rule_file import load_rules  # noqa: PLC0415
     from pipelines.notify.run import notify as run  # noqa: PLC0415
     from pipelines.notify.run import plans  # noqa: PLC0415

@@ -11,7 +11,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from typer.testing import CliRunner
 
-from pipelines.metrics import PROCESSES, Entry
+from pipelines.monitoring.metrics import PROCESSES, Entry
 from pipelines.settings import Settings
 
 _SETTINGS_HEAD = """# Settings

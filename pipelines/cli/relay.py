@@ -37,7 +37,7 @@ def relay(
     Several relays share the work. SIGTERM or Ctrl-C ends it after the batch in hand; killing it loses nothing.
     """
     import pipelines.emit.relay as relaying  # noqa: PLC0415
-    from pipelines.monitor import each, monitoring_relay  # noqa: PLC0415
+    from pipelines.monitoring.monitor import each, monitoring_relay  # noqa: PLC0415
 
     settings = with_metrics_port(current_settings(), metrics_port)
     address = _address(database, settings)

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from pipelines.lag import Lag, Measurement, Work
+from pipelines.lag.measure import Lag, Measurement, Work
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipelines.advice import advise
-from pipelines.lag import Lag, Measurement, Work
+from pipelines.lag.advice import advise
+from pipelines.lag.measure import Lag, Measurement, Work
 from pipelines.settings import IngestSettings
 from tests.lag.measurements import measurement, partition
 

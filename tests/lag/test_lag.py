@@ -12,8 +12,8 @@ from kafka import KafkaProducer
 from kafka.structs import TopicPartition
 
 from pipelines.errors import TransientError, UsageError
-from pipelines.lag import Pace, Work, bus_times, catch_up_seconds, measure_lag, paces
-from pipelines.lag_history import keep, recent
+from pipelines.lag.history import keep, recent
+from pipelines.lag.measure import Pace, Work, bus_times, catch_up_seconds, measure_lag, paces
 from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.draining import drain_all, send, valid_records, with_ingest

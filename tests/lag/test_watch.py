@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines.cli.app import app
-from pipelines.lag import Work
-from pipelines.lag_history import keep, recent
-from pipelines.lag_watch import observe_lag
+from pipelines.lag.history import keep, recent
+from pipelines.lag.measure import Work
+from pipelines.lag.watch import observe_lag
 from pipelines.settings import Settings
 from tests.draining import drain_all, send, valid_records, with_ingest
 

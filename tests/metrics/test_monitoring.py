@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.metrics import PROCESSES, Entry
+from pipelines.monitoring.metrics import PROCESSES, Entry
 from tests.conftest import REPOSITORY
 
 MONITORING = REPOSITORY / "docs" / "monitoring"

@@ -10,9 +10,9 @@ from prometheus_client.exposition import choose_encoder, generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from pipelines.lag import Measurement
-from pipelines.lag_watch import Observation
-from pipelines.metrics import PROCESSES, Book, StreamMetrics
+from pipelines.lag.measure import Measurement
+from pipelines.lag.watch import Observation
+from pipelines.monitoring.metrics import PROCESSES, Book, StreamMetrics
 from tests.lag.measurements import measurement, partition
 
 _NOT_BASE = re.compile(

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipelines.emit import outbox
 from pipelines.emit.producer import Record
 from pipelines.emit.topics import describe_topic, ensure_topic
-from pipelines.lag_history import recent
+from pipelines.lag.history import recent
 from pipelines.settings import Settings
 from tests.draining import send, valid_records
 from tests.emit.outboxes import create_outbox, disposed, event, sqlite_url

@@ -6,9 +6,9 @@ import httpx
 import pytest
 
 from pipelines.errors import ConfigurationError, TransientError
-from pipelines.health import Health
-from pipelines.metrics import RelayMetrics
-from pipelines.monitor import each, measuring, monitored
+from pipelines.monitoring.health import Health
+from pipelines.monitoring.metrics import RelayMetrics
+from pipelines.monitoring.monitor import each, measuring, monitored
 from pipelines.settings import MetricsSettings, Settings
 from tests.metrics.scraping import scrape, status
 from tests.services.waiting import wait_for

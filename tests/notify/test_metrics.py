@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.lag import measure_group
+from pipelines.lag.measure import measure_group
 from pipelines.settings import Settings
 from tests.draining import send, valid_records
 from tests.metrics.scraping import address_said, becomes, scrape, status

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from pipelines.errors import TransientError
-from pipelines.lag import Measurement
+from pipelines.lag.measure import Measurement
 
 _LINES: TypeAdapter[Measurement] = TypeAdapter(Measurement)
 _SUFFIX = ".jsonl"

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from pipelines.advice import advise
-from pipelines.lag import Measurement, Pace, Work, measure_lag, paces
-from pipelines.lag_history import keep, recent
+from pipelines.lag.advice import advise
+from pipelines.lag.history import keep, recent
+from pipelines.lag.measure import Measurement, Pace, Work, measure_lag, paces
 from pipelines.lake.commit import CommitRecord
 from pipelines.reputation.derive import Derived
 from pipelines.serving.publish import Published

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar, TypeVarTuple
 
 from pipelines.errors import KarmalakeError
-from pipelines.health import Health
-from pipelines.metrics import NotifyMetrics, RelayMetrics, StreamMetrics
+from pipelines.monitoring.health import Health
+from pipelines.monitoring.metrics import NotifyMetrics, RelayMetrics, StreamMetrics
 from pipelines.settings import Settings
 
 if TYPE_CHECKING:
-    from pipelines.lag_watch import WorkLog
+    from pipelines.lag.watch import WorkLog
     from pipelines.lake.commit import CommitRecord
     from pipelines.reputation.derive import Derived
     from pipelines.serving.publish import Published
@@ -53,7 +53,7 @@ def monitored(metrics: M, loops: Iterable[str], settings: Settings) -> Generator
     if settings.metrics.port is None:
         yield Monitor(metrics, health, None)
         return
-    from pipelines.metrics_server import serving  # noqa: PLC0415 - a process that serves none needs no server
+    from pipelines.monitoring.server import serving  # noqa: PLC0415 - a process that serves none needs no server
 
     with serving(settings.metrics.host, settings.metrics.port, metrics.book.registry, health) as address:
         yield Monitor(metrics, health, address)
@@ -107,7 +107,7 @@ class StreamMonitor:
 @contextmanager
 def monitoring_stream(settings: Settings) -> Generator[StreamMonitor]:
     """Yield the monitor of `karmalake stream`; beside the work, lag is observed and kept as history."""
-    from pipelines.lag_watch import WorkLog, observe_lag  # noqa: PLC0415 - a relay does without the lake's libraries
+    from pipelines.lag.watch import WorkLog, observe_lag  # noqa: PLC0415 - a relay does without the lake's libraries
 
     work = WorkLog()
     with monitored(StreamMetrics(), ("ingest", "refresh"), settings) as monitor:
@@ -138,7 +138,7 @@ def monitoring_relay(settings: Settings, address: str) -> Generator[Monitor[Rela
 @contextmanager
 def monitoring_notify(settings: Settings, destinations: Sequence[str]) -> Generator[Monitor[NotifyMetrics]]:
     """Yield the monitor of `karmalake notify`; if it is served, the lag of each destination is measured beside it."""
-    from pipelines.lag import measure_group  # noqa: PLC0415 - a relay does without the lake's libraries
+    from pipelines.lag.measure import measure_group  # noqa: PLC0415 - a relay does without the lake's libraries
 
     with monitored(NotifyMetrics(), destinations, settings) as monitor:
 

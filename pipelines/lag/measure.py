@@ -1,6 +1,6 @@
 """Consumer lag: how far the lake, or another reader, is behind the bus, by topic partition, in records and in time.
 
-Owns one measurement, and what two of them say of the pace. Where measurements are kept is `lag_history.py`, what
+Owns one measurement, and what two of them say of the pace. Where measurements are kept is `history.py`, what
 follows from them `advice.py`.
 """
 

@@ -6,7 +6,7 @@ ingest. How lag is measured is `lag.py`.
 
 from collections.abc import Iterator, Sequence
 
-from pipelines.lag import Lag, Measurement, Pace, Work, paces
+from pipelines.lag.measure import Lag, Measurement, Pace, Work, paces
 from pipelines.settings import IngestSettings
 
 _BEHIND_SECONDS = 10.0

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from pipelines.errors import ConfigurationError
-from pipelines.health import Health
+from pipelines.monitoring.health import Health
 
 _TEXT = "text/plain; charset=utf-8"
 

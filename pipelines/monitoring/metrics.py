@@ -2,7 +2,7 @@
 
 Owns every name; docs/metrics.md is made from here. The processes call the methods from what their loops report
 anyway, so no stage knows of metrics. Each process has a registry of its own: nothing is global. How they are fetched
-is `metrics_server.py`, who measures what is not reported `monitor.py`.
+is `server.py`, who measures what is not reported `monitor.py`.
 """
 
 import math
@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # no process needs what the others work with
     from pipelines.emit.outbox.backlog import Backlog
     from pipelines.emit.relay import Relayed
     from pipelines.errors import KarmalakeError
-    from pipelines.lag import Lag
-    from pipelines.lag_watch import Observation
+    from pipelines.lag.measure import Lag
+    from pipelines.lag.watch import Observation
     from pipelines.lake.commit import CommitRecord
     from pipelines.notify.branch import Tally
     from pipelines.reputation.derive import Derived

@@ -1,0 +1,1 @@
+"""What Prometheus and probes are told of the long-lived processes."""
