@@ -1,0 +1,148 @@
+"""What the world does to ingest, on real servers: each fault has its outcome, and a line in docs/operations.md."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.audit import audit
+from pipelines.drain import drain, drain_once, open_ingest
+from pipelines.emit.producer import Record
+from pipelines.emit.topics import describe_topic, ensure_topic
+from pipelines.errors import TransientError
+from pipelines.lake.tables import create_lake
+from pipelines.settings import Settings
+from tests.draining import assert_verified, drain_all, query, send, valid_records, with_ingest
+from tests.services.kafka_cluster import KafkaCluster
+from tests.services.requirements import require
+from tests.services.waiting import wait_for
+from tests.test_crashes import environment
+
+pytestmark = pytest.mark.jvm
+_KARMALAKE = "from pipelines.cli import main; main()"
+_FILE_LIMIT_BYTES = 2_000
+
+
+def _on(cluster: KafkaCluster, settings: Settings, **changes: object) -> Settings:
+    real = cluster.settings(topic=settings.kafka.topic, group_id=settings.kafka.group_id, **changes)
+    return with_ingest(settings.model_copy(update={"kafka": real}))
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[KafkaCluster]:
+    """Return a broker of the test's own, whose files it may damage."""
+    require("kafka")
+    folder = tmp_path / "kafka"
+    folder.mkdir()
+    with KafkaCluster(folder) as cluster:
+        yield cluster
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("broken_connections")
+def test_the_leader_of_a_topic_partition_dies(settings: Settings, tmp_path: Path) -> None:
+    """With three brokers ingest goes on with the next leader, by itself (`nothing-lost`, `once`)."""
+    require("kafka")
+    with KafkaCluster(tmp_path, brokers=3) as cluster:
+        bus = _on(cluster, settings, partitions=1, replication_factor=3)
+        ensure_topic(bus.kafka)
+        send(bus, valid_records(range(20)))
+        with open_ingest(bus) as ingest:
+            drain(ingest, lambda _: None)
+            topic = describe_topic(bus.kafka)
+            assert topic
+            cluster.kill(topic.partitions[0].leader)
+            wait_for("another leader", lambda: _sent(bus, range(20, 40)), 60)
+            while drain_once(ingest) is None:
+                pass
+            drain(ingest, lambda _: None)
+    assert query(bus, "SELECT count(*) FROM events") == [(40,)]
+    assert_verified(bus)
+
+
+def _sent(bus: Settings, numbers: range) -> bool:
+    try:
+        return send(bus, valid_records(numbers)) == len(numbers)
+    except TransientError:
+        return False
+
+
+def test_a_batch_whose_bytes_changed_on_the_disk(own_broker: KafkaCluster, settings: Settings, tmp_path: Path) -> None:
+    """Its checksum is wrong: ingest stops before it and commits nothing of it, rather than guess (`nothing-lost`)."""
+    bus = _on(own_broker, settings, partitions=1)
+    send(bus, valid_records(range(5)))
+    drain_all(bus)
+    send(bus, valid_records(range(5, 10)))
+    own_broker.stop(0)
+    (segment,) = (tmp_path / "kafka").glob(f"broker-0/{bus.kafka.topic}-0/*.log")
+    content = bytearray(segment.read_bytes())
+    content[-3] ^= 0xFF
+    segment.write_bytes(content)
+    own_broker.start(0)
+    with pytest.raises(TransientError, match=r"(?i)crc|corrupt"):
+        drain_all(bus)
+    assert query(bus, "SELECT count(*) FROM events") == [(5,)]
+    assert_verified(bus)
+
+
+def test_records_at_the_limit_of_size(kafka: KafkaCluster, settings: Settings) -> None:
+    """The largest record that the topic takes becomes an event, or a dead letter by its metadata; it blocks nothing."""
+    bus = _on(kafka, settings, partitions=1)
+    large = [Record(b"u", b"\x2a" + bytes([0xF0, 0xBB, 0x3C]) + b"x" * 990_000)]
+    send(bus, [*valid_records(range(5)), *large, *valid_records(range(5, 10))])
+    drain_all(bus)
+    assert query(bus, "SELECT count(*) FROM events") == [(10,)]
+    assert query(bus, "SELECT octet_length(value) > 990000 FROM dead_letters") == [(True,)]
+    assert_verified(bus)
+
+
+def test_a_full_disk(kafka: KafkaCluster, settings: Settings) -> None:
+    """Files that cannot grow end the drain with a sentence; with room again it goes on (`atomic`)."""
+    bus = _on(kafka, settings, partitions=1)
+    send(bus, valid_records(range(2_000)))
+    create_lake(bus.lake_dir)
+
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_LIMIT_BYTES, _FILE_LIMIT_BYTES))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    command = [sys.executable, "-B", "-c", _KARMALAKE, "drain"]
+    done = subprocess.run(
+        command, env=environment(bus), preexec_fn=no_room, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    drain_all(bus)
+    assert query(bus, "SELECT count(*) FROM events") == [(2_000,)]
+    assert_verified(bus)
+
+
+def test_a_process_that_slept_finds_itself_overtaken(kafka: KafkaCluster, settings: Settings, tmp_path: Path) -> None:
+    """Stopped in the midst of its work while another one drains, it commits nothing twice afterwards (`fenced`)."""
+    bus = with_ingest(_on(kafka, settings, partitions=1), max_batch_records=1)
+    for start in range(0, 600, 20):
+        send(bus, valid_records(range(start, start + 20)))
+    create_lake(bus.lake_dir)
+    log = bus.lake_dir / "events" / "_delta_log"
+    with subprocess.Popen(
+        [sys.executable, "-c", _KARMALAKE, "drain"],
+        env=environment(bus),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as sleeper:
+        wait_for("its first commits", lambda: len(list(log.glob("*.json"))) > 3)
+        os.kill(sleeper.pid, signal.SIGSTOP)
+        drain_all(bus)
+        os.kill(sleeper.pid, signal.SIGCONT)
+        _, errors = sleeper.communicate(timeout=60)
+    assert "Traceback" not in errors
+    assert sleeper.returncode == 0 or "another ingester has moved the checkpoint" in errors
+    assert query(bus, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(600, 600)]
+    assert_verified(bus)
+    assert audit(bus).passed
