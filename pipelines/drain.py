@@ -23,6 +23,7 @@ from pipelines.contract.decode import keep
 from pipelines.errors import FencedError, TransientError
 from pipelines.ingest.ahead import ReadAhead, Source, reading_ahead
 from pipelines.ingest.guard import RejectionGuard
+from pipelines.ingest.letters import Publish, keep_here, open_letters
 from pipelines.ingest.ranges import Batch, OffsetRange
 from pipelines.ingest.source import open_source
 from pipelines.lake.commit import (
@@ -53,6 +54,7 @@ class Ingest:
     index: DedupIndex
     tombstones: Tombstones
     guard: RejectionGuard
+    publish_letters: Publish
 
     def checkpoint(self, topic_id: str, topic_partition: int) -> int | None:
         """Return the next_offset at the version of the handle; None for a topic partition never read."""
@@ -76,6 +78,7 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
         decoded = spared.decoded
         batch_id = uuid4().hex  # of this attempt: what it leaves behind counts only if it is the one that commits
         append(ingest.lake, "dead_letters", decoded.rejected, batch_id)
+        ingest.publish_letters(decoded.rejected, batch_id)
         ingest.index.catch_up(ingest.events)
         verdicts = ingest.index.classify(decoded.events)
         append(ingest.lake, "conflicts", decoded.events.filter(verdicts.mask(CONFLICT)), batch_id)
@@ -134,12 +137,16 @@ def accept_loss(ingest: Ingest) -> CommitRecord | None:
 @contextmanager
 def open_ingest(settings: Settings) -> Generator[Ingest]:
     """Connect the topic, the lake and the index, having completed what a crash left open."""
-    with open_source(settings) as source, open_ingest_from(source, settings) as ingest:
+    with (
+        open_source(settings) as source,
+        open_letters(settings) as publish_letters,
+        open_ingest_from(source, settings, publish_letters) as ingest,
+    ):
         yield ingest
 
 
 @contextmanager
-def open_ingest_from(source: Source, settings: Settings) -> Generator[Ingest]:
+def open_ingest_from(source: Source, settings: Settings, publish_letters: Publish = keep_here) -> Generator[Ingest]:
     """Connect a source, the lake and the index, having completed what a crash left open."""
     lake = create_lake(settings.lake_dir)
     events = lake.table("events")
@@ -149,7 +156,7 @@ def open_ingest_from(source: Source, settings: Settings) -> Generator[Ingest]:
         closing(open_index(settings.index_dir, lake, events)) as index,
     ):
         tombstones = open_tombstones(lake, settings.contract)
-        yield Ingest(settings, ahead, lake, events, index, tombstones, RejectionGuard(settings.ingest))
+        yield Ingest(settings, ahead, lake, events, index, tombstones, RejectionGuard(settings.ingest), publish_letters)
 
 
 def _notice_a_new_topic(ingest: Ingest, batch: Batch) -> None:

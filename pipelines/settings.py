@@ -177,6 +177,8 @@ class IngestSettings(_Section):
     """How long a poll waits for a first record."""
     linger_seconds: float = Field(default=0.25, ge=0)
     """How long a batch that is not full waits for more: fewer and larger commits, each at most this much later."""
+    publish_dead_letters: bool = False
+    """Whether dead letters are also sent to the topic `{topic}.dlq`, with the reason in their headers."""
     share_partitions: bool = False
     """Whether several ingesters divide the topic partitions through the consumer group; each needs real Kafka."""
     max_dead_letter_share: float = Field(default=0.5, ge=0, le=1)

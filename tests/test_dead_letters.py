@@ -56,6 +56,25 @@ def test_what_the_contract_accepts_by_now_comes_in_once(lake: Settings) -> None:
     assert_verified(lake)
 
 
+def test_they_are_published_where_that_is_wanted(settings: Settings) -> None:
+    """On the topic `.dlq`, with bytes, key and headers as they were, and reason and place beside them."""
+    publishing = with_ingest(settings, publish_dead_letters=True)
+    send(publishing, [*valid_records(range(20)), *ahead(range(100, 110)), Record(b"u", b"\xff\xff", [("h", b"1")])])
+    drain_all(publishing)
+    other = {"topic": f"{settings.kafka.topic}.dlq"}
+    published = with_ingest(settings.model_copy(update={"kafka": settings.kafka.model_copy(update=other)}))
+    published = published.model_copy(update={"data_dir": settings.data_dir / "dlq"})
+    drain_all(published)
+    columns = '"key", "value", reason'
+    mine = query(publishing, f"SELECT {columns} FROM dead_letters ORDER BY ALL")  # noqa: S608 - names of ours
+    assert query(published, f"SELECT {columns} FROM dead_letters ORDER BY ALL") == mine  # noqa: S608 - names of ours
+    (headers,) = query(published, "SELECT headers FROM dead_letters WHERE reason = 'undecodable'")[0]
+    told = {header["key"]: header["value"] for header in headers}
+    assert told["h"] == b"1"
+    assert (told["karmalake.reason"], told["karmalake.topic"]) == (b"undecodable", settings.kafka.topic.encode())
+    assert_verified(publishing)
+
+
 def test_a_requeued_event_that_came_otherwise_is_a_duplicate(lake: Settings) -> None:
     """What the producer sent again meanwhile is not counted twice (`once`)."""
     send(lake, ahead(range(100, 104)))
