@@ -24,6 +24,7 @@ from pipelines.errors import FencedError, TransientError
 from pipelines.ingest.ahead import ReadAhead, Source, reading_ahead
 from pipelines.ingest.guard import RejectionGuard
 from pipelines.ingest.letters import Publish, keep_here, open_letters
+from pipelines.ingest.queue import open_queue
 from pipelines.ingest.ranges import Batch, OffsetRange
 from pipelines.ingest.source import open_source
 from pipelines.lake.commit import (
@@ -136,9 +137,9 @@ def accept_loss(ingest: Ingest) -> CommitRecord | None:
 
 @contextmanager
 def open_ingest(settings: Settings) -> Generator[Ingest]:
-    """Connect the topic, the lake and the index, having completed what a crash left open."""
+    """Connect the topic, or the queue, the lake and the index, having completed what a crash left open."""
     with (
-        open_source(settings) as source,
+        open_queue(settings) if settings.queue.kind else open_source(settings) as source,
         open_letters(settings) as publish_letters,
         open_ingest_from(source, settings, publish_letters) as ingest,
     ):

@@ -92,6 +92,17 @@ class KafkaSettings(_Section):
         return config
 
 
+class QueueSettings(_Section):
+    """A message queue that is read instead of Kafka."""
+
+    kind: Literal["rabbitmq", "sqs"] | None = None
+    """rabbitmq or sqs; without it Kafka is read."""
+    url: SecretStr | None = None
+    """amqp:// address of RabbitMQ with user and password, or https:// address of an SQS queue."""
+    name: str = "karmalake.events"
+    """The queue of RabbitMQ; SQS has it in its address."""
+
+
 class RedisSettings(_Section):
     """The cache. Without `url` the server of `karmalake local start` is used."""
 
@@ -237,6 +248,7 @@ class Settings(_Section):
     data_dir: Path = Path("data")
     """Holds lake/, index/, lag/, local/ and warehouse.duckdb."""
     kafka: KafkaSettings = KafkaSettings()
+    queue: QueueSettings = QueueSettings()
     redis: RedisSettings = RedisSettings()
     relay: RelaySettings = RelaySettings()
     notify: NotifySettings = NotifySettings()

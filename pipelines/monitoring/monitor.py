@@ -106,7 +106,7 @@ class StreamMonitor:
 
 @contextmanager
 def monitoring_stream(settings: Settings) -> Generator[StreamMonitor]:
-    """Yield the monitor of `karmalake stream`; beside the work, lag is observed and kept as history."""
+    """Yield the monitor of `karmalake stream`; beside the work, the lag of a topic is observed and kept."""
     from pipelines.lag.watch import WorkLog, observe_lag  # noqa: PLC0415 - a relay does without the lake's libraries
 
     work = WorkLog()
@@ -115,7 +115,8 @@ def monitoring_stream(settings: Settings) -> Generator[StreamMonitor]:
         def measure() -> None:
             monitor.metrics.observed(observe_lag(settings, work.take()))
 
-        with measuring(monitor, "lag", measure, settings.lag.interval_seconds):
+        interval = settings.lag.interval_seconds
+        with nullcontext() if settings.queue.kind else measuring(monitor, "lag", measure, interval):
             yield StreamMonitor(monitor, work)
 
 

@@ -40,6 +40,8 @@ _COMMIT_SECONDS = 0.5
 _RETRY_SECONDS = 2.0
 _SESSION_MS = 10_000
 """After so long without a sign of life a notifier's topic partitions go to the others."""
+_METADATA_MS = 10_000
+"""How long topic partitions that are new may be nobody's: who leads the group has to hear of them first."""
 _MOVED: tuple[type[Exception], ...] = (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError)
 
 
@@ -204,6 +206,7 @@ def _opened(plan: Plan, settings: Settings) -> Generator[_Branch]:
         "auto_offset_reset": "latest" if plan.destination.begin == "now" else "earliest",
         "isolation_level": "read_committed",
         "session_timeout_ms": _SESSION_MS,
+        "metadata_max_age_ms": _METADATA_MS,
     }
     with (
         translated(kafka, f"notifying {plan.name}"),

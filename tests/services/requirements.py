@@ -9,15 +9,21 @@ import pytest
 
 from tests.services.kafka_distribution import distribution_folder, java_version
 from tests.services.postgres_server import postgres_binary
+from tests.services.rabbitmq_server import rabbitmq_binary
 
-Service = Literal["kafka", "redis", "postgres"]
+Service = Literal["kafka", "redis", "postgres", "rabbitmq"]
 
 _OLDEST_JAVA = 17
 
 
 def missing(service: Service) -> str | None:
     """Return what this machine lacks for a service and how to install it, None if it lacks nothing."""
-    lacks = {"kafka": _kafka_lacks, "redis": _redis_lacks, "postgres": _postgres_lacks}[service]()
+    lacks = {
+        "kafka": _kafka_lacks,
+        "redis": _redis_lacks,
+        "postgres": _postgres_lacks,
+        "rabbitmq": lambda: {} if rabbitmq_binary() else {"rabbitmq-server": "rabbitmq-server"},
+    }[service]()
     if not lacks:
         return None
     packages = " ".join(lacks.values())

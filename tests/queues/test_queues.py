@@ -1,0 +1,141 @@
+"""Queues instead of a topic: the same exactly-once, dead letters and counts, whatever is delivered again (`once`)."""
+
+import json
+
+import pytest
+from pydantic import SecretStr
+
+from pipelines import drain as drain_module
+from pipelines.dead_letters import Requeued, Selection, requeue
+from pipelines.drain import Ingest, drain_once, open_ingest
+from pipelines.errors import KarmalakeError
+from pipelines.ingest.queue import QueueSource
+from pipelines.lake.commit import CommitRecord
+from pipelines.settings import Settings
+from tests.draining import assert_verified, drain_all, query, valid_records
+from tests.queues.conftest import Queue
+from tests.services.waiting import wait_for
+
+
+def _values(numbers: range) -> list[bytes]:
+    return [record.value or b"" for record in valid_records(numbers)]
+
+
+def _total(records: list[CommitRecord], name: str) -> int:
+    return sum(record.total(name) for record in records)
+
+
+def test_each_message_once(queue: Queue) -> None:
+    """What is sent is there, what is sent twice is a duplicate, and the queue is empty afterwards (`nothing-lost`)."""
+    queue.send([*_values(range(50)), *_values(range(10))])
+    records = drain_all(queue.settings)
+    assert (_total(records, "accepted"), _total(records, "duplicates"), _total(records, "read")) == (50, 10, 60)
+    assert drain_all(queue.settings) == []
+    queue.send(_values(range(40, 60)))
+    records = drain_all(queue.settings)
+    assert (_total(records, "accepted"), _total(records, "duplicates")) == (10, 10)
+    assert query(queue.settings, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(60, 60)]
+    assert query(queue.settings, "SELECT sum(mis_keyed) FROM commits") == [(0,)]
+    assert_verified(queue.settings)
+
+
+def test_a_crash_between_commit_and_acknowledgement(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was committed comes again, under new numbers, and is dropped (`once`)."""
+    _let_come_again_soon(queue)
+    queue.send(_values(range(20)))
+
+    class PowerCutError(Exception):
+        pass
+
+    def cut(*_: object) -> None:
+        raise PowerCutError
+
+    with monkeypatch.context() as patch, open_ingest(queue.settings) as ingest:
+        patch.setattr(QueueSource, "acknowledge", cut)
+        patch.setattr(drain_module.ReadAhead, "acknowledge", cut)
+        with pytest.raises(PowerCutError):
+            _drain(ingest)
+    assert query(queue.settings, "SELECT count(*) > 0 FROM events") == [(True,)]
+    wait_for("the messages to come again", lambda: _total(drain_all(queue.settings), "duplicates"))
+    assert query(queue.settings, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(20, 20)]
+    assert_verified(queue.settings)
+
+
+def _drain(ingest: Ingest) -> None:
+    while drain_once(ingest):
+        pass
+
+
+def _let_come_again_soon(queue: Queue) -> None:
+    """RabbitMQ delivers again at once what a connection that ended has left; SQS after a time that is told."""
+    if queue.settings.queue.kind == "sqs":
+        import boto3  # noqa: PLC0415 - of one kind only
+
+        assert queue.settings.queue.url
+        client = boto3.client("sqs")
+        client.set_queue_attributes(
+            QueueUrl=queue.settings.queue.url.get_secret_value(), Attributes={"VisibilityTimeout": "2"}
+        )
+
+
+def test_malformed_messages_are_dead_letters(queue: Queue) -> None:
+    """They block nothing, keep their bytes, and can be requeued (`not-blocked`)."""
+    queue.send([*_values(range(5)), b"\xff\xff", *_values(range(5, 10))])
+    drain_all(queue.settings)
+    assert query(queue.settings, "SELECT count(*) FROM events") == [(10,)]
+    assert query(queue.settings, 'SELECT reason, "value" FROM dead_letters') == [("undecodable", b"\xff\xff")]
+    assert requeue(queue.settings, Selection()) == Requeued(0, 0, 0, still_rejected=1)
+    assert_verified(queue.settings)
+
+
+def test_small_batches(queue: Queue) -> None:
+    """Several batches, one read while the other is committed, have consecutive numbers."""
+    ingest = queue.settings.ingest.model_copy(update={"max_batch_records": 7})
+    small = queue.settings.model_copy(update={"ingest": ingest})
+    queue.send(_values(range(40)))
+    records = drain_all(small)
+    assert len(records) >= 6
+    assert [(r.start_offset, r.next_offset) for record in records for r in record.ranges][-1][1] == 40
+    assert_verified(small)
+
+
+@pytest.mark.parametrize("queue", ["sqs"], indirect=True)
+def test_events_that_eventbridge_wraps(queue: Queue) -> None:
+    """With JSON a body is the event, or EventBridge's envelope with it as its detail."""
+    contract = queue.settings.contract.model_copy(update={"format": "json"})
+    in_json = queue.settings.model_copy(update={"contract": contract})
+    event = {"event_id": "a", "user_id": "u", "action_type": "A", "timestamp": "2026-03-01T12:00:00Z"}
+    envelope = {"version": "0", "detail-type": "rated", "source": "rides", "detail": event | {"event_id": "b"}}
+    _send_text(in_json, [json.dumps(event), json.dumps(envelope), "no JSON"])
+    drain_all(in_json)
+    assert query(in_json, "SELECT event_id FROM events ORDER BY ALL") == [("a",), ("b",)]
+    assert query(in_json, 'SELECT "value" FROM dead_letters') == [(b"no JSON",)]
+
+
+def _send_text(settings: Settings, bodies: list[str]) -> None:
+    import boto3  # noqa: PLC0415 - of one kind only
+
+    assert settings.queue.url
+    for body in bodies:
+        boto3.client("sqs").send_message(QueueUrl=settings.queue.url.get_secret_value(), MessageBody=body)
+
+
+def test_a_queue_that_is_not_there(queue: Queue) -> None:
+    """The mistake is named, and what to do."""
+    assert queue.settings.queue.url
+    url = queue.settings.queue.url.get_secret_value().replace("ratings-", "absent-")
+    other = queue.settings.queue.model_copy(update={"url": SecretStr(url), "name": "absent"})
+    with pytest.raises(KarmalakeError, match="no queue"):
+        drain_all(queue.settings.model_copy(update={"queue": other}))
+
+
+def test_a_server_that_lets_nobody_in(queue: Queue) -> None:
+    """A wrong password, or nobody there, is told without the password."""
+    wrong = {"rabbitmq": "amqp://guest:hush-hush@", "sqs": "http://127.0.0.1:1/"}[str(queue.settings.queue.kind)]
+    assert queue.settings.queue.url
+    url = queue.settings.queue.url.get_secret_value()
+    url = wrong + url.rpartition("@")[2] if queue.settings.queue.kind == "rabbitmq" else wrong
+    other = queue.settings.queue.model_copy(update={"url": SecretStr(url)})
+    with pytest.raises(KarmalakeError) as told:
+        drain_all(queue.settings.model_copy(update={"queue": other}))
+    assert "hush-hush" not in str(told.value)
