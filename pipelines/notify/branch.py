@@ -147,7 +147,11 @@ def _read(branch: _Branch) -> list[Delivery]:
     for _ in range(branch.moves.qsize()):
         branch.moves.get()(branch.progress)
     # The client lists what was taken away as assigned until the move is over: its position says nothing of us.
-    held = [place for place in branch.reader.assignment() if branch.progress.holds(place.partition)]
+    assigned = branch.reader.assignment()
+    held = [place for place in assigned if branch.progress.holds(place.partition)]
+    # Nor has it said yet that others are ours, whose records it returns already: those are read again.
+    for place in assigned & polled.keys() - set(held):
+        branch.reader.seek(place, polled[place][0].offset)
     deliveries = _deliveries(branch, [record for place in held for record in polled.get(place, ())])
     for place in held:
         ours = [delivery for delivery in deliveries if delivery.record.partition == place.partition]

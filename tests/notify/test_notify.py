@@ -1,6 +1,7 @@
 """Notifiers on a real Apache Kafka: nothing missed, nobody held up, whatever hangs, refuses or is killed."""
 
 import subprocess
+import threading
 from time import monotonic
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from pipelines.emit.clients import consumer
 from pipelines.emit.producer import Record
 from pipelines.emit.topics import ensure_topic
+from pipelines.notify import branch as branch_module
 from pipelines.notify.dead_letters import dead_letters_of
 from pipelines.serving.client import connect
 from pipelines.settings import Settings
@@ -165,6 +167,21 @@ def test_two_notifiers_share_the_topic_partitions(bus: Settings, receiver: Recei
         wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 60)
     assert set(receiver.keys) == _ids(range(count))
     assert _first_arrivals_by_user(receiver.keys) == _in_order(count)
+
+
+def test_records_that_come_before_the_word_that_they_are_ours(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client may return records of a topic partition before it says, on its thread, that it is assigned."""
+    told = branch_module._Moves.on_partitions_assigned
+
+    def told_late(*arguments: Any) -> None:
+        threading.Timer(1.0, told, arguments).start()
+
+    monkeypatch.setattr(branch_module._Moves, "on_partitions_assigned", told_late)
+    count = send(bus, valid_records(range(100)))
+    with notifying(bus, write_rules(webhook("ops", receiver.url))):
+        wait_for("what was sent to be told", lambda: set(receiver.keys) == _ids(range(count)), 60)
 
 
 def test_a_new_destination_is_not_told_of_the_past(bus: Settings, receiver: Receiver, write_rules: WriteRules) -> None:
