@@ -150,11 +150,21 @@ class Lake:
     root: Path
 
     def table(self, name: str) -> DeltaTable:
-        """Open one of TABLES. Raises CorruptionError when its log cannot be read."""
+        """Open one of TABLES.
+
+        Raises CorruptionError when its log cannot be read, UsageError when it is of a state of karmalake too old.
+        """
         try:
-            return DeltaTable(self.root / name)
+            table = DeltaTable(self.root / name)
         except DeltaError as error:
             raise CorruptionError(f"the Delta table {self.root / name} cannot be opened: {error}") from error
+        missing = set(TABLES[name].names) - {field.name for field in table.schema().fields}
+        if missing:
+            raise UsageError(
+                f"{self.root / name} was made by an earlier state of karmalake, without {', '.join(sorted(missing))}: "
+                "set data_dir to a new folder and drain the topic from its start"
+            )
+        return table
 
     def log(self, after: int, upto: int) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """Yield (version, actions) of the commits of `events` with after < version <= upto.

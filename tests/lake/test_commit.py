@@ -1,10 +1,12 @@
 """One commit publishes a batch, exactly once, and only from the version its checkpoint was read at."""
 
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
@@ -248,3 +250,13 @@ def _then_raise(error: Exception) -> object:
         raise error
 
     return function
+
+
+def test_a_table_of_an_earlier_state_is_refused(tmp_path: Path) -> None:
+    """One that lacks a column is named, with what to do, before anything is read from it or written to it."""
+    create_lake(tmp_path / "lake")
+    shutil.rmtree(tmp_path / "lake" / "commits")
+    older = pa.schema([field for field in TABLES["commits"] if field.name != "erased"])
+    DeltaTable.create(tmp_path / "lake" / "commits", older)
+    with pytest.raises(UsageError, match="commits was made by an earlier state of karmalake, without erased"):
+        create_lake(tmp_path / "lake").table("commits")
