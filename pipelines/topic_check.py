@@ -63,7 +63,9 @@ def judge_configs(topic: Topic) -> Iterator[Finding]:
 
 def _judge_replicas(replicas: int, insync: int) -> Iterator[Finding]:
     if replicas < _SAFE_REPLICAS:
-        yield Finding("loses data", f"there are {replicas} replicas: a broker that burns takes records along; use 3")
+        yield Finding(
+            "loses data", f"the replication factor is {replicas}: a broker that burns takes records along; use 3"
+        )
     elif insync < _SAFE_INSYNC:
         yield Finding("loses data", "min.insync.replicas is 1: one broker alone may acknowledge a record; set it to 2")
     elif insync >= replicas:

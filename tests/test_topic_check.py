@@ -53,7 +53,7 @@ def test_each_danger_is_named(changes: dict[str, str], told: str) -> None:
 def test_too_few_replicas() -> None:
     """A single copy is told once, not as a matter of min.insync.replicas too."""
     (found,) = _told(replicas=1, min_insync_replicas="1")
-    assert found.startswith("loses data: there are 1 replicas")
+    assert found.startswith("loses data: the replication factor is 1")
 
 
 def test_a_topic_that_is_not_there(settings: Settings) -> None:
