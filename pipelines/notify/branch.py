@@ -146,12 +146,13 @@ def _read(branch: _Branch) -> list[Delivery]:
     polled = branch.reader.poll(wait_ms, max_records=max(1, room))
     for _ in range(branch.moves.qsize()):
         branch.moves.get()(branch.progress)
-    # The client lists what was taken away as assigned until the move is over: its position says nothing of us.
+    # The client may list and return what is not ours any more, or not yet by its own word: that does not count.
     assigned = branch.reader.assignment()
-    held = [place for place in assigned if branch.progress.holds(place.partition)]
-    # Nor has it said yet that others are ours, whose records it returns already: those are read again.
-    for place in assigned & polled.keys() - set(held):
-        branch.reader.seek(place, polled[place][0].offset)
+    held = {place for place in assigned if branch.progress.is_read(place.partition)}
+    for place in assigned - held:
+        polled_from = polled[place][0].offset if place in polled else None
+        if (again := branch.progress.begin(place.partition, polled_from)) is not None:
+            branch.reader.seek(place, again)
     deliveries = _deliveries(branch, [record for place in held for record in polled.get(place, ())])
     for place in held:
         ours = [delivery for delivery in deliveries if delivery.record.partition == place.partition]

@@ -10,6 +10,8 @@ from pipelines.notify.lanes import Delivery
 class _Partition:
     next_offset: int | None = None
     """None until something was read since it was assigned."""
+    begun: bool = False
+    """False until the reader was told where to begin."""
     committed: int | None = None
     unsettled: dict[int, Delivery] = field(default_factory=dict)
 
@@ -23,14 +25,27 @@ class Progress:
 
     def __init__(self) -> None:
         self._partitions: dict[int, _Partition] = {}
+        self._left: dict[int, int | None] = {}
+        """Topic partitions that nobody was given since we left them, each with the checkpoint of then."""
 
     def take(self, partitions: Iterable[int]) -> None:
-        """Begin anew with topic partitions that are ours now."""
-        self._partitions |= {partition: _Partition() for partition in partitions}
+        """Begin anew with topic partitions that are ours now, or ours again."""
+        self._partitions |= {partition: _Partition(self._left.get(partition)) for partition in partitions}
+        self._left = {}
 
-    def holds(self, partition: int) -> bool:
-        """Tell whether a topic partition was taken and not left since."""
-        return partition in self._partitions
+    def is_read(self, partition: int) -> bool:
+        """Tell whether what is polled of a topic partition goes on from what was read of it before."""
+        return partition in self._partitions and self._partitions[partition].begun
+
+    def begin(self, partition: int, polled_from: int | None) -> int | None:
+        """Return where to read a topic partition again of which something was polled too early; None changes nothing.
+
+        The reader goes on behind what it polled, whose it was or not, and with a topic partition that is ours again
+        behind what was withdrawn when it was left.
+        """
+        state = self._partitions.get(partition, _Partition())
+        state.begun = True
+        return min((at for at in (polled_from, state.next_offset) if at is not None), default=None)
 
     def read(self, partition: int, next_offset: int, deliveries: Iterable[Delivery]) -> None:
         """Note that the records below next_offset were read, and what is to be delivered of those read now."""
@@ -56,6 +71,7 @@ class Progress:
     def leave(self, partitions: Iterable[int]) -> None:
         """Forget topic partitions that are somebody else's now, and withdraw what is unsettled of them."""
         for partition in partitions:
-            state = self._partitions.pop(partition, None)
-            for delivery in state.unsettled.values() if state else ():
+            state = self._partitions.pop(partition, _Partition())
+            self._left[partition] = state.checkpoint()
+            for delivery in state.unsettled.values():
                 delivery.withdrawn = True

@@ -2,7 +2,7 @@
 
 import subprocess
 import threading
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -166,6 +166,23 @@ def test_two_notifiers_share_the_topic_partitions(bus: Settings, receiver: Recei
         count += send(bus, valid_records(range(count, count + 100)))
         wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 60)
     assert set(receiver.keys) == _ids(range(count))
+    assert _first_arrivals_by_user(receiver.keys) == _in_order(count)
+
+
+def test_what_was_under_way_when_topic_partitions_moved_is_told(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules
+) -> None:
+    """Also that of topic partitions which stay with the same notifier: it reads them again."""
+    receiver.answer = lambda _: sleep(0.1) or 204
+    rules = write_rules(webhook("ops", receiver.url))
+    count = send(bus, valid_records(range(300)))
+    with notifying(bus, rules) as stays:
+        wait_for("the first to be under way", lambda: stays.delivered("ops"), 60)
+        with notifying(bus, rules) as joins:
+            wait_for("the topic partitions to be divided", lambda: joins.delivered("ops"), 60)
+            receiver.answer = lambda _: 204
+            wait_for("what was sent to be told", lambda: set(receiver.keys) == _ids(range(count)), 60)
+            wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 60)
     assert _first_arrivals_by_user(receiver.keys) == _in_order(count)
 
 

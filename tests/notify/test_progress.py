@@ -15,8 +15,10 @@ def delivery(offset: int, partition: int = 0) -> Delivery:
 
 
 def taken(*partitions: int) -> Progress:
+    """Return the progress of topic partitions that are ours and of which nothing was read yet."""
     progress = Progress()
     progress.take(partitions)
+    assert [progress.begin(partition, None) for partition in partitions] == [None] * len(partitions)
     return progress
 
 
@@ -40,17 +42,35 @@ def test_what_is_left_has_no_checkpoint() -> None:
     progress.read(0, 8, [late])
     progress.leave([0])
     assert late.withdrawn
-    assert (progress.holds(0), progress.holds(1)) == (False, True)
+    assert (progress.is_read(0), progress.is_read(1)) == (False, True)
     progress.settle(late)
     assert progress.checkpoints() == {}
 
 
-def test_what_comes_back_begins_anew() -> None:
-    """Reading begins where the group has committed, which may be below what a poll had brought before the move."""
-    progress = taken(0)
-    progress.read(0, 9, [delivery(3)])
+def test_what_comes_back_at_once_begins_at_its_checkpoint() -> None:
+    """The reader stands behind what was withdrawn, which would never be read again."""
+    progress, settled = taken(0), delivery(2)
+    progress.read(0, 9, [settled, delivery(3)])
+    progress.settle(settled)
     progress.leave([0])
+    assert progress.begin(0, 9) == 9, "not ours: to be read again by us, if it ever is"
     progress.take([0])
-    assert progress.checkpoints() == {}
-    progress.read(0, 3, [delivery(6)])
+    assert not progress.is_read(0)
+    assert progress.begin(0, 9) == 3
+    assert progress.is_read(0)
     assert progress.checkpoints() == {0: 3}
+    progress.read(0, 9, [delivery(6)])
+    assert progress.checkpoints() == {0: 6}
+
+
+def test_what_was_somebody_elses_meanwhile_begins_where_the_group_is() -> None:
+    """The reader has that from Kafka: what we knew of it is old."""
+    progress = taken(0, 1)
+    progress.read(0, 9, [delivery(3)])
+    progress.leave([0, 1])
+    progress.take([1])
+    progress.leave([1])
+    progress.take([0, 1])
+    assert progress.begin(0, None) is None
+    assert progress.checkpoints() == {}
+    assert progress.begin(1, 20) == 20, "polled before the word that it is ours"
