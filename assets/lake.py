@@ -62,7 +62,7 @@ def dead_letters(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult
 def compacted_files(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """The lake in few files, sorted by user, and without orphans. Changes no row."""
     settings = karmalake.settings
-    lake = create_lake(settings.lake_dir)
+    lake = create_lake(settings.lake_root)
     done = compact(lake, settings.lake.compact_after_files)
     removed = vacuum(lake, settings.lake.vacuum_retention_hours)
     files = {

@@ -22,4 +22,4 @@ class Karmalake:
 
     def snapshot(self) -> Snapshot:
         """Return the newest whole state of the lake, creating an empty lake if there is none."""
-        return take_snapshot(create_lake(self.settings.lake_dir))
+        return take_snapshot(create_lake(self.settings.lake_root))

@@ -53,7 +53,7 @@ def run(folder: Path) -> None:
     try:
         settings = with_local_endpoints(bare)
         ensure_topic(settings.kafka)
-        lake = make_lake(settings.lake_dir, EVENTS, USERS)
+        lake = make_lake(settings.lake_root, EVENTS, USERS)
         refresh_warehouse(settings)
         add_events(lake, 1_000, USERS, int(datetime.now(UTC).timestamp()) * 1_000_000, 1)
         refresh_warehouse(settings)

@@ -62,7 +62,7 @@ def run(folder: Path) -> None:
 
 
 def _of_size(settings: Settings, number: int, events: int, users: int) -> dict[str, int | float]:
-    lake = make_lake(settings.lake_dir, events, users)
+    lake = make_lake(settings.lake_root, events, users)
     row: dict[str, int | float] = {"events": events, "users": users}
     row["compaction s"] = _seconds(lambda: compact(lake, 2))
     vacuum(lake, 0)

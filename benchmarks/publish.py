@@ -32,7 +32,7 @@ def run(folder: Path) -> None:
     start(bare)
     try:
         settings = with_local_endpoints(bare)
-        lake = make_lake(settings.lake_dir, EVENTS, USERS)
+        lake = make_lake(settings.lake_root, EVENTS, USERS)
         with open_draft(settings.warehouse_path) as draft:
             draft.rebuild(take_snapshot(lake), load_policy("default"), AS_OF + timedelta(days=1))
             draft.publish()

@@ -33,7 +33,7 @@ def disagreements(system: System) -> list[str]:
 
 def failed_checks(system: System) -> list[str]:
     """Return what `karmalake verify` and `karmalake audit` have against the lake, the cache and the topic."""
-    snapshot = take_snapshot(open_lake(system.settings.lake_dir))
+    snapshot = take_snapshot(open_lake(system.settings.lake_root))
     checks = [*verify_lake(snapshot), *verify_served(system.settings)]
     failed = [f"{check.name}: {check.evidence}" for check in checks if check.passed is False]
     audited = audit(system.settings)
@@ -41,9 +41,9 @@ def failed_checks(system: System) -> list[str]:
 
 
 def _scored(system: System) -> set[str]:
-    if not DeltaTable.is_deltatable(str(system.settings.lake_dir / "events")):
+    if not DeltaTable.is_deltatable(f"{system.settings.lake_root}/events"):
         return set()
-    lake = open_lake(system.settings.lake_dir)
+    lake = open_lake(system.settings.lake_root)
     return set(lake.table("events").to_pyarrow_table(columns=["event_id"])["event_id"].to_pylist())
 
 

@@ -18,6 +18,7 @@ from pipelines.audit_values import names_in
 from pipelines.emit.clients import consumer, translated
 from pipelines.emit.topics import describe_topic
 from pipelines.errors import TransientError, UsageError
+from pipelines.lake.stores import opened
 from pipelines.lake.tombstones import user_digest
 from pipelines.settings import Settings
 
@@ -97,9 +98,9 @@ def audit(settings: Settings) -> Audit:
     topic = describe_topic(settings.kafka)
     if topic is None:
         raise UsageError(f"topic {settings.kafka.topic} does not exist: there is nothing to audit against")
-    if not DeltaTable.is_deltatable(str(settings.lake_dir / "events")):
-        raise UsageError(f"there is no lake in {settings.lake_dir} yet: run `karmalake drain` first")
-    events = DeltaTable(settings.lake_dir / "events")
+    if not DeltaTable.is_deltatable(f"{settings.lake_root}/events"):
+        raise UsageError(f"there is no lake in {settings.lake_root} yet: run `karmalake drain` first")
+    events = DeltaTable(f"{settings.lake_root}/events")
     read_upto = {
         p.partition: events.transaction_version(f"ingest:{topic.topic_id}:{p.partition}") for p in topic.partitions
     }
@@ -128,13 +129,14 @@ def _read_files(settings: Settings, topic_id: str) -> _Held:
         rejected.update(_places(table.filter(pa.array(committed, pa.bool_())), topic_id))
     tables = _tables(settings, "erasures", ["user_digest"])
     tombstones = {digest for table in tables for digest in table["user_digest"].to_pylist()}
-    lake_id = str(DeltaTable(settings.lake_dir / "events").metadata().id)
+    lake_id = str(DeltaTable(f"{settings.lake_root}/events").metadata().id)
     return _Held(ids, count, accepted, rejected, tombstones, lake_id)
 
 
 def _tables(settings: Settings, name: str, columns: list[str]) -> Iterator[pa.Table]:
-    for path in DeltaTable(settings.lake_dir / name).file_uris():
-        yield pq.ParquetFile(unquote(path)).read(columns)
+    for path in DeltaTable(f"{settings.lake_root}/{name}").file_uris():
+        store, place = opened(unquote(path))
+        yield pq.ParquetFile(place, filesystem=store).read(columns)
 
 
 def _places(table: pa.Table, topic_id: str) -> Iterator[Place]:

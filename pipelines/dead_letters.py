@@ -62,7 +62,7 @@ def select(settings: Settings, selection: Selection) -> pa.Table:
     """
     values = {"fate": selection.fate, "reason": selection.reason, "place": selection.place}
     with duckdb.connect() as connection:
-        create_lake_views(connection, take_snapshot(open_lake(settings.lake_dir)))
+        create_lake_views(connection, take_snapshot(open_lake(settings.lake_root)))
         connection.execute("SET TimeZone = 'UTC'")
         return connection.sql(_SELECTED, params=values).to_arrow_table()
 
@@ -119,4 +119,4 @@ def _decide(settings: Settings, letters: pa.Table, fate: Fate, note: str, requeu
     }
     columns = [decided[name] if name in decided else letters[name] for name in FATES.names]
     rows = pa.table(columns, names=FATES.names).cast(FATES)
-    append_file(open_lake(settings.lake_dir), "fates", rows, uuid4().hex)
+    append_file(open_lake(settings.lake_root), "fates", rows, uuid4().hex)

@@ -62,7 +62,7 @@ def _broker(settings: Settings) -> str:
 
 
 def _lake(settings: Settings) -> str:
-    snapshot = take_snapshot(open_lake(settings.lake_dir))
+    snapshot = take_snapshot(open_lake(settings.lake_root))
     behind = measure_lag(settings).lag_records
     return f"version {snapshot.version} in {len(snapshot.files['events'])} files; {behind:,} records behind the bus"
 
@@ -75,7 +75,7 @@ def _policy(settings: Settings) -> str:
 def _warehouse(settings: Settings) -> str:
     with attach(settings.warehouse_path) as connection:
         info = stored_info(connection)
-    newest = open_lake(settings.lake_dir).table("events").version()
+    newest = open_lake(settings.lake_root).table("events").version()
     behind = f", {newest - info.lake_version} commits behind the lake" if newest > info.lake_version else ""
     return f"lake version {info.lake_version} as of {info.as_of:%Y-%m-%d %H:%M:%S} UTC{behind}"
 

@@ -149,7 +149,7 @@ def open_ingest(settings: Settings) -> Generator[Ingest]:
 @contextmanager
 def open_ingest_from(source: Source, settings: Settings, publish_letters: Publish = keep_here) -> Generator[Ingest]:
     """Connect a source, the lake and the index, having completed what a crash left open."""
-    lake = create_lake(settings.lake_dir)
+    lake = create_lake(settings.lake_root)
     events = lake.table("events")
     complete_commits(lake, events.version())
     with (

@@ -34,7 +34,7 @@ def erase(settings: Settings, user_ids: Sequence[str]) -> Erasure:
 
     Raises UsageError without a lake, TransientError when others kept committing or Redis does not answer.
     """
-    lake = open_lake(settings.lake_dir)
+    lake = open_lake(settings.lake_root)
     rows = erase_users(lake, open_tombstones(lake, settings.contract), user_ids)
     forget_indexes(settings.index_dir)
     if is_kept(settings.warehouse_path) or not settings.warehouse_path.exists():

@@ -41,7 +41,7 @@ def rebuild_warehouse(settings: Settings, as_of: datetime | None = None, engine:
     Raises like `refresh_warehouse`, and like `engine`.
     """
     with open_draft(settings.warehouse_path) as draft:
-        lake = open_lake(settings.lake_dir)
+        lake = open_lake(settings.lake_root)
         derived = draft.rebuild(take_snapshot(lake), policy_in_force(settings), as_of or datetime.now(UTC), engine)
         draft.publish()
     return derived
@@ -49,7 +49,7 @@ def rebuild_warehouse(settings: Settings, as_of: datetime | None = None, engine:
 
 def refresh_draft(draft: Draft, settings: Settings) -> Derived:
     """Bring a draft up to the newest whole state of the lake and to now; publish nothing."""
-    lake = open_lake(settings.lake_dir)
+    lake = open_lake(settings.lake_root)
     return draft.refresh(take_snapshot(lake), policy_in_force(settings), datetime.now(UTC))
 
 
@@ -58,8 +58,8 @@ def policy_in_force(settings: Settings, known_at: datetime | None = None) -> Pol
 
     Raises PolicyError when that one cannot be read.
     """
-    has_lake = is_lake(settings.lake_dir)
-    in_force = activated(open_lake(settings.lake_dir), known_at) if has_lake else None
+    has_lake = is_lake(settings.lake_root)
+    in_force = activated(open_lake(settings.lake_root), known_at) if has_lake else None
     return in_force or load_policy(settings.reputation.policy)
 
 

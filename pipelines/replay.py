@@ -80,7 +80,7 @@ def compare(settings: Settings, other: Settings, stretch: Stretch) -> Comparison
     with duckdb.connect() as connection:
         for name, each in (("lake", settings), ("fresh", other)):
             connection.execute(f"CREATE SCHEMA {name}; USE {name}")
-            create_lake_views(connection, take_snapshot(open_lake(each.lake_dir)))
+            create_lake_views(connection, take_snapshot(open_lake(each.lake_root)))
         connection.execute("CREATE TABLE stretch (topic_partition INTEGER, first BIGINT, upto BIGINT)")
         connection.executemany("INSERT INTO stretch VALUES (?, ?, ?)", [(n, *ends) for n, ends in stretch.items()])
         same, different, missing, made_up, examples = connection.execute(_COMPARED, {"topic_id": topic_id}).fetchall()[

@@ -201,8 +201,10 @@ class IngestSettings(_Section):
 
 
 class LakeSettings(_Section):
-    """Upkeep of the Delta tables."""
+    """Where the Delta tables are, and their upkeep."""
 
+    uri: str | None = Field(default=None, pattern=r"^s3://[^/]+/.*[^/]$")
+    """s3://bucket/folder, instead of lake/ in data_dir; credentials and endpoint as AWS's own tools take them."""
     compact_after_files: int = Field(default=8, ge=2)
     """A day with at least this many files is merged by `karmalake compact`."""
     vacuum_retention_hours: float = Field(default=24.0, ge=1)
@@ -260,9 +262,9 @@ class Settings(_Section):
     metrics: MetricsSettings = MetricsSettings()
 
     @property
-    def lake_dir(self) -> Path:
-        """The Delta tables: the truth."""
-        return self.data_dir / "lake"
+    def lake_root(self) -> str:
+        """The folder or the URI of the Delta tables: the truth."""
+        return self.lake.uri or str(self.data_dir / "lake")
 
     @property
     def index_dir(self) -> Path:

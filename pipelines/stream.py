@@ -42,7 +42,7 @@ def stream(
     Brokers and cache may come and go: each loop retries what is transient. Any other error ends both loops. The
     callbacks are called from the loops' threads.
     """
-    create_lake(settings.lake_dir)  # ingest would, but the refresh may come first
+    create_lake(settings.lake_root)  # ingest would, but the refresh may come first
     committed = threading.Event()
     with ThreadPoolExecutor(1, "refresh") as pool:
         refreshing = pool.submit(_refresh_loop, settings, stopping, committed, on_refresh, on_turn)
@@ -117,7 +117,7 @@ def _refresh_loop(
 
 def _merge_small_files(settings: Settings) -> None:
     try:
-        compact(open_lake(settings.lake_dir), settings.lake.compact_after_files)
+        compact(open_lake(settings.lake_root), settings.lake.compact_after_files)
     except TransientError as error:
         _LOG.info("compaction: %s", error)
 

@@ -32,8 +32,8 @@ def check_topic(settings: Settings) -> list[Finding]:
     topic = describe_topic(settings.kafka)
     if topic is None:
         raise UsageError(f"topic {settings.kafka.topic} does not exist: create it with `karmalake topics ensure`")
-    events = settings.lake_dir / "events"
-    lake = DeltaTable(events) if DeltaTable.is_deltatable(str(events)) else None
+    events = f"{settings.lake_root}/events"
+    lake = DeltaTable(events) if DeltaTable.is_deltatable(events) else None
     return [*judge_configs(topic), *(_growth(topic, lake) if lake else ())]
 
 

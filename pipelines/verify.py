@@ -170,7 +170,7 @@ def verify_fresh(settings: Settings) -> Check:
 
 def verify_erased(settings: Settings) -> Check:
     """Check that nothing of an erased user is in the lake: it may be where an erasure was killed."""
-    lake = open_lake(settings.lake_dir)
+    lake = open_lake(settings.lake_root)
     left = asdict(held_of_erased(lake, open_tombstones(lake, settings.contract)))
     evidence = f"rows of erased users: {left}; run `karmalake erase` to finish" if any(left.values()) else ""
     return Check("erased users are gone", "erasable", not evidence, evidence)
@@ -178,7 +178,7 @@ def verify_erased(settings: Settings) -> Check:
 
 def verify(settings: Settings) -> Iterator[Check]:
     """Run every check, those of the cache included."""
-    yield from verify_lake(take_snapshot(open_lake(settings.lake_dir)))
+    yield from verify_lake(take_snapshot(open_lake(settings.lake_root)))
     yield verify_erased(settings)
     yield from verify_served(settings)
 

@@ -48,7 +48,7 @@ class Story:
 
 def merge_files(settings: Settings) -> None:
     """Merge small files, as `karmalake compact` does."""
-    compact(open_lake(settings.lake_dir), 4)
+    compact(open_lake(settings.lake_root), 4)
 
 
 def serve(settings: Settings) -> None:
@@ -74,7 +74,7 @@ def local_world(folder: Path) -> Generator[Settings]:
 def torment(settings: Settings, seconds: float, rng: random.Random) -> Story:
     """Send, and cut off whatever works on it, until the time is up; fails as soon as the lake does not reconcile."""
     story, deadline, log = Story(), time.monotonic() + seconds, settings.data_dir / "children.log"
-    create_lake(settings.lake_dir)
+    create_lake(settings.lake_root)
     while time.monotonic() < deadline:
         world = simulate(story.rounds, _EVENTS_A_ROUND)
         send(settings, world.records)
@@ -85,7 +85,7 @@ def torment(settings: Settings, seconds: float, rng: random.Random) -> Story:
         story.rounds += 1
         if story.rounds % _ROUNDS_BETWEEN_CHECKS == 0:
             drain_all(settings)  # what lies behind would grow for ever
-            failed = [check for check in verify_lake(take_snapshot(open_lake(settings.lake_dir))) if not check.passed]
+            failed = [check for check in verify_lake(take_snapshot(open_lake(settings.lake_root))) if not check.passed]
             assert not failed, failed
     return story
 
@@ -94,7 +94,7 @@ def settle(settings: Settings) -> tuple[Audit, list[Check]]:
     """Do everything once without a disturbance, and return what the audit and the other checks say."""
     drain_all(settings)
     merge_files(settings)
-    vacuum(open_lake(settings.lake_dir), 0)
+    vacuum(open_lake(settings.lake_root), 0)
     serve(settings)
     return audit(settings), [check for check in verify(settings) if check.passed is not True]
 

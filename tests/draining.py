@@ -75,7 +75,7 @@ def query(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
 def answers(settings: Settings, queries: Mapping[str, str]) -> dict[str, list[tuple[Any, ...]]]:
     """Return the rows of several queries over one and the same snapshot."""
     with duckdb.connect() as connection:
-        create_lake_views(connection, take_snapshot(open_lake(settings.lake_dir)))
+        create_lake_views(connection, take_snapshot(open_lake(settings.lake_root)))
         return {name: connection.execute(sql).fetchall() for name, sql in queries.items()}
 
 
@@ -86,6 +86,6 @@ def contents(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:
 
 def assert_verified(settings: Settings) -> None:
     """Assert that the lake reconciles."""
-    checks = list(verify_lake(take_snapshot(open_lake(settings.lake_dir))))
+    checks = list(verify_lake(take_snapshot(open_lake(settings.lake_root))))
     assert [check for check in checks if not check.passed] == []
     assert len(checks) == 5

@@ -58,7 +58,7 @@ def test_a_sink_that_doubles_events_is_caught(settings: Settings) -> None:
     """Events that are committed twice are counted."""
     send(settings, simulate(5, 300, rates=Rates(duplicates=0, malformed=0)).records)
     drain_all(settings)
-    lake = open_lake(settings.lake_dir)
+    lake = open_lake(settings.lake_root)
     rows = lake.table("events").to_pyarrow_table().slice(0, 7).drop_columns(["event_day", "batch_id"])
     record = CommitRecord(uuid4().hex, "a broken sink", datetime.now(UTC), ())
     commit_batch(lake, lake.table("events"), stage_events(lake, _map(rows), record.batch_id), record)

@@ -164,7 +164,7 @@ def test_mistakes_name_file_and_remedy(
     (tmp_path / "ratings.txt").write_text("x")
     with pytest.raises(UsageError, match=found):
         load(alone, tmp_path / name, mapping)
-    create_lake(alone.lake_dir)
+    create_lake(alone.lake_root)
     assert query(alone, "SELECT count(*) FROM commits") == [(0,)]
 
 

@@ -132,6 +132,6 @@ def _drain_twice(settings: Settings) -> None:
 
 def _found(tried: Settings, calm: Settings) -> set[str]:
     """Return the checks that fail: those of `karmalake verify` by name, the audit, the comparison with a calm run."""
-    failed = {check.name for check in verify_lake(take_snapshot(open_lake(tried.lake_dir))) if not check.passed}
+    failed = {check.name for check in verify_lake(take_snapshot(open_lake(tried.lake_root))) if not check.passed}
     failed |= set() if audit(tried).passed else {"audit"}
     return failed if contents(tried) == contents(calm) else failed | {"comparison"}

@@ -93,7 +93,7 @@ def test_thirty_kills(bus: Settings, tmp_path: Path) -> None:
         send(bus, part)
     start_seconds = _seconds_to_first_commit(calm, tmp_path)
     later = iter(parts[_SENT_FIRST:])
-    create_lake(bus.lake_dir)
+    create_lake(bus.lake_root)
     kills = 0
     with _reader(bus, tmp_path) as versions_read:
         while kills < _KILLS:
@@ -169,7 +169,7 @@ def _draining(settings: Settings, folder: Path) -> Iterator["subprocess.Popen[st
 def _seconds_to_first_commit(settings: Settings, folder: Path) -> float:
     """Drain without a disturbance; return after how many seconds the first commit was there."""
     started = time.monotonic()
-    log = settings.lake_dir / "events" / "_delta_log" / f"{1:020}.json"
+    log = Path(settings.lake_root) / "events" / "_delta_log" / f"{1:020}.json"
     with _draining(settings, folder) as process:
         wait_for("the first commit", log.exists)
         seconds = time.monotonic() - started
@@ -183,7 +183,7 @@ def _survives(settings: Settings, folder: Path, seconds: float, *, compacting: b
     with _draining(settings, folder) as process:
         deadline = time.monotonic() + seconds
         if compacting:
-            compact(create_lake(settings.lake_dir), 4)
+            compact(create_lake(settings.lake_root), 4)
         try:
             _, errors = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -198,7 +198,7 @@ def _survives(settings: Settings, folder: Path, seconds: float, *, compacting: b
 def _reader(settings: Settings, folder: Path) -> Iterator[list[int]]:
     """Read the lake in another process meanwhile; afterwards the answer holds the number of versions that it read."""
     stop, versions_read = folder / "stop", list[int]()
-    command = [sys.executable, "-m", "tests.reader", str(settings.lake_dir / "events"), str(stop)]
+    command = [sys.executable, "-m", "tests.reader", str(Path(settings.lake_root) / "events"), str(stop)]
     with subprocess.Popen(
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

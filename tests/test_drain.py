@@ -195,7 +195,7 @@ def test_a_wrong_schema_stops_ingest(bus: Settings, limits: dict[str, object], f
     send(bus, [Record(b"k", b"\xff", [], 0)] * 10 + [r._replace(topic_partition=0) for r in valid_records(range(10))])
     with pytest.raises(RejectedError, match=found + r".*KARMALAKE_INGEST_MAX_DEAD_LETTER"):
         drain_all(stopped)
-    create_lake(bus.lake_dir)
+    create_lake(bus.lake_root)
     assert contents(bus)["events"] == contents(bus)["dead_letters"] == contents(bus)["checkpoints"] == []
     (record,) = drain_all(bus)
     assert (record.total("accepted"), record.total("dead_letters")) == (10, 10)
@@ -290,13 +290,13 @@ def test_a_data_folder_of_any_name(bus: Settings, name: str) -> None:
     named = bus.model_copy(update={"data_dir": bus.data_dir / name})
     send(bus, valid_records(range(20)))
     drain_all(named)
-    activate(open_lake(named.lake_dir), load_policy("default"))
+    activate(open_lake(named.lake_root), load_policy("default"))
     shutil.rmtree(named.index_dir)
     send(bus, valid_records(range(10, 30)))
     (record,) = drain_all(named)
     assert (record.total("accepted"), record.total("duplicates")) == (10, 10)
-    assert {done.table for done in compact(open_lake(named.lake_dir), 2)} == {"events", "commits"}
-    vacuum(open_lake(named.lake_dir), 0)
+    assert {done.table for done in compact(open_lake(named.lake_root), 2)} == {"events", "commits"}
+    vacuum(open_lake(named.lake_root), 0)
     assert refresh_warehouse(named).events == refresh_warehouse(named).events == 30
     assert audit(named).passed
     assert_verified(named)
@@ -328,7 +328,7 @@ def test_a_compaction_under_a_batch_changes_nothing(bus: Settings, monkeypatch: 
     for start in (0, 10):
         send(bus, valid_records(range(start, start + 10)))
         drain_all(bus)
-    overtaken = _call_before_commit(monkeypatch, lambda: compact(create_lake(bus.lake_dir), 2))
+    overtaken = _call_before_commit(monkeypatch, lambda: compact(create_lake(bus.lake_root), 2))
     send(bus, valid_records(range(15, 30)))
     (record,) = drain_all(bus)
     assert overtaken == [1, 1]
@@ -379,7 +379,7 @@ def test_an_overtaken_batch_changes_no_file_that_readers_hold(bus: Settings, mon
 
     def overtake() -> None:
         drain_all(other)
-        held.update((str(path), path.read_bytes()) for path in bus.lake_dir.rglob("*.parquet"))
+        held.update((str(path), path.read_bytes()) for path in Path(bus.lake_root).rglob("*.parquet"))
 
     attempts = _call_before_commit(monkeypatch, overtake)
     (record,) = drain_all(bus)

@@ -84,7 +84,7 @@ def test_a_compaction_is_on_the_disk(settings: Settings, flushed: set[Path], pub
         send(settings, valid_records(range(start, start + 10)))
         drain_all(with_ingest(settings))
     published.clear()
-    assert compact(create_lake(settings.lake_dir), 2)
+    assert compact(create_lake(settings.lake_root), 2)
     assert _assert_flushed(published, flushed) > 0
 
 

@@ -66,7 +66,7 @@ def _events_of_others(bus: Settings) -> list[tuple[Any, ...]]:
 
 def _assert_gone(bus: Settings) -> None:
     """Assert that no file of the data folder holds the user, nor Redis, and that everything adds up."""
-    vacuum(open_lake(bus.lake_dir), 0)
+    vacuum(open_lake(bus.lake_root), 0)
     assert [path for path in bus.data_dir.rglob("*") if path.is_file() and _holds_user(path)] == []
     assert read_reputation(_USER, bus) is None
     assert _USER not in [place.user_id for place in read_leaderboard("all_time", settings=bus)]
@@ -83,7 +83,7 @@ def _holds_user(path: Path) -> bool:
 
 def test_everything_of_a_user_goes_and_nothing_else(bus: Settings) -> None:
     """Rows, bytes, documents and places on leaderboards; the others keep theirs, and sending again changes nothing."""
-    assert any(_holds_user(path) for path in bus.lake_dir.rglob("*.parquet"))
+    assert any(_holds_user(path) for path in Path(bus.lake_root).rglob("*.parquet"))
     before = _events_of_others(bus)
     documents = [read_reputation(f"u-{n}", bus) for n in range(7)]
     done = erase(bus, [_USER])
@@ -194,7 +194,7 @@ def test_an_unfinished_erasure_is_told(bus: Settings, monkeypatch: pytest.Monkey
 
 def test_beside_a_compaction(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that are merged between reading and commit are looked at again: no row is doubled, lost or left."""
-    lake, replace = open_lake(bus.lake_dir), erasure.replace_files
+    lake, replace = open_lake(bus.lake_root), erasure.replace_files
 
     def compact_between(*arguments: Any, **named: Any) -> None:
         monkeypatch.setattr(erasure, "replace_files", replace)
@@ -214,7 +214,7 @@ def test_always_overtaken(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> Non
     def never(*_: object, **__: object) -> None:
         raise erasure.CommitFailedError("overtaken")
 
-    lake = open_lake(bus.lake_dir)
+    lake = open_lake(bus.lake_root)
     monkeypatch.setattr(erasure, "replace_files", never)
     with pytest.raises(TransientError, match="erase again"):
         erase_users(lake, open_tombstones(lake, bus.contract), [_USER])

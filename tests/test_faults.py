@@ -105,7 +105,7 @@ def test_a_full_disk(kafka: KafkaCluster, settings: Settings) -> None:
     """Files that cannot grow end the drain with a sentence; with room again it goes on (`atomic`)."""
     bus = _on(kafka, settings, partitions=1)
     send(bus, valid_records(range(2_000)))
-    create_lake(bus.lake_dir)
+    create_lake(bus.lake_root)
 
     def no_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_LIMIT_BYTES, _FILE_LIMIT_BYTES))
@@ -127,8 +127,8 @@ def test_a_process_that_slept_finds_itself_overtaken(kafka: KafkaCluster, settin
     bus = with_ingest(_on(kafka, settings, partitions=1), max_batch_records=1)
     for start in range(0, 600, 20):
         send(bus, valid_records(range(start, start + 20)))
-    create_lake(bus.lake_dir)
-    log = bus.lake_dir / "events" / "_delta_log"
+    create_lake(bus.lake_root)
+    log = Path(bus.lake_root) / "events" / "_delta_log"
     with subprocess.Popen(
         [sys.executable, "-c", _KARMALAKE, "drain"],
         env=environment(bus),

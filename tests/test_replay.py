@@ -60,7 +60,7 @@ def test_everything_again_changes_no_event_and_no_checkpoint(bus: Settings) -> N
 
 def test_what_the_lake_lost_comes_back(bus: Settings) -> None:
     """Rows that somebody deleted from the lake are accepted again, under the name of the replay (`nothing-lost`)."""
-    DeltaTable(bus.lake_dir / "events").delete("user_id = 'u-3'")
+    DeltaTable(Path(bus.lake_root) / "events").delete("user_id = 'u-3'")
     for slot in bus.index_dir.glob("slot-*/*"):
         slot.unlink()
     lost = 200 - query(bus, "SELECT count(*) FROM events")[0][0]
@@ -96,7 +96,7 @@ def test_a_fresh_lake_beside_shows_what_was_made_of_the_topic(bus: Settings, tmp
     with open_replay(bus, None, None) as replayed:
         replay(replayed, twin, lambda _: None)
         assert compare(bus, twin, replayed.stretch) == Comparison(200, 0, 0, 0, ())
-        events = DeltaTable(bus.lake_dir / "events")
+        events = DeltaTable(Path(bus.lake_root) / "events")
         events.delete("event_id IN ('e-1', 'e-2')")
         events.update(predicate="event_id = 'e-3'", updates={"action_type": "'Forged'"})
         events.update(predicate="event_id = 'e-4'", updates={"event_id": "'made-up'"})

@@ -35,7 +35,7 @@ def test_values_of_the_environment_get_their_types(tmp_path: Path) -> None:
         },
         tmp_path,
     )
-    assert settings.lake_dir == Path("/srv/karma/lake")
+    assert settings.lake_root == "/srv/karma/lake"
     assert (settings.contract.strict_keys, settings.ingest.max_batch_records) == (True, 5)
     assert settings.contract.earliest == datetime(2020, 1, 1, tzinfo=UTC)
     assert settings.kafka.retention_hours == -1

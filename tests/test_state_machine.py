@@ -105,7 +105,7 @@ class Story(RuleBasedStateMachine):
         self.process = ExitStack()
         self.ingest: Ingest | None = None
         ensure_topic(kafka)
-        create_lake(self.settings.lake_dir)
+        create_lake(self.settings.lake_root)
 
     def teardown(self) -> None:
         self.process.close()
@@ -174,13 +174,13 @@ class Story(RuleBasedStateMachine):
 
     @rule()
     def compact(self) -> None:
-        lake = open_lake(self.settings.lake_dir)
+        lake = open_lake(self.settings.lake_root)
         compact(lake, 2)
         vacuum(lake, 0)
 
     @rule(name=st.sampled_from(POLICIES))
     def change_policy(self, name: str) -> None:
-        activate(open_lake(self.settings.lake_dir), load_policy(name))
+        activate(open_lake(self.settings.lake_root), load_policy(name))
 
     @rule()
     def refresh(self) -> None:

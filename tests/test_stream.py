@@ -38,7 +38,7 @@ THREE, FIVE = (parse_policy(POINTS.format(version=points, points=points)) for po
 @pytest.fixture
 def streamed(settings: Settings) -> Settings:
     """Return settings of a lake where an event of action A is worth three points; the warehouse follows at once."""
-    activate(create_lake(settings.lake_dir), THREE)
+    activate(create_lake(settings.lake_root), THREE)
     reputation = settings.reputation.model_copy(update={"derive_interval_seconds": 0.2})
     return with_ingest(settings.model_copy(update={"reputation": reputation}))
 
@@ -72,7 +72,7 @@ def test_what_is_sent_is_served(streamed: Settings) -> None:
         serves(streamed, "u-6", 3)
         send(streamed, valid_records(range(20)))
         serves(streamed, "u-6", 6)
-    newest = open_lake(streamed.lake_dir).table("events").version()
+    newest = open_lake(streamed.lake_root).table("events").version()
     with Warehouse(streamed.warehouse_path) as warehouse:
         assert warehouse.info.lake_version == newest
     info = published(streamed)
@@ -93,7 +93,7 @@ def test_a_policy_put_in_force_is_taken_up(streamed: Settings) -> None:
     send(streamed, valid_records(range(7)))
     with streaming(streamed):
         serves(streamed, "u-1", 3)
-        activate(open_lake(streamed.lake_dir), FIVE)
+        activate(open_lake(streamed.lake_root), FIVE)
         serves(streamed, "u-1", 5)
     document = read_reputation("u-0", streamed)
     assert document is not None

@@ -24,7 +24,7 @@ def _measure(job: Job) -> dict[str, object]:
     with _timed(parts, "fetch"):
         _fetch(job)
     settings = settings_of(job)
-    lake = create_lake(settings.lake_dir)
+    lake = create_lake(settings.lake_root)
     events = lake.table("events")
     with open_source(settings) as source, closing(open_index(settings.index_dir, lake, events)) as index:
         checkpoint, read = source.following(), 0

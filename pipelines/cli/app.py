@@ -6,6 +6,7 @@ from pipelines.cli import (
     audit,
     bus,
     contract,
+    copying,
     dead_letters,
     demo,
     erase,
@@ -58,6 +59,7 @@ app.command(rich_help_panel="Lake and scores")(flow.vacuum)
 app.command(rich_help_panel="Lake and scores")(flow.verify)
 app.command(rich_help_panel="Lake and scores")(audit.audit)
 app.command(rich_help_panel="Lake and scores")(erase.erase)
+app.command(rich_help_panel="Lake and scores")(copying.copy)
 app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel="Lake and scores")
 app.command(rich_help_panel="Look")(look.show)
 app.command(rich_help_panel="Look")(look.leaderboard)

@@ -53,7 +53,7 @@ def _lake_version(settings: "Settings") -> int:
     """Return how many commits the lake holds: another world each time, the same one on the same lake."""
     from pipelines.lake.tables import create_lake  # noqa: PLC0415
 
-    return create_lake(settings.lake_dir).table("events").version()
+    return create_lake(settings.lake_root).table("events").version()
 
 
 def _simulate(settings: "Settings", seed: int, events: int) -> "Planted":

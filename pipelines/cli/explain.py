@@ -65,7 +65,7 @@ def _lake() -> "Generator[duckdb.DuckDBPyConnection]":
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
     from pipelines.reputation.lake_views import create_lake_views  # noqa: PLC0415
 
-    snapshot = take_snapshot(open_lake(current_settings().lake_dir))
+    snapshot = take_snapshot(open_lake(current_settings().lake_root))
     with duckdb.connect() as connection:
         create_lake_views(connection, snapshot)
         yield connection

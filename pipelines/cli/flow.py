@@ -151,7 +151,7 @@ def compact() -> None:
 
     settings = current_settings()
     with progress("compacting") as advance:
-        done = upkeep.compact(open_lake(settings.lake_dir), settings.lake.compact_after_files, lambda _: advance(1))
+        done = upkeep.compact(open_lake(settings.lake_root), settings.lake.compact_after_files, lambda _: advance(1))
     rows = [(c.table, c.days, c.files_before, c.files_after, c.rows) for c in done]
     table(("table", "days", "files before", "after", "rows"), rows) if rows else say("nothing to compact")
 
@@ -162,7 +162,7 @@ def vacuum() -> None:
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
 
     settings = current_settings()
-    removed = upkeep.vacuum(open_lake(settings.lake_dir), settings.lake.vacuum_retention_hours)
+    removed = upkeep.vacuum(open_lake(settings.lake_root), settings.lake.vacuum_retention_hours)
     say(f"{len(removed):,} files removed; files younger than {settings.lake.vacuum_retention_hours:g} h stay")
 
 
@@ -174,7 +174,7 @@ def verify() -> None:
     from pipelines.verify import verify as checks  # noqa: PLC0415
 
     settings = current_settings()
-    done = totals(take_snapshot(open_lake(settings.lake_dir)))
+    done = totals(take_snapshot(open_lake(settings.lake_root)))
     facts([(_LABELS.get(name, name), getattr(done, name)) for name in type(done).__slots__])
     failed = sum(show_check(check) for check in checks(settings))
     if failed:

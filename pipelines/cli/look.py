@@ -68,7 +68,7 @@ def scores(
     known = instant(known_at)
     rules = chosen_policy(policy, known)
     moment = instant(as_of) or known or datetime.now(UTC)
-    write(engine.scores(take_snapshot(open_lake(settings.lake_dir)), rules, moment, known), form, output)
+    write(engine.scores(take_snapshot(open_lake(settings.lake_root)), rules, moment, known), form, output)
 
 
 def sql(

@@ -64,7 +64,7 @@ def diff(
 
     policies = load_policy(before), load_policy(after)
     moment = instant(as_of) or datetime.now(UTC)
-    frame = compare_policies(take_snapshot(open_lake(current_settings().lake_dir)), *policies, moment)
+    frame = compare_policies(take_snapshot(open_lake(current_settings().lake_root)), *policies, moment)
     if form is not Format.TABLE or output is not None:
         write(frame, form, output)
         return
@@ -84,7 +84,7 @@ def activate(file: Annotated[str, typer.Argument(help="A policy file, or the nam
     from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
 
     settings, rules = current_settings(), load_policy(file)
-    if not put_in_force(create_lake(settings.lake_dir), rules):
+    if not put_in_force(create_lake(settings.lake_root), rules):
         say(f"{rules.name}, version {rules.version}, is in force already")
         return
     say(f"in force from now on: {rules.name}, version {rules.version}")

@@ -107,12 +107,12 @@ def measure_lag(settings: Settings) -> Measurement:
 
 def _checkpoints(settings: Settings, topic: Topic) -> list[int | None]:
     try:
-        events = create_lake(settings.lake_dir).table("events")
+        events = create_lake(settings.lake_root).table("events")
         return [
             events.transaction_version(checkpoint_id(topic.topic_id, state.partition)) for state in topic.partitions
         ]
     except (DeltaError, OSError) as error:
-        raise TransientError(f"the checkpoints in {settings.lake_dir} cannot be read: {error}; try again") from error
+        raise TransientError(f"the checkpoints in {settings.lake_root} cannot be read: {error}; try again") from error
 
 
 def measure_group(kafka: KafkaSettings, group_id: str) -> tuple[Lag, ...]:

@@ -85,19 +85,19 @@ def commit_batch(lake: Lake, events: DeltaTable, files: Sequence[AddAction], rec
             raise OvertakenError(str(error)) from error
         if landed is None:
             raise TransientError(
-                f"the commit of {_places(record)} to {lake.root / 'events'} failed: {error}; nothing of this batch was "
-                "committed: check the disk and its permissions, then start again"
+                f"the commit of {_places(record)} to {lake.folder('events')} failed: {error}; nothing of this batch "
+                "was committed: check the disk or the object store and the permissions, then start again"
             ) from error
     else:
         landed = base + 1
         events.update_incremental()
-    make_durable([lake.root / "events" / "_delta_log" / f"{landed:020}.json"])
+    make_durable([lake.entry("events", landed)])
     return replace(record, version=landed)
 
 
 def stage_events(lake: Lake, events: pa.Table, batch_id: str) -> list[AddAction]:
     """Write the events of a batch (EVENT and PLACE columns) as durable files by day that no commit names yet."""
-    return write_days(lake.root / "events", _of_batch(events, batch_id), batch_id)
+    return write_days(lake.folder("events"), _of_batch(events, batch_id), batch_id)
 
 
 def append(lake: Lake, name: str, rows: pa.Table, batch_id: str) -> None:
@@ -108,7 +108,7 @@ def append(lake: Lake, name: str, rows: pa.Table, batch_id: str) -> None:
 
 def append_file(lake: Lake, name: str, rows: pa.Table, file_name: str) -> None:
     """Append rows to a table other than `events`, durably, as one file; a crash leaves at most an orphan file."""
-    actions = write_file(lake.root / name, rows, file_name)
+    actions = write_file(lake.folder(name), rows, file_name)
     table = lake.table(name)
     while True:
         try:
@@ -117,7 +117,7 @@ def append_file(lake: Lake, name: str, rows: pa.Table, file_name: str) -> None:
             table.update_incremental()
         else:
             break
-    make_durable([lake.root / name / "_delta_log" / f"{table.version() + 1:020}.json"])
+    make_durable([lake.entry(name, table.version() + 1)])
 
 
 def _of_batch(rows: pa.Table, batch_id: str) -> pa.Table:

@@ -95,14 +95,14 @@ def _erase(lake: Lake, name: str, tombstones: Tombstones) -> int:
             replace_files(table, [done.file for done in rewritten], added, marks, data_change=True)
         except CommitFailedError:
             continue
-        make_durable([lake.root / name / "_delta_log" / f"{table.version() + 1:020}.json"])
+        make_durable([lake.entry(name, table.version() + 1)])
         return sum(done.rows for done in rewritten)
-    raise TransientError(f"others kept committing to {lake.root / name}: erase again, it goes on where it was")
+    raise TransientError(f"others kept committing to {lake.folder(name)}: erase again, it goes on where it was")
 
 
 def _rewrite(lake: Lake, name: str, file: File, tombstones: Tombstones) -> _Rewritten | None:
     """Write a file again without the rows of erased users, and note where they stood; None if it has none."""
-    rows = read_file(lake.root / name / file.path)
+    rows = read_file(f"{lake.folder(name)}/{file.path}")
     gone = _mask(name, rows, tombstones)
     if not pc.any(gone, min_count=0).as_py():
         return None
@@ -111,5 +111,5 @@ def _rewrite(lake: Lake, name: str, file: File, tombstones: Tombstones) -> _Rewr
     named = [pa.repeat(pa.scalar(name), len(stood)) if column is None else column for column in columns]
     append_file(lake, "erased", pa.table(named, schema=ERASED), uuid4().hex)
     kept, write = rows.filter(pc.invert(gone)), write_days if name == "events" else write_file
-    added = write(lake.root / name, kept, uuid4().hex) if len(kept) else []
+    added = write(lake.folder(name), kept, uuid4().hex) if len(kept) else []
     return _Rewritten(file, added, len(stood))

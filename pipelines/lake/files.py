@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
+
+from pipelines.lake.stores import ensure_folder_of, on_this_machine, opened, reached
 
 DAY_COLUMN = "event_day"
 """The UTC day of event_time: a folder of `events`, and no column of its files."""
@@ -32,38 +34,41 @@ _LAYOUTS = {
 }
 
 
-def write_days(root: Path, events: pa.Table, name: str, *, data_change: bool = True) -> list[AddAction]:
+def write_days(folder: str, events: pa.Table, name: str, *, data_change: bool = True) -> list[AddAction]:
     """Write `events` (EVENTS without event_day) as one durable file for each UTC day, and return them uncommitted.
 
     Rows keep their order within a day. A crash leaves files that no commit names.
     """
     actions = [
-        _write(root, Path(f"{DAY_COLUMN}={day}") / f"{name}.parquet", rows, {DAY_COLUMN: day}, data_change=data_change)
+        _write(folder, f"{DAY_COLUMN}={day}/{name}.parquet", rows, {DAY_COLUMN: day}, data_change=data_change)
         for day, rows in _by_day(events)
     ]
-    make_durable([root / action.path for action in actions])
+    make_durable([f"{folder}/{action.path}" for action in actions])
     return actions
 
 
-def write_file(root: Path, rows: pa.Table, name: str, *, data_change: bool = True) -> list[AddAction]:
+def write_file(folder: str, rows: pa.Table, name: str, *, data_change: bool = True) -> list[AddAction]:
     """Write `rows` as one durable file of an unpartitioned table, and return it uncommitted."""
-    actions = [_write(root, Path(f"{name}.parquet"), rows, {}, data_change=data_change)]
-    make_durable([root / action.path for action in actions])
+    actions = [_write(folder, f"{name}.parquet", rows, {}, data_change=data_change)]
+    make_durable([f"{folder}/{action.path}" for action in actions])
     return actions
 
 
-def read_file(path: Path | str, columns: list[str] | None = None) -> pa.Table:
+def read_file(place: str, columns: list[str] | None = None) -> pa.Table:
     """Read one file of a table as it was written: the day in its path is not made a column.
 
     Other engines that rewrite files (a delete, say) use other layouts of text: all are read as one.
     """
-    rows = pq.ParquetFile(path).read(columns)
+    store, path = opened(place)
+    with reached(place):
+        rows = pq.ParquetFile(path, filesystem=store).read(columns)
     plain = pa.schema([field.with_type(_LAYOUTS.get(field.type, field.type)) for field in rows.schema])
     return rows if plain == rows.schema else rows.cast(plain)
 
 
-def make_durable(paths: list[Path]) -> None:
+def make_durable(places: Sequence[str | Path]) -> None:
     """Flush files and the folders that name them to the disk: after this, power may fail."""
+    paths = on_this_machine(places)
     folders = {path.parent for path in paths} | {path.parent.parent for path in paths}
     with ThreadPoolExecutor(_FSYNC_THREADS) as pool:
         list(pool.map(_fsync, paths))
@@ -83,19 +88,21 @@ def _by_day(events: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 
 
 def _write(
-    root: Path, path: Path, rows: pa.Table, partition_values: dict[str, str | None], *, data_change: bool
+    folder: str, path: str, rows: pa.Table, partition_values: dict[str, str | None], *, data_change: bool
 ) -> AddAction:
-    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    store, place = opened(f"{folder}/{path}")
+    ensure_folder_of(f"{folder}/{path}")
     columns = rows.schema.names
     layout: dict[str, Any] = {
         "compression": "zstd",
         "use_dictionary": [name for name in columns if name not in _PLAIN and name not in _DELTA_ENCODED],
         "column_encoding": {name: encoding for name, encoding in _DELTA_ENCODED.items() if name in columns},
     }
-    pq.write_table(rows, root / path, **layout)
+    with reached(folder):
+        pq.write_table(rows, place, filesystem=store, **layout)
     stats = json.dumps({"numRecords": len(rows)})
-    size = (root / path).stat().st_size
-    return AddAction(str(path), size, partition_values, int(time.time() * 1000), data_change, stats)
+    size = store.get_file_info(place).size
+    return AddAction(path, size, partition_values, int(time.time() * 1000), data_change, stats)
 
 
 def _fsync(path: Path) -> None:

@@ -54,12 +54,12 @@ def complete_commits(lake: Lake, upto: int) -> None:
         if known >= upto:
             return
         rows = [row for version, actions in lake.log(known, upto) for row in recorded(version, actions)]
-        actions = write_file(lake.root / "commits", pa.Table.from_pylist(rows, COMMITS), uuid4().hex) if rows else []
+        actions = write_file(lake.folder("commits"), pa.Table.from_pylist(rows, COMMITS), uuid4().hex) if rows else []
         try:
             publish(commits, actions, {_COMPLETE_UPTO: upto})
         except CommitFailedError:
             continue
-        make_durable([lake.root / "commits" / "_delta_log" / f"{commits.version() + 1:020}.json"])
+        make_durable([lake.entry("commits", commits.version() + 1)])
         return
 
 

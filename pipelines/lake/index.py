@@ -103,7 +103,7 @@ class DedupIndex:
         if self.version > newest:
             raise LookupError("the lake went back: the index may know events that are no longer there")
         log = self.lake.log(self.version, newest)
-        return [str(self.lake.root / "events" / path) for _, actions in log for path in _added(actions)]
+        return [f"{self.lake.folder('events')}/{path}" for _, actions in log for path in _added(actions)]
 
     def _add(self, paths: Iterable[str]) -> None:
         for rows in _one_ahead(_read(paths)):

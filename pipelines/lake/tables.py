@@ -6,7 +6,7 @@ Owns names and columns. What is written, when and in which order is `commit.py`'
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,6 +17,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from pipelines.contract.schema import EVENT, PLACE, REJECTED, TIMESTAMP
 from pipelines.errors import CorruptionError, UsageError
 from pipelines.lake.files import DAY_COLUMN, make_durable
+from pipelines.lake.stores import absolute, reached, read_text
 
 EVENTS = pa.schema([*EVENT, *PLACE, ("batch_id", pa.string()), (DAY_COLUMN, pa.date32())])
 DEAD_LETTERS = pa.schema([*REJECTED, ("batch_id", pa.string())])
@@ -106,7 +107,7 @@ _CONFIGURATION = {
 
 
 def data_files(table: DeltaTable) -> tuple[str, ...]:
-    """Return the absolute paths of the files of a handle's version; the library escapes them as in a URI."""
+    """Return the absolute paths (or URIs) of the files of a handle's version, which the library escapes."""
     return tuple(map(unquote, table.file_uris()))
 
 
@@ -130,7 +131,7 @@ def identity(events: DeltaTable) -> str:
 class Snapshot:
     """The lake at one version of `events`: what a reader, and every derivation, starts from.
 
-    `files` holds absolute paths of Parquet files by table name. Files do not hold `event_day`: it is
+    `files` holds absolute paths, or URIs, of Parquet files by table name. Files do not hold `event_day`: it is
     `event_time` cut to the UTC day. A file stays readable for `vacuum_retention_hours` after it was replaced.
     Rows of `commits` above `version`, and dead letters and conflicts of batches not in `commits`, are not part of it.
     """
@@ -145,9 +146,18 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Lake:
-    """A lake's folder; opening a table gives a handle on its newest version."""
+    """A lake; opening a table gives a handle on its newest version."""
 
-    root: Path
+    root: str
+    """Its folder or its URI."""
+
+    def folder(self, name: str) -> str:
+        """Return where the files of one of TABLES are."""
+        return f"{self.root}/{name}"
+
+    def entry(self, name: str, version: int) -> str:
+        """Return where the log of one of TABLES says what a version changed."""
+        return f"{self.root}/{name}/_delta_log/{version:020}.json"
 
     def table(self, name: str) -> DeltaTable:
         """Open one of TABLES.
@@ -155,13 +165,14 @@ class Lake:
         Raises CorruptionError when its log cannot be read, UsageError when it is of a state of karmalake too old.
         """
         try:
-            table = DeltaTable(self.root / name)
+            with reached(self.root):
+                table = DeltaTable(self.folder(name))
         except DeltaError as error:
-            raise CorruptionError(f"the Delta table {self.root / name} cannot be opened: {error}") from error
+            raise CorruptionError(f"the Delta table {self.folder(name)} cannot be opened: {error}") from error
         missing = set(TABLES[name].names) - {field.name for field in table.schema().fields}
         if missing:
             raise UsageError(
-                f"{self.root / name} was made by an earlier state of karmalake, without {', '.join(sorted(missing))}: "
+                f"{self.folder(name)} was made by an earlier state of karmalake, without {', '.join(sorted(missing))}: "
                 "set data_dir to a new folder and drain the topic from its start"
             )
         return table
@@ -172,42 +183,45 @@ class Lake:
         Raises LookupError when the log no longer reaches back that far.
         """
         for version in range(after + 1, upto + 1):
-            path = self.root / "events" / "_delta_log" / f"{version:020}.json"
+            entry = self.entry("events", version)
             try:
-                lines = path.read_text(encoding="utf-8").splitlines()
+                lines = read_text(entry).splitlines()
             except FileNotFoundError:
-                raise LookupError(f"{path} is gone: the log of events starts later") from None
+                raise LookupError(f"{entry} is gone: the log of events starts later") from None
             yield version, [json.loads(line) for line in lines]
 
 
-def create_lake(root: Path) -> Lake:
-    """Open the lake in `root`, creating the tables that are not there yet; safe to repeat and to run twice.
+def create_lake(root: str | PathLike[str]) -> Lake:
+    """Open the lake in the folder or URI `root`, creating the tables that are not there yet.
 
-    A table that was created outlives a power cut.
+    Safe to repeat and to run twice. A table that was created outlives a power cut.
     """
-    root = root.absolute()
-    missing = [name for name in TABLES if not DeltaTable.is_deltatable(str(root / name))]
-    for name in missing:
-        _create_table(root / name, TABLES[name], [DAY_COLUMN] if name == "events" else None)
+    lake = Lake(absolute(root))
+    with reached(lake.root):
+        missing = [name for name in TABLES if not DeltaTable.is_deltatable(lake.folder(name))]
+        for name in missing:
+            _create_table(lake.folder(name), TABLES[name], [DAY_COLUMN] if name == "events" else None)
     if missing:
-        make_durable([root, *(root / name / "_delta_log" / f"{0:020}.json" for name in missing)])
-    return Lake(root)
+        make_durable([lake.root, *(lake.entry(name, 0) for name in missing)])
+    return lake
 
 
-def _create_table(path: Path, schema: pa.Schema, partition_by: list[str] | None) -> None:
+def _create_table(folder: str, schema: pa.Schema, partition_by: list[str] | None) -> None:
     try:
-        DeltaTable.create(path, schema, mode="ignore", partition_by=partition_by, configuration=_CONFIGURATION)
+        DeltaTable.create(folder, schema, mode="ignore", partition_by=partition_by, configuration=_CONFIGURATION)
     except CommitFailedError:  # somebody else was creating it at this moment
-        if not DeltaTable.is_deltatable(str(path)):
+        if not DeltaTable.is_deltatable(folder):
             raise
 
 
-def is_lake(root: Path) -> bool:
+def is_lake(root: str | PathLike[str]) -> bool:
     """Return whether there is a lake in `root`."""
-    return DeltaTable.is_deltatable(str(root / "events"))
+    lake = Lake(absolute(root))
+    with reached(lake.root):
+        return DeltaTable.is_deltatable(lake.folder("events"))
 
 
-def open_lake(root: Path) -> Lake:
+def open_lake(root: str | PathLike[str]) -> Lake:
     """Open an existing lake; one of an earlier release gets the tables that are new. UsageError when there is none."""
     if not is_lake(root):
         raise UsageError(f"there is no lake in {root} yet: run `karmalake drain` or `make demo` first")

@@ -155,13 +155,13 @@ def _describe(row: dict[str, Any]) -> File:
 
 def _merge_files(lake: Lake, name: str, files: list[File]) -> int:
     """Replace files by one for each day, unless somebody else has replaced one of them already; return the rows."""
-    root = lake.root / name
+    folder = lake.folder(name)
     paths = {file.path for file in files}
-    rows = pa.concat_tables(read_file(root / path) for path in sorted(paths))
+    rows = pa.concat_tables(read_file(f"{folder}/{path}") for path in sorted(paths))
     if name == "events":
-        added = write_days(root, _sorted(rows), uuid4().hex, data_change=False)
+        added = write_days(folder, _sorted(rows), uuid4().hex, data_change=False)
     else:
-        added = write_file(root, rows, uuid4().hex, data_change=False)
+        added = write_file(folder, rows, uuid4().hex, data_change=False)
     for _ in range(_ATTEMPTS):
         table = lake.table(name)
         if not paths <= {str(row["path"]) for row in pa.table(table.get_add_actions(flatten=True)).to_pylist()}:
@@ -170,10 +170,10 @@ def _merge_files(lake: Lake, name: str, files: list[File]) -> int:
             replace_files(table, files, added, {}, data_change=False)
         except CommitFailedError:
             continue
-        make_durable([root / "_delta_log" / f"{table.version() + 1:020}.json"])
+        make_durable([lake.entry(name, table.version() + 1)])
         return len(rows)
     raise TransientError(
-        f"others kept committing to {root}, so the compaction of {len(files)} of its files was given up: no row has "
+        f"others kept committing to {folder}, so the compaction of {len(files)} of its files was given up: no row has "
         "changed; run it again"
     )
 

@@ -6,6 +6,7 @@ Owns what counts: of dead letters and conflicts only rows of committed batches.
 import duckdb
 import pyarrow as pa
 
+from pipelines.lake.stores import is_remote, let_read
 from pipelines.lake.tables import TABLES, Snapshot
 from pipelines.reputation.sql import literal, statement
 
@@ -35,6 +36,8 @@ def stored_rows(connection: duckdb.DuckDBPyConnection, table: str, files: tuple[
     """Return a query of the files of one of the lake's tables; of no files, an empty table with the same columns."""
     stored = pa.schema([field for field in TABLES[table] if field.name not in _NOT_STORED])
     if files:
+        if is_remote(files[0]):
+            let_read(connection)
         columns = ", ".join(f'"{name}"' for name in stored.names)
         return statement("stored_rows", columns=columns, paths=", ".join(map(literal, files)))
     empty = connection.from_arrow(stored.empty_table())

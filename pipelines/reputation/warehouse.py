@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipelines.errors import UsageError
+from pipelines.lake.stores import let_read
 from pipelines.reputation.explain import explain, explain_change
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.scores import scores
@@ -72,6 +73,8 @@ def attach(path: Path) -> duckdb.DuckDBPyConnection:
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute(statement("attach", path=literal(str(path))))
     connection.execute("USE warehouse")
+    if connection.execute(statement("views_of_objects")).fetchall():
+        let_read(connection)
     return connection
 
 

@@ -179,7 +179,7 @@ def test_days_of_history_are_runs_of_their_own(
     assert [accepted(day) for day in ("2024-05-01", "2024-05-02", "2024-05-01")] == [2, 2, 0]
     with pytest.raises(UsageError, match=r"2024-05-03\.csv: No such file"):
         accepted("2024-05-03")
-    assert len(take_snapshot(create_lake(settings.lake_dir)).checkpoints) == 2
+    assert len(take_snapshot(create_lake(settings.lake_root)).checkpoints) == 2
 
 
 @pytest.mark.usefixtures("planted")

@@ -30,7 +30,7 @@ def lake(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:
 
 def verified(settings: Settings) -> None:
     """Assert that the lake reconciles, if there is one yet."""
-    if is_lake(settings.lake_dir):
+    if is_lake(settings.lake_root):
         assert_verified(settings)
 
 

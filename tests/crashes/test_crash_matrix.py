@@ -121,9 +121,9 @@ def test_the_matrix_is_large() -> None:
 def _left_over(settings: Settings) -> set[Path]:
     """Return the files of a lake that nothing names after a vacuum, and all temporary ones."""
     temporary = {path for end in ("tmp", "draft", "next", "wal") for path in settings.data_dir.rglob(f"*.{end}")}
-    if not is_lake(settings.lake_dir):
+    if not is_lake(settings.lake_root):
         return temporary
-    lake = open_lake(settings.lake_dir)
+    lake = open_lake(settings.lake_root)
     vacuum(lake, 0)
     named = {Path(path) for name in TABLES for path in data_files(lake.table(name))}
-    return temporary | {path for path in settings.lake_dir.rglob("*.parquet") if path not in named}
+    return temporary | {path for path in Path(settings.lake_root).rglob("*.parquet") if path not in named}

@@ -24,7 +24,7 @@ _VACUUMING = {"deltalake:DeltaTable.vacuum": 2}
 
 def upkeep(settings: Settings) -> None:
     """Merge what can be merged and remove what is not needed, as `karmalake compact` and `karmalake vacuum` do."""
-    lake = open_lake(settings.lake_dir)
+    lake = open_lake(settings.lake_root)
     compact(lake, 2)
     vacuum(lake, 0)
     drain_all(settings)

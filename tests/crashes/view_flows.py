@@ -48,7 +48,7 @@ def drain_two(settings: Settings) -> None:
 def refresh(settings: Settings, as_of: datetime) -> None:
     """Refresh as `karmalake refresh` does, but as of a moment that is always the same."""
     with open_draft(settings.warehouse_path) as draft:
-        draft.refresh(take_snapshot(open_lake(settings.lake_dir)), policy_in_force(settings), as_of)
+        draft.refresh(take_snapshot(open_lake(settings.lake_root)), policy_in_force(settings), as_of)
         draft.publish()
 
 

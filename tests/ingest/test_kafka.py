@@ -204,8 +204,8 @@ def _partitions(bus: Settings) -> int:
 
 def _pretend_to_have_read(bus: Settings, start: int, end: int) -> None:
     """Move the checkpoint, as if the broker had had records that it then lost with its disk."""
-    lake = create_lake(bus.lake_dir)
-    ((topic_id, _),) = take_snapshot(open_lake(bus.lake_dir)).checkpoints
+    lake = create_lake(bus.lake_root)
+    ((topic_id, _),) = take_snapshot(open_lake(bus.lake_root)).checkpoints
     gone = OffsetRange(topic_id, bus.kafka.topic, 0, start, end, gaps=end - start)
     commit_batch(lake, lake.table("events"), [], CommitRecord("gone", "test", datetime.now(UTC), (gone,)))
 

@@ -33,7 +33,7 @@ def bus(kafka: KafkaCluster, settings: Settings) -> Settings:
     real = kafka.settings(topic=topic, group_id=group_id, partitions=_PARTITIONS)
     bus = settings.model_copy(update={"kafka": real})
     ensure_topic(bus.kafka)
-    create_lake(bus.lake_dir)
+    create_lake(bus.lake_root)
     return with_ingest(bus, share_partitions=True, max_batch_records=50)
 
 

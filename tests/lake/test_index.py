@@ -185,7 +185,7 @@ def test_a_lake_that_went_back_leads_to_a_rebuild(lake: Lake, tmp_path: Path) ->
         commit(lake, handle, "b2", make_events(["b"], first_offset=1))
         index.catch_up(handle)
         assert _known(index) == {"a", "b"}
-    (lake.root / "events" / "_delta_log" / f"{2:020}.json").unlink()
+    Path(lake.entry("events", 2)).unlink()
     with _opened(tmp_path, lake) as index:
         assert _known(index) == {"a"}
 
@@ -197,7 +197,7 @@ def test_a_log_that_starts_later_leads_to_a_rebuild(lake: Lake, tmp_path: Path) 
     with _opened(tmp_path, lake) as index:
         commit(lake, handle, "b2", make_events(["b"], first_offset=1))
         handle.create_checkpoint()
-        (lake.root / "events" / "_delta_log" / f"{2:020}.json").unlink()
+        Path(lake.entry("events", 2)).unlink()
         index.catch_up(lake.table("events"))
         assert _known(index) == {"a", "b"}
 
@@ -252,7 +252,7 @@ def test_the_lock_of_a_dead_process_is_gone_with_it(lake: Lake, tmp_path: Path) 
         "from pipelines.lake.tables import Lake; lake = Lake(Path(sys.argv[1]));"
         "print(open_index(Path(sys.argv[2]), lake, lake.table('events')).folder.name, flush=True); input()"
     )
-    command = [sys.executable, "-c", script, str(lake.root), str(tmp_path)]
+    command = [sys.executable, "-c", script, lake.root, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline().strip() == "slot-0"

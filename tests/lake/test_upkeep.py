@@ -150,8 +150,8 @@ def test_vacuum_removes_old_orphans_and_keeps_the_rest(filled: Lake) -> None:
     _age(filled, "events", 25 * _HOURS, except_for=young.path)
     removed = vacuum(filled, 24)
     assert removed == [f"events/{old.path}"]
-    assert (filled.root / "events" / young.path).exists()
-    assert not (filled.root / "events" / old.path).exists()
+    assert Path(filled.folder("events"), young.path).exists()
+    assert not Path(filled.folder("events"), old.path).exists()
     assert stored(filled) == before
 
 
@@ -197,8 +197,8 @@ def test_the_log_of_a_compaction_carries_its_fence(filled: Lake) -> None:
 
 def _age(lake: Lake, name: str, seconds: float, except_for: str = "") -> None:
     then = time.time() - seconds
-    for path in (lake.root / name).rglob("*.parquet"):
-        if "_delta_log" not in path.parts and path != lake.root / name / except_for:
+    for path in Path(lake.folder(name)).rglob("*.parquet"):
+        if "_delta_log" not in path.parts and path != Path(lake.folder(name), except_for):
             os.utime(path, (then, then))
 
 

@@ -22,7 +22,7 @@ def test_the_policy_activated_last_is_in_force(tmp_path: Path) -> None:
     """Before any activation, the policy of the settings; afterwards the newest, also one that comes back."""
     settings = Settings(data_dir=tmp_path)
     assert policy_in_force(settings) == load_policy("default")
-    lake = create_lake(settings.lake_dir)
+    lake = create_lake(settings.lake_root)
     for policy in (FIRST, SECOND, FIRST):
         assert activate(lake, policy) is True
         assert policy_in_force(settings) == activated(lake) == policy

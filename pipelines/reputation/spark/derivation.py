@@ -14,6 +14,8 @@ from tempfile import TemporaryDirectory
 import duckdb
 from pyspark.sql import SparkSession
 
+from pipelines.errors import ConfigurationError
+from pipelines.lake.stores import is_remote
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.policy import InForce
 from pipelines.reputation.policy.tables import policy_tables, variables
@@ -36,6 +38,8 @@ def in_spark(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: 
     _create_empty(connection, policy)
     if not snapshot.files.get("events"):
         return
+    if is_remote(snapshot.files["events"][0]):
+        raise ConfigurationError("--engine spark reads a lake in a folder, not on an object store: leave it out")
     (spilled,) = one_row(connection.execute("SELECT current_setting('temp_directory')"))
     folder = Path(spilled).absolute()  # Java may have started in another folder
     folder.mkdir(exist_ok=True)

@@ -1,0 +1,48 @@
+"""A server that speaks S3 (moto's) on a free port; as a program it is that server.
+
+One request after the other: moto looks whether an object is there and then puts it, which S3 does in one step.
+"""
+
+import sys
+from pathlib import Path
+
+from tests.services.ports import HOST, free_port
+from tests.services.process import Server
+
+BUCKET = "lakes"
+
+
+class ObjectStore(Server):
+    """Holds its objects in memory, in the one bucket BUCKET; `environment` is how a client finds it."""
+
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        self.environment = {
+            "AWS_ACCESS_KEY_ID": "tests",
+            "AWS_SECRET_ACCESS_KEY": "tests",
+            "AWS_REGION": "eu-central-1",
+            "AWS_ENDPOINT_URL": f"http://{HOST}:{port}",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        command = [sys.executable, "-W", "ignore", "-m", "tests.services.object_store", str(port)]
+        super().__init__("the object store", command, folder / "object_store.log", "Running on")
+
+
+def _serve(port: int) -> None:
+    from moto.core.models import DEFAULT_ACCOUNT_ID  # noqa: PLC0415 - not when a test imports the class
+    from moto.moto_server.werkzeug_app import (  # noqa: PLC0415
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from moto.s3.models import s3_backends  # noqa: PLC0415
+    from werkzeug.serving import run_simple  # noqa: PLC0415
+
+    s3_backends[DEFAULT_ACCOUNT_ID]["aws"].create_bucket(BUCKET, "eu-central-1")
+    application = DomainDispatcherApplication(create_backend_app)
+    run_simple(HOST, port, application, threaded=False, request_handler=MotoRequestHandler)
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))
