@@ -12,10 +12,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
+from kafka.structs import MemberState  # pyright: ignore[reportAttributeAccessIssue] - its stubs are old
 
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.settings import KafkaSettings
 
+_REBALANCE_POLL_MS = 1_000
 _CONFIGURATION: tuple[type[Exception], ...] = (
     errors.AuthorizationError,
     errors.InvalidConfigurationError,
@@ -44,6 +46,22 @@ def consumer(kafka: KafkaSettings, **options: object) -> Generator[Any]:
     """Yield a KafkaConsumer, without a group unless `options` name one."""
     with contextlib.closing(_client(KafkaConsumer, kafka, **options)) as client:
         yield client
+
+
+def poll_as_member(member: Any, wait_ms: int, max_records: int) -> dict[Any, list[Any]]:
+    """Poll with a consumer that has subscribed: records by topic partition, as `poll` returns them.
+
+    kafka-python 3.0 drops what a rebalance brought if that comes between two polls, and begins another one; and it
+    forgets one that a topic with new partitions made it begin, if the poll ends between its two steps: it takes part
+    in nothing from then on. So a poll lasts longer while the group is not at rest, and the client is reminded.
+    """
+    if member.group_metadata().state != MemberState.STABLE:
+        wait_ms = max(wait_ms, _REBALANCE_POLL_MS)
+    records = member.poll(wait_ms, max_records=max_records)
+    coordinator = member._coordinator  # noqa: SLF001 - nothing public tells or reminds it
+    if coordinator.rebalance_in_progress() and not coordinator.need_rejoin():
+        coordinator.request_rejoin()
+    return records
 
 
 def producer(kafka: KafkaSettings, **options: object) -> Any:

@@ -7,27 +7,24 @@ from where the lake says. While they move, two ingesters may read the same recor
 
 import time
 from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
 from kafka import ConsumerRebalanceListener
 from kafka.structs import TopicPartition
 
-from pipelines.emit.clients import consumer
+from pipelines.emit.clients import consumer, poll_as_member, translated
 from pipelines.errors import TransientError
 from pipelines.settings import KafkaSettings
 
-_POLL_MS = 100
-_GLANCE_MS = 20
-"""Long enough for the client to go on with a rebalance under way, which nothing but a poll does."""
+_POLL_MS = 500
 _SESSION_MS = 10_000
 """How long a member that was killed keeps its topic partitions."""
 _METADATA_MS = 10_000
 """How long topic partitions that are new may be nobody's: who leads the group has to hear of them first."""
-_MOST_BETWEEN_POLLS_MS = 30 * 60_000
-"""A batch may take its time, or many attempts: it is the session that tells who is gone."""
 
 
 class _Joined(ConsumerRebalanceListener):
@@ -44,13 +41,14 @@ class _Joined(ConsumerRebalanceListener):
         self._joined.set()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Share:
     """This ingester's membership of the group; `open_share` makes it."""
 
     kafka: KafkaSettings
     member: Any
-    joined: Event = field(default_factory=Event)
+    joined: Event
+    taking_part: "Future[None]"
 
     def assigned(self) -> frozenset[int]:
         """Return the topic partitions that are ours, once the group has come together; none if others have them all.
@@ -58,34 +56,46 @@ class Share:
         Raises TransientError when it does not.
         """
         deadline = time.monotonic() + self.kafka.request_timeout_seconds
-        self._turn(_GLANCE_MS)
-        while not self.joined.is_set():
+        while not self.joined.wait(_POLL_MS / 1000):
+            if self.taking_part.done():
+                break
             if time.monotonic() > deadline:
                 waited = f"{self.kafka.request_timeout_seconds:.0f} s"
                 raise TransientError(
                     f"the consumer group {self.kafka.group_id} gave out no topic partitions for {waited}"
                 )
-            self._turn(_POLL_MS)
+        if self.taking_part.done():
+            self.taking_part.result()
         return frozenset(place.partition for place in self.member.assignment())
-
-    def _turn(self, wait_ms: int) -> None:
-        """Take part in the group; what is ours by now is not fetched."""
-        self.member.poll(wait_ms, max_records=1)
-        self.member.pause(*self.member.assignment())
 
 
 @contextmanager
 def open_share(kafka: KafkaSettings) -> Generator[Share]:
-    """Yield a membership of the group of `kafka`; leaving the block gives its topic partitions to the others."""
+    """Yield a membership of the group of `kafka`; leaving the block gives its topic partitions to the others.
+
+    It takes part on a thread of its own: the client loses what a rebalance brought between two polls, and nobody else
+    in the group may go on while a member is busy with a batch.
+    """
     options = {
         "group_id": kafka.group_id,
         "enable_auto_commit": False,
         "auto_offset_reset": "latest",
         "session_timeout_ms": _SESSION_MS,
-        "max_poll_interval_ms": _MOST_BETWEEN_POLLS_MS,
         "metadata_max_age_ms": _METADATA_MS,
     }
-    with consumer(kafka, **options) as member:
-        share = Share(kafka, member)
-        member.subscribe([kafka.topic], listener=_Joined(share.joined))
-        yield share
+    joined, leaving = Event(), Event()
+    with consumer(kafka, **options) as member, ThreadPoolExecutor(1, "group") as thread:
+        member.partitions_for_topic(kafka.topic)  # whoever leads the group knows them when it divides them first
+        member.subscribe([kafka.topic], listener=_Joined(joined))
+        try:
+            yield Share(kafka, member, joined, thread.submit(_take_part, kafka, member, leaving))
+        finally:
+            leaving.set()
+
+
+def _take_part(kafka: KafkaSettings, member: Any, leaving: Event) -> None:
+    """Take part in the group; what is ours is not fetched."""
+    with translated(kafka, f"taking part in the consumer group {kafka.group_id}"):
+        while not leaving.is_set():
+            poll_as_member(member, _POLL_MS, max_records=1)
+            member.pause(*member.assignment())

@@ -21,7 +21,7 @@ from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
-from pipelines.emit.clients import consumer, translated
+from pipelines.emit.clients import consumer, poll_as_member, translated
 from pipelines.emit.producer import Delivery as Sending
 from pipelines.emit.producer import delivering
 from pipelines.errors import TransientError
@@ -143,7 +143,7 @@ def _read(branch: _Branch) -> list[Delivery]:
     else:
         branch.reader.pause(*branch.reader.assignment())
         wait_ms = 0
-    polled = branch.reader.poll(wait_ms, max_records=max(1, room))
+    polled = poll_as_member(branch.reader, wait_ms, max_records=max(1, room))
     for _ in range(branch.moves.qsize()):
         branch.moves.get()(branch.progress)
     # The client may list and return what is not ours any more, or not yet by its own word: that does not count.

@@ -4,16 +4,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.structs import MemberState
 
 from pipelines.audit import audit
 from pipelines.drain import drain, drain_once, open_ingest
 from pipelines.emit.producer import Record
 from pipelines.emit.topics import ensure_topic
+from pipelines.ingest import share as share_module
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import create_lake
 from pipelines.settings import Settings
@@ -24,6 +28,7 @@ from tests.test_crashes import environment
 
 pytestmark = pytest.mark.jvm
 _PARTITIONS = 3
+_RUNNING: "list[Future[None]]" = []
 
 
 @pytest.fixture
@@ -39,7 +44,7 @@ def bus(kafka: KafkaCluster, settings: Settings) -> Settings:
 
 @contextmanager
 def _ingesting(bus: Settings) -> Iterator[list[CommitRecord]]:
-    """Ingest in a thread until the block is left; yield what it commits."""
+    """Ingest in a thread until the block is left; yield what it commits. What ends the thread ends the block, too."""
     records: list[CommitRecord] = []
     stopping = threading.Event()
 
@@ -51,9 +56,11 @@ def _ingesting(bus: Settings) -> Iterator[list[CommitRecord]]:
 
     with ThreadPoolExecutor(1) as thread:
         running = thread.submit(run)
+        _RUNNING.append(running)
         try:
             yield records
         finally:
+            _RUNNING.remove(running)
             stopping.set()
             running.result(60)
 
@@ -71,6 +78,8 @@ def _partitions(records: list[CommitRecord]) -> set[int]:
 
 
 def _stored(bus: Settings) -> int:
+    for running in _RUNNING:
+        assert not running.done() or running.result(), "an ingester ended"
     return query(bus, "SELECT count(*) FROM events")[0][0]
 
 
@@ -89,6 +98,29 @@ def test_two_divide_the_partitions_and_one_takes_over(bus: Settings) -> None:
     assert _partitions(stays[before:]) == set(range(_PARTITIONS))
     assert_verified(bus)
     assert audit(bus).passed
+
+
+def test_a_rebalance_between_two_polls(kafka: KafkaCluster, bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The topic grows, and polls end while the client divides its partitions: it stays a member (`poll_as_member`)."""
+    monkeypatch.setattr(share_module, "_METADATA_MS", 500)
+    divide = ConsumerCoordinator._perform_assignment
+
+    def divide_slowly(*arguments: Any) -> Any:
+        divided = divide(*arguments)
+        threading.Event().wait(1.0)  # longer than a poll
+        return divided
+
+    with share_module.open_share(bus.kafka) as share:
+
+        def is_at_rest_with(partitions: int) -> bool:
+            given = len(share.assigned())
+            return given == partitions and share.member.group_metadata().state == MemberState.STABLE
+
+        wait_for("the partitions to be given out", lambda: is_at_rest_with(_PARTITIONS), 20)
+        monkeypatch.setattr(ConsumerCoordinator, "_perform_assignment", divide_slowly)
+        with kafka.admin() as admin:
+            admin.create_partitions({bus.kafka.topic: _PARTITIONS + 1})
+        wait_for("the new one to be given out, too", lambda: is_at_rest_with(_PARTITIONS + 1), 20)
 
 
 def test_a_killed_one_is_taken_over(bus: Settings, tmp_path: Path) -> None:
