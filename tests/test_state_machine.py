@@ -4,7 +4,7 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ from pipelines.drain import Ingest, drain, open_ingest
 from pipelines.emit.clients import admin_client
 from pipelines.emit.producer import Record
 from pipelines.emit.topics import ensure_topic, topic_exists
+from pipelines.erase import erase
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.refresh import publish_warehouse, rebuild_warehouse, refresh_warehouse
@@ -40,10 +41,12 @@ from tests.services.waiting import wait_for
 
 EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "12" if "CI" in os.environ else "4"))
 STEPS = 15
+USERS = 5
 POLICIES = ("default", "marketplace-feedback", "ride-hailing")
 SEEN = {
     "events": "SELECT event_id, action_type, event_time, metadata['rating'] FROM events",
-    "fates": 'SELECT sum("read"), sum(accepted), sum(duplicates), sum(conflicts), sum(dead_letters) FROM commits',
+    "fates": """SELECT sum("read"), sum(accepted), sum(duplicates), sum(conflicts), sum(dead_letters), sum(erased)
+        FROM commits""",
     "dead_letters": "SELECT count(*) FROM dead_letters",
     "conflicts": "SELECT count(*) FROM conflicts",
 }
@@ -64,23 +67,34 @@ class Sent(NamedTuple):
     rating: int
     days_ago: int
 
+    @property
+    def user(self) -> int:
+        """Whose event it is."""
+        return self.number % USERS
+
 
 class PowerCutError(Exception):
     """The end of a process."""
 
 
-def model(records: Iterable[Sent | None]) -> tuple[dict[int, Sent], Counter[str]]:
-    """Say what the lake has to hold after these records, None for a malformed one: the first of each id, and fates."""
+def model(records: Sequence[Sent | None], erasures: Sequence[tuple[int, int]]) -> tuple[list[Sent], Counter[str]]:
+    """Say what the lake has to hold after these records, None for a malformed one: the first of each id, and fates.
+
+    An erasure says after how many records it was, and whose.
+    """
     events: dict[int, Sent] = {}
     fates = Counter[str]()
-    for record in records:
+    for place, record in enumerate(records):
         if record is None:
             fates["dead_letters"] += 1
+        elif any(record.user == user and place >= after for after, user in erasures):
+            fates["erased"] += 1
         else:
             first = events.get(record.number)
             fates["accepted" if first is None else "duplicates" if first == record else "conflicts"] += 1
             events.setdefault(record.number, record)
-    return events, fates
+    erased = {user for _, user in erasures}
+    return [event for event in events.values() if event.user not in erased], fates
 
 
 SENT = st.builds(Sent, st.integers(0, 30), st.integers(1, 5), st.integers(0, 3))
@@ -102,6 +116,8 @@ class Story(RuleBasedStateMachine):
         self.past: list[Sent | None] = []
         """What was read of topics that are no more."""
         self.log: list[Sent | None] = []
+        self.erasures: list[tuple[int, int]] = []
+        """After how many records that were read, and whose."""
         self.process = ExitStack()
         self.ingest: Ingest | None = None
         ensure_topic(kafka)
@@ -178,6 +194,12 @@ class Story(RuleBasedStateMachine):
         compact(lake, 2)
         vacuum(lake, 0)
 
+    @rule(user=st.integers(0, USERS - 1))
+    def erase(self, user: int) -> None:
+        if user not in {erased for _, erased in self.erasures}:
+            erase(self.settings, [f"u-{user}"])
+            self.erasures.append((self._read(), user))
+
     @rule(name=st.sampled_from(POLICIES))
     def change_policy(self, name: str) -> None:
         activate(open_lake(self.settings.lake_root), load_policy(name))
@@ -207,11 +229,11 @@ class Story(RuleBasedStateMachine):
     def the_lake_is_what_the_model_says(self) -> None:
         seen = answers(self.settings, SEEN)
         read, *counts = (count or 0 for count in seen["fates"][0])
-        events, fates = model((self.past + self.log)[:read])
-        assert sorted(seen["events"]) == sorted(map(_row, events.values()))
-        assert counts == [fates[name] for name in ("accepted", "duplicates", "conflicts", "dead_letters")]
+        events, fates = model((self.past + self.log)[:read], self.erasures)
+        assert sorted(seen["events"]) == sorted(map(_row, events))
+        assert counts == [fates[name] for name in ("accepted", "duplicates", "conflicts", "dead_letters", "erased")]
         assert seen["dead_letters"] == [(fates["dead_letters"],)]
-        assert seen["conflicts"] == [(fates["conflicts"],)]
+        assert seen["conflicts"][0][0] <= fates["conflicts"]  # those of erased users are gone
 
     def _send(self, records: Sequence[Sent | None]) -> None:
         if records:
@@ -235,7 +257,7 @@ def _record(sent: Sent | None) -> Record:
     if sent is None:
         return Record(b"u", b"\xff")
     event_id, action_type, event_time, rating = _row(sent)
-    user_id = f"u-{sent.number % 5}"
+    user_id = f"u-{sent.user}"
     row = {"event_id": event_id, "user_id": user_id, "action_type": action_type, "event_time": event_time}
     [value] = encode(pa.Table.from_pylist([row | {"metadata": [("rating", rating)]}], EVENT)).to_pylist()
     return Record(user_id.encode(), value)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
+from pipelines.lake.torn import promised
+
 
 def publish(
     table: DeltaTable,
@@ -20,7 +22,7 @@ def publish(
         schema,
         table.metadata().partition_columns,
         commit_properties=CommitProperties(
-            custom_metadata=metadata,
+            custom_metadata=promised(actions, transactions) | (metadata or {}),
             max_commit_retries=0,
             app_transactions=[Transaction(app_id, version) for app_id, version in transactions.items()],
         ),

@@ -18,6 +18,7 @@ from pipelines.contract.schema import EVENT, PLACE, REJECTED, TIMESTAMP
 from pipelines.errors import CorruptionError, UsageError
 from pipelines.lake.files import DAY_COLUMN, make_durable
 from pipelines.lake.stores import absolute, reached, read_text
+from pipelines.lake.torn import set_torn_aside
 
 EVENTS = pa.schema([*EVENT, *PLACE, ("batch_id", pa.string()), (DAY_COLUMN, pa.date32())])
 DEAD_LETTERS = pa.schema([*REJECTED, ("batch_id", pa.string())])
@@ -162,13 +163,18 @@ class Lake:
     def table(self, name: str) -> DeltaTable:
         """Open one of TABLES.
 
-        Raises CorruptionError when its log cannot be read, UsageError when it is of a state of karmalake too old.
+        The end of its log is mended where a power cut tore it. Raises CorruptionError when the log cannot be read,
+        UsageError when it is of a state of karmalake too old.
         """
         try:
             with reached(self.root):
                 table = DeltaTable(self.folder(name))
         except DeltaError as error:
+            if set_torn_aside(self.folder(name)):
+                return self.table(name)
             raise CorruptionError(f"the Delta table {self.folder(name)} cannot be opened: {error}") from error
+        if set_torn_aside(self.folder(name), table.version()):
+            return self.table(name)
         missing = set(TABLES[name].names) - {field.name for field in table.schema().fields}
         if missing:
             raise UsageError(

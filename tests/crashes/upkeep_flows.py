@@ -1,10 +1,11 @@
-"""Killing compaction and vacuum, and the requeue of dead letters."""
+"""Killing compaction and vacuum, the requeue of dead letters, and an erasure."""
 
 from pipelines.dead_letters import Selection, requeue
+from pipelines.erase import erase
 from pipelines.lake.tables import open_lake
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.settings import Settings
-from tests.crashes.flows import Flow, killed
+from tests.crashes.flows import Flow, killed, parts
 from tests.crashes.kills import Moment
 from tests.draining import answers, drain_all
 
@@ -36,6 +37,13 @@ def requeue_all(settings: Settings) -> None:
     requeue(settings.model_copy(update={"contract": mended}), Selection())
 
 
+def erase_somebody(settings: Settings) -> None:
+    """Erase the user of the first event, as `karmalake erase` does."""
+    key = next(parts())[0].key
+    assert key is not None
+    erase(settings, [key.decode()])
+
+
 def _requeued(settings: Settings) -> dict[str, list[tuple[object, ...]]]:
     """Return what a requeue changes, but for its id."""
     return answers(
@@ -48,7 +56,19 @@ def _requeued(settings: Settings) -> dict[str, list[tuple[object, ...]]]:
     )
 
 
+_ERASING = {
+    "pipelines.lake.erasure:append_file": 2,
+    "pipelines.lake.erasure:read_file": 2,
+    "pipelines.lake.erasure:write_days": 2,
+    "pipelines.lake.files:_write": 2,
+    "pipelines.lake.erasure:replace_files": 1,
+    "pipelines.lake.erasure:make_durable": 1,
+    "pipelines.lake.erasure:_erase": 2,
+    "pipelines.erase:forget_indexes": 1,
+}
+
 FLOWS = {
+    "erasure": Flow(erase_somebody, _ERASING, drain_all),
     "compaction and vacuum": Flow(upkeep, _COMPACTING | _VACUUMING, drain_all),
     "recovery from a compaction that was not committed": Flow(
         upkeep,
