@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.audit import audit
-from pipelines.drain import drain, drain_once, open_ingest
+from pipelines.drain import Ingest, drain, drain_once, open_ingest
 from pipelines.emit.producer import Record
 from pipelines.emit.topics import describe_topic, ensure_topic
 from pipelines.errors import TransientError
@@ -63,6 +63,41 @@ def test_the_leader_of_a_topic_partition_dies(settings: Settings, tmp_path: Path
             drain(ingest, lambda _: None)
     assert query(bus, "SELECT count(*) FROM events") == [(40,)]
     assert_verified(bus)
+
+
+@pytest.mark.usefixtures("broken_connections")
+def test_a_network_that_is_slow_then_cut(settings: Settings, tmp_path: Path) -> None:
+    """Delayed and throttled, then cut in the midst of a drain and healed: each event is there once (`nothing-lost`)."""
+    require("kafka")
+    with KafkaCluster(tmp_path, proxied=True) as cluster:
+        direct = _on(cluster, settings, partitions=2)
+        send(direct, valid_records(range(4_000)))
+        far = cluster.settings("PROXIED", topic=direct.kafka.topic, group_id=direct.kafka.group_id)
+        bus = with_ingest(direct.model_copy(update={"kafka": far}), max_batch_records=200, max_wait_seconds=0.5)
+        (proxy,) = cluster.proxies
+        with open_ingest(bus) as ingest:
+            proxy.delay(0.1)
+            proxy.throttle(60_000)
+            wait_for("a batch to come through", lambda: drain_once(ingest), 60)
+            proxy.cut()
+            wait_for("the cut to be noticed", lambda: not _drains(ingest), 60)
+            assert _stored(bus) < 4_000
+            proxy.heal()
+            wait_for("the rest to be read", lambda: _drains(ingest) and _stored(bus) == 4_000, 60)
+        assert audit(direct).passed
+    assert_verified(bus)
+
+
+def _drains(ingest: Ingest) -> bool:
+    try:
+        drain_once(ingest)
+    except TransientError:
+        return False
+    return True
+
+
+def _stored(bus: Settings) -> int:
+    return query(bus, "SELECT count(*) FROM events")[0][0]
 
 
 def _sent(bus: Settings, numbers: range) -> bool:

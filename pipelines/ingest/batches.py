@@ -12,6 +12,7 @@ by one, several times slower.
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from importlib.metadata import version
 from inspect import signature
 from itertools import groupby
@@ -24,6 +25,7 @@ from kafka.errors import CorruptRecordError
 from kafka.record.default_records import DefaultRecordBatch
 
 from pipelines.contract.schema import HEADERS, RECORD, TIMESTAMP
+from pipelines.ingest.inflate import MOST_BYTES, inflate, needs_watching
 from pipelines.ingest.scan import copy_slices, scan_headers, scan_records
 
 _LOG = logging.getLogger(__name__)
@@ -32,7 +34,10 @@ _CLIENT = "kafka-python"
 
 @dataclass(frozen=True, slots=True)
 class RecordBatch:
-    """The records of one batch, decompressed but not taken apart; `data[start:]` holds `count` of them."""
+    """The records of one batch, decompressed but not taken apart; `data[start:]` holds `count` of them.
+
+    Of a batch that is not `inflated`, because it would be too large, it holds the compressed bytes.
+    """
 
     data: bytearray
     start: int
@@ -41,6 +46,7 @@ class RecordBatch:
     first_bus_ms: int
     last_bus_ms: int
     log_append_time: bool
+    inflated: bool = True
 
     def __len__(self) -> int:
         return len(self.data) - self.start
@@ -52,7 +58,7 @@ class _Undivided(DefaultRecordBatch):
     __slots__ = ()
 
     def __iter__(self) -> Iterator[Any]:
-        self._maybe_uncompress()
+        inflated = self._inflate()
         whole = RecordBatch(
             self._buffer,
             self._pos,
@@ -61,8 +67,20 @@ class _Undivided(DefaultRecordBatch):
             self.first_timestamp,
             self.max_timestamp,
             log_append_time=self.timestamp_type == self.LOG_APPEND_TIME,
+            inflated=inflated,
         )
         return iter((_Last(self.last_offset, self.max_timestamp, self.timestamp_type, whole),))
+
+    def _inflate(self) -> bool:
+        """Decompress the batch in its place; return whether it could be, within the memory that there is for it."""
+        compressed = memoryview(self._buffer)[self._pos :]
+        if not needs_watching(self.compression_type, len(compressed)):
+            self._maybe_uncompress()
+            return True
+        inflated = inflate(self.compression_type, bytes(compressed))
+        if inflated is not None:
+            self._buffer, self._pos, self._decompressed = bytearray(inflated), 0, True
+        return inflated is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +155,43 @@ def to_columns(polled: Sequence[ConsumerRecord], starts: dict[int, int], topic_i
     `now_ms`. Raises CorruptRecordError for bytes that are not whole records.
     """
     tables = [RECORD.empty_table()]
-    for whole, items in groupby(polled, lambda item: isinstance(item.value, RecordBatch)):
-        if whole:
+    for kind, items in groupby(polled, _kind):
+        if kind is _Kind.WHOLE:
             tables += [_columns(group, starts, topic_id, now_ms) for group in _groups(list(items))]
+        elif kind is _Kind.TOO_LARGE:
+            tables += [_records(_unread(item, starts), topic_id, now_ms) for item in items]
         else:
             tables.append(_records(list(items), topic_id, now_ms))
     return pa.concat_tables(tables)
+
+
+class _Kind(Enum):
+    WHOLE = auto()
+    TOO_LARGE = auto()
+    RECORD = auto()
+
+
+def _kind(item: ConsumerRecord) -> _Kind:
+    if not isinstance(item.value, RecordBatch):
+        return _Kind.RECORD
+    return _Kind.WHOLE if item.value.inflated else _Kind.TOO_LARGE
+
+
+def _unread(item: ConsumerRecord, starts: dict[int, int]) -> list[ConsumerRecord]:
+    """Return a record for each offset of a batch that is too large to be read: no event, but accounted for.
+
+    The first holds the compressed bytes, for whoever wants to look into them, and all say what they are.
+    """
+    batch: RecordBatch = item.value
+    if batch.count > _MOST_UNREAD or item.offset - batch.base_offset >= batch.count:
+        raise CorruptRecordError(f"the batch at {item.topic}-{item.partition}@{batch.base_offset} is too large to read")
+    why = [("karmalake", f"a record batch of more than {MOST_BYTES >> 20} MiB was not decompressed".encode())]
+    whole = bytes(memoryview(batch.data)[batch.start :])
+    return [
+        item._replace(offset=offset, key=None, value=b"" if offset > batch.base_offset else whole, headers=why)
+        for offset in range(batch.base_offset, item.offset + 1)
+        if offset >= starts[item.partition]
+    ]
 
 
 def _groups(items: list[ConsumerRecord]) -> Iterator[list[ConsumerRecord]]:
@@ -207,6 +256,7 @@ def _records(items: list[ConsumerRecord], topic_id: str, now_ms: int) -> pa.Tabl
 
 
 _GROUP_BYTES = 2**30
+_MOST_UNREAD = 1_000_000
 _FIELDS = 8
 _OFFSET, _TIME, _KEY, _KEY_SIZE, _VALUE, _VALUE_SIZE, _HEADERS, _HEADER_COUNT = range(_FIELDS)
 

@@ -1,19 +1,25 @@
 """Record batches become columns as kafka-python's own objects say, and broken ones are refused."""
 
+import tracemalloc
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import CorruptRecordError
 from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+from lz4.frame import LZ4FrameCompressor
 
 from pipelines.emit.simulator import Rates, simulate
 from pipelines.ingest import batches
+from pipelines.ingest import inflate as inflate_module
 from pipelines.ingest.batches import _UndividedRecords, knows_the_client, to_columns
 from pipelines.ingest.scan import scan_records
 from pipelines.settings import Settings
@@ -65,6 +71,49 @@ def test_says_what_the_client_says(parts: list[Records], codec: int, base_offset
     assert [[(h["key"], h["value"]) for h in row] for row in columns["headers"].to_pylist()] == [
         record.headers for record in expected
     ]
+
+
+@pytest.mark.parametrize("codec", [1, 3, 4])
+def test_a_batch_that_would_burst_is_accounted_for_and_not_read(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its offsets is there, is no event, and says why; others are read (`nothing-lost`, `not-blocked`)."""
+    monkeypatch.setattr(inflate_module, "MOST_BYTES", 100_000)
+    calm = build([(0, b"u", b"calm", [])], codec, 10)
+    bomb = build([(0, b"u", bytes(60_000), []), (0, b"u", bytes(60_000), [])], codec, 20)
+    columns = to_columns(polled(calm + bomb + build([(0, b"u", b"after", [])], codec, 30)), {3: 10}, "id", 0)
+    assert columns["offset"].to_pylist() == [10, 20, 21, 30]
+    first, unread, empty, last = columns["value"].to_pylist()
+    assert (first, empty, last) == (b"calm", b"", b"after")
+    assert unread == bomb[DefaultRecordBatch.HEADER_STRUCT.size :]
+    assert [len(row) for row in columns["headers"].to_pylist()] == [0, 1, 1, 0]
+    assert to_columns(polled(bomb), {3: 21}, "id", 0)["offset"].to_pylist() == [21]
+
+
+@pytest.mark.parametrize("codec", [1, 3, 4])
+def test_a_gigabyte_is_not_made_of_a_megabyte(codec: int) -> None:
+    """Memory grows by the limit, not by what the bytes would become."""
+    bomb = b"".join(_compressed(codec, 1024))
+    tracemalloc.start()
+    try:
+        assert inflate_module.inflate(codec, bomb) is None
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * inflate_module.MOST_BYTES
+
+
+def _compressed(codec: int, megabytes: int) -> Iterator[bytes]:
+    """Yield zeros, compressed piece by piece."""
+    piece = bytes(1 << 20)
+    if codec == 1:
+        stream: Any = zlib.compressobj(1, wbits=31)
+    elif codec == 3:
+        stream = LZ4FrameCompressor()
+        yield stream.begin()
+    else:
+        stream = zstandard.ZstdCompressor().compressobj()
+    for _ in range(megabytes):
+        yield stream.compress(piece)
+    yield stream.flush()
 
 
 @given(RECORDS, st.data())
