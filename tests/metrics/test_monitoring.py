@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 
 from pipelines.monitoring.metrics import PROCESSES, Entry
 from tests.conftest import REPOSITORY
+from tests.services.requirements import require
 
 MONITORING = REPOSITORY / "docs" / "monitoring"
 ALERTS = MONITORING / "alerts.yml"
@@ -21,10 +21,6 @@ _SERIES = {"histogram": {"_bucket", "_sum", "_count"}}
 _NAME = re.compile(r"\b(karmalake_[a-z_]+)(?:\{([^}]*)\})?")
 _BY = re.compile(r"\bby \(([^)]*)\)")
 _ADDED_BY_PROMETHEUS = {"instance", "job", "le"}
-
-needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not there: `apt-get install prometheus`"
-)
 
 
 def entries() -> dict[str, Entry]:
@@ -92,9 +88,9 @@ def test_every_panel_is_described_and_has_a_place_of_its_own() -> None:
     assert len({panel["id"] for panel in panels()}) == len(panels())
 
 
-@needs_promtool
 def test_promtool_takes_the_rules() -> None:
     """Prometheus would load them."""
+    require("promtool")
     done = subprocess.run(["promtool", "check", "rules", str(ALERTS)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -117,9 +113,9 @@ BAD = {
 }
 
 
-@needs_promtool
 def test_every_alert_fires_when_it_should(tmp_path: Path) -> None:
     """With bad numbers each does within its time, and with good ones none: as Prometheus computes it."""
+    require("promtool")
     good = dict.fromkeys(BAD, "0x45") | {'up{job="karmalake"}': "1x45"}
     good['karmalake_loop_last_turn_timestamp_seconds{loop="refresh"}'] = "0+60x45"
     count = 'count by (alertname) (ALERTS{alertstate="firing"})'

@@ -1,7 +1,6 @@
 """Every metric follows Prometheus' conventions, and no registry is shared."""
 
 import re
-import shutil
 import subprocess
 
 import pytest
@@ -14,6 +13,7 @@ from pipelines.lag.measure import Measurement
 from pipelines.lag.watch import Observation
 from pipelines.monitoring.metrics import PROCESSES, Book, StreamMetrics
 from tests.lag.measurements import measurement, partition
+from tests.services.requirements import require
 
 _NOT_BASE = re.compile(
     r"_(ms|millis|milliseconds|micro\w*|minutes|hours|days|kb|kib|mb|mib|kilobytes|megabytes|percent)(_|$)"
@@ -63,10 +63,10 @@ def test_both_formats_are_understood(process: str, book: Book) -> None:
     assert openmetrics <= {name.removesuffix("_info") for name in text} | text
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not there: `apt-get install prometheus`")
 @pytest.mark.parametrize(("process", "book"), books())
 def test_promtool_has_nothing_to_say(process: str, book: Book) -> None:
     """Prometheus' own linter of metrics."""
+    require("promtool")
     exposed = generate_latest(book.registry)
     done = subprocess.run(["promtool", "check", "metrics"], input=exposed, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

@@ -11,7 +11,7 @@ from tests.services.kafka_distribution import distribution_folder, java_version
 from tests.services.postgres_server import postgres_binary
 from tests.services.rabbitmq_server import rabbitmq_binary
 
-Service = Literal["kafka", "redis", "postgres", "rabbitmq"]
+Service = Literal["kafka", "redis", "postgres", "rabbitmq", "promtool"]
 
 _OLDEST_JAVA = 17
 
@@ -22,6 +22,7 @@ def missing(service: Service) -> str | None:
         "kafka": _kafka_lacks,
         "redis": _redis_lacks,
         "postgres": _postgres_lacks,
+        "promtool": lambda: _programs({"promtool": "prometheus"}),
         "rabbitmq": lambda: {} if rabbitmq_binary() else {"rabbitmq-server": "rabbitmq-server"},
     }[service]()
     if not lacks:
