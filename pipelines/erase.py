@@ -43,5 +43,5 @@ def erase(settings: Settings, user_ids: Sequence[str]) -> Erasure:
         forget_by_user(by_user_path(settings.warehouse_path))
         refresh_draft(draft, settings)
         draft.publish()
-    served = settings.redis.url is not None and published(settings) is not None
+    served = settings.serves and published(settings) is not None
     return Erasure(rows, warehouse=True, published=publish_warehouse(settings) if served else None)

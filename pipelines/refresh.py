@@ -81,6 +81,6 @@ def publish_views(connection: duckdb.DuckDBPyConnection, settings: Settings, cha
     stamp = Stamp(info.lake_version, epoch_us(info.as_of), f"{info.policy.name}@{info.policy_version}")
 
     def made(users: pl.Series | None) -> pl.DataFrame:
-        return documents(connection, users, settings.redis.leaderboards)
+        return documents(connection, users, settings.documents.leaderboards)
 
-    return publish(made, stamp, settings.redis, settings.published_dir, changed)
+    return publish(made, stamp, settings.documents, settings.published_dir, changed)

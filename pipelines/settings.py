@@ -11,9 +11,18 @@ import re
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pipelines.errors import ConfigurationError
 
@@ -129,6 +138,37 @@ class RedisSettings(_Section):
             if not re.fullmatch(r"all_time|last_[1-9][0-9]*_days", name):
                 raise ValueError(f"{name!r} is no view: all_time, or last_N_days with the N of a window of the policy")
         return tuple(dict.fromkeys(names))
+
+
+class CassandraSettings(_Section):
+    """Cassandra as the store of documents, instead of Redis; with `hosts` it is used."""
+
+    hosts: tuple[str, ...] = ()
+    """Nodes to begin with, of one data centre; in the environment, between commas."""
+    port: int = Field(default=9042, ge=1, le=65_535)
+    """Where they speak CQL."""
+    keyspace: str = Field(default="karmalake", pattern=r"^[A-Za-z][A-Za-z0-9_]{0,47}$")
+    """Has to be there: its replication is yours to choose. The tables in it are made."""
+    prefix: str = Field(default="reputation", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    """Tells apart those who share a keyspace."""
+    user: str | None = None
+    """Whom to log in as; without one, nobody in particular."""
+    password: SecretStr | None = None
+    """The user's; better in the environment."""
+    ssl_cafile: Path | None = None
+    """Certificates of the authorities that the nodes are trusted by; encrypts."""
+    request_timeout_seconds: float = Field(default=10.0, gt=0)
+    """How long a statement may take before it counts as an error."""
+
+    @property
+    def leaderboards(self) -> tuple[str, ...]:
+        """None: Cassandra keeps no order by score."""
+        return ()
+
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _between_commas(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
 class RelaySettings(_Section):
@@ -252,6 +292,7 @@ class Settings(_Section):
     kafka: KafkaSettings = KafkaSettings()
     queue: QueueSettings = QueueSettings()
     redis: RedisSettings = RedisSettings()
+    cassandra: CassandraSettings = CassandraSettings()
     relay: RelaySettings = RelaySettings()
     notify: NotifySettings = NotifySettings()
     contract: ContractSettings = ContractSettings()
@@ -261,10 +302,26 @@ class Settings(_Section):
     reputation: ReputationSettings = ReputationSettings()
     metrics: MetricsSettings = MetricsSettings()
 
+    @model_validator(mode="after")
+    def _leaderboards_have_a_place(self) -> Self:
+        if self.cassandra.hosts and self.redis.leaderboards:
+            raise ValueError("redis.leaderboards are kept in Redis only, and cassandra.hosts names another store")
+        return self
+
     @property
     def lake_root(self) -> str:
         """The folder or the URI of the Delta tables: the truth."""
         return self.lake.uri or str(self.data_dir / "lake")
+
+    @property
+    def serves(self) -> bool:
+        """Whether a store of documents is configured."""
+        return bool(self.cassandra.hosts) or self.redis.url is not None
+
+    @property
+    def documents(self) -> RedisSettings | CassandraSettings:
+        """The store of documents: Cassandra if it is configured, else Redis."""
+        return self.cassandra if self.cassandra.hosts else self.redis
 
     @property
     def index_dir(self) -> Path:

@@ -145,7 +145,7 @@ def verify_lake(snapshot: Snapshot) -> Iterator[Check]:
 def verify_served(settings: Settings) -> Iterator[Check]:
     """Check that Redis serves what the warehouse says, for a sample of users; not checked before a publication."""
     name = "Redis serves what the lake says"
-    info = published(settings) if settings.redis.url else None
+    info = published(settings) if settings.serves else None
     if info is None:
         yield Check(name, "fresh", passed=None, evidence="nothing is published yet")
         return

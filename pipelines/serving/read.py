@@ -22,7 +22,7 @@ from pipelines.errors import TransientError, UsageError
 from pipelines.serving.bookkeeping import Stamp, read_held, utc_time
 from pipelines.serving.client import connect, explained
 from pipelines.serving.keys import document_key, leaderboard_key, user_member
-from pipelines.settings import RedisSettings, Settings, load_settings
+from pipelines.settings import CassandraSettings, RedisSettings, Settings, load_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,14 @@ def read_reputation(user_id: str, settings: Settings | None = None) -> dict[str,
     Without `settings`: those of the environment and the running local services, looked up once, and again after a
     read that failed. Raises TransientError or ConfigurationError, both without the password.
     """
-    redis_settings = _redis_settings(settings)
-    with _reading(redis_settings) as client:
-        document = cast("bytes | None", client.get(document_key(redis_settings.prefix, user_id)))
+    where = _default_settings().documents if settings is None else settings.documents
+    if isinstance(where, CassandraSettings):
+        from pipelines.serving import cassandra_store  # noqa: PLC0415 - an optional extra
+
+        document = cassandra_store.read_document(where, user_id)
+    else:
+        with _reading(where) as client:
+            document = cast("bytes | None", client.get(document_key(where.prefix, user_id)))
     return None if document is None else json.loads(document)
 
 
@@ -66,9 +71,14 @@ def published(settings: Settings | None = None) -> PublishedInfo | None:
 
     Settings and errors as for `read_reputation`.
     """
-    redis_settings = _redis_settings(settings)
-    with _reading(redis_settings) as client:
-        held = read_held(client, redis_settings.prefix)
+    where = _default_settings().documents if settings is None else settings.documents
+    if isinstance(where, CassandraSettings):
+        from pipelines.serving import cassandra_store  # noqa: PLC0415 - an optional extra
+
+        held = cassandra_store.read_held(where)
+    else:
+        with _reading(where) as client:
+            held = read_held(client, where.prefix)
     if held.published is None:
         return None
     staleness_us = time.time_ns() // 1_000 - held.published.as_of_us
@@ -141,7 +151,10 @@ def _reading(settings: RedisSettings) -> Generator[redis.Redis]:
 
 
 def _redis_settings(settings: Settings | None) -> RedisSettings:
-    return _default_settings() if settings is None else settings.redis
+    where = _default_settings().documents if settings is None else settings.documents
+    if isinstance(where, CassandraSettings):
+        raise UsageError("leaderboards are kept in Redis only, and the documents are in Cassandra")
+    return where
 
 
 @lru_cache(maxsize=8)
@@ -150,7 +163,7 @@ def _client(settings: RedisSettings) -> redis.Redis:
 
 
 @lru_cache(maxsize=1)
-def _default_settings() -> RedisSettings:
+def _default_settings() -> Settings:
     from pipelines.local.services import with_local_endpoints  # noqa: PLC0415 # slow, and not needed by who passes settings
 
-    return with_local_endpoints(load_settings()).redis
+    return with_local_endpoints(load_settings())

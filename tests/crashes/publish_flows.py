@@ -17,14 +17,14 @@ from tests.draining import drain_all
 _OLDER = "older.duckdb"
 _BY_CHANCE = {b"id", b"published_at_us"}
 _PUBLISHING = {
-    "pipelines.serving.publish:read_held": 2,
-    "pipelines.serving.publish:begin": 2,
+    "pipelines.serving.redis_store:read_held": 2,
+    "pipelines.serving.redis_store:begin": 2,
     "pipelines.serving.publish:_everything": 1,
     "pipelines.serving.publish:_changed": 1,
-    "pipelines.serving.publish:write": 2,
-    "pipelines.serving.publish:remove": 1,
+    "pipelines.serving.redis_store:write": 2,
+    "pipelines.serving.redis_store:remove": 1,
     "redis.client:Pipeline.execute": 2,
-    "pipelines.serving.publish:finish": 2,
+    "pipelines.serving.redis_store:finish": 2,
     "pipelines.serving.publish:save": 2,
 }
 
@@ -34,7 +34,7 @@ def publish_both(settings: Settings) -> None:
     with connect(settings.redis) as client:
         client.set(document_key(settings.redis.prefix, "nobody"), "{}")
     with pytest.MonkeyPatch.context() as patch, attach(settings.data_dir / _OLDER) as older:
-        patch.setattr("pipelines.serving.publish._CHUNK_COMMANDS", 10)
+        patch.setattr("pipelines.serving.redis_store._CHUNK_COMMANDS", 10)
         publish_views(older, settings, None)
         _publish(settings)
 

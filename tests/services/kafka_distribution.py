@@ -1,24 +1,20 @@
-"""The jars of Apache Kafka: fetched with Maven once, kept in a cache outside the repository.
+"""How Java runs Apache Kafka: its jars, and what starts it fast.
 
-The cache is `$XDG_CACHE_HOME/karmalake-tests/kafka-<version>-<digest of pom.xml>`. Beside the jars lies a class
-archive of the Java that runs them (Java's AppCDS): with it a broker starts in half the time.
+Beside the jars lies a class archive of the Java that runs them (Java's AppCDS): with it a broker starts in half the
+time.
 """
 
 import dataclasses
 import functools
 import hashlib
-import os
-import re
-import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from tests.services.maven import class_path, jars
+
 _HERE = Path(__file__).parent
-_POM = _HERE / "pom.xml"
-_DOWNLOAD_SECONDS = 240.0
 _JVM_OPTIONS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 
 
@@ -31,10 +27,8 @@ class Distribution:
 
     def command(self, main_class: str, *arguments: str) -> list[str]:
         """Return the command that runs a class of Kafka."""
-        # Java accepts a class archive only for the very class path it was made with, spelt out.
-        class_path = os.pathsep.join(str(jar) for jar in sorted(self.jars.glob("*.jar")))
         logging = f"-Dlog4j2.configurationFile={_HERE / 'log4j2.properties'}"
-        return ["java", *_JVM_OPTIONS, *self.sharing, logging, "-cp", class_path, main_class, *arguments]
+        return ["java", *_JVM_OPTIONS, *self.sharing, logging, "-cp", class_path(self.jars), main_class, *arguments]
 
     def using(self, archive: Path) -> Self:
         """Return the distribution that starts from a class archive; Java ignores one that does not fit."""
@@ -50,42 +44,12 @@ class Distribution:
         return self.jars.with_name(f"{self.jars.name}-{java}.jsa")
 
 
-def distribution_folder() -> Path:
-    """Return where the jars are or will be."""
-    pom = _POM.read_bytes()
-    version = re.search(rb"<kafka.version>([^<]+)<", pom)
-    assert version is not None, f"{_POM} names no kafka.version"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "karmalake-tests" / f"kafka-{version[1].decode()}-{hashlib.sha256(pom).hexdigest()[:8]}"
-
-
 def distribution() -> Distribution:
-    """Return the distribution, fetching the jars if they are not there.
-
-    Several test processes may do so at once: a finished download appears under its name in one step.
-    """
-    folder = distribution_folder()
-    if not folder.exists():
-        _download(folder)
-    return Distribution(folder)
+    """Return the distribution, fetching the jars if they are not there."""
+    return Distribution(jars("kafka"))
 
 
 @functools.cache
 def java_version() -> str:
     """Return what `java -version` prints."""
     return subprocess.run(["java", "-version"], check=True, capture_output=True, text=True, timeout=60).stderr
-
-
-def _download(folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        jars = Path(temporary) / "jars"
-        quiet = ("--quiet", "--batch-mode", "--strict-checksums", "-Dstyle.color=never")
-        goal = ("dependency:copy-dependencies", f"-DoutputDirectory={jars}")
-        subprocess.run(["mvn", *quiet, "-f", str(_POM), *goal], check=True, timeout=_DOWNLOAD_SECONDS)
-        try:
-            jars.rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-            shutil.rmtree(jars)  # somebody else was first

@@ -7,11 +7,12 @@ from typing import Literal
 
 import pytest
 
-from tests.services.kafka_distribution import distribution_folder, java_version
+from tests.services.kafka_distribution import java_version
+from tests.services.maven import jar_folder
 from tests.services.postgres_server import postgres_binary
 from tests.services.rabbitmq_server import rabbitmq_binary
 
-Service = Literal["kafka", "redis", "postgres", "rabbitmq", "promtool"]
+Service = Literal["kafka", "redis", "postgres", "rabbitmq", "promtool", "cassandra"]
 
 _OLDEST_JAVA = 17
 
@@ -19,7 +20,8 @@ _OLDEST_JAVA = 17
 def missing(service: Service) -> str | None:
     """Return what this machine lacks for a service and how to install it, None if it lacks nothing."""
     lacks = {
-        "kafka": _kafka_lacks,
+        "kafka": lambda: _java_lacks("kafka") | _programs({"openssl": "openssl"}),
+        "cassandra": lambda: _java_lacks("cassandra"),
         "redis": _redis_lacks,
         "postgres": _postgres_lacks,
         "promtool": lambda: _programs({"promtool": "prometheus"}),
@@ -41,11 +43,11 @@ def require(service: Service) -> None:
     pytest.skip(reason)
 
 
-def _kafka_lacks() -> dict[str, str]:
-    lacks = _programs({"openssl": "openssl"})
+def _java_lacks(server: str) -> dict[str, str]:
+    lacks: dict[str, str] = {}
     if shutil.which("java") is None or _java_major() < _OLDEST_JAVA:
         lacks[f"Java {_OLDEST_JAVA} or newer"] = "default-jre-headless"
-    if not distribution_folder().exists():
+    if not jar_folder(server).exists():
         lacks |= _programs({"mvn": "maven"})
     return lacks
 

@@ -45,7 +45,7 @@ def interrupted(frame: pl.DataFrame, shown: Stamp, cache: RedisSettings, state_d
         raise RuntimeError("cut off")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.serving.publish.finish", cut_off)
+        patch.setattr("pipelines.serving.redis_store.finish", cut_off)
         with pytest.raises(RuntimeError, match="cut off"):
             publish(always(frame), shown, cache, state_dir)
 

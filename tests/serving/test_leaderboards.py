@@ -18,7 +18,7 @@ from pipelines.errors import ConfigurationError, UsageError
 from pipelines.reputation import documents as warehouse
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import parse_policy
-from pipelines.serving import publish as publish_module
+from pipelines.serving import redis_store
 from pipelines.serving.keys import leaderboard_key
 from pipelines.serving.publish import publish
 from pipelines.serving.read import Ranked, published, read_leaderboard, read_rank
@@ -213,7 +213,7 @@ def test_a_document_and_its_rank_change_together(
     settings: Settings, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever looks at one moment, while publications of many chunks run, sees documents that agree with the ranks."""
-    monkeypatch.setattr(publish_module, "_CHUNK_COMMANDS", 20)
+    monkeypatch.setattr(redis_store, "_CHUNK_COMMANDS", 20)
     ours = with_views(settings, "all_time")
     users = [f"user{i}" for i in range(200)]
     done, disagreements, looks = threading.Event(), [], []

@@ -14,8 +14,9 @@ import redis
 from pipelines.errors import TransientError, UsageError
 from pipelines.serving.keys import document_key
 from pipelines.serving.publication import begin, finish, write
-from pipelines.serving.publish import DOCUMENTS, document_keys, publish
+from pipelines.serving.publish import DOCUMENTS, publish
 from pipelines.serving.read import published, read_reputation
+from pipelines.serving.redis_store import document_keys
 from pipelines.settings import RedisSettings, Settings
 from tests.serving.conftest import PrivateValkey, always, documents, documents_of, expected, served, stamp, wait_until
 

@@ -1,0 +1,171 @@
+"""Cassandra holds exactly the documents last published, behind the same fence as Redis, on a real server (`fenced`)."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipelines.errors import ConfigurationError, FencedError, TransientError, UsageError
+from pipelines.refresh import publish_warehouse, refresh_warehouse
+from pipelines.serving import cassandra_store
+from pipelines.serving.cassandra_store import open_cassandra
+from pipelines.serving.publish import publish
+from pipelines.serving.read import published, read_leaderboard, read_reputation
+from pipelines.settings import CassandraSettings, Settings, load_settings
+from pipelines.verify import verify
+from tests.draining import drain_all, send, valid_records, with_ingest
+from tests.services.cassandra_server import KEYSPACE, CassandraServer
+from tests.services.ports import HOST, free_port
+from tests.services.requirements import require
+from tests.serving.conftest import always, documents, documents_of, names, stamp
+
+pytestmark = pytest.mark.jvm
+HOSTILE = [
+    "",
+    "'; DROP TABLE documents; --",
+    "\0nul\0",
+    "new\nline",
+    "../..",
+    "\U0001f600",
+    "\u202eright to left",
+    "x" * 60_000,
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraServer]:
+    """Return a node with an empty keyspace."""
+    require("cassandra")
+    with CassandraServer(tmp_path_factory.mktemp("cassandra")) as server:
+        cluster = cassandra_store.Cluster([HOST], port=server.port, protocol_version=5)
+        cluster.connect().execute(
+            f"CREATE KEYSPACE {KEYSPACE} WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': 1}}"
+        )
+        cluster.shutdown()
+        yield server
+
+
+@pytest.fixture
+def store(server: CassandraServer) -> CassandraSettings:
+    """Return settings with a prefix of the test's own."""
+    return CassandraSettings(hosts=(HOST,), port=server.port, keyspace=KEYSPACE, prefix=f"p{uuid.uuid4().hex[:8]}")
+
+
+def served(store: CassandraSettings) -> dict[str, str]:
+    """Return every document under the prefix, by user_id."""
+    with open_cassandra(store) as opened:
+        rows = opened.session.execute(
+            "SELECT user_id, document FROM documents WHERE prefix = %s ALLOW FILTERING", [store.prefix]
+        )
+        return {row["user_id"].decode(): row["document"] for row in rows if row["user_id"] is not None}
+
+
+def of(frame: pl.DataFrame) -> dict[str, str]:
+    return dict(frame.select("user_id", "document").iter_rows())
+
+
+def test_only_what_changed_is_written(store: CassandraSettings, tmp_path: Path) -> None:
+    """The first publication is full, the second writes what differs and deletes who is gone."""
+    first = documents(**{f"u{n}": n for n in range(500)})
+    assert publish(always(first), stamp(1), store, tmp_path).full
+    assert served(store) == of(first)
+    second = documents(**{f"u{n}": n + (n < 3) for n in range(1, 501)})
+    done = publish(always(second), stamp(2), store, tmp_path)
+    assert (done.written, done.deleted, done.unchanged, done.full) == (3, 1, 497, False)
+    assert served(store) == of(second)
+    some = documents(u1=9, u600=1)
+    done = publish(always(some), stamp(3), store, tmp_path, names("u1", "u2", "u600"))
+    assert (done.written, done.deleted) == (2, 1)
+    assert served(store) == {user: text for user, text in (of(second) | of(some)).items() if user != "u2"}
+
+
+def test_names_and_documents_are_only_values(store: CassandraSettings, tmp_path: Path) -> None:
+    """Whatever a user is called, and however large a document is, it is read as it was written."""
+    frame = documents_of({user: json.dumps({"of": user, "more": "x" * 300_000 * (not user)}) for user in HOSTILE})
+    publish(always(frame), stamp(1), store, tmp_path)
+    settings = Settings(cassandra=store)
+    assert [read_reputation(user, settings) for user in HOSTILE] == [json.loads(text) for text in frame["document"]]
+    assert read_reputation("nobody", settings) is None
+    assert read_reputation("\ud800", settings) is None
+
+
+def test_an_older_publication_is_refused(store: CassandraSettings, tmp_path: Path) -> None:
+    """It changes nothing; an equal stamp is the same again (`fenced`)."""
+    publish(always(documents(ann=2)), stamp(2), store, tmp_path / "one")
+    with pytest.raises(FencedError, match="newer"):
+        publish(always(documents(ann=1)), stamp(1), store, tmp_path / "two")
+    assert served(store) == {"ann": '{"score":2}'}
+    assert publish(always(documents(ann=3)), stamp(2), store, tmp_path / "two").full
+
+
+def test_one_that_sleeps_while_another_publishes_changes_nothing(store: CassandraSettings, tmp_path: Path) -> None:
+    """At whatever step it wakes, also for users whom the other one does not know (`fenced`)."""
+    users = [f"u{n}" for n in range(300)]
+    with open_cassandra(store) as opened:
+        sleeper = opened.begin(stamp(1))
+        sleeper.held()
+        sleeper.write(documents(early=1))
+        newer = documents(ann=2)
+        assert publish(always(newer), stamp(2), store, tmp_path).full
+        for step in (
+            lambda: sleeper.write(documents(**dict.fromkeys(users, 1))),
+            lambda: sleeper.remove(pl.Series([b"ann"], dtype=pl.Binary)),
+            lambda: sleeper.finish(1),
+        ):
+            with pytest.raises(FencedError, match="another publisher has taken over"):
+                step()
+    assert served(store) == of(newer)
+    info = published(Settings(cassandra=store))
+    assert info
+    assert (info.stamp, info.documents) == (stamp(2), 1)
+
+
+def test_an_interrupted_publication_is_followed_by_a_full_one(store: CassandraSettings, tmp_path: Path) -> None:
+    """And so is one whose tables were lost: tickets go on being greater."""
+    publish(always(documents(ann=1)), stamp(1), store, tmp_path)
+    with open_cassandra(store) as opened:
+        opened.begin(stamp(2)).write(documents(bob=1))
+        assert opened.complete_id() is None
+        assert publish(always(documents(ann=1)), stamp(2), store, tmp_path).full
+        assert served(store) == {"ann": '{"score":1}'}
+        opened.session.execute("DELETE FROM publications WHERE prefix = %s", [store.prefix])
+        assert publish(always(documents(cem=1)), stamp(1), store, tmp_path).full
+    assert served(store) == {"cem": '{"score":1}'}
+
+
+def test_a_finish_whose_answer_was_lost(store: CassandraSettings) -> None:
+    """It is done; once more changes nothing."""
+    with open_cassandra(store) as opened:
+        writing = opened.begin(stamp(1))
+        writing.finish(0)
+        writing.finish(0)
+        assert opened.complete_id() == writing.id
+
+
+def test_the_whole_way(settings: Settings, store: CassandraSettings) -> None:
+    """From the bus to a document, and `verify` compares it with the lake."""
+    bus = with_ingest(settings.model_copy(update={"cassandra": store}))
+    send(bus, valid_records(range(50)))
+    drain_all(bus)
+    refresh_warehouse(bus)
+    assert publish_warehouse(bus).written == 7
+    assert read_reputation("u-3", bus)
+    assert [check for check in verify(bus) if check.passed is not True] == []
+    with pytest.raises(UsageError, match="leaderboards are kept in Redis only"):
+        read_leaderboard("all_time", bus)
+
+
+def test_errors_say_what_to_do(store: CassandraSettings, tmp_path: Path) -> None:
+    """No node, no keyspace, and leaderboards that nobody could keep; no password is shown."""
+    nobody = CassandraSettings(hosts=(HOST,), port=free_port(), user="u", password="secret", request_timeout_seconds=2)  # type: ignore[arg-type] # noqa: S106
+    with pytest.raises(TransientError, match="did not answer while publishing") as caught:
+        publish(always(documents(ann=1)), stamp(1), nobody, tmp_path)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="refused publishing"):
+        publish(always(documents(ann=1)), stamp(1), store.model_copy(update={"keyspace": "nowhere"}), tmp_path)
+    environment = {"KARMALAKE_CASSANDRA_HOSTS": "a, b", "KARMALAKE_REDIS_LEADERBOARDS": "all_time"}
+    with pytest.raises(ConfigurationError, match="leaderboards"):
+        load_settings(environment, tmp_path)
