@@ -16,7 +16,7 @@ from benchmarks.report import keep
 from examples.riders import Rider
 from examples.system import System
 
-_ROUNDS, _REQUESTS, _WARM_UP = 3, 700, 100
+_ROUNDS, _REQUESTS, _WARM_UP = 3, 400, 100
 _COLUMNS = ("circumstances", "requests", "p50 ms", "p95 ms", "p99 ms", "worst ms")
 _PERCENTILES = (50, 95, 99, 100)
 
@@ -30,7 +30,7 @@ def run(folder: Path) -> None:
         for number in range(_ROUNDS):
             for name, circumstance in _circumstances(system).items():
                 with circumstance():
-                    seconds.setdefault(name, []).extend(_rate(rider, f"{number}-{name}"[:24], _REQUESTS))
+                    seconds.setdefault(name, []).extend(_rate(rider, f"{number}-{name}".replace(" ", "-"), _REQUESTS))
         rider.close()
     rows = [
         (name, len(taken), *(np.percentile(taken, _PERCENTILES) * 1000).tolist()) for name, taken in seconds.items()

@@ -57,6 +57,7 @@ class Handler(BaseHTTPRequestHandler):
     """One connection of a client."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body of an answer are sent apart: the second would wait 40 ms
     engine: Engine
     settings: Settings
     secret: bytes
