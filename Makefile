@@ -36,8 +36,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup  ## write the reference pages anew from the code
+docs: setup  ## write the reference pages anew from the code, and the site into site/
 	$(BIN)/python -m pipelines.cli.reference docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: setup  ## measure for 15 minutes on a quiet machine; BENCH="dedup history" for what takes longer
 	$(BIN)/python -m benchmarks $(or $(BENCH),ingest backfill publish freshness)

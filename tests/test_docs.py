@@ -1,0 +1,63 @@
+"""The documentation as a site: whole, with every page in its place, and nothing fetched from elsewhere."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY
+
+_DOCS = REPOSITORY / "docs"
+_FETCHED = re.compile(r'<(?:script|img|iframe|link rel="stylesheet")[^>]* (?:src|href)="(https?:[^"]+)"')
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the built site; a link or an anchor that leads nowhere is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-W", "ignore", "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    return folder
+
+
+def test_every_page_has_a_place(site: Path) -> None:
+    """The navigation names all pages, and those of the repository's root that were taken in."""
+    nav = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    named = {page for entry in nav for group in entry.values() for page in _pages(group)}
+    assert named - {"index.md", "architecture.md", "changes.md"} == {path.name for path in _DOCS.glob("*.md")}
+    front = (site / "index.html").read_text(encoding="utf-8")
+    assert "Sixty seconds" in front
+    assert 'href="architecture/"' in front
+
+
+def _pages(group: "str | list[dict[str, str]]") -> list[str]:
+    return [group] if isinstance(group, str) else [page for entry in group for page in entry.values()]
+
+
+def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
+    """It can be read without a network, and tells nobody who reads it."""
+    found = {url for page in site.rglob("*.html") for url in _FETCHED.findall(page.read_text(encoding="utf-8"))}
+    assert found == set()
+
+
+def test_the_root_pages_link_to_what_is_there() -> None:
+    """README, ARCHITECTURE and CHANGELOG are read in the repository as well."""
+    for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md"):
+        text = (REPOSITORY / name).read_text(encoding="utf-8")
+        targets = [target for target in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in target]
+        assert [target for target in targets if not (REPOSITORY / target).exists()] == []
+
+
+def test_the_spelling() -> None:
+    """No word that is often misspelt is, in what people read."""
+    places = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs", "pipelines", "assets", "examples", "notebooks"]
+    command = [sys.executable, "-m", "codespell_lib", *places]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
