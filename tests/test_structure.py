@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY
 _PIPELINES = REPOSITORY / "pipelines"
 # In the order of an event's way, as in ARCHITECTURE.md.
 _STAGES = ("contract", "emit", "ingest", "lake", "local", "notify", "reputation", "serving")
-_ABOVE_ALL = {"cli", "lag", "monitoring"}
+_ABOVE_ALL = {"cli", "dashboard", "lag", "monitoring"}
 _BELOW_ALL = {"errors", "settings", "toml_lines"}
 _MODULES = sorted(_PIPELINES.rglob("*.py"))
 

@@ -7,6 +7,7 @@ from pipelines.cli import (
     bus,
     contract,
     copying,
+    dashboard,
     dead_letters,
     demo,
     erase,
@@ -66,5 +67,6 @@ app.command(rich_help_panel="Look")(look.leaderboard)
 app.command(rich_help_panel="Look")(look.scores)
 app.command(rich_help_panel="Look")(explain.explain)
 app.command(rich_help_panel="Look")(trend.trend)
+app.command(rich_help_panel="Look")(dashboard.dashboard)
 app.add_typer(policy.policy, name="policy", rich_help_panel="Look")
 app.command(rich_help_panel="Look")(look.sql)

@@ -12,7 +12,7 @@ from tests.services.maven import jar_folder
 from tests.services.postgres_server import postgres_binary
 from tests.services.rabbitmq_server import rabbitmq_binary
 
-Service = Literal["kafka", "redis", "postgres", "rabbitmq", "promtool", "cassandra"]
+Service = Literal["kafka", "redis", "postgres", "rabbitmq", "promtool", "cassandra", "chromium"]
 
 _OLDEST_JAVA = 17
 
@@ -24,6 +24,7 @@ def missing(service: Service) -> str | None:
         "cassandra": lambda: _java_lacks("cassandra"),
         "redis": _redis_lacks,
         "postgres": _postgres_lacks,
+        "chromium": lambda: _programs({"chromium": "chromium"}),
         "promtool": lambda: _programs({"promtool": "prometheus"}),
         "rabbitmq": lambda: {} if rabbitmq_binary() else {"rabbitmq-server": "rabbitmq-server"},
     }[service]()

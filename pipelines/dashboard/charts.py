@@ -1,0 +1,73 @@
+"""The charts of the dashboard: frames in, altair out. Colours are told apart in print and by colour-blind readers."""
+
+import altair as alt
+import polars as pl
+
+INK, BLUE, ORANGE, GREY = "#222222", "#0072B2", "#D55E00", "#999999"
+_HEIGHT = 200
+_LANES_HEIGHT = 140
+
+
+def activity(rows: pl.DataFrame) -> alt.LayerChart:
+    """Draw events and active users over time; `rows` as of `queries.activity`."""
+    base = alt.Chart(rows).encode(x=alt.X("first_day:T", title=None))
+    events = base.mark_area(color=BLUE, opacity=0.35).encode(y=alt.Y("events:Q", title="events (area), users (line)"))
+    users = base.mark_line(color=INK).encode(y="active_users:Q", tooltip=["first_day:T", "events:Q", "active_users:Q"])
+    last, first = rows["events"][-1], rows["events"][0]
+    return _layered(f"{last:,} events in the latest whole period; {first:,} in the first", events, users)
+
+
+def rating(rows: pl.DataFrame) -> alt.LayerChart:
+    """Draw the daily average with its 95 % band and the seven-day mean; `rows` as of `queries.rating`."""
+    base = alt.Chart(rows).encode(x=alt.X("day:T", title=None))
+    band = base.mark_area(color=GREY, opacity=0.3).encode(
+        y=alt.Y("lower:Q", title="rating", scale=alt.Scale(zero=False)), y2="upper:Q"
+    )
+    daily = base.mark_circle(color=GREY, size=18).encode(y="average:Q", tooltip=["day:T", "average:Q", "ratings:Q"])
+    mean = base.mark_line(color=BLUE).encode(y="seven_day_mean:Q")
+    change = rows["seven_day_mean"][-1] - rows["seven_day_mean"][min(6, rows.height - 1)]
+    title = f"The seven-day mean of ratings moved by {change:+.2f} (dots: days; band: 95 %)"
+    return _layered(title, band, daily, mean)
+
+
+def distribution(rows: pl.DataFrame) -> alt.LayerChart:
+    """Draw median, middle half and middle 80 % of points; `rows` as of `queries.distribution`."""
+    base = alt.Chart(rows).encode(x=alt.X("first_day:T", title=None))
+    outer = base.mark_area(color=BLUE, opacity=0.25).encode(y=alt.Y("p10:Q", title="points"), y2="p90:Q")
+    inner = base.mark_area(color=BLUE, opacity=0.45).encode(y="p25:Q", y2="p75:Q")
+    median = base.mark_line(color=INK).encode(y="median:Q")
+    now = rows["median"][-1]
+    title = f"Half of all users have {now:,.0f} points or more (bands: 50 % and 80 %)"
+    return _layered(title, outer, inner, median)
+
+
+def score(ends: pl.DataFrame) -> alt.Chart:
+    """Draw a user's score over time; `ends` as of `queries.scores_over_time`."""
+    steps = alt.Chart(ends).mark_line(color=BLUE, interpolate="step-after", point=True)
+    drawn = steps.encode(
+        x=alt.X("first_day:T", title=None), y=alt.Y("score:Q", title="score"), tooltip=["first_day:T", "score:Q"]
+    )
+    title = f"From {ends['score'][0]:,.6g} points after the first active day to {ends['score'][-1]:,.6g}"
+    return drawn.properties(width="container", height=_HEIGHT, title=title)
+
+
+def timeline(sums: pl.DataFrame) -> alt.Chart:
+    """Draw a user's events, a lane an action_type, orange where they cost points; as of `queries.timeline`."""
+    drawn = (
+        alt.Chart(sums)
+        .mark_circle(opacity=0.8)
+        .encode(
+            x=alt.X("first_day:T", title=None),
+            y=alt.Y("action_type:N", title=None),
+            size=alt.Size("events:Q", legend=None),
+            color=alt.condition("datum.earned < 0", alt.value(ORANGE), alt.value(BLUE)),
+            tooltip=["first_day:T", "action_type:N", "events:Q", "earned:Q"],
+        )
+    )
+    return drawn.properties(
+        width="container", height=_LANES_HEIGHT, title=f"{sums['events'].sum():,} events; orange ones cost points"
+    )
+
+
+def _layered(title: str, *layers: alt.Chart) -> alt.LayerChart:
+    return alt.LayerChart(layer=list(layers)).properties(width="container", height=_HEIGHT, title=title)

@@ -1,0 +1,123 @@
+"""What the dashboard asks a warehouse: each function returns a polars data frame, ready to be drawn or listed."""
+
+import re
+from datetime import timedelta
+from typing import Literal
+
+import polars as pl
+
+from pipelines.reputation.warehouse import Warehouse
+
+Period = Literal["day", "week"]
+_RECENT_DAYS = 30
+_WINDOW = re.compile(r"last_(\d+)_days_score")
+_TOP = 10
+_YEAR = timedelta(days=366)
+_TOP_USERS = """
+    SELECT
+        rank() OVER (ORDER BY {view}_score DESC) AS rank, user_id, status,
+        {view}_score AS score, {view}_events AS events
+    FROM reputation
+    WHERE {view}_score IS NOT NULL
+    ORDER BY rank, user_id
+    LIMIT $top
+"""
+_STANDING = """
+    SELECT 1 + count(*) FILTER (WHERE all_time_score > (SELECT all_time_score FROM reputation WHERE user_id = $user_id))
+        AS rank, count(*) AS users
+    FROM reputation
+"""
+_DEAD_LETTERS = """
+    SELECT
+        reason, count(*) AS dead_letters, count(*) FILTER (WHERE fate = 'open') AS open,
+        max(bus_time) AS latest, min(detail) AS example
+    FROM dead_letters
+    GROUP BY reason
+    ORDER BY dead_letters DESC, reason
+"""
+_COMMITS = """
+    SELECT version, committed, source, read, accepted, duplicates, conflicts, dead_letters
+    FROM commits
+    ORDER BY version DESC
+    LIMIT $newest
+"""
+
+
+def activity(warehouse: Warehouse, period: Period) -> pl.DataFrame:
+    """Return active users and events by `first_day`, of periods that are over, all actions together."""
+    rows = warehouse.trend("activity", period=period).filter(pl.col("action_type").is_null())
+    return rows.filter(pl.col("first_day") < pl.col("first_day").max())
+
+
+def rating(warehouse: Warehouse) -> pl.DataFrame:
+    """Return the rating average of each day that is over, with its band and the seven-day mean."""
+    return warehouse.trend("rating", until=warehouse.info.as_of.date())
+
+
+def distribution(warehouse: Warehouse) -> pl.DataFrame:
+    """Return percentiles of the points of all users so far, by week."""
+    return warehouse.trend("distribution", period="week")
+
+
+def views(warehouse: Warehouse) -> tuple[str, ...]:
+    """Return the views that are shown: all time, and the last 30 days or what the policy has that is nearest."""
+    named = (_WINDOW.fullmatch(column) for column in warehouse.relation("FROM reputation").columns)
+    recent = sorted((int(found[1]) for found in named if found), key=lambda days: abs(days - _RECENT_DAYS))
+    return ("all_time", *(f"last_{days}_days" for days in recent[:1]))
+
+
+def leaders(warehouse: Warehouse, view: str) -> pl.DataFrame:
+    """Return the users with the highest scores of a view, equal scores sharing the better rank.
+
+    `view` is one of `views`: it is part of a column's name.
+    """
+    return warehouse.sql(_TOP_USERS.format(view=view), {"top": _TOP})
+
+
+def first(warehouse: Warehouse) -> str:
+    """Return who leads of all time, the first to be looked at; an empty text if nobody has a score."""
+    rows = leaders(warehouse, "all_time")
+    return rows["user_id"][0] if rows.height else ""
+
+
+def standing(warehouse: Warehouse, user_id: str) -> tuple[int, int]:
+    """Return a user's rank by the score of all time, and among how many users."""
+    rank, users = warehouse.sql(_STANDING, {"user_id": user_id}).row(0)
+    return rank, users
+
+
+def story(warehouse: Warehouse, user_id: str) -> pl.DataFrame:
+    """Return what every event of a user came to, oldest first, with `earned` and the running `score` as floats.
+
+    Columns of `Warehouse.explain`; rows that no event made, such as bounds, are left out.
+    """
+    rows = warehouse.explain(user_id).filter(pl.col("event_id").is_not_null())
+    return rows.with_columns(pl.col("points", "earned", "score").cast(pl.Float64))
+
+
+def scores_over_time(story: pl.DataFrame) -> pl.DataFrame:
+    """Return a user's score at the end of each `first_day` (a day, or the Monday of a week) with an event."""
+    return _dated(story).group_by("first_day", maintain_order=True).agg(pl.col("score").last())
+
+
+def timeline(story: pl.DataFrame) -> pl.DataFrame:
+    """Return how many `events` there were and what they `earned`, by `first_day` and action_type."""
+    sums = pl.col("event_id").n_unique().alias("events"), pl.col("earned").sum()
+    return _dated(story).group_by("first_day", "action_type", maintain_order=True).agg(*sums)
+
+
+def _dated(story: pl.DataFrame) -> pl.DataFrame:
+    """Add the day of each event, or in stories longer than a year its week, so that a browser can draw them all."""
+    days = pl.col("event_time").dt.date()
+    long = story.select((days.max() - days.min()) > _YEAR).item()
+    return story.with_columns(first_day=days.dt.truncate("1w" if long else "1d"))
+
+
+def dead_letters(warehouse: Warehouse) -> pl.DataFrame:
+    """Return how many records were rejected for each reason, the most frequent first, with an example's detail."""
+    return warehouse.sql(_DEAD_LETTERS)
+
+
+def commits(warehouse: Warehouse, newest: int = 10) -> pl.DataFrame:
+    """Return the newest commits of the lake that the warehouse reflects, newest first."""
+    return warehouse.sql(_COMMITS, {"newest": newest})

@@ -1,0 +1,121 @@
+"""The sections of the page, put together from frames and charts. What is not there is a sentence, not an error."""
+
+from collections.abc import Callable
+from typing import Any
+
+import altair as alt
+import marimo as mo
+import polars as pl
+import polars.selectors as cs
+
+from pipelines.dashboard import charts, queries
+from pipelines.dashboard import health as state
+from pipelines.reputation.warehouse import Warehouse
+from pipelines.settings import Settings
+
+_EXPLAINED = ("event_time", "action_type", "rating", "points", "reason", "rule", "earned", "score")
+
+
+def heading(warehouse: Warehouse) -> mo.Html:
+    """Return the title, and what the page reflects."""
+    info = warehouse.info
+    return mo.md(
+        f"# Reputation\nAs of {info.as_of:%Y-%m-%d %H:%M:%S} UTC, lake version {info.lake_version}, policy "
+        f"{info.policy.name} {info.policy_version}. Reload the page for what was published since."
+    )
+
+
+def trouble(sentence: str) -> mo.Html:
+    """Return a sentence about what cannot be shown."""
+    return mo.callout(mo.plain_text(sentence), kind="warn")
+
+
+def trends(warehouse: Warehouse, period: queries.Period, chooser: object) -> mo.Html:
+    """Return activity by day or week (`chooser` is the control), ratings and the distribution of points."""
+    drawn = (
+        _chart(charts.activity, queries.activity(warehouse, period), f"No {period} is over yet."),
+        _chart(charts.rating, queries.rating(warehouse), "There are no ratings yet."),
+        _chart(charts.distribution, queries.distribution(warehouse), "Nobody has points yet."),
+    )
+    return mo.vstack([mo.md("## Trends"), chooser, *drawn])
+
+
+def leaderboard(warehouse: Warehouse) -> mo.Html:
+    """Return who leads, of all time and of late."""
+    tables = [
+        mo.vstack([mo.md(f"### {_title(view)}"), _table(queries.leaders(warehouse, view))])
+        for view in queries.views(warehouse)
+    ]
+    return mo.vstack([mo.md("## Leaderboard"), *tables])
+
+
+def user(warehouse: Warehouse, user_id: str, chooser: object) -> mo.Html:
+    """Return one user's standing, score over time, events, and where every point is from."""
+    top = [mo.md("## One user's story"), chooser]
+    known = warehouse.reputation(user_id)
+    if known.is_empty():
+        return mo.vstack([*top, trouble(f"There is no user {user_id!r} here.")])
+    story = queries.story(warehouse, user_id)
+    listed = story.reverse().select(*_EXPLAINED)
+    why = [mo.md("### Why"), mo.md("Every event with the points it earned, the newest first."), _table(listed)]
+    drawn = [charts.score(queries.scores_over_time(story)), charts.timeline(queries.timeline(story))]
+    return mo.vstack([*top, _standing(warehouse, known.row(0, named=True)), *drawn, *why])
+
+
+def health(warehouse: Warehouse, settings: Settings) -> mo.Html:
+    """Return lag, staleness, what was rejected and what was committed; the lag comes when the broker has answered."""
+    letters = queries.dead_letters(warehouse)
+    rejected = _table(letters) if letters.height else mo.md("No record was rejected.")
+    return mo.vstack(
+        [
+            mo.md("## Health"),
+            *(mo.md("### Staleness"), mo.md(state.staleness(settings))),
+            *(mo.md("### Lag"), mo.lazy(lambda: _lag(settings), show_loading_indicator=True)),
+            *(mo.md("### Dead letters"), rejected),
+            *(mo.md("### Latest commits"), _table(queries.commits(warehouse))),
+        ]
+    )
+
+
+def _lag(settings: Settings) -> mo.Html:
+    sentence, partitions = state.lag(settings)
+    return mo.vstack([mo.md(sentence), *([_table(partitions)] if partitions.height else [])])
+
+
+def _standing(warehouse: Warehouse, known: dict[str, Any]) -> mo.Html:
+    rank, users = queries.standing(warehouse, known["user_id"])
+    stats = [
+        mo.stat(
+            _number(known[f"{view}_score"]),
+            _title(view),
+            f"{known[f'{view}_events']:,} events that count",
+            bordered=True,
+        )
+        for view in queries.views(warehouse)
+    ]
+    average, ratings = known["all_time_rating_average"], known["all_time_rating_count"]
+    rated = mo.stat(_number(average), "Rating", f"{ratings:,} ratings", bordered=True)
+    return mo.hstack([*stats, rated, mo.stat(known["status"], "Status", f"rank {rank:,} of {users:,}", bordered=True)])
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:,.2f}".rstrip("0").rstrip(".")
+
+
+def _title(view: str) -> str:
+    return view.replace("_", " ").capitalize()
+
+
+def _chart(draw: Callable[[pl.DataFrame], alt.LayerChart], rows: pl.DataFrame, absent: str) -> object:
+    return draw(rows) if rows.height else mo.md(absent)
+
+
+def _table(rows: pl.DataFrame) -> mo.Html:
+    return mo.ui.table(
+        rows.with_columns(cs.datetime().dt.strftime("%Y-%m-%d %H:%M:%S")),
+        selection=None,
+        show_column_summaries=False,
+        show_data_types=False,
+        show_download=False,
+        show_search=False,
+    )
