@@ -20,6 +20,7 @@ from tests.services.ports import free_port
 from tests.services.requirements import require
 from tests.test_crashes import environment
 
+pytestmark = pytest.mark.slow
 _KARMALAKE = [sys.executable, "-c", "from pipelines.cli import main; main()"]
 _SECONDS = 30_000
 _FAULTS = Rates(duplicates=0.02, conflicts=0.01, mis_keyed=0.0, malformed=0.05)

@@ -2,6 +2,8 @@
 
 # ruff: noqa: F401 - pytest finds them by their names here
 
+import pytest
+
 from tests.lake.test_commit import (
     test_a_commit_publishes_rows_checkpoint_and_record_together,
     test_a_compaction_overtakes,
@@ -21,3 +23,5 @@ from tests.lake.test_upkeep import (
     test_ingest_beside_a_compaction_goes_on,
     test_vacuum_removes_what_was_replaced_before_the_retention,
 )
+
+pytestmark = pytest.mark.slow

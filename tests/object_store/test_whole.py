@@ -27,6 +27,7 @@ from tests.services.object_store import ObjectStore
 from tests.test_crashes import environment
 
 _FAULTS = Rates(duplicates=0.1, conflicts=0.02, mis_keyed=0.01, malformed=0.02)
+pytestmark = pytest.mark.slow
 _KARMALAKE = [sys.executable, "-c", "from pipelines.cli import main; main()"]
 _KILLS = 8
 _SEED = 20260302
@@ -83,7 +84,6 @@ def _draining(bus: Settings, name: str) -> Iterator["subprocess.Popen[bytes]"]:
             process.kill()
 
 
-@pytest.mark.slow
 def test_two_processes_at_once_that_are_killed(bus: Settings, tmp_path: Path) -> None:
     """Two hosts ingest one topic into one lake, and are killed at any moment: each event is there once (`once`)."""
     rng = random.Random(_SEED)  # noqa: S311 - reproducible, not secret
