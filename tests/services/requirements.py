@@ -20,7 +20,7 @@ _OLDEST_JAVA = 17
 def missing(service: Service) -> str | None:
     """Return what this machine lacks for a service and how to install it, None if it lacks nothing."""
     lacks = {
-        "kafka": lambda: _java_lacks("kafka") | _programs({"openssl": "openssl"}),
+        "kafka": lambda: _programs({"openssl": "openssl"}) | _java_lacks("kafka"),
         "cassandra": lambda: _java_lacks("cassandra"),
         "redis": _redis_lacks,
         "postgres": _postgres_lacks,

@@ -49,9 +49,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraServer
 
 
 @pytest.fixture
-def store(server: CassandraServer) -> CassandraSettings:
-    """Return settings with a prefix of the test's own."""
-    return CassandraSettings(hosts=(HOST,), port=server.port, keyspace=KEYSPACE, prefix=f"p{uuid.uuid4().hex[:8]}")
+def store(server: CassandraServer) -> Iterator[CassandraSettings]:
+    """Return settings with a prefix of the test's own; the connection that is kept for them ends with the test."""
+    prefix = f"p{uuid.uuid4().hex[:8]}"
+    settings = CassandraSettings(hosts=(HOST,), port=server.port, keyspace=KEYSPACE, prefix=prefix)
+    yield settings
+    cassandra_store._connected(settings).session.cluster.shutdown()
+    cassandra_store._connect.cache_clear()
 
 
 def served(store: CassandraSettings) -> dict[str, str]:
