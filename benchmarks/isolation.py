@@ -25,7 +25,7 @@ from tests.services.kafka_cluster import KafkaCluster
 from tests.services.redis_server import RedisServer
 from tests.services.waiting import wait_for
 
-_ROUNDS, _ROUND_SECONDS, _EVENTS = 3, 40.0, 100
+_ROUNDS, _ROUND_SECONDS, _EVENTS = 2, 25.0, 100
 _COLUMNS = ("circumstances", "times", "told p50 s", "told p95 s", "told worst s", "stored p50 s", "stored worst s")
 
 
