@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kafka.structs import TopicPartition
 
 from pipelines.audit import audit
 from pipelines.drain import Ingest, drain, drain_once, open_ingest
+from pipelines.emit.clients import consumer
 from pipelines.emit.producer import Record
 from pipelines.emit.topics import describe_topic, ensure_topic
 from pipelines.errors import TransientError
@@ -123,6 +125,32 @@ def test_a_batch_whose_bytes_changed_on_the_disk(own_broker: KafkaCluster, setti
         drain_all(bus)
     assert query(bus, "SELECT count(*) FROM events") == [(5,)]
     assert_verified(bus)
+
+
+@pytest.mark.slow
+def test_a_compacted_topic(kafka: KafkaCluster, settings: Settings) -> None:
+    """What the broker removed between two records is a gap; what it left is read, and all adds up (`nothing-lost`)."""
+    bus = _on(kafka, settings, partitions=1)
+    quickly = {"segment_ms": "100", "min_cleanable_dirty_ratio": "0.001", "max_compaction_lag_ms": "200"}
+    kafka.create_topic(bus.kafka.topic, 1, cleanup_policy="compact", **quickly)
+
+    def send_again_until_compacted() -> bool:
+        send(bus, valid_records(range(14)))
+        with consumer(bus.kafka, auto_offset_reset="earliest") as reader:
+            place = TopicPartition(bus.kafka.topic, 0)
+            reader.assign([place])
+            (end,) = reader.end_offsets([place]).values()
+            read = 0
+            while reader.position(place) < end:
+                read += sum(map(len, reader.poll(1_000).values()))
+            return read < end
+
+    wait_for("the broker to compact the topic", send_again_until_compacted, 90)
+    records = drain_all(bus)
+    assert sum(offsets.gaps for record in records for offsets in record.ranges) > 0
+    assert query(bus, "SELECT count(*) > 0 FROM events") == [(True,)]
+    assert_verified(bus)
+    assert audit(bus).passed
 
 
 def test_records_at_the_limit_of_size(kafka: KafkaCluster, settings: Settings) -> None:
