@@ -84,7 +84,12 @@ def let_read(connection: duckdb.DuckDBPyConnection) -> None:
 _LOCAL = pa_fs.LocalFileSystem()
 
 
-@lru_cache(maxsize=1)
 def _s3() -> pa_fs.FileSystem:
-    """Return S3 as the environment describes it; a small file is one request."""
-    return pa_fs.S3FileSystem(endpoint_override=os.environ.get("AWS_ENDPOINT_URL"), allow_delayed_open=True)
+    """Return S3 as the environment describes it now."""
+    return _s3_at(os.environ.get("AWS_ENDPOINT_URL"))
+
+
+@lru_cache(maxsize=1)
+def _s3_at(endpoint: str | None) -> pa_fs.FileSystem:
+    """Return S3 behind an endpoint, or AWS's own; a small file is one request."""
+    return pa_fs.S3FileSystem(endpoint_override=endpoint, allow_delayed_open=True)
