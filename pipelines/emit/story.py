@@ -1,7 +1,8 @@
-"""Three people whose reputation is easy to follow by hand, in every simulated world.
+"""Four people whose reputation is easy to follow by hand, in every simulated world.
 
-driver-ada is rated well but for one ride, suspended over it, drives on while suspended, is reinstated, and the bad
-rating is retracted. seller-grace has an uneventful life. seller-mallory is suspended and stays so.
+driver-ada is rated well but for one ride, suspended over it, drives on while suspended, is reinstated, disputes the bad
+rating, and it is retracted. seller-grace has an uneventful life. seller-mallory is suspended and stays so.
+seller-heidi sells in peace until ten strangers who never bought from her give her one star each within an hour.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from pipelines.contract.schema import EVENT
 
 _DAY_US = 86_400_000_000
 _LENGTH_DAYS = 21
-STORY_IDS = 64
+STORY_IDS = 96
+BOMBED = "seller-heidi"
+"""The one user of the story whom an anomaly trend should name."""
 
 
 def story(end_us: int, length_us: int, ids: pa.Array) -> pa.Table:
@@ -25,6 +28,7 @@ def story(end_us: int, length_us: int, ids: pa.Array) -> pa.Table:
     _tell_of_ada(teller)
     _tell_of_grace(teller)
     _tell_of_mallory(teller)
+    _tell_of_heidi(teller)
     return pa.Table.from_pylist(teller.rows, schema=EVENT)
 
 
@@ -80,3 +84,13 @@ def _tell_of_mallory(teller: _Teller) -> None:
     for day, rating, buyer in ((13, 2, "buyer-ann"), (12, 1, "buyer-joe"), (7, 1, "buyer-kim")):
         teller.tell_rated(day, "seller-mallory", "ReviewPosted", rating, buyer)
     teller.tell(6, "seller-mallory", "AccountSuspended", reason="fraud")
+
+
+def _tell_of_heidi(teller: _Teller) -> None:
+    for day, rating, buyer in ((19, 5, "buyer-kim"), (16, 5, "buyer-joe"), (12, 4, "buyer-ann"), (9, 5, "buyer-joe")):
+        teller.tell_rated(day, BOMBED, "ReviewPosted", rating, buyer)
+    for number in range(10):
+        entries = {"rating": "1", "rater_id": f"stranger-{number}"}
+        teller.tell(5 - number / 240, BOMBED, "ReviewPosted", **entries)
+    for day, rating, buyer in ((4, 5, "buyer-kim"), (2, 5, "buyer-ann"), (1, 4, "buyer-joe")):
+        teller.tell_rated(day, BOMBED, "ReviewPosted", rating, buyer)

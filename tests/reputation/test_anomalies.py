@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from pipelines.emit.mischief import Mischief, plant_drift, plant_rater_burst, plant_review_bomb, plant_ring
+from pipelines.emit.story import BOMBED
 from pipelines.emit.world import Span, build_world
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
@@ -36,7 +38,10 @@ def warehouse_of(folder: Path, events: list[Event]) -> Warehouse:
 
 @cache
 def world(seed: int) -> pa.Table:
-    return build_world(np.random.default_rng(seed), 6_000, Span(NOW - 60 * DAY, NOW))
+    """Return a world without the one user of its story who is bombed."""
+    return build_world(np.random.default_rng(seed), 6_000, Span(NOW - 60 * DAY, NOW)).filter(
+        pc.field("user_id") != BOMBED
+    )
 
 
 def events_of(table: pa.Table) -> list[Event]:
