@@ -41,8 +41,10 @@ CHECKS = [
 ]
 
 DAYS_SHOWN = 25
-LAST_DAY = datetime.now(UTC).date().isoformat()
-FIRST_DAY = (datetime.now(UTC).date() - timedelta(days=DAYS_SHOWN - 1)).isoformat()
+END = datetime.now(UTC)
+"""Of the world and of the days that are asked for, also when the tests run past midnight."""
+LAST_DAY = END.date().isoformat()
+FIRST_DAY = (END.date() - timedelta(days=DAYS_SHOWN - 1)).isoformat()
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def karmalake(settings: Settings) -> Karmalake:
 def planted(settings: Settings) -> Planted:
     """Put a small world on the bus."""
     ensure_topic(settings.kafka)
-    world = simulate(1, 2_000, days=20)
+    world = simulate(1, 2_000, days=20, end=END)
     produce_records(settings.kafka, world.records)
     return world.planted
 
