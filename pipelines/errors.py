@@ -17,45 +17,66 @@ class KarmalakeError(Exception):
     """Base of the tree: every message is written for the person who has to act on it."""
 
     exit_code = 1
+    page = "docs/operations.md"
+    """Where more is said about it."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what a notebook shows: the sentence, without the way to it."""
+        return [f"{type(self).__name__}: {self}", f"see {self.page}"]
 
 
 class UsageError(KarmalakeError):
     """A mistake in a command, a file or a call."""
 
     exit_code = 2
+    page = "docs/cli.md"
 
 
 class ConfigurationError(KarmalakeError):
     """A setting is missing, unknown or contradicts another."""
 
     exit_code = 2
+    page = "docs/settings.md"
 
 
 class PolicyError(KarmalakeError):
     """A policy file says something that cannot be meant."""
 
     exit_code = 2
+    page = "pipelines/reputation/policies/README.md"
 
 
 class TransientError(KarmalakeError):
     """A service did not answer; trying again may help."""
 
+    page = "docs/operations.md#the-bus"
+
 
 class RejectedError(KarmalakeError):
     """Too many records were rejected: the schema is wrong, not the record (`not-blocked`)."""
+
+    page = "docs/operations.md#records"
 
 
 class LostRecordsError(KarmalakeError):
     """The broker no longer has records that no checkpoint has passed (`nothing-lost`)."""
 
+    page = "docs/operations.md#the-bus"
+
 
 class FencedError(KarmalakeError):
     """Somebody else has moved the checkpoint, or published something newer (`fenced`)."""
+
+    page = "docs/operations.md#the-lake"
 
 
 class CommitUnknownError(KarmalakeError):
     """A commit whose outcome could not be learned; reopening the lake tells."""
 
+    page = "docs/operations.md#the-lake"
+
 
 class CorruptionError(KarmalakeError):
     """The lake contradicts itself; nothing was changed."""
+
+    page = "docs/operations.md#the-lake"

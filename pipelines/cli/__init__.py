@@ -17,7 +17,7 @@ def main() -> None:
     try:
         _run()
     except KarmalakeError as error:
-        _end(str(error), error.exit_code)
+        _end(str(error), error.exit_code, error.page)
     except KeyboardInterrupt:
         _end("interrupted; whatever was committed stands, and the same command goes on from there", _INTERRUPTED)
     except OSError as error:  # a full disk, a folder without permission: the machine's affair, not a bug to trace
@@ -37,8 +37,8 @@ def _run() -> None:
         raise
 
 
-def _end(sentence: str, exit_code: int) -> None:
+def _end(sentence: str, exit_code: int, page: str | None = None) -> None:
     from pipelines.cli.output import fail  # noqa: PLC0415
 
-    fail(sentence)
+    fail(sentence, page)
     sys.exit(exit_code)

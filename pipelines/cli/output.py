@@ -23,9 +23,11 @@ def say(text: str) -> None:
     out.print(Text(text))
 
 
-def fail(text: str) -> None:
-    """Print an error for a person."""
+def fail(text: str, page: str | None = None) -> None:
+    """Print an error for a person, and the page that says more."""
     err.print(Text("error: ", style="bold red").append(Text(text, style="not bold default")))
+    if page is not None:
+        err.print(Text(f"       see {page}", style="dim"))
 
 
 def say_metrics(address: str | None) -> None:
