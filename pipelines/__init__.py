@@ -27,3 +27,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Bring `%%karma` into a notebook that says `%load_ext pipelines`."""
+    import_module("pipelines.reputation.magic").register(shell)

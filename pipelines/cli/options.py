@@ -1,10 +1,11 @@
 """What several commands share: the settings with the running local services, instants, user ids."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.contract import moments
 from pipelines.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
@@ -52,14 +53,8 @@ def chosen_policy(name: str | None, known_at: datetime | None) -> "Policy":
 
 
 def instant(text: str | None) -> datetime | None:
-    """Read an ISO 8601 instant; a bare date is its midnight, and without an offset it is UTC."""
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise UsageError(f"{text!r} is not a time: write it like 2026-01-31 or 2026-01-31T12:00:00Z") from None
+    """Read the moment that a command names, if it names one."""
+    return None if text is None else moments.instant(text)
 
 
 def utf8(user_id: str) -> str:

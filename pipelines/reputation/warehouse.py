@@ -6,7 +6,8 @@ blocks the pipeline nor changes under the reader, however many newer ones are pu
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
+from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +16,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
+from pipelines.contract.moments import Moment, instant
 from pipelines.errors import UsageError
 from pipelines.lake.stores import let_read
 from pipelines.reputation.explain import explain, explain_change
@@ -24,6 +26,7 @@ from pipelines.reputation.sql import literal, statement
 from pipelines.reputation.trends import ask, find_trend, trends
 from pipelines.settings import load_settings
 
+_SESSION = "SET TimeZone = 'UTC'; USE warehouse"
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 _EVENTS = """
     SELECT * FROM events
@@ -70,9 +73,8 @@ def attach(path: Path) -> duckdb.DuckDBPyConnection:
     if not path.exists():
         raise UsageError(f"there is no warehouse at {path} yet: run `karmalake drain`, then `karmalake rebuild`")
     connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'")
     connection.execute(statement("attach", path=literal(str(path))))
-    connection.execute("USE warehouse")
+    connection.execute(_SESSION)
     if connection.execute(statement("views_of_objects")).fetchall():
         let_read(connection)
     return connection
@@ -97,12 +99,13 @@ class Warehouse:
     """One published snapshot: the tables of the reputations, and the lake's `events`, `commits`, ... as views.
 
     It stays what it is while newer ones are published; `refresh()` moves on. Answers are polars data frames;
-    `arrow()` and `relation()` give the others. Not for use by several threads at once.
+    `arrow()` and `relation()` give the others. Moments are times with a zone, UTC days, or ISO 8601 text. Not for use
+    by several threads at once: give each its `snapshot()`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection | None = None) -> None:
         self.path = path
-        self._connection = attach(path)
+        self._connection = connection or attach(path)
         self.info = stored_info(self._connection)
 
     def __enter__(self) -> Self:
@@ -114,24 +117,64 @@ class Warehouse:
         self.close()
 
     def __repr__(self) -> str:
+        return f"<Warehouse {', '.join(f'{name} {value}' for name, value in self._described())}>"
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: what the snapshot reflects, and what can be asked of it."""
+        rows = [
+            *self._described(),
+            ("tables", ", ".join(self._ipython_key_completions_())),
+            ("trends", ", ".join(trends())),
+        ]
+        cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
+        return f'<table style="text-align: left">{cells}</table>'
+
+    def _described(self) -> list[tuple[str, str]]:
         info = self.info
-        return (
-            f"<Warehouse {self.path}: lake version {info.lake_version} as of {info.as_of:%Y-%m-%d %H:%M:%S} UTC, "
-            f"policy {info.policy.name} {info.policy_version}>"
+        return [
+            ("at", str(self.path)),
+            ("lake version", str(info.lake_version)),
+            ("as of", f"{info.as_of:%Y-%m-%d %H:%M:%S} UTC"),
+            ("policy", f"{info.policy.name} {info.policy_version}"),
+        ]
+
+    def __getitem__(self, table: str) -> duckdb.DuckDBPyRelation:
+        """Return a table or view as a lazy DuckDB relation; in notebooks the tab key completes its name.
+
+        Raises UsageError, with the names that there are, for an unknown one.
+        """
+        if table not in (known := self._ipython_key_completions_()):
+            raise UsageError(f"there is no table {table!r}: there are {', '.join(known)}")
+        return self._connection.table(table)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        rows = self.sql(
+            "SELECT table_name FROM information_schema.tables WHERE table_catalog = 'warehouse' ORDER BY ALL"
         )
+        return rows["table_name"].to_list()
 
     def close(self) -> None:
         """Let go of the snapshot."""
         self._connection.close()
 
     def refresh(self) -> bool:
-        """Move to the warehouse that is published now; return whether it is another one. Relations made before end."""
+        """Move to the warehouse that is published now; return whether it is another one.
+
+        Relations and snapshots made before stay where they are.
+        """
         before = self.info
-        connection = attach(self.path)
-        self._connection.close()
-        self._connection = connection
-        self.info = stored_info(connection)
+        self._connection = attach(self.path)
+        self.info = stored_info(self._connection)
         return self.info != before
+
+    def snapshot(self) -> "Warehouse":
+        """Return another handle on what this one shows now: it stays there while this one is refreshed.
+
+        Closing this one closes it.
+        """
+        connection = self._connection.cursor()
+        connection.execute(_SESSION)
+        return Warehouse(self.path, connection)
 
     def relation(self, query: str, params: Parameters = None) -> duckdb.DuckDBPyRelation:
         """Return a query as a lazy DuckDB relation. Values belong into `params` (`?` or `$name`)."""
@@ -149,12 +192,12 @@ class Warehouse:
         self,
         user_id: str | None = None,
         action_type: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
     ) -> pl.DataFrame:
         """Return events of the lake, by event_time in [since, until), oldest first."""
-        values = {"user_id": user_id, "action_type": action_type, "since": since, "until": until}
-        return self.sql(_EVENTS, values)
+        begin, end = (None if moment is None else instant(moment) for moment in (since, until))
+        return self.sql(_EVENTS, {"user_id": user_id, "action_type": action_type, "since": begin, "until": end})
 
     def reputation(self, user_id: str | None = None) -> pl.DataFrame:
         """Return status and scores of one user, or of all: one row a user, columns `{view}_score` and so on."""
@@ -162,35 +205,31 @@ class Warehouse:
             return self.sql("FROM reputation ORDER BY user_id")
         return self.sql("FROM reputation WHERE user_id = ?", [user_id])
 
-    def scores(
-        self, as_of: datetime | None = None, known_at: datetime | None = None, policy: Policy | None = None
-    ) -> pl.DataFrame:
-        """Compute the scores at another moment, as known at another moment, or by another policy; see `scores()`.
+    def as_of(self, moment: Moment | None = None, known_at: Moment | None = None) -> "AsOf":
+        """Return the door to the scores of another moment (by event time; None: that of the warehouse).
 
-        With known_at the rules, too, are those that were in force then.
+        Everything known today counts, late events and retractions included; with known_at only what was committed
+        before that moment, by the rules that were in force then: what could be shown then.
         """
-        return scores(self._connection, policy or self._policy(known_at), as_of or self.info.as_of, known_at)
+        then = self.info.as_of if moment is None else instant(moment)
+        known = None if known_at is None else instant(known_at)
+        return AsOf(self._connection, then, known, self._policy(known))
 
-    def explain(
-        self,
-        user_id: str,
-        as_of: datetime | None = None,
-        known_at: datetime | None = None,
-        policy: Policy | None = None,
-    ) -> pl.DataFrame:
-        """Return every contribution to a user's score with its reason; `earned` adds up to it. See `explain()`.
+    def scores(self, policy: Policy | None = None) -> pl.DataFrame:
+        """Compute everybody's scores, by another policy if one is given; see `AsOf.scores()`."""
+        return self.as_of().scores(policy)
 
-        With known_at the rules, too, are those that were in force then.
-        """
-        rules = policy or self._policy(known_at)
-        return explain(self._connection, rules, user_id, as_of or self.info.as_of, known_at)
+    def explain(self, user_id: str, policy: Policy | None = None) -> pl.DataFrame:
+        """Return every contribution to a user's score with its reason; see `AsOf.explain()`."""
+        return self.as_of().explain(user_id, policy)
 
-    def explain_change(self, user_id: str, since: datetime, until: datetime | None = None) -> pl.DataFrame:
+    def explain_change(self, user_id: str, since: Moment, until: Moment | None = None) -> pl.DataFrame:
         """Return what came, went and expired in a user's score between two moments; see `explain_change()`."""
-        return explain_change(self._connection, self.info.policy, user_id, since, until or self.info.as_of)
+        end = self.info.as_of if until is None else instant(until)
+        return explain_change(self._connection, self.info.policy, user_id, instant(since), end)
 
     def trend(
-        self, name: str = "daily", since: date | None = None, until: date | None = None, **parameters: Any
+        self, name: str = "daily", since: Moment | None = None, until: Moment | None = None, **parameters: Any
     ) -> pl.DataFrame:
         """Return the rows of a trend whose UTC day (or first day) lies in [since, until); `trends()` has the names.
 
@@ -209,3 +248,25 @@ class Warehouse:
             return self.info.policy
         rows = self.sql("SELECT policy FROM policies WHERE activated < ? ORDER BY activated DESC LIMIT 1", [known_at])
         return Policy.model_validate_json(rows["policy"][0]) if rows.height else self.info.policy
+
+
+@dataclass(frozen=True, slots=True)
+class AsOf:
+    """The scores of one moment, as now known or as known at another; `Warehouse.as_of()` gives it."""
+
+    _connection: duckdb.DuckDBPyConnection
+    moment: datetime
+    known_at: datetime | None
+    policy: Policy
+    """The rules that count here, unless another policy is given."""
+
+    def scores(self, policy: Policy | None = None) -> pl.DataFrame:
+        """Compute the scores of every user with an event before the moment: columns as in `reputation`.
+
+        `{view}_score` is Int64 if the policy only has whole points, else Decimal.
+        """
+        return scores(self._connection, policy or self.policy, self.moment, self.known_at)
+
+    def explain(self, user_id: str, policy: Policy | None = None) -> pl.DataFrame:
+        """Return every contribution to a user's score with its reason; `earned` adds up to it. See `explain()`."""
+        return explain(self._connection, policy or self.policy, user_id, self.moment, self.known_at)

@@ -51,8 +51,8 @@ def test_what_was_shown_then_is_explained_by_the_rules_of_then(tmp_path: Path) -
     refresh_warehouse(settings)
     with Warehouse(settings.warehouse_path) as warehouse:
         for known_at, points in ((None, 5), (between, 3)):
-            assert warehouse.scores(known_at=known_at)["all_time_score"].to_list() == [points]
-            assert warehouse.explain("u-0", known_at=known_at)["earned"].to_list() == [points]
+            assert warehouse.as_of(known_at=known_at).scores()["all_time_score"].to_list() == [points]
+            assert warehouse.as_of(known_at=known_at).explain("u-0")["earned"].to_list() == [points]
 
 
 def test_a_version_means_one_thing(tmp_path: Path) -> None:

@@ -126,8 +126,8 @@ def test_as_of_and_known_at_are_two_questions(tmp_path: Path) -> None:
     derive(snapshot, policy, AS_OF, tmp_path / "warehouse.duckdb")
     with open_warehouse(tmp_path) as warehouse:
         assert warehouse.explain("ann")["event_id"].to_list() == ["early", "late"]
-        assert warehouse.explain("ann", then, known_at=then)["event_id"].to_list() == ["early"]
-        assert warehouse.scores(known_at=at(committed[1][1] + 1))["all_time_score"].to_list() == [2]
+        assert warehouse.as_of(then, known_at=then).explain("ann")["event_id"].to_list() == ["early"]
+        assert warehouse.as_of(known_at=at(committed[1][1] + 1)).scores()["all_time_score"].to_list() == [2]
         assert warehouse.explain_change("ann", AS_OF - timedelta(days=6))["change"].to_list() == [1, 1]
         assert warehouse.reputation()["all_time_score"].to_list() == [2]
 

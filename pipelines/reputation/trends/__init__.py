@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
+from pipelines.contract.moments import Moment, instant
 from pipelines.errors import UsageError
 
 _FOLDER = Path(__file__).parent
@@ -90,8 +91,8 @@ def find_trend(name: str) -> Trend:
 def ask(
     connection: duckdb.DuckDBPyConnection,
     trend: Trend,
-    since: date | None,
-    until: date | None,
+    since: Moment | None,
+    until: Moment | None,
     given: Mapping[str, Any],
 ) -> pl.DataFrame:
     """Return the rows of a trend whose UTC day (or first day) lies in [since, until).
@@ -115,9 +116,5 @@ def _described(path: Path) -> Trend:
     return Trend(path.stem, query.splitlines()[0].removeprefix("-- "), parameters, query)
 
 
-def _day(moment: date | None) -> date | None:
-    if not isinstance(moment, datetime):
-        return moment
-    if moment.tzinfo is None:
-        raise UsageError(f"{moment} has no time zone: give a date, or a time with tzinfo")
-    return moment.astimezone(UTC).date()
+def _day(moment: Moment | None) -> date | None:
+    return None if moment is None else instant(moment).date()
