@@ -16,6 +16,19 @@ if TYPE_CHECKING:
 
 PROTAGONIST = "driver-ada"
 """Rated, suspended, reinstated, and one rating retracted: her story is in every simulated world."""
+_TURNS = """
+    SELECT event_time, action_type, metadata['rating'] AS rating
+    FROM events
+    WHERE user_id = ? AND action_type != 'TransactionCompleted'
+    ORDER BY event_time DESC
+    LIMIT 14
+"""
+"""The story has so many turns; another world tells it again."""
+_MEANS = {
+    "AccountSuspended": "suspended over it",
+    "AccountReinstated": "reinstated",
+    "RatingRetracted": "the one-star rating is retracted",
+}
 _COMPARED = ("sent", "accepted", "duplicates", "conflicts", "dead letters")
 
 
@@ -30,7 +43,9 @@ def demo(
     differences = _compare(planted, records, first=before == 0)
     _refresh(settings)
     failed = _verify(settings)
-    _finish(settings)
+    _show(settings)
+    _tell(settings)
+    _invite()
     if differences or failed:
         fail(f"{differences} counts differ from what was planted, {failed} checks failed")
         raise typer.Exit(1)
@@ -108,7 +123,7 @@ def _verify(settings: "Settings") -> int:
     return sum(show_check(check) for check in verify(settings))
 
 
-def _finish(settings: "Settings") -> None:
+def _show(settings: "Settings") -> None:
     from pipelines.serving.read import published, read_reputation  # noqa: PLC0415
 
     _step(6, f"What an application reads: GET {settings.redis.prefix}:{PROTAGONIST}")
@@ -116,17 +131,37 @@ def _finish(settings: "Settings") -> None:
     info = published(settings)
     if info is not None:
         say(f"staleness {info.staleness_seconds:.1f} s, {info.documents:,} documents")
-    _step(7, "Where to look next")
+
+
+def _tell(settings: "Settings") -> None:
+    """Show how a score answers to what happens: before and after each turn of one driver's story."""
+    from datetime import timedelta  # noqa: PLC0415
+
+    from pipelines.reputation.warehouse import Warehouse  # noqa: PLC0415
+
+    _step(7, f"The story of {PROTAGONIST}: rated, suspended, reinstated; she disputes the bad rating")
+    rows: list[tuple[object, ...]] = []
+    with Warehouse(settings.warehouse_path) as warehouse:
+        for moment, action, rating in reversed(warehouse.sql(_TURNS, [PROTAGONIST]).rows()):
+            before, after = (
+                warehouse.as_of(at).explain(PROTAGONIST)["earned"].sum()
+                for at in (moment, moment + timedelta(microseconds=1))
+            )
+            rows.append((f"{moment:%Y-%m-%d}", _MEANS.get(action, f"a ride, {rating} of 5 stars"), before, after))
+    table(("day", "what happened", "score before", "after"), rows)
+    say("Driving while suspended earned nothing, and the retracted star no longer counts.")
+
+
+def _invite() -> None:
+    _step(8, "Three things to try")
     facts(
         [
-            ("karmalake sql 'FROM trends_daily'", "what happened, day by day"),
-            (f"karmalake show {PROTAGONIST}", "one user's document"),
-            ("karmalake stream", "keep it current; simulate in another terminal"),
-            ("jupyter lab notebooks", "01_reputation_trends.ipynb, in an environment with Jupyter"),
-            ("DAGSTER_HOME=$PWD dg dev", "assets, checks and schedules in a browser"),
-            ("karmalake local stop", "stop the broker and the cache; the lake stays"),
+            (f"karmalake explain {PROTAGONIST}", "why her score is what it is, point by point"),
+            ("karmalake trend review_bombs", "strangers bombed a seller: whom, and when?"),
+            ("karmalake dashboard", "the same to look at, in a browser"),
         ]
     )
+    say("`karmalake local stop` stops the broker and the cache; the lake stays.")
 
 
 def _step(number: int, title: str) -> None:
