@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
+from threading import Lock
 from typing import Any
 
 import polars as pl
@@ -38,6 +39,7 @@ try:
     from cassandra import AuthenticationFailed, ConsistencyLevel, DriverException, InvalidRequest, Unauthorized
     from cassandra.auth import PlainTextAuthProvider
     from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
+    from cassandra.metadata import protect_name
     from cassandra.policies import DCAwareRoundRobinPolicy, TokenAwarePolicy
     from cassandra.query import BatchStatement, dict_factory
 except ImportError:
@@ -49,25 +51,25 @@ _CHUNK_BYTES = 256 * 1024
 _AT_ONCE = 16
 _ATTEMPTS = 5
 _TABLES = (
-    """CREATE TABLE IF NOT EXISTS publications (prefix text PRIMARY KEY, ticket bigint,
+    """CREATE TABLE IF NOT EXISTS {keyspace}.publications (prefix text PRIMARY KEY, ticket bigint,
         id text, lake_version bigint, as_of_us bigint, policy text, documents bigint, published_at_us bigint,
         next_id text, next_lake_version bigint, next_as_of_us bigint)""",
-    """CREATE TABLE IF NOT EXISTS documents (prefix text, bucket int, user_id blob, ticket bigint STATIC, document text,
-        PRIMARY KEY ((prefix, bucket), user_id))""",
+    """CREATE TABLE IF NOT EXISTS {keyspace}.documents (prefix text, bucket int, user_id blob,
+        ticket bigint STATIC, document text, PRIMARY KEY ((prefix, bucket), user_id))""",
 )
-_HELD = "SELECT * FROM publications WHERE prefix = ?"
-_FIRST = "INSERT INTO publications (prefix, ticket) VALUES (?, 0) IF NOT EXISTS"
-_ANNOUNCE = """UPDATE publications SET ticket = ?, next_id = ?, next_lake_version = ?, next_as_of_us = ?
+_HELD = "SELECT * FROM {keyspace}.publications WHERE prefix = ?"
+_FIRST = "INSERT INTO {keyspace}.publications (prefix, ticket) VALUES (?, 0) IF NOT EXISTS"
+_ANNOUNCE = """UPDATE {keyspace}.publications SET ticket = ?, next_id = ?, next_lake_version = ?, next_as_of_us = ?
     WHERE prefix = ? IF ticket = ?"""
-_FINISH = """UPDATE publications SET id = ?, lake_version = ?, as_of_us = ?, policy = ?, documents = ?,
+_FINISH = """UPDATE {keyspace}.publications SET id = ?, lake_version = ?, as_of_us = ?, policy = ?, documents = ?,
     published_at_us = ?, next_id = null, next_lake_version = null, next_as_of_us = null
     WHERE prefix = ? IF next_id = ?"""
-_CLAIM = "UPDATE documents SET ticket = ? WHERE prefix = ? AND bucket = ? IF ticket <= ?"
-_CLAIM_FIRST = "UPDATE documents SET ticket = ? WHERE prefix = ? AND bucket = ? IF ticket = null"
-_SET = "INSERT INTO documents (prefix, bucket, user_id, document) VALUES (?, ?, ?, ?)"
-_DELETE = "DELETE FROM documents WHERE prefix = ? AND bucket = ? AND user_id = ?"
-_USERS = "SELECT user_id FROM documents WHERE prefix = ? AND bucket = ?"
-_READ = "SELECT document FROM documents WHERE prefix = ? AND bucket = ? AND user_id = ?"
+_CLAIM = "UPDATE {keyspace}.documents SET ticket = ? WHERE prefix = ? AND bucket = ? IF ticket <= ?"
+_CLAIM_FIRST = "UPDATE {keyspace}.documents SET ticket = ? WHERE prefix = ? AND bucket = ? IF ticket = null"
+_SET = "INSERT INTO {keyspace}.documents (prefix, bucket, user_id, document) VALUES (?, ?, ?, ?)"
+_DELETE = "DELETE FROM {keyspace}.documents WHERE prefix = ? AND bucket = ? AND user_id = ?"
+_USERS = "SELECT user_id FROM {keyspace}.documents WHERE prefix = ? AND bucket = ?"
+_READ = "SELECT document FROM {keyspace}.documents WHERE prefix = ? AND bucket = ? AND user_id = ?"
 _Change = tuple[bytes, str | None]
 """A user, and the document to be set; None deletes it."""
 
@@ -199,7 +201,7 @@ def open_cassandra(settings: CassandraSettings) -> Generator[CassandraStore]:
     with _explained(settings, "publishing"):
         store = _connected(settings)
         for table in _TABLES:
-            store.session.execute(table)
+            store.session.execute(_in(settings.keyspace, table))
         yield store
 
 
@@ -243,11 +245,33 @@ def _connect(settings: CassandraSettings) -> CassandraStore:
     )
     try:
         session = cluster.connect()
-        session.set_keyspace(settings.keyspace)
     except BaseException:
         cluster.shutdown()
         raise
-    return CassandraStore(session, settings.prefix, lru_cache(session.prepare))
+    return CassandraStore(session, settings.prefix, _preparing(session, settings.keyspace))
+
+
+def _preparing(session: Any, keyspace: str) -> Callable[[str], Any]:
+    """Return what prepares each statement of this module, and each only once, whichever thread asks first.
+
+    The driver forgets a statement whose last object is gone, so that of two of the same the one in use may be unknown
+    to it. Names hold their keyspace, or the server may know the statement by another id than the driver.
+    """
+    lock = Lock()
+
+    @lru_cache
+    def prepared(statement: str) -> Any:
+        return session.prepare(_in(keyspace, statement))
+
+    def prepared_once(statement: str) -> Any:
+        with lock:
+            return prepared(statement)
+
+    return prepared_once
+
+
+def _in(keyspace: str, statement: str) -> str:
+    return statement.format(keyspace=protect_name(keyspace))
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def served(store: CassandraSettings) -> dict[str, str]:
     """Return every document under the prefix, by user_id."""
     with open_cassandra(store) as opened:
         rows = opened.session.execute(
-            "SELECT user_id, document FROM documents WHERE prefix = %s ALLOW FILTERING", [store.prefix]
+            "SELECT user_id, document FROM tests.documents WHERE prefix = %s ALLOW FILTERING", [store.prefix]
         )
         return {row["user_id"].decode(): row["document"] for row in rows if row["user_id"] is not None}
 
@@ -135,7 +135,7 @@ def test_an_interrupted_publication_is_followed_by_a_full_one(store: CassandraSe
         assert opened.complete_id() is None
         assert publish(always(documents(ann=1)), stamp(2), store, tmp_path).full
         assert served(store) == {"ann": '{"score":1}'}
-        opened.session.execute("DELETE FROM publications WHERE prefix = %s", [store.prefix])
+        opened.session.execute("DELETE FROM tests.publications WHERE prefix = %s", [store.prefix])
         assert publish(always(documents(cem=1)), stamp(1), store, tmp_path).full
     assert served(store) == {"cem": '{"score":1}'}
 
