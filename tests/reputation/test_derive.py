@@ -226,7 +226,7 @@ def test_an_open_warehouse_stays_what_it_is_until_refreshed(tmp_path: Path) -> N
             assert newer.reputation().height == 3
         assert warehouse.refresh() is True
         assert warehouse.reputation().height == 3
-        assert "lake version 2 as of 2024-03-01 00:00:00 UTC, policy default 1" in repr(warehouse)
+        assert "lake version 2, as of 2024-03-01 00:00:00 UTC, policy default 1" in repr(warehouse)
 
 
 def test_a_warehouse_answers_as_polars_arrow_and_relation(tmp_path: Path) -> None:
