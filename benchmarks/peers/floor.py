@@ -10,6 +10,7 @@ from benchmarks.peers.protocol import Job, serve
 from pipelines.contract.decode import decode, keep
 from pipelines.emit.clients import consumer
 from pipelines.ingest.batches import count, hand_over_batches
+from pipelines.ingest.receive import receiving_in_place
 from pipelines.ingest.source import open_source
 from pipelines.lake.files import write_days
 from pipelines.lake.index import NEW, open_index
@@ -53,6 +54,7 @@ def _fetch(job: Job) -> None:
         "enable_auto_commit": False,
         "isolation_level": "read_committed",
         "max_partition_fetch_bytes": _FETCH_BYTES,
+        "kafka_client": receiving_in_place,
     }
     with consumer(kafka, **options) as reader:
         hand_over_batches(reader)

@@ -25,6 +25,7 @@ from pipelines.emit.clients import admin_client, consumer, translated
 from pipelines.errors import LostRecordsError, UsageError
 from pipelines.ingest.batches import count, hand_over_batches, to_columns
 from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
+from pipelines.ingest.receive import receiving_in_place
 from pipelines.ingest.share import Share, open_share
 from pipelines.settings import ContractSettings, IngestSettings, KafkaSettings, Settings
 
@@ -228,6 +229,7 @@ def open_source(settings: Settings) -> Generator[KafkaSource]:
         "auto_offset_reset": "none",
         "isolation_level": "read_committed",
         "max_partition_fetch_bytes": _FETCH_BYTES,
+        "kafka_client": receiving_in_place,
     }
     with translated(kafka, "connecting"), consumer(kafka, **options) as reader, admin_client(kafka) as admin:
         hand_over_batches(reader)
