@@ -222,7 +222,7 @@ class IngestSettings(_Section):
 
     max_batch_records: int = Field(default=500_000, ge=1)
     """Records of one commit, about; bounds memory together with `max_batch_bytes`, for two batches at a time."""
-    max_batch_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
+    max_batch_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
     """Bytes of keys and values of one commit, about."""
     max_wait_seconds: float = Field(default=0.5, gt=0)
     """How long a poll waits for a first record."""

@@ -1,6 +1,11 @@
 """karmalake itself, as `karmalake drain` runs it, with default settings, into a new lake."""
+# ruff: noqa: E402 - what the command does before anything else is imported is done here too
 
 from pathlib import Path
+
+from pipelines.ingest.memory import keep_freed_memory
+
+keep_freed_memory()
 
 from benchmarks.peers.protocol import Job, serve
 from pipelines.drain import drain, open_ingest

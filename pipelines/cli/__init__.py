@@ -7,6 +7,7 @@ imported inside the commands, so that `--help` is quick.
 import sys
 
 from pipelines.errors import KarmalakeError
+from pipelines.ingest.memory import keep_freed_memory
 
 _INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it; typer's too."""
@@ -25,6 +26,7 @@ def main() -> None:
 
 
 def _run() -> None:
+    keep_freed_memory()
     from pipelines.cli.app import app  # noqa: PLC0415 - starting is quick without it
     from pipelines.cli.output import quiet_libraries  # noqa: PLC0415
 
