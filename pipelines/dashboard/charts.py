@@ -1,9 +1,10 @@
-"""The charts of the dashboard: frames in, altair out. Colours are told apart in print and by colour-blind readers."""
+"""The charts of the dashboard: frames in, altair out."""
 
 import altair as alt
 import polars as pl
 
-INK, BLUE, ORANGE, GREY = "#222222", "#0072B2", "#D55E00", "#999999"
+from pipelines.charts import BLUE, GREY, INK, ORANGE
+
 _HEIGHT = 200
 _LANES_HEIGHT = 140
 
