@@ -11,14 +11,18 @@ from pipelines.reputation.scores import scores
 
 
 def compare_policies(
-    source: Snapshot | duckdb.DuckDBPyConnection, before: Policy, after: Policy, as_of: datetime
+    source: Snapshot | duckdb.DuckDBPyConnection,
+    before: Policy,
+    after: Policy,
+    as_of: datetime,
+    known_at: datetime | None = None,
 ) -> pl.DataFrame:
     """Return every user's all-time score under both policies, largest change first.
 
     Columns: user_id, score_before, score_after, change, rank_before, rank_after (1 is the highest score; equal scores
-    share the better rank). Scores are floats here where either policy has decimals.
+    share the better rank). Scores are floats here where either policy has decimals. `known_at` as in `scores()`.
     """
-    frames = [_ranked(scores(source, policy, as_of), name) for name, policy in _named(before, after)]
+    frames = [_ranked(scores(source, policy, as_of, known_at), name) for name, policy in _named(before, after)]
     joined = frames[0].join(frames[1], on="user_id")
     change = (pl.col("score_after") - pl.col("score_before")).alias("change")
     columns = ["user_id", "score_before", "score_after", "change", "rank_before", "rank_after"]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,17 +18,22 @@ import polars as pl
 import pyarrow as pa
 
 from pipelines.contract.moments import Moment, instant
-from pipelines.errors import UsageError
+from pipelines.errors import ConfigurationError, UsageError
 from pipelines.lake.stores import let_read
+from pipelines.reputation.compare import compare_policies
 from pipelines.reputation.explain import explain, explain_change
 from pipelines.reputation.policy import Policy
+from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.scores import scores
 from pipelines.reputation.sql import literal, statement
 from pipelines.reputation.trends import ask, find_trend, trends
+from pipelines.reputation.waiting import waiting
 from pipelines.settings import load_settings
 
 _SESSION = "SET TimeZone = 'UTC'; USE warehouse"
 Parameters = Sequence[Any] | Mapping[str, Any] | None
+AnyPolicy = Policy | str | Path
+"""A policy, the name of a shipped one, or the path of a policy file."""
 _EVENTS = """
     SELECT * FROM events
     WHERE ($user_id IS NULL OR user_id = $user_id)
@@ -99,8 +105,9 @@ class Warehouse:
     """One published snapshot: the tables of the reputations, and the lake's `events`, `commits`, ... as views.
 
     It stays what it is while newer ones are published; `refresh()` moves on. Answers are polars data frames;
-    `arrow()` and `relation()` give the others. Moments are times with a zone, UTC days, or ISO 8601 text. Not for use
-    by several threads at once: give each its `snapshot()`.
+    `arrow()`, `pandas()` and `relation()` give the others. Moments are times with a zone, UTC days, or ISO 8601 text. A
+    policy may be given by its name or file. A notebook is told of what takes longer than two seconds. Not for use by
+    several threads at once: give each its `snapshot()`.
     """
 
     def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection | None = None) -> None:
@@ -126,8 +133,9 @@ class Warehouse:
             ("tables", ", ".join(self._ipython_key_completions_())),
             ("trends", ", ".join(trends())),
         ]
-        cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
-        return f'<table style="text-align: left">{cells}</table>'
+        left = 'style="text-align: left"'  # a notebook's own style has numbers in mind
+        cells = (f"<tr><th {left}>{escape(name)}</th><td {left}>{escape(value)}</td></tr>" for name, value in rows)
+        return f"<table>{''.join(cells)}</table>"
 
     def _described(self) -> list[tuple[str, str]]:
         info = self.info
@@ -182,11 +190,25 @@ class Warehouse:
 
     def sql(self, query: str, params: Parameters = None) -> pl.DataFrame:
         """Return the rows of a query. Values belong into `params` (`?` or `$name`)."""
-        return self.relation(query, params).pl()
+        with waiting("the query"):
+            return self.relation(query, params).pl()
 
     def arrow(self, query: str, params: Parameters = None) -> pa.Table:
         """Return the rows of a query as an Arrow table."""
-        return self.relation(query, params).to_arrow_table()
+        with waiting("the query"):
+            return self.relation(query, params).to_arrow_table()
+
+    def pandas(self, query: str, params: Parameters = None) -> Any:
+        """Return the rows of a query as a pandas data frame.
+
+        Raises ConfigurationError where pandas is not installed: karmalake does not need it.
+        """
+        if find_spec("pandas") is None:
+            raise ConfigurationError(
+                ".pandas() needs pandas, which is not installed: pip install pandas, or take .sql() or .arrow() instead"
+            )
+        with waiting("the query"):
+            return self.relation(query, params).df()
 
     def events(
         self,
@@ -215,18 +237,23 @@ class Warehouse:
         known = None if known_at is None else instant(known_at)
         return AsOf(self._connection, then, known, self._policy(known))
 
-    def scores(self, policy: Policy | None = None) -> pl.DataFrame:
+    def scores(self, policy: AnyPolicy | None = None) -> pl.DataFrame:
         """Compute everybody's scores, by another policy if one is given; see `AsOf.scores()`."""
         return self.as_of().scores(policy)
 
-    def explain(self, user_id: str, policy: Policy | None = None) -> pl.DataFrame:
+    def compare(self, policy: AnyPolicy, before: AnyPolicy | None = None) -> pl.DataFrame:
+        """Return what another policy would make of everybody's score and rank; see `AsOf.compare()`."""
+        return self.as_of().compare(policy, before)
+
+    def explain(self, user_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
         """Return every contribution to a user's score with its reason; see `AsOf.explain()`."""
         return self.as_of().explain(user_id, policy)
 
     def explain_change(self, user_id: str, since: Moment, until: Moment | None = None) -> pl.DataFrame:
         """Return what came, went and expired in a user's score between two moments; see `explain_change()`."""
         end = self.info.as_of if until is None else instant(until)
-        return explain_change(self._connection, self.info.policy, user_id, instant(since), end)
+        with waiting(f"what changed for {user_id}"):
+            return explain_change(self._connection, self.info.policy, user_id, instant(since), end)
 
     def trend(
         self, name: str = "daily", since: Moment | None = None, until: Moment | None = None, **parameters: Any
@@ -235,7 +262,8 @@ class Warehouse:
 
         Raises UsageError for an unknown trend or parameter.
         """
-        return ask(self._connection, find_trend(name), since, until, parameters)
+        with waiting(f"the trend {name}"):
+            return ask(self._connection, find_trend(name), since, until, parameters)
 
     def trends(self) -> pl.DataFrame:
         """Return what trends there are: name, meaning, and parameters with their defaults."""
@@ -250,7 +278,7 @@ class Warehouse:
         return Policy.model_validate_json(rows["policy"][0]) if rows.height else self.info.policy
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class AsOf:
     """The scores of one moment, as now known or as known at another; `Warehouse.as_of()` gives it."""
 
@@ -260,13 +288,34 @@ class AsOf:
     policy: Policy
     """The rules that count here, unless another policy is given."""
 
-    def scores(self, policy: Policy | None = None) -> pl.DataFrame:
+    def __repr__(self) -> str:
+        known = "as now known" if self.known_at is None else f"as known at {self.known_at:%Y-%m-%d %H:%M:%S} UTC"
+        return f"<AsOf {self.moment:%Y-%m-%d %H:%M:%S} UTC, {known}, policy {self.policy.name}>"
+
+    def scores(self, policy: AnyPolicy | None = None) -> pl.DataFrame:
         """Compute the scores of every user with an event before the moment: columns as in `reputation`.
 
         `{view}_score` is Int64 if the policy only has whole points, else Decimal.
         """
-        return scores(self._connection, policy or self.policy, self.moment, self.known_at)
+        rules = self._rules(policy)
+        with waiting(f"scores by {rules.name}"):
+            return scores(self._connection, rules, self.moment, self.known_at)
 
-    def explain(self, user_id: str, policy: Policy | None = None) -> pl.DataFrame:
+    def compare(self, policy: AnyPolicy, before: AnyPolicy | None = None) -> pl.DataFrame:
+        """Return everybody's all-time score and rank by `before` (None: the rules that count here) and by `policy`.
+
+        Columns as `compare_policies()` has them, the largest change first. Nothing is published.
+        """
+        rules, old = self._rules(policy), self._rules(before)
+        with waiting(f"{old.name} beside {rules.name}"):
+            return compare_policies(self._connection, old, rules, self.moment, self.known_at)
+
+    def explain(self, user_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
         """Return every contribution to a user's score with its reason; `earned` adds up to it. See `explain()`."""
-        return explain(self._connection, policy or self.policy, user_id, self.moment, self.known_at)
+        with waiting(f"the explanation of {user_id}"):
+            return explain(self._connection, self._rules(policy), user_id, self.moment, self.known_at)
+
+    def _rules(self, policy: AnyPolicy | None) -> Policy:
+        if policy is None:
+            return self.policy
+        return policy if isinstance(policy, Policy) else load_policy(policy)

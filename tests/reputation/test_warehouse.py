@@ -1,16 +1,23 @@
 """What a notebook does with a warehouse: look, complete, ask of other moments, pin, and be told of mistakes."""
 
+from base64 import b64decode
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 
+import altair as alt
+import duckdb
 import polars as pl
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.testing.globalipapp import start_ipython
 
-from pipelines.errors import KarmalakeError, UsageError
+from pipelines.errors import ConfigurationError, KarmalakeError, UsageError
+from pipelines.local.process import wait_until
+from pipelines.reputation import waiting
+from pipelines.reputation.compare import compare_policies
 from pipelines.reputation.derive import derive
+from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.trends import trends
 from pipelines.reputation.warehouse import Warehouse, open_warehouse
@@ -75,6 +82,62 @@ def test_another_moment(warehouse: Warehouse, moment: object) -> None:
     assert warehouse.events(since=moment)["event_id"].to_list() == ["b"]  # pyright: ignore[reportArgumentType]
 
 
+def test_another_policy(warehouse: Warehouse, tmp_path: Path) -> None:
+    """By name, by file or as it is; `compare` holds it against the rules that count at that moment."""
+    policy, file = load_policy("marketplace-feedback"), tmp_path / "mine.toml"
+    file.write_text('name = "mine"\nversion = "1"\nactions.DriverRated.points = 7\n', encoding="utf-8")
+    assert warehouse.scores("marketplace-feedback").equals(warehouse.scores(policy))
+    assert warehouse.explain("ann", file)["earned"].sum() == 7
+    assert warehouse.compare(file)["score_after"].to_list() == [7, 7]
+    then = warehouse.as_of(AS_OF - timedelta(days=2.5))
+    assert then.compare(file).rows() == [("ann", 10, 7, -3, 1, 1)]
+    assert then.compare("default", before=file)["change"].to_list() == [3]
+    with duckdb.connect() as connection:
+        create_lake_views(connection, snapshot_of(tmp_path / "again", EVENTS))
+        compared = compare_policies(connection, load_policy("default"), load_policy(file), then.moment)
+    assert compared.equals(then.compare(file))
+
+
+def test_what_is_compared_is_what_was_known(warehouse: Warehouse) -> None:
+    """Before the first commit that was nothing."""
+    assert warehouse.as_of(known_at="2000-01-01").compare("decayed-karma").is_empty()
+
+
+def test_doors_and_policies_show_what_they_are(warehouse: Warehouse) -> None:
+    """In a line, not all of a policy."""
+    shown = repr(warehouse.as_of("2026-01-31", known_at="2026-02-01"))
+    assert shown == "<AsOf 2026-01-31 00:00:00 UTC, as known at 2026-02-01 00:00:00 UTC, policy default>"
+    assert repr(warehouse.info.policy) == "Policy(name='default', versions=['1'])"
+
+
+def test_the_forms_of_an_answer(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rows in each; where pandas is missing, it is said by name, with what can be had instead."""
+    query, values = "SELECT user_id, all_time_score FROM reputation WHERE all_time_score > ?", [0]
+    rows = warehouse.sql(query, values).rows()
+    assert warehouse.relation(query, values).fetchall() == rows
+    assert pl.from_arrow(warehouse.arrow(query, values)).rows() == rows  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setattr("pipelines.reputation.warehouse.find_spec", lambda _: None)
+    with pytest.raises(ConfigurationError, match=r"needs pandas, .* pip install pandas, or take \.sql\(\)"):
+        warehouse.pandas(query, values)
+
+
+def test_what_takes_long_says_so_in_its_cell(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What and for how long, and afterwards how long it took; what is quick says nothing."""
+    shown: list[tuple[str, object]] = []
+    monkeypatch.setattr(waiting, "_in_a_notebook", lambda: True)
+    monkeypatch.setattr(
+        shell.display_pub, "publish", lambda data, metadata=None, **_: shown.append((data["text/plain"], metadata))
+    )
+    with waiting.waiting("a quick one"):
+        pass
+    assert shown == []
+    monkeypatch.setattr(waiting, "PATIENCE_SECONDS", 0.0)
+    with waiting.waiting("a slow one"):
+        assert wait_until(lambda: bool(shown), 30)
+    assert shown[0] == ("a slow one: under way 0 s", waiting.PROGRESS)
+    assert shown[-1][0].startswith("a slow one: took ")
+
+
 def test_days_and_texts_are_utc(warehouse: Warehouse) -> None:
     """A day is its midnight; a text that is no time, and a time without a zone, are told what to write."""
     assert warehouse.as_of(date(2026, 1, 31)).moment == warehouse.as_of("2026-01-31").moment
@@ -104,6 +167,18 @@ def test_the_magic_asks_the_notebooks_warehouse(shell: InteractiveShell) -> None
     assert shown.rows() == [("ann",)]
     assert shell.run_cell_magic("karma", "kept", "FROM reputation") is None
     assert isinstance(shell.user_ns["kept"], pl.DataFrame)
+
+
+def test_charts_are_pictures_without_a_network(shell: InteractiveShell) -> None:
+    """`%load_ext pipelines` lets altair draw images, with nothing in them that is elsewhere, and a title."""
+    chart = alt.Chart(pl.DataFrame({"a": [1, 2]})).mark_bar().encode(x="a").properties(title="two <bars>")
+    shown = shell.display_formatter.format(chart)[0]  # pyright: ignore[reportOptionalMemberAccess]
+    assert shown["text/plain"] == "two <bars>"
+    before, drawn = shown["text/html"].split("base64,")
+    assert before == '<img alt="two &lt;bars&gt;" src="data:image/svg+xml;'
+    picture = b64decode(drawn.removesuffix('">')).decode()
+    assert picture.startswith("<svg")
+    assert [elsewhere for elsewhere in ("<script", "<image", "https://") if elsewhere in picture] == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A policy as a whole: its versions, and which of them rules which event."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
@@ -55,6 +56,11 @@ class Policy(Section):
     """`retroactive`: the version in force rescores everything. `prospective`: each event's points, rating, gates and
     caps are by the version in force at its own time."""
     versions: tuple[Rules, ...]
+
+    def __repr_args__(self) -> Iterator[tuple[str, object]]:
+        """Yield what a shell shows: which policy it is, not all that it says."""
+        yield "name", self.name
+        yield "versions", [rules.version for rules in self.versions]
 
     @model_validator(mode="before")
     @classmethod
