@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo demo-system test test-fast lint format docs bench chaos pins contract clean
+.PHONY: setup demo demo-system test test-fast lint format docs notebooks bench chaos pins contract clean
 
 setup: $(READY)
 
@@ -39,6 +39,9 @@ format: setup
 docs: setup  ## write the reference pages anew from the code, and the site into site/
 	$(BIN)/python -m pipelines.cli.reference docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+notebooks: setup  ## run the notebooks on the tests' small world, and keep their outputs
+	$(BIN)/python -m tests.notebooks
 
 bench: setup  ## measure for 15 minutes on a quiet machine; BENCH="dedup history" for what takes longer
 	$(BIN)/python -m benchmarks $(or $(BENCH),ingest backfill publish freshness)
