@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
@@ -31,7 +32,12 @@ def test_every_page_has_a_place(site: Path) -> None:
     """The navigation names all pages, and those of the repository's root that were taken in."""
     nav = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
     named = {page for entry in nav for group in entry.values() for page in _pages(group)}
-    assert named - {"index.md", "architecture.md", "changes.md"} == {path.name for path in _DOCS.glob("*.md")}
+    notebooks = {f"notebooks/{path.stem}.md" for path in (REPOSITORY / "notebooks").glob("*.ipynb")}
+    assert len(notebooks) >= 5
+    assert named - {"index.md", "architecture.md", "changes.md"} - notebooks == {
+        path.name for path in _DOCS.glob("*.md")
+    }
+    assert notebooks <= named
     front = (site / "index.html").read_text(encoding="utf-8")
     assert "Sixty seconds" in front
     assert 'href="architecture/"' in front
@@ -39,6 +45,22 @@ def test_every_page_has_a_place(site: Path) -> None:
 
 def _pages(group: "str | list[dict[str, str]]") -> list[str]:
     return [group] if isinstance(group, str) else [page for entry in group for page in entry.values()]
+
+
+def test_notebooks_are_shown_as_they_were_run(site: Path) -> None:
+    """Code, tables and charts, each chart with what it finds as its text; links lead to the other pages."""
+    for notebook in (REPOSITORY / "notebooks").glob("*.ipynb"):
+        cells = nbformat.read(notebook, as_version=4).cells
+        outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+        text = (site / "notebooks" / notebook.stem / "index.html").read_text(encoding="utf-8")
+        charts = re.findall(r'<img alt="([^"]+)" src="data:image/svg\+xml;base64,', text)
+        assert len(charts) == sum("<img " in data.get("text/html", "") for data in outputs) > 0
+        assert all(len(title) > 20 for title in charts)
+        assert text.count('<div class="output">') == sum("text/html" in data for data in outputs)
+        assert ".ipynb)" not in text
+    first = (site / "notebooks" / "01_reputation_trends" / "index.html").read_text(encoding="utf-8")
+    assert 'href="../03_policies_and_what_if/"' in first
+    assert 'href="01_reputation_trends/"' in (site / "notebooks" / "index.html").read_text(encoding="utf-8")
 
 
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
