@@ -1,72 +1,93 @@
 """When things happen. Everything is off until somebody turns it on: `karmalake stream` may be doing it already."""
 
-from datetime import UTC, datetime
-from typing import Any
-
 import dagster as dg
-from pyarrow.compute import field
-from pyarrow.dataset import dataset
+import polars as pl
 
 from assets.history import history
-from assets.lake import compacted_files, events
+from assets.lake import dead_letters, event_days, events
+from assets.partitions import DAYS
 from assets.resources import Karmalake
-from assets.scores import anomalies, reputation_cache, user_days
+from assets.retention import retention
+from assets.scores import anomalies, reputation, reputation_cache, trends, user_days
+from assets.upkeep import audit, compacted_files
+from pipelines.lake.history import commits_after
 from pipelines.lake.tables import COUNTS
 from pipelines.serving.read import published
 
-_MOST_EVENTS_A_TICK = 200
+_EVERY_FIVE_MINUTES = 300
+"""What sensors report is kept for ever by Dagster, so they report sums, and not too often."""
 
 refresh = dg.define_asset_job(
     "refresh",
-    selection=dg.AssetSelection.all() - dg.AssetSelection.assets(history, user_days, anomalies, compacted_files),
+    selection=dg.AssetSelection.assets(events, dead_letters, reputation, reputation_cache),
     description="From the bus to Redis: drain, derive, publish, check.",
 )
-days = dg.define_asset_job("days", selection=dg.AssetSelection.assets(user_days))
+load = dg.define_asset_job(
+    "load_history",
+    selection=dg.AssetSelection.assets(history),
+    description="Files of history by day: launch it for a range of days, with where they are as its config.",
+)
+days = dg.define_asset_job("days", selection=dg.AssetSelection.assets(user_days, trends))
 alarms = dg.define_asset_job("alarms", selection=dg.AssetSelection.assets(anomalies))
 upkeep = dg.define_asset_job("upkeep", selection=dg.AssetSelection.assets(compacted_files))
-verification = dg.define_asset_job("verification", selection=dg.AssetSelection.all_asset_checks())
+proof = dg.define_asset_job("proof", selection=dg.AssetSelection.assets(audit))
+verification = dg.define_asset_job(
+    "verification", selection=dg.AssetSelection.all_asset_checks() - dg.AssetSelection.checks_for_assets(audit)
+)
 
-JOBS = [refresh, days, alarms, upkeep, verification]
-
-
-@dg.schedule(job=days, cron_schedule="5 * * * *", execution_timezone="UTC")
-def hourly_day(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-    """Materialize today, every hour."""
-    today = (context.scheduled_execution_time or datetime.now(UTC)).astimezone(UTC)
-    return dg.RunRequest(partition_key=today.strftime("%Y-%m-%d"))
+JOBS = [refresh, load, days, alarms, upkeep, proof, verification, retention]
 
 
 SCHEDULES = [
-    dg.ScheduleDefinition(name="minutely_refresh", job=refresh, cron_schedule="* * * * *", execution_timezone="UTC"),
-    dg.ScheduleDefinition(name="nightly_alarms", job=alarms, cron_schedule="0 3 * * *", execution_timezone="UTC"),
-    dg.ScheduleDefinition(name="nightly_upkeep", job=upkeep, cron_schedule="30 3 * * *", execution_timezone="UTC"),
-    dg.ScheduleDefinition(
-        name="nightly_verification", job=verification, cron_schedule="0 4 * * *", execution_timezone="UTC"
-    ),
-    hourly_day,
+    dg.ScheduleDefinition(name=name, job=job, cron_schedule=cron, execution_timezone="UTC", description=description)
+    for name, job, cron, description in (
+        ("minutely_refresh", refresh, "* * * * *", "From the bus to Redis, where `karmalake stream` does not do it."),
+        ("nightly_retention", retention, "0 2 * * *", "Forget old runs."),
+        ("nightly_alarms", alarms, "0 3 * * *", "Look for manipulation in all history."),
+        ("nightly_upkeep", upkeep, "30 3 * * *", "Merge small files, remove what no commit names."),
+        ("nightly_verification", verification, "0 4 * * *", "All checks: what was read adds up."),
+        ("weekly_audit", proof, "0 5 * * 0", "Read the topic again and account for every record."),
+    )
 ]
 
 
-@dg.sensor(asset_selection=dg.AssetSelection.assets(events), minimum_interval_seconds=15)
+@dg.sensor(asset_selection=dg.AssetSelection.assets(events), minimum_interval_seconds=_EVERY_FIVE_MINUTES)
 def commits(context: dg.SensorEvaluationContext, karmalake: dg.ResourceParam[Karmalake]) -> dg.SensorResult:
-    """Report the commits that were made outside of Dagster, by `karmalake stream` or `drain`, as materializations.
+    """Report what was committed outside of Dagster, by `karmalake stream` or `drain`, as one materialization.
 
     The cursor is the last version reported: a hint. What a run of `events` has passed, its own materialization covers.
     """
     last = max(int(context.cursor or 0), _version_of_last_run(context.instance))
-    files = karmalake.snapshot().files["commits"]
-    if not files:
+    rows = commits_after(karmalake.snapshot(), last)
+    if not rows.height:
         return dg.SensorResult(cursor=str(last))
-    rows = dataset(list(files)).to_table(["version", "source", "batch_id", *COUNTS], filter=field("version") > last)
-    new: list[dict[str, Any]] = rows.sort_by("version").slice(0, _MOST_EVENTS_A_TICK).to_pylist()
+    version: int = rows["version"].to_list()[-1]
+    totals: dict[str, int] = rows.select(pl.sum(*COUNTS)).row(0, named=True)
+    metadata = {"lake_version": version, "commits": rows.height, **totals}
+    return dg.SensorResult(asset_events=[dg.AssetMaterialization(events.key, metadata=metadata)], cursor=str(version))
+
+
+@dg.sensor(asset_selection=dg.AssetSelection.assets(event_days.key), minimum_interval_seconds=_EVERY_FIVE_MINUTES)
+def touched_days(context: dg.SensorEvaluationContext, karmalake: dg.ResourceParam[Karmalake]) -> dg.SensorResult:
+    """Report the days that commits brought events of since the last time, each once, whoever committed.
+
+    The cursor is the last version looked at; without one all days are reported, which costs a run of `user_days`.
+    """
+    last = int(context.cursor or 0)
+    rows = commits_after(karmalake.snapshot(), last)
+    if not rows.height:
+        return dg.SensorResult(cursor=str(last))
+    touched = rows.explode("days").group_by("days").agg(pl.col("version").max()).drop_nulls().sort("days")
+    known = set(DAYS.get_partition_keys())
     reported = [
-        dg.AssetMaterialization(events.key, metadata={"lake_version": row.pop("version"), **row}) for row in new
+        dg.AssetMaterialization(event_days.key, partition=str(day), metadata={"lake_version": version})
+        for day, version in touched.rows()
+        if str(day) in known
     ]
-    upto = reported[-1].metadata["lake_version"].value if reported else last
-    return dg.SensorResult(asset_events=reported, cursor=str(upto))
+    return dg.SensorResult(asset_events=reported, cursor=str(rows["version"].to_list()[-1]))
 
 
-@dg.sensor(asset_selection=dg.AssetSelection.assets(reputation_cache), minimum_interval_seconds=60)
+@dg.sensor(asset_selection=dg.AssetSelection.assets(reputation_cache), minimum_interval_seconds=_EVERY_FIVE_MINUTES)
 def publications(
     context: dg.SensorEvaluationContext, karmalake: dg.ResourceParam[Karmalake]
 ) -> dg.SensorResult | dg.SkipReason:
@@ -86,7 +107,14 @@ def publications(
     return dg.SensorResult(asset_events=[dg.AssetMaterialization(reputation_cache.key, metadata=metadata)])
 
 
-SENSORS = [commits, publications]
+late_days = dg.AutomationConditionSensorDefinition(
+    "late_days",
+    target=dg.AssetSelection.assets(user_days, trends),
+    minimum_interval_seconds=60,
+    description="Ask again for days that events were added to: once an hour, all of them in one run.",
+)
+
+SENSORS = [commits, touched_days, publications, late_days]
 
 
 def _version_of_last_run(instance: dg.DagsterInstance) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
+from assets.failures import actionable
 from assets.lake import dead_letters, events
 from assets.resources import Karmalake
 from assets.scores import reputation_cache
@@ -31,6 +32,7 @@ def reconciliation(karmalake: dg.ResourceParam[Karmalake]) -> Iterable[dg.AssetC
 
 
 @dg.asset_check(asset=events)
+@actionable
 def ingest_keeps_up(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
     """No record waits on the bus for longer than the settings allow."""
     settings = karmalake.settings
@@ -47,6 +49,7 @@ def ingest_keeps_up(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResu
 
 
 @dg.asset_check(asset=dead_letters)
+@actionable
 def dead_letter_share(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
     """Few records are rejected."""
     counts = totals(karmalake.snapshot())
@@ -58,6 +61,7 @@ def dead_letter_share(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckRe
 
 
 @dg.asset_check(asset=reputation_cache)
+@actionable
 def redis_serves_what_the_lake_says(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
     """For a sample of users, the document in Redis is the one that the warehouse gives."""
     [check] = verify_served(karmalake.settings)
@@ -65,6 +69,7 @@ def redis_serves_what_the_lake_says(karmalake: dg.ResourceParam[Karmalake]) -> d
 
 
 @dg.asset_check(asset=reputation_cache)
+@actionable
 def what_is_served_is_fresh(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
     """What is served is not older than the settings allow."""
     check = verify_fresh(karmalake.settings)

@@ -1,13 +1,14 @@
-"""The lake: what came in, what was rejected, and the upkeep of its files."""
+"""The lake: what came in, by which days, and what was rejected."""
 
 import dagster as dg
 import duckdb
 
+from assets.failures import RETRIES, actionable
+from assets.partitions import DAYS
 from assets.resources import Karmalake
 from pipelines.drain import drain, open_ingest
 from pipelines.lake.commit import CommitRecord
-from pipelines.lake.tables import COUNTS, create_lake
-from pipelines.lake.upkeep import compact, vacuum
+from pipelines.lake.tables import COUNTS, EVENTS
 from pipelines.reputation.lake_views import create_lake_views
 
 POOL = "lake"
@@ -21,7 +22,17 @@ class Drain(dg.Config):
     max_batches: int = 100
 
 
-@dg.asset(group_name="lake", kinds={"kafka", "deltalake"}, pool=POOL)
+_COLUMNS = dg.TableSchema([dg.TableColumn(field.name, str(field.type)) for field in EVENTS])
+
+
+@dg.asset(
+    group_name="lake",
+    kinds={"kafka", "deltalake"},
+    pool=POOL,
+    retry_policy=RETRIES,
+    metadata={"dagster/column_schema": _COLUMNS},
+)
+@actionable
 def events(config: Drain, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """Every event that the bus holds, each once: drains what lies behind, in whole commits.
 
@@ -44,7 +55,19 @@ def events(config: Drain, karmalake: dg.ResourceParam[Karmalake]) -> dg.Material
     return dg.MaterializeResult(metadata=metadata)
 
 
+event_days = dg.AssetSpec(
+    "event_days",
+    group_name="lake",
+    kinds={"deltalake"},
+    partitions_def=DAYS,
+    deps=[events],
+    description="The days of the lake: a day is reported whenever a commit brought events of it, however late. Nothing "
+    "is computed here; the sensor `touched_days` reads the record of each commit.",
+)
+
+
 @dg.asset(group_name="lake", kinds={"deltalake"}, deps=[events])
+@actionable
 def dead_letters(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """Records that are no events, with their bytes, place and reason."""
     with duckdb.connect() as connection:
@@ -56,18 +79,3 @@ def dead_letters(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult
         rows, dg.TableSchema([dg.TableColumn("reason", "string"), dg.TableColumn("records", "int")])
     )
     return dg.MaterializeResult(metadata={"dagster/row_count": total, "by_reason": by_reason})
-
-
-@dg.asset(group_name="upkeep", kinds={"deltalake"}, deps=[events], pool=POOL)
-def compacted_files(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
-    """The lake in few files, sorted by user, and without orphans. Changes no row."""
-    settings = karmalake.settings
-    lake = create_lake(settings.lake_root)
-    done = compact(lake, settings.lake.compact_after_files)
-    removed = vacuum(lake, settings.lake.vacuum_retention_hours)
-    files = {
-        "files_merged": sum(table.files_before for table in done),
-        "files_written": sum(table.files_after for table in done),
-        "files_removed": len(removed),
-    }
-    return dg.MaterializeResult(metadata=files)

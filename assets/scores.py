@@ -1,22 +1,24 @@
 """The warehouse and what is read from it.
 
 One derivation makes every table of the warehouse from one snapshot of the lake. So `reputation` is what derives, and
-`user_days` and `trends` say of the same warehouse what is in it; a day of `user_days` is materialized when the
-warehouse holds that day as the newest lake has it. A backfill of many days derives once.
+`user_days` and `trends` say of the same warehouse what is in it; a day of them is materialized when the warehouse holds
+that day as the newest lake has it. A backfill of many days derives once. A day that events were added to, however late,
+is asked for again by its condition: once an hour, all such days together.
 """
 
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
 
-from assets.lake import POOL, events
+from assets.failures import RETRIES, actionable
+from assets.lake import POOL, event_days, events
 from assets.partitions import DAYS
 from assets.resources import Karmalake
-from pipelines.errors import UsageError
-from pipelines.refresh import publish_warehouse, refresh_warehouse
+from assets.upkeep import NIGHTLY
+from pipelines.refresh import publish_warehouse, refresh_warehouse, warehouse_of
+from pipelines.reputation.by_day import by_day
 from pipelines.reputation.warehouse import Warehouse
-from pipelines.settings import Settings
 
 _DAYS = """
 SELECT
@@ -34,58 +36,98 @@ GROUP BY day
 _ANOMALIES = ("review_bombs", "rater_bursts", "reciprocal_rings", "drift")
 _EVIDENCE = ["user_id", "day", "expected", "observed", "score"]
 _NEWEST = 20
+_BY_ACTION = ["day", "action_type", "events", "counted", "active_users", "points", "rating_average"]
 _FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=1), warn_window=timedelta(minutes=15))
 """By the last publication, whoever made it: the sensor `publications` reports those of `karmalake stream`."""
 _COLUMNS = "SELECT column_name, column_type FROM (DESCRIBE {table})"
 
 
-@dg.asset(group_name="scores", kinds={"duckdb"}, deps=[events], pool=POOL)
+_TOUCHED_HOURLY = (
+    dg.AutomationCondition.any_deps_updated().since_last_handled()
+    & dg.AutomationCondition.cron_tick_passed("5 * * * *")
+    & ~dg.AutomationCondition.in_progress()
+).with_label("a commit touched the day; hourly")
+"""Of any age, unlike `eager` and `on_cron`, which look at the latest day only. At most one run an hour: no storms."""
+
+
+@dg.asset(group_name="scores", kinds={"duckdb"}, deps=[events], pool=POOL, retry_policy=RETRIES)
+@actionable
 def reputation(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
-    """Everybody's status and scores by the policy in force, as of now: computes who was touched since the last time."""
+    """Everybody's status and scores by the policy in force, as of now: computes who was touched since the last time.
+
+    After a change of policy everything is computed anew; the run's log says which of the tables are done.
+    """
     settings = karmalake.settings
     derived = refresh_warehouse(settings)
+    with Warehouse(settings.warehouse_path) as warehouse:
+        columns, policy = _columns(warehouse, "reputation"), warehouse.info
     metadata = {
         "dagster/row_count": derived.users,
         "lake_version": derived.lake_version,
         "as_of": derived.as_of.isoformat(),
+        "policy": f"{policy.policy.name}, version {policy.policy_version}",
         "events": derived.events,
         "counted": derived.counted,
         "touched_users": derived.touched,
         "rebuilt": derived.rebuilt or "no",
         "seconds": derived.seconds,
     }
-    return dg.MaterializeResult(metadata={**metadata, **_columns(settings, "reputation")})
+    return dg.MaterializeResult(metadata={**metadata, **columns})
 
 
 @dg.asset(
     group_name="scores",
     kinds={"duckdb"},
-    deps=[events],
+    deps=[event_days],
     partitions_def=DAYS,
     backfill_policy=dg.BackfillPolicy.single_run(),
+    automation_condition=_TOUCHED_HOURLY,
     pool=POOL,
+    retry_policy=RETRIES,
 )
+@actionable
 def user_days(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """What each user did and earned on each UTC day; late events change days long past."""
     days = context.partition_key_range
-    with _current_warehouse(karmalake) as warehouse:
+    with warehouse_of(karmalake.settings, karmalake.snapshot().version) as warehouse:
         for totals in warehouse.sql(_DAYS, [days.start, days.end]).to_dicts():
             context.add_asset_metadata(partition_key=totals.pop("day"), metadata=totals)
-    return dg.MaterializeResult(metadata=_columns(karmalake.settings, "user_days"))
+        return dg.MaterializeResult(
+            metadata={"lake_version": warehouse.info.lake_version, **_columns(warehouse, "user_days")}
+        )
 
 
-@dg.asset(group_name="scores", kinds={"duckdb"}, deps=[reputation])
-def trends(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
-    """What happened, why it counted or not, and how scores are spread, day by day."""
-    with Warehouse(karmalake.settings.warehouse_path) as warehouse:
-        daily = warehouse.trend("daily")
-        rows = {f"{name}_rows": warehouse.trend(name).height for name in ("daily", "scores", "reasons")}
-    newest = daily.sort("day").tail(5).select("day", "action_type", "events", "active_users")
-    preview = dg.MetadataValue.md(_markdown(newest.columns, newest.rows()))
-    return dg.MaterializeResult(metadata={"dagster/row_count": sum(rows.values()), **rows, "newest": preview})
+@dg.asset(
+    group_name="scores",
+    kinds={"duckdb"},
+    deps=[user_days],
+    partitions_def=DAYS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    automation_condition=_TOUCHED_HOURLY,
+    pool=POOL,
+    retry_policy=RETRIES,
+)
+@actionable
+def trends(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
+    """What each UTC day came to: activity, ratings with their band, how points are spread, suspensions.
+
+    Every number is metadata of its day, so that Dagster plots it over the days.
+    """
+    days = context.partition_key_range
+    with warehouse_of(karmalake.settings, karmalake.snapshot().version) as warehouse:
+        first, last = date.fromisoformat(days.start), date.fromisoformat(days.end)
+        daily = warehouse.trend("daily", since=first, until=last + timedelta(days=1)).select(_BY_ACTION)
+        for row in by_day(warehouse, first, last).to_dicts():
+            day = row.pop("day")
+            numbers = {name: value for name, value in row.items() if value is not None}
+            actions = [action[1:] for action in daily.rows() if action[0] == day]
+            numbers["by_action"] = dg.MetadataValue.md(_markdown(_BY_ACTION[1:], actions))
+            context.add_asset_metadata(partition_key=day.isoformat(), metadata=numbers)
+        return dg.MaterializeResult(metadata={"lake_version": warehouse.info.lake_version})
 
 
-@dg.asset(group_name="scores", kinds={"duckdb"}, deps=[reputation])
+@dg.asset(group_name="scores", kinds={"duckdb"}, deps=[reputation], freshness_policy=NIGHTLY)
+@actionable
 def anomalies(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """Review bombs, bursts by rater, reciprocal rings and drifts in all history: how many, and the newest of them."""
     with Warehouse(karmalake.settings.warehouse_path) as warehouse:
@@ -97,7 +139,15 @@ def anomalies(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     return dg.MaterializeResult(metadata={"dagster/row_count": sum(counts.values()), **counts, "newest": preview})
 
 
-@dg.asset(group_name="serving", kinds={"redis"}, deps=[reputation], pool=POOL, freshness_policy=_FRESH)
+@dg.asset(
+    group_name="serving",
+    kinds={"redis"},
+    deps=[reputation],
+    pool=POOL,
+    retry_policy=RETRIES,
+    freshness_policy=_FRESH,
+)
+@actionable
 def reputation_cache(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """One JSON document a user in Redis: writes those that changed, or all if Redis lost them."""
     published = publish_warehouse(karmalake.settings)
@@ -111,23 +161,8 @@ def reputation_cache(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeRe
     return dg.MaterializeResult(metadata=metadata)
 
 
-def _current_warehouse(karmalake: Karmalake) -> Warehouse:
-    """Open the warehouse, derived anew if the lake has moved on since."""
-    settings, newest = karmalake.settings, karmalake.snapshot().version
-    try:
-        warehouse = Warehouse(settings.warehouse_path)
-    except UsageError:
-        refresh_warehouse(settings)
-        return Warehouse(settings.warehouse_path)
-    if warehouse.info.lake_version < newest:
-        refresh_warehouse(settings)
-        warehouse.refresh()
-    return warehouse
-
-
-def _columns(settings: Settings, table: str) -> dict[str, Any]:
-    with Warehouse(settings.warehouse_path) as warehouse:
-        columns = warehouse.sql(_COLUMNS.format(table=table)).rows()
+def _columns(warehouse: Warehouse, table: str) -> dict[str, Any]:
+    columns = warehouse.sql(_COLUMNS.format(table=table)).rows()
     return {"dagster/column_schema": dg.TableSchema([dg.TableColumn(name, kind.lower()) for name, kind in columns])}
 
 

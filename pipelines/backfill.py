@@ -1,13 +1,72 @@
-"""History files straight into the lake, without the bus: another source for the very same drain."""
+"""History files straight into the lake, without the bus: another source for the very same drain.
 
-from collections.abc import Callable
+Owns the account of a file, too: what became of its rows, by the lake's own records.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import duckdb
 
 from pipelines.drain import drain, open_ingest_from
 from pipelines.emit.files import Mapping
+from pipelines.emit.rows import count_rows
 from pipelines.ingest.file import open_file
 from pipelines.lake.commit import CommitRecord
+from pipelines.lake.history import take_snapshot
+from pipelines.lake.tables import open_lake
+from pipelines.reputation.lake_views import create_lake_views
 from pipelines.settings import Settings
+
+_FATES = """
+WITH ranges AS (
+    SELECT unnest(ranges, recursive := true) FROM commits
+)
+SELECT
+    topic_id,
+    count(*)::BIGINT AS commits,
+    sum("read")::BIGINT AS "read",
+    sum(accepted)::BIGINT AS accepted,
+    sum(duplicates)::BIGINT AS duplicates,
+    sum(conflicts)::BIGINT AS conflicts,
+    sum(dead_letters)::BIGINT AS dead_letters,
+    sum(erased)::BIGINT AS erased
+FROM ranges
+WHERE topic_id IN (SELECT unnest(?))
+GROUP BY topic_id
+"""
+_REASONS = """
+SELECT topic_id, reason, count(*)::BIGINT AS rows
+FROM dead_letters
+WHERE topic_id IN (SELECT unnest(?))
+GROUP BY topic_id, reason
+ORDER BY rows DESC, reason
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What became of the rows of one file, whoever loaded it and in however many attempts."""
+
+    path: Path
+    rows: int
+    """Counted in the file itself."""
+    commits: int = 0
+    read: int = 0
+    accepted: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    dead_letters: int = 0
+    erased: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Of its dead letters that are still there, by reason."""
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether every row of the file was read, and has one fate (`nothing-lost`)."""
+        fates = self.accepted + self.duplicates + self.conflicts + self.dead_letters + self.erased
+        return self.rows == self.read == fates
 
 
 def backfill(settings: Settings, path: Path, mapping: Mapping, report: Callable[[CommitRecord], None]) -> int:
@@ -19,3 +78,26 @@ def backfill(settings: Settings, path: Path, mapping: Mapping, report: Callable[
     """
     with open_ingest_from(open_file(path, mapping, settings), settings) as ingest:
         return drain(ingest, report)
+
+
+def account_for(settings: Settings, paths: Sequence[Path], mapping: Mapping) -> list[Account]:
+    """Return the account of each file as it is now, under this mapping; a file that changed is another one.
+
+    Raises UsageError for a file that is not there, and when there is no lake.
+    """
+    topic_ids = [open_file(path, mapping, settings).topic_id for path in paths]
+    with duckdb.connect() as connection:
+        create_lake_views(connection, take_snapshot(open_lake(settings.lake_root)))
+        fates = {row["topic_id"]: row for row in connection.sql(_FATES, params=[topic_ids]).pl().to_dicts()}
+        reasons: dict[str, dict[str, int]] = {}
+        for topic_id, reason, rows in connection.execute(_REASONS, [topic_ids]).fetchall():
+            reasons.setdefault(topic_id, {})[reason] = rows
+    return [
+        Account(
+            path=path,
+            rows=count_rows(path),
+            reasons=reasons.get(topic_id, {}),
+            **{name: value for name, value in fates.get(topic_id, {}).items() if name != "topic_id"},
+        )
+        for path, topic_id in zip(paths, topic_ids, strict=True)
+    ]

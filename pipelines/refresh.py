@@ -4,23 +4,29 @@ All of it is safe to kill and to repeat: the old warehouse stays until the new o
 cut off is done again in full.
 """
 
+import time
 from datetime import UTC, datetime
 
 import duckdb
 import polars as pl
 
+from pipelines.errors import TransientError
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import is_lake, open_lake
 from pipelines.reputation.activation import activated
-from pipelines.reputation.derive import Derived, Draft, Engine, in_duckdb, open_draft
+from pipelines.reputation.derive import Derived, Draft, Engine, in_duckdb, is_kept, open_draft
 from pipelines.reputation.documents import documents
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.stages import epoch_us
-from pipelines.reputation.warehouse import attach, stored_info
+from pipelines.reputation.warehouse import Warehouse, attach, stored_info
 from pipelines.serving.publication import Stamp
 from pipelines.serving.publish import Published, publish
 from pipelines.settings import Settings
+
+_PATIENCE = 10
+"""Of the intervals in which `stream` derives."""
+_POLL_SECONDS = 0.2
 
 
 def refresh_warehouse(settings: Settings) -> Derived:
@@ -61,6 +67,25 @@ def policy_in_force(settings: Settings, known_at: datetime | None = None) -> Pol
     has_lake = is_lake(settings.lake_root)
     in_force = activated(open_lake(settings.lake_root), known_at) if has_lake else None
     return in_force or load_policy(settings.reputation.policy)
+
+
+def warehouse_of(settings: Settings, lake_version: int) -> Warehouse:
+    """Return the warehouse as of a version of the lake or a later one, derived if nobody else is about to.
+
+    What keeps the warehouse, such as `karmalake stream`, is waited for. Raises TransientError when that does not come
+    to this version in time, and like `refresh_warehouse`.
+    """
+    path, deadline = settings.warehouse_path, time.monotonic() + _PATIENCE * settings.reputation.derive_interval_seconds
+    while True:
+        warehouse = Warehouse(path) if path.exists() else None
+        if warehouse is not None and warehouse.info.lake_version >= lake_version:
+            return warehouse
+        if not is_kept(path):
+            refresh_warehouse(settings)
+        elif time.monotonic() > deadline:
+            raise TransientError(f"{path} is kept by another process and has not come to version {lake_version} yet")
+        else:
+            time.sleep(_POLL_SECONDS)
 
 
 def publish_warehouse(settings: Settings) -> Published:

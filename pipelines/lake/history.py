@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
+import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
@@ -61,6 +62,14 @@ def complete_commits(lake: Lake, upto: int) -> None:
             continue
         make_durable([lake.entry("commits", commits.version() + 1)])
         return
+
+
+def commits_after(snapshot: Snapshot, version: int) -> pl.DataFrame:
+    """Return the commit records of a snapshot above a version: version, source, days and counts, in their order."""
+    columns = ["version", "source", "days", *COUNTS]
+    rows = pa.concat_tables([COMMITS.empty_table(), *map(read_file, snapshot.files["commits"])])
+    frame = pl.DataFrame(pl.from_arrow(rows.select(columns)))
+    return frame.filter(pl.col("version").is_between(version + 1, snapshot.version)).sort("version")
 
 
 def topic_ids(lake: Lake, topic: str) -> set[str]:

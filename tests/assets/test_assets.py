@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,22 @@ import dagster as dg
 import pytest
 import redis
 
-from assets import automation, checks, history, lake, scores
+from assets import automation, checks, lake, scores, upkeep
 from assets.definitions import build_defs
 from assets.resources import Karmalake
 from pipelines.drain import drain, open_ingest
 from pipelines.emit.producer import produce_records
 from pipelines.emit.simulator import Planted, simulate
 from pipelines.emit.topics import ensure_topic
-from pipelines.errors import UsageError
-from pipelines.lake.history import take_snapshot
-from pipelines.lake.tables import create_lake
 from pipelines.refresh import publish_warehouse
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
 from pipelines.settings import Settings
+from tests.assets.running import days, materialize, metadata, metadata_by_day
 from tests.conftest import REPOSITORY
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
 
-WHOLE = [lake.events, lake.dead_letters, scores.reputation, scores.trends, scores.reputation_cache]
+WHOLE = [lake.events, lake.dead_letters, scores.reputation, scores.reputation_cache]
 CHECKS = [
     checks.reconciliation,
     checks.ingest_keeps_up,
@@ -48,34 +45,12 @@ FIRST_DAY = (END.date() - timedelta(days=DAYS_SHOWN - 1)).isoformat()
 
 
 @pytest.fixture
-def karmalake(settings: Settings) -> Karmalake:
-    return Karmalake(lambda: settings)
-
-
-@pytest.fixture
 def planted(settings: Settings) -> Planted:
     """Put a small world on the bus."""
     ensure_topic(settings.kafka)
     world = simulate(1, 2_000, days=20, end=END)
     produce_records(settings.kafka, world.records)
     return world.planted
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as ephemeral:
-        yield ephemeral
-
-
-def materialize(
-    karmalake: Karmalake, instance: dg.DagsterInstance, assets: list[Any], **options: Any
-) -> dg.ExecuteInProcessResult:
-    return dg.materialize(assets, resources={"karmalake": karmalake}, instance=instance, **options)
-
-
-def metadata(result: dg.ExecuteInProcessResult, asset: dg.AssetsDefinition) -> dict[str, Any]:
-    [event] = result.asset_materializations_for_node(asset.node_def.name)
-    return {name: value.value for name, value in event.metadata.items()}
 
 
 def drain_outside(settings: Settings) -> int:
@@ -146,63 +121,56 @@ def test_a_lost_document_fails_its_check(
 def test_a_range_of_days_is_one_run_that_derives_once(
     karmalake: Karmalake, settings: Settings, planted: Planted, instance: dg.DagsterInstance
 ) -> None:
-    """A backfill of many days counts the events of all of them, from one warehouse."""
+    """A backfill of many days counts the events of all of them, from one warehouse; every number of a day is there."""
     drain_outside(settings)
-    tags = {"dagster/asset_partition_range_start": FIRST_DAY, "dagster/asset_partition_range_end": LAST_DAY}
-    result = materialize(karmalake, instance, [scores.user_days], tags=tags)
-    events = result.asset_materializations_for_node("user_days")
-    assert len(events) == DAYS_SHOWN
-    counted = [event.metadata["events"].value for event in events if "events" in event.metadata]
-    assert sum(counted) == planted.distinct
+    tags = days(FIRST_DAY, LAST_DAY)
+    result = materialize(karmalake, instance, [scores.user_days, scores.trends], tags=tags)
+    for asset in (scores.user_days, scores.trends):
+        reported = metadata_by_day(result, asset)
+        assert len(reported) == DAYS_SHOWN
+        assert sum(day.get("events", 0) for day in reported.values()) == planted.distinct
+    some_day = next(day for day in reversed(metadata_by_day(result, scores.trends).values()) if "events" in day)
+    assert some_day.keys() >= {"active_users", "rating_seven_day_mean", "points_p10", "points_p90"}
+    assert "| action_type | events | counted |" in some_day["by_action"]
     warehouse_made = settings.warehouse_path.stat().st_mtime_ns
     materialize(karmalake, instance, [scores.user_days], tags=tags)
     assert settings.warehouse_path.stat().st_mtime_ns == warehouse_made
 
 
-def test_days_of_history_are_runs_of_their_own(
-    karmalake: Karmalake, settings: Settings, instance: dg.DagsterInstance, tmp_path: Path
+def test_the_audit_is_carried_as_json(
+    karmalake: Karmalake, settings: Settings, planted: Planted, instance: dg.DagsterInstance
 ) -> None:
-    """Each run loads its day's file into the lake, once; a day without a file says which one is missing."""
-    for number, day in enumerate(("2024-05-01", "2024-05-02")):
-        (tmp_path / f"{day}.csv").write_text(f"who,at,stars\nann,{day}T10:00:00Z,{number}\nbob,{day}T11:00:00Z,5\n")
-    config = {
-        "path": f"{tmp_path}/{{day}}.csv",
-        "user_id": "who",
-        "time": "at",
-        "action_type": "DriverRated",
-        "metadata": {"rating": "stars"},
-    }
-    run_config = {"ops": {"history": {"config": config}}}
-
-    def accepted(day: str) -> int:
-        options = {"partition_key": day, "run_config": run_config}
-        return metadata(materialize(karmalake, instance, [history.history], **options), history.history)["accepted"]
-
-    assert [accepted(day) for day in ("2024-05-01", "2024-05-02", "2024-05-01")] == [2, 2, 0]
-    with pytest.raises(UsageError, match=r"2024-05-03\.csv: No such file"):
-        accepted("2024-05-03")
-    assert len(take_snapshot(create_lake(settings.lake_root)).checkpoints) == 2
+    """Every offset of the topic is accounted for in the metadata, and a check says that nothing is lost or doubled."""
+    drain_outside(settings)
+    result = materialize(karmalake, instance, [upkeep.audit])
+    found = metadata(result, upkeep.audit)["audit"]
+    assert (found["events"], found["lost"], found["doubled"]) == (planted.distinct, 0, 0)
+    offsets = [partition["next_offset"] - partition["first_offset"] for partition in found["partitions"]]
+    assert sum(offsets) == planted.sent
+    [check] = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed) == ("nothing_is_lost_or_doubled", True)
 
 
-@pytest.mark.usefixtures("planted")
 def test_the_sensor_reports_commits_of_others_once(
-    karmalake: Karmalake, settings: Settings, instance: dg.DagsterInstance
+    karmalake: Karmalake, settings: Settings, planted: Planted, instance: dg.DagsterInstance
 ) -> None:
-    """Each commit made by another process is reported once; one that a run made is not reported again."""
+    """What other processes committed is reported once, as a sum; what a run committed is not reported again."""
+
+    def tick(cursor: str | None) -> tuple[list[dict[str, Any]], str | None]:
+        context = dg.build_sensor_context(instance=instance, cursor=cursor)
+        answer = automation.commits(context, karmalake=karmalake)
+        assert isinstance(answer, dg.SensorResult)
+        reported = [{name: value.value for name, value in event.metadata.items()} for event in answer.asset_events]
+        return reported, answer.cursor
+
     batches = drain_outside(settings)
-    context = dg.build_sensor_context(instance=instance)
-    first = automation.commits(context, karmalake=karmalake)
-    assert isinstance(first, dg.SensorResult)
-    assert len(first.asset_events) == batches
-    context = dg.build_sensor_context(instance=instance, cursor=first.cursor)
-    again = automation.commits(context, karmalake=karmalake)
-    assert isinstance(again, dg.SensorResult)
-    assert list(again.asset_events) == []
+    [first], cursor = tick(None)
+    assert (first["commits"], first["read"], first["accepted"]) == (batches, planted.sent, planted.distinct)
+    again, cursor = tick(cursor)
+    assert again == []
     produce_records(settings.kafka, simulate(2, 500).records)
     materialize(karmalake, instance, [lake.events])
-    after_run = automation.commits(dg.build_sensor_context(instance=instance, cursor=again.cursor), karmalake=karmalake)
-    assert isinstance(after_run, dg.SensorResult)
-    assert list(after_run.asset_events) == []
+    assert tick(cursor)[0] == []
 
 
 @pytest.mark.usefixtures("planted")
@@ -286,5 +254,5 @@ def test_the_command_line_of_dagster_works(settings: Settings, tmp_path: Path) -
         "reputation_cache",
         "user_days",
     }
-    run("launch", "--assets", "events,reputation,trends,reputation_cache,dead_letters")
-    run("launch", "--assets", "user_days", "--partition-range", f"{FIRST_DAY}...{LAST_DAY}")
+    run("launch", "--assets", "events,reputation,reputation_cache,dead_letters")
+    run("launch", "--assets", "user_days,trends", "--partition-range", f"{FIRST_DAY}...{LAST_DAY}")

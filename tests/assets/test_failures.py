@@ -1,0 +1,58 @@
+"""What fails says what to do, and only what may pass by itself is tried again."""
+
+import json
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets.failures import actionable
+from assets.launcher import WatchedRunLauncher
+from assets.resources import Karmalake
+from assets.scores import reputation
+from pipelines.errors import KarmalakeError, RejectedError, TransientError
+from pipelines.settings import Settings
+from tests.assets.running import materialize
+
+
+def test_a_failure_says_what_to_do_and_where_more_is_said(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    """A person reads the sentence of the error, the kind of it and the page; the run is not tried again."""
+    karmalake = Karmalake(lambda: Settings(data_dir=tmp_path))
+    result = materialize(karmalake, instance, [reputation], raise_on_error=False)
+    [event] = [event for event in result.all_events if event.is_step_failure]
+    told = event.step_failure_data.user_failure_data
+    assert told is not None
+    assert told.description is not None
+    assert told.description.endswith("run `karmalake drain` or `make demo` first")
+    metadata = {name: value.value for name, value in told.metadata.items()}
+    assert metadata["kind"] == "UsageError"
+    assert metadata["see"] == "docs/cli.md"
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+
+
+@pytest.mark.parametrize(("error", "again"), [(TransientError("gone"), True), (RejectedError("all"), False)])
+def test_only_what_may_pass_is_tried_again(error: KarmalakeError, again: bool) -> None:
+    """Retry policies ask the failure; other exceptions pass through as they are."""
+
+    @actionable
+    def compute() -> None:
+        raise error
+
+    with pytest.raises(dg.Failure) as failed:
+        compute()
+    assert failed.value.allow_retries is again
+
+
+def test_run_monitoring_notices_a_run_that_is_no_more(tmp_path: Path) -> None:
+    """A run whose code server is gone with the machine is not alive; of a run within `dg launch` nobody can tell."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        launcher = WatchedRunLauncher()
+        launcher.register_instance(instance)
+        assert launcher.supports_check_run_worker_health
+        gone = {".dagster/grpc_info": json.dumps({"host": "localhost", "socket": str(tmp_path / "gone")})}
+        states = {}
+        for name, tags in {"gone": gone, "within": {}}.items():
+            run = dg.DagsterRun("job", tags=tags, status=dg.DagsterRunStatus.STARTED)
+            instance.add_run(run)
+            states[name] = launcher.check_run_worker_health(run).status.value
+        assert states == {"gone": "NOT_FOUND", "within": "RUNNING"}

@@ -1,0 +1,133 @@
+"""History by day through Dagster: each row once, an account a day, whatever is killed (`once`, `nothing-lost`)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+from deltalake import DeltaTable
+
+from assets.history import history
+from assets.resources import Karmalake
+from pipelines.settings import Settings
+from tests.assets.running import days, materialize, metadata, metadata_by_day
+from tests.conftest import REPOSITORY
+from tests.draining import assert_verified, query
+from tests.services.waiting import wait_for
+
+_MAPPING = {"user_id": "who", "time": "at", "action_type": "DriverRated", "metadata": {"rating": "stars"}}
+_DAYS = [f"2024-05-{day:02}" for day in range(1, 31)]
+_ROWS = 200
+_LOAD = """
+import sys, json
+from pathlib import Path
+import dagster as dg
+from assets.history import history
+from assets.resources import Karmalake
+from pipelines.settings import Settings
+from tests.assets.running import days, materialize
+folder, first, last, config = sys.argv[1:]
+settings = Settings(data_dir=Path(folder) / "data")
+with dg.DagsterInstance.local_temp(f"{folder}/dagster") as instance:
+    print("begin", flush=True)
+    materialize(Karmalake(lambda: settings), instance, [history], tags=days(first, last), run_config=json.loads(config))
+"""
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Settings:
+    """Return settings without a bus: history needs none."""
+    return Settings(data_dir=tmp_path / "data")
+
+
+def run_config(folder: Path, **others: Any) -> dict[str, Any]:
+    return {"ops": {"history": {"config": {"path": f"{folder}/{{day}}.parquet", **_MAPPING, **others}}}}
+
+
+def write(folder: Path, day: str, rows: int, user: str = "ann") -> None:
+    frame = pl.DataFrame({"who": [user] * rows, "stars": [1 + n % 5 for n in range(rows)]})
+    times = [f"{day}T{n // 60:02}:{n % 60:02}:00Z" for n in range(rows)]
+    frame.with_columns(at=pl.Series(times, dtype=pl.String)).write_parquet(folder / f"{day}.parquet")
+
+
+def test_a_day_is_accounted_for_over_all_attempts(
+    alone: Settings, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """Each day says what became of its rows, dead letters with their reasons; asking again changes nothing."""
+    write(tmp_path, "2024-05-01", 3)
+    write(tmp_path, "2024-05-02", 2, user="")
+    pl.concat([pl.read_parquet(tmp_path / f"2024-05-0{day}.parquet") for day in (1, 2)]).write_parquet(
+        tmp_path / "2024-05-03.parquet"
+    )
+    options: dict[str, Any] = {"tags": days("2024-05-01", "2024-05-03"), "run_config": run_config(tmp_path)}
+    karmalake = Karmalake(lambda: alone)
+    reported = metadata_by_day(materialize(karmalake, instance, [history], **options), history)
+    fates = ("rows", "read", "accepted", "duplicates", "dead_letters", "dead_letters_by_reason")
+    assert {day: tuple(account[fate] for fate in fates) for day, account in reported.items()} == {
+        "2024-05-01": (3, 3, 3, 0, 0, "none"),
+        "2024-05-02": (2, 2, 0, 0, 2, "missing_user_id: 2"),
+        "2024-05-03": (5, 5, 0, 3, 2, "missing_user_id: 2"),
+    }
+    assert metadata_by_day(materialize(karmalake, instance, [history], **options), history) == reported
+    assert query(alone, "SELECT count(*) FROM commits") == [(3,)]
+    assert_verified(alone)
+
+
+def test_days_without_a_file_are_named_before_anything_is_loaded(
+    alone: Settings, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """The failure says which days, and what to do; told that days may be missing, the others are loaded."""
+    write(tmp_path, "2024-05-01", 3)
+    karmalake, tags = Karmalake(lambda: alone), days("2024-05-01", "2024-05-03")
+    with pytest.raises(dg.Failure, match=r"2 of 3 days have no file, such as .*2024-05-02\.parquet.* put them there"):
+        materialize(karmalake, instance, [history], tags=tags, run_config=run_config(tmp_path))
+    assert not alone.data_dir.exists()
+    config = run_config(tmp_path, days_may_be_missing=True)
+    result = materialize(karmalake, instance, [history], tags=tags, run_config=config)
+    assert [day.get("accepted") for day in metadata_by_day(result, history).values()] == [3, None, None]
+
+
+def test_a_day_may_be_asked_for_alone(alone: Settings, instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    """A partition key instead of a range."""
+    write(tmp_path, "2024-05-01", 3)
+    config = run_config(tmp_path)
+    result = materialize(Karmalake(lambda: alone), instance, [history], partition_key="2024-05-01", run_config=config)
+    assert metadata(result, history)["accepted"] == 3
+
+
+@pytest.mark.slow
+def test_a_backfill_that_is_killed_twice_ends_right(alone: Settings, tmp_path: Path) -> None:
+    """Thirty days in one run, SIGKILL after ten and after twenty: the third ends with each row in the lake, once."""
+    for day in _DAYS:
+        write(tmp_path, day, _ROWS)
+    (tmp_path / "dagster").mkdir()
+    for commits in (10, 20):
+        loading = _load(tmp_path)
+        wait_for(f"{commits} commits", lambda at_least=commits: _commits(alone) >= at_least)
+        loading.kill()
+        assert loading.wait() == -9
+    assert _load(tmp_path).wait(120) == 0
+    assert query(alone, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(_ROWS * len(_DAYS),) * 2]
+    assert query(alone, 'SELECT sum("read"), sum(duplicates) FROM commits') == [(_ROWS * len(_DAYS), 0)]
+    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
+        assert instance.get_materialized_partitions(history.key) == set(_DAYS)
+        records = instance.fetch_materializations(history.key, limit=100).records
+    events = [record.asset_materialization for record in records if record.asset_materialization]
+    assert [event.metadata["accepted"].value for event in events] == [_ROWS] * len(_DAYS)
+    assert_verified(alone)
+
+
+def _commits(settings: Settings) -> int:
+    table = Path(settings.lake_root) / "events"
+    return DeltaTable(table).version() if DeltaTable.is_deltatable(str(table)) else 0
+
+
+def _load(folder: Path) -> subprocess.Popen[bytes]:
+    arguments = [str(folder), _DAYS[0], _DAYS[-1], json.dumps(run_config(folder))]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen([sys.executable, "-c", _LOAD, *arguments], cwd=REPOSITORY, env=environment)

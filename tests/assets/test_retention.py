@@ -1,0 +1,54 @@
+"""Runs are forgotten, what is materialized is not."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from assets.retention import retention
+
+_DAYS = dg.StaticPartitionsDefinition(["monday", "tuesday"])
+
+
+@dg.asset
+def whole() -> None: ...
+
+
+@dg.asset(partitions_def=_DAYS)
+def by_day() -> None: ...
+
+
+@dg.asset
+def broken() -> None:
+    raise dg.Failure("by intent")
+
+
+def forget(instance: dg.DagsterInstance, **days: int) -> None:
+    assert retention.execute_in_process(
+        instance=instance, run_config={"ops": {"forget_runs": {"config": days}}}
+    ).success
+
+
+def test_runs_are_forgotten_but_for_what_assets_were_materialized_by_last(tmp_path: Path) -> None:
+    """Of old runs only those stay that Dagster knows an asset or a day from; with them go their events and files."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        first, last = (dg.materialize([whole], instance=instance).run_id for _ in range(2))
+        monday, tuesday, again = (
+            dg.materialize([by_day], instance=instance, partition_key=day).run_id
+            for day in ("monday", "tuesday", "monday")
+        )
+        failed = dg.materialize([broken], instance=instance, raise_on_error=False).run_id
+        forget(instance, succeeded_days=1, other_days=1)
+        assert {first, last, monday, tuesday, again, failed} <= {run.run_id for run in instance.get_runs()}
+        forget(instance, succeeded_days=0, other_days=1)
+        kept = {run.run_id for run in instance.get_runs()}
+        assert kept >= {last, tuesday, again, failed}
+        assert kept.isdisjoint({first, monday})
+        assert instance.get_materialized_partitions(by_day.key) == {"monday", "tuesday"}
+        event = instance.get_latest_materialization_event(whole.key)
+        assert event is not None
+        assert event.run_id == last
+        forget(instance, succeeded_days=0, other_days=0)
+        assert failed not in {run.run_id for run in instance.get_runs()}
+        files = {path.stem for path in tmp_path.rglob("*.db")}
+        assert files.isdisjoint({first, monday, failed})
+        assert files >= {last, tuesday, again}
