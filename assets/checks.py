@@ -13,17 +13,21 @@ from pipelines.verify import Check, totals, verify_fresh, verify_lake, verify_se
 
 _MOST_DEAD_LETTERS = 0.01
 """Share of all records read above which somebody should look."""
-_RECONCILIATION = (
-    "offsets_add_up",
-    "each_commits_events_are_there",
-    "no_event_id_twice",
-    "each_dead_letter_is_there",
-    "each_conflict_is_there",
-)
+_RECONCILIATION = {
+    "offsets_add_up": "Every offset below a checkpoint is in one commit, and what became of its records adds up.",
+    "each_commits_events_are_there": "The lake has as many events of each commit as it says.",
+    "no_event_id_twice": "Each event_id is in the lake once.",
+    "each_dead_letter_is_there": "As many dead letters are kept as were counted.",
+    "each_conflict_is_there": "As many conflicts are kept as were counted.",
+}
 
 
 @dg.multi_asset_check(
-    specs=[dg.AssetCheckSpec(name, asset=events, blocking=True) for name in _RECONCILIATION], name="reconciliation"
+    specs=[
+        dg.AssetCheckSpec(name, asset=events, blocking=True, description=description)
+        for name, description in _RECONCILIATION.items()
+    ],
+    name="reconciliation",
 )
 def reconciliation(karmalake: dg.ResourceParam[Karmalake]) -> Iterable[dg.AssetCheckResult]:
     """Everything that was read is accounted for, and no event is there twice; blocks what is derived from it."""

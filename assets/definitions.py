@@ -1,9 +1,10 @@
 """Assembly. `build_defs` takes the source of the settings, so that tests build the very same definitions."""
 
+import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 
@@ -41,24 +42,31 @@ def build_defs(read_settings: Callable[[], Settings] = load_settings) -> dg.Defi
     )
 
 
-def _assets() -> Sequence[Any]:
-    """Return the assets with their owners and, for "open in editor", their code and what to read next."""
+def _assets() -> list[dg.AssetsDefinition | dg.AssetSpec]:
     loaded = dg.load_assets_from_modules([history, lake, scores, upkeep], include_specs=True)
     ours = [asset for asset in loaded if isinstance(asset, dg.AssetsDefinition | dg.AssetSpec)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)  # at worst a link is gone
-        return dg.with_source_code_references(dg.map_asset_specs(_described, ours))
+        warnings.simplefilter("ignore", dg.BetaWarning)  # of the links: at worst one is gone
+        return [_described(asset) for asset in ours]
 
 
-def _described(spec: dg.AssetSpec) -> dg.AssetSpec:
-    """Name whom to ask, and link what to read next."""
-    page = _READ_MORE.get(spec.key.to_user_string())
-    if page is not None:
-        reference = dg.LocalFileCodeReference(file_path=str(_ROOT / page), label=page)
-        spec = spec.merge_attributes(
-            metadata={"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])}
-        )
-    return spec.replace_attributes(owners=_OWNERS)
+def _described(asset: dg.AssetsDefinition | dg.AssetSpec) -> dg.AssetsDefinition | dg.AssetSpec:
+    """Name whom to ask about an asset, and link its code and what to read next, to be opened in an editor."""
+    name = asset.key.to_user_string()
+    links: list[Any] = [_link(_ROOT / _READ_MORE[name])] if name in _READ_MORE else []
+    if isinstance(asset, dg.AssetsDefinition):
+        compute = inspect.unwrap(cast("Any", asset.op.compute_fn).decorated_fn)
+        links.append(_link(Path(inspect.getfile(compute)), compute.__code__.co_firstlineno))
+    metadata = {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=links)}
+    [described] = dg.map_asset_specs(
+        lambda spec: spec.replace_attributes(owners=_OWNERS).merge_attributes(metadata=metadata), [asset]
+    )
+    return described
+
+
+def _link(path: Path, line: int | None = None) -> dg.LocalFileCodeReference:
+    label = path.relative_to(_ROOT).as_posix()
+    return dg.LocalFileCodeReference(file_path=str(path), line_number=line, label=label)
 
 
 defs = build_defs()

@@ -50,10 +50,12 @@ class HistoryFiles(dg.Config):
         paths = {day: Path(self.path.format(day=day)) for day in days}
         missing = [str(path) for path in paths.values() if not path.exists()]
         if missing and not self.days_may_be_missing:
-            raise UsageError(
+            error = UsageError(
                 f"{len(missing)} of {len(days)} days have no file, such as {', '.join(missing[:_SHOWN])}: "
                 "put them there, or set days_may_be_missing; nothing was loaded"
             )
+            error.page = "docs/backfilling.md"
+            raise error
         return {day: path for day, path in paths.items() if path.exists()}
 
 

@@ -17,7 +17,7 @@ _AT_A_TIME = 500
 class Remembered(dg.Config):
     """How many days runs are kept, counted from their end."""
 
-    succeeded_days: int = 3
+    succeeded_days: int = 2
     other_days: int = 30
     """Those that failed or were cancelled: somebody may still have to look at them."""
 

@@ -16,8 +16,11 @@ from assets.lake import POOL, event_days, events
 from assets.partitions import DAYS
 from assets.resources import Karmalake
 from assets.upkeep import NIGHTLY
+from pipelines.lake.tables import open_lake
 from pipelines.refresh import publish_warehouse, refresh_warehouse, warehouse_of
+from pipelines.reputation.activation import activate
 from pipelines.reputation.by_day import by_day
+from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import Warehouse
 
 _DAYS = """
@@ -50,14 +53,23 @@ _TOUCHED_HOURLY = (
 """Of any age, unlike `eager` and `on_cron`, which look at the latest day only. At most one run an hour: no storms."""
 
 
+class ByPolicy(dg.Config):
+    """By which policy scores are from now on."""
+
+    policy: str | None = None
+    """A policy file or a shipped policy, put in force as `karmalake policy activate` does; none: the one in force."""
+
+
 @dg.asset(group_name="scores", kinds={"duckdb"}, deps=[events], pool=POOL, retry_policy=RETRIES)
 @actionable
-def reputation(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
+def reputation(config: ByPolicy, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """Everybody's status and scores by the policy in force, as of now: computes who was touched since the last time.
 
-    After a change of policy everything is computed anew; the run's log says which of the tables are done.
+    With another policy everything is computed anew; the run's log says which steps are done.
     """
     settings = karmalake.settings
+    if config.policy is not None:
+        activate(open_lake(settings.lake_root), load_policy(config.policy))
     derived = refresh_warehouse(settings)
     with Warehouse(settings.warehouse_path) as warehouse:
         columns, policy = _columns(warehouse, "reputation"), warehouse.info

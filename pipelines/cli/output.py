@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -65,10 +66,30 @@ def facts(pairs: Iterable[tuple[str, object]]) -> None:
 
 @contextmanager
 def progress(description: str, total: int | None = None) -> Generator["Advance"]:
-    """Show a bar on a terminal, nothing elsewhere; yields a function that is told how much more is done."""
+    """Show a bar on a terminal, nothing elsewhere; yields a function that is told how much more is done.
+
+    What `pipelines` logs meanwhile stands beside the description.
+    """
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        yield Advance(bar, description, total)
+        advance = Advance(bar, description, total)
+        with _told(advance):
+            yield advance
+
+
+@contextmanager
+def _told(advance: "Advance") -> Generator[None]:
+    """Let the bar say what is logged."""
+    logger, listener = logging.getLogger("pipelines"), logging.Handler(logging.INFO)
+    listener.emit = lambda record: advance.say(record.getMessage())
+    level = logger.level
+    logger.addHandler(listener)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(level)
 
 
 class Advance:
@@ -76,11 +97,16 @@ class Advance:
 
     def __init__(self, bar: Progress, description: str, total: int | None) -> None:
         self._bar = bar
+        self._description = description
         self._task = bar.add_task(description, total=total)
 
     def __call__(self, step: int) -> None:
         """Move the bar by `step`."""
         self._bar.advance(self._task, step)
+
+    def say(self, what: str) -> None:
+        """Tell what is being done."""
+        self._bar.update(self._task, description=escape(f"{self._description}: {what}"))
 
     def over(self, items: "Iterable[T]") -> "Iterator[T]":
         """Yield the items and move by one for each, a thousand at a time."""
@@ -93,6 +119,8 @@ class Advance:
 def quiet_libraries() -> None:
     """Show our own warnings; what kafka-python logs about connections is said by our errors instead."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(logging.WARNING)
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 

@@ -5,6 +5,7 @@ as wanted, and published whole. A crash leaves the published warehouse in force 
 step here has to be safe by itself. What the tables are is `tables.py`; opening a published warehouse, `warehouse.py`.
 """
 
+import logging
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from pipelines.reputation.tables import OF_TOUCHED, pending_trends, recipe, tren
 from pipelines.reputation.touched import find_touched, recall
 from pipelines.reputation.warehouse import stored_info
 
+_LOG = logging.getLogger(__name__)
 _ALWAYS_REFRESHED = 10_000
 _MOST_TOUCHED = 0.2
 """Above this share of the users, and above that number of them, a rebuild costs less than a refresh."""
@@ -74,10 +76,13 @@ def derive(snapshot: Snapshot, policy: Policy, as_of: datetime, path: Path) -> D
 
 
 def in_duckdb(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: InForce, as_of: datetime) -> None:  # noqa: ARG001 - as every engine
-    """Create the tables of a draft from its prepared steps, here and now."""
+    """Create the tables of a draft from its prepared steps, here and now; the log says how far it has come."""
+    tables = user_tables(policy) | trends(policy)
     materialize(connection, policy)
-    for name, query in (user_tables(policy) | trends(policy)).items():
+    _LOG.info("what each event is worth is computed (1 of %d steps)", len(tables) + 1)
+    for number, (name, query) in enumerate(tables.items(), 2):
         connection.execute(statement("table", name=name, query=query))
+        _LOG.info("%s is computed (%d of %d steps)", name, number, len(tables) + 1)
 
 
 def is_kept(path: Path) -> bool:
@@ -175,6 +180,7 @@ class Draft:
         self, snapshot: Snapshot, policy: Policy, as_of: datetime, why: str, engine: Engine = in_duckdb
     ) -> Derived:
         started = time.monotonic()
+        _LOG.info("everything is computed from nothing: %s", why)
         self.discard()
         with self._discarded_on_error():
             connection = self._open()

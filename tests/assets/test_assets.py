@@ -37,6 +37,7 @@ CHECKS = [
     checks.what_is_served_is_fresh,
 ]
 
+EVENT_DAYS = lake.event_days.key
 DAYS_SHOWN = 25
 END = datetime.now(UTC)
 """Of the world and of the days that are asked for, also when the tests run past midnight."""
@@ -211,6 +212,19 @@ def test_records_that_wait_too_long_fail_their_check(settings: Settings) -> None
 def test_what_is_served_has_a_freshness_policy() -> None:
     """Dagster itself tells when nothing was published for too long."""
     assert scores.reputation_cache.specs_by_key[scores.reputation_cache.key].freshness_policy is not None
+
+
+def test_every_asset_says_what_it_is_whose_it_is_and_where_to_read_on() -> None:
+    """Description, group, kinds and owners; links to its own code and to pages and notebooks that are there."""
+    for spec in build_defs().resolve_all_asset_specs():
+        assert spec.description
+        assert spec.group_name
+        assert spec.kinds
+        assert spec.owners == ["team:reputation"]
+        links = [Path(link.file_path) for link in spec.metadata["dagster/code_references"].code_references]
+        assert [link for link in links if not link.exists()] == []
+        assert [link.parent.name for link in links if link.suffix == ".py"] == ["assets"] * (spec.key != EVENT_DAYS)
+        assert "failures.py" not in {link.name for link in links}
 
 
 def test_every_job_and_schedule_resolves(karmalake: Karmalake) -> None:

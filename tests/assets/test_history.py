@@ -108,7 +108,7 @@ def test_a_backfill_that_is_killed_twice_ends_right(alone: Settings, tmp_path: P
     (tmp_path / "dagster").mkdir()
     for commits in (10, 20):
         loading = _load(tmp_path)
-        wait_for(f"{commits} commits", lambda at_least=commits: _commits(alone) >= at_least)
+        wait_for(f"{commits} commits", lambda at_least=commits: _commits(alone) >= at_least, 120)
         loading.kill()
         assert loading.wait() == -9
     assert _load(tmp_path).wait(120) == 0

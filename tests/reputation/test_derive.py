@@ -1,6 +1,7 @@
 """The warehouse: what is in it, how it is published, and what a crash leaves."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -53,6 +54,18 @@ def test_derive_says_what_it_published(tmp_path: Path) -> None:
     assert (derived.path, derived.lake_version, derived.as_of) == (path, 1, AS_OF)
     assert (derived.users, derived.events, derived.counted) == (2, 6, 3)
     assert sorted(p.name for p in path.parent.iterdir()) == ["warehouse.duckdb", "warehouse.duckdb.lock"]
+
+
+def test_a_rebuild_says_how_far_it_has_come(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each step is logged when it is done, the last as the last: Dagster and the command line show it."""
+    with caplog.at_level(logging.INFO, "pipelines.reputation.derive"):
+        publish(tmp_path, history())
+    begin, *steps = caplog.messages
+    assert begin == "everything is computed from nothing: asked for"
+    assert [step.rpartition("(")[2] for step in steps] == [
+        f"{n} of {len(steps)} steps)" for n in range(1, len(steps) + 1)
+    ]
+    assert len(steps) == 8
 
 
 def test_reputation_is_what_scores_says(tmp_path: Path) -> None:
