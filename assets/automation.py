@@ -25,7 +25,7 @@ refresh = dg.define_asset_job(
 load = dg.define_asset_job(
     "load_history",
     selection=dg.AssetSelection.assets(history),
-    description="Files of history by day: launch it for a range of days, with where they are as its config.",
+    description="Files of history by day: launch it for a range of days; the settings say where they are.",
 )
 days = dg.define_asset_job("days", selection=dg.AssetSelection.assets(user_days, trends))
 alarms = dg.define_asset_job("alarms", selection=dg.AssetSelection.assets(anomalies))
@@ -71,7 +71,7 @@ def commits(context: dg.SensorEvaluationContext, karmalake: dg.ResourceParam[Kar
 def touched_days(context: dg.SensorEvaluationContext, karmalake: dg.ResourceParam[Karmalake]) -> dg.SensorResult:
     """Report the days that commits brought events of since the last time, each once, whoever committed.
 
-    The cursor is the last version looked at; without one all days are reported, which costs a run of `user_days`.
+    The cursor is the last version looked at; without one all days are reported, which costs a backfill.
     """
     last = int(context.cursor or 0)
     rows = commits_after(karmalake.snapshot(), last)
@@ -111,7 +111,7 @@ late_days = dg.AutomationConditionSensorDefinition(
     "late_days",
     target=dg.AssetSelection.assets(user_days, trends),
     minimum_interval_seconds=60,
-    description="Ask again for days that events were added to: once an hour, all of them in one run.",
+    description="Ask again for days that events were added to: once an hour, all of them in one backfill.",
 )
 
 SENSORS = [commits, touched_days, publications, late_days]

@@ -60,7 +60,7 @@ event_days = dg.AssetSpec(
     group_name="lake",
     kinds={"deltalake"},
     partitions_def=DAYS,
-    deps=[events],
+    deps=[events, "history"],
     description="The days of the lake: a day is reported whenever a commit brought events of it, however late. Nothing "
     "is computed here; the sensor `touched_days` reads the record of each commit.",
 )

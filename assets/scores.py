@@ -50,7 +50,8 @@ _TOUCHED_HOURLY = (
     & dg.AutomationCondition.cron_tick_passed("5 * * * *")
     & ~dg.AutomationCondition.in_progress()
 ).with_label("a commit touched the day; hourly")
-"""Of any age, unlike `eager` and `on_cron`, which look at the latest day only. At most one run an hour: no storms."""
+"""Of any age, unlike `eager` and `on_cron`, which look at the latest day only. At most one backfill an hour, with a run
+for each unbroken stretch of days, two at a time: no storms."""
 
 
 class ByPolicy(dg.Config):
@@ -184,4 +185,6 @@ def _markdown(header: list[str], rows: list[tuple[Any, ...]]) -> str:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", "\\|")

@@ -1,6 +1,6 @@
 """History files straight into the lake, without the bus: another source for the very same drain.
 
-Owns the account of a file, too: what became of its rows, by the lake's own records.
+Owns the files of history by day, and the account of a file: what became of its rows, by the lake's own records.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,12 +12,15 @@ import duckdb
 from pipelines.drain import drain, open_ingest_from
 from pipelines.emit.files import Mapping
 from pipelines.emit.rows import count_rows
+from pipelines.errors import ConfigurationError, KarmalakeError, UsageError
 from pipelines.ingest.file import open_file
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.reputation.lake_views import create_lake_views
-from pipelines.settings import Settings
+from pipelines.settings import HistorySettings, Settings
+
+_SHOWN = 3
 
 _FATES = """
 WITH ranges AS (
@@ -80,6 +83,34 @@ def backfill(settings: Settings, path: Path, mapping: Mapping, report: Callable[
         return drain(ingest, report)
 
 
+def mapping_of(history: HistorySettings) -> Mapping:
+    """Return which column of the files of history is what."""
+    column = None if history.action_type else history.action_type_column
+    pairs = tuple(history.metadata.items())
+    return Mapping(
+        history.user_id, history.time, history.time_unit, history.action_type, column, pairs, history.event_id
+    )
+
+
+def files_of(history: HistorySettings, days: Sequence[str]) -> dict[str, Path]:
+    """Return the file of each day that has one.
+
+    Raises UsageError, naming days without a file, unless days may be missing; ConfigurationError without a path.
+    """
+    if history.path is None:
+        raise _about_history(ConfigurationError("set history.path: where the file of a day is"))
+    paths = {day: Path(history.path.replace("{day}", day)) for day in days}
+    missing = [str(path) for path in paths.values() if not path.exists()]
+    if missing and not history.days_may_be_missing:
+        raise _about_history(
+            UsageError(
+                f"{len(missing)} of {len(days)} days have no file, such as {', '.join(missing[:_SHOWN])}: put them "
+                "there, or set history.days_may_be_missing; nothing was loaded"
+            )
+        )
+    return {day: path for day, path in paths.items() if path.exists()}
+
+
 def account_for(settings: Settings, paths: Sequence[Path], mapping: Mapping) -> list[Account]:
     """Return the account of each file as it is now, under this mapping; a file that changed is another one.
 
@@ -101,3 +132,8 @@ def account_for(settings: Settings, paths: Sequence[Path], mapping: Mapping) -> 
         )
         for path, topic_id in zip(paths, topic_ids, strict=True)
     ]
+
+
+def _about_history(error: KarmalakeError) -> KarmalakeError:
+    error.page = "docs/backfilling.md"
+    return error

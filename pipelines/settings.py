@@ -240,6 +240,34 @@ class IngestSettings(_Section):
     """More rejected records than this in a row, in one topic partition, and ingest stops."""
 
 
+class HistorySettings(_Section):
+    """Files of history by day, for the asset `history` in Dagster; as the options of `karmalake backfill`."""
+
+    path: str | None = None
+    """A day's file, with {day} where its name has it: /history/rides-{day}.parquet."""
+    user_id: str = "user_id"
+    """The column of the user whose reputation it is about."""
+    time: str = "timestamp"
+    """The column of when it happened."""
+    time_unit: Literal["s", "ms", "us", "iso"] = "iso"
+    """What that column holds, unless it says so itself."""
+    action_type: str | None = None
+    """The action_type of every row; or else `action_type_column`."""
+    action_type_column: str = "action_type"
+    """The column that holds it."""
+    metadata: dict[str, str] = {}
+    """Name in the event and column of each; in the environment rating=stars,rater_id=rider."""
+    event_id: str | None = None
+    """The column of event ids; without it, a digest of the row."""
+    days_may_be_missing: bool = False
+    """Whether a day without a file is one on which nothing happened; otherwise it is a mistake."""
+
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _pairs(cls, value: object) -> object:
+        return dict(pair.split("=", 1) for pair in value.split(",")) if isinstance(value, str) else value
+
+
 class LakeSettings(_Section):
     """Where the Delta tables are, and their upkeep."""
 
@@ -297,6 +325,7 @@ class Settings(_Section):
     notify: NotifySettings = NotifySettings()
     contract: ContractSettings = ContractSettings()
     ingest: IngestSettings = IngestSettings()
+    history: HistorySettings = HistorySettings()
     lake: LakeSettings = LakeSettings()
     lag: LagSettings = LagSettings()
     reputation: ReputationSettings = ReputationSettings()

@@ -1,11 +1,9 @@
 """History by day through Dagster: each row once, an account a day, whatever is killed (`once`, `nothing-lost`)."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -14,39 +12,39 @@ from deltalake import DeltaTable
 
 from assets.history import history
 from assets.resources import Karmalake
-from pipelines.settings import Settings
+from pipelines.settings import HistorySettings, Settings
 from tests.assets.running import days, materialize, metadata, metadata_by_day
 from tests.conftest import REPOSITORY
 from tests.draining import assert_verified, query
 from tests.services.waiting import wait_for
 
-_MAPPING = {"user_id": "who", "time": "at", "action_type": "DriverRated", "metadata": {"rating": "stars"}}
 _DAYS = [f"2024-05-{day:02}" for day in range(1, 31)]
 _ROWS = 200
 _LOAD = """
-import sys, json
-from pathlib import Path
+import sys
 import dagster as dg
 from assets.history import history
 from assets.resources import Karmalake
 from pipelines.settings import Settings
 from tests.assets.running import days, materialize
-folder, first, last, config = sys.argv[1:]
-settings = Settings(data_dir=Path(folder) / "data")
+folder, first, last, settings = sys.argv[1:]
+settings = Settings.model_validate_json(settings)
 with dg.DagsterInstance.local_temp(f"{folder}/dagster") as instance:
-    print("begin", flush=True)
-    materialize(Karmalake(lambda: settings), instance, [history], tags=days(first, last), run_config=json.loads(config))
+    materialize(Karmalake(lambda: settings), instance, [history], tags=days(first, last))
 """
 
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Settings:
     """Return settings without a bus: history needs none."""
-    return Settings(data_dir=tmp_path / "data")
-
-
-def run_config(folder: Path, **others: Any) -> dict[str, Any]:
-    return {"ops": {"history": {"config": {"path": f"{folder}/{{day}}.parquet", **_MAPPING, **others}}}}
+    history = HistorySettings(
+        path=f"{tmp_path}/{{day}}.parquet",
+        user_id="who",
+        time="at",
+        action_type="DriverRated",
+        metadata={"rating": "stars"},
+    )
+    return Settings(data_dir=tmp_path / "data", history=history)
 
 
 def write(folder: Path, day: str, rows: int, user: str = "ann") -> None:
@@ -64,16 +62,15 @@ def test_a_day_is_accounted_for_over_all_attempts(
     pl.concat([pl.read_parquet(tmp_path / f"2024-05-0{day}.parquet") for day in (1, 2)]).write_parquet(
         tmp_path / "2024-05-03.parquet"
     )
-    options: dict[str, Any] = {"tags": days("2024-05-01", "2024-05-03"), "run_config": run_config(tmp_path)}
-    karmalake = Karmalake(lambda: alone)
-    reported = metadata_by_day(materialize(karmalake, instance, [history], **options), history)
+    karmalake, tags = Karmalake(lambda: alone), days("2024-05-01", "2024-05-03")
+    reported = metadata_by_day(materialize(karmalake, instance, [history], tags=tags), history)
     fates = ("rows", "read", "accepted", "duplicates", "dead_letters", "dead_letters_by_reason")
     assert {day: tuple(account[fate] for fate in fates) for day, account in reported.items()} == {
         "2024-05-01": (3, 3, 3, 0, 0, "none"),
         "2024-05-02": (2, 2, 0, 0, 2, "missing_user_id: 2"),
         "2024-05-03": (5, 5, 0, 3, 2, "missing_user_id: 2"),
     }
-    assert metadata_by_day(materialize(karmalake, instance, [history], **options), history) == reported
+    assert metadata_by_day(materialize(karmalake, instance, [history], tags=tags), history) == reported
     assert query(alone, "SELECT count(*) FROM commits") == [(3,)]
     assert_verified(alone)
 
@@ -85,18 +82,17 @@ def test_days_without_a_file_are_named_before_anything_is_loaded(
     write(tmp_path, "2024-05-01", 3)
     karmalake, tags = Karmalake(lambda: alone), days("2024-05-01", "2024-05-03")
     with pytest.raises(dg.Failure, match=r"2 of 3 days have no file, such as .*2024-05-02\.parquet.* put them there"):
-        materialize(karmalake, instance, [history], tags=tags, run_config=run_config(tmp_path))
+        materialize(karmalake, instance, [history], tags=tags)
     assert not alone.data_dir.exists()
-    config = run_config(tmp_path, days_may_be_missing=True)
-    result = materialize(karmalake, instance, [history], tags=tags, run_config=config)
+    lenient = alone.model_copy(update={"history": alone.history.model_copy(update={"days_may_be_missing": True})})
+    result = materialize(Karmalake(lambda: lenient), instance, [history], tags=tags)
     assert [day.get("accepted") for day in metadata_by_day(result, history).values()] == [3, None, None]
 
 
 def test_a_day_may_be_asked_for_alone(alone: Settings, instance: dg.DagsterInstance, tmp_path: Path) -> None:
     """A partition key instead of a range."""
     write(tmp_path, "2024-05-01", 3)
-    config = run_config(tmp_path)
-    result = materialize(Karmalake(lambda: alone), instance, [history], partition_key="2024-05-01", run_config=config)
+    result = materialize(Karmalake(lambda: alone), instance, [history], partition_key="2024-05-01")
     assert metadata(result, history)["accepted"] == 3
 
 
@@ -107,11 +103,11 @@ def test_a_backfill_that_is_killed_twice_ends_right(alone: Settings, tmp_path: P
         write(tmp_path, day, _ROWS)
     (tmp_path / "dagster").mkdir()
     for commits in (10, 20):
-        loading = _load(tmp_path)
+        loading = _load(alone, tmp_path)
         wait_for(f"{commits} commits", lambda at_least=commits: _commits(alone) >= at_least, 120)
         loading.kill()
         assert loading.wait() == -9
-    assert _load(tmp_path).wait(120) == 0
+    assert _load(alone, tmp_path).wait(120) == 0
     assert query(alone, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(_ROWS * len(_DAYS),) * 2]
     assert query(alone, 'SELECT sum("read"), sum(duplicates) FROM commits') == [(_ROWS * len(_DAYS), 0)]
     with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
@@ -127,7 +123,7 @@ def _commits(settings: Settings) -> int:
     return DeltaTable(table).version() if DeltaTable.is_deltatable(str(table)) else 0
 
 
-def _load(folder: Path) -> subprocess.Popen[bytes]:
-    arguments = [str(folder), _DAYS[0], _DAYS[-1], json.dumps(run_config(folder))]
+def _load(settings: Settings, folder: Path) -> subprocess.Popen[bytes]:
+    arguments = [str(folder), _DAYS[0], _DAYS[-1], settings.model_dump_json()]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen([sys.executable, "-c", _LOAD, *arguments], cwd=REPOSITORY, env=environment)

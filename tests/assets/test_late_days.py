@@ -69,8 +69,8 @@ def test_touched_days_of_any_age_are_asked_for_once_an_hour(karmalake: Karmalake
     assert asked_at(96) == [set(), set()]
 
 
-def test_what_is_asked_for_together_is_one_run() -> None:
-    """The sensor makes a backfill of a tick's days, and the backfill policy a single run of that."""
+def test_what_is_asked_for_together_is_one_backfill() -> None:
+    """The sensor makes a backfill of a tick's days, and the policy a single run of each unbroken stretch of them."""
     assert automation.late_days.emit_backfills
     for asset in (scores.user_days, scores.trends):
         assert asset.backfill_policy == dg.BackfillPolicy.single_run()
