@@ -86,7 +86,7 @@ def backfill(settings: Settings, path: Path, mapping: Mapping, report: Callable[
 def mapping_of(history: HistorySettings) -> Mapping:
     """Return which column of the files of history is what."""
     column = None if history.action_type else history.action_type_column
-    pairs = tuple(history.metadata.items())
+    pairs = tuple(sorted(history.metadata.items()))  # in whatever order they stand, it is the same file
     return Mapping(
         history.user_id, history.time, history.time_unit, history.action_type, column, pairs, history.event_id
     )
