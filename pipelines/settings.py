@@ -265,7 +265,12 @@ class HistorySettings(_Section):
     @field_validator("metadata", mode="before")
     @classmethod
     def _pairs(cls, value: object) -> object:
-        return dict(pair.split("=", 1) for pair in value.split(",")) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.strip().split("=", 1) for pair in value.split(",")]
+        if any(len(pair) != 2 for pair in pairs):
+            raise ValueError("say name=column, and a comma between two of them")
+        return dict(pairs)
 
 
 class LakeSettings(_Section):

@@ -1,4 +1,4 @@
-"""A warehouse as of a version of the lake: derived, or waited for where another process keeps it."""
+"""What Dagster stands on: a warehouse as of a version of the lake, and the accounts of files."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipelines.backfill import account_for, backfill
+from pipelines.backfill import account_for, backfill, mapping_of
 from pipelines.emit.files import Mapping
-from pipelines.errors import TransientError
+from pipelines.errors import ConfigurationError, TransientError
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.refresh import refresh_draft, warehouse_of
 from pipelines.reputation.derive import open_draft
-from pipelines.settings import ReputationSettings, Settings
+from pipelines.settings import HistorySettings, ReputationSettings, Settings, load_settings
 
 _MAPPING = Mapping("who", "at", "iso", "TransactionCompleted")
 
@@ -66,3 +66,12 @@ def test_the_account_of_a_file_is_of_the_lake(loaded: Settings, tmp_path: Path, 
     assert (account.rows, account.accepted, account.duplicates, account.dead_letters) == (3, 1, 1, 1)
     assert account.reasons == {"missing_user_id": 1}
     assert (account.adds_up, other.rows, other.read, other.adds_up) == (True, 3, 0, False)
+
+
+def test_the_order_of_metadata_means_nothing() -> None:
+    """The same columns are the same file, however settings name them; what is no pair is explained."""
+    said = {"KARMALAKE_HISTORY_METADATA": "rating=stars, rater_id=rider"}
+    turned = HistorySettings(metadata={"rater_id": "rider", "rating": "stars"})
+    assert mapping_of(load_settings(said).history) == mapping_of(turned)
+    with pytest.raises(ConfigurationError, match=r"KARMALAKE_HISTORY_METADATA.* say name=column"):
+        load_settings({"KARMALAKE_HISTORY_METADATA": "rating"})
