@@ -1,13 +1,19 @@
 """What is wrong with a set-up, and how to mend it. Looks at everything, changes nothing, shows no secret."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
 
 from pipelines.emit.topics import describe_topic
-from pipelines.errors import KarmalakeError
+from pipelines.errors import ConfigurationError, KarmalakeError
+from pipelines.ingest.queue import open_queue
 from pipelines.lag.measure import measure_lag
 from pipelines.lake.history import take_snapshot
+from pipelines.lake.stores import is_remote
 from pipelines.lake.tables import open_lake
 from pipelines.refresh import policy_in_force
 from pipelines.reputation.warehouse import attach, stored_info
@@ -15,6 +21,17 @@ from pipelines.serving.read import published
 from pipelines.settings import Settings
 
 _LOW_DISK_BYTES = 2 * 1024**3
+_DRIVERS = {"postgres": "postgresql", "postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
+_MODULES = {
+    "avro": ("fastavro", "pyruhvro"),
+    "cassandra": ("cassandra",),
+    "dashboard": ("marimo",),
+    "mysql": ("pymysql",),
+    "postgresql": ("psycopg",),
+    "rabbitmq": ("pika",),
+    "spark": ("pyspark", "sqlglot"),
+    "sqs": ("boto3",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,33 +41,100 @@ class Finding:
     subject: str
     good: bool
     sentence: str
+    page: str | None = None
+    """Where more is said about what is wrong."""
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Yield a finding for each part of the set-up, in the order of an event's way."""
-    parts: dict[str, Callable[[Settings], str]] = {
+    good: set[str] = set()
+    for subject, look in _parts(settings).items():
+        if subject == "lag" and not {"broker", "lake"} <= good:
+            continue  # it is said already why there is none
+        finding = _look(subject, look, settings)
+        if finding.good:
+            good.add(subject)
+        yield finding
+
+
+def _parts(settings: Settings) -> dict[str, Callable[[Settings], str]]:
+    bus = {"queue": _queue} if settings.queue.kind else {"broker": _broker}
+    return {
         "disk": _disk,
-        "broker": _broker,
+        "packages": _packages,
+        **({"outbox": _outbox} if settings.relay.database_url else {}),
+        **bus,
         "lake": _lake,
+        **({} if settings.queue.kind else {"lag": _lag}),
+        **({"notify": _notify} if settings.notify.rules else {}),
         "policy": _policy,
         "warehouse": _warehouse,
         "cache": _cache,
     }
-    for subject, look in parts.items():
-        try:
-            yield Finding(subject, good=True, sentence=look(settings))
-        except KarmalakeError as error:
-            yield Finding(subject, good=False, sentence=str(error))
+
+
+def _look(subject: str, look: Callable[[Settings], str], settings: Settings) -> Finding:
+    try:
+        return Finding(subject, good=True, sentence=look(settings))
+    except KarmalakeError as error:
+        return Finding(subject, good=False, sentence=str(error), page=error.page)
+    except OSError as error:
+        said = f"{error.filename or subject}: {error.strerror or error}: see who may read and write it"
+        return Finding(subject, good=False, sentence=said)
 
 
 def _disk(settings: Settings) -> str:
     folder = settings.data_dir.absolute()
     while not folder.exists():
         folder = folder.parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"{folder} cannot be written to: let this user write there, or set KARMALAKE_DATA_DIR")
     free = shutil.disk_usage(folder).free
     if free < _LOW_DISK_BYTES:
         raise KarmalakeError(f"{free / 1024**3:.1f} GiB are free under {folder}: make room or set KARMALAKE_DATA_DIR")
     return f"{free / 1024**3:.0f} GiB free for {settings.data_dir}"
+
+
+def _packages(settings: Settings) -> str:
+    """Tell what the settings need and is not installed; what else there would be is a remark."""
+    missing = [extra for extra, modules in _MODULES.items() if not all(map(find_spec, modules))]
+    if needed := sorted(_needed(settings) & set(missing)):
+        raise ConfigurationError(f"the settings need more packages: pip install 'karmalake[{','.join(needed)}]'")
+    remarks = [f"not installed: {', '.join(missing)}"] if missing else []
+    if "spark" not in missing and not (shutil.which("java") or os.environ.get("JAVA_HOME")):
+        remarks.append("`rebuild --engine spark` would need Java 17 or newer in the PATH")
+    return "; ".join(["all that the settings need", *remarks])
+
+
+def _needed(settings: Settings) -> set[str]:
+    """Return the extras that the settings ask for."""
+    url = settings.relay.database_url
+    kind = url.get_secret_value().partition(":")[0].partition("+")[0] if url else ""
+    asked = {
+        "avro": settings.contract.format == "avro",
+        "cassandra": bool(settings.cassandra.hosts),
+        str(settings.queue.kind): settings.queue.kind is not None,
+        _DRIVERS.get(kind, kind): kind in _DRIVERS,
+    }
+    return {extra for extra, needed in asked.items() if needed}
+
+
+def _outbox(settings: Settings) -> str:
+    from pipelines.emit.outbox.backlog import measure_backlog  # noqa: PLC0415 - slow, and few hosts have one
+
+    assert settings.relay.database_url is not None  # noqa: S101 - tells the type checker
+    waiting = measure_backlog(settings.relay.database_url.get_secret_value())
+    if not waiting.rows:
+        return "nothing waits in it"
+    return (
+        f"{waiting.rows:,} events wait in it, the oldest for {waiting.oldest_age_seconds:,.0f} s: "
+        "is `karmalake relay` running?"
+    )
+
+
+def _queue(settings: Settings) -> str:
+    with open_queue(settings) as queue:
+        return f"{queue.client.name}, about {queue.behind():,} messages wait in it"
 
 
 def _broker(settings: Settings) -> str:
@@ -62,9 +146,35 @@ def _broker(settings: Settings) -> str:
 
 
 def _lake(settings: Settings) -> str:
-    snapshot = take_snapshot(open_lake(settings.lake_root))
-    behind = measure_lag(settings).lag_records
-    return f"version {snapshot.version} in {len(snapshot.files['events'])} files; {behind:,} records behind the bus"
+    root = settings.lake_root
+    if not is_remote(root):
+        _readable(Path(root))
+    snapshot = take_snapshot(open_lake(root))
+    return f"version {snapshot.version} in {len(snapshot.files['events']):,} files"
+
+
+def _readable(root: Path) -> None:
+    """Look at the folder and the tables in it: Delta calls a table that it may not read one that is not there."""
+    for folder in (root, *(root.glob("*/_delta_log") if os.access(root, os.R_OK | os.X_OK) else ())):
+        if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise ConfigurationError(
+                f"{folder} may not be read and written: run as the user whom it belongs to, or change its permissions"
+            )
+
+
+def _lag(settings: Settings) -> str:
+    lag = measure_lag(settings)
+    sentence = f"{lag.lag_records:,} records and {lag.lag_seconds:,.0f} s behind the bus"
+    if lag.lag_seconds > settings.lag.max_seconds:
+        raise KarmalakeError(f"{sentence}: run `karmalake stream` or `karmalake drain`; `karmalake lag` has advice")
+    return sentence
+
+
+def _notify(settings: Settings) -> str:
+    from pipelines.notify.rule_file import load_rules  # noqa: PLC0415 - few hosts have one
+
+    assert settings.notify.rules is not None  # noqa: S101 - tells the type checker
+    return f"rules for {', '.join(load_rules(settings.notify.rules).destinations)}"
 
 
 def _policy(settings: Settings) -> str:
@@ -75,14 +185,25 @@ def _policy(settings: Settings) -> str:
 def _warehouse(settings: Settings) -> str:
     with attach(settings.warehouse_path) as connection:
         info = stored_info(connection)
-    newest = open_lake(settings.lake_root).table("events").version()
-    behind = f", {newest - info.lake_version} commits behind the lake" if newest > info.lake_version else ""
-    return f"lake version {info.lake_version} as of {info.as_of:%Y-%m-%d %H:%M:%S} UTC{behind}"
+    sentence = f"lake version {info.lake_version} as of {info.as_of:%Y-%m-%d %H:%M:%S} UTC"
+    behind = open_lake(settings.lake_root).table("events").version() - info.lake_version
+    if behind <= 0:
+        return sentence
+    sentence += f", {behind:,} commits behind the lake"
+    if (datetime.now(UTC) - info.as_of).total_seconds() > settings.reputation.max_staleness_seconds:
+        raise KarmalakeError(f"{sentence}: run `karmalake refresh`, or `karmalake stream` for good")
+    return sentence
 
 
 def _cache(settings: Settings) -> str:
     info = published(settings)
     if info is None:
-        raise KarmalakeError("Redis answers, but nothing is published: run `karmalake publish`")
-    age = f"{info.staleness_seconds:,.0f} s"
-    return f"{info.documents:,} documents of lake version {info.stamp.lake_version}, {age} old"
+        raise KarmalakeError("it answers, but nothing is published: run `karmalake publish`")
+    age = info.staleness_seconds
+    sentence = f"{info.documents:,} documents of lake version {info.stamp.lake_version}, {age:,.0f} s old"
+    if age > settings.reputation.max_staleness_seconds:
+        raise KarmalakeError(
+            f"{sentence}, more than reputation.max_staleness_seconds: run `karmalake refresh` and `karmalake publish`, "
+            "or `karmalake stream` for good"
+        )
+    return sentence

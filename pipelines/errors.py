@@ -49,7 +49,7 @@ class PolicyError(KarmalakeError):
 class TransientError(KarmalakeError):
     """A service did not answer; trying again may help."""
 
-    page = "docs/operations.md#the-bus"
+    page = "docs/operations.md"
 
 
 class RejectedError(KarmalakeError):

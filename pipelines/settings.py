@@ -6,9 +6,11 @@ variable is as good as none.
 Secrets are `SecretStr`: they never appear in a repr, an error or `karmalake doctor`.
 """
 
+import difflib
 import os
 import re
 import tomllib
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -427,5 +429,21 @@ def _explain(error: ValidationError, places: dict[str, str]) -> str:
     for problem in error.errors(include_input=False, include_url=False):
         key = ".".join(str(part) for part in problem["loc"])
         place = places.get(key) or places.get("") or "the settings"
-        lines.append(f"{place}: {key}: {_MESSAGES.get(problem['type'], problem['msg'])}")
+        said = _MESSAGES.get(problem["type"], problem["msg"])
+        lines.append(f"{place}: {key}: {said}" + (_meant(key) if problem["type"] == "extra_forbidden" else ""))
     return "\n".join(lines)
+
+
+def _meant(key: str) -> str:
+    """Return the setting that is written most like an unknown one, as the end of a sentence."""
+    close = difflib.get_close_matches(key, list(_names()), 1)
+    return f": do you mean {close[0]}?" if close else ""
+
+
+def _names() -> Iterator[str]:
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from (f"{name}.{inner}" for inner in section.model_fields)
+        else:
+            yield name

@@ -10,6 +10,7 @@ import nbformat
 import pytest
 import yaml
 
+from pipelines import errors
 from tests.conftest import REPOSITORY
 
 _DOCS = REPOSITORY / "docs"
@@ -34,9 +35,8 @@ def test_every_page_has_a_place(site: Path) -> None:
     named = {page for entry in nav for group in entry.values() for page in _pages(group)}
     notebooks = {f"notebooks/{path.stem}.md" for path in (REPOSITORY / "notebooks").glob("*.ipynb")}
     assert len(notebooks) >= 5
-    assert named - {"index.md", "architecture.md", "changes.md"} - notebooks == {
-        path.name for path in _DOCS.glob("*.md")
-    }
+    taken_in = {"index.md", "architecture.md", "changes.md", "policies.md"}
+    assert named - taken_in - notebooks == {path.name for path in _DOCS.glob("*.md")}
     assert notebooks <= named
     front = (site / "index.html").read_text(encoding="utf-8")
     assert "Sixty seconds" in front
@@ -75,6 +75,16 @@ def test_the_root_pages_link_to_what_is_there() -> None:
         text = (REPOSITORY / name).read_text(encoding="utf-8")
         targets = [target for target in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in target]
         assert [target for target in targets if not (REPOSITORY / target).exists()] == []
+
+
+def test_the_page_under_an_error_exists() -> None:
+    """Each class of errors names a file of the repository and, if a heading, one that is there."""
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert len(kinds) == 10
+    for kind in kinds:
+        path, _, anchor = kind.page.partition("#")
+        headings = re.findall(r"^#+ (.+)$", (REPOSITORY / path).read_text(encoding="utf-8"), re.MULTILINE)
+        assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}, kind
 
 
 def test_the_spelling() -> None:

@@ -1,4 +1,4 @@
-"""What the site takes from outside of docs/: README, ARCHITECTURE, CHANGELOG, notebooks; code is named, not linked.
+"""What the site takes from outside of docs/ as pages: README, CHANGELOG, policies, notebooks; code is named, not linked.
 
 A page is written once, for the repository; here its links are turned so that they lead within the site.
 """
@@ -12,7 +12,12 @@ from mkdocs.structure.files import File, Files
 from notebook_pages import as_markdown, notebooks  # beside this file
 
 _ROOT = Path(__file__).parents[2]
-_TAKEN_IN = {"index.md": "README.md", "architecture.md": "ARCHITECTURE.md", "changes.md": "CHANGELOG.md"}
+_TAKEN_IN = {
+    "index.md": "README.md",
+    "architecture.md": "ARCHITECTURE.md",
+    "changes.md": "CHANGELOG.md",
+    "policies.md": "pipelines/reputation/policies/README.md",
+}
 _NOTEBOOKS = {f"notebooks/{path.stem}.md": path for path in notebooks()}
 _PAGES = {source: page for page, source in _TAKEN_IN.items()} | {
     f"notebooks/{path.name}": page for page, path in _NOTEBOOKS.items()

@@ -23,6 +23,10 @@ def main() -> None:
         _end("interrupted; whatever was committed stands, and the same command goes on from there", _INTERRUPTED)
     except OSError as error:  # a full disk, a folder without permission: the machine's affair, not a bug to trace
         _end(f"{error.filename or 'writing'}: {error.strerror or error}", 1)
+    except RuntimeError as error:  # numba's, where another user installed karmalake
+        if "cannot cache function" not in str(error):
+            raise
+        _end("compiled loops cannot be kept: set NUMBA_CACHE_DIR to a folder that is this user's own", 1)
 
 
 def _run() -> None:

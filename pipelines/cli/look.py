@@ -102,6 +102,8 @@ def doctor() -> None:
         mark = "[green]ok[/green]  " if finding.good else "[bold red]bad[/bold red] "
         out.print(mark, end=" ")
         say(f"{finding.subject}: {finding.sentence}")
+        if finding.page is not None:
+            out.print(f"     see {finding.page}", style="dim")
         failed += not finding.good
     if failed:
         raise typer.Exit(1)

@@ -117,11 +117,12 @@ class Advance:
 
 
 def quiet_libraries() -> None:
-    """Show our own warnings; what kafka-python logs about connections is said by our errors instead."""
+    """Show our own warnings; what clients log about connections is said by our errors instead."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     for handler in logging.getLogger().handlers:
         handler.setLevel(logging.WARNING)
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    for client in ("cassandra", "kafka", "pika"):
+        logging.getLogger(client).setLevel(logging.CRITICAL)
 
 
 def _numeric(values: Iterable[object]) -> bool:

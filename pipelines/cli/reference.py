@@ -11,6 +11,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from typer.testing import CliRunner
 
+from pipelines.cli.reference_api import api_page
+from pipelines.cli.reference_tables import tables_page
 from pipelines.monitoring.metrics import PROCESSES, Entry
 from pipelines.settings import Settings
 
@@ -176,7 +178,7 @@ def trials(repository: Path) -> dict[str, list[str]]:
 
 
 GUARANTEES = Path("docs/guarantees.toml")
-PAGES = {"cli.md": commands_page, "metrics.md": metrics_page, "settings.md": settings_page}
+PAGES = {"api.md": api_page, "cli.md": commands_page, "metrics.md": metrics_page, "settings.md": settings_page}
 
 
 if __name__ == "__main__":
@@ -184,3 +186,4 @@ if __name__ == "__main__":
     for file_name, page in PAGES.items():
         (docs / file_name).write_text(page(), encoding="utf-8")
     (docs / "guarantees.md").write_text(guarantees_page(docs.parent), encoding="utf-8")
+    (docs / "tables.md").write_text(tables_page(docs.parent), encoding="utf-8")

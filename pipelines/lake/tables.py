@@ -172,7 +172,11 @@ class Lake:
         except DeltaError as error:
             if set_torn_aside(self.folder(name)):
                 return self.table(name)
-            raise CorruptionError(f"the Delta table {self.folder(name)} cannot be opened: {error}") from error
+            said = str(error).partition("\n")[0]  # what follows is a stack without names
+            raise CorruptionError(
+                f"the Delta table {self.folder(name)} cannot be opened: {said}; restore it from a copy, or set "
+                "data_dir to a new folder and drain the topic from its start"
+            ) from error
         if set_torn_aside(self.folder(name), table.version()):
             return self.table(name)
         missing = set(TABLES[name].names) - {field.name for field in table.schema().fields}

@@ -79,7 +79,13 @@ def attach(path: Path) -> duckdb.DuckDBPyConnection:
     if not path.exists():
         raise UsageError(f"there is no warehouse at {path} yet: run `karmalake drain`, then `karmalake rebuild`")
     connection = duckdb.connect()
-    connection.execute(statement("attach", path=literal(str(path))))
+    try:
+        connection.execute(statement("attach", path=literal(str(path))))
+    except duckdb.Error as error:
+        said = str(error).partition("\n")[0]
+        raise UsageError(
+            f"the warehouse cannot be opened: {said} Let this user read it, or make it anew with `karmalake rebuild`"
+        ) from None
     connection.execute(_SESSION)
     if connection.execute(statement("views_of_objects")).fetchall():
         let_read(connection)

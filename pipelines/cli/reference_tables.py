@@ -1,0 +1,98 @@
+"""docs/tables.md: every table of lake and warehouse, their types from the code, their meaning from docs/tables.toml."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.lake.tables import COUNTS, TABLES, Snapshot
+from pipelines.reputation.derive import derive
+from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.warehouse import attach
+
+MEANINGS = Path("docs/tables.toml")
+Columns = dict[str, str]
+"""Types by name, in order."""
+_HEAD = """# Tables
+
+Made from the code and from `docs/tables.toml`. Times are in UTC, to the microsecond.
+
+```console
+$ karmalake sql 'DESCRIBE reputation'
+```
+"""
+_LAKE = """## The lake
+
+Delta tables, each in its folder of `lake/` in the data folder, or under `lake.uri`: the truth. Read them through the
+warehouse, which shows one whole commit and knows which rows count; or with whatever reads Delta
+(`polars.scan_delta("data/lake/events")`).
+"""
+_WAREHOUSE = """## The warehouse
+
+`warehouse.duckdb` in the data folder, made from the lake: read-only, replaced whole, never locked. Types are those of
+the policy `default`.
+"""
+_VIEW = re.compile(r"^(?:all_time|last_[0-9]+_days)_")
+_SQL = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_catalog = 'warehouse'"
+
+
+def tables_page(repository: Path) -> str:
+    """Return the page. Raises KeyError, naming it, for a table or a column that has no meaning."""
+    meanings = tomllib.loads((repository / MEANINGS).read_text(encoding="utf-8"))
+    parts = [_HEAD, _LAKE]
+    for name, columns in lake_columns().items():
+        parts.append(_table(f"lake.{name}", meanings["lake"][name], columns))
+    parts.append(_WAREHOUSE)
+    for name, columns in warehouse_columns().items():
+        parts.append(_table(f"{name}", meanings["warehouse"][name], columns))
+    return "\n".join(parts)
+
+
+def lake_columns() -> dict[str, Columns]:
+    """Return the columns of the lake's tables; those of a list of structs by themselves, but for repeated counts."""
+    return {name: dict(_flat(schema)) for name, schema in TABLES.items()}
+
+
+def _flat(schema: pa.Schema) -> Iterator[tuple[str, str]]:
+    for field in schema:
+        kind = field.type
+        if pa.types.is_list(kind) and pa.types.is_struct(kind.value_type):
+            yield field.name, "list<struct>"
+            for inner in kind.value_type:
+                if inner.name not in COUNTS:
+                    yield f"{field.name}[].{inner.name}", str(inner.type)
+        elif pa.types.is_map(kind):
+            yield field.name, "map<string, string>"
+        else:
+            yield (
+                field.name,
+                str(kind).replace("[us, tz=UTC]", "").replace("list<item: ", "list<").replace("[day]", ""),
+            )
+
+
+def warehouse_columns() -> dict[str, Columns]:
+    """Return the columns of a warehouse of no events, by the default policy; of views of the lake only those added."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "warehouse.duckdb"
+        derive(Snapshot(0, {}, {}), load_policy("default"), datetime(2026, 1, 1, tzinfo=UTC), path)
+        with attach(path) as connection:
+            rows = connection.execute(f"{_SQL} ORDER BY table_name, ordinal_position").fetchall()
+    found: dict[str, Columns] = {}
+    for table, column, kind in rows:
+        columns = found.setdefault(table, {})
+        if table not in TABLES or column not in TABLES[table].names:
+            columns.setdefault(_VIEW.sub("{view}_", column) if table == "reputation" else column, kind)
+    return dict(sorted(found.items(), key=lambda item: (item[0] in TABLES, item[0])))
+
+
+def _table(title: str, meaning: dict[str, Any], columns: Columns) -> str:
+    lines = [f"### {title}", "", meaning["about"], ""]
+    if columns:
+        lines += ["| column | type | |", "|---|---|---|"]
+    lines += [f"| `{name}` | `{kind.lower()}` | {meaning['columns'][name]} |" for name, kind in columns.items()]
+    return "\n".join(lines) + "\n"
