@@ -36,8 +36,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup  ## write the reference pages anew from the code, and the site into site/
+docs: setup  ## write the reference pages anew from the code, the chart from the results, and the site into site/
 	$(BIN)/python -m pipelines.cli.reference docs
+	$(BIN)/python -m benchmarks.chart
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 notebooks: setup  ## run the notebooks on the tests' small world, and keep their outputs

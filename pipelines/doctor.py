@@ -13,7 +13,7 @@ from pipelines.errors import ConfigurationError, KarmalakeError
 from pipelines.ingest.queue import open_queue
 from pipelines.lag.measure import measure_lag
 from pipelines.lake.history import take_snapshot
-from pipelines.lake.stores import is_remote
+from pipelines.lake.stores import in_a_line, is_remote
 from pipelines.lake.tables import open_lake
 from pipelines.refresh import policy_in_force
 from pipelines.reputation.warehouse import attach, stored_info
@@ -46,15 +46,13 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Yield a finding for each part of the set-up, in the order of an event's way."""
-    good: set[str] = set()
+    """Yield a finding for each part of the set-up, in the order of an event's way; what is wrong is said once."""
+    said: set[str] = set()
     for subject, look in _parts(settings).items():
-        if subject == "lag" and not {"broker", "lake"} <= good:
-            continue  # it is said already why there is none
         finding = _look(subject, look, settings)
-        if finding.good:
-            good.add(subject)
-        yield finding
+        if finding.good or finding.sentence not in said:
+            yield finding
+        said.add(finding.sentence)
 
 
 def _parts(settings: Settings) -> dict[str, Callable[[Settings], str]]:
@@ -79,7 +77,8 @@ def _look(subject: str, look: Callable[[Settings], str], settings: Settings) -> 
     except KarmalakeError as error:
         return Finding(subject, good=False, sentence=str(error), page=error.page)
     except OSError as error:
-        said = f"{error.filename or subject}: {error.strerror or error}: see who may read and write it"
+        what = f"{error.filename}: {error.strerror}" if error.strerror else in_a_line(error)
+        said = f"{what}: see who may read and write it"
         return Finding(subject, good=False, sentence=said)
 
 

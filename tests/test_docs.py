@@ -10,6 +10,7 @@ import nbformat
 import pytest
 import yaml
 
+from benchmarks.chart import IMAGE, chart
 from pipelines import errors
 from tests.conftest import REPOSITORY
 
@@ -75,6 +76,16 @@ def test_the_root_pages_link_to_what_is_there() -> None:
         text = (REPOSITORY / name).read_text(encoding="utf-8")
         targets = [target for target in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in target]
         assert [target for target in targets if not (REPOSITORY / target).exists()] == []
+
+
+def test_the_chart_is_of_the_last_measurement() -> None:
+    """`make docs` would draw the same."""
+    assert (REPOSITORY / IMAGE).read_text(encoding="utf-8") == chart()
+
+
+def test_pictures_are_small() -> None:
+    """A page is read over slow lines, too."""
+    assert [path.name for path in (_DOCS / "images").iterdir() if path.stat().st_size > 200_000] == []
 
 
 def test_the_page_under_an_error_exists() -> None:

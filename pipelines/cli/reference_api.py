@@ -59,7 +59,7 @@ def _described(name: str, thing: Any) -> Iterator[str]:
     if not callable(thing) or not hasattr(thing, "__module__") or getattr(thing, "__origin__", None) is not None:
         yield f"### {name}\n\n`{thing}`\n"
         return
-    yield f"### {name}\n\n```python\n{_declared(name, thing)}\n```\n\n{_text(name, thing)}\n"
+    yield f"### {name}\n\n```text\n{_declared(name, thing)}\n```\n\n{_text(name, thing)}\n"
     if inspect.isclass(thing):
         for member, value in _members(thing):
             yield _member(f"{name}.{member}", value)
@@ -116,7 +116,7 @@ def _member(name: str, value: Any) -> str:
     if isinstance(value, property):
         return f"**`{name}`** {_text(name, value)}\n"
     declared = f"{name.partition('.')[2]}{_signature(value, skipped=1)}"
-    return f"#### {name}\n\n```python\n{declared}\n```\n\n{_text(name, value)}\n"
+    return f"#### {name}\n\n```text\n{declared}\n```\n\n{_text(name, value)}\n"
 
 
 def _text(name: str, thing: Any) -> str:

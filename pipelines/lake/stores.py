@@ -47,10 +47,14 @@ def reached(place: str) -> Generator[None]:
     except OSError as error:
         if not is_remote(place):
             raise
-        reason = " ".join(_WITHOUT_COLOUR.sub("", str(error)).split())
         raise TransientError(
-            f"{place} cannot be reached: {reason}; check AWS_ENDPOINT_URL and the credentials"
+            f"{place} cannot be reached: {in_a_line(error)}; check AWS_ENDPOINT_URL and the credentials"
         ) from error
+
+
+def in_a_line(error: OSError) -> str:
+    """Return what an error says, where a library has drawn it over several lines."""
+    return " ".join(_WITHOUT_COLOUR.sub("", str(error)).split())
 
 
 def ensure_folder_of(place: str) -> None:

@@ -82,9 +82,9 @@ def attach(path: Path) -> duckdb.DuckDBPyConnection:
     try:
         connection.execute(statement("attach", path=literal(str(path))))
     except duckdb.Error as error:
-        said = str(error).partition("\n")[0]
+        said = str(error).partition("\n")[0].rstrip(".!")
         raise UsageError(
-            f"the warehouse cannot be opened: {said} Let this user read it, or make it anew with `karmalake rebuild`"
+            f"the warehouse cannot be opened: {said}: let this user read it, or make it anew with `karmalake rebuild`"
         ) from None
     connection.execute(_SESSION)
     if connection.execute(statement("views_of_objects")).fetchall():

@@ -1,0 +1,163 @@
+"""compose.yaml and docs/kubernetes.md, as far as they can be judged without an engine: every name in them is real."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dagster import validate_run_config
+from dagster._core.instance.config import dagster_instance_config
+from typer.main import get_command
+
+from assets.definitions import defs
+from pipelines.cli.app import app
+from pipelines.settings import load_settings
+from tests.conftest import REPOSITORY
+
+COMPOSE = yaml.safe_load((REPOSITORY / "compose.yaml").read_text(encoding="utf-8"))
+SERVICES: dict[str, Any] = COMPOSE["services"]
+PAGE = (REPOSITORY / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+BLOCKS: list[dict[str, Any]] = [
+    document for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) for document in yaml.safe_load_all(block)
+]
+DOCKERFILE = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
+_VARIABLE = re.compile(r"\$\{(\w+):\?[^}]+\}")
+
+
+def filled_in(value: str) -> str:
+    """Return what Compose makes of a value: each variable has to be given, and is."""
+    return _VARIABLE.sub("secret", value)
+
+
+def assert_understood(command: list[str]) -> None:
+    """Assert that the command line knows a command of ours and its options; runs nothing."""
+    if command[:2] == ["sh", "-c"]:
+        words = shlex.split(command[2].replace(";", " ; "))
+        start = words.index("karmalake")
+        command = words[start : words.index(";", start)]
+    if command[0] != "karmalake":
+        assert command[0] in {"dagster-webserver", "dagster-daemon"}
+        assert command[-2:] == ["--module-name", "assets.definitions"]
+        return
+    context = get_command(app).make_context("karmalake", command[1:], resilient_parsing=True)
+    inner = context.command
+    arguments = command[1:]
+    while hasattr(inner, "commands"):
+        inner, arguments = inner.commands[arguments[0]], arguments[1:]
+    inner.make_context("karmalake", arguments)
+
+
+def assert_settings(values: dict[str, str], tmp_path: Path) -> None:
+    """Assert that each variable is a setting with a value that it may have."""
+    load_settings({name: filled_in(str(value)) for name, value in values.items()}, tmp_path)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_of_compose(name: str, tmp_path: Path) -> None:
+    """Settings, command, volumes, ports and what it waits for are real; it is pinned, and says whether it is well."""
+    service = SERVICES[name]
+    assert_settings(service["environment"], tmp_path)
+    if service.get("image") == "karmalake":
+        assert_understood(service["command"])
+    else:
+        assert re.fullmatch(r"[a-z/]+:\d+\.\d+(\.\d+)?", service["image"])
+        assert service["healthcheck"]["test"][0] == "CMD"
+    assert {volume.partition(":")[0] for volume in service.get("volumes", [])} <= set(COMPOSE["volumes"])
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    for other, condition in service.get("depends_on", {}).items():
+        needs = "restart" if condition["condition"] == "service_completed_successfully" else "healthcheck"
+        assert needs in SERVICES[other]
+
+
+def test_addresses_of_compose_name_services() -> None:
+    """Each host:port in a setting is a service that listens there."""
+    values = [str(value) for service in SERVICES.values() for value in service["environment"].values()]
+    hosts = {host for value in values for host in re.findall(r"(?:@|^|://)([a-z]+):\d+", value)}
+    assert hosts == {"kafka", "redis", "postgres", "localhost"}
+    assert "INSIDE://kafka:9092" in SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+
+
+def test_secrets_come_from_the_environment() -> None:
+    """No password stands in the file, and Compose refuses to start without one."""
+    text = (REPOSITORY / "compose.yaml").read_text(encoding="utf-8")
+    passwords = re.findall(
+        r"(?:PASSWORD|REDISCLI_AUTH|--requirepass|redis://:|postgres:)[:, \"]*(\$\{|[^\s\"@$]+@)", text
+    )
+    assert passwords
+    assert set(passwords) == {"${"}
+
+
+def test_the_image_has_what_it_is_told_to_copy() -> None:
+    """Everything that the Dockerfile copies is there, and let through by .dockerignore."""
+    copied = [word for line in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE) for word in line.split()]
+    ignored = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert copied
+    for name in copied:
+        assert (REPOSITORY / name).exists()
+        assert f"!{name}" in ignored
+
+
+def test_dagster_keeps_its_runs_where_the_image_says(tmp_path: Path) -> None:
+    """With what the Dockerfile adds to it, dagster.yaml is one that Dagster takes, and the storage is PostgreSQL."""
+    (added,) = re.findall(r"printf '(.+?)' >> /dagster/dagster.yaml", DOCKERFILE)
+    ours = (REPOSITORY / "dagster.yaml").read_text(encoding="utf-8")
+    (tmp_path / "dagster.yaml").write_text(ours + added.replace("\\n", "\n"), encoding="utf-8")
+    config, _ = dagster_instance_config(str(tmp_path))
+    assert config["storage"] == {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
+    assert "DAGSTER_POSTGRES_URL" in SERVICES["dagster"]["environment"]
+
+
+def test_settings_and_secrets_of_kubernetes(tmp_path: Path) -> None:
+    """Each is one of ours, or of AWS; what pods are given by name is on the page."""
+    config, secret = (next(block for block in BLOCKS if block.get("kind") == kind) for kind in ("ConfigMap", "Secret"))
+    values = {**config["data"], **secret["stringData"]}
+    assert_settings(values, tmp_path)
+    assert {name for name in values if not name.startswith("KARMALAKE_")} == {"AWS_REGION"}
+    (location,) = next(block for block in BLOCKS if "runLauncher" in block)["dagster-user-deployments"]["deployments"]
+    assert location["envConfigMaps"] == [{"name": config["metadata"]["name"]}]
+    assert location["envSecrets"] == [{"name": secret["metadata"]["name"]}]
+    assert location["dagsterApiGrpcArgs"] == ["--module-name", "assets.definitions"]
+
+
+def _containers() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    for block in BLOCKS:
+        pod = block.get("spec", {}).get("template", {}).get("spec")
+        if pod is not None:
+            (container,) = pod["containers"]
+            yield block, container
+
+
+def test_pods_of_kubernetes(tmp_path: Path) -> None:
+    """Their commands are understood, their variables settings, their volumes and ports declared."""
+    pods = list(_containers())
+    assert len(pods) == 3
+    for block, container in pods:
+        assert_understood(container["command"])
+        own = {entry["name"]: entry["value"] for entry in container.get("env", []) if "KARMALAKE" in entry["name"]}
+        assert_settings(own, tmp_path)
+        volumes = [*block["spec"]["template"]["spec"].get("volumes", [])]
+        volumes += [claim["metadata"] for claim in block["spec"].get("volumeClaimTemplates", [])]
+        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in volumes}
+        ports = {port["name"] for port in container.get("ports", [])}
+        probes = [container[name] for name in container if name.endswith("Probe")]
+        assert {probe["httpGet"]["port"] for probe in probes} <= ports
+        labels = block["spec"]["template"].get("metadata", {}).get("labels")
+        assert block["spec"].get("selector", {}).get("matchLabels") == labels
+
+
+def test_the_run_config_of_kubernetes() -> None:
+    """Dagster takes it for the asset `history`, and the limit of pools is that of dagster.yaml."""
+    config = next(block for block in BLOCKS if "ops" in block)
+    job = defs.resolve_implicit_global_asset_job_def()
+    assert validate_run_config(
+        job.get_subset(
+            asset_selection={key for key in job.asset_layer.executable_asset_keys if key.path == ["history"]}
+        ),
+        config,
+    )
+    values = next(block for block in BLOCKS if "runLauncher" in block)
+    ours = yaml.safe_load((REPOSITORY / "dagster.yaml").read_text(encoding="utf-8"))["concurrency"]["pools"]
+    assert values["concurrency"]["pools"] == {"granularity": ours["granularity"], "defaultLimit": ours["default_limit"]}
