@@ -1,0 +1,114 @@
+"""`make screenshots`: the demo in a folder of its own, then pictures of the dashboard and of Dagster into docs/images.
+
+Needs chromium. Takes about two minutes. The world is the same every time, its days are the last ones before today.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from playwright.sync_api import Page, sync_playwright
+
+_IMAGES = Path(__file__).parents[1] / "images"
+_BIN = Path(sys.executable).parent
+_SIZE = {"width": 1200, "height": 800}
+_SECONDS = 60_000
+_STEPS = ("events", "dead_letters", "reputation", "trends", "reputation_cache")
+
+
+def main() -> None:
+    """Take all pictures anew."""
+    with TemporaryDirectory() as folder, sync_playwright() as playwright:
+        environment = _environment(Path(folder))
+        _run("karmalake", "demo", environment=environment)
+        try:
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            page = browser.new_page(viewport=_SIZE, color_scheme="light", reduced_motion="reduce")
+            page.set_default_timeout(_SECONDS)
+            _dashboard(page, environment)
+            _run("dagster", "job", "execute", "-m", "assets.definitions", "-j", "refresh", environment=environment)
+            _dagster(page, environment)
+            browser.close()
+        finally:
+            _run("karmalake", "local", "stop", environment=environment)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Return an environment without settings of this machine's, and with folders that go away."""
+    (folder / "dagster").mkdir()
+    (folder / "dagster" / "dagster.yaml").write_text("telemetry: {enabled: false}\nnux: {enabled: false}\n")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KARMALAKE_", "DAGSTER_"))}
+    return kept | {"KARMALAKE_DATA_DIR": str(folder / "data"), "DAGSTER_HOME": str(folder / "dagster")}
+
+
+def _run(program: str, *arguments: str, environment: dict[str, str]) -> None:
+    done = subprocess.run([_BIN / program, *arguments], env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise SystemExit(f"{program} {' '.join(arguments)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+@contextmanager
+def _serving(*command: str, environment: dict[str, str]) -> Generator[str]:
+    """Yield the address of a server that is given its port as the last argument."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(  # noqa: S603
+        [_BIN / command[0], *command[1:], "--port", str(port)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _open(page: Page, address: str) -> None:
+    """Go there as soon as somebody answers."""
+    for _ in range(120):
+        try:
+            urllib.request.urlopen(address, timeout=5).close()  # noqa: S310
+            break
+        except OSError:
+            page.wait_for_timeout(500)
+    page.goto(address)
+
+
+def _dashboard(page: Page, environment: dict[str, str]) -> None:
+    with _serving("karmalake", "dashboard", environment=environment) as address:
+        _open(page, address)
+        page.locator("canvas, svg.marks").nth(2).wait_for()
+        _keep(page, "dashboard-trends")
+        page.goto(f"{address}/?section=user&user=driver-ada")
+        page.get_by_role("heading", name="Why", exact=True).wait_for()
+        page.locator("canvas, svg.marks").first.wait_for()
+        _keep(page, "dashboard-user")
+
+
+def _dagster(page: Page, environment: dict[str, str]) -> None:
+    with _serving("dagster-webserver", "-m", "assets.definitions", environment=environment) as address:
+        _open(page, address)
+        page.goto(f"{address}/asset-groups")
+        for name in _STEPS:
+            page.get_by_text(name, exact=True).first.wait_for()
+        _keep(page, "dagster-assets")
+
+
+def _keep(page: Page, name: str) -> None:
+    page.wait_for_timeout(1_500)  # charts fade in
+    page.screenshot(path=_IMAGES / f"{name}.png", animations="disabled")
+    print(f"{name}.png: {(_IMAGES / f'{name}.png').stat().st_size:,} bytes")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
