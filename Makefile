@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo demo-system test test-fast lint format docs notebooks bench chaos pins contract clean
+.PHONY: setup demo demo-system test test-fast lint format docs screenshots notebooks bench chaos pins contract clean
 
 setup: $(READY)
 
@@ -43,6 +43,9 @@ docs: setup  ## write the reference pages anew from the code, the chart from the
 
 notebooks: setup  ## run the notebooks on the tests' small world, and keep their outputs
 	$(BIN)/python -m tests.notebooks
+
+screenshots: setup  ## take the pictures of dashboard and Dagster anew (needs chromium)
+	$(BIN)/python docs/_site/screenshots.py
 
 bench: setup  ## measure for 15 minutes on a quiet machine; BENCH="dedup history" for what takes longer
 	$(BIN)/python -m benchmarks $(or $(BENCH),ingest backfill publish freshness)

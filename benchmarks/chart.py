@@ -15,7 +15,7 @@ _SHOWN = {
     "Bytewax": "Bytewax",
     "Quix Streams": "Quix Streams",
 }
-_LEFT, _WIDTH, _ROW, _TOP = 200, 430, 30, 64
+_LEFT, _WIDTH, _ROW, _TOP = 220, 430, 30, 64
 _STYLE = """
     text { font: 14px system-ui, sans-serif; fill: #1f2328; }
     .title { font-weight: 600; }
@@ -39,7 +39,7 @@ def drawn(result: dict[str, Any]) -> str:
     told = f"one run of {result['date']}, broker and reader on the same {result['cores']} cores"
     height = _TOP + _ROW * len(bars) + 12
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 740 {height}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 750 {height}" role="img">',
         f"  <title>{title}</title>",
         f"  <style>{_STYLE}</style>",
         f'  <text class="title" x="10" y="24">{title}</text>',

@@ -21,7 +21,7 @@ def _commands() -> list[tuple[list[str], list[str]]]:
     """Return each command with the lines that stand under it."""
     found: list[tuple[list[str], list[str]]] = []
     for block in re.findall(r"```console\n(.*?)```", _PAGE, re.DOTALL):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("$ "):
                 found.append((shlex.split(line[2:]), []))
             else:

@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 _IMAGES = Path(__file__).parents[1] / "images"
 _BIN = Path(sys.executable).parent
-_SIZE = {"width": 1200, "height": 800}
+_SIZE: ViewportSize = {"width": 1200, "height": 800}
+_TALL: ViewportSize = {"width": 1400, "height": 1500}
 _SECONDS = 60_000
 _STEPS = ("events", "dead_letters", "reputation", "trends", "reputation_cache")
 
@@ -98,9 +99,14 @@ def _dashboard(page: Page, environment: dict[str, str]) -> None:
 def _dagster(page: Page, environment: dict[str, str]) -> None:
     with _serving("dagster-webserver", "-m", "assets.definitions", environment=environment) as address:
         _open(page, address)
+        page.set_viewport_size(_TALL)
         page.goto(f"{address}/asset-groups")
+        page.get_by_text("serving", exact=True).filter(visible=True).nth(1).wait_for()
+        page.keyboard.press("Alt+KeyE")  # opens every group, which the address says from then on
+        page.wait_for_url("**expanded=*")
+        page.reload()  # so that all of it is in sight
         for name in _STEPS:
-            page.get_by_text(name, exact=True).first.wait_for()
+            page.get_by_text(name, exact=True).filter(visible=True).first.wait_for()
         _keep(page, "dagster-assets")
 
 

@@ -150,6 +150,7 @@ def _tell(settings: "Settings") -> None:
             rows.append((f"{moment:%Y-%m-%d}", _MEANS.get(action, f"a ride, {rating} of 5 stars"), before, after))
     table(("day", "what happened", "score before", "after"), rows)
     say("Driving while suspended earned nothing, and the retracted star no longer counts.")
+    say("Between the rows, each completed ride earned a point of its own.")
 
 
 def _invite() -> None:

@@ -39,6 +39,8 @@ BESIDE = {
     "pipelines.contract.moments": ("Moment", "instant"),
 }
 """What belongs to the door beside `from pipelines import ...`: what its calls return, and the service's side."""
+_WIDE = 60
+_ELLIPSIS = "'...'"
 _MODULE = re.compile(r"\b(?:[a-z_]+\.)+(?=[A-Z])")
 
 
@@ -93,13 +95,18 @@ def _said_of_fields(thing: Any) -> dict[str, str]:
 
 
 def _signature(thing: Any, skipped: int) -> str:
-    """Return a signature without its first parameters; settings that are a default are shown by their name."""
+    """Return a signature without its first parameters, a line each if they are many."""
     whole = inspect.signature(thing)
     shown = [_plain(parameter) for parameter in list(whole.parameters.values())[skipped:]]
-    return _short(str(whole.replace(parameters=shown)).replace("'...'", "..."))
+    declared = _short(str(whole.replace(parameters=shown)).replace(_ELLIPSIS, "..."))
+    if len(declared) <= _WIDE:
+        return declared
+    lines = [f"    {_short(str(parameter)).replace(_ELLIPSIS, '...')}," for parameter in shown]
+    return "\n".join(["(", *lines, declared[declared.rindex(")") :]])
 
 
 def _plain(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Return a parameter whose default, if it is a whole section of settings, is left out."""
     return parameter.replace(default="...") if isinstance(parameter.default, BaseModel) else parameter
 
 
