@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from assets.definitions import defs
 from pipelines.cli.app import app
 from pipelines.settings import load_settings
 from tests.conftest import REPOSITORY
+from tests.services.kafka_distribution import distribution
+from tests.services.requirements import require
 
 COMPOSE = yaml.safe_load((REPOSITORY / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -78,6 +81,20 @@ def test_addresses_of_compose_name_services() -> None:
     hosts = {host for value in values for host in re.findall(r"(?:@|^|://)([a-z]+):\d+", value)}
     assert hosts == {"kafka", "redis", "postgres", "localhost"}
     assert "INSIDE://kafka:9092" in SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+
+
+@pytest.mark.jvm
+def test_kafka_takes_its_environment(tmp_path: Path) -> None:
+    """The release that the tests run formats a folder with the properties that the image makes of the variables."""
+    require("kafka")
+    given = SERVICES["kafka"]["environment"] | {"KAFKA_LOG_DIRS": str(tmp_path / "data")}
+    lines = [f"{name.removeprefix('KAFKA_').lower().replace('_', '.')}={value}" for name, value in given.items()]
+    (tmp_path / "server.properties").write_text("\n".join(lines), encoding="utf-8")
+    arguments = ["format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c", str(tmp_path / "server.properties")]
+    command = distribution().command("kafka.tools.StorageTool", *arguments)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "data" / "meta.properties").exists()
 
 
 def test_secrets_come_from_the_environment() -> None:

@@ -98,6 +98,14 @@ def test_the_page_under_an_error_exists() -> None:
         assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}, kind
 
 
+def test_links_to_elsewhere_are_addresses() -> None:
+    """By their form only: whether somebody answers there is no affair of a test."""
+    pages = [*_DOCS.glob("*.md"), REPOSITORY / "README.md", REPOSITORY / "ARCHITECTURE.md"]
+    links = {link for page in pages for link in re.findall(r"\]\((\w+:[^)]*)\)", page.read_text(encoding="utf-8"))}
+    assert links
+    assert [link for link in links if not re.fullmatch(r"https://[a-z0-9-]+(\.[a-z0-9-]+)+(/[^\s]*)?", link)] == []
+
+
 def test_the_spelling() -> None:
     """No word that is often misspelt is, in what people read."""
     places = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs", "pipelines", "assets", "examples", "notebooks"]

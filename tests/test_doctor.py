@@ -1,5 +1,6 @@
 """`karmalake doctor` on broken set-ups: each is named, with what to do, and nothing of it is a traceback."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,6 +80,11 @@ def _overwrite(path: str) -> Callable[[Settings], Settings]:
     return break_it
 
 
+def _cut_off(settings: Settings) -> Settings:
+    os.truncate(settings.warehouse_path, settings.warehouse_path.stat().st_size // 2)
+    return settings
+
+
 def _without_lake(settings: Settings) -> Settings:
     shutil.rmtree(settings.data_dir / "lake")
     return settings
@@ -96,6 +102,7 @@ _BROKEN = {
     "no lake": Broken(_without_lake, {"lake"}, "run `karmalake drain`"),
     "a damaged lake": Broken(_overwrite(_LOG), {"lake"}, "restore it from a copy"),
     "a damaged warehouse": Broken(_overwrite("warehouse.duckdb"), {"warehouse"}, "`karmalake rebuild`"),
+    "a warehouse cut off": Broken(_cut_off, {"warehouse"}, "`karmalake rebuild`"),
     "no Redis": Broken(_changed("redis", url=SecretStr(f"redis://{_NOBODY}/0")), {"cache"}, "KARMALAKE_REDIS_URL"),
     "nothing published": Broken(_changed("redis", prefix="nobody"), {"cache"}, "`karmalake publish`"),
     "stale": Broken(_changed("reputation", max_staleness_seconds=1e-6), {"cache"}, "`karmalake stream`"),

@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from playwright.sync_api import Page, ViewportSize, sync_playwright
+from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright
 
 _IMAGES = Path(__file__).parents[1] / "images"
 _BIN = Path(sys.executable).parent
 _SIZE: ViewportSize = {"width": 1200, "height": 800}
 _TALL: ViewportSize = {"width": 1400, "height": 1500}
+_GRAPH: FloatRect = {"x": 545, "y": 110, "width": 800, "height": 1210}
 _SECONDS = 60_000
 _STEPS = ("events", "dead_letters", "reputation", "trends", "reputation_cache")
 
@@ -107,12 +108,12 @@ def _dagster(page: Page, environment: dict[str, str]) -> None:
         page.reload()  # so that all of it is in sight
         for name in _STEPS:
             page.get_by_text(name, exact=True).filter(visible=True).first.wait_for()
-        _keep(page, "dagster-assets")
+        _keep(page, "dagster-assets", _GRAPH)
 
 
-def _keep(page: Page, name: str) -> None:
+def _keep(page: Page, name: str, clip: FloatRect | None = None) -> None:
     page.wait_for_timeout(1_500)  # charts fade in
-    page.screenshot(path=_IMAGES / f"{name}.png", animations="disabled")
+    page.screenshot(path=_IMAGES / f"{name}.png", animations="disabled", clip=clip)
     print(f"{name}.png: {(_IMAGES / f'{name}.png').stat().st_size:,} bytes")  # noqa: T201
 
 

@@ -81,14 +81,15 @@ def attach(path: Path) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     try:
         connection.execute(statement("attach", path=literal(str(path))))
+        connection.execute(_SESSION)
+        connection.sql("FROM snapshot_info").fetchall()  # a file that lost its end is found out here
+        if connection.execute(statement("views_of_objects")).fetchall():
+            let_read(connection)
     except duckdb.Error as error:
         said = str(error).partition("\n")[0].rstrip(".!")
         raise UsageError(
             f"the warehouse cannot be opened: {said}: let this user read it, or make it anew with `karmalake rebuild`"
         ) from None
-    connection.execute(_SESSION)
-    if connection.execute(statement("views_of_objects")).fetchall():
-        let_read(connection)
     return connection
 
 
