@@ -26,6 +26,7 @@ def scores(
     """
     if isinstance(source, Snapshot):
         with duckdb.connect() as connection:
+            connection.execute("SET enable_progress_bar = false")  # it would stand among the rows of a command
             create_lake_views(connection, source)
             return scores(connection, policy, as_of, known_at)
     in_force = prepare(source, policy, as_of, known_at)
