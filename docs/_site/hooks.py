@@ -1,4 +1,4 @@
-"""What the site takes from outside of docs/ as pages: README, CHANGELOG, policies, notebooks; code is named, not linked.
+"""What the site takes from outside of docs/ as pages, such as README and notebooks; code is named, not linked.
 
 A page is written once, for the repository; here its links are turned so that they lead within the site.
 """
