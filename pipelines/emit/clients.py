@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
 from kafka.structs import MemberState  # pyright: ignore[reportAttributeAccessIssue] - its stubs are old
 
+from pipelines.emit.records import Guarded, take_apart_as
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.settings import KafkaSettings
 
@@ -43,8 +44,9 @@ def admin_client(kafka: KafkaSettings) -> Generator[Any]:
 
 @contextlib.contextmanager
 def consumer(kafka: KafkaSettings, **options: object) -> Generator[Any]:
-    """Yield a KafkaConsumer, without a group unless `options` name one."""
+    """Yield a KafkaConsumer, without a group unless `options` name one; no record batch can harm it."""
     with contextlib.closing(_client(KafkaConsumer, kafka, **options)) as client:
+        take_apart_as(client, Guarded)
         yield client
 
 

@@ -3,33 +3,28 @@
 kafka-python checks CRCs, leaves out control batches and aborted transactions, and then takes each batch apart into
 objects. Here only that last step is replaced: `hand_over_batches` makes a consumer yield one item a batch, and
 `to_columns` finds keys, values, headers, times and offsets in its bytes with a compiled loop that checks every bound.
-It rests on a few private names of kafka-python 3.0, which a test watches; a client without them hands over records one
-by one, several times slower.
+A client without the private names that this rests on (`emit/records.py`) hands over records one by one, several times
+slower.
 """
 # pyright: reportAttributeAccessIssue=false
 # (private names, and stubs of a kafka-python of years ago)
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from importlib.metadata import version
-from inspect import signature
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from kafka.consumer.fetcher import ConsumerRecord, Fetcher
+from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import CorruptRecordError
 from kafka.record.default_records import DefaultRecordBatch
 
 from pipelines.contract.schema import HEADERS, RECORD, TIMESTAMP
-from pipelines.ingest.inflate import MOST_BYTES, inflate, needs_watching
+from pipelines.emit.inflate import MOST_BYTES
+from pipelines.emit.records import decompress, take_apart_as
 from pipelines.ingest.scan import copy_slices, scan_headers, scan_records
-
-_LOG = logging.getLogger(__name__)
-_CLIENT = "kafka-python"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +53,7 @@ class _Undivided(DefaultRecordBatch):
     __slots__ = ()
 
     def __iter__(self) -> Iterator[Any]:
-        inflated = self._inflate()
+        inflated = decompress(self)
         whole = RecordBatch(
             self._buffer,
             self._pos,
@@ -70,17 +65,6 @@ class _Undivided(DefaultRecordBatch):
             inflated=inflated,
         )
         return iter((_Last(self.last_offset, self.max_timestamp, self.timestamp_type, whole),))
-
-    def _inflate(self) -> bool:
-        """Decompress the batch in its place; return whether it could be, within the memory that there is for it."""
-        compressed = memoryview(self._buffer)[self._pos :]
-        if not needs_watching(self.compression_type, len(compressed)):
-            self._maybe_uncompress()
-            return True
-        inflated = inflate(self.compression_type, bytes(compressed))
-        if inflated is not None:
-            self._buffer, self._pos, self._decompressed = bytearray(inflated), 0, True
-        return inflated is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,43 +88,9 @@ class _Last:
         return True
 
 
-class _UndividedRecords:
-    """The batches of a fetch, made undivided on their way; the old formats 0 and 1 stay what they are."""
-
-    def __init__(self, records: Any) -> None:
-        self._records = records
-
-    def next_batch(self) -> Any:
-        batch = self._records.next_batch()
-        if isinstance(batch, DefaultRecordBatch) and not batch.is_control_batch:
-            batch.__class__ = _Undivided
-        return batch
-
-
 def hand_over_batches(consumer: Any) -> None:
     """Make a KafkaConsumer's `poll` return a ConsumerRecord a batch, whose value is a RecordBatch, if it can."""
-    if not knows_the_client():
-        _LOG.warning("kafka-python %s has its record batches elsewhere: records are read one by one", version(_CLIENT))
-        return
-
-    class PartitionBatches(Fetcher.PartitionRecords):
-        """A fetched topic partition, batch by batch: the checks are kafka-python's own."""
-
-        def _unpack_records(self, tp: Any, records: Any, *deserializers: object) -> Iterator[ConsumerRecord]:
-            return super()._unpack_records(tp, _UndividedRecords(records), *deserializers)
-
-    consumer._fetcher.PartitionRecords = PartitionBatches  # noqa: SLF001 - there is no public way
-
-
-def knows_the_client() -> bool:
-    """Return whether the private names that batches are got by are there, with the parameters that they had."""
-    unpack = getattr(getattr(Fetcher, "PartitionRecords", None), "_unpack_records", None)
-    return (
-        unpack is not None
-        and list(signature(unpack).parameters) == ["self", "tp", "records", "key_deserializer", "value_deserializer"]
-        and {"_buffer", "_pos"} <= set(DefaultRecordBatch.__slots__)
-        and callable(getattr(DefaultRecordBatch, "_maybe_uncompress", None))
-    )
+    take_apart_as(consumer, _Undivided)
 
 
 def count(polled: ConsumerRecord) -> int:

@@ -1,26 +1,22 @@
 """Record batches become columns as kafka-python's own objects say, and broken ones are refused."""
 
-import tracemalloc
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import CorruptRecordError
 from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
-from lz4.frame import LZ4FrameCompressor
 
+from pipelines.emit import inflate as inflate_module
+from pipelines.emit import records as records_module
+from pipelines.emit.records import BatchesAs
 from pipelines.emit.simulator import Rates, simulate
-from pipelines.ingest import batches
-from pipelines.ingest import inflate as inflate_module
-from pipelines.ingest.batches import _UndividedRecords, knows_the_client, to_columns
+from pipelines.ingest.batches import _Undivided, to_columns
 from pipelines.ingest.scan import scan_records
 from pipelines.settings import Settings
 from tests.draining import contents, drain_all, send, with_ingest
@@ -47,7 +43,7 @@ def build(records: Records, codec: int = 0, base_offset: int = 0) -> bytes:
 def polled(data: bytes) -> list[ConsumerRecord]:
     """Return what a consumer hands over for these bytes of a fetch."""
     items: list[ConsumerRecord] = []
-    records: Any = _UndividedRecords(MemoryRecords(data))
+    records: Any = BatchesAs(MemoryRecords(data), _Undivided)
     while (batch := records.next_batch()) is not None:
         items += [
             ConsumerRecord("t", 3, -1, r.offset, r.timestamp, 0, r.key, r.value, [], None, 0, 0, 0) for r in batch
@@ -88,34 +84,6 @@ def test_a_batch_that_would_burst_is_accounted_for_and_not_read(codec: int, monk
     assert to_columns(polled(bomb), {3: 21}, "id", 0)["offset"].to_pylist() == [21]
 
 
-@pytest.mark.parametrize("codec", [1, 3, 4])
-def test_a_gigabyte_is_not_made_of_a_megabyte(codec: int) -> None:
-    """Memory grows by the limit, not by what the bytes would become."""
-    bomb = b"".join(_compressed(codec, 1024))
-    tracemalloc.start()
-    try:
-        assert inflate_module.inflate(codec, bomb) is None
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 3 * inflate_module.MOST_BYTES
-
-
-def _compressed(codec: int, megabytes: int) -> Iterator[bytes]:
-    """Yield zeros, compressed piece by piece."""
-    piece = bytes(1 << 20)
-    if codec == 1:
-        stream: Any = zlib.compressobj(1, wbits=31)
-    elif codec == 3:
-        stream = LZ4FrameCompressor()
-        yield stream.begin()
-    else:
-        stream = zstandard.ZstdCompressor().compressobj()
-    for _ in range(megabytes):
-        yield stream.compress(piece)
-    yield stream.flush()
-
-
 @given(RECORDS, st.data())
 def test_broken_bytes_are_never_read_beyond_their_end(records: Records, data: st.DataObject) -> None:
     """Cut or overwritten bytes are refused, or are other whole records that all lie within the bytes."""
@@ -144,11 +112,6 @@ def test_header_keys_that_are_no_text_do_not_block() -> None:
     assert headers == [{"key": "\ufffd\ufffd", "value": b"1"}]
 
 
-def test_the_private_names_of_the_client_are_there() -> None:
-    """What batches.py overrides still exists in the kafka-python that is installed, with the parameters that it had."""
-    assert knows_the_client()
-
-
 def test_a_client_without_them_hands_over_records(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -157,7 +120,7 @@ def test_a_client_without_them_hands_over_records(
     send(bus, simulate(3, 500, rates=Rates(duplicates=0.1, malformed=0.05)).records)
     drain_all(bus)
     other = bus.model_copy(update={"data_dir": tmp_path / "one-by-one"})
-    monkeypatch.setattr(batches, "knows_the_client", lambda: False)
+    monkeypatch.setattr(records_module, "knows_the_client", lambda: False)
     drain_all(other)
     assert contents(other) == contents(bus)
     assert "records are read one by one" in caplog.text

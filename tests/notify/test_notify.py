@@ -2,12 +2,15 @@
 
 import subprocess
 import threading
+from contextlib import closing
 from time import monotonic, sleep
 from typing import Any
 
 import pytest
 
-from pipelines.emit.clients import consumer
+from pipelines.audit import audit
+from pipelines.emit import inflate as inflate_module
+from pipelines.emit.clients import consumer, producer
 from pipelines.emit.producer import Record
 from pipelines.emit.topics import ensure_topic
 from pipelines.notify import branch as branch_module
@@ -15,6 +18,7 @@ from pipelines.notify.dead_letters import dead_letters_of
 from pipelines.serving.client import connect
 from pipelines.settings import Settings
 from tests.draining import drain_all, query, send, valid_records
+from tests.emit.test_records import Key
 from tests.notify.conftest import WriteRules
 from tests.notify.notifiers import checkpoints, command, lag, notifying, stream, webhook
 from tests.notify.receiver import Receiver, Request, Status
@@ -82,6 +86,31 @@ def test_what_fails_for_good_becomes_a_dead_letter_and_blocks_nothing(
     assert {headers["karmalake.notify.destination"] for headers in letters.values()} == {b"ops"}
     drain_all(bus)
     assert query(bus, "SELECT count(*) FROM dead_letters") == [(2,)]
+
+
+def test_what_no_client_can_read_holds_nobody_up(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record batch that would burst, a header whose key is no text: the next events are told (`not-blocked`).
+
+    The audit reads the topic by records as well, and accounts for each of them (`nothing-lost`).
+    """
+    monkeypatch.setattr(inflate_module, "MOST_BYTES", 100_000)
+    send(bus, valid_records(range(10)))
+    with closing(producer(bus.kafka, compression_type="gzip")) as compressing:
+        compressing.send(bus.kafka.topic, bytes(400_000), b"u-1").get(10)
+    strange = [Record(r.key, r.value, [(Key(b"\xff\xfe"), b"1")]) for r in valid_records(range(10, 20))]
+    send(bus, [*strange, *valid_records(range(20, 30))])
+    with notifying(bus, write_rules(webhook("ops", receiver.url))) as done:
+        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 60)
+        wait_for("the report", lambda: done.delivered("ops") == 30)
+    assert set(receiver.keys) == _ids(range(30))
+    assert done.malformed("ops") == 1
+    drain_all(bus)
+    found = audit(bus)
+    assert found.passed
+    assert (found.events, sum(p.dead_letters for p in found.partitions)) == (30, 1)
+    assert query(bus, "SELECT octet_length(value) < 1000, headers[1].key FROM dead_letters") == [(True, "karmalake")]
 
 
 def test_a_retry_after_is_obeyed(bus: Settings, receiver: Receiver, write_rules: WriteRules) -> None:
