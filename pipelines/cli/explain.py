@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.cli.options import chosen_policy, current_settings, instant, utf8
-from pipelines.cli.output import say
+from pipelines.cli.output import say, visible
 from pipelines.cli.rows import Format, write
 from pipelines.errors import KarmalakeError, UsageError
 
@@ -99,7 +99,8 @@ def _explain(ledger: "pl.DataFrame", user: str, end: datetime, form: Format, out
     columns = ["time", "event", "action", "points", "rating", "earned", "score", "reason", "policy"]
     _print(columns, [_contribution(row) for row in shown], numbers=range(3, 7))
     events = ledger["event_id"].count()
-    say(f"\n{user}: {events:,} contributions add up to a score of {_number(rows[-1]['score'])} as of {_moment(end)}")
+    score = f"a score of {_number(rows[-1]['score'])} as of {_moment(end)}"
+    say(f"\n{visible(user)}: {events:,} contributions add up to {score}")
 
 
 def _explain_change(
@@ -126,8 +127,8 @@ def _explain_change(
     _print(columns, [_change(row) for row in rows[-_SHOWN:]], numbers=range(3, 6))
     total = sum((row["change"] for row in rows), Decimal(0))
     say(
-        f"\n{user}: {_number(after - total)} as of {_moment(span[0])}, {_number(after)} as of {_moment(span[1])}: "
-        f"{_signed(total)} by {len(rows):,} changes"
+        f"\n{visible(user)}: {_number(after - total)} as of {_moment(span[0])}, "
+        f"{_number(after)} as of {_moment(span[1])}: {_signed(total)} by {len(rows):,} changes"
     )
     for kind, (count, amount) in _kinds(rows).items():
         say(f"  {kind}: {count:,}, {_signed(amount)}")
@@ -169,7 +170,7 @@ def _change(row: dict[str, Any]) -> list[str]:
 def _event(row: dict[str, Any]) -> list[str]:
     number = f" #{row['emission_no'] + 1}" if row["emission_no"] else ""
     time = _moment(row["event_time"]) if row["event_time"] else "-"
-    return [time, (row["event_id"] or "-") + number, row["action_type"] or "-"]
+    return [time, visible(row["event_id"] or "-") + number, visible(row["action_type"] or "-")]
 
 
 def _print(columns: list[str], rows: list[list[str]], numbers: range) -> None:

@@ -1,4 +1,8 @@
-"""What a person sees: tables, progress and errors. Knows nothing of what they say."""
+"""What a person sees: tables, progress and errors. Knows nothing of what they say.
+
+Ids are whatever a producer sent: characters that would steer a terminal, break a line or turn its direction are shown
+as Python writes them.
+"""
 
 import logging
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -15,18 +19,29 @@ from rich.text import Text
 _STRIDE = 1_000
 T = TypeVar("T")
 
+_STEERING = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF)
+"""The control characters of C0 and C1, line and paragraph separators, what turns the direction, and the byte order
+mark, which nobody sees."""
+_SHOWN_AS = {code: repr(chr(code))[1:-1] for code in _STEERING}
+_SHOWN_AS_BUT_LINES = {code: text for code, text in _SHOWN_AS.items() if chr(code) != "\n"}
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def visible(text: str) -> str:
+    """Return a text of somebody else's as one line that does nothing to a terminal."""
+    return text.translate(_SHOWN_AS)
+
+
 def say(text: str) -> None:
     """Print a line of ours; square brackets in it are text."""
-    out.print(Text(text))
+    out.print(Text(_calm(text)))
 
 
 def fail(text: str, page: str | None = None) -> None:
     """Print an error for a person, and the page that says more."""
-    err.print(Text("error: ", style="bold red").append(Text(text, style="not bold default")))
+    err.print(Text("error: ", style="bold red").append(Text(_calm(text), style="not bold default")))
     if page is not None:
         err.print(Text(f"       see {page}", style="dim"))
 
@@ -39,7 +54,7 @@ def say_metrics(address: str | None) -> None:
 
 def warn(text: str) -> None:
     """Print a warning for a person."""
-    err.print(Text("warning: ", style="bold yellow").append(Text(text, style="not bold default")))
+    err.print(Text("warning: ", style="bold yellow").append(Text(_calm(text), style="not bold default")))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -60,7 +75,7 @@ def facts(pairs: Iterable[tuple[str, object]]) -> None:
     drawn.add_column(style="dim")
     drawn.add_column(justify="right" if _numeric(value for _, value in pairs) else "left", overflow="fold")
     for name, value in pairs:
-        drawn.add_row(name, Text(_shown(value)))
+        drawn.add_row(name, Text(_calm(value) if isinstance(value, str) else _shown(value)))
     out.print(drawn)
 
 
@@ -125,6 +140,11 @@ def quiet_libraries() -> None:
         logging.getLogger(client).setLevel(logging.CRITICAL)
 
 
+def _calm(text: str) -> str:
+    """Return a text of ours, which may have several lines, with whatever is quoted in it made visible."""
+    return text.translate(_SHOWN_AS_BUT_LINES)
+
+
 def _numeric(values: Iterable[object]) -> bool:
     kinds = {type(value) for value in values}
     return kinds <= {int, float, type(None)} and kinds != {type(None)}
@@ -143,4 +163,4 @@ def _shown(value: object) -> str:
         case datetime():
             return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
         case _:
-            return str(value)
+            return visible(str(value))

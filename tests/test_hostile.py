@@ -1,0 +1,134 @@
+"""Users, events and metadata of any name, by the whole way of an event: each is found by its name, and by no other."""
+
+import json
+import sys
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipelines.audit import audit
+from pipelines.cli import main
+from pipelines.cli.output import visible
+from pipelines.contract.encode import encode
+from pipelines.contract.schema import EVENT
+from pipelines.emit.producer import Record
+from pipelines.erase import erase
+from pipelines.refresh import publish_warehouse, refresh_warehouse
+from pipelines.reputation.warehouse import Warehouse
+from pipelines.serving.client import connect
+from pipelines.serving.keys import key_pattern
+from pipelines.serving.read import read_rank, read_reputation
+from pipelines.settings import Settings
+from pipelines.verify import verify
+from tests.draining import NOON, drain_all, query, send, with_ingest
+
+HOSTILE = [
+    " ",
+    "'; DROP TABLE events; --",
+    '"quoted" and \\ and `ticks`',
+    "new\nline\r\n$3\r\nfoo\r\n",
+    "\0nul\0inside",
+    "../../etc/passwd",
+    "*",
+    "[a-z]?\\",
+    ".publication",
+    "{0} %s ${HOME} {{user_id}}",
+    "--help",
+    "\U0001f600\U0001f469\u200d\U0001f469\u200d\U0001f467",
+    "\u0645\u0631\u062d\u0628\u0627 \u202e gnirts",
+    "\x1b]0;title\x07\x1b[31mred\x9b2J",
+    "\ufeffmark",
+    "<script>alert(1)</script>",
+    "e\u0301",
+    "\u00e9",
+    "long" * 64,
+]
+TOO_LONG = "x" * 65_536
+
+
+@pytest.fixture
+def bus(settings: Settings) -> Settings:
+    """Return settings of a lake, a warehouse and documents of these users: the n-th has n + 1 events."""
+    redis = settings.redis.model_copy(update={"leaderboards": ("all_time",)})
+    bus = with_ingest(settings.model_copy(update={"redis": redis}))
+    events = [_event(user, f"{n}-{user[:100]}", n) for user in HOSTILE for n in range(HOSTILE.index(user) + 1)]
+    send(bus, [*events, _event(TOO_LONG, "too long", 0), _event("u", TOO_LONG, 0)])
+    drain_all(bus)
+    refresh_warehouse(bus)
+    publish_warehouse(bus)
+    return bus
+
+
+def _event(user: str, event_id: str, n: int) -> Record:
+    metadata = [("rating", "5"), (user[:200], user[:200]), ("n", str(n))]
+    row = {"event_id": event_id, "user_id": user, "action_type": "DriverRated", "event_time": NOON}
+    [value] = encode(pa.Table.from_pylist([row | {"metadata": metadata}], EVENT)).to_pylist()
+    return Record(user.encode(), value)
+
+
+def test_everybody_is_served_what_is_theirs(bus: Settings) -> None:
+    """In the lake, the warehouse, SQL, Redis and on the leaderboard; what is too long is a dead letter (`once`)."""
+    counts = {user: number + 1 for number, user in enumerate(HOSTILE)}
+    assert dict(query(bus, "SELECT user_id, count(*) FROM events GROUP BY ALL")) == counts
+    reasons = "SELECT reason, count(*) FROM dead_letters GROUP BY ALL ORDER BY ALL"
+    assert query(bus, reasons) == [("oversized_event_id", 1), ("oversized_user_id", 1)]
+    with Warehouse(bus.warehouse_path) as warehouse:
+        scores = {user: _score(warehouse, user) for user in HOSTILE}
+    assert all(first < second for first, second in pairwise(scores.values()))
+    documents: dict[str, Any] = {user: read_reputation(user, bus) for user in HOSTILE}
+    assert {user: document["user_id"] for user, document in documents.items()} == {user: user for user in HOSTILE}
+    assert {user: document["reputation_all_time"]["score"] for user, document in documents.items()} == scores
+    ranks = [read_rank(user, "all_time", bus) for user in HOSTILE]
+    assert ranks == list(range(len(HOSTILE), 0, -1))
+    with connect(bus.redis) as client:
+        ours = {key.decode().removeprefix(bus.redis.prefix) for key in client.scan_iter(key_pattern(bus.redis.prefix))}
+    assert {f":{user}" for user in HOSTILE} < ours
+    assert [check for check in verify(bus) if check.passed is False] == []
+    assert audit(bus).passed
+
+
+def _score(warehouse: Warehouse, user: str) -> int:
+    [[score]] = warehouse.sql("SELECT all_time_score FROM reputation WHERE user_id = ?", [user]).rows()
+    return score
+
+
+def test_everybody_can_be_explained_and_shown(
+    bus: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands find exactly that user; nothing that they print steers a terminal or breaks a line."""
+    assert bus.redis.url is not None
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", str(bus.data_dir))
+    monkeypatch.setenv("KARMALAKE_REDIS_URL", bus.redis.url.get_secret_value())
+    monkeypatch.setenv("KARMALAKE_REDIS_PREFIX", bus.redis.prefix)
+    monkeypatch.setattr("pipelines.cli.output.quiet_libraries", lambda: None)  # loggers outlive a test
+    for number, user in enumerate(HOSTILE):
+        if "\0" in user:  # no command line holds one
+            continue
+        told = _run(monkeypatch, capsys, "explain", "--", user)
+        assert f"\n{visible(user)}: {number + 1} contributions add up to a score of" in told
+        assert len(told.splitlines()) == number + 4
+        assert [character for character in told if ord(character) < 32 and character != "\n"] == []
+        assert not set(told) & set("\x9b\u202e\ufeff")
+        assert json.loads(_run(monkeypatch, capsys, "show", "--", user))["user_id"] == user
+    assert "oversized_user_id" in _run(monkeypatch, capsys, "dead-letters", "list")
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["karmalake", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    assert ended.value.code in {0, None}, told.err
+    return told.out
+
+
+def test_everybody_can_be_erased_alone(bus: Settings) -> None:
+    """Erasing one takes nobody else along, not the one whose name looks the same (`erasable`)."""
+    gone = [user for user in HOSTILE if user in {"*", "[a-z]?\\", "../../etc/passwd", "\0nul\0inside", "e\u0301", " "}]
+    assert erase(bus, gone).rows.events == sum(HOSTILE.index(user) + 1 for user in gone)
+    left = [user for user in HOSTILE if user not in gone]
+    assert {user for (user,) in query(bus, "SELECT DISTINCT user_id FROM events")} == set(left)
+    assert [user for user in HOSTILE if read_reputation(user, bus)] == left
+    assert [check for check in verify(bus) if check.passed is False] == []
