@@ -12,6 +12,15 @@ KarmalakeError                the message says what, where and what to do; the C
 +-- CorruptionError           the lake contradicts itself; nothing was changed
 """
 
+import re
+
+_COLOURS = re.compile("\x1b\\[[0-9;]*m")
+
+
+def one_line(error: BaseException) -> str:
+    """Return what another library's error says, without its colours and lines."""
+    return " ".join(_COLOURS.sub("", str(error)).replace("\u21b3", "").split())
+
 
 class KarmalakeError(Exception):
     """Base of the tree: every message is written for the person who has to act on it."""

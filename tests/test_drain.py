@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -21,12 +22,13 @@ from pipelines.emit.clients import admin_client
 from pipelines.emit.producer import Record
 from pipelines.emit.simulator import Rates, simulate
 from pipelines.emit.topics import ensure_topic
-from pipelines.errors import FencedError, RejectedError, TransientError, UsageError
+from pipelines.errors import CommitUnknownError, FencedError, RejectedError, TransientError, UsageError
 from pipelines.ingest import source as source_module
 from pipelines.ingest.source import KafkaSource
+from pipelines.lake import commit as commit_module
 from pipelines.lake.commit import CommitRecord, commit_batch
 from pipelines.lake.index import DedupIndex
-from pipelines.lake.tables import create_lake, open_lake
+from pipelines.lake.tables import Lake, create_lake, open_lake
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.refresh import refresh_warehouse
 from pipelines.reputation.activation import activate
@@ -321,6 +323,58 @@ def test_nobody_listening_is_transient(bus: Settings) -> None:
     nowhere = bus.kafka.model_copy(update={"bootstrap_servers": "127.0.0.1:1"})
     with pytest.raises(TransientError, match=r"127\.0\.0\.1:1"):
         drain_all(bus.model_copy(update={"kafka": nowhere}))
+
+
+def test_a_broker_that_sends_nothing_is_told(bus: Settings) -> None:
+    """Records lie behind and do not come: drain ends with a sentence, and goes on once they do (`nothing-lost`)."""
+    send(bus, valid_records(range(10)))
+    with open_ingest(bus) as ingest:
+        drain(ingest, lambda _: None)
+        reader = ingest.source.source.consumer  # type: ignore[attr-defined]
+        ingest.source.thread.submit(reader.pause, *reader.assignment()).result()  # type: ignore[attr-defined]
+        send(bus, valid_records(range(10, 20)))
+        with pytest.raises(TransientError, match=r"\d+ records lie behind, but the brokers sent none"):
+            drain(replace(ingest, settings=_impatient(bus)), lambda _: None)
+        ingest.source.thread.submit(reader.resume, *reader.assignment()).result()  # type: ignore[attr-defined]
+        wait_for("the rest", lambda: drain(ingest, lambda _: None) >= 0 and _stored(bus) == 20)
+    assert_verified(bus)
+
+
+def _impatient(bus: Settings) -> Settings:
+    return bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"request_timeout_seconds": 0.2})})
+
+
+def _stored(bus: Settings) -> int:
+    return query(bus, "SELECT count(*) FROM events")[0][0]
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_commit_of_unknown_outcome(bus: Settings, tmp_path: Path, *, applied: bool) -> None:
+    """The answer is lost, and so is the log: it is said so, and the next start ends as if nothing was (`once`)."""
+    calm = bus.model_copy(update={"data_dir": tmp_path / "calm"})
+    for start in (0, 20):
+        send(bus, [*valid_records(range(start, start + 20)), Record(b"k", b"\xff"), *valid_records(range(5))])
+    with pytest.MonkeyPatch.context() as patch, open_ingest(bus) as ingest:
+        publish = commit_module.publish
+
+        def gone(*_: object) -> None:
+            raise OSError("the store went away")
+
+        def publish_and_hear_nothing(table: Any, files: Any, checkpoints: Any, **named: Any) -> None:
+            if applied or not checkpoints:
+                publish(table, files, checkpoints, **named)
+            if checkpoints:
+                patch.setattr(Lake, "log", gone)
+                gone()
+
+        patch.setattr(commit_module, "publish", publish_and_hear_nothing)
+        with pytest.raises(CommitUnknownError, match=r"may or may not be committed.*start again"):
+            drain(ingest, lambda _: None)
+    drain_all(bus)
+    drain_all(calm)
+    assert contents(bus) == contents(calm)
+    assert_verified(bus)
+    assert audit(bus).passed
 
 
 def test_a_compaction_under_a_batch_changes_nothing(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

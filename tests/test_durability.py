@@ -1,8 +1,11 @@
 """After a commit power may fail: everything is on the disk before anything names it, and before Kafka is told.
 
-A power cut cannot be had here. What is tested is the order of the calls that a power cut depends on.
+A power cut cannot be had here. What is tested is the order of the calls that a power cut depends on. A full disk can.
 """
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +16,16 @@ from deltalake import DeltaTable
 from deltalake.transaction import AddAction
 
 from pipelines.emit.producer import Record
+from pipelines.emit.simulator import Rates, simulate
 from pipelines.ingest.source import KafkaSource
 from pipelines.lake import commit, files, history, upkeep
 from pipelines.lake.publish import publish
 from pipelines.lake.tables import TABLES, create_lake
 from pipelines.lake.upkeep import compact
 from pipelines.settings import Settings
+from tests.conftest import REPOSITORY
 from tests.draining import drain_all, send, valid_records, with_ingest
+from tests.test_crashes import environment
 
 
 @pytest.fixture
@@ -86,6 +92,34 @@ def test_a_compaction_is_on_the_disk(settings: Settings, flushed: set[Path], pub
     published.clear()
     assert compact(create_lake(settings.lake_root), 2)
     assert _assert_flushed(published, flushed) > 0
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_at_any_step(settings: Settings, tmp_path: Path) -> None:
+    """With room for none, one, two blocks and so on: readers see whole commits, and with room again it goes on.
+
+    Every step of the protocol meets the full disk, and says so in one line (`atomic`, `nothing-lost`).
+    """
+    bus = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"partitions": 1})})
+    bus = with_ingest(bus, max_batch_records=1)
+    records = list(simulate(11, 200, days=2, rates=Rates(duplicates=0.1, conflicts=0.05, malformed=0.05)).records)
+    for part in (records[:100], records[100:]):
+        send(bus, part)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    ways = (["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"])
+    alone = [way for way in ways if subprocess.run([*way, "true"], check=False, capture_output=True).returncode == 0]
+    if not alone:
+        pytest.skip("nobody may mount a file system here")
+    command = [*alone[0], sys.executable, "-m", "tests.full_disk", str(disk)]
+    done = subprocess.run(command, env=environment(bus), cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
+    *tried, last = map(json.loads, done.stdout.splitlines())
+    assert last["error"] is None
+    assert [each for each in [*tried, last] if not (each["sound"] and each["whole"])] == []
+    assert {each["step"] for each in tried} >= {"_write", "publish", "commit_batch", "_save"}
+    assert {each["error"] for each in tried} == {"OSError", "TransientError"}
+    commits = [each["said"] for each in tried if each["error"] == "TransientError"]
+    assert all("the commit of" in said and said.isprintable() for said in commits)
 
 
 def _before(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, act: Callable[[], None]) -> None:

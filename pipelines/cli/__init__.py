@@ -6,7 +6,7 @@ imported inside the commands, so that `--help` is quick.
 
 import sys
 
-from pipelines.errors import KarmalakeError
+from pipelines.errors import KarmalakeError, one_line
 from pipelines.ingest.memory import keep_freed_memory
 
 _INTERRUPTED = 130
@@ -22,7 +22,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _end("interrupted; whatever was committed stands, and the same command goes on from there", _INTERRUPTED)
     except OSError as error:  # a full disk, a folder without permission: the machine's affair, not a bug to trace
-        _end(f"{error.filename or 'writing'}: {error.strerror or ' '.join(str(error).split())}", 1)
+        _end(f"{error.filename or 'writing'}: {error.strerror or one_line(error)}", 1)
     except RuntimeError as error:  # numba's, where another user installed karmalake
         if "cannot cache function" not in str(error):
             raise

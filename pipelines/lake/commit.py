@@ -18,7 +18,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
 
-from pipelines.errors import CommitUnknownError, FencedError, TransientError
+from pipelines.errors import CommitUnknownError, FencedError, TransientError, one_line
 from pipelines.ingest.ranges import OffsetRange
 from pipelines.lake.files import make_durable, write_days, write_file
 from pipelines.lake.history import recorded
@@ -85,8 +85,9 @@ def commit_batch(lake: Lake, events: DeltaTable, files: Sequence[AddAction], rec
             raise OvertakenError(str(error)) from error
         if landed is None:
             raise TransientError(
-                f"the commit of {_places(record)} to {lake.folder('events')} failed: {error}; nothing of this batch "
-                "was committed: check the disk or the object store and the permissions, then start again"
+                f"the commit of {_places(record)} to {lake.folder('events')} failed: {one_line(error)}; "
+                "nothing of this batch was committed: check the disk or the object store and the permissions, "
+                "then start again"
             ) from error
     else:
         landed = base + 1
@@ -133,8 +134,8 @@ def _outcome(lake: Lake, events: DeltaTable, base: int, batch_id: str, error: Ex
                 return version
     except (DeltaError, OSError, LookupError) as unreadable:
         raise CommitUnknownError(
-            f"batch {batch_id} may or may not be committed ({error}; then {unreadable}): start again, "
-            "the checkpoint in the lake tells"
+            f"batch {batch_id} may or may not be committed ({one_line(error)}; then {one_line(unreadable)}): "
+            "start again, the checkpoint in the lake tells"
         ) from unreadable
     return None
 

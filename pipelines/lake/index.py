@@ -11,6 +11,7 @@ be read describes whole files.
 
 import fcntl
 import json
+import logging
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -31,6 +32,7 @@ from pipelines.lake.files import make_durable, read_file
 from pipelines.lake.runs import Runs, open_run
 from pipelines.lake.tables import Lake, data_files, identity
 
+_LOG = logging.getLogger(__name__)
 _FORMAT = 1
 _REBUILD_ROWS = 1_000_000
 
@@ -91,11 +93,18 @@ class DedupIndex:
         self._save(newest)
 
     def close(self) -> None:
-        """Give the folder back to other processes, once the merge in hand is done."""
-        self.runs.finish()
-        self._save(self.version)
-        self.runs.close()
-        os.close(self.lock)
+        """Give the folder back to other processes, once the merge in hand is done.
+
+        Where that cannot be saved, the next start catches up from the lake.
+        """
+        try:
+            self.runs.finish()
+            self._save(self.version)
+        except OSError as error:
+            _LOG.warning("the index in %s was not saved: %s", self.folder, error)
+        finally:
+            self.runs.close()
+            os.close(self.lock)
 
     def _files_added_since(self, newest: int) -> list[str]:
         if self.version < 0:
