@@ -3,18 +3,23 @@
 import uuid
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from kafka import KafkaProducer
 from kafka.structs import TopicPartition
 
-from pipelines.drain import accept_loss, drain, open_ingest
+from pipelines.contract.encode import encode
+from pipelines.contract.schema import EVENT
+from pipelines.drain import accept_loss, drain, drain_once, open_ingest
 from pipelines.emit.clients import admin_client
 from pipelines.emit.producer import Record
 from pipelines.emit.topics import describe_topic, ensure_topic
 from pipelines.errors import LostRecordsError
 from pipelines.ingest.ranges import OffsetRange
+from pipelines.lag.measure import measure_lag
 from pipelines.lake.commit import CommitRecord, commit_batch
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import create_lake, open_lake
@@ -178,6 +183,71 @@ def test_the_group_follows_the_lake(bus: Settings, kafka: KafkaCluster) -> None:
     send(bus, valid_records(range(20, 25)))
     (record,) = drain_all(bus)
     assert (record.total("read"), record.total("accepted")) == (5, 5)
+
+
+def test_nothing_but_control_records(bus: Settings) -> None:
+    """A transaction that was aborted and nothing behind it: drain ends at its end, and stays there (`nothing-lost`)."""
+    ensure_topic(bus.kafka)
+    with closing(_producer(bus, transactional_id=uuid.uuid4().hex)) as producer:
+        producer.init_transactions()
+        producer.begin_transaction()
+        _send_with(producer, bus, valid_records(range(5)))
+        producer.abort_transaction()
+    (record,) = drain_all(bus)
+    assert (record.total("read"), record.total("gaps")) == (0, 6)
+    assert query(bus, "SELECT next_offset FROM checkpoints") == [(6,)]
+    assert drain_all(bus) == []
+    assert measure_lag(bus).lag_records == 0
+    assert_verified(bus)
+
+
+def test_a_restart_under_a_new_identity(bus: Settings, tmp_path: Path) -> None:
+    """Another group, host and folder: it goes on at the lake's checkpoints, and knows what was there (`once`)."""
+    bus = bus.model_copy(update={"lake": bus.lake.model_copy(update={"uri": str(tmp_path / "lake")})})
+    send(bus, valid_records(range(20)))
+    drain_all(bus)
+    kafka = bus.kafka.model_copy(update={"group_id": f"{bus.kafka.group_id}-other"})
+    other = bus.model_copy(update={"kafka": kafka, "data_dir": tmp_path / "another host"})
+    assert drain_all(other) == []
+    send(bus, valid_records(range(10, 30)))
+    (record,) = drain_all(other)
+    assert [record.total(count) for count in ("read", "duplicates", "accepted")] == [20, 10, 10]
+    assert drain_all(bus) == []
+    assert_verified(bus)
+
+
+def test_one_id_several_times_in_one_batch(bus: Settings) -> None:
+    """The first is the event; the same again is a duplicate, another payload a conflict, all in one commit (`once`)."""
+    send(bus, [*valid_records([1, 2, 1]), *valid_records([1], "Other"), *valid_records([1])])
+    (record,) = drain_all(bus)
+    assert [record.total(count) for count in ("accepted", "duplicates", "conflicts")] == [2, 2, 1]
+    assert query(bus, "SELECT event_id, action_type FROM events ORDER BY ALL") == [("e-1", "A"), ("e-2", "A")]
+    assert_verified(bus)
+
+
+def test_one_time_in_the_future(bus: Settings) -> None:
+    """It is a dead letter, and makes nothing late that comes after it, of its own user neither (`not-blocked`)."""
+    row = {"event_id": "f", "user_id": "u-1", "action_type": "A", "event_time": datetime(2099, 1, 1, tzinfo=UTC)}
+    [value] = encode(pa.Table.from_pylist([row | {"metadata": []}], EVENT)).to_pylist()
+    send(bus, [*valid_records(range(10)), Record(b"u-1", value), *valid_records(range(10, 20))])
+    drain_all(bus)
+    send(bus, valid_records(range(20, 30)))
+    drain_all(bus)
+    assert query(bus, "SELECT reason, decode(key) FROM dead_letters") == [("timestamp_too_late", "u-1")]
+    assert query(bus, "SELECT count(*) FROM events") == [(30,)]
+    assert_verified(bus)
+
+
+def test_an_idle_topic_still_flushes(bus: Settings) -> None:
+    """The one record that came is committed, though a batch could hold many more and nothing follows (`fresh`)."""
+    bus = with_ingest(bus, max_wait_seconds=0.5, linger_seconds=0.2, max_batch_records=1_000_000)
+    ensure_topic(bus.kafka)
+    with open_ingest(bus) as ingest:
+        assert drain_once(ingest) is None
+        send(bus, valid_records([1]))
+        wait_for("the record to be committed", lambda: drain_once(ingest))
+        assert query(bus, "SELECT event_id FROM events") == [("e-1",)]
+        assert drain_once(ingest) is None
 
 
 def _overtake(bus: Settings) -> None:
