@@ -25,9 +25,12 @@ from pipelines.emit.clients import admin_client
 from pipelines.emit.producer import Record
 from pipelines.emit.topics import ensure_topic, topic_exists
 from pipelines.erase import erase
+from pipelines.errors import UsageError
+from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.refresh import publish_warehouse, rebuild_warehouse, refresh_warehouse
+from pipelines.replay import open_replay, replay
 from pipelines.reputation.activation import activate
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import Warehouse
@@ -114,8 +117,11 @@ class Story(RuleBasedStateMachine):
         update = {"data_dir": self.folder, "kafka": kafka, "redis": redis}
         self.settings = with_ingest(self.bus.model_copy(update=update), max_batch_records=1)
         self.past: list[Sent | None] = []
-        """What was read of topics that are no more."""
+        """What was read of topics that are no more, and up to the last replay."""
         self.log: list[Sent | None] = []
+        """What the topic holds."""
+        self.passed = 0
+        """How many of the topic's records stand in the past."""
         self.erasures: list[tuple[int, int]] = []
         """After how many records that were read, and whose."""
         self.process = ExitStack()
@@ -155,8 +161,20 @@ class Story(RuleBasedStateMachine):
     def drain(self) -> None:
         """Drain until all is read: the embedded broker understates what lies behind, so once may not be enough."""
         ingest = self.ingest = self.ingest or self.process.enter_context(open_ingest(self.settings))
-        sent = len(self.past) + len(self.log)
+        sent = len(self._history())
         wait_for("everything to be read", lambda: drain(ingest, lambda _: None) >= 0 and self._read() == sent)
+
+    @precondition(lambda self: self.log)
+    @rule(data=st.data())
+    def replay(self, data: st.DataObject) -> None:
+        """Drain, and read all again from any offset on; the embedded broker may hide a last part of it."""
+        self.drain()
+        start = data.draw(st.integers(0, len(self.log) - 1), "offset")
+        records: list[CommitRecord] = []
+        with suppress(UsageError), open_replay(self.settings, {0: start}, None) as replayed:
+            replay(replayed, self.settings, records.append)
+        again = sum(record.total("read") for record in records)
+        self.past, self.passed = self._history() + self.log[start : start + again], len(self.log)
 
     @rule(place=st.sampled_from(CRASHES), after=st.booleans(), call=st.integers(1, 3))
     def crash_in_drain(self, place: str, after: bool, call: int) -> None:
@@ -176,7 +194,7 @@ class Story(RuleBasedStateMachine):
     def recreate_topic(self, data: st.DataObject) -> None:
         """Delete the topic with what was not read yet, and replay what stood in it from any offset on."""
         gone, read = self.log, self._read()
-        self.past, self.log = (self.past + self.log)[:read], []
+        self.past, self.log, self.passed = self._history()[:read], [], 0
         with admin_client(self.settings.kafka) as admin:
             admin.delete_topics([self.settings.kafka.topic])
         wait_for("the topic to be gone", lambda: not topic_exists(self.settings.kafka))
@@ -229,7 +247,7 @@ class Story(RuleBasedStateMachine):
     def the_lake_is_what_the_model_says(self) -> None:
         seen = answers(self.settings, SEEN)
         read, *counts = (count or 0 for count in seen["fates"][0])
-        events, fates = model((self.past + self.log)[:read], self.erasures)
+        events, fates = model(self._history()[:read], self.erasures)
         assert sorted(seen["events"]) == sorted(map(_row, events))
         assert counts == [fates[name] for name in ("accepted", "duplicates", "conflicts", "dead_letters", "erased")]
         assert seen["dead_letters"] == [(fates["dead_letters"],)]
@@ -239,6 +257,10 @@ class Story(RuleBasedStateMachine):
         if records:
             send(self.settings, [_record(record) for record in records])
             self.log += records
+
+    def _history(self) -> list[Sent | None]:
+        """Return all that was read, and what is to be read next, in this order."""
+        return self.past + self.log[self.passed :]
 
     def _read(self) -> int:
         return answers(self.settings, SEEN)["fates"][0][0] or 0
