@@ -92,15 +92,24 @@ class KafkaSettings(_Section):
                 "ssl_cafile": self.ssl_cafile and str(self.ssl_cafile),
                 "ssl_certfile": self.ssl_certfile and str(self.ssl_certfile),
                 "ssl_keyfile": self.ssl_keyfile and str(self.ssl_keyfile),
-                "ssl_password": self.ssl_password and self.ssl_password.get_secret_value(),
+                "ssl_password": self.ssl_password and _Hidden(self.ssl_password.get_secret_value()),
             }
         if "SASL" in self.security_protocol:
             config |= {
                 "sasl_mechanism": self.sasl_mechanism,
                 "sasl_plain_username": self.sasl_username,
-                "sasl_plain_password": self.sasl_password and self.sasl_password.get_secret_value(),
+                "sasl_plain_password": self.sasl_password and _Hidden(self.sasl_password.get_secret_value()),
             }
         return config
+
+
+class _Hidden(str):
+    """A password for a library that logs what it was configured with."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'...'"
 
 
 class QueueSettings(_Section):

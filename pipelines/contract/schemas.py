@@ -57,8 +57,11 @@ class Schemas:
             return None
         url = httpx.URL(self.registry_url.get_secret_value())
         where = f"the schema registry at {url.host}:{url.port or url.scheme}"
+        # Apart from the address: httpx logs that.
+        user = httpx.BasicAuth(url.username, url.password) if url.userinfo else None
+        place = url.copy_with(userinfo=b"", path=f"{url.path.rstrip('/')}/schemas/ids/{schema_id}")
         try:
-            answer = httpx.get(url.join(f"{url.path.rstrip('/')}/schemas/ids/{schema_id}"), timeout=_SECONDS)
+            answer = httpx.get(place, auth=user, timeout=_SECONDS)
         except httpx.TransportError as error:
             raise TransientError(f"{where} does not answer: {error}") from None
         if answer.status_code == HTTPStatus.NOT_FOUND:

@@ -4,6 +4,7 @@ They are typed Any: the published stubs describe a kafka-python of years ago.
 """
 
 import contextlib
+import logging
 import socket
 import ssl
 from collections.abc import Generator
@@ -87,6 +88,8 @@ def translated(kafka: KafkaSettings, doing: str) -> Generator[None]:
 
 def _client(factory: Any, kafka: KafkaSettings, **options: object) -> Any:
     config = kafka.client_config()
+    if "sasl_mechanism" in config:
+        _keep_the_wire_out_of_logs()
     _require_files(config)
     _require_a_listener(config["bootstrap_servers"], kafka.request_timeout_seconds)
     try:
@@ -98,6 +101,13 @@ def _client(factory: Any, kafka: KafkaSettings, **options: object) -> Any:
             f"{kafka.request_timeout_seconds:g} s: check kafka.security_protocol, the certificates and the "
             "credentials; if they are right, try again"
         ) from error
+
+
+def _keep_the_wire_out_of_logs() -> None:
+    """Raise the level of what logs every byte that is sent: passwords are among them."""
+    for name in ("kafka.net.connection", "kafka.protocol.parser"):
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, logging.INFO))
 
 
 def _require_files(config: dict[str, Any]) -> None:
