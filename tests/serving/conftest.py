@@ -1,9 +1,7 @@
 """Fixtures for serving: the session's Valkey under a prefix of one's own, documents, and a server one may kill."""
 
 import re
-import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +15,8 @@ from pipelines.serving.bookkeeping import Stamp
 from pipelines.serving.publish import DOCUMENTS, Documents, publish
 from pipelines.settings import RedisSettings, Settings
 from tests.conftest import REPOSITORY
+from tests.services.ports import free_port
+from tests.services.waiting import wait_for
 
 
 def documents(**scores: int) -> pl.DataFrame:
@@ -54,12 +54,6 @@ def stamp(lake_version: int, as_of_us: int = 1_700_000_000_000_000, policy: str 
     return Stamp(lake_version, as_of_us, policy)
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for: {what}"
-
-
 def served(client: redis.Redis, prefix: str) -> dict[str, str]:
     """Return every document that Redis holds under a prefix, by user_id."""
     keys = list(client.scan_iter(match=f"{prefix}:*", count=10_000))
@@ -90,12 +84,6 @@ def client(cache: RedisSettings) -> Iterator[redis.Redis]:
         yield connected
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class PrivateValkey:
     """A Valkey of one test's own, that may be killed and started again on the same data."""
 
@@ -108,7 +96,7 @@ class PrivateValkey:
     def start(self) -> None:
         command = [get_binary_path(), "--bind", "127.0.0.1", "--port", str(self.port), "--dir", self.folder]
         self.process = subprocess.Popen([*command, "--save", "", *self.options], stdout=subprocess.DEVNULL)
-        wait_until(self._answers, "the private Valkey answers")
+        wait_for("the private Valkey to answer", self._answers)
 
     def kill(self) -> None:
         self.process.kill()

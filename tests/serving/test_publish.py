@@ -18,7 +18,8 @@ from pipelines.serving.publish import DOCUMENTS, publish
 from pipelines.serving.read import published, read_reputation
 from pipelines.serving.redis_store import document_keys
 from pipelines.settings import RedisSettings, Settings
-from tests.serving.conftest import PrivateValkey, always, documents, documents_of, expected, served, stamp, wait_until
+from tests.services.waiting import wait_for
+from tests.serving.conftest import PrivateValkey, always, documents, documents_of, expected, served, stamp
 
 HOSTILE = [
     "",
@@ -202,7 +203,7 @@ def test_a_killed_publisher_is_made_up_for(cache: RedisSettings, client: redis.R
     for share, child in children.items():
         mine = cache.model_copy(update={"prefix": f"{cache.prefix}-{share}"})
         last_before = f"{mine.prefix}:new-{int(share) * 600}"
-        wait_until(lambda: client.exists(last_before) == 1, f"{share} % of the documents")  # noqa: B023 # called here
+        wait_for(f"{share} % of the documents", lambda: client.exists(last_before) == 1)  # noqa: B023 # called here
         child.send_signal(signal.SIGKILL)
         child.wait()
         publish(always(after), stamp(3), mine, tmp_path / share)
