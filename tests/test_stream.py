@@ -118,6 +118,23 @@ def test_ingest_goes_on_without_redis(streamed: Settings) -> None:
             serves(streamed, "u-0", 9)
 
 
+def test_ingest_goes_on_beside_a_slow_redis(streamed: Settings) -> None:
+    """An answer of Redis takes half a second: commits do not wait, and all is served in the end (`isolated`)."""
+    assert streamed.redis.url is not None
+    with Proxy(urlsplit(streamed.redis.url.get_secret_value()).port or 6379) as proxy:
+        redis = streamed.redis.model_copy(update={"url": SecretStr(f"redis://{proxy.address}/0")})
+        slow = streamed.model_copy(update={"redis": redis})
+        send(slow, valid_records(range(7)))
+        with streaming(slow):
+            serves(streamed, "u-0", 3)
+            proxy.delay(0.25)
+            for start in (7, 14, 21):
+                send(slow, valid_records(range(start, start + 7)))
+                wait_for("the commit", lambda events=start + 7: query(slow, COUNT) == [(events,)])
+            assert score(streamed, "u-0") < 12
+            serves(streamed, "u-0", 12)
+
+
 def test_nobody_else_derives_meanwhile(streamed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A refresh or a rebuild beside it is refused with a sentence, and harms nothing."""
     monkeypatch.setattr(database_file, "_LOCK_SECONDS", 0.1)

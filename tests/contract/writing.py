@@ -47,6 +47,16 @@ def to_protobuf(version: int, event_id: str, seconds: int) -> bytes:
     return event.SerializeToString()
 
 
+def to_json(version: int, event_id: str, time: str) -> bytes:
+    """Return an event as a JSON document of that version."""
+    event: dict[str, Any] = {"event_id": event_id, "user_id": "u", "action_type": "A", "timestamp": time}
+    if version > 1:
+        event["source"] = "app"
+    if version < 3:
+        event["metadata"] = {"rating": "5"}
+    return json.dumps(event).encode()
+
+
 def framed(schema_id: int, value: bytes) -> bytes:
     """Return a value with a schema id before it, as the serializers of registries write it."""
     return struct.pack(">bI", 0, schema_id) + value
