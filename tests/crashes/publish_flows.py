@@ -1,6 +1,7 @@
 """Killing publications: one of everything, over the keys of an older one, and one of what changed since."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from pipelines.refresh import publish_views
 from pipelines.reputation.warehouse import attach
 from pipelines.serving.client import connect
 from pipelines.serving.keys import document_key, key_pattern
+from pipelines.serving.redis_store import write
 from pipelines.settings import Settings
 from tests.crashes.flows import NOON, Flow
 from tests.crashes.view_flows import LATER, drain_two, refresh
@@ -36,6 +38,30 @@ def publish_both(settings: Settings) -> None:
     with pytest.MonkeyPatch.context() as patch, attach(settings.data_dir / _OLDER) as older:
         patch.setattr("pipelines.serving.redis_store._CHUNK_COMMANDS", 10)
         publish_views(older, settings, None)
+        _publish(settings)
+
+
+class _CutError(Exception):
+    """The end of a publication before its own."""
+
+
+def publish_after_one_that_was_cut(settings: Settings) -> None:
+    """Publish over what a publication has left that ended behind its first chunk."""
+
+    def write_and_end(*arguments: Any) -> None:
+        write(*arguments)
+        raise _CutError
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        suppress(_CutError),
+        attach(settings.data_dir / _OLDER) as older,
+    ):
+        patch.setattr("pipelines.serving.redis_store._CHUNK_COMMANDS", 10)
+        patch.setattr("pipelines.serving.redis_store.write", write_and_end)
+        publish_views(older, settings, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.serving.redis_store._CHUNK_COMMANDS", 10)
         _publish(settings)
 
 
@@ -71,4 +97,19 @@ def _held(client: Any, key: bytes) -> object:
             return client.zrange(key, 0, -1, withscores=True)
 
 
-FLOWS = {"publish": Flow(publish_both, _PUBLISHING, _prepare, _publish, sound=_served, seen=_served)}
+FLOWS = {
+    "publish": Flow(publish_both, _PUBLISHING, _prepare, _publish, sound=_served, seen=_served),
+    "recovery from a publication that was cut": Flow(
+        publish_after_one_that_was_cut,
+        {
+            "pipelines.serving.publish:_everything": 2,
+            "pipelines.serving.redis_store:begin": 2,
+            "pipelines.serving.redis_store:finish": 1,
+            "pipelines.serving.publish:save": 1,
+        },
+        _prepare,
+        _publish,
+        sound=_served,
+        seen=_served,
+    ),
+}
