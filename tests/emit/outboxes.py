@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import URL, Engine, MetaData, create_engine, make_url, text
 
 from pipelines.emit.outbox import Event, outbox_table
+from tests.services.mariadb_server import MariadbServer
 from tests.services.postgres_server import PostgresServer
 
 TIME = datetime(2024, 3, 1, 12, 30, 1, 123456, tzinfo=UTC)
@@ -45,6 +46,18 @@ def postgres_database(server: PostgresServer) -> Iterator[URL]:
             yield url.set(database=name)
         finally:
             admin.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@contextmanager
+def mariadb_database(server: MariadbServer) -> Iterator[URL]:
+    """Yield the address of a new, empty database; it is dropped afterwards."""
+    url, name = make_url(server.url), f"service_{uuid.uuid4().hex[:8]}"
+    with disposed(url) as engine, engine.connect().execution_options(isolation_level="AUTOCOMMIT") as admin:
+        admin.execute(text(f"CREATE DATABASE {name}"))
+        try:
+            yield url.set(database=name)
+        finally:
+            admin.execute(text(f"DROP DATABASE {name}"))
 
 
 def create_outbox(engine: Engine) -> None:

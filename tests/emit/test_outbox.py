@@ -28,19 +28,20 @@ from pipelines.emit.outbox.table import notify_statements
 from pipelines.errors import UsageError
 from pipelines.settings import ContractSettings
 from tests.conftest import REPOSITORY
-from tests.emit.outboxes import TIME, create_outbox, disposed, event, postgres_database, sqlite_url
+from tests.emit.outboxes import TIME, create_outbox, disposed, event, mariadb_database, postgres_database, sqlite_url
 
 _RIDES = Table("rides", MetaData(), Column("id", Integer, primary_key=True))
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """Return an empty database of the test's own."""
     if request.param == "sqlite":
         with disposed(sqlite_url(tmp_path)) as engine:
             yield engine
     else:
-        with postgres_database(request.getfixturevalue("postgres")) as url, disposed(url) as engine:
+        create = postgres_database if request.param == "postgres" else mariadb_database
+        with create(request.getfixturevalue(request.param)) as url, disposed(url) as engine:
             yield engine
 
 
@@ -185,11 +186,12 @@ def test_the_backlog_is_counted_and_its_age_told(service: Engine) -> None:
         assert outbox.backlog(connection) == outbox.Backlog(0, 0.0)
         for number in range(3):
             outbox.add(connection, event(number))
-        hour_ago = OUTBOX.c.timestamp - timedelta(hours=1) if service.dialect.name == "postgresql" else None
-        if hour_ago is not None:
-            connection.execute(OUTBOX.update().where(OUTBOX.c.id == "e1").values(timestamp=hour_ago))
-        else:
-            connection.execute(text("UPDATE outbox SET timestamp = datetime(timestamp, '-1 hour') WHERE id = 'e1'"))
+        hour_ago = {
+            "postgresql": text("timestamp - interval '1 hour'"),
+            "mysql": text("timestamp - INTERVAL 1 HOUR"),
+            "sqlite": text("datetime(timestamp, '-1 hour')"),
+        }[service.dialect.name]
+        connection.execute(OUTBOX.update().where(OUTBOX.c.id == "e1").values(timestamp=hour_ago))
         measured = outbox.backlog(connection)
     assert measured.rows == 3
     assert 3600 <= measured.oldest_age_seconds < 3660

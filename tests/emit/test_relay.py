@@ -26,8 +26,9 @@ from pipelines.emit.topics import ensure_topic
 from pipelines.errors import ConfigurationError
 from pipelines.settings import KafkaSettings, Settings
 from tests.conftest import REPOSITORY
-from tests.emit.outboxes import create_outbox, disposed, event, postgres_database, sqlite_url
+from tests.emit.outboxes import create_outbox, disposed, event, mariadb_database, postgres_database, sqlite_url
 from tests.emit.test_producer import read_topic
+from tests.services.mariadb_server import MariadbServer
 from tests.services.ports import HOST, free_port
 from tests.services.postgres_server import PostgresServer
 from tests.services.process import Server
@@ -51,11 +52,25 @@ def postgres_url(postgres: PostgresServer) -> Iterator[URL]:
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture
+def mariadb_url(mariadb: MariadbServer) -> Iterator[URL]:
+    """Return a database on MariaDB with an outbox."""
+    with mariadb_database(mariadb) as url, disposed(url) as engine:
+        create_outbox(engine)
+        yield url
+
+
+@pytest.fixture(params=["postgres", "mariadb"])
+def server_url(request: pytest.FixtureRequest) -> URL:
+    """Return a database with an outbox that several may work on at once."""
+    return request.getfixturevalue(f"{request.param}_url")
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
     """Return a database with an outbox."""
-    if request.param == "postgres":
-        yield request.getfixturevalue("postgres_url")
+    if request.param != "sqlite":
+        yield request.getfixturevalue(f"{request.param}_url")
     else:
         with disposed(sqlite_url(tmp_path)) as engine:
             create_outbox(engine)
@@ -135,9 +150,9 @@ def test_what_was_committed_is_sent_once_in_order_and_deleted(service: Engine, u
     assert _rows(service) == 0
 
 
-def test_a_transaction_that_commits_late_with_a_lower_sequence_is_sent(postgres_url: URL, bus: KafkaSettings) -> None:
+def test_a_transaction_that_commits_late_with_a_lower_sequence_is_sent(server_url: URL, bus: KafkaSettings) -> None:
     """Rows are not passed over because higher ones were sent."""
-    with disposed(postgres_url) as service, open_relay(_text(postgres_url), bus) as opened:
+    with disposed(server_url) as service, open_relay(_text(server_url), bus) as opened:
         with service.connect() as late:
             outbox.add(late, event(0))
             _add(service, range(1, 3))
@@ -148,11 +163,11 @@ def test_a_transaction_that_commits_late_with_a_lower_sequence_is_sent(postgres_
         assert _rows(service) == 0
 
 
-def test_a_relay_overtakes_no_other_within_a_user(postgres_url: URL, bus: KafkaSettings) -> None:
+def test_a_relay_overtakes_no_other_within_a_user(server_url: URL, bus: KafkaSettings) -> None:
     """Of users whose earlier rows another relay has in hand nothing is sent; of others it is."""
-    with disposed(postgres_url) as service, disposed(postgres_url) as other:
+    with disposed(server_url) as service, disposed(server_url) as other:
         _add(service, range(9))
-        with open_relay(_text(postgres_url), bus) as opened, other.connect() as connection:
+        with open_relay(_text(server_url), bus) as opened, other.connect() as connection:
             connection.execute(select(OUTBOX).where(OUTBOX.c.sequence == 4).with_for_update())
             assert relay_once(opened).rows == 7
             assert relay_once(opened).rows == 0
@@ -161,11 +176,11 @@ def test_a_relay_overtakes_no_other_within_a_user(postgres_url: URL, bus: KafkaS
         assert _numbers(_sent(bus), 3) == _expected(9, 3)
 
 
-def test_three_relays_share_the_work_and_keep_each_users_order(postgres_url: URL, bus: KafkaSettings) -> None:
+def test_three_relays_share_the_work_and_keep_each_users_order(server_url: URL, bus: KafkaSettings) -> None:
     """Rows that appear while three relays run are each sent exactly once, in each user's order, by all of them."""
     users, count = 40, 3_000
-    with disposed(postgres_url) as service, ExitStack() as relays:
-        done = [relays.enter_context(_relaying(postgres_url, bus)) for _ in range(3)]
+    with disposed(server_url) as service, ExitStack() as relays:
+        done = [relays.enter_context(_relaying(server_url, bus)) for _ in range(3)]
         for start in range(0, count, 100):
             _add(service, range(start, start + 100), users)
         wait_for("the outbox to be empty", lambda: _rows(service) == 0)
@@ -221,13 +236,13 @@ def test_a_broker_outage_only_delays(service: Engine, url: URL, tmp_path: Path) 
         assert _numbers(_sent(kafka), 3) == _expected(90, 3)
 
 
-def test_a_database_that_goes_away_only_delays(postgres_url: URL, bus: KafkaSettings) -> None:
+def test_a_database_that_goes_away_only_delays(server_url: URL, bus: KafkaSettings) -> None:
     """Connections are reset in the middle, the one that listens too; afterwards everything is sent, in order."""
     outages: list[str] = []
     with (
-        disposed(postgres_url) as service,
-        Proxy(postgres_url.port or 5432) as proxy,
-        _relaying(postgres_url.set(port=proxy.port), bus, outages),
+        disposed(server_url) as service,
+        Proxy(server_url.port or 0) as proxy,
+        _relaying(server_url.set(port=proxy.port), bus, outages),
     ):
         _add(service, range(30))
         wait_for("the first events to be sent", lambda: _rows(service) == 0)
@@ -237,8 +252,8 @@ def test_a_database_that_goes_away_only_delays(postgres_url: URL, bus: KafkaSett
         proxy.heal()
         wait_for("the rest to be sent", lambda: _rows(service) == 0)
     assert _numbers(_sent(bus), 3) == _expected(90, 3)
-    assert postgres_url.password is not None
-    assert not any(postgres_url.password in outage for outage in outages)
+    assert server_url.password is not None
+    assert not any(server_url.password in outage for outage in outages)
 
 
 def test_what_was_sent_but_not_deleted_is_sent_again(

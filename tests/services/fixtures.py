@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.services import process
+from tests.services.mariadb_server import MariadbServer
 from tests.services.postgres_server import PostgresServer
 from tests.services.redis_server import RedisServer
 from tests.services.requirements import require
@@ -21,7 +22,7 @@ from tests.services.requirements import require
 if TYPE_CHECKING:
     from tests.services.kafka_cluster import KafkaCluster  # see the docstring of this module
 
-_FIXTURES = {"kafka", "redis_server", "postgres"}
+_FIXTURES = {"kafka", "redis_server", "postgres", "mariadb"}
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +50,14 @@ def postgres() -> Iterator[PostgresServer]:
     """Return one PostgreSQL for the whole session; tests use tables or databases of their own."""
     require("postgres")
     with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariadbServer]:
+    """Return one MariaDB for the whole session; tests use databases of their own."""
+    require("mariadb")
+    with MariadbServer() as server:
         yield server
 
 

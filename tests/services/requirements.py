@@ -12,7 +12,7 @@ from tests.services.maven import jar_folder
 from tests.services.postgres_server import postgres_binary
 from tests.services.rabbitmq_server import rabbitmq_binary
 
-Service = Literal["kafka", "redis", "postgres", "rabbitmq", "promtool", "cassandra", "chromium"]
+Service = Literal["kafka", "redis", "postgres", "mariadb", "rabbitmq", "promtool", "cassandra", "chromium"]
 
 _OLDEST_JAVA = 17
 
@@ -24,13 +24,14 @@ def missing(service: Service) -> str | None:
         "cassandra": lambda: _java_lacks("cassandra"),
         "redis": _redis_lacks,
         "postgres": _postgres_lacks,
+        "mariadb": lambda: _programs(dict.fromkeys(("mariadbd", "mariadb-install-db"), "mariadb-server")),
         "chromium": lambda: _programs({"chromium": "chromium"}),
         "promtool": lambda: _programs({"promtool": "prometheus"}),
         "rabbitmq": lambda: {} if rabbitmq_binary() else {"rabbitmq-server": "rabbitmq-server"},
     }[service]()
     if not lacks:
         return None
-    packages = " ".join(lacks.values())
+    packages = " ".join(dict.fromkeys(lacks.values()))
     return f"{service} needs {', '.join(lacks)}: on Debian, `apt-get install {packages}`"
 
 

@@ -1,0 +1,90 @@
+"""A real MariaDB server on a free port, with data of its own: what speaks MySQL's protocol in Debian."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.services.ports import HOST, free_port
+from tests.services.process import Server
+
+USER = "karma"
+PASSWORD = "a-mariadb-password"  # noqa: S105 # of a server that lives as long as a test
+_INSTALL_SECONDS = 120.0
+
+
+class MariadbServer(Server):
+    """Listens on 127.0.0.1 only; USER may do everything. For root it runs as the user `mysql`, or else `nobody`.
+
+    Commits reach the system but not the disk: they survive the death of the server, not of the machine.
+    """
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._folder = Path(tempfile.mkdtemp(prefix="karmalake-mariadb-"))
+        start = self._folder / "start.sql"
+        start.write_text(f"GRANT ALL ON *.* TO '{USER}'@'{HOST}' IDENTIFIED BY '{PASSWORD}';\n")
+        options = {
+            "datadir": self._folder / "data",
+            "socket": self._folder / "socket",
+            "pid-file": self._folder / "pid",
+            "bind-address": HOST,
+            "port": self.port,
+            "init-file": start,
+            "innodb-flush-log-at-trx-commit": 0,
+        }
+        super().__init__(
+            "MariaDB",
+            ["mariadbd", "--no-defaults", "--skip-name-resolve", *(f"--{n}={value}" for n, value in options.items())],
+            self._folder / "mariadb.log",
+            "ready for connections",
+            user=_unprivileged_user(),
+        )
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as undo:
+            undo.callback(shutil.rmtree, self._folder)
+            self._initialize()
+            self.start()
+            undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        shutil.rmtree(self._folder)
+
+    @property
+    def url(self) -> str:
+        """The address, as services write it."""
+        return f"mysql+pymysql://{USER}:{PASSWORD}@{HOST}:{self.port}/"
+
+    def _initialize(self) -> None:
+        if self._user is not None:
+            for path in (self._folder, *self._folder.iterdir()):
+                shutil.chown(path, self._user)
+        data = f"--datadir={self._folder / 'data'}"
+        command = ["mariadb-install-db", "--no-defaults", data, "--auth-root-authentication-method=normal"]
+        subprocess.run(
+            [*command, "--skip-test-db"],
+            check=True,
+            capture_output=True,
+            timeout=_INSTALL_SECONDS,
+            user=self._user,
+            group=self._group,
+            extra_groups=[] if self._user else None,
+            cwd=self._folder,
+        )
+
+
+def _unprivileged_user() -> str | None:
+    if os.geteuid() != 0:
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return "mysql" if "mysql" in names else "nobody"
