@@ -1,5 +1,6 @@
 """Several ingesters on one topic of a real Kafka: the group divides the partitions, the lake decides what counts."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -126,6 +127,36 @@ def test_a_rebalance_between_two_polls(kafka: KafkaCluster, bus: Settings, monke
 def test_a_killed_one_is_taken_over(bus: Settings, tmp_path: Path) -> None:
     """A process that is killed holds its partitions until the group misses it; then another one reads on (`fenced`)."""
     send(bus, _records(range(300)))
+    with _streaming_process(bus, tmp_path) as process:
+        process.kill()
+    send(bus, _records(range(200, 500)))
+    with _ingesting(bus):
+        wait_for("everything to be stored", lambda: _stored(bus) == 500, 90)
+    assert_verified(bus)
+    assert audit(bus).passed
+
+
+@pytest.mark.slow
+def test_one_that_slept_finds_its_partitions_moved(bus: Settings, tmp_path: Path) -> None:
+    """Stopped in the midst of its work until others have all of it, it comes back as one of them (`fenced`, `once`)."""
+    send(bus, _records(range(300)))
+    with _streaming_process(bus, tmp_path) as process:
+        process.send_signal(signal.SIGSTOP)
+        send(bus, _records(range(200, 500)))
+        with _ingesting(bus):
+            wait_for("everything to be stored", lambda: _stored(bus) == 500, 90)
+        process.send_signal(signal.SIGCONT)
+        send(bus, _records(range(400, 600)))
+        wait_for("the rest to be stored by the one that slept", lambda: _stored(bus) == 600, 90)
+        process.terminate()
+        assert process.wait(60) == 0
+    assert_verified(bus)
+    assert audit(bus).passed
+
+
+@contextmanager
+def _streaming_process(bus: Settings, folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Yield a process that shares the topic and has committed something; it is gone afterwards."""
     command = [sys.executable, "-c", "from pipelines.cli import main; main()", "stream"]
     assert bus.redis.url
     values = environment(bus) | {
@@ -133,17 +164,15 @@ def test_a_killed_one_is_taken_over(bus: Settings, tmp_path: Path) -> None:
         "KARMALAKE_REDIS_URL": bus.redis.url.get_secret_value(),
         "PYTHONUNBUFFERED": "1",
     }
-    with subprocess.Popen(command, cwd=tmp_path, env=values, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
+    with (
+        (folder / "told").open("w") as told,
+        subprocess.Popen(command, cwd=folder, env=values, stdout=told, text=True) as process,
+    ):
         try:
-            assert any("commit" in line for line in process.stdout)
+            wait_for("its first commit", lambda: "commit" in (folder / "told").read_text(), 60)
+            yield process
         finally:
             process.kill()
-    send(bus, _records(range(200, 500)))
-    with _ingesting(bus):
-        wait_for("everything to be stored", lambda: _stored(bus) == 500, 90)
-    assert_verified(bus)
-    assert audit(bus).passed
 
 
 def test_more_ingesters_than_partitions(bus: Settings) -> None:
