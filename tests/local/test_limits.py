@@ -1,0 +1,108 @@
+"""What the embedded broker cannot do, which Apache Kafka can: each is expected of it, strictly, and documented.
+
+A newer broker that can is found out by the test that passes although it should not; the limit then goes from here and
+from docs/operations.md.
+"""
+
+import contextlib
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.structs import TopicPartition
+
+from pipelines.emit.topics import ensure_topic
+from pipelines.settings import KafkaSettings, Settings
+from tests.conftest import REPOSITORY
+from tests.draining import send, valid_records
+
+Can = Callable[[KafkaSettings], bool]
+_SECONDS = 3.0
+
+
+@contextlib.contextmanager
+def _client(kind: Any, kafka: KafkaSettings, **options: Any) -> Any:
+    with contextlib.closing(kind(**kafka.client_config(), **options)) as client:
+        yield client
+
+
+def _divide_a_topic_within_a_group(kafka: KafkaSettings) -> bool:
+    with _client(KafkaConsumer, kafka, group_id=kafka.group_id, auto_offset_reset="earliest") as member:
+        member.subscribe([kafka.topic])
+        return sum(map(len, member.poll(6_000).values())) > 0
+
+
+def _hide_an_aborted_transaction(kafka: KafkaSettings) -> bool:
+    with _client(KafkaProducer, kafka, transactional_id=uuid.uuid4().hex) as producer:
+        producer.init_transactions()
+        producer.begin_transaction()
+        producer.send(kafka.topic, b"aborted").get(_SECONDS)
+        producer.abort_transaction()
+    options = {"isolation_level": "read_committed", "auto_offset_reset": "earliest"}
+    with _client(KafkaConsumer, kafka, **options) as reader:
+        reader.assign([TopicPartition(kafka.topic, 0)])
+        read = [record.value for records in reader.poll(2_000).values() for record in records]
+    return len(read) == 10 and b"aborted" not in read
+
+
+def _forget_records(kafka: KafkaSettings) -> bool:
+    place = TopicPartition(kafka.topic, 0)
+    with _client(KafkaAdminClient, kafka) as admin:
+        admin.delete_records({place: 5})
+    with _client(KafkaConsumer, kafka) as reader:
+        return reader.beginning_offsets([place]) == {place: 5}
+
+
+def _grow_a_topic(kafka: KafkaSettings) -> bool:
+    with _client(KafkaAdminClient, kafka) as admin:
+        admin.create_partitions({kafka.topic: 2})
+        [topic] = admin.describe_topics([kafka.topic])
+    return len(topic["partitions"]) == 2
+
+
+def _know_its_end(kafka: KafkaSettings) -> bool:
+    place = TopicPartition(kafka.topic, 0)
+    with _client(KafkaConsumer, kafka) as reader:
+        return reader.end_offsets([place]) == {place: 10}
+
+
+LIMITS: dict[str, Can] = {
+    "divide a topic within a consumer group": _divide_a_topic_within_a_group,
+    "hide an aborted transaction": _hide_an_aborted_transaction,
+    "forget records before an offset": _forget_records,
+    "add topic partitions": _grow_a_topic,
+    "tell the end of a topic partition": _know_its_end,
+}
+
+
+def _topic_of_ten(kafka: KafkaSettings, settings: Settings) -> KafkaSettings:
+    changes = {"partitions": 1, "group_id": f"limits-{uuid.uuid4().hex}", "request_timeout_seconds": _SECONDS}
+    ours = kafka.model_copy(update={"topic": f"limits-{uuid.uuid4().hex}"} | changes)
+    ensure_topic(ours)
+    send(settings.model_copy(update={"kafka": ours}), valid_records(range(10)))
+    return ours
+
+
+@pytest.mark.jvm
+@pytest.mark.parametrize("what", LIMITS)
+def test_apache_kafka_can(what: str, settings: Settings, request: pytest.FixtureRequest) -> None:
+    """So the question is well put."""
+    kafka = request.getfixturevalue("kafka").settings()
+    assert LIMITS[what](_topic_of_ten(kafka, settings))
+
+
+@pytest.mark.usefixtures("broken_connections")
+@pytest.mark.parametrize("what", LIMITS)
+@pytest.mark.xfail(strict=True, reason="the embedded broker")
+def test_the_embedded_broker_cannot(what: str, settings: Settings) -> None:
+    """It refuses, or does it differently; whoever needs it needs Apache Kafka."""
+    assert LIMITS[what](_topic_of_ten(settings.kafka, settings))
+
+
+def test_each_limit_is_documented() -> None:
+    """docs/operations.md says what to expect."""
+    page = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
+    _, _, section = page.partition("## The embedded broker")
+    assert [what for what in LIMITS if f"| {what} |" not in section] == []
