@@ -31,7 +31,7 @@ def _client(kind: Any, kafka: KafkaSettings, **options: Any) -> Any:
 def _divide_a_topic_within_a_group(kafka: KafkaSettings) -> bool:
     with _client(KafkaConsumer, kafka, group_id=kafka.group_id, auto_offset_reset="earliest") as member:
         member.subscribe([kafka.topic])
-        return sum(map(len, member.poll(6_000).values())) > 0
+        return sum(map(len, member.poll(4_000).values())) > 0
 
 
 def _hide_an_aborted_transaction(kafka: KafkaSettings) -> bool:

@@ -30,7 +30,7 @@ from tests.test_crashes import environment
 _FAULTS = Rates(duplicates=0.1, conflicts=0.02, mis_keyed=0.01, malformed=0.02)
 pytestmark = pytest.mark.slow
 _KARMALAKE = [sys.executable, "-c", "from pipelines.cli import main; main()"]
-_KILLS = 8
+_KILLS = 6
 _SEED = 20260302
 
 
