@@ -16,7 +16,7 @@ from pipelines.lake.files import write_days
 from pipelines.lake.index import NEW, open_index
 from pipelines.lake.tables import create_lake
 
-_FETCH_BYTES = 8 * 1024 * 1024
+_FETCH_BYTES = 4 * 1024 * 1024
 
 
 def _measure(job: Job) -> dict[str, object]:

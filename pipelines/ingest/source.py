@@ -31,7 +31,7 @@ from pipelines.settings import ContractSettings, IngestSettings, KafkaSettings, 
 
 _LOG = logging.getLogger(__name__)
 _LOG_TRUNCATION: type[Exception] = kafka_errors.LogTruncationError  # pyright: ignore[reportAttributeAccessIssue]
-_FETCH_BYTES = 8 * 1024 * 1024
+_FETCH_BYTES = 4 * 1024 * 1024
 """Of one topic partition at a time; a record of any size is still read."""
 _MOST_BATCHES = 64
 """Record batches that one poll returns at the most."""
