@@ -1,4 +1,4 @@
-"""What grows with the history, and what does not: memory of ingest, rebuilds, queries, bytes; to 5 million events.
+"""What grows with the history, and what does not: memory of ingest, rebuilds, queries, bytes; to 100 million events.
 
 One lake that grows; at each size it is compacted, drained into from the embedded broker by a process of its own whose
 memory is watched, rebuilt, and queried as the notebooks do. Beside a rebuild stands what DuckDB needs to read the
@@ -34,7 +34,7 @@ from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.policy_file import load_policy
 from pipelines.settings import Settings
 
-SIZES = ((1_000_000, 50_000), (5_000_000, 250_000))
+SIZES = ((1_000_000, 50_000), (10_000_000, 500_000), (100_000_000, 1_000_000))
 _DRAINED, _SENT = 1_000_000, 50_000
 _FLOOR = """
 SELECT user_id, event_time::DATE, action_type, count(*), sum(metadata['rating']::DOUBLE)
@@ -66,7 +66,7 @@ def _of_size(settings: Settings, number: int, events: int, users: int) -> dict[s
     row: dict[str, int | float] = {"events": events, "users": users}
     row["compaction s"] = _seconds(lambda: compact(lake, 2))
     vacuum(lake, 0)
-    size = sum(path.stat().st_size for path in (lake.root / "events").rglob("*.parquet"))
+    size = sum(path.stat().st_size for path in Path(lake.root, "events").rglob("*.parquet"))
     row["bytes an event"] = size / lake.table("events").count()
     row["index rebuild ids/s"] = round(events / _seconds(lambda: _rebuild_index(settings, lake)))
     row |= _drain(settings, number, users)

@@ -1,8 +1,6 @@
 """A real MariaDB server on a free port, with data of its own: what speaks MySQL's protocol in Debian."""
 
 import contextlib
-import os
-import pwd
 import shutil
 import subprocess
 import tempfile
@@ -11,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.services.ports import HOST, free_port
-from tests.services.process import Server
+from tests.services.process import Server, unprivileged_user
 
 USER = "karma"
 PASSWORD = "a-mariadb-password"  # noqa: S105 # of a server that lives as long as a test
@@ -43,7 +41,7 @@ class MariadbServer(Server):
             ["mariadbd", "--no-defaults", "--skip-name-resolve", *(f"--{n}={value}" for n, value in options.items())],
             self._folder / "mariadb.log",
             "ready for connections",
-            user=_unprivileged_user(),
+            user=unprivileged_user("mysql"),
         )
 
     def __enter__(self) -> Self:
@@ -81,10 +79,3 @@ class MariadbServer(Server):
             extra_groups=[] if self._user else None,
             cwd=self._folder,
         )
-
-
-def _unprivileged_user() -> str | None:
-    if os.geteuid() != 0:
-        return None
-    names = {entry.pw_name for entry in pwd.getpwall()}
-    return "mysql" if "mysql" in names else "nobody"

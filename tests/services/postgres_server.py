@@ -5,8 +5,6 @@ temporary folder that such a user can reach.
 """
 
 import contextlib
-import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -17,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.services.ports import HOST, free_port
-from tests.services.process import Server
+from tests.services.process import Server, unprivileged_user
 from tests.services.waiting import wait_for
 
 USER = "karma"
@@ -59,7 +57,7 @@ class PostgresServer(Server):
             [str(postgres_binary("postgres")), "-D", str(self._data), *options],
             self._folder / "postgres.log",
             "database system is ready to accept connections",
-            user=_unprivileged_user(),
+            user=unprivileged_user("postgres"),
         )
         self._stop_signal = signal.SIGINT  # "fast": ends open connections instead of waiting for them
 
@@ -113,10 +111,3 @@ class PostgresServer(Server):
             extra_groups=[] if self._user else None,
             cwd=self._folder,
         )
-
-
-def _unprivileged_user() -> str | None:
-    if os.geteuid() != 0:
-        return None
-    names = {entry.pw_name for entry in pwd.getpwall()}
-    return "postgres" if "postgres" in names else "nobody"

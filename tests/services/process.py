@@ -5,6 +5,7 @@ Owns the process and its log; what is started, and on which data, is the affair 
 
 import atexit
 import functools
+import os
 import pwd
 import signal
 import subprocess
@@ -161,3 +162,11 @@ def _reaper() -> IO[bytes]:
     assert process.stdin is not None
     atexit.register(process.communicate)
     return process.stdin
+
+
+def unprivileged_user(preferred: str) -> str | None:
+    """Return whom a server that refuses to run as root is to run as; None where we are not root."""
+    if os.geteuid() != 0:
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return preferred if preferred in names else "nobody"
