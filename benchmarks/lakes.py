@@ -44,7 +44,7 @@ FROM range($first, $last) AS numbers(i)
 """
 
 
-def make_lake(root: Path, events: int, users: int) -> Lake:
+def make_lake(root: str | Path, events: int, users: int) -> Lake:
     """Return a lake in `root` with so many events, evenly over the year before AS_OF; an existing one is continued."""
     lake = create_lake(root)
     step = _YEAR_US // events

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 from benchmarks.peers.karmalake import settings_of, warm_up
 from benchmarks.peers.protocol import Job, serve
@@ -42,7 +41,7 @@ def _measure(job: Job) -> dict[str, object]:
                 index.extend(verdicts.new, index.version)
             rows = keep(decoded.events, verdicts.mask(NEW))
             with _timed(parts, "Parquet write"):
-                write_days(Path(job.folder) / "written", rows, str(read))
+                write_days(f"{job.folder}/written", rows, str(read))
     return {"parts": parts}
 
 
