@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipelines.emit.topics import describe_topic
-from pipelines.errors import ConfigurationError, KarmalakeError
+from pipelines.errors import ConfigurationError, KarmalakeError, one_line
 from pipelines.ingest.queue import open_queue
 from pipelines.lag.measure import measure_lag
 from pipelines.lake.history import take_snapshot
-from pipelines.lake.stores import in_a_line, is_remote
+from pipelines.lake.stores import is_remote
 from pipelines.lake.tables import open_lake
 from pipelines.refresh import policy_in_force
 from pipelines.reputation.warehouse import attach, stored_info
@@ -77,7 +77,7 @@ def _look(subject: str, look: Callable[[Settings], str], settings: Settings) -> 
     except KarmalakeError as error:
         return Finding(subject, good=False, sentence=str(error), page=error.page)
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.strerror else in_a_line(error)
+        what = f"{error.filename}: {error.strerror}" if error.strerror else one_line(error)
         said = f"{what}: see who may read and write it"
         return Finding(subject, good=False, sentence=said)
 

@@ -1,7 +1,7 @@
 """What ingest asks of the C library: to keep the memory that a batch frees, because the next one needs as much again.
 
 Left alone it fetches each large array from the system and gives it back, so that every batch pays for its pages anew:
-a third of the processor time of ingest. What is kept is bounded by `_KEPT_BYTES` beyond what is in use.
+a quarter of the processor time of ingest. What is kept is bounded by `_KEPT_BYTES` beyond what is in use.
 """
 
 import ctypes

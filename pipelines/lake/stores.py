@@ -6,7 +6,6 @@ lake finds them there, and no setting of ours holds a secret.
 """
 
 import os
-import re
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from functools import lru_cache
@@ -15,10 +14,9 @@ from pathlib import Path
 import duckdb
 import pyarrow.fs as pa_fs
 
-from pipelines.errors import TransientError
+from pipelines.errors import TransientError, one_line
 
 _SCHEME = "s3://"
-_WITHOUT_COLOUR = re.compile(r"\x1b\[[0-9;]*m|↳")
 
 
 def is_remote(place: str) -> bool:
@@ -48,13 +46,8 @@ def reached(place: str) -> Generator[None]:
         if not is_remote(place):
             raise
         raise TransientError(
-            f"{place} cannot be reached: {in_a_line(error)}; check AWS_ENDPOINT_URL and the credentials"
+            f"{place} cannot be reached: {one_line(error)}; check AWS_ENDPOINT_URL and the credentials"
         ) from error
-
-
-def in_a_line(error: OSError) -> str:
-    """Return what an error says, where a library has drawn it over several lines."""
-    return " ".join(_WITHOUT_COLOUR.sub("", str(error)).split())
 
 
 def ensure_folder_of(place: str) -> None:
