@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -69,13 +68,4 @@ class MariadbServer(Server):
                 shutil.chown(path, self._user)
         data = f"--datadir={self._folder / 'data'}"
         command = ["mariadb-install-db", "--no-defaults", data, "--auth-root-authentication-method=normal"]
-        subprocess.run(
-            [*command, "--skip-test-db"],
-            check=True,
-            capture_output=True,
-            timeout=_INSTALL_SECONDS,
-            user=self._user,
-            group=self._group,
-            extra_groups=[] if self._user else None,
-            cwd=self._folder,
-        )
+        self.prepare([*command, "--skip-test-db"], self._folder, _INSTALL_SECONDS)

@@ -7,7 +7,6 @@ temporary folder that such a user can reach.
 import contextlib
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,13 +100,4 @@ class PostgresServer(Server):
             shutil.chown(secret, self._user)
         initdb = [str(postgres_binary("initdb")), "-D", str(self._data), "-U", USER, f"--pwfile={secret}"]
         options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
-        subprocess.run(
-            [*initdb, *options],
-            check=True,
-            capture_output=True,
-            timeout=_INITDB_SECONDS,
-            user=self._user,
-            group=self._group,
-            extra_groups=[] if self._user else None,
-            cwd=self._folder,
-        )
+        self.prepare([*initdb, *options], self._folder, _INITDB_SECONDS)

@@ -83,6 +83,19 @@ class Server:
         _tell_reaper("+", self._process.pid)
         RUNNING.add(self)
 
+    def prepare(self, command: Sequence[str], folder: Path, seconds: float) -> None:
+        """Run what makes the server's data, as whom the server runs as."""
+        subprocess.run(
+            command,
+            check=True,
+            capture_output=True,
+            timeout=seconds,
+            user=self._user,
+            group=self._group,
+            extra_groups=[] if self._user else None,
+            cwd=folder,
+        )
+
     def wait_until_ready(self, seconds: float = 60.0) -> None:
         """Return when the server accepts connections; AssertionError with the end of its log if it does not."""
         try:
