@@ -86,6 +86,15 @@ def _round(v0, v1, v2, v3):
     return v0, v1, v2, v3
 
 
+@njit(inline="always")
+def _word(data, at):
+    """Return the eight bytes at `at` as a little-endian word, by one load: an unsigned position needs no wrapping."""
+    word = uint64(0)
+    for byte in range(8):
+        word |= uint64(data[uint64(at + byte)]) << uint64(8 * byte)
+    return word
+
+
 @njit(cache=True, nogil=True)
 def siphash128(k0, k1, data, start, end):
     """Return the two 64-bit halves of SipHash-2-4-128 of data[start:end], first output word first."""
@@ -95,9 +104,7 @@ def siphash128(k0, k1, data, start, end):
     v3 = k1 ^ uint64(0x7465646279746573)
     position = start
     while position + 8 <= end:
-        word = uint64(0)
-        for byte in range(8):
-            word |= uint64(data[position + byte]) << uint64(8 * byte)
+        word = _word(data, position)
         v3 ^= word
         v0, v1, v2, v3 = _round(v0, v1, v2, v3)
         v0, v1, v2, v3 = _round(v0, v1, v2, v3)
@@ -105,7 +112,7 @@ def siphash128(k0, k1, data, start, end):
         position += 8
     word = uint64((end - start) & 0xFF) << uint64(56)
     for byte in range(end - position):
-        word |= uint64(data[position + byte]) << uint64(8 * byte)
+        word |= uint64(data[uint64(position + byte)]) << uint64(8 * byte)
     v3 ^= word
     v0, v1, v2, v3 = _round(v0, v1, v2, v3)
     v0, v1, v2, v3 = _round(v0, v1, v2, v3)

@@ -104,7 +104,7 @@ def to_columns(polled: Sequence[ConsumerRecord], starts: dict[int, int], topic_i
     A fetch may begin in the midst of a batch: records before the start are left out. A record without a time gets
     `now_ms`. Raises CorruptRecordError for bytes that are not whole records.
     """
-    tables = [RECORD.empty_table()]
+    tables: list[pa.Table] = []
     for kind, items in groupby(polled, _kind):
         if kind is _Kind.WHOLE:
             tables += [_columns(group, starts, topic_id, now_ms) for group in _groups(list(items))]
@@ -112,7 +112,7 @@ def to_columns(polled: Sequence[ConsumerRecord], starts: dict[int, int], topic_i
             tables += [_records(_unread(item, starts), topic_id, now_ms) for item in items]
         else:
             tables.append(_records(list(items), topic_id, now_ms))
-    return pa.concat_tables(tables)
+    return pa.concat_tables(tables or [RECORD.empty_table()])
 
 
 class _Kind(Enum):
