@@ -16,7 +16,6 @@ import hypothesis.strategies as st
 import pyarrow as pa
 import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from kafka import KafkaConsumer
 
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
@@ -304,7 +303,6 @@ def _failing(function: Any, call: int, *, after: bool) -> Any:
 @pytest.mark.slow
 def test_any_story(local_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """After every step the lake is what the model says (`once`, `nothing-lost`, `incremental-equals-rebuild`)."""
-    monkeypatch.setitem(KafkaConsumer.DEFAULT_CONFIG, "fetch_max_wait_ms", 20)
     monkeypatch.setattr(Story, "bus", local_settings, raising=False)
     # A story that fails is told as it was found: making it shorter would take hundreds of others.
     phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)

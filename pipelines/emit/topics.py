@@ -24,7 +24,7 @@ from pipelines.errors import ConfigurationError
 from pipelines.settings import KafkaSettings
 
 _HOUR_MS = 3_600_000
-_POLL_MS = 100
+_POLL_MS = 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer
 
 from pipelines.lake.tables import TABLES, data_files, is_lake, open_lake
 from pipelines.lake.upkeep import vacuum
@@ -93,9 +92,7 @@ def stage(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) ->
     bus = with_ingest(local_settings.model_copy(update={"kafka": kafka}), max_batch_records=1)
     for part in parts():
         send(bus, part)
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as thread:
-        # A fetch at the end of the topic keeps the broker, and so the end of a drain, waiting for half a second.
-        patch.setitem(KafkaConsumer.DEFAULT_CONFIG, "fetch_max_wait_ms", 20)
+    with ThreadPoolExecutor(1) as thread:
         yield Stage(bus, tmp_path_factory.mktemp("kills"), thread)
 
 

@@ -1,5 +1,6 @@
 """Reading ahead changes when a batch is read, never which."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -20,7 +21,7 @@ def source(settings: Settings) -> Iterator[ReadAhead]:
     for start in range(0, 50, 10):
         send(one, valid_records(range(start, start + 10)))
     with (
-        open_source(with_ingest(one, max_batch_records=1, max_wait_seconds=2)) as source,
+        open_source(with_ingest(one, max_batch_records=1, max_wait_seconds=1)) as source,
         reading_ahead(source) as ahead,
     ):
         yield ahead
@@ -49,6 +50,20 @@ def test_what_was_read_ahead_is_dropped_when_the_checkpoint_is_elsewhere(source:
     assert offsets(source, None) == first
     assert offsets(source, 40)[0] == 40
     assert offsets(source, 3)[0] == 3
+
+
+def test_the_end_is_known_soon_after_a_poll_in_vain(settings: Settings) -> None:
+    """The fetch that such a poll leaves with the broker keeps nobody waiting for half a second more."""
+    send(settings, valid_records(range(10)))
+    waited: list[float] = []
+    with open_source(with_ingest(settings)) as source:
+        wait_for("the records", lambda: source.poll(source.following()))
+        for _ in range(4):
+            assert source.poll(source.following()) is None
+            begun = time.monotonic()
+            source.behind()
+            waited.append(time.monotonic() - begun)
+    assert min(waited) < 0.1
 
 
 def test_the_batch_in_hand_lies_behind(source: ReadAhead) -> None:
