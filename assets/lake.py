@@ -6,7 +6,7 @@ import duckdb
 from assets.failures import RETRIES, actionable
 from assets.partitions import DAYS
 from assets.resources import Karmalake
-from pipelines.drain import drain, open_ingest
+from pipelines.drain import drain, open_drain
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import COUNTS, EVENTS
 from pipelines.reputation.lake_views import create_lake_views
@@ -39,7 +39,7 @@ def events(config: Drain, karmalake: dg.ResourceParam[Karmalake]) -> dg.Material
     A run that is killed loses nothing: the next one goes on from the last commit.
     """
     records: list[CommitRecord] = []
-    with open_ingest(karmalake.settings) as ingest:
+    with open_drain(karmalake.settings) as ingest:
         drain(ingest, records.append, config.max_batches)
         behind = ingest.source.behind()
         version = ingest.events.version()

@@ -8,7 +8,7 @@ import duckdb
 
 from benchmarks.report import keep
 from pipelines.backfill import backfill
-from pipelines.drain import drain, open_ingest
+from pipelines.drain import drain, open_drain
 from pipelines.emit.files import Mapping, read_events
 from pipelines.emit.producer import produce
 from pipelines.emit.topics import ensure_topic
@@ -61,7 +61,7 @@ def _by_bus(folder: Path, path: Path) -> tuple[float, float]:
         begun = time.monotonic()
         produce(settings.kafka, read_events(path, _MAPPING))
         emitted = time.monotonic()
-        with open_ingest(settings) as ingest:
+        with open_drain(settings) as ingest:
             drain(ingest, lambda _: None)
         return emitted - begun, time.monotonic() - emitted
     finally:

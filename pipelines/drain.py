@@ -42,6 +42,8 @@ from pipelines.lake.tombstones import Spared, Tombstones, open_tombstones
 from pipelines.settings import Settings
 
 _LOG = logging.getLogger(__name__)
+_NO_WAIT_SECONDS = 0.05
+"""A few round trips to a broker: none at all would ask for the end again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,16 @@ def open_ingest(settings: Settings) -> Generator[Ingest]:
         open_ingest_from(source, settings, publish_letters) as ingest,
     ):
         yield ingest
+
+
+@contextmanager
+def open_drain(settings: Settings) -> Generator[Ingest]:
+    """Open ingest to `drain` a topic: what lies behind is asked for, so that no poll waits for what may yet come."""
+    if not settings.queue.kind:
+        ingest = settings.ingest.model_copy(update={"max_wait_seconds": _NO_WAIT_SECONDS, "linger_seconds": 0})
+        settings = settings.model_copy(update={"ingest": ingest})
+    with open_ingest(settings) as opened:
+        yield opened
 
 
 @contextmanager

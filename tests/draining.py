@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
-from pipelines.drain import drain, open_ingest
+from pipelines.drain import drain, open_drain
 from pipelines.emit.producer import Record, produce_records
 from pipelines.emit.topics import ensure_topic, topic_exists
 from pipelines.lake.commit import CommitRecord
@@ -46,7 +46,7 @@ def send(settings: Settings, records: Iterable[Record]) -> int:
 def drain_all(settings: Settings) -> list[CommitRecord]:
     """Drain in an ingest of its own, as a new process would, until nothing lies behind."""
     records: list[CommitRecord] = []
-    with open_ingest(settings) as ingest:
+    with open_drain(settings) as ingest:
         drain(ingest, records.append)
     return records
 

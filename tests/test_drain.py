@@ -102,6 +102,14 @@ def test_a_new_process_goes_on_at_the_checkpoint(bus: Settings) -> None:
     assert query(bus, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(150, 150)]
 
 
+def test_a_drain_does_not_wait_for_what_may_yet_come(bus: Settings) -> None:
+    """It asks for the end instead: however long a poll may wait, it ends when nothing lies behind."""
+    send(bus, valid_records(range(100)))
+    (record,) = drain_all(with_ingest(bus, max_wait_seconds=3_600, linger_seconds=3_600))
+    assert record.total("accepted") == 100
+    assert drain_all(with_ingest(bus, max_wait_seconds=3_600, linger_seconds=3_600)) == []
+
+
 def test_an_ingest_that_stays_open_reads_what_comes_later(bus: Settings) -> None:
     """drain_once returns None when nothing came, and the next one reads what came since."""
     ensure_topic(bus.kafka)

@@ -8,7 +8,7 @@ from pipelines.ingest.memory import keep_freed_memory
 keep_freed_memory()
 
 from benchmarks.peers.protocol import Job, serve
-from pipelines.drain import drain, open_ingest
+from pipelines.drain import drain, open_drain
 from pipelines.settings import IngestSettings, KafkaSettings, Settings
 
 
@@ -21,12 +21,12 @@ def settings_of(job: Job, name: str = "data") -> Settings:
 def warm_up(job: Job) -> None:
     """Load the compiled loops by a small batch into another lake: part of the start, like the start of a JVM."""
     small = settings_of(job, "warm-up").model_copy(update={"ingest": IngestSettings(max_batch_records=1_000)})
-    with open_ingest(small) as ingest:
+    with open_drain(small) as ingest:
         drain(ingest, lambda _: None, max_batches=1)
 
 
 def _drain(job: Job) -> None:
-    with open_ingest(settings_of(job)) as ingest:
+    with open_drain(settings_of(job)) as ingest:
         drain(ingest, lambda _: None)
 
 

@@ -85,11 +85,11 @@ def _simulate(settings: "Settings", seed: int, events: int) -> "Planted":
 
 
 def _drain(settings: "Settings") -> "list[CommitRecord]":
-    from pipelines.drain import drain, open_ingest  # noqa: PLC0415
+    from pipelines.drain import drain, open_drain  # noqa: PLC0415
 
     _step(3, "Ingest: each event once")
     records: list[CommitRecord] = []
-    with open_ingest(settings) as ingest, progress("draining"):
+    with open_drain(settings) as ingest, progress("draining"):
         drain(ingest, records.append)
     show_drained(records)
     return records

@@ -41,7 +41,7 @@ def drain(
 
     settings = current_settings()
     records: list[CommitRecord] = []
-    with ingest.open_ingest(settings) as opened, progress(f"draining {settings.kafka.topic}") as advance:
+    with ingest.open_drain(settings) as opened, progress(f"draining {settings.kafka.topic}") as advance:
         if accept_loss:
             _report_loss(ingest.accept_loss(opened))
 
