@@ -238,7 +238,7 @@ class IngestSettings(_Section):
     max_wait_seconds: float = Field(default=0.5, gt=0)
     """How long `stream`, or a poll of a queue, waits for a first record."""
     linger_seconds: float = Field(default=0.25, ge=0)
-    """How long a batch of theirs that is not full waits for more: fewer and larger commits, each at most this much later."""
+    """How long a batch of theirs that is not full waits for more: fewer, larger commits, each at most this later."""
     publish_dead_letters: bool = False
     """Whether dead letters are also sent to the topic `{topic}.dlq`, with the reason in their headers."""
     share_partitions: bool = False

@@ -166,12 +166,14 @@ class KafkaSource:
         """Poll until a batch is full, or all there is and lingered for; whole record batches, so by one too many."""
         polled: list[ConsumerRecord] = []
         size, wait_ms, room, stride = 0, int(self.ingest.max_wait_seconds * 1000), self.ingest.max_batch_records, 1
-        lingering = None
+        lingering, deadline = None, time.monotonic() + _LOOKUP_MS / 1000
         try:
             while room > 0 and size < self.ingest.max_batch_bytes:
                 found = list(chain.from_iterable(self.consumer.poll(wait_ms, max_records=stride).values()))
                 if not found:
-                    break
+                    if polled or self._is_answered(starts) or time.monotonic() > deadline:
+                        break
+                    continue
                 polled += found
                 size += sum(len(item.value or b"") for item in found)
                 records = sum(map(count, found))
@@ -183,6 +185,10 @@ class KafkaSource:
         except (OffsetOutOfRangeError, _LOG_TRUNCATION) as error:
             raise LostRecordsError(self._explain_loss(starts)) from error
         return to_columns(polled, starts, self.topic_id, time.time_ns() // 1_000_000)
+
+    def _is_answered(self, starts: dict[int, int]) -> bool:
+        """Return whether each topic partition was answered once: not before is it known that its log has the start."""
+        return all(self.consumer.highwater(self._place(partition)) is not None for partition in starts)
 
     def _is_current(self, starts: dict[int, int]) -> bool:
         """Return whether all that the brokers told of is read: batches are small when current, large when behind."""
