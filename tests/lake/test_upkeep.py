@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -51,6 +52,20 @@ def test_compaction_keeps_every_row_and_sorts_by_user(filled: Lake) -> None:
         keys = [tuple(row.values()) for row in rows]
         assert keys == sorted(keys)
     _assert_verified(filled)
+
+
+def test_a_user_is_looked_for_in_few_rows(lake: Lake) -> None:
+    """Readers pass over the rest of a large day: row groups are small, and the Bloom filter of each knows its users."""
+    many = _many_events(100_000)
+    commit(lake, lake.table("events"), "many", many)
+    path = lake.table("events").file_uris()[0]
+    groups = pq.ParquetFile(path).metadata
+    assert max(groups.row_group(i).num_rows for i in range(groups.num_row_groups)) <= 40_000
+    with duckdb.connect() as connection:
+        probe = "SELECT count(*) FROM parquet_bloom_probe(?, 'user_id', ?) WHERE NOT bloom_filter_excludes"
+        (of_nobody,) = connection.execute(probe, [path, "nobody"]).fetchone() or ()
+        (of_first,) = connection.execute(probe, [path, "u-0"]).fetchone() or ()
+    assert (of_nobody, of_first) == (0, 1)
 
 
 def test_a_compacted_lake_is_left_alone(filled: Lake) -> None:
@@ -239,3 +254,14 @@ def same_day(events: pa.Table) -> pa.Table:
     """Return the events with one time."""
     place = events.schema.get_field_index("event_time")
     return events.set_column(place, events.schema.field(place), pa.repeat(events["event_time"][0], len(events)))
+
+
+def _many_events(count: int) -> pa.Table:
+    """Return events of one day and of as many users."""
+    event = make_events(["e"]).drop_columns(["event_id", "user_id"])
+    numbers = range(count)
+    return (
+        event.take([0] * count)
+        .add_column(0, "event_id", pa.array([f"e-{i}" for i in numbers]))
+        .add_column(1, "user_id", pa.array([f"u-{i}" for i in numbers]))
+    )
