@@ -33,8 +33,8 @@ def explain(
     ceiling) and `hidden` hold what is not earned by an event, where there is any.
     A connection needs the views `events` and, for known_at, `commits`.
     """
-    in_force = prepare(connection, policy, as_of, known_at)
     connection.execute("SET VARIABLE explained_user = ?", [user_id])
+    in_force = prepare(connection, policy, as_of, known_at, _source(connection, policy.at(as_of)))
     return connection.sql(statement("explanation", **_ONE, **_fragments(in_force))).pl().drop("user_id")
 
 
@@ -68,6 +68,14 @@ def explain_change(
         .sort(*_KEYS, "mark", nulls_last=True)
         .drop("mark")
     )
+
+
+def _source(connection: duckdb.DuckDBPyConnection, policy: InForce) -> str:
+    """Return where the steps find the user's events; completions are other users' events, so there it is all events."""
+    if any(edition.rules.completion for edition in policy.editions):
+        return "events"
+    connection.execute(statement("explained_event"))
+    return "explained_event"
 
 
 def _fragments(policy: InForce) -> dict[str, str]:

@@ -30,7 +30,8 @@ from pipelines.reputation.trends import ask, find_trend, trends
 from pipelines.reputation.waiting import waiting
 from pipelines.settings import load_settings
 
-_SESSION = "SET TimeZone = 'UTC'; USE warehouse"
+# The lake's files never change: where their parts are is read once.
+_SESSION = "SET TimeZone = 'UTC'; SET parquet_metadata_cache = true; USE warehouse"
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 AnyPolicy = Policy | str | Path
 """A policy, the name of a shipped one, or the path of a policy file."""

@@ -57,6 +57,17 @@ def explained(as_of: int = NOW) -> pl.DataFrame:
         return explain(connection, parse_policy(RULES), "ann", at(as_of))
 
 
+def test_explaining_reads_the_lake_once() -> None:
+    """Each of the user's events is looked for once, however many steps the policy has."""
+    with duckdb.connect() as connection:
+        connection.register("stored", events_table(EVENTS))
+        connection.execute("CREATE SEQUENCE looks; CREATE VIEW events AS FROM stored WHERE nextval('looks') > 0")
+        rows = explain(connection, parse_policy(RULES), "ann", at(NOW))
+        assert rows.equals(explained())
+        anns = sum(event.user_id == "ann" for event in EVENTS)
+        assert connection.execute("SELECT currval('looks')").fetchone() == (anns,)
+
+
 @pytest.mark.slow
 @settings(max_examples=max(10, settings().max_examples // 4))  # each example explains every user by itself
 @given(histories(*policies.EVENTS), policies.versioned_policies())
