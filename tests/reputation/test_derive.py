@@ -82,7 +82,7 @@ def test_user_days_adds_up_to_the_scores(tmp_path: Path) -> None:
     """The days of a user sum to the all-time score; events and counted events are told apart."""
     with Warehouse(publish(tmp_path, history())) as warehouse:
         days = warehouse.sql("SELECT user_id, day, action_type, events, counted, points, rating_sum FROM user_days")
-        assert days.rows() == [
+        assert days.sort("user_id", "day", "action_type").rows() == [
             ("ann", (AS_OF - timedelta(days=40)).date(), "TransactionCompleted", 1, 1, 1, 0),
             ("ann", (AS_OF - timedelta(days=3)).date(), "DriverRated", 2, 2, 5, 7),
             ("bob", (AS_OF - timedelta(days=2)).date(), "Waved", 1, 0, 0, 0),

@@ -1,5 +1,6 @@
 -- How the scores of a day's active users were spread: each user's points of all days so far, at the end of the day.
--- Quantiles are scores that somebody had (no interpolation).
+-- Quantiles are scores that somebody had (no interpolation). Of a user's rows of a day, which all have its end's score,
+-- the last is kept.
 SELECT
     day,
     count(*) AS active_users,
@@ -11,10 +12,10 @@ SELECT
     quantile_disc(score, 0.9) AS p90,
     max(score) AS maximum
 FROM (
-    SELECT day, CAST(sum(sum(points)) OVER (PARTITION BY user_id ORDER BY day) AS $exact) AS score
+    SELECT day, CAST(sum(points) OVER (PARTITION BY user_id ORDER BY day) AS $exact) AS score
     FROM user_days
     $of_users
-    GROUP BY user_id, day
+    QUALIFY lead(day) OVER (PARTITION BY user_id ORDER BY day) IS DISTINCT FROM day
 )
 $of_days
 GROUP BY day

@@ -10,4 +10,4 @@ SELECT
     count(rating) AS rating_count
 FROM fact
 GROUP BY user_id, day, action_type
-ORDER BY user_id, day, action_type
+ORDER BY user_id, day
