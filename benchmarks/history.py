@@ -1,9 +1,10 @@
 """What grows with the history, and what does not: memory of ingest, rebuilds, queries, bytes; to 100 million events.
 
 One lake that grows; at each size it is compacted, drained into from the embedded broker by a process of its own whose
-memory is watched, rebuilt, and queried as the notebooks do. Beside a rebuild stands what DuckDB needs to read the
-columns that scores depend on and to group them by user and day; memory is what the process holds for itself
-(anonymous pages): the index is mapped files, which the system keeps as long as it has room.
+memory is watched, rebuilt, and queried by the calls of notebooks, each on a warehouse just opened. Beside a rebuild
+stands what DuckDB needs to read the columns that scores depend on and to group them by user and day; memory is what
+the process holds for itself (anonymous pages): the index is mapped files, which the system keeps as long as it has
+room.
 """
 
 import re
@@ -32,6 +33,7 @@ from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.reputation.derive import open_draft
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import Settings
 
 SIZES = ((1_000_000, 50_000), (10_000_000, 500_000), (100_000_000, 1_000_000))
@@ -41,9 +43,12 @@ SELECT user_id, event_time::DATE, action_type, count(*), sum(metadata['rating']:
 FROM events
 GROUP BY ALL
 """
-_QUERIES = {
-    "events a day": "SELECT event_time::DATE AS day, action_type, count(*) FROM events GROUP BY ALL",
-    "one user": "SELECT * FROM events WHERE user_id = 'user-4711' ORDER BY event_time",
+_USER = "user-4711"
+_QUERIES: dict[str, Callable[[Warehouse], object]] = {
+    "events a day": lambda warehouse: warehouse.sql("SELECT event_day, action_type, count(*) FROM events GROUP BY ALL"),
+    "one user": lambda warehouse: warehouse.events(_USER),
+    "explanation": lambda warehouse: warehouse.explain(_USER),
+    "trends": lambda warehouse: warehouse.trend("daily"),
 }
 _MEMORY = re.compile(r"RssAnon:\s+(\d+) kB")
 
@@ -70,14 +75,12 @@ def _of_size(settings: Settings, number: int, events: int, users: int) -> dict[s
     row["bytes an event"] = size / lake.table("events").count()
     row["index rebuild ids/s"] = round(events / _seconds(lambda: _rebuild_index(settings, lake)))
     row |= _drain(settings, number, users)
-    row |= _queries(lake)
+    row["floor s"] = _floor(lake)
     with open_draft(settings.warehouse_path) as draft:
         row["rebuild s"] = _seconds(lambda: draft.rebuild(take_snapshot(lake), load_policy("default"), AS_OF))
         draft.publish()
     row["rebuild / floor"] = row["rebuild s"] / row["floor s"]
-    with duckdb.connect(str(settings.warehouse_path), read_only=True) as connection:
-        row["trends s"] = _seconds(lambda: connection.execute("FROM trends_daily").fetchall())
-    return row
+    return row | {f"{name} s": _asked(settings.warehouse_path, query) for name, query in _QUERIES.items()}
 
 
 def _rebuild_index(settings: Settings, lake: Lake) -> None:
@@ -103,14 +106,16 @@ def _drain(settings: Settings, number: int, users: int) -> dict[str, int | float
     return {"drain events/s": round(_DRAINED / seconds), "drain MB": round(most / 1024)}
 
 
-def _queries(lake: Lake) -> dict[str, int | float]:
+def _floor(lake: Lake) -> float:
     with duckdb.connect() as connection:
         create_lake_views(connection, take_snapshot(lake))
         connection.execute("SET TimeZone = 'UTC'")
-        floor = {"floor s": _seconds(lambda: connection.execute(f"CREATE TEMP TABLE grouped AS {_FLOOR}"))}
-        return floor | {
-            f"{name} s": _seconds(lambda sql=sql: connection.execute(sql).fetchall()) for name, sql in _QUERIES.items()
-        }
+        return _seconds(lambda: connection.execute(f"CREATE TEMP TABLE grouped AS {_FLOOR}"))
+
+
+def _asked(path: Path, query: Callable[[Warehouse], object]) -> float:
+    with Warehouse(path) as warehouse:
+        return _seconds(lambda: query(warehouse))
 
 
 def _seconds(work: Callable[[], object]) -> float:
