@@ -24,8 +24,8 @@ demo-system: setup  ## a service, PostgreSQL, relay, Kafka, stream, Redis and no
 test: setup  ## every test; starts the servers that it needs
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-fast: setup  ## without Java
-	$(BIN)/python -m pytest -n 2 -m "not jvm and not slow"
+test-fast: setup  ## in under two minutes: the embedded servers only, fewer random examples, nothing slow
+	HYPOTHESIS_EXAMPLES=10 $(BIN)/python -m pytest -n 2 -m "not jvm and not services and not slow"
 
 lint: setup  ## style and types
 	$(BIN)/ruff check .

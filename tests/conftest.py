@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import signal
 import threading
 import uuid
@@ -16,8 +17,14 @@ from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import Settings
 
 pytest_plugins = ["tests.services.fixtures"]
-# The machine may be busy, and a compiled loop compiles when it is first called: time is no property here.
-hypothesis.settings.register_profile("untimed", deadline=None)
+# How hard properties are tested: 30 examples each, in CI 200, with HYPOTHESIS_EXAMPLES as many as wanted. The machine
+# may be busy, and a compiled loop compiles when it is first called: time is no property here.
+hypothesis.settings.register_profile(
+    "untimed",
+    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "200" if "CI" in os.environ else "30")),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -44,7 +44,7 @@ def test_a_sink_that_drops_records_is_caught(settings: Settings, what: str, monk
         monkeypatch.setattr("pipelines.drain.stage_events", lambda *_: [])
     else:
         monkeypatch.setattr("pipelines.drain.append", lambda *_: None)
-    with open_ingest(with_ingest(settings, max_wait_seconds=2)) as ingest:
+    with open_ingest(with_ingest(settings, max_wait_seconds=1)) as ingest:
         record = drain_once(ingest)
     assert record is not None
     found = audit(settings)
@@ -72,7 +72,7 @@ def test_what_was_not_read_yet_is_not_lost(settings: Settings) -> None:
     send(settings, simulate(5, 300).records)
     with pytest.raises(UsageError, match="no lake"):
         audit(settings)
-    with open_ingest(with_ingest(settings, max_batch_records=1, max_wait_seconds=2)) as ingest:
+    with open_ingest(with_ingest(settings, max_batch_records=1, max_wait_seconds=1)) as ingest:
         drain_once(ingest)
     found = audit(settings)
     topic = describe_topic(settings.kafka)

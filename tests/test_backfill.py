@@ -120,6 +120,7 @@ def test_rows_that_are_no_events_are_dead_letters(alone: Settings, tmp_path: Pat
     assert_verified(alone)
 
 
+@pytest.mark.slow
 def test_two_processes_load_files_at_once(alone: Settings, tmp_path: Path) -> None:
     """Each event counts once, whichever of two files that overlap is ahead (`once`)."""
     paths = [ratings(tmp_path / f"{n}.parquet", range(n * 500, n * 500 + 1000)) for n in range(3)]

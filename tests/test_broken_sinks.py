@@ -96,6 +96,19 @@ def swallows_an_error(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(drain_module, "stage_events", second_time(stage, stage_events))
 
 
+@pytest.fixture(scope="module")
+def calm(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Return settings of a topic, and of a lake that it was drained into without mishap."""
+    kafka = local_settings.kafka.model_copy(update={"topic": "sinks", "group_id": "sinks"})
+    data = {"data_dir": tmp_path_factory.mktemp("calm"), "kafka": kafka}
+    calm = with_ingest(local_settings.model_copy(update=data), max_batch_records=1)
+    records = list(simulate(21, 300, days=3, rates=_FAULTS).records)
+    for start in range(0, len(records), len(records) // 4):
+        send(calm, records[start : start + len(records) // 4])
+    drain_all(calm)
+    return calm
+
+
 @pytest.mark.parametrize(
     ("sink", "expected"),
     [
@@ -107,14 +120,9 @@ def swallows_an_error(patch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_broken_sink_is_caught(
-    settings: Settings, tmp_path: Path, sink: Callable[[pytest.MonkeyPatch], None], expected: set[str]
+    calm: Settings, tmp_path: Path, sink: Callable[[pytest.MonkeyPatch], None], expected: set[str]
 ) -> None:
     """Whatever it loses or doubles is found; ours, cut off too, passes every check (`once`, `nothing-lost`)."""
-    calm = with_ingest(settings, max_batch_records=1)
-    records = list(simulate(21, 300, days=3, rates=_FAULTS).records)
-    for start in range(0, len(records), len(records) // 4):
-        send(calm, records[start : start + len(records) // 4])
-    drain_all(calm)
     tried = calm.model_copy(update={"data_dir": tmp_path / "tried"})
     with pytest.MonkeyPatch.context() as patch:
         sink(patch)

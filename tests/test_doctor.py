@@ -136,6 +136,7 @@ def guarded(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.mark.services
 def test_a_wrong_password(healthy: Settings, guarded: RedisServer) -> None:
     """It is told from a server that is down, and not repeated."""
     url = SecretStr(guarded.url(password="mistaken"))  # noqa: S106

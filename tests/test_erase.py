@@ -149,6 +149,7 @@ _STEPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "call", "when"), _STEPS)
 def test_a_kill_at_any_step(bus: Settings, monkeypatch: pytest.MonkeyPatch, step: str, call: int, when: str) -> None:
     """The lake adds up all the time, ingest goes on, and erasing again ends as if nothing had been (`atomic`)."""

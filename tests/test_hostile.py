@@ -94,6 +94,7 @@ def _score(warehouse: Warehouse, user: str) -> int:
     return score
 
 
+@pytest.mark.slow
 def test_everybody_can_be_explained_and_shown(
     bus: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

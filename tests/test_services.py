@@ -32,6 +32,7 @@ from tests.services.redis_server import RedisServer
 from tests.services.requirements import missing, require
 from tests.services.waiting import wait_for
 
+pytestmark = pytest.mark.services
 REPOSITORY = Path(__file__).resolve().parents[1]
 ADMIN_PASSWORD = "admin"  # noqa: S105 # of a server that lives as long as a test
 WRONG_PASSWORD = "wrong"  # noqa: S105 # opens nothing

@@ -100,6 +100,7 @@ def test_a_policy_put_in_force_is_taken_up(streamed: Settings) -> None:
     assert document["policy"] == {"name": "points", "version": "5"}
 
 
+@pytest.mark.slow
 def test_ingest_goes_on_without_redis(streamed: Settings) -> None:
     """Redis is gone for a while: commits go on (`isolated`), and what it missed is published when it is back."""
     assert streamed.redis.url is not None
@@ -118,6 +119,7 @@ def test_ingest_goes_on_without_redis(streamed: Settings) -> None:
             serves(streamed, "u-0", 9)
 
 
+@pytest.mark.slow
 def test_ingest_goes_on_beside_a_slow_redis(streamed: Settings) -> None:
     """An answer of Redis takes 0.3 s: commits do not wait, and all is served in the end (`isolated`)."""
     assert streamed.redis.url is not None
@@ -148,6 +150,7 @@ def test_nobody_else_derives_meanwhile(streamed: Settings, monkeypatch: pytest.M
                 derive(streamed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_ends_cleanly(streamed: Settings, tmp_path: Path, number: signal.Signals) -> None:
     """A signal ends `karmalake stream` with exit code 0 and everything that was committed published."""

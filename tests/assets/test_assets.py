@@ -119,6 +119,7 @@ def test_a_lost_document_fails_its_check(
     assert "driver-ada" in str(result.metadata["evidence"].value)
 
 
+@pytest.mark.slow
 def test_a_range_of_days_is_one_run_that_derives_once(
     karmalake: Karmalake, settings: Settings, planted: Planted, instance: dg.DagsterInstance
 ) -> None:
@@ -152,6 +153,7 @@ def test_the_audit_is_carried_as_json(
     assert (check.check_name, check.passed) == ("nothing_is_lost_or_doubled", True)
 
 
+@pytest.mark.slow
 def test_the_sensor_reports_commits_of_others_once(
     karmalake: Karmalake, settings: Settings, planted: Planted, instance: dg.DagsterInstance
 ) -> None:
@@ -174,6 +176,7 @@ def test_the_sensor_reports_commits_of_others_once(
     assert tick(cursor)[0] == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("planted")
 def test_the_sensor_reports_the_publications_of_others_once(
     karmalake: Karmalake, settings: Settings, instance: dg.DagsterInstance

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
+import pytest
 
 from assets import automation, lake, scores
 from assets.definitions import build_defs
@@ -19,6 +20,7 @@ def report(instance: dg.DagsterInstance, key: dg.AssetKey, *days: str) -> None:
         instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=day))
 
 
+@pytest.mark.slow
 def test_each_day_that_a_commit_touched_is_reported_once(
     karmalake: Karmalake, settings: Settings, instance: dg.DagsterInstance
 ) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from assets.retention import retention
 
@@ -28,6 +29,7 @@ def forget(instance: dg.DagsterInstance, **days: int) -> None:
     ).success
 
 
+@pytest.mark.slow
 def test_runs_are_forgotten_but_for_what_assets_were_materialized_by_last(tmp_path: Path) -> None:
     """Of old runs only those stay that Dagster knows an asset or a day from; with them go their events and files."""
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:

@@ -103,6 +103,7 @@ def test_the_way_of_an_event(karmalake: Run, ratings: str, settings: Settings, t
     assert settings.kafka.topic in karmalake("topics", "describe").stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [

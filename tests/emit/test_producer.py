@@ -126,6 +126,7 @@ def test_what_stands_behind_a_failure_is_not_sent(bus: KafkaSettings) -> None:
     assert [record.value for record in read_topic(bus)] == [b"1"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("broken_connections")
 def test_a_broker_that_goes_away_is_an_error(tmp_path: Path) -> None:
     """Records that were never acknowledged are reported, within the configured patience."""

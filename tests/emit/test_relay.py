@@ -219,6 +219,7 @@ def _own_broker(folder: Path) -> Iterator[tuple[Proxy, KafkaSettings]]:
             yield proxy, kafka
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("broken_connections")
 def test_a_broker_outage_only_delays(service: Engine, url: URL, tmp_path: Path) -> None:
     """While the broker is away rows stay and the service goes on; when it is back, all are sent, in order."""

@@ -50,6 +50,7 @@ def test_the_same_arguments_give_the_same_bytes(world: Simulation) -> None:
     assert again.planted == world.planted
 
 
+@pytest.mark.slow
 def test_no_two_worlds_share_an_event_id(world: Simulation) -> None:
     """Another seed, number, length or end adds to a lake instead of contradicting it."""
     others = [

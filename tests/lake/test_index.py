@@ -29,7 +29,7 @@ _IDS = st.tuples(st.integers(0, 12).map(str), st.sampled_from(["p", "q"]))
 _BATCHES = st.lists(st.lists(_IDS, max_size=25), max_size=8)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=_BATCHES)
 def test_index_agrees_with_a_dict(
     lake: Lake, tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, str]]]
@@ -44,7 +44,7 @@ def test_index_agrees_with_a_dict(
             assert sum(len(run.digests) for run in index.runs.runs) == len(first_payload)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=_BATCHES)
 def test_ids_that_share_their_high_word_stay_apart(
     lake: Lake, tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, str]]]
@@ -74,7 +74,8 @@ def test_runs_are_merged_geometrically(lake: Lake, tmp_path: Path) -> None:
     assert {path.name for path in index.folder.glob("*.run")} == {run.path.name for run in index.runs.runs}
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@pytest.mark.slow
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=_BATCHES)
 def test_merging_beside_ingest_changes_no_verdict(
     lake: Lake, tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, str]]]

@@ -224,6 +224,7 @@ def _assert_verified(lake: Lake) -> None:
     assert len(checks) == 4
 
 
+@pytest.mark.slow
 def test_a_large_file_is_not_written_again_for_the_sake_of_small_ones(tmp_path: Path) -> None:
     """Small files of a day are merged with each other; once they are large together, all of them."""
     lake = create_lake(tmp_path)

@@ -93,6 +93,7 @@ def test_apache_kafka_can(what: str, settings: Settings, request: pytest.Fixture
     assert LIMITS[what](_topic_of_ten(kafka, settings))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("broken_connections")
 @pytest.mark.parametrize("what", LIMITS)
 @pytest.mark.xfail(strict=True, reason="the embedded broker")

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from pipelines.emit import outbox
 from pipelines.emit.producer import Record
 from pipelines.emit.topics import describe_topic, ensure_topic
@@ -44,6 +46,7 @@ def running(settings: Settings, *command: str, **variables: str) -> Iterator[str
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_stream_tells_of_records_lag_and_staleness(settings: Settings) -> None:
     """Every record by its outcome, no lag once all is in, documents written, and scores of now; history is kept."""
     send(settings, [*valid_records(range(40)), *valid_records(range(5)), Record(b"k", b"\xff")])

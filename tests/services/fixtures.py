@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tests.services.kafka_cluster import KafkaCluster  # see the docstring of this module
 
 _FIXTURES = {"kafka", "redis_server", "postgres", "mariadb"}
+_SERVERS = _FIXTURES | {"rabbitmq", "sqs"}
+"""Fixtures, or parameters of fixtures, that start a server which is not one of the embedded two."""
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +61,16 @@ def mariadb() -> Iterator[MariadbServer]:
     require("mariadb")
     with MariadbServer() as server:
         yield server
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need such a server, before pytest selects by marks."""
+    for item in items:
+        call = getattr(item, "callspec", None)
+        chosen = {value for value in call.params.values() if isinstance(value, str)} if call else set[str]()
+        if not _SERVERS.isdisjoint({*getattr(item, "fixturenames", ()), *chosen}):
+            item.add_marker("services")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 import redis
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipelines.errors import ConfigurationError, UsageError
@@ -84,7 +83,6 @@ def suffer(mishap: str, client: redis.Redis, cache: RedisSettings, folder: Path,
 
 
 @given(steps=st.lists(STEP, max_size=7))
-@hypothesis_settings(max_examples=60)
 def test_leaderboards_are_the_sorted_documents(local_settings: Settings, steps: list) -> None:
     """After any publications, partial or not, of any views, after any mishap: the documents' users by score, exactly.
 

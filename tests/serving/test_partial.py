@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 import redis
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipelines.errors import TransientError, UsageError
@@ -56,7 +55,6 @@ def suffer(mishap: str, client: redis.Redis, cache: RedisSettings, folder: Path,
 
 
 @given(steps=STEPS)
-@hypothesis_settings(max_examples=60)
 def test_partial_publications_equal_full_ones(local_settings: Settings, steps: list) -> None:
     """After any publications, each told a superset of who changed, or nothing: exactly the last documents are there.
 

@@ -15,6 +15,8 @@ from tests.services.redis_server import RedisServer
 from tests.services.requirements import require
 from tests.serving.conftest import always, documented_rules, documents, stamp
 
+pytestmark = pytest.mark.services
+
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
