@@ -4,12 +4,10 @@ Every value becomes text, but for times that already are times; a missing value 
 means is `files.py`'s affair.
 """
 
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import pyarrow.parquet as pq
 from pyarrow import compute, csv
 
 from pipelines.contract.schema import TIMESTAMP
+from pipelines.emit.ndjson import read_ndjson
 from pipelines.errors import UsageError
 
 pc: Any = compute  # its functions are made at import, where pyright does not see them
@@ -95,41 +94,8 @@ def _read_parquet(path: Path) -> Iterator[Rows]:
 
 
 def _read_ndjson(path: Path) -> Iterator[Rows]:
-    """Read the file twice: objects need not have the same members, and a chunk must have every column."""
-    names = list(dict.fromkeys(name for _, row in _json_rows(path) for name in row))
-    rows = _json_rows(path)
-    while chunk := list(islice(rows, _CHUNK_ROWS)):
-        columns = [pa.array([row.get(name, "") for _, row in chunk], pa.string()) for name in names]
-        yield Rows(pa.table(columns, names), chunk[0][0], "line")
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    with io.TextIOWrapper(pa.input_stream(str(path)), encoding="utf-8-sig", newline="\n") as lines:
-        for number, line in enumerate(lines, start=1):
-            yield number, _json_row(path, number, line)
-
-
-def _json_row(path: Path, number: int, line: str) -> dict[str, str]:
-    """Read one line; numbers keep the digits that they are written with."""
-    try:
-        values = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
-        row = {name: _json_text(value) for name, value in values.items()}
-        "".join([*row, *row.values()]).encode()  # an escaped half of a surrogate pair is no text
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise UsageError(f"{path}: line {number} is not one JSON object in UTF-8: {error}") from None
-    return row
-
-
-def _json_text(value: Any) -> str:
-    match value:
-        case None:
-            return ""
-        case str():
-            return value
-        case bool():
-            return "true" if value else "false"
-        case _:
-            return json.dumps(value, sort_keys=True, ensure_ascii=False)
+    for number, columns in read_ndjson(path):
+        yield Rows(columns, number, "line")
 
 
 def _plain(column: pa.Array) -> pa.Array:
