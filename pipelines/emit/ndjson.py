@@ -4,11 +4,10 @@ Lines that have the members of the first line, in its order and with plain value
 expression that accepts no other line. Every other line goes through Python's parser, which says the same about those.
 """
 
-import io
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from pyarrow import compute
 from pipelines.errors import UsageError
 
 pc: Any = compute  # its functions are made at import, where pyright does not see them
-_CHUNK_ROWS = 65_536
+_BLOCK_BYTES = 8 * 1024 * 1024
 _MOST_MEMBERS = 50
 """Of a line that is taken apart in bulk: with more of them the expression is the slower way."""
 _NO_LINE = "(?P<none>a^)"
@@ -69,12 +68,22 @@ def _text(written: pa.Array) -> pa.Array:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, pa.Array]]:
-    """Yield chunks of lines, each with the number of its first line."""
-    number = 1
-    with io.TextIOWrapper(pa.input_stream(str(path)), encoding="utf-8-sig", newline="\n") as lines:
-        while chunk := list(islice(lines, _CHUNK_ROWS)):
-            yield number, pa.array(chunk, pa.string())
-            number += len(chunk)
+    """Yield blocks of lines, each with the number of its first line; Python is slow with single ones."""
+    number, rest = 1, b""
+    with pa.input_stream(str(path)) as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            whole, newline, rest = (rest + block).rpartition(b"\n")
+            if newline:
+                lines = _split(whole, is_first=number == 1)
+                yield number, lines
+                number += len(lines)
+    if rest:
+        yield number, _split(rest, is_first=number == 1)
+
+
+def _split(whole: bytes, *, is_first: bool) -> pa.Array:
+    text = pa.array([whole.removeprefix(BOM_UTF8) if is_first else whole]).cast(pa.string())
+    return pc.split_pattern(text, "\n").flatten()
 
 
 def _objects(path: Path, number: int, lines: pa.Array, chosen: Any) -> list[dict[str, str]]:

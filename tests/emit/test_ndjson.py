@@ -61,6 +61,8 @@ def _assert_the_same(path: Path, lines: list[str]) -> None:
     path.write_text("\n".join([_USUAL, *lines]), encoding="utf-8")
     in_bulk = _read(path)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ndjson, "_BLOCK_BYTES", 100)
+        assert in_bulk == _read(path), "in other blocks"
         patch.setattr(ndjson, "_MOST_MEMBERS", -1)
         assert in_bulk == _read(path)
 
