@@ -48,7 +48,7 @@ screenshots: setup  ## take the pictures of dashboard and Dagster anew (needs ch
 	$(BIN)/python docs/_site/screenshots.py
 
 bench: setup  ## measure for 15 minutes on a quiet machine; BENCH="dedup history" for what takes longer
-	$(BIN)/python -m benchmarks $(or $(BENCH),ingest backfill publish freshness)
+	$(BIN)/python -m benchmarks $(or $(BENCH),ingest backfill publish freshness footprint)
 
 chaos: setup  ## kill whatever works on a lake for 30 minutes, then audit it; MINUTES=5 for less
 	$(BIN)/python -m tests.chaos $(or $(MINUTES),30)

@@ -1,12 +1,13 @@
-"""`python -m benchmarks NAME...`: measure by name; `--list` says what there is."""
+"""`python -m benchmarks NAME...`: measure by name; without one, say what there is."""
 
 import sys
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in {"lakes", "report"})
-NAMES = [name for name in NAMES if not name.startswith("_")]
+NAMES = sorted(
+    path.stem for path in Path(__file__).parent.glob("*.py") if "\ndef run(folder: Path)" in path.read_text()
+)
 
 
 def main(names: list[str]) -> None:

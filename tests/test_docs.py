@@ -112,3 +112,14 @@ def test_the_spelling() -> None:
     command = [sys.executable, "-m", "codespell_lib", *places]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_every_measurement_is_described() -> None:
+    """`python -m benchmarks` offers what can be measured, and docs/benchmarks.md says of each what it measures."""
+    said = subprocess.run(
+        [sys.executable, "-m", "benchmarks"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    _, _, names = said.stderr.strip().partition("; there are ")
+    page = (_DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    headings = re.findall("^## (.+)$", page, re.MULTILINE)
+    assert sorted(names.split(", ")) == sorted(name for heading in headings for name in heading.split(", "))

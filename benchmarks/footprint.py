@@ -1,0 +1,89 @@
+"""What karmalake takes of a machine: the packages that it brings, and the time and memory of its light commands."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from benchmarks.report import keep
+from pipelines.local.services import start, stop
+from pipelines.settings import Settings
+
+_RUNS = 10
+_LARGEST = 8
+_COMMANDS = ("--version", "--help", "lag --help", "policy list", "show nobody", "doctor")
+
+
+def run(folder: Path) -> None:
+    """Weigh the packages, then start each command several times, with its files in memory."""
+    sizes = {name: _bytes(package) for name, package in _needed("karmalake").items()}
+    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:_LARGEST]
+    for name in largest:
+        print(f"{name:>24} {sizes[name] / 1e6:7,.0f} MB")
+    print(f"{len(sizes):>20} pkgs {sum(sizes.values()) / 1e6:7,.0f} MB, without extras and the dev group\n")
+    settings = Settings(data_dir=folder)
+    start(settings)
+    try:
+        rows = [(f"karmalake {command}", *_medians(command.split(), folder)) for command in _COMMANDS]
+    finally:
+        stop(settings)
+    keep(
+        "footprint",
+        ("command", "ms", "processor ms", "peak MB"),
+        rows,
+        "ms",
+        runs=_RUNS,
+        packages=len(sizes),
+        packages_mb=round(sum(sizes.values()) / 1e6),
+        largest_mb={name: round(sizes[name] / 1e6) for name in largest},
+    )
+
+
+def _needed(name: str) -> dict[str, Distribution]:
+    """Return a distribution and all that it needs here, by name."""
+    found: dict[str, Distribution] = {}
+    waiting = [(name, frozenset({""}))]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while waiting:
+        name, extras = waiting.pop()
+        if (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        package = distribution(name)
+        found[canonicalize_name(package.name)] = package
+        for requirement in map(Requirement, package.requires or ()):
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
+                waiting.append((requirement.name, frozenset({"", *requirement.extras})))
+    return found
+
+
+def _bytes(package: Distribution) -> int:
+    return sum(path.stat().st_size for file in package.files or () if (path := Path(str(file.locate()))).is_file())
+
+
+def _medians(command: list[str], folder: Path) -> tuple[float, float, int]:
+    runs = [_run(command, folder) for _ in range(_RUNS + 1)][1:]  # the first brings the files into memory
+    wall, processor, peak = map(statistics.median, zip(*runs, strict=True))
+    return round(wall * 1000), round(processor * 1000), round(peak)
+
+
+def _run(command: list[str], folder: Path) -> tuple[float, float, float]:
+    """Return seconds of the clock and of the processor, and the largest memory in MB, of one run."""
+    begun = time.monotonic()
+    with subprocess.Popen(
+        [Path(sys.executable).with_name("karmalake"), *command],
+        cwd=folder,
+        env=os.environ | {"KARMALAKE_DATA_DIR": str(folder)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return time.monotonic() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000
