@@ -50,6 +50,7 @@ def ratings(path: Path, rows: range) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_real_history_is_what_the_bus_would_have_brought(settings: Settings, bitcoin_otc: Path, tmp_path: Path) -> None:
     """35,592 real rows, by file and by bus, are equal events; and after the one, the other brings duplicates only."""
     ensure_topic(settings.kafka)

@@ -109,6 +109,7 @@ def calm(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> 
     return calm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sink", "expected"),
     [
