@@ -1,7 +1,7 @@
 """Small commits for a long time, merged as `karmalake stream` merges them: the number of files, the cost of a commit.
 
 Each interval makes as many commits as a stream of short batches would, then compacts as it does; the clock is not
-waited for. A day of `stream` with an interval of 30 s has 2,880 intervals; files and costs level off long before.
+waited for. A day of `stream` with an interval of 30 s has 2,880 intervals.
 """
 
 import statistics
