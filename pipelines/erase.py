@@ -41,7 +41,7 @@ def erase(settings: Settings, user_ids: Sequence[str]) -> Erasure:
         return Erasure(rows, warehouse=False, published=None)
     with open_draft(settings.warehouse_path) as draft:
         forget_by_user(by_user_path(settings.warehouse_path))
-        refresh_draft(draft, settings)
+        refresh_draft(draft, lake, settings)
         draft.publish()
     served = settings.serves and published(settings) is not None
     return Erasure(rows, warehouse=True, published=publish_warehouse(settings) if served else None)

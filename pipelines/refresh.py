@@ -12,7 +12,7 @@ import polars as pl
 
 from pipelines.errors import TransientError
 from pipelines.lake.history import take_snapshot
-from pipelines.lake.tables import is_lake, open_lake
+from pipelines.lake.tables import Lake, is_lake, open_lake
 from pipelines.reputation.activation import activated
 from pipelines.reputation.derive import Derived, Draft, Engine, in_duckdb, is_kept, open_draft
 from pipelines.reputation.documents import documents
@@ -22,6 +22,7 @@ from pipelines.reputation.stages import epoch_us
 from pipelines.reputation.warehouse import Warehouse, attach, stored_info
 from pipelines.serving.publication import Stamp
 from pipelines.serving.publish import Published, publish
+from pipelines.serving.state import State, open_state
 from pipelines.settings import Settings
 
 _PATIENCE = 10
@@ -36,7 +37,7 @@ def refresh_warehouse(settings: Settings) -> Derived:
     cannot be read; the old warehouse stays.
     """
     with open_draft(settings.warehouse_path) as draft:
-        derived = refresh_draft(draft, settings)
+        derived = refresh_draft(draft, open_lake(settings.lake_root), settings)
         draft.publish()
     return derived
 
@@ -48,15 +49,14 @@ def rebuild_warehouse(settings: Settings, as_of: datetime | None = None, engine:
     """
     with open_draft(settings.warehouse_path) as draft:
         lake = open_lake(settings.lake_root)
-        derived = draft.rebuild(take_snapshot(lake), policy_in_force(settings), as_of or datetime.now(UTC), engine)
+        derived = draft.rebuild(take_snapshot(lake), _policy(lake, settings), as_of or datetime.now(UTC), engine)
         draft.publish()
     return derived
 
 
-def refresh_draft(draft: Draft, settings: Settings) -> Derived:
+def refresh_draft(draft: Draft, lake: Lake, settings: Settings) -> Derived:
     """Bring a draft up to the newest whole state of the lake and to now; publish nothing."""
-    lake = open_lake(settings.lake_root)
-    return draft.refresh(take_snapshot(lake), policy_in_force(settings), datetime.now(UTC))
+    return draft.refresh(take_snapshot(lake), _policy(lake, settings), datetime.now(UTC))
 
 
 def policy_in_force(settings: Settings, known_at: datetime | None = None) -> Policy:
@@ -64,9 +64,13 @@ def policy_in_force(settings: Settings, known_at: datetime | None = None) -> Pol
 
     Raises PolicyError when that one cannot be read.
     """
-    has_lake = is_lake(settings.lake_root)
-    in_force = activated(open_lake(settings.lake_root), known_at) if has_lake else None
-    return in_force or load_policy(settings.reputation.policy)
+    if not is_lake(settings.lake_root):
+        return load_policy(settings.reputation.policy)
+    return _policy(open_lake(settings.lake_root), settings, known_at)
+
+
+def _policy(lake: Lake, settings: Settings, known_at: datetime | None = None) -> Policy:
+    return activated(lake, known_at) or load_policy(settings.reputation.policy)
 
 
 def warehouse_of(settings: Settings, lake_version: int) -> Warehouse:
@@ -93,14 +97,16 @@ def publish_warehouse(settings: Settings) -> Published:
 
     Raises FencedError when something newer is published already, TransientError when Redis does not answer.
     """
-    with attach(settings.warehouse_path) as connection:
-        return publish_views(connection, settings, None)
+    with attach(settings.warehouse_path) as connection, open_state(settings.published_dir) as state:
+        return publish_views(connection, settings, state, None)
 
 
-def publish_views(connection: duckdb.DuckDBPyConnection, settings: Settings, changed: pl.Series | None) -> Published:
-    """Publish the documents of a warehouse or draft; `changed` names who alone may have another one than published.
+def publish_views(
+    connection: duckdb.DuckDBPyConnection, settings: Settings, state: State, changed: pl.Series | None
+) -> Published:
+    """Publish the documents of a warehouse or draft, and let `state` remember it.
 
-    Raises like `publish_warehouse`.
+    `changed` names who alone may have another document than `state` remembers. Raises like `publish_warehouse`.
     """
     info = stored_info(connection)
     stamp = Stamp(info.lake_version, epoch_us(info.as_of), f"{info.policy.name}@{info.policy_version}")
@@ -108,4 +114,4 @@ def publish_views(connection: duckdb.DuckDBPyConnection, settings: Settings, cha
     def made(users: pl.Series | None) -> pl.DataFrame:
         return documents(connection, users, settings.documents.leaderboards)
 
-    return publish(made, stamp, settings.documents, settings.published_dir, changed)
+    return publish(made, stamp, settings.documents, state, changed)

@@ -17,11 +17,12 @@ import polars as pl
 from pipelines.drain import drain_once, open_ingest
 from pipelines.errors import TransientError
 from pipelines.lake.commit import CommitRecord
-from pipelines.lake.tables import create_lake, open_lake
+from pipelines.lake.tables import KeptOpen, create_lake, open_lake
 from pipelines.lake.upkeep import compact
 from pipelines.refresh import publish_views, refresh_draft
 from pipelines.reputation.derive import Derived, open_draft
 from pipelines.serving.publish import Published
+from pipelines.serving.state import State, open_state
 from pipelines.settings import Settings
 
 _LOG = logging.getLogger(__name__)
@@ -87,17 +88,22 @@ def _refresh_loop(
     interval = settings.reputation.derive_interval_seconds
     unpublished: pl.Series | None = None  # at first anybody's document may be another one
     due = time.monotonic()
-    with open_draft(settings.warehouse_path) as draft, ThreadPoolExecutor(1, "upkeep") as pool:
-        merging = pool.submit(_merge_small_files, settings)
+    lake = KeptOpen(open_lake(settings.lake_root).root)
+    with (
+        open_draft(settings.warehouse_path) as draft,
+        open_state(settings.published_dir) as state,
+        ThreadPoolExecutor(1, "upkeep") as pool,
+    ):
+        upkeep = pool.submit(_keep_up, settings, state)
         last = False
         while not last:
             committed.wait(max(0.0, due - time.monotonic()))
             last = stopping.is_set()
             committed.clear()
-            derived = refresh_draft(draft, settings)
+            derived = refresh_draft(draft, lake, settings)
             unpublished = _both(unpublished, derived.changed)
             try:
-                published = publish_views(draft.connection, settings, unpublished)
+                published = publish_views(draft.connection, settings, state, unpublished)
             except TransientError as error:
                 on_turn("refresh", error)
                 _LOG.warning("refresh: %s; trying again in %.0f s", error, _RETRY_SECONDS)
@@ -110,12 +116,14 @@ def _refresh_loop(
             if last or time.monotonic() >= due:
                 draft.publish()
                 due = time.monotonic() + interval
-                if merging.done():
-                    merging.result()
-                    merging = pool.submit(_merge_small_files, settings)
+                if upkeep.done():
+                    upkeep.result()
+                    upkeep = pool.submit(_keep_up, settings, state)
 
 
-def _merge_small_files(settings: Settings) -> None:
+def _keep_up(settings: Settings, state: State) -> None:
+    """Save what was published, and merge small files."""
+    state.save()
     try:
         compact(open_lake(settings.lake_root), settings.lake.compact_after_files)
     except TransientError as error:

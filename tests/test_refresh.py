@@ -48,7 +48,7 @@ def test_what_another_process_keeps_is_waited_for(loaded: Settings) -> None:
         with pytest.raises(TransientError, match="kept by another process"):
             warehouse_of(loaded, version(loaded))
         waiting = threads.submit(warehouse_of, patient, version(loaded))
-        refresh_draft(draft, loaded)
+        refresh_draft(draft, open_lake(loaded.lake_root), loaded)
         draft.publish()
         with waiting.result(30) as warehouse:
             assert warehouse.sql("SELECT sum(events) FROM user_days").item() == 2

@@ -5,7 +5,7 @@ Owns names and columns. What is written, when and in which order is `commit.py`'
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 from urllib.parse import unquote
@@ -199,6 +199,28 @@ class Lake:
             except FileNotFoundError:
                 raise LookupError(f"{entry} is gone: the log of events starts later") from None
             yield version, [json.loads(line) for line in lines]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptOpen(Lake):
+    """A lake whose tables stay open for who looks again and again: a table is brought up to date, not opened anew.
+
+    So a handle moves on whenever its table is asked for. Not for use by several threads at once.
+    """
+
+    handles: dict[str, DeltaTable] = field(default_factory=dict[str, DeltaTable])
+
+    def table(self, name: str) -> DeltaTable:
+        """Return the handle on one of TABLES, on its newest version; opened, with what that may raise, if need be."""
+        handle = self.handles.pop(name, None)
+        try:
+            if handle is not None:
+                with reached(self.root):
+                    handle.update_incremental()
+        except DeltaError:
+            handle = None
+        self.handles[name] = handle = handle or Lake.table(self, name)
+        return handle
 
 
 def create_lake(root: str | PathLike[str]) -> Lake:

@@ -4,8 +4,9 @@ Owns which documents are made, written and deleted. The steps that make it safe 
 and what each of them leaves, are a store's own (`store.py`); what was published last is `state.py`.
 
 Everything is written, and every document of a user who is not among the new ones is deleted, when the id of the
-last publication in the store is not the one in `state_dir`: the store was emptied or restored, another publisher was
-here, a publication was interrupted, the folder is new; and when other leaderboards are wanted than were published.
+last publication in the store is not the one that the state has: the store was emptied or restored, another publisher
+was here, a publication was interrupted, the state was not saved or is new; and when other leaderboards are wanted than
+were published.
 What does not show is a document that something else deleted or evicted: give Redis `maxmemory-policy noeviction`, and
 after a mishap delete `{prefix}.publication`.
 """
@@ -13,14 +14,13 @@ after a mishap delete `{prefix}.publication`.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import polars as pl
 
 from pipelines.errors import UsageError
 from pipelines.serving.bookkeeping import Stamp
 from pipelines.serving.leaderboards import score_column
-from pipelines.serving.state import load, save
+from pipelines.serving.state import State
 from pipelines.serving.store import StoreSettings, open_store
 
 DOCUMENTS = pl.Schema({"user_id": pl.String, "document": pl.String, "digest": pl.UInt64})
@@ -59,27 +59,27 @@ class _Changes:
 
 
 def publish(
-    documents: Documents, stamp: Stamp, where: StoreSettings, state_dir: Path, changed: pl.Series | None = None
+    documents: Documents, stamp: Stamp, where: StoreSettings, state: State, changed: pl.Series | None = None
 ) -> Published:
     """Make the store hold exactly the documents of all users under this stamp, and make no more than that takes.
 
     The same for the leaderboards that `redis.leaderboards` names, and for no others.
     `changed` (String) names the users whose document may be another one, or none any more, than in the publication
-    that this `state_dir` recorded last; None: anybody's may. The caller answers for it: whoever is missing there keeps
-    the document of before, and no later publication notices until the store or the state is lost. So names are kept
-    until a call that was given them has returned, and None is passed when another process may have published from here.
+    that this `state` remembers; None: anybody's may. The caller answers for it: whoever is missing there keeps the
+    document of before, and no later publication notices until the store or the state is lost. So names are kept until
+    a call that was given them has returned, and None is passed at first, for a state that was read from its folder.
     `documents(changed)` is asked for first; `documents(None)` if that publication is not what the store holds.
 
     Until the call returns, readers see each document whole, old or new, and its user in the places that go with it on
     the leaderboards. A crash anywhere leaves documents of this publication and the one before, and the next
-    publication writes everything.
+    publication writes everything. So does the one after a crash that comes before the state was saved.
     Raises FencedError if something newer is, or is being, published; TransientError if the store does not answer or
     lost its data meanwhile; ConfigurationError if it refuses; UsageError for columns that are no `DOCUMENTS`.
     """
     started = time.monotonic()
     with open_store(where) as store:
         last_id = store.complete_id()
-        last = load(state_dir, last_id, store.leaderboards)
+        last = state.digests(last_id, store.leaderboards)
         made = _made(documents, None if last is None else changed, store.leaderboards)
         writing = store.begin(stamp)
         if last is not None and writing.previous_id != last_id:  # another publisher began meanwhile
@@ -88,7 +88,7 @@ def publish(
         writing.write(changes.written)
         writing.remove(changes.deleted)
         writing.finish(changes.digests.height)
-    save(state_dir, writing.id, store.leaderboards, changes.digests)
+    state.remember(writing.id, store.leaderboards, changes.digests)
     written, deleted = changes.written.height, changes.deleted.len()
     return Published(written, deleted, changes.digests.height - written, last is None, time.monotonic() - started)
 

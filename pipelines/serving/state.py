@@ -1,14 +1,18 @@
-"""What was published last: a digest per user, in one Arrow file that also holds the id of that publication.
+"""What was published last: a digest per user, with the id of that publication; in memory, and in one Arrow file.
 
 A cache: it says nothing unless Redis holds the same id, and without it the next publication is a full one. It says
 nothing either if the leaderboards that are wanted are not those of that publication: a digest that stayed the same
 does not tell where its user belongs on a new one.
-A crash leaves the file of before, or a temporary one beside it that the next `save` removes.
+Who publishes again and again keeps it in memory and saves it now and then: the file is all digests, and writing it
+takes longer than publishing what a commit changed. A crash leaves the file of an earlier publication, so that the next
+one is full, or a temporary one beside it that the next `save` removes.
 """
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -20,35 +24,73 @@ _ID = b"publication_id"
 _LEADERBOARDS = b"leaderboards"
 
 
-def load(state_dir: Path, publication_id: str | None, leaderboards: Sequence[str]) -> pl.DataFrame | None:
-    """Return the digests of that publication with these leaderboards, as `DIGESTS`.
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """The last publication: its id, its leaderboards, and the digests of all its documents, as `DIGESTS`."""
 
-    None if the file is of another publication, or of other leaderboards, damaged or absent.
-    """
+    publication_id: str
+    leaderboards: bytes
+    digests: pl.DataFrame
+
+
+class State:
+    """What a publisher with this folder published last; of several publishers, each has its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._last = _read(folder / _NAME)
+        self._saved = self._last
+
+    def digests(self, publication_id: str | None, leaderboards: Sequence[str]) -> pl.DataFrame | None:
+        """Return the digests of that publication with these leaderboards, as `DIGESTS`; None if another was last."""
+        last = self._last
+        known = last is not None and (last.publication_id, last.leaderboards) == (publication_id, _text(leaderboards))
+        return last.digests if last and known else None
+
+    def remember(self, publication_id: str, leaderboards: Sequence[str], digests: pl.DataFrame) -> None:
+        """Take the digests of a publication for those of the last one, in memory alone."""
+        self._last = _Last(publication_id, _text(leaderboards), digests)
+
+    def save(self) -> None:
+        """Replace the file, if it is an older one: a reader finds the one before or this one, whole.
+
+        So does a restart after a power loss. Another thread may publish meanwhile.
+        """
+        last = self._last
+        if last is None or last is self._saved:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for abandoned in self._folder.glob(f"{_NAME}.*"):
+            abandoned.unlink(missing_ok=True)
+        temporary = self._folder / f"{_NAME}.{last.publication_id}"
+        table = last.digests.to_arrow(compat_level=pl.CompatLevel.oldest())
+        metadata = {_ID: last.publication_id.encode(), _LEADERBOARDS: last.leaderboards}
+        _write_durably(temporary, table.replace_schema_metadata(metadata))
+        with contextlib.suppress(FileNotFoundError):  # another publisher took it for abandoned: the next one is full
+            temporary.replace(self._folder / _NAME)
+        self._saved = last
+
+
+@contextmanager
+def open_state(folder: Path) -> Generator[State]:
+    """Yield the state in a folder, and save it on leaving."""
+    state = State(folder)
     try:
-        with pa.memory_map(str(state_dir / _NAME)) as file:
-            table = pa.ipc.open_file(file).read_all()
+        yield state
+    finally:
+        state.save()
+
+
+def _read(file: Path) -> _Last | None:
+    """Return what a file says; None if it is damaged or absent."""
+    try:
+        with pa.memory_map(str(file)) as mapped:
+            table = pa.ipc.open_file(mapped).read_all()
         held: dict[bytes, bytes] = table.schema.metadata or {}
-        held_id = held[_ID].decode()
+        last = _Last(held[_ID].decode(), held.get(_LEADERBOARDS, b""), pl.DataFrame(table))
     except (FileNotFoundError, pa.ArrowInvalid, KeyError):
         return None
-    if held_id != publication_id or held.get(_LEADERBOARDS, b"") != _text(leaderboards):
-        return None
-    digests = pl.DataFrame(table)
-    return digests if digests.schema == DIGESTS else None
-
-
-def save(state_dir: Path, publication_id: str, leaderboards: Sequence[str], digests: pl.DataFrame) -> None:
-    """Replace the file: a reader finds the one before or this one, whole, and so does a restart after a power loss."""
-    state_dir.mkdir(parents=True, exist_ok=True)
-    for abandoned in state_dir.glob(f"{_NAME}.*"):
-        abandoned.unlink(missing_ok=True)
-    temporary = state_dir / f"{_NAME}.{publication_id}"
-    table = digests.to_arrow(compat_level=pl.CompatLevel.oldest())
-    metadata = {_ID: publication_id.encode(), _LEADERBOARDS: _text(leaderboards)}
-    _write_durably(temporary, table.replace_schema_metadata(metadata))
-    with contextlib.suppress(FileNotFoundError):  # another publisher took it for abandoned: no state, a full next one
-        temporary.replace(state_dir / _NAME)
+    return last if last.digests.schema == DIGESTS else None
 
 
 def _text(leaderboards: Sequence[str]) -> bytes:

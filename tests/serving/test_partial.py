@@ -14,13 +14,13 @@ from pipelines.errors import TransientError, UsageError
 from pipelines.reputation import documents as warehouse
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
+from pipelines.serving import publish as publishing
 from pipelines.serving.bookkeeping import read_held
-from pipelines.serving.publish import publish
 from pipelines.serving.read import published
-from pipelines.serving.state import load
+from pipelines.serving.state import State, open_state
 from pipelines.settings import RedisSettings, Settings
 from tests.reputation.history import AS_OF, NOW, Event, snapshot_of
-from tests.serving.conftest import always, documents, documents_of, expected, interrupted, names, served, stamp
+from tests.serving.conftest import always, documents, documents_of, expected, interrupted, names, publish, served, stamp
 
 USERS = ["ann", "bob", "cem", "", "*", "\0", "\U0001f600"]
 SCORES = st.dictionaries(st.sampled_from(USERS), st.integers(0, 3).map(str))
@@ -75,7 +75,7 @@ def test_partial_publications_equal_full_ones(local_settings: Settings, steps: l
             assert maker.calls == [None if result.full or not told else differing | more]
             assert result.written + result.unchanged == len(texts)
             assert result.full or result.written + result.deleted == len(differing)
-            kept = load(Path(name), read_held(client, cache.prefix).publication_id, ())
+            kept = State(Path(name)).digests(read_held(client, cache.prefix).publication_id, ())
             assert kept is not None
             assert kept.sort("user_id").equals(documents_of(texts).select("user_id", "digest").sort("user_id"))
             last = texts
@@ -162,3 +162,29 @@ def test_the_warehouse_makes_the_documents_of_named_users(tmp_path: Path) -> Non
         made = warehouse.documents(path, names(*some))
         assert made.equals(everybody.filter(pl.col("user_id").is_in(some)))
         assert made.schema == everybody.schema
+
+
+def test_what_was_not_saved_is_remembered_by_this_process_alone(cache: RedisSettings, tmp_path: Path) -> None:
+    """Publications of one process build on each other without a file; after a crash the next one is full."""
+    with open_state(tmp_path) as state:
+        assert publishing.publish(always(documents(ann=1, bob=1)), stamp(1), cache, state).full
+        assert not publishing.publish(always(documents(ann=2, bob=1)), stamp(2), cache, state, names("ann")).full
+        assert publish(always(documents(ann=3, bob=1)), stamp(3), cache, tmp_path).full  # as after a crash
+        assert publishing.publish(always(documents(ann=4, bob=1)), stamp(4), cache, state, names("ann")).full
+    assert not publish(always(documents(ann=5, bob=1)), stamp(5), cache, tmp_path).full
+
+
+def test_the_file_is_that_of_the_last_save(cache: RedisSettings, tmp_path: Path) -> None:
+    """What is published after it is in memory; saving again changes nothing on disk unless something was published."""
+    file = tmp_path / "published.arrow"
+    state = State(tmp_path)
+    publishing.publish(always(documents(ann=1)), stamp(1), cache, state)
+    assert not file.exists()
+    state.save()
+    saved = file.stat().st_ino
+    state.save()
+    assert file.stat().st_ino == saved
+    publishing.publish(always(documents(ann=2)), stamp(2), cache, state, names("ann"))
+    assert file.stat().st_ino == saved
+    state.save()
+    assert file.stat().st_ino != saved

@@ -13,9 +13,8 @@ from pipelines.serving import publication as publication_module
 from pipelines.serving.bookkeeping import Held, Stamp, read_held
 from pipelines.serving.keys import publication_key
 from pipelines.serving.publication import Publication, begin, finish, remove, write
-from pipelines.serving.publish import publish
 from pipelines.settings import RedisSettings
-from tests.serving.conftest import always, documents, documents_of, expected, served, stamp
+from tests.serving.conftest import always, documents, documents_of, expected, publish, served, stamp
 
 OLD, NEW = stamp(1), stamp(2)
 

@@ -14,12 +14,12 @@ import redis
 from pipelines.errors import TransientError, UsageError
 from pipelines.serving.keys import document_key
 from pipelines.serving.publication import begin, finish, write
-from pipelines.serving.publish import DOCUMENTS, publish
+from pipelines.serving.publish import DOCUMENTS
 from pipelines.serving.read import published, read_reputation
 from pipelines.serving.redis_store import document_keys
 from pipelines.settings import RedisSettings, Settings
 from tests.services.waiting import wait_for
-from tests.serving.conftest import PrivateValkey, always, documents, documents_of, expected, served, stamp
+from tests.serving.conftest import PrivateValkey, always, documents, documents_of, expected, publish, served, stamp
 
 HOSTILE = [
     "",
@@ -179,11 +179,13 @@ from pathlib import Path
 import polars as pl
 from pydantic import SecretStr
 from pipelines.serving.publish import publish
+from pipelines.serving.state import open_state
 from pipelines.serving.publication import Stamp
 from pipelines.settings import RedisSettings
 documents, url, prefix, state, version = sys.argv[1:]
 settings = RedisSettings(url=SecretStr(url), prefix=prefix)
-publish(lambda _: pl.read_parquet(documents), Stamp(int(version), 1, "p"), settings, Path(state))
+with open_state(Path(state)) as kept:
+    publish(lambda _: pl.read_parquet(documents), Stamp(int(version), 1, "p"), settings, kept)
 """
 
 

@@ -14,11 +14,10 @@ from pipelines.errors import ConfigurationError, TransientError
 from pipelines.serving import read
 from pipelines.serving.client import connect
 from pipelines.serving.publication import begin
-from pipelines.serving.publish import publish
 from pipelines.serving.read import Ranked, published, read_leaderboard, read_rank, read_reputation
 from pipelines.settings import RedisSettings, Settings
 from tests.services.ports import free_port
-from tests.serving.conftest import PrivateValkey, always, documented_rules, documents, documents_of, stamp
+from tests.serving.conftest import PrivateValkey, always, documented_rules, documents, documents_of, publish, stamp
 
 PASSWORD = "s3cret/p@ss word"  # noqa: S105 # the one that no error may show
 QUOTED = "s3cret%2Fp%40ss%20word"

@@ -7,13 +7,12 @@ import pytest
 from pydantic import SecretStr
 
 from pipelines.errors import ConfigurationError
-from pipelines.serving.publish import publish
 from pipelines.serving.read import published, read_reputation
 from pipelines.settings import RedisSettings, Settings
 from tests.services.certificates import Certificates, make_certificates
 from tests.services.redis_server import RedisServer
 from tests.services.requirements import require
-from tests.serving.conftest import always, documented_rules, documents, stamp
+from tests.serving.conftest import always, documented_rules, documents, publish, stamp
 
 pytestmark = pytest.mark.services
 
