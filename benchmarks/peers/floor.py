@@ -4,18 +4,16 @@ import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 
+from kafka.structs import TopicPartition
+
 from benchmarks.peers.karmalake import settings_of, warm_up
 from benchmarks.peers.protocol import Job, serve
 from pipelines.contract.decode import decode, keep
-from pipelines.emit.clients import consumer
-from pipelines.ingest.batches import count, hand_over_batches
-from pipelines.ingest.receive import receiving_in_place
+from pipelines.ingest.batches import count
 from pipelines.ingest.source import open_source
 from pipelines.lake.files import write_days
 from pipelines.lake.index import NEW, open_index
 from pipelines.lake.tables import create_lake
-
-_FETCH_BYTES = 4 * 1024 * 1024
 
 
 def _measure(job: Job) -> dict[str, object]:
@@ -46,21 +44,14 @@ def _measure(job: Job) -> dict[str, object]:
 
 
 def _fetch(job: Job) -> None:
-    kafka = settings_of(job, "fetch").kafka
-    options = {
-        "group_id": kafka.group_id,
-        "auto_offset_reset": "earliest",
-        "enable_auto_commit": False,
-        "isolation_level": "read_committed",
-        "max_partition_fetch_bytes": _FETCH_BYTES,
-        "kafka_client": receiving_in_place,
-    }
-    with consumer(kafka, **options) as reader:
-        hand_over_batches(reader)
-        reader.subscribe([job.topic])
+    """Read the topic by ingest's own consumer, and only count."""
+    with open_source(settings_of(job, "fetch")) as source:
+        places = [TopicPartition(job.topic, partition) for partition in source.consumer.partitions_for_topic(job.topic)]
+        source.consumer.assign(places)
+        source.consumer.seek_to_beginning()
         read = 0
         while read < job.records:
-            read += sum(count(item) for items in reader.poll(timeout_ms=500).values() for item in items)
+            read += sum(count(item) for items in source.consumer.poll(timeout_ms=500).values() for item in items)
 
 
 @contextmanager

@@ -235,7 +235,8 @@ def open_source(settings: Settings) -> Generator[KafkaSource]:
         "auto_offset_reset": "none",
         "isolation_level": "read_committed",
         "max_partition_fetch_bytes": _FETCH_BYTES,
-        # A poll leaves a fetch with the broker, which answers nothing else on that connection until it is over.
+        # A fifth of a poll's wait: a poll leaves a fetch with the broker, which answers nothing else on that connection
+        # until it is over.
         "fetch_max_wait_ms": int(settings.ingest.max_wait_seconds * 200),
         "kafka_client": receiving_in_place,
     }

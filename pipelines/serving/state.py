@@ -44,8 +44,9 @@ class State:
     def digests(self, publication_id: str | None, leaderboards: Sequence[str]) -> pl.DataFrame | None:
         """Return the digests of that publication with these leaderboards, as `DIGESTS`; None if another was last."""
         last = self._last
-        known = last is not None and (last.publication_id, last.leaderboards) == (publication_id, _text(leaderboards))
-        return last.digests if last and known else None
+        if last is None or (last.publication_id, last.leaderboards) != (publication_id, _text(leaderboards)):
+            return None
+        return last.digests
 
     def remember(self, publication_id: str, leaderboards: Sequence[str], digests: pl.DataFrame) -> None:
         """Take the digests of a publication for those of the last one, in memory alone."""
