@@ -65,18 +65,23 @@ def commit_batch(lake: Lake, events: DeltaTable, files: Sequence[AddAction], rec
 
     A crash before it leaves orphan files; after it, a batch whose commit record `complete_commits` will write.
     Raises OvertakenError when somebody else committed in between, FencedError when that was to one of our topic
-    partitions, TransientError when the commit could not be written, CommitUnknownError when the log cannot be read
-    to learn the outcome.
+    partitions or a range begins elsewhere than at the checkpoint of that version, TransientError when the commit could
+    not be written, CommitUnknownError when the log cannot be read to learn the outcome.
     """
     record = replace(record, committed=datetime.now(UTC))
     checkpoints = {checkpoint_id(r.topic_id, r.topic_partition): r.next_offset for r in record.ranges}
-    expected = {app_id: events.transaction_version(app_id) for app_id in checkpoints}
+    expected = _checkpoints(events, record)
     base = events.version()
+    if any(at not in {None, r.start_offset} for at, r in zip(expected, record.ranges, strict=True)):
+        raise FencedError(
+            f"{_places(record)} does not begin at the checkpoints of lake version {base}, which are {expected}: "
+            "nothing of this batch was committed; start again to read on from them"
+        )
     try:
         publish(events, files, checkpoints, metadata={COMMIT_METADATA: json.dumps(asdict(record), default=str)})
     except (DeltaError, OSError) as error:
         landed = _outcome(lake, events, base, record.batch_id, error)
-        if landed is None and {app_id: events.transaction_version(app_id) for app_id in checkpoints} != expected:
+        if landed is None and _checkpoints(events, record) != expected:
             raise FencedError(
                 f"another ingester has moved the checkpoint of {_places(record)} while this one was reading: "
                 "stop one of the two; nothing of this batch was committed"
@@ -138,6 +143,11 @@ def _outcome(lake: Lake, events: DeltaTable, base: int, batch_id: str, error: Ex
             "start again, the checkpoint in the lake tells"
         ) from unreadable
     return None
+
+
+def _checkpoints(events: DeltaTable, record: CommitRecord) -> list[int | None]:
+    """Return the next_offset of the topic partition of each range at the version of a handle; None if never read."""
+    return [events.transaction_version(checkpoint_id(r.topic_id, r.topic_partition)) for r in record.ranges]
 
 
 def _places(record: CommitRecord) -> str:

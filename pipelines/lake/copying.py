@@ -1,24 +1,27 @@
 """A lake copied to another place, a folder or an object store, and the copy read back.
 
-The version that is copied is a whole one: `events` is looked at first and written last, and of every table the files
-before the log that names them. So a copy that was killed is no lake, or one of an earlier version, and copying again
-goes on. Files never change: what is there already is not sent again, only compared.
+The version that is copied is whole: `commits` is opened first, then `events`, then the other tables, so that the copy
+never claims the record of a commit that it lacks, and has every row that belongs to a commit. `events` is written last,
+and of every table the files before the log that names them. A copy that was killed is no lake, or one of an earlier
+version; copying again continues. Files never change: what is there already is compared, not sent again.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 
-import pyarrow.fs as pa_fs
 from deltalake import DeltaTable
 
 from pipelines.errors import CorruptionError, UsageError
 from pipelines.lake.files import make_durable
+from pipelines.lake.log_files import KEPT_ENTRIES, list_log
 from pipelines.lake.stores import absolute, ensure_folder_of, opened
 from pipelines.lake.tables import TABLES, Lake, data_files
 
 _CHUNK_BYTES = 4 * 1024 * 1024
 _LOG = "_delta_log"
+_OPENED = ("commits", *(name for name in TABLES if name != "commits"))
+_WRITTEN = (*(name for name in TABLES if name != "events"), "events")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +43,13 @@ def copy_lake(lake: Lake, to: str, progress: Callable[[str], None] = lambda _: N
     that has gone its own way since it was copied; CorruptionError when a file of the copy is not what was written.
     """
     target = Lake(absolute(to))
-    handles = {name: lake.table(name) for name in TABLES}
+    handles = {name: lake.table(name) for name in _OPENED}
     versions = {name: handle.version() for name, handle in handles.items()}
     _refuse_others(lake, target, versions)
     count = size = sent = 0
-    for name, handle in reversed(handles.items()):
+    for name in _WRITTEN:
         folder = lake.folder(name)
-        data = [path.removeprefix(f"{folder}/") for path in data_files(handle)]
+        data = [path.removeprefix(f"{folder}/") for path in data_files(handles[name])]
         for path in [*data, *_log_files(folder, versions[name])]:
             was_there, length = _copy(f"{folder}/{path}", f"{target.folder(name)}/{path}")
             count, size, sent = count + 1, size + length, sent + (not was_there)
@@ -71,12 +74,16 @@ def _refuse_others(lake: Lake, target: Lake, versions: dict[str, int]) -> None:
 
 
 def _log_files(folder: str, version: int) -> list[str]:
-    """Return the log of a table up to a version: its entries in order, then what shortens the way through them."""
-    store, place = opened(f"{folder}/{_LOG}")
-    names = [info.base_name for info in store.get_file_info(pa_fs.FileSelector(place)) if info.is_file]
-    numbered = sorted(name for name in names if name[:20].isdigit() and int(name[:20]) <= version)
-    checkpoints = [name for name in numbered if ".checkpoint" in name]
-    return [f"{_LOG}/{name}" for name in [*checkpoints, *(name for name in numbered if name not in checkpoints)]]
+    """Return the log of a table up to a version: the newest checkpoint, then entries in order.
+
+    Entries that compaction may remove meanwhile are left out: they are below the checkpoint.
+    """
+    files = [file for file in list_log(f"{folder}/{_LOG}") if file.version <= version]
+    checkpoints = [file for file in files if file.is_checkpoint]
+    newest = max((file.version for file in checkpoints), default=0)
+    first = min(newest, version - KEPT_ENTRIES // 2)
+    entries = [file for file in files if not file.is_checkpoint and file.version >= first]
+    return [f"{_LOG}/{file.name}" for file in [*checkpoints[-1:], *entries]]
 
 
 def _copy(source: str, target: str) -> tuple[bool, int]:

@@ -1,8 +1,9 @@
 """The dedup index: every event_id that the lake holds, of any age, exactly (`once`).
 
 Digests in sorted runs (`runs.py`), and what ties them to the lake. It is a cache of the lake: its manifest carries the
-version of `events` that it reflects, and `catch_up` brings it to the newest one from the files that were added since,
-or rebuilds it when the log no longer reaches back that far. Deleting the folder costs time, never an event.
+version of `events` that it reflects and the digest of that version's log entry, since a lake restored from a copy
+passes the same versions with other events. `catch_up` brings it to the newest version from the files that were added
+since, or rebuilds it where the log no longer has that entry. Deleting the folder costs time, never an event.
 
 A crash in `extend` leaves the manifest of the version before and perhaps a file that it does not name; the next
 `catch_up` reads what is missing from the lake. Files are flushed before a manifest names them, so a manifest that can
@@ -33,7 +34,7 @@ from pipelines.lake.runs import Runs, open_run
 from pipelines.lake.tables import Lake, data_files, identity
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 1
+_FORMAT = 2
 _REBUILD_ROWS = 1_000_000
 
 NEW, DUPLICATE, CONFLICT = 0, 1, 2
@@ -50,6 +51,8 @@ class DedupIndex:
     """Of the lake that it is an index of: of another one, or after an erasure, it starts from nothing."""
     key: bytes = b""
     version: int = -1
+    entry: str | None = None
+    """The digest of the log entry of `version`: which history that version belongs to. None if the log lacks it."""
     runs: Runs = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,10 +112,20 @@ class DedupIndex:
     def _files_added_since(self, newest: int) -> list[str]:
         if self.version < 0:
             raise LookupError("an empty index starts from the files that are there now")
-        if self.version > newest:
+        if self.version > newest or not self._is_of(self.version, self.entry):
             raise LookupError("the lake went back: the index may know events that are no longer there")
         log = self.lake.log(self.version, newest)
         return [f"{self.lake.folder('events')}/{path}" for _, actions in log for path in _added(actions)]
+
+    def _is_of(self, version: int, entry: str | None) -> bool:
+        """Return whether the lake's history led through this very entry."""
+        return entry is not None and entry == self._entry_digest(version)
+
+    def _entry_digest(self, version: int) -> str | None:
+        try:
+            return self.lake.entry_digest(version)
+        except LookupError:
+            return None
 
     def _add(self, paths: Iterable[str]) -> None:
         for rows in _one_ahead(_read(paths)):
@@ -120,12 +133,14 @@ class DedupIndex:
             self.runs.add(digests)
 
     def _save(self, version: int) -> None:
-        self.version = version
+        if version != self.version:
+            self.version, self.entry = version, self._entry_digest(version)
         manifest = {
             "format": _FORMAT,
             "identity": self.identity,
             "key": self.key.hex(),
             "version": version,
+            "entry": self.entry,
             "runs": self.runs.flush(),
             "next_file": self.runs.next_file,
         }
@@ -142,9 +157,11 @@ class DedupIndex:
             manifest: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
             if manifest["format"] != _FORMAT or manifest["identity"] != self.identity:
                 return self._forget()
+            if not self._is_of(manifest["version"], manifest["entry"]):
+                return self._forget()
             runs = [open_run(self.folder / name, rows) for name, rows in manifest["runs"]]
             self.runs = Runs(self.folder, runs, manifest["next_file"])
-            self.key, self.version = bytes.fromhex(manifest["key"]), manifest["version"]
+            self.key, self.version, self.entry = bytes.fromhex(manifest["key"]), manifest["version"], manifest["entry"]
         except (OSError, ValueError, KeyError, TypeError):
             self._forget()
 
@@ -152,7 +169,8 @@ class DedupIndex:
         """Start again from nothing, under a new key."""
         self.runs.finish()
         self.runs.close()
-        self.runs, self.key, self.version = Runs(self.folder), secrets.token_bytes(16), -1
+        self.runs, self.key = Runs(self.folder), secrets.token_bytes(16)
+        self.version, self.entry = -1, None
         (self.folder / "manifest.json").unlink(missing_ok=True)
         self.runs.remove_others()
 

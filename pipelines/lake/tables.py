@@ -6,6 +6,7 @@ Owns names and columns. What is written, when and in which order is `commit.py`'
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from os import PathLike
 from typing import Any
 from urllib.parse import unquote
@@ -18,7 +19,7 @@ from pipelines.contract.schema import EVENT, PLACE, REJECTED, TIMESTAMP
 from pipelines.errors import CorruptionError, UsageError
 from pipelines.lake.files import DAY_COLUMN, make_durable
 from pipelines.lake.stores import absolute, reached, read_text
-from pipelines.lake.torn import set_torn_aside
+from pipelines.lake.torn import require_whole, set_torn_aside, set_torn_checkpoint_aside
 
 EVENTS = pa.schema([*EVENT, *PLACE, ("batch_id", pa.string()), (DAY_COLUMN, pa.date32())])
 DEAD_LETTERS = pa.schema([*REJECTED, ("batch_id", pa.string())])
@@ -170,7 +171,7 @@ class Lake:
             with reached(self.root):
                 table = DeltaTable(self.folder(name))
         except DeltaError as error:
-            if set_torn_aside(self.folder(name)):
+            if set_torn_aside(self.folder(name)) or set_torn_checkpoint_aside(self.folder(name)):
                 return self.table(name)
             said = str(error).partition("\n")[0]  # what follows is a stack without names
             raise CorruptionError(
@@ -179,6 +180,7 @@ class Lake:
             ) from error
         if set_torn_aside(self.folder(name), table.version()):
             return self.table(name)
+        require_whole(self.folder(name), table.version())
         missing = set(TABLES[name].names) - {field.name for field in table.schema().fields}
         if missing:
             raise UsageError(
@@ -193,12 +195,21 @@ class Lake:
         Raises LookupError when the log no longer reaches back that far.
         """
         for version in range(after + 1, upto + 1):
-            entry = self.entry("events", version)
-            try:
-                lines = read_text(entry).splitlines()
-            except FileNotFoundError:
-                raise LookupError(f"{entry} is gone: the log of events starts later") from None
-            yield version, [json.loads(line) for line in lines]
+            yield version, [json.loads(line) for line in self._read_entry(version).splitlines()]
+
+    def entry_digest(self, version: int) -> str:
+        """Return the digest of what a version of `events` changed: another one where another history led there.
+
+        Raises LookupError when the log no longer has the entry.
+        """
+        return blake2b(self._read_entry(version).encode(), digest_size=16).hexdigest()
+
+    def _read_entry(self, version: int) -> str:
+        entry = self.entry("events", version)
+        try:
+            return read_text(entry)
+        except FileNotFoundError:
+            raise LookupError(f"{entry} is gone: the log of events starts later") from None
 
 
 @dataclass(frozen=True, slots=True)

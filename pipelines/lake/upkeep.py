@@ -20,6 +20,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from pipelines.errors import TransientError
 from pipelines.lake.files import DAY_COLUMN, make_durable, read_file, write_days, write_file
+from pipelines.lake.log_files import remove_old_entries
 from pipelines.lake.publish import publish
 from pipelines.lake.tables import TABLES, Lake
 
@@ -62,9 +63,12 @@ class Compacted:
 def compact(lake: Lake, min_files: int, progress: Callable[[str], None] = lambda _: None) -> list[Compacted]:
     """Merge the small files of each day of `events`, and of each other table, that has at least `min_files` of them.
 
-    A crash leaves orphan files. Raises TransientError when others kept committing through all attempts.
+    Also removes old entries of the tables' logs. A crash leaves orphan files. Raises TransientError when others kept
+    committing through all attempts.
     """
     done = [_compact_table(lake, name, min_files, progress) for name in TABLES]
+    for name in TABLES:
+        remove_old_entries(lake.table(name))
     return [compacted for compacted in done if compacted.files_before]
 
 

@@ -56,6 +56,18 @@ def test_two_ingesters_on_one_checkpoint_are_fenced(lake: Lake) -> None:
     assert [row["event_id"] for row in stored(lake)] == ["a"]
 
 
+@pytest.mark.parametrize("start", [0, 1, 3, 100])
+def test_a_range_that_begins_elsewhere_is_refused(lake: Lake, start: int) -> None:
+    """A batch read from anywhere but the checkpoint is not committed: it would skip records, or count them twice."""
+    handle = lake.table("events")
+    commit(lake, handle, "b1", make_events(["a", "b"]))
+    events = make_events(["c"], first_offset=start)
+    record = make_record("b2", events, start=start)
+    with pytest.raises(FencedError, match=rf"events-0@{start}..{start + 1} does not begin at the checkpoints"):
+        commit_batch(lake, handle, stage_events(lake, events, "b2"), record)
+    assert [row["event_id"] for row in stored(lake)] == ["a", "b"]
+
+
 def test_an_ingester_of_another_topic_partition_overtakes(lake: Lake) -> None:
     """A commit that moved none of our checkpoints asks for another deduplication; then the batch lands."""
     first, second = lake.table("events"), lake.table("events")

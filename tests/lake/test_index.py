@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,9 +21,10 @@ from pipelines.contract.digest import Digests
 from pipelines.errors import ConfigurationError
 from pipelines.lake import index as index_module
 from pipelines.lake import runs as runs_module
+from pipelines.lake.copying import copy_lake
 from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, open_index
-from pipelines.lake.tables import Lake
-from pipelines.lake.upkeep import compact
+from pipelines.lake.tables import ERASURES_DONE, Lake
+from pipelines.lake.upkeep import compact, list_files, replace_files
 from tests.lake.making import commit, make_events
 
 _IDS = st.tuples(st.integers(0, 12).map(str), st.sampled_from(["p", "q"]))
@@ -37,10 +39,10 @@ def test_index_agrees_with_a_dict(
     """Over any batches, with repetitions inside and between them, each event's verdict is that of a dict."""
     first_payload: dict[str, str] = {}
     with _opened(tmp_path_factory.mktemp("index"), lake) as index:
-        for version, batch in enumerate(batches, start=1):
+        for batch in batches:
             verdicts = index.classify(_table(batch))
             assert verdicts.verdicts.tolist() == [_verdict(first_payload, *event) for event in batch]
-            index.extend(verdicts.new, version)
+            index.extend(verdicts.new, index.version)
             assert sum(len(run.digests) for run in index.runs.runs) == len(first_payload)
 
 
@@ -67,7 +69,7 @@ def test_runs_are_merged_geometrically(lake: Lake, tmp_path: Path) -> None:
     """However many batches there were, a look-up reads few runs, and the folder holds no others."""
     with _opened(tmp_path, lake) as index:
         for batch in range(100):
-            index.extend(index.classify(make_events(f"{batch}-{n}" for n in range(10))).new, batch + 1)
+            index.extend(index.classify(make_events(f"{batch}-{n}" for n in range(10))).new, index.version)
         sizes = [len(run.digests) for run in index.runs.runs]
         assert sum(sizes) == 1_000
         assert all(older >= 2 * newer for older, newer in pairwise(sizes))
@@ -94,7 +96,7 @@ def test_no_batch_waits_for_a_large_merge(lake: Lake, tmp_path: Path, monkeypatc
     monkeypatch.setattr(runs_module, "_merged_durably", lambda *runs: go_on.wait(60) and merge(*runs))
     with _opened(tmp_path, lake) as index:
         for batch in range(5):
-            index.extend(index.classify(make_events([f"{batch}-a", f"{batch}-b"])).new, batch + 1)
+            index.extend(index.classify(make_events([f"{batch}-a", f"{batch}-b"])).new, index.version)
         assert [len(run) for run in index.runs.runs] == [2] * 5
         assert index.classify(make_events(["0-a", "4-b", "5-a"])).verdicts.tolist() == [DUPLICATE, DUPLICATE, NEW]
         go_on.set()
@@ -149,7 +151,7 @@ def test_a_deleted_folder_costs_nothing_but_time(lake: Lake, tmp_path: Path) -> 
         lambda folder: (folder / "manifest.json").write_text('{"format": 0}'),
         lambda folder: (folder / "manifest.json").write_text("[]"),
         lambda folder: (folder / "manifest.json").write_text("\N{NULL}" * 300),
-        lambda folder: _change_manifest(folder, table_id="of another lake"),
+        lambda folder: _change_manifest(folder, identity="of another lake"),
         lambda folder: _change_manifest(folder, runs=[["gone.run", 2]]),
         lambda folder: next(folder.glob("*.run")).write_bytes(b""),
         lambda folder: next(folder.glob("*.run")).write_bytes(b"\0" * 24),
@@ -189,6 +191,40 @@ def test_a_lake_that_went_back_leads_to_a_rebuild(lake: Lake, tmp_path: Path) ->
     Path(lake.entry("events", 2)).unlink()
     with _opened(tmp_path, lake) as index:
         assert _known(index) == {"a"}
+
+
+@pytest.mark.parametrize("at", ["the version of the index", "a later version"])
+def test_a_restored_lake_with_another_history_leads_to_a_rebuild(lake: Lake, tmp_path: Path, at: str) -> None:
+    """A lake restored from a copy passes the version of an index with other events: none is lost, none doubled."""
+    handle = lake.table("events")
+    commit(lake, handle, "b1", make_events(["a"]))
+    copy_lake(lake, str(tmp_path / "copy"))
+    with _opened(tmp_path, lake) as index:
+        commit(lake, handle, "b2", make_events(["b"], first_offset=1))
+        index.catch_up(handle)
+    shutil.rmtree(lake.root)
+    shutil.move(tmp_path / "copy", lake.root)
+    handle = lake.table("events")
+    commit(lake, handle, "c2", make_events(["c"], first_offset=1))
+    if at == "a later version":
+        commit(lake, handle, "c3", make_events(["c0"], first_offset=2))
+    with _opened(tmp_path, lake) as index:
+        assert _known(index) == {"a", "c"} | ({"c0"} if at == "a later version" else set())
+        assert index.version == handle.version()
+
+
+def test_an_erasure_beside_an_open_index_leads_to_a_rebuild(lake: Lake, tmp_path: Path) -> None:
+    """What an erasure removed is unknown to an index that was open meanwhile, under another key (`erasable`)."""
+    handle = lake.table("events")
+    commit(lake, handle, "b1", make_events(["a"]))
+    commit(lake, handle, "b2", make_events(["b"], first_offset=1))
+    with _opened(tmp_path, lake) as index:
+        key = index.key
+        *_, newest = list_files(handle)
+        replace_files(handle, [newest], [], {ERASURES_DONE: 1}, data_change=True)
+        index.catch_up(lake.table("events"))
+        assert index.key != key
+        assert len(_known(index)) == 1
 
 
 def test_a_log_that_starts_later_leads_to_a_rebuild(lake: Lake, tmp_path: Path) -> None:

@@ -2,17 +2,21 @@
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pipelines.errors import CorruptionError
 from pipelines.lake import commit as commit_module
+from pipelines.lake import files, torn
 from pipelines.lake.commit import append
+from pipelines.lake.publish import _CHECKPOINT_VERSIONS, publish
 from pipelines.lake.tables import Lake
 from pipelines.settings import Settings
 from tests.draining import assert_verified, contents, drain_all, send, valid_records, with_ingest
 from tests.lake.making import commit, make_events, stored
+from tests.services.waiting import wait_for
 
 # What a disk may have of a file that was written, and not flushed, when the power went.
 _TEARS: dict[str, Callable[[bytes], bytes]] = {
@@ -79,13 +83,81 @@ def test_a_torn_append(lake: Lake, tear: str) -> None:
     assert [row["batch_id"] for row in stored(lake, "conflicts")] == ["again", "whole"]
 
 
-def test_damage_within_a_log_is_not_mended(lake: Lake) -> None:
-    """What is not the end of a log counted: it is reported, and nothing is set aside."""
+@pytest.mark.parametrize("tear", _TEARS)
+def test_damage_within_a_log_is_told(lake: Lake, tear: str) -> None:
+    """An entry below the last one counted: the table is not opened without it, and nothing is set aside."""
     handle = lake.table("events")
     for number in range(3):
         commit(lake, handle, f"b{number}", make_events([f"e{number}"], first_offset=number))
     entry = Path(lake.entry("events", 2))
-    entry.write_bytes(entry.read_bytes()[:50])
-    with pytest.raises(CorruptionError, match="events cannot be opened"):
+    entry.write_bytes(_TEARS[tear](entry.read_bytes()))
+    torn._checked.clear()  # as in a new process
+    with pytest.raises(CorruptionError, match=r"events cannot be opened|entry 2 of the log .* is torn, and 1 later"):
         lake.table("events")
     assert entry.exists()
+
+
+def test_each_entry_is_looked_at_once(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening a table again costs by the entries that are new, not by the age of its log."""
+    looked_at: list[str] = []
+    is_whole = torn._is_whole
+
+    def look(entry: Path) -> bool:
+        looked_at.append(entry.stem.lstrip("0"))
+        return is_whole(entry)
+
+    handle = lake.table("events")
+    for number in range(5):
+        commit(lake, handle, f"b{number}", make_events([f"e{number}"], first_offset=number))
+    lake.table("events")
+    monkeypatch.setattr(torn, "_is_whole", look)
+    commit(lake, handle, "b5", make_events(["e5"], first_offset=5))
+    lake.table("events")
+    assert looked_at == ["6"]
+
+
+@pytest.mark.parametrize("tear", ["nothing", "zeros", "half of it"])
+def test_a_torn_checkpoint_is_set_aside(lake: Lake, tear: str) -> None:
+    """A checkpoint is a copy of entries that are there: without it the table opens at the same version."""
+    handle = lake.table("events")
+    for number in range(_CHECKPOINT_VERSIONS):
+        publish(handle, [], {"x": number})
+        handle.update_incremental()
+    checkpoint = Path(lake.folder("events"), "_delta_log", f"{_CHECKPOINT_VERSIONS:020}.checkpoint.parquet")
+    checkpoint.write_bytes(_TEARS[tear](checkpoint.read_bytes()))
+    opened = lake.table("events")
+    assert (opened.version(), opened.transaction_version("x")) == (_CHECKPOINT_VERSIONS, _CHECKPOINT_VERSIONS - 1)
+    assert not checkpoint.exists()
+
+
+def test_a_commit_flushes_the_entry_that_it_builds_on(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two committers one builds on what the other has not flushed: power may fail after its own commit."""
+    other = lake.table("events")
+    publish(other, [], {"ingest": 1})
+    flushed: list[Path] = []
+    monkeypatch.setattr(files, "_fsync", flushed.append)
+    committer = lake.table("events")
+    publish(committer, [], {"maintenance": 1})
+    entry = Path(lake.entry("events", 1))
+    assert {entry, entry.parent} <= set(flushed)
+
+
+def test_an_entry_is_set_aside_by_one_process(lake: Lake) -> None:
+    """Who waited for the lock looks again: what another process has committed since in its place stays."""
+    append(lake, "conflicts", make_events(["a"]), "whole")
+    entry = Path(lake.entry("conflicts", 1))
+    whole = entry.read_bytes()
+    entry.write_bytes(b"")
+    with ThreadPoolExecutor(1) as pool, torn._alone(entry.parent):
+        waiting = pool.submit(torn.set_torn_aside, lake.folder("conflicts"))
+        wait_for("the other one to wait for the lock", lambda: _waits_for_a_lock(entry.parent))
+        entry.write_bytes(whole)
+    assert waiting.result()
+    assert entry.read_bytes() == whole
+    assert not list(entry.parent.glob("*.torn"))
+
+
+def _waits_for_a_lock(folder: Path) -> bool:
+    """Return whether the kernel knows of a lock of `folder` that is waited for."""
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and f":{folder.stat().st_ino} " in line for line in lines)
