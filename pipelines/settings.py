@@ -291,8 +291,9 @@ class LakeSettings(_Section):
     """s3://bucket/folder, instead of lake/ in data_dir; credentials and endpoint as AWS's own tools take them."""
     compact_after_files: int = Field(default=8, ge=2)
     """A day with at least this many files is merged by `karmalake compact`."""
-    vacuum_retention_hours: float = Field(default=24.0, ge=1)
-    """Files that no commit names, or that no snapshot of this age names, are removed by `karmalake vacuum`."""
+    vacuum_retention_hours: float = Field(default=24.0, ge=1, le=168)
+    """Files that no commit names, or that no snapshot of this age names, are removed by `karmalake vacuum`. At most a
+    week: the log forgets by then that a file was replaced."""
 
 
 class ReputationSettings(_Section):

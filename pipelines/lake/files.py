@@ -72,6 +72,13 @@ def read_file(place: str, columns: list[str] | None = None) -> pa.Table:
     return rows if plain == rows.schema else rows.cast(plain)
 
 
+def read_footer(place: str) -> pq.FileMetaData:
+    """Return the footer of one file of a table: its row groups, with their sizes before compression."""
+    store, path = opened(place)
+    with reached(place):
+        return pq.read_metadata(path, filesystem=store)
+
+
 def make_durable(places: Sequence[str | Path]) -> None:
     """Flush files and the folders that name them to the disk: after this, power may fail."""
     paths = on_this_machine(places)

@@ -7,7 +7,7 @@ later one fails and starts again (`atomic`). Ingest beside it goes on: it retrie
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from math import ceil
 from typing import Any
@@ -19,7 +19,7 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipelines.errors import TransientError
-from pipelines.lake.files import DAY_COLUMN, make_durable, read_file, write_days, write_file
+from pipelines.lake.files import DAY_COLUMN, make_durable, read_file, read_footer, write_days, write_file
 from pipelines.lake.log_files import remove_old_entries
 from pipelines.lake.publish import publish
 from pipelines.lake.tables import TABLES, Lake
@@ -29,8 +29,8 @@ MAINTENANCE = "maintenance"
 _ATTEMPTS = 20
 _MOST_TIMES = 4
 """A file this much larger than all smaller ones of its day together is left alone."""
-_SHARE_BYTES = 64 * 1024 * 1024
-"""Compressed, of the files that are merged at a time."""
+MERGED_ROWS, MERGED_BYTES = 500_000, 128 * 1024 * 1024
+"""What is merged at a time at most, before compression: it bounds the memory of a compaction, whatever a day holds."""
 # Within a day one user's events side by side, in the order that scores are computed in.
 _SORT_KEYS = [
     (DAY_COLUMN, "ascending"),
@@ -42,11 +42,14 @@ _SORT_KEYS = [
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of a table: its path in the table's folder, its UTC day (empty in a table without) and its bytes."""
+    """A file of a table: its path in the table's folder, its UTC day (empty in a table without), bytes and rows."""
 
     path: str
     day: str
     size: int
+    rows: int
+    share: float = 0.0
+    """Of what may be merged at a time, once it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,8 @@ def vacuum(lake: Lake, retention_hours: float) -> list[str]:
 
 def _compact_table(lake: Lake, name: str, min_files: int, progress: Callable[[str], None]) -> Compacted:
     days = files_before = files_after = rows = 0
-    for groups in _shares(_crowded(lake.table(name), min_files)):
+    crowded = (_affordable(lake.folder(name), group) for group in _crowded(lake.table(name), min_files))
+    for groups in _shares([group for group in crowded if len(group) > 1]):
         progress(f"{name} {groups[0][0].day}".strip())
         files = [file for group in groups for file in group]
         if merged := _merge_files(lake, name, files):
@@ -99,10 +103,25 @@ def _compact_table(lake: Lake, name: str, min_files: int, progress: Callable[[st
 
 
 def _shares(groups: list[list[File]]) -> Iterator[list[list[File]]]:
-    """Yield as many days at a time as fit into memory well: a commit for each would cost more than the merging."""
-    sizes = accumulate(sum(file.size for file in group) for group in groups)
-    shares = groupby(zip(sizes, groups, strict=True), key=lambda pair: pair[0] // _SHARE_BYTES)
-    yield from ([group for _, group in share] for _, share in shares)
+    """Yield as many days at a time as may be merged: a commit for each would cost more than the merging."""
+    shares = accumulate(sum(file.share for file in group) for group in groups)
+    together = groupby(zip(shares, groups, strict=True), key=lambda pair: int(pair[0]))
+    yield from ([group for _, group in some] for _, some in together)
+
+
+def _affordable(folder: str, files: list[File]) -> list[File]:
+    """Return the first of a day's small files that may be merged at a time, with their share of that."""
+    measured: list[File] = []
+    left = 1.0
+    for file in files:
+        footer = read_footer(f"{folder}/{file.path}")
+        size = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
+        share = max(footer.num_rows / MERGED_ROWS, size / MERGED_BYTES)
+        left -= share
+        if left < 0:
+            break
+        measured.append(replace(file, share=share))
+    return measured
 
 
 def list_files(table: DeltaTable) -> list[File]:
@@ -133,7 +152,8 @@ def replace_files(
 
 def _crowded(table: DeltaTable, min_files: int) -> list[list[File]]:
     """Return the small files of each day, or of the whole table, where there are at least `min_files`."""
-    groups = [_small(list(group)) for _, group in groupby(list_files(table), key=lambda file: file.day)]
+    growing = [file for file in list_files(table) if file.rows < MERGED_ROWS / 2 and file.size < MERGED_BYTES / 2]
+    groups = [_small(list(group)) for _, group in groupby(growing, key=lambda file: file.day)]
     return [group for group in groups if len(group) >= min_files]
 
 
@@ -154,7 +174,8 @@ def _small(files: list[File]) -> list[File]:
 
 def _describe(row: dict[str, Any]) -> File:
     day = row.get(f"partition.{DAY_COLUMN}")
-    return File(str(row["path"]), "" if day is None else str(day), int(row["size_bytes"]))
+    rows = int(row.get("num_records") or 0)  # unknown of files that other engines wrote
+    return File(str(row["path"]), "" if day is None else str(day), int(row["size_bytes"]), rows)
 
 
 def _merge_files(lake: Lake, name: str, files: list[File]) -> int:

@@ -15,9 +15,10 @@ from deltalake.exceptions import CommitFailedError
 from pipelines.errors import TransientError
 from pipelines.lake import upkeep
 from pipelines.lake.commit import append, stage_events
+from pipelines.lake.files import read_footer
 from pipelines.lake.history import complete_commits, take_snapshot
 from pipelines.lake.publish import publish
-from pipelines.lake.tables import Lake, create_lake
+from pipelines.lake.tables import Lake, create_lake, data_files
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.verify import verify_lake
 from tests.lake.making import commit, make_events, stored
@@ -75,6 +76,27 @@ def test_a_compacted_lake_is_left_alone(filled: Lake) -> None:
     version = filled.table("events").version()
     assert compact(filled, 2) == []
     assert filled.table("events").version() == version
+
+
+@pytest.mark.parametrize("bound", ["MERGED_ROWS", "MERGED_BYTES"])
+def test_a_day_of_any_size_is_merged_in_pieces(lake: Lake, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    """No merge holds more than the bound, so a large day keeps several files, and is left alone after that."""
+    handle = lake.table("events")
+    for number in range(40):
+        ids = [f"e{number}-{n}" for n in range(20)]
+        commit(lake, handle, f"b{number}", make_events(ids, first_offset=20 * number))
+    before = stored(lake)
+    sizes = [read_footer(path).row_group(0).total_byte_size for path in data_files(lake.table("events"))]
+    monkeypatch.setattr(upkeep, bound, {"MERGED_ROWS": 60, "MERGED_BYTES": 10 * max(sizes)}[bound])
+    for _ in range(5):
+        compact(lake, 2)
+    merged = [read_footer(path) for path in data_files(lake.table("events"))]
+    assert len(merged) < len(sizes)
+    assert max(footer.num_rows for footer in merged) <= {"MERGED_ROWS": 60, "MERGED_BYTES": 240}[bound]
+    assert stored(lake) == before
+    version = lake.table("events").version()
+    compact(lake, 2)
+    assert lake.table("events").version() == version
 
 
 @pytest.mark.parametrize("how_many", [2, 4])
