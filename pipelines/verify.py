@@ -14,6 +14,7 @@ import duckdb
 
 from pipelines.lake.erasure import held_of_erased
 from pipelines.lake.history import take_snapshot
+from pipelines.lake.index_check import compare_indexes
 from pipelines.lake.tables import Snapshot, open_lake
 from pipelines.lake.tombstones import open_tombstones
 from pipelines.reputation.documents import documents
@@ -176,9 +177,26 @@ def verify_erased(settings: Settings) -> Check:
     return Check("erased users are gone", "erasable", not evidence, evidence)
 
 
+def verify_index(settings: Settings) -> Check:
+    """Check that each dedup index holds the event_ids of the lake and no others. Reads all events."""
+    name, lake = "the index knows every event_id", open_lake(settings.lake_root)
+    snapshot = take_snapshot(lake)
+    with _views(snapshot) as connection:
+        versions = dict(connection.execute("SELECT batch_id, version FROM commits").fetchall())
+    compared = compare_indexes(settings.index_dir, lake, lake.table("events"), versions)
+    wrong = [each for each in compared if each.missing or each.surplus]
+    if not compared:
+        return Check(name, "once", passed=None, evidence="there is no index yet, or the next start rebuilds it")
+    shown = "; ".join(f"{each.slot}: {each.missing:,} missing, {each.surplus:,} too many" for each in wrong)
+    advice = f"{shown}: stop ingest, remove {settings.index_dir} and start again; it is rebuilt from the lake"
+    evidence = advice if wrong else f"{sum(each.ids for each in compared):,} ids compared"
+    return Check(name, "once", not wrong, evidence)
+
+
 def verify(settings: Settings) -> Iterator[Check]:
-    """Run every check, those of the cache included."""
+    """Run every check, those of the index and the cache included."""
     yield from verify_lake(take_snapshot(open_lake(settings.lake_root)))
+    yield verify_index(settings)
     yield verify_erased(settings)
     yield from verify_served(settings)
 

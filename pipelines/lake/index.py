@@ -34,7 +34,7 @@ from pipelines.lake.runs import Runs, open_run
 from pipelines.lake.tables import Lake, data_files, identity
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 2
+FORMAT = 2
 _REBUILD_ROWS = 1_000_000
 
 NEW, DUPLICATE, CONFLICT = 0, 1, 2
@@ -63,7 +63,7 @@ class DedupIndex:
 
         Of the events of this batch with one unknown event_id the first is new; the others are compared with it.
         """
-        ids, order = _sorted(digest(events, self.key))
+        ids, order = sort_digests(digest(events, self.key))
         first = _first_of_each_id(ids)
         known, payload = self.runs.find(Digests(ids.high[first], ids.low[first], ids.payload[first]))
         group = np.cumsum(first) - 1
@@ -129,14 +129,14 @@ class DedupIndex:
 
     def _add(self, paths: Iterable[str]) -> None:
         for rows in _one_ahead(_read(paths)):
-            digests, _ = _sorted(digest(rows, self.key))
+            digests, _ = sort_digests(digest(rows, self.key))
             self.runs.add(digests)
 
     def _save(self, version: int) -> None:
         if version != self.version:
             self.version, self.entry = version, self._entry_digest(version)
         manifest = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "identity": self.identity,
             "key": self.key.hex(),
             "version": version,
@@ -155,7 +155,7 @@ class DedupIndex:
         """Take up what the folder holds; start from nothing when that is of another lake or cannot be read."""
         try:
             manifest: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
-            if manifest["format"] != _FORMAT or manifest["identity"] != self.identity:
+            if manifest["format"] != FORMAT or manifest["identity"] != self.identity:
                 return self._forget()
             if not self._is_of(manifest["version"], manifest["entry"]):
                 return self._forget()
@@ -237,7 +237,7 @@ def _first_of_each_id(ids: Digests) -> np.ndarray:
     return first
 
 
-def _sorted(digests: Digests) -> tuple[Digests, np.ndarray]:
+def sort_digests(digests: Digests) -> tuple[Digests, np.ndarray]:
     """Return digests sorted by (high, low), equal ones in the order of arrival; and the order."""
     order = np.argsort(digests.high, kind="stable")
     high, low = digests.high[order], digests.low[order]

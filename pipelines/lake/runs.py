@@ -6,6 +6,7 @@ one that no manifest names is removed.
 """
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -60,14 +61,7 @@ class Runs:
     def find(self, ids: Digests) -> tuple[np.ndarray, np.ndarray]:
         """Return for each of the sorted ids whether a run holds it, and the payload there (its own where none does)."""
         self._merge()
-        positions = np.full(len(ids), -1, np.int64)
-        known, payload = np.zeros(len(ids), bool), ids.payload.copy()
-        for run in reversed(self.runs):
-            search.find(run.digests.high, run.digests.low, ids.high, ids.low, positions)
-            found = (positions >= 0) & ~known
-            payload[found] = run.digests.payload[positions[found]]
-            known |= found
-        return known, payload
+        return find_in(self.runs, ids)
 
     def add(self, digests: Digests) -> None:
         """Add a run of sorted digests, and see to it that there are not too many."""
@@ -145,6 +139,18 @@ class Runs:
     def _new_path(self) -> Path:
         self.next_file += 1
         return self.folder / f"{self.next_file:08}.run"
+
+
+def find_in(runs: Sequence[Run], ids: Digests) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each of the sorted ids whether one of the runs holds it, and the payload there, as `Runs.find`."""
+    positions = np.full(len(ids), -1, np.int64)
+    known, payload = np.zeros(len(ids), bool), ids.payload.copy()
+    for run in reversed(runs):
+        search.find(run.digests.high, run.digests.low, ids.high, ids.low, positions)
+        found = (positions >= 0) & ~known
+        payload[found] = run.digests.payload[positions[found]]
+        known |= found
+    return known, payload
 
 
 def open_run(path: Path, rows: int) -> Run:

@@ -1,0 +1,93 @@
+"""Whether a dedup index holds what the lake holds: each event_id with its payload, and nothing else (`once`).
+
+Reads all events, so it is for `karmalake verify`, not for a path that runs by itself. It takes no lock: an index in use
+is read as its manifest describes it.
+"""
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are made when it is imported)
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+
+from pipelines.contract.digest import Digests, digest
+from pipelines.contract.schema import EVENT
+from pipelines.lake.files import read_file
+from pipelines.lake.index import FORMAT, sort_digests
+from pipelines.lake.runs import Run, find_in, open_run
+from pipelines.lake.tables import Lake, data_files, identity
+
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """An index beside the lake at the version that it reflects."""
+
+    slot: str
+    version: int
+    ids: int
+    """Digests in the index."""
+    missing: int
+    """Events of the lake that the index does not know, or knows with another payload."""
+    surplus: int
+    """Digests that are of no event of the lake."""
+
+
+def compare_indexes(root: Path, lake: Lake, events: DeltaTable, versions: dict[str, int]) -> list[Compared]:
+    """Compare each index under `root` with the lake; `versions` are those of committed batches, by batch_id.
+
+    An index that the next start rebuilds, because it is of another history, is left out, and so is one that its
+    process replaced at each of several attempts to read it.
+    """
+    compared = (_compare(folder, lake, events, versions) for folder in sorted(root.glob("slot-*")))
+    return [each for each in compared if each is not None]
+
+
+def _compare(folder: Path, lake: Lake, events: DeltaTable, versions: dict[str, int]) -> Compared | None:
+    for _ in range(_ATTEMPTS):
+        try:
+            manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            if not _is_current(manifest, lake, events):
+                return None
+            runs = [open_run(folder / name, rows) for name, rows in manifest["runs"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # written at this moment, or not readable: the next start rebuilds that
+        return _count(folder.name, manifest, runs, events, versions)
+    return None
+
+
+def _is_current(manifest: dict[str, Any], lake: Lake, events: DeltaTable) -> bool:
+    """Return whether the lake's history led through the version of an index, and is not past an erasure since."""
+    if manifest["format"] != FORMAT or manifest["identity"] != identity(events):
+        return False
+    try:
+        return manifest["version"] <= events.version() and manifest["entry"] == lake.entry_digest(manifest["version"])
+    except LookupError:
+        return False
+
+
+def _count(
+    slot: str, manifest: dict[str, Any], runs: list[Run], events: DeltaTable, versions: dict[str, int]
+) -> Compared:
+    key, version = bytes.fromhex(manifest["key"]), manifest["version"]
+    reflected = pa.array([batch for batch, at in versions.items() if at <= version], pa.string())
+    rows = missing = 0
+    for path in data_files(events):
+        stored = read_file(path, [*EVENT.names, "batch_id"])
+        known = stored.filter(pc.is_in(stored["batch_id"], value_set=reflected)).select(EVENT.names)
+        rows, missing = rows + len(known), missing + _unknown(runs, digest(known, key))
+    ids = sum(map(len, runs))
+    return Compared(slot, version, ids, missing, max(0, ids - rows + missing))
+
+
+def _unknown(runs: list[Run], digests: Digests) -> int:
+    ordered, _ = sort_digests(digests)
+    found, payload = find_in(runs, ordered)
+    return int(np.count_nonzero(~found | (payload != ordered.payload)))

@@ -1,0 +1,75 @@
+"""`verify` reads the index: an id that it lacks would be counted twice, one too many would lose an event (`once`)."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipelines.lake.index import DedupIndex
+from pipelines.settings import Settings
+from pipelines.verify import verify_index
+from tests.draining import drain_all, send, valid_records, with_ingest
+from tests.lake.making import make_events
+
+
+@pytest.fixture
+def bus(settings: Settings) -> Settings:
+    """Return settings of a lake with two batches and an index."""
+    bus = with_ingest(settings)
+    for start in (0, 20):
+        send(bus, valid_records(range(start, start + 20)))
+        drain_all(bus)
+    return bus
+
+
+def test_an_index_of_the_lake_passes(bus: Settings) -> None:
+    """All ids are compared, and none is written."""
+    before = {path: path.stat().st_mtime_ns for path in _files(bus)}
+    check = verify_index(bus)
+    assert (check.passed, check.evidence) == (True, "40 ids compared")
+    assert {path: path.stat().st_mtime_ns for path in _files(bus)} == before
+
+
+@pytest.mark.parametrize(
+    ("made", "evidence"), [(range(1000, 1003), "0 missing, 3 too many"), (None, "20 missing, 0 too many")]
+)
+def test_a_wrong_index_is_told(
+    bus: Settings, monkeypatch: pytest.MonkeyPatch, made: range | None, evidence: str
+) -> None:
+    """Ids of no event, and events without an id, are counted, with what to do; that cures it."""
+    real = DedupIndex.extend
+
+    def lying(self: DedupIndex, new: object, version: int) -> None:
+        digests = self.classify(_events(made)).new if made else self.classify(_events(range(0))).new
+        if made:
+            real(self, digests, self.version)
+            real(self, new, version)  # type: ignore[arg-type]
+        else:
+            real(self, digests, version)
+
+    send(bus, valid_records(range(60, 80)))
+    with monkeypatch.context() as patch:
+        patch.setattr(DedupIndex, "extend", lying)
+        drain_all(bus)
+    check = verify_index(bus)
+    assert check.passed is False
+    assert f"slot-0: {evidence}: stop ingest, remove {bus.index_dir}" in check.evidence
+    for path in _files(bus):
+        path.unlink()
+    drain_all(bus)
+    assert verify_index(bus).evidence == "60 ids compared"
+
+
+def test_an_index_of_another_history_is_not_judged(bus: Settings) -> None:
+    """What the next start rebuilds is neither right nor wrong."""
+    manifest = bus.index_dir / "slot-0" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"entry": "', '"entry": "0'))
+    assert verify_index(bus).passed is None
+
+
+def _files(bus: Settings) -> list[Path]:
+    return [path for path in (bus.index_dir / "slot-0").iterdir() if path.name != "lock"]
+
+
+def _events(numbers: range) -> pa.Table:
+    return make_events([f"none-{n}" for n in numbers])
