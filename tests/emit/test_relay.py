@@ -176,6 +176,75 @@ def test_a_relay_overtakes_no_other_within_a_user(server_url: URL, bus: KafkaSet
         assert _numbers(_sent(bus), 3) == _expected(9, 3)
 
 
+def test_a_relay_that_hangs_holds_up_only_its_own_users(server_url: URL, bus: KafkaSettings) -> None:
+    """However many rows its users have behind those it has locked, the rows of all other users are sent."""
+    with disposed(server_url) as service, disposed(server_url) as hung:
+        _add(service, range(60), users=2)
+        with service.begin() as connection:
+            for number in range(60, 90):
+                outbox.add(connection, event(number, f"other-{number % 3}"))
+        with open_relay(_text(server_url), bus) as opened, hung.connect() as connection:
+            first = select(OUTBOX).order_by(OUTBOX.c.sequence).limit(10)
+            assert len(connection.execute(first.with_for_update()).all()) == 10
+            sent = [relay_once(opened, max_rows=10).rows for _ in range(4)]
+            assert sent == [10, 10, 10, 0]
+            assert {number for user in _numbers(_sent(bus), 1).values() for number in user} == set(range(60, 90))
+            connection.rollback()
+            relay_waiting(opened, lambda _: None, max_rows=10)
+        assert _rows(service) == 0
+        assert _numbers(_sent(bus), 2)[0][-30:] == list(range(0, 60, 2))
+
+
+def test_deleted_rows_are_not_walked_over_at_each_look(
+    postgres_url: URL, bus: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under an old snapshot, which keeps deleted rows in the index, a look begins behind them."""
+    with (
+        disposed(postgres_url) as service,
+        disposed(postgres_url) as reporting,
+        open_relay(_text(postgres_url), bus) as opened,
+        reporting.connect().execution_options(isolation_level="REPEATABLE READ") as old,
+    ):
+        assert old.execute(select(OUTBOX)).all() == []
+        for start in range(0, 3_000, 1_000):
+            _add(service, range(start, start + 1_000))
+            opened.floor.due = 0.0  # as if the seconds between two looks from the start had passed
+            assert relay_once(opened).rows == 1_000
+        begins: list[int] = []
+        lock = relay_module._lock
+        monkeypatch.setattr(relay_module, "_lock", lambda *given: begins.append(given[1]) or lock(*given))
+        assert relay_once(opened).rows == 0
+        assert begins == [1_001], "the oldest row of the last look but one"
+
+
+def test_a_row_below_the_floor_is_sent_at_the_next_look_from_the_start(server_url: URL, bus: KafkaSettings) -> None:
+    """A transaction that stays open for long commits rows below those that most looks begin at."""
+    with disposed(server_url) as service, open_relay(_text(server_url), bus) as opened:
+        with service.connect() as late:
+            outbox.add(late, event(0))
+            for number in range(1, 4):
+                _add(service, range(number, number + 1))
+                opened.floor.due = 0.0
+                assert relay_once(opened).rows == 1
+            late.commit()
+        assert relay_once(opened).rows == 0
+        opened.floor.due = 0.0
+        assert relay_once(opened).rows == 1
+        assert _rows(service) == 0
+
+
+def test_a_servers_database_is_read_committed(server_url: URL, bus: KafkaSettings) -> None:
+    """Each statement of a relay sees what was committed before it: rows that appear while it waits are in order."""
+    with (
+        disposed(server_url) as service,
+        open_relay(_text(server_url), bus) as opened,
+        opened.engine.connect() as connection,
+    ):
+        assert connection.execute(select(OUTBOX.c.sequence)).all() == []
+        _add(service, range(2))
+        assert len(connection.execute(select(OUTBOX.c.sequence)).all()) == 2
+
+
 def test_three_relays_share_the_work_and_keep_each_users_order(server_url: URL, bus: KafkaSettings) -> None:
     """Rows that appear while three relays run are each sent exactly once, in each user's order, by all of them."""
     users, count = 40, 3_000
