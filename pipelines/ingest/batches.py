@@ -3,6 +3,7 @@
 kafka-python checks CRCs, leaves out control batches and aborted transactions, and then takes each batch apart into
 objects. Here only that last step is replaced: `hand_over_batches` makes a consumer yield one item a batch, and
 `to_columns` finds keys, values, headers, times and offsets in its bytes with a compiled loop that checks every bound.
+A batch whose bytes are not the records that it names, or become too many, is one rejected record, with its range.
 A client without the private names that this rests on (`emit/records.py`) hands over records one by one, several times
 slower.
 """
@@ -11,19 +12,18 @@ slower.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.errors import CorruptRecordError
-from kafka.record.default_records import DefaultRecordBatch
 
-from pipelines.contract.schema import HEADERS, RECORD, TIMESTAMP
-from pipelines.emit.inflate import MOST_BYTES
-from pipelines.emit.records import decompress, take_apart_as
+from pipelines.contract.rejection import Reason
+from pipelines.contract.schema import HEADERS, RECORD, REJECTED
+from pipelines.contract.times import bus_times
+from pipelines.emit.inflate import CODECS
+from pipelines.emit.records import MOST_HEADERS, Checked, CheckedSet, not_whole, take_apart_as
 from pipelines.ingest.scan import copy_slices, scan_headers, scan_records
 
 
@@ -31,29 +31,30 @@ from pipelines.ingest.scan import copy_slices, scan_headers, scan_records
 class RecordBatch:
     """The records of one batch, decompressed but not taken apart; `data[start:]` holds `count` of them.
 
-    Of a batch that is not `inflated`, because it would be too large, it holds the compressed bytes.
+    Of a batch with a `problem` it holds the bytes as they came.
     """
 
-    data: bytearray
+    data: bytes | bytearray
     start: int
     count: int
     base_offset: int
     first_bus_ms: int
     last_bus_ms: int
     log_append_time: bool
-    inflated: bool = True
+    codec: int
+    problem: str | None = None
 
     def __len__(self) -> int:
         return len(self.data) - self.start
 
 
-class _Undivided(DefaultRecordBatch):
+class _Undivided(Checked):
     """A batch that is iterated over as a single record, the last one, whose value is the whole batch."""
 
     __slots__ = ()
 
     def __iter__(self) -> Iterator[Any]:
-        inflated = decompress(self)
+        problem = self._problem()
         whole = RecordBatch(
             self._buffer,
             self._pos,
@@ -62,9 +63,37 @@ class _Undivided(DefaultRecordBatch):
             self.first_timestamp,
             self.max_timestamp,
             log_append_time=self.timestamp_type == self.LOG_APPEND_TIME,
-            inflated=inflated,
+            codec=self.compression_type,
+            problem=problem,
         )
         return iter((_Last(self.last_offset, self.max_timestamp, self.timestamp_type, whole),))
+
+    def _problem(self) -> str | None:
+        return self.open()
+
+
+class _Salvaged(_Undivided):
+    """A batch of a consumer that does not check CRCs: one whose bytes changed has a problem like any other."""
+
+    __slots__ = ()
+
+    def _problem(self) -> str | None:
+        return self.open() if self.validate_crc() else "fails its checksum: bytes changed on the disk or on the way"
+
+
+class _UndividedSet(CheckedSet):
+    """Messages of the old formats one by one, or one item that says why they cannot be read."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            return iter(self.messages())
+        except ValueError as error:
+            data, codec = bytes(self._buffer), self.compression_type
+            problem = f"of the format {self._magic} is not whole: {error}"
+            whole = RecordBatch(data, 0, 1, self._offset, -1, -1, log_append_time=False, codec=codec, problem=problem)
+            return iter((_Last(self._offset, -1, 0, whole),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +119,12 @@ class _Last:
 
 def hand_over_batches(consumer: Any) -> None:
     """Make a KafkaConsumer's `poll` return a ConsumerRecord a batch, whose value is a RecordBatch, if it can."""
-    take_apart_as(consumer, _Undivided)
+    take_apart_as(consumer, _Undivided, _UndividedSet)
+
+
+def hand_over_damaged_batches(consumer: Any) -> None:
+    """Do the same for a consumer that does not check CRCs: batches that changed come with their problem."""
+    take_apart_as(consumer, _Salvaged, _UndividedSet)
 
 
 def count(polled: ConsumerRecord) -> int:
@@ -98,50 +132,54 @@ def count(polled: ConsumerRecord) -> int:
     return polled.value.count if isinstance(polled.value, RecordBatch) else 1
 
 
-def to_columns(polled: Sequence[ConsumerRecord], starts: dict[int, int], topic_id: str, now_ms: int) -> pa.Table:
-    """Return polled batches of one topic as RECORD columns, from `starts` (offset by topic partition) on, in order.
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What a poll brought: `records` (RECORD columns), and what no record can be made of (REJECTED columns)."""
 
-    A fetch may begin in the midst of a batch: records before the start are left out. A record without a time gets
-    `now_ms`. Raises CorruptRecordError for bytes that are not whole records.
+    records: pa.Table
+    unread: pa.Table
+
+
+def to_columns(polled: Sequence[ConsumerRecord], starts: dict[int, int], topic_id: str) -> Polled:
+    """Return polled batches of one topic as columns, from `starts` (offset by topic partition) on, in order.
+
+    A fetch may begin in the midst of a batch: records before the start are left out. A batch that is not the records
+    that it names is one row of `unread`, at its last offset; the other offsets of it hold no record for a reader.
     """
     tables: list[pa.Table] = []
-    for kind, items in groupby(polled, _kind):
-        if kind is _Kind.WHOLE:
-            tables += [_columns(group, starts, topic_id, now_ms) for group in _groups(list(items))]
-        elif kind is _Kind.TOO_LARGE:
-            tables += [_records(_unread(item, starts), topic_id, now_ms) for item in items]
-        else:
-            tables.append(_records(list(items), topic_id, now_ms))
-    return pa.concat_tables(tables or [RECORD.empty_table()])
+    unread = [_unread(item, item.value.problem, topic_id) for item in polled if _problem(item)]
+    for whole, items in groupby((item for item in polled if not _problem(item)), _is_batch):
+        for group in _groups(list(items)) if whole else ():
+            table, broken = _columns(group, starts, topic_id)
+            tables.append(table)
+            unread += [_unread(item, not_whole(item.value.count), topic_id) for item in broken]
+        if not whole:
+            tables.append(_records(list(items), topic_id))
+    return Polled(
+        pa.concat_tables(tables or [RECORD.empty_table()]),
+        pa.concat_tables([REJECTED.empty_table(), *unread]),
+    )
 
 
-class _Kind(Enum):
-    WHOLE = auto()
-    TOO_LARGE = auto()
-    RECORD = auto()
+def _problem(item: ConsumerRecord) -> str | None:
+    return item.value.problem if _is_batch(item) else None
 
 
-def _kind(item: ConsumerRecord) -> _Kind:
-    if not isinstance(item.value, RecordBatch):
-        return _Kind.RECORD
-    return _Kind.WHOLE if item.value.inflated else _Kind.TOO_LARGE
+def _is_batch(item: ConsumerRecord) -> bool:
+    return isinstance(item.value, RecordBatch)
 
 
-def _unread(item: ConsumerRecord, starts: dict[int, int]) -> list[ConsumerRecord]:
-    """Return a record for each offset of a batch that is too large to be read: no event, but accounted for.
-
-    The first holds the compressed bytes, for whoever wants to look into them, and all say what they are.
-    """
+def _unread(item: ConsumerRecord, problem: str | None, topic_id: str) -> pa.Table:
+    """Return a batch that is not read as one rejected record, with its bytes as far as they are kept."""
     batch: RecordBatch = item.value
-    if batch.count > _MOST_UNREAD or item.offset - batch.base_offset >= batch.count:
-        raise CorruptRecordError(f"the batch at {item.topic}-{item.partition}@{batch.base_offset} is too large to read")
-    why = [("karmalake", f"a record batch of more than {MOST_BYTES >> 20} MiB was not decompressed".encode())]
-    whole = bytes(memoryview(batch.data)[batch.start :])
-    return [
-        item._replace(offset=offset, key=None, value=b"" if offset > batch.base_offset else whole, headers=why)
-        for offset in range(batch.base_offset, item.offset + 1)
-        if offset >= starts[item.partition]
-    ]
+    detail = (
+        f"The record batch at {item.topic}-{item.partition}, offsets {batch.base_offset:,} to {item.offset:,} "
+        f"({batch.count:,} records by its header, {CODECS.get(batch.codec, 'unknown codec')}, {len(batch):,} bytes) "
+        f"{problem}. The first {_MOST_KEPT_BYTES >> 20} MiB of its bytes are kept."
+    )
+    row = _records([item._replace(value=bytes(memoryview(batch.data)[batch.start :][:_MOST_KEPT_BYTES]))], topic_id)
+    said = [pa.array([text], pa.string()) for text in (Reason.UNDECODABLE, detail)]
+    return pa.table([*row.columns, *said], schema=REJECTED)
 
 
 def _groups(items: list[ConsumerRecord]) -> Iterator[list[ConsumerRecord]]:
@@ -151,13 +189,18 @@ def _groups(items: list[ConsumerRecord]) -> Iterator[list[ConsumerRecord]]:
         yield [item for _, item in group]
 
 
-def _columns(items: list[ConsumerRecord], starts: dict[int, int], topic_id: str, now_ms: int) -> pa.Table:
+def _columns(
+    items: list[ConsumerRecord], starts: dict[int, int], topic_id: str
+) -> tuple[pa.Table, list[ConsumerRecord]]:
+    """Return the records of batches as columns, and the batches that are not the records that they name."""
     batches: list[RecordBatch] = [item.value for item in items]
-    data = np.frombuffer(b"".join(memoryview(batch.data)[batch.start :] for batch in batches), np.uint8)
-    fields = _scan(items, data)
+    data = _joined(batches)
+    fields, whole = _scan(items, data)
     batch_of = np.repeat(np.arange(len(batches)), [batch.count for batch in batches])
     fields[_OFFSET] += np.array([batch.base_offset for batch in batches])[batch_of]
     wanted = fields[_OFFSET] >= np.array([starts[item.partition] for item in items])[batch_of]
+    if not whole.all():
+        wanted &= whole[batch_of]
     if not wanted.all():
         fields, batch_of = fields[:, wanted], batch_of[wanted]
     rows = len(batch_of)
@@ -166,38 +209,39 @@ def _columns(items: list[ConsumerRecord], starts: dict[int, int], topic_id: str,
         pa.repeat(pa.scalar(items[0].topic), rows),
         pa.array(np.array([item.partition for item in items], np.int32)[batch_of]),
         pa.array(fields[_OFFSET]),
-        _bus_time(batches, batch_of, fields[_TIME], now_ms),
+        _bus_time(batches, batch_of, fields[_TIME]),
         _slices(data, fields[_KEY], fields[_KEY_SIZE]),
         _slices(data, fields[_VALUE], fields[_VALUE_SIZE]),
         _headers(data, fields[_HEADERS], fields[_HEADER_COUNT]),
     ]
-    return pa.table(columns, schema=RECORD)
+    return pa.table(columns, schema=RECORD), [items[number] for number in np.flatnonzero(~whole)]
 
 
-def _scan(items: list[ConsumerRecord], data: np.ndarray) -> np.ndarray:
-    """Return where each field of each record stands in `data`, the bytes of all batches one behind the other."""
+def _joined(batches: list[RecordBatch]) -> np.ndarray:
+    """Return the bytes of batches one behind the other; those of a single one, which may be large, where they are."""
+    parts = [memoryview(batch.data)[batch.start :] for batch in batches]
+    return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
+
+
+def _scan(items: list[ConsumerRecord], data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each field of each record stands in `data`, and which batches are the records that they name."""
     sizes = np.array([len(item.value) for item in items])
     counts = np.array([item.value.count for item in items])
-    broken = np.flatnonzero(counts > sizes)  # told apart before memory is set aside for them
-    fields = np.empty((_FIELDS, 0 if len(broken) else counts.sum()), np.int64)
-    first = int(broken[0]) if len(broken) else scan_records(data, sizes, counts, fields)
-    if first < len(items):
-        batch = items[first].value
-        place = f"{items[first].topic}-{items[first].partition}@{batch.base_offset}"
-        raise CorruptRecordError(f"the batch at {place} does not hold the {batch.count} whole records that it names")
-    return fields
+    lasts = np.array([item.offset - item.value.base_offset for item in items])
+    fields, whole = np.empty((_FIELDS, counts.sum()), np.int64), np.empty(len(items), bool)
+    scan_records(data, sizes, counts, lasts, MOST_HEADERS, fields, whole)
+    return fields, whole
 
 
-def _records(items: list[ConsumerRecord], topic_id: str, now_ms: int) -> pa.Table:
+def _records(items: list[ConsumerRecord], topic_id: str) -> pa.Table:
     """Return records that came one by one: those of the formats before Kafka 0.11, or of a client without batches."""
-    times = [1000 * (now_ms if item.timestamp < 0 else item.timestamp) for item in items]
     headers = [[{"key": key, "value": value} for key, value in item.headers or ()] for item in items]
     columns = [
         [topic_id] * len(items),
         [item.topic for item in items],
         [item.partition for item in items],
         [item.offset for item in items],
-        times,
+        bus_times([item.timestamp for item in items]),
         [item.key for item in items],
         [item.value for item in items],
         headers,
@@ -206,16 +250,18 @@ def _records(items: list[ConsumerRecord], topic_id: str, now_ms: int) -> pa.Tabl
 
 
 _GROUP_BYTES = 2**30
-_MOST_UNREAD = 1_000_000
+_MOST_KEPT_BYTES = 2**20
 _FIELDS = 8
 _OFFSET, _TIME, _KEY, _KEY_SIZE, _VALUE, _VALUE_SIZE, _HEADERS, _HEADER_COUNT = range(_FIELDS)
 
 
-def _bus_time(batches: list[RecordBatch], batch_of: np.ndarray, deltas: np.ndarray, now_ms: int) -> pa.Array:
+def _bus_time(batches: list[RecordBatch], batch_of: np.ndarray, deltas: np.ndarray) -> pa.Array:
     stamped = np.array([batch.log_append_time for batch in batches])
     base_ms = np.where(stamped, [batch.last_bus_ms for batch in batches], [batch.first_bus_ms for batch in batches])
-    bus_ms = base_ms[batch_of] + np.where(stamped[batch_of], 0, deltas)
-    return pa.array(np.where(bus_ms < 0, now_ms, bus_ms) * 1000).cast(TIMESTAMP)
+    base_ms, deltas = base_ms[batch_of], np.where(stamped[batch_of], 0, deltas)
+    bus_ms = base_ms + deltas
+    wrapped = ((base_ms ^ bus_ms) & (deltas ^ bus_ms)) < 0  # their signs are alike, and another one came of it
+    return bus_times(np.where(wrapped, -1, bus_ms) if wrapped.any() else bus_ms)
 
 
 def _slices(data: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> pa.Array:

@@ -1,54 +1,51 @@
-"""Record batches become columns as kafka-python's own objects say, and broken ones are refused."""
+"""Record batches become columns as kafka-python's own objects say; one that is not its records is a dead letter."""
 
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kafka.consumer.fetcher import ConsumerRecord
-from kafka.errors import CorruptRecordError
-from kafka.record import MemoryRecords
-from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+from kafka.record.default_records import DefaultRecordBatch
 
+from pipelines.contract.rejection import Reason
+from pipelines.contract.times import bus_times
 from pipelines.emit import inflate as inflate_module
 from pipelines.emit import records as records_module
-from pipelines.emit.records import BatchesAs
 from pipelines.emit.simulator import Rates, simulate
-from pipelines.ingest.batches import _Undivided, to_columns
+from pipelines.ingest import batches as batches_module
+from pipelines.ingest.batches import to_columns
 from pipelines.ingest.scan import scan_records
 from pipelines.settings import Settings
+from tests.conftest import REPOSITORY
 from tests.draining import contents, drain_all, send, with_ingest
+from tests.ingest.hostile_batches import (
+    HEADER,
+    Records,
+    assert_seen_alike,
+    build,
+    guarded,
+    hostile,
+    polled,
+    rebuilt,
+    varint,
+)
 
-Records = list[tuple[int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]]
+NOW_MS = 1_772_366_400_000
 
 HEADERS = st.lists(st.tuples(st.text(max_size=5), st.none() | st.binary(max_size=5)), max_size=3)
 RECORDS = st.lists(
-    st.tuples(st.integers(0, 2**40), st.none() | st.binary(max_size=20), st.none() | st.binary(max_size=200), HEADERS),
+    st.tuples(
+        st.integers(NOW_MS, 2**42), st.none() | st.binary(max_size=20), st.none() | st.binary(max_size=200), HEADERS
+    ),
     min_size=1,
     max_size=20,
 )
-
-
-def build(records: Records, codec: int = 0, base_offset: int = 0) -> bytes:
-    builder = DefaultRecordBatchBuilder(2, codec, False, -1, -1, -1, 1 << 20)
-    for delta, (timestamp, key, value, headers) in enumerate(records):
-        assert builder.append(delta, timestamp, key, value, headers) is not None
-    data = builder.build()
-    data[:8] = base_offset.to_bytes(8, "big")  # the CRC does not cover it: brokers write it
-    return bytes(data)
-
-
-def polled(data: bytes) -> list[ConsumerRecord]:
-    """Return what a consumer hands over for these bytes of a fetch."""
-    items: list[ConsumerRecord] = []
-    records: Any = BatchesAs(MemoryRecords(data), _Undivided)
-    while (batch := records.next_batch()) is not None:
-        items += [
-            ConsumerRecord("t", 3, -1, r.offset, r.timestamp, 0, r.key, r.value, [], None, 0, 0, 0) for r in batch
-        ]
-    return items
 
 
 @given(st.lists(RECORDS, min_size=1, max_size=3), st.integers(0, 4), st.integers(0, 2**40), st.integers(0, 25))
@@ -56,7 +53,7 @@ def test_says_what_the_client_says(parts: list[Records], codec: int, base_offset
     """Keys, values, headers, times and offsets are those of kafka-python's own loop, from the start offset on."""
     built = [build(records, codec, base_offset + 100 * number) for number, records in enumerate(parts)]
     start = base_offset + skipped
-    columns = to_columns(polled(b"".join(built)), {3: start}, "id", 0)
+    columns = to_columns(polled(b"".join(built)), {3: start}, "id").records
     expected = [record for data in built for record in DefaultRecordBatch(data) if record.offset >= start]
     assert columns["offset"].to_pylist() == [record.offset for record in expected]
     assert columns["key"].to_pylist() == [record.key for record in expected]
@@ -69,47 +66,162 @@ def test_says_what_the_client_says(parts: list[Records], codec: int, base_offset
     ]
 
 
-@pytest.mark.parametrize("codec", [1, 3, 4])
-def test_a_batch_that_would_burst_is_accounted_for_and_not_read(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of its offsets is there, is no event, and says why; others are read (`nothing-lost`, `not-blocked`)."""
+@pytest.mark.parametrize("codec", [1, 2, 3, 4])
+def test_a_batch_that_would_burst_is_one_dead_letter_with_its_range(
+    codec: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands at the last offset and says which offsets, how many records and why; others are read."""
     monkeypatch.setattr(inflate_module, "MOST_BYTES", 100_000)
     calm = build([(0, b"u", b"calm", [])], codec, 10)
-    bomb = build([(0, b"u", bytes(60_000), []), (0, b"u", bytes(60_000), [])], codec, 20)
-    columns = to_columns(polled(calm + bomb + build([(0, b"u", b"after", [])], codec, 30)), {3: 10}, "id", 0)
-    assert columns["offset"].to_pylist() == [10, 20, 21, 30]
-    first, unread, empty, last = columns["value"].to_pylist()
-    assert (first, empty, last) == (b"calm", b"", b"after")
-    assert unread == bomb[DefaultRecordBatch.HEADER_STRUCT.size :]
-    assert [len(row) for row in columns["headers"].to_pylist()] == [0, 1, 1, 0]
-    assert to_columns(polled(bomb), {3: 21}, "id", 0)["offset"].to_pylist() == [21]
+    bomb = build([(NOW_MS, b"u", bytes(60_000), []), (NOW_MS, b"u", bytes(60_000), [])], codec, 20)
+    columns = to_columns(polled(calm + bomb + build([(0, b"u", b"after", [])], codec, 30)), {3: 10}, "id")
+    assert columns.records["offset"].to_pylist() == [10, 30]
+    assert columns.records["value"].to_pylist() == [b"calm", b"after"]
+    [letter] = columns.unread.to_pylist()
+    assert (letter["topic_partition"], letter["offset"], letter["reason"]) == (3, 21, Reason.UNDECODABLE)
+    assert "offsets 20 to 21 (2 records by its header" in letter["detail"]
+    assert "was not decompressed" in letter["detail"]
+    assert letter["value"] == bomb[HEADER.size :]
+    assert letter["bus_time"] == datetime.fromtimestamp(NOW_MS / 1000, UTC)
+
+
+def test_what_is_kept_of_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes of a dead letter are for looking at: the first megabyte of them."""
+    monkeypatch.setattr(batches_module, "_MOST_KEPT_BYTES", 1_000)
+    columns = to_columns(polled(rebuilt(build([(0, b"k", bytes(5_000), [])]), records_count=2)), {3: 0}, "id")
+    assert [len(value) for value in columns.unread["value"].to_pylist()] == [1_000]
+
+
+_LIES = {
+    "negative count": {"records_count": -1},
+    "more records than there are": {"records_count": 3},
+    "fewer records than there are": {"records_count": 1},
+    "no records": {"records_count": 0},
+    "a huge count": {"records_count": 2**31 - 1},
+    "a last offset before records": {"last_offset_delta": 0},
+    "a last offset before the first": {"last_offset_delta": -5},
+    "a codec that there is not": {"attributes": 7},
+    "a codec that it is not": {"attributes": 4},
+}
+
+
+@pytest.mark.parametrize("lie", _LIES.values(), ids=_LIES)
+def test_a_header_that_lies(lie: dict[str, int]) -> None:
+    """The batch is one dead letter, and its neighbours are read (`not-blocked`)."""
+    two = build([(0, b"k", b"v", []), (0, b"k", b"w", [])], base_offset=20)
+    before, after = (build([(0, b"k", b"calm", [])], base_offset=at) for at in (10, 30))
+    columns = assert_seen_alike(before + rebuilt(two, **lie) + after)
+    assert columns.records["offset"].to_pylist() == [10, 30]
+    assert columns.unread["reason"].to_pylist() == [Reason.UNDECODABLE]
+    assert 20 <= columns.unread["offset"][0].as_py() <= 21
+
+
+def test_a_compacted_batch_is_whole() -> None:
+    """Compaction leaves holes and keeps the last offset; of a batch without records nothing is told."""
+    payload = build([(NOW_MS, b"k", b"a", []), (NOW_MS, b"k", b"b", []), (NOW_MS, b"k", b"c", [])])
+    first, _, last = _parts(payload, 3)
+    columns = assert_seen_alike(rebuilt(payload, first + last, records_count=2, last_offset_delta=7))
+    assert (columns.records["offset"].to_pylist(), len(columns.unread)) == ([0, 2], 0)
+    assert polled(rebuilt(payload, first + last, records_count=2, last_offset_delta=7))[0].offset == 7
+    assert len(assert_seen_alike(rebuilt(payload, b"", records_count=0)).unread) == 0
+
+
+def _parts(batch: bytes, count: int) -> list[bytes]:
+    payload = batch[HEADER.size :]
+    size = len(payload) // count
+    return [payload[size * n : size * (n + 1)] for n in range(count)]
+
+
+def test_records_of_one_offset_are_no_batch() -> None:
+    """Places are unique: a batch in which two records claim one is a dead letter."""
+    batch = build([(0, b"k", b"v", []), (0, b"k", b"v", [])])
+    first, _ = _parts(batch, 2)
+    columns = assert_seen_alike(rebuilt(batch, first + first))
+    assert (len(columns.records), len(columns.unread)) == (0, 1)
+
+
+@pytest.mark.parametrize("of_one", [True, False])
+def test_headers_are_bounded(monkeypatch: pytest.MonkeyPatch, *, of_one: bool) -> None:
+    """Two bytes make a header, and a megabyte of zstd millions of them: of a batch, so many are read and no more."""
+    for module in (records_module, batches_module):
+        monkeypatch.setattr(module, "MOST_HEADERS", 10)
+    counts = (11, 0) if of_one else (6, 5)
+    batch = build([(0, b"k", b"v", [("", None)] * count) for count in counts])
+    assert len(assert_seen_alike(batch).unread) == 1
+    assert len(assert_seen_alike(build([(0, b"k", b"v", [("", None)] * 5)] * 2)).unread) == 0
+
+
+_TIMES = {
+    "microseconds": NOW_MS * 1_000,
+    "nanoseconds": NOW_MS * 1_000_000,
+    "none": -1,
+    "zero": 0,
+    "the largest": 2**63 - 1,
+    "the smallest": -(2**63),
+    "seconds": NOW_MS // 1_000,
+}
+
+
+@pytest.mark.parametrize("stamped", [0, 8], ids=["producer's", "broker's"])
+@pytest.mark.parametrize("time", _TIMES.values(), ids=_TIMES)
+def test_a_record_time_that_is_none(time: int, stamped: int) -> None:
+    """It is null, not a wrong one, wherever it is written; nothing wraps."""
+    batch = rebuilt(build([(NOW_MS, b"k", b"v", [])]), attributes=stamped, first_timestamp=time, max_timestamp=time)
+    assert assert_seen_alike(batch).records["bus_time"].to_pylist() == [None]
+
+
+@pytest.mark.parametrize("delta", [2**63 - 1, -(2**63), 2**62 + 1, -(2**62) - 1])
+def test_a_time_delta_does_not_wrap(delta: int) -> None:
+    """A delta takes a time to nowhere, not round to another one."""
+    batch = build([(NOW_MS, b"k", b"v", [])])
+    payload = bytearray(batch[HEADER.size :])
+    payload[2:3] = varint(delta)
+    payload[0:1] = varint(len(payload) - 1)
+    for first in (NOW_MS, NOW_MS - delta & 2**63 - 1, -(2**63), 2**63 - 1):
+        columns = assert_seen_alike(rebuilt(batch, bytes(payload), first_timestamp=first))
+        assert columns.records["bus_time"].equals(pa.chunked_array([bus_times([first + delta])]))
+
+
+@given(st.integers(0, 2**40))
+def test_a_mutated_batch_is_whole_records_or_one_dead_letter(seed: int) -> None:
+    """Never an error, and every reader sees the same of it (`nothing-lost`)."""
+    before, after = (build([(0, b"k", b"calm", [])], base_offset=at) for at in (0, 2**50))
+    columns = assert_seen_alike(before + hostile(seed) + after)
+    assert {0, 2**50} <= set(columns.records["offset"].to_pylist())
+    assert len(columns.unread) <= 1
+
+
+def test_no_access_is_out_of_bounds(tmp_path: Path) -> None:
+    """The compiled loops, with every access checked, in a process of bounded memory."""
+    limits = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.ingest.hostile_batches", "2000", "0"],
+        env=os.environ | limits, cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "2000 batches" in run.stdout
 
 
 @given(RECORDS, st.data())
 def test_broken_bytes_are_never_read_beyond_their_end(records: Records, data: st.DataObject) -> None:
     """Cut or overwritten bytes are refused, or are other whole records that all lie within the bytes."""
-    whole = bytearray(build(records)[DefaultRecordBatch.HEADER_STRUCT.size :])
+    whole = bytearray(build(records)[HEADER.size :])
     for _ in range(data.draw(st.integers(0, 3))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     cut = np.frombuffer(bytes(whole[: data.draw(st.integers(0, len(whole)))]), np.uint8)
-    fields = np.zeros((8, len(records)), np.int64)
-    whole_batches = scan_records(cut, np.array([len(cut)]), np.array([len(records)]), fields)
-    if whole_batches == 1:
+    fields, found = np.zeros((8, len(records)), np.int64), np.zeros(1, bool)
+    scan_records(cut, np.array([len(cut)]), np.array([len(records)]), np.array([len(records)]), 100, fields, found)
+    if found[0]:
         assert (fields[[2, 4]] + np.maximum(fields[[3, 5]], 0) <= len(cut)).all()
-
-
-def test_a_batch_that_claims_more_records_than_it_holds_is_refused() -> None:
-    """The error names the place; nothing of the batch becomes a row."""
-    data = bytearray(build([(0, b"k", b"v", [])], base_offset=7))
-    data[57:61] = (2**31 - 1).to_bytes(4, "big")
-    with pytest.raises(CorruptRecordError, match="t-3@7"):
-        to_columns(polled(bytes(data)), {3: 0}, "id", 0)
 
 
 def test_header_keys_that_are_no_text_do_not_block() -> None:
     """Kafka does not check that a header's key is UTF-8; such a record is read like any other (`not-blocked`)."""
     data = build([(0, b"k", b"v", [("ab", b"1")])]).replace(b"ab", b"\xff\xfe")
-    [headers] = to_columns(polled(data), {3: 0}, "id", 0)["headers"].to_pylist()
+    data = rebuilt(data)
+    [headers] = to_columns(polled(data), {3: 0}, "id").records["headers"].to_pylist()
     assert headers == [{"key": "\ufffd\ufffd", "value": b"1"}]
+    assert [record.headers for record in guarded(data)] == [[("\ufffd\ufffd", b"1")]]
 
 
 def test_a_client_without_them_hands_over_records(
