@@ -9,9 +9,9 @@ rows of a batch that was never committed; what stands after it is repeated or co
 
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -20,9 +20,9 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from pipelines.contract.decode import keep
-from pipelines.errors import FencedError, TransientError
+from pipelines.errors import FencedError, RejectedError, TransientError
 from pipelines.ingest.ahead import ReadAhead, Source, reading_ahead
-from pipelines.ingest.guard import RejectionGuard
+from pipelines.ingest.guard import Halted, RejectionGuard
 from pipelines.ingest.letters import Publish, keep_here, open_letters
 from pipelines.ingest.queue import open_queue
 from pipelines.ingest.ranges import Batch, OffsetRange
@@ -58,10 +58,17 @@ class Ingest:
     tombstones: Tombstones
     guard: RejectionGuard
     publish_letters: Publish
+    stopped: list[Halted] = field(default_factory=list[Halted])
+    """Topic partitions that the guard has halted, in their order; those that are halted still say `halted`."""
 
     def checkpoint(self, topic_id: str, topic_partition: int) -> int | None:
         """Return the next_offset at the version of the handle; None for a topic partition never read."""
         return self.events.transaction_version(checkpoint_id(topic_id, topic_partition))
+
+    def halted(self) -> tuple[Halted, ...]:
+        """Return the topic partitions that are not read on: nobody has moved their checkpoint since."""
+        at = {halted: self.checkpoint(halted.topic_id, halted.topic_partition) for halted in self.stopped}
+        return tuple(halted for halted in self.stopped if at[halted] in {halted.next_offset, None})
 
 
 def drain_once(ingest: Ingest) -> CommitRecord | None:
@@ -69,12 +76,11 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
 
     Whatever kills it, and wherever: the next call continues from the last commit and counts nothing twice (`once`).
     """
-    batch = ingest.source.poll(ingest.checkpoint)
+    batch = _admit(ingest, ingest.source.poll(ingest.checkpoint))
     if batch is None:
         return None
     _notice_a_new_topic(ingest, batch)
     started = datetime.now(UTC)
-    ingest.guard.check(batch.records, batch.decoded.rejected)
     while True:
         ingest.tombstones.catch_up(ingest.events)
         spared = ingest.tombstones.spare(batch.decoded)
@@ -106,7 +112,8 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
 def drain(ingest: Ingest, report: Callable[[CommitRecord], None], max_batches: int | None = None) -> int:
     """Drain until nothing lies behind, or `max_batches` are committed; call `report` after each; return their number.
 
-    Raises TransientError when records lie behind but none come for as long as a request may take.
+    Raises TransientError when records lie behind but none come for as long as a request may take, and RejectedError
+    in the end when topic partitions were halted, once the others are drained.
     """
     batches, patience = 0, ingest.settings.kafka.request_timeout_seconds
     quiet_since = time.monotonic()
@@ -119,6 +126,8 @@ def drain(ingest: Ingest, report: Callable[[CommitRecord], None], max_batches: i
             break
         elif time.monotonic() - quiet_since > patience:
             raise TransientError(f"{behind} records lie behind, but the brokers sent none for {patience:.0f} s")
+    if halted := ingest.halted():
+        raise RejectedError("\n".join(map(str, halted)))
     return batches
 
 
@@ -149,12 +158,16 @@ def open_ingest(settings: Settings) -> Generator[Ingest]:
 
 
 @contextmanager
-def open_drain(settings: Settings) -> Generator[Ingest]:
-    """Open ingest to `drain` a topic: what lies behind is asked for, so that no poll waits for what may yet come."""
+def open_drain(settings: Settings, accepted: Collection[int] = ()) -> Generator[Ingest]:
+    """Open ingest to `drain` a topic: what lies behind is asked for, so that no poll waits for what may yet come.
+
+    The guard lets the topic partitions in `accepted` pass.
+    """
     if not settings.queue.kind:
         ingest = settings.ingest.model_copy(update={"max_wait_seconds": _NO_WAIT_SECONDS, "linger_seconds": 0})
         settings = settings.model_copy(update={"ingest": ingest})
     with open_ingest(settings) as opened:
+        opened.guard.accepted = frozenset(accepted)
         yield opened
 
 
@@ -170,6 +183,18 @@ def open_ingest_from(source: Source, settings: Settings, publish_letters: Publis
     ):
         tombstones = open_tombstones(lake, settings.contract)
         yield Ingest(settings, ahead, lake, events, index, tombstones, RejectionGuard(settings.ingest), publish_letters)
+
+
+def _admit(ingest: Ingest, batch: Batch | None) -> Batch | None:
+    """Return a batch without the topic partitions that the guard halts; None if nothing is left of it."""
+    if batch is None and ingest.stopped:
+        ingest.events.update_incremental()  # somebody may have moved a checkpoint that stood
+    halted = ingest.guard.judge(batch) if batch else []
+    for place in halted:
+        ingest.source.halt(place)
+        ingest.stopped.append(place)
+        _LOG.warning("%s", place)
+    return batch and batch.without([place.topic_partition for place in halted])
 
 
 def _notice_a_new_topic(ingest: Ingest, batch: Batch) -> None:

@@ -1,4 +1,4 @@
-"""The commands that move events and scores: drain, stream, refresh, rebuild, publish, compact, vacuum, verify."""
+"""The commands that move events and scores: drain, skip, stream, refresh, rebuild, publish, compact, vacuum, verify."""
 
 import signal
 import threading
@@ -8,6 +8,7 @@ import typer
 
 from pipelines.cli.options import MetricsPort, current_settings, instant, with_metrics_port
 from pipelines.cli.output import facts, fail, out, progress, say, say_metrics, table, warn
+from pipelines.errors import RejectedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,16 +33,25 @@ def drain(
     accept_loss: Annotated[  # noqa: FBT002 - a flag of the command line
         bool, typer.Option("--accept-loss", help="Write lost records into the commits table and read on.")
     ] = False,
+    accept_rejections: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TOPIC-PARTITION",
+            help="Make this topic partition's rejected records dead letters, however many; may be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Move everything on the bus into the lake, each event once, and end.
 
     Kill it whenever you like: the next drain goes on from the last commit.
     """
     import pipelines.drain as ingest  # noqa: PLC0415
+    from pipelines.skip import partition_named  # noqa: PLC0415
 
     settings = current_settings()
+    accepted = [partition_named(settings, name) for name in accept_rejections or ()]
     records: list[CommitRecord] = []
-    with ingest.open_drain(settings) as opened, progress(f"draining {settings.kafka.topic}") as advance:
+    with ingest.open_drain(settings, accepted) as opened, progress(f"draining {settings.kafka.topic}") as advance:
         if accept_loss:
             _report_loss(ingest.accept_loss(opened))
 
@@ -49,8 +59,27 @@ def drain(
             records.append(record)
             advance(record.total("read"))
 
-        ingest.drain(opened, report, max_batches)
+        try:
+            ingest.drain(opened, report, max_batches)
+        except RejectedError:
+            show_drained(records)  # of the topic partitions that went on
+            raise
     show_drained(records)
+
+
+def skip(
+    place: Annotated[str, typer.Argument(metavar="TOPIC-PARTITION@OFFSET", help="Where it stands, as errors say.")],
+    why: Annotated[str, typer.Option(help="Stays on the record.")],
+) -> None:
+    """Set one record aside as a dead letter, without decoding it, so that ingest gets past it.
+
+    What stands before it in its topic partition is drained first. `karmalake dead-letters requeue` decodes it later.
+    """
+    from pipelines.skip import skip as set_aside  # noqa: PLC0415
+
+    with progress("skipping"):
+        done = set_aside(current_settings(), place, why)
+    say(f"{done.skipped} is a dead letter now; {done.drained:,} records before it were drained")
 
 
 def show_drained(records: "list[CommitRecord]") -> None:

@@ -4,12 +4,14 @@ They are typed Any: the published stubs describe a kafka-python of years ago.
 """
 
 import contextlib
+import functools
 import logging
 import socket
 import ssl
-from collections.abc import Generator
+import struct
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
@@ -19,6 +21,8 @@ from pipelines.emit.records import Guarded, take_apart_as
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.settings import KafkaSettings
 
+P = ParamSpec("P")
+R = TypeVar("R")
 _REBALANCE_POLL_MS = 1_000
 _CONFIGURATION: tuple[type[Exception], ...] = (
     errors.AuthorizationError,
@@ -35,11 +39,39 @@ _CONFIGURATION: tuple[type[Exception], ...] = (
     errors.UnsupportedVersionError,
 )
 
+_MALFORMED: tuple[type[Exception], ...] = (
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OverflowError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What the client raises of an answer that no Kafka broker gives."""
+_CALLS = (
+    "alter_group_offsets",
+    "beginning_offsets",
+    "commit",
+    "create_topics",
+    "describe_configs",
+    "describe_topics",
+    "end_offsets",
+    "list_group_offsets",
+    "offsets_for_times",
+    "partitions_for_topic",
+    "poll",
+    "position",
+    "wait_for_topics",
+)
+"""What is asked of a consumer or an admin client."""
+
 
 @contextlib.contextmanager
 def admin_client(kafka: KafkaSettings) -> Generator[Any]:
     """Yield a KafkaAdminClient; TransientError where nobody listens."""
     with contextlib.closing(_client(KafkaAdminClient, kafka)) as client:
+        _make_errors_of_answers_its_own(client)
         yield client
 
 
@@ -48,6 +80,7 @@ def consumer(kafka: KafkaSettings, **options: object) -> Generator[Any]:
     """Yield a KafkaConsumer, without a group unless `options` name one; no record batch can harm it."""
     with contextlib.closing(_client(KafkaConsumer, kafka, **options)) as client:
         take_apart_as(client, Guarded)
+        _make_errors_of_answers_its_own(client)
         yield client
 
 
@@ -82,8 +115,20 @@ def translated(kafka: KafkaSettings, doing: str) -> Generator[None]:
         raise ConfigurationError(f"{where} was refused: {error}; check the [kafka] settings and permissions") from error
     except ssl.SSLError as error:
         raise ConfigurationError(f"{where} failed: {error}; check kafka.ssl_* and kafka.security_protocol") from error
+    except errors.CorruptRecordError as error:
+        raise TransientError(f"{where} failed: {_told(error)}; {_CORRUPT}") from error
     except errors.KafkaError as error:
         raise TransientError(f"{where} failed: {error}; check that the broker runs, then try again") from error
+
+
+_CORRUPT = (
+    "bytes changed on the broker's disk or on the way, which no producer can do: let another replica lead; if none is "
+    "whole, `karmalake skip TOPIC-PARTITION@OFFSET --why ...` sets that record batch aside as a dead letter"
+)
+
+
+def _told(error: errors.KafkaError) -> str:
+    return str(error.args[0]) if error.args else str(error)
 
 
 def _client(factory: Any, kafka: KafkaSettings, **options: object) -> Any:
@@ -101,6 +146,28 @@ def _client(factory: Any, kafka: KafkaSettings, **options: object) -> Any:
             f"{kafka.request_timeout_seconds:g} s: check kafka.security_protocol, the certificates and the "
             "credentials; if they are right, try again"
         ) from error
+
+
+def _make_errors_of_answers_its_own(client: Any) -> None:
+    """Let each call of a client raise KafkaError for an answer that it cannot make sense of, as for any other."""
+    for name in _CALLS:
+        if hasattr(client, name):
+            setattr(client, name, _with_errors_of_its_own(getattr(client, name)))
+
+
+def _with_errors_of_its_own(call: Callable[P, R]) -> Callable[P, R]:
+    @functools.wraps(call)
+    def asked(*arguments: P.args, **options: P.kwargs) -> R:
+        try:
+            return call(*arguments, **options)
+        except errors.KafkaError:
+            raise
+        except _MALFORMED as error:
+            raise errors.KafkaError(
+                f"the answer cannot be understood ({type(error).__name__}: {error}): is a Kafka broker there?"
+            ) from error
+
+    return asked
 
 
 def _keep_the_wire_out_of_logs() -> None:

@@ -7,6 +7,7 @@ import contextlib
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
+from uuid import UUID
 
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import (
@@ -25,6 +26,7 @@ from pipelines.settings import KafkaSettings
 
 _HOUR_MS = 3_600_000
 _POLL_MS = 10
+_NO_ID = str(UUID(int=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +93,26 @@ def describe_topic(kafka: KafkaSettings) -> Topic | None:
         metadata = _metadata(admin, kafka.topic)
         if metadata is None:
             return None
+        topic_id = topic_id_of(kafka, metadata)
         configs = _configs(admin, kafka.topic)
         partitions = _partitions(kafka, metadata)
-    if not metadata["topic_id"]:
-        raise ConfigurationError(f"the broker at {kafka.bootstrap_servers} has no topic ids: Kafka 2.8 is the oldest")
-    replication_factor = min(len(partition["replica_nodes"]) for partition in metadata["partitions"])
-    topic = Topic(str(metadata["topic_id"]), kafka.topic, partitions, replication_factor, configs, ())
+    replication_factor = min((len(partition["replica_nodes"]) for partition in metadata["partitions"]), default=0)
+    topic = Topic(topic_id, kafka.topic, partitions, replication_factor, configs, ())
     return replace(topic, differences=_differences(kafka, topic))
+
+
+def topic_id_of(kafka: KafkaSettings, metadata: dict[str, Any]) -> str:
+    """Return the id of a topic by a broker's answer about it: its checkpoints belong to that, not to a name.
+
+    Raises ConfigurationError where there is none: a topic that was created again could not be told from the old one.
+    """
+    topic_id = str(metadata.get("topic_id") or _NO_ID)
+    if topic_id == _NO_ID:
+        raise ConfigurationError(
+            f"the broker at {kafka.bootstrap_servers} has no topic ids: Kafka 2.8 is the oldest that works, and of a "
+            "service that speaks Kafka's protocol one that knows them"
+        )
+    return topic_id
 
 
 def topic_exists(kafka: KafkaSettings) -> bool:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from pipelines.ingest.guard import Halted
 from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
 
 
@@ -34,6 +35,10 @@ class Source(Protocol):
 
     def losses(self, checkpoint: Checkpoint, /) -> tuple[OffsetRange, ...]:
         """Return a range for each checkpoint that the source can no longer go on from."""
+        ...
+
+    def halt(self, halted: Halted, /) -> None:
+        """Read a topic partition no further; raise RejectedError where there is no other one."""
         ...
 
 
@@ -74,6 +79,11 @@ class ReadAhead:
         """Return what the source has lost; what was read ahead is dropped, errors included."""
         self.last = self.ahead = None
         return self.thread.submit(self.source.losses, checkpoint).result()
+
+    def halt(self, halted: Halted) -> None:
+        """Read a topic partition no further; what was read ahead of it is dropped, and read again without it."""
+        self.last = self.ahead = None
+        self.thread.submit(self.source.halt, halted).result()
 
     def _read_from(self, checkpoint: Checkpoint) -> "Future[Batch | None]":
         return self.thread.submit(self.source.poll, checkpoint)

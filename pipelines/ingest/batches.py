@@ -10,7 +10,7 @@ slower.
 # pyright: reportAttributeAccessIssue=false
 # (private names, and stubs of a kafka-python of years ago)
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -138,6 +138,23 @@ class Polled:
 
     records: pa.Table
     unread: pa.Table
+
+    def count(self, partition: int) -> int:
+        """Return how many rows there are of a topic partition."""
+        places = (rows["topic_partition"].to_numpy() for rows in (self.records, self.unread))
+        return sum(int(np.count_nonzero(numbers == partition)) for numbers in places)
+
+    def before(self, ends: Mapping[int, int]) -> "Polled":
+        """Return what stands before an offset in each topic partition, which has one."""
+        return Polled(_before(self.records, ends), _before(self.unread, ends))
+
+
+def _before(rows: pa.Table, ends: Mapping[int, int]) -> pa.Table:
+    inside = np.ones(len(rows), bool)
+    partitions, offsets = rows["topic_partition"].to_numpy(), rows["offset"].to_numpy()
+    for partition, end in ends.items():
+        inside &= (partitions != partition) | (offsets < end)
+    return rows.filter(pa.array(inside))
 
 
 def to_columns(polled: Sequence[ConsumerRecord], starts: dict[int, int], topic_id: str) -> Polled:

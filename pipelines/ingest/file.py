@@ -21,6 +21,7 @@ from pipelines.contract.schema import HEADERS, RECORD, TIMESTAMP
 from pipelines.emit.files import Mapping, to_events
 from pipelines.emit.rows import Rows, read_rows
 from pipelines.errors import UsageError
+from pipelines.ingest.guard import Halted
 from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
 from pipelines.settings import Settings
 
@@ -69,6 +70,10 @@ class FileSource:
     def losses(self, _checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
         """Return nothing: a file that changed is another topic."""
         return ()
+
+    def halt(self, halted: Halted) -> None:
+        """Raise RejectedError: there is no other topic partition to go on with."""
+        raise halted.error()
 
     @property
     def _topic(self) -> str:

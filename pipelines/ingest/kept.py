@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipelines.contract.decode import decode
 from pipelines.contract.schema import RECORD
+from pipelines.ingest.guard import Halted
 from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
 from pipelines.settings import ContractSettings
 
@@ -58,3 +59,7 @@ class KeptRecords:
     def losses(self, _checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
         """Return nothing: what the lake keeps is not lost."""
         return ()
+
+    def halt(self, halted: Halted) -> None:
+        """Raise RejectedError: there is no other topic partition to go on with."""
+        raise halted.error()

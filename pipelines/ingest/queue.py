@@ -17,8 +17,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.contract.decode import decode
-from pipelines.contract.schema import HEADERS, RECORD, TIMESTAMP
+from pipelines.contract.schema import HEADERS, RECORD
+from pipelines.contract.times import bus_times
 from pipelines.errors import KarmalakeError
+from pipelines.ingest.guard import Halted
 from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
 from pipelines.settings import ContractSettings, IngestSettings, Settings
 
@@ -119,6 +121,10 @@ class QueueSource:
         """Return nothing: a queue does not tell what it lost."""
         return ()
 
+    def halt(self, halted: Halted) -> None:
+        """Raise RejectedError: there is no other topic partition to go on with."""
+        raise halted.error()
+
     def _receive(self) -> list[Message]:
         """Receive until a batch is full, or nothing more came while it lingered."""
         most, size = min(_MOST, self.ingest.max_batch_records), 0
@@ -141,7 +147,7 @@ class QueueSource:
             pa.repeat(pa.scalar(self.client.name), count),
             pa.repeat(pa.scalar(0, pa.int32()), count),
             pa.array(np.arange(start, start + count)),
-            pa.array([message.time_ms * 1_000 for message in batch], pa.int64()).cast(TIMESTAMP),
+            bus_times([message.time_ms for message in batch]),
             pa.nulls(count, pa.binary()),
             pa.array([message.value for message in batch], pa.binary()),
             pa.nulls(count, HEADERS),

@@ -1,8 +1,9 @@
 """What a batch is: records, what they were decoded to, and the ranges of offsets that they cover."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 
 from pipelines.contract.decode import Decoded
@@ -35,6 +36,11 @@ class OffsetRange:
     gaps: int = 0
     lost: int = 0
 
+    def cut_at(self, end: int, read: int) -> "OffsetRange":
+        """Return the range up to `end` at most, of which `read` records are left."""
+        next_offset = min(self.next_offset, end)
+        return replace(self, next_offset=next_offset, read=read, gaps=next_offset - self.start_offset - read)
+
     def __str__(self) -> str:
         return f"{self.topic}-{self.topic_partition}@{self.start_offset}..{self.next_offset}"
 
@@ -55,3 +61,23 @@ class Batch:
     def is_committed(self, checkpoint: Checkpoint) -> bool:
         """Return whether the lake wants to read on where every range ends."""
         return all(checkpoint(r.topic_id, r.topic_partition) == r.next_offset for r in self.ranges)
+
+    def without(self, partitions: Collection[int]) -> "Batch | None":
+        """Return the batch without some topic partitions, None if nothing is left of it."""
+        ranges = tuple(r for r in self.ranges if r.topic_partition not in partitions)
+        if not partitions or not ranges:
+            return self if ranges else None
+        kept = _others(self.decoded.events, partitions)
+        decoded = replace(
+            self.decoded,
+            events=self.decoded.events.filter(kept),
+            rejected=self.decoded.rejected.filter(_others(self.decoded.rejected, partitions)),
+            mis_keyed=self.decoded.mis_keyed.filter(kept),
+        )
+        return replace(
+            self, records=self.records.filter(_others(self.records, partitions)), decoded=decoded, ranges=ranges
+        )
+
+
+def _others(rows: pa.Table, partitions: Collection[int]) -> pa.BooleanArray:
+    return pa.array(~np.isin(rows["topic_partition"].to_numpy(), list(partitions)))

@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-import numpy as np
 import pyarrow as pa
 from kafka.structs import TopicPartition
 
-from pipelines.contract.decode import decode
 from pipelines.emit.clients import translated
 from pipelines.emit.topics import describe_topic
 from pipelines.errors import UsageError
+from pipelines.ingest.batches import Polled
+from pipelines.ingest.guard import Halted
 from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
-from pipelines.ingest.source import KafkaSource
+from pipelines.ingest.source import KafkaSource, as_batch
 
 Stretch = dict[int, tuple[int, int]]
 """By topic partition: the offsets [start, end) that are read again."""
@@ -38,8 +38,8 @@ class Replay:
         found = self.source.read(lambda _, partition: starts[partition]) if self.source.only else None
         if found is None:
             return None
-        records, ranges = self._up_to_the_end(*found)
-        return Batch(ranges[0].topic, records, decode(records, self.source.contract), ranges)
+        polled, ranges = self._up_to_the_end(*found)
+        return as_batch(ranges[0].topic, polled, ranges, self.source.contract)
 
     def following(self) -> Checkpoint:
         """Return the checkpoints behind what was polled last."""
@@ -58,28 +58,31 @@ class Replay:
         """Return nothing: a stretch is chosen among what the log holds."""
         return ()
 
-    def _up_to_the_end(
-        self, records: pa.Table, ranges: tuple[OffsetRange, ...]
-    ) -> tuple[pa.Table, tuple[OffsetRange, ...]]:
+    def halt(self, halted: Halted) -> None:
+        """Read a topic partition no further."""
+        self.source.halt(halted)
+
+    def _up_to_the_end(self, polled: Polled, ranges: tuple[OffsetRange, ...]) -> tuple[Polled, tuple[OffsetRange, ...]]:
         """Leave out what lies behind the stretch, and give everything the replay's name."""
-        partitions, offsets = records["topic_partition"].to_numpy(), records["offset"].to_numpy()
-        inside = np.ones(len(records), bool)
-        cut: list[OffsetRange] = []
         topic = f"replay:{self.source.kafka.topic}"
-        for place in ranges:
-            end = self.stretch[place.topic_partition][1]
-            mine = partitions == place.topic_partition
-            inside &= ~mine | (offsets < end)
-            next_offset = min(place.next_offset, end)
-            read = int(np.count_nonzero(mine & inside))
-            gaps = next_offset - place.start_offset - read
-            renamed = replace(place, topic_id=self.topic_id, topic=topic, next_offset=next_offset, read=read, gaps=gaps)
-            cut.append(renamed)
-        kept = records.filter(pa.array(inside))
-        for name, value in (("topic_id", self.topic_id), ("topic", topic)):
-            at = kept.schema.get_field_index(name)
-            kept = kept.set_column(at, kept.schema.field(at), pa.repeat(pa.scalar(value), len(kept)))
-        return kept, tuple(cut)
+        ends = {place.topic_partition: self.stretch[place.topic_partition][1] for place in ranges}
+        cut = polled.before(ends)
+        kept = Polled(*(_renamed(rows, self.topic_id, topic) for rows in (cut.records, cut.unread)))
+        return kept, tuple(
+            replace(
+                place.cut_at(ends[place.topic_partition], kept.count(place.topic_partition)),
+                topic_id=self.topic_id,
+                topic=topic,
+            )
+            for place in ranges
+        )
+
+
+def _renamed(rows: pa.Table, topic_id: str, topic: str) -> pa.Table:
+    for name, value in (("topic_id", topic_id), ("topic", topic)):
+        at = rows.schema.get_field_index(name)
+        rows = rows.set_column(at, rows.schema.field(at), pa.repeat(pa.scalar(value), len(rows)))
+    return rows
 
 
 def find_stretch(source: KafkaSource, start: datetime | Mapping[int, int] | None, until: datetime | None) -> Stretch:

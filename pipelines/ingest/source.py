@@ -9,21 +9,32 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError, UnknownTopicOrPartitionError, for_code
+from kafka.errors import (
+    CorruptRecordError,
+    GroupAuthorizationFailedError,
+    KafkaTimeoutError,
+    NoError,
+    OffsetOutOfRangeError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from pipelines.contract.decode import decode
+from pipelines.contract.schema import RECORD
 from pipelines.emit.clients import admin_client, consumer, translated
-from pipelines.errors import LostRecordsError, UsageError
-from pipelines.ingest.batches import count, hand_over_batches, to_columns
+from pipelines.emit.records import limit_polls
+from pipelines.emit.topics import topic_id_of
+from pipelines.errors import KarmalakeError, LostRecordsError, UsageError
+from pipelines.ingest.batches import Polled, count, hand_over_batches, hand_over_damaged_batches, to_columns
+from pipelines.ingest.guard import Halted
 from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
 from pipelines.ingest.receive import receiving_in_place
 from pipelines.ingest.share import Share, open_share
@@ -56,6 +67,8 @@ class KafkaSource:
     """The topic partitions that are read; None means all."""
     share: Share | None = None
     """Where several ingesters divide the topic partitions."""
+    halted: dict[int, int] = field(default_factory=dict)
+    """The offset of each topic partition that is not read on: until its checkpoint is elsewhere."""
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
         """Read from the checkpoints: a batch, or None when nothing came within `max_wait_seconds`.
@@ -66,24 +79,27 @@ class KafkaSource:
         found = self.read(checkpoint)
         if found is None:
             return None
-        records, ranges = found
-        return Batch(f"kafka:{self.kafka.topic}", records, decode(records, self.contract), ranges)
+        return as_batch(f"kafka:{self.kafka.topic}", *found, self.contract)
 
-    def read(self, checkpoint: Checkpoint) -> tuple[pa.Table, tuple[OffsetRange, ...]] | None:
-        """Return records (RECORD columns) and the offsets that they cover, as `poll` does, undecoded."""
+    def read(self, checkpoint: Checkpoint) -> tuple[Polled, tuple[OffsetRange, ...]] | None:
+        """Return what came and the offsets that it covers, as `poll` does, undecoded."""
         with translated(self.kafka, f"reading {self.kafka.topic}"):
             if self.share:
                 self.only = self.share.assigned()
             topic_id, partitions = self._describe()
             starts = self._starts(topic_id, partitions, checkpoint)
             self.positions = {}  # Should the fetch fail half-way, the next poll seeks again (`nothing-lost`).
-            records = self._fetch(starts)
+            polled = self._fetch(starts)
             if self._describe()[0] != topic_id:
                 _LOG.warning("topic %s was deleted and created again while it was read", self.kafka.topic)
                 return self.read(checkpoint)
-        ranges = tuple(self._ranges(starts, records))
+        ranges = tuple(self._ranges(starts, polled))
         self.positions = starts | {r.topic_partition: r.next_offset for r in ranges}
-        return (records, ranges) if ranges else None
+        return (polled, ranges) if ranges else None
+
+    def halt(self, halted: Halted) -> None:
+        """Read a topic partition no further, as long as its checkpoint stays where it is."""
+        self.halted[halted.topic_partition] = halted.next_offset
 
     def following(self) -> Checkpoint:
         """Return the checkpoints behind what was polled last; of a topic created again since, none."""
@@ -95,19 +111,35 @@ class KafkaSource:
 
         The embedded broker understates it by up to one producer's batch.
         """
+        read = {partition: at for partition, at in self.positions.items() if partition not in self.halted}
         with translated(self.kafka, f"looking for the end of {self.kafka.topic}"):
-            ends = self._ask(self.consumer.end_offsets, list(map(self._place, self.positions)))
-        return sum(max(0, ends[self._place(partition)] - position) for partition, position in self.positions.items())
+            ends = self._ask(self.consumer.end_offsets, list(map(self._place, read)))
+        return sum(max(0, ends[self._place(partition)] - position) for partition, position in read.items())
 
     def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
         """Commit the offsets to the consumer group: advisory, so a failure is only logged, once."""
         offsets = {self._place(r.topic_partition): OffsetAndMetadata(r.next_offset, "", -1) for r in ranges}
+        group = self.kafka.group_id
         try:
             if self.acknowledging:
-                (self.share.member if self.share else self.consumer).commit(offsets)
-        except KafkaError as error:
+                with translated(self.kafka, f"committing the offsets of the group {group}"):
+                    self._tell_the_group(offsets)
+        except KarmalakeError as error:
             self.acknowledging = self.share is not None  # it may be that they were moved to somebody else
-            _LOG.warning("group %s does not take offsets (%s); the lake's checkpoints do", self.kafka.group_id, error)
+            missing = isinstance(error.__cause__, GroupAuthorizationFailedError)
+            _LOG.warning(
+                "group %s does not take offsets (%s)%s; the lake's checkpoints do, and nothing is lost by it",
+                group, error, f": READ on the group {group} is missing among the ACLs" if missing else "",
+            )  # fmt: skip
+
+    def _tell_the_group(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
+        """Commit without being a member: what reads the topic needs no permission on the group."""
+        if self.share:
+            self.share.member.commit(offsets)
+            return
+        for error in self.admin.alter_group_offsets(self.kafka.group_id, offsets).values():
+            if error is not NoError:
+                raise error(f"group {self.kafka.group_id}")
 
     def losses(self, checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
         """Return a range for each topic partition whose checkpoint the log no longer reaches, saying what is lost."""
@@ -146,14 +178,19 @@ class KafkaSource:
         if topic["error_code"]:
             raise for_code(topic["error_code"])(f"topic {self.kafka.topic}")
         partitions = {partition["partition_index"] for partition in topic["partitions"]}
-        return str(topic["topic_id"]), sorted(partitions if self.only is None else partitions & self.only)
+        return topic_id_of(self.kafka, topic), sorted(partitions if self.only is None else partitions & self.only)
 
     def _starts(self, topic_id: str, partitions: list[int], checkpoint: Checkpoint) -> dict[int, int]:
         """Return where to read from, having moved the consumer there."""
+        known = {partition: checkpoint(topic_id, partition) for partition in partitions}
+        self.halted = {
+            n: at for n, at in self.halted.items() if topic_id == self.topic_id and known.get(n) in {at, None}
+        }
+        known = {partition: at for partition, at in known.items() if partition not in self.halted}
+        partitions = list(known)
         if topic_id != self.topic_id or set(partitions) != set(self.positions):
             self.consumer.assign(list(map(self._place, partitions)))
             self.topic_id, self.positions = topic_id, {}
-        known = {partition: checkpoint(topic_id, partition) for partition in partitions}
         unread = [self._place(partition) for partition, at in known.items() if at is None]
         begins = self._ask(self.consumer.beginning_offsets, unread) if unread else {}
         starts = {partition: begins[self._place(partition)] if at is None else at for partition, at in known.items()}
@@ -162,29 +199,31 @@ class KafkaSource:
                 self.consumer.seek(self._place(partition), start)
         return starts
 
-    def _fetch(self, starts: dict[int, int]) -> pa.Table:
+    def _fetch(self, starts: dict[int, int]) -> Polled:
         """Poll until a batch is full, or all there is and lingered for; whole record batches, so by one too many."""
         polled: list[ConsumerRecord] = []
-        size, wait_ms, room, stride = 0, int(self.ingest.max_wait_seconds * 1000), self.ingest.max_batch_records, 1
+        size, wait_ms, room = 0, int(self.ingest.max_wait_seconds * 1000), self.ingest.max_batch_records
         lingering, deadline = None, time.monotonic() + _LOOKUP_MS / 1000
         try:
             while room > 0 and size < self.ingest.max_batch_bytes:
-                found = list(chain.from_iterable(self.consumer.poll(wait_ms, max_records=stride).values()))
+                limit_polls(self.consumer, self.ingest.max_batch_bytes - size, room)
+                found = list(chain.from_iterable(self.consumer.poll(wait_ms, max_records=_MOST_BATCHES).values()))
                 if not found:
                     if polled or self._is_answered(starts) or time.monotonic() > deadline:
                         break
                     continue
                 polled += found
                 size += sum(len(item.value or b"") for item in found)
-                records = sum(map(count, found))
-                room -= records
-                stride = max(1, min(_MOST_BATCHES, room * len(found) // max(1, records)))
+                room -= sum(map(count, found))
                 lingering = lingering or time.monotonic() + self.ingest.linger_seconds
                 left_ms = max(0, int((lingering - time.monotonic()) * 1000))
                 wait_ms = left_ms if self._is_current(starts) else _MORE_MS
         except (OffsetOutOfRangeError, _LOG_TRUNCATION) as error:
             raise LostRecordsError(self._explain_loss(starts)) from error
-        return to_columns(polled, starts, self.topic_id, time.time_ns() // 1_000_000)
+        except CorruptRecordError:
+            if not polled:  # what came before it is a batch; the next poll meets it again
+                raise
+        return to_columns(polled, starts, self.topic_id)
 
     def _is_answered(self, starts: dict[int, int]) -> bool:
         """Return whether each topic partition was answered once: not before is it known that its log has the start."""
@@ -195,12 +234,11 @@ class KafkaSource:
         places = map(self._place, starts)
         return all(self.consumer.position(place) >= (self.consumer.highwater(place) or 0) for place in places)
 
-    def _ranges(self, starts: dict[int, int], records: pa.Table) -> Iterator[OffsetRange]:
-        partitions = records["topic_partition"].to_numpy()
+    def _ranges(self, starts: dict[int, int], polled: Polled) -> Iterator[OffsetRange]:
         for partition, start in starts.items():
             end = self.consumer.position(self._place(partition))
             if end > start:
-                read = int(np.count_nonzero(partitions == partition))
+                read = polled.count(partition)
                 gaps = end - start - read
                 yield OffsetRange(self.topic_id, self.kafka.topic, partition, start, end, read, gaps=gaps)
 
@@ -222,15 +260,46 @@ class KafkaSource:
         return TopicPartition(self.kafka.topic, partition)
 
 
+def as_batch(source: str, polled: Polled, ranges: tuple[OffsetRange, ...], contract: ContractSettings) -> Batch:
+    """Decode what was polled; what no record could be made of is rejected with the rest.
+
+    Raises what `decode` raises.
+    """
+    records, decoded = polled.records, decode(polled.records, contract)
+    if len(polled.unread):
+        records = pa.concat_tables([records, polled.unread.select(RECORD.names)])
+        decoded = replace(decoded, rejected=pa.concat_tables([decoded.rejected, polled.unread]))
+    return Batch(source, records, decoded, ranges)
+
+
 @contextmanager
 def open_source(settings: Settings) -> Generator[KafkaSource]:
     """Yield a source connected to the brokers; closing it commits nothing.
 
     Raises TransientError or ConfigurationError with what to do.
     """
-    kafka = settings.kafka
-    options = {
-        "group_id": kafka.group_id,
+    with translated(settings.kafka, "connecting"), consumer(settings.kafka, **_options(settings)) as reader:
+        hand_over_batches(reader)
+        with (
+            admin_client(settings.kafka) as admin,
+            open_share(settings.kafka) if settings.ingest.share_partitions else nullcontext() as share,
+        ):
+            yield KafkaSource(settings.kafka, settings.ingest, settings.contract, reader, admin, share=share)
+
+
+@contextmanager
+def open_damaged_source(settings: Settings) -> Generator[KafkaSource]:
+    """Yield a source that also reads on behind a record batch whose checksum is wrong: that one is rejected."""
+    options = _options(settings) | {"check_crcs": False}
+    with translated(settings.kafka, "connecting"), consumer(settings.kafka, **options) as reader:
+        hand_over_damaged_batches(reader)
+        with admin_client(settings.kafka) as admin:
+            yield KafkaSource(settings.kafka, settings.ingest, settings.contract, reader, admin)
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    return {
+        "group_id": None,  # offsets are committed for others: who may not is not kept from reading
         "enable_auto_commit": False,
         "auto_offset_reset": "none",
         "isolation_level": "read_committed",
@@ -240,7 +309,3 @@ def open_source(settings: Settings) -> Generator[KafkaSource]:
         "fetch_max_wait_ms": int(settings.ingest.max_wait_seconds * 200),
         "kafka_client": receiving_in_place,
     }
-    with translated(kafka, "connecting"), consumer(kafka, **options) as reader, admin_client(kafka) as admin:
-        hand_over_batches(reader)
-        with open_share(kafka) if settings.ingest.share_partitions else nullcontext() as share:
-            yield KafkaSource(kafka, settings.ingest, settings.contract, reader, admin, share=share)
