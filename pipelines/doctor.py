@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipelines.emit.topics import describe_topic
-from pipelines.errors import ConfigurationError, KarmalakeError, one_line
+from pipelines.errors import ConfigurationError, KarmalakeError, RejectedError, one_line
+from pipelines.halted import recall
 from pipelines.ingest.queue import open_queue
 from pipelines.lag.measure import measure_lag
 from pipelines.lake.history import take_snapshot
@@ -63,7 +64,7 @@ def _parts(settings: Settings) -> dict[str, Callable[[Settings], str]]:
         **({"outbox": _outbox} if settings.relay.database_url else {}),
         **bus,
         "lake": _lake,
-        **({} if settings.queue.kind else {"lag": _lag}),
+        **({} if settings.queue.kind else {"lag": _lag, "halted": _halted}),
         **({"notify": _notify} if settings.notify.rules else {}),
         "policy": _policy,
         "warehouse": _warehouse,
@@ -167,6 +168,13 @@ def _lag(settings: Settings) -> str:
     if lag.lag_seconds > settings.lag.max_seconds:
         raise KarmalakeError(f"{sentence}: run `karmalake stream` or `karmalake drain`; `karmalake lag` has advice")
     return sentence
+
+
+def _halted(settings: Settings) -> str:
+    halted = recall(settings)
+    if halted:
+        raise RejectedError("\n".join(map(str, halted)))
+    return "no topic partition is halted for its rejected records"
 
 
 def _notify(settings: Settings) -> str:

@@ -21,6 +21,7 @@ from deltalake import DeltaTable
 
 from pipelines.contract.decode import keep
 from pipelines.errors import FencedError, RejectedError, TransientError
+from pipelines.halted import remember
 from pipelines.ingest.ahead import ReadAhead, Source, reading_ahead
 from pipelines.ingest.guard import Halted, RejectionGuard
 from pipelines.ingest.letters import Publish, keep_here, open_letters
@@ -194,6 +195,7 @@ def _admit(ingest: Ingest, batch: Batch | None) -> Batch | None:
         ingest.source.halt(place)
         ingest.stopped.append(place)
         _LOG.warning("%s", place)
+        remember(ingest.settings, ingest.halted())
     return batch and batch.without([place.topic_partition for place in halted])
 
 

@@ -16,6 +16,7 @@ import polars as pl
 
 from pipelines.drain import drain_once, open_ingest
 from pipelines.errors import TransientError
+from pipelines.ingest.guard import Halted
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import KeptOpen, create_lake, open_lake
 from pipelines.lake.upkeep import compact
@@ -29,6 +30,8 @@ _LOG = logging.getLogger(__name__)
 _RETRY_SECONDS = 2.0
 OnTurn = Callable[[str, TransientError | None], None]
 """Hears of each turn of the loops `ingest` and `refresh`, and of the outage that ended it, if one did."""
+OnHalted = Callable[[tuple[Halted, ...]], None]
+"""Hears in each turn of `ingest` which topic partitions are halted for their rejected records."""
 
 
 def stream(
@@ -37,6 +40,7 @@ def stream(
     on_commit: Callable[[CommitRecord], None],
     on_refresh: Callable[[Derived, Published], None],
     on_turn: OnTurn = lambda _loop, _outage: None,
+    on_halted: OnHalted = lambda _halted: None,
 ) -> None:
     """Ingest and refresh until `stopping` is set; then finish the batch in hand, publish it, and return.
 
@@ -49,7 +53,7 @@ def stream(
         refreshing = pool.submit(_refresh_loop, settings, stopping, committed, on_refresh, on_turn)
         refreshing.add_done_callback(lambda _: stopping.set())
         try:
-            _ingest_loop(settings, stopping, committed, on_commit, on_turn)
+            _ingest_loop(settings, stopping, committed, on_commit, on_turn, on_halted)
         finally:
             stopping.set()
             committed.set()
@@ -62,6 +66,7 @@ def _ingest_loop(
     committed: threading.Event,
     on_commit: Callable[[CommitRecord], None],
     on_turn: OnTurn,
+    on_halted: OnHalted,
 ) -> None:
     while not stopping.is_set():
         try:
@@ -71,6 +76,7 @@ def _ingest_loop(
                     if record is not None:
                         on_commit(record)
                         committed.set()
+                    on_halted(ingest.halted())
                     on_turn("ingest", None)
         except TransientError as error:
             on_turn("ingest", error)

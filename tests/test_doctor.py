@@ -57,6 +57,7 @@ def test_all_is_well(healthy: Settings) -> None:
         "broker",
         "lake",
         "lag",
+        "halted",
         "policy",
         "warehouse",
         "cache",

@@ -71,6 +71,7 @@ class RejectionGuard:
         passed = self._passed(len(offsets), len(rejected), longest)
         if not passed or place.topic_partition in self.accepted:
             return None
+        self.runs.pop((place.topic_id, place.topic_partition))  # what stands behind it is counted once it is passed
         place_and_start = (place.topic_id, place.topic, place.topic_partition, place.start_offset)
         return Halted(*place_and_start, f"{' and '.join(passed)}, {_first(mine)}", self._limits())
 
@@ -84,7 +85,7 @@ class RejectionGuard:
         if not len(valid):
             return after
         inner = int(np.diff(valid).max(initial=1)) - 1
-        return max(before + int(valid[0]), inner, after)
+        return max(before + int(valid[0]) if valid[0] else 0, inner, after)
 
     def _passed(self, count: int, rejected: int, longest: int) -> list[str]:
         share = rejected / max(1, count)

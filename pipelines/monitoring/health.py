@@ -3,7 +3,7 @@
 A service that does not answer is no ailment of ours: a loop that tries again turns. Restarting it would mend nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from time import monotonic
 
 
@@ -14,6 +14,8 @@ class Health:
         self._stalled_after = stalled_after_seconds
         self._turned = dict.fromkeys(loops, monotonic())
         self._unready = dict.fromkeys(self._turned)
+        self.remarks: Sequence[str] = ()
+        """What somebody should see to, and no restart would change."""
 
     def turned(self, loop: str) -> None:
         """Note that a loop turned, whatever came of it; others than those named at first do not count."""

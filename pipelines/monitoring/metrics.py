@@ -108,6 +108,10 @@ class StreamMetrics:
         self._mis_keyed = book.counter(
             "karmalake_ingest_mis_keyed_records_total", "Accepted records whose key is not their user_id."
         )
+        self._halted = book.gauge(
+            "karmalake_halted_partitions",
+            "Topic partitions that are not read on: too many of their records are rejected.",
+        )
         self._commits = book.seconds(
             "karmalake_ingest_commit_duration_seconds", "From a batch in memory to its commit in the lake."
         )
@@ -156,6 +160,10 @@ class StreamMetrics:
         self._version.set(record.version)
         if record.committed is not None:
             self._commits.observe(max(0.0, (record.committed - record.started).total_seconds()))
+
+    def halted(self, partitions: int) -> None:
+        """Show how many topic partitions are halted."""
+        self._halted.set(partitions)
 
     def refreshed(self, derived: "Derived", published: "Published") -> None:
         """Count a refresh that was published."""

@@ -18,6 +18,7 @@ from pipelines.monitoring.metrics import NotifyMetrics, RelayMetrics, StreamMetr
 from pipelines.settings import Settings
 
 if TYPE_CHECKING:
+    from pipelines.ingest.guard import Halted
     from pipelines.lag.watch import WorkLog
     from pipelines.lake.commit import CommitRecord
     from pipelines.reputation.derive import Derived
@@ -97,6 +98,11 @@ class StreamMonitor:
         """Count a commit."""
         self.monitor.metrics.committed(record)
         self.work.committed(record)
+
+    def halted(self, halted: "tuple[Halted, ...]") -> None:
+        """Show which topic partitions are halted."""
+        self.monitor.metrics.halted(len(halted))
+        self.monitor.health.remarks = [str(place) for place in halted]
 
     def refreshed(self, derived: "Derived", published: "Published") -> None:
         """Count a refresh."""

@@ -69,7 +69,9 @@ class _Answers(BaseHTTPRequestHandler):
 
     def _judge(self, problems: Sequence[str]) -> None:
         status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
-        self._answer(status, ("\n".join(problems or ["ok"]) + "\n").encode(), _TEXT)
+        self._answer(
+            status, ("\n".join(problems or ["ok", *cast("_Server", self.server).health.remarks]) + "\n").encode(), _TEXT
+        )
 
     def _answer(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
         self.send_response(status)

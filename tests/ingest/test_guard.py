@@ -1,13 +1,14 @@
-"""The limit on dead letters, against a count that goes from record to record."""
+"""The limit on dead letters, against a count that goes from record to record, by topic partition."""
 
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.contract.schema import REJECTED
-from pipelines.errors import RejectedError
-from pipelines.ingest.guard import RejectionGuard
+from pipelines.contract.decode import Decoded
+from pipelines.contract.schema import EVENT, PLACE, RECORD, REJECTED
+from pipelines.ingest.guard import Halted, RejectionGuard
+from pipelines.ingest.ranges import Batch, OffsetRange
 from pipelines.settings import IngestSettings
 
 _BATCHES = st.lists(st.lists(st.tuples(st.integers(0, 1), st.booleans()), min_size=1, max_size=12), max_size=6)
@@ -18,19 +19,25 @@ _BATCHES = st.lists(st.lists(st.tuples(st.integers(0, 1), st.booleans()), min_si
 def test_runs_are_counted_over_batches_and_by_topic_partition(
     batches: list[list[tuple[int, bool]]], longest: int
 ) -> None:
-    """Ingest stops at the first batch in which, counting record by record, a run passes the limit."""
+    """A topic partition halts at the first batch in which, counting record by record, its run passes the limit."""
     guard = RejectionGuard(IngestSettings(max_dead_letter_run=longest))
-    runs = {0: 0, 1: 0}
-    for batch in batches:
-        passed = False
+    runs, at, gone = {0: 0, 1: 0}, {0: 0, 1: 0}, set[int]()
+    for records in batches:
+        batch = [(partition, bad) for partition, bad in records if partition not in gone]
+        passed = {partition for partition in (0, 1) if _longest(batch, partition, runs[partition]) > longest}
+        assert {halted.topic_partition for halted in _judge(guard, batch, at)} == passed
+        gone |= passed
         for partition, bad in batch:
             runs[partition] = runs[partition] + 1 if bad else 0
-            passed |= runs[partition] > longest
-        if passed:
-            with pytest.raises(RejectedError, match="records in a row were rejected"):
-                _check(guard, batch)
-            return
-        _check(guard, batch)
+            at[partition] += 1
+
+
+def _longest(batch: list[tuple[int, bool]], partition: int, run: int) -> int:
+    longest = 0
+    for bad in (bad for each, bad in batch if each == partition):
+        run = run + 1 if bad else 0
+        longest = max(longest, run)
+    return longest
 
 
 @pytest.mark.parametrize(
@@ -39,19 +46,64 @@ def test_runs_are_counted_over_batches_and_by_topic_partition(
 def test_the_share_is_judged_of_large_batches_only(bad: int, of: int, *, stops: bool) -> None:
     """Half is allowed, more is not, and a batch of fewer records says little."""
     guard = RejectionGuard(IngestSettings(min_records_for_share=10))
-    batch = [(0, n < bad) for n in range(of)]
-    if not stops:
-        _check(guard, batch)
-        return
-    with pytest.raises(RejectedError, match=r"records were rejected, the first at events-0@0: undecodable: Broken\."):
-        _check(guard, batch)
+    halted = _judge(guard, [(0, n < bad) for n in range(of)])
+    assert [place.next_offset for place in halted] == ([0] if stops else [])
 
 
-def _check(guard: RejectionGuard, batch: list[tuple[int, bool]]) -> None:
-    records = _rows([(partition, offset) for offset, (partition, _) in enumerate(batch)])
-    guard.check(records, _rows([(partition, offset) for offset, (partition, bad) in enumerate(batch) if bad]))
+def test_the_sentence_says_what_where_and_both_ways_on() -> None:
+    """It names the topic partition, the first offset and reason, what passed, both limits, and what to do."""
+    guard = RejectionGuard(IngestSettings(min_records_for_share=10, max_dead_letter_run=7))
+    [halted] = _judge(guard, [(3, n > 1) for n in range(12)], {3: 40})
+    sentence = str(halted)
+    for said in (
+        "events-3 is halted at offset 40", "83% of 12 records were rejected and 10 records in a row were rejected",
+        "the first at events-3@42: undecodable: Broken.", "fix the producer",
+        "`karmalake drain --accept-rejections events-3`", "KARMALAKE_INGEST_MAX_DEAD_LETTER_SHARE=0.5",
+        "KARMALAKE_INGEST_MAX_DEAD_LETTER_RUN=7",
+    ):  # fmt: skip
+        assert said in sentence
+    assert "--accept-rejections" not in str(halted.error()), "a file has no such option"
 
 
-def _rows(places: list[tuple[int, int]]) -> pa.Table:
-    said = {"topic": "events", "reason": "undecodable", "detail": "Broken."}
-    return pa.Table.from_pylist([said | {"topic_partition": p, "offset": o} for p, o in places], REJECTED)
+def test_what_is_read_again_is_counted_once() -> None:
+    """A batch that was not committed comes again: its run begins with what stood before it."""
+    guard = RejectionGuard(IngestSettings(max_dead_letter_run=10))
+    assert _judge(guard, [(0, True)] * 6) == []
+    for _ in range(3):
+        assert _judge(guard, [(0, True)] * 4, {0: 6}) == []
+    assert len(_judge(guard, [(0, True)], {0: 10})) == 1
+
+
+def test_an_accepted_topic_partition_passes() -> None:
+    """The guard is lifted for that one, and for no other."""
+    guard = RejectionGuard(IngestSettings(max_dead_letter_run=3), frozenset({1}))
+    assert [halted.topic_partition for halted in _judge(guard, [(n % 2, True) for n in range(20)])] == [0]
+
+
+def test_skipped_records_do_not_count() -> None:
+    """What an operator has set aside says nothing of the schema."""
+    guard = RejectionGuard(IngestSettings(max_dead_letter_run=1))
+    assert _judge(guard, [(0, True)] * 5, reason="skipped") == []
+
+
+def _judge(
+    guard: RejectionGuard, batch: list[tuple[int, bool]], at: dict[int, int] | None = None, reason: str = "undecodable"
+) -> list[Halted]:
+    """Judge records of topic partitions, good or bad, whose offsets go on from `at`."""
+    at = at or {}
+    places: list[tuple[int, int]] = []
+    next_offsets = dict(at)
+    for partition, _ in batch:
+        offset = next_offsets.get(partition, 0)
+        next_offsets[partition] = offset + 1
+        places.append((partition, offset))
+    rejected = [place for place, (_, bad) in zip(places, batch, strict=True) if bad]
+    ranges = tuple(OffsetRange("id", "events", n, at.get(n, 0), next_offsets[n]) for n in sorted({n for n, _ in batch}))
+    events = pa.schema([*EVENT, *PLACE]).empty_table()
+    decoded = Decoded(events, _rows(rejected, REJECTED, reason), pa.array([], pa.bool_()))
+    return guard.judge(Batch("kafka:events", _rows(places, RECORD, reason), decoded, ranges))
+
+
+def _rows(places: list[tuple[int, int]], schema: pa.Schema, reason: str) -> pa.Table:
+    said = {"topic": "events", "reason": reason, "detail": "Broken."}
+    return pa.Table.from_pylist([said | {"topic_partition": p, "offset": o} for p, o in places], schema)

@@ -1,0 +1,274 @@
+"""What anybody who may write to the topic can do to ingest: something to its own topic partition, at most."""
+
+import struct
+import threading
+from collections.abc import Callable, Iterator
+
+import pyarrow as pa
+import pytest
+from kafka.errors import KafkaError
+
+import pipelines.emit.clients as clients_module
+import pipelines.ingest.source as source_module
+from pipelines.audit import audit
+from pipelines.contract.decode import Decoded
+from pipelines.contract.decode import decode as real_decode
+from pipelines.contract.rejection import Reason
+from pipelines.dead_letters import Selection, requeue
+from pipelines.doctor import examine
+from pipelines.drain import drain, drain_once, open_drain, open_ingest
+from pipelines.emit.producer import Record
+from pipelines.emit.topics import describe_topic
+from pipelines.errors import ConfigurationError, RejectedError, TransientError, UsageError
+from pipelines.ingest.guard import Halted
+from pipelines.lag.measure import measure_lag
+from pipelines.lake.commit import CommitRecord
+from pipelines.replay import open_replay
+from pipelines.settings import ContractSettings, Settings
+from pipelines.skip import skip
+from pipelines.stream import stream
+from pipelines.topic_check import check_topic
+from tests.draining import assert_verified, drain_all, query, send, valid_records, with_ingest
+from tests.ingest.hostile_batches import build, rebuilt
+from tests.ingest.raw_producer import produce_raw
+from tests.services.kafka_cluster import KafkaCluster
+from tests.services.waiting import wait_for
+
+NOW_MS = 1_772_366_400_000
+RUBBISH = Record(b"k", b"\xff", [], 1)
+
+
+@pytest.fixture
+def bus(settings: Settings) -> Settings:
+    """Return settings of a topic with two topic partitions."""
+    return with_ingest(settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"partitions": 2})}))
+
+
+@pytest.fixture
+def narrow(settings: Settings) -> Settings:
+    """Return settings of a topic with one topic partition."""
+    return with_ingest(settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"partitions": 1})}))
+
+
+def to_partition(records: list[Record], partition: int) -> list[Record]:
+    return [record._replace(topic_partition=partition) for record in records]
+
+
+def test_batches_that_lie(narrow: Settings) -> None:
+    """Each is one dead letter, the events around it count once, and the audit sees the same (`nothing-lost`)."""
+    send(narrow, valid_records(range(3)))
+    two = build([(NOW_MS, b"k", b"v", []), (NOW_MS, b"k", b"w", [])])
+    lies = [{"records_count": n} for n in (3, 1, -1, 2**31 - 1)]
+    lies += [{"last_offset_delta": 0}, {"attributes": 4}, {"attributes": 1}]
+    for lie in lies:
+        produce_raw(narrow.kafka, rebuilt(two, **lie))
+    send(narrow, valid_records(range(3, 6)))
+    drain_all(narrow)
+    assert query(narrow, "SELECT count(*) FROM events") == [(6,)]
+    letters = query(narrow, "SELECT reason, detail LIKE 'The record batch at %' FROM dead_letters")
+    assert letters == [(Reason.UNDECODABLE, True)] * len(lies)
+    assert_verified(narrow)
+    assert audit(narrow).passed
+
+
+def test_record_times_that_are_none(narrow: Settings) -> None:
+    """Microseconds, nanoseconds, 0 and -1 are null; the events count, and everything that looks at them works."""
+    send(narrow, [])
+    values = [record.value for record in valid_records(range(8))]
+    odd = (NOW_MS * 1_000, NOW_MS * 1_000_000, 0, -1, 2**63 - 1, -(2**63))
+    for value, time in zip(values, (*odd, NOW_MS, 253_402_300_799_000), strict=True):
+        batch = build([(NOW_MS, b"u", value, [])])
+        assert produce_raw(narrow.kafka, rebuilt(batch, first_timestamp=time, max_timestamp=time)) == 0
+    produce_raw(narrow.kafka, rebuilt(build([(NOW_MS, b"u", b"\xff", [])]), first_timestamp=odd[0]))
+    drain_all(narrow)
+    assert query(narrow, "SELECT count(*), count(bus_time), max(epoch_ms(bus_time)) FROM events") == [(8, 1, NOW_MS)]
+    assert query(narrow, "SELECT bus_time FROM dead_letters") == [(None,)]
+    assert_verified(narrow)
+    assert audit(narrow).passed
+
+
+def test_rubbish_stops_its_own_topic_partition_only(bus: Settings) -> None:
+    """5,001 records of one byte halt one topic partition: the other is drained whole, and goes on being so."""
+    send(bus, [*to_partition(valid_records(range(50)), 0), *[RUBBISH] * 5_001])
+    named = rf"{bus.kafka.topic}-1 is halted at offset 0.*1@0: undecodable.*--accept-rejections {bus.kafka.topic}-1"
+    with pytest.raises(RejectedError, match=rf"(?s){named}"):
+        drain_all(bus)
+    assert query(bus, "SELECT count(*) FROM events") == [(50,)]
+    assert query(bus, "SELECT count(*) FROM dead_letters") == [(0,)]
+    send(bus, to_partition(valid_records(range(50, 60)), 0))
+    with pytest.raises(RejectedError):
+        drain_all(bus)
+    assert query(bus, "SELECT count(*) FROM events") == [(60,)]
+    assert_verified(bus)
+
+
+def test_accepted_rejections_are_dead_letters(bus: Settings) -> None:
+    """One run with --accept-rejections passes what the guard halted; the guard is there again after it."""
+    send(bus, [*to_partition(valid_records(range(5)), 1), *[RUBBISH] * 5_001, *to_partition(valid_records([5]), 1)])
+    with pytest.raises(RejectedError):
+        drain_all(bus)
+    with open_drain(bus, accepted=[1]) as ingest:
+        drain(ingest, lambda _: None)
+    assert query(bus, "SELECT count(*) FROM events") == [(6,)]
+    assert query(bus, "SELECT count(*) FROM dead_letters") == [(5_001,)]
+    send(bus, [RUBBISH] * 5_001)
+    with pytest.raises(RejectedError):
+        drain_all(bus)
+    assert_verified(bus)
+
+
+def test_a_halted_topic_partition_goes_on_once_its_checkpoint_moved(bus: Settings) -> None:
+    """A long-lived ingest that halted one reads it on as soon as another run has accepted its rejections."""
+    send(bus, [*to_partition(valid_records(range(5)), 0), *[RUBBISH] * 5_001])
+    with open_ingest(bus) as ingest:
+        wait_for("the other topic partition", lambda: drain_once(ingest))
+        wait_for("one to be halted", lambda: drain_once(ingest) or ingest.halted())
+        [halted] = ingest.halted()
+        assert (halted.place, halted.next_offset) == (f"{bus.kafka.topic}-1", 0)
+        with open_drain(bus, accepted=[1]) as other:
+            drain(other, lambda _: None)
+        send(bus, to_partition(valid_records(range(5, 9)), 1))
+        wait_for("the events behind the rubbish", lambda: drain_once(ingest))
+        assert ingest.halted() == ()
+    assert query(bus, "SELECT count(*) FROM events") == [(9,)]
+    assert_verified(bus)
+
+
+def test_a_stream_goes_on_and_tells_what_is_halted(bus: Settings) -> None:
+    """It does not end, drains the others, and says which topic partitions wait for somebody."""
+    send(bus, [*to_partition(valid_records(range(5)), 0), *[RUBBISH] * 5_001])
+    stopping, told, records = threading.Event(), list[tuple[Halted, ...]](), list[CommitRecord]()
+
+    def on_halted(halted: tuple[Halted, ...]) -> None:
+        told.append(halted)
+        if halted and sum(record.total("accepted") for record in records) == 10:
+            stopping.set()
+
+    def on_commit(record: CommitRecord) -> None:
+        records.append(record)
+        if len(records) == 1:
+            send(bus, to_partition(valid_records(range(5, 10)), 0))
+
+    stream(bus, stopping, on_commit, lambda *_: None, on_halted=on_halted)
+    assert [halted.place for halted in told[-1]] == [f"{bus.kafka.topic}-1"]
+    [finding] = [finding for finding in examine(bus) if finding.subject == "halted"]
+    assert not finding.good
+    assert f"{bus.kafka.topic}-1 is halted at offset 0" in finding.sentence
+
+
+@pytest.fixture
+def poison(narrow: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """Return settings of a bus with a record, at the offset 5, that decoding dies of."""
+    deadly = valid_records([5])[0].value
+    send(narrow, valid_records(range(10)))
+
+    def decode(records: pa.Table, contract: ContractSettings) -> Decoded:
+        if deadly in records["value"].to_pylist():
+            raise RuntimeError("a decoder died")
+        return real_decode(records, contract)
+
+    monkeypatch.setattr(source_module, "decode", decode)
+    return narrow
+
+
+def test_a_record_is_skipped(poison: Settings) -> None:
+    """What ingest dies of becomes a dead letter undecoded, on the record; all else counts, and it can be requeued."""
+    with pytest.raises(RuntimeError, match="a decoder died"):
+        drain_all(poison)
+    done = skip(poison, f"{poison.kafka.topic}-0@5", "kills the decoder")
+    assert (done.drained, str(done.skipped)) == (5, f"{poison.kafka.topic}-0@5..6")
+    drain_all(poison)
+    [(offset, reason, detail, value)] = query(poison, 'SELECT "offset", reason, detail, "value" FROM dead_letters')
+    assert (offset, reason, detail) == (5, Reason.SKIPPED, "Skipped: kills the decoder")
+    assert value == valid_records([5])[0].value
+    assert query(poison, "SELECT count(*) FROM events") == [(9,)]
+    assert_verified(poison)
+    assert audit(poison).passed
+    assert requeue(poison, Selection(reason=Reason.SKIPPED)).accepted == 1
+    assert query(poison, "SELECT count(*) FROM events") == [(10,)]
+    assert_verified(poison)
+
+
+def test_what_cannot_be_skipped(poison: Settings) -> None:
+    """Each refusal says why: it is read already, it is not there, it is of another topic, nobody says why."""
+    topic = poison.kafka.topic
+    skip(poison, f"{topic}-0@5", "kills the decoder")
+    for place, why, said in (
+        (f"{topic}-0@5", "again", "ingest has passed"),
+        (f"{topic}-0@3", "late", "ingest has passed"),
+        (f"{topic}-0@10", "early", r"the log holds \[0, 10\)"),
+        (f"{topic}-7@0", "lost", "no topic partition 7"),
+        ("other-0@6", "other", "of the topic other"),
+        (f"{topic}@6", "form", "TOPIC-PARTITION@OFFSET"),
+        (f"{topic}-0@6", " ", "say why"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            skip(poison, place, why)
+    assert query(poison, "SELECT count(*) FROM dead_letters") == [(1,)]
+
+
+def test_a_batch_that_lies_is_skipped_whole(narrow: Settings) -> None:
+    """A record batch that cannot be read is one dead letter with its range, whichever of its offsets is named first."""
+    send(narrow, valid_records(range(2)))
+    produce_raw(narrow.kafka, rebuilt(build([(NOW_MS, b"k", b"v", [])] * 4), records_count=5))
+    send(narrow, valid_records(range(2, 4)))
+    done = skip(narrow, f"{narrow.kafka.topic}-0@3", "no use")
+    assert (done.drained, str(done.skipped)) == (2, f"{narrow.kafka.topic}-0@3..6")
+    drain_all(narrow)
+    [(offset, detail)] = query(narrow, 'SELECT "offset", detail FROM dead_letters')
+    assert offset == 5
+    assert detail.startswith("Skipped: no use The record batch at ")
+    assert query(narrow, "SELECT count(*) FROM events") == [(4,)]
+    assert_verified(narrow)
+
+
+@pytest.mark.jvm
+def test_a_broker_without_topic_ids(kafka: KafkaCluster, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that looks at a topic says so in a sentence; two topics never share checkpoints."""
+    names = {"topic": settings.kafka.topic, "group_id": settings.kafka.group_id, "partitions": 1}
+    bus = with_ingest(settings.model_copy(update={"kafka": kafka.settings(**names)}))
+    send(bus, valid_records(range(3)))
+    drain_all(bus)
+    made = clients_module._client
+    monkeypatch.setattr(clients_module, "_client", lambda *a, **o: made(*a, **o, api_version=(2, 7)))
+    looks: list[Callable[[Settings], object]] = [
+        drain_all, measure_lag, audit, check_topic, lambda s: describe_topic(s.kafka),
+        lambda s: skip(s, f"{s.kafka.topic}-0@3", "why"), lambda s: open_replay(s, None, None).__enter__(),
+    ]  # fmt: skip
+    for look in looks:
+        with pytest.raises(ConfigurationError, match="has no topic ids"):
+            look(bus)
+    sentences = [finding.sentence for finding in examine(bus) if not finding.good]
+    assert any("has no topic ids" in sentence for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    "error", [struct.error("short"), ValueError("odd"), AssertionError(), KeyError("x"), KafkaError("no")]
+)
+@pytest.mark.parametrize("call", ["poll", "position", "beginning_offsets"])
+def test_an_answer_that_makes_no_sense(
+    narrow: Settings, monkeypatch: pytest.MonkeyPatch, call: str, error: Exception
+) -> None:
+    """Whatever the client raises of it is an outage with a sentence, not a traceback."""
+    send(narrow, valid_records(range(3)))
+    monkeypatch.setattr(clients_module.KafkaConsumer, call, _raising(error))
+    with pytest.raises(TransientError, match="reading .* failed"):
+        drain_all(narrow)
+
+
+def _raising(error: Exception) -> object:
+    def call(*_: object, **__: object) -> None:
+        raise error
+
+    return call
+
+
+def test_a_control_batch_of_a_producer(narrow: Settings) -> None:
+    """Brokers refuse them; one that does not leaves a gap, whatever is in it."""
+    send(narrow, valid_records(range(2)))
+    batch = rebuilt(build([(NOW_MS, None, None, [])]), attributes=0x30)
+    produce_raw(narrow.kafka, batch)
+    send(narrow, valid_records(range(2, 4)))
+    drain_all(narrow)
+    assert query(narrow, "SELECT count(*) FROM events") == [(4,)]
+    assert_verified(narrow)
