@@ -52,6 +52,8 @@ class Copy(NamedTuple):
     told: list[tuple[str, bytes]]
     place: str
     """Where the original stands, for the log: topic-partition@offset."""
+    more_headers: int = 0
+    """Headers of the original that `original` does not have."""
 
 
 class Written(NamedTuple):
@@ -103,7 +105,7 @@ def _that_fit(headers: Iterable[tuple[str, bytes]], room: int) -> Iterable[tuple
 def _marked(copy: Copy, key: bytes | None, value: bytes | None, kept: list[tuple[str, bytes]]) -> Record:
     """Return a record of what is left of the original, with what `copy` tells and how much was cut."""
     original = copy.original
-    left_out = len(original.headers) - len(kept)
+    left_out = len(original.headers) + copy.more_headers - len(kept)
     marks = [
         (TRUNCATED, _whole_if_cut(original.value, value)),
         (KEY_TRUNCATED, _whole_if_cut(original.key, key)),
@@ -176,12 +178,17 @@ class CopyWriter:
 
 @contextlib.contextmanager
 def open_copies(kafka: KafkaSettings) -> Generator[CopyWriter]:
-    """Yield a writer of copies to the topic of `kafka`, which is created if there is none.
+    """Yield what `connect_copies` returns, and close it."""
+    with contextlib.closing(connect_copies(kafka)) as writer:
+        yield writer
+
+
+def connect_copies(kafka: KafkaSettings) -> CopyWriter:
+    """Return a writer of copies to the topic of `kafka`, which is created if there is none; to be closed.
 
     Raises TransientError or ConfigurationError where that fails.
     """
-    with contextlib.closing(CopyWriter(kafka, _largest(ensure_topic(kafka)))) as writer:
-        yield writer
+    return CopyWriter(kafka, _largest(ensure_topic(kafka)))
 
 
 def _largest(topic: Topic) -> int:

@@ -4,6 +4,7 @@ One thread does everything with the source, so that nothing in it need be safe f
 only if it begins at the checkpoints that the lake has by then; otherwise it is dropped and read again from there.
 """
 
+import logging
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
+
+_LOG = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -45,7 +48,8 @@ class ReadAhead:
     thread: ThreadPoolExecutor
     last: Batch | None = None
     ahead: "Future[Batch | None] | None" = None
-    told: "Future[None] | None" = None
+    tells: bool = True
+    """Whether the other side took what it was told last."""
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
         """Return the batch at the checkpoints, None when nothing came in time; errors as the source has them."""
@@ -65,15 +69,23 @@ class ReadAhead:
         return in_hand + self.thread.submit(self.source.behind).result()
 
     def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
-        """Commit the offsets to the consumer group as soon as the thread is free: they are advisory."""
-        if self.told:
-            self.told.result()
-        self.told = self.thread.submit(self.source.acknowledge, ranges)
+        """Tell the other side as soon as the thread is free; what it raises is logged: the batch is committed."""
+        self.thread.submit(self._acknowledge, ranges)
 
     def losses(self, checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
         """Return what the source has lost; what was read ahead is dropped, errors included."""
         self.last = self.ahead = None
         return self.thread.submit(self.source.losses, checkpoint).result()
+
+    def _acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
+        try:
+            self.source.acknowledge(ranges)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the lake's checkpoints count
+            if self.tells:
+                _LOG.warning("%s cannot be told what is committed: %r", ranges[0].topic, error, exc_info=error)
+            self.tells = False
+        else:
+            self.tells = True
 
     def _read_from(self, checkpoint: Checkpoint) -> "Future[Batch | None]":
         return self.thread.submit(self.source.poll, checkpoint)

@@ -3,8 +3,9 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ def read_file(place: str, columns: list[str] | None = None) -> pa.Table:
         rows = pq.ParquetFile(path, filesystem=store).read(columns)
     plain = pa.schema([field.with_type(_LAYOUTS.get(field.type, field.type)) for field in rows.schema])
     return rows if plain == rows.schema else rows.cast(plain)
+
+
+@contextmanager
+def open_file(place: str) -> "Generator[pq.ParquetFile]":
+    """Yield one file of a table, to be read a part at a time."""
+    store, path = opened(place)
+    with reached(place), pq.ParquetFile(path, filesystem=store) as file:
+        yield file
 
 
 def make_durable(places: Sequence[str | Path]) -> None:
