@@ -22,7 +22,9 @@ def best_effort(function: Callable[[*A], object], doing: str) -> Callable[[*A], 
         nonlocal failures
         try:
             function(*arguments)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the commit has been made
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - the commit is made, and a panic in Rust is none of Exception
             failures += 1
             if failures == 1:
                 unforeseen = None if isinstance(error, KarmalakeError) else error

@@ -45,10 +45,10 @@ class Turn(NamedTuple):
     """What was copied, and what waits."""
 
     written: Written
-    waiting_batches: int
-    """Committed batches whose dead letters are not copied yet; of more than 10,000, so many."""
-    oldest: datetime | None
-    """When the first of them was committed."""
+    waiting_records: int
+    """Dead letters that are not copied yet, of no more than 10,000 batches."""
+    waiting_since: datetime | None
+    """When the first of them was committed; None if none waits."""
 
 
 OnTurn = Callable[[Turn], None]
@@ -96,7 +96,8 @@ class DeadLetterTopic:
 
     def _turn(self, written: Written) -> Turn:
         pending = self.outbox.pending
-        return Turn(written, len(pending), pending[0].committed if pending else None)
+        waiting = sum(batch.dead_letters for batch in pending)
+        return Turn(written, waiting, pending[0].committed if pending else None)
 
 
 def open_dead_letter_topic(settings: Settings) -> DeadLetterTopic:
@@ -157,7 +158,9 @@ def copy_until(
         try:
             topic = topic or open_dead_letter_topic(settings)
             topic.copy_waiting(report)
-        except Exception as error:  # noqa: BLE001 - whatever it is, ingest goes on
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - the thread would end unseen
             report_outage(_outage(error, settings.kafka.topic, delay))
             stopping.wait(delay)
             delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
@@ -180,7 +183,7 @@ def _say(turn: Turn, topic: str) -> None:
         _LOG.info("%d dead letters copied to %s.dlq, %d of them cut; %d refused", *turn.written, topic)
 
 
-def _outage(error: Exception, topic: str, delay: float) -> KarmalakeError:
+def _outage(error: BaseException, topic: str, delay: float) -> KarmalakeError:
     """Return what kept a turn from its end as an error of ours, having logged it."""
     ours = isinstance(error, KarmalakeError)
     message = "copying dead letters to %s.dlq: %s; they wait in the lake, trying again in %.0f s"

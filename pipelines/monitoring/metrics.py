@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 if TYPE_CHECKING:  # no process needs what the others work with
+    from pipelines.dlq import Turn
     from pipelines.emit.outbox.backlog import Backlog
     from pipelines.emit.relay import Relayed
     from pipelines.errors import KarmalakeError
@@ -75,7 +76,7 @@ class LoopMetrics:
         )
         self._outages = book.counter(
             "karmalake_loop_outages_total",
-            "Turns that ended because a service did not answer; nothing is lost, the loop tries again.",
+            "Turns that ended early, mostly because a service did not answer; nothing is lost, the loop tries again.",
             "loop",
         )
 
@@ -94,6 +95,7 @@ class StreamMetrics:
         self.book = Book()
         self.loops = LoopMetrics(self.book)
         self._ingest(self.book)
+        self._dead_letters(self.book)
         self._lag(self.book)
         self._serving(self.book)
 
@@ -112,6 +114,21 @@ class StreamMetrics:
             "karmalake_ingest_commit_duration_seconds", "From a batch in memory to its commit in the lake."
         )
         self._version = book.gauge("karmalake_lake_version", "The version of the lake that was committed last.")
+
+    def _dead_letters(self, book: Book) -> None:
+        self._copies = book.counter(
+            "karmalake_dlq_records_total",
+            "Dead letters for the topic of dead letters: whole, truncated, or refused and not published.",
+            "outcome",
+        )
+        for outcome in ("whole", "truncated", "refused"):
+            self._copies.labels(outcome)
+        self._waiting = book.gauge(
+            "karmalake_dlq_waiting_records", "Dead letters in the lake that are not on that topic yet."
+        )
+        self._waiting_since = math.inf
+        waiting = book.gauge("karmalake_dlq_waiting_seconds", "How long the first of them has waited; 0 if none does.")
+        waiting.set_function(lambda: max(0.0, time.time() - self._waiting_since))
 
     def _lag(self, book: Book) -> None:
         self._end = book.gauge("karmalake_topic_end_offset", "Where the log ends.", "topic_partition")
@@ -156,6 +173,15 @@ class StreamMetrics:
         self._version.set(record.version)
         if record.committed is not None:
             self._commits.observe(max(0.0, (record.committed - record.started).total_seconds()))
+
+    def copied(self, turn: "Turn") -> None:
+        """Count copies of dead letters, and show what waits."""
+        written = turn.written
+        self._copies.labels("whole").inc(written.published - written.truncated)
+        self._copies.labels("truncated").inc(written.truncated)
+        self._copies.labels("refused").inc(written.refused)
+        self._waiting.set(turn.waiting_records)
+        self._waiting_since = turn.waiting_since.timestamp() if turn.waiting_since else math.inf
 
     def refreshed(self, derived: "Derived", published: "Published") -> None:
         """Count a refresh that was published."""
