@@ -64,18 +64,16 @@ class DeadLetterTopic:
     writer: CopyWriter | None = None
 
     def copy_waiting(self, report: OnTurn) -> None:
-        """Copy what is committed and was not copied; `report` hears what waits, and of every hundred batches.
+        """Copy what is committed and was not copied; `report` hears what waits, first and after every hundred batches.
 
         Raises TransientError or ConfigurationError, and what reading the lake raises: then what waits is copied by the
         next call, from the last checkpoint on.
         """
-        self.outbox.catch_up()
-        report(self._turn(Written()))
+        written = Written()
         try:
-            while batches := list(islice(self.outbox.pending, _BATCHES_AT_ONCE)):
+            while batches := self._look(report, written):
                 written = self._copy(batches)
                 self.outbox.passed_on(batches[-1].version)
-                report(self._turn(written))
         except Exception:
             self.close()  # the topic may be another one when it is connected again
             raise
@@ -85,6 +83,12 @@ class DeadLetterTopic:
         if self.writer:
             self.writer.close()
             self.writer = None
+
+    def _look(self, report: OnTurn, written: Written) -> list[Pending]:
+        """Look for what was committed since, report that with what was copied last, and return what is to be copied."""
+        self.outbox.catch_up()
+        report(self._turn(written))
+        return list(islice(self.outbox.pending, _BATCHES_AT_ONCE))
 
     def _copy(self, batches: Sequence[Pending]) -> Written:
         self.writer = self.writer or connect_copies(dead_letter_topic(self.settings))

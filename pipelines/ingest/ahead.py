@@ -4,16 +4,14 @@ One thread does everything with the source, so that nothing in it need be safe f
 only if it begins at the checkpoints that the lake has by then; otherwise it is dropped and read again from there.
 """
 
-import logging
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from pipelines.beside import best_effort
 from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
-
-_LOG = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -48,8 +46,11 @@ class ReadAhead:
     thread: ThreadPoolExecutor
     last: Batch | None = None
     ahead: "Future[Batch | None] | None" = None
-    tells: bool = True
-    """Whether the other side took what it was told last."""
+    _tell: "Callable[[tuple[OffsetRange, ...]], None]" = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make telling the other side best effort: the lake's checkpoints are the ones that count."""
+        self._tell = best_effort(self.source.acknowledge, "telling the bus what is committed")
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
         """Return the batch at the checkpoints, None when nothing came in time; errors as the source has them."""
@@ -70,22 +71,12 @@ class ReadAhead:
 
     def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
         """Tell the other side as soon as the thread is free; what it raises is logged: the batch is committed."""
-        self.thread.submit(self._acknowledge, ranges)
+        self.thread.submit(self._tell, ranges)
 
     def losses(self, checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
         """Return what the source has lost; what was read ahead is dropped, errors included."""
         self.last = self.ahead = None
         return self.thread.submit(self.source.losses, checkpoint).result()
-
-    def _acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
-        try:
-            self.source.acknowledge(ranges)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the lake's checkpoints count
-            if self.tells:
-                _LOG.warning("%s cannot be told what is committed: %r", ranges[0].topic, error, exc_info=error)
-            self.tells = False
-        else:
-            self.tells = True
 
     def _read_from(self, checkpoint: Checkpoint) -> "Future[Batch | None]":
         return self.thread.submit(self.source.poll, checkpoint)
