@@ -140,7 +140,9 @@ class StreamMetrics:
             "karmalake_lag_records", "Records in the log that are not in the lake.", "topic_partition"
         )
         self._behind_seconds = book.gauge(
-            "karmalake_lag_seconds", "Age on the bus of the oldest record that is not in the lake.", "topic_partition"
+            "karmalake_lag_seconds",
+            "Age on the bus of the oldest record that is not in the lake; NaN if no record there has a valid time.",
+            "topic_partition",
         )
         self._catch_up = book.gauge(
             "karmalake_lag_catch_up_seconds",
@@ -198,7 +200,7 @@ class StreamMetrics:
             place = str(lag.topic_partition)
             self._end.labels(place).set(lag.end_offset)
             self._behind.labels(place).set(lag.lag_records)
-            self._behind_seconds.labels(place).set(lag.lag_seconds)
+            self._behind_seconds.labels(place).set(_known(lag.lag_seconds))
             if lag.next_offset is not None:
                 self._next.labels(place).set(lag.next_offset)
         foreseen = observation.catch_up_seconds
@@ -256,7 +258,9 @@ class NotifyMetrics:
             "karmalake_notify_lag_records", "Records above what a destination's group has committed.", *place
         )
         self._behind_seconds = book.gauge(
-            "karmalake_notify_lag_seconds", "Age on the bus of the oldest record above what is committed.", *place
+            "karmalake_notify_lag_seconds",
+            "Age on the bus of the oldest record above what is committed; NaN if no record there has a valid time.",
+            *place,
         )
 
     def notified(self, destination: str, done: "Tally") -> None:
@@ -269,7 +273,11 @@ class NotifyMetrics:
         """Show how far a destination is behind."""
         for lag in lags:
             self._behind.labels(destination, str(lag.topic_partition)).set(lag.lag_records)
-            self._behind_seconds.labels(destination, str(lag.topic_partition)).set(lag.lag_seconds)
+            self._behind_seconds.labels(destination, str(lag.topic_partition)).set(_known(lag.lag_seconds))
+
+
+def _known(seconds: float | None) -> float:
+    return math.nan if seconds is None else seconds
 
 
 PROCESSES = {"stream": StreamMetrics, "relay": RelayMetrics, "notify": NotifyMetrics}
