@@ -20,6 +20,8 @@ DAY_COLUMN = "event_day"
 """The UTC day of event_time: a folder of `events`, and no column of its files."""
 _DAY_US = 86_400_000_000
 _FSYNC_THREADS = 8
+_BUFFER_BYTES = 1024 * 1024
+"""Of a column that is read a part at a time."""
 # One user's events among many are found without reading the others: the Bloom filter of a row group says that a user is
 # not in it, and a page without any is passed over. DuckDB does so only where user_ids are not in a dictionary, and
 # metadata, being nested, are read by whole row groups.
@@ -75,9 +77,9 @@ def read_file(place: str, columns: list[str] | None = None) -> pa.Table:
 
 @contextmanager
 def open_file(place: str) -> "Generator[pq.ParquetFile]":
-    """Yield one file of a table, to be read a part at a time."""
+    """Yield one file of a table, to be read a part at a time: no more than that is in memory."""
     store, path = opened(place)
-    with reached(place), pq.ParquetFile(path, filesystem=store) as file:
+    with reached(place), pq.ParquetFile(path, filesystem=store, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
         yield file
 
 
