@@ -43,12 +43,12 @@ def ingest_keeps_up(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResu
     observed = observe_lag(settings)
     measured = observed.measurement
     metadata = {
-        "lag_seconds": measured.lag_seconds,
+        "lag_seconds": "unknown: no valid record time" if measured.lag_seconds is None else measured.lag_seconds,
         "limit_seconds": settings.lag.max_seconds,
         "lag_records": measured.lag_records,
         "advice": "\n".join(observed.advice) or "none",
     }
-    passed = measured.lag_seconds <= settings.lag.max_seconds
+    passed = measured.lag_seconds is not None and measured.lag_seconds <= settings.lag.max_seconds
     return dg.AssetCheckResult(passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata=metadata)
 
 

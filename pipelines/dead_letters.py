@@ -4,9 +4,12 @@ What became of each is appended to the table `fates`, never overwritten. A reque
 counts once, however often it is requeued or sent again (`once`).
 """
 
+import re
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
 import duckdb
@@ -24,15 +27,26 @@ from pipelines.reputation.lake_views import create_lake_views
 from pipelines.settings import Settings
 
 _SELECTED = """
-SELECT *
 FROM dead_letters
+JOIN commits USING (batch_id)
 WHERE
     fate = coalesce($fate, fate)
     AND reason = coalesce($reason, reason)
-    AND ($place IS NULL OR concat(topic, '-', topic_partition, '@', "offset") = $place)
-ORDER BY bus_time, topic_id, topic_partition, "offset"
+    AND ($topic IS NULL OR (topic = $topic AND topic_partition = $topic_partition AND "offset" = $offset))
 """
+_LETTERS = f"SELECT dead_letters.* {_SELECTED}"
+_OLDEST_FIRST = 'ORDER BY commits.version, topic_id, topic_partition, "offset"'  # no producer's clock decides
+_NEWEST = (
+    f'SELECT topic, topic_partition, "offset", reason, detail, fate {_SELECTED} '
+    'ORDER BY commits.version DESC, topic_id DESC, topic_partition DESC, "offset" DESC LIMIT $limit'
+)
+_COUNTS = f"SELECT reason, fate, count(*)::BIGINT AS records {_SELECTED} GROUP BY ALL ORDER BY ALL"
+_DECIDED = f'SELECT topic_id, topic_partition, "offset", batch_id {_SELECTED}'
+_PLACE = re.compile(r"(.+)-([0-9]{1,9})@([0-9]{1,18})", re.DOTALL)
+_ROWS = 1_000
+"""Dead letters that are in memory at a time."""
 _MOST_AT_ONCE = 100_000
+_MOST_BYTES = 64 * 1024 * 1024
 Fate = Literal["open", "requeued", "discarded"]
 
 
@@ -43,6 +57,14 @@ class Selection:
     fate: Fate | None = "open"
     reason: str | None = None
     place: str | None = None
+
+
+class Count(NamedTuple):
+    """How many dead letters have a reason and a fate."""
+
+    reason: str
+    fate: Fate
+    records: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +80,36 @@ class Requeued:
 def select(settings: Settings, selection: Selection) -> pa.Table:
     """Return dead letters, oldest first: REJECTED columns, batch_id, and `fate`, `note`, `decided`.
 
-    Raises UsageError when there is no lake.
+    All of them are in memory: `stream_letters` is for many. Raises UsageError when there is no lake, or for a place
+    that is written otherwise.
     """
-    values = {"fate": selection.fate, "reason": selection.reason, "place": selection.place}
-    with duckdb.connect() as connection:
-        create_lake_views(connection, take_snapshot(open_lake(settings.lake_root)))
-        connection.execute("SET TimeZone = 'UTC'")
-        return connection.sql(_SELECTED, params=values).to_arrow_table()
+    with _views(settings) as connection:
+        return connection.sql(f"{_LETTERS} {_OLDEST_FIRST}", params=_values(selection)).to_arrow_table()
+
+
+def stream_letters(settings: Settings, selection: Selection) -> Iterator[pa.Table]:
+    """Yield the columns of `select`, at first of no dead letter, then of a thousand at a time, in no order.
+
+    Errors as `select` has them.
+    """
+    with _views(settings) as connection:
+        reader = connection.sql(_LETTERS, params=_values(selection)).to_arrow_reader(_ROWS)
+        yield reader.schema.empty_table()
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
+
+
+def count_letters(settings: Settings, selection: Selection) -> list[Count]:
+    """Return how many dead letters there are of each reason and fate; errors as `select` has them."""
+    with _views(settings) as connection:
+        return [Count(*row) for row in connection.execute(_COUNTS, _values(selection)).fetchall()]
+
+
+def newest_letters(settings: Settings, selection: Selection, limit: int) -> list[dict[str, Any]]:
+    """Return place, reason, detail and fate of the newest dead letters, oldest first; errors as `select` has them."""
+    with _views(settings) as connection:
+        found = connection.sql(_NEWEST, params=_values(selection) | {"limit": limit})
+        return found.to_arrow_table().to_pylist()[::-1]
 
 
 def requeue(settings: Settings, selection: Selection) -> Requeued:
@@ -74,11 +119,9 @@ def requeue(settings: Settings, selection: Selection) -> Requeued:
     """
     records: list[CommitRecord] = []
     still_rejected = 0
-    letters = select(settings, selection)
-    for start in range(0, len(letters), _MOST_AT_ONCE):
-        share = letters.slice(start, _MOST_AT_ONCE)
-        valid = _valid(share, settings)
-        still_rejected += len(share) - len(valid)
+    for letters in _shares(stream_letters(settings, selection)):
+        valid = _valid(letters, settings)
+        still_rejected += len(letters) - len(valid)
         if len(valid):
             requeue_id = f"requeue-{uuid4().hex}"
             _decide(settings, valid, "requeued", "", requeue_id)
@@ -96,10 +139,53 @@ def discard(settings: Settings, selection: Selection, why: str) -> int:
     """
     if not why.strip():
         raise UsageError("say why the dead letters are discarded: it stays on the record")
-    letters = select(settings, selection)
+    with _views(settings) as connection:
+        letters = connection.sql(_DECIDED, params=_values(selection)).to_arrow_table()
     if len(letters):
         _decide(settings, letters, "discarded", why, None)
     return len(letters)
+
+
+@contextmanager
+def _views(settings: Settings) -> Generator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as connection:
+        create_lake_views(connection, take_snapshot(open_lake(settings.lake_root)))
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET threads = 1")  # each reads some hundred megabytes ahead where letters are large
+        yield connection
+
+
+def _values(selection: Selection) -> dict[str, Any]:
+    """Return what the statements bind."""
+    topic = topic_partition = offset = None
+    if selection.place is not None:
+        found = _PLACE.fullmatch(selection.place)
+        if found is None:
+            raise UsageError(f"{selection.place!r} is no place: write it like {'events-0@17'!r}, as `list` shows it")
+        topic, topic_partition, offset = found[1], int(found[2]), int(found[3])
+    return {
+        "fate": selection.fate,
+        "reason": selection.reason,
+        "topic": topic,
+        "topic_partition": topic_partition,
+        "offset": offset,
+    }
+
+
+def _shares(letters: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Put dead letters together to what one commit takes well, each share in the order of the bus."""
+    share: list[pa.Table] = []
+    for some in letters:
+        share.append(some)
+        if sum(map(len, share)) >= _MOST_AT_ONCE or sum(one.nbytes for one in share) >= _MOST_BYTES:
+            yield _in_order(share)
+            share = []
+    if share:
+        yield _in_order(share)
+
+
+def _in_order(share: list[pa.Table]) -> pa.Table:
+    return pa.concat_tables(share).sort_by([(name, "ascending") for name in ("topic_id", "topic_partition", "offset")])
 
 
 def _valid(letters: pa.Table, settings: Settings) -> pa.Table:

@@ -164,8 +164,8 @@ def _readable(root: Path) -> None:
 
 def _lag(settings: Settings) -> str:
     lag = measure_lag(settings)
-    sentence = f"{lag.lag_records:,} records and {lag.lag_seconds:,.0f} s behind the bus"
-    if lag.lag_seconds > settings.lag.max_seconds:
+    sentence = f"{lag.behind} behind the bus"
+    if lag.lag_seconds is not None and lag.lag_seconds > settings.lag.max_seconds:
         raise KarmalakeError(f"{sentence}: run `karmalake stream` or `karmalake drain`; `karmalake lag` has advice")
     return sentence
 

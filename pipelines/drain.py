@@ -19,12 +19,13 @@ import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from pipelines.beside import best_effort
 from pipelines.contract.decode import keep
+from pipelines.dlq import copied_afterwards
 from pipelines.errors import FencedError, RejectedError, TransientError
 from pipelines.halted import remember
 from pipelines.ingest.ahead import ReadAhead, Source, reading_ahead
 from pipelines.ingest.guard import Halted, RejectionGuard
-from pipelines.ingest.letters import Publish, keep_here, open_letters
 from pipelines.ingest.queue import open_queue
 from pipelines.ingest.ranges import Batch, OffsetRange
 from pipelines.ingest.source import open_source
@@ -58,7 +59,6 @@ class Ingest:
     index: DedupIndex
     tombstones: Tombstones
     guard: RejectionGuard
-    publish_letters: Publish
     stopped: list[Halted] = field(default_factory=list[Halted])
     """Topic partitions that the guard has halted, in their order; those that are halted still say `halted`."""
 
@@ -80,7 +80,7 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
     batch = _admit(ingest, ingest.source.poll(ingest.checkpoint))
     if batch is None:
         return None
-    _notice_a_new_topic(ingest, batch)
+    best_effort(_notice_a_new_topic, "looking whether the topic is another one")(ingest, batch)
     started = datetime.now(UTC)
     while True:
         ingest.tombstones.catch_up(ingest.events)
@@ -88,7 +88,6 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
         decoded = spared.decoded
         batch_id = uuid4().hex  # of this attempt: what it leaves behind counts only if it is the one that commits
         append(ingest.lake, "dead_letters", decoded.rejected, batch_id)
-        ingest.publish_letters(decoded.rejected, batch_id)
         ingest.index.catch_up(ingest.events)
         verdicts = ingest.index.classify(decoded.events)
         append(ingest.lake, "conflicts", decoded.events.filter(verdicts.mask(CONFLICT)), batch_id)
@@ -113,15 +112,17 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
 def drain(ingest: Ingest, report: Callable[[CommitRecord], None], max_batches: int | None = None) -> int:
     """Drain until nothing lies behind, or `max_batches` are committed; call `report` after each; return their number.
 
-    Raises TransientError when records lie behind but none come for as long as a request may take, and RejectedError
-    in the end when topic partitions were halted, once the others are drained.
+    What `report` raises is logged: a batch is committed by then. Raises TransientError when records lie behind but none
+    come for as long as a request may take, and RejectedError in the end when topic partitions were halted, once the
+    others are drained.
     """
     batches, patience = 0, ingest.settings.kafka.request_timeout_seconds
     quiet_since = time.monotonic()
+    tell = best_effort(report, "reporting a commit")
     while max_batches is None or batches < max_batches:
         record = drain_once(ingest)
         if record is not None:
-            report(record)
+            tell(record)
             batches, quiet_since = batches + 1, time.monotonic()
         elif (behind := ingest.source.behind()) == 0:
             break
@@ -152,8 +153,7 @@ def open_ingest(settings: Settings) -> Generator[Ingest]:
     """Connect the topic, or the queue, the lake and the index, having completed what a crash left open."""
     with (
         open_queue(settings) if settings.queue.kind else open_source(settings) as source,
-        open_letters(settings) as publish_letters,
-        open_ingest_from(source, settings, publish_letters) as ingest,
+        open_ingest_from(source, settings) as ingest,
     ):
         yield ingest
 
@@ -162,18 +162,19 @@ def open_ingest(settings: Settings) -> Generator[Ingest]:
 def open_drain(settings: Settings, accepted: Collection[int] = ()) -> Generator[Ingest]:
     """Open ingest to `drain` a topic: what lies behind is asked for, so that no poll waits for what may yet come.
 
-    The guard lets the topic partitions in `accepted` pass.
+    The guard lets the topic partitions in `accepted` pass. Leaving it copies dead letters for others, where that is
+    wanted (`dlq.py`).
     """
     if not settings.queue.kind:
         ingest = settings.ingest.model_copy(update={"max_wait_seconds": _NO_WAIT_SECONDS, "linger_seconds": 0})
         settings = settings.model_copy(update={"ingest": ingest})
-    with open_ingest(settings) as opened:
+    with copied_afterwards(settings), open_ingest(settings) as opened:
         opened.guard.accepted = frozenset(accepted)
         yield opened
 
 
 @contextmanager
-def open_ingest_from(source: Source, settings: Settings, publish_letters: Publish = keep_here) -> Generator[Ingest]:
+def open_ingest_from(source: Source, settings: Settings) -> Generator[Ingest]:
     """Connect a source, the lake and the index, having completed what a crash left open."""
     lake = create_lake(settings.lake_root)
     events = lake.table("events")
@@ -183,7 +184,7 @@ def open_ingest_from(source: Source, settings: Settings, publish_letters: Publis
         closing(open_index(settings.index_dir, lake, events)) as index,
     ):
         tombstones = open_tombstones(lake, settings.contract)
-        yield Ingest(settings, ahead, lake, events, index, tombstones, RejectionGuard(settings.ingest), publish_letters)
+        yield Ingest(settings, ahead, lake, events, index, tombstones, RejectionGuard(settings.ingest))
 
 
 def _admit(ingest: Ingest, batch: Batch | None) -> Batch | None:

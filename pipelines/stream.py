@@ -1,21 +1,25 @@
 """The long-lived process: drain for ever, and keep what is served current.
 
-Two loops beside each other. Ingest commits whenever records come; the refresh computes what was touched by the time it
+Loops beside each other. Ingest commits whenever records come; the refresh computes what was touched by the time it
 is free, publishes it to Redis, and puts a new warehouse.duckdb in place every `derive_interval_seconds`, also without
 a commit, because windows move by themselves. Ingest never waits for Redis: when publishing fails, that is reported and
-tried again (`isolated`). As often as a warehouse is put in place, small files are merged, so that they never pile up.
+tried again (`isolated`). Where `ingest.publish_dead_letters` is on, a third loop copies dead letters (`dlq.py`). As
+often as a warehouse is put in place, small files are merged, so that they never pile up.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import polars as pl
 
+from pipelines import dlq
+from pipelines.beside import best_effort
 from pipelines.drain import drain_once, open_ingest
-from pipelines.errors import TransientError
+from pipelines.errors import KarmalakeError, TransientError
 from pipelines.ingest.guard import Halted
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import KeptOpen, create_lake, open_lake
@@ -28,8 +32,8 @@ from pipelines.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 _RETRY_SECONDS = 2.0
-OnTurn = Callable[[str, TransientError | None], None]
-"""Hears of each turn of the loops `ingest` and `refresh`, and of the outage that ended it, if one did."""
+OnTurn = Callable[[str, KarmalakeError | None], None]
+"""Hears of each turn of the loops `ingest`, `refresh` and `dlq`, and of the outage that ended it, if one did."""
 OnHalted = Callable[[tuple[Halted, ...]], None]
 """Hears in each turn of `ingest` which topic partitions are halted for their rejected records."""
 
@@ -41,29 +45,62 @@ def stream(
     on_refresh: Callable[[Derived, Published], None],
     on_turn: OnTurn = lambda _loop, _outage: None,
     on_halted: OnHalted = lambda _halted: None,
+    on_copied: dlq.OnTurn = lambda _turn: None,
 ) -> None:
     """Ingest and refresh until `stopping` is set; then finish the batch in hand, publish it, and return.
 
-    Brokers and cache may come and go: each loop retries what is transient. Any other error ends both loops. The
-    callbacks are called from the loops' threads.
+    Brokers and cache may come and go: each loop retries what is transient. Any other error of ingest or of the refresh
+    ends the loops. The callbacks are called from the loops' threads; what they raise is logged.
     """
     create_lake(settings.lake_root)  # ingest would, but the refresh may come first
     committed = threading.Event()
-    with ThreadPoolExecutor(1, "refresh") as pool:
+    on_commit = best_effort(on_commit, "reporting a commit")
+    on_refresh = best_effort(on_refresh, "reporting a refresh")
+    on_turn = best_effort(on_turn, "reporting a turn")
+    on_copied = best_effort(on_copied, "reporting copies of dead letters")
+    with (
+        _copying(settings, stopping, on_copied, on_turn) as letters,
+        ThreadPoolExecutor(1, "refresh") as pool,
+    ):
         refreshing = pool.submit(_refresh_loop, settings, stopping, committed, on_refresh, on_turn)
         refreshing.add_done_callback(lambda _: stopping.set())
+
+        def report(record: CommitRecord) -> None:
+            on_commit(record)
+            committed.set()
+            if record.total("dead_letters"):
+                letters.set()
+
         try:
-            _ingest_loop(settings, stopping, committed, on_commit, on_turn, on_halted)
+            _ingest_loop(settings, stopping, report, on_turn, best_effort(on_halted, "reporting what is halted"))
         finally:
             stopping.set()
             committed.set()
         refreshing.result()
 
 
+@contextmanager
+def _copying(
+    settings: Settings, stopping: threading.Event, on_copied: dlq.OnTurn, on_turn: OnTurn
+) -> Generator[threading.Event]:
+    """Copy dead letters in a thread, where that is wanted; yield what is to be set when there are new ones."""
+    letters = threading.Event()
+    if not settings.ingest.publish_dead_letters:
+        yield letters
+        return
+    dlq.prepare(settings)
+    with ThreadPoolExecutor(1, "dlq") as pool:
+        pool.submit(dlq.copy_until, settings, stopping, letters, on_copied, lambda outage: on_turn("dlq", outage))
+        try:
+            yield letters
+        finally:
+            stopping.set()
+            letters.set()
+
+
 def _ingest_loop(
     settings: Settings,
     stopping: threading.Event,
-    committed: threading.Event,
     on_commit: Callable[[CommitRecord], None],
     on_turn: OnTurn,
     on_halted: OnHalted,
@@ -75,7 +112,6 @@ def _ingest_loop(
                     record = drain_once(ingest)
                     if record is not None:
                         on_commit(record)
-                        committed.set()
                     on_halted(ingest.halted())
                     on_turn("ingest", None)
         except TransientError as error:
@@ -100,7 +136,8 @@ def _refresh_loop(
         open_state(settings.published_dir) as state,
         ThreadPoolExecutor(1, "upkeep") as pool,
     ):
-        upkeep = pool.submit(_keep_up, settings, state)
+        keep_up = best_effort(_keep_up, "upkeep")
+        upkeep = pool.submit(keep_up, settings, state)
         last = False
         while not last:
             committed.wait(max(0.0, due - time.monotonic()))
@@ -123,8 +160,7 @@ def _refresh_loop(
                 draft.publish()
                 due = time.monotonic() + interval
                 if upkeep.done():
-                    upkeep.result()
-                    upkeep = pool.submit(_keep_up, settings, state)
+                    upkeep = pool.submit(keep_up, settings, state)
 
 
 def _keep_up(settings: Settings, state: State) -> None:

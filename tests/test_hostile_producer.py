@@ -252,7 +252,7 @@ def test_an_answer_that_makes_no_sense(
     """Whatever the client raises of it is an outage with a sentence, not a traceback."""
     send(narrow, valid_records(range(3)))
     monkeypatch.setattr(clients_module.KafkaConsumer, call, _raising(error))
-    with pytest.raises(TransientError, match="reading .* failed"):
+    with pytest.raises(TransientError, match=r"reading .* failed"):
         drain_all(narrow)
 
 

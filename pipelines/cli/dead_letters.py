@@ -2,9 +2,9 @@
 
 import base64
 import json
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,24 +33,28 @@ def list_letters(
     limit: Annotated[int, typer.Option(min=1, help="Show so many, the newest.")] = 20,
 ) -> None:
     """Show how many there are of each reason, and the newest ones."""
-    letters = _select(_selection(None if every else "open", reason, None))
-    counted = Counter(zip(letters["reason"].to_pylist(), letters["fate"].to_pylist(), strict=True))
-    table(("reason", "fate", "records"), [(*kind, records) for kind, records in sorted(counted.items())])
-    newest = _rows(letters.slice(max(0, len(letters) - limit)))
+    from pipelines.dead_letters import count_letters, newest_letters  # noqa: PLC0415
+
+    settings, selection = bare_settings(), _selection(None if every else "open", reason, None)
+    counted = count_letters(settings, selection)
+    table(("reason", "fate", "records"), counted)
+    newest = newest_letters(settings, selection, limit)
     table(_COLUMNS, [(_place(row), row["reason"], row["detail"], row["fate"]) for row in newest])
-    say(f"{len(letters):,} dead letters")
+    say(f"{sum(count.records for count in counted):,} dead letters")
 
 
 @app.command()
 def show(place: Annotated[str, typer.Argument(metavar="TOPIC-PARTITION@OFFSET", help="As `list` shows it.")]) -> None:
     """Show everything that is known of one: its bytes, its headers, why it is no event, and what became of it."""
-    letters = _rows(_select(_selection(None, None, place)))
-    if not letters:
+    from pipelines.dead_letters import stream_letters  # noqa: PLC0415
+
+    found = 0
+    for letters in stream_letters(bare_settings(), _selection(None, None, place)):
+        for number in range(len(letters)):
+            facts(_shown(letters.slice(number, 1)))
+            found += 1
+    if not found:
         raise UsageError(f"there is no dead letter at {place}: `karmalake dead-letters list` shows the places")
-    for letter in letters:
-        headers = {header["key"]: _text(header["value"]) for header in letter["headers"] or ()}
-        shown = letter | {"key": _text(letter["key"]), "value": _text(letter["value"]), "headers": headers or None}
-        facts([(name.replace("_", " "), value) for name, value in shown.items()])
 
 
 @app.command()
@@ -91,17 +95,46 @@ def export(
     every: Annotated[bool, typer.Option("--all", help="Also those that were requeued or discarded.")] = False,  # noqa: FBT002 - a flag
 ) -> None:
     """Write them to a file, for whoever has to mend the producer."""
+    from pipelines.dead_letters import stream_letters  # noqa: PLC0415
+
+    write = {".parquet": _write_parquet, ".ndjson": _write_ndjson}.get(file.suffix)
+    if write is None:
+        raise UsageError(f"{file}: the ending is neither .parquet nor .ndjson")
+    selection = _selection(None if every else "open", reason, None)
+    try:
+        count = write(file, stream_letters(bare_settings(), selection))
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error.strerror or error}") from None
+    say(f"{count:,} dead letters written to {file}")
+
+
+def _write_parquet(file: Path, letters: "Iterator[pa.Table]") -> int:
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    letters = _select(_selection(None if every else "open", reason, None))
-    match file.suffix:
-        case ".parquet":
-            pq.write_table(letters, file)
-        case ".ndjson":
-            file.write_text("".join(json.dumps(row, default=_plain) + "\n" for row in _rows(letters)), "utf-8")
-        case _:
-            raise UsageError(f"{file}: the ending is neither .parquet nor .ndjson")
-    say(f"{len(letters):,} dead letters written to {file}")
+    count = 0
+    with pq.ParquetWriter(file, next(letters).schema) as writer:
+        for some in letters:
+            writer.write_table(some)
+            count += len(some)
+    return count
+
+
+def _write_ndjson(file: Path, letters: "Iterator[pa.Table]") -> int:
+    count = 0
+    with file.open("w", encoding="utf-8") as written:
+        for some in letters:
+            written.writelines(json.dumps(row, default=_plain) + "\n" for row in some.to_pylist())
+            count += len(some)
+    return count
+
+
+def _shown(letter: "pa.Table") -> list[tuple[str, object]]:
+    """Return everything that is known of one dead letter, to be read by a person."""
+    (row,) = letter.to_pylist()
+    headers = {header["key"]: _text(header["value"]) for header in row["headers"] or ()}
+    row |= {"key": _text(row["key"]), "value": _text(row["value"]), "headers": headers or None}
+    row["bus_time"] = row["bus_time"] or "no valid record time"
+    return [(name.replace("_", " "), value) for name, value in row.items()]
 
 
 def _selection(fate: "Fate | None", reason: str | None, place: str | None) -> "Selection":
@@ -111,16 +144,6 @@ def _selection(fate: "Fate | None", reason: str | None, place: str | None) -> "S
     if reason is not None and reason not in set(Reason):
         raise UsageError(f"there is no reason {reason!r}: {', '.join(Reason)}")
     return Selection(fate, reason, place)
-
-
-def _select(selection: "Selection") -> "pa.Table":
-    from pipelines.dead_letters import select  # noqa: PLC0415
-
-    return select(bare_settings(), selection)
-
-
-def _rows(letters: "pa.Table") -> list[dict[str, Any]]:
-    return cast("list[dict[str, Any]]", letters.to_pylist())
 
 
 def _place(letter: dict[str, Any]) -> str:

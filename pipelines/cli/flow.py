@@ -104,7 +104,9 @@ def stream(metrics_port: MetricsPort = None) -> None:
         say(f"streaming {settings.kafka.topic}; Ctrl-C ends it")
         say_metrics(observer.monitor.address)
         on_commit, on_refresh = each(_say_commit, observer.committed), each(_say_refresh, observer.refreshed)
-        streaming.stream(settings, stopping, on_commit, on_refresh, observer.monitor.turned, observer.halted)
+        streaming.stream(
+            settings, stopping, on_commit, on_refresh, observer.monitor.turned, observer.halted, observer.copied
+        )
     say("ended; everything that was committed is published")
 
 

@@ -54,7 +54,7 @@ def _show(observation: "Observation") -> None:
     table(_COLUMNS, rows)
     caught_up = observation.catch_up_seconds
     foreseen = f", caught up in {caught_up:,.0f} s at this pace" if caught_up else ""
-    say(f"{measured.lag_records:,} records and {measured.lag_seconds:,.1f} s behind{foreseen}")
+    say(f"{measured.behind} behind{foreseen}")
     for advice in observation.advice:
         warn(advice)
 

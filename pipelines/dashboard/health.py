@@ -43,7 +43,7 @@ def lag(settings: Settings) -> tuple[str, pl.DataFrame]:
         measured = measure_lag(settings)
     except KarmalakeError as error:
         return f"The broker does not tell how far the lake is behind: {error}", pl.DataFrame()
-    sentence = f"The lake is {measured.lag_records:,} records and {measured.lag_seconds:,.1f} s behind the bus."
+    sentence = f"The lake is {measured.behind} behind the bus."
     return sentence, _partitions(measured)
 
 

@@ -4,12 +4,13 @@ One thread does everything with the source, so that nothing in it need be safe f
 only if it begins at the checkpoints that the lake has by then; otherwise it is dropped and read again from there.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from pipelines.beside import best_effort
 from pipelines.ingest.guard import Halted
 from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
 
@@ -50,7 +51,11 @@ class ReadAhead:
     thread: ThreadPoolExecutor
     last: Batch | None = None
     ahead: "Future[Batch | None] | None" = None
-    told: "Future[None] | None" = None
+    _tell: "Callable[[tuple[OffsetRange, ...]], None]" = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make telling the other side best effort: the lake's checkpoints are the ones that count."""
+        self._tell = best_effort(self.source.acknowledge, "telling the bus what is committed")
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
         """Return the batch at the checkpoints, None when nothing came in time; errors as the source has them."""
@@ -70,10 +75,8 @@ class ReadAhead:
         return in_hand + self.thread.submit(self.source.behind).result()
 
     def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
-        """Commit the offsets to the consumer group as soon as the thread is free: they are advisory."""
-        if self.told:
-            self.told.result()
-        self.told = self.thread.submit(self.source.acknowledge, ranges)
+        """Tell the other side as soon as the thread is free; what it raises is logged: the batch is committed."""
+        self.thread.submit(self._tell, ranges)
 
     def losses(self, checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
         """Return what the source has lost; what was read ahead is dropped, errors included."""

@@ -47,9 +47,13 @@ def _retention(first: Measurement, last: Measurement) -> Iterator[str]:
                 f"{place}: retention removed {lost:,} records that were never read: look for another copy of them, "
                 "then `karmalake drain --accept-loss`"
             )
-        elif hours is not None and hours >= 0 and lag.lag_seconds > _RETENTION_SHARE * hours * _HOUR_SECONDS:
+        elif (
+            hours is not None
+            and hours >= 0
+            and (age := lag.lag_seconds or 0) > _RETENTION_SHARE * hours * _HOUR_SECONDS
+        ):
             yield (
-                f"{place}: the oldest unread record is {lag.lag_seconds / _HOUR_SECONDS:.1f} h old and the topic keeps "
+                f"{place}: the oldest unread record is {age / _HOUR_SECONDS:.1f} h old and the topic keeps "
                 f"records for {hours:g} h: start ingest, or raise the topic's retention.ms, before records are lost"
             )
         elif (seconds := _overtaken_in(before.get(lag.topic_partition), lag, first, last)) is not None:
@@ -125,4 +129,4 @@ def _redis(work: Work) -> str | None:
 
 
 def _is_behind(lag: Lag) -> bool:
-    return lag.lag_records > 0 and lag.lag_seconds > _BEHIND_SECONDS
+    return lag.lag_records > 0 and (lag.lag_seconds is None or lag.lag_seconds > _BEHIND_SECONDS)

@@ -6,7 +6,7 @@ follows from them `advice.py`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from deltalake.exceptions import DeltaError
 from kafka.errors import KafkaTimeoutError
 from kafka.structs import TopicPartition
 
+from pipelines.contract.times import bus_times
 from pipelines.emit.clients import admin_client, consumer, translated
 from pipelines.emit.topics import Topic, TopicPartitionState, describe_topic
 from pipelines.errors import TransientError, UsageError
@@ -21,6 +22,9 @@ from pipelines.lake.tables import checkpoint_id, create_lake
 from pipelines.settings import KafkaSettings, Settings
 
 _POLL_MS = 100
+_LOOK_ON_SECONDS = 1.0
+"""How long is looked on from records without a valid time for one that has it."""
+_CLOCKS_DIFFER = timedelta(hours=1)
 _FETCH_BYTES = 16 * 1024
 """Of a topic partition, to learn the time of one record; a larger record is still read."""
 
@@ -39,8 +43,9 @@ class Lag:
     next_offset: int | None
     """None before the first commit: reading begins at begin_offset."""
     lag_records: int
-    lag_seconds: float
-    """Since the bus time of the first record that is not in the lake; 0 if there is none."""
+    lag_seconds: float | None
+    """Since the bus time of the first record that is not in the lake; 0 if there is none, None if it has no valid time
+    and those behind it in the log have none either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +80,18 @@ class Measurement:
         return sum(partition.lag_records for partition in self.partitions)
 
     @property
-    def lag_seconds(self) -> float:
-        """The lag of the topic partition that is furthest behind in time."""
-        return max((partition.lag_seconds for partition in self.partitions), default=0.0)
+    def lag_seconds(self) -> float | None:
+        """The lag of the topic partition that is furthest behind in time; None if of those behind none is known."""
+        known = [partition.lag_seconds for partition in self.partitions if partition.lag_seconds is not None]
+        longest = max(known, default=0.0)
+        return longest if longest or len(known) == len(self.partitions) else None
+
+    @property
+    def behind(self) -> str:
+        """How far that is, as part of a sentence."""
+        seconds = self.lag_seconds
+        time = "an unknown time (records without a valid time)" if seconds is None else f"{seconds:,.1f} s"
+        return f"{self.lag_records:,} records and {time}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,27 +163,28 @@ class _Place(NamedTuple):
 
 
 def _lags(kafka: KafkaSettings, places: Sequence[_Place]) -> tuple[datetime, tuple[Lag, ...]]:
-    times = bus_times(kafka, {place.state.partition: place.read_upto for place in places if place.lag_records})
+    times = first_bus_times(kafka, {place.state.partition: place.read_upto for place in places if place.lag_records})
     now = datetime.now(UTC)
     return now, tuple(_lag(place, times.get(place.state.partition, now), now) for place in places)
 
 
-def _lag(place: _Place, oldest: datetime, now: datetime) -> Lag:
+def _lag(place: _Place, oldest: datetime | None, now: datetime) -> Lag:
     return Lag(
         topic_partition=place.state.partition,
         begin_offset=place.state.begin_offset,
         end_offset=place.state.end_offset,
         next_offset=place.next_offset,
         lag_records=place.lag_records,
-        lag_seconds=max(0.0, (now - oldest).total_seconds()),
+        lag_seconds=None if oldest is None else max(0.0, (now - oldest).total_seconds()),
     )
 
 
-def bus_times(kafka: KafkaSettings, offsets: dict[int, int]) -> dict[int, datetime]:
+def first_bus_times(kafka: KafkaSettings, offsets: dict[int, int]) -> dict[int, datetime | None]:
     """Return the bus time of the first record at or above an offset, by topic partition.
 
-    Where only control records lie behind the offset there is no time: such a topic partition is left out. Raises
-    TransientError when the brokers do not answer.
+    Of a record whose time is none, or lies ahead, it is that of the next one that is soon found, or None. Where only
+    control records lie behind the offset there is no time: such a topic partition is left out. Raises TransientError
+    when the brokers do not answer.
     """
     if not offsets:
         return {}
@@ -183,17 +198,29 @@ def bus_times(kafka: KafkaSettings, offsets: dict[int, int]) -> dict[int, dateti
         return _first_times(reader, places, kafka.request_timeout_seconds)
 
 
-def _first_times(reader: Any, places: Sequence[TopicPartition], timeout_seconds: float) -> dict[int, datetime]:
-    found: dict[int, datetime] = {}
-    missing, deadline = list(places), monotonic() + timeout_seconds
+def _first_times(reader: Any, places: Sequence[TopicPartition], timeout_seconds: float) -> dict[int, datetime | None]:
+    found: dict[int, datetime | None] = {}
+    missing, started = list(places), monotonic()
     while missing:
-        if monotonic() > deadline:
-            raise KafkaTimeoutError(f"no answer for the topic partitions {[place.partition for place in missing]}")
+        unanswered = [place.partition for place in missing if place.partition not in found]
+        if monotonic() - started > (timeout_seconds if unanswered else _LOOK_ON_SECONDS):
+            break
         for place, records in reader.poll(_POLL_MS).items():
-            found.setdefault(place.partition, datetime.fromtimestamp(records[0].timestamp / 1000, UTC))
-        missing = [place for place in missing if place.partition not in found and not _at_its_end(reader, place)]
+            found[place.partition] = found.get(place.partition) or _first_valid(
+                [record.timestamp for record in records]
+            )
+        missing = [place for place in missing if not found.get(place.partition) and not _at_its_end(reader, place)]
         reader.pause(*(place for place in places if place not in missing))
+    unanswered = [place.partition for place in missing if place.partition not in found]
+    if unanswered:
+        raise KafkaTimeoutError(f"no answer for the topic partitions {unanswered}")
     return found
+
+
+def _first_valid(milliseconds: Sequence[int]) -> datetime | None:
+    """Return the first of the times of records that is one, and that is not ahead of us by more than clocks differ."""
+    latest = datetime.now(UTC) + _CLOCKS_DIFFER
+    return next((time for time in bus_times(milliseconds).drop_null().to_pylist() if time <= latest), None)
 
 
 def _at_its_end(reader: Any, place: TopicPartition) -> bool:

@@ -3,8 +3,9 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ DAY_COLUMN = "event_day"
 """The UTC day of event_time: a folder of `events`, and no column of its files."""
 _DAY_US = 86_400_000_000
 _FSYNC_THREADS = 8
+_BUFFER_BYTES = 1024 * 1024
+"""Of a column that is read a part at a time."""
 # One user's events among many are found without reading the others: the Bloom filter of a row group says that a user is
 # not in it, and a page without any is passed over. DuckDB does so only where user_ids are not in a dictionary, and
 # metadata, being nested, are read by whole row groups.
@@ -77,6 +80,14 @@ def read_footer(place: str) -> pq.FileMetaData:
     store, path = opened(place)
     with reached(place):
         return pq.read_metadata(path, filesystem=store)
+
+
+@contextmanager
+def open_file(place: str) -> "Generator[pq.ParquetFile]":
+    """Yield one file of a table, to be read a part at a time: no more than that is in memory."""
+    store, path = opened(place)
+    with reached(place), pq.ParquetFile(path, filesystem=store, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
+        yield file
 
 
 def make_durable(places: Sequence[str | Path]) -> None:

@@ -1,5 +1,6 @@
 """Whether a long-lived process is well: do its loops turn, and has each of them succeeded once.
 
+Loops beside the work (measurements, copies of dead letters) are named when they fail, and make nothing unhealthy.
 A service that does not answer is no ailment of ours: a loop that tries again turns. Restarting it would mend nothing.
 """
 
@@ -10,12 +11,13 @@ from time import monotonic
 class Health:
     """The loops of one process, told by their threads."""
 
-    def __init__(self, loops: Iterable[str], stalled_after_seconds: float) -> None:
+    def __init__(self, loops: Iterable[str], stalled_after_seconds: float, beside: Iterable[str] = ()) -> None:
         self._stalled_after = stalled_after_seconds
         self._turned = dict.fromkeys(loops, monotonic())
         self._unready = dict.fromkeys(self._turned)
+        self._beside = dict.fromkeys(beside, monotonic())
         self.remarks: Sequence[str] = ()
-        """What somebody should see to, and no restart would change."""
+        """Sentences for the operator: what is halted, say."""
 
     def turned(self, loop: str) -> None:
         """Note that a loop turned, whatever came of it; others than those named at first do not count."""
@@ -26,11 +28,23 @@ class Health:
         """Note that a loop turned and did what it is for."""
         self.turned(loop)
         self._unready.pop(loop, None)
+        if loop in self._beside:
+            self._beside[loop] = monotonic()
 
     def stalled(self) -> list[str]:
         """Return a sentence for each loop that has not turned for too long."""
         ages = {loop: monotonic() - turned for loop, turned in list(self._turned.items())}
         return [f"{loop} has not turned for {age:.0f} s" for loop, age in ages.items() if age > self._stalled_after]
+
+    def stale(self) -> list[str]:
+        """Return what an operator should see to and no restart would change: no ailment, but news.
+
+        A sentence for each loop beside the work that has not succeeded for too long, and the remarks.
+        """
+        ages = {loop: monotonic() - succeeded for loop, succeeded in list(self._beside.items())}
+        late = {loop: age for loop, age in ages.items() if age > self._stalled_after}
+        sentences = (f"{loop} has not succeeded for {age:.0f} s: what it tells is old" for loop, age in late.items())
+        return [*sentences, *self.remarks]
 
     def unready(self) -> list[str]:
         """Return a sentence for each loop that has not succeeded yet."""

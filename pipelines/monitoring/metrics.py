@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 if TYPE_CHECKING:  # no process needs what the others work with
+    from pipelines.dlq import Turn
     from pipelines.emit.outbox.backlog import Backlog
     from pipelines.emit.relay import Relayed
     from pipelines.errors import KarmalakeError
@@ -75,7 +76,7 @@ class LoopMetrics:
         )
         self._outages = book.counter(
             "karmalake_loop_outages_total",
-            "Turns that ended because a service did not answer; nothing is lost, the loop tries again.",
+            "Turns that ended early, mostly because a service did not answer; nothing is lost, the loop tries again.",
             "loop",
         )
 
@@ -94,6 +95,7 @@ class StreamMetrics:
         self.book = Book()
         self.loops = LoopMetrics(self.book)
         self._ingest(self.book)
+        self._dead_letters(self.book)
         self._lag(self.book)
         self._serving(self.book)
 
@@ -117,6 +119,21 @@ class StreamMetrics:
         )
         self._version = book.gauge("karmalake_lake_version", "The version of the lake that was committed last.")
 
+    def _dead_letters(self, book: Book) -> None:
+        self._copies = book.counter(
+            "karmalake_dlq_records_total",
+            "Dead letters for the topic of dead letters: whole, truncated, or refused and not published.",
+            "outcome",
+        )
+        for outcome in ("whole", "truncated", "refused"):
+            self._copies.labels(outcome)
+        self._waiting = book.gauge(
+            "karmalake_dlq_waiting_records", "Dead letters in the lake that are not on that topic yet."
+        )
+        self._waiting_since = math.inf
+        waiting = book.gauge("karmalake_dlq_waiting_seconds", "How long the first of them has waited; 0 if none does.")
+        waiting.set_function(lambda: max(0.0, time.time() - self._waiting_since))
+
     def _lag(self, book: Book) -> None:
         self._end = book.gauge("karmalake_topic_end_offset", "Where the log ends.", "topic_partition")
         self._next = book.gauge(
@@ -127,7 +144,9 @@ class StreamMetrics:
             "karmalake_lag_records", "Records in the log that are not in the lake.", "topic_partition"
         )
         self._behind_seconds = book.gauge(
-            "karmalake_lag_seconds", "Age on the bus of the oldest record that is not in the lake.", "topic_partition"
+            "karmalake_lag_seconds",
+            "Age on the bus of the oldest record that is not in the lake; NaN if no record there has a valid time.",
+            "topic_partition",
         )
         self._catch_up = book.gauge(
             "karmalake_lag_catch_up_seconds",
@@ -165,6 +184,15 @@ class StreamMetrics:
         """Show how many topic partitions are halted."""
         self._halted.set(partitions)
 
+    def copied(self, turn: "Turn") -> None:
+        """Count copies of dead letters, and show what waits."""
+        written = turn.written
+        self._copies.labels("whole").inc(written.published - written.truncated)
+        self._copies.labels("truncated").inc(written.truncated)
+        self._copies.labels("refused").inc(written.refused)
+        self._waiting.set(turn.waiting_records)
+        self._waiting_since = turn.waiting_since.timestamp() if turn.waiting_since else math.inf
+
     def refreshed(self, derived: "Derived", published: "Published") -> None:
         """Count a refresh that was published."""
         self._refreshes.labels("derive").observe(derived.seconds)
@@ -180,7 +208,7 @@ class StreamMetrics:
             place = str(lag.topic_partition)
             self._end.labels(place).set(lag.end_offset)
             self._behind.labels(place).set(lag.lag_records)
-            self._behind_seconds.labels(place).set(lag.lag_seconds)
+            self._behind_seconds.labels(place).set(_known(lag.lag_seconds))
             if lag.next_offset is not None:
                 self._next.labels(place).set(lag.next_offset)
         foreseen = observation.catch_up_seconds
@@ -238,7 +266,9 @@ class NotifyMetrics:
             "karmalake_notify_lag_records", "Records above what a destination's group has committed.", *place
         )
         self._behind_seconds = book.gauge(
-            "karmalake_notify_lag_seconds", "Age on the bus of the oldest record above what is committed.", *place
+            "karmalake_notify_lag_seconds",
+            "Age on the bus of the oldest record above what is committed; NaN if no record there has a valid time.",
+            *place,
         )
 
     def notified(self, destination: str, done: "Tally") -> None:
@@ -251,7 +281,11 @@ class NotifyMetrics:
         """Show how far a destination is behind."""
         for lag in lags:
             self._behind.labels(destination, str(lag.topic_partition)).set(lag.lag_records)
-            self._behind_seconds.labels(destination, str(lag.topic_partition)).set(lag.lag_seconds)
+            self._behind_seconds.labels(destination, str(lag.topic_partition)).set(_known(lag.lag_seconds))
+
+
+def _known(seconds: float | None) -> float:
+    return math.nan if seconds is None else seconds
 
 
 PROCESSES = {"stream": StreamMetrics, "relay": RelayMetrics, "notify": NotifyMetrics}

@@ -18,6 +18,7 @@ from pipelines.monitoring.metrics import NotifyMetrics, RelayMetrics, StreamMetr
 from pipelines.settings import Settings
 
 if TYPE_CHECKING:
+    from pipelines.dlq import Turn
     from pipelines.ingest.guard import Halted
     from pipelines.lag.watch import WorkLog
     from pipelines.lake.commit import CommitRecord
@@ -45,12 +46,14 @@ class Monitor(Generic[M]):
 
 
 @contextmanager
-def monitored(metrics: M, loops: Iterable[str], settings: Settings) -> Generator[Monitor[M]]:
-    """Yield the monitor of a process with these loops; serve it over HTTP if the settings name a port.
+def monitored(
+    metrics: M, loops: Iterable[str], settings: Settings, beside: Iterable[str] = ()
+) -> Generator[Monitor[M]]:
+    """Yield the monitor of a process with these loops, and others beside; serve it over HTTP if there is a port.
 
     Raises ConfigurationError where it cannot listen.
     """
-    health = Health(loops, settings.metrics.stalled_after_seconds)
+    health = Health(loops, settings.metrics.stalled_after_seconds, beside)
     if settings.metrics.port is None:
         yield Monitor(metrics, health, None)
         return
@@ -64,18 +67,23 @@ def monitored(metrics: M, loops: Iterable[str], settings: Settings) -> Generator
 def measuring(monitor: Monitor[M], name: str, measure: Callable[[], None], seconds: float) -> Generator[None]:
     """Call `measure` at once and every `seconds` in a thread of its own, until the block is left.
 
-    What it raises on purpose is an outage of the loop `name`; a measurement under way is waited for.
+    Whatever it raises is an outage of the loop `name`, and the next measurement is made: the work beside it goes on.
+    A measurement under way is waited for.
     """
     stopping = threading.Event()
 
     def loop() -> None:
+        failed = False
         while not stopping.is_set():
             try:
                 measure()
+            except BaseException as error:  # noqa: BLE001 - the thread would end unseen
+                _say_failed(name, error, seconds, again=failed)
+                monitor.turned(name, error if isinstance(error, KarmalakeError) else KarmalakeError(repr(error)))
+                failed = True
+            else:
                 monitor.turned(name)
-            except KarmalakeError as error:
-                _LOG.warning("%s: %s; trying again in %.0f s", name, error, seconds)
-                monitor.turned(name, error)
+                failed = False
             stopping.wait(seconds)
 
     with ThreadPoolExecutor(1, name) as pool:
@@ -85,6 +93,14 @@ def measuring(monitor: Monitor[M], name: str, measure: Callable[[], None], secon
         finally:
             stopping.set()
     running.result()
+
+
+def _say_failed(name: str, error: BaseException, seconds: float, *, again: bool) -> None:
+    """Log a measurement that failed: an outage each time, a defect with its traceback the first time in a row."""
+    if isinstance(error, KarmalakeError):
+        _LOG.warning("%s: %s; trying again in %.0f s", name, error, seconds)
+    elif not again:
+        _LOG.error("%s failed: %r; trying again every %.0f s", name, error, seconds, exc_info=error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +120,10 @@ class StreamMonitor:
         self.monitor.metrics.halted(len(halted))
         self.monitor.health.remarks = [str(place) for place in halted]
 
+    def copied(self, turn: "Turn") -> None:
+        """Count copies of dead letters."""
+        self.monitor.metrics.copied(turn)
+
     def refreshed(self, derived: "Derived", published: "Published") -> None:
         """Count a refresh."""
         self.monitor.metrics.refreshed(derived, published)
@@ -116,7 +136,8 @@ def monitoring_stream(settings: Settings) -> Generator[StreamMonitor]:
     from pipelines.lag.watch import WorkLog, observe_lag  # noqa: PLC0415 - a relay does without the lake's libraries
 
     work = WorkLog()
-    with monitored(StreamMetrics(), ("ingest", "refresh"), settings) as monitor:
+    beside = [*([] if settings.queue.kind else ["lag"]), *(["dlq"] if settings.ingest.publish_dead_letters else [])]
+    with monitored(StreamMetrics(), ("ingest", "refresh"), settings, beside) as monitor:
 
         def measure() -> None:
             monitor.metrics.observed(observe_lag(settings, work.take()))
@@ -131,7 +152,7 @@ def monitoring_relay(settings: Settings, address: str) -> Generator[Monitor[Rela
     """Yield the monitor of `karmalake relay`; if it is served, the outbox at `address` is measured beside the work."""
     from pipelines.emit.outbox.backlog import measure_backlog  # noqa: PLC0415 - a notifier does without SQLAlchemy
 
-    with monitored(RelayMetrics(), ("relay",), settings) as monitor:
+    with monitored(RelayMetrics(), ("relay",), settings, ("backlog",)) as monitor:
 
         def measure() -> None:
             monitor.metrics.waiting(measure_backlog(address))
@@ -147,7 +168,7 @@ def monitoring_notify(settings: Settings, destinations: Sequence[str]) -> Genera
     """Yield the monitor of `karmalake notify`; if it is served, the lag of each destination is measured beside it."""
     from pipelines.lag.measure import measure_group  # noqa: PLC0415 - a relay does without the lake's libraries
 
-    with monitored(NotifyMetrics(), destinations, settings) as monitor:
+    with monitored(NotifyMetrics(), destinations, settings, ("lag",)) as monitor:
 
         def measure() -> None:
             for name in destinations:

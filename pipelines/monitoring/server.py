@@ -61,17 +61,15 @@ class _Answers(BaseHTTPRequestHandler):
                 encode, content_type = choose_encoder(self.headers.get("Accept", ""))
                 self._answer(HTTPStatus.OK, encode(server.registry), content_type)
             case "/healthz":
-                self._judge(server.health.stalled())
+                self._judge(server.health.stalled(), server.health.stale())
             case "/readyz":
                 self._judge(server.health.unready())
             case _:
                 self._answer(HTTPStatus.NOT_FOUND, b"there are /metrics, /healthz and /readyz\n", _TEXT)
 
-    def _judge(self, problems: Sequence[str]) -> None:
+    def _judge(self, problems: Sequence[str], news: Sequence[str] = ()) -> None:
         status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
-        self._answer(
-            status, ("\n".join(problems or ["ok", *cast("_Server", self.server).health.remarks]) + "\n").encode(), _TEXT
-        )
+        self._answer(status, ("\n".join([*(problems or ["ok"]), *news]) + "\n").encode(), _TEXT)
 
     def _answer(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
         self.send_response(status)

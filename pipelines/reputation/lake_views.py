@@ -12,6 +12,8 @@ from pipelines.reputation.sql import literal, statement
 
 CHECKPOINTS = pa.schema([("topic_id", pa.string()), ("topic_partition", pa.int32()), ("next_offset", pa.int64())])
 _NOT_STORED = {"event_day"}
+_READ = {"bus_time": statement("valid_bus_time")}
+"""Columns that are read otherwise than they are stored."""
 
 
 def create_lake_views(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
@@ -38,7 +40,7 @@ def stored_rows(connection: duckdb.DuckDBPyConnection, table: str, files: tuple[
     if files:
         if is_remote(files[0]):
             let_read(connection)
-        columns = ", ".join(f'"{name}"' for name in stored.names)
+        columns = ", ".join(_READ.get(name, f'"{name}"') for name in stored.names)
         return statement("stored_rows", columns=columns, paths=", ".join(map(literal, files)))
     empty = connection.from_arrow(stored.empty_table())
     typed = (f'CAST(NULL AS {kind}) AS "{name}"' for name, kind in zip(empty.columns, empty.types, strict=True))

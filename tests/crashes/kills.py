@@ -23,6 +23,7 @@ _SERVED.set_forkserver_preload(
         "pytest",
         "pyarrow.dataset",
         "pipelines.dead_letters",
+        "pipelines.dlq",
         "pipelines.emit.relay",
         "pipelines.lake.upkeep",
         "pipelines.refresh",

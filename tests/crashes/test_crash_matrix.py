@@ -17,13 +17,18 @@ import pytest
 from pipelines.lake.tables import TABLES, data_files, is_lake, open_lake
 from pipelines.lake.upkeep import vacuum
 from pipelines.settings import Settings
-from tests.crashes import ingest_flows, publish_flows, relay_flows, upkeep_flows, view_flows
+from tests.crashes import dlq_flows, ingest_flows, publish_flows, relay_flows, upkeep_flows, view_flows
 from tests.crashes.flows import Flow, parts
 from tests.crashes.kills import kill, moments
 from tests.draining import send, with_ingest
 
 FLOWS: dict[str, Flow] = (
-    ingest_flows.FLOWS | upkeep_flows.FLOWS | view_flows.FLOWS | publish_flows.FLOWS | relay_flows.FLOWS
+    ingest_flows.FLOWS
+    | dlq_flows.FLOWS
+    | upkeep_flows.FLOWS
+    | view_flows.FLOWS
+    | publish_flows.FLOWS
+    | relay_flows.FLOWS
 )
 ALL_KILLS = [(name, moment) for name, flow in FLOWS.items() for moment in moments(flow.steps)]
 EVERY = int(os.environ.get("CRASH_EVERY", "1" if "CI" in os.environ else "3"))

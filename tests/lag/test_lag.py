@@ -1,5 +1,6 @@
 """How far the lake is behind: what a measurement says, what two say of the pace, and that history is kept, bounded."""
 
+import math
 import re
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -11,9 +12,12 @@ import pytest
 from kafka import KafkaProducer
 from kafka.structs import TopicPartition
 
+from pipelines.doctor import examine
 from pipelines.errors import TransientError, UsageError
 from pipelines.lag.history import keep, recent
-from pipelines.lag.measure import Pace, Work, bus_times, catch_up_seconds, measure_lag, paces
+from pipelines.lag.measure import Lag, Pace, Work, catch_up_seconds, first_bus_times, measure_lag, paces
+from pipelines.lag.watch import observe_lag
+from pipelines.monitoring.metrics import StreamMetrics
 from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.draining import drain_all, send, valid_records, with_ingest
@@ -84,8 +88,64 @@ def test_control_records_have_no_age(kafka: KafkaCluster, settings: Settings) ->
         producer.begin_transaction()
         producer.send(topic, key=b"u", value=b"\xff")
         producer.commit_transaction()
-    assert bus_times(bus.kafka, {0: 0}).keys() == {0}
-    assert bus_times(bus.kafka, {0: 1}) == {}
+    assert first_bus_times(bus.kafka, {0: 0}).keys() == {0}
+    assert first_bus_times(bus.kafka, {0: 1}) == {}
+
+
+NOW_MS = 1_000 * int(datetime.now(UTC).timestamp())
+
+
+def send_at(settings: Settings, *times_ms: int) -> None:
+    """Send a record of each time, as a producer writes it, to topic partition 0."""
+    create: Any = KafkaProducer
+    with closing(create(**settings.kafka.client_config())) as producer:
+        for time_ms in times_ms:
+            producer.send(settings.kafka.topic, b"v", b"k", partition=0, timestamp_ms=time_ms).get(10)
+
+
+@pytest.fixture
+def hostile(kafka: KafkaCluster, settings: Settings) -> Settings:
+    """Return settings of a topic that takes any time of a record."""
+    topic = kafka.new_topic(**{"message.timestamp.after.max.ms": str(2**63 - 1), "retention.ms": "-1"})
+    return settings.model_copy(update={"kafka": kafka.settings(topic=topic)})
+
+
+@pytest.mark.jvm
+@pytest.mark.parametrize("time_ms", [0, NOW_MS * 1_000, NOW_MS * 1_000_000, 253_402_300_799_000, NOW_MS + 10**11])
+def test_a_record_without_a_valid_time_has_the_age_of_the_next(hostile: Settings, time_ms: int) -> None:
+    """A time in another unit, unset or years ahead is no age: neither a traceback, nor a lag of none or of decades."""
+    send_at(hostile, time_ms)
+    alone = measure_lag(hostile)
+    assert (alone.lag_records, alone.lag_seconds) == (1, None)
+    assert alone.behind == "1 records and an unknown time (records without a valid time)"
+    send_at(hostile, NOW_MS - 3_600_000)
+    assert 3_600 <= (measure_lag(hostile).lag_seconds or 0) < 7_200
+
+
+@pytest.mark.jvm
+@pytest.mark.parametrize("time_ms", [0, NOW_MS * 1_000])
+def test_what_is_made_of_a_lag_of_unknown_age(hostile: Settings, time_ms: int) -> None:
+    """It is observed, kept and read back, advised on, shown as a metric and told by doctor."""
+    send_at(hostile, time_ms)
+    observe_lag(hostile)
+    observation = observe_lag(hostile)
+    kept = recent(hostile.lag_dir, observation.measurement.topic_id, datetime.now(UTC) - timedelta(minutes=1))
+    assert [one.lag_seconds for one in kept] == [None, None]
+    metrics = StreamMetrics()
+    metrics.observed(observation)
+    shown = metrics.book.registry.get_sample_value("karmalake_lag_seconds", {"topic_partition": "0"})
+    assert shown is not None
+    assert math.isnan(shown)
+    (said,) = [finding.sentence for finding in examine(hostile) if finding.subject == "lag"]
+    assert said == "1 records and an unknown time (records without a valid time) behind the bus"
+
+
+def test_one_of_unknown_age_hides_no_other() -> None:
+    """The age that is known is a lower bound; where only current ones are known, it is not."""
+    known, current, unknown = partition(0, 9, 0, seconds=5.0), partition(1, 9, 9), Lag(2, 0, 9, 0, 9, None)
+    assert measurement(known, current, unknown).lag_seconds == 5.0
+    assert measurement(current, unknown).lag_seconds is None
+    assert measurement(current).lag_seconds == 0.0
 
 
 def test_the_pace_comes_from_two_measurements() -> None:

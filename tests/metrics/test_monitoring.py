@@ -103,6 +103,8 @@ BAD = {
     'karmalake_ingest_records_total{outcome="accepted"}': "0+100x45",
     'karmalake_ingest_records_total{outcome="dead_letter"}': "0+10x45",
     'karmalake_ingest_records_total{outcome="conflict"}': "0+1x45",
+    "karmalake_dlq_waiting_seconds": "1000x45",
+    'karmalake_dlq_records_total{outcome="refused"}': "0+1x45",
     "karmalake_outbox_oldest_age_seconds": "400x45",
     'karmalake_notify_lag_seconds{destination="ops",topic_partition="0"}': "1000x45",
     'karmalake_notify_dead_letters_total{destination="ops"}': "0+1x45",

@@ -14,6 +14,10 @@ from tests.metrics.scraping import scrape, status
 from tests.services.waiting import wait_for
 
 
+class Panic(BaseException):
+    """As Rust's libraries raise it."""
+
+
 @pytest.fixture
 def served() -> Settings:
     return Settings(metrics=MetricsSettings(port=0))
@@ -107,18 +111,45 @@ def test_measuring_goes_on_after_an_outage(served: Settings, caplog: pytest.LogC
     assert "lag: no broker answers" in caplog.text
 
 
-def test_a_defect_in_measuring_is_not_hidden(served: Settings) -> None:
-    """What is no outage ends the measuring, and is raised when the work is done."""
+@pytest.mark.parametrize("defect", [ZeroDivisionError("of ours"), OverflowError("date value out of range"), Panic()])
+def test_a_defect_in_measuring_ends_neither_it_nor_the_process(
+    served: Settings, caplog: pytest.LogCaptureFixture, defect: BaseException
+) -> None:
+    """It is logged once with its traceback, counted each time, and the next measurement is made."""
+    attempts: list[int] = []
+
+    def measure() -> None:
+        attempts.append(1)
+        if len(attempts) < 5:
+            raise defect
+
+    with (
+        monitored(RelayMetrics(), (), served, beside=("lag",)) as monitor,
+        measuring(monitor, "lag", measure, 0.01),
+    ):
+        wait_for("a measurement that succeeds", lambda: len(attempts) > 5)
+        assert scrape(str(monitor.address)).value("karmalake_loop_outages_total", loop="lag") == 4
+    assert caplog.text.count("lag failed") == 1
+    assert caplog.text.count("Traceback") == 1
+
+
+def test_what_is_measured_no_more_is_named_and_harms_nothing() -> None:
+    """Health tells that a measurement is old; the process is well all the same, so nothing restarts it."""
+    settings = Settings(metrics=MetricsSettings(port=0, stalled_after_seconds=2.0))
 
     def measure() -> None:
         raise ZeroDivisionError
 
     with (
-        pytest.raises(ZeroDivisionError),
-        monitored(RelayMetrics(), (), served) as monitor,
+        monitored(RelayMetrics(), (), settings, beside=("lag",)) as monitor,
         measuring(monitor, "lag", measure, 0.01),
     ):
-        pass
+        address = str(monitor.address)
+        _, said = wait_for("the news", lambda: (code := status(address, "/healthz"))[1] != "ok\n" and code)
+        assert status(address, "/healthz")[0] == 200
+        assert said.startswith("ok\nlag has not succeeded for ")
+        monitor.turned("lag")
+        assert status(address, "/healthz") == (200, "ok\n")
 
 
 def test_each_callback_is_called() -> None:

@@ -1,0 +1,153 @@
+"""A lake of an earlier release holds whatever producers wrote as the time of a record: every command works with it."""
+
+import json
+import sys
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.cli import main
+from pipelines.contract.schema import TIMESTAMP
+from pipelines.contract.times import bus_times
+from pipelines.dead_letters import Requeued, Selection, discard, newest_letters, requeue, select
+from pipelines.emit.producer import Record
+from pipelines.lake.files import read_file
+from pipelines.lake.tables import data_files, open_lake
+from pipelines.lake.upkeep import compact
+from pipelines.refresh import refresh_warehouse
+from pipelines.reputation.sql import statement
+from pipelines.settings import Settings
+from tests.draining import assert_verified, drain_all, query, send, valid_records, with_ingest
+
+NOW_US = 1_790_000_000_000_000
+# Microseconds or nanoseconds as milliseconds, one that wrapped, unset, absent, beyond year 9999, and the ends of int64.
+TIMES_US = [NOW_US * 1_000, -(2**62), 0, -1_000, 253_402_300_800_000_000, -(2**63) + 1, 2**63 - 1, None, NOW_US]
+
+
+@pytest.fixture
+def old_lake(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Return settings of a lake whose events and dead letters have every such time."""
+    kafka = settings.kafka.model_copy(update={"partitions": 1})
+    settings = with_ingest(settings.model_copy(update={"kafka": kafka}))
+    send(settings, valid_records(range(len(TIMES_US))))
+    send(settings, [Record(b"u", b"\xff" + str(n).encode()) for n in range(len(TIMES_US))])
+    drain_all(settings)
+    for name in ("events", "dead_letters"):
+        for path in data_files(open_lake(settings.lake_root).table(name)):
+            rows = read_file(path)
+            times = pa.array([TIMES_US[n % len(TIMES_US)] for n in range(len(rows))], pa.int64()).cast(TIMESTAMP)
+            pq.write_table(rows.set_column(rows.schema.get_field_index("bus_time"), "bus_time", times), path)
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", str(settings.data_dir))
+    monkeypatch.setenv("KARMALAKE_KAFKA_BOOTSTRAP_SERVERS", str(settings.kafka.bootstrap_servers))
+    monkeypatch.setenv("KARMALAKE_KAFKA_TOPIC", settings.kafka.topic)
+    monkeypatch.setattr("pipelines.cli.output.quiet_libraries", lambda: None)  # loggers outlive a test
+    return settings
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["karmalake", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    assert ended.value.code in {0, None}, told.err
+    return told.out
+
+
+def test_what_is_no_time_is_none(old_lake: Settings) -> None:
+    """In every view of the lake: only what lies from 2000 to 9999 is a time of a record."""
+    for table in ("events", "dead_letters"):
+        times = query(old_lake, f"SELECT count(*), count(bus_time), min(epoch_us(bus_time)) FROM {table}")  # noqa: S608
+        assert times == [(len(TIMES_US), 1, NOW_US)]
+    assert_verified(old_lake)
+
+
+@pytest.mark.parametrize("milliseconds", [946_684_799_999, 946_684_800_000, 253_402_214_400_000, 253_402_214_400_001])
+def test_the_bounds_are_those_of_the_door(milliseconds: int) -> None:
+    """What ingest takes for a time, readers do, to the millisecond."""
+    stored = pa.table({"bus_time": pa.array([milliseconds * 1_000], pa.int64()).cast(TIMESTAMP)})
+    with duckdb.connect() as connection:
+        connection.register("stored", stored)
+        read = connection.sql(f"SELECT {statement('valid_bus_time')} FROM stored").to_arrow_table()  # noqa: S608
+    assert read["bus_time"].null_count == bus_times([milliseconds]).null_count
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "dead-letters list --all",
+        "dead-letters show {topic}-0@9",
+        "lag",
+        "verify",
+        "audit",
+        "refresh",
+        "compact",
+        "doctor",
+        "sql 'FROM events'",
+    ],
+)
+def test_commands_work(
+    old_lake: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """None ends with a traceback or an error of its own."""
+    refresh_warehouse(old_lake)
+    words = command.format(topic=old_lake.kafka.topic).replace("'FROM events'", "FROM@events").split()
+    if command == "doctor":  # what else it finds of this machine is none of ours
+        monkeypatch.setattr("pipelines.doctor._cache", lambda _: "not looked at")
+    run(monkeypatch, capsys, *(word.replace("FROM@", "FROM ") for word in words))
+
+
+def test_a_dead_letter_without_a_valid_time_says_so(
+    old_lake: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For a person by a sentence; one with a time shows it."""
+    topic = old_lake.kafka.topic
+    assert "no valid record time" in run(monkeypatch, capsys, "dead-letters", "show", f"{topic}-0@9")
+    last = f"{topic}-0@{2 * len(TIMES_US) - 1}"
+    assert "2026-09-2" in run(monkeypatch, capsys, "dead-letters", "show", last)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "ndjson"])
+def test_all_are_exported(
+    old_lake: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, ending: str
+) -> None:
+    """Each with its bytes; a time that is none is null."""
+    file = tmp_path / f"letters.{ending}"
+    run(monkeypatch, capsys, "dead-letters", "export", str(file))
+    if ending == "parquet":
+        rows = pq.read_table(file).to_pylist()
+    else:
+        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    assert sorted(row["offset"] for row in rows) == list(range(9, 18))
+    assert [row["bus_time"] is None for row in rows].count(True) == len(TIMES_US) - 1
+
+
+def test_they_can_be_decided_about(old_lake: Settings) -> None:
+    """Selected, requeued and discarded like others."""
+    assert len(select(old_lake, Selection())) == len(TIMES_US)
+    assert requeue(old_lake, Selection()) == Requeued(0, 0, 0, still_rejected=len(TIMES_US))
+    assert discard(old_lake, Selection(), "a test") == len(TIMES_US)
+    assert_verified(old_lake)
+
+
+def test_no_producers_clock_decides_which_are_the_newest(settings: Settings) -> None:
+    """The newest are those that were committed last."""
+    for number in range(4):
+        send(settings, [Record(b"u", b"\xff" + str(number).encode())])
+        drain_all(with_ingest(settings))
+    newest = newest_letters(settings, Selection(), 2)
+    values = select(settings, Selection())["value"].to_pylist()
+    places = [(row["topic_partition"], row["offset"]) for row in newest]
+    assert values == [b"\xff0", b"\xff1", b"\xff2", b"\xff3"]
+    assert [offset for _, offset in places] == [2, 3]
+
+
+def test_compaction_keeps_them(old_lake: Settings) -> None:
+    """Merged files hold what was there."""
+    send(old_lake, [*valid_records(range(50, 55)), Record(b"u", b"\xff")])
+    drain_all(old_lake)
+    compact(open_lake(old_lake.lake_root), 2)
+    assert query(old_lake, "SELECT count(*), count(bus_time) FROM dead_letters") == [(len(TIMES_US) + 1, 2)]
+    assert_verified(old_lake)
