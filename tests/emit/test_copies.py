@@ -1,0 +1,153 @@
+"""A copy on a topic of dead letters is whole, or cut with a mark and the place of the whole; it holds up nothing."""
+
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.emit.copies import (
+    HEADERS_LEFT_OUT,
+    KEY_TRUNCATED,
+    MAX_COPY_BYTES,
+    MAX_HEADERS,
+    NULL_VALUE,
+    TRUNCATED,
+    Copy,
+    CopyWriter,
+    Written,
+    cut,
+    open_copies,
+    record_bytes,
+)
+from pipelines.emit.producer import Record
+from pipelines.emit.topics import ensure_topic
+from pipelines.errors import TransientError
+from pipelines.settings import KafkaSettings, Settings
+from tests.emit.test_producer import read_topic
+from tests.services.kafka_cluster import KafkaCluster
+
+TOLD = [("karmalake.topic", b"events"), ("karmalake.topic_partition", b"0"), ("karmalake.offset", b"7")]
+
+
+def copy_of(value: bytes | None, key: bytes | None = b"u", headers: list[tuple[str, bytes]] | None = None) -> Copy:
+    return Copy(Record(key, value, headers or []), TOLD, "events-0@7")
+
+
+@given(
+    st.none() | st.binary(max_size=5_000),
+    st.none() | st.binary(max_size=5_000),
+    st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=20), st.binary(max_size=500)), max_size=50),
+    st.integers(600, 6_000),
+)
+def test_a_copy_fits_and_says_what_is_missing(
+    key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]], max_bytes: int
+) -> None:
+    """Of any record and limit: the result fits, tells the place, and each part is whole or marked with its size."""
+    record = cut(copy_of(value, key, headers), max_bytes)
+    told = dict(record.headers)
+    assert record_bytes(record) <= max_bytes
+    assert set(TOLD) <= set(record.headers)
+    assert (value or b"").startswith(record.value or b"")
+    assert (key or b"").startswith(record.key or b"")
+    for whole, left, mark in ((value, record.value, TRUNCATED), (key, record.key, KEY_TRUNCATED)):
+        expected = str(len(whole or b"")).encode() if len(left or b"") < len(whole or b"") else None
+        assert told.get(mark) == expected
+    kept = [header for header in record.headers if not header[0].startswith("karmalake.")]
+    assert len(headers) - len(kept) == int(told.get(HEADERS_LEFT_OUT, b"0"))
+    assert (record.value is None) == (value is None and key is not None)
+
+
+def test_what_fits_is_whole() -> None:
+    """No mark, no byte less."""
+    record = cut(copy_of(b"v" * 1000, headers=[("h", b"1")]), MAX_COPY_BYTES)
+    assert record == Record(b"u", b"v" * 1000, [("h", b"1"), *TOLD])
+
+
+def test_a_producer_cannot_write_our_headers() -> None:
+    """A header under our prefix would pass for what we say: it is left out, and counted."""
+    record = cut(copy_of(b"v", headers=[("karmalake.offset", b"99"), (TRUNCATED, b"5")]), MAX_COPY_BYTES)
+    assert record.headers == [*TOLD, (HEADERS_LEFT_OUT, b"2")]
+
+
+def test_headers_by_the_thousand_are_counted_instead_of_copied() -> None:
+    """A bomb of headers costs the readers of the copy no more than others do."""
+    record = cut(copy_of(b"v", headers=[("h", b"")] * 100_000), MAX_COPY_BYTES)
+    assert len(record.headers) == MAX_HEADERS + len(TOLD) + 1
+    assert dict(record.headers)[HEADERS_LEFT_OUT] == b"99000"
+
+
+@pytest.mark.jvm
+@pytest.mark.parametrize("limit", [1_048_588, 200_000, 8 * 2**20])
+def test_a_topic_gets_what_it_takes(kafka: KafkaCluster, limit: int) -> None:
+    """At the default limit, at one of the topic that is smaller than ours, and at a larger one: no copy is missing."""
+    settings = kafka.settings(topic=kafka.new_topic(**{"max.message.bytes": str(limit)}))
+    sizes = [10, 199_000, 1_048_000, 1_048_400, 3 * 2**20]
+    with open_copies(settings) as writer:
+        written = writer.write([copy_of(b"\xff" * size) for size in sizes])
+    records = read_topic(settings)
+    fitting = [size for size in sizes if size < min(limit, MAX_COPY_BYTES) - 400]
+    assert written == Written(published=len(sizes), truncated=len(sizes) - len(fitting))
+    assert [len(record.value) for record in records[: len(fitting)]] == fitting
+    for record, size in zip(records, sizes, strict=True):
+        told = dict(record.headers)
+        assert told["karmalake.offset"] == b"7"
+        assert told.get(TRUNCATED) == (None if size in fitting else str(size).encode())
+        assert len(record.value) >= min(size, min(limit, MAX_COPY_BYTES) - 600)
+
+
+@pytest.mark.jvm
+def test_a_limit_that_the_broker_does_not_tell_is_found(kafka: KafkaCluster) -> None:
+    """Where the topic's configuration may not be read, a copy is cut to the half until it is taken."""
+    settings = kafka.settings(topic=kafka.new_topic(**{"max.message.bytes": "100000"}))
+    writer = CopyWriter(settings, MAX_COPY_BYTES)
+    try:
+        assert writer.write([copy_of(b"\xff" * 1_000_000), copy_of(b"small")]) == Written(2, 1)
+        assert writer.max_bytes <= 100_000
+        assert writer.write([copy_of(b"\xff" * 90_000)]) == Written(1, 1)
+    finally:
+        writer.close()
+    cut_value, *others = [record.value for record in read_topic(settings)][-3:]
+    assert 50_000 <= len(cut_value) < 100_000
+    assert others[0] == b"small"
+
+
+@pytest.mark.jvm
+def test_what_no_cut_helps_is_counted_and_named(kafka: KafkaCluster, caplog: pytest.LogCaptureFixture) -> None:
+    """A topic whose limit is below our own headers takes none; the loop goes on."""
+    settings = kafka.settings(topic=kafka.new_topic(**{"max.message.bytes": "150"}))
+    with open_copies(settings) as writer, caplog.at_level(logging.WARNING):
+        assert writer.write([copy_of(b"v" * 500), copy_of(b"w" * 500)]) == Written(refused=2)
+    assert "takes no copy of the dead letter at events-0@7" in caplog.text
+
+
+def test_neither_key_nor_value(settings_of_copies: KafkaSettings) -> None:
+    """A producer sends no such record: the copy says that its empty value stands for none."""
+    with open_copies(settings_of_copies) as writer:
+        assert writer.write([copy_of(None, key=None), copy_of(None)]) == Written(2)
+    values = {
+        record.key: (record.value, dict(record.headers).get(NULL_VALUE)) for record in read_topic(settings_of_copies)
+    }
+    assert values == {None: (b"", b"true"), b"u": (None, None)}
+
+
+def test_what_the_client_cannot_encode_is_refused_alone(settings_of_copies: KafkaSettings) -> None:
+    """A header that is no text: the others of the batch are written."""
+    with open_copies(settings_of_copies) as writer:
+        copies = [copy_of(b"1"), copy_of(b"2", headers=[("\ud800", b"")]), copy_of(b"3")]
+        assert writer.write(copies) == Written(published=2, refused=1)
+    assert {record.value for record in read_topic(settings_of_copies)} == {b"1", b"3"}
+
+
+def test_a_broker_that_is_gone_is_an_outage() -> None:
+    """Nothing is refused then: the copies are to be written again."""
+    gone = KafkaSettings(bootstrap_servers="127.0.0.1:1", topic="t", request_timeout_seconds=1)
+    with pytest.raises(TransientError):
+        CopyWriter(gone, MAX_COPY_BYTES).write([copy_of(b"v")])
+
+
+@pytest.fixture
+def settings_of_copies(settings: Settings) -> KafkaSettings:
+    """Return the settings of a topic of copies that exists."""
+    ensure_topic(settings.kafka)
+    return settings.kafka
