@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import ROUND_FLOOR, Context, Decimal
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
@@ -20,8 +19,6 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,2})?", 
 _CONTEXT = Context(prec=200, rounding=ROUND_FLOOR)
 _MICROSECOND_DIGITS: Mapping[str, int] = {"s": 6, "ms": 3, "us": 0}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_BUS_MS = (datetime(2000, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
-_LAST_BUS_MS = (datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
 _FIRST_MICROSECOND = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _LAST_MICROSECOND = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 
@@ -35,15 +32,6 @@ def read_times(texts: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[int, str
         return _read_in_bulk(texts, unit), {}
     except pa.ArrowInvalid:
         return _read_one_by_one(texts, unit)
-
-
-def bus_times(milliseconds: np.ndarray) -> pa.Array:
-    """Return record times (milliseconds since 1970) as TIMESTAMP, null outside [2000-01-01, 9999-12-31].
-
-    What lies outside is no time: -1 and 0 of a producer without one, another unit, or a clock that was never set.
-    """
-    are_times = (milliseconds >= _FIRST_BUS_MS) & (milliseconds <= _LAST_BUS_MS)
-    return pa.array(np.where(are_times, milliseconds, 0) * 1_000, mask=~are_times).cast(TIMESTAMP)
 
 
 def _read_in_bulk(texts: pa.Array, unit: TimeUnit) -> pa.Array:
