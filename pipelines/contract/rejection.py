@@ -23,3 +23,5 @@ class Reason(StrEnum):
     TIMESTAMP_TOO_EARLY = "timestamp_too_early"
     TIMESTAMP_TOO_LATE = "timestamp_too_late"
     KEY_MISMATCH = "key_mismatch"
+    SKIPPED = "skipped"
+    """Set aside by an operator, undecoded: `karmalake skip`."""

@@ -1,11 +1,12 @@
-"""Text to microseconds since 1970, exactly: through decimals, never through floats."""
+"""Text to microseconds since 1970, exactly: through decimals, never through floats; and the times of records."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_FLOOR, Context, Decimal
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
@@ -21,6 +22,24 @@ _MICROSECOND_DIGITS: Mapping[str, int] = {"s": 6, "ms": 3, "us": 0}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_MICROSECOND = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _LAST_MICROSECOND = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+_FIRST_BUS_MS = (datetime(2000, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
+# A day before the last moment of a datetime, so that no reader's time zone takes it past that.
+_LAST_BUS_MS = (datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
+
+
+def bus_times(milliseconds: "np.ndarray | Sequence[int | None]") -> pa.Array:
+    """Return record times in milliseconds since 1970 as TIMESTAMP, null where one is no valid time.
+
+    Valid is 2000-01-01 to 9999-12-31. Anything else is absent (-1), unset (0) or in another unit: a producer writes
+    what it likes. An array has to be of int64; a sequence may hold integers of any size.
+    """
+    if not isinstance(milliseconds, np.ndarray):
+        bounded = (-1 if time is None or not _FIRST_BUS_MS <= time <= _LAST_BUS_MS else time for time in milliseconds)
+        milliseconds = np.fromiter(bounded, np.int64, len(milliseconds))
+    valid = (milliseconds >= _FIRST_BUS_MS) & (milliseconds <= _LAST_BUS_MS)
+    if valid.all():
+        return pa.array(milliseconds * 1000).view(TIMESTAMP)
+    return pa.array(np.where(valid, milliseconds, 0) * 1000, mask=~valid).view(TIMESTAMP)
 
 
 def read_times(texts: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[int, str]]:
