@@ -14,6 +14,7 @@ class Health:
         self._stalled_after = stalled_after_seconds
         self._turned = dict.fromkeys(loops, monotonic())
         self._unready = dict.fromkeys(self._turned)
+        self._failed: set[str] = set()
 
     def turned(self, loop: str) -> None:
         """Note that a loop turned, whatever came of it; others than those named at first do not count."""
@@ -25,10 +26,15 @@ class Health:
         self.turned(loop)
         self._unready.pop(loop, None)
 
+    def failed(self, loop: str) -> None:
+        """Note that a bug ended a loop or a part of it; that it began again does not make the process well."""
+        self._failed.add(loop)
+
     def stalled(self) -> list[str]:
-        """Return a sentence for each loop that has not turned for too long."""
+        """Return a sentence for each loop that has not turned for too long, or failed once."""
         ages = {loop: monotonic() - turned for loop, turned in list(self._turned.items())}
-        return [f"{loop} has not turned for {age:.0f} s" for loop, age in ages.items() if age > self._stalled_after]
+        late = [f"{loop} has not turned for {age:.0f} s" for loop, age in ages.items() if age > self._stalled_after]
+        return late + [f"{loop} failed by a bug, which the log names: restart the process" for loop in self._failed]
 
     def unready(self) -> list[str]:
         """Return a sentence for each loop that has not succeeded yet."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from pipelines.contract.decode import decode
@@ -47,7 +46,7 @@ def _columns(records: Sequence[Any]) -> pa.Table:
         pa.array([record.topic for record in records], pa.string()),
         pa.array([record.partition for record in records], pa.int32()),
         pa.array([record.offset for record in records], pa.int64()),
-        bus_times(np.array([record.timestamp for record in records], np.int64)),
+        bus_times([record.timestamp for record in records]),
         pa.array([record.key for record in records], pa.binary()),
         pa.array([record.value for record in records], pa.binary()),
         pa.array([_headers(record) for record in records], RECORD.field("headers").type),
