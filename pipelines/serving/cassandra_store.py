@@ -324,6 +324,14 @@ def _stamp(row: dict[str, Any], kind: str) -> Stamp | None:
     return Stamp(row[f"{kind}lake_version"], row[f"{kind}as_of_us"], row.get(f"{kind}policy") or "")
 
 
+def foreign_content(prefix: str, what: str) -> ConfigurationError:
+    """Return the error for a row under a prefix that karmalake has not written."""
+    return ConfigurationError(
+        f"a row of prefix {prefix} in Cassandra {what}: something else writes there. Find out what; delete the row of "
+        "this prefix in the table publications, and publish again: then everything is written"
+    )
+
+
 def _refusal(prefix: str, stamp: Stamp, newer: Stamp) -> str:
     return (
         f"cannot publish lake version {stamp.lake_version} as of {stamp.as_of.isoformat()} to {prefix} in Cassandra: "
