@@ -44,10 +44,10 @@ class StreamTransport:
         try:
             kind = bytes(self.client.type(self.stream.key)).decode()  # pyright: ignore[reportArgumentType] # not async
         except RedisError:
-            kind = "of another type"
+            kind = "key of another type"
         return (
-            f"the Redis key {self.stream.key} holds no stream but is a {kind}: give the destination another key, or "
-            "rename this one"
+            f"the Redis key {self.stream.key} is a {kind}, not a stream: give the destination another key, or rename "
+            "this one"
         )
 
 

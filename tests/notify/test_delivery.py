@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
+from pydantic import SecretStr
 
 from pipelines.notify.answers import TAKEN, Answer, Notification, Verdict, insist, pause_seconds
 from pipelines.notify.redis_stream import StreamTransport
@@ -13,9 +14,10 @@ from pipelines.notify.rules import RedisStream, Webhook
 from pipelines.notify.template import Event
 from pipelines.notify.webhook import WebhookTransport, meaning, open_webhook
 from pipelines.serving.client import connect
-from pipelines.settings import Settings
+from pipelines.settings import RedisSettings, Settings
 from tests.notify.receiver import SECRET, Receiver
 from tests.services.ports import HOST, free_port
+from tests.services.redis_server import RedisServer
 
 EVENT = Event("e-1", "ada", "Rated", "2026-01-01T00:00:00+00:00", {"rating": "1", "wörd": "ü"})
 NOTIFICATION = Notification(EVENT, "low", "ada got 1")
@@ -131,5 +133,23 @@ def test_a_stream_gets_an_entry(settings: Settings) -> None:
     }
     client.set(f"{key}.text", "no stream")
     wrong = StreamTransport(RedisStream(kind="redis_stream", key=f"{key}.text"), client)
-    assert wrong.attempt(NOTIFICATION).verdict is Verdict.NEVER
+    answer = wrong.attempt(NOTIFICATION)
+    assert answer.verdict is Verdict.LATER
+    assert answer.reason.startswith(f"the Redis key {key}.text is a string, not a stream: give the destination another")
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "directives", [{"min-replicas-to-write": 1}, {"maxmemory": 1, "maxmemory-policy": "noeviction"}]
+)
+def test_what_redis_refuses_now_it_may_take_later(redis_server: RedisServer, directives: dict[str, int | str]) -> None:
+    """Full, or without its replicas: no reason to give a notification up at once."""
+    client = connect(RedisSettings(url=SecretStr(redis_server.url())))
+    for name, value in directives.items():
+        client.config_set(name, value)
+    transport = StreamTransport(RedisStream(kind="redis_stream", key="told"), client)
+    assert transport.attempt(NOTIFICATION).verdict is Verdict.LATER
+    for name in directives:
+        client.config_set(name, "noeviction" if name.endswith("policy") else 0)
+    assert transport.attempt(NOTIFICATION) == TAKEN
     client.close()
