@@ -51,7 +51,7 @@ class Transport(Protocol):
     def attempt(self, notification: Notification) -> Answer:
         """Deliver once, within the destination's time limit.
 
-        NEVER is for what no other attempt can change; LATER for the rest, and for whatever is raised (`attempted`).
+        NEVER is for what no other attempt can change; LATER for the rest; `attempted` makes it of whatever is raised.
         """
         ...
 
