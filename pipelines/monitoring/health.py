@@ -12,9 +12,9 @@ class Health:
 
     def __init__(self, loops: Iterable[str], stalled_after_seconds: float) -> None:
         self._stalled_after = stalled_after_seconds
+        self._failed: set[str] = set()
         self._turned = dict.fromkeys(loops, monotonic())
         self._unready = dict.fromkeys(self._turned)
-        self._failed: set[str] = set()
 
     def turned(self, loop: str) -> None:
         """Note that a loop turned, whatever came of it; others than those named at first do not count."""

@@ -15,8 +15,8 @@ from pipelines.contract.schema import EVENT
 from pipelines.ingest.batches import to_columns
 from pipelines.notify.events import understand
 from pipelines.settings import ContractSettings
-from tests.emit.test_records import Key, guarded
-from tests.ingest.test_batches import Records, build, polled
+from tests.emit.test_records import Key
+from tests.ingest.hostile_batches import Records, build, guarded, hostile, polled
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NOON_MS = int(NOON.timestamp() * 1000)
@@ -61,12 +61,22 @@ def _as_notify_reads(data: bytes) -> list[Any]:
 def test_a_record_is_judged_as_ingest_judges_it(records: Records, codec: int, strict_keys: bool) -> None:
     """Whatever time, key, value and headers it has; and what is told of an event is what ingest stores."""
     contract = ContractSettings(strict_keys=strict_keys)
-    data = build(records, codec, _BASE)
+    _assert_judged_alike(build(records, codec, _BASE), _BASE, contract)
+
+
+@given(seed=st.integers(0, 2**32))
+def test_a_batch_is_judged_as_ingest_judges_it(seed: int) -> None:
+    """Also one that is damaged, that lies about its records, or that would burst."""
+    _assert_judged_alike(hostile(seed), 0, ContractSettings())
+
+
+def _assert_judged_alike(data: bytes, start: int, contract: ContractSettings) -> None:
     understood = understand(_as_notify_reads(data), contract)
-    ingested = decode(to_columns(polled(data), {3: _BASE}, "id", NOON_MS), contract)
+    read = to_columns(polled(data), {3: start}, "id")
+    ingested = decode(read.records, contract)
     told = {record.offset: event for record, event in understood.events}
     assert list(told) == ingested.events["offset"].to_pylist()
-    assert understood.malformed == len(ingested.rejected)
+    assert understood.malformed == len(ingested.rejected) + len(read.unread)
     for name in ("event_id", "user_id", "action_type"):
         assert [getattr(event, name) for event in told.values()] == ingested.events[name].to_pylist()
     assert [event.metadata for event in told.values()] == list(map(dict, ingested.events["metadata"].to_pylist()))
