@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 
+from pipelines.errors import ConfigurationError
 from pipelines.lake.erasure import held_of_erased
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.index_check import compare_indexes
@@ -20,8 +21,9 @@ from pipelines.lake.tombstones import open_tombstones
 from pipelines.reputation.documents import documents
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.warehouse import attach, stored_info
+from pipelines.serving.keys import publication_key
 from pipelines.serving.read import published, read_reputation
-from pipelines.settings import Settings
+from pipelines.settings import CassandraSettings, Settings
 
 _SAMPLE_USERS = 1_000
 _SHOWN = 3
@@ -223,15 +225,28 @@ def _by_place(table: str) -> str:
 def _same_documents(connection: duckdb.DuckDBPyConnection, settings: Settings, name: str) -> Check:
     """Compare a sample of documents with what Redis holds, but for when they began to say so."""
     sample = documents(connection).sample(fraction=1, shuffle=True).head(_SAMPLE_USERS)
-    wrong = [
-        user_id
-        for user_id, document in zip(sample["user_id"], sample["document"], strict=True)
-        if _lasting(read_reputation(user_id, settings)) != _lasting(json.loads(document))
-    ]
+    try:
+        wrong = [
+            user_id
+            for user_id, document in zip(sample["user_id"], sample["document"], strict=True)
+            if _lasting(read_reputation(user_id, settings)) != _lasting(json.loads(document))
+        ]
+    except ConfigurationError as error:  # one of them is no document at all: the sentence says what to do
+        return Check(name, "fresh", passed=False, evidence=str(error))
     evidence = f"{len(sample):,} users compared, {len(wrong):,} differ"
     if wrong:
-        evidence += f", for example {wrong[:_SHOWN]}: run `karmalake publish`"
+        evidence += f", for example {wrong[:_SHOWN]}: {_full_publication(settings)}"
     return Check(name, "fresh", not wrong, evidence)
+
+
+def _full_publication(settings: Settings) -> str:
+    """Return how everything is written again: `publish` alone writes what differs from what it published last."""
+    where = settings.documents
+    if isinstance(where, CassandraSettings):
+        note = f"the row of prefix {where.prefix} in Cassandra's table publications"
+    else:
+        note = f"the Redis key {publication_key(where.prefix)}"
+    return f"delete {note}, then run `karmalake publish`: everything is written again"
 
 
 def _lasting(document: dict[str, Any] | None) -> dict[str, Any] | None:

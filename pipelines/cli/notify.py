@@ -30,6 +30,7 @@ def notify(
     Several notifiers share the topic partitions. SIGTERM or Ctrl-C ends it; killing it loses nothing.
     """
     from pipelines.monitoring.monitor import each, monitoring_notify  # noqa: PLC0415
+    from pipelines.notify.branch import Reports  # noqa: PLC0415
     from pipelines.notify.rule_file import load_rules  # noqa: PLC0415
     from pipelines.notify.run import notify as run  # noqa: PLC0415
     from pipelines.notify.run import plans  # noqa: PLC0415
@@ -50,8 +51,13 @@ def notify(
     with monitoring_notify(settings, [plan.name for plan in planned]) as monitor:
         say(f"telling {names} of {settings.kafka.topic}; Ctrl-C ends it")
         say_metrics(monitor.address)
-        report, report_outage = each(_say_done, monitor.metrics.notified), each(_warn_of_outage, monitor.turned)
-        run(settings, planned, stopping, report, report_outage, monitor.turned)
+        reports = Reports(
+            done=each(_say_done, monitor.metrics.notified),
+            outage=each(_warn_of_outage, monitor.turned),
+            failure=each(_warn_of_failure, monitor.failed),
+            turn=monitor.turned,
+        )
+        run(settings, planned, stopping, reports)
     say("ended; what was not delivered is delivered next time")
 
 
@@ -62,7 +68,18 @@ def _say_done(destination: str, done: "Tally") -> None:
     say(f"{destination}: {', '.join(parts)}")
     if done.dead_letters:
         warn(f"{destination}: {done.dead_letters:,} became dead letters, the last because of: {done.reason}")
+    for loss in done.losses:
+        warn(f"{destination}: {loss.sentence}")
 
 
 def _warn_of_outage(destination: str, error: "TransientError") -> None:
     warn(f"{destination}: {error}; nothing is lost, trying again")
+
+
+def _warn_of_failure(destination: str, error: BaseException) -> None:
+    from pipelines.notify.answers import described  # noqa: PLC0415
+
+    warn(
+        f"{destination}: a bug, please report it: {described(error)}; it begins again at its checkpoint, nothing is "
+        "lost. Restart the process: until then /healthz answers 503"
+    )

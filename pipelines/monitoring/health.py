@@ -13,6 +13,7 @@ class Health:
 
     def __init__(self, loops: Iterable[str], stalled_after_seconds: float, beside: Iterable[str] = ()) -> None:
         self._stalled_after = stalled_after_seconds
+        self._failed: set[str] = set()
         self._turned = dict.fromkeys(loops, monotonic())
         self._unready = dict.fromkeys(self._turned)
         self._beside = dict.fromkeys(beside, monotonic())
@@ -31,10 +32,15 @@ class Health:
         if loop in self._beside:
             self._beside[loop] = monotonic()
 
+    def failed(self, loop: str) -> None:
+        """Note that a bug ended a loop or a part of it; that it began again does not make the process well."""
+        self._failed.add(loop)
+
     def stalled(self) -> list[str]:
-        """Return a sentence for each loop that has not turned for too long."""
+        """Return a sentence for each loop that has not turned for too long, or failed once."""
         ages = {loop: monotonic() - turned for loop, turned in list(self._turned.items())}
-        return [f"{loop} has not turned for {age:.0f} s" for loop, age in ages.items() if age > self._stalled_after]
+        late = [f"{loop} has not turned for {age:.0f} s" for loop, age in ages.items() if age > self._stalled_after]
+        return late + [f"{loop} failed by a bug, which the log names: restart the process" for loop in self._failed]
 
     def stale(self) -> list[str]:
         """Return what an operator should see to and no restart would change: no ailment, but news.

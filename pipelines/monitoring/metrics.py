@@ -79,13 +79,23 @@ class LoopMetrics:
             "Turns that ended early, mostly because a service did not answer; nothing is lost, the loop tries again.",
             "loop",
         )
+        self._failures = book.counter(
+            "karmalake_loop_failures_total",
+            "Turns that ended by a bug, which the log names; the loop began again, and /healthz answers 503.",
+            "loop",
+        )
 
     def turned(self, loop: str, outage: "KarmalakeError | None") -> None:
         """Count a turn of a loop; `outage` is what ended it early."""
         self._turned.labels(loop).set_to_current_time()
         outages = self._outages.labels(loop)
+        self._failures.labels(loop)
         if outage is not None:
             outages.inc()
+
+    def failed(self, loop: str) -> None:
+        """Count a turn that a bug ended."""
+        self._failures.labels(loop).inc()
 
 
 class StreamMetrics:
@@ -261,6 +271,11 @@ class NotifyMetrics:
         self._malformed = book.counter(
             "karmalake_notify_malformed_records_total", "Records that are no events, passed over.", "destination"
         )
+        self._lost = book.counter(
+            "karmalake_notify_lost_records_total",
+            "Offsets that the topic no longer held when a destination was to read them.",
+            "destination",
+        )
         place = ("destination", "topic_partition")
         self._behind = book.gauge(
             "karmalake_notify_lag_records", "Records above what a destination's group has committed.", *place
@@ -276,6 +291,7 @@ class NotifyMetrics:
         self._delivered.labels(destination).inc(done.delivered)
         self._dead_letters.labels(destination).inc(done.dead_letters)
         self._malformed.labels(destination).inc(done.malformed)
+        self._lost.labels(destination).inc(sum(loss.lost for loss in done.losses))
 
     def behind(self, destination: str, lags: "tuple[Lag, ...]") -> None:
         """Show how far a destination is behind."""

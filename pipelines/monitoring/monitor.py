@@ -44,6 +44,11 @@ class Monitor(Generic[M]):
         self.metrics.loops.turned(loop, outage)
         self.health.turned(loop) if outage else self.health.succeeded(loop)
 
+    def failed(self, loop: str, error: BaseException) -> None:  # noqa: ARG002 - as a report of a loop has it
+        """Note that a bug ended a loop or a part of it, though it began again."""
+        self.metrics.loops.failed(loop)
+        self.health.failed(loop)
+
 
 @contextmanager
 def monitored(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
+from pipelines.errors import one_line
 from pipelines.notify.template import Event
 
 _FIRST_PAUSE_SECONDS = 0.5
@@ -48,12 +49,31 @@ class Transport(Protocol):
     """A way to a destination; used by one lane at a time."""
 
     def attempt(self, notification: Notification) -> Answer:
-        """Deliver once, within the destination's time limit; whatever goes wrong is an answer."""
+        """Deliver once, within the destination's time limit.
+
+        NEVER is for what no other attempt can change; LATER for the rest; `attempted` makes it of whatever is raised.
+        """
         ...
 
     def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+def attempted(transport: Transport, notification: Notification) -> Answer:
+    """Return the answer of one attempt: LATER, with the error, whatever was raised instead of one.
+
+    That is also what does not derive from Exception: a panic of a library in Rust, or an exit that it asks for.
+    """
+    try:
+        return transport.attempt(notification)
+    except BaseException as error:  # noqa: BLE001 - a lane that ends by an answer would deliver nothing any more
+        return Answer(Verdict.LATER, described(error))
+
+
+def described(error: BaseException) -> str:
+    """Return an error in one line: its class, and what it says."""
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def insist(attempt: Callable[[], Answer], attempts: int, stopping: threading.Event) -> Answer:

@@ -7,9 +7,11 @@ its share of what may be in flight is used up, for as long as it hangs, and no o
 A checkpoint is committed behind what was taken or is a dead letter, in order. A crash at any step delivers what lies
 above it again, under the same idempotency key; so does whoever is given a topic partition of ours. Nothing is
 missed, a user's notifications first arrive in order, and the receiver drops the copies by their key.
+Where the log begins and the checkpoints do not meet is `starts.py`.
 """
 
 import contextlib
+import logging
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -22,15 +24,15 @@ from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from pipelines.emit.clients import consumer, poll_as_member, translated
-from pipelines.emit.producer import Delivery as Sending
-from pipelines.emit.producer import delivering
-from pipelines.errors import TransientError
-from pipelines.notify.answers import Notification, Transport, Verdict
+from pipelines.emit.copies import CopyWriter, open_copies
+from pipelines.errors import KarmalakeError, TransientError
+from pipelines.notify.answers import Notification, Transport, Verdict, described
 from pipelines.notify.dead_letters import bury, dead_letters_of
 from pipelines.notify.events import understand
 from pipelines.notify.lanes import Delivery, Lanes
 from pipelines.notify.progress import Progress
 from pipelines.notify.rules import Destination, Rule
+from pipelines.notify.starts import Loss, begin_without_checkpoint, go_on_after_loss
 from pipelines.notify.template import Event, fill
 from pipelines.settings import Settings
 
@@ -43,7 +45,8 @@ _SESSION_MS = 10_000
 _METADATA_MS = 10_000
 """How long topic partitions that are new may be nobody's: who leads the group has to hear of them first."""
 _MOVED: tuple[type[Exception], ...] = (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError)
-
+_ENDS_THE_PROCESS = (KarmalakeError, KeyboardInterrupt, SystemExit, GeneratorExit)
+_LOG = logging.getLogger(__name__)
 
 _Move = Callable[[Progress], None]
 
@@ -58,6 +61,8 @@ class Tally:
     """Records that are no events."""
     reason: str = ""
     """Of the last dead letter."""
+    losses: tuple[Loss, ...] = ()
+    """What the topic no longer held when it was to be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,34 +81,39 @@ class Plan:
         return rule and Notification(event, rule.name, fill(rule.text, event))
 
 
-Report = Callable[[str, Tally], None]
-ReportOutage = Callable[[str, TransientError], None]
-ReportTurn = Callable[[str], None]
-"""Hears of each turn of a destination, whether it found anything to do or not."""
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """Who hears of what a destination does, by its name; called from the destinations' threads."""
+
+    done: Callable[[str, Tally], None]
+    outage: Callable[[str, TransientError], None]
+    """A service did not answer; it is tried again."""
+    failure: Callable[[str, BaseException], None]
+    """A bug: the destination begins again at its checkpoint, and its process is not healthy any more."""
+    turn: Callable[[str], None] = lambda _: None
+    """A turn ended, whether it found anything to do or not."""
 
 
-def serve(
-    plan: Plan,
-    settings: Settings,
-    stopping: threading.Event,
-    report: Report,
-    report_outage: ReportOutage,
-    report_turn: ReportTurn,
-) -> None:
+def serve(plan: Plan, settings: Settings, stopping: threading.Event, reports: Reports) -> None:
     """Deliver until `stopping` is set.
 
-    A broker that does not answer only delays: `report_outage` hears of it. Raises ConfigurationError for what another
-    try cannot mend.
+    A broker that does not answer only delays, and an error that nobody foresaw too: the others go on (`isolated`).
+    Raises ConfigurationError for what another try cannot fix.
     """
     while not stopping.is_set():
         try:
             with _opened(plan, settings) as branch:
                 while not stopping.is_set():
-                    _turn(branch, report)
-                    report_turn(plan.name)
+                    _turn(branch, reports.done)
+                    reports.turn(plan.name)
         except TransientError as error:
-            report_outage(plan.name, error)
-            stopping.wait(_RETRY_SECONDS)
+            reports.outage(plan.name, error)
+        except _ENDS_THE_PROCESS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - also a panic of a library in Rust
+            _LOG.warning("%s: %s", plan.name, described(error), exc_info=error)
+            reports.failure(plan.name, error)
+        stopping.wait(_RETRY_SECONDS)
 
 
 @dataclass(slots=True)
@@ -111,7 +121,7 @@ class _Branch:
     plan: Plan
     settings: Settings
     reader: Any
-    dead_letters: Sending
+    dead_letters: CopyWriter
     lanes: Lanes
     progress: Progress = field(default_factory=Progress)
     tally: Tally = field(default_factory=Tally)
@@ -120,7 +130,9 @@ class _Branch:
     committed_at: float = 0.0
 
 
-def _turn(branch: _Branch, report: Report) -> None:
+def _turn(branch: _Branch, report: Callable[[str, Tally], None]) -> None:
+    if branch.lanes.broken is not None:
+        raise RuntimeError(f"a lane ended: {branch.lanes.broken}")
     with translated(branch.settings.kafka, f"notifying {branch.plan.name}"):
         deliveries = _read(branch)
     for delivery in deliveries:
@@ -143,7 +155,7 @@ def _read(branch: _Branch) -> list[Delivery]:
     else:
         branch.reader.pause(*branch.reader.assignment())
         wait_ms = 0
-    polled = poll_as_member(branch.reader, wait_ms, max_records=max(1, room))
+    polled = _poll(branch, wait_ms, max(1, room))
     for _ in range(branch.moves.qsize()):
         branch.moves.get()(branch.progress)
     # The client may list and return what is not ours any more, or not yet by its own word: that does not count.
@@ -158,6 +170,17 @@ def _read(branch: _Branch) -> list[Delivery]:
         ours = [delivery for delivery in deliveries if delivery.record.partition == place.partition]
         branch.progress.read(place.partition, branch.reader.position(place), ours)
     return deliveries
+
+
+def _poll(branch: _Branch, wait_ms: int, most_records: int) -> dict[TopicPartition, list[Any]]:
+    """Poll; where the log and the checkpoints do not meet, the reader is placed, and nothing is returned."""
+    try:
+        return poll_as_member(branch.reader, wait_ms, most_records)
+    except kafka_errors.NoOffsetForPartitionError as error:
+        begin_without_checkpoint(branch.reader, error.args[0], branch.plan.destination.begin)
+    except kafka_errors.OffsetOutOfRangeError as error:
+        branch.tally.losses += go_on_after_loss(branch.reader, error.args[0])
+    return {}
 
 
 def _deliveries(branch: _Branch, records: Sequence[Any]) -> list[Delivery]:
@@ -179,7 +202,7 @@ def _settle(branch: _Branch, wait_seconds: float) -> None:
         elif answer.verdict is Verdict.NEVER:
             failed.append((delivery, answer.reason))
     if failed:
-        bury(dead_letters_of(branch.settings.kafka), branch.dead_letters, branch.plan.name, failed)
+        bury(branch.dead_letters, branch.plan.name, failed)
         for delivery, _ in failed:
             branch.progress.settle(delivery)
         branch.tally.dead_letters += len(failed)
@@ -208,14 +231,14 @@ def _opened(plan: Plan, settings: Settings) -> Generator[_Branch]:
     options = {
         "group_id": f"{settings.notify.group_id}.{plan.name}",
         "enable_auto_commit": False,
-        "auto_offset_reset": "latest" if plan.destination.begin == "now" else "earliest",
+        "auto_offset_reset": "none",  # `_poll` decides: the client takes an old checkpoint for none
         "isolation_level": "read_committed",
         "session_timeout_ms": _SESSION_MS,
         "metadata_max_age_ms": _METADATA_MS,
     }
     with (
         translated(kafka, f"notifying {plan.name}"),
-        delivering(dead_letters_of(kafka)) as dead_letters,
+        open_copies(dead_letters_of(kafka)) as dead_letters,
         consumer(kafka, **options) as reader,
     ):
         transports = [plan.open_transport() for _ in range(plan.destination.lanes)]

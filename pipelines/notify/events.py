@@ -2,14 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
 
 from pipelines.contract.decode import decode
-from pipelines.contract.schema import RECORD, TIMESTAMP
+from pipelines.contract.schema import RECORD
+from pipelines.contract.times import bus_times
 from pipelines.notify.template import Event
 from pipelines.settings import ContractSettings
+
+_TOLD = ("topic_partition", "offset", "event_id", "user_id", "action_type", "metadata")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +28,16 @@ class Understood:
 
 
 def understand(records: Sequence[Any], contract: ContractSettings) -> Understood:
-    """Decode ConsumerRecords of one topic."""
+    """Decode ConsumerRecords of one topic; what ingest makes a dead letter is malformed, and nothing else.
+
+    Raises what `decode` raises where a schema registry is needed.
+    """
     decoded = decode(_columns(records), contract)
     by_place = {(record.partition, record.offset): record for record in records}
-    rows = decoded.events.to_pylist()
-    events = tuple((by_place[row["topic_partition"], row["offset"]], _event(row)) for row in rows)
-    return Understood(events, len(decoded.rejected))
+    rows = decoded.events.select(_TOLD).to_pylist()
+    times = decoded.events["event_time"].cast(pa.int64()).to_pylist()
+    told = ((by_place[row["topic_partition"], row["offset"]], row, time) for row, time in zip(rows, times, strict=True))
+    return Understood(tuple((record, _event(row, time)) for record, row, time in told), len(decoded.rejected))
 
 
 def _columns(records: Sequence[Any]) -> pa.Table:
@@ -37,14 +46,26 @@ def _columns(records: Sequence[Any]) -> pa.Table:
         pa.array([record.topic for record in records], pa.string()),
         pa.array([record.partition for record in records], pa.int32()),
         pa.array([record.offset for record in records], pa.int64()),
-        pa.array([record.timestamp * 1_000 for record in records], pa.int64()).cast(TIMESTAMP),
+        bus_times([record.timestamp for record in records]),
         pa.array([record.key for record in records], pa.binary()),
         pa.array([record.value for record in records], pa.binary()),
-        pa.nulls(len(records), RECORD.field("headers").type),
+        pa.array([_headers(record) for record in records], RECORD.field("headers").type),
     ]
     return pa.table(columns, schema=RECORD)
 
 
-def _event(row: dict[str, Any]) -> Event:
-    time = row["event_time"].isoformat()
-    return Event(row["event_id"], row["user_id"], row["action_type"], time, dict(row["metadata"] or ()))
+def _headers(record: Any) -> list[dict[str, Any]]:
+    return [{"key": key, "value": value} for key, value in record.headers or ()]
+
+
+def _event(row: dict[str, Any], microseconds: int) -> Event:
+    metadata = dict(row["metadata"] or ())
+    return Event(row["event_id"], row["user_id"], row["action_type"], _iso(microseconds), metadata)
+
+
+def _iso(microseconds: int) -> str:
+    """Return microseconds since 1970 as ISO 8601 text, UTC; as a number what no calendar here reaches."""
+    try:
+        return (_EPOCH + timedelta(microseconds=microseconds)).isoformat()
+    except OverflowError:
+        return f"{microseconds} us since 1970"

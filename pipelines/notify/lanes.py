@@ -4,6 +4,7 @@ A lane that hangs holds up the users of that lane of that destination, and nobod
 who reads it hands deliveries over, and collects what became of them.
 """
 
+import contextlib
 import queue
 import threading
 import zlib
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from pipelines.notify.answers import Answer, Notification, Transport, Verdict, insist
+from pipelines.notify.answers import Answer, Notification, Transport, Verdict, attempted, described, insist
 
 _NOT_TRIED = Answer(Verdict.LATER, "was not tried")
 
@@ -33,6 +34,8 @@ class Lanes:
 
     def __init__(self, transports: Sequence[Transport], attempts: int) -> None:
         self.in_flight = 0
+        self.broken: str | None = None
+        """Why a lane ended that was not told to: what it was handed is never answered; new lanes are needed."""
         self._attempts = attempts
         self._stopping = threading.Event()
         self._answered: queue.SimpleQueue[tuple[Delivery, Answer]] = queue.SimpleQueue()
@@ -42,7 +45,7 @@ class Lanes:
     def hand(self, delivery: Delivery) -> None:
         """Let a delivery begin, after those of the same user that were handed over before."""
         self.in_flight += 1
-        user_id = delivery.notification.event.user_id.encode()
+        user_id = delivery.notification.event.user_id.encode("utf-8", "surrogatepass")
         self._queues[zlib.crc32(user_id) % len(self._queues)].put(delivery)
 
     def collect(self, wait_seconds: float) -> Iterator[tuple[Delivery, Answer]]:
@@ -67,14 +70,19 @@ class Lanes:
             thread.join(max(0.0, deadline - monotonic()))
 
     def _work(self, waiting: "queue.SimpleQueue[Delivery | None]", transport: Transport) -> None:
-        while (delivery := waiting.get()) is not None:
-            self._answered.put((delivery, self._deliver(delivery, transport)))
-        transport.close()
+        try:
+            while (delivery := waiting.get()) is not None:
+                self._answered.put((delivery, self._deliver(delivery, transport)))
+        except BaseException as error:  # noqa: BLE001 - an attempt cannot raise: a bug, which the branch is told of
+            self.broken = described(error)
+        finally:
+            with contextlib.suppress(BaseException):
+                transport.close()
 
     def _deliver(self, delivery: Delivery, transport: Transport) -> Answer:
         if delivery.withdrawn or self._stopping.is_set():
             return _NOT_TRIED
-        return insist(lambda: transport.attempt(delivery.notification), self._attempts, self._stopping)
+        return insist(lambda: attempted(transport, delivery.notification), self._attempts, self._stopping)
 
 
 def _start(work: Callable[..., None], *arguments: object) -> threading.Thread:

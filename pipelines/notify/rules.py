@@ -1,7 +1,7 @@
 """Who is told what: destinations and rules, as a rule file has them. Pure; reading the file is `rule_file.py`."""
 
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -40,13 +40,17 @@ class Webhook(Destination):
     secret_file: Path | None = None
     """The file that holds it; white space around it does not count."""
     request_seconds: float = Field(default=10.0, gt=0, le=3600)
-    """How long one request may wait for the receiver to connect, to take a piece or to answer with one."""
+    """How long one request may take in all, from connecting to the end of the answer."""
 
     @field_validator("url")
     @classmethod
     def _address(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # of a port that is no number
+            is_address = False
+        if not is_address:
             raise ValueError("must be an address like https://host/path")
         return url
 
@@ -135,7 +139,7 @@ class RuleFile(_Table):
 def _number(text: str) -> Decimal | None:
     try:
         number = Decimal(text)
-    except InvalidOperation:
+    except (ArithmeticError, ValueError):
         return None
     return number if number.is_finite() else None
 

@@ -8,11 +8,12 @@ import redis
 
 from pipelines.emit.topics import ensure_topic
 from pipelines.notify.answers import Transport
-from pipelines.notify.branch import Plan, Report, ReportOutage, ReportTurn, serve
+from pipelines.notify.branch import Plan, Reports, serve
 from pipelines.notify.dead_letters import dead_letters_of
 from pipelines.notify.redis_stream import StreamTransport
 from pipelines.notify.rules import RedisStream, RuleFile, Webhook
-from pipelines.notify.webhook import open_webhook, secret_of
+from pipelines.notify.signature import secret_of
+from pipelines.notify.webhook import check_address, open_webhook
 from pipelines.settings import Settings
 
 RedisClient = Callable[[], redis.Redis]
@@ -27,23 +28,15 @@ def plans(rules: RuleFile, most_in_flight: int, redis_client: RedisClient) -> li
     ]
 
 
-def notify(
-    settings: Settings,
-    planned: list[Plan],
-    stopping: threading.Event,
-    report: Report,
-    report_outage: ReportOutage,
-    report_turn: ReportTurn = lambda _: None,
-) -> None:
+def notify(settings: Settings, planned: list[Plan], stopping: threading.Event, reports: Reports) -> None:
     """Deliver to every destination until `stopping` is set.
 
-    Reports are called from the destinations' threads. What one of them cannot mend (ConfigurationError) ends them all
-    and is raised; so is TransientError if no broker answers at the start.
+    What no other try can fix (ConfigurationError) ends all of them and is raised; so is TransientError if no broker
+    answers at the start.
     """
     ensure_topic(dead_letters_of(settings.kafka))
     with ThreadPoolExecutor(len(planned), "notify") as threads:
-        reports = (report, report_outage, report_turn)
-        served = [threads.submit(serve, plan, settings, stopping, *reports) for plan in planned]
+        served = [threads.submit(serve, plan, settings, stopping, reports) for plan in planned]
         try:
             wait(served, return_when=FIRST_EXCEPTION)
         finally:
@@ -56,5 +49,6 @@ def _opener(destination: Webhook | RedisStream, redis_client: RedisClient) -> Ca
     if isinstance(destination, RedisStream):
         client = redis_client()
         return lambda: StreamTransport(destination, client)
+    check_address(destination)
     secret = secret_of(destination)
     return lambda: open_webhook(destination, secret)

@@ -9,7 +9,9 @@ from typing import cast
 
 import redis
 
+from pipelines.errors import one_line
 from pipelines.serving.keys import publication_key
+from pipelines.serving.refusals import foreign_content
 
 PUBLISHED = ("id", "lake_version", "as_of_us", "policy", "documents", "leaderboards", "published_at_us")
 """The fields of the last complete publication."""
@@ -62,15 +64,26 @@ class Held:
 
 
 def read_held(client: redis.Redis, prefix: str) -> Held:
-    """Return what the hash of bookkeeping says; all None and zero if there is none."""
-    fields = cast("dict[bytes, bytes]", client.hgetall(publication_key(prefix)))
-    texts = {name.decode(): value.decode() for name, value in fields.items()}
+    """Return what the hash of bookkeeping says; all None and zero if there is none.
+
+    Raises ConfigurationError for a hash that karmalake has not written.
+    """
+    key = publication_key(prefix)
+    fields = cast("dict[bytes, bytes]", client.hgetall(key))
+    try:
+        return _held({name.decode(): value.decode() for name, value in fields.items()})
+    except (KeyError, ValueError, OverflowError) as error:
+        what = f"holds fields that karmalake does not write ({type(error).__name__}: {one_line(error)})"
+        raise foreign_content(key.encode(), what) from None
+
+
+def _held(texts: dict[str, str]) -> Held:
     return Held(
         texts.get("id"),
         _stamp(texts, ""),
         int(texts.get("documents", 0)),
         tuple(filter(None, texts.get("leaderboards", "").split(","))),
-        int(texts.get("published_at_us", 0)),
+        _microseconds(texts.get("published_at_us", "0")),
         texts.get("next_id"),
         _stamp(texts, "next_"),
         int(texts.get("next_chunk", 0)),
@@ -80,4 +93,12 @@ def read_held(client: redis.Redis, prefix: str) -> Held:
 def _stamp(texts: dict[str, str], kind: str) -> Stamp | None:
     if f"{kind}id" not in texts:
         return None
-    return Stamp(int(texts[f"{kind}lake_version"]), int(texts[f"{kind}as_of_us"]), texts.get(f"{kind}policy", ""))
+    as_of_us = _microseconds(texts[f"{kind}as_of_us"])
+    return Stamp(int(texts[f"{kind}lake_version"]), as_of_us, texts.get(f"{kind}policy", ""))
+
+
+def _microseconds(text: str) -> int:
+    """Return microseconds since 1970; OverflowError for what no datetime can be."""
+    us = int(text)
+    utc_time(us)
+    return us

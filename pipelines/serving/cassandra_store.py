@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -39,12 +40,19 @@ try:
     from cassandra import AuthenticationFailed, ConsistencyLevel, DriverException, InvalidRequest, Unauthorized
     from cassandra.auth import PlainTextAuthProvider
     from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
+    from cassandra.connection import ConnectionBusy, ConnectionException, ProtocolError
     from cassandra.metadata import protect_name
     from cassandra.policies import DCAwareRoundRobinPolicy, TokenAwarePolicy
+    from cassandra.pool import NoConnectionsAvailable
+    from cassandra.protocol import ErrorMessage, RequestValidationException
     from cassandra.query import BatchStatement, dict_factory
 except ImportError:
     raise ConfigurationError("Cassandra needs a package more: pip install 'karmalake[cassandra]'") from None
 
+_UNANSWERED = (
+    DriverException, ErrorMessage, ConnectionException, ConnectionBusy, NoConnectionsAvailable, ProtocolError
+)  # fmt: skip
+"""The driver has no one base of its errors."""
 _BUCKETS = 256
 _CHUNK_DOCUMENTS = 100
 _CHUNK_BYTES = 256 * 1024
@@ -92,12 +100,12 @@ class CassandraStore:
         row = next(iter(self.run(_HELD, self.prefix)), {})
         return Held(
             row.get("id"),
-            _stamp(row, ""),
+            _stamp(self.prefix, row, ""),
             row.get("documents") or 0,
             (),
             row.get("published_at_us") or 0,
             row.get("next_id"),
-            _stamp(row, "next_"),
+            _stamp(self.prefix, row, "next_"),
             0,
         )
 
@@ -111,6 +119,8 @@ class CassandraStore:
         for _ in range(_ATTEMPTS):
             self.run(_FIRST, self.prefix)
             held, last = self.held(), self.run(_HELD, self.prefix)[0]["ticket"]
+            if last is None:
+                raise foreign_content(self.prefix, "has no ticket in the table publications")
             for other in (held.published, held.announced):
                 if other is not None and other.order > stamp.order:
                     raise FencedError(_refusal(self.prefix, stamp, other))
@@ -238,7 +248,7 @@ def _connect(settings: CassandraSettings) -> CassandraStore:
         settings.hosts,
         port=settings.port,
         auth_provider=PlainTextAuthProvider(settings.user, password) if settings.user else None,
-        ssl_context=ssl.create_default_context(cafile=str(settings.ssl_cafile)) if settings.ssl_cafile else None,
+        ssl_context=_ssl_context(settings.ssl_cafile) if settings.ssl_cafile else None,
         connect_timeout=settings.request_timeout_seconds,  # pyright: ignore[reportArgumentType] # any number of seconds
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         protocol_version=5,
@@ -249,6 +259,13 @@ def _connect(settings: CassandraSettings) -> CassandraStore:
         cluster.shutdown()
         raise
     return CassandraStore(session, settings.prefix, _preparing(session, settings.keyspace))
+
+
+def _ssl_context(cafile: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(cafile))
+    except OSError as error:  # that of ssl too
+        raise ConfigurationError(f"cassandra.ssl_cafile names {cafile}, which cannot be used: {error}") from None
 
 
 def _preparing(session: Any, keyspace: str) -> Callable[[str], Any]:
@@ -283,11 +300,11 @@ def _explained(settings: CassandraSettings, doing: str) -> Generator[None]:
         if any(isinstance(each, AuthenticationFailed) for each in _reasons(error)):
             raise ConfigurationError(f"{where} refused access: check cassandra.user and cassandra.password") from None
         raise TransientError(f"{where} did not answer while {doing}: check that it runs, or try again") from error
-    except (InvalidRequest, Unauthorized) as error:
+    except (InvalidRequest, RequestValidationException, Unauthorized) as error:
         raise ConfigurationError(
             f"{where} refused {doing}: {error}; is the keyspace there, and may we use it?"
         ) from error
-    except DriverException as error:
+    except _UNANSWERED as error:
         raise TransientError(f"{where} could not go on {doing}: {error}; try again") from error
 
 
@@ -318,10 +335,23 @@ def _applied(rows: list[dict[str, Any]]) -> bool:
     return bool(rows[0]["[applied]"])
 
 
-def _stamp(row: dict[str, Any], kind: str) -> Stamp | None:
+def _stamp(prefix: str, row: dict[str, Any], kind: str) -> Stamp | None:
     if row.get(f"{kind}id") is None:
         return None
-    return Stamp(row[f"{kind}lake_version"], row[f"{kind}as_of_us"], row.get(f"{kind}policy") or "")
+    stamp = Stamp(row[f"{kind}lake_version"], row[f"{kind}as_of_us"], row.get(f"{kind}policy") or "")
+    try:
+        _ = stamp.as_of, stamp.lake_version + 0
+    except (TypeError, OverflowError):
+        raise foreign_content(prefix, f"has no valid {kind}lake_version or {kind}as_of_us in publications") from None
+    return stamp
+
+
+def foreign_content(prefix: str, what: str) -> ConfigurationError:
+    """Return the error for a row under a prefix that karmalake has not written."""
+    return ConfigurationError(
+        f"a row of prefix {prefix} in Cassandra {what}: something else writes there. Find out what; delete the row of "
+        "this prefix in the table publications, and publish again: then everything is written"
+    )
 
 
 def _refusal(prefix: str, stamp: Stamp, newer: Stamp) -> str:

@@ -29,6 +29,7 @@ name them, under whatever prefix.
 """
 
 import re
+from collections.abc import Iterable
 
 _LEADERBOARD = "leaderboard."
 _VIEW = re.compile(rb"all_time|last_[0-9]+_days")
@@ -42,6 +43,11 @@ def document_prefix(prefix: str) -> str:
 def document_key(prefix: str, user_id: str) -> bytes:
     """Return the key of one user's document; a str that is no valid text names nobody, and is no error."""
     return document_prefix(prefix).encode() + user_member(user_id)
+
+
+def types_of(prefix: str, leaderboards: Iterable[str] = ()) -> dict[bytes, str]:
+    """Return the keys under a prefix that are not documents, each with its type; leaderboards by their views."""
+    return {publication_key(prefix).encode(): "hash"} | {leaderboard_key(prefix, view): "zset" for view in leaderboards}
 
 
 def user_member(user_id: str) -> bytes:

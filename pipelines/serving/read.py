@@ -10,18 +10,19 @@ Owns no data. Applications in other languages do the same with one GET; docs/red
 import contextlib
 import json
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, cast
 
 import redis
 
-from pipelines.errors import TransientError, UsageError
+from pipelines.errors import ConfigurationError, TransientError, UsageError
 from pipelines.serving.bookkeeping import Stamp, read_held, utc_time
 from pipelines.serving.client import connect, explained
-from pipelines.serving.keys import document_key, leaderboard_key, user_member
+from pipelines.serving.keys import document_key, leaderboard_key, types_of, user_member
+from pipelines.serving.refusals import foreign_content
 from pipelines.settings import CassandraSettings, RedisSettings, Settings, load_settings
 
 
@@ -60,10 +61,22 @@ def read_reputation(user_id: str, settings: Settings | None = None) -> dict[str,
         from pipelines.serving import cassandra_store  # noqa: PLC0415 - an optional extra
 
         document = cassandra_store.read_document(where, user_id)
-    else:
-        with _reading(where) as client:
-            document = cast("bytes | None", client.get(document_key(where.prefix, user_id)))
-    return None if document is None else json.loads(document)
+        return None if document is None else _parsed(document, partial(cassandra_store.foreign_content, where.prefix))
+    key = document_key(where.prefix, user_id)
+    with _reading(where, {key: "string"}) as client:
+        document = cast("bytes | None", client.get(key))
+    return None if document is None else _parsed(document, partial(foreign_content, key))
+
+
+def _parsed(document: bytes | str, foreign: Callable[[str], ConfigurationError]) -> dict[str, Any]:
+    """Return a document; `foreign` makes the error for one that karmalake has not written."""
+    try:
+        parsed = json.loads(document)
+    except (TypeError, ValueError, RecursionError):  # TypeError: of a server that answers GET with a number
+        raise foreign("holds no JSON, where karmalake publishes a user's document") from None
+    if not isinstance(parsed, dict):
+        raise foreign("holds JSON that is no object, where karmalake publishes a user's document")
+    return cast("dict[str, Any]", parsed)
 
 
 def published(settings: Settings | None = None) -> PublishedInfo | None:
@@ -77,7 +90,7 @@ def published(settings: Settings | None = None) -> PublishedInfo | None:
 
         held = cassandra_store.read_held(where)
     else:
-        with _reading(where) as client:
+        with _reading(where, types_of(where.prefix)) as client:
             held = read_held(client, where.prefix)
     if held.published is None:
         return None
@@ -96,11 +109,14 @@ def read_leaderboard(view: str, settings: Settings | None = None, top: int = 10,
     if top < 1 or offset < 0:
         raise UsageError(f"a leaderboard shows top >= 1 users after offset >= 0 others, not {top} after {offset}")
     redis_settings = _redis_settings(settings)
-    with _reading(redis_settings) as client:
+    with _reading(redis_settings, types_of(redis_settings.prefix, [view])) as client:
         key = _leaderboard(client, redis_settings.prefix, view)
         rows = cast("list[tuple[bytes, float]]", client.zrevrange(key, offset, offset + top - 1, withscores=True))
         first = _rank(client, key, rows[0][1]) if rows and offset else 1
-    return list(_ranked(rows, min(first, offset + 1), offset))  # never beyond its place, though somebody may write
+    try:
+        return list(_ranked(rows, min(first, offset + 1), offset))  # never beyond its place, though somebody may write
+    except UnicodeDecodeError:
+        raise foreign_content(key, "has a member that is no user_id, since it is not UTF-8") from None
 
 
 def read_rank(user_id: str, view: str, settings: Settings | None = None) -> int | None:
@@ -110,7 +126,7 @@ def read_rank(user_id: str, view: str, settings: Settings | None = None) -> int 
     Settings and errors as for `read_leaderboard`.
     """
     redis_settings = _redis_settings(settings)
-    with _reading(redis_settings) as client:
+    with _reading(redis_settings, types_of(redis_settings.prefix, [view])) as client:
         key = _leaderboard(client, redis_settings.prefix, view)
         score = client.zscore(key, user_member(user_id))
         return None if score is None else _rank(client, key, score)
@@ -140,10 +156,10 @@ def _ranked(rows: list[tuple[bytes, float]], first: int, offset: int) -> Iterato
 
 
 @contextlib.contextmanager
-def _reading(settings: RedisSettings) -> Generator[redis.Redis]:
+def _reading(settings: RedisSettings, types: Mapping[bytes, str]) -> Generator[redis.Redis]:
     client = _client(settings)  # pyright: ignore[reportArgumentType] # frozen, so pydantic makes it hashable
     try:
-        with explained(client, "reading"):
+        with explained(client, "reading", types):
             yield client
     except TransientError:
         _default_settings.cache_clear()  # the local cache may have come back on another port

@@ -12,7 +12,7 @@ import redis
 
 from pipelines.serving.bookkeeping import Stamp, read_held
 from pipelines.serving.client import connect, explained
-from pipelines.serving.keys import document_prefix, is_leaderboard, key_pattern, leaderboard_key
+from pipelines.serving.keys import document_prefix, is_leaderboard, key_pattern, leaderboard_key, types_of
 from pipelines.serving.leaderboards import placed, ranked_keys, removed
 from pipelines.serving.publication import Publication, begin, finish, remove, write
 from pipelines.settings import RedisSettings
@@ -112,7 +112,8 @@ class RedisWriting:
 @contextmanager
 def open_redis(settings: RedisSettings) -> Generator[RedisStore]:
     """Yield the store at the address of the settings."""
-    with connect(settings) as client, explained(client, "publishing"):
+    types = types_of(settings.prefix, settings.leaderboards)
+    with connect(settings) as client, explained(client, "publishing", types):
         yield RedisStore(client, settings.prefix, settings.leaderboards)
 
 

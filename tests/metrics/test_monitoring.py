@@ -111,6 +111,8 @@ BAD = {
     "karmalake_lag_advices": "1x45",
     'karmalake_loop_last_turn_timestamp_seconds{loop="refresh"}': "0x45",
     'karmalake_loop_outages_total{loop="ingest"}': "0+30x45",
+    'karmalake_loop_failures_total{loop="ops"}': "0+1x45",
+    'karmalake_notify_lost_records_total{destination="ops"}': "0+1x45",
     'up{job="karmalake"}': "0x45",
 }
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.monitoring.health import Health
-from pipelines.monitoring.metrics import RelayMetrics
+from pipelines.monitoring.metrics import NotifyMetrics, RelayMetrics
 from pipelines.monitoring.monitor import each, measuring, monitored
 from pipelines.settings import MetricsSettings, Settings
 from tests.metrics.scraping import scrape, status
@@ -48,6 +48,19 @@ def test_a_loop_that_does_not_turn_is_a_stall() -> None:
         assert (code, said.startswith("relay has not turned for ")) == (503, True)
         monitor.turned("relay")
         assert status(address, "/healthz")[0] == 200
+
+
+def test_a_loop_that_a_bug_ended_is_not_well() -> None:
+    """It began again and turns, but a part of it may be gone: the probe stays bad until the process is restarted."""
+    with monitored(NotifyMetrics(), ("ops", "app"), Settings(metrics=MetricsSettings(port=0))) as monitor:
+        address = str(monitor.address)
+        monitor.turned("ops")
+        monitor.failed("ops", RuntimeError("a lane ended"))
+        monitor.turned("ops")
+        said = "ops failed by a bug, which the log names: restart the process\n"
+        assert status(address, "/healthz") == (503, said)
+        assert scrape(address).value("karmalake_loop_failures_total", loop="ops") == 1
+        assert scrape(address).value("karmalake_loop_outages_total", loop="ops") == 0
 
 
 def _if(code: int, answer: tuple[int, str]) -> tuple[int, str] | None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from kafka.structs import TopicPartition
 
 from pipelines.emit.clients import consumer
-from pipelines.notify.branch import Tally
+from pipelines.notify.branch import Reports, Tally
 from pipelines.notify.rule_file import load_rules
 from pipelines.notify.run import notify, plans
+from pipelines.notify.starts import Loss
 from pipelines.serving.client import connect
 from pipelines.settings import Settings
 from tests.notify.receiver import SECRET
@@ -39,12 +40,18 @@ class Done:
 
     def __init__(self) -> None:
         self._tallies: list[tuple[str, Tally]] = []
+        self.failures: list[BaseException] = []
+        """Bugs, after which a destination begins again; who expects one takes it out."""
 
     def report(self, destination: str, tally: Tally) -> None:
         self._tallies.append((destination, tally))
 
     def delivered(self, destination: str) -> int:
         return sum(tally.delivered for name, tally in list(self._tallies) if name == destination)
+
+    @property
+    def losses(self) -> list[Loss]:
+        return [loss for _, tally in list(self._tallies) for loss in tally.losses]
 
     def malformed(self, destination: str) -> int:
         return sum(tally.malformed for name, tally in list(self._tallies) if name == destination)
@@ -56,11 +63,12 @@ def notifying(settings: Settings, rule_file: Path) -> Iterator[Done]:
     client = connect(settings.redis)
     planned = plans(load_rules(rule_file), settings.notify.max_in_flight, lambda: client)
     stopping, done = threading.Event(), Done()
-    failed: list[Exception] = []
+    failed: list[BaseException] = []
+    reports = Reports(done.report, lambda _, error: failed.append(error), lambda _, error: done.failures.append(error))
 
     def run() -> None:
         try:
-            notify(settings, planned, stopping, done.report, lambda _, error: failed.append(error))
+            notify(settings, planned, stopping, reports)
         except Exception as error:  # noqa: BLE001 # whatever it is, the test has to fail by it
             failed.append(error)
 
@@ -77,6 +85,7 @@ def notifying(settings: Settings, rule_file: Path) -> Iterator[Done]:
         client.close()
     assert not thread.is_alive()
     assert not failed, f"the notifier failed: {failed}"
+    assert not done.failures, f"a destination had to begin again: {done.failures}"
 
 
 def command(settings: Settings, rule_file: Path, *options: str) -> subprocess.Popen[str]:

@@ -4,20 +4,20 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
-from pipelines.errors import ConfigurationError
 from pipelines.notify.answers import TAKEN, Answer, Notification, Verdict, insist, pause_seconds
 from pipelines.notify.redis_stream import StreamTransport
 from pipelines.notify.rules import RedisStream, Webhook
 from pipelines.notify.template import Event
-from pipelines.notify.webhook import WebhookTransport, idempotency_key, meaning, open_webhook, secret_of
+from pipelines.notify.webhook import WebhookTransport, meaning, open_webhook
 from pipelines.serving.client import connect
-from pipelines.settings import Settings
+from pipelines.settings import RedisSettings, Settings
 from tests.notify.receiver import SECRET, Receiver
 from tests.services.ports import HOST, free_port
+from tests.services.redis_server import RedisServer
 
 EVENT = Event("e-1", "ada", "Rated", "2026-01-01T00:00:00+00:00", {"rating": "1", "wörd": "ü"})
 NOTIFICATION = Notification(EVENT, "low", "ada got 1")
@@ -72,7 +72,7 @@ def test_nobody_there_and_no_answer_are_tried_again(receiver: Receiver) -> None:
     """A refused connection and a request over its time limit are nobody's final word."""
     assert _attempt(f"http://{HOST}:{free_port()}/").verdict is Verdict.LATER
     receiver.answer = receiver.hang
-    assert _attempt(receiver.url, 0.2) == Answer(Verdict.LATER, "no answer within 0.2 s")
+    assert _attempt(receiver.url, 0.2) == Answer(Verdict.LATER, "no complete answer within 0.2 s")
 
 
 def test_a_retry_has_the_same_key(receiver: Receiver) -> None:
@@ -118,27 +118,6 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert meaning(503, None).after_seconds is None
 
 
-def test_any_event_id_can_be_a_key() -> None:
-    """A UUID stays as it is; what a header cannot hold is percent-encoded, and two ids never become one key."""
-    assert idempotency_key("ride-1/rated") == "ride-1/rated"
-    assert idempotency_key("ü\n%") == "%C3%BC%0A%25"
-
-
-def test_a_secret_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rule file holds none; without one nothing is sent."""
-    monkeypatch.setenv("HOOK", "s3cret")
-    from_environment = Webhook(kind="webhook", url="http://h/", secret_env="HOOK")  # noqa: S106
-    assert secret_of(from_environment) == b"s3cret"
-    monkeypatch.delenv("HOOK")
-    with pytest.raises(ConfigurationError, match="is empty: put it into HOOK"):
-        secret_of(from_environment)
-    from_file = Webhook(kind="webhook", url="http://h/", secret_file=tmp_path / "secret")
-    with pytest.raises(ConfigurationError, match="cannot be read"):
-        secret_of(from_file)
-    (tmp_path / "secret").write_text("s3cret\n")
-    assert secret_of(from_file) == b"s3cret"
-
-
 def test_a_stream_gets_an_entry(settings: Settings) -> None:
     """Every field is text, and the event_id tells a copy."""
     client = connect(settings.redis)
@@ -154,5 +133,23 @@ def test_a_stream_gets_an_entry(settings: Settings) -> None:
     }
     client.set(f"{key}.text", "no stream")
     wrong = StreamTransport(RedisStream(kind="redis_stream", key=f"{key}.text"), client)
-    assert wrong.attempt(NOTIFICATION).verdict is Verdict.NEVER
+    answer = wrong.attempt(NOTIFICATION)
+    assert answer.verdict is Verdict.LATER
+    assert answer.reason.startswith(f"the Redis key {key}.text is a string, not a stream: give the destination another")
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "directives", [{"min-replicas-to-write": 1}, {"maxmemory": 1, "maxmemory-policy": "noeviction"}]
+)
+def test_what_redis_refuses_now_it_may_take_later(redis_server: RedisServer, directives: dict[str, int | str]) -> None:
+    """Full, or without its replicas: no reason to give a notification up at once."""
+    client = connect(RedisSettings(url=SecretStr(redis_server.url())))
+    for name, value in directives.items():
+        client.config_set(name, value)
+    transport = StreamTransport(RedisStream(kind="redis_stream", key="told"), client)
+    assert transport.attempt(NOTIFICATION).verdict is Verdict.LATER
+    for name in directives:
+        client.config_set(name, "noeviction" if name.endswith("policy") else 0)
+    assert transport.attempt(NOTIFICATION) == TAKEN
     client.close()

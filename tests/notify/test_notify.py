@@ -14,7 +14,9 @@ from pipelines.emit.clients import consumer, producer
 from pipelines.emit.producer import Record
 from pipelines.emit.topics import ensure_topic
 from pipelines.notify import branch as branch_module
+from pipelines.notify.answers import Answer, Transport
 from pipelines.notify.dead_letters import dead_letters_of
+from pipelines.notify.lanes import Delivery, Lanes
 from pipelines.serving.client import connect
 from pipelines.settings import Settings
 from tests.draining import drain_all, query, send, valid_records
@@ -86,6 +88,49 @@ def test_what_fails_for_good_becomes_a_dead_letter_and_blocks_nothing(
     assert {headers["karmalake.notify.destination"] for headers in letters.values()} == {b"ops"}
     drain_all(bus)
     assert query(bus, "SELECT count(*) FROM dead_letters") == [(2,)]
+
+
+def test_a_dead_letter_too_large_for_its_topic_is_cut(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules
+) -> None:
+    """Record and reason together exceed what the topic takes: the copy says where the whole is, and blocks nothing."""
+    receiver.answer = lambda request: {"e-0": 422}.get(request.key, 204)
+    large, *others = valid_records(range(20))
+    send(bus, [large._replace(headers=[("note", b"x" * 1_048_350)]), *others])
+    with notifying(bus, write_rules(webhook("ops", receiver.url))):
+        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 60)
+    assert set(receiver.keys) == _ids(range(20))
+    [letter] = _dead_letters(bus, 1)
+    headers = dict(letter.headers)
+    assert (letter.value, "note" in headers, headers["karmalake.headers_left_out"]) == (large.value, False, b"1")
+    assert headers["karmalake.notify.reason"] == b"HTTP 422"
+    assert {"karmalake.notify.topic_partition", "karmalake.notify.offset"} <= headers.keys()
+
+
+def test_a_destination_that_a_bug_ends_begins_again(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lane that dies is noticed, what it was handed is told, and no other destination hears of it (`isolated`)."""
+    deliver, broken = Lanes._deliver, threading.Event()
+
+    def breaks_once(lanes: Lanes, delivery: Delivery, transport: Transport) -> Answer:
+        if delivery.notification.rule == "ops" and not broken.is_set():
+            broken.set()
+            raise SystemExit
+        return deliver(lanes, delivery, transport)
+
+    monkeypatch.setattr(Lanes, "_deliver", breaks_once)
+    send(bus, valid_records(range(40)))
+    with Receiver() as other:
+        rules = write_rules(webhook("ops", receiver.url), webhook("app", other.url))
+        with notifying(bus, rules) as done:
+            wait_for("the checkpoints to be at the end", lambda: lag(bus, "ops") + lag(bus, "app") == 0, 60)
+            [failure] = done.failures
+            done.failures.clear()
+        assert other.keys == list(dict.fromkeys(other.keys))
+        assert set(receiver.keys) == set(other.keys) == _ids(range(40))
+    assert str(failure) == "a lane ended: SystemExit: "
+    assert _first_arrivals_by_user(receiver.keys) == _in_order(40)
 
 
 def test_what_no_client_can_read_holds_nobody_up(

@@ -5,6 +5,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from base64 import b64encode
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,7 +50,7 @@ def test_the_rule_file_of_the_page_is_one() -> None:
 def test_the_receiver_of_the_page_knows_a_genuine_request(receiver: Receiver) -> None:
     """It accepts what is signed, and nothing that was changed or kept for later."""
     names: dict[str, Any] = {}
-    exec(_blocks("python")[0], names)  # noqa: S102 # our own page
+    exec(_blocks("python")[1], names)  # noqa: S102 # our own page
     transport = open_webhook(Webhook(kind="webhook", url=receiver.url, secret_env="S"), SECRET.encode())  # noqa: S106
     transport.attempt(Notification(Event("e-1", "ada", "Rated", "", {}), "low", "ada"))
     transport.close()
@@ -61,10 +62,28 @@ def test_the_receiver_of_the_page_knows_a_genuine_request(receiver: Receiver) ->
     assert not is_genuine(secret, request.headers | {"Karmalake-Timestamp": "1"}, request.body)
 
 
+def test_the_library_of_the_page_knows_a_genuine_request(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a secret in the form that the page gives; what was changed, or is no request of ours, is None."""
+    names: dict[str, Any] = {}
+    exec(_blocks("python")[0], names)  # noqa: S102 # our own page
+    secret = "whsec_" + b64encode(bytes(range(32))).decode()
+    monkeypatch.setenv("OPS_WEBHOOK_SECRET", secret)
+    transport = open_webhook(Webhook(kind="webhook", url=receiver.url, secret_env="S"), secret.encode())  # noqa: S106
+    transport.attempt(Notification(Event("e.1 ", "ada", "Rated", "", {}), "low", "ada"))
+    transport.close()
+    (request,) = receiver.requests
+    verified = names["verified"]
+    assert verified(request.headers, request.body) == request.said
+    assert verified(request.headers, request.body + b" ") is None
+    for changed in ({"webhook-id": "e.1"}, {"webhook-timestamp": "1"}, {"webhook-signature": "?"}):
+        assert verified(request.headers | changed, request.body) is None
+    assert verified({}, request.body) is None
+
+
 @pytest.mark.jvm
 def test_the_branch_of_the_page_runs(bus: Settings, tmp_path: Path) -> None:
     """Copies count once, what is no event is passed over, and it takes up where it was ended."""
-    code = _blocks("python")[1]
+    code = _blocks("python")[2]
     assert sum(map(bool, map(str.strip, code.splitlines()))) <= 30
     send(bus, [*_ratings(0, 5), *_ratings(3, 8), *valid_records(range(3)), Record(b"k", b"\xff"), Record(b"k", None)])
     _run_until(8, code, bus, tmp_path)

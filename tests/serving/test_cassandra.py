@@ -161,6 +161,42 @@ def test_the_whole_way(settings: Settings, store: CassandraSettings) -> None:
         read_leaderboard("all_time", bus)
 
 
+@pytest.mark.parametrize("document", ["7", "{", "[" * 50_000, ""])
+def test_what_is_no_document_is_said(settings: Settings, store: CassandraSettings, document: str) -> None:
+    """Something else wrote there: a sentence, not a traceback."""
+    bus = settings.model_copy(update={"cassandra": store})
+    with open_cassandra(store) as opened:
+        opened.run(cassandra_store._SET, store.prefix, cassandra_store._bucket(b"ann"), b"ann", document)
+    with pytest.raises(ConfigurationError, match=f"a row of prefix {store.prefix} in Cassandra holds .*publish again"):
+        read_reputation("ann", bus)
+
+
+@pytest.mark.parametrize("assignments", ["id = 'x'", "id = 'x', lake_version = 1, as_of_us = 9223372036854775807"])
+def test_bookkeeping_that_is_not_ours_is_said(
+    settings: Settings, store: CassandraSettings, tmp_path: Path, assignments: str
+) -> None:
+    """A reader and a publisher say the same; the row deleted, the next publication is a full one."""
+    bus = settings.model_copy(update={"cassandra": store})
+    where = f"{{keyspace}}.publications SET {assignments} WHERE prefix = ?"
+    with open_cassandra(store) as opened:
+        opened.run(f"UPDATE {where}", store.prefix)
+        for act in (lambda: published(bus), lambda: publish(always(documents(ann=1)), stamp(1), store, tmp_path)):
+            with pytest.raises(ConfigurationError, match="has no valid lake_version or as_of_us"):
+                act()
+        opened.run("DELETE FROM {keyspace}.publications WHERE prefix = ?", store.prefix)
+    assert publish(always(documents(ann=1)), stamp(1), store, tmp_path).full
+
+
+def test_an_authority_that_cannot_be_read_is_named(store: CassandraSettings, tmp_path: Path) -> None:
+    """A file that is not there, or holds no certificate."""
+    file = tmp_path / "ca.pem"
+    secured = store.model_copy(update={"ssl_cafile": file})
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=r"cassandra.ssl_cafile names .*ca.pem, which cannot be used"):
+            publish(always(documents(ann=1)), stamp(1), secured, tmp_path)
+        file.write_text("no certificate")
+
+
 def test_errors_say_what_to_do(store: CassandraSettings, tmp_path: Path) -> None:
     """No node, no keyspace, and leaderboards that nobody could keep; no password is shown."""
     nobody = CassandraSettings(hosts=(HOST,), port=free_port(), user="u", password="secret", request_timeout_seconds=2)  # type: ignore[arg-type] # noqa: S106

@@ -124,16 +124,14 @@ def test_no_redis_says_what_to_do() -> None:
         f"http://u:{QUOTED}@h:1/0",
         f"redis://u:{PASSWORD}@h/0",
         f"redis://u:{QUOTED}@h:port/0",
-        f"redis://u:{QUOTED}@h/0?socket_timeout=x",
-        f"redis://u:{QUOTED}@h/0?sokket_timeout=1",
     ],
 )
 def test_an_unreadable_address_is_refused_without_showing_it(url: str) -> None:
-    """Another scheme, a port or option that is none, an unescaped password: a sentence without the address."""
+    """Another scheme, a port that is none, an unescaped password: a sentence without the address."""
     with pytest.raises(ConfigurationError, match="must look like redis://") as caught:
         connect(RedisSettings(url=SecretStr(url)))
     assert "s3cret" not in str(caught.value)
-    assert caught.value.__suppress_context__
+    assert caught.value.__context__ is None
 
 
 def test_a_wrong_password_is_refused_without_showing_it(user: Callable[..., Settings], tmp_path: Path) -> None:
@@ -214,7 +212,7 @@ def test_a_cluster_is_refused(private_valkey: Callable[..., PrivateValkey], tmp_
     """Redis Cluster is not supported, and the error says so."""
     server = private_valkey("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     server.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
-    with pytest.raises((ConfigurationError, TransientError), match=r"no cluster|CLUSTERDOWN"):
+    with pytest.raises(ConfigurationError, match="Redis Cluster, which karmalake does not support"):
         publish(always(documents(ann=1, bob=2)), stamp(1), server.settings, tmp_path / "state")
 
 

@@ -1,0 +1,150 @@
+"""Where a destination begins, on a real Apache Kafka: once at the end of the topic, and never behind what it holds."""
+
+from typing import Any
+
+import pytest
+from kafka.structs import OffsetAndMetadata, TopicPartition
+
+from pipelines.emit.clients import admin_client, consumer
+from pipelines.emit.producer import Record
+from pipelines.notify.starts import begin_without_checkpoint, go_on_after_loss
+from pipelines.settings import Settings
+from tests.draining import send, valid_records
+from tests.metrics.scraping import address_said, becomes
+from tests.notify.conftest import WriteRules
+from tests.notify.notifiers import checkpoints, command, lag, notifying, webhook
+from tests.notify.receiver import Receiver
+from tests.services.waiting import wait_for
+
+pytestmark = pytest.mark.jvm
+
+
+def _begins_now(receiver: Receiver) -> str:
+    return webhook("ops", receiver.url).replace('begin = "earliest"', "")
+
+
+def _delete_up_to(bus: Settings, offsets: dict[int, int]) -> None:
+    """Let retention take the records below these offsets, by topic partition."""
+    with admin_client(bus.kafka) as admin:
+        admin.delete_records({TopicPartition(bus.kafka.topic, number): at for number, at in offsets.items()})
+
+
+def _one_partition(records: list[Record]) -> list[Record]:
+    return [record._replace(topic_partition=0) for record in records]
+
+
+@pytest.mark.parametrize("begin", ["now", "earliest"])
+def test_what_retention_left_is_told_and_what_it_took_is_reported(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules, begin: str
+) -> None:
+    """A checkpoint that the log has left: reading goes on at the log's start, wherever a new group would begin."""
+    rules = write_rules(webhook("ops", receiver.url).replace('"earliest"', f'"{begin}"'))
+    with notifying(bus, rules):
+        wait_for("the first checkpoint", lambda: checkpoints(bus, "ops")[0] == 0, 60)
+        send(bus, _one_partition(valid_records(range(20))))
+        wait_for("the first twenty", lambda: checkpoints(bus, "ops")[0] == 20, 60)
+    send(bus, _one_partition(valid_records(range(20, 200))))
+    _delete_up_to(bus, {0: 50})
+    with notifying(bus, rules) as done:
+        wait_for("the rest", lambda: lag(bus, "ops") == 0 and checkpoints(bus, "ops")[0] == 200, 60)
+        wait_for("the report", lambda: done.losses)
+    assert set(receiver.keys[:20]) == {f"e-{number}" for number in range(20)}
+    assert set(receiver.keys[20:]) == {f"e-{number}" for number in range(50, 200)}
+    [loss] = done.losses
+    assert loss.lost == 30
+    assert f"30 records of {bus.kafka.topic}-0 (offsets 20 to 49) were deleted" in loss.sentence
+
+
+def test_a_checkpoint_above_the_end_of_the_log_skips_nothing(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules
+) -> None:
+    """The log lost its end: all that it holds is told, and that is said."""
+    send(bus, _one_partition(valid_records(range(10))))
+    place = TopicPartition(bus.kafka.topic, 0)
+    with consumer(bus.kafka, group_id=f"{bus.notify.group_id}.ops", enable_auto_commit=False) as reader:
+        reader.commit({place: OffsetAndMetadata(500, "", -1)})
+    with notifying(bus, write_rules(_begins_now(receiver))) as done:
+        wait_for("what there is", lambda: checkpoints(bus, "ops")[0] == 10, 60)
+        wait_for("the report", lambda: done.losses)
+    assert set(receiver.keys) == {f"e-{number}" for number in range(10)}
+    [loss] = done.losses
+    assert loss.sentence.startswith(f"{bus.kafka.topic}-0 has no offset 500 any more")
+
+
+def test_a_topic_partition_that_is_added_is_read_from_its_start(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules
+) -> None:
+    """Also by a destination that began at the end of the topic: the first events in it are told."""
+    rules = write_rules(_begins_now(receiver))
+    with notifying(bus, rules):
+        wait_for("the first checkpoints", lambda: set(checkpoints(bus, "ops").values()) == {0}, 60)
+    grown = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"partitions": 5})})
+    with admin_client(bus.kafka) as admin:
+        admin.create_partitions({bus.kafka.topic: 5})
+    send(grown, [record._replace(topic_partition=4) for record in valid_records(range(10))])
+    with notifying(grown, rules):
+        wait_for("what came before it was known", lambda: checkpoints(grown, "ops")[4] == 10, 60)
+    assert set(receiver.keys) == {f"e-{number}" for number in range(10)}
+
+
+def test_a_new_destination_has_a_checkpoint_everywhere_at_once(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules
+) -> None:
+    """Two notifiers that start together do not take each other's first checkpoint for a group that was there before."""
+    send(bus, valid_records(range(40)))
+    rules = write_rules(_begins_now(receiver))
+    with notifying(bus, rules), notifying(bus, rules):
+        wait_for("the checkpoints of the beginning", lambda: lag(bus, "ops") == 0, 60)
+        send(bus, valid_records(range(40, 50)))
+        wait_for("what came since", lambda: len(set(receiver.keys)) == 10 and lag(bus, "ops") == 0, 60)
+    assert set(receiver.keys) == {f"e-{number}" for number in range(40, 50)}
+
+
+def test_what_was_lost_shows(bus: Settings, receiver: Receiver, write_rules: WriteRules) -> None:
+    """The command warns with topic partition and offsets, and counts it in a metric."""
+    rules = write_rules(webhook("ops", receiver.url))
+    with notifying(bus, rules):
+        wait_for("the first checkpoint", lambda: checkpoints(bus, "ops")[0] == 0, 60)
+    send(bus, _one_partition(valid_records(range(10))))
+    _delete_up_to(bus, {0: 4})
+    with command(bus, rules, "--metrics-port", "0") as notifier:
+        address = address_said(notifier)
+        becomes(address, 4, "karmalake_notify_lost_records_total", destination="ops")
+        becomes(address, 6, "karmalake_notify_deliveries_total", destination="ops")
+        notifier.terminate()
+        output, _ = notifier.communicate(timeout=30)
+    assert f"ops: 4 records of {bus.kafka.topic}-0 (offsets 0 to 3) were deleted by the topic's" in " ".join(
+        output.split()
+    )
+
+
+class _Reader:
+    """A reader that was assigned something else meanwhile."""
+
+    def __init__(self) -> None:
+        self.sought: dict[TopicPartition, int] = {}
+
+    def assignment(self) -> set[TopicPartition]:
+        return {TopicPartition("t", 1)}
+
+    def beginning_offsets(self, places: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(places, 5)
+
+    def partitions_for_topic(self, _: str) -> set[int]:
+        return {0, 1}
+
+    def committed(self, _: TopicPartition) -> int:
+        return 9
+
+    def seek(self, place: TopicPartition, at: int) -> None:
+        self.sought[place] = at
+
+
+def test_only_what_is_still_ours_is_placed() -> None:
+    """A rebalance may have come between the refusal and the remedy."""
+    reader: Any = _Reader()
+    begin_without_checkpoint(reader, {TopicPartition("t", 0), TopicPartition("t", 1)}, "now")
+    assert reader.sought == {TopicPartition("t", 1): 5}
+    losses = go_on_after_loss(reader, {TopicPartition("t", 1): 3, TopicPartition("t", 0): 8})
+    assert [loss.lost for loss in losses] == [2, 0]
+    assert "lost its end, or the topic was created again" in losses[1].sentence
