@@ -10,7 +10,6 @@ import pytest
 
 from pipelines.audit import audit
 from pipelines.cli import main
-from pipelines.cli.output import visible
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.emit.producer import Record
@@ -22,6 +21,7 @@ from pipelines.serving.keys import key_pattern
 from pipelines.serving.read import read_rank, read_reputation
 from pipelines.settings import Settings
 from pipelines.verify import verify
+from pipelines.visible import visible
 from tests.draining import NOON, drain_all, query, send, with_ingest
 
 HOSTILE = [

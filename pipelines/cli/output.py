@@ -24,24 +24,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.visible import STEERING, visible, visible_lines
+
 _STRIDE = 1_000
 T = TypeVar("T")
 
-_STEERING = (
-    *range(0x20),
-    *range(0x7F, 0xA0),
-    0x61C,
-    *range(0x200E, 0x2010),
-    *range(0x2028, 0x202F),
-    *range(0x2066, 0x2070),
-    0xFEFF,
-    *range(0xD800, 0xE000),
-)
-"""The control characters of C0 and C1, line and paragraph separators, what turns the direction, the byte order mark,
-which is invisible, and surrogates, which no output can hold."""
-_SHOWN_AS = {code: repr(chr(code))[1:-1] for code in _STEERING}
-_SHOWN_AS_BUT_LINES = {code: text for code, text in _SHOWN_AS.items() if chr(code) != "\n"}
-_SHOWN_IN_JSON = {code: f"\\u{code:04x}" for code in _STEERING if chr(code) != "\n"}
+_SHOWN_IN_JSON = {code: f"\\u{code:04x}" for code in STEERING if chr(code) != "\n"}
 _VERDICTS = {True: ("ok", "green"), False: ("FAILED", "bold red"), None: ("not checked", "yellow")}
 _VERDICT_WIDTH = max(len(text) for text, _ in _VERDICTS.values())
 
@@ -49,31 +37,26 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def visible(text: str) -> str:
-    """Return a text of somebody else's as one line that does nothing to a terminal."""
-    return text.translate(_SHOWN_AS)
-
-
 def say(text: str) -> None:
     """Print a line of ours; square brackets in it are text."""
-    out.print(Text(_calm(text)))
+    out.print(Text(visible_lines(text)))
 
 
 def say_title(text: str) -> None:
     """Print the title of what follows."""
-    out.print(Text("\n" + _calm(text), style="bold"))
+    out.print(Text("\n" + visible_lines(text), style="bold"))
 
 
 def say_note(text: str) -> None:
     """Print a line that explains the one before."""
-    out.print(Text(_calm(text), style="dim"))
+    out.print(Text(visible_lines(text), style="dim"))
 
 
 def say_verdict(text: str, note: str, *, passed: bool | None) -> None:
     """Print what was checked, a note on it, and how it ended; None if it could not be checked."""
     mark, style = _VERDICTS[passed]
-    line = Text(f"{mark:{_VERDICT_WIDTH}} ", style=style).append(_calm(text), style="not bold default")
-    out.print(line.append(f" ({_calm(note)})", style="not bold default dim") if note else line)
+    line = Text(f"{mark:{_VERDICT_WIDTH}} ", style=style).append(visible_lines(text), style="not bold default")
+    out.print(line.append(f" ({visible_lines(note)})", style="not bold default dim") if note else line)
 
 
 def say_json(document: object, indent: int | None = 2) -> None:
@@ -89,10 +72,9 @@ def say_file(path: Path, *, is_json: bool = False) -> None:
             shutil.copyfileobj(file, sys.stdout.buffer)
         sys.stdout.buffer.flush()
         return
-    shown_as = _SHOWN_IN_JSON if is_json else _SHOWN_AS_BUT_LINES
     with path.open(encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         for line in file:
-            sys.stdout.write(line.translate(shown_as))
+            sys.stdout.write(line.translate(_SHOWN_IN_JSON) if is_json else visible_lines(line))
     sys.stdout.flush()
 
 
@@ -103,7 +85,7 @@ def on_terminal() -> bool:
 
 def fail(text: str, page: str | None = None) -> None:
     """Print an error for a person, and the page that says more."""
-    err.print(Text("error: ", style="bold red").append(Text(_calm(text), style="not bold default")))
+    err.print(Text("error: ", style="bold red").append(Text(visible_lines(text), style="not bold default")))
     if page is not None:
         err.print(Text(f"       see {page}", style="dim"))
 
@@ -116,7 +98,7 @@ def say_metrics(address: str | None) -> None:
 
 def warn(text: str) -> None:
     """Print a warning for a person."""
-    err.print(Text("warning: ", style="bold yellow").append(Text(_calm(text), style="not bold default")))
+    err.print(Text("warning: ", style="bold yellow").append(Text(visible_lines(text), style="not bold default")))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -139,7 +121,7 @@ def facts(pairs: Iterable[tuple[str, object]]) -> None:
     drawn.add_column(style="dim")
     drawn.add_column(justify="right" if _numeric(value for _, value in pairs) else "left", overflow="fold")
     for name, value in pairs:
-        drawn.add_row(Text(visible(name)), Text(_calm(value) if isinstance(value, str) else _shown(value)))
+        drawn.add_row(Text(visible(name)), Text(visible_lines(value) if isinstance(value, str) else _shown(value)))
     out.print(drawn)
 
 
@@ -200,7 +182,7 @@ class _VisibleLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         head = visible(f"{record.levelname} {record.name}: {record.getMessage()}")
-        return head if record.exc_info is None else f"{head}\n{_calm(self.formatException(record.exc_info))}"
+        return head if record.exc_info is None else f"{head}\n{visible_lines(self.formatException(record.exc_info))}"
 
 
 def quiet_libraries() -> None:
@@ -215,12 +197,7 @@ def quiet_libraries() -> None:
 
 def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print what was raised by mistake, as Python does, with whatever is quoted in it made visible."""
-    sys.stderr.write(_calm("".join(traceback.format_exception(kind, error, trace))))
-
-
-def _calm(text: str) -> str:
-    """Return a text of ours, which may have several lines, with whatever is quoted in it made visible."""
-    return text.translate(_SHOWN_AS_BUT_LINES)
+    sys.stderr.write(visible_lines("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _numeric(values: Iterable[object]) -> bool:

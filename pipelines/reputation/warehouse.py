@@ -4,7 +4,9 @@ Owns opening and asking; what is in a warehouse is `derive.py`. A warehouse is a
 blocks the pipeline nor changes under the reader, however many newer ones are published meanwhile.
 """
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
@@ -34,6 +36,8 @@ from pipelines.settings import load_settings
 # The lake's files never change: where their parts are is read once.
 _SETTINGS = "SET parquet_metadata_cache = true"
 _SESSION = "USE warehouse"
+_INTERRUPT_SECONDS = 0.1
+"""After the first interruption: the next statement of what is asked would run without a limit."""
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 AnyPolicy = Policy | str | Path
 """A policy, the name of a shipped one, or the path of a policy file."""
@@ -212,6 +216,27 @@ class Warehouse:
         connection = self._connection.cursor()
         connection.execute(_SESSION)
         return Warehouse(self.path, connection, self._access)
+
+    @contextmanager
+    def limited(self, seconds: float) -> Generator[None]:
+        """Interrupt what is asked within the block once so many seconds are over. Raises UsageError then."""
+        done = threading.Event()
+
+        def interrupt() -> None:
+            pause = seconds
+            while not done.wait(pause):
+                self._connection.interrupt()
+                pause = _INTERRUPT_SECONDS
+
+        watching = threading.Thread(target=interrupt, daemon=True)
+        watching.start()
+        try:
+            yield
+        except duckdb.InterruptException:
+            raise UsageError(f"no answer within {seconds:,.0f} s, so the query was ended: ask for less") from None
+        finally:
+            done.set()
+            watching.join()
 
     def relation(self, query: str, params: Parameters = None) -> duckdb.DuckDBPyRelation:
         """Return a query as a lazy DuckDB relation. Values belong into `params` (`?` or `$name`).

@@ -79,7 +79,7 @@ REACHING = [
     "FROM parquet_metadata('{secret}')",
     "FROM glob('{folder}/*')",
     "FROM glob('/**')",
-    "FROM read_text('{lake}/../../../{secret_name}')",
+    "FROM read_text('{lake}/../../../secret.csv')",
     "FROM read_parquet('{folder}/lake/events/**/*.parquet')",
     "FROM read_duckdb('{secret}', table_name = 'reputation')",
     "FROM read_parquet('http://127.0.0.1:9/x.parquet')",
@@ -107,7 +107,7 @@ def _filled(query: str, folder: Path) -> tuple[str, dict[Path, bytes]]:
     files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     victim = next(path for path in files if path.suffix == ".parquet")
     places = {"victim": victim, "folder": folder, "secret": folder / "secret.csv", "lake": victim.parent}
-    return query.format(**places, secret_name="secret.csv"), files
+    return query.format(**places), files
 
 
 @pytest.mark.parametrize("query", READING)
