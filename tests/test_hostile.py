@@ -43,6 +43,10 @@ HOSTILE = [
     "<script>alert(1)</script>",
     "e\u0301",
     "\u00e9",
+    "\u200e\u200f\u061cmarks\u2069\u2028\x85\x7f",
+    "[bold red]markup[/bold red][link=https://evil.example]x[/link]",
+    '=HYPERLINK("https://evil.example")',
+    "![x](https://evil.example/x.png)|`code`",
     "long" * 64,
 ]
 TOO_LONG = "x" * 65_536

@@ -13,7 +13,7 @@ import polars as pl
 from pipelines.visible import visible
 
 _STYLE = (
-    "<style>.karmalake th, .karmalake td {padding: 0.15rem 0.75rem; white-space: nowrap; text-align: left}"
+    "<style>.karmalake th, .karmalake td {padding: 0.15rem 0.75rem; white-space: pre; text-align: left}"
     ".karmalake .number {text-align: right}</style>"
 )
 _MAX_CHARACTERS = 300

@@ -1,5 +1,6 @@
 """The dashboard in a real browser: every section is there, says what is not, runs no code, and breaks on no name."""
 
+import secrets
 import shutil
 import signal
 import subprocess
@@ -173,17 +174,17 @@ def test_nothing_is_answered_without_the_token(address: str, path: str) -> None:
     """Neither page, file, login nor error: a sentence, and that is all; with a wrong token, too."""
     for query in ("", "token=", "token=wrong", f"token={_token(address)[:-1]}"):
         glue = "&" if "?" in path else "?"
-        answer = httpx.get(f"{_bare(address)}{path}{glue}{query}")
+        answer = httpx.get(f"{_bare(address)}{path}{glue}{query}", timeout=_SECONDS)
         assert (answer.status_code, "karmalake dashboard" in answer.text) == (401, True)
         assert "set-cookie" not in answer.headers
-    assert httpx.post(f"{_bare(address)}api/kernel/run", json={}).status_code == 401
-    assert httpx.get(_bare(address), headers={"Authorization": "Bearer wrong"}).status_code == 401
+    assert httpx.post(f"{_bare(address)}api/kernel/run", json={}, timeout=_SECONDS).status_code == 401
+    assert httpx.get(_bare(address), headers={"Authorization": "Bearer wrong"}, timeout=_SECONDS).status_code == 401
 
 
 @pytest.fixture
 def known(address: str) -> Iterator[httpx.Client]:
     """Return a client that has shown the token once."""
-    with httpx.Client() as client:
+    with httpx.Client(timeout=_SECONDS) as client:
         entered = client.get(f"{address}&section=health")
         assert (entered.status_code, "url=?section=health" in entered.text) == (200, True)
         assert _token(address) not in entered.text
@@ -200,7 +201,7 @@ def test_another_name_gets_nothing(known: httpx.Client, address: str, host: str)
     """A name that was let point here (DNS rebinding) is refused, whatever the browser knows."""
     assert known.get(_bare(address)).status_code == 200
     assert known.get(_bare(address), headers={"Host": host}).status_code in {400, 403}
-    assert httpx.get(address, headers={"Host": host}).status_code in {400, 403}
+    assert httpx.get(address, headers={"Host": host}, timeout=_SECONDS).status_code in {400, 403}
 
 
 @pytest.mark.parametrize(
@@ -221,11 +222,12 @@ def test_another_page_gets_nothing(known: httpx.Client, address: str, origin: st
         assert opened.recv(10)
 
 
-def test_a_page_of_another_origin_reads_nothing(page: Page, address: str, tmp_path: Path) -> None:
+def test_a_page_of_another_origin_reads_nothing(browser: Browser, address: str, tmp_path: Path) -> None:
     """In a browser that has the cookie, another page opens no websocket and reads no answer (case 09)."""
+    context = browser.new_context()
+    page, other = context.new_page(), context.new_page()
     page.goto(address)
     _heading(page, "Trends")
-    other = page.context.new_page()
     (tmp_path / "other.html").write_text("<title>other</title>")
     other.goto((tmp_path / "other.html").as_uri())
     ask = """async (url) => {
@@ -237,7 +239,7 @@ def test_a_page_of_another_origin_reads_nothing(page: Page, address: str, tmp_pa
         return [read, ws]
     }"""
     assert other.evaluate(ask, _bare(address)) == ["refused", "refused"]
-    other.close()
+    context.close()
 
 
 def test_the_page_asks_no_other_server_and_is_in_no_frame(known: httpx.Client, address: str) -> None:
@@ -252,15 +254,18 @@ def test_the_page_asks_no_other_server_and_is_in_no_frame(known: httpx.Client, a
 
 def test_a_token_of_ones_own_and_a_public_name(served: Settings, tmp_path: Path) -> None:
     """The token of the settings is not printed; a proxy shows it as a header, under the name it is known by."""
-    token = "a-token-of-sixteen"
+    token = secrets.token_hex(8)
     names = {"KARMALAKE_DASHBOARD_TOKEN": token, "KARMALAKE_DASHBOARD_ALLOWED_HOSTS": "karma.example"}
     with _dashboard(served, tmp_path, **names) as address:
         assert address.endswith("/")
         proxied = {"Host": "karma.example", "Origin": "https://karma.example", "Authorization": f"Bearer {token}"}
-        assert httpx.get(address, headers=proxied).status_code == 200
-        assert httpx.get(address, headers=proxied | {"Origin": "https://karma.example:8443"}).status_code == 403
-        assert httpx.get(f"{address}?token={token}").status_code == 200
-        assert httpx.get(address).status_code == 401
+        assert httpx.get(address, headers=proxied, timeout=_SECONDS).status_code == 200
+        assert (
+            httpx.get(address, headers=proxied | {"Origin": "https://karma.example:8443"}, timeout=_SECONDS).status_code
+            == 403
+        )
+        assert httpx.get(f"{address}?token={token}", timeout=_SECONDS).status_code == 200
+        assert httpx.get(address, timeout=_SECONDS).status_code == 401
 
 
 HOSTILE = [

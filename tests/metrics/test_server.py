@@ -1,129 +1,114 @@
-"""/metrics, /healthz and /readyz over HTTP, and what measures beside the work."""
+"""The metrics server: who is answered, and what a client can cost."""
 
+import socket
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry, Counter
 
-from pipelines.errors import ConfigurationError, TransientError
+from pipelines.monitoring import server
 from pipelines.monitoring.health import Health
-from pipelines.monitoring.metrics import RelayMetrics
-from pipelines.monitoring.monitor import each, measuring, monitored
-from pipelines.settings import MetricsSettings, Settings
-from tests.metrics.scraping import scrape, status
+from pipelines.settings import MetricsSettings
 from tests.services.waiting import wait_for
 
 
 @pytest.fixture
-def served() -> Settings:
-    return Settings(metrics=MetricsSettings(port=0))
+def address() -> Iterator[str]:
+    registry = CollectorRegistry()
+    Counter("said", "A metric.", registry=registry).inc()
+    settings = MetricsSettings(port=0, allowed_hosts=("karmalake.monitoring.svc",))
+    with server.serving(settings, registry, Health(["ingest"], 60)) as address:
+        yield address
 
 
-def test_a_process_is_ready_once_each_loop_has_succeeded(served: Settings) -> None:
-    """An outage is no success, but no stall either: a restart would mend nothing."""
-    with monitored(RelayMetrics(), ("one", "other"), served) as monitor:
-        assert monitor.address is not None
-        monitor.turned("one")
-        monitor.turned("other", TransientError("no broker answers"))
-        assert status(monitor.address, "/readyz") == (503, "other has not succeeded yet\n")
-        assert status(monitor.address, "/healthz") == (200, "ok\n")
-        monitor.turned("other")
-        monitor.turned("other", TransientError("no broker answers"))
-        assert status(monitor.address, "/readyz") == (200, "ok\n")
-        scraped = scrape(monitor.address)
-        assert scraped.value("karmalake_loop_outages_total", loop="one") == 0
-        assert scraped.value("karmalake_loop_outages_total", loop="other") == 2
+def _sent(address: str, request: bytes) -> bytes:
+    """Return all that is answered to the bytes of a request."""
+    host, _, port = address.partition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        with suppress(OSError):  # the server has read enough, and is gone
+            client.sendall(request)
+            client.shutdown(socket.SHUT_WR)
+        received = iter(lambda: _received(client), b"")
+        return b"".join(received)
 
 
-def test_a_loop_that_does_not_turn_is_a_stall() -> None:
-    """The probe names the loop, until it turns again; one that hangs from the start is one too."""
-    settings = Settings(metrics=MetricsSettings(port=0, stalled_after_seconds=0.2))
-    with monitored(RelayMetrics(), ("relay",), settings) as monitor:
-        address = str(monitor.address)
-        code, said = wait_for("the stall", lambda: _if(503, status(address, "/healthz")))
-        assert (code, said.startswith("relay has not turned for ")) == (503, True)
-        monitor.turned("relay")
-        assert status(address, "/healthz")[0] == 200
+def _received(client: socket.socket) -> bytes:
+    try:
+        return client.recv(65_536)
+    except ConnectionResetError:
+        return b""
 
 
-def _if(code: int, answer: tuple[int, str]) -> tuple[int, str] | None:
-    return answer if answer[0] == code else None
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:9108", "10.1.2.3", "[::1]:9108", "localhost", "karmalake.monitoring.svc:80"]
+)
+def test_a_scrape_is_answered(address: str, host: str) -> None:
+    """By an address in digits, by localhost, and by a name that the settings allow, whatever the port."""
+    answer = httpx.get(f"http://{address}/metrics", headers={"Host": host})
+    assert (answer.status_code, "said_total 1.0" in answer.text) == (200, True)
+    assert "access-control-allow-origin" not in answer.headers
 
 
-def test_health_is_of_the_loops_that_were_named() -> None:
-    """What measures beside the work may stall: it holds nobody up."""
-    health = Health(("ingest",), 60)
-    health.succeeded("lag")
-    assert health.unready() == ["ingest has not succeeded yet"]
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "127.1", "2130706433", "", "a b", "[::1", "x@127.0.0.1"]
+)
+def test_another_name_gets_nothing(address: str, host: str) -> None:
+    """A name that a page has let point here (DNS rebinding) is refused on every path."""
+    for path in ("/metrics", "/healthz", "/readyz", "/"):
+        answer = _sent(address, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        assert answer.startswith(b"HTTP/1.0 421 "), answer
+        assert b"said_total" not in answer
+        assert b"ok\n" not in answer
 
 
-def test_without_a_port_nothing_listens() -> None:
-    """Metrics over the network are what somebody asked for."""
-    with monitored(RelayMetrics(), ("relay",), Settings()) as monitor:
-        assert monitor.address is None
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "OPTIONS", "CONNECT", "<script>"])
+def test_other_methods_are_refused(address: str, method: str) -> None:
+    """With 405 and the one that there is; nothing of the request is repeated."""
+    answer = _sent(address, f"{method} /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.0 405 ")
+    assert b"Allow: GET" in answer
+    assert method.encode() not in answer.replace(b"HTTP", b"")
 
 
-def test_it_listens_on_this_machine_only(served: Settings) -> None:
-    """By default: there is no password."""
-    with monitored(RelayMetrics(), ("relay",), served) as monitor:
-        assert str(monitor.address).startswith("127.0.0.1:")
+@pytest.mark.parametrize(
+    "request_",
+    [b"", b"\0" * 500, b"garbage\r\n\r\n", b"GET /metrics\r\n\r\n", b"GET /metrics HTTP/9.9\r\n\r\n", b"GET"],
+)
+def test_garbage_gets_no_metrics(address: str, request_: bytes) -> None:
+    """What is no request, or names no host, gets a status at most."""
+    assert b"said_total" not in _sent(address, request_)
+    assert httpx.get(f"http://{address}/readyz").status_code == 503
 
 
-def test_a_port_that_is_taken_gets_a_sentence(served: Settings) -> None:
-    """Where, and which setting."""
-    with monitored(RelayMetrics(), (), served) as monitor:
-        port = int(str(monitor.address).rpartition(":")[2])
-        taken = Settings(metrics=MetricsSettings(port=port))
-        with (
-            pytest.raises(ConfigurationError, match=rf"127.0.0.1:{port}: .*set metrics.port"),
-            monitored(RelayMetrics(), (), taken),
-        ):
-            pass
+def test_a_head_that_is_too_long_is_no_request(address: str) -> None:
+    """Only so many bytes are read; the connection ends without an answer."""
+    line = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    assert b"200 OK" in _sent(address, line + b"X: " + b"a" * 10_000 + b"\r\n\r\n")
+    assert b"200" not in _sent(address, line + b"X: " + b"a" * 1_000_000 + b"\r\n\r\n")
+    assert b"200" not in _sent(address, line + b"X: y\r\n" * 100_000 + b"\r\n")
 
 
-def test_other_paths_say_which_there_are(served: Settings) -> None:
-    """A mistyped path is answered, and OpenMetrics is spoken to who asks for it."""
-    with monitored(RelayMetrics(), (), served) as monitor:
-        assert status(str(monitor.address), "/") == (404, "there are /metrics, /healthz and /readyz\n")
-        answer = httpx.get(f"http://{monitor.address}/metrics?x=1", headers={"Accept": "application/openmetrics-text"})
-        assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
-        assert answer.text.endswith("# EOF\n")
-
-
-def test_measuring_goes_on_after_an_outage(served: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    """A measurement that fails is counted and said, and the next is made; the work beside it is not disturbed."""
-    measured = threading.Event()
-    attempts: list[int] = []
-
-    def measure() -> None:
-        attempts.append(1)
-        if len(attempts) == 1:
-            raise TransientError("no broker answers")
-        measured.set()
-
-    with monitored(RelayMetrics(), (), served) as monitor, measuring(monitor, "lag", measure, 0.01):
-        assert measured.wait(10)
-        assert scrape(str(monitor.address)).value("karmalake_loop_outages_total", loop="lag") == 1
-    assert "lag: no broker answers" in caplog.text
-
-
-def test_a_defect_in_measuring_is_not_hidden(served: Settings) -> None:
-    """What is no outage ends the measuring, and is raised when the work is done."""
-
-    def measure() -> None:
-        raise ZeroDivisionError
-
-    with (
-        pytest.raises(ZeroDivisionError),
-        monitored(RelayMetrics(), (), served) as monitor,
-        measuring(monitor, "lag", measure, 0.01),
-    ):
-        pass
-
-
-def test_each_callback_is_called() -> None:
-    """With the same arguments, in their order."""
-    called: list[tuple[str, int, str]] = []
-    both = each(lambda n, s: called.append(("first", n, s)), lambda n, s: called.append(("second", n, s)))
-    both(1, "x")
-    assert called == [("first", 1, "x"), ("second", 1, "x")]
+def test_slow_clients_hold_up_nobody(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many wait without a word, threads stay few and a scrape is answered; who drips is sent away in time."""
+    monkeypatch.setattr(server, "_DEADLINE_SECONDS", 1.0)
+    host, _, port = address.partition(":")
+    with ExitStack() as clients:
+        slow = [clients.enter_context(socket.create_connection((host, int(port)), timeout=20)) for _ in range(200)]
+        assert httpx.get(f"http://{address}/metrics").status_code == 200
+        wait_for("few threads", lambda: threading.active_count() < server._MAX_CONNECTIONS + 20)
+        begun = time.monotonic()
+        last, ended = slow[-1], False
+        while not ended and time.monotonic() - begun < 20:
+            try:
+                last.sendall(b"G")
+                ended = last.recv(1, socket.MSG_DONTWAIT) == b""
+            except BlockingIOError:
+                threading.Event().wait(0.05)
+            except OSError:
+                ended = True
+        assert ended
+    wait_for("no thread is left", lambda: not any("process_request" in one.name for one in threading.enumerate()))
