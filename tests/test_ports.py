@@ -177,18 +177,27 @@ def test_the_embedded_services(tmp_path: Path) -> None:
         stop(settings)
 
 
-def test_spark_on_this_machine(world: Settings, tmp_path: Path) -> None:
+_SPARK = """
+from pipelines.reputation.spark.session import open_session
+with open_session() as spark:
+    print(spark.sparkContext.uiWebUrl, flush=True)
+    input()
+"""
+
+
+def test_spark_on_this_machine() -> None:
     """Where Spark is not configured it shows no page, and its ports are of 127.0.0.1 alone."""
     require("kafka")  # for its Java
-    variables = {name: value for name, value in _variables(world, tmp_path).items() if not name.startswith("SPARK_")}
-    with _running(variables, "rebuild", "--engine", "spark") as process:
-        seen: set[tuple[str, int]] = set()
-
-        def ended() -> bool:
-            seen.update(_listening(process))
-            return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-
-        wait_for("the rebuild", ended, 300)
-    assert seen
-    assert {ip.removeprefix("::ffff:") for ip, _ in seen} == {"127.0.0.1"}
-    assert 4040 not in {port for _, port in seen}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_"))}
+    program = [sys.executable, "-c", _SPARK]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(program, env=variables, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout
+        assert process.stdin
+        assert process.stdout.readline() == b"None\n"
+        places = _listening(psutil.Process(process.pid))
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.wait() == 0
+    assert places
+    assert {ip.removeprefix("::ffff:") for ip, _ in places} == {"127.0.0.1"}

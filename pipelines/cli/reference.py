@@ -66,8 +66,8 @@ client of Prometheus has, `process_*`: memory, processor time, open files.
 ## The history of lag
 
 Every measurement of `stream`, and every `karmalake lag`, is kept in `lag/` in the data folder, a file a day and a line
-a measurement, for `lag.keep_days` days. A notebook reads it without Prometheus, by DuckDB itself or a warehouse that was
-opened with `allow_files`:
+a measurement, for `lag.keep_days` days. A notebook reads it without Prometheus, by DuckDB itself or a warehouse opened
+with `allow_files`:
 
 ```sql
 SELECT measured_at, sum(lag.lag_records) AS records, max(lag.lag_seconds) AS seconds
