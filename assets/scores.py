@@ -22,6 +22,7 @@ from pipelines.reputation.activation import activate
 from pipelines.reputation.by_day import by_day
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import Warehouse
+from pipelines.visible import as_code
 
 _DAYS = """
 SELECT
@@ -180,11 +181,13 @@ def _columns(warehouse: Warehouse, table: str) -> dict[str, Any]:
 
 
 def _markdown(header: list[str], rows: list[tuple[Any, ...]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(_shown, line))} |" for line in lines)
+    lines = [header, ["---"] * len(header), *(map(_shown, row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _shown(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+    if isinstance(value, str):  # an id, or an action_type: whatever a producer sent
+        return as_code(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -16,6 +16,7 @@ from pipelines.lag.measure import measure_lag
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.stores import is_remote
 from pipelines.lake.tables import open_lake
+from pipelines.private import is_private
 from pipelines.refresh import policy_in_force
 from pipelines.reputation.warehouse import attach, stored_info
 from pipelines.serving.read import published
@@ -92,7 +93,10 @@ def _disk(settings: Settings) -> str:
     free = shutil.disk_usage(folder).free
     if free < _LOW_DISK_BYTES:
         raise KarmalakeError(f"{free / 1024**3:.1f} GiB are free under {folder}: make room or set KARMALAKE_DATA_DIR")
-    return f"{free / 1024**3:.0f} GiB free for {settings.data_dir}"
+    said = f"{free / 1024**3:.0f} GiB free for {settings.data_dir}"
+    if is_private(settings.data_dir) or not settings.data_dir.exists():
+        return said
+    return f"{said}; other users can enter it: `chmod 700 {settings.data_dir}` unless they are to read it"
 
 
 def _packages(settings: Settings) -> str:

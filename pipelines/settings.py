@@ -325,8 +325,29 @@ class MetricsSettings(_Section):
     """Where they are served; 0 takes any free port. Without one they are not."""
     host: str = "127.0.0.1"
     """The address to listen on. There is no password: open it only to a network that may read metrics."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that the server may be asked by, besides IP addresses, localhost and `host`, such as that of a service."""
     stalled_after_seconds: float = Field(default=600.0, gt=0)
     """A loop that has not turned for so long makes /healthz answer 503: longer than the longest rebuild takes."""
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _between_commas(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
+class DashboardSettings(_Section):
+    """Who is let in by `karmalake dashboard`."""
+
+    token: SecretStr | None = Field(default=None, min_length=16)
+    """What a visitor has to know; without it, each start makes a token and prints it within the address."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Public names of the page, as a proxy before it has them, with the port where the address has one."""
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _between_commas(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
 class Settings(_Section):
@@ -347,6 +368,7 @@ class Settings(_Section):
     lag: LagSettings = LagSettings()
     reputation: ReputationSettings = ReputationSettings()
     metrics: MetricsSettings = MetricsSettings()
+    dashboard: DashboardSettings = DashboardSettings()
 
     @model_validator(mode="after")
     def _leaderboards_have_a_place(self) -> Self:

@@ -10,7 +10,6 @@ import pytest
 
 from pipelines.audit import audit
 from pipelines.cli import main
-from pipelines.cli.output import visible
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.emit.producer import Record
@@ -22,6 +21,7 @@ from pipelines.serving.keys import key_pattern
 from pipelines.serving.read import read_rank, read_reputation
 from pipelines.settings import Settings
 from pipelines.verify import verify
+from pipelines.visible import visible
 from tests.draining import NOON, drain_all, query, send, with_ingest
 
 HOSTILE = [
@@ -43,6 +43,10 @@ HOSTILE = [
     "<script>alert(1)</script>",
     "e\u0301",
     "\u00e9",
+    "\u200e\u200f\u061cmarks\u2069\u2028\x85\x7f",
+    "[bold red]markup[/bold red][link=https://evil.example]x[/link]",
+    '=HYPERLINK("https://evil.example")',
+    "![x](https://evil.example/x.png)|`code`",
     "long" * 64,
 ]
 TOO_LONG = "x" * 65_536

@@ -100,12 +100,19 @@ def test_a_policy_put_in_force_is_taken_up(streamed: Settings) -> None:
     assert document["policy"] == {"name": "points", "version": "5"}
 
 
+def _through(proxy: Proxy, settings: Settings) -> SecretStr:
+    """Return the address of Redis with the proxy's place in it."""
+    assert settings.redis.url is not None
+    login, _, _ = settings.redis.url.get_secret_value().rpartition("@")
+    return SecretStr(f"{login}@{proxy.address}/0")
+
+
 @pytest.mark.slow
 def test_ingest_goes_on_without_redis(streamed: Settings) -> None:
     """Redis is gone for a while: commits go on (`isolated`), and what it missed is published when it is back."""
     assert streamed.redis.url is not None
     with Proxy(urlsplit(streamed.redis.url.get_secret_value()).port or 6379) as proxy:
-        redis = streamed.redis.model_copy(update={"url": SecretStr(f"redis://{proxy.address}/0")})
+        redis = streamed.redis.model_copy(update={"url": _through(proxy, streamed)})
         behind = streamed.model_copy(update={"redis": redis})
         send(behind, valid_records(range(7)))
         with streaming(behind):
@@ -124,7 +131,7 @@ def test_ingest_goes_on_beside_a_slow_redis(streamed: Settings) -> None:
     """An answer of Redis takes 0.3 s: commits do not wait, and all is served in the end (`isolated`)."""
     assert streamed.redis.url is not None
     with Proxy(urlsplit(streamed.redis.url.get_secret_value()).port or 6379) as proxy:
-        redis = streamed.redis.model_copy(update={"url": SecretStr(f"redis://{proxy.address}/0")})
+        redis = streamed.redis.model_copy(update={"url": _through(proxy, streamed)})
         slow = streamed.model_copy(update={"redis": redis})
         send(slow, valid_records(range(7)))
         with streaming(slow):

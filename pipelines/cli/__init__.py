@@ -31,8 +31,10 @@ def main() -> None:
 
 def _run() -> None:
     keep_freed_memory()
-    from pipelines.cli.app import app  # noqa: PLC0415 - starting is quick without it
-    from pipelines.cli.output import quiet_libraries  # noqa: PLC0415
+    from pipelines.cli.output import quiet_libraries, show_traceback  # noqa: PLC0415 - starting is quick without it
+
+    sys.excepthook = show_traceback  # typer takes over what stands here when it is imported
+    from pipelines.cli.app import app  # noqa: PLC0415
 
     quiet_libraries()
     try:

@@ -1,13 +1,12 @@
 """The command audit: nothing lost, nothing doubled, shown by another route than ingest's."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from pipelines.cli.options import current_settings
-from pipelines.cli.output import fail, progress, say, table
+from pipelines.cli.output import fail, progress, say, say_json, table
 
 _COLUMNS = (
     "topic_partition",
@@ -36,7 +35,7 @@ def audit(
     rows = [asdict(partition) for partition in found.partitions]
     if as_json:
         totals = {"events": found.events, "lost": found.lost, "doubled": found.doubled}
-        typer.echo(json.dumps(totals | {"partitions": rows}))
+        say_json(totals | {"partitions": rows}, indent=None)
     else:
         table([name.replace("_", " ") for name in _COLUMNS], [tuple(row[name] for name in _COLUMNS) for row in rows])
         say(f"{found.events:,} events in the lake; lost {found.lost:,}, doubled {found.doubled:,}")

@@ -1,13 +1,13 @@
 """The commands about the event contract: show it, and judge a change of it."""
 
 from enum import StrEnum
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipelines.cli.output import fail, say, table
+from pipelines.cli.output import fail, say, say_file, table
 
 app = typer.Typer(no_args_is_help=True, help="The event contract: its schemas, and whether a change is compatible.")
 
@@ -34,7 +34,8 @@ _FILES = {Form.PROTOBUF: "event.proto", Form.AVRO: "event.avsc", Form.JSON: "eve
 @app.command()
 def show(form: Annotated[Form, typer.Option("--format", help="How events are written.")] = Form.PROTOBUF) -> None:
     """Print the schema of an event: what a producer generates its code from, or registers."""
-    typer.echo(files("pipelines.contract").joinpath(_FILES[form]).read_text(encoding="utf-8"), nl=False)
+    with as_file(files("pipelines.contract").joinpath(_FILES[form])) as schema:
+        say_file(schema)
 
 
 @app.command()

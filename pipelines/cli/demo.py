@@ -7,7 +7,7 @@ import typer
 from pipelines.cli.bus import show_planted
 from pipelines.cli.flow import show_check, show_derived, show_drained, show_published
 from pipelines.cli.options import bare_settings
-from pipelines.cli.output import facts, fail, out, progress, say, table
+from pipelines.cli.output import facts, fail, progress, say, say_json, say_title, table
 
 if TYPE_CHECKING:
     from pipelines.emit.simulator import Planted
@@ -127,7 +127,7 @@ def _show(settings: "Settings") -> None:
     from pipelines.serving.read import published, read_reputation  # noqa: PLC0415
 
     _step(6, f"What an application reads: GET {settings.redis.prefix}:{PROTAGONIST}")
-    out.print_json(data=read_reputation(PROTAGONIST, settings))
+    say_json(read_reputation(PROTAGONIST, settings))
     info = published(settings)
     if info is not None:
         say(f"staleness {info.staleness_seconds:.1f} s, {info.documents:,} documents")
@@ -166,4 +166,4 @@ def _invite() -> None:
 
 
 def _step(number: int, title: str) -> None:
-    out.print(f"\n[bold]{number}. {title}[/bold]")
+    say_title(f"{number}. {title}")

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.cli.options import chosen_policy, current_settings, instant, utf8
-from pipelines.cli.output import say, visible
+from pipelines.cli.output import say
 from pipelines.cli.rows import Format, write
 from pipelines.errors import KarmalakeError, UsageError
+from pipelines.visible import visible
 
 if TYPE_CHECKING:
     import duckdb

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pipelines.cli.options import MetricsPort, current_settings, instant, with_metrics_port
-from pipelines.cli.output import facts, fail, out, progress, say, say_metrics, table, warn
+from pipelines.cli.output import facts, fail, progress, say, say_metrics, say_verdict, table, warn
 from pipelines.errors import RejectedError
 
 if TYPE_CHECKING:
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from pipelines.serving.publish import Published
     from pipelines.verify import Check
 
-_MARKS = {
-    True: "[green]ok[/green]         ",
-    False: "[bold red]FAILED[/bold red]     ",
-    None: "[yellow]not checked[/yellow]",
-}
 _LABELS = {"dead_letters": "dead letters", "mis_keyed": "mis-keyed"}
 _COUNTS = ("read", "accepted", "duplicates", "conflicts", "dead_letters")
 
@@ -215,7 +210,7 @@ def verify() -> None:
 
 def show_check(check: "Check") -> bool:
     """Print a check with its evidence; return whether it failed."""
-    out.print(f"{_MARKS[check.passed]} {check.name} [dim]({check.promise})[/dim]")
+    say_verdict(check.name, check.promise, passed=check.passed)
     if check.evidence:
         say(f"            {check.evidence}")
     return check.passed is False

@@ -1,7 +1,6 @@
 """The command that looks at lag."""
 
 import dataclasses
-import json
 import signal
 import threading
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.options import current_settings
-from pipelines.cli.output import out, say, table, warn
+from pipelines.cli.output import say, say_json, table, warn
 from pipelines.errors import TransientError
 
 if TYPE_CHECKING:
@@ -68,4 +67,4 @@ def _show_json(observation: "Observation") -> None:
         "catch_up_seconds": observation.catch_up_seconds,
         "advice": observation.advice,
     }
-    out.print(json.dumps(document, default=str), markup=False)
+    say_json(document, indent=None)

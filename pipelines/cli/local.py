@@ -35,10 +35,12 @@ def status() -> None:
     """Show what runs, and where."""
     from pipelines.local import services  # noqa: PLC0415
 
-    found = services.status(current_settings())
+    settings = current_settings()
+    found = services.status(settings)
     facts(
         [
             ("broker", found.broker.address if found.broker else "not running"),
             ("cache", found.cache.address if found.cache else "not running"),
+            ("its password", str(services.password_file(settings)) if found.cache else "-"),
         ]
     )

@@ -2,13 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
 from pipelines.cli.options import chosen_policy, current_settings, instant, utf8
-from pipelines.cli.output import fail, out, say, table, warn
-from pipelines.cli.rows import Format, write, write_relation
+from pipelines.cli.output import fail, say, say_json, say_note, say_verdict, table, warn
+from pipelines.cli.rows import Format, rows_file, write, write_relation
 from pipelines.errors import UsageError
 
 
@@ -22,7 +22,7 @@ def show(user: Annotated[str, typer.Argument(help="The user_id.")]) -> None:
     if document is None:
         fail(f"no document for {user!r}" + ("" if info else ": nothing is published yet, run `karmalake publish`"))
         raise typer.Exit(1)
-    out.print_json(data=document)
+    say_json(document)
     if info is not None and info.staleness_seconds > settings.reputation.max_staleness_seconds:
         warn(f"what is served is {info.staleness_seconds:,.0f} s old: is `karmalake stream` running?")
 
@@ -76,19 +76,19 @@ def sql(
     form: Annotated[Format, typer.Option("--format", help="How to write the rows.")] = Format.TABLE,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")] = None,
 ) -> None:
-    """Query the warehouse, read-only: reputation, user_days, trends_*, events, commits, dead_letters, ..."""
+    """Query the warehouse, read-only: reputation, user_days, trends_*, events, commits, dead_letters, ...
+
+    One SELECT, which reads nothing but the warehouse and the lake: no file, no address, no extension.
+    """
     import duckdb  # noqa: PLC0415
 
-    from pipelines.reputation.warehouse import Warehouse  # noqa: PLC0415
+    from pipelines.reputation.warehouse import Access, Warehouse  # noqa: PLC0415
 
     text = sys.stdin.read() if query == "-" else query
     path = current_settings().warehouse_path
     try:
-        with Warehouse(path) as warehouse:
-            rows = cast("duckdb.DuckDBPyRelation | None", warehouse.relation(text))
-            if rows is None:
-                raise UsageError("there is nothing to run: the query is empty")
-            write_relation(rows, form, output)
+        with rows_file() as made, Warehouse(path, access=Access(output=made)) as warehouse:
+            write_relation(warehouse.relation(text), form, made, output)
     except duckdb.Error as error:
         raise UsageError(f"the query failed: {error}") from None
 
@@ -99,11 +99,9 @@ def doctor() -> None:
 
     failed = 0
     for finding in examine(current_settings()):
-        mark = "[green]ok[/green]  " if finding.good else "[bold red]bad[/bold red] "
-        out.print(mark, end=" ")
-        say(f"{finding.subject}: {finding.sentence}")
+        say_verdict(f"{finding.subject}: {finding.sentence}", "", passed=finding.good)
         if finding.page is not None:
-            out.print(f"     see {finding.page}", style="dim")
+            say_note(f"            see {finding.page}")
         failed += not finding.good
     if failed:
         raise typer.Exit(1)

@@ -7,6 +7,7 @@ import typer
 
 from pipelines.contract import moments
 from pipelines.errors import ConfigurationError, UsageError
+from pipelines.private import write_as_privately_as
 
 if TYPE_CHECKING:
     from pipelines.reputation.policy import Policy
@@ -27,13 +28,17 @@ def current_settings() -> "Settings":
 
 
 def bare_settings() -> "Settings":
-    """Return the settings as they are configured; ConfigurationError where data_dir cannot be a folder."""
+    """Return the settings as they are configured, and let the command write as privately as data_dir is.
+
+    Raises ConfigurationError where data_dir cannot be a folder.
+    """
     from pipelines.settings import load_settings  # noqa: PLC0415
 
     settings = load_settings()
     for place in (settings.data_dir, *settings.data_dir.absolute().parents):
         if place.exists() and not place.is_dir():
             raise ConfigurationError(f"{place} is a file, not a folder: set KARMALAKE_DATA_DIR to a folder")
+    write_as_privately_as(settings.data_dir)
     return settings
 
 

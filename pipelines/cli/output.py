@@ -1,47 +1,91 @@
-"""What a person sees: tables, progress and errors. Knows nothing of what they say.
+"""What a person sees: tables, rows, progress and errors. Knows nothing of what they say.
 
-Ids are whatever a producer sent: characters that would steer a terminal, break a line or turn its direction are shown
-as Python writes them.
+The one door: no command prints by itself. Ids are whatever a producer sent: characters that would steer a terminal,
+break a line or turn its direction are shown as Python writes them, and in JSON as JSON does. Rows that go to a pipe or
+into a file keep their bytes.
 """
 
+import json
 import logging
+import shutil
+import sys
+import traceback
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
 from typing import TypeVar
 
 from rich.console import Console
+from rich.highlighter import JSONHighlighter
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.visible import STEERING, visible, visible_lines
+
 _STRIDE = 1_000
 T = TypeVar("T")
 
-_STEERING = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF)
-"""The control characters of C0 and C1, line and paragraph separators, what turns the direction, and the byte order
-mark, which nobody sees."""
-_SHOWN_AS = {code: repr(chr(code))[1:-1] for code in _STEERING}
-_SHOWN_AS_BUT_LINES = {code: text for code, text in _SHOWN_AS.items() if chr(code) != "\n"}
+_SHOWN_IN_JSON = {code: f"\\u{code:04x}" for code in STEERING if chr(code) != "\n"}
+_VERDICTS = {True: ("ok", "green"), False: ("FAILED", "bold red"), None: ("not checked", "yellow")}
+_VERDICT_WIDTH = max(len(text) for text, _ in _VERDICTS.values())
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def visible(text: str) -> str:
-    """Return a text of somebody else's as one line that does nothing to a terminal."""
-    return text.translate(_SHOWN_AS)
-
-
 def say(text: str) -> None:
     """Print a line of ours; square brackets in it are text."""
-    out.print(Text(_calm(text)))
+    out.print(Text(visible_lines(text)))
+
+
+def say_title(text: str) -> None:
+    """Print the title of what follows."""
+    out.print(Text("\n" + visible_lines(text), style="bold"))
+
+
+def say_note(text: str) -> None:
+    """Print a line that explains the one before."""
+    out.print(Text(visible_lines(text), style="dim"))
+
+
+def say_verdict(text: str, note: str, *, passed: bool | None) -> None:
+    """Print what was checked, a note on it, and how it ended; None if it could not be checked."""
+    mark, style = _VERDICTS[passed]
+    line = Text(f"{mark:{_VERDICT_WIDTH}} ", style=style).append(visible_lines(text), style="not bold default")
+    out.print(line.append(f" ({visible_lines(note)})", style="not bold default dim") if note else line)
+
+
+def say_json(document: object, indent: int | None = 2) -> None:
+    """Print a JSON document, in which escapes stand for characters that would do something to a terminal."""
+    text = json.dumps(document, ensure_ascii=False, indent=indent, default=str)
+    out.print(JSONHighlighter()(Text(text.translate(_SHOWN_IN_JSON))))
+
+
+def say_file(path: Path, *, is_json: bool = False) -> None:
+    """Copy a text file to standard output: to a terminal visibly, elsewhere byte by byte."""
+    if not on_terminal():
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        return
+    with path.open(encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        for line in file:
+            sys.stdout.write(line.translate(_SHOWN_IN_JSON) if is_json else visible_lines(line))
+    sys.stdout.flush()
+
+
+def on_terminal() -> bool:
+    """Return whether standard output is a terminal."""
+    return out.is_terminal or sys.stdout.isatty()
 
 
 def fail(text: str, page: str | None = None) -> None:
     """Print an error for a person, and the page that says more."""
-    err.print(Text("error: ", style="bold red").append(Text(_calm(text), style="not bold default")))
+    err.print(Text("error: ", style="bold red").append(Text(visible_lines(text), style="not bold default")))
     if page is not None:
         err.print(Text(f"       see {page}", style="dim"))
 
@@ -54,7 +98,7 @@ def say_metrics(address: str | None) -> None:
 
 def warn(text: str) -> None:
     """Print a warning for a person."""
-    err.print(Text("warning: ", style="bold yellow").append(Text(_calm(text), style="not bold default")))
+    err.print(Text("warning: ", style="bold yellow").append(Text(visible_lines(text), style="not bold default")))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -62,7 +106,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     rows = [tuple(row) for row in rows]
     drawn = Table(box=None, pad_edge=False, header_style="dim")
     for index, column in enumerate(columns):
-        drawn.add_column(column, justify="right" if _numeric(row[index] for row in rows) else "left", overflow="fold")
+        drawn.add_column(
+            Text(visible(column)), justify="right" if _numeric(row[index] for row in rows) else "left", overflow="fold"
+        )
     for row in rows:
         drawn.add_row(*(Text(_shown(value)) for value in row))
     out.print(drawn)
@@ -75,7 +121,7 @@ def facts(pairs: Iterable[tuple[str, object]]) -> None:
     drawn.add_column(style="dim")
     drawn.add_column(justify="right" if _numeric(value for _, value in pairs) else "left", overflow="fold")
     for name, value in pairs:
-        drawn.add_row(name, Text(_calm(value) if isinstance(value, str) else _shown(value)))
+        drawn.add_row(Text(visible(name)), Text(visible_lines(value) if isinstance(value, str) else _shown(value)))
     out.print(drawn)
 
 
@@ -112,8 +158,8 @@ class Advance:
 
     def __init__(self, bar: Progress, description: str, total: int | None) -> None:
         self._bar = bar
-        self._description = description
-        self._task = bar.add_task(description, total=total)
+        self._description = visible(description)
+        self._task = bar.add_task(escape(self._description), total=total)
 
     def __call__(self, step: int) -> None:
         """Move the bar by `step`."""
@@ -121,7 +167,7 @@ class Advance:
 
     def say(self, what: str) -> None:
         """Tell what is being done."""
-        self._bar.update(self._task, description=escape(f"{self._description}: {what}"))
+        self._bar.update(self._task, description=escape(f"{self._description}: {visible(what)}"))
 
     def over(self, items: "Iterable[T]") -> "Iterator[T]":
         """Yield the items and move by one for each, a thousand at a time."""
@@ -131,18 +177,27 @@ class Advance:
                 self(_STRIDE)
 
 
+class _VisibleLines(logging.Formatter):
+    """A line a record, whatever it quotes; a traceback follows in lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        head = visible(f"{record.levelname} {record.name}: {record.getMessage()}")
+        return head if record.exc_info is None else f"{head}\n{visible_lines(self.formatException(record.exc_info))}"
+
+
 def quiet_libraries() -> None:
     """Show our own warnings; what clients log about connections is said by our errors instead."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.setLevel(logging.WARNING)
+        handler.setFormatter(_VisibleLines())
     for client in ("cassandra", "kafka", "pika"):
         logging.getLogger(client).setLevel(logging.CRITICAL)
 
 
-def _calm(text: str) -> str:
-    """Return a text of ours, which may have several lines, with whatever is quoted in it made visible."""
-    return text.translate(_SHOWN_AS_BUT_LINES)
+def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print what was raised by mistake, as Python does, with whatever is quoted in it made visible."""
+    sys.stderr.write(visible_lines("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _numeric(values: Iterable[object]) -> bool:

@@ -37,7 +37,10 @@ sasl_username = "karmalake"   # the password belongs into KARMALAKE_KAFKA_SASL_P
 _METRICS_HEAD = """# Metrics
 
 `karmalake stream`, `relay` and `notify` serve what they do to Prometheus where a port is named: `--metrics-port 9108`,
-or the setting `metrics.port`. They listen on 127.0.0.1 over plain HTTP unless `metrics.host` says otherwise.
+or the setting `metrics.port`. They listen on 127.0.0.1 over plain HTTP unless `metrics.host` says otherwise. They
+answer those who ask by an IP address, `localhost`, `metrics.host` or a name of `metrics.allowed_hosts`; any other name
+gets 421, so that no web page reads them by a name of its own. Where Prometheus asks by the name of a service, put that
+name there.
 
 | path | answers |
 |---|---|
@@ -63,7 +66,8 @@ client of Prometheus has, `process_*`: memory, processor time, open files.
 ## The history of lag
 
 Every measurement of `stream`, and every `karmalake lag`, is kept in `lag/` in the data folder, a file a day and a line
-a measurement, for `lag.keep_days` days. A notebook reads it without Prometheus:
+a measurement, for `lag.keep_days` days. A notebook reads it without Prometheus, by DuckDB itself or a warehouse opened
+with `allow_files`:
 
 ```sql
 SELECT measured_at, sum(lag.lag_records) AS records, max(lag.lag_seconds) AS seconds

@@ -46,15 +46,16 @@ def _(warehouse: Warehouse):
 @app.cell
 def _(period: mo.ui.radio, section: mo.ui.tabs, settings: Settings, user: mo.ui.text, warehouse: Warehouse):
     try:
-        match section.value:
-            case "Leaderboard":
-                shown = sections.leaderboard(warehouse)
-            case "User":
-                shown = sections.user(warehouse, user.value, user)
-            case "Health":
-                shown = sections.health(warehouse, settings)
-            case _:
-                shown = sections.trends(warehouse, period.value, period)
+        with warehouse.limited(health.QUERY_SECONDS):
+            match section.value:
+                case "Leaderboard":
+                    shown = sections.leaderboard(warehouse)
+                case "User":
+                    shown = sections.user(warehouse, user.value, user)
+                case "Health":
+                    shown = sections.health(warehouse, settings)
+                case _:
+                    shown = sections.trends(warehouse, period.value, period)
     except (KarmalakeError, duckdb.Error) as error:
         shown = sections.trouble(f"This section cannot be shown: {error}")
     mo.output.replace(shown)

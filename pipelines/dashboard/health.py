@@ -13,6 +13,9 @@ from pipelines.settings import Settings
 _PATIENCE_SECONDS = 3.0
 """How long a page waits for a service: whoever looks at it should not think that it hangs."""
 
+QUERY_SECONDS = 60.0
+"""How long a section may take to compute; what takes longer is for `karmalake sql`."""
+
 
 def impatient(settings: Settings) -> Settings:
     """Return the settings with time-outs for somebody who is looking."""

@@ -7,6 +7,7 @@ from typing import Literal
 import polars as pl
 
 from pipelines.reputation.warehouse import Warehouse
+from pipelines.visible import visible
 
 Period = Literal["day", "week"]
 _RECENT_DAYS = 30
@@ -101,9 +102,10 @@ def scores_over_time(story: pl.DataFrame) -> pl.DataFrame:
 
 
 def timeline(story: pl.DataFrame) -> pl.DataFrame:
-    """Return how many `events` there were and what they `earned`, by `first_day` and action_type."""
+    """Return how many `events` there were and what they `earned`, by `first_day` and action_type as it is shown."""
     sums = pl.col("event_id").n_unique().alias("events"), pl.col("earned").sum()
-    return _dated(story).group_by("first_day", "action_type", maintain_order=True).agg(*sums)
+    named = pl.col("action_type").map_elements(visible, pl.String)
+    return _dated(story).group_by("first_day", named, maintain_order=True).agg(*sums)
 
 
 def _dated(story: pl.DataFrame) -> pl.DataFrame:

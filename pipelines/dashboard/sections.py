@@ -6,28 +6,31 @@ from typing import Any
 import altair as alt
 import marimo as mo
 import polars as pl
-import polars.selectors as cs
 
 from pipelines.dashboard import charts, queries
 from pipelines.dashboard import health as state
+from pipelines.dashboard.table import paragraph, table
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import Settings
 
 _EXPLAINED = ("event_time", "action_type", "rating", "points", "reason", "rule", "earned", "score")
+_MAX_EVENTS = 500
+"""Rows of a user's story that the page lists."""
 
 
 def heading(warehouse: Warehouse) -> mo.Html:
     """Return the title, and what the page reflects."""
     info = warehouse.info
-    return mo.md(
-        f"# Reputation\nAs of {info.as_of:%Y-%m-%d %H:%M:%S} UTC, lake version {info.lake_version}, policy "
-        f"{info.policy.name} {info.policy_version}. Reload the page for what was published since."
+    reflected = (
+        f"As of {info.as_of:%Y-%m-%d %H:%M:%S} UTC, lake version {info.lake_version}, policy {info.policy.name} "
+        f"{info.policy_version}. Reload the page for what was published since."
     )
+    return mo.vstack([mo.md("# Reputation"), paragraph(reflected)])
 
 
 def trouble(sentence: str) -> mo.Html:
     """Return a sentence about what cannot be shown."""
-    return mo.callout(mo.plain_text(sentence), kind="warn")
+    return mo.callout(paragraph(sentence), kind="warn")
 
 
 def trends(warehouse: Warehouse, period: queries.Period, chooser: object) -> mo.Html:
@@ -43,7 +46,7 @@ def trends(warehouse: Warehouse, period: queries.Period, chooser: object) -> mo.
 def leaderboard(warehouse: Warehouse) -> mo.Html:
     """Return who leads, of all time and of late."""
     tables = [
-        mo.vstack([mo.md(f"### {_title(view)}"), _table(queries.leaders(warehouse, view))])
+        mo.vstack([mo.md(f"### {_title(view)}"), table(queries.leaders(warehouse, view))])
         for view in queries.views(warehouse)
     ]
     return mo.vstack([mo.md("## Leaderboard"), *tables])
@@ -57,7 +60,7 @@ def user(warehouse: Warehouse, user_id: str, chooser: object) -> mo.Html:
         return mo.vstack([*top, trouble(f"There is no user {user_id!r} here.")])
     story = queries.story(warehouse, user_id)
     listed = story.reverse().select(*_EXPLAINED)
-    why = [mo.md("### Why"), mo.md("Every event with the points it earned, the newest first."), _table(listed)]
+    why = [mo.md("### Why"), paragraph(_listed(listed.height)), table(listed.head(_MAX_EVENTS))]
     drawn = [charts.score(queries.scores_over_time(story)), charts.timeline(queries.timeline(story))]
     return mo.vstack([*top, _standing(warehouse, known.row(0, named=True)), *drawn, *why])
 
@@ -65,21 +68,21 @@ def user(warehouse: Warehouse, user_id: str, chooser: object) -> mo.Html:
 def health(warehouse: Warehouse, settings: Settings) -> mo.Html:
     """Return lag, staleness, what was rejected and what was committed; the lag comes when the broker has answered."""
     letters = queries.dead_letters(warehouse)
-    rejected = _table(letters) if letters.height else mo.md("No record was rejected.")
+    rejected = table(letters) if letters.height else mo.md("No record was rejected.")
     return mo.vstack(
         [
             mo.md("## Health"),
-            *(mo.md("### Staleness"), mo.md(state.staleness(settings))),
+            *(mo.md("### Staleness"), paragraph(state.staleness(settings))),
             *(mo.md("### Lag"), mo.lazy(lambda: _lag(settings), show_loading_indicator=True)),
             *(mo.md("### Dead letters"), rejected),
-            *(mo.md("### Latest commits"), _table(queries.commits(warehouse))),
+            *(mo.md("### Latest commits"), table(queries.commits(warehouse))),
         ]
     )
 
 
 def _lag(settings: Settings) -> mo.Html:
     sentence, partitions = state.lag(settings)
-    return mo.vstack([mo.md(sentence), *([_table(partitions)] if partitions.height else [])])
+    return mo.vstack([paragraph(sentence), *([table(partitions)] if partitions.height else [])])
 
 
 def _standing(warehouse: Warehouse, known: dict[str, Any]) -> mo.Html:
@@ -98,6 +101,12 @@ def _standing(warehouse: Warehouse, known: dict[str, Any]) -> mo.Html:
     return mo.hstack([*stats, rated, mo.stat(known["status"], "Status", f"rank {rank:,} of {users:,}", bordered=True)])
 
 
+def _listed(events: int) -> str:
+    if events <= _MAX_EVENTS:
+        return "Every event with the points it earned, the newest first."
+    return f"The newest {_MAX_EVENTS:,} of {events:,} events with the points each earned; `karmalake explain` has all."
+
+
 def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:,.2f}".rstrip("0").rstrip(".")
 
@@ -108,14 +117,3 @@ def _title(view: str) -> str:
 
 def _chart(draw: Callable[[pl.DataFrame], alt.LayerChart], rows: pl.DataFrame, absent: str) -> object:
     return draw(rows) if rows.height else mo.md(absent)
-
-
-def _table(rows: pl.DataFrame) -> mo.Html:
-    return mo.ui.table(
-        rows.with_columns(cs.datetime().dt.strftime("%Y-%m-%d %H:%M:%S")),
-        selection=None,
-        show_column_summaries=False,
-        show_data_types=False,
-        show_download=False,
-        show_search=False,
-    )

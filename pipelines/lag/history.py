@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipelines.errors import TransientError
 from pipelines.lag.measure import Measurement
+from pipelines.private import private_folder
 
 _LINES: TypeAdapter[Measurement] = TypeAdapter(Measurement)
 _SUFFIX = ".jsonl"
@@ -26,7 +27,7 @@ def keep(folder: Path, measurement: Measurement, keep_days: int) -> None:
     """
     path = _path(folder, measurement.measured_at.date())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         is_new = not path.exists()
         with path.open("ab", buffering=0) as file:  # one write a line: other processes append to it as well
             file.write(_LINES.dump_json(measurement) + b"\n")

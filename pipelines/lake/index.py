@@ -32,6 +32,7 @@ from pipelines.errors import ConfigurationError
 from pipelines.lake.files import make_durable, read_file
 from pipelines.lake.runs import Runs, open_run
 from pipelines.lake.tables import Lake, data_files, identity
+from pipelines.private import private_folder
 
 _LOG = logging.getLogger(__name__)
 FORMAT = 2
@@ -218,8 +219,8 @@ def forget_indexes(root: Path) -> None:
 
 def _lock(folder: Path) -> int | None:
     """Return a descriptor that holds the lock of `folder`; None when another process does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    private_folder(folder)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

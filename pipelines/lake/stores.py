@@ -15,6 +15,7 @@ import duckdb
 import pyarrow.fs as pa_fs
 
 from pipelines.errors import TransientError, one_line
+from pipelines.private import private_folder
 
 _SCHEME = "s3://"
 
@@ -53,7 +54,7 @@ def reached(place: str) -> Generator[None]:
 def ensure_folder_of(place: str) -> None:
     """Make the folder that a file is to be written to; an object needs none."""
     if not is_remote(place):
-        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        private_folder(Path(place).parent)
 
 
 def read_text(place: str) -> str:

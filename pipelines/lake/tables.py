@@ -18,7 +18,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from pipelines.contract.schema import EVENT, PLACE, REJECTED, TIMESTAMP
 from pipelines.errors import CorruptionError, UsageError
 from pipelines.lake.files import DAY_COLUMN, make_durable
-from pipelines.lake.stores import absolute, reached, read_text
+from pipelines.lake.stores import absolute, ensure_folder_of, reached, read_text
 from pipelines.lake.torn import require_whole, set_torn_aside, set_torn_checkpoint_aside
 
 EVENTS = pa.schema([*EVENT, *PLACE, ("batch_id", pa.string()), (DAY_COLUMN, pa.date32())])
@@ -241,6 +241,7 @@ def create_lake(root: str | PathLike[str]) -> Lake:
     """
     lake = Lake(absolute(root))
     with reached(lake.root):
+        ensure_folder_of(lake.folder("events"))
         missing = [name for name in TABLES if not DeltaTable.is_deltatable(lake.folder(name))]
         for name in missing:
             _create_table(lake.folder(name), TABLES[name], [DAY_COLUMN] if name == "events" else None)

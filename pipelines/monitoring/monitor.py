@@ -64,7 +64,7 @@ def monitored(
         return
     from pipelines.monitoring.server import serving  # noqa: PLC0415 - a process that serves none needs no server
 
-    with serving(settings.metrics.host, settings.metrics.port, metrics.book.registry, health) as address:
+    with serving(settings.metrics, metrics.book.registry, health) as address:
         yield Monitor(metrics, health, address)
 
 

@@ -1,34 +1,45 @@
 """The HTTP server of a long-lived process: /metrics for Prometheus, /healthz and /readyz for whoever restarts it.
 
 Owns the paths and nothing else: it only reads. It is plain HTTP without a password, so it listens on 127.0.0.1 unless
-the settings say otherwise. Nobody's slowness holds up the process: each request has a thread of its own, and a
-time-out.
+the settings say otherwise, and answers only those who call it by a name of its own. Nobody's slowness holds up the
+process: each connection has a thread of its own and a deadline, the newest ones replace the oldest, and what one sends
+is bounded.
 """
 
+import io
+import socket
 import threading
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import cast
+from time import monotonic
+from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from pipelines.errors import ConfigurationError
+from pipelines.hosts import host_allowed
 from pipelines.monitoring.health import Health
+from pipelines.settings import MetricsSettings
 
+_MAX_CONNECTIONS = 32
+_MAX_REQUEST_BYTES = 16_384
+_DEADLINE_SECONDS = 10.0
 _TEXT = "text/plain; charset=utf-8"
 
 
 @contextmanager
-def serving(host: str, port: int, registry: CollectorRegistry, health: Health) -> Generator[str]:
+def serving(settings: MetricsSettings, registry: CollectorRegistry, health: Health) -> Generator[str]:
     """Serve in threads until the block is left; yields the address, host:port, with the port that 0 came to.
 
     Raises ConfigurationError where it cannot listen.
     """
+    host, port = settings.host, settings.port or 0
     try:
-        server = _Server(host, port, registry, health)
+        server = _Server((host, port), (host, *settings.allowed_hosts), registry, health)
     except OSError as error:
         raise ConfigurationError(f"metrics cannot be served at {host}:{port}: {error}; set metrics.port") from error
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="metrics", daemon=True)
@@ -43,19 +54,78 @@ def serving(host: str, port: int, registry: CollectorRegistry, health: Health) -
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    block_on_close = False  # a connection that is still open then ends with its deadline or the process
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, health: Health) -> None:
-        self.registry, self.health = registry, health
-        super().__init__((host, port), _Answers)
+    def __init__(
+        self, place: tuple[str, int], names: Collection[str], registry: CollectorRegistry, health: Health
+    ) -> None:
+        self.names, self.registry, self.health = names, registry, health
+        self._open: OrderedDict[Any, float] = OrderedDict()
+        self._lock = threading.Lock()
+        super().__init__(place, _Answers)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread; where too many connections are open, the oldest makes room."""
+        with self._lock:
+            self._open[request] = monotonic()
+            oldest = next(iter(self._open)) if len(self._open) > _MAX_CONNECTIONS else None
+        if oldest is not None:
+            _hang_up(oldest)
+            self.forget(oldest)
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """End connections whose time is over, however slowly they still send."""
+        over = monotonic() - _DEADLINE_SECONDS
+        with self._lock:
+            late = [request for request, begun in self._open.items() if begun < over]
+        for request in late:
+            _hang_up(request)
+            self.forget(request)
+
+    def close_request(self, request: Any) -> None:
+        """Close a connection that was answered."""
+        self.forget(request)
+        super().close_request(request)
+
+    def forget(self, request: Any) -> None:
+        """Count a connection no longer."""
+        with self._lock:
+            self._open.pop(request, None)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a client that went away, or was sent away, is no news."""
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with suppress(OSError):  # it has ended by itself
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Answers(BaseHTTPRequestHandler):
-    timeout = 10.0
+    timeout = _DEADLINE_SECONDS
     server_version = "karmalake"
+    sys_version = ""
+
+    def setup(self) -> None:
+        """Read the head of the request, and no more than fits; what is too long ends in the midst and is no request."""
+        super().setup()
+        head = b""
+        while b"\n\r\n" not in head and b"\n\n" not in head and len(head) < _MAX_REQUEST_BYTES:
+            received = self.connection.recv(_MAX_REQUEST_BYTES - len(head))
+            if not received:
+                break
+            head += received
+        complete = b"\n\r\n" in head or b"\n\n" in head
+        self.rfile = io.BufferedReader(io.BytesIO(head if complete else b""))  # pyright: ignore[reportArgumentType]
 
     def do_GET(self) -> None:
         """Answer by the path."""
         server = cast("_Server", self.server)
+        if not host_allowed(self.headers.get("Host"), server.names):
+            sentence = b"this server is not known by this name: set metrics.allowed_hosts\n"
+            self._answer(HTTPStatus.MISDIRECTED_REQUEST, sentence, _TEXT)
+            return
         match self.path.partition("?")[0]:
             case "/metrics":
                 encode, content_type = choose_encoder(self.headers.get("Accept", ""))
@@ -67,6 +137,14 @@ class _Answers(BaseHTTPRequestHandler):
             case _:
                 self._answer(HTTPStatus.NOT_FOUND, b"there are /metrics, /healthz and /readyz\n", _TEXT)
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
+        """Answer what is no request of ours, without a word of what was sent."""
+        status = HTTPStatus(code)
+        if status is HTTPStatus.NOT_IMPLEMENTED:
+            status = HTTPStatus.METHOD_NOT_ALLOWED
+        self.close_connection = True
+        self._answer(status, f"{status.phrase.lower()}\n".encode(), _TEXT)
+
     def _judge(self, problems: Sequence[str], news: Sequence[str] = ()) -> None:
         status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
         self._answer(status, ("\n".join([*(problems or ["ok"]), *news]) + "\n").encode(), _TEXT)
@@ -75,6 +153,9 @@ class _Answers(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Content-Type-Options", "nosniff")
+        if status is HTTPStatus.METHOD_NOT_ALLOWED:
+            self.send_header("Allow", "GET")
         self.end_headers()
         self.wfile.write(body)
 

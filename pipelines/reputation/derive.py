@@ -21,6 +21,7 @@ import polars as pl
 
 from pipelines.errors import UsageError
 from pipelines.lake.tables import Snapshot
+from pipelines.private import private_folder
 from pipelines.reputation.by_user import attach_by_user, bring_up, by_user_path, last_batch, read_commits, transaction
 from pipelines.reputation.database_file import alone, is_held, put_in_place, remove
 from pipelines.reputation.lake_views import create_lake_views
@@ -100,7 +101,7 @@ def open_draft(path: Path) -> "Generator[Draft]":
 
     Raises UsageError when another process holds it for longer than a derivation takes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     with alone(_lock(path)):
         draft = Draft(path)
         try:

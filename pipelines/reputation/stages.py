@@ -11,7 +11,7 @@ import duckdb
 from pipelines.errors import UsageError
 from pipelines.reputation.policy import InForce, Policy
 from pipelines.reputation.policy.tables import load_tables
-from pipelines.reputation.sql import statement
+from pipelines.reputation.sql import statement, use_utc
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MACROS = (
@@ -33,7 +33,7 @@ def prepare(
     `source` is the table or view of the events. Computes nothing yet. Everything is temporary: a read-only warehouse
     will do. Calling again replaces what was prepared. Raises UsageError for an as_of without a time zone.
     """
-    connection.execute("SET TimeZone = 'UTC'")
+    use_utc(connection)
     set_moment(connection, as_of)
     in_force = policy.at(as_of)
     load_tables(connection, in_force)

@@ -4,7 +4,9 @@ Owns opening and asking; what is in a warehouse is `derive.py`. A warehouse is a
 blocks the pipeline nor changes under the reader, however many newer ones are published meanwhile.
 """
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
@@ -22,16 +24,20 @@ from pipelines.errors import ConfigurationError, UsageError
 from pipelines.lake.stores import let_read
 from pipelines.reputation.compare import compare_policies
 from pipelines.reputation.explain import explain, explain_change
+from pipelines.reputation.locked import check_query, lock
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.scores import scores
-from pipelines.reputation.sql import literal, statement
+from pipelines.reputation.sql import literal, statement, use_utc
 from pipelines.reputation.trends import ask, find_trend, trends
 from pipelines.reputation.waiting import waiting
 from pipelines.settings import load_settings
 
 # The lake's files never change: where their parts are is read once.
-_SESSION = "SET TimeZone = 'UTC'; SET parquet_metadata_cache = true; USE warehouse"
+_SETTINGS = "SET parquet_metadata_cache = true"
+_SESSION = "USE warehouse"
+_INTERRUPT_SECONDS = 0.1
+"""After the first interruption: the next statement of what is asked would run without a limit."""
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 AnyPolicy = Policy | str | Path
 """A policy, the name of a shipped one, or the path of a policy file."""
@@ -62,17 +68,28 @@ class Info:
     """The batch that made lake_version."""
 
 
-def open_warehouse(data_dir: Path | str | None = None) -> "Warehouse":
+def open_warehouse(data_dir: Path | str | None = None, *, allow_files: bool = False) -> "Warehouse":
     """Open the published warehouse of a data directory (default: that of the settings).
 
-    Raises UsageError when nothing has been published yet.
+    With `allow_files` its SQL may read files, such as your own CSV to join with, and load extensions: only for queries
+    that you write yourself. Raises UsageError when nothing has been published yet.
     """
     path = load_settings().warehouse_path if data_dir is None else Path(data_dir) / "warehouse.duckdb"
-    return Warehouse(path)
+    return Warehouse(path, access=Access(all_files=allow_files))
 
 
-def attach(path: Path) -> duckdb.DuckDBPyConnection:
-    """Return a connection of its own to the warehouse at `path`, read-only.
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a connection to a warehouse reaches besides the warehouse and the lake's files of its snapshot."""
+
+    all_files: bool = False
+    """Whether SQL may read every file, and load extensions."""
+    output: Path | None = None
+    """A file that we write rows to."""
+
+
+def attach(path: Path, access: Access = Access()) -> duckdb.DuckDBPyConnection:
+    """Return a connection of its own to the warehouse at `path`, read-only and locked to what `access` says.
 
     The file is attached to an empty database in memory: opened by its path, DuckDB would hand out the file that this
     process opened there earlier, even though a newer one has taken its place.
@@ -82,10 +99,14 @@ def attach(path: Path) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     try:
         connection.execute(statement("attach", path=literal(str(path))))
+        use_utc(connection)
+        connection.execute(_SETTINGS)
         connection.execute(_SESSION)
         connection.sql("FROM snapshot_info").fetchall()  # a file that lost its end is found out here
         if connection.execute(statement("views_of_objects")).fetchall():
             let_read(connection)
+        if not access.all_files:
+            lock(connection, *([] if access.output is None else [access.output]))
     except duckdb.Error as error:
         said = str(error).partition("\n")[0].rstrip(".!")
         raise UsageError(
@@ -113,14 +134,18 @@ class Warehouse:
     """One published snapshot: the tables of the reputations, and the lake's `events`, `commits`, ... as views.
 
     It stays what it is while newer ones are published; `refresh()` moves on. Answers are polars data frames;
-    `arrow()`, `pandas()` and `relation()` give the others. Moments are times with a zone, UTC days, or ISO 8601 text. A
-    policy may be given by its name or file. A notebook is told of what takes longer than two seconds. Not for use by
-    several threads at once: give each its `snapshot()`.
+    `arrow()`, `pandas()` and `relation()` give the others. Their SQL is one query, which reads the warehouse and the
+    lake's files of this snapshot and nothing else, unless the warehouse was opened with `allow_files`. Moments are
+    times with a zone, UTC days, or ISO 8601 text. A policy may be given by its name or file. A notebook is told of what
+    takes longer than two seconds. Not for use by several threads at once: give each its `snapshot()`.
     """
 
-    def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection | None = None) -> None:
+    def __init__(
+        self, path: Path, connection: duckdb.DuckDBPyConnection | None = None, access: Access = Access()
+    ) -> None:
         self.path = path
-        self._connection = connection or attach(path)
+        self._access = access
+        self._connection = connection or attach(path, access)
         self.info = stored_info(self._connection)
 
     def __enter__(self) -> Self:
@@ -179,7 +204,7 @@ class Warehouse:
         Relations and snapshots made before stay where they are.
         """
         before = self.info
-        self._connection = attach(self.path)
+        self._connection = attach(self.path, self._access)
         self.info = stored_info(self._connection)
         return self.info != before
 
@@ -190,10 +215,35 @@ class Warehouse:
         """
         connection = self._connection.cursor()
         connection.execute(_SESSION)
-        return Warehouse(self.path, connection)
+        return Warehouse(self.path, connection, self._access)
+
+    @contextmanager
+    def limited(self, seconds: float) -> Generator[None]:
+        """Interrupt what is asked within the block once so many seconds are over. Raises UsageError then."""
+        done = threading.Event()
+
+        def interrupt() -> None:
+            pause = seconds
+            while not done.wait(pause):
+                self._connection.interrupt()
+                pause = _INTERRUPT_SECONDS
+
+        watching = threading.Thread(target=interrupt, daemon=True)
+        watching.start()
+        try:
+            yield
+        except duckdb.InterruptException:
+            raise UsageError(f"no answer within {seconds:,.0f} s, so the query was ended: ask for less") from None
+        finally:
+            done.set()
+            watching.join()
 
     def relation(self, query: str, params: Parameters = None) -> duckdb.DuckDBPyRelation:
-        """Return a query as a lazy DuckDB relation. Values belong into `params` (`?` or `$name`)."""
+        """Return a query as a lazy DuckDB relation. Values belong into `params` (`?` or `$name`).
+
+        Raises UsageError for what is not one query.
+        """
+        check_query(self._connection, query)
         return self._connection.sql(query, params=params)
 
     def sql(self, query: str, params: Parameters = None) -> pl.DataFrame:

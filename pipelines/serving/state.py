@@ -18,6 +18,8 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
+from pipelines.private import private_folder
+
 DIGESTS = pl.Schema({"user_id": pl.String, "digest": pl.UInt64})
 _NAME = "published.arrow"
 _ID = b"publication_id"
@@ -60,7 +62,7 @@ class State:
         last = self._last
         if last is None or last is self._saved:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
+        private_folder(self._folder)
         for abandoned in self._folder.glob(f"{_NAME}.*"):
             abandoned.unlink(missing_ok=True)
         temporary = self._folder / f"{_NAME}.{last.publication_id}"

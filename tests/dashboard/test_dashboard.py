@@ -1,5 +1,6 @@
 """The dashboard in a real browser: every section is there, says what is not, runs no code, and breaks on no name."""
 
+import secrets
 import shutil
 import signal
 import subprocess
@@ -7,15 +8,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
+import httpx
+import pyarrow as pa
 import pytest
+import websockets
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from websockets.sync.client import connect
 
+from pipelines.contract.encode import encode
+from pipelines.contract.schema import EVENT
+from pipelines.emit.producer import Record
 from pipelines.emit.simulator import Rates, simulate
 from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.settings import Settings
-from tests.draining import drain_all, send, with_ingest
+from pipelines.visible import visible
+from tests.draining import NOON, drain_all, send, with_ingest
 from tests.services.ports import free_port
 from tests.services.requirements import require
 from tests.test_crashes import environment
@@ -41,7 +50,7 @@ def served(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @contextmanager
-def _dashboard(settings: Settings, folder: Path) -> Iterator[str]:
+def _dashboard(settings: Settings, folder: Path, **variables: str) -> Iterator[str]:
     """Yield the address of a dashboard; it ends with exit code 0 when it is told to."""
     assert settings.redis.url
     values = environment(settings) | {
@@ -50,6 +59,7 @@ def _dashboard(settings: Settings, folder: Path) -> Iterator[str]:
         "PYTHONUNBUFFERED": "1",
     }
     command = [*_KARMALAKE, "dashboard", "--port", str(free_port())]
+    values |= variables
     with subprocess.Popen(command, env=values, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
@@ -125,7 +135,7 @@ def test_clicking_through_every_section(page: Page, address: str) -> None:
 @pytest.mark.parametrize("user_id", ["nobody", "<script>document.title = 'owned'</script>", "'; DROP TABLE events; --"])
 def test_a_user_who_is_not_there(page: Page, address: str, user_id: str) -> None:
     """It is said in a sentence, and whatever the name holds is only a name."""
-    page.goto(f"{address}?section=user&user={quote(user_id)}")
+    page.goto(f"{address}&section=user&user={quote(user_id)}")
     expect(page.get_by_text("There is no user")).to_be_visible(timeout=_SECONDS)
     assert page.title() != "owned"
     page.get_by_role("tab", name="Trends").click()
@@ -139,6 +149,177 @@ def test_nobody_can_run_code(page: Page, address: str) -> None:
     assert page.locator(".cm-editor").count() == 0
 
 
+def _bare(address: str) -> str:
+    return address.partition("?")[0]
+
+
+def _token(address: str) -> str:
+    return parse_qs(urlsplit(address).query)["token"][0]
+
+
+PATHS = [
+    "",
+    "?section=user&user=driver-1",
+    "health",
+    "api/status",
+    "assets/index.js",
+    "favicon.ico",
+    "auth/login",
+    "@file/1-x.csv",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nothing_is_answered_without_the_token(address: str, path: str) -> None:
+    """Neither page, file, login nor error: a sentence, and that is all; with a wrong token, too."""
+    for query in ("", "token=", "token=wrong", f"token={_token(address)[:-1]}"):
+        glue = "&" if "?" in path else "?"
+        answer = httpx.get(f"{_bare(address)}{path}{glue}{query}", timeout=_SECONDS)
+        assert (answer.status_code, "karmalake dashboard" in answer.text) == (401, True)
+        assert "set-cookie" not in answer.headers
+    assert httpx.post(f"{_bare(address)}api/kernel/run", json={}, timeout=_SECONDS).status_code == 401
+    assert httpx.get(_bare(address), headers={"Authorization": "Bearer wrong"}, timeout=_SECONDS).status_code == 401
+
+
+@pytest.fixture
+def known(address: str) -> Iterator[httpx.Client]:
+    """Return a client that has shown the token once."""
+    with httpx.Client(timeout=_SECONDS) as client:
+        entered = client.get(f"{address}&section=health")
+        assert (entered.status_code, "url=?section=health" in entered.text) == (200, True)
+        assert _token(address) not in entered.text
+        cookie = entered.headers["set-cookie"]
+        assert all(kept in cookie for kept in ("HttpOnly", "SameSite=strict"))
+        assert _token(address) not in cookie
+        yield client
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost.evil.example", "", "a b"]
+)
+def test_another_name_gets_nothing(known: httpx.Client, address: str, host: str) -> None:
+    """A name that was let point here (DNS rebinding) is refused, whatever the browser knows."""
+    assert known.get(_bare(address)).status_code == 200
+    assert known.get(_bare(address), headers={"Host": host}).status_code in {400, 403}
+    assert httpx.get(address, headers={"Host": host}, timeout=_SECONDS).status_code in {400, 403}
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://localhost", "file://"]
+)
+def test_another_page_gets_nothing(known: httpx.Client, address: str, origin: str) -> None:
+    """Requests and websockets of another origin are refused, also beside the cookie; those of the page are not."""
+    own = _bare(address).rstrip("/")
+    assert known.get(_bare(address), headers={"Origin": own}).status_code == 200
+    assert known.get(_bare(address), headers={"Origin": origin}).status_code == 403
+    cookie = "; ".join(f"{name}={value}" for name, value in known.cookies.items())
+    socket = f"{_bare(address).replace('http', 'ws')}ws?session_id=s_000000"
+    for headers in ({"Cookie": cookie, "Origin": origin}, {"Origin": own}, {}, {"Cookie": f"{cookie}x", "Origin": own}):
+        with pytest.raises(websockets.exceptions.InvalidStatus) as refused, connect(socket, additional_headers=headers):
+            pass
+        assert refused.value.response.status_code == 403
+    with connect(socket, additional_headers={"Cookie": cookie, "Origin": own}) as opened:
+        assert opened.recv(10)
+
+
+def test_a_page_of_another_origin_reads_nothing(browser: Browser, address: str, tmp_path: Path) -> None:
+    """In a browser that has the cookie, another page opens no websocket and reads no answer (case 09)."""
+    context = browser.new_context()
+    page, other = context.new_page(), context.new_page()
+    page.goto(address)
+    _heading(page, "Trends")
+    (tmp_path / "other.html").write_text("<title>other</title>")
+    other.goto((tmp_path / "other.html").as_uri())
+    ask = """async (url) => {
+        const read = await fetch(url, {credentials: 'include'}).then((r) => r.text()).catch(() => 'refused')
+        const ws = await new Promise((end) => {
+            const socket = new WebSocket(url.replace('http', 'ws') + 'ws?session_id=s_000001')
+            socket.onopen = () => end('opened'); socket.onerror = () => end('refused')
+        })
+        return [read, ws]
+    }"""
+    assert other.evaluate(ask, _bare(address)) == ["refused", "refused"]
+    context.close()
+
+
+def test_the_page_asks_no_other_server_and_is_in_no_frame(known: httpx.Client, address: str) -> None:
+    """Browsers are told so, by headers that every answer has."""
+    headers = known.get(_bare(address)).headers
+    policy = headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert headers["referrer-policy"] == "no-referrer"
+    assert "access-control-allow-origin" not in headers
+
+
+def test_a_token_of_ones_own_and_a_public_name(served: Settings, tmp_path: Path) -> None:
+    """The token of the settings is not printed; a proxy shows it as a header, under the name it is known by."""
+    token = secrets.token_hex(8)
+    names = {"KARMALAKE_DASHBOARD_TOKEN": token, "KARMALAKE_DASHBOARD_ALLOWED_HOSTS": "karma.example"}
+    with _dashboard(served, tmp_path, **names) as address:
+        assert address.endswith("/")
+        proxied = {"Host": "karma.example", "Origin": "https://karma.example", "Authorization": f"Bearer {token}"}
+        assert httpx.get(address, headers=proxied, timeout=_SECONDS).status_code == 200
+        assert (
+            httpx.get(address, headers=proxied | {"Origin": "https://karma.example:8443"}, timeout=_SECONDS).status_code
+            == 403
+        )
+        assert httpx.get(f"{address}?token={token}", timeout=_SECONDS).status_code == 200
+        assert httpx.get(address, timeout=_SECONDS).status_code == 401
+
+
+HOSTILE = [
+    "https://evil.example/pixel.png",
+    "![x](https://evil.example/markdown.png)",
+    "[click](https://evil.example/)",
+    "<img src='https://evil.example/tag.png' onerror='document.title = \"owned\"'>",
+    "data:image/svg+xml,<svg onload='document.title = 1'/>",
+    "$$\\href{https://evil.example}{x}$$",
+    "\u202egnp.exe\x1b[31m",
+]
+
+
+def test_names_are_only_names(page: Page, served: Settings, tmp_path: Path) -> None:
+    """Ids and action types that are addresses, images, Markdown or HTML are shown as text: nothing is fetched."""
+    kafka = served.kafka.model_copy(update={"topic": "dashboard-hostile", "group_id": "dashboard-hostile"})
+    hostile = served.model_copy(update={"data_dir": tmp_path / "hostile", "kafka": kafka})
+    send(hostile, [record for n, name in enumerate(HOSTILE) for record in _named(name, n)])
+    drain_all(hostile)
+    policy = tmp_path / "policy.toml"
+    policy.write_text(_POLICY, encoding="utf-8")
+    refresh_warehouse(
+        hostile.model_copy(update={"reputation": hostile.reputation.model_copy(update={"policy": str(policy)})})
+    )
+    with _dashboard(hostile, tmp_path) as address:
+        page.goto(f"{address}&section=leaderboard")
+        _heading(page, "All time")
+        expect(page.get_by_text("<b>1</b>")).to_be_visible()
+        for name in HOSTILE:
+            expect(page.get_by_text(visible(name)).first).to_be_visible()
+        for name in HOSTILE:
+            page.goto(f"{_bare(address)}?section=user&user={quote(name)}")
+            _heading(page, "Why")
+            expect(page.locator("td").get_by_text(visible(name)[:100]).first).to_be_visible()
+        assert page.locator("a[href*='evil'], img[src*='evil']").count() == 0
+        assert page.title() != "owned"
+        page.goto("about:blank")
+
+
+_POLICY = """
+name = "hostile"
+version = "<b>1</b>"
+[actions.DriverRated]
+points = 1
+"""
+
+
+def _named(name: str, n: int) -> list[Record]:
+    row = {"event_id": f"{n}", "user_id": name, "action_type": name[:100], "event_time": NOON, "metadata": []}
+    rated = row | {"event_id": f"{n}-rated", "action_type": "DriverRated"}
+    events = encode(pa.Table.from_pylist([row, rated], EVENT)).to_pylist()
+    return [Record(name.encode(), value) for value in events]
+
+
 def test_before_there_is_anything(page: Page, served: Settings, tmp_path: Path) -> None:
     """Without a warehouse the page says so, and what to do."""
     empty = served.model_copy(update={"data_dir": tmp_path / "nothing"})
@@ -150,6 +331,6 @@ def test_before_there_is_anything(page: Page, served: Settings, tmp_path: Path) 
 
 def test_a_port_that_is_taken(address: str) -> None:
     """It is said in a sentence."""
-    taken = address.rstrip("/").rpartition(":")[2]
+    taken = str(urlsplit(address).port)
     done = subprocess.run([*_KARMALAKE, "dashboard", "--port", taken], capture_output=True, text=True, check=False)
     assert (done.returncode, "cannot listen" in done.stderr, "Traceback" in done.stderr) == (2, True, False)

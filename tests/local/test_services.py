@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -61,6 +62,21 @@ def test_both_services_start_are_found_and_stop(both: Settings) -> None:
     assert stop(both) == ()
     with pytest.raises(OSError, match="refused"):
         socket.create_connection((services.HOST, started.broker.process.port))
+
+
+def test_the_cache_asks_for_a_password(cache_only: Settings) -> None:
+    """It stands in a file of this user alone, in no argument of the process, and survives a restart."""
+    cache = _cache(cache_only)
+    file = services.password_file(cache_only)
+    password = file.read_text().split()[1]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert password not in Path(f"/proc/{cache.process.pid}/cmdline").read_text()
+    with redis.Redis(port=cache.process.port) as stranger, pytest.raises(redis.AuthenticationError):
+        stranger.keys()
+    stop(cache_only)
+    again = _cache(cache_only)
+    with redis.Redis(port=again.process.port, password=password) as client:
+        assert client.ping()
 
 
 def test_start_is_idempotent(both: Settings) -> None:
@@ -144,7 +160,7 @@ def test_a_lost_state_file_is_an_error_that_helps(cache_only: Settings) -> None:
 
 def test_a_service_that_does_not_come_up_shows_its_log(cache_only: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error carries the end of the log, and nothing is left running."""
-    monkeypatch.setattr(services, "_cache_command", lambda port: ["/bin/sh", "-c", "echo no room for $0", str(port)])
+    monkeypatch.setattr(services, "_cache_command", lambda _, port: ["/bin/sh", "-c", "echo no room for $0", str(port)])
     with pytest.raises(TransientError, match=r"cache did not come up.*\n(.*\n)*no room for \d+"):
         start(cache_only)
     assert status(cache_only).cache is None

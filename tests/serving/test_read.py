@@ -33,7 +33,7 @@ def with_url(settings: Settings, url: str, **other: object) -> Settings:
 
 def address(settings: Settings) -> str:
     assert settings.redis.url is not None
-    return settings.redis.url.get_secret_value().removeprefix("redis://")
+    return settings.redis.url.get_secret_value().rpartition("@")[2]
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_settings_default_to_the_environment(
         monkeypatch.setenv("KARMALAKE_REDIS_URL", "redis://127.0.0.1:1/0")
         with pytest.raises(TransientError, match=r"127\.0\.0\.1:1, database 0 did not answer while reading"):
             read_reputation("ann")
-        monkeypatch.setenv("KARMALAKE_REDIS_URL", f"redis://{address(settings)}")
+        monkeypatch.setenv("KARMALAKE_REDIS_URL", settings.redis.url.get_secret_value() if settings.redis.url else "")
         assert read_reputation("ann") == {"score": 1}
     finally:
         read._default_settings.cache_clear()
@@ -137,7 +137,7 @@ def test_an_unreadable_address_is_refused_without_showing_it(url: str) -> None:
 def test_a_wrong_password_is_refused_without_showing_it(user: Callable[..., Settings], tmp_path: Path) -> None:
     """A refused log-in is a mistake in the settings; neither the right nor the wrong password is in the text."""
     right = user("+@all", "~*")
-    wrong = with_url(right, f"redis://karl:wrong-{QUOTED}@{address(right).partition('@')[2]}")
+    wrong = with_url(right, f"redis://karl:wrong-{QUOTED}@{address(right)}")
     for attempt in (
         lambda: read_reputation("ann", wrong),
         lambda: publish(always(documents()), stamp(1), wrong.redis, tmp_path),

@@ -19,6 +19,13 @@ _SETTINGS = {
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     "spark.sql.session.timeZone": "UTC",
 }
+_ON_THIS_MACHINE = {
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+    "spark.ui.enabled": "false",  # a page that every user and site could ask
+}
+"""Where Spark is not configured: it runs within this process, and no other machine has to reach it."""
+_CONFIGURED_BY = ("SPARK_CONF_DIR", "SPARK_HOME", "PYSPARK_SUBMIT_ARGS")
 
 
 @contextmanager
@@ -43,6 +50,8 @@ def _start() -> SparkSession:
     """Start Spark, quietly: the command line shows its own progress, and errors come as exceptions too."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("karmalake rebuild").config("spark.ui.showConsoleProgress", "false")
+    if not any(map(os.environ.get, _CONFIGURED_BY)):
+        builder = builder.config(map=_ON_THIS_MACHINE)
     try:
         return builder.config("spark.log.level", "ERROR").getOrCreate()
     except PySparkRuntimeError as error:

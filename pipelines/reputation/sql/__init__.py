@@ -24,6 +24,17 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def identifier(name: str) -> str:
+    """Return a name as an SQL identifier, for columns that a query of a reader has named."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def use_utc(connection: duckdb.DuckDBPyConnection) -> None:
+    """Let a connection and its cursors compute days and show times in UTC; one that is locked has it already."""
+    if one_row(connection.execute("SELECT current_setting('TimeZone')")) != ("UTC",):
+        connection.execute("SET GLOBAL TimeZone = 'UTC'")
+
+
 def one_row(answer: duckdb.DuckDBPyConnection) -> tuple[Any, ...]:
     """Return the row of an answer that always has one, as an aggregate over everything has."""
     (row,) = answer.fetchall()

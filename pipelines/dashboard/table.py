@@ -1,0 +1,62 @@
+"""Tables of the dashboard: every value is text, whatever it looks like.
+
+marimo's own table draws what looks like an address as a link or fetches it as an image, and Markdown as Markdown: ids
+and action types are whatever a producer sent.
+"""
+
+from datetime import datetime
+from html import escape
+
+import marimo as mo
+import polars as pl
+
+from pipelines.visible import visible
+
+_STYLE = (
+    "<style>.karmalake th, .karmalake td {padding: 0.15rem 0.75rem; white-space: pre; text-align: left}"
+    ".karmalake .number {text-align: right}</style>"
+)
+_MAX_CHARACTERS = 300
+
+
+def table(rows: pl.DataFrame) -> mo.Html:
+    """Return a table of all rows, numbers to the right."""
+    classes = ["number" if kind.is_numeric() else "text" for kind in rows.schema.dtypes()]
+    head = "".join(f'<th class="{kind}">{text(name)}</th>' for name, kind in zip(rows.columns, classes, strict=True))
+    body = "".join(f"<tr>{_cells(row, classes)}</tr>" for row in rows.rows())
+    return mo.Html(
+        f'{_STYLE}<div style="overflow: auto; max-height: 40rem"><table class="karmalake">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def text(value: str) -> str:
+    """Return HTML that shows a text as it is, on its own, in its own direction."""
+    shown = visible(value)
+    cut = shown if len(shown) <= _MAX_CHARACTERS else f"{shown[:_MAX_CHARACTERS]}\u2026"
+    return f"<bdi>{escape(cut)}</bdi>"
+
+
+def paragraph(value: str) -> mo.Html:
+    """Return a sentence that may quote something of others."""
+    return mo.Html(f"<p>{text(value)}</p>")
+
+
+def _cells(row: tuple[object, ...], classes: list[str]) -> str:
+    return "".join(f'<td class="{kind}">{text(_shown(value))}</td>' for value, kind in zip(row, classes, strict=True))
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case datetime():
+            return f"{value:%Y-%m-%d %H:%M:%S}"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.2f}"
+        case _:
+            return str(value)

@@ -1,0 +1,203 @@
+"""Every port that a command of ours opens: it listens on 127.0.0.1, and strangers get nothing from it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines.local import services
+from pipelines.local.services import start, stop
+from pipelines.refresh import refresh_warehouse
+from pipelines.settings import Settings
+from tests.conftest import REPOSITORY
+from tests.draining import drain_all, send, valid_records, with_ingest
+from tests.emit.outboxes import create_outbox, disposed, sqlite_url
+from tests.services.requirements import require
+from tests.services.waiting import wait_for
+from tests.test_crashes import environment
+
+_OPENS = re.compile(r"create_server\(|HTTPServer\b|uvicorn\.|socket\.(listen|bind)\(|--listener-url|\"--port\"")
+_WHERE = {
+    "pipelines/cli/dashboard.py": "karmalake dashboard",
+    "pipelines/dashboard/serve.py": "karmalake dashboard",
+    "pipelines/monitoring/server.py": "karmalake stream, relay, notify",
+    "pipelines/local/services.py": "karmalake local start",
+    "examples/service.py": "the example's service, for its own tests",
+    "examples/system.py": "the example's servers, for its own tests",
+}
+"""Where ports are opened, and by which command: `rebuild --engine spark` opens Spark's."""
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_place_that_opens_a_port_is_known() -> None:
+    """A new server stands here, and with its command below."""
+    sources = [path for folder in ("pipelines", "assets", "examples") for path in (REPOSITORY / folder).rglob("*.py")]
+    found = {str(path.relative_to(REPOSITORY)) for path in sources if _OPENS.search(path.read_text(encoding="utf-8"))}
+    assert found <= _WHERE.keys(), found - _WHERE.keys()
+
+
+@pytest.fixture
+def world(settings: Settings) -> Settings:
+    """Return settings of a small world."""
+    bus = with_ingest(settings)
+    send(bus, valid_records(range(20)))
+    drain_all(bus)
+    refresh_warehouse(bus)
+    return bus
+
+
+def _variables(settings: Settings, folder: Path) -> dict[str, str]:
+    assert settings.redis.url is not None
+    return environment(settings) | {
+        "KARMALAKE_REDIS_URL": settings.redis.url.get_secret_value(),
+        "KARMALAKE_REDIS_PREFIX": settings.redis.prefix,
+        "KARMALAKE_RELAY_DATABASE_URL": _outbox(folder),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _outbox(folder: Path) -> str:
+    url = sqlite_url(folder)
+    with disposed(url) as engine:
+        create_outbox(engine)
+    return url.render_as_string(hide_password=False)
+
+
+@contextmanager
+def _running(variables: dict[str, str], *command: str) -> Iterator[psutil.Process]:
+    program = [sys.executable, "-c", "from pipelines.cli import main; main()", *command]
+    with subprocess.Popen(program, env=variables, stdout=subprocess.DEVNULL) as process:
+        family = psutil.Process(process.pid)
+        try:
+            yield family
+        finally:
+            for member in family.children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    member.kill()
+            process.send_signal(signal.SIGKILL)
+
+
+def _listening(process: psutil.Process) -> list[tuple[str, int]]:
+    """Return where a process and those it started listen."""
+    found: list[tuple[str, int]] = []
+    with suppress(psutil.NoSuchProcess):
+        for member in (process, *process.children(recursive=True)):
+            connections = member.net_connections("inet")
+            found += [(one.laddr.ip, one.laddr.port) for one in connections if one.status == psutil.CONN_LISTEN]
+    return found
+
+
+def _asked(port: int, request: bytes) -> bytes:
+    """Return what is answered within two seconds, or until the other side ends it."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=2) as client, suppress(OSError):
+        client.sendall(request)
+        while data := client.recv(65_536):
+            received += data
+    return received
+
+
+def _http(host: str, method: str = "GET", path: str = "/", *headers: str) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close", *headers, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+_WEBSOCKET = ("Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
+
+
+def _strange(port: int) -> Iterator[bytes]:
+    """Yield what strangers ask: another name, another page, no token, a form of a page, garbage."""
+    own = f"127.0.0.1:{port}"
+    for path in ("/", "/metrics", "/healthz", "/ws?session_id=s_1", "/api/status", "/jobs/"):
+        yield _http("evil.example", "GET", path)
+        yield _http(f"evil.example:{port}", "GET", path, "Origin: http://evil.example")
+        yield _http("evil.example", "POST", path, "Content-Length: 0")
+    yield _http(own, "GET", "/ws?session_id=s_1", "Origin: http://evil.example", *_WEBSOCKET)
+    yield _http(own, "GET", "/ws?session_id=s_1", f"Origin: http://{own}", *_WEBSOCKET)
+    yield _http(own, "GET", "/")
+    yield _http(own, "POST", "/", "Content-Length: 0", "Origin: http://evil.example")
+    yield from (b"\0" * 300, b"garbage\r\n\r\n", b"INFO\r\nKEYS *\r\nQUIT\r\n", os.urandom(300))
+
+
+def _nothing_is_answered(process: psutil.Process, expected: int) -> None:
+    """Assert that a process listens at so many ports of 127.0.0.1, and that none of them tells a stranger anything."""
+    places = wait_for("the ports", lambda: len(found := _listening(process)) >= expected and found, 120)
+    assert len(places) == expected
+    for ip, port in places:
+        assert ip.removeprefix("::ffff:") == "127.0.0.1"
+        for request in _strange(port):
+            answer = _asked(port, request)
+            head, _, body = answer.partition(b"\r\n\r\n")
+            if answer.startswith(b"HTTP/"):
+                assert int(head.split()[1]) in {400, 401, 403, 404, 405, 421, 505}, (request, head)
+            else:
+                assert re.fullmatch(rb"(-(NOAUTH|ERR)[^\r\n]*\r\n|\+OK\r\n)*|bad request\n", answer), (request, answer)
+            assert len(body) < 200, (request, body)
+            assert not re.search(rb"karmalake_[a-z]+_|<html|redis_version|access-control", answer, re.IGNORECASE)
+    assert len(_listening(process)) == expected
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["dashboard", "--port", "0"], ["stream", "--metrics-port", "0"], ["relay", "--metrics-port", "0"]],
+    ids=lambda command: command[0],
+)
+def test_a_command_that_serves(world: Settings, tmp_path: Path, command: list[str]) -> None:
+    """The dashboard, and the metrics of what runs for long; `notify` serves by the same server as `stream`."""
+    with _running(_variables(world, tmp_path), *command) as process:
+        _nothing_is_answered(process, 1)
+
+
+def test_what_runs_for_long_without_a_port_named_opens_none(world: Settings, tmp_path: Path) -> None:
+    """Metrics are served where a port is named, and nowhere else."""
+    with _running(_variables(world, tmp_path), "stream") as process:
+        wait_for("its work", lambda: len(process.net_connections("inet")) > 0, 120)
+        assert _listening(process) == []
+
+
+def test_the_embedded_services(tmp_path: Path) -> None:
+    """The cache wants its password; the broker answers nothing that is not Kafka's, and goes on."""
+    settings = Settings(data_dir=tmp_path / "data")
+    started = start(settings)
+    try:
+        for service in (started.broker, started.cache):
+            assert service is not None
+            _nothing_is_answered(psutil.Process(service.process.pid), 1)
+        assert services.status(settings) == services.LocalServices(started.broker, started.cache)
+    finally:
+        stop(settings)
+
+
+_SPARK = """
+from pipelines.reputation.spark.session import open_session
+with open_session() as spark:
+    print(spark.sparkContext.uiWebUrl, flush=True)
+    input()
+"""
+
+
+def test_spark_on_this_machine() -> None:
+    """Where Spark is not configured it shows no page, and its ports are of 127.0.0.1 alone."""
+    require("kafka")  # for its Java
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_"))}
+    program = [sys.executable, "-c", _SPARK]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(program, env=variables, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout
+        assert process.stdin
+        assert process.stdout.readline() == b"None\n"
+        places = _listening(psutil.Process(process.pid))
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.wait() == 0
+    assert places
+    assert {ip.removeprefix("::ffff:") for ip, _ in places} == {"127.0.0.1"}
