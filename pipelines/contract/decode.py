@@ -4,18 +4,22 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.contract import metadata
-from pipelines.contract.parsed import Parsed
+from pipelines.contract.parsed import GOES_THROUGH, Parsed, plain_sentence, refused, undecodable
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import EVENT, PLACE, REJECTED, TIMESTAMP
 from pipelines.contract.values import parse_values
 from pipelines.settings import ContractSettings
+
+
+_LAST_US = int((datetime.max.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
+"""The end of year 9999: no later time can be shown, stored as a day or sorted by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +35,59 @@ class Decoded:
     mis_keyed: pa.BooleanArray
 
 
-def decode(records: pa.Table, contract: ContractSettings) -> Decoded:
+def decode(records: pa.Table, contract: ContractSettings, now: datetime | None = None) -> Decoded:
     """Split `records` (RECORD columns) into valid events and rejected records (`not-blocked`).
 
-    Raises ConfigurationError or TransientError when a schema registry is needed and cannot be asked.
+    `now` bounds event_time beside the record time; None is this machine's clock. Raises ConfigurationError or
+    TransientError when a schema registry is needed and cannot be asked.
     """
     records = records.combine_chunks()
-    return judge(records, parse_values(_flat(records["value"]), contract), contract)
+    parsed = parse_values(_flat(records["value"]), contract)
+    return judge(records, parsed, contract, now or datetime.now(UTC))
 
 
-def judge(records: pa.Table, parsed: Parsed, contract: ContractSettings) -> Decoded:
-    """Split what the values of `records` (RECORD columns, in one chunk) were parsed into by the bounds of an event."""
+def judge(records: pa.Table, parsed: Parsed, contract: ContractSettings, now: datetime) -> Decoded:
+    """Split what the values of `records` (RECORD columns, in one chunk) were parsed into by the bounds of an event.
+
+    Whatever judging raises, by halves: the record that fails alone is undecodable (`not-blocked`).
+    """
+    try:
+        return _judge(records, parsed, contract, now)
+    except GOES_THROUGH:
+        raise
+    except BaseException as error:
+        if len(records) > 1:
+            return _judge_halves(records, parsed, contract, now)
+        if parsed.errors or not len(records):
+            raise
+        blamed = refused(1, undecodable("an event that can be judged", error))
+        return judge(records, blamed, contract, now)
+
+
+def _judge_halves(records: pa.Table, parsed: Parsed, contract: ContractSettings, now: datetime) -> Decoded:
+    half = len(records) // 2
+    earlier = {row: problem for row, problem in parsed.errors.items() if row < half}
+    later = {row - half: problem for row, problem in parsed.errors.items() if row >= half}
+    halves = [
+        judge(records.slice(0, half).combine_chunks(), Parsed(parsed.events.slice(0, half), earlier), contract, now),
+        judge(records.slice(half).combine_chunks(), Parsed(parsed.events.slice(half), later), contract, now),
+    ]
+    return Decoded(
+        events=pa.concat_tables([judged.events for judged in halves]).combine_chunks(),
+        rejected=pa.concat_tables([judged.rejected for judged in halves]).combine_chunks(),
+        mis_keyed=pa.concat_arrays([judged.mis_keyed for judged in halves]),
+    )
+
+
+def _judge(records: pa.Table, parsed: Parsed, contract: ContractSettings, now: datetime) -> Decoded:
     events = metadata.last_value_wins(parsed.events)
     mis_keyed = pc.fill_null(pc.not_equal(records["key"], events["user_id"].cast(pa.binary())), fill_value=True)
-    reasons = _first_reason(list(_failures(parsed, events, records, mis_keyed, contract)), len(records))
+    bounds = _Bounds(contract, now)
+    reasons = _first_reason(list(_failures(parsed, events, records, mis_keyed, bounds)), len(records))
     valid = pc.is_null(reasons)
     return Decoded(
         events=keep(_with_place(events, records), valid),
-        rejected=_rejected(records, reasons, pc.invert(valid), parsed, events, contract),
+        rejected=_rejected(records, reasons, pc.invert(valid), parsed, events, bounds),
         mis_keyed=_flat(pc.filter(mis_keyed, valid)),
     )
 
@@ -58,14 +97,40 @@ def keep(rows: pa.Table, wanted: pa.BooleanArray) -> pa.Table:
     return rows if pc.all(wanted, min_count=0).as_py() else rows.filter(wanted)
 
 
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """The bounds of a valid event as of `now`."""
+
+    contract: ContractSettings
+    now: datetime
+
+    def latest(self, bus_times: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Return the latest valid event_time of each record, in microseconds: ahead of the record time and of now."""
+        ahead_us = min(self.contract.max_ahead_seconds * 1_000_000, _LAST_US)
+        taken = pc.min_element_wise(bus_times.cast(pa.int64()), _microseconds(self.now))
+        return pc.min_element_wise(pc.add(taken, ahead_us), _LAST_US)
+
+    def whose_clock(self, bus_time_us: int | None) -> str:
+        """Return which clock bounds the time of a record."""
+        if bus_time_us is None:
+            return f"this machine's clock, {_shown(_microseconds(self.now))}: the record has no valid record time"
+        if bus_time_us > _microseconds(self.now):
+            return (
+                f"this machine's clock, {_shown(_microseconds(self.now))}; "
+                f"the record time {_shown(bus_time_us)} is ahead of it too"
+            )
+        return f"the record time on the bus, {_shown(bus_time_us)}"
+
+
 def _failures(
     parsed: Parsed,
     events: pa.Table,
     records: pa.Table,
     mis_keyed: pa.ChunkedArray,
-    contract: ContractSettings,
+    bounds: _Bounds,
 ) -> Iterator[tuple[Reason, pa.Array]]:
     """Yield each reason with the mask of rows it applies to, in order of precedence."""
+    contract = bounds.contract
     yield Reason.NULL_VALUE, pc.is_null(records["value"])
     for reason in (Reason.UNDECODABLE, Reason.UNKNOWN_SCHEMA):
         undecodable = np.zeros(len(records), bool)
@@ -83,9 +148,8 @@ def _failures(
     )
     yield Reason.OVERSIZED_METADATA, pc.greater(metadata.sizes(events["metadata"]), contract.max_metadata_bytes)
     event_us = events["event_time"].cast(pa.int64())
-    latest = pc.add(records["bus_time"].cast(pa.int64()), contract.max_ahead_seconds * 1_000_000)
     yield Reason.TIMESTAMP_TOO_EARLY, pc.less(event_us, _microseconds(contract.earliest))
-    yield Reason.TIMESTAMP_TOO_LATE, pc.greater(event_us, latest)
+    yield Reason.TIMESTAMP_TOO_LATE, pc.greater(event_us, bounds.latest(records["bus_time"]))
     if contract.strict_keys:
         yield Reason.KEY_MISMATCH, mis_keyed
 
@@ -109,19 +173,23 @@ def _rejected(
     mask: pa.Array,
     parsed: Parsed,
     events: pa.Table,
-    contract: ContractSettings,
+    bounds: _Bounds,
 ) -> pa.Table:
     rows = pc.indices_nonzero(mask).to_pylist()
     kept = reasons.take(pa.array(rows, pa.int64()))
+    bus_times = records["bus_time"].cast(pa.int64())
     details = [
-        _sentence(Reason(reason), row, parsed, events, contract)
+        plain_sentence(_sentence(Reason(reason), row, parsed, events, bounds, bus_times))
         for row, reason in zip(rows, kept.to_pylist(), strict=True)
     ]
     columns = [*records.filter(mask).columns, kept, pa.array(details, pa.string())]
     return pa.table(columns, schema=REJECTED)
 
 
-def _sentence(reason: Reason, row: int, parsed: Parsed, events: pa.Table, contract: ContractSettings) -> str:
+def _sentence(
+    reason: Reason, row: int, parsed: Parsed, events: pa.Table, bounds: _Bounds, bus_times: pa.ChunkedArray
+) -> str:
+    contract = bounds.contract
     match reason:
         case Reason.NULL_VALUE:
             return "The record has no value (a tombstone), and an event is never deleted by one."
@@ -140,13 +208,17 @@ def _sentence(reason: Reason, row: int, parsed: Parsed, events: pa.Table, contra
         case Reason.TIMESTAMP_TOO_EARLY:
             return f"timestamp {_time(events, row)} is before {contract.earliest.isoformat()}."
         case Reason.TIMESTAMP_TOO_LATE:
-            return f"timestamp {_time(events, row)} is over {contract.max_ahead_seconds} s ahead of the broker's time."
+            clock = bounds.whose_clock(bus_times[row].as_py())
+            return f"timestamp {_time(events, row)} is over {contract.max_ahead_seconds} s ahead of {clock}."
         case _:
             return f"The field {reason.removeprefix('missing_')} is absent or empty."
 
 
 def _time(events: pa.Table, row: int) -> str:
-    microseconds = events["event_time"].cast(pa.int64())[row].as_py()
+    return _shown(events["event_time"].cast(pa.int64())[row].as_py())
+
+
+def _shown(microseconds: int) -> str:
     try:
         return datetime.fromtimestamp(microseconds // 1_000_000, UTC).isoformat()
     except (ValueError, OverflowError, OSError):

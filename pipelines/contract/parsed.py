@@ -1,23 +1,28 @@
-"""What values were decoded to, and the way that decoders in bulk share: what they refuse is halved.
+"""What values were decoded to, and the wall around everything that a value's bytes reach (`not-blocked`).
 
-A decoder in bulk refuses a whole array for one bad value. Bad values are found by halving what was refused: they cost
-their neighbours a little time and nothing else (`not-blocked`).
+Whatever decoding raises, a Rust panic (a BaseException) too, is found by halves: the value that fails alone is the bad
+one, and costs its neighbours a little time and nothing else. Only what stops the process, and karmalake's own errors,
+which are about a service or a setting and not about a value, go through.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.contract.rejection import Reason
+from pipelines.contract.schema import EVENT
+from pipelines.errors import KarmalakeError
 
-_CHUNK = 1024
+GOES_THROUGH = (KeyboardInterrupt, SystemExit, GeneratorExit, KarmalakeError)
+"""What the wall does not catch."""
+_LONGEST_SENTENCE = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a value could not be decoded: a reason code, and a sentence for the person who has to mend it."""
+    """Why a value could not be decoded: a reason code, and a sentence for the person who has to fix it."""
 
     reason: Reason
     sentence: str
@@ -34,17 +39,37 @@ class Parsed:
     errors: dict[int, Problem]
 
 
+def parse_by_halves(values: pa.Array, parse: Callable[[pa.Array], Parsed], what: str) -> Parsed:
+    """Decode by `parse`, halving what it raises for; `what` names what a value should be.
+
+    Raises what GOES_THROUGH names, and nothing else.
+    """
+    parts = list(_halves(values, 0, parse, what))
+    if len(parts) == 1:
+        return parts[0][1]
+    events = pa.concat_tables([parsed.events for _, parsed in parts]).combine_chunks()
+    errors = {start + row: problem for start, parsed in parts for row, problem in parsed.errors.items()}
+    return Parsed(events, errors)
+
+
 def parse_in_bulk(values: pa.Array, columns: Callable[[pa.Array], pa.Table], what: str) -> Parsed:
-    """Decode by `columns`, which returns EVENT columns or raises ValueError; `what` names what a value should be."""
-    try:
-        return Parsed(columns(values), {})
-    except ValueError:
-        errors: dict[int, Problem] = {}
-        for start in range(0, len(values), _CHUNK):
-            errors |= _find_errors(values.slice(start, _CHUNK), start, columns, what)
-        good = np.ones(len(values), bool)
-        good[list(errors)] = False
-        return Parsed(_with_gaps(columns(values.filter(pa.array(good))), good), errors)
+    """Decode by `columns`, which returns EVENT columns or raises anything; `what` names what a value should be."""
+    return parse_by_halves(values, lambda some: Parsed(columns(some), {}), what)
+
+
+def parse_others(values: pa.Array, errors: dict[int, Problem], parse: Callable[[pa.Array], Parsed]) -> Parsed:
+    """Decode by `parse` all values but those that have an error already."""
+    good = np.ones(len(values), bool)
+    good[list(errors)] = False
+    parsed = parse(values.filter(pa.array(good)))
+    rows = np.flatnonzero(good)
+    found = {int(rows[row]): problem for row, problem in parsed.errors.items()}
+    return Parsed(_with_gaps(parsed.events, good), errors | found)
+
+
+def refused(count: int, problem: Problem) -> Parsed:
+    """Return as many values that all have the same problem."""
+    return Parsed(_blank(count), dict.fromkeys(range(count), problem))
 
 
 def put_together(parts: list[tuple[np.ndarray, Parsed]]) -> Parsed:
@@ -55,19 +80,42 @@ def put_together(parts: list[tuple[np.ndarray, Parsed]]) -> Parsed:
     return Parsed(events.take(pa.array(np.argsort(rows))), errors)
 
 
-def _find_errors(
-    values: pa.Array, first_row: int, columns: Callable[[pa.Array], pa.Table], what: str
-) -> dict[int, Problem]:
+def plain_sentence(text: str) -> str:
+    """Return a sentence in one line of bounded length, with control and direction characters escaped."""
+    shown = " ".join(text[: _LONGEST_SENTENCE + 1].split())
+    if not shown.isprintable():
+        shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in shown)
+    return shown if len(shown) <= _LONGEST_SENTENCE else f"{shown[:_LONGEST_SENTENCE]}..."
+
+
+def undecodable(what: str, why: object) -> Problem:
+    """Return the problem of a value that is not `what`."""
+    said = str(why) or type(why).__name__
+    return Problem(Reason.UNDECODABLE, plain_sentence(f"The value is not {what}: {said.rstrip('.')}."))
+
+
+def _halves(
+    values: pa.Array, start: int, parse: Callable[[pa.Array], Parsed], what: str
+) -> Iterator[tuple[int, Parsed]]:
+    """Yield what values were parsed to, in as few parts as raise nothing, each with the row that it starts at."""
     try:
-        columns(values)
-    except ValueError as error:
-        if len(values) == 1:
-            return {first_row: Problem(Reason.UNDECODABLE, f"The value is not {what}: {error}.")}
-        half = len(values) // 2
-        return _find_errors(values.slice(0, half), first_row, columns, what) | _find_errors(
-            values.slice(half), first_row + half, columns, what
-        )
-    return {}
+        parsed = parse(values)
+    except GOES_THROUGH:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a Rust panic is no Exception, and any value may cause one
+        if len(values) <= 1:
+            yield start, refused(len(values), undecodable(what, error))
+            return
+    else:
+        yield start, parsed
+        return
+    half = len(values) // 2
+    yield from _halves(values.slice(0, half), start, parse, what)
+    yield from _halves(values.slice(half), start + half, parse, what)
+
+
+def _blank(count: int) -> pa.Table:
+    return EVENT.empty_table().take(pa.nulls(count, pa.int64()))
 
 
 def _with_gaps(events: pa.Table, good: np.ndarray) -> pa.Table:

@@ -1,23 +1,60 @@
 """Bytes of `karmalake.v1.Event` to Arrow columns, in bulk; `ptars` is the one authority on what can be decoded.
 
-The wire names fields by number: a newer writer's fields are passed over, those of an older one are absent.
+The wire names fields by number: a newer writer's fields are passed over, those of an older one are absent. Where `ptars`
+refuses a batch, a scan of the wire (`wire.py`) finds the bad values; the others are decoded in bulk again.
 """
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are made when it is imported)
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from ptars import HandlerPool, PtarsConfig
 
 from pipelines.contract import event_pb2
-from pipelines.contract.parsed import Parsed, parse_in_bulk
+from pipelines.contract.parsed import GOES_THROUGH, Parsed, Problem, parse_by_halves, parse_others, undecodable
 from pipelines.contract.schema import EVENT, TIMESTAMP
+from pipelines.contract.wire import MAX_GROUPS, find_faults
 
 _HANDLER = HandlerPool([event_pb2.DESCRIPTOR], PtarsConfig(timestamp_unit="us")).get_for_message(
     event_pb2.Event.DESCRIPTOR
 )
+_WHAT = "a karmalake.v1.Event"
 
 
 def parse_protobuf(values: pa.Array) -> Parsed:
     """Decode an Arrow array of Protobuf bytes, nulls counting as blank."""
-    return parse_in_bulk(values, _columns, "a karmalake.v1.Event")
+    return parse_by_halves(values, _parse, _WHAT)
+
+
+def _parse(values: pa.Array) -> Parsed:
+    """Decode in bulk, and where that fails without the values that the scan refuses."""
+    deep = _too_deep(values)
+    if deep:
+        return parse_others(values, deep, _parse)
+    try:
+        return Parsed(_columns(values), {})
+    except GOES_THROUGH:
+        raise
+    except BaseException:  # a Rust panic is no Exception
+        faults = _problems(find_faults(values))
+        if not faults:
+            raise
+    return parse_others(values, faults, _parse)
+
+
+def _too_deep(values: pa.Array) -> dict[int, Problem]:
+    """Return the values in which groups are nested so deep that `ptars` would run out of stack and end the process."""
+    sizes = pc.binary_length(values)
+    if (pc.max(sizes).as_py() or 0) <= MAX_GROUPS:
+        return {}
+    rows = pc.indices_nonzero(pc.greater(sizes, MAX_GROUPS))
+    numbers = rows.to_pylist()
+    return {numbers[row]: problem for row, problem in _problems(find_faults(values.take(rows))).items()}
+
+
+def _problems(faults: dict[int, str]) -> dict[int, Problem]:
+    told = {fault: undecodable(_WHAT, fault) for fault in set(faults.values())}
+    return {row: told[fault] for row, fault in faults.items()}
 
 
 def _columns(values: pa.Array) -> pa.Table:

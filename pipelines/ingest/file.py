@@ -95,7 +95,7 @@ class FileSource:
             events.append(mapped)
         together = pa.concat_tables(events).combine_chunks()
         records = self._records(together, start)
-        return records, judge(records, Parsed(together, errors), self.settings.contract)
+        return records, judge(records, Parsed(together, errors), self.settings.contract, datetime.now(UTC))
 
     def _records(self, events: pa.Table, start: int) -> pa.Table:
         """Return RECORD columns with empty values: those of the few rows that are rejected are told afterwards."""
