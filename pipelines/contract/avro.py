@@ -1,28 +1,40 @@
 """Avro values to Arrow columns, each array by the schema of the writer, whose fields are found by name.
 
 Fields that the contract does not know are passed over, those that are absent are empty: older and newer writers are
-understood alike. What `pyruhvro` can read is read in bulk; a schema with bytes or fixed fields is read value by value.
+understood alike. Schemas on the list of `writers.py` are read in bulk by `pyruhvro`; values of all others, and very
+large ones, are decoded in a process of their own (`apart.py`), since a value may end or stall a decoder there.
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are made when it is imported)
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import files
-from io import BytesIO
+from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.contract.parsed import Parsed, Problem, parse_in_bulk
+from pipelines.contract.apart import REFUSED, Row, check_apart, decode_apart
+from pipelines.contract.parsed import (
+    GOES_THROUGH,
+    Parsed,
+    Problem,
+    parse_by_halves,
+    parse_in_parts,
+    plain_sentence,
+    put_together,
+    refused,
+)
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import EVENT, METADATA, TIMESTAMP
+from pipelines.contract.writers import bare, cells_in_bulk, choices, kind, read_schema
 from pipelines.errors import ConfigurationError
 
 OWN_SCHEMA = files("pipelines.contract").joinpath("event.avsc").read_text(encoding="utf-8")
-_NOT_IN_BULK = {"bytes", "fixed"}
 _TEXT = {"string", "enum", "null"}
 _FIELDS = {
     "event_id": _TEXT,
@@ -31,101 +43,142 @@ _FIELDS = {
     "timestamp": {"timestamp-millis", "timestamp-micros", "timestamp-nanos", "null"},
     "metadata": {"map of string", "null"},
 }
-_DAMAGED = (EOFError, IndexError, KeyError, OverflowError, MemoryError, TypeError)
-_Read = Callable[[pa.Array], pa.Table]
+_WHAT = "an event by its writer's Avro schema"
+_BULK_BYTES, _BULK_CELLS = 4 * 1024 * 1024, 8_000_000
+"""Of the values that are decoded together: bounds the memory of a decoder that fills every cell of every row."""
+_INT64 = 2**63
+_Parse = Callable[[pa.Array], Parsed]
 
 
 def parse_avro(values: pa.Array, schema: str = OWN_SCHEMA) -> Parsed:
-    """Decode an Arrow array of Avro values, without header or schema, that were written by `schema` (JSON)."""
-    try:
-        read = _reader(schema)
-    except ValueError as error:
-        problem = Problem(Reason.UNDECODABLE, f"The writer's Avro schema is no event: {error}.")
-        return Parsed(
-            EVENT.empty_table().take(pa.nulls(len(values), pa.int64())), dict.fromkeys(range(len(values)), problem)
-        )
-    return parse_in_bulk(pc.fill_null(values, b""), read, "an event by its writer's Avro schema")
+    """Decode an Arrow array of Avro values, without header or schema, that were written by `schema` (JSON).
+
+    Raises ConfigurationError without the packages for Avro, TransientError when no process can be started.
+    """
+    parse = _parser(schema)
+    return refused(len(values), parse) if isinstance(parse, Problem) else parse(pc.fill_null(values, b""))
 
 
 @lru_cache(maxsize=256)
-def _reader(schema: str) -> _Read:
-    """Return what turns values written by `schema` into EVENT columns; raises ValueError if it cannot hold an event."""
-    _, _, parse_schema = _packages()
-    try:
-        definition: Any = json.loads(schema)
-        parse_schema(json.loads(schema))
-    except Exception as error:  # noqa: BLE001 - the package raises whatever it meets in a schema that is none
-        raise ValueError(f"it cannot be read ({error})") from None
-    if not isinstance(definition, dict) or definition.get("type") != "record" or "fields" not in definition:
-        raise ValueError("it is no record with fields")
-    fields: dict[str, Any] = {field["name"]: field["type"] for field in definition["fields"]}
-    for name, kinds in _FIELDS.items():
-        if not all(_kind(of) in kinds for of in _choices(fields.get(name, "null"))):
-            raise ValueError(f"its {name} is {json.dumps(fields[name])}, not {' or '.join(sorted(kinds - {'null'}))}")
-    plain = _without_logical_types(definition)
-    names = [name for name in _FIELDS if name in fields]
-    time_type: Any = fields.get("timestamp", "null")
-    rows = _one_by_one(plain, names) if _NOT_IN_BULK & set(_mentioned(plain)) else _in_bulk(plain, names)
-
-    def read(values: pa.Array) -> pa.Table:
-        return _columns(rows(values), time_type)
-
-    return read
-
-
-def _packages() -> tuple[Any, Any, Any]:
-    try:
-        from fastavro import parse_schema, schemaless_reader  # noqa: PLC0415 - an extra
-        from pyruhvro import deserialize_array  # noqa: PLC0415 - an extra
-    except ImportError:
+def _parser(schema: str) -> _Parse | Problem:
+    """Return what decodes values written by `schema`, or why none of them is an event."""
+    if not (find_spec("fastavro") and find_spec("pyruhvro")):
         raise ConfigurationError(
             "the topic holds Avro, which needs a package more: pip install 'karmalake[avro]'"
         ) from None
-    return deserialize_array, schemaless_reader, parse_schema
+    try:
+        return _parser_of(*read_schema(schema))
+    except ValueError as error:
+        return Problem(Reason.UNDECODABLE, plain_sentence(f"The writer's Avro schema is no event: {error}."))
 
 
-def _in_bulk(schema: dict[str, Any], names: list[str]) -> _Read:
-    deserialize, _, _ = _packages()
-    text = json.dumps(schema)
+def _parser_of(definition: dict[str, Any], fields: dict[str, Any]) -> _Parse:
+    for name, kinds in _FIELDS.items():
+        if not all(kind(of) in kinds for of in choices(fields.get(name, "null"))):
+            raise ValueError(f"its {name} is {json.dumps(fields[name])}, not {' or '.join(sorted(kinds - {'null'}))}")
+    plain: dict[str, Any] = bare(definition)
+    names = [name for name in _FIELDS if name in fields]
+    time_kinds = set(map(kind, choices(fields.get("timestamp", "null"))))
+    apart = _apart(json.dumps(plain), names, time_kinds)
+    cells = cells_in_bulk(plain)
+    rows = cells and _rows_in_bulk(json.dumps(plain), names, cells)
+    if not rows:
+        check_apart(json.dumps(plain))
+        return apart
+    in_bulk = _in_bulk(rows, time_kinds, _BULK_CELLS // cells)
+    return lambda values: _by_size(values, in_bulk, apart)
+
+
+def _by_size(values: pa.Array, in_bulk: _Parse, apart: _Parse) -> Parsed:
+    """Decode values in bulk but for those that are larger than all that are decoded together."""
+    large = pc.greater(pc.binary_length(values), _BULK_BYTES)
+    if not pc.any(large, min_count=0).as_py():
+        return in_bulk(values)
+    chosen = large.to_numpy(zero_copy_only=False)
+    parts = [(~chosen, in_bulk), (chosen, apart)]
+    return put_together([(np.flatnonzero(mask), parse(values.filter(pa.array(mask)))) for mask, parse in parts])
+
+
+def _in_bulk(rows: Callable[[pa.Array], pa.Table], time_kinds: set[str], most_rows: int) -> _Parse:
+    def some(values: pa.Array) -> Parsed:
+        return Parsed(_columns(rows(values), time_kinds), {})
+
+    def by_halves(values: pa.Array) -> Parsed:
+        return parse_by_halves(values, some, _WHAT)
+
+    return lambda values: parse_in_parts(values, by_halves, _BULK_BYTES, most_rows)
+
+
+def _rows_in_bulk(text: str, names: list[str], cells: int) -> Callable[[pa.Array], pa.Table] | None:
+    """Return what decodes an array to columns; None where the package does not take the schema after all.
+
+    It is tried once: on nothing, and on zeros, which are a value of every schema.
+    """
+    from pyruhvro import deserialize_array  # noqa: PLC0415 - an extra
 
     def rows(values: pa.Array) -> pa.Table:
-        found = pa.Table.from_batches([deserialize(values.to_pylist(), text)]).select(names)
+        found = pa.Table.from_batches([deserialize_array(values.to_pylist(), text)]).select(names)
         found.validate(full=True)  # the package does not look whether a text is UTF-8
         return found
 
+    try:
+        for tried in ([], [bytes(16 * cells)]):
+            _columns(rows(pa.array(tried, pa.binary())), set())
+    except GOES_THROUGH:
+        raise
+    except BaseException:  # noqa: BLE001 - a Rust panic is no Exception
+        return None
     return rows
 
 
-def _one_by_one(schema: dict[str, Any], names: list[str]) -> _Read:
-    _, read, parse_schema = _packages()
-    parsed = parse_schema(schema)
+def _apart(text: str, names: list[str], time_kinds: set[str]) -> _Parse:
+    """Return what decodes values one by one in a process of their own."""
 
-    def rows(values: pa.Array) -> pa.Table:
-        try:
-            found = [read(BytesIO(value), parsed, None) for value in values.to_pylist()]
-        except _DAMAGED as error:
-            raise ValueError(str(error) or type(error).__name__) from None
-        types = {"timestamp": pa.int64(), "metadata": METADATA}
-        columns = {name: [row[name] for row in found] for name in names}
-        if "metadata" in columns:
-            columns["metadata"] = [row and list(row.items()) for row in columns["metadata"]]
-        return pa.table({name: pa.array(column, types.get(name, pa.string())) for name, column in columns.items()})
+    def parse(values: pa.Array) -> Parsed:
+        outcomes = decode_apart(text, names, values.to_pylist())
+        outcomes = [_event(names, outcome, time_kinds) for outcome in outcomes]
+        errors = {row: _blame(outcome) for row, outcome in enumerate(outcomes) if isinstance(outcome, str)}
+        rows = [None if isinstance(outcome, str) else outcome for outcome in outcomes]
+        columns = [pa.array([row and row[name] for row in rows], EVENT.field(name).type) for name in EVENT.names]
+        return Parsed(pa.table(columns, schema=EVENT), errors)
 
-    return rows
+    return parse
 
 
-def _columns(rows: pa.Table, time_type: Any) -> pa.Table:
+def _blame(predicate: str) -> Problem:
+    return Problem(Reason.UNDECODABLE, plain_sentence(f"The value {predicate.rstrip('.')}."))
+
+
+def _event(names: list[str], outcome: Row | str, time_kinds: set[str]) -> dict[str, Any] | str:
+    """Return the fields of an event by name, or what is wrong with them."""
+    if isinstance(outcome, str):
+        return outcome
+    found = dict(zip(names, outcome, strict=True))
+    time = _microseconds(found.get("timestamp"), time_kinds)
+    if time is not None and not -_INT64 <= time < _INT64:
+        return f"{REFUSED} its timestamp is out of range"
+    texts = {name: found.get(name) or "" for name in ("event_id", "user_id", "action_type")}
+    return texts | {"event_time": time, "metadata": list((found.get("metadata") or {}).items())}
+
+
+def _microseconds(time: int | None, kinds: set[str]) -> int | None:
+    if time is None:
+        return None
+    return time * 1_000 if "timestamp-millis" in kinds else time // 1_000 if "timestamp-nanos" in kinds else time
+
+
+def _columns(rows: pa.Table, time_kinds: set[str]) -> pa.Table:
     """Return EVENT columns of rows that may lack some; raises ValueError for a time that no calendar holds."""
 
-    def column(name: str, kind: pa.DataType, blank: Any) -> pa.Array:
+    def column(name: str, of: pa.DataType, blank: Any) -> pa.Array:
         if name not in rows.column_names:
-            return pa.repeat(pa.scalar(blank, kind), len(rows))
-        return pc.fill_null(rows[name].combine_chunks().cast(kind), pa.scalar(blank, kind))
+            return pa.repeat(pa.scalar(blank, of), len(rows))
+        return pc.fill_null(rows[name].combine_chunks().cast(of), pa.scalar(blank, of))
 
     texts = [column(name, pa.string(), "") for name in ("event_id", "user_id", "action_type")]
     times = column("timestamp", pa.int64(), None)
     return pa.table(
-        [*texts, _event_times(times, set(map(_kind, _choices(time_type)))), column("metadata", METADATA, [])],
+        [*texts, _event_times(times, time_kinds), column("metadata", METADATA, [])],
         schema=EVENT,
     )
 
@@ -138,43 +191,3 @@ def _event_times(times: pa.Array, kinds: set[str]) -> pa.Array:
         whole = pc.fill_null(times, 0).to_numpy() // 1_000
         times = pa.array(whole, mask=pc.is_null(times).to_numpy(zero_copy_only=False))
     return times.cast(TIMESTAMP)
-
-
-def _choices(of: Any) -> list[Any]:
-    """Return the types that a value of a type may have: of a union its branches."""
-    return of if isinstance(of, list) else [of]
-
-
-def _kind(of: Any) -> str:
-    """Return what a type is: its logical type, if that is a time; a map with what it holds; else its name."""
-    if not isinstance(of, dict):
-        return str(of)
-    if of["type"] == "map":
-        return f"map of {_kind(of['values'])}"
-    logical = str(of.get("logicalType"))
-    return logical if logical.startswith("timestamp-") else _kind(of["type"])
-
-
-def _without_logical_types(of: Any) -> Any:
-    """Return a schema that reads the same bytes as plain numbers and texts."""
-    if isinstance(of, list):
-        return [_without_logical_types(item) for item in of]
-    if isinstance(of, dict):
-        return {key: _without_logical_types(value) for key, value in of.items() if key != "logicalType"}
-    return of
-
-
-def _mentioned(of: Any) -> Iterator[str]:
-    """Yield the types that a schema mentions, at any depth."""
-    if isinstance(of, str):
-        yield of
-    elif isinstance(of, list):
-        for item in of:
-            yield from _mentioned(item)
-    else:
-        for inner in (of["type"], of.get("items", []), of.get("values", []), *_fields_of(of)):
-            yield from _mentioned(inner)
-
-
-def _fields_of(of: dict[str, Any]) -> list[Any]:
-    return [field["type"] for field in of.get("fields", [])]

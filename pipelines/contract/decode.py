@@ -208,8 +208,11 @@ def _sentence(
         case Reason.TIMESTAMP_TOO_EARLY:
             return f"timestamp {_time(events, row)} is before {contract.earliest.isoformat()}."
         case Reason.TIMESTAMP_TOO_LATE:
+            if events["event_time"].cast(pa.int64())[row].as_py() > _LAST_US:
+                return f"timestamp {_time(events, row)} is after the year 9999."
             clock = bounds.whose_clock(bus_times[row].as_py())
-            return f"timestamp {_time(events, row)} is over {contract.max_ahead_seconds} s ahead of {clock}."
+            time = f"timestamp {_time(events, row)} (the producer's clock)"
+            return f"{time} is over {contract.max_ahead_seconds} s ahead of {clock}."
         case _:
             return f"The field {reason.removeprefix('missing_')} is absent or empty."
 

@@ -13,18 +13,31 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.contract.parsed import Parsed, Problem
-from pipelines.contract.rejection import Reason
+from pipelines.contract.parsed import Parsed, parse_by_halves, parse_in_parts, undecodable
 from pipelines.contract.schema import EVENT, METADATA
 from pipelines.contract.times import read_times
 
 _FIELDS = files("pipelines.contract").joinpath("json.sql").read_text(encoding="utf-8")
+_WHAT = "an event in JSON"
+_SLICE_BYTES = 8 * 1024 * 1024
+"""Of the values that are read together, about: DuckDB takes up to 240 bytes for one of theirs."""
+_LIMITS: dict[str, str | bool | int | float | list[str]] = {
+    "threads": 1,
+    "memory_limit": "2GB",
+    "temp_directory": "",
+}
+"""A value that takes more memory is no event: one of 8 MB of brackets, or of 200 MB of text."""
 
 
 def parse_json(values: pa.Array) -> Parsed:
     """Decode an Arrow array of JSON texts in UTF-8."""
-    given = pa.table({"row": np.arange(len(values)), "value": values.cast(pa.binary())})
-    with duckdb.connect(config={"threads": 1}) as connection:
+    values = values.cast(pa.binary())
+    return parse_in_parts(values, lambda some: parse_by_halves(some, _parse, _WHAT), _SLICE_BYTES)
+
+
+def _parse(values: pa.Array) -> Parsed:
+    given = pa.table({"row": np.arange(len(values)), "value": values})
+    with duckdb.connect(config=_LIMITS) as connection:
         connection.register("given", given)
         fields = connection.sql(_FIELDS).to_arrow_table().combine_chunks()
     event_times, unreadable = read_times(fields["timestamp"].combine_chunks(), "iso")
@@ -37,7 +50,5 @@ def parse_json(values: pa.Array) -> Parsed:
     }
     problems = {row: f"timestamp: {why}" for row, why in unreadable.items()}
     problems |= {row: why for row, why in enumerate(fields["problem"].to_pylist()) if why}
-    errors = {
-        row: Problem(Reason.UNDECODABLE, f"The value is not an event in JSON: {problems[row]}.") for row in problems
-    }
+    errors = {row: undecodable(_WHAT, why) for row, why in problems.items()}
     return Parsed(pa.table([columns[name] for name in EVENT.names], schema=EVENT), errors)

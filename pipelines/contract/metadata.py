@@ -26,11 +26,13 @@ def last_value_wins(events: pa.Table) -> pa.Table:
     rows = _rows_with_repeated_keys(column)
     if not len(rows):
         return events
-    repaired = column.to_pylist()
-    for row in rows:
-        repaired[row] = list(dict(repaired[row]).items())
+    entries = column.take(pa.array(rows)).to_pylist()
+    repaired = pa.array([list(dict(row).items()) for row in entries], column.type)
+    order = np.arange(len(column))
+    order[rows] = len(column) + np.arange(len(rows))
     index = events.schema.get_field_index("metadata")
-    return events.set_column(index, events.schema.field(index), pa.array(repaired, column.type))
+    both = pa.concat_arrays([column, repaired])
+    return events.set_column(index, events.schema.field(index), both.take(pa.array(order)))
 
 
 def _rows_with_repeated_keys(column: pa.MapArray) -> np.ndarray:

@@ -5,11 +5,15 @@ one, and costs its neighbours a little time and nothing else. Only what stops th
 which are about a service or a setting and not about a value, go through.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are made when it is imported)
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import EVENT
@@ -18,6 +22,7 @@ from pipelines.errors import KarmalakeError
 GOES_THROUGH = (KeyboardInterrupt, SystemExit, GeneratorExit, KarmalakeError)
 """What the wall does not catch."""
 _LONGEST_SENTENCE = 500
+_INT32 = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,19 @@ def parse_others(values: pa.Array, errors: dict[int, Problem], parse: Callable[[
 def refused(count: int, problem: Problem) -> Parsed:
     """Return as many values that all have the same problem."""
     return Parsed(_blank(count), dict.fromkeys(range(count), problem))
+
+
+def parse_in_parts(
+    values: pa.Array, parse: Callable[[pa.Array], Parsed], most_bytes: int, most_rows: int = _INT32
+) -> Parsed:
+    """Decode by `parse` in parts of about `most_bytes` and at most `most_rows`, which bounds what a decoder takes."""
+    ends = np.cumsum(pc.fill_null(pc.binary_length(values), 0).to_numpy(), dtype=np.int64)
+    rows = np.arange(len(values))
+    cuts = np.flatnonzero((np.diff(ends // most_bytes) > 0) | (rows[1:] % most_rows == 0)) + 1
+    if not len(cuts):
+        return parse(values)
+    parts = np.split(rows, cuts)
+    return put_together([(part, parse(values.slice(int(part[0]), len(part)))) for part in parts])
 
 
 def put_together(parts: list[tuple[np.ndarray, Parsed]]) -> Parsed:

@@ -15,6 +15,7 @@ pc: Any = compute  # its functions are made at import, where pyright does not se
 
 TimeUnit = Literal["s", "ms", "us", "iso"]
 
+_LONGEST_SHOWN = 80
 _NUMBER = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,2})?", re.ASCII)
 _CONTEXT = Context(prec=200, rounding=ROUND_FLOOR)
 _MICROSECOND_DIGITS: Mapping[str, int] = {"s": 6, "ms": 3, "us": 0}
@@ -36,15 +37,19 @@ def read_times(texts: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[int, str
 
 def _read_in_bulk(texts: pa.Array, unit: TimeUnit) -> pa.Array:
     """Read what is written plainly; raises ArrowInvalid for anything that wants a closer look."""
-    if unit == "iso":
-        return texts.cast(TIMESTAMP)
-    numbers = texts.cast(pa.decimal128(28, 9))
-    microseconds = pc.floor(pc.multiply(numbers, pa.scalar(10 ** _MICROSECOND_DIGITS[unit], pa.decimal128(7, 0))))
-    whole = microseconds.cast(pa.int64())
+    whole = texts.cast(TIMESTAMP).cast(pa.int64()) if unit == "iso" else _whole_microseconds(texts, unit)
     bounds = pc.min_max(whole)
-    if len(whole) and not _FIRST_MICROSECOND <= bounds["min"].as_py() <= bounds["max"].as_py() <= _LAST_MICROSECOND:
+    if bounds["min"].is_valid and not (
+        _FIRST_MICROSECOND <= bounds["min"].as_py() <= bounds["max"].as_py() <= _LAST_MICROSECOND
+    ):
         raise pa.ArrowInvalid("a time is out of range")
     return whole.cast(TIMESTAMP)
+
+
+def _whole_microseconds(texts: pa.Array, unit: TimeUnit) -> pa.Array:
+    numbers = texts.cast(pa.decimal128(28, 9))
+    microseconds = pc.floor(pc.multiply(numbers, pa.scalar(10 ** _MICROSECOND_DIGITS[unit], pa.decimal128(7, 0))))
+    return microseconds.cast(pa.int64())
 
 
 def _read_one_by_one(texts: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[int, str]]:
@@ -53,7 +58,7 @@ def _read_one_by_one(texts: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[in
     for row, text in enumerate(texts.to_pylist()):
         try:
             times.append(None if text is None else _read(text, unit))
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             times.append(None)
             errors[row] = str(error)
     return pa.array(times, pa.int64()).cast(TIMESTAMP), errors
@@ -65,10 +70,10 @@ def _read(text: str, unit: TimeUnit) -> int:
 
 def _read_number(text: str, digits: int, unit: str) -> int:
     if not _NUMBER.fullmatch(text.strip()):
-        raise ValueError(f"{text!r} is not a time in {unit}")
+        raise ValueError(f"{_shown(text)} is not a time in {unit}")
     microseconds = int(_CONTEXT.to_integral_value(_CONTEXT.scaleb(Decimal(text.strip()), digits)))
     if not _FIRST_MICROSECOND <= microseconds <= _LAST_MICROSECOND:
-        raise ValueError(f"{text!r} as a time in {unit} is outside the years 1 to 9999; is the unit another one?")
+        raise ValueError(f"{_shown(text)} as a time in {unit} is outside the years 1 to 9999; is the unit another one?")
     return microseconds
 
 
@@ -76,6 +81,13 @@ def _read_iso(text: str) -> int:
     try:
         time = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise ValueError(f"{text!r} is not an ISO 8601 time") from None
+        raise ValueError(f"{_shown(text)} is not an ISO 8601 time") from None
     aware = time if time.tzinfo else time.replace(tzinfo=UTC)
-    return (aware - _EPOCH) // timedelta(microseconds=1)
+    microseconds = (aware - _EPOCH) // timedelta(microseconds=1)
+    if not _FIRST_MICROSECOND <= microseconds <= _LAST_MICROSECOND:  # by its offset
+        raise ValueError(f"{_shown(text)} is outside the years 1 to 9999")
+    return microseconds
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
