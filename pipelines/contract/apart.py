@@ -1,9 +1,9 @@
 """Avro values decoded in a process of their own, one by one: for writers' schemas that may end or stall a decoder.
 
-The process is started when it is first needed, kept between batches, replaced when it dies or is late, and ends with
-its parent. It answers each value before it reads the next, so the value that it dies of is known. Limits: 1 GiB of memory;
-two seconds a value (and one more for each MiB), a quarter of a second once eight values of one call were lost; and a
-total for a call, after which what is left is refused untried.
+The process is started when it is first needed, kept between batches, replaced when it dies, and ends with its parent.
+It answers each value before it decodes the next, so the value that it dies of is known. Limits: 1 GiB of memory; half a
+second of the CPU for a value, a tenth once sixteen values of one call were lost, and a second more for each MiB; a
+minute for a call, a millisecond more for each value and a second for each MiB, after which the rest is refused untried.
 """
 
 import atexit
@@ -31,16 +31,23 @@ REFUSED = "is not an event by its writer's Avro schema:"
 
 _SCRIPT = Path(__file__).with_name("avro_process.py")
 _MIB = 1024 * 1024
-_START_SECONDS = 60.0
-_SCHEMA_SECONDS = 10.0
-_VALUE_SECONDS, _SHORT_SECONDS, _PATIENT_FOR = 2.0, 0.25, 8
+_STALLED_SECONDS = 60.0
+"""Of any clock: how long an answer may take at all, where the process neither works nor dies."""
+_SCHEMA_CPU_SECONDS = 10.0
+_VALUE_CPU_SECONDS, _SHORT_CPU_SECONDS, _PATIENT_FOR = 0.5, 0.1, 16
 _SECONDS_A_MIB = 1.0
-_CALL_SECONDS, _CALL_SECONDS_A_VALUE = 30.0, 0.001
+_CALL_SECONDS, _CALL_SECONDS_A_VALUE = 60.0, 0.001
 _VALUES_A_REQUEST = 256
+_OWN_DOING = {signal.SIGPROF, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
+"""Signals that the value at hand has brought about; any other death may be a stranger's doing."""
 
 
 class _LostError(Exception):
-    """The process died, or was late; the message is what the value at hand did to it."""
+    """The process died, or is stuck: what the value at hand did to it, if it is `certain` that it did."""
+
+    def __init__(self, what: str, *, certain: bool) -> None:
+        super().__init__(what)
+        self.what, self.certain = what, certain
 
 
 @dataclass(slots=True)
@@ -53,21 +60,28 @@ class _Process:
     owner: int = field(default_factory=os.getpid)
     schema: str | None = None
 
-    def ask(self, schema: str, names: list[str], values: list[bytes], seconds: float) -> Iterator[Row | str]:
+    def ask(self, schema: str, names: list[str], values: list[bytes], cpu_seconds: float) -> Iterator[Row | str]:
         """Yield for each value its row or what is wrong with it.
 
-        Raises _LostError when the process dies or a value takes longer, ValueError for a schema that cannot be read.
+        Raises _LostError when the process dies, ValueError for a schema that cannot be read.
         """
-        header = {"schema": None if schema == self.schema else schema, "names": names, "sizes": list(map(len, values))}
-        self._send(json.dumps(header).encode() + b"\n", *values)
-        if schema != self.schema:
+        unknown = schema != self.schema
+        limits = [cpu_seconds + _SECONDS_A_MIB * len(value) / _MIB for value in values]
+        header = {
+            "schema": schema if unknown else None,
+            "names": names,
+            "sizes": list(map(len, values)),
+            "cpu_seconds": [_SCHEMA_CPU_SECONDS, *limits] if unknown else limits,
+        }
+        self._send(json.dumps(header).encode() + b"\n" + b"".join(values))
+        if unknown:
             self.schema = None
-            answer = self._answer(_SCHEMA_SECONDS)
+            answer = self._answer()
             if "error" in answer:
                 raise ValueError(f"it cannot be read ({answer['error']})")
             self.schema = schema
-        for value in values:
-            answer = self._answer(seconds + _SECONDS_A_MIB * len(value) / _MIB)
+        for _ in values:
+            answer = self._answer()
             yield f"{REFUSED} {answer['error']}" if "error" in answer else answer["row"]
 
     def stop(self) -> None:
@@ -79,33 +93,33 @@ class _Process:
 
     def wait_until_ready(self) -> None:
         """Raise _LostError if the process does not start."""
-        self._answer(_START_SECONDS)
+        self._answer()
 
-    def _send(self, *parts: bytes) -> None:
-        self.connection.settimeout(_SCHEMA_SECONDS + _SECONDS_A_MIB * sum(map(len, parts)) / _MIB)
+    def _send(self, request: bytes) -> None:
         try:
-            self.connection.sendall(b"".join(parts))
-        except OSError as error:
-            raise _LostError(self._end(error)) from None
+            self.connection.sendall(request)
+        except OSError:
+            raise self._lost() from None
 
-    def _answer(self, seconds: float) -> dict[str, Any]:
-        self.connection.settimeout(seconds)
+    def _answer(self) -> dict[str, Any]:
         try:
             line = self.answers.readline()
-        except OSError as error:
-            raise _LostError(self._end(error, seconds)) from None
+        except OSError:
+            raise self._lost() from None
         if not line.endswith(b"\n"):
-            raise _LostError(self._end(EOFError()))
+            raise self._lost()
         return json.loads(line)
 
-    def _end(self, error: Exception, seconds: float = 0) -> str:
-        if isinstance(error, TimeoutError):
-            return f"takes over {seconds:.3g} s to decode"
+    def _lost(self) -> _LostError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(1)
         code = self.process.poll()
-        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        return f"ends the process that decodes it ({how})"
+        if code is None:
+            return _LostError(f"stalls the process that decodes it for {_STALLED_SECONDS:.0f} s", certain=False)
+        if code == -signal.SIGPROF:
+            return _LostError("takes too much time to decode", certain=True)
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return _LostError(f"ends the process that decodes it ({how})", certain=-code in _OWN_DOING)
 
 
 @dataclass(slots=True)
@@ -142,17 +156,16 @@ class _Call:
         except _LostError as error:
             _stop()
             self.lost += 1
-            self.outcomes.append(self._once_more(self.values[len(self.outcomes)], str(error)))
+            value = self.values[len(self.outcomes)]
+            self.outcomes.append(error.what if error.certain else self._once_more(value))
 
-    def _once_more(self, value: bytes, lost_by: str) -> Row | str:
-        """Decode a value alone in a new process: what ended the old one may have been something else."""
-        if self.lost > _PATIENT_FOR:
-            return lost_by
+    def _once_more(self, value: bytes) -> Row | str:
+        """Decode a value alone in a new process: something else may have ended the one before."""
         try:
             return next(_process().ask(self.schema, self.names, [value], self._patience()))
         except _LostError as error:
             _stop()
-            return str(error)
+            return error.what
 
     def _request(self, at: int) -> list[bytes]:
         """Return the values of the next request: some, and of about a MiB."""
@@ -162,7 +175,7 @@ class _Call:
         return self.values[at:end]
 
     def _patience(self) -> float:
-        return _VALUE_SECONDS if self.lost <= _PATIENT_FOR else _SHORT_SECONDS
+        return _VALUE_CPU_SECONDS if self.lost < _PATIENT_FOR else _SHORT_CPU_SECONDS
 
 
 _LOCK = threading.Lock()
@@ -183,10 +196,10 @@ def check_apart(schema: str) -> None:
     """Raise ValueError for a schema that cannot be read, or that ends or stalls its reader."""
     with _LOCK:
         try:
-            list(_process().ask(schema, [], [], _VALUE_SECONDS))
+            list(_process().ask(schema, [], [], 0))
         except _LostError as error:
             _stop()
-            raise ValueError(f"it {error}") from None
+            raise ValueError(f"it {error.what}") from None
 
 
 def _process() -> _Process:
@@ -199,9 +212,10 @@ def _process() -> _Process:
 
 def _start() -> _Process:
     ours, theirs = socket.socketpair()
+    ours.settimeout(_STALLED_SECONDS)
     try:
         with theirs:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 - our own script
                 [sys.executable, "-P", str(_SCRIPT)],
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
@@ -209,14 +223,15 @@ def _start() -> _Process:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 start_new_session=True,
             )
-        started = _Process(process, ours, ours.makefile("rb"))
-        started.wait_until_ready()
     except OSError as error:
         ours.close()
         raise TransientError(f"the process that decodes Avro cannot be started: {error}") from None
+    started = _Process(process, ours, ours.makefile("rb"))
+    try:
+        started.wait_until_ready()
     except _LostError as error:
         started.stop()
-        raise TransientError(f"the process that decodes Avro does not start: it {error}") from None
+        raise TransientError(f"the process that decodes Avro does not start: it {error.what}") from None
     return started
 
 

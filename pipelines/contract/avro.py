@@ -9,7 +9,7 @@ large ones, are decoded in a process of their own (`apart.py`), since a value ma
 
 import json
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
@@ -79,17 +79,16 @@ def _parser_of(definition: dict[str, Any], fields: dict[str, Any]) -> _Parse:
     plain: dict[str, Any] = bare(definition)
     names = [name for name in _FIELDS if name in fields]
     time_kinds = set(map(kind, choices(fields.get("timestamp", "null"))))
-    apart = _apart(json.dumps(plain), names, time_kinds)
+    apart = partial(parse_by_halves, parse=_apart(json.dumps(plain), names, time_kinds), what=_WHAT)
     cells = cells_in_bulk(plain)
-    rows = cells and _rows_in_bulk(json.dumps(plain), names, cells)
-    if not rows:
+    rows = _rows_in_bulk(json.dumps(plain), names, cells) if cells else None
+    if cells is None or rows is None:
         check_apart(json.dumps(plain))
         return apart
-    in_bulk = _in_bulk(rows, time_kinds, _BULK_CELLS // cells)
-    return lambda values: _by_size(values, in_bulk, apart)
+    return partial(_by_size, in_bulk=_in_bulk(rows, time_kinds, _BULK_CELLS // cells), apart=apart)
 
 
-def _by_size(values: pa.Array, in_bulk: _Parse, apart: _Parse) -> Parsed:
+def _by_size(values: pa.Array, *, in_bulk: _Parse, apart: _Parse) -> Parsed:
     """Decode values in bulk but for those that are larger than all that are decoded together."""
     large = pc.greater(pc.binary_length(values), _BULK_BYTES)
     if not pc.any(large, min_count=0).as_py():
@@ -106,7 +105,7 @@ def _in_bulk(rows: Callable[[pa.Array], pa.Table], time_kinds: set[str], most_ro
     def by_halves(values: pa.Array) -> Parsed:
         return parse_by_halves(values, some, _WHAT)
 
-    return lambda values: parse_in_parts(values, by_halves, _BULK_BYTES, most_rows)
+    return partial(parse_in_parts, parse=by_halves, most_bytes=_BULK_BYTES, most_rows=most_rows)
 
 
 def _rows_in_bulk(text: str, names: list[str], cells: int) -> Callable[[pa.Array], pa.Table] | None:

@@ -1,22 +1,23 @@
 """The process that reads Avro values of any writer's schema; `apart.py` starts it and speaks to it.
 
-A script of its own, which imports fastavro and nothing of karmalake. It may die of a value or hang at one: then it is
-ended, and the value is known, since every other one was answered. Standard input: requests, each a line of JSON
-(`schema`, or null for the one before; `names` of the fields; `sizes` of the values) and then the values. Standard
-output: a line of JSON as an answer to a schema, and one to each value: `error`, or the `row` of its fields.
+A script of its own, which imports fastavro and nothing of karmalake. It may die of a value: all before it are answered
+by then, so the value is known. A value that takes too long is one of those: a timer ends the process by SIGPROF, after
+so much time of the CPU (a busy machine delays nothing), and whether or not its parent is still there.
+
+Standard input: requests, each a line of JSON (`schema`, or null for the one before; `names` of the fields; `sizes` of
+the values; `cpu_seconds` of the schema and of each value) and then the values. Standard output: a line of JSON as an
+answer to a schema, and one to each value: `error`, or the `row` of its fields.
 """
 
 import json
 import resource
+import signal
 import sys
-import time
 from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
 MEMORY_BYTES = 1024**3
-_ORPHAN_CPU_SECONDS = 60
-"""At one value, after which the process ends by itself, should the one that would end it be gone."""
 
 
 def main() -> None:
@@ -29,20 +30,24 @@ def main() -> None:
     schema: Any = None
     while line := sys.stdin.buffer.readline():
         request = json.loads(line)
+        values = [sys.stdin.buffer.read(size) for size in request["sizes"]]
+        seconds = iter(request["cpu_seconds"])
         if request["schema"] is not None:
+            signal.setitimer(signal.ITIMER_PROF, next(seconds))
             try:
-                schema, error = parse_schema(json.loads(request["schema"])), None
-            except Exception as wrong:  # noqa: BLE001 - the package raises whatever it meets in a schema that is none
-                schema, error = None, _said(wrong)
-            _answer({"error": error} if error else {})
-        for size in request["sizes"]:
-            value = sys.stdin.buffer.read(size)
-            _limit(resource.RLIMIT_CPU, int(time.process_time()) + _ORPHAN_CPU_SECONDS)
+                schema, answer = parse_schema(json.loads(request["schema"])), {}
+            except Exception as error:  # noqa: BLE001 - the package raises whatever it meets in a schema that is none
+                answer = {"error": _said(error)}
+            _answer(answer)
+        for value in values:
+            signal.setitimer(signal.ITIMER_PROF, next(seconds))
             try:
                 found: Any = schemaless_reader(BytesIO(value), schema, None)
-                _answer({"row": [found[name] for name in request["names"]]})
-            except Exception as wrong:  # noqa: BLE001 - a value may make the package raise anything
-                _answer({"error": _said(wrong)})
+                answer = {"row": [found[name] for name in request["names"]]}
+            except Exception as error:  # noqa: BLE001 - a value may make the package raise anything
+                answer = {"error": _said(error)}
+            _answer(answer)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _limit(what: int, most: int) -> None:

@@ -6,6 +6,7 @@ of strings. Fields of a newer writer are passed over. Nothing is guessed: a numb
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are made when it is imported)
 
+from functools import partial
 from importlib.resources import files
 
 import duckdb
@@ -32,7 +33,7 @@ _LIMITS: dict[str, str | bool | int | float | list[str]] = {
 def parse_json(values: pa.Array) -> Parsed:
     """Decode an Arrow array of JSON texts in UTF-8."""
     values = values.cast(pa.binary())
-    return parse_in_parts(values, lambda some: parse_by_halves(some, _parse, _WHAT), _SLICE_BYTES)
+    return parse_in_parts(values, partial(parse_by_halves, parse=_parse, what=_WHAT), _SLICE_BYTES)
 
 
 def _parse(values: pa.Array) -> Parsed:

@@ -57,11 +57,6 @@ def parse_by_halves(values: pa.Array, parse: Callable[[pa.Array], Parsed], what:
     return Parsed(events, errors)
 
 
-def parse_in_bulk(values: pa.Array, columns: Callable[[pa.Array], pa.Table], what: str) -> Parsed:
-    """Decode by `columns`, which returns EVENT columns or raises anything; `what` names what a value should be."""
-    return parse_by_halves(values, lambda some: Parsed(columns(some), {}), what)
-
-
 def parse_others(values: pa.Array, errors: dict[int, Problem], parse: Callable[[pa.Array], Parsed]) -> Parsed:
     """Decode by `parse` all values but those that have an error already."""
     good = np.ones(len(values), bool)

@@ -31,8 +31,8 @@ _FAULTS = (
     "a text is not valid UTF-8",
 )
 _NUMBER_CUT, _NUMBER_LONG, _FIELD_0, _LENGTH, _FIXED, _WIRE_TYPE, _GROUP_END, _GROUP_CUT, _DEPTH, _UTF8 = range(1, 11)
-_EVENT, _TIMESTAMP, _ENTRY = 0, 1, 2
-_TIMESTAMP_FIELD, _METADATA_FIELD = 4, 5
+_EVENT, _TIMESTAMP, _METADATA = 0, 4, 5
+"""What is being scanned: the event, or the message in one of these fields of it."""
 
 
 def find_faults(values: pa.Array) -> dict[int, str]:
@@ -75,33 +75,41 @@ def _scan_event(data, start, end):
             continue
         begin = at
         key, at, fault = _number(data, at, end)
+        if fault:
+            return fault, begin
         number, wire_type = (key >> uint64(3)) & uint64(0xFFFFFFFF), key & uint64(7)
+        first, at, fault = _content(data, at, end, wire_type)
+        depth += (wire_type == 3) - (wire_type == 4)
+        fault = _FIELD_0 if number == 0 else fault or _nesting(depth)
         if fault:
             return fault, begin
-        if number == 0:
-            return _FIELD_0, begin
-        if wire_type == 0:
-            _, at, fault = _number(data, at, end)
-        elif wire_type == 1 or wire_type == 5:
-            at += 8 if wire_type == 1 else 4
-            fault = _FIXED if at > end else 0
-        elif wire_type == 2:
-            first, at, fault = _length(data, at, end)
-            if not fault and not depth and kind == _EVENT and (number == _TIMESTAMP_FIELD or number == _METADATA_FIELD):
-                kind, end, at = _TIMESTAMP if number == _TIMESTAMP_FIELD else _ENTRY, at, first
-            elif not fault and not depth and _is_text(kind, number) and not _is_utf8(data, first, at):
+        if wire_type == 2 and not depth:
+            if kind == _EVENT and _TIMESTAMP <= number <= _METADATA:
+                kind, end, at = number, at, first
+            elif _is_text(kind, number) and not _is_utf8(data, first, at):
                 return _UTF8, first
-        elif wire_type == 3:
-            depth += 1
-            fault = _DEPTH if depth > MAX_GROUPS else 0
-        elif wire_type == 4:
-            depth -= 1
-            fault = _GROUP_END if depth < 0 else 0
-        else:
-            fault = _WIRE_TYPE
-        if fault:
-            return fault, begin
     return 0, end
+
+
+@njit(inline="always")
+def _nesting(depth):
+    return _GROUP_END if depth < 0 else _DEPTH if depth > MAX_GROUPS else 0
+
+
+@njit(inline="always")
+def _content(data, at, end, wire_type):
+    """Return (where it begins, where it ends, fault) of what stands behind a key; of a group nothing."""
+    if wire_type == 0:
+        _, after, fault = _number(data, at, end)
+        return at, after, fault
+    if wire_type == 2:
+        return _length(data, at, end)
+    if wire_type == 3 or wire_type == 4:  # noqa: PLR1714 - compiled
+        return at, at, 0
+    size = 8 if wire_type == 1 else 4 if wire_type == 5 else 0
+    if not size:
+        return at, at, _WIRE_TYPE
+    return at, at + size, _FIXED if at + size > end else 0
 
 
 @njit(inline="always")
@@ -131,7 +139,7 @@ def _length(data, at, end):
 
 @njit(inline="always")
 def _is_text(kind, number):
-    return (kind == _EVENT and number <= 3) or (kind == _ENTRY and number <= 2)
+    return (kind == _EVENT and number <= 3) or (kind == _METADATA and number <= 2)
 
 
 @njit(cache=True, nogil=True)

@@ -28,9 +28,7 @@ def read_schema(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(f"it cannot be read ({error})") from None
     if _depth(definition) > MAX_SCHEMA_DEPTH:
         raise ValueError(f"it is nested over {MAX_SCHEMA_DEPTH} levels deep")
-    if not isinstance(definition, dict) or definition.get("type") != "record":
-        raise ValueError("it is no record with fields")
-    if not isinstance(definition.get("fields"), list):
+    if not _is_record(definition):
         raise ValueError("it is no record with fields")
     try:
         return definition, {field["name"]: field["type"] for field in definition["fields"]}
@@ -138,6 +136,10 @@ class _Costs:
         if least < 1 or cells > least * _MAX_CELLS_A_BYTE:
             raise _NotListedError
         return 1, 1
+
+
+def _is_record(of: Any) -> bool:
+    return isinstance(of, dict) and of.get("type") == "record" and isinstance(of.get("fields"), list)
 
 
 def _full(name: str, namespace: str) -> str:
