@@ -1,0 +1,240 @@
+"""Writers' schemas that may end or stall a decoder: decoded apart, a value harms itself only (`not-blocked`)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from pipelines.contract import apart
+from pipelines.contract.avro import OWN_SCHEMA, parse_avro
+from pipelines.contract.rejection import Reason
+from pipelines.contract.writers import MAX_SCHEMA_BYTES, bare, cells_in_bulk
+from pipelines.errors import TransientError
+from tests.contract.writing import to_avro
+from tests.services.waiting import wait_for
+
+_ROW: dict[str, Any] = {
+    "event_id": "e",
+    "user_id": "u",
+    "action_type": "A",
+    "timestamp": datetime(2026, 3, 1, 12, tzinfo=UTC),
+    "metadata": {"rating": "5"},
+}
+_READ = {
+    "event_id": "e",
+    "user_id": "u",
+    "action_type": "A",
+    "event_time": datetime(2026, 3, 1, 12, tzinfo=UTC),
+    "metadata": [("rating", "5")],
+}
+_NODE = {
+    "type": "record",
+    "name": "Node",
+    "fields": [{"name": "v", "type": "bytes"}, {"name": "next", "type": ["null", "Node"]}],
+}
+_EMPTY = {"type": "record", "name": "Z", "fields": []}
+_MANY_NULLS = {"type": "array", "items": "null"}
+_OWN = to_avro(OWN_SCHEMA, _ROW)
+_HUGE = b"\xfe\xff\xff\xff\xff\xff\xff\xff\x7f"
+"""A count or a length of 2^62 - 1."""
+
+
+def _schema(**types: Any) -> str:
+    schema = json.loads(OWN_SCHEMA)
+    schema["fields"] += [{"name": name, "type": kind} for name, kind in types.items()]
+    return json.dumps(schema)
+
+
+def _record(name: str, **types: Any) -> dict[str, Any]:
+    return {"type": "record", "name": name, "fields": [{"name": key, "type": kind} for key, kind in types.items()]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (["null", _NODE], {"v": b"x", "next": {"v": b"y", "next": None}}),
+        (_EMPTY, {}),
+        ({"type": "array", "items": _EMPTY}, [{}, {}]),
+        ({"type": "error", "name": "Er", "fields": [{"name": "m", "type": "string"}]}, {"m": "x"}),
+        (_MANY_NULLS, [None, None]),
+        (["null"], None),
+        ({"type": "array", "items": ["null", _record("Wide", **dict.fromkeys("abcdefghijkl", "long"))]}, [None]),
+        ({"type": "fixed", "name": "Seal", "size": 3}, b"abc"),
+        ([_record(f"R{n}", a="long") for n in range(20)], {"a": 1}),
+    ],
+    ids=["recursive", "empty", "empties", "error", "nulls", "only-null", "wide", "fixed", "branches"],
+)
+def test_a_field_of_any_type_is_passed_over(kind: Any, value: Any) -> None:
+    """What a newer writer added is none of our business, also where no table could hold it."""
+    schema = _schema(extra=kind)
+    assert cells_in_bulk(bare(json.loads(schema))) is None
+    parsed = parse_avro(pa.array([to_avro(schema, _ROW | {"extra": value})] * 2, pa.binary()), schema)
+    assert parsed.errors == {}
+    assert parsed.events.to_pylist() == [_READ, _READ]
+
+
+_POISON = [
+    pytest.param(["null", _NODE], None, b"\x02" + b"\x00\x02" * 300_000 + b"\x00\x00", "SIGSEGV", id="as-deep-as-the-stack"),
+    pytest.param(_MANY_NULLS, [None], _HUGE + b"\x00", "takes too much time", id="nulls-without-end"),
+    pytest.param({"type": "map", "values": "bytes"}, {}, b"\x02\x00" + _HUGE, "Expected 4611686018427387903", id="long"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "good", "bad", "sentence"), _POISON)
+def test_a_value_that_ends_or_stalls_its_decoder(kind: Any, good: Any, bad: bytes, sentence: str) -> None:
+    """It is a dead letter with what it did; every other value of its schema, before and behind it, is an event."""
+    schema = _schema(extra=kind)
+    value = to_avro(schema, _ROW | {"extra": good})
+    values = [value, _OWN + bad, value, value, _OWN + bad, _OWN + bad, value]
+    parsed = parse_avro(pa.array(values, pa.binary()), schema)
+    assert sorted(parsed.errors) == [1, 4, 5]
+    assert {problem.reason for problem in parsed.errors.values()} == {Reason.UNDECODABLE}
+    assert all(sentence in problem.sentence for problem in parsed.errors.values())
+    found = parsed.events.to_pylist()
+    assert [found[row] for row in (0, 2, 3, 6)] == [_READ] * 4
+
+
+def test_a_process_that_a_stranger_ends_costs_no_event() -> None:
+    """A value that was being decoded when the process was killed from outside is decoded by the next one."""
+    schema = _schema(extra="bytes")
+    value = to_avro(schema, _ROW | {"extra": b"x"})
+    assert parse_avro(pa.array([value], pa.binary()), schema).errors == {}
+    os.kill(apart._running[0].process.pid, signal.SIGKILL)
+    parsed = parse_avro(pa.array([value] * 3, pa.binary()), schema)
+    assert (parsed.errors, len(parsed.events)) == ({}, 3)
+
+
+def test_it_is_kept_between_batches() -> None:
+    """A process is started once, not for every batch."""
+    schema = _schema(extra="bytes")
+    values = pa.array([to_avro(schema, _ROW | {"extra": b"x"})], pa.binary())
+    parse_avro(values, schema)
+    first = apart._running[0].process.pid
+    parse_avro(values, schema)
+    assert apart._running[0].process.pid == first
+
+
+def test_a_call_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a batch of poison has used up its time, what is left of it is refused with that reason, and to be requeued."""
+    schema = _schema(extra=_MANY_NULLS)
+    good, bad = to_avro(schema, _ROW | {"extra": []}), _OWN + _HUGE + b"\x00"
+    monkeypatch.setattr(apart, "_CALL_SECONDS", 0.2)
+    monkeypatch.setattr(apart, "_VALUES_A_REQUEST", 1)
+    parsed = parse_avro(pa.array([good, bad, good, bad], pa.binary()), schema)
+    assert sorted(parsed.errors) == [1, 2, 3]
+    assert "is not tried: 1 values of its schema" in parsed.errors[2].sentence
+    assert "requeue it" in parsed.errors[2].sentence
+    assert parse_avro(pa.array([good], pa.binary()), schema).errors == {}
+
+
+def test_it_ends_with_its_parent(tmp_path: Path) -> None:
+    """A parent that is killed leaves no process behind."""
+    code = (
+        "import pyarrow as pa, sys, time\n"
+        "from pipelines.contract import apart\n"
+        "apart.check_apart('\"long\"')\n"
+        "print(apart._running[0].process.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        parent.wait()
+        wait_for("the process to end with its parent", lambda: not child.is_running())
+
+
+def test_a_process_that_does_not_start_is_no_values_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where none can be started ingest waits for an operator; nothing becomes a dead letter."""
+    schema = _schema(extra="bytes", another="string")
+    apart._stop()
+    monkeypatch.setattr(apart, "_SCRIPT", tmp_path / "missing.py")
+    with pytest.raises(TransientError, match="does not start: it ends the process .*exit code 2"):
+        parse_avro(pa.array([b""], pa.binary()), schema)
+    monkeypatch.undo()
+    value = to_avro(schema, _ROW | {"extra": b"", "another": ""})
+    assert parse_avro(pa.array([value], pa.binary()), schema).errors == {}
+
+
+def _nested(levels: int) -> str:
+    kind: Any = "long"
+    for level in range(levels):
+        kind = _record(f"L{level}", inner=kind)
+    return _schema(extra=kind)
+
+
+def _doubling(levels: int) -> Any:
+    """Return a type that is 2^levels fields wide once its names are followed."""
+    kind: Any = _record("D0", a="long", b="long")
+    for level in range(1, levels):
+        kind = _record(f"D{level}", a=kind, b=f"D{level - 1}")
+    return kind
+
+
+@pytest.mark.parametrize(
+    ("schema", "sentence"),
+    [
+        ("[" * 100_000, "cannot be read"),
+        (_nested(50), "nested over 128 levels"),
+        (json.dumps(json.loads(OWN_SCHEMA) | {"doc": "x" * MAX_SCHEMA_BYTES}), "longer than 1048576 bytes"),
+        ('{"type": "record", "name": "E", "fields": {}}', "no record with fields"),
+        ('{"type": "record", "name": "E", "fields": [5]}', "cannot be read"),
+        ('{"type": "record", "name": "E", "fields": [{"name": "x"}]}', "cannot be read"),
+        ('{"type": "record", "fields": [{"name": "x", "type": "long"}]}', "cannot be read"),
+        (_schema(x="com.other.Type"), "cannot be read (com.other.Type)"),
+        (_schema(x={"type": "map"}), "cannot be read"),
+        ("null", "no record with fields"),
+        ("\x00", "cannot be read"),
+    ],
+)
+def test_a_schema_that_cannot_be_read(schema: str, sentence: str) -> None:
+    """Its values are dead letters with what is wrong with the schema; nothing raises."""
+    parsed = parse_avro(pa.array([_OWN, b"", None], pa.binary()), schema)
+    assert [problem.reason for problem in parsed.errors.values()] == [Reason.UNDECODABLE] * 3
+    assert sentence in parsed.errors[0].sentence
+    assert "\n" not in parsed.errors[0].sentence
+
+
+@pytest.mark.parametrize("schema", [_nested(30), _schema(extra=_doubling(12)), _schema(extra=_doubling(30))])
+def test_a_schema_that_is_too_much_for_bulk_is_read_apart(schema: str) -> None:
+    """Depth and width are bounded with names followed; what passes a bound is decoded all the same."""
+    assert cells_in_bulk(bare(json.loads(schema))) is None
+    value = _OWN + b"\x00" * 5_000
+    parsed = parse_avro(pa.array([value, _OWN], pa.binary()), schema)
+    assert len(parsed.events) == 2
+    assert 1 in parsed.errors
+
+
+def test_large_values_of_any_schema_are_read_apart() -> None:
+    """A value larger than all that is decoded together in this process is still what it is."""
+    large = to_avro(OWN_SCHEMA, _ROW | {"metadata": {"rating": "5" * 5_000_000}})
+    parsed = parse_avro(pa.array([_OWN, large, _OWN], pa.binary()), OWN_SCHEMA)
+    assert parsed.errors == {}
+    assert [len(dict(row["metadata"])["rating"]) for row in parsed.events.to_pylist()] == [1, 5_000_000, 1]
+
+
+@pytest.mark.parametrize("unit", ["millis", "micros", "nanos"])
+@pytest.mark.parametrize("extra", ["long", "bytes"])
+def test_times_that_no_calendar_holds_harm_no_neighbour(unit: str, extra: str) -> None:
+    """The ends of 64 bits, in every unit and on both ways of decoding: an error or a far time, and nothing raised."""
+    timestamp = {"type": "long", "logicalType": f"timestamp-{unit}"}
+    schema = json.loads(_schema(extra=extra))
+    schema["fields"][3] = {"name": "timestamp", "type": timestamp}
+    plain = json.loads(_schema(extra=extra))
+    plain["fields"][3] = {"name": "timestamp", "type": "long"}
+    rest = {"extra": 1 if extra == "long" else b""}
+    values = [
+        to_avro(json.dumps(plain), _ROW | rest | {"timestamp": count}) for count in (0, 2**63 - 1, -(2**63), 1_000_000)
+    ]
+    parsed = parse_avro(pa.array(values, pa.binary()), json.dumps(schema))
+    assert set(parsed.errors) <= {1, 2}
+    assert (1 in parsed.errors) == (unit == "millis")
+    assert parsed.events["event_time"].cast(pa.int64())[0].as_py() == 0
