@@ -17,7 +17,7 @@ from pipelines.contract.schema import EVENT, PLACE, REJECTED, TIMESTAMP
 from pipelines.contract.values import parse_values
 from pipelines.settings import ContractSettings
 
-_LAST_US = int((datetime.max.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
+_LAST_US = (datetime.max.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 """The end of year 9999: no later time can be shown, stored as a day or sorted by."""
 
 

@@ -21,13 +21,13 @@ from pipelines.contract.times import read_times
 _FIELDS = files("pipelines.contract").joinpath("json.sql").read_text(encoding="utf-8")
 _WHAT = "an event in JSON"
 _SLICE_BYTES = 8 * 1024 * 1024
-"""Of the values that are read together, about: DuckDB takes up to 240 bytes for one of theirs."""
+"""Of the values that are read together, about: DuckDB takes up to a hundred bytes for one of theirs."""
 _LIMITS: dict[str, str | bool | int | float | list[str]] = {
     "threads": 1,
     "memory_limit": "2GB",
     "temp_directory": "",
 }
-"""A value that takes more memory is no event: one of 8 MB of brackets, or of 200 MB of text."""
+"""A value that takes more memory is no event: over about 10 MB of brackets and numbers, or 80 MB of text."""
 
 
 def parse_json(values: pa.Array) -> Parsed:

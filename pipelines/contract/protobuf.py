@@ -6,6 +6,8 @@ The wire names fields by number: a newer writer's fields are passed over, those 
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are made when it is imported)
 
+from threading import Event
+
 import pyarrow as pa
 import pyarrow.compute as pc
 from ptars import HandlerPool, PtarsConfig
@@ -19,6 +21,8 @@ _HANDLER = HandlerPool([event_pb2.DESCRIPTOR], PtarsConfig(timestamp_unit="us"))
     event_pb2.Event.DESCRIPTOR
 )
 _WHAT = "a karmalake.v1.Event"
+_SERIES = Event()
+"""Whether the batch before had bad values: decides what is tried first, never what comes of it."""
 
 
 def parse_protobuf(values: pa.Array) -> Parsed:
@@ -27,19 +31,28 @@ def parse_protobuf(values: pa.Array) -> Parsed:
 
 
 def _parse(values: pa.Array) -> Parsed:
-    """Decode in bulk, and where that fails without the values that the scan refuses."""
-    deep = _too_deep(values)
-    if deep:
-        return parse_others(values, deep, _parse)
-    try:
-        return Parsed(_columns(values), {})
-    except GOES_THROUGH:
-        raise
-    except BaseException:  # a Rust panic is no Exception
-        faults = _problems(find_faults(values))
-        if not faults:
+    """Decode in bulk, and where that fails without the values that the scan refuses.
+
+    Bad values come in series: behind a batch with some the scan goes first, so that `ptars` does not panic at each.
+    """
+    faults = _problems(find_faults(values)) if _SERIES.is_set() else _too_deep(values)
+    if not faults:
+        _SERIES.clear()
+        try:
+            return Parsed(_columns(values), {})
+        except GOES_THROUGH:
             raise
-    return parse_others(values, faults, _parse)
+        except BaseException:  # a Rust panic is no Exception
+            faults = _problems(find_faults(values))
+            if not faults:
+                raise
+    parsed = parse_others(values, faults, _parse_rest)
+    _SERIES.set()
+    return parsed
+
+
+def _parse_rest(values: pa.Array) -> Parsed:
+    return Parsed(_columns(values), {})
 
 
 def _too_deep(values: pa.Array) -> dict[int, Problem]:

@@ -13,6 +13,7 @@ from pipelines.contract.encode import encode
 from pipelines.contract.event_pb2 import Event
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import EVENT, PLACE, RECORD, REJECTED
+from pipelines.lake.commit import describe_events
 from pipelines.settings import ContractSettings
 
 _NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -171,6 +172,61 @@ def test_bounds_are_settings() -> None:
     assert reasons == [Reason.OVERSIZED_EVENT_ID, Reason.OVERSIZED_METADATA, Reason.TIMESTAMP_TOO_EARLY]
 
 
+_YEAR = timedelta(days=365)
+_DAY = timedelta(days=1)
+_MACHINE = "ahead of this machine's clock, 2026-03-01T12:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("bus_time", "event_time", "clock"),
+    [
+        (_NOON, _NOON + _DAY, None),
+        (_NOON - _YEAR, _NOON - _YEAR + _DAY, None),
+        (_NOON - _YEAR, _NOON, "ahead of the record time on the bus, 2025-03-01T12:00:00+00:00."),
+        (_NOON + _YEAR, _NOON + _DAY, None),
+        (_NOON + _YEAR, _NOON + _YEAR, f"{_MACHINE}; the record time 2027-03-01T12:00:00+00:00 is ahead of it too."),
+        (None, _NOON + _DAY, None),
+        (None, _NOON + _DAY + _MICROSECOND, f"{_MACHINE}: the record has no valid record time."),
+    ],
+)
+def test_a_time_ahead_is_bounded_by_the_earlier_clock(
+    bus_time: datetime | None, event_time: datetime, clock: str | None
+) -> None:
+    """By the record time or by now, whichever is earlier; without a record time by now. The sentence says which."""
+    value = _bytes(event_time=event_time)
+    decoded = decode(_records([_Given(value, bus_time=bus_time)]), _DEFAULTS, _NOON)
+    assert decoded.rejected["reason"].to_pylist() == ([] if clock is None else [Reason.TIMESTAMP_TOO_LATE])
+    assert all(clock in detail for detail in decoded.rejected["detail"].to_pylist() if clock)
+    assert decoded.events["bus_time"].to_pylist() == ([bus_time] if clock is None else [])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "reason", "sentence"),
+    [
+        (-62_135_596_800, None, ""),
+        (-62_135_596_801, Reason.TIMESTAMP_TOO_EARLY, "-62135596801000000 us since 1970 is before 0001-01-01"),
+        (253_402_300_799, None, ""),
+        (253_402_300_800, Reason.TIMESTAMP_TOO_LATE, "is after the year 9999"),
+        (9_000_000_000_000, Reason.TIMESTAMP_TOO_LATE, "is after the year 9999"),
+    ],
+)
+def test_the_years_are_bounded_whatever_is_allowed(seconds: int, reason: Reason | None, sentence: str) -> None:
+    """The widest settings let in the years 1 to 9999 and nothing beside: what is in can be sorted, filed and shown."""
+    widest = ContractSettings(earliest=datetime(1, 1, 1, tzinfo=UTC), max_ahead_seconds=2**62)
+    decoded = decode(_records([_Given(_bytes()), _Given(_timed(seconds, 0))]), widest, _NOON)
+    assert decoded.rejected["reason"].to_pylist() == ([] if reason is None else [reason])
+    assert all(sentence in detail for detail in decoded.rejected["detail"].to_pylist())
+    described = describe_events(decoded.events)
+    assert described["days"] == tuple(sorted({time.date() for time in decoded.events["event_time"].to_pylist()}))
+
+
+def test_without_a_given_now_it_is_this_machines_clock() -> None:
+    """A record whose producer and broker are a year ahead together is rejected by the one clock that is left."""
+    ahead = datetime.now(UTC) + _YEAR
+    decoded = decode(_records([_Given(_bytes(event_time=ahead), bus_time=ahead)]), _DEFAULTS)
+    assert decoded.rejected["reason"].to_pylist() == [Reason.TIMESTAMP_TOO_LATE]
+
+
 def test_columns_are_the_events() -> None:
     """An event keeps every field exactly, its time cut to whole microseconds, beside its place."""
     value = _timed(1_700_000_000, 123_456_789, event_id="e-ü", metadata={"k": "v", "": "empty key"})
@@ -227,6 +283,7 @@ class _Given:
     value: bytes | None
     key: bytes | None = b"u-1"
     headers: list[dict[str, object]] = field(default_factory=lambda: [{"key": "trace", "value": b"\x00\xff"}])
+    bus_time: datetime | None = _NOON
 
 
 def _records(given: list[_Given]) -> pa.Table:
@@ -236,7 +293,7 @@ def _records(given: list[_Given]) -> pa.Table:
             "topic": "events",
             "topic_partition": 0,
             "offset": offset,
-            "bus_time": _NOON,
+            "bus_time": record.bus_time,
             "key": record.key,
             "value": record.value,
             "headers": record.headers,

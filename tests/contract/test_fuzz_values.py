@@ -1,4 +1,4 @@
-"""Random bytes and damaged values of every format among good events: the good are decoded, nothing raises (`not-blocked`).
+"""Random bytes and damaged values of every format among good events: the good are decoded (`not-blocked`).
 
 Small and always run; `tests/fuzz` goes on by the hour.
 """
@@ -45,12 +45,12 @@ def damaged(draw: st.DrawFn, value: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("form", list(_GOOD))
-@given(data=st.data(), bus_time=st.none() | st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)))
+@given(data=st.data(), bus_time=st.none() | st.datetimes(timezones=st.just(UTC)))
 def test_any_values_among_good_ones(form: Any, data: st.DataObject, bus_time: datetime | None) -> None:
     """Each record has one fate, the good events theirs, and what a commit says of the accepted can be said."""
     values = data.draw(st.lists(st.none() | st.binary(max_size=40) | damaged(_GOOD[form]), max_size=6))
     at = data.draw(st.integers(0, len(values)))
-    records = _records([*values[:at], _GOOD[form], *values[at:]], bus_time and bus_time.replace(tzinfo=UTC))
+    records = _records([*values[:at], _GOOD[form], *values[at:]], bus_time)
     records = records.set_column(4, RECORD.field(4), _with(records["bus_time"], at, _NOW))
     decoded = decode(records, ContractSettings(format=form), _NOW)
     fates = decoded.events["offset"].to_pylist() + decoded.rejected["offset"].to_pylist()

@@ -36,6 +36,11 @@ def _text(**changes: object) -> bytes:
     return json.dumps(_EVENT | changes).encode()
 
 
+def _with(member: bytes) -> bytes:
+    """Return the event with one more member."""
+    return _text()[:-1] + b", " + member + b"}"
+
+
 def _values(*values: bytes | None) -> pa.Array:
     return pa.array(values, pa.binary())
 
@@ -97,6 +102,61 @@ def test_what_is_no_event_says_why(value: bytes, sentence: str) -> None:
     assert parsed.errors[1].reason is Reason.UNDECODABLE
     assert sentence in parsed.errors[1].sentence
     assert [parsed.events.to_pylist()[row] for row in (0, 2)] == [_READ, _READ]
+
+
+_DEEP = b"[" * 3_000 + b"]" * 3_000
+
+
+@pytest.mark.parametrize(
+    ("value", "event"),
+    [
+        (_with(b'"x": ' + _DEEP), True),
+        (_with(b'"x": ' + b"9" * 1_000_000), True),
+        (_with(b'"x": 1e999999999'), True),
+        (_with(b'"x": "' + b"a" * 50_000_000 + b'"'), True),
+        (_with(b'"a\\u0000b": "\\u0000"'), True),
+        (_with(b'"user\\u005fid": "another"'), False),
+        (_with(b'"x": "\xff"'), False),
+        (_with(b'"x": "\xed\xa0\x80"'), False),
+        (_with(b'"x": "\\ud800"'), False),
+        (_with(b'"x": "\x00"'), False),
+        (_with(b'"x": 1') + b"\x00", False),
+        (_with(b'"x": ' + b"[" * 8_000_000 + b"]" * 8_000_000), False),
+        (b"[" * 1_000_000, False),
+        (_with(b'"x": [' + b"1," * 8_000_000 + b"1]"), False),
+    ],
+    ids=[
+        "deep", "long-number", "large-number", "50MB", "nul-escaped", "field-twice", "not-utf8", "surrogate-in-utf8",
+        "lone-surrogate", "nul", "nul-behind", "16MB-of-brackets", "brackets", "8M-numbers",
+    ],
+)  # fmt: skip
+def test_hostile_values_have_one_verdict(value: bytes, event: bool) -> None:
+    """Depth, size, numbers, surrogates, NUL: an event or an error, in bounded memory, and the neighbours are read."""
+    parsed = parse_json(_values(_text(), value, _text()))
+    assert list(parsed.errors) == ([] if event else [1])
+    rows = parsed.events.select(["event_id"]).to_pylist()
+    assert [rows[0], rows[2]] == [{"event_id": "e-ü"}] * 2
+
+
+def test_memory_is_bounded() -> None:
+    """A value of 16 MB that would take gigabytes is refused with that reason, not left to the system's killer."""
+    parsed = parse_json(_values(_with(b'"x": ' + b"[" * 8_000_000 + b"]" * 8_000_000)))
+    assert "Out of Memory" in parsed.errors[0].sentence
+    assert len(parsed.errors[0].sentence) < 600
+
+
+@pytest.mark.parametrize("text", ["0000-01-01T00:00:00Z", "0001-01-01T00:00:00+00:01", "9999-12-31T23:59:59-00:01"])
+def test_times_beyond_the_calendar(text: str) -> None:
+    """A time outside the years 1 to 9999, by itself or by its offset, is an error whatever stands beside it."""
+    for values in ([_text(timestamp=text)], [_text(timestamp=text), _text(), _text(timestamp="no")]):
+        assert 0 in parse_json(_values(*values)).errors
+
+
+def test_a_long_time_gives_a_short_sentence() -> None:
+    """What a producer wrote is cited in part, in one line without control characters."""
+    (problem,) = parse_json(_values(_text(timestamp="\x1b[31m\n" + "a" * 10_000_000))).errors.values()
+    assert "is not an ISO 8601 time" in problem.sentence
+    assert problem.sentence.isprintable()
 
 
 @given(st.lists(st.none() | st.binary(max_size=12) | _JSON.map(lambda value: json.dumps(value).encode()), max_size=6))
