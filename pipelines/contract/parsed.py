@@ -10,6 +10,7 @@ which are about a service or a setting and not about a value, go through.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -55,7 +56,7 @@ def parse_by_halves(values: pa.Array, parse: Callable[[pa.Array], Parsed], what:
         return parts[0][1]
     errors = {start: outcome for start, outcome in parts if isinstance(outcome, Problem)}
     pieces = [outcome for _, outcome in parts if isinstance(outcome, Parsed)]
-    return parse_others(values, errors, lambda good: _once_more(good, parse, pieces))
+    return parse_others(values, errors, partial(_once_more, parse=parse, pieces=pieces))
 
 
 def parse_others(values: pa.Array, errors: dict[int, Problem], parse: Callable[[pa.Array], Parsed]) -> Parsed:
