@@ -10,6 +10,7 @@ which are about a service or a setting and not about a value, go through.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ GOES_THROUGH = (KeyboardInterrupt, SystemExit, GeneratorExit, KarmalakeError)
 """What the wall does not catch."""
 _LONGEST_SENTENCE = 500
 _INT32 = 2**31 - 1
+_FEW = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,11 @@ def parse_by_halves(values: pa.Array, parse: Callable[[pa.Array], Parsed], what:
     Raises what GOES_THROUGH names, and nothing else.
     """
     parts = list(_halves(values, 0, parse, what))
-    if len(parts) == 1:
+    if len(parts) == 1 and isinstance(parts[0][1], Parsed):
         return parts[0][1]
-    events = pa.concat_tables([parsed.events for _, parsed in parts]).combine_chunks()
-    errors = {start + row: problem for start, parsed in parts for row, problem in parsed.errors.items()}
-    return Parsed(events, errors)
+    errors = {start: outcome for start, outcome in parts if isinstance(outcome, Problem)}
+    pieces = [outcome for _, outcome in parts if isinstance(outcome, Parsed)]
+    return parse_others(values, errors, partial(_once_more, parse=parse, pieces=pieces))
 
 
 def parse_others(values: pa.Array, errors: dict[int, Problem], parse: Callable[[pa.Array], Parsed]) -> Parsed:
@@ -109,15 +111,19 @@ def undecodable(what: str, why: object) -> Problem:
 
 def _halves(
     values: pa.Array, start: int, parse: Callable[[pa.Array], Parsed], what: str
-) -> Iterator[tuple[int, Parsed]]:
-    """Yield what values were parsed to, in as few parts as raise nothing, each with the row that it starts at."""
+) -> Iterator[tuple[int, Parsed | Problem]]:
+    """Yield what values were parsed to, in as few parts as raise nothing, and what is wrong with a value that does.
+
+    Each with the row that it starts at.
+    """
     try:
         parsed = parse(values)
     except GOES_THROUGH:
         raise
     except BaseException as error:  # noqa: BLE001 - a Rust panic is no Exception, and any value may cause one
+        if len(values) == 1:
+            yield start, undecodable(what, error)
         if len(values) <= 1:
-            yield start, refused(len(values), undecodable(what, error))
             return
     else:
         yield start, parsed
@@ -125,6 +131,21 @@ def _halves(
     half = len(values) // 2
     yield from _halves(values.slice(0, half), start, parse, what)
     yield from _halves(values.slice(half), start + half, parse, what)
+
+
+def _once_more(good: pa.Array, parse: Callable[[pa.Array], Parsed], pieces: list[Parsed]) -> Parsed:
+    """Parse the good values together, which costs less than to join thousands of pieces; else join them after all."""
+    if len(pieces) > _FEW:
+        try:
+            return parse(good)
+        except GOES_THROUGH:
+            raise
+        except BaseException:  # noqa: BLE001, S110 - together they may be too much for a decoder; the pieces are there
+            pass
+    starts = np.cumsum([0, *(len(piece.events) for piece in pieces)]).tolist()
+    placed = zip(starts, pieces, strict=False)
+    errors = {start + row: problem for start, piece in placed for row, problem in piece.errors.items()}
+    return Parsed(pa.concat_tables([_blank(0), *(piece.events for piece in pieces)]).combine_chunks(), errors)
 
 
 def _blank(count: int) -> pa.Table:
