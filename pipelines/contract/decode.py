@@ -37,7 +37,7 @@ def decode(records: pa.Table, contract: ContractSettings) -> Decoded:
     Raises ConfigurationError or TransientError when a schema registry is needed and cannot be asked.
     """
     records = records.combine_chunks()
-    return judge(records, parse_values(_flat(records["value"]), contract), contract)
+    return judge(records, parse_values(_flat(records["value"]), contract, _flat(records["headers"])), contract)
 
 
 def judge(records: pa.Table, parsed: Parsed, contract: ContractSettings) -> Decoded:

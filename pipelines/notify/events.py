@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.contract.decode import decode
-from pipelines.contract.schema import RECORD, TIMESTAMP
+from pipelines.contract.schema import HEADERS, RECORD, TIMESTAMP
 from pipelines.notify.template import Event
 from pipelines.settings import ContractSettings
 
@@ -40,7 +40,7 @@ def _columns(records: Sequence[Any]) -> pa.Table:
         pa.array([record.timestamp * 1_000 for record in records], pa.int64()).cast(TIMESTAMP),
         pa.array([record.key for record in records], pa.binary()),
         pa.array([record.value for record in records], pa.binary()),
-        pa.nulls(len(records), RECORD.field("headers").type),
+        pa.array([[{"key": key, "value": value} for key, value in record.headers] for record in records], HEADERS),
     ]
     return pa.table(columns, schema=RECORD)
 
