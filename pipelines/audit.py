@@ -5,7 +5,7 @@ Shares nothing with ingest: kafka-python's own records instead of whole batches,
 costs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
@@ -26,7 +26,7 @@ _SHOWN = 5
 _QUIET_POLLS = 20
 Place = tuple[int, int]
 """(topic partition, offset)"""
-_Record = tuple[int, bytes | None, bytes | None]
+_Record = tuple[int, bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
 
 
 @dataclass(slots=True)
@@ -147,10 +147,10 @@ def _places(table: pa.Table, topic_id: str) -> Iterator[Place]:
 def _of_partition(settings: Settings, held: _Held, partition: int, first: int, upto: int) -> Audited:
     found = Audited(partition, first, max(first, upto))
     seen = 0
-    for offset, key, value in _records(settings, partition, first, upto):
+    for offset, key, value, headers in _records(settings, partition, first, upto):
         seen += 1
         place = (partition, offset)
-        named = names_in(value or b"", settings.contract)
+        named = names_in(value or b"", headers, settings.contract)
         if place in held.accepted:
             found.accepted += 1
         elif place in held.rejected:
@@ -167,7 +167,7 @@ def _of_partition(settings: Settings, held: _Held, partition: int, first: int, u
 
 
 def _records(settings: Settings, partition: int, first: int, upto: int) -> Iterator[_Record]:
-    """Yield offset, key and value of each record of [first, upto) that a reader of committed records gets."""
+    """Yield offset, key, value and headers of each record of [first, upto) that a reader of committed records gets."""
     place = TopicPartition(settings.kafka.topic, partition)
     options = {"group_id": None, "enable_auto_commit": False, "isolation_level": "read_committed"}
     with translated(settings.kafka, f"auditing {settings.kafka.topic}"), consumer(settings.kafka, **options) as reader:
@@ -177,7 +177,7 @@ def _records(settings: Settings, partition: int, first: int, upto: int) -> Itera
         while reader.position(place) < upto and quiet < _QUIET_POLLS:
             records = reader.poll(timeout_ms=500).get(place, [])
             quiet = 0 if records else quiet + 1
-            yield from ((record.offset, record.key, record.value) for record in records if record.offset < upto)
+            yield from ((r.offset, r.key, r.value, r.headers) for r in records if r.offset < upto)
         if reader.position(place) < upto:
             at = f"{place.topic}-{partition}@{reader.position(place)}"
             raise TransientError(f"the brokers sent nothing from {at} on, although the lake has read on to {upto}")

@@ -5,7 +5,7 @@ of `pyruhvro`.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from io import BytesIO
 from typing import Any, NamedTuple, cast
@@ -14,10 +14,11 @@ from google.protobuf.message import DecodeError
 
 from pipelines.contract.avro import OWN_SCHEMA
 from pipelines.contract.event_pb2 import Event
-from pipelines.contract.schemas import schemas_of
+from pipelines.contract.parsed import Problem
+from pipelines.contract.schema_ids import PREFIX_BYTES, naming_of
+from pipelines.contract.values import find_schemas
 from pipelines.settings import ContractSettings
 
-_PREFIX_BYTES = 5
 _DAMAGED = (ValueError, EOFError, IndexError, KeyError, OverflowError, MemoryError, TypeError, RecursionError)
 
 
@@ -31,14 +32,16 @@ class Named(NamedTuple):
 _NOBODY = Named(None, None)
 
 
-def names_in(value: bytes, contract: ContractSettings) -> Named:
-    """Return the ids that a value of any format holds. Raises what `Schemas.get` raises."""
-    form, schema, fields = contract.format, OWN_SCHEMA, value
-    if value[:1] == b"\0" and len(value) >= _PREFIX_BYTES:
-        found = schemas_of(contract).get(int.from_bytes(value[1:_PREFIX_BYTES], "big"))
-        if found is None:
-            return _NOBODY
-        form, schema, fields = found.format, found.text, value[_PREFIX_BYTES:]
+def names_in(value: bytes, headers: Sequence[tuple[str, bytes | None]], contract: ContractSettings) -> Named:
+    """Return the ids that a value of any format holds. Raises what `Schemas.get_all` raises."""
+    naming = naming_of(value, headers)
+    found = find_schemas([naming], [1], contract)[0] if naming else None
+    if isinstance(found, Problem):
+        return _NOBODY
+    form, schema = (found.format, found.text) if found else (contract.format, OWN_SCHEMA)
+    fields = value
+    if naming and naming.header is None:
+        fields = value[PREFIX_BYTES:]
         if form == "protobuf":
             fields = fields[2:] if fields[:1] == b"\x02" else fields[1:]
     match form:

@@ -206,9 +206,9 @@ class ContractSettings(_Section):
     """How events are written, and the bounds of a valid one; what is outside becomes a dead letter."""
 
     format: Literal["protobuf", "avro", "json"] = "protobuf"
-    """How values without a schema id are written; one with an id is written as its schema says."""
+    """How values without a schema id are written; one with an id, or a header that has it, as its schema says."""
     schemas_dir: Path | None = None
-    """A folder of writers' schemas, each named by its id: 7.proto, 8.avsc, 9.json."""
+    """A folder of writers' schemas, each named by its id or GUID: 7.proto, 8.avsc, 9.json."""
     schema_registry_url: SecretStr | None = None
     """The registry (Confluent's HTTP API) that knows the other schema ids; may hold a password, so it is a secret."""
 

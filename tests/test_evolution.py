@@ -1,12 +1,15 @@
 """A contract that changes while events of every version are in one topic: all of them land right."""
 
+import json
 from pathlib import Path
 
+import pytest
 from pydantic import SecretStr
 
 from pipelines.audit import audit
 from pipelines.dead_letters import Requeued, Selection, requeue
 from pipelines.emit.producer import Record
+from pipelines.errors import TransientError
 from pipelines.settings import Settings
 from tests.contract.registry import running_registry
 from tests.contract.writing import VERSIONS, avro_schema, framed, to_avro, to_json, to_protobuf
@@ -80,3 +83,35 @@ def test_a_schema_that_appears_later(settings: Settings, tmp_path: Path) -> None
     assert requeue(reader, Selection(reason="unknown_schema")) == Requeued(5, 0, 0, still_rejected=0)
     assert query(reader, "SELECT count(*) FROM events") == [(6,)]
     assert_verified(reader)
+
+
+def test_a_proxy_before_the_registry_costs_no_event(settings: Settings) -> None:
+    """While a page that is not the registry's answers, nothing is committed; afterwards every event counts (`once`)."""
+    with running_registry() as registry:
+        registry.schemas = {10: {"schema": "", "schemaType": "PROTOBUF"}}
+        registry.instead = (404, {"Content-Type": "text/html"}, b"<html>no such page</html>")
+        reader = _with_contract(with_ingest(settings), schema_registry_url=SecretStr(registry.url))
+        send(reader, [Record(b"u", framed(10, b"\x00" + to_protobuf(1, f"e-{n}", _SECONDS))) for n in range(3)])
+        with pytest.raises(TransientError, match="HTTP 404, text/html, '<html>no such page</html>'"):
+            drain_all(reader)
+        registry.instead = None
+        drain_all(reader)
+    assert query(reader, "SELECT sum(accepted), sum(dead_letters) FROM commits") == [(3, 0)]
+    assert_verified(reader)
+
+
+def test_schema_ids_in_headers(settings: Settings, tmp_path: Path) -> None:
+    """A writer's order of fields is its own: user and event are never swapped, and the audit agrees."""
+    schema = json.loads(avro_schema(1))
+    schema["fields"][:2] = reversed(schema["fields"][:2])
+    (tmp_path / "9.avsc").write_text(json.dumps(schema))
+    row = {"event_id": "ride-1", "user_id": "ann", "action_type": "A", "timestamp": NOON, "metadata": {}}
+    value = to_avro(json.dumps(schema), row)
+    known = ("apicurio.value.globalId", (9).to_bytes(8, "big"))
+    unknown = ("__value_schema_id", b"\x01" + bytes(16))
+    reader = _with_contract(with_ingest(settings), format="avro", schemas_dir=tmp_path)
+    send(reader, [Record(b"ann", value, [unknown]), Record(b"ann", value, [known])])
+    drain_all(reader)
+    assert query(reader, "SELECT event_id, user_id FROM events") == [("ride-1", "ann")]
+    assert query(reader, "SELECT reason FROM dead_letters") == [("unknown_schema",)]
+    assert audit(reader).passed

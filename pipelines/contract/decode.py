@@ -41,7 +41,7 @@ def decode(records: pa.Table, contract: ContractSettings, now: datetime | None =
     TransientError when a schema registry is needed and cannot be asked.
     """
     records = records.combine_chunks()
-    parsed = parse_values(_flat(records["value"]), contract)
+    parsed = parse_values(_flat(records["value"]), contract, _flat(records["headers"]))
     return judge(records, parsed, contract, now or datetime.now(UTC))
 
 

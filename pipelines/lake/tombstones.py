@@ -86,8 +86,8 @@ class Tombstones:
 
     def of_letters(self, letters: pa.Table) -> pa.BooleanArray:
         """Return which dead letters (REJECTED columns) are of erased users: by their key, or by what can be decoded."""
-        values = letters["value"].combine_chunks()
-        by_value = self.of_users(parse_values(values, self.contract).events["user_id"])
+        values, headers = (letters[name].combine_chunks() for name in ("value", "headers"))
+        by_value = self.of_users(parse_values(values, self.contract, headers).events["user_id"])
         return pc.or_(self.of_users(letters["key"]), by_value)
 
     def _is_erased(self, user_id: bytes) -> bool:

@@ -6,17 +6,39 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
 
 
 @dataclass
 class Registry:
-    """What it knows by id, what it was asked for, and the status that it answers with instead, if there is one."""
+    """What it knows by id or GUID, what it was asked for, and the answer that it gives instead, if there is one."""
 
-    schemas: dict[int, dict[str, str]] = field(default_factory=dict[int, dict[str, str]])
+    schemas: dict[int | str, dict[str, Any]] = field(default_factory=dict[int | str, dict[str, Any]])
     asked: list[str] = field(default_factory=list[str])
     authorizations: list[str | None] = field(default_factory=list[str | None])
-    trouble: int | None = None
+    connections: int = 0
+    instead: tuple[int, dict[str, str], bytes] | None = None
+    """Status, headers and body."""
+    knows_guids: bool = True
     port: int = 0
+
+    @property
+    def url(self) -> str:
+        """Its address, with a path before its own."""
+        return f"http://127.0.0.1:{self.port}/api"
+
+    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        """Return status, headers and body."""
+        if self.instead:
+            return self.instead
+        _, _, space, name = path.rsplit("/", 3)
+        if name == "types":
+            return 200, {}, b'["AVRO", "JSON", "PROTOBUF"]'
+        if space == "guids" and not self.knows_guids:
+            return 404, {}, b'{"error_code": 404, "message": "HTTP 404 Not Found"}'
+        found = self.schemas.get(name if space == "guids" else int(name))
+        missing = {"error_code": 40403, "message": "Schema not found"}
+        return (200 if found else 404), {}, json.dumps(found or missing).encode()
 
 
 @contextmanager
@@ -25,16 +47,25 @@ def running_registry() -> Generator[Registry]:
     registry = Registry()
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def setup(self) -> None:
+            super().setup()
+            registry.connections += 1
+
         def do_GET(self) -> None:
             registry.asked.append(self.path)
             registry.authorizations.append(self.headers.get("Authorization"))
-            found = registry.schemas.get(int(self.path.rpartition("/")[2]))
-            status = registry.trouble or (200 if found else 404)
-            body = json.dumps(found or {"error_code": 40403, "message": "Schema not found"}).encode()
+            status, headers, body = registry.answer(self.path)
             self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
+            for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body)
+            try:
+                self.wfile.write(body)
+            except ConnectionError:
+                self.close_connection = True  # the reader had enough
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as it is called there
             """Say nothing."""

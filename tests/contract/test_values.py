@@ -1,21 +1,16 @@
 """Values with a schema id: each is read by the schema that it names, and what names none that is known can wait."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import SecretStr
 
 from pipelines.contract.rejection import Reason
-from pipelines.contract.schemas import Schemas, WriterSchema
 from pipelines.contract.values import parse_values
-from pipelines.errors import ConfigurationError, TransientError
 from pipelines.settings import ContractSettings
-from tests.contract.registry import Registry, running_registry
 from tests.contract.writing import avro_schema, framed, to_avro, to_protobuf
 
 _SECONDS = 1_772_366_400
@@ -30,13 +25,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / f"{_AVRO}.avsc").write_text(avro_schema(1))
     (folder / f"{_JSON}.json").write_text('{"type": "object"}')
     return folder
-
-
-@pytest.fixture
-def registry() -> Iterator[Registry]:
-    """Return a registry that runs as long as the test."""
-    with running_registry() as registry:
-        yield registry
 
 
 def _value(kind: str, event_id: str) -> bytes:
@@ -95,46 +83,3 @@ def test_bare_values_are_in_the_format_of_the_settings(kind: str, form: str) -> 
     assert parsed.errors == {}
     assert parsed.events["event_id"].to_pylist() == ["e", "e"]
     assert len(parse_values(pa.array([None, value, None], pa.binary()), contract).events) == 3
-
-
-def _at(registry: Registry, user: str = "") -> Schemas:
-    url = SecretStr(f"http://{user}127.0.0.1:{registry.port}/api")
-    return Schemas(None, url)
-
-
-def test_a_registry_is_asked_once_for_each_schema(registry: Registry) -> None:
-    """What is known is kept; what nobody knows is asked for again, for it may appear. Avro is what says no type."""
-    schemas = _at(registry, "reader:hush@")
-    assert schemas.get(1) is None
-    registry.schemas = {1: {"schema": "A"}, 2: {"schema": "P", "schemaType": "PROTOBUF"}}
-    for _ in range(2):
-        assert schemas.get(1) == WriterSchema("avro", "A")
-        assert schemas.get(2) == WriterSchema("protobuf", "P")
-    assert registry.asked == ["/api/schemas/ids/1", "/api/schemas/ids/1", "/api/schemas/ids/2"]
-    assert all(sent and sent.startswith("Basic ") for sent in registry.authorizations)
-
-
-@pytest.mark.parametrize(("status", "kind"), [(500, TransientError), (429, TransientError), (401, ConfigurationError)])
-def test_a_registry_that_cannot_answer_makes_no_dead_letters(
-    registry: Registry, status: int, kind: type[Exception]
-) -> None:
-    """Its trouble is no fault of the records: ingest stops, says where, and shows no password."""
-    registry.trouble = status
-    with pytest.raises(kind, match=rf"schema registry at 127\.0\.0\.1:{registry.port}.*HTTP {status}") as told:
-        _at(registry, "reader:hush@").get(1)
-    assert "hush" not in str(told.value)
-
-
-def test_a_registry_that_is_not_there() -> None:
-    """A refused connection is told as what it is."""
-    with running_registry() as registry:
-        schemas = _at(registry)
-    with pytest.raises(TransientError, match=r"the schema registry at 127\.0\.0\.1:\d+ does not answer"):
-        schemas.get(1)
-
-
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    """The setting is named."""
-    contract = ContractSettings(schemas_dir=tmp_path / "none")
-    with pytest.raises(ConfigurationError, match="schemas_dir: there is no folder"):
-        parse_values(pa.array([framed(1, b"\x00")], pa.binary()), contract)

@@ -1,0 +1,347 @@
+"""Where writers' schemas come from: what a folder or a registry may answer, and what the question may cost."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from pipelines.contract import registry as registry_module
+from pipelines.contract import schemas as schemas_module
+from pipelines.contract.parsed import Problem
+from pipelines.contract.registry import Registry as RegistryClient
+from pipelines.contract.registry import WriterSchema
+from pipelines.contract.rejection import Reason
+from pipelines.contract.schema_ids import SchemaId
+from pipelines.contract.schemas import Schemas
+from pipelines.contract.values import parse_values
+from pipelines.errors import ConfigurationError, TransientError
+from pipelines.settings import ContractSettings
+from tests.contract.registry import Registry, running_registry
+from tests.contract.writing import avro_schema, framed, to_avro
+
+_NOON_MICROSECONDS = 1_772_366_400_000_000
+_HTML = {"Content-Type": "text/html"}
+_At = Callable[..., Schemas]
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    """Return a registry that runs as long as the test."""
+    with running_registry() as registry:
+        yield registry
+
+
+@pytest.fixture(scope="module")
+def hostile() -> Iterator[Registry]:
+    """Return a registry for many examples of one test."""
+    with running_registry() as registry:
+        yield registry
+
+
+@pytest.fixture
+def at() -> Iterator[_At]:
+    """Return what opens schemas at a registry, which are closed with the test."""
+    opened: list[Schemas] = []
+
+    def open_at(registry: Registry, user: str = "", **more: Any) -> Schemas:
+        url = SecretStr(registry.url.replace("//", f"//{user}"))
+        opened.append(Schemas(None, RegistryClient(url), **more))
+        return opened[-1]
+
+    yield open_at
+    for schemas in opened:
+        schemas.close()
+
+
+def _is_unknown(found: WriterSchema | Problem) -> bool:
+    return isinstance(found, Problem) and found.reason is Reason.UNKNOWN_SCHEMA
+
+
+def test_a_registry_is_asked_once_for_each_schema(registry: Registry, at: _At) -> None:
+    """What is known is kept, over one connection, and the password is in no address. Avro is what says no type."""
+    registry.schemas = {1: {"schema": "A"}, 2: {"schema": "P", "schemaType": "PROTOBUF"}, 3: {"schema": "J"}}
+    registry.schemas[3]["schemaType"] = None
+    schemas = at(registry, "reader:hush@")
+    for _ in range(2):
+        assert schemas.get(SchemaId("1")) == WriterSchema("avro", "A")
+        assert schemas.get(SchemaId("2")) == WriterSchema("protobuf", "P")
+        assert schemas.get(SchemaId("3")) == WriterSchema("avro", "J")
+    assert registry.asked == ["/api/schemas/ids/1", "/api/schemas/ids/2", "/api/schemas/ids/3"]
+    assert all(sent and sent.startswith("Basic ") for sent in registry.authorizations)
+    assert registry.connections == 1
+
+
+def test_what_is_unknown_is_asked_for_again_after_a_while(registry: Registry, at: _At) -> None:
+    """It may be registered meanwhile: a minute later it is there."""
+    now = [0.0]
+    schemas = at(registry, clock=lambda: now[0])
+    assert _is_unknown(schemas.get(SchemaId("1")))
+    registry.schemas = {1: {"schema": "A"}}
+    now[0] = 59.9
+    assert _is_unknown(schemas.get(SchemaId("1")))
+    now[0] = 60.0
+    assert schemas.get(SchemaId("1")) == WriterSchema("avro", "A")
+    assert len(registry.asked) == 2
+
+
+def test_many_unknown_ids_cost_little_and_hide_no_schema(registry: Registry) -> None:
+    """Of 50,000 ids about 500 are asked for, once a minute; the schema of real events is among them (`not-blocked`)."""
+    schema = avro_schema(1)
+    registry.schemas = {7: {"schema": schema}}
+    row = {"event_id": "e", "user_id": "u", "action_type": "A", "timestamp": _NOON_MICROSECONDS, "metadata": {}}
+    values = [framed(number, b"x") for number in range(1_000, 51_000)] + [framed(7, to_avro(schema, row))] * 2
+    contract = ContractSettings(schema_registry_url=SecretStr(registry.url))
+    for _ in range(2):
+        parsed = parse_values(pa.array(values, pa.binary()), contract)
+        assert set(parsed.errors) == set(range(50_000))
+        assert {problem.reason for problem in parsed.errors.values()} == {Reason.UNKNOWN_SCHEMA}
+        assert parsed.events["event_id"].to_pylist()[-2:] == ["e", "e"]
+        assert sum("was not looked up" in problem.sentence for problem in parsed.errors.values()) > 48_900
+    assert registry.asked.count("/api/schemas/ids/7") == 1
+    assert 2 * 500 <= len(registry.asked) <= 2 * 520
+
+
+def test_known_ids_are_not_limited_by_their_number(registry: Registry, at: _At) -> None:
+    """A topic with more schemas than may be unknown loses none of their events."""
+    registry.schemas = {number: {"schema": str(number)} for number in range(1, 701)}
+    found = at(registry).get_all({SchemaId(str(number)): 1 for number in range(1, 701)})
+    assert all(found[SchemaId(str(number))] == WriterSchema("avro", str(number)) for number in range(1, 701))
+
+
+def test_an_id_that_no_registry_can_have_is_not_asked_for(registry: Registry, at: _At) -> None:
+    """Registries answer a number beyond 32 bits as if the address were wrong, which would be an outage."""
+    for name in (str(2**31), str(2**32 - 1), str(2**64 - 1)):
+        assert _is_unknown(at(registry).get(SchemaId(name)))
+    assert _is_unknown(at(registry).get(SchemaId("1", "globalIds")))
+    assert registry.asked == []
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "said"),
+    [
+        (200, _HTML, b"<html>please log in</html>", "HTTP 200, text/html, '<html>please log in</html>'"),
+        (200, {}, b'{"id": 9}', "HTTP 200, no content type, '{\"id\": 9}'"),
+        (200, {}, b"[]", "HTTP 200"),
+        (200, {}, b"", "HTTP 200"),
+        (200, {}, b'{"schema": 7}', "HTTP 200"),
+        (200, {}, b'{"schema": "x", "schemaType": 7}', "HTTP 200"),
+        (200, {}, b'{"schema": "\\ud800"}', "HTTP 200"),
+        (200, {}, b"[" * 200_000, "HTTP 200"),
+        (200, {}, b'{"schema": "x"' + b" " * 5_000_000 + b"}", "the answer is longer than 4194304 bytes"),
+        (200, {"Content-Length": "99"}, b'{"schema": "x"}', "RemoteProtocolError"),
+        (200, {}, b"\x1b[2J\xff\r\n", "'?[2J\ufffd??'"),
+        (203, {}, b'{"schema": "x"}', "HTTP 203"),
+        (302, {"Location": "http://127.0.0.1:1/login"}, b"", "HTTP 302"),
+        (404, _HTML, b"<html>nothing here</html>", "HTTP 404, text/html"),
+        (404, {}, b'{"error_code": 404, "message": "HTTP 404 Not Found"}', "HTTP 404"),
+        (404, {}, b'{"error_code": 40401, "message": "Subject not found"}', "HTTP 404"),
+        (200, {}, b'{"error_code": 40403}', "HTTP 200"),
+        (400, {}, b"", "HTTP 400"),
+        (408, {}, b"", "HTTP 408"),
+        (429, {}, b"", "HTTP 429"),
+        (500, {}, b'{"error_code": 40403}', "HTTP 500"),
+        (503, {}, b"x", "HTTP 503"),
+    ],
+)
+def test_an_answer_that_is_none_is_an_outage(
+    registry: Registry, at: _At, status: int, headers: dict[str, str], body: bytes, said: str
+) -> None:
+    """It is no fault of the records: ingest stops, says where and what came, and shows no password."""
+    registry.instead = (status, {"Connection": "close"} | headers, body)
+    with pytest.raises(TransientError, match=rf"the schema registry at 127\.0\.0\.1:{registry.port} ") as told:
+        at(registry, "reader:hush@").get(SchemaId("1"))
+    assert said in str(told.value)
+    assert "hush" not in str(told.value)
+    assert str(told.value).isprintable()
+    assert len(registry.asked) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_registry_that_refuses_is_a_mistake_in_the_settings(registry: Registry, at: _At, status: int) -> None:
+    """Trying again does not help."""
+    registry.instead = (status, {}, b"")
+    with pytest.raises(ConfigurationError, match=rf"127\.0\.0\.1:{registry.port} refuses to answer: HTTP {status}"):
+        at(registry).get(SchemaId("1"))
+
+
+def test_a_type_that_cannot_be_read_makes_a_dead_letter(registry: Registry, at: _At) -> None:
+    """The registry has answered: the sentence names the type, and it is not asked again."""
+    registry.schemas = {1: {"schema": "<x/>", "schemaType": "XML\x1b"}}
+    schemas = at(registry)
+    for _ in range(2):
+        expected = "The value's schema is of type XML?, which cannot be read."
+        assert schemas.get(SchemaId("1")) == Problem(Reason.UNDECODABLE, expected)
+    assert len(registry.asked) == 1
+
+
+def test_references_are_told(registry: Registry, at: _At) -> None:
+    """An Avro schema in pieces says so; Protobuf is read by numbers, and needs none of the pieces."""
+    references = [{"name": "com.x.Address", "subject": "address", "version": 1}]
+    registry.schemas = {1: {"schema": "A", "references": references}}
+    registry.schemas[2] = {"schema": "P", "schemaType": "PROTOBUF", "references": references}
+    schemas = at(registry)
+    found = schemas.get(SchemaId("1"))
+    assert isinstance(found, Problem)
+    assert "refers to other subjects" in found.sentence
+    assert schemas.get(SchemaId("2")) == WriterSchema("protobuf", "P")
+
+
+def test_a_registry_without_guids_is_no_outage(registry: Registry, at: _At) -> None:
+    """A header with a GUID stops nothing where the registry is older than they are."""
+    registry.schemas = {"00000000-0000-0000-0000-000000000001": {"schema": "A"}}
+    guid = SchemaId("00000000-0000-0000-0000-000000000001", "guids")
+    assert at(registry).get(guid) == WriterSchema("avro", "A")
+    registry.knows_guids = False
+    assert _is_unknown(at(registry).get(guid))
+    registry.instead = (404, _HTML, b"<html>nothing here</html>")
+    with pytest.raises(TransientError, match="HTTP 404, text/html"):
+        at(registry).get(guid)
+
+
+def test_a_registry_that_is_not_there(at: _At) -> None:
+    """A refused connection is told as what it is."""
+    with running_registry() as registry:
+        schemas = at(registry)
+    with pytest.raises(TransientError, match=r"the schema registry at 127\.0\.0\.1:\d+ does not answer"):
+        schemas.get(SchemaId("1"))
+
+
+def test_one_deadline_for_all_ids_of_a_batch(registry: Registry, at: _At, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry that is too slow is an outage; what it answered is kept, so that trying again gets further."""
+    registry.schemas = {number: {"schema": "A"} for number in range(1, 101)}
+    schemas = at(registry)
+    ticks = iter(range(1_000))
+    monkeypatch.setattr(registry_module, "monotonic", lambda: schemas.clock() + next(ticks))
+    with pytest.raises(TransientError, match="too slow"):
+        schemas.get_all({SchemaId(str(number)): 1 for number in range(1, 101)})
+    assert 0 < len(schemas.known) < 100
+
+
+def test_what_is_kept_is_bounded(registry: Registry, at: _At, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither unknown ids nor large schemas fill the memory of a process that runs for months."""
+    monkeypatch.setattr(schemas_module, "_MAX_REMEMBERED", 100)
+    monkeypatch.setattr(schemas_module, "_MAX_CHARACTERS", 10_000)
+    schemas = at(registry)
+    for start in range(0, 150, 50):
+        schemas.get_all({SchemaId(str(number)): 1 for number in range(start, start + 50)})
+    assert {int(schema_id.name) for schema_id in schemas.unknown} == set(range(50, 150))
+    registry.instead = (200, {}, json.dumps({"schema": "x" * 1_000}).encode())
+    for number in range(200, 220):
+        schemas.get(SchemaId(str(number)))
+    assert {int(schema_id.name) for schema_id in schemas.known} == set(range(210, 220))
+    with pytest.raises(TransientError, match="more than 10000 characters"):
+        schemas.get_all({SchemaId(str(number)): 1 for number in range(300, 340)})
+
+
+_ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+_LIKE_A_SCHEMA = st.fixed_dictionaries(
+    {},
+    optional={
+        "schema": st.sampled_from(["{}", avro_schema(1)]) | _ANYTHING,
+        "schemaType": st.sampled_from(["AVRO", "PROTOBUF", "JSON", "avro", "XML"]) | _ANYTHING,
+        "references": _ANYTHING,
+        "error_code": st.sampled_from([40403, 404]) | _ANYTHING,
+    },
+)
+_BODY = st.binary() | (_ANYTHING | _LIKE_A_SCHEMA).map(lambda value: json.dumps(value).encode())
+_HEADERS = st.dictionaries(
+    st.sampled_from(["Content-Type", "Location", "Content-Encoding", "Set-Cookie", "WWW-Authenticate", "Retry-After"]),
+    st.text(st.characters(codec="latin-1", exclude_characters="\r\n")),
+)
+
+
+def _outcome(registry: Registry) -> WriterSchema | Problem | TransientError | ConfigurationError:
+    schemas = Schemas(None, RegistryClient(SecretStr(registry.url)))
+    try:
+        return schemas.get(SchemaId("1"))
+    except (TransientError, ConfigurationError) as error:
+        return error
+    finally:
+        schemas.close()
+
+
+@given(status=st.sampled_from([200, 401, 403, 404]) | st.integers(200, 599), headers=_HEADERS, body=_BODY)
+def test_any_answer_has_one_of_four_outcomes(
+    hostile: Registry, status: int, headers: dict[str, str], body: bytes
+) -> None:
+    """A schema, a dead letter's sentence, an outage or a mistake in the settings: nothing else reaches ingest."""
+    hostile.instead = (status, headers | {"Connection": "close"}, body)
+    found = _outcome(hostile)
+    if isinstance(found, TransientError):
+        assert str(found).isprintable()
+    elif isinstance(found, ConfigurationError):
+        assert status in {401, 403}
+    else:
+        assert status == 200 or (status == 404 and _is_unknown(found))
+
+
+def test_a_folder_comes_first(tmp_path: Path, registry: Registry) -> None:
+    """An id or a GUID is the name of a file; a file that appears is seen at once."""
+    guid = SchemaId("00000000-0000-0000-0000-000000000001", "guids")
+    url = SecretStr(registry.url)
+    schemas = Schemas(tmp_path, RegistryClient(url))
+    (tmp_path / "9.avsc").write_text("A")
+    (tmp_path / f"{guid.name}.proto").write_text("P")
+    found = schemas.get_all({SchemaId("9"): 1, SchemaId("9", "globalIds"): 1, guid: 1, SchemaId("8"): 1})
+    assert found[SchemaId("9")] == found[SchemaId("9", "globalIds")] == WriterSchema("avro", "A")
+    assert found[guid] == WriterSchema("protobuf", "P")
+    assert _is_unknown(found[SchemaId("8")])
+    (tmp_path / "8.json").write_text("J")
+    assert schemas.get(SchemaId("8")) == WriterSchema("json", "J")
+    assert registry.asked == ["/api/schemas/ids/8"]
+    schemas.close()
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def _write(content: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (Path.mkdir, "is not a file"),
+        (_loop, "is not a file"),
+        (os.mkfifo, "is not a file"),
+        (_write(b"\xff"), "is not a schema: it is not UTF-8"),
+        (_write(b" " * (4 * 1024 * 1024 + 1)), "is not a schema: it is longer than 4194304 bytes"),
+    ],
+    ids=["folder", "loop", "pipe", "bytes", "huge"],
+)
+def test_a_file_that_is_no_schema_is_a_mistake_in_the_settings(
+    tmp_path: Path, make: Callable[[Path], object], said: str
+) -> None:
+    """The file is named, and what is wrong with it."""
+    make(tmp_path / "9.avsc")
+    with pytest.raises(ConfigurationError, match=rf"9\.avsc {said}"):
+        Schemas(tmp_path, None).get(SchemaId("9"))
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    """The setting is named."""
+    contract = ContractSettings(schemas_dir=tmp_path / "none")
+    with pytest.raises(ConfigurationError, match="schemas_dir: there is no folder"):
+        parse_values(pa.array([framed(1, b"\x00")], pa.binary()), contract)
+
+
+@pytest.mark.parametrize("url", ["registry:8081", "ftp://registry", "http://"])
+def test_an_address_that_is_none_is_a_mistake_in_the_settings(url: str) -> None:
+    """It is told when it is first needed, without the password that it may hold."""
+    schemas = Schemas(None, RegistryClient(SecretStr(url)))
+    with pytest.raises(ConfigurationError, match="schema_registry_url is not an http"):
+        schemas.get(SchemaId("1"))
+    schemas.close()
