@@ -109,6 +109,7 @@ BAD = {
     'karmalake_notify_lag_seconds{destination="ops",topic_partition="0"}': "1000x45",
     'karmalake_notify_dead_letters_total{destination="ops"}': "0+1x45",
     "karmalake_lag_advices": "1x45",
+    "karmalake_halted_partitions": "1x45",
     'karmalake_loop_last_turn_timestamp_seconds{loop="refresh"}': "0x45",
     'karmalake_loop_outages_total{loop="ingest"}': "0+30x45",
     'karmalake_loop_failures_total{loop="ops"}': "0+1x45",

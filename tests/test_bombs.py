@@ -1,0 +1,107 @@
+"""Record batches that are small on the wire and large in memory: each is bounded, and so is what a poll holds of them.
+
+The memory of a drain is measured in a process of its own, on Apache Kafka.
+"""
+
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+from kafka import KafkaProducer
+
+from pipelines.audit import audit
+from pipelines.emit.topics import ensure_topic
+from pipelines.settings import Settings
+from tests.conftest import REPOSITORY
+from tests.draining import assert_verified, drain_all, query, send, valid_records, with_ingest
+from tests.ingest.hostile_batches import build, rebuilt, varint
+from tests.ingest.raw_producer import produce_raw
+from tests.services.kafka_cluster import KafkaCluster
+
+pytestmark = pytest.mark.jvm
+_MIB = 1024 * 1024
+_DRAIN = """
+import resource, sys
+from pathlib import Path
+from pipelines.settings import KafkaSettings, Settings
+from tests.draining import drain_all
+drain_all(Settings(data_dir=Path(sys.argv[1]), kafka=KafkaSettings(bootstrap_servers=sys.argv[2], topic=sys.argv[3])))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.fixture
+def bus(kafka: KafkaCluster, settings: Settings) -> Settings:
+    """Return settings of Apache Kafka with a topic of one partition that does not exist yet."""
+    names = {"topic": settings.kafka.topic, "group_id": settings.kafka.group_id, "partitions": 1}
+    return with_ingest(settings.model_copy(update={"kafka": kafka.settings(**names)}))
+
+
+@pytest.mark.slow
+def test_twenty_bombs_among_events(bus: Settings) -> None:
+    """Batches of 127 MiB of zeros are a poll each: a dead letter each, every event once, and memory has a bound."""
+    send(bus, valid_records(range(100)))
+    for _ in range(20):
+        _send_zeros(bus, 127 * _MIB)
+    send(bus, valid_records(range(100, 200)))
+    peak_bytes = _drained_peak(bus)
+    assert query(bus, "SELECT count(*) FROM events") == [(200,)]
+    assert query(bus, "SELECT count(*) FROM dead_letters") == [(20,)]
+    assert_verified(bus)
+    print(f"PEAK {peak_bytes / _MIB:.0f}")
+    assert peak_bytes < 2_000 * _MIB, f"{peak_bytes / _MIB:.0f} MiB"
+
+
+@pytest.mark.slow
+def test_a_million_and_one_records_with_a_giant(bus: Settings) -> None:
+    """A batch too large to be decompressed is one dead letter with its range, however many records it names."""
+    send(bus, valid_records(range(3)))
+    assert produce_raw(bus.kafka, _million_and_one(140 * _MIB)) == 0
+    send(bus, valid_records(range(3, 6)))
+    drain_all(bus)
+    [(offset, reason, detail)] = query(bus, 'SELECT "offset", reason, detail FROM dead_letters')
+    assert (offset, reason) == (1_000_003, "undecodable")
+    assert "offsets 3 to 1,000,003 (1,000,001 records by its header, zstd" in detail
+    assert query(bus, "SELECT count(*) FROM events") == [(6,)]
+    assert query(bus, "SELECT sum(gaps) FROM commits") == [(1_000_000,)]
+    assert_verified(bus)
+    assert audit(bus).passed
+
+
+def _drained_peak(bus: Settings) -> int:
+    """Drain in a process of its own and return the most memory that it held, in bytes."""
+    assert bus.kafka.bootstrap_servers is not None
+    arguments = [str(bus.data_dir), bus.kafka.bootstrap_servers, bus.kafka.topic]
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _DRAIN, *arguments],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, cwd=Path(REPOSITORY), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    return int(run.stdout.split()[-1]) * 1024
+
+
+def _send_zeros(bus: Settings, size: int) -> None:
+    ensure_topic(bus.kafka)
+    client: Any = KafkaProducer
+    options = {"compression_type": "zstd", "max_request_size": 2 * size}
+    with closing(client(**bus.kafka.client_config(), **options)) as producer:
+        producer.send(bus.kafka.topic, bytes(size), b"k").get(60)
+
+
+def _million_and_one(size: int) -> bytes:
+    """Return a batch of a million records of nothing and one of zeros, in less than a megabyte of zstd."""
+    records = b"".join(_record(delta, b"") for delta in range(1_000_000)) + _record(1_000_000, bytes(size))
+    payload = zstandard.ZstdCompressor(level=19).compress(records)
+    header = build([(1_772_366_400_000, None, b"", [])])
+    return rebuilt(header, payload, attributes=4, records_count=1_000_001, last_offset_delta=1_000_000)
+
+
+def _record(delta: int, value: bytes) -> bytes:
+    fields = b"\0\0" + varint(delta) + varint(-1) + varint(len(value)) + value + b"\0"
+    return varint(len(fields)) + fields
