@@ -231,10 +231,10 @@ class ContractSettings(_Section):
 class IngestSettings(_Section):
     """How a batch is cut and when ingest refuses to go on."""
 
-    max_batch_records: int = Field(default=500_000, ge=1)
+    max_batch_records: int = Field(default=500_000, ge=1, le=5_000_000)
     """Records of one commit, about; bounds memory together with `max_batch_bytes`, for two batches at a time."""
-    max_batch_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
-    """Bytes of keys and values of one commit, about."""
+    max_batch_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024 * 1024 * 1024)
+    """Bytes of one commit, decompressed, and the one record batch that uses them up: at most 128 MiB more."""
     max_wait_seconds: float = Field(default=0.5, gt=0)
     """How long `stream`, or a poll of a queue, waits for a first record."""
     linger_seconds: float = Field(default=0.25, ge=0)
@@ -244,11 +244,11 @@ class IngestSettings(_Section):
     share_partitions: bool = False
     """Whether several ingesters divide the topic partitions through the consumer group; each needs real Kafka."""
     max_dead_letter_share: float = Field(default=0.5, ge=0, le=1)
-    """Above this share of rejected records in a batch of at least `min_records_for_share`, ingest stops."""
+    """Above this share of rejected records in a batch, of at least `min_records_for_share`, a topic partition halts."""
     min_records_for_share: int = Field(default=5_000, ge=1)
     """Smaller batches say little about the schema: their share is not judged."""
     max_dead_letter_run: int = Field(default=5_000, ge=1)
-    """More rejected records than this in a row, in one topic partition, and ingest stops."""
+    """More rejected records than this in a row, and their topic partition halts; the others go on."""
 
 
 class HistorySettings(_Section):

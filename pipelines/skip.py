@@ -155,17 +155,20 @@ class _Stretch:
     log: TopicPartitionState
     upto: int
     make: _Make
+    position: int = 0
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
         """Return the next batch; None at the end, or when nothing came."""
         at = checkpoint(self.topic_id, self.log.partition)
-        if (self.log.begin_offset if at is None else at) >= self.upto:
+        self.position = self.log.begin_offset if at is None else at
+        if self.position >= self.upto:
             return None
         self.source.only = frozenset({self.log.partition})
         found = self.source.read(checkpoint)
         if found is None:
             return None
         polled, (place,) = found
+        self.position = place.next_offset
         return self.make(f"kafka:{place.topic}", polled, place, self.source.contract)
 
     def following(self) -> Checkpoint:
@@ -175,7 +178,7 @@ class _Stretch:
 
     def behind(self) -> int:
         """Return how many offsets lie before the end."""
-        return max(0, self.upto - self.source.positions.get(self.log.partition, self.log.begin_offset))
+        return max(0, self.upto - self.position)
 
     def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
         """Tell the group, as ingest does."""

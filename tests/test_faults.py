@@ -19,6 +19,7 @@ from pipelines.emit.topics import describe_topic, ensure_topic
 from pipelines.errors import TransientError
 from pipelines.lake.tables import create_lake
 from pipelines.settings import Settings
+from pipelines.skip import skip
 from tests.draining import assert_verified, drain_all, query, send, valid_records, with_ingest
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.requirements import require
@@ -110,7 +111,10 @@ def _sent(bus: Settings, numbers: range) -> bool:
 
 
 def test_a_batch_whose_bytes_changed_on_the_disk(own_broker: KafkaCluster, settings: Settings, tmp_path: Path) -> None:
-    """Its checksum is wrong: ingest stops before it and commits nothing of it, rather than guess (`nothing-lost`)."""
+    """Its checksum is wrong: ingest stops before it and commits nothing of it, rather than guess (`nothing-lost`).
+
+    Where no replica has it whole, a skip sets the whole batch aside, on the record.
+    """
     bus = _on(own_broker, settings, partitions=1)
     send(bus, valid_records(range(5)))
     drain_all(bus)
@@ -121,9 +125,19 @@ def test_a_batch_whose_bytes_changed_on_the_disk(own_broker: KafkaCluster, setti
     content[-3] ^= 0xFF
     segment.write_bytes(content)
     own_broker.start(0)
-    with pytest.raises(TransientError, match=r"(?i)crc|corrupt"):
+    place = f"{bus.kafka.topic}-0@5"
+    with pytest.raises(TransientError, match=rf"{place}: .*failed crc check.*karmalake skip"):
         drain_all(bus)
     assert query(bus, "SELECT count(*) FROM events") == [(5,)]
+    assert_verified(bus)
+    send(bus, valid_records(range(10, 15)))
+    assert str(skip(bus, place, "no replica has it").skipped) == f"{place}..10"
+    drain_all(bus)
+    assert query(bus, "SELECT count(*) FROM events") == [(10,)]
+    [(offset, reason, detail)] = query(bus, 'SELECT "offset", reason, detail FROM dead_letters')
+    assert (offset, reason) == (9, "skipped")
+    assert detail.startswith("Skipped: no replica has it The record batch at ")
+    assert "fails its checksum" in detail
     assert_verified(bus)
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import (
+    CoordinatorNotAvailableError,
     CorruptRecordError,
     GroupAuthorizationFailedError,
     KafkaTimeoutError,
@@ -137,9 +138,17 @@ class KafkaSource:
         if self.share:
             self.share.member.commit(offsets)
             return
-        for error in self.admin.alter_group_offsets(self.kafka.group_id, offsets).values():
-            if error is not NoError:
-                raise error(f"group {self.kafka.group_id}")
+        deadline = time.monotonic() + _LOOKUP_MS / 1000
+        while True:
+            try:
+                told = self.admin.alter_group_offsets(self.kafka.group_id, offsets)
+                break
+            except CoordinatorNotAvailableError:  # a cluster that never had a group makes the topic of offsets first
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_MORE_MS / 1000)
+        for error in filter(lambda error: error is not NoError, told.values()):
+            raise error(f"group {self.kafka.group_id}")
 
     def losses(self, checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
         """Return a range for each topic partition whose checkpoint the log no longer reaches, saying what is lost."""

@@ -34,6 +34,8 @@ _DELTA_ENCODED = {
     "bus_time": "DELTA_BINARY_PACKED",
 }
 _PLAIN = {"event_id", "value", _SOUGHT}
+# What a producer wrote may be a hundred megabytes, and statistics keep the least and the greatest several times over.
+_UNMEASURED = {"key", "value", "headers"}
 _KEYS = "metadata.key_value.key"
 _LAYOUTS = {
     pa.string_view(): pa.string(),
@@ -124,6 +126,7 @@ def _write(
         "column_encoding": {name: encoding for name, encoding in _DELTA_ENCODED.items() if name in columns},
         "row_group_size": _ROW_GROUP,
         "max_rows_per_page": _PAGE,
+        "write_statistics": [name for name in columns if name not in _UNMEASURED] if "value" in columns else True,
     }
     if _SOUGHT in columns:
         expected = {"ndv": max(1, min(len(rows), _ROW_GROUP)), "fpp": _FALSE_POSITIVES}
