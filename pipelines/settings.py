@@ -240,7 +240,7 @@ class IngestSettings(_Section):
     linger_seconds: float = Field(default=0.25, ge=0)
     """How long a batch of theirs that is not full waits for more: fewer, larger commits, each at most this later."""
     publish_dead_letters: bool = False
-    """Whether dead letters are also sent to the topic `{topic}.dlq`, with the reason in their headers."""
+    """Whether dead letters are copied to the topic `{topic}.dlq` after their commit, with the reason in headers."""
     share_partitions: bool = False
     """Whether several ingesters divide the topic partitions through the consumer group; each needs real Kafka."""
     max_dead_letter_share: float = Field(default=0.5, ge=0, le=1)

@@ -8,7 +8,7 @@ import pytest
 from pipelines import dead_letters as dead_letters_module
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
-from pipelines.dead_letters import Requeued, Selection, discard, requeue, select
+from pipelines.dead_letters import Requeued, Selection, count_letters, discard, requeue, select, stream_letters
 from pipelines.emit.producer import Record
 from pipelines.errors import UsageError
 from pipelines.settings import Settings
@@ -121,3 +121,26 @@ def test_discarding_says_why_and_keeps_the_bytes(lake: Settings) -> None:
     assert letter["headers"] == [{"key": "h", "value": b"1"}]
     assert len(select(lake, Selection())) == 10
     assert_verified(lake)
+
+
+def test_many_are_streamed_and_requeued_in_shares(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, few are in memory: each share is a commit, and every event comes in once (`once`)."""
+    monkeypatch.setattr(dead_letters_module, "_ROWS", 3)
+    monkeypatch.setattr(dead_letters_module, "_MOST_BYTES", 1)
+    sizes = [len(letters) for letters in stream_letters(lake, Selection())]
+    assert (sum(sizes), max(sizes)) == (11, 3)
+    assert requeue(mended(lake), Selection()) == Requeued(10, 0, 0, still_rejected=1)
+    assert query(lake, "SELECT count(*) > 2 FROM commits WHERE source = 'dead-letters'") == [(True,)]
+    assert count_letters(lake, Selection(fate=None)) == [
+        ("timestamp_too_late", "requeued", 10),
+        ("undecodable", "open", 1),
+    ]
+    assert_verified(lake)
+
+
+def test_a_place_that_is_none_gets_a_sentence(lake: Settings) -> None:
+    """It says how one is written; one where nothing is selects nothing."""
+    for wrong in ("events", "events-0", "events@7", "-0@7", "events-0@-1", f"events-0@{10**30}"):
+        with pytest.raises(UsageError, match="write it like 'events-0@17'"):
+            select(lake, Selection(place=wrong))
+    assert len(select(lake, Selection(place="events-0@999999999999999999"))) == 0
