@@ -1,6 +1,7 @@
 """SQL of a reader: one query over the warehouse and the lake's files of its snapshot, and nothing else."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -193,3 +194,19 @@ def test_a_file_for_rows_is_all_that_is_written(folder: Path) -> None:
         with pytest.raises(duckdb.PermissionException):
             opened.relation("FROM events").query("made", f"COPY (FROM made) TO '{made}.other' (FORMAT csv)")
     assert len(made.read_text().splitlines()) == 3
+
+
+def test_a_query_can_be_bounded_in_time(warehouse: Warehouse) -> None:
+    """What takes longer is ended with a sentence, and the next statement of the block, too; the warehouse goes on."""
+    endless = "SELECT count(*) FROM range(10_000_000_000) AS a(i), range(10_000) AS b(j) WHERE i % 7 = j"
+
+    def ask_twice() -> None:
+        with warehouse.limited(0.2):
+            with suppress(duckdb.InterruptException):
+                warehouse.sql(endless)
+            warehouse.sql(endless)
+
+    with pytest.raises(UsageError, match="no answer within 0 s"):
+        ask_twice()
+    with warehouse.limited(60):
+        assert warehouse.sql("SELECT 1").item() == 1
