@@ -270,6 +270,8 @@ class HistorySettings(_Section):
     """Name in the event and column of each; in the environment rating=stars,rater_id=rider."""
     event_id: str | None = None
     """The column of event ids; without it, a digest of the row."""
+    delimiter: str | None = None
+    """What separates the values of a row, one character or tab; without it a comma, in .tsv a tab."""
     days_may_be_missing: bool = False
     """Whether a day without a file is one on which nothing happened; otherwise it is a mistake."""
 
