@@ -110,7 +110,8 @@ def backfill(  # noqa: PLR0913, PLR0917 - options of the command line
             except (UsageError, RejectedError) as error:
                 refused[file] = error
     show_drained(records)
-    _show_outcomes(recorded(settings, [file for file in files if file not in refused], mapping), mapping)
+    if loaded := [file for file in files if file not in refused]:
+        _show_outcomes(recorded(settings, loaded, mapping), mapping)
     for file, error in refused.items():
         fail(f"{file}: {str(error).removeprefix(f'{file.resolve()}: ')}", error.page)
     if refused:
@@ -150,7 +151,7 @@ def next_steps(account: "Account", mapping: "Mapping") -> "Iterator[str]":
         reasons = ", ".join(f"{reason}: {rows:,}" for reason, rows in account.reasons.items())
         yield (
             f"{account.dead_letters:,} rows are dead letters ({reasons or 'discarded or requeued since'}): "
-            "karmalake dead-letters list shows them; correct the file and load it again, what is in the lake counts once"
+            "karmalake dead-letters list shows them; correct the file and load it again: each event counts once"
         )
     if account.erased:
         yield f"{account.erased:,} rows are of users who were erased, and stay out"

@@ -206,6 +206,8 @@ def _ragged(record: Sequence[str], header: Sequence[str]) -> str:
     said = f"has {len(record)} values, and the header names {len(header)} columns"
     if header[0].startswith("#"):
         return f"{said}: remove the comments above the header (grep -v '^#')"
+    if header[0].startswith("sep="):
+        return f"{said}: remove the line above the header (tail -n +2)"
     other = next((character for character in SEPARATORS if len(header) == 1 and character in header[0]), None)
     return f"{said}: give --delimiter {SEPARATORS[other]}" if other else said
 

@@ -198,12 +198,13 @@ def _digests(
     rows: Rows, names: list[str], actions: pa.Array, user_ids: pa.Array, times: pa.Array, time: str
 ) -> pa.Array:
     """Return 32 hexadecimal digits a row, some rows at a time: every name is repeated in each of them."""
-    columns = {name: canonical(rows.text(name)) for name in names}
+    texts = {name: rows.text(name) for name in names}
+    columns = {name: canonical(values) for name, values in texts.items() if pc.any(pc.not_equal(values, "")).as_py()}
     if time in columns:
         columns[time] = pc.if_else(pc.is_valid(times), time_text(times), columns[time])
     whole = pa.table([actions, canonical(user_ids), *columns.values()], ["", "", *columns])
-    most = max(1, CHUNK_BYTES // (sum(map(len, names)) + whole.nbytes // max(1, len(whole)) + 1))
-    digests = [_digests_of(whole.slice(start, most), names) for start in range(0, len(whole), most)]
+    most = max(1, CHUNK_BYTES // (sum(map(len, columns)) + whole.nbytes // max(1, len(whole)) + 1))
+    digests = [_digests_of(whole.slice(start, most), [*columns]) for start in range(0, len(whole), most)]
     return pa.concat_arrays([pa.array([], pa.string()), *digests])
 
 
