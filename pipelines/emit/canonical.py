@@ -14,13 +14,20 @@ from pipelines.contract.schema import TIMESTAMP
 from pipelines.contract.times import read_times
 
 pc: Any = compute  # its functions are made at import, where pyright does not see them
-_POINT = r"^-?(?:0|[1-9][0-9]{0,399})\.[0-9]{1,400}$"
+_MOST_DIGITS = 100
+_POINT = r"^-?(?:0|[1-9][0-9]*)\.[0-9]+$"
 _ALL_ZEROS = r"^(-?[0-9]+)\.0+$"
 _LAST_ZEROS = r"^(-?[0-9]+\.[0-9]*[1-9])0+$"
-_EXPONENT = r"^-?(?:0|[1-9][0-9]{0,39})(?:\.[0-9]{1,40})?[eE][-+]?[0-9]{1,3}$"
+_EXPONENT = r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?[eE][-+]?[0-9]{1,3}$"
 _TIME = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?(?:Z|[-+][0-9]{2}:?[0-9]{2})?)?$"
 )
+
+_TRUTH = r"^(?:True|TRUE|False|FALSE)$"
+_OTHERWISE = (
+    r"^(?:-?[0-9]+\.[0-9]*0|-?[0-9]+(?:\.[0-9]+)?[eE][-+]?[0-9]+|-0|[TF][a-zA-Z]+|[0-9]{4}-[0-9]{2}-[0-9]{2}.*)$"
+)
+"""What may have to be written in another way: one look at most texts."""
 
 
 def canonical(texts: pa.Array) -> pa.Array:
@@ -28,11 +35,14 @@ def canonical(texts: pa.Array) -> pa.Array:
 
     Integers have no point, fractions no zeros at their end, neither an exponent; times are microseconds in UTC.
     """
+    return _replaced(texts, pc.match_substring_regex(texts, _OTHERWISE), _in_one_way)
+
+
+def _in_one_way(texts: pa.Array) -> pa.Array:
     texts = _replaced(texts, pc.match_substring_regex(texts, _POINT), _without_zeros)
     texts = _replaced(texts, pc.match_substring_regex(texts, _EXPONENT), _written_out)
     texts = _replaced(texts, pc.match_substring_regex(texts, _TIME), _in_utc)
-    texts = pc.if_else(pc.is_in(texts, pa.array(["True", "TRUE"])), "true", texts)
-    texts = pc.if_else(pc.is_in(texts, pa.array(["False", "FALSE"])), "false", texts)
+    texts = _replaced(texts, pc.match_substring_regex(texts, _TRUTH), pc.ascii_lower)
     return pc.if_else(pc.equal(texts, "-0"), "0", texts)
 
 
@@ -62,7 +72,8 @@ def _without_zeros(texts: pa.Array) -> pa.Array:
 
 
 def _written_out(texts: pa.Array) -> pa.Array:
-    return _without_zeros(pa.array([format(Decimal(text), "f") for text in texts.to_pylist()], pa.string()))
+    written = [text if len(text) > _MOST_DIGITS else format(Decimal(text), "f") for text in texts.to_pylist()]
+    return _without_zeros(pa.array(written, pa.string()))
 
 
 def _in_utc(texts: pa.Array) -> pa.Array:

@@ -1,10 +1,12 @@
 """CSV to rows of text, exactly: RFC 4180 in UTF-8, quotes doubled within quotes.
 
-pyarrow takes apart what has no quote, in blocks that end with a line. From a quote on, Python's csv does, record by
-record: pyarrow loses the LF of a quoted CR LF at a block's end, and lets a quote that is never closed swallow the rest.
+pyarrow takes apart the blocks without a quote, Python's csv the others: pyarrow loses the LF of a quoted CR LF at a
+block's end, and lets a quote that is never closed swallow the rest. Blocks end with a record. Where that cannot be told
+at once, or something is wrong, records are read one by one, which names the row.
 """
 
 import csv
+import io
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,7 @@ from pyarrow import csv as bulk
 from pipelines.emit.bounds import CHUNK_ROWS, MAX_COLUMNS, MAX_NAME_BYTES, MAX_ROW_BYTES, mebibytes
 from pipelines.errors import UsageError
 
-_BLOCK_BYTES = 4 * 1024 * 1024
+_BLOCK_BYTES = 2 * 1024 * 1024
 SEPARATORS = {";": "';'", "\t": "tab", "|": "'|'"}
 """What separates values where a comma does not, and how to say so in a command."""
 
@@ -148,18 +150,53 @@ class _Records:
 def _rows_of_a_block(lines: _Lines, records: _Records) -> Iterator[pa.Table]:
     """Yield the rows of what is left of a block; if its last record goes on, with the lines that end it."""
     whole = lines.take_block()
-    if b'"' not in whole and (table := _in_bulk(whole, records)) is not None:
-        lines.number += whole.count(b"\n") or whole.count(b"\r")
+    if b'"' in whole:
+        end = _even_end(whole)
+        whole, lines.block = (whole[:end], whole[end:]) if end else (whole, b"")
+        found = _quoted(whole, records) if end else None
+    else:
+        found = _in_bulk(whole, records)
+    if found is not None:
+        table, line_count = found
+        lines.number += line_count
         records.row += len(table)
         yield table
         return
-    lines.waiting.extend(whole.splitlines(keepends=True))
-    while lines.waiting:
-        yield from _one_by_one(lines, records)
+    last = lines.number + len(split := whole.splitlines(keepends=True))
+    lines.waiting.extend(split)
+    while lines.number < last:
+        yield from _one_by_one(lines, records, last)
 
 
-def _in_bulk(whole: bytes, records: _Records) -> pa.Table | None:
-    """Return rows without quotes; None where something is wrong with one, which the other way tells."""
+def _even_end(whole: bytes) -> int:
+    """Return the end of the last line up to which quotes are even: a record ends there, if quotes are by the rule."""
+    end, quotes = len(whole), whole.count(b'"')
+    while end and quotes % 2:
+        start = max(whole.rfind(b"\n", 0, end - 1), whole.rfind(b"\r", 0, end - 1)) + 1
+        quotes -= whole.count(b'"', start, end)
+        end = start
+    return end
+
+
+def _quoted(whole: bytes, records: _Records) -> tuple[pa.Table, int] | None:
+    """Return rows with quotes, and the number of their lines; None where something is wrong, or a record goes on."""
+    try:
+        reader = csv.reader(io.StringIO(whole.decode(), newline=""), delimiter=records.delimiter, strict=True)
+        rows = [row for row in reader if row]
+        columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
+    except ValueError:
+        return None
+    except csv.Error:
+        return None
+    if (rows and len(columns) != len(records.header)) or _is_too_long(whole):
+        return None
+    names = list(records.header)
+    empty = pa.schema([(name, pa.string()) for name in names]).empty_table()
+    return (pa.table(columns, names) if rows else empty), reader.line_num
+
+
+def _in_bulk(whole: bytes, records: _Records) -> tuple[pa.Table, int] | None:
+    """Return rows without quotes, and the number of their lines; None where something is wrong with one."""
     names = list(records.header)
     try:
         table = bulk.read_csv(
@@ -170,12 +207,17 @@ def _in_bulk(whole: bytes, records: _Records) -> pa.Table | None:
         )
     except pa.ArrowInvalid:
         return None
-    return table if len(whole) <= MAX_ROW_BYTES or max(map(len, whole.splitlines())) <= MAX_ROW_BYTES else None
+    return None if _is_too_long(whole) else (table, whole.count(b"\n") or whole.count(b"\r"))
 
 
-def _one_by_one(lines: _Lines, records: _Records) -> Iterator[pa.Table]:
+def _is_too_long(whole: bytes) -> bool:
+    """Return whether a row may be longer than MAX_ROW_BYTES."""
+    return len(whole) > MAX_ROW_BYTES and max(map(len, whole.splitlines())) > MAX_ROW_BYTES
+
+
+def _one_by_one(lines: _Lines, records: _Records, last: int) -> Iterator[pa.Table]:
     rows: list[list[str]] = []
-    while lines.waiting and len(rows) < CHUNK_ROWS:
+    while lines.number < last and len(rows) < CHUNK_ROWS:
         record = next(records, None)
         if record:
             rows.append(record)

@@ -14,7 +14,7 @@ from pyarrow import compute
 from pipelines.contract.schema import EVENT, TIMESTAMP
 from pipelines.contract.times import TimeUnit, read_times
 from pipelines.emit.bounds import CHUNK_BYTES
-from pipelines.emit.canonical import canonical, time_text
+from pipelines.emit.canonical import canonical
 from pipelines.emit.csv_rows import SEPARATORS
 from pipelines.emit.rows import Rows, read_rows
 from pipelines.errors import UsageError
@@ -198,10 +198,10 @@ def _digests(
     rows: Rows, names: list[str], actions: pa.Array, user_ids: pa.Array, times: pa.Array, time: str
 ) -> pa.Array:
     """Return 32 hexadecimal digits a row, some rows at a time: every name is repeated in each of them."""
-    texts = {name: rows.text(name) for name in names}
+    texts = {name: rows.text(name) for name in names if name != time or times.null_count}
     columns = {name: canonical(values) for name, values in texts.items() if pc.any(pc.not_equal(values, "")).as_py()}
-    if time in columns:
-        columns[time] = pc.if_else(pc.is_valid(times), time_text(times), columns[time])
+    if time in names:
+        columns[time] = pc.coalesce(times.cast(pa.int64()).cast(pa.string()), columns.get(time, ""))
     whole = pa.table([actions, canonical(user_ids), *columns.values()], ["", "", *columns])
     most = max(1, CHUNK_BYTES // (sum(map(len, columns)) + whole.nbytes // max(1, len(whole)) + 1))
     digests = [_digests_of(whole.slice(start, most), [*columns]) for start in range(0, len(whole), most)]
