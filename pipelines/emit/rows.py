@@ -22,11 +22,11 @@ from pipelines.emit.parquet_rows import read_parquet
 from pipelines.errors import UsageError
 
 pc: Any = compute  # its functions are made at import, where pyright does not see them
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_LINES = {".ndjson", ".jsonl"}
-_ENDINGS = [*_DELIMITERS, ".parquet", *sorted(_LINES)]
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+_PARQUET = (".parquet", ".pq", ".parq")
+_LINES = (".ndjson", ".jsonl", ".json")
+_ENDINGS = [*_DELIMITERS, *_PARQUET, *_LINES]
 _HINTS = {
-    ".json": "a file with an object a line is .ndjson; of an array make one: jq -c '.[]' a.json > a.ndjson",
     ".xlsx": "save the sheet as CSV UTF-8",
     ".txt": "rename it to .csv, and give --delimiter unless it is a comma",
 }
@@ -77,7 +77,7 @@ class Rows:
 
 
 def read_rows(path: Path, delimiter: str | None = None, ids: Collection[str] = ()) -> Iterator[Rows]:
-    """Yield the rows of a file by its ending: .csv, .tsv, .parquet, .ndjson or .jsonl; text may be .gz or .zst.
+    """Yield the rows of a CSV, Parquet or NDJSON file, by its ending; text may be .gz or .zst.
 
     `ids` are the columns that hold ids. Raises UsageError naming the file and the place for a file that is missing,
     unknown, malformed or beyond the bounds of `bounds.py`.
@@ -88,7 +88,7 @@ def read_rows(path: Path, delimiter: str | None = None, ids: Collection[str] = (
             for chunk in read_ndjson(path, ids):
                 yield Rows(chunk.columns, chunk.numbers, "line", chunk.problems)
             return
-        tables = read_parquet(path, ids) if ending == ".parquet" else read_csv(path, delimiter or _DELIMITERS[ending])
+        tables = read_parquet(path, ids) if ending in _PARQUET else read_csv(path, delimiter or _DELIMITERS[ending])
         for row, table in tables:
             yield Rows(table, pa.array(np.arange(row, row + len(table))), "row")
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
@@ -97,7 +97,7 @@ def read_rows(path: Path, delimiter: str | None = None, ids: Collection[str] = (
 
 def count_rows(path: Path, delimiter: str | None = None) -> int:
     """Return how many rows a file has: a Parquet file says so itself, any other is read. Raises like `read_rows`."""
-    if _ending(path) == ".parquet":
+    if _ending(path) in _PARQUET:
         try:
             return pq.read_metadata(path).num_rows
         except (OSError, pa.ArrowException) as error:

@@ -195,7 +195,7 @@ def test_decimal_seconds_are_exact(microseconds: int, finer: str) -> None:
         ("a.ndjson", '{"to": "\\ud800", "time": 1}\n', "line 1 is not one JSON object in UTF-8"),
         ("a.ndjson", '{"to": "u", "time": 1}\n{"to": "u"}\n', "line 2, column 'time': '' is not a time in s"),
         ("a.parquet", "no parquet", "a.parquet: .*Parquet"),
-        ("a.xlsx", "", "ending is none of .csv, .tsv, .parquet, .*save the sheet as CSV"),
+        ("a.xlsx", "", "ending is none of .csv, .tsv, .*save the sheet as CSV"),
     ],
 )
 def test_a_mistake_names_file_row_and_column(tmp_path: Path, name: str, text: str, message: str) -> None:
