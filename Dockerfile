@@ -5,13 +5,13 @@ ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 \
     KARMALAKE_DATA_DIR=/data DAGSTER_HOME=/dagster NUMBA_CACHE_DIR=/home/karmalake/numba
 
 WORKDIR /app
-COPY requirements.txt pyproject.toml README.md LICENSE dagster.yaml ./
+COPY requirements-image.txt pyproject.toml README.md LICENSE dagster.yaml ./
 COPY pipelines pipelines
 COPY assets assets
 
-# The pinned versions, as constraints; the packages for tests and documentation stay out.
-RUN sed -e '/--hash/d' -e 's/ \\$//' -e 's/\[[^]]*\]//' requirements.txt > constraints.txt \
-    && pip install --constraint constraints.txt '.[avro,dashboard,postgresql]' dagster-k8s==0.29.27 dagster-postgres==0.29.27
+# Every package is the one that was locked, or the build ends: `make pins` writes the hashes of both files.
+RUN pip install --require-hashes --requirement requirements-image.txt \
+    && pip install --no-deps --no-build-isolation .
 
 # Not root; Dagster's runs in PostgreSQL, not in a folder.
 RUN useradd --create-home --uid 1000 karmalake \

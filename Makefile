@@ -53,8 +53,9 @@ bench: setup  ## measure for 15 minutes on a quiet machine; BENCH="dedup history
 chaos: setup  ## kill whatever works on a lake for 30 minutes, then audit it; MINUTES=5 for less
 	$(BIN)/python -m tests.chaos $(or $(MINUTES),30)
 
-pins: setup  ## compile requirements.txt anew from pyproject.toml
+pins: setup  ## compile requirements.txt, and requirements-image.txt for the Dockerfile, from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --upgrade --quiet --output-file requirements.txt
+	$(BIN)/uv pip compile pyproject.toml --group image --extra avro --extra dashboard --extra postgresql --constraint requirements.txt --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --quiet --output-file requirements-image.txt
 
 contract: setup  ## generate the Protobuf module from event.proto
 	$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. pipelines/contract/event.proto

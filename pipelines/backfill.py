@@ -4,7 +4,7 @@ Owns the files of history by day, and the account of a file: what became of its 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import duckdb
@@ -88,7 +88,14 @@ def mapping_of(history: HistorySettings) -> Mapping:
     column = None if history.action_type else history.action_type_column
     pairs = tuple(sorted(history.metadata.items()))  # in whatever order they stand, it is the same file
     return Mapping(
-        history.user_id, history.time, history.time_unit, history.action_type, column, pairs, history.event_id
+        history.user_id,
+        history.time,
+        history.time_unit,
+        history.action_type,
+        column,
+        pairs,
+        history.event_id,
+        "\t" if history.delimiter == "tab" else history.delimiter,
     )
 
 
@@ -112,10 +119,18 @@ def files_of(history: HistorySettings, days: Sequence[str]) -> dict[str, Path]:
 
 
 def account_for(settings: Settings, paths: Sequence[Path], mapping: Mapping) -> list[Account]:
-    """Return the account of each file as it is now, under this mapping; a file that changed is another one.
+    """Return the account of each file as it is now, with the rows counted in it; a file that changed is another one.
 
     Raises UsageError for a file that is not there, and when there is no lake.
     """
+    return [
+        replace(account, rows=count_rows(account.path, mapping.delimiter))
+        for account in recorded(settings, paths, mapping)
+    ]
+
+
+def recorded(settings: Settings, paths: Sequence[Path], mapping: Mapping) -> list[Account]:
+    """Return the account of each file by the lake's records alone, without reading it: its rows are those read."""
     topic_ids = [open_file(path, mapping, settings).topic_id for path in paths]
     with duckdb.connect() as connection:
         create_lake_views(connection, take_snapshot(open_lake(settings.lake_root)))
@@ -124,14 +139,13 @@ def account_for(settings: Settings, paths: Sequence[Path], mapping: Mapping) -> 
         for topic_id, reason, rows in connection.execute(_REASONS, [topic_ids]).fetchall():
             reasons.setdefault(topic_id, {})[reason] = rows
     return [
-        Account(
-            path=path,
-            rows=count_rows(path),
-            reasons=reasons.get(topic_id, {}),
-            **{name: value for name, value in fates.get(topic_id, {}).items() if name != "topic_id"},
-        )
+        Account(path, reasons=reasons.get(topic_id, {}), **_fate(fates.get(topic_id, {})))
         for path, topic_id in zip(paths, topic_ids, strict=True)
     ]
+
+
+def _fate(counts: dict[str, int]) -> dict[str, int]:
+    return {"rows": counts.get("read", 0), **{name: count for name, count in counts.items() if name != "topic_id"}}
 
 
 def _about_history(error: KarmalakeError) -> KarmalakeError:

@@ -9,7 +9,6 @@ Secrets are `SecretStr`: they never appear in a repr, an error or `karmalake doc
 import difflib
 import os
 import re
-import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +26,7 @@ from pydantic import (
 )
 
 from pipelines.errors import ConfigurationError
+from pipelines.toml_file import all_problems, exists, parse_toml, read_toml
 
 _ENVIRONMENT_PREFIX = "KARMALAKE_"
 _CONFIG_VARIABLE = "KARMALAKE_CONFIG"
@@ -270,6 +270,8 @@ class HistorySettings(_Section):
     """Name in the event and column of each; in the environment rating=stars,rater_id=rider."""
     event_id: str | None = None
     """The column of event ids; without it, a digest of the row."""
+    delimiter: str | None = None
+    """What separates the values of a row, one character or tab; without it a comma, in .tsv a tab."""
     days_may_be_missing: bool = False
     """Whether a day without a file is one on which nothing happened; otherwise it is a mistake."""
 
@@ -436,15 +438,12 @@ def load_settings(environment: dict[str, str] | None = None, working_dir: Path |
 def _from_file(environment: dict[str, str], working_dir: Path) -> tuple[dict[str, Any], dict[str, str]]:
     named = environment.get(_CONFIG_VARIABLE)
     path = Path(named) if named else working_dir / "karmalake.toml"
-    if not path.exists():
+    if not exists(path):
         if named:
             raise ConfigurationError(f"{_CONFIG_VARIABLE} names {path}, which does not exist")
         return {}, {}
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigurationError(f"{path} cannot be read as TOML: {error}") from None
-    return values, {"": str(path)}
+    text = read_toml(path, ConfigurationError)
+    return parse_toml(text, str(path), ConfigurationError, float), {"": str(path)}
 
 
 def _place(values: dict[str, Any], places: dict[str, str], name: str, value: str) -> None:
@@ -463,7 +462,7 @@ def _explain(error: ValidationError, places: dict[str, str]) -> str:
         place = places.get(key) or places.get("") or "the settings"
         said = _MESSAGES.get(problem["type"], problem["msg"])
         lines.append(f"{place}: {key}: {said}" + (_meant(key) if problem["type"] == "extra_forbidden" else ""))
-    return "\n".join(lines)
+    return all_problems(lines, len(lines))
 
 
 def _meant(key: str) -> str:

@@ -90,13 +90,13 @@ def test_loading_goes_on_at_the_checkpoint(
     alone: Settings, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after any number of commits, with other limits too, each row is read once (`nothing-lost`)."""
-    monkeypatch.setattr("pipelines.emit.rows._CHUNK_ROWS", 30)
-    monkeypatch.setattr("pipelines.emit.rows._CSV_BLOCK_BYTES", 300)
+    monkeypatch.setattr("pipelines.emit.parquet_rows.CHUNK_ROWS", 30)
+    monkeypatch.setattr("pipelines.emit.csv_rows._BLOCK_BYTES", 300)
     path = ratings(tmp_path / f"ratings.{ending}", range(200))
     small = alone.model_copy(update={"ingest": IngestSettings(max_batch_records=7)})
     with open_ingest_from(open_file(path, OTC, small), small) as ingest:
         drain(ingest, lambda _: None, max_batches=2)
-    monkeypatch.setattr("pipelines.emit.rows._CHUNK_ROWS", 47)
+    monkeypatch.setattr("pipelines.emit.parquet_rows.CHUNK_ROWS", 47)
     load(alone, path)
     assert query(alone, 'SELECT sum("read"), sum(accepted), sum(duplicates) FROM commits') == [(200, 200, 0)]
     assert query(alone, 'SELECT list("offset" ORDER BY "offset") FROM events') == [(list(range(200)),)]
@@ -128,7 +128,7 @@ def test_two_processes_load_files_at_once(alone: Settings, tmp_path: Path) -> No
     code = (
         "import sys; from pathlib import Path; from tests.test_backfill import OTC, load\n"
         "from pipelines.settings import IngestSettings, Settings\n"
-        "import pipelines.emit.rows; pipelines.emit.rows._CHUNK_ROWS = 50\n"
+        "import pipelines.emit.parquet_rows; pipelines.emit.parquet_rows.CHUNK_ROWS = 50\n"
         "load(Settings(data_dir=Path(sys.argv[1]), ingest=IngestSettings(max_batch_records=100)), Path(sys.argv[2]))"
     )
     commands = [[sys.executable, "-c", code, str(alone.data_dir), str(path)] for path in paths]
@@ -148,6 +148,94 @@ def test_history_and_the_bus_share_a_lake(settings: Settings, tmp_path: Path) ->
     assert len(before["events"]) == 70
     assert load(settings, tmp_path / "ratings.csv") == drain_all(settings) == []
     assert contents(settings) == before
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "ndjson"])
+def test_a_file_without_any_event_is_refused(alone: Settings, tmp_path: Path, ending: str) -> None:
+    """However small it is, nothing of it is committed; the sentence has the first reason, and the way to insist."""
+    path = ratings(tmp_path / f"ratings.{ending}", range(12))
+    wrong = Mapping("to", "feature", "iso", "UserRated")
+    with pytest.raises(
+        RejectedError, match=r"none of its first 12 rows is an event; the first: undecodable: .* 1, col"
+    ):
+        load(alone, path, wrong)
+    assert query(alone, "SELECT count(*) FROM commits") == [(0,)]
+    insisting = alone.model_copy(update={"ingest": IngestSettings(max_dead_letter_share=1)})
+    (record,) = load(insisting, path, wrong)
+    assert record.total("dead_letters") == 12
+
+
+def test_a_last_batch_without_an_event_is_dead_letters(alone: Settings, tmp_path: Path) -> None:
+    """A line of totals at the end of a file of events does not keep it from being loaded."""
+    path = ratings(tmp_path / "ratings.csv", range(12))
+    path.write_text(path.read_text() + "Total,,66,\n")
+    small = alone.model_copy(update={"ingest": IngestSettings(max_batch_records=1)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.emit.csv_rows._BLOCK_BYTES", 40)
+        records = load(small, path)
+    assert (sum(record.total("accepted") for record in records), records[-1].total("dead_letters")) == (12, 1)
+    assert_verified(alone)
+
+
+def test_one_row_in_two_formats_counts_once(alone: Settings, tmp_path: Path) -> None:
+    """Floats in Parquet, text in CSV: the same ids; where the text differs, the first one stands, and it is said."""
+    (tmp_path / "r.csv").write_text("to,feature,time\na,4.0,2024-01-01T10:00:00Z\nb,4.5,2024-01-02T10:00:00Z\n")
+    rows = pl.read_csv(tmp_path / "r.csv", try_parse_dates=True)
+    rows.write_parquet(tmp_path / "r.parquet")
+    mapping = Mapping("to", "time", "iso", "UserRated", None, (("rating", "feature"),))
+    load(alone, tmp_path / "r.csv", mapping)
+    (record,) = load(alone, tmp_path / "r.parquet", mapping)
+    assert (record.total("duplicates"), record.total("conflicts"), record.total("accepted")) == (1, 1, 0)
+    assert query(alone, "SELECT count(*) FROM events") == [(2,)]
+    assert_verified(alone)
+
+
+def _told(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `karmalake backfill` in a folder."""
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()", "backfill", *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KARMALAKE_")}
+    environment |= {"KARMALAKE_DATA_DIR": str(folder / "data"), "COLUMNS": "200", "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+_COLUMNS = ("--user-id", "u", "--time", "t", "--action-type", "A")
+
+
+def test_the_outcome_of_each_file_is_told(tmp_path: Path) -> None:
+    """Of three files the second is refused: the others are loaded, and the command fails with its reason."""
+    (tmp_path / "g1.csv").write_text("u,s,t\na,1,2024-01-01\n")
+    (tmp_path / "g2.csv").write_text("user,s,t\nb,1,2024-01-02\n")
+    (tmp_path / "g3.csv").write_text("u,s,t\nc,1,2024-01-03\nc,1,2024-01-03\n,1,2024-01-03\n")
+    done = _told(tmp_path, "g1.csv", "g2.csv", "g3.csv", *_COLUMNS)
+    assert done.returncode == 2, done.stderr
+    assert [line.split() for line in done.stdout.splitlines() if line.startswith("g")] == [
+        ["g1.csv", "1", "1", "0", "0", "0", "0"],
+        ["g3.csv", "3", "1", "1", "0", "1", "0"],
+    ]
+    assert "2 of 3 files are loaded" in done.stdout
+    assert "g2.csv: there is no column 'u'; the columns are user, s, t" in done.stderr
+    assert "g3.csv: 1 rows are duplicates: they equal an earlier row" in done.stderr
+    assert "with --event-id" in done.stderr
+    assert "g3.csv: 1 rows are dead letters (missing_user_id: 1): karmalake dead-letters list" in done.stderr
+    again = _told(tmp_path, "g1.csv", *_COLUMNS)
+    assert (again.returncode, "g1.csv by the lake's records: 1 rows, 1 accepted" in again.stdout) == (0, True)
+
+
+def test_a_file_of_dead_letters_alone_fails(tmp_path: Path) -> None:
+    """Exit code 1, nothing committed, and no traceback."""
+    (tmp_path / "a.csv").write_text("u,t\na,soon\nb,late\n")
+    done = _told(tmp_path, "a.csv", *_COLUMNS)
+    assert done.returncode == 1
+    assert "none of its first 2 rows is an event; the first: undecodable: row 1, column 't': 'soon'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_delimiter_is_an_option(tmp_path: Path) -> None:
+    """One that is named by the sentence of the file that needs it."""
+    (tmp_path / "a.csv").write_text("u;t\na;2024-01-01\n")
+    assert "give --delimiter ';'" in _told(tmp_path, "a.csv", *_COLUMNS).stderr
+    assert _told(tmp_path, "a.csv", *_COLUMNS, "--delimiter", ";").returncode == 0
+    assert "does not separate values" in _told(tmp_path, "a.csv", *_COLUMNS, "--delimiter", ";;").stderr
 
 
 @pytest.mark.parametrize(
@@ -173,6 +261,6 @@ def test_mistakes_name_file_and_remedy(
 def test_a_wrong_mapping_stops_instead_of_filling_the_dead_letters(alone: Settings, tmp_path: Path) -> None:
     """When most rows are no events, the mapping is wrong and not the rows."""
     path = ratings(tmp_path / "ratings.csv", range(6_000))
-    with pytest.raises(RejectedError, match="100% of 6000 records"):
+    with pytest.raises(RejectedError, match="none of its first 6,000 rows is an event"):
         load(alone, path, Mapping("to", "feature", "iso", "UserRated"))
     assert query(alone, "SELECT count(*) FROM dead_letters") == [(0,)]

@@ -117,6 +117,24 @@ def test_the_image_has_what_it_is_told_to_copy() -> None:
         assert f"!{name}" in ignored
 
 
+def test_the_image_installs_what_is_locked() -> None:
+    """Every line has its hash, pip is told to insist, and versions are those that the tests run with."""
+    installs = re.findall(r"pip install ([^\n\\]+)", DOCKERFILE)
+    assert installs == ["--require-hashes --requirement requirements-image.txt ", "--no-deps --no-build-isolation ."]
+    image, tested = (_pins(REPOSITORY / name) for name in ("requirements-image.txt", "requirements.txt"))
+    assert {name: version for name, version in image.items() if tested.get(name, version) != version} == {}
+    assert {"dagster-k8s", "hatchling", "marimo"} <= image.keys()
+    assert not {"pytest", "pyspark"} & image.keys()
+
+
+def _pins(path: Path) -> dict[str, str]:
+    """Return the version of each package of a lock, having asserted that it has hashes."""
+    locked = re.split(r"\n(?=[a-z0-9])", path.read_text(encoding="utf-8").partition("\n    ")[2].partition("\n")[2])
+    pins = dict(match.groups() for entry in locked if (match := re.match(r"([a-z0-9._-]+)[^=]*==([^ ;\\]+)", entry)))
+    assert all("--hash=sha256:" in entry for entry in locked)
+    return pins
+
+
 def test_dagster_keeps_its_runs_where_the_image_says(tmp_path: Path) -> None:
     """With what the Dockerfile adds to it, dagster.yaml is one that Dagster takes, and the storage is PostgreSQL."""
     (added,) = re.findall(r"printf '(.+?)' >> /dagster/dagster.yaml", DOCKERFILE)

@@ -86,8 +86,8 @@ def test_a_wrong_variable_is_named(tmp_path: Path, variable: str, value: str, me
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[kafka", "cannot be read as TOML"),
-        ("\xff", "cannot be read as TOML"),
+        ("[kafka", "is not TOML"),
+        ("\xff", "is not UTF-8"),
         ("[bus]\ntopic = 't'", "karmalake.toml: bus: is not a setting"),
         ("[kafka]\ntopik = 't'", "karmalake.toml: kafka.topik: is not a setting"),
         ("kafka = 't'", "karmalake.toml: kafka: is a section of settings, not one setting"),

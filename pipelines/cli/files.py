@@ -8,14 +8,15 @@ import typer
 
 from pipelines.cli.flow import show_drained
 from pipelines.cli.options import bare_settings, current_settings
-from pipelines.cli.output import Advance, progress, say
-from pipelines.errors import UsageError
+from pipelines.cli.output import Advance, fail, progress, say, table, warn
+from pipelines.errors import KarmalakeError, RejectedError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import pyarrow as pa
 
+    from pipelines.backfill import Account
     from pipelines.emit.files import Mapping
     from pipelines.lake.commit import CommitRecord
 
@@ -40,9 +41,12 @@ _Metadata = Annotated[
 _EventId = Annotated[
     str | None, typer.Option(metavar="COL", help="The column of event ids; without it, a digest of the row.")
 ]
+_Delimiter = Annotated[
+    str | None, typer.Option(metavar="CHAR", help="What separates the values of CSV instead of a comma: ';', tab.")
+]
 
 
-def emit(
+def emit(  # noqa: PLR0913, PLR0917 - options of the command line
     file: Annotated[Path, typer.Argument(help="A CSV, Parquet or NDJSON file.")],
     user_id: _UserId,
     time: _Time,
@@ -51,6 +55,7 @@ def emit(
     action_type_column: _ActionColumn = None,
     metadata: _Metadata = None,
     event_id: _EventId = None,
+    delimiter: _Delimiter = None,
 ) -> None:
     """Publish the rows of a file as events. Sending a file again is harmless: its event ids stay the same.
 
@@ -61,7 +66,7 @@ def emit(
     from pipelines.emit.producer import produce  # noqa: PLC0415
     from pipelines.emit.topics import ensure_topic  # noqa: PLC0415
 
-    mapping = _mapping(user_id, time, time_unit, action_type, action_type_column, metadata, event_id)
+    mapping = _mapping(user_id, time, time_unit, action_type, action_type_column, metadata, event_id, delimiter)
     kafka = current_settings().kafka
     ensure_topic(kafka)
     with progress(f"emitting {file.name}") as advance:
@@ -69,7 +74,7 @@ def emit(
     say(f"{sent.records:,} events sent to {kafka.topic} in {sent.seconds:.1f} s")
 
 
-def backfill(
+def backfill(  # noqa: PLR0913, PLR0917 - options of the command line
     files: Annotated[list[Path], typer.Argument(help="CSV, Parquet or NDJSON files of history.")],
     user_id: _UserId,
     time: _Time,
@@ -78,17 +83,21 @@ def backfill(
     action_type_column: _ActionColumn = None,
     metadata: _Metadata = None,
     event_id: _EventId = None,
+    delimiter: _Delimiter = None,
 ) -> None:
     """Load the rows of files into the lake, without the bus: the same events, dedup and dead letters as by `emit`.
 
     Kill it whenever you like: the same command goes on from the last commit, and a file that is loaded already is
-    passed over. Scores follow with the next `karmalake refresh`.
+    passed over. A file that is refused does not keep the others from being loaded. Exits 0 if every file is loaded.
+    Scores follow with the next `karmalake refresh`.
     """
     from pipelines.backfill import backfill as load  # noqa: PLC0415
+    from pipelines.backfill import recorded  # noqa: PLC0415
 
-    mapping = _mapping(user_id, time, time_unit, action_type, action_type_column, metadata, event_id)
+    mapping = _mapping(user_id, time, time_unit, action_type, action_type_column, metadata, event_id, delimiter)
     settings = bare_settings()
     records: list[CommitRecord] = []
+    refused: dict[Path, KarmalakeError] = {}
     for file in files:
         with progress(f"loading {file.name}") as advance:
 
@@ -96,8 +105,56 @@ def backfill(
                 records.append(record)
                 advance(record.total("read"))
 
-            load(settings, file, mapping, report)
+            try:
+                load(settings, file, mapping, report)
+            except (UsageError, RejectedError) as error:
+                refused[file] = error
     show_drained(records)
+    if loaded := [file for file in files if file not in refused]:
+        _show_outcomes(recorded(settings, loaded, mapping), mapping)
+    for file, error in refused.items():
+        fail(f"{file}: {str(error).removeprefix(f'{file.resolve()}: ')}", error.page)
+    if refused:
+        say(f"{len(files) - len(refused)} of {len(files)} files are loaded")
+        raise typer.Exit(next(iter(refused.values())).exit_code)
+
+
+def _show_outcomes(accounts: "list[Account]", mapping: "Mapping") -> None:
+    """Print what became of each file over all attempts, and the next step for every fate but accepted."""
+    names = ("rows", "accepted", "duplicates", "conflicts", "dead_letters", "erased")
+    if len(accounts) > 1:
+        columns = ["file", *(name.replace("_", " ") for name in names)]
+        table(columns, [(account.path, *(getattr(account, name) for name in names)) for account in accounts])
+    elif accounts:
+        say(f"{accounts[0].path} by the lake's records: {accounts[0].rows:,} rows, {accounts[0].accepted:,} accepted")
+    for account in accounts:
+        for step in next_steps(account, mapping):
+            warn(f"{account.path}: {step}")
+
+
+def next_steps(account: "Account", mapping: "Mapping") -> "Iterator[str]":
+    """Yield what a person can do about each fate of a file's rows but accepted."""
+    if account.duplicates:
+        why = "their event_id is in the lake already, with the same content"
+        if mapping.event_id is None:
+            why = (
+                "they equal an earlier row of the file, or one that was loaded before. If equal rows are events of "
+                "their own, give the column that tells them apart with --event-id"
+            )
+        yield f"{account.duplicates:,} rows are duplicates: {why}"
+    if account.conflicts:
+        yield (
+            f"{account.conflicts:,} rows are conflicts: their event_id is in the lake with other content, and the "
+            "first stands; the view conflicts has both: karmalake sql"
+        )
+    if account.dead_letters:
+        reasons = ", ".join(f"{reason}: {rows:,}" for reason, rows in account.reasons.items())
+        yield (
+            f"{account.dead_letters:,} rows are dead letters ({reasons or 'discarded or requeued since'}): "
+            "karmalake dead-letters list shows them; correct the file and load it again: each event counts once"
+        )
+    if account.erased:
+        yield f"{account.erased:,} rows are of users who were erased, and stay out"
 
 
 def _mapping(
@@ -108,11 +165,13 @@ def _mapping(
     action_type_column: str | None,
     metadata: list[str] | None,
     event_id: str | None,
+    delimiter: str | None,
 ) -> "Mapping":
     from pipelines.emit.files import Mapping  # noqa: PLC0415
 
     pairs = tuple(_pair(entry) for entry in metadata or [])
-    return Mapping(user_id, time, time_unit.value, action_type, action_type_column, pairs, event_id)
+    separator = "\t" if delimiter == "tab" else delimiter
+    return Mapping(user_id, time, time_unit.value, action_type, action_type_column, pairs, event_id, separator)
 
 
 def _pair(entry: str) -> tuple[str, str]:

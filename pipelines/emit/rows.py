@@ -1,138 +1,128 @@
 """Files to rows of text, chunk by chunk: CSV, Parquet and NDJSON look alike to what comes after.
 
-Every value becomes text, but for times that already are times; a missing value becomes an empty text. What the text
-means is `files.py`'s affair.
+Every value becomes text, but for times and dates that already are such; a missing value becomes an empty text. What the
+text means is `files.py`'s affair, how each format is read that of `csv_rows.py`, `parquet_rows.py` and `ndjson.py`.
 """
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import compute, csv
+from pyarrow import compute
 
-from pipelines.contract.schema import TIMESTAMP
+from pipelines.emit.canonical import time_text
+from pipelines.emit.csv_rows import read_csv
 from pipelines.emit.ndjson import read_ndjson
+from pipelines.emit.parquet_rows import read_parquet
 from pipelines.errors import UsageError
 
 pc: Any = compute  # its functions are made at import, where pyright does not see them
-_CHUNK_ROWS = 65_536
-_CSV_BLOCK_BYTES = 4 * 1024 * 1024
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+_PARQUET = (".parquet", ".pq", ".parq")
+_LINES = (".ndjson", ".jsonl", ".json")
+_ENDINGS = [*_DELIMITERS, *_PARQUET, *_LINES]
+_HINTS = {
+    ".xlsx": "save the sheet as CSV UTF-8",
+    ".txt": "rename it to .csv, and give --delimiter unless it is a comma",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A chunk: `columns` are strings without nulls, or TIMESTAMP with them where the file holds timestamps or dates."""
+    """A chunk: `columns` are strings without nulls, or TIMESTAMP or dates with them where the file holds such."""
 
     columns: pa.Table
-    first_row: int
-    """Number of its first row in the file: lines for NDJSON, else rows of data; counted from 1."""
+    numbers: pa.Array
+    """Of each row in the file: lines for NDJSON, else rows of data; counted from 1."""
     row_word: str
+    problems: dict[int, str] = field(default_factory=dict[int, str])
+    """By place in the chunk, why a value of a column of ids is none."""
 
     def text(self, name: str) -> pa.Array:
         """Return a column as text without nulls, timestamps as ISO 8601 in UTC."""
         values = self.columns[name].combine_chunks()
-        if not pa.types.is_timestamp(values.type):
-            return values
-        return pc.fill_null(pc.strftime(values, format="%Y-%m-%dT%H:%M:%SZ"), "")
+        if pa.types.is_timestamp(values.type):
+            return time_text(values)
+        return values if values.type == pa.string() else pc.fill_null(values.cast(pa.string()), "")
+
+    def place(self, row: int) -> str:
+        """Return where a row of the chunk stands, as part of a sentence."""
+        return f"{self.row_word} {self.numbers[row]}"
+
+    def slice(self, start: int) -> "Rows":
+        """Return the rows from `start` on."""
+        problems = {row - start: problem for row, problem in self.problems.items() if row >= start}
+        return Rows(self.columns.slice(start), self.numbers.slice(start), self.row_word, problems)
+
+    def unreadable(self, name: str) -> str | None:
+        """Return the type of a column that has no text, else None."""
+        found: bytes | None = (self.columns.schema.field(name).metadata or {}).get(b"unreadable")
+        return found.decode() if found else None
+
+    def with_paths(self, names: Collection[str]) -> "Rows":
+        """Return the rows with a column for each dotted name that is none: a member of the objects of a column."""
+        columns = self.columns
+        for name in dict.fromkeys(names):
+            parent = next((it for it in columns.column_names if name.startswith(f"{it}.")), None)
+            if parent is not None and name not in columns.column_names:
+                steps = name.removeprefix(f"{parent}.").split(".")
+                members = [_member(text, steps) for text in self.text(parent).to_pylist()]
+                columns = columns.append_column(name, pa.array(members, pa.string()))
+        return Rows(columns, self.numbers, self.row_word, self.problems)
 
 
-def read_rows(path: Path) -> Iterator[Rows]:
-    """Yield the rows of a file by its ending: .csv, .parquet, .ndjson or .jsonl; text may be compressed (.gz, .zst).
+def read_rows(path: Path, delimiter: str | None = None, ids: Collection[str] = ()) -> Iterator[Rows]:
+    """Yield the rows of a CSV, Parquet or NDJSON file, by its ending; text may be .gz or .zst.
 
-    Raises UsageError naming the file and the place for a file that is missing, unknown or malformed.
+    `ids` are the columns that hold ids. Raises UsageError naming the file and the place for a file that is missing,
+    unknown, malformed or beyond the bounds of `bounds.py`.
     """
-    endings = [ending.lower() for ending in path.suffixes]
-    ending = endings[-2] if len(endings) > 1 and endings[-1] in {".gz", ".zst"} else "".join(endings[-1:])
-    if ending not in _READERS:
-        raise UsageError(f"{path}: the ending is none of {', '.join(_READERS)} (text also with .gz or .zst)")
+    ending = _ending(path)
     try:
-        yield from _READERS[ending](path)
+        if ending in _LINES:
+            for chunk in read_ndjson(path, ids):
+                yield Rows(chunk.columns, chunk.numbers, "line", chunk.problems)
+            return
+        tables = read_parquet(path, ids) if ending in _PARQUET else read_csv(path, delimiter or _DELIMITERS[ending])
+        for row, table in tables:
+            yield Rows(table, pa.array(np.arange(row, row + len(table))), "row")
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {str(error).splitlines()[0]}") from None
 
 
-def count_rows(path: Path) -> int:
+def count_rows(path: Path, delimiter: str | None = None) -> int:
     """Return how many rows a file has: a Parquet file says so itself, any other is read. Raises like `read_rows`."""
-    if path.suffix.lower() == ".parquet":
+    if _ending(path) in _PARQUET:
         try:
             return pq.read_metadata(path).num_rows
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException) as error:
             raise UsageError(f"{path}: {str(error).splitlines()[0]}") from None
-    return sum(len(rows.columns) for rows in read_rows(path))
+    return sum(len(rows.columns) for rows in read_rows(path, delimiter))
 
 
-def _read_csv(path: Path) -> Iterator[Rows]:
-    parse = csv.ParseOptions(newlines_in_values=True)
-    read = csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES)
-    with pa.input_stream(str(path)) as stream:
-        header = csv.open_csv(stream, read_options=read, parse_options=parse)
-        names = _unique(header.schema.names, path)
-        header.close()
-    text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-    row = 1
-    with (
-        pa.input_stream(str(path)) as stream,
-        csv.open_csv(stream, read_options=read, parse_options=parse, convert_options=text) as batches,
-    ):
-        for batch in batches:
-            yield Rows(pa.table(batch), row, "row")
-            row += len(batch)
+def _ending(path: Path) -> str:
+    """Return what kind of file it is, or refuse it."""
+    endings = [ending.lower() for ending in path.suffixes]
+    ending = endings[-2] if len(endings) > 1 and endings[-1] in {".gz", ".zst"} else "".join(endings[-1:])
+    if ending not in _ENDINGS:
+        hint = f"; {_HINTS[ending]}" if ending in _HINTS else ""
+        raise UsageError(f"{path}: the ending is none of {', '.join(_ENDINGS)} (text also with .gz or .zst){hint}")
+    return ending
 
 
-def _read_parquet(path: Path) -> Iterator[Rows]:
-    row = 1
-    with pq.ParquetFile(path) as file:
-        names = _unique(file.schema_arrow.names, path)
-        for batch in file.iter_batches(_CHUNK_ROWS):
-            yield Rows(pa.table([_plain(column) for column in batch.columns], names), row, "row")
-            row += len(batch)
-
-
-def _read_ndjson(path: Path) -> Iterator[Rows]:
-    for number, columns in read_ndjson(path):
-        yield Rows(columns, number, "line")
-
-
-def _plain(column: pa.Array) -> pa.Array:
-    """Return a Parquet column as text, floats as the shortest digits that mean them; times as TIMESTAMP."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        return _plain(column.dictionary_decode())
-    if pa.types.is_timestamp(kind):
-        return column.cast(pa.timestamp("us", kind.tz), safe=False).cast(TIMESTAMP)
-    if pa.types.is_date(kind):
-        return column.cast(pa.timestamp("us")).cast(TIMESTAMP)
-    if pa.types.is_floating(kind):
-        text = pc.if_else(pc.is_nan(column), None, column).cast(pa.string())
-    elif pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        values = column.to_pylist()
-        text = pa.array(
-            [None if value is None else json.dumps(value, default=_as_text) for value in values], pa.string()
-        )
-    else:
-        text = column.cast(pa.string())
-    return pc.fill_null(text, "")
-
-
-def _as_text(value: Any) -> str:
-    return value.hex() if isinstance(value, bytes) else str(value)
-
-
-def _unique(names: list[str], path: Path) -> list[str]:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise UsageError(f"{path}: several columns are called {twice[0]!r}: rename one")
-    return names
-
-
-_READERS: Mapping[str, Callable[[Path], Iterator[Rows]]] = {
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-    ".ndjson": _read_ndjson,
-    ".jsonl": _read_ndjson,
-}
+def _member(text: str, steps: list[str]) -> str:
+    """Return a member of an object in JSON as text; empty where it is not."""
+    try:
+        value: Any = json.loads(text, parse_int=str, parse_float=str, parse_constant=str) if text else None
+    except ValueError:
+        return ""
+    for step in steps:
+        value = value.get(step) if isinstance(value, dict) else None
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, sort_keys=True, ensure_ascii=False)

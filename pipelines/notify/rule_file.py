@@ -1,8 +1,6 @@
 """Reading a rule file, and explaining a mistake by file, line and remedy."""
 
 import difflib
-import tomllib
-from decimal import Decimal
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -10,7 +8,7 @@ from pydantic_core import ErrorDetails
 
 from pipelines.errors import ConfigurationError
 from pipelines.notify.rules import Condition, RedisStream, Rule, RuleFile, Webhook
-from pipelines.toml_lines import key_lines
+from pipelines.toml_file import all_problems, key_lines, parse_toml, read_toml, shown
 
 _TABLES: tuple[type[BaseModel], ...] = (RuleFile, Rule, Condition, Webhook, RedisStream)
 _KINDS = ("webhook", "redis_stream")
@@ -21,24 +19,19 @@ def load_rules(path: Path) -> RuleFile:
 
     Raises ConfigurationError naming file, line and remedy of every mistake.
     """
-    try:
-        return parse_rules(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from None
+    return parse_rules(read_toml(path, ConfigurationError), str(path))
 
 
 def parse_rules(text: str, place: str = "rules") -> RuleFile:
     """Read rules from TOML text; `place` stands for the file in error messages. Errors as in `load_rules`."""
-    try:
-        values = tomllib.loads(text, parse_float=Decimal)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{place} is not TOML: {error}") from None
+    values = parse_toml(text, place, ConfigurationError)
     try:
         return RuleFile.model_validate(values)
     except ValidationError as error:
         lines = key_lines(text)
         problems = error.errors(include_url=False)
-        raise ConfigurationError("\n".join(_explain(problem, place, lines) for problem in problems)) from None
+        sentences = (_explain(problem, place, lines) for problem in problems)
+        raise ConfigurationError(all_problems(sentences, len(problems))) from None
 
 
 def _explain(problem: ErrorDetails, place: str, lines: dict[tuple[str, ...], int]) -> str:
@@ -60,4 +53,4 @@ def _remedy(problem: ErrorDetails) -> str:
         return f'needs a kind: write kind = "{_KINDS[0]}" or kind = "{_KINDS[1]}"'
     message = problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
-    return message if isinstance(given, dict | list | tuple | BaseModel) else f"{message}, not {given!s}"
+    return message if isinstance(given, dict | list | tuple | BaseModel) else f"{message}, not {shown(given)}"

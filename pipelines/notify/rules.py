@@ -1,5 +1,6 @@
 """Who is told what: destinations and rules, as a rule file has them. Pure; reading the file is `rule_file.py`."""
 
+from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -119,12 +120,12 @@ class RuleFile(_Table):
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
         told = {name for rule in self.rules for name in rule.to}
-        names = [rule.name for rule in self.rules]
+        names = Counter(rule.name for rule in self.rules)
         for rule in self.rules:
             for name in rule.to:
                 if name not in self.destinations:
                     raise ValueError(f"rule {rule.name!r} names {name!r}: add [destinations.{name}], or correct `to`")
-            if names.count(rule.name) > 1:
+            if names[rule.name] > 1:
                 raise ValueError(f"two rules are named {rule.name!r}: rename one")
         for name in self.destinations:
             if name not in told:

@@ -4,8 +4,6 @@ Owns where policies are found and what is said about a bad one; what a policy me
 """
 
 import difflib
-import tomllib
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.model import Policy
 from pipelines.reputation.policy.numbers import RuleError
 from pipelines.reputation.policy.rules import Rules, Score
-from pipelines.toml_lines import key_lines
+from pipelines.toml_file import all_problems, exists, key_lines, parse_toml, read_toml, shown
 
 _SHIPPED = Path(__file__).parent / "policies"
 SECTIONS: tuple[type[BaseModel], ...] = (
@@ -40,10 +38,7 @@ def load_policy(name_or_path: str | Path) -> Policy:
     Raises PolicyError naming file, line and remedy of every mistake.
     """
     path = _locate(name_or_path)
-    try:
-        return parse_policy(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(f"{path} cannot be read: {error}") from None
+    return parse_policy(read_toml(path, PolicyError), str(path))
 
 
 def parse_policy(text: str, place: str = "policy") -> Policy:
@@ -51,16 +46,14 @@ def parse_policy(text: str, place: str = "policy") -> Policy:
 
     Raises PolicyError naming place, line and remedy of every mistake.
     """
-    try:
-        values = tomllib.loads(text, parse_float=Decimal)
-    except tomllib.TOMLDecodeError as error:
-        raise PolicyError(f"{place} is not TOML: {error}") from None
+    values = parse_toml(text, place, PolicyError)
     try:
         return Policy.model_validate(values)
     except ValidationError as error:
         lines = key_lines(text)
         problems = error.errors(include_url=False)
-        raise PolicyError("\n".join(_explain(problem, place, lines) for problem in problems)) from None
+        sentences = (_explain(problem, place, lines) for problem in problems)
+        raise PolicyError(all_problems(sentences, len(problems))) from None
 
 
 def _locate(name_or_path: str | Path) -> Path:
@@ -68,9 +61,9 @@ def _locate(name_or_path: str | Path) -> Path:
     if name in shipped_policies():
         return _SHIPPED / f"{name}.toml"
     path = Path(name)
-    if not path.is_file():
+    if not exists(path):
         raise PolicyError(
-            f"there is no policy {name!r}: name a TOML file, or one of the shipped policies "
+            f"there is no policy {shown(name)!r}: name a TOML file, or one of the shipped policies "
             f"({', '.join(shipped_policies())})"
         )
     return path
@@ -103,11 +96,23 @@ def _written(path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> tuple[
 
 def _remedy(problem: ErrorDetails) -> str:
     if problem["type"] == "extra_forbidden":
-        known = sorted({field.alias or name for section in SECTIONS for name, field in section.model_fields.items()})
-        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        known = _known_keys()
+        key = str(problem["loc"][-1])
+        if key in known:
+            return f"is not a key here: it belongs to {' and '.join(known[key])}"
+        close = difflib.get_close_matches(key, sorted(known), n=1)
         return "is not a key of a policy" + (f": did you mean {close[0]!r}?" if close else ": remove it")
     if problem["type"] == "missing":
         return "is missing: add it"
     message = problem["msg"].removeprefix("Value error, ")
     given: Any = problem["input"]
-    return message if isinstance(given, dict | BaseModel) else f"{message}, not {given!s}"
+    return message if isinstance(given, dict | BaseModel) else f"{message}, not {shown(given)}"
+
+
+def _known_keys() -> dict[str, list[str]]:
+    """Return every key of a policy file, and the kinds of tables that have it."""
+    known: dict[str, list[str]] = {}
+    for section in SECTIONS:
+        for name, field in section.model_fields.items():
+            known.setdefault(field.alias or name, []).append(section.__name__.lower())
+    return known

@@ -22,6 +22,7 @@ class Rating(Section):
     def _bounds(self) -> Self:
         if self.minimum > self.maximum:
             raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}: swap them")
+        _check_digits(self.minimum, self.maximum, self.digits)
         return self
 
 
@@ -54,6 +55,7 @@ class Points(Section):
             raise ValueError("map says everything: remove scale, minimum, maximum and digits")
         if self.minimum > self.maximum:
             raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}: swap them")
+        _check_digits(self.minimum, self.maximum, self.digits)
         if self.digits + decimals(self.scale) > MICRO_DIGITS:
             raise ValueError("digits and the decimals of scale together are more than six: points would not be exact")
         if max(abs(self.minimum), abs(self.maximum)) * abs(self.scale) > MAXIMUM_POINTS:
@@ -95,9 +97,22 @@ class Action(Section):
             return value
         rest = {key: item for key, item in value.items() if key not in inline}
         first = {key: item for key, item in value.items() if key in inline}
-        return {**rest, "emit": (first, *rest.get("emit", ()))}
+        more = rest.get("emit", ())
+        if not isinstance(more, list | tuple):
+            raise ValueError("emit is an array of tables: write [[actions.NAME.emit]]")  # noqa: TRY004 - a mistake in a file
+        return {**rest, "emit": (first, *more)}
 
     @property
     def emissions(self) -> tuple[Emission, ...]:
         """The emissions; an action that only carries a rating emits zero points."""
         return self.emit or (Emission.model_validate({"points": 0}),)
+
+
+def _check_digits(minimum: Decimal, maximum: Decimal, digits: int) -> None:
+    """Refuse bounds that no readable value can reach: values between two whole numbers would be lost without a word."""
+    needed = max(decimals(minimum), decimals(maximum))
+    if needed > digits:
+        raise ValueError(
+            f"minimum {minimum} and maximum {maximum} need digits = {needed}, and digits is {digits}: values with "
+            "decimals would be unreadable"
+        )

@@ -74,15 +74,16 @@ class Policy(Section):
     def _in_order(self) -> Self:
         if not self.versions:
             raise RuleError(("versions",), "is empty: give at least one version")
-        names = [rules.version for rules in self.versions]
+        names = {self.versions[0].version}
         for i, (before, rules) in enumerate(zip(self.versions, self.versions[1:], strict=False), start=1):
             path = ("versions", str(i), "effective_from")
             if rules.effective_from is None:
                 raise RuleError(path[:2], "effective_from is missing: say from when on this version is in force")
             if before.effective_from is not None and rules.effective_from <= before.effective_from:
                 raise RuleError(path, f"must lie after that of version {before.version}, {before.effective_from}")
-            if rules.version in names[:i]:
+            if rules.version in names:
                 raise RuleError((*path[:2], "version"), f"{rules.version} is taken: name the version otherwise")
+            names.add(rules.version)
         return self
 
     @property
