@@ -13,7 +13,7 @@ _UNSOUND = Check("books", "once", passed=False, evidence="they do not add up")
 
 @pytest.mark.slow
 def test_a_few_seconds_of_chaos(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Processes are killed, a producer is hostile: nothing is lost or doubled (`once`, `nothing-lost`, `not-blocked`)."""
+    """Among kills and poison, nothing is lost, doubled or blocked (`once`, `nothing-lost`, `not-blocked`)."""
     monkeypatch.setattr(sys, "argv", ["chaos", "0.2"])
     assert main() == 0
     lines = capsys.readouterr().out.splitlines()
