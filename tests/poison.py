@@ -182,9 +182,9 @@ def _framed(schema_id: int, value: bytes) -> bytes:
     return b"\0" + schema_id.to_bytes(4, "big") + value
 
 
-def _event(event_id: str, **changes: object) -> bytes:
+def _event(name: str, **changes: object) -> bytes:
     row = {
-        "event_id": event_id,
+        "event_id": name,
         "user_id": "victim",
         "action_type": "DriverRated",
         "event_time": datetime.now(UTC) - timedelta(hours=1),

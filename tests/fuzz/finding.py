@@ -39,8 +39,13 @@ def is_new(signature: str, known: set[str]) -> bool:
 
 def place_of(stack: str) -> str:
     """Return the innermost function of ours in a stack that `faulthandler` wrote."""
-    found = _OURS.search(stack)
+    found = _OURS.search(last_stack(stack))
     return f"{found[1]} {found[2]}" if found else "outside of our code"
+
+
+def last_stack(words: str) -> str:
+    """Return the last of the stacks that `faulthandler` wrote."""
+    return words.rpartition("most recent call first")[2]
 
 
 def seeds_of(target: str, folder: Path = SEEDS) -> list[bytes]:

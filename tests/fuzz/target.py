@@ -33,5 +33,5 @@ class Target:
     refusals: tuple[type[BaseException], ...] = (KarmalakeError,)
     mutate: Callable[[random.Random, bytes, bytes], bytes] = mutate_bytes
     """Makes a new input of two known ones."""
-    seconds: float = 10.0
+    seconds: float = 20.0
     megabytes: int = 512

@@ -160,7 +160,7 @@ class Worker:
         self._shared.begin(data)
         os.ftruncate(sys.stderr.fileno(), 0)
         # A hang is told by the parent, which kills; this writes where it hangs, whatever holds the interpreter.
-        faulthandler.dump_traceback_later(0.8 * self._target.seconds, file=sys.stderr)
+        faulthandler.dump_traceback_later(0.4 * self._target.seconds, repeat=True, file=sys.stderr)
         sys.settrace(_tracer(self._features))
         try:
             outcome = self._target.check(data)

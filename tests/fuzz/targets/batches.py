@@ -22,6 +22,7 @@ from kafka.structs import TopicPartition
 from pipelines.contract.decode import decode
 from pipelines.ingest.batches import hand_over_batches, to_columns
 from tests.fuzz import wire
+from tests.fuzz.finding import shape
 from tests.fuzz.mutation import mutate_bytes
 from tests.fuzz.neighbours import GOOD, NOON, check_usable, event_of
 from tests.fuzz.target import Target, demand
@@ -100,14 +101,16 @@ def check(data: bytes) -> str:
     poison = replace(batch, base_offset=_POISON_OFFSET, length=None)
     fetched = bytes(_good(0, 0)) + bytes(poison) + bytes(_good(2, _LATER_OFFSET))
     polled, stopped = _poll(fetched)
-    columns = to_columns(polled, {3: 0}, "id", _NOON_MS)
-    columns.validate(full=True)
-    _check_places(columns, poison, stopped=stopped is not None)
-    decoded = decode(columns, CONTRACT)
+    found = to_columns(polled, {3: 0}, "id")
+    for columns in (found.records, found.unread):
+        columns.validate(full=True)
+    _check_places([found.records, found.unread], poison, stopped=stopped is not None)
+    decoded = decode(found.records, CONTRACT)
     check_usable(decoded, CONTRACT)
     _check_neighbours(decoded.events, stopped=stopped is not None)
-    demand(len(decoded.events) + len(decoded.rejected) == len(columns), "rows are missing")
-    return f"stopped by {type(stopped).__name__}" if stopped else f"{len(columns)} rows"
+    demand(len(decoded.events) + len(decoded.rejected) == len(found.records), "rows are missing")
+    why = "".join(shape(detail) for detail in found.unread["detail"].to_pylist())
+    return f"stopped by {type(stopped).__name__}" if stopped else f"{len(found.records)} rows {why}"
 
 
 def _good(first: int, offset: int) -> wire.Batch:
@@ -117,32 +120,38 @@ def _good(first: int, offset: int) -> wire.Batch:
 
 def _poll(fetched: bytes) -> tuple[list[Any], KafkaError | None]:
     """Return what a consumer of ours hands over of a fetch, and the error that ends it."""
-    consumer = SimpleNamespace(_fetcher=SimpleNamespace(PartitionRecords=Fetcher.PartitionRecords))
+    consumer = SimpleNamespace(_fetcher=Fetcher.__new__(Fetcher))
     hand_over_batches(consumer)
     partition = consumer._fetcher.PartitionRecords(0, TopicPartition("t", 3), MemoryRecords(fetched))
     polled: list[Any] = []
     try:
-        for found in _takes(partition):
+        for found in _takes(consumer._fetcher, partition):
             polled += found
     except KafkaError as error:
         return polled, error
     return polled, None
 
 
-def _takes(partition: Any) -> Iterator[list[Any]]:
+def _takes(fetcher: Any, partition: Any) -> Iterator[list[Any]]:
+    """Yield what each of several polls brings; each has the room of a poll."""
+    fetcher.left = replace(fetcher.room)
     while partition and (found := partition.take(1)):
         yield found
+        fetcher.left = replace(fetcher.room)
 
 
-def _check_places(columns: pa.Table, poison: wire.Batch, *, stopped: bool) -> None:
-    """Each row has an offset of its own, within its batch, and a time that is one."""
-    offsets = columns["offset"].to_pylist()
-    demand(offsets == sorted(set(offsets)), f"offsets repeat or turn back: {offsets[:9]}")
+def _check_places(tables: list[pa.Table], poison: wire.Batch, *, stopped: bool) -> None:
+    """Check that each row has an offset of its own, within its batch, and a time that is one."""
+    for table in tables:
+        offsets = table["offset"].to_pylist()
+        demand(offsets == sorted(set(offsets)), f"offsets repeat or turn back: {offsets[:9]}")
+    offsets = sorted(offset for table in tables for offset in table["offset"].to_pylist())
+    demand(len(offsets) == len(set(offsets)), f"an offset is a record and unread: {offsets[:9]}")
     last = _POISON_OFFSET + max(0, poison.records - 1 if poison.last_offset_delta is None else poison.last_offset_delta)
     ours = [offset for offset in offsets if offset not in {0, 1, _LATER_OFFSET, _LATER_OFFSET + 1}]
     demand(all(_POISON_OFFSET <= offset <= last for offset in ours), f"offsets outside of the batch: {ours[:9]}")
     demand(offsets[:2] == [0, 1], f"the batch before is lost; {stopped=}")
-    for time in columns["bus_time"].to_pylist():
+    for time in (time for table in tables for time in table["bus_time"].to_pylist()):
         demand(time is None or _FIRST_MOMENT <= time <= _LAST_MOMENT, f"bus_time {time}")
 
 
@@ -155,6 +164,6 @@ def _check_neighbours(events: pa.Table, *, stopped: bool) -> None:
 
 _WHOLE = bytes(wire.batch_of([wire.record(NEIGHBOURS[0], headers=[(b"h", b"1")])], first_ms=_NOON_MS))
 TARGETS = {
-    "batches": Target(generate, check, good=_WHOLE, refusals=(KafkaError,), mutate=mutate),
-    "headers": Target(generate_headers, check, good=_WHOLE, refusals=(KafkaError,), mutate=mutate),
+    "batches": Target(generate, check, _WHOLE, (KafkaError,), mutate, megabytes=1_024),  # a batch may be 128 MiB
+    "headers": Target(generate_headers, check, _WHOLE, (KafkaError,), mutate),
 }
