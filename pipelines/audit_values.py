@@ -18,7 +18,6 @@ from pipelines.contract.schemas import schemas_of
 from pipelines.settings import ContractSettings
 
 _PREFIX_BYTES = 5
-_DAMAGED = (ValueError, EOFError, IndexError, KeyError, OverflowError, MemoryError, TypeError, RecursionError)
 
 
 class Named(NamedTuple):
@@ -61,7 +60,7 @@ def _of_protobuf(fields: bytes) -> Named:
 def _of_object(read: Callable[[], Any]) -> Named:
     try:
         found = read()
-    except _DAMAGED:
+    except Exception:  # noqa: BLE001 - packages raise whatever they meet in a value or a schema that is none
         return _NOBODY
     if not isinstance(found, dict):
         return _NOBODY

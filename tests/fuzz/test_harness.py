@@ -43,6 +43,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("name", _LYING)
 def test_a_lying_target_is_found(name: str, reports: dict[str, dict[str, Any]]) -> None:
     """By what it does, once however often it does it, and with an input that is as short as can be."""
