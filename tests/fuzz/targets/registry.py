@@ -2,20 +2,23 @@
 
 import json
 import random
+import struct
 from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
 
 from pipelines.contract.avro import OWN_SCHEMA
-from pipelines.contract.schemas import WriterSchema, schemas_of
+from pipelines.contract.decode import decode
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.settings import ContractSettings
 from tests.fuzz.answering import answering
+from tests.fuzz.neighbours import GOOD, event_of, records_of
 from tests.fuzz.target import Target, demand
 from tests.fuzz.targets import http
+from tests.fuzz.targets.avro import NEIGHBOURS
 
-_TYPES = {"AVRO": "avro", "JSON": "json", "PROTOBUF": "protobuf"}
+_TYPES = {"AVRO", "JSON", "PROTOBUF"}
 _LONGEST_SENTENCE = 2_000
 _ID = 7
 
@@ -33,45 +36,48 @@ def _body(rng: random.Random) -> bytes:
     return (json.dumps(rng.choice(bodies)) if rng.random() < 0.8 else rng.choice(texts)).encode()
 
 
-def _expected(data: bytes) -> WriterSchema | None:
-    """Return the schema of a well-formed answer that holds one that we know the format of."""
+def _expected(data: bytes) -> str | None:
+    """Return the format of a well-formed answer that holds a schema of a known one."""
     head, _, body = data.partition(b"\r\n\r\n")
     try:
         said = json.loads(body)
-        kind = _TYPES[said.get("schemaType", "AVRO")]
-        text = said["schema"]
-        plain = isinstance(text, str) and text.encode() and len(body) < 1_000_000 and "references" not in said
+        kind = said.get("schemaType", "AVRO")
+        plain = isinstance(said["schema"], str) and said["schema"].encode() and "references" not in said
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     well_formed = head == b"HTTP/1.1 200 x\r\nContent-Length: %d" % len(body)
-    return WriterSchema(kind, text) if well_formed and plain else None  # pyright: ignore[reportArgumentType]
+    return kind if well_formed and plain and isinstance(kind, str) and kind in _TYPES else None
 
 
-def _says_unknown(data: bytes) -> bool:
-    """Return whether an answer may mean that there is no such schema."""
-    return b"40403" in data and b" 404 " in data.partition(b"\n")[0]
+def _may_be_unknown(data: bytes) -> bool:
+    """Return whether an answer may mean that there is no schema that can be used: it says so, or holds another kind."""
+    return (b"40403" in data and b" 404 " in data.partition(b"\n")[0]) or b'"schema"' in data
 
 
 def check(data: bytes) -> str:
-    """Ask for a schema, of a registry that was never asked before."""
+    """Decode a value that names a schema, by a registry that was never asked before, among bare ones."""
     with answering(data) as port:
         url = SecretStr(f"http://user:password@127.0.0.1:{port}")
+        contract = ContractSettings(format="avro", schema_registry_url=url)
+        values = [NEIGHBOURS[0], struct.pack(">bI", 0, _ID) + NEIGHBOURS[1], *NEIGHBOURS[2:]]
         try:
-            found = schemas_of(ContractSettings(schema_registry_url=url)).get(_ID)
+            decoded = decode(records_of(values), contract)
         except (TransientError, ConfigurationError) as error:
-            demand(_expected(data) is None, f"a good answer is an error: {error}")
-            demand(str(port) in str(error) and "password@" not in str(error), f"not the address: {error}")
-            demand(
-                len(str(error)) < _LONGEST_SENTENCE and str(error).isprintable(), f"the sentence: {str(error)[:200]!r}"
-            )
+            said = str(error)
+            demand(_expected(data) is None, f"a good answer is an error: {said}")
+            demand(str(port) in said and "password@" not in said, f"not the address: {said}")
+            demand(len(said) < _LONGEST_SENTENCE and said.isprintable(), f"the sentence: {said[:200]!r}")
             raise
-    wanted = _expected(data)
-    demand(wanted is None or found == wanted, f"a good answer is {found}")
-    if found is None:
-        demand(_says_unknown(data), "an answer that does not say so means that there is no such schema")
-        return "unknown"
-    demand(isinstance(found.text, str) and found.format in set(_TYPES.values()), f"no schema: {found!r:.200}")
-    return found.format
+    events = {row["offset"]: event_of(row) for row in decoded.events.to_pylist()}
+    for place in (0, 2, 3):
+        demand(events.get(place) == event_of(GOOD[place]), "a bare neighbour is lost or has other values")
+    if _expected(data) == "AVRO" and json.dumps(OWN_SCHEMA).encode() in data:
+        demand(events.get(1) == event_of(GOOD[1]), "a value with a good schema is lost or has other values")
+    reason = next(iter(decoded.rejected["reason"].to_pylist()), "accepted")
+    demand(
+        reason != "unknown_schema" or _may_be_unknown(data), "an answer that does not say so means an unknown schema"
+    )
+    return reason
 
 
 _GOOD = http.response(200, json.dumps({"schema": OWN_SCHEMA}).encode())
