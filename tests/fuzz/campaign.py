@@ -61,6 +61,8 @@ class Campaign:
     features: set[int] = field(default_factory=set[int])
     """What the corpus reaches."""
     known: set[str] = field(default_factory=set[str])
+    broken: bool = False
+    """Whether the target refuses its own good input."""
     report: Report = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,11 +70,15 @@ class Campaign:
 
     def run(self, seconds: float) -> Report:
         """Run the seeds, and then new inputs for so many seconds; a child that died is followed by another."""
-        until = time.monotonic() + seconds
-        while self._run_child(until) and len(self.known) < _MOST_FINDINGS:
-            pass
+        self._run_children(time.monotonic())
+        if seconds and not self.broken:
+            self._run_children(time.monotonic() + seconds)
         self.report.inputs, self.report.kept = self.shared.tried, len(self.corpus)
         return self.report
+
+    def _run_children(self, until: float) -> None:
+        while self._run_child(until) and len(self.known) < _MOST_FINDINGS:
+            pass
 
     def _run_child(self, until: float) -> bool:
         """Run one child to its end; return whether there is time, or there are seeds, for another."""
@@ -82,9 +88,11 @@ class Campaign:
                 child.worker.run(self.seeds, self.corpus, self.known, rng, until)
             death = child.watch(self._on_message)
         self.report.children += 1
-        if death is None or death.kind == "broken":
-            if death:
-                self._keep(death)
+        if death is None:
+            return False
+        if death.kind == "broken":
+            self._keep(death)
+            self.broken = True
             return False
         seed = bool(self.seeds) and death.data == self.seeds[0]
         if seed:
