@@ -72,7 +72,8 @@ def _cut(rng: random.Random, data: bytes, _: bytes) -> bytes:
 
 def _repeat(rng: random.Random, data: bytes, _: bytes) -> bytes:
     start, end = _span(rng, data)
-    return data[:end] + data[start:end] * rng.choice((1, 2, 10, 1_000)) + data[end:]
+    times = min(rng.choice((1, 2, 10, 1_000)), MAX_BYTES // max(1, end - start))
+    return data[:end] + data[start:end] * times + data[end:]
 
 
 def _token(rng: random.Random, data: bytes, _: bytes) -> bytes:

@@ -74,9 +74,7 @@ def check(data: bytes) -> str:
     if _expected(data) == "AVRO" and json.dumps(OWN_SCHEMA).encode() in data:
         demand(events.get(1) == event_of(GOOD[1]), "a value with a good schema is lost or has other values")
     reason = next(iter(decoded.rejected["reason"].to_pylist()), "accepted")
-    demand(
-        reason != "unknown_schema" or _may_be_unknown(data), "an answer that does not say so means no schema"
-    )
+    demand(reason != "unknown_schema" or _may_be_unknown(data), "an answer that does not say so means no schema")
     return reason
 
 
