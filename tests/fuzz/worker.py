@@ -29,6 +29,8 @@ _OURS = "/pipelines/"
 _SHRINK_SECONDS = 5.0
 _MIB = 1024 * 1024
 _POOL_BYTES = 32 * _MIB
+_OWN_BYTES = 256 * _MIB
+"""What the harness itself may take in a child."""
 _ROOM = 2
 """Times a target's memory is what the operating system allows the child: the check of the peak comes first."""
 
@@ -128,7 +130,7 @@ class Worker:
         faulthandler.enable(sys.stderr, all_threads=False)
         self._target.check(self._target.good)
         self._peak = _peak_bytes()
-        _limit_memory(_ROOM * self._target.megabytes * _MIB)
+        _limit_memory(_ROOM * self._target.megabytes * _MIB + _OWN_BYTES)
         self._parent.send(("ready", None))
 
     def _judge(self, data: bytes, known: set[str], *, shortening: bool) -> set[int]:
