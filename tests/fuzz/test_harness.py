@@ -52,8 +52,8 @@ def test_a_lying_target_is_found(name: str, reports: dict[str, dict[str, Any]]) 
         assert report["findings"] == []
         assert report["inputs"] > 100
         return
-    [finding] = report["findings"]
-    assert expected in finding
+    assert sum(expected in finding for finding in report["findings"]) == 1
+    assert name == "LOSES" or len(report["findings"]) == 1  # that one goes through a real decoder
     if name not in {"HANGS", "SLEEPS", "ALLOCATES", "LOSES", "BROKEN"}:
         assert Path(report["files"][0]).read_bytes() == b"!"
     elif name not in {"LOSES", "BROKEN"}:
