@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo demo-system test test-fast lint format docs screenshots notebooks bench chaos pins contract clean
+.PHONY: setup demo demo-system test test-fast lint format docs screenshots notebooks bench chaos fuzz pins contract clean
 
 setup: $(READY)
 
@@ -52,6 +52,9 @@ bench: setup  ## measure for 15 minutes on a quiet machine; BENCH="dedup history
 
 chaos: setup  ## kill whatever works on a lake for 30 minutes, then audit it; MINUTES=5 for less
 	$(BIN)/python -m tests.chaos $(or $(MINUTES),30)
+
+fuzz: setup  ## attack every door for bytes from outside, a minute each; TARGETS="avro json" SECONDS=3600 for some by the hour
+	$(BIN)/python -m tests.fuzz $(TARGETS) --seconds $(or $(SECONDS),60)
 
 pins: setup  ## compile requirements.txt, and requirements-image.txt for the Dockerfile, from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --upgrade --quiet --output-file requirements.txt

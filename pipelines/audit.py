@@ -150,12 +150,14 @@ def _of_partition(settings: Settings, held: _Held, partition: int, first: int, u
     for offset, key, value, headers in _records(settings, partition, first, upto):
         seen += 1
         place = (partition, offset)
-        named = names_in(value or b"", headers, settings.contract)
         if place in held.accepted:
             found.accepted += 1
-        elif place in held.rejected:
+            continue
+        if place in held.rejected:
             found.dead_letters += 1
-        elif held.is_erased(key) or held.is_erased((named.user_id or "").encode()):
+            continue
+        named = names_in(value or b"", headers, settings.contract)  # never of a dead letter: it may harm any decoder
+        if held.is_erased(key) or held.is_erased((named.user_id or "").encode()):
             found.erased += 1
         elif named.event_id in held.ids:
             found.repeated += 1

@@ -6,20 +6,18 @@ of `pyruhvro`.
 
 import json
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from io import BytesIO
 from typing import Any, NamedTuple, cast
 
 from google.protobuf.message import DecodeError
 
+from pipelines.contract.apart import decode_apart
 from pipelines.contract.avro import OWN_SCHEMA
 from pipelines.contract.event_pb2 import Event
 from pipelines.contract.parsed import Problem
 from pipelines.contract.schema_ids import PREFIX_BYTES, naming_of
 from pipelines.contract.values import find_schemas
+from pipelines.errors import TransientError
 from pipelines.settings import ContractSettings
-
-_DAMAGED = (ValueError, EOFError, IndexError, KeyError, OverflowError, MemoryError, TypeError, RecursionError)
 
 
 class Named(NamedTuple):
@@ -50,7 +48,7 @@ def names_in(value: bytes, headers: Sequence[tuple[str, bytes | None]], contract
         case "json":
             return _of_object(lambda: json.loads(fields))
         case "avro":
-            return _of_object(lambda: _avro_reader(schema)(fields))
+            return _of_object(lambda: _of_avro(schema, fields))
 
 
 def _of_protobuf(fields: bytes) -> Named:
@@ -64,7 +62,9 @@ def _of_protobuf(fields: bytes) -> Named:
 def _of_object(read: Callable[[], Any]) -> Named:
     try:
         found = read()
-    except _DAMAGED:
+    except TransientError:
+        raise
+    except Exception:  # noqa: BLE001 - packages raise whatever they meet in a value or a schema that is none
         return _NOBODY
     if not isinstance(found, dict):
         return _NOBODY
@@ -72,9 +72,8 @@ def _of_object(read: Callable[[], Any]) -> Named:
     return Named(*(name if isinstance(name, str) else None for name in ids))
 
 
-@lru_cache(maxsize=256)
-def _avro_reader(schema: str) -> Callable[[bytes], Any]:
-    from fastavro import parse_schema, schemaless_reader  # noqa: PLC0415 - an extra
-
-    parsed = parse_schema(json.loads(schema))
-    return lambda value: schemaless_reader(BytesIO(value), parsed, None)
+def _of_avro(schema: str, fields: bytes) -> dict[str, Any] | None:
+    """Read a value in a process of its own, which it may end or stall."""
+    names = list(Named._fields)
+    (row,) = decode_apart(schema, names, [fields])
+    return None if isinstance(row, str) else dict(zip(names, row, strict=True))

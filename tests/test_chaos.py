@@ -13,13 +13,26 @@ _UNSOUND = Check("books", "once", passed=False, evidence="they do not add up")
 
 @pytest.mark.slow
 def test_a_few_seconds_of_chaos(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Processes are killed, and nothing is lost or doubled (`once`, `nothing-lost`)."""
+    """Among kills and poison, nothing is lost, doubled or blocked (`once`, `nothing-lost`, `not-blocked`)."""
     monkeypatch.setattr(sys, "argv", ["chaos", "0.2"])
     assert main() == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "lost 0, doubled 0"
-    (killed,) = (line.split()[-1] for line in lines if line.startswith("processes killed"))
-    assert int(killed) > 0
+    assert _number(lines, "processes killed") > 0
+    assert _number(lines, "of them dead letters") > 20
+    assert _number(lines, "of them lost") == 0
+
+
+def _number(lines: list[str], name: str) -> int:
+    (line,) = (line for line in lines if line.startswith(name))
+    return int(line.split()[-1].replace(",", ""))
+
+
+def test_poison_that_is_no_dead_letter_does_not_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    """However well the books agree otherwise."""
+    found = Audit([Audited(0, 0, 20)], 10, 0)
+    assert verdict(Story(distinct=10, letters={1, 2}), found, [], missing=1) == 1
+    assert "of them dead letters" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

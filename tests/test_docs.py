@@ -36,7 +36,7 @@ def test_every_page_has_a_place(site: Path) -> None:
     named = {page for entry in nav for group in entry.values() for page in _pages(group)}
     notebooks = {f"notebooks/{path.stem}.md" for path in (REPOSITORY / "notebooks").glob("*.ipynb")}
     assert len(notebooks) >= 5
-    taken_in = {"index.md", "architecture.md", "changes.md", "policies.md"}
+    taken_in = {"index.md", "architecture.md", "changes.md", "policies.md", "security.md"}
     assert named - taken_in - notebooks == {path.name for path in _DOCS.glob("*.md")}
     assert notebooks <= named
     front = (site / "index.html").read_text(encoding="utf-8")
@@ -71,8 +71,8 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
 
 
 def test_the_root_pages_link_to_what_is_there() -> None:
-    """README, ARCHITECTURE and CHANGELOG are read in the repository as well."""
-    for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md"):
+    """README, ARCHITECTURE, CHANGELOG and SECURITY are read in the repository as well."""
+    for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "SECURITY.md"):
         text = (REPOSITORY / name).read_text(encoding="utf-8")
         targets = [target for target in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in target]
         assert [target for target in targets if not (REPOSITORY / target).exists()] == []
@@ -108,7 +108,17 @@ def test_links_to_elsewhere_are_addresses() -> None:
 
 def test_the_spelling() -> None:
     """No word that is often misspelt is, in what people read."""
-    places = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs", "pipelines", "assets", "examples", "notebooks"]
+    places = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "docs",
+        "pipelines",
+        "assets",
+        "examples",
+        "notebooks",
+    ]
     command = [sys.executable, "-m", "codespell_lib", *places]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

@@ -16,6 +16,7 @@ _TAKEN_IN = {
     "index.md": "README.md",
     "architecture.md": "ARCHITECTURE.md",
     "changes.md": "CHANGELOG.md",
+    "security.md": "SECURITY.md",
     "policies.md": "pipelines/reputation/policies/README.md",
 }
 _NOTEBOOKS = {f"notebooks/{path.stem}.md": path for path in notebooks()}

@@ -1,0 +1,96 @@
+"""`python -m tests.fuzz [TARGET ...] [--seconds N] [--folder PATH] [--replay FILE]`: see docs/fuzzing.md."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from pipelines.cli.output import say, table
+from tests.fuzz.target import Target
+from tests.fuzz.targets import NAMES, load
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_FOLDER = _REPOSITORY / "build" / "fuzz"
+_AT_ONCE = 2
+_CHECKED_LOOPS = _FOLDER / "numba"
+"""Where compiled loops are kept that check their bounds: other ones than ours."""
+_ENDING_SECONDS = 900.0
+"""What campaigns may take besides their time: children that compile, seeds, shortening."""
+
+
+def run(names: list[str], seconds: float, folder: Path) -> list[dict[str, Any]]:
+    """Run campaigns on targets, two at a time; return their reports, one that says nothing as a finding."""
+    shares = [names[start::_AT_ONCE] for start in range(_AT_ONCE)]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = pool.map(lambda share: _campaigns(share, seconds, folder), filter(None, shares))
+        reports = {report["target"]: report for share in found for report in share}
+    return [reports[name] for name in names]
+
+
+def _campaigns(names: list[str], seconds: float, folder: Path) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "tests.fuzz.campaign", str(seconds), str(folder.absolute()), *names]
+    limit = len(names) * (seconds + _ENDING_SECONDS)
+    done = subprocess.run(
+        command, cwd=_REPOSITORY, env=_environment(), capture_output=True, text=True, timeout=limit, check=False
+    )
+    reports = {report["target"]: report for report in map(json.loads, done.stdout.splitlines())}
+    silent = f"the campaign ended with {done.returncode}: {done.stderr[-1_000:]}"
+    return [reports.get(name) or _nothing(name, silent) for name in names]
+
+
+def _nothing(name: str, why: str) -> dict[str, Any]:
+    return {"target": name, "inputs": 0, "kept": 0, "children": 0, "findings": [why], "files": []}
+
+
+def _environment() -> dict[str, str]:
+    """Return an environment in which compiled loops check their bounds, and nothing of the caller's configures us."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("KARMALAKE_")}
+    return ours | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(_CHECKED_LOOPS)}
+
+
+def replay(target: Target, path: Path) -> None:
+    """Check one input in this process, without limits: for a debugger."""
+    try:
+        say(target.check(path.read_bytes()))
+    except target.refusals as error:
+        say(f"refused by {type(error).__name__}: {error}")
+
+
+def main() -> int:
+    """Run what the arguments say; return 1 if anything was found."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(NAMES)}; without one, all")
+    parser.add_argument("--seconds", type=float, default=60.0, help="a target; 0 runs only the kept inputs")
+    parser.add_argument("--folder", type=Path, default=_FOLDER / "findings", help="where failing inputs are saved")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="check one input in this process")
+    given = parser.parse_args()
+    unknown = set(given.targets) - set(NAMES)
+    if unknown:
+        parser.error(f"there is no target {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    if given.replay:
+        replay(load(given.targets[0]), given.replay)
+        return 0
+    return tell(run(given.targets or list(NAMES), given.seconds, given.folder))
+
+
+def tell(reports: list[dict[str, Any]]) -> int:
+    """Print what came of each target, and return the exit code."""
+    table(
+        ("target", "inputs", "kept", "children", "findings"),
+        [(r["target"], r["inputs"], r["kept"], r["children"], len(r["findings"])) for r in reports],
+    )
+    for report in reports:
+        for number, finding in enumerate(report["findings"]):
+            place = report["files"][number] if number < len(report["files"]) else "no input"
+            say(f"{report['target']}: {finding}\n    {place}")
+    failed = sum(bool(report["findings"]) for report in reports)
+    say(f"{len(reports) - failed} passed, {failed} failed")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The harness finds what targets do that lie: each kind of harm, with the input, and nothing where there is none."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.fuzz.__main__ import run, tell
+from tests.fuzz.finding import Finding, is_new, save, seeds_of, shape
+from tests.fuzz.mutation import MAX_BYTES, mutate_bytes
+from tests.fuzz.targets import NAMES, load
+from tests.fuzz.wire import batch_of, parsed, record, with_right_crc
+from tests.fuzz.worker import shrink
+
+_LYING = {
+    "RAISES": "Panic: slice index starts at # but ends at #",
+    "HANGS": "hang in outside of our code",
+    "SLEEPS": "hang in outside of our code",
+    "ALLOCATES": "memory",
+    "EXHAUSTS": "MemoryError",
+    "SEGFAULTS": "SIGSEGV in outside of our code",
+    "ABORTS": "SIGABRT in outside of our code",
+    "ENDS": "exit-3 in outside of our code",
+    "LOSES": "WrongError: rows",
+    "SOUND": None,
+    "BROKEN": "the target itself is broken",
+}
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Return what a few seconds on each lying target find."""
+    folder = tmp_path_factory.mktemp("findings")
+    names = {name: f"tests.fuzz.lying:{name}" for name in _LYING}
+    found = {report["target"]: report for report in run([*names.values()], 5.0, folder)}
+    return {name: found[target] for name, target in names.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_800)
+@pytest.mark.parametrize("name", _LYING)
+def test_a_lying_target_is_found(name: str, reports: dict[str, dict[str, Any]]) -> None:
+    """By what it does, once however often it does it, and with an input that is as short as can be."""
+    report, expected = reports[name], _LYING[name]
+    if expected is None:
+        assert report["findings"] == []
+        assert report["inputs"] > 100
+        return
+    assert sum(expected in finding for finding in report["findings"]) == 1
+    assert name == "LOSES" or len(report["findings"]) == 1  # that one goes through a real decoder
+    if name not in {"HANGS", "SLEEPS", "ALLOCATES", "LOSES", "BROKEN"}:
+        assert Path(report["files"][0]).read_bytes() == b"!"
+    elif name not in {"LOSES", "BROKEN"}:
+        assert b"!" in Path(report["files"][0]).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_command_says_what_was_found_and_fails(tmp_path: Path) -> None:
+    """A table, the finding with its input, a line of counts at the end, and exit code 1; `--replay` shows it again."""
+    command = [sys.executable, "-m", "tests.fuzz.campaign", "1", str(tmp_path), "tests.fuzz.lying:RAISES"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    [path] = json.loads(done.stdout)["files"]
+    told = (Path(path).with_suffix(".txt")).read_text(encoding="utf-8")
+    assert told.startswith(f"python -m tests.fuzz tests.fuzz.lying:RAISES --replay {path}\n")
+    assert "Panic: slice index starts at 10 but ends at 0" in told
+
+
+def test_the_closing_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Targets that passed and failed, alone on the last line."""
+    report = {"target": "a", "inputs": 1, "kept": 0, "children": 1, "findings": [], "files": []}
+    assert tell([report]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "1 passed, 0 failed"
+    assert tell([report, report | {"findings": ["memory"]}]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "1 passed, 1 failed"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_target_generates_and_changes_inputs(name: str) -> None:
+    """Within bounds, and not always the same; each has inputs that are kept."""
+    target, rng = load(name), random.Random(0)
+    made = [target.generate(rng) for _ in range(20)]
+    assert len({target.mutate(rng, data, target.good)[:MAX_BYTES] for data in made}) > 10
+    assert seeds_of(name)
+
+
+def test_changes_keep_to_the_bound() -> None:
+    """However often a part is repeated or nested."""
+    rng, data = random.Random(1), b'{"a": [1, 2]}'
+    for _ in range(300):
+        data = mutate_bytes(rng, data, b"other 7")
+        assert len(data) <= MAX_BYTES
+
+
+def test_a_batch_is_what_its_bytes_say() -> None:
+    """The writer and the reader of headers agree, and a changed batch has the CRC that it should have."""
+    written = batch_of([record(b"value", headers=[(b"h", None)])], base_offset=7, first_ms=5)
+    data = bytes(written)
+    assert bytes(parsed(data)) == data  # pyright: ignore[reportArgumentType]
+    assert with_right_crc(data[:17] + b"\0\0\0\0" + data[21:]) == data
+    assert with_right_crc(data[:-1]) != data[:-1]
+    assert with_right_crc(b"short") == b"short"
+
+
+def test_shrinking() -> None:
+    """What is not needed is left out."""
+    assert shrink(b"some text ! and more", lambda data: b"!" in data, float("inf")) == b"!"
+    assert shrink(b"some text", lambda _: True, 0.0) == b"some text"
+
+
+def test_findings_are_told_apart() -> None:
+    """By what is said and where, not by numbers and names in it; three of a kind in one place are enough."""
+    assert shape("starts at 10 but 'x' is [1, 2, 3]") == "starts at # but # is [#]"
+    known = {"ValueError in a.py f: one", "ValueError in a.py f: two"}
+    assert is_new("ValueError in a.py f: three", known)
+    assert not is_new("ValueError in a.py f: one", known)
+    assert not is_new("ValueError in a.py f: four", known | {"ValueError in a.py f: three"})
+    assert is_new("ValueError in a.py g: four", known | {"ValueError in a.py f: three"})
+
+
+def test_a_finding_is_kept_with_what_it_does(tmp_path: Path) -> None:
+    """The input as it is, and beside it the command, the signature and the words."""
+    path = save(Finding(b"\xff", "error", "E: #", "E: 1"), "json", tmp_path)
+    assert path.read_bytes() == b"\xff"
+    told = path.with_suffix(".txt").read_text(encoding="utf-8")
+    assert re.match(r"python -m tests.fuzz json --replay \S+\n\nE: #\n\nE: 1\n", told)

@@ -1,0 +1,239 @@
+"""The child: tries inputs on a target, one after the other, until it is told to end or dies of one.
+
+What it tries stands in memory that its parent shares, so that the input is known whatever the child dies of. An input
+that reaches lines of our code or an outcome that no other reached is kept, to be changed again: libraries in C and
+Rust are not instrumented, but what they say about broken bytes tells which of their paths was taken.
+"""
+
+import faulthandler
+import mmap
+import os
+import random
+import resource
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tests.fuzz.finding import Finding, is_new, shape
+from tests.fuzz.mutation import MAX_BYTES
+from tests.fuzz.target import Target, WrongError
+
+_HEAD = struct.Struct("=dQQ")
+_OURS = "/pipelines/"
+_SHRINK_SECONDS = 5.0
+_MIB = 1024 * 1024
+_POOL_BYTES = 32 * _MIB
+_OWN_BYTES = 256 * _MIB
+"""What the harness itself may take in a child."""
+_ROOM = 2
+"""Times a target's memory is what the operating system allows the child: the check of the peak comes first."""
+
+
+class Shared:
+    """The input under way, when it began, and how many were tried; `began` is 0 between two inputs."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _HEAD.size + MAX_BYTES)
+
+    def begin(self, data: bytes) -> None:
+        """Write down what is tried now."""
+        self._memory[_HEAD.size : _HEAD.size + len(data)] = data
+        self._write(time.monotonic(), len(data), self.tried)
+
+    def end(self) -> None:
+        """Count it."""
+        self._write(0.0, 0, self.tried + 1)
+
+    def _write(self, began: float, size: int, tried: int) -> None:
+        self._memory[: _HEAD.size] = _HEAD.pack(began, size, tried)
+
+    @property
+    def began(self) -> float:
+        return self._head()[0]
+
+    @property
+    def tried(self) -> int:
+        return self._head()[2]
+
+    @property
+    def data(self) -> bytes:
+        return self._memory[_HEAD.size : _HEAD.size + self._head()[1]]
+
+    def _head(self) -> tuple[float, int, int]:
+        return _HEAD.unpack(self._memory[: _HEAD.size])
+
+
+class Worker:
+    """One child. What it prints goes to a log of which it is the only writer.
+
+    Tells its parent ("ready", None), ("seed", None) after each of them, ("kept", (input, what it reached)),
+    ("finding", Finding) and, at the end, ("done", None).
+    """
+
+    def __init__(self, target: Target, shared: Shared, parent: Connection, features: set[int]) -> None:
+        self._target, self._shared, self._parent, self._features = target, shared, parent, features
+        self._peak = 0
+
+    def run_one(self, data: bytes) -> None:
+        """Try a single input, and tell whether it is a finding."""
+        self._prepare()
+        finding = self._attempt(data)
+        self._parent.send(("finding", finding) if finding else ("done", None))
+
+    def run_twice(self, data: bytes) -> None:
+        """Try an input until it is known how long it takes when everything is loaded; tell whether that is too long."""
+        self._prepare()
+        self._attempt(data)
+        started = time.monotonic()
+        self._attempt(data)
+        slow = time.monotonic() - started > self._target.seconds
+        self._parent.send(("finding", None) if slow else ("done", None))
+        if slow:
+            self._parent.send(("done", None))
+
+    def run(self, seeds: list[bytes], corpus: list[bytes], known: set[str], rng: random.Random, until: float) -> None:
+        """Try the seeds, then what is generated and changed, until the time is up."""
+        self._prepare()
+        for data in seeds:
+            self._judge(data, known, shortening=False)
+            self._parent.send(("seed", None))
+        pool = [*seeds, *corpus, self._target.good]
+        room = _POOL_BYTES - sum(map(len, pool))
+        while time.monotonic() < until:
+            data = self._next(rng, pool)
+            new = self._judge(data, known, shortening=True)
+            if new and len(data) <= room:
+                room -= len(data)
+                pool.append(data)
+                self._parent.send(("kept", (data, new)))
+        self._parent.send(("done", None))
+
+    def _next(self, rng: random.Random, pool: list[bytes]) -> bytes:
+        match rng.randrange(4):
+            case 0:
+                return self._target.generate(rng)[:MAX_BYTES]
+            case 1:
+                generated = self._target.generate(rng)
+                return self._target.mutate(rng, generated, rng.choice(pool))[:MAX_BYTES]
+            case _:
+                recent = pool[-64:] if rng.random() < 0.5 else pool
+                return self._target.mutate(rng, rng.choice(recent), rng.choice(pool))[:MAX_BYTES]
+
+    def _prepare(self) -> None:
+        """Load whatever is loaded late, before there are limits; then set them."""
+        faulthandler.enable(sys.stderr, all_threads=False)
+        self._target.check(self._target.good)
+        self._peak = _peak_bytes()
+        _limit_memory(_ROOM * self._target.megabytes * _MIB + _OWN_BYTES)
+        self._parent.send(("ready", None))
+
+    def _judge(self, data: bytes, known: set[str], *, shortening: bool) -> set[int]:
+        """Try an input, report a new finding, and return what no input before it reached."""
+        before = set(self._features)
+        finding = self._attempt(data)
+        new = self._features - before
+        if finding and is_new(finding.signature, known):
+            known.add(finding.signature)
+            self._parent.send(("finding", self._shrunk(finding) if shortening else finding))
+        return new
+
+    def _shrunk(self, finding: Finding) -> Finding:
+        best = finding
+
+        def fails(data: bytes) -> bool:
+            nonlocal best
+            found = self._attempt(data)
+            if found is None or found.signature != finding.signature:
+                return False
+            best = found
+            return True
+
+        if finding.kind != "memory":
+            shrink(finding.data, fails, time.monotonic() + _SHRINK_SECONDS)
+        return best
+
+    def _attempt(self, data: bytes) -> Finding | None:
+        self._shared.begin(data)
+        os.ftruncate(sys.stderr.fileno(), 0)
+        # A hang is told by the parent, which kills; this writes where it hangs, whatever holds the interpreter.
+        faulthandler.dump_traceback_later(0.4 * self._target.seconds, repeat=True, file=sys.stderr)
+        sys.settrace(_tracer(self._features))
+        try:
+            outcome = self._target.check(data)
+        except self._target.refusals as error:
+            outcome = f"{type(error).__name__}: {shape(str(error))}"
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a Rust panic is no Exception
+            return _told(data, error)
+        finally:
+            sys.settrace(None)
+            faulthandler.cancel_dump_traceback_later()
+            self._shared.end()
+        self._features.add(hash(outcome))
+        return self._too_large(data)
+
+    def _too_large(self, data: bytes) -> Finding | None:
+        grown = (_peak_bytes() - self._peak) // _MIB
+        if grown <= self._target.megabytes:
+            return None
+        self._peak = _peak_bytes()
+        return Finding(
+            data, "memory", "memory", f"the process grew by {grown} MiB; {self._target.megabytes} are allowed"
+        )
+
+
+def shrink(data: bytes, fails: Callable[[bytes], bool], until: float) -> bytes:
+    """Return a shorter input that still fails: parts are left out, large ones first, then bytes are made plain."""
+    size = max(1, len(data) // 2)
+    while size:
+        at = 0
+        while at < len(data) and time.monotonic() < until:
+            shorter = data[:at] + data[at + size :]
+            if fails(shorter):
+                data = shorter
+            else:
+                at += size
+        size = size // 2 if time.monotonic() < until else 0
+    return data
+
+
+def _told(data: bytes, error: BaseException) -> Finding:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _OURS in frame.filename]
+    place = f" in {frames[-1].filename.rpartition(_OURS)[2]} {frames[-1].name}" if frames else ""
+    kind = "wrong" if isinstance(error, WrongError) else "error"
+    signature = f"{type(error).__name__}{place if kind == 'error' else ''}: {shape(str(error))}"
+    return Finding(data, kind, signature, "".join(traceback.format_exception(error))[-4_000:])
+
+
+def _tracer(features: set[int]) -> Callable[..., Any]:
+    """Return a trace function that adds a number for each line of our code that runs."""
+
+    def on_line(frame: FrameType, event: str, _: object) -> Any:
+        if event == "line":
+            features.add(hash((frame.f_code.co_filename, frame.f_lineno)))
+        return on_line
+
+    def on_call(frame: FrameType, _event: str, _: object) -> Any:
+        return on_line if _OURS in frame.f_code.co_filename else None
+
+    return on_call
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _limit_memory(more: int) -> None:
+    """Let the process have no more address space than it has and `more`; only Linux tells how much it has."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        has = int(statm.read_text("ascii").split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (has + more, has + more))
