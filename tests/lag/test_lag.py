@@ -111,7 +111,11 @@ def hostile(kafka: KafkaCluster, settings: Settings) -> Settings:
 
 
 @pytest.mark.jvm
-@pytest.mark.parametrize("time_ms", [0, NOW_MS * 1_000, NOW_MS * 1_000_000, 253_402_300_799_000, NOW_MS + 10**11])
+@pytest.mark.parametrize(
+    "time_ms",
+    [0, NOW_MS * 1_000, NOW_MS * 1_000_000, 253_402_300_799_000, NOW_MS + 10**11],
+    ids=["none", "microseconds", "nanoseconds", "the year 9999", "three years ahead"],
+)
 def test_a_record_without_a_valid_time_has_the_age_of_the_next(hostile: Settings, time_ms: int) -> None:
     """A time in another unit, unset or years ahead is no age: neither a traceback, nor a lag of none or of decades."""
     send_at(hostile, time_ms)
@@ -123,7 +127,7 @@ def test_a_record_without_a_valid_time_has_the_age_of_the_next(hostile: Settings
 
 
 @pytest.mark.jvm
-@pytest.mark.parametrize("time_ms", [0, NOW_MS * 1_000])
+@pytest.mark.parametrize("time_ms", [0, NOW_MS * 1_000], ids=["none", "microseconds"])
 def test_what_is_made_of_a_lag_of_unknown_age(hostile: Settings, time_ms: int) -> None:
     """It is observed, kept and read back, advised on, shown as a metric and told by doctor."""
     send_at(hostile, time_ms)
