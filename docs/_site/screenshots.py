@@ -4,6 +4,7 @@ Needs chromium. Takes about two minutes. The world is the same every time, its d
 """
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -87,8 +88,10 @@ def _open(page: Page, address: str) -> None:
 
 
 def _dashboard(page: Page, environment: dict[str, str]) -> None:
-    with _serving("karmalake", "dashboard", environment=environment) as address:
-        _open(page, address)
+    token = secrets.token_urlsafe()
+    known = environment | {"KARMALAKE_DASHBOARD_TOKEN": token}
+    with _serving("karmalake", "dashboard", environment=known) as address:
+        _open(page, f"{address}/?token={token}")
         page.locator("canvas, svg.marks").nth(2).wait_for()
         _keep(page, "dashboard-trends")
         page.goto(f"{address}/?section=user&user=driver-ada")

@@ -101,7 +101,7 @@ def test_alarms_are_shown_with_their_evidence(tmp_path: Path, instance: dg.Dagst
     derive(snapshot_of(tmp_path / "files", events), load_policy("default"), AS_OF, settings.warehouse_path)
     shown = metadata(materialize(Karmalake(lambda: settings), instance, [scores.anomalies]), scores.anomalies)
     assert (shown["review_bombs"], shown["dagster/row_count"]) == (1, 1)
-    assert "| review_bombs | driver\\|x | 2024-02-28 | 1.02 | 12 |" in shown["newest"]
+    assert "| ` review_bombs ` | ` driver\\|x ` | 2024-02-28 | 1.02 | 12 |" in shown["newest"]
 
 
 @pytest.mark.usefixtures("planted")

@@ -52,7 +52,8 @@ def _start() -> SparkSession:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("karmalake rebuild").config("spark.ui.showConsoleProgress", "false")
     if not any(map(os.environ.get, _CONFIGURED_BY)):
-        builder = builder.config(map=_ON_THIS_MACHINE)
+        for key, value in _ON_THIS_MACHINE.items():
+            builder = builder.config(key, value)
     try:
         return builder.config("spark.log.level", "ERROR").getOrCreate()
     except PySparkRuntimeError as error:
