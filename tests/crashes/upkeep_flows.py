@@ -78,7 +78,8 @@ FLOWS = {
     "requeue": Flow(
         requeue_all,
         {
-            "pipelines.dead_letters:select": 1,
+            "pipelines.dead_letters:stream_letters": 1,
+            "pipelines.dead_letters:_in_order": 1,
             "pipelines.dead_letters:_decide": 1,
             "pipelines.dead_letters:append_file": 1,
             "pipelines.dead_letters:open_ingest_from": 1,

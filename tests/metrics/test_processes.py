@@ -72,6 +72,22 @@ def test_stream_tells_of_records_lag_and_staleness(settings: Settings) -> None:
     assert sum(one.work.records for one in kept if one.work) == 46
 
 
+@pytest.mark.slow
+def test_stream_tells_of_copies_of_dead_letters(settings: Settings) -> None:
+    """Each by its outcome, and that none waits any more; health knows the loop."""
+    cut = Record(b"k", b"\xff", [("h", b"")] * 1_001)
+    send(settings, [*valid_records(range(5)), Record(b"k", b"\xff"), cut])
+    with running(settings, "stream", KARMALAKE_INGEST_PUBLISH_DEAD_LETTERS="true") as address:
+        becomes(address, 1, "karmalake_dlq_records_total", outcome="whole")
+        becomes(address, 1, "karmalake_dlq_records_total", outcome="truncated")
+        becomes(address, 0, "karmalake_dlq_waiting_records")
+        scraped = scrape(address)
+        assert status(address, "/healthz") == (200, "ok\n")
+    assert scraped.value("karmalake_dlq_records_total", outcome="refused") == 0
+    assert scraped.value("karmalake_dlq_waiting_seconds") == 0
+    assert (scraped.value("karmalake_loop_last_turn_timestamp_seconds", loop="dlq") or 0) > 0
+
+
 def test_relay_tells_of_the_outbox(settings: Settings, tmp_path: Path) -> None:
     """What was sent, and that nothing waits any more."""
     ensure_topic(settings.kafka)
