@@ -44,7 +44,18 @@ def faults(repository: Path, guarantees: Sequence[dict[str, Any]]) -> list[str]:
         }.items()
         if not good
     ]
+    found += [
+        f"{guarantee['id']}: there is no {test}" for guarantee in guarantees for test in _absent(repository, guarantee)
+    ]
     return found + [f"{place} names {name}" for place, name in _named(repository) if name not in ids]
+
+
+def _absent(repository: Path, guarantee: dict[str, Any]) -> Iterator[str]:
+    """Yield the tests that are said to hold a promise since it was broken, and do not exist."""
+    for test in (test for case in guarantee.get("broken", []) for test in case["held_by"] or ["test at all"]):
+        file, _, name = test.partition("::")
+        if not (repository / file).is_file() or f"def {name}(" not in (repository / file).read_text(encoding="utf-8"):
+            yield test
 
 
 def _named(repository: Path) -> Iterator[tuple[str, str]]:
@@ -84,6 +95,13 @@ def test_every_promise_is_kept_by_code_and_tried_by_tests(guarantees: list[dict[
         ("It is kept (`kept`).", {"enforced_by": ["pipelines/gone.py"]}, "kept: is kept by code that is not there"),
         ("It is kept (`kept`).", {"enforced_by": []}, "kept: is kept by no code"),
         ("It is kept (`kept`).", {"kind": "hope"}, "kept: is neither safety nor liveness"),
+        ("It is kept (`kept`).", {"broken": [{"held_by": ["tests/test_it.py::test_it"]}]}, None),
+        (
+            "It is kept (`kept`).",
+            {"broken": [{"held_by": ["tests/test_it.py::test_is"]}]},
+            "kept: there is no tests/test_it.py::test_is",
+        ),
+        ("It is kept (`kept`).", {"broken": [{"held_by": []}]}, "kept: there is no test at all"),
     ],
 )
 def test_the_check_can_fail(tmp_path: Path, test: str, change: dict[str, Any], fault: str | None) -> None:

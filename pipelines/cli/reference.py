@@ -6,6 +6,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
@@ -164,8 +165,14 @@ def guarantees_page(repository: Path) -> str:
         files = ", ".join(f"[`{path}`](../{path})" for path in guarantee["enforced_by"])
         parts += [f"{guarantee['how']} Kept by {files}.", "", "Tried by"]
         parts += [f"- `{test}`" for test in tests[guarantee["id"]]]
-        parts.append("")
+        parts += ["", *map(_broken, guarantee.get("broken", []))]
+        parts += [""] if guarantee.get("broken") else []
     return "\n".join(parts)
+
+
+def _broken(case: dict[str, Any]) -> str:
+    """Return when a promise was broken, and which tests would fail if it were broken that way again."""
+    return f"- Broken once: {case['what']} Held since by {', '.join(f'`{test}`' for test in case['held_by'])}."
 
 
 def trials(repository: Path) -> dict[str, list[str]]:

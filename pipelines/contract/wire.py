@@ -64,7 +64,7 @@ def _scan_rows(bounds, data, faults, places):
 def _scan_event(data, start, end):
     """Return (fault, place) of the event in data[start:end]; the fault is 0 where there is none.
 
-    A message within it (`kind`) is scanned by the same loop: `outer` is where the event ends then.
+    A message within it is scanned by the same loop: `kind` is its field, and `outer` where the event ends then.
     """
     at, outer, kind, depth = start, end, _EVENT, 0
     while at < end or kind != _EVENT or depth:
