@@ -149,12 +149,16 @@ def accept_loss(ingest: Ingest) -> CommitRecord | None:
 
 
 @contextmanager
-def open_ingest(settings: Settings) -> Generator[Ingest]:
-    """Connect the topic, or the queue, the lake and the index, having completed what a crash left open."""
+def open_ingest(settings: Settings, accepted: Collection[int] = ()) -> Generator[Ingest]:
+    """Connect the topic, or the queue, the lake and the index, having completed what a crash left open.
+
+    With `accepted`, only these topic partitions are read, and the guard lets them pass.
+    """
     with (
-        open_queue(settings) if settings.queue.kind else open_source(settings) as source,
+        open_queue(settings) if settings.queue.kind else open_source(settings, accepted) as source,
         open_ingest_from(source, settings) as ingest,
     ):
+        ingest.guard.accepted = frozenset(accepted)
         yield ingest
 
 
@@ -162,14 +166,13 @@ def open_ingest(settings: Settings) -> Generator[Ingest]:
 def open_drain(settings: Settings, accepted: Collection[int] = ()) -> Generator[Ingest]:
     """Open ingest to `drain` a topic: what lies behind is asked for, so that no poll waits for what may yet come.
 
-    The guard lets the topic partitions in `accepted` pass. Leaving it copies dead letters for others, where that is
-    wanted (`dlq.py`).
+    With `accepted`, only these topic partitions are drained, whoever drains the others, and the guard lets them pass.
+    Leaving it copies dead letters for others, where that is wanted (`dlq.py`).
     """
     if not settings.queue.kind:
         ingest = settings.ingest.model_copy(update={"max_wait_seconds": _NO_WAIT_SECONDS, "linger_seconds": 0})
         settings = settings.model_copy(update={"ingest": ingest})
-    with copied_afterwards(settings), open_ingest(settings) as opened:
-        opened.guard.accepted = frozenset(accepted)
+    with copied_afterwards(settings), open_ingest(settings, accepted) as opened:
         yield opened
 
 

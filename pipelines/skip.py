@@ -57,22 +57,17 @@ def skip(settings: Settings, place: str, why: str) -> Skipped:
     topic_id, log = _log_with(settings, partition, offset, place)
     before: list[CommitRecord] = []
     aside: list[CommitRecord] = []
-    with open_source(_alone(settings)) as source:
+    with open_source(settings, {partition}) as source:
         upto = _Stretch(source, topic_id, log, offset, _before(offset))
         with open_ingest_from(upto, settings) as ingest:
             drain(ingest, before.append)
-    with open_damaged_source(_alone(settings)) as source:
+    with open_damaged_source(settings, partition) as source:
         at = _Stretch(source, topic_id, log, offset + 1, _aside(log, offset, why))
         with open_ingest_from(at, settings) as ingest:
             drain(ingest, aside.append)
     if not aside:
         raise UsageError(f"there is no record at {place}: that offset is one of Kafka's own, or was compacted away")
     return Skipped(sum(record.total("read") for record in before), aside[0].ranges[0])
-
-
-def _alone(settings: Settings) -> Settings:
-    """Return settings of a source that reads a topic partition, whoever reads it otherwise."""
-    return settings.model_copy(update={"ingest": settings.ingest.model_copy(update={"share_partitions": False})})
 
 
 def _log_with(settings: Settings, partition: int, offset: int, place: str) -> tuple[str, TopicPartitionState]:
@@ -163,7 +158,6 @@ class _Stretch:
         self.position = self.log.begin_offset if at is None else at
         if self.position >= self.upto:
             return None
-        self.source.only = frozenset({self.log.partition})
         found = self.source.read(checkpoint)
         if found is None:
             return None

@@ -139,6 +139,7 @@ def test_a_batch_whose_bytes_changed_on_the_disk(own_broker: KafkaCluster, setti
     assert detail.startswith("Skipped: no replica has it The record batch at ")
     assert "fails its checksum" in detail
     assert_verified(bus)
+    assert audit(bus).passed
 
 
 @pytest.mark.slow

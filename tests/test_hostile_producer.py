@@ -115,6 +115,8 @@ def test_accepted_rejections_are_dead_letters(bus: Settings) -> None:
     with pytest.raises(RejectedError):
         drain_all(bus)
     assert_verified(bus)
+    with pytest.raises(UsageError, match="no topic partition 7"), open_drain(bus, accepted=[7]) as ingest:
+        drain(ingest, lambda _: None)
 
 
 def test_a_halted_topic_partition_goes_on_once_its_checkpoint_moved(bus: Settings) -> None:

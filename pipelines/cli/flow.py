@@ -32,7 +32,7 @@ def drain(
         list[str] | None,
         typer.Option(
             metavar="TOPIC-PARTITION",
-            help="Make this topic partition's rejected records dead letters, however many; may be repeated.",
+            help="Drain this topic partition only, rejected records as dead letters, however many; may be repeated.",
         ),
     ] = None,
 ) -> None:

@@ -23,7 +23,7 @@ from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import HEADERS, RECORD, REJECTED
 from pipelines.contract.times import bus_times
 from pipelines.emit.inflate import CODECS
-from pipelines.emit.records import MOST_HEADERS, Checked, CheckedSet, not_whole, take_apart_as
+from pipelines.emit.records import CHANGED, MOST_HEADERS, Checked, CheckedSet, not_whole, take_apart_as
 from pipelines.ingest.scan import copy_slices, scan_headers, scan_records
 
 
@@ -54,7 +54,7 @@ class _Undivided(Checked):
     __slots__ = ()
 
     def __iter__(self) -> Iterator[Any]:
-        problem = self._problem()
+        problem = self.open()
         whole = RecordBatch(
             self._buffer,
             self._pos,
@@ -68,17 +68,15 @@ class _Undivided(Checked):
         )
         return iter((_Last(self.last_offset, self.max_timestamp, self.timestamp_type, whole),))
 
-    def _problem(self) -> str | None:
-        return self.open()
-
 
 class _Salvaged(_Undivided):
     """A batch of a consumer that does not check CRCs: one whose bytes changed has a problem like any other."""
 
     __slots__ = ()
 
-    def _problem(self) -> str | None:
-        return self.open() if self.validate_crc() else "fails its checksum: bytes changed on the disk or on the way"
+    def open(self) -> str | None:
+        """Decompress the batch in its place; return why its records cannot be read."""
+        return super().open() if self.validate_crc() else CHANGED
 
 
 class _UndividedSet(CheckedSet):

@@ -36,8 +36,8 @@ class Halted:
         return (
             f"{self.place} is halted at offset {self.next_offset}, the other topic partitions go on: {self.found} That "
             "many mean a wrong schema rather than wrong records, so nothing of it was committed from there on. Either "
-            "fix the producer or the [contract] settings and drain again; or make them dead letters, in one run: "
-            f"`karmalake drain --accept-rejections {self.place}`. The limits are {self.limits}"
+            "fix the producer or the [contract] settings and drain again; or make them dead letters, in a run of its "
+            f"own: `karmalake drain --accept-rejections {self.place}`. The limits are {self.limits}"
         )
 
     def error(self) -> RejectedError:

@@ -7,7 +7,7 @@ the tools that watch lag there; nothing ever reads them back.
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -187,6 +187,9 @@ class KafkaSource:
         if topic["error_code"]:
             raise for_code(topic["error_code"])(f"topic {self.kafka.topic}")
         partitions = {partition["partition_index"] for partition in topic["partitions"]}
+        missing = frozenset[int]() if self.share else (self.only or frozenset()) - partitions
+        if missing:
+            raise UsageError(f"{self.kafka.topic} has no topic partition {min(missing)}: it has {len(partitions)}")
         return topic_id_of(self.kafka, topic), sorted(partitions if self.only is None else partitions & self.only)
 
     def _starts(self, topic_id: str, partitions: list[int], checkpoint: Checkpoint) -> dict[int, int]:
@@ -282,28 +285,35 @@ def as_batch(source: str, polled: Polled, ranges: tuple[OffsetRange, ...], contr
 
 
 @contextmanager
-def open_source(settings: Settings) -> Generator[KafkaSource]:
+def open_source(settings: Settings, only: Collection[int] = ()) -> Generator[KafkaSource]:
     """Yield a source connected to the brokers; closing it commits nothing.
 
-    Raises TransientError or ConfigurationError with what to do.
+    With `only`, it reads these topic partitions, whoever reads the others. Raises TransientError or ConfigurationError
+    with what to do.
     """
     with translated(settings.kafka, "connecting"), consumer(settings.kafka, **_options(settings)) as reader:
         hand_over_batches(reader)
+        shared = settings.ingest.share_partitions and not only
         with (
             admin_client(settings.kafka) as admin,
-            open_share(settings.kafka) if settings.ingest.share_partitions else nullcontext() as share,
+            open_share(settings.kafka) if shared else nullcontext() as share,
         ):
-            yield KafkaSource(settings.kafka, settings.ingest, settings.contract, reader, admin, share=share)
+            read = frozenset(only) or None
+            yield KafkaSource(settings.kafka, settings.ingest, settings.contract, reader, admin, only=read, share=share)
 
 
 @contextmanager
-def open_damaged_source(settings: Settings) -> Generator[KafkaSource]:
-    """Yield a source that also reads on behind a record batch whose checksum is wrong: that one is rejected."""
+def open_damaged_source(settings: Settings, partition: int) -> Generator[KafkaSource]:
+    """Yield a source of one topic partition that reads a record batch whose checksum is wrong as a rejected one.
+
+    Raises TransientError or ConfigurationError with what to do.
+    """
     options = _options(settings) | {"check_crcs": False}
     with translated(settings.kafka, "connecting"), consumer(settings.kafka, **options) as reader:
         hand_over_damaged_batches(reader)
         with admin_client(settings.kafka) as admin:
-            yield KafkaSource(settings.kafka, settings.ingest, settings.contract, reader, admin)
+            read = frozenset({partition})
+            yield KafkaSource(settings.kafka, settings.ingest, settings.contract, reader, admin, only=read)
 
 
 def _options(settings: Settings) -> dict[str, Any]:

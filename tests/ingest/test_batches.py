@@ -5,6 +5,8 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,7 @@ from pipelines.emit import records as records_module
 from pipelines.emit.simulator import Rates, simulate
 from pipelines.ingest import batches as batches_module
 from pipelines.ingest.batches import to_columns
+from pipelines.ingest.queue import Message, QueueSource
 from pipelines.ingest.scan import scan_records
 from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
@@ -236,3 +239,12 @@ def test_a_client_without_them_hands_over_records(
     drain_all(other)
     assert contents(other) == contents(bus)
     assert "records are read one by one" in caplog.text
+
+
+def test_a_message_of_a_queue_without_a_time(settings: Settings) -> None:
+    """What a queue says of its messages' times is bounded like a record's."""
+    client: Any = SimpleNamespace(name="sqs:q", place="here")
+    source = QueueSource(client, settings.ingest, settings.contract)
+    messages = [Message(b"v", time, None) for time in (0, -1, NOW_MS, NOW_MS * 1_000, 2**70)]
+    times = source._records(messages, 0)["bus_time"].to_pylist()
+    assert times == [None, None, datetime.fromtimestamp(NOW_MS / 1000, UTC), None, None]
