@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,9 @@ def test_another_user_reaches_nothing(settings: Settings) -> None:
     bus = with_ingest(settings)
     send(bus, valid_records(range(5)))
     drain_all(bus)
+    temporary = Path(tempfile.gettempdir())
     for folder in bus.data_dir.parents:
-        if folder.is_relative_to("/tmp"):  # noqa: S108 - the way there is not what is tested
+        if temporary in folder.parents:  # the way there is not what is tested
             folder.chmod(0o755)
     files = [str(path) for path in bus.data_dir.rglob("*") if path.is_file()]
     read = ["/bin/sh", "-c", 'for file; do test -r "$file" && echo "$file"; done; true', "sh", "/etc/passwd", *files]
