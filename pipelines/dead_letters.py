@@ -160,7 +160,7 @@ def _values(selection: Selection) -> dict[str, Any]:
     topic = topic_partition = offset = None
     if selection.place is not None:
         found = _PLACE.fullmatch(selection.place)
-        if found is None:
+        if found is None or not _is_text(selection.place):
             raise UsageError(f"{selection.place!r} is no place: write it like {'events-0@17'!r}, as `list` shows it")
         topic, topic_partition, offset = found[1], int(found[2]), int(found[3])
     return {
@@ -170,6 +170,11 @@ def _values(selection: Selection) -> dict[str, Any]:
         "topic_partition": topic_partition,
         "offset": offset,
     }
+
+
+def _is_text(place: str) -> bool:
+    """Return whether a place can be looked for: bytes of a command line that are not UTF-8 are no topic's name."""
+    return not any("\ud800" <= character <= "\udfff" for character in place)
 
 
 def _shares(letters: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -88,7 +88,8 @@ def backfill(  # noqa: PLR0913, PLR0917 - options of the command line
     """Load the rows of files into the lake, without the bus: the same events, dedup and dead letters as by `emit`.
 
     Kill it whenever you like: the same command goes on from the last commit, and a file that is loaded already is
-    passed over. A file that is refused does not keep the others from being loaded. Exits 0 if every file is loaded.
+    passed over. A file that is refused does not keep the others from being loaded. Exits 0 if each of them is
+    loaded, and has an event.
     Scores follow with the next `karmalake refresh`.
     """
     from pipelines.backfill import backfill as load  # noqa: PLC0415
@@ -110,8 +111,12 @@ def backfill(  # noqa: PLR0913, PLR0917 - options of the command line
             except (UsageError, RejectedError) as error:
                 refused[file] = error
     show_drained(records)
-    if loaded := [file for file in files if file not in refused]:
-        _show_outcomes(recorded(settings, loaded, mapping), mapping)
+    loaded = [file for file in files if file not in refused]
+    accounts = recorded(settings, loaded, mapping) if loaded else []
+    _show_outcomes(accounts, mapping)
+    refused |= {
+        account.path: _without_events(account) for account in accounts if 0 < account.rows == account.dead_letters
+    }
     for file, error in refused.items():
         fail(f"{file}: {str(error).removeprefix(f'{file.resolve()}: ')}", error.page)
     if refused:
@@ -130,6 +135,13 @@ def _show_outcomes(accounts: "list[Account]", mapping: "Mapping") -> None:
     for account in accounts:
         for step in next_steps(account, mapping):
             warn(f"{account.path}: {step}")
+
+
+def _without_events(account: "Account") -> RejectedError:
+    return RejectedError(
+        f"none of its {account.rows:,} rows is an event: check the options; karmalake dead-letters list says why, and "
+        "dead-letters discard clears them away"
+    )
 
 
 def next_steps(account: "Account", mapping: "Mapping") -> "Iterator[str]":

@@ -28,6 +28,7 @@ _MAX_EXACT = 2**53
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _BLOCK_BYTES = 1024 * 1024
+_DELTA_ROWS = 4_096
 UNREADABLE = b"unreadable"
 """Field metadata: the type of a column that has no text."""
 
@@ -63,15 +64,26 @@ def _limit_memory() -> None:
 
 
 def _tables(path: str, ids: frozenset[str], chunk_rows: int) -> Iterator[pa.Table]:
-    schema = pq.read_schema(path)
+    schema, delta = pq.read_schema(path), _delta_columns(pq.read_metadata(path))
     _check(schema.names)
     strings = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_binary(field.type)]
+    # One long value in every row stays one value; values by their differences cannot: few of them are decoded at once.
+    dictionaries = [name for name in strings if name not in delta]
+    at_once = min(chunk_rows, _DELTA_ROWS) if delta else chunk_rows
     row = 1
-    with pq.ParquetFile(path, read_dictionary=strings, buffer_size=_BLOCK_BYTES, pre_buffer=False) as file:
-        for batch in file.iter_batches(chunk_rows, use_threads=False):
+    with pq.ParquetFile(path, read_dictionary=dictionaries, buffer_size=_BLOCK_BYTES, pre_buffer=False) as file:
+        for batch in file.iter_batches(at_once, use_threads=False):
             for piece in _pieces(batch, row):
                 yield _as_text(piece, ids, row)
                 row += len(piece)
+
+
+def _delta_columns(file: pq.FileMetaData) -> set[str]:
+    """Return the columns that are written as differences, anywhere in the file."""
+    chunks = (
+        file.row_group(group).column(place) for group in range(file.num_row_groups) for place in range(file.num_columns)
+    )
+    return {chunk.path_in_schema for chunk in chunks if any("DELTA" in encoding for encoding in chunk.encodings)}
 
 
 def _check(names: list[str]) -> None:

@@ -225,7 +225,8 @@ class BatchesAs:
         except (struct.error, AssertionError, IndexError) as error:
             raise CorruptRecordError(f"no record batch: {error!r}") from error
         if isinstance(batch, DefaultRecordBatch):
-            batch.__class__ = _Control if batch.is_control_batch else self._kind
+            is_marker = batch.is_control_batch and batch.magic == _FORMAT  # as the client judges it
+            batch.__class__ = _Control if is_marker else self._kind
             if not 0 <= batch.base_offset <= _MOST_INT64 - 2**32:
                 raise CorruptRecordError(f"no record batch begins at the offset {batch.base_offset}")
         elif batch is not None:

@@ -29,6 +29,7 @@ _ENDINGS = [*_DELIMITERS, *_PARQUET, *_LINES]
 _HINTS = {
     ".xlsx": "save the sheet as CSV UTF-8",
     ".txt": "rename it to .csv, and give --delimiter unless it is a comma",
+    **dict.fromkeys((".bz2", ".xz", ".zip", ".gzip"), "unpack it first"),
 }
 
 
@@ -109,9 +110,11 @@ def _ending(path: Path) -> str:
     """Return what kind of file it is, or refuse it."""
     endings = [ending.lower() for ending in path.suffixes]
     ending = endings[-2] if len(endings) > 1 and endings[-1] in {".gz", ".zst"} else "".join(endings[-1:])
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name its files; a column that only folders' names hold is not read")
     if ending not in _ENDINGS:
-        hint = f"; {_HINTS[ending]}" if ending in _HINTS else ""
-        raise UsageError(f"{path}: the ending is none of {', '.join(_ENDINGS)} (text also with .gz or .zst){hint}")
+        hint = _HINTS.get(ending, "convert it to Parquet first")
+        raise UsageError(f"{path}: the ending is none of {', '.join(_ENDINGS)} (text also with .gz or .zst); {hint}")
     return ending
 
 

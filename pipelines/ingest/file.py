@@ -20,7 +20,7 @@ from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import HEADERS, RECORD, TIMESTAMP
 from pipelines.emit.files import Mapping, to_events
 from pipelines.emit.rows import Rows, read_rows
-from pipelines.errors import RejectedError, UsageError
+from pipelines.errors import UsageError
 from pipelines.ingest.guard import Halted
 from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
 from pipelines.settings import Settings
@@ -51,8 +51,6 @@ class FileSource:
         if not read:
             return None
         records, decoded = self._decode(read, start)
-        if start == 0:
-            self._refuse_if_no_row_is_an_event(records, decoded)
         self.position += len(records)
         offsets = OffsetRange(self.topic_id, self._topic, 0, start, self.position, read=len(records))
         return Batch(self._topic, records, _with_values(decoded, read, start), (offsets,))
@@ -80,17 +78,6 @@ class FileSource:
     @property
     def _topic(self) -> str:
         return f"file:{self.path}"
-
-    def _refuse_if_no_row_is_an_event(self, records: pa.Table, decoded: Decoded) -> None:
-        """Raise RejectedError when the file begins with nothing but rows that are no events: its mapping is wrong."""
-        if len(decoded.rejected) < len(records) or self.settings.ingest.max_dead_letter_share >= 1:
-            return
-        first = decoded.rejected.slice(0, 1).to_pylist()[0]
-        raise RejectedError(
-            f"{self.path}: none of its first {len(records):,} rows is an event; the first: {first['reason']}: "
-            f"{first['detail']} Nothing of it was committed. Correct the file or the options; or set "
-            "KARMALAKE_INGEST_MAX_DEAD_LETTER_SHARE=1 to make every row a dead letter"
-        )
 
     def _read(self) -> Iterator[Rows]:
         return read_rows(self.path, self.mapping.delimiter, self.mapping.ids)

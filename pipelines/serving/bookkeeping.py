@@ -72,7 +72,7 @@ def read_held(client: redis.Redis, prefix: str) -> Held:
     fields = cast("dict[bytes, bytes]", client.hgetall(key))
     try:
         return _held({name.decode(): value.decode() for name, value in fields.items()})
-    except (KeyError, ValueError, OverflowError) as error:
+    except (AttributeError, KeyError, ValueError, OverflowError) as error:
         what = f"holds fields that karmalake does not write ({type(error).__name__}: {one_line(error)})"
         raise foreign_content(key.encode(), what) from None
 

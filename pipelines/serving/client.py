@@ -11,7 +11,7 @@ from typing import Any
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import InvalidResponse, RedisError
 from redis.retry import Retry
 
 from pipelines.errors import ConfigurationError
@@ -57,6 +57,9 @@ def explained(client: redis.Redis, doing: str, types: Mapping[bytes, str]) -> Ge
         yield
     except RedisError as error:
         raise refusal(error, client, doing, types) from None
+    except MemoryError:
+        endless = InvalidResponse("its answer is larger than memory: what listens there may be no Redis")
+        raise refusal(endless, client, doing, types) from None
 
 
 def _options(settings: RedisSettings, *, encrypted: bool) -> dict[str, Any]:

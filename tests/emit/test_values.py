@@ -259,6 +259,16 @@ def test_a_header_that_is_not_as_mapped_says_what_to_type(tmp_path: Path, header
         _ids(tmp_path / "a.csv")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("a.csv.bz2", "unpack it first"), ("a.orc", "convert it to Parquet first"), (".", "is a folder: name its files")],
+)
+def test_another_kind_of_file_says_what_to_do(tmp_path: Path, name: str, message: str) -> None:
+    """With the endings that are read."""
+    with pytest.raises(UsageError, match=message):
+        _ids(tmp_path / name)
+
+
 def test_nan_is_empty_and_infinity_is_text(tmp_path: Path) -> None:
     """Numbers that are none."""
     assert float_text(pa.array([np.nan, np.inf, -0.0])).to_pylist() == [None, "inf", "-0"]
