@@ -69,10 +69,10 @@ def read_held(client: redis.Redis, prefix: str) -> Held:
     Raises ConfigurationError for a hash that karmalake has not written.
     """
     key = publication_key(prefix)
-    fields = cast("dict[bytes, bytes]", client.hgetall(key))
     try:
+        fields = cast("dict[bytes, bytes]", client.hgetall(key))
         return _held({name.decode(): value.decode() for name, value in fields.items()})
-    except (AttributeError, KeyError, ValueError, OverflowError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         what = f"holds fields that karmalake does not write ({type(error).__name__}: {one_line(error)})"
         raise foreign_content(key.encode(), what) from None
 
