@@ -27,7 +27,7 @@ from pipelines.halted import remember
 from pipelines.ingest.ahead import ReadAhead, Source, reading_ahead
 from pipelines.ingest.guard import Halted, RejectionGuard
 from pipelines.ingest.queue import open_queue
-from pipelines.ingest.ranges import Batch, OffsetRange
+from pipelines.ingest.ranges import Batch, LastRead, OffsetRange
 from pipelines.ingest.source import open_source
 from pipelines.lake.commit import (
     CommitRecord,
@@ -39,6 +39,7 @@ from pipelines.lake.commit import (
 )
 from pipelines.lake.history import complete_commits, topic_ids
 from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, Verdicts, open_index
+from pipelines.lake.positions import last_record
 from pipelines.lake.tables import Lake, checkpoint_id, create_lake
 from pipelines.lake.tombstones import Spared, Tombstones, open_tombstones
 from pipelines.settings import Settings
@@ -65,6 +66,10 @@ class Ingest:
     def checkpoint(self, topic_id: str, topic_partition: int) -> int | None:
         """Return the next_offset at the version of the handle; None for a topic partition never read."""
         return self.events.transaction_version(checkpoint_id(topic_id, topic_partition))
+
+    def last_read(self, topic_id: str, topic_partition: int) -> LastRead | None:
+        """Return the last record before the checkpoint at the version of the handle; None if it is not known."""
+        return last_record(self.events, topic_id, topic_partition)
 
     def halted(self) -> tuple[Halted, ...]:
         """Return the topic partitions that are not read on: nobody has moved their checkpoint since."""
@@ -151,10 +156,12 @@ def accept_loss(ingest: Ingest) -> CommitRecord | None:
 @contextmanager
 def open_ingest(settings: Settings) -> Generator[Ingest]:
     """Connect the topic, or the queue, the lake and the index, having completed what a crash left open."""
-    with (
-        open_queue(settings) if settings.queue.kind else open_source(settings) as source,
-        open_ingest_from(source, settings) as ingest,
-    ):
+    if settings.queue.kind:
+        with open_queue(settings) as source, open_ingest_from(source, settings) as ingest:
+            yield ingest
+        return
+    with open_source(settings) as source, open_ingest_from(source, settings) as ingest:
+        source.committed = ingest.last_read
         yield ingest
 
 
