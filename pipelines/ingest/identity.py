@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import KafkaTimeoutError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from pipelines.emit.clients import consumer
@@ -61,8 +61,8 @@ def seek(consumer: Any, place: TopicPartition, offset: int, epoch: int = -1) -> 
 def find_overwritten(kafka: KafkaSettings, expected: Mapping[TopicPartition, LastRead]) -> set[TopicPartition]:
     """Return where the log no longer has the record that was read last, but another one, or an older epoch.
 
-    The log has to reach that far. It is read by a consumer of its own: one that reads on keeps what it has fetched.
-    Raises KafkaTimeoutError when the brokers do not answer.
+    Says nothing of a log that does not reach that far. Reads with a consumer of its own, so that the one that reads on
+    keeps what it has fetched. Raises KafkaTimeoutError when the brokers do not answer.
     """
     with consumer(kafka, **_OPTIONS) as reader:
         hand_over_batches(reader)
@@ -84,6 +84,8 @@ def _compare(reader: Any, pending: dict[TopicPartition, LastRead]) -> set[TopicP
         except LOG_TRUNCATION as error:
             done = set(error.divergent_offsets)  # pyright: ignore[reportAttributeAccessIssue]
             overwritten |= done
+        except OffsetOutOfRangeError as error:  # whoever reads on from there is told the same
+            done = set(error.args[0])
         pending = {place: last for place, last in pending.items() if place not in done}
         if done:
             reader.assign(list(pending))

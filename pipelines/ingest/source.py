@@ -180,26 +180,28 @@ class KafkaSource:
         places = list(map(self._place, known))
         begins = self._ask(self.consumer.beginning_offsets, places)
         ends = self._ask(self.consumer.end_offsets, places)
-        whys: dict[TopicPartition, str] = {}
-        compared: dict[TopicPartition, LastRead] = {}
+        whys: dict[int, str] = {}
         for place in places:
-            at, begin, last = known[place.partition], begins[place], self._last(topic_id, place.partition, known)
+            at, begin = known[place.partition], begins[place]
             if at < begin:
-                whys[place] = f"retention removed {begin - at} records that were never read"
+                whys[place.partition] = f"retention removed {begin - at} records that were never read"
             elif at > ends[place]:
-                whys[place] = "the log ends before the checkpoint, so records were lost on the broker"
-            elif last and last.offset >= begin:
-                compared[place] = last
-        for place in find_overwritten(self.kafka, compared) if compared else ():
-            whys[place] = (
-                f"the record at offset {compared[place].offset} is not the one that was read there (leader epoch "
-                f"{compared[place].epoch}): the log lost its end and grew again, so records before the checkpoint may "
-                "never have been read"
-            )
+                whys[place.partition] = "the log ends before the checkpoint, so records were lost on the broker"
+        whys |= self._find_overwritten(topic_id, {n: at for n, at in known.items() if n not in whys}, begins)
         return [
-            _Loss(self._back_to(topic_id, place.partition, known[place.partition], begins[place]), why)
-            for place, why in sorted(whys.items())
+            _Loss(self._back_to(topic_id, n, known[n], begins[self._place(n)]), why) for n, why in sorted(whys.items())
         ]
+
+    def _find_overwritten(self, topic_id: str, known: dict[int, int], begins: dict[Any, int]) -> dict[int, str]:
+        """Return what is wrong with the logs whose last record before a position is another one by now."""
+        lasts = {self._place(n): last for n in known if (last := self._last(topic_id, n, known))}
+        compared = {place: last for place, last in lasts.items() if last.offset >= begins[place]}
+        return {
+            place.partition: f"the record at offset {compared[place].offset} is not the one that was read there "
+            f"(leader epoch {compared[place].epoch}): the log lost its end and grew again, so records before the "
+            "checkpoint may never have been read"
+            for place in (find_overwritten(self.kafka, compared) if compared else ())
+        }
 
     def _back_to(self, topic_id: str, partition: int, at: int, begin: int) -> OffsetRange:
         return OffsetRange(topic_id, self.kafka.topic, partition, at, begin, lost=max(0, begin - at))
@@ -250,22 +252,25 @@ class KafkaSource:
         begins = self._ask(self.consumer.beginning_offsets, unread) if unread else {}
         starts = {partition: begins[self._place(partition)] if at is None else at for partition, at in known.items()}
         moved = {partition: start for partition, start in starts.items() if self.positions.get(partition) != start}
-        lasts = self._require_what_was_read(topic_id, {n: start for n, start in moved.items() if known[n] is not None})
+        self._require_what_was_read(topic_id, {n: start for n, start in moved.items() if known[n] is not None})
+        self.lasts |= {partition: (start, None) for partition, start in moved.items() if known[partition] is None}
         for partition, start in moved.items():
-            last = lasts.get(partition)
+            last = self._last(topic_id, partition, starts)
             epoch = last.epoch if last and last.offset + 1 == start else -1
             seek(self.consumer, self._place(partition), start, epoch)
         return starts
 
-    def _require_what_was_read(self, topic_id: str, moved: dict[int, int]) -> dict[int, LastRead]:
-        """Return the last records before positions. Raises LostRecordsError where a log has another one by now.
+    def _require_what_was_read(self, topic_id: str, known: dict[int, int]) -> None:
+        """Raise LostRecordsError where the last record before a position is another one by now (`nothing-lost`).
 
-        An offset alone would be read on from although the log lost its end and grew again (`nothing-lost`).
+        An offset alone would be read on from although the log lost its end and grew again.
         """
-        lasts = {partition: last for partition in moved if (last := self._last(topic_id, partition, moved))}
-        if losses := self._find_losses(topic_id, {partition: moved[partition] for partition in lasts}) if lasts else []:
-            raise LostRecordsError(_explain(losses))
-        return lasts
+        places = [self._place(partition) for partition in known if self._last(topic_id, partition, known)]
+        begins = self._ask(self.consumer.beginning_offsets, places) if places else {}
+        known = {place.partition: known[place.partition] for place in places}
+        if whys := self._find_overwritten(topic_id, known, begins):
+            ranges = {n: self._back_to(topic_id, n, known[n], begins[self._place(n)]) for n in whys}
+            raise LostRecordsError(_explain([_Loss(ranges[n], why) for n, why in sorted(whys.items())]))
 
     def _fetch(self, starts: dict[int, int]) -> Polled:
         """Poll until a batch is full, or all there is and lingered for; whole record batches, so by one too many."""

@@ -11,6 +11,7 @@ import pytest
 from kafka import KafkaProducer
 from kafka.structs import TopicPartition
 
+from pipelines.audit import audit
 from pipelines.drain import Ingest, accept_loss, drain, open_ingest
 from pipelines.emit.clients import admin_client
 from pipelines.emit.topics import describe_topic, ensure_topic
@@ -76,6 +77,19 @@ def test_an_open_ingest_under_which_the_log_is_cut(cluster: tuple[KafkaCluster, 
         drain(ingest, lambda _: None)
     assert _ids(bus) == {f"e-{n}" for n in (*range(20), *range(100, 110))}
     assert_verified(bus)
+
+
+def test_the_audit_finds_an_overwritten_log(cluster: tuple[KafkaCluster, Path], bus: Settings) -> None:
+    """Records at places that were read are lost if the lake has other events there and theirs nowhere."""
+    _put(bus, range(20))
+    drain_all(bus)
+    assert audit(bus).passed
+    _cut(cluster, bus, 15)
+    _put(bus, [100, 101, 3, 102, 103, 104])
+    (found,) = audit(bus).partitions
+    assert (found.accepted, found.repeated, found.lost, found.examples) == (15, 1, 4, [15, 16, 18, 19])
+    _accept(bus)
+    assert audit(bus).passed
 
 
 def test_a_log_that_lost_its_end_and_has_not_grown(cluster: tuple[KafkaCluster, Path], bus: Settings) -> None:
