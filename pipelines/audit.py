@@ -49,7 +49,7 @@ class Audited:
     absent: int = 0
     """Kafka's own: control records, aborted or compacted ones."""
     lost: int = 0
-    """Records that are neither in the lake nor among the dead letters."""
+    """Records that are neither in the lake nor among the dead letters, also where another event has their place."""
     examples: list[int] = field(default_factory=list)
     """Offsets of some that are lost."""
 
@@ -80,10 +80,18 @@ class _Held:
 
     ids: set[str]
     events: int
-    accepted: set[Place]
+    accepted: dict[Place, str]
+    """The event_id of each place."""
     rejected: set[Place]
     tombstones: set[str]
     lake_id: str
+
+    def accepts(self, place: Place, event_id: str | None) -> bool:
+        """Return whether the event of a place is this one; a value without an event_id is not compared.
+
+        A log that lost its end and grew again has other records at the places that were read.
+        """
+        return place in self.accepted and event_id in {self.accepted[place], None}
 
     def is_erased(self, user_id: bytes | None) -> bool:
         """Return whether a user was erased."""
@@ -118,12 +126,13 @@ def _read_files(settings: Settings, topic_id: str) -> _Held:
     """Read the files of the newest version; dead letters of batches that were never committed do not count."""
     batches = {batch for table in _tables(settings, "commits", ["batch_id"]) for batch in table["batch_id"].to_pylist()}
     ids: set[str] = set()
-    accepted: set[Place] = set()
+    accepted: dict[Place, str] = {}
     rejected: set[Place] = set()
     count = 0
     for table in _tables(settings, "events", ["event_id", "topic_id", "topic_partition", "offset"]):
         ids.update(table["event_id"].to_pylist())
-        accepted.update(_places(table, topic_id))
+        mine = table.filter(pa.array([topic == topic_id for topic in table["topic_id"].to_pylist()], pa.bool_()))
+        accepted.update(zip(_places(mine, topic_id), mine["event_id"].to_pylist(), strict=True))
         count += len(table)
     for table in _tables(settings, "dead_letters", ["topic_id", "topic_partition", "offset", "batch_id"]):
         committed = [batch in batches for batch in table["batch_id"].to_pylist()]
@@ -151,14 +160,13 @@ def _of_partition(settings: Settings, held: _Held, partition: int, first: int, u
     for offset, key, value, headers in _records(settings, partition, first, upto):
         seen += 1
         place = (partition, offset)
-        if place in held.accepted:
-            found.accepted += 1
-            continue
         if place in held.rejected:
             found.dead_letters += 1
             continue
         named = names_in(value or b"", headers, settings.contract)  # never of a dead letter: it may harm any decoder
-        if held.is_erased(key) or held.is_erased((named.user_id or "").encode()):
+        if held.accepts(place, named.event_id):
+            found.accepted += 1
+        elif held.is_erased(key) or held.is_erased((named.user_id or "").encode()):
             found.erased += 1
         elif named.event_id in held.ids:
             found.repeated += 1

@@ -27,7 +27,7 @@ from pipelines.halted import remember
 from pipelines.ingest.ahead import ReadAhead, Source, reading_ahead
 from pipelines.ingest.guard import Halted, RejectionGuard
 from pipelines.ingest.queue import open_queue
-from pipelines.ingest.ranges import Batch, OffsetRange
+from pipelines.ingest.ranges import Batch, LastRead, OffsetRange
 from pipelines.ingest.source import open_source
 from pipelines.lake.commit import (
     CommitRecord,
@@ -39,6 +39,7 @@ from pipelines.lake.commit import (
 )
 from pipelines.lake.history import complete_commits, topic_ids
 from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, Verdicts, open_index
+from pipelines.lake.positions import last_record
 from pipelines.lake.tables import Lake, checkpoint_id, create_lake
 from pipelines.lake.tombstones import Spared, Tombstones, open_tombstones
 from pipelines.settings import Settings
@@ -61,10 +62,23 @@ class Ingest:
     guard: RejectionGuard
     stopped: list[Halted] = field(default_factory=list[Halted])
     """Topic partitions that the guard has halted, in their order; those that are halted still say `halted`."""
+    answers: dict[int, dict[str, int | None]] = field(default_factory=dict[int, dict[str, int | None]])
+    """What the log of the handle's version said of checkpoints: each question costs it up to 2 ms."""
 
     def checkpoint(self, topic_id: str, topic_partition: int) -> int | None:
         """Return the next_offset at the version of the handle; None for a topic partition never read."""
-        return self.events.transaction_version(checkpoint_id(topic_id, topic_partition))
+        version, name = self.events.version(), checkpoint_id(topic_id, topic_partition)
+        if version not in self.answers:
+            self.answers.clear()
+            self.answers[version] = {}
+        answers = self.answers[version]
+        if name not in answers:
+            answers[name] = self.events.transaction_version(name)
+        return answers[name]
+
+    def last_read(self, topic_id: str, topic_partition: int) -> LastRead | None:
+        """Return the last record before the checkpoint at the version of the handle; None if it is not known."""
+        return last_record(self.events, topic_id, topic_partition)
 
     def halted(self) -> tuple[Halted, ...]:
         """Return the topic partitions that are not read on: nobody has moved their checkpoint since."""
@@ -154,10 +168,12 @@ def open_ingest(settings: Settings, accepted: Collection[int] = ()) -> Generator
 
     With `accepted`, only these topic partitions are read, and the guard lets them pass.
     """
-    with (
-        open_queue(settings) if settings.queue.kind else open_source(settings, accepted) as source,
-        open_ingest_from(source, settings) as ingest,
-    ):
+    if settings.queue.kind:
+        with open_queue(settings) as source, open_ingest_from(source, settings) as ingest:
+            yield ingest
+        return
+    with open_source(settings, accepted) as source, open_ingest_from(source, settings) as ingest:
+        source.committed = ingest.last_read
         ingest.guard.accepted = frozenset(accepted)
         yield ingest
 

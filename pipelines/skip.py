@@ -60,6 +60,7 @@ def skip(settings: Settings, place: str, why: str) -> Skipped:
     with open_source(settings, {partition}) as source:
         upto = _Stretch(source, topic_id, log, offset, _before(offset))
         with open_ingest_from(upto, settings) as ingest:
+            source.committed = ingest.last_read
             drain(ingest, before.append)
     with open_damaged_source(settings, partition) as source:
         at = _Stretch(source, topic_id, log, offset + 1, _aside(log, offset, why))

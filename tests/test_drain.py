@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 from kafka.errors import KafkaError
 
 from pipelines import drain as drain_module
@@ -279,6 +280,23 @@ def test_a_topic_recreated_under_a_poll(bus: Settings, monkeypatch: pytest.Monke
     assert (record.total("read"), record.total("accepted")) == (10, 10)
     assert {offsets.topic_id for offsets in record.ranges} == {ensure_topic(bus.kafka).topic_id} != {old}
     assert_verified(bus)
+
+
+def test_a_checkpoint_is_asked_for_twice_a_version(bus: Settings) -> None:
+    """Once by ingest and once by the commit, which trusts nobody: each question costs the log up to 2 ms."""
+    for start in range(0, 60, 20):
+        send(bus, valid_records(range(start, start + 20)))
+    asked: Counter[tuple[int, str]] = Counter()
+
+    class Asked(DeltaTable):
+        def transaction_version(self, app_id: str) -> int | None:
+            asked[self.version(), app_id] += 1
+            return super().transaction_version(app_id)
+
+    with open_ingest(with_ingest(bus, max_batch_records=1)) as ingest:
+        ingest.events.__class__ = Asked
+        assert drain(ingest, lambda _: None) > 2
+    assert {times for (_, name), times in asked.items() if name.startswith("ingest:")} == {1, 2}
 
 
 def test_two_topics_share_a_lake(bus: Settings, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ slower.
 # (private names, and stubs of a kafka-python of years ago)
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -136,6 +136,8 @@ class Polled:
 
     records: pa.Table
     unread: pa.Table
+    epochs: Mapping[int, int] = field(default_factory=dict[int, int])
+    """The leader epoch of the last record batch, by topic partition."""
 
     def count(self, partition: int) -> int:
         """Return how many rows there are of a topic partition."""
@@ -173,6 +175,7 @@ def to_columns(polled: Sequence[ConsumerRecord], starts: dict[int, int], topic_i
     return Polled(
         pa.concat_tables(tables or [RECORD.empty_table()]),
         pa.concat_tables([REJECTED.empty_table(), *unread]),
+        {item.partition: -1 if item.leader_epoch is None else item.leader_epoch for item in polled},
     )
 
 

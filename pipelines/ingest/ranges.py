@@ -1,7 +1,7 @@
 """What a batch is: records, what they were decoded to, and the ranges of offsets that they cover."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +10,17 @@ from pipelines.contract.decode import Decoded
 
 Checkpoint = Callable[[str, int], int | None]
 """The next offset of a topic partition (topic_id, number) by what the lake holds; None if it was never read."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastRead:
+    """The last record of a topic partition that was read before a checkpoint: what identifies the checkpoint."""
+
+    offset: int
+    digest: int
+    """63 bits, of its time, key and value."""
+    epoch: int
+    """The leader epoch of its record batch; -1 where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +46,14 @@ class OffsetRange:
     erased: int = 0
     gaps: int = 0
     lost: int = 0
+    last: LastRead | None = field(default=None, compare=False)
+    """The last record before next_offset; None if it is not known, or cannot be read again by itself."""
 
     def cut_at(self, end: int, read: int) -> "OffsetRange":
         """Return the range up to `end` at most, of which `read` records are left."""
         next_offset = min(self.next_offset, end)
-        return replace(self, next_offset=next_offset, read=read, gaps=next_offset - self.start_offset - read)
+        gaps = next_offset - self.start_offset - read
+        return replace(self, next_offset=next_offset, read=read, gaps=gaps, last=None)
 
     def __str__(self) -> str:
         return f"{self.topic}-{self.topic_partition}@{self.start_offset}..{self.next_offset}"

@@ -14,7 +14,6 @@ from itertools import chain
 from typing import Any
 
 import pyarrow as pa
-from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import (
     CoordinatorNotAvailableError,
@@ -33,16 +32,16 @@ from pipelines.contract.schema import RECORD
 from pipelines.emit.clients import admin_client, consumer, translated
 from pipelines.emit.records import limit_polls
 from pipelines.emit.topics import topic_id_of
-from pipelines.errors import KarmalakeError, LostRecordsError, UsageError
+from pipelines.errors import KarmalakeError, LostRecordsError, TransientError, UsageError
 from pipelines.ingest.batches import Polled, count, hand_over_batches, hand_over_damaged_batches, to_columns
 from pipelines.ingest.guard import Halted
-from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
+from pipelines.ingest.identity import LOG_TRUNCATION, find_overwritten, last_read, seek
+from pipelines.ingest.ranges import Batch, Checkpoint, LastRead, OffsetRange
 from pipelines.ingest.receive import receiving_in_place
 from pipelines.ingest.share import Share, open_share
 from pipelines.settings import ContractSettings, IngestSettings, KafkaSettings, Settings
 
 _LOG = logging.getLogger(__name__)
-_LOG_TRUNCATION: type[Exception] = kafka_errors.LogTruncationError  # pyright: ignore[reportAttributeAccessIssue]
 _FETCH_BYTES = 4 * 1024 * 1024
 """Of one topic partition at a time; a record of any size is still read."""
 _MOST_BATCHES = 64
@@ -50,6 +49,14 @@ _MOST_BATCHES = 64
 _LOOKUP_MS = 3_000
 _MORE_MS = 100
 """How long a batch that has records waits for the next ones that are known to lie behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """What a log no longer has: a range back to where it is read again, and what happened."""
+
+    range: OffsetRange
+    why: str
 
 
 @dataclass(slots=True)
@@ -70,12 +77,17 @@ class KafkaSource:
     """Where several ingesters divide the topic partitions."""
     halted: dict[int, int] = field(default_factory=dict)
     """The offset of each topic partition that is not read on: until its checkpoint is elsewhere."""
+    committed: Callable[[str, int], LastRead | None] = lambda _topic_id, _partition: None
+    """What identifies the checkpoint of a topic partition, by what the lake holds."""
+    lasts: dict[int, tuple[int, LastRead | None]] = field(default_factory=dict[int, tuple[int, LastRead | None]])
+    """By topic partition: a position, and the last record before it."""
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
         """Read from the checkpoints: a batch, or None when nothing came within `max_wait_seconds`.
 
         Raises LostRecordsError when records between a checkpoint and the log's start, or above the log's end, are
-        gone; TransientError when the brokers do not answer.
+        gone, or when the last record before a checkpoint is another one by now; TransientError when the brokers do not
+        answer.
         """
         found = self.read(checkpoint)
         if found is None:
@@ -88,13 +100,16 @@ class KafkaSource:
             if self.share:
                 self.only = self.share.assigned()
             topic_id, partitions = self._describe()
-            starts = self._starts(topic_id, partitions, checkpoint)
-            self.positions = {}  # Should the fetch fail half-way, the next poll seeks again (`nothing-lost`).
-            polled = self._fetch(starts)
+            starts, self.positions = self._starts(topic_id, partitions, checkpoint), {}  # until it is read: no gap
+            try:
+                polled = self._fetch(starts)
+                ranges = tuple(self._ranges(starts, polled))
+            except (OffsetOutOfRangeError, LOG_TRUNCATION) as error:
+                raise self._loss_at(starts, error) from error
             if self._describe()[0] != topic_id:
                 _LOG.warning("topic %s was deleted and created again while it was read", self.kafka.topic)
                 return self.read(checkpoint)
-        ranges = tuple(self._ranges(starts, polled))
+        self.lasts |= {r.topic_partition: (r.next_offset, r.last) for r in ranges}
         self.positions = starts | {r.topic_partition: r.next_offset for r in ranges}
         return (polled, ranges) if ranges else None
 
@@ -151,21 +166,53 @@ class KafkaSource:
             raise error(f"group {self.kafka.group_id}")
 
     def losses(self, checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
-        """Return a range for each topic partition whose checkpoint the log no longer reaches, saying what is lost."""
+        """Return a range for each topic partition whose log no longer reaches, or no longer is, what was read."""
         with translated(self.kafka, f"looking for the bounds of {self.kafka.topic}"):
-            topic_id, partitions = self._describe()
-            places = list(map(self._place, partitions))
-            begins, ends = (
-                self._ask(self.consumer.beginning_offsets, places),
-                self._ask(self.consumer.end_offsets, places),
-            )
-        losses: list[OffsetRange] = []
+            return tuple(loss.range for loss in self._losses(checkpoint))
+
+    def _losses(self, checkpoint: Checkpoint) -> list[_Loss]:
+        topic_id, partitions = self._describe()
+        known = {partition: at for partition in partitions if (at := checkpoint(topic_id, partition)) is not None}
+        return self._find_losses(topic_id, known)
+
+    def _find_losses(self, topic_id: str, known: dict[int, int]) -> list[_Loss]:
+        """Compare checkpoints with the logs."""
+        places = list(map(self._place, known))
+        begins = self._ask(self.consumer.beginning_offsets, places)
+        ends = self._ask(self.consumer.end_offsets, places)
+        whys: dict[int, str] = {}
         for place in places:
-            at, begin = checkpoint(topic_id, place.partition), begins[place]
-            if at is not None and (at < begin or at > ends[place]):
-                lost = max(0, begin - at)
-                losses.append(OffsetRange(topic_id, self.kafka.topic, place.partition, at, begin, lost=lost))
-        return tuple(losses)
+            at, begin = known[place.partition], begins[place]
+            if at < begin:
+                whys[place.partition] = f"retention removed {begin - at} records that were never read"
+            elif at > ends[place]:
+                whys[place.partition] = "the log ends before the checkpoint, so records were lost on the broker"
+        whys |= self._find_overwritten(topic_id, {n: at for n, at in known.items() if n not in whys}, begins)
+        return [
+            _Loss(self._back_to(topic_id, n, known[n], begins[self._place(n)]), why) for n, why in sorted(whys.items())
+        ]
+
+    def _find_overwritten(self, topic_id: str, known: dict[int, int], begins: dict[Any, int]) -> dict[int, str]:
+        """Return what is wrong with the logs whose last record before a position is another one by now."""
+        lasts = {self._place(n): last for n in known if (last := self._last(topic_id, n, known))}
+        compared = {place: last for place, last in lasts.items() if last.offset >= begins[place]}
+        return {
+            place.partition: f"the record at offset {compared[place].offset} is not the one that was read there "
+            f"(leader epoch {compared[place].epoch}): the log lost its end and grew again, so records before the "
+            "checkpoint may never have been read"
+            for place in (find_overwritten(self.kafka, compared) if compared else ())
+        }
+
+    def _back_to(self, topic_id: str, partition: int, at: int, begin: int) -> OffsetRange:
+        return OffsetRange(topic_id, self.kafka.topic, partition, at, begin, lost=max(0, begin - at))
+
+    def _last(self, topic_id: str, partition: int, at: dict[int, int]) -> LastRead | None:
+        """Return the last record before a position: of this source's own reading, else as the lake has it."""
+        position, last = self.lasts.get(partition, (None, None))
+        if topic_id != self.topic_id or position != at[partition]:
+            last = self.committed(topic_id, partition)
+            self.lasts[partition] = (at[partition], last)
+        return last if last and last.offset < at[partition] else None
 
     def _ask(self, lookup: Callable[..., dict[Any, int]], places: list[TopicPartition]) -> dict[Any, int]:
         """Look up offsets; the client may miss who leads a topic partition and wait for ever, so it is asked again."""
@@ -202,14 +249,31 @@ class KafkaSource:
         partitions = list(known)
         if topic_id != self.topic_id or set(partitions) != set(self.positions):
             self.consumer.assign(list(map(self._place, partitions)))
+            self.lasts = self.lasts if topic_id == self.topic_id else {}
             self.topic_id, self.positions = topic_id, {}
         unread = [self._place(partition) for partition, at in known.items() if at is None]
         begins = self._ask(self.consumer.beginning_offsets, unread) if unread else {}
         starts = {partition: begins[self._place(partition)] if at is None else at for partition, at in known.items()}
-        for partition, start in starts.items():
-            if self.positions.get(partition) != start:
-                self.consumer.seek(self._place(partition), start)
+        moved = {partition: start for partition, start in starts.items() if self.positions.get(partition) != start}
+        self._require_what_was_read(topic_id, {n: start for n, start in moved.items() if known[n] is not None})
+        self.lasts |= {partition: (start, None) for partition, start in moved.items() if known[partition] is None}
+        for partition, start in moved.items():
+            last = self._last(topic_id, partition, starts)
+            epoch = last.epoch if last and last.offset + 1 == start else -1
+            seek(self.consumer, self._place(partition), start, epoch)
         return starts
+
+    def _require_what_was_read(self, topic_id: str, known: dict[int, int]) -> None:
+        """Raise LostRecordsError where the last record before a position is another one by now (`nothing-lost`).
+
+        An offset alone would be read on from although the log lost its end and grew again.
+        """
+        places = [self._place(partition) for partition in known if self._last(topic_id, partition, known)]
+        begins = self._ask(self.consumer.beginning_offsets, places) if places else {}
+        known = {place.partition: known[place.partition] for place in places}
+        if whys := self._find_overwritten(topic_id, known, begins):
+            ranges = {n: self._back_to(topic_id, n, known[n], begins[self._place(n)]) for n in whys}
+            raise LostRecordsError(_explain([_Loss(ranges[n], why) for n, why in sorted(whys.items())]))
 
     def _fetch(self, starts: dict[int, int]) -> Polled:
         """Poll until a batch is full, or all there is and lingered for; whole record batches, so by one too many."""
@@ -230,8 +294,6 @@ class KafkaSource:
                 lingering = lingering or time.monotonic() + self.ingest.linger_seconds
                 left_ms = max(0, int((lingering - time.monotonic()) * 1000))
                 wait_ms = left_ms if self._is_current(starts) else _MORE_MS
-        except (OffsetOutOfRangeError, _LOG_TRUNCATION) as error:
-            raise LostRecordsError(self._explain_loss(starts)) from error
         except CorruptRecordError:
             if not polled:  # what came before it is a batch; the next poll meets it again
                 raise
@@ -252,24 +314,26 @@ class KafkaSource:
             if end > start:
                 read = polled.count(partition)
                 gaps = end - start - read
-                yield OffsetRange(self.topic_id, self.kafka.topic, partition, start, end, read, gaps=gaps)
+                last = last_read(polled, partition) if read else self._last(self.topic_id, partition, starts)
+                yield OffsetRange(self.topic_id, self.kafka.topic, partition, start, end, read, gaps=gaps, last=last)
 
-    def _explain_loss(self, starts: dict[int, int]) -> str:
-        sentences: list[str] = []
-        for loss in self.losses(lambda _, partition: starts[partition]):
-            place = f"{loss.topic}-{loss.topic_partition}@{loss.start_offset}"
-            if loss.lost:
-                sentences.append(f"{place}: retention removed {loss.lost} records that were never read")
-            else:
-                sentences.append(f"{place}: the log ends before the checkpoint, so records were lost on the broker")
-        found = "; ".join(sentences) or f"{self.kafka.topic}: a checkpoint is outside of the log"
-        return (
-            f"{found}. Nothing was committed. If the records are gone for good, `karmalake drain --accept-loss` "
-            "writes the loss into the commits table and reads on from the log's start (dedup makes that harmless)"
-        )
+    def _loss_at(self, starts: dict[int, int], error: Exception) -> KarmalakeError:
+        """Return what is to be raised for positions that a broker refused."""
+        if losses := self._losses(lambda _, partition: starts.get(partition)):
+            return LostRecordsError(_explain(losses))
+        return TransientError(f"the log of {self.kafka.topic} changed while it was read ({error}); read it again")
 
     def _place(self, partition: int) -> TopicPartition:
         return TopicPartition(self.kafka.topic, partition)
+
+
+def _explain(losses: list[_Loss]) -> str:
+    places = (f"{loss.range.topic}-{loss.range.topic_partition}@{loss.range.start_offset}" for loss in losses)
+    found = "; ".join(f"{place}: {loss.why}" for place, loss in zip(places, losses, strict=True))
+    return (
+        f"{found}. Nothing was committed. If the records are gone for good, `karmalake drain --accept-loss` "
+        "writes the loss into the commits table and reads on from the log's start (dedup makes that harmless)"
+    )
 
 
 def as_batch(source: str, polled: Polled, ranges: tuple[OffsetRange, ...], contract: ContractSettings) -> Batch:

@@ -1,6 +1,6 @@
 """The commit: files, checkpoints and the record of a batch, published together or not at all.
 
-Owns the application transactions `ingest:{topic_id}:{topic_partition}`: the checkpoints. A handle that commits must be
+It carries the checkpoints, as application transactions (`positions.py`). A handle that commits must be
 the very handle the checkpoint was read from: only against that version does the log fence (`fenced`).
 """
 # pyright: reportAttributeAccessIssue=false
@@ -22,6 +22,7 @@ from pipelines.errors import CommitUnknownError, FencedError, TransientError, on
 from pipelines.ingest.ranges import OffsetRange
 from pipelines.lake.files import make_durable, write_days, write_file
 from pipelines.lake.history import recorded
+from pipelines.lake.positions import positions
 from pipelines.lake.publish import publish
 from pipelines.lake.tables import COMMIT_METADATA, Lake, checkpoint_id
 
@@ -69,7 +70,6 @@ def commit_batch(lake: Lake, events: DeltaTable, files: Sequence[AddAction], rec
     not be written, CommitUnknownError when the log cannot be read to learn the outcome.
     """
     record = replace(record, committed=datetime.now(UTC))
-    checkpoints = {checkpoint_id(r.topic_id, r.topic_partition): r.next_offset for r in record.ranges}
     expected = _checkpoints(events, record)
     base = events.version()
     if any(at not in {None, r.start_offset} for at, r in zip(expected, record.ranges, strict=True)):
@@ -78,7 +78,7 @@ def commit_batch(lake: Lake, events: DeltaTable, files: Sequence[AddAction], rec
             "nothing of this batch was committed; start again to read on from them"
         )
     try:
-        publish(events, files, checkpoints, metadata={COMMIT_METADATA: json.dumps(asdict(record), default=str)})
+        publish(events, files, positions(events, record.ranges), metadata={COMMIT_METADATA: _to_json(record)})
     except (DeltaError, OSError) as error:
         landed = _outcome(lake, events, base, record.batch_id, error)
         if landed is None and _checkpoints(events, record) != expected:
@@ -128,6 +128,11 @@ def append_file(lake: Lake, name: str, rows: pa.Table, file_name: str) -> None:
 
 def _of_batch(rows: pa.Table, batch_id: str) -> pa.Table:
     return rows.append_column("batch_id", pa.repeat(pa.scalar(batch_id), len(rows)))
+
+
+def _to_json(record: CommitRecord) -> str:
+    ranges = tuple(replace(offsets, last=None) for offsets in record.ranges)  # the transactions say it
+    return json.dumps(asdict(replace(record, ranges=ranges)), default=str)
 
 
 def _outcome(lake: Lake, events: DeltaTable, base: int, batch_id: str, error: Exception) -> int | None:

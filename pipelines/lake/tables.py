@@ -118,6 +118,12 @@ def checkpoint_id(topic_id: str, topic_partition: int) -> str:
     return f"ingest:{topic_id}:{topic_partition}"
 
 
+def last_record_ids(topic_id: str, topic_partition: int) -> tuple[str, str, str]:
+    """Return the app_ids that hold the last record read before a checkpoint: its offset, digest and leader epoch."""
+    place = f"{topic_id}:{topic_partition}"
+    return f"last:{place}", f"digest:{place}", f"epoch:{place}"
+
+
 def erasures_done(events: DeltaTable) -> int:
     """Return how many erasures the version of `events` (a handle) is free of."""
     return int(events.transaction_version(ERASURES_DONE) or 0)

@@ -1,13 +1,17 @@
 """Reading ahead changes when a batch is read, never which."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
+import pyarrow as pa
 import pytest
 
+from pipelines.contract.decode import Decoded
+from pipelines.contract.schema import EVENT, PLACE, RECORD, REJECTED
 from pipelines.errors import UsageError
 from pipelines.ingest.ahead import ReadAhead, reading_ahead
-from pipelines.ingest.ranges import Checkpoint
+from pipelines.ingest.guard import Halted
+from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
 from pipelines.ingest.source import open_source
 from pipelines.settings import Settings
 from tests.draining import send, valid_records, with_ingest
@@ -50,6 +54,52 @@ def test_what_was_read_ahead_is_dropped_when_the_checkpoint_is_elsewhere(source:
     assert offsets(source, None) == first
     assert offsets(source, 40)[0] == 40
     assert offsets(source, 3)[0] == 3
+
+
+def test_what_was_read_ahead_from_elsewhere_is_read_again() -> None:
+    """The batch before it may be committed, and its own begin be another one's: by a skip or an accepted loss."""
+    with reading_ahead(_TwoPartitions()) as ahead:
+        assert _begins(ahead.poll(_of({0: 0, 1: 0}, only={0}))) == {0: 0}
+        assert _begins(ahead.poll(_of({0: 10, 1: 7}))) == {0: 10, 1: 7}
+        assert _begins(ahead.poll(_of({0: 20, 1: 17}))) == {0: 20, 1: 17}
+
+
+class _TwoPartitions:
+    """A source of ten offsets a poll of each topic partition that the first poll does not leave out."""
+
+    def __init__(self) -> None:
+        self.ends = {0: 0, 1: 0}
+
+    def poll(self, checkpoint: Checkpoint) -> Batch:
+        begins = {n: at for n in self.ends if (at := checkpoint("t", n)) is not None}
+        ranges = tuple(OffsetRange("t", "t", n, at, at + 10, gaps=10) for n, at in begins.items())
+        self.ends |= {n: at + 10 for n, at in begins.items()}
+        decoded = Decoded(pa.schema([*EVENT, *PLACE]).empty_table(), REJECTED.empty_table(), pa.array([], pa.bool_()))
+        return Batch("test", RECORD.empty_table(), decoded, ranges)
+
+    def following(self) -> Checkpoint:
+        return _of(dict(self.ends))
+
+    def behind(self) -> int:
+        return 0
+
+    def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
+        """Need nothing."""
+
+    def losses(self, _checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
+        return ()
+
+    def halt(self, halted: Halted) -> None:
+        """Need nothing."""
+
+
+def _of(at: dict[int, int], only: Collection[int] = (0, 1)) -> Checkpoint:
+    return lambda _topic_id, partition: at[partition] if partition in only else None
+
+
+def _begins(batch: Batch | None) -> dict[int, int]:
+    assert batch is not None
+    return {offsets.topic_partition: offsets.start_offset for offsets in batch.ranges}
 
 
 def test_the_end_is_known_soon_after_a_poll_in_vain(settings: Settings) -> None:
