@@ -14,12 +14,18 @@ KarmalakeError                the message says what, where and what to do; the C
 
 import re
 
+_MAX_CHARACTERS = 500
 _COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
 
 def one_line(error: BaseException) -> str:
-    """Return what another library's error says, without its colours and lines."""
-    return " ".join(_COLOURS.sub("", str(error)).replace("\u21b3", "").split())
+    """Return what another library's error says, without its colours and lines, and no more than a sentence takes."""
+    return shortened(" ".join(_COLOURS.sub("", str(error)).replace("\u21b3", "").split()))
+
+
+def shortened(said: str) -> str:
+    """Return the beginning of what came from outside: a server may quote as much as it likes."""
+    return said if len(said) <= _MAX_CHARACTERS else f"{said[:_MAX_CHARACTERS]}..."
 
 
 class KarmalakeError(Exception):

@@ -15,7 +15,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from pipelines.errors import ConfigurationError, KarmalakeError, TransientError
+from pipelines.errors import ConfigurationError, KarmalakeError, TransientError, shortened
 
 _DENIED = (AuthenticationError, AuthenticationWrongNumberOfArgsError, AuthorizationError, NoPermissionError)
 _PASSING = {
@@ -36,7 +36,7 @@ def refusal(error: RedisError, client: redis.Redis, doing: str, types: Mapping[b
 
     `types` names the keys that were in use, each with the type that karmalake gives it.
     """
-    text = _without_password(_text(error), client)
+    text = shortened(_without_password(_text(error), client))
     said = f"while {doing}: {text}"
     where = f"Redis at {_address(client)}"
     code = error.status_code or text.partition(" ")[0]
