@@ -54,7 +54,7 @@ chaos: setup  ## kill whatever works on a lake for 30 minutes, then audit it; MI
 	$(BIN)/python -m tests.chaos $(or $(MINUTES),30)
 
 fuzz: setup  ## attack every door for bytes from outside, a minute each; TARGETS="avro json" SECONDS=3600 for some by the hour
-	$(BIN)/python -m tests.fuzz $(TARGETS) --seconds $(or $(SECONDS),60)
+	$(BIN)/python -m tests.fuzz $(TARGETS) --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 
 pins: setup  ## compile requirements.txt, and requirements-image.txt for the Dockerfile, from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --upgrade --quiet --output-file requirements.txt

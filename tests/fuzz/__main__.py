@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,21 @@ _ENDING_SECONDS = 900.0
 """What campaigns may take besides their time: children that compile, seeds, shortening."""
 
 
-def run(names: list[str], seconds: float, folder: Path) -> list[dict[str, Any]]:
-    """Run campaigns on targets, two at a time; return their reports, one that says nothing as a finding."""
+def run(names: list[str], seconds: float, folder: Path, seed: int | None = None) -> list[dict[str, Any]]:
+    """Run campaigns on targets, two at a time; return their reports, one that says nothing as a finding.
+
+    With the same `seed` inputs begin alike; None takes another one each time.
+    """
+    seed = time.time_ns() if seed is None else seed
     shares = [names[start::_AT_ONCE] for start in range(_AT_ONCE)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = pool.map(lambda share: _campaigns(share, seconds, folder), filter(None, shares))
+        found = pool.map(lambda share: _campaigns(share, seconds, folder, seed), filter(None, shares))
         reports = {report["target"]: report for share in found for report in share}
     return [reports[name] for name in names]
 
 
-def _campaigns(names: list[str], seconds: float, folder: Path) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "tests.fuzz.campaign", str(seconds), str(folder.absolute()), *names]
+def _campaigns(names: list[str], seconds: float, folder: Path, seed: int) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "tests.fuzz.campaign", str(seconds), str(folder.absolute()), str(seed), *names]
     limit = len(names) * (seconds + _ENDING_SECONDS)
     done = subprocess.run(
         command, cwd=_REPOSITORY, env=_environment(), capture_output=True, text=True, timeout=limit, check=False
@@ -65,6 +70,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(NAMES)}; without one, all")
     parser.add_argument("--seconds", type=float, default=60.0, help="a target; 0 runs only the kept inputs")
+    parser.add_argument("--seed", type=int, help="inputs begin alike with the same one; without it, new ones each time")
     parser.add_argument("--folder", type=Path, default=_FOLDER / "findings", help="where failing inputs are saved")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="check one input in this process")
     given = parser.parse_args()
@@ -74,7 +80,7 @@ def main() -> int:
     if given.replay:
         replay(load(given.targets[0]), given.replay)
         return 0
-    return tell(run(given.targets or list(NAMES), given.seconds, given.folder))
+    return tell(run(given.targets or list(NAMES), given.seconds, given.folder, given.seed))
 
 
 def tell(reports: list[dict[str, Any]]) -> int:

@@ -56,6 +56,8 @@ class Campaign:
     folder: Path
     seeds: list[bytes]
     """Those that are still to be run."""
+    seed: int = field(default_factory=time.time_ns)
+    """Of the random numbers: with the same one, inputs begin alike."""
     shared: Shared = field(default_factory=Shared)
     corpus: list[bytes] = field(default_factory=list[bytes])
     features: set[int] = field(default_factory=set[int])
@@ -82,7 +84,7 @@ class Campaign:
 
     def _run_child(self, until: float) -> bool:
         """Run one child to its end; return whether there is time, or there are seeds, for another."""
-        rng = random.Random(time.time_ns())
+        rng = random.Random(f"{self.seed}-{self.report.children}")
         with self._child() as child:
             if child.is_new:
                 child.worker.run(self.seeds, self.corpus, self.known, rng, until)
@@ -254,21 +256,21 @@ def _redirect(log: Path) -> None:
         os.dup2(file, stream)
 
 
-def _run(name: str, seconds: float, folder: Path) -> Report:
+def _run(name: str, seconds: float, folder: Path, seed: int) -> Report:
     try:
         target = load(name)
     except Exception:  # noqa: BLE001 - a target that cannot be imported is a finding, and the others run
         return Report(name, findings=[traceback.format_exc()])
-    return Campaign(name, target, folder, seeds_of(name)).run(seconds)
+    return Campaign(name, target, folder, seeds_of(name), seed).run(seconds)
 
 
 def main() -> None:
     """Run campaigns one after the other, and print a report of each."""
-    seconds, folder, *names = sys.argv[1:]
+    seconds, folder, seed, *names = sys.argv[1:]
     with tempfile.TemporaryDirectory(prefix="karmalake-fuzz-") as scratch:
         tempfile.tempdir = scratch
         for name in names:
-            report = _run(name, float(seconds), Path(folder))
+            report = _run(name, float(seconds), Path(folder), int(seed))
             sys.stdout.write(json.dumps(asdict(report)) + "\n")
             sys.stdout.flush()
 

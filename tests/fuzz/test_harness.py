@@ -63,7 +63,7 @@ def test_a_lying_target_is_found(name: str, reports: dict[str, dict[str, Any]]) 
 @pytest.mark.slow
 def test_the_command_says_what_was_found_and_fails(tmp_path: Path) -> None:
     """A table, the finding with its input, a line of counts at the end, and exit code 1; `--replay` shows it again."""
-    command = [sys.executable, "-m", "tests.fuzz.campaign", "1", str(tmp_path), "tests.fuzz.lying:RAISES"]
+    command = [sys.executable, "-m", "tests.fuzz.campaign", "1", str(tmp_path), "1", "tests.fuzz.lying:RAISES"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     [path] = json.loads(done.stdout)["files"]
     told = (Path(path).with_suffix(".txt")).read_text(encoding="utf-8")
