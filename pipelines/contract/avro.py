@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from importlib.resources import files
 from importlib.util import find_spec
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,11 @@ from pipelines.contract.parsed import (
     Problem,
     parse_by_halves,
     parse_in_parts,
+    parse_others,
     plain_sentence,
     put_together,
     refused,
+    undecodable,
 )
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import EVENT, METADATA, TIMESTAMP
@@ -85,7 +88,8 @@ def _parser_of(definition: dict[str, Any], fields: dict[str, Any]) -> _Parse:
     if cells is None or rows is None:
         check_apart(json.dumps(plain))
         return apart
-    return partial(_by_size, in_bulk=_in_bulk(rows, time_kinds, _BULK_CELLS // cells), apart=apart)
+    suspected = _suspected(plain, names, time_kinds)
+    return partial(_by_size, in_bulk=_in_bulk(rows, time_kinds, _BULK_CELLS // cells, suspected), apart=apart)
 
 
 def _by_size(values: pa.Array, *, in_bulk: _Parse, apart: _Parse) -> Parsed:
@@ -98,14 +102,56 @@ def _by_size(values: pa.Array, *, in_bulk: _Parse, apart: _Parse) -> Parsed:
     return put_together([(np.flatnonzero(mask), parse(values.filter(pa.array(mask)))) for mask, parse in parts])
 
 
-def _in_bulk(rows: Callable[[pa.Array], pa.Table], time_kinds: set[str], most_rows: int) -> _Parse:
+def _in_bulk(
+    rows: Callable[[pa.Array], pa.Table], time_kinds: set[str], most_rows: int, suspected: Callable[[bytes], bool]
+) -> _Parse:
+    """Return what decodes values together, and where that fails without those that are refused alone.
+
+    Only values that another reader refuses are tried alone: each attempt of `rows` costs as much as dozens in bulk.
+    """
+
     def some(values: pa.Array) -> Parsed:
         return Parsed(_columns(rows(values), time_kinds), {})
 
     def by_halves(values: pa.Array) -> Parsed:
         return parse_by_halves(values, some, _WHAT)
 
-    return partial(parse_in_parts, parse=by_halves, most_bytes=_BULK_BYTES, most_rows=most_rows)
+    def refusal(value: pa.Array) -> Problem | None:
+        try:
+            some(value)
+        except GOES_THROUGH:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a Rust panic is no Exception
+            return undecodable(_WHAT, error)
+        return None
+
+    def parse(values: pa.Array) -> Parsed:
+        try:
+            return some(values)
+        except GOES_THROUGH:
+            raise
+        except BaseException:  # noqa: BLE001 - a Rust panic is no Exception
+            suspects = [row for row, value in enumerate(values.to_pylist()) if suspected(value)]
+            alone = {row: refusal(values.slice(row, 1)) for row in suspects}
+            return parse_others(values, {row: why for row, why in alone.items() if why}, by_halves)
+
+    return partial(parse_in_parts, parse=parse, most_bytes=_BULK_BYTES, most_rows=most_rows)
+
+
+def _suspected(schema: dict[str, Any], names: list[str], time_kinds: set[str]) -> Callable[[bytes], bool]:
+    """Return what says of a value, by a schema of the list, whether it may be no event; it decides nothing."""
+    from fastavro import parse_schema, schemaless_reader  # noqa: PLC0415 - an extra
+
+    parsed = parse_schema(schema)
+
+    def is_suspected(value: bytes) -> bool:
+        try:
+            found: Any = schemaless_reader(BytesIO(value), parsed, None)
+            return isinstance(_event(names, [found[name] for name in names], time_kinds), str)
+        except Exception:  # noqa: BLE001 - the package raises whatever it meets in a value that is none
+            return True
+
+    return is_suspected
 
 
 def _rows_in_bulk(text: str, names: list[str], cells: int) -> Callable[[pa.Array], pa.Table] | None:

@@ -12,6 +12,7 @@ from fastavro import parse_schema, schemaless_reader
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.contract import avro
 from pipelines.contract.avro import OWN_SCHEMA, parse_avro
 from pipelines.contract.rejection import Reason
 from tests.contract.writing import avro_schema, to_avro
@@ -145,3 +146,24 @@ def test_the_versions_of_the_tests_are_versions() -> None:
     """The writers of the evolution test differ in their fields."""
     names = [[field["name"] for field in json.loads(avro_schema(version))["fields"]] for version in (1, 2, 3)]
     assert [len(fields) for fields in names] == [5, 6, 5]
+
+
+@pytest.mark.parametrize("bad", [to_avro(OWN_SCHEMA, _ROW)[:20], to_avro(OWN_SCHEMA, _ROW)[:3] + b"\xff" * 40])
+@pytest.mark.parametrize("every", [1, 2, 100])
+def test_bad_values_cost_their_good_neighbours_no_call(monkeypatch: pytest.MonkeyPatch, bad: bytes, every: int) -> None:
+    """Each bad value is tried alone once, and all good ones are decoded together: twice at the most."""
+    good = to_avro(OWN_SCHEMA, _ROW)
+    values = _values(*(bad if n % every == 0 else good for n in range(1_000)))
+    parse_avro(values)  # the first attempts at a schema are not counted
+    sizes: list[int] = []
+    columns = avro._columns
+
+    def counted(rows: pa.Table, time_kinds: set[str]) -> pa.Table:
+        sizes.append(len(rows))
+        return columns(rows, time_kinds)
+
+    monkeypatch.setattr(avro, "_columns", counted)
+    parsed = parse_avro(values)
+    assert parsed.errors.keys() == set(range(0, 1_000, every))
+    assert parsed.events["event_id"].to_pylist()[1:2] == ([None] if every == 1 else ["e-ü"])
+    assert sizes == [1_000 - len(parsed.errors)]
