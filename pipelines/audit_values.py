@@ -6,6 +6,7 @@ of `pyruhvro`.
 
 import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 from google.protobuf.message import DecodeError
@@ -16,6 +17,7 @@ from pipelines.contract.event_pb2 import Event
 from pipelines.contract.parsed import Problem
 from pipelines.contract.schema_ids import PREFIX_BYTES, naming_of
 from pipelines.contract.values import find_schemas
+from pipelines.contract.writers import bare, read_schema
 from pipelines.errors import TransientError
 from pipelines.settings import ContractSettings
 
@@ -74,6 +76,13 @@ def _of_object(read: Callable[[], Any]) -> Named:
 
 def _of_avro(schema: str, fields: bytes) -> dict[str, Any] | None:
     """Read a value in a process of its own, which it may end or stall."""
-    names = list(Named._fields)
-    (row,) = decode_apart(schema, names, [fields])
+    plain, names = _plain(schema)
+    (row,) = decode_apart(plain, names, [fields])
     return None if isinstance(row, str) else dict(zip(names, row, strict=True))
+
+
+@lru_cache(maxsize=256)
+def _plain(schema: str) -> tuple[str, list[str]]:
+    """Return a schema without logical types, which a value need not keep to, and the ids among its fields."""
+    definition, fields = read_schema(schema)
+    return json.dumps(bare(definition)), [name for name in Named._fields if name in fields]

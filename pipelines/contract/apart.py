@@ -108,7 +108,11 @@ class _Process:
             raise self._lost() from None
         if not line.endswith(b"\n"):
             raise self._lost()
-        return json.loads(line)
+        try:
+            return json.loads(line)
+        except ValueError:
+            self.process.kill()
+            raise self._lost() from None
 
     def _lost(self) -> _LostError:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -186,10 +190,17 @@ _running: list[_Process] = []
 def decode_apart(schema: str, names: list[str], values: list[bytes]) -> list[Row | str]:
     """Return for each value its row, or what is wrong with it as the predicate of a sentence.
 
-    Raises ValueError for a schema that cannot be read, TransientError when no process can be started.
+    Raises ValueError for a schema that cannot be read, TransientError when no process can be started. Whatever else
+    interrupts a call (Ctrl-C in a notebook, say) ends the process: its answers would pass for those to the next call.
     """
     with _LOCK:
-        return _Call(schema, names, values).run()
+        try:
+            return _Call(schema, names, values).run()
+        except (ValueError, TransientError):
+            raise
+        except BaseException:
+            _stop()
+            raise
 
 
 def check_apart(schema: str) -> None:

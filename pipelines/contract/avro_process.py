@@ -6,7 +6,7 @@ so much time of the CPU (a busy machine delays nothing), and whether or not its 
 
 Standard input: requests, each a line of JSON (`schema`, or null for the one before; `names` of the fields; `sizes` of
 the values; `cpu_seconds` of the schema and of each value) and then the values. Standard output: a line of JSON as an
-answer to a schema, and one to each value: `error`, or the `row` of its fields.
+answer to a schema, and, unless that is an error, one to each value: `error`, or the `row` of its fields.
 """
 
 import json
@@ -39,6 +39,8 @@ def main() -> None:
             except Exception as error:  # noqa: BLE001 - the package raises whatever it meets in a schema that is none
                 answer = {"error": _said(error)}
             _answer(answer)
+            if answer:
+                continue  # its values are not answered
         for value in values:
             signal.setitimer(signal.ITIMER_PROF, next(seconds))
             try:

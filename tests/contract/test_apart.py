@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.contract import apart
+from pipelines.contract.apart import decode_apart
 from pipelines.contract.avro import OWN_SCHEMA, parse_avro
 from pipelines.contract.rejection import Reason
 from pipelines.contract.writers import MAX_SCHEMA_BYTES, bare, cells_in_bulk
@@ -238,3 +239,40 @@ def test_times_that_no_calendar_holds_harm_no_neighbour(unit: str, extra: str) -
     assert set(parsed.errors) <= {1, 2}
     assert (1 in parsed.errors) == (unit == "millis")
     assert parsed.events["event_time"].cast(pa.int64())[0].as_py() == 0
+
+
+def test_an_interrupted_call_leaves_no_answers_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between two answers: the next call gets the answers to its own values (`nothing-lost`)."""
+    values = [to_avro(OWN_SCHEMA, _row(number)) for number in range(6)]
+    answer = apart._Process._answer
+    answered: list[None] = []
+
+    def interrupting(process: Any) -> dict[str, Any]:
+        found = answer(process)
+        answered.append(None)
+        if len(answered) == 3:
+            raise KeyboardInterrupt
+        return found
+
+    decode_apart(OWN_SCHEMA, ["event_id"], values[:1])
+    with monkeypatch.context() as patch:
+        patch.setattr(apart._Process, "_answer", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            decode_apart(OWN_SCHEMA, ["event_id"], values[:5])
+    assert decode_apart(OWN_SCHEMA, ["event_id"], values[5:]) == [["e-5"]]
+
+
+def _row(number: int) -> dict[str, Any]:
+    time = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    return {"event_id": f"e-{number}", "user_id": "u", "action_type": "A", "timestamp": time, "metadata": {}}
+
+
+def test_a_schema_that_cannot_be_read_leaves_no_answers_to_the_next_call() -> None:
+    """Its values are not answered: they would pass for values of the next call (`nothing-lost`)."""
+    values = [to_avro(OWN_SCHEMA, _row(number)) for number in range(4)]
+    assert decode_apart(OWN_SCHEMA, ["event_id"], values[:1]) == [["e-0"]]
+    decimal = {"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 9}
+    unreadable = {"type": "record", "name": "Event", "fields": [{"name": "x", "type": decimal}]}
+    with pytest.raises(ValueError, match="it cannot be read"):
+        decode_apart(json.dumps(unreadable), ["x"], values[1:3])
+    assert decode_apart(OWN_SCHEMA, ["event_id"], values[3:]) == [["e-3"]]

@@ -35,7 +35,7 @@ class Batch:
     """Of what follows the length, unless it is said."""
 
     def __bytes__(self) -> bytes:
-        last = self.records - 1 if self.last_offset_delta is None else self.last_offset_delta
+        last = max(self.records - 1, -(2**31)) if self.last_offset_delta is None else self.last_offset_delta
         checked = struct.pack(
             ">hiqqqhii", self.attributes, last, self.first_ms, self.max_ms,
             self.producer_id, self.producer_epoch, self.base_sequence, self.records,

@@ -245,7 +245,8 @@ def _unpacked(data: bytes) -> bytes:
         if data.startswith(_GZIP):
             return gzip.GzipFile(fileobj=io.BytesIO(data)).read(_MOST_UNPACKED)
         if data.startswith(_ZSTD):
-            return zstandard.ZstdDecompressor().stream_reader(data).read(_MOST_UNPACKED)
+            reader = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True)
+            return reader.read(_MOST_UNPACKED)
     except (OSError, EOFError, zlib.error, zstandard.ZstdError):
         return b""
     return data
@@ -293,6 +294,6 @@ _FORMS = {
     "parquet": (generate_parquet, ".parquet", lambda _: None, generate_parquet(random.Random(0))),
 }
 TARGETS = {
-    name: Target(generate, partial(check, ending=ending, expected=expected), good, _REFUSALS, mutate_bytes, 20.0, 1_024)
+    name: Target(generate, partial(check, ending=ending, expected=expected), good, _REFUSALS, mutate_bytes, 60.0, 1_024)
     for name, (generate, ending, expected, good) in _FORMS.items()
 }
