@@ -76,6 +76,10 @@ def _tables(path: str, ids: frozenset[str], chunk_rows: int) -> Iterator[pa.Tabl
             for piece in _pieces(batch, row):
                 yield _as_text(piece, ids, row)
                 row += len(piece)
+        if row - 1 != file.metadata.num_rows:
+            raise RefusedError(
+                f"it names {file.metadata.num_rows:,} rows and holds {row - 1:,}: it is damaged; write it again"
+            )
 
 
 def _delta_columns(file: pq.FileMetaData) -> set[str]:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -17,9 +18,11 @@ from pipelines.contract.schema import EVENT
 from pipelines.contract.times import read_times
 from pipelines.emit.files import Mapping, read_events
 from pipelines.emit.producer import produce
+from pipelines.emit.rows import read_rows
 from pipelines.emit.topics import describe_topic, ensure_topic
 from pipelines.errors import UsageError
 from pipelines.settings import Settings
+from tests.conftest import REPOSITORY
 
 OTC = Mapping(
     user_id="to",
@@ -261,3 +264,12 @@ def test_a_mapping_that_cannot_be_meant_is_refused() -> None:
         Mapping("to", "time", "s", "A", "kind")
     with pytest.raises(UsageError, match="given twice"):
         Mapping("to", "time", "s", "A", metadata=(("a", "x"), ("a", "y")))
+
+
+def test_a_parquet_file_with_fewer_rows_than_it_names_is_refused(tmp_path: Path) -> None:
+    """A damaged page may be read as no rows at all, without an error: none of them is passed over in silence."""
+    damaged = REPOSITORY / "tests" / "fuzz" / "seeds" / "parquet" / "fewer-rows-than-named.bin"
+    path = tmp_path / "ratings.parquet"
+    shutil.copy(damaged, path)
+    with pytest.raises(UsageError, match="it names 100 rows and holds 0: it is damaged"):
+        list(read_rows(path))
