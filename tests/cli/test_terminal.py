@@ -63,6 +63,7 @@ RUN: dict[str, list[list[str]]] = {
     "doctor": [[]],
     "lag": [[], ["--json"]],
     "drain": [[]],
+    "skip": [["{place}", "--why", _NASTY], [_NASTY, "--why", _NASTY]],
     "refresh": [[]],
     "rebuild": [[]],
     "publish": [[]],

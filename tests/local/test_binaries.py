@@ -36,7 +36,7 @@ def test_the_binaries_of_the_packages_are_started(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CALF_TANSU_BIN", str(tmp_path / "tansu"))
     assert _broker_command(1)[0] == str(broker_binary())
-    assert _cache_command(1)[0] == str(cache_binary())
+    assert _cache_command(tmp_path / "cache.conf", 1)[0] == str(cache_binary())
     assert "site-packages" in str(broker_binary())
     assert "site-packages" in str(cache_binary())
 
