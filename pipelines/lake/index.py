@@ -113,20 +113,10 @@ class DedupIndex:
     def _files_added_since(self, newest: int) -> list[str]:
         if self.version < 0:
             raise LookupError("an empty index starts from the files that are there now")
-        if self.version > newest or not self._is_of(self.version, self.entry):
+        if self.version > newest or not led_through(self.lake, self.version, self.entry):
             raise LookupError("the lake went back: the index may know events that are no longer there")
         log = self.lake.log(self.version, newest)
         return [f"{self.lake.folder('events')}/{path}" for _, actions in log for path in _added(actions)]
-
-    def _is_of(self, version: int, entry: str | None) -> bool:
-        """Return whether the lake's history led through this very entry."""
-        return entry is not None and entry == self._entry_digest(version)
-
-    def _entry_digest(self, version: int) -> str | None:
-        try:
-            return self.lake.entry_digest(version)
-        except LookupError:
-            return None
 
     def _add(self, paths: Iterable[str]) -> None:
         for rows in _one_ahead(_read(paths)):
@@ -135,7 +125,7 @@ class DedupIndex:
 
     def _save(self, version: int) -> None:
         if version != self.version:
-            self.version, self.entry = version, self._entry_digest(version)
+            self.version, self.entry = version, _entry_digest(self.lake, version)
         manifest = {
             "format": FORMAT,
             "identity": self.identity,
@@ -158,7 +148,7 @@ class DedupIndex:
             manifest: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
             if manifest["format"] != FORMAT or manifest["identity"] != self.identity:
                 return self._forget()
-            if not self._is_of(manifest["version"], manifest["entry"]):
+            if not led_through(self.lake, manifest["version"], manifest["entry"]):
                 return self._forget()
             runs = [open_run(self.folder / name, rows) for name, rows in manifest["runs"]]
             self.runs = Runs(self.folder, runs, manifest["next_file"])
@@ -204,6 +194,18 @@ def open_index(root: Path, lake: Lake, events: DeltaTable) -> DedupIndex:
         index.catch_up(events)
         failing.pop_all()
     return index
+
+
+def led_through(lake: Lake, version: int, entry: str | None) -> bool:
+    """Return whether the lake's history led through this very log entry (its digest) at a version."""
+    return entry is not None and entry == _entry_digest(lake, version)
+
+
+def _entry_digest(lake: Lake, version: int) -> str | None:
+    try:
+        return lake.entry_digest(version)
+    except LookupError:
+        return None
 
 
 def forget_indexes(root: Path) -> None:

@@ -19,7 +19,7 @@ from deltalake import DeltaTable
 from pipelines.contract.digest import Digests, digest
 from pipelines.contract.schema import EVENT
 from pipelines.lake.files import read_file
-from pipelines.lake.index import FORMAT, sort_digests
+from pipelines.lake.index import FORMAT, led_through, sort_digests
 from pipelines.lake.runs import Run, find_in, open_run
 from pipelines.lake.tables import Lake, data_files, identity
 
@@ -67,10 +67,7 @@ def _is_current(manifest: dict[str, Any], lake: Lake, events: DeltaTable) -> boo
     """Return whether the lake's history led through the version of an index, and is not past an erasure since."""
     if manifest["format"] != FORMAT or manifest["identity"] != identity(events):
         return False
-    try:
-        return manifest["version"] <= events.version() and manifest["entry"] == lake.entry_digest(manifest["version"])
-    except LookupError:
-        return False
+    return manifest["version"] <= events.version() and led_through(lake, manifest["version"], manifest["entry"])
 
 
 def _count(
