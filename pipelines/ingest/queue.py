@@ -11,7 +11,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -21,42 +20,13 @@ from pipelines.contract.schema import HEADERS, RECORD
 from pipelines.contract.times import bus_times
 from pipelines.errors import KarmalakeError
 from pipelines.ingest.guard import Halted
+from pipelines.ingest.message import Client, Message
 from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
 from pipelines.settings import ContractSettings, IngestSettings, Settings
 
 _LOG = logging.getLogger(__name__)
 _MOST = 20_000
 """Messages of a batch at most: two batches are in hand, unacknowledged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What a queue delivered; `receipt` acknowledges it."""
-
-    value: bytes
-    time_ms: int
-    receipt: Any
-
-
-class Client(Protocol):
-    """A connection to one queue; its errors are ours (`errors.py`)."""
-
-    name: str
-    """What the queue is called, with its kind: rabbitmq:ratings."""
-    place: str
-    """Where it is, so that another queue of the same name is another topic."""
-
-    def receive(self, most: int, wait_seconds: float) -> list[Message]:
-        """Return what is there, at most so many; after `wait_seconds` nothing."""
-        ...
-
-    def acknowledge(self, receipts: list[Any]) -> None:
-        """Let the queue forget messages, in the order in which they were received."""
-        ...
-
-    def waiting(self) -> int:
-        """Return about how many messages are in the queue and not received."""
-        ...
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from math import ceil
 from typing import Any
 
 from pipelines.errors import ConfigurationError, TransientError, UsageError
-from pipelines.ingest.queue import Message
+from pipelines.ingest.message import Message
 from pipelines.settings import Settings
 
 try:
