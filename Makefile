@@ -37,7 +37,7 @@ format: setup
 	$(BIN)/ruff format .
 
 docs: setup  ## write the reference pages anew from the code, the chart from the results, and the site into site/
-	$(BIN)/python -m pipelines.cli.reference docs
+	$(BIN)/python -m docs._site.reference docs
 	$(BIN)/python -m benchmarks.chart
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 

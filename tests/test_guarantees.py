@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.cli.reference import GUARANTEES, guarantees_page, trials
+from docs._site.reference import GUARANTEES, guarantees_page, trials
 from tests.conftest import REPOSITORY
 
 _IDS = ("once", "nothing-lost", "atomic", "fenced", "not-blocked", "replay-equals-live")

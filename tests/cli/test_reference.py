@@ -6,8 +6,8 @@ import tomllib
 import pytest
 
 import pipelines
-from pipelines.cli.reference import PAGES
-from pipelines.cli.reference_tables import MEANINGS, lake_columns, tables_page, warehouse_columns
+from docs._site.reference import PAGES
+from docs._site.reference_tables import MEANINGS, lake_columns, tables_page, warehouse_columns
 from pipelines.contract.rejection import Reason
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.serving import keys

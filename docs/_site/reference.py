@@ -12,8 +12,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from typer.testing import CliRunner
 
-from pipelines.cli.reference_api import api_page
-from pipelines.cli.reference_tables import tables_page
+from docs._site.reference_api import api_page
+from docs._site.reference_tables import tables_page
 from pipelines.monitoring.metrics import PROCESSES, Entry
 from pipelines.settings import Settings
 
