@@ -1,0 +1,75 @@
+"""Advisory locks on files and folders: one holder at a time, released by the kernel however the holder ends.
+
+They hold between processes of one machine, on file systems with `flock` (`fenced` covers other hosts).
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipelines.errors import ConfigurationError
+
+_POLL_SECONDS = 0.02
+_PID_BYTES = 20
+
+
+def try_lock(path: Path) -> int | None:
+    """Return a descriptor that holds the exclusive lock on `path` until it is closed; None if another one holds it.
+
+    A missing file is created, private to the user. Raises ConfigurationError if the file system has no locks.
+    """
+    folder = path.is_dir()
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError as error:
+        os.close(descriptor)
+        raise ConfigurationError(f"{path} cannot be locked ({error}): keep data_dir on a disk with locks") from error
+    if not folder:
+        _write_pid(descriptor)
+    return descriptor
+
+
+@contextmanager
+def exclusive_lock(path: Path, seconds: float = 60.0) -> Generator[int]:
+    """Hold the exclusive lock on `path`, waiting for another holder; yields the descriptor.
+
+    Raises TimeoutError, naming the holder, after `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while (descriptor := try_lock(path)) is None:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{_holder(path)} has held {path} for more than {seconds:g} s")
+        time.sleep(_POLL_SECONDS)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a process holds the lock on `path`, without a trace."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _write_pid(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+
+
+def _holder(path: Path) -> str:
+    pid = "" if path.is_dir() else path.read_text(encoding="ascii", errors="replace")[:_PID_BYTES]
+    return f"process {pid}" if pid else "another process"
