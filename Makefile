@@ -4,9 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo demo-system test test-fast lint format docs screenshots notebooks bench chaos fuzz pins contract clean
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-system test test-fast lint format docs screenshots notebooks bench chaos fuzz pins contract clean
 
-setup: $(READY)
+help:  ## list these commands
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## .venv with everything that is pinned
 
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "karmalake needs Python 3.11 or newer; set PYTHON=")'
@@ -21,8 +25,8 @@ demo: setup  ## events in, scores out, in about a minute; run it again to add to
 demo-system: setup  ## a service, PostgreSQL, relay, Kafka, stream, Redis and notify; each killed once (needs Java)
 	$(BIN)/python -m examples
 
-test: setup  ## every test; starts the servers that it needs
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: setup  ## every test; starts the servers that it needs; ONE=tests/test_drain.py or ONE="-k name" for some
+	$(BIN)/python -m pytest $(or $(ONE),-n 2 --dist loadfile --durations 10)
 
 test-fast: setup  ## in under two minutes: the embedded servers only, fewer random examples, nothing slow
 	HYPOTHESIS_EXAMPLES=10 $(BIN)/python -m pytest -n 2 -m "not jvm and not services and not slow"

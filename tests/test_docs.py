@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -33,19 +34,32 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_page_has_a_place(site: Path) -> None:
     """The navigation names all pages, and those of the repository's root that were taken in."""
     nav = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    named = {page for entry in nav for group in entry.values() for page in _pages(group)}
+    named = set(_pages(nav))
     notebooks = {f"notebooks/{path.stem}.md" for path in (REPOSITORY / "notebooks").glob("*.ipynb")}
     assert len(notebooks) >= 5
-    taken_in = {"index.md", "architecture.md", "changes.md", "policies.md", "security.md"}
-    assert named - taken_in - notebooks == {path.name for path in _DOCS.glob("*.md")}
+    taken_in = {
+        "index.md",
+        "architecture.md",
+        "changes.md",
+        "conduct.md",
+        "contributing.md",
+        "policies.md",
+        "security.md",
+    }
+    assert named - taken_in - notebooks == {str(path.relative_to(_DOCS)) for path in _DOCS.rglob("*.md")}
     assert notebooks <= named
     front = (site / "index.html").read_text(encoding="utf-8")
-    assert "Sixty seconds" in front
+    assert "counted exactly once" in front
     assert 'href="architecture/"' in front
 
 
-def _pages(group: "str | list[dict[str, str]]") -> list[str]:
-    return [group] if isinstance(group, str) else [page for entry in group for page in entry.values()]
+def _pages(group: Any) -> list[str]:
+    """Return the pages of a group, and of the groups in it."""
+    return (
+        [group]
+        if isinstance(group, str)
+        else [page for entry in group for one in entry.values() for page in _pages(one)]
+    )
 
 
 def test_notebooks_are_shown_as_they_were_run(site: Path) -> None:
@@ -71,8 +85,8 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
 
 
 def test_the_root_pages_link_to_what_is_there() -> None:
-    """README, ARCHITECTURE, CHANGELOG and SECURITY are read in the repository as well."""
-    for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "SECURITY.md"):
+    """README, ARCHITECTURE, CHANGELOG, CONTRIBUTING and SECURITY are read in the repository as well."""
+    for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"):
         text = (REPOSITORY / name).read_text(encoding="utf-8")
         targets = [target for target in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in target]
         assert [target for target in targets if not (REPOSITORY / target).exists()] == []

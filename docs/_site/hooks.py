@@ -16,6 +16,8 @@ _TAKEN_IN = {
     "index.md": "README.md",
     "architecture.md": "ARCHITECTURE.md",
     "changes.md": "CHANGELOG.md",
+    "conduct.md": "CODE_OF_CONDUCT.md",
+    "contributing.md": "CONTRIBUTING.md",
     "security.md": "SECURITY.md",
     "policies.md": "pipelines/reputation/policies/README.md",
 }
