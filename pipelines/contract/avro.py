@@ -70,18 +70,25 @@ def _parser(schema: str) -> _Parse | Problem:
             "the topic holds Avro, which needs a package more: pip install 'karmalake[avro]'"
         ) from None
     try:
-        return _parser_of(*read_schema(schema))
+        return _parser_of(*event_fields(schema))
     except ValueError as error:
         return Problem(Reason.UNDECODABLE, plain_sentence(f"The writer's Avro schema is no event: {error}."))
 
 
-def _parser_of(definition: dict[str, Any], fields: dict[str, Any]) -> _Parse:
+def event_fields(text: str) -> tuple[dict[str, Any], list[str], set[str]]:
+    """Return a writer's schema without what reading needs not, the event's fields in it, and the kinds of its timestamp.
+
+    Raises ValueError for a schema whose values are no events.
+    """
+    definition, fields = read_schema(text)
     for name, kinds in _FIELDS.items():
         if not all(kind(of) in kinds for of in choices(fields.get(name, "null"))):
             raise ValueError(f"its {name} is {json.dumps(fields[name])}, not {' or '.join(sorted(kinds - {'null'}))}")
     plain: dict[str, Any] = bare(definition)
-    names = [name for name in _FIELDS if name in fields]
-    time_kinds = set(map(kind, choices(fields.get("timestamp", "null"))))
+    return plain, [name for name in _FIELDS if name in fields], set(map(kind, choices(fields.get("timestamp", "null"))))
+
+
+def _parser_of(plain: dict[str, Any], names: list[str], time_kinds: set[str]) -> _Parse:
     apart = partial(parse_by_halves, parse=_apart(json.dumps(plain), names, time_kinds), what=_WHAT)
     cells = cells_in_bulk(plain)
     rows = _rows_in_bulk(json.dumps(plain), names, cells) if cells else None
