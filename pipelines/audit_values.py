@@ -1,7 +1,7 @@
 """What event a value of the bus is, for the audit: by other code than ingest decodes with, one value at a time.
 
-Plain Python on the wire of Protobuf (`audit_wire.py`) instead of `ptars`, Python's `json` instead of DuckDB, `fastavro`
-instead of `pyruhvro`. These packages differ in what they take, so what an event is, is ruled elsewhere, in
+Plain Python on the wire of Protobuf (`audit_wire.py`) and on Avro (`audit_avro.py`) instead of `ptars` and `pyruhvro`,
+Python's `json` instead of DuckDB. These packages differ in what they take, so what an event is, is ruled elsewhere, in
 `contract/wire.py`, `contract/json_grammar.py` and `contract/avro.py`. The rulings are kept here by other means, and
 `tests/test_audit_values.py` holds the two together: a reader stricter than ingest reports losses that are none.
 """
@@ -13,13 +13,15 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, cast
 
+from pipelines.audit_avro import Reader
 from pipelines.audit_wire import read_wire
 from pipelines.contract.apart import decode_apart
-from pipelines.contract.avro import OWN_SCHEMA, event_fields
+from pipelines.contract.avro import BULK_BYTES, OWN_SCHEMA, event_fields
 from pipelines.contract.json_grammar import MAX_JSON_DEPTH
 from pipelines.contract.parsed import Problem
 from pipelines.contract.schema_ids import PREFIX_BYTES, Naming, naming_of
 from pipelines.contract.values import find_schemas
+from pipelines.contract.writers import cells_in_bulk
 from pipelines.settings import ContractSettings
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -75,9 +77,14 @@ def _content(value: bytes, naming: Naming, form: Literal["protobuf", "avro", "js
     return content[1:] if short else content[2:]
 
 
+def _event(texts: Sequence[str], event_time_us: int | None, metadata: dict[str, str]) -> ReadEvent:
+    event_id, user_id, action_type = texts
+    return ReadEvent(event_id, user_id, action_type, event_time_us, metadata)
+
+
 def _of_protobuf(content: bytes, _: str) -> ReadEvent:
     event = read_wire(content)
-    return ReadEvent(*(event.texts.get(number, "") for number in (1, 2, 3)), event.event_time_us, event.metadata)
+    return _event([event.texts.get(number, "") for number in (1, 2, 3)], event.event_time_us, event.metadata)
 
 
 def _of_json(content: bytes, _: str) -> ReadEvent:
@@ -93,7 +100,7 @@ def _of_json(content: bytes, _: str) -> ReadEvent:
     entries = {} if fields.get("metadata") is None else _once_each(fields["metadata"])
     if not all(isinstance(entry, str) for entry in entries.values()):
         raise ValueError("metadata is no object of strings")
-    return ReadEvent(*texts, None if time is None else _iso_time(_text(time)), entries)
+    return _event(texts, None if time is None else _iso_time(_text(time)), entries)
 
 
 class _Object(tuple[tuple[str, Any], ...]):
@@ -157,26 +164,37 @@ def _iso_time(text: str) -> int:
 
 
 def _of_avro(content: bytes, schema: str) -> ReadEvent:
-    """Read a value in a process of its own, which it may end or stall."""
+    """Read a value as ingest does: by a schema of the list here, else in a process, which it may end or stall."""
     plain, names, time_kinds = _plain(schema)
-    (row,) = decode_apart(plain, names, [content])
-    if isinstance(row, str):
-        raise ValueError(row)  # noqa: TRY004 - what is no event is a ValueError
-    found: dict[str, Any] = dict(zip(names, row, strict=True))
+    if cells_in_bulk(plain) and len(content) <= BULK_BYTES:
+        row = Reader(content).read(plain)
+        found = {name: _decoded(row[name]) for name in names}
+    else:
+        found = _apart(plain, names, content)
     time = found.get("timestamp")
     if time is not None:
         time = time * 1_000 if "timestamp-millis" in time_kinds else time
         time = time // 1_000 if "timestamp-nanos" in time_kinds else time
         if not -_INT64 <= time < _INT64:
             raise ValueError("its timestamp is out of range")
-    return ReadEvent(*(found.get(name) or "" for name in _TEXTS), time, found.get("metadata") or {})
+    return _event([found.get(name) or "" for name in _TEXTS], time, found.get("metadata") or {})
 
 
-@lru_cache(maxsize=256)
-def _plain(schema: str) -> tuple[str, list[str], set[str]]:
-    """Return a schema without logical types, which a value need not keep to, and what of an event is in it."""
-    plain, names, time_kinds = event_fields(schema)
-    return json.dumps(plain), names, time_kinds
+def _decoded(value: Any) -> Any:
+    """Return a field with its texts decoded."""
+    if isinstance(value, dict):
+        return {_decoded(key): _decoded(entry) for key, entry in cast("dict[Any, Any]", value).items()}
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _apart(plain: dict[str, Any], names: list[str], content: bytes) -> dict[str, Any]:
+    (row,) = decode_apart(json.dumps(plain), names, [content])
+    if isinstance(row, str):
+        raise ValueError(row)  # noqa: TRY004 - what is no event is a ValueError
+    return dict(zip(names, row, strict=True))
+
+
+_plain = lru_cache(maxsize=256)(event_fields)
 
 
 _READERS: dict[str, Callable[[bytes, str], ReadEvent]] = {

@@ -1,8 +1,8 @@
 """An event in the wire format of Protobuf, for the audit: read in plain Python, field by field.
 
-The rulings are ingest's, kept by another reader (`tests/test_audit_values.py` holds the two together): fields by another
-number or of another wire type are passed over, the later of two fields counts, groups may be nested MAX_GROUPS deep and
-end in any order.
+The rulings are ingest's, kept by another reader (`tests/test_audit_values.py` holds both together): fields of another
+number or wire type are passed over, the later of two fields counts, groups may be nested MAX_GROUPS deep and end in any
+order.
 """
 
 from collections.abc import Iterator

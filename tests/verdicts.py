@@ -16,9 +16,8 @@ Headers = Sequence[tuple[str, bytes | None]]
 Verdict = tuple[str, str, str, int | str | None, dict[str, str]] | None
 """The fields of an event, None for a value that is none."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_US, _LAST_US = (
-    (limit.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1) for limit in (datetime.min, datetime.max)
-)
+_FIRST_US = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+_LAST_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 
 
 def of_ingest(values: Sequence[bytes], contract: ContractSettings, headers: Headers = ()) -> list[Verdict]:

@@ -98,7 +98,7 @@ def test_what_is_absent_is_empty() -> None:
         (_with(b'"x": "\\x41"'), "an escape that does not exist"),
         (_with(b'"x": "\t"'), "a control character"),
         (_with(b'"x": "\\udc00"'), "half of a surrogate pair"),
-        (_with(b'x: 1'), "the name of a field is expected"),
+        (_with(b"x: 1"), "the name of a field is expected"),
         (_with(b'"x" 1'), "a colon is expected"),
         (b"\xef\xbb\xbf" + _text(), "a value is expected, at byte 0"),
         (_text().decode().encode("utf-16-le"), "the name of a field is expected"),
@@ -145,8 +145,8 @@ _DEEP, _TOO_DEEP = (b"[" * depth + b"]" * depth for depth in (MAX_JSON_DEPTH - 1
         (_with(b'"x": [' + b"1," * 8_000_000 + b"1]"), False),
     ],
     ids=[
-        "deep", "too-deep", "long-number", "large-number", "50MB", "nul-escaped", "field-twice", "not-utf8", "surrogate-in-utf8",
-        "lone-surrogate", "nul", "nul-behind", "16MB-of-brackets", "brackets", "8M-numbers",
+        "deep", "too-deep", "long-number", "large-number", "50MB", "nul-escaped", "field-twice", "not-utf8",
+        "surrogate-in-utf8", "lone-surrogate", "nul", "nul-behind", "16MB-of-brackets", "brackets", "8M-numbers",
     ],
 )  # fmt: skip
 def test_hostile_values_have_one_verdict(value: bytes, event: bool) -> None:
