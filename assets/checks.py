@@ -8,8 +8,10 @@ from assets.failures import actionable
 from assets.lake import dead_letters, events
 from assets.resources import Karmalake
 from assets.scores import reputation_cache
+from pipelines.check import Check
 from pipelines.lag.watch import observe_lag
-from pipelines.verify import Check, totals, verify_fresh, verify_lake, verify_served
+from pipelines.verify import totals, verify_lake
+from pipelines.verify_served import verify_fresh, verify_served
 
 _MOST_DEAD_LETTERS = 0.01
 """Share of all records read above which somebody should look."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 
-from benchmarks.report import keep
+from benchmarks.report import demand_count, keep
 from pipelines.backfill import backfill
 from pipelines.drain import drain, open_drain
 from pipelines.emit.files import Mapping, read_events
@@ -16,6 +16,7 @@ from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import Settings
 
 ROWS = 2_000_000
+_FIRST = 1_000
 _MAPPING = Mapping("user_id", "at", "iso", None, "action", (("rating", "rating"), ("rater_id", "rater")), "id")
 _HISTORY = """
 COPY (
@@ -39,13 +40,13 @@ def run(folder: Path) -> None:
         for path in files.values():
             form = " (FORMAT json)" if path.suffix == ".ndjson" else ""
             connection.execute(_HISTORY.format(path=path) + form, {"rows": ROWS})
-    _by_file(folder / "first", _first_rows(files["csv"]))  # loads the compiled loops
+    _by_file(folder / "first", _first_rows(files["csv"]), _FIRST - 1)  # loads the compiled loops
     emitted, drained = _by_bus(folder / "bus", files["parquet"])
     bus = emitted + drained
     rows = [("bus: emit and drain", bus, round(ROWS / bus), 1.0, None)]
     rows += [("bus: drain alone", drained, round(ROWS / drained), bus / drained, 1.0)]
     for ending, path in files.items():
-        seconds = _by_file(folder / ending, path)
+        seconds = _by_file(folder / ending, path, ROWS)
         rows.append((f"backfill, {ending}", seconds, round(ROWS / seconds), bus / seconds, drained / seconds))
     keep(
         "backfill", ("way", "seconds", "events/s", "times the bus", "times drain alone"), rows, "events/s", events=ROWS
@@ -61,21 +62,27 @@ def _by_bus(folder: Path, path: Path) -> tuple[float, float]:
         begun = time.monotonic()
         produce(settings.kafka, read_events(path, _MAPPING))
         emitted = time.monotonic()
+        accepted: list[int] = []
         with open_drain(settings) as ingest:
-            drain(ingest, lambda _: None)
-        return emitted - begun, time.monotonic() - emitted
+            drain(ingest, lambda record: accepted.append(record.total("accepted")))
+        drained = time.monotonic() - emitted
+        demand_count("events drained", sum(accepted), ROWS)
+        return emitted - begun, drained
     finally:
         stop(bare)
 
 
-def _by_file(folder: Path, path: Path) -> float:
+def _by_file(folder: Path, path: Path, rows: int) -> float:
+    accepted: list[int] = []
     begun = time.monotonic()
-    backfill(Settings(data_dir=folder), path, _MAPPING, lambda _: None)
-    return time.monotonic() - begun
+    backfill(Settings(data_dir=folder), path, _MAPPING, lambda record: accepted.append(record.total("accepted")))
+    seconds = time.monotonic() - begun
+    demand_count(f"events backfilled from {path.name}", sum(accepted), rows)
+    return seconds
 
 
 def _first_rows(path: Path) -> Path:
     first = path.with_name(f"first-rows{path.suffix}")
     with path.open() as rows:
-        first.write_text("".join(islice(rows, 1_000)))
+        first.write_text("".join(islice(rows, _FIRST)))
     return first

@@ -1,23 +1,28 @@
 """What karmalake takes of a machine: the packages that it brings, and the time and memory of its light commands."""
 
+import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from contextlib import closing
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks.report import keep
-from pipelines.local.services import start, stop
+from benchmarks.report import demand, keep
+from pipelines.local.services import start, stop, with_local_endpoints
+from pipelines.serving.client import connect
+from pipelines.serving.keys import document_key
 from pipelines.settings import Settings
 
 _RUNS = 10
 _LARGEST = 8
-_COMMANDS = ("--version", "--help", "lag --help", "policy list", "show nobody", "doctor")
+_COMMANDS = ("--version", "--help", "lag --help", "policy list", "show user-1", "doctor")
 
 
 def run(folder: Path) -> None:
@@ -30,6 +35,7 @@ def run(folder: Path) -> None:
     settings = Settings(data_dir=folder)
     start(settings)
     try:
+        _serve_a_document(with_local_endpoints(settings))
         rows = [(f"karmalake {command}", *_medians(command.split(), folder)) for command in _COMMANDS]
     finally:
         stop(settings)
@@ -43,6 +49,12 @@ def run(folder: Path) -> None:
         packages_mb=round(sum(sizes.values()) / 1e6),
         largest_mb={name: round(sizes[name] / 1e6) for name in largest},
     )
+
+
+def _serve_a_document(settings: Settings) -> None:
+    """Put a document where `show` finds it."""
+    with closing(connect(settings.redis)) as client:
+        client.set(document_key(settings.redis.prefix, "user-1"), json.dumps({"user_id": "user-1"}))
 
 
 def _needed(name: str) -> dict[str, Distribution]:
@@ -75,15 +87,24 @@ def _medians(command: list[str], folder: Path) -> tuple[float, float, int]:
 
 
 def _run(command: list[str], folder: Path) -> tuple[float, float, float]:
-    """Return seconds of the clock and of the processor, and the largest memory in MB, of one run."""
+    """Return seconds of the clock and of the processor, and the largest memory in MB, of one run.
+
+    Raises MeasurementError for a command that fails: how long a refusal takes says nothing.
+    """
     begun = time.monotonic()
-    with subprocess.Popen(
-        [Path(sys.executable).with_name("karmalake"), *command],
-        cwd=folder,
-        env=os.environ | {"KARMALAKE_DATA_DIR": str(folder)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
+    with (
+        TemporaryFile() as said,
+        subprocess.Popen(
+            [Path(sys.executable).with_name("karmalake"), *command],
+            cwd=folder,
+            env=os.environ | {"KARMALAKE_DATA_DIR": str(folder)},
+            stdout=said,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
         _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
-    return time.monotonic() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000
+        said.seek(0)
+        demand(f"karmalake {' '.join(command)}", process, said.read().decode(errors="replace"))
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000

@@ -31,7 +31,7 @@ import redis
 from benchmarks.lakes import add_events, make_lake
 from benchmarks.peers.environment import peers_python
 from benchmarks.peers.protocol import REPOSITORY, Job
-from benchmarks.report import keep
+from benchmarks.report import MeasurementError, demand_count, keep
 from pipelines import open_warehouse
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
@@ -50,7 +50,7 @@ _PREPARING_SECONDS = 10
 _READ_EVERY_SECONDS = 0.02
 _PATIENCE_SECONDS = 30
 _COLUMNS = ("events_per_second", "probes", "p50", "p90", "p99", "max", "queries", "query_p50", "compactions")
-Sent: TypeAlias = SimpleQueue[tuple[str, float] | None]
+Sent: TypeAlias = SimpleQueue[tuple[str, float] | int]
 # A probe is the only event of its user; times are those at which the events are to be sent.
 _EVENTS = """
 SELECT
@@ -149,7 +149,7 @@ def _streaming(folder: Path, settings: Settings) -> Generator[None]:
 
 
 def _sending(job: Job) -> Sent:
-    """Begin to send, and return where probes are told of when they are sent; None follows the last one."""
+    """Begin to send, and return where probes are told of when they are sent; the exit code follows."""
     sent: Sent = SimpleQueue()
     command = [peers_python(), "-m", "benchmarks.peers.pacing"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
@@ -162,7 +162,7 @@ def _sending(job: Job) -> Sent:
             for line in process.stdout or ():
                 user, moment = line.split()
                 sent.put((user, float(moment)))
-        sent.put(None)
+        sent.put(process.returncode)
 
     Thread(target=tell, daemon=True).start()
     return sent
@@ -178,12 +178,13 @@ def _watch(settings: Settings, sent: Sent) -> list[float]:
     while deadline is None or waiting:
         while not sent.empty():
             item = sent.get()
-            if item is None:
+            if isinstance(item, int):
+                demand_count("exit code of the producer", item, 0)
                 deadline = time.time() + _PATIENCE_SECONDS
             else:
                 waiting[item[0]] = item[1]
         if deadline and time.time() > deadline:
-            raise RuntimeError(f"{len(waiting)} probes never came")
+            raise MeasurementError(f"{len(waiting)} probes never came")
         users = list(waiting)
         found = client.mget([f"{settings.redis.prefix}:{user}" for user in users]) if users else []
         now = time.time()

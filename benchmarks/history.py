@@ -20,7 +20,7 @@ from shutil import rmtree
 import duckdb
 
 from benchmarks.lakes import AS_OF, make_lake, make_rows
-from benchmarks.report import keep
+from benchmarks.report import demand, keep
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.emit.producer import produce
@@ -103,6 +103,7 @@ def _drain(settings: Settings, number: int, users: int) -> dict[str, int | float
             most = max(most, int(held[1]) if held else 0)
             time.sleep(0.01)
     seconds = time.monotonic() - begun
+    demand("karmalake drain", process)
     return {"drain events/s": round(_DRAINED / seconds), "drain MB": round(most / 1024)}
 
 

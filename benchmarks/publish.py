@@ -13,12 +13,13 @@ from pathlib import Path
 import redis
 
 from benchmarks.lakes import AS_OF, make_lake
-from benchmarks.report import keep
+from benchmarks.report import demand_count, keep
 from pipelines.lake.history import take_snapshot
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.refresh import publish_warehouse
 from pipelines.reputation.derive import open_draft
 from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.warehouse import attach
 from pipelines.settings import Settings
 
 USERS, EVENTS = 1_000_000, 5_000_000
@@ -36,7 +37,7 @@ def run(folder: Path) -> None:
         with open_draft(settings.warehouse_path) as draft:
             draft.rebuild(take_snapshot(lake), load_policy("default"), AS_OF + timedelta(days=1))
             draft.publish()
-        rows = [_published(settings, "everything"), _published(settings, "nothing changed")]
+        rows = [_published(settings, "everything", _users(settings)), _published(settings, "nothing changed", 0)]
         assert settings.redis.url is not None  # noqa: S101 - tells the type checker
         url = settings.redis.url.get_secret_value()
         size = _document_bytes(url, settings.redis.prefix)
@@ -49,10 +50,16 @@ def run(folder: Path) -> None:
         stop(bare)
 
 
-def _published(settings: Settings, what: str) -> tuple[str, int, float, int]:
+def _users(settings: Settings) -> int:
+    with attach(settings.warehouse_path) as connection:
+        return connection.execute("SELECT count(*) FROM reputation").fetchall()[0][0]
+
+
+def _published(settings: Settings, what: str, documents: int) -> tuple[str, int, float, int]:
     started = time.monotonic()
     published = publish_warehouse(settings)
     seconds = time.monotonic() - started
+    demand_count(f"documents written, {what}", published.written, documents)
     return f"karmalake publish, {what}", published.written, seconds, round(published.written / seconds)
 
 

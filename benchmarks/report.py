@@ -15,6 +15,22 @@ _BAR_WIDTH = 50
 _PACKAGES = ("deltalake", "duckdb", "kafka-python", "polars", "pyarrow", "redis")
 
 
+class MeasurementError(RuntimeError):
+    """What was to be measured has failed, or has not done its work: there is no time to report."""
+
+
+def demand(what: str, process: subprocess.Popen[Any], said: str = "") -> None:
+    """Raise MeasurementError unless an ended process succeeded; `said` is what it printed."""
+    if process.returncode:
+        raise MeasurementError(f"{what} ended with {process.returncode}: {' '.join(said.split())[-300:]}")
+
+
+def demand_count(what: str, found: int, expected: int) -> None:
+    """Raise MeasurementError unless the work was done in full."""
+    if found != expected:
+        raise MeasurementError(f"{what}: {found:,} instead of {expected:,}")
+
+
 def circumstances() -> dict[str, Any]:
     """Return where and with what a measurement was made."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()

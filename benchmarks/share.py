@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import duckdb
 
-from benchmarks.report import keep
+from benchmarks.report import MeasurementError, demand, keep
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.emit.producer import Record, produce_records
@@ -74,10 +74,12 @@ def _measure(data_dir: Path, kafka: KafkaCluster, ingesters: int) -> tuple[int, 
         subprocess.Popen(command, env=os.environ | values, stdout=subprocess.PIPE, text=True) for _ in range(ingesters)
     ]
     said = [drain.communicate()[0] for drain in drains]
+    for drain in drains:
+        demand("karmalake drain", drain)
     with duckdb.connect() as connection:
         create_lake_views(connection, take_snapshot(lake))
         seconds, commits, accepted = connection.execute(_DONE).fetchall()[0]
     if accepted != _EVENTS:
-        raise RuntimeError(f"{accepted:,} of {_EVENTS:,} events are in the lake")
+        raise MeasurementError(f"{accepted:,} of {_EVENTS:,} events are in the lake")
     worked = sum("commits       0" not in words for words in said)
     return ingesters, float(seconds), round(_EVENTS / float(seconds)), int(commits), worked

@@ -10,7 +10,8 @@ from pipelines.audit import audit
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.serving.read import read_reputation
-from pipelines.verify import verify_lake, verify_served
+from pipelines.verify import verify_lake
+from pipelines.verify_served import verify_served
 
 _LOW = 2
 

@@ -101,6 +101,16 @@ def publish_warehouse(settings: Settings) -> Published:
         return publish_views(connection, settings, state, None)
 
 
+def publish_everything(settings: Settings) -> Published:
+    """Publish all documents of the current warehouse, and delete whatever else is served under the prefix.
+
+    For a store that something else wrote to or evicted from. Raises like `publish_warehouse`.
+    """
+    with attach(settings.warehouse_path) as connection, open_state(settings.published_dir) as state:
+        state.forget()
+        return publish_views(connection, settings, state, None)
+
+
 def publish_views(
     connection: duckdb.DuckDBPyConnection, settings: Settings, state: State, changed: pl.Series | None
 ) -> Published:

@@ -4,40 +4,23 @@ Reads the lake, the index, the warehouse and the cache; changes nothing. Each ch
 failure can be acted on without running anything again. The Dagster checks are these, one by one.
 """
 
-import json
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import duckdb
 
-from pipelines.errors import ConfigurationError
+from pipelines.check import Advice, Check
 from pipelines.lake.erasure import held_of_erased
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.index_check import compare_indexes
 from pipelines.lake.tables import Snapshot, open_lake
 from pipelines.lake.tombstones import open_tombstones
-from pipelines.reputation.documents import documents
 from pipelines.reputation.lake_views import create_lake_views
-from pipelines.reputation.warehouse import attach, stored_info
-from pipelines.serving.keys import publication_key
-from pipelines.serving.read import published, read_reputation
-from pipelines.settings import CassandraSettings, Settings
+from pipelines.settings import Settings
+from pipelines.verify_served import verify_nothing_else, verify_served
 
-_SAMPLE_USERS = 1_000
 _SHOWN = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One question and its answer; `promise` is the id of the promise that it guards."""
-
-    name: str
-    promise: str
-    passed: bool | None
-    """None: it could not be checked; the evidence says why."""
-    evidence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,37 +128,11 @@ def verify_lake(snapshot: Snapshot) -> Iterator[Check]:
             yield _none(connection, f"each {table[:-1].replace('_', ' ')} is there", "nothing-lost", _by_place(table))
 
 
-def verify_served(settings: Settings) -> Iterator[Check]:
-    """Check that Redis serves what the warehouse says, for a sample of users; not checked before a publication."""
-    name = "Redis serves what the lake says"
-    info = published(settings) if settings.serves else None
-    if info is None:
-        yield Check(name, "fresh", passed=None, evidence="nothing is published yet")
-        return
-    with attach(settings.warehouse_path) as connection:
-        derived = stored_info(connection)
-        if derived.lake_version == info.stamp.lake_version and derived.as_of == info.stamp.as_of:
-            yield _same_documents(connection, settings, name)
-        else:
-            evidence = f"lake version {info.stamp.lake_version} is served, {derived.lake_version} is derived"
-            yield Check(name, "fresh", passed=None, evidence=f"{evidence}: run `karmalake publish`")
-
-
-def verify_fresh(settings: Settings) -> Check:
-    """Check how old the scores are that are served."""
-    info = published(settings)
-    limit = settings.reputation.max_staleness_seconds
-    if info is None:
-        return Check("what is served is fresh", "fresh", passed=False, evidence="nothing is published yet")
-    evidence = f"{info.staleness_seconds:.1f} s old, {limit:.0f} s are allowed"
-    return Check("what is served is fresh", "fresh", info.staleness_seconds <= limit, evidence)
-
-
 def verify_erased(settings: Settings) -> Check:
     """Check that nothing of an erased user is in the lake: it may be where an erasure was killed."""
     lake = open_lake(settings.lake_root)
     left = asdict(held_of_erased(lake, open_tombstones(lake, settings.contract)))
-    evidence = f"rows of erased users: {left}; run `karmalake erase` to finish" if any(left.values()) else ""
+    evidence = f"rows of erased users: {left}; {Advice.FINISH_ERASURE}" if any(left.values()) else ""
     return Check("erased users are gone", "erasable", not evidence, evidence)
 
 
@@ -190,7 +147,7 @@ def verify_index(settings: Settings) -> Check:
     if not compared:
         return Check(name, "once", passed=None, evidence="there is no index yet, or the next start rebuilds it")
     shown = "; ".join(f"{each.slot}: {each.missing:,} missing, {each.surplus:,} too many" for each in wrong)
-    advice = f"{shown}: stop ingest, remove {settings.index_dir} and start again; it is rebuilt from the lake"
+    advice = f"{shown}: {Advice.REBUILD_INDEX.format(index=settings.index_dir)}"
     evidence = advice if wrong else f"{sum(each.ids for each in compared):,} ids compared"
     return Check(name, "once", not wrong, evidence)
 
@@ -201,6 +158,7 @@ def verify(settings: Settings) -> Iterator[Check]:
     yield verify_index(settings)
     yield verify_erased(settings)
     yield from verify_served(settings)
+    yield verify_nothing_else(settings)
 
 
 @contextmanager
@@ -220,34 +178,3 @@ def _none(connection: duckdb.DuckDBPyConnection, name: str, promise: str, except
 
 def _by_place(table: str) -> str:
     return _COUNTED_BY_PLACE.format(table=table)
-
-
-def _same_documents(connection: duckdb.DuckDBPyConnection, settings: Settings, name: str) -> Check:
-    """Compare a sample of documents with what Redis holds, but for when they began to say so."""
-    sample = documents(connection).sample(fraction=1, shuffle=True).head(_SAMPLE_USERS)
-    try:
-        wrong = [
-            user_id
-            for user_id, document in zip(sample["user_id"], sample["document"], strict=True)
-            if _lasting(read_reputation(user_id, settings)) != _lasting(json.loads(document))
-        ]
-    except ConfigurationError as error:  # one of them is no document at all: the sentence says what to do
-        return Check(name, "fresh", passed=False, evidence=str(error))
-    evidence = f"{len(sample):,} users compared, {len(wrong):,} differ"
-    if wrong:
-        evidence += f", for example {wrong[:_SHOWN]}: {_full_publication(settings)}"
-    return Check(name, "fresh", not wrong, evidence)
-
-
-def _full_publication(settings: Settings) -> str:
-    """Return how everything is written again: `publish` alone writes what differs from what it published last."""
-    where = settings.documents
-    if isinstance(where, CassandraSettings):
-        note = f"the row of prefix {where.prefix} in Cassandra's table publications"
-    else:
-        note = f"the Redis key {publication_key(where.prefix)}"
-    return f"delete {note}, then run `karmalake publish`: everything is written again"
-
-
-def _lasting(document: dict[str, Any] | None) -> dict[str, Any] | None:
-    return document and {name: value for name, value in document.items() if name not in {"as_of", "lake_version"}}

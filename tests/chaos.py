@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.audit import Audit, audit
+from pipelines.check import Check
 from pipelines.cli.output import facts, say
 from pipelines.emit.simulator import simulate
 from pipelines.lake.history import take_snapshot
@@ -26,7 +27,7 @@ from pipelines.lake.upkeep import compact, vacuum
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.settings import Settings
-from pipelines.verify import Check, verify, verify_lake
+from pipelines.verify import verify, verify_lake
 from tests.crashes.kills import power_cut
 from tests.draining import drain_all, query, send, with_ingest
 from tests.poison import TOPIC_PARTITION, Poisoner, with_writers

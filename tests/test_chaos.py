@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from pipelines.audit import Audit, Audited
-from pipelines.verify import Check
+from pipelines.check import Check
 from tests.chaos import Story, main, verdict
 
 _UNSOUND = Check("books", "once", passed=False, evidence="they do not add up")

@@ -36,7 +36,7 @@ from pipelines.reputation.warehouse import Warehouse
 from pipelines.serving.client import connect
 from pipelines.serving.keys import key_pattern
 from pipelines.settings import Settings
-from pipelines.verify import verify_served
+from pipelines.verify_served import verify_served
 from tests.crashes.kills import find_function
 from tests.draining import NOON, answers, send, with_ingest
 from tests.services.waiting import wait_for

@@ -1,5 +1,8 @@
 """All commands, in the order of an event's way."""
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from pipelines.cli import (
@@ -23,6 +26,7 @@ from pipelines.cli import (
     replay,
     trend,
 )
+from pipelines.cli.output import say
 
 app = typer.Typer(
     name="karmalake",
@@ -38,6 +42,23 @@ app = typer.Typer(
 
     New here? `karmalake demo` shows everything in about a minute.""",
 )
+
+
+def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer's
+    if asked:
+        say(f"karmalake {version('karmalake')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(  # pyright: ignore[reportUnusedFunction] - typer runs it
+    _version: Annotated[  # noqa: FBT002 - a flag, acted on when it is read
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    pass
+
+
 app.add_typer(local.app, name="local", rich_help_panel="Start")
 app.command(rich_help_panel="Start")(demo.demo)
 app.command(rich_help_panel="Start")(look.doctor)

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+    from pipelines.check import Check
     from pipelines.lake.commit import CommitRecord
     from pipelines.reputation.derive import Derived
     from pipelines.serving.publish import Published
-    from pipelines.verify import Check
 
 _LABELS = {"dead_letters": "dead letters", "mis_keyed": "mis-keyed"}
 _COUNTS = ("read", "accepted", "duplicates", "conflicts", "dead_letters")
@@ -148,12 +148,20 @@ def show_derived(derived: "Derived") -> None:
     )
 
 
-def publish() -> None:
-    """Publish the warehouse's documents to Redis: those that changed, or all if Redis lost them."""
-    from pipelines.refresh import publish_warehouse  # noqa: PLC0415
+def publish(
+    full: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--full", help="Write every document, and delete what does not belong there.")
+    ] = False,
+) -> None:
+    """Publish the warehouse's documents to Redis: those that changed, or all if Redis lost them.
 
+    With --full after something else wrote, deleted or evicted documents, which nothing but `verify` notices.
+    """
+    from pipelines.refresh import publish_everything, publish_warehouse  # noqa: PLC0415
+
+    engine = publish_everything if full else publish_warehouse
     with progress("publishing"):
-        published = publish_warehouse(current_settings())
+        published = engine(current_settings())
     show_published(published)
 
 

@@ -47,7 +47,7 @@ _FIELDS = {
     "metadata": {"map of string", "null"},
 }
 _WHAT = "an event by its writer's Avro schema"
-_BULK_BYTES, _BULK_CELLS = 4 * 1024 * 1024, 8_000_000
+BULK_BYTES, _BULK_CELLS = 4 * 1024 * 1024, 8_000_000
 """Of the values that are decoded together: bounds the memory of a decoder that fills every cell of every row."""
 _INT64 = 2**63
 _Parse = Callable[[pa.Array], Parsed]
@@ -70,18 +70,25 @@ def _parser(schema: str) -> _Parse | Problem:
             "the topic holds Avro, which needs a package more: pip install 'karmalake[avro]'"
         ) from None
     try:
-        return _parser_of(*read_schema(schema))
+        return _parser_of(*event_fields(schema))
     except ValueError as error:
         return Problem(Reason.UNDECODABLE, plain_sentence(f"The writer's Avro schema is no event: {error}."))
 
 
-def _parser_of(definition: dict[str, Any], fields: dict[str, Any]) -> _Parse:
+def event_fields(text: str) -> tuple[dict[str, Any], list[str], set[str]]:
+    """Return a writer's schema as `bare` leaves it, the event's fields in it, and the kinds of its timestamp.
+
+    Raises ValueError for a schema whose values are no events.
+    """
+    definition, fields = read_schema(text)
     for name, kinds in _FIELDS.items():
         if not all(kind(of) in kinds for of in choices(fields.get(name, "null"))):
             raise ValueError(f"its {name} is {json.dumps(fields[name])}, not {' or '.join(sorted(kinds - {'null'}))}")
     plain: dict[str, Any] = bare(definition)
-    names = [name for name in _FIELDS if name in fields]
-    time_kinds = set(map(kind, choices(fields.get("timestamp", "null"))))
+    return plain, [name for name in _FIELDS if name in fields], set(map(kind, choices(fields.get("timestamp", "null"))))
+
+
+def _parser_of(plain: dict[str, Any], names: list[str], time_kinds: set[str]) -> _Parse:
     apart = partial(parse_by_halves, parse=_apart(json.dumps(plain), names, time_kinds), what=_WHAT)
     cells = cells_in_bulk(plain)
     rows = _rows_in_bulk(json.dumps(plain), names, cells) if cells else None
@@ -94,7 +101,7 @@ def _parser_of(definition: dict[str, Any], fields: dict[str, Any]) -> _Parse:
 
 def _by_size(values: pa.Array, *, in_bulk: _Parse, apart: _Parse) -> Parsed:
     """Decode values in bulk but for those that are larger than all that are decoded together."""
-    large = pc.greater(pc.binary_length(values), _BULK_BYTES)
+    large = pc.greater(pc.binary_length(values), BULK_BYTES)
     if not pc.any(large, min_count=0).as_py():
         return in_bulk(values)
     chosen = large.to_numpy(zero_copy_only=False)
@@ -135,7 +142,7 @@ def _in_bulk(
             alone = {row: refusal(values.slice(row, 1)) for row in suspects}
             return parse_others(values, {row: why for row, why in alone.items() if why}, by_halves)
 
-    return partial(parse_in_parts, parse=parse, most_bytes=_BULK_BYTES, most_rows=most_rows)
+    return partial(parse_in_parts, parse=parse, most_bytes=BULK_BYTES, most_rows=most_rows)
 
 
 def _suspected(schema: dict[str, Any], names: list[str], time_kinds: set[str]) -> Callable[[bytes], bool]:

@@ -1,7 +1,8 @@
 """JSON objects to Arrow columns, in bulk, by DuckDB.
 
 A value is an object with the contract's names: four strings, `timestamp` as RFC 3339 has it, and `metadata`, an object
-of strings. Fields of a newer writer are passed over. Nothing is guessed: a number is not taken for a string.
+of strings. Fields of a newer writer are passed over. Nothing is guessed: a number is not taken for a string. What JSON
+is at all is decided by `json_grammar.py`, since DuckDB takes more.
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are made when it is imported)
@@ -14,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.contract.parsed import Parsed, parse_by_halves, parse_in_parts, undecodable
+from pipelines.contract.json_grammar import find_json_faults
+from pipelines.contract.parsed import Parsed, parse_by_halves, parse_in_parts, parse_others, undecodable
 from pipelines.contract.schema import EVENT, METADATA
 from pipelines.contract.times import read_times
 
@@ -32,7 +34,12 @@ _LIMITS: dict[str, str | bool | int | float | list[str]] = {
 
 def parse_json(values: pa.Array) -> Parsed:
     """Decode an Arrow array of JSON texts in UTF-8."""
-    values = values.cast(pa.binary())
+    values = pc.fill_null(values.cast(pa.binary()), b"")
+    faults = {row: undecodable(_WHAT, why) for row, why in find_json_faults(values).items()}
+    return parse_others(values, faults, _parse_others) if faults else _parse_others(values)
+
+
+def _parse_others(values: pa.Array) -> Parsed:
     return parse_in_parts(values, partial(parse_by_halves, parse=_parse, what=_WHAT), _SLICE_BYTES)
 
 

@@ -86,7 +86,7 @@ def _scan_event(data, start, end):
         if wire_type == 2 and not depth:
             if kind == _EVENT and _TIMESTAMP <= number <= _METADATA:
                 kind, end, at = number, at, first
-            elif _is_text(kind, number) and not _is_utf8(data, first, at):
+            elif _is_text(kind, number) and not is_utf8(data, first, at):
                 return _UTF8, first
     return 0, end
 
@@ -143,7 +143,7 @@ def _is_text(kind, number):
 
 
 @njit(cache=True, nogil=True)
-def _is_utf8(data, at, end):
+def is_utf8(data, at, end):
     """Return whether data[at:end] is UTF-8 without surrogates and overlong forms."""
     while at < end:
         first = data[at]

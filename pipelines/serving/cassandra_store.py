@@ -223,6 +223,15 @@ def read_document(settings: CassandraSettings, user_id: str) -> str | None:
     return rows[0]["document"] if rows else None
 
 
+def read_users(settings: CassandraSettings) -> Iterator[pl.Series]:
+    """Yield the users (Binary) who have a document, a partition at a time; errors as for `read_document`."""
+    with _explained(settings, "reading"):
+        store = _connected(settings)
+        for bucket in range(_BUCKETS):
+            rows = store.run(_USERS, store.prefix, bucket)
+            yield pl.Series([row["user_id"] for row in rows if row["user_id"] is not None], dtype=pl.Binary)
+
+
 def read_held(settings: CassandraSettings) -> Held:
     """Return what is published and what is being published; errors as for `read_document`."""
     with _explained(settings, "reading"):
@@ -350,7 +359,7 @@ def foreign_content(prefix: str, what: str) -> ConfigurationError:
     """Return the error for a row under a prefix that karmalake has not written."""
     return ConfigurationError(
         f"a row of prefix {prefix} in Cassandra {what}: something else writes there. Find out what; delete the row of "
-        "this prefix in the table publications, and publish again: then everything is written"
+        "this prefix in the table publications, if it is that one, and run `karmalake publish --full`"
     )
 
 

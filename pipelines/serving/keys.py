@@ -62,8 +62,14 @@ def leaderboard_key(prefix: str, view: str) -> bytes:
 
 def is_leaderboard(prefix: str, key: bytes) -> bool:
     """Return whether a key is that of some view's leaderboard, and not of another prefix that begins like this one."""
+    return leaderboard_view(prefix, key) is not None
+
+
+def leaderboard_view(prefix: str, key: bytes) -> str | None:
+    """Return the view whose leaderboard a key is; None for any other key."""
     before = leaderboard_key(prefix, "")
-    return key.startswith(before) and _VIEW.fullmatch(key, len(before)) is not None
+    found = _VIEW.fullmatch(key, len(before)) if key.startswith(before) else None
+    return found and found[0].decode()
 
 
 def key_pattern(prefix: str) -> str:

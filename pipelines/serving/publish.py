@@ -7,8 +7,8 @@ Everything is written, and every document of a user who is not among the new one
 last publication in the store is not the one that the state has: the store was emptied or restored, another publisher
 was here, a publication was interrupted, the state was not saved or is new; and when other leaderboards are wanted than
 were published.
-What does not show is a document that something else deleted or evicted: give Redis `maxmemory-policy noeviction`, and
-after a mishap delete `{prefix}.publication`.
+What does not show is a document that something else wrote, deleted or evicted: give Redis `maxmemory-policy
+noeviction`, and after a mishap run `karmalake publish --full`, which forgets the state.
 """
 
 import time

@@ -60,8 +60,7 @@ def foreign_content(key: bytes, what: str) -> ConfigurationError:
     """Return the error for a key whose content is not karmalake's."""
     return ConfigurationError(
         f"the Redis key {shown(key)} {what}: something else writes there. Find out what, or choose another "
-        "redis.prefix; delete the key and the one that ends in .publication, and publish again: then everything is "
-        "written"
+        "redis.prefix; delete the key and run `karmalake publish --full`"
     )
 
 
@@ -86,11 +85,11 @@ def _wrong_type(client: redis.Redis, types: Mapping[bytes, str]) -> str:
         if found not in {expected, "none", ""}:
             return (
                 f"The key {shown(key)} is a {found}, where karmalake keeps a {expected}: something else uses it. "
-                "Delete or rename it, or choose another redis.prefix; then publish again"
+                "Delete or rename it, or choose another redis.prefix; then run `karmalake publish --full`"
             )
     return (
         f"One of these keys is of another type than karmalake gives it: {', '.join(map(shown, types))}. Look with "
-        "TYPE, delete or rename it, or choose another redis.prefix; then publish again"
+        "TYPE, delete or rename it, or choose another redis.prefix; then run `karmalake publish --full`"
     )
 
 

@@ -50,6 +50,10 @@ class State:
             return None
         return last.digests
 
+    def forget(self) -> None:
+        """Know of no publication, in memory alone: the next one is full."""
+        self._last = None
+
     def remember(self, publication_id: str, leaderboards: Sequence[str], digests: pl.DataFrame) -> None:
         """Take the digests of a publication for those of the last one, in memory alone."""
         self._last = _Last(publication_id, _text(leaderboards), digests)

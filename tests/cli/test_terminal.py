@@ -66,7 +66,7 @@ RUN: dict[str, list[list[str]]] = {
     "skip": [["{place}", "--why", _NASTY], [_NASTY, "--why", _NASTY]],
     "refresh": [[]],
     "rebuild": [[]],
-    "publish": [[]],
+    "publish": [[], ["--full"]],
     "compact": [[]],
     "vacuum": [[]],
     "verify": [[]],
