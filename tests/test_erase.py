@@ -218,7 +218,7 @@ def test_always_overtaken(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> Non
     lake = open_lake(bus.lake_root)
     monkeypatch.setattr(erasure, "replace_files", never)
     with pytest.raises(TransientError, match="erase again"):
-        erase_users(lake, open_tombstones(lake, bus.contract), [_USER])
+        erase_users(lake, open_tombstones(lake, bus), [_USER])
     assert_verified(bus)
 
 
