@@ -26,7 +26,8 @@ def words_of_bytes(data: bytes) -> set[bytes]:
         found |= {run[0], run[0].strip(b" ")}
         for at in (start - 1, start):  # the byte that says how long the string is may be one of text
             length = data[at] if at >= 0 else 0
-            found |= {data[at + 1 : at + 1 + length], data[at + 1 : at + 1 + length // 2]}
+            ends = [at + 1 + length, at + 1 + length // 2]
+            found |= {data[at + 1 : end] for end in ends if end <= len(data)}
     return found - {b""}
 
 
