@@ -25,7 +25,7 @@ from pipelines.erase_limits import beyond_reach
 from pipelines.errors import TransientError, UsageError
 from pipelines.lake.kept_tombstones import FILE_NAME, keep, read_kept, tombstones_at
 from pipelines.lake.mentions import Mentions
-from pipelines.lake.tables import open_lake
+from pipelines.lake.tables import create_lake, open_lake
 from pipelines.lake.tombstones import open_tombstones, tombstone
 from pipelines.lake.upkeep import vacuum, vacuum_when_due
 from pipelines.lake.words import words_of_bytes
@@ -35,8 +35,10 @@ from pipelines.reputation.by_user import by_user_path
 from pipelines.reputation.derive import open_draft
 from pipelines.serving.read import read_reputation
 from pipelines.settings import Settings
-from pipelines.verify import verify_erased
+from pipelines.verify import verify, verify_erased
 from tests.draining import NOON, assert_verified, drain_all, query, send, valid_records, with_ingest
+from tests.services.waiting import wait_for
+from tests.test_stream import streaming
 
 _JANE = "jane-doe"
 _NAMED = re.compile(rb"jane-doe(?!-2)")
@@ -404,3 +406,22 @@ def test_vacuum_when_due(bus: Settings) -> None:
     assert removed()
     os.utime(mark, (time.time() + 3600,) * 2)
     assert removed()
+
+
+@pytest.mark.slow
+def test_beside_a_stream(settings: Settings) -> None:
+    """It derives and publishes without the user by itself, vacuums when that is due, and leaves no byte behind."""
+    reputation = settings.reputation.model_copy(update={"derive_interval_seconds": 0.2})
+    bus = with_ingest(settings.model_copy(update={"reputation": reputation}))
+    orphan = Path(create_lake(bus.lake_root).root) / "events" / "orphan.parquet"
+    orphan.write_bytes(b"x")
+    os.utime(orphan, (time.time() - 30 * 3600,) * 2)
+    send(bus, [*valid_records(range(20)), Record(b"jane-doe", _value("r-2", _JANE))])
+    with streaming(bus):
+        wait_for("the document", lambda: read_reputation(_JANE, bus))
+        wait_for("the vacuum of an old orphan", lambda: not orphan.exists())
+        assert erase(bus, [_JANE]).kept
+        wait_for("the document to go", lambda: read_reputation(_JANE, bus) is None)
+    vacuum(open_lake(bus.lake_root), 0)
+    assert _found(bus) == set()
+    assert [check for check in verify(bus) if check.passed is False] == []
