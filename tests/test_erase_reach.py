@@ -132,6 +132,11 @@ def _in_redis(client: redis.Redis, key: bytes) -> bool:
     return bool(_NAMED.search(key) or _NAMED.search(client.dump(key)))  # type: ignore[arg-type]
 
 
+def _age(file: Path, hours: float) -> None:
+    changed = time.time() - hours * 3600
+    os.utime(file, (changed, changed))
+
+
 def test_every_byte_is_gone_but_what_is_listed(bus: Settings) -> None:
     """After erasure and vacuum, no file and no key holds the id, but for other users' rows that name the user."""
     listed = {"lake/events", "lake/conflicts", "lake/dead_letters", "warehouse.duckdb"}
@@ -397,14 +402,14 @@ def test_vacuum_when_due(bus: Settings) -> None:
 
     def removed() -> bool:
         orphan.write_bytes(b"x")
-        os.utime(orphan, (time.time() - 30 * 3600,) * 2)
+        _age(orphan, hours=30)
         return "events/orphan.parquet" in vacuum_when_due(lake, bus.lake, mark)
 
     assert removed()
     assert not removed()
-    os.utime(mark, (time.time() - 6.1 * 3600,) * 2)
+    _age(mark, hours=6.1)
     assert removed()
-    os.utime(mark, (time.time() + 3600,) * 2)
+    _age(mark, hours=-1)
     assert removed()
 
 
@@ -415,7 +420,7 @@ def test_beside_a_stream(settings: Settings) -> None:
     bus = with_ingest(settings.model_copy(update={"reputation": reputation}))
     orphan = Path(create_lake(bus.lake_root).root) / "events" / "orphan.parquet"
     orphan.write_bytes(b"x")
-    os.utime(orphan, (time.time() - 30 * 3600,) * 2)
+    _age(orphan, hours=30)
     send(bus, [*valid_records(range(20)), Record(b"jane-doe", _value("r-2", _JANE))])
     with streaming(bus):
         wait_for("the document", lambda: read_reputation(_JANE, bus))
