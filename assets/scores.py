@@ -38,7 +38,8 @@ WHERE day BETWEEN ? AND ?
 GROUP BY day
 """
 _ANOMALIES = ("review_bombs", "rater_bursts", "reciprocal_rings", "drift")
-_EVIDENCE = ["user_id", "day", "expected", "observed", "score"]
+_EVIDENCE = ["day", "expected", "observed", "score"]
+"""Without the user: an erasure does not reach Dagster's storage."""
 _NEWEST = 20
 _BY_ACTION = ["day", "action_type", "events", "counted", "active_users", "points", "rating_average"]
 _FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=1), warn_window=timedelta(minutes=15))
@@ -143,12 +144,15 @@ def trends(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karmal
 @dg.asset(group_name="scores", kinds={"duckdb"}, deps=[reputation], freshness_policy=NIGHTLY)
 @actionable
 def anomalies(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
-    """Review bombs, bursts by rater, reciprocal rings and drifts in all history: how many, and the newest of them."""
+    """Review bombs, bursts by rater, reciprocal rings and drifts in all history: how many, and the newest of them.
+
+    Whose they are says `karmalake trend NAME`: what Dagster stores names no user, since an erasure does not reach it.
+    """
     with Warehouse(karmalake.settings.warehouse_path) as warehouse:
         alarms = {name: warehouse.trend(name) for name in _ANOMALIES}
     counts = {name: rows.height for name, rows in alarms.items()}
     shown = [(name, *row) for name, rows in alarms.items() for row in rows.select(_EVIDENCE).rows()]
-    newest = sorted(shown, key=lambda row: row[2], reverse=True)[:_NEWEST]
+    newest = sorted(shown, key=lambda row: row[1], reverse=True)[:_NEWEST]
     preview = dg.MetadataValue.md(_markdown(["anomaly", *_EVIDENCE], newest))
     return dg.MaterializeResult(metadata={"dagster/row_count": sum(counts.values()), **counts, "newest": preview})
 

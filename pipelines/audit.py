@@ -20,8 +20,10 @@ from pipelines.emit.clients import consumer, translated
 from pipelines.emit.records import Salvaged, take_apart_as
 from pipelines.emit.topics import describe_topic
 from pipelines.errors import TransientError, UsageError
+from pipelines.lake.kept_tombstones import read_kept, stored
 from pipelines.lake.stores import opened
-from pipelines.lake.tombstones import user_digest
+from pipelines.lake.tombstones import keys_of, tombstone
+from pipelines.lake.words import words_of_bytes
 from pipelines.settings import Settings
 
 _SHOWN = 5
@@ -84,8 +86,9 @@ class _Held:
     accepted: dict[Place, str]
     """The event_id of each place."""
     rejected: set[Place]
-    tombstones: set[str]
-    lake_id: str
+    erased: set[Place]
+    """The places of rows that an erasure removed."""
+    tombstones: frozenset[str]
 
     def accepts(self, place: Place, event: ReadEvent | Problem | None) -> bool:
         """Return whether the event of a place is this one; one whose schema is gone meanwhile is not compared.
@@ -98,7 +101,15 @@ class _Held:
 
     def is_erased(self, user_id: bytes | None) -> bool:
         """Return whether a user was erased."""
-        return bool(self.tombstones) and user_id is not None and user_digest(user_id, self.lake_id) in self.tombstones
+        if user_id is None:
+            return False
+        return any(tombstone(user_id, key) in self.tombstones for key in keys_of(self.tombstones))
+
+    def is_erased_in(self, texts: Sequence[bytes | None]) -> bool:
+        """Return whether a word of a record that cannot be decoded is the user_id of a user who was erased."""
+        return bool(self.tombstones) and any(
+            self.is_erased(word) for text in texts for word in words_of_bytes(text or b"")
+        )
 
 
 def audit(settings: Settings) -> Audit:
@@ -140,10 +151,11 @@ def _read_files(settings: Settings, topic_id: str) -> _Held:
     for table in _tables(settings, "dead_letters", ["topic_id", "topic_partition", "offset", "batch_id"]):
         committed = [batch in batches for batch in table["batch_id"].to_pylist()]
         rejected.update(_places(table.filter(pa.array(committed, pa.bool_())), topic_id))
-    tables = _tables(settings, "erasures", ["user_digest"])
-    tombstones = {digest for table in tables for digest in table["user_digest"].to_pylist()}
-    lake_id = str(DeltaTable(f"{settings.lake_root}/events").metadata().id)
-    return _Held(ids, count, accepted, rejected, tombstones, lake_id)
+    erased: set[Place] = set()
+    for table in _tables(settings, "erased", ["topic_id", "topic_partition", "offset"]):
+        erased.update(_places(table, topic_id))
+    tombstones = stored(settings.lake_root) | read_kept(settings.tombstones_file)
+    return _Held(ids, count, accepted, rejected, erased, tombstones)
 
 
 def _tables(settings: Settings, name: str, columns: list[str]) -> Iterator[pa.Table]:
@@ -166,6 +178,9 @@ def _of_partition(settings: Settings, held: _Held, partition: int, first: int, u
         if place in held.rejected:
             found.dead_letters += 1
             continue
+        if place in held.erased and place not in held.accepted:
+            found.erased += 1
+            continue
         event = read_event(value or b"", headers, settings.contract)  # never of a dead letter: it may harm any decoder
         read = event if isinstance(event, ReadEvent) else None
         if held.accepts(place, event):
@@ -174,6 +189,8 @@ def _of_partition(settings: Settings, held: _Held, partition: int, first: int, u
             found.erased += 1
         elif read and read.event_id in held.ids:
             found.repeated += 1
+        elif read is None and held.is_erased_in([key, value, *(text for _, text in headers)]):
+            found.erased += 1
         else:
             found.lost += 1
             found.examples = [*found.examples, offset][:_SHOWN]

@@ -202,7 +202,8 @@ def open_ingest_from(source: Source, settings: Settings) -> Generator[Ingest]:
         reading_ahead(source) as ahead,
         closing(open_index(settings.index_dir, lake, events)) as index,
     ):
-        tombstones = open_tombstones(lake, settings.contract)
+        tombstones = open_tombstones(lake, settings)
+        tombstones.add()  # a lake that was made again, or restored, has only those beside it
         yield Ingest(settings, ahead, lake, events, index, tombstones, RejectionGuard(settings.ingest))
 
 

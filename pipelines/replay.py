@@ -20,7 +20,8 @@ from pipelines.ingest.replay import Replay, Stretch, find_stretch
 from pipelines.ingest.source import open_source
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.history import take_snapshot
-from pipelines.lake.tables import open_lake
+from pipelines.lake.kept_tombstones import keep, read_kept, stored
+from pipelines.lake.tables import is_lake, open_lake
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.settings import Settings
 
@@ -67,10 +68,19 @@ def replay(replayed: Replay, settings: Settings, report: Callable[[CommitRecord]
 
 
 def fresh(settings: Settings, folder: Path) -> Settings:
-    """Return settings of a lake in an empty folder. Raises UsageError if something is in it."""
+    """Return settings of a lake in an empty folder, from which those stay out who were erased from the lake.
+
+    Raises UsageError if something is in the folder.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty: a lake to compare with starts from nothing")
-    return settings.model_copy(update={"data_dir": folder})
+    in_folder = settings.lake.model_copy(update={"uri": None})
+    beside = settings.model_copy(update={"data_dir": folder, "lake": in_folder})
+    erased = read_kept(settings.tombstones_file) | (
+        stored(settings.lake_root) if is_lake(settings.lake_root) else set()
+    )
+    keep(beside.tombstones_file, erased)
+    return beside
 
 
 def compare(settings: Settings, other: Settings, stretch: Stretch) -> Comparison:

@@ -296,6 +296,9 @@ class LakeSettings(_Section):
     vacuum_retention_hours: float = Field(default=24.0, ge=1, le=168)
     """Files that no commit names, or that no snapshot of this age names, are removed by `karmalake vacuum`. At most a
     week: the log forgets by then that a file was replaced."""
+    vacuum_interval_hours: float = Field(default=6.0, gt=0, le=168)
+    """How often `karmalake stream` vacuums. The bytes of an erased user are on the disk for vacuum_retention_hours, and
+    for so long more at most."""
 
 
 class ReputationSettings(_Section):
@@ -356,7 +359,7 @@ class Settings(_Section):
     """All settings; `load_settings()` builds it."""
 
     data_dir: Path = Path("data")
-    """Holds lake/, index/, lag/, local/ and warehouse.duckdb."""
+    """Holds lake/, index/, lag/, local/, warehouse.duckdb and tombstones.txt, the digests of users who were erased."""
     kafka: KafkaSettings = KafkaSettings()
     queue: QueueSettings = QueueSettings()
     redis: RedisSettings = RedisSettings()
@@ -397,6 +400,11 @@ class Settings(_Section):
     def index_dir(self) -> Path:
         """The dedup index: a cache of the lake."""
         return self.data_dir / "index"
+
+    @property
+    def tombstones_file(self) -> Path:
+        """Who was erased, as digests, beside the lake's own table: it outlives the lake."""
+        return self.data_dir / "tombstones.txt"
 
     @property
     def warehouse_path(self) -> Path:

@@ -23,7 +23,7 @@ from pipelines.errors import KarmalakeError, TransientError
 from pipelines.ingest.guard import Halted
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import KeptOpen, create_lake, open_lake
-from pipelines.lake.upkeep import compact
+from pipelines.lake.upkeep import compact, vacuum_when_due
 from pipelines.refresh import publish_views, refresh_draft
 from pipelines.reputation.derive import Derived, open_draft
 from pipelines.serving.publish import Published
@@ -164,12 +164,16 @@ def _refresh_loop(
 
 
 def _keep_up(settings: Settings, state: State) -> None:
-    """Save what was published, and merge small files."""
+    """Save what was published, merge small files, and remove files that no reader needs any more."""
     state.save()
+    lake = open_lake(settings.lake_root)
     try:
-        compact(open_lake(settings.lake_root), settings.lake.compact_after_files)
+        compact(lake, settings.lake.compact_after_files)
     except TransientError as error:
         _LOG.info("compaction: %s", error)
+    removed = vacuum_when_due(lake, settings.lake, settings.data_dir / "vacuumed")
+    if removed:
+        _LOG.info("vacuum: %d files are removed", len(removed))
 
 
 def _both(first: pl.Series | None, second: pl.Series | None) -> pl.Series | None:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import pipelines.erase as whole
 from pipelines.audit import audit
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
@@ -15,7 +17,7 @@ from pipelines.drain import drain, drain_once, open_ingest
 from pipelines.emit.producer import Record
 from pipelines.erase import erase
 from pipelines.errors import TransientError, UsageError
-from pipelines.lake import erasure
+from pipelines.lake import erasure, tombstones
 from pipelines.lake.erasure import Erased, erase_users
 from pipelines.lake.tables import TABLES, open_lake
 from pipelines.lake.tombstones import open_tombstones
@@ -136,25 +138,32 @@ class _KilledError(Exception):
 
 # Every step, in the order of an erasure; what is killed after a step is killed before the next.
 _STEPS = [
-    ("append_file", 1, "before"),
-    ("append_file", 1, "after"),
-    ("write_days", 1, "before"),
-    ("replace_files", 1, "before"),
-    ("replace_files", 1, "after"),
-    ("append_file", 3, "before"),
-    ("write_file", 1, "after"),
-    ("replace_files", 2, "after"),
-    ("replace_files", 3, "before"),
-    ("make_durable", 3, "after"),
+    (tombstones, "append_file", 1, "before"),
+    (tombstones, "append_file", 1, "after"),
+    (tombstones, "keep_beside", 1, "after"),
+    (erasure, "write_days", 1, "before"),
+    (erasure, "replace_files", 1, "before"),
+    (erasure, "replace_files", 1, "after"),
+    (erasure, "append_file", 2, "before"),
+    (erasure, "write_file", 1, "after"),
+    (erasure, "replace_files", 2, "after"),
+    (erasure, "replace_files", 3, "before"),
+    (erasure, "make_durable", 3, "after"),
+    (whole, "forget_indexes", 1, "before"),
+    (whole, "count_mentions", 1, "before"),
+    (whole, "forget_by_user", 1, "before"),
+    (whole, "publish_warehouse", 1, "before"),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("step", "call", "when"), _STEPS)
-def test_a_kill_at_any_step(bus: Settings, monkeypatch: pytest.MonkeyPatch, step: str, call: int, when: str) -> None:
+@pytest.mark.parametrize(("module", "step", "call", "when"), _STEPS)
+def test_a_kill_at_any_step(
+    bus: Settings, monkeypatch: pytest.MonkeyPatch, module: ModuleType, step: str, call: int, when: str
+) -> None:
     """The lake adds up all the time, ingest goes on, and erasing again ends as if nothing had been (`atomic`)."""
     with monkeypatch.context() as patch:
-        patch.setattr(erasure, step, _killing(getattr(erasure, step), call, when))
+        patch.setattr(module, step, _killing(getattr(module, step), call, when))
         with pytest.raises(_KilledError):
             erase(bus, [_USER])
     assert_verified(bus)
@@ -218,7 +227,7 @@ def test_always_overtaken(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> Non
     lake = open_lake(bus.lake_root)
     monkeypatch.setattr(erasure, "replace_files", never)
     with pytest.raises(TransientError, match="erase again"):
-        erase_users(lake, open_tombstones(lake, bus.contract), [_USER])
+        erase_users(lake, open_tombstones(lake, bus), [_USER])
     assert_verified(bus)
 
 

@@ -74,7 +74,8 @@ FATES = pa.schema(
 """One row each time something was decided about a dead letter, which batch_id and place name: requeued or discarded.
 requeue_id is the topic id of a requeue: the row counts once a commit has a range of it. Appended to, never changed."""
 ERASURES = pa.schema([("user_digest", pa.string()), ("asked", TIMESTAMP)])
-"""One row for each user who is to be erased, without the name: a tombstone (`tombstones.py`). Never removed."""
+"""One row for each user who is to be erased, without the name: a tombstone (`tombstones.py`), with its key unless that
+is the lake's own id. Never removed."""
 ERASED = pa.schema(
     [
         ("table_name", pa.string()),
@@ -99,6 +100,7 @@ ERASURES_DONE = "erasures"
 """The application transaction of `events` that says how many rows of `erasures` it is free of."""
 COMMIT_METADATA = "karmalake"
 """The key under which a commit of `events` carries its record, as JSON, in the log."""
+_TAKE_ALONG = "copy tombstones.txt from the old one, if there is one, since it keeps erased users out,"
 # Statistics of user columns would keep a user_id in the log after an erasure. Checkpoints of the log every 100
 # commits keep reading it cheap; the retention bounds how far back `Lake.log` reaches.
 _CONFIGURATION = {
@@ -182,7 +184,7 @@ class Lake:
             said = str(error).partition("\n")[0]  # what follows is a stack without names
             raise CorruptionError(
                 f"the Delta table {self.folder(name)} cannot be opened: {said}; restore it from a copy, or set "
-                "data_dir to a new folder and drain the topic from its start"
+                f"data_dir to a new folder, {_TAKE_ALONG} and drain the topic from its start"
             ) from error
         if set_torn_aside(self.folder(name), table.version()):
             return self.table(name)
@@ -191,7 +193,7 @@ class Lake:
         if missing:
             raise UsageError(
                 f"{self.folder(name)} was made by an earlier state of karmalake, without {', '.join(sorted(missing))}: "
-                "set data_dir to a new folder and drain the topic from its start"
+                f"set data_dir to a new folder, {_TAKE_ALONG} and drain the topic from its start"
             )
         return table
 

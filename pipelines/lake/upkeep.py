@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
-from math import ceil
+from math import ceil, inf
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -23,6 +24,8 @@ from pipelines.lake.files import DAY_COLUMN, make_durable, read_file, read_foote
 from pipelines.lake.log_files import remove_old_entries
 from pipelines.lake.publish import publish
 from pipelines.lake.tables import TABLES, Lake
+from pipelines.private import private_folder
+from pipelines.settings import LakeSettings
 
 MAINTENANCE = "maintenance"
 """The application transaction of whoever replaces files: of two at once, the later one fails."""
@@ -87,6 +90,17 @@ def vacuum(lake: Lake, retention_hours: float) -> list[str]:
             retention_hours=ceil(retention_hours), dry_run=False, enforce_retention_duration=False, full=True
         )
         removed += [f"{name}/{path}" for path in paths]
+    return removed
+
+
+def vacuum_when_due(lake: Lake, settings: LakeSettings, mark: Path) -> list[str]:
+    """Vacuum if `vacuum_interval_hours` have passed since the file `mark` was touched, and touch it."""
+    age_hours = (time.time() - mark.stat().st_mtime) / 3600 if mark.exists() else inf
+    if 0 <= age_hours < settings.vacuum_interval_hours:
+        return []
+    removed = vacuum(lake, settings.vacuum_retention_hours)
+    private_folder(mark.parent)
+    mark.touch()
     return removed
 
 

@@ -56,6 +56,19 @@ def by_user_path(warehouse: Path) -> Path:
     return warehouse.with_name("by_user.duckdb")
 
 
+def forget_others(path: Path, lake_id: str) -> None:
+    """Remove the file unless it is of this lake: a policy whose points decay never attaches it, nor begins it again."""
+    if not path.exists():
+        return
+    try:
+        with duckdb.connect(path, read_only=True) as connection:
+            held = connection.execute("SELECT lake_id FROM info").fetchall()
+    except duckdb.Error:
+        held = []
+    if held != [(lake_id,)]:
+        forget_by_user(path)
+
+
 def forget_by_user(path: Path) -> None:
     """Remove the file with its write-ahead log; the next refresh makes it anew."""
     path.unlink(missing_ok=True)

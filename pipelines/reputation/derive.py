@@ -23,7 +23,15 @@ from pipelines.errors import UsageError
 from pipelines.file_lock import is_locked
 from pipelines.lake.tables import Snapshot
 from pipelines.private import private_folder
-from pipelines.reputation.by_user import attach_by_user, bring_up, by_user_path, last_batch, read_commits, transaction
+from pipelines.reputation.by_user import (
+    attach_by_user,
+    bring_up,
+    by_user_path,
+    forget_others,
+    last_batch,
+    read_commits,
+    transaction,
+)
 from pipelines.reputation.database_file import alone, put_in_place, remove
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.policy import InForce, Policy
@@ -184,6 +192,7 @@ class Draft:
         started = time.monotonic()
         _LOG.info("everything is computed from nothing: %s", why)
         self.discard()
+        forget_others(by_user_path(self.path), snapshot.lake_id)  # it may hold users who were erased since
         with self._discarded_on_error():
             connection = self._open()
             read_commits(connection, snapshot)

@@ -78,6 +78,12 @@ class State:
         self._saved = last
 
 
+def forget_state(folder: Path) -> None:
+    """Remove what a folder says, which names every user; the next publication is a full one."""
+    for file in folder.glob(f"{_NAME}*"):
+        file.unlink(missing_ok=True)
+
+
 @contextmanager
 def open_state(folder: Path) -> Generator[State]:
     """Yield the state in a folder, and save it on leaving."""

@@ -57,7 +57,9 @@ def _requeued(settings: Settings) -> dict[str, list[tuple[object, ...]]]:
 
 
 _ERASING = {
-    "pipelines.lake.erasure:append_file": 2,
+    "pipelines.lake.tombstones:append_file": 1,
+    "pipelines.lake.tombstones:keep_beside": 1,
+    "pipelines.lake.erasure:append_file": 1,
     "pipelines.lake.erasure:read_file": 2,
     "pipelines.lake.erasure:write_days": 2,
     "pipelines.lake.files:_write": 2,
@@ -65,6 +67,8 @@ _ERASING = {
     "pipelines.lake.erasure:make_durable": 1,
     "pipelines.lake.erasure:_erase": 2,
     "pipelines.erase:forget_indexes": 1,
+    "pipelines.erase:count_mentions": 1,
+    "pipelines.erase:forget_by_user": 1,
 }
 
 FLOWS = {

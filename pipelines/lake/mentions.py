@@ -1,0 +1,92 @@
+"""Where the user_ids of erased users stand in what other users' events say: counted, never changed here.
+
+A rating names its rater, a report its reporter. Such an event is another user's, and its digest depends on every value,
+so an erasure leaves it. It costs a reading of all events and some microseconds for each text that is not the same.
+"""
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are made when it is imported)
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.lake.files import read_file
+from pipelines.lake.tables import Lake, data_files
+from pipelines.lake.tombstones import Tombstones
+from pipelines.lake.words import words_of_text
+
+_MOST_KEYS = 10
+_COLUMNS = ["event_id", "user_id", "action_type", "metadata"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mentions:
+    """Rows of users who were not erased that hold the user_id of one who was, as a word."""
+
+    events: int = 0
+    dead_letters: int = 0
+    conflicts: int = 0
+    keys: Mapping[str, int] | None = None
+    """Texts of events and conflicts by where most stand: a key of metadata, `event_id`, `action_type`."""
+
+    def __bool__(self) -> bool:
+        """Return whether there are any."""
+        return bool(self.events or self.dead_letters or self.conflicts)
+
+    def __str__(self) -> str:
+        """Return the counts as a sentence names them."""
+        keys = ", ".join(f"{key} {count:,}" for key, count in (self.keys or {}).items())
+        return (
+            f"{self.events:,} events, {self.conflicts:,} conflicts and {self.dead_letters:,} dead letters of other "
+            f"users{f' ({keys})' if keys else ''}"
+        )
+
+
+def count_mentions(lake: Lake, tombstones: Tombstones) -> Mentions:
+    """Return where erased users are named by others; reads all events, conflicts and dead letters."""
+    if not tombstones.digests:
+        return Mentions()
+    keys: Counter[str] = Counter()
+    rows = dict.fromkeys(("events", "conflicts"), 0)
+    for name in rows:
+        for path in data_files(lake.table(name)):
+            rows[name] += _in_events(read_file(path, _COLUMNS), tombstones, keys)
+    letters = sum(_in_letters(read_file(path), tombstones) for path in data_files(lake.table("dead_letters")))
+    return Mentions(rows["events"], letters, rows["conflicts"], dict(keys.most_common(_MOST_KEYS)))
+
+
+def _in_events(events: pa.Table, tombstones: Tombstones, keys: Counter[str]) -> int:
+    others = events.filter(pc.invert(tombstones.of_users(events["user_id"])))
+    named = np.zeros(len(others), bool)
+    for name in ("event_id", "action_type"):
+        found = _mentioning(others[name].combine_chunks(), tombstones).to_numpy(zero_copy_only=False)
+        named |= found
+        keys.update({name: int(found.sum())} if found.any() else {})
+    metadata = others["metadata"].combine_chunks()
+    lengths = np.diff(metadata.offsets.to_numpy())
+    texts = pc.or_(_mentioning(metadata.items, tombstones), _mentioning(metadata.keys, tombstones))
+    named[np.repeat(np.arange(len(others)), lengths)[texts.to_numpy(zero_copy_only=False)]] = True
+    keys.update(f"metadata {_shown(key, tombstones)}" for key in metadata.keys.filter(texts).to_pylist())
+    return int(named.sum())
+
+
+def _mentioning(texts: pa.Array, tombstones: Tombstones) -> pa.BooleanArray:
+    found = [text for text in pc.unique(texts).to_pylist() if text is not None and _mentions(text, tombstones)]
+    return pc.is_in(texts, value_set=pa.array(found, pa.string()))
+
+
+def _mentions(text: str, tombstones: Tombstones) -> bool:
+    return any(map(tombstones.names, words_of_text(text.encode())))
+
+
+def _shown(key: str, tombstones: Tombstones) -> str:
+    return "under a key that names the user" if _mentions(key, tombstones) else key
+
+
+def _in_letters(letters: pa.Table, tombstones: Tombstones) -> int:
+    mine = tombstones.of_letters(letters).to_pylist()
+    return sum(tombstones.stands_in(letters.slice(row, 1)) for row, gone in enumerate(mine) if not gone)
