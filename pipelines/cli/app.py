@@ -11,6 +11,7 @@ from pipelines.cli import (
     dead_letters,
     demo,
     erase,
+    error_codes,
     explain,
     files,
     flow,
@@ -37,10 +38,13 @@ app = typer.Typer(
     Settings: KARMALAKE_* variables or karmalake.toml.
 
     New here? `karmalake demo` shows everything in about a minute.""",
+    epilog="Exit codes: 0 done, 1 a check failed or nothing was found, 2 a mistake in the command; every other error "
+    "has one of its own: `karmalake errors` lists them.",
 )
 app.add_typer(local.app, name="local", rich_help_panel="Start")
 app.command(rich_help_panel="Start")(demo.demo)
 app.command(rich_help_panel="Start")(look.doctor)
+app.command(rich_help_panel="Start")(error_codes.errors)
 app.add_typer(contract.app, name="contract", rich_help_panel="Bus")
 app.add_typer(bus.topics, name="topics", rich_help_panel="Bus")
 app.command(rich_help_panel="Bus")(bus.simulate)
