@@ -12,7 +12,7 @@ import duckdb
 from pipelines.drain import drain, open_ingest_from
 from pipelines.emit.files import Mapping
 from pipelines.emit.rows import count_rows
-from pipelines.errors import ConfigurationError, KarmalakeError, UsageError
+from pipelines.errors import ConfigurationError, UsageError
 from pipelines.ingest.file import open_file
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.history import take_snapshot

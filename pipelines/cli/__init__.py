@@ -38,7 +38,7 @@ def _open_standard_streams() -> None:
     """Open what the caller closed (`>&-`): the next file, one of the lake, would take the place of standard output."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - for the life of the process
 
 
 def _run() -> None:
