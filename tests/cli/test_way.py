@@ -136,8 +136,8 @@ def test_a_mistake_gets_a_sentence(karmalake: Run, arguments: list[str], code: i
 
 def test_servers_that_are_not_there_are_named(karmalake: Run) -> None:
     """A broker or cache that does not answer ends in a sentence with its address, within seconds."""
-    assert "127.0.0.1:1" in karmalake("drain", code=1, KARMALAKE_KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1").stderr
-    done = karmalake("show", "x", code=1, KARMALAKE_REDIS_URL="redis://:hush-hush@127.0.0.1:1/0")
+    assert "127.0.0.1:1" in karmalake("drain", code=75, KARMALAKE_KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1").stderr
+    done = karmalake("show", "x", code=75, KARMALAKE_REDIS_URL="redis://:hush-hush@127.0.0.1:1/0")
     assert "127.0.0.1:1" in done.stderr
     assert "hush-hush" not in done.stderr
 
