@@ -111,7 +111,7 @@ def test_the_way_of_an_event(karmalake: Run, ratings: str, settings: Settings, t
         (["show"], 2, "Missing argument"),
         (["scores"], 2, "there is no lake"),
         (["scores", "--as-of", "yesterday"], 2, "is not a time"),
-        (["scores", "--policy", "nonsense"], 2, "nonsense"),
+        (["scores", "--policy", "nonsense"], 80, "nonsense"),
         (["sql", "SELECT 1"], 2, "there is no warehouse"),
         (["rebuild"], 2, "there is no lake"),
         (["verify"], 2, "there is no lake"),
@@ -129,7 +129,7 @@ def test_the_way_of_an_event(karmalake: Run, ratings: str, settings: Settings, t
 )
 @pytest.mark.usefixtures("ratings")
 def test_a_mistake_gets_a_sentence(karmalake: Run, arguments: list[str], code: int, sentence: str) -> None:
-    """No traceback: exit code 2 for what the user can mend in the command, 1 for what was not found."""
+    """No traceback: exit code 2 for a mistake in the command, 80 in a policy, 1 for what was not found."""
     done = karmalake(*arguments, code=code)
     assert sentence in done.stderr + done.stdout
 
