@@ -6,6 +6,7 @@ ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 \
 
 WORKDIR /app
 COPY requirements-image.txt pyproject.toml README.md LICENSE dagster.yaml ./
+COPY docs/operations.md docs/operations.md
 COPY pipelines pipelines
 COPY assets assets
 

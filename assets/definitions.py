@@ -53,7 +53,8 @@ def _assets() -> list[dg.AssetsDefinition | dg.AssetSpec]:
 def _described(asset: dg.AssetsDefinition | dg.AssetSpec) -> dg.AssetsDefinition | dg.AssetSpec:
     """Name whom to ask about an asset, and link its code and what to read next, to be opened in an editor."""
     name = asset.key.to_user_string()
-    links: list[Any] = [_link(_ROOT / _READ_MORE[name])] if name in _READ_MORE else []
+    pages = [_ROOT / _READ_MORE[name]] if name in _READ_MORE else []
+    links: list[Any] = [_link(page) for page in pages if page.exists()]  # a wheel has none
     if isinstance(asset, dg.AssetsDefinition):
         compute = inspect.unwrap(cast("Any", asset.op.compute_fn).decorated_fn)
         links.append(_link(Path(inspect.getfile(compute)), compute.__code__.co_firstlineno))

@@ -6,7 +6,7 @@ from typing import ParamSpec, TypeVar
 
 import dagster as dg
 
-from pipelines.errors import KarmalakeError, TransientError
+from pipelines.errors import KarmalakeError, help_on
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -16,7 +16,7 @@ RETRIES = dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.EXPONENTIAL
 
 
 def actionable(compute: Callable[P, R]) -> Callable[P, R]:
-    """Let an asset or check fail with the sentence of the error and the page about it, instead of a traceback."""
+    """Let an asset or check fail with the sentence of the error and its code, instead of a traceback."""
 
     @wraps(compute)
     def told(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -30,10 +30,10 @@ def actionable(compute: Callable[P, R]) -> Callable[P, R]:
 
 def failure(error: KarmalakeError) -> dg.Failure:
     """Return the failure that tells of an error; only a transient one may be tried again."""
-    transient = isinstance(error, TransientError)
     metadata = {
         "kind": type(error).__name__,
-        "see": dg.MetadataValue.path(error.page),
-        "trying_again": "may help" if transient else "does not help before this is mended",
+        "code": error.code,
+        "see": help_on(error.code),
+        "trying_again": "may help" if error.transient else "does not help before this is mended",
     }
-    return dg.Failure(str(error), metadata=metadata, allow_retries=transient)
+    return dg.Failure(str(error), metadata=metadata, allow_retries=error.transient)

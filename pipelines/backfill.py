@@ -12,7 +12,7 @@ import duckdb
 from pipelines.drain import drain, open_ingest_from
 from pipelines.emit.files import Mapping
 from pipelines.emit.rows import count_rows
-from pipelines.errors import ConfigurationError, KarmalakeError, UsageError
+from pipelines.errors import ConfigurationError, UsageError
 from pipelines.ingest.file import open_file
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.history import take_snapshot
@@ -105,15 +105,13 @@ def files_of(history: HistorySettings, days: Sequence[str]) -> dict[str, Path]:
     Raises UsageError, naming days without a file, unless days may be missing; ConfigurationError without a path.
     """
     if history.path is None:
-        raise _about_history(ConfigurationError("set history.path: where the file of a day is"))
+        raise ConfigurationError("set history.path: where the file of a day is")
     paths = {day: Path(history.path.replace("{day}", day)) for day in days}
     missing = [str(path) for path in paths.values() if not path.exists()]
     if missing and not history.days_may_be_missing:
-        raise _about_history(
-            UsageError(
-                f"{len(missing)} of {len(days)} days have no file, such as {', '.join(missing[:_SHOWN])}: put them "
-                "there, or set history.days_may_be_missing; nothing was loaded"
-            )
+        raise UsageError(
+            f"{len(missing)} of {len(days)} days have no file, such as {', '.join(missing[:_SHOWN])}: put them "
+            "there, or set history.days_may_be_missing; nothing was loaded"
         )
     return {day: path for day, path in paths.items() if path.exists()}
 
@@ -146,8 +144,3 @@ def recorded(settings: Settings, paths: Sequence[Path], mapping: Mapping) -> lis
 
 def _fate(counts: dict[str, int]) -> dict[str, int]:
     return {"rows": counts.get("read", 0), **{name: count for name, count in counts.items() if name != "topic_id"}}
-
-
-def _about_history(error: KarmalakeError) -> KarmalakeError:
-    error.page = "docs/backfilling.md"
-    return error

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipelines.emit.topics import describe_topic
-from pipelines.errors import ConfigurationError, KarmalakeError, RejectedError, one_line
+from pipelines.errors import ConfigurationError, KarmalakeError, RejectedError, ending_of, one_line
 from pipelines.halted import recall
 from pipelines.ingest.queue import open_queue
 from pipelines.lag.measure import measure_lag
@@ -43,8 +43,8 @@ class Finding:
     subject: str
     good: bool
     sentence: str
-    page: str | None = None
-    """Where more is said about what is wrong."""
+    code: str | None = None
+    """Of the error, if something is wrong."""
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -77,11 +77,11 @@ def _look(subject: str, look: Callable[[Settings], str], settings: Settings) -> 
     try:
         return Finding(subject, good=True, sentence=look(settings))
     except KarmalakeError as error:
-        return Finding(subject, good=False, sentence=str(error), page=error.page)
+        return Finding(subject, good=False, sentence=str(error), code=error.code)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.strerror else one_line(error)
         said = f"{what}: see who may read and write it"
-        return Finding(subject, good=False, sentence=said)
+        return Finding(subject, good=False, sentence=said, code=ending_of(error).code)
 
 
 def _disk(settings: Settings) -> str:

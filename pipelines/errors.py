@@ -1,18 +1,23 @@
-"""Everything karmalake raises on purpose.
+"""Everything karmalake raises on purpose, and how a process ends by it.
 
-KarmalakeError                the message says what, where and what to do; the CLI prints it and exits 1
+KarmalakeError                the message says what, where and what to do; a check failed, or nothing was found (exit 1)
 +-- UsageError                a mistake in a command, a file or a call (exit 2)
-+-- ConfigurationError        a setting is missing, unknown or contradicts another (exit 2)
-+-- PolicyError               a policy file says something that cannot be meant; names file and line (exit 2)
-+-- TransientError            a service did not answer; trying again may help
-+-- RejectedError             too many records were rejected: the schema is wrong, not the record
-+-- LostRecordsError          the broker no longer has records that no checkpoint has passed
-+-- FencedError               somebody else has moved the checkpoint, or published something newer
-+-- CommitUnknownError        a commit whose outcome could not be learned; reopening the lake tells
-+-- CorruptionError           the lake contradicts itself; nothing was changed
++-- ConfigurationError        a setting is missing, unknown or contradicts another (exit 78)
++-- PolicyError               a policy file says something that cannot be meant; names file and line (exit 80)
++-- TransientError            a service did not answer; trying again may help (exit 75)
++-- RejectedError             too many records were rejected: the schema is wrong, not the record (exit 65)
++-- LostRecordsError          the broker no longer has records that no checkpoint has passed (exit 81)
++-- FencedError               another process has moved the checkpoint, or published something newer (exit 83)
++-- CommitUnknownError        a commit whose outcome could not be learned; reopening the lake tells (exit 84)
++-- CorruptionError           the lake contradicts itself; nothing was changed (exit 82)
+
+Exit codes are those of sysexits.h where one of them means the same, and from 80 on otherwise. Codes and exit codes are
+stable: supervisors are configured with them. docs/operations.md has a section for each code.
 """
 
+import errno
 import re
+from typing import ClassVar, NamedTuple
 
 _MAX_CHARACTERS = 500
 _COLOURS = re.compile("\x1b\\[[0-9;]*m")
@@ -28,70 +33,125 @@ def shortened(said: str) -> str:
     return said if len(said) <= _MAX_CHARACTERS else f"{said[:_MAX_CHARACTERS]}..."
 
 
+class Ending(NamedTuple):
+    """How a command ends by an error."""
+
+    code: str
+    """What the message begins with, and what `karmalake errors` explains."""
+    exit_code: int
+    transient: bool
+    """Whether another try may cure it without an operator."""
+
+
+IO = Ending("KL-IO", 74, transient=True)
+"""The machine could not read or write: a full disk."""
+PERMISSION = Ending("KL-PERMISSION", 77, transient=False)
+"""This user may not read or write a file."""
+DEFECT = Ending("KL-DEFECT", 70, transient=True)
+"""Anything that was not raised on purpose."""
+INTERRUPTED = Ending("KL-INTERRUPTED", 130, transient=True)
+"""Ctrl-C, with the exit code that shells give it."""
+_DENIALS = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def ending_of(error: BaseException) -> Ending:
+    """Return how a command ends by an error."""
+    match error:
+        case KarmalakeError():
+            return Ending(error.code, error.exit_code, error.transient)
+        case KeyboardInterrupt():
+            return INTERRUPTED
+        case OSError():
+            return PERMISSION if error.errno in _DENIALS else IO
+        case _:
+            return DEFECT
+
+
+def endings() -> list[Ending]:
+    """Return every way in which a command ends by an error, by exit code."""
+    kinds = [KarmalakeError, *KarmalakeError.__subclasses__()]
+    ours = [Ending(kind.code, kind.exit_code, kind.transient) for kind in kinds]
+    return sorted([*ours, IO, PERMISSION, DEFECT, INTERRUPTED], key=lambda ending: ending.exit_code)
+
+
+def help_on(code: str) -> str:
+    """Return the command that explains an error code, wherever karmalake is installed."""
+    return f"karmalake errors {code}"
+
+
 class KarmalakeError(Exception):
     """Base of the tree: every message is written for the person who has to act on it."""
 
-    exit_code = 1
-    page = "docs/operations.md"
-    """Where more is said about it."""
+    code: ClassVar[str] = "KL-FAILED"
+    exit_code: ClassVar[int] = 1
+    transient: ClassVar[bool] = False
+    """Whether another try may cure it without an operator."""
 
     def _render_traceback_(self) -> list[str]:
         """Return what a notebook shows: the sentence, without the way to it."""
-        return [f"{type(self).__name__}: {self}", f"see {self.page}"]
+        return [f"{type(self).__name__} {self.code}: {self}", f"see {help_on(self.code)}"]
 
 
 class UsageError(KarmalakeError):
     """A mistake in a command, a file or a call."""
 
+    code = "KL-USAGE"
     exit_code = 2
-    page = "docs/cli.md"
 
 
 class ConfigurationError(KarmalakeError):
     """A setting is missing, unknown or contradicts another."""
 
-    exit_code = 2
-    page = "docs/settings.md"
+    code = "KL-CONFIGURATION"
+    exit_code = 78
 
 
 class PolicyError(KarmalakeError):
     """A policy file says something that cannot be meant."""
 
-    exit_code = 2
-    page = "pipelines/reputation/policies/README.md"
+    code = "KL-POLICY"
+    exit_code = 80
 
 
 class TransientError(KarmalakeError):
     """A service did not answer; trying again may help."""
 
-    page = "docs/operations.md"
+    code = "KL-UNAVAILABLE"
+    exit_code = 75
+    transient = True
 
 
 class RejectedError(KarmalakeError):
     """Too many records were rejected: the schema is wrong, not the record (`not-blocked`)."""
 
-    page = "docs/operations.md#records"
+    code = "KL-REJECTED-RECORDS"
+    exit_code = 65
 
 
 class LostRecordsError(KarmalakeError):
     """The broker no longer has records that no checkpoint has passed (`nothing-lost`)."""
 
-    page = "docs/operations.md#the-bus"
+    code = "KL-LOST-RECORDS"
+    exit_code = 81
 
 
 class FencedError(KarmalakeError):
-    """Somebody else has moved the checkpoint, or published something newer (`fenced`)."""
+    """Another process has moved the checkpoint, or published something newer (`fenced`)."""
 
-    page = "docs/operations.md#the-lake"
+    code = "KL-FENCED"
+    exit_code = 83
 
 
 class CommitUnknownError(KarmalakeError):
     """A commit whose outcome could not be learned; reopening the lake tells."""
 
-    page = "docs/operations.md#the-lake"
+    code = "KL-COMMIT-UNKNOWN"
+    exit_code = 84
+    transient = True
 
 
 class CorruptionError(KarmalakeError):
     """The lake contradicts itself; nothing was changed."""
 
-    page = "docs/operations.md#the-lake"
+    code = "KL-CORRUPTION"
+    exit_code = 82

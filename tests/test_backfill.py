@@ -195,10 +195,10 @@ def test_the_outcome_of_each_file_is_told(tmp_path: Path) -> None:
 
 
 def test_a_file_of_dead_letters_alone_fails(tmp_path: Path) -> None:
-    """However few they are: exit code 1, now and when it is asked for again; without a traceback."""
+    """However few they are: exit code 65, now and when it is asked for again; without a traceback."""
     (tmp_path / "a.csv").write_text("u,t\na,soon\nb,late\n")
     for done in (_told(tmp_path, "a.csv", *_COLUMNS), _told(tmp_path, "a.csv", *_COLUMNS)):
-        assert done.returncode == 1
+        assert done.returncode == 65
         assert "a.csv: none of its 2 rows is an event: check the options" in done.stderr
         assert "2 rows are dead letters (undecodable: 2)" in done.stderr
         assert "0 of 1 files are loaded" in done.stdout

@@ -168,14 +168,14 @@ def _containers() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
 def test_pods_of_kubernetes(tmp_path: Path) -> None:
     """Their commands are understood, their variables settings, their volumes and ports declared."""
     pods = list(_containers())
-    assert len(pods) == 3
+    assert len(pods) == 4
     for block, container in pods:
         assert_understood(container["command"])
         own = {entry["name"]: entry["value"] for entry in container.get("env", []) if "KARMALAKE" in entry["name"]}
         assert_settings(own, tmp_path)
         volumes = [*block["spec"]["template"]["spec"].get("volumes", [])]
         volumes += [claim["metadata"] for claim in block["spec"].get("volumeClaimTemplates", [])]
-        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in volumes}
+        assert {mount["name"] for mount in container.get("volumeMounts", [])} == {volume["name"] for volume in volumes}
         ports = {port["name"] for port in container.get("ports", [])}
         probes = [container[name] for name in container if name.endswith("Probe")]
         assert {probe["httpGet"]["port"] for probe in probes} <= ports

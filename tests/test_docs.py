@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from benchmarks.chart import IMAGE, chart
-from pipelines import errors
 from tests.conftest import REPOSITORY
 
 _DOCS = REPOSITORY / "docs"
@@ -100,16 +99,6 @@ def test_the_chart_is_of_the_last_measurement() -> None:
 def test_pictures_are_small() -> None:
     """A page is read over slow lines, too."""
     assert [path.name for path in (_DOCS / "images").iterdir() if path.stat().st_size > 200_000] == []
-
-
-def test_the_page_under_an_error_exists() -> None:
-    """Each class of errors names a file of the repository and, if a heading, one that is there."""
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    assert len(kinds) == 10
-    for kind in kinds:
-        path, _, anchor = kind.page.partition("#")
-        headings = re.findall(r"^#+ (.+)$", (REPOSITORY / path).read_text(encoding="utf-8"), re.MULTILINE)
-        assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}, kind
 
 
 def test_links_to_elsewhere_are_addresses() -> None:

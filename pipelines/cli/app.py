@@ -14,6 +14,7 @@ from pipelines.cli import (
     dead_letters,
     demo,
     erase,
+    error_codes,
     explain,
     files,
     flow,
@@ -41,6 +42,8 @@ app = typer.Typer(
     Settings: KARMALAKE_* variables or karmalake.toml.
 
     New here? `karmalake demo` shows everything in about a minute.""",
+    epilog="Exit codes: 0 done, 1 a check failed or nothing was found, 2 a mistake in the command; every other error "
+    "has one of its own: `karmalake errors` lists them.",
 )
 
 
@@ -62,6 +65,7 @@ def _options(  # pyright: ignore[reportUnusedFunction] - typer runs it
 app.add_typer(local.app, name="local", rich_help_panel="Start")
 app.command(rich_help_panel="Start")(demo.demo)
 app.command(rich_help_panel="Start")(look.doctor)
+app.command(rich_help_panel="Start")(error_codes.errors)
 app.add_typer(contract.app, name="contract", rich_help_panel="Bus")
 app.add_typer(bus.topics, name="topics", rich_help_panel="Bus")
 app.command(rich_help_panel="Bus")(bus.simulate)

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.options import current_settings
-from pipelines.cli.output import fail, progress, say, say_json, table
+from pipelines.cli.output import progress, say, say_json, table
+from pipelines.errors import KarmalakeError
 
 _COLUMNS = (
     "topic_partition",
@@ -41,5 +42,5 @@ def audit(
         say(f"{found.events:,} events in the lake; lost {found.lost:,}, doubled {found.doubled:,}")
     if not found.passed:
         examples = [f"{row['topic_partition']}@{offset}" for row in rows for offset in row["examples"]]
-        fail(f"lost {found.lost:,}, doubled {found.doubled:,}; lost for example {', '.join(examples) or '-'}")
-        raise typer.Exit(1)
+        counts = f"lost {found.lost:,}, doubled {found.doubled:,}"
+        raise KarmalakeError(f"{counts}; lost for example {', '.join(examples) or '-'}")

@@ -6,7 +6,7 @@ import typer
 
 from pipelines.cli.options import current_settings, instant
 from pipelines.cli.output import facts, progress, say, table, warn
-from pipelines.errors import UsageError
+from pipelines.errors import KarmalakeError, UsageError
 
 if TYPE_CHECKING:
     from pipelines.emit.simulator import Planted
@@ -33,9 +33,9 @@ def check() -> None:
     if findings:
         table(("severity", "finding"), [(finding.severity, finding.sentence) for finding in findings])
     losing = sum(finding.severity == "loses data" for finding in findings)
-    say(f"{settings.kafka.topic}: {losing or 'nothing'} that may lose events")
     if losing:
-        raise typer.Exit(1)
+        raise KarmalakeError(f"{settings.kafka.topic}: {losing} that may lose events")
+    say(f"{settings.kafka.topic}: nothing that may lose events")
 
 
 @topics.command()

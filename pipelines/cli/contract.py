@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.output import fail, say, say_file, table
+from pipelines.cli.output import say, say_file, table
+from pipelines.errors import KarmalakeError
 
 app = typer.Typer(no_args_is_help=True, help="The event contract: its schemas, and whether a change is compatible.")
 
@@ -56,8 +57,7 @@ def check(
         table(("where", "what", "backward", "forward"), rows)
     say(f"compatibility: {verdict.compatibility}")
     if not verdict.compatibility.covers(Compatibility(require)):
-        fail(f"{new} is not {require} compatible with {old}")
-        raise typer.Exit(1)
+        raise KarmalakeError(f"{new} is not {require} compatible with {old}")
 
 
 def _mark(broken: bool) -> str:  # noqa: FBT001 - one flag is all it takes

@@ -7,7 +7,8 @@ import typer
 from pipelines.cli.bus import show_planted
 from pipelines.cli.flow import show_check, show_derived, show_drained, show_published
 from pipelines.cli.options import bare_settings
-from pipelines.cli.output import facts, fail, progress, say, say_json, say_title, table
+from pipelines.cli.output import facts, progress, say, say_json, say_title, table
+from pipelines.errors import KarmalakeError
 
 if TYPE_CHECKING:
     from pipelines.emit.simulator import Planted
@@ -47,8 +48,7 @@ def demo(
     _tell(settings)
     _invite()
     if differences or failed:
-        fail(f"{differences} counts differ from what was planted, {failed} checks failed")
-        raise typer.Exit(1)
+        raise KarmalakeError(f"{differences} counts differ from what was planted, {failed} checks failed")
 
 
 def _services() -> "Settings":

@@ -118,7 +118,7 @@ def backfill(  # noqa: PLR0913, PLR0917 - options of the command line
         account.path: _without_events(account) for account in accounts if 0 < account.rows == account.dead_letters
     }
     for file, error in refused.items():
-        fail(f"{file}: {str(error).removeprefix(f'{file.resolve()}: ')}", error.page)
+        fail(f"{file}: {str(error).removeprefix(f'{file.resolve()}: ')}", error.code)
     if refused:
         say(f"{len(files) - len(refused)} of {len(files)} files are loaded")
         raise typer.Exit(next(iter(refused.values())).exit_code)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pipelines.cli.options import MetricsPort, current_settings, instant, with_metrics_port
-from pipelines.cli.output import facts, fail, progress, say, say_metrics, say_verdict, table, warn
-from pipelines.errors import RejectedError
+from pipelines.cli.output import facts, progress, say, say_metrics, say_verdict, table, warn
+from pipelines.errors import KarmalakeError, RejectedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -212,8 +212,7 @@ def verify() -> None:
     facts([(_LABELS.get(name, name), getattr(done, name)) for name in type(done).__slots__])
     failed = sum(show_check(check) for check in checks(settings))
     if failed:
-        fail(f"{failed} checks failed")
-        raise typer.Exit(1)
+        raise KarmalakeError(f"{failed} checks failed")
 
 
 def show_check(check: "Check") -> bool:

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.options import chosen_policy, current_settings, instant, utf8
-from pipelines.cli.output import fail, say, say_json, say_note, say_verdict, table, warn
+from pipelines.cli.output import say, say_json, say_note, say_verdict, table, warn
 from pipelines.cli.rows import Format, rows_file, write, write_relation
-from pipelines.errors import UsageError
+from pipelines.errors import KarmalakeError, UsageError, help_on
 
 
 def show(user: Annotated[str, typer.Argument(help="The user_id.")]) -> None:
@@ -20,8 +20,8 @@ def show(user: Annotated[str, typer.Argument(help="The user_id.")]) -> None:
     document = read_reputation(utf8(user), settings)
     info = published(settings)
     if document is None:
-        fail(f"no document for {user!r}" + ("" if info else ": nothing is published yet, run `karmalake publish`"))
-        raise typer.Exit(1)
+        why = "" if info else ": nothing is published yet, run `karmalake publish`"
+        raise KarmalakeError(f"no document for {user!r}{why}")
     say_json(document)
     if info is not None and info.staleness_seconds > settings.reputation.max_staleness_seconds:
         warn(f"what is served is {info.staleness_seconds:,.0f} s old: is `karmalake stream` running?")
@@ -42,8 +42,7 @@ def leaderboard(
         return
     rank = read_rank(utf8(user), view, settings)
     if rank is None:
-        fail(f"{user!r} is not on the leaderboard of {view}")
-        raise typer.Exit(1)
+        raise KarmalakeError(f"{user!r} is not on the leaderboard of {view}")
     say(f"{rank:,}")
 
 
@@ -100,8 +99,8 @@ def doctor() -> None:
     failed = 0
     for finding in examine(current_settings()):
         say_verdict(f"{finding.subject}: {finding.sentence}", "", passed=finding.good)
-        if finding.page is not None:
-            say_note(f"            see {finding.page}")
+        if finding.code is not None:
+            say_note(f"            see {help_on(finding.code)}")
         failed += not finding.good
     if failed:
-        raise typer.Exit(1)
+        raise KarmalakeError(f"doctor found {failed} that {'is' if failed == 1 else 'are'} wrong, as said above")

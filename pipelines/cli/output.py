@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.errors import KarmalakeError, help_on
 from pipelines.visible import STEERING, visible, visible_lines
 
 _STRIDE = 1_000
@@ -83,11 +84,10 @@ def on_terminal() -> bool:
     return out.is_terminal or sys.stdout.isatty()
 
 
-def fail(text: str, page: str | None = None) -> None:
-    """Print an error for a person, and the page that says more."""
-    err.print(Text("error: ", style="bold red").append(Text(visible_lines(text), style="not bold default")))
-    if page is not None:
-        err.print(Text(f"       see {page}", style="dim"))
+def fail(text: str, code: str = KarmalakeError.code) -> None:
+    """Print an error for a person, with its code and the command that says more."""
+    err.print(Text(f"error {code}: ", style="bold red").append(Text(visible_lines(text), style="not bold default")))
+    err.print(Text(f"       see {help_on(code)}", style="dim"))
 
 
 def say_metrics(address: str | None) -> None:

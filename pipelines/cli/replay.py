@@ -8,8 +8,8 @@ import typer
 
 from pipelines.cli.flow import show_drained
 from pipelines.cli.options import current_settings, instant
-from pipelines.cli.output import facts, fail, progress
-from pipelines.errors import UsageError
+from pipelines.cli.output import facts, progress
+from pipelines.errors import KarmalakeError, UsageError
 
 if TYPE_CHECKING:
     from pipelines.lake.commit import CommitRecord
@@ -70,5 +70,4 @@ def _show(found: "Comparison") -> None:
     counts = ("same", "different", "missing", "made_up")
     facts([(name.replace("_", " "), getattr(found, name)) for name in counts])
     if found.different or found.missing or found.made_up:
-        fail(f"the lake is not what the topic holds; for example {', '.join(found.examples)}")
-        raise typer.Exit(1)
+        raise KarmalakeError(f"the lake is not what the topic holds; for example {', '.join(found.examples)}")

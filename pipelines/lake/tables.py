@@ -276,5 +276,5 @@ def is_lake(root: str | PathLike[str]) -> bool:
 def open_lake(root: str | PathLike[str]) -> Lake:
     """Open an existing lake; one of an earlier release gets the tables that are new. UsageError when there is none."""
     if not is_lake(root):
-        raise UsageError(f"there is no lake in {root} yet: run `karmalake drain` or `make demo` first")
+        raise UsageError(f"there is no lake in {root} yet: run `karmalake drain` or `karmalake demo` first")
     return create_lake(root)

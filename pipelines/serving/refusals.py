@@ -24,7 +24,7 @@ _PASSING = {
     "MASTERDOWN": "It is a replica that has lost its primary: name the primary in KARMALAKE_REDIS_URL",
     "MISCONF": "It cannot save to disk: its log says why",
     "NOREPLICAS": "It has fewer replicas than its min-replicas-to-write: bring them back, or lower that",
-    "OOM": "Its memory is full: raise its maxmemory (docs/redis.md says how much it needs)",
+    "OOM": "Its memory is full: raise its maxmemory",
     "READONLY": "It is a replica: name the primary in KARMALAKE_REDIS_URL",
 }
 """By code, what is true for the moment, and the way on besides waiting."""
@@ -43,7 +43,7 @@ def refusal(error: RedisError, client: redis.Redis, doing: str, types: Mapping[b
     if isinstance(error, _DENIED):
         return ConfigurationError(
             f"{where} refused access {said}. Check the user and password in KARMALAKE_REDIS_URL and what this user "
-            "may do (docs/redis.md lists the commands)"
+            "may do"
         )
     if _certificate_failed(error):
         return ConfigurationError(f"{where} cannot be trusted, {said}. Check KARMALAKE_REDIS_SSL_CAFILE")
@@ -76,7 +76,7 @@ def _way_on(code: str, text: str, client: redis.Redis, types: Mapping[bytes, str
         return _wrong_type(client, types)
     if "DB index" in text:
         return "The server has no database of this number: correct KARMALAKE_REDIS_URL, or its directive `databases`"
-    return "karmalake needs Redis 5 or Valkey, no cluster, with the commands that docs/redis.md lists"
+    return "karmalake needs Redis 5 or Valkey, no cluster, with no command disabled or renamed"
 
 
 def _wrong_type(client: redis.Redis, types: Mapping[bytes, str]) -> str:

@@ -23,10 +23,11 @@ def test_a_failure_says_what_to_do_and_where_more_is_said(instance: dg.DagsterIn
     told = event.step_failure_data.user_failure_data
     assert told is not None
     assert told.description is not None
-    assert told.description.endswith("run `karmalake drain` or `make demo` first")
+    assert told.description.endswith("run `karmalake drain` or `karmalake demo` first")
     metadata = {name: value.value for name, value in told.metadata.items()}
     assert metadata["kind"] == "UsageError"
-    assert metadata["see"] == "docs/cli.md"
+    assert metadata["code"] == "KL-USAGE"
+    assert metadata["see"] == "karmalake errors KL-USAGE"
     assert not [event for event in result.all_events if event.is_step_up_for_retry]
 
 

@@ -245,16 +245,16 @@ def test_a_mistake_is_explained_by_file_and_line(run: Run, tmp_path: Path, text:
     path = tmp_path / "mine.toml"
     path.write_text(text, encoding="utf-8")
     answer = run("policy", "check", str(path))
-    assert (answer.code, answer.out) == (2, "")
+    assert (answer.code, answer.out) == (80, "")
     assert str(path) in answer.err
     assert f"{path}:{line}: " in answer.err or f"line {line}" in answer.err
     assert re.search(said, answer.err)
 
 
 def test_a_policy_that_is_not_there_is_an_error(run: Run) -> None:
-    """Exit 2, and what there is."""
+    """Exit 80, and what there is."""
     answer = run("policy", "check", "defualt")
-    assert answer.code == 2
+    assert answer.code == 80
     assert "there is no policy 'defualt'" in answer.err
     assert "stackexchange-2018" in answer.err
 

@@ -21,6 +21,7 @@ from pipelines.cli.app import app
 from pipelines.cli.output import _VisibleLines, show_traceback
 from pipelines.cli.rows import Format, write
 from pipelines.emit.producer import Record
+from pipelines.errors import DEFECT, endings
 from pipelines.settings import Settings
 from pipelines.visible import STEERING
 from tests.conftest import REPOSITORY
@@ -32,6 +33,7 @@ __all__ = ["bus"]
 _USERS = [user for user in HOSTILE if "\0" not in user and set(map(ord, user)) & set(STEERING)]
 _NASTY = "\x1b]0;title\x07\x1b[31m\x9b2J\u202e\u200f\r\n[red][link=https://evil.example]x"
 _MARK = "#### "
+_EXIT_CODES = {str(ending.exit_code) for ending in endings() if ending != DEFECT}
 _FORMS = [["--format", form] for form in ("table", "csv", "spreadsheet", "json")]
 
 RUN: dict[str, list[list[str]]] = {
@@ -61,6 +63,7 @@ RUN: dict[str, list[list[str]]] = {
     "topics check": [[]],
     "topics describe": [[]],
     "doctor": [[]],
+    "errors": [[], ["KL-IO"], [_NASTY]],
     "lag": [[], ["--json"]],
     "drain": [[]],
     "skip": [["{place}", "--why", _NASTY], [_NASTY, "--why", _NASTY]],
@@ -239,7 +242,7 @@ def test_nothing_reaches_a_terminal_that_steers_it(
         command = runs[int(number)] if number.isdigit() else number
         assert not set(map(ord, part)) & set(STEERING) - allowed, (command, part)
         assert "Traceback" not in part, (command, part)
-    assert {part.split()[1] for part in parts if part.startswith("ended")} <= {"0", "1", "2"}
+    assert {part.split()[1] for part in parts if part.startswith("ended")} <= {"0", *_EXIT_CODES}
     assert "[red]" in told  # markup is text
     assert "\\u202e" in told
 

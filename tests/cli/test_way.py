@@ -111,7 +111,7 @@ def test_the_way_of_an_event(karmalake: Run, ratings: str, settings: Settings, t
         (["show"], 2, "Missing argument"),
         (["scores"], 2, "there is no lake"),
         (["scores", "--as-of", "yesterday"], 2, "is not a time"),
-        (["scores", "--policy", "nonsense"], 2, "nonsense"),
+        (["scores", "--policy", "nonsense"], 80, "nonsense"),
         (["sql", "SELECT 1"], 2, "there is no warehouse"),
         (["rebuild"], 2, "there is no lake"),
         (["verify"], 2, "there is no lake"),
@@ -129,15 +129,15 @@ def test_the_way_of_an_event(karmalake: Run, ratings: str, settings: Settings, t
 )
 @pytest.mark.usefixtures("ratings")
 def test_a_mistake_gets_a_sentence(karmalake: Run, arguments: list[str], code: int, sentence: str) -> None:
-    """No traceback: exit code 2 for what the user can mend in the command, 1 for what was not found."""
+    """No traceback: exit code 2 for a mistake in the command, 80 in a policy, 1 for what was not found."""
     done = karmalake(*arguments, code=code)
     assert sentence in done.stderr + done.stdout
 
 
 def test_servers_that_are_not_there_are_named(karmalake: Run) -> None:
     """A broker or cache that does not answer ends in a sentence with its address, within seconds."""
-    assert "127.0.0.1:1" in karmalake("drain", code=1, KARMALAKE_KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1").stderr
-    done = karmalake("show", "x", code=1, KARMALAKE_REDIS_URL="redis://:hush-hush@127.0.0.1:1/0")
+    assert "127.0.0.1:1" in karmalake("drain", code=75, KARMALAKE_KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1").stderr
+    done = karmalake("show", "x", code=75, KARMALAKE_REDIS_URL="redis://:hush-hush@127.0.0.1:1/0")
     assert "127.0.0.1:1" in done.stderr
     assert "hush-hush" not in done.stderr
 

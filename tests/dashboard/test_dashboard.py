@@ -333,4 +333,4 @@ def test_a_port_that_is_taken(address: str) -> None:
     """It is said in a sentence."""
     taken = str(urlsplit(address).port)
     done = subprocess.run([*_KARMALAKE, "dashboard", "--port", taken], capture_output=True, text=True, check=False)
-    assert (done.returncode, "cannot listen" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+    assert (done.returncode, "cannot listen" in done.stderr, "Traceback" in done.stderr) == (78, True, False)

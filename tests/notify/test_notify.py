@@ -312,7 +312,7 @@ def test_the_command_judges_a_rule_file(bus: Settings, receiver: Receiver, write
     assert _output(command(bus, rules, "--check")) == (0, f"{rules} is right: it tells ops\n")
     rules.write_text(rules.read_text().replace("text =", "txt ="))
     code, output = _output(command(bus, rules, "--check"))
-    assert code == 2
+    assert code == 78
     assert f"{rules}:10: rules.0.txt: is not a key here: did you mean 'text'?" in output
 
 

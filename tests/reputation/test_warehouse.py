@@ -12,7 +12,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.testing.globalipapp import start_ipython
 
-from pipelines.errors import ConfigurationError, KarmalakeError, UsageError
+from pipelines.errors import ConfigurationError, UsageError
 from pipelines.local.process import wait_until
 from pipelines.reputation import waiting
 from pipelines.reputation.compare import compare_policies
@@ -21,7 +21,6 @@ from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.trends import trends
 from pipelines.reputation.warehouse import Warehouse, open_warehouse
-from tests.conftest import REPOSITORY
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
 
 EVENTS = [
@@ -198,17 +197,7 @@ def test_a_mistake_in_a_notebook_is_a_sentence(
     shell.user_ns["folder"] = tmp_path / "nothing"
     shell.run_cell("from pipelines import open_warehouse; open_warehouse(folder)")
     said = capsys.readouterr()
-    assert "UsageError: there is no warehouse at" in said.out + said.err
+    assert "UsageError KL-USAGE: there is no warehouse at" in said.out + said.err
+    assert "see karmalake errors KL-USAGE" in said.out + said.err
     assert "karmalake drain" in said.out + said.err
     assert "Traceback" not in said.out + said.err
-
-
-def test_every_error_names_a_page_that_exists() -> None:
-    """The page, and the heading on it if one is named."""
-    kinds = [KarmalakeError, *KarmalakeError.__subclasses__()]
-    assert len(kinds) > 8
-    for kind in kinds:
-        page, _, anchor = kind.page.partition("#")
-        text = (REPOSITORY / page).read_text(encoding="utf-8")
-        headings = {line.lstrip("#").strip().lower().replace(" ", "-") for line in text.splitlines() if line[:1] == "#"}
-        assert not anchor or anchor in headings, kind

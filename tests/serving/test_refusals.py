@@ -82,7 +82,7 @@ def _answering(line: bytes) -> Iterator[RedisSettings]:
         (
             "-ERR unknown command",
             ConfigurationError,
-            "Redis 5 or Valkey, no cluster, with the commands that docs/redis.md",
+            "Redis 5 or Valkey, no cluster, with no command disabled",
         ),
         ("-WRONGTYPE Operation against a key", ConfigurationError, "One of these keys is of another type.*TYPE"),
         ("-ERR max number of clients reached", TransientError, "did not answer while reading: max number of clients"),

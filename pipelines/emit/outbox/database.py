@@ -93,7 +93,13 @@ def _require_outbox(engine: Engine) -> None:
     if missing:
         what = f"a table outbox without the columns {missing}" if found else "no table outbox"
         where = engine.url.render_as_string(hide_password=True)
-        raise ConfigurationError(f"{where} has {what}: create it as docs/outbox.md says")
+        raise ConfigurationError(f"{where} has {what}: create it by {_schema(engine)}")
+
+
+def _schema(engine: Engine) -> Path:
+    """Return the SQL file, in this package, that creates the outbox in a database of this kind."""
+    kind = engine.dialect.name
+    return Path(__file__).with_name(f"{'mysql' if kind == 'mariadb' else kind}.sql")
 
 
 def _said(error: exc.SQLAlchemyError) -> str:
