@@ -34,18 +34,28 @@ class Jumping(datetime, metaclass=_Datetimes):
 
 def with_jumping_clock(seed: int, task: Callable[..., object], *arguments: Any) -> None:
     """Run a task in this process, whose wall clock jumps from now on."""
-    time.time = lambda: _real_time() + _ahead.total_seconds()
-    for name, module in list(sys.modules.items()):
-        if name.startswith("pipelines.") and vars(module).get("datetime") is datetime:
-            module.datetime = Jumping  # pyright: ignore[reportAttributeAccessIssue]
+    install()
     threading.Thread(target=_jump, args=(random.Random(seed),), daemon=True).start()  # noqa: S311 - no secret
     task(*arguments)
 
 
-def _jump(rng: random.Random) -> None:
+def install() -> None:
+    """Let the modules of `pipelines` that are imported ask the clock that `set_ahead` moves."""
+    time.time = lambda: _real_time() + _ahead.total_seconds()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("pipelines.") and vars(module).get("datetime") is datetime:
+            module.datetime = Jumping  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def set_ahead(seconds: float) -> None:
+    """Let the clock be ahead of the real one, or behind it."""
     global _ahead  # noqa: PLW0603 - a process has one wall clock
+    _ahead = timedelta(seconds=seconds)
+
+
+def _jump(rng: random.Random) -> None:
     pause = threading.Event()
     while True:
         pause.wait(rng.uniform(*_PAUSE_SECONDS))
         most = rng.choice(_JUMPS_SECONDS)
-        _ahead = timedelta(seconds=rng.uniform(-most, most))
+        set_ahead(rng.uniform(-most, most))

@@ -144,7 +144,7 @@ def _await_served(world: World, stream: BaseProcess, settings: Settings) -> None
 
     def is_served() -> bool:
         found = published(settings)
-        return found is not None and found.lake_version >= version
+        return found is not None and found.stamp.lake_version >= version
 
     world.await_with(stream, f"version {version} to be served", is_served)
 

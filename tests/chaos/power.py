@@ -95,11 +95,12 @@ class Disk:
         flushed: set[int] = set()
         folders: dict[str, dict[str, int]] = {}
         for line in (self.shadow / _JOURNAL).read_text().splitlines():
-            match json.loads(line):
-                case ["file", inode]:
-                    flushed.add(inode)
-                case [_, folder, names]:
-                    folders[folder] = names
+            kind, *rest = json.loads(line)
+            if kind == "file":
+                flushed.update(rest)
+            else:
+                folder, names = rest
+                folders[folder] = names
         return flushed, folders
 
 

@@ -35,7 +35,7 @@ def serve(settings: Settings) -> None:
 
 def streaming(settings: Settings) -> None:
     """Ingest, refresh and publish until killed, as `karmalake stream` does."""
-    stream(settings, threading.Event(), lambda _: None, lambda *_: None)
+    stream(settings, threading.Event(), lambda _commit: None, lambda _derived, _published: None)
     raise AssertionError("stream ended by itself")
 
 

@@ -168,7 +168,8 @@ def open_world(folder: Path, rng: random.Random, outage_seconds: float) -> Gener
         opened.enter_context(patch.dict(os.environ, store.environment))  # the proxy's thread waits for this one
         remote = _remote(settings, folder / "remote")
         create_lake(settings.lake_root)
-        ensure_topic(settings.kafka)
+        for bus in (settings, remote):
+            ensure_topic(bus.kafka)
         hostile = Poisoner(settings, rng)
         yield World(folder, settings, remote, cluster, proxy, environment, rng, outage_seconds, hostile)
 
