@@ -56,7 +56,7 @@ class Disk:
         """Let the power fail, once nothing writes any more; return how much of what was not flushed is how."""
         flushed, folders = self._read()
         fates: Counter[str] = Counter()
-        for root in self.roots:
+        for root in filter(Path.exists, self.roots):
             _Loss(self.shadow, flushed, folders, rng, fates).fall_upon(root)
         return fates
 
