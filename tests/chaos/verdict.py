@@ -18,7 +18,7 @@ from tests.poison import TOPIC_PARTITION
 
 _TOLD = """
 SELECT topic, sum(lost)::BIGINT
-FROM (SELECT source, unnest(ranges, recursive := true) FROM commits)
+FROM (SELECT source, batch_id, unnest(ranges, recursive := true) FROM commits)
 WHERE source = 'accepted loss'
 GROUP BY topic, batch_id
 """
