@@ -54,8 +54,8 @@ screenshots: setup  ## take the pictures of dashboard and Dagster anew (needs ch
 bench: setup  ## measure for 15 minutes on a quiet machine; BENCH="dedup history" for what takes longer
 	$(BIN)/python -m benchmarks $(or $(BENCH),ingest backfill publish freshness footprint)
 
-chaos: setup  ## kill whatever works on a lake for 30 minutes, then audit it; MINUTES=5 for less
-	$(BIN)/python -m tests.chaos $(or $(MINUTES),30)
+chaos: setup  ## kill, cut, restore and delay whatever a lake depends on for 30 minutes, then audit it; MINUTES=5 for less, SEED=1 to repeat
+	$(BIN)/python -m tests.chaos $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED))
 
 fuzz: setup  ## attack every door for bytes from outside, a minute each; TARGETS="avro json" SECONDS=3600 for some by the hour
 	$(BIN)/python -m tests.fuzz $(TARGETS) --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))

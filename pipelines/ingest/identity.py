@@ -6,7 +6,7 @@ with the log before it is read on (`nothing-lost`). A record that retention or c
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -26,6 +26,7 @@ LOG_TRUNCATION: type[Exception] = kafka_errors.LogTruncationError  # pyright: ig
 """What the client raises once the broker's epochs tell that the log was cut before a position."""
 _POLL_MS = 100
 _PATIENCE_SECONDS = 3.0
+"""For a record, once the brokers have answered: it may have been removed, and nothing may have come since."""
 _PREFIX_BYTES = 8
 _OPTIONS: Mapping[str, Any] = {
     "group_id": None,
@@ -70,13 +71,13 @@ def find_overwritten(kafka: KafkaSettings, expected: Mapping[TopicPartition, Las
         reader.assign(list(expected))
         for place, last in expected.items():
             seek(reader, place, last.offset, last.epoch)
-        return _compare(reader, dict(expected))
+        return _compare(reader, dict(expected), kafka.request_timeout_seconds)
 
 
-def _compare(reader: Any, pending: dict[TopicPartition, LastRead]) -> set[TopicPartition]:
+def _compare(reader: Any, pending: dict[TopicPartition, LastRead], patience: float) -> set[TopicPartition]:
     overwritten: set[TopicPartition] = set()
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while pending and time.monotonic() < deadline:
+    start = time.monotonic()
+    while pending and time.monotonic() < start + (patience if _silent(reader, pending) else _PATIENCE_SECONDS):
         try:
             found = reader.poll(_POLL_MS, max_records=1)
             done = found.keys() | {place for place in pending if reader.position(place) > pending[place].offset}
@@ -89,9 +90,14 @@ def _compare(reader: Any, pending: dict[TopicPartition, LastRead]) -> set[TopicP
         pending = {place: last for place, last in pending.items() if place not in done}
         if done:
             reader.assign(list(pending))
-    if silent := [place for place in pending if reader.highwater(place) is None]:
+    if silent := _silent(reader, pending):
         raise KafkaTimeoutError(f"the brokers sent nothing of {', '.join(f'{p.topic}-{p.partition}' for p in silent)}")
     return overwritten
+
+
+def _silent(reader: Any, pending: Iterable[TopicPartition]) -> list[TopicPartition]:
+    """Return the topic partitions of which a reader has heard nothing yet."""
+    return [place for place in pending if reader.highwater(place) is None]
 
 
 def _differs(polled: ConsumerRecord, last: LastRead) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import (
+    CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
     CorruptRecordError,
     GroupAuthorizationFailedError,
@@ -46,6 +47,8 @@ _FETCH_BYTES = 4 * 1024 * 1024
 """Of one topic partition at a time; a record of any size is still read."""
 _MOST_BATCHES = 64
 """Record batches that one poll returns at the most."""
+_COORDINATOR_STARTS = (CoordinatorNotAvailableError, CoordinatorLoadInProgressError)
+"""A cluster that never had a group makes the topic of offsets first; one that was restarted reads it first."""
 _LOOKUP_MS = 3_000
 _MORE_MS = 100
 """How long a batch that has records waits for the next ones that are known to lie behind."""
@@ -158,7 +161,7 @@ class KafkaSource:
             try:
                 told = self.admin.alter_group_offsets(self.kafka.group_id, offsets)
                 break
-            except CoordinatorNotAvailableError:  # a cluster that never had a group makes the topic of offsets first
+            except _COORDINATOR_STARTS:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(_MORE_MS / 1000)

@@ -27,6 +27,7 @@ _SERVED.set_forkserver_preload(
         "pipelines.emit.relay",
         "pipelines.lake.upkeep",
         "pipelines.refresh",
+        "tests.chaos.tasks",
         "tests.draining",
         "tests.crashes.compiled",
     ]
@@ -57,9 +58,9 @@ def moments(calls: Mapping[str, int]) -> Iterator[Moment]:
 
 def kill(moment: Moment, log: Path, task: Task, *arguments: Any) -> None:
     """Run a task in a child that kills itself at the moment; fails if the moment never came, with the child's words."""
-    with _child(log, _run_until, moment, task, *arguments) as child:
-        child.join(_SECONDS)
-        assert child.exitcode == -signal.SIGKILL, f"{moment}: the child ended with {child.exitcode}\n{log.read_text()}"
+    with child(log, _run_until, moment, task, *arguments) as killed:
+        killed.join(_SECONDS)
+        assert killed.exitcode == -signal.SIGKILL, f"{moment}: it ended with {killed.exitcode}\n{log.read_text()}"
 
 
 def power_cut(seconds: float, log: Path, tasks: Sequence[Task], *arguments: Any) -> int:
@@ -69,28 +70,28 @@ def power_cut(seconds: float, log: Path, tasks: Sequence[Task], *arguments: Any)
     """
     deadline, cut = time.monotonic() + seconds, 0
     with ExitStack() as children:
-        running = [children.enter_context(_child(log, task, *arguments)) for task in tasks]
-        for child in running:
-            child.join(max(0.0, deadline - time.monotonic()))
-        for child in running:
-            child.kill()
-        for child in running:
-            child.join()
-            cut += child.exitcode == -signal.SIGKILL
-            assert child.exitcode in {0, -signal.SIGKILL}, log.read_text()
+        running = [children.enter_context(child(log, task, *arguments)) for task in tasks]
+        for process in running:
+            process.join(max(0.0, deadline - time.monotonic()))
+        for process in running:
+            process.kill()
+        for process in running:
+            process.join()
+            cut += process.exitcode == -signal.SIGKILL
+            assert process.exitcode in {0, -signal.SIGKILL}, log.read_text()
     return cut
 
 
 @contextmanager
-def _child(log: Path, task: Task, *arguments: Any) -> Generator[BaseProcess]:
+def child(log: Path, task: Task, *arguments: Any) -> Generator[BaseProcess]:
     """Yield a child that runs a task and writes what it has to say into the log; it is gone afterwards."""
-    child = _SERVED.Process(target=_run, args=(log, task, arguments))
-    child.start()
+    process = _SERVED.Process(target=_run, args=(log, task, arguments))
+    process.start()
     try:
-        yield child
+        yield process
     finally:
-        child.kill()
-        child.join()
+        process.kill()
+        process.join()
 
 
 def _run(log: Path, task: Task, arguments: tuple[Any, ...]) -> None:

@@ -23,6 +23,7 @@ from pipelines.lake.tables import open_lake
 from pipelines.settings import Settings
 from tests.draining import assert_verified, contents, drain_all, query, valid_records, with_ingest
 from tests.services.kafka_cluster import KafkaCluster
+from tests.services.kafka_log import cut_log
 from tests.services.waiting import wait_for
 
 pytestmark = pytest.mark.jvm
@@ -224,20 +225,8 @@ def _producer(bus: Settings, **options: Any) -> Any:
 
 
 def _cut(cluster: tuple[KafkaCluster, Path], bus: Settings, batches: int, partition: int = 0) -> None:
-    """Let a power cut leave the first batches of a log; what the broker derives from it is derived again."""
     broker, folder = cluster
-    broker.stop(0)
-    (segment,) = folder.glob(f"broker-0/{bus.kafka.topic}-{partition}/*.log")
-    raw, at = segment.read_bytes(), 0
-    for _ in range(batches):
-        at += int.from_bytes(raw[at + 8 : at + 12], "big") + 12
-    assert at < len(raw)
-    segment.write_bytes(raw[:at])
-    indexes = (path for kind in ("*.index", "*.timeindex") for path in segment.parent.glob(kind))
-    for derived in [*folder.glob("broker-0/.kafka_cleanshutdown"), *indexes]:
-        derived.unlink()
-    broker.start(0)
-    wait_for("the topic to have a leader", lambda: describe_topic(bus.kafka))
+    cut_log(broker, folder, bus.kafka, batches, partition)
 
 
 def _accept(bus: Settings) -> list[CommitRecord]:

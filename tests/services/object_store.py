@@ -1,10 +1,13 @@
 """A server that speaks S3 (moto's) on a free port; as a program it is that server.
 
-One request after the other: moto looks whether an object is there and then puts it, which S3 does in one step.
+One request after the other: moto looks whether an object is there and then puts it, which S3 does in one step. A thread
+a connection all the same, since clients keep connections that they ask nothing on.
 """
 
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 from tests.services.ports import HOST, free_port
 from tests.services.process import Server
@@ -41,7 +44,13 @@ def _serve(port: int) -> None:
 
     s3_backends[DEFAULT_ACCOUNT_ID]["aws"].create_bucket(BUCKET, "eu-central-1")
     application = DomainDispatcherApplication(create_backend_app)
-    run_simple(HOST, port, application, threaded=False, request_handler=MotoRequestHandler)
+    turn = threading.Lock()
+
+    def one_by_one(environment: Any, start_response: Any) -> Any:
+        with turn:
+            return application(environment, start_response)
+
+    run_simple(HOST, port, one_by_one, threaded=True, request_handler=MotoRequestHandler)
 
 
 if __name__ == "__main__":

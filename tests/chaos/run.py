@@ -1,0 +1,78 @@
+"""The loop of a chaos run: the whole table in an order that the seed gives, again and again, kills in between."""
+
+import argparse
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipelines.cli.output import say
+from pipelines.lake.history import take_snapshot
+from pipelines.lake.tables import open_lake
+from pipelines.verify import verify_lake
+from tests.chaos.disturbances import DISTURBANCES, kill, poison
+from tests.chaos.verdict import not_rejected, not_told, settle, verdict
+from tests.chaos.world import World, open_world
+from tests.draining import drain_all
+
+_KILLS, _POISONINGS = 6, 3
+"""For each other disturbance."""
+_LONG_RUN_SECONDS = 300.0
+_OUTAGE_SECONDS, _SHORT_OUTAGE_SECONDS = 60.0, 3.0
+
+
+def torment(world: World, seconds: float) -> None:
+    """Disturb until the time is up and everything has happened; fails as soon as the lake does not reconcile."""
+    deadline, told = time.monotonic() + seconds, time.monotonic()
+    for name in _order(world.rng):
+        try:
+            DISTURBANCES[name](world)
+        except BaseException as error:
+            error.add_note(f"in round {world.story.rounds}, {name}")
+            raise
+        world.story.done[name] += 1
+        world.story.rounds += 1
+        if name not in {kill.__name__, poison.__name__}:
+            _reconcile(world)
+            say(f"{name} took {time.monotonic() - told:.1f} s with the kills before it")
+            told = time.monotonic()
+        if time.monotonic() > deadline and all(world.story.done[each] for each in DISTURBANCES):
+            break
+    hostile = world.hostile
+    world.story.distinct += hostile.distinct
+    world.story.poison, world.story.letters = hostile.sent, hostile.letters
+
+
+def _order(rng: random.Random) -> Iterator[str]:
+    """Yield names of the table for as long as they are wanted: each as often as the others but kills and poison."""
+    common = [kill.__name__] * _KILLS + [poison.__name__] * _POISONINGS
+    rare = [name for name in DISTURBANCES if name not in common]
+    while True:
+        for name in rng.sample(rare, len(rare)):
+            yield from rng.sample(common, rng.randint(1, len(common)))
+            yield name
+
+
+def _reconcile(world: World) -> None:
+    drain_all(world.settings)  # what remains would grow without bound
+    failed = [check for check in verify_lake(take_snapshot(open_lake(world.settings.lake_root))) if not check.passed]
+    assert not failed, failed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Torment for some minutes, by a seed; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("minutes", type=float, nargs="?", default=30.0)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
+    asked = parser.parse_args(arguments)
+    say(f"seed {asked.seed}")
+    seconds = 60 * asked.minutes
+    outage = _OUTAGE_SECONDS if seconds >= _LONG_RUN_SECONDS else _SHORT_OUTAGE_SECONDS
+    rng = random.Random(asked.seed)  # noqa: S311 - no secret
+    with (
+        tempfile.TemporaryDirectory(prefix="karmalake-chaos-", ignore_cleanup_errors=True) as folder,
+        open_world(Path(folder), rng, outage) as world,
+    ):
+        torment(world, seconds)
+        return verdict(world.story, settle(world), not_rejected(world), not_told(world))
