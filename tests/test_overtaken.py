@@ -3,7 +3,6 @@
 The committers of these tests overtake between staging and commit, which no timing can be relied on to do.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -25,13 +24,13 @@ from pipelines.errors import CommitUnknownError, TransientError
 from pipelines.ingest.file import open_file
 from pipelines.lake import files, turns
 from pipelines.lake.commit import CommitRecord, commit_batch, stage_events
-from pipelines.lake.tables import TABLES, Lake, create_lake, data_files, open_lake
+from pipelines.lake.tables import Lake, create_lake, open_lake
 from pipelines.lake.turns import Turn
 from pipelines.lake.upkeep import vacuum
 from pipelines.settings import IngestSettings, Settings
 from tests.conftest import REPOSITORY
 from tests.draining import assert_verified, query
-from tests.lake.making import commit, make_events
+from tests.lake.making import commit, make_events, unnamed_files
 
 MAPPING = Mapping("user", "time", "s", "A", None, (), "id")
 ROWS = 64
@@ -92,25 +91,14 @@ def load(settings: Settings, path: Path) -> list[CommitRecord]:
 
 
 def orphans(settings: Settings) -> list[str]:
-    """Return the files of `events`, and of the other tables, that no version names, and rows that never counted."""
+    """Return files that no version names, and rows of other tables that never counted."""
     lake = open_lake(settings.lake_root)
-    left: list[str] = []
-    for name in TABLES:
-        table = lake.table(name)
-        removed = {path for version in range(1, table.version() + 1) for path in _named(lake, name, version)}
-        there = {str(path) for path in Path(lake.folder(name)).rglob("*.parquet") if "_delta_log" not in path.parts}
-        left += sorted(there - set(data_files(table)) - removed)
     committed = {row for (row,) in query(settings, "SELECT batch_id FROM commits")}
+    left = unnamed_files(lake)
     for name in ("dead_letters", "conflicts"):
         stored = lake.table(name).to_pyarrow_table(columns=["batch_id"])["batch_id"].to_pylist()
         left += [f"{name} of {batch_id}" for batch_id in stored if batch_id not in committed]
     return left
-
-
-def _named(lake: Lake, name: str, version: int) -> list[str]:
-    """Return the files that a version took out of a table: readers of older versions may still need them."""
-    actions = map(json.loads, Path(lake.entry(name, version)).read_text(encoding="utf-8").splitlines())
-    return [f"{lake.folder(name)}/{action['remove']['path']}" for action in actions if "remove" in action]
 
 
 def test_what_nobody_else_added_is_staged_once(

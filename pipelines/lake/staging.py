@@ -4,7 +4,7 @@ A process that is killed leaves it, as orphans that vacuum removes. So does a co
 """
 
 from collections.abc import Collection, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from deltalake.exceptions import CommitFailedError
@@ -73,9 +73,7 @@ def _withdraw(lake: Lake, name: str, path: str) -> None:
     for _ in range(_ATTEMPTS):
         table = lake.table(name)
         files = [file for file in list_files(table) if file.path == path]
-        try:
-            if files:
-                replace_files(table, files, [], {}, data_change=True)
+        if not files:
             return
-        except CommitFailedError:
-            continue
+        with suppress(CommitFailedError):
+            replace_files(table, files, [], {}, data_change=True)
