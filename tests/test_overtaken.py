@@ -7,21 +7,27 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import pipelines.drain as drain_module
 from pipelines.backfill import backfill
+from pipelines.contract.decode import Decoded
 from pipelines.drain import Ingest, drain, open_ingest_from
 from pipelines.emit import csv_rows
 from pipelines.emit.files import Mapping
 from pipelines.errors import CommitUnknownError, TransientError
 from pipelines.ingest.file import open_file
+from pipelines.ingest.ranges import Batch, OffsetRange
 from pipelines.lake import files, turns
 from pipelines.lake.commit import CommitRecord, commit_batch, stage_events
 from pipelines.lake.tables import Lake, create_lake, open_lake
@@ -145,6 +151,38 @@ def test_a_batch_is_staged_again_no_more_often_than_it_can_be_halved(
     assert orphans(alone) == []
     assert query(alone, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(ROWS - 2, ROWS - 2)]
     assert_verified(alone)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3)), min_size=1, max_size=30))
+def test_halves_are_the_batch(steps: list[tuple[int, int]]) -> None:
+    """Each record is in one half, every range goes on where the one before ends, and the sums stay the same."""
+    batch = _batch(steps)
+    halves = batch.halves()
+    assert replace(batch, divisible=False).halves() is None
+    partitions = [partition for partition, _ in steps]
+    assert (halves is None) == (max(map(partitions.count, partitions)) == 1)
+    for part in halves or ():
+        assert len(part.records) == len(part.decoded.events) == sum(r.read for r in part.ranges) < len(steps)
+        assert part.records["offset"].to_pylist() == part.decoded.events["offset"].to_pylist()
+    for place in batch.ranges if halves else ():
+        parts = [r for part in halves or () for r in part.ranges if r.topic_partition == place.topic_partition]
+        assert (parts[0].start_offset, parts[-1].next_offset) == (place.start_offset, place.next_offset)
+        assert [r.start_offset for r in parts[1:]] == [r.next_offset for r in parts[:-1]]
+        assert (sum(r.read for r in parts), sum(r.gaps for r in parts)) == (place.read, place.gaps)
+
+
+def _batch(steps: list[tuple[int, int]]) -> Batch:
+    """Return a batch of a record for each (topic partition, offsets to the one before)."""
+    nexts: dict[int, int] = {}
+    rows: list[dict[str, int]] = []
+    for partition, step in steps:
+        nexts[partition] = nexts.get(partition, 0) + step
+        rows.append({"topic_partition": partition, "offset": nexts[partition] - 1})
+    records = pa.Table.from_pylist(rows, pa.schema([("topic_partition", pa.int32()), ("offset", pa.int64())]))
+    counts = Counter(partition for partition, _ in steps)
+    ranges = [OffsetRange("t", "t", n, 0, end).with_records(counts[n]) for n, end in nexts.items()]
+    decoded = Decoded(records, records.slice(0, 0), pa.array([False] * len(rows), pa.bool_()))
+    return Batch("test", records, decoded, tuple(ranges))
 
 
 @pytest.mark.parametrize("ids", ["other", "e"], ids=["unchanged", "changed"])

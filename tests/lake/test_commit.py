@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
@@ -214,6 +215,15 @@ def test_an_append_that_is_refused_ends(lake: Lake, monkeypatch: pytest.MonkeyPa
     with pytest.raises(TransientError, match=r"conflicts cannot be committed to: read-only"):
         append(lake, "conflicts", make_events(["a"]), "b1")
     assert (attempts, unnamed_files(lake)) == ([1], [])
+
+
+def test_a_batch_writes_one_file_a_day(lake: Lake) -> None:
+    """Whatever order its events are in: the files of a commit are at most its days, and a day is in one of them."""
+    events = make_events([f"e{n}" for n in range(24 * 50)])
+    shuffled = events.take(pa.array(np.random.default_rng(1).permutation(len(events))))
+    files = stage_events(lake, shuffled, "b1")
+    days = [file.partition_values["event_day"] for file in files]
+    assert (len(days), len(set(days))) == (50, 50)
 
 
 def test_no_rows_make_no_commit(lake: Lake) -> None:
