@@ -3,8 +3,9 @@
     poll -> decode -> dedupe -> write files -> dead letters and conflicts -> COMMIT -> index -> record -> group offsets
 
 Only the commit of `events` publishes (`atomic`): files, checkpoints and counts together, on exactly the version that
-the checkpoints were read from (`fenced`). What stands before it leaves, after a crash, files that nothing names and
-rows of a batch that was never committed; what stands after it is repeated or completed on the next start.
+the checkpoints were read from (`fenced`). When another commit comes first, the batch is judged again on that version.
+What stands before the commit leaves, after a crash, files that nothing names and rows of a batch that was never
+committed; what stands after it is repeated or completed on the next start.
 """
 
 import logging
@@ -18,11 +19,13 @@ from uuid import uuid4
 import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from pipelines.beside import best_effort
 from pipelines.contract.decode import keep
+from pipelines.contract.digest import Digests
 from pipelines.dlq import copied_afterwards
-from pipelines.errors import FencedError, RejectedError, TransientError
+from pipelines.errors import FencedError, RejectedError, TransientError, one_line
 from pipelines.halted import remember
 from pipelines.ingest.ahead import ReadAhead, Source, reading_ahead
 from pipelines.ingest.guard import Halted, RejectionGuard
@@ -40,13 +43,17 @@ from pipelines.lake.commit import (
 from pipelines.lake.history import complete_commits, topic_ids
 from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, Verdicts, open_index
 from pipelines.lake.positions import last_record
+from pipelines.lake.staging import Staging, staging
 from pipelines.lake.tables import Lake, checkpoint_id, create_lake
 from pipelines.lake.tombstones import Spared, Tombstones, open_tombstones
+from pipelines.lake.turns import turns
 from pipelines.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 _NO_WAIT_SECONDS = 0.05
 """A few round trips to a broker: none at all would ask for the end again and again."""
+_ATTEMPTS = 40
+"""To commit a batch. It takes one, or two beside others: in more, something overtakes that waits for no turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,8 @@ class Ingest:
     guard: RejectionGuard
     stopped: list[Halted] = field(default_factory=list[Halted])
     """Topic partitions that the guard has halted, in their order; those that are halted still say `halted`."""
+    rest: list[Batch] = field(default_factory=list[Batch])
+    """What is left of a batch that was divided, in order."""
     answers: dict[int, dict[str, int | None]] = field(default_factory=dict[int, dict[str, int | None]])
     """What the log of the handle's version said of checkpoints: each question costs it up to 2 ms."""
 
@@ -91,36 +100,106 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
 
     Whatever kills it, and wherever: the next call continues from the last commit and counts nothing twice (`once`).
     """
-    batch = _admit(ingest, ingest.source.poll(ingest.checkpoint))
+    batch = _next_batch(ingest)
     if batch is None:
         return None
     best_effort(_notice_a_new_topic, "looking whether the topic is another one")(ingest, batch)
-    started = datetime.now(UTC)
-    while True:
-        ingest.tombstones.catch_up(ingest.events)
-        spared = ingest.tombstones.spare(batch.decoded)
-        decoded = spared.decoded
-        batch_id = uuid4().hex  # of this attempt: what it leaves behind counts only if it is the one that commits
-        append(ingest.lake, "dead_letters", decoded.rejected, batch_id)
-        ingest.index.catch_up(ingest.events)
-        verdicts = ingest.index.classify(decoded.events)
-        append(ingest.lake, "conflicts", decoded.events.filter(verdicts.mask(CONFLICT)), batch_id)
-        accepted = keep(decoded.events, verdicts.mask(NEW))
-        record = _describe(batch_id, started, batch, spared, verdicts, accepted)
-        files = stage_events(ingest.lake, accepted, batch_id)
-        try:
-            record = commit_batch(ingest.lake, ingest.events, files, record)
-            break
-        except OvertakenError:
-            _LOG.info("another commit came first: batch %s is deduplicated again", batch_id)
-        except FencedError:
-            if not ingest.settings.ingest.share_partitions:
-                raise
-            return drain_once(ingest)  # they were moved to us while another ingester was committing: read on from there
-    ingest.index.extend(verdicts.new, record.version)
+    try:
+        record, new = _commit(ingest, batch)
+    except FencedError:
+        if not ingest.settings.ingest.share_partitions:
+            raise
+        return drain_once(ingest)  # they were moved to us while another ingester was committing: read on from there
+    ingest.index.extend(new, record.version)
     complete_commits(ingest.lake, record.version)
     ingest.source.acknowledge(record.ranges)
     return record
+
+
+def _commit(ingest: Ingest, batch: Batch) -> tuple[CommitRecord, Digests]:
+    """Commit a batch, or the first part of it; return its record and the digests of what it added.
+
+    When another commit comes first, the batch is judged again on that version. What is staged is used again if nothing
+    was judged otherwise; if something was, it is removed, and half of the batch is staged, the rest kept for later. So
+    a batch is staged again at most as often as it can be halved. From then on the turn is ours (`turns.py`).
+    """
+    started, folder = datetime.now(UTC), ingest.lake.folder("events")
+    with staging(ingest.lake) as staged, turns(folder) as turn:
+        judged = _judge(ingest, batch)
+        record = _stage(ingest, judged, staged, started)
+        for _ in range(_ATTEMPTS):
+            turn.wait()
+            try:
+                with staged.committing() as files:
+                    record = commit_batch(ingest.lake, ingest.events, files, record)
+            except OvertakenError:
+                _LOG.info("another commit came first: batch %s is deduplicated again", record.batch_id)
+            else:
+                return record, judged.verdicts.new
+            turn.take()
+            _look_again(ingest)
+            again = _judge(ingest, judged.batch)
+            if again.differs_from(judged):
+                staged.discard()
+                judged = _first_half(ingest, again)
+                record = _stage(ingest, judged, staged, started)
+    raise TransientError(
+        f"others kept committing to {folder}: {', '.join(map(str, record.ranges))} came too late {_ATTEMPTS} times, "
+        "and nothing of it was committed; start again"
+    )
+
+
+def _look_again(ingest: Ingest) -> None:
+    """Bring the handle to the newest version."""
+    try:
+        ingest.events.update_incremental()
+    except (DeltaError, OSError) as error:
+        folder = ingest.lake.folder("events")
+        raise TransientError(f"the log of {folder} cannot be read: {one_line(error)}; start again") from error
+
+
+def _judge(ingest: Ingest, batch: Batch) -> "_Judged":
+    """Tell what a batch is at the version of the handle: without the erased, new, known or in conflict."""
+    ingest.tombstones.catch_up(ingest.events)
+    spared = ingest.tombstones.spare(batch.decoded)
+    ingest.index.catch_up(ingest.events)
+    return _Judged(batch, spared, ingest.index.classify(spared.decoded.events))
+
+
+def _stage(ingest: Ingest, judged: "_Judged", staged: Staging, started: datetime) -> CommitRecord:
+    """Write what a batch adds, under an id of this attempt: it counts only if the commit names it."""
+    batch_id, decoded, verdicts = uuid4().hex, judged.spared.decoded, judged.verdicts
+    apart = {"dead_letters": decoded.rejected, "conflicts": decoded.events.filter(verdicts.mask(CONFLICT))}
+    staged.begin(batch_id, [name for name, rows in apart.items() if len(rows)])
+    for name, rows in apart.items():
+        append(ingest.lake, name, rows, batch_id)
+    accepted = keep(decoded.events, verdicts.mask(NEW))
+    staged.files = stage_events(ingest.lake, accepted, batch_id)
+    return _describe(batch_id, started, judged.batch, judged.spared, verdicts, accepted)
+
+
+def _first_half(ingest: Ingest, judged: "_Judged") -> "_Judged":
+    """Return the first half of a batch, the other being next; a batch that cannot be divided stays as it is."""
+    halves = judged.batch.halves()
+    if halves is None:
+        return judged
+    first, rest = halves
+    ingest.rest.insert(0, rest)
+    return _judge(ingest, first)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What a batch is at one version of the lake."""
+
+    batch: Batch
+    spared: Spared
+    verdicts: Verdicts
+
+    def differs_from(self, before: "_Judged") -> bool:
+        """Return whether what was staged before is wrong by now; of one batch, users are erased and none comes back."""
+        erased = len(self.spared.dropped) != len(before.spared.dropped)
+        return erased or not np.array_equal(self.verdicts.verdicts, before.verdicts.verdicts)
 
 
 def drain(ingest: Ingest, report: Callable[[CommitRecord], None], max_batches: int | None = None) -> int:
@@ -205,6 +284,15 @@ def open_ingest_from(source: Source, settings: Settings) -> Generator[Ingest]:
         tombstones = open_tombstones(lake, settings)
         tombstones.add()  # a lake that was made again, or restored, has only those beside it
         yield Ingest(settings, ahead, lake, events, index, tombstones, RejectionGuard(settings.ingest))
+
+
+def _next_batch(ingest: Ingest) -> Batch | None:
+    """Return the rest of a batch that was divided, or another one."""
+    while ingest.rest:
+        batch = ingest.rest.pop(0)
+        if batch.follows(ingest.checkpoint):
+            return batch
+    return _admit(ingest, ingest.source.poll(ingest.checkpoint))
 
 
 def _admit(ingest: Ingest, batch: Batch | None) -> Batch | None:

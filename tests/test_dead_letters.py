@@ -123,14 +123,19 @@ def test_discarding_says_why_and_keeps_the_bytes(lake: Settings) -> None:
     assert_verified(lake)
 
 
-def test_many_are_streamed_and_requeued_in_shares(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("bound", "most"), [("_MOST_BYTES", 1), ("_MOST_AT_ONCE", 3)])
+def test_many_are_streamed_and_requeued_in_shares(
+    lake: Settings, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+) -> None:
     """However many there are, few are in memory: each share is a commit, and every event comes in once (`once`)."""
     monkeypatch.setattr(dead_letters_module, "_ROWS", 3)
-    monkeypatch.setattr(dead_letters_module, "_MOST_BYTES", 1)
+    monkeypatch.setattr(dead_letters_module, bound, most)
     sizes = [len(letters) for letters in stream_letters(lake, Selection())]
     assert (sum(sizes), max(sizes)) == (11, 3)
     assert requeue(mended(lake), Selection()) == Requeued(10, 0, 0, still_rejected=1)
-    assert query(lake, "SELECT count(*) > 2 FROM commits WHERE source = 'dead-letters'") == [(True,)]
+    assert query(lake, "SELECT count(*) > 2, max(\"read\") <= 3 FROM commits WHERE source = 'dead-letters'") == [
+        (True, True)
+    ]
     assert count_letters(lake, Selection(fate=None)) == [
         ("timestamp_too_late", "requeued", 10),
         ("undecodable", "open", 1),

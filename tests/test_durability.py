@@ -4,6 +4,7 @@ A power cut cannot be had here. What is tested is the order of the calls that a 
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from pipelines.lake import commit, files, history, upkeep
 from pipelines.lake.publish import publish
 from pipelines.lake.tables import TABLES, create_lake
 from pipelines.lake.upkeep import compact
+from pipelines.refresh import refresh_warehouse
 from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.draining import drain_all, send, valid_records, with_ingest
@@ -92,6 +94,34 @@ def test_a_compaction_is_on_the_disk(settings: Settings, flushed: set[Path], pub
     published.clear()
     assert compact(create_lake(settings.lake_root), 2)
     assert _assert_flushed(published, flushed) > 0
+
+
+def test_a_published_warehouse_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is flushed whole before it takes the old one's place, and its folder afterwards (`atomic`)."""
+    settings = Settings(data_dir=tmp_path / "data")
+    create_lake(settings.lake_root)
+    done: list[tuple[str, int, int]] = []
+    flush, replace = os.fsync, Path.replace
+
+    def fsync(descriptor: int) -> None:
+        flush(descriptor)
+        found = os.fstat(descriptor)
+        done.append(("flushed", found.st_ino, found.st_size))
+
+    def replacing(path: Path, target: Path) -> Path:
+        if target == settings.warehouse_path:
+            found = path.stat()
+            done.append(("published", found.st_ino, found.st_size))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replacing)
+    refresh_warehouse(settings)
+    (published,) = [at for at, (what, *_) in enumerate(done) if what == "published"]
+    file, folder = settings.warehouse_path.stat(), settings.warehouse_path.parent.stat()
+    assert done[published] == ("published", file.st_ino, file.st_size)
+    assert ("flushed", file.st_ino, file.st_size) in done[:published]
+    assert folder.st_ino in [inode for what, inode, _ in done[published:] if what == "flushed"]
 
 
 @pytest.mark.slow

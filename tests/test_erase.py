@@ -27,6 +27,7 @@ from pipelines.serving.read import read_leaderboard, read_reputation
 from pipelines.settings import Settings
 from pipelines.verify import verify, verify_erased
 from tests.draining import NOON, assert_verified, contents, drain_all, query, send, valid_records, with_ingest
+from tests.lake.making import unnamed_files
 
 _USER = "somebody-who-leaves"
 
@@ -228,6 +229,7 @@ def test_always_overtaken(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(erasure, "replace_files", never)
     with pytest.raises(TransientError, match="erase again"):
         erase_users(lake, open_tombstones(lake, bus), [_USER])
+    assert unnamed_files(lake) == []
     assert_verified(bus)
 
 

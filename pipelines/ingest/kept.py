@@ -39,11 +39,11 @@ class KeptRecords:
         self.records = pa.table(columns, schema=RECORD)
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
-        """Return all records as one batch; None once they are committed."""
+        """Return all records as one batch, which counts whole or not at all; None once they are committed."""
         if not self.size or checkpoint(self.topic_id, 0) is not None:
             return None
         offsets = OffsetRange(self.topic_id, TOPIC, 0, 0, self.size, read=self.size)
-        return Batch(TOPIC, self.records, decode(self.records, self.contract), (offsets,))
+        return Batch(TOPIC, self.records, decode(self.records, self.contract), (offsets,), divisible=False)
 
     def following(self) -> Checkpoint:
         """Return the checkpoint behind all records."""

@@ -24,7 +24,7 @@ from pipelines.lake.files import make_durable, write_days, write_file
 from pipelines.lake.history import recorded
 from pipelines.lake.positions import positions
 from pipelines.lake.publish import publish
-from pipelines.lake.tables import COMMIT_METADATA, Lake, checkpoint_id
+from pipelines.lake.tables import COMMIT_METADATA, Lake, checkpoint_id, discard_unnamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +113,23 @@ def append(lake: Lake, name: str, rows: pa.Table, batch_id: str) -> None:
 
 
 def append_file(lake: Lake, name: str, rows: pa.Table, file_name: str) -> None:
-    """Append rows to a table other than `events`, durably, as one file; a crash leaves at most an orphan file."""
+    """Append rows to a table other than `events`, durably, as one file; a crash leaves at most an orphan file.
+
+    Raises TransientError when the commit is refused though nobody else has committed.
+    """
     actions = write_file(lake.folder(name), rows, file_name)
     table = lake.table(name)
     while True:
+        base = table.version()
         try:
             publish(table, actions, {})
-        except CommitFailedError:
+        except CommitFailedError as error:
             table.update_incremental()
-        else:
-            break
+            if table.version() > base:
+                continue
+            discard_unnamed(lake, name, actions)
+            raise TransientError(f"{lake.folder(name)} cannot be committed to: {one_line(error)}; try again") from error
+        break
     make_durable([lake.entry(name, table.version() + 1)])
 
 

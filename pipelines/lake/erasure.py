@@ -25,7 +25,7 @@ from pipelines.errors import TransientError
 from pipelines.lake.commit import append_file
 from pipelines.lake.files import make_durable, read_file, write_days, write_file
 from pipelines.lake.history import take_snapshot
-from pipelines.lake.tables import ERASED, ERASURES_DONE, Lake, data_files, erasures_done
+from pipelines.lake.tables import ERASED, ERASURES_DONE, Lake, data_files, discard_unnamed, erasures_done
 from pipelines.lake.tombstones import Tombstones, tombstone
 from pipelines.lake.upkeep import File, list_files, replace_files
 
@@ -112,6 +112,7 @@ def _erase(lake: Lake, name: str, tombstones: Tombstones) -> int:
         known = tombstones.digests
         erasures = tombstones.read()
         if tombstones.digests != known:  # somebody else asked meanwhile
+            _discard_unused(lake, name, seen)
             seen.clear()
         table = lake.table(name)
         for file in list_files(table):
@@ -128,8 +129,15 @@ def _erase(lake: Lake, name: str, tombstones: Tombstones) -> int:
         except CommitFailedError:
             continue
         make_durable([lake.entry(name, table.version() + 1)])
+        _discard_unused(lake, name, seen)
         return sum(done.rows for done in rewritten)
+    _discard_unused(lake, name, seen)
     raise TransientError(f"others kept committing to {lake.folder(name)}: erase again, it goes on where it was")
+
+
+def _discard_unused(lake: Lake, name: str, seen: dict[str, _Rewritten | None]) -> None:
+    """Remove files that were written again in vain, since others had replaced the originals by then."""
+    discard_unnamed(lake, name, [action for done in seen.values() if done for action in done.added])
 
 
 def _rewrite(lake: Lake, name: str, file: File, tombstones: Tombstones, orphaned: pa.Array) -> _Rewritten | None:

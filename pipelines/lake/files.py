@@ -3,9 +3,9 @@
 import json
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
+from pipelines.errors import TransientError
 from pipelines.lake.stores import ensure_folder_of, on_this_machine, opened, reached
 
 DAY_COLUMN = "event_day"
@@ -48,21 +49,21 @@ _LAYOUTS = {
 def write_days(folder: str, events: pa.Table, name: str, *, data_change: bool = True) -> list[AddAction]:
     """Write `events` (EVENTS without event_day) as one durable file for each UTC day, and return them uncommitted.
 
-    Rows keep their order within a day. A crash leaves files that no commit names.
+    Rows keep their order within a day. A crash leaves files that no commit names; an error leaves none.
     """
-    actions = [
-        _write(folder, f"{DAY_COLUMN}={day}/{name}.parquet", rows, {DAY_COLUMN: day}, data_change=data_change)
-        for day, rows in _by_day(events)
-    ]
-    make_durable([f"{folder}/{action.path}" for action in actions])
-    return actions
+    parts = [(f"{DAY_COLUMN}={day}/{name}.parquet", rows, {DAY_COLUMN: day}) for day, rows in _by_day(events)]
+    return _write_all(folder, parts, data_change=data_change)
 
 
 def write_file(folder: str, rows: pa.Table, name: str, *, data_change: bool = True) -> list[AddAction]:
     """Write `rows` as one durable file of an unpartitioned table, and return it uncommitted."""
-    actions = [_write(folder, f"{name}.parquet", rows, {}, data_change=data_change)]
-    make_durable([f"{folder}/{action.path}" for action in actions])
-    return actions
+    return _write_all(folder, [(f"{name}.parquet", rows, {})], data_change=data_change)
+
+
+def remove_files(folder: str, files: Iterable[AddAction]) -> None:
+    """Remove files of a table that no commit names; one that is gone already is passed over."""
+    for file in files:
+        _remove(f"{folder}/{file.path}")
 
 
 def read_file(place: str, columns: list[str] | None = None) -> pa.Table:
@@ -113,8 +114,29 @@ def _by_day(events: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         yield str(np.datetime64(int(days[start]), "D")), events.slice(start, end - start)
 
 
+def _write_all(folder: str, parts: list[tuple[str, pa.Table, dict[str, str]]], *, data_change: bool) -> list[AddAction]:
+    """Write one durable file for each (path, rows, partition values); whatever fails, none of them is left."""
+    actions: list[AddAction] = []
+    try:
+        for path, rows, values in parts:
+            actions.append(_write(folder, path, rows, values, data_change=data_change))
+        make_durable([f"{folder}/{action.path}" for action in actions])
+    except BaseException:
+        for path, _, _ in parts[: len(actions) + 1]:
+            with suppress(OSError, TransientError):
+                _remove(f"{folder}/{path}")
+        raise
+    return actions
+
+
+def _remove(place: str) -> None:
+    store, path = opened(place)
+    with suppress(FileNotFoundError), reached(place):
+        store.delete_file(path)
+
+
 def _write(
-    folder: str, path: str, rows: pa.Table, partition_values: dict[str, str | None], *, data_change: bool
+    folder: str, path: str, rows: pa.Table, partition_values: Mapping[str, str], *, data_change: bool
 ) -> AddAction:
     store, place = opened(f"{folder}/{path}")
     ensure_folder_of(f"{folder}/{path}")
@@ -135,7 +157,7 @@ def _write(
         pq.write_table(rows, place, filesystem=store, **layout)
     stats = json.dumps({"numRecords": len(rows)})
     size = store.get_file_info(place).size
-    return AddAction(path, size, partition_values, int(time.time() * 1000), data_change, stats)
+    return AddAction(path, size, dict(partition_values), int(time.time() * 1000), data_change, stats)
 
 
 def _fsync(path: Path) -> None:

@@ -26,6 +26,7 @@ from pipelines.lake.tables import (
     Snapshot,
     checkpoint_id,
     data_files,
+    discard_unnamed,
     identity,
 )
 
@@ -46,7 +47,7 @@ def complete_commits(lake: Lake, upto: int) -> None:
     """Append to `commits` the record of every commit of `events` up to version `upto` that is not there yet.
 
     The log of `events` is the truth and this table its copy for readers, so a crash between the two, or another
-    ingester doing the same at the same time, changes nothing.
+    ingester doing the same at the same time, changes nothing: what came too late is removed.
     """
     while True:
         commits = lake.table("commits")
@@ -59,6 +60,7 @@ def complete_commits(lake: Lake, upto: int) -> None:
         try:
             publish(commits, actions, {_COMPLETE_UPTO: upto})
         except CommitFailedError:
+            discard_unnamed(lake, "commits", actions)
             continue
         make_durable([lake.entry("commits", commits.version() + 1)])
         return

@@ -4,7 +4,7 @@ Owns names and columns. What is written, when and in which order is `commit.py`'
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from os import PathLike
@@ -14,10 +14,11 @@ from urllib.parse import unquote
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import AddAction
 
 from pipelines.contract.schema import EVENT, PLACE, REJECTED, TIMESTAMP
 from pipelines.errors import CorruptionError, UsageError
-from pipelines.lake.files import DAY_COLUMN, make_durable
+from pipelines.lake.files import DAY_COLUMN, make_durable, remove_files
 from pipelines.lake.stores import absolute, ensure_folder_of, reached, read_text
 from pipelines.lake.torn import require_whole, set_torn_aside, set_torn_checkpoint_aside
 
@@ -113,6 +114,17 @@ _CONFIGURATION = {
 def data_files(table: DeltaTable) -> tuple[str, ...]:
     """Return the absolute paths (or URIs) of the files of a handle's version, which the library escapes."""
     return tuple(map(unquote, table.file_uris()))
+
+
+def discard_unnamed(lake: "Lake", name: str, files: Iterable[AddAction]) -> None:
+    """Remove files that were written for a commit that was not made, unless the newest version names them.
+
+    A commit whose answer was lost looks like one that came too late.
+    """
+    files = list(files)
+    if files:
+        named = set(data_files(lake.table(name)))
+        remove_files(lake.folder(name), [file for file in files if f"{lake.folder(name)}/{file.path}" not in named])
 
 
 def checkpoint_id(topic_id: str, topic_partition: int) -> str:

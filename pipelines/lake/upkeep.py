@@ -23,7 +23,8 @@ from pipelines.errors import TransientError
 from pipelines.lake.files import DAY_COLUMN, make_durable, read_file, read_footer, write_days, write_file
 from pipelines.lake.log_files import remove_old_entries
 from pipelines.lake.publish import publish
-from pipelines.lake.tables import TABLES, Lake
+from pipelines.lake.tables import TABLES, Lake, discard_unnamed
+from pipelines.lake.turns import turns
 from pipelines.private import private_folder
 from pipelines.settings import LakeSettings
 
@@ -201,16 +202,21 @@ def _merge_files(lake: Lake, name: str, files: list[File]) -> int:
         added = write_days(folder, _sorted(rows), uuid4().hex, data_change=False)
     else:
         added = write_file(folder, rows, uuid4().hex, data_change=False)
-    for _ in range(_ATTEMPTS):
-        table = lake.table(name)
-        if not paths <= {str(row["path"]) for row in pa.table(table.get_add_actions(flatten=True)).to_pylist()}:
-            return 0
-        try:
-            replace_files(table, files, added, {}, data_change=False)
-        except CommitFailedError:
-            continue
-        make_durable([lake.entry(name, table.version() + 1)])
-        return len(rows)
+    with turns(folder) as turn:
+        for _ in range(_ATTEMPTS):
+            turn.wait()
+            table = lake.table(name)
+            if not paths <= {file.path for file in list_files(table)}:
+                discard_unnamed(lake, name, added)
+                return 0
+            try:
+                replace_files(table, files, added, {}, data_change=False)
+            except CommitFailedError:
+                turn.take()
+                continue
+            make_durable([lake.entry(name, table.version() + 1)])
+            return len(rows)
+    discard_unnamed(lake, name, added)
     raise TransientError(
         f"others kept committing to {folder}, so the compaction of {len(files)} of its files was given up: no row has "
         "changed; run it again"

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pyarrow as pa
 from deltalake import DeltaTable
@@ -11,7 +12,7 @@ from deltalake import DeltaTable
 from pipelines.contract.schema import EVENT, PLACE
 from pipelines.ingest.ranges import OffsetRange
 from pipelines.lake.commit import CommitRecord, commit_batch, describe_events, stage_events
-from pipelines.lake.tables import Lake
+from pipelines.lake.tables import TABLES, Lake, data_files
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 TOPIC_ID = "topic-id"
@@ -62,3 +63,19 @@ def stored(lake: Lake, name: str = "events") -> list[dict[str, object]]:
 def as_json(record: CommitRecord) -> str:
     """Return a record as the log of `events` holds it."""
     return json.dumps(asdict(record), default=str)
+
+
+def unnamed_files(lake: Lake) -> list[str]:
+    """Return the files of all tables that no version names: readers of older ones may need what was replaced."""
+    left: set[str] = set()
+    for name in TABLES:
+        table = lake.table(name)
+        replaced = {path for version in range(1, table.version() + 1) for path in _replaced(lake, name, version)}
+        there = {str(path) for path in Path(lake.folder(name)).rglob("*.parquet") if "_delta_log" not in path.parts}
+        left |= there - set(data_files(table)) - replaced
+    return sorted(left)
+
+
+def _replaced(lake: Lake, name: str, version: int) -> list[str]:
+    actions = map(json.loads, Path(lake.entry(name, version)).read_text(encoding="utf-8").splitlines())
+    return [f"{lake.folder(name)}/{action['remove']['path']}" for action in actions if "remove" in action]

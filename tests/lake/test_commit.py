@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
@@ -19,7 +20,7 @@ from pipelines.lake.history import complete_commits, take_snapshot
 from pipelines.lake.publish import publish
 from pipelines.lake.tables import TABLES, Lake, checkpoint_id, create_lake, open_lake
 from pipelines.lake.upkeep import compact
-from tests.lake.making import TOPIC_ID, commit, make_events, make_record, stored
+from tests.lake.making import TOPIC_ID, commit, make_events, make_record, stored, unnamed_files
 
 _CHECKPOINT = checkpoint_id(TOPIC_ID, 0)
 
@@ -174,6 +175,7 @@ def test_two_that_complete_the_records_race_harmlessly(lake: Lake, monkeypatch: 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda _: complete_commits(lake, 3), range(2)))
     assert sorted(str(row["batch_id"]) for row in stored(lake, "commits")) == ["b0", "b1", "b2"]
+    assert unnamed_files(lake) == []
 
 
 def test_many_appends_at_once_all_land(lake: Lake) -> None:
@@ -198,6 +200,30 @@ def test_an_append_that_was_overtaken_is_made_once(lake: Lake, monkeypatch: pyte
     monkeypatch.setattr(commit_module, "publish", overtake_first)
     append(lake, "conflicts", make_events(["a"]), "b1")
     assert (len(attempts), len(stored(lake, "conflicts"))) == (2, 1)
+
+
+def test_an_append_that_is_refused_ends(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody else committed, another attempt would not help: one attempt, a sentence, and no file is left."""
+    attempts: list[int] = []
+
+    def refuse(*_: object, **__: object) -> None:
+        attempts.append(1)
+        assert len(attempts) < 5
+        raise CommitFailedError("read-only")
+
+    monkeypatch.setattr(commit_module, "publish", refuse)
+    with pytest.raises(TransientError, match=r"conflicts cannot be committed to: read-only"):
+        append(lake, "conflicts", make_events(["a"]), "b1")
+    assert (attempts, unnamed_files(lake)) == ([1], [])
+
+
+def test_a_batch_writes_one_file_a_day(lake: Lake) -> None:
+    """Whatever order its events are in: the files of a commit are at most its days, and a day is in one of them."""
+    events = make_events([f"e{n}" for n in range(24 * 50)])
+    shuffled = events.take(pa.array(np.random.default_rng(1).permutation(len(events))))
+    files = stage_events(lake, shuffled, "b1")
+    days = [file.partition_values["event_day"] for file in files]
+    assert (len(days), len(set(days))) == (50, 50)
 
 
 def test_no_rows_make_no_commit(lake: Lake) -> None:

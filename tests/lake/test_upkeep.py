@@ -21,7 +21,7 @@ from pipelines.lake.publish import publish
 from pipelines.lake.tables import Lake, create_lake, data_files
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.verify import verify_lake
-from tests.lake.making import commit, make_events, stored
+from tests.lake.making import commit, make_events, stored, unnamed_files
 
 _HOURS = 3600
 
@@ -121,6 +121,7 @@ def test_a_compaction_that_comes_second_gives_up(filled: Lake, monkeypatch: pyte
     monkeypatch.setattr(upkeep, "write_days", compact_first)
     assert compact(filled, 2) == []
     assert stored(filled) == before
+    assert unnamed_files(filled) == []
 
 
 def test_a_stale_compaction_cannot_commit(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +169,7 @@ def test_a_compaction_that_is_always_overtaken_gives_up(filled: Lake, monkeypatc
     with pytest.raises(TransientError, match="given up"):
         compact(filled, 2)
     assert stored(filled) == before
+    assert unnamed_files(filled) == []
 
 
 def test_a_reader_of_an_old_snapshot_reads_on(filled: Lake) -> None:

@@ -1,0 +1,364 @@
+"""A batch that other commits overtake: it counts once, is staged a bounded number of times, and leaves no orphan.
+
+The committers of these tests overtake between staging and commit, which no timing can be relied on to do.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pipelines.drain as drain_module
+from pipelines.backfill import backfill
+from pipelines.contract.decode import Decoded
+from pipelines.drain import Ingest, drain, open_ingest_from
+from pipelines.emit import csv_rows
+from pipelines.emit.files import Mapping
+from pipelines.errors import CommitUnknownError, TransientError
+from pipelines.ingest.file import open_file
+from pipelines.ingest.ranges import Batch, OffsetRange
+from pipelines.lake import files, turns
+from pipelines.lake.commit import CommitRecord, commit_batch, stage_events
+from pipelines.lake.tables import Lake, create_lake, open_lake
+from pipelines.lake.turns import Turn
+from pipelines.lake.upkeep import vacuum
+from pipelines.settings import IngestSettings, Settings
+from tests.conftest import REPOSITORY
+from tests.draining import assert_verified, query
+from tests.lake.making import commit, make_events, unnamed_files
+
+MAPPING = Mapping("user", "time", "s", "A", None, (), "id")
+ROWS = 64
+_CLOCK = 1_400_000_000
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Settings:
+    """Return settings without a bus; a few rows that are no events are dead letters."""
+    return Settings(data_dir=tmp_path / "data", ingest=IngestSettings(max_dead_letter_share=1))
+
+
+def history(path: Path, rows: int = ROWS, *, rejected: int = 2) -> Path:
+    """Write a file of events e-{n}, a day apart, the last of which have no valid time."""
+    times = [str(_CLOCK + n * 86_400) for n in range(rows - rejected)] + ["soon"] * rejected
+    frame = {"id": [f"e-{n}" for n in range(rows)], "user": [f"u-{n % 7}" for n in range(rows)], "time": times}
+    pl.DataFrame(frame).write_csv(path)
+    return path
+
+
+class Overtaking:
+    """Commits something just before a commit of ingest, `times` times, and counts what ingest stages meanwhile."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, act: Callable[[int], None], times: int) -> None:
+        self.commits = self.staged = 0
+        self.staged_rows: list[int] = []
+
+        def overtaken(*arguments: Any) -> CommitRecord:
+            self.commits += 1
+            if self.commits <= times:
+                act(self.commits)
+            return commit_batch(*arguments)
+
+        def counted(lake: Lake, events: pa.Table, batch_id: str) -> Any:
+            self.staged_rows.append(len(events))
+            return stage_events(lake, events, batch_id)
+
+        patch.setattr(drain_module, "commit_batch", overtaken)
+        patch.setattr(drain_module, "stage_events", counted)
+
+
+def of_another(settings: Settings, ids: Callable[[int], list[str]]) -> Callable[[int], None]:
+    """Return what commits events of another topic: those of the n-th overtaking."""
+
+    def act(number: int) -> None:
+        lake = open_lake(settings.lake_root)
+        events = lake.table("events")
+        start = events.transaction_version("ingest:topic-id:0") or 0
+        commit(lake, events, f"other-{number}", make_events(ids(number), first_offset=start))
+
+    return act
+
+
+def load(settings: Settings, path: Path) -> list[CommitRecord]:
+    records: list[CommitRecord] = []
+    backfill(settings, path, MAPPING, records.append)
+    return records
+
+
+def orphans(settings: Settings) -> list[str]:
+    """Return files that no version names, and rows of other tables that never counted."""
+    lake = open_lake(settings.lake_root)
+    committed = {row for (row,) in query(settings, "SELECT batch_id FROM commits")}
+    left = unnamed_files(lake)
+    for name in ("dead_letters", "conflicts"):
+        stored = lake.table(name).to_pyarrow_table(columns=["batch_id"])["batch_id"].to_pylist()
+        left += [f"{name} of {batch_id}" for batch_id in stored if batch_id not in committed]
+    return left
+
+
+def test_what_nobody_else_added_is_staged_once(
+    alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Overtaken five times by events of its own, a batch is written once, dead letters too, and lands whole."""
+    create_lake(alone.lake_root)
+    overtaking = Overtaking(monkeypatch, of_another(alone, lambda n: [f"other-{n}"]), times=5)
+    (record,) = load(alone, history(tmp_path / "h.csv"))
+    assert (record.total("accepted"), record.total("dead_letters")) == (ROWS - 2, 2)
+    assert (overtaking.commits, overtaking.staged_rows) == (6, [ROWS - 2])
+    assert orphans(alone) == []
+    assert query(alone, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(ROWS + 3, ROWS + 3)]
+    assert_verified(alone)
+
+
+def test_what_another_added_is_staged_by_halves(
+    alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each overtaking takes an event of the batch: half is staged again, what was staged is gone, each counts once."""
+    create_lake(alone.lake_root)
+    overtaking = Overtaking(monkeypatch, of_another(alone, lambda n: [f"e-{n}"]), times=3)
+    records = load(alone, history(tmp_path / "h.csv"))
+    assert overtaking.staged_rows[:4] == [62, 31, 14, 5], "of 64, 32, 16 and 8 rows, less what is known"
+    assert [record.total("read") for record in records] == [8, 8, 16, 32]
+    assert sum(record.total("conflicts") + record.total("duplicates") for record in records) == 3
+    assert orphans(alone) == []
+    assert query(alone, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(ROWS - 2, ROWS - 2)]
+    assert query(alone, "SELECT count(*) FROM dead_letters") == [(2,)]
+    assert_verified(alone)
+
+
+def test_a_batch_is_staged_again_no_more_often_than_it_can_be_halved(
+    alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often its events are taken: six halvings of 64 rows, then a row at a time, which is taken for known."""
+    create_lake(alone.lake_root)
+    taken = iter(range(ROWS))
+    overtaking = Overtaking(monkeypatch, of_another(alone, lambda _: [f"e-{next(taken)}"]), times=10)
+    records = load(alone, history(tmp_path / "h.csv"))
+    assert sum(record.total("read") for record in records) == ROWS
+    assert len(overtaking.staged_rows) <= len(records) + 10
+    assert overtaking.staged_rows[0] == ROWS - 2
+    assert orphans(alone) == []
+    assert query(alone, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(ROWS - 2, ROWS - 2)]
+    assert_verified(alone)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3)), min_size=1, max_size=30))
+def test_halves_are_the_batch(steps: list[tuple[int, int]]) -> None:
+    """Each record is in one half, every range goes on where the one before ends, and the sums stay the same."""
+    batch = _batch(steps)
+    halves = batch.halves()
+    assert replace(batch, divisible=False).halves() is None
+    partitions = [partition for partition, _ in steps]
+    assert (halves is None) == (max(map(partitions.count, partitions)) == 1)
+    for part in halves or ():
+        assert len(part.records) == len(part.decoded.events) == sum(r.read for r in part.ranges) < len(steps)
+        assert part.records["offset"].to_pylist() == part.decoded.events["offset"].to_pylist()
+    for place in batch.ranges if halves else ():
+        parts = [r for part in halves or () for r in part.ranges if r.topic_partition == place.topic_partition]
+        assert (parts[0].start_offset, parts[-1].next_offset) == (place.start_offset, place.next_offset)
+        assert [r.start_offset for r in parts[1:]] == [r.next_offset for r in parts[:-1]]
+        assert (sum(r.read for r in parts), sum(r.gaps for r in parts)) == (place.read, place.gaps)
+
+
+def _batch(steps: list[tuple[int, int]]) -> Batch:
+    """Return a batch of a record for each (topic partition, offsets to the one before)."""
+    nexts: dict[int, int] = {}
+    rows: list[dict[str, int]] = []
+    for partition, step in steps:
+        nexts[partition] = nexts.get(partition, 0) + step
+        rows.append({"topic_partition": partition, "offset": nexts[partition] - 1})
+    records = pa.Table.from_pylist(rows, pa.schema([("topic_partition", pa.int32()), ("offset", pa.int64())]))
+    counts = Counter(partition for partition, _ in steps)
+    ranges = [OffsetRange("t", "t", n, 0, end).with_records(counts[n]) for n, end in nexts.items()]
+    decoded = Decoded(records, records.slice(0, 0), pa.array([False] * len(rows), pa.bool_()))
+    return Batch("test", records, decoded, tuple(ranges))
+
+
+@pytest.mark.parametrize("ids", ["other", "e"], ids=["unchanged", "changed"])
+def test_overtaken_at_every_attempt(alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: str) -> None:
+    """By a committer that waits for no turn: it ends with a sentence, leaves nothing, and goes on afterwards."""
+    create_lake(alone.lake_root)
+    path = history(tmp_path / "h.csv")
+    with monkeypatch.context() as patch:
+        overtaking = Overtaking(patch, of_another(alone, lambda n: [f"{ids}-{n - 1}"]), times=1_000)
+        with pytest.raises(TransientError, match=r"others kept committing to .*events: .* came too late 40 times"):
+            load(alone, path)
+        assert len(overtaking.staged_rows) <= 7
+    assert orphans(alone) == []
+    load(alone, path)
+    assert query(alone, "SELECT count(*) - count(DISTINCT event_id) FROM events") == [(0,)]
+    assert orphans(alone) == []
+    assert_verified(alone)
+
+
+def _failing(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("where", ["stage_events", "_describe"])
+def test_an_error_leaves_no_orphan(
+    alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """What was written until then is removed, whatever is raised: dead letters too, which never counted."""
+    with monkeypatch.context() as patch:
+        patch.setattr(drain_module, where, _failing(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            load(alone, history(tmp_path / "h.csv"))
+    assert orphans(alone) == []
+    (record,) = load(alone, tmp_path / "h.csv")
+    assert record.total("read") == ROWS
+    assert_verified(alone)
+
+
+def test_files_written_before_an_error_are_removed(
+    alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fifth day cannot be written: those before it go, and what was written of it."""
+    write, written = files._write, [0]  # pyright: ignore[reportPrivateUsage]
+
+    def fail_later(*arguments: Any, **named: Any) -> Any:
+        written[0] += "event_day" in arguments[1]
+        action = write(*arguments, **named)
+        if written[0] == 5:
+            raise OSError(28, "No space left on device")
+        return action
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_write", fail_later)
+        with pytest.raises(OSError, match="No space"):
+            load(alone, history(tmp_path / "h.csv"))
+    assert orphans(alone) == []
+
+
+def test_what_may_be_committed_is_never_removed(
+    alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit lands, and its answer is lost: the outcome is unknown, and every row is there."""
+
+    def commit_and_fail(*arguments: Any) -> CommitRecord:
+        commit_batch(*arguments)
+        raise CommitUnknownError("the answer was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(drain_module, "commit_batch", commit_and_fail)
+        with pytest.raises(CommitUnknownError):
+            load(alone, history(tmp_path / "h.csv"))
+    assert load(alone, tmp_path / "h.csv") == []
+    assert query(alone, "SELECT count(user_id) FROM events") == [(ROWS - 2,)]
+    assert_verified(alone)
+
+
+def test_vacuum_removes_what_a_killed_backfill_staged(alone: Settings, tmp_path: Path) -> None:
+    """A process that ends between staging and commit leaves orphans; vacuum finds each of them."""
+    path = history(tmp_path / "h.csv")
+    code = (
+        "import os, sys; from pathlib import Path; import pipelines.drain as d\n"
+        "from tests.test_overtaken import MAPPING, Settings, IngestSettings, load\n"
+        "d.commit_batch = lambda *_: os._exit(9)\n"
+        "load(Settings(data_dir=Path(sys.argv[1]), ingest=IngestSettings(max_dead_letter_share=1)), Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, str(alone.data_dir), str(path)]
+    assert subprocess.run(command, cwd=REPOSITORY, env=dict(os.environ), check=False).returncode == 9
+    left = [name for name in orphans(alone) if name.endswith(".parquet")]
+    assert len(left) == ROWS - 2
+    for name in left:
+        os.utime(name, (_CLOCK, _CLOCK))
+    assert len(vacuum(open_lake(alone.lake_root), 1)) == len(left)
+    load(alone, path)
+    assert_verified(alone)
+
+
+def test_the_turn_keeps_others_waiting(alone: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others commit after it is given back; while it is kept, only as late as patience allows."""
+    folder = create_lake(alone.lake_root).folder("events")
+    order: list[str] = []
+
+    def another() -> None:
+        Turn(folder).wait()
+        order.append("another")
+
+    waiting = threading.Thread(target=another)
+    with turns.turns(folder) as turn:
+        turn.take()
+        turn.wait()
+        waiting.start()
+        waiting.join(0.05)
+        order.append("ours")
+    waiting.join()
+    assert order == ["ours", "another"]
+    monkeypatch.setattr(turns, "PATIENCE_SECONDS", 0.02)
+    with turns.turns(folder) as turn:
+        turn.take()
+        another()
+    assert order[-1] == "another"
+
+
+def test_a_batch_that_was_overtaken_has_the_turn(
+    alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first overtaking to its commit, so that no more than one overtakes it; afterwards it is free."""
+    create_lake(alone.lake_root)
+    folder = open_lake(alone.lake_root).folder("events")
+    monkeypatch.setattr(turns, "PATIENCE_SECONDS", 0.01)
+    free: list[bool] = []
+
+    def look(*_: Any) -> None:
+        with turns.turns(folder) as turn:
+            turn.take()
+            free.append(turn.descriptor is not None)
+
+    act = of_another(alone, lambda n: [f"other-{n}"])
+    Overtaking(monkeypatch, lambda n: look() if n == 2 else act(n), times=2)
+    load(alone, history(tmp_path / "h.csv"))
+    look()
+    assert free == [False, True]
+
+
+@pytest.mark.slow
+def test_a_backfill_beside_ingest_that_never_rests(alone: Settings, tmp_path: Path) -> None:
+    """Both commit, whichever is faster: neither starves, nothing is lost or doubled, and no orphan is left."""
+    create_lake(alone.lake_root)
+    slow = history(tmp_path / "slow.csv", 4_000, rejected=0)
+    settings = alone.model_copy(update={"ingest": IngestSettings(max_batch_records=400)})
+    fast = alone.model_copy(update={"ingest": IngestSettings(max_batch_records=1)})
+    done, beside = threading.Event(), [0]
+
+    def ingest_on(ingest: Ingest) -> None:
+        while not done.is_set():
+            beside[0] += drain(ingest, lambda _: None, max_batches=1)
+
+    def another() -> None:
+        path = tmp_path / "fast.csv"
+        pl.DataFrame(
+            {"id": [f"f-{n}" for n in range(5_000)], "user": ["u"] * 5_000, "time": [_CLOCK] * 5_000}
+        ).write_csv(path)
+        with open_ingest_from(open_file(path, MAPPING, fast), fast) as ingest:
+            ingest_on(ingest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv_rows, "_BLOCK_BYTES", 300)
+        beside_it = threading.Thread(target=another)
+        beside_it.start()
+        try:
+            records = load(settings, slow)
+        finally:
+            done.set()
+            beside_it.join()
+    assert sum(record.total("accepted") for record in records) == 4_000
+    assert beside[0] > 0
+    assert orphans(alone) == []
+    assert_verified(alone)
