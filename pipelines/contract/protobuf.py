@@ -1,8 +1,8 @@
 """Bytes of `karmalake.v1.Event` to Arrow columns, in bulk; `ptars` is the one authority on what can be decoded.
 
 The wire names fields by number: a newer writer's fields are passed over, those of an older one are absent. Where
-`ptars` refuses a batch, or would end it by a panic or by its stack, a scan of the wire (`wire.py`) finds the bad values;
-the others are decoded in bulk.
+`ptars` refuses a batch, or would panic or run out of stack, a scan of the wire (`wire.py`) finds the bad values; the
+others are decoded in bulk.
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are made when it is imported)
