@@ -181,16 +181,30 @@ def test_a_type_that_cannot_be_read_makes_a_dead_letter(registry: Registry, at: 
     assert len(registry.asked) == 1
 
 
-def test_references_are_told(registry: Registry, at: _At) -> None:
-    """An Avro schema in pieces says so; Protobuf is read by numbers, and needs none of the pieces."""
+def test_references_are_resolved_by_the_registry(registry: Registry, at: _At) -> None:
+    """An Avro schema in pieces is asked for as one; Protobuf is read by numbers, and needs none of the pieces."""
     references = [{"name": "com.x.Address", "subject": "address", "version": 1}]
     registry.schemas = {1: {"schema": "A", "references": references}}
+    registry.resolved = {1: {"schema": "whole A", "references": references}}
     registry.schemas[2] = {"schema": "P", "schemaType": "PROTOBUF", "references": references}
     schemas = at(registry)
-    found = schemas.get(SchemaId("1"))
-    assert isinstance(found, Problem)
-    assert "refers to other subjects" in found.sentence
-    assert schemas.get(SchemaId("2")) == WriterSchema("protobuf", "P")
+    for _ in range(2):
+        assert schemas.get(SchemaId("1")) == WriterSchema("avro", "whole A")
+        assert schemas.get(SchemaId("2")) == WriterSchema("protobuf", "P")
+    assert registry.asked == ["/api/schemas/ids/1", "/api/schemas/ids/1?format=resolved", "/api/schemas/ids/2"]
+
+
+def test_references_that_the_registry_does_not_resolve(registry: Registry, at: _At) -> None:
+    """The sentence says what to do; an outage between the two questions is one, and no dead letter."""
+    registry.schemas = {1: {"schema": "A", "references": [{"name": "com.x.Address"}]}}
+    for registry.unresolved in (None, (501, {}, b'{"error_code": 501}'), (422, {}, b"")):
+        found = at(registry).get(SchemaId("1"))
+        assert isinstance(found, Problem)
+        assert "refers to other subjects" in found.sentence
+        assert "contract.schemas_dir as 1.avsc" in found.sentence
+    for registry.unresolved in ((503, {}, b""), (200, _HTML, b"<html>"), (404, _HTML, b"<html>")):
+        with pytest.raises(TransientError, match="has trouble, or is none"):
+            at(registry).get(SchemaId("1"))
 
 
 def test_a_registry_without_guids_is_no_outage(registry: Registry, at: _At) -> None:
