@@ -2,7 +2,8 @@
 
 Any writer of the topic can name any id, so what the ids of one batch may cost is bounded: `_MAX_UNKNOWN` answers that
 there is no such schema, and `_BATCH_SECONDS` for all questions. Those that the most records name are asked first. The
-ids left then are taken for unknown; a schema that was read once is not asked for again.
+ids left then are taken for unknown, unless the time is over before there were many unknown ones: then the registry is
+slow. A schema that was read once is not asked for again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,10 +35,8 @@ _MAX_CHARACTERS = 64 * 1024 * 1024
 """Of the schemas of a batch, and of those that are kept between batches."""
 _ASKED_TOGETHER = 16
 """Answers in memory at a time, each of at most `MAX_SCHEMA_BYTES`."""
-_NOT_ASKED = Problem(
-    Reason.UNKNOWN_SCHEMA,
-    f"The value's schema was not looked up: {_MAX_UNKNOWN} others that records of its batch name are unknown.",
-)
+_MANY_UNKNOWN = 100
+"""Of one batch whose time is over: the writer has used it up, and would again whenever the batch is tried again."""
 
 
 @dataclass(slots=True)
@@ -102,12 +101,24 @@ class Schemas:
         answered: dict[SchemaId, Found] = {}
         for start in range(0, len(ids), _ASKED_TOGETHER):
             if start - len(answered) >= _MAX_UNKNOWN:
-                return answered | dict.fromkeys(ids[start:], _NOT_ASKED)
+                return answered | self._not_asked(ids)
             asked = ids[start : start + _ASKED_TOGETHER]
-            for schema_id, found in zip(asked, self.registry.ask(asked, ends), strict=True):
-                answered |= self._remember(schema_id, found)
+            try:
+                for schema_id, found in zip(asked, self.registry.ask(asked, ends), strict=True):
+                    answered |= self._remember(schema_id, found)
+            except TransientError:
+                if monotonic() < ends or sum(map(self._is_unknown, ids)) < _MANY_UNKNOWN:
+                    raise
+                return answered | self._not_asked(ids)
             _check_size(answered)
         return answered
+
+    def _not_asked(self, ids: Sequence[SchemaId]) -> dict[SchemaId, Found]:
+        """Return the problem of those among ids that were not answered."""
+        unknown = sum(map(self._is_unknown, ids))
+        sentence = f"The value's schema was not looked up: {unknown} others that records of its batch name are unknown."
+        left = [schema_id for schema_id in ids if schema_id not in self.known and not self._is_unknown(schema_id)]
+        return dict.fromkeys(left, Problem(Reason.UNKNOWN_SCHEMA, sentence))
 
     def _is_unknown(self, schema_id: SchemaId) -> bool:
         return self.clock() - self.unknown.get(schema_id, -_UNKNOWN_SECONDS) < _UNKNOWN_SECONDS

@@ -238,6 +238,24 @@ def test_one_deadline_for_all_ids_of_a_batch(registry: Registry, at: _At, monkey
     assert 0 < len(schemas.known) < 100
 
 
+def test_unknown_ids_that_use_up_the_time_are_no_outage(
+    registry: Registry, at: _At, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A far registry cannot answer for 500 ids in time: a writer who names them would stop ingest again and again."""
+    registry.schemas = {7: {"schema": "A"}}
+    schemas = at(registry)
+    now = schemas.clock()
+    ticks = (now + 0.15 * tick for tick in range(1_000_000))
+    for module in (registry_module, schemas_module):
+        monkeypatch.setattr(module, "monotonic", lambda: next(ticks))
+    found = schemas.get_all({SchemaId(str(number)): 2 if number == 7 else 1 for number in range(1, 1_001)})
+    assert found[SchemaId("7")] == WriterSchema("avro", "A")
+    assert all(_is_unknown(answer) for schema_id, answer in found.items() if schema_id.name != "7")
+    said = [answer.sentence for answer in found.values() if isinstance(answer, Problem)]
+    assert sum("was not looked up" in sentence for sentence in said) >= 1_000 - len(registry.asked)
+    assert 100 <= len(registry.asked) < 300
+
+
 def test_what_is_kept_is_bounded(registry: Registry, at: _At, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither unknown ids nor large schemas fill the memory of a process that runs for months."""
     monkeypatch.setattr(schemas_module, "_MAX_REMEMBERED", 100)
