@@ -256,6 +256,18 @@ def test_unknown_ids_that_use_up_the_time_are_no_outage(
     assert 100 <= len(registry.asked) < 300
 
 
+def test_all_schemas_of_a_registry_are_no_outage(registry: Registry, at: _At, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer may name each that there is: those that most records name are read, the others are dead letters."""
+    monkeypatch.setattr(schemas_module, "_MAX_CHARACTERS", 10_000)
+    monkeypatch.setattr(schemas_module, "_MANY_SCHEMAS", 50)
+    registry.schemas = {number: {"schema": "x" * 100} for number in range(1, 201)}
+    schemas = at(registry)
+    for _ in range(3):
+        found = schemas.get_all({SchemaId(str(number)): 2 if number == 200 else 1 for number in range(1, 201)})
+        assert found[SchemaId("200")] == WriterSchema("avro", "x" * 100)
+        assert 50 < sum(map(_is_unknown, found.values())) < 150
+
+
 def test_what_is_kept_is_bounded(registry: Registry, at: _At, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither unknown ids nor large schemas fill the memory of a process that runs for months."""
     monkeypatch.setattr(schemas_module, "_MAX_REMEMBERED", 100)
