@@ -1,11 +1,13 @@
 """The life of dead letters: what was rejected by mistake comes in once, and nothing that was decided is forgotten."""
 
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
 
 from pipelines import dead_letters as dead_letters_module
+from pipelines.cli import main
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.dead_letters import Requeued, Selection, count_letters, discard, requeue, select, stream_letters
@@ -137,6 +139,28 @@ def test_many_are_streamed_and_requeued_in_shares(lake: Settings, monkeypatch: p
         ("undecodable", "open", 1),
     ]
     assert_verified(lake)
+
+
+def test_a_large_one_is_shown_in_part(
+    lake: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its beginning and its size: a few kilobytes of a topic may be 128 MiB, of which a terminal made gigabytes."""
+    headers = [(f"h{number}", b"1") for number in range(1_000)]
+    send(lake, [Record(b"k" * 200_000, bytes(200_000), headers)])
+    drain_all(lake)
+    [(place,)] = query(
+        lake,
+        """SELECT topic || '-' || topic_partition || '@' || "offset" FROM dead_letters WHERE octet_length("key") > 1000""",
+    )
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", str(lake.data_dir))
+    monkeypatch.setattr(sys, "argv", ["karmalake", "dead-letters", "show", place])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = "".join(capsys.readouterr().out.split())
+    assert not ended.value.code
+    assert len(told) < 200_000
+    assert told.count("(200,000bytes:`karmalakedead-lettersexport`writesall)") == 2
+    assert "moreheaders900" in told
 
 
 def test_a_place_that_is_none_gets_a_sentence(lake: Settings) -> None:
