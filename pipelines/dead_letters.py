@@ -40,6 +40,7 @@ _NEWEST = (
     f'SELECT topic, topic_partition, "offset", reason, detail, fate {_SELECTED} '
     'ORDER BY commits.version DESC, topic_id DESC, topic_partition DESC, "offset" DESC LIMIT $limit'
 )
+_LARGEST = f"SELECT max(octet_length(value))::BIGINT {_SELECTED}"
 _COUNTS = f"SELECT reason, fate, count(*)::BIGINT AS records {_SELECTED} GROUP BY ALL ORDER BY ALL"
 _DECIDED = f'SELECT topic_id, topic_partition, "offset", batch_id {_SELECTED}'
 _PLACE = re.compile(r"(.+)-([0-9]{1,9})@([0-9]{1,18})", re.DOTALL)
@@ -90,10 +91,12 @@ def select(settings: Settings, selection: Selection) -> pa.Table:
 def stream_letters(settings: Settings, selection: Selection) -> Iterator[pa.Table]:
     """Yield the columns of `select`, at first of no dead letter, then of a thousand at a time, in no order.
 
-    Errors as `select` has them.
+    Fewer where they are large: a few kilobytes of a topic may be a dead letter of 128 MiB. Errors as `select` has them.
     """
     with _views(settings) as connection:
-        reader = connection.sql(_LETTERS, params=_values(selection)).to_arrow_reader(_ROWS)
+        [(largest,)] = connection.execute(_LARGEST, _values(selection)).fetchall()
+        rows = max(1, min(_ROWS, _MOST_BYTES // max(1, largest or 0)))
+        reader = connection.sql(_LETTERS, params=_values(selection)).to_arrow_reader(rows)
         yield reader.schema.empty_table()
         for batch in reader:
             yield pa.Table.from_batches([batch])

@@ -1,6 +1,7 @@
 """Draining a topic and looking at the lake, for the tests that do it end to end."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.drain import drain, open_drain
+from pipelines.emit.clients import producer
 from pipelines.emit.producer import Record, produce_records
 from pipelines.emit.topics import ensure_topic, topic_exists
 from pipelines.lake.commit import CommitRecord
@@ -41,6 +43,14 @@ def send(settings: Settings, records: Iterable[Record]) -> int:
     if not topic_exists(settings.kafka):
         ensure_topic(settings.kafka)
     return produce_records(settings.kafka, records).records
+
+
+def send_to(settings: Settings, topic_partition: int, numbers: range) -> None:
+    """Send valid records to one topic partition, a record batch each, and wait until they are there."""
+    with closing(producer(settings.kafka, linger_ms=0)) as sender:
+        for record in valid_records(numbers):
+            sent = sender.send(settings.kafka.topic, record.value, record.key, partition=topic_partition)
+            sent.get(30)
 
 
 def drain_all(settings: Settings) -> list[CommitRecord]:

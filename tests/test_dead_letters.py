@@ -1,11 +1,13 @@
 """The life of dead letters: what was rejected by mistake comes in once, and nothing that was decided is forgotten."""
 
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
 
 from pipelines import dead_letters as dead_letters_module
+from pipelines.cli import main
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.dead_letters import Requeued, Selection, count_letters, discard, requeue, select, stream_letters
@@ -123,15 +125,18 @@ def test_discarding_says_why_and_keeps_the_bytes(lake: Settings) -> None:
     assert_verified(lake)
 
 
-@pytest.mark.parametrize(("bound", "most"), [("_MOST_BYTES", 1), ("_MOST_AT_ONCE", 3)])
+@pytest.mark.parametrize(
+    ("bound", "most", "rows"),
+    [("_MOST_BYTES", 1, 1), ("_MOST_AT_ONCE", 3, 3)],  # large ones come alone: 17 of 127 MiB are too much for Arrow
+)
 def test_many_are_streamed_and_requeued_in_shares(
-    lake: Settings, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+    lake: Settings, monkeypatch: pytest.MonkeyPatch, bound: str, most: int, rows: int
 ) -> None:
     """However many there are, few are in memory: each share is a commit, and every event comes in once (`once`)."""
     monkeypatch.setattr(dead_letters_module, "_ROWS", 3)
     monkeypatch.setattr(dead_letters_module, bound, most)
     sizes = [len(letters) for letters in stream_letters(lake, Selection())]
-    assert (sum(sizes), max(sizes)) == (11, 3)
+    assert (sum(sizes), max(sizes)) == (11, rows)
     assert requeue(mended(lake), Selection()) == Requeued(10, 0, 0, still_rejected=1)
     assert query(lake, "SELECT count(*) > 2, max(\"read\") <= 3 FROM commits WHERE source = 'dead-letters'") == [
         (True, True)
@@ -141,6 +146,26 @@ def test_many_are_streamed_and_requeued_in_shares(
         ("undecodable", "open", 1),
     ]
     assert_verified(lake)
+
+
+def test_a_large_one_is_shown_in_part(
+    lake: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its beginning and its size: a few kilobytes of a topic may be 128 MiB, of which a terminal made gigabytes."""
+    headers = [(f"h{number}", b"1") for number in range(1_000)]
+    send(lake, [Record(b"k" * 200_000, bytes(200_000), headers)])
+    drain_all(lake)
+    at = "concat(topic, '-', topic_partition, '@', dead_letters.offset)"
+    [(place,)] = query(lake, f"SELECT {at} FROM dead_letters WHERE octet_length(value) > 1000")  # noqa: S608
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", str(lake.data_dir))
+    monkeypatch.setattr(sys, "argv", ["karmalake", "dead-letters", "show", place])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = "".join(capsys.readouterr().out.split())
+    assert not ended.value.code
+    assert len(told) < 200_000
+    assert told.count("(200,000bytes:`karmalakedead-lettersexport`writesall)") == 2
+    assert "moreheaders900" in told
 
 
 def test_a_place_that_is_none_gets_a_sentence(lake: Settings) -> None:

@@ -20,7 +20,7 @@ from pipelines.errors import TransientError
 from pipelines.lake.tables import create_lake
 from pipelines.settings import Settings
 from pipelines.skip import skip
-from tests.draining import assert_verified, drain_all, query, send, valid_records, with_ingest
+from tests.draining import assert_verified, drain_all, query, send, send_to, valid_records, with_ingest
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.requirements import require
 from tests.services.waiting import wait_for
@@ -110,7 +110,7 @@ def _sent(bus: Settings, numbers: range) -> bool:
         return False
 
 
-def test_a_batch_whose_bytes_changed_on_the_disk(own_broker: KafkaCluster, settings: Settings, tmp_path: Path) -> None:
+def test_a_batch_whose_bytes_changed_on_the_disk(own_broker: KafkaCluster, settings: Settings) -> None:
     """Its checksum is wrong: ingest stops before it and commits nothing of it, rather than guess (`nothing-lost`).
 
     Where no replica has it whole, a skip sets the whole batch aside, on the record.
@@ -119,12 +119,7 @@ def test_a_batch_whose_bytes_changed_on_the_disk(own_broker: KafkaCluster, setti
     send(bus, valid_records(range(5)))
     drain_all(bus)
     send(bus, valid_records(range(5, 10)))
-    own_broker.stop(0)
-    (segment,) = (tmp_path / "kafka").glob(f"broker-0/{bus.kafka.topic}-0/*.log")
-    content = bytearray(segment.read_bytes())
-    content[-3] ^= 0xFF
-    segment.write_bytes(content)
-    own_broker.start(0)
+    own_broker.damage(0, f"{bus.kafka.topic}-0")
     place = f"{bus.kafka.topic}-0@5"
     with pytest.raises(TransientError, match=rf"{place}: .*failed crc check.*karmalake skip"):
         drain_all(bus)
@@ -140,6 +135,28 @@ def test_a_batch_whose_bytes_changed_on_the_disk(own_broker: KafkaCluster, setti
     assert "fails its checksum" in detail
     assert_verified(bus)
     assert audit(bus).passed
+
+
+def test_a_damaged_batch_stops_its_own_topic_partition(
+    own_broker: KafkaCluster, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are drained first, whatever comes to them; then it is told what is in the way (`nothing-lost`)."""
+    bus = _on(own_broker, settings, partitions=3)
+    ensure_topic(bus.kafka)
+    places = [f"{bus.kafka.topic}-{partition}" for partition in range(3)]
+    for partition in range(3):
+        send_to(bus, partition, range(partition * 100, partition * 100 + 50))
+    own_broker.damage(0, places[1])
+    few = with_ingest(bus, max_batch_records=10)
+    for more in (range(400, 450), range(500, 550)):
+        with pytest.raises(TransientError, match=rf"{places[1]}@\d+: .*failed crc check.*karmalake skip"):
+            drain_all(few)
+        send_to(bus, 2, more)
+    stored = query(bus, "SELECT topic_partition, count(*) FROM events GROUP BY ALL ORDER BY ALL")
+    assert stored == [(0, 50), (1, 49), (2, 100)]
+    assert f"{places[1]}@" in caplog.text
+    assert "its topic partition is not read on, the others are" in caplog.text
+    assert_verified(bus)
 
 
 @pytest.mark.slow

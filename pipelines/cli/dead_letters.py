@@ -24,6 +24,8 @@ _Place = Annotated[
     str | None, typer.Option(metavar="TOPIC-PARTITION@OFFSET", help="Only the one that stood at this place.")
 ]
 _COLUMNS = ("place", "reason", "detail", "fate")
+_MAX_SHOWN_BYTES, _MAX_HEADERS = 16_384, 100
+"""Of a key, a value or a header, and of a record, on the terminal: a few kilobytes of a topic may be 128 MiB."""
 
 
 @app.command("list")
@@ -131,8 +133,11 @@ def _write_ndjson(file: Path, letters: "Iterator[pa.Table]") -> int:
 def _shown(letter: "pa.Table") -> list[tuple[str, object]]:
     """Return everything that is known of one dead letter, to be read by a person."""
     (row,) = letter.to_pylist()
-    headers = {header["key"]: _text(header["value"]) for header in row["headers"] or ()}
+    known = row["headers"] or ()
+    headers = {header["key"]: _text(header["value"]) for header in known[:_MAX_HEADERS]}
     row |= {"key": _text(row["key"]), "value": _text(row["value"]), "headers": headers or None}
+    if len(known) > _MAX_HEADERS:
+        row["more headers"] = len(known) - _MAX_HEADERS
     row["bus_time"] = row["bus_time"] or "no valid record time"
     return [(name.replace("_", " "), value) for name, value in row.items()]
 
@@ -151,9 +156,11 @@ def _place(letter: dict[str, Any]) -> str:
 
 
 def _text(value: bytes | None) -> str | None:
-    """Return bytes as text where they are, else as Python writes them."""
+    """Return bytes as text where they are, else as Python writes them; of many the first, and how many there are."""
     if value is None:
         return None
+    if len(value) > _MAX_SHOWN_BYTES:
+        return f"{value[:_MAX_SHOWN_BYTES]!r}... ({len(value):,} bytes: `karmalake dead-letters export` writes all)"
     try:
         return value.decode()
     except UnicodeDecodeError:

@@ -81,6 +81,8 @@ def event_fields(text: str) -> tuple[dict[str, Any], list[str], set[str]]:
     Raises ValueError for a schema whose values are no events.
     """
     definition, fields = read_schema(text)
+    if "event_id" not in fields:  # of another topic; a writer may name each of thousands, and a parser takes time
+        raise ValueError("it has no field event_id")
     for name, kinds in _FIELDS.items():
         if not all(kind(of) in kinds for of in choices(fields.get(name, "null"))):
             raise ValueError(f"its {name} is {json.dumps(fields[name])}, not {' or '.join(sorted(kinds - {'null'}))}")

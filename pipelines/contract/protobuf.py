@@ -1,13 +1,13 @@
 """Bytes of `karmalake.v1.Event` to Arrow columns, in bulk; `ptars` is the one authority on what can be decoded.
 
 The wire names fields by number: a newer writer's fields are passed over, those of an older one are absent. Where
-`ptars` refuses a batch, a scan of the wire (`wire.py`) finds the bad values; the others are decoded in bulk again.
+`ptars` refuses a batch, or would panic or run out of stack, a scan of the wire (`wire.py`) finds the bad values; the
+others are decoded in bulk.
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are made when it is imported)
 
-from threading import Event
-
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from ptars import HandlerPool, PtarsConfig
@@ -21,8 +21,7 @@ _HANDLER = HandlerPool([event_pb2.DESCRIPTOR], PtarsConfig(timestamp_unit="us"))
     event_pb2.Event.DESCRIPTOR
 )
 _WHAT = "a karmalake.v1.Event"
-_SERIES = Event()
-"""Whether the batch before had bad values: decides what is tried first, never what comes of it."""
+_ONES = 0xFF
 
 
 def parse_protobuf(values: pa.Array) -> Parsed:
@@ -31,13 +30,9 @@ def parse_protobuf(values: pa.Array) -> Parsed:
 
 
 def _parse(values: pa.Array) -> Parsed:
-    """Decode in bulk, and where that fails without the values that the scan refuses.
-
-    Bad values come in series: behind a batch with some the scan goes first, so that `ptars` does not panic at each.
-    """
-    faults = _problems(find_faults(values)) if _SERIES.is_set() else _too_deep(values)
+    """Decode in bulk, and where that fails, or would panic, without the values that the scan refuses."""
+    faults = _problems(find_faults(values)) if _may_panic(values) else _too_deep(values)
     if not faults:
-        _SERIES.clear()
         try:
             return Parsed(_columns(values), {})
         except GOES_THROUGH:
@@ -46,13 +41,26 @@ def _parse(values: pa.Array) -> Parsed:
             faults = _problems(find_faults(values))
             if not faults:
                 raise
-    parsed = parse_others(values, faults, _parse_rest)
-    _SERIES.set()
-    return parsed
+    return parse_others(values, faults, _parse_rest)
 
 
 def _parse_rest(values: pa.Array) -> Parsed:
     return Parsed(_columns(values), {})
+
+
+def _may_panic(values: pa.Array) -> bool:
+    """Return whether a length in the values may be so large that `ptars` wraps, panics and writes to standard error.
+
+    Four bytes of ones stand in such a length, and in no text of UTF-8.
+    """
+    _, offsets, data = values.buffers()
+    if data is None or not len(values):
+        return False
+    bounds = np.frombuffer(offsets, np.int32)
+    content = np.frombuffer(data, np.uint8)[bounds[values.offset] : bounds[values.offset + len(values)]]
+    if content.max(initial=0) < _ONES:
+        return False
+    return bool((content[:-3] & content[1:-2] & content[2:-1] & content[3:]).max(initial=0) == _ONES)
 
 
 def _too_deep(values: pa.Array) -> dict[int, Problem]:

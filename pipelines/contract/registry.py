@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from time import monotonic
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeGuard, cast
 
 import httpx
 from pydantic import SecretStr
@@ -29,6 +29,8 @@ _AT_ONCE = 4
 """Exchanges under way: enough that distance costs little, few enough for a small registry."""
 _FORMATS: dict[str, Format] = {"PROTOBUF": "protobuf", "AVRO": "avro", "JSON": "json"}
 _UNKNOWN_SCHEMA = 40403
+_NOT_SUPPORTED = {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.NOT_IMPLEMENTED}
+"""What registries answer that know no format `resolved`; others pass the parameter over."""
 _LARGEST_ID = 2**31 - 1
 """A registry's ids are positive 32-bit integers; it answers a larger one as if the address were wrong."""
 
@@ -72,7 +74,21 @@ class Registry:
         found = _schema_in(body) if answer.status == HTTPStatus.OK else None
         if found is None:
             raise self._trouble(answer)
-        return found
+        return self._resolved(schema_id, found, ends) if _refers(found, body) else found
+
+    def _resolved(self, schema_id: SchemaId, found: WriterSchema, ends: float) -> WriterSchema | Problem:
+        """Ask for an Avro schema with what it refers to written into it: one more exchange, however deep that is."""
+        answer = self._get(f"schemas/{schema_id.space}/{schema_id.name}", ends, {"format": "resolved"})
+        whole = _schema_in(_json(answer)) if answer.status == HTTPStatus.OK else None
+        if whole is None and answer.status not in _NOT_SUPPORTED:
+            raise self._trouble(answer)
+        if isinstance(whole, WriterSchema) and whole.text != found.text:
+            return whole
+        sentence = (
+            "The value's Avro schema refers to other subjects of the registry, which does not resolve them: put the "
+            f"whole schema into contract.schemas_dir as {schema_id.name}.avsc, then requeue the dead letters."
+        )
+        return Problem(Reason.UNDECODABLE, sentence)
 
     def _is_there(self, ends: float) -> bool:
         """Return whether a registry answers at all: an older one does not know the path of GUIDs."""
@@ -88,19 +104,21 @@ class Registry:
         cut = f"; {answer.cut}" if answer.cut else ""
         return TransientError(f"{self._where} has trouble, or is none: {status}, {content_type}, {said!r}{cut}")
 
-    def _get(self, path: str, ends: float) -> HttpAnswer:
+    def _get(self, path: str, ends: float, query: dict[str, str] | None = None) -> HttpAnswer:
         seconds = min(_EXCHANGE_SECONDS, ends - monotonic())
         if seconds <= 0:
             raise TransientError(f"{self._where} is too slow: it did not answer for all schemas of a batch in time")
         try:
-            return self.client.exchange(self._request(path), seconds, MAX_SCHEMA_BYTES)
+            return self.client.exchange(self._request(path, query or {}), seconds, MAX_SCHEMA_BYTES)
         except TransientError as error:
             raise TransientError(f"{self._where} does not answer: {error}") from None
 
-    def _request(self, path: str) -> httpx.Request:
+    def _request(self, path: str, query: dict[str, str]) -> httpx.Request:
         url = self._address
         # The password goes into a header: httpx logs addresses.
         place = url.copy_with(userinfo=b"", path=f"{url.path.rstrip('/')}/{path}")
+        if query:
+            place = place.copy_merge_params(query)
         request = httpx.Request("GET", place, headers={"Accept": "application/vnd.schemaregistry.v1+json, */*;q=0.5"})
         return next(httpx.BasicAuth(url.username, url.password).auth_flow(request)) if url.userinfo else request
 
@@ -143,10 +161,12 @@ def _schema_in(body: Any) -> WriterSchema | Problem | None:
     form = _FORMATS.get(kind.upper())
     if form is None:
         return Problem(Reason.UNDECODABLE, f"The value's schema is of type {excerpt(kind)}, which cannot be read.")
-    if form == "avro" and answer.get("references"):
-        sentence = "The value's Avro schema refers to other subjects of the registry, and references are not followed."
-        return Problem(Reason.UNDECODABLE, sentence)
     return WriterSchema(form, text)
+
+
+def _refers(found: WriterSchema | Problem, body: Any) -> TypeGuard[WriterSchema]:
+    """Return whether a schema lacks what other subjects hold; ours is whole without them in Protobuf."""
+    return isinstance(found, WriterSchema) and found.format == "avro" and bool(body.get("references"))
 
 
 def _is_unicode(text: str) -> bool:

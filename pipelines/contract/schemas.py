@@ -2,7 +2,8 @@
 
 Any writer of the topic can name any id, so what the ids of one batch may cost is bounded: `_MAX_UNKNOWN` answers that
 there is no such schema, and `_BATCH_SECONDS` for all questions. Those that the most records name are asked first. The
-ids left then are taken for unknown; a schema that was read once is not asked for again.
+ids left then are taken for unknown, unless the time is over before there were many unknown ones: then the registry is
+slow. A schema that was read once is not asked for again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,10 +35,10 @@ _MAX_CHARACTERS = 64 * 1024 * 1024
 """Of the schemas of a batch, and of those that are kept between batches."""
 _ASKED_TOGETHER = 16
 """Answers in memory at a time, each of at most `MAX_SCHEMA_BYTES`."""
-_NOT_ASKED = Problem(
-    Reason.UNKNOWN_SCHEMA,
-    f"The value's schema was not looked up: {_MAX_UNKNOWN} others that records of its batch name are unknown.",
-)
+_MANY_SCHEMAS = 1_000
+"""Of one batch that are too large together: no topic's writers have as many, but one may name all of a registry."""
+_MANY_UNKNOWN = 100
+"""Of one batch whose time is over: the writer has used it up, and would again whenever the batch is tried again."""
 
 
 @dataclass(slots=True)
@@ -67,7 +68,7 @@ class Schemas:
             found |= self._in_folder([schema_id for schema_id in records if schema_id not in found])
             rest = [schema_id for schema_id in records if schema_id not in found]
             try:
-                found |= self._in_registry(sorted(rest, key=lambda schema_id: -records[schema_id]))
+                found |= self._in_registry(sorted(rest, key=lambda schema_id: -records[schema_id]), found)
             finally:
                 self._forget_some()
         return {schema_id: found[schema_id] if schema_id in found else _not_there(schema_id) for schema_id in records}
@@ -93,21 +94,40 @@ class Schemas:
         self.known |= found
         return found
 
-    def _in_registry(self, ids: Sequence[SchemaId]) -> dict[SchemaId, Found]:
-        """Ask for ids in their order until too many are unknown."""
+    def _in_registry(self, ids: Sequence[SchemaId], found_before: Mapping[SchemaId, Found]) -> dict[SchemaId, Found]:
+        """Ask for ids in their order until too many are unknown, or their schemas too large together."""
         if self.registry is None:
             return {}
         ids = [schema_id for schema_id in ids if self.registry.serves(schema_id) and not self._is_unknown(schema_id)]
         ends = monotonic() + _BATCH_SECONDS
         answered: dict[SchemaId, Found] = {}
+        characters = _characters(found_before)
         for start in range(0, len(ids), _ASKED_TOGETHER):
             if start - len(answered) >= _MAX_UNKNOWN:
-                return answered | dict.fromkeys(ids[start:], _NOT_ASKED)
+                return answered | self._not_asked(ids)
             asked = ids[start : start + _ASKED_TOGETHER]
-            for schema_id, found in zip(asked, self.registry.ask(asked, ends), strict=True):
-                answered |= self._remember(schema_id, found)
-            _check_size(answered)
+            try:
+                for schema_id, found in zip(asked, self.registry.ask(asked, ends), strict=True):
+                    answered |= self._remember(schema_id, found)
+            except TransientError:
+                if monotonic() < ends or sum(map(self._is_unknown, ids)) < _MANY_UNKNOWN:
+                    raise
+                return answered | self._not_asked(ids)
+            characters += sum(_length(answered[schema_id]) for schema_id in asked if schema_id in answered)
+            if characters > _MAX_CHARACTERS:
+                _check_count(len(found_before) + len(answered))
+                return answered | self._not_asked(ids)
         return answered
+
+    def _not_asked(self, ids: Sequence[SchemaId]) -> dict[SchemaId, Found]:
+        """Return the problem of those among ids that were not answered."""
+        unknown = sum(map(self._is_unknown, ids))
+        sentence = (
+            f"The value's schema was not looked up: of the {len(ids)} that records of its batch name, others were "
+            f"asked for first, and {unknown} are unknown."
+        )
+        left = [schema_id for schema_id in ids if schema_id not in self.known and not self._is_unknown(schema_id)]
+        return dict.fromkeys(left, Problem(Reason.UNKNOWN_SCHEMA, sentence))
 
     def _is_unknown(self, schema_id: SchemaId) -> bool:
         return self.clock() - self.unknown.get(schema_id, -_UNKNOWN_SECONDS) < _UNKNOWN_SECONDS
@@ -174,8 +194,9 @@ def _not_there(schema_id: SchemaId) -> Problem:
     return Problem(Reason.UNKNOWN_SCHEMA, sentence)
 
 
-def _check_size(answered: Mapping[SchemaId, Found]) -> None:
-    if _characters(answered) > _MAX_CHARACTERS:
+def _check_count(schemas: int) -> None:
+    """Raise TransientError unless it is by their number that the schemas of a batch are too large together."""
+    if schemas < _MANY_SCHEMAS:
         raise TransientError(
             f"the schema registry answers with more than {_MAX_CHARACTERS} characters of schemas for one batch"
         )

@@ -25,6 +25,9 @@ CODECS = {
 _STEP_BYTES = 1024 * 1024
 _GZIP = 31
 """zlib's word for the format, with the largest window."""
+_MOST_FRAMES = 100
+"""Of gzip members or lz4 frames in a batch, of which clients write one: each costs a copy of what stands behind it."""
+_MANY_FRAMES = f"it has over {_MOST_FRAMES} frames"
 _XERIAL = b"\x82SNAPPY\0"
 _XERIAL_HEADER_BYTES = 16
 _SIZE_BYTES = 4
@@ -71,18 +74,24 @@ def _pieces(codec: int, data: memoryview) -> Iterator[bytes | memoryview]:
 def _of_gzip(data: memoryview) -> Iterator[bytes]:
     """Yield what the members of a gzip file hold, one behind the other."""
     rest: bytes | memoryview = data
-    while rest:
+    for _ in range(_MOST_FRAMES):
+        if not rest:
+            return
         member = zlib.decompressobj(_GZIP)
         while not member.eof:
             if not rest:
                 raise EOFError("it ends too early")
             yield member.decompress(rest, _STEP_BYTES)
             rest = member.unconsumed_tail or member.unused_data
+    if rest:
+        raise EOFError(_MANY_FRAMES)
 
 
 def _of_lz4(data: memoryview) -> Iterator[bytes]:
     rest: Any = data
-    while rest:
+    for _ in range(_MOST_FRAMES):
+        if not rest:
+            return
         frame = LZ4FrameDecompressor()
         while not frame.eof:
             if not rest and frame.needs_input:
@@ -90,6 +99,8 @@ def _of_lz4(data: memoryview) -> Iterator[bytes]:
             yield frame.decompress(rest, _STEP_BYTES)
             rest = b""
         rest = frame.unused_data
+    if rest:
+        raise EOFError(_MANY_FRAMES)
 
 
 def _of_zstd(data: memoryview) -> Iterator[bytes]:

@@ -23,6 +23,7 @@ from kafka.errors import CorruptRecordError
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 from kafka.record.legacy_records import LegacyRecordBatch
 from kafka.record.util import decode_varint
+from kafka.structs import TopicPartition
 
 from pipelines.emit.inflate import MOST_BYTES, inflate
 from pipelines.emit.messages import read_messages
@@ -210,6 +211,14 @@ class _Control(Checked):
             return None
 
 
+class DamagedBatchError(CorruptRecordError):
+    """A record batch whose bytes are not what the broker was given; `place` says of which topic partition."""
+
+    def __init__(self, sentence: str, place: TopicPartition) -> None:
+        super().__init__(sentence)
+        self.place = place
+
+
 class BatchesAs:
     """The batches of a fetch on their way to the client, those of records as other kinds."""
 
@@ -305,7 +314,8 @@ def partition_batches(
             try:
                 yield from super()._unpack_records(tp, BatchesAs(records, kind, message_set), *deserializers)
             except CorruptRecordError as error:
-                raise CorruptRecordError(f"{tp.topic}-{tp.partition}@{self.next_fetch_offset}: {error}") from error
+                where = f"{tp.topic}-{tp.partition}@{self.next_fetch_offset}"
+                raise DamagedBatchError(f"{where}: {error}", tp) from error
 
         def take(self, n: int | None = None) -> list[ConsumerRecord]:
             try:

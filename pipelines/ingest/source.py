@@ -18,7 +18,6 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import (
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
-    CorruptRecordError,
     GroupAuthorizationFailedError,
     KafkaTimeoutError,
     NoError,
@@ -31,7 +30,7 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 from pipelines.contract.decode import decode
 from pipelines.contract.schema import RECORD
 from pipelines.emit.clients import admin_client, consumer, translated
-from pipelines.emit.records import limit_polls
+from pipelines.emit.records import DamagedBatchError, limit_polls
 from pipelines.emit.topics import topic_id_of
 from pipelines.errors import KarmalakeError, LostRecordsError, TransientError, UsageError
 from pipelines.ingest.batches import Polled, count, hand_over_batches, hand_over_damaged_batches, to_columns
@@ -84,13 +83,15 @@ class KafkaSource:
     """What identifies the checkpoint of a topic partition, by what the lake holds."""
     lasts: dict[int, tuple[int, LastRead | None]] = field(default_factory=dict[int, tuple[int, LastRead | None]])
     """By topic partition: a position, and the last record before it."""
+    told: set[str] = field(default_factory=set[str])
+    """What was said of damaged batches: each is met again by every fetch."""
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
         """Read from the checkpoints: a batch, or None when nothing came within `max_wait_seconds`.
 
         Raises LostRecordsError when records between a checkpoint and the log's start, or above the log's end, are
         gone, or when the last record before a checkpoint is another one by now; TransientError when the brokers do not
-        answer.
+        answer, and when nothing is left to be read but a damaged batch in the way.
         """
         found = self.read(checkpoint)
         if found is None:
@@ -281,34 +282,51 @@ class KafkaSource:
     def _fetch(self, starts: dict[int, int]) -> Polled:
         """Poll until a batch is full, or all there is and lingered for; whole record batches, so by one too many."""
         polled: list[ConsumerRecord] = []
+        damaged: dict[int, DamagedBatchError] = {}
+        self.consumer.resume(*self.consumer.paused())  # another replica may lead by now
         size, wait_ms, room = 0, int(self.ingest.max_wait_seconds * 1000), self.ingest.max_batch_records
         lingering, deadline = None, time.monotonic() + _LOOKUP_MS / 1000
-        try:
-            while room > 0 and size < self.ingest.max_batch_bytes:
-                limit_polls(self.consumer, self.ingest.max_batch_bytes - size, room)
-                found = list(chain.from_iterable(self.consumer.poll(wait_ms, max_records=_MOST_BATCHES).values()))
-                if not found:
-                    if polled or self._is_answered(starts) or time.monotonic() > deadline:
-                        break
-                    continue
-                polled += found
-                size += sum(len(item.value or b"") for item in found)
-                room -= sum(map(count, found))
-                lingering = lingering or time.monotonic() + self.ingest.linger_seconds
-                left_ms = max(0, int((lingering - time.monotonic()) * 1000))
-                wait_ms = left_ms if self._is_current(starts) else _MORE_MS
-        except CorruptRecordError:
-            if not polled:  # what came before it is a batch; the next poll meets it again
-                raise
+        while room > 0 and size < self.ingest.max_batch_bytes:
+            limit_polls(self.consumer, self.ingest.max_batch_bytes - size, room)
+            found = self._poll(wait_ms, damaged)
+            if not found:
+                if polled or self._is_answered(starts) or time.monotonic() > deadline:
+                    break
+                continue
+            polled += found
+            size += sum(len(item.value or b"") for item in found)
+            room -= sum(map(count, found))
+            lingering = lingering or time.monotonic() + self.ingest.linger_seconds
+            left_ms = max(0, int((lingering - time.monotonic()) * 1000))
+            wait_ms = left_ms if self._is_current(starts.keys() - damaged.keys()) else _MORE_MS
+        if damaged and not polled and not self._is_more_behind(starts.keys() - damaged.keys()):
+            raise next(iter(damaged.values()))
         return to_columns(polled, starts, self.topic_id)
+
+    def _poll(self, wait_ms: int, damaged: dict[int, DamagedBatchError]) -> list[ConsumerRecord]:
+        """Poll; a topic partition with a damaged batch next is noted and paused: the others go on."""
+        while True:
+            try:
+                return list(chain.from_iterable(self.consumer.poll(wait_ms, max_records=_MOST_BATCHES).values()))
+            except DamagedBatchError as error:
+                self.consumer.pause(error.place)
+                damaged[error.place.partition] = error
+                if (said := str(error.args[0])) not in self.told:
+                    self.told.add(said)
+                    _LOG.warning("%s; its topic partition is not read on, the others are", said)
+
+    def _is_more_behind(self, partitions: Collection[int]) -> bool:
+        places = list(map(self._place, partitions))
+        ends = self._ask(self.consumer.end_offsets, places) if places else {}
+        return any(ends[place] > self.consumer.position(place) for place in places)
 
     def _is_answered(self, starts: dict[int, int]) -> bool:
         """Return whether each topic partition was answered once: not before is it known that its log has the start."""
         return all(self.consumer.highwater(self._place(partition)) is not None for partition in starts)
 
-    def _is_current(self, starts: dict[int, int]) -> bool:
+    def _is_current(self, partitions: Collection[int]) -> bool:
         """Return whether all that the brokers told of is read: batches are small when current, large when behind."""
-        places = map(self._place, starts)
+        places = map(self._place, partitions)
         return all(self.consumer.position(place) >= (self.consumer.highwater(place) or 0) for place in places)
 
     def _ranges(self, starts: dict[int, int], polled: Polled) -> Iterator[OffsetRange]:

@@ -25,6 +25,7 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from pipelines.emit.clients import consumer, poll_as_member, translated
 from pipelines.emit.copies import CopyWriter, open_copies
+from pipelines.emit.records import DamagedBatchError
 from pipelines.errors import KarmalakeError, TransientError
 from pipelines.notify.answers import Notification, Transport, Verdict, described
 from pipelines.notify.dead_letters import bury, dead_letters_of
@@ -104,7 +105,7 @@ def serve(plan: Plan, settings: Settings, stopping: threading.Event, reports: Re
         try:
             with _opened(plan, settings) as branch:
                 while not stopping.is_set():
-                    _turn(branch, reports.done)
+                    _turn(branch, reports)
                     reports.turn(plan.name)
         except TransientError as error:
             reports.outage(plan.name, error)
@@ -128,13 +129,14 @@ class _Branch:
     moves: "queue.SimpleQueue[_Move]" = field(default_factory=queue.SimpleQueue)
     """What became of topic partitions during the last poll, in its order."""
     committed_at: float = 0.0
+    paused_until: dict[TopicPartition, float] = field(default_factory=dict[TopicPartition, float])
+    """When topic partitions with a damaged batch next are read again: another replica may lead by then."""
 
 
-def _turn(branch: _Branch, report: Callable[[str, Tally], None]) -> None:
+def _turn(branch: _Branch, reports: Reports) -> None:
     if branch.lanes.broken is not None:
         raise RuntimeError(f"a lane ended: {branch.lanes.broken}")
-    with translated(branch.settings.kafka, f"notifying {branch.plan.name}"):
-        deliveries = _read(branch)
+    deliveries = _read_whole(branch, reports)
     for delivery in deliveries:
         branch.lanes.hand(delivery)
     _settle(branch, wait_seconds=0.0 if deliveries else _BUSY_POLL_MS / 1000)
@@ -142,15 +144,30 @@ def _turn(branch: _Branch, report: Callable[[str, Tally], None]) -> None:
     if settled >= branch.plan.most_in_flight or monotonic() - branch.committed_at >= _COMMIT_SECONDS:
         _commit(branch)
         if branch.tally != Tally():
-            report(branch.plan.name, branch.tally)
+            reports.done(branch.plan.name, branch.tally)
             branch.tally = Tally()
+
+
+def _read_whole(branch: _Branch, reports: Reports) -> list[Delivery]:
+    """Read; a damaged batch pauses its own topic partition and is reported, the others go on (`isolated`)."""
+    try:
+        with translated(branch.settings.kafka, f"notifying {branch.plan.name}"):
+            return _read(branch)
+    except TransientError as error:
+        if not isinstance(error.__cause__, DamagedBatchError):
+            raise
+        branch.reader.pause(error.__cause__.place)
+        branch.paused_until[error.__cause__.place] = monotonic() + _RETRY_SECONDS
+        reports.outage(branch.plan.name, error)
+        return []
 
 
 def _read(branch: _Branch) -> list[Delivery]:
     """Poll as much as there is room for, and note it in the progress; a full branch polls for its heartbeat only."""
     room = branch.plan.most_in_flight - branch.lanes.in_flight
     if room > 0:
-        branch.reader.resume(*branch.reader.paused())
+        paused = branch.reader.paused()
+        branch.reader.resume(*(place for place in paused if branch.paused_until.get(place, 0.0) <= monotonic()))
         wait_ms = _BUSY_POLL_MS if branch.lanes.in_flight else _POLL_MS
     else:
         branch.reader.pause(*branch.reader.assignment())

@@ -19,6 +19,10 @@ class Registry:
     connections: int = 0
     instead: tuple[int, dict[str, str], bytes] | None = None
     """Status, headers and body."""
+    resolved: dict[int | str, dict[str, Any]] = field(default_factory=dict[int | str, dict[str, Any]])
+    """What it answers instead where its references are to be resolved."""
+    unresolved: tuple[int, dict[str, str], bytes] | None = None
+    """Status, headers and body where it cannot resolve them."""
     knows_guids: bool = True
     port: int = 0
 
@@ -31,12 +35,16 @@ class Registry:
         """Return status, headers and body."""
         if self.instead:
             return self.instead
+        path, _, query = path.partition("?")
+        if query and self.unresolved:
+            return self.unresolved
         _, _, space, name = path.rsplit("/", 3)
         if name == "types":
             return 200, {}, b'["AVRO", "JSON", "PROTOBUF"]'
         if space == "guids" and not self.knows_guids:
             return 404, {}, b'{"error_code": 404, "message": "HTTP 404 Not Found"}'
-        found = self.schemas.get(name if space == "guids" else int(name))
+        known = self.schemas | self.resolved if query == "format=resolved" else self.schemas
+        found = known.get(name if space == "guids" else int(name))
         missing = {"error_code": 40403, "message": "Schema not found"}
         return (200 if found else 404), {}, json.dumps(found or missing).encode()
 

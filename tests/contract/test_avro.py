@@ -111,6 +111,7 @@ def test_what_a_writer_lacks_is_empty() -> None:
         ('"string"', "it is no record with fields"),
         ("{", "it cannot be read"),
         ('{"type": "record", "name": "E"}', "it is no record with fields"),
+        (_schema(event_id=None), "it has no field event_id"),
     ],
 )
 def test_a_schema_that_holds_no_events(schema: str, sentence: str) -> None:

@@ -181,16 +181,30 @@ def test_a_type_that_cannot_be_read_makes_a_dead_letter(registry: Registry, at: 
     assert len(registry.asked) == 1
 
 
-def test_references_are_told(registry: Registry, at: _At) -> None:
-    """An Avro schema in pieces says so; Protobuf is read by numbers, and needs none of the pieces."""
+def test_references_are_resolved_by_the_registry(registry: Registry, at: _At) -> None:
+    """An Avro schema in pieces is asked for as one; Protobuf is read by numbers, and needs none of the pieces."""
     references = [{"name": "com.x.Address", "subject": "address", "version": 1}]
     registry.schemas = {1: {"schema": "A", "references": references}}
+    registry.resolved = {1: {"schema": "whole A", "references": references}}
     registry.schemas[2] = {"schema": "P", "schemaType": "PROTOBUF", "references": references}
     schemas = at(registry)
-    found = schemas.get(SchemaId("1"))
-    assert isinstance(found, Problem)
-    assert "refers to other subjects" in found.sentence
-    assert schemas.get(SchemaId("2")) == WriterSchema("protobuf", "P")
+    for _ in range(2):
+        assert schemas.get(SchemaId("1")) == WriterSchema("avro", "whole A")
+        assert schemas.get(SchemaId("2")) == WriterSchema("protobuf", "P")
+    assert registry.asked == ["/api/schemas/ids/1", "/api/schemas/ids/1?format=resolved", "/api/schemas/ids/2"]
+
+
+def test_references_that_the_registry_does_not_resolve(registry: Registry, at: _At) -> None:
+    """The sentence says what to do; an outage between the two questions is one, and no dead letter."""
+    registry.schemas = {1: {"schema": "A", "references": [{"name": "com.x.Address"}]}}
+    for registry.unresolved in (None, (501, {}, b'{"error_code": 501}'), (422, {}, b"")):
+        found = at(registry).get(SchemaId("1"))
+        assert isinstance(found, Problem)
+        assert "refers to other subjects" in found.sentence
+        assert "contract.schemas_dir as 1.avsc" in found.sentence
+    for registry.unresolved in ((503, {}, b""), (200, _HTML, b"<html>"), (404, _HTML, b"<html>")):
+        with pytest.raises(TransientError, match="has trouble, or is none"):
+            at(registry).get(SchemaId("1"))
 
 
 def test_a_registry_without_guids_is_no_outage(registry: Registry, at: _At) -> None:
@@ -222,6 +236,36 @@ def test_one_deadline_for_all_ids_of_a_batch(registry: Registry, at: _At, monkey
     with pytest.raises(TransientError, match="too slow"):
         schemas.get_all({SchemaId(str(number)): 1 for number in range(1, 101)})
     assert 0 < len(schemas.known) < 100
+
+
+def test_unknown_ids_that_use_up_the_time_are_no_outage(
+    registry: Registry, at: _At, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A far registry cannot answer for 500 ids in time: a writer who names them would stop ingest again and again."""
+    registry.schemas = {7: {"schema": "A"}}
+    schemas = at(registry)
+    now = schemas.clock()
+    ticks = (now + 0.15 * tick for tick in range(1_000_000))
+    for module in (registry_module, schemas_module):
+        monkeypatch.setattr(module, "monotonic", lambda: next(ticks))
+    found = schemas.get_all({SchemaId(str(number)): 2 if number == 7 else 1 for number in range(1, 1_001)})
+    assert found[SchemaId("7")] == WriterSchema("avro", "A")
+    assert all(_is_unknown(answer) for schema_id, answer in found.items() if schema_id.name != "7")
+    said = [answer.sentence for answer in found.values() if isinstance(answer, Problem)]
+    assert sum("was not looked up" in sentence for sentence in said) >= 1_000 - len(registry.asked)
+    assert 100 <= len(registry.asked) < 300
+
+
+def test_all_schemas_of_a_registry_are_no_outage(registry: Registry, at: _At, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer may name each that there is: those that most records name are read, the others are dead letters."""
+    monkeypatch.setattr(schemas_module, "_MAX_CHARACTERS", 10_000)
+    monkeypatch.setattr(schemas_module, "_MANY_SCHEMAS", 50)
+    registry.schemas = {number: {"schema": "x" * 100} for number in range(1, 201)}
+    schemas = at(registry)
+    for _ in range(3):
+        found = schemas.get_all({SchemaId(str(number)): 2 if number == 200 else 1 for number in range(1, 201)})
+        assert found[SchemaId("200")] == WriterSchema("avro", "x" * 100)
+        assert 50 < sum(map(_is_unknown, found.values())) < 150
 
 
 def test_what_is_kept_is_bounded(registry: Registry, at: _At, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,15 @@ def test_inflating_is_what_the_codec_says(data: bytes, codec: int, times: int) -
     assert inflate_module.inflate(codec, memoryview(compressed)) == data * (1 if codec == 2 else times)
 
 
+@pytest.mark.parametrize("codec", [1, 3])
+def test_frames_of_nothing_are_bounded(codec: int) -> None:
+    """A megabyte of empty frames is refused at once: to copy what stands behind each of them took seconds."""
+    empty = ENCODERS[codec](b"")
+    assert inflate_module.inflate(codec, memoryview(empty * 100)) == b""
+    with pytest.raises(ValueError, match="it has over 100 frames"):
+        inflate_module.inflate(codec, memoryview(empty * 101))
+
+
 @given(st.binary(max_size=200), st.integers(0, 7))
 def test_inflating_anything_is_bytes_or_a_sentence(data: bytes, codec: int) -> None:
     """Bytes that no codec wrote are refused by one kind of error, whatever its library raises."""

@@ -20,6 +20,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.fuzz.finding import Finding, is_new, last_stack, place_of, save, seeds_of
 from tests.fuzz.target import Target
 from tests.fuzz.targets import load
@@ -30,8 +32,11 @@ _PREPARE_SECONDS = 240.0
 _SHRINK_SECONDS = 8.0
 _COMPILER = "/numba/core/"
 _STRIDE_SECONDS = 0.1
+_SAMPLES = 10
 _MOST_FINDINGS = 25
 _PATIENCE = 3.0
+_STARVED_PATIENCE = 20.0
+"""How many times as long an input may take while its processes wait for a CPU that others have."""
 
 
 @dataclass(slots=True)
@@ -214,7 +219,9 @@ class _Child:
                 return Finding(b"", "broken", "the good input has no outcome", self._words())
             took = time.monotonic() - began if ready and began else 0.0
             if took > patience * self.target.seconds and (took > _PREPARE_SECONDS or not self._is_compiling()):
-                return self._hang()
+                limit = patience * self.target.seconds * _STARVED_PATIENCE
+                if took > limit or (not self._is_starved() and self.shared.began == began):
+                    return self._hang()
 
     def kill(self) -> None:
         """End the child, if it has not ended."""
@@ -241,12 +248,41 @@ class _Child:
         kind = signal.Signals(-code).name if code < 0 else f"exit-{code}"
         return Finding(self.shared.data, kind, f"{kind} in {place_of(words)}", words)
 
+    def _is_starved(self) -> bool:
+        """Return whether a process of the child would work and hardly gets to: then the machine is slow, not the input.
+
+        One that waits for anything else sleeps, and one that loops uses its CPU.
+        """
+        used, waiting = _cpu_seconds(self.pid), 0
+        for _ in range(_SAMPLES):
+            time.sleep(_STRIDE_SECONDS)
+            waiting += _is_runnable(self.pid)
+        return waiting > 0 and _cpu_seconds(self.pid) - used < _SAMPLES * _STRIDE_SECONDS / 2
+
     def _is_compiling(self) -> bool:
         """Return whether the child compiled a loop when it last said where it is: that is no fault of an input."""
         return _COMPILER in last_stack(self._words())
 
     def _words(self) -> str:
         return self.log.read_text("utf-8", "replace")[-20_000:]
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def _is_runnable(pid: int) -> bool:
+    """Return whether any process of a tree runs, or would if it had a CPU or its page."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return any(each.status() in {psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP} for each in _tree(pid))
+    return False
+
+
+def _cpu_seconds(pid: int) -> float:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return sum(sum(each.cpu_times()[:2]) for each in _tree(pid))
+    return 0.0
 
 
 def _redirect(log: Path) -> None:

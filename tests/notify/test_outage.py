@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.emit.topics import ensure_topic
 from pipelines.settings import Settings
-from tests.draining import send, valid_records
+from tests.draining import send, send_to, valid_records
 from tests.notify.conftest import WriteRules
 from tests.notify.notifiers import command, lag, webhook
 from tests.notify.receiver import Receiver
@@ -38,3 +38,27 @@ def test_a_killed_broker_only_delays(
             output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output
     assert set(receiver.keys) == {f"e-{number}" for number in range(100)}
+
+
+def test_a_damaged_batch_delays_its_own_topic_partition(
+    settings: Settings, tmp_path: Path, receiver: Receiver, write_rules: WriteRules
+) -> None:
+    """Its checksum is wrong: that is said, and of the other topic partitions everything is told (`isolated`)."""
+    require("kafka")
+    from tests.services.kafka_cluster import KafkaCluster  # noqa: PLC0415 # warns when it is imported
+
+    with KafkaCluster(tmp_path) as cluster:
+        bus = settings.model_copy(update={"kafka": cluster.settings(topic="events", partitions=3)})
+        ensure_topic(bus.kafka)
+        for partition in range(3):
+            send_to(bus, partition, range(partition * 100, partition * 100 + 50))
+        cluster.damage(0, "events-1")
+        with command(bus, write_rules(webhook("ops", receiver.url))) as process:
+            wait_for("all but the damaged one", lambda: len(set(receiver.keys)) == 149, 240)
+            send_to(bus, 2, range(300, 310))
+            wait_for("what came later", lambda: len(set(receiver.keys)) == 159, 120)
+            process.terminate()
+            output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+    assert "failed crc check" in output
+    assert "e-149" not in receiver.keys

@@ -146,6 +146,15 @@ class KafkaCluster:
         """Let a frozen broker go on."""
         self._servers[broker].resume()
 
+    def damage(self, broker: int, place: str) -> None:
+        """Change a byte of the last record batch of a log (TOPIC-PARTITION), while its broker is down."""
+        self.stop(broker)
+        (segment,) = self._folder.glob(f"broker-{broker}/{place}/*.log")
+        content = bytearray(segment.read_bytes())
+        content[-3] ^= 0xFF
+        segment.write_bytes(content)
+        self.start(broker)
+
     def _is_complete(self) -> bool:
         for address in self.bootstrap_servers.split(","):
             with self.admin(bootstrap_servers=address) as admin:
