@@ -6,7 +6,7 @@ from typing import ParamSpec, TypeVar
 
 import dagster as dg
 
-from pipelines.errors import KarmalakeError, TransientError
+from pipelines.errors import KarmalakeError, may_pass
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,7 +30,7 @@ def actionable(compute: Callable[P, R]) -> Callable[P, R]:
 
 def failure(error: KarmalakeError) -> dg.Failure:
     """Return the failure that tells of an error; only a transient one may be tried again."""
-    transient = isinstance(error, TransientError)
+    transient = may_pass(error)
     metadata = {
         "kind": type(error).__name__,
         "see": dg.MetadataValue.path(error.page),

@@ -10,12 +10,16 @@ KarmalakeError                the message says what, where and what to do; the C
 +-- FencedError               somebody else has moved the checkpoint, or published something newer
 +-- CommitUnknownError        a commit whose outcome could not be learned; reopening the lake tells
 +-- CorruptionError           the lake contradicts itself; nothing was changed
+
+Which of them another try may cure is `may_pass`: long-lived loops go on after those, and end with the others.
 """
 
 import re
 
 _MAX_CHARACTERS = 500
 _COLOURS = re.compile("\x1b\\[[0-9;]*m")
+_PASSING = {"_internal.DeltaError", "_duckdb.IOException"}
+"""Errors of libraries that stand for a store or a disk that did not answer, by name: not every process loads them."""
 
 
 def one_line(error: BaseException) -> str:
@@ -95,3 +99,14 @@ class CorruptionError(KarmalakeError):
     """The lake contradicts itself; nothing was changed."""
 
     page = "docs/operations.md#the-lake"
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether another try, from a fresh start, may cure an error: what it asks did not answer, or is unknown.
+
+    A fence, corrupt state, a setting, rejected or lost records and a bug stay what they are, however often it is tried.
+    """
+    if isinstance(error, KarmalakeError):
+        return isinstance(error, TransientError | CommitUnknownError)
+    kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
+    return isinstance(error, OSError) or not kinds.isdisjoint(_PASSING)

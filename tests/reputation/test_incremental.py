@@ -257,3 +257,26 @@ def test_one_draft_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     told = f"process {os.getpid()} is keeping warehouse.duckdb up to date"
     with open_draft(path), pytest.raises(UsageError, match=told), open_draft(path):
         pass
+
+
+PENALTIES = policy(windows_days=(7,), actions={"Tipped": {"points": -3, "penalties_expire_after_days": 30}})
+
+
+@pytest.mark.parametrize(
+    ("action_type", "age", "touched"), [("Done", 7 * DAY, [0, 1, 0]), ("Tipped", 30 * DAY, [1, 0, 0])]
+)
+def test_an_event_at_the_very_edge(tmp_path: Path, action_type: str, age: int, touched: list[int]) -> None:
+    """The clock alone moves a window's start, or an expiry, over an event, a microsecond at a time.
+
+    At its start an event is in the window still; at its expiry a penalty has expired. Its user is touched in exactly
+    that step, and the row is that of a rebuild after each.
+    """
+    path, snapshot = tmp_path / "warehouse.duckdb", lake(tmp_path, [[Event("e0", "ann", action_type, NOW), BOB]])
+    computed: list[int] = []
+    with open_draft(path) as draft:
+        draft.refresh(snapshot, PENALTIES, at(NOW + age - 1))
+        for as_of in (NOW + age, NOW + age + 1, NOW + age + 2):
+            computed.append(draft.refresh(snapshot, PENALTIES, at(as_of)).touched)
+            kept = sorted(draft.connection.sql("FROM reputation").fetchall(), key=repr)
+            assert kept == rebuilt(tmp_path, snapshot, PENALTIES, as_of)["reputation"]
+    assert computed == touched
