@@ -3,13 +3,18 @@
 One request after the other: moto looks whether an object is there and then puts it, which S3 does in one step.
 """
 
+import os
+import signal
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from tests.services.ports import HOST, free_port
 from tests.services.process import Server
 
 BUCKET = "lakes"
+_REFUSAL = b"<Error><Code>AccessDenied</Code><Message>away</Message></Error>"
 
 
 class ObjectStore(Server):
@@ -28,6 +33,26 @@ class ObjectStore(Server):
         command = [sys.executable, "-W", "ignore", "-m", "tests.services.object_store", str(port)]
         super().__init__("the object store", command, folder / "object_store.log", "Running on")
 
+    def turn(self) -> None:
+        """Refuse every request from now on, with 403 and nothing changed, or serve again if that is so already."""
+        os.kill(self.pid, signal.SIGUSR1)
+
+
+class _Refusing:
+    """An application that can be made to refuse: clients try again by themselves after other errors, for minutes."""
+
+    def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
+        self._application, self._refuses = application, False
+
+    def turn(self) -> None:
+        self._refuses = not self._refuses
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if not self._refuses:
+            return self._application(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "application/xml"), ("Content-Length", str(len(_REFUSAL)))])
+        return [_REFUSAL]
+
 
 def _serve(port: int) -> None:
     from moto.core.models import DEFAULT_ACCOUNT_ID  # noqa: PLC0415 - not when a test imports the class
@@ -41,7 +66,9 @@ def _serve(port: int) -> None:
 
     s3_backends[DEFAULT_ACCOUNT_ID]["aws"].create_bucket(BUCKET, "eu-central-1")
     application = DomainDispatcherApplication(create_backend_app)
-    run_simple(HOST, port, application, threaded=False, request_handler=MotoRequestHandler)
+    refusing = _Refusing(application)
+    signal.signal(signal.SIGUSR1, lambda *_: refusing.turn())
+    run_simple(HOST, port, refusing, threaded=False, request_handler=MotoRequestHandler)
 
 
 if __name__ == "__main__":
