@@ -21,7 +21,7 @@ from pipelines import dlq
 from pipelines.beside import best_effort
 from pipelines.clock import Moments
 from pipelines.drain import drain_once, open_ingest
-from pipelines.errors import may_pass, one_line
+from pipelines.errors import TransientError
 from pipelines.ingest.guard import Halted
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import KeptOpen, Lake, create_lake, open_lake
@@ -209,10 +209,8 @@ def _keep_up(settings: Settings, state: State) -> None:
     state.save()
     try:
         compact(open_lake(settings.lake_root), settings.lake.compact_after_files)
-    except Exception as error:
-        if not may_pass(error):
-            raise
-        _LOG.info("compaction: %s", one_line(error))
+    except TransientError as error:
+        _LOG.info("compaction: %s", error)
 
 
 def _both(first: pl.Series | None, second: pl.Series | None) -> pl.Series | None:
