@@ -13,6 +13,7 @@ KarmalakeError                the message says what, where and what to do; a che
 
 Exit codes are those of sysexits.h where one of them means the same, and from 80 on otherwise. Codes and exit codes are
 stable: supervisors are configured with them. docs/operations.md has a section for each code.
+Which of them another try may cure is `may_pass`: long-lived loops go on after those, and end with the others.
 """
 
 import errno
@@ -21,6 +22,8 @@ from typing import ClassVar, NamedTuple
 
 _MAX_CHARACTERS = 500
 _COLOURS = re.compile("\x1b\\[[0-9;]*m")
+_PASSING = {"_internal.DeltaError", "_duckdb.IOException"}
+"""Errors of libraries that stand for a store or a disk that did not answer, by name: not every process loads them."""
 
 
 def one_line(error: BaseException) -> str:
@@ -155,3 +158,13 @@ class CorruptionError(KarmalakeError):
 
     code = "KL-CORRUPTION"
     exit_code = 82
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether another try, from a fresh start, may cure an error: what it asks did not answer, or is unknown.
+
+    A fence, corrupt state, a setting, rejected or lost records and a bug stay what they are, however often it is tried.
+    """
+    if isinstance(error, KarmalakeError | OSError):
+        return ending_of(error).transient
+    return not {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}.isdisjoint(_PASSING)

@@ -5,14 +5,16 @@ cut off is done again in full.
 """
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import duckdb
 import polars as pl
 
+from pipelines.clock import Moments
 from pipelines.errors import TransientError
 from pipelines.lake.history import take_snapshot
-from pipelines.lake.tables import Lake, is_lake, open_lake
+from pipelines.lake.tables import Lake, Snapshot, is_lake, open_lake
 from pipelines.reputation.activation import activated
 from pipelines.reputation.derive import Derived, Draft, Engine, in_duckdb, is_kept, open_draft
 from pipelines.reputation.documents import documents
@@ -25,6 +27,8 @@ from pipelines.serving.publish import Published, publish
 from pipelines.serving.state import State, open_state
 from pipelines.settings import Settings
 
+Refreshing = Callable[[Draft, Snapshot, Policy, datetime], Derived]
+"""A way of a draft to come up to date: `Draft.refresh` or `Draft.refresh_others`."""
 _PATIENCE = 10
 """Of the intervals in which `stream` derives."""
 _POLL_SECONDS = 0.2
@@ -55,8 +59,18 @@ def rebuild_warehouse(settings: Settings, as_of: datetime | None = None, engine:
 
 
 def refresh_draft(draft: Draft, lake: Lake, settings: Settings) -> Derived:
-    """Bring a draft up to the newest whole state of the lake and to now; publish nothing."""
-    return draft.refresh(take_snapshot(lake), _policy(lake, settings), datetime.now(UTC))
+    """Bring a draft up to the newest whole state of the lake and to now; publish nothing.
+
+    Where the clock was set back since the warehouse was derived, by less than a day, it is as of the same moment again.
+    """
+    moments = Moments()
+    moments.not_before(draft.as_of())
+    return derive_draft(draft, lake, settings, moments.next(), Draft.refresh)
+
+
+def derive_draft(draft: Draft, lake: Lake, settings: Settings, as_of: datetime, how: Refreshing) -> Derived:
+    """Bring a draft up to the newest whole state of the lake and to a moment, in one of a draft's ways."""
+    return how(draft, take_snapshot(lake), _policy(lake, settings), as_of)
 
 
 def policy_in_force(settings: Settings, known_at: datetime | None = None) -> Policy:

@@ -8,24 +8,30 @@ import threading
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import duckdb
 import pytest
+from deltalake.exceptions import DeltaError
 from pydantic import SecretStr
 
-from pipelines.errors import UsageError
+from pipelines.errors import CommitUnknownError, FencedError, UsageError
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.refresh import rebuild_warehouse, refresh_warehouse
 from pipelines.reputation import database_file
 from pipelines.reputation.activation import activate
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.reputation.warehouse import Warehouse
+from pipelines.serving.bookkeeping import Stamp
 from pipelines.serving.read import published, read_reputation
+from pipelines.serving.store import open_store
 from pipelines.settings import Settings
 from pipelines.stream import stream
 from pipelines.verify import verify
+from tests.clocks import replaced_clock
 from tests.draining import query, send, valid_records, with_ingest
 from tests.services.proxy import Proxy
 from tests.services.waiting import wait_for
@@ -155,6 +161,96 @@ def test_nobody_else_derives_meanwhile(streamed: Settings, monkeypatch: pytest.M
         for derive in (refresh_warehouse, rebuild_warehouse):
             with pytest.raises(UsageError, match=r"keeping warehouse\.duckdb up to date"):
                 derive(streamed)
+
+
+def _as_of(settings: Settings) -> datetime:
+    info = published(settings)
+    assert info is not None
+    assert info.staleness_seconds >= 0
+    return info.stamp.as_of
+
+
+@pytest.mark.parametrize("seconds", [5, 3 * 86_400])
+def test_a_clock_set_back_ends_nothing(
+    streamed: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, seconds: float
+) -> None:
+    """Ingest goes on and commits are served, as of the moment before: `as_of` never goes back. The log says so."""
+    clock = replaced_clock(monkeypatch)
+    send(streamed, valid_records(range(7)))
+    with streaming(streamed):
+        serves(streamed, "u-0", 3)
+        clock.set_back(seconds)
+        before = _as_of(streamed)
+        send(streamed, valid_records(range(7, 14)))
+        serves(streamed, "u-0", 6)
+        assert _as_of(streamed) >= before
+        clock.set_back(0)
+        wait_for("time to go on", lambda: _as_of(streamed) > before)
+    assert "the clock is" in caplog.text
+    assert "it was set back" in caplog.text
+    assert [check for check in verify(streamed) if not check.passed] == []
+
+
+def test_a_clock_set_back_between_two_streams(streamed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one goes on at what the one before has published, by a clock that is an hour behind it."""
+    clock = replaced_clock(monkeypatch)
+    send(streamed, valid_records(range(7)))
+    with streaming(streamed):
+        serves(streamed, "u-0", 3)
+    before = _as_of(streamed)
+    clock.set_back(3_600)
+    send(streamed, valid_records(range(7, 14)))
+    with streaming(streamed):
+        serves(streamed, "u-0", 6)
+    assert _as_of(streamed) == before
+    assert [check for check in verify(streamed) if not check.passed] == []
+
+
+def _stream_beside_a_newer_publisher(settings: Settings) -> None:
+    with streaming(settings) as done:
+        serves(settings, "u-0", 3)
+        with open_store(settings.documents) as store:
+            store.begin(Stamp(1_000, 0, "points@3"))
+        send(settings, valid_records(range(7, 14)))
+        wait_for("its end", done.done)
+
+
+def test_a_newer_publisher_ends_it(streamed: Settings) -> None:
+    """One that has published a later version of the lake: another try would not cure that (`fenced`)."""
+    send(streamed, valid_records(range(7)))
+    with pytest.raises(FencedError, match="and newer"):
+        _stream_beside_a_newer_publisher(streamed)
+
+
+@pytest.mark.parametrize(
+    "outage",
+    [
+        CommitUnknownError("may or may not be committed"),
+        OSError("Generic S3 error"),
+        DeltaError("Generic S3 error"),
+        duckdb.IOException("connection reset"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("where", ["pipelines.refresh.take_snapshot", "pipelines.drain.create_lake"])
+def test_what_another_try_cures_ends_nothing(
+    streamed: Settings, monkeypatch: pytest.MonkeyPatch, where: str, outage: Exception
+) -> None:
+    """Whichever loop meets it, both ways of saying that a store did not answer are an outage, told to the monitor."""
+    module, _, name = where.rpartition(".")
+    whole, outages = getattr(sys.modules[module], name), [outage, outage]
+
+    def failing(*arguments: Any) -> Any:
+        if outages:
+            raise outages.pop()
+        return whole(*arguments)
+
+    monkeypatch.setattr("pipelines.retries._FIRST_SECONDS", 0.01, raising=False)
+    monkeypatch.setattr(where, failing)
+    send(streamed, valid_records(range(7)))
+    with streaming(streamed):
+        serves(streamed, "u-0", 3)
+    assert outages == []
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """Whether a long-lived process is well: do its loops turn, and has each of them succeeded once.
 
 Loops beside the work (measurements, copies of dead letters) are named when they fail, and make nothing unhealthy.
-A service that does not answer is no ailment of ours: a loop that tries again turns. Restarting it would mend nothing.
+A service that does not answer is no ailment of ours: a loop that tries again turns, and restarting it would fix
+nothing. One that has been retrying for too long is named.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ class Health:
         self._turned = dict.fromkeys(loops, monotonic())
         self._unready = dict.fromkeys(self._turned)
         self._beside = dict.fromkeys(beside, monotonic())
+        self._retrying: dict[str, float] = {}
         self.remarks: Sequence[str] = ()
         """Sentences for the operator: what is halted, say."""
 
@@ -25,9 +27,15 @@ class Health:
         if loop in self._turned:
             self._turned[loop] = monotonic()
 
+    def retrying(self, loop: str) -> None:
+        """Note that a loop turned in vain, and will try again."""
+        self.turned(loop)
+        self._retrying.setdefault(loop, monotonic())
+
     def succeeded(self, loop: str) -> None:
         """Note that a loop turned and did what it is for."""
         self.turned(loop)
+        self._retrying.pop(loop, None)
         self._unready.pop(loop, None)
         if loop in self._beside:
             self._beside[loop] = monotonic()
@@ -45,12 +53,16 @@ class Health:
     def stale(self) -> list[str]:
         """Return what an operator should see to and no restart would change: no ailment, but news.
 
-        A sentence for each loop beside the work that has not succeeded for too long, and the remarks.
+        A sentence for each loop that has been retrying, and each beside the work that has not succeeded, for too long;
+        and the remarks.
         """
+        tries = {loop: monotonic() - since for loop, since in list(self._retrying.items()) if loop in self._turned}
+        trying = {loop: age for loop, age in tries.items() if age > self._stalled_after}
         ages = {loop: monotonic() - succeeded for loop, succeeded in list(self._beside.items())}
         late = {loop: age for loop, age in ages.items() if age > self._stalled_after}
         sentences = (f"{loop} has not succeeded for {age:.0f} s: what it tells is old" for loop, age in late.items())
-        return [*sentences, *self.remarks]
+        again = (f"{loop} has been retrying for {age:.0f} s: the log says why" for loop, age in trying.items())
+        return [*again, *sentences, *self.remarks]
 
     def unready(self) -> list[str]:
         """Return a sentence for each loop that has not succeeded yet."""

@@ -85,9 +85,19 @@ class LoopMetrics:
             "loop",
         )
 
+        self._retrying = book.gauge(
+            "karmalake_loop_retrying_seconds",
+            "For how long a loop has been retrying, at its last turn; 0 where that succeeded.",
+            "loop",
+        )
+        self._retrying_since: dict[str, float] = {}
+
     def turned(self, loop: str, outage: "KarmalakeError | None") -> None:
         """Count a turn of a loop; `outage` is what ended it early."""
         self._turned.labels(loop).set_to_current_time()
+        self._retrying.labels(loop).set(self._retried(loop) if outage else 0)
+        if outage is None:
+            self._retrying_since.pop(loop, None)
         outages = self._outages.labels(loop)
         self._failures.labels(loop)
         if outage is not None:
@@ -96,6 +106,10 @@ class LoopMetrics:
     def failed(self, loop: str) -> None:
         """Count a turn that a bug ended."""
         self._failures.labels(loop).inc()
+
+    def _retried(self, loop: str) -> float:
+        now = time.monotonic()
+        return now - self._retrying_since.setdefault(loop, now)
 
 
 class StreamMetrics:
@@ -179,7 +193,7 @@ class StreamMetrics:
             "karmalake_staleness_seconds",
             "Age of the scores that this process published last; NaN before it published any.",
         )
-        staleness.set_function(lambda: time.time() - self._as_of)
+        staleness.set_function(lambda: max(0.0, time.time() - self._as_of))
 
     def committed(self, record: "CommitRecord") -> None:
         """Count a commit."""

@@ -42,7 +42,7 @@ class Monitor(Generic[M]):
     def turned(self, loop: str, outage: KarmalakeError | None = None) -> None:
         """Note that a loop turned; `outage` is what kept it from succeeding."""
         self.metrics.loops.turned(loop, outage)
-        self.health.turned(loop) if outage else self.health.succeeded(loop)
+        self.health.retrying(loop) if outage else self.health.succeeded(loop)
 
     def failed(self, loop: str, error: BaseException) -> None:  # noqa: ARG002 - as a report of a loop has it
         """Note that a bug ended a loop or a part of it, though it began again."""

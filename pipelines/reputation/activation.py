@@ -4,7 +4,7 @@ Owns the table `policies`. A policy that was in force can be found again for any
 be explained by the rules of then.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pyarrow as pa
@@ -14,6 +14,8 @@ from pipelines.lake.commit import append_file
 from pipelines.lake.tables import POLICIES, Lake
 from pipelines.reputation.policy import Policy
 
+_APART = timedelta(microseconds=1)
+
 
 def activate(lake: Lake, policy: Policy) -> bool:
     """Record that a policy is in force from now on, durably; return False if it was in force already.
@@ -21,7 +23,8 @@ def activate(lake: Lake, policy: Policy) -> bool:
     A crash leaves the policy of before or this one. Raises PolicyError for a version that was in force with other
     rules: a score must say by which rules it came about.
     """
-    past = [before for before, _ in _activations(lake)]
+    activations = _activations(lake)
+    past = [before for before, _ in activations]
     if past and past[-1] == policy:
         return False
     for other in past:
@@ -30,7 +33,9 @@ def activate(lake: Lake, policy: Policy) -> bool:
                 f"version {policy.version} of the policy {policy.name} was in force before, with other rules: give "
                 'these a version of their own (`version = "..."`) and activate them again'
             )
-    row = {"name": policy.name, "version": policy.version, "policy": policy.to_json(), "activated": datetime.now(UTC)}
+    now = datetime.now(UTC)
+    since = max(now, activations[-1][1] + _APART) if activations else now  # a clock may have been set back
+    row = {"name": policy.name, "version": policy.version, "policy": policy.to_json(), "activated": since}
     append_file(lake, "policies", pa.Table.from_pylist([row], POLICIES), uuid4().hex)
     return True
 

@@ -2,7 +2,8 @@
 
 A cache in a DuckDB file of its own, which only the holder of the warehouse's lock opens. It is extended with every
 commit and made anew from the lake when it is missing, damaged, or of another lake: nothing is lost with it.
-Owns `by_user.event` and, for policies with a completion rule, `by_user.meeting`: who meets at which metadata value.
+Owns `by_user.event` and, for policies with a completion rule, `by_user.meeting`: who meets at which metadata value,
+and when.
 """
 
 from collections.abc import Generator
@@ -85,7 +86,7 @@ def bring_up(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: 
     connection.execute("SET VARIABLE completion_actions = ?", [actions])
     connection.execute("SET VARIABLE completing_actions = ?", [completing])
     connection.execute("SET VARIABLE completion_keys = ?", [keys])
-    completions = repr((actions, keys))
+    completions = repr(("with times", actions, keys))
     with transaction(connection):
         held = _held(connection, snapshot)
         after = held.version if held else _BEFORE_ALL

@@ -39,10 +39,12 @@ from pipelines.reputation.replace import replace_rows
 from pipelines.reputation.sql import one_row, statement
 from pipelines.reputation.stages import epoch_us, materialize, prepare, set_moment
 from pipelines.reputation.tables import OF_TOUCHED, pending_trends, recipe, trends, user_tables
-from pipelines.reputation.touched import find_touched, recall
-from pipelines.reputation.warehouse import stored_info
+from pipelines.reputation.touched import find_touched, put_off, recall
+from pipelines.reputation.warehouse import Warehouse, stored_info
 
 _LOG = logging.getLogger(__name__)
+MAX_EVENTS_AT_ONCE = 100_000
+"""Of one user: more take a second or so to compute again, and `refresh_others` puts them off."""
 _ALWAYS_REFRESHED = 10_000
 _MOST_TOUCHED = 0.2
 """Above this share of the users, and above that number of them, a rebuild costs less than a refresh."""
@@ -147,6 +149,32 @@ class Draft:
         Rebuilds where that is no base to go on from (`Derived.rebuilt` says why), or where it costs less
         (`incremental-equals-rebuild`). Raises UsageError for an as_of without a time zone.
         """
+        return self._refresh(snapshot, policy, as_of, most_events=None)
+
+    def refresh_others(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> Derived:
+        """Refresh all but the users with more than MAX_EVENTS_AT_ONCE events, whose rows stay as they were.
+
+        They are put off until the next `refresh`, which has to come before the draft is published.
+        """
+        return self._refresh(snapshot, policy, as_of, most_events=MAX_EVENTS_AT_ONCE)
+
+    def put_off(self) -> int:
+        """Return how many users are put off, by their hashes."""
+        if self._connection is None:
+            return 0
+        return one_row(self._connection.execute("SELECT count(*) FROM put_off"))[0]
+
+    def as_of(self) -> datetime | None:
+        """Return the moment that the draft, or else the published warehouse, is as of; None if there is none."""
+        try:
+            if self._connection is not None:
+                return stored_info(self._connection).as_of
+            with Warehouse(self.path) as warehouse:
+                return warehouse.info.as_of
+        except (duckdb.Error, UsageError):
+            return None
+
+    def _refresh(self, snapshot: Snapshot, policy: Policy, as_of: datetime, *, most_events: int | None) -> Derived:
         in_force = policy.at(as_of)
         why = self._why_not_continued(snapshot, in_force, as_of)
         if why is not None:
@@ -157,6 +185,7 @@ class Draft:
             (users,) = one_row(self.connection.execute("SELECT count(*) FROM reputation"))
             if touched > max(_ALWAYS_REFRESHED, _MOST_TOUCHED * users):
                 return self._rebuild(snapshot, policy, as_of, f"{touched:,} of {users:,} users were touched")
+            touched = put_off(self.connection, most_events)
             recall(self.connection, in_force)
             with transaction(self.connection):
                 materialize(self.connection, in_force, OF_TOUCHED)
@@ -168,6 +197,8 @@ class Draft:
         """Put the draft in the place of the published warehouse, durably; it remains a draft to go on with."""
         info, snapshot = stored_info(self.connection), self._snapshot
         assert snapshot is not None  # noqa: S101 - tells the type checker
+        if users := self.put_off():
+            raise UsageError(f"{users} users of {self.path} are put off: refresh the draft before it is published")
         with transaction(self.connection):
             create_lake_views(self.connection, snapshot)
             _compute_pending_trends(self.connection, info.policy.at(info.as_of))
@@ -248,6 +279,7 @@ class Draft:
         connection.execute("SET checkpoint_threshold = '1TB'")
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(statement("refresh/changed_day_table"))
+        connection.execute(statement("refresh/put_off_table"))
         return connection
 
     @contextmanager

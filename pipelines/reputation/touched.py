@@ -27,12 +27,28 @@ def find_touched(connection: duckdb.DuckDBPyConnection, policy: InForce, since_v
     return one_row(connection.execute("SELECT count(*) FROM touched"))[0]
 
 
+def put_off(connection: duckdb.DuckDBPyConnection, most_events: int | None) -> int:
+    """Take the users with more events than `most_events` out of `touched`, into `put_off`; return how many stay.
+
+    None: add those who were put off before instead. A user put off stays so until then, touched again or not.
+    """
+    if most_events is None:
+        connection.execute(statement("refresh/touched_put_off"))
+        connection.execute(statement("refresh/put_off_table"))
+    else:
+        connection.execute(statement("refresh/touched_heavy", most_events=str(most_events)))
+        connection.execute(statement("refresh/touched_without_heavy"))
+    return one_row(connection.execute("SELECT count(*) FROM touched"))[0]
+
+
 def recall(connection: duckdb.DuckDBPyConnection, policy: InForce) -> None:
     """Fill `recalled` with every event that the views of the touched users depend on, and `touched_user`."""
     connection.execute(statement("refresh/recalled"))
     connection.execute(statement("refresh/recall"))
     if _has_completions(policy):
         connection.execute(statement("refresh/witness"))
+        connection.execute(statement("refresh/witness_moment"))
+        connection.execute(statement("refresh/witness_corrected"))
         connection.execute(statement("refresh/recall_witnesses"))
     connection.execute(statement("refresh/touched_user"))
 

@@ -19,7 +19,7 @@ from typing import Any, cast
 import redis
 
 from pipelines.errors import ConfigurationError, TransientError, UsageError
-from pipelines.serving.bookkeeping import Stamp, read_held, utc_time
+from pipelines.serving.bookkeeping import Held, Stamp, read_held, utc_time
 from pipelines.serving.client import connect, explained
 from pipelines.serving.keys import document_key, leaderboard_key, types_of, user_member
 from pipelines.serving.refusals import foreign_content
@@ -84,19 +84,31 @@ def published(settings: Settings | None = None) -> PublishedInfo | None:
 
     Settings and errors as for `read_reputation`.
     """
+    held = _held(settings)
+    if held.published is None:
+        return None
+    staleness_us = max(0, time.time_ns() // 1_000 - held.published.as_of_us)  # a clock may have been set back
+    published_at = utc_time(held.published_at_us)
+    return PublishedInfo(held.published, held.documents, held.leaderboards, published_at, staleness_us / 1e6)
+
+
+def newest_as_of(settings: Settings) -> datetime | None:
+    """Return the latest moment that anything published, or being published, is as of; None if nothing is.
+
+    Errors as for `read_reputation`.
+    """
+    held = _held(settings)
+    return max((stamp.as_of for stamp in (held.published, held.announced) if stamp), default=None)
+
+
+def _held(settings: Settings | None) -> Held:
     where = _default_settings().documents if settings is None else settings.documents
     if isinstance(where, CassandraSettings):
         from pipelines.serving import cassandra_store  # noqa: PLC0415 - an optional extra
 
-        held = cassandra_store.read_held(where)
-    else:
-        with _reading(where, types_of(where.prefix)) as client:
-            held = read_held(client, where.prefix)
-    if held.published is None:
-        return None
-    staleness_us = time.time_ns() // 1_000 - held.published.as_of_us
-    published_at = utc_time(held.published_at_us)
-    return PublishedInfo(held.published, held.documents, held.leaderboards, published_at, staleness_us / 1e6)
+        return cassandra_store.read_held(where)
+    with _reading(where, types_of(where.prefix)) as client:
+        return read_held(client, where.prefix)
 
 
 def read_leaderboard(view: str, settings: Settings | None = None, top: int = 10, offset: int = 0) -> list[Ranked]:

@@ -17,6 +17,7 @@ from pipelines.reputation import database_file
 from pipelines.reputation import derive as derive_module
 from pipelines.reputation.derive import derive, open_draft
 from pipelines.reputation.policy import Policy
+from pipelines.reputation.sql import one_row
 from pipelines.reputation.warehouse import Warehouse
 from tests.reputation import policies
 from tests.reputation.history import DAY, NOW, Event, at, snapshot_of, stored_schema
@@ -257,3 +258,71 @@ def test_one_draft_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     told = f"process {os.getpid()} has held .* it keeps warehouse.duckdb up to date"
     with open_draft(path), pytest.raises(UsageError, match=told), open_draft(path):
         pass
+
+
+PENALTIES = policy(windows_days=(7,), actions={"Tipped": {"points": -3, "penalties_expire_after_days": 30}})
+
+
+@pytest.mark.parametrize(
+    ("action_type", "age", "touched"), [("Done", 7 * DAY, [0, 1, 0]), ("Tipped", 30 * DAY, [1, 0, 0])]
+)
+def test_an_event_at_the_very_edge(tmp_path: Path, action_type: str, age: int, touched: list[int]) -> None:
+    """The clock alone moves a window's start, or an expiry, over an event, a microsecond at a time.
+
+    At its start an event is in the window still; at its expiry a penalty has expired. Its user is touched in exactly
+    that step, and the row is that of a rebuild after each.
+    """
+    path, snapshot = tmp_path / "warehouse.duckdb", lake(tmp_path, [[Event("e0", "ann", action_type, NOW), BOB]])
+    computed: list[int] = []
+    with open_draft(path) as draft:
+        draft.refresh(snapshot, PENALTIES, at(NOW + age - 1))
+        for as_of in (NOW + age, NOW + age + 1, NOW + age + 2):
+            computed.append(draft.refresh(snapshot, PENALTIES, at(as_of)).touched)
+            kept = sorted(draft.connection.sql("FROM reputation").fetchall(), key=repr)
+            assert kept == rebuilt(tmp_path, snapshot, PENALTIES, as_of)["reputation"]
+    assert computed == touched
+
+
+def _heavy() -> list[Event]:
+    """Return four events of hal, who has more than the test's three at once, and one of bob."""
+    return [*(Event(f"h{n}", "hal", "Done", NOW - 40 * DAY + n) for n in range(4)), BOB]
+
+
+def test_users_with_very_many_events_are_put_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others do not wait for them; whatever happens meanwhile, the next full refresh leaves what a rebuild does."""
+    monkeypatch.setattr(derive_module, "MAX_EVENTS_AT_ONCE", 3)
+    path, commits = tmp_path / "warehouse.duckdb", [_heavy()]
+    score = "SELECT all_time_events FROM reputation WHERE user_id = '{}'"
+
+    def counted(user_id: str) -> int:
+        return one_row(draft.connection.execute(score.format(user_id)))[0]
+
+    with open_draft(path) as draft:
+        assert draft.refresh_others(lake(tmp_path, commits), policy(), at(NOW)).rebuilt is not None
+        for number, users in enumerate([("hal",), ("bob", "hal"), ("bob",)]):
+            commits.append([Event(f"n{number}-{user}", user, "Done", NOW - DAY) for user in users])
+            derived = draft.refresh_others(lake(tmp_path, commits), policy(), at(NOW + number))
+            assert derived.touched == users.count("bob")
+            assert (counted("hal"), draft.put_off()) == (4, 1)
+        assert counted("bob") == 3
+        with pytest.raises(UsageError, match="are put off"):
+            draft.publish()
+        assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW + 9)).touched == 1
+        assert (counted("hal"), draft.put_off()) == (6, 0)
+        draft.publish()
+    assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW + 9)
+
+
+def test_a_witness_is_read_by_the_keys_asked_for(tmp_path: Path) -> None:
+    """Who completed very many rides costs another user's refresh one of them, not all."""
+    done = [Event(f"d{n}", "bob", "Done", NOW - 9 * DAY + n, {"ride_id": f"r{n}"}) for n in range(50)]
+    others = [ride(f"o{n}", f"user-{n}", "Rated", f"r{n}") for n in range(50)]
+    path, rules = tmp_path / "warehouse.duckdb", policy(completion=GATE)
+    commits = [[*done, *others], [ride("e1", "ann", "Rated", "r7")]]
+    with open_draft(path) as draft:
+        draft.refresh(lake(tmp_path, commits[:1]), rules, at(NOW))
+        assert draft.refresh(lake(tmp_path, commits), rules, at(NOW)).touched == 1
+        recalled = draft.connection.execute("SELECT event_id FROM recalled ORDER BY ALL").fetchall()
+        draft.publish()
+    assert recalled == [("d7",), ("e1",)]
+    assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), rules, NOW)

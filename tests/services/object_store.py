@@ -4,8 +4,11 @@ One request after the other: moto looks whether an object is there and then puts
 a connection all the same, since clients keep connections that they ask nothing on.
 """
 
+import os
+import signal
 import sys
 import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from tests.services.ports import HOST, free_port
 from tests.services.process import Server
 
 BUCKET = "lakes"
+_REFUSAL = b"<Error><Code>AccessDenied</Code><Message>away</Message></Error>"
 
 
 class ObjectStore(Server):
@@ -31,6 +35,26 @@ class ObjectStore(Server):
         command = [sys.executable, "-W", "ignore", "-m", "tests.services.object_store", str(port)]
         super().__init__("the object store", command, folder / "object_store.log", "Running on")
 
+    def turn(self) -> None:
+        """Refuse every request from now on, with 403 and nothing changed, or serve again if that is so already."""
+        os.kill(self.pid, signal.SIGUSR1)
+
+
+class _Refusing:
+    """An application that can be made to refuse: clients try again by themselves after other errors, for minutes."""
+
+    def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
+        self._application, self._refuses = application, False
+
+    def turn(self) -> None:
+        self._refuses = not self._refuses
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if not self._refuses:
+            return self._application(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "application/xml"), ("Content-Length", str(len(_REFUSAL)))])
+        return [_REFUSAL]
+
 
 def _serve(port: int) -> None:
     from moto.core.models import DEFAULT_ACCOUNT_ID  # noqa: PLC0415 - not when a test imports the class
@@ -44,11 +68,13 @@ def _serve(port: int) -> None:
 
     s3_backends[DEFAULT_ACCOUNT_ID]["aws"].create_bucket(BUCKET, "eu-central-1")
     application = DomainDispatcherApplication(create_backend_app)
-    turn = threading.Lock()
+    refusing = _Refusing(application)
+    signal.signal(signal.SIGUSR1, lambda *_: refusing.turn())
+    one_at_a_time = threading.Lock()
 
-    def one_by_one(environment: Any, start_response: Any) -> Any:
-        with turn:
-            return application(environment, start_response)
+    def one_by_one(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        with one_at_a_time:
+            return refusing(environment, start_response)
 
     run_simple(HOST, port, one_by_one, threaded=True, request_handler=MotoRequestHandler)
 

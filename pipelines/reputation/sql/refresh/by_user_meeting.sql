@@ -1,1 +1,1 @@
-CREATE OR REPLACE TABLE by_user.meeting (key_hash UBIGINT, user_hash UBIGINT)
+CREATE OR REPLACE TABLE by_user.meeting (key_hash UBIGINT, user_hash UBIGINT, t BIGINT)

@@ -9,7 +9,7 @@ SELECT
     from_json(metadata, '"MAP(VARCHAR, VARCHAR)"')
 FROM by_user.event
 WHERE
-    user_hash IN (FROM witness)
+    (user_hash, t) IN (FROM witness_moment)
     AND action_type IN (
         SELECT unnest(getvariable('completing_actions'))
         UNION ALL

@@ -1,0 +1,2 @@
+DELETE FROM touched
+WHERE user_hash IN (FROM put_off)

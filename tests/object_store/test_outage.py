@@ -1,0 +1,61 @@
+"""A store that goes away under a `stream`, and comes back."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pipelines.errors import KarmalakeError
+from pipelines.lake.tables import create_lake
+from pipelines.reputation.activation import activate
+from pipelines.reputation.policy_file import parse_policy
+from pipelines.serving.read import read_reputation
+from pipelines.settings import Settings
+from pipelines.stream import stream
+from pipelines.verify import verify
+from tests.draining import send, valid_records, with_ingest
+from tests.services.object_store import ObjectStore
+from tests.services.waiting import wait_for
+
+pytestmark = pytest.mark.slow
+_POLICY = parse_policy('name = "points"\nversion = "1"\n[actions.A]\npoints = 3\n')
+_SECONDS = 120.0
+"""A request to the store is tried again by the libraries for a while before they give up."""
+
+
+def _serves(settings: Settings, points: int) -> None:
+    def served() -> bool:
+        document = read_reputation("u-0", settings)
+        return document is not None and document["reputation_all_time"]["score"] == points
+
+    wait_for(f"u-0 to have {points} points", served, _SECONDS)
+
+
+def test_a_store_that_goes_away_for_a_while(settings: Settings, object_store: ObjectStore) -> None:
+    """Both loops meet the outage and retry: nothing ends, nothing is lost or counted twice, and all of it is served."""
+    reputation = settings.reputation.model_copy(update={"derive_interval_seconds": 0.2})
+    bus = with_ingest(settings.model_copy(update={"reputation": reputation}))
+    outages: set[str] = set()
+    stopping = threading.Event()
+
+    def turned(loop: str, outage: KarmalakeError | None) -> None:
+        if outage is not None:
+            outages.add(loop)
+
+    activate(create_lake(bus.lake_root), _POLICY)
+    send(bus, valid_records(range(7)))
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(stream, bus, stopping, lambda _: None, lambda *_: None, turned)
+        try:
+            _serves(bus, 3)
+            object_store.turn()
+            try:
+                send(bus, valid_records(range(7, 14)))
+                wait_for("the outage in both loops", lambda: done.done() or outages == {"ingest", "refresh"}, _SECONDS)
+            finally:
+                object_store.turn()
+            _serves(bus, 6)
+        finally:
+            stopping.set()
+        done.result(_SECONDS)
+    assert [check for check in verify(bus) if not check.passed] == []
