@@ -54,14 +54,19 @@ def exclusive_lock(path: Path, seconds: float = 60.0) -> Generator[int]:
 
 
 def is_locked(path: Path) -> bool:
-    """Tell whether a process holds the lock on `path`, without a trace."""
+    """Tell whether a process holds the lock on `path`, without a trace; False if the file system has no locks."""
     try:
-        with path.open("rb") as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
     return False
 
 

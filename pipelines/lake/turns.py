@@ -7,13 +7,15 @@ which a crash releases. A process that is stopped while it has the turn delays a
 An object store has no locks, and there is no turn in one.
 """
 
-import fcntl
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from pipelines.errors import ConfigurationError
+from pipelines.file_lock import is_locked, try_lock
 from pipelines.lake.stores import is_remote
 
 PATIENCE_SECONDS = 10.0
@@ -29,13 +31,20 @@ class Turn:
 
     def wait(self) -> None:
         """Wait until no other committer has the turn, or patience has run out."""
-        if self.descriptor is None and (descriptor := _locked(self.folder, fcntl.LOCK_SH)) is not None:
-            os.close(descriptor)
+        if self.descriptor is None and not is_remote(self.folder):
+            _until(lambda: not is_locked(Path(self.folder)))
 
     def take(self) -> None:
         """Take the turn, after an overtaking; it is kept until `turns` is left."""
-        if self.descriptor is None:
-            self.descriptor = _locked(self.folder, fcntl.LOCK_EX)
+        if self.descriptor is None and not is_remote(self.folder):
+            _until(self._is_taken)
+
+    def _is_taken(self) -> bool:
+        try:
+            self.descriptor = try_lock(Path(self.folder))
+        except ConfigurationError:  # a file system without locks
+            return True
+        return self.descriptor is not None
 
 
 @contextmanager
@@ -49,20 +58,8 @@ def turns(folder: str) -> Generator[Turn]:
             os.close(turn.descriptor)
 
 
-def _locked(folder: str, kind: int) -> int | None:
-    """Return a descriptor that holds a lock on a folder; None where there are no locks, or patience has run out."""
-    if is_remote(folder):
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
+def _until(predicate: Callable[[], bool]) -> None:
+    """Ask until the answer is yes, or patience has run out."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_POLL_SECONDS)
-        except OSError:  # a file system without locks
-            break
-        else:
-            return descriptor
-    os.close(descriptor)
-    return None
+    while not predicate() and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)

@@ -159,7 +159,7 @@ def test_a_publication_names_a_key_of_another_type(
 def test_what_is_no_document_is_said(settings: Settings, client: redis.Redis, document: bytes) -> None:
     """Something else wrote there: the key, and what to do."""
     client.set(f"{settings.redis.prefix}:ann", document)
-    with pytest.raises(ConfigurationError, match=rf"key {settings.redis.prefix}:ann holds .*publish again"):
+    with pytest.raises(ConfigurationError, match=rf"key {settings.redis.prefix}:ann holds .*publish --full"):
         read_reputation("ann", settings)
 
 
