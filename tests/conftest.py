@@ -27,6 +27,34 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("untimed")
 
+LONG_FILES = (
+    "crashes/test_crash_matrix.py",
+    "test_system.py",
+    "notify/test_notify.py",
+    "test_crashes.py",
+    "emit/test_relay.py",
+    "test_state_machine.py",
+    "test_faults.py",
+    "ingest/test_share.py",
+    "object_store/test_whole.py",
+    "test_drain.py",
+    "notebooks/test_notebooks.py",
+    "reputation/test_spark.py",
+    "assets/test_assets.py",
+    "cli/test_way.py",
+    "cli/test_policy_commands.py",
+    "dashboard/test_dashboard.py",
+    "fuzz/test_harness.py",
+    "test_durability.py",
+    "test_stream.py",
+    "test_dlq.py",
+    "ingest/test_identity.py",
+    "emit/test_bounds.py",
+    "reputation/test_incremental.py",
+    "serving/test_cassandra.py",
+)
+"""The files that take longest, about by their time: begun first, none of them is left to one process at the end."""
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
@@ -39,6 +67,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:unclosed <(socket|ssl).*127.0.0.1:ResourceWarning")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the long files first where several processes share the tests; each keeps its tests in their order."""
+    if hasattr(config, "workerinput"):
+        ranks = {REPOSITORY / "tests" / name: rank for rank, name in enumerate(LONG_FILES)}
+        items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(scope="session")

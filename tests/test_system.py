@@ -34,7 +34,7 @@ def system(tmp_path: Path) -> Iterator[System]:
 
 @pytest.mark.jvm
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1_800)
 @pytest.mark.usefixtures("broken_connections")
 def test_a_hundred_kills_change_nothing_in_the_end(system: System) -> None:
     """Service, relay, stream, notify, Kafka, Redis or PostgreSQL, at any moment (`once`, `nothing-lost`).
