@@ -64,7 +64,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # It reads its schemas in a way that Python 3.11 and 3.12 warn of.
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
     # One that is closed while it connects leaves the socket to the collector, whichever test runs by then.
-    config.addinivalue_line("filterwarnings", "ignore:unclosed <(socket|ssl).*127.0.0.1:ResourceWarning")
+    config.addinivalue_line(
+        "filterwarnings", r"ignore:unclosed <(socket|ssl).*(127\.0\.0\.1|'0\.0\.0\.0', 0):ResourceWarning"
+    )
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
 

@@ -75,7 +75,8 @@ def test_a_network_that_is_slow_then_cut(settings: Settings, tmp_path: Path) -> 
     require("kafka")
     with KafkaCluster(tmp_path, proxied=True) as cluster:
         direct = _on(cluster, settings, partitions=2)
-        send(direct, valid_records(range(4_000)))
+        for start in range(0, 4_000, 200):
+            send(direct, valid_records(range(start, start + 200)))
         far = cluster.settings("PROXIED", topic=direct.kafka.topic, group_id=direct.kafka.group_id)
         bus = with_ingest(direct.model_copy(update={"kafka": far}), max_batch_records=200, max_wait_seconds=0.5)
         (proxy,) = cluster.proxies
