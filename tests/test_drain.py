@@ -68,6 +68,7 @@ def test_the_lake_holds_what_was_planted(bus: Settings) -> None:
     assert_verified(bus)
 
 
+@pytest.mark.slow
 def test_small_batches_give_the_same_lake(bus: Settings) -> None:
     """How the log is cut into batches changes nothing (`replay-equals-live`)."""
     for seed in range(6):
