@@ -55,7 +55,7 @@ LONG_FILES = (
     "reputation/test_incremental.py",
     "serving/test_cassandra.py",
 )
-"""The files that take longest, about by their time on the processors: begun first, none of them is left to one process at the end."""
+"""The files that take longest, about by processor time: begun first, none is left to one process at the end."""
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
