@@ -25,8 +25,8 @@ demo: setup  ## events in, scores out, in about a minute; run it again to add to
 demo-system: setup  ## a service, PostgreSQL, relay, Kafka, stream, Redis and notify; each killed once (needs Java)
 	$(BIN)/python -m examples
 
-test: setup  ## every test; starts the servers that it needs; ONE=tests/test_drain.py or ONE="-k name" for some
-	$(BIN)/python -m pytest $(or $(ONE),-n 2 --dist loadfile --durations 10)
+test: setup  ## every test, on servers that it starts; ONE=tests/test_drain.py or ONE="-k name" for some
+	$(BIN)/python -m pytest $(or $(ONE),-n 3 --dist loadfile --no-loadscope-reorder --durations 10)
 
 test-fast: setup  ## in under two minutes: the embedded servers only, fewer random examples, nothing slow
 	HYPOTHESIS_EXAMPLES=10 $(BIN)/python -m pytest -n 2 -m "not jvm and not services and not slow"

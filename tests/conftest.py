@@ -27,6 +27,36 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("untimed")
 
+LONG_FILES = (
+    "crashes/test_crash_matrix.py",
+    "test_system.py",
+    "test_crashes.py",
+    "notify/test_notify.py",
+    "object_store/test_whole.py",
+    "emit/test_relay.py",
+    "reputation/test_spark.py",
+    "test_faults.py",
+    "object_store/test_lake.py",
+    "notebooks/test_notebooks.py",
+    "test_state_machine.py",
+    "test_drain.py",
+    "ingest/test_identity.py",
+    "ingest/test_share.py",
+    "fuzz/test_harness.py",
+    "emit/test_bounds.py",
+    "test_stream.py",
+    "test_durability.py",
+    "dashboard/test_dashboard.py",
+    "cli/test_way.py",
+    "cli/test_policy_commands.py",
+    "assets/test_assets.py",
+    "reputation/test_derive.py",
+    "test_dlq.py",
+    "reputation/test_incremental.py",
+    "serving/test_cassandra.py",
+)
+"""The files that take longest, about by processor time: begun first, none is left to one process at the end."""
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
@@ -36,9 +66,19 @@ def pytest_configure(config: pytest.Config) -> None:
     # It reads its schemas in a way that Python 3.11 and 3.12 warn of.
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
     # One that is closed while it connects leaves the socket to the collector, whichever test runs by then.
-    config.addinivalue_line("filterwarnings", "ignore:unclosed <(socket|ssl).*127.0.0.1:ResourceWarning")
+    config.addinivalue_line(
+        "filterwarnings", r"ignore:unclosed <(socket|ssl).*(127\.0\.0\.1|'0\.0\.0\.0', 0):ResourceWarning"
+    )
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the long files first where several processes share the tests; each keeps its tests in their order."""
+    if hasattr(config, "workerinput"):
+        ranks = {REPOSITORY / "tests" / name: rank for rank, name in enumerate(LONG_FILES)}
+        items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(scope="session")

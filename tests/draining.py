@@ -1,9 +1,12 @@
 """Draining a topic and looking at the lake, for the tests that do it end to end."""
 
+import threading
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest import mock
 
 import duckdb
 import pyarrow as pa
@@ -21,6 +24,8 @@ from pipelines.reputation.lake_views import create_lake_views
 from pipelines.settings import Settings
 from pipelines.verify import verify_lake
 
+_LINGER_MS = 60_000
+_SENDING = threading.Lock()
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 # All that a reader sees, but for what a killed run may do differently: batches and the times of commits.
 LAKE = {
@@ -39,10 +44,14 @@ def with_ingest(settings: Settings, **changes: object) -> Settings:
 
 
 def send(settings: Settings, records: Iterable[Record]) -> int:
-    """Create the topic if it is not there, send the records and return their number."""
+    """Create the topic if it is not there, send the records and return their number.
+
+    They are one record batch in each topic partition, up to 256 KiB, however slow the machine is.
+    """
     if not topic_exists(settings.kafka):
         ensure_topic(settings.kafka)
-    return produce_records(settings.kafka, records).records
+    with _SENDING, mock.patch("pipelines.emit.producer._LINGER_MS", _LINGER_MS):
+        return produce_records(settings.kafka, records).records
 
 
 def send_to(settings: Settings, topic_partition: int, numbers: range) -> None:
@@ -59,6 +68,13 @@ def drain_all(settings: Settings) -> list[CommitRecord]:
     with open_drain(settings) as ingest:
         drain(ingest, records.append)
     return records
+
+
+def drained(settings: Settings) -> CommitRecord:
+    """Drain as `drain_all` does; return one record of all commits: how many a drain makes is the brokers' affair."""
+    *before, last = drain_all(settings)
+    ranges = tuple(offsets for record in [*before, last] for offsets in record.ranges)
+    return replace(last, ranges=ranges, mis_keyed=sum(record.mis_keyed for record in [*before, last]))
 
 
 def valid_records(numbers: Iterable[int], action: str = "A") -> list[Record]:

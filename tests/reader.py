@@ -22,7 +22,7 @@ def main() -> None:
     upto = versions = 0
     while True:
         newer = log / f"{upto + 1:020}.json"
-        wait_for("another version or the end", lambda: newer.exists() or stop.exists(), 60)  # noqa: B023 - called at once
+        wait_for("another version or the end", lambda: newer.exists() or stop.exists())  # noqa: B023 - called at once
         if not newer.exists():
             break
         snapshot = DeltaTable(table)

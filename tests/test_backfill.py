@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import polars as pl
@@ -22,6 +23,8 @@ from pipelines.lake.tables import create_lake
 from pipelines.settings import IngestSettings, Settings
 from tests.conftest import REPOSITORY
 from tests.draining import assert_verified, contents, drain_all, query, send, valid_records
+from tests.services.process import ended
+from tests.services.waiting import PATIENCE_SECONDS
 
 OTC = Mapping("to", "time", "s", "UserRated", None, (("rating", "feature"), ("rater_id", "from")))
 _EVENTS = "SELECT event_id, user_id, action_type, event_time, metadata FROM events ORDER BY event_id"
@@ -132,8 +135,9 @@ def test_two_processes_load_files_at_once(alone: Settings, tmp_path: Path) -> No
         "load(Settings(data_dir=Path(sys.argv[1]), ingest=IngestSettings(max_batch_records=100)), Path(sys.argv[2]))"
     )
     commands = [[sys.executable, "-c", code, str(alone.data_dir), str(path)] for path in paths]
-    loading = [subprocess.Popen(command, cwd=REPOSITORY, env=dict(os.environ)) for command in commands]
-    assert [process.wait(120) for process in loading] == [0, 0, 0]
+    with ExitStack() as loaders:
+        loading = [loaders.enter_context(ended(subprocess.Popen(command, cwd=REPOSITORY))) for command in commands]
+        assert [process.wait(PATIENCE_SECONDS) for process in loading] == [0, 0, 0]
     assert query(alone, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(2000, 2000)]
     assert query(alone, 'SELECT sum("read") FROM commits') == [(3000,)]
     assert_verified(alone)

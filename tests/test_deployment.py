@@ -19,6 +19,7 @@ from pipelines.settings import load_settings
 from tests.conftest import REPOSITORY
 from tests.services.kafka_distribution import distribution
 from tests.services.requirements import require
+from tests.services.waiting import PATIENCE_SECONDS
 
 COMPOSE = yaml.safe_load((REPOSITORY / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -92,7 +93,7 @@ def test_kafka_takes_its_environment(tmp_path: Path) -> None:
     (tmp_path / "server.properties").write_text("\n".join(lines), encoding="utf-8")
     arguments = ["format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c", str(tmp_path / "server.properties")]
     command = distribution().command("kafka.tools.StorageTool", *arguments)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "data" / "meta.properties").exists()
 

@@ -22,8 +22,9 @@ from pipelines.settings import Settings
 from pipelines.skip import skip
 from tests.draining import assert_verified, drain_all, query, send, send_to, valid_records, with_ingest
 from tests.services.kafka_cluster import KafkaCluster
+from tests.services.process import ended
 from tests.services.requirements import require
-from tests.services.waiting import wait_for
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 from tests.test_crashes import environment
 
 pytestmark = pytest.mark.jvm
@@ -60,7 +61,7 @@ def test_the_leader_of_a_topic_partition_dies(settings: Settings, tmp_path: Path
             topic = describe_topic(bus.kafka)
             assert topic
             cluster.kill(topic.partitions[0].leader)
-            wait_for("another leader", lambda: _sent(bus, range(20, 40)), 60)
+            wait_for("another leader", lambda: _sent(bus, range(20, 40)))
             while drain_once(ingest) is None:
                 pass
             drain(ingest, lambda _: None)
@@ -74,19 +75,20 @@ def test_a_network_that_is_slow_then_cut(settings: Settings, tmp_path: Path) -> 
     require("kafka")
     with KafkaCluster(tmp_path, proxied=True) as cluster:
         direct = _on(cluster, settings, partitions=2)
-        send(direct, valid_records(range(4_000)))
+        for start in range(0, 4_000, 200):
+            send(direct, valid_records(range(start, start + 200)))
         far = cluster.settings("PROXIED", topic=direct.kafka.topic, group_id=direct.kafka.group_id)
         bus = with_ingest(direct.model_copy(update={"kafka": far}), max_batch_records=200, max_wait_seconds=0.5)
         (proxy,) = cluster.proxies
         with open_ingest(bus) as ingest:
             proxy.delay(0.1)
             proxy.throttle(60_000)
-            wait_for("a batch to come through", lambda: drain_once(ingest), 60)
+            wait_for("a batch to come through", lambda: drain_once(ingest))
             proxy.cut()
-            wait_for("the cut to be noticed", lambda: not _drains(ingest), 60)
+            wait_for("the cut to be noticed", lambda: not _drains(ingest))
             assert _stored(bus) < 4_000
             proxy.heal()
-            wait_for("the rest to be read", lambda: _drains(ingest) and _stored(bus) == 4_000, 60)
+            wait_for("the rest to be read", lambda: _drains(ingest) and _stored(bus) == 4_000)
         assert audit(direct).passed
     assert_verified(bus)
 
@@ -177,7 +179,7 @@ def test_a_compacted_topic(kafka: KafkaCluster, settings: Settings) -> None:
                 read += sum(map(len, reader.poll(1_000).values()))
             return read < end
 
-    wait_for("the broker to compact the topic", send_again_until_compacted, 90)
+    wait_for("the broker to compact the topic", send_again_until_compacted)
     records = drain_all(bus)
     assert sum(offsets.gaps for record in records for offsets in record.ranges) > 0
     assert query(bus, "SELECT count(*) > 0 FROM events") == [(True,)]
@@ -208,7 +210,13 @@ def test_a_full_disk(kafka: KafkaCluster, settings: Settings) -> None:
 
     command = [sys.executable, "-B", "-c", _KARMALAKE, "drain"]
     done = subprocess.run(
-        command, env=environment(bus), preexec_fn=no_room, capture_output=True, text=True, timeout=60, check=False
+        command,
+        env=environment(bus),
+        preexec_fn=no_room,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     assert done.returncode in {74, 75}, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -224,18 +232,14 @@ def test_a_process_that_slept_finds_itself_overtaken(kafka: KafkaCluster, settin
         send(bus, valid_records(range(start, start + 20)))
     create_lake(bus.lake_root)
     log = Path(bus.lake_root) / "events" / "_delta_log"
-    with subprocess.Popen(
-        [sys.executable, "-c", _KARMALAKE, "drain"],
-        env=environment(bus),
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as sleeper:
+    command = [sys.executable, "-c", _KARMALAKE, "drain"]
+    started = subprocess.Popen(command, env=environment(bus), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    with ended(started) as sleeper:
         wait_for("its first commits", lambda: len(list(log.glob("*.json"))) > 3)
         os.kill(sleeper.pid, signal.SIGSTOP)
         drain_all(bus)
         os.kill(sleeper.pid, signal.SIGCONT)
-        _, errors = sleeper.communicate(timeout=60)
+        _, errors = sleeper.communicate(timeout=PATIENCE_SECONDS)
     assert "Traceback" not in errors
     assert sleeper.returncode == 0 or "another ingester has moved the checkpoint" in errors
     assert query(bus, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(600, 600)]

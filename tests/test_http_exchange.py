@@ -14,7 +14,7 @@ from pipelines.errors import TransientError
 from pipelines.http_exchange import HttpAnswer, HttpClient, excerpt
 
 _DEADLINE = 0.6
-_SLACK = 2.0
+_SLACK = 10.0
 """A busy machine's: far below what any of these servers would hold a read for."""
 _OK = b"HTTP/1.1 200 OK\r\n"
 _Serve = Callable[[socket.socket, Event], None]

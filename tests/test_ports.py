@@ -130,7 +130,7 @@ def _strange(port: int) -> Iterator[bytes]:
 
 def _nothing_is_answered(process: psutil.Process, expected: int) -> None:
     """Assert that a process listens at so many ports of 127.0.0.1, and that none of them tells a stranger anything."""
-    places = wait_for("the ports", lambda: len(found := _listening(process)) >= expected and found, 120)
+    places = wait_for("the ports", lambda: len(found := _listening(process)) >= expected and found)
     assert len(places) == expected
     for ip, port in places:
         assert ip.removeprefix("::ffff:") == "127.0.0.1"
@@ -160,7 +160,7 @@ def test_a_command_that_serves(world: Settings, tmp_path: Path, command: list[st
 def test_what_runs_for_long_without_a_port_named_opens_none(world: Settings, tmp_path: Path) -> None:
     """Metrics are served where a port is named, and nowhere else."""
     with _running(_variables(world, tmp_path), "stream") as process:
-        wait_for("its work", lambda: len(process.net_connections("inet")) > 0, 120)
+        wait_for("its work", lambda: len(process.net_connections("inet")) > 0)
         assert _listening(process) == []
 
 

@@ -14,6 +14,7 @@ from pipelines.lake.tables import open_lake
 from pipelines.refresh import refresh_draft, warehouse_of
 from pipelines.reputation.derive import open_draft
 from pipelines.settings import HistorySettings, ReputationSettings, Settings, load_settings
+from tests.services.waiting import PATIENCE_SECONDS
 
 _MAPPING = Mapping("who", "at", "iso", "TransactionCompleted")
 
@@ -50,7 +51,7 @@ def test_what_another_process_keeps_is_waited_for(loaded: Settings) -> None:
         waiting = threads.submit(warehouse_of, patient, version(loaded))
         refresh_draft(draft, open_lake(loaded.lake_root), loaded)
         draft.publish()
-        with waiting.result(30) as warehouse:
+        with waiting.result(PATIENCE_SECONDS) as warehouse:
             assert warehouse.sql("SELECT sum(events) FROM user_days").item() == 2
 
 

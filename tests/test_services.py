@@ -30,7 +30,7 @@ from tests.services.process import Server
 from tests.services.proxy import Proxy
 from tests.services.redis_server import RedisServer
 from tests.services.requirements import missing, require
-from tests.services.waiting import wait_for
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 pytestmark = pytest.mark.services
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -128,7 +128,7 @@ def echo() -> Iterator[int]:
 
 
 def _connect(port: int) -> socket.socket:
-    return socket.create_connection((HOST, port), timeout=10)
+    return socket.create_connection((HOST, port), timeout=PATIENCE_SECONDS)
 
 
 def _ended() -> Any:
@@ -145,6 +145,11 @@ def _exchange(connection: socket.socket, size: int = 4) -> float:
         assert received, "the other side closed"
         left -= received
     return time.monotonic() - started
+
+
+def _least(connection: socket.socket, size: int) -> float:
+    """Return the least seconds of three exchanges: a busy machine makes some of them slow."""
+    return min(_exchange(connection, size) for _ in range(3))
 
 
 def test_a_cut_proxy_resets_and_heals(echo: int) -> None:
@@ -165,14 +170,14 @@ def test_a_cut_proxy_resets_and_heals(echo: int) -> None:
 def test_a_proxy_delays_and_throttles(echo: int) -> None:
     """A delay is added once in each direction, however much is sent; a throttle bounds the rate; both can be ended."""
     with Proxy(echo) as proxy, _connect(proxy.port) as connection:
-        assert _exchange(connection) < 0.2
+        assert _least(connection, 4) < 0.2
         proxy.delay(0.2)
-        assert 0.4 <= _exchange(connection, 100_000) < 2
+        assert 0.4 <= _least(connection, 100_000) < 2
         proxy.heal()
         proxy.throttle(400_000)
-        assert 0.25 <= _exchange(connection, 100_000) < 2
+        assert 0.25 <= _least(connection, 100_000) < 2
         proxy.heal()
-        assert _exchange(connection) < 0.2
+        assert _least(connection, 4) < 0.2
 
 
 def test_a_proxy_without_target_resets() -> None:
@@ -193,11 +198,13 @@ def test_a_server_dies_with_its_test_process(tmp_path: Path) -> None:
     log = tmp_path / "log"
     code = (
         "import os, signal, sys; from pathlib import Path; from tests.services.process import Server\n"
-        "command = 'setsid sleep 60 & echo $$ $!; echo ready; wait'\n"
+        "command = 'setsid sleep 600 & echo $$ $!; echo ready; wait'\n"
         "Server('Shell', ['sh', '-c', command], Path(sys.argv[1]), 'ready').start()\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    ended = subprocess.run([sys.executable, "-c", code, str(log)], cwd=REPOSITORY, timeout=60, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(log)], cwd=REPOSITORY, timeout=PATIENCE_SECONDS, check=False
+    )
     assert ended.returncode == -signal.SIGKILL
     server, child = (int(pid) for pid in log.read_text().splitlines()[0].split())
     wait_for("server and child to be killed", lambda: not _exists(server) and not _exists(child))

@@ -33,8 +33,9 @@ from pipelines.stream import stream
 from pipelines.verify import verify
 from tests.clocks import replaced_clock
 from tests.draining import query, send, valid_records, with_ingest
+from tests.services.process import ended
 from tests.services.proxy import Proxy
-from tests.services.waiting import wait_for
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 COUNT = "SELECT count(*) FROM events"
 POINTS = 'name = "points"\nversion = "{version}"\n[actions.A]\npoints = {points}\n'
@@ -59,7 +60,7 @@ def streaming(settings: Settings) -> Generator["Future[None]"]:
             yield done
         finally:
             stopping.set()
-        done.result(30)
+        done.result(PATIENCE_SECONDS)
 
 
 def score(settings: Settings, user_id: str) -> Any:
@@ -268,10 +269,10 @@ def test_the_command_ends_cleanly(streamed: Settings, tmp_path: Path, number: si
     }
     program = [sys.executable, "-c", "from pipelines.cli import main; main()", "stream"]
     with (tmp_path / "out").open("w+") as out:
-        with subprocess.Popen(program, env=environment, stdout=out, stderr=subprocess.STDOUT) as process:
+        with ended(subprocess.Popen(program, env=environment, stdout=out, stderr=subprocess.STDOUT)) as process:
             serves(streamed, "u-0", 3)
             process.send_signal(number)
-            assert process.wait(30) == 0
+            assert process.wait(PATIENCE_SECONDS) == 0
         out.seek(0)
         said = out.read()
     assert "Traceback" not in said

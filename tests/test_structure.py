@@ -1,12 +1,13 @@
 """The tree is the architecture: a stage knows only the stages before it, and Dagster stands outside."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import LONG_FILES, REPOSITORY
 
 _PIPELINES = REPOSITORY / "pipelines"
 # In the order of an event's way, as in ARCHITECTURE.md.
@@ -27,6 +28,7 @@ def _imported(source: str, package: str) -> Iterator[str]:
             yield from (f"{origin}.{alias.name}" for alias in node.names)
 
 
+@functools.cache
 def _imports(path: Path) -> set[str]:
     package = ".".join(path.relative_to(REPOSITORY).parent.parts)
     return set(_imported(path.read_text(encoding="utf-8"), package))
@@ -105,3 +107,8 @@ def test_pipelines_knows_nothing_of(outside: str) -> None:
         if any(name == outside or name.startswith(f"{outside}.") for name in _imports(path))
     ]
     assert importers == []
+
+
+def test_long_files_are_there() -> None:
+    """A file of tests that was renamed keeps its place in the order."""
+    assert [name for name in LONG_FILES if not (REPOSITORY / "tests" / name).exists()] == []

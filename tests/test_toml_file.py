@@ -16,6 +16,7 @@ from pipelines.settings import load_settings
 from pipelines.toml_file import MAX_BYTES, MAX_DEPTH, MAX_PROBLEMS
 from tests.conftest import REPOSITORY
 from tests.notify.test_rules import GOOD
+from tests.services.waiting import PATIENCE_SECONDS
 
 HEAD = 'name = "p"\nversion = "1"\n'
 _POLICIES = REPOSITORY / "pipelines" / "reputation" / "policies"
@@ -202,7 +203,7 @@ def test_hostile_files_end_in_bounded_time(tmp_path: Path) -> None:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=True,
     )
     assert len(done.stdout.splitlines()) >= len(texts) - 2

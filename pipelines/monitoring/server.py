@@ -54,6 +54,7 @@ def serving(settings: MetricsSettings, registry: CollectorRegistry, health: Heal
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # with the default of 5, connections in a burst wait seconds to be tried again by TCP
     block_on_close = False  # a connection that is still open then ends with its deadline or the process
 
     def __init__(

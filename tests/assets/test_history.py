@@ -16,7 +16,7 @@ from pipelines.settings import HistorySettings, Settings
 from tests.assets.running import days, materialize, metadata, metadata_by_day
 from tests.conftest import REPOSITORY
 from tests.draining import assert_verified, query
-from tests.services.waiting import wait_for
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 _DAYS = [f"2024-05-{day:02}" for day in range(1, 31)]
 _ROWS = 200
@@ -104,10 +104,10 @@ def test_a_backfill_that_is_killed_twice_ends_right(alone: Settings, tmp_path: P
     (tmp_path / "dagster").mkdir()
     for commits in (10, 20):
         loading = _load(alone, tmp_path)
-        wait_for(f"{commits} commits", lambda at_least=commits: _commits(alone) >= at_least, 120)
+        wait_for(f"{commits} commits", lambda at_least=commits: _commits(alone) >= at_least)
         loading.kill()
         assert loading.wait() == -9
-    assert _load(alone, tmp_path).wait(120) == 0
+    assert _load(alone, tmp_path).wait(PATIENCE_SECONDS) == 0
     assert query(alone, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(_ROWS * len(_DAYS),) * 2]
     assert query(alone, 'SELECT sum("read"), sum(duplicates) FROM commits') == [(_ROWS * len(_DAYS), 0)]
     with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:

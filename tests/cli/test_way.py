@@ -21,6 +21,7 @@ from pipelines.reputation.scores import scores
 from pipelines.settings import Settings
 from tests.reputation.history import events_table
 from tests.reputation.test_shipped_policies import exchange_events
+from tests.services.waiting import PATIENCE_SECONDS
 
 _KARMALAKE = [sys.executable, "-c", "from pipelines.cli import main; main()"]
 _RATINGS = """who,whom,stars,at
@@ -56,7 +57,7 @@ def karmalake(settings: Settings, tmp_path: Path) -> Run:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
         assert done.returncode == code, done.stdout + done.stderr
@@ -148,6 +149,7 @@ def test_help_is_quick_because_it_imports_little() -> None:
 import sys
 sys.argv = ["karmalake", "--help"]
 from pipelines.cli import main
+from tests.services.waiting import PATIENCE_SECONDS
 try:
     main()
 except SystemExit as done:

@@ -20,6 +20,7 @@ from pipelines.contract.rejection import Reason
 from pipelines.contract.writers import MAX_SCHEMA_BYTES, bare, cells_in_bulk
 from pipelines.errors import TransientError
 from tests.contract.writing import to_avro
+from tests.services.process import ended
 from tests.services.waiting import wait_for
 
 _ROW: dict[str, Any] = {
@@ -145,7 +146,7 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
         "print(apart._running[0].process.pid, flush=True)\n"
         "time.sleep(600)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+    with ended(subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)) as parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()

@@ -91,6 +91,7 @@ def test_what_is_unknown_is_asked_for_again_after_a_while(registry: Registry, at
     assert len(registry.asked) == 2
 
 
+@pytest.mark.slow
 def test_many_unknown_ids_cost_little_and_hide_no_schema(registry: Registry) -> None:
     """Of 50,000 ids about 500 are asked for, once a minute; the schema of real events is among them (`not-blocked`)."""
     schema = avro_schema(1)
@@ -108,6 +109,7 @@ def test_many_unknown_ids_cost_little_and_hide_no_schema(registry: Registry) -> 
     assert 2 * 500 <= len(registry.asked) <= 2 * 520
 
 
+@pytest.mark.slow
 def test_known_ids_are_not_limited_by_their_number(registry: Registry, at: _At) -> None:
     """A topic with more schemas than may be unknown loses none of their events."""
     registry.schemas = {number: {"schema": str(number)} for number in range(1, 701)}

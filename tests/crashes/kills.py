@@ -17,6 +17,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
+from tests.services.waiting import PATIENCE_SECONDS
+
 _SERVED = multiprocessing.get_context("forkserver")
 _SERVED.set_forkserver_preload(
     [
@@ -32,7 +34,6 @@ _SERVED.set_forkserver_preload(
         "tests.crashes.compiled",
     ]
 )
-_SECONDS = 60
 Task = Callable[..., object]
 
 
@@ -59,7 +60,7 @@ def moments(calls: Mapping[str, int]) -> Iterator[Moment]:
 def kill(moment: Moment, log: Path, task: Task, *arguments: Any) -> None:
     """Run a task in a child that kills itself at the moment; fails if the moment never came, with the child's words."""
     with child(log, _run_until, moment, task, *arguments) as killed:
-        killed.join(_SECONDS)
+        killed.join(PATIENCE_SECONDS)
         assert killed.exitcode == -signal.SIGKILL, f"{moment}: it ended with {killed.exitcode}\n{log.read_text()}"
 
 

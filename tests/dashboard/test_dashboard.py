@@ -27,11 +27,12 @@ from pipelines.visible import visible
 from tests.draining import NOON, drain_all, send, with_ingest
 from tests.services.ports import free_port
 from tests.services.requirements import require
+from tests.services.waiting import PATIENCE_SECONDS
 from tests.test_crashes import environment
 
 pytestmark = pytest.mark.slow
 _KARMALAKE = [sys.executable, "-c", "from pipelines.cli import main; main()"]
-_SECONDS = 30_000
+_MS = int(1_000 * PATIENCE_SECONDS)
 _FAULTS = Rates(duplicates=0.02, conflicts=0.01, mis_keyed=0.0, malformed=0.05)
 
 
@@ -67,7 +68,7 @@ def _dashboard(settings: Settings, folder: Path, **variables: str) -> Iterator[s
             assert said.startswith("dashboard at http://127.0.0.1:"), said
             yield said.removeprefix("dashboard at ").partition(";")[0]
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(PATIENCE_SECONDS) == 0
         finally:
             process.kill()
 
@@ -91,7 +92,7 @@ def address(served: Settings, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def page(browser: Browser) -> Iterator[Page]:
     """Return a page on which nothing goes wrong unseen, and which asks nobody but this machine."""
     page = browser.new_page()
-    page.set_default_timeout(_SECONDS)
+    page.set_default_timeout(_MS)
     wrong: list[str] = []
 
     def hear(message: ConsoleMessage) -> None:
@@ -109,25 +110,25 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def _heading(page: Page, name: str) -> None:
-    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible(timeout=_SECONDS)
+    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible(timeout=_MS)
 
 
 def test_clicking_through_every_section(page: Page, address: str) -> None:
     """Trends by day and week, who leads, somebody's story with every point of it, and health."""
     page.goto(address)
     _heading(page, "Trends")
-    expect(page.locator("canvas, svg.marks")).to_have_count(3, timeout=_SECONDS)
+    expect(page.locator("canvas, svg.marks")).to_have_count(3, timeout=_MS)
     page.get_by_role("radio", name="week").click()
     _heading(page, "Trends")
     page.get_by_role("tab", name="Leaderboard").click()
     _heading(page, "All time")
-    expect(page.locator("table").first).to_contain_text("driver-", timeout=_SECONDS)
+    expect(page.locator("table").first).to_contain_text("driver-", timeout=_MS)
     page.get_by_role("tab", name="User").click()
     _heading(page, "Why")
     expect(page.get_by_text("events that count").first).to_be_visible()
     page.get_by_role("tab", name="Health").click()
     _heading(page, "Latest commits")
-    expect(page.get_by_text("The lake is 0 records and")).to_be_visible(timeout=_SECONDS)
+    expect(page.get_by_text("The lake is 0 records and")).to_be_visible(timeout=_MS)
     expect(page.get_by_text("undecodable").first).to_be_visible()
     expect(page.get_by_text("What is served is")).to_be_visible()
 
@@ -136,7 +137,7 @@ def test_clicking_through_every_section(page: Page, address: str) -> None:
 def test_a_user_who_is_not_there(page: Page, address: str, user_id: str) -> None:
     """It is said in a sentence, and whatever the name holds is only a name."""
     page.goto(f"{address}&section=user&user={quote(user_id)}")
-    expect(page.get_by_text("There is no user")).to_be_visible(timeout=_SECONDS)
+    expect(page.get_by_text("There is no user")).to_be_visible(timeout=_MS)
     assert page.title() != "owned"
     page.get_by_role("tab", name="Trends").click()
     _heading(page, "Trends")
@@ -174,17 +175,20 @@ def test_nothing_is_answered_without_the_token(address: str, path: str) -> None:
     """Neither page, file, login nor error: a sentence, and that is all; with a wrong token, too."""
     for query in ("", "token=", "token=wrong", f"token={_token(address)[:-1]}"):
         glue = "&" if "?" in path else "?"
-        answer = httpx.get(f"{_bare(address)}{path}{glue}{query}", timeout=_SECONDS)
+        answer = httpx.get(f"{_bare(address)}{path}{glue}{query}", timeout=PATIENCE_SECONDS)
         assert (answer.status_code, "karmalake dashboard" in answer.text) == (401, True)
         assert "set-cookie" not in answer.headers
-    assert httpx.post(f"{_bare(address)}api/kernel/run", json={}, timeout=_SECONDS).status_code == 401
-    assert httpx.get(_bare(address), headers={"Authorization": "Bearer wrong"}, timeout=_SECONDS).status_code == 401
+    assert httpx.post(f"{_bare(address)}api/kernel/run", json={}, timeout=PATIENCE_SECONDS).status_code == 401
+    assert (
+        httpx.get(_bare(address), headers={"Authorization": "Bearer wrong"}, timeout=PATIENCE_SECONDS).status_code
+        == 401
+    )
 
 
 @pytest.fixture
 def known(address: str) -> Iterator[httpx.Client]:
     """Return a client that has shown the token once."""
-    with httpx.Client(timeout=_SECONDS) as client:
+    with httpx.Client(timeout=PATIENCE_SECONDS) as client:
         entered = client.get(f"{address}&section=health")
         assert (entered.status_code, "url=?section=health" in entered.text) == (200, True)
         assert _token(address) not in entered.text
@@ -201,7 +205,7 @@ def test_another_name_gets_nothing(known: httpx.Client, address: str, host: str)
     """A name that was let point here (DNS rebinding) is refused, whatever the browser knows."""
     assert known.get(_bare(address)).status_code == 200
     assert known.get(_bare(address), headers={"Host": host}).status_code in {400, 403}
-    assert httpx.get(address, headers={"Host": host}, timeout=_SECONDS).status_code in {400, 403}
+    assert httpx.get(address, headers={"Host": host}, timeout=PATIENCE_SECONDS).status_code in {400, 403}
 
 
 @pytest.mark.parametrize(
@@ -259,13 +263,15 @@ def test_a_token_of_ones_own_and_a_public_name(served: Settings, tmp_path: Path)
     with _dashboard(served, tmp_path, **names) as address:
         assert address.endswith("/")
         proxied = {"Host": "karma.example", "Origin": "https://karma.example", "Authorization": f"Bearer {token}"}
-        assert httpx.get(address, headers=proxied, timeout=_SECONDS).status_code == 200
+        assert httpx.get(address, headers=proxied, timeout=PATIENCE_SECONDS).status_code == 200
         assert (
-            httpx.get(address, headers=proxied | {"Origin": "https://karma.example:8443"}, timeout=_SECONDS).status_code
+            httpx.get(
+                address, headers=proxied | {"Origin": "https://karma.example:8443"}, timeout=PATIENCE_SECONDS
+            ).status_code
             == 403
         )
-        assert httpx.get(f"{address}?token={token}", timeout=_SECONDS).status_code == 200
-        assert httpx.get(address, timeout=_SECONDS).status_code == 401
+        assert httpx.get(f"{address}?token={token}", timeout=PATIENCE_SECONDS).status_code == 200
+        assert httpx.get(address, timeout=PATIENCE_SECONDS).status_code == 401
 
 
 HOSTILE = [
@@ -325,7 +331,7 @@ def test_before_there_is_anything(page: Page, served: Settings, tmp_path: Path) 
     empty = served.model_copy(update={"data_dir": tmp_path / "nothing"})
     with _dashboard(empty, tmp_path) as address:
         page.goto(address)
-        expect(page.get_by_text("there is no warehouse at")).to_be_visible(timeout=_SECONDS)
+        expect(page.get_by_text("there is no warehouse at")).to_be_visible(timeout=_MS)
         page.goto("about:blank")
 
 

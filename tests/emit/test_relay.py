@@ -31,10 +31,10 @@ from tests.emit.test_producer import read_topic
 from tests.services.mariadb_server import MariadbServer
 from tests.services.ports import HOST, free_port
 from tests.services.postgres_server import PostgresServer
-from tests.services.process import Server
+from tests.services.process import Server, ended
 from tests.services.proxy import Proxy
 from tests.services.requirements import require
-from tests.services.waiting import wait_for
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def _relaying(url: URL, bus: KafkaSettings, outages: list[str] | None = None) ->
             yield sent
         finally:
             stopping.set()
-        done.result(60)
+        done.result(PATIENCE_SECONDS)
 
 
 def test_what_was_committed_is_sent_once_in_order_and_deleted(service: Engine, url: URL, bus: KafkaSettings) -> None:
@@ -271,7 +271,7 @@ def test_postgresql_wakes_a_relay_at_once(postgres_url: URL) -> None:
         with ThreadPoolExecutor(1) as pool:
             woken = pool.submit(waking, threading.Event(), 600)
             _add(service, range(4, 5))
-            woken.result(30)
+            woken.result(PATIENCE_SECONDS)
 
 
 @contextmanager
@@ -380,8 +380,8 @@ def _command(url: URL, bus: KafkaSettings, arguments: Sequence[str] = ()) -> "su
 def test_the_command_sends_what_waits_and_ends(service: Engine, url: URL, bus: KafkaSettings) -> None:
     """`--once` says what waits, what it sends and what is left."""
     _add(service, range(7))
-    with _command(url, bus, ["--once", "--batch", "5"]) as process:
-        output, _ = process.communicate(timeout=60)
+    with ended(_command(url, bus, ["--once", "--batch", "5"])) as process:
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, output
     lines = output.splitlines()
     assert lines[0].startswith("7 events wait in the outbox, the oldest for ")
@@ -392,11 +392,11 @@ def test_the_command_sends_what_waits_and_ends(service: Engine, url: URL, bus: K
 
 def test_the_command_ends_cleanly_when_it_is_told_to(postgres_url: URL, bus: KafkaSettings) -> None:
     """After SIGTERM the batch in hand is finished, and the exit code is 0."""
-    with disposed(postgres_url) as service, _command(postgres_url, bus) as process:
+    with disposed(postgres_url) as service, ended(_command(postgres_url, bus)) as process:
         _add(service, range(7))
-        wait_for("the events to be sent", lambda: _rows(service) == 0, 60)
+        wait_for("the events to be sent", lambda: _rows(service) == 0)
         process.terminate()
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, output
     assert output.splitlines()[-1] == "ended; what was not sent is still in the outbox"
 
@@ -407,9 +407,8 @@ def test_ten_kills_lose_nothing_and_keep_each_users_order(postgres_url: URL, bus
     users, a_round = 70, 1_000
     rng = random.Random(5)  # noqa: S311 # no secret
     left: list[int] = []
-    with disposed(postgres_url) as service, ExitStack() as ended:
-        victims = [ended.enter_context(_command(postgres_url, bus, ["--batch", "10"])) for _ in range(10)]
-        ended.callback(lambda: [victim.kill() for victim in victims])
+    with disposed(postgres_url) as service, ExitStack() as relays:
+        victims = [relays.enter_context(ended(_command(postgres_url, bus, ["--batch", "10"]))) for _ in range(10)]
         for victim in victims:
             assert victim.stdout is not None
             assert "wait in the outbox" in victim.stdout.readline()
@@ -448,7 +447,7 @@ def test_apache_kafka_may_be_killed_under_three_relays(postgres_url: URL, tmp_pa
                     cluster.kill(0)
             wait_for("something to wait", lambda: _rows(service) > 0)
             cluster.start(0)
-            wait_for("the outbox to be empty", lambda: _rows(service) == 0, 120)
+            wait_for("the outbox to be empty", lambda: _rows(service) == 0)
         ids = _sent(kafka)
     assert set(ids) == {f"e{number}" for number in range(count)}
     assert _numbers(ids, users) == _expected(count, users)

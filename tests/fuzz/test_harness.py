@@ -38,7 +38,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     """Return what a few seconds on each lying target find."""
     folder = tmp_path_factory.mktemp("findings")
     names = {name: f"tests.fuzz.lying:{name}" for name in _LYING}
-    found = {report["target"]: report for report in run([*names.values()], 5.0, folder)}
+    found = {report["target"]: report for report in run([*names.values()], 2.0, folder)}
     return {name: found[target] for name, target in names.items()}
 
 

@@ -17,6 +17,8 @@ from pipelines.settings import Settings
 from tests.draining import send, valid_records, with_ingest
 from tests.services.waiting import wait_for
 
+_TRIES = 40
+
 
 @pytest.fixture
 def source(settings: Settings) -> Iterator[ReadAhead]:
@@ -108,12 +110,12 @@ def test_the_end_is_known_soon_after_a_poll_in_vain(settings: Settings) -> None:
     waited: list[float] = []
     with open_source(with_ingest(settings)) as source:
         wait_for("the records", lambda: source.poll(source.following()))
-        for _ in range(4):
+        while len(waited) < _TRIES and min(waited, default=1) >= 0.1:
             assert source.poll(source.following()) is None
             begun = time.monotonic()
             source.behind()
             waited.append(time.monotonic() - begun)
-    assert min(waited) < 0.1
+    assert min(waited) < 0.1  # each of them takes half a second where the fetch is waited for
 
 
 def test_the_batch_in_hand_lies_behind(source: ReadAhead) -> None:

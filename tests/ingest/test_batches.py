@@ -194,6 +194,7 @@ def test_a_mutated_batch_is_whole_records_or_one_dead_letter(seed: int) -> None:
     assert len(columns.unread) <= 1
 
 
+@pytest.mark.slow
 def test_no_access_is_out_of_bounds(tmp_path: Path) -> None:
     """The compiled loops, with every access checked, in a process of bounded memory."""
     limits = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}

@@ -160,7 +160,7 @@ def test_a_last_record_that_compaction_removed(cluster: tuple[KafkaCluster, Path
         _put(bus, [6])  # a segment is closed by the next record
         return bool(_first_offset(bus) > 2)
 
-    wait_for("the first records to be compacted", is_compacted, seconds=120)
+    wait_for("the first records to be compacted", is_compacted)
     drain_all(bus)
     assert {f"e-{n}" for n in range(3)} < _ids(bus)
     assert "e-6" in _ids(bus)

@@ -24,7 +24,7 @@ from pipelines.lake.commit import CommitRecord, commit_batch
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.settings import Settings
-from tests.draining import assert_verified, contents, drain_all, query, send, valid_records, with_ingest
+from tests.draining import assert_verified, contents, drain_all, drained, query, send, valid_records, with_ingest
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.waiting import wait_for
 
@@ -181,7 +181,7 @@ def test_the_group_follows_the_lake(bus: Settings, kafka: KafkaCluster) -> None:
         assert offsets[place].offset == 20
         admin.alter_group_offsets(bus.kafka.group_id, {place: offsets[place]._replace(offset=3)})
     send(bus, valid_records(range(20, 25)))
-    (record,) = drain_all(bus)
+    record = drained(bus)
     assert (record.total("read"), record.total("accepted")) == (5, 5)
 
 
@@ -193,7 +193,7 @@ def test_nothing_but_control_records(bus: Settings) -> None:
         producer.begin_transaction()
         _send_with(producer, bus, valid_records(range(5)))
         producer.abort_transaction()
-    (record,) = drain_all(bus)
+    record = drained(bus)
     assert (record.total("read"), record.total("gaps")) == (0, 6)
     assert query(bus, "SELECT next_offset FROM checkpoints") == [(6,)]
     assert drain_all(bus) == []
@@ -210,7 +210,7 @@ def test_a_restart_under_a_new_identity(bus: Settings, tmp_path: Path) -> None:
     other = bus.model_copy(update={"kafka": kafka, "data_dir": tmp_path / "another host"})
     assert drain_all(other) == []
     send(bus, valid_records(range(10, 30)))
-    (record,) = drain_all(other)
+    record = drained(other)
     assert [record.total(count) for count in ("read", "duplicates", "accepted")] == [20, 10, 10]
     assert drain_all(bus) == []
     assert_verified(bus)
@@ -219,7 +219,7 @@ def test_a_restart_under_a_new_identity(bus: Settings, tmp_path: Path) -> None:
 def test_one_id_several_times_in_one_batch(bus: Settings) -> None:
     """The first is the event; the same again is a duplicate, another payload a conflict, all in one commit (`once`)."""
     send(bus, [*valid_records([1, 2, 1]), *valid_records([1], "Other"), *valid_records([1])])
-    (record,) = drain_all(bus)
+    record = drained(bus)
     assert [record.total(count) for count in ("accepted", "duplicates", "conflicts")] == [2, 2, 1]
     assert query(bus, "SELECT event_id, action_type FROM events ORDER BY ALL") == [("e-1", "A"), ("e-2", "A")]
     assert_verified(bus)

@@ -24,7 +24,7 @@ from pipelines.lake.tables import create_lake
 from pipelines.settings import Settings
 from tests.draining import assert_verified, query, send, valid_records, with_ingest
 from tests.services.kafka_cluster import KafkaCluster
-from tests.services.waiting import wait_for
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 from tests.test_crashes import environment
 
 pytestmark = pytest.mark.jvm
@@ -63,7 +63,7 @@ def _ingesting(bus: Settings) -> Iterator[list[CommitRecord]]:
         finally:
             _RUNNING.remove(running)
             stopping.set()
-            running.result(60)
+            running.result(PATIENCE_SECONDS)
 
 
 def _records(numbers: range) -> list[Record]:
@@ -92,10 +92,10 @@ def test_two_divide_the_partitions_and_one_takes_over(bus: Settings) -> None:
             while not (stays and leaves):
                 send(bus, [*_records(range(count, count + 200)), *_records(range(count, count + 50))])
                 count += 200
-                wait_for("what was sent to be stored", lambda count=count: _stored(bus) == count, 60)
+                wait_for("what was sent to be stored", lambda count=count: _stored(bus) == count)
         before = len(stays)
         send(bus, _records(range(count, count + 400)))
-        wait_for("the other's partitions to be taken over", lambda: _stored(bus) == count + 400, 60)
+        wait_for("the other's partitions to be taken over", lambda: _stored(bus) == count + 400)
     assert _partitions(stays[before:]) == set(range(_PARTITIONS))
     assert_verified(bus)
     assert audit(bus).passed
@@ -117,11 +117,11 @@ def test_a_rebalance_between_two_polls(kafka: KafkaCluster, bus: Settings, monke
             given = len(share.assigned())
             return given == partitions and share.member.group_metadata().state == MemberState.STABLE
 
-        wait_for("the partitions to be given out", lambda: is_at_rest_with(_PARTITIONS), 20)
+        wait_for("the partitions to be given out", lambda: is_at_rest_with(_PARTITIONS))
         monkeypatch.setattr(ConsumerCoordinator, "_perform_assignment", divide_slowly)
         with kafka.admin() as admin:
             admin.create_partitions({bus.kafka.topic: _PARTITIONS + 1})
-        wait_for("the new one to be given out, too", lambda: is_at_rest_with(_PARTITIONS + 1), 20)
+        wait_for("the new one to be given out, too", lambda: is_at_rest_with(_PARTITIONS + 1), 80)
 
 
 def test_a_killed_one_is_taken_over(bus: Settings, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_killed_one_is_taken_over(bus: Settings, tmp_path: Path) -> None:
         process.kill()
     send(bus, _records(range(200, 500)))
     with _ingesting(bus):
-        wait_for("everything to be stored", lambda: _stored(bus) == 500, 90)
+        wait_for("everything to be stored", lambda: _stored(bus) == 500)
     assert_verified(bus)
     assert audit(bus).passed
 
@@ -144,12 +144,12 @@ def test_one_that_slept_finds_its_partitions_moved(bus: Settings, tmp_path: Path
         process.send_signal(signal.SIGSTOP)
         send(bus, _records(range(200, 500)))
         with _ingesting(bus):
-            wait_for("everything to be stored", lambda: _stored(bus) == 500, 90)
+            wait_for("everything to be stored", lambda: _stored(bus) == 500)
         process.send_signal(signal.SIGCONT)
         send(bus, _records(range(400, 600)))
-        wait_for("the rest to be stored by the one that slept", lambda: _stored(bus) == 600, 90)
+        wait_for("the rest to be stored by the one that slept", lambda: _stored(bus) == 600)
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
     assert_verified(bus)
     assert audit(bus).passed
 
@@ -169,7 +169,7 @@ def _streaming_process(bus: Settings, folder: Path) -> Iterator["subprocess.Pope
         subprocess.Popen(command, cwd=folder, env=values, stdout=told, text=True) as process,
     ):
         try:
-            wait_for("its first commit", lambda: "commit" in (folder / "told").read_text(), 60)
+            wait_for("its first commit", lambda: "commit" in (folder / "told").read_text())
             yield process
         finally:
             process.kill()
@@ -180,7 +180,7 @@ def test_more_ingesters_than_partitions(bus: Settings) -> None:
     send(bus, _records(range(50)))
     with ExitStack() as others:
         records = [others.enter_context(_ingesting(bus)) for _ in range(_PARTITIONS)]
-        wait_for("everything to be stored", lambda: _stored(bus) == 50, 60)
+        wait_for("everything to be stored", lambda: _stored(bus) == 50)
         with open_ingest(bus) as one_more:
             assert drain(one_more, lambda _: None) <= 1
     assert sum(record.total("accepted") for each in records for record in each) <= 50

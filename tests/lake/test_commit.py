@@ -21,6 +21,7 @@ from pipelines.lake.publish import publish
 from pipelines.lake.tables import TABLES, Lake, checkpoint_id, create_lake, open_lake
 from pipelines.lake.upkeep import compact
 from tests.lake.making import TOPIC_ID, commit, make_events, make_record, stored, unnamed_files
+from tests.services.waiting import PATIENCE_SECONDS
 
 _CHECKPOINT = checkpoint_id(TOPIC_ID, 0)
 
@@ -162,7 +163,7 @@ def test_two_that_complete_the_records_race_harmlessly(lake: Lake, monkeypatch: 
     handle = lake.table("events")
     for n in range(3):
         commit(lake, handle, f"b{n}", make_events([f"e{n}"], first_offset=n))
-    both_have_read = threading.Barrier(2, timeout=20)
+    both_have_read = threading.Barrier(2, timeout=PATIENCE_SECONDS)
     attempts: list[int] = []
 
     def wait_then_publish(*arguments: object, **named: object) -> None:

@@ -27,6 +27,7 @@ from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, open_inde
 from pipelines.lake.tables import ERASURES_DONE, Lake
 from pipelines.lake.upkeep import compact, list_files, replace_files
 from tests.lake.making import commit, make_events
+from tests.services.process import ended
 
 _IDS = st.tuples(st.integers(0, 12).map(str), st.sampled_from(["p", "q"]))
 _BATCHES = st.lists(st.lists(_IDS, max_size=25), max_size=8)
@@ -291,7 +292,7 @@ def test_the_lock_of_a_dead_process_is_gone_with_it(lake: Lake, tmp_path: Path) 
         "print(open_index(Path(sys.argv[2]), lake, lake.table('events')).folder.name, flush=True); input()"
     )
     command = [sys.executable, "-c", script, lake.root, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with ended(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)) as process:
         assert process.stdout is not None
         assert process.stdout.readline().strip() == "slot-0"
         with _opened(tmp_path, lake) as beside:

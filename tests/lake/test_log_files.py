@@ -23,6 +23,7 @@ def _versions(lake: Lake) -> list[int]:
     return sorted(int(path.stem) for path in Path(lake.folder("events"), "_delta_log").glob("[0-9]*.json"))
 
 
+@pytest.mark.slow
 def test_old_entries_go_and_handles_stay(lake: Lake) -> None:
     """Entries below the newest checkpoint and the last `kept` go; a handle on a version before them still moves on."""
     idle = lake.table("events")

@@ -18,6 +18,8 @@ from pipelines.local import services
 from pipelines.local.process import is_locked, wait_until
 from pipelines.local.services import LocalService, start, status, stop, with_local_endpoints
 from pipelines.settings import KafkaSettings, RedisSettings, Settings
+from tests.services.process import ended
+from tests.services.waiting import PATIENCE_SECONDS
 
 CACHE_ONLY = KafkaSettings(bootstrap_servers="kafka.example:9092")
 
@@ -91,7 +93,7 @@ def test_services_survive_the_process_that_started_them(cache_only: Settings) ->
         "from pipelines.local.services import *\n"
         "start(Settings(data_dir=Path(sys.argv[1]), kafka=KafkaSettings(bootstrap_servers='kafka.example:9092')))"
     )
-    subprocess.run([sys.executable, "-c", code, str(cache_only.data_dir)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, str(cache_only.data_dir)], check=True, timeout=PATIENCE_SECONDS)
     cache = status(cache_only).cache
     assert cache is not None
     socket.create_connection((services.HOST, cache.process.port)).close()
@@ -124,7 +126,7 @@ def test_a_recycled_pid_is_neither_found_nor_killed(cache_only: Settings) -> Non
     """A state file whose pid now belongs to another process counts as nothing running."""
     before = _cache(cache_only)
     _kill(cache_only, before)
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+    with ended(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)) as stranger:
         state = cache_only.local_dir / "cache.json"
         state.write_text(state.read_text().replace(str(before.process.pid), str(stranger.pid)))
         assert status(cache_only).cache is None

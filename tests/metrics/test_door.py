@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
@@ -13,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 from pipelines.monitoring import server
 from pipelines.monitoring.health import Health
 from pipelines.settings import MetricsSettings
-from tests.services.waiting import wait_for
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 
 @pytest.fixture
@@ -28,12 +27,23 @@ def address() -> Iterator[str]:
 def _sent(address: str, request: bytes) -> bytes:
     """Return all that is answered to the bytes of a request."""
     host, _, port = address.partition(":")
-    with socket.create_connection((host, int(port)), timeout=20) as client:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as client:
         with suppress(OSError):  # the server has read enough, and is gone
             client.sendall(request)
             client.shutdown(socket.SHUT_WR)
         received = iter(lambda: _received(client), b"")
         return b"".join(received)
+
+
+def _is_sent_away(client: socket.socket) -> bool:
+    """Drip, and return whether the server has ended the connection."""
+    try:
+        client.sendall(b"G")
+        return client.recv(1, socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _received(client: socket.socket) -> bytes:
@@ -98,18 +108,11 @@ def test_slow_clients_hold_up_nobody(address: str, monkeypatch: pytest.MonkeyPat
     host, _, port = address.partition(":")
     others = set(threading.enumerate())  # of the servers that other tests have left in this process
     with ExitStack() as clients:
-        slow = [clients.enter_context(socket.create_connection((host, int(port)), timeout=20)) for _ in range(200)]
+        slow = [
+            clients.enter_context(socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS))
+            for _ in range(200)
+        ]
         assert httpx.get(f"http://{address}/metrics").status_code == 200
         wait_for("few threads", lambda: len(set(threading.enumerate()) - others) < server._MAX_CONNECTIONS + 20)
-        begun = time.monotonic()
-        last, ended = slow[-1], False
-        while not ended and time.monotonic() - begun < 20:
-            try:
-                last.sendall(b"G")
-                ended = last.recv(1, socket.MSG_DONTWAIT) == b""
-            except BlockingIOError:
-                threading.Event().wait(0.05)
-            except OSError:
-                ended = True
-        assert ended
+        wait_for("the last one to be sent away", lambda: _is_sent_away(slow[-1]))
     wait_for("no thread is left", lambda: not set(threading.enumerate()) - others)

@@ -19,7 +19,8 @@ from pipelines.settings import Settings
 from tests.draining import send, valid_records
 from tests.emit.outboxes import create_outbox, disposed, event, sqlite_url
 from tests.metrics.scraping import address_said, becomes, scrape, status
-from tests.services.waiting import wait_for
+from tests.services.process import ended
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 
 @contextmanager
@@ -37,12 +38,12 @@ def running(settings: Settings, *command: str, **variables: str) -> Iterator[str
         **variables,
     }
     program = [sys.executable, "-c", "from pipelines.cli import main; main()", *command, "--metrics-port", "0"]
-    with subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with ended(subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, text=True)) as process:
         try:
             yield address_said(process)
         finally:
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=30)
+            process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
 
 
@@ -51,7 +52,7 @@ def test_stream_tells_of_records_lag_and_staleness(settings: Settings) -> None:
     """Every record by its outcome, no lag once all is in, documents written, and scores of now; history is kept."""
     send(settings, [*valid_records(range(40)), *valid_records(range(5)), Record(b"k", b"\xff")])
     with running(settings, "stream", KARMALAKE_REPUTATION_DERIVE_INTERVAL_SECONDS="0.2") as address:
-        wait_for("readiness", lambda: status(address, "/readyz")[0] == 200, 60)
+        wait_for("readiness", lambda: status(address, "/readyz")[0] == 200)
         assert status(address, "/healthz") == (200, "ok\n")
         becomes(address, 40, "karmalake_ingest_records_total", outcome="accepted")
         wait_for("no lag", lambda: scrape(address).value("karmalake_lag_catch_up_seconds") == 0)

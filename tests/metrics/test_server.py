@@ -11,7 +11,7 @@ from pipelines.monitoring.metrics import NotifyMetrics, RelayMetrics
 from pipelines.monitoring.monitor import each, measuring, monitored
 from pipelines.settings import MetricsSettings, Settings
 from tests.metrics.scraping import scrape, status
-from tests.services.waiting import wait_for
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 
 class Panic(BaseException):
@@ -119,7 +119,7 @@ def test_measuring_goes_on_after_an_outage(served: Settings, caplog: pytest.LogC
         measured.set()
 
     with monitored(RelayMetrics(), (), served) as monitor, measuring(monitor, "lag", measure, 0.01):
-        assert measured.wait(10)
+        assert measured.wait(PATIENCE_SECONDS)
         assert scrape(str(monitor.address)).value("karmalake_loop_outages_total", loop="lag") == 1
     assert "lag: no broker answers" in caplog.text
 

@@ -18,6 +18,7 @@ from pipelines.notify.starts import Loss
 from pipelines.serving.client import connect
 from pipelines.settings import Settings
 from tests.notify.receiver import SECRET
+from tests.services.waiting import PATIENCE_SECONDS
 
 
 def webhook(name: str, url: str, options: str = "") -> str:
@@ -81,7 +82,7 @@ def notifying(settings: Settings, rule_file: Path) -> Iterator[Done]:
         raise
     finally:
         stopping.set()
-        thread.join(30)
+        thread.join(PATIENCE_SECONDS)
         client.close()
     assert not thread.is_alive()
     assert not failed, f"the notifier failed: {failed}"

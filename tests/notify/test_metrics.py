@@ -9,6 +9,7 @@ from tests.metrics.scraping import address_said, becomes, scrape, status
 from tests.notify.conftest import WriteRules
 from tests.notify.notifiers import checkpoints, command, webhook
 from tests.notify.receiver import Receiver
+from tests.services.process import ended
 from tests.services.waiting import wait_for
 
 
@@ -22,7 +23,7 @@ def test_a_destination_that_hangs_shows(
         hanging.answer = hanging.hang
         rules = write_rules(webhook("ops", receiver.url), webhook("stuck", hanging.url))
         send(bus, valid_records(range(20)))
-        with command(bus, rules, "--metrics-port", "0") as notifier:
+        with ended(command(bus, rules, "--metrics-port", "0")) as notifier:
             address = address_said(notifier)
             becomes(address, 20, "karmalake_notify_deliveries_total", destination="ops")
             wait_for("readiness", lambda: status(address, "/readyz")[0] == 200)

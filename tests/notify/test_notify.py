@@ -24,7 +24,8 @@ from tests.emit.test_records import Key
 from tests.notify.conftest import WriteRules
 from tests.notify.notifiers import checkpoints, command, lag, notifying, stream, webhook
 from tests.notify.receiver import Receiver, Request, Status
-from tests.services.waiting import wait_for
+from tests.services.process import ended
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 pytestmark = pytest.mark.jvm
 
@@ -56,7 +57,7 @@ def test_events_are_told_in_order_and_the_checkpoint_follows(
     """Once each where nothing fails, signed, each user's in order; then nothing lies behind the checkpoint."""
     send(bus, [*valid_records(range(100)), *valid_records(range(100, 130), "B")])
     with notifying(bus, write_rules(webhook("ops", receiver.url))):
-        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 60)
+        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0)
     assert len(receiver.keys) == 100
     assert _first_arrivals_by_user(receiver.keys) == _in_order(100)
     assert all(request.is_signed for request in receiver.requests)
@@ -75,7 +76,7 @@ def test_what_fails_for_good_becomes_a_dead_letter_and_blocks_nothing(
     records = valid_records(range(30))
     send(bus, [*records[:10], Record(b"k", b"\xff"), Record(b"k", None), *records[10:]])
     with notifying(bus, write_rules(webhook("ops", receiver.url, "attempts = 2"))) as done:
-        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 60)
+        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0)
         wait_for("the report", lambda: done.delivered("ops") == 28)
     assert set(receiver.keys) == _ids(range(30))
     assert (receiver.keys.count("e-3"), receiver.keys.count("e-5")) == (1, 2)
@@ -98,7 +99,7 @@ def test_a_dead_letter_too_large_for_its_topic_is_cut(
     large, *others = valid_records(range(20))
     send(bus, [large._replace(headers=[("note", b"x" * 1_048_350)]), *others])
     with notifying(bus, write_rules(webhook("ops", receiver.url))):
-        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 60)
+        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0)
     assert set(receiver.keys) == _ids(range(20))
     [letter] = _dead_letters(bus, 1)
     headers = dict(letter.headers)
@@ -124,7 +125,7 @@ def test_a_destination_that_a_bug_ends_begins_again(
     with Receiver() as other:
         rules = write_rules(webhook("ops", receiver.url), webhook("app", other.url))
         with notifying(bus, rules) as done:
-            wait_for("the checkpoints to be at the end", lambda: lag(bus, "ops") + lag(bus, "app") == 0, 60)
+            wait_for("the checkpoints to be at the end", lambda: lag(bus, "ops") + lag(bus, "app") == 0)
             [failure] = done.failures
             done.failures.clear()
         assert other.keys == list(dict.fromkeys(other.keys))
@@ -147,7 +148,7 @@ def test_what_no_client_can_read_holds_nobody_up(
     strange = [Record(r.key, r.value, [(Key(b"\xff\xfe"), b"1")]) for r in valid_records(range(10, 20))]
     send(bus, [*strange, *valid_records(range(20, 30))])
     with notifying(bus, write_rules(webhook("ops", receiver.url))) as done:
-        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 60)
+        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0)
         wait_for("the report", lambda: done.delivered("ops") == 30)
     assert set(receiver.keys) == _ids(range(30))
     assert done.malformed("ops") == 1
@@ -170,16 +171,20 @@ def test_a_retry_after_is_obeyed(bus: Settings, receiver: Receiver, write_rules:
     receiver.answer = answer
     send(bus, valid_records(range(1)))
     with notifying(bus, write_rules(webhook("ops", receiver.url))):
-        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 60)
+        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0)
     assert receiver.keys == ["e-0", "e-0"]
     assert times[1] - times[0] >= 2
 
 
-@pytest.mark.parametrize("seconds", [5, pytest.param(130, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [5, pytest.param(45, marks=pytest.mark.slow)])
 def test_a_hung_webhook_delays_nobody_else(
     bus: Settings, receiver: Receiver, write_rules: WriteRules, seconds: int
 ) -> None:
-    """While one hangs, far beyond what may be in flight, the others and the warehouse keep up (`isolated`)."""
+    """While one hangs, far beyond what may be in flight, the others and the warehouse keep up (`isolated`).
+
+    The longer time is over four times what Kafka has for a request, and a member of a group for a sign of life.
+    """
+    bus = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"request_timeout_seconds": 10})})
     key = f"{bus.redis.prefix}.told"
     hung = Receiver()
     hung.answer = hung.hang
@@ -195,10 +200,10 @@ def test_a_hung_webhook_delays_nobody_else(
         while monotonic() - begun < seconds:
             count += send(bus, valid_records(range(count, count + 100)))
             started = monotonic()
-            wait_for("the other destinations to keep up", lambda: lag(bus, "ops") + lag(bus, "app") == 0, 60)
+            wait_for("the other destinations to keep up", lambda: lag(bus, "ops") + lag(bus, "app") == 0)
             waited.append(monotonic() - started)
             assert sum(record.total("read") for record in drain_all(bus)) == 100
-        assert max(waited[1:], default=0) < 15, f"the lag did not stay flat: {waited}"
+        assert max(waited[1:], default=0) < 60, f"the lag did not stay flat: {waited}"
         assert lag(bus, "hung") == count
         assert 1 <= len(hung.requests) <= 2
     assert set(receiver.keys) == _ids(range(count))
@@ -215,12 +220,13 @@ def test_kills_miss_nothing_and_repeat_only_the_same_key(
     count, rules = 400, write_rules(webhook("ops", receiver.url))
     send(bus, valid_records(range(count)))
     for share in (0.2, 0.5, 0.8):
-        with command(bus, rules) as victim:
-            wait_for("a part to be told", lambda share=share: len(set(receiver.keys)) >= share * count, 90)
+        with ended(command(bus, rules)) as victim:
+            wait_for("a part to be told", lambda share=share: len(set(receiver.keys)) >= share * count)
             victim.kill()
-    with command(bus, rules) as last:
-        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 90)
+    with ended(command(bus, rules)) as last:
+        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0)
         last.terminate()
+        last.wait(PATIENCE_SECONDS)
     assert set(receiver.keys) == _ids(range(count))
     assert _first_arrivals_by_user(receiver.keys) == _in_order(count)
     assert {request.key for request in receiver.requests} == {request.said["event_id"] for request in receiver.requests}
@@ -232,14 +238,14 @@ def test_two_notifiers_share_the_topic_partitions(bus: Settings, receiver: Recei
     rules, count = write_rules(webhook("ops", receiver.url)), 0
     with notifying(bus, rules) as stays:
         with notifying(bus, rules) as leaves:
-            deadline = monotonic() + 90
+            deadline = monotonic() + PATIENCE_SECONDS
             while not (stays.delivered("ops") and leaves.delivered("ops")):
                 assert monotonic() < deadline, "one of two notifiers got nothing to do"
                 count += send(bus, valid_records(range(count, count + 100)))
                 sent = _ids(range(count))
-                wait_for("what was sent to be told", lambda sent=sent: set(receiver.keys) >= sent, 60)
+                wait_for("what was sent to be told", lambda sent=sent: set(receiver.keys) >= sent)
         count += send(bus, valid_records(range(count, count + 100)))
-        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 60)
+        wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0)
     assert set(receiver.keys) == _ids(range(count))
     assert _first_arrivals_by_user(receiver.keys) == _in_order(count)
 
@@ -252,12 +258,12 @@ def test_what_was_under_way_when_topic_partitions_moved_is_told(
     rules = write_rules(webhook("ops", receiver.url))
     count = send(bus, valid_records(range(300)))
     with notifying(bus, rules) as stays:
-        wait_for("the first to be under way", lambda: stays.delivered("ops"), 60)
+        wait_for("the first to be under way", lambda: stays.delivered("ops"))
         with notifying(bus, rules) as joins:
-            wait_for("the topic partitions to be divided", lambda: joins.delivered("ops"), 60)
+            wait_for("the topic partitions to be divided", lambda: joins.delivered("ops"))
             receiver.answer = lambda _: 204
-            wait_for("what was sent to be told", lambda: set(receiver.keys) == _ids(range(count)), 60)
-            wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 60)
+            wait_for("what was sent to be told", lambda: set(receiver.keys) == _ids(range(count)))
+            wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0)
     assert _first_arrivals_by_user(receiver.keys) == _in_order(count)
 
 
@@ -273,7 +279,7 @@ def test_records_that_come_before_the_word_that_they_are_ours(
     monkeypatch.setattr(branch_module._Moves, "on_partitions_assigned", told_late)
     count = send(bus, valid_records(range(100)))
     with notifying(bus, write_rules(webhook("ops", receiver.url))):
-        wait_for("what was sent to be told", lambda: set(receiver.keys) == _ids(range(count)), 60)
+        wait_for("what was sent to be told", lambda: set(receiver.keys) == _ids(range(count)))
 
 
 def test_a_new_destination_is_not_told_of_the_past(bus: Settings, receiver: Receiver, write_rules: WriteRules) -> None:
@@ -281,9 +287,9 @@ def test_a_new_destination_is_not_told_of_the_past(bus: Settings, receiver: Rece
     send(bus, valid_records(range(20)))
     rules = write_rules(webhook("ops", receiver.url).replace('begin = "earliest"', ""))
     with notifying(bus, rules):
-        wait_for("the checkpoint of the beginning", lambda: lag(bus, "ops") == 0, 60)
+        wait_for("the checkpoint of the beginning", lambda: lag(bus, "ops") == 0)
         send(bus, valid_records(range(20, 30)))
-        wait_for("what came since", lambda: len(receiver.keys) == 10 and lag(bus, "ops") == 0, 60)
+        wait_for("what came since", lambda: len(receiver.keys) == 10 and lag(bus, "ops") == 0)
     assert set(receiver.keys) == _ids(range(20, 30))
 
 
@@ -294,10 +300,10 @@ def test_a_terminated_command_ends_cleanly_while_a_webhook_hangs(
     receiver.answer = receiver.hang
     rules = write_rules(webhook("ops", receiver.url, "request_seconds = 600"))
     send(bus, valid_records(range(10)))
-    with command(bus, rules) as process:
-        assert receiver.hanging.wait(60)
+    with ended(command(bus, rules)) as process:
+        assert receiver.hanging.wait(PATIENCE_SECONDS)
         process.terminate()
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, output
     assert output.splitlines() == [
         f"telling ops of {bus.kafka.topic}; Ctrl-C ends it",
@@ -317,7 +323,7 @@ def test_the_command_judges_a_rule_file(bus: Settings, receiver: Receiver, write
 
 
 def _output(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     return process.returncode, output
 
 

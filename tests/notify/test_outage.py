@@ -10,8 +10,9 @@ from tests.draining import send, send_to, valid_records
 from tests.notify.conftest import WriteRules
 from tests.notify.notifiers import command, lag, webhook
 from tests.notify.receiver import Receiver
+from tests.services.process import ended
 from tests.services.requirements import require
-from tests.services.waiting import wait_for
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 pytestmark = [pytest.mark.jvm, pytest.mark.slow]
 
@@ -28,14 +29,14 @@ def test_a_killed_broker_only_delays(
         bus = settings.model_copy(update={"kafka": cluster.settings(topic="events", partitions=2)})
         ensure_topic(bus.kafka)
         send(bus, valid_records(range(50)))
-        with command(bus, write_rules(webhook("ops", receiver.url))) as process:
-            wait_for("the first events", lambda: len(set(receiver.keys)) == 50, 60)
+        with ended(command(bus, write_rules(webhook("ops", receiver.url)))) as process:
+            wait_for("the first events", lambda: len(set(receiver.keys)) == 50)
             cluster.kill(0)
             cluster.start(0)
             send(bus, valid_records(range(50, 100)))
-            wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0, 120)
+            wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0)
             process.terminate()
-            output, _ = process.communicate(timeout=30)
+            output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, output
     assert set(receiver.keys) == {f"e-{number}" for number in range(100)}
 

@@ -26,7 +26,8 @@ from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.draining import send, valid_records
 from tests.notify.receiver import SECRET, Receiver
-from tests.services.waiting import wait_for
+from tests.services.process import ended
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 
 def _blocks(language: str) -> list[str]:
@@ -97,10 +98,10 @@ def _run_until(rows: int, code: str, settings: Settings, folder: Path) -> None:
         "KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": str(settings.kafka.bootstrap_servers),
         "KARMALAKE_KAFKA_TOPIC": settings.kafka.topic,
     }
-    with subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=folder) as branch:
-        wait_for(f"{rows} ratings", lambda: branch.poll() is not None or _count(folder) == rows, 60)
+    with ended(subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=folder)) as branch:
+        wait_for(f"{rows} ratings", lambda: branch.poll() is not None or _count(folder) == rows)
         branch.terminate()
-        assert branch.wait(30) == 0
+        assert branch.wait(PATIENCE_SECONDS) == 0
     assert _count(folder) == rows
 
 

@@ -14,7 +14,8 @@ from tests.metrics.scraping import address_said, becomes
 from tests.notify.conftest import WriteRules
 from tests.notify.notifiers import checkpoints, command, lag, notifying, webhook
 from tests.notify.receiver import Receiver
-from tests.services.waiting import wait_for
+from tests.services.process import ended
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 pytestmark = pytest.mark.jvm
 
@@ -40,13 +41,13 @@ def test_what_retention_left_is_told_and_what_it_took_is_reported(
     """A checkpoint that the log has left: reading goes on at the log's start, wherever a new group would begin."""
     rules = write_rules(webhook("ops", receiver.url).replace('"earliest"', f'"{begin}"'))
     with notifying(bus, rules):
-        wait_for("the first checkpoint", lambda: checkpoints(bus, "ops")[0] == 0, 60)
+        wait_for("the first checkpoint", lambda: checkpoints(bus, "ops")[0] == 0)
         send(bus, _one_partition(valid_records(range(20))))
-        wait_for("the first twenty", lambda: checkpoints(bus, "ops")[0] == 20, 60)
+        wait_for("the first twenty", lambda: checkpoints(bus, "ops")[0] == 20)
     send(bus, _one_partition(valid_records(range(20, 200))))
     _delete_up_to(bus, {0: 50})
     with notifying(bus, rules) as done:
-        wait_for("the rest", lambda: lag(bus, "ops") == 0 and checkpoints(bus, "ops")[0] == 200, 60)
+        wait_for("the rest", lambda: lag(bus, "ops") == 0 and checkpoints(bus, "ops")[0] == 200)
         wait_for("the report", lambda: done.losses)
     assert set(receiver.keys[:20]) == {f"e-{number}" for number in range(20)}
     assert set(receiver.keys[20:]) == {f"e-{number}" for number in range(50, 200)}
@@ -64,7 +65,7 @@ def test_a_checkpoint_above_the_end_of_the_log_skips_nothing(
     with consumer(bus.kafka, group_id=f"{bus.notify.group_id}.ops", enable_auto_commit=False) as reader:
         reader.commit({place: OffsetAndMetadata(500, "", -1)})
     with notifying(bus, write_rules(_begins_now(receiver))) as done:
-        wait_for("what there is", lambda: checkpoints(bus, "ops")[0] == 10, 60)
+        wait_for("what there is", lambda: checkpoints(bus, "ops")[0] == 10)
         wait_for("the report", lambda: done.losses)
     assert set(receiver.keys) == {f"e-{number}" for number in range(10)}
     [loss] = done.losses
@@ -77,13 +78,13 @@ def test_a_topic_partition_that_is_added_is_read_from_its_start(
     """Also by a destination that began at the end of the topic: the first events in it are told."""
     rules = write_rules(_begins_now(receiver))
     with notifying(bus, rules):
-        wait_for("the first checkpoints", lambda: set(checkpoints(bus, "ops").values()) == {0}, 60)
+        wait_for("the first checkpoints", lambda: set(checkpoints(bus, "ops").values()) == {0})
     grown = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"partitions": 5})})
     with admin_client(bus.kafka) as admin:
         admin.create_partitions({bus.kafka.topic: 5})
     send(grown, [record._replace(topic_partition=4) for record in valid_records(range(10))])
     with notifying(grown, rules):
-        wait_for("what came before it was known", lambda: checkpoints(grown, "ops")[4] == 10, 60)
+        wait_for("what came before it was known", lambda: checkpoints(grown, "ops")[4] == 10)
     assert set(receiver.keys) == {f"e-{number}" for number in range(10)}
 
 
@@ -94,9 +95,9 @@ def test_a_new_destination_has_a_checkpoint_everywhere_at_once(
     send(bus, valid_records(range(40)))
     rules = write_rules(_begins_now(receiver))
     with notifying(bus, rules), notifying(bus, rules):
-        wait_for("the checkpoints of the beginning", lambda: lag(bus, "ops") == 0, 60)
+        wait_for("the checkpoints of the beginning", lambda: lag(bus, "ops") == 0)
         send(bus, valid_records(range(40, 50)))
-        wait_for("what came since", lambda: len(set(receiver.keys)) == 10 and lag(bus, "ops") == 0, 60)
+        wait_for("what came since", lambda: len(set(receiver.keys)) == 10 and lag(bus, "ops") == 0)
     assert set(receiver.keys) == {f"e-{number}" for number in range(40, 50)}
 
 
@@ -104,15 +105,15 @@ def test_what_was_lost_shows(bus: Settings, receiver: Receiver, write_rules: Wri
     """The command warns with topic partition and offsets, and counts it in a metric."""
     rules = write_rules(webhook("ops", receiver.url))
     with notifying(bus, rules):
-        wait_for("the first checkpoint", lambda: checkpoints(bus, "ops")[0] == 0, 60)
+        wait_for("the first checkpoint", lambda: checkpoints(bus, "ops")[0] == 0)
     send(bus, _one_partition(valid_records(range(10))))
     _delete_up_to(bus, {0: 4})
-    with command(bus, rules, "--metrics-port", "0") as notifier:
+    with ended(command(bus, rules, "--metrics-port", "0")) as notifier:
         address = address_said(notifier)
         becomes(address, 4, "karmalake_notify_lost_records_total", destination="ops")
         becomes(address, 6, "karmalake_notify_deliveries_total", destination="ops")
         notifier.terminate()
-        output, _ = notifier.communicate(timeout=30)
+        output, _ = notifier.communicate(timeout=PATIENCE_SECONDS)
     assert f"ops: 4 records of {bus.kafka.topic}-0 (offsets 0 to 3) were deleted by the topic's" in " ".join(
         output.split()
     )

@@ -6,12 +6,15 @@ import sys
 import pytest
 
 import pipelines
+from tests.services.waiting import PATIENCE_SECONDS
 
 
 def test_the_door_opens_late() -> None:
     """`import pipelines` loads neither DuckDB nor polars: the command line starts quickly."""
     script = "import sys, pipelines; print(sorted({'duckdb', 'polars', 'redis', 'pyarrow'} & set(sys.modules)))"
-    answer = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
+    answer = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     assert answer.stdout == "[]\n"
 
 

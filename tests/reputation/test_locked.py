@@ -89,12 +89,13 @@ REACHING = [
 ]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Return a data folder with a warehouse, and a file beside the lake that is nobody's to read."""
-    derive(snapshot_of(tmp_path / "lake", EVENTS), load_policy("default"), AS_OF, tmp_path / "warehouse.duckdb")
-    (tmp_path / "secret.csv").write_text("secret\nhidden\n")
-    return tmp_path
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data folder with a warehouse, and a file beside the lake that no query may read."""
+    folder = tmp_path_factory.mktemp("locked")
+    derive(snapshot_of(folder / "lake", EVENTS), load_policy("default"), AS_OF, folder / "warehouse.duckdb")
+    (folder / "secret.csv").write_text("secret\nhidden\n")
+    return folder
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.services.waiting import PATIENCE_SECONDS
+
 _EC_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc")
 
 
@@ -62,4 +64,6 @@ def _files(made: Certificates, name: str) -> tuple[str, ...]:
 
 
 def _openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", "req", "-x509", "-days", "2", *arguments], check=True, capture_output=True, timeout=30)
+    subprocess.run(
+        ["openssl", "req", "-x509", "-days", "2", *arguments], check=True, capture_output=True, timeout=PATIENCE_SECONDS
+    )

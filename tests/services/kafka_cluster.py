@@ -24,12 +24,11 @@ from tests.services.kafka_properties import SCRAM_MECHANISMS, Node, node_propert
 from tests.services.ports import HOST, free_port
 from tests.services.process import Server
 from tests.services.proxy import Proxy
-from tests.services.waiting import wait_for
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 USER = "karma"
 PASSWORD = "a-kafka-password"  # noqa: S105 # of a server that lives as long as a test
 _READY_LINE = "Kafka Server started"
-_FORMAT_SECONDS = 60.0
 
 _SECURE = ("SSL", "SASL_SSL")
 
@@ -192,7 +191,7 @@ def _run_together(commands: list[list[str]]) -> None:
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for command in commands]
     for process in processes:
         with process:
-            output, _ = process.communicate(timeout=_FORMAT_SECONDS)
+            output, _ = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 0, output.decode(errors="replace")
 
 

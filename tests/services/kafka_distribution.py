@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.services.maven import class_path, jars
+from tests.services.waiting import PATIENCE_SECONDS
 
 _HERE = Path(__file__).parent
 _JVM_OPTIONS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
@@ -52,4 +53,6 @@ def distribution() -> Distribution:
 @functools.cache
 def java_version() -> str:
     """Return what `java -version` prints."""
-    return subprocess.run(["java", "-version"], check=True, capture_output=True, text=True, timeout=60).stderr
+    return subprocess.run(
+        ["java", "-version"], check=True, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    ).stderr

@@ -9,10 +9,10 @@ from typing import Self
 
 from tests.services.ports import HOST, free_port
 from tests.services.process import Server, unprivileged_user
+from tests.services.waiting import PATIENCE_SECONDS
 
 USER = "karma"
 PASSWORD = "a-mariadb-password"  # noqa: S105 # of a server that lives as long as a test
-_INSTALL_SECONDS = 120.0
 
 
 class MariadbServer(Server):
@@ -68,4 +68,4 @@ class MariadbServer(Server):
                 shutil.chown(path, self._user)
         data = f"--datadir={self._folder / 'data'}"
         command = ["mariadb-install-db", "--no-defaults", data, "--auth-root-authentication-method=normal"]
-        self.prepare([*command, "--skip-test-db"], self._folder, _INSTALL_SECONDS)
+        self.prepare([*command, "--skip-test-db"], self._folder, PATIENCE_SECONDS)

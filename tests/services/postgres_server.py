@@ -15,11 +15,10 @@ from typing import Self
 
 from tests.services.ports import HOST, free_port
 from tests.services.process import Server, unprivileged_user
-from tests.services.waiting import wait_for
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 USER = "karma"
 PASSWORD = "a-postgres-password"  # noqa: S105 # of a server that lives as long as a test
-_INITDB_SECONDS = 60.0
 _STILL_HELD = "pre-existing shared memory block"
 _DEBIAN = Path("/usr/lib/postgresql")
 
@@ -100,4 +99,4 @@ class PostgresServer(Server):
             shutil.chown(secret, self._user)
         initdb = [str(postgres_binary("initdb")), "-D", str(self._data), "-U", USER, f"--pwfile={secret}"]
         options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
-        self.prepare([*initdb, *options], self._folder, _INITDB_SECONDS)
+        self.prepare([*initdb, *options], self._folder, PATIENCE_SECONDS)

@@ -4,25 +4,37 @@ Owns the process and its log; what is started, and on which data, is the affair 
 """
 
 import atexit
+import contextlib
 import functools
 import os
 import pwd
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Self, TypeVar
 
 from tests.services.reaper import kill_family, suspended_family
-from tests.services.waiting import wait_for
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
-_STOP_SECONDS = 30.0
 _LOG_TAIL_LINES = 40
+
+Child = TypeVar("Child", "subprocess.Popen[str]", "subprocess.Popen[bytes]")
 
 RUNNING: set["Server"] = set()
 """The servers of this test process that have been started and not yet ended."""
+
+
+@contextlib.contextmanager
+def ended(child: Child) -> Generator[Child]:
+    """Yield a process that does not outlive the block: without the kill, a test that fails in it waits for its end."""
+    with child:
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 class Server:
@@ -96,7 +108,7 @@ class Server:
             cwd=folder,
         )
 
-    def wait_until_ready(self, seconds: float = 60.0) -> None:
+    def wait_until_ready(self, seconds: float = PATIENCE_SECONDS) -> None:
         """Return when the server accepts connections; AssertionError with the end of its log if it does not."""
         try:
             ready = wait_for(f"{self.name} to print {self._ready_line!r}", self._is_ready_or_dead, seconds)
@@ -114,10 +126,10 @@ class Server:
         self.resume()
         self._process.send_signal(self._stop_signal)
         try:
-            self._process.wait(_STOP_SECONDS)
+            self._process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"{self.name} did not stop in {_STOP_SECONDS:g} s\n{self.log_tail()}") from None
+            raise AssertionError(f"{self.name} did not stop in {PATIENCE_SECONDS:g} s\n{self.log_tail()}") from None
         self._forget()
 
     def kill(self) -> None:
@@ -125,7 +137,7 @@ class Server:
         if self._process is None:
             return
         kill_family(self.pid)
-        self._process.wait(_STOP_SECONDS)
+        self._process.wait(PATIENCE_SECONDS)
         self._forget()
 
     def restart(self) -> None:

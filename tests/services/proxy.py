@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.services.ports import HOST, free_port
+from tests.services.waiting import PATIENCE_SECONDS
 
 _CHUNK_BYTES = 16 * 1024
 _CHUNKS_IN_FLIGHT = 256
-_ANSWER_SECONDS = 10.0
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -45,7 +45,7 @@ class Proxy:
     ) -> None:
         self._run(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_ANSWER_SECONDS)
+        self._thread.join(PATIENCE_SECONDS)
         self._loop.close()
 
     @property
@@ -71,7 +71,7 @@ class Proxy:
         self._bytes_per_second = bytes_per_second
 
     def _run(self, step: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(step, self._loop).result(_ANSWER_SECONDS)
+        asyncio.run_coroutine_threadsafe(step, self._loop).result(PATIENCE_SECONDS)
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._serve, HOST, self.port)

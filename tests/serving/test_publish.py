@@ -189,7 +189,9 @@ with open_state(Path(state)) as kept:
 """
 
 
-def test_a_killed_publisher_is_made_up_for(cache: RedisSettings, client: redis.Redis, tmp_path: Path) -> None:
+def test_a_killed_publisher_is_made_up_for(
+    cache: RedisSettings, client: redis.Redis, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """SIGKILL at three points of a publication over an older one: the next one leaves exactly its own documents."""
     assert cache.url is not None
     before = documents(ann=0, old=0)
@@ -197,6 +199,7 @@ def test_a_killed_publisher_is_made_up_for(cache: RedisSettings, client: redis.R
     after = documents(ann=1, bob=1)
     during.write_parquet(tmp_path / "documents")
     children: dict[str, subprocess.Popen[bytes]] = {}
+    request.addfinalizer(lambda: [child.kill() for child in children.values()])
     for share in ("00", "20", "80"):
         mine = cache.model_copy(update={"prefix": f"{cache.prefix}-{share}"})
         publish(always(before), stamp(1), mine, tmp_path / share)
