@@ -8,10 +8,10 @@ from assets.failures import actionable
 from assets.lake import dead_letters, events
 from assets.resources import Karmalake
 from assets.scores import reputation_cache
-from pipelines.check import Check
-from pipelines.lag.watch import observe_lag
-from pipelines.verify import totals, verify_lake
-from pipelines.verify_served import verify_fresh, verify_served
+from pipelines.operate.check import Check
+from pipelines.operate.lag.watch import observe_lag
+from pipelines.operate.verify import totals, verify_lake
+from pipelines.operate.verify_served import verify_fresh, verify_served
 
 _MOST_DEAD_LETTERS = 0.01
 """Share of all records read above which somebody should look."""

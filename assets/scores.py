@@ -16,13 +16,13 @@ from assets.lake import POOL, event_days, events
 from assets.partitions import DAYS
 from assets.resources import Karmalake
 from assets.upkeep import NIGHTLY
+from pipelines.boundary.text import as_code
 from pipelines.lake.tables import open_lake
 from pipelines.refresh import publish_warehouse, refresh_warehouse, warehouse_of
 from pipelines.reputation.activation import activate
 from pipelines.reputation.by_day import by_day
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import Warehouse
-from pipelines.visible import as_code
 
 _DAYS = """
 SELECT

@@ -8,9 +8,9 @@ import dagster as dg
 from assets.failures import RETRIES, actionable
 from assets.lake import POOL, events
 from assets.resources import Karmalake
-from pipelines.audit import audit as compare
 from pipelines.lake.tables import create_lake
 from pipelines.lake.upkeep import compact, vacuum
+from pipelines.operate.audit import audit as compare
 
 NIGHTLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26))
 """One night may be missed."""

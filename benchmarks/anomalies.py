@@ -20,7 +20,12 @@ import pyarrow.compute as pc
 from benchmarks.lakes import AS_OF, commit_rows
 from benchmarks.report import keep
 from pipelines.contract.schema import EVENT, METADATA
-from pipelines.emit.mischief import (
+from pipelines.lake.history import take_snapshot
+from pipelines.lake.tables import create_lake
+from pipelines.reputation.derive import derive
+from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.warehouse import Warehouse
+from pipelines.simulate.anomalies import (
     Mischief,
     add_busy_day,
     add_newcomer,
@@ -29,13 +34,8 @@ from pipelines.emit.mischief import (
     plant_review_bomb,
     plant_ring,
 )
-from pipelines.emit.story import BOMBED
-from pipelines.emit.world import DAY_US, Span, build_world
-from pipelines.lake.history import take_snapshot
-from pipelines.lake.tables import create_lake
-from pipelines.reputation.derive import derive
-from pipelines.reputation.policy_file import load_policy
-from pipelines.reputation.warehouse import Warehouse
+from pipelines.simulate.story import BOMBED
+from pipelines.simulate.world import DAY_US, Span, build_world
 
 EVENTS, DAYS, PIECES = 20_000, 90, 4
 SEEDS = range(1, 6)

@@ -8,12 +8,12 @@ import duckdb
 
 from benchmarks.report import demand_count, keep
 from pipelines.backfill import backfill
+from pipelines.bus.topics import ensure_topic
 from pipelines.drain import drain, open_drain
-from pipelines.emit.files import Mapping, read_events
 from pipelines.emit.producer import produce
-from pipelines.emit.topics import ensure_topic
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import Settings
+from pipelines.sources.files import Mapping, read_events
 
 ROWS = 2_000_000
 _FIRST = 1_000

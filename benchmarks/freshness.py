@@ -33,9 +33,9 @@ from benchmarks.peers.environment import peers_python
 from benchmarks.peers.protocol import REPOSITORY, Job
 from benchmarks.report import MeasurementError, demand_count, keep
 from pipelines import open_warehouse
+from pipelines.bus.topics import ensure_topic
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
-from pipelines.emit.topics import ensure_topic
 from pipelines.lake.tables import Lake, open_lake
 from pipelines.lake.upkeep import MAINTENANCE
 from pipelines.local.services import start, stop, with_local_endpoints

@@ -21,10 +21,10 @@ import duckdb
 
 from benchmarks.lakes import AS_OF, make_lake, make_rows
 from benchmarks.report import demand, keep
+from pipelines.bus.topics import ensure_topic
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.emit.producer import produce
-from pipelines.emit.topics import ensure_topic
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.index import open_index
 from pipelines.lake.tables import Lake

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import SecretStr
 
 from benchmarks.report import keep
-from pipelines.emit.topics import ensure_topic
+from pipelines.bus.topics import ensure_topic
 from pipelines.settings import NotifySettings, RedisSettings, Settings
 from tests.draining import drain_all, send, valid_records, with_ingest
 from tests.notify.notifiers import lag, notifying, stream, webhook

@@ -14,10 +14,10 @@ from uuid import uuid4
 import duckdb
 
 from benchmarks.report import MeasurementError, demand, keep
+from pipelines.bus.topics import ensure_topic
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.emit.producer import Record, produce_records
-from pipelines.emit.topics import ensure_topic
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import create_lake
 from pipelines.reputation.lake_views import create_lake_views

@@ -6,12 +6,12 @@ from statistics import fmean
 from deltalake import DeltaTable
 
 from examples.system import System
-from pipelines.audit import audit
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import open_lake
+from pipelines.operate.audit import audit
+from pipelines.operate.verify import verify_lake
+from pipelines.operate.verify_served import verify_served
 from pipelines.serving.read import read_reputation
-from pipelines.verify import verify_lake
-from pipelines.verify_served import verify_served
 
 _LOW = 2
 

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine, func, select
 
 from examples.service import METADATA, RATINGS, TOLD
-from pipelines.emit.topics import ensure_topic
+from pipelines.bus.topics import ensure_topic
 from pipelines.settings import IngestSettings, RedisSettings, Settings
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.ports import free_port

@@ -32,4 +32,4 @@ def __getattr__(name: str) -> Any:
 def load_ipython_extension(shell: Any) -> None:
     """Bring `%%karma` into a notebook that says `%load_ext pipelines`, and charts that need no network."""
     import_module("pipelines.reputation.magic").register(shell)
-    import_module("pipelines.charts").draw_still()
+    import_module("pipelines.reputation.charts").draw_still()

@@ -10,8 +10,6 @@ from pathlib import Path
 import duckdb
 
 from pipelines.drain import drain, open_ingest_from
-from pipelines.emit.files import Mapping
-from pipelines.emit.rows import count_rows
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.ingest.file import open_file
 from pipelines.lake.commit import CommitRecord
@@ -19,6 +17,8 @@ from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.settings import HistorySettings, Settings
+from pipelines.sources.files import Mapping
+from pipelines.sources.rows import count_rows
 
 _SHOWN = 3
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.beside import best_effort
+from pipelines.best_effort import best_effort
 from pipelines.emit.copies import MAX_HEADERS, RESERVED, Copy, CopyWriter, Written, connect_copies
 from pipelines.emit.producer import Record
 from pipelines.errors import KarmalakeError, TransientError

@@ -21,12 +21,11 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from pipelines.beside import best_effort
+from pipelines.best_effort import best_effort
 from pipelines.contract.decode import keep
 from pipelines.contract.digest import Digests
 from pipelines.dlq import copied_afterwards
 from pipelines.errors import FencedError, RejectedError, TransientError, one_line
-from pipelines.halted import remember
 from pipelines.ingest.ahead import ReadAhead, Source, reading_ahead
 from pipelines.ingest.guard import Halted, RejectionGuard
 from pipelines.ingest.queue import open_queue
@@ -40,6 +39,7 @@ from pipelines.lake.commit import (
     describe_events,
     stage_events,
 )
+from pipelines.lake.halted import remember
 from pipelines.lake.history import complete_commits, topic_ids
 from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, Verdicts, open_index
 from pipelines.lake.positions import last_record

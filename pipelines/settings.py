@@ -25,8 +25,8 @@ from pydantic import (
     model_validator,
 )
 
+from pipelines.boundary.toml import all_problems, exists, parse_toml, read_toml
 from pipelines.errors import ConfigurationError
-from pipelines.toml_file import all_problems, exists, parse_toml, read_toml
 
 _ENVIRONMENT_PREFIX = "KARMALAKE_"
 _CONFIG_VARIABLE = "KARMALAKE_CONFIG"

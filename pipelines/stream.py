@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import polars as pl
 
 from pipelines import dlq
-from pipelines.beside import best_effort
+from pipelines.best_effort import best_effort
 from pipelines.clock import Moments
 from pipelines.drain import drain_once, open_ingest
 from pipelines.errors import TransientError

@@ -43,7 +43,7 @@ LONG_FILES = (
     "ingest/test_identity.py",
     "ingest/test_share.py",
     "fuzz/test_harness.py",
-    "emit/test_bounds.py",
+    "sources/test_bounds.py",
     "test_stream.py",
     "test_durability.py",
     "dashboard/test_dashboard.py",

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from pipelines.bus.topics import topic_exists
 from pipelines.dlq import dead_letter_topic
-from pipelines.emit.topics import topic_exists
 from pipelines.settings import Settings
 from tests.draining import query
 from tests.emit.test_producer import read_topic

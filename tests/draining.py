@@ -11,18 +11,18 @@ from unittest import mock
 import duckdb
 import pyarrow as pa
 
+from pipelines.bus.clients import producer
+from pipelines.bus.topics import ensure_topic, topic_exists
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.drain import drain, open_drain
-from pipelines.emit.clients import producer
 from pipelines.emit.producer import Record, produce_records
-from pipelines.emit.topics import ensure_topic, topic_exists
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import open_lake
+from pipelines.operate.verify import verify_lake
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.settings import Settings
-from pipelines.verify import verify_lake
 
 _LINGER_MS = 60_000
 _SENDING = threading.Lock()

@@ -21,8 +21,8 @@ from pipelines.drain import drain, open_ingest
 from pipelines.errors import KarmalakeError
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import open_lake
+from pipelines.operate.verify import verify_lake
 from pipelines.settings import Settings, load_settings
-from pipelines.verify import verify_lake
 from tests.draining import contents, drain_all
 
 _BLOCK = 4096

@@ -12,15 +12,15 @@ import polars as pl
 import pytest
 
 from pipelines.backfill import backfill
+from pipelines.bus.topics import ensure_topic
 from pipelines.drain import drain, open_ingest_from
-from pipelines.emit.files import Mapping, read_events
 from pipelines.emit.producer import produce
-from pipelines.emit.topics import ensure_topic
 from pipelines.errors import RejectedError, UsageError
 from pipelines.ingest.file import open_file
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import create_lake
 from pipelines.settings import IngestSettings, Settings
+from pipelines.sources.files import Mapping, read_events
 from tests.conftest import REPOSITORY
 from tests.draining import assert_verified, contents, drain_all, query, send, valid_records
 from tests.services.process import ended
@@ -93,13 +93,13 @@ def test_loading_goes_on_at_the_checkpoint(
     alone: Settings, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after any number of commits, with other limits too, each row is read once (`nothing-lost`)."""
-    monkeypatch.setattr("pipelines.emit.parquet_rows.CHUNK_ROWS", 30)
-    monkeypatch.setattr("pipelines.emit.csv_rows._BLOCK_BYTES", 300)
+    monkeypatch.setattr("pipelines.sources.parquet_rows.CHUNK_ROWS", 30)
+    monkeypatch.setattr("pipelines.sources.csv_rows._BLOCK_BYTES", 300)
     path = ratings(tmp_path / f"ratings.{ending}", range(200))
     small = alone.model_copy(update={"ingest": IngestSettings(max_batch_records=7)})
     with open_ingest_from(open_file(path, OTC, small), small) as ingest:
         drain(ingest, lambda _: None, max_batches=2)
-    monkeypatch.setattr("pipelines.emit.parquet_rows.CHUNK_ROWS", 47)
+    monkeypatch.setattr("pipelines.sources.parquet_rows.CHUNK_ROWS", 47)
     load(alone, path)
     assert query(alone, 'SELECT sum("read"), sum(accepted), sum(duplicates) FROM commits') == [(200, 200, 0)]
     assert query(alone, 'SELECT list("offset" ORDER BY "offset") FROM events') == [(list(range(200)),)]
@@ -131,7 +131,7 @@ def test_two_processes_load_files_at_once(alone: Settings, tmp_path: Path) -> No
     code = (
         "import sys; from pathlib import Path; from tests.test_backfill import OTC, load\n"
         "from pipelines.settings import IngestSettings, Settings\n"
-        "import pipelines.emit.parquet_rows; pipelines.emit.parquet_rows.CHUNK_ROWS = 50\n"
+        "import pipelines.sources.parquet_rows; pipelines.sources.parquet_rows.CHUNK_ROWS = 50\n"
         "load(Settings(data_dir=Path(sys.argv[1]), ingest=IngestSettings(max_batch_records=100)), Path(sys.argv[2]))"
     )
     commands = [[sys.executable, "-c", code, str(alone.data_dir), str(path)] for path in paths]

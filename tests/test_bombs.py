@@ -14,8 +14,8 @@ import pytest
 import zstandard
 from kafka import KafkaProducer
 
-from pipelines.audit import audit
-from pipelines.emit.topics import ensure_topic
+from pipelines.bus.topics import ensure_topic
+from pipelines.operate.audit import audit
 from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.draining import assert_verified, drain_all, query, send, valid_records, with_ingest

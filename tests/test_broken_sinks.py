@@ -14,16 +14,16 @@ import pytest
 from deltalake.transaction import AddAction
 
 from pipelines import drain as drain_module
-from pipelines.audit import audit
 from pipelines.contract.digest import Digests
-from pipelines.emit.simulator import Rates, simulate
 from pipelines.lake.commit import CommitRecord, commit_batch, stage_events
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.publish import publish
 from pipelines.lake.runs import Runs
 from pipelines.lake.tables import open_lake
+from pipelines.operate.audit import audit
+from pipelines.operate.verify import verify_lake
 from pipelines.settings import Settings
-from pipelines.verify import verify_lake
+from pipelines.simulate.simulator import Rates, simulate
 from tests.draining import contents, drain_all, send, with_ingest
 
 _FAULTS = Rates(duplicates=0.2, conflicts=0.02, malformed=0.02)

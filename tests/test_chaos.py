@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import refresh
-from pipelines.audit import Audit, Audited
-from pipelines.check import Check
+from pipelines.operate.audit import Audit, Audited
+from pipelines.operate.check import Check
 from tests.chaos import clock
 from tests.chaos.disturbances import DISTURBANCES
 from tests.chaos.power import Disk, noting_flushes

@@ -14,10 +14,10 @@ import pytest
 
 from pipelines.drain import drain, open_ingest
 from pipelines.emit.producer import Record
-from pipelines.emit.simulator import Rates, simulate
 from pipelines.lake.tables import create_lake
 from pipelines.lake.upkeep import compact
 from pipelines.settings import Settings
+from pipelines.simulate.simulator import Rates, simulate
 from tests.conftest import REPOSITORY
 from tests.crash_at import EXIT_CODE
 from tests.draining import assert_verified, contents, drain_all, query, send, with_ingest

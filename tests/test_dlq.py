@@ -10,18 +10,18 @@ import pytest
 from kafka import KafkaProducer
 
 from pipelines import dlq
-from pipelines.dead_letters import Selection, requeue
 from pipelines.dlq import DeadLetterTopic, Turn, open_dead_letter_topic
 from pipelines.emit.copies import CopyWriter
 from pipelines.emit.producer import Record
-from pipelines.erase import erase
 from pipelines.errors import TransientError
 from pipelines.lake import outbox as outbox_module
 from pipelines.lake.copying import copy_lake
 from pipelines.lake.publish import publish
 from pipelines.lake.tables import Lake, create_lake, open_lake
 from pipelines.lake.upkeep import compact
-from pipelines.replay import open_replay, replay
+from pipelines.operate.dead_letters import Selection, requeue
+from pipelines.operate.erase import erase
+from pipelines.operate.replay import open_replay, replay
 from pipelines.settings import Settings
 from tests.copies import copied_places, copies, letter_places, told
 from tests.draining import assert_verified, drain_all, drained, query, send, valid_records, with_ingest

@@ -16,13 +16,11 @@ from deltalake import DeltaTable
 from kafka.errors import KafkaError
 
 from pipelines import drain as drain_module
-from pipelines.audit import audit
+from pipelines.bus.clients import admin_client
+from pipelines.bus.topics import ensure_topic
 from pipelines.contract.rejection import Reason
 from pipelines.drain import accept_loss, drain, drain_once, open_ingest
-from pipelines.emit.clients import admin_client
 from pipelines.emit.producer import Record
-from pipelines.emit.simulator import Rates, simulate
-from pipelines.emit.topics import ensure_topic
 from pipelines.errors import CommitUnknownError, FencedError, RejectedError, TransientError, UsageError
 from pipelines.ingest import source as source_module
 from pipelines.ingest.source import KafkaSource
@@ -31,10 +29,12 @@ from pipelines.lake.commit import CommitRecord, commit_batch
 from pipelines.lake.index import DedupIndex
 from pipelines.lake.tables import TABLES, Lake, create_lake, data_files, open_lake
 from pipelines.lake.upkeep import compact, vacuum
+from pipelines.operate.audit import audit
 from pipelines.refresh import refresh_warehouse
 from pipelines.reputation.activation import activate
 from pipelines.reputation.policy_file import load_policy
 from pipelines.settings import Settings
+from pipelines.simulate.simulator import Rates, simulate
 from tests.draining import NOON, assert_verified, contents, drain_all, drained, query, send, valid_records, with_ingest
 from tests.services.waiting import wait_for
 

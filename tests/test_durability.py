@@ -17,7 +17,6 @@ from deltalake import DeltaTable
 from deltalake.transaction import AddAction
 
 from pipelines.emit.producer import Record
-from pipelines.emit.simulator import Rates, simulate
 from pipelines.ingest.source import KafkaSource
 from pipelines.lake import commit, files, history, upkeep
 from pipelines.lake.publish import publish
@@ -25,6 +24,7 @@ from pipelines.lake.tables import TABLES, create_lake
 from pipelines.lake.upkeep import compact
 from pipelines.refresh import refresh_warehouse
 from pipelines.settings import Settings
+from pipelines.simulate.simulator import Rates, simulate
 from tests.conftest import REPOSITORY
 from tests.draining import drain_all, send, valid_records, with_ingest
 from tests.test_crashes import environment

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from pipelines.audit import audit
-from pipelines.dead_letters import Requeued, Selection, requeue
 from pipelines.emit.producer import Record
 from pipelines.errors import TransientError
+from pipelines.operate.audit import audit
+from pipelines.operate.dead_letters import Requeued, Selection, requeue
 from pipelines.settings import Settings
 from tests.contract.registry import running_registry
 from tests.contract.writing import VERSIONS, avro_schema, framed, to_avro, to_json, to_protobuf

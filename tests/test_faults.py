@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from kafka.structs import TopicPartition
 
-from pipelines.audit import audit
+from pipelines.bus.clients import consumer
+from pipelines.bus.topics import describe_topic, ensure_topic
 from pipelines.drain import Ingest, drain, drain_once, open_ingest
-from pipelines.emit.clients import consumer
 from pipelines.emit.producer import Record
-from pipelines.emit.topics import describe_topic, ensure_topic
 from pipelines.errors import TransientError
 from pipelines.lake.tables import create_lake
+from pipelines.operate.audit import audit
+from pipelines.operate.skip import skip
 from pipelines.settings import Settings
-from pipelines.skip import skip
 from tests.draining import assert_verified, drain_all, query, send, send_to, valid_records, with_ingest
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.process import ended

@@ -8,20 +8,20 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.audit import audit
+from pipelines.boundary.text import visible
 from pipelines.cli import main
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.emit.producer import Record
-from pipelines.erase import erase
+from pipelines.operate.audit import audit
+from pipelines.operate.erase import erase
+from pipelines.operate.verify import verify
 from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.serving.client import connect
 from pipelines.serving.keys import key_pattern
 from pipelines.serving.read import read_rank, read_reputation
 from pipelines.settings import Settings
-from pipelines.verify import verify
-from pipelines.visible import visible
 from tests.draining import NOON, drain_all, query, send, with_ingest
 
 HOSTILE = [

@@ -8,26 +8,26 @@ import pyarrow as pa
 import pytest
 from kafka.errors import KafkaError
 
-import pipelines.emit.clients as clients_module
+import pipelines.bus.clients as clients_module
 import pipelines.ingest.source as source_module
-from pipelines.audit import audit
+from pipelines.bus.topics import describe_topic
 from pipelines.contract.decode import Decoded
 from pipelines.contract.decode import decode as real_decode
 from pipelines.contract.rejection import Reason
-from pipelines.dead_letters import Selection, requeue
-from pipelines.doctor import examine
 from pipelines.drain import drain, drain_once, open_drain, open_ingest
 from pipelines.emit.producer import Record
-from pipelines.emit.topics import describe_topic
 from pipelines.errors import ConfigurationError, RejectedError, TransientError, UsageError
 from pipelines.ingest.guard import Halted
-from pipelines.lag.measure import measure_lag
 from pipelines.lake.commit import CommitRecord
-from pipelines.replay import open_replay
+from pipelines.operate.audit import audit
+from pipelines.operate.dead_letters import Selection, requeue
+from pipelines.operate.doctor import examine
+from pipelines.operate.lag.measure import measure_lag
+from pipelines.operate.replay import open_replay
+from pipelines.operate.skip import skip
+from pipelines.operate.topic_check import check_topic
 from pipelines.settings import ContractSettings, Settings
-from pipelines.skip import skip
 from pipelines.stream import stream
-from pipelines.topic_check import check_topic
 from tests.draining import assert_verified, drain_all, query, send, valid_records, with_ingest
 from tests.ingest.hostile_batches import build, rebuilt
 from tests.ingest.raw_producer import produce_raw

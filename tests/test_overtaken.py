@@ -23,8 +23,6 @@ import pipelines.drain as drain_module
 from pipelines.backfill import backfill
 from pipelines.contract.decode import Decoded
 from pipelines.drain import Ingest, drain, open_ingest_from
-from pipelines.emit import csv_rows
-from pipelines.emit.files import Mapping
 from pipelines.errors import CommitUnknownError, TransientError
 from pipelines.ingest.file import open_file
 from pipelines.ingest.ranges import Batch, OffsetRange
@@ -34,6 +32,8 @@ from pipelines.lake.tables import Lake, create_lake, open_lake
 from pipelines.lake.turns import Turn
 from pipelines.lake.upkeep import vacuum
 from pipelines.settings import IngestSettings, Settings
+from pipelines.sources import csv_rows
+from pipelines.sources.files import Mapping
 from tests.conftest import REPOSITORY
 from tests.draining import assert_verified, query
 from tests.lake.making import commit, make_events, unnamed_files

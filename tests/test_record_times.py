@@ -12,11 +12,11 @@ import pytest
 from pipelines.cli import main
 from pipelines.contract.schema import TIMESTAMP
 from pipelines.contract.times import bus_times
-from pipelines.dead_letters import Requeued, Selection, discard, newest_letters, requeue, select
 from pipelines.emit.producer import Record
 from pipelines.lake.files import read_file
 from pipelines.lake.tables import data_files, open_lake
 from pipelines.lake.upkeep import compact
+from pipelines.operate.dead_letters import Requeued, Selection, discard, newest_letters, requeue, select
 from pipelines.refresh import refresh_warehouse
 from pipelines.reputation.sql import statement
 from pipelines.settings import Settings
@@ -95,7 +95,7 @@ def test_commands_work(
     refresh_warehouse(old_lake)
     words = command.format(topic=old_lake.kafka.topic).replace("'FROM events'", "FROM@events").split()
     if command == "doctor":  # what else it finds of this machine is none of ours
-        monkeypatch.setattr("pipelines.doctor._cache", lambda _: "not looked at")
+        monkeypatch.setattr("pipelines.operate.doctor._cache", lambda _: "not looked at")
     run(monkeypatch, capsys, *(word.replace("FROM@", "FROM ") for word in words))
 
 

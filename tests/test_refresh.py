@@ -7,13 +7,13 @@ import polars as pl
 import pytest
 
 from pipelines.backfill import account_for, backfill, mapping_of
-from pipelines.emit.files import Mapping
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.refresh import refresh_draft, warehouse_of
 from pipelines.reputation.derive import open_draft
 from pipelines.settings import HistorySettings, ReputationSettings, Settings, load_settings
+from pipelines.sources.files import Mapping
 from tests.services.waiting import PATIENCE_SECONDS
 
 _MAPPING = Mapping("who", "at", "iso", "TransactionCompleted")

@@ -17,26 +17,26 @@ import pyarrow as pa
 import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from pipelines.bus.clients import admin_client
+from pipelines.bus.topics import ensure_topic, topic_exists
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.drain import Ingest, drain, open_ingest
-from pipelines.emit.clients import admin_client
 from pipelines.emit.producer import Record
-from pipelines.emit.topics import ensure_topic, topic_exists
-from pipelines.erase import erase
 from pipelines.errors import UsageError
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.lake.upkeep import compact, vacuum
+from pipelines.operate.erase import erase
+from pipelines.operate.replay import open_replay, replay
+from pipelines.operate.verify_served import verify_served
 from pipelines.refresh import publish_warehouse, rebuild_warehouse, refresh_warehouse
-from pipelines.replay import open_replay, replay
 from pipelines.reputation.activation import activate
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.serving.client import connect
 from pipelines.serving.keys import key_pattern
 from pipelines.settings import Settings
-from pipelines.verify_served import verify_served
 from tests.crashes.kills import find_function
 from tests.draining import NOON, answers, send, with_ingest
 from tests.services.waiting import wait_for

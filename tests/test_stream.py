@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from pipelines.errors import CommitUnknownError, FencedError, UsageError
 from pipelines.lake.tables import create_lake, open_lake
+from pipelines.operate.verify import verify
 from pipelines.refresh import rebuild_warehouse, refresh_warehouse
 from pipelines.reputation import database_file
 from pipelines.reputation.activation import activate
@@ -30,7 +31,6 @@ from pipelines.serving.read import published, read_reputation
 from pipelines.serving.store import open_store
 from pipelines.settings import Settings
 from pipelines.stream import stream
-from pipelines.verify import verify
 from tests.clocks import replaced_clock
 from tests.draining import query, send, valid_records, with_ingest
 from tests.services.process import ended

@@ -11,9 +11,21 @@ from tests.conftest import LONG_FILES, REPOSITORY
 
 _PIPELINES = REPOSITORY / "pipelines"
 # In the order of an event's way, as in ARCHITECTURE.md.
-_STAGES = ("contract", "emit", "ingest", "lake", "local", "notify", "reputation", "serving")
-_ABOVE_ALL = {"cli", "dashboard", "lag", "monitoring"}
-_BELOW_ALL = {"beside", "errors", "file_lock", "http_exchange", "private", "settings", "toml_file", "visible"}
+_STAGES = (
+    "contract",
+    "bus",
+    "emit",
+    "sources",
+    "simulate",
+    "ingest",
+    "lake",
+    "local",
+    "notify",
+    "reputation",
+    "serving",
+)
+_ABOVE_ALL = {"cli", "dashboard", "monitoring", "operate"}
+_BELOW_ALL = {"best_effort", "boundary", "errors", "settings"}
 _MODULES = sorted(_PIPELINES.rglob("*.py"))
 
 
@@ -62,7 +74,7 @@ def late():
 def test_every_folder_is_a_stage() -> None:
     """A new folder has its place in the order of the data, or looks at all of them from above."""
     folders = {path.parent.relative_to(_PIPELINES).parts[0] for path in _PIPELINES.rglob("*/__init__.py")}
-    assert folders <= {*_STAGES, *_ABOVE_ALL}
+    assert folders <= {*_STAGES, *_ABOVE_ALL, *_BELOW_ALL}
 
 
 @pytest.mark.parametrize("stage", [stage for stage in _STAGES if (_PIPELINES / stage).exists()])
@@ -77,18 +89,15 @@ def test_a_stage_imports_only_stages_before_it(stage: str) -> None:
 def test_errors_and_settings_stand_below_all() -> None:
     """What every stage may import imports no stage."""
     assert _parts_of_pipelines(_PIPELINES / "errors.py") == set()
-    assert _parts_of_pipelines(_PIPELINES / "beside.py") == {"errors"}
-    assert _parts_of_pipelines(_PIPELINES / "settings.py") == {"errors", "toml_file"}
-    assert _parts_of_pipelines(_PIPELINES / "toml_file.py") == {"errors"}
-    assert _parts_of_pipelines(_PIPELINES / "file_lock.py") == {"errors"}
-    assert _parts_of_pipelines(_PIPELINES / "http_exchange.py") == {"errors"}
-    assert _parts_of_pipelines(_PIPELINES / "visible.py") == set()
-    assert _parts_of_pipelines(_PIPELINES / "private.py") == set()
+    assert _parts_of_pipelines(_PIPELINES / "best_effort.py") == {"errors"}
+    assert _parts_of_pipelines(_PIPELINES / "settings.py") == {"boundary", "errors"}
+    for path in (_PIPELINES / "boundary").glob("*.py"):
+        assert _parts_of_pipelines(path) <= {"boundary", "errors"}
 
 
 def test_notifications_know_only_the_contract_and_the_bus() -> None:
     """A branch of the fan-out stands beside ingest: nothing of the lake or the scores can hold it up (`isolated`)."""
-    known = _BELOW_ALL | {"contract", "emit", "notify"}
+    known = _BELOW_ALL | {"bus", "contract", "emit", "notify"}
     assert set().union(*(_parts_of_pipelines(path) for path in _MODULES if _part(path) == "notify")) <= known
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.audit_values import ReadEvent, read_event
 from pipelines.contract.metadata import last_value_wins
 from pipelines.contract.schema import HEADERS
 from pipelines.contract.values import parse_values
+from pipelines.operate.audit_values import ReadEvent, read_event
 from pipelines.settings import ContractSettings
 
 Headers = Sequence[tuple[str, bytes | None]]

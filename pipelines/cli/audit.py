@@ -29,7 +29,7 @@ def audit(
 
     By code that shares nothing with ingest, and slowly therefore. Exits 1 if anything is lost or doubled.
     """
-    from pipelines.audit import audit as compare  # noqa: PLC0415
+    from pipelines.operate.audit import audit as compare  # noqa: PLC0415
 
     with progress("auditing"):
         found = compare(current_settings())

@@ -9,7 +9,7 @@ from pipelines.cli.output import facts, progress, say, table, warn
 from pipelines.errors import KarmalakeError, UsageError
 
 if TYPE_CHECKING:
-    from pipelines.emit.simulator import Planted
+    from pipelines.simulate.simulator import Planted
 
 topics = typer.Typer(no_args_is_help=True, help="Create the topic of events, and look at it.")
 
@@ -17,7 +17,7 @@ topics = typer.Typer(no_args_is_help=True, help="Create the topic of events, and
 @topics.command()
 def ensure() -> None:
     """Create the topic if it is not there, as the [kafka] settings say; an existing one is never changed."""
-    from pipelines.emit.topics import ensure_topic  # noqa: PLC0415
+    from pipelines.bus.topics import ensure_topic  # noqa: PLC0415
 
     ensure_topic(current_settings().kafka)
     describe()
@@ -26,7 +26,7 @@ def ensure() -> None:
 @topics.command()
 def check() -> None:
     """Say what about the topic may lose events, and what to do; exits 1 if anything does."""
-    from pipelines.topic_check import check_topic  # noqa: PLC0415
+    from pipelines.operate.topic_check import check_topic  # noqa: PLC0415
 
     settings = current_settings()
     findings = check_topic(settings)
@@ -41,7 +41,7 @@ def check() -> None:
 @topics.command()
 def describe() -> None:
     """Show the topic: its id, its partitions and what they hold."""
-    from pipelines.emit.topics import describe_topic  # noqa: PLC0415
+    from pipelines.bus.topics import describe_topic  # noqa: PLC0415
 
     kafka = current_settings().kafka
     topic = describe_topic(kafka)
@@ -68,9 +68,9 @@ def simulate(
     end: Annotated[str | None, typer.Option(help="When the world ends, ISO 8601; now by default.")] = None,
 ) -> None:
     """Publish a made-up world of rides and a marketplace, with the faults of real ones; says what it planted."""
+    from pipelines.bus.topics import ensure_topic  # noqa: PLC0415
     from pipelines.emit.producer import produce_records  # noqa: PLC0415
-    from pipelines.emit.simulator import simulate as simulate_world  # noqa: PLC0415
-    from pipelines.emit.topics import ensure_topic  # noqa: PLC0415
+    from pipelines.simulate.simulator import simulate as simulate_world  # noqa: PLC0415
 
     kafka = current_settings().kafka
     ensure_topic(kafka)

@@ -15,7 +15,7 @@ from pipelines.errors import UsageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pipelines.dead_letters import Fate, Selection
+    from pipelines.operate.dead_letters import Fate, Selection
 
 app = typer.Typer(no_args_is_help=True, help="Records that are no events: look at them, mend and requeue, or discard.")
 
@@ -35,7 +35,7 @@ def list_letters(
     limit: Annotated[int, typer.Option(min=1, help="Show so many, the newest.")] = 20,
 ) -> None:
     """Show how many there are of each reason, and the newest ones."""
-    from pipelines.dead_letters import count_letters, newest_letters  # noqa: PLC0415
+    from pipelines.operate.dead_letters import count_letters, newest_letters  # noqa: PLC0415
 
     settings, selection = bare_settings(), _selection(None if every else "open", reason, None)
     counted = count_letters(settings, selection)
@@ -48,7 +48,7 @@ def list_letters(
 @app.command()
 def show(place: Annotated[str, typer.Argument(metavar="TOPIC-PARTITION@OFFSET", help="As `list` shows it.")]) -> None:
     """Show everything that is known of one: its bytes, its headers, why it is no event, and what became of it."""
-    from pipelines.dead_letters import stream_letters  # noqa: PLC0415
+    from pipelines.operate.dead_letters import stream_letters  # noqa: PLC0415
 
     found = 0
     for letters in stream_letters(bare_settings(), _selection(None, None, place)):
@@ -66,7 +66,7 @@ def requeue(reason: _Reason = None, place: _Place = None) -> None:
     Each counts once by its event_id, however often it is requeued or sent again. Scores follow with the next refresh.
     Rows of a file cannot be mended here: mend the file or the mapping, and load it again.
     """
-    from pipelines.dead_letters import requeue as again  # noqa: PLC0415
+    from pipelines.operate.dead_letters import requeue as again  # noqa: PLC0415
 
     with progress("requeuing"):
         done = again(bare_settings(), _selection("open", reason, place))
@@ -85,7 +85,7 @@ def discard(
     why: Annotated[str, typer.Option(help="Stays on the record.")], reason: _Reason = None, place: _Place = None
 ) -> None:
     """Give them up, with a reason, so that they are not listed any more. Their bytes stay in the lake."""
-    from pipelines.dead_letters import discard as give_up  # noqa: PLC0415
+    from pipelines.operate.dead_letters import discard as give_up  # noqa: PLC0415
 
     say(f"{give_up(bare_settings(), _selection('open', reason, place), why):,} dead letters discarded")
 
@@ -97,7 +97,7 @@ def export(
     every: Annotated[bool, typer.Option("--all", help="Also those that were requeued or discarded.")] = False,  # noqa: FBT002 - a flag
 ) -> None:
     """Write them to a file, for whoever has to mend the producer."""
-    from pipelines.dead_letters import stream_letters  # noqa: PLC0415
+    from pipelines.operate.dead_letters import stream_letters  # noqa: PLC0415
 
     write = {".parquet": _write_parquet, ".ndjson": _write_ndjson}.get(file.suffix)
     if write is None:
@@ -144,7 +144,7 @@ def _shown(letter: "pa.Table") -> list[tuple[str, object]]:
 
 def _selection(fate: "Fate | None", reason: str | None, place: str | None) -> "Selection":
     from pipelines.contract.rejection import Reason  # noqa: PLC0415
-    from pipelines.dead_letters import Selection  # noqa: PLC0415
+    from pipelines.operate.dead_letters import Selection  # noqa: PLC0415
 
     if reason is not None and reason not in set(Reason):
         raise UsageError(f"there is no reason {reason!r}: {', '.join(Reason)}")

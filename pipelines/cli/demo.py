@@ -11,9 +11,9 @@ from pipelines.cli.output import facts, progress, say, say_json, say_title, tabl
 from pipelines.errors import KarmalakeError
 
 if TYPE_CHECKING:
-    from pipelines.emit.simulator import Planted
     from pipelines.lake.commit import CommitRecord
     from pipelines.settings import Settings
+    from pipelines.simulate.simulator import Planted
 
 PROTAGONIST = "driver-ada"
 """Rated, suspended, reinstated, and one rating retracted: her story is in every simulated world."""
@@ -52,7 +52,7 @@ def demo(
 
 
 def _services() -> "Settings":
-    from pipelines.emit.topics import ensure_topic  # noqa: PLC0415
+    from pipelines.bus.topics import ensure_topic  # noqa: PLC0415
     from pipelines.local.services import start, with_local_endpoints  # noqa: PLC0415
 
     _step(1, "A broker and a cache")
@@ -73,7 +73,7 @@ def _lake_version(settings: "Settings") -> int:
 
 def _simulate(settings: "Settings", seed: int, events: int) -> "Planted":
     from pipelines.emit.producer import produce_records  # noqa: PLC0415
-    from pipelines.emit.simulator import simulate  # noqa: PLC0415
+    from pipelines.simulate.simulator import simulate  # noqa: PLC0415
 
     _step(2, f"A world of rides and sales, with the faults of a real bus (seed {seed})")
     world = simulate(seed, events)
@@ -117,7 +117,7 @@ def _refresh(settings: "Settings") -> None:
 
 
 def _verify(settings: "Settings") -> int:
-    from pipelines.verify import verify  # noqa: PLC0415
+    from pipelines.operate.verify import verify  # noqa: PLC0415
 
     _step(5, "Verify: everything adds up")
     return sum(show_check(check) for check in verify(settings))

@@ -29,7 +29,7 @@ def erase(
     Killed half-way, run it again. At the end it lists what it does not reach, such as the topic, where retention rules.
     Exits 2, with nothing changed, where no store of documents is configured and --without-documents is not said.
     """
-    import pipelines.erase as engine  # noqa: PLC0415
+    import pipelines.operate.erase as engine  # noqa: PLC0415
     from pipelines.lake.kept_tombstones import tombstones_at  # noqa: PLC0415
 
     users = [utf8(user_id) for user_id in user_ids or ()]

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.boundary.text import visible
 from pipelines.cli.options import chosen_policy, current_settings, instant, utf8
 from pipelines.cli.output import say
 from pipelines.cli.rows import Format, write
 from pipelines.errors import KarmalakeError, UsageError
-from pipelines.visible import visible
 
 if TYPE_CHECKING:
     import duckdb

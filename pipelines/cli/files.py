@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipelines.backfill import Account
-    from pipelines.emit.files import Mapping
     from pipelines.lake.commit import CommitRecord
+    from pipelines.sources.files import Mapping
 
 
 class TimeUnit(StrEnum):
@@ -62,9 +62,9 @@ def emit(  # noqa: PLR0913, PLR0917 - options of the command line
     Example: `karmalake emit ratings.csv --user-id to --time time --time-unit s --action-type UserRated
     --metadata rating=feature --metadata rater_id=from`
     """
-    from pipelines.emit.files import read_events  # noqa: PLC0415
+    from pipelines.bus.topics import ensure_topic  # noqa: PLC0415
     from pipelines.emit.producer import produce  # noqa: PLC0415
-    from pipelines.emit.topics import ensure_topic  # noqa: PLC0415
+    from pipelines.sources.files import read_events  # noqa: PLC0415
 
     mapping = _mapping(user_id, time, time_unit, action_type, action_type_column, metadata, event_id, delimiter)
     kafka = current_settings().kafka
@@ -179,7 +179,7 @@ def _mapping(
     event_id: str | None,
     delimiter: str | None,
 ) -> "Mapping":
-    from pipelines.emit.files import Mapping  # noqa: PLC0415
+    from pipelines.sources.files import Mapping  # noqa: PLC0415
 
     pairs = tuple(_pair(entry) for entry in metadata or [])
     separator = "\t" if delimiter == "tab" else delimiter

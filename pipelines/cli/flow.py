@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from pipelines.check import Check
     from pipelines.lake.commit import CommitRecord
+    from pipelines.operate.check import Check
     from pipelines.reputation.derive import Derived
     from pipelines.serving.publish import Published
 
@@ -41,7 +41,7 @@ def drain(
     Kill it whenever you like: the next drain goes on from the last commit.
     """
     import pipelines.drain as ingest  # noqa: PLC0415
-    from pipelines.skip import partition_named  # noqa: PLC0415
+    from pipelines.operate.skip import partition_named  # noqa: PLC0415
 
     settings = current_settings()
     accepted = [partition_named(settings, name) for name in accept_rejections or ()]
@@ -70,7 +70,7 @@ def skip(
 
     What stands before it in its topic partition is drained first. `karmalake dead-letters requeue` decodes it later.
     """
-    from pipelines.skip import skip as set_aside  # noqa: PLC0415
+    from pipelines.operate.skip import skip as set_aside  # noqa: PLC0415
 
     with progress("skipping"):
         done = set_aside(current_settings(), place, why)
@@ -204,8 +204,8 @@ def verify() -> None:
     """Reconcile everything: offsets, events, dead letters, conflicts, the cache. Exits 1 if a check fails."""
     from pipelines.lake.history import take_snapshot  # noqa: PLC0415
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
-    from pipelines.verify import totals  # noqa: PLC0415
-    from pipelines.verify import verify as checks  # noqa: PLC0415
+    from pipelines.operate.verify import totals  # noqa: PLC0415
+    from pipelines.operate.verify import verify as checks  # noqa: PLC0415
 
     settings = current_settings()
     done = totals(take_snapshot(open_lake(settings.lake_root)))

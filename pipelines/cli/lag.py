@@ -12,7 +12,7 @@ from pipelines.cli.output import say, say_json, table, warn
 from pipelines.errors import TransientError
 
 if TYPE_CHECKING:
-    from pipelines.lag.watch import Observation
+    from pipelines.operate.lag.watch import Observation
 
 _COLUMNS = ("partition", "end offset", "next", "behind", "seconds", "in/s", "out/s", "current in s")
 
@@ -25,7 +25,7 @@ def lag(
 
     Rates come from the measurement before: that of `stream`, or of this command within the last ten minutes.
     """
-    from pipelines.lag.watch import observe_lag  # noqa: PLC0415
+    from pipelines.operate.lag.watch import observe_lag  # noqa: PLC0415
 
     settings = current_settings()
     show = _show_json if as_json else _show

@@ -94,7 +94,7 @@ def sql(
 
 def doctor() -> None:
     """Look at the set-up and say what is wrong with it, and how to mend it. Exits 1 if something is."""
-    from pipelines.doctor import examine  # noqa: PLC0415
+    from pipelines.operate.doctor import examine  # noqa: PLC0415
 
     failed = 0
     for finding in examine(current_settings()):

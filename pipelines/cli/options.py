@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.boundary.private_files import write_as_privately_as
 from pipelines.contract import moments
 from pipelines.errors import ConfigurationError, UsageError
-from pipelines.private import write_as_privately_as
 
 if TYPE_CHECKING:
     from pipelines.reputation.policy import Policy

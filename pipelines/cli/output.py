@@ -24,8 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.boundary.text import STEERING, visible, visible_lines
 from pipelines.errors import KarmalakeError, help_on
-from pipelines.visible import STEERING, visible, visible_lines
 
 _STRIDE = 1_000
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from pipelines.errors import KarmalakeError, UsageError
 
 if TYPE_CHECKING:
     from pipelines.lake.commit import CommitRecord
-    from pipelines.replay import Comparison
+    from pipelines.operate.replay import Comparison
 
 
 def replay(
@@ -31,7 +31,7 @@ def replay(
 
     With --into nothing of the lake is touched; exits 1 if what the bus holds is not what was made of it.
     """
-    import pipelines.replay as engine  # noqa: PLC0415
+    import pipelines.operate.replay as engine  # noqa: PLC0415
 
     start = _start(from_beginning, instant(from_time), from_offset)
     settings = current_settings()

@@ -15,9 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from pipelines.boundary.text import visible
 from pipelines.cli.output import on_terminal, out, say, say_file
 from pipelines.errors import UsageError
-from pipelines.visible import visible
 
 if TYPE_CHECKING:
     import duckdb

@@ -3,7 +3,8 @@
 DuckDB takes more for JSON than it is (trailing commas, NaN, Infinity), other readers take other things, and how deep a
 value may be nested depends on the reader. So what a JSON value is, is ruled here: strict JSON in UTF-8, without a byte
 order mark and without lone surrogates, nested at most MAX_JSON_DEPTH deep. Numbers may be of any size, since none is
-read. `pipelines/audit_values.py` keeps the same rulings by other means, and `tests/test_audit_values.py` both together.
+read. `pipelines/operate/audit_values.py` keeps the same rulings by other means, and
+`tests/operate/test_audit_values.py` holds both together.
 """
 # pyright: reportAttributeAccessIssue=false, reportMissingParameterType=false
 # (the functions of pyarrow.compute are made when it is imported; numba infers the types of a compiled loop)

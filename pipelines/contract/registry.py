@@ -15,11 +15,11 @@ from typing import Any, Literal, TypeGuard, cast
 import httpx
 from pydantic import SecretStr
 
+from pipelines.boundary.http import HttpAnswer, HttpClient, excerpt
 from pipelines.contract.parsed import Problem
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema_ids import SchemaId
 from pipelines.errors import ConfigurationError, TransientError
-from pipelines.http_exchange import HttpAnswer, HttpClient, excerpt
 
 Format = Literal["protobuf", "avro", "json"]
 MAX_SCHEMA_BYTES = 4 * 1024 * 1024

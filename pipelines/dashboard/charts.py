@@ -3,7 +3,7 @@
 import altair as alt
 import polars as pl
 
-from pipelines.charts import BLUE, GREY, INK, ORANGE
+from pipelines.reputation.charts import BLUE, GREY, INK, ORANGE
 
 _HEIGHT = 200
 _LANES_HEIGHT = 140

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipelines.hosts import host_allowed, origin_allowed
+from pipelines.boundary.hosts import host_allowed, origin_allowed
 
 QUERY = "token"
 _HEADERS = {

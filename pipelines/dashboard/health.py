@@ -6,7 +6,7 @@ Only measures; `karmalake lag` also keeps what it measured and advises.
 import polars as pl
 
 from pipelines.errors import KarmalakeError
-from pipelines.lag.measure import Measurement, measure_lag
+from pipelines.operate.lag.measure import Measurement, measure_lag
 from pipelines.serving.read import published
 from pipelines.settings import Settings
 

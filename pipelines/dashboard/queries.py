@@ -6,8 +6,8 @@ from typing import Literal
 
 import polars as pl
 
+from pipelines.boundary.text import visible
 from pipelines.reputation.warehouse import Warehouse
-from pipelines.visible import visible
 
 Period = Literal["day", "week"]
 _RECENT_DAYS = 30

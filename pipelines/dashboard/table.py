@@ -10,7 +10,7 @@ from html import escape
 import marimo as mo
 import polars as pl
 
-from pipelines.visible import visible
+from pipelines.boundary.text import visible
 
 _STYLE = (
     "<style>.karmalake th, .karmalake td {padding: 0.15rem 0.75rem; white-space: pre; text-align: left}"

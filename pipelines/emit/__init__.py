@@ -1,1 +1,1 @@
-"""The producer's side: topics, publishing, files as events, the simulator."""
+"""The producer's side: the outbox of a service, its relay, and publishing."""

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from kafka import errors
 from kafka.errors import KafkaError
 
-from pipelines.emit.clients import translated
+from pipelines.bus.clients import translated
+from pipelines.bus.topics import Topic, ensure_topic
 from pipelines.emit.producer import Delivery, Record
-from pipelines.emit.topics import Topic, ensure_topic
 from pipelines.errors import KarmalakeError
 from pipelines.settings import KafkaSettings
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from kafka.errors import KafkaError, KafkaTimeoutError, UnknownError
 
+from pipelines.bus.clients import producer, translated
+from pipelines.bus.topics import topic_exists
 from pipelines.contract.encode import encode
-from pipelines.emit.clients import producer, translated
-from pipelines.emit.topics import topic_exists
 from pipelines.errors import ConfigurationError
 from pipelines.settings import KafkaSettings
 

@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine, bindparam, delete, select
 
-from pipelines.emit import clients
+from pipelines.bus import clients
 from pipelines.emit.outbox import database
 from pipelines.emit.outbox.table import OUTBOX
 from pipelines.emit.outbox.waking import Alarm, alarm

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pipelines.beside import best_effort
+from pipelines.best_effort import best_effort
 from pipelines.ingest.guard import Halted
 from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
 

@@ -4,7 +4,7 @@ kafka-python checks CRCs, leaves out control batches and aborted transactions, a
 objects. Here only that last step is replaced: `hand_over_batches` makes a consumer yield one item a batch, and
 `to_columns` finds keys, values, headers, times and offsets in its bytes with a compiled loop that checks every bound.
 A batch whose bytes are not the records that it names, or become too many, is one rejected record, with its range.
-A client without the private names that this rests on (`emit/records.py`) hands over records one by one, several times
+A client without the private names that this rests on (`bus/records.py`) hands over records one by one, several times
 slower.
 """
 # pyright: reportAttributeAccessIssue=false
@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 from kafka.consumer.fetcher import ConsumerRecord
 
+from pipelines.bus.inflate import CODECS
+from pipelines.bus.records import CHANGED, MOST_HEADERS, Checked, CheckedSet, not_whole, take_apart_as
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import HEADERS, RECORD, REJECTED
 from pipelines.contract.times import bus_times
-from pipelines.emit.inflate import CODECS
-from pipelines.emit.records import CHANGED, MOST_HEADERS, Checked, CheckedSet, not_whole, take_apart_as
 from pipelines.ingest.scan import copy_slices, scan_headers, scan_records
 
 

@@ -18,12 +18,12 @@ from pipelines.contract.decode import Decoded, judge
 from pipelines.contract.parsed import Parsed, Problem
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import HEADERS, RECORD, TIMESTAMP
-from pipelines.emit.files import Mapping, to_events
-from pipelines.emit.rows import Rows, read_rows
 from pipelines.errors import UsageError
 from pipelines.ingest.guard import Halted
 from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
 from pipelines.settings import Settings
+from pipelines.sources.files import Mapping, to_events
+from pipelines.sources.rows import Rows, read_rows
 
 
 @dataclass(slots=True)

@@ -16,8 +16,8 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaTimeoutError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
-from pipelines.emit.clients import consumer
-from pipelines.emit.records import limit_polls
+from pipelines.bus.clients import consumer
+from pipelines.bus.records import limit_polls
 from pipelines.ingest.batches import Polled, hand_over_batches, to_columns
 from pipelines.ingest.ranges import LastRead
 from pipelines.settings import KafkaSettings

@@ -11,8 +11,8 @@ from datetime import datetime
 import pyarrow as pa
 from kafka.structs import TopicPartition
 
-from pipelines.emit.clients import translated
-from pipelines.emit.topics import describe_topic
+from pipelines.bus.clients import translated
+from pipelines.bus.topics import describe_topic
 from pipelines.errors import UsageError
 from pipelines.ingest.batches import Polled
 from pipelines.ingest.guard import Halted

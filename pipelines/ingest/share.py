@@ -16,7 +16,7 @@ from typing import Any
 from kafka import ConsumerRebalanceListener
 from kafka.structs import TopicPartition
 
-from pipelines.emit.clients import consumer, poll_as_member, translated
+from pipelines.bus.clients import consumer, poll_as_member, translated
 from pipelines.errors import TransientError
 from pipelines.settings import KafkaSettings
 

@@ -27,11 +27,11 @@ from kafka.errors import (
 )
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
+from pipelines.bus.clients import admin_client, consumer, translated
+from pipelines.bus.records import DamagedBatchError, limit_polls
+from pipelines.bus.topics import topic_id_of
 from pipelines.contract.decode import decode
 from pipelines.contract.schema import RECORD
-from pipelines.emit.clients import admin_client, consumer, translated
-from pipelines.emit.records import DamagedBatchError, limit_polls
-from pipelines.emit.topics import topic_id_of
 from pipelines.errors import KarmalakeError, LostRecordsError, TransientError, UsageError
 from pipelines.ingest.batches import Polled, count, hand_over_batches, hand_over_damaged_batches, to_columns
 from pipelines.ingest.guard import Halted

@@ -25,13 +25,13 @@ import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from pipelines.boundary.file_lock import try_lock
+from pipelines.boundary.private_files import private_folder
 from pipelines.contract.digest import Digests, digest
 from pipelines.contract.schema import EVENT
-from pipelines.file_lock import try_lock
 from pipelines.lake.files import make_durable, read_file
 from pipelines.lake.runs import Runs, open_run
 from pipelines.lake.tables import Lake, data_files, identity
-from pipelines.private import private_folder
 
 _LOG = logging.getLogger(__name__)
 FORMAT = 2

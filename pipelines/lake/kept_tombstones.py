@@ -10,10 +10,10 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from pipelines.boundary.private_files import private_folder
 from pipelines.errors import UsageError
 from pipelines.lake.files import make_durable, read_file
 from pipelines.lake.tables import data_files, is_lake, open_lake
-from pipelines.private import private_folder
 
 FILE_NAME = "tombstones.txt"
 _TOMBSTONE = re.compile(r"[^:\s]+:[0-9a-f]{64}")

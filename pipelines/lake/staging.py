@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
-from pipelines.beside import best_effort
+from pipelines.best_effort import best_effort
 from pipelines.errors import FencedError
 from pipelines.lake.commit import OvertakenError
 from pipelines.lake.files import remove_files

@@ -14,8 +14,8 @@ from pathlib import Path
 import duckdb
 import pyarrow.fs as pa_fs
 
+from pipelines.boundary.private_files import private_folder
 from pipelines.errors import TransientError, one_line
-from pipelines.private import private_folder
 
 _SCHEME = "s3://"
 

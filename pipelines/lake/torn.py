@@ -16,8 +16,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.boundary.file_lock import exclusive_lock
 from pipelines.errors import CorruptionError
-from pipelines.file_lock import exclusive_lock
 from pipelines.lake.stores import is_remote
 
 _ACTIONS = "karmalake_actions"

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.boundary.file_lock import is_locked, try_lock
 from pipelines.errors import ConfigurationError
-from pipelines.file_lock import is_locked, try_lock
 from pipelines.lake.stores import is_remote
 
 PATIENCE_SECONDS = 10.0

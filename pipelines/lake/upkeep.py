@@ -19,13 +19,13 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
+from pipelines.boundary.private_files import private_folder
 from pipelines.errors import TransientError
 from pipelines.lake.files import DAY_COLUMN, make_durable, read_file, read_footer, write_days, write_file
 from pipelines.lake.log_files import remove_old_entries
 from pipelines.lake.publish import publish
 from pipelines.lake.tables import TABLES, Lake, discard_unnamed
 from pipelines.lake.turns import turns
-from pipelines.private import private_folder
 from pipelines.settings import LakeSettings
 
 MAINTENANCE = "maintenance"

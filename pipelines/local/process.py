@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipelines.boundary.file_lock import exclusive_lock, is_locked
+from pipelines.boundary.private_files import private_folder
 from pipelines.errors import CorruptionError, TransientError
-from pipelines.file_lock import exclusive_lock, is_locked
-from pipelines.private import private_folder
 
 _POLL_SECONDS = 0.02
 _TERM_SECONDS = 1.0

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from pipelines.boundary.file_lock import is_locked
 from pipelines.errors import TransientError
-from pipelines.file_lock import is_locked
 from pipelines.local.binaries import broker_binary, cache_binary
 from pipelines.local.process import (
     ProcessFiles,

@@ -18,10 +18,10 @@ if TYPE_CHECKING:  # no process needs what the others work with
     from pipelines.emit.outbox.backlog import Backlog
     from pipelines.emit.relay import Relayed
     from pipelines.errors import KarmalakeError
-    from pipelines.lag.measure import Lag
-    from pipelines.lag.watch import Observation
     from pipelines.lake.commit import CommitRecord
     from pipelines.notify.branch import Tally
+    from pipelines.operate.lag.measure import Lag
+    from pipelines.operate.lag.watch import Observation
     from pipelines.reputation.derive import Derived
     from pipelines.serving.publish import Published
 

@@ -20,8 +20,8 @@ from pipelines.settings import Settings
 if TYPE_CHECKING:
     from pipelines.dlq import Turn
     from pipelines.ingest.guard import Halted
-    from pipelines.lag.watch import WorkLog
     from pipelines.lake.commit import CommitRecord
+    from pipelines.operate.lag.watch import WorkLog
     from pipelines.reputation.derive import Derived
     from pipelines.serving.publish import Published
 
@@ -138,7 +138,7 @@ class StreamMonitor:
 @contextmanager
 def monitoring_stream(settings: Settings) -> Generator[StreamMonitor]:
     """Yield the monitor of `karmalake stream`; beside the work, the lag of a topic is observed and kept."""
-    from pipelines.lag.watch import WorkLog, observe_lag  # noqa: PLC0415 - a relay does without the lake's libraries
+    from pipelines.operate.lag.watch import WorkLog, observe_lag  # noqa: PLC0415 - a relay does without the lake's libraries
 
     work = WorkLog()
     beside = [*([] if settings.queue.kind else ["lag"]), *(["dlq"] if settings.ingest.publish_dead_letters else [])]
@@ -171,7 +171,7 @@ def monitoring_relay(settings: Settings, address: str) -> Generator[Monitor[Rela
 @contextmanager
 def monitoring_notify(settings: Settings, destinations: Sequence[str]) -> Generator[Monitor[NotifyMetrics]]:
     """Yield the monitor of `karmalake notify`; if it is served, the lag of each destination is measured beside it."""
-    from pipelines.lag.measure import measure_group  # noqa: PLC0415 - a relay does without the lake's libraries
+    from pipelines.operate.lag.measure import measure_group  # noqa: PLC0415 - a relay does without the lake's libraries
 
     with monitored(NotifyMetrics(), destinations, settings, ("lag",)) as monitor:
 

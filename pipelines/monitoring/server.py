@@ -20,8 +20,8 @@ from typing import Any, cast
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from pipelines.boundary.hosts import host_allowed
 from pipelines.errors import ConfigurationError
-from pipelines.hosts import host_allowed
 from pipelines.monitoring.health import Health
 from pipelines.settings import MetricsSettings
 

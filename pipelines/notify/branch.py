@@ -23,9 +23,9 @@ from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
-from pipelines.emit.clients import consumer, poll_as_member, translated
+from pipelines.bus.clients import consumer, poll_as_member, translated
+from pipelines.bus.records import DamagedBatchError
 from pipelines.emit.copies import CopyWriter, open_copies
-from pipelines.emit.records import DamagedBatchError
 from pipelines.errors import KarmalakeError, TransientError
 from pipelines.notify.answers import Notification, Transport, Verdict, described
 from pipelines.notify.dead_letters import bury, dead_letters_of

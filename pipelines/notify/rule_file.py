@@ -6,9 +6,9 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from pipelines.boundary.toml import all_problems, key_lines, parse_toml, read_toml, shown
 from pipelines.errors import ConfigurationError
 from pipelines.notify.rules import Condition, RedisStream, Rule, RuleFile, Webhook
-from pipelines.toml_file import all_problems, key_lines, parse_toml, read_toml, shown
 
 _TABLES: tuple[type[BaseModel], ...] = (RuleFile, Rule, Condition, Webhook, RedisStream)
 _KINDS = ("webhook", "redis_stream")

@@ -6,7 +6,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import redis
 
-from pipelines.emit.topics import ensure_topic
+from pipelines.bus.topics import ensure_topic
 from pipelines.notify.answers import Transport
 from pipelines.notify.branch import Plan, Reports, serve
 from pipelines.notify.dead_letters import dead_letters_of

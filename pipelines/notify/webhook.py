@@ -7,8 +7,8 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
+from pipelines.boundary.http import HttpClient
 from pipelines.errors import ConfigurationError, TransientError
-from pipelines.http_exchange import HttpClient
 from pipelines.notify.answers import TAKEN, Answer, Notification, Verdict, described
 from pipelines.notify.rules import Webhook
 from pipelines.notify.signature import signed_headers

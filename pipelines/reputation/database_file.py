@@ -6,8 +6,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shutil import rmtree
 
+from pipelines.boundary.file_lock import exclusive_lock
 from pipelines.errors import UsageError
-from pipelines.file_lock import exclusive_lock
 
 _LOCK_SECONDS = 60.0
 

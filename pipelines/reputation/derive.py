@@ -19,10 +19,10 @@ from typing import Any
 import duckdb
 import polars as pl
 
+from pipelines.boundary.file_lock import is_locked
+from pipelines.boundary.private_files import private_folder
 from pipelines.errors import UsageError
-from pipelines.file_lock import is_locked
 from pipelines.lake.tables import Snapshot
-from pipelines.private import private_folder
 from pipelines.reputation.by_user import (
     attach_by_user,
     bring_up,

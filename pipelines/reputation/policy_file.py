@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from pipelines.boundary.toml import all_problems, exists, key_lines, parse_toml, read_toml, shown
 from pipelines.errors import PolicyError
 from pipelines.reputation.policy.actions import Action, Emission, Points, Rating
 from pipelines.reputation.policy.gates import Cap, Completion, Correction, Once, Retraction, Status
@@ -17,7 +18,6 @@ from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.model import Policy
 from pipelines.reputation.policy.numbers import RuleError
 from pipelines.reputation.policy.rules import Rules, Score
-from pipelines.toml_file import all_problems, exists, key_lines, parse_toml, read_toml, shown
 
 _SHIPPED = Path(__file__).parent / "policies"
 SECTIONS: tuple[type[BaseModel], ...] = (

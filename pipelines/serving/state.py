@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from pipelines.private import private_folder
+from pipelines.boundary.private_files import private_folder
 
 DIGESTS = pl.Schema({"user_id": pl.String, "digest": pl.UInt64})
 _NAME = "published.arrow"

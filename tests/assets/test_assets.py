@@ -16,14 +16,14 @@ import redis
 from assets import automation, checks, lake, scores, upkeep
 from assets.definitions import build_defs
 from assets.resources import Karmalake
+from pipelines.bus.topics import ensure_topic
 from pipelines.drain import drain, open_ingest
 from pipelines.emit.producer import produce_records
-from pipelines.emit.simulator import Planted, simulate
-from pipelines.emit.topics import ensure_topic
 from pipelines.refresh import publish_warehouse
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
 from pipelines.settings import Settings
+from pipelines.simulate.simulator import Planted, simulate
 from tests.assets.running import days, materialize, metadata, metadata_by_day
 from tests.conftest import REPOSITORY
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of

@@ -9,8 +9,8 @@ import pytest
 from assets.resources import Karmalake
 from assets.scores import reputation
 from pipelines.backfill import backfill
-from pipelines.emit.files import Mapping
 from pipelines.settings import Settings
+from pipelines.sources.files import Mapping
 from tests.assets.running import materialize, metadata
 
 

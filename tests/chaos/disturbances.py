@@ -8,11 +8,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from pipelines.emit.producer import Record
-from pipelines.emit.simulator import simulate
 from pipelines.lake.copying import copy_lake
 from pipelines.lake.tables import open_lake
 from pipelines.serving.read import published
 from pipelines.settings import Settings
+from pipelines.simulate.simulator import simulate
 from tests.chaos import tasks
 from tests.chaos.clock import with_jumping_clock
 from tests.chaos.logs import log_loses_its_end_and_grows, retention_passes_the_checkpoint

@@ -7,9 +7,9 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.structs import TopicPartition
 
-from pipelines.emit.clients import admin_client
+from pipelines.bus.clients import admin_client
+from pipelines.bus.topics import describe_topic, ensure_topic
 from pipelines.emit.producer import Record
-from pipelines.emit.topics import describe_topic, ensure_topic
 from pipelines.errors import LostRecordsError
 from pipelines.settings import Settings
 from tests.chaos import tasks

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipelines.cli.output import say
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import open_lake
-from pipelines.verify import verify_lake
+from pipelines.operate.verify import verify_lake
 from tests.chaos.disturbances import DISTURBANCES, kill, poison
 from tests.chaos.verdict import not_rejected, not_told, settle, verdict
 from tests.chaos.world import World, open_world

@@ -8,12 +8,12 @@ from typing import Any
 
 from pipelines.backfill import backfill
 from pipelines.drain import accept_loss, open_ingest
-from pipelines.emit.files import Mapping as Columns
 from pipelines.lake.copying import copy_lake
 from pipelines.lake.tables import open_lake
 from pipelines.lake.upkeep import compact
 from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.settings import Settings
+from pipelines.sources.files import Mapping as Columns
 from pipelines.stream import stream
 from tests.draining import drain_all
 

@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.audit import Audit, audit
-from pipelines.check import Check
 from pipelines.cli.output import facts, say
 from pipelines.lake.tables import open_lake
 from pipelines.lake.upkeep import vacuum
+from pipelines.operate.audit import Audit, audit
+from pipelines.operate.check import Check
+from pipelines.operate.verify import verify
 from pipelines.settings import Settings
-from pipelines.verify import verify
 from tests.chaos import tasks
 from tests.chaos.disturbances import DISTURBANCES
 from tests.chaos.world import Story, World

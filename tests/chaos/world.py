@@ -14,8 +14,8 @@ from typing import Any
 from unittest.mock import patch
 from urllib.parse import urlsplit
 
+from pipelines.bus.topics import ensure_topic
 from pipelines.emit.producer import Record
-from pipelines.emit.topics import ensure_topic
 from pipelines.lake.tables import create_lake, is_lake
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import Settings

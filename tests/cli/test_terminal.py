@@ -17,13 +17,13 @@ import polars as pl
 import pytest
 import typer
 
+from pipelines.boundary.text import STEERING
 from pipelines.cli.app import app
 from pipelines.cli.output import _VisibleLines, show_traceback
 from pipelines.cli.rows import Format, write
 from pipelines.emit.producer import Record
 from pipelines.errors import DEFECT, endings
 from pipelines.settings import Settings
-from pipelines.visible import STEERING
 from tests.conftest import REPOSITORY
 from tests.draining import send
 from tests.test_crashes import environment

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from pipelines.audit_values import ReadEvent, read_event
 from pipelines.contract.avro import OWN_SCHEMA
 from pipelines.contract.parsed import Parsed
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import HEADERS
 from pipelines.contract.schema_ids import naming_of, namings_of
 from pipelines.contract.values import parse_values
+from pipelines.operate.audit_values import ReadEvent, read_event
 from pipelines.settings import ContractSettings
 from tests.contract.registry import running_registry
 from tests.contract.writing import framed, to_avro, to_json, to_protobuf

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipelines.emit.producer import Record
-from pipelines.emit.simulator import Rates, simulate
 from pipelines.lake.tables import is_lake
 from pipelines.settings import Settings
+from pipelines.simulate.simulator import Rates, simulate
 from tests.crashes.kills import Moment, kill
 from tests.draining import LAKE, answers, assert_verified
 

@@ -24,7 +24,7 @@ _SERVED.set_forkserver_preload(
     [
         "pytest",
         "pyarrow.dataset",
-        "pipelines.dead_letters",
+        "pipelines.operate.dead_letters",
         "pipelines.dlq",
         "pipelines.emit.relay",
         "pipelines.lake.upkeep",

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from sqlalchemy import URL, func, select
 
+from pipelines.bus.topics import ensure_topic
 from pipelines.emit import outbox
 from pipelines.emit.outbox import OUTBOX
 from pipelines.emit.relay import open_relay, relay_waiting
-from pipelines.emit.topics import ensure_topic
 from pipelines.settings import Settings
 from tests.crashes.flows import Flow, killed
 from tests.crashes.kills import Moment

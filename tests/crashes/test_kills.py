@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.drain import drain, open_ingest
-from pipelines.emit.simulator import simulate
 from pipelines.settings import Settings
+from pipelines.simulate.simulator import simulate
 from tests.crashes.kills import Moment, kill
 from tests.draining import drain_all, send, with_ingest
 

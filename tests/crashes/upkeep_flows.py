@@ -1,9 +1,9 @@
 """Killing compaction and vacuum, the requeue of dead letters, and an erasure."""
 
-from pipelines.dead_letters import Selection, requeue
-from pipelines.erase import erase
 from pipelines.lake.tables import open_lake
 from pipelines.lake.upkeep import compact, vacuum
+from pipelines.operate.dead_letters import Selection, requeue
+from pipelines.operate.erase import erase
 from pipelines.settings import Settings
 from tests.crashes.flows import Flow, killed, parts
 from tests.crashes.kills import Moment
@@ -66,9 +66,9 @@ _ERASING = {
     "pipelines.lake.erasure:replace_files": 1,
     "pipelines.lake.erasure:make_durable": 1,
     "pipelines.lake.erasure:_erase": 2,
-    "pipelines.erase:forget_indexes": 1,
-    "pipelines.erase:count_mentions": 1,
-    "pipelines.erase:forget_by_user": 1,
+    "pipelines.operate.erase:forget_indexes": 1,
+    "pipelines.operate.erase:count_mentions": 1,
+    "pipelines.operate.erase:forget_by_user": 1,
 }
 
 FLOWS = {
@@ -82,12 +82,12 @@ FLOWS = {
     "requeue": Flow(
         requeue_all,
         {
-            "pipelines.dead_letters:stream_letters": 1,
-            "pipelines.dead_letters:_in_order": 1,
-            "pipelines.dead_letters:_decide": 1,
-            "pipelines.dead_letters:append_file": 1,
-            "pipelines.dead_letters:open_ingest_from": 1,
-            "pipelines.ingest.kept:KeptRecords.poll": 2,
+            "pipelines.operate.dead_letters:stream_letters": 1,
+            "pipelines.operate.dead_letters:_in_order": 1,
+            "pipelines.operate.dead_letters:_decide": 1,
+            "pipelines.operate.dead_letters:append_file": 1,
+            "pipelines.operate.dead_letters:open_ingest_from": 1,
+            "pipelines.ingest.requeue:KeptRecords.poll": 2,
             "pipelines.drain:stage_events": 1,
             "pipelines.drain:commit_batch": 1,
             "pipelines.drain:DedupIndex.extend": 1,

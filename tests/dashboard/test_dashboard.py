@@ -17,13 +17,13 @@ import websockets
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 from websockets.sync.client import connect
 
+from pipelines.boundary.text import visible
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.emit.producer import Record
-from pipelines.emit.simulator import Rates, simulate
 from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.settings import Settings
-from pipelines.visible import visible
+from pipelines.simulate.simulator import Rates, simulate
 from tests.draining import NOON, drain_all, send, with_ingest
 from tests.services.ports import free_port
 from tests.services.requirements import require

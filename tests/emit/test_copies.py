@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.bus.topics import ensure_topic
 from pipelines.emit.copies import (
     HEADERS_LEFT_OUT,
     KEY_TRUNCATED,
@@ -21,7 +22,6 @@ from pipelines.emit.copies import (
     record_bytes,
 )
 from pipelines.emit.producer import Record
-from pipelines.emit.topics import ensure_topic
 from pipelines.errors import TransientError
 from pipelines.settings import KafkaSettings, Settings
 from tests.emit.test_producer import read_topic

@@ -11,10 +11,10 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
 
+from pipelines.bus.topics import describe_topic, ensure_topic
 from pipelines.contract import event_pb2
 from pipelines.contract.schema import EVENT
 from pipelines.emit.producer import Record, delivering, produce, produce_records
-from pipelines.emit.topics import describe_topic, ensure_topic
 from pipelines.errors import ConfigurationError, TransientError, UsageError
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import KafkaSettings, RedisSettings, Settings

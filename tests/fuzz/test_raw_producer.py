@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pipelines.emit.topics import ensure_topic
+from pipelines.bus.topics import ensure_topic
 from pipelines.settings import KafkaSettings, Settings
 from tests.fuzz import wire
 from tests.fuzz.raw_producer import RawProducer, RefusedError

@@ -15,7 +15,7 @@ from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from kafka.record.util import calc_crc32c, encode_varint
 
-from pipelines.emit.records import BatchesAs, Guarded, GuardedSet
+from pipelines.bus.records import BatchesAs, Guarded, GuardedSet
 from pipelines.ingest.batches import Polled, _Undivided, _UndividedSet, to_columns
 
 Records = list[tuple[int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]]

@@ -4,7 +4,7 @@ from typing import Any
 
 from kafka.protocol.producer import ProduceRequest
 
-from pipelines.emit.clients import admin_client
+from pipelines.bus.clients import admin_client
 from pipelines.settings import KafkaSettings
 
 _VERSION = 9

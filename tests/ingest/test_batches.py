@@ -15,16 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.record.default_records import DefaultRecordBatch
 
+from pipelines.bus import inflate as inflate_module
+from pipelines.bus import records as records_module
 from pipelines.contract.rejection import Reason
 from pipelines.contract.times import bus_times
-from pipelines.emit import inflate as inflate_module
-from pipelines.emit import records as records_module
-from pipelines.emit.simulator import Rates, simulate
 from pipelines.ingest import batches as batches_module
 from pipelines.ingest.batches import to_columns
 from pipelines.ingest.queue import Message, QueueSource
 from pipelines.ingest.scan import scan_records
 from pipelines.settings import Settings
+from pipelines.simulate.simulator import Rates, simulate
 from tests.conftest import REPOSITORY
 from tests.draining import contents, drain_all, send, with_ingest
 from tests.ingest.hostile_batches import (

@@ -11,15 +11,15 @@ import pytest
 from kafka import KafkaProducer
 from kafka.structs import TopicPartition
 
-from pipelines.audit import audit
+from pipelines.bus.clients import admin_client
+from pipelines.bus.topics import describe_topic, ensure_topic
 from pipelines.drain import Ingest, accept_loss, drain, open_ingest
-from pipelines.emit.clients import admin_client
-from pipelines.emit.topics import describe_topic, ensure_topic
 from pipelines.errors import LostRecordsError, TransientError
 from pipelines.ingest.source import open_source
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.positions import last_record
 from pipelines.lake.tables import open_lake
+from pipelines.operate.audit import audit
 from pipelines.settings import Settings
 from tests.draining import assert_verified, contents, drain_all, query, valid_records, with_ingest
 from tests.services.kafka_cluster import KafkaCluster

@@ -11,18 +11,18 @@ import pytest
 from kafka import KafkaProducer
 from kafka.structs import TopicPartition
 
+from pipelines.bus.clients import admin_client
+from pipelines.bus.topics import describe_topic, ensure_topic
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.drain import accept_loss, drain, drain_once, open_ingest
-from pipelines.emit.clients import admin_client
 from pipelines.emit.producer import Record
-from pipelines.emit.topics import describe_topic, ensure_topic
 from pipelines.errors import LostRecordsError
 from pipelines.ingest.ranges import OffsetRange
-from pipelines.lag.measure import measure_lag
 from pipelines.lake.commit import CommitRecord, commit_batch
 from pipelines.lake.history import take_snapshot
 from pipelines.lake.tables import create_lake, open_lake
+from pipelines.operate.lag.measure import measure_lag
 from pipelines.settings import Settings
 from tests.draining import assert_verified, contents, drain_all, drained, query, send, valid_records, with_ingest
 from tests.services.kafka_cluster import KafkaCluster

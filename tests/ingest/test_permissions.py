@@ -14,9 +14,9 @@ from kafka.admin import (
     ResourceType,
 )
 
-from pipelines.audit import audit
 from pipelines.errors import ConfigurationError
-from pipelines.lag.measure import measure_lag
+from pipelines.operate.audit import audit
+from pipelines.operate.lag.measure import measure_lag
 from pipelines.settings import Settings
 from tests.draining import assert_verified, drain_all, query, send, valid_records, with_ingest
 from tests.services.kafka_cluster import USER, KafkaCluster

@@ -14,13 +14,13 @@ import pytest
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.structs import MemberState
 
-from pipelines.audit import audit
+from pipelines.bus.topics import ensure_topic
 from pipelines.drain import drain, drain_once, open_ingest
 from pipelines.emit.producer import Record
-from pipelines.emit.topics import ensure_topic
 from pipelines.ingest import share as share_module
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import create_lake
+from pipelines.operate.audit import audit
 from pipelines.settings import Settings
 from tests.draining import assert_verified, query, send, valid_records, with_ingest
 from tests.services.kafka_cluster import KafkaCluster

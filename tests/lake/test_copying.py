@@ -10,7 +10,7 @@ from pipelines.lake.copying import copy_lake
 from pipelines.lake.history import complete_commits, take_snapshot
 from pipelines.lake.publish import publish
 from pipelines.lake.tables import TABLES, Lake, create_lake
-from pipelines.verify import verify_lake
+from pipelines.operate.verify import verify_lake
 from tests.lake.making import commit, make_events, make_record, stored
 
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines import file_lock
+from pipelines.boundary import file_lock
 from pipelines.contract.digest import Digests
 from pipelines.errors import ConfigurationError
 from pipelines.lake import index as index_module

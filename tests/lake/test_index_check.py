@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from pipelines.lake.index import DedupIndex
+from pipelines.operate.verify import verify_index
 from pipelines.settings import Settings
-from pipelines.verify import verify_index
 from tests.draining import drain_all, send, valid_records, with_ingest
 from tests.lake.making import make_events
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import file_lock
+from pipelines.boundary import file_lock
+from pipelines.boundary.file_lock import exclusive_lock, try_lock
 from pipelines.errors import CorruptionError
-from pipelines.file_lock import exclusive_lock, try_lock
 from pipelines.lake import commit as commit_module
 from pipelines.lake import files, torn
 from pipelines.lake.commit import append

@@ -20,7 +20,7 @@ from pipelines.lake.history import complete_commits, take_snapshot
 from pipelines.lake.publish import publish
 from pipelines.lake.tables import Lake, create_lake, data_files
 from pipelines.lake.upkeep import compact, vacuum
-from pipelines.verify import verify_lake
+from pipelines.operate.verify import verify_lake
 from tests.lake.making import commit, make_events, stored, unnamed_files
 
 _HOURS = 3600

@@ -13,7 +13,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.structs import TopicPartition
 
-from pipelines.emit.topics import ensure_topic
+from pipelines.bus.topics import ensure_topic
 from pipelines.settings import KafkaSettings, Settings
 from tests.conftest import REPOSITORY
 from tests.draining import send, valid_records

@@ -10,13 +10,13 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
+from pipelines.bus.topics import ensure_topic
 from pipelines.drain import drain, open_ingest
 from pipelines.emit.producer import produce_records
-from pipelines.emit.simulator import simulate
-from pipelines.emit.topics import ensure_topic
 from pipelines.refresh import rebuild_warehouse
 from pipelines.reputation.waiting import PROGRESS
 from pipelines.settings import Settings
+from pipelines.simulate.simulator import simulate
 from tests.conftest import REPOSITORY
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))

@@ -21,7 +21,7 @@ WriteRules = Callable[..., Path]
 @pytest.fixture
 def bus(kafka: "KafkaCluster", settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Return settings of Apache Kafka with an empty topic of four partitions, and little in flight."""
-    from pipelines.emit.topics import ensure_topic  # noqa: PLC0415
+    from pipelines.bus.topics import ensure_topic  # noqa: PLC0415
     from tests.draining import with_ingest  # noqa: PLC0415
 
     monkeypatch.setenv("NOTIFY_TEST_SECRET", SECRET)

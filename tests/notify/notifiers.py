@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kafka.structs import TopicPartition
 
-from pipelines.emit.clients import consumer
+from pipelines.bus.clients import consumer
 from pipelines.notify.branch import Reports, Tally
 from pipelines.notify.rule_file import load_rules
 from pipelines.notify.run import notify, plans

@@ -15,7 +15,7 @@ from pipelines.contract.schema import EVENT
 from pipelines.ingest.batches import to_columns
 from pipelines.notify.events import understand
 from pipelines.settings import ContractSettings
-from tests.emit.test_records import Key
+from tests.bus.test_records import Key
 from tests.ingest.hostile_batches import Records, build, guarded, hostile, polled
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from pipelines.lag.measure import measure_group
+from pipelines.operate.lag.measure import measure_group
 from pipelines.settings import Settings
 from tests.draining import send, valid_records
-from tests.metrics.scraping import address_said, becomes, scrape, status
+from tests.monitoring.scraping import address_said, becomes, scrape, status
 from tests.notify.conftest import WriteRules
 from tests.notify.notifiers import checkpoints, command, webhook
 from tests.notify.receiver import Receiver

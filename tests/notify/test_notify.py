@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from pipelines.audit import audit
-from pipelines.emit import inflate as inflate_module
-from pipelines.emit.clients import consumer, producer
+from pipelines.bus import inflate as inflate_module
+from pipelines.bus.clients import consumer, producer
+from pipelines.bus.topics import ensure_topic
 from pipelines.emit.producer import Record
-from pipelines.emit.topics import ensure_topic
 from pipelines.notify import branch as branch_module
 from pipelines.notify.answers import Answer, Transport
 from pipelines.notify.dead_letters import dead_letters_of
 from pipelines.notify.lanes import Delivery, Lanes
+from pipelines.operate.audit import audit
 from pipelines.serving.client import connect
 from pipelines.settings import Settings
+from tests.bus.test_records import Key
 from tests.draining import drain_all, query, send, valid_records
-from tests.emit.test_records import Key
 from tests.notify.conftest import WriteRules
 from tests.notify.notifiers import checkpoints, command, lag, notifying, stream, webhook
 from tests.notify.receiver import Receiver, Request, Status

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.emit.topics import ensure_topic
+from pipelines.bus.topics import ensure_topic
 from pipelines.settings import Settings
 from tests.draining import send, send_to, valid_records
 from tests.notify.conftest import WriteRules

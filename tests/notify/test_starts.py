@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
-from pipelines.emit.clients import admin_client, consumer
+from pipelines.bus.clients import admin_client, consumer
 from pipelines.emit.producer import Record
 from pipelines.notify.starts import begin_without_checkpoint, go_on_after_loss
 from pipelines.settings import Settings
 from tests.draining import send, valid_records
-from tests.metrics.scraping import address_said, becomes
+from tests.monitoring.scraping import address_said, becomes
 from tests.notify.conftest import WriteRules
 from tests.notify.notifiers import checkpoints, command, lag, notifying, webhook
 from tests.notify.receiver import Receiver

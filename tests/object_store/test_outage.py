@@ -7,12 +7,12 @@ import pytest
 
 from pipelines.errors import KarmalakeError
 from pipelines.lake.tables import create_lake
+from pipelines.operate.verify import verify
 from pipelines.reputation.activation import activate
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.serving.read import read_reputation
 from pipelines.settings import Settings
 from pipelines.stream import stream
-from pipelines.verify import verify
 from tests.draining import send, valid_records, with_ingest
 from tests.services.object_store import ObjectStore
 from tests.services.waiting import wait_for

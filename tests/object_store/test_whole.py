@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.audit import audit
-from pipelines.emit.simulator import Rates, simulate
-from pipelines.erase import erase
 from pipelines.errors import ConfigurationError, CorruptionError, TransientError, UsageError
 from pipelines.lake.copying import copy_lake
 from pipelines.lake.stores import opened
 from pipelines.lake.tables import data_files, open_lake
 from pipelines.lake.upkeep import compact, vacuum
+from pipelines.operate.audit import audit
+from pipelines.operate.erase import erase
+from pipelines.operate.verify import verify
 from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.reputation.warehouse import open_warehouse
 from pipelines.serving.read import read_reputation
 from pipelines.settings import Settings, load_settings
-from pipelines.verify import verify
+from pipelines.simulate.simulator import Rates, simulate
 from tests.draining import assert_verified, contents, drain_all, query, send, valid_records, with_ingest
 from tests.services.object_store import ObjectStore
 from tests.test_crashes import environment

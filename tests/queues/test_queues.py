@@ -6,11 +6,11 @@ import pytest
 from pydantic import SecretStr
 
 from pipelines import drain as drain_module
-from pipelines.dead_letters import Requeued, Selection, requeue
 from pipelines.drain import Ingest, drain_once, open_ingest
 from pipelines.errors import KarmalakeError
 from pipelines.ingest.queue import QueueSource
 from pipelines.lake.commit import CommitRecord
+from pipelines.operate.dead_letters import Requeued, Selection, requeue
 from pipelines.settings import Settings
 from tests.draining import assert_verified, drain_all, query, valid_records
 from tests.queues.conftest import Queue

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from pipelines.emit.mischief import Mischief, plant_drift, plant_rater_burst, plant_review_bomb, plant_ring
-from pipelines.emit.story import BOMBED
-from pipelines.emit.world import Span, build_world
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import Warehouse
+from pipelines.simulate.anomalies import Mischief, plant_drift, plant_rater_burst, plant_review_bomb, plant_ring
+from pipelines.simulate.story import BOMBED
+from pipelines.simulate.world import Span, build_world
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of, us
 
 ANOMALIES = ("review_bombs", "rater_bursts", "reciprocal_rings", "drift")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipelines.emit.topics import describe_topic
+from pipelines.bus.topics import describe_topic
 from pipelines.settings import KafkaSettings
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.waiting import wait_for

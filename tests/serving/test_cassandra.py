@@ -9,12 +9,12 @@ import polars as pl
 import pytest
 
 from pipelines.errors import ConfigurationError, FencedError, TransientError, UsageError
+from pipelines.operate.verify import verify
 from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.serving import cassandra_store
 from pipelines.serving.cassandra_store import open_cassandra
 from pipelines.serving.read import published, read_leaderboard, read_reputation
 from pipelines.settings import CassandraSettings, Settings, load_settings
-from pipelines.verify import verify
 from tests.draining import drain_all, send, valid_records, with_ingest
 from tests.services.cassandra_server import KEYSPACE, CassandraServer
 from tests.services.ports import HOST, free_port

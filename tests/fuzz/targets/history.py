@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from pipelines.emit.files import Mapping
-from pipelines.emit.rows import count_rows
 from pipelines.errors import RejectedError, UsageError
 from pipelines.ingest.file import open_file
 from pipelines.settings import Settings
+from pipelines.sources.files import Mapping
+from pipelines.sources.rows import count_rows
 from tests.fuzz.mutation import mutate_bytes
 from tests.fuzz.target import Target, demand
 

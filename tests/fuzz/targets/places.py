@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pipelines.backfill import backfill
 from pipelines.cli import main
-from pipelines.emit.files import Mapping
 from pipelines.errors import DEFECT, endings
 from pipelines.settings import Settings
+from pipelines.sources.files import Mapping
 from tests.fuzz.target import Target, demand
 
 _COMMANDS = (

@@ -1,0 +1,232 @@
+"""A ride-hailing and marketplace world: what really happened in it, each event once, in the order of its time.
+
+Pure and vectorised; everything follows from the generator that is passed in. Sending it, with the faults of a real
+bus, is `faults.py`'s affair.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipelines.contract.schema import EVENT, METADATA, TIMESTAMP
+from pipelines.simulate.story import STORY_IDS, story
+
+Integers = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.float64]
+
+HOUR_US = 3_600_000_000
+DAY_US = 24 * HOUR_US
+
+_RATING_SHARE = 0.42
+"""Of ratings among transactions and ratings: about three in four transactions are rated."""
+_RETRACTED_SHARE = 0.004
+_SUSPENDED_SHARE = 0.001
+_ANGRY_SHARE = 0.03
+"""Of ratings that are 1, whatever the service was like."""
+_MOST_ACTIVE = 300
+"""Times as active as the least active: a heavy tail with an end."""
+_GROWTH = 1.5
+"""Activity at the end, as a multiple of that at the start."""
+_BY_HOUR = np.array([3, 2, 1, 1, 1, 2, 4, 8, 10, 8, 6, 6, 7, 7, 6, 6, 7, 10, 12, 11, 9, 8, 7, 5], dtype=np.float64)
+_BY_WEEKDAY = np.array([1.0, 1.0, 1.05, 1.1, 1.35, 1.5, 1.2])
+_SUSPENSION_REASONS = pa.array(["fraud", "low_rating", "payment_dispute", "safety"])
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """[start_us, end_us]: no event happens outside."""
+
+    start_us: int
+    end_us: int
+
+    @property
+    def length_us(self) -> int:
+        """Microseconds."""
+        return self.end_us - self.start_us
+
+
+@dataclass(frozen=True, slots=True)
+class _People:
+    """Providers are rated (two thirds drivers, then sellers); customers rate (as riders or buyers)."""
+
+    provider_ids: pa.Array
+    drivers: int
+    customer_ids: pa.Array
+    """All as riders, then all as buyers."""
+    activity: Numbers
+    """How often each provider is chosen; adds up to 1."""
+    eagerness: Numbers
+    """The same for customers."""
+    quality: Numbers
+    strictness: Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class _Transactions:
+    providers: Integers
+    customers: Integers
+    times: Integers
+    ids: pa.Array
+
+    def some(self, rows: Integers) -> "_Transactions":
+        ids = self.ids.take(pa.array(rows))
+        return _Transactions(self.providers[rows], self.customers[rows], self.times[rows], ids)
+
+
+def build_world(rng: np.random.Generator, events: int, span: Span) -> pa.Table:
+    """Return exactly `events` events (EVENT columns), ordered by event_time; at least a few hundred are asked for."""
+    people = _people(rng, events)
+    made = [story(span.end_us, span.length_us, random_ids(rng, STORY_IDS))]
+    ids = random_ids(rng, events - len(made[0]))
+    made += (changes := _status_changes(rng, people, span, ids, round(events * _SUSPENDED_SHARE)))
+    ids = ids.slice(sum(map(len, changes)))
+    retractions = round(events * _RETRACTED_SHARE)
+    ratings = round((len(ids) - retractions) * _RATING_SHARE)
+    transactions = _transactions(rng, people, span, len(ids) - retractions - ratings)
+    rated = transactions.some(rng.permutation(len(transactions.ids))[:ratings])
+    made.append(_ratings(rng, people, span, ids.slice(0, ratings), rated))
+    made.append(_retractions(rng, span, ids.slice(ratings, retractions), made[-1]))
+    made.append(_completions(people, ids.slice(ratings + retractions), transactions))
+    world = pa.concat_tables(made).combine_chunks()
+    return world.take(pa.array(np.argsort(microseconds(world), kind="stable")))
+
+
+def microseconds(events: pa.Table) -> Integers:
+    """Return event_time as integers since 1970."""
+    return events["event_time"].cast(pa.int64()).to_numpy()
+
+
+def random_ids(rng: np.random.Generator, count: int) -> pa.Array:
+    """Return `count` UUIDs (version 4) as strings."""
+    octets = np.frombuffer(rng.bytes(16 * count), dtype=np.uint8).reshape(count, 16).copy()
+    octets[:, 6] = octets[:, 6] & 0x0F | 0x40
+    octets[:, 8] = octets[:, 8] & 0x3F | 0x80
+    digits = np.frombuffer(octets.tobytes().hex().encode(), dtype=np.uint8).reshape(count, 32)
+    text = np.insert(digits, (8, 12, 16, 20), ord("-"), axis=1)
+    offsets = np.arange(0, 36 * (count + 1), 36, dtype=np.int32)
+    return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(text.tobytes()))
+
+
+def _people(rng: np.random.Generator, events: int) -> _People:
+    providers = max(20, events // 60)
+    customers = max(50, events // 25)
+    drivers = providers * 2 // 3
+    activity = np.minimum(1 + rng.pareto(1.3, providers), _MOST_ACTIVE)
+    eagerness = np.minimum(1 + rng.pareto(1.5, customers), _MOST_ACTIVE)
+    return _People(
+        provider_ids=_names("driver", drivers, "seller", providers - drivers),
+        drivers=drivers,
+        customer_ids=_names("rider", customers, "buyer", customers),
+        activity=activity / activity.sum(),
+        eagerness=eagerness / eagerness.sum(),
+        quality=2.2 + 2.8 * rng.beta(6, 1.4, providers),
+        strictness=rng.normal(0, 0.35, customers),
+    )
+
+
+def _names(first: str, firsts: int, second: str, seconds: int) -> pa.Array:
+    return pa.array(
+        [f"{kind}-{number:06d}" for kind, count in ((first, firsts), (second, seconds)) for number in range(count)]
+    )
+
+
+def _transactions(rng: np.random.Generator, people: _People, span: Span, count: int) -> _Transactions:
+    return _Transactions(
+        providers=rng.choice(len(people.activity), count, p=people.activity),
+        customers=rng.choice(len(people.eagerness), count, p=people.eagerness),
+        times=_rhythm(rng, span, count),
+        ids=random_ids(rng, count),
+    )
+
+
+def _rhythm(rng: np.random.Generator, span: Span, count: int) -> Integers:
+    """Return times that follow the hours of the day, the days of the week (UTC) and a growing business."""
+    hours = max(1, span.length_us // HOUR_US)
+    hour = np.arange(hours)
+    since_epoch = span.start_us // HOUR_US + hour
+    weekday = (since_epoch // 24 + 3) % 7  # 1970-01-01 was a Thursday
+    weights = _BY_HOUR[since_epoch % 24] * _BY_WEEKDAY[weekday] * _GROWTH ** (hour / hours)
+    chosen = rng.choice(hours, count, p=weights / weights.sum())
+    width = span.length_us // hours
+    return span.start_us + chosen * width + rng.integers(0, width, count)
+
+
+def _status_changes(
+    rng: np.random.Generator, people: _People, span: Span, ids: pa.Array, suspensions: int
+) -> list[pa.Table]:
+    """Suspend the worse providers more often, each at most once; most come back before the end."""
+    bad = (5.2 - people.quality) ** 3
+    count = min(suspensions, len(bad) // 4)
+    who = rng.choice(len(bad), count, replace=False, p=bad / bad.sum())
+    begins = span.start_us + (span.length_us * rng.uniform(0.1, 1, count)).astype(np.int64)
+    ends = begins + ((0.5 + rng.exponential(6, count)) * DAY_US).astype(np.int64)
+    back = np.flatnonzero(ends <= span.end_us)
+    reasons = _SUSPENSION_REASONS.take(pa.array(rng.integers(0, len(_SUSPENSION_REASONS), count)))
+    users = people.provider_ids.take(pa.array(who))
+    returned = pa.array(back)
+    return [
+        _events(ids.slice(0, count), users, "AccountSuspended", begins, reason=reasons),
+        _events(
+            ids.slice(count, len(back)),
+            users.take(returned),
+            "AccountReinstated",
+            ends[back],
+            reason=reasons.take(returned),
+        ),
+    ]
+
+
+def _ratings(rng: np.random.Generator, people: _People, span: Span, ids: pa.Array, rated: _Transactions) -> pa.Table:
+    """Rate transactions: rides within the hour, purchases within days; never after the end."""
+    count = len(ids)
+    rides = rated.providers < people.drivers
+    delay = np.where(rides, rng.exponential(HOUR_US / 3, count), rng.exponential(3 * DAY_US, count))
+    room = span.end_us - rated.times
+    delay = np.where(delay < room, delay, rng.uniform(0, 1, count) * room)
+    meant = people.quality[rated.providers] - people.strictness[rated.customers] + rng.normal(0, 0.7, count)
+    stars = np.where(rng.uniform(0, 1, count) < _ANGRY_SHARE, 1, np.clip(np.rint(meant), 1, 5)).astype(np.int64)
+    return _events(
+        ids,
+        people.provider_ids.take(pa.array(rated.providers)),
+        pa.array(np.where(rides, "DriverRated", "ReviewPosted"), pa.string()),
+        rated.times + delay.astype(np.int64),
+        rating=pa.array(stars).cast(pa.string()),
+        rater_id=people.customer_ids.take(pa.array(rated.customers + len(people.strictness) * ~rides)),
+        transaction_id=rated.ids,
+    )
+
+
+def _retractions(rng: np.random.Generator, span: Span, ids: pa.Array, ratings: pa.Table) -> pa.Table:
+    targets = ratings.take(pa.array(rng.permutation(len(ratings))[: len(ids)]))
+    times = microseconds(targets)
+    later = times + (rng.uniform(0, 1, len(ids)) ** 2 * (span.end_us - times)).astype(np.int64)
+    return _events(ids, targets["user_id"], "RatingRetracted", later, target_event_id=targets["event_id"])
+
+
+def _completions(people: _People, ids: pa.Array, transactions: _Transactions) -> pa.Table:
+    users = people.provider_ids.take(pa.array(transactions.providers))
+    return _events(ids, users, "TransactionCompleted", transactions.times, transaction_id=transactions.ids)
+
+
+def _events(ids: pa.Array, users: Any, action: str | pa.Array, times: Integers, **metadata: Any) -> pa.Table:
+    """Return EVENT columns; each keyword is a metadata entry that every row has."""
+    count = len(ids)
+    actions = pa.repeat(pa.scalar(action, pa.string()), count) if isinstance(action, str) else action
+    event_time = pa.array(times, pa.int64()).cast(TIMESTAMP)
+    return pa.table([ids, users, actions, event_time, _maps(metadata, count)], schema=EVENT)
+
+
+def _maps(metadata: dict[str, Any], count: int) -> pa.Array:
+    """Return a map for each row, built from columns."""
+    width = len(metadata)
+    columns = [
+        column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column for column in metadata.values()
+    ]
+    row_by_row = np.arange(width * count).reshape(width, count).T.ravel()
+    keys = pa.array(list(metadata)).take(pa.array(np.tile(np.arange(width), count)))
+    items = pa.concat_arrays(columns).take(pa.array(row_by_row))
+    offsets = pa.array(np.arange(0, width * (count + 1), width, dtype=np.int32))
+    return pa.MapArray.from_arrays(offsets, keys, items).cast(METADATA)

@@ -1,0 +1,1 @@
+"""Files of history as rows, and rows as events."""

@@ -1,0 +1,79 @@
+"""Parquet to rows of text, decoded by a process of its own (`parquet_worker.py`).
+
+A Parquet file of a kilobyte may stand for gigabytes, and a damaged one may crash its reader: neither reaches us.
+"""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Collection, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+
+from pipelines.errors import UsageError
+from pipelines.sources.bounds import CHUNK_ROWS, MAX_PARQUET_BYTES, mebibytes
+
+_WORKER = "pipelines.sources.parquet_worker"
+_PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
+_HEADER_BYTES = 9
+
+
+def read_parquet(path: Path, ids: Collection[str]) -> Iterator[tuple[int, pa.Table]]:
+    """Yield chunks of rows with the number of their first row, from 1; `ids` are the columns that hold ids.
+
+    Columns are strings without nulls, TIMESTAMP or dates; one of a type that has no text says so in its field.
+    Raises UsageError naming what is refused: see `bounds.py`.
+    """
+    if not path.exists():
+        raise UsageError(f"{path}: No such file or directory")
+    row = 1
+    with _worker({"path": str(path), "ids": sorted(ids), "chunk_rows": CHUNK_ROWS}) as frames:
+        for kind, content in _frames(path, frames):
+            if kind == b"r":
+                raise UsageError(f"{path}: {content.decode(errors='replace')}")
+            if kind == b"e":
+                return
+            table = pa.ipc.open_stream(content).read_all()
+            yield row, table
+            row += len(table)
+
+
+@contextmanager
+def _worker(request: dict[str, object]) -> Generator[IO[bytes]]:
+    """Yield what a worker writes; it does not outlive the block."""
+    paths = os.pathsep.join(filter(None, [_PACKAGE_PARENT, os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": paths, "ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1"}
+    worker = subprocess.Popen(  # noqa: S603 - this interpreter, and a module of ours
+        [sys.executable, "-P", "-m", _WORKER],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    with worker:
+        assert worker.stdin  # noqa: S101 - pipes, as asked for
+        assert worker.stdout  # noqa: S101
+        worker.stdin.write(json.dumps(request).encode() + b"\n")
+        worker.stdin.flush()
+        try:
+            yield worker.stdout
+        finally:
+            worker.kill()
+
+
+def _frames(path: Path, stream: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    while len(header := stream.read(_HEADER_BYTES)) == _HEADER_BYTES:
+        kind, length = struct.unpack(">cQ", header)
+        content = stream.read(length)
+        if len(content) < length:
+            break
+        yield kind, content
+    raise UsageError(
+        f"{path}: its reader crashed: the file is damaged, or a page of it takes over {mebibytes(MAX_PARQUET_BYTES)}; "
+        "write it again, in smaller row groups"
+    )

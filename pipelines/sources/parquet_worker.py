@@ -1,0 +1,267 @@
+"""A process that reads one Parquet file and dies of it alone: its memory is limited, its crash is a sentence.
+
+Run by `parquet_rows.py`. Reads a request, one line of JSON; writes
+frames: 1 byte of kind, 8 bytes of length, the rest. Kind `t` is a table as an Arrow stream, `r` why the file is
+refused, `e` the end.
+"""
+
+import json
+import resource
+import struct
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import compute
+
+from pipelines.contract.schema import TIMESTAMP
+from pipelines.sources.bounds import (
+    CHUNK_BYTES,
+    MAX_COLUMNS,
+    MAX_NAME_BYTES,
+    MAX_PARQUET_BYTES,
+    MAX_ROW_BYTES,
+    mebibytes,
+)
+from pipelines.sources.canonical import float_text
+
+pc: Any = compute  # its functions are made at import, where pyright does not see them
+_MAX_EXACT = 2**53
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_BLOCK_BYTES = 1024 * 1024
+_DELTA_ROWS = 4_096
+UNREADABLE = b"unreadable"
+"""Field metadata: the type of a column that has no text."""
+
+
+class RefusedError(Exception):
+    """The file is not read, and why."""
+
+
+def main() -> None:
+    """Answer one request."""
+    request = json.loads(sys.stdin.buffer.readline())
+    _limit_memory()
+    out = sys.stdout.buffer
+    try:
+        for table in _tables(request["path"], frozenset(request["ids"]), request["chunk_rows"]):
+            _write(out, b"t", _as_stream(table))
+        _write(out, b"e", b"")
+    except RefusedError as error:
+        _write(out, b"r", str(error).encode())
+    except MemoryError:
+        _write(out, b"r", f"reading it needs over {mebibytes(MAX_PARQUET_BYTES)}".encode())
+    except (OSError, pa.ArrowException, RecursionError) as error:
+        _write(out, b"r", (str(error).splitlines() or [type(error).__name__])[0].encode())
+
+
+def _limit_memory() -> None:
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+    statm = Path("/proc/self/statm")
+    if statm.exists():  # elsewhere the limit is not enforced by the system
+        now = int(statm.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + MAX_PARQUET_BYTES, now + MAX_PARQUET_BYTES))
+
+
+def _tables(path: str, ids: frozenset[str], chunk_rows: int) -> Iterator[pa.Table]:
+    schema, delta = pq.read_schema(path), _delta_columns(pq.read_metadata(path))
+    _check(schema.names)
+    strings = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_binary(field.type)]
+    # One long value in every row stays one value; values by their differences cannot: few of them are decoded at once.
+    dictionaries = [name for name in strings if name not in delta]
+    at_once = min(chunk_rows, _DELTA_ROWS) if delta else chunk_rows
+    row = 1
+    with pq.ParquetFile(path, read_dictionary=dictionaries, buffer_size=_BLOCK_BYTES, pre_buffer=False) as file:
+        for batch in file.iter_batches(at_once, use_threads=False):
+            for piece in _pieces(batch, row):
+                yield _as_text(piece, ids, row)
+                row += len(piece)
+        if row - 1 != file.metadata.num_rows:
+            raise RefusedError(
+                f"it names {file.metadata.num_rows:,} rows and holds {row - 1:,}: it is damaged; write it again"
+            )
+
+
+def _delta_columns(file: pq.FileMetaData) -> set[str]:
+    """Return the columns that are written as differences, anywhere in the file."""
+    chunks = (
+        file.row_group(group).column(place) for group in range(file.num_row_groups) for place in range(file.num_columns)
+    )
+    return {chunk.path_in_schema for chunk in chunks if any("DELTA" in encoding for encoding in chunk.encodings)}
+
+
+def _check(names: list[str]) -> None:
+    if len(names) > MAX_COLUMNS:
+        raise RefusedError(f"has {len(names):,} columns, and {MAX_COLUMNS:,} are read: leave some out")
+    for name in names:
+        if names.count(name) > 1:
+            raise RefusedError(f"several columns are called {name!r}: rename one")
+        if len(name.encode()) > MAX_NAME_BYTES:
+            raise RefusedError(f"a column's name is longer than {MAX_NAME_BYTES:,} bytes: {name[:80]!r}...")
+
+
+def _pieces(batch: pa.RecordBatch, row: int) -> Iterator[pa.RecordBatch]:
+    """Divide a batch, so that no piece is larger than CHUNK_BYTES once its dictionaries are written out."""
+    sizes = sum((_sizes(column) for column in batch.columns), np.zeros(len(batch), np.int64))
+    if len(sizes) and sizes.max() > MAX_ROW_BYTES:
+        raise RefusedError(
+            f"row {row + int(sizes.argmax())} is longer than {mebibytes(MAX_ROW_BYTES)}: leave out what is long"
+        )
+    start = 0
+    while start < len(batch):
+        rows = max(1, int(np.searchsorted(np.cumsum(sizes[start:]), CHUNK_BYTES, side="right")))
+        yield batch.slice(start, rows)
+        start += rows
+
+
+def _sizes(column: pa.Array) -> np.ndarray:
+    """Return about how many bytes each row of a column takes as text."""
+    if pa.types.is_dictionary(column.type):
+        values = _lengths(column.dictionary)
+        return _filled(values.take(column.indices))
+    return _filled(_lengths(column))
+
+
+def _lengths(values: pa.Array) -> pa.Array:
+    kind = values.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _lengths(values.storage)
+    if pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_string(kind):
+        return pc.binary_length(values).cast(pa.int64())
+    if pa.types.is_large_binary(kind):
+        return pc.binary_length(values)
+    if pa.types.is_fixed_size_binary(kind):
+        return pa.repeat(2 * kind.byte_width, len(values))
+    if pa.types.is_nested(kind):
+        return pa.repeat(values.nbytes // max(1, len(values)), len(values))
+    return pa.repeat(16, len(values))
+
+
+def _filled(lengths: pa.Array) -> np.ndarray:
+    return pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _as_text(batch: pa.RecordBatch, ids: frozenset[str], row: int) -> pa.Table:
+    """Return a piece with columns as `rows.Rows` has them; those without a text are null, and say their type."""
+    fields: list[pa.Field] = []
+    columns: list[pa.Array] = []
+    for name, kind, column in zip(batch.schema.names, batch.schema.types, batch.columns, strict=True):
+        if name in ids:
+            _check_id(name, kind, column, row)
+        try:
+            text = _plain(column)
+            text.validate(full=True)
+            fields.append(pa.field(name, text.type))
+        except (pa.ArrowNotImplementedError, NotImplementedError, TypeError):
+            text = pa.nulls(len(column), pa.string())
+            fields.append(pa.field(name, pa.string(), metadata={UNREADABLE: str(kind).encode()}))
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+            raise RefusedError(f"column {name!r} cannot be read: {str(error).splitlines()[0]}") from None
+        columns.append(text)
+    return pa.table(columns, pa.schema(fields))
+
+
+def _check_id(name: str, kind: pa.DataType, column: pa.Array, row: int) -> None:
+    """Refuse a column of ids that names nobody, or whose digits are lost."""
+    if pa.types.is_dictionary(kind):
+        kind, column = kind.value_type, column.dictionary_decode()
+    if isinstance(kind, pa.BaseExtensionType) and kind.extension_name in {"arrow.uuid", "arrow.json"}:
+        return
+    if pa.types.is_floating(kind):
+        _check_floats(name, column.cast(pa.float64()), row)
+    elif pa.types.is_nested(kind) or pa.types.is_boolean(kind) or _is_binary(kind):
+        raise RefusedError(f"column {name!r} is of type {kind}, which is no id: name a column of text or integers")
+
+
+def _check_floats(name: str, values: pa.Array, row: int) -> None:
+    numbers = values.to_numpy(zero_copy_only=False)
+    wrong = np.flatnonzero((np.abs(numbers) > _MAX_EXACT) | (np.isfinite(numbers) & (numbers != np.floor(numbers))))
+    if len(wrong):
+        value, place = numbers[wrong[0]], row + int(wrong[0])
+        why = "above 2^53 its last digits are lost" if abs(value) > _MAX_EXACT else "it has a fraction"
+        raise RefusedError(
+            f"row {place}, column {name!r}: {value} is a float, and no id: {why}; write ids as integers or text"
+        )
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """Return a column as text without nulls; timestamps and dates as what they are."""
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        return _timestamps(column)
+    if pa.types.is_date(kind):
+        return column.cast(pa.date32())
+    if pa.types.is_dictionary(kind):
+        texts = _plain(column.dictionary)
+        return texts.take(column.indices) if texts.type != pa.string() else pc.fill_null(texts.take(column.indices), "")
+    return pc.fill_null(_text(column, kind), "")
+
+
+def _text(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    if isinstance(kind, pa.BaseExtensionType):
+        if kind.extension_name == "arrow.uuid":
+            return pa.array(
+                [None if value is None else str(uuid.UUID(bytes=value)) for value in column.storage.to_pylist()],
+                pa.string(),
+            )
+        return _text(column.storage, column.storage.type)
+    if pa.types.is_floating(kind):
+        return float_text(column.cast(pa.float32()) if pa.types.is_float16(kind) else column)
+    if pa.types.is_duration(kind):
+        return column.cast(pa.int64()).cast(pa.string())
+    if pa.types.is_nested(kind) or _is_binary(kind):
+        return pa.array([_json(value) for value in column.to_pylist()], pa.string())
+    return column.cast(pa.string())
+
+
+def _timestamps(column: pa.Array) -> pa.Array:
+    """Return timestamps in UTC; null where one is outside the years 1 to 9999, which microseconds would wrap."""
+    per_second = _PER_SECOND[column.type.unit]
+    counts = column.cast(pa.timestamp(column.type.unit)).cast(pa.int64())
+    low, high = _FIRST_SECOND * per_second, _LAST_SECOND * per_second
+    if per_second < _PER_SECOND["ns"]:
+        within = pc.and_(pc.greater_equal(counts, low), pc.less_equal(counts, high))
+        return pc.multiply(pc.if_else(within, counts, None), _PER_SECOND["us"] // per_second).cast(TIMESTAMP)
+    return column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(TIMESTAMP)
+
+
+def _json(value: Any) -> str | None:
+    if value is None:
+        return None
+    return (
+        value.hex()
+        if isinstance(value, bytes)
+        else json.dumps(value, default=_in_json, sort_keys=True, ensure_ascii=False)
+    )
+
+
+def _in_json(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _as_stream(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def _write(out: BinaryIO, kind: bytes, content: Any) -> None:
+    out.write(kind + struct.pack(">Q", len(content)))
+    out.write(content)
+    out.flush()
+
+
+if __name__ == "__main__":
+    main()

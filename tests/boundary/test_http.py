@@ -1,0 +1,212 @@
+"""An exchange ends by its deadline and within its bound, whatever the server does (`isolated`)."""
+
+import socket
+import ssl
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+
+import httpx
+import pytest
+
+from pipelines.boundary.http import HttpAnswer, HttpClient, excerpt
+from pipelines.errors import TransientError
+
+_DEADLINE = 0.6
+_SLACK = 10.0
+"""A busy machine's: far below what any of these servers would hold a read for."""
+_OK = b"HTTP/1.1 200 OK\r\n"
+_Serve = Callable[[socket.socket, Event], None]
+
+
+@contextmanager
+def _server(serve: _Serve) -> Generator[str]:
+    """Yield the address of a server that does `serve` with each connection, until the event that it is given is set."""
+    ended = Event()
+    accepted: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def accept() -> None:
+            while not ended.is_set():
+                connection, _ = listening.accept()
+                accepted.append(connection)
+                with connection:
+                    try:
+                        serve(connection, ended)
+                    except OSError:
+                        continue  # the client went away, as it should
+
+        thread = Thread(target=accept)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            ended.set()
+            for connection in accepted:
+                _end(connection)
+            with socket.create_connection(listening.getsockname()):
+                pass
+            thread.join()
+
+
+def _end(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # closed already
+
+
+@pytest.fixture
+def client() -> Iterator[HttpClient]:
+    """Return a client that is closed with the test."""
+    client = HttpClient()
+    yield client
+    client.close()
+
+
+def _get(client: HttpClient, url: str, max_bytes: int = 1_000, content: bytes = b"") -> HttpAnswer:
+    return client.exchange(httpx.Request("POST", url, content=content), _DEADLINE, max_bytes)
+
+
+def _drip(start: bytes) -> _Serve:
+    def serve(connection: socket.socket, ended: Event) -> None:
+        connection.recv(65_536)
+        connection.sendall(start)
+        while not ended.wait(0.1):
+            connection.sendall(b"1")
+
+    return serve
+
+
+def _say(answer: bytes) -> _Serve:
+    def serve(connection: socket.socket, _: Event) -> None:
+        while connection.recv(65_536):
+            connection.sendall(answer)
+
+    return serve
+
+
+def _silent(_: socket.socket, ended: Event) -> None:
+    ended.wait()
+
+
+def _informs(connection: socket.socket, ended: Event) -> None:
+    connection.recv(65_536)
+    while not ended.is_set():
+        connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("serve", "scheme", "content"),
+    [
+        (_silent, "http", b""),
+        (_silent, "https", b""),
+        (_silent, "http", bytes(50_000_000)),
+        (_drip(b""), "http", b""),
+        (_drip(_OK + b"X-Slow: "), "http", b""),
+        (_informs, "http", b""),
+    ],
+    ids=["no answer", "no TLS", "takes no request", "status", "headers", "informational answers"],
+)
+def test_one_deadline_for_everything_before_the_status(
+    client: HttpClient, serve: _Serve, scheme: str, content: bytes
+) -> None:
+    """A byte now and then does not prolong it."""
+    with _server(serve) as address:
+        began = time.monotonic()
+        with pytest.raises(TransientError, match=r"no complete answer within 0\.6 s"):
+            _get(client, f"{scheme}://{address}/", content=content)
+        assert _DEADLINE <= time.monotonic() - began < _DEADLINE + _SLACK
+
+
+@pytest.mark.parametrize(
+    "start", [b"Content-Length: 1000\r\n\r\n", b"\r\n", b"Transfer-Encoding: chunked\r\n\r\n1\r\n1\r\n"]
+)
+def test_a_body_that_drips_is_cut_and_the_status_counts(client: HttpClient, start: bytes) -> None:
+    """The receiver has answered: what it said stays said."""
+    with _server(_drip(_OK + start)) as address:
+        began = time.monotonic()
+        answer = _get(client, f"http://{address}/")
+        assert _DEADLINE <= time.monotonic() - began < _DEADLINE + _SLACK
+    assert (answer.status, answer.cut) == (200, "no complete answer within 0.6 s")
+    assert answer.body.startswith(b"1")
+
+
+def test_a_body_is_cut_at_its_bound(client: HttpClient) -> None:
+    """No more than that is kept, though it claims to be larger than memory."""
+    endless = _OK + b"Content-Length: 99999999999\r\n\r\n" + bytes(100_000)
+    with _server(_say(endless)) as address:
+        answer = _get(client, f"http://{address}/", max_bytes=5_000)
+    assert (answer.body, answer.cut) == (bytes(5_000), "the answer is longer than 5000 bytes")
+
+
+def test_a_body_that_breaks_off_is_cut(client: HttpClient) -> None:
+    """An incomplete body is never taken for a complete one."""
+
+    def serve(connection: socket.socket, _: Event) -> None:
+        connection.recv(65_536)
+        connection.sendall(_OK + b"Content-Length: 10\r\n\r\n123")
+
+    with _server(serve) as address:
+        answer = _get(client, f"http://{address}/")
+    assert (answer.status, answer.body) == (200, b"123")
+    assert "RemoteProtocolError" in str(answer.cut)
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 99999 x\r\n\r\n", _OK + b"a" * 300_000, b"\0" * 99]
+)
+def test_what_is_no_http_is_no_answer(client: HttpClient, nonsense: bytes) -> None:
+    """Headers without an end or a status that is none: one error, with no control characters."""
+    with _server(_say(nonsense)) as address, pytest.raises(TransientError) as told:
+        _get(client, f"http://{address}/")
+    assert str(told.value).isprintable()
+
+
+def test_nothing_is_decompressed_followed_or_remembered(client: HttpClient) -> None:
+    """A compressed bomb stays small, another host is not asked, and a cookie is not sent back."""
+    received: list[bytes] = []
+    head = b"HTTP/1.1 302 Found\r\nContent-Encoding: gzip\r\nSet-Cookie: a=b\r\nLocation: http://%s/else\r\n"
+
+    def serve(connection: socket.socket, _: Event) -> None:
+        while asked := connection.recv(65_536):
+            received.append(asked)
+            connection.sendall(head % address.encode() + b"Content-Length: 3\r\n\r\n\x1f\x8b\x08")
+
+    with _server(serve) as address:
+        answers = [_get(client, f"http://{address}/") for _ in range(2)]
+    assert [(answer.status, answer.body, answer.cut) for answer in answers] == [(302, b"\x1f\x8b\x08", None)] * 2
+    assert len(received) == 2
+    assert b"cookie" not in received[1].lower()
+
+
+def test_a_connection_is_used_again(client: HttpClient) -> None:
+    """Many exchanges cost one handshake."""
+    connections: list[socket.socket] = []
+
+    def serve(connection: socket.socket, ended: Event) -> None:
+        connections.append(connection)
+        _say(_OK + b"Content-Length: 2\r\n\r\nok")(connection, ended)
+
+    with _server(serve) as address:
+        assert [_get(client, f"http://{address}/").body for _ in range(5)] == [b"ok"] * 5
+        assert len(connections) == 1
+
+
+def test_a_certificate_is_checked(client: HttpClient) -> None:
+    """A server that cannot prove its name gets no request."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+    def serve(connection: socket.socket, _: Event) -> None:
+        with context.wrap_socket(connection, server_side=True):
+            pytest.fail("the handshake succeeded without a certificate")
+
+    with _server(serve) as address, pytest.raises(TransientError, match="ConnectError"):
+        _get(client, f"https://{address}/")
+
+
+def test_an_excerpt_has_nothing_that_a_terminal_obeys() -> None:
+    """Escape sequences, direction marks and lines are replaced, and a long text ends."""
+    assert excerpt("a\x1b[31m\u202eb\r\nc\x9b") == "a?[31m?b??c?"
+    assert excerpt("x" * 81) == "x" * 80 + "..."

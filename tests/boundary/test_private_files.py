@@ -1,0 +1,117 @@
+"""Files of the data folder: no other user of the machine reads them, unless its owner opened the folder."""
+
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.boundary.private_files import is_private, private_folder, write_as_privately_as
+from pipelines.lake.tables import create_lake
+from pipelines.operate.doctor import examine
+from pipelines.settings import Settings
+from tests.draining import drain_all, send, valid_records, with_ingest
+from tests.test_crashes import environment
+
+_KARMALAKE = [sys.executable, "-c", "import os; os.umask(0o022); from pipelines.cli import main; main()"]
+_NOBODY = 65_534
+
+
+@pytest.fixture
+def umask() -> object:
+    """Restore what files of this process are made with."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def _run(settings: Settings, *command: str) -> None:
+    assert settings.redis.url is not None
+    variables = environment(settings) | {
+        "KARMALAKE_REDIS_URL": settings.redis.url.get_secret_value(),
+        "KARMALAKE_REDIS_PREFIX": settings.redis.prefix,
+    }
+    subprocess.run([*_KARMALAKE, *command], env=variables, check=True, capture_output=True)
+
+
+def _modes(folder: Path) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for path in (folder, *folder.rglob("*")):
+        kind = 0o700 if path.is_dir() else 0o600
+        shared = stat.S_IMODE(path.stat().st_mode) & ~kind
+        found.setdefault(shared, []).append(str(path.relative_to(folder)))
+    return found
+
+
+@pytest.mark.slow
+def test_commands_write_for_their_user_alone(settings: Settings, tmp_path: Path) -> None:
+    """Lake, index, warehouse, state, history of lag, locks, exports: 0700 and 0600, whoever wrote them for us."""
+    send(settings, valid_records(range(20)))
+    for command in (["drain"], ["refresh"], ["publish"], ["lag"], ["compact"]):
+        _run(settings, *command)
+    _run(settings, "scores", "--output", str(tmp_path / "scores.csv"))
+    _run(settings, "dead-letters", "export", str(tmp_path / "letters.ndjson"))
+    assert _modes(settings.data_dir).keys() == {0}, _modes(settings.data_dir)
+    for file in ("scores.csv", "letters.ndjson"):
+        assert stat.S_IMODE((tmp_path / file).stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_another_user_reaches_nothing(settings: Settings) -> None:
+    """What is written in-process, as Dagster does, lies in a folder that another user cannot enter."""
+    bus = with_ingest(settings)
+    send(bus, valid_records(range(5)))
+    drain_all(bus)
+    temporary = Path(tempfile.gettempdir())
+    for folder in bus.data_dir.parents:
+        if temporary in folder.parents:  # the way there is not what is tested
+            folder.chmod(0o755)
+    files = [str(path) for path in bus.data_dir.rglob("*") if path.is_file()]
+    read = ["/bin/sh", "-c", 'for file; do test -r "$file" && echo "$file"; done; true', "sh", "/etc/passwd", *files]
+    other: dict[str, Any] = {"user": _NOBODY, "group": _NOBODY, "extra_groups": [], "cwd": "/"}
+    assert files
+    assert subprocess.run(read, stdout=subprocess.PIPE, check=True, **other).stdout == b"/etc/passwd\n"
+
+
+@pytest.mark.usefixtures("umask")
+def test_folders_are_made_private_with_their_parents(tmp_path: Path) -> None:
+    """Every folder that was missing; one that was there stays as its owner has it."""
+    (tmp_path / "own").mkdir(mode=0o750)
+    private_folder(tmp_path / "own" / "data" / "lag")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "own").rglob("*")}
+    assert modes == {"data": 0o700, "lag": 0o700}
+    private_folder(tmp_path / "own")
+    assert stat.S_IMODE((tmp_path / "own").stat().st_mode) == 0o750
+    create_lake(tmp_path / "lake")
+    assert stat.S_IMODE((tmp_path / "lake").stat().st_mode) == 0o700
+
+
+@pytest.mark.usefixtures("umask")
+@pytest.mark.parametrize(
+    ("mode", "before", "after"),
+    [(0o700, 0o022, 0o077), (0o750, 0o022, 0o027), (0o755, 0o022, 0o022), (0o755, 0o077, 0o077), (None, 0o002, 0o077)],
+)
+def test_files_are_as_private_as_the_folder(tmp_path: Path, mode: int | None, before: int, after: int) -> None:
+    """The umask follows the data folder, and never opens what was closed."""
+    folder = tmp_path / "data"
+    if mode is not None:
+        folder.mkdir()
+        folder.chmod(mode)
+    os.umask(before)
+    write_as_privately_as(folder)
+    assert os.umask(before) == after
+
+
+def test_the_doctor_tells_of_an_open_folder(settings: Settings) -> None:
+    """With what to do about it; a folder that only its user enters is no remark."""
+    private_folder(settings.data_dir)
+    assert is_private(settings.data_dir)
+    [disk] = [finding.sentence for finding in examine(settings) if finding.subject == "disk"]
+    assert "chmod" not in disk
+    settings.data_dir.chmod(0o755)
+    [disk] = [finding.sentence for finding in examine(settings) if finding.subject == "disk"]
+    assert f"`chmod 700 {settings.data_dir}`" in disk

@@ -1,0 +1,108 @@
+"""The commands serve what their loops do: real processes, real services, fetched over HTTP."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from pipelines.bus.topics import describe_topic, ensure_topic
+from pipelines.emit import outbox
+from pipelines.emit.producer import Record
+from pipelines.operate.lag.history import recent
+from pipelines.settings import Settings
+from tests.draining import send, valid_records
+from tests.emit.outboxes import create_outbox, disposed, event, sqlite_url
+from tests.monitoring.scraping import address_said, becomes, scrape, status
+from tests.services.process import ended
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
+
+
+@contextmanager
+def running(settings: Settings, *command: str, **variables: str) -> Iterator[str]:
+    """Run a command that serves its metrics; yields where. It is told to end on the way out, and has to."""
+    assert settings.redis.url is not None
+    environment = os.environ | {
+        "KARMALAKE_DATA_DIR": str(settings.data_dir),
+        "KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": str(settings.kafka.bootstrap_servers),
+        "KARMALAKE_KAFKA_TOPIC": settings.kafka.topic,
+        "KARMALAKE_REDIS_URL": settings.redis.url.get_secret_value(),
+        "KARMALAKE_REDIS_PREFIX": settings.redis.prefix,
+        "KARMALAKE_LAG_INTERVAL_SECONDS": "0.2",
+        "PYTHONUNBUFFERED": "1",
+        **variables,
+    }
+    program = [sys.executable, "-c", "from pipelines.cli import main; main()", *command, "--metrics-port", "0"]
+    with ended(subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, text=True)) as process:
+        try:
+            yield address_said(process)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_stream_tells_of_records_lag_and_staleness(settings: Settings) -> None:
+    """Every record by its outcome, no lag once all is in, documents written, and scores of now; history is kept."""
+    send(settings, [*valid_records(range(40)), *valid_records(range(5)), Record(b"k", b"\xff")])
+    with running(settings, "stream", KARMALAKE_REPUTATION_DERIVE_INTERVAL_SECONDS="0.2") as address:
+        wait_for("readiness", lambda: status(address, "/readyz")[0] == 200)
+        assert status(address, "/healthz") == (200, "ok\n")
+        becomes(address, 40, "karmalake_ingest_records_total", outcome="accepted")
+        wait_for("no lag", lambda: scrape(address).value("karmalake_lag_catch_up_seconds") == 0)
+        wait_for(
+            "all documents", lambda: scrape(address).value("karmalake_published_documents_total", change="written")
+        )
+        scraped = scrape(address)
+    assert scraped.value("karmalake_ingest_records_total", outcome="duplicate") == 5
+    assert scraped.value("karmalake_ingest_records_total", outcome="dead_letter") == 1
+    assert scraped.total("karmalake_lag_records") == 0
+    assert scraped.total("karmalake_topic_end_offset") == scraped.total("karmalake_checkpoint_next_offset") == 46
+    assert 0 <= (scraped.value("karmalake_staleness_seconds") or -1) < 60
+    assert (scraped.value("process_resident_memory_bytes") or 0) > 0
+    topic = describe_topic(settings.kafka)
+    assert topic is not None
+    kept = recent(settings.lag_dir, topic.topic_id, datetime.now(UTC) - timedelta(hours=1))
+    assert kept[-1].lag_records == 0
+    assert sum(one.work.records for one in kept if one.work) == 46
+
+
+@pytest.mark.slow
+def test_stream_tells_of_copies_of_dead_letters(settings: Settings) -> None:
+    """Each by its outcome, and that none waits any more; health knows the loop."""
+    cut = Record(b"k", b"\xff", [("h", b"")] * 1_001)
+    send(settings, [*valid_records(range(5)), Record(b"k", b"\xff"), cut])
+    with running(settings, "stream", KARMALAKE_INGEST_PUBLISH_DEAD_LETTERS="true") as address:
+        becomes(address, 1, "karmalake_dlq_records_total", outcome="whole")
+        becomes(address, 1, "karmalake_dlq_records_total", outcome="truncated")
+        becomes(address, 0, "karmalake_dlq_waiting_records")
+        scraped = scrape(address)
+        assert status(address, "/healthz") == (200, "ok\n")
+    assert scraped.value("karmalake_dlq_records_total", outcome="refused") == 0
+    assert scraped.value("karmalake_dlq_waiting_seconds") == 0
+    assert (scraped.value("karmalake_loop_last_turn_timestamp_seconds", loop="dlq") or 0) > 0
+
+
+def test_relay_tells_of_the_outbox(settings: Settings, tmp_path: Path) -> None:
+    """What was sent, and that nothing waits any more."""
+    ensure_topic(settings.kafka)
+    url = sqlite_url(tmp_path)
+    with disposed(url) as service:
+        create_outbox(service)
+        with service.begin() as connection:
+            for number in range(30):
+                outbox.add(connection, event(number))
+    with running(settings, "relay", KARMALAKE_RELAY_DATABASE_URL=url.render_as_string()) as address:
+        wait_for("readiness", lambda: status(address, "/readyz")[0] == 200)
+        becomes(address, 30, "karmalake_relay_rows_total")
+        becomes(address, 0, "karmalake_outbox_backlog_rows")
+        scraped = scrape(address)
+    assert (scraped.value("karmalake_relay_bytes_total") or 0) > 30 * len(b"ann")
+    assert scraped.value("karmalake_outbox_oldest_age_seconds") == 0
+    assert (scraped.value("karmalake_relay_batch_duration_seconds_count") or 0) >= 1

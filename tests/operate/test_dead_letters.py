@@ -1,0 +1,176 @@
+"""The life of dead letters: what was rejected by mistake comes in once, and nothing that was decided is forgotten."""
+
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+
+from pipelines.cli import main
+from pipelines.contract.encode import encode
+from pipelines.contract.schema import EVENT
+from pipelines.emit.producer import Record
+from pipelines.errors import UsageError
+from pipelines.operate import dead_letters as dead_letters_module
+from pipelines.operate.dead_letters import Requeued, Selection, count_letters, discard, requeue, select, stream_letters
+from pipelines.settings import Settings
+from tests.draining import assert_verified, drain_all, drained, query, send, valid_records, with_ingest
+
+FUTURE = datetime.now(UTC) + timedelta(days=40)
+
+
+@pytest.fixture
+def lake(settings: Settings) -> Settings:
+    """Return settings of a lake with 20 events and 11 dead letters: ten of a clock that is ahead, one of bad bytes."""
+    settings = with_ingest(settings)
+    send(settings, [*valid_records(range(20)), *ahead(range(100, 110)), Record(b"u", b"\xff\xff", [("h", b"1")])])
+    drain_all(settings)
+    return settings
+
+
+def ahead(numbers: range) -> list[Record]:
+    rows = [
+        {"event_id": f"e-{n}", "user_id": "u", "action_type": "A", "event_time": FUTURE, "metadata": []}
+        for n in numbers
+    ]
+    return [Record(b"u", value) for value in encode(pa.Table.from_pylist(rows, EVENT)).to_pylist()]
+
+
+def mended(settings: Settings) -> Settings:
+    """Return settings whose contract accepts the clock that is ahead."""
+    bounds = settings.contract.model_copy(update={"max_ahead_seconds": 100 * 86_400})
+    return settings.model_copy(update={"contract": bounds})
+
+
+def test_what_the_contract_accepts_by_now_comes_in_once(lake: Settings) -> None:
+    """Requeued, sent again and requeued again, each event is there once, and everything adds up (`once`)."""
+    assert requeue(lake, Selection()) == Requeued(0, 0, 0, still_rejected=11)
+    assert requeue(mended(lake), Selection()) == Requeued(10, 0, 0, still_rejected=1)
+    assert requeue(mended(lake), Selection()) == Requeued(0, 0, 0, still_rejected=1)
+    send(lake, ahead(range(100, 110)))
+    record = drained(mended(lake))
+    assert record.total("duplicates") == 10
+    assert query(lake, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(30, 30)]
+    assert query(lake, "SELECT fate, count(*) FROM dead_letters GROUP BY ALL ORDER BY ALL") == [
+        ("open", 1),
+        ("requeued", 10),
+    ]
+    assert_verified(lake)
+
+
+def test_they_are_published_where_that_is_wanted(settings: Settings) -> None:
+    """On the topic `.dlq`, with bytes, key and headers as they were, and reason and place beside them."""
+    publishing = with_ingest(settings, publish_dead_letters=True)
+    send(publishing, [*valid_records(range(20)), *ahead(range(100, 110)), Record(b"u", b"\xff\xff", [("h", b"1")])])
+    drain_all(publishing)
+    other = {"topic": f"{settings.kafka.topic}.dlq"}
+    published = with_ingest(settings.model_copy(update={"kafka": settings.kafka.model_copy(update=other)}))
+    published = published.model_copy(update={"data_dir": settings.data_dir / "dlq"})
+    drain_all(published)
+    columns = '"key", "value", reason'
+    mine = query(publishing, f"SELECT {columns} FROM dead_letters ORDER BY ALL")  # noqa: S608 - names of ours
+    assert query(published, f"SELECT {columns} FROM dead_letters ORDER BY ALL") == mine  # noqa: S608 - names of ours
+    (headers,) = query(published, "SELECT headers FROM dead_letters WHERE reason = 'undecodable'")[0]
+    told = {header["key"]: header["value"] for header in headers}
+    assert told["h"] == b"1"
+    assert (told["karmalake.reason"], told["karmalake.topic"]) == (b"undecodable", settings.kafka.topic.encode())
+    assert_verified(publishing)
+
+
+def test_a_requeued_event_that_came_otherwise_is_a_duplicate(lake: Settings) -> None:
+    """What the producer sent again meanwhile is not counted twice (`once`)."""
+    send(lake, ahead(range(100, 104)))
+    drain_all(mended(lake))
+    assert requeue(mended(lake), Selection()) == Requeued(6, 4, 0, still_rejected=1)
+    assert_verified(lake)
+
+
+def test_a_crash_before_the_commit_leaves_them_open(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decision counts once the events are committed (`atomic`)."""
+
+    class PowerCutError(Exception):
+        pass
+
+    def cut(*_: object) -> None:
+        raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dead_letters_module, "drain", cut)
+        with pytest.raises(PowerCutError):
+            requeue(mended(lake), Selection())
+    assert len(select(lake, Selection("open"))) == 11
+    assert requeue(mended(lake), Selection()).accepted == 10
+    assert_verified(lake)
+
+
+def test_a_selection_is_by_reason_or_place(lake: Settings) -> None:
+    """Only what is meant is requeued or discarded."""
+    assert len(select(lake, Selection(reason="undecodable"))) == 1
+    first = select(lake, Selection(reason="timestamp_too_late")).to_pylist()[0]
+    place = f"{first['topic']}-{first['topic_partition']}@{first['offset']}"
+    assert requeue(mended(lake), Selection(place=place)) == Requeued(1, 0, 0, still_rejected=0)
+    assert requeue(mended(lake), Selection(reason="undecodable")) == Requeued(0, 0, 0, still_rejected=1)
+    assert len(select(lake, Selection("requeued"))) == 1
+
+
+def test_discarding_says_why_and_keeps_the_bytes(lake: Settings) -> None:
+    """It is listed no more, and the reason stays on the record."""
+    with pytest.raises(UsageError, match="say why"):
+        discard(lake, Selection(), " ")
+    assert discard(lake, Selection(reason="undecodable"), "a test of the producer") == 1
+    (letter,) = select(lake, Selection("discarded")).to_pylist()
+    assert (letter["value"], letter["note"]) == (b"\xff\xff", "a test of the producer")
+    assert letter["headers"] == [{"key": "h", "value": b"1"}]
+    assert len(select(lake, Selection())) == 10
+    assert_verified(lake)
+
+
+@pytest.mark.parametrize(
+    ("bound", "most", "rows"),
+    [("_MOST_BYTES", 1, 1), ("_MOST_AT_ONCE", 3, 3)],  # large ones come alone: 17 of 127 MiB are too much for Arrow
+)
+def test_many_are_streamed_and_requeued_in_shares(
+    lake: Settings, monkeypatch: pytest.MonkeyPatch, bound: str, most: int, rows: int
+) -> None:
+    """However many there are, few are in memory: each share is a commit, and every event comes in once (`once`)."""
+    monkeypatch.setattr(dead_letters_module, "_ROWS", 3)
+    monkeypatch.setattr(dead_letters_module, bound, most)
+    sizes = [len(letters) for letters in stream_letters(lake, Selection())]
+    assert (sum(sizes), max(sizes)) == (11, rows)
+    assert requeue(mended(lake), Selection()) == Requeued(10, 0, 0, still_rejected=1)
+    assert query(lake, "SELECT count(*) > 2, max(\"read\") <= 3 FROM commits WHERE source = 'dead-letters'") == [
+        (True, True)
+    ]
+    assert count_letters(lake, Selection(fate=None)) == [
+        ("timestamp_too_late", "requeued", 10),
+        ("undecodable", "open", 1),
+    ]
+    assert_verified(lake)
+
+
+def test_a_large_one_is_shown_in_part(
+    lake: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its beginning and its size: a few kilobytes of a topic may be 128 MiB, of which a terminal made gigabytes."""
+    headers = [(f"h{number}", b"1") for number in range(1_000)]
+    send(lake, [Record(b"k" * 200_000, bytes(200_000), headers)])
+    drain_all(lake)
+    at = "concat(topic, '-', topic_partition, '@', dead_letters.offset)"
+    [(place,)] = query(lake, f"SELECT {at} FROM dead_letters WHERE octet_length(value) > 1000")  # noqa: S608
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", str(lake.data_dir))
+    monkeypatch.setattr(sys, "argv", ["karmalake", "dead-letters", "show", place])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = "".join(capsys.readouterr().out.split())
+    assert not ended.value.code
+    assert len(told) < 200_000
+    assert told.count("(200,000bytes:`karmalakedead-lettersexport`writesall)") == 2
+    assert "moreheaders900" in told
+
+
+def test_a_place_that_is_none_gets_a_sentence(lake: Settings) -> None:
+    """It says how one is written; one where nothing is selects nothing."""
+    for wrong in ("events", "events-0", "events@7", "-0@7", "events-0@-1", f"events-0@{10**30}"):
+        with pytest.raises(UsageError, match="write it like 'events-0@17'"):
+            select(lake, Selection(place=wrong))
+    assert len(select(lake, Selection(place="events-0@999999999999999999"))) == 0

@@ -1,0 +1,197 @@
+"""`karmalake doctor` on broken set-ups: each is named, with what to do, and nothing of it is a traceback."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from pydantic import SecretStr
+
+from pipelines.errors import ConfigurationError
+from pipelines.operate import doctor
+from pipelines.operate.doctor import examine
+from pipelines.refresh import publish_warehouse, refresh_warehouse
+from pipelines.settings import Settings, load_settings
+from tests.draining import drain_all, send, valid_records, with_ingest
+from tests.services.ports import HOST
+from tests.services.redis_server import RedisServer
+from tests.services.requirements import require
+
+
+@pytest.fixture(scope="module")
+def made(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    kafka = local_settings.kafka.model_copy(update={"topic": "doctor", "group_id": "doctor"})
+    redis = local_settings.redis.model_copy(update={"prefix": "doctor"})
+    update = {"data_dir": tmp_path_factory.mktemp("doctor"), "kafka": kafka, "redis": redis}
+    settings = with_ingest(local_settings.model_copy(update=update))
+    send(settings, valid_records(range(5)))
+    drain_all(settings)
+    refresh_warehouse(settings)
+    publish_warehouse(settings)
+    return settings
+
+
+@pytest.fixture
+def healthy(made: Settings, tmp_path: Path) -> Settings:
+    """Return a set-up in which everything is well, with a data folder that may be broken."""
+    shutil.copytree(made.data_dir, tmp_path / "data")
+    return made.model_copy(update={"data_dir": tmp_path / "data"})
+
+
+def _with(settings: Settings, section: str, **changes: object) -> Settings:
+    return settings.model_copy(update={section: getattr(settings, section).model_copy(update=changes)})
+
+
+def _bad(settings: Settings) -> dict[str, str]:
+    return {finding.subject: finding.sentence for finding in examine(settings) if not finding.good}
+
+
+def test_all_is_well(healthy: Settings) -> None:
+    """Every part is looked at, in the order of an event's way, and none complained of."""
+    findings = list(examine(healthy))
+    assert [finding.subject for finding in findings] == [
+        "disk",
+        "packages",
+        "broker",
+        "lake",
+        "lag",
+        "halted",
+        "policy",
+        "warehouse",
+        "cache",
+    ]
+    assert [finding for finding in findings if not finding.good] == []
+
+
+class Broken(NamedTuple):
+    """What is done to a set-up, which part is bad then, and what is said of it."""
+
+    break_it: Callable[[Settings], Settings]
+    parts: set[str]
+    said: str
+
+
+def _overwrite(path: str) -> Callable[[Settings], Settings]:
+    def break_it(settings: Settings) -> Settings:
+        (settings.data_dir / path).write_text("{nonsense", encoding="utf-8")
+        return settings
+
+    return break_it
+
+
+def _cut_off(settings: Settings) -> Settings:
+    os.truncate(settings.warehouse_path, settings.warehouse_path.stat().st_size // 2)
+    return settings
+
+
+def _without_lake(settings: Settings) -> Settings:
+    shutil.rmtree(settings.data_dir / "lake")
+    return settings
+
+
+def _changed(section: str, **changes: Any) -> Callable[[Settings], Settings]:
+    return lambda settings: _with(settings, section, **changes)
+
+
+_LOG = "lake/events/_delta_log/00000000000000000000.json"
+_NOBODY = f"{HOST}:1"
+_BROKEN = {
+    "no broker": Broken(_changed("kafka", bootstrap_servers=_NOBODY), {"broker"}, "check that the broker runs"),
+    "no topic": Broken(_changed("kafka", topic="absent"), {"broker"}, "`karmalake topics ensure`"),
+    "no lake": Broken(_without_lake, {"lake"}, "run `karmalake drain`"),
+    "a damaged lake": Broken(_overwrite(_LOG), {"lake"}, "restore it from a copy"),
+    "a damaged warehouse": Broken(_overwrite("warehouse.duckdb"), {"warehouse"}, "`karmalake rebuild`"),
+    "a warehouse cut off": Broken(_cut_off, {"warehouse"}, "`karmalake rebuild`"),
+    "no Redis": Broken(_changed("redis", url=SecretStr(f"redis://{_NOBODY}/0")), {"cache"}, "KARMALAKE_REDIS_URL"),
+    "nothing published": Broken(_changed("redis", prefix="nobody"), {"cache"}, "`karmalake publish`"),
+    "stale": Broken(_changed("reputation", max_staleness_seconds=1e-6), {"cache"}, "`karmalake stream`"),
+    "no such policy": Broken(_changed("reputation", policy="absent"), {"policy"}, "shipped policies"),
+    "no rules": Broken(_changed("notify", rules=Path("absent.toml")), {"notify"}, "absent.toml"),
+    "no database": Broken(_changed("relay", database_url=SecretStr("sqlite:///absent.db")), {"outbox"}, "absent.db"),
+    "no queue": Broken(
+        _changed("queue", kind="rabbitmq", url=SecretStr(f"amqp://u:secret@{_NOBODY}")), {"queue"}, "check that it runs"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _BROKEN)
+@pytest.mark.usefixtures("broken_connections")
+def test_what_is_wrong_is_named_once(healthy: Settings, name: str) -> None:
+    """The part that is broken is bad, with the way to mend it; those that work are not, and no secret is shown."""
+    break_it, parts, said = _BROKEN[name]
+    bad = _bad(break_it(_with(healthy, "kafka", request_timeout_seconds=2.0)))
+    assert set(bad) == parts
+    assert said in "".join(bad.values())
+    assert "\n" not in "".join(bad.values())
+    assert "secret" not in "".join(bad.values())
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[RedisServer]:
+    """Return a Redis that asks for a password."""
+    require("redis")
+    (tmp_path / "redis").mkdir()
+    with RedisServer(tmp_path / "redis", password="right") as server:  # noqa: S106
+        yield server
+
+
+@pytest.mark.services
+def test_a_wrong_password(healthy: Settings, guarded: RedisServer) -> None:
+    """It is told from a server that is down, and not repeated."""
+    url = SecretStr(guarded.url(password="mistaken"))  # noqa: S106
+    bad = _bad(_with(healthy, "redis", url=url))
+    assert set(bad) == {"cache"}
+    assert "Check the user and password" in bad["cache"]
+    assert "mistaken" not in bad["cache"]
+
+
+def test_a_full_disk(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before nothing can be written, it is said how much is left."""
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    assert "make room or set KARMALAKE_DATA_DIR" in _bad(healthy)["disk"]
+
+
+def test_a_folder_of_somebody_else(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data folder and lake are asked for: who is root may everything, so the test answers for the system."""
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    bad = _bad(healthy)
+    assert "let this user write there" in bad["disk"]
+    assert "change its permissions" in bad["lake"]
+
+
+def test_a_package_that_the_settings_need(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An extra that is needed is bad, and what is only possible is a remark."""
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name in {"fastavro", "marimo"} else name)
+    assert _bad(healthy) == {}
+    assert "not installed: avro, dashboard" in next(f.sentence for f in examine(healthy) if f.subject == "packages")
+    assert _bad(_with(healthy, "contract", format="avro")) == {
+        "packages": "the settings need more packages: pip install 'karmalake[avro]'"
+    }
+
+
+def test_no_java_for_spark(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a remark: nothing needs Spark before it is asked for."""
+    monkeypatch.setenv("PATH", str(healthy.data_dir))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    packages = next(finding for finding in examine(healthy) if finding.subject == "packages")
+    assert packages.good
+    assert "would need Java 17" in packages.sentence
+
+
+@pytest.mark.parametrize("name", ["KARMALAKE_KAFKA_TOPIK", "KARMALAKE_DATA_DIRECTORY"])
+def test_a_setting_that_is_misspelt(name: str, tmp_path: Path) -> None:
+    """The one that is meant is named."""
+    with pytest.raises(ConfigurationError, match=r"is not a setting: do you mean (kafka\.topic|data_dir)\?"):
+        load_settings({name: "x"}, tmp_path)
+
+
+def test_a_warehouse_that_was_left_behind(healthy: Settings) -> None:
+    """It is bad once it is older than what is served may be."""
+    send(healthy, valid_records(range(5, 9)))
+    drain_all(healthy)
+    behind = next(finding for finding in examine(healthy) if finding.subject == "warehouse")
+    assert behind.good
+    assert behind.sentence.endswith("1 commits behind the lake")
+    assert "`karmalake refresh`" in _bad(_with(healthy, "reputation", max_staleness_seconds=1e-6))["warehouse"]

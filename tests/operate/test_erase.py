@@ -1,0 +1,245 @@
+"""Erasure: a user is gone from everything, stays gone, and the rest is as if nothing had happened (`erasable`)."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import pipelines.operate.erase as whole
+from pipelines.contract.encode import encode
+from pipelines.contract.schema import EVENT
+from pipelines.drain import drain, drain_once, open_ingest
+from pipelines.emit.producer import Record
+from pipelines.errors import TransientError, UsageError
+from pipelines.lake import erasure, tombstones
+from pipelines.lake.erasure import Erased, erase_users
+from pipelines.lake.tables import TABLES, open_lake
+from pipelines.lake.tombstones import open_tombstones
+from pipelines.lake.upkeep import compact, vacuum
+from pipelines.operate.audit import audit
+from pipelines.operate.erase import erase
+from pipelines.operate.verify import verify, verify_erased
+from pipelines.refresh import publish_warehouse, refresh_warehouse
+from pipelines.serving.read import read_leaderboard, read_reputation
+from pipelines.settings import Settings
+from tests.draining import NOON, assert_verified, contents, drain_all, query, send, valid_records, with_ingest
+from tests.lake.making import unnamed_files
+
+_USER = "somebody-who-leaves"
+
+
+@pytest.fixture
+def bus(settings: Settings) -> Settings:
+    """Return settings of a lake, a warehouse and documents of eight users, one of whom leaves in everything."""
+    redis = settings.redis.model_copy(update={"leaderboards": ("all_time",)})
+    bus = with_ingest(settings.model_copy(update={"redis": redis}), max_batch_records=60)
+    send(bus, [*valid_records(range(100)), *_of_user()])
+    drain_all(bus)
+    refresh_warehouse(bus)
+    publish_warehouse(bus)
+    return bus
+
+
+def _of_user() -> list[Record]:
+    """Return 12 events, 2 conflicts and 3 dead letters of the user: by their key, by their value, and by both.
+
+    A dead letter of somebody else is beside them.
+    """
+    key = _USER.encode()
+    events = [_value(event_id=f"mine-{n}") for n in range(12)]
+    conflicts = [_value(event_id=f"mine-{n}", action_type="Other") for n in range(2)]
+    late = _value(event_id="late", event_time=NOON.replace(year=2099))
+    letters = [Record(key, b"\xff", [], 0), Record(None, late, [], 0), Record(key, late, [], 0)]
+    letters.append(Record(b"u-1", b"\xff", [], 0))
+    return [*(Record(key, value) for value in [*events, *events[:4], *conflicts]), *letters]
+
+
+def _value(**fields: Any) -> bytes:
+    row = {"event_id": "e", "user_id": _USER, "action_type": "A", "event_time": NOON, "metadata": [("note", _USER)]}
+    return encode(pa.Table.from_pylist([row | fields], EVENT))[0].as_py()
+
+
+def _events_of_others(bus: Settings) -> list[tuple[Any, ...]]:
+    return [row for row in contents(bus)["events"] if row[1] != _USER]
+
+
+def _assert_gone(bus: Settings) -> None:
+    """Assert that no file of the data folder holds the user, nor Redis, and that everything adds up."""
+    vacuum(open_lake(bus.lake_root), 0)
+    assert [path for path in bus.data_dir.rglob("*") if path.is_file() and _holds_user(path)] == []
+    assert read_reputation(_USER, bus) is None
+    assert _USER not in [place.user_id for place in read_leaderboard("all_time", settings=bus)]
+    assert [check for check in verify(bus) if check.passed is False] == []
+    found = audit(bus)
+    assert (found.lost, found.doubled) == (0, 0)
+
+
+def _holds_user(path: Path) -> bool:
+    if path.suffix == ".parquet":
+        return _USER in str(pq.ParquetFile(path).read().to_pylist())
+    return _USER.encode() in path.read_bytes()
+
+
+def test_everything_of_a_user_goes_and_nothing_else(bus: Settings) -> None:
+    """Rows, bytes, documents and places on leaderboards; the others keep theirs, and sending again changes nothing."""
+    assert any(_holds_user(path) for path in Path(bus.lake_root).rglob("*.parquet"))
+    before = _events_of_others(bus)
+    documents = [read_reputation(f"u-{n}", bus) for n in range(7)]
+    done = erase(bus, [_USER])
+    assert done.rows == Erased(events=12, dead_letters=3, conflicts=2)
+    assert done.published
+    assert done.published.deleted == 1
+    assert contents(bus)["events"] == _events_of_others(bus) == before
+    assert [_lasting(read_reputation(f"u-{n}", bus)) for n in range(7)] == list(map(_lasting, documents))
+    _assert_gone(bus)
+    send(bus, valid_records(range(100)))
+    assert sum(record.total("duplicates") for record in drain_all(bus)) == 100
+    assert erase(bus, [_USER]).rows == Erased(0, 0, 0)
+
+
+def _lasting(document: dict[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (document or {}).items() if name not in {"as_of", "lake_version"}}
+
+
+def test_the_user_stays_away(bus: Settings) -> None:
+    """Sent again, replayed or new: what comes of the user is dropped, counted, and kept nowhere (`nothing-lost`)."""
+    erase(bus, [_USER])
+    send(bus, [*_of_user(), Record(_USER.encode(), _value(event_id="brand-new"))])
+    records = drain_all(bus)
+    assert sum(record.total("erased") for record in records) == 22
+    assert sum(record.total("read") for record in records) == 23
+    refresh_warehouse(bus)
+    publish_warehouse(bus)
+    _assert_gone(bus)
+    assert sum(partition.erased for partition in audit(bus).partitions) == 43
+
+
+def test_ingest_that_reads_meanwhile_knows(bus: Settings) -> None:
+    """A batch that was read before an erasure and commits after it brings nothing of the user back (`fenced`)."""
+    send(bus, [Record(_USER.encode(), _value(event_id=f"new-{n}")) for n in range(5)])
+    with open_ingest(bus) as ingest:
+        erase(bus, [_USER])
+        record = drain_once(ingest)
+        assert record
+        assert (record.total("erased"), record.total("accepted")) == (5, 0)
+        send(bus, valid_records(range(100, 110)))
+        drain(ingest, lambda _: None)
+    assert query(bus, "SELECT count(*) FROM events") == [(110,)]
+    refresh_warehouse(bus)
+    _assert_gone(bus)
+
+
+class _KilledError(Exception):
+    pass
+
+
+# Every step, in the order of an erasure; what is killed after a step is killed before the next.
+_STEPS = [
+    (tombstones, "append_file", 1, "before"),
+    (tombstones, "append_file", 1, "after"),
+    (tombstones, "keep_beside", 1, "after"),
+    (erasure, "write_days", 1, "before"),
+    (erasure, "replace_files", 1, "before"),
+    (erasure, "replace_files", 1, "after"),
+    (erasure, "append_file", 2, "before"),
+    (erasure, "write_file", 1, "after"),
+    (erasure, "replace_files", 2, "after"),
+    (erasure, "replace_files", 3, "before"),
+    (erasure, "make_durable", 3, "after"),
+    (whole, "forget_indexes", 1, "before"),
+    (whole, "count_mentions", 1, "before"),
+    (whole, "forget_by_user", 1, "before"),
+    (whole, "publish_warehouse", 1, "before"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("module", "step", "call", "when"), _STEPS)
+def test_a_kill_at_any_step(
+    bus: Settings, monkeypatch: pytest.MonkeyPatch, module: ModuleType, step: str, call: int, when: str
+) -> None:
+    """The lake adds up all the time, ingest goes on, and erasing again ends as if nothing had been (`atomic`)."""
+    with monkeypatch.context() as patch:
+        patch.setattr(module, step, _killing(getattr(module, step), call, when))
+        with pytest.raises(_KilledError):
+            erase(bus, [_USER])
+    assert_verified(bus)
+    send(bus, valid_records(range(100, 105)))
+    drain_all(bus)
+    assert_verified(bus)
+    erase(bus, [_USER])
+    assert verify_erased(bus).passed
+    assert len(contents(bus)["events"]) == len(_events_of_others(bus)) == 105
+    _assert_gone(bus)
+
+
+def _killing(function: Callable[..., Any], call: int, when: str) -> Callable[..., Any]:
+    calls: list[int] = []
+
+    def killed(*arguments: Any, **named: Any) -> Any:
+        calls.append(1)
+        if when == "before" and len(calls) == call:
+            raise _KilledError
+        answer = function(*arguments, **named)
+        if when == "after" and len(calls) == call:
+            raise _KilledError
+        return answer
+
+    return killed
+
+
+def test_an_unfinished_erasure_is_told(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verification names what is left, and what to do; erasing somebody else finishes it too."""
+    with monkeypatch.context() as patch:
+        patch.setattr(erasure, "replace_files", _killing(erasure.replace_files, 1, "before"))
+        with pytest.raises(_KilledError):
+            erase(bus, [_USER])
+    assert "'events': 12" in verify_erased(bus).evidence
+    assert erase(bus, ["nobody"]).rows.events == 12
+    _assert_gone(bus)
+
+
+def test_beside_a_compaction(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that are merged between reading and commit are looked at again: no row is doubled, lost or left."""
+    lake, replace = open_lake(bus.lake_root), erasure.replace_files
+
+    def compact_between(*arguments: Any, **named: Any) -> None:
+        monkeypatch.setattr(erasure, "replace_files", replace)
+        assert compact(lake, 2)
+        replace(*arguments, **named)
+
+    monkeypatch.setattr(erasure, "replace_files", compact_between)
+    before = _events_of_others(bus)
+    assert erase(bus, [_USER]).rows == Erased(12, 3, 2)
+    assert contents(bus)["events"] == before
+    _assert_gone(bus)
+
+
+def test_always_overtaken(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives up with a sentence; what it noted does not count."""
+
+    def never(*_: object, **__: object) -> None:
+        raise erasure.CommitFailedError("overtaken")
+
+    lake = open_lake(bus.lake_root)
+    monkeypatch.setattr(erasure, "replace_files", never)
+    with pytest.raises(TransientError, match="erase again"):
+        erase_users(lake, open_tombstones(lake, bus), [_USER])
+    assert unnamed_files(lake) == []
+    assert_verified(bus)
+
+
+def test_without_a_lake(settings: Settings) -> None:
+    """There is nothing to erase from."""
+    with pytest.raises(UsageError, match="there is no lake"):
+        erase(settings, [_USER])
+
+
+def test_no_table_is_forgotten() -> None:
+    """A table that is added has to be thought of here: those that hold users are erased from."""
+    holding = {name for name, schema in TABLES.items() if {"user_id", "value"} & set(schema.names)}
+    assert holding == set(erasure._TABLES)

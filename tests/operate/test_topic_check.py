@@ -1,0 +1,76 @@
+"""What about a topic may lose events is told before it does."""
+
+import pytest
+
+from pipelines.bus.clients import admin_client
+from pipelines.bus.topics import Topic, TopicPartitionState, ensure_topic
+from pipelines.errors import UsageError
+from pipelines.operate.topic_check import check_topic, judge_configs
+from pipelines.settings import Settings
+from tests.draining import drain_all, send, valid_records, with_ingest
+from tests.services.kafka_cluster import KafkaCluster
+from tests.services.waiting import wait_for
+
+_SOUND = {
+    "cleanup.policy": "delete",
+    "retention.ms": str(7 * 86_400_000),
+    "retention.bytes": "-1",
+    "unclean.leader.election.enable": "false",
+    "min.insync.replicas": "2",
+}
+
+
+def _told(replicas: int = 3, **changes: str) -> list[str]:
+    configs = _SOUND | {name.replace("_", "."): value for name, value in changes.items()}
+    partitions = (TopicPartitionState(0, 0, 0, 1),)
+    findings = judge_configs(Topic("id", "events", partitions, replicas, configs, ()))
+    return [f"{finding.severity}: {finding.sentence}" for finding in findings]
+
+
+def test_a_sound_topic_has_nothing_to_be_said_about() -> None:
+    """Three replicas of which two acknowledge, deleted by time after a week; for ever is sound too."""
+    assert _told() == _told(retention_ms="-1") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"cleanup_policy": "compact"}, "loses data: cleanup.policy compacts"),
+        ({"cleanup_policy": "compact,delete"}, "loses data: cleanup.policy compacts"),
+        ({"retention_ms": "3600000"}, "loses data: records are kept for 1 h"),
+        ({"retention_bytes": "1000"}, "loses data: retention.bytes is 1000"),
+        ({"unclean_leader_election_enable": "true"}, "loses data: unclean.leader.election.enable"),
+        ({"min_insync_replicas": "1"}, "loses data: min.insync.replicas is 1"),
+        ({"min_insync_replicas": "3"}, "note: min.insync.replicas is 3 of 3"),
+    ],
+)
+def test_each_danger_is_named(changes: dict[str, str], told: str) -> None:
+    """One finding for one mistake."""
+    (found,) = _told(**changes)
+    assert found.startswith(told)
+
+
+def test_too_few_replicas() -> None:
+    """A single copy is told once, not as a matter of min.insync.replicas too."""
+    (found,) = _told(replicas=1, min_insync_replicas="1")
+    assert found.startswith("loses data: the replication factor is 1")
+
+
+def test_a_topic_that_is_not_there(settings: Settings) -> None:
+    """The remedy is named."""
+    with pytest.raises(UsageError, match="topics ensure"):
+        check_topic(settings)
+
+
+@pytest.mark.jvm
+def test_a_topic_that_grew_under_its_keys(kafka: KafkaCluster, settings: Settings) -> None:
+    """On Apache Kafka, whose configuration is judged as it is, partitions that the lake never read are noted."""
+    bus = with_ingest(settings.model_copy(update={"kafka": kafka.settings(topic=settings.kafka.topic, partitions=2)}))
+    ensure_topic(bus.kafka)
+    send(bus, valid_records(range(50)))
+    drain_all(bus)
+    assert [finding.severity for finding in check_topic(bus)] == ["loses data"]  # one replica
+    with admin_client(bus.kafka) as admin:
+        admin.create_partitions({bus.kafka.topic: 3})
+    grown = wait_for("the new topic partition", lambda: check_topic(bus)[1:])
+    assert "it has 3 partitions, and the lake has read 2" in grown[0].sentence

@@ -1,0 +1,240 @@
+"""verify's advice, followed to the letter, makes verify pass: each that it can print (`fresh`, `erasable`, `once`)."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from pipelines.lake import erasure
+from pipelines.lake.index import DedupIndex
+from pipelines.operate import verify, verify_served
+from pipelines.operate.check import Advice, Check
+from pipelines.operate.erase import erase
+from pipelines.refresh import publish_everything, publish_warehouse, refresh_warehouse
+from pipelines.serving.client import connect
+from pipelines.serving.read import read_leaderboard, read_reputation
+from pipelines.settings import Settings
+from tests.draining import drain_all, send, valid_records, with_ingest
+from tests.lake.making import make_events
+
+_USER = "u-1"
+Spoil = Callable[[Settings, pytest.MonkeyPatch], None]
+
+
+@pytest.fixture
+def served(settings: Settings) -> Settings:
+    """Return settings of a warehouse whose documents and one leaderboard are published."""
+    redis_settings = settings.redis.model_copy(update={"leaderboards": ("all_time",)})
+    bus = with_ingest(settings.model_copy(update={"redis": redis_settings}))
+    send(bus, valid_records(range(30), "TransactionCompleted"))
+    drain_all(bus)
+    refresh_warehouse(bus)
+    publish_warehouse(bus)
+    return bus
+
+
+def _more_events(bus: Settings) -> None:
+    send(bus, valid_records(range(30, 60), "TransactionCompleted"))
+    drain_all(bus)
+
+
+def _derive_more(bus: Settings, _: pytest.MonkeyPatch) -> None:
+    _more_events(bus)
+    refresh_warehouse(bus)
+
+
+def _restore_an_old_warehouse(bus: Settings, _: pytest.MonkeyPatch) -> None:
+    old = bus.warehouse_path.with_suffix(".old")
+    shutil.copy(bus.warehouse_path, old)
+    _more_events(bus)
+    refresh_warehouse(bus)
+    publish_warehouse(bus)
+    old.replace(bus.warehouse_path)
+
+
+def _lose_the_warehouse(bus: Settings, _: pytest.MonkeyPatch) -> None:
+    bus.warehouse_path.unlink()
+
+
+def _in_redis(change: Callable[[redis.Redis, str], object]) -> Spoil:
+    def spoil(bus: Settings, _: pytest.MonkeyPatch) -> None:
+        with closing(connect(bus.redis)) as client:
+            change(client, bus.redis.prefix)
+
+    return spoil
+
+
+def _replaced(key: str, put: Callable[[redis.Redis, str], object]) -> Spoil:
+    def change(client: redis.Redis, prefix: str) -> None:
+        client.delete(prefix + key)
+        put(client, prefix + key)
+
+    return _in_redis(change)
+
+
+def _cut_off_an_erasure(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(erasure, "replace_files", killed)
+        with pytest.raises(InterruptedError):
+            erase(bus, [_USER])
+
+
+def _put_ids_into_the_index(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = DedupIndex.extend
+
+    def lying(self: DedupIndex, new: object, version: int) -> None:
+        real(self, self.classify(make_events(["none"])).new, self.version)
+        real(self, new, version)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DedupIndex, "extend", lying)
+        _more_events(bus)
+    refresh_warehouse(bus)
+    publish_warehouse(bus)
+
+
+_SPOILED: dict[str, tuple[Advice | None, Spoil]] = {
+    "another warehouse": (Advice.PUBLISH, _derive_more),
+    "an older warehouse": (Advice.REFRESH, _restore_an_old_warehouse),
+    "no warehouse": (Advice.REFRESH, _lose_the_warehouse),
+    "a newer lake is served": (
+        Advice.REPLACE_NEWER,
+        _in_redis(lambda client, prefix: client.hset(f"{prefix}.publication", "lake_version", 999)),
+    ),
+    "no document": (Advice.PUBLISH_FULL, _in_redis(lambda client, prefix: client.delete(f"{prefix}:{_USER}"))),
+    "another document": (Advice.PUBLISH_FULL, _replaced(f":{_USER}", lambda client, key: client.set(key, "{}"))),
+    "a document too many": (Advice.PUBLISH_FULL, _replaced(":stranger", lambda client, key: client.set(key, "{}"))),
+    "no user_id": (
+        Advice.PUBLISH_FULL,
+        _in_redis(lambda client, prefix: client.set(f"{prefix}:".encode() + b"\xff", "{}")),
+    ),
+    "a place too many": (
+        Advice.PUBLISH_FULL,
+        _in_redis(lambda client, prefix: client.zadd(f"{prefix}.leaderboard.all_time", {"stranger": 1})),
+    ),
+    "a leaderboard too many": (
+        Advice.PUBLISH_FULL,
+        _in_redis(lambda client, prefix: client.zadd(f"{prefix}.leaderboard.last_7_days", {_USER: 1})),
+    ),
+    "no object": (None, _replaced(f":{_USER}", lambda client, key: client.set(key, "7"))),
+    "no JSON": (None, _replaced(f":{_USER}", lambda client, key: client.set(key, b"\xff"))),
+    "a hash for a document": (None, _replaced(f":{_USER}", lambda client, key: client.hset(key, "a", "b"))),
+    "a list for a leaderboard": (
+        None,
+        _replaced(".leaderboard.all_time", lambda client, key: client.lpush(key, "a")),
+    ),
+    "a string for the bookkeeping": (None, _replaced(".publication", lambda client, key: client.set(key, "x"))),
+    "foreign bookkeeping": (None, _replaced(".publication", lambda client, key: client.hset(key, "id", b"\xff"))),
+    "an erasure that was cut off": (Advice.FINISH_ERASURE, _cut_off_an_erasure),
+    "a wrong index": (Advice.REBUILD_INDEX, _put_ids_into_the_index),
+}  # fmt: skip
+"""What goes wrong, with the advice for it; without one the sentence is that of an error (`serving/refusals.py`)."""
+
+
+@pytest.mark.parametrize("what", list(_SPOILED))
+def test_the_advice_works(served: Settings, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Something goes wrong, verify says so in one line with what to do; that is done, and every check passes."""
+    advice, spoil = _SPOILED[what]
+    assert _unsettled(served) == []
+    spoil(served, monkeypatch)
+    told = _unsettled(served)
+    assert told
+    assert all("\n" not in each.evidence for each in told)
+    expected = str(advice or "run `karmalake publish --full`").partition("{")[0]
+    assert any(expected in each.evidence for each in told)
+    _follow(served, next(each.evidence for each in told if expected in each.evidence))
+    assert _unsettled(served) == []
+    assert what == "an erasure that was cut off" or read_reputation(_USER, served) is not None
+    assert "stranger" not in {row.user_id for row in read_leaderboard("all_time", served, top=100)}
+
+
+def test_every_advice_is_tried() -> None:
+    """A new advice needs a case above; the checks name no command in a sentence of their own."""
+    assert {advice for advice, _ in _SPOILED.values() if advice} == set(Advice)
+    for module in (verify, verify_served):
+        source = Path(module.__file__).read_text(encoding="utf-8")
+        texts = [str(node.value) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+        assert [text for text in texts if "`karmalake " in text] == []
+
+
+@pytest.mark.parametrize("document", [None, b"{}", b"7", b"\xff"])
+def test_the_advice_for_a_document_that_is_gone_or_foreign_works(served: Settings, document: bytes | None) -> None:
+    """Publishing alone writes nothing, since nothing changed; a full publication writes it."""
+    with closing(connect(served.redis)) as client:
+        client.delete(f"{served.redis.prefix}:{_USER}")
+        if document is not None:
+            client.set(f"{served.redis.prefix}:{_USER}", document)
+    assert publish_warehouse(served).written == 0
+    (failed,) = _unsettled(served)
+    assert failed.passed is False
+    assert "`karmalake publish --full`" in failed.evidence
+    assert publish_everything(served).full
+    assert _unsettled(served) == []
+    assert read_reputation(_USER, served) is not None
+
+
+def test_what_is_served_is_read_in_bounded_pages(served: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of foreign documents are counted, compared a few at a time, and deleted by a full publication."""
+    monkeypatch.setattr("pipelines.operate.verify_served._USERS_AT_ONCE", 1_000)
+    sizes: list[int] = []
+    real = verify_served._strangers
+
+    def counting(connection: Any, members: Any) -> Any:
+        sizes.append(len(members))
+        return real(connection, members)
+
+    monkeypatch.setattr("pipelines.operate.verify_served._strangers", counting)
+    monkeypatch.setattr("pipelines.serving.inventory._SCAN_COUNT", 100)
+    with closing(connect(served.redis)) as client:
+        client.mset({f"{served.redis.prefix}:stranger-{n}": "{}" for n in range(7_000)})
+    (failed,) = _unsettled(served)
+    assert "7,000 documents" in failed.evidence
+    assert max(sizes) < 2_000
+    assert publish_everything(served).deleted == 7_000
+    assert _unsettled(served) == []
+
+
+def _unsettled(bus: Settings) -> list[Check]:
+    """Return the checks that do not pass."""
+    return [each for each in verify.verify(bus) if each.passed is not True]
+
+
+def _follow(bus: Settings, evidence: str) -> None:
+    """Do what a sentence says: delete what it names, then run its commands."""
+    named = re.search(r"[Tt]he (?:Redis )?key (\S+)", evidence)
+    if named and re.search("[Dd]elete", evidence):
+        with closing(connect(bus.redis)) as client:
+            client.delete(named[1])
+    if "remove" in evidence:
+        shutil.rmtree(bus.index_dir)
+        _karmalake(bus, "drain")
+    for command in re.findall("`karmalake ([^`]+)`", evidence):
+        _karmalake(bus, *command.split(), *(["--yes", _USER] if command == "erase" else []))
+
+
+def _karmalake(bus: Settings, *arguments: str) -> None:
+    assert bus.redis.url is not None
+    values = {
+        "KARMALAKE_DATA_DIR": str(bus.data_dir),
+        "KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": bus.kafka.bootstrap_servers or "",
+        "KARMALAKE_KAFKA_TOPIC": bus.kafka.topic,
+        "KARMALAKE_KAFKA_GROUP_ID": bus.kafka.group_id,
+        "KARMALAKE_REDIS_URL": bus.redis.url.get_secret_value(),
+        "KARMALAKE_REDIS_PREFIX": bus.redis.prefix,
+        "KARMALAKE_REDIS_LEADERBOARDS": ",".join(bus.redis.leaderboards),
+    }
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *arguments]
+    done = subprocess.run(command, env=os.environ | values, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,186 @@
+"""A small file that stands for a large one: read in pieces, or refused by its bound, in bounded memory either way."""
+
+import gzip
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.sources.bounds import MAX_COLUMNS, MAX_PARQUET_BYTES
+from tests.conftest import REPOSITORY
+
+_MEBIBYTE = 1024 * 1024
+_OURS_MEBIBYTES = 500
+_READ = """
+import resource, sys
+from pathlib import Path
+from pipelines.sources.files import Mapping, read_events
+from pipelines.errors import UsageError
+rows = 0
+try:
+    for table in read_events(Path(sys.argv[1]), Mapping("user", "time", "s", "A")):
+        rows += len(table)
+    print(rows)
+except UsageError as error:
+    print(error)
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(int(status["VmHWM"].split()[0]) // 1024)  # of this program alone: ru_maxrss begins with that of its parent
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+"""
+
+
+def _read(path: Path) -> tuple[str, int, int]:
+    """Return what reading a file said, or how many rows it gave, and the peaks of memory in MiB: ours, the worker's."""
+    command = [sys.executable, "-c", _READ, str(path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    *said, ours, workers = done.stdout.splitlines()
+    return "\n".join(said), int(ours), int(workers)
+
+
+@pytest.fixture(scope="module")
+def plain_mebibytes(tmp_path_factory: pytest.TempPathFactory) -> int:
+    """Return the memory of reading a file of one row: interpreter and libraries."""
+    path = tmp_path_factory.mktemp("plain") / "a.csv"
+    path.write_text("user,time\nu,1\n")
+    said, ours, _ = _read(path)
+    assert said == "1"
+    return ours
+
+
+def _compressed(path: Path, start: bytes, piece: bytes, count: int, end: bytes = b"") -> Path:
+    """Write a start, a piece many times and an end, each a member of gzip."""
+    repeated = gzip.compress(piece * (_MEBIBYTE // len(piece)), 1) * count
+    path.write_bytes(gzip.compress(start) + repeated + gzip.compress(end))
+    return path
+
+
+def _endless_line(folder: Path) -> Path:
+    return _compressed(folder / "a.ndjson.gz", b'{"user": "u", "time": 1, "x": "', b"0", 1_000)
+
+
+def _endless_row(folder: Path) -> Path:
+    return _compressed(folder / "a.csv.gz", b"user,time,x\nu,1,", b"0", 1_000)
+
+
+def _endless_quote(folder: Path) -> Path:
+    return _compressed(folder / "a.csv.gz", b'user,time,x\nu,1,"', b"u,1,2\n", 1_000)
+
+
+def _blank_lines(folder: Path) -> Path:
+    return _compressed(folder / "a.ndjson.gz", b"", b"\n", 20, b'{"user": "u", "time": 1}\n')
+
+
+def _many_members(folder: Path) -> Path:
+    path = folder / "a.ndjson"
+    path.write_text("\n".join(json.dumps({"user": "u", "time": 1, f"column{n}": 1}) for n in range(20_000)))
+    return path
+
+
+def _members_within_the_bound(folder: Path) -> Path:
+    path = folder / "a.ndjson"
+    path.write_text("\n".join(json.dumps({"user": "u", "time": 1, f"c{n}": 1}) for n in range(1_000)))
+    return path
+
+
+def _long_names(folder: Path) -> Path:
+    path = folder / "a.csv"
+    path.write_text(
+        "user,time," + ",".join(f"{n:04}{'x' * 1_000}" for n in range(4_000)) + "\n" + f"u,1{',1' * 4_000}\n" * 20
+    )
+    return path
+
+
+def _deep_line(folder: Path) -> Path:
+    path = folder / "a.ndjson"
+    path.write_text('{"user": "u", "time": 1, "x": ' + "[" * 500_000)
+    return path
+
+
+def _wide_line(folder: Path) -> Path:
+    path = folder / "a.ndjson"
+    path.write_text('{"user": "u", "time": 1, "x": [' + "[]," * 1_300_000 + "[]]}")
+    return path
+
+
+def _parquet(folder: Path, **columns: pa.Array) -> Path:
+    path = folder / "a.parquet"
+    rows = len(next(iter(columns.values())))
+    table = pa.table({"user": pa.repeat("u", rows), "time": pa.repeat(1, rows), **columns})
+    pq.write_table(table, path, compression="zstd")
+    return path
+
+
+def _one_long_value_in_every_row(folder: Path) -> Path:
+    values = pa.DictionaryArray.from_arrays(np.zeros(5_000, np.int32), ["0" * 40_000])
+    return _parquet(folder, x=values)
+
+
+def _long_prefixes(folder: Path) -> Path:
+    path = folder / "a.parquet"
+    table = pa.table(
+        {
+            "user": pa.repeat("u", 2_000),
+            "time": pa.repeat(1, 2_000),
+            "x": ["0" * 100_000 + str(n) for n in range(2_000)],
+        }
+    )
+    pq.write_table(
+        table, path, use_dictionary=False, column_encoding={"x": "DELTA_BYTE_ARRAY", "user": "PLAIN", "time": "PLAIN"}
+    )
+    return path
+
+
+def _long_value(folder: Path) -> Path:
+    return _parquet(folder, x=pa.array(["0" * 100_000_000, "1"]))
+
+
+def _long_list(folder: Path) -> Path:
+    offsets = pa.array([0, 30_000_000, 30_000_000], pa.int32())
+    return _parquet(folder, x=pa.ListArray.from_arrays(offsets, pa.array(np.zeros(30_000_000, np.int8))))
+
+
+def _many_columns(folder: Path) -> Path:
+    return _parquet(folder, **{f"c{n}": pa.array([1]) for n in range(10_000)})
+
+
+def _damaged(folder: Path) -> Path:
+    path = _parquet(folder, x=pa.array([str(n) for n in range(10_000)]))
+    content = bytearray(path.read_bytes())
+    content[200:2_000] = bytes(1_800)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (_endless_line, "line 1 is longer than 4 MiB"),
+        (_endless_row, "is longer than 4 MiB, the most that is read of a row"),
+        (_endless_quote, r"row 1 \(line 2\): is longer than 4 MiB, .*, or a quote is opened in it and never closed"),
+        (_blank_lines, "^1$"),
+        (_many_members, f"up to line 4095, objects have 4,097 different members, and {MAX_COLUMNS:,} are read"),
+        (_members_within_the_bound, "^1000$"),
+        (_long_names, "^20$"),
+        (_deep_line, "line 1 is nested too deep: flatten it"),
+        (_wide_line, "^1$"),
+        (_one_long_value_in_every_row, "^5000$"),
+        (_long_prefixes, "^2000$|over 1024 MiB"),
+        (_long_value, "row 1 is longer than 4 MiB"),
+        (_long_list, "longer than 4 MiB|over 1024 MiB"),
+        (_many_columns, f"has 10,002 columns, and {MAX_COLUMNS:,} are read"),
+        (_damaged, "a.parquet"),
+    ],
+)
+def test_memory_is_bounded(tmp_path: Path, plain_mebibytes: int, write: Callable[[Path], Path], said: str) -> None:
+    """Whatever is in the file: at most 500 MiB of ours, and of the worker's its bound; the sentence says which."""
+    found, ours, workers = _read(write(tmp_path))
+    assert re.search(said, found), found
+    assert ours - plain_mebibytes < _OURS_MEBIBYTES
+    assert workers < MAX_PARQUET_BYTES // _MEBIBYTE + _OURS_MEBIBYTES

@@ -1,0 +1,135 @@
+"""CSV is read exactly: what Python's csv says of a file, in whatever blocks it is read, or an error with the row."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.errors import UsageError
+from pipelines.sources import csv_rows
+from pipelines.sources.bounds import MAX_COLUMNS
+from pipelines.sources.rows import count_rows, read_rows
+from tests.conftest import SHARED_DATA
+
+_PARTS = st.sampled_from([*'ab",;\r\n\x00 é🚗', "\r\n", '""', "\u2028"])
+_VALUES = st.lists(_PARTS, max_size=6).map("".join)
+_BLOCKS = st.integers(1, 40)
+
+
+@st.composite
+def _written(draw: st.DrawFn) -> str:
+    """Return a table as csv writes it, with any quoting and any end of a line."""
+    width = draw(st.integers(1, 3))
+    rows = draw(st.lists(st.lists(_VALUES, min_size=width, max_size=width), max_size=8))
+    text = io.StringIO(newline="")
+    options = {
+        "quoting": draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])),
+        "lineterminator": draw(st.sampled_from(["\n", "\r\n", "\r"])),
+    }
+    csv.writer(text, **options).writerows([[f"c{n}" for n in range(width)], *rows])
+    return text.getvalue()
+
+
+_RAW = st.text('a,"\r\n', max_size=30).map(lambda text: f"c0,c1\n{text}")
+
+
+def _by_python(text: str) -> list[list[str]] | None:
+    """Return the rows behind the header that are not empty, or None if csv refuses the text, or a row is ragged."""
+    try:
+        header, *rows = filter(None, csv.reader(_lines(text), strict=True))
+    except csv.Error:
+        return None
+    return rows if all(len(row) == len(header) for row in rows) else None
+
+
+def _lines(text: str) -> list[str]:
+    return [line.decode() for line in text.encode().splitlines(keepends=True)]
+
+
+def _by_us(path: Path) -> list[list[str]] | None:
+    try:
+        return [
+            list(row)
+            for _, table in csv_rows.read_csv(path, ",")
+            for row in zip(*table.to_pydict().values(), strict=True)
+        ]
+    except UsageError:
+        return None
+
+
+@given(st.one_of(_written(), _RAW), _BLOCKS)
+def test_any_csv_is_read_as_python_reads_it(
+    tmp_path_factory: pytest.TempPathFactory, text: str, block_bytes: int
+) -> None:
+    """Quotes, CR, LF, CR LF, NUL and empty lines, cut into blocks anywhere: the same rows, or an error in both."""
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv_rows, "_BLOCK_BYTES", block_bytes)
+        assert _by_us(path) == _by_python(text)
+
+
+def test_a_quoted_line_break_keeps_every_byte(tmp_path: Path) -> None:
+    """Wherever a block ends within CR LF: pyarrow's own reader loses the LF there."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'a,b\r\n"x\r\ny",1\r\n"x\r\n\r\ny",2\r\n')
+    for block_bytes in range(1, 40):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(csv_rows, "_BLOCK_BYTES", block_bytes)
+            assert _by_us(path) == [["x\r\ny", "1"], ["x\r\n\r\ny", "2"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('a,b\n1,2\n3,"four\n5,6\n7,8\n', r"row 2 \(line 3\): a quote is opened in it and never closed"),
+        ('a,b\n1,2\n3,"fo"ur\n', r"row 2 \(line 3\): a value goes on behind its closing quote: .* written twice"),
+        ('a,b\n1,"b\\"1"\n', r'row 1 \(line 2\): a value goes on .* "" \(not \\"\)'),
+        ('a,b\n"1\n\n1",2\n1\n', r"row 2 \(line 5\): has 1 values, and the header names 2 columns"),
+        ("# by me\n1,2\n", r"row 1 \(line 2\): .* remove the comments above the header"),
+        ("sep=,\na,b,c\n", "remove the line above the header"),
+        ("a;b\n1,5;2\n", "give --delimiter ';'"),
+        (f"{','.join(map(str, range(100_000)))}\n", f"has 100,000 columns, and {MAX_COLUMNS:,} are read"),
+        (f"a,{'b' * 2_000}\n1,2\n", "a column's name is longer than 1,024 bytes"),
+        ('a,"b\n', r"the header \(line 1\): a quote is opened"),
+        (",,\n1,2,3\n", "several columns are called ''.*remove a title above it"),
+    ],
+)
+def test_what_is_refused_names_row_line_and_remedy(tmp_path: Path, text: str, message: str) -> None:
+    """Also for `count_rows`, which no longer takes a reader's word for it."""
+    path = tmp_path / "a.csv"
+    path.write_text(text, encoding="utf-8")
+    for read in (lambda: list(read_rows(path)), lambda: count_rows(path)):
+        with pytest.raises(UsageError, match=message):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"), [("cp1252", r"row 2 \(line 3\): is not UTF-8"), ("utf-16", "is UTF-16")]
+)
+def test_another_encoding_is_named(tmp_path: Path, encoding: str, message: str) -> None:
+    """With the row of the first byte that is not UTF-8."""
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n1,2\n3,é\n", encoding=encoding)
+    with pytest.raises(UsageError, match=message):
+        list(read_rows(path))
+
+
+def test_tabs_and_other_delimiters(tmp_path: Path) -> None:
+    """A .tsv has tabs; any file what it is told."""
+    for name, text, delimiter in (("a.tsv", "a\tb\n1\t2\n", None), ("a.csv", "a;b\n1;2\n", ";")):
+        path = tmp_path / name
+        path.write_text(text)
+        (rows,) = read_rows(path, delimiter)
+        assert rows.columns.to_pydict() == {"a": ["1"], "b": ["2"]}
+
+
+@pytest.mark.parametrize("name", ["bitcoin-otc/ratings.csv", "stackexchange-quantumcomputing-2018/events.csv"])
+def test_real_files_are_read_as_python_reads_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole, in blocks of a few lines."""
+    path = SHARED_DATA / name
+    monkeypatch.setattr(csv_rows, "_BLOCK_BYTES", 10_000)
+    assert _by_us(path) == _by_python(path.read_text(encoding="utf-8"))

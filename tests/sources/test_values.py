@@ -1,0 +1,274 @@
+"""What a value is in every format: one text, one id for one row, and no id that has lost its digits."""
+
+import json
+import uuid
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.errors import UsageError
+from pipelines.sources import parquet_worker
+from pipelines.sources.canonical import canonical, float_text
+from pipelines.sources.files import Mapping, read_events
+from pipelines.sources.rows import Rows
+
+_MAPPING = Mapping("user", "at", "iso", "A")
+
+
+def _ids(path: Path, mapping: Mapping = _MAPPING) -> list[str]:
+    return [event_id for table in read_events(path, mapping) for event_id in table["event_id"].to_pylist()]
+
+
+def _users(path: Path, values: pa.Array) -> list[str]:
+    pq.write_table(pa.table({"user": values, "at": pa.repeat(datetime(2024, 1, 1, tzinfo=UTC), len(values))}), path)
+    return [user for table in read_events(path, _MAPPING) for user in table["user_id"].to_pylist()]
+
+
+def test_one_row_has_one_id_in_every_format(tmp_path: Path) -> None:
+    """Float, integer, decimal, truth value, date and time, as each format and each writer has them."""
+    stars, at = [4.0, 4.5, 0.1, 1e-7, 2.0**53], [datetime(2024, 1, 1, 10, 0, n, 500_000, tzinfo=UTC) for n in range(5)]
+    columns: dict[str, Any] = {
+        "user": ["a"] * 5,
+        "stars": stars,
+        "ok": [True] * 5,
+        "day": [date(2024, 1, 1)] * 5,
+        "at": at,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    written = [
+        ["4.0", "4.50", "0.10", "1e-07", "9007199254740992"],
+        ["4", "4.5", "1E-1", "0.0000001", "9007199254740992.00"],
+    ]
+    for number, texts in enumerate(written):
+        rows = [
+            f"a,{text},{('True', 'true')[number]},2024-01-01,{moment:%Y-%m-%dT%H:%M:%S.5Z}"
+            for text, moment in zip(texts, at, strict=True)
+        ]
+        (tmp_path / f"{number}.csv").write_text("\n".join(["user,stars,ok,day,at", *rows]))
+    (tmp_path / "a.ndjson").write_text(
+        "\n".join(
+            json.dumps({"user": "a", "stars": number, "ok": True, "day": "2024-01-01", "at": str(moment)})
+            for number, moment in zip(stars, at, strict=True)
+        )
+    )
+    expected = _ids(tmp_path / "a.parquet")
+    assert len(set(expected)) == 5
+    assert [_ids(tmp_path / name) for name in ("0.csv", "1.csv", "a.ndjson")] == [expected] * 3
+
+
+def test_the_unit_of_a_time_is_no_part_of_an_id(tmp_path: Path) -> None:
+    """An epoch in milliseconds and ISO 8601 are one time, so one event."""
+    (tmp_path / "a.csv").write_text("user,at\na,2024-01-01 10:00:00\n")
+    (tmp_path / "b.csv").write_text("user,at\na,1704103200000\n")
+    assert _ids(tmp_path / "a.csv") == _ids(tmp_path / "b.csv", Mapping("user", "at", "ms", "A"))
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_float_has_one_text(number: float) -> None:
+    """As Python and as Arrow write it, with zeros behind, and by its column; and it reads back as itself."""
+    texts = [repr(number), format(Decimal(repr(number)), "f"), float_text(pa.array([number]))[0].as_py()]
+    (text, *others) = canonical(pa.array(texts)).to_pylist()
+    assert others == [text, text]
+    assert float(text) == number
+    assert canonical(pa.array([text])).to_pylist() == [text]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "007", "1.", ".5", "+1", "4.0.0", "12e5678", "e5", "2024-13-01", "2024-02-30 10:00", "Truest", "1 000.0"],
+)
+def test_what_is_no_value_of_another_type_stays(text: str) -> None:
+    """Codes with leading zeros, versions and sentences tell rows apart as they stand."""
+    assert canonical(pa.array([text])).to_pylist() == [text]
+
+
+def test_neighbours_have_no_say(tmp_path: Path) -> None:
+    """A row has the same id alone and beside one with a time that cannot be read."""
+    (tmp_path / "a.csv").write_text("user,at,x\na,2024-01-01,2024-01-01\n")
+    (tmp_path / "b.csv").write_text("user,at,x\na,2024-01-01,2024-01-01\nb,2024-01-01,2024-99-99\nb,2024-01-02,\n")
+    assert _ids(tmp_path / "a.csv") == _ids(tmp_path / "b.csv")[:1]
+
+
+@pytest.mark.parametrize(
+    ("values", "users"),
+    [
+        (pa.array([98_765_432_101.0, 2.0**53, 1_000_000.0]), ["98765432101", "9007199254740992", "1000000"]),
+        (pa.array([7.0], pa.float32()), ["7"]),
+        (pa.array([Decimal("10.50")]), ["10.50"]),
+        (pa.array([date(2024, 1, 2)]), ["2024-01-02"]),
+        (pa.array([datetime(2024, 1, 2, 3, tzinfo=UTC)]), ["2024-01-02T03:00:00Z"]),
+        (pa.array([2**63 + 1], pa.uint64()), ["9223372036854775809"]),
+        (pa.array(["a", "b"]).dictionary_encode(), ["a", "b"]),
+        (
+            pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes(range(16))], pa.binary(16))),
+            [str(uuid.UUID(bytes=bytes(range(16))))],
+        ),
+        (pa.ExtensionArray.from_storage(pa.json_(), pa.array(['"a"'])), ['"a"']),
+    ],
+)
+def test_ids_of_many_types_are_exact_text(tmp_path: Path, values: pa.Array, users: list[str]) -> None:
+    """Every digit, without a point or an exponent."""
+    assert _users(tmp_path / "a.parquet", values) == users
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (pa.array([1.0, 7.6561198e16]), r"row 2, column 'user': 7.6561198e\+16 is a float, and no id: above 2\^53"),
+        (pa.array([1.5]), "row 1, column 'user': 1.5 is a float, and no id: it has a fraction"),
+        (pa.array([b"a"]), "column 'user' is of type binary, which is no id"),
+        (pa.array([True]), "column 'user' is of type bool, which is no id"),
+        (pa.array([{"id": "a"}]), "column 'user' is of type struct<id: string>, which is no id"),
+        (pa.array([["a"]]), "column 'user' is of type list.*, which is no id"),
+    ],
+)
+def test_what_is_no_id_is_refused(tmp_path: Path, values: pa.Array, message: str) -> None:
+    """Naming column and type, and the row where it is the value."""
+    with pytest.raises(UsageError, match=message):
+        _users(tmp_path / "a.parquet", values)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "a.csv",
+            "user,at\n9.8765432101e+10,2024-01-01\n",
+            "row 1, column 'user': '9.8765432101e.10' is a rounded number",
+        ),
+        ("a.csv", "user,at\n7.65612E+16,2024-01-01\n", "is a rounded number, not an id: write every digit"),
+        ("a.ndjson", '{"user": 1e+16, "at": "2024-01-01"}', "line 1, column 'user': '1e.16' is a rounded number"),
+        (
+            "a.ndjson",
+            '{"user": true, "at": "2024-01-01"}',
+            "line 1, column 'user': an object, an array or a truth value",
+        ),
+        (
+            "a.ndjson",
+            '{"user": "a", "at": "2024-01-01"}\n{"user": {"a": 1}, "at": "2024-01-01"}',
+            "line 2, column 'user'",
+        ),
+    ],
+)
+def test_an_id_that_was_a_number_or_an_object_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    """In text, each row is judged by itself."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=message):
+        _ids(tmp_path / name)
+
+
+@pytest.mark.parametrize("user", ["12e5", "true", "1.5", "007", "{a}"])
+def test_text_that_looks_like_a_value_is_an_id(tmp_path: Path, user: str) -> None:
+    """Nothing is guessed of text."""
+    (tmp_path / "a.csv").write_text(f"user,at\n{user},2024-01-01\n")
+    (tmp_path / "a.ndjson").write_text(json.dumps({"user": user, "at": "2024-01-01"}))
+    for name in ("a.csv", "a.ndjson"):
+        (events,) = read_events(tmp_path / name, _MAPPING)
+        assert events["user_id"].to_pylist() == [user]
+
+
+def test_a_time_beyond_microseconds_does_not_wrap(tmp_path: Path) -> None:
+    """Milliseconds of the year 318,857 are no time; before, they came out as a plausible one."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"user": ["a"], "at": pa.array([10**16], pa.timestamp("ms"))}), path)
+    with pytest.raises(UsageError, match="row 1, column 'at': it is empty"):
+        _ids(path)
+
+
+def test_a_column_without_a_text_matters_only_if_it_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A type of tomorrow is passed over, or named."""
+    values = pa.array([pa.MonthDayNano([1, 2, 3])])
+    batch = pa.record_batch({"user": pa.array(["a"]), "at": pa.array(["2024-01-01"]), "x": values})
+    table = parquet_worker._as_text(batch, frozenset(), 1)
+    monkeypatch.setattr("pipelines.sources.files.read_rows", lambda *_: iter([Rows(table, pa.array([1]), "row")]))
+    assert len(_ids(tmp_path)) == 1
+    with pytest.raises(UsageError, match="column 'x' is of type month_day_nano_interval, which has no text"):
+        _ids(tmp_path, replace(_MAPPING, metadata=(("x", "x"),)))
+
+
+def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    """Before it is in the lake, where no reader could open it."""
+    text = pa.StringArray.from_buffers(1, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xff"))
+    pq.write_table(pa.table({"user": ["a"], "at": ["2024-01-01"], "x": text}), tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match=r"column 'x' cannot be read: .*UTF8"):
+        _ids(tmp_path / "a.parquet")
+
+
+def test_members_of_objects_are_named_with_points(tmp_path: Path) -> None:
+    """In NDJSON and in Parquet, at any depth; what is not there is empty."""
+    rows = [{"rating": {"seller": f"s{n}", "by": {"id": n}}, "at": "2024-01-01"} for n in range(3)]
+    (tmp_path / "a.ndjson").write_text("\n".join(map(json.dumps, rows)))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    mapping = Mapping("rating.seller", "at", "iso", "A", metadata=(("by", "rating.by.id"), ("no", "rating.by.no")))
+    for name in ("a.ndjson", "a.parquet"):
+        events = pa.concat_tables(read_events(tmp_path / name, mapping))
+        assert events["user_id"].to_pylist() == ["s0", "s1", "s2"]
+        assert events["metadata"].to_pylist() == [[("by", str(n))] for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"user": "a"}]', r"line 1 .* begins an array; .*jq -c '\.\[\]'"),
+        ("{'user': 'a'}", "line 1 .* is a Python dict; write it with json.dumps"),
+        ('{\n"user": "a"}', "line 1 .* an object is spread over lines; .*jq -c"),
+    ],
+)
+def test_what_is_taken_for_ndjson_is_told(tmp_path: Path, text: str, message: str) -> None:
+    """With what to type."""
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        _ids(tmp_path / "a.jsonl")
+
+
+def test_blank_lines_are_passed_over_and_counted_as_lines(tmp_path: Path) -> None:
+    """Between lines and at the end; the number of a bad line is the one that an editor shows."""
+    good = json.dumps({"user": "a", "at": "2024-01-01"})
+    (tmp_path / "a.jsonl").write_text(f"{good}\n\n{good}\n\r\n  \n{good}\n\n\n")
+    assert len(_ids(tmp_path / "a.jsonl")) == 3
+    (tmp_path / "b.jsonl").write_text(f"{good}\n\n\n{{")
+    with pytest.raises(UsageError, match="line 4"):
+        _ids(tmp_path / "b.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("user;at", "give --delimiter ';'"),
+        ("user\tat", "give --delimiter tab"),
+        ("# by me", "remove the lines above the one that names the columns"),
+        (" user,at", "do you mean ' user'"),
+        ("User,at", "do you mean 'User'"),
+        (",".join(f"c{n}" for n in range(100)), r"c19, \.\.\.$"),
+    ],
+)
+def test_a_header_that_is_not_as_mapped_says_what_to_type(tmp_path: Path, header: str, message: str) -> None:
+    """One option, or one change."""
+    (tmp_path / "a.csv").write_text(f"{header}\n")
+    (tmp_path / "a.csv").write_text(f"{header}\n{','.join('1' for _ in header.split(','))}\n")
+    with pytest.raises(UsageError, match=message):
+        _ids(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("a.csv.bz2", "unpack it first"), ("a.orc", "convert it to Parquet first"), (".", "is a folder: name its files")],
+)
+def test_another_kind_of_file_says_what_to_do(tmp_path: Path, name: str, message: str) -> None:
+    """With the endings that are read."""
+    with pytest.raises(UsageError, match=message):
+        _ids(tmp_path / name)
+
+
+def test_nan_is_empty_and_infinity_is_text(tmp_path: Path) -> None:
+    """Numbers that are none."""
+    assert float_text(pa.array([np.nan, np.inf, -0.0])).to_pylist() == [None, "inf", "-0"]

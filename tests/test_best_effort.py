@@ -1,0 +1,155 @@
+"""What stands beside the commit may fail in any way: ingest goes on, and it is said once (`isolated`)."""
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from kafka.errors import KafkaError
+
+from pipelines.best_effort import best_effort
+from pipelines.drain import drain, open_drain, open_ingest
+from pipelines.errors import TransientError
+from pipelines.ingest.source import KafkaSource
+from pipelines.lake.tables import create_lake
+from pipelines.settings import Settings
+from pipelines.stream import stream
+from tests.draining import assert_verified, drain_all, query, send, valid_records, with_ingest
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
+
+
+class Panic(BaseException):
+    """As Rust's libraries raise it."""
+
+
+FAILURES = [ZeroDivisionError("a defect"), KafkaError("a client"), TransientError("an outage"), Panic("of Rust")]
+
+
+@pytest.fixture
+def batches(settings: Settings) -> Settings:
+    """Return settings of a topic from which each drain takes three batches."""
+    kafka = settings.kafka.model_copy(update={"partitions": 1})
+    small = with_ingest(settings.model_copy(update={"kafka": kafka}), max_batch_records=1)
+    for number in range(3):
+        send(small, valid_records(range(10 * number, 10 * number + 5)))
+    return small
+
+
+def raising(failure: BaseException) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> None:
+        raise failure
+
+    return fail
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_report_that_raises(batches: Settings, caplog: pytest.LogCaptureFixture, failure: BaseException) -> None:
+    """All batches are committed; it is said once."""
+    with open_drain(batches) as ingest:
+        assert drain(ingest, raising(failure)) == 3
+    assert caplog.text.count(f"reporting a commit: {failure}") == 1
+    assert query(batches, "SELECT count(*) FROM events") == [(15,)]
+    assert_verified(batches)
+
+
+def test_an_interrupt_is_no_failure() -> None:
+    """Ctrl-C and an exit pass through."""
+    with pytest.raises(KeyboardInterrupt):
+        best_effort(raising(KeyboardInterrupt()), "reporting")()
+    with pytest.raises(SystemExit):
+        best_effort(raising(SystemExit()), "reporting")()
+
+
+def test_a_failure_is_said_again_after_a_success(caplog: pytest.LogCaptureFixture) -> None:
+    """A row of failures is one line; the traceback of what is none of ours is there."""
+    outcomes: list[Exception | None] = [TransientError("one"), TransientError("two"), None, ZeroDivisionError("three")]
+
+    def next_outcome() -> None:
+        outcome = outcomes.pop(0)
+        if outcome:
+            raise outcome
+
+    call = best_effort(next_outcome, "doing")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(4):
+            call()
+    assert [record.message for record in caplog.records] == [
+        "doing: one; ingest goes on without",
+        "doing: three; ingest goes on without",
+    ]
+    assert [bool(record.exc_info) for record in caplog.records] == [False, True]
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_group_that_takes_no_offsets(
+    batches: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: BaseException
+) -> None:
+    """Whatever its client raises, the lake's checkpoints count (`once`)."""
+    monkeypatch.setattr(KafkaSource, "acknowledge", raising(failure))
+    assert len(drain_all(batches)) >= 3
+    assert caplog.text.count(f"telling the bus what is committed: {failure}") == 1
+    assert drain_all(batches) == []
+    assert_verified(batches)
+
+
+def test_a_notice_of_a_new_topic_that_cannot_be_given(
+    batches: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The names of topics read before are for a warning only."""
+    monkeypatch.setattr("pipelines.drain.topic_ids", raising(OSError("unreadable")))
+    assert len(drain_all(batches)) >= 3
+    assert "looking whether the topic is another one: unreadable" in caplog.text
+    assert_verified(batches)
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_stream_goes_on_where_its_callbacks_raise(batches: Settings, failure: BaseException) -> None:
+    """Metrics and output of every loop: commits go on, and the process ends only when it is told to."""
+    stopping, fails = threading.Event(), raising(failure)
+    create_lake(batches.lake_root)
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(stream, batches, stopping, fails, fails, fails, fails)
+        try:
+            wait_for("all events", lambda: query(batches, "SELECT count(*) FROM events") == [(15,)])
+            send(batches, valid_records([77]))
+            wait_for("another event", lambda: query(batches, "SELECT count(*) FROM events") == [(16,)])
+            assert not done.done()
+        finally:
+            stopping.set()
+        done.result(PATIENCE_SECONDS)
+    assert_verified(batches)
+
+
+def test_stream_goes_on_where_compaction_fails(batches: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files that stay are no reason to stop: it is tried again with the next warehouse."""
+    reputation = batches.reputation.model_copy(update={"derive_interval_seconds": 0.1})
+    often = batches.model_copy(update={"reputation": reputation})
+    attempts: list[None] = []
+
+    def fail(*_: object) -> None:
+        attempts.append(None)
+        raise OSError("no space left")
+
+    monkeypatch.setattr("pipelines.stream.compact", fail)
+    create_lake(often.lake_root)
+    stopping = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(stream, often, stopping, lambda _: None, lambda *_: None)
+        try:
+            wait_for("several attempts", lambda: len(attempts) > 2)
+            send(often, valid_records([77]))
+            wait_for("another event", lambda: query(often, "SELECT count(*) FROM events") == [(16,)])
+        finally:
+            stopping.set()
+        done.result(PATIENCE_SECONDS)
+
+
+def test_ingest_that_is_left_waits_for_what_it_told(batches: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The offsets of the last batch are committed to the group before the process ends."""
+    told: list[int] = []
+    monkeypatch.setattr(KafkaSource, "acknowledge", lambda _source, ranges: told.append(ranges[0].next_offset))
+    with open_ingest(batches) as ingest:
+        drain(ingest, lambda _: None)
+    assert told == [5, 10, 15]
