@@ -190,7 +190,7 @@ def _doubling(levels: int) -> Any:
         ('{"type": "record", "name": "E", "fields": {}}', "no record with fields"),
         ('{"type": "record", "name": "E", "fields": [5]}', "cannot be read"),
         ('{"type": "record", "name": "E", "fields": [{"name": "x"}]}', "cannot be read"),
-        ('{"type": "record", "fields": [{"name": "x", "type": "long"}]}', "cannot be read"),
+        ('{"type": "record", "fields": [{"name": "event_id", "type": "string"}]}', "cannot be read"),
         (_schema(x="com.other.Type"), "cannot be read (com.other.Type)"),
         (_schema(x={"type": "map"}), "cannot be read"),
         ("null", "no record with fields"),
