@@ -234,7 +234,7 @@ def test_a_policy_is_put_in_force(karmalake: Run, ratings: str, tmp_path: Path) 
     assert "in force from now on: mine, version 1" in karmalake("policy", "activate", "mine.toml").stdout
     assert "in force already" in karmalake("policy", "activate", "mine.toml").stdout
     assert "mistaken.toml:4" in karmalake("policy", "activate", "mistaken.toml", code=80).stderr
-    assert "a version of their own" in karmalake("policy", "activate", "same-version.toml", code=2).stderr
+    assert "a version of their own" in karmalake("policy", "activate", "same-version.toml", code=80).stderr
     assert "in force: mine, version 1" in karmalake("policy", "list").stdout
     document = json.loads(karmalake("show", "driver-1").stdout)
     assert document["policy"] == {"name": "mine", "version": "1"}
