@@ -1,1 +1,1 @@
-"""Dagster and nothing else: what is orchestrated, when, and how it is checked. What is done is done by `pipelines`."""
+"""The Dagster layer: assets, schedules, sensors and checks. All logic is in `pipelines`."""

@@ -1,4 +1,4 @@
-"""When things happen. Everything is off until somebody turns it on: `karmalake stream` may be doing it already."""
+"""Jobs, schedules and sensors. All are off by default, since `karmalake stream` may already do the work."""
 
 import dagster as dg
 import polars as pl
@@ -10,12 +10,12 @@ from assets.resources import Karmalake
 from assets.retention import retention
 from assets.scores import anomalies, reputation, reputation_cache, trends, user_days
 from assets.upkeep import audit, compacted_files
-from pipelines.lake.history import commits_after
+from pipelines.lake.commit_log import commits_after
 from pipelines.lake.tables import COUNTS
 from pipelines.serving.read import published
 
 _EVERY_FIVE_MINUTES = 300
-"""What sensors report is kept for ever by Dagster, so they report sums, and not too often."""
+"""Dagster retains reported events indefinitely, so sensors report totals, and at most this often (seconds)."""
 
 refresh = dg.define_asset_job(
     "refresh",
@@ -25,7 +25,7 @@ refresh = dg.define_asset_job(
 load = dg.define_asset_job(
     "load_history",
     selection=dg.AssetSelection.assets(history),
-    description="Files of history by day: launch it for a range of days; the settings say where they are.",
+    description="Load files of history by day: launch it for a range of days. The settings locate the files.",
 )
 days = dg.define_asset_job("days", selection=dg.AssetSelection.assets(user_days, trends))
 alarms = dg.define_asset_job("alarms", selection=dg.AssetSelection.assets(anomalies))
@@ -41,21 +41,27 @@ JOBS = [refresh, load, days, alarms, upkeep, proof, verification, retention]
 SCHEDULES = [
     dg.ScheduleDefinition(name=name, job=job, cron_schedule=cron, execution_timezone="UTC", description=description)
     for name, job, cron, description in (
-        ("minutely_refresh", refresh, "* * * * *", "From the bus to Redis, where `karmalake stream` does not do it."),
-        ("nightly_retention", retention, "0 2 * * *", "Forget old runs."),
-        ("nightly_alarms", alarms, "0 3 * * *", "Look for manipulation in all history."),
-        ("nightly_upkeep", upkeep, "30 3 * * *", "Merge small files, remove what no commit names."),
-        ("nightly_verification", verification, "0 4 * * *", "All checks: what was read adds up."),
-        ("weekly_audit", proof, "0 5 * * 0", "Read the topic again and account for every record."),
+        (
+            "minutely_refresh",
+            refresh,
+            "* * * * *",
+            "From the bus to Redis; use it if `karmalake stream` is not running.",
+        ),
+        ("nightly_retention", retention, "0 2 * * *", "Delete old runs."),
+        ("nightly_alarms", alarms, "0 3 * * *", "Detect manipulation in the whole history."),
+        ("nightly_upkeep", upkeep, "30 3 * * *", "Merge small files, and delete files that no commit references."),
+        ("nightly_verification", verification, "0 4 * * *", "Run all checks, except the audit."),
+        ("weekly_audit", proof, "0 5 * * 0", "Re-read the topic and account for every record."),
     )
 ]
 
 
 @dg.sensor(asset_selection=dg.AssetSelection.assets(events), minimum_interval_seconds=_EVERY_FIVE_MINUTES)
 def commits(context: dg.SensorEvaluationContext, karmalake: dg.ResourceParam[Karmalake]) -> dg.SensorResult:
-    """Report what was committed outside of Dagster, by `karmalake stream` or `drain`, as one materialization.
+    """Report commits made outside Dagster, by `karmalake stream` or `drain`, as one materialization.
 
-    The cursor is the last version reported: a hint. What a run of `events` has passed, its own materialization covers.
+    The cursor is the last reported lake version. Commits up to the last run of `events` are covered by its own
+    materialization.
     """
     last = max(int(context.cursor or 0), _version_of_last_run(context.instance))
     rows = commits_after(karmalake.snapshot(), last)
@@ -68,10 +74,10 @@ def commits(context: dg.SensorEvaluationContext, karmalake: dg.ResourceParam[Kar
 
 
 @dg.sensor(asset_selection=dg.AssetSelection.assets(event_days.key), minimum_interval_seconds=_EVERY_FIVE_MINUTES)
-def touched_days(context: dg.SensorEvaluationContext, karmalake: dg.ResourceParam[Karmalake]) -> dg.SensorResult:
-    """Report the days that commits brought events of since the last time, each once, whoever committed.
+def updated_days(context: dg.SensorEvaluationContext, karmalake: dg.ResourceParam[Karmalake]) -> dg.SensorResult:
+    """Report the days to which commits have added events since the last tick, each once.
 
-    The cursor is the last version looked at; without one all days are reported, which costs a backfill.
+    The cursor is the last lake version processed; without one, all days are reported, which causes a backfill.
     """
     last = int(context.cursor or 0)
     rows = commits_after(karmalake.snapshot(), last)
@@ -91,13 +97,13 @@ def touched_days(context: dg.SensorEvaluationContext, karmalake: dg.ResourcePara
 def publications(
     context: dg.SensorEvaluationContext, karmalake: dg.ResourceParam[Karmalake]
 ) -> dg.SensorResult | dg.SkipReason:
-    """Report the newest publication that was made outside of Dagster as a materialization; those between are passed."""
+    """Report the latest publication made outside Dagster as a materialization; earlier ones are skipped."""
     info = published(karmalake.settings)
     if info is None:
         return dg.SkipReason("nothing is published yet")
     reported = context.instance.get_latest_materialization_event(reputation_cache.key)
     if reported is not None and reported.timestamp >= info.published_at.timestamp():
-        return dg.SkipReason("the newest publication is reported")
+        return dg.SkipReason("the latest publication is already reported")
     metadata = {
         "dagster/row_count": info.documents,
         "lake_version": info.stamp.lake_version,
@@ -111,10 +117,10 @@ late_days = dg.AutomationConditionSensorDefinition(
     "late_days",
     target=dg.AssetSelection.assets(user_days, trends),
     minimum_interval_seconds=60,
-    description="Ask again for days that events were added to: once an hour, all of them in one backfill.",
+    description="Recompute days to which events were added: once an hour, all of them in one backfill.",
 )
 
-SENSORS = [commits, touched_days, publications, late_days]
+SENSORS = [commits, updated_days, publications, late_days]
 
 
 def _version_of_last_run(instance: dg.DagsterInstance) -> int:

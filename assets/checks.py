@@ -1,26 +1,26 @@
-"""The checks: those of `karmalake verify`, one by one, and how far the lake is behind; each with its evidence."""
+"""The asset checks: those of `karmalake verify`, one by one, and the lag; each with its evidence."""
 
 from collections.abc import Iterable
 
 import dagster as dg
 
-from assets.failures import actionable
+from assets.failures import explain_failures
 from assets.lake import dead_letters, events
 from assets.resources import Karmalake
 from assets.scores import reputation_cache
 from pipelines.operate.check import Check
-from pipelines.operate.lag.watch import observe_lag
+from pipelines.operate.lag.observe import observe_lag
 from pipelines.operate.verify import totals, verify_lake
 from pipelines.operate.verify_served import verify_fresh, verify_served
 
-_MOST_DEAD_LETTERS = 0.01
-"""Share of all records read above which somebody should look."""
+_MAX_DEAD_LETTER_SHARE = 0.01
+"""Maximum share of rejected records before the check warns."""
 _RECONCILIATION = {
-    "offsets_add_up": "Every offset below a checkpoint is in one commit, and what became of its records adds up.",
-    "each_commits_events_are_there": "The lake has as many events of each commit as it says.",
-    "no_event_id_twice": "Each event_id is in the lake once.",
-    "each_dead_letter_is_there": "As many dead letters are kept as were counted.",
-    "each_conflict_is_there": "As many conflicts are kept as were counted.",
+    "offsets_add_up": "Every offset below a checkpoint is in exactly one commit, with the outcome of each record.",
+    "commit_counts_match_the_events": "The lake has as many events of each commit as the commit counted.",
+    "no_duplicate_event_id": "Each event_id is in the lake exactly once.",
+    "each_dead_letter_is_stored": "The lake has as many dead letters as commits counted.",
+    "each_conflict_is_stored": "The lake has as many conflicts as commits counted.",
 }
 
 
@@ -32,15 +32,15 @@ _RECONCILIATION = {
     name="reconciliation",
 )
 def reconciliation(karmalake: dg.ResourceParam[Karmalake]) -> Iterable[dg.AssetCheckResult]:
-    """Everything that was read is accounted for, and no event is there twice; blocks what is derived from it."""
+    """Every record read is accounted for, and no event is stored twice; a failure blocks downstream assets."""
     for check in verify_lake(karmalake.snapshot()):
         yield _result(check, events, _slug(check.name))
 
 
 @dg.asset_check(asset=events)
-@actionable
+@explain_failures
 def ingest_keeps_up(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
-    """No record waits on the bus for longer than the settings allow."""
+    """No record waits on the bus longer than the settings allow."""
     settings = karmalake.settings
     observed = observe_lag(settings)
     measured = observed.measurement
@@ -55,31 +55,36 @@ def ingest_keeps_up(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResu
 
 
 @dg.asset_check(asset=dead_letters)
-@actionable
+@explain_failures
 def dead_letter_share(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
-    """Few records are rejected."""
+    """The share of rejected records is below the limit."""
     counts = totals(karmalake.snapshot())
     share = counts.dead_letters / max(1, counts.read)
-    metadata = {"share": share, "dead_letters": counts.dead_letters, "read": counts.read, "limit": _MOST_DEAD_LETTERS}
+    metadata = {
+        "share": share,
+        "dead_letters": counts.dead_letters,
+        "read": counts.read,
+        "limit": _MAX_DEAD_LETTER_SHARE,
+    }
     return dg.AssetCheckResult(
-        passed=share <= _MOST_DEAD_LETTERS, severity=dg.AssetCheckSeverity.WARN, metadata=metadata
+        passed=share <= _MAX_DEAD_LETTER_SHARE, severity=dg.AssetCheckSeverity.WARN, metadata=metadata
     )
 
 
 @dg.asset_check(asset=reputation_cache)
-@actionable
-def redis_serves_what_the_lake_says(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
-    """For a sample of users, the document in Redis is the one that the warehouse gives."""
+@explain_failures
+def served_documents_match_the_lake(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
+    """For a sample of users, the document in the serving store matches the warehouse."""
     [check] = verify_served(karmalake.settings)
-    return _result(check, reputation_cache, "redis_serves_what_the_lake_says")
+    return _result(check, reputation_cache, "served_documents_match_the_lake")
 
 
 @dg.asset_check(asset=reputation_cache)
-@actionable
-def what_is_served_is_fresh(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
-    """What is served is not older than the settings allow."""
+@explain_failures
+def served_scores_are_fresh(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
+    """The served scores are not older than the settings allow."""
     check = verify_fresh(karmalake.settings)
-    return _result(check, reputation_cache, "what_is_served_is_fresh", dg.AssetCheckSeverity.WARN)
+    return _result(check, reputation_cache, "served_scores_are_fresh", dg.AssetCheckSeverity.WARN)
 
 
 def _result(

@@ -1,4 +1,4 @@
-"""Assembly. `build_defs` takes the source of the settings, so that tests build the very same definitions."""
+"""Assembly of all definitions. `build_defs` takes the source of the settings, so that tests can replace it."""
 
 import inspect
 import warnings
@@ -12,7 +12,7 @@ from assets import automation, checks, history, lake, scores, upkeep
 from assets.resources import Karmalake
 from pipelines.settings import Settings, load_settings
 
-# One process a run: the steps wait for each other anyway, and the lake's library does not survive a fork.
+# One process per run: the steps depend on each other anyway, and the lake's library is not fork-safe.
 _EXECUTOR = dg.in_process_executor
 _OWNERS = ["team:reputation"]
 _ROOT = Path(__file__).parents[1]
@@ -26,11 +26,11 @@ _READ_MORE = {
     "dead_letters": "docs/operations.md",
     "audit": "docs/operations.md",
 }
-"""The notebook or page that begins where an asset ends."""
+"""The notebook or page with more about an asset."""
 
 
 def build_defs(read_settings: Callable[[], Settings] = load_settings) -> dg.Definitions:
-    """Return all definitions, over the settings that `read_settings` gives in each run."""
+    """Return all definitions; `read_settings` is called in each run."""
     return dg.Definitions(
         assets=_assets(),
         asset_checks=dg.load_asset_checks_from_modules([checks]),
@@ -46,15 +46,15 @@ def _assets() -> list[dg.AssetsDefinition | dg.AssetSpec]:
     loaded = dg.load_assets_from_modules([history, lake, scores, upkeep], include_specs=True)
     ours = [asset for asset in loaded if isinstance(asset, dg.AssetsDefinition | dg.AssetSpec)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)  # of the links: at worst one is gone
+        warnings.simplefilter("ignore", dg.BetaWarning)  # code references are in beta
         return [_described(asset) for asset in ours]
 
 
 def _described(asset: dg.AssetsDefinition | dg.AssetSpec) -> dg.AssetsDefinition | dg.AssetSpec:
-    """Name whom to ask about an asset, and link its code and what to read next, to be opened in an editor."""
+    """Add the owners of an asset, and links to its code and further reading."""
     name = asset.key.to_user_string()
     pages = [_ROOT / _READ_MORE[name]] if name in _READ_MORE else []
-    links: list[Any] = [_link(page) for page in pages if page.exists()]  # a wheel has none
+    links: list[Any] = [_link(page) for page in pages if page.exists()]  # a wheel does not include them
     if isinstance(asset, dg.AssetsDefinition):
         compute = inspect.unwrap(cast("Any", asset.op.compute_fn).decorated_fn)
         links.append(_link(Path(inspect.getfile(compute)), compute.__code__.co_firstlineno))

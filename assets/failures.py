@@ -1,4 +1,4 @@
-"""Failures that a person can act on: what happened, where it says more, and whether trying again may help."""
+"""Failures with an actionable message: what happened, where to read more, and whether a retry may help."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -6,34 +6,34 @@ from typing import ParamSpec, TypeVar
 
 import dagster as dg
 
-from pipelines.errors import KarmalakeError, help_on
+from pipelines.errors import KarmalakeError, explain_command
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 RETRIES = dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-"""For what may pass by itself: a service that did not answer. Whatever else fails is not tried again."""
+"""Retries of transient errors, such as an unresponsive service; other failures are not retried."""
 
 
-def actionable(compute: Callable[P, R]) -> Callable[P, R]:
-    """Let an asset or check fail with the sentence of the error and its code, instead of a traceback."""
+def explain_failures(compute: Callable[P, R]) -> Callable[P, R]:
+    """Decorate an asset or check to fail with the message and code of an error instead of a traceback."""
 
     @wraps(compute)
-    def told(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return compute(*args, **kwargs)
         except KarmalakeError as error:
             raise failure(error) from error
 
-    return told
+    return wrapper
 
 
 def failure(error: KarmalakeError) -> dg.Failure:
-    """Return the failure that tells of an error; only a transient one may be tried again."""
+    """Return the Dagster failure for an error; only a transient one allows retries."""
     metadata = {
         "kind": type(error).__name__,
         "code": error.code,
-        "see": help_on(error.code),
-        "trying_again": "may help" if error.transient else "does not help before this is mended",
+        "see": explain_command(error.code),
+        "trying_again": "may help" if error.transient else "will not help until this is fixed",
     }
     return dg.Failure(str(error), metadata=metadata, allow_retries=error.transient)

@@ -1,9 +1,9 @@
-"""The lake: what came in, by which days, and what was rejected."""
+"""The assets of the lake: events, their days, and dead letters."""
 
 import dagster as dg
 import duckdb
 
-from assets.failures import RETRIES, actionable
+from assets.failures import RETRIES, explain_failures
 from assets.partitions import DAYS
 from assets.resources import Karmalake
 from pipelines.drain import drain, open_drain
@@ -12,12 +12,12 @@ from pipelines.lake.tables import COUNTS, EVENTS
 from pipelines.reputation.lake_views import create_lake_views
 
 POOL = "lake"
-"""Of runs that write, one at a time."""
+"""The pool of runs that write; one runs at a time."""
 _REASONS = "SELECT reason, count(*) AS records FROM dead_letters GROUP BY reason ORDER BY records DESC, reason"
 
 
-class Drain(dg.Config):
-    """How much one run takes from the bus: what is left, the next run takes."""
+class DrainConfig(dg.Config):
+    """How much one run reads from the bus; the next run reads the rest."""
 
     max_batches: int = 100
 
@@ -32,16 +32,16 @@ _COLUMNS = dg.TableSchema([dg.TableColumn(field.name, str(field.type)) for field
     retry_policy=RETRIES,
     metadata={"dagster/column_schema": _COLUMNS},
 )
-@actionable
-def events(config: Drain, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
-    """Every event that the bus holds, each once: drains what lies behind, in whole commits.
+@explain_failures
+def events(config: DrainConfig, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
+    """Every event on the bus, exactly once: reads the remaining records, in whole commits.
 
-    A run that is killed loses nothing: the next one goes on from the last commit.
+    A killed run loses nothing: the next one continues from the last commit.
     """
     records: list[CommitRecord] = []
     with open_drain(karmalake.settings) as ingest:
         drain(ingest, records.append, config.max_batches)
-        behind = ingest.source.behind()
+        behind = ingest.source.remaining_records()
         version = ingest.events.version()
         rows = ingest.events.count()
     counts = {count: sum(record.total(count) for record in records) for count in COUNTS}
@@ -61,15 +61,15 @@ event_days = dg.AssetSpec(
     kinds={"deltalake"},
     partitions_def=DAYS,
     deps=[events, "history"],
-    description="The days of the lake: a day is reported whenever a commit brought events of it, however late. Nothing "
-    "is computed here; the sensor `touched_days` reads the record of each commit.",
+    description="The days of the lake: a day is reported whenever a commit adds events to it, however late. Nothing "
+    "is computed here; the sensor `updated_days` reads the commit records.",
 )
 
 
 @dg.asset(group_name="lake", kinds={"deltalake"}, deps=[events])
-@actionable
+@explain_failures
 def dead_letters(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
-    """Records that are no events, with their bytes, place and reason."""
+    """Rejected records, with their bytes, offset and reason."""
     with duckdb.connect() as connection:
         create_lake_views(connection, karmalake.snapshot())
         reasons: list[tuple[str, int]] = connection.execute(_REASONS).fetchall()

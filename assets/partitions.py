@@ -1,7 +1,7 @@
-"""The days: UTC, today included.
+"""The daily partitions: UTC, including today.
 
-They begin where the oldest history that is likely to be loaded begins. An earlier first day costs a row in the user
-interface for every day and nothing else; events before it are in the lake and in every score all the same.
+They start at the oldest history that is likely to be loaded. An earlier first day only adds a row per day to the user
+interface; events before it are still in the lake and in every score.
 """
 
 import dagster as dg

@@ -1,9 +1,9 @@
-"""The one resource: where the settings come from. Nothing of them, secrets least of all, stands in run config."""
+"""The only resource: the source of the settings. Run config contains no settings and no secrets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipelines.lake.history import take_snapshot
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import Snapshot, create_lake
 from pipelines.local.services import with_local_endpoints
 from pipelines.settings import Settings, load_settings
@@ -11,15 +11,15 @@ from pipelines.settings import Settings, load_settings
 
 @dataclass(frozen=True)
 class Karmalake:
-    """Gives an asset what it works on; `read` is called in the run, so the environment of the run counts."""
+    """Settings and snapshots for assets; `read` is called within the run, so the environment of the run applies."""
 
     read: Callable[[], Settings] = load_settings
 
     @property
     def settings(self) -> Settings:
-        """The settings, with the local broker and cache where none are configured."""
+        """The settings, with the local broker and cache if none are configured."""
         return with_local_endpoints(self.read())
 
     def snapshot(self) -> Snapshot:
-        """Return the newest whole state of the lake, creating an empty lake if there is none."""
+        """Return a snapshot of the newest state of the lake; creates an empty lake if there is none."""
         return take_snapshot(create_lake(self.settings.lake_root))

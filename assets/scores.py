@@ -1,9 +1,9 @@
-"""The warehouse and what is read from it.
+"""The assets of the warehouse.
 
-One derivation makes every table of the warehouse from one snapshot of the lake. So `reputation` is what derives, and
-`user_days` and `trends` say of the same warehouse what is in it; a day of them is materialized when the warehouse holds
-that day as the newest lake has it. A backfill of many days derives once. A day that events were added to, however late,
-is asked for again by its condition: once an hour, all such days together.
+One derivation computes every table of the warehouse from one snapshot of the lake. The asset `reputation` runs it;
+`user_days` and `trends` report on the same warehouse. A day of them is materialized when the warehouse reflects that
+day as of the newest lake version. A backfill of many days derives once. Days to which events are added, however late,
+are requested again by their automation condition: once an hour, all of them together.
 """
 
 from datetime import date, timedelta
@@ -11,14 +11,14 @@ from typing import Any
 
 import dagster as dg
 
-from assets.failures import RETRIES, actionable
+from assets.failures import RETRIES, explain_failures
 from assets.lake import POOL, event_days, events
 from assets.partitions import DAYS
 from assets.resources import Karmalake
 from assets.upkeep import NIGHTLY
-from pipelines.boundary.text import as_code
+from pipelines.boundary.text import markdown_code
 from pipelines.lake.tables import open_lake
-from pipelines.refresh import publish_warehouse, refresh_warehouse, warehouse_of
+from pipelines.refresh import publish_warehouse, refresh_warehouse, wait_for_warehouse
 from pipelines.reputation.activation import activate
 from pipelines.reputation.by_day import by_day
 from pipelines.reputation.policy_file import load_policy
@@ -39,36 +39,37 @@ GROUP BY day
 """
 _ANOMALIES = ("review_bombs", "rater_bursts", "reciprocal_rings", "drift")
 _EVIDENCE = ["day", "expected", "observed", "score"]
-"""Without the user: an erasure does not reach Dagster's storage."""
-_NEWEST = 20
+"""Columns without the user, since erasure does not cover Dagster's storage."""
+_MAX_SHOWN = 20
 _BY_ACTION = ["day", "action_type", "events", "counted", "active_users", "points", "rating_average"]
 _FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=1), warn_window=timedelta(minutes=15))
-"""By the last publication, whoever made it: the sensor `publications` reports those of `karmalake stream`."""
+"""Relative to the last publication; the sensor `publications` reports those of `karmalake stream`."""
 _COLUMNS = "SELECT column_name, column_type FROM (DESCRIBE {table})"
 
 
-_TOUCHED_HOURLY = (
+_UPDATED_HOURLY = (
     dg.AutomationCondition.any_deps_updated().since_last_handled()
     & dg.AutomationCondition.cron_tick_passed("5 * * * *")
     & ~dg.AutomationCondition.in_progress()
-).with_label("a commit touched the day; hourly")
-"""Of any age, unlike `eager` and `on_cron`, which look at the latest day only. At most one backfill an hour, with a run
-for each unbroken stretch of days, two at a time: no storms."""
+).with_label("a commit added events to the day; hourly")
+"""Applies to days of any age, unlike `eager` and `on_cron`, which consider only the latest day. At most one backfill an
+hour, with one run per contiguous range of days, two at a time."""
 
 
-class ByPolicy(dg.Config):
-    """By which policy scores are from now on."""
+class PolicyConfig(dg.Config):
+    """The policy to compute scores by from now on."""
 
     policy: str | None = None
-    """A policy file or a shipped policy, put in force as `karmalake policy activate` does; none: the one in force."""
+    """A policy file or a shipped policy to activate, as `karmalake policy activate` does; null: the active policy."""
 
 
 @dg.asset(group_name="scores", kinds={"duckdb"}, deps=[events], pool=POOL, retry_policy=RETRIES)
-@actionable
-def reputation(config: ByPolicy, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
-    """Everybody's status and scores by the policy in force, as of now: computes who was touched since the last time.
+@explain_failures
+def reputation(config: PolicyConfig, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
+    """Status and scores of every user by the active policy, as of now.
 
-    With another policy everything is computed anew; the run's log says which steps are done.
+    Recomputes the users affected since the last run. A change of policy rebuilds everything;
+    the log of the run shows the progress.
     """
     settings = karmalake.settings
     if config.policy is not None:
@@ -83,8 +84,8 @@ def reputation(config: ByPolicy, karmalake: dg.ResourceParam[Karmalake]) -> dg.M
         "policy": f"{policy.policy.name}, version {policy.policy_version}",
         "events": derived.events,
         "counted": derived.counted,
-        "touched_users": derived.touched,
-        "rebuilt": derived.rebuilt or "no",
+        "touched_users": derived.affected_users,
+        "rebuilt": derived.rebuild_reason or "no",
         "seconds": derived.seconds,
     }
     return dg.MaterializeResult(metadata={**metadata, **columns})
@@ -96,15 +97,15 @@ def reputation(config: ByPolicy, karmalake: dg.ResourceParam[Karmalake]) -> dg.M
     deps=[event_days],
     partitions_def=DAYS,
     backfill_policy=dg.BackfillPolicy.single_run(),
-    automation_condition=_TOUCHED_HOURLY,
+    automation_condition=_UPDATED_HOURLY,
     pool=POOL,
     retry_policy=RETRIES,
 )
-@actionable
+@explain_failures
 def user_days(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
-    """What each user did and earned on each UTC day; late events change days long past."""
+    """Activity and points of each user on each UTC day; late events update past days."""
     days = context.partition_key_range
-    with warehouse_of(karmalake.settings, karmalake.snapshot().version) as warehouse:
+    with wait_for_warehouse(karmalake.settings, karmalake.snapshot().version) as warehouse:
         for totals in warehouse.sql(_DAYS, [days.start, days.end]).to_dicts():
             context.add_asset_metadata(partition_key=totals.pop("day"), metadata=totals)
         return dg.MaterializeResult(
@@ -118,18 +119,18 @@ def user_days(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Kar
     deps=[user_days],
     partitions_def=DAYS,
     backfill_policy=dg.BackfillPolicy.single_run(),
-    automation_condition=_TOUCHED_HOURLY,
+    automation_condition=_UPDATED_HOURLY,
     pool=POOL,
     retry_policy=RETRIES,
 )
-@actionable
+@explain_failures
 def trends(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
-    """What each UTC day came to: activity, ratings with their band, how points are spread, suspensions.
+    """Totals of each UTC day: activity, ratings with their confidence band, the distribution of points, suspensions.
 
-    Every number is metadata of its day, so that Dagster plots it over the days.
+    Every number is metadata of its day, so that Dagster plots it over time.
     """
     days = context.partition_key_range
-    with warehouse_of(karmalake.settings, karmalake.snapshot().version) as warehouse:
+    with wait_for_warehouse(karmalake.settings, karmalake.snapshot().version) as warehouse:
         first, last = date.fromisoformat(days.start), date.fromisoformat(days.end)
         daily = warehouse.trend("daily", since=first, until=last + timedelta(days=1)).select(_BY_ACTION)
         for row in by_day(warehouse, first, last).to_dicts():
@@ -142,17 +143,17 @@ def trends(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karmal
 
 
 @dg.asset(group_name="scores", kinds={"duckdb"}, deps=[reputation], freshness_policy=NIGHTLY)
-@actionable
+@explain_failures
 def anomalies(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
-    """Review bombs, bursts by rater, reciprocal rings and drifts in all history: how many, and the newest of them.
+    """Review bombs, rater bursts, reciprocal rings and drift in the whole history: counts, and the newest of them.
 
-    Whose they are says `karmalake trend NAME`: what Dagster stores names no user, since an erasure does not reach it.
+    `karmalake trend NAME` shows the users. Dagster stores no user_ids, since erasure does not cover its storage.
     """
     with Warehouse(karmalake.settings.warehouse_path) as warehouse:
         alarms = {name: warehouse.trend(name) for name in _ANOMALIES}
     counts = {name: rows.height for name, rows in alarms.items()}
     shown = [(name, *row) for name, rows in alarms.items() for row in rows.select(_EVIDENCE).rows()]
-    newest = sorted(shown, key=lambda row: row[1], reverse=True)[:_NEWEST]
+    newest = sorted(shown, key=lambda row: row[1], reverse=True)[:_MAX_SHOWN]
     preview = dg.MetadataValue.md(_markdown(["anomaly", *_EVIDENCE], newest))
     return dg.MaterializeResult(metadata={"dagster/row_count": sum(counts.values()), **counts, "newest": preview})
 
@@ -165,9 +166,9 @@ def anomalies(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     retry_policy=RETRIES,
     freshness_policy=_FRESH,
 )
-@actionable
+@explain_failures
 def reputation_cache(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
-    """One JSON document a user in Redis: writes those that changed, or all if Redis lost them."""
+    """One JSON document per user in Redis: writes those that changed, or all if Redis lost them."""
     published = publish_warehouse(karmalake.settings)
     metadata = {
         "dagster/row_count": published.written + published.unchanged,
@@ -192,6 +193,6 @@ def _markdown(header: list[str], rows: list[tuple[Any, ...]]) -> str:
 def _shown(value: object) -> str:
     if value is None:
         return "-"
-    if isinstance(value, str):  # an id, or an action_type: whatever a producer sent
-        return as_code(value)
+    if isinstance(value, str):  # an id or action_type: untrusted text from a producer
+        return markdown_code(value)
     return f"{value:.3g}" if isinstance(value, float) else str(value)

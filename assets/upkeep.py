@@ -1,11 +1,11 @@
-"""Upkeep: files in order, and the proof that nothing was lost or doubled."""
+"""Upkeep: file compaction, and the audit that nothing is lost or duplicated."""
 
 from dataclasses import asdict
 from datetime import timedelta
 
 import dagster as dg
 
-from assets.failures import RETRIES, actionable
+from assets.failures import RETRIES, explain_failures
 from assets.lake import POOL, events
 from assets.resources import Karmalake
 from pipelines.lake.tables import create_lake
@@ -13,7 +13,7 @@ from pipelines.lake.upkeep import compact, vacuum
 from pipelines.operate.audit import audit as compare
 
 NIGHTLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26))
-"""One night may be missed."""
+"""Allows one missed night."""
 _WEEKLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=15), warn_window=timedelta(days=8))
 
 
@@ -25,9 +25,9 @@ _WEEKLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=15), warn_wi
     retry_policy=RETRIES,
     freshness_policy=NIGHTLY,
 )
-@actionable
+@explain_failures
 def compacted_files(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
-    """The lake in few files, sorted by user, and without orphans. Changes no row."""
+    """Merges small files of the lake, sorted by user, and deletes orphaned files. Changes no rows."""
     settings = karmalake.settings
     lake = create_lake(settings.lake_root)
     done = compact(lake, settings.lake.compact_after_files, lambda step: context.log.info("merged %s", step))
@@ -46,17 +46,18 @@ def compacted_files(context: dg.AssetExecutionContext, karmalake: dg.ResourcePar
     deps=[events],
     retry_policy=RETRIES,
     freshness_policy=_WEEKLY,
-    check_specs=[dg.AssetCheckSpec("nothing_is_lost_or_doubled", asset="audit")],
+    check_specs=[dg.AssetCheckSpec("nothing_is_lost_or_duplicated", asset="audit")],
 )
-@actionable
+@explain_failures
 def audit(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
-    """The topic read again, record by record, and the lake's files raw, by code that shares nothing with ingest.
+    """Compares the topic, read again record by record, with the raw files of the lake, by code independent of ingest.
 
-    The metadata has it as JSON, as `karmalake audit --json` prints it. It is slow: minutes for millions of records.
+    The metadata contains the result as JSON, as printed by `karmalake audit --json`. Takes minutes for millions of
+    records.
     """
     found = compare(karmalake.settings)
     partitions = [asdict(partition) for partition in found.partitions]
-    totals = {"events": found.events, "lost": found.lost, "doubled": found.doubled}
-    check = dg.AssetCheckResult(check_name="nothing_is_lost_or_doubled", passed=found.passed, metadata=totals)
+    totals = {"events": found.events, "lost": found.lost, "duplicated": found.duplicated}
+    check = dg.AssetCheckResult(check_name="nothing_is_lost_or_duplicated", passed=found.passed, metadata=totals)
     metadata = {"dagster/row_count": found.events, **totals, "audit": totals | {"partitions": partitions}}
     return dg.MaterializeResult(metadata=metadata, check_results=[check])

@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME...`: measure by name; without one, say what there is."""
+"""`python -m benchmarks NAME...`: run the named benchmarks; without a name, list them."""
 
 import sys
 from importlib import import_module
@@ -11,10 +11,10 @@ NAMES = sorted(
 
 
 def main(names: list[str]) -> None:
-    """Run the named measurements, each in a folder that is removed afterwards."""
+    """Run the named benchmarks, each in a temporary folder."""
     unknown = [name for name in names if name not in NAMES]
     if unknown or not names:
-        sys.exit(f"usage: python -m benchmarks NAME...; there are {', '.join(NAMES)}")
+        sys.exit(f"usage: python -m benchmarks NAME...; names: {', '.join(NAMES)}")
     for name in names:
         print(f"\n{name}: {import_module(f'benchmarks.{name}').__doc__}")
         with TemporaryDirectory(prefix="karmalake-bench-") as folder:

@@ -1,8 +1,8 @@
-"""How much of the mischief planted into simulated worlds the anomaly trends find, and how often they cry wolf.
+"""Recall, precision and false alarms of the anomaly trends on anomalies planted in simulated worlds.
 
-Each kind is planted alone, in three strengths, four times in each of five worlds; worlds without any, or with what only
-looks like it, tell the false alarms. An alarm is right if it names a user of a piece within its days. Then the same
-questions to Bitcoin OTC, where nobody knows the truth: a count.
+Each kind is planted separately, in three strengths, four times in each of five worlds; worlds without anomalies, or
+with benign changes that look similar, measure false alarms. An alarm is right if it names a user of an anomaly within
+its days. For Bitcoin OTC, where there is no ground truth, alarms are only counted.
 """
 
 import json
@@ -18,15 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.lakes import AS_OF, commit_rows
-from benchmarks.report import keep
+from benchmarks.report import save_results
 from pipelines.contract.schema import EVENT, METADATA
-from pipelines.lake.history import take_snapshot
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import create_lake
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.simulate.anomalies import (
-    Mischief,
+    Anomaly,
     add_busy_day,
     add_newcomer,
     plant_drift,
@@ -34,10 +34,10 @@ from pipelines.simulate.anomalies import (
     plant_review_bomb,
     plant_ring,
 )
-from pipelines.simulate.story import BOMBED
+from pipelines.simulate.story import BOMBED_USER
 from pipelines.simulate.world import DAY_US, Span, build_world
 
-EVENTS, DAYS, PIECES = 20_000, 90, 4
+EVENTS, DAYS, ANOMALIES_PER_WORLD = 20_000, 90, 4
 SEEDS = range(1, 6)
 _OTC = Path(__file__).parents[2] / "shared/data/bitcoin-otc/ratings.csv"
 _END_US = int(AS_OF.timestamp()) * 1_000_000
@@ -45,11 +45,11 @@ _END_US = int(AS_OF.timestamp()) * 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of mischief in one strength, and the trend that should find it."""
+    """A kind of anomaly in one strength, and the trend that should detect it."""
 
     trend: str
-    told: str
-    plant: Callable[..., tuple[pa.Table, Mischief]]
+    label: str
+    plant: Callable[..., tuple[pa.Table, Anomaly]]
     strength: tuple[float, ...]
 
 
@@ -67,7 +67,7 @@ KINDS = [
     Kind("drift", "2 stars less in 50 %", plant_drift, (0.5,)),
     Kind("drift", "2 stars less in 100 %", plant_drift, (1.0,)),
 ]
-INNOCENTS: dict[str, Callable[[np.random.Generator, pa.Table], pa.Table]] = {
+BENIGN_CHANGES: dict[str, Callable[[np.random.Generator, pa.Table], pa.Table]] = {
     "nothing": lambda _, world: world,
     "a day three times as busy": lambda rng, world: add_busy_day(rng, world, 3),
     "a day ten times as busy": lambda rng, world: add_busy_day(rng, world, 10),
@@ -77,55 +77,55 @@ TRENDS = list(dict.fromkeys(kind.trend for kind in KINDS))
 
 
 def run(folder: Path) -> None:
-    """Measure every kind, the false alarms of innocent worlds, and count the alarms of Bitcoin OTC."""
+    """Measure each kind and the false alarms in benign worlds; count the alarms of Bitcoin OTC."""
     rows = [_measured(folder / str(number), number, kind) for number, kind in enumerate(KINDS)]
     columns = ("planted", "trend", "pieces", "found", "users", "named", "alarms", "right", "precision", "recall")
-    told = {"false_alarms": _false_alarms(folder), "bitcoin_otc": _bitcoin_otc(folder)}
-    for name, value in told.items():
+    extra = {"false_alarms": _false_alarms(folder), "bitcoin_otc": _bitcoin_otc(folder)}
+    for name, value in extra.items():
         print(f"{name}: {json.dumps(value, indent=2)}")
-    keep("anomalies", columns, rows, "recall", events=EVENTS, days=DAYS, worlds=len(SEEDS), **told)
+    save_results("anomalies", columns, rows, "recall", events=EVENTS, days=DAYS, worlds=len(SEEDS), **extra)
 
 
 def _measured(folder: Path, number: int, kind: Kind) -> tuple[Any, ...]:
-    """Return what one kind came to, over all worlds; recall is by user, precision by alarm."""
+    """Return the result of one kind over all worlds; recall is per user, precision per alarm."""
     pieces = found = users = named = alarms = right = 0
     for seed in SEEDS:
-        rng, world, planted = np.random.default_rng([seed, number]), _world(seed), list[Mischief]()
-        for _ in range(PIECES):
-            world, mischief = kind.plant(rng, world, *kind.strength)
-            planted.append(mischief)
+        rng, world, planted = np.random.default_rng([seed, number]), _world(seed), list[Anomaly]()
+        for _ in range(ANOMALIES_PER_WORLD):
+            world, anomaly = kind.plant(rng, world, *kind.strength)
+            planted.append(anomaly)
         with _warehouse(folder / str(seed), world) as warehouse:
-            told = set(warehouse.trend(kind.trend).select("user_id", "day").rows())
-        hits = [{alarm for alarm in told if _is_told(mischief, *alarm)} for mischief in planted]
+            raised = set(warehouse.trend(kind.trend).select("user_id", "day").rows())
+        hits = [{alarm for alarm in raised if _is_hit(anomaly, *alarm)} for anomaly in planted]
         pieces += len(planted)
         found += sum(map(bool, hits))
-        users += sum(len(mischief.user_ids) for mischief in planted)
+        users += sum(len(anomaly.user_ids) for anomaly in planted)
         named += sum(len({user for user, _ in hit}) for hit in hits)
-        alarms += len(told)
+        alarms += len(raised)
         right += len(set().union(*hits))
-    return kind.told, kind.trend, pieces, found, users, named, alarms, right, right / max(1, alarms), named / users
+    return kind.label, kind.trend, pieces, found, users, named, alarms, right, right / max(1, alarms), named / users
 
 
 def _false_alarms(folder: Path) -> dict[str, dict[str, int]]:
-    """Return the alarms of each trend in worlds without mischief, by what is innocent in them."""
-    found = {name: dict.fromkeys(TRENDS, 0) for name in INNOCENTS}
-    for number, (name, add) in enumerate(INNOCENTS.items()):
+    """Return the number of alarms of each trend in worlds without anomalies, by benign change."""
+    found = {name: dict.fromkeys(TRENDS, 0) for name in BENIGN_CHANGES}
+    for number, (name, add) in enumerate(BENIGN_CHANGES.items()):
         for seed in SEEDS:
             world = add(np.random.default_rng([seed, number]), _world(seed))
-            with _warehouse(folder / f"innocent-{number}-{seed}", world) as warehouse:
+            with _warehouse(folder / f"benign-{number}-{seed}", world) as warehouse:
                 for trend in TRENDS:
                     found[name][trend] += warehouse.trend(trend).height
     return found
 
 
-def _is_told(mischief: Mischief, user_id: str, day: date) -> bool:
-    return user_id in mischief.user_ids and mischief.first_day <= day <= mischief.last_day
+def _is_hit(anomaly: Anomaly, user_id: str, day: date) -> bool:
+    return user_id in anomaly.user_ids and anomaly.first_day <= day <= anomaly.last_day
 
 
 def _world(seed: int) -> pa.Table:
-    """Return a world without the one user of its story who is bombed."""
+    """Return a world without the user of its story who receives a review bomb."""
     world = build_world(np.random.default_rng(seed), EVENTS, Span(_END_US - DAYS * DAY_US, _END_US))
-    return world.filter(pc.field("user_id") != BOMBED)
+    return world.filter(pc.field("user_id") != BOMBED_USER)
 
 
 def _warehouse(folder: Path, events: pa.Table) -> Warehouse:
@@ -148,9 +148,9 @@ def _warehouse(folder: Path, events: pa.Table) -> Warehouse:
 
 
 def _bitcoin_otc(folder: Path) -> dict[str, dict[str, float]] | None:
-    """Return how many alarms there are and whom they name; None where the data are not."""
+    """Return the counts of alarms, users and days by trend; None if the data are missing."""
     if not _OTC.exists():
-        print(f"{_OTC} is not there: nothing to say about Bitcoin OTC")
+        print(f"{_OTC} is missing: Bitcoin OTC is skipped")
         return None
     with _warehouse(folder / "otc", _otc_events()) as warehouse:
         alarms = {name: warehouse.trend(name) for name in TRENDS}

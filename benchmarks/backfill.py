@@ -1,4 +1,4 @@
-"""The same history through the bus (emit, then drain) and by backfill from a file, in one run; and each part alone."""
+"""The same history through the bus (emit, then drain) and by backfill from a file, in one run."""
 
 import time
 from itertools import islice
@@ -6,18 +6,18 @@ from pathlib import Path
 
 import duckdb
 
-from benchmarks.report import demand_count, keep
+from benchmarks.report import require_count, save_results
 from pipelines.backfill import backfill
 from pipelines.bus.topics import ensure_topic
 from pipelines.drain import drain, open_drain
 from pipelines.emit.producer import produce
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import Settings
-from pipelines.sources.files import Mapping, read_events
+from pipelines.sources.files import ColumnMapping, read_events
 
 ROWS = 2_000_000
 _FIRST = 1_000
-_MAPPING = Mapping("user_id", "at", "iso", None, "action", (("rating", "rating"), ("rater_id", "rater")), "id")
+_MAPPING = ColumnMapping("user_id", "at", "iso", None, "action", (("rating", "rating"), ("rater_id", "rater")), "id")
 _HISTORY = """
 COPY (
     SELECT
@@ -34,7 +34,7 @@ TO '{path}'
 
 
 def run(folder: Path) -> None:
-    """Load one history of a single day by every way."""
+    """Load one history of a single day in every way."""
     files = {ending: folder / f"history.{ending}" for ending in ("parquet", "csv", "ndjson")}
     with duckdb.connect() as connection:
         for path in files.values():
@@ -48,7 +48,7 @@ def run(folder: Path) -> None:
     for ending, path in files.items():
         seconds = _by_file(folder / ending, path, ROWS)
         rows.append((f"backfill, {ending}", seconds, round(ROWS / seconds), bus / seconds, drained / seconds))
-    keep(
+    save_results(
         "backfill", ("way", "seconds", "events/s", "times the bus", "times drain alone"), rows, "events/s", events=ROWS
     )
 
@@ -66,7 +66,7 @@ def _by_bus(folder: Path, path: Path) -> tuple[float, float]:
         with open_drain(settings) as ingest:
             drain(ingest, lambda record: accepted.append(record.total("accepted")))
         drained = time.monotonic() - emitted
-        demand_count("events drained", sum(accepted), ROWS)
+        require_count("events drained", sum(accepted), ROWS)
         return emitted - begun, drained
     finally:
         stop(bare)
@@ -77,7 +77,7 @@ def _by_file(folder: Path, path: Path, rows: int) -> float:
     begun = time.monotonic()
     backfill(Settings(data_dir=folder), path, _MAPPING, lambda record: accepted.append(record.total("accepted")))
     seconds = time.monotonic() - begun
-    demand_count(f"events backfilled from {path.name}", sum(accepted), rows)
+    require_count(f"events backfilled from {path.name}", sum(accepted), rows)
     return seconds
 
 

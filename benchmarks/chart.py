@@ -1,4 +1,4 @@
-"""docs/images/ingest.svg: the last measurement of ingest as bars; `make docs` draws it from benchmarks/results."""
+"""The bar chart docs/images/ingest.svg of the last ingest measurement; `make docs` draws it from benchmarks/results."""
 
 import json
 import sys
@@ -31,19 +31,19 @@ _STYLE = """
   """
 
 
-def drawn(result: dict[str, Any]) -> str:
+def draw(result: dict[str, Any]) -> str:
     """Return the chart of a result of `python -m benchmarks ingest`."""
     speeds = {row["means"]: row["events/s"] for row in result["rows"]}
     bars = sorted(((speeds[means], name) for means, name in _SHOWN.items() if means in speeds), reverse=True)
     title = f"{result['bytes_per_record']}-byte events a second, from a topic to deduplicated Parquet"
-    told = f"one run of {result['date']}, broker and reader on the same {result['cores']} cores"
+    subtitle = f"one run of {result['date']}, broker and reader on the same {result['cores']} cores"
     height = _TOP + _ROW * len(bars) + 12
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 750 {height}" role="img">',
         f"  <title>{title}</title>",
         f"  <style>{_STYLE}</style>",
         f'  <text class="title" x="10" y="24">{title}</text>',
-        f'  <text class="small" x="10" y="44">{told}</text>',
+        f'  <text class="small" x="10" y="44">{subtitle}</text>',
     ]
     for place, (speed, name) in enumerate(bars):
         lines += _bar(_TOP + place * _ROW, name, speed, round(_WIDTH * speed / bars[0][0]))
@@ -61,7 +61,7 @@ def _bar(y: int, name: str, speed: int, width: int) -> list[str]:
 
 def chart() -> str:
     """Return the chart of the last measurement."""
-    return drawn(json.loads((RESULTS / "ingest-small.json").read_text(encoding="utf-8")))
+    return draw(json.loads((RESULTS / "ingest-small.json").read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What a batch costs the dedup index as it grows, and how long the worst batch waits while runs are merged.
+"""The cost of a batch in the dedup index as it grows, and the slowest batch while runs are merged.
 
-Ids are random 128-bit digests, as SipHash gives them. A batch is told apart and added, durably, as ingest does it.
+Ids are random 128-bit digests, like SipHash's. A batch is classified and added durably, as in ingest.
 """
 
 import statistics
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.report import keep
+from benchmarks.report import save_results
 from pipelines.contract.digest import Digests
 from pipelines.contract.schema import EVENT
 from pipelines.lake.index import DedupIndex, open_index
@@ -22,7 +22,7 @@ SIZES = (1_000_000, 10_000_000, 100_000_000, 300_000_000)
 _GROWTH = 5_000_000
 _SMALL, _LARGE = 5_000, 500_000
 _BATCHES = 40
-_WORDS = np.random.default_rng(1)
+_RNG = np.random.default_rng(1)
 _COLUMNS = (
     "ids",
     "runs",
@@ -45,10 +45,8 @@ def run(folder: Path) -> None:
         for size in SIZES:
             while (missing := size - sum(map(len, index.runs.runs))) > 0:
                 index.extend(_random_digests(min(_GROWTH, missing)), 0)
-            for _ in range(
-                2
-            ):  # it grew faster here than from any bus: let it come to rest, and take up what came of it
-                index.runs.settle()
+            for _ in range(2):  # it grew faster than from any bus: wait for merges, and adopt the merged runs
+                index.runs.wait_for_merges()
                 _batch(index, _SMALL, next(batches))
             small = [_batch(index, _SMALL, next(batches)) for _ in range(_BATCHES)]
             ids = sum(map(len, index.runs.runs))
@@ -61,15 +59,15 @@ def run(folder: Path) -> None:
             rows.append(
                 (ids, len(index.runs.runs), gigabytes, usual, max(small) * 1000, usual / first, speed, max(large))
             )
-    keep("dedup", _COLUMNS, rows, "batch of 5,000 ms")
+    save_results("dedup", _COLUMNS, rows, "batch of 5,000 ms")
 
 
 def _batch(index: DedupIndex, size: int, number: int) -> float:
-    """Return the seconds that a batch of new ids takes."""
+    """Return the duration of a batch of new ids in seconds."""
     events = _events(size, number)
     started = time.perf_counter()
-    verdicts = index.classify(events)
-    index.extend(verdicts.new, 0)
+    classification = index.classify(events)
+    index.extend(classification.new, 0)
     return time.perf_counter() - started
 
 
@@ -86,5 +84,5 @@ def _events(size: int, number: int) -> pa.Table:
 
 
 def _random_digests(size: int) -> Digests:
-    high, low, payload = _WORDS.integers(0, 2**64, (3, size), np.uint64, endpoint=False)
+    high, low, payload = _RNG.integers(0, 2**64, (3, size), np.uint64, endpoint=False)
     return Digests(np.sort(high), low, payload)

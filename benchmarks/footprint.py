@@ -1,4 +1,4 @@
-"""What karmalake takes of a machine: the packages that it brings, and the time and memory of its light commands."""
+"""The footprint of karmalake: the size of its packages, the time and memory of its light commands."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tempfile import TemporaryFile
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks.report import demand, keep
+from benchmarks.report import require_success, save_results
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.serving.client import connect
 from pipelines.serving.keys import document_key
@@ -26,8 +26,8 @@ _COMMANDS = ("--version", "--help", "lag --help", "policy list", "show user-1", 
 
 
 def run(folder: Path) -> None:
-    """Weigh the packages, then start each command several times, with its files in memory."""
-    sizes = {name: _bytes(package) for name, package in _needed("karmalake").items()}
+    """Measure the packages, then run each command several times with its files in the page cache."""
+    sizes = {name: _bytes(package) for name, package in _dependencies("karmalake").items()}
     largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:_LARGEST]
     for name in largest:
         print(f"{name:>24} {sizes[name] / 1e6:7,.0f} MB")
@@ -39,7 +39,7 @@ def run(folder: Path) -> None:
         rows = [(f"karmalake {command}", *_medians(command.split(), folder)) for command in _COMMANDS]
     finally:
         stop(settings)
-    keep(
+    save_results(
         "footprint",
         ("command", "ms", "processor ms", "peak MB"),
         rows,
@@ -52,18 +52,18 @@ def run(folder: Path) -> None:
 
 
 def _serve_a_document(settings: Settings) -> None:
-    """Put a document where `show` finds it."""
+    """Store a document for `show`."""
     with closing(connect(settings.redis)) as client:
         client.set(document_key(settings.redis.prefix, "user-1"), json.dumps({"user_id": "user-1"}))
 
 
-def _needed(name: str) -> dict[str, Distribution]:
-    """Return a distribution and all that it needs here, by name."""
+def _dependencies(name: str) -> dict[str, Distribution]:
+    """Return a distribution and its dependencies on this platform, by name."""
     found: dict[str, Distribution] = {}
-    waiting = [(name, frozenset({""}))]
+    pending = [(name, frozenset({""}))]
     seen: set[tuple[str, frozenset[str]]] = set()
-    while waiting:
-        name, extras = waiting.pop()
+    while pending:
+        name, extras = pending.pop()
         if (name, extras) in seen:
             continue
         seen.add((name, extras))
@@ -72,7 +72,7 @@ def _needed(name: str) -> dict[str, Distribution]:
         for requirement in map(Requirement, package.requires or ()):
             marker = requirement.marker
             if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
-                waiting.append((requirement.name, frozenset({"", *requirement.extras})))
+                pending.append((requirement.name, frozenset({"", *requirement.extras})))
     return found
 
 
@@ -81,30 +81,30 @@ def _bytes(package: Distribution) -> int:
 
 
 def _medians(command: list[str], folder: Path) -> tuple[float, float, int]:
-    runs = [_run(command, folder) for _ in range(_RUNS + 1)][1:]  # the first brings the files into memory
+    runs = [_run(command, folder) for _ in range(_RUNS + 1)][1:]  # the first fills the page cache
     wall, processor, peak = map(statistics.median, zip(*runs, strict=True))
     return round(wall * 1000), round(processor * 1000), round(peak)
 
 
 def _run(command: list[str], folder: Path) -> tuple[float, float, float]:
-    """Return seconds of the clock and of the processor, and the largest memory in MB, of one run.
+    """Return wall time and CPU time in seconds, and peak memory in MB, of one run.
 
-    Raises MeasurementError for a command that fails: how long a refusal takes says nothing.
+    Raises MeasurementError if the command fails: the time of an error is meaningless.
     """
     begun = time.monotonic()
     with (
-        TemporaryFile() as said,
+        TemporaryFile() as output,
         subprocess.Popen(
             [Path(sys.executable).with_name("karmalake"), *command],
             cwd=folder,
             env=os.environ | {"KARMALAKE_DATA_DIR": str(folder)},
-            stdout=said,
+            stdout=output,
             stderr=subprocess.STDOUT,
         ) as process,
     ):
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        demand(f"karmalake {' '.join(command)}", process, said.read().decode(errors="replace"))
+        output.seek(0)
+        require_success(f"karmalake {' '.join(command)}", process, output.read().decode(errors="replace"))
     return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000

@@ -1,9 +1,9 @@
-"""From the producer's clock to the reader's: how old an event is when its user's document in Redis shows it.
+"""End-to-end latency: the age of an event when its user's document in Redis first includes it.
 
-`karmalake stream` in a process of its own, a steady flow of events, a lake of a million users; some of the events are
-probes, one user each, whom a reader looks up again and again until the event counts. A notebook asks the warehouse and
-the lake a question a second meanwhile, and small files are merged as always. All on one machine, which also runs the
-broker, the cache, the producer (librdkafka, so that it takes little of the machine) and the reader.
+`karmalake stream` runs in its own process on a steady flow of events and a lake of a million users. Some events are
+probes, each for a new user, which a reader polls until the document appears. Meanwhile a notebook queries the warehouse
+and the lake once a second, and small files are compacted as usual. One machine runs everything, including the broker,
+the cache, the producer (librdkafka, which needs little CPU) and the reader.
 """
 
 import json
@@ -31,7 +31,7 @@ import redis
 from benchmarks.lakes import add_events, make_lake
 from benchmarks.peers.environment import peers_python
 from benchmarks.peers.protocol import REPOSITORY, Job
-from benchmarks.report import MeasurementError, demand_count, keep
+from benchmarks.report import MeasurementError, require_count, save_results
 from pipelines import open_warehouse
 from pipelines.bus.topics import ensure_topic
 from pipelines.contract.encode import encode
@@ -48,10 +48,10 @@ RATES = (1_000, 3_000, 10_000)
 PROBES_PER_SECOND, SECONDS, WARM_UP_SECONDS = 40, 45, 25
 _PREPARING_SECONDS = 10
 _READ_EVERY_SECONDS = 0.02
-_PATIENCE_SECONDS = 30
+_TIMEOUT_SECONDS = 30
 _COLUMNS = ("events_per_second", "probes", "p50", "p90", "p99", "max", "queries", "query_p50", "compactions")
 Sent: TypeAlias = SimpleQueue[tuple[str, float] | int]
-# A probe is the only event of its user; times are those at which the events are to be sent.
+# A probe is the only event of its user; event_time is the time at which to send the event.
 _EVENTS = """
 SELECT
     md5($run || i::VARCHAR) AS event_id,
@@ -73,20 +73,20 @@ GROUP BY ALL
 
 
 def run(folder: Path) -> None:
-    """Fill a lake, serve it, then stream at each rate for more than a minute, of which the beginning does not count."""
+    """Fill a lake, serve it, then stream at each rate for over a minute; the warm-up is not measured."""
     bare = Settings(data_dir=folder / "data")
     start(bare)
     try:
         settings = with_local_endpoints(bare)
         prepare(settings)
         rows = [measure(folder, settings, rate) for rate in RATES]
-        keep("freshness", _COLUMNS, rows, "p50", users=USERS, events=EVENTS)
+        save_results("freshness", _COLUMNS, rows, "p50", users=USERS, events=EVENTS)
     finally:
         stop(bare)
 
 
 def prepare(settings: Settings) -> None:
-    """Make the lake, the warehouse and the documents."""
+    """Create the lake, the warehouse and the documents."""
     ensure_topic(settings.kafka)
     lake = make_lake(settings.lake_root, EVENTS, USERS)
     refresh_warehouse(settings)
@@ -97,24 +97,24 @@ def prepare(settings: Settings) -> None:
 
 
 def measure(folder: Path, settings: Settings, rate: int) -> tuple[int | float, ...]:
-    """Return a row of the table: what so many events a second, a notebook and compaction came to."""
+    """Return a row of the results for a rate of events per second."""
     begin = time.time() + _PREPARING_SECONDS
     records = _write_records(folder, rate, begin)
     lake = open_lake(settings.lake_root)
     before = lake.table("events").version()
     assert settings.kafka.bootstrap_servers is not None  # noqa: S101 - tells the type checker
     job = Job(settings.kafka.bootstrap_servers, settings.kafka.topic, records, str(folder))
-    with _streaming(folder, settings), _notebook(settings, begin + WARM_UP_SECONDS) as asked:
+    with _streaming(folder, settings), _notebook(settings, begin + WARM_UP_SECONDS) as query_seconds:
         ages = _watch(settings, _sending(job))
     print("".join((folder / "stream.log").read_text().splitlines(keepends=True)[-4:]))
     cuts = statistics.quantiles(ages, n=100)
-    seconds = asked()
+    seconds = query_seconds()
     took = statistics.median(seconds)
     return rate, len(ages), cuts[49], cuts[89], cuts[98], max(ages), len(seconds), took, _compactions(lake, before)
 
 
 def _write_records(folder: Path, rate: int, begin: float) -> int:
-    """Write the records of a run and the times at which they are to be sent; return how many there are."""
+    """Write the records of a run with their send times; return their number."""
     count, every = rate * (WARM_UP_SECONDS + SECONDS), rate // PROBES_PER_SECOND
     values = {"run": f"{begin:.0f}-", "begin": begin, "rate": rate, "every": every, "users": USERS, "count": count}
     with duckdb.connect() as connection:
@@ -149,27 +149,27 @@ def _streaming(folder: Path, settings: Settings) -> Generator[None]:
 
 
 def _sending(job: Job) -> Sent:
-    """Begin to send, and return where probes are told of when they are sent; the exit code follows."""
+    """Start sending; return a queue of (user, send time) of each probe, with the exit code at the end."""
     sent: Sent = SimpleQueue()
-    command = [peers_python(), "-m", "benchmarks.peers.pacing"]
+    command = [peers_python(), "-m", "benchmarks.peers.paced_producer"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
     assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - tells the type checker
     process.stdin.write(json.dumps(asdict(job)) + "\n")
     process.stdin.close()
 
-    def tell() -> None:
+    def forward() -> None:
         with process:
             for line in process.stdout or ():
                 user, moment = line.split()
                 sent.put((user, float(moment)))
         sent.put(process.returncode)
 
-    Thread(target=tell, daemon=True).start()
+    Thread(target=forward, daemon=True).start()
     return sent
 
 
 def _watch(settings: Settings, sent: Sent) -> list[float]:
-    """Return the age of each probe when its document was first there."""
+    """Return the age of each probe, in seconds, when its document first appeared."""
     assert settings.redis.url is not None  # noqa: S101 - tells the type checker
     client = redis.Redis.from_url(settings.redis.url.get_secret_value())
     waiting: dict[str, float] = {}
@@ -179,12 +179,12 @@ def _watch(settings: Settings, sent: Sent) -> list[float]:
         while not sent.empty():
             item = sent.get()
             if isinstance(item, int):
-                demand_count("exit code of the producer", item, 0)
-                deadline = time.time() + _PATIENCE_SECONDS
+                require_count("exit code of the producer", item, 0)
+                deadline = time.time() + _TIMEOUT_SECONDS
             else:
                 waiting[item[0]] = item[1]
         if deadline and time.time() > deadline:
-            raise MeasurementError(f"{len(waiting)} probes never came")
+            raise MeasurementError(f"{len(waiting)} probes never appeared")
         users = list(waiting)
         found = client.mget([f"{settings.redis.prefix}:{user}" for user in users]) if users else []
         now = time.time()
@@ -197,22 +197,24 @@ def _watch(settings: Settings, sent: Sent) -> list[float]:
 
 @contextmanager
 def _notebook(settings: Settings, begin: float) -> Generator[Callable[[], list[float]]]:
-    """Query from a process of its own meanwhile; yield what returns, afterwards, the seconds of each query."""
+    """Run queries in another process; yield a function that returns the seconds of each query after the block."""
     context = multiprocessing.get_context("spawn")
-    ending, told = context.Event(), context.SimpleQueue()
-    process = context.Process(target=_ask, args=(settings.data_dir, begin, ending, told))
+    ending, results = context.Event(), context.SimpleQueue()
+    process = context.Process(target=_run_queries, args=(settings.data_dir, begin, ending, results))
     process.start()
     try:
-        yield told.get
+        yield results.get
     finally:
         ending.set()
 
 
-def _ask(data_dir: Path, begin: float, ending: Event, told: "multiprocessing.SimpleQueue[list[float]]") -> None:
-    """Ask one question after the other, one a second, each of the warehouse that is published by then."""
-    questions: list[Callable[[Warehouse], object]] = [
+def _run_queries(
+    data_dir: Path, begin: float, ending: Event, results: "multiprocessing.SimpleQueue[list[float]]"
+) -> None:
+    """Run one query a second, each on the warehouse published last."""
+    queries: list[Callable[[Warehouse], object]] = [
         lambda warehouse: warehouse.trend("daily"),
-        lambda warehouse: warehouse.explain(f"user-{random.randrange(USERS)}"),  # noqa: S311 - anybody will do
+        lambda warehouse: warehouse.explain(f"user-{random.randrange(USERS)}"),  # noqa: S311 - any user
         lambda warehouse: warehouse.sql(_ACTIONS_OF_TODAY, [warehouse.info.as_of - timedelta(days=1)]),
         lambda warehouse: warehouse.trend("activity"),
     ]
@@ -222,13 +224,13 @@ def _ask(data_dir: Path, begin: float, ending: Event, told: "multiprocessing.Sim
         while not ending.wait(1.0):
             begun = time.perf_counter()
             warehouse.refresh()
-            questions[len(seconds) % len(questions)](warehouse)
+            queries[len(seconds) % len(queries)](warehouse)
             seconds.append(time.perf_counter() - begun)
-    told.put(seconds)
+    results.put(seconds)
 
 
 def _compactions(lake: Lake, since: int) -> int:
-    """Return how often files of `events` were merged since a version."""
-    commits = lake.log(since, lake.table("events").version())
+    """Return the number of compactions of `events` since a version."""
+    commits = lake.read_log(since, lake.table("events").version())
     marks = (action.get("txn", {}).get("appId") for _, actions in commits for action in actions)
     return sum(mark == MAINTENANCE for mark in marks)

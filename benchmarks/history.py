@@ -1,10 +1,9 @@
-"""What grows with the history, and what does not: memory of ingest, rebuilds, queries, bytes; to 100 million events.
+"""Scaling with the history, to 100 million events: memory of ingest, rebuilds, queries, bytes.
 
-One lake that grows; at each size it is compacted, drained into from the embedded broker by a process of its own whose
-memory is watched, rebuilt, and queried by the calls of notebooks, each on a warehouse just opened. Beside a rebuild
-stands what DuckDB needs to read the columns that scores depend on and to group them by user and day; memory is what
-the process holds for itself (anonymous pages): the index is mapped files, which the system keeps as long as it has
-room.
+One lake grows. At each size it is compacted; a separate process drains new events into it while its memory is sampled;
+scores are rebuilt; and notebook queries run, each on a newly opened warehouse. The floor of a rebuild is the time that
+DuckDB needs to read the columns that scores depend on and group them by user and day. Memory is anonymous pages only:
+the index is mapped files, which the system may evict.
 """
 
 import re
@@ -20,12 +19,12 @@ from shutil import rmtree
 import duckdb
 
 from benchmarks.lakes import AS_OF, make_lake, make_rows
-from benchmarks.report import demand, keep
+from benchmarks.report import require_success, save_results
 from pipelines.bus.topics import ensure_topic
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.emit.producer import produce
-from pipelines.lake.history import take_snapshot
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.index import open_index
 from pipelines.lake.tables import Lake
 from pipelines.lake.upkeep import compact, vacuum
@@ -54,14 +53,16 @@ _MEMORY = re.compile(r"RssAnon:\s+(\d+) kB")
 
 
 def run(folder: Path) -> None:
-    """Let one lake grow through all sizes."""
+    """Grow one lake through all sizes."""
     bare = Settings(data_dir=folder / "data")
     start(bare)
     try:
         settings = with_local_endpoints(bare)
         ensure_topic(settings.kafka)
         rows = [_of_size(settings, number, *size) for number, size in enumerate(SIZES)]
-        keep("history", list(rows[0]), [list(row.values()) for row in rows], "drain MB", record_bytes=_record_bytes())
+        save_results(
+            "history", list(rows[0]), [list(row.values()) for row in rows], "drain MB", record_bytes=_record_bytes()
+        )
     finally:
         stop(bare)
 
@@ -80,7 +81,7 @@ def _of_size(settings: Settings, number: int, events: int, users: int) -> dict[s
         row["rebuild s"] = _seconds(lambda: draft.rebuild(take_snapshot(lake), load_policy("default"), AS_OF))
         draft.publish()
     row["rebuild / floor"] = row["rebuild s"] / row["floor s"]
-    return row | {f"{name} s": _asked(settings.warehouse_path, query) for name, query in _QUERIES.items()}
+    return row | {f"{name} s": _query_seconds(settings.warehouse_path, query) for name, query in _QUERIES.items()}
 
 
 def _rebuild_index(settings: Settings, lake: Lake) -> None:
@@ -90,21 +91,21 @@ def _rebuild_index(settings: Settings, lake: Lake) -> None:
 
 
 def _drain(settings: Settings, number: int, users: int) -> dict[str, int | float]:
-    """Drain new events in a process of its own; return its speed and the most memory that it held."""
+    """Drain new events in another process; return its rate and peak memory."""
     rows = make_rows(10**12 + number * _DRAINED, _DRAINED, users, int(AS_OF.timestamp()) * 1_000_000, 1)
     produce(settings.kafka, (rows.slice(first, _SENT).select(EVENT.names) for first in range(0, _DRAINED, _SENT)))
     environment = environ | {"KARMALAKE_DATA_DIR": str(settings.data_dir)}
-    begun, most = time.monotonic(), 0
+    begun, peak_kb = time.monotonic(), 0
     command = [sys.executable, "-c", "from pipelines.cli import main; main()", "drain"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
         status = Path(f"/proc/{process.pid}/status")
         while process.poll() is None:
-            held = _MEMORY.search(status.read_text())
-            most = max(most, int(held[1]) if held else 0)
+            match = _MEMORY.search(status.read_text())
+            peak_kb = max(peak_kb, int(match[1]) if match else 0)
             time.sleep(0.01)
     seconds = time.monotonic() - begun
-    demand("karmalake drain", process)
-    return {"drain events/s": round(_DRAINED / seconds), "drain MB": round(most / 1024)}
+    require_success("karmalake drain", process)
+    return {"drain events/s": round(_DRAINED / seconds), "drain MB": round(peak_kb / 1024)}
 
 
 def _floor(lake: Lake) -> float:
@@ -114,7 +115,7 @@ def _floor(lake: Lake) -> float:
         return _seconds(lambda: connection.execute(f"CREATE TEMP TABLE grouped AS {_FLOOR}"))
 
 
-def _asked(path: Path, query: Callable[[Warehouse], object]) -> float:
+def _query_seconds(path: Path, query: Callable[[Warehouse], object]) -> float:
     with Warehouse(path) as warehouse:
         return _seconds(lambda: query(warehouse))
 

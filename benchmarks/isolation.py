@@ -1,8 +1,8 @@
-"""What a webhook that hangs costs the other branches: nothing, it should be (`isolated`).
+"""The cost of a hanging webhook for the other branches, which should be zero (`isolated`).
 
-One notifier with three destinations, a webhook that may hang, another webhook and a Redis stream, and the warehouse, on
-a real Kafka: 100 events are sent, and the clock stops when both other destinations have committed that they are
-delivered, and again when the lake has them. Rounds with and without the hanging one take turns.
+One notifier on Apache Kafka has three destinations: a webhook that may hang, another webhook and a Redis stream. After
+100 events are sent, the first time is when both other destinations have committed their delivery, the second when the
+lake has the events. Rounds with and without the hanging webhook alternate.
 """
 
 import os
@@ -15,7 +15,7 @@ from uuid import uuid4
 import numpy as np
 from pydantic import SecretStr
 
-from benchmarks.report import keep
+from benchmarks.report import save_results
 from pipelines.bus.topics import ensure_topic
 from pipelines.settings import NotifySettings, RedisSettings, Settings
 from tests.draining import drain_all, send, valid_records, with_ingest
@@ -30,7 +30,7 @@ _COLUMNS = ("circumstances", "times", "told p50 s", "told p95 s", "told worst s"
 
 
 def run(folder: Path) -> None:
-    """Measure both circumstances, several rounds."""
+    """Measure both conditions in several rounds."""
     os.environ["NOTIFY_TEST_SECRET"] = SECRET
     seconds: dict[str, list[tuple[float, float]]] = {"nothing hangs": [], "a webhook hangs": []}
     with _services(folder) as (kafka, redis):
@@ -41,10 +41,10 @@ def run(folder: Path) -> None:
                 seconds[name] += _measure(place, kafka, redis, hangs=name == "a webhook hangs")
     rows = []
     for name, measured in seconds.items():
-        told, stored = np.array(measured).T
-        percentiles = [*np.percentile(told, (50, 95, 100)), *np.percentile(stored, (50, 100))]
+        delivered, stored = np.array(measured).T
+        percentiles = [*np.percentile(delivered, (50, 95, 100)), *np.percentile(stored, (50, 100))]
         rows.append((name, len(measured), *map(float, percentiles)))
-    keep("isolation", _COLUMNS, rows, "told p50 s", events_at_a_time=_EVENTS, seconds_a_round=_ROUND_SECONDS)
+    save_results("isolation", _COLUMNS, rows, "told p50 s", events_at_a_time=_EVENTS, seconds_a_round=_ROUND_SECONDS)
 
 
 @contextmanager
@@ -67,26 +67,26 @@ def _measure(folder: Path, kafka: KafkaCluster, redis: RedisServer, *, hangs: bo
     )
     ensure_topic(settings.kafka)
     measured: list[tuple[float, float]] = []
-    with ExitStack() as both:
-        trouble, well = (both.enter_context(Receiver()) for _ in range(2))
+    with ExitStack() as stack:
+        hanging, healthy = (stack.enter_context(Receiver()) for _ in range(2))
         if hangs:
-            trouble.answer = trouble.hang
+            hanging.answer = hanging.hang
         rules = folder / "notify.toml"
-        destinations = [webhook("trouble", trouble.url, "request_seconds = 600"), webhook("ops", well.url)]
+        destinations = [webhook("trouble", hanging.url, "request_seconds = 600"), webhook("ops", healthy.url)]
         rules.write_text("\n".join([*destinations, stream("app", f"{topic}.told")]))
-        both.enter_context(notifying(settings, rules))
-        _turn(settings, 0)  # the first waits for the groups to come together
+        stack.enter_context(notifying(settings, rules))
+        _measure_delivery(settings, 0)  # the first waits for the consumer groups to form
         until = time.monotonic() + _ROUND_SECONDS
         while time.monotonic() < until:
-            measured.append(_turn(settings, 1 + len(measured)))
+            measured.append(_measure_delivery(settings, 1 + len(measured)))
     return measured
 
 
-def _turn(settings: Settings, number: int) -> tuple[float, float]:
-    """Send some events; return after how many seconds the others were told of them, and how long the lake took."""
+def _measure_delivery(settings: Settings, number: int) -> tuple[float, float]:
+    """Send some events; return the seconds until the other destinations, and until the lake, had them."""
     send(settings, valid_records(range(number * _EVENTS, (number + 1) * _EVENTS)))
     begun = time.monotonic()
-    wait_for("the others to be told", lambda: lag(settings, "ops") + lag(settings, "app") == 0, 60)
-    told = time.monotonic()
+    wait_for("delivery to the other destinations", lambda: lag(settings, "ops") + lag(settings, "app") == 0, 60)
+    delivered = time.monotonic()
     drain_all(settings)
-    return told - begun, time.monotonic() - told
+    return delivered - begun, time.monotonic() - delivered

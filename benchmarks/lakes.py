@@ -1,4 +1,4 @@
-"""Lakes to measure on: events of many users over a year, committed like batches from the bus."""
+"""Lakes for measurements: events of many users over a year, committed like batches from the bus."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -6,17 +6,17 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from pipelines.contract.schema import EVENT, PLACE
-from pipelines.ingest.ranges import OffsetRange
+from pipelines.contract.schema import EVENT, POSITION
+from pipelines.ingest.batch import OffsetRange
 from pipelines.lake.commit import CommitRecord, commit_batch, describe_events, stage_events
-from pipelines.lake.history import take_snapshot
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import Lake, create_lake
 
 AS_OF = datetime(2025, 11, 20, tzinfo=UTC)
 _YEAR_US = 365 * 86_400_000_000
-_BATCH = 1_000_000
+_BATCH_ROWS = 1_000_000
 _TOPIC_ID = "measured"
-_COLUMNS = pa.schema([*EVENT, *PLACE])
+_COLUMNS = pa.schema([*EVENT, *POSITION])
 # Six ratings, three transactions and one report in ten events; users, raters and stars by a hash of the number.
 _EVENTS = """
 SELECT
@@ -45,24 +45,24 @@ FROM range($first, $last) AS numbers(i)
 
 
 def make_lake(root: str | Path, events: int, users: int) -> Lake:
-    """Return a lake in `root` with so many events, evenly over the year before AS_OF; an existing one is continued."""
+    """Return a lake in `root` with `events` events, evenly over the year before AS_OF; extend an existing lake."""
     lake = create_lake(root)
     step = _YEAR_US // events
     start = int(AS_OF.timestamp()) * 1_000_000 - _YEAR_US
-    for first in range(_next_offset(lake), events, _BATCH):
-        add_events(lake, min(_BATCH, events - first), users, start + first * step, step)
+    for first in range(_next_offset(lake), events, _BATCH_ROWS):
+        add_events(lake, min(_BATCH_ROWS, events - first), users, start + first * step, step)
     take_snapshot(lake)
     return lake
 
 
 def add_events(lake: Lake, count: int, users: int, from_us: int, step_us: int) -> None:
-    """Commit so many more events, one each `step_us` microseconds from `from_us` on."""
+    """Commit `count` more events, one every `step_us` microseconds from `from_us` on."""
     first = _next_offset(lake)
     commit_rows(lake, make_rows(first, count, users, from_us, step_us), first)
 
 
 def commit_rows(lake: Lake, rows: pa.Table, first: int) -> None:
-    """Commit the rows that `make_rows` gave from `first` on."""
+    """Commit rows of `make_rows` that begin at number `first`."""
     count = len(rows)
     offsets = OffsetRange(_TOPIC_ID, "events", 0, first, first + count, read=count, accepted=count)
     batch_id = f"measured-{first}"
@@ -71,7 +71,7 @@ def commit_rows(lake: Lake, rows: pa.Table, first: int) -> None:
 
 
 def make_rows(first: int, count: int, users: int, from_us: int, step_us: int) -> pa.Table:
-    """Return the events of so many numbers from `first` on, as EVENT and PLACE columns."""
+    """Return `count` events from number `first` on, as EVENT and POSITION columns."""
     values = {"users": users, "first": first, "last": first + count, "from_us": from_us, "step_us": step_us}
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")

@@ -1,8 +1,8 @@
-"""What a rating costs the service that takes it, with everything up and with each part of karmalake down.
+"""Request latency of the example service, with everything up and with each part of karmalake down.
 
-The example service on PostgreSQL: a business row and an outbox row in one transaction, asked by one rider, one request
-after the other, over one connection. Rounds of all circumstances follow each other, so that a slow minute of the
-machine does not look like one of them.
+The example service on PostgreSQL writes a business row and an outbox row in one transaction; one rider sends one
+request after the other over one connection. Rounds of all conditions alternate, so that a slow minute of the machine
+does not affect only one of them.
 """
 
 import time
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.report import keep
+from benchmarks.report import save_results
 from examples.riders import Rider
 from examples.system import System
 
@@ -22,20 +22,20 @@ _PERCENTILES = (50, 95, 99, 100)
 
 
 def run(folder: Path) -> None:
-    """Measure every circumstance, several rounds."""
+    """Measure every condition in several rounds."""
     seconds: dict[str, list[float]] = {}
     with System(folder) as system:
         rider = Rider(system.port)
         _rate(rider, "warm", _WARM_UP)
         for number in range(_ROUNDS):
-            for name, circumstance in _circumstances(system).items():
-                with circumstance():
+            for name, condition in _conditions(system).items():
+                with condition():
                     seconds.setdefault(name, []).extend(_rate(rider, f"{number}-{name}".replace(" ", "-"), _REQUESTS))
         rider.close()
     rows = [
         (name, len(taken), *(np.percentile(taken, _PERCENTILES) * 1000).tolist()) for name, taken in seconds.items()
     ]
-    keep("producer", _COLUMNS, rows, "p99 ms", rounds=_ROUNDS)
+    save_results("producer", _COLUMNS, rows, "p99 ms", rounds=_ROUNDS)
 
 
 def _rate(rider: Rider, name: str, requests: int) -> list[float]:
@@ -43,12 +43,12 @@ def _rate(rider: Rider, name: str, requests: int) -> list[float]:
     for number in range(requests):
         begun = time.perf_counter()
         if not rider.rate(f"{name}-{number}", f"driver-{number % 40}", "rider", 5):
-            raise RuntimeError(f"the service did not keep rating {number} with {name}")
+            raise RuntimeError(f"the service did not store rating {number} with {name}")
         taken.append(time.perf_counter() - begun)
     return taken
 
 
-def _circumstances(system: System) -> dict[str, Callable[[], AbstractContextManager[None]]]:
+def _conditions(system: System) -> dict[str, Callable[[], AbstractContextManager[None]]]:
     parts = system.parts
     return {
         "everything up": lambda: _down(lambda: None, lambda: None),
@@ -63,10 +63,10 @@ def _circumstances(system: System) -> dict[str, Callable[[], AbstractContextMana
 
 
 @contextmanager
-def _down(end: Callable[[], object], begin: Callable[[], object]) -> Generator[None]:
-    """Take something away meanwhile."""
-    end()
+def _down(stop: Callable[[], object], start: Callable[[], object]) -> Generator[None]:
+    """Stop a part for the duration of the block."""
+    stop()
     try:
         yield
     finally:
-        begin()
+        start()

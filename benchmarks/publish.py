@@ -1,7 +1,7 @@
-"""Publishing every document of a million users to Redis, against what the server takes in from its own benchmark tool.
+"""Publishing the documents of a million users to Redis, compared with Redis' own benchmark tool.
 
-The tool sets values of the same size under as many keys, from one client with the same pipelining; a real
-redis-server where there is one, else the embedded Valkey.
+The tool sets values of the same size under as many keys, from one client with pipelining. The server is redis-server if
+it is installed, otherwise the embedded Valkey.
 """
 
 import shutil
@@ -13,8 +13,8 @@ from pathlib import Path
 import redis
 
 from benchmarks.lakes import AS_OF, make_lake
-from benchmarks.report import demand_count, keep
-from pipelines.lake.history import take_snapshot
+from benchmarks.report import require_count, save_results
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.refresh import publish_warehouse
 from pipelines.reputation.derive import open_draft
@@ -27,7 +27,7 @@ _PIPELINED = (1, 16, 128)
 
 
 def run(folder: Path) -> None:
-    """Derive once, publish twice: everything, and again what did not change."""
+    """Derive once, publish twice: all documents, then without changes."""
     tool = shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
     bare = Settings(data_dir=folder / "data")
     start(bare)
@@ -45,7 +45,9 @@ def run(folder: Path) -> None:
             rows += [_tool(tool, url, size, pipelined) for pipelined in _PIPELINED]
         else:
             print("neither redis-benchmark nor valkey-benchmark is installed: nothing to compare with")
-        keep("publish", ("what", "documents", "seconds", "documents/s"), rows, "documents/s", document_bytes=size)
+        save_results(
+            "publish", ("what", "documents", "seconds", "documents/s"), rows, "documents/s", document_bytes=size
+        )
     finally:
         stop(bare)
 
@@ -59,7 +61,7 @@ def _published(settings: Settings, what: str, documents: int) -> tuple[str, int,
     started = time.monotonic()
     published = publish_warehouse(settings)
     seconds = time.monotonic() - started
-    demand_count(f"documents written, {what}", published.written, documents)
+    require_count(f"documents written, {what}", published.written, documents)
     return f"karmalake publish, {what}", published.written, seconds, round(published.written / seconds)
 
 

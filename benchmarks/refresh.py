@@ -1,6 +1,6 @@
-"""A refresh after a commit against a rebuild, by the size of the commit and of the history.
+"""A refresh after a commit compared with a rebuild, by the size of the commit and of the history.
 
-Scores as they are served, then the same with the trends and the published file. One run, one machine, same lake.
+It measures scores as they are served, then the same with the trends and the published file, in one run on one lake.
 """
 
 import time
@@ -9,8 +9,8 @@ from pathlib import Path
 from shutil import rmtree
 
 from benchmarks.lakes import AS_OF, add_events, make_lake
-from benchmarks.report import keep
-from pipelines.lake.history import take_snapshot
+from benchmarks.report import save_results
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.reputation.derive import Draft, open_draft
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
@@ -21,13 +21,15 @@ _COLUMNS = ("events", "users", "policy", "commit", "touched", "seconds", "publis
 
 
 def run(folder: Path) -> None:
-    """Measure by the default policy everywhere, and by one whose ratings need completed rides on the largest."""
+    """Measure the default policy on every history, and one whose ratings need completed rides on the largest."""
     rows: list[tuple[object, ...]] = []
     for events, users in _HISTORIES:
         policies = ["default", "ride-hailing-last-50"] if events == _HISTORIES[-1][0] else ["default"]
         for day, name in enumerate(policies):
-            rows += _of_lake(folder / f"lake-{events}", events, users, load_policy(name), AS_OF + timedelta(days=day))
-    keep(
+            rows += _measure_lake(
+                folder / f"lake-{events}", events, users, load_policy(name), AS_OF + timedelta(days=day)
+            )
+    save_results(
         "refresh",
         _COLUMNS,
         rows,
@@ -36,14 +38,14 @@ def run(folder: Path) -> None:
     )
 
 
-def _of_lake(root: Path, events: int, users: int, policy: Policy, start: datetime) -> list[tuple[object, ...]]:
+def _measure_lake(root: Path, events: int, users: int, policy: Policy, start: datetime) -> list[tuple[object, ...]]:
     lake = make_lake(root, events, users)
     rmtree(root / "warehouse", ignore_errors=True)
     with open_draft(root / "warehouse" / "warehouse.duckdb") as draft:
         rebuilt = draft.rebuild(take_snapshot(lake), policy, start)
         published = _publish(draft)
         rows: list[tuple[object, ...]] = [
-            (events, users, policy.name, 0, rebuilt.touched, rebuilt.seconds, published, 1.0, 1.0)
+            (events, users, policy.name, 0, rebuilt.affected_users, rebuilt.seconds, published, 1.0, 1.0)
         ]
         whole = rebuilt.seconds + published
         for number, size in enumerate((1, *_COMMITS)):
@@ -53,7 +55,9 @@ def _of_lake(root: Path, events: int, users: int, policy: Policy, start: datetim
             published = _publish(draft)
             if size > 1:
                 shares = (derived.seconds / rebuilt.seconds, (derived.seconds + published) / whole)
-                rows.append((events, users, policy.name, size, derived.touched, derived.seconds, published, *shares))
+                rows.append(
+                    (events, users, policy.name, size, derived.affected_users, derived.seconds, published, *shares)
+                )
     return rows
 
 

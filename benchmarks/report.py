@@ -1,4 +1,4 @@
-"""What every measurement says of itself: machine, versions, commit; and how it is shown and kept."""
+"""Reporting measurements: machine, versions and commit; printing and saving results."""
 
 import json
 import os
@@ -16,23 +16,23 @@ _PACKAGES = ("deltalake", "duckdb", "kafka-python", "polars", "pyarrow", "redis"
 
 
 class MeasurementError(RuntimeError):
-    """What was to be measured has failed, or has not done its work: there is no time to report."""
+    """The measured work failed or was incomplete: there is no result to report."""
 
 
-def demand(what: str, process: subprocess.Popen[Any], said: str = "") -> None:
-    """Raise MeasurementError unless an ended process succeeded; `said` is what it printed."""
+def require_success(what: str, process: subprocess.Popen[Any], output: str = "") -> None:
+    """Raise MeasurementError with the end of `output` unless a finished process succeeded."""
     if process.returncode:
-        raise MeasurementError(f"{what} ended with {process.returncode}: {' '.join(said.split())[-300:]}")
+        raise MeasurementError(f"{what} ended with {process.returncode}: {' '.join(output.split())[-300:]}")
 
 
-def demand_count(what: str, found: int, expected: int) -> None:
-    """Raise MeasurementError unless the work was done in full."""
+def require_count(what: str, found: int, expected: int) -> None:
+    """Raise MeasurementError unless the work was complete."""
     if found != expected:
         raise MeasurementError(f"{what}: {found:,} instead of {expected:,}")
 
 
-def circumstances() -> dict[str, Any]:
-    """Return where and with what a measurement was made."""
+def environment() -> dict[str, Any]:
+    """Return the date, machine, versions and commit of a measurement."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -44,15 +44,15 @@ def circumstances() -> dict[str, Any]:
     }
 
 
-def keep(name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], bars: str, **told: Any) -> None:
-    """Print rows as a table and the column `bars` as a chart; write all to `results/{name}.json`, circumstances too."""
+def save_results(name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], bars: str, **extra: Any) -> None:
+    """Print rows as a table and the column `bars` as a chart; write them to `results/{name}.json` with `extra`."""
     shown = [[_text(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *shown, strict=True)]
     for line in (columns, *shown):
         print("  ".join(value.rjust(width) for value, width in zip(line, widths, strict=True)))
     _draw(bars, [str(row[0]) for row in rows], [row[columns.index(bars)] for row in rows])
     RESULTS.mkdir(exist_ok=True)
-    result = {**circumstances(), **told, "rows": [dict(zip(columns, row, strict=True)) for row in rows]}
+    result = {**environment(), **extra, "rows": [dict(zip(columns, row, strict=True)) for row in rows]}
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 

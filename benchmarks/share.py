@@ -1,7 +1,7 @@
-"""Several ingesters that divide a topic of a real Kafka through the consumer group, against one that has it all.
+"""Several ingesters that share a topic of Apache Kafka through the consumer group, compared with a single one.
 
-The same records each time, drained into a new lake by processes that begin together: from the first batch to the last
-commit. All of them, and the broker, share this machine.
+Processes that start together drain the same records into a new lake each time; the time is from the first batch to the
+last commit. They share one machine with the broker.
 """
 
 import os
@@ -13,17 +13,17 @@ from uuid import uuid4
 
 import duckdb
 
-from benchmarks.report import MeasurementError, demand, keep
+from benchmarks.report import MeasurementError, require_success, save_results
 from pipelines.bus.topics import ensure_topic
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.emit.producer import Record, produce_records
-from pipelines.lake.history import take_snapshot
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import create_lake
 from pipelines.reputation.lake_views import create_lake_views
 from tests.services.kafka_cluster import KafkaCluster
 
-_EVENTS, _AT_ONCE, _PARTITIONS = 2_000_000, 200_000, 8
+_EVENTS, _CHUNK_RECORDS, _PARTITIONS = 2_000_000, 200_000, 8
 _INGESTERS = (1, 2, 1, 2, 4)
 _COLUMNS = ("ingesters", "seconds", "events/s", "commits", "processes that committed")
 _ROWS = """
@@ -48,13 +48,17 @@ def run(folder: Path) -> None:
         ensure_topic(settings)
         produce_records(settings, _records())
         rows = [_measure(folder / f"{number}", kafka, count) for number, count in enumerate(_INGESTERS)]
-    keep("share", _COLUMNS, rows, "events/s", topic_partitions=_PARTITIONS, events=_EVENTS)
+    save_results("share", _COLUMNS, rows, "events/s", topic_partitions=_PARTITIONS, events=_EVENTS)
 
 
 def _records() -> Iterator[Record]:
-    for first in range(0, _EVENTS, _AT_ONCE):
+    for first in range(0, _EVENTS, _CHUNK_RECORDS):
         with duckdb.connect() as connection:
-            rows = connection.sql(_ROWS, params={"first": first, "last": first + _AT_ONCE}).to_arrow_table().cast(EVENT)
+            rows = (
+                connection.sql(_ROWS, params={"first": first, "last": first + _CHUNK_RECORDS})
+                .to_arrow_table()
+                .cast(EVENT)
+            )
         values = zip(rows["user_id"].to_pylist(), encode(rows).to_pylist(), strict=True)
         yield from (Record(user.encode(), value) for user, value in values)
 
@@ -73,13 +77,13 @@ def _measure(data_dir: Path, kafka: KafkaCluster, ingesters: int) -> tuple[int, 
     drains = [
         subprocess.Popen(command, env=os.environ | values, stdout=subprocess.PIPE, text=True) for _ in range(ingesters)
     ]
-    said = [drain.communicate()[0] for drain in drains]
+    outputs = [drain.communicate()[0] for drain in drains]
     for drain in drains:
-        demand("karmalake drain", drain)
+        require_success("karmalake drain", drain)
     with duckdb.connect() as connection:
         create_lake_views(connection, take_snapshot(lake))
         seconds, commits, accepted = connection.execute(_DONE).fetchall()[0]
     if accepted != _EVENTS:
         raise MeasurementError(f"{accepted:,} of {_EVENTS:,} events are in the lake")
-    worked = sum("commits       0" not in words for words in said)
+    worked = sum("commits       0" not in output for output in outputs)
     return ingesters, float(seconds), round(_EVENTS / float(seconds)), int(commits), worked

@@ -1,4 +1,4 @@
-"""Riders who rate: each rating is sent until the service has answered that it is kept."""
+"""Riders who rate: each rating is sent until the service confirms that it is stored."""
 
 import json
 import random
@@ -11,29 +11,29 @@ from http.client import HTTPConnection, HTTPException
 _DRIVERS = 40
 _STARS = (1, 2, 3, 4, 5)
 _WEIGHTS = (2, 3, 10, 35, 50)
-_SECONDS = 5.0
-_PAUSE_SECONDS = 0.1
+_TIMEOUT_SECONDS = 5.0
+_RETRY_SECONDS = 0.1
 
 
 @dataclass(slots=True)
 class Rider:
-    """A client of the service with a connection of its own, which it opens again after any trouble."""
+    """A client of the service with its own connection, which it reopens after an error."""
 
     port: int
     connection: HTTPConnection | None = None
 
     def rate(self, ride: str, driver: str, rider: str, stars: int) -> bool:
-        """Send a rating once; return whether the service said that it is kept."""
+        """Send a rating once; return whether the service confirmed it."""
         body = json.dumps({"driver": driver, "rider": rider, "stars": stars})
-        self.connection = self.connection or HTTPConnection("127.0.0.1", self.port, timeout=_SECONDS)
+        self.connection = self.connection or HTTPConnection("127.0.0.1", self.port, timeout=_TIMEOUT_SECONDS)
         try:
             self.connection.request("PUT", f"/rides/{ride}/rating", body, {"Content-Type": "application/json"})
-            answer = self.connection.getresponse()
-            answer.read()
+            response = self.connection.getresponse()
+            response.read()
         except (HTTPException, OSError):
             self.close()
             return False
-        return answer.status in {HTTPStatus.CREATED, HTTPStatus.OK}
+        return response.status in {HTTPStatus.CREATED, HTTPStatus.OK}
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -42,17 +42,17 @@ class Rider:
             self.connection = None
 
 
-def ride_on(port: int, seed: int, enough: Callable[[int], bool], pause_seconds: float) -> int:
-    """Rate rides, each until it is kept, until `enough` says so of the number kept; return that number."""
-    rng, rider, kept, pause = random.Random(seed), Rider(port), 0, threading.Event()  # noqa: S311 - not secret
+def rate_rides(port: int, seed: int, stop: Callable[[int], bool], pause_seconds: float) -> int:
+    """Rate rides, retrying each until it is stored, until `stop(number stored)` is true; return that number."""
+    rng, rider, stored, pause = random.Random(seed), Rider(port), 0, threading.Event()  # noqa: S311 - not secret
     try:
-        while not enough(kept):
-            ride, driver = f"ride-{seed}-{kept}", f"driver-{rng.randrange(_DRIVERS)}"
+        while not stop(stored):
+            ride, driver = f"ride-{seed}-{stored}", f"driver-{rng.randrange(_DRIVERS)}"
             (stars,) = rng.choices(_STARS, _WEIGHTS)
             while not rider.rate(ride, driver, f"rider-{seed}", stars):
-                pause.wait(_PAUSE_SECONDS)
-            kept += 1
+                pause.wait(_RETRY_SECONDS)
+            stored += 1
             pause.wait(pause_seconds)
     finally:
         rider.close()
-    return kept
+    return stored

@@ -1,10 +1,10 @@
-"""A small service: riders rate drivers. The rating and its event are one transaction; nobody waits for karmalake.
+"""A small service: riders rate drivers. A rating and its event are one transaction; no request waits for karmalake.
 
-`python -m examples.service PORT DATABASE_URL REDIS_URL` answers, on 127.0.0.1,
+`python -m examples.service PORT DATABASE_URL REDIS_URL` serves on 127.0.0.1:
 
-    PUT  /rides/{ride_id}/rating   {"driver": ..., "rider": ..., "stars": 1 to 5}: sent again, it changes nothing
-    GET  /drivers/{driver}         the document of the driver's reputation, as karmalake serves it
-    POST /hooks/low-rating         where `karmalake notify` tells of low ratings (notify.toml), signed
+    PUT  /rides/{ride_id}/rating   {"driver": ..., "rider": ..., "stars": 1 to 5}; idempotent
+    GET  /drivers/{driver}         the driver's reputation document from karmalake
+    POST /hooks/low-rating         signed webhook of `karmalake notify` for low ratings (notify.toml)
 """
 
 import hmac
@@ -35,71 +35,75 @@ RATINGS = Table(
     Column("stars", Integer, nullable=False),
     Column("rated", DateTime(timezone=True), nullable=False),
 )
-TOLD = Table("told", METADATA, Column("event_id", String(128), primary_key=True), Column("text", String(500)))
+NOTIFICATIONS = Table(
+    "notifications", METADATA, Column("event_id", String(128), primary_key=True), Column("text", String(500))
+)
 outbox.outbox_table(METADATA)
 _STARS = range(1, 6)
 
 
 def rate(engine: Engine, ride: str, rating: dict[str, Any]) -> bool:
-    """Keep a rating and its event, both or neither; return whether it is new."""
+    """Store a rating and its event in one transaction; return whether the rating is new."""
     driver, rider, stars = rating["driver"], rating["rider"], rating["stars"]
     now = datetime.now(UTC)
     with engine.begin() as connection:
         if connection.execute(select(RATINGS.c.ride).where(RATINGS.c.ride == ride)).first():
             return False
         connection.execute(RATINGS.insert().values(ride=ride, driver=driver, rider=rider, stars=stars, rated=now))
-        about = {"rating": str(stars), "rater_id": rider}
-        outbox.add(connection, outbox.Event(f"{ride}/rated", driver, "DriverRated", now, about))
+        metadata = {"rating": str(stars), "rater_id": rider}
+        outbox.add(connection, outbox.Event(f"{ride}/rated", driver, "DriverRated", now, metadata))
     return True
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection of a client."""
+    """The handler of one client connection."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # head and body of an answer are sent apart: the second would wait 40 ms
+    disable_nagle_algorithm = True  # headers and body are sent separately: Nagle delays the body by 40 ms
     engine: Engine
     settings: Settings
     secret: bytes
 
     def do_PUT(self) -> None:
-        """Take a rating."""
+        """Store a rating."""
         _, _, ride, _ = self.path.split("/")
         rating = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if rating.get("stars") not in _STARS:
-            return self._answer(HTTPStatus.BAD_REQUEST, {"error": "stars must be 1 to 5"})
+            return self._respond(HTTPStatus.BAD_REQUEST, {"error": "stars must be 1 to 5"})
         try:
             new = rate(self.engine, ride, rating)
-        except IntegrityError:  # another request was quicker with the same ride
+        except IntegrityError:  # a concurrent request stored the same ride
             new = False
         except DBAPIError:
-            return self._answer(HTTPStatus.SERVICE_UNAVAILABLE, {"error": "the database is away: try again"})
-        return self._answer(HTTPStatus.CREATED if new else HTTPStatus.OK, {})
+            return self._respond(HTTPStatus.SERVICE_UNAVAILABLE, {"error": "the database is unavailable: try again"})
+        return self._respond(HTTPStatus.CREATED if new else HTTPStatus.OK, {})
 
     def do_GET(self) -> None:
-        """Show a driver's reputation."""
+        """Return a driver's reputation."""
         document = read_reputation(self.path.rpartition("/")[2], self.settings)
-        self._answer(HTTPStatus.OK if document else HTTPStatus.NOT_FOUND, document or {})
+        self._respond(HTTPStatus.OK if document else HTTPStatus.NOT_FOUND, document or {})
 
     def do_POST(self) -> None:
-        """Be told of a low rating; the same event is kept once."""
+        """Store a notification of a low rating, once per event."""
         content = self.rfile.read(int(self.headers["Content-Length"]))
-        signed = self.headers["Karmalake-Timestamp"].encode() + b"." + content
-        mine = "v1=" + hmac.new(self.secret, signed, "sha256").hexdigest()
-        if not hmac.compare_digest(mine, self.headers["Karmalake-Signature"]):
-            return self._answer(HTTPStatus.FORBIDDEN, {"error": "not signed by karmalake"})
-        said = json.loads(content)
+        signed_content = self.headers["Karmalake-Timestamp"].encode() + b"." + content
+        signature = "v1=" + hmac.new(self.secret, signed_content, "sha256").hexdigest()
+        if not hmac.compare_digest(signature, self.headers["Karmalake-Signature"]):
+            return self._respond(HTTPStatus.FORBIDDEN, {"error": "not signed by karmalake"})
+        notification = json.loads(content)
         try:
             with suppress(IntegrityError), self.engine.begin() as connection:
-                connection.execute(TOLD.insert().values(event_id=said["event_id"], text=said["text"]))
+                connection.execute(
+                    NOTIFICATIONS.insert().values(event_id=notification["event_id"], text=notification["text"])
+                )
         except DBAPIError:
-            return self._answer(HTTPStatus.SERVICE_UNAVAILABLE, {})
-        return self._answer(HTTPStatus.OK, {})
+            return self._respond(HTTPStatus.SERVICE_UNAVAILABLE, {})
+        return self._respond(HTTPStatus.OK, {})
 
     def log_message(self, *_: object) -> None:
-        """Say nothing of each request."""
+        """Do not log requests."""
 
-    def _answer(self, status: HTTPStatus, body: dict[str, Any]) -> None:
+    def _respond(self, status: HTTPStatus, body: dict[str, Any]) -> None:
         content = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
@@ -108,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Serve until the process is ended."""
+    """Serve until the process ends."""
     port, database_url, redis_url = sys.argv[1:]
     Handler.engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://"), pool_pre_ping=True)
     Handler.secret = os.environ["SUPPORT_WEBHOOK_SECRET"].encode()

@@ -1,9 +1,9 @@
-"""The whole system on this machine, every part a process of its own, as it runs in production.
+"""The whole system on one machine, each part in its own process, as in production.
 
     riders -> service -> PostgreSQL -> relay -> Kafka -+-> stream -> lake, scores, Redis -> service
                                                        +-> notify -> service
 
-The servers are the real ones that the tests use. Whatever is killed comes back on its data and port.
+The servers are the real ones of the tests. A part that is killed restarts with its data and port.
 """
 
 import secrets
@@ -16,7 +16,7 @@ from typing import Any, Self
 from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine, func, select
 
-from examples.service import METADATA, RATINGS, TOLD
+from examples.service import METADATA, NOTIFICATIONS, RATINGS
 from pipelines.bus.topics import ensure_topic
 from pipelines.settings import IngestSettings, RedisSettings, Settings
 from tests.services.kafka_cluster import KafkaCluster
@@ -30,7 +30,7 @@ _RULES = Path(__file__).with_name("notify.toml")
 
 
 class System:
-    """The parts, running; `service`, `relay`, `stream` and `notify` are ours, the others servers."""
+    """The running system: the parts `service`, `relay`, `stream` and `notify`, and the servers they need."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,7 +77,7 @@ class System:
         }
 
     def _part(self, name: str, arguments: list[str], ready: str) -> Server:
-        """Return a process of this Python with the settings of the system; its words go to a log."""
+        """Return a Python process with the settings of the system; its output goes to a log."""
         values = {
             "KARMALAKE_DATA_DIR": str(self.settings.data_dir),
             "KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers,
@@ -97,17 +97,17 @@ class System:
         return file.read_text()
 
     def ratings(self) -> list[dict[str, Any]]:
-        """Return what the service committed: the truth that everything else is held against."""
+        """Return the ratings that the service committed: the ground truth."""
         with self.engine.connect() as connection:
             return [dict(row) for row in connection.execute(select(RATINGS)).mappings()]
 
-    def told(self) -> set[str]:
-        """Return the event_ids of the low ratings that support was told of."""
+    def notified(self) -> set[str]:
+        """Return the event_ids of the low ratings that support was notified of."""
         with self.engine.connect() as connection:
-            return set(connection.execute(select(TOLD.c.event_id)).scalars())
+            return set(connection.execute(select(NOTIFICATIONS.c.event_id)).scalars())
 
-    def waiting(self) -> int:
-        """Return how many events wait in the outbox."""
+    def pending(self) -> int:
+        """Return the number of events in the outbox."""
         with self.engine.connect() as connection:
             table = METADATA.tables["outbox"]
             return int(connection.execute(select(func.count()).select_from(table)).scalar_one())

@@ -1,8 +1,8 @@
-"""karmalake: events of Kafka, each counted once, into a lake; scores derived, explained and served.
+"""karmalake: events from Kafka, each counted once, into a lake; scores derived, explained and served.
 
     from pipelines import open_warehouse, read_reputation
 
-They are imported when they are first used, so that the command line starts quickly.
+Public names are imported on first use, so that the command line starts quickly.
 """
 
 from importlib import import_module
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Warehouse", "open_warehouse", "read_leaderboard", "read_rank", "read_reputation"]
 
-_HOMES = {
+_MODULES = {
     "Warehouse": "pipelines.reputation.warehouse",
     "open_warehouse": "pipelines.reputation.warehouse",
     "read_leaderboard": "pipelines.serving.read",
@@ -24,12 +24,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Bring `%%karma` into a notebook that says `%load_ext pipelines`, and charts that need no network."""
-    import_module("pipelines.reputation.magic").register(shell)
+    """Register `%%karma`, and charts that need no network, in a notebook that runs `%load_ext pipelines`."""
+    import_module("pipelines.reputation.notebook_magic").register(shell)
     import_module("pipelines.reputation.charts").draw_still()

@@ -1,6 +1,6 @@
-"""History files straight into the lake, without the bus: another source for the very same drain.
+"""Backfill: files of history into the lake, without the bus. A file is another source for the same drain.
 
-Owns the files of history by day, and the account of a file: what became of its rows, by the lake's own records.
+Owns the files of history by day, and the summary of a file: the fate of its rows by the lake's commit records.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,14 +13,14 @@ from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.ingest.file import open_file
 from pipelines.lake.commit import CommitRecord
-from pipelines.lake.history import take_snapshot
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.settings import HistorySettings, Settings
-from pipelines.sources.files import Mapping
+from pipelines.sources.files import ColumnMapping
 from pipelines.sources.rows import count_rows
 
-_SHOWN = 3
+_MAX_EXAMPLES = 3
 
 _FATES = """
 WITH ranges AS (
@@ -49,12 +49,12 @@ ORDER BY rows DESC, reason
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """What became of the rows of one file, whoever loaded it and in however many attempts."""
+class FileSummary:
+    """The fates of the rows of one file, over all attempts to load it."""
 
     path: Path
     rows: int
-    """Counted in the file itself."""
+    """Rows of the file."""
     commits: int = 0
     read: int = 0
     accepted: int = 0
@@ -63,31 +63,31 @@ class Account:
     dead_letters: int = 0
     erased: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
-    """Of its dead letters that are still there, by reason."""
+    """The file's dead letters that are still in the lake, by reason."""
 
     @property
-    def adds_up(self) -> bool:
-        """Whether every row of the file was read, and has one fate (`nothing-lost`)."""
+    def reconciles(self) -> bool:
+        """Whether every row of the file was read and has exactly one fate (`nothing-lost`)."""
         fates = self.accepted + self.duplicates + self.conflicts + self.dead_letters + self.erased
         return self.rows == self.read == fates
 
 
-def backfill(settings: Settings, path: Path, mapping: Mapping, report: Callable[[CommitRecord], None]) -> int:
-    """Commit the rows of a file that the lake does not have, calling `report` after each commit; return their number.
+def backfill(settings: Settings, path: Path, mapping: ColumnMapping, report: Callable[[CommitRecord], None]) -> int:
+    """Commit the rows of a file from its checkpoint on; return the number of commits.
 
-    Whatever kills it: the next call goes on from the last commit (`once`). Several files may be loaded at a time, by
-    processes of their own, beside ingest from the bus. Raises UsageError for a file that is not there or is not what
-    the mapping says, RejectedError when most of its rows are no events.
+    `report` is called with the record of each commit. After a crash, the next call continues from the last commit
+    (`once`). Several processes may load files at the same time, beside ingest from the bus. Raises UsageError for a
+    file that does not exist or does not match the mapping, and RejectedError if its rejected rows exceed a limit.
     """
     with open_ingest_from(open_file(path, mapping, settings), settings) as ingest:
         return drain(ingest, report)
 
 
-def mapping_of(history: HistorySettings) -> Mapping:
-    """Return which column of the files of history is what."""
+def history_mapping(history: HistorySettings) -> ColumnMapping:
+    """Return the column mapping of the files of history."""
     column = None if history.action_type else history.action_type_column
-    pairs = tuple(sorted(history.metadata.items()))  # in whatever order they stand, it is the same file
-    return Mapping(
+    pairs = tuple(sorted(history.metadata.items()))  # sorted: the order in the settings must not change the topic id
+    return ColumnMapping(
         history.user_id,
         history.time,
         history.time_unit,
@@ -99,36 +99,37 @@ def mapping_of(history: HistorySettings) -> Mapping:
     )
 
 
-def files_of(history: HistorySettings, days: Sequence[str]) -> dict[str, Path]:
-    """Return the file of each day that has one.
+def find_day_files(history: HistorySettings, days: Sequence[str]) -> dict[str, Path]:
+    """Return the file of history of each day that has one.
 
-    Raises UsageError, naming days without a file, unless days may be missing; ConfigurationError without a path.
+    Raises UsageError for days without a file, unless `history.days_may_be_missing` is on, and ConfigurationError if
+    `history.path` is unset.
     """
     if history.path is None:
-        raise ConfigurationError("set history.path: where the file of a day is")
+        raise ConfigurationError("set history.path, the path of the file of a day")
     paths = {day: Path(history.path.replace("{day}", day)) for day in days}
     missing = [str(path) for path in paths.values() if not path.exists()]
     if missing and not history.days_may_be_missing:
         raise UsageError(
-            f"{len(missing)} of {len(days)} days have no file, such as {', '.join(missing[:_SHOWN])}: put them "
-            "there, or set history.days_may_be_missing; nothing was loaded"
+            f"{len(missing)} of {len(days)} days have no file, such as {', '.join(missing[:_MAX_EXAMPLES])}: add "
+            "them, or set history.days_may_be_missing; nothing was loaded"
         )
     return {day: path for day, path in paths.items() if path.exists()}
 
 
-def account_for(settings: Settings, paths: Sequence[Path], mapping: Mapping) -> list[Account]:
-    """Return the account of each file as it is now, with the rows counted in it; a file that changed is another one.
+def summarize_files(settings: Settings, paths: Sequence[Path], mapping: ColumnMapping) -> list[FileSummary]:
+    """Return the summary of each file in its current state, with its rows counted; a file that changed is another file.
 
-    Raises UsageError for a file that is not there, and when there is no lake.
+    Raises UsageError for a file that does not exist, and if there is no lake.
     """
     return [
-        replace(account, rows=count_rows(account.path, mapping.delimiter))
-        for account in recorded(settings, paths, mapping)
+        replace(summary, rows=count_rows(summary.path, mapping.delimiter))
+        for summary in summarize_commits(settings, paths, mapping)
     ]
 
 
-def recorded(settings: Settings, paths: Sequence[Path], mapping: Mapping) -> list[Account]:
-    """Return the account of each file by the lake's records alone, without reading it: its rows are those read."""
+def summarize_commits(settings: Settings, paths: Sequence[Path], mapping: ColumnMapping) -> list[FileSummary]:
+    """Return the summary of each file by the lake's commit records alone: `rows` is the number of rows read."""
     topic_ids = [open_file(path, mapping, settings).topic_id for path in paths]
     with duckdb.connect() as connection:
         create_lake_views(connection, take_snapshot(open_lake(settings.lake_root)))
@@ -137,7 +138,7 @@ def recorded(settings: Settings, paths: Sequence[Path], mapping: Mapping) -> lis
         for topic_id, reason, rows in connection.execute(_REASONS, [topic_ids]).fetchall():
             reasons.setdefault(topic_id, {})[reason] = rows
     return [
-        Account(path, reasons=reasons.get(topic_id, {}), **_fate(fates.get(topic_id, {})))
+        FileSummary(path, reasons=reasons.get(topic_id, {}), **_fate(fates.get(topic_id, {})))
         for path, topic_id in zip(paths, topic_ids, strict=True)
     ]
 

@@ -1,4 +1,4 @@
-"""What stands beside the commit is best effort: it may fail in any way, and ingest goes on (`isolated`)."""
+"""Best-effort work beside the commit, such as reports and metrics: its failures never stop ingest (`isolated`)."""
 
 import logging
 from collections.abc import Callable
@@ -10,11 +10,11 @@ A = TypeVarTuple("A")
 _LOG = logging.getLogger(__name__)
 
 
-def best_effort(function: Callable[[*A], object], doing: str) -> Callable[[*A], None]:
-    """Return a function that calls `function` and raises nothing that it raises.
+def best_effort(function: Callable[[*A], object], action: str) -> Callable[[*A], None]:
+    """Return a function that calls `function` and suppresses every exception but KeyboardInterrupt and SystemExit.
 
-    A failure is logged when it is the first one, or the first after a success: an error of ours by its sentence,
-    another one with its traceback.
+    The first failure, and the first one after a success, is logged with `action`: a KarmalakeError by its message, any
+    other exception with its traceback.
     """
     failures = 0
 
@@ -24,11 +24,11 @@ def best_effort(function: Callable[[*A], object], doing: str) -> Callable[[*A], 
             function(*arguments)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # noqa: BLE001 - the commit is made, and a panic in Rust is none of Exception
+        except BaseException as error:  # noqa: BLE001 - the commit is made, and a Rust panic is not an Exception
             failures += 1
             if failures == 1:
-                unforeseen = None if isinstance(error, KarmalakeError) else error
-                _LOG.warning("%s: %s; ingest goes on without", doing, error, exc_info=unforeseen)
+                unexpected = None if isinstance(error, KarmalakeError) else error
+                _LOG.warning("%s: %s; ingest continues without it", action, error, exc_info=unexpected)
         else:
             failures = 0
 

@@ -3,9 +3,9 @@
     poll -> decode -> dedupe -> write files -> dead letters and conflicts -> COMMIT -> index -> record -> group offsets
 
 Only the commit of `events` publishes (`atomic`): files, checkpoints and counts together, on exactly the version that
-the checkpoints were read from (`fenced`). When another commit comes first, the batch is judged again on that version.
-What stands before the commit leaves, after a crash, files that nothing names and rows of a batch that was never
-committed; what stands after it is repeated or completed on the next start.
+the checkpoints were read from (`fenced`). If another commit comes first, the batch is deduplicated again on the new
+version. A crash before the commit leaves unreferenced files and rows of an uncommitted batch, which readers ignore. A
+crash after the commit leaves steps that the next start completes.
 """
 
 import logging
@@ -22,43 +22,43 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from pipelines.best_effort import best_effort
-from pipelines.contract.decode import keep
+from pipelines.contract.decode import filter_rows
 from pipelines.contract.digest import Digests
-from pipelines.dlq import copied_afterwards
+from pipelines.dlq import copying_on_exit
 from pipelines.errors import FencedError, RejectedError, TransientError, one_line
-from pipelines.ingest.ahead import ReadAhead, Source, reading_ahead
-from pipelines.ingest.guard import Halted, RejectionGuard
+from pipelines.ingest.batch import Batch, LastRead, OffsetRange
+from pipelines.ingest.guard import HaltedPartition, RejectionGuard
+from pipelines.ingest.kafka import open_source
 from pipelines.ingest.queue import open_queue
-from pipelines.ingest.ranges import Batch, LastRead, OffsetRange
-from pipelines.ingest.source import open_source
+from pipelines.ingest.read_ahead import ReadAhead, Source, open_read_ahead
+from pipelines.lake.checkpoints import last_record
 from pipelines.lake.commit import (
     CommitRecord,
-    OvertakenError,
+    ConcurrentCommitError,
     append,
     commit_batch,
     describe_events,
     stage_events,
 )
-from pipelines.lake.halted import remember
-from pipelines.lake.history import complete_commits, topic_ids
-from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, Verdicts, open_index
-from pipelines.lake.positions import last_record
+from pipelines.lake.commit_lock import commit_lock
+from pipelines.lake.commit_log import complete_commits, topic_ids
+from pipelines.lake.halted import save_halted
+from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, Classification, DedupIndex, open_index
 from pipelines.lake.staging import Staging, staging
 from pipelines.lake.tables import Lake, checkpoint_id, create_lake
-from pipelines.lake.tombstones import Spared, Tombstones, open_tombstones
-from pipelines.lake.turns import turns
+from pipelines.lake.tombstones import Filtered, Tombstones, open_tombstones
 from pipelines.settings import Settings
 
 _LOG = logging.getLogger(__name__)
-_NO_WAIT_SECONDS = 0.05
-"""A few round trips to a broker: none at all would ask for the end again and again."""
-_ATTEMPTS = 40
-"""To commit a batch. It takes one, or two beside others: in more, something overtakes that waits for no turn."""
+_DRAIN_WAIT_SECONDS = 0.05
+"""A few round trips to a broker. Zero would poll the end offsets in a busy loop."""
+_MAX_COMMIT_ATTEMPTS = 40
+"""A commit takes one attempt, or two with concurrent writers. More means that a writer ignores the commit lock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ingest:
-    """What ingest holds between batches. `events` is the handle that checkpoints are read from and that commits."""
+    """The state of ingest between batches. `events` is the table handle that reads checkpoints and commits."""
 
     settings: Settings
     source: ReadAhead
@@ -67,49 +67,49 @@ class Ingest:
     index: DedupIndex
     tombstones: Tombstones
     guard: RejectionGuard
-    stopped: list[Halted] = field(default_factory=list[Halted])
-    """Topic partitions that the guard has halted, in their order; those that are halted still say `halted`."""
-    rest: list[Batch] = field(default_factory=list[Batch])
-    """What is left of a batch that was divided, in order."""
-    answers: dict[int, dict[str, int | None]] = field(default_factory=dict[int, dict[str, int | None]])
-    """What the log of the handle's version said of checkpoints: each question costs it up to 2 ms."""
+    halts: list[HaltedPartition] = field(default_factory=list[HaltedPartition])
+    """Every halt by the guard, oldest first; `halted()` returns those still in effect."""
+    split_batches: list[Batch] = field(default_factory=list[Batch])
+    """The uncommitted parts of a batch that was split, in order."""
+    checkpoint_cache: dict[int, dict[str, int | None]] = field(default_factory=dict[int, dict[str, int | None]])
+    """Checkpoints by version of the handle: each lookup in the log takes up to 2 ms."""
 
     def checkpoint(self, topic_id: str, topic_partition: int) -> int | None:
         """Return the next_offset at the version of the handle; None for a topic partition never read."""
-        version, name = self.events.version(), checkpoint_id(topic_id, topic_partition)
-        if version not in self.answers:
-            self.answers.clear()
-            self.answers[version] = {}
-        answers = self.answers[version]
-        if name not in answers:
-            answers[name] = self.events.transaction_version(name)
-        return answers[name]
+        version, app_id = self.events.version(), checkpoint_id(topic_id, topic_partition)
+        if version not in self.checkpoint_cache:
+            self.checkpoint_cache.clear()
+            self.checkpoint_cache[version] = {}
+        checkpoints = self.checkpoint_cache[version]
+        if app_id not in checkpoints:
+            checkpoints[app_id] = self.events.transaction_version(app_id)
+        return checkpoints[app_id]
 
     def last_read(self, topic_id: str, topic_partition: int) -> LastRead | None:
-        """Return the last record before the checkpoint at the version of the handle; None if it is not known."""
+        """Return the last record before the checkpoint at the version of the handle; None if unknown."""
         return last_record(self.events, topic_id, topic_partition)
 
-    def halted(self) -> tuple[Halted, ...]:
-        """Return the topic partitions that are not read on: nobody has moved their checkpoint since."""
-        at = {halted: self.checkpoint(halted.topic_id, halted.topic_partition) for halted in self.stopped}
-        return tuple(halted for halted in self.stopped if at[halted] in {halted.next_offset, None})
+    def halted(self) -> tuple[HaltedPartition, ...]:
+        """Return the topic partitions still halted: their checkpoint has not moved since the halt."""
+        checkpoints = {halt: self.checkpoint(halt.topic_id, halt.topic_partition) for halt in self.halts}
+        return tuple(halt for halt in self.halts if checkpoints[halt] in {halt.next_offset, None})
 
 
 def drain_once(ingest: Ingest) -> CommitRecord | None:
-    """Move one batch from the bus into the lake; None when the bus had nothing.
+    """Move one batch from the bus into the lake; return None if the bus had nothing.
 
-    Whatever kills it, and wherever: the next call continues from the last commit and counts nothing twice (`once`).
+    A crash at any line is safe: the next call continues from the last commit and counts no event twice (`once`).
     """
     batch = _next_batch(ingest)
     if batch is None:
         return None
-    best_effort(_notice_a_new_topic, "looking whether the topic is another one")(ingest, batch)
+    best_effort(_warn_if_topic_recreated, "checking whether the topic was recreated")(ingest, batch)
     try:
         record, new = _commit(ingest, batch)
     except FencedError:
         if not ingest.settings.ingest.share_partitions:
             raise
-        return drain_once(ingest)  # they were moved to us while another ingester was committing: read on from there
+        return drain_once(ingest)  # a rebalance moved the partitions here while their old owner was committing
     ingest.index.extend(new, record.version)
     complete_commits(ingest.lake, record.version)
     ingest.source.acknowledge(record.ranges)
@@ -117,40 +117,41 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
 
 
 def _commit(ingest: Ingest, batch: Batch) -> tuple[CommitRecord, Digests]:
-    """Commit a batch, or the first part of it; return its record and the digests of what it added.
+    """Commit a batch, or the first part of it; return its record and the digests of the events it added.
 
-    When another commit comes first, the batch is judged again on that version. What is staged is used again if nothing
-    was judged otherwise; if something was, it is removed, and half of the batch is staged, the rest kept for later. So
-    a batch is staged again at most as often as it can be halved. From then on the turn is ours (`turns.py`).
+    If another commit comes first, the batch is classified again on the new version. The staged files are reused if the
+    classification is unchanged. Otherwise they are removed and half of the batch is staged; the other half comes next.
+    So a batch is restaged at most once per halving. After the first conflict this process holds the commit lock
+    (`turns.py`). Raises TransientError after 40 conflicts.
     """
     started, folder = datetime.now(UTC), ingest.lake.folder("events")
-    with staging(ingest.lake) as staged, turns(folder) as turn:
-        judged = _judge(ingest, batch)
-        record = _stage(ingest, judged, staged, started)
-        for _ in range(_ATTEMPTS):
-            turn.wait()
+    with staging(ingest.lake) as staged, commit_lock(folder) as lock:
+        classified = _classify(ingest, batch)
+        record = _stage(ingest, classified, staged, started)
+        for _ in range(_MAX_COMMIT_ATTEMPTS):
+            lock.wait()
             try:
                 with staged.committing() as files:
                     record = commit_batch(ingest.lake, ingest.events, files, record)
-            except OvertakenError:
-                _LOG.info("another commit came first: batch %s is deduplicated again", record.batch_id)
+            except ConcurrentCommitError:
+                _LOG.info("another commit came first: deduplicating batch %s again", record.batch_id)
             else:
-                return record, judged.verdicts.new
-            turn.take()
-            _look_again(ingest)
-            again = _judge(ingest, judged.batch)
-            if again.differs_from(judged):
+                return record, classified.classification.new
+            lock.acquire()
+            _update_handle(ingest)
+            again = _classify(ingest, classified.batch)
+            if again.differs_from(classified):
                 staged.discard()
-                judged = _first_half(ingest, again)
-                record = _stage(ingest, judged, staged, started)
+                classified = _first_half(ingest, again)
+                record = _stage(ingest, classified, staged, started)
     raise TransientError(
-        f"others kept committing to {folder}: {', '.join(map(str, record.ranges))} came too late {_ATTEMPTS} times, "
-        "and nothing of it was committed; start again"
+        f"other writers kept committing to {folder}: {', '.join(map(str, record.ranges))} lost the race "
+        f"{_MAX_COMMIT_ATTEMPTS} times, and nothing of it was committed; start again"
     )
 
 
-def _look_again(ingest: Ingest) -> None:
-    """Bring the handle to the newest version."""
+def _update_handle(ingest: Ingest) -> None:
+    """Update the table handle to the newest version."""
     try:
         ingest.events.update_incremental()
     except (DeltaError, OSError) as error:
@@ -158,76 +159,79 @@ def _look_again(ingest: Ingest) -> None:
         raise TransientError(f"the log of {folder} cannot be read: {one_line(error)}; start again") from error
 
 
-def _judge(ingest: Ingest, batch: Batch) -> "_Judged":
-    """Tell what a batch is at the version of the handle: without the erased, new, known or in conflict."""
+def _classify(ingest: Ingest, batch: Batch) -> "_ClassifiedBatch":
+    """Drop erased users from a batch and classify its events as new, duplicate or conflict, at the handle's version."""
     ingest.tombstones.catch_up(ingest.events)
-    spared = ingest.tombstones.spare(batch.decoded)
+    filtered = ingest.tombstones.drop_erased(batch.decoded)
     ingest.index.catch_up(ingest.events)
-    return _Judged(batch, spared, ingest.index.classify(spared.decoded.events))
+    return _ClassifiedBatch(batch, filtered, ingest.index.classify(filtered.decoded.events))
 
 
-def _stage(ingest: Ingest, judged: "_Judged", staged: Staging, started: datetime) -> CommitRecord:
-    """Write what a batch adds, under an id of this attempt: it counts only if the commit names it."""
-    batch_id, decoded, verdicts = uuid4().hex, judged.spared.decoded, judged.verdicts
-    apart = {"dead_letters": decoded.rejected, "conflicts": decoded.events.filter(verdicts.mask(CONFLICT))}
-    staged.begin(batch_id, [name for name, rows in apart.items() if len(rows)])
-    for name, rows in apart.items():
+def _stage(ingest: Ingest, classified: "_ClassifiedBatch", staged: Staging, started: datetime) -> CommitRecord:
+    """Write the rows of a batch under a new batch id: they count only once a commit names that id."""
+    batch_id, decoded, classification = uuid4().hex, classified.filtered.decoded, classified.classification
+    side_tables = {"dead_letters": decoded.rejected, "conflicts": decoded.events.filter(classification.mask(CONFLICT))}
+    staged.begin(batch_id, [name for name, rows in side_tables.items() if len(rows)])
+    for name, rows in side_tables.items():
         append(ingest.lake, name, rows, batch_id)
-    accepted = keep(decoded.events, verdicts.mask(NEW))
+    accepted = filter_rows(decoded.events, classification.mask(NEW))
     staged.files = stage_events(ingest.lake, accepted, batch_id)
-    return _describe(batch_id, started, judged.batch, judged.spared, verdicts, accepted)
+    return _commit_record(batch_id, started, classified, accepted)
 
 
-def _first_half(ingest: Ingest, judged: "_Judged") -> "_Judged":
-    """Return the first half of a batch, the other being next; a batch that cannot be divided stays as it is."""
-    halves = judged.batch.halves()
+def _first_half(ingest: Ingest, classified: "_ClassifiedBatch") -> "_ClassifiedBatch":
+    """Return the first half of a batch and queue the second half; return an indivisible batch unchanged."""
+    halves = classified.batch.halves()
     if halves is None:
-        return judged
-    first, rest = halves
-    ingest.rest.insert(0, rest)
-    return _judge(ingest, first)
+        return classified
+    first, second = halves
+    ingest.split_batches.insert(0, second)
+    return _classify(ingest, first)
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
-    """What a batch is at one version of the lake."""
+class _ClassifiedBatch:
+    """A batch, classified at one version of the lake."""
 
     batch: Batch
-    spared: Spared
-    verdicts: Verdicts
+    filtered: Filtered
+    classification: Classification
 
-    def differs_from(self, before: "_Judged") -> bool:
-        """Return whether what was staged before is wrong by now; of one batch, users are erased and none comes back."""
-        erased = len(self.spared.dropped) != len(before.spared.dropped)
-        return erased or not np.array_equal(self.verdicts.verdicts, before.verdicts.verdicts)
+    def differs_from(self, before: "_ClassifiedBatch") -> bool:
+        """Return whether the files staged for `before` are wrong now: erasures are only ever added."""
+        erased = len(self.filtered.dropped) != len(before.filtered.dropped)
+        return erased or not np.array_equal(self.classification.kinds, before.classification.kinds)
 
 
 def drain(ingest: Ingest, report: Callable[[CommitRecord], None], max_batches: int | None = None) -> int:
-    """Drain until nothing lies behind, or `max_batches` are committed; call `report` after each; return their number.
+    """Drain until no records remain or `max_batches` are committed; return the number of batches committed.
 
-    What `report` raises is logged: a batch is committed by then. Raises TransientError when records lie behind but none
-    come for as long as a request may take, and RejectedError in the end when topic partitions were halted, once the
-    others are drained.
+    `report` is called with the record of each commit; an error that it raises is logged, since the batch is committed.
+    Raises TransientError if records remain but none is received within the request timeout, and RejectedError at the
+    end if topic partitions are halted: the others are drained first.
     """
-    batches, patience = 0, ingest.settings.kafka.request_timeout_seconds
-    quiet_since = time.monotonic()
-    tell = best_effort(report, "reporting a commit")
+    batches, timeout_seconds = 0, ingest.settings.kafka.request_timeout_seconds
+    idle_since = time.monotonic()
+    report_safely = best_effort(report, "reporting a commit")
     while max_batches is None or batches < max_batches:
         record = drain_once(ingest)
         if record is not None:
-            tell(record)
-            batches, quiet_since = batches + 1, time.monotonic()
-        elif (behind := ingest.source.behind()) == 0:
+            report_safely(record)
+            batches, idle_since = batches + 1, time.monotonic()
+        elif (remaining := ingest.source.remaining_records()) == 0:
             break
-        elif time.monotonic() - quiet_since > patience:
-            raise TransientError(f"{behind} records lie behind, but the brokers sent none for {patience:.0f} s")
+        elif time.monotonic() - idle_since > timeout_seconds:
+            raise TransientError(
+                f"{remaining} records remain, but none was received in {timeout_seconds:.0f} s: "
+                "look at the broker's log, then start again"
+            )
     if halted := ingest.halted():
         raise RejectedError("\n".join(map(str, halted)))
     return batches
 
 
 def accept_loss(ingest: Ingest) -> CommitRecord | None:
-    """Write into the lake what the brokers lost, so that ingest reads on from the log's start; None if nothing is."""
+    """Commit a record of what the brokers lost, so that ingest continues at the log's start; None without a loss."""
     losses = ingest.source.losses(ingest.checkpoint)
     if not losses:
         return None
@@ -235,7 +239,7 @@ def accept_loss(ingest: Ingest) -> CommitRecord | None:
     record = CommitRecord(uuid4().hex, "accepted loss", datetime.now(UTC), losses, note=note)
     try:
         record = commit_batch(ingest.lake, ingest.events, [], record)
-    except OvertakenError:
+    except ConcurrentCommitError:
         return accept_loss(ingest)
     complete_commits(ingest.lake, record.version)
     return record
@@ -243,9 +247,9 @@ def accept_loss(ingest: Ingest) -> CommitRecord | None:
 
 @contextmanager
 def open_ingest(settings: Settings, accepted: Collection[int] = ()) -> Generator[Ingest]:
-    """Connect the topic, or the queue, the lake and the index, having completed what a crash left open.
+    """Connect the topic or queue, the lake and the index, after completing what a crash left unfinished.
 
-    With `accepted`, only these topic partitions are read, and the guard lets them pass.
+    With `accepted`, read only these topic partitions, and exempt them from the rejection limits.
     """
     if settings.queue.kind:
         with open_queue(settings) as source, open_ingest_from(source, settings) as ingest:
@@ -259,95 +263,95 @@ def open_ingest(settings: Settings, accepted: Collection[int] = ()) -> Generator
 
 @contextmanager
 def open_drain(settings: Settings, accepted: Collection[int] = ()) -> Generator[Ingest]:
-    """Open ingest to `drain` a topic: what lies behind is asked for, so that no poll waits for what may yet come.
+    """Open ingest to `drain` a topic to its end: polls do not wait for records still to come.
 
-    With `accepted`, only these topic partitions are drained, whoever drains the others, and the guard lets them pass.
-    Leaving it copies dead letters for others, where that is wanted (`dlq.py`).
+    With `accepted`, drain only these topic partitions, without sharing them, and exempt them from the rejection limits.
+    On exit, copy dead letters to their topic if `ingest.publish_dead_letters` is on (`dlq.py`).
     """
     if not settings.queue.kind:
-        ingest = settings.ingest.model_copy(update={"max_wait_seconds": _NO_WAIT_SECONDS, "linger_seconds": 0})
+        ingest = settings.ingest.model_copy(update={"max_wait_seconds": _DRAIN_WAIT_SECONDS, "linger_seconds": 0})
         settings = settings.model_copy(update={"ingest": ingest})
-    with copied_afterwards(settings), open_ingest(settings, accepted) as opened:
+    with copying_on_exit(settings), open_ingest(settings, accepted) as opened:
         yield opened
 
 
 @contextmanager
 def open_ingest_from(source: Source, settings: Settings) -> Generator[Ingest]:
-    """Connect a source, the lake and the index, having completed what a crash left open."""
+    """Connect a source, the lake and the index, after completing what a crash left unfinished."""
     lake = create_lake(settings.lake_root)
     events = lake.table("events")
     complete_commits(lake, events.version())
     with (
-        reading_ahead(source) as ahead,
+        open_read_ahead(source) as read_ahead,
         closing(open_index(settings.index_dir, lake, events)) as index,
     ):
         tombstones = open_tombstones(lake, settings)
-        tombstones.add()  # a lake that was made again, or restored, has only those beside it
-        yield Ingest(settings, ahead, lake, events, index, tombstones, RejectionGuard(settings.ingest))
+        tombstones.add()  # a recreated or restored lake has only those stored beside it
+        yield Ingest(settings, read_ahead, lake, events, index, tombstones, RejectionGuard(settings.ingest))
 
 
 def _next_batch(ingest: Ingest) -> Batch | None:
-    """Return the rest of a batch that was divided, or another one."""
-    while ingest.rest:
-        batch = ingest.rest.pop(0)
+    """Return the next part of a batch that was split, or poll for a new batch."""
+    while ingest.split_batches:
+        batch = ingest.split_batches.pop(0)
         if batch.follows(ingest.checkpoint):
             return batch
-    return _admit(ingest, ingest.source.poll(ingest.checkpoint))
+    return _apply_guard(ingest, ingest.source.poll(ingest.checkpoint))
 
 
-def _admit(ingest: Ingest, batch: Batch | None) -> Batch | None:
-    """Return a batch without the topic partitions that the guard halts; None if nothing is left of it."""
-    if batch is None and ingest.stopped:
-        ingest.events.update_incremental()  # somebody may have moved a checkpoint that stood
-    halted = ingest.guard.judge(batch) if batch else []
-    for place in halted:
-        ingest.source.halt(place)
-        ingest.stopped.append(place)
-        _LOG.warning("%s", place)
-        remember(ingest.settings, ingest.halted())
-    return batch and batch.without([place.topic_partition for place in halted])
+def _apply_guard(ingest: Ingest, batch: Batch | None) -> Batch | None:
+    """Return a batch without the topic partitions that the guard halts; None if nothing is left."""
+    if batch is None and ingest.halts:
+        ingest.events.update_incremental()  # another process may have moved the checkpoint of a halted partition
+    halts = ingest.guard.check(batch) if batch else []
+    for halt in halts:
+        ingest.source.halt(halt)
+        ingest.halts.append(halt)
+        _LOG.warning("%s", halt)
+        save_halted(ingest.settings, ingest.halted())
+    return batch and batch.without([halt.topic_partition for halt in halts])
 
 
-def _notice_a_new_topic(ingest: Ingest, batch: Batch) -> None:
-    """Warn when a topic is read from its start because it is another one than was read under this name before."""
+def _warn_if_topic_recreated(ingest: Ingest, batch: Batch) -> None:
+    """Warn that a topic is read from its start because it was deleted and created again under the same name."""
     topic_id, topic = batch.ranges[0].topic_id, batch.ranges[0].topic
-    if batch.source != f"kafka:{topic}":  # a file, a requeue or a replay has a new id whenever it is read anew
+    if batch.source != f"kafka:{topic}":  # each load of a file, requeue or replay has an id of its own
         return
     if any(ingest.checkpoint(topic_id, offsets.topic_partition) is not None for offsets in batch.ranges):
         return
     before = topic_ids(ingest.lake, topic)
     if before and topic_id not in before:
         _LOG.warning(
-            "%s was deleted and created again: its id is %s, and it was read as %s before. It is read from its "
-            "start; what the lake holds stays, and events that it holds already are dropped as duplicates",
+            "%s was deleted and created again: its id is %s, and it was read as %s before. Reading it from its start: "
+            "the lake keeps its events, and events that it has already are dropped as duplicates",
             topic, topic_id, ", ".join(sorted(before)),
         )  # fmt: skip
 
 
-def _describe(
-    batch_id: str, started: datetime, batch: Batch, spared: Spared, verdicts: Verdicts, accepted: pa.Table
-) -> CommitRecord:
+def _commit_record(batch_id: str, started: datetime, classified: _ClassifiedBatch, accepted: pa.Table) -> CommitRecord:
     """Return the record of a batch: the fate of every offset that it read (`nothing-lost`)."""
-    new = verdicts.verdicts == NEW
+    batch, filtered, classification = classified.batch, classified.filtered, classified.classification
+    new = classification.kinds == NEW
     return CommitRecord(
         batch_id=batch_id,
         source=batch.source,
         started=started,
-        ranges=tuple(_count(offsets, spared, verdicts.verdicts) for offsets in batch.ranges),
-        mis_keyed=int(np.count_nonzero(spared.decoded.mis_keyed.to_numpy(zero_copy_only=False) & new)),
+        ranges=tuple(_count_fates(offsets, filtered, classification.kinds) for offsets in batch.ranges),
+        mis_keyed=int(np.count_nonzero(filtered.decoded.mis_keyed.to_numpy(zero_copy_only=False) & new)),
         **describe_events(accepted),
     )
 
 
-def _count(offsets: OffsetRange, spared: Spared, verdicts: np.ndarray) -> OffsetRange:
-    partitions = spared.decoded.events["topic_partition"].to_numpy()
-    rejected = spared.decoded.rejected["topic_partition"].to_numpy()
-    mine = verdicts[partitions == offsets.topic_partition]
+def _count_fates(offsets: OffsetRange, filtered: Filtered, kinds: np.ndarray) -> OffsetRange:
+    """Return a range with the number of its records by fate; `kinds` has shape (events,)."""
+    partitions = filtered.decoded.events["topic_partition"].to_numpy()
+    rejected = filtered.decoded.rejected["topic_partition"].to_numpy()
+    of_partition = kinds[partitions == offsets.topic_partition]
     return replace(
         offsets,
-        accepted=int(np.count_nonzero(mine == NEW)),
-        duplicates=int(np.count_nonzero(mine == DUPLICATE)),
-        conflicts=int(np.count_nonzero(mine == CONFLICT)),
+        accepted=int(np.count_nonzero(of_partition == NEW)),
+        duplicates=int(np.count_nonzero(of_partition == DUPLICATE)),
+        conflicts=int(np.count_nonzero(of_partition == CONFLICT)),
         dead_letters=int(np.count_nonzero(rejected == offsets.topic_partition)),
-        erased=int(np.count_nonzero(spared.dropped == offsets.topic_partition)),
+        erased=int(np.count_nonzero(filtered.dropped == offsets.topic_partition)),
     )

@@ -1,7 +1,7 @@
-"""From the lake to what people see: derive the warehouse, then publish its documents.
+"""From the lake to the served documents: derive the warehouse, then publish its documents.
 
-All of it is safe to kill and to repeat: the old warehouse stays until the new one is whole, and a publication that was
-cut off is done again in full.
+Every function is safe to kill and to repeat: the old warehouse stays until the new one is complete, and an interrupted
+publication is repeated in full.
 """
 
 import time
@@ -11,34 +11,34 @@ from datetime import UTC, datetime
 import duckdb
 import polars as pl
 
-from pipelines.clock import Moments
+from pipelines.clock import MonotonicClock
 from pipelines.errors import TransientError
-from pipelines.lake.history import take_snapshot
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import Lake, Snapshot, is_lake, open_lake
 from pipelines.reputation.activation import activated
-from pipelines.reputation.derive import Derived, Draft, Engine, in_duckdb, is_kept, open_draft
+from pipelines.reputation.derive import DerivationResult, Draft, Engine, derive_in_duckdb, is_draft_open, open_draft
 from pipelines.reputation.documents import documents
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
-from pipelines.reputation.stages import epoch_us
+from pipelines.reputation.steps import epoch_us
 from pipelines.reputation.warehouse import Warehouse, attach, stored_info
+from pipelines.serving.digest_cache import DigestCache, open_digest_cache
 from pipelines.serving.publication import Stamp
-from pipelines.serving.publish import Published, publish
-from pipelines.serving.state import State, open_state
+from pipelines.serving.publish import PublishResult, publish
 from pipelines.settings import Settings
 
-Refreshing = Callable[[Draft, Snapshot, Policy, datetime], Derived]
-"""A way of a draft to come up to date: `Draft.refresh` or `Draft.refresh_others`."""
-_PATIENCE = 10
-"""Of the intervals in which `stream` derives."""
+RefreshMethod = Callable[[Draft, Snapshot, Policy, datetime], DerivationResult]
+"""`Draft.refresh` or `Draft.refresh_light_users`."""
+_WAIT_INTERVALS = 10
+"""How long `wait_for_warehouse` waits, in multiples of the interval at which `stream` publishes a warehouse."""
 _POLL_SECONDS = 0.2
 
 
-def refresh_warehouse(settings: Settings) -> Derived:
-    """Bring the warehouse up to the newest whole state of the lake and to now, by what was touched since.
+def refresh_warehouse(settings: Settings) -> DerivationResult:
+    """Update the warehouse to the newest commit of the lake and to now, recomputing the affected users.
 
-    Raises UsageError when there is no lake or `karmalake stream` keeps the warehouse, PolicyError when the policy
-    cannot be read; the old warehouse stays.
+    Raises UsageError when there is no lake or `karmalake stream` holds the warehouse's lock, PolicyError when the
+    policy cannot be read; the old warehouse stays.
     """
     with open_draft(settings.warehouse_path) as draft:
         derived = refresh_draft(draft, open_lake(settings.lake_root), settings)
@@ -46,9 +46,12 @@ def refresh_warehouse(settings: Settings) -> Derived:
     return derived
 
 
-def rebuild_warehouse(settings: Settings, as_of: datetime | None = None, engine: Engine = in_duckdb) -> Derived:
-    """Compute the warehouse from nothing, as of now unless told otherwise.
+def rebuild_warehouse(
+    settings: Settings, as_of: datetime | None = None, engine: Engine = derive_in_duckdb
+) -> DerivationResult:
+    """Rebuild the warehouse from the whole lake.
 
+    as_of: None means now.
     Raises like `refresh_warehouse`, and like `engine`.
     """
     with open_draft(settings.warehouse_path) as draft:
@@ -58,25 +61,27 @@ def rebuild_warehouse(settings: Settings, as_of: datetime | None = None, engine:
     return derived
 
 
-def refresh_draft(draft: Draft, lake: Lake, settings: Settings) -> Derived:
-    """Bring a draft up to the newest whole state of the lake and to now; publish nothing.
+def refresh_draft(draft: Draft, lake: Lake, settings: Settings) -> DerivationResult:
+    """Update a draft to the newest commit of the lake and to now, without publishing it.
 
-    Where the clock was set back since the warehouse was derived, by less than a day, it is as of the same moment again.
+    If the clock was set back since the warehouse was derived, by less than a day, as_of stays the same.
     """
-    moments = Moments()
-    moments.not_before(draft.as_of())
-    return derive_draft(draft, lake, settings, moments.next(), Draft.refresh)
+    clock = MonotonicClock()
+    clock.advance_to(draft.as_of())
+    return derive_draft(draft, lake, settings, clock.now(), Draft.refresh)
 
 
-def derive_draft(draft: Draft, lake: Lake, settings: Settings, as_of: datetime, how: Refreshing) -> Derived:
-    """Bring a draft up to the newest whole state of the lake and to a moment, in one of a draft's ways."""
-    return how(draft, take_snapshot(lake), _policy(lake, settings), as_of)
+def derive_draft(
+    draft: Draft, lake: Lake, settings: Settings, as_of: datetime, method: RefreshMethod
+) -> DerivationResult:
+    """Update a draft to the newest commit of the lake and to a moment, by one of its methods."""
+    return method(draft, take_snapshot(lake), _policy(lake, settings), as_of)
 
 
 def policy_in_force(settings: Settings, known_at: datetime | None = None) -> Policy:
-    """Return the policy that was activated last (before known_at, if given), or else the one that the settings name.
+    """Return the policy that was activated last (before known_at, if given), or else the policy of the settings.
 
-    Raises PolicyError when that one cannot be read.
+    Raises PolicyError when the latter cannot be read.
     """
     if not is_lake(settings.lake_root):
         return load_policy(settings.reputation.policy)
@@ -87,55 +92,61 @@ def _policy(lake: Lake, settings: Settings, known_at: datetime | None = None) ->
     return activated(lake, known_at) or load_policy(settings.reputation.policy)
 
 
-def warehouse_of(settings: Settings, lake_version: int) -> Warehouse:
-    """Return the warehouse as of a version of the lake or a later one, derived if nobody else is about to.
+def wait_for_warehouse(settings: Settings, lake_version: int) -> Warehouse:
+    """Return the warehouse at a version of the lake or a later one, refreshed here unless another process holds it.
 
-    What keeps the warehouse, such as `karmalake stream`, is waited for. Raises TransientError when that does not come
-    to this version in time, and like `refresh_warehouse`.
+    Waits for a process that holds the warehouse's lock, such as `karmalake stream`. Raises TransientError when that
+    process does not reach the version in time, and like `refresh_warehouse`.
     """
-    path, deadline = settings.warehouse_path, time.monotonic() + _PATIENCE * settings.reputation.derive_interval_seconds
+    path, deadline = (
+        settings.warehouse_path,
+        time.monotonic() + _WAIT_INTERVALS * settings.reputation.derive_interval_seconds,
+    )
     while True:
         warehouse = Warehouse(path) if path.exists() else None
         if warehouse is not None and warehouse.info.lake_version >= lake_version:
             return warehouse
-        if not is_kept(path):
+        if not is_draft_open(path):
             refresh_warehouse(settings)
         elif time.monotonic() > deadline:
-            raise TransientError(f"{path} is kept by another process and has not come to version {lake_version} yet")
+            raise TransientError(
+                f"{path} is in use by another process and has not reached version {lake_version}: try again"
+            )
         else:
             time.sleep(_POLL_SECONDS)
 
 
-def publish_warehouse(settings: Settings) -> Published:
-    """Publish the documents of the current warehouse: those that changed since the last publication.
+def publish_warehouse(settings: Settings) -> PublishResult:
+    """Publish the documents of the current warehouse that changed since the last publication.
 
-    Raises FencedError when something newer is published already, TransientError when Redis does not answer.
+    Raises FencedError when something newer has been published, TransientError when Redis does not answer.
     """
-    with attach(settings.warehouse_path) as connection, open_state(settings.published_dir) as state:
+    with attach(settings.warehouse_path) as connection, open_digest_cache(settings.published_dir) as state:
         return publish_views(connection, settings, state, None)
 
 
-def publish_everything(settings: Settings) -> Published:
-    """Publish all documents of the current warehouse, and delete whatever else is served under the prefix.
+def publish_everything(settings: Settings) -> PublishResult:
+    """Publish all documents of the current warehouse, and delete all other documents under the prefix.
 
-    For a store that something else wrote to or evicted from. Raises like `publish_warehouse`.
+    Repairs a store that other clients wrote to or that evicted documents. Raises like `publish_warehouse`.
     """
-    with attach(settings.warehouse_path) as connection, open_state(settings.published_dir) as state:
+    with attach(settings.warehouse_path) as connection, open_digest_cache(settings.published_dir) as state:
         state.forget()
         return publish_views(connection, settings, state, None)
 
 
 def publish_views(
-    connection: duckdb.DuckDBPyConnection, settings: Settings, state: State, changed: pl.Series | None
-) -> Published:
-    """Publish the documents of a warehouse or draft, and let `state` remember it.
+    connection: duckdb.DuckDBPyConnection, settings: Settings, state: DigestCache, changed: pl.Series | None
+) -> PublishResult:
+    """Publish the documents of a warehouse or draft, and record them in `state`.
 
-    `changed` names who alone may have another document than `state` remembers. Raises like `publish_warehouse`.
+    changed: the only user_ids (String) whose documents may differ from those in `state`; None: any may.
+    Raises like `publish_warehouse`.
     """
     info = stored_info(connection)
     stamp = Stamp(info.lake_version, epoch_us(info.as_of), f"{info.policy.name}@{info.policy_version}")
 
-    def made(users: pl.Series | None) -> pl.DataFrame:
-        return documents(connection, users, settings.documents.leaderboards)
+    def documents_of(users: pl.Series | None) -> pl.DataFrame:
+        return documents(connection, users, settings.document_store.leaderboards)
 
-    return publish(made, stamp, settings.documents, state, changed)
+    return publish(documents_of, stamp, settings.document_store, state, changed)

@@ -25,12 +25,12 @@ paired AS (
 unlike AS (
     SELECT event_id, CASE WHEN missing THEN 'missing' ELSE 'different' END AS how FROM paired WHERE missing OR different
     UNION ALL
-    SELECT event_id, 'made up' FROM stood WHERE event_id NOT IN (SELECT event_id FROM fresh.events)
+    SELECT event_id, 'extra' FROM stood WHERE event_id NOT IN (SELECT event_id FROM fresh.events)
 )
 SELECT
-    (SELECT count(*) FROM paired) - count(*) FILTER (how <> 'made up') AS same,
+    (SELECT count(*) FROM paired) - count(*) FILTER (how <> 'extra') AS same,
     count(*) FILTER (how = 'different') AS different,
     count(*) FILTER (how = 'missing') AS missing,
-    count(*) FILTER (how = 'made up') AS made_up,
+    count(*) FILTER (how = 'extra') AS extra,
     coalesce(list(event_id ORDER BY event_id)[1:5], []) AS examples
 FROM unlike

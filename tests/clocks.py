@@ -1,4 +1,4 @@
-"""A clock that a test sets back under a running pipeline; monotonic clocks go on, as they do."""
+"""A wall clock that a test can set back under a running pipeline; monotonic clocks are not affected."""
 
 import sys
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ import pytest
 
 @dataclass
 class Clock:
-    """The clock of every module of `pipelines` that reads the time by `datetime.now`."""
+    """The clock of every module of `pipelines` that calls `datetime.now`."""
 
     behind: timedelta = timedelta(0)
 
     def set_back(self, seconds: float) -> None:
-        """Let the time be so many seconds before the true one, for all threads at once."""
+        """Set the clock this many seconds behind the real time, for all threads at once."""
         self.behind = timedelta(seconds=seconds)
 
 
 def replaced_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Put a clock in the place of the machine's, true until it is set back."""
+    """Replace the wall clock; it shows the real time until it is set back."""
     clock = Clock()
 
     class Replaced(datetime):

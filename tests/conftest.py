@@ -1,4 +1,4 @@
-"""Fixtures for every test: an embedded broker and cache for the session, and settings of its own for each test."""
+"""Fixtures for all tests: an embedded broker and cache for the session, and separate settings for each test."""
 
 import gc
 import logging
@@ -17,8 +17,8 @@ from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import Settings
 
 pytest_plugins = ["tests.services.fixtures"]
-# How hard properties are tested: 30 examples each, in CI 200, with HYPOTHESIS_EXAMPLES as many as wanted. The machine
-# may be busy, and a compiled loop compiles when it is first called: time is no property here.
+# Examples per property: 30, in CI 200, or HYPOTHESIS_EXAMPLES. There is no deadline: the machine may be busy, and
+# compiled loops compile on the first call.
 hypothesis.settings.register_profile(
     "untimed",
     max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "200" if "CI" in os.environ else "30")),
@@ -32,7 +32,7 @@ LONG_FILES = (
     "test_system.py",
     "test_crashes.py",
     "notify/test_notify.py",
-    "object_store/test_whole.py",
+    "object_store/test_end_to_end.py",
     "emit/test_relay.py",
     "reputation/test_spark.py",
     "test_faults.py",
@@ -47,7 +47,7 @@ LONG_FILES = (
     "test_stream.py",
     "test_durability.py",
     "dashboard/test_dashboard.py",
-    "cli/test_way.py",
+    "cli/test_pipeline.py",
     "cli/test_policy_commands.py",
     "assets/test_assets.py",
     "reputation/test_derive.py",
@@ -55,7 +55,7 @@ LONG_FILES = (
     "reputation/test_incremental.py",
     "serving/test_cassandra.py",
 )
-"""The files that take longest, about by processor time: begun first, none is left to one process at the end."""
+"""The slowest test files, ordered by CPU time: they start first, so that none runs alone at the end."""
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -63,9 +63,9 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let kafka-python 3.0 be imported, and stop the services when the run is terminated."""
-    # It reads its schemas in a way that Python 3.11 and 3.12 warn of.
+    # It reads its schemas with a function that Python 3.11 and 3.12 deprecate.
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
-    # One that is closed while it connects leaves the socket to the collector, whichever test runs by then.
+    # A client that is closed while it connects leaves its socket to the garbage collector, during any later test.
     config.addinivalue_line(
         "filterwarnings", r"ignore:unclosed <(socket|ssl).*(127\.0\.0\.1|'0\.0\.0\.0', 0):ResourceWarning"
     )
@@ -75,7 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the long files first where several processes share the tests; each keeps its tests in their order."""
+    """Sort the slow files first if several processes share the tests; the order within a file is unchanged."""
     if hasattr(config, "workerinput"):
         ranks = {REPOSITORY / "tests" / name: rank for rank, name in enumerate(LONG_FILES)}
         items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
@@ -83,7 +83,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def local_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Return settings that name a broker and a cache which live as long as the session."""
+    """Return settings with the broker and the cache of the session."""
     bare = Settings(data_dir=tmp_path_factory.mktemp("services"))
     start(bare)
     try:
@@ -94,7 +94,7 @@ def local_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
 
 @pytest.fixture
 def settings(local_settings: Settings, tmp_path: Path) -> Settings:
-    """Return settings with an empty data folder, a topic that does not exist yet and a key prefix of its own."""
+    """Return settings with an empty data folder, a new topic name and a unique key prefix."""
     unique = uuid.uuid4().hex[:12]
     return local_settings.model_copy(
         update={
@@ -107,7 +107,7 @@ def settings(local_settings: Settings, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def bitcoin_otc() -> Path:
-    """Return the folder of the Bitcoin OTC data; skips the test where it is not there."""
+    """Return the folder of the Bitcoin OTC data; skips the test if it is missing."""
     folder = SHARED_DATA / "bitcoin-otc"
     if not (folder / "ratings.csv").exists():
         pytest.skip(f"the Bitcoin OTC data is not at {folder}")
@@ -116,7 +116,7 @@ def bitcoin_otc() -> Path:
 
 @pytest.fixture
 def stack_exchange() -> Path:
-    """Return the file of the Stack Exchange data; skips the test where it is not there."""
+    """Return the file of the Stack Exchange data; skips the test if it is missing."""
     file = SHARED_DATA / "stackexchange-quantumcomputing-2018" / "events.csv"
     if not file.exists():
         pytest.skip(f"the Stack Exchange data are not at {file}")
@@ -125,7 +125,7 @@ def stack_exchange() -> Path:
 
 @pytest.fixture
 def broken_connections(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """For a test that takes the broker away: kafka-python leaves sockets of refused connections to the collector."""
+    """For tests that stop the broker: kafka-python leaves sockets of refused connections to the garbage collector."""
     warnings.filterwarnings("ignore", "unclosed <(socket|ssl)", ResourceWarning)  # until the end of this test
     # Captured log records would keep the errors, with them the frames, and with them the sockets.
     caplog.set_level(logging.CRITICAL, "kafka")

@@ -1,7 +1,7 @@
-"""A drain that ends its process, as a power cut would, before or after a given call of a given function.
+"""A drain that ends its process before or after a given call of a given function.
 
 Run as `python -m tests.crash_at pipelines.drain:commit_batch after 2`; the settings come from the environment. It
-exits with EXIT_CODE at that moment, and with 0 if the moment never came.
+exits with EXIT_CODE at that moment, and with 0 if the moment never comes.
 """
 
 import importlib
@@ -17,7 +17,7 @@ EXIT_CODE = 9
 
 
 def crashing(function: Callable[..., Any], when: str, call: int) -> Callable[..., Any]:
-    """Return a function that ends the process at its `call`-th call, without running anything else."""
+    """Return a function that ends the process at its `call`-th call, without cleanup."""
     calls: list[int] = []
 
     def wrapper(*arguments: Any, **named: Any) -> Any:
@@ -33,7 +33,7 @@ def crashing(function: Callable[..., Any], when: str, call: int) -> Callable[...
 
 
 def main() -> None:
-    """Drain, and crash at the moment that the arguments name."""
+    """Drain, and crash at the moment given by the arguments."""
     place, when, call = sys.argv[1:]
     module, _, path = place.partition(":")
     *owners, name = path.split(".")

@@ -1,4 +1,4 @@
-"""Draining a topic and looking at the lake, for the tests that do it end to end."""
+"""Helpers for end-to-end tests: send records, drain a topic, query the lake."""
 
 import threading
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ from pipelines.contract.schema import EVENT
 from pipelines.drain import drain, open_drain
 from pipelines.emit.producer import Record, produce_records
 from pipelines.lake.commit import CommitRecord
-from pipelines.lake.history import take_snapshot
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.operate.verify import verify_lake
 from pipelines.reputation.lake_views import create_lake_views
@@ -27,7 +27,7 @@ from pipelines.settings import Settings
 _LINGER_MS = 60_000
 _SENDING = threading.Lock()
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-# All that a reader sees, but for what a killed run may do differently: batches and the times of commits.
+# Everything that a reader sees, except what a killed run may change: batch ids and commit times.
 LAKE = {
     "events": 'SELECT * EXCLUDE (batch_id) FROM events ORDER BY topic_id, topic_partition, "offset"',
     "dead_letters": 'SELECT * EXCLUDE (batch_id) FROM dead_letters ORDER BY topic_id, topic_partition, "offset"',
@@ -38,15 +38,15 @@ LAKE = {
 
 
 def with_ingest(settings: Settings, **changes: object) -> Settings:
-    """Return settings with other limits of a batch; unless told, a poll waits a tenth of a second, nothing lingers."""
+    """Return settings with changed ingest settings; by default a poll waits 0.1 s and nothing lingers."""
     update = {"max_wait_seconds": 0.1, "linger_seconds": 0} | changes
     return settings.model_copy(update={"ingest": settings.ingest.model_copy(update=update)})
 
 
 def send(settings: Settings, records: Iterable[Record]) -> int:
-    """Create the topic if it is not there, send the records and return their number.
+    """Create the topic if it does not exist, send the records and return their number.
 
-    They are one record batch in each topic partition, up to 256 KiB, however slow the machine is.
+    They form one record batch per topic partition, up to 256 KiB, also on a slow machine.
     """
     if not topic_exists(settings.kafka):
         ensure_topic(settings.kafka)
@@ -55,7 +55,7 @@ def send(settings: Settings, records: Iterable[Record]) -> int:
 
 
 def send_to(settings: Settings, topic_partition: int, numbers: range) -> None:
-    """Send valid records to one topic partition, a record batch each, and wait until they are there."""
+    """Send valid records to one topic partition, each in a record batch of its own, and wait for the broker."""
     with closing(producer(settings.kafka, linger_ms=0)) as sender:
         for record in valid_records(numbers):
             sent = sender.send(settings.kafka.topic, record.value, record.key, partition=topic_partition)
@@ -63,7 +63,7 @@ def send_to(settings: Settings, topic_partition: int, numbers: range) -> None:
 
 
 def drain_all(settings: Settings) -> list[CommitRecord]:
-    """Drain in an ingest of its own, as a new process would, until nothing lies behind."""
+    """Drain in a new ingest, as a new process would, until no records remain."""
     records: list[CommitRecord] = []
     with open_drain(settings) as ingest:
         drain(ingest, records.append)
@@ -71,7 +71,7 @@ def drain_all(settings: Settings) -> list[CommitRecord]:
 
 
 def drained(settings: Settings) -> CommitRecord:
-    """Drain as `drain_all` does; return one record of all commits: how many a drain makes is the brokers' affair."""
+    """Drain as `drain_all` does; return all commits as one record: their number depends on the broker's fetches."""
     *before, last = drain_all(settings)
     ranges = tuple(offsets for record in [*before, last] for offsets in record.ranges)
     return replace(last, ranges=ranges, mis_keyed=sum(record.mis_keyed for record in [*before, last]))
@@ -99,14 +99,14 @@ def query(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
 
 
 def answers(settings: Settings, queries: Mapping[str, str]) -> dict[str, list[tuple[Any, ...]]]:
-    """Return the rows of several queries over one and the same snapshot."""
+    """Return the rows of several queries over the same snapshot."""
     with duckdb.connect() as connection:
         create_lake_views(connection, take_snapshot(open_lake(settings.lake_root)))
         return {name: connection.execute(sql).fetchall() for name, sql in queries.items()}
 
 
 def contents(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:
-    """Return all that a reader of the lake sees, by name of LAKE."""
+    """Return everything that a reader of the lake sees, by the names of LAKE."""
     return answers(settings, LAKE)
 
 

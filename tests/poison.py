@@ -1,7 +1,7 @@
-"""A hostile producer: among the events of others, into one topic partition, poison of every kind, by raw batches.
+"""A hostile producer: sends bad records and record batches of every kind to one topic partition.
 
-`Poisoner.send` sends a round of it and remembers what has to become of each: events that count once, dead letters at
-known offsets, duplicates and conflicts that change nothing.
+`Poisoner.send` sends a round of them and records the expected outcome: events that count once, dead letters at known
+offsets, duplicates and conflicts without effect.
 """
 
 import json
@@ -25,7 +25,7 @@ _MIB = 1024 * 1024
 _NOW_MS = int(datetime.now(UTC).timestamp() * 1000)
 _VARINT = b"\xff" * 9 + b"\x01"
 _RECURSIVE, _ENDLESS, _DEEP, _UNKNOWN = 7, 8, 9, 4_000_000_000
-"""Ids of schemas: of writers that nest without end, of arrays of nothing, of JSON, and of none."""
+"""Schema ids: of a recursive schema, of an array of nulls, of a JSON schema, and an unknown one."""
 _ODD_USERS = (
     "\x1b]0;title\x07",
     "=cmd|' /C calc'!A0",
@@ -36,11 +36,11 @@ _ODD_USERS = (
     "../..",
 )
 _TIMES_MS = (-1, 0, _NOW_MS * 1_000, _NOW_MS * 10**6, 253402300799000, 253402300800000, 2**63 - 1)
-"""Of records: none, 1970, microseconds, nanoseconds, the ends of the calendar and of the number."""
+"""Record times: unset, 1970, microseconds, nanoseconds, the limits of the calendar and of int64."""
 
 
 def with_writers(settings: Settings, folder: Path) -> Settings:
-    """Return settings with writers' schemas that are hard on decoders."""
+    """Return settings with writer schemas that are expensive or dangerous to decode."""
     folder.mkdir(parents=True, exist_ok=True)
     own = json.loads(OWN_SCHEMA)
     first = {"name": "next", "type": ["null", own["name"]]}
@@ -54,41 +54,41 @@ def with_writers(settings: Settings, folder: Path) -> Settings:
 
 @dataclass(slots=True)
 class Poisoner:
-    """Sends poison, and keeps the account of it."""
+    """Sends bad records, and counts them by expected outcome."""
 
     settings: Settings
     rng: random.Random
     sent: int = 0
-    """Records and batches of any kind that the broker took."""
+    """Records and batches that the broker accepted."""
     distinct: int = 0
-    """Valid events among them, each counted once."""
+    """Distinct valid events among them."""
     letters: set[int] = field(default_factory=set[int])
-    """Offsets that have to be dead letters."""
+    """Offsets that must be dead letters."""
     refused: int = 0
-    """Batches that the broker did not take: Apache Kafka looks into them."""
+    """Batches that the broker refused: Apache Kafka validates them."""
 
     def send(self, *, bombs: bool) -> None:
-        """Send a round: values, envelopes, batches that lie; and with `bombs`, what costs memory or time."""
+        """Send a round of values, envelopes and invalid batches; with `bombs`, also ones that cost memory or time."""
         address = self.settings.kafka.bootstrap_servers
         assert address is not None
         with RawProducer(address) as producer:
-            for value in (*_bad_values(), *(_values_of_hard_writers() if bombs else ())):
-                self._to_letters(producer, _one(value, b"poison"), 0)
+            for value in (*_bad_values(), *(_expensive_values() if bombs else ())):
+                self._send_bad(producer, _one(value, b"poison"), 0)
             for batch in _good_batches(self.rng):
-                self._to_events(producer, batch)
-            self._to_events(producer, _conflict(self.rng))
-            for batch in _lying_batches():
-                self._to_letters(producer, batch, _last(batch))
+                self._send_good(producer, batch)
+            self._send_good(producer, _conflict(self.rng))
+            for batch in _invalid_batches():
+                self._send_bad(producer, batch, _last(batch))
             for batch in _bombs() if bombs else ():
-                self._to_letters(producer, batch, _last(batch))
+                self._send_bad(producer, batch, _last(batch))
 
-    def _to_letters(self, producer: RawProducer, batch: wire.Batch, delta: int) -> None:
+    def _send_bad(self, producer: RawProducer, batch: wire.Batch, delta: int) -> None:
         offset = self._produce(producer, batch)
         if offset is not None:
             self.letters.add(offset + delta)
 
-    def _to_events(self, producer: RawProducer, batch: wire.Batch) -> None:
-        """Send it twice: the second time is a duplicate."""
+    def _send_good(self, producer: RawProducer, batch: wire.Batch) -> None:
+        """Send a batch twice: the second one is a duplicate."""
         self.distinct += self._produce(producer, batch) is not None
         self._produce(producer, batch)
 
@@ -107,12 +107,12 @@ def _one(value: bytes | None, key: bytes | None, headers: wire.Headers = (), ms:
 
 
 def _last(batch: wire.Batch) -> int:
-    """Return where the dead letter of a batch stands: at its last offset."""
+    """Return the offset delta of a batch's dead letter: its last one."""
     return max(0, batch.records - 1 if batch.last_offset_delta is None else batch.last_offset_delta)
 
 
 def _bad_values() -> Iterable[bytes | None]:
-    """Yield values that are no events."""
+    """Yield values that are not valid events."""
     yield from (bytes([field]) + _VARINT for field in (0x0A, 0x12, 0x1A, 0x22, 0x2A))
     yield from (None, b"", b"\xff" * 40, b"\xff" * 900_000, b"[" * 150_000, b"\x0a\x02\xff\xfe")
     yield _framed(_UNKNOWN, b"x")
@@ -132,14 +132,14 @@ def _bad_values() -> Iterable[bytes | None]:
         yield _event("never", **changes)
 
 
-def _values_of_hard_writers() -> Iterable[bytes]:
-    """Yield values that end a decoder by SIGSEGV, or hold it for minutes."""
+def _expensive_values() -> Iterable[bytes]:
+    """Yield values that crash a decoder with SIGSEGV, or keep it busy for minutes."""
     yield _framed(_RECURSIVE, b"\x02" * 150_000)
     yield _framed(_ENDLESS, wire.zigzag(2**40) + b"\0")
 
 
 def _good_batches(rng: random.Random) -> Iterable[wire.Batch]:
-    """Yield valid events of odd people, in odd envelopes; each has an id of its own."""
+    """Yield valid events with odd user ids, times and headers, each with an id of its own."""
     run = rng.randbytes(8).hex()
     for number, user in enumerate(_ODD_USERS):
         yield _one(_event(f"odd-{run}-{number}", user_id=user), b"k")
@@ -153,14 +153,14 @@ def _good_batches(rng: random.Random) -> Iterable[wire.Batch]:
 
 
 def _conflict(rng: random.Random) -> wire.Batch:
-    """Return a batch with two events of one id that say different things: the first one stands."""
+    """Return a batch with two events of one id and different payloads: the first one stands."""
     run = rng.randbytes(8).hex()
     first, second = (_event(f"conflict-{run}", metadata=[("rating", stars)]) for stars in ("1", "5"))
     return wire.batch_of([wire.record(first), wire.record(second, delta=1)], first_ms=_NOW_MS)
 
 
-def _lying_batches() -> Iterable[wire.Batch]:
-    """Yield batches with a CRC that is right and nothing else that is."""
+def _invalid_batches() -> Iterable[wire.Batch]:
+    """Yield invalid batches with a correct CRC."""
     good = wire.batch_of([wire.record(b"v")], first_ms=_NOW_MS)
     yield from (replace(good, records=records, last_offset_delta=0) for records in (-1, 0, 2, 2**31 - 1))
     yield replace(good, body=good.body[:-1])
@@ -172,7 +172,7 @@ def _lying_batches() -> Iterable[wire.Batch]:
 
 
 def _bombs() -> Iterable[wire.Batch]:
-    """Yield batches of a few kilobytes that are very large inside."""
+    """Yield batches of a few kilobytes that decompress to many megabytes."""
     yield wire.batch_of([wire.record(bytes(127 * _MIB))], codec=wire.ZSTD, first_ms=_NOW_MS)
     yield wire.batch_of([wire.record(bytes(140 * _MIB))], codec=wire.ZSTD, first_ms=_NOW_MS)
     yield wire.batch_of([wire.record(b"")] * 20 + [wire.record(bytes(160 * _MIB))], codec=wire.ZSTD, first_ms=_NOW_MS)

@@ -1,7 +1,7 @@
-"""A reader of the lake in a process of its own: reads each new version and holds it to the log (`atomic`).
+"""A lake reader in a separate process: reads each new version and compares it with the log (`atomic`).
 
-Run as `python -m tests.reader EVENTS_FOLDER STOP_FILE`; it reads until STOP_FILE exists and prints how many versions it
-read. A half commit, a doubled one or an error ends it with an exception.
+Run as `python -m tests.reader EVENTS_FOLDER STOP_FILE`; it reads until STOP_FILE exists, and prints the number of
+versions read. A partial or duplicated commit, or an error, ends it with an exception.
 """
 
 import json
@@ -15,7 +15,7 @@ from tests.services.waiting import wait_for
 
 
 def main() -> None:
-    """Read until told to stop."""
+    """Read versions until the stop file exists."""
     table, stop = Path(sys.argv[1]), Path(sys.argv[2])
     log = table / "_delta_log"
     accepted: dict[str, int] = {}
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def accepted_by(entry: Path) -> dict[str, int]:
-    """Return the batch of a log entry and how many events it accepted; nothing for one of upkeep."""
+    """Return the batch of a log entry with its number of accepted events; empty for an entry of maintenance."""
     for line in entry.read_text(encoding="utf-8").splitlines():
         said = json.loads(line).get("commitInfo", {}).get("karmalake")
         if said is not None:

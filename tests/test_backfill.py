@@ -1,4 +1,4 @@
-"""History files: the same events, dead letters and dedup as by the bus (`once`, `replay-equals-live`)."""
+"""Files of history give the same events, dead letters and dedup as the bus (`once`, `replay-equals-live`)."""
 
 import json
 import os
@@ -20,23 +20,23 @@ from pipelines.ingest.file import open_file
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import create_lake
 from pipelines.settings import IngestSettings, Settings
-from pipelines.sources.files import Mapping, read_events
+from pipelines.sources.files import ColumnMapping, read_events
 from tests.conftest import REPOSITORY
 from tests.draining import assert_verified, contents, drain_all, query, send, valid_records
 from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS
 
-OTC = Mapping("to", "time", "s", "UserRated", None, (("rating", "feature"), ("rater_id", "from")))
+OTC = ColumnMapping("to", "time", "s", "UserRated", None, (("rating", "feature"), ("rater_id", "from")))
 _EVENTS = "SELECT event_id, user_id, action_type, event_time, metadata FROM events ORDER BY event_id"
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Settings:
-    """Return settings without a bus: history needs none."""
+def busless(tmp_path: Path) -> Settings:
+    """Return settings without a bus: a backfill needs none."""
     return Settings(data_dir=tmp_path / "data")
 
 
-def load(settings: Settings, path: Path, mapping: Mapping = OTC) -> list[CommitRecord]:
+def load(settings: Settings, path: Path, mapping: ColumnMapping = OTC) -> list[CommitRecord]:
     records: list[CommitRecord] = []
     backfill(settings, path, mapping, records.append)
     return records
@@ -54,8 +54,8 @@ def ratings(path: Path, rows: range) -> Path:
 
 
 @pytest.mark.slow
-def test_real_history_is_what_the_bus_would_have_brought(settings: Settings, bitcoin_otc: Path, tmp_path: Path) -> None:
-    """35,592 real rows, by file and by bus, are equal events; and after the one, the other brings duplicates only."""
+def test_real_history_by_file_equals_the_bus(settings: Settings, bitcoin_otc: Path, tmp_path: Path) -> None:
+    """35,592 real rows give equal events by file and by bus; loading the second way gives duplicates only."""
     ensure_topic(settings.kafka)
     produce(settings.kafka, read_events(bitcoin_otc / "ratings.csv", OTC))
     drain_all(settings)
@@ -70,49 +70,49 @@ def test_real_history_is_what_the_bus_would_have_brought(settings: Settings, bit
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "ndjson"])
-def test_a_file_is_loaded_once(alone: Settings, tmp_path: Path, ending: str) -> None:
-    """A file that is loaded already is passed over without a commit; its commit names it."""
+def test_a_file_is_loaded_once(busless: Settings, tmp_path: Path, ending: str) -> None:
+    """A loaded file is skipped without a commit; the commit of a file names it."""
     path = ratings(tmp_path / f"ratings.{ending}", range(100))
-    (record,) = load(alone, path)
+    (record,) = load(busless, path)
     assert (record.source, record.total("accepted")) == (f"file:{path}", 100)
-    assert load(alone, path) == []
-    assert_verified(alone)
+    assert load(busless, path) == []
+    assert_verified(busless)
 
 
-def test_a_file_that_changed_is_read_from_its_start(alone: Settings, tmp_path: Path) -> None:
-    """What it held before is dropped as duplicates, what is new is added, and both versions reconcile."""
+def test_a_file_that_changed_is_read_from_its_start(busless: Settings, tmp_path: Path) -> None:
+    """Its old rows are dropped as duplicates, its new ones are added, and both versions reconcile."""
     path = tmp_path / "ratings.csv"
-    load(alone, ratings(path, range(100)))
-    (record,) = load(alone, ratings(path, range(50, 130)))
+    load(busless, ratings(path, range(100)))
+    (record,) = load(busless, ratings(path, range(50, 130)))
     assert (record.total("duplicates"), record.total("accepted")) == (50, 30)
-    assert_verified(alone)
+    assert_verified(busless)
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "ndjson"])
 def test_loading_goes_on_at_the_checkpoint(
-    alone: Settings, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+    busless: Settings, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped after any number of commits, with other limits too, each row is read once (`nothing-lost`)."""
+    """After a stop, also with other limits, each row is read once (`nothing-lost`)."""
     monkeypatch.setattr("pipelines.sources.parquet_rows.CHUNK_ROWS", 30)
     monkeypatch.setattr("pipelines.sources.csv_rows._BLOCK_BYTES", 300)
     path = ratings(tmp_path / f"ratings.{ending}", range(200))
-    small = alone.model_copy(update={"ingest": IngestSettings(max_batch_records=7)})
+    small = busless.model_copy(update={"ingest": IngestSettings(max_batch_records=7)})
     with open_ingest_from(open_file(path, OTC, small), small) as ingest:
         drain(ingest, lambda _: None, max_batches=2)
     monkeypatch.setattr("pipelines.sources.parquet_rows.CHUNK_ROWS", 47)
-    load(alone, path)
-    assert query(alone, 'SELECT sum("read"), sum(accepted), sum(duplicates) FROM commits') == [(200, 200, 0)]
-    assert query(alone, 'SELECT list("offset" ORDER BY "offset") FROM events') == [(list(range(200)),)]
-    assert_verified(alone)
+    load(busless, path)
+    assert query(busless, 'SELECT sum("read"), sum(accepted), sum(duplicates) FROM commits') == [(200, 200, 0)]
+    assert query(busless, 'SELECT list("offset" ORDER BY "offset") FROM events') == [(list(range(200)),)]
+    assert_verified(busless)
 
 
-def test_rows_that_are_no_events_are_dead_letters(alone: Settings, tmp_path: Path) -> None:
-    """With the row as JSON, its place and a reason; their neighbours land (`not-blocked`)."""
+def test_invalid_rows_are_dead_letters(busless: Settings, tmp_path: Path) -> None:
+    """Each has the row as JSON, its place and a reason; the other rows are accepted (`not-blocked`)."""
     path = tmp_path / "ratings.csv"
     path.write_text('from,to,feature,time\n1,,5,1400000000\n1,ann,5,soon\n1,bob,5,1400000000\n1,"h""u",5,99999999999\n')
-    (record,) = load(alone, path)
+    (record,) = load(busless, path)
     assert (record.total("accepted"), record.total("dead_letters")) == (1, 3)
-    rows = query(alone, 'SELECT "offset", reason, detail, value, "key" FROM dead_letters ORDER BY "offset"')
+    rows = query(busless, 'SELECT "offset", reason, detail, value, "key" FROM dead_letters ORDER BY "offset"')
     assert [(place, reason) for place, reason, *_ in rows] == [
         (0, "missing_user_id"),
         (1, "undecodable"),
@@ -121,12 +121,12 @@ def test_rows_that_are_no_events_are_dead_letters(alone: Settings, tmp_path: Pat
     assert rows[1][2] == "row 2, column 'time': 'soon' is not a time in s."
     assert json.loads(rows[2][3]) == {"from": "1", "to": 'h"u', "feature": "5", "time": "99999999999"}
     assert rows[2][4] == b'h"u'
-    assert_verified(alone)
+    assert_verified(busless)
 
 
 @pytest.mark.slow
-def test_two_processes_load_files_at_once(alone: Settings, tmp_path: Path) -> None:
-    """Each event counts once, whichever of two files that overlap is ahead (`once`)."""
+def test_two_processes_load_files_at_once(busless: Settings, tmp_path: Path) -> None:
+    """Each event counts once, in whatever order overlapping files are loaded (`once`)."""
     paths = [ratings(tmp_path / f"{n}.parquet", range(n * 500, n * 500 + 1000)) for n in range(3)]
     code = (
         "import sys; from pathlib import Path; from tests.test_backfill import OTC, load\n"
@@ -134,17 +134,17 @@ def test_two_processes_load_files_at_once(alone: Settings, tmp_path: Path) -> No
         "import pipelines.sources.parquet_rows; pipelines.sources.parquet_rows.CHUNK_ROWS = 50\n"
         "load(Settings(data_dir=Path(sys.argv[1]), ingest=IngestSettings(max_batch_records=100)), Path(sys.argv[2]))"
     )
-    commands = [[sys.executable, "-c", code, str(alone.data_dir), str(path)] for path in paths]
+    commands = [[sys.executable, "-c", code, str(busless.data_dir), str(path)] for path in paths]
     with ExitStack() as loaders:
         loading = [loaders.enter_context(ended(subprocess.Popen(command, cwd=REPOSITORY))) for command in commands]
         assert [process.wait(PATIENCE_SECONDS) for process in loading] == [0, 0, 0]
-    assert query(alone, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(2000, 2000)]
-    assert query(alone, 'SELECT sum("read") FROM commits') == [(3000,)]
-    assert_verified(alone)
+    assert query(busless, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(2000, 2000)]
+    assert query(busless, 'SELECT sum("read") FROM commits') == [(3000,)]
+    assert_verified(busless)
 
 
 def test_history_and_the_bus_share_a_lake(settings: Settings, tmp_path: Path) -> None:
-    """Each has its own checkpoints; a view of the lake does not tell them apart."""
+    """Each has its own checkpoints; the views of the lake show both alike."""
     send(settings, valid_records(range(50)))
     load(settings, ratings(tmp_path / "ratings.csv", range(20)))
     drain_all(settings)
@@ -154,20 +154,20 @@ def test_history_and_the_bus_share_a_lake(settings: Settings, tmp_path: Path) ->
     assert contents(settings) == before
 
 
-def test_one_row_in_two_formats_counts_once(alone: Settings, tmp_path: Path) -> None:
-    """Floats in Parquet, text in CSV: the same ids; where the text differs, the first one stands, and it is said."""
+def test_one_row_in_two_formats_counts_once(busless: Settings, tmp_path: Path) -> None:
+    """Floats in Parquet, text in CSV: equal ids; if the text differs, the first event stands, with a conflict."""
     (tmp_path / "r.csv").write_text("to,feature,time\na,4.0,2024-01-01T10:00:00Z\nb,4.5,2024-01-02T10:00:00Z\n")
     rows = pl.read_csv(tmp_path / "r.csv", try_parse_dates=True)
     rows.write_parquet(tmp_path / "r.parquet")
-    mapping = Mapping("to", "time", "iso", "UserRated", None, (("rating", "feature"),))
-    load(alone, tmp_path / "r.csv", mapping)
-    (record,) = load(alone, tmp_path / "r.parquet", mapping)
+    mapping = ColumnMapping("to", "time", "iso", "UserRated", None, (("rating", "feature"),))
+    load(busless, tmp_path / "r.csv", mapping)
+    (record,) = load(busless, tmp_path / "r.parquet", mapping)
     assert (record.total("duplicates"), record.total("conflicts"), record.total("accepted")) == (1, 1, 0)
-    assert query(alone, "SELECT count(*) FROM events") == [(2,)]
-    assert_verified(alone)
+    assert query(busless, "SELECT count(*) FROM events") == [(2,)]
+    assert_verified(busless)
 
 
-def _told(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _backfill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `karmalake backfill` in a folder."""
     command = [sys.executable, "-c", "from pipelines.cli import main; main()", "backfill", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KARMALAKE_")}
@@ -178,68 +178,68 @@ def _told(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 _COLUMNS = ("--user-id", "u", "--time", "t", "--action-type", "A")
 
 
-def test_the_outcome_of_each_file_is_told(tmp_path: Path) -> None:
-    """Of three files the second is refused: the others are loaded, and the command fails with its reason."""
+def test_the_outcome_of_each_file_is_reported(tmp_path: Path) -> None:
+    """Of three files the second is refused: the others are loaded, and the command fails with the reason."""
     (tmp_path / "g1.csv").write_text("u,s,t\na,1,2024-01-01\n")
     (tmp_path / "g2.csv").write_text("user,s,t\nb,1,2024-01-02\n")
     (tmp_path / "g3.csv").write_text("u,s,t\nc,1,2024-01-03\nc,1,2024-01-03\n,1,2024-01-03\n")
-    done = _told(tmp_path, "g1.csv", "g2.csv", "g3.csv", *_COLUMNS)
+    done = _backfill(tmp_path, "g1.csv", "g2.csv", "g3.csv", *_COLUMNS)
     assert done.returncode == 2, done.stderr
     assert [line.split() for line in done.stdout.splitlines() if line.startswith("g")] == [
         ["g1.csv", "1", "1", "0", "0", "0", "0"],
         ["g3.csv", "3", "1", "1", "0", "1", "0"],
     ]
-    assert "2 of 3 files are loaded" in done.stdout
+    assert "2 of 3 files loaded" in done.stdout
     assert "g2.csv: there is no column 'u'; the columns are user, s, t" in done.stderr
     assert "g3.csv: 1 rows are duplicates: they equal an earlier row" in done.stderr
     assert "with --event-id" in done.stderr
     assert "g3.csv: 1 rows are dead letters (missing_user_id: 1): karmalake dead-letters list" in done.stderr
-    again = _told(tmp_path, "g1.csv", *_COLUMNS)
-    assert (again.returncode, "g1.csv by the lake's records: 1 rows, 1 accepted" in again.stdout) == (0, True)
+    again = _backfill(tmp_path, "g1.csv", *_COLUMNS)
+    assert (again.returncode, "g1.csv over all attempts: 1 rows, 1 accepted" in again.stdout) == (0, True)
 
 
-def test_a_file_of_dead_letters_alone_fails(tmp_path: Path) -> None:
-    """However few they are: exit code 65, now and when it is asked for again; without a traceback."""
+def test_a_file_with_only_dead_letters_fails(tmp_path: Path) -> None:
+    """However few they are: exit code 65, also on a second run, without a traceback."""
     (tmp_path / "a.csv").write_text("u,t\na,soon\nb,late\n")
-    for done in (_told(tmp_path, "a.csv", *_COLUMNS), _told(tmp_path, "a.csv", *_COLUMNS)):
+    for done in (_backfill(tmp_path, "a.csv", *_COLUMNS), _backfill(tmp_path, "a.csv", *_COLUMNS)):
         assert done.returncode == 65
-        assert "a.csv: none of its 2 rows is an event: check the options" in done.stderr
+        assert "a.csv: none of its 2 rows is a valid event: check the options" in done.stderr
         assert "2 rows are dead letters (undecodable: 2)" in done.stderr
-        assert "0 of 1 files are loaded" in done.stdout
+        assert "0 of 1 files loaded" in done.stdout
         assert "Traceback" not in done.stderr
 
 
 def test_a_delimiter_is_an_option(tmp_path: Path) -> None:
-    """One that is named by the sentence of the file that needs it."""
+    """The error message of a file with another delimiter names the option."""
     (tmp_path / "a.csv").write_text("u;t\na;2024-01-01\n")
-    assert "give --delimiter ';'" in _told(tmp_path, "a.csv", *_COLUMNS).stderr
-    assert _told(tmp_path, "a.csv", *_COLUMNS, "--delimiter", ";").returncode == 0
-    assert "does not separate values" in _told(tmp_path, "a.csv", *_COLUMNS, "--delimiter", ";;").stderr
+    assert "give --delimiter ';'" in _backfill(tmp_path, "a.csv", *_COLUMNS).stderr
+    assert _backfill(tmp_path, "a.csv", *_COLUMNS, "--delimiter", ";").returncode == 0
+    assert "is not a delimiter" in _backfill(tmp_path, "a.csv", *_COLUMNS, "--delimiter", ";;").stderr
 
 
 @pytest.mark.parametrize(
     ("name", "mapping", "found"),
     [
         ("absent.csv", OTC, "absent.csv: No such file"),
-        ("ratings.csv", Mapping("whom", "time", "s", "A"), "no column 'whom'; the columns are from, to"),
-        ("ratings.txt", OTC, "the ending is none of"),
+        ("ratings.csv", ColumnMapping("whom", "time", "s", "A"), "no column 'whom'; the columns are from, to"),
+        ("ratings.txt", OTC, "the extension is not one of"),
     ],
 )
 def test_mistakes_name_file_and_remedy(
-    alone: Settings, tmp_path: Path, name: str, mapping: Mapping, found: str
+    busless: Settings, tmp_path: Path, name: str, mapping: ColumnMapping, found: str
 ) -> None:
     """Nothing is committed."""
     ratings(tmp_path / "ratings.csv", range(5))
     (tmp_path / "ratings.txt").write_text("x")
     with pytest.raises(UsageError, match=found):
-        load(alone, tmp_path / name, mapping)
-    create_lake(alone.lake_root)
-    assert query(alone, "SELECT count(*) FROM commits") == [(0,)]
+        load(busless, tmp_path / name, mapping)
+    create_lake(busless.lake_root)
+    assert query(busless, "SELECT count(*) FROM commits") == [(0,)]
 
 
-def test_a_wrong_mapping_stops_instead_of_filling_the_dead_letters(alone: Settings, tmp_path: Path) -> None:
-    """When most rows are no events, the mapping is wrong and not the rows."""
+def test_a_wrong_mapping_stops_instead_of_filling_the_dead_letters(busless: Settings, tmp_path: Path) -> None:
+    """If most rows are invalid, the mapping is wrong, not the rows."""
     path = ratings(tmp_path / "ratings.csv", range(6_000))
     with pytest.raises(RejectedError, match="100% of 6000 records"):
-        load(alone, path, Mapping("to", "feature", "iso", "UserRated"))
-    assert query(alone, "SELECT count(*) FROM dead_letters") == [(0,)]
+        load(busless, path, ColumnMapping("to", "feature", "iso", "UserRated"))
+    assert query(busless, "SELECT count(*) FROM dead_letters") == [(0,)]

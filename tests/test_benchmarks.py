@@ -1,4 +1,4 @@
-"""A benchmark fails when what it measures fails: a refusal that is timed looks like a good result."""
+"""A benchmark fails when the measured work fails: a timed error looks like a good result."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from benchmarks import backfill, footprint
-from benchmarks.report import MeasurementError, demand_count
+from benchmarks.report import MeasurementError, require_count
 
 
 def test_a_command_that_fails_is_not_timed(tmp_path: Path) -> None:
-    """An option that does not exist ends with an error that names it, no number."""
+    """An unknown option ends with an error that names it, without a result."""
     with pytest.raises(MeasurementError, match=r"karmalake --no-such-option ended with 2: .*No such option"):
         footprint._run(["--no-such-option"], tmp_path)
     seconds, processor, peak_mb = footprint._run(["--version"], tmp_path)
@@ -20,11 +20,11 @@ def test_a_command_that_fails_is_not_timed(tmp_path: Path) -> None:
     assert peak_mb > 1
 
 
-def test_what_did_no_work_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backfill that commits less than the file has, and any other count that is not the expected one."""
+def test_incomplete_work_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backfill that commits fewer rows than the file has, and any other unexpected count."""
     record: Any = SimpleNamespace(total=lambda _: 7)
     monkeypatch.setattr("benchmarks.backfill.backfill", lambda *arguments: arguments[-1](record))
     assert backfill._by_file(tmp_path, tmp_path / "rows.csv", 7) >= 0
     with pytest.raises(MeasurementError, match=r"events backfilled from rows\.csv: 7 instead of 2,000,000"):
         backfill._by_file(tmp_path, tmp_path / "rows.csv", backfill.ROWS)
-    demand_count("probes", 3, 3)
+    require_count("probes", 3, 3)

@@ -1,4 +1,4 @@
-"""What stands beside the commit may fail in any way: ingest goes on, and it is said once (`isolated`)."""
+"""Work besides the commit may fail in any way: ingest continues, and the failure is logged once (`isolated`)."""
 
 import logging
 import threading
@@ -12,7 +12,7 @@ from kafka.errors import KafkaError
 from pipelines.best_effort import best_effort
 from pipelines.drain import drain, open_drain, open_ingest
 from pipelines.errors import TransientError
-from pipelines.ingest.source import KafkaSource
+from pipelines.ingest.kafka import KafkaSource
 from pipelines.lake.tables import create_lake
 from pipelines.settings import Settings
 from pipelines.stream import stream
@@ -21,7 +21,7 @@ from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 
 class Panic(BaseException):
-    """As Rust's libraries raise it."""
+    """A panic as Rust libraries raise it."""
 
 
 FAILURES = [ZeroDivisionError("a defect"), KafkaError("a client"), TransientError("an outage"), Panic("of Rust")]
@@ -46,7 +46,7 @@ def raising(failure: BaseException) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_report_that_raises(batches: Settings, caplog: pytest.LogCaptureFixture, failure: BaseException) -> None:
-    """All batches are committed; it is said once."""
+    """All batches are committed; the failure is logged once."""
     with open_drain(batches) as ingest:
         assert drain(ingest, raising(failure)) == 3
     assert caplog.text.count(f"reporting a commit: {failure}") == 1
@@ -54,7 +54,7 @@ def test_a_report_that_raises(batches: Settings, caplog: pytest.LogCaptureFixtur
     assert_verified(batches)
 
 
-def test_an_interrupt_is_no_failure() -> None:
+def test_an_interrupt_is_not_a_failure() -> None:
     """Ctrl-C and an exit pass through."""
     with pytest.raises(KeyboardInterrupt):
         best_effort(raising(KeyboardInterrupt()), "reporting")()
@@ -62,8 +62,8 @@ def test_an_interrupt_is_no_failure() -> None:
         best_effort(raising(SystemExit()), "reporting")()
 
 
-def test_a_failure_is_said_again_after_a_success(caplog: pytest.LogCaptureFixture) -> None:
-    """A row of failures is one line; the traceback of what is none of ours is there."""
+def test_a_failure_is_logged_again_after_a_success(caplog: pytest.LogCaptureFixture) -> None:
+    """Consecutive failures are one log line; unexpected errors have a traceback."""
     outcomes: list[Exception | None] = [TransientError("one"), TransientError("two"), None, ZeroDivisionError("three")]
 
     def next_outcome() -> None:
@@ -76,17 +76,17 @@ def test_a_failure_is_said_again_after_a_success(caplog: pytest.LogCaptureFixtur
         for _ in range(4):
             call()
     assert [record.message for record in caplog.records] == [
-        "doing: one; ingest goes on without",
-        "doing: three; ingest goes on without",
+        "doing: one; ingest continues without it",
+        "doing: three; ingest continues without it",
     ]
     assert [bool(record.exc_info) for record in caplog.records] == [False, True]
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_a_group_that_takes_no_offsets(
+def test_a_group_that_accepts_no_offsets(
     batches: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: BaseException
 ) -> None:
-    """Whatever its client raises, the lake's checkpoints count (`once`)."""
+    """For any error of its client, the lake's checkpoints count (`once`)."""
     monkeypatch.setattr(KafkaSource, "acknowledge", raising(failure))
     assert len(drain_all(batches)) >= 3
     assert caplog.text.count(f"telling the bus what is committed: {failure}") == 1
@@ -97,7 +97,7 @@ def test_a_group_that_takes_no_offsets(
 def test_a_notice_of_a_new_topic_that_cannot_be_given(
     batches: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The names of topics read before are for a warning only."""
+    """The ids of topics read before are only used for a warning."""
     monkeypatch.setattr("pipelines.drain.topic_ids", raising(OSError("unreadable")))
     assert len(drain_all(batches)) >= 3
     assert "looking whether the topic is another one: unreadable" in caplog.text
@@ -105,8 +105,8 @@ def test_a_notice_of_a_new_topic_that_cannot_be_given(
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_stream_goes_on_where_its_callbacks_raise(batches: Settings, failure: BaseException) -> None:
-    """Metrics and output of every loop: commits go on, and the process ends only when it is told to."""
+def test_stream_continues_if_its_callbacks_raise(batches: Settings, failure: BaseException) -> None:
+    """Callbacks of every loop: commits continue, and the process ends only when stopped."""
     stopping, fails = threading.Event(), raising(failure)
     create_lake(batches.lake_root)
     with ThreadPoolExecutor(1) as pool:
@@ -122,7 +122,7 @@ def test_stream_goes_on_where_its_callbacks_raise(batches: Settings, failure: Ba
     assert_verified(batches)
 
 
-def test_stream_goes_on_where_compaction_fails(batches: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_continues_if_compaction_fails(batches: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small files that stay are no reason to stop: it is tried again with the next warehouse."""
     reputation = batches.reputation.model_copy(update={"derive_interval_seconds": 0.1})
     often = batches.model_copy(update={"reputation": reputation})

@@ -1,6 +1,6 @@
-"""Record batches that are small on the wire and large in memory: each is bounded, and so is what a poll holds of them.
+"""Decompression bombs: record batches that are small on the wire and large in memory; memory of a poll is bounded.
 
-The memory of a drain is measured in a process of its own, on Apache Kafka.
+The memory of a drain is measured in a separate process, on Apache Kafka.
 """
 
 import os
@@ -43,8 +43,8 @@ def bus(kafka: KafkaCluster, settings: Settings) -> Settings:
 
 
 @pytest.mark.slow
-def test_twenty_bombs_among_events(bus: Settings) -> None:
-    """Batches of 127 MiB of zeros are a poll each: a dead letter each, every event once, and memory has a bound."""
+def test_twenty_decompression_bombs_among_events(bus: Settings) -> None:
+    """Each batch of 127 MiB of zeros is one poll and one dead letter; every event counts once; memory is bounded."""
     send(bus, valid_records(range(100)))
     for _ in range(20):
         _send_zeros(bus, 127 * _MIB)
@@ -58,7 +58,7 @@ def test_twenty_bombs_among_events(bus: Settings) -> None:
 
 @pytest.mark.slow
 def test_a_million_and_one_records_with_a_giant(bus: Settings) -> None:
-    """A batch too large to be decompressed is one dead letter with its range, however many records it names."""
+    """A batch too large to decompress is one dead letter with its range, however many records it declares."""
     send(bus, valid_records(range(3)))
     assert produce_raw(bus.kafka, _million_and_one(140 * _MIB)) == 0
     send(bus, valid_records(range(3, 6)))
@@ -73,7 +73,7 @@ def test_a_million_and_one_records_with_a_giant(bus: Settings) -> None:
 
 
 def _drained_peak(bus: Settings) -> int:
-    """Drain in a process of its own and return the most memory that it held, in bytes."""
+    """Drain in another process; return its peak memory in bytes."""
     assert bus.kafka.bootstrap_servers is not None
     arguments = [str(bus.data_dir), bus.kafka.bootstrap_servers, bus.kafka.topic]
     run = subprocess.run(
@@ -94,7 +94,7 @@ def _send_zeros(bus: Settings, size: int) -> None:
 
 
 def _million_and_one(size: int) -> bytes:
-    """Return a batch of a million records of nothing and one of zeros, in less than a megabyte of zstd."""
+    """Return a batch of a million empty records and one of zeros, in less than a megabyte of zstd."""
     records = b"".join(_record(delta, b"") for delta in range(1_000_000)) + _record(1_000_000, bytes(size))
     payload = zstandard.ZstdCompressor(level=19).compress(records)
     header = build([(1_772_366_400_000, None, b"", [])])

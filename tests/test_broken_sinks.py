@@ -1,7 +1,7 @@
-"""The checks are tested: sinks that are broken on purpose are caught by what the crash tests and the audit look at.
+"""Tests of the checks: the crash tests and the audit catch sinks that are broken on purpose.
 
-Each is the real drain with one function replaced. What loses or doubles outright is in test_audit.py; these are sinks
-that seem to work, and of which not every check takes notice.
+Each is the real drain with one function replaced. Plain losses and doubles are in test_audit.py; these sinks seem to
+work, and not every check notices them.
 """
 
 from collections.abc import Callable
@@ -16,26 +16,26 @@ from deltalake.transaction import AddAction
 from pipelines import drain as drain_module
 from pipelines.contract.digest import Digests
 from pipelines.lake.commit import CommitRecord, commit_batch, stage_events
-from pipelines.lake.history import take_snapshot
-from pipelines.lake.publish import publish
+from pipelines.lake.commit_log import take_snapshot
+from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.runs import Runs
 from pipelines.lake.tables import open_lake
 from pipelines.operate.audit import audit
 from pipelines.operate.verify import verify_lake
 from pipelines.settings import Settings
-from pipelines.simulate.simulator import Rates, simulate
+from pipelines.simulate.simulator import FaultRates, simulate
 from tests.draining import contents, drain_all, send, with_ingest
 
-_FAULTS = Rates(duplicates=0.2, conflicts=0.02, malformed=0.02)
+_FAULTS = FaultRates(duplicates=0.2, conflicts=0.02, malformed=0.02)
 Function = Callable[..., Any]
 
 
 class PowerCutError(Exception):
-    """The end of a process in the midst of a sink."""
+    """The end of a process within a sink."""
 
 
 def second_time(special: Function, usual: Function) -> Function:
-    """Return a function that is `special` when it is called for the second time, and `usual` otherwise."""
+    """Return a function that calls `special` the second time and `usual` otherwise."""
     calls: list[None] = []
 
     def either(*arguments: Any) -> Any:
@@ -49,13 +49,13 @@ def cut_off(*_: Any) -> None:
     raise PowerCutError
 
 
-def ours(patch: pytest.MonkeyPatch) -> None:
+def real_sink(patch: pytest.MonkeyPatch) -> None:
     """End between the commit of the second batch and all that follows."""
     patch.setattr(drain_module, "complete_commits", second_time(cut_off, drain_module.complete_commits))
 
 
 def drops_a_batch(patch: pytest.MonkeyPatch) -> None:
-    """Commit the checkpoints of the second batch without its events, and call them duplicates: the books add up."""
+    """Commit the checkpoints of the second batch without its events, counted as duplicates: the totals reconcile."""
 
     def drop(lake: Any, events: Any, _: Any, record: CommitRecord) -> CommitRecord:
         ranges = (replace(r, accepted=0, duplicates=r.duplicates + r.accepted) for r in record.ranges)
@@ -71,7 +71,7 @@ def commits_offsets_first(patch: pytest.MonkeyPatch) -> None:
     def commit(lake: Any, events: Any, files: list[AddAction], record: CommitRecord) -> CommitRecord:
         record = commit_batch(lake, events, [], record)
         between()
-        publish(events, files, {})
+        commit_actions(events, files, {})
         events.update_incremental()
         return replace(record, version=events.version())
 
@@ -79,7 +79,7 @@ def commits_offsets_first(patch: pytest.MonkeyPatch) -> None:
 
 
 def dedupes_within_a_batch(patch: pytest.MonkeyPatch) -> None:
-    """Know no event_id of an earlier batch."""
+    """Find no event_id of an earlier batch."""
 
     def find(_: Runs, ids: Digests) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(len(ids), bool), ids.payload.copy()
@@ -88,7 +88,7 @@ def dedupes_within_a_batch(patch: pytest.MonkeyPatch) -> None:
 
 
 def swallows_an_error(patch: pytest.MonkeyPatch) -> None:
-    """Go on where the file of a day could not be written, and commit the other days of the second batch."""
+    """Ignore a failed file of a day, and commit the other days of the second batch."""
 
     def stage(*arguments: Any) -> list[AddAction]:
         return stage_events(*arguments)[1:]
@@ -97,50 +97,50 @@ def swallows_an_error(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def calm(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Return settings of a topic, and of a lake that it was drained into without mishap."""
+def reference(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Return settings of a topic, and of a lake that it was drained into without faults."""
     kafka = local_settings.kafka.model_copy(update={"topic": "sinks", "group_id": "sinks"})
-    data = {"data_dir": tmp_path_factory.mktemp("calm"), "kafka": kafka}
-    calm = with_ingest(local_settings.model_copy(update=data), max_batch_records=1)
+    data = {"data_dir": tmp_path_factory.mktemp("reference"), "kafka": kafka}
+    reference = with_ingest(local_settings.model_copy(update=data), max_batch_records=1)
     records = list(simulate(21, 300, days=3, rates=_FAULTS).records)
     for start in range(0, len(records), len(records) // 4):
-        send(calm, records[start : start + len(records) // 4])
-    drain_all(calm)
-    return calm
+        send(reference, records[start : start + len(records) // 4])
+    drain_all(reference)
+    return reference
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sink", "expected"),
     [
-        (ours, set[str]()),
+        (real_sink, set[str]()),
         (drops_a_batch, {"audit", "comparison"}),
-        (commits_offsets_first, {"audit", "comparison", "each commit's events are there"}),
-        (dedupes_within_a_batch, {"audit", "comparison", "no event_id twice"}),
-        (swallows_an_error, {"audit", "comparison", "each commit's events are there"}),
+        (commits_offsets_first, {"audit", "comparison", "commit counts match the events"}),
+        (dedupes_within_a_batch, {"audit", "comparison", "no duplicate event_id"}),
+        (swallows_an_error, {"audit", "comparison", "commit counts match the events"}),
     ],
 )
 def test_a_broken_sink_is_caught(
-    calm: Settings, tmp_path: Path, sink: Callable[[pytest.MonkeyPatch], None], expected: set[str]
+    reference: Settings, tmp_path: Path, sink: Callable[[pytest.MonkeyPatch], None], expected: set[str]
 ) -> None:
-    """Whatever it loses or doubles is found; ours, cut off too, passes every check (`once`, `nothing-lost`)."""
-    tried = calm.model_copy(update={"data_dir": tmp_path / "tried"})
+    """Every loss and double is found; the real sink, also cut off, passes every check (`once`, `nothing-lost`)."""
+    tried = reference.model_copy(update={"data_dir": tmp_path / "tried"})
     with pytest.MonkeyPatch.context() as patch:
         sink(patch)
         _drain_twice(tried)
-    assert _found(tried, calm) == expected
+    assert _found(tried, reference) == expected
 
 
 def _drain_twice(settings: Settings) -> None:
-    """Drain; where that is cut off, start again."""
+    """Drain; if that is cut off, drain again."""
     try:
         drain_all(settings)
     except PowerCutError:
         drain_all(settings)
 
 
-def _found(tried: Settings, calm: Settings) -> set[str]:
-    """Return the checks that fail: those of `karmalake verify` by name, the audit, the comparison with a calm run."""
+def _found(tried: Settings, reference: Settings) -> set[str]:
+    """Return the failed checks: those of `karmalake verify` by name, the audit, the comparison with a normal run."""
     failed = {check.name for check in verify_lake(take_snapshot(open_lake(tried.lake_root))) if not check.passed}
     failed |= set() if audit(tried).passed else {"audit"}
-    return failed if contents(tried) == contents(calm) else failed | {"comparison"}
+    return failed if contents(tried) == contents(reference) else failed | {"comparison"}

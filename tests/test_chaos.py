@@ -1,4 +1,4 @@
-"""The crash loop of `make chaos`: every disturbance of its table, and a verdict that passes nothing wrong."""
+"""The loop of `make chaos` applies every fault of its table, and its report passes no wrong lake."""
 
 import os
 import random
@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 
 from pipelines import refresh
-from pipelines.operate.audit import Audit, Audited
+from pipelines.operate.audit import Audit, PartitionAudit
 from pipelines.operate.check import Check
 from tests.chaos import clock
-from tests.chaos.disturbances import DISTURBANCES
-from tests.chaos.power import Disk, noting_flushes
+from tests.chaos.faults import FAULTS
+from tests.chaos.power import Disk, recording_flushes
+from tests.chaos.report import Findings, report
 from tests.chaos.run import main
-from tests.chaos.verdict import Books, verdict
 from tests.chaos.world import Story
 from tests.services.requirements import require
 
-_UNSOUND = Check("books", "once", passed=False, evidence="they do not add up")
+_UNSOUND = Check("totals", "once", passed=False, evidence="they do not add up")
 _SEED = "15"
 
 
@@ -30,12 +30,12 @@ _SEED = "15"
 @pytest.mark.jvm
 @pytest.mark.usefixtures("broken_connections")
 def test_a_few_seconds_of_chaos(capsys: pytest.CaptureFixture[str]) -> None:
-    """Among all disturbances, nothing is lost, doubled or blocked (`once`, `nothing-lost`, `not-blocked`)."""
+    """Under all faults, nothing is lost, duplicated or blocked (`once`, `nothing-lost`, `not-blocked`)."""
     require("kafka")
     assert main(["0", "--seed", _SEED]) == 0, capsys.readouterr().out
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "lost 0, doubled 0"
-    assert all(_number(lines, f"disturbed by {name}") > 0 for name in DISTURBANCES)
+    assert lines[-1] == "lost 0, duplicated 0"
+    assert all(_number(lines, f"fault: {name}") > 0 for name in FAULTS)
     assert _number(lines, "processes killed") > 0
     assert _number(lines, "of them dead letters") > 20
     assert _number(lines, "of them lost") == 0
@@ -48,47 +48,47 @@ def _number(lines: list[str], name: str) -> int:
 
 
 def _story(distinct: int = 10) -> Story:
-    return Story(distinct=distinct, done=Counter(list(DISTURBANCES)))
+    return Story(distinct=distinct, done=Counter(list(FAULTS)))
 
 
-def _books(*, lost: int = 0, doubled: int = 0, events: int = 10, failed: tuple[Check, ...] = ()) -> Books:
-    return Books(10, [Audit([Audited(0, 0, 20, lost=lost)], events, doubled)], failed)
+def _findings(*, lost: int = 0, duplicated: int = 0, events: int = 10, failed: tuple[Check, ...] = ()) -> Findings:
+    return Findings(10, [Audit([PartitionAudit(0, 0, 20, lost=lost)], events, duplicated)], failed)
 
 
-def test_poison_that_is_no_dead_letter_does_not_pass(capsys: pytest.CaptureFixture[str]) -> None:
-    """However well the books agree otherwise."""
-    assert verdict(_story(), [_books()]) == 0
-    assert verdict(_story(), [_books()], missing=1) == 1
+def test_a_missing_dead_letter_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """Even if everything else reconciles."""
+    assert report(_story(), [_findings()]) == 0
+    assert report(_story(), [_findings()], missing=1) == 1
     assert "of them dead letters" in capsys.readouterr().out
 
 
-def test_a_loss_that_is_not_told_does_not_pass() -> None:
-    """An accepted loss stands in the commits table as it was."""
-    assert verdict(_story(), [_books()], untold=1) == 1
+def test_an_unrecorded_loss_fails_the_run() -> None:
+    """The commits table must have each accepted loss with its number of records."""
+    assert report(_story(), [_findings()], unrecorded=1) == 1
 
 
-def test_a_disturbance_that_never_happened_does_not_pass(capsys: pytest.CaptureFixture[str]) -> None:
-    """A run that skips one says which."""
+def test_a_fault_that_never_happened_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """The report names a fault that was skipped."""
     story = _story()
     del story.done["power_fails"]
-    assert verdict(story, [_books()]) == 1
+    assert report(story, [_findings()]) == 1
     assert "FAILED: power_fails never happened" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("wrong", "ending"),
     [
-        (_books(events=9), "lost 1, doubled 0"),
-        (_books(lost=2), "lost 2, doubled 0"),
-        (_books(doubled=3), "lost 0, doubled 3"),
-        (_books(events=11), "lost 0, doubled 1"),
-        (_books(failed=(_UNSOUND,)), "lost 0, doubled 0"),
+        (_findings(events=9), "lost 1, duplicated 0"),
+        (_findings(lost=2), "lost 2, duplicated 0"),
+        (_findings(doubled=3), "lost 0, duplicated 3"),
+        (_findings(events=11), "lost 0, duplicated 1"),
+        (_findings(failed=(_UNSOUND,)), "lost 0, duplicated 0"),
     ],
 )
-def test_what_is_wrong_does_not_pass(wrong: Books, ending: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whether the audit finds it, the other checks, or the count of what was sent; in either lake."""
-    for books in ([wrong], [_books(), wrong]):
-        assert verdict(_story(), books) == 1
+def test_a_wrong_lake_fails_the_run(wrong: Findings, ending: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether the audit, another check or the count of sent events finds it, in either lake."""
+    for findings in ([wrong], [_findings(), wrong]):
+        assert report(_story(), findings) == 1
         assert capsys.readouterr().out.splitlines()[-1] == ending
 
 
@@ -107,17 +107,17 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _fates(tmp_path: Path, task: Callable[[Path], None]) -> set[bytes | None]:
-    """Return what `file` may hold once the power failed after a task, over many power cuts; None: it is gone."""
+    """Return the contents that `file` may have after a task and a power failure, over many of them; None: no file."""
     found: set[bytes | None] = set()
     for seed in range(40):
         folder = tmp_path / str(seed) / "disk"
         folder.mkdir(parents=True)
         (folder / "file").write_bytes(b"old")
         disk = Disk(folder.parent / "shadow", [folder])
-        disk.note_all()
+        disk.record_all()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(os, "fsync", os.fsync)  # put back in the end
-            noting_flushes(disk, task, folder)
+            patch.setattr(os, "fsync", os.fsync)  # restored at the end
+            recording_flushes(disk, task, folder)
         disk.cut(random.Random(seed))  # noqa: S311 - no secret
         found.add((folder / "file").read_bytes() if (folder / "file").exists() else None)
     return found
@@ -132,10 +132,10 @@ def _fates(tmp_path: Path, task: Callable[[Path], None]) -> set[bytes | None]:
         (False, False, {b"newer", b"", bytes(5), b"ne", b"old"}),
     ],
 )
-def test_a_power_cut_keeps_what_was_flushed_and_nothing_else_for_sure(
+def test_a_power_cut_keeps_for_certain_only_what_was_flushed(
     tmp_path: Path, *, flush_file: bool, flush_folder: bool, expected: set[bytes]
 ) -> None:
-    """Of a file that replaces another: the name by its folder, the content by itself."""
+    """For a file that replaces another: fsync of the folder keeps the name, fsync of the file the content."""
 
     def replace(folder: Path) -> None:
         _write(folder / "new", b"newer", flush=flush_file)
@@ -147,7 +147,7 @@ def test_a_power_cut_keeps_what_was_flushed_and_nothing_else_for_sure(
 
 
 def test_a_deletion_that_was_not_flushed_may_be_undone(tmp_path: Path) -> None:
-    """And one that was flushed is not."""
+    """A flushed deletion is final."""
 
     def delete(folder: Path) -> None:
         (folder / "file").unlink()
@@ -162,16 +162,16 @@ def test_a_deletion_that_was_not_flushed_may_be_undone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ahead", [-300.0, 300.0])
 def test_the_clock_jumps_both_ways(monkeypatch: pytest.MonkeyPatch, ahead: float) -> None:
-    """For `datetime.now` as pipelines ask it, and for `time.time`; a datetime stays a plain one."""
+    """`datetime.now` in pipelines and `time.time` jump; the result is a plain datetime."""
     with monkeypatch.context() as patch:
         patch.setattr(time, "time", time.time)
-        patch.setattr(clock, "_ahead", timedelta(0))
+        patch.setattr(clock, "_offset", timedelta(0))
         for module in [module for name, module in sys.modules.items() if name.startswith("pipelines.")]:
             if vars(module).get("datetime") is datetime:
                 patch.setattr(module, "datetime", datetime)
         real = datetime.now(UTC)
         clock.install()
-        clock.set_ahead(ahead)
+        clock.set_offset(ahead)
         now = vars(refresh)["datetime"].now(UTC)
         assert type(now) is datetime
         assert isinstance(now, vars(refresh)["datetime"])

@@ -1,4 +1,4 @@
-"""A killed drain is harmless: whatever the moment, the next one ends with the lake of an undisturbed run."""
+"""A killed drain is harmless: at whatever moment, the next drain ends with the lake of an uninterrupted run."""
 
 import os
 import random
@@ -17,14 +17,14 @@ from pipelines.emit.producer import Record
 from pipelines.lake.tables import create_lake
 from pipelines.lake.upkeep import compact
 from pipelines.settings import Settings
-from pipelines.simulate.simulator import Rates, simulate
+from pipelines.simulate.simulator import FaultRates, simulate
 from tests.conftest import REPOSITORY
 from tests.crash_at import EXIT_CODE
 from tests.draining import assert_verified, contents, drain_all, query, send, with_ingest
 from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
-_FAULTS = Rates(duplicates=0.1, conflicts=0.02, mis_keyed=0.005, malformed=0.02)
+_FAULTS = FaultRates(duplicates=0.1, conflicts=0.02, mis_keyed=0.005, malformed=0.02)
 _KARMALAKE = ["-c", "from pipelines.cli import main; main()"]
 _KILLS = 30
 _SOONER = 0.8
@@ -32,8 +32,8 @@ _PARTS = 30
 _SENT_FIRST = 20
 _SEED = 20260301
 
-# The moments between two steps of the protocol, and within two of them: a function, and which of its calls. Where it
-# is the second batch, a batch lies behind and another ahead.
+# Moments between and within the steps of the protocol: a function, and which of its calls. At the second batch, one
+# batch is committed and another is still to come.
 _MOMENTS = {
     "before dead letters": ("pipelines.drain:append", "before", 1),
     "before conflicts": ("pipelines.drain:append", "before", 4),
@@ -43,14 +43,14 @@ _MOMENTS = {
     "before the index": ("pipelines.drain:DedupIndex.extend", "before", 2),
     "index run written": ("pipelines.lake.index:Runs.add", "after", 2),
     "before the commit record": ("pipelines.drain:complete_commits", "before", 3),
-    "before group offsets": ("pipelines.ingest.source:KafkaSource.acknowledge", "before", 2),
-    "after group offsets": ("pipelines.ingest.source:KafkaSource.acknowledge", "after", 2),
+    "before group offsets": ("pipelines.ingest.kafka:KafkaSource.acknowledge", "before", 2),
+    "after group offsets": ("pipelines.ingest.kafka:KafkaSource.acknowledge", "after", 2),
 }
 
 
 @pytest.fixture
 def bus(settings: Settings) -> Settings:
-    """Return settings of small batches, one record batch of the producer each."""
+    """Return settings of small batches: one record batch of the producer each."""
     return with_ingest(settings, max_batch_records=1)
 
 
@@ -58,7 +58,7 @@ def bus(settings: Settings) -> Settings:
 def crash_bus(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Return settings of a topic that holds three parts of a simulated world, for all crashes at a step."""
     kafka = local_settings.kafka.model_copy(update={"topic": "crashes", "group_id": "crashes", "partitions": 1})
-    bus = local_settings.model_copy(update={"kafka": kafka, "data_dir": tmp_path_factory.mktemp("calm")})
+    bus = local_settings.model_copy(update={"kafka": kafka, "data_dir": tmp_path_factory.mktemp("reference")})
     bus = with_ingest(bus, max_batch_records=1)
     for part in _parts(3, 900):
         send(bus, part)
@@ -69,7 +69,7 @@ def crash_bus(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", _MOMENTS)
 def test_a_crash_at_a_moment(crash_bus: Settings, tmp_path: Path, moment: str) -> None:
-    """Between any two steps of the protocol: the lake reconciles, and the next drain ends as if nothing was."""
+    """Between any two steps of the protocol: the lake reconciles, and the next drain ends with the same lake."""
     place, when, call = _MOMENTS[moment]
     crashed = crash_bus.model_copy(update={"data_dir": tmp_path / "data"})
     command = [sys.executable, "-m", "tests.crash_at", place, when, str(call)]
@@ -93,20 +93,20 @@ def test_a_crash_at_a_moment(crash_bus: Settings, tmp_path: Path, moment: str) -
 def test_thirty_kills(bus: Settings, tmp_path: Path) -> None:
     """SIGKILL at 30 random moments of start-up and work: the same lake in the end (`once`, `nothing-lost`, `atomic`).
 
-    Meanwhile a process reads in a loop and sees whole commits only; files are compacted beside the drain now and then.
+    A concurrent reader sees whole commits only; in some rounds files are compacted beside the drain.
     """
-    calm = bus.model_copy(update={"data_dir": tmp_path / "calm"})
+    reference = bus.model_copy(update={"data_dir": tmp_path / "reference"})
     parts, rng = _parts(_PARTS, 3_000), random.Random(_SEED)  # noqa: S311 - reproducible, not secret
     for part in parts[:_SENT_FIRST]:
         send(bus, part)
-    start_seconds = _seconds_to_first_commit(calm, tmp_path)
+    start_seconds = _seconds_to_first_commit(reference, tmp_path)
     later = iter(parts[_SENT_FIRST:])
     create_lake(bus.lake_root)
     kills = 0
     with _reader(bus, tmp_path) as versions_read:
         while kills < _KILLS:
             if _survives(bus, tmp_path, start_seconds * rng.uniform(0.3, 1.3), compacting=kills % 5 == 4):
-                start_seconds *= _SOONER  # the machine has become quicker than when that was measured
+                start_seconds *= _SOONER  # the machine is faster than when this was measured
                 send(bus, next(later, []))
             else:
                 kills += 1
@@ -114,17 +114,15 @@ def test_thirty_kills(bus: Settings, tmp_path: Path) -> None:
         for part in later:
             send(bus, part)
         drain_all(bus)
-    drain_all(calm)
+    drain_all(reference)
     assert_verified(bus)
-    assert contents(bus) == contents(calm)
+    assert contents(bus) == contents(reference)
     assert versions_read[0] >= 10
     assert len(query(bus, "SELECT * FROM commits")) >= 24
 
 
-def test_an_unfinished_commit_record_is_completed_before_anybody_reads(
-    bus: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A crash right behind the commit leaves no record of it; a reader finds it all the same (`nothing-lost`)."""
+def test_an_unfinished_commit_record_is_completed_for_readers(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash right after the commit leaves no commit record; readers see the commit all the same (`nothing-lost`)."""
     send(bus, next(iter(_parts(1, 300))))
 
     class PowerCutError(Exception):
@@ -142,7 +140,7 @@ def test_an_unfinished_commit_record_is_completed_before_anybody_reads(
 
 
 def _parts(count: int, events: int) -> list[list[Record]]:
-    """Return a simulated world in consecutive parts, each of which a producer sends as record batches of its own."""
+    """Return a simulated world in consecutive parts; each is sent as record batches of its own."""
     records = list(simulate(_SEED, events, days=5, rates=_FAULTS).records)
     size = -(-len(records) // count)
     return [records[start : start + size] for start in range(0, len(records), size)]
@@ -164,7 +162,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 @contextmanager
 def _draining(settings: Settings, folder: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Yield a process that runs `karmalake drain`; it is gone afterwards."""
+    """Yield a process that runs `karmalake drain`, and end it on exit."""
     command = [sys.executable, *_KARMALAKE, "drain"]
     started = subprocess.Popen(
         command, env=environment(settings), cwd=folder, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -174,7 +172,7 @@ def _draining(settings: Settings, folder: Path) -> Iterator["subprocess.Popen[st
 
 
 def _seconds_to_first_commit(settings: Settings, folder: Path) -> float:
-    """Drain without a disturbance; return after how many seconds the first commit was there."""
+    """Drain without interruption; return the seconds until the first commit."""
     started = time.monotonic()
     log = Path(settings.lake_root) / "events" / "_delta_log" / f"{1:020}.json"
     with _draining(settings, folder) as process:
@@ -186,7 +184,7 @@ def _seconds_to_first_commit(settings: Settings, folder: Path) -> float:
 
 
 def _survives(settings: Settings, folder: Path, seconds: float, *, compacting: bool) -> bool:
-    """Start a drain and kill it after `seconds`; return whether it had ended by itself."""
+    """Start a drain and kill it after `seconds`; return whether it had ended before."""
     with _draining(settings, folder) as process:
         deadline = time.monotonic() + seconds
         if compacting:
@@ -203,7 +201,7 @@ def _survives(settings: Settings, folder: Path, seconds: float, *, compacting: b
 
 @contextmanager
 def _reader(settings: Settings, folder: Path) -> Iterator[list[int]]:
-    """Read the lake in another process meanwhile; afterwards the answer holds the number of versions that it read."""
+    """Read the lake in another process during the block; on exit, append the number of versions read to the list."""
     stop, versions_read = folder / "stop", list[int]()
     command = [sys.executable, "-m", "tests.reader", str(Path(settings.lake_root) / "events"), str(stop)]
     started = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

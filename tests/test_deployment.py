@@ -1,4 +1,4 @@
-"""compose.yaml and docs/kubernetes.md, as far as they can be judged without an engine: every name in them is real."""
+"""compose.yaml and docs/kubernetes.md, checked without a container engine: every name in them exists."""
 
 import re
 import shlex
@@ -32,12 +32,12 @@ _VARIABLE = re.compile(r"\$\{(\w+):\?[^}]+\}")
 
 
 def filled_in(value: str) -> str:
-    """Return what Compose makes of a value: each variable has to be given, and is."""
+    """Return a value as Compose interpolates it: each variable is required, and given."""
     return _VARIABLE.sub("secret", value)
 
 
 def assert_understood(command: list[str]) -> None:
-    """Assert that the command line knows a command of ours and its options; runs nothing."""
+    """Assert that a karmalake command and its options exist; runs nothing."""
     if command[:2] == ["sh", "-c"]:
         words = shlex.split(command[2].replace(";", " ; "))
         start = words.index("karmalake")
@@ -55,13 +55,13 @@ def assert_understood(command: list[str]) -> None:
 
 
 def assert_settings(values: dict[str, str], tmp_path: Path) -> None:
-    """Assert that each variable is a setting with a value that it may have."""
+    """Assert that each variable is a setting with a valid value."""
     load_settings({name: filled_in(str(value)) for name, value in values.items()}, tmp_path)
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_of_compose(name: str, tmp_path: Path) -> None:
-    """Settings, command, volumes, ports and what it waits for are real; it is pinned, and says whether it is well."""
+    """Settings, command, volumes, ports and dependencies exist; it is pinned, and has a health check."""
     service = SERVICES[name]
     assert_settings(service["environment"], tmp_path)
     if service.get("image") == "karmalake":
@@ -86,7 +86,7 @@ def test_addresses_of_compose_name_services() -> None:
 
 @pytest.mark.jvm
 def test_kafka_takes_its_environment(tmp_path: Path) -> None:
-    """The release that the tests run formats a folder with the properties that the image makes of the variables."""
+    """The tested Kafka release formats a folder with the properties that the image derives from the variables."""
     require("kafka")
     given = SERVICES["kafka"]["environment"] | {"KAFKA_LOG_DIRS": str(tmp_path / "data")}
     lines = [f"{name.removeprefix('KAFKA_').lower().replace('_', '.')}={value}" for name, value in given.items()]
@@ -99,7 +99,7 @@ def test_kafka_takes_its_environment(tmp_path: Path) -> None:
 
 
 def test_secrets_come_from_the_environment() -> None:
-    """No password stands in the file, and Compose refuses to start without one."""
+    """The file contains no password, and Compose refuses to start without one."""
     text = (REPOSITORY / "compose.yaml").read_text(encoding="utf-8")
     passwords = re.findall(
         r"(?:PASSWORD|REDISCLI_AUTH|--requirepass|redis://:|postgres:)[:, \"]*(\$\{|[^\s\"@$]+@)", text
@@ -108,8 +108,8 @@ def test_secrets_come_from_the_environment() -> None:
     assert set(passwords) == {"${"}
 
 
-def test_the_image_has_what_it_is_told_to_copy() -> None:
-    """Everything that the Dockerfile copies is there, and let through by .dockerignore."""
+def test_the_image_has_the_files_that_it_copies() -> None:
+    """Everything that the Dockerfile copies exists, and is not excluded by .dockerignore."""
     copied = [word for line in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE) for word in line.split()]
     ignored = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert copied
@@ -118,8 +118,8 @@ def test_the_image_has_what_it_is_told_to_copy() -> None:
         assert f"!{name}" in ignored
 
 
-def test_the_image_installs_what_is_locked() -> None:
-    """Every line has its hash, pip is told to insist, and versions are those that the tests run with."""
+def test_the_image_installs_locked_versions() -> None:
+    """Every line has a hash, pip requires hashes, and versions are those that the tests run with."""
     installs = re.findall(r"pip install ([^\n\\]+)", DOCKERFILE)
     assert installs == ["--require-hashes --requirement requirements-image.txt ", "--no-deps --no-build-isolation ."]
     image, tested = (_pins(REPOSITORY / name) for name in ("requirements-image.txt", "requirements.txt"))
@@ -129,7 +129,7 @@ def test_the_image_installs_what_is_locked() -> None:
 
 
 def _pins(path: Path) -> dict[str, str]:
-    """Return the version of each package of a lock, having asserted that it has hashes."""
+    """Return the version of each package of a lock file, after asserting that it has hashes."""
     locked = re.split(r"\n(?=[a-z0-9])", path.read_text(encoding="utf-8").partition("\n    ")[2].partition("\n")[2])
     pins = dict(match.groups() for entry in locked if (match := re.match(r"([a-z0-9._-]+)[^=]*==([^ ;\\]+)", entry)))
     assert all("--hash=sha256:" in entry for entry in locked)
@@ -137,7 +137,7 @@ def _pins(path: Path) -> dict[str, str]:
 
 
 def test_dagster_keeps_its_runs_where_the_image_says(tmp_path: Path) -> None:
-    """With what the Dockerfile adds to it, dagster.yaml is one that Dagster takes, and the storage is PostgreSQL."""
+    """With the additions of the Dockerfile, dagster.yaml is valid, and the storage is PostgreSQL."""
     (added,) = re.findall(r"printf '(.+?)' >> /dagster/dagster.yaml", DOCKERFILE)
     ours = (REPOSITORY / "dagster.yaml").read_text(encoding="utf-8")
     (tmp_path / "dagster.yaml").write_text(ours + added.replace("\\n", "\n"), encoding="utf-8")
@@ -147,7 +147,7 @@ def test_dagster_keeps_its_runs_where_the_image_says(tmp_path: Path) -> None:
 
 
 def test_settings_and_secrets_of_kubernetes(tmp_path: Path) -> None:
-    """Each is one of ours, or of AWS; what pods are given by name is on the page."""
+    """Each belongs to karmalake or AWS, and every reference of a pod is defined on the page."""
     config, secret = (next(block for block in BLOCKS if block.get("kind") == kind) for kind in ("ConfigMap", "Secret"))
     values = {**config["data"], **secret["stringData"]}
     assert_settings(values, tmp_path)
@@ -167,7 +167,7 @@ def _containers() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
 
 
 def test_pods_of_kubernetes(tmp_path: Path) -> None:
-    """Their commands are understood, their variables settings, their volumes and ports declared."""
+    """Their commands exist, their variables are settings, their volumes and ports are declared."""
     pods = list(_containers())
     assert len(pods) == 4
     for block, container in pods:
@@ -185,7 +185,7 @@ def test_pods_of_kubernetes(tmp_path: Path) -> None:
 
 
 def test_the_run_config_of_kubernetes() -> None:
-    """Dagster takes it for the asset `history`, and the limit of pools is that of dagster.yaml."""
+    """Dagster accepts it for the asset `history`, and the limit of pools is that of dagster.yaml."""
     config = next(block for block in BLOCKS if "ops" in block)
     job = defs.resolve_implicit_global_asset_job_def()
     assert validate_run_config(

@@ -1,4 +1,4 @@
-"""Copies of dead letters follow the commit: all of them, at a cost of what is new, and no failure reaches ingest."""
+"""Dead letters are copied after the commit: all of them, at the cost of the new ones, without affecting ingest."""
 
 import threading
 from collections.abc import Callable
@@ -10,20 +10,20 @@ import pytest
 from kafka import KafkaProducer
 
 from pipelines import dlq
-from pipelines.dlq import DeadLetterTopic, Turn, open_dead_letter_topic
+from pipelines.dlq import CopyProgress, DeadLetterTopic, open_dead_letter_topic
 from pipelines.emit.copies import CopyWriter
 from pipelines.emit.producer import Record
 from pipelines.errors import TransientError
-from pipelines.lake import outbox as outbox_module
+from pipelines.lake import dead_letter_outbox as outbox_module
 from pipelines.lake.copying import copy_lake
-from pipelines.lake.publish import publish
+from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.tables import Lake, create_lake, open_lake
 from pipelines.lake.upkeep import compact
 from pipelines.operate.dead_letters import Selection, requeue
 from pipelines.operate.erase import erase
 from pipelines.operate.replay import open_replay, replay
 from pipelines.settings import Settings
-from tests.copies import copied_places, copies, letter_places, told
+from tests.dlq_copies import copied_places, dead_letter_places, read_copies, read_headers
 from tests.draining import assert_verified, drain_all, drained, query, send, valid_records, with_ingest
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.waiting import wait_for
@@ -32,17 +32,17 @@ from tests.test_stream import streaming
 
 
 class Panic(BaseException):
-    """As Rust's libraries raise it."""
+    """A panic of a Rust library is a BaseException like this."""
 
 
 @pytest.fixture
 def publishing(settings: Settings) -> Settings:
-    """Return settings of one topic partition, whose dead letters are copied for others."""
+    """Return settings of one topic partition, with copies of dead letters switched on."""
     kafka = settings.kafka.model_copy(update={"partitions": 1})
     return with_ingest(settings.model_copy(update={"kafka": kafka}), publish_dead_letters=True)
 
 
-def keeping(settings: Settings) -> Settings:
+def without_copies(settings: Settings) -> Settings:
     """Return the same settings without copies."""
     return with_ingest(settings, publish_dead_letters=False)
 
@@ -54,35 +54,35 @@ def bad(number: int, user: bytes = b"u") -> Record:
 def batch_of(settings: Settings, numbers: range) -> None:
     """Commit a batch with a dead letter and an event for each number, without copying."""
     send(settings, [record for n in numbers for record in (bad(n), *valid_records([n]))])
-    drain_all(keeping(settings))
+    drain_all(without_copies(settings))
 
 
-def drained_without_copies(settings: Settings, batches: int) -> None:
-    """Commit batches while the topic of dead letters does not answer."""
+def drain_without_copies(settings: Settings, batches: int) -> None:
+    """Commit batches without copying their dead letters, after the checkpoint was set."""
     open_dead_letter_topic(settings)
     for number in range(batches):
         batch_of(settings, range(10 * number, 10 * number + 3))
 
 
-def copy_now(settings: Settings) -> list[Turn]:
-    topic, turns = open_dead_letter_topic(settings), list[Turn]()
+def copy_now(settings: Settings) -> list[CopyProgress]:
+    topic, turns = open_dead_letter_topic(settings), list[CopyProgress]()
     try:
-        topic.copy_waiting(turns.append)
+        topic.copy_pending(turns.append)
     finally:
         topic.close()
     return turns
 
 
 def test_each_dead_letter_is_copied_with_its_place(publishing: Settings) -> None:
-    """Bytes, key and headers as they were; reason, place and batch beside them; one copy of each."""
+    """Each copy has the original bytes, key and headers, and headers for reason, place and batch."""
     send(publishing, [bad(1), *valid_records(range(5)), bad(2)])
     drain_all(publishing)
     drain_all(publishing)
-    assert copied_places(publishing) == letter_places(publishing)
+    assert copied_places(publishing) == dead_letter_places(publishing)
     (batch_id,) = query(publishing, "SELECT DISTINCT batch_id FROM dead_letters")[0]
-    first = copies(publishing)[0]
+    first = read_copies(publishing)[0]
     assert (first.key, first.value) == (b"u", b"\xff1")
-    assert told(first) == {
+    assert read_headers(first) == {
         "h": b"1",
         "karmalake.reason": b"undecodable",
         "karmalake.detail": query(publishing, "SELECT detail FROM dead_letters LIMIT 1")[0][0].encode(),
@@ -95,25 +95,25 @@ def test_each_dead_letter_is_copied_with_its_place(publishing: Settings) -> None
 
 
 def test_copies_begin_with_what_is_committed_from_then_on(publishing: Settings) -> None:
-    """Switched on over an old lake, the dead letters of before stay where they are; none after is left out."""
+    """Switched on for an existing lake, copies start with the next commit and miss none after it."""
     batch_of(publishing, range(5))
     drain_all(publishing)
-    assert copies(publishing) == []
+    assert read_copies(publishing) == []
     send(publishing, [bad(100)])
     drain_all(publishing)
-    assert [copy.value for copy in copies(publishing)] == [b"\xff100"]
+    assert [copy.value for copy in read_copies(publishing)] == [b"\xff100"]
 
 
 def test_what_is_committed_while_they_are_off_is_copied_later(publishing: Settings) -> None:
-    """Switched off and on again, copies go on from their checkpoint."""
-    drained_without_copies(publishing, 2)
+    """Switched off and on again, copying continues from its checkpoint."""
+    drain_without_copies(publishing, 2)
     drain_all(publishing)
-    assert copied_places(publishing) == letter_places(publishing)
+    assert copied_places(publishing) == dead_letter_places(publishing)
 
 
 def test_only_what_came_from_the_bus_is_copied(publishing: Settings, tmp_path: Path) -> None:
-    """Rows of files are in their file; what a replay or a requeue judges again was copied before."""
-    drained_without_copies(publishing, 1)
+    """Rows of files are in their file; records of a replay or a requeue were copied before."""
+    drain_without_copies(publishing, 1)
     file = tmp_path / "rows.csv"
     file.write_text("to,time,from,feature\n,1400000000,1,2\n3,1400000000,1,2\n", "utf-8")
     (record,) = load(publishing, file)
@@ -122,26 +122,26 @@ def test_only_what_came_from_the_bus_is_copied(publishing: Settings, tmp_path: P
         replay(replayed, publishing, lambda _: None)
     requeue(publishing, Selection())
     drain_all(publishing)
-    assert len(letter_places(publishing)) == 7
-    assert sorted(copy.value for copy in copies(publishing)) == [b"\xff0", b"\xff1", b"\xff2"]
+    assert len(dead_letter_places(publishing)) == 7
+    assert sorted(copy.value for copy in read_copies(publishing)) == [b"\xff0", b"\xff1", b"\xff2"]
 
 
 def test_a_topic_that_does_not_answer_delays_only_the_copies(
     publishing: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The drain ends well and says so; the next one copies what waited (`isolated`)."""
+    """The drain succeeds and logs the failure; the next one copies the pending letters (`isolated`)."""
     for failure in (TransientError("no broker answers"), ZeroDivisionError("a defect"), Panic("of Rust")):
         send(publishing, [bad(1), *valid_records([1])])
         with monkeypatch.context() as patch:
-            patch.setattr("pipelines.dlq.connect_copies", raising(failure))
+            patch.setattr("pipelines.dlq.connect_copy_writer", raising(failure))
             record = drained(publishing)
         assert record.total("dead_letters") == 1
         assert f"copying dead letters to {publishing.kafka.topic}.dlq: {failure}" in caplog.text
         assert_verified(publishing)
-    assert copies(publishing) == []
+    assert read_copies(publishing) == []
     drain_all(publishing)
-    assert copied_places(publishing) == letter_places(publishing)
-    assert len(copies(publishing)) == 3
+    assert copied_places(publishing) == dead_letter_places(publishing)
+    assert len(read_copies(publishing)) == 3
 
 
 def raising(failure: BaseException) -> Callable[..., Any]:
@@ -154,7 +154,7 @@ def raising(failure: BaseException) -> Callable[..., Any]:
 def test_a_checkpoint_that_cannot_be_set_does_not_stop_ingest(
     publishing: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Copies are best effort from their first step on."""
+    """Copying is best effort from its first step on."""
     send(publishing, [bad(1), *valid_records([1])])
     monkeypatch.setattr("pipelines.dlq.begin", raising(OSError("no space left")))
     drained(publishing)
@@ -163,71 +163,71 @@ def test_a_checkpoint_that_cannot_be_set_does_not_stop_ingest(
 
 @pytest.mark.parametrize("merge", [True, False])
 def test_copies_are_found_where_files_were_merged(publishing: Settings, *, merge: bool) -> None:
-    """Whether compaction came first or not: each letter once, from the checkpoint on."""
+    """With or without compaction, each letter is copied once, from the checkpoint on."""
     batch_of(publishing, range(900, 905))
-    drained_without_copies(publishing, 6)
+    drain_without_copies(publishing, 6)
     if merge:
         merged = [one for one in compact(open_lake(publishing.lake_root), 2) if one.table == "dead_letters"]
         assert (merged[0].files_before, merged[0].files_after) == (7, 1)
     copy_now(publishing)
-    assert copied_places(publishing) == letter_places(publishing)[5:]
+    assert copied_places(publishing) == dead_letter_places(publishing)[5:]
 
 
 def test_an_erased_user_is_not_copied(publishing: Settings) -> None:
-    """What was erased before its copy was made is not made (`erasable`); the others are, and the loop goes on."""
+    """A dead letter erased before it is copied is skipped (`erasable`); the others are copied."""
     open_dead_letter_topic(publishing)
     send(publishing, [bad(1, b"ann"), bad(2, b"bob")])
-    drain_all(keeping(publishing))
+    drain_all(without_copies(publishing))
     send(publishing, [bad(3, b"ann")])
-    drain_all(keeping(publishing))
+    drain_all(without_copies(publishing))
     erase(publishing, ["ann"])
     turns = copy_now(publishing)
-    assert [copy.value for copy in copies(publishing)] == [b"\xff2"]
-    assert turns[-1].waiting_records == 0
+    assert [copy.value for copy in read_copies(publishing)] == [b"\xff2"]
+    assert turns[-1].pending_records == 0
 
 
 def test_a_copy_of_the_lake_goes_on_from_the_checkpoint(publishing: Settings, tmp_path: Path) -> None:
-    """Moved to another folder, nothing is copied again, and nothing is left out."""
-    drained_without_copies(publishing, 1)
+    """In another folder, nothing is copied again, and nothing is missed."""
+    drain_without_copies(publishing, 1)
     copy_now(publishing)
     batch_of(publishing, range(50, 52))
     moved = publishing.model_copy(update={"data_dir": tmp_path / "moved"})
     copy_lake(open_lake(publishing.lake_root), moved.lake_root)
     copy_now(moved)
-    assert copied_places(moved) == letter_places(moved)
+    assert copied_places(moved) == dead_letter_places(moved)
 
 
 def test_a_checkpoint_ahead_of_the_lake_is_set_back(publishing: Settings) -> None:
-    """A copy of a lake may hold a younger checkpoint than commits: those to come are copied all the same."""
-    drained_without_copies(publishing, 1)
+    """A copy of a lake may have a checkpoint newer than its commits: later commits are copied all the same."""
+    drain_without_copies(publishing, 1)
     copy_now(publishing)
     lake = open_lake(publishing.lake_root)
-    publish(lake.table("dead_letters"), [], {f"dlq:{publishing.kafka.topic}": 1_000})
+    commit_actions(lake.table("dead_letters"), [], {f"dlq:{publishing.kafka.topic}": 1_000})
     send(publishing, [bad(77)])
     drain_all(publishing)
-    assert copied_places(publishing) == letter_places(publishing)
+    assert copied_places(publishing) == dead_letter_places(publishing)
 
 
 def test_a_turn_costs_what_is_new(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of twenty batches of history, a turn reads neither a log entry nor a file once they are copied."""
-    drained_without_copies(publishing, 20)
+    """After twenty batches are copied, a turn reads none of their log entries and files."""
+    drain_without_copies(publishing, 20)
     copy_now(publishing)
     batch_of(publishing, range(500, 502))
-    entries, files = counted(monkeypatch, Lake, "log"), counted(monkeypatch, outbox_module, "open_file")
+    entries, files = counted(monkeypatch, Lake, "read_log"), counted(monkeypatch, outbox_module, "open_file")
     topic = open_dead_letter_topic(publishing)
-    topic.copy_waiting(lambda _: None)
+    topic.copy_pending(lambda _: None)
     assert sum(upto - after for _, after, upto in entries) == 1
     assert len({place for (place,) in files}) == 1
     files.clear()
     entries.clear()
-    topic.copy_waiting(lambda _: None)
+    topic.copy_pending(lambda _: None)
     topic.close()
     assert files == []
     assert sum(upto - after for _, after, upto in entries) == 0
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[tuple[Any, ...]]:
-    """Note the arguments of the calls of a function."""
+    """Record the arguments of every call of a function."""
     calls: list[tuple[Any, ...]] = []
     function = getattr(owner, name)
 
@@ -242,8 +242,8 @@ def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[tupl
 def test_a_log_that_was_cleaned_is_read_from_the_commit_records(
     publishing: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Switched off for longer than the log is kept, copies go on where they were."""
-    drained_without_copies(publishing, 4)
+    """After a pause longer than the log's retention, copying continues at its checkpoint."""
+    drain_without_copies(publishing, 4)
 
     def gone(*_: object) -> Any:
         raise LookupError
@@ -252,14 +252,14 @@ def test_a_log_that_was_cleaned_is_read_from_the_commit_records(
         patch.setattr(Lake, "log", gone)
         copy_now(publishing)
     copy_now(publishing)
-    assert copied_places(publishing) == letter_places(publishing)
+    assert copied_places(publishing) == dead_letter_places(publishing)
 
 
 def test_batches_without_dead_letters_move_the_checkpoint_now_and_then(
     publishing: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that a start need not read the log of all the time in which nothing was wrong."""
-    monkeypatch.setattr(outbox_module, "_SAVED_EVERY", 3)
+    """So that a start does not read a long log without dead letters."""
+    monkeypatch.setattr(outbox_module, "_SAVE_INTERVAL_VERSIONS", 3)
     open_dead_letter_topic(publishing)
     saved: list[int | None] = []
     for number in range(4):
@@ -271,45 +271,45 @@ def test_batches_without_dead_letters_move_the_checkpoint_now_and_then(
 
 
 def test_more_batches_than_are_looked_ahead_for(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a long outage they are taken some at a time: all are copied, and memory stays bounded."""
-    monkeypatch.setattr(outbox_module, "_MOST_PENDING", 2)
-    drained_without_copies(publishing, 5)
+    """After a long outage, batches are read in parts: all are copied, and memory stays bounded."""
+    monkeypatch.setattr(outbox_module, "_MAX_PENDING_BATCHES", 2)
+    drain_without_copies(publishing, 5)
     turns = copy_now(publishing)
-    assert copied_places(publishing) == letter_places(publishing)
-    assert max(turn.waiting_records for turn in turns) == 6
+    assert copied_places(publishing) == dead_letter_places(publishing)
+    assert max(turn.pending_records for turn in turns) == 6
 
 
 def test_what_another_process_copied_is_not_copied_again(publishing: Settings) -> None:
     """Two processes on one lake follow each other's checkpoint."""
-    drained_without_copies(publishing, 2)
+    drain_without_copies(publishing, 2)
     late = open_dead_letter_topic(publishing)
     late.outbox.catch_up()
     copy_now(publishing)
-    late.copy_waiting(lambda _: None)
-    assert copied_places(publishing) == letter_places(publishing)
+    late.copy_pending(lambda _: None)
+    assert copied_places(publishing) == dead_letter_places(publishing)
 
 
 def test_stream_copies_beside_ingest(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the topic does not answer, commits go on; once it does, all is copied, without a restart (`isolated`)."""
+    """Commits go on while the topic does not respond; afterwards all is copied without a restart (`isolated`)."""
     monkeypatch.setattr("pipelines.dlq._RETRY_SECONDS", 0.05)
-    connect, answers = dlq.connect_copies, threading.Event()
+    connect, answers = dlq.connect_copy_writer, threading.Event()
 
     def sometimes(*arguments: Any) -> CopyWriter:
         if not answers.is_set():
             raise TransientError("no broker answers")
         return connect(*arguments)
 
-    monkeypatch.setattr("pipelines.dlq.connect_copies", sometimes)
+    monkeypatch.setattr("pipelines.dlq.connect_copy_writer", sometimes)
     create_lake(publishing.lake_root)
     send(publishing, [bad(1), *valid_records(range(7))])
     with streaming(publishing):
         wait_for("a commit", lambda: committed(publishing) == 7)
         send(publishing, [bad(2), *valid_records(range(20, 25))])
         wait_for("another commit", lambda: committed(publishing) == 12)
-        assert copies(publishing) == []
+        assert read_copies(publishing) == []
         answers.set()
-        wait_for("the copies", lambda: len(copies(publishing)) == 2)
-    assert copied_places(publishing) == letter_places(publishing)
+        wait_for("the copies", lambda: len(read_copies(publishing)) == 2)
+    assert copied_places(publishing) == dead_letter_places(publishing)
 
 
 def committed(settings: Settings) -> int:
@@ -317,30 +317,30 @@ def committed(settings: Settings) -> int:
 
 
 def test_a_defect_in_copying_does_not_end_the_loop(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever it raises, it is told as an outage of the loop, and tried again after longer and longer waits."""
+    """Any error is reported as an outage of the loop, and retried with growing delays."""
     monkeypatch.setattr("pipelines.dlq._RETRY_SECONDS", 0.01)
     open_dead_letter_topic(publishing)
     batch_of(publishing, range(2))
     failures: list[BaseException] = [Panic("of Rust"), ZeroDivisionError("a defect"), TransientError("no answer")]
     outages: list[str] = []
     stopping, letters = threading.Event(), threading.Event()
-    copy = DeadLetterTopic.copy_waiting
+    copy = DeadLetterTopic.copy_pending
 
-    def fails_at_first(topic: DeadLetterTopic, report: dlq.OnTurn) -> None:
+    def fails_at_first(topic: DeadLetterTopic, report: dlq.OnProgress) -> None:
         if failures:
             raise failures.pop(0)
         copy(topic, report)
         stopping.set()
         letters.set()
 
-    monkeypatch.setattr(DeadLetterTopic, "copy_waiting", fails_at_first)
+    monkeypatch.setattr(DeadLetterTopic, "copy_pending", fails_at_first)
     dlq.copy_until(publishing, stopping, letters, lambda _: None, lambda outage: outages.append(str(outage)))
     assert [outage.split("(")[0] for outage in outages[:3]] == [
         "copying dead letters failed: Panic",
         "copying dead letters failed: ZeroDivisionError",
         "no answer",
     ]
-    assert copied_places(publishing) == letter_places(publishing)
+    assert copied_places(publishing) == dead_letter_places(publishing)
 
 
 @pytest.mark.jvm
@@ -348,18 +348,18 @@ def test_a_defect_in_copying_does_not_end_the_loop(publishing: Settings, monkeyp
 def test_a_record_near_the_limit_does_not_stop_ingest(
     publishing: Settings, kafka: KafkaCluster, limit: int, size: int
 ) -> None:
-    """Its copy with our headers does not fit: it is cut, marked, and tells where the whole is; ingest goes on."""
+    """Its copy does not fit with the added headers: it is cut and marked, and names its place; ingest goes on."""
     topic = kafka.new_topic(**{"max.message.bytes": str(limit)})
     settings = publishing.model_copy(update={"kafka": kafka.settings(topic=topic)})
     produce_large(settings, [*valid_records([1]), Record(b"u", b"\xff" * size), *valid_records([2])])
     record = drained(settings)
     assert (record.total("accepted"), record.total("dead_letters")) == (2, 1)
-    (copy,) = copies(settings)
-    headers = told(copy)
+    (copy,) = read_copies(settings)
+    headers = read_headers(copy)
     assert headers["karmalake.truncated"] == str(size).encode()
     assert len(copy.value) > 1_047_000
     assert query(settings, 'SELECT octet_length("value") FROM dead_letters') == [(size,)]
-    assert copied_places(settings) == letter_places(settings)
+    assert copied_places(settings) == dead_letter_places(settings)
 
 
 @pytest.mark.jvm
@@ -367,33 +367,33 @@ def test_a_record_near_the_limit_does_not_stop_ingest(
 def test_a_topic_that_takes_less_than_ours(
     publishing: Settings, kafka: KafkaCluster, limit: int, truncated: int, refused: int
 ) -> None:
-    """The topic of copies has limits of its own: what it takes is cut to them, and what it refuses is counted."""
+    """Copies are cut to the limits of the dead letter topic; refused ones are counted."""
     topic = kafka.new_topic()
     kafka.create_topic(f"{topic}.dlq", **{"max.message.bytes": str(limit)})
     settings = publishing.model_copy(update={"kafka": kafka.settings(topic=topic)})
     open_dead_letter_topic(settings)
     send(settings, [Record(b"u", b"\xff" * 5_000), Record(b"u", b"\xff", [("h", b"x" * 5_000)]), bad(3)])
-    drain_all(keeping(settings))
+    drain_all(without_copies(settings))
     turns = copy_now(settings)
     written = [turn.written for turn in turns]
     assert sum(one.published for one in written) == 3 - refused
     assert (sum(one.truncated for one in written), sum(one.refused for one in written)) == (truncated, refused)
-    assert turns[-1].waiting_records == 0
+    assert turns[-1].pending_records == 0
     assert len(copied_places(settings)) == 3 - refused
 
 
 def test_a_bomb_of_headers_is_read_only_as_far_as_it_is_copied(publishing: Settings) -> None:
-    """A record of 100,000 headers: the copy has a thousand, and says how many are missing."""
+    """Of a record with 100,000 headers the copy has 1,000, and the number of missing ones."""
     open_dead_letter_topic(publishing)
     send(publishing, [Record(b"u", b"\xff", [("h", b"")] * 100_000)])
     drain_all(publishing)
-    (copy,) = copies(publishing)
-    assert told(copy)["karmalake.headers_left_out"] == b"99000"
+    (copy,) = read_copies(publishing)
+    assert read_headers(copy)["karmalake.headers_left_out"] == b"99000"
     assert len([name for name, _ in copy.headers if name == "h"]) == 1_000
 
 
 def produce_large(settings: Settings, records: list[Record]) -> None:
-    """Send records that are larger than our own producer makes them."""
+    """Send records larger than karmalake's own producer allows."""
     create: Any = KafkaProducer
     with closing(create(**settings.kafka.client_config(), max_request_size=16 * 2**20)) as producer:
         for record in records:

@@ -1,4 +1,4 @@
-"""The documentation as a site: whole, with every page in its place, and nothing fetched from elsewhere."""
+"""The documentation site: complete, with every page in the navigation, and without external resources."""
 
 import os
 import re
@@ -20,7 +20,7 @@ _FETCHED = re.compile(r'<(?:script|img|iframe|link rel="stylesheet")[^>]* (?:src
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the built site; a link or an anchor that leads nowhere is an error."""
+    """Return the built site; a broken link or anchor is an error."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-W", "ignore", "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
@@ -30,8 +30,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_page_has_a_place(site: Path) -> None:
-    """The navigation names all pages, and those of the repository's root that were taken in."""
+def test_every_page_is_in_the_navigation(site: Path) -> None:
+    """The navigation lists all pages, including those from the repository's root."""
     nav = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
     named = set(_pages(nav))
     notebooks = {f"notebooks/{path.stem}.md" for path in (REPOSITORY / "notebooks").glob("*.ipynb")}
@@ -53,7 +53,7 @@ def test_every_page_has_a_place(site: Path) -> None:
 
 
 def _pages(group: Any) -> list[str]:
-    """Return the pages of a group, and of the groups in it."""
+    """Return the pages of a group and its subgroups."""
     return (
         [group]
         if isinstance(group, str)
@@ -61,8 +61,8 @@ def _pages(group: Any) -> list[str]:
     )
 
 
-def test_notebooks_are_shown_as_they_were_run(site: Path) -> None:
-    """Code, tables and charts, each chart with what it finds as its text; links lead to the other pages."""
+def test_notebook_pages_show_the_outputs(site: Path) -> None:
+    """Code, tables and charts with alternative text; links lead to other pages."""
     for notebook in (REPOSITORY / "notebooks").glob("*.ipynb"):
         cells = nbformat.read(notebook, as_version=4).cells
         outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
@@ -77,14 +77,14 @@ def test_notebooks_are_shown_as_they_were_run(site: Path) -> None:
     assert 'href="01_reputation_trends/"' in (site / "notebooks" / "index.html").read_text(encoding="utf-8")
 
 
-def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
-    """It can be read without a network, and tells nobody who reads it."""
+def test_the_site_loads_no_external_resource(site: Path) -> None:
+    """It works offline, and does not track readers."""
     found = {url for page in site.rglob("*.html") for url in _FETCHED.findall(page.read_text(encoding="utf-8"))}
     assert found == set()
 
 
-def test_the_root_pages_link_to_what_is_there() -> None:
-    """README, ARCHITECTURE, CHANGELOG, CONTRIBUTING and SECURITY are read in the repository as well."""
+def test_links_of_the_root_pages_resolve() -> None:
+    """README, ARCHITECTURE, CHANGELOG, CONTRIBUTING and SECURITY are also read in the repository."""
     for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"):
         text = (REPOSITORY / name).read_text(encoding="utf-8")
         targets = [target for target in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in target]
@@ -92,25 +92,25 @@ def test_the_root_pages_link_to_what_is_there() -> None:
 
 
 def test_the_chart_is_of_the_last_measurement() -> None:
-    """`make docs` would draw the same."""
+    """`make docs` would change nothing."""
     assert (REPOSITORY / IMAGE).read_text(encoding="utf-8") == chart()
 
 
-def test_pictures_are_small() -> None:
-    """A page is read over slow lines, too."""
+def test_images_are_small() -> None:
+    """Pages load on slow connections, too."""
     assert [path.name for path in (_DOCS / "images").iterdir() if path.stat().st_size > 200_000] == []
 
 
-def test_links_to_elsewhere_are_addresses() -> None:
-    """By their form only: whether somebody answers there is no affair of a test."""
+def test_external_links_are_well_formed() -> None:
+    """Only the form is checked: tests access no external server."""
     pages = [*_DOCS.glob("*.md"), REPOSITORY / "README.md", REPOSITORY / "ARCHITECTURE.md"]
     links = {link for page in pages for link in re.findall(r"\]\((\w+:[^)]*)\)", page.read_text(encoding="utf-8"))}
     assert links
     assert [link for link in links if not re.fullmatch(r"https://[a-z0-9-]+(\.[a-z0-9-]+)+(/[^\s]*)?", link)] == []
 
 
-def test_the_spelling() -> None:
-    """No word that is often misspelt is, in what people read."""
+def test_common_misspellings_are_absent() -> None:
+    """Documentation contains no common misspelling."""
     places = [
         "README.md",
         "ARCHITECTURE.md",
@@ -128,7 +128,7 @@ def test_the_spelling() -> None:
 
 
 def test_every_measurement_is_described() -> None:
-    """`python -m benchmarks` offers what can be measured, and docs/benchmarks.md says of each what it measures."""
+    """docs/benchmarks.md describes every measurement of `python -m benchmarks`."""
     said = subprocess.run(
         [sys.executable, "-m", "benchmarks"], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )

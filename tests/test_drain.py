@@ -22,8 +22,8 @@ from pipelines.contract.rejection import Reason
 from pipelines.drain import accept_loss, drain, drain_once, open_ingest
 from pipelines.emit.producer import Record
 from pipelines.errors import CommitUnknownError, FencedError, RejectedError, TransientError, UsageError
-from pipelines.ingest import source as source_module
-from pipelines.ingest.source import KafkaSource
+from pipelines.ingest import kafka as kafka_source_module
+from pipelines.ingest.kafka import KafkaSource
 from pipelines.lake import commit as commit_module
 from pipelines.lake.commit import CommitRecord, commit_batch
 from pipelines.lake.index import DedupIndex
@@ -34,21 +34,21 @@ from pipelines.refresh import refresh_warehouse
 from pipelines.reputation.activation import activate
 from pipelines.reputation.policy_file import load_policy
 from pipelines.settings import Settings
-from pipelines.simulate.simulator import Rates, simulate
+from pipelines.simulate.simulator import FaultRates, simulate
 from tests.draining import NOON, assert_verified, contents, drain_all, drained, query, send, valid_records, with_ingest
 from tests.services.waiting import wait_for
 
-_MANY_FAULTS = Rates(duplicates=0.1, conflicts=0.02, mis_keyed=0.01, malformed=0.02)
+_MANY_FAULTS = FaultRates(duplicates=0.1, conflicts=0.02, mis_keyed=0.01, malformed=0.02)
 
 
 @pytest.fixture
 def bus(settings: Settings) -> Settings:
-    """Return settings whose drains do not wait long for more."""
+    """Return settings with short poll waits."""
     return with_ingest(settings)
 
 
-def test_the_lake_holds_what_was_planted(bus: Settings) -> None:
-    """Of a simulated world with every fault, each topic partition's offsets reconcile with what was planted."""
+def test_a_drain_reconciles_with_the_simulated_world(bus: Settings) -> None:
+    """With every fault of a simulated world, the offsets of each topic partition reconcile with what was planted."""
     simulation = simulate(7, 3_000, rates=_MANY_FAULTS)
     planted = simulation.planted
     assert send(bus, simulation.records) == planted.sent
@@ -70,7 +70,7 @@ def test_the_lake_holds_what_was_planted(bus: Settings) -> None:
 
 @pytest.mark.slow
 def test_small_batches_give_the_same_lake(bus: Settings) -> None:
-    """How the log is cut into batches changes nothing (`replay-equals-live`)."""
+    """The batch size does not change the lake (`replay-equals-live`)."""
     for seed in range(6):
         send(bus, simulate(seed, 300, rates=_MANY_FAULTS).records)
     drain_all(bus)
@@ -80,8 +80,8 @@ def test_small_batches_give_the_same_lake(bus: Settings) -> None:
 
 
 def test_draining_again_changes_nothing(bus: Settings) -> None:
-    """A second drain of the same log makes no commit; records that are sent again are duplicates (`once`)."""
-    simulation = simulate(1, 500, rates=Rates(malformed=0))
+    """A second drain of the same log makes no commit; records sent again are duplicates (`once`)."""
+    simulation = simulate(1, 500, rates=FaultRates(malformed=0))
     send(bus, simulation.records)
     drain_all(bus)
     events = query(bus, "SELECT event_id FROM events ORDER BY ALL")
@@ -95,7 +95,7 @@ def test_draining_again_changes_nothing(bus: Settings) -> None:
 
 
 def test_a_new_process_goes_on_at_the_checkpoint(bus: Settings) -> None:
-    """What one ingest committed the next one does not read again."""
+    """The next ingest does not read committed records again."""
     send(bus, valid_records(range(100)))
     drain_all(bus)
     send(bus, valid_records(range(100, 150)))
@@ -104,8 +104,8 @@ def test_a_new_process_goes_on_at_the_checkpoint(bus: Settings) -> None:
     assert query(bus, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(150, 150)]
 
 
-def test_a_drain_does_not_wait_for_what_may_yet_come(bus: Settings) -> None:
-    """It asks for the end instead: however long a poll may wait, it ends when nothing lies behind."""
+def test_a_drain_does_not_wait_for_future_records(bus: Settings) -> None:
+    """It looks up the end of the log and ends there, however long a poll may wait."""
     send(bus, valid_records(range(100)))
     record = drained(with_ingest(bus, max_wait_seconds=3_600, linger_seconds=3_600))
     assert record.total("accepted") == 100
@@ -113,7 +113,7 @@ def test_a_drain_does_not_wait_for_what_may_yet_come(bus: Settings) -> None:
 
 
 def test_an_ingest_that_stays_open_reads_what_comes_later(bus: Settings) -> None:
-    """drain_once returns None when nothing came, and the next one reads what came since."""
+    """drain_once returns None if nothing came, and the next call reads what came since."""
     ensure_topic(bus.kafka)
     with open_ingest(bus) as ingest:
         assert drain_once(ingest) is None
@@ -125,11 +125,11 @@ def test_an_ingest_that_stays_open_reads_what_comes_later(bus: Settings) -> None
 
 
 def test_what_a_failed_poll_had_read_is_read_again(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A poll that fails half-way leaves no gap: the next one of the same ingest starts at the checkpoint."""
+    """A failed poll leaves no gap: the next one of the same ingest starts at the checkpoint."""
     send(bus, valid_records(range(10)))
     with open_ingest(bus) as ingest:
         with monkeypatch.context() as patch:
-            patch.setattr(source_module, "to_columns", _raise(KafkaError("a batch is broken")))
+            patch.setattr(kafka_source_module, "to_columns", _raise(KafkaError("a batch is broken")))
             with pytest.raises(TransientError, match="a batch is broken"):
                 drain_once(ingest)
         record = wait_for("the records to arrive", lambda: drain_once(ingest))
@@ -169,7 +169,7 @@ def test_malformed_records_become_dead_letters_and_the_rest_lands(bus: Settings)
 
 
 def test_a_conflict_keeps_the_first_and_shows_the_later(bus: Settings) -> None:
-    """Same event_id, other payload: the first committed stands, the later one stands beside its place."""
+    """Same event_id, other payload: the first committed event stands, and the later one goes to `conflicts`."""
     send(bus, valid_records([1], action="First"))
     drain_all(bus)
     send(bus, [*valid_records([1], action="Later"), *valid_records([1], action="First")])
@@ -180,8 +180,8 @@ def test_a_conflict_keeps_the_first_and_shows_the_later(bus: Settings) -> None:
     assert_verified(bus)
 
 
-def test_strict_keys_reject_what_is_mis_keyed(bus: Settings) -> None:
-    """With strict_keys a wrong key is a dead letter; without, the event is accepted and counted."""
+def test_strict_keys_reject_mis_keyed_records(bus: Settings) -> None:
+    """With strict_keys an event with a wrong key is a dead letter; without, it is accepted and counted."""
     send(bus, [Record(b"other", record.value) for record in valid_records([1])] + list(valid_records([2])))
     strict = bus.model_copy(
         update={"data_dir": bus.data_dir / "strict", "contract": bus.contract.model_copy(update={"strict_keys": True})}
@@ -202,7 +202,7 @@ def test_strict_keys_reject_what_is_mis_keyed(bus: Settings) -> None:
     ids=["share", "run"],
 )
 def test_a_wrong_schema_stops_ingest(bus: Settings, limits: dict[str, object], found: str) -> None:
-    """Above a limit nothing of the batch is visible, now or later, and the message says what to do."""
+    """Above a limit nothing of the batch becomes visible, and the message says what to do."""
     stopped = with_ingest(bus, **limits)
     send(bus, [Record(b"k", b"\xff", [], 0)] * 10 + [r._replace(topic_partition=0) for r in valid_records(range(10))])
     with pytest.raises(RejectedError, match=found + r".*KARMALAKE_INGEST_MAX_DEAD_LETTER"):
@@ -215,7 +215,7 @@ def test_a_wrong_schema_stops_ingest(bus: Settings, limits: dict[str, object], f
 
 
 def test_a_run_is_counted_across_batches(bus: Settings) -> None:
-    """Small batches do not hide that nothing but bad records comes."""
+    """Small batches do not hide a long run of bad records."""
     small = with_ingest(bus, max_batch_records=1, max_dead_letter_run=14)
     for _ in range(3):
         send(small, [Record(b"k", b"\xff", [], 0)] * 5)
@@ -226,7 +226,7 @@ def test_a_run_is_counted_across_batches(bus: Settings) -> None:
 
 
 def test_a_recreated_topic_is_read_from_its_start(bus: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    """A topic deleted and created again is another topic: read from offset 0, loudly, and nothing counts twice."""
+    """A recreated topic is another topic: read from offset 0 with a warning, and nothing counts twice."""
     send(bus, valid_records(range(20)))
     drain_all(bus)
     first = ensure_topic(bus.kafka).topic_id
@@ -248,7 +248,7 @@ def test_a_recreated_topic_is_read_from_its_start(bus: Settings, caplog: pytest.
 
 
 def test_a_topic_recreated_under_an_open_ingest(bus: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    """A process that reads the topic meanwhile goes on with the new one, from its start."""
+    """An ingest that is open at that time continues with the new topic, from its start."""
     send(bus, valid_records(range(20)))
     with open_ingest(bus) as ingest, caplog.at_level(logging.WARNING, "pipelines.drain"):
         drain(ingest, lambda _: None)
@@ -264,7 +264,7 @@ def test_a_topic_recreated_under_an_open_ingest(bus: Settings, caplog: pytest.Lo
 
 
 def test_a_topic_recreated_under_a_poll(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offsets of the old topic are never committed for the new one: what was read meanwhile is read anew."""
+    """Offsets of the old topic are never committed for the new one: the poll is repeated."""
     send(bus, valid_records(range(20)))
     old = ensure_topic(bus.kafka).topic_id
     fetch = KafkaSource._fetch
@@ -284,24 +284,24 @@ def test_a_topic_recreated_under_a_poll(bus: Settings, monkeypatch: pytest.Monke
 
 
 def test_a_checkpoint_is_asked_for_twice_a_version(bus: Settings) -> None:
-    """Once by ingest and once by the commit, which trusts nobody: each question costs the log up to 2 ms."""
+    """Once by ingest and once by the commit, which does its own check: each lookup takes up to 2 ms."""
     for start in range(0, 60, 20):
         send(bus, valid_records(range(start, start + 20)))
-    asked: Counter[tuple[int, str]] = Counter()
+    lookups: Counter[tuple[int, str]] = Counter()
 
-    class Asked(DeltaTable):
+    class CountingTable(DeltaTable):
         def transaction_version(self, app_id: str) -> int | None:
-            asked[self.version(), app_id] += 1
+            lookups[self.version(), app_id] += 1
             return super().transaction_version(app_id)
 
     with open_ingest(with_ingest(bus, max_batch_records=1)) as ingest:
-        ingest.events.__class__ = Asked
+        ingest.events.__class__ = CountingTable
         assert drain(ingest, lambda _: None) > 2
-    assert {times for (_, name), times in asked.items() if name.startswith("ingest:")} == {1, 2}
+    assert {times for (_, name), times in lookups.items() if name.startswith("ingest:")} == {1, 2}
 
 
 def test_two_topics_share_a_lake(bus: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    """Checkpoints belong to a topic; dedup goes across; another name is no recreated topic."""
+    """Checkpoints are per topic, dedup spans topics, and another topic name is not a recreated topic."""
     other = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"topic": f"{bus.kafka.topic}-2"})})
     send(bus, valid_records(range(20)))
     send(other, valid_records(range(10, 30)))
@@ -315,7 +315,7 @@ def test_two_topics_share_a_lake(bus: Settings, caplog: pytest.LogCaptureFixture
 
 @pytest.mark.parametrize("name", ["Jörg's data", "100% #1 [2]"])
 def test_a_data_folder_of_any_name(bus: Settings, name: str) -> None:
-    """Spaces, umlauts, and what means something in a URI or a pattern: whoever reads the lake finds its files."""
+    """Spaces, umlauts, and characters special in URIs and patterns: every reader finds the files of the lake."""
     named = bus.model_copy(update={"data_dir": bus.data_dir / name})
     send(bus, valid_records(range(20)))
     drain_all(named)
@@ -332,42 +332,42 @@ def test_a_data_folder_of_any_name(bus: Settings, name: str) -> None:
 
 
 def test_an_empty_topic(bus: Settings) -> None:
-    """A topic without records is drained at once, and leaves no commit."""
+    """A topic without records drains at once, without a commit."""
     ensure_topic(bus.kafka)
     assert drain_all(bus) == []
     assert query(bus, "SELECT * FROM commits") == []
 
 
 def test_an_unknown_topic_is_a_mistake(bus: Settings) -> None:
-    """A topic that does not exist is named, with the command that creates it."""
+    """The error names the missing topic and the command that creates it."""
     with pytest.raises(UsageError, match=f"{bus.kafka.topic} does not exist .*karmalake topics ensure"):
         drain_all(bus)
 
 
 @pytest.mark.usefixtures("broken_connections")
-def test_nobody_listening_is_transient(bus: Settings) -> None:
-    """Without a broker drain ends with an error that names the address; nothing has changed."""
+def test_an_unreachable_broker_is_transient(bus: Settings) -> None:
+    """Without a broker, drain ends with an error that names the address; nothing changes."""
     nowhere = bus.kafka.model_copy(update={"bootstrap_servers": "127.0.0.1:1"})
     with pytest.raises(TransientError, match=r"127\.0\.0\.1:1"):
         drain_all(bus.model_copy(update={"kafka": nowhere}))
 
 
-def test_a_broker_that_sends_nothing_is_told(bus: Settings) -> None:
-    """Records lie behind and do not come: drain ends with a sentence, and goes on once they do (`nothing-lost`)."""
+def test_a_silent_broker_is_reported(bus: Settings) -> None:
+    """Records remain but none is received: drain ends with a message, and goes on once they come (`nothing-lost`)."""
     send(bus, valid_records(range(10)))
     with open_ingest(bus) as ingest:
         drain(ingest, lambda _: None)
         reader = ingest.source.source.consumer  # type: ignore[attr-defined]
         ingest.source.thread.submit(reader.pause, *reader.assignment()).result()  # type: ignore[attr-defined]
         send(bus, valid_records(range(10, 20)))
-        with pytest.raises(TransientError, match=r"\d+ records lie behind, but the brokers sent none"):
-            drain(replace(ingest, settings=_impatient(bus)), lambda _: None)
+        with pytest.raises(TransientError, match=r"\d+ records remain, but none was received"):
+            drain(replace(ingest, settings=_with_short_timeouts(bus)), lambda _: None)
         ingest.source.thread.submit(reader.resume, *reader.assignment()).result()  # type: ignore[attr-defined]
         wait_for("the rest", lambda: drain(ingest, lambda _: None) >= 0 and _stored(bus) == 20)
     assert_verified(bus)
 
 
-def _impatient(bus: Settings) -> Settings:
+def _with_short_timeouts(bus: Settings) -> Settings:
     return bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"request_timeout_seconds": 0.2})})
 
 
@@ -377,35 +377,35 @@ def _stored(bus: Settings) -> int:
 
 @pytest.mark.parametrize("applied", [True, False])
 def test_a_commit_of_unknown_outcome(bus: Settings, tmp_path: Path, *, applied: bool) -> None:
-    """The answer is lost, and so is the log: it is said so, and the next start ends as if nothing was (`once`)."""
-    calm = bus.model_copy(update={"data_dir": tmp_path / "calm"})
+    """The response and the log are lost: the error says so, and the next start ends with the same lake (`once`)."""
+    reference = bus.model_copy(update={"data_dir": tmp_path / "reference"})
     for start in (0, 20):
         send(bus, [*valid_records(range(start, start + 20)), Record(b"k", b"\xff"), *valid_records(range(5))])
     with pytest.MonkeyPatch.context() as patch, open_ingest(bus) as ingest:
         publish = commit_module.publish
 
-        def gone(*_: object) -> None:
+        def fail(*_: object) -> None:
             raise OSError("the store went away")
 
-        def publish_and_hear_nothing(table: Any, files: Any, checkpoints: Any, **named: Any) -> None:
+        def publish_and_fail(table: Any, files: Any, checkpoints: Any, **named: Any) -> None:
             if applied or not checkpoints:
                 publish(table, files, checkpoints, **named)
             if checkpoints:
-                patch.setattr(Lake, "log", gone)
-                gone()
+                patch.setattr(Lake, "log", fail)
+                fail()
 
-        patch.setattr(commit_module, "publish", publish_and_hear_nothing)
+        patch.setattr(commit_module, "publish", publish_and_fail)
         with pytest.raises(CommitUnknownError, match=r"may or may not be committed.*start again"):
             drain(ingest, lambda _: None)
     drain_all(bus)
-    drain_all(calm)
-    assert contents(bus) == contents(calm)
+    drain_all(reference)
+    assert contents(bus) == contents(reference)
     assert_verified(bus)
     assert audit(bus).passed
 
 
 def test_a_compaction_under_a_batch_changes_nothing(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch that a compaction overtook is deduplicated and committed again."""
+    """A batch overtaken by a compaction is deduplicated and committed again."""
     bus = _of_one_partition(bus)
     for start in (0, 10):
         send(bus, valid_records(range(start, start + 10)))
@@ -422,7 +422,7 @@ def test_a_compaction_under_a_batch_changes_nothing(bus: Settings, monkeypatch: 
 def test_an_ingester_of_another_topic_cannot_make_an_event_count_twice(
     bus: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both found an event new at the same version; the one that commits later finds it a duplicate (`once`)."""
+    """Both classify an event as new at the same version; for the later commit it is a duplicate (`once`)."""
     bus = _of_one_partition(bus)
     other = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"topic": f"{bus.kafka.topic}-2"})})
     send(bus, valid_records(range(20)))
@@ -435,15 +435,13 @@ def test_an_ingester_of_another_topic_cannot_make_an_event_count_twice(
     assert_verified(bus)
 
 
-def test_a_conflict_that_a_crash_left_is_none_when_it_is_judged_anew(
-    bus: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was written before a commit that never came counts nowhere, whatever the record turns out to be later."""
+def test_a_conflict_left_by_a_crash_does_not_count(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows written before a commit that failed do not count, whatever the record is classified as later."""
     other = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"topic": f"{bus.kafka.topic}-2"})})
     send(bus, [*valid_records([1], action="First"), *valid_records([1], action="Later")])
     send(other, valid_records([1], action="Later"))
     with monkeypatch.context() as patch:
-        _call_before_commit(patch, _raise(TransientError("the power is gone")))
+        _call_before_commit(patch, _raise(TransientError("the power failed")))
         with pytest.raises(TransientError, match="power"):
             drain_all(bus)
     drain_all(other)
@@ -453,23 +451,23 @@ def test_a_conflict_that_a_crash_left_is_none_when_it_is_judged_anew(
     assert_verified(bus)
 
 
-def test_an_overtaken_batch_changes_no_file_that_readers_hold(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its second attempt writes files of its own: those that a version names may be read at this moment (`atomic`)."""
+def test_an_overtaken_batch_changes_no_committed_file(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its second attempt writes new files: readers may be reading those of any version (`atomic`)."""
     bus = _of_one_partition(bus)
     other = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"topic": f"{bus.kafka.topic}-2"})})
     send(bus, [*valid_records([1], action="First"), *valid_records([1], action="Later"), Record(b"k", b"\xff")])
     send(other, valid_records([1, 2], action="Later"))
-    held: dict[str, bytes] = {}
+    before: dict[str, bytes] = {}
 
     def overtake() -> None:
         drain_all(other)
         lake = create_lake(bus.lake_root)
-        held.update((path, Path(path).read_bytes()) for name in TABLES for path in data_files(lake.table(name)))
+        before.update((path, Path(path).read_bytes()) for name in TABLES for path in data_files(lake.table(name)))
 
     attempts = _call_before_commit(monkeypatch, overtake)
     records = drain_all(bus)
     assert len(attempts) > 2
-    assert {path: Path(path).read_bytes() for path in held} == held
+    assert {path: Path(path).read_bytes() for path in before} == before
     batches = {name: [r.batch_id for r in records if r.total(name)] for name in ("conflicts", "dead_letters")}
     assert query(bus, "SELECT action_type, batch_id FROM conflicts") == [("First", *batches["conflicts"])]
     assert query(bus, "SELECT batch_id FROM dead_letters") == [tuple(batches["dead_letters"])]
@@ -477,7 +475,7 @@ def test_an_overtaken_batch_changes_no_file_that_readers_hold(bus: Settings, mon
 
 
 def test_two_ingesters_of_one_topic(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one that commits first stands; the other stops with an error, and its batch is nowhere (`fenced`)."""
+    """The first to commit wins; the other stops with an error, and nothing of its batch is visible (`fenced`)."""
     send(bus, [*valid_records(range(20)), Record(b"k", b"\xff")])
     _call_before_commit(monkeypatch, lambda: drain_all(bus))
     with pytest.raises(FencedError, match="another ingester"):
@@ -489,7 +487,7 @@ def test_two_ingesters_of_one_topic(bus: Settings, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_loss_is_accepted_beside_other_commits(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit of another ingester, before that of the loss, is no reason to fail: the loss is recorded after it."""
+    """If another ingester commits first, the loss is recorded after that commit."""
     other = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"topic": f"{bus.kafka.topic}-2"})})
     send(bus, valid_records(range(20)))
     send(other, valid_records(range(5)))
@@ -507,8 +505,8 @@ def test_a_loss_is_accepted_beside_other_commits(bus: Settings, monkeypatch: pyt
     assert_verified(bus)
 
 
-def test_an_index_that_lags_is_caught_up_before_it_judges(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index that was not extended, as after a crash, still knows every event of the lake."""
+def test_an_index_that_lags_is_caught_up_before_it_classifies(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index that was not extended, as after a crash, is brought up to date with the lake first."""
     send(bus, valid_records(range(10)))
     with monkeypatch.context() as patch:
         patch.setattr(DedupIndex, "extend", lambda *_: None)
@@ -518,8 +516,8 @@ def test_an_index_that_lags_is_caught_up_before_it_judges(bus: Settings, monkeyp
     assert (record.total("accepted"), record.total("duplicates")) == (5, 5)
 
 
-def test_a_record_says_what_it_committed(bus: Settings) -> None:
-    """The record of a batch, in the answer and in the commits table, has its counts, times and days."""
+def test_a_commit_record_has_counts_times_and_days(bus: Settings) -> None:
+    """Both the returned record and its row in the commits table do."""
     bus = _of_one_partition(bus)
     send(bus, valid_records([1, 30]))
     (record,) = drain_all(bus)
@@ -532,7 +530,7 @@ def test_a_record_says_what_it_committed(bus: Settings) -> None:
 
 
 def _of_one_partition(bus: Settings) -> Settings:
-    """Return settings of a topic of one partition: what is sent to it at once is read as one batch."""
+    """Return settings of a topic of one partition, where records sent together are read as one batch."""
     return bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"partitions": 1})})
 
 
@@ -557,7 +555,7 @@ def _malformed(n: int) -> tuple[Reason, Record]:
 
 
 def _field(number: int, value: bytes) -> bytes:
-    """Return a length-delimited field as Protobuf writes it."""
+    """Return a length-delimited Protobuf field."""
     size = bytes([len(value)]) if len(value) < 128 else bytes([len(value) & 0x7F | 0x80, len(value) >> 7])
     return bytes([number << 3 | 2]) + size + value
 
@@ -577,7 +575,7 @@ def _recreate(settings: Settings) -> None:
     before = ensure_topic(settings.kafka).topic_id
     with admin_client(settings.kafka) as admin:
         admin.delete_topics([settings.kafka.topic])
-    wait_for("another topic of this name", lambda: ensure_topic(settings.kafka).topic_id != before)
+    wait_for("the topic to be recreated", lambda: ensure_topic(settings.kafka).topic_id != before)
 
 
 def _notices(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -585,15 +583,15 @@ def _notices(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def _call_before_commit(monkeypatch: pytest.MonkeyPatch, interfere: object) -> list[int]:
-    """Let `interfere` act once, between the staging of the first batch and its commit; return the attempts made."""
+    """Call `interfere` once, between staging and commit of the first batch; return a list with an entry per attempt."""
     attempts: list[int] = []
 
-    def commit_late(*arguments: object) -> CommitRecord:
+    def commit_after_interference(*arguments: object) -> CommitRecord:
         attempts.append(1)
         if len(attempts) == 1:
             assert callable(interfere)
             interfere()
         return commit_batch(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(drain_module, "commit_batch", commit_late)
+    monkeypatch.setattr(drain_module, "commit_batch", commit_after_interference)
     return attempts

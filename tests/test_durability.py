@@ -1,6 +1,7 @@
-"""After a commit power may fail: everything is on the disk before anything names it, and before Kafka is told.
+"""A commit survives a power cut: data is on disk before anything names it, and before Kafka offsets move.
 
-A power cut cannot be had here. What is tested is the order of the calls that a power cut depends on. A full disk can.
+A power cut cannot be simulated here: the tests check the order of the calls on which durability depends. A full disk is
+real.
 """
 
 import json
@@ -17,14 +18,14 @@ from deltalake import DeltaTable
 from deltalake.transaction import AddAction
 
 from pipelines.emit.producer import Record
-from pipelines.ingest.source import KafkaSource
-from pipelines.lake import commit, files, history, upkeep
-from pipelines.lake.publish import publish
+from pipelines.ingest.kafka import KafkaSource
+from pipelines.lake import commit, commit_log, files, upkeep
+from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.tables import TABLES, create_lake
 from pipelines.lake.upkeep import compact
 from pipelines.refresh import refresh_warehouse
 from pipelines.settings import Settings
-from pipelines.simulate.simulator import Rates, simulate
+from pipelines.simulate.simulator import FaultRates, simulate
 from tests.conftest import REPOSITORY
 from tests.draining import drain_all, send, valid_records, with_ingest
 from tests.test_crashes import environment
@@ -32,7 +33,7 @@ from tests.test_crashes import environment
 
 @pytest.fixture
 def flushed(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Path]]:
-    """Return the files and folders that were flushed until now."""
+    """Return the files and folders flushed so far."""
     paths: set[Path] = set()
     flush = files._fsync
 
@@ -46,7 +47,7 @@ def flushed(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Path]]:
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch, flushed: set[Path]) -> list[Path]:
-    """Return the log entries that were made until now; each may name only what is flushed."""
+    """Return the log entries written so far; each may name only flushed files."""
     entries: list[Path] = []
 
     def check(table: DeltaTable, actions: list[Any], *rest: Any, **named: Any) -> None:
@@ -54,29 +55,29 @@ def published(monkeypatch: pytest.MonkeyPatch, flushed: set[Path]) -> list[Path]
         added = [root / action.path for action in actions if isinstance(action, AddAction)]
         assert {*added, *(path.parent for path in added)} <= flushed
         entries.append(root / "_delta_log" / f"{table.version() + 1:020}.json")
-        publish(table, actions, *rest, **named)
+        commit_actions(table, actions, *rest, **named)
 
-    for module in (commit, history, upkeep):
-        monkeypatch.setattr(module, "publish", check)
+    for module in (commit, commit_log, upkeep):
+        monkeypatch.setattr(module, "commit_actions", check)
     return entries
 
 
-def test_kafka_is_told_what_is_on_the_disk(
+def test_offsets_are_acknowledged_after_the_data_is_durable(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, flushed: set[Path], published: list[Path]
 ) -> None:
-    """Before offsets move, files, log entries, index and the folders naming them are flushed (`nothing-lost`)."""
-    told: list[int] = []
-    _before(monkeypatch, KafkaSource, "acknowledge", lambda: told.append(_assert_flushed(published, flushed)))
+    """Files, log entries, the index and the folders that name them are flushed before offsets move (`nothing-lost`)."""
+    acknowledged: list[int] = []
+    _before(monkeypatch, KafkaSource, "acknowledge", lambda: acknowledged.append(_assert_flushed(published, flushed)))
     bus = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"partitions": 1})})
     send(bus, [*valid_records([1, 30, 60]), *valid_records([1], action="Other"), Record(b"k", b"\xff")])
     drain_all(with_ingest(bus))
-    assert told == [4], "dead letters, conflicts, events, commits"
+    assert acknowledged == [4], "dead letters, conflicts, events, commits"
     index = settings.index_dir / "slot-0"
     assert {index, index / "manifest.json", *index.glob("*.run")} <= flushed
 
 
-def test_a_new_lake_is_on_the_disk(tmp_path: Path, flushed: set[Path]) -> None:
-    """So are the tables themselves, down to the folder that the lake was made in."""
+def test_a_new_lake_is_durable(tmp_path: Path, flushed: set[Path]) -> None:
+    """The tables of a new lake are flushed, down to the folder that contains the lake."""
     root = tmp_path / "data" / "lake"
     create_lake(root)
     assert {root / name / "_delta_log" / f"{0:020}.json" for name in TABLES} <= flushed
@@ -86,8 +87,8 @@ def test_a_new_lake_is_on_the_disk(tmp_path: Path, flushed: set[Path]) -> None:
     assert flushed == set()
 
 
-def test_a_compaction_is_on_the_disk(settings: Settings, flushed: set[Path], published: list[Path]) -> None:
-    """Merged files are flushed before the commit that replaces others by them."""
+def test_a_compaction_is_durable(settings: Settings, flushed: set[Path], published: list[Path]) -> None:
+    """Merged files are flushed before the commit that replaces the originals by them."""
     for start in (0, 10):
         send(settings, valid_records(range(start, start + 10)))
         drain_all(with_ingest(settings))
@@ -96,8 +97,8 @@ def test_a_compaction_is_on_the_disk(settings: Settings, flushed: set[Path], pub
     assert _assert_flushed(published, flushed) > 0
 
 
-def test_a_published_warehouse_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is flushed whole before it takes the old one's place, and its folder afterwards (`atomic`)."""
+def test_a_published_warehouse_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole file is flushed before it replaces the old one, and its folder afterwards (`atomic`)."""
     settings = Settings(data_dir=tmp_path / "data")
     create_lake(settings.lake_root)
     done: list[tuple[str, int, int]] = []
@@ -125,31 +126,33 @@ def test_a_published_warehouse_is_on_the_disk(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_at_any_step(settings: Settings, tmp_path: Path) -> None:
-    """With room for none, one, two blocks and so on: readers see whole commits, and with room again it goes on.
+def test_a_full_disk_at_any_step(settings: Settings, tmp_path: Path) -> None:
+    """With 0, 1, 2, ... free blocks readers see whole commits, and with space again the drain completes.
 
-    Every step of the protocol meets the full disk, and says so in one line (`atomic`, `nothing-lost`).
+    Every step of the protocol meets the full disk, and reports it in one line (`atomic`, `nothing-lost`).
     """
     bus = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"partitions": 1})})
     bus = with_ingest(bus, max_batch_records=1)
-    records = list(simulate(11, 200, days=2, rates=Rates(duplicates=0.1, conflicts=0.05, malformed=0.05)).records)
+    records = list(simulate(11, 200, days=2, rates=FaultRates(duplicates=0.1, conflicts=0.05, malformed=0.05)).records)
     for part in (records[:100], records[100:]):
         send(bus, part)
     disk = tmp_path / "disk"
     disk.mkdir()
     ways = (["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"])
-    alone = [way for way in ways if subprocess.run([*way, "true"], check=False, capture_output=True).returncode == 0]
-    if not alone:
-        pytest.skip("nobody may mount a file system here")
-    command = [*alone[0], sys.executable, "-m", "tests.full_disk", str(disk)]
+    permitted = [
+        way for way in ways if subprocess.run([*way, "true"], check=False, capture_output=True).returncode == 0
+    ]
+    if not permitted:
+        pytest.skip("mounting a file system is not permitted here")
+    command = [*permitted[0], sys.executable, "-m", "tests.full_disk", str(disk)]
     done = subprocess.run(command, env=environment(bus), cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
     *tried, last = map(json.loads, done.stdout.splitlines())
     assert last["error"] is None
     assert [each for each in [*tried, last] if not (each["sound"] and each["whole"])] == []
-    assert {each["step"] for each in tried} >= {"_write", "publish", "commit_batch", "_save"}
+    assert {each["step"] for each in tried} >= {"_write", "commit_actions", "commit_batch", "_save"}
     assert {each["error"] for each in tried} == {"OSError", "TransientError"}
-    commits = [each["said"] for each in tried if each["error"] == "TransientError"]
-    assert all("the commit of" in said and said.isprintable() for said in commits)
+    commits = [each["message"] for each in tried if each["error"] == "TransientError"]
+    assert all("the commit of" in message and message.isprintable() for message in commits)
 
 
 def _before(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, act: Callable[[], None]) -> None:

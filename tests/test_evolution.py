@@ -1,4 +1,4 @@
-"""A contract that changes while events of every version are in one topic: all of them land right."""
+"""Schema evolution: events of all versions in one topic are ingested correctly."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,8 @@ from pipelines.errors import TransientError
 from pipelines.operate.audit import audit
 from pipelines.operate.dead_letters import Requeued, Selection, requeue
 from pipelines.settings import Settings
-from tests.contract.registry import running_registry
-from tests.contract.writing import VERSIONS, avro_schema, framed, to_avro, to_json, to_protobuf
+from tests.contract.encoding import VERSIONS, avro_schema, framed, to_avro, to_json, to_protobuf
+from tests.contract.fake_registry import running_registry
 from tests.draining import NOON, assert_verified, drain_all, query, send, with_ingest
 
 _SECONDS = int(NOON.timestamp())
@@ -71,7 +71,7 @@ def test_events_of_three_versions_in_three_formats(settings: Settings, tmp_path:
 
 
 def test_a_schema_that_appears_later(settings: Settings, tmp_path: Path) -> None:
-    """Events of a schema that nobody knows are dead letters by that reason, and come in once it is there."""
+    """Events with an unknown schema are dead letters, and are accepted on requeue once the schema exists."""
     reader = _with_contract(with_ingest(settings), schemas_dir=tmp_path)
     values = [framed(_LATE_SCHEMA, _avro(2, f"late-{n}")) for n in range(5)]
     send(reader, [Record(b"u", value) for value in values])
@@ -86,7 +86,7 @@ def test_a_schema_that_appears_later(settings: Settings, tmp_path: Path) -> None
 
 
 def test_a_proxy_before_the_registry_costs_no_event(settings: Settings) -> None:
-    """While a page that is not the registry's answers, nothing is committed; afterwards every event counts (`once`)."""
+    """While a proxy responds instead of the registry, nothing is committed; afterwards every event counts (`once`)."""
     with running_registry() as registry:
         registry.schemas = {10: {"schema": "", "schemaType": "PROTOBUF"}}
         registry.instead = (404, {"Content-Type": "text/html"}, b"<html>no such page</html>")
@@ -101,7 +101,7 @@ def test_a_proxy_before_the_registry_costs_no_event(settings: Settings) -> None:
 
 
 def test_schema_ids_in_headers(settings: Settings, tmp_path: Path) -> None:
-    """A writer's order of fields is its own: user and event are never swapped, and the audit agrees."""
+    """The field order of the writer's schema is used: user and event are never swapped, and the audit agrees."""
     schema = json.loads(avro_schema(1))
     schema["fields"][:2] = reversed(schema["fields"][:2])
     (tmp_path / "9.avsc").write_text(json.dumps(schema))

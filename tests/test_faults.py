@@ -1,4 +1,4 @@
-"""What the world does to ingest, on real servers: each fault has its outcome, and a line in docs/operations.md."""
+"""Faults of brokers, networks and disks, on real servers: each has a defined outcome, listed in docs/operations.md."""
 
 import os
 import resource
@@ -39,7 +39,7 @@ def _on(cluster: KafkaCluster, settings: Settings, **changes: object) -> Setting
 
 @pytest.fixture
 def own_broker(tmp_path: Path) -> Iterator[KafkaCluster]:
-    """Return a broker of the test's own, whose files it may damage."""
+    """Return a broker for one test, which may damage its files."""
     require("kafka")
     folder = tmp_path / "kafka"
     folder.mkdir()
@@ -50,7 +50,7 @@ def own_broker(tmp_path: Path) -> Iterator[KafkaCluster]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("broken_connections")
 def test_the_leader_of_a_topic_partition_dies(settings: Settings, tmp_path: Path) -> None:
-    """With three brokers ingest goes on with the next leader, by itself (`nothing-lost`, `once`)."""
+    """With three brokers, ingest continues with the next leader (`nothing-lost`, `once`)."""
     require("kafka")
     with KafkaCluster(tmp_path, brokers=3) as cluster:
         bus = _on(cluster, settings, partitions=1, replication_factor=3)
@@ -71,7 +71,7 @@ def test_the_leader_of_a_topic_partition_dies(settings: Settings, tmp_path: Path
 
 @pytest.mark.usefixtures("broken_connections")
 def test_a_network_that_is_slow_then_cut(settings: Settings, tmp_path: Path) -> None:
-    """Delayed and throttled, then cut in the midst of a drain and healed: each event is there once (`nothing-lost`)."""
+    """Delayed, throttled, then cut during a drain and healed: each event is in the lake once (`nothing-lost`)."""
     require("kafka")
     with KafkaCluster(tmp_path, proxied=True) as cluster:
         direct = _on(cluster, settings, partitions=2)
@@ -113,9 +113,9 @@ def _sent(bus: Settings, numbers: range) -> bool:
 
 
 def test_a_batch_whose_bytes_changed_on_the_disk(own_broker: KafkaCluster, settings: Settings) -> None:
-    """Its checksum is wrong: ingest stops before it and commits nothing of it, rather than guess (`nothing-lost`).
+    """Its checksum is wrong: ingest stops before it and commits nothing of it (`nothing-lost`).
 
-    Where no replica has it whole, a skip sets the whole batch aside, on the record.
+    If no replica has an intact copy, a skip makes the whole batch a dead letter.
     """
     bus = _on(own_broker, settings, partitions=1)
     send(bus, valid_records(range(5)))
@@ -142,7 +142,7 @@ def test_a_batch_whose_bytes_changed_on_the_disk(own_broker: KafkaCluster, setti
 def test_a_damaged_batch_stops_its_own_topic_partition(
     own_broker: KafkaCluster, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The others are drained first, whatever comes to them; then it is told what is in the way (`nothing-lost`)."""
+    """The others are drained first, new records included; then the error names the batch (`nothing-lost`)."""
     bus = _on(own_broker, settings, partitions=3)
     ensure_topic(bus.kafka)
     places = [f"{bus.kafka.topic}-{partition}" for partition in range(3)]
@@ -157,13 +157,13 @@ def test_a_damaged_batch_stops_its_own_topic_partition(
     stored = query(bus, "SELECT topic_partition, count(*) FROM events GROUP BY ALL ORDER BY ALL")
     assert stored == [(0, 50), (1, 49), (2, 100)]
     assert f"{places[1]}@" in caplog.text
-    assert "its topic partition is not read on, the others are" in caplog.text
+    assert "its topic partition is paused, the others continue" in caplog.text
     assert_verified(bus)
 
 
 @pytest.mark.slow
 def test_a_compacted_topic(kafka: KafkaCluster, settings: Settings) -> None:
-    """What the broker removed between two records is a gap; what it left is read, and all adds up (`nothing-lost`)."""
+    """Removed records are gaps, the others are read, and the offsets reconcile (`nothing-lost`)."""
     bus = _on(kafka, settings, partitions=1)
     quickly = {"segment_ms": "100", "min_cleanable_dirty_ratio": "0.001", "max_compaction_lag_ms": "200"}
     kafka.create_topic(bus.kafka.topic, 1, cleanup_policy="compact", **quickly)
@@ -188,7 +188,7 @@ def test_a_compacted_topic(kafka: KafkaCluster, settings: Settings) -> None:
 
 
 def test_records_at_the_limit_of_size(kafka: KafkaCluster, settings: Settings) -> None:
-    """The largest record that the topic takes becomes an event, or a dead letter by its metadata; it blocks nothing."""
+    """The largest record that the topic accepts is an event or, by its metadata, a dead letter; it blocks nothing."""
     bus = _on(kafka, settings, partitions=1)
     large = [Record(b"u", b"\x2a" + bytes([0xF0, 0xBB, 0x3C]) + b"x" * 990_000)]
     send(bus, [*valid_records(range(5)), *large, *valid_records(range(5, 10))])
@@ -199,12 +199,12 @@ def test_records_at_the_limit_of_size(kafka: KafkaCluster, settings: Settings) -
 
 
 def test_a_full_disk(kafka: KafkaCluster, settings: Settings) -> None:
-    """Files that cannot grow end the drain with a sentence; with room again it goes on (`atomic`)."""
+    """A full disk ends the drain with an error message; with space again it continues (`atomic`)."""
     bus = _on(kafka, settings, partitions=1)
     send(bus, valid_records(range(2_000)))
     create_lake(bus.lake_root)
 
-    def no_room() -> None:
+    def limit_file_size() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_LIMIT_BYTES, _FILE_LIMIT_BYTES))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
@@ -212,7 +212,7 @@ def test_a_full_disk(kafka: KafkaCluster, settings: Settings) -> None:
     done = subprocess.run(
         command,
         env=environment(bus),
-        preexec_fn=no_room,
+        preexec_fn=limit_file_size,
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
@@ -225,8 +225,8 @@ def test_a_full_disk(kafka: KafkaCluster, settings: Settings) -> None:
     assert_verified(bus)
 
 
-def test_a_process_that_slept_finds_itself_overtaken(kafka: KafkaCluster, settings: Settings, tmp_path: Path) -> None:
-    """Stopped in the midst of its work while another one drains, it commits nothing twice afterwards (`fenced`)."""
+def test_a_suspended_process_is_fenced(kafka: KafkaCluster, settings: Settings, tmp_path: Path) -> None:
+    """Suspended while another process drains, it commits nothing twice afterwards (`fenced`)."""
     bus = with_ingest(_on(kafka, settings, partitions=1), max_batch_records=1)
     for start in range(0, 600, 20):
         send(bus, valid_records(range(start, start + 20)))

@@ -1,4 +1,4 @@
-"""The promises as data: each has code that keeps it and tests that try to break it, and no test names another."""
+"""Guarantees as data: each has code that enforces it and tests that try to break it; no test names an unknown one."""
 
 import ast
 import re
@@ -15,9 +15,9 @@ from tests.conftest import REPOSITORY
 _IDS = ("once", "nothing-lost", "atomic", "fenced", "not-blocked", "replay-equals-live")
 _IDS += ("incremental-equals-rebuild", "explainable", "fresh", "isolated", "erasable")
 _CITED = re.compile(r"\((`[a-z-]+`(?:, `[a-z-]+`)*)\)")
-"""As every docstring here cites promises: in brackets."""
+"""How docstrings cite guarantees: in brackets."""
 _WORDS = {"nothing", "lost", "blocked", "live", "rebuild"}
-"""Of promises; a hyphened name with one of them, wherever it stands, is a promise's or misspelt."""
+"""Words of the ids of guarantees; a hyphenated name with one of them is a citation, or misspelled."""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def guarantees() -> list[dict[str, Any]]:
 
 
 def faults(repository: Path, guarantees: Sequence[dict[str, Any]]) -> list[str]:
-    """Return what is wrong between promises, code and tests of a repository."""
+    """Return the inconsistencies between guarantees, code and tests of a repository."""
     ids, tried = {guarantee["id"] for guarantee in guarantees}, trials(repository)
     found = [
         f"{guarantee['id']}: {what}"
@@ -51,7 +51,7 @@ def faults(repository: Path, guarantees: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _absent(repository: Path, guarantee: dict[str, Any]) -> Iterator[str]:
-    """Yield the tests that are said to hold a promise since it was broken, and do not exist."""
+    """Yield the tests that a guarantee names for past violations, and that do not exist."""
     for test in (test for case in guarantee.get("broken", []) for test in case["held_by"] or ["test at all"]):
         file, _, name = test.partition("::")
         if not (repository / file).is_file() or f"def {name}(" not in (repository / file).read_text(encoding="utf-8"):
@@ -59,7 +59,7 @@ def _absent(repository: Path, guarantee: dict[str, Any]) -> Iterator[str]:
 
 
 def _named(repository: Path) -> Iterator[tuple[str, str]]:
-    """Yield each name that a docstring cites as a promise's, or that could be a promise's misspelt."""
+    """Yield each id that a docstring cites, including possibly misspelled ones."""
     for place, text in _docstrings(repository):
         cited = {name for names in _CITED.findall(text) for name in re.findall(r"`([a-z-]+)`", names)}
         hyphened = set(re.findall(r"`([a-z]+(?:-[a-z]+)+)`", text))
@@ -75,13 +75,13 @@ def _docstrings(repository: Path) -> Iterator[tuple[str, str]]:
                     yield str(path.relative_to(repository)), ast.get_docstring(node) or ""
 
 
-def test_every_promise_is_there_once(guarantees: list[dict[str, Any]]) -> None:
-    """In the order in which the design makes them."""
+def test_every_guarantee_is_listed_once(guarantees: list[dict[str, Any]]) -> None:
+    """In the order of the design."""
     assert tuple(guarantee["id"] for guarantee in guarantees) == _IDS
 
 
-def test_every_promise_is_kept_by_code_and_tried_by_tests(guarantees: list[dict[str, Any]]) -> None:
-    """And no docstring cites one that is none: what is misspelt would be tried by nothing."""
+def test_every_guarantee_has_code_and_tests(guarantees: list[dict[str, Any]]) -> None:
+    """And no docstring cites an unknown guarantee."""
     assert faults(REPOSITORY, guarantees) == []
 
 
@@ -105,7 +105,7 @@ def test_every_promise_is_kept_by_code_and_tried_by_tests(guarantees: list[dict[
     ],
 )
 def test_the_check_can_fail(tmp_path: Path, test: str, change: dict[str, Any], fault: str | None) -> None:
-    """A promise without a test, a test without a promise, and a promise without code are each found."""
+    """A guarantee without a test, a test with an unknown one, and a guarantee without code are detected."""
     for folder in ("pipelines", "tests", "assets"):
         (tmp_path / folder).mkdir()
     (tmp_path / "pipelines" / "code.py").touch()
@@ -114,6 +114,6 @@ def test_the_check_can_fail(tmp_path: Path, test: str, change: dict[str, Any], f
     assert faults(tmp_path, [promise | change]) == ([fault] if fault else [])
 
 
-def test_the_page_is_what_the_data_say() -> None:
+def test_the_page_matches_the_data() -> None:
     """`make docs` would change nothing."""
     assert (REPOSITORY / "docs/guarantees.md").read_text(encoding="utf-8") == guarantees_page(REPOSITORY)

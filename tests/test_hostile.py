@@ -1,4 +1,4 @@
-"""Users, events and metadata of any name, by the whole way of an event: each is found by its name, and by no other."""
+"""Users, events and metadata with hostile names, end to end: each is found by its own name only."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.boundary.text import visible
+from pipelines.boundary.text import escape_text
 from pipelines.cli import main
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
@@ -54,7 +54,7 @@ TOO_LONG = "x" * 65_536
 
 @pytest.fixture
 def bus(settings: Settings) -> Settings:
-    """Return settings of a lake, a warehouse and documents of these users: the n-th has n + 1 events."""
+    """Return settings with a lake, a warehouse and documents of these users: the n-th has n + 1 events."""
     redis = settings.redis.model_copy(update={"leaderboards": ("all_time",)})
     bus = with_ingest(settings.model_copy(update={"redis": redis}))
     events = [_event(user, f"{n}-{user[:100]}", n) for user in HOSTILE for n in range(HOSTILE.index(user) + 1)]
@@ -72,8 +72,8 @@ def _event(user: str, event_id: str, n: int) -> Record:
     return Record(user.encode(), value)
 
 
-def test_everybody_is_served_what_is_theirs(bus: Settings) -> None:
-    """In the lake, the warehouse, SQL, Redis and on the leaderboard; what is too long is a dead letter (`once`)."""
+def test_every_user_is_served_their_own_document(bus: Settings) -> None:
+    """In the lake, the warehouse, SQL, Redis and the leaderboard; oversized names are dead letters (`once`)."""
     counts = {user: number + 1 for number, user in enumerate(HOSTILE)}
     assert dict(query(bus, "SELECT user_id, count(*) FROM events GROUP BY ALL")) == counts
     reasons = "SELECT reason, count(*) FROM dead_letters GROUP BY ALL ORDER BY ALL"
@@ -99,23 +99,23 @@ def _score(warehouse: Warehouse, user: str) -> int:
 
 
 @pytest.mark.slow
-def test_everybody_can_be_explained_and_shown(
+def test_every_user_can_be_explained_and_shown(
     bus: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The commands find exactly that user; nothing that they print steers a terminal or breaks a line."""
+    """The commands find exactly that user and print no control characters or line breaks of a name."""
     assert bus.redis.url is not None
     monkeypatch.setenv("KARMALAKE_DATA_DIR", str(bus.data_dir))
     monkeypatch.setenv("KARMALAKE_REDIS_URL", bus.redis.url.get_secret_value())
     monkeypatch.setenv("KARMALAKE_REDIS_PREFIX", bus.redis.prefix)
     monkeypatch.setattr("pipelines.cli.output.quiet_libraries", lambda: None)  # loggers outlive a test
     for number, user in enumerate(HOSTILE):
-        if "\0" in user:  # no command line holds one
+        if "\0" in user:  # impossible on a command line
             continue
-        told = _run(monkeypatch, capsys, "explain", "--", user)
-        assert f"\n{visible(user)}: {number + 1} contributions add up to a score of" in told
-        assert len(told.splitlines()) == number + 4
-        assert [character for character in told if ord(character) < 32 and character != "\n"] == []
-        assert not set(told) & set("\x9b\u202e\ufeff")
+        output = _run(monkeypatch, capsys, "explain", "--", user)
+        assert f"\n{escape_text(user)}: {number + 1} contributions add up to a score of" in output
+        assert len(output.splitlines()) == number + 4
+        assert [character for character in output if ord(character) < 32 and character != "\n"] == []
+        assert not set(output) & set("\x9b\u202e\ufeff")
         assert json.loads(_run(monkeypatch, capsys, "show", "--", user))["user_id"] == user
     assert "oversized_user_id" in _run(monkeypatch, capsys, "dead-letters", "list")
 
@@ -124,13 +124,13 @@ def _run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *a
     monkeypatch.setattr(sys, "argv", ["karmalake", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
-    told = capsys.readouterr()
-    assert ended.value.code in {0, None}, told.err
-    return told.out
+    output = capsys.readouterr()
+    assert ended.value.code in {0, None}, output.err
+    return output.out
 
 
-def test_everybody_can_be_erased_alone(bus: Settings) -> None:
-    """Erasing one takes nobody else along, not the one whose name looks the same (`erasable`)."""
+def test_every_user_can_be_erased_separately(bus: Settings) -> None:
+    """An erasure affects no other user, also none whose name looks the same (`erasable`)."""
     gone = [user for user in HOSTILE if user in {"*", "[a-z]?\\", "../../etc/passwd", "\0nul\0inside", "e\u0301", " "}]
     assert erase(bus, gone).rows.events == sum(HOSTILE.index(user) + 1 for user in gone)
     left = [user for user in HOSTILE if user not in gone]

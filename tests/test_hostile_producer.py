@@ -1,4 +1,4 @@
-"""What anybody who may write to the topic can do to ingest: something to its own topic partition, at most."""
+"""A producer with write access to the topic can affect at most the topic partition that it writes to."""
 
 import struct
 import threading
@@ -9,7 +9,7 @@ import pytest
 from kafka.errors import KafkaError
 
 import pipelines.bus.clients as clients_module
-import pipelines.ingest.source as source_module
+import pipelines.ingest.kafka as kafka_source_module
 from pipelines.bus.topics import describe_topic
 from pipelines.contract.decode import Decoded
 from pipelines.contract.decode import decode as real_decode
@@ -17,11 +17,11 @@ from pipelines.contract.rejection import Reason
 from pipelines.drain import drain, drain_once, open_drain, open_ingest
 from pipelines.emit.producer import Record
 from pipelines.errors import ConfigurationError, RejectedError, TransientError, UsageError
-from pipelines.ingest.guard import Halted
+from pipelines.ingest.guard import HaltedPartition
 from pipelines.lake.commit import CommitRecord
 from pipelines.operate.audit import audit
 from pipelines.operate.dead_letters import Selection, requeue
-from pipelines.operate.doctor import examine
+from pipelines.operate.doctor import diagnose
 from pipelines.operate.lag.measure import measure_lag
 from pipelines.operate.replay import open_replay
 from pipelines.operate.skip import skip
@@ -35,7 +35,7 @@ from tests.services.kafka_cluster import KafkaCluster
 from tests.services.waiting import wait_for
 
 NOW_MS = 1_772_366_400_000
-RUBBISH = Record(b"k", b"\xff", [], 1)
+GARBAGE = Record(b"k", b"\xff", [], 1)
 
 
 @pytest.fixture
@@ -54,25 +54,25 @@ def to_partition(records: list[Record], partition: int) -> list[Record]:
     return [record._replace(topic_partition=partition) for record in records]
 
 
-def test_batches_that_lie(narrow: Settings) -> None:
-    """Each is one dead letter, the events around it count once, and the audit sees the same (`nothing-lost`)."""
+def test_malformed_batches(narrow: Settings) -> None:
+    """Each is one dead letter, the events around it count once, and the audit agrees (`nothing-lost`)."""
     send(narrow, valid_records(range(3)))
     two = build([(NOW_MS, b"k", b"v", []), (NOW_MS, b"k", b"w", [])])
-    lies = [{"records_count": n} for n in (3, 1, -1, 2**31 - 1)]
-    lies += [{"last_offset_delta": 0}, {"attributes": 4}, {"attributes": 1}]
-    for lie in lies:
-        produce_raw(narrow.kafka, rebuilt(two, **lie))
+    headers = [{"records_count": n} for n in (3, 1, -1, 2**31 - 1)]
+    headers += [{"last_offset_delta": 0}, {"attributes": 4}, {"attributes": 1}]
+    for header in headers:
+        produce_raw(narrow.kafka, rebuilt(two, **header))
     send(narrow, valid_records(range(3, 6)))
     drain_all(narrow)
     assert query(narrow, "SELECT count(*) FROM events") == [(6,)]
     letters = query(narrow, "SELECT reason, detail LIKE 'The record batch at %' FROM dead_letters")
-    assert letters == [(Reason.UNDECODABLE, True)] * len(lies)
+    assert letters == [(Reason.UNDECODABLE, True)] * len(headers)
     assert_verified(narrow)
     assert audit(narrow).passed
 
 
-def test_record_times_that_are_none(narrow: Settings) -> None:
-    """Microseconds, nanoseconds, 0 and -1 are null; the events count, and everything that looks at them works."""
+def test_invalid_record_times(narrow: Settings) -> None:
+    """Microseconds, nanoseconds, 0 and -1 become null; the events count, and every reader works."""
     send(narrow, [])
     values = [record.value for record in valid_records(range(8))]
     odd = (NOW_MS * 1_000, NOW_MS * 1_000_000, 0, -1, 2**63 - 1, -(2**63))
@@ -87,9 +87,9 @@ def test_record_times_that_are_none(narrow: Settings) -> None:
     assert audit(narrow).passed
 
 
-def test_rubbish_stops_its_own_topic_partition_only(bus: Settings) -> None:
-    """5,001 records of one byte halt one topic partition: the other is drained whole, and goes on being so."""
-    send(bus, [*to_partition(valid_records(range(50)), 0), *[RUBBISH] * 5_001])
+def test_garbage_halts_its_own_topic_partition_only(bus: Settings) -> None:
+    """5,001 records of one byte halt one topic partition; the other is drained, now and later."""
+    send(bus, [*to_partition(valid_records(range(50)), 0), *[GARBAGE] * 5_001])
     named = rf"{bus.kafka.topic}-1 is halted at offset 0.*1@0: undecodable.*--accept-rejections {bus.kafka.topic}-1"
     with pytest.raises(RejectedError, match=rf"(?s){named}"):
         drain_all(bus)
@@ -103,15 +103,15 @@ def test_rubbish_stops_its_own_topic_partition_only(bus: Settings) -> None:
 
 
 def test_accepted_rejections_are_dead_letters(bus: Settings) -> None:
-    """One run with --accept-rejections passes what the guard halted; the guard is there again after it."""
-    send(bus, [*to_partition(valid_records(range(5)), 1), *[RUBBISH] * 5_001, *to_partition(valid_records([5]), 1)])
+    """One run with --accept-rejections commits what the guard halted; the next run has the limits again."""
+    send(bus, [*to_partition(valid_records(range(5)), 1), *[GARBAGE] * 5_001, *to_partition(valid_records([5]), 1)])
     with pytest.raises(RejectedError):
         drain_all(bus)
     with open_drain(bus, accepted=[1]) as ingest:
         drain(ingest, lambda _: None)
     assert query(bus, "SELECT count(*) FROM events") == [(6,)]
     assert query(bus, "SELECT count(*) FROM dead_letters") == [(5_001,)]
-    send(bus, [RUBBISH] * 5_001)
+    send(bus, [GARBAGE] * 5_001)
     with pytest.raises(RejectedError):
         drain_all(bus)
     assert_verified(bus)
@@ -120,8 +120,8 @@ def test_accepted_rejections_are_dead_letters(bus: Settings) -> None:
 
 
 def test_a_halted_topic_partition_goes_on_once_its_checkpoint_moved(bus: Settings) -> None:
-    """A long-lived ingest that halted one reads it on as soon as another run has accepted its rejections."""
-    send(bus, [*to_partition(valid_records(range(5)), 0), *[RUBBISH] * 5_001])
+    """A long-running ingest continues with it as soon as another run has accepted its rejections."""
+    send(bus, [*to_partition(valid_records(range(5)), 0), *[GARBAGE] * 5_001])
     with open_ingest(bus) as ingest:
         wait_for("the other topic partition", lambda: drain_once(ingest))
         wait_for("one to be halted", lambda: drain_once(ingest) or ingest.halted())
@@ -130,19 +130,19 @@ def test_a_halted_topic_partition_goes_on_once_its_checkpoint_moved(bus: Setting
         with open_drain(bus, accepted=[1]) as other:
             drain(other, lambda _: None)
         send(bus, to_partition(valid_records(range(5, 9)), 1))
-        wait_for("the events behind the rubbish", lambda: drain_once(ingest))
+        wait_for("the events after the garbage", lambda: drain_once(ingest))
         assert ingest.halted() == ()
     assert query(bus, "SELECT count(*) FROM events") == [(9,)]
     assert_verified(bus)
 
 
-def test_a_stream_goes_on_and_tells_what_is_halted(bus: Settings) -> None:
-    """It does not end, drains the others, and says which topic partitions wait for somebody."""
-    send(bus, [*to_partition(valid_records(range(5)), 0), *[RUBBISH] * 5_001])
-    stopping, told, records = threading.Event(), list[tuple[Halted, ...]](), list[CommitRecord]()
+def test_a_stream_goes_on_and_reports_halted_partitions(bus: Settings) -> None:
+    """It keeps running, drains the others, and reports which topic partitions need an operator."""
+    send(bus, [*to_partition(valid_records(range(5)), 0), *[GARBAGE] * 5_001])
+    stopping, reports, records = threading.Event(), list[tuple[HaltedPartition, ...]](), list[CommitRecord]()
 
-    def on_halted(halted: tuple[Halted, ...]) -> None:
-        told.append(halted)
+    def on_halted(halted: tuple[HaltedPartition, ...]) -> None:
+        reports.append(halted)
         if halted and sum(record.total("accepted") for record in records) == 10:
             stopping.set()
 
@@ -152,15 +152,15 @@ def test_a_stream_goes_on_and_tells_what_is_halted(bus: Settings) -> None:
             send(bus, to_partition(valid_records(range(5, 10)), 0))
 
     stream(bus, stopping, on_commit, lambda *_: None, on_halted=on_halted)
-    assert [halted.place for halted in told[-1]] == [f"{bus.kafka.topic}-1"]
-    [finding] = [finding for finding in examine(bus) if finding.subject == "halted"]
-    assert not finding.good
-    assert f"{bus.kafka.topic}-1 is halted at offset 0" in finding.sentence
+    assert [halted.place for halted in reports[-1]] == [f"{bus.kafka.topic}-1"]
+    [finding] = [finding for finding in diagnose(bus) if finding.subject == "halted"]
+    assert not finding.ok
+    assert f"{bus.kafka.topic}-1 is halted at offset 0" in finding.message
 
 
 @pytest.fixture
 def poison(narrow: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    """Return settings of a bus with a record, at the offset 5, that decoding dies of."""
+    """Return settings of a bus with a record at offset 5 that crashes the decoder."""
     deadly = valid_records([5])[0].value
     send(narrow, valid_records(range(10)))
 
@@ -169,12 +169,12 @@ def poison(narrow: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settin
             raise RuntimeError("a decoder died")
         return real_decode(records, contract)
 
-    monkeypatch.setattr(source_module, "decode", decode)
+    monkeypatch.setattr(kafka_source_module, "decode", decode)
     return narrow
 
 
 def test_a_record_is_skipped(poison: Settings) -> None:
-    """What ingest dies of becomes a dead letter undecoded, on the record; all else counts, and it can be requeued."""
+    """A record that crashes ingest becomes a dead letter undecoded; all others count, and it can be requeued."""
     with pytest.raises(RuntimeError, match="a decoder died"):
         drain_all(poison)
     done = skip(poison, f"{poison.kafka.topic}-0@5", "kills the decoder")
@@ -192,25 +192,25 @@ def test_a_record_is_skipped(poison: Settings) -> None:
 
 
 def test_what_cannot_be_skipped(poison: Settings) -> None:
-    """Each refusal says why: it is read already, it is not there, it is of another topic, nobody says why."""
+    """Each error names the cause: already read, not in the log, another topic, no reason given."""
     topic = poison.kafka.topic
     skip(poison, f"{topic}-0@5", "kills the decoder")
-    for place, why, said in (
+    for place, why, message in (
         (f"{topic}-0@5", "again", "ingest has passed"),
         (f"{topic}-0@3", "late", "ingest has passed"),
         (f"{topic}-0@10", "early", r"the log holds \[0, 10\)"),
         (f"{topic}-7@0", "lost", "no topic partition 7"),
-        ("other-0@6", "other", "of the topic other"),
+        ("other-0@6", "other", "in the topic other"),
         (f"{topic}@6", "form", "TOPIC-PARTITION@OFFSET"),
-        (f"{topic}-0@6", " ", "say why"),
+        (f"{topic}-0@6", " ", "give the reason"),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             skip(poison, place, why)
     assert query(poison, "SELECT count(*) FROM dead_letters") == [(1,)]
 
 
-def test_a_batch_that_lies_is_skipped_whole(narrow: Settings) -> None:
-    """A record batch that cannot be read is one dead letter with its range, whichever of its offsets is named first."""
+def test_a_malformed_batch_is_skipped_whole(narrow: Settings) -> None:
+    """An unreadable record batch is one dead letter with its range, whichever of its offsets is given."""
     send(narrow, valid_records(range(2)))
     produce_raw(narrow.kafka, rebuilt(build([(NOW_MS, b"k", b"v", [])] * 4), records_count=5))
     send(narrow, valid_records(range(2, 4)))
@@ -226,7 +226,7 @@ def test_a_batch_that_lies_is_skipped_whole(narrow: Settings) -> None:
 
 @pytest.mark.jvm
 def test_a_broker_without_topic_ids(kafka: KafkaCluster, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that looks at a topic says so in a sentence; two topics never share checkpoints."""
+    """Every command on the topic reports it in one sentence; two topics never share checkpoints."""
     names = {"topic": settings.kafka.topic, "group_id": settings.kafka.group_id, "partitions": 1}
     bus = with_ingest(settings.model_copy(update={"kafka": kafka.settings(**names)}))
     send(bus, valid_records(range(3)))
@@ -240,7 +240,7 @@ def test_a_broker_without_topic_ids(kafka: KafkaCluster, settings: Settings, mon
     for look in looks:
         with pytest.raises(ConfigurationError, match="has no topic ids"):
             look(bus)
-    sentences = [finding.sentence for finding in examine(bus) if not finding.good]
+    sentences = [finding.message for finding in diagnose(bus) if not finding.ok]
     assert any("has no topic ids" in sentence for sentence in sentences)
 
 
@@ -248,10 +248,10 @@ def test_a_broker_without_topic_ids(kafka: KafkaCluster, settings: Settings, mon
     "error", [struct.error("short"), ValueError("odd"), AssertionError(), KeyError("x"), KafkaError("no")]
 )
 @pytest.mark.parametrize("call", ["poll", "position", "beginning_offsets"])
-def test_an_answer_that_makes_no_sense(
+def test_a_malformed_broker_response(
     narrow: Settings, monkeypatch: pytest.MonkeyPatch, call: str, error: Exception
 ) -> None:
-    """Whatever the client raises of it is an outage with a sentence, not a traceback."""
+    """Any error of the client is an outage with a message, not a traceback."""
     send(narrow, valid_records(range(3)))
     monkeypatch.setattr(clients_module.KafkaConsumer, call, _raising(error))
     with pytest.raises(TransientError, match=r"reading .* failed"):
@@ -266,7 +266,7 @@ def _raising(error: Exception) -> object:
 
 
 def test_a_control_batch_of_a_producer(narrow: Settings) -> None:
-    """Brokers refuse them; one that does not leaves a gap, whatever is in it."""
+    """Brokers refuse them; if one is accepted, it is a gap, whatever its contents."""
     send(narrow, valid_records(range(2)))
     batch = rebuilt(build([(NOW_MS, None, None, [])]), attributes=0x30)
     produce_raw(narrow.kafka, batch)

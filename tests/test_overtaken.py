@@ -1,6 +1,6 @@
-"""A batch that other commits overtake: it counts once, is staged a bounded number of times, and leaves no orphan.
+"""A batch overtaken by other commits counts once, is staged a bounded number of times, and leaves no orphan.
 
-The committers of these tests overtake between staging and commit, which no timing can be relied on to do.
+These tests commit between staging and commit on purpose, instead of relying on timing.
 """
 
 import os
@@ -24,33 +24,33 @@ from pipelines.backfill import backfill
 from pipelines.contract.decode import Decoded
 from pipelines.drain import Ingest, drain, open_ingest_from
 from pipelines.errors import CommitUnknownError, TransientError
+from pipelines.ingest.batch import Batch, OffsetRange
 from pipelines.ingest.file import open_file
-from pipelines.ingest.ranges import Batch, OffsetRange
-from pipelines.lake import files, turns
+from pipelines.lake import commit_lock, files
 from pipelines.lake.commit import CommitRecord, commit_batch, stage_events
+from pipelines.lake.commit_lock import Turn
 from pipelines.lake.tables import Lake, create_lake, open_lake
-from pipelines.lake.turns import Turn
 from pipelines.lake.upkeep import vacuum
 from pipelines.settings import IngestSettings, Settings
 from pipelines.sources import csv_rows
-from pipelines.sources.files import Mapping
+from pipelines.sources.files import ColumnMapping
 from tests.conftest import REPOSITORY
 from tests.draining import assert_verified, query
-from tests.lake.making import commit, make_events, unnamed_files
+from tests.lake.builders import commit, make_events, orphan_files
 
-MAPPING = Mapping("user", "time", "s", "A", None, (), "id")
+MAPPING = ColumnMapping("user", "time", "s", "A", None, (), "id")
 ROWS = 64
 _CLOCK = 1_400_000_000
 
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Settings:
-    """Return settings without a bus; a few rows that are no events are dead letters."""
+    """Return settings without a bus, which accept any share of invalid rows as dead letters."""
     return Settings(data_dir=tmp_path / "data", ingest=IngestSettings(max_dead_letter_share=1))
 
 
 def history(path: Path, rows: int = ROWS, *, rejected: int = 2) -> Path:
-    """Write a file of events e-{n}, a day apart, the last of which have no valid time."""
+    """Write a file of events e-{n}, a day apart; the last `rejected` have no valid time."""
     times = [str(_CLOCK + n * 86_400) for n in range(rows - rejected)] + ["soon"] * rejected
     frame = {"id": [f"e-{n}" for n in range(rows)], "user": [f"u-{n % 7}" for n in range(rows)], "time": times}
     pl.DataFrame(frame).write_csv(path)
@@ -58,7 +58,7 @@ def history(path: Path, rows: int = ROWS, *, rejected: int = 2) -> Path:
 
 
 class Overtaking:
-    """Commits something just before a commit of ingest, `times` times, and counts what ingest stages meanwhile."""
+    """Calls `act` just before a commit of ingest, `times` times, and counts the rows that ingest stages."""
 
     def __init__(self, patch: pytest.MonkeyPatch, act: Callable[[int], None], times: int) -> None:
         self.commits = self.staged = 0
@@ -79,7 +79,7 @@ class Overtaking:
 
 
 def of_another(settings: Settings, ids: Callable[[int], list[str]]) -> Callable[[int], None]:
-    """Return what commits events of another topic: those of the n-th overtaking."""
+    """Return a function that commits events `ids(n)` of another topic at its n-th call."""
 
     def act(number: int) -> None:
         lake = open_lake(settings.lake_root)
@@ -97,20 +97,18 @@ def load(settings: Settings, path: Path) -> list[CommitRecord]:
 
 
 def orphans(settings: Settings) -> list[str]:
-    """Return files that no version names, and rows of other tables that never counted."""
+    """Return unreferenced files, and rows of dead letters and conflicts without a commit."""
     lake = open_lake(settings.lake_root)
     committed = {row for (row,) in query(settings, "SELECT batch_id FROM commits")}
-    left = unnamed_files(lake)
+    left = orphan_files(lake)
     for name in ("dead_letters", "conflicts"):
         stored = lake.table(name).to_pyarrow_table(columns=["batch_id"])["batch_id"].to_pylist()
         left += [f"{name} of {batch_id}" for batch_id in stored if batch_id not in committed]
     return left
 
 
-def test_what_nobody_else_added_is_staged_once(
-    alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Overtaken five times by events of its own, a batch is written once, dead letters too, and lands whole."""
+def test_an_unchanged_batch_is_staged_once(alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Overtaken five times by unrelated events, a batch is written once, dead letters too, and committed whole."""
     create_lake(alone.lake_root)
     overtaking = Overtaking(monkeypatch, of_another(alone, lambda n: [f"other-{n}"]), times=5)
     (record,) = load(alone, history(tmp_path / "h.csv"))
@@ -121,10 +119,8 @@ def test_what_nobody_else_added_is_staged_once(
     assert_verified(alone)
 
 
-def test_what_another_added_is_staged_by_halves(
-    alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each overtaking takes an event of the batch: half is staged again, what was staged is gone, each counts once."""
+def test_a_changed_batch_is_staged_by_halves(alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each overtaking commit has an event of the batch: half is staged again, old files go, each counts once."""
     create_lake(alone.lake_root)
     overtaking = Overtaking(monkeypatch, of_another(alone, lambda n: [f"e-{n}"]), times=3)
     records = load(alone, history(tmp_path / "h.csv"))
@@ -140,7 +136,7 @@ def test_what_another_added_is_staged_by_halves(
 def test_a_batch_is_staged_again_no_more_often_than_it_can_be_halved(
     alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However often its events are taken: six halvings of 64 rows, then a row at a time, which is taken for known."""
+    """However often it is overtaken: six halvings of 64 rows, then a row at a time, which is then a duplicate."""
     create_lake(alone.lake_root)
     taken = iter(range(ROWS))
     overtaking = Overtaking(monkeypatch, of_another(alone, lambda _: [f"e-{next(taken)}"]), times=10)
@@ -155,7 +151,7 @@ def test_a_batch_is_staged_again_no_more_often_than_it_can_be_halved(
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3)), min_size=1, max_size=30))
 def test_halves_are_the_batch(steps: list[tuple[int, int]]) -> None:
-    """Each record is in one half, every range goes on where the one before ends, and the sums stay the same."""
+    """Each record is in one half, each range starts where the previous one ends, and the sums are unchanged."""
     batch = _batch(steps)
     halves = batch.halves()
     assert replace(batch, divisible=False).halves() is None
@@ -172,7 +168,7 @@ def test_halves_are_the_batch(steps: list[tuple[int, int]]) -> None:
 
 
 def _batch(steps: list[tuple[int, int]]) -> Batch:
-    """Return a batch of a record for each (topic partition, offsets to the one before)."""
+    """Return a batch with a record for each (topic partition, distance to the previous offset)."""
     nexts: dict[int, int] = {}
     rows: list[dict[str, int]] = []
     for partition, step in steps:
@@ -187,12 +183,14 @@ def _batch(steps: list[tuple[int, int]]) -> Batch:
 
 @pytest.mark.parametrize("ids", ["other", "e"], ids=["unchanged", "changed"])
 def test_overtaken_at_every_attempt(alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: str) -> None:
-    """By a committer that waits for no turn: it ends with a sentence, leaves nothing, and goes on afterwards."""
+    """A committer that ignores the lock: drain ends with a message, leaves nothing, and works afterwards."""
     create_lake(alone.lake_root)
     path = history(tmp_path / "h.csv")
     with monkeypatch.context() as patch:
         overtaking = Overtaking(patch, of_another(alone, lambda n: [f"{ids}-{n - 1}"]), times=1_000)
-        with pytest.raises(TransientError, match=r"others kept committing to .*events: .* came too late 40 times"):
+        with pytest.raises(
+            TransientError, match=r"other writers kept committing to .*events: .* lost the race 40 times"
+        ):
             load(alone, path)
         assert len(overtaking.staged_rows) <= 7
     assert orphans(alone) == []
@@ -209,11 +207,11 @@ def _failing(error: BaseException) -> Callable[..., Any]:
     return fail
 
 
-@pytest.mark.parametrize("where", ["stage_events", "_describe"])
+@pytest.mark.parametrize("where", ["stage_events", "_commit_record"])
 def test_an_error_leaves_no_orphan(
     alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """What was written until then is removed, whatever is raised: dead letters too, which never counted."""
+    """Whatever is raised, staged files and uncommitted dead letters are removed."""
     with monkeypatch.context() as patch:
         patch.setattr(drain_module, where, _failing(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
@@ -227,7 +225,7 @@ def test_an_error_leaves_no_orphan(
 def test_files_written_before_an_error_are_removed(
     alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fifth day cannot be written: those before it go, and what was written of it."""
+    """If the fifth day cannot be written, its partial file and the earlier days are removed."""
     write, written = files._write, [0]  # pyright: ignore[reportPrivateUsage]
 
     def fail_later(*arguments: Any, **named: Any) -> Any:
@@ -244,10 +242,10 @@ def test_files_written_before_an_error_are_removed(
     assert orphans(alone) == []
 
 
-def test_what_may_be_committed_is_never_removed(
+def test_files_that_may_be_committed_are_never_removed(
     alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The commit lands, and its answer is lost: the outcome is unknown, and every row is there."""
+    """The commit succeeds but its response is lost: the outcome is unknown, and every row is in the lake."""
 
     def commit_and_fail(*arguments: Any) -> CommitRecord:
         commit_batch(*arguments)
@@ -263,7 +261,7 @@ def test_what_may_be_committed_is_never_removed(
 
 
 def test_vacuum_removes_what_a_killed_backfill_staged(alone: Settings, tmp_path: Path) -> None:
-    """A process that ends between staging and commit leaves orphans; vacuum finds each of them."""
+    """A process killed between staging and commit leaves orphans; vacuum removes each of them."""
     path = history(tmp_path / "h.csv")
     code = (
         "import os, sys; from pathlib import Path; import pipelines.drain as d\n"
@@ -283,7 +281,7 @@ def test_vacuum_removes_what_a_killed_backfill_staged(alone: Settings, tmp_path:
 
 
 def test_the_turn_keeps_others_waiting(alone: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others commit after it is given back; while it is kept, only as late as patience allows."""
+    """Others commit after it is released; while it is held, they wait for a bounded time."""
     folder = create_lake(alone.lake_root).folder("events")
     order: list[str] = []
 
@@ -292,17 +290,17 @@ def test_the_turn_keeps_others_waiting(alone: Settings, monkeypatch: pytest.Monk
         order.append("another")
 
     waiting = threading.Thread(target=another)
-    with turns.turns(folder) as turn:
-        turn.take()
-        turn.wait()
+    with commit_lock.commit_lock(folder) as lock:
+        lock.acquire()
+        lock.wait()
         waiting.start()
         waiting.join(0.05)
         order.append("ours")
     waiting.join()
     assert order == ["ours", "another"]
-    monkeypatch.setattr(turns, "PATIENCE_SECONDS", 0.02)
-    with turns.turns(folder) as turn:
-        turn.take()
+    monkeypatch.setattr(commit_lock, "LOCK_TIMEOUT_SECONDS", 0.02)
+    with commit_lock.commit_lock(folder) as lock:
+        lock.acquire()
         another()
     assert order[-1] == "another"
 
@@ -310,16 +308,16 @@ def test_the_turn_keeps_others_waiting(alone: Settings, monkeypatch: pytest.Monk
 def test_a_batch_that_was_overtaken_has_the_turn(
     alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the first overtaking to its commit, so that no more than one overtakes it; afterwards it is free."""
+    """It holds the lock from the first conflict to its commit, so at most one more commit overtakes it."""
     create_lake(alone.lake_root)
     folder = open_lake(alone.lake_root).folder("events")
-    monkeypatch.setattr(turns, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(commit_lock, "LOCK_TIMEOUT_SECONDS", 0.01)
     free: list[bool] = []
 
     def look(*_: Any) -> None:
-        with turns.turns(folder) as turn:
-            turn.take()
-            free.append(turn.descriptor is not None)
+        with commit_lock.commit_lock(folder) as lock:
+            lock.acquire()
+            free.append(lock.descriptor is not None)
 
     act = of_another(alone, lambda n: [f"other-{n}"])
     Overtaking(monkeypatch, lambda n: look() if n == 2 else act(n), times=2)
@@ -329,8 +327,8 @@ def test_a_batch_that_was_overtaken_has_the_turn(
 
 
 @pytest.mark.slow
-def test_a_backfill_beside_ingest_that_never_rests(alone: Settings, tmp_path: Path) -> None:
-    """Both commit, whichever is faster: neither starves, nothing is lost or doubled, and no orphan is left."""
+def test_a_backfill_beside_continuous_ingest(alone: Settings, tmp_path: Path) -> None:
+    """Both commit, whatever their speed: neither starves, nothing is lost or duplicated, and no orphan is left."""
     create_lake(alone.lake_root)
     slow = history(tmp_path / "slow.csv", 4_000, rejected=0)
     settings = alone.model_copy(update={"ingest": IngestSettings(max_batch_records=400)})

@@ -1,4 +1,4 @@
-"""Every port that a command of ours opens: it listens on 127.0.0.1, and strangers get nothing from it."""
+"""Every port that karmalake opens listens on 127.0.0.1 and reveals nothing without authorization."""
 
 import os
 import re
@@ -33,13 +33,13 @@ _WHERE = {
     "examples/service.py": "the example's service, for its own tests",
     "examples/system.py": "the example's servers, for its own tests",
 }
-"""Where ports are opened, and by which command: `rebuild --engine spark` opens Spark's."""
+"""Modules that open ports, with their command; `rebuild --engine spark` opens Spark's."""
 
 pytestmark = pytest.mark.slow
 
 
 def test_every_place_that_opens_a_port_is_known() -> None:
-    """A new server stands here, and with its command below."""
+    """A new server must be added here, and its command below."""
     sources = [path for folder in ("pipelines", "assets", "examples") for path in (REPOSITORY / folder).rglob("*.py")]
     found = {str(path.relative_to(REPOSITORY)) for path in sources if _OPENS.search(path.read_text(encoding="utf-8"))}
     assert found <= _WHERE.keys(), found - _WHERE.keys()
@@ -87,7 +87,7 @@ def _running(variables: dict[str, str], *command: str) -> Iterator[psutil.Proces
 
 
 def _listening(process: psutil.Process) -> list[tuple[str, int]]:
-    """Return where a process and those it started listen."""
+    """Return the addresses on which a process and its children listen."""
     found: list[tuple[str, int]] = []
     with suppress(psutil.NoSuchProcess):
         for member in (process, *process.children(recursive=True)):
@@ -96,8 +96,8 @@ def _listening(process: psutil.Process) -> list[tuple[str, int]]:
     return found
 
 
-def _asked(port: int, request: bytes) -> bytes:
-    """Return what is answered within two seconds, or until the other side ends it."""
+def _response(port: int, request: bytes) -> bytes:
+    """Return the response until the server closes the connection, at most for two seconds."""
     received = b""
     with socket.create_connection(("127.0.0.1", port), timeout=2) as client, suppress(OSError):
         client.sendall(request)
@@ -114,8 +114,8 @@ def _http(host: str, method: str = "GET", path: str = "/", *headers: str) -> byt
 _WEBSOCKET = ("Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
 
 
-def _strange(port: int) -> Iterator[bytes]:
-    """Yield what strangers ask: another name, another page, no token, a form of a page, garbage."""
+def _unauthorized_requests(port: int) -> Iterator[bytes]:
+    """Yield unauthorized requests: another host name, another origin, no token, a form post, garbage."""
     own = f"127.0.0.1:{port}"
     for path in ("/", "/metrics", "/healthz", "/ws?session_id=s_1", "/api/status", "/jobs/"):
         yield _http("evil.example", "GET", path)
@@ -128,14 +128,14 @@ def _strange(port: int) -> Iterator[bytes]:
     yield from (b"\0" * 300, b"garbage\r\n\r\n", b"INFO\r\nKEYS *\r\nQUIT\r\n", os.urandom(300))
 
 
-def _nothing_is_answered(process: psutil.Process, expected: int) -> None:
-    """Assert that a process listens at so many ports of 127.0.0.1, and that none of them tells a stranger anything."""
+def _assert_rejects_unauthorized(process: psutil.Process, expected: int) -> None:
+    """Assert that a process listens on this many ports of 127.0.0.1, and rejects all unauthorized requests."""
     places = wait_for("the ports", lambda: len(found := _listening(process)) >= expected and found)
     assert len(places) == expected
     for ip, port in places:
         assert ip.removeprefix("::ffff:") == "127.0.0.1"
-        for request in _strange(port):
-            answer = _asked(port, request)
+        for request in _unauthorized_requests(port):
+            answer = _response(port, request)
             head, _, body = answer.partition(b"\r\n\r\n")
             if answer.startswith(b"HTTP/"):
                 assert int(head.split()[1]) in {400, 401, 403, 404, 405, 421, 505}, (request, head)
@@ -152,26 +152,26 @@ def _nothing_is_answered(process: psutil.Process, expected: int) -> None:
     ids=lambda command: command[0],
 )
 def test_a_command_that_serves(world: Settings, tmp_path: Path, command: list[str]) -> None:
-    """The dashboard, and the metrics of what runs for long; `notify` serves by the same server as `stream`."""
+    """The dashboard, and the metrics of long-lived processes; `notify` uses the same server as `stream`."""
     with _running(_variables(world, tmp_path), *command) as process:
-        _nothing_is_answered(process, 1)
+        _assert_rejects_unauthorized(process, 1)
 
 
-def test_what_runs_for_long_without_a_port_named_opens_none(world: Settings, tmp_path: Path) -> None:
-    """Metrics are served where a port is named, and nowhere else."""
+def test_no_port_is_opened_unless_configured(world: Settings, tmp_path: Path) -> None:
+    """Metrics are served only if a port is configured."""
     with _running(_variables(world, tmp_path), "stream") as process:
         wait_for("its work", lambda: len(process.net_connections("inet")) > 0)
         assert _listening(process) == []
 
 
 def test_the_embedded_services(tmp_path: Path) -> None:
-    """The cache wants its password; the broker answers nothing that is not Kafka's, and goes on."""
+    """The cache requires its password; the broker ignores everything but Kafka requests, and keeps running."""
     settings = Settings(data_dir=tmp_path / "data")
     started = start(settings)
     try:
         for service in (started.broker, started.cache):
             assert service is not None
-            _nothing_is_answered(psutil.Process(service.process.pid), 1)
+            _assert_rejects_unauthorized(psutil.Process(service.process.pid), 1)
         assert services.status(settings) == services.LocalServices(started.broker, started.cache)
     finally:
         stop(settings)
@@ -186,7 +186,7 @@ with open_session() as spark:
 
 
 def test_spark_on_this_machine() -> None:
-    """Where Spark is not configured it shows no page, and its ports are of 127.0.0.1 alone."""
+    """By default Spark shows no web page, and its ports listen only on 127.0.0.1."""
     require("kafka")  # for its Java
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_"))}
     program = [sys.executable, "-c", _SPARK]

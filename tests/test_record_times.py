@@ -1,4 +1,4 @@
-"""A lake of an earlier release holds whatever producers wrote as the time of a record: every command works with it."""
+"""A lake of an earlier release may have any record time that a producer wrote: every command works with it."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from pipelines.emit.producer import Record
 from pipelines.lake.files import read_file
 from pipelines.lake.tables import data_files, open_lake
 from pipelines.lake.upkeep import compact
-from pipelines.operate.dead_letters import Requeued, Selection, discard, newest_letters, requeue, select
+from pipelines.operate.dead_letters import Requeued, Selection, discard, newest_dead_letters, requeue, select
 from pipelines.refresh import refresh_warehouse
 from pipelines.reputation.sql import statement
 from pipelines.settings import Settings
@@ -29,7 +29,7 @@ TIMES_US = [NOW_US * 1_000, -(2**62), 0, -1_000, 253_402_300_800_000_000, -(2**6
 
 @pytest.fixture
 def old_lake(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Return settings of a lake whose events and dead letters have every such time."""
+    """Return settings of a lake whose events and dead letters have each of these times."""
     kafka = settings.kafka.model_copy(update={"partitions": 1})
     settings = with_ingest(settings.model_copy(update={"kafka": kafka}))
     send(settings, valid_records(range(len(TIMES_US))))
@@ -51,13 +51,13 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *ar
     monkeypatch.setattr(sys, "argv", ["karmalake", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
-    told = capsys.readouterr()
-    assert ended.value.code in {0, None}, told.err
-    return told.out
+    output = capsys.readouterr()
+    assert ended.value.code in {0, None}, output.err
+    return output.out
 
 
-def test_what_is_no_time_is_none(old_lake: Settings) -> None:
-    """In every view of the lake: only what lies from 2000 to 9999 is a time of a record."""
+def test_invalid_times_are_null(old_lake: Settings) -> None:
+    """In every view of the lake, only times from 2000 to 9999 are valid."""
     for table in ("events", "dead_letters"):
         times = query(old_lake, f"SELECT count(*), count(bus_time), min(epoch_us(bus_time)) FROM {table}")  # noqa: S608
         assert times == [(len(TIMES_US), 1, NOW_US)]
@@ -65,8 +65,8 @@ def test_what_is_no_time_is_none(old_lake: Settings) -> None:
 
 
 @pytest.mark.parametrize("milliseconds", [946_684_799_999, 946_684_800_000, 253_402_214_400_000, 253_402_214_400_001])
-def test_the_bounds_are_those_of_the_door(milliseconds: int) -> None:
-    """What ingest takes for a time, readers do, to the millisecond."""
+def test_the_bounds_are_those_of_ingest(milliseconds: int) -> None:
+    """Ingest and readers have the same bounds, to the millisecond."""
     stored = pa.table({"bus_time": pa.array([milliseconds * 1_000], pa.int64()).cast(TIMESTAMP)})
     with duckdb.connect() as connection:
         connection.register("stored", stored)
@@ -91,10 +91,10 @@ def test_the_bounds_are_those_of_the_door(milliseconds: int) -> None:
 def test_commands_work(
     old_lake: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
-    """None ends with a traceback or an error of its own."""
+    """No command ends with a traceback or an error."""
     refresh_warehouse(old_lake)
     words = command.format(topic=old_lake.kafka.topic).replace("'FROM events'", "FROM@events").split()
-    if command == "doctor":  # what else it finds of this machine is none of ours
+    if command == "doctor":  # its other findings depend on this machine
         monkeypatch.setattr("pipelines.operate.doctor._cache", lambda _: "not looked at")
     run(monkeypatch, capsys, *(word.replace("FROM@", "FROM ") for word in words))
 
@@ -102,7 +102,7 @@ def test_commands_work(
 def test_a_dead_letter_without_a_valid_time_says_so(
     old_lake: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """For a person by a sentence; one with a time shows it."""
+    """`show` prints a sentence instead of a time."""
     topic = old_lake.kafka.topic
     assert "no valid record time" in run(monkeypatch, capsys, "dead-letters", "show", f"{topic}-0@9")
     last = f"{topic}-0@{2 * len(TIMES_US) - 1}"
@@ -113,7 +113,7 @@ def test_a_dead_letter_without_a_valid_time_says_so(
 def test_all_are_exported(
     old_lake: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, ending: str
 ) -> None:
-    """Each with its bytes; a time that is none is null."""
+    """Each has its bytes; an invalid time is null."""
     file = tmp_path / f"letters.{ending}"
     run(monkeypatch, capsys, "dead-letters", "export", str(file))
     if ending == "parquet":
@@ -124,8 +124,8 @@ def test_all_are_exported(
     assert [row["bus_time"] is None for row in rows].count(True) == len(TIMES_US) - 1
 
 
-def test_they_can_be_decided_about(old_lake: Settings) -> None:
-    """Selected, requeued and discarded like others."""
+def test_dead_letters_are_selected_requeued_and_discarded(old_lake: Settings) -> None:
+    """Invalid times do not matter to any of these."""
     assert len(select(old_lake, Selection())) == len(TIMES_US)
     assert requeue(old_lake, Selection()) == Requeued(0, 0, 0, still_rejected=len(TIMES_US))
     assert discard(old_lake, Selection(), "a test") == len(TIMES_US)
@@ -133,11 +133,11 @@ def test_they_can_be_decided_about(old_lake: Settings) -> None:
 
 
 def test_no_producers_clock_decides_which_are_the_newest(settings: Settings) -> None:
-    """The newest are those that were committed last."""
+    """The newest are those committed last."""
     for number in range(4):
         send(settings, [Record(b"u", b"\xff" + str(number).encode())])
         drain_all(with_ingest(settings))
-    newest = newest_letters(settings, Selection(), 2)
+    newest = newest_dead_letters(settings, Selection(), 2)
     values = select(settings, Selection())["value"].to_pylist()
     places = [(row["topic_partition"], row["offset"]) for row in newest]
     assert values == [b"\xff0", b"\xff1", b"\xff2", b"\xff3"]
@@ -145,7 +145,7 @@ def test_no_producers_clock_decides_which_are_the_newest(settings: Settings) -> 
 
 
 def test_compaction_keeps_them(old_lake: Settings) -> None:
-    """Merged files hold what was there."""
+    """Merged files have the same rows."""
     send(old_lake, [*valid_records(range(50, 55)), Record(b"u", b"\xff")])
     drain_all(old_lake)
     compact(open_lake(old_lake.lake_root), 2)

@@ -1,4 +1,4 @@
-"""Long-lived loops: what another try may cure, how long they have been retrying, and a clock that goes back."""
+"""Long-lived loops: transient errors, the duration of retries, and a clock that goes back."""
 
 import logging
 import threading
@@ -10,7 +10,7 @@ import duckdb
 import pytest
 from deltalake.exceptions import DeltaError
 
-from pipelines.clock import MAX_BEHIND, Moments
+from pipelines.clock import MAX_CLOCK_SKEW, MonotonicClock
 from pipelines.errors import (
     CommitUnknownError,
     ConfigurationError,
@@ -19,7 +19,7 @@ from pipelines.errors import (
     KarmalakeError,
     LostRecordsError,
     TransientError,
-    may_pass,
+    is_transient,
 )
 from pipelines.lake.tables import create_lake
 from pipelines.monitoring.health import Health
@@ -30,7 +30,7 @@ from pipelines.retries import Retries
 from pipelines.settings import Settings
 from tests.clocks import replaced_clock
 
-_CURED = [
+_TRANSIENT = [
     TransientError(""),
     CommitUnknownError(""),
     OSError(),
@@ -38,7 +38,7 @@ _CURED = [
     DeltaError(),
     duckdb.IOException(""),
 ]
-_LASTING = [
+_PERMANENT = [
     FencedError(""),
     CorruptionError(""),
     ConfigurationError(""),
@@ -48,16 +48,16 @@ _LASTING = [
 ]
 
 
-def test_what_another_try_may_cure() -> None:
-    """What did not answer, or whose outcome is unknown; a fence, corrupt state, a setting and a bug stay."""
-    assert [may_pass(error) for error in _CURED] == [True] * len(_CURED)
-    assert [may_pass(error) for error in _LASTING] == [False] * len(_LASTING)
+def test_transient_errors() -> None:
+    """Outages and unknown outcomes are transient; fencing, corruption, wrong settings and bugs are permanent."""
+    assert [is_transient(error) for error in _TRANSIENT] == [True] * len(_TRANSIENT)
+    assert [is_transient(error) for error in _PERMANENT] == [False] * len(_PERMANENT)
 
 
 def test_a_loop_says_for_how_long_it_has_been_retrying(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Since the first failure in a row; the pauses grow up to a bound, and start small again after a success."""
+    """The duration counts from the first consecutive failure; delays grow up to a limit, and reset after a success."""
     caplog.set_level(logging.INFO)
     told: list[KarmalakeError | None] = []
     stopping = threading.Event()
@@ -79,8 +79,8 @@ def test_a_loop_says_for_how_long_it_has_been_retrying(
     assert [type(outage) for outage in told] == [*[TransientError] * 5, type(None), TransientError]
 
 
-def test_what_lasts_ends_the_loop() -> None:
-    """It is raised as it is, without a pause."""
+def test_a_permanent_error_ends_the_loop() -> None:
+    """It is raised unchanged, without a delay."""
     retries = Retries("refresh", threading.Event(), lambda *_: None)
     with pytest.raises(FencedError, match="newer"):
         retries.failed(FencedError("newer"))
@@ -94,45 +94,45 @@ def test_a_loop_that_has_been_retrying_too_long_is_named(monkeypatch: pytest.Mon
     health, metrics = Health(["refresh"], 60), StreamMetrics()
     said: list[list[str]] = []
     for now[0] in (0.0, 50.0, 100.0):
-        health.retrying("refresh")
-        metrics.loops.turned("refresh", TransientError(""))
-        said.append(health.stale())
-    assert said == [[], [], ["refresh has been retrying for 100 s: the log says why"]]
-    assert health.stalled() == []
+        health.record_retry("refresh")
+        metrics.loops.record_turn("refresh", TransientError(""))
+        said.append(health.warnings())
+    assert said == [[], [], ["refresh has been retrying for 100 s: see the log"]]
+    assert health.problems() == []
     labels = {"loop": "refresh"}
-    assert metrics.book.registry.get_sample_value("karmalake_loop_retrying_seconds", labels) == 100
-    health.succeeded("refresh")
-    metrics.loops.turned("refresh", None)
-    assert health.stale() == []
-    assert metrics.book.registry.get_sample_value("karmalake_loop_retrying_seconds", labels) == 0
+    assert metrics.registry.collectors.get_sample_value("karmalake_loop_retrying_seconds", labels) == 100
+    health.record_success("refresh")
+    metrics.loops.record_turn("refresh", None)
+    assert health.warnings() == []
+    assert metrics.registry.collectors.get_sample_value("karmalake_loop_retrying_seconds", labels) == 0
 
 
-def test_moments_never_go_back(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """They stand still until the clock has passed them; the log says how far it is behind, and for how long it was."""
-    clock = replaced_clock(monkeypatch)
+def test_the_clock_never_goes_back(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """It stands still until the system clock has passed it; the log says how far behind that is, and for how long."""
+    wall_clock = replaced_clock(monkeypatch)
     monotonic = iter([0.0, 0.0, 30.0, 61.0, 90.0])
     monkeypatch.setattr("pipelines.clock.time", SimpleNamespace(monotonic=lambda: next(monotonic)))
-    moments = Moments()
-    first = moments.next()
-    clock.set_back(7_200)
-    assert [moments.next() for _ in range(3)] == [first] * 3
-    clock.set_back(0)
-    assert moments.next() > first
+    clock = MonotonicClock()
+    first = clock.now()
+    wall_clock.set_back(7_200)
+    assert [clock.now() for _ in range(3)] == [first] * 3
+    wall_clock.set_back(0)
+    assert clock.now() > first
     said = [record.getMessage() for record in caplog.records]
     assert [words.split(" behind")[0] for words in said[:2]] == ["the clock is 7200.0 s"] * 2
     assert "for 61 s so far" in said[1]
     assert said[2:] == ["the clock has caught up with the last scores after 90 s"]
 
 
-def test_a_moment_of_a_wrong_clock_is_not_kept() -> None:
-    """What an earlier process published a day ahead or more does not hold scores there: the publication is refused."""
+def test_a_time_from_a_wrong_clock_is_ignored() -> None:
+    """A publication a day ahead or more does not advance the clock: the next publication is refused instead."""
     now = datetime.now(UTC)
-    ahead, moments = now + timedelta(hours=1), Moments()
-    moments.not_before(now + MAX_BEHIND + timedelta(minutes=1))
-    assert moments.next() < ahead
-    moments.not_before(ahead)
-    moments.not_before(None)
-    assert moments.next() == ahead
+    ahead, clock = now + timedelta(hours=1), MonotonicClock()
+    clock.advance_to(now + MAX_CLOCK_SKEW + timedelta(minutes=1))
+    assert clock.now() < ahead
+    clock.advance_to(ahead)
+    clock.advance_to(None)
+    assert clock.now() == ahead
 
 
 def test_a_policy_put_in_force_by_a_clock_set_back(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""No secret is told: not by a command that works, not by one that is refused, and not to a log at any level."""
+"""Secrets are never printed, by successful or failing commands, or logged at any level."""
 
 import logging
 import os
@@ -11,8 +11,8 @@ import pytest
 from pipelines.cli import main
 from pipelines.emit.producer import Record
 from pipelines.settings import load_settings
-from tests.contract.registry import Registry, running_registry
-from tests.contract.writing import framed
+from tests.contract.encoding import framed
+from tests.contract.fake_registry import Registry, running_registry
 from tests.draining import send
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.redis_server import RedisServer
@@ -51,7 +51,7 @@ def registry() -> Iterator[Registry]:
 
 @pytest.mark.parametrize("right", [True, False])
 @pytest.mark.usefixtures("broken_connections")
-def test_no_secret_is_told(
+def test_no_secret_is_printed_or_logged(
     kafka: KafkaCluster,
     redis_server: RedisServer,
     registry: Registry,
@@ -62,7 +62,7 @@ def test_no_secret_is_told(
     *,
     right: bool,
 ) -> None:
-    """Whether servers let us in or not, neither output nor any logger at DEBUG holds a password."""
+    """Whether authentication succeeds or not, neither the output nor any logger at DEBUG contains a password."""
     secured = kafka.settings("SASL_SSL", sasl_mechanism="PLAIN")
     assert secured.sasl_password
     password = secured.sasl_password.get_secret_value() if right else f"{_MARK}-kafka"

@@ -1,4 +1,4 @@
-"""SECURITY.md says of each actor what it can and cannot do, and each line names a test that exists."""
+"""SECURITY.md lists what each actor can and cannot do; each line names an existing test."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _ACTORS = {
     "Topic writer",
     "Schema registry",
     "Webhook receiver",
-    "Whatever answers where Redis or a broker should",
+    "Impostor at the address of Redis or a broker",
     "Author of a file of history",
     "Web page in an operator's browser",
     "Dashboard reader",
@@ -24,7 +24,7 @@ _TEST = re.compile(r"`(test_\w+)`")
 
 
 def lines(page: str) -> Iterator[tuple[str, str, str, str]]:
-    """Yield actor, what it can, what it cannot, and the cell that names tests, of every line of the tables."""
+    """Yield the cells of every table line: actor, can, cannot, tests."""
     for section in page.split("\n### ")[1:]:
         actor, _, rest = section.partition("\n")
         table = rest.partition(_COLUMNS)[2].partition("\n\n")[0]
@@ -34,7 +34,7 @@ def lines(page: str) -> Iterator[tuple[str, str, str, str]]:
 
 
 def faults(page: str, known: set[str]) -> list[str]:
-    """Return what is wrong with the tables: an actor without a line, an empty cell, a line without an existing test."""
+    """Return the faults of the tables: an actor without a line, an empty cell, a line without an existing test."""
     found = list(lines(page))
     missing = [f"{actor}: no line" for actor in sorted(_ACTORS - {actor for actor, *_ in found})]
     return missing + [fault for line in found for fault in _faults_of(line, known)]
@@ -55,8 +55,8 @@ def _tests(folder: Path) -> set[str]:
     return {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text(encoding="utf-8"))}
 
 
-def test_every_line_is_shown_by_a_test() -> None:
-    """A promise to, or about, anybody outside is only one if a test would fail without it."""
+def test_every_line_names_an_existing_test() -> None:
+    """Every claim about an actor is backed by a test."""
     page = (REPOSITORY / "SECURITY.md").read_text(encoding="utf-8")
     assert faults(page, _tests(REPOSITORY / "tests")) == []
     assert len(list(lines(page))) > 40
@@ -72,14 +72,14 @@ def test_every_line_is_shown_by_a_test() -> None:
     ],
 )
 def test_the_check_can_fail(cells: str, fault: list[str]) -> None:
-    """A line without a test, with one that does not exist, or with nothing to show is found; so is an actor without."""
+    """A line without a test, with an unknown test or with an empty cell is detected, and an actor without a line."""
     page = f"# Page\n\n### Operator\n\n{_COLUMNS}\n|---|---|---|\n{cells}\n\nMore.\n"
     others = [f"{actor}: no line" for actor in sorted(_ACTORS - {"Operator"})]
     assert faults(page, {"test_it"}) == others + fault
 
 
-def test_how_to_report_is_said() -> None:
-    """Privately, by the repository's own way: no address has to be believed."""
+def test_the_page_says_how_to_report() -> None:
+    """Through the repository's private advisories, not an e-mail address."""
     page = (REPOSITORY / "SECURITY.md").read_text(encoding="utf-8")
     assert "private security\nadvisory" in page
     assert "@" not in page.partition("## Who")[0]

@@ -1,6 +1,6 @@
-"""The servers of the tests do what the later tests rely on, and leave nothing behind.
+"""The test servers do what other tests rely on, and leave nothing behind.
 
-Kafka's are in `services/test_kafka_cluster.py`.
+Tests of the Kafka server are in `services/test_kafka_cluster.py`.
 """
 
 import contextlib
@@ -34,12 +34,12 @@ from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 pytestmark = pytest.mark.services
 REPOSITORY = Path(__file__).resolve().parents[1]
-ADMIN_PASSWORD = "admin"  # noqa: S105 # of a server that lives as long as a test
+ADMIN_PASSWORD = "admin"  # noqa: S105 # of a server that runs for one test
 WRONG_PASSWORD = "wrong"  # noqa: S105 # opens nothing
 
 
 def test_redis_restarts_empty(redis_server: RedisServer) -> None:
-    """Killed or restarted, Redis comes back at its port without data."""
+    """Killed or restarted, Redis comes back at the same port without data."""
     with redis.Redis.from_url(redis_server.url()) as client:
         client.set("key", "value")
         redis_server.restart()
@@ -51,7 +51,7 @@ def test_redis_restarts_empty(redis_server: RedisServer) -> None:
 
 
 def test_redis_with_tls_and_acl_checks_both(tmp_path: Path) -> None:
-    """Users may do what the ACL file grants, over TLS that the authority vouches for, and nothing else."""
+    """Users can do only what the ACL file grants, over TLS with a trusted certificate."""
     require("redis")
     certificates = make_certificates(tmp_path / "certificates")
     acl = ["user reader on >secret ~reputation:* +get +ping"]
@@ -70,7 +70,7 @@ def test_redis_with_tls_and_acl_checks_both(tmp_path: Path) -> None:
             client.ping()
 
 
-def test_redis_keeps_data_when_told_to(tmp_path: Path) -> None:
+def test_redis_keeps_data_with_an_append_only_file(tmp_path: Path) -> None:
     """With an append-only file a killed Redis comes back with its data."""
     require("redis")
     durable = RedisServer(tmp_path, config={"appendonly": "yes", "appendfsync": "always"})
@@ -82,7 +82,7 @@ def test_redis_keeps_data_when_told_to(tmp_path: Path) -> None:
 
 
 def test_postgres_answers(postgres: PostgresServer) -> None:
-    """The driver connects with a password and gets an answer."""
+    """The driver connects with a password and runs a query."""
     with psycopg.connect(postgres.dsn) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
@@ -94,19 +94,19 @@ def test_postgres_refuses_a_wrong_password(postgres: PostgresServer) -> None:
 
 
 def test_a_killed_postgres_keeps_what_was_committed() -> None:
-    """After SIGKILL of a busy server and a start the committed row is there and the open transaction is not."""
+    """After SIGKILL of a busy server and a restart, the committed row exists and the open transaction does not."""
     require("postgres")
     with PostgresServer({"log_statement": "all"}) as server:
         with psycopg.connect(server.dsn, autocommit=True) as connection:
-            connection.execute("CREATE TABLE kept (n int)")
-            connection.execute("INSERT INTO kept VALUES (1)")
+            connection.execute("CREATE TABLE numbers (n int)")
+            connection.execute("INSERT INTO numbers VALUES (1)")
         with contextlib.closing(psycopg.connect(server.dsn)) as connection:
-            connection.execute("INSERT INTO kept VALUES (2)")
+            connection.execute("INSERT INTO numbers VALUES (2)")
             connection.pgconn.send_query(b"SELECT count(*) FROM generate_series(1, 1000000000)")
             server.kill()
         server.start()
         with psycopg.connect(server.dsn) as connection:
-            assert connection.execute("SELECT n FROM kept").fetchall() == [(1,)]
+            assert connection.execute("SELECT n FROM numbers").fetchall() == [(1,)]
 
 
 class _Echo(socketserver.BaseRequestHandler):
@@ -118,7 +118,7 @@ class _Echo(socketserver.BaseRequestHandler):
 
 @pytest.fixture
 def echo() -> Iterator[int]:
-    """Return the port of a server that sends back what it gets."""
+    """Return the port of an echo server."""
     with socketserver.ThreadingTCPServer((HOST, free_port()), _Echo) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
@@ -136,7 +136,7 @@ def _ended() -> Any:
 
 
 def _exchange(connection: socket.socket, size: int = 4) -> float:
-    """Send `size` bytes and read them back; return the seconds that took."""
+    """Send `size` bytes and read them back; return the seconds taken."""
     started = time.monotonic()
     connection.sendall(b"x" * size)
     left = size
@@ -147,13 +147,13 @@ def _exchange(connection: socket.socket, size: int = 4) -> float:
     return time.monotonic() - started
 
 
-def _least(connection: socket.socket, size: int) -> float:
-    """Return the least seconds of three exchanges: a busy machine makes some of them slow."""
+def _fastest(connection: socket.socket, size: int) -> float:
+    """Return the seconds of the fastest of three exchanges: a busy machine slows some of them."""
     return min(_exchange(connection, size) for _ in range(3))
 
 
 def test_a_cut_proxy_resets_and_heals(echo: int) -> None:
-    """cut() resets what is open and what comes; heal() lets new connections through."""
+    """cut() resets open and new connections; heal() lets new connections through."""
     with Proxy(echo) as proxy:
         with _connect(proxy.port) as connection:
             _exchange(connection)
@@ -168,33 +168,33 @@ def test_a_cut_proxy_resets_and_heals(echo: int) -> None:
 
 
 def test_a_proxy_delays_and_throttles(echo: int) -> None:
-    """A delay is added once in each direction, however much is sent; a throttle bounds the rate; both can be ended."""
+    """A delay is added once per direction, whatever the size; a throttle limits the rate; heal() ends both."""
     with Proxy(echo) as proxy, _connect(proxy.port) as connection:
-        assert _least(connection, 4) < 0.2
+        assert _fastest(connection, 4) < 0.2
         proxy.delay(0.2)
-        assert 0.4 <= _least(connection, 100_000) < 2
+        assert 0.4 <= _fastest(connection, 100_000) < 2
         proxy.heal()
         proxy.throttle(400_000)
-        assert 0.25 <= _least(connection, 100_000) < 2
+        assert 0.25 <= _fastest(connection, 100_000) < 2
         proxy.heal()
-        assert _least(connection, 4) < 0.2
+        assert _fastest(connection, 4) < 0.2
 
 
 def test_a_proxy_without_target_resets() -> None:
-    """If nobody listens behind the proxy, the client sees its connection end."""
+    """If no server listens behind the proxy, the client's connection is reset."""
     with Proxy(free_port()) as proxy, _ended(), _connect(proxy.port) as connection:
         _exchange(connection)
 
 
 def test_a_server_that_dies_while_starting_shows_its_log(tmp_path: Path) -> None:
-    """The error says that it ended and what it said last."""
+    """The error names the server and has the end of its log."""
     server = Server("Shell", ["sh", "-c", "echo no room; exit 3"], tmp_path / "log", "ready")
     with pytest.raises(AssertionError, match=r"Shell ended while starting\n(.*\n)*no room"), server:
         pass
 
 
 def test_a_server_dies_with_its_test_process(tmp_path: Path) -> None:
-    """A test process killed with SIGKILL leaves nothing behind, not even a child that has a session of its own."""
+    """A test process killed with SIGKILL leaves no server behind, not even a child in a session of its own."""
     log = tmp_path / "log"
     code = (
         "import os, signal, sys; from pathlib import Path; from tests.services.process import Server\n"
@@ -215,7 +215,7 @@ def _exists(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    # A killed orphan may stay a zombie where process 1 does not collect them.
+    # A killed orphan may stay a zombie if process 1 does not reap it.
     status = Path(f"/proc/{pid}/stat")
     return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
 

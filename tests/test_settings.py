@@ -1,4 +1,4 @@
-"""Settings: one model, one reader, nothing unknown accepted, nothing secret shown, and each mistake placed."""
+"""Settings: unknown keys are rejected, secrets are never shown, and each error names its source."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipelines.settings import KafkaSettings, RedisSettings, Settings, load_sett
 
 
 def test_nothing_set_gives_the_defaults(tmp_path: Path) -> None:
-    """Neither a variable nor a file is needed; variables of others are none of ours."""
+    """Variables and files are optional; variables without the prefix are ignored."""
     assert load_settings({"PATH": "/bin", "KAFKA_TOPIC": "t"}, tmp_path) == Settings()
 
 
@@ -42,13 +42,13 @@ def test_values_of_the_environment_get_their_types(tmp_path: Path) -> None:
 
 
 def test_a_time_of_the_file_is_a_time(tmp_path: Path) -> None:
-    """TOML has times of its own: they need no quotes."""
+    """TOML has a type for times, so they need no quotes."""
     _write(tmp_path, "[contract]\nearliest = 2020-01-01T00:00:00Z")
     assert load_settings({}, tmp_path).contract.earliest == datetime(2020, 1, 1, tzinfo=UTC)
 
 
-def test_an_empty_variable_is_as_good_as_none(tmp_path: Path) -> None:
-    """Compose files and shells leave variables empty that are not set."""
+def test_an_empty_variable_counts_as_unset(tmp_path: Path) -> None:
+    """Compose files and shells pass unset variables as empty ones."""
     empty = {"KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": "", "KARMALAKE_DATA_DIR": "", "KARMALAKE_CONFIG": ""}
     assert load_settings(empty, tmp_path) == Settings()
 
@@ -104,8 +104,8 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, message: str)
         assert message in str(raised.value)
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
-    """Each has a line and its own place."""
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
+    """Each has a line and its own source."""
     _write(tmp_path, "[redis]\nport = 1")
     with pytest.raises(ConfigurationError) as raised:
         load_settings({"KARMALAKE_KAFKA_PARTITIONS": "0", "KARMALAKE_X": "1"}, tmp_path)
@@ -115,13 +115,13 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("named", ["missing.toml", "."])
 def test_a_named_file_must_be_readable(tmp_path: Path, named: str) -> None:
-    """A file that is asked for and is none is a mistake, not a default."""
+    """If the named file is missing, that is an error, not a default."""
     with pytest.raises(ConfigurationError, match=r"which does not exist|cannot be read"):
         load_settings({"KARMALAKE_CONFIG": str(tmp_path / named)}, tmp_path)
 
 
 def test_secrets_are_never_shown(tmp_path: Path) -> None:
-    """No password in a repr, and none in the error about a setting beside it."""
+    """No password is in a repr, or in the error about another setting."""
     secrets = {
         "KARMALAKE_KAFKA_SASL_PASSWORD": "s3cret-one",
         "KARMALAKE_KAFKA_SSL_PASSWORD": "s3cret-two",
@@ -138,7 +138,7 @@ def test_secrets_are_never_shown(tmp_path: Path) -> None:
 
 
 def test_settings_do_not_change() -> None:
-    """Whoever holds settings may rely on them."""
+    """Settings are immutable."""
     with pytest.raises(ValueError, match="frozen"):
         Settings().kafka.topic = "other"
 
@@ -154,13 +154,13 @@ def test_client_config_has_what_the_protocol_needs() -> None:
 
 
 def test_no_broker_is_explained() -> None:
-    """Without a broker the error names both ways to have one."""
+    """Without a broker the error names both ways to configure one."""
     with pytest.raises(ConfigurationError, match=r"karmalake local start.*KARMALAKE_KAFKA_BOOTSTRAP_SERVERS"):
         KafkaSettings().client_config()
 
 
-def test_a_redis_prefix_is_no_pattern() -> None:
-    """What could be mistaken for a wildcard of Redis is refused."""
+def test_a_redis_prefix_is_not_a_pattern() -> None:
+    """Redis wildcards are rejected."""
     with pytest.raises(ValueError, match="prefix"):
         RedisSettings(prefix="karma*")
 

@@ -1,4 +1,4 @@
-"""docs/start.md: its commands, run in their order in an empty folder, print what it shows, and its cell runs."""
+"""docs/start.md: its commands, run in order in an empty folder, print what it shows, and its code cell runs."""
 
 import os
 import re
@@ -14,11 +14,11 @@ from tests.conftest import REPOSITORY
 pytestmark = pytest.mark.slow
 _PAGE = (REPOSITORY / "docs" / "start.md").read_text(encoding="utf-8")
 _SHOWN_ONLY = ("make", "source")
-"""What sets up the repository: CI has done it when it comes here."""
+"""Commands that set up the repository, which CI has done before."""
 
 
 def _commands() -> list[tuple[list[str], list[str]]]:
-    """Return each command with the lines that stand under it."""
+    """Return each command with its expected output lines."""
     found: list[tuple[list[str], list[str]]] = []
     for block in re.findall(r"```console\n(.*?)```", _PAGE, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
@@ -34,7 +34,7 @@ def _words(text: str) -> str:
 
 
 def test_the_first_five_minutes(tmp_path: Path) -> None:
-    """A newcomer who types what the page says sees what it says, and leaves nothing running (`once`)."""
+    """The commands of the page print the documented output, and leave nothing running (`once`)."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KARMALAKE_")}
     entry = [sys.executable, "-c", "from pipelines.cli import main; main()"]
 
@@ -50,8 +50,8 @@ def test_the_first_five_minutes(tmp_path: Path) -> None:
     assert [command[0] for command, _ in commands] == ["karmalake"] * 8
     try:
         for command, lines in commands[:-1]:
-            said = run([*entry, *command[1:]])
-            assert [line for line in lines if _words(line) not in said] == [], said
+            output = run([*entry, *command[1:]])
+            assert [line for line in lines if _words(line) not in output] == [], output
         run([sys.executable, "-c", cell])
         run([*entry, *commands[1][0][1:]])
         assert "duplicates 3" in run([*entry, "drain"])

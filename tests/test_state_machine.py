@@ -1,4 +1,4 @@
-"""Any story of producers, crashes, restarts, upkeep and publications: the real code, held to a model of ten lines."""
+"""Random sequences of sends, crashes, restarts, upkeep and publications, compared with a model of ten lines."""
 
 import os
 import shutil
@@ -63,7 +63,7 @@ CRASHES = (
 
 
 class Sent(NamedTuple):
-    """What a producer sent, as far as it may differ."""
+    """An event as sent; the other fields follow from these."""
 
     number: int
     rating: int
@@ -71,7 +71,7 @@ class Sent(NamedTuple):
 
     @property
     def user(self) -> int:
-        """Whose event it is."""
+        """The number of the event's user."""
         return self.number % USERS
 
 
@@ -80,9 +80,10 @@ class PowerCutError(Exception):
 
 
 def model(records: Sequence[Sent | None], erasures: Sequence[tuple[int, int]]) -> tuple[list[Sent], Counter[str]]:
-    """Say what the lake has to hold after these records, None for a malformed one: the first of each id, and fates.
+    """Return the events that the lake must have after these records, and the number of records by fate.
 
-    An erasure says after how many records it was, and whose.
+    The first event of each id counts; None is a malformed record. An erasure is the number of records read before it,
+    and the user.
     """
     events: dict[int, Sent] = {}
     fates = Counter[str]()
@@ -103,7 +104,7 @@ SENT = st.builds(Sent, st.integers(0, 30), st.integers(1, 5), st.integers(0, 3))
 
 
 class Story(RuleBasedStateMachine):
-    """One topic of one topic partition, one lake, one prefix in Redis; `bus` is put in by the test."""
+    """One topic with one topic partition, one lake, one prefix in Redis; the test sets `bus`."""
 
     bus: ClassVar[Settings]
 
@@ -116,13 +117,13 @@ class Story(RuleBasedStateMachine):
         update = {"data_dir": self.folder, "kafka": kafka, "redis": redis}
         self.settings = with_ingest(self.bus.model_copy(update=update), max_batch_records=1)
         self.past: list[Sent | None] = []
-        """What was read of topics that are no more, and up to the last replay."""
+        """Records read from deleted topics, and up to the last replay."""
         self.log: list[Sent | None] = []
-        """What the topic holds."""
+        """Records in the topic."""
         self.passed = 0
-        """How many of the topic's records stand in the past."""
+        """The number of the topic's records that are in `past`."""
         self.erasures: list[tuple[int, int]] = []
-        """After how many records that were read, and whose."""
+        """By erasure: the number of records read before it, and the user."""
         self.process = ExitStack()
         self.ingest: Ingest | None = None
         ensure_topic(kafka)
@@ -139,7 +140,7 @@ class Story(RuleBasedStateMachine):
     @precondition(lambda self: self.log)
     @rule(data=st.data())
     def produce_again(self, data: st.DataObject) -> None:
-        """Send all from any offset on once more, as a producer that heard no answer does."""
+        """Resend everything from any offset on, as a producer without a response does."""
         self._send(self.log[data.draw(st.integers(0, len(self.log) - 1), "offset") :])
 
     @rule(number=st.integers(0, 30), days_ago=st.integers(40, 400))
@@ -158,7 +159,7 @@ class Story(RuleBasedStateMachine):
 
     @rule()
     def drain(self) -> None:
-        """Drain until all is read: the embedded broker understates what lies behind, so once may not be enough."""
+        """Drain until everything is read; several times, since the embedded broker understates its end offset."""
         ingest = self.ingest = self.ingest or self.process.enter_context(open_ingest(self.settings))
         sent = len(self._history())
         wait_for("everything to be read", lambda: drain(ingest, lambda _: None) >= 0 and self._read() == sent)
@@ -166,7 +167,7 @@ class Story(RuleBasedStateMachine):
     @precondition(lambda self: self.log)
     @rule(data=st.data())
     def replay(self, data: st.DataObject) -> None:
-        """Drain, and read all again from any offset on; the embedded broker may hide a last part of it."""
+        """Drain, and replay from any offset on; the embedded broker may hide the last part."""
         self.drain()
         start = data.draw(st.integers(0, len(self.log) - 1), "offset")
         records: list[CommitRecord] = []
@@ -191,7 +192,7 @@ class Story(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def recreate_topic(self, data: st.DataObject) -> None:
-        """Delete the topic with what was not read yet, and replay what stood in it from any offset on."""
+        """Delete the topic with its unread records, and resend its records from any offset on."""
         gone, read = self.log, self._read()
         self.past, self.log, self.passed = self._history()[:read], [], 0
         with admin_client(self.settings.kafka) as admin:
@@ -223,11 +224,11 @@ class Story(RuleBasedStateMachine):
 
     @rule()
     def refresh(self) -> None:
-        """Keep the warehouse up, and compare it with one computed from nothing."""
+        """Refresh the warehouse, and compare it with a rebuild."""
         derived = refresh_warehouse(self.settings)
-        kept = self._derived()
+        refreshed = self._derived()
         rebuild_warehouse(self.settings, derived.as_of)
-        assert self._derived() == kept
+        assert self._derived() == refreshed
 
     @precondition(lambda self: self.settings.warehouse_path.exists())
     @rule()
@@ -243,14 +244,14 @@ class Story(RuleBasedStateMachine):
                 client.delete(key)
 
     @invariant()
-    def the_lake_is_what_the_model_says(self) -> None:
+    def the_lake_equals_the_model(self) -> None:
         seen = answers(self.settings, SEEN)
         read, *counts = (count or 0 for count in seen["fates"][0])
         events, fates = model(self._history()[:read], self.erasures)
         assert sorted(seen["events"]) == sorted(map(_row, events))
         assert counts == [fates[name] for name in ("accepted", "duplicates", "conflicts", "dead_letters", "erased")]
         assert seen["dead_letters"] == [(fates["dead_letters"],)]
-        assert seen["conflicts"][0][0] <= fates["conflicts"]  # those of erased users are gone
+        assert seen["conflicts"][0][0] <= fates["conflicts"]  # conflicts of erased users are removed
 
     def _send(self, records: Sequence[Sent | None]) -> None:
         if records:
@@ -258,7 +259,7 @@ class Story(RuleBasedStateMachine):
             self.log += records
 
     def _history(self) -> list[Sent | None]:
-        """Return all that was read, and what is to be read next, in this order."""
+        """Return the records read so far, followed by those still to be read."""
         return self.past + self.log[self.passed :]
 
     def _read(self) -> int:
@@ -270,7 +271,7 @@ class Story(RuleBasedStateMachine):
 
 
 def _row(sent: Sent) -> tuple[Any, ...]:
-    """Return an event as SEEN shows it."""
+    """Return an event in the columns of SEEN."""
     return f"e-{sent.number}", "DriverRated", NOON - timedelta(days=sent.days_ago), str(sent.rating)
 
 
@@ -285,7 +286,7 @@ def _record(sent: Sent | None) -> Record:
 
 
 def _failing(function: Any, call: int, *, after: bool) -> Any:
-    """Return a function that ends the process, as far as that goes in one, before or after its n-th call."""
+    """Return a function that raises PowerCutError before or after its n-th call."""
     calls: list[None] = []
 
     def wrapper(*arguments: Any) -> Any:
@@ -302,9 +303,9 @@ def _failing(function: Any, call: int, *, after: bool) -> Any:
 
 @pytest.mark.slow
 def test_any_story(local_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After every step the lake is what the model says (`once`, `nothing-lost`, `incremental-equals-rebuild`)."""
+    """After every step the lake equals the model (`once`, `nothing-lost`, `incremental-equals-rebuild`)."""
     monkeypatch.setattr(Story, "bus", local_settings, raising=False)
-    # A story that fails is told as it was found: making it shorter would take hundreds of others.
+    # No shrinking: it would run hundreds of further sequences.
     phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
     bounds = hypothesis.settings(max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, phases=phases)
     run_state_machine_as_test(Story, settings=bounds)

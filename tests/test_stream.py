@@ -1,4 +1,4 @@
-"""The long-lived process: it keeps what is served current, whatever comes and goes around it."""
+"""The long-lived process: it keeps what is served current through outages around it."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ from pipelines.reputation import database_file
 from pipelines.reputation.activation import activate
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.reputation.warehouse import Warehouse
-from pipelines.serving.bookkeeping import Stamp
+from pipelines.serving.publication_state import Stamp
 from pipelines.serving.read import published, read_reputation
 from pipelines.serving.store import open_store
 from pipelines.settings import Settings
@@ -72,8 +72,8 @@ def serves(settings: Settings, user_id: str, points: int) -> None:
     wait_for(f"{user_id} to have {points} points", lambda: score(settings, user_id) == points)
 
 
-def test_what_is_sent_is_served(streamed: Settings) -> None:
-    """Each commit reaches Redis (`fresh`); at the end warehouse, lake and cache are at one version and all adds up."""
+def test_sent_events_are_served(streamed: Settings) -> None:
+    """Each commit reaches Redis (`fresh`); at the end warehouse, lake and cache have one version and verify passes."""
     send(streamed, valid_records(range(7)))
     with streaming(streamed):
         serves(streamed, "u-6", 3)
@@ -89,14 +89,14 @@ def test_what_is_sent_is_served(streamed: Settings) -> None:
 
 
 def test_a_stream_begins_without_a_lake(settings: Settings) -> None:
-    """In a data folder that is not there yet, whichever of its loops is the first to look."""
+    """With a missing data folder, whichever loop starts first."""
     send(settings, valid_records(range(7)))
     with streaming(with_ingest(settings)):
         wait_for("the documents", lambda: (info := published(settings)) and info.documents == 7)
 
 
-def test_a_policy_put_in_force_is_taken_up(streamed: Settings) -> None:
-    """Without a restart, everybody's document is by the new rules."""
+def test_an_activated_policy_is_applied(streamed: Settings) -> None:
+    """Without a restart, all documents follow the new policy."""
     send(streamed, valid_records(range(7)))
     with streaming(streamed):
         serves(streamed, "u-1", 3)
@@ -115,8 +115,8 @@ def _through(proxy: Proxy, settings: Settings) -> SecretStr:
 
 
 @pytest.mark.slow
-def test_ingest_goes_on_without_redis(streamed: Settings) -> None:
-    """Redis is gone for a while: commits go on (`isolated`), and what it missed is published when it is back."""
+def test_ingest_continues_without_redis(streamed: Settings) -> None:
+    """During an outage of Redis, commits continue (`isolated`); afterwards everything missed is published."""
     assert streamed.redis.url is not None
     with Proxy(urlsplit(streamed.redis.url.get_secret_value()).port or 6379) as proxy:
         redis = streamed.redis.model_copy(update={"url": _through(proxy, streamed)})
@@ -134,8 +134,8 @@ def test_ingest_goes_on_without_redis(streamed: Settings) -> None:
 
 
 @pytest.mark.slow
-def test_ingest_goes_on_beside_a_slow_redis(streamed: Settings) -> None:
-    """An answer of Redis takes 0.3 s: commits do not wait, and all is served in the end (`isolated`)."""
+def test_ingest_continues_with_a_slow_redis(streamed: Settings) -> None:
+    """A response of Redis takes 0.3 s: commits do not wait, and everything is served in the end (`isolated`)."""
     assert streamed.redis.url is not None
     with Proxy(urlsplit(streamed.redis.url.get_secret_value()).port or 6379) as proxy:
         redis = streamed.redis.model_copy(update={"url": _through(proxy, streamed)})
@@ -153,8 +153,8 @@ def test_ingest_goes_on_beside_a_slow_redis(streamed: Settings) -> None:
             serves(streamed, "u-0", 12)
 
 
-def test_nobody_else_derives_meanwhile(streamed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refresh or a rebuild beside it is refused with a sentence, and harms nothing."""
+def test_a_concurrent_derivation_is_refused(streamed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A concurrent refresh or rebuild is refused with a message, and harms nothing."""
     monkeypatch.setattr(database_file, "_LOCK_SECONDS", 0.1)
     send(streamed, valid_records(range(7)))
     with streaming(streamed):
@@ -175,7 +175,7 @@ def _as_of(settings: Settings) -> datetime:
 def test_a_clock_set_back_ends_nothing(
     streamed: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, seconds: float
 ) -> None:
-    """Ingest goes on and commits are served, as of the moment before: `as_of` never goes back. The log says so."""
+    """Ingest continues, and commits are served with the previous `as_of`, which never goes back; the log reports it."""
     clock = replaced_clock(monkeypatch)
     send(streamed, valid_records(range(7)))
     with streaming(streamed):
@@ -193,7 +193,7 @@ def test_a_clock_set_back_ends_nothing(
 
 
 def test_a_clock_set_back_between_two_streams(streamed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next one goes on at what the one before has published, by a clock that is an hour behind it."""
+    """With a clock an hour behind, the next stream continues at the `as_of` that the previous one published."""
     clock = replaced_clock(monkeypatch)
     send(streamed, valid_records(range(7)))
     with streaming(streamed):
@@ -210,14 +210,14 @@ def test_a_clock_set_back_between_two_streams(streamed: Settings, monkeypatch: p
 def _stream_beside_a_newer_publisher(settings: Settings) -> None:
     with streaming(settings) as done:
         serves(settings, "u-0", 3)
-        with open_store(settings.documents) as store:
+        with open_store(settings.document_store) as store:
             store.begin(Stamp(1_000, 0, "points@3"))
         send(settings, valid_records(range(7, 14)))
         wait_for("its end", done.done)
 
 
 def test_a_newer_publisher_ends_it(streamed: Settings) -> None:
-    """One that has published a later version of the lake: another try would not cure that (`fenced`)."""
+    """A publisher of a later lake version is not a temporary error (`fenced`)."""
     send(streamed, valid_records(range(7)))
     with pytest.raises(FencedError, match="and newer"):
         _stream_beside_a_newer_publisher(streamed)
@@ -234,10 +234,10 @@ def test_a_newer_publisher_ends_it(streamed: Settings) -> None:
     ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize("where", ["pipelines.refresh.take_snapshot", "pipelines.drain.create_lake"])
-def test_what_another_try_cures_ends_nothing(
+def test_temporary_errors_end_nothing(
     streamed: Settings, monkeypatch: pytest.MonkeyPatch, where: str, outage: Exception
 ) -> None:
-    """Whichever loop meets it, both ways of saying that a store did not answer are an outage, told to the monitor."""
+    """In either loop, every kind of error for an unresponsive store is an outage."""
     module, _, name = where.rpartition(".")
     whole, outages = getattr(sys.modules[module], name), [outage, outage]
 
@@ -246,7 +246,7 @@ def test_what_another_try_cures_ends_nothing(
             raise outages.pop()
         return whole(*arguments)
 
-    monkeypatch.setattr("pipelines.retries._FIRST_SECONDS", 0.01, raising=False)
+    monkeypatch.setattr("pipelines.retries._INITIAL_DELAY_SECONDS", 0.01, raising=False)
     monkeypatch.setattr(where, failing)
     send(streamed, valid_records(range(7)))
     with streaming(streamed):
@@ -276,5 +276,5 @@ def test_the_command_ends_cleanly(streamed: Settings, tmp_path: Path, number: si
         out.seek(0)
         said = out.read()
     assert "Traceback" not in said
-    assert "everything that was committed is published" in said
+    assert "everything committed is published" in said
     assert [check for check in verify(streamed) if not check.passed] == []

@@ -1,4 +1,4 @@
-"""The tree is the architecture: a stage knows only the stages before it, and Dagster stands outside."""
+"""The architecture, as rules for imports: a stage imports only earlier stages, and nothing imports Dagster."""
 
 import ast
 import functools
@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import LONG_FILES, REPOSITORY
 
 _PIPELINES = REPOSITORY / "pipelines"
-# In the order of an event's way, as in ARCHITECTURE.md.
+# In the order in which an event passes them, as in ARCHITECTURE.md.
 _STAGES = (
     "contract",
     "bus",
@@ -30,7 +30,7 @@ _MODULES = sorted(_PIPELINES.rglob("*.py"))
 
 
 def _imported(source: str, package: str) -> Iterator[str]:
-    """Yield the dotted name of every import in `source`, wherever it stands; `package` resolves relative ones."""
+    """Yield the dotted name of every import in `source`; `package` resolves relative imports."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -55,8 +55,8 @@ def _part(path: Path) -> str:
     return path.relative_to(_PIPELINES).parts[0].removesuffix(".py")
 
 
-def test_imports_are_found_wherever_they_stand() -> None:
-    """The reader of imports itself: plain, renamed, relative, late and type-checking ones."""
+def test_all_kinds_of_imports_are_found() -> None:
+    """Plain, renamed, relative, local and type-checking imports are found."""
     source = """
 import a.b as c
 from d import e, f as g
@@ -72,14 +72,14 @@ def late():
 
 
 def test_every_folder_is_a_stage() -> None:
-    """A new folder has its place in the order of the data, or looks at all of them from above."""
+    """A new folder has its place in the order of the stages, or above or below all of them."""
     folders = {path.parent.relative_to(_PIPELINES).parts[0] for path in _PIPELINES.rglob("*/__init__.py")}
     assert folders <= {*_STAGES, *_ABOVE_ALL, *_BELOW_ALL}
 
 
 @pytest.mark.parametrize("stage", [stage for stage in _STAGES if (_PIPELINES / stage).exists()])
 def test_a_stage_imports_only_stages_before_it(stage: str) -> None:
-    """Nothing before a stage knows of it, and no stage knows of the modules that join them."""
+    """Neither later stages nor the modules that join stages are imported."""
     known = _BELOW_ALL | set(_STAGES[: _STAGES.index(stage) + 1])
     found = {path: _parts_of_pipelines(path) - known for path in _MODULES if _part(path) == stage}
     assert found
@@ -87,7 +87,7 @@ def test_a_stage_imports_only_stages_before_it(stage: str) -> None:
 
 
 def test_errors_and_settings_stand_below_all() -> None:
-    """What every stage may import imports no stage."""
+    """Modules that every stage may import do not import stages."""
     assert _parts_of_pipelines(_PIPELINES / "errors.py") == set()
     assert _parts_of_pipelines(_PIPELINES / "best_effort.py") == {"errors"}
     assert _parts_of_pipelines(_PIPELINES / "settings.py") == {"boundary", "errors"}
@@ -96,20 +96,20 @@ def test_errors_and_settings_stand_below_all() -> None:
 
 
 def test_notifications_know_only_the_contract_and_the_bus() -> None:
-    """A branch of the fan-out stands beside ingest: nothing of the lake or the scores can hold it up (`isolated`)."""
+    """Notifications are independent of ingest: neither the lake nor scores can delay them (`isolated`)."""
     known = _BELOW_ALL | {"bus", "contract", "emit", "notify"}
     assert set().union(*(_parts_of_pipelines(path) for path in _MODULES if _part(path) == "notify")) <= known
 
 
 def test_only_the_command_line_imports_the_command_line() -> None:
-    """Options and output decide nothing: whatever the CLI can do, a caller in Python can do without it."""
+    """The CLI has no logic: a caller in Python can do without it whatever it can do."""
     importers = {_part(path) for path in _MODULES if "cli" in _parts_of_pipelines(path)}
     assert importers <= {"cli"}
 
 
 @pytest.mark.parametrize("outside", ["dagster", "assets", "tests", "pytest"])
 def test_pipelines_knows_nothing_of(outside: str) -> None:
-    """Dagster observes and schedules from outside; production code knows of no test."""
+    """Dagster observes and schedules from outside; production code does not import tests."""
     importers = [
         str(path)
         for path in _MODULES
@@ -119,5 +119,5 @@ def test_pipelines_knows_nothing_of(outside: str) -> None:
 
 
 def test_long_files_are_there() -> None:
-    """A file of tests that was renamed keeps its place in the order."""
+    """The list names existing files, also after a rename."""
     assert [name for name in LONG_FILES if not (REPOSITORY / "tests" / name).exists()] == []

@@ -1,4 +1,4 @@
-"""What ingest and the audit say of the same values, in one form, so that they can be compared."""
+"""The verdicts of ingest and audit on the same values, in a comparable form."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ from pipelines.settings import ContractSettings
 
 Headers = Sequence[tuple[str, bytes | None]]
 Verdict = tuple[str, str, str, int | str | None, dict[str, str]] | None
-"""The fields of an event, None for a value that is none."""
+"""The fields of an event; None for a value that is not an event."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_US = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _LAST_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
@@ -42,7 +42,7 @@ def _of_row(event: dict[str, Any], time: int | None) -> Verdict:
 
 
 def _time(microseconds: int | None) -> int | str | None:
-    """Return a time, or one word for all those outside the calendar: of these none becomes an event."""
+    """Return a time, or one word for all times outside the calendar, which no event can have."""
     if microseconds is None or _FIRST_US <= microseconds <= _LAST_US:
         return microseconds
     return "outside the calendar"

@@ -1,4 +1,4 @@
-"""The environment that the peers run in: outside the repository, made on first use from `requirements.txt`."""
+"""The virtual environment of the peers: outside the repository, created on first use from `requirements.txt`."""
 
 import hashlib
 import os
@@ -13,9 +13,9 @@ _INSTALL_SECONDS = 900
 
 
 def peers_python() -> str:
-    """Return the interpreter that has the peers' packages; raises PeerError when they cannot be installed.
+    """Return the interpreter of the peers' environment. Raises PeerError if it cannot be installed.
 
-    An installation that was cut short is made again: only a whole one is marked as such.
+    Only a finished installation is marked complete, so an interrupted one is repeated.
     """
     digest = hashlib.sha256(_REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()[:8]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "karmalake-benchmarks"
@@ -36,5 +36,5 @@ def _run(command: list[str]) -> None:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=_INSTALL_SECONDS)
     except (subprocess.SubprocessError, OSError) as error:
-        told = getattr(error, "stderr", None) or ""
-        raise PeerError(f"the peers could not be installed: {error} {told[-300:]}") from error
+        output = getattr(error, "stderr", None) or ""
+        raise PeerError(f"the peers could not be installed: {error} {output[-300:]}") from error

@@ -3,9 +3,9 @@
 
 from pathlib import Path
 
-from pipelines.ingest.memory import keep_freed_memory
+from pipelines.ingest.malloc import tune_malloc
 
-keep_freed_memory()
+tune_malloc()
 
 from benchmarks.peers.protocol import Job, serve
 from pipelines.drain import drain, open_drain

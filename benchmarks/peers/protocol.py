@@ -1,7 +1,7 @@
-"""What a peer is told and what it answers; only the standard library, because every peer imports it.
+"""The request and response of a peer; standard library only, because every peer imports it.
 
-Imports and the start of a session come before the clock; connecting, reading, dedup, writing and committing count.
-How many rows were written is not asked: the benchmark counts them in the files.
+Imports and the start of a session are not timed; connecting, reading, dedup, writing and committing are. Peers do not
+report rows: the benchmark counts them in the files.
 """
 
 import json
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
-_PATIENCE_SECONDS = 240
+_TIMEOUT_SECONDS = 240
 
 
 class PeerError(Exception):
-    """A peer did not start, failed or took too long; the message ends with its last words."""
+    """A peer did not start, failed or took too long; the message ends with its last output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,13 @@ class Job:
 
 
 def serve(work: Callable[[Job], dict[str, Any] | None], warm_up: Callable[[Job], None] | None = None) -> None:
-    """Do the job on standard input and print the seconds that `work` took, with what else it tells."""
+    """Run the job from standard input; print the seconds of `work` and its further results as JSON."""
     job = Job(**json.loads(input()))
     if warm_up is not None:
         warm_up(job)
     begun = time.perf_counter()
-    told = work(job) or {}
-    print(json.dumps({"seconds": time.perf_counter() - begun} | told), flush=True)
+    results = work(job) or {}
+    print(json.dumps({"seconds": time.perf_counter() - begun} | results), flush=True)
 
 
 def ask(python: str, name: str, job: Job, log: Path) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def ask(python: str, name: str, job: Job, log: Path) -> dict[str, Any]:
         try:
             done = subprocess.run(
                 [python, "-m", f"benchmarks.peers.{name}"], input=json.dumps(asdict(job)) + "\n", text=True,
-                stdout=subprocess.PIPE, stderr=errors, cwd=REPOSITORY, timeout=_PATIENCE_SECONDS, check=True,
+                stdout=subprocess.PIPE, stderr=errors, cwd=REPOSITORY, timeout=_TIMEOUT_SECONDS, check=True,
             )  # fmt: skip
             return json.loads(done.stdout.splitlines()[-1])
         except (subprocess.SubprocessError, OSError, IndexError, ValueError) as error:

@@ -1,6 +1,6 @@
-"""Notebooks as pages of the site: their text, their code, and the outputs that are committed with them.
+"""Notebooks as pages of the site: text, code and the committed outputs.
 
-Nothing is run. A chart is an image within the page.
+Executes nothing. A chart is an image in the page.
 """
 
 import re
@@ -11,11 +11,11 @@ from typing import Any
 import nbformat
 
 _FOLDER = Path(__file__).parents[2] / "notebooks"
-_STYLE = re.compile(r"<style[^>]*>.*?</style>", re.DOTALL)  # of a table: the site has its own
+_STYLE = re.compile(r"<style[^>]*>.*?</style>", re.DOTALL)  # table styles: the site has its own
 
 
 def notebooks() -> list[Path]:
-    """Return every notebook, in the order to read them in."""
+    """Return the paths of all notebooks, in reading order."""
     return sorted(_FOLDER.glob("*.ipynb"))
 
 
@@ -24,7 +24,7 @@ def as_markdown(path: Path) -> str:
     cells = nbformat.read(path, as_version=4).cells
     parts = [part for cell in cells for part in (_code(cell) if cell.cell_type == "code" else [_text(cell.source)])]
     title, *rest = parts[0].split("\n", 1)
-    where = f"*This is `notebooks/{path.name}`, run on a small world that is always the same.*"
+    where = f"*This is `notebooks/{path.name}`, run on a small simulation that is the same each time.*"
     return "\n\n".join([title, where, *rest, *parts[1:]])
 
 

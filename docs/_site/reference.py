@@ -1,4 +1,4 @@
-"""The reference pages of the documentation, made from the code: `make docs` writes them, a test compares them."""
+"""Reference pages of the documentation, generated from the code: `make docs` writes them, a test compares them."""
 
 import ast
 import re
@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 
 from docs._site.reference_api import api_page
 from docs._site.reference_tables import tables_page
-from pipelines.monitoring.metrics import PROCESSES, Entry
+from pipelines.monitoring.metrics import PROCESSES, MetricInfo
 from pipelines.settings import Settings
 
 _SETTINGS_HEAD = """# Settings
 
-Every setting can stand in the environment or in `karmalake.toml` in the working directory (or at `KARMALAKE_CONFIG`);
-the environment wins. Unknown names are refused in both. `karmalake doctor` says what is wrong with a set-up, and shows
-no secret.
+For operators. Every setting can be an environment variable or an entry of `karmalake.toml` in the working directory (or
+at `KARMALAKE_CONFIG`); the environment takes precedence. Unknown names are rejected in both. `karmalake doctor` checks
+an installation, and shows no secret.
 
 ```toml
 # karmalake.toml
@@ -31,26 +31,26 @@ data_dir = "/var/lib/karmalake"
 bootstrap_servers = "broker-1:9093,broker-2:9093"
 security_protocol = "SASL_SSL"
 sasl_mechanism = "SCRAM-SHA-512"
-sasl_username = "karmalake"   # the password belongs into KARMALAKE_KAFKA_SASL_PASSWORD
+sasl_username = "karmalake"   # set the password in KARMALAKE_KAFKA_SASL_PASSWORD
 ```
 """
 
 _METRICS_HEAD = """# Metrics
 
-`karmalake stream`, `relay` and `notify` serve what they do to Prometheus where a port is named: `--metrics-port 9108`,
-or the setting `metrics.port`. They listen on 127.0.0.1 over plain HTTP unless `metrics.host` says otherwise. They
-answer those who ask by an IP address, `localhost`, `metrics.host` or a name of `metrics.allowed_hosts`; any other name
-gets 421, so that no web page reads them by a name of its own. Where Prometheus asks by the name of a service, put that
-name there.
+For operators who monitor karmalake with Prometheus. `karmalake stream`, `relay` and `notify` serve metrics if a port is
+set: `--metrics-port 9108`, or the setting `metrics.port`. They listen on `metrics.host`, 127.0.0.1 by default, over
+plain HTTP. They accept requests whose `Host` is an IP address, `localhost`, `metrics.host` or one of
+`metrics.allowed_hosts`, and answer any other with 421, which protects against DNS rebinding. If Prometheus uses the
+name of a service, add that name to `metrics.allowed_hosts`.
 
 | path | answers |
 |---|---|
 | `/metrics` | the metrics below, in Prometheus' text format or OpenMetrics |
-| `/healthz` | 200 while every loop turns; 503, with its name, if one has not for `metrics.stalled_after_seconds` |
+| `/healthz` | 200 while every loop runs; 503, naming the loop, if one has stalled for `metrics.stalled_after_seconds` |
 | `/readyz` | 200 once every loop has succeeded; 503 before |
 
-A service that does not answer is no reason to restart a process: its loop tries again, and turns. What hangs, or is
-down for long, shows in the metrics.
+An unavailable service is no reason to restart a process: its loop retries, and counts as running. The metrics show what
+hangs, or is down for long.
 
 ```yaml
 # prometheus.yml
@@ -61,32 +61,32 @@ scrape_configs:
 ```
 
 [monitoring/alerts.yml](monitoring/alerts.yml) has alert rules, [monitoring/dashboard.json](monitoring/dashboard.json)
-is a dashboard for Grafana ("Import", then choose the data source). Beside the metrics below there are those that every
-client of Prometheus has, `process_*`: memory, processor time, open files.
+is a dashboard for Grafana ("Import", then choose the data source). In addition to the metrics below, processes export
+the standard `process_*` metrics: memory, CPU time, open files.
 
 ## The history of lag
 
-Every measurement of `stream`, and every `karmalake lag`, is kept in `lag/` in the data folder, a file a day and a line
-a measurement, for `lag.keep_days` days. A notebook reads it without Prometheus, by DuckDB itself or a warehouse opened
+Every measurement of `stream` and of `karmalake lag` is retained in `lag/` in the data folder for `lag.keep_days` days:
+one file per day, one line per measurement. A notebook can read it without Prometheus, with DuckDB or a warehouse opened
 with `allow_files`:
 
 ```sql
 SELECT measured_at, sum(lag.lag_records) AS records, max(lag.lag_seconds) AS seconds
 FROM (
     SELECT measured_at, unnest(partitions) AS lag
-    FROM read_ndjson('data/lag/*.jsonl', ignore_errors := true)  -- a crash may have cut off a line
+    FROM read_ndjson('data/lag/*.jsonl', ignore_errors := true)  -- a crash may leave a truncated line
 )
 GROUP BY measured_at ORDER BY measured_at
 ```
 
-`karmalake lag` takes the pace from there, and says what the numbers advise: larger batches, more processes or topic
-partitions, a hot user, a slow Redis, a checkpoint that retention is about to overtake.
+`karmalake lag` computes rates from this history, and advises on larger batches, more processes or topic partitions, a
+hot user, a slow Redis, or a checkpoint that retention is about to overtake.
 """
 
 
 def commands_page() -> str:
     """Return docs/cli.md: every command with its options, as typer describes them."""
-    from typer.cli import app as typer_cli  # noqa: PLC0415 - typer's own command line, needed here only
+    from typer.cli import app as typer_cli  # noqa: PLC0415 - typer's own command line, needed only here
 
     result = CliRunner().invoke(typer_cli, ["pipelines.cli.app", "utils", "docs", "--name", "karmalake"])
     if result.exit_code:
@@ -136,7 +136,7 @@ def _default(field: FieldInfo) -> str:
 
 def metrics_page() -> str:
     """Return docs/metrics.md: every metric of every process, with its labels."""
-    books = {name: make().book.entries for name, make in PROCESSES.items()}
+    books = {name: make().registry.entries for name, make in PROCESSES.items()}
     everywhere = [entry for entry in books["stream"] if all(entry in entries for entries in books.values())]
     parts = [_METRICS_HEAD, _metrics_table("Every process", everywhere)]
     for name, entries in books.items():
@@ -144,7 +144,7 @@ def metrics_page() -> str:
     return "\n".join(parts)
 
 
-def _metrics_table(title: str, entries: list[Entry]) -> str:
+def _metrics_table(title: str, entries: list[MetricInfo]) -> str:
     lines = [f"## {title}", "", "| name | type | labels | |", "|---|---|---|---|"]
     for entry in entries:
         labels = ", ".join(f"`{label}`" for label in entry.labels)
@@ -153,17 +153,22 @@ def _metrics_table(title: str, entries: list[Entry]) -> str:
 
 
 def guarantees_page(repository: Path) -> str:
-    """Return docs/guarantees.md: every promise with the code that keeps it and the tests that try to break it."""
+    """Return docs/guarantees.md: every guarantee with the code that enforces it and the tests that try it."""
     guarantees = tomllib.loads((repository / GUARANTEES).read_text(encoding="utf-8"))["guarantee"]
     tests = trials(repository)
-    parts = ["# Guarantees", "", "Made from `docs/guarantees.toml` and from the tests, which name what they try.", ""]
+    parts = [
+        "# Guarantees",
+        "",
+        "Generated from `docs/guarantees.toml` and the docstrings of the tests, which name the guarantees.",
+        "",
+    ]
     for guarantee in guarantees:
         parts += [f"## `{guarantee['id']}` ({guarantee['kind']})", "", guarantee["claim"], ""]
         if missing := guarantee.get("missing"):
             parts += [f"**{missing}**", ""]
             continue
         files = ", ".join(f"[`{path}`](../{path})" for path in guarantee["enforced_by"])
-        parts += [f"{guarantee['how']} Kept by {files}.", "", "Tried by"]
+        parts += [f"{guarantee['how']} Enforced by {files}.", "", "Tested by"]
         parts += [f"- `{test}`" for test in tests[guarantee["id"]]]
         parts += ["", *map(_broken, guarantee.get("broken", []))]
         parts += [""] if guarantee.get("broken") else []
@@ -171,12 +176,12 @@ def guarantees_page(repository: Path) -> str:
 
 
 def _broken(case: dict[str, Any]) -> str:
-    """Return when a promise was broken, and which tests would fail if it were broken that way again."""
-    return f"- Broken once: {case['what']} Held since by {', '.join(f'`{test}`' for test in case['held_by'])}."
+    """Return how a guarantee was once broken, and the tests that would detect it now."""
+    return f"- Broken once: {case['what']} Now tested by {', '.join(f'`{test}`' for test in case['held_by'])}."
 
 
 def trials(repository: Path) -> dict[str, list[str]]:
-    """Return, by the id of a promise, the tests, or whole files of tests, whose docstring names it in backticks."""
+    """Return the tests and test modules whose docstring names a guarantee in backticks, by its id."""
     found: dict[str, list[str]] = {}
     for path in sorted((repository / "tests").rglob("test_*.py")):
         place = str(path.relative_to(repository))

@@ -1,4 +1,4 @@
-"""docs/api.md: the Python door, from its docstrings and signatures."""
+"""docs/api.md: the public Python API, from its docstrings and signatures."""
 
 import ast
 import inspect
@@ -17,8 +17,8 @@ from pipelines import errors
 
 _HEAD = """# Python API
 
-What a notebook, a job or a service calls; made from the docstrings. Everything else in `pipelines` is the inside, and
-may change with any release.
+For authors of notebooks, jobs and services; generated from the docstrings. Everything else in `pipelines` is internal,
+and may change with any release.
 
 ```python
 from pipelines import open_warehouse
@@ -27,91 +27,91 @@ with open_warehouse() as warehouse:
     print(warehouse.trends())
 ```
 
-Everything raised on purpose is a `pipelines.errors.KarmalakeError`, whose message says what, where and what to do.
-In a notebook, `%load_ext pipelines` brings `%%karma`: SQL as a cell, over the variable `warehouse`; `$name` is a value.
+Every expected error is a `pipelines.errors.KarmalakeError`, whose message says what happened, where, and what to do.
+In a notebook, `%load_ext pipelines` adds `%%karma`: an SQL cell on the variable `warehouse`; `$name` is a variable.
 """
-BESIDE = {
+OTHER_MODULES = {
     "pipelines.reputation.warehouse": ("Info", "AsOf"),
     "pipelines.reputation.explain": ("explain", "explain_change"),
     "pipelines.reputation.policy_file": ("load_policy", "parse_policy"),
-    "pipelines.serving.read": ("published", "PublishedInfo", "Ranked"),
+    "pipelines.serving.read": ("published", "PublishedInfo", "LeaderboardEntry"),
     "pipelines.emit.outbox": ("outbox_table", "add", "Event", "backlog", "Backlog"),
-    "pipelines.contract.moments": ("Moment", "instant"),
+    "pipelines.contract.time_like": ("TimeLike", "to_utc"),
 }
-"""What belongs to the door beside `from pipelines import ...`: what its calls return, and the service's side."""
-_WIDE = 60
+"""Public names outside `from pipelines import ...`: types that it returns, and the API of services."""
+_MAX_WIDTH = 60
 _ELLIPSIS = "'...'"
 _MODULE = re.compile(r"\b(?:[a-z_]+\.)+(?=[A-Z])")
 
 
 def api_page() -> str:
-    """Return the page. Raises LookupError, naming it, for something public without a docstring."""
+    """Return the page. Raises LookupError for a public name without a docstring."""
     parts = [_HEAD, "## `from pipelines import ...`\n"]
     for name in pipelines.__all__:
-        parts += _described(name, getattr(pipelines, name))
-    for module, names in BESIDE.items():
+        parts += _section(name, getattr(pipelines, name))
+    for module, names in OTHER_MODULES.items():
         parts.append(f"## `from {module} import ...`\n")
         for name in names:
-            parts += _described(name, getattr(import_module(module), name))
+            parts += _section(name, getattr(import_module(module), name))
     parts += ["## Errors\n", f"```text\n{dedent(errors.__doc__ or '').partition(chr(10) * 2)[2].strip()}\n```\n"]
     return "\n".join(parts)
 
 
-def _described(name: str, thing: Any) -> Iterator[str]:
+def _section(name: str, thing: Any) -> Iterator[str]:
     if not callable(thing) or not hasattr(thing, "__module__") or getattr(thing, "__origin__", None) is not None:
         yield f"### {name}\n\n`{thing}`\n"
         return
-    yield f"### {name}\n\n```text\n{_declared(name, thing)}\n```\n\n{_text(name, thing)}\n"
+    yield f"### {name}\n\n```text\n{_declaration(name, thing)}\n```\n\n{_text(name, thing)}\n"
     if inspect.isclass(thing):
         for member, value in _members(thing):
             yield _member(f"{name}.{member}", value)
 
 
-def _declared(name: str, thing: Any) -> str:
+def _declaration(name: str, thing: Any) -> str:
     if is_dataclass(thing):
         return "\n".join([f"class {name}:", *_fields(thing)])
     return f"class {name}" if inspect.isclass(thing) else f"{name}{_signature(thing, skipped=0)}"
 
 
 def _fields(thing: Any) -> Iterator[str]:
-    """Return the public fields of a dataclass, each with the sentence that stands under it."""
-    said = _said_of_fields(thing)
+    """Yield the public fields of a dataclass, each with its description."""
+    descriptions = _field_descriptions(thing)
     for field in fields(thing):
         if not field.name.startswith("_"):
-            remark = f"  # {' '.join(said[field.name].split())}" if field.name in said else ""
-            yield f"    {field.name}: {_short(_named(field.type))}{remark}"
+            remark = f"  # {' '.join(descriptions[field.name].split())}" if field.name in descriptions else ""
+            yield f"    {field.name}: {_shorten(_type_name(field.type))}{remark}"
 
 
-def _said_of_fields(thing: Any) -> dict[str, str]:
+def _field_descriptions(thing: Any) -> dict[str, str]:
     (owner,) = ast.parse(dedent(inspect.getsource(thing))).body
-    said: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for field, text in pairwise(owner.body if isinstance(owner, ast.ClassDef) else ()):
         match field, text:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(sentence))):
-                said[name] = sentence
+                descriptions[name] = sentence
             case _:
                 pass
-    return said
+    return descriptions
 
 
 def _signature(thing: Any, skipped: int) -> str:
-    """Return a signature without its first parameters, a line each if they are many."""
-    whole = inspect.signature(thing)
-    shown = [_plain(parameter) for parameter in list(whole.parameters.values())[skipped:]]
-    declared = _short(str(whole.replace(parameters=shown)).replace(_ELLIPSIS, "..."))
-    if len(declared) <= _WIDE:
+    """Return a signature without its first parameters; one line per parameter if it is long."""
+    signature = inspect.signature(thing)
+    shown = [_without_settings(parameter) for parameter in list(signature.parameters.values())[skipped:]]
+    declared = _shorten(str(signature.replace(parameters=shown)).replace(_ELLIPSIS, "..."))
+    if len(declared) <= _MAX_WIDTH:
         return declared
-    lines = [f"    {_short(str(parameter)).replace(_ELLIPSIS, '...')}," for parameter in shown]
+    lines = [f"    {_shorten(str(parameter)).replace(_ELLIPSIS, '...')}," for parameter in shown]
     return "\n".join(["(", *lines, declared[declared.rindex(")") :]])
 
 
-def _plain(parameter: inspect.Parameter) -> inspect.Parameter:
-    """Return a parameter whose default, if it is a whole section of settings, is left out."""
+def _without_settings(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Return a parameter with a default that is a section of settings abbreviated."""
     return parameter.replace(default="...") if isinstance(parameter.default, BaseModel) else parameter
 
 
 def _members(owner: type) -> Iterator[tuple[str, Any]]:
-    """Return the public methods and properties in the order in which they are written."""
+    """Yield the public methods and properties in definition order."""
     yield from ((name, value) for name, value in vars(owner).items() if name[0] != "_" and _is_shown(value))
 
 
@@ -128,18 +128,18 @@ def _member(name: str, value: Any) -> str:
 
 def _text(name: str, thing: Any) -> str:
     text = inspect.getdoc(thing)
-    if not text or text.startswith(f"{name}("):  # a dataclass without one has its signature there
+    if not text or text.startswith(f"{name}("):  # the generated docstring of a dataclass is its signature
         raise LookupError(f"{name} has no docstring")
     return text
 
 
-def _named(kind: Any) -> str:
+def _type_name(kind: Any) -> str:
     return (
         kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind)) if "[" not in str(kind) else str(kind)
     )
 
 
-def _short(text: str) -> str:
-    """Leave out the modules before the names of types, and the quotes of those that are defined later."""
-    text = text.replace("datetime.datetime | datetime.date | str", "Moment")
+def _shorten(text: str) -> str:
+    """Remove the modules before type names, and the quotes of forward references."""
+    text = text.replace("datetime.datetime | datetime.date | str", "TimeLike")
     return re.sub(r"(?<=[:>] )'([^']+)'", r"\1", _MODULE.sub("", text))

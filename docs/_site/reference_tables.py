@@ -1,4 +1,4 @@
-"""docs/tables.md: every table of lake and warehouse, their types from the code, their meaning from docs/tables.toml."""
+"""docs/tables.md: every table of lake and warehouse; types from the code, descriptions from docs/tables.toml."""
 
 import re
 import tomllib
@@ -15,12 +15,12 @@ from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import attach
 
-MEANINGS = Path("docs/tables.toml")
+DESCRIPTIONS = Path("docs/tables.toml")
 Columns = dict[str, str]
 """Types by name, in order."""
 _HEAD = """# Tables
 
-Made from the code and from `docs/tables.toml`. Times are in UTC, to the microsecond.
+For authors of queries. Generated from the code and `docs/tables.toml`. Times are in UTC, with microseconds.
 
 ```console
 $ karmalake sql 'DESCRIBE reputation'
@@ -28,33 +28,33 @@ $ karmalake sql 'DESCRIBE reputation'
 """
 _LAKE = """## The lake
 
-Delta tables, each in its folder of `lake/` in the data folder, or under `lake.uri`: the truth. Read them through the
-warehouse, which shows one whole commit and knows which rows count; or with whatever reads Delta
+Delta tables, each in its folder of `lake/` in the data folder, or under `lake.uri`: the source of truth. Read them
+through the warehouse, which shows one complete commit and only rows that count, or with any Delta reader
 (`polars.scan_delta("data/lake/events")`).
 """
 _WAREHOUSE = """## The warehouse
 
-`warehouse.duckdb` in the data folder, made from the lake: read-only, replaced whole, never locked. Types are those of
-the policy `default`.
+`warehouse.duckdb` in the data folder, derived from the lake: read-only, replaced atomically, never locked. Types are
+those of the policy `default`.
 """
 _VIEW = re.compile(r"^(?:all_time|last_[0-9]+_days)_")
 _SQL = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_catalog = 'warehouse'"
 
 
 def tables_page(repository: Path) -> str:
-    """Return the page. Raises KeyError, naming it, for a table or a column that has no meaning."""
-    meanings = tomllib.loads((repository / MEANINGS).read_text(encoding="utf-8"))
+    """Return the page. Raises KeyError for a table or column without a description."""
+    descriptions = tomllib.loads((repository / DESCRIPTIONS).read_text(encoding="utf-8"))
     parts = [_HEAD, _LAKE]
     for name, columns in lake_columns().items():
-        parts.append(_table(f"lake.{name}", meanings["lake"][name], columns))
+        parts.append(_table(f"lake.{name}", descriptions["lake"][name], columns))
     parts.append(_WAREHOUSE)
     for name, columns in warehouse_columns().items():
-        parts.append(_table(f"{name}", meanings["warehouse"][name], columns))
+        parts.append(_table(f"{name}", descriptions["warehouse"][name], columns))
     return "\n".join(parts)
 
 
 def lake_columns() -> dict[str, Columns]:
-    """Return the columns of the lake's tables; those of a list of structs by themselves, but for repeated counts."""
+    """Return the columns of the lake's tables; fields of a list of structs are listed separately, except for counts."""
     return {name: dict(_flat(schema)) for name, schema in TABLES.items()}
 
 
@@ -76,7 +76,7 @@ def _flat(schema: pa.Schema) -> Iterator[tuple[str, str]]:
 
 
 def warehouse_columns() -> dict[str, Columns]:
-    """Return the columns of a warehouse of no events, by the default policy; of views of the lake only those added."""
+    """Return the columns of an empty warehouse by the default policy; for views of the lake only the added columns."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "warehouse.duckdb"
         derive(Snapshot(0, {}, {}), load_policy("default"), datetime(2026, 1, 1, tzinfo=UTC), path)
@@ -90,9 +90,9 @@ def warehouse_columns() -> dict[str, Columns]:
     return dict(sorted(found.items(), key=lambda item: (item[0] in TABLES, item[0])))
 
 
-def _table(title: str, meaning: dict[str, Any], columns: Columns) -> str:
-    lines = [f"### {title}", "", meaning["about"], ""]
+def _table(title: str, description: dict[str, Any], columns: Columns) -> str:
+    lines = [f"### {title}", "", description["about"], ""]
     if columns:
         lines += ["| column | type | |", "|---|---|---|"]
-    lines += [f"| `{name}` | `{kind.lower()}` | {meaning['columns'][name]} |" for name, kind in columns.items()]
+    lines += [f"| `{name}` | `{kind.lower()}` | {description['columns'][name]} |" for name, kind in columns.items()]
     return "\n".join(lines) + "\n"

@@ -1,6 +1,6 @@
-"""`make screenshots`: the demo in a folder of its own, then pictures of the dashboard and of Dagster into docs/images.
+"""`make screenshots`: run the demo in a temporary folder, and take screenshots of dashboard and Dagster.
 
-Needs chromium. Takes about two minutes. The world is the same every time, its days are the last ones before today.
+Needs chromium and takes about two minutes. The simulated events are the same each time, on the last days before today.
 """
 
 import os
@@ -27,7 +27,7 @@ _STEPS = ("events", "dead_letters", "reputation", "trends", "reputation_cache")
 
 
 def main() -> None:
-    """Take all pictures anew."""
+    """Take all screenshots."""
     with TemporaryDirectory() as folder, sync_playwright() as playwright:
         environment = _environment(Path(folder))
         _run("karmalake", "demo", environment=environment)
@@ -44,11 +44,11 @@ def main() -> None:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Return an environment without settings of this machine's, and with folders that go away."""
+    """Return an environment without this machine's settings, with temporary folders."""
     (folder / "dagster").mkdir()
     (folder / "dagster" / "dagster.yaml").write_text("telemetry: {enabled: false}\nnux: {enabled: false}\n")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KARMALAKE_", "DAGSTER_"))}
-    return kept | {"KARMALAKE_DATA_DIR": str(folder / "data"), "DAGSTER_HOME": str(folder / "dagster")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("KARMALAKE_", "DAGSTER_"))}
+    return environment | {"KARMALAKE_DATA_DIR": str(folder / "data"), "DAGSTER_HOME": str(folder / "dagster")}
 
 
 def _run(program: str, *arguments: str, environment: dict[str, str]) -> None:
@@ -59,7 +59,7 @@ def _run(program: str, *arguments: str, environment: dict[str, str]) -> None:
 
 @contextmanager
 def _serving(*command: str, environment: dict[str, str]) -> Generator[str]:
-    """Yield the address of a server that is given its port as the last argument."""
+    """Yield the address of a server that takes its port as the last argument."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -77,7 +77,7 @@ def _serving(*command: str, environment: dict[str, str]) -> Generator[str]:
 
 
 def _open(page: Page, address: str) -> None:
-    """Go there as soon as somebody answers."""
+    """Open the page as soon as the server answers."""
     for _ in range(120):
         try:
             urllib.request.urlopen(address, timeout=5).close()  # noqa: S310
@@ -93,11 +93,11 @@ def _dashboard(page: Page, environment: dict[str, str]) -> None:
     with _serving("karmalake", "dashboard", environment=known) as address:
         _open(page, f"{address}/?token={token}")
         page.locator("canvas, svg.marks").nth(2).wait_for()
-        _keep(page, "dashboard-trends")
+        _save(page, "dashboard-trends")
         page.goto(f"{address}/?section=user&user=driver-ada")
-        page.get_by_role("heading", name="Why", exact=True).wait_for()
+        page.get_by_role("heading", name="Explanation of the score", exact=True).wait_for()
         page.locator("canvas, svg.marks").first.wait_for()
-        _keep(page, "dashboard-user")
+        _save(page, "dashboard-user")
 
 
 def _dagster(page: Page, environment: dict[str, str]) -> None:
@@ -106,15 +106,15 @@ def _dagster(page: Page, environment: dict[str, str]) -> None:
         page.set_viewport_size(_TALL)
         page.goto(f"{address}/asset-groups")
         page.get_by_text("serving", exact=True).filter(visible=True).nth(1).wait_for()
-        page.keyboard.press("Alt+KeyE")  # opens every group, which the address says from then on
+        page.keyboard.press("Alt+KeyE")  # expands every group, and adds them to the URL
         page.wait_for_url("**expanded=*")
-        page.reload()  # so that all of it is in sight
+        page.reload()  # fits the graph into the view
         for name in _STEPS:
             page.get_by_text(name, exact=True).filter(visible=True).first.wait_for()
-        _keep(page, "dagster-assets", _GRAPH)
+        _save(page, "dagster-assets", _GRAPH)
 
 
-def _keep(page: Page, name: str, clip: FloatRect | None = None) -> None:
+def _save(page: Page, name: str, clip: FloatRect | None = None) -> None:
     page.wait_for_timeout(1_500)  # charts fade in
     page.screenshot(path=_IMAGES / f"{name}.png", animations="disabled", clip=clip)
     print(f"{name}.png: {(_IMAGES / f'{name}.png').stat().st_size:,} bytes")  # noqa: T201

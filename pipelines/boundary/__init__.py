@@ -1,1 +1,1 @@
-"""Where the outside begins: HTTP with a deadline, allowed hosts, bounded TOML, private files, locks, escaped text."""
+"""The trust boundary: HTTP with a deadline, allowed hosts, bounded TOML, private files, file locks, escaped text."""

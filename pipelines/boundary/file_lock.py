@@ -1,6 +1,6 @@
-"""Advisory locks on files and folders: one holder at a time, released by the kernel however the holder ends.
+"""Advisory locks on files and folders: one holder at a time, released by the kernel when the holder ends.
 
-They hold between processes of one machine, on file systems with `flock` (`fenced` covers other hosts).
+They exclude processes of one machine, on file systems with `flock` (`fenced` covers other hosts).
 """
 
 import fcntl
@@ -17,7 +17,7 @@ _PID_BYTES = 20
 
 
 def try_lock(path: Path) -> int | None:
-    """Return a descriptor that holds the exclusive lock on `path` until it is closed; None if another one holds it.
+    """Return a descriptor that holds the exclusive lock on `path` until it is closed; None if it is taken.
 
     A missing file is created, private to the user. Raises ConfigurationError if the file system has no locks.
     """
@@ -38,9 +38,9 @@ def try_lock(path: Path) -> int | None:
 
 @contextmanager
 def exclusive_lock(path: Path, seconds: float = 60.0) -> Generator[int]:
-    """Hold the exclusive lock on `path`, waiting for another holder; yields the descriptor.
+    """Hold the exclusive lock on `path` and yield its descriptor; wait up to `seconds` for another holder.
 
-    Raises TimeoutError, naming the holder, after `seconds`.
+    Raises TimeoutError with the pid of the holder after `seconds`.
     """
     deadline = time.monotonic() + seconds
     while (descriptor := try_lock(path)) is None:
@@ -54,7 +54,7 @@ def exclusive_lock(path: Path, seconds: float = 60.0) -> Generator[int]:
 
 
 def is_locked(path: Path) -> bool:
-    """Tell whether a process holds the lock on `path`, without a trace; False if the file system has no locks."""
+    """Return whether a process holds the lock on `path`, without side effects; False where locks do not exist."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:

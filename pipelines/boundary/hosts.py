@@ -1,7 +1,7 @@
-"""Who may speak to a server of ours: the names that it may be called by, and the pages that may call it.
+"""Checks of the Host and Origin headers of HTTP requests to our own servers.
 
-A page of another site reaches a server of this machine by a name of its own that it lets point here (DNS rebinding), or
-by a request that a browser marks with the page's origin. It cannot choose an address in digits as its name.
+A page of another site can reach a server on this machine through a host name that resolves to it (DNS rebinding), or by
+a cross-origin request, which the browser marks with the page's origin. It cannot use a numeric IP address as its name.
 """
 
 import re
@@ -11,8 +11,8 @@ from ipaddress import ip_address
 _AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+))(?::[0-9]{1,5})?", re.IGNORECASE)
 
 
-def host_allowed(header: str | None, names: Collection[str]) -> bool:
-    """Return whether a Host header names an IP address, localhost or one of `names`; their ports do not count."""
+def is_allowed_host(header: str | None, names: Collection[str]) -> bool:
+    """Return whether a Host header is an IP address, localhost or one of `names`; ports are ignored."""
     found = _AUTHORITY.fullmatch(header or "")
     if found is None:
         return False
@@ -20,10 +20,10 @@ def host_allowed(header: str | None, names: Collection[str]) -> bool:
     return _is_address(host) or host in {"localhost", *(name.lower().partition(":")[0] for name in names)}
 
 
-def origin_allowed(origin: str | None, host: str, names: Collection[str]) -> bool:
-    """Return whether a request is no other page's: without an Origin, of the host that it is for, or of one of `names`.
+def is_allowed_origin(origin: str | None, host: str, names: Collection[str]) -> bool:
+    """Return whether a request is same-origin: no Origin header, or the origin is `host` or one of `names`.
 
-    A name with a port stands for that port only, a name without one for the default port.
+    A name with a port matches that port only, a name without one matches the default port.
     """
     if origin is None:
         return True

@@ -1,37 +1,37 @@
-"""Folders and files that no other user of the machine can read: the lake holds who did what, the index its key.
+"""Folders and files that no other user of the machine can read: the lake holds user activity, the index its key.
 
-The data folder is the one switch: it is made for this user alone, so nothing beneath it can be reached, and what a
-command writes is as private as it is. To share it, open the folder itself, such as to a group with `chmod 750`.
+The permissions of the data folder decide: it is created with mode 0700, so nothing beneath it is accessible to others,
+and commands write files that are as private as the folder. To share it, change its mode, such as `chmod 750`.
 """
 
 import os
 import stat
 from pathlib import Path
 
-_OTHERS = 0o077
+_GROUP_AND_OTHERS = 0o077
 
 
-def private_folder(folder: Path) -> None:
-    """Make a folder, with its parents where they are missing, for this user alone; one that is there stays as it is."""
+def make_private_dir(folder: Path) -> None:
+    """Create a folder and its missing parents with mode 0700; leave an existing folder unchanged."""
     if folder.is_dir():
         return
-    private_folder(folder.absolute().parent)
+    make_private_dir(folder.absolute().parent)
     folder.mkdir(mode=0o700, exist_ok=True)
 
 
-def write_as_privately_as(folder: Path) -> None:
-    """Let this process write files that no other user can read, unless others may enter `folder` already.
+def restrict_umask(folder: Path) -> None:
+    """Restrict the umask of this process to the permissions of `folder`, so that new files are as private as it is.
 
-    For commands, before they write: libraries write by the same rule. It never opens what was closed.
+    For commands, before they write: files that libraries create follow it too. It never relaxes the umask.
     """
-    before = os.umask(_OTHERS)
-    os.umask(before | (_OTHERS & ~_open_to_others(folder)))
+    before = os.umask(_GROUP_AND_OTHERS)
+    os.umask(before | (_GROUP_AND_OTHERS & ~_permissions_of_others(folder)))
 
 
 def is_private(folder: Path) -> bool:
-    """Return whether no other user can enter a folder."""
-    return not _open_to_others(folder)
+    """Return whether a folder is inaccessible to other users."""
+    return not _permissions_of_others(folder)
 
 
-def _open_to_others(folder: Path) -> int:
-    return stat.S_IMODE(folder.stat().st_mode) & _OTHERS if folder.is_dir() else 0
+def _permissions_of_others(folder: Path) -> int:
+    return stat.S_IMODE(folder.stat().st_mode) & _GROUP_AND_OTHERS if folder.is_dir() else 0

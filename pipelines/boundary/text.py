@@ -1,8 +1,8 @@
-"""Texts of others, such as ids, shown so that they are only text: on a terminal, in a line of a log, in Markdown."""
+"""Escaping of untrusted text, such as ids, for terminals, log lines and Markdown."""
 
 import re
 
-STEERING = (
+CONTROL_CHARS = (
     *range(0x20),
     *range(0x7F, 0xA0),
     0x61C,
@@ -12,24 +12,24 @@ STEERING = (
     0xFEFF,
     *range(0xD800, 0xE000),
 )
-"""The control characters of C0 and C1, line and paragraph separators, what turns the direction, the byte order mark,
-which is invisible, and surrogates, which no output can hold."""
-_SHOWN_AS = {code: repr(chr(code))[1:-1] for code in STEERING}
-_SHOWN_AS_BUT_LINES = {code: text for code, text in _SHOWN_AS.items() if chr(code) != "\n"}
+"""Code points that are escaped: the control characters of C0 and C1, line and paragraph separators, bidirectional
+controls, the byte order mark, which is invisible, and surrogates, which cannot be encoded."""
+_ESCAPES = {code: repr(chr(code))[1:-1] for code in CONTROL_CHARS}
+_ESCAPES_BUT_NEWLINE = {code: text for code, text in _ESCAPES.items() if chr(code) != "\n"}
 
 
-def visible(text: str) -> str:
-    """Return a text as one line that does nothing to a terminal: Python's escapes stand for what would."""
-    return text.translate(_SHOWN_AS)
+def escape_text(text: str) -> str:
+    """Return a text as one line, with control characters as Python escapes."""
+    return text.translate(_ESCAPES)
 
 
-def visible_lines(text: str) -> str:
-    """Return a text of several lines, with whatever is quoted in it made visible."""
-    return text.translate(_SHOWN_AS_BUT_LINES)
+def escape_lines(text: str) -> str:
+    """Return a text with control characters as Python escapes, except line feeds."""
+    return text.translate(_ESCAPES_BUT_NEWLINE)
 
 
-def as_code(text: str) -> str:
-    """Return a text as code in a cell of a Markdown table, where no markup, link or image in it counts."""
-    shown = visible(text).replace("|", "\\|") or " "
-    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
-    return f"{fence} {shown} {fence}"
+def markdown_code(text: str) -> str:
+    """Return a text as a code span for a cell of a Markdown table: markup, links and images in it have no effect."""
+    escaped = escape_text(text).replace("|", "\\|") or " "
+    fence = "`" * (1 + max(map(len, re.findall("`+", escaped)), default=0))
+    return f"{fence} {escaped} {fence}"

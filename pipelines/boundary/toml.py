@@ -1,7 +1,7 @@
-"""The one door for TOML files: reads one within bounds, and says where in it a key stands.
+"""Bounded reading of TOML files, with the line number of each key.
 
-Owns what every such file is refused for, whoever it is for: size, encoding, depth, numbers and texts that no setting,
-policy or rule can mean. Where a key stands is what tomllib forgets, and a mistake has to be told by.
+All TOML files of karmalake (settings, policies, rules) have the same limits on size, encoding, depth, numbers and
+strings. Error messages need line numbers, which tomllib does not return.
 """
 
 import re
@@ -18,50 +18,50 @@ MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 32
 MAX_TEXT_CHARS = 65_536
 MAX_PROBLEMS = 20
-"""Mistakes that are told of one file; one slip of a generator makes thousands of them."""
+"""Mistakes reported per file: one bug of a generator causes thousands."""
 _MAX_INTEGER = 2**63
 _MAX_EXPONENT = 400
 _MAX_NUMBER_CHARS = 100
 _MAX_LINE_CHARS = 1_000
-_SHOWN_CHARS = 80
+_MAX_QUOTED_CHARS = 80
 _DEEP_KEY = re.compile(rf"(?<![\w\"'-])(?:[\w\"'-]+[ \t]*\.[ \t]*){{{MAX_DEPTH}}}")
-"""Refused before tomllib sees it: its time grows with the square of a dotted key's parts."""
+"""Refused before parsing: the time of tomllib is quadratic in the number of parts of a dotted key."""
 
 _HEADER = re.compile(r"\s*(\[\[?)([^\[\]]+)\]")
 _ASSIGNMENT = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
 
 
-class _RefusedError(ValueError):
-    """A value that no key can mean; `path` is where it stands."""
+class _OutOfBoundsError(ValueError):
+    """A value beyond the limits of this module; `path` is its key path."""
 
     def __init__(self, path: tuple[str, ...], problem: str) -> None:
         super().__init__(problem)
         self.path = path
 
 
-def read_toml(path: Path, refused: type[KarmalakeError]) -> str:
-    """Return the text of a TOML file; a byte order mark is left out.
+def read_toml(path: Path, error_type: type[KarmalakeError]) -> str:
+    """Return the text of a TOML file without a byte order mark.
 
-    Raises `refused` for a file that cannot be read, is larger than MAX_BYTES or is not UTF-8.
+    Raises `error_type` for a file that cannot be read, is larger than MAX_BYTES or is not UTF-8.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device may have no end
-            raise refused(f"{path} cannot be read: it is not a file")
+        if path.exists() and not path.is_file():  # a pipe or a device may be endless
+            raise error_type(f"{path} cannot be read: it is not a file")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise refused(f"{path} cannot be read: {error.strerror}") from None
+        raise error_type(f"{path} cannot be read: {error.strerror}") from None
     if len(content) > MAX_BYTES:
-        raise refused(f"{path} is larger than {MAX_BYTES:,} bytes, the most that is read of a TOML file: shorten it")
+        raise error_type(f"{path} is larger than {MAX_BYTES:,} bytes, the most that is read of a TOML file: shorten it")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise refused(f"{path}:{line}: is not UTF-8: save it as UTF-8") from None
+        raise error_type(f"{path}:{line}: is not UTF-8: save it as UTF-8") from None
 
 
 def exists(path: Path) -> bool:
-    """Return whether there is anything at a path; there is nothing at one that is too long for the system."""
+    """Return whether a path exists; False for a path that is too long for the system."""
     try:
         return path.exists()
     except OSError:
@@ -69,63 +69,64 @@ def exists(path: Path) -> bool:
 
 
 def parse_toml(
-    text: str, place: str, refused: type[KarmalakeError], number: Callable[[str], Any] = Decimal
+    text: str, source: str, error_type: type[KarmalakeError], number: Callable[[str], Any] = Decimal
 ) -> dict[str, Any]:
-    """Return the values of TOML text; `number` makes what has a point or an exponent, `place` stands for the file.
+    """Parse TOML text. `number` converts floats from their text; `source` names the file in messages.
 
-    Raises `refused` naming place and line of what is not TOML, and of a value beyond the bounds of this module.
+    Raises `error_type` with source and line for invalid TOML, and for a value beyond the limits of this module.
     """
     if deep := _DEEP_KEY.search(text):
-        raise refused(f"{place}:{_line_at(text, deep.start())}: a key has over {MAX_DEPTH} parts: shorten it")
+        raise error_type(f"{source}:{_line_at(text, deep.start())}: a key has over {MAX_DEPTH} parts: shorten it")
     try:
         values = tomllib.loads(text, parse_float=_bounded(number))
         _check(values)
     except tomllib.TOMLDecodeError as error:
-        raise refused(f"{place} is not TOML: {shown(error)}") from None
-    except _RefusedError as error:
-        raise refused(f"{place}:{_line_of(error, text)}: {'.'.join(map(shown, error.path))}: {error}") from None
+        raise error_type(f"{source} is not TOML: {abbreviate(error)}") from None
+    except _OutOfBoundsError as error:
+        key = ".".join(map(abbreviate, error.path))
+        raise error_type(f"{source}:{_line_of(error, text)}: {key}: {error}") from None
     except RecursionError:
-        raise refused(f"{place}: values are nested over {MAX_DEPTH} deep: flatten them") from None
+        raise error_type(f"{source}: values are nested over {MAX_DEPTH} deep: flatten them") from None
     except ValueError as error:  # an integer of thousands of digits
-        raise refused(f"{place}: holds a number that is too long: {shown(error)}") from None
+        raise error_type(f"{source}: holds a number that is too long: {abbreviate(error)}") from None
     return values
 
 
-def shown(value: object) -> str:
-    """Return what a file says as part of a sentence: its beginning, where it is long."""
+def abbreviate(value: object) -> str:
+    """Return at most 80 characters of a value, for a message that quotes it."""
     text = str(value)
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
+    return text if len(text) <= _MAX_QUOTED_CHARS else f"{text[:_MAX_QUOTED_CHARS]}..."
 
 
-def all_problems(sentences: Iterable[str], count: int) -> str:
-    """Return the sentences of a file's `count` mistakes as lines: the first MAX_PROBLEMS, none of them endless."""
-    lines = [sentence[:_MAX_LINE_CHARS] for sentence, _ in zip(sentences, range(MAX_PROBLEMS), strict=False)]
+def format_problems(messages: Iterable[str], count: int) -> str:
+    """Return the first MAX_PROBLEMS of `count` messages about a file, one a line, each of bounded length."""
+    lines = [message[:_MAX_LINE_CHARS] for message, _ in zip(messages, range(MAX_PROBLEMS), strict=False)]
     return "\n".join([*lines, *([f"and {count - MAX_PROBLEMS:,} more"] if count > MAX_PROBLEMS else [])])
 
 
 def _bounded(number: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return `number`, held to texts that stay small when the number is written out."""
+    """Return `number`, restricted to texts that stay short when the number is written out."""
 
     def read(text: str) -> Any:
         exponent = re.search(r"[eE]([+-]?[0-9_]+)$", text)
         if len(text) > _MAX_NUMBER_CHARS or (exponent and abs(int(exponent[1])) > _MAX_EXPONENT):
-            raise _RefusedError((text,), "is not a number that can be meant: give one of fewer digits")
+            raise _OutOfBoundsError((text,), "is out of range: give one of fewer digits")
         return number(text)
 
     return read
 
 
 def _check(values: dict[str, Any]) -> None:
-    """Raise _RefusedError for the first value that is beyond the bounds; not recursive, as the depth is unknown."""
-    waiting: list[tuple[tuple[str, ...], Any]] = [((), values)]
-    while waiting:
-        path, value = waiting.pop()
+    """Raise _OutOfBoundsError for the first value beyond the limits; iterative, since the depth is unknown."""
+    pending: list[tuple[tuple[str, ...], Any]] = [((), values)]
+    while pending:
+        path, value = pending.pop()
         if problem := next(_problems(path, value), None):
-            raise _RefusedError(path[:MAX_DEPTH], problem)
+            raise _OutOfBoundsError(path[:MAX_DEPTH], problem)
         if isinstance(value, dict):
-            waiting += [((*path, key), inner) for key, inner in value.items()]
+            pending += [((*path, key), inner) for key, inner in value.items()]
         elif isinstance(value, list):
-            waiting += [((*path, str(place)), inner) for place, inner in enumerate(value)]
+            pending += [((*path, str(index)), inner) for index, inner in enumerate(value)]
 
 
 def _problems(path: tuple[str, ...], value: Any) -> Iterator[str]:
@@ -134,11 +135,11 @@ def _problems(path: tuple[str, ...], value: Any) -> Iterator[str]:
     if path and ("\0" in path[-1] or len(path[-1]) > MAX_TEXT_CHARS):
         yield f"is a key with a NUL, or of more than {MAX_TEXT_CHARS:,} characters: shorten it"
     if isinstance(value, int) and not -_MAX_INTEGER <= value < _MAX_INTEGER:
-        yield "is not a number that can be meant: an integer of TOML has 64 bits"
+        yield "is out of range: an integer of TOML has 64 bits"
     if isinstance(value, str) and ("\0" in value or len(value) > MAX_TEXT_CHARS):
         yield f"has a NUL, or more than {MAX_TEXT_CHARS:,} characters: shorten it"
     if isinstance(value, datetime) and value.tzinfo and not _in_utc(value):
-        yield "is not within the years 1 to 9999 in UTC"
+        yield "is outside the years 1 to 9999 in UTC"
 
 
 def _in_utc(moment: datetime) -> bool:
@@ -149,21 +150,21 @@ def _in_utc(moment: datetime) -> bool:
     return True
 
 
-def _line_of(error: _RefusedError, text: str) -> int:
-    """Return the line of the key that a value stands at, or of the number itself."""
+def _line_of(error: _OutOfBoundsError, text: str) -> int:
+    """Return the line of the key of a value, or of the number itself."""
     lines = key_lines(text)
     known = (lines[error.path[:end]] for end in range(len(error.path), 0, -1) if error.path[:end] in lines)
     return next(known, _line_at(text, max(0, text.find(error.path[0] if error.path else ""))))
 
 
-def _line_at(text: str, place: int) -> int:
-    return text.count("\n", 0, place) + 1
+def _line_at(text: str, position: int) -> int:
+    return text.count("\n", 0, position) + 1
 
 
 def key_lines(text: str) -> dict[tuple[str, ...], int]:
-    """Return the line (from 1) of every table header and key that starts a line, by its path.
+    """Return the line number (from 1) of every table header and key that starts a line, by key path.
 
-    Elements of an array of tables are counted from "0". Keys within inline tables are found by their parent.
+    Elements of an array of tables are numbered from "0". Keys within inline tables have the line of their parent.
     """
     lines: dict[tuple[str, ...], int] = {}
     counts: dict[tuple[str, ...], int] = {}
@@ -172,17 +173,17 @@ def key_lines(text: str) -> dict[tuple[str, ...], int]:
         if header := _HEADER.match(line):
             table = _split(header[2])
             if header[1] == "[[":
-                array = _counted(table[:-1], counts) + table[-1:]
+                array = _with_indexes(table[:-1], counts) + table[-1:]
                 counts[array] = counts.get(array, -1) + 1
-            table = _counted(table, counts)
+            table = _with_indexes(table, counts)
             lines.setdefault(table, number)
         elif assignment := _ASSIGNMENT.match(line):
             lines.setdefault(table + _split(assignment[1]), number)
     return lines
 
 
-def _counted(table: tuple[str, ...], counts: dict[tuple[str, ...], int]) -> tuple[str, ...]:
-    """Return the path of a table with the current place in each array of tables on its way."""
+def _with_indexes(table: tuple[str, ...], counts: dict[tuple[str, ...], int]) -> tuple[str, ...]:
+    """Return the path of a table, with the current index of each array of tables in it."""
     path: tuple[str, ...] = ()
     for part in table:
         path += (part,)

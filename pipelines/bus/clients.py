@@ -1,6 +1,6 @@
-"""Clients of the bus: built from the settings, with their errors said in karmalake's words.
+"""Kafka clients: built from the settings, with kafka-python's errors translated to karmalake's.
 
-They are typed Any: the published stubs describe a kafka-python of years ago.
+Clients are typed Any: the published stubs describe an older kafka-python.
 """
 
 import contextlib
@@ -15,16 +15,16 @@ from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
-from kafka.structs import MemberState  # pyright: ignore[reportAttributeAccessIssue] - its stubs are old
+from kafka.structs import MemberState  # pyright: ignore[reportAttributeAccessIssue] - outdated stubs
 
-from pipelines.bus.records import Guarded, take_apart_as
+from pipelines.bus.records import SafeBatch, install_batch_types
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.settings import KafkaSettings
 
 P = ParamSpec("P")
 R = TypeVar("R")
 _REBALANCE_POLL_MS = 1_000
-_CONFIGURATION: tuple[type[Exception], ...] = (
+_CONFIGURATION_ERRORS: tuple[type[Exception], ...] = (
     errors.AuthorizationError,
     errors.InvalidConfigurationError,
     errors.InvalidPartitionsError,
@@ -39,7 +39,7 @@ _CONFIGURATION: tuple[type[Exception], ...] = (
     errors.UnsupportedVersionError,
 )
 
-_MALFORMED: tuple[type[Exception], ...] = (
+_MALFORMED_RESPONSE_ERRORS: tuple[type[Exception], ...] = (
     AssertionError,
     AttributeError,
     LookupError,
@@ -48,8 +48,8 @@ _MALFORMED: tuple[type[Exception], ...] = (
     ValueError,
     struct.error,
 )
-"""What the client raises of an answer that no Kafka broker gives."""
-_CALLS = (
+"""Raised by the client for a response that no Kafka broker sends."""
+_WRAPPED_METHODS = (
     "alter_group_offsets",
     "beginning_offsets",
     "commit",
@@ -64,114 +64,112 @@ _CALLS = (
     "position",
     "wait_for_topics",
 )
-"""What is asked of a consumer or an admin client."""
+"""Methods of consumers and admin clients that karmalake calls."""
+_CORRUPT_BATCH_HELP = (
+    "bytes changed on the broker's disk or in transit, which no producer can cause: let another replica lead; if all "
+    "replicas are corrupt, `karmalake skip TOPIC-PARTITION@OFFSET --why ...` stores that record batch as a dead letter"
+)
 
 
 @contextlib.contextmanager
 def admin_client(kafka: KafkaSettings) -> Generator[Any]:
-    """Yield a KafkaAdminClient; TransientError where nobody listens."""
+    """Yield a KafkaAdminClient. Raises TransientError if no broker listens."""
     with contextlib.closing(_client(KafkaAdminClient, kafka)) as client:
-        _make_errors_of_answers_its_own(client)
+        _wrap_malformed_responses(client)
         yield client
 
 
 @contextlib.contextmanager
 def consumer(kafka: KafkaSettings, **options: object) -> Generator[Any]:
-    """Yield a KafkaConsumer, without a group unless `options` name one; no record batch can harm it."""
+    """Yield a KafkaConsumer that reads batches safely (`SafeBatch`); it has a group only if `options` name one."""
     with contextlib.closing(_client(KafkaConsumer, kafka, **options)) as client:
-        take_apart_as(client, Guarded)
-        _make_errors_of_answers_its_own(client)
+        install_batch_types(client, SafeBatch)
+        _wrap_malformed_responses(client)
         yield client
 
 
-def poll_as_member(member: Any, wait_ms: int, max_records: int) -> dict[Any, list[Any]]:
-    """Poll with a consumer that has subscribed: records by topic partition, as `poll` returns them.
+def poll_group_member(member: Any, wait_ms: int, max_records: int) -> dict[Any, list[Any]]:
+    """Poll a subscribed consumer; return records by topic partition, like `KafkaConsumer.poll`.
 
-    kafka-python 3.0 drops what a rebalance brought if that comes between two polls, and begins another one; and it
-    forgets one that a topic with new partitions made it begin, if the poll ends between its two steps: it takes part
-    in nothing from then on. So a poll lasts longer while the group is not at rest, and the client is reminded.
+    Works around two bugs of kafka-python 3.0. It drops an assignment that arrives between two polls, and rejoins. And
+    if a topic gains partitions and the poll ends between the two steps of the rejoin, it never rejoins. So a poll
+    lasts longer while the group is not stable, and a pending rejoin is requested again.
     """
     if member.group_metadata().state != MemberState.STABLE:
         wait_ms = max(wait_ms, _REBALANCE_POLL_MS)
     records = member.poll(wait_ms, max_records=max_records)
-    coordinator = member._coordinator  # noqa: SLF001 - nothing public tells or reminds it
+    coordinator = member._coordinator  # noqa: SLF001 - no public API
     if coordinator.rebalance_in_progress() and not coordinator.need_rejoin():
         coordinator.request_rejoin()
     return records
 
 
 def producer(kafka: KafkaSettings, **options: object) -> Any:
-    """Return a KafkaProducer; closing it is the caller's affair."""
+    """Return a KafkaProducer; the caller closes it."""
     return _client(KafkaProducer, kafka, **options)
 
 
 @contextlib.contextmanager
-def translated(kafka: KafkaSettings, doing: str) -> Generator[None]:
-    """Turn what a client raises while `doing` into ConfigurationError (mend it first) or TransientError."""
+def translate_errors(kafka: KafkaSettings, doing: str) -> Generator[None]:
+    """Translate a client's errors while `doing` into ConfigurationError (fix it first) or TransientError (retry)."""
     where = f"{doing} at {kafka.bootstrap_servers}"
     try:
         yield
-    except _CONFIGURATION as error:
+    except _CONFIGURATION_ERRORS as error:
         raise ConfigurationError(f"{where} was refused: {error}; check the [kafka] settings and permissions") from error
     except ssl.SSLError as error:
         raise ConfigurationError(f"{where} failed: {error}; check kafka.ssl_* and kafka.security_protocol") from error
     except errors.CorruptRecordError as error:
-        raise TransientError(f"{where} failed: {_told(error)}; {_CORRUPT}") from error
+        raise TransientError(f"{where} failed: {_describe(error)}; {_CORRUPT_BATCH_HELP}") from error
     except errors.KafkaError as error:
         raise TransientError(f"{where} failed: {error}; check that the broker runs, then try again") from error
 
 
-_CORRUPT = (
-    "bytes changed on the broker's disk or on the way, which no producer can do: let another replica lead; if none is "
-    "whole, `karmalake skip TOPIC-PARTITION@OFFSET --why ...` sets that record batch aside as a dead letter"
-)
-
-
-def _told(error: errors.KafkaError) -> str:
+def _describe(error: errors.KafkaError) -> str:
     return str(error.args[0]) if error.args else str(error)
 
 
 def _client(factory: Any, kafka: KafkaSettings, **options: object) -> Any:
     config = kafka.client_config()
     if "sasl_mechanism" in config:
-        _keep_the_wire_out_of_logs()
+        _suppress_wire_logging()
     _require_files(config)
-    _require_a_listener(config["bootstrap_servers"], kafka.request_timeout_seconds)
+    _require_listener(config["bootstrap_servers"], kafka.request_timeout_seconds)
     try:
         return factory(**config, bootstrap_timeout_ms=config["request_timeout_ms"], **options)
     except errors.KafkaTimeoutError as error:
-        # The client does not say why: a refused password looks to it like a broker that is starting.
+        # The client gives no reason: to it, a rejected password looks like a broker that is starting.
         raise TransientError(
-            f"{kafka.bootstrap_servers} can be reached, but did not let us in within "
+            f"{kafka.bootstrap_servers} is reachable, but authentication failed within "
             f"{kafka.request_timeout_seconds:g} s: check kafka.security_protocol, the certificates and the "
             "credentials; if they are right, try again"
         ) from error
 
 
-def _make_errors_of_answers_its_own(client: Any) -> None:
-    """Let each call of a client raise KafkaError for an answer that it cannot make sense of, as for any other."""
-    for name in _CALLS:
+def _wrap_malformed_responses(client: Any) -> None:
+    """Make each method of a client raise KafkaError for a malformed response."""
+    for name in _WRAPPED_METHODS:
         if hasattr(client, name):
-            setattr(client, name, _with_errors_of_its_own(getattr(client, name)))
+            setattr(client, name, _wrapped(getattr(client, name)))
 
 
-def _with_errors_of_its_own(call: Callable[P, R]) -> Callable[P, R]:
+def _wrapped(call: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(call)
-    def asked(*arguments: P.args, **options: P.kwargs) -> R:
+    def wrapper(*arguments: P.args, **options: P.kwargs) -> R:
         try:
             return call(*arguments, **options)
         except errors.KafkaError:
             raise
-        except _MALFORMED as error:
+        except _MALFORMED_RESPONSE_ERRORS as error:
             raise errors.KafkaError(
-                f"the answer cannot be understood ({type(error).__name__}: {error}): is a Kafka broker there?"
+                f"the response is malformed ({type(error).__name__}: {error}): is it a Kafka broker?"
             ) from error
 
-    return asked
+    return wrapper
 
 
-def _keep_the_wire_out_of_logs() -> None:
-    """Raise the level of what logs every byte that is sent: passwords are among them."""
+def _suppress_wire_logging() -> None:
+    """Raise the level of loggers that print every byte sent, passwords included."""
     for name in ("kafka.net.connection", "kafka.protocol.parser"):
         logger = logging.getLogger(name)
         logger.setLevel(max(logger.level, logging.INFO))
@@ -180,16 +178,16 @@ def _keep_the_wire_out_of_logs() -> None:
 def _require_files(config: dict[str, Any]) -> None:
     for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
         if config.get(name) and not Path(config[name]).is_file():
-            raise ConfigurationError(f"kafka.{name} names {config[name]}, which is no file")
+            raise ConfigurationError(f"kafka.{name} names {config[name]}, which is not a file")
 
 
-def _require_a_listener(servers: list[str], timeout_seconds: float) -> None:
-    """Fail at once where nobody listens: a client that cannot bootstrap leaves its thread and sockets behind."""
+def _require_listener(servers: list[str], timeout_seconds: float) -> None:
+    """Fail fast if no server listens: a client that cannot bootstrap leaks its thread and sockets."""
     problems: list[str] = []
     for server in servers:
         try:
-            place = urlsplit(f"//{server}")
-            socket.create_connection((place.hostname or "", place.port or 9092), timeout_seconds).close()
+            address = urlsplit(f"//{server}")
+            socket.create_connection((address.hostname or "", address.port or 9092), timeout_seconds).close()
         except ValueError:
             raise ConfigurationError(f"kafka.bootstrap_servers names {server!r}, which is not host:port") from None
         except OSError as error:

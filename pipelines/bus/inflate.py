@@ -1,7 +1,7 @@
-"""Decompressing a record batch into no more memory than was agreed on, whatever a producer has put into it.
+"""Decompression of record batches in bounded memory, whatever the producer sent.
 
-Brokers limit a batch by its compressed size, and a megabyte of zstd may hold gigabytes. So every codec is read piece by
-piece, or, where its format says beforehand what a piece becomes, that is looked at first.
+Brokers limit a batch by its compressed size, and a megabyte of zstd may expand to gigabytes. So every codec is read in
+chunks; where a format declares the size of a block, that size is checked before the block is decompressed.
 """
 
 import zlib
@@ -13,8 +13,8 @@ import zstandard
 from kafka.record.default_records import DefaultRecordBatch
 from lz4.frame import LZ4FrameDecompressor
 
-MOST_BYTES = 128 * 1024 * 1024
-"""Producers' own limits on a batch are megabytes, before compression."""
+MAX_DECOMPRESSED_BYTES = 128 * 1024 * 1024
+"""Of one batch. Producers limit their batches to megabytes before compression."""
 CODECS = {
     DefaultRecordBatch.CODEC_NONE: "none",
     DefaultRecordBatch.CODEC_GZIP: "gzip",
@@ -22,95 +22,95 @@ CODECS = {
     DefaultRecordBatch.CODEC_LZ4: "lz4",
     DefaultRecordBatch.CODEC_ZSTD: "zstd",
 }
-_STEP_BYTES = 1024 * 1024
-_GZIP = 31
-"""zlib's word for the format, with the largest window."""
-_MOST_FRAMES = 100
-"""Of gzip members or lz4 frames in a batch, of which clients write one: each costs a copy of what stands behind it."""
-_MANY_FRAMES = f"it has over {_MOST_FRAMES} frames"
+_CHUNK_BYTES = 1024 * 1024
+_GZIP_WBITS = 31
+"""zlib's `wbits` for gzip with the largest window."""
+_MAX_FRAMES = 100
+"""Gzip members or lz4 frames in a batch. Clients write one; each costs a copy of the bytes after it."""
+_TOO_MANY_FRAMES = f"it has over {_MAX_FRAMES} frames"
 _XERIAL = b"\x82SNAPPY\0"
 _XERIAL_HEADER_BYTES = 16
 _SIZE_BYTES = 4
 
 
 class _TooLargeError(Exception):
-    """A piece says of itself that it is more than MOST_BYTES."""
+    """A block declares more than MAX_DECOMPRESSED_BYTES."""
 
 
 def inflate(codec: int, data: memoryview) -> bytearray | None:
-    """Return what was compressed, or None if it is more than MOST_BYTES.
+    """Return the decompressed bytes, or None if they exceed MAX_DECOMPRESSED_BYTES.
 
-    Raises ValueError for bytes that are not of the codec, or end too early, and for a codec that there is not.
+    Raises ValueError for data that is invalid in this codec or truncated, and for an unknown codec.
     """
     inflated = bytearray()
     try:
-        for piece in _pieces(codec, data):
-            inflated += piece
-            if len(inflated) > MOST_BYTES:
+        for chunk in _chunks(codec, data):
+            inflated += chunk
+            if len(inflated) > MAX_DECOMPRESSED_BYTES:
                 return None
     except _TooLargeError:
         return None
     except (zlib.error, zstandard.ZstdError, snappy.UncompressError, RuntimeError, EOFError, MemoryError) as error:
-        raise ValueError(f"it is not {CODECS[codec]}: {str(error) or type(error).__name__}") from error
+        raise ValueError(f"it is not valid {CODECS[codec]}: {str(error) or type(error).__name__}") from error
     return inflated
 
 
-def _pieces(codec: int, data: memoryview) -> Iterator[bytes | memoryview]:
+def _chunks(codec: int, data: memoryview) -> Iterator[bytes | memoryview]:
     match codec:
         case DefaultRecordBatch.CODEC_NONE:
             return iter((data,))
         case DefaultRecordBatch.CODEC_GZIP:
-            return _of_gzip(data)
+            return _gunzip(data)
         case DefaultRecordBatch.CODEC_SNAPPY:
-            return _of_snappy(data)
+            return _unsnappy(data)
         case DefaultRecordBatch.CODEC_LZ4:
-            return _of_lz4(data)
+            return _unlz4(data)
         case DefaultRecordBatch.CODEC_ZSTD:
-            return _of_zstd(data)
+            return _unzstd(data)
         case _:
-            raise ValueError(f"there is no codec {codec}")
+            raise ValueError(f"codec {codec} is unknown")
 
 
-def _of_gzip(data: memoryview) -> Iterator[bytes]:
-    """Yield what the members of a gzip file hold, one behind the other."""
+def _gunzip(data: memoryview) -> Iterator[bytes]:
+    """Yield the contents of the members of a gzip file, in order."""
     rest: bytes | memoryview = data
-    for _ in range(_MOST_FRAMES):
+    for _ in range(_MAX_FRAMES):
         if not rest:
             return
-        member = zlib.decompressobj(_GZIP)
+        member = zlib.decompressobj(_GZIP_WBITS)
         while not member.eof:
             if not rest:
-                raise EOFError("it ends too early")
-            yield member.decompress(rest, _STEP_BYTES)
+                raise EOFError("it is truncated")
+            yield member.decompress(rest, _CHUNK_BYTES)
             rest = member.unconsumed_tail or member.unused_data
     if rest:
-        raise EOFError(_MANY_FRAMES)
+        raise EOFError(_TOO_MANY_FRAMES)
 
 
-def _of_lz4(data: memoryview) -> Iterator[bytes]:
+def _unlz4(data: memoryview) -> Iterator[bytes]:
     rest: Any = data
-    for _ in range(_MOST_FRAMES):
+    for _ in range(_MAX_FRAMES):
         if not rest:
             return
         frame = LZ4FrameDecompressor()
         while not frame.eof:
             if not rest and frame.needs_input:
-                raise EOFError("it ends too early")
-            yield frame.decompress(rest, _STEP_BYTES)
+                raise EOFError("it is truncated")
+            yield frame.decompress(rest, _CHUNK_BYTES)
             rest = b""
         rest = frame.unused_data
     if rest:
-        raise EOFError(_MANY_FRAMES)
+        raise EOFError(_TOO_MANY_FRAMES)
 
 
-def _of_zstd(data: memoryview) -> Iterator[bytes]:
+def _unzstd(data: memoryview) -> Iterator[bytes]:
     with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
-        while piece := reader.read(_STEP_BYTES):
-            yield piece
+        while chunk := reader.read(_CHUNK_BYTES):
+            yield chunk
 
 
-def _of_snappy(data: memoryview) -> Iterator[bytes]:
-    """Yield the blocks of the framing that Kafka's clients use, or the one block without it."""
+def _unsnappy(data: memoryview) -> Iterator[bytes]:
+    """Yield the blocks of Xerial framing, which Kafka clients use, or the single block of unframed Snappy."""
     if bytes(data[: len(_XERIAL)]) != _XERIAL:
         yield _snappy_block(data)
         return
@@ -119,18 +119,18 @@ def _of_snappy(data: memoryview) -> Iterator[bytes]:
         size = int.from_bytes(data[at : at + _SIZE_BYTES], "big", signed=True)
         at += _SIZE_BYTES
         if not 0 < size <= len(data) - at:
-            raise EOFError(f"a block of {size} bytes is not there")
+            raise EOFError(f"a block of {size} bytes is missing")
         yield _snappy_block(data[at : at + size])
         at += size
 
 
 def _snappy_block(block: memoryview) -> Any:
-    """Return a block; memory for what it says of its own size is set aside before it is read."""
+    """Decompress a block; check its declared size first, since Snappy allocates that much up front."""
     declared = 0
     for number, byte in enumerate(block[:5]):
         declared |= (byte & 0x7F) << 7 * number
         if byte < 0x80:
             break
-    if declared > MOST_BYTES:
+    if declared > MAX_DECOMPRESSED_BYTES:
         raise _TooLargeError
     return snappy.uncompress(bytes(block))

@@ -1,6 +1,6 @@
-"""The topic of events: created as the settings say, and described as the broker has it.
+"""The topic of events: created from the settings, described as the broker reports it.
 
-An existing topic is never changed: how it differs from the settings is reported.
+An existing topic is never changed; differences from the settings are reported.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from kafka.errors import (
 )
 from kafka.structs import TopicPartition
 
-from pipelines.bus.clients import admin_client, consumer, translated
+from pipelines.bus.clients import admin_client, consumer, translate_errors
 from pipelines.errors import ConfigurationError
 from pipelines.settings import KafkaSettings
 
@@ -41,21 +41,21 @@ class TopicPartitionState:
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic as the broker has it now."""
+    """A topic as the broker reports it."""
 
     topic_id: str
     name: str
     partitions: tuple[TopicPartitionState, ...]
-    """In order of their number."""
+    """Ordered by partition number."""
     replication_factor: int
     configs: dict[str, str]
-    """The topic's configuration as the broker has it; empty if it does not say."""
+    """The topic's configuration; empty if the broker does not reveal it."""
     differences: tuple[str, ...]
-    """How it is not what the settings would create, one sentence each."""
+    """Differences from the settings, one sentence each."""
 
     @property
     def retention_hours(self) -> float | None:
-        """How long records are kept; -1 is forever, None if the broker does not say."""
+        """Retention in hours; -1 is unlimited, None if the broker does not reveal it."""
         milliseconds = self.configs.get("retention.ms")
         if milliseconds is None:
             return None
@@ -63,33 +63,33 @@ class Topic:
 
 
 def ensure_topic(kafka: KafkaSettings) -> Topic:
-    """Create the topic of `kafka` if there is none, and return it. Safe to repeat.
+    """Create the topic of `kafka` if it does not exist, and return it. Idempotent.
 
     Raises ConfigurationError if the broker refuses it, TransientError if the broker does not answer.
     """
     retention_ms = -1 if kafka.retention_hours < 0 else kafka.retention_hours * _HOUR_MS
-    wanted = {
+    config = {
         "num_partitions": kafka.partitions,
         "replication_factor": kafka.replication_factor,
         "configs": {"cleanup.policy": "delete", "retention.ms": str(retention_ms)},
     }
-    with translated(kafka, f"creating the topic {kafka.topic}"), admin_client(kafka) as admin:
+    with translate_errors(kafka, f"creating the topic {kafka.topic}"), admin_client(kafka) as admin:
         if _metadata(admin, kafka.topic) is None:
-            with contextlib.suppress(TopicAlreadyExistsError):  # somebody else was quicker
-                admin.create_topics({kafka.topic: wanted})
+            with contextlib.suppress(TopicAlreadyExistsError):  # created concurrently
+                admin.create_topics({kafka.topic: config})
             admin.wait_for_topics([kafka.topic])
     topic = describe_topic(kafka)
     if topic is None:
-        raise ConfigurationError(f"the topic {kafka.topic} was created and is gone again: is somebody deleting it?")
+        raise ConfigurationError(f"the topic {kafka.topic} was created and then deleted: which client deletes it?")
     return topic
 
 
 def describe_topic(kafka: KafkaSettings) -> Topic | None:
-    """Return the topic of `kafka` with its offsets, None if there is none.
+    """Return the topic of `kafka` with its offsets, or None if it does not exist.
 
-    Raises TransientError if the broker does not answer, ConfigurationError if it knows no topic ids (before 2.8).
+    Raises TransientError if the broker does not answer, ConfigurationError if it has no topic ids (before Kafka 2.8).
     """
-    with translated(kafka, f"describing the topic {kafka.topic}"), admin_client(kafka) as admin:
+    with translate_errors(kafka, f"describing the topic {kafka.topic}"), admin_client(kafka) as admin:
         metadata = _metadata(admin, kafka.topic)
         if metadata is None:
             return None
@@ -102,22 +102,22 @@ def describe_topic(kafka: KafkaSettings) -> Topic | None:
 
 
 def topic_id_of(kafka: KafkaSettings, metadata: dict[str, Any]) -> str:
-    """Return the id of a topic by a broker's answer about it: its checkpoints belong to that, not to a name.
+    """Return the topic id in a broker's metadata response; checkpoints belong to the id, not to the name.
 
-    Raises ConfigurationError where there is none: a topic that was created again could not be told from the old one.
+    Raises ConfigurationError if there is none: a recreated topic would be indistinguishable from the old one.
     """
     topic_id = str(metadata.get("topic_id") or _NO_ID)
     if topic_id == _NO_ID:
         raise ConfigurationError(
-            f"the broker at {kafka.bootstrap_servers} has no topic ids: Kafka 2.8 is the oldest that works, and of a "
-            "service that speaks Kafka's protocol one that knows them"
+            f"the broker at {kafka.bootstrap_servers} has no topic ids: use Kafka 2.8 or newer, or a "
+            "Kafka-compatible service that supports topic ids"
         )
     return topic_id
 
 
 def topic_exists(kafka: KafkaSettings) -> bool:
-    """Tell whether the broker has the topic of `kafka`; cheaper than to describe it."""
-    with translated(kafka, f"looking for the topic {kafka.topic}"), admin_client(kafka) as admin:
+    """Return whether the topic of `kafka` exists; cheaper than `describe_topic`."""
+    with translate_errors(kafka, f"looking for the topic {kafka.topic}"), admin_client(kafka) as admin:
         return _metadata(admin, kafka.topic) is not None
 
 
@@ -127,7 +127,7 @@ def _metadata(admin: Any, name: str) -> dict[str, Any] | None:
     if error is UnknownTopicOrPartitionError:
         return None
     if topic["error_code"]:
-        raise error(f"the broker's answer about {name}")
+        raise error(f"the broker's response about {name}")
     return topic
 
 
@@ -151,10 +151,10 @@ def _partitions(kafka: KafkaSettings, metadata: dict[str, Any]) -> tuple[TopicPa
 
 
 def _end_offsets(client: Any, places: list[TopicPartition], kafka: KafkaSettings) -> dict[TopicPartition, int]:
-    """Return the next offset of each place.
+    """Return the end offset of each topic partition.
 
-    The answer of ListOffsets is where to look, not the end: the embedded broker names the second record of the
-    last batch. The high watermark that comes with a fetch is right everywhere.
+    ListOffsets only says where to fetch: the embedded broker returns the second record of the last batch. The high
+    watermark in a fetch response is right on every broker.
     """
     client.assign(places)
     for place, offset in client.end_offsets(places).items():

@@ -1,4 +1,4 @@
-"""The command audit: nothing lost, nothing doubled, shown by another route than ingest's."""
+"""The command audit: an independent proof that nothing is lost or duplicated."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.options import current_settings
-from pipelines.cli.output import progress, say, say_json, table
+from pipelines.cli.output import print_document, print_line, print_table, progress
 from pipelines.errors import KarmalakeError
 
 _COLUMNS = (
@@ -14,33 +14,35 @@ _COLUMNS = (
     "first_offset",
     "next_offset",
     "accepted",
-    "repeated",
+    "duplicate_ids",
     "dead_letters",
     "erased",
-    "absent",
+    "gaps",
     "lost",
 )
 
 
 def audit(
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,  # noqa: FBT002 - a flag
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,  # noqa: FBT002 - a flag
 ) -> None:
-    """Read the topic again, record by record, and the lake's files raw, and account for every offset.
+    """Prove that no event is lost or duplicated: read topic and lake files again, and account for every offset.
 
-    By code that shares nothing with ingest, and slowly therefore. Exits 1 if anything is lost or doubled.
+    Uses none of the code of ingest, and is slow accordingly. Exits 1 if anything is lost or duplicated.
     """
-    from pipelines.operate.audit import audit as compare  # noqa: PLC0415
+    from pipelines.operate.audit import audit as run_audit  # noqa: PLC0415
 
     with progress("auditing"):
-        found = compare(current_settings())
+        found = run_audit(current_settings())
     rows = [asdict(partition) for partition in found.partitions]
     if as_json:
-        totals = {"events": found.events, "lost": found.lost, "doubled": found.doubled}
-        say_json(totals | {"partitions": rows}, indent=None)
+        totals = {"events": found.events, "lost": found.lost, "duplicated": found.duplicated}
+        print_document(totals | {"partitions": rows}, indent=None)
     else:
-        table([name.replace("_", " ") for name in _COLUMNS], [tuple(row[name] for name in _COLUMNS) for row in rows])
-        say(f"{found.events:,} events in the lake; lost {found.lost:,}, doubled {found.doubled:,}")
+        print_table(
+            [name.replace("_", " ") for name in _COLUMNS], [tuple(row[name] for name in _COLUMNS) for row in rows]
+        )
+        print_line(f"{found.events:,} events in the lake; lost {found.lost:,}, duplicated {found.duplicated:,}")
     if not found.passed:
         examples = [f"{row['topic_partition']}@{offset}" for row in rows for offset in row["examples"]]
-        counts = f"lost {found.lost:,}, doubled {found.doubled:,}"
-        raise KarmalakeError(f"{counts}; lost for example {', '.join(examples) or '-'}")
+        counts = f"lost {found.lost:,}, duplicated {found.duplicated:,}"
+        raise KarmalakeError(f"{counts}; examples of lost records: {', '.join(examples) or 'none'}")

@@ -1,22 +1,22 @@
-"""The commands at the bus: topics, simulate."""
+"""The commands topics and simulate."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.options import current_settings, instant
-from pipelines.cli.output import facts, progress, say, table, warn
+from pipelines.cli.output import print_fields, print_line, print_table, print_warning, progress
 from pipelines.errors import KarmalakeError, UsageError
 
 if TYPE_CHECKING:
     from pipelines.simulate.simulator import Planted
 
-topics = typer.Typer(no_args_is_help=True, help="Create the topic of events, and look at it.")
+topics = typer.Typer(no_args_is_help=True, help="Create, check and describe the topic of events.")
 
 
 @topics.command()
 def ensure() -> None:
-    """Create the topic if it is not there, as the [kafka] settings say; an existing one is never changed."""
+    """Create the topic from the [kafka] settings unless it exists; an existing topic is never changed."""
     from pipelines.bus.topics import ensure_topic  # noqa: PLC0415
 
     ensure_topic(current_settings().kafka)
@@ -25,29 +25,29 @@ def ensure() -> None:
 
 @topics.command()
 def check() -> None:
-    """Say what about the topic may lose events, and what to do; exits 1 if anything does."""
+    """Check the topic for risks of losing events, with advice. Exits 1 if there are any."""
     from pipelines.operate.topic_check import check_topic  # noqa: PLC0415
 
     settings = current_settings()
     findings = check_topic(settings)
     if findings:
-        table(("severity", "finding"), [(finding.severity, finding.sentence) for finding in findings])
+        print_table(("severity", "finding"), [(finding.severity, finding.message) for finding in findings])
     losing = sum(finding.severity == "loses data" for finding in findings)
     if losing:
-        raise KarmalakeError(f"{settings.kafka.topic}: {losing} that may lose events")
-    say(f"{settings.kafka.topic}: nothing that may lose events")
+        raise KarmalakeError(f"{settings.kafka.topic}: {losing} risks of losing events")
+    print_line(f"{settings.kafka.topic}: no risk of losing events")
 
 
 @topics.command()
 def describe() -> None:
-    """Show the topic: its id, its partitions and what they hold."""
+    """Show the topic: id, replication, retention, and the offsets of each partition."""
     from pipelines.bus.topics import describe_topic  # noqa: PLC0415
 
     kafka = current_settings().kafka
     topic = describe_topic(kafka)
     if topic is None:
         raise UsageError(f"topic {kafka.topic} does not exist: create it with `karmalake topics ensure`")
-    facts(
+    print_fields(
         [
             ("topic", topic.name),
             ("id", topic.topic_id),
@@ -56,18 +56,18 @@ def describe() -> None:
         ]
     )
     rows = [(p.partition, p.leader, p.begin_offset, p.end_offset) for p in topic.partitions]
-    table(("partition", "leader", "first offset", "end offset"), rows)
+    print_table(("partition", "leader", "first offset", "end offset"), rows)
     for difference in topic.differences:
-        warn(difference)
+        print_warning(difference)
 
 
 def simulate(
-    events: Annotated[int, typer.Option(min=200, help="How many distinct valid events.")] = 200_000,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same world.")] = 1,
-    days: Annotated[int, typer.Option(min=1, help="How many days the events are spread over.")] = 90,
-    end: Annotated[str | None, typer.Option(help="When the world ends, ISO 8601; now by default.")] = None,
+    events: Annotated[int, typer.Option(min=200, help="Number of distinct valid events.")] = 200_000,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed generates the same events.")] = 1,
+    days: Annotated[int, typer.Option(min=1, help="Number of days that the events cover.")] = 90,
+    end: Annotated[str | None, typer.Option(help="End of the simulated time, ISO 8601; now by default.")] = None,
 ) -> None:
-    """Publish a made-up world of rides and a marketplace, with the faults of real ones; says what it planted."""
+    """Publish simulated events of rides and a marketplace, with realistic faults, and print what was injected."""
     from pipelines.bus.topics import ensure_topic  # noqa: PLC0415
     from pipelines.emit.producer import produce_records  # noqa: PLC0415
     from pipelines.simulate.simulator import simulate as simulate_world  # noqa: PLC0415
@@ -78,12 +78,12 @@ def simulate(
     with progress(f"simulating on {kafka.topic}", world.planted.sent) as advance:
         sent = produce_records(kafka, advance.over(world.records))
     show_planted(world.planted)
-    say(f"{sent.records:,} records sent to {kafka.topic} in {sent.seconds:.1f} s")
+    print_line(f"{sent.records:,} records sent to {kafka.topic} in {sent.seconds:.1f} s")
 
 
 def show_planted(planted: "Planted") -> None:
-    """Print what a simulation holds, so that it can be held against what the lake says."""
-    facts(
+    """Print the counts of a simulation, to compare with those of the lake."""
+    print_fields(
         [
             ("sent", planted.sent),
             ("distinct events", planted.distinct),
@@ -103,6 +103,6 @@ def _retention(hours: float | None) -> str | None:
         case None:
             return None
         case -1:
-            return "forever"
+            return "unlimited"
         case _:
             return f"{hours:g} h"

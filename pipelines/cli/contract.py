@@ -1,4 +1,4 @@
-"""The commands about the event contract: show it, and judge a change of it."""
+"""The commands of the event contract: show, check."""
 
 from enum import StrEnum
 from importlib.resources import as_file, files
@@ -7,22 +7,24 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.output import say, say_file, table
+from pipelines.cli.output import print_file, print_line, print_table
 from pipelines.errors import KarmalakeError
 
-app = typer.Typer(no_args_is_help=True, help="The event contract: its schemas, and whether a change is compatible.")
+app = typer.Typer(
+    no_args_is_help=True, help="Print the schemas of the event contract, or check whether a change is compatible."
+)
 
 
 class Form(StrEnum):
-    """The formats that the contract is written in."""
+    """The formats of the contract."""
 
     PROTOBUF = "protobuf"
     AVRO = "avro"
     JSON = "json"
 
 
-class Wanted(StrEnum):
-    """What a change must keep."""
+class RequiredCompatibility(StrEnum):
+    """The compatibility that a change must have."""
 
     FULL = "full"
     BACKWARD = "backward"
@@ -33,32 +35,34 @@ _FILES = {Form.PROTOBUF: "event.proto", Form.AVRO: "event.avsc", Form.JSON: "eve
 
 
 @app.command()
-def show(form: Annotated[Form, typer.Option("--format", help="How events are written.")] = Form.PROTOBUF) -> None:
-    """Print the schema of an event: what a producer generates its code from, or registers."""
+def show(form: Annotated[Form, typer.Option("--format", help="The schema language.")] = Form.PROTOBUF) -> None:
+    """Print the schema of an event, for code generation or a schema registry."""
     with as_file(files("pipelines.contract").joinpath(_FILES[form])) as schema:
-        say_file(schema)
+        print_file(schema)
 
 
 @app.command()
 def check(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="The schema so far: .proto, .avsc or .json.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="The schema to come, in the same format.")],
-    require: Annotated[Wanted, typer.Option(help="What the change must be, at least.")] = Wanted.FULL,
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The current schema: .proto, .avsc or .json.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The new schema, in the same format.")],
+    require: Annotated[
+        RequiredCompatibility, typer.Option(help="The required compatibility.")
+    ] = RequiredCompatibility.FULL,
 ) -> None:
-    """Say whether old and new writers and readers understand each other; exits 1 if not as required.
+    """Check whether two versions of a schema are compatible. Exits 1 if they are less compatible than required.
 
     backward: readers of NEW understand what OLD wrote. forward: readers of OLD understand what NEW writes.
     """
-    from pipelines.contract.compatibility.verdict import Compatibility, judge_change  # noqa: PLC0415
+    from pipelines.contract.compatibility.compare import Compatibility, compare_schemas  # noqa: PLC0415
 
-    verdict = judge_change(old, new)
+    verdict = compare_schemas(old, new)
     if verdict.breaks:
         rows = [(b.place, b.sentence, _mark(b.backward), _mark(b.forward)) for b in verdict.breaks]
-        table(("where", "what", "backward", "forward"), rows)
-    say(f"compatibility: {verdict.compatibility}")
+        print_table(("location", "change", "backward", "forward"), rows)
+    print_line(f"compatibility: {verdict.compatibility}")
     if not verdict.compatibility.covers(Compatibility(require)):
         raise KarmalakeError(f"{new} is not {require} compatible with {old}")
 
 
-def _mark(broken: bool) -> str:  # noqa: FBT001 - one flag is all it takes
+def _mark(broken: bool) -> str:  # noqa: FBT001 - a single flag
     return "broken" if broken else "ok"

@@ -1,4 +1,4 @@
-"""The commands about dead letters: list, show, requeue, export, discard."""
+"""The commands of dead letters: list, show, requeue, export, discard."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.cli.options import bare_settings
-from pipelines.cli.output import facts, progress, say, table
+from pipelines.cli.output import print_fields, print_line, print_table, progress
 from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,43 +17,43 @@ if TYPE_CHECKING:
 
     from pipelines.operate.dead_letters import Fate, Selection
 
-app = typer.Typer(no_args_is_help=True, help="Records that are no events: look at them, mend and requeue, or discard.")
+app = typer.Typer(no_args_is_help=True, help="List, requeue, export or discard rejected records.")
 
-_Reason = Annotated[str | None, typer.Option(metavar="CODE", help="Only those with this reason code.")]
+_Reason = Annotated[str | None, typer.Option(metavar="CODE", help="Only dead letters with this reason code.")]
 _Place = Annotated[
-    str | None, typer.Option(metavar="TOPIC-PARTITION@OFFSET", help="Only the one that stood at this place.")
+    str | None, typer.Option(metavar="TOPIC-PARTITION@OFFSET", help="Only the dead letter of this record.")
 ]
 _COLUMNS = ("place", "reason", "detail", "fate")
 _MAX_SHOWN_BYTES, _MAX_HEADERS = 16_384, 100
-"""Of a key, a value or a header, and of a record, on the terminal: a few kilobytes of a topic may be 128 MiB."""
+"""Bytes shown of a key, value or header, and headers shown of a record: a record may have 128 MiB."""
 
 
 @app.command("list")
 def list_letters(
     reason: _Reason = None,
-    every: Annotated[bool, typer.Option("--all", help="Also those that were requeued or discarded.")] = False,  # noqa: FBT002 - a flag
-    limit: Annotated[int, typer.Option(min=1, help="Show so many, the newest.")] = 20,
+    every: Annotated[bool, typer.Option("--all", help="Include requeued and discarded ones.")] = False,  # noqa: FBT002 - a flag
+    limit: Annotated[int, typer.Option(min=1, help="Number of dead letters to show, the newest.")] = 20,
 ) -> None:
-    """Show how many there are of each reason, and the newest ones."""
-    from pipelines.operate.dead_letters import count_letters, newest_letters  # noqa: PLC0415
+    """List dead letters: counts by reason, and the newest ones."""
+    from pipelines.operate.dead_letters import count_dead_letters, newest_dead_letters  # noqa: PLC0415
 
     settings, selection = bare_settings(), _selection(None if every else "open", reason, None)
-    counted = count_letters(settings, selection)
-    table(("reason", "fate", "records"), counted)
-    newest = newest_letters(settings, selection, limit)
-    table(_COLUMNS, [(_place(row), row["reason"], row["detail"], row["fate"]) for row in newest])
-    say(f"{sum(count.records for count in counted):,} dead letters")
+    counts = count_dead_letters(settings, selection)
+    print_table(("reason", "fate", "records"), counts)
+    newest = newest_dead_letters(settings, selection, limit)
+    print_table(_COLUMNS, [(_place(row), row["reason"], row["detail"], row["fate"]) for row in newest])
+    print_line(f"{sum(count.records for count in counts):,} dead letters")
 
 
 @app.command()
 def show(place: Annotated[str, typer.Argument(metavar="TOPIC-PARTITION@OFFSET", help="As `list` shows it.")]) -> None:
-    """Show everything that is known of one: its bytes, its headers, why it is no event, and what became of it."""
-    from pipelines.operate.dead_letters import stream_letters  # noqa: PLC0415
+    """Show one dead letter: key, value and headers, the reason of its rejection, and its fate."""
+    from pipelines.operate.dead_letters import stream_dead_letters  # noqa: PLC0415
 
     found = 0
-    for letters in stream_letters(bare_settings(), _selection(None, None, place)):
+    for letters in stream_dead_letters(bare_settings(), _selection(None, None, place)):
         for number in range(len(letters)):
-            facts(_shown(letters.slice(number, 1)))
+            print_fields(_fields(letters.slice(number, 1)))
             found += 1
     if not found:
         raise UsageError(f"there is no dead letter at {place}: `karmalake dead-letters list` shows the places")
@@ -61,53 +61,55 @@ def show(place: Annotated[str, typer.Argument(metavar="TOPIC-PARTITION@OFFSET", 
 
 @app.command()
 def requeue(reason: _Reason = None, place: _Place = None) -> None:
-    """Decode them again, after contract or bounds were mended; those that are events by now go into the lake.
+    """Decode open dead letters again, after the contract or its bounds were fixed, and ingest those that are valid now.
 
-    Each counts once by its event_id, however often it is requeued or sent again. Scores follow with the next refresh.
-    Rows of a file cannot be mended here: mend the file or the mapping, and load it again.
+    Each event counts once, however often it is requeued or sent again. The next refresh updates the scores.
+    For rows of a file, fix the file or the options of `backfill`, and load it again.
     """
-    from pipelines.operate.dead_letters import requeue as again  # noqa: PLC0415
+    from pipelines.operate.dead_letters import requeue as requeue_selected  # noqa: PLC0415
 
     with progress("requeuing"):
-        done = again(bare_settings(), _selection("open", reason, place))
-    facts(
+        done = requeue_selected(bare_settings(), _selection("open", reason, place))
+    print_fields(
         [
             ("accepted", done.accepted),
             ("duplicates", done.duplicates),
             ("conflicts", done.conflicts),
-            ("still no events", done.still_rejected),
+            ("still rejected", done.still_rejected),
         ]
     )
 
 
 @app.command()
 def discard(
-    why: Annotated[str, typer.Option(help="Stays on the record.")], reason: _Reason = None, place: _Place = None
+    why: Annotated[str, typer.Option(help="The reason, recorded with the dead letters.")],
+    reason: _Reason = None,
+    place: _Place = None,
 ) -> None:
-    """Give them up, with a reason, so that they are not listed any more. Their bytes stay in the lake."""
-    from pipelines.operate.dead_letters import discard as give_up  # noqa: PLC0415
+    """Discard open dead letters, with a reason: they are no longer listed. Their bytes stay in the lake."""
+    from pipelines.operate.dead_letters import discard as discard_selected  # noqa: PLC0415
 
-    say(f"{give_up(bare_settings(), _selection('open', reason, place), why):,} dead letters discarded")
+    print_line(f"{discard_selected(bare_settings(), _selection('open', reason, place), why):,} dead letters discarded")
 
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(help="A .parquet or .ndjson file; in the latter, bytes are base64.")],
+    file: Annotated[Path, typer.Argument(help="The file to write: .parquet, or .ndjson with bytes in base64.")],
     reason: _Reason = None,
-    every: Annotated[bool, typer.Option("--all", help="Also those that were requeued or discarded.")] = False,  # noqa: FBT002 - a flag
+    every: Annotated[bool, typer.Option("--all", help="Include requeued and discarded ones.")] = False,  # noqa: FBT002 - a flag
 ) -> None:
-    """Write them to a file, for whoever has to mend the producer."""
-    from pipelines.operate.dead_letters import stream_letters  # noqa: PLC0415
+    """Export dead letters to a file, for the team that owns the producer."""
+    from pipelines.operate.dead_letters import stream_dead_letters  # noqa: PLC0415
 
     write = {".parquet": _write_parquet, ".ndjson": _write_ndjson}.get(file.suffix)
     if write is None:
-        raise UsageError(f"{file}: the ending is neither .parquet nor .ndjson")
+        raise UsageError(f"{file}: the file name must end in .parquet or .ndjson")
     selection = _selection(None if every else "open", reason, None)
     try:
-        count = write(file, stream_letters(bare_settings(), selection))
+        count = write(file, stream_dead_letters(bare_settings(), selection))
     except OSError as error:
         raise UsageError(f"cannot write {file}: {error.strerror or error}") from None
-    say(f"{count:,} dead letters written to {file}")
+    print_line(f"{count:,} dead letters written to {file}")
 
 
 def _write_parquet(file: Path, letters: "Iterator[pa.Table]") -> int:
@@ -115,29 +117,29 @@ def _write_parquet(file: Path, letters: "Iterator[pa.Table]") -> int:
 
     count = 0
     with pq.ParquetWriter(file, next(letters).schema) as writer:
-        for some in letters:
-            writer.write_table(some)
-            count += len(some)
+        for batch in letters:
+            writer.write_table(batch)
+            count += len(batch)
     return count
 
 
 def _write_ndjson(file: Path, letters: "Iterator[pa.Table]") -> int:
     count = 0
     with file.open("w", encoding="utf-8") as written:
-        for some in letters:
-            written.writelines(json.dumps(row, default=_plain) + "\n" for row in some.to_pylist())
-            count += len(some)
+        for batch in letters:
+            written.writelines(json.dumps(row, default=_json_value) + "\n" for row in batch.to_pylist())
+            count += len(batch)
     return count
 
 
-def _shown(letter: "pa.Table") -> list[tuple[str, object]]:
-    """Return everything that is known of one dead letter, to be read by a person."""
+def _fields(letter: "pa.Table") -> list[tuple[str, object]]:
+    """Return the fields of one dead letter for display."""
     (row,) = letter.to_pylist()
-    known = row["headers"] or ()
-    headers = {header["key"]: _text(header["value"]) for header in known[:_MAX_HEADERS]}
+    all_headers = row["headers"] or ()
+    headers = {header["key"]: _text(header["value"]) for header in all_headers[:_MAX_HEADERS]}
     row |= {"key": _text(row["key"]), "value": _text(row["value"]), "headers": headers or None}
-    if len(known) > _MAX_HEADERS:
-        row["more headers"] = len(known) - _MAX_HEADERS
+    if len(all_headers) > _MAX_HEADERS:
+        row["more headers"] = len(all_headers) - _MAX_HEADERS
     row["bus_time"] = row["bus_time"] or "no valid record time"
     return [(name.replace("_", " "), value) for name, value in row.items()]
 
@@ -147,7 +149,7 @@ def _selection(fate: "Fate | None", reason: str | None, place: str | None) -> "S
     from pipelines.operate.dead_letters import Selection  # noqa: PLC0415
 
     if reason is not None and reason not in set(Reason):
-        raise UsageError(f"there is no reason {reason!r}: {', '.join(Reason)}")
+        raise UsageError(f"unknown reason {reason!r}: choose one of {', '.join(Reason)}")
     return Selection(fate, reason, place)
 
 
@@ -156,7 +158,7 @@ def _place(letter: dict[str, Any]) -> str:
 
 
 def _text(value: bytes | None) -> str | None:
-    """Return bytes as text where they are, else as Python writes them; of many the first, and how many there are."""
+    """Return bytes as text if they are UTF-8, else as a Python literal; truncated if long."""
     if value is None:
         return None
     if len(value) > _MAX_SHOWN_BYTES:
@@ -167,5 +169,5 @@ def _text(value: bytes | None) -> str | None:
         return repr(value)
 
 
-def _plain(value: object) -> str:
+def _json_value(value: object) -> str:
     return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)

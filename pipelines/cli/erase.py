@@ -6,57 +6,57 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.options import current_settings, utf8
-from pipelines.cli.output import facts, progress, say, warn
+from pipelines.cli.output import print_fields, print_line, print_warning, progress
 from pipelines.errors import UsageError
 
 
 def erase(
-    user_ids: Annotated[list[str] | None, typer.Argument(metavar="[USER_ID]...", help="Whom to erase.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,  # noqa: FBT002 - a flag
+    user_ids: Annotated[list[str] | None, typer.Argument(metavar="[USER_ID]...", help="The users to erase.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,  # noqa: FBT002 - a flag
     without_documents: Annotated[  # noqa: FBT002 - a flag
         bool,
-        typer.Option("--without-documents", help="Leave the store of documents alone: there is none, or it is gone."),
+        typer.Option(
+            "--without-documents", help="Do not delete documents: there is no document store, or it no longer exists."
+        ),
     ] = False,
     tombstones: Annotated[
         str | None,
-        typer.Option(
-            metavar="PLACE", help="Also erase whom a tombstones.txt, another data_dir or lake says was erased."
-        ),
+        typer.Option(metavar="PATH", help="Also erase the users in this tombstones.txt, or of this data_dir or lake."),
     ] = None,
 ) -> None:
-    """Erase users for good: their events, dead letters, scores and documents; what comes of them later is dropped.
+    """Erase users permanently: events, dead letters, scores and documents. Ingest drops their later events.
 
-    Killed half-way, run it again. At the end it lists what it does not reach, such as the topic, where retention rules.
-    Exits 2, with nothing changed, where no store of documents is configured and --without-documents is not said.
+    Run it again to resume after a kill. It ends with a list of what it does not reach, such as the topic.
+    Exits 2, with nothing changed, if no document store is configured and --without-documents is not given.
     """
-    import pipelines.operate.erase as engine  # noqa: PLC0415
-    from pipelines.lake.kept_tombstones import tombstones_at  # noqa: PLC0415
+    import pipelines.operate.erase as erasure  # noqa: PLC0415
+    from pipelines.lake.tombstone_file import find_tombstones  # noqa: PLC0415
 
     users = [utf8(user_id) for user_id in user_ids or ()]
-    taken = tombstones_at(tombstones) if tombstones else frozenset[str]()
-    if not users and not taken:
-        raise UsageError("name the users to erase, or a place of tombstones with --tombstones")
+    imported = find_tombstones(tombstones) if tombstones else frozenset[str]()
+    if not users and not imported:
+        raise UsageError("name the users to erase, or give their tombstones with --tombstones")
     if not yes:
-        count = f"{len(users)} users" + (f" and those of {len(taken)} tombstones" if taken else "")
-        typer.confirm(f"Erase {count}? This cannot be undone, and their user_ids are dead from then on", abort=True)
+        count = f"{len(users)} users" + (f" and the users of {len(imported)} tombstones" if imported else "")
+        typer.confirm(f"Erase {count}? This cannot be undone, and their user_ids can never be used again", abort=True)
     settings = current_settings()
     with progress("erasing"):
-        done = (engine.erase_without_documents if without_documents else engine.erase)(settings, users, taken)
-    facts([(name.replace("_", " "), rows) for name, rows in asdict(done.rows).items()])
-    if done.kept:
-        say("the process that keeps the warehouse current derives and publishes without them, within its interval")
+        done = (erasure.erase_without_documents if without_documents else erasure.erase)(settings, users, imported)
+    print_fields([(name.replace("_", " "), rows) for name, rows in asdict(done.rows).items()])
+    if done.refreshed_elsewhere:
+        print_line("the process that holds the warehouse derives and publishes without them at its next refresh")
     elif done.published:
-        say(f"{done.published.deleted:,} documents deleted")
+        print_line(f"{done.published.deleted:,} documents deleted")
     if without_documents:
-        warn("documents that were ever published are still where they were: delete them there")
-    _say_when_bytes_go(settings.lake.vacuum_retention_hours, settings.lake.vacuum_interval_hours)
-    say("not reached:")
-    for sentence in done.beyond:
-        say(f"  * {sentence}")
+        print_warning("published documents were not deleted: delete them in their store")
+    _print_vacuum_delay(settings.lake.vacuum_retention_hours, settings.lake.vacuum_interval_hours)
+    print_line("not reached:")
+    for sentence in done.not_reached:
+        print_line(f"  * {sentence}")
 
 
-def _say_when_bytes_go(retention: float, interval: float) -> None:
-    say(
-        f"the bytes stay on the disk for {retention:g} h, for readers of older snapshots: then `karmalake stream` "
-        f"removes them, within {interval:g} h more; where none runs, `karmalake vacuum` does"
+def _print_vacuum_delay(retention: float, interval: float) -> None:
+    print_line(
+        f"the bytes stay on disk for {retention:g} h, for readers of older snapshots; then `karmalake stream` deletes "
+        f"them within {interval:g} h. Without a running stream, run `karmalake vacuum`"
     )

@@ -1,4 +1,4 @@
-"""The command errors: what an error code or an exit code means, from the page that the package brings along."""
+"""The command errors: explains error codes and exit codes, from the operations page in the package."""
 
 import re
 from importlib.resources import files
@@ -7,44 +7,46 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.output import say, table
-from pipelines.errors import Ending, UsageError, endings
+from pipelines.cli.output import print_line, print_table
+from pipelines.errors import ExitStatus, UsageError, exit_statuses
 
 PAGE = Path("docs/operations.md")
-"""In a checkout; a wheel has it as pipelines/operations.md."""
+"""The page in a checkout; a wheel contains it as pipelines/operations.md."""
 
 
 def errors(
-    code: Annotated[str | None, typer.Argument(metavar="CODE", help="KL-..., or the exit code.")] = None,
+    code: Annotated[str | None, typer.Argument(metavar="CODE", help="An error code (KL-...) or an exit code.")] = None,
 ) -> None:
-    """Explain an error code or exit code: what it means, whether another try may cure it, and what to do."""
+    """Explain an error code or exit code: its meaning, whether a retry may help, and what to do."""
     sections = explanations()
     if code is None:
-        table(("exit code", "error code", "another try"), [_row(ending) for ending in endings()])
-        say("`karmalake errors CODE` says what to do. Exit code 0: done")
+        print_table(("exit code", "error code", "retry"), [_row(status) for status in exit_statuses()])
+        print_line("`karmalake errors CODE` says what to do. Exit code 0 is success")
         return
-    for ending in _named(code):
-        say(f"{ending.code}, exit code {ending.exit_code}: another try {_row(ending)[-1]}\n\n{sections[ending.code]}")
+    for status in _find(code):
+        print_line(
+            f"{status.code}, exit code {status.exit_code}: a retry {_row(status)[-1]}\n\n{sections[status.code]}"
+        )
 
 
 def explanations() -> dict[str, str]:
-    """Return what docs/operations.md says under the heading of each error code."""
+    """Return the section of docs/operations.md on each error code."""
     found = re.findall(r"^### (KL-[A-Z-]+)\n\n(.+?)(?=\n\n##|\Z)", _page(), re.MULTILINE | re.DOTALL)
     return dict(found)
 
 
-def _named(code: str) -> list[Ending]:
-    found = [ending for ending in endings() if code.upper() == ending.code or code == str(ending.exit_code)]
+def _find(code: str) -> list[ExitStatus]:
+    found = [status for status in exit_statuses() if code.upper() == status.code or code == str(status.exit_code)]
     if not found:
-        raise UsageError(f"there is no error code {code!r}: `karmalake errors` lists all")
+        raise UsageError(f"unknown error code {code!r}: `karmalake errors` lists all")
     return found
 
 
-def _row(ending: Ending) -> tuple[str, str, str]:
-    return str(ending.exit_code), ending.code, "may cure it" if ending.transient else "cures nothing: act first"
+def _row(status: ExitStatus) -> tuple[str, str, str]:
+    return str(status.exit_code), status.code, "may help" if status.transient else "does not help: act first"
 
 
 def _page() -> str:
-    shipped = files("pipelines").joinpath(PAGE.name)
-    page = shipped if shipped.is_file() else Path(__file__).parents[2] / PAGE
+    packaged = files("pipelines").joinpath(PAGE.name)
+    page = packaged if packaged.is_file() else Path(__file__).parents[2] / PAGE
     return page.read_text(encoding="utf-8")

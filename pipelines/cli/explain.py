@@ -1,6 +1,6 @@
-"""The command that explains a score: every point with its event and its reason, or what changed between two dates.
+"""The command explain: every point of a score with its event and reason, or what changed between two times.
 
-Owns how an explanation is shown; what it consists of is `reputation/explain.py`.
+Owns the display of an explanation; `reputation/explain.py` computes it.
 """
 
 from collections.abc import Generator, Sequence
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.boundary.text import visible
+from pipelines.boundary.text import escape_text
 from pipelines.cli.options import chosen_policy, current_settings, instant, utf8
-from pipelines.cli.output import say
+from pipelines.cli.output import print_line
 from pipelines.cli.rows import Format, write
 from pipelines.errors import KarmalakeError, UsageError
 
@@ -25,27 +25,33 @@ if TYPE_CHECKING:
     from pipelines.reputation.policy import Policy
 
 _SHOWN = 40
-"""Rows of a table: what is older is summed up in a line."""
+"""Rows of a table; one line sums up the older ones."""
 
 
 def explain(
     user: Annotated[str, typer.Argument(help="The user_id.")],
-    as_of: Annotated[str | None, typer.Option(help="As of this time instead of now, ISO 8601.")] = None,
+    as_of: Annotated[
+        str | None, typer.Option(help="Explain the score as of this time, ISO 8601; now by default.")
+    ] = None,
     known_at: Annotated[
         str | None,
-        typer.Option(help="Only what was committed before this time; without --as-of, as of this time too."),
+        typer.Option(help="Use only what was committed before this time; also the default of --as-of."),
     ] = None,
-    since: Annotated[str | None, typer.Option("--from", help="Show what changed from this time on.")] = None,
-    until: Annotated[str | None, typer.Option("--to", help="The end of that time instead of now.")] = None,
-    policy: Annotated[str | None, typer.Option(help="A shipped policy or a file, instead of the one in force.")] = None,
-    form: Annotated[Format, typer.Option("--format", help="How to write the rows.")] = Format.TABLE,
-    output: Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")] = None,
+    since: Annotated[str | None, typer.Option("--from", help="Show what changed since this time instead.")] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", help="With --from: the end of the period; now by default.")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="A shipped policy or a policy file; the policy in force by default.")
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.TABLE,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
 ) -> None:
-    """Show where a user's all-time score comes from, event by event; or with --from what changed, and what expired."""
+    """Explain a user's all-time score event by event, or with --from what changed and what expired since then."""
     if since is None and until is not None:
-        raise UsageError("--to needs --from: say from when on")
+        raise UsageError("--to needs --from: give the start of the period")
     if since is not None and (as_of is not None or known_at is not None):
-        raise UsageError("--from and --to do not go with --as-of and --known-at: leave out one pair")
+        raise UsageError("--from and --to cannot be combined with --as-of and --known-at: use one pair")
     known = instant(known_at)
     rules = chosen_policy(policy, known)
     end = instant(until) or instant(as_of) or known or datetime.now(UTC)
@@ -59,10 +65,10 @@ def explain(
 
 @contextmanager
 def _lake() -> "Generator[duckdb.DuckDBPyConnection]":
-    """Open the newest snapshot of the lake as views."""
+    """Yield a connection with views of the newest snapshot of the lake."""
     import duckdb  # noqa: PLC0415
 
-    from pipelines.lake.history import take_snapshot  # noqa: PLC0415
+    from pipelines.lake.commit_log import take_snapshot  # noqa: PLC0415
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
     from pipelines.reputation.lake_views import create_lake_views  # noqa: PLC0415
 
@@ -75,7 +81,7 @@ def _lake() -> "Generator[duckdb.DuckDBPyConnection]":
 def _ledger(
     connection: "duckdb.DuckDBPyConnection", rules: "Policy", user: str, end: datetime, known: datetime | None = None
 ) -> "pl.DataFrame":
-    """Return a user's contributions; a user without any event is an error."""
+    """Return a user's contributions. Raises KarmalakeError if the user has no event."""
     from pipelines.reputation.explain import explain as ledger_of  # noqa: PLC0415
 
     ledger = ledger_of(connection, rules, user, end, known)
@@ -94,14 +100,14 @@ def _explain(ledger: "pl.DataFrame", user: str, end: datetime, form: Format, out
     rows = ledger.rows(named=True)
     shown = rows[-_SHOWN:]
     if older := rows[: len(rows) - len(shown)]:
-        say(
-            f"... {len(older):,} older rows bring the score to {_number(older[-1]['score'])}; --format csv has them all"
+        print_line(
+            f"... {len(older):,} older rows add up to {_number(older[-1]['score'])}; --format csv has all of them"
         )
     columns = ["time", "event", "action", "points", "rating", "earned", "score", "reason", "policy"]
     _print(columns, [_contribution(row) for row in shown], numbers=range(3, 7))
     events = ledger["event_id"].count()
     score = f"a score of {_number(rows[-1]['score'])} as of {_moment(end)}"
-    say(f"\n{visible(user)}: {events:,} contributions add up to {score}")
+    print_line(f"\n{escape_text(user)}: {events:,} contributions add up to {score}")
 
 
 def _explain_change(
@@ -123,20 +129,20 @@ def _explain_change(
         return
     rows = changes.rows(named=True)
     if len(rows) > _SHOWN:
-        say(f"... {len(rows) - _SHOWN:,} older changes are left out; --format csv has them all")
+        print_line(f"... {len(rows) - _SHOWN:,} older changes are not shown; --format csv has all of them")
     columns = ["time", "event", "action", "before", "after", "change", "reason before", "reason"]
     _print(columns, [_change(row) for row in rows[-_SHOWN:]], numbers=range(3, 6))
     total = sum((row["change"] for row in rows), Decimal(0))
-    say(
-        f"\n{visible(user)}: {_number(after - total)} as of {_moment(span[0])}, "
+    print_line(
+        f"\n{escape_text(user)}: {_number(after - total)} as of {_moment(span[0])}, "
         f"{_number(after)} as of {_moment(span[1])}: {_signed(total)} by {len(rows):,} changes"
     )
     for kind, (count, amount) in _kinds(rows).items():
-        say(f"  {kind}: {count:,}, {_signed(amount)}")
+        print_line(f"  {kind}: {count:,}, {_signed(amount)}")
 
 
 def _kinds(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[int, Decimal]]:
-    """Return how many changes there are of each kind, and what they come to."""
+    """Return the number and the sum of the changes of each kind."""
     kinds: dict[str, tuple[int, Decimal]] = {}
     for row in rows:
         before, after = row["reason_before"], row["reason"]
@@ -171,20 +177,20 @@ def _change(row: dict[str, Any]) -> list[str]:
 def _event(row: dict[str, Any]) -> list[str]:
     number = f" #{row['emission_no'] + 1}" if row["emission_no"] else ""
     time = _moment(row["event_time"]) if row["event_time"] else "-"
-    return [time, visible(row["event_id"] or "-") + number, visible(row["action_type"] or "-")]
+    return [time, escape_text(row["event_id"] or "-") + number, escape_text(row["action_type"] or "-")]
 
 
 def _print(columns: list[str], rows: list[list[str]], numbers: range) -> None:
-    """Print a line a row, never folded: event ids are long, and a line is what one searches for."""
+    """Print one line per row, never wrapped: event ids are long, and lines are searched with grep."""
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     for row in [columns, *rows]:
         cells = zip(row, widths, strict=True)
         line = (cell.rjust(width) if i in numbers else cell.ljust(width) for i, (cell, width) in enumerate(cells))
-        say("  ".join(line).rstrip())
+        print_line("  ".join(line).rstrip())
 
 
 def _number(value: Decimal | float | None) -> str:
-    """Return a number with up to six digits after the point: points are exact to that."""
+    """Return a number with up to six decimals, the precision of points."""
     if value is None:
         return "-"
     text = f"{value:,.6f}".rstrip("0").rstrip(".")

@@ -1,4 +1,4 @@
-"""The commands that take files of events: emit, backfill."""
+"""The commands that read files of events: emit, backfill."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.flow import show_drained
 from pipelines.cli.options import bare_settings, current_settings
-from pipelines.cli.output import Advance, fail, progress, say, table, warn
+from pipelines.cli.output import ProgressBar, print_error, print_line, print_table, print_warning, progress
+from pipelines.cli.pipeline import show_drained
 from pipelines.errors import KarmalakeError, RejectedError, UsageError
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from pipelines.backfill import Account
+    from pipelines.backfill import FileSummary
     from pipelines.lake.commit import CommitRecord
-    from pipelines.sources.files import Mapping
+    from pipelines.sources.files import ColumnMapping
 
 
 class TimeUnit(StrEnum):
-    """What a time column holds."""
+    """The format of a time column."""
 
     S = "s"
     MS = "ms"
@@ -30,19 +30,21 @@ class TimeUnit(StrEnum):
     ISO = "iso"
 
 
-_UserId = Annotated[str, typer.Option(metavar="COL", help="The column of the user whose reputation it is about.")]
-_Time = Annotated[str, typer.Option(metavar="COL", help="The column of when it happened.")]
-_Unit = Annotated[TimeUnit, typer.Option(help="What the time column holds: an epoch, or ISO 8601.")]
+_UserId = Annotated[str, typer.Option(metavar="COL", help="The column of the user whose reputation the event affects.")]
+_Time = Annotated[str, typer.Option(metavar="COL", help="The column of the event time.")]
+_Unit = Annotated[TimeUnit, typer.Option(help="The format of the time column: s, ms or us since 1970, or ISO 8601.")]
 _Action = Annotated[str | None, typer.Option(metavar="NAME", help="The action_type of every row.")]
-_ActionColumn = Annotated[str | None, typer.Option(metavar="COL", help="Or the column that holds it.")]
+_ActionColumn = Annotated[
+    str | None, typer.Option(metavar="COL", help="The column of the action_type, instead of --action-type.")
+]
 _Metadata = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=COL", help="A metadata entry and its column; repeatable.")
+    list[str] | None, typer.Option(metavar="NAME=COL", help="A metadata entry and its column. Repeatable.")
 ]
 _EventId = Annotated[
-    str | None, typer.Option(metavar="COL", help="The column of event ids; without it, a digest of the row.")
+    str | None, typer.Option(metavar="COL", help="The column of the event_id; a digest of the row by default.")
 ]
 _Delimiter = Annotated[
-    str | None, typer.Option(metavar="CHAR", help="What separates the values of CSV instead of a comma: ';', tab.")
+    str | None, typer.Option(metavar="CHAR", help="The delimiter of CSV, such as ';' or tab; a comma by default.")
 ]
 
 
@@ -57,7 +59,7 @@ def emit(  # noqa: PLR0913, PLR0917 - options of the command line
     event_id: _EventId = None,
     delimiter: _Delimiter = None,
 ) -> None:
-    """Publish the rows of a file as events. Sending a file again is harmless: its event ids stay the same.
+    """Publish the rows of a file as events. Sending a file again is harmless: its event_ids are the same.
 
     Example: `karmalake emit ratings.csv --user-id to --time time --time-unit s --action-type UserRated
     --metadata rating=feature --metadata rater_id=from`
@@ -71,7 +73,7 @@ def emit(  # noqa: PLR0913, PLR0917 - options of the command line
     ensure_topic(kafka)
     with progress(f"emitting {file.name}") as advance:
         sent = produce(kafka, _counted(read_events(file, mapping), advance))
-    say(f"{sent.records:,} events sent to {kafka.topic} in {sent.seconds:.1f} s")
+    print_line(f"{sent.records:,} events sent to {kafka.topic} in {sent.seconds:.1f} s")
 
 
 def backfill(  # noqa: PLR0913, PLR0917 - options of the command line
@@ -85,15 +87,14 @@ def backfill(  # noqa: PLR0913, PLR0917 - options of the command line
     event_id: _EventId = None,
     delimiter: _Delimiter = None,
 ) -> None:
-    """Load the rows of files into the lake, without the bus: the same events, dedup and dead letters as by `emit`.
+    """Load files of history into the lake without the bus: same events, dedup and dead letters as with `emit`.
 
-    Kill it whenever you like: the same command goes on from the last commit, and a file that is loaded already is
-    passed over. A file that is refused does not keep the others from being loaded. Exits 0 if each of them is
-    loaded, and has an event.
-    Scores follow with the next `karmalake refresh`.
+    Safe to kill: the same command continues from the last commit, and skips files that are already loaded. A refused
+    file does not stop the others. Exits 0 if every file is loaded and has at least one event.
+    The next `karmalake refresh` updates the scores.
     """
     from pipelines.backfill import backfill as load  # noqa: PLC0415
-    from pipelines.backfill import recorded  # noqa: PLC0415
+    from pipelines.backfill import summarize_commits  # noqa: PLC0415
 
     mapping = _mapping(user_id, time, time_unit, action_type, action_type_column, metadata, event_id, delimiter)
     settings = bare_settings()
@@ -102,7 +103,7 @@ def backfill(  # noqa: PLR0913, PLR0917 - options of the command line
     for file in files:
         with progress(f"loading {file.name}") as advance:
 
-            def report(record: "CommitRecord", advance: Advance = advance) -> None:
+            def report(record: "CommitRecord", advance: ProgressBar = advance) -> None:
                 records.append(record)
                 advance(record.total("read"))
 
@@ -112,61 +113,63 @@ def backfill(  # noqa: PLR0913, PLR0917 - options of the command line
                 refused[file] = error
     show_drained(records)
     loaded = [file for file in files if file not in refused]
-    accounts = recorded(settings, loaded, mapping) if loaded else []
+    accounts = summarize_commits(settings, loaded, mapping) if loaded else []
     _show_outcomes(accounts, mapping)
     refused |= {
         account.path: _without_events(account) for account in accounts if 0 < account.rows == account.dead_letters
     }
     for file, error in refused.items():
-        fail(f"{file}: {str(error).removeprefix(f'{file.resolve()}: ')}", error.code)
+        print_error(f"{file}: {str(error).removeprefix(f'{file.resolve()}: ')}", error.code)
     if refused:
-        say(f"{len(files) - len(refused)} of {len(files)} files are loaded")
+        print_line(f"{len(files) - len(refused)} of {len(files)} files loaded")
         raise typer.Exit(next(iter(refused.values())).exit_code)
 
 
-def _show_outcomes(accounts: "list[Account]", mapping: "Mapping") -> None:
-    """Print what became of each file over all attempts, and the next step for every fate but accepted."""
+def _show_outcomes(accounts: "list[FileSummary]", mapping: "ColumnMapping") -> None:
+    """Print the outcome of each file over all attempts, and the next step for rows that were not accepted."""
     names = ("rows", "accepted", "duplicates", "conflicts", "dead_letters", "erased")
     if len(accounts) > 1:
         columns = ["file", *(name.replace("_", " ") for name in names)]
-        table(columns, [(account.path, *(getattr(account, name) for name in names)) for account in accounts])
+        print_table(columns, [(account.path, *(getattr(account, name) for name in names)) for account in accounts])
     elif accounts:
-        say(f"{accounts[0].path} by the lake's records: {accounts[0].rows:,} rows, {accounts[0].accepted:,} accepted")
+        print_line(
+            f"{accounts[0].path} over all attempts: {accounts[0].rows:,} rows, {accounts[0].accepted:,} accepted"
+        )
     for account in accounts:
         for step in next_steps(account, mapping):
-            warn(f"{account.path}: {step}")
+            print_warning(f"{account.path}: {step}")
 
 
-def _without_events(account: "Account") -> RejectedError:
+def _without_events(account: "FileSummary") -> RejectedError:
     return RejectedError(
-        f"none of its {account.rows:,} rows is an event: check the options; karmalake dead-letters list says why, and "
-        "dead-letters discard clears them away"
+        f"none of its {account.rows:,} rows is a valid event: check the options. `karmalake dead-letters list` has the "
+        "reasons, `karmalake dead-letters discard` discards the rows"
     )
 
 
-def next_steps(account: "Account", mapping: "Mapping") -> "Iterator[str]":
-    """Yield what a person can do about each fate of a file's rows but accepted."""
+def next_steps(account: "FileSummary", mapping: "ColumnMapping") -> "Iterator[str]":
+    """Yield the next step for the rows of a file that were not accepted, by outcome."""
     if account.duplicates:
-        why = "their event_id is in the lake already, with the same content"
+        why = "the lake already holds their event_id with the same content"
         if mapping.event_id is None:
             why = (
-                "they equal an earlier row of the file, or one that was loaded before. If equal rows are events of "
-                "their own, give the column that tells them apart with --event-id"
+                "they equal an earlier row of the file, or one loaded before. If equal rows are distinct events, "
+                "name the column that distinguishes them with --event-id"
             )
         yield f"{account.duplicates:,} rows are duplicates: {why}"
     if account.conflicts:
         yield (
-            f"{account.conflicts:,} rows are conflicts: their event_id is in the lake with other content, and the "
-            "first stands; the view conflicts has both: karmalake sql"
+            f"{account.conflicts:,} rows are conflicts: the lake holds their event_id with other content, and the "
+            "first one counts; the view conflicts shows both: karmalake sql"
         )
     if account.dead_letters:
         reasons = ", ".join(f"{reason}: {rows:,}" for reason, rows in account.reasons.items())
         yield (
             f"{account.dead_letters:,} rows are dead letters ({reasons or 'discarded or requeued since'}): "
-            "karmalake dead-letters list shows them; correct the file and load it again: each event counts once"
+            "karmalake dead-letters list shows them; fix the file and load it again: each event counts once"
         )
     if account.erased:
-        yield f"{account.erased:,} rows are of users who were erased, and stay out"
+        yield f"{account.erased:,} rows are of erased users, and were dropped"
 
 
 def _mapping(
@@ -178,12 +181,12 @@ def _mapping(
     metadata: list[str] | None,
     event_id: str | None,
     delimiter: str | None,
-) -> "Mapping":
-    from pipelines.sources.files import Mapping  # noqa: PLC0415
+) -> "ColumnMapping":
+    from pipelines.sources.files import ColumnMapping  # noqa: PLC0415
 
     pairs = tuple(_pair(entry) for entry in metadata or [])
     separator = "\t" if delimiter == "tab" else delimiter
-    return Mapping(user_id, time, time_unit.value, action_type, action_type_column, pairs, event_id, separator)
+    return ColumnMapping(user_id, time, time_unit.value, action_type, action_type_column, pairs, event_id, separator)
 
 
 def _pair(entry: str) -> tuple[str, str]:
@@ -193,7 +196,7 @@ def _pair(entry: str) -> tuple[str, str]:
     return name, column
 
 
-def _counted(tables: "Iterable[pa.Table]", advance: Advance) -> "Iterator[pa.Table]":
+def _counted(tables: "Iterable[pa.Table]", advance: ProgressBar) -> "Iterator[pa.Table]":
     for rows in tables:
         yield rows
         advance(rows.num_rows)

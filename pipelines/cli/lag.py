@@ -1,4 +1,4 @@
-"""The command that looks at lag."""
+"""The command lag: consumer lag by topic partition, with advice."""
 
 import dataclasses
 import signal
@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.options import current_settings
-from pipelines.cli.output import say, say_json, table, warn
+from pipelines.cli.output import print_document, print_line, print_table, print_warning
 from pipelines.errors import TransientError
 
 if TYPE_CHECKING:
-    from pipelines.operate.lag.watch import Observation
+    from pipelines.operate.lag.observe import Observation
 
-_COLUMNS = ("partition", "end offset", "next", "behind", "seconds", "in/s", "out/s", "current in s")
+_COLUMNS = ("partition", "end offset", "next offset", "lag records", "lag seconds", "in/s", "out/s", "catch-up s")
 
 
 def lag(
     watch: Annotated[bool, typer.Option("--watch", help="Measure every lag.interval_seconds, until Ctrl-C.")] = False,  # noqa: FBT002 - a flag of the command line
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a measurement.")] = False,  # noqa: FBT002 - a flag of the command line
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document per measurement.")] = False,  # noqa: FBT002 - a flag of the command line
 ) -> None:
-    """Show how far the lake is behind the bus, by topic partition, and what to do about it.
+    """Show the consumer lag of the lake by topic partition, with advice.
 
-    Rates come from the measurement before: that of `stream`, or of this command within the last ten minutes.
+    Rates are relative to an earlier measurement of `stream` or this command, within the last ten minutes.
     """
-    from pipelines.operate.lag.watch import observe_lag  # noqa: PLC0415
+    from pipelines.operate.lag.observe import observe_lag  # noqa: PLC0415
 
     settings = current_settings()
     show = _show_json if as_json else _show
@@ -39,7 +39,7 @@ def lag(
         try:
             show(observe_lag(settings))
         except TransientError as error:
-            warn(f"{error}; trying again")
+            print_warning(f"{error}; retrying")
         stopping.wait(settings.lag.interval_seconds)
 
 
@@ -50,12 +50,12 @@ def _show(observation: "Observation") -> None:
         pace = paces.get(p.topic_partition)
         rates = (pace.in_per_second, pace.out_per_second, pace.catch_up_seconds) if pace else (None, None, None)
         rows.append((p.topic_partition, p.end_offset, p.next_offset, p.lag_records, p.lag_seconds, *rates))
-    table(_COLUMNS, rows)
+    print_table(_COLUMNS, rows)
     caught_up = observation.catch_up_seconds
-    foreseen = f", caught up in {caught_up:,.0f} s at this pace" if caught_up else ""
-    say(f"{measured.behind} behind{foreseen}")
+    estimate = f", caught up in {caught_up:,.0f} s at this rate" if caught_up else ""
+    print_line(f"{measured.summary} behind{estimate}")
     for advice in observation.advice:
-        warn(advice)
+        print_warning(advice)
 
 
 def _show_json(observation: "Observation") -> None:
@@ -67,4 +67,4 @@ def _show_json(observation: "Observation") -> None:
         "catch_up_seconds": observation.catch_up_seconds,
         "advice": observation.advice,
     }
-    say_json(document, indent=None)
+    print_document(document, indent=None)

@@ -1,4 +1,4 @@
-"""The command of the notifications branch: notify."""
+"""The command notify: delivers notifications."""
 
 import signal
 import threading
@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.options import MetricsPort, current_settings, with_metrics_port
-from pipelines.cli.output import say, say_metrics, warn
+from pipelines.cli.output import print_line, print_metrics_address, print_warning
 from pipelines.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pipelines.errors import TransientError
-    from pipelines.notify.branch import Tally
+    from pipelines.notify.branch import DeliveryCounts
 
 
 def notify(
     rules: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Who is told what; else the setting notify.rules.")
+        Path | None, typer.Option(metavar="FILE", help="The rule file; the setting notify.rules by default.")
     ] = None,
     check: Annotated[  # noqa: FBT002 - a flag of the command line
-        bool, typer.Option("--check", help="Only say whether the rule file and its secrets are right.")
+        bool, typer.Option("--check", help="Only check the rule file and its secrets.")
     ] = False,
     metrics_port: MetricsPort = None,
 ) -> None:
-    """Tell webhooks and Redis streams of events, by the rules of a file, for ever.
+    """Send events to webhooks and Redis streams continuously, by the rules of a file.
 
-    Several notifiers share the topic partitions. SIGTERM or Ctrl-C ends it; killing it loses nothing.
+    Several notifiers share the topic partitions. SIGTERM or Ctrl-C stops it; a kill loses nothing.
     """
-    from pipelines.monitoring.monitor import each, monitoring_notify  # noqa: PLC0415
+    from pipelines.monitoring.monitor import call_all, monitor_notify  # noqa: PLC0415
     from pipelines.notify.branch import Reports  # noqa: PLC0415
     from pipelines.notify.rule_file import load_rules  # noqa: PLC0415
     from pipelines.notify.run import notify as run  # noqa: PLC0415
@@ -39,47 +39,47 @@ def notify(
     settings = with_metrics_port(current_settings(), metrics_port)
     path = rules or settings.notify.rules
     if path is None:
-        raise ConfigurationError("no rule file is named: give --rules FILE, or set KARMALAKE_NOTIFY_RULES")
+        raise ConfigurationError("no rule file given: use --rules FILE, or set KARMALAKE_NOTIFY_RULES")
     planned = plans(load_rules(path), settings.notify.max_in_flight, lambda: connect(settings.redis))
     names = ", ".join(plan.name for plan in planned)
     if check:
-        say(f"{path} is right: it tells {names}")
+        print_line(f"{path} is valid; destinations: {names}")
         return
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stopping.set())
-    with monitoring_notify(settings, [plan.name for plan in planned]) as monitor:
-        say(f"telling {names} of {settings.kafka.topic}; Ctrl-C ends it")
-        say_metrics(monitor.address)
+    with monitor_notify(settings, [plan.name for plan in planned]) as monitor:
+        print_line(f"notifying {names} of events in {settings.kafka.topic}; Ctrl-C stops it")
+        print_metrics_address(monitor.address)
         reports = Reports(
-            done=each(_say_done, monitor.metrics.notified),
-            outage=each(_warn_of_outage, monitor.turned),
-            failure=each(_warn_of_failure, monitor.failed),
-            turn=monitor.turned,
+            done=call_all(_print_done, monitor.metrics.notified),
+            outage=call_all(_warn_of_outage, monitor.record_turn),
+            failure=call_all(_warn_of_failure, monitor.record_failure),
+            turn=monitor.record_turn,
         )
         run(settings, planned, stopping, reports)
-    say("ended; what was not delivered is delivered next time")
+    print_line("stopped; undelivered notifications are delivered at the next start")
 
 
-def _say_done(destination: str, done: "Tally") -> None:
+def _print_done(destination: str, done: "DeliveryCounts") -> None:
     parts = [f"{done.delivered:,} delivered"]
     if done.malformed:
-        parts.append(f"{done.malformed:,} records that are no events skipped")
-    say(f"{destination}: {', '.join(parts)}")
+        parts.append(f"{done.malformed:,} malformed records skipped")
+    print_line(f"{destination}: {', '.join(parts)}")
     if done.dead_letters:
-        warn(f"{destination}: {done.dead_letters:,} became dead letters, the last because of: {done.reason}")
+        print_warning(f"{destination}: {done.dead_letters:,} became dead letters; the last reason: {done.reason}")
     for loss in done.losses:
-        warn(f"{destination}: {loss.sentence}")
+        print_warning(f"{destination}: {loss.message}")
 
 
 def _warn_of_outage(destination: str, error: "TransientError") -> None:
-    warn(f"{destination}: {error}; nothing is lost, trying again")
+    print_warning(f"{destination}: {error}; nothing is lost, retrying")
 
 
 def _warn_of_failure(destination: str, error: BaseException) -> None:
-    from pipelines.notify.answers import described  # noqa: PLC0415
+    from pipelines.notify.delivery import describe_error  # noqa: PLC0415
 
-    warn(
-        f"{destination}: a bug, please report it: {described(error)}; it begins again at its checkpoint, nothing is "
-        "lost. Restart the process: until then /healthz answers 503"
+    print_warning(
+        f"{destination}: a bug, please report it: {describe_error(error)}; delivery restarts at its checkpoint, "
+        "nothing is lost. Restart the process: until then /healthz answers 503"
     )

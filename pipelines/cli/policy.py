@@ -1,6 +1,6 @@
-"""The commands about policies: what there is, what a file says, and what a change of policy would do.
+"""The commands of policies: list, check, diff, activate.
 
-Owns how they are shown; the language is `reputation/policy`, the comparison `reputation/compare.py`.
+Owns their output; `reputation/policy` defines the language, `reputation/compare.py` the comparison.
 """
 
 from collections.abc import Iterable
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.flow import publish, refresh
 from pipelines.cli.options import chosen_policy, current_settings, instant
-from pipelines.cli.output import facts, say, table
+from pipelines.cli.output import print_fields, print_line, print_table
+from pipelines.cli.pipeline import publish, refresh
 from pipelines.cli.rows import Format, write
 
 if TYPE_CHECKING:
@@ -20,44 +20,46 @@ if TYPE_CHECKING:
 
     from pipelines.reputation.policy import Policy, Rules
 
-_MOVERS = 10
-policy = typer.Typer(
-    help="Look at policies, check one, see what another one would change, put it in force.", no_args_is_help=True
-)
+_MAX_MOVERS = 10
+policy = typer.Typer(help="List, check, compare and activate policies.", no_args_is_help=True)
 
 
 @policy.command("list")
 def list_policies() -> None:
-    """Show the policies that come with karmalake, and which policy is in force."""
+    """List the policies that ship with karmalake, and the policy in force."""
     from pipelines.reputation.policy_file import load_policy, shipped_policies  # noqa: PLC0415
 
     shipped = [(name, load_policy(name)) for name in shipped_policies()]
-    table(["policy", "version", "what it is"], [(name, rules.version, rules.description) for name, rules in shipped])
+    print_table(
+        ["policy", "version", "description"], [(name, rules.version, rules.description) for name, rules in shipped]
+    )
     in_force = chosen_policy(None, None)
-    say(f"\nin force: {in_force.name}, version {in_force.version}")
-    say("KARMALAKE_REPUTATION_POLICY names the first one, a name or a path; `karmalake policy activate` the next")
+    print_line(f"\nin force: {in_force.name}, version {in_force.version}")
+    print_line("KARMALAKE_REPUTATION_POLICY sets the initial policy; `karmalake policy activate` changes it")
 
 
 @policy.command()
 def check(file: Annotated[str, typer.Argument(help="A policy file, or the name of a shipped policy.")]) -> None:
-    """Read a policy: explain its mistakes by file and line, or say what it holds. Exits 2 on a mistake."""
+    """Check a policy file: report errors by file and line, or summarize its rules."""
     from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
 
     rules = load_policy(file)
-    say(f"{file} is a policy.")
-    facts([("name", rules.name), ("what it is", rules.description or "(no description)"), *_versions(rules)])
+    print_line(f"{file} is a valid policy.")
+    print_fields([("name", rules.name), ("description", rules.description or "(no description)"), *_versions(rules)])
 
 
 @policy.command()
 def diff(
-    before: Annotated[str, typer.Argument(help="A shipped policy or a file.")],
+    before: Annotated[str, typer.Argument(help="A shipped policy or a policy file.")],
     after: Annotated[str, typer.Argument(help="The policy to compare it with.")],
-    as_of: Annotated[str | None, typer.Option(help="As of this time instead of now, ISO 8601.")] = None,
-    form: Annotated[Format, typer.Option("--format", help="Other than table: a row a user.")] = Format.TABLE,
-    output: Annotated[Path | None, typer.Option(help="Write a row a user to this file.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="Compare scores as of this time, ISO 8601; now by default.")] = None,
+    form: Annotated[
+        Format, typer.Option("--format", help="Output format; except for table, one row per user.")
+    ] = Format.TABLE,
+    output: Annotated[Path | None, typer.Option(help="Write one row per user to this file.")] = None,
 ) -> None:
-    """Compare everybody's all-time score under two policies: who gains, who loses, how ranks move. Changes nothing."""
-    from pipelines.lake.history import take_snapshot  # noqa: PLC0415
+    """Compare the all-time scores of all users under two policies: gains, losses and ranks. Changes nothing."""
+    from pipelines.lake.commit_log import take_snapshot  # noqa: PLC0415
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
     from pipelines.reputation.compare import compare_policies  # noqa: PLC0415
     from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
@@ -68,29 +70,31 @@ def diff(
     if form is not Format.TABLE or output is not None:
         write(frame, form, output)
         return
-    say(f"{before} -> {after}, all-time scores of {frame.height:,} users as of {moment:%Y-%m-%d %H:%M:%SZ}\n")
+    print_line(f"{before} -> {after}, all-time scores of {frame.height:,} users as of {moment:%Y-%m-%d %H:%M:%SZ}\n")
     _compare(frame)
 
 
 @policy.command()
 def activate(file: Annotated[str, typer.Argument(help="A policy file, or the name of a shipped policy.")]) -> None:
-    """Put a policy in force from now on: recorded in the lake, scores computed by it and published.
+    """Put a policy in force: record it in the lake, recompute the scores by it, and publish them.
 
-    A policy with a mistake changes nothing. A running `karmalake stream` takes it up by itself.
+    An invalid policy changes nothing. A running `karmalake stream` applies the new policy automatically.
     """
     from pipelines.lake.tables import create_lake  # noqa: PLC0415
-    from pipelines.reputation.activation import activate as put_in_force  # noqa: PLC0415
-    from pipelines.reputation.derive import is_kept  # noqa: PLC0415
+    from pipelines.reputation.activation import activate as activate_policy  # noqa: PLC0415
+    from pipelines.reputation.derive import is_draft_open  # noqa: PLC0415
     from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
 
     settings, rules = current_settings(), load_policy(file)
-    if not put_in_force(create_lake(settings.lake_root), rules):
-        say(f"{rules.name}, version {rules.version}, is in force already")
+    if not activate_policy(create_lake(settings.lake_root), rules):
+        print_line(f"{rules.name}, version {rules.version}, is already in force")
         return
-    say(f"in force from now on: {rules.name}, version {rules.version}")
-    if is_kept(settings.warehouse_path):
-        say("another process has the warehouse in work: `karmalake stream` computes the scores anew by itself;")
-        say("after any other, run `karmalake refresh` and `karmalake publish`")
+    print_line(f"in force from now on: {rules.name}, version {rules.version}")
+    if is_draft_open(settings.warehouse_path):
+        print_line(
+            "another process holds the warehouse: a running `karmalake stream` recomputes the scores automatically;"
+        )
+        print_line("otherwise run `karmalake refresh` and `karmalake publish` once it has ended")
         return
     refresh()
     publish()
@@ -102,19 +106,21 @@ def _compare(frame: "pl.DataFrame") -> None:
     change, climb = pl.col("change"), pl.col("rank_before") - pl.col("rank_after")
     gain, lose = frame.filter(change > 0), frame.filter(change < 0)
     up, down = frame.filter(climb > 0).height, frame.filter(climb < 0).height
-    facts([("gain", gain.height), ("lose", lose.height), ("stay", frame.height - gain.height - lose.height)])
-    facts([("rank up", up), ("rank down", down), ("rank kept", frame.height - up - down)])
+    print_fields(
+        [("gain", gain.height), ("lose", lose.height), ("unchanged", frame.height - gain.height - lose.height)]
+    )
+    print_fields([("rank up", up), ("rank down", down), ("rank unchanged", frame.height - up - down)])
     if gain.height + lose.height == 0:
-        say("\nnobody moves: the two policies give the same all-time scores (windows and ratings are not compared)")
+        print_line("\nno change: the two policies give the same all-time scores (windows and ratings are not compared)")
         return
-    say("")
+    print_line("")
     names = {"before": "score_before", "after": "score_after", "change": "change"}
     header = ["", "lowest", "10 %", "median", "90 %", "highest", "mean"]
-    table(header, [(name, *_distribution(frame[column])) for name, column in names.items()])
+    print_table(header, [(name, *_distribution(frame[column])) for name, column in names.items()])
     for title, movers in {"most gained": gain, "most lost": lose}.items():
         if movers.height:
-            say(f"\n{title} ({min(_MOVERS, movers.height):,} of {movers.height:,})")
-            table(["user", "before", "after", "change", "rank before", "after"], movers.head(_MOVERS).rows())
+            print_line(f"\n{title} ({min(_MAX_MOVERS, movers.height):,} of {movers.height:,})")
+            print_table(["user", "before", "after", "change", "rank before", "after"], movers.head(_MAX_MOVERS).rows())
 
 
 def _distribution(values: "pl.Series") -> list[float]:
@@ -124,7 +130,7 @@ def _distribution(values: "pl.Series") -> list[float]:
 
 
 def _versions(rules: "Policy") -> list[tuple[str, str]]:
-    """Return what each version says, a line a subject."""
+    """Return the rules of each version as lines of name and text."""
     lines: list[tuple[str, str]] = []
     if len(rules.versions) > 1:
         lines.append(("mode", rules.mode))
@@ -138,20 +144,20 @@ def _versions(rules: "Policy") -> list[tuple[str, str]]:
 def _rules(rules: "Rules") -> list[tuple[str, str]]:
     decay = "; points decay" if rules.decays else ""
     bounds = {"start": rules.score.start or None, "floor": rules.score.floor, "ceiling": rules.score.ceiling}
-    caps = (f"{name}: {cap.maximum:f} a {cap.period}" for name, cap in rules.caps.items())
+    caps = (f"{name}: {cap.maximum:f} per {cap.period}" for name, cap in rules.caps.items())
     return [
-        ("  views", _list(("all time", *(f"{days} days" for days in rules.windows_days)))),
-        ("  actions", f"{_list(rules.actions)}{decay}"),
-        ("  score", _list(f"{name} {value:f}" for name, value in bounds.items() if value is not None)),
-        ("  completion", _list(rules.completion)),
-        ("  once", _list(rules.once)),
-        ("  caps", _list(caps)),
-        ("  measures", _list(rules.all_measures)),
+        ("  views", _join(("all time", *(f"{days} days" for days in rules.windows_days)))),
+        ("  actions", f"{_join(rules.actions)}{decay}"),
+        ("  score", _join(f"{name} {value:f}" for name, value in bounds.items() if value is not None)),
+        ("  completion", _join(rules.completion)),
+        ("  once", _join(rules.once)),
+        ("  caps", _join(caps)),
+        ("  measures", _join(rules.all_measures)),
         ("  suspension", rules.status.rule if rules.status.suspend else ""),
-        ("  retraction", _list(rules.retraction.actions)),
-        ("  correction", _list(rules.correction.actions)),
+        ("  retraction", _join(rules.retraction.actions)),
+        ("  correction", _join(rules.correction.actions)),
     ]
 
 
-def _list(names: Iterable[str]) -> str:
+def _join(names: Iterable[str]) -> str:
     return ", ".join(names)

@@ -1,8 +1,7 @@
-"""Rows as a table, CSV, JSON or Parquet, on standard output or into a file. Knows nothing of what they say.
+"""Rows as a table, CSV, JSON or Parquet, on standard output or in a file, independent of their content.
 
-DuckDB writes all of them: it knows how each of its types looks in each format, lists and bytes included. A table is for
-people: what would steer a terminal is made visible in it. The other formats hold the values as they are; only on a
-terminal they are made visible, too.
+DuckDB formats all of them, since it can write each of its types in each format, including lists and bytes. Control
+characters are escaped in a table always, and in the other formats on a terminal only.
 """
 
 import contextlib
@@ -15,8 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from pipelines.boundary.text import visible
-from pipelines.cli.output import on_terminal, out, say, say_file
+from pipelines.boundary.text import escape_text
+from pipelines.cli.output import on_terminal, out, print_file, print_line
 from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,89 +24,89 @@ if TYPE_CHECKING:
 
 _SHOWN_ROWS = 40
 _SHOWN_CHARACTERS = 60
-"""Of a cell, on a terminal."""
-_ALL = 1_000_000
+"""Characters shown of a cell on a terminal."""
+_UNLIMITED = 1_000_000
 _FORMULA = "^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
-"""How a text begins that a spreadsheet computes: = + - @, in full width too, and what it skips before them."""
-_GUARDED = r"'\0"
-_COMPUTED = re.compile(r"(BOOLEAN|U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL|DATE|TIME)")
+"""Matches text that a spreadsheet evaluates: it starts with = + - @, full-width or not, or with ignored whitespace."""
+_ESCAPED_FORMULA = r"'\0"
+_NUMERIC_TYPES = re.compile(r"(BOOLEAN|U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL|DATE|TIME)")
 
 
 class Format(StrEnum):
-    """How rows are written."""
+    """The output format of rows."""
 
     TABLE = "table"
     CSV = "csv"
     SPREADSHEET = "spreadsheet"
-    """CSV in which no text is a formula."""
+    """CSV in which no cell is evaluated as a formula."""
     JSON = "json"
-    """A line a row (NDJSON)."""
+    """One JSON object per line (NDJSON)."""
     PARQUET = "parquet"
 
 
 @contextlib.contextmanager
 def rows_file() -> Generator[Path]:
-    """Yield a private file that rows can be written to, and remove it afterwards."""
+    """Yield the path of a private temporary file for rows, and delete it afterwards."""
     with TemporaryDirectory(prefix="karmalake-") as folder:
         yield Path(folder, "rows")
 
 
 def write(frame: "pl.DataFrame", form: Format, output: Path | None) -> None:
-    """Write a frame as `form` to a file or to standard output. Raises UsageError when that cannot be."""
+    """Write a frame in a format to a file or standard output. Raises UsageError if that is not possible."""
     import duckdb  # noqa: PLC0415
 
-    with rows_file() as made, duckdb.connect() as connection:
+    with rows_file() as path, duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        write_relation(connection.from_arrow(frame.to_arrow()), form, made, output)
+        write_relation(connection.from_arrow(frame.to_arrow()), form, path, output)
 
 
-def write_relation(rows: "duckdb.DuckDBPyRelation", form: Format, made: Path, output: Path | None) -> None:
-    """Write the rows of a query, like `write`, by way of the file `made`, which its connection may write.
+def write_relation(rows: "duckdb.DuckDBPyRelation", form: Format, path: Path, output: Path | None) -> None:
+    """Write the rows of a query like `write`, through the temporary file `path`, which its connection may write.
 
-    Raises duckdb.Error when the query fails while it runs.
+    Raises duckdb.Error if the query fails.
     """
     from pipelines.reputation.sql import literal  # noqa: PLC0415
 
     if form is Format.PARQUET and output is None and on_terminal():
-        raise UsageError("Parquet is not for a terminal: name a file with --output, or redirect")
+        raise UsageError("Parquet is binary and cannot be shown on a terminal: use --output FILE, or redirect")
     if form is Format.TABLE:
-        made.write_text(_draw(rows, fit=output is None and on_terminal()), encoding="utf-8")
+        path.write_text(_render(rows, fit=output is None and on_terminal()), encoding="utf-8")
     elif form is Format.SPREADSHEET:
         columns = ", ".join(map(_no_formula, rows.columns, map(str, rows.types)))
-        options = "FORMAT csv, FORCE_QUOTE *"  # where another character than the comma separates, a text is one cell
-        rows.project(columns).query("made", f"COPY (FROM made) TO {literal(str(made))} ({options})")
+        options = "FORMAT csv, FORCE_QUOTE *"  # quoted, so that a cell stays one whatever delimiter is assumed
+        rows.project(columns).query("result", f"COPY (FROM result) TO {literal(str(path))} ({options})")
     else:
-        rows.query("made", f"COPY (FROM made) TO {literal(str(made))} (FORMAT {form})")
-    _hand_over(made, form, output)
+        rows.query("result", f"COPY (FROM result) TO {literal(str(path))} (FORMAT {form})")
+    _deliver(path, form, output)
 
 
 def _no_formula(column: str, kind: str) -> str:
-    """Return a column of numbers or times as it is, any other as text that no spreadsheet computes."""
+    """Return the SQL of a column: numbers and times unchanged, anything else as text that is not evaluated."""
     from pipelines.reputation.sql import identifier, literal  # noqa: PLC0415
 
     name, safe = identifier(column), identifier(re.sub(_FORMULA, r"'\g<0>", column))
-    if _COMPUTED.match(kind):
+    if _NUMERIC_TYPES.match(kind):
         return f"{name} AS {safe}"
-    return f"regexp_replace(CAST({name} AS VARCHAR), {literal(_FORMULA)}, {literal(_GUARDED)}) AS {safe}"
+    return f"regexp_replace(CAST({name} AS VARCHAR), {literal(_FORMULA)}, {literal(_ESCAPED_FORMULA)}) AS {safe}"
 
 
-def _hand_over(made: Path, form: Format, output: Path | None) -> None:
+def _deliver(path: Path, form: Format, output: Path | None) -> None:
     if output is None:
-        say_file(made, is_json=form is Format.JSON)
+        print_file(path, is_json=form is Format.JSON)
         return
     try:
-        shutil.copyfile(made, output)
+        shutil.copyfile(path, output)
     except OSError as error:
         raise UsageError(f"cannot write {output}: {error.strerror}") from None
-    say(f"written to {output}")
+    print_line(f"written to {output}")
 
 
-def _draw(rows: "duckdb.DuckDBPyRelation", *, fit: bool) -> str:
-    """Return a table; if it has to fit the terminal, as many rows and columns as do, and how many there are."""
-    drawn = io.StringIO()
-    with contextlib.redirect_stdout(drawn):
+def _render(rows: "duckdb.DuckDBPyRelation", *, fit: bool) -> str:
+    """Return a table; to fit a terminal, only as many rows and columns as it has room for, with their number."""
+    rendered = io.StringIO()
+    with contextlib.redirect_stdout(rendered):
         if fit:
             rows.show(max_width=out.width, max_rows=_SHOWN_ROWS, max_col_width=_SHOWN_CHARACTERS)
         else:
-            rows.show(max_width=_ALL, max_rows=_ALL, max_col_width=_ALL)
-    return "\n".join(map(visible, drawn.getvalue().rstrip("\n").split("\n"))) + "\n"
+            rows.show(max_width=_UNLIMITED, max_rows=_UNLIMITED, max_col_width=_UNLIMITED)
+    return "\n".join(map(escape_text, rendered.getvalue().rstrip("\n").split("\n"))) + "\n"

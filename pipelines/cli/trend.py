@@ -1,4 +1,4 @@
-"""The command trend: how reputations move. Which trends there are is `reputation/trends`' affair."""
+"""The command trend: how reputations change. `reputation/trends` defines the trends."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,16 +11,16 @@ from pipelines.errors import UsageError
 
 
 def trend(
-    name: Annotated[str | None, typer.Argument(help="Which trend; without it, the list of them.")] = None,
-    since: Annotated[str | None, typer.Option(help="From this UTC day on, like 2026-01-31.")] = None,
-    until: Annotated[str | None, typer.Option(help="Before this UTC day.")] = None,
+    name: Annotated[str | None, typer.Argument(help="The trend; lists all trends by default.")] = None,
+    since: Annotated[str | None, typer.Option(help="First UTC day, like 2026-01-31.")] = None,
+    until: Annotated[str | None, typer.Option(help="End, a UTC day that is not included.")] = None,
     parameters: Annotated[
-        list[str] | None, typer.Option("--set", help="A parameter of the trend, like period=week. May be repeated.")
+        list[str] | None, typer.Option("--set", help="A parameter of the trend, like period=week. Repeatable.")
     ] = None,
-    form: Annotated[Format, typer.Option("--format", help="How to write the rows.")] = Format.TABLE,
-    output: Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")] = None,
+    form: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.TABLE,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
 ) -> None:
-    """Show a trend of the warehouse: activity, ratings, cohorts, movers, retention, review bombs, rings, ..."""
+    """Show a trend, such as activity, ratings, cohorts, movers, retention, review bombs or rings."""
     from pipelines.reputation.trends import find_trend  # noqa: PLC0415
     from pipelines.reputation.warehouse import Warehouse  # noqa: PLC0415
 
@@ -35,5 +35,5 @@ def trend(
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"--set {text!r} has no value: write it like period=week")
+        raise UsageError(f"--set {text!r} has no value: write NAME=VALUE, like period=week")
     return name, value

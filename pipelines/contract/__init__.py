@@ -1,1 +1,1 @@
-"""The event: its Protobuf schema, decoding bytes to columns, reasons for rejection."""
+"""The event contract: schemas, decoding of bytes to columns, and the reasons for rejection."""

@@ -1,6 +1,6 @@
-"""Records to events and rejections: the gate of the contract. Pure; knows nothing of Kafka or the lake."""
+"""Decoding and validation of records: valid events and rejected records. Pure; independent of Kafka and the lake."""
 # pyright: reportAttributeAccessIssue=false
-# (the functions of pyarrow.compute are made when it is imported)
+# (the functions of pyarrow.compute are created at import)
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.contract import metadata
-from pipelines.contract.parsed import GOES_THROUGH, Parsed, plain_sentence, refused, undecodable
+from pipelines.contract.parsing import PROPAGATED_ERRORS, Parsed, reject_all, sanitize_message, undecodable
 from pipelines.contract.rejection import Reason
-from pipelines.contract.schema import EVENT, PLACE, REJECTED, TIMESTAMP
+from pipelines.contract.schema import EVENT, POSITION, REJECTED, TIMESTAMP
 from pipelines.contract.values import parse_values
 from pipelines.settings import ContractSettings
 
 _LAST_US = (datetime.max.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-"""The end of year 9999: no later time can be shown, stored as a day or sorted by."""
+"""The end of the year 9999: later times cannot be formatted, or stored as a day."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What became of the records of a batch: each is in exactly one of the two tables.
+    """The decoded records of a batch: each record is in exactly one of the two tables.
 
-    `events` has the columns EVENT + PLACE and keeps the order of the records; `rejected` has REJECTED.
-    `mis_keyed` marks the events whose record key is not their user_id.
+    `events` has EVENT and POSITION columns, `rejected` has REJECTED columns; both keep the order of the records.
+    `mis_keyed` (bool, one an event) marks the events whose record key is not their user_id.
     """
 
     events: pa.Table
@@ -37,88 +37,90 @@ class Decoded:
 def decode(records: pa.Table, contract: ContractSettings, now: datetime | None = None) -> Decoded:
     """Split `records` (RECORD columns) into valid events and rejected records (`not-blocked`).
 
-    `now` bounds event_time beside the record time; None is this machine's clock. Raises ConfigurationError or
-    TransientError when a schema registry is needed and cannot be asked.
+    `now` limits event_time, as does the bus time; None means the clock of this machine. Raises ConfigurationError or
+    TransientError if a required schema registry is not available.
     """
     records = records.combine_chunks()
     parsed = parse_values(_flat(records["value"]), contract, _flat(records["headers"]))
-    return judge(records, parsed, contract, now or datetime.now(UTC))
+    return validate(records, parsed, contract, now or datetime.now(UTC))
 
 
-def judge(records: pa.Table, parsed: Parsed, contract: ContractSettings, now: datetime) -> Decoded:
-    """Split what the values of `records` (RECORD columns, in one chunk) were parsed into by the bounds of an event.
+def validate(records: pa.Table, parsed: Parsed, contract: ContractSettings, now: datetime) -> Decoded:
+    """Split `records` (RECORD columns, in one chunk) and their parsed values into valid events and rejected records.
 
-    Whatever judging raises, by halves: the record that fails alone is undecodable (`not-blocked`).
+    If validation raises, the records are bisected: one that fails on its own is undecodable (`not-blocked`).
     """
     try:
-        return _judge(records, parsed, contract, now)
-    except GOES_THROUGH:
+        return _validate(records, parsed, contract, now)
+    except PROPAGATED_ERRORS:
         raise
     except BaseException as error:
         if len(records) > 1:
-            return _judge_halves(records, parsed, contract, now)
+            return _validate_halves(records, parsed, contract, now)
         if parsed.errors or not len(records):
             raise
-        blamed = refused(1, undecodable("an event that can be judged", error))
-        return judge(records, blamed, contract, now)
+        failed = reject_all(1, undecodable("an event that passes validation", error))
+        return validate(records, failed, contract, now)
 
 
-def _judge_halves(records: pa.Table, parsed: Parsed, contract: ContractSettings, now: datetime) -> Decoded:
-    half = len(records) // 2
-    earlier = {row: problem for row, problem in parsed.errors.items() if row < half}
-    later = {row - half: problem for row, problem in parsed.errors.items() if row >= half}
+def _validate_halves(records: pa.Table, parsed: Parsed, contract: ContractSettings, now: datetime) -> Decoded:
+    middle = len(records) // 2
+    earlier = {row: problem for row, problem in parsed.errors.items() if row < middle}
+    later = {row - middle: problem for row, problem in parsed.errors.items() if row >= middle}
+    first = Parsed(parsed.events.slice(0, middle), earlier)
+    second = Parsed(parsed.events.slice(middle), later)
     halves = [
-        judge(records.slice(0, half).combine_chunks(), Parsed(parsed.events.slice(0, half), earlier), contract, now),
-        judge(records.slice(half).combine_chunks(), Parsed(parsed.events.slice(half), later), contract, now),
+        validate(records.slice(0, middle).combine_chunks(), first, contract, now),
+        validate(records.slice(middle).combine_chunks(), second, contract, now),
     ]
     return Decoded(
-        events=pa.concat_tables([judged.events for judged in halves]).combine_chunks(),
-        rejected=pa.concat_tables([judged.rejected for judged in halves]).combine_chunks(),
-        mis_keyed=pa.concat_arrays([judged.mis_keyed for judged in halves]),
+        events=pa.concat_tables([half.events for half in halves]).combine_chunks(),
+        rejected=pa.concat_tables([half.rejected for half in halves]).combine_chunks(),
+        mis_keyed=pa.concat_arrays([half.mis_keyed for half in halves]),
     )
 
 
-def _judge(records: pa.Table, parsed: Parsed, contract: ContractSettings, now: datetime) -> Decoded:
+def _validate(records: pa.Table, parsed: Parsed, contract: ContractSettings, now: datetime) -> Decoded:
     events = metadata.last_value_wins(parsed.events)
     mis_keyed = pc.fill_null(pc.not_equal(records["key"], events["user_id"].cast(pa.binary())), fill_value=True)
-    bounds = _Bounds(contract, now)
-    reasons = _first_reason(list(_failures(parsed, events, records, mis_keyed, bounds)), len(records))
+    limits = _Limits(contract, now)
+    reasons = _first_reason(list(_failures(parsed, events, records, mis_keyed, limits)), len(records))
     valid = pc.is_null(reasons)
     return Decoded(
-        events=keep(_with_place(events, records), valid),
-        rejected=_rejected(records, reasons, pc.invert(valid), parsed, events, bounds),
+        events=filter_rows(_with_position(events, records), valid),
+        rejected=_rejected(records, reasons, pc.invert(valid), parsed, events, limits),
         mis_keyed=_flat(pc.filter(mis_keyed, valid)),
     )
 
 
-def keep(rows: pa.Table, wanted: pa.BooleanArray) -> pa.Table:
-    """Return the wanted rows, and the table itself, without a copy, where that is all of them."""
-    return rows if pc.all(wanted, min_count=0).as_py() else rows.filter(wanted)
+def filter_rows(rows: pa.Table, mask: pa.BooleanArray) -> pa.Table:
+    """Return the rows where `mask` is true; the table itself, without a copy, if that is all of them."""
+    return rows if pc.all(mask, min_count=0).as_py() else rows.filter(mask)
 
 
 @dataclass(frozen=True, slots=True)
-class _Bounds:
-    """The bounds of a valid event as of `now`."""
+class _Limits:
+    """The limits of a valid event as of `now`."""
 
     contract: ContractSettings
     now: datetime
 
     def latest(self, bus_times: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Return the latest valid event_time of each record, in microseconds: ahead of the record time and of now."""
+        """Return the latest valid event_time of each record, in microseconds since 1970."""
         ahead_us = min(self.contract.max_ahead_seconds * 1_000_000, _LAST_US)
-        taken = pc.min_element_wise(bus_times.cast(pa.int64()), _microseconds(self.now))
-        return pc.min_element_wise(pc.add(taken, ahead_us), _LAST_US)
+        reference = pc.min_element_wise(bus_times.cast(pa.int64()), _microseconds(self.now))
+        return pc.min_element_wise(pc.add(reference, ahead_us), _LAST_US)
 
-    def whose_clock(self, bus_time_us: int | None) -> str:
-        """Return which clock bounds the time of a record."""
+    def describe_clock(self, bus_time_us: int | None) -> str:
+        """Describe the clock that limits the event_time of a record."""
         if bus_time_us is None:
-            return f"this machine's clock, {_shown(_microseconds(self.now))}: the record has no valid record time"
+            return f"this machine's clock, {_format_time(_microseconds(self.now))}: the record has no valid record time"
         if bus_time_us > _microseconds(self.now):
             return (
-                f"this machine's clock, {_shown(_microseconds(self.now))}; "
-                f"the record time {_shown(bus_time_us)} is ahead of it too"
+                f"this machine's clock, {_format_time(_microseconds(self.now))}; "
+                f"the record time {_format_time(bus_time_us)} is ahead of it too"
             )
-        return f"the record time on the bus, {_shown(bus_time_us)}"
+        return f"the record time on the bus, {_format_time(bus_time_us)}"
 
 
 def _failures(
@@ -126,10 +128,10 @@ def _failures(
     events: pa.Table,
     records: pa.Table,
     mis_keyed: pa.ChunkedArray,
-    bounds: _Bounds,
+    limits: _Limits,
 ) -> Iterator[tuple[Reason, pa.Array]]:
-    """Yield each reason with the mask of rows it applies to, in order of precedence."""
-    contract = bounds.contract
+    """Yield each reason with the mask (bool, one a row) of the rows that it applies to, in order of precedence."""
+    contract = limits.contract
     yield Reason.NULL_VALUE, pc.is_null(records["value"])
     for reason in (Reason.UNDECODABLE, Reason.UNKNOWN_SCHEMA):
         undecodable = np.zeros(len(records), bool)
@@ -148,7 +150,7 @@ def _failures(
     yield Reason.OVERSIZED_METADATA, pc.greater(metadata.sizes(events["metadata"]), contract.max_metadata_bytes)
     event_us = events["event_time"].cast(pa.int64())
     yield Reason.TIMESTAMP_TOO_EARLY, pc.less(event_us, _microseconds(contract.earliest))
-    yield Reason.TIMESTAMP_TOO_LATE, pc.greater(event_us, bounds.latest(records["bus_time"]))
+    yield Reason.TIMESTAMP_TOO_LATE, pc.greater(event_us, limits.latest(records["bus_time"]))
     if contract.strict_keys:
         yield Reason.KEY_MISMATCH, mis_keyed
 
@@ -161,9 +163,9 @@ def _first_reason(failures: list[tuple[Reason, pa.Array]], rows: int) -> pa.Arra
     return _flat(reasons)
 
 
-def _with_place(events: pa.Table, records: pa.Table) -> pa.Table:
-    columns = [events[name] for name in EVENT.names] + [records[name] for name in PLACE.names]
-    return pa.table(columns, schema=pa.schema([*EVENT, *PLACE]))
+def _with_position(events: pa.Table, records: pa.Table) -> pa.Table:
+    columns = [events[name] for name in EVENT.names] + [records[name] for name in POSITION.names]
+    return pa.table(columns, schema=pa.schema([*EVENT, *POSITION]))
 
 
 def _rejected(
@@ -172,31 +174,31 @@ def _rejected(
     mask: pa.Array,
     parsed: Parsed,
     events: pa.Table,
-    bounds: _Bounds,
+    limits: _Limits,
 ) -> pa.Table:
     rows = pc.indices_nonzero(mask).to_pylist()
-    kept = reasons.take(pa.array(rows, pa.int64()))
+    row_reasons = reasons.take(pa.array(rows, pa.int64()))
     bus_times = records["bus_time"].cast(pa.int64())
     details = [
-        plain_sentence(_sentence(Reason(reason), row, parsed, events, bounds, bus_times))
-        for row, reason in zip(rows, kept.to_pylist(), strict=True)
+        sanitize_message(_detail(Reason(reason), row, parsed, events, limits, bus_times))
+        for row, reason in zip(rows, row_reasons.to_pylist(), strict=True)
     ]
-    columns = [*records.filter(mask).columns, kept, pa.array(details, pa.string())]
+    columns = [*records.filter(mask).columns, row_reasons, pa.array(details, pa.string())]
     return pa.table(columns, schema=REJECTED)
 
 
-def _sentence(
-    reason: Reason, row: int, parsed: Parsed, events: pa.Table, bounds: _Bounds, bus_times: pa.ChunkedArray
+def _detail(
+    reason: Reason, row: int, parsed: Parsed, events: pa.Table, limits: _Limits, bus_times: pa.ChunkedArray
 ) -> str:
-    contract = bounds.contract
+    contract = limits.contract
     match reason:
         case Reason.NULL_VALUE:
             return "The record has no value (a tombstone), and an event is never deleted by one."
         case Reason.UNDECODABLE | Reason.UNKNOWN_SCHEMA:
-            return parsed.errors[row].sentence
+            return parsed.errors[row].detail
         case Reason.KEY_MISMATCH:
             return (
-                f"The record's key is not its user_id {_short(events['user_id'][row].as_py())}, and strict_keys is on."
+                f"The record's key is not its user_id {_quote(events['user_id'][row].as_py())}, and strict_keys is on."
             )
         case Reason.OVERSIZED_METADATA:
             return f"metadata is longer than {contract.max_metadata_bytes} bytes."
@@ -209,7 +211,7 @@ def _sentence(
         case Reason.TIMESTAMP_TOO_LATE:
             if events["event_time"].cast(pa.int64())[row].as_py() > _LAST_US:
                 return f"timestamp {_time(events, row)} is after the year 9999."
-            clock = bounds.whose_clock(bus_times[row].as_py())
+            clock = limits.describe_clock(bus_times[row].as_py())
             time = f"timestamp {_time(events, row)} (the producer's clock)"
             return f"{time} is over {contract.max_ahead_seconds} s ahead of {clock}."
         case _:
@@ -217,22 +219,22 @@ def _sentence(
 
 
 def _time(events: pa.Table, row: int) -> str:
-    return _shown(events["event_time"].cast(pa.int64())[row].as_py())
+    return _format_time(events["event_time"].cast(pa.int64())[row].as_py())
 
 
-def _shown(microseconds: int) -> str:
+def _format_time(microseconds: int) -> str:
     try:
         return datetime.fromtimestamp(microseconds // 1_000_000, UTC).isoformat()
     except (ValueError, OverflowError, OSError):
         return f"{microseconds} us since 1970"
 
 
-def _short(text: str) -> str:
+def _quote(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:80] + "...")
 
 
-def _microseconds(instant: datetime) -> int:
-    return pa.array([instant], TIMESTAMP).cast(pa.int64())[0].as_py()
+def _microseconds(time: datetime) -> int:
+    return pa.array([time], TIMESTAMP).cast(pa.int64())[0].as_py()
 
 
 def _flat(values: pa.ChunkedArray | pa.Array) -> pa.Array:

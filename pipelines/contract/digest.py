@@ -1,9 +1,9 @@
-"""Digests of events: what the dedup index knows an event by.
+"""Digests of events: the keys of the dedup index.
 
 `event_id` becomes 128 bits of SipHash-2-4 (Aumasson and Bernstein, 2012) under a secret key: with 300 million ids
-the chance that any two share a digest is about 1e-22, and without the key nobody can make two that do. The payload
-(everything else the producer said) becomes 64 bits that do not depend on the order of the metadata entries or on
-the wire format; they only tell a duplicate from a conflict when the event_id is the same.
+the probability that any two share a digest is about 1e-22, and without the key a collision cannot be constructed. The
+payload (all other fields) becomes 64 bits that do not depend on the order of the metadata entries or on the wire
+format; they only distinguish a duplicate from a conflict when the event_id is the same.
 """
 # pyright: reportMissingParameterType=false
 # (numba infers the types of a compiled loop from its arguments)
@@ -20,7 +20,7 @@ _U = np.uint64
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """Three uint64 arrays with an element for each event: `high` and `low` half of the id, and the payload."""
+    """Three uint64 arrays of shape (events,): the `high` and `low` half of the id digest, and the `payload` digest."""
 
     high: np.ndarray
     low: np.ndarray
@@ -31,7 +31,7 @@ class Digests:
 
 
 def digest(events: pa.Table, key: bytes) -> Digests:
-    """Return the digests of `events` (EVENT columns, no nulls) under a key of 16 bytes."""
+    """Return the digests of `events` (EVENT columns, no nulls). Raises ValueError unless `key` has 16 bytes."""
     if len(key) != _KEY_BYTES:
         raise ValueError(f"the key has {len(key)} bytes, not {_KEY_BYTES}")
     k0, k1 = np.frombuffer(key, dtype="<u8")
@@ -60,7 +60,7 @@ def digest(events: pa.Table, key: bytes) -> Digests:
 
 
 def _bytes_of(strings: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (offsets, bytes) of a string array, without copying."""
+    """Return (offsets, bytes) of a string array as int32 (rows + 1,) and uint8, without copying."""
     _, offsets, data = strings.buffers()
     bounds = np.frombuffer(offsets, np.int32)[strings.offset : strings.offset + len(strings) + 1]
     return bounds, np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
@@ -88,7 +88,7 @@ def _round(v0, v1, v2, v3):
 
 @njit(inline="always")
 def _word(data, at):
-    """Return the eight bytes at `at` as a little-endian word, by one load: an unsigned position needs no wrapping."""
+    """Return the eight bytes at `at` as a little-endian word: an unsigned index compiles to one load."""
     word = uint64(0)
     for byte in range(8):
         word |= uint64(data[uint64(at + byte)]) << uint64(8 * byte)
@@ -97,7 +97,7 @@ def _word(data, at):
 
 @njit(cache=True, nogil=True)
 def siphash128(k0, k1, data, start, end):
-    """Return the two 64-bit halves of SipHash-2-4-128 of data[start:end], first output word first."""
+    """Return the two uint64 halves of SipHash-2-4-128 of data[start:end] (uint8), first output word first."""
     v0 = k0 ^ uint64(0x736F6D6570736575)
     v1 = k1 ^ uint64(0x646F72616E646F6D) ^ uint64(0xEE)
     v2 = k0 ^ uint64(0x6C7967656E657261)
@@ -149,10 +149,10 @@ def _digest_rows(
 ):
     for row in range(len(high)):
         high[row], low[row] = siphash128(k0, k1, id_bytes, id_bounds[row], id_bounds[row + 1])
-        # Each field's digest is the key of the next: a chain, in which field borders cannot shift.
+        # The digest of each field is the key of the next one, so that bytes cannot move between fields.
         a, b = siphash128(k0, k1, user_bytes, user_bounds[row], user_bounds[row + 1])
         a, b = siphash128(a, b, action_bytes, action_bounds[row], action_bounds[row + 1])
-        # A sum over the entries: their order in the map means nothing.
+        # A sum over the entries, since their order in the map has no meaning.
         total = uint64(times[row]) * uint64(0x9E3779B97F4A7C15)
         for entry in range(entries[row], entries[row + 1]):
             c, d = siphash128(a, b, key_bytes, key_bounds[entry], key_bounds[entry + 1])

@@ -1,4 +1,4 @@
-"""Arrow columns to bytes of `karmalake.v1.Event`, in bulk: what a producer puts into a record's value."""
+"""Bulk encoding of Arrow columns to `karmalake.v1.Event`, the values of the records that a producer sends."""
 
 import pyarrow as pa
 from ptars import HandlerPool, PtarsConfig
@@ -13,11 +13,10 @@ _FIELDS = ["event_id", "user_id", "action_type", "timestamp", "metadata"]
 
 
 def encode(events: pa.Table) -> pa.Array:
-    """Return one binary value for each row of `events` (EVENT columns), in their order.
+    """Encode each row of `events` (EVENT columns); return a binary array of the same length and order.
 
-    A null or empty string is left out, as Protobuf has it; so are a null event_time and a null metadata map.
-    Nothing is judged here: what is no valid event is encoded too, and becomes a dead letter at the other end.
-    The same row gives the same bytes.
+    Null and empty strings, a null event_time and a null metadata map are omitted, as in Protobuf. Rows are not
+    validated: an invalid event is encoded too, and becomes a dead letter on ingest. The encoding is deterministic.
     """
     columns = [events[name].combine_chunks() for name in EVENT.names]
     return _HANDLER.record_batch_to_array(pa.record_batch(columns, names=_FIELDS))

@@ -1,13 +1,13 @@
-"""The grammar of JSON (RFC 8259), checked before anything is read: one compiled pass says what is wrong with a value.
+"""Validation of JSON syntax (RFC 8259) before parsing: one compiled pass finds the first error in each value.
 
-DuckDB takes more for JSON than it is (trailing commas, NaN, Infinity), other readers take other things, and how deep a
-value may be nested depends on the reader. So what a JSON value is, is ruled here: strict JSON in UTF-8, without a byte
-order mark and without lone surrogates, nested at most MAX_JSON_DEPTH deep. Numbers may be of any size, since none is
-read. `pipelines/operate/audit_values.py` keeps the same rulings by other means, and
-`tests/operate/test_audit_values.py` holds both together.
+DuckDB accepts more than JSON (trailing commas, NaN, Infinity), other parsers have other extensions, and the supported
+nesting depth varies. This module defines the accepted language: strict JSON in UTF-8, without a byte order mark and
+lone surrogates, nested at most MAX_JSON_DEPTH levels deep. Numbers may have any size, since none is parsed.
+`pipelines/operate/audit_values.py` implements the same rules independently, and `tests/operate/test_audit_values.py`
+compares both.
 """
 # pyright: reportAttributeAccessIssue=false, reportMissingParameterType=false
-# (the functions of pyarrow.compute are made when it is imported; numba infers the types of a compiled loop)
+# (the functions of pyarrow.compute are created at import; numba infers the types of a compiled loop)
 
 import numpy as np
 import pyarrow as pa
@@ -16,52 +16,56 @@ from numba import njit
 from pipelines.contract.wire import is_utf8
 
 MAX_JSON_DEPTH = 512
-"""Objects and arrays inside one another, the event's own object being the first."""
+"""Nested objects and arrays, including the object of the event."""
 
 _FAULTS = (
     "",
     "it is not UTF-8",
-    "it is no JSON object: it ends too early",
-    "it is no JSON object: something stands behind it",
-    "it is no JSON object: a value is expected",
-    "it is no JSON object: the name of a field is expected",
-    "it is no JSON object: a colon is expected",
-    "it is no JSON object: a comma or the end of an object or array is expected",
-    "it is no JSON object: a comma stands before the end of an object or array",
-    "it is no JSON object: a text holds a control character",
-    "it is no JSON object: a text holds an escape that does not exist",
-    "it is no JSON object: a text holds half of a surrogate pair",
+    "it is not a JSON object: it ends too early",
+    "it is not a JSON object: data follows it",
+    "it is not a JSON object: a value is expected",
+    "it is not a JSON object: the name of a field is expected",
+    "it is not a JSON object: a colon is expected",
+    "it is not a JSON object: a comma or the end of an object or array is expected",
+    "it is not a JSON object: a comma stands before the end of an object or array",
+    "it is not a JSON object: a string contains a control character",
+    "it is not a JSON object: a string contains an invalid escape",
+    "it is not a JSON object: a string contains a lone surrogate",
     f"it is nested over {MAX_JSON_DEPTH} levels deep",
 )
-_UTF8, _END, _BEHIND, _VALUE, _NAME, _COLON, _SEPARATOR, _COMMA, _CONTROL, _ESCAPE, _SURROGATE, _DEPTH = range(1, 13)
+_UTF8, _END, _TRAILING, _VALUE, _NAME, _COLON, _SEPARATOR, _COMMA, _CONTROL, _ESCAPE, _SURROGATE, _DEPTH = range(1, 13)
 _OBJECT, _ARRAY = 1, 2
 
 
 def find_json_faults(values: pa.Array) -> dict[int, str]:
-    """Return by row what keeps a value (binary, no nulls) from being JSON, and at which byte."""
+    """Return by row the syntax error of each invalid value, with its byte offset. `values` is binary without nulls."""
     _, offsets, data = values.buffers()
     bounds = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
     content = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
-    faults, places = np.zeros(len(values), np.uint8), np.zeros(len(values), np.int64)
-    _scan_rows(bounds, content, faults, places, np.zeros(MAX_JSON_DEPTH + 1, np.uint8))
+    faults, positions = np.zeros(len(values), np.uint8), np.zeros(len(values), np.int64)
+    _scan_rows(bounds, content, faults, positions, np.zeros(MAX_JSON_DEPTH + 1, np.uint8))
     bad = np.flatnonzero(faults)
-    found = zip(bad.tolist(), faults[bad].tolist(), places[bad].tolist(), strict=True)
-    return {row: f"{_FAULTS[fault]}, at byte {place}" for row, fault, place in found}
+    found = zip(bad.tolist(), faults[bad].tolist(), positions[bad].tolist(), strict=True)
+    return {row: f"{_FAULTS[fault]}, at byte {position}" for row, fault, position in found}
 
 
 @njit(cache=True, nogil=True)
-def _scan_rows(bounds, data, faults, places, inside):
+def _scan_rows(bounds, data, faults, positions, containers):
+    """Scan each value data[bounds[row]:bounds[row + 1]]; set its fault (uint8, 0 is none) and position (int64)."""
     for row in range(len(faults)):
         start, end = bounds[row], bounds[row + 1]
-        fault, place = (0, end) if is_utf8(data, start, end) else (_UTF8, start)
+        fault, position = (0, end) if is_utf8(data, start, end) else (_UTF8, start)
         if not fault:
-            fault, place = _scan(data, start, end, inside)
-        faults[row], places[row] = fault, place - start
+            fault, position = _scan(data, start, end, containers)
+        faults[row], positions[row] = fault, position - start
 
 
 @njit(cache=True, nogil=True)
-def _scan(data, at, end, inside):  # noqa: C901 - the states of the grammar, on one screen
-    """Return (fault, place) of the value in data[at:end]; `inside` holds what is open, level by level."""
+def _scan(data, at, end, containers):  # noqa: C901 - the states of the grammar, on one screen
+    """Return (fault, position) of the value in data[at:end].
+
+    `data` (uint8) are the bytes of all values; `containers` (uint8) has _OBJECT or _ARRAY for each open level.
+    """
     depth = 0
     while True:
         at = _space(data, at, end)
@@ -72,7 +76,7 @@ def _scan(data, at, end, inside):  # noqa: C901 - the states of the grammar, on 
             depth += 1
             if depth > MAX_JSON_DEPTH:
                 return _DEPTH, at
-            inside[depth] = _OBJECT if byte == 123 else _ARRAY
+            containers[depth] = _OBJECT if byte == 123 else _ARRAY
             at = _space(data, at + 1, end)
             if at < end and data[at] == byte + 2:
                 depth, at = depth - 1, at + 1
@@ -87,11 +91,11 @@ def _scan(data, at, end, inside):  # noqa: C901 - the states of the grammar, on 
             at, fault = _scalar(data, at, end)
             if fault:
                 return fault, at
-        at, depth, fault = _after(data, at, end, inside, depth)
+        at, depth, fault = _after(data, at, end, containers, depth)
         if fault:
             return fault, at
         if not depth:
-            return (0, at) if at >= end else (_BEHIND, at)
+            return (0, at) if at >= end else (_TRAILING, at)
 
 
 @njit(inline="always")
@@ -102,15 +106,15 @@ def _space(data, at, end):
 
 
 @njit(cache=True, nogil=True)
-def _after(data, at, end, inside, depth):
-    """Return (place, depth, fault) of the next value, or of what stands behind the last one, at depth 0."""
+def _after(data, at, end, containers, depth):
+    """Return (position, depth, fault) after a value: the next value, or the end of the document at depth 0."""
     while True:
         at = _space(data, at, end)
         if not depth:
             return at, depth, 0
         if at >= end:
             return at, depth, _END
-        closing = 125 if inside[depth] == _OBJECT else 93
+        closing = 125 if containers[depth] == _OBJECT else 93
         if data[at] == closing:
             depth, at = depth - 1, at + 1
             continue
@@ -119,7 +123,7 @@ def _after(data, at, end, inside, depth):
         comma, at = at, _space(data, at + 1, end)
         if at < end and data[at] == closing:
             return comma, depth, _COMMA
-        if inside[depth] == _OBJECT:
+        if containers[depth] == _OBJECT:
             at, fault = _name(data, at, end)
             return at, depth, fault
         return at, depth, 0
@@ -127,12 +131,12 @@ def _after(data, at, end, inside, depth):
 
 @njit(cache=True, nogil=True)
 def _name(data, at, end):
-    """Return (place behind the colon, fault) of the name of a field."""
+    """Return (position after the colon, fault) of a field name."""
     if at >= end:
         return at, _END
     if data[at] != 34:
         return at, _NAME
-    at, fault = _text(data, at + 1, end)
+    at, fault = _string(data, at + 1, end)
     if fault:
         return at, fault
     at = _space(data, at, end)
@@ -143,17 +147,17 @@ def _name(data, at, end):
 
 @njit(cache=True, nogil=True)
 def _scalar(data, at, end):
-    """Return (place behind it, fault) of a text, a number or a literal."""
+    """Return (position after it, fault) of a string, a number or a literal."""
     byte = data[at]
     if byte == 34:
-        return _text(data, at + 1, end)
+        return _string(data, at + 1, end)
     if byte == 45 or 48 <= byte <= 57:
         return _number(data, at, end)
     for word in (b"true", b"false", b"null"):
         if at + len(word) <= end:
             same = True
-            for place in range(len(word)):
-                same &= data[at + place] == word[place]
+            for index in range(len(word)):
+                same &= data[at + index] == word[index]
             if same:
                 return at + len(word), 0
     return at, _VALUE
@@ -161,32 +165,32 @@ def _scalar(data, at, end):
 
 @njit(cache=True, nogil=True)
 def _number(data, at, end):
-    begin = at
+    start = at
     if data[at] == 45:
         at += 1
     if at < end and data[at] == 48:
         at += 1
     else:
-        at, some = _digits(data, at, end)
-        if not some:
-            return begin, _VALUE
+        at, found = _digits(data, at, end)
+        if not found:
+            return start, _VALUE
     if at < end and data[at] == 46:
-        at, some = _digits(data, at + 1, end)
-        if not some:
-            return begin, _VALUE
+        at, found = _digits(data, at + 1, end)
+        if not found:
+            return start, _VALUE
     if at < end and (data[at] == 101 or data[at] == 69):
         at += 1
         if at < end and (data[at] == 43 or data[at] == 45):
             at += 1
-        at, some = _digits(data, at, end)
-        if not some:
-            return begin, _VALUE
+        at, found = _digits(data, at, end)
+        if not found:
+            return start, _VALUE
     return at, 0
 
 
 @njit(inline="always")
 def _digits(data, at, end):
-    """Return (place behind them, whether there are any)."""
+    """Return (position after the digits, whether there are any)."""
     first = at
     while at < end and 48 <= data[at] <= 57:
         at += 1
@@ -194,8 +198,8 @@ def _digits(data, at, end):
 
 
 @njit(cache=True, nogil=True)
-def _text(data, at, end):
-    """Return (place behind its quote, fault) of a text whose first character is at `at`."""
+def _string(data, at, end):
+    """Return (position after the closing quote, fault) of a string whose first character is at `at`."""
     while at < end:
         byte = data[at]
         if byte == 34:
@@ -214,7 +218,7 @@ def _text(data, at, end):
 
 @njit(cache=True, nogil=True)
 def _escape(data, at, end):
-    """Return (bytes, fault) of the escape at `at`, two of which may be one character."""
+    """Return (length in bytes, fault) of the escape at `at`; a surrogate pair is two escapes."""
     if at + 1 >= end:
         return 0, _END
     byte = data[at + 1]
@@ -235,12 +239,12 @@ def _escape(data, at, end):
 
 @njit(cache=True, nogil=True)
 def _hexadecimal(data, at, end):
-    """Return the number that four digits are, -1 where they are not."""
+    """Return the value of four hexadecimal digits, -1 if they are not."""
     if at + 4 > end:
         return -1
     number = 0
-    for place in range(at, at + 4):
-        byte = data[place]
+    for index in range(at, at + 4):
+        byte = data[index]
         if 48 <= byte <= 57:
             digit = byte - 48
         elif 97 <= byte <= 102 or 65 <= byte <= 70:

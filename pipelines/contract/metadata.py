@@ -1,6 +1,6 @@
-"""The metadata map as a column: its size in bytes, and one value for each key."""
+"""The metadata column: its size in bytes, and removal of duplicate keys."""
 # pyright: reportAttributeAccessIssue=false, reportMissingParameterType=false
-# (the functions of pyarrow.compute are made when it is imported; numba infers the types of a compiled loop)
+# (the functions of pyarrow.compute are created at import; numba infers the types of a compiled loop)
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +9,7 @@ from numba import njit
 
 
 def sizes(metadata: pa.ChunkedArray) -> pa.Array:
-    """Return the bytes of all keys and values of each row."""
+    """Return the total bytes of the keys and values of each row, as an int64 array."""
     column = metadata.combine_chunks()
     lengths = pc.add(pc.binary_length(column.keys), pc.fill_null(pc.binary_length(column.items), 0))
     ends = np.concatenate([[0], np.cumsum(lengths.to_numpy(), dtype=np.int64)])
@@ -18,20 +18,20 @@ def sizes(metadata: pa.ChunkedArray) -> pa.Array:
 
 
 def last_value_wins(events: pa.Table) -> pa.Table:
-    """Return `events` with at most one entry for each metadata key.
+    """Return `events` without duplicate metadata keys: the last entry of a key is kept.
 
-    The wire format may hold a key twice; Protobuf's rule for maps is that the last one counts.
+    The wire format may contain a key more than once; Protobuf defines that the last entry counts.
     """
     column = events["metadata"].combine_chunks()
     rows = _rows_with_repeated_keys(column)
     if not len(rows):
         return events
     entries = column.take(pa.array(rows)).to_pylist()
-    repaired = pa.array([list(dict(row).items()) for row in entries], column.type)
+    deduplicated = pa.array([list(dict(row).items()) for row in entries], column.type)
     order = np.arange(len(column))
     order[rows] = len(column) + np.arange(len(rows))
     index = events.schema.get_field_index("metadata")
-    both = pa.concat_arrays([column, repaired])
+    both = pa.concat_arrays([column, deduplicated])
     return events.set_column(index, events.schema.field(index), both.take(pa.array(order)))
 
 
@@ -45,7 +45,7 @@ def _rows_with_repeated_keys(column: pa.MapArray) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def _mark_repeated(offsets, codes, seen, repeated):
-    """Mark each row that has a code twice; `seen` holds the row in which a code was met last."""
+    """Set `repeated` (bool, by row) where a row has a duplicate code; `seen` (int64, by code) is its last row."""
     first = offsets[0]
     for row in range(len(repeated)):
         for entry in range(offsets[row] - first, offsets[row + 1] - first):

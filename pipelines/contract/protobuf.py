@@ -1,11 +1,11 @@
-"""Bytes of `karmalake.v1.Event` to Arrow columns, in bulk; `ptars` is the one authority on what can be decoded.
+"""Bulk decoding of `karmalake.v1.Event` to Arrow columns; `ptars` alone decides what can be decoded.
 
-The wire names fields by number: a newer writer's fields are passed over, those of an older one are absent. Where
-`ptars` refuses a batch, or would panic or run out of stack, a scan of the wire (`wire.py`) finds the bad values; the
-others are decoded in bulk.
+The wire format identifies fields by number: unknown fields of a newer writer are ignored, fields that an older writer
+lacks are absent. If `ptars` rejects a batch, or would panic or overflow the stack, a scan of the wire format
+(`wire.py`) finds the bad values; all others are decoded in bulk.
 """
 # pyright: reportAttributeAccessIssue=false
-# (the functions of pyarrow.compute are made when it is imported)
+# (the functions of pyarrow.compute are created at import)
 
 import numpy as np
 import pyarrow as pa
@@ -13,58 +13,65 @@ import pyarrow.compute as pc
 from ptars import HandlerPool, PtarsConfig
 
 from pipelines.contract import event_pb2
-from pipelines.contract.parsed import GOES_THROUGH, Parsed, Problem, parse_by_halves, parse_others, undecodable
+from pipelines.contract.parsing import (
+    PROPAGATED_ERRORS,
+    Parsed,
+    Problem,
+    parse_by_bisection,
+    parse_remaining,
+    undecodable,
+)
 from pipelines.contract.schema import EVENT, TIMESTAMP
 from pipelines.contract.wire import MAX_GROUPS, find_faults
 
 _HANDLER = HandlerPool([event_pb2.DESCRIPTOR], PtarsConfig(timestamp_unit="us")).get_for_message(
     event_pb2.Event.DESCRIPTOR
 )
-_WHAT = "a karmalake.v1.Event"
-_ONES = 0xFF
+_EXPECTED = "a karmalake.v1.Event"
+_ALL_ONES = 0xFF
 
 
 def parse_protobuf(values: pa.Array) -> Parsed:
-    """Decode an Arrow array of Protobuf bytes, nulls counting as blank."""
-    return parse_by_halves(values, _parse, _WHAT)
+    """Decode a binary array of Protobuf values; nulls count as empty."""
+    return parse_by_bisection(values, _parse, _EXPECTED)
 
 
 def _parse(values: pa.Array) -> Parsed:
-    """Decode in bulk, and where that fails, or would panic, without the values that the scan refuses."""
+    """Decode in bulk; leave out the values that the scan rejects if decoding fails or might panic."""
     faults = _problems(find_faults(values)) if _may_panic(values) else _too_deep(values)
     if not faults:
         try:
             return Parsed(_columns(values), {})
-        except GOES_THROUGH:
+        except PROPAGATED_ERRORS:
             raise
-        except BaseException:  # a Rust panic is no Exception
+        except BaseException:  # a Rust panic is not an Exception
             faults = _problems(find_faults(values))
             if not faults:
                 raise
-    return parse_others(values, faults, _parse_rest)
+    return parse_remaining(values, faults, _parse_valid)
 
 
-def _parse_rest(values: pa.Array) -> Parsed:
+def _parse_valid(values: pa.Array) -> Parsed:
     return Parsed(_columns(values), {})
 
 
 def _may_panic(values: pa.Array) -> bool:
-    """Return whether a length in the values may be so large that `ptars` wraps, panics and writes to standard error.
+    """Return whether the values may contain a length that overflows in `ptars`, which panics and writes to stderr.
 
-    Four bytes of ones stand in such a length, and in no text of UTF-8.
+    Such a length contains four consecutive bytes of 0xFF, which UTF-8 text never does.
     """
     _, offsets, data = values.buffers()
     if data is None or not len(values):
         return False
     bounds = np.frombuffer(offsets, np.int32)
     content = np.frombuffer(data, np.uint8)[bounds[values.offset] : bounds[values.offset + len(values)]]
-    if content.max(initial=0) < _ONES:
+    if content.max(initial=0) < _ALL_ONES:
         return False
-    return bool((content[:-3] & content[1:-2] & content[2:-1] & content[3:]).max(initial=0) == _ONES)
+    return bool((content[:-3] & content[1:-2] & content[2:-1] & content[3:]).max(initial=0) == _ALL_ONES)
 
 
 def _too_deep(values: pa.Array) -> dict[int, Problem]:
-    """Return the values in which groups are nested so deep that `ptars` would run out of stack and end the process."""
+    """Return by row the problem of values whose groups are nested so deep that `ptars` would overflow the stack."""
     sizes = pc.binary_length(values)
     if (pc.max(sizes).as_py() or 0) <= MAX_GROUPS:
         return {}
@@ -74,8 +81,8 @@ def _too_deep(values: pa.Array) -> dict[int, Problem]:
 
 
 def _problems(faults: dict[int, str]) -> dict[int, Problem]:
-    told = {fault: undecodable(_WHAT, fault) for fault in set(faults.values())}
-    return {row: told[fault] for row, fault in faults.items()}
+    problems = {fault: undecodable(_EXPECTED, fault) for fault in set(faults.values())}
+    return {row: problems[fault] for row, fault in faults.items()}
 
 
 def _columns(values: pa.Array) -> pa.Table:

@@ -1,13 +1,13 @@
-"""Why a record is no event: the reason codes of dead letters.
+"""The reason codes of dead letters.
 
-A code is part of the public contract (it stands in `dead_letters.reason` and in dashboards): never renamed.
+A code is part of the public interface (`dead_letters.reason`, dashboards) and is never renamed.
 """
 
 from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """One code for each way in which a record can fail; the first that applies, in this order."""
+    """Why a record was rejected: the first reason that applies, in the order of definition."""
 
     NULL_VALUE = "null_value"
     UNDECODABLE = "undecodable"
@@ -24,4 +24,4 @@ class Reason(StrEnum):
     TIMESTAMP_TOO_LATE = "timestamp_too_late"
     KEY_MISMATCH = "key_mismatch"
     SKIPPED = "skipped"
-    """Set aside by an operator, undecoded: `karmalake skip`."""
+    """Skipped by an operator without decoding: `karmalake skip`."""

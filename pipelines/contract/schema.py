@@ -1,6 +1,6 @@
-"""The columns of an event and of the record that carried it, as Arrow types.
+"""The Arrow schemas of events and of the records that carry them.
 
-Every stage speaks these columns; nobody passes events as objects.
+All stages exchange events as Arrow tables with these columns, never as objects.
 """
 
 import pyarrow as pa
@@ -18,9 +18,9 @@ EVENT = pa.schema(
         ("metadata", METADATA),
     ]
 )
-"""What the producer said. `event_time` is the contract's `timestamp`, cut to whole microseconds."""
+"""The fields of an event. `event_time` is the `timestamp` of the contract, truncated to whole microseconds."""
 
-PLACE = pa.schema(
+POSITION = pa.schema(
     [
         ("topic_id", pa.string()),
         ("topic", pa.string()),
@@ -29,10 +29,10 @@ PLACE = pa.schema(
         ("bus_time", TIMESTAMP),
     ]
 )
-"""Where on the bus a record stood, and the broker's time of it. (topic_id, topic_partition, offset) is unique."""
+"""The position of a record on the bus, and its bus time. (topic_id, topic_partition, offset) is unique."""
 
-RECORD = pa.schema([*PLACE, ("key", pa.binary()), ("value", pa.binary()), ("headers", HEADERS)])
-"""A record as it came from the bus, undecoded. Headers keep their order; a missing key or value is null."""
+RECORD = pa.schema([*POSITION, ("key", pa.binary()), ("value", pa.binary()), ("headers", HEADERS)])
+"""A record from the bus, not decoded. Headers keep their order; a missing key or value is null."""
 
 REJECTED = pa.schema([*RECORD, ("reason", pa.string()), ("detail", pa.string())])
-"""A record that is no event: a reason code and a sentence for the person who has to mend it."""
+"""A rejected record, with a reason code and a detail: one sentence for the person who fixes it."""

@@ -1,4 +1,4 @@
-"""Text to microseconds since 1970, exactly: through decimals, never through floats; and the times of records."""
+"""Exact parsing of times to microseconds since 1970, with decimals instead of floats, and validation of bus times."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from pyarrow import compute
 
 from pipelines.contract.schema import TIMESTAMP
 
-pc: Any = compute  # its functions are made at import, where pyright does not see them
+pc: Any = compute  # its functions are created at import, where pyright does not see them
 
 TimeUnit = Literal["s", "ms", "us", "iso"]
 
-_LONGEST_SHOWN = 80
+_MAX_QUOTED_CHARS = 80
 _NUMBER = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,2})?", re.ASCII)
 _CONTEXT = Context(prec=200, rounding=ROUND_FLOOR)
 _MICROSECOND_DIGITS: Mapping[str, int] = {"s": 6, "ms": 3, "us": 0}
@@ -24,15 +24,15 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_MICROSECOND = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _LAST_MICROSECOND = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _FIRST_BUS_MS = (datetime(2000, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
-# A day before the last moment of a datetime, so that no reader's time zone takes it past that.
+# A day before the end of the range of datetime, so that no time zone of a reader exceeds it.
 _LAST_BUS_MS = (datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
 
 
 def bus_times(milliseconds: "np.ndarray | Sequence[int | None]") -> pa.Array:
-    """Return record times in milliseconds since 1970 as TIMESTAMP, null where one is no valid time.
+    """Return record timestamps in milliseconds since 1970 as a TIMESTAMP array, null where one is invalid.
 
-    Valid is 2000-01-01 to 9999-12-31. Anything else is absent (-1), unset (0) or in another unit: a producer writes
-    what it likes. An array has to be of int64; a sequence may hold integers of any size.
+    Valid times are 2000-01-01 to 9999-12-31. Others are absent (-1), unset (0) or in another unit: a producer may write
+    any number. An array must have dtype int64; a sequence may contain integers of any size.
     """
     if not isinstance(milliseconds, np.ndarray):
         bounded = (-1 if time is None or not _FIRST_BUS_MS <= time <= _LAST_BUS_MS else time for time in milliseconds)
@@ -44,18 +44,19 @@ def bus_times(milliseconds: "np.ndarray | Sequence[int | None]") -> pa.Array:
 
 
 def read_times(texts: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[int, str]]:
-    """Return texts in `unit` as TIMESTAMP, null where one is null or cannot be read, and by row what is wrong with it.
+    """Parse a string array of times in `unit`; return a TIMESTAMP array and the error message by row.
 
-    What is finer than a microsecond is cut; an ISO 8601 time without a zone is UTC; only the years 1 to 9999 are read.
+    The result is null where the text is null or invalid. Times are truncated to microseconds; an ISO 8601 time without
+    a zone is UTC; valid years are 1 to 9999.
     """
     try:
-        return _read_in_bulk(texts, unit), {}
+        return _parse_in_bulk(texts, unit), {}
     except pa.ArrowInvalid:
-        return _read_one_by_one(texts, unit)
+        return _parse_one_by_one(texts, unit)
 
 
-def _read_in_bulk(texts: pa.Array, unit: TimeUnit) -> pa.Array:
-    """Read what is written plainly; raises ArrowInvalid for anything that wants a closer look."""
+def _parse_in_bulk(texts: pa.Array, unit: TimeUnit) -> pa.Array:
+    """Parse times in the formats that Arrow supports; raises ArrowInvalid for any other."""
     whole = texts.cast(TIMESTAMP).cast(pa.int64()) if unit == "iso" else _whole_microseconds(texts, unit)
     bounds = pc.min_max(whole)
     if bounds["min"].is_valid and not (
@@ -71,42 +72,42 @@ def _whole_microseconds(texts: pa.Array, unit: TimeUnit) -> pa.Array:
     return microseconds.cast(pa.int64())
 
 
-def _read_one_by_one(texts: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[int, str]]:
+def _parse_one_by_one(texts: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[int, str]]:
     times: list[int | None] = []
     errors: dict[int, str] = {}
     for row, text in enumerate(texts.to_pylist()):
         try:
-            times.append(None if text is None else _read(text, unit))
+            times.append(None if text is None else _parse(text, unit))
         except (ValueError, OverflowError) as error:
             times.append(None)
             errors[row] = str(error)
     return pa.array(times, pa.int64()).cast(TIMESTAMP), errors
 
 
-def _read(text: str, unit: TimeUnit) -> int:
-    return _read_iso(text) if unit == "iso" else _read_number(text, _MICROSECOND_DIGITS[unit], unit)
+def _parse(text: str, unit: TimeUnit) -> int:
+    return _parse_iso(text) if unit == "iso" else _parse_number(text, _MICROSECOND_DIGITS[unit], unit)
 
 
-def _read_number(text: str, digits: int, unit: str) -> int:
+def _parse_number(text: str, digits: int, unit: str) -> int:
     if not _NUMBER.fullmatch(text.strip()):
-        raise ValueError(f"{_shown(text)} is not a time in {unit}")
+        raise ValueError(f"{_quote(text)} is not a time in {unit}")
     microseconds = int(_CONTEXT.to_integral_value(_CONTEXT.scaleb(Decimal(text.strip()), digits)))
     if not _FIRST_MICROSECOND <= microseconds <= _LAST_MICROSECOND:
-        raise ValueError(f"{_shown(text)} as a time in {unit} is outside the years 1 to 9999; is the unit another one?")
+        raise ValueError(f"{_quote(text)} as a time in {unit} is outside the years 1 to 9999; is the unit another one?")
     return microseconds
 
 
-def _read_iso(text: str) -> int:
+def _parse_iso(text: str) -> int:
     try:
         time = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise ValueError(f"{_shown(text)} is not an ISO 8601 time") from None
+        raise ValueError(f"{_quote(text)} is not an ISO 8601 time") from None
     aware = time if time.tzinfo else time.replace(tzinfo=UTC)
     microseconds = (aware - _EPOCH) // timedelta(microseconds=1)
-    if not _FIRST_MICROSECOND <= microseconds <= _LAST_MICROSECOND:  # by its offset
-        raise ValueError(f"{_shown(text)} is outside the years 1 to 9999")
+    if not _FIRST_MICROSECOND <= microseconds <= _LAST_MICROSECOND:  # because of its offset
+        raise ValueError(f"{_quote(text)} is outside the years 1 to 9999")
     return microseconds
 
 
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
+def _quote(text: str) -> str:
+    return repr(text if len(text) <= _MAX_QUOTED_CHARS else f"{text[:_MAX_QUOTED_CHARS]}...")

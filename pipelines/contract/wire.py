@@ -1,11 +1,11 @@
-"""The wire format of Protobuf, checked without decoding: which of many values `ptars` refuses, and where.
+"""Validation of the Protobuf wire format without decoding: which values `ptars` rejects, and at which byte.
 
-One compiled pass says of each value what is wrong with it: thousands of bad values cost no call and no Rust panic each.
-It is lenient: what it passes, `ptars` may still refuse; what it refuses, `ptars` refuses too, or dies of (groups that
-are nested too deep end the process). `tests/contract/test_wire.py` holds it to that.
+One compiled pass checks all values, so thousands of bad values do not cost a call and a Rust panic each. The scan is
+lenient: `ptars` may reject a value that passes; a value that fails is rejected by `ptars` too, or crashes it (deeply
+nested groups overflow the stack). `tests/contract/test_wire.py` verifies this.
 """
 # pyright: reportAttributeAccessIssue=false, reportMissingParameterType=false
-# (the functions of pyarrow.compute are made when it is imported; numba infers the types of a compiled loop)
+# (the functions of pyarrow.compute are created at import; numba infers the types of a compiled loop)
 
 from functools import lru_cache
 
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numba import int64, njit, uint64
 
 MAX_GROUPS = 16_384
-"""Groups inside one another; a value of no more bytes cannot hold more."""
+"""Nested groups; a value of this many bytes or fewer cannot exceed it."""
 
 _FAULTS = (
     "",
@@ -28,43 +28,44 @@ _FAULTS = (
     "a group ends that did not begin",
     "the value ends within a group",
     f"groups are nested over {MAX_GROUPS} deep",
-    "a text is not valid UTF-8",
+    "a string is not valid UTF-8",
 )
 _NUMBER_CUT, _NUMBER_LONG, _FIELD_0, _LENGTH, _FIXED, _WIRE_TYPE, _GROUP_END, _GROUP_CUT, _DEPTH, _UTF8 = range(1, 11)
 _EVENT, _TIMESTAMP, _METADATA = 0, 4, 5
-"""What is being scanned: the event, or the message in one of these fields of it."""
+"""The message being scanned: the event, or the message in one of these fields."""
 
 
 def find_faults(values: pa.Array) -> dict[int, str]:
-    """Return by row what is wrong with a value (binary, no nulls) as a `karmalake.v1.Event`, and at which byte."""
+    """Return by row the error of each invalid `karmalake.v1.Event` in `values` (binary), with its byte offset."""
     values = pc.fill_null(values, b"")
     _, offsets, data = values.buffers()
     bounds = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
     content = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
-    faults, places = np.zeros(len(values), np.uint8), np.zeros(len(values), np.int64)
-    _scan_rows(bounds, content, faults, places)
+    faults, positions = np.zeros(len(values), np.uint8), np.zeros(len(values), np.int64)
+    _scan_rows(bounds, content, faults, positions)
     bad = np.flatnonzero(faults)
-    found = zip(faults[bad].tolist(), places[bad].tolist(), strict=True)
-    return {row: _sentence(fault, place) for row, (fault, place) in zip(bad.tolist(), found, strict=True)}
+    found = zip(faults[bad].tolist(), positions[bad].tolist(), strict=True)
+    return {row: _format(fault, position) for row, (fault, position) in zip(bad.tolist(), found, strict=True)}
 
 
 @lru_cache(maxsize=4_096)
-def _sentence(fault: int, place: int) -> str:
-    return f"{_FAULTS[fault]}, at byte {place}"
+def _format(fault: int, position: int) -> str:
+    return f"{_FAULTS[fault]}, at byte {position}"
 
 
 @njit(cache=True, nogil=True)
-def _scan_rows(bounds, data, faults, places):
+def _scan_rows(bounds, data, faults, positions):
+    """Scan each value data[bounds[row]:bounds[row + 1]]; set its fault (uint8, 0 is none) and position (int64)."""
     for row in range(len(faults)):
-        faults[row], place = _scan_event(data, bounds[row], bounds[row + 1])
-        places[row] = place - bounds[row]
+        faults[row], position = _scan_event(data, bounds[row], bounds[row + 1])
+        positions[row] = position - bounds[row]
 
 
 @njit(cache=True, nogil=True)
 def _scan_event(data, start, end):
-    """Return (fault, place) of the event in data[start:end]; the fault is 0 where there is none.
+    """Return (fault, position) of the event in data[start:end] (uint8); a fault of 0 means valid.
 
-    A message within it is scanned by the same loop: `kind` is its field, and `outer` where the event ends then.
+    Nested messages are scanned by the same loop: `kind` is the field, and `outer` the end of the event.
     """
     at, outer, kind, depth = start, end, _EVENT, 0
     while at < end or kind != _EVENT or depth:
@@ -98,7 +99,7 @@ def _nesting(depth):
 
 @njit(inline="always")
 def _content(data, at, end, wire_type):
-    """Return (where it begins, where it ends, fault) of what stands behind a key; of a group nothing."""
+    """Return (start, end, fault) of the content of a field after its key; a group tag has none."""
     if wire_type == 0:
         _, after, fault = _number(data, at, end)
         return at, after, fault
@@ -114,7 +115,7 @@ def _content(data, at, end, wire_type):
 
 @njit(inline="always")
 def _number(data, at, end):
-    """Return (number, where it ends, fault) of the varint at `at`."""
+    """Return (value, end, fault) of the varint at `at`."""
     number = uint64(0)
     for byte in range(10):
         if at >= end:
@@ -128,7 +129,7 @@ def _number(data, at, end):
 
 @njit(inline="always")
 def _length(data, at, end):
-    """Return (where it begins, where it ends, fault) of what stands behind the length at `at`."""
+    """Return (start, end, fault) of the length-delimited content at `at`."""
     length, first, fault = _number(data, at, end)
     if fault:
         return first, first, fault
@@ -144,7 +145,7 @@ def _is_text(kind, number):
 
 @njit(cache=True, nogil=True)
 def is_utf8(data, at, end):
-    """Return whether data[at:end] is UTF-8 without surrogates and overlong forms."""
+    """Return whether data[at:end] (uint8) is UTF-8 without surrogates and overlong forms."""
     while at < end:
         first = data[at]
         at += 1

@@ -1,1 +1,1 @@
-"""The dashboard: one page for those who would rather look. It reads; nothing here decides or writes."""
+"""The dashboard: a read-only web page over the warehouse."""

@@ -1,7 +1,7 @@
-"""The dashboard as a marimo app: the controls, and which section they choose. What it shows is `sections.py`.
+"""The dashboard as a marimo app: the controls and the section they select. `sections.py` renders the content.
 
-Each visitor has a session with a warehouse of its own, which stays what it is until the page is loaded again. A
-section is computed when it is looked at. In the address, `section` and `user` name what the page opens with.
+Each visitor has a session with its own view of the warehouse, which does not change until the page is reloaded. A
+section is computed when it is selected. The URL parameters `section` and `user` set what the page opens with.
 """
 
 import marimo
@@ -21,12 +21,12 @@ with app.setup:
 
 @app.cell
 def _():
-    settings = health.impatient(with_local_endpoints(load_settings()))
+    settings = health.with_short_timeouts(with_local_endpoints(load_settings()))
     try:
         warehouse = Warehouse(settings.warehouse_path)
     except KarmalakeError as error:
-        mo.stop(predicate=True, output=sections.trouble(f"There is nothing to show: {error}"))
-        raise  # never reached: stop() has ended the cell
+        mo.stop(predicate=True, output=sections.warning(f"There is nothing to show: {error}"))
+        raise  # unreachable: stop() ends the cell
     mo.output.replace(sections.heading(warehouse))
     return settings, warehouse
 
@@ -38,7 +38,7 @@ def _(warehouse: Warehouse):
     opened = str(asked.get("section", "")).capitalize()
     section = mo.ui.tabs(dict.fromkeys(names, ""), value=opened if opened in names else names[0])
     period = mo.ui.radio(["day", "week"], value="day", inline=True, label="Activity by")
-    user = mo.ui.text(value=str(asked.get("user", queries.first(warehouse))), label="user_id", debounce=True)
+    user = mo.ui.text(value=str(asked.get("user", queries.top_user(warehouse))), label="user_id", debounce=True)
     mo.output.replace(section)
     return period, section, user
 
@@ -46,7 +46,7 @@ def _(warehouse: Warehouse):
 @app.cell
 def _(period: mo.ui.radio, section: mo.ui.tabs, settings: Settings, user: mo.ui.text, warehouse: Warehouse):
     try:
-        with warehouse.limited(health.QUERY_SECONDS):
+        with warehouse.time_limit(health.QUERY_SECONDS):
             match section.value:
                 case "Leaderboard":
                     shown = sections.leaderboard(warehouse)
@@ -57,7 +57,7 @@ def _(period: mo.ui.radio, section: mo.ui.tabs, settings: Settings, user: mo.ui.
                 case _:
                     shown = sections.trends(warehouse, period.value, period)
     except (KarmalakeError, duckdb.Error) as error:
-        shown = sections.trouble(f"This section cannot be shown: {error}")
+        shown = sections.warning(f"This section cannot be shown: {error}")
     mo.output.replace(shown)
 
 

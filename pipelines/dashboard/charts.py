@@ -1,4 +1,4 @@
-"""The charts of the dashboard: frames in, altair out."""
+"""The charts of the dashboard: polars data frames in, Altair charts out."""
 
 import altair as alt
 import polars as pl
@@ -6,20 +6,20 @@ import polars as pl
 from pipelines.reputation.charts import BLUE, GREY, INK, ORANGE
 
 _HEIGHT = 200
-_LANES_HEIGHT = 140
+_TIMELINE_HEIGHT = 140
 
 
 def activity(rows: pl.DataFrame) -> alt.LayerChart:
-    """Draw events and active users over time; `rows` as of `queries.activity`."""
+    """Draw events and active users over time; `rows` as from `queries.activity`."""
     base = alt.Chart(rows).encode(x=alt.X("first_day:T", title=None))
     events = base.mark_area(color=BLUE, opacity=0.35).encode(y=alt.Y("events:Q", title="events (area), users (line)"))
     users = base.mark_line(color=INK).encode(y="active_users:Q", tooltip=["first_day:T", "events:Q", "active_users:Q"])
     last, first = rows["events"][-1], rows["events"][0]
-    return _layered(f"{last:,} events in the latest whole period; {first:,} in the first", events, users)
+    return _layered(f"{last:,} events in the latest complete period, {first:,} in the first", events, users)
 
 
 def rating(rows: pl.DataFrame) -> alt.LayerChart:
-    """Draw the daily average with its 95 % band and the seven-day mean; `rows` as of `queries.rating`."""
+    """Draw the daily average with its 95 % band and the seven-day mean; `rows` as from `queries.rating`."""
     base = alt.Chart(rows).encode(x=alt.X("day:T", title=None))
     band = base.mark_area(color=GREY, opacity=0.3).encode(
         y=alt.Y("lower:Q", title="rating", scale=alt.Scale(zero=False)), y2="upper:Q"
@@ -27,12 +27,12 @@ def rating(rows: pl.DataFrame) -> alt.LayerChart:
     daily = base.mark_circle(color=GREY, size=18).encode(y="average:Q", tooltip=["day:T", "average:Q", "ratings:Q"])
     mean = base.mark_line(color=BLUE).encode(y="seven_day_mean:Q")
     change = rows["seven_day_mean"][-1] - rows["seven_day_mean"][min(6, rows.height - 1)]
-    title = f"The seven-day mean of ratings moved by {change:+.2f} (dots: days; band: 95 %)"
+    title = f"The seven-day mean rating changed by {change:+.2f} (dots: daily average; band: 95 %)"
     return _layered(title, band, daily, mean)
 
 
 def distribution(rows: pl.DataFrame) -> alt.LayerChart:
-    """Draw median, middle half and middle 80 % of points; `rows` as of `queries.distribution`."""
+    """Draw the median, middle half and middle 80 % of points; `rows` as from `queries.distribution`."""
     base = alt.Chart(rows).encode(x=alt.X("first_day:T", title=None))
     outer = base.mark_area(color=BLUE, opacity=0.25).encode(y=alt.Y("p10:Q", title="points"), y2="p90:Q")
     inner = base.mark_area(color=BLUE, opacity=0.45).encode(y="p25:Q", y2="p75:Q")
@@ -43,17 +43,17 @@ def distribution(rows: pl.DataFrame) -> alt.LayerChart:
 
 
 def score(ends: pl.DataFrame) -> alt.Chart:
-    """Draw a user's score over time; `ends` as of `queries.scores_over_time`."""
+    """Draw a user's score over time; `ends` as from `queries.scores_over_time`."""
     steps = alt.Chart(ends).mark_line(color=BLUE, interpolate="step-after", point=True)
     drawn = steps.encode(
         x=alt.X("first_day:T", title=None), y=alt.Y("score:Q", title="score"), tooltip=["first_day:T", "score:Q"]
     )
-    title = f"From {ends['score'][0]:,.6g} points after the first active day to {ends['score'][-1]:,.6g}"
+    title = f"From {ends['score'][0]:,.6g} points after the first active day to {ends['score'][-1]:,.6g} now"
     return drawn.properties(width="container", height=_HEIGHT, title=title)
 
 
 def timeline(sums: pl.DataFrame) -> alt.Chart:
-    """Draw a user's events, a lane an action_type, orange where they cost points; as of `queries.timeline`."""
+    """Draw a user's events, one row per action_type, orange for lost points; `sums` as from `queries.timeline`."""
     drawn = (
         alt.Chart(sums)
         .mark_circle(opacity=0.8)
@@ -66,7 +66,7 @@ def timeline(sums: pl.DataFrame) -> alt.Chart:
         )
     )
     return drawn.properties(
-        width="container", height=_LANES_HEIGHT, title=f"{sums['events'].sum():,} events; orange ones cost points"
+        width="container", height=_TIMELINE_HEIGHT, title=f"{sums['events'].sum():,} events (orange: points lost)"
     )
 
 

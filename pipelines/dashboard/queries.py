@@ -1,4 +1,4 @@
-"""What the dashboard asks a warehouse: each function returns a polars data frame, ready to be drawn or listed."""
+"""Queries of the dashboard: most return a polars data frame, ready to be drawn or listed."""
 
 import re
 from datetime import timedelta
@@ -6,7 +6,7 @@ from typing import Literal
 
 import polars as pl
 
-from pipelines.boundary.text import visible
+from pipelines.boundary.text import escape_text
 from pipelines.reputation.warehouse import Warehouse
 
 Period = Literal["day", "week"]
@@ -23,7 +23,7 @@ _TOP_USERS = """
     ORDER BY rank, user_id
     LIMIT $top
 """
-_STANDING = """
+_USER_RANK = """
     SELECT 1 + count(*) FILTER (WHERE all_time_score > (SELECT all_time_score FROM reputation WHERE user_id = $user_id))
         AS rank, count(*) AS users
     FROM reputation
@@ -45,23 +45,23 @@ _COMMITS = """
 
 
 def activity(warehouse: Warehouse, period: Period) -> pl.DataFrame:
-    """Return active users and events by `first_day`, of periods that are over, all actions together."""
+    """Return active users and events by `first_day`, for complete periods, over all actions."""
     rows = warehouse.trend("activity", period=period).filter(pl.col("action_type").is_null())
     return rows.filter(pl.col("first_day") < pl.col("first_day").max())
 
 
 def rating(warehouse: Warehouse) -> pl.DataFrame:
-    """Return the rating average of each day that is over, with its band and the seven-day mean."""
+    """Return the average rating of each complete day, with its confidence band and the seven-day mean."""
     return warehouse.trend("rating", until=warehouse.info.as_of.date())
 
 
 def distribution(warehouse: Warehouse) -> pl.DataFrame:
-    """Return percentiles of the points of all users so far, by week."""
+    """Return percentiles of the points of all users, by week."""
     return warehouse.trend("distribution", period="week")
 
 
-def views(warehouse: Warehouse) -> tuple[str, ...]:
-    """Return the views that are shown: all time, and the last 30 days or what the policy has that is nearest."""
+def shown_views(warehouse: Warehouse) -> tuple[str, ...]:
+    """Return the displayed views: all time, and the window of the policy nearest to 30 days."""
     named = (_WINDOW.fullmatch(column) for column in warehouse.relation("FROM reputation").columns)
     recent = sorted((int(found[1]) for found in named if found), key=lambda days: abs(days - _RECENT_DAYS))
     return ("all_time", *(f"last_{days}_days" for days in recent[:1]))
@@ -70,56 +70,56 @@ def views(warehouse: Warehouse) -> tuple[str, ...]:
 def leaders(warehouse: Warehouse, view: str) -> pl.DataFrame:
     """Return the users with the highest scores of a view, equal scores sharing the better rank.
 
-    `view` is one of `views`: it is part of a column's name.
+    `view` is one of `shown_views`, since it becomes part of a column name.
     """
     return warehouse.sql(_TOP_USERS.format(view=view), {"top": _TOP})
 
 
-def first(warehouse: Warehouse) -> str:
-    """Return who leads of all time, the first to be looked at; an empty text if nobody has a score."""
+def top_user(warehouse: Warehouse) -> str:
+    """Return the user with the highest all-time score; an empty string if there is none."""
     rows = leaders(warehouse, "all_time")
     return rows["user_id"][0] if rows.height else ""
 
 
-def standing(warehouse: Warehouse, user_id: str) -> tuple[int, int]:
-    """Return a user's rank by the score of all time, and among how many users."""
-    rank, users = warehouse.sql(_STANDING, {"user_id": user_id}).row(0)
+def user_rank(warehouse: Warehouse, user_id: str) -> tuple[int, int]:
+    """Return a user's rank by all-time score, and the number of users."""
+    rank, users = warehouse.sql(_USER_RANK, {"user_id": user_id}).row(0)
     return rank, users
 
 
-def story(warehouse: Warehouse, user_id: str) -> pl.DataFrame:
-    """Return what every event of a user came to, oldest first, with `earned` and the running `score` as floats.
+def event_history(warehouse: Warehouse, user_id: str) -> pl.DataFrame:
+    """Return the contribution of each event of a user, oldest first, with `earned` and running `score` as Float64.
 
-    Columns of `Warehouse.explain`; rows that no event made, such as bounds, are left out.
+    Columns as from `Warehouse.explain`; rows without an event, such as bounds, are left out.
     """
     rows = warehouse.explain(user_id).filter(pl.col("event_id").is_not_null())
     return rows.with_columns(pl.col("points", "earned", "score").cast(pl.Float64))
 
 
-def scores_over_time(story: pl.DataFrame) -> pl.DataFrame:
+def scores_over_time(history: pl.DataFrame) -> pl.DataFrame:
     """Return a user's score at the end of each `first_day` (a day, or the Monday of a week) with an event."""
-    return _dated(story).group_by("first_day", maintain_order=True).agg(pl.col("score").last())
+    return _dated(history).group_by("first_day", maintain_order=True).agg(pl.col("score").last())
 
 
-def timeline(story: pl.DataFrame) -> pl.DataFrame:
-    """Return how many `events` there were and what they `earned`, by `first_day` and action_type as it is shown."""
+def timeline(history: pl.DataFrame) -> pl.DataFrame:
+    """Return the number of `events` and the points `earned`, by `first_day` and escaped action_type."""
     sums = pl.col("event_id").n_unique().alias("events"), pl.col("earned").sum()
-    named = pl.col("action_type").map_elements(visible, pl.String)
-    return _dated(story).group_by("first_day", named, maintain_order=True).agg(*sums)
+    named = pl.col("action_type").map_elements(escape_text, pl.String)
+    return _dated(history).group_by("first_day", named, maintain_order=True).agg(*sums)
 
 
-def _dated(story: pl.DataFrame) -> pl.DataFrame:
-    """Add the day of each event, or in stories longer than a year its week, so that a browser can draw them all."""
+def _dated(history: pl.DataFrame) -> pl.DataFrame:
+    """Add `first_day`: the day of each event, or its week if the history is longer than a year."""
     days = pl.col("event_time").dt.date()
-    long = story.select((days.max() - days.min()) > _YEAR).item()
-    return story.with_columns(first_day=days.dt.truncate("1w" if long else "1d"))
+    long = history.select((days.max() - days.min()) > _YEAR).item()
+    return history.with_columns(first_day=days.dt.truncate("1w" if long else "1d"))
 
 
 def dead_letters(warehouse: Warehouse) -> pl.DataFrame:
-    """Return how many records were rejected for each reason, the most frequent first, with an example's detail."""
+    """Return the number of rejected records per reason, most frequent first, with the detail of one example."""
     return warehouse.sql(_DEAD_LETTERS)
 
 
 def commits(warehouse: Warehouse, newest: int = 10) -> pl.DataFrame:
-    """Return the newest commits of the lake that the warehouse reflects, newest first."""
+    """Return the newest commits that the warehouse reflects, newest first."""
     return warehouse.sql(_COMMITS, {"newest": newest})

@@ -1,7 +1,7 @@
-"""Tables of the dashboard: every value is text, whatever it looks like.
+"""Tables of the dashboard: every value is rendered as plain text.
 
-marimo's own table draws what looks like an address as a link or fetches it as an image, and Markdown as Markdown: ids
-and action types are whatever a producer sent.
+marimo's own table turns URLs into links or images and renders Markdown, but ids and action types are untrusted text
+from producers.
 """
 
 from datetime import datetime
@@ -10,7 +10,7 @@ from html import escape
 import marimo as mo
 import polars as pl
 
-from pipelines.boundary.text import visible
+from pipelines.boundary.text import escape_text
 
 _STYLE = (
     "<style>.karmalake th, .karmalake td {padding: 0.15rem 0.75rem; white-space: pre; text-align: left}"
@@ -20,7 +20,7 @@ _MAX_CHARACTERS = 300
 
 
 def table(rows: pl.DataFrame) -> mo.Html:
-    """Return a table of all rows, numbers to the right."""
+    """Return an HTML table of all rows, with numbers right-aligned."""
     classes = ["number" if kind.is_numeric() else "text" for kind in rows.schema.dtypes()]
     head = "".join(f'<th class="{kind}">{text(name)}</th>' for name, kind in zip(rows.columns, classes, strict=True))
     body = "".join(f"<tr>{_cells(row, classes)}</tr>" for row in rows.rows())
@@ -31,14 +31,14 @@ def table(rows: pl.DataFrame) -> mo.Html:
 
 
 def text(value: str) -> str:
-    """Return HTML that shows a text as it is, on its own, in its own direction."""
-    shown = visible(value)
+    """Return HTML that shows a text literally, isolated from the text direction around it."""
+    shown = escape_text(value)
     cut = shown if len(shown) <= _MAX_CHARACTERS else f"{shown[:_MAX_CHARACTERS]}\u2026"
     return f"<bdi>{escape(cut)}</bdi>"
 
 
 def paragraph(value: str) -> mo.Html:
-    """Return a sentence that may quote something of others."""
+    """Return a paragraph of text that may quote untrusted input."""
     return mo.Html(f"<p>{text(value)}</p>")
 
 

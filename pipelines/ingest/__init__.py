@@ -1,1 +1,1 @@
-"""Kafka to columns: where to read, what was read, what no longer exists."""
+"""Sources of batches: a Kafka topic, a message queue, a file of history, a replay, requeued dead letters."""

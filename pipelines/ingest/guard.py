@@ -1,6 +1,6 @@
-"""The limit on dead letters: a schema that is wrong stops a topic partition, a record that is wrong does not.
+"""The limits on rejections: a wrong schema halts a topic partition, a single bad record does not.
 
-What anybody can write into one topic partition stops that one at most: the others go on (`not-blocked`).
+Bad records in one topic partition halt at most that one; the others continue (`not-blocked`).
 """
 
 from dataclasses import dataclass, field
@@ -10,73 +10,78 @@ import pyarrow as pa
 
 from pipelines.contract.rejection import Reason
 from pipelines.errors import RejectedError
-from pipelines.ingest.ranges import Batch, OffsetRange
+from pipelines.ingest.batch import Batch, OffsetRange
 from pipelines.settings import IngestSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Halted:
-    """A topic partition that is not read on: at `next_offset` something begins that passed a limit."""
+class HaltedPartition:
+    """A topic partition that is not read any further: the records from `next_offset` on exceed a rejection limit."""
 
     topic_id: str
     topic: str
     topic_partition: int
     next_offset: int
     found: str
-    """What passed which limit, and the first of it."""
+    """The limits exceeded, and the first rejected record."""
     limits: str
     """Both limits, by the names of their settings."""
 
     @property
     def place(self) -> str:
-        """TOPIC-PARTITION, as commands take it."""
+        """TOPIC-PARTITION, as commands accept it."""
         return f"{self.topic}-{self.topic_partition}"
 
     def __str__(self) -> str:
         return (
-            f"{self.place} is halted at offset {self.next_offset}, the other topic partitions go on: {self.found} That "
-            "many mean a wrong schema rather than wrong records, so nothing of it was committed from there on. Either "
-            "fix the producer or the [contract] settings and drain again; or make them dead letters, in a run of its "
-            f"own: `karmalake drain --accept-rejections {self.place}`. The limits are {self.limits}"
+            f"{self.place} is halted at offset {self.next_offset}, the other topic partitions go on: {self.found} So "
+            "many rejections point to a wrong schema, so nothing was committed from that offset on. Either fix the "
+            "producer or the [contract] settings and drain again; or make the records dead letters, in a separate "
+            f"run: `karmalake drain --accept-rejections {self.place}`. The limits are {self.limits}"
         )
 
     def error(self) -> RejectedError:
-        """Return what ends the ingest of a source that has no other topic partition."""
+        """Return the error that ends the ingest of a source with no other topic partition."""
         return RejectedError(
-            f"{self.found} That many mean a wrong schema rather than wrong records, so ingest has stopped and nothing "
-            "of this batch was committed. Fix where they come from, the mapping or the [contract] settings; or raise "
-            f"both limits to make them dead letters: {self.limits}"
+            f"{self.found} So many rejections point to a wrong schema, so ingest has stopped and nothing of this batch "
+            "was committed. Fix the source, the mapping or the [contract] settings; or raise both limits to make the "
+            f"records dead letters: {self.limits}"
         )
 
 
 @dataclass(slots=True)
 class RejectionGuard:
-    """Watches each topic partition: the share of rejected records in a batch, and their run across batches."""
+    """Checks each topic partition: the share of rejected records in a batch, and runs of them across batches."""
 
     limits: IngestSettings
     accepted: frozenset[int] = frozenset()
-    """Topic partitions whose rejections are dead letters however many they are."""
+    """Topic partitions that are exempt from the limits."""
     runs: dict[tuple[str, int], dict[int, int]] = field(default_factory=dict)
-    """By topic partition: how many rejected records stood in a row before an offset."""
+    """By topic partition: the number of consecutive rejected records before an offset."""
 
-    def judge(self, batch: Batch) -> list[Halted]:
-        """Return the topic partitions of a batch that pass a limit: nothing of them may be committed."""
-        return [halted for offsets in batch.ranges if (halted := self._judge(offsets, batch)) is not None]
+    def check(self, batch: Batch) -> list[HaltedPartition]:
+        """Return the topic partitions of a batch that exceed a limit: none of their records may be committed."""
+        return [halted for offsets in batch.ranges if (halted := self._check(offsets, batch)) is not None]
 
-    def _judge(self, place: OffsetRange, batch: Batch) -> Halted | None:
-        mine = batch.decoded.rejected.filter(_of(batch.decoded.rejected, place.topic_partition))
-        offsets = np.sort(batch.records["offset"].to_numpy()[_of(batch.records, place.topic_partition)])
-        rejected = mine["offset"].to_numpy()[mine["reason"].to_numpy(zero_copy_only=False) != Reason.SKIPPED]
-        longest = self._watch(place, offsets, rejected)
-        passed = self._passed(len(offsets), len(rejected), longest)
-        if not passed or place.topic_partition in self.accepted:
+    def _check(self, place: OffsetRange, batch: Batch) -> HaltedPartition | None:
+        of_partition = batch.decoded.rejected.filter(_mask(batch.decoded.rejected, place.topic_partition))
+        offsets = np.sort(batch.records["offset"].to_numpy()[_mask(batch.records, place.topic_partition)])
+        reasons = of_partition["reason"].to_numpy(zero_copy_only=False)
+        rejected = of_partition["offset"].to_numpy()[reasons != Reason.SKIPPED]
+        longest = self._longest_run(place, offsets, rejected)
+        exceeded = self._exceeded(len(offsets), len(rejected), longest)
+        if not exceeded or place.topic_partition in self.accepted:
             return None
-        self.runs.pop((place.topic_id, place.topic_partition))  # what stands behind it is counted once it is passed
+        self.runs.pop((place.topic_id, place.topic_partition))  # start a new count when reading continues
         place_and_start = (place.topic_id, place.topic, place.topic_partition, place.start_offset)
-        return Halted(*place_and_start, f"{' and '.join(passed)}, {_first(mine)}", self._limits())
+        return HaltedPartition(*place_and_start, f"{' and '.join(exceeded)}, {_first(of_partition)}", self._limits())
 
-    def _watch(self, place: OffsetRange, offsets: np.ndarray, rejected: np.ndarray) -> int:
-        """Return the longest run; what is read again is counted from what stood before it."""
+    def _longest_run(self, place: OffsetRange, offsets: np.ndarray, rejected: np.ndarray) -> int:
+        """Return the longest run of rejected records that ends in the range, and remember the run at its end.
+
+        `offsets` holds the sorted offsets of the range's records, int64 of shape (records,); `rejected` those of the
+        rejected ones. A range that is read again continues the run before its start.
+        """
         known = self.runs.setdefault((place.topic_id, place.topic_partition), {})
         before = known.get(place.start_offset, 0)
         valid = np.flatnonzero(~np.isin(offsets, rejected))
@@ -87,14 +92,14 @@ class RejectionGuard:
         inner = int(np.diff(valid).max(initial=1)) - 1
         return max(before + int(valid[0]) if valid[0] else 0, inner, after)
 
-    def _passed(self, count: int, rejected: int, longest: int) -> list[str]:
+    def _exceeded(self, count: int, rejected: int, longest: int) -> list[str]:
         share = rejected / max(1, count)
-        passed: list[str] = []
+        exceeded: list[str] = []
         if count >= self.limits.min_records_for_share and share > self.limits.max_dead_letter_share:
-            passed.append(f"{share:.0%} of {count} records were rejected")
+            exceeded.append(f"{share:.0%} of {count} records were rejected")
         if longest > self.limits.max_dead_letter_run:
-            passed.append(f"{longest} records in a row were rejected")
-        return passed
+            exceeded.append(f"{longest} records in a row were rejected")
+        return exceeded
 
     def _limits(self) -> str:
         limits = self.limits
@@ -105,7 +110,7 @@ class RejectionGuard:
         )
 
 
-def _of(rows: pa.Table, partition: int) -> np.ndarray:
+def _mask(rows: pa.Table, partition: int) -> np.ndarray:
     return rows["topic_partition"].to_numpy() == partition
 
 

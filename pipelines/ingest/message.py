@@ -1,4 +1,4 @@
-"""What a queue delivers, and what every client of a queue does: `rabbitmq.py` and `sqs.py` are two."""
+"""The message of a queue, and the protocol of a queue client: `rabbitmq.py` and `sqs.py` implement it."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -6,29 +6,29 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a queue delivered; `receipt` acknowledges it."""
+    """A message as received; `receipt` acknowledges it."""
 
     value: bytes
     time_ms: int
     receipt: Any
 
 
-class Client(Protocol):
-    """A connection to one queue; its errors are ours (`errors.py`)."""
+class QueueClient(Protocol):
+    """A connection to one queue; it raises the errors of `errors.py`."""
 
     name: str
-    """What the queue is called, with its kind: rabbitmq:ratings."""
+    """The kind and name of the queue: rabbitmq:ratings."""
     place: str
-    """Where it is, so that another queue of the same name is another topic."""
+    """The address of the queue: a queue of the same name elsewhere is another topic."""
 
-    def receive(self, most: int, wait_seconds: float) -> list[Message]:
-        """Return what is there, at most so many; after `wait_seconds` nothing."""
+    def receive(self, max_messages: int, wait_seconds: float) -> list[Message]:
+        """Return up to `max_messages` messages; an empty list if none comes within `wait_seconds`."""
         ...
 
     def acknowledge(self, receipts: list[Any]) -> None:
-        """Let the queue forget messages, in the order in which they were received."""
+        """Remove messages from the queue, in the order in which they were received."""
         ...
 
     def waiting(self) -> int:
-        """Return about how many messages are in the queue and not received."""
+        """Return the approximate number of messages in the queue that were not received."""
         ...

@@ -1,8 +1,8 @@
-"""A message queue as a source of batches, behind a client of its kind: RabbitMQ (`rabbitmq.py`), SQS (`sqs.py`).
+"""A message queue as a source of batches, through a client for RabbitMQ (`rabbitmq.py`) or SQS (`sqs.py`).
 
 A queue has no offsets, so messages are numbered as they are received, from the lake's checkpoint on. They are
-acknowledged once the lake has committed them; what a crash leaves unacknowledged comes again, under new numbers, and
-is dropped as a duplicate (`once`). One ingester reads a queue at a time; a second one is fenced.
+acknowledged once the lake has committed them. After a crash, unacknowledged messages are redelivered under new numbers
+and dropped as duplicates (`once`). One ingester reads a queue at a time; a second one is fenced.
 """
 
 import logging
@@ -19,28 +19,28 @@ from pipelines.contract.decode import decode
 from pipelines.contract.schema import HEADERS, RECORD
 from pipelines.contract.times import bus_times
 from pipelines.errors import KarmalakeError
-from pipelines.ingest.guard import Halted
-from pipelines.ingest.message import Client, Message
-from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
+from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
+from pipelines.ingest.guard import HaltedPartition
+from pipelines.ingest.message import Message, QueueClient
 from pipelines.settings import ContractSettings, IngestSettings, Settings
 
 _LOG = logging.getLogger(__name__)
-_MOST = 20_000
-"""Messages of a batch at most: two batches are in hand, unacknowledged."""
+_MAX_BATCH_MESSAGES = 20_000
+"""Two batches are in memory at a time, unacknowledged."""
 
 
 @dataclass(slots=True)
 class QueueSource:
     """The messages of one queue; `open_queue` makes it."""
 
-    client: Client
+    client: QueueClient
     ingest: IngestSettings
     contract: ContractSettings
     topic_id: str = field(init=False)
     messages: list[Message] = field(default_factory=list[Message])
     """Received and not acknowledged, in order."""
     first: int = 0
-    """The number of the first of them."""
+    """The number of the first message in `messages`."""
     failure: KarmalakeError | None = None
 
     def __post_init__(self) -> None:
@@ -48,63 +48,64 @@ class QueueSource:
         self.topic_id = f"queue-{digest}"
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
-        """Return what is received, numbered from the checkpoint on; None when nothing came within `max_wait_seconds`.
+        """Return received messages, numbered from the checkpoint on; None if none came within `max_wait_seconds`.
 
-        Raises what the client raises, also what it raised when it acknowledged.
+        Raises what the client raises, and what it raised in an earlier `acknowledge`.
         """
         if self.failure:
             raise self.failure
         start = checkpoint(self.topic_id, 0) or 0
         if not self.first <= start <= self.first + len(self.messages):
-            self.first = start  # of another process's commits, or the lake is another one
-        again = self.messages[start - self.first :]
-        batch = again or self._receive()
+            self.first = start  # another process committed, or this is another lake
+        uncommitted = self.messages[start - self.first :]
+        batch = uncommitted or self._receive()
         if not batch:
             return None
         records = self._records(batch, start)
         decoded = decode(records, self.contract)
-        decoded = replace(decoded, mis_keyed=pa.array(np.zeros(len(decoded.events), bool)))  # there are no keys
+        decoded = replace(decoded, mis_keyed=pa.array(np.zeros(len(decoded.events), bool)))  # messages have no keys
         offsets = OffsetRange(self.topic_id, self.client.name, 0, start, start + len(batch), read=len(batch))
         return Batch(self.client.name, records, decoded, (offsets,))
 
-    def following(self) -> Checkpoint:
-        """Return the checkpoint behind everything that was received."""
+    def next_checkpoint(self) -> Checkpoint:
+        """Return the checkpoint after all received messages."""
         position = self.first + len(self.messages)
         return lambda _topic_id, _partition: position
 
-    def behind(self) -> int:
-        """Return about how many messages wait in the queue."""
+    def remaining_records(self) -> int:
+        """Return the approximate number of messages in the queue."""
         return self.client.waiting()
 
     def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
-        """Let the queue forget what is committed; a failure is raised by the next poll."""
-        upto = ranges[0].next_offset
-        done, self.messages = self.messages[: upto - self.first], self.messages[upto - self.first :]
-        self.first = upto
+        """Acknowledge committed messages; the next poll raises the error if that fails."""
+        next_offset = ranges[0].next_offset
+        split = next_offset - self.first
+        committed, self.messages = self.messages[:split], self.messages[split:]
+        self.first = next_offset
         try:
-            self.client.acknowledge([message.receipt for message in done])
+            self.client.acknowledge([message.receipt for message in committed])
         except KarmalakeError as error:
-            _LOG.warning("%s: %s messages will come again: %s", self.client.name, len(done), error)
+            _LOG.warning("%s: %s messages will be redelivered: %s", self.client.name, len(committed), error)
             self.failure = error
 
     def losses(self, _checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
-        """Return nothing: a queue does not tell what it lost."""
+        """Return nothing: a queue does not report losses."""
         return ()
 
-    def halt(self, halted: Halted) -> None:
-        """Raise RejectedError: there is no other topic partition to go on with."""
+    def halt(self, halted: HaltedPartition) -> None:
+        """Raise RejectedError: there is no other topic partition."""
         raise halted.error()
 
     def _receive(self) -> list[Message]:
-        """Receive until a batch is full, or nothing more came while it lingered."""
-        most, size = min(_MOST, self.ingest.max_batch_records), 0
+        """Receive until a batch is full, or until nothing comes within the linger time."""
+        max_messages, size = min(_MAX_BATCH_MESSAGES, self.ingest.max_batch_records), 0
         batch: list[Message] = []
-        lingering = time.monotonic() + self.ingest.max_wait_seconds
-        while len(batch) < most and size < self.ingest.max_batch_bytes:
-            found = self.client.receive(most - len(batch), max(0.0, lingering - time.monotonic()))
+        deadline = time.monotonic() + self.ingest.max_wait_seconds
+        while len(batch) < max_messages and size < self.ingest.max_batch_bytes:
+            found = self.client.receive(max_messages - len(batch), max(0.0, deadline - time.monotonic()))
             if not found:
                 break
-            lingering = min(lingering, time.monotonic() + self.ingest.linger_seconds) if not batch else lingering
+            deadline = min(deadline, time.monotonic() + self.ingest.linger_seconds) if not batch else deadline
             batch += found
             size += sum(len(message.value) for message in found)
         self.messages += batch
@@ -127,9 +128,9 @@ class QueueSource:
 
 @contextmanager
 def open_queue(settings: Settings) -> Generator[QueueSource]:
-    """Yield the queue of the settings, connected; what is not acknowledged when it is left comes again.
+    """Yield a source connected to the queue of the settings; on exit, unacknowledged messages go back to the queue.
 
-    Raises ConfigurationError, UsageError or TransientError with what to do.
+    Raises ConfigurationError, UsageError or TransientError.
     """
     if settings.queue.kind == "sqs":
         from pipelines.ingest.sqs import open_sqs as connect  # noqa: PLC0415 - an extra

@@ -1,7 +1,8 @@
-"""Receiving what brokers send in place: a response goes from the socket into the buffer that it is taken apart in.
+"""In-place receive: a response goes from the socket straight into the buffer that it is parsed from.
 
-kafka-python 3.0 reads a socket 4 kB at a time and copies what came three times before that. This rests on a few of its
-private names, which a test watches. TLS is left as it is: it comes in small records, and decrypting costs more.
+kafka-python 3.0 reads a socket 4 kB at a time and copies the bytes three times first. This module uses a few of its
+private names; a test checks that they exist. TLS connections are unchanged: they receive small records, and decryption
+costs more than the copies.
 """
 # pyright: reportOptionalMemberAccess=false
 # ruff: noqa: SLF001 - there is no public way
@@ -14,12 +15,12 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaTCPTransport
 
-_BORDER_BYTES = 4096
-"""What is received by kafka-python's own way: the beginning of a response, and its last byte."""
+_HEADER_RECEIVE_BYTES = 4096
+"""The size of a receive by kafka-python's own code, for the beginning of a response and its last byte."""
 
 
-def receiving_in_place(**config: object) -> KafkaNetClient:
-    """Return a client as a KafkaConsumer takes one by `kafka_client`: one that receives in place."""
+def in_place_client(**config: object) -> KafkaNetClient:
+    """Return a client that receives in place; pass this function to a KafkaConsumer as `kafka_client`."""
     net = NetworkSelector(**config)
     return KafkaNetClient(net, _Connections(net, **config), **config)
 
@@ -28,18 +29,18 @@ class _Connections(KafkaConnectionManager):
     async def _build_transport(self, node: Any, timeout_at: Any = None) -> Any:
         transport = await super()._build_transport(node, timeout_at=timeout_at)
         if type(transport) is KafkaTCPTransport:
-            transport.__class__ = _InPlace
+            transport.__class__ = _InPlaceTransport
         return transport
 
 
-class _InPlace(KafkaTCPTransport):
-    """A connection whose responses are received where they are read; whoever waits is told as ever."""
+class _InPlaceTransport(KafkaTCPTransport):
+    """A connection that receives responses in place; its interface to the client is unchanged."""
 
     def _sock_recv(self) -> tuple[bytes, KafkaConnectionError | None]:
-        """Return what the parser is to be given, and why nothing more will come."""
+        """Return the bytes for the parser, and an error if the connection ended."""
         try:
             self._fill(self._protocol.parser)
-            received = self._sock.recv(_BORDER_BYTES)
+            received = self._sock.recv(_HEADER_RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
             return b"", None
         except OSError as error:
@@ -47,7 +48,7 @@ class _InPlace(KafkaTCPTransport):
         return received, None if received else KafkaConnectionError("socket disconnected")
 
     def _fill(self, parser: Any) -> None:
-        """Receive the response under way but for its last byte, or up to the end of what comes."""
+        """Receive the current response up to its last byte, as far as bytes are available."""
         if not parser._receiving:
             return
         buffer = parser._rbuffer

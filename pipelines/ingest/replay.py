@@ -1,7 +1,7 @@
-"""A stretch of a topic as a source of batches: records that were read before, read again.
+"""A range of a topic as a source of batches: records that were read before, read again.
 
-A replay is a topic of its own, so that its commits account for what it read like any other (`nothing-lost`), and the
-checkpoints of the topic itself stay where they are. What the lake holds already is dropped as a duplicate (`once`).
+A replay is a topic of its own: its commits account for every record it read, like any other (`nothing-lost`), and the
+checkpoints of the original topic do not move. Events that the lake has already are dropped as duplicates (`once`).
 """
 
 from collections.abc import Mapping
@@ -11,66 +11,66 @@ from datetime import datetime
 import pyarrow as pa
 from kafka.structs import TopicPartition
 
-from pipelines.bus.clients import translated
+from pipelines.bus.clients import translate_errors
 from pipelines.bus.topics import describe_topic
 from pipelines.errors import UsageError
-from pipelines.ingest.batches import Polled
-from pipelines.ingest.guard import Halted
-from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
-from pipelines.ingest.source import KafkaSource, as_batch
+from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
+from pipelines.ingest.guard import HaltedPartition
+from pipelines.ingest.kafka import KafkaSource, decode_batch
+from pipelines.ingest.record_batches import Polled
 
-Stretch = dict[int, tuple[int, int]]
-"""By topic partition: the offsets [start, end) that are read again."""
+ReplayOffsets = dict[int, tuple[int, int]]
+"""By topic partition: the offsets [start, end) to read again."""
 
 
 @dataclass(slots=True)
-class Replay:
-    """The records of `stretch`, once, under the topic id of the replay."""
+class ReplaySource:
+    """The records at `offsets`, read once under the topic id of the replay."""
 
     source: KafkaSource
     topic_id: str
-    stretch: Stretch
+    offsets: ReplayOffsets
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
-        """Return the next batch of the stretch; None at its end. Errors as the topic has them."""
-        starts = {n: checkpoint(self.topic_id, n) or start for n, (start, _) in self.stretch.items()}
-        self.source.only = frozenset(n for n, (_, end) in self.stretch.items() if starts[n] < end)
+        """Return the next batch of the range; None at its end. Raises what `KafkaSource.poll` raises."""
+        starts = {n: checkpoint(self.topic_id, n) or start for n, (start, _) in self.offsets.items()}
+        self.source.only = frozenset(n for n, (_, end) in self.offsets.items() if starts[n] < end)
         found = self.source.read(lambda _, partition: starts[partition]) if self.source.only else None
         if found is None:
             return None
-        polled, ranges = self._up_to_the_end(*found)
-        return as_batch(ranges[0].topic, polled, ranges, self.source.contract)
+        polled, ranges = self._cut_at_end(*found)
+        return decode_batch(ranges[0].topic, polled, ranges, self.source.contract)
 
-    def following(self) -> Checkpoint:
-        """Return the checkpoints behind what was polled last."""
-        ends = {n: min(end, self.source.positions.get(n, end)) for n, (_, end) in self.stretch.items()}
+    def next_checkpoint(self) -> Checkpoint:
+        """Return the checkpoints after the last poll."""
+        ends = {n: min(end, self.source.positions.get(n, end)) for n, (_, end) in self.offsets.items()}
         return lambda _, partition: ends.get(partition)
 
-    def behind(self) -> int:
-        """Return how many offsets of the stretch lie behind what was polled last."""
-        at = self.source.positions
-        return sum(max(0, end - at[n]) for n, (_, end) in self.stretch.items() if n in at)
+    def remaining_records(self) -> int:
+        """Return the number of offsets of the range after the last poll."""
+        positions = self.source.positions
+        return sum(max(0, end - positions[n]) for n, (_, end) in self.offsets.items() if n in positions)
 
     def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
-        """Tell nobody: the group's offsets are those of the topic itself."""
+        """Do nothing: the group's offsets belong to the original topic."""
 
     def losses(self, _checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
-        """Return nothing: a stretch is chosen among what the log holds."""
+        """Return nothing: the range was chosen within the log."""
         return ()
 
-    def halt(self, halted: Halted) -> None:
-        """Read a topic partition no further."""
+    def halt(self, halted: HaltedPartition) -> None:
+        """Stop reading a topic partition."""
         self.source.halt(halted)
 
-    def _up_to_the_end(self, polled: Polled, ranges: tuple[OffsetRange, ...]) -> tuple[Polled, tuple[OffsetRange, ...]]:
-        """Leave out what lies behind the stretch, and give everything the replay's name."""
+    def _cut_at_end(self, polled: Polled, ranges: tuple[OffsetRange, ...]) -> tuple[Polled, tuple[OffsetRange, ...]]:
+        """Drop records after the range, and give the rest the topic and topic id of the replay."""
         topic = f"replay:{self.source.kafka.topic}"
-        ends = {place.topic_partition: self.stretch[place.topic_partition][1] for place in ranges}
+        ends = {place.topic_partition: self.offsets[place.topic_partition][1] for place in ranges}
         cut = polled.before(ends)
-        kept = Polled(*(_renamed(rows, self.topic_id, topic) for rows in (cut.records, cut.unread)))
-        return kept, tuple(
+        renamed = Polled(*(_with_topic(rows, self.topic_id, topic) for rows in (cut.records, cut.unreadable)))
+        return renamed, tuple(
             replace(
-                place.cut_at(ends[place.topic_partition], kept.count(place.topic_partition)),
+                place.cut_at(ends[place.topic_partition], renamed.count(place.topic_partition)),
                 topic_id=self.topic_id,
                 topic=topic,
             )
@@ -78,22 +78,25 @@ class Replay:
         )
 
 
-def _renamed(rows: pa.Table, topic_id: str, topic: str) -> pa.Table:
+def _with_topic(rows: pa.Table, topic_id: str, topic: str) -> pa.Table:
     for name, value in (("topic_id", topic_id), ("topic", topic)):
         at = rows.schema.get_field_index(name)
         rows = rows.set_column(at, rows.schema.field(at), pa.repeat(pa.scalar(value), len(rows)))
     return rows
 
 
-def find_stretch(source: KafkaSource, start: datetime | Mapping[int, int] | None, until: datetime | None) -> Stretch:
-    """Return what lies between `start`, a time or offsets by topic partition (None is the beginning), and `until`.
+def find_replay_offsets(
+    source: KafkaSource, start: datetime | Mapping[int, int] | None, until: datetime | None
+) -> ReplayOffsets:
+    """Return the offsets between `start` and `until`, by topic partition.
 
-    Without `until` that is everything up to the end of now. A time means the first record whose bus_time is not before
-    it. Raises UsageError for a topic partition that is not there, or offsets that the log does not hold.
+    `start` is a time, or offsets by topic partition; None is the beginning of the log. Without `until`, the range ends
+    at the current end of the log. A time selects the first record whose bus_time is not before it. Raises UsageError
+    for an unknown topic partition, or an offset outside the log.
     """
     topic = describe_topic(source.kafka)
     if topic is None:
-        raise UsageError(f"topic {source.kafka.topic} does not exist: there is nothing to read again")
+        raise UsageError(f"topic {source.kafka.topic} does not exist: there is nothing to replay")
     begins = {place.partition: place.begin_offset for place in topic.partitions}
     ends = {place.partition: place.end_offset for place in topic.partitions}
     starts = begins
@@ -104,15 +107,15 @@ def find_stretch(source: KafkaSource, start: datetime | Mapping[int, int] | None
         starts = dict(start)
     if until is not None:
         ends = _at_time(source, until, ends)
-    return {partition: (at, ends[partition]) for partition, at in starts.items() if at < ends[partition]}
+    return {n: (offset, ends[n]) for n, offset in starts.items() if offset < ends[n]}
 
 
 def _at_time(source: KafkaSource, moment: datetime, ends: dict[int, int]) -> dict[int, int]:
-    """Return the first offset not before a moment, by topic partition; its end if there is none."""
-    asked = dict.fromkeys((TopicPartition(source.kafka.topic, n) for n in ends), int(moment.timestamp() * 1000))
-    with translated(source.kafka, f"looking for {moment.isoformat()} in {source.kafka.topic}"):
-        found = source.consumer.offsets_for_times(asked)
-    return {place.partition: at.offset if at else ends[place.partition] for place, at in found.items()}
+    """Return the first offset not before a moment, by topic partition; the end of the log if there is none."""
+    times = dict.fromkeys((TopicPartition(source.kafka.topic, n) for n in ends), int(moment.timestamp() * 1000))
+    with translate_errors(source.kafka, f"looking for {moment.isoformat()} in {source.kafka.topic}"):
+        found = source.consumer.offsets_for_times(times)
+    return {tp.partition: first.offset if first else ends[tp.partition] for tp, first in found.items()}
 
 
 def _check(start: Mapping[int, int], begins: dict[int, int], ends: dict[int, int], topic: str) -> None:
@@ -120,5 +123,5 @@ def _check(start: Mapping[int, int], begins: dict[int, int], ends: dict[int, int
         if partition not in begins:
             raise UsageError(f"{topic} has no topic partition {partition}: it has {', '.join(map(str, begins))}")
         if not begins[partition] <= offset <= ends[partition]:
-            held = f"{begins[partition]} to {ends[partition]}"
-            raise UsageError(f"{topic}-{partition} holds the offsets {held}, and {offset} is outside of them")
+            bounds = f"{begins[partition]} to {ends[partition]}"
+            raise UsageError(f"{topic}-{partition} holds the offsets {bounds}, and {offset} is outside of them")

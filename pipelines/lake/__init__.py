@@ -1,1 +1,1 @@
-"""The Delta tables, the commit, the dedup index, compaction and recovery."""
+"""The lake: Delta tables, the commit protocol, the dedup index, erasure, file compaction and recovery."""

@@ -1,7 +1,7 @@
-"""The commit: files, checkpoints and the record of a batch, published together or not at all.
+"""The commit of a batch: its files, checkpoints and record become visible together or not at all (`atomic`).
 
-It carries the checkpoints, as application transactions (`positions.py`). A handle that commits must be
-the very handle the checkpoint was read from: only against that version does the log fence (`fenced`).
+The checkpoints are application transactions of the commit (`checkpoints.py`). The handle that commits must be the
+handle that the checkpoints were read from: the log fences only against that version (`fenced`).
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are made when it is imported)
@@ -19,17 +19,17 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
 
 from pipelines.errors import CommitUnknownError, FencedError, TransientError, one_line
-from pipelines.ingest.ranges import OffsetRange
+from pipelines.ingest.batch import OffsetRange
+from pipelines.lake.checkpoints import checkpoint_transactions
+from pipelines.lake.commit_log import commit_rows
+from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.files import make_durable, write_days, write_file
-from pipelines.lake.history import recorded
-from pipelines.lake.positions import positions
-from pipelines.lake.publish import publish
-from pipelines.lake.tables import COMMIT_METADATA, Lake, checkpoint_id, discard_unnamed
+from pipelines.lake.tables import COMMIT_METADATA, Lake, checkpoint_id, discard_uncommitted
 
 
 @dataclass(frozen=True, slots=True)
 class CommitRecord:
-    """The record of a commit of `events`; `version` is the table version that it made, -1 before the commit."""
+    """The record of a commit of `events`; `version` is the version that it created, -1 before the commit."""
 
     batch_id: str
     source: str
@@ -48,12 +48,12 @@ class CommitRecord:
         return sum(getattr(offsets, count) for offsets in self.ranges)
 
 
-class OvertakenError(DeltaError):
-    """Somebody committed to `events` since the handle was read: dedupe again, then commit again."""
+class ConcurrentCommitError(DeltaError):
+    """Another commit to `events` came first: deduplicate the batch on the newest version, then commit again."""
 
 
 def describe_events(events: pa.Table) -> dict[str, Any]:
-    """Return the fields of a CommitRecord that speak of the events it adds."""
+    """Return the fields of a CommitRecord that describe the events it adds (at least the column event_time)."""
     if not len(events):
         return {"first_event_time": None, "last_event_time": None, "days": ()}
     bounds = pc.min_max(events["event_time"]).as_py()
@@ -62,105 +62,108 @@ def describe_events(events: pa.Table) -> dict[str, Any]:
 
 
 def commit_batch(lake: Lake, events: DeltaTable, files: Sequence[AddAction], record: CommitRecord) -> CommitRecord:
-    """Publish a batch on the version of `events` (a handle); return its record with version and commit time.
+    """Commit a batch on the version of the handle `events`; return its record with version and commit time.
 
-    A crash before it leaves orphan files; after it, a batch whose commit record `complete_commits` will write.
-    Raises OvertakenError when somebody else committed in between, FencedError when that was to one of our topic
-    partitions or a range begins elsewhere than at the checkpoint of that version, TransientError when the commit could
-    not be written, CommitUnknownError when the log cannot be read to learn the outcome.
+    A crash before the commit leaves orphan files; after it, a batch whose record `complete_commits` appends later.
+    Raises ConcurrentCommitError when another commit came first, FencedError when that commit moved one of this batch's
+    checkpoints or a range does not begin at its checkpoint, TransientError when the commit could not be written, and
+    CommitUnknownError when the log cannot be read to find the outcome.
     """
     record = replace(record, committed=datetime.now(UTC))
     expected = _checkpoints(events, record)
     base = events.version()
     if any(at not in {None, r.start_offset} for at, r in zip(expected, record.ranges, strict=True)):
         raise FencedError(
-            f"{_places(record)} does not begin at the checkpoints of lake version {base}, which are {expected}: "
-            "nothing of this batch was committed; start again to read on from them"
+            f"{_format_ranges(record)} does not begin at the checkpoints of lake version {base}, which are {expected}: "
+            "nothing of this batch was committed; start again to read from there"
         )
     try:
-        publish(events, files, positions(events, record.ranges), metadata={COMMIT_METADATA: _to_json(record)})
+        commit_actions(
+            events, files, checkpoint_transactions(events, record.ranges), metadata={COMMIT_METADATA: _to_json(record)}
+        )
     except (DeltaError, OSError) as error:
-        landed = _outcome(lake, events, base, record.batch_id, error)
+        landed = _find_version(lake, events, base, record.batch_id, error)
         if landed is None and _checkpoints(events, record) != expected:
             raise FencedError(
-                f"another ingester has moved the checkpoint of {_places(record)} while this one was reading: "
-                "stop one of the two; nothing of this batch was committed"
+                f"another ingester has moved the checkpoint of {_format_ranges(record)} while this one was reading: "
+                "nothing of this batch was committed; stop one of the two"
             ) from error
         if landed is None and events.version() > base:
-            raise OvertakenError(str(error)) from error
+            raise ConcurrentCommitError(str(error)) from error
         if landed is None:
             raise TransientError(
-                f"the commit of {_places(record)} to {lake.folder('events')} failed: {one_line(error)}; "
+                f"the commit of {_format_ranges(record)} to {lake.folder('events')} failed: {one_line(error)}; "
                 "nothing of this batch was committed: check the disk or the object store and the permissions, "
                 "then start again"
             ) from error
     else:
         landed = base + 1
         events.update_incremental()
-    make_durable([lake.entry("events", landed)])
+    make_durable([lake.entry_path("events", landed)])
     return replace(record, version=landed)
 
 
 def stage_events(lake: Lake, events: pa.Table, batch_id: str) -> list[AddAction]:
-    """Write the events of a batch (EVENT and PLACE columns) as durable files by day that no commit names yet."""
-    return write_days(lake.folder("events"), _of_batch(events, batch_id), batch_id)
+    """Write the events of a batch (EVENT and POSITION columns) as durable files by UTC day, not yet committed."""
+    return write_days(lake.folder("events"), _with_batch_id(events, batch_id), batch_id)
 
 
 def append(lake: Lake, name: str, rows: pa.Table, batch_id: str) -> None:
-    """Append rows to `dead_letters` or `conflicts`, durably; they count once the batch is committed, and not before."""
+    """Append rows of a batch to `dead_letters` or `conflicts`, durably. They count once the batch is committed."""
     if len(rows):
-        append_file(lake, name, _of_batch(rows, batch_id), batch_id)
+        append_file(lake, name, _with_batch_id(rows, batch_id), batch_id)
 
 
 def append_file(lake: Lake, name: str, rows: pa.Table, file_name: str) -> None:
-    """Append rows to a table other than `events`, durably, as one file; a crash leaves at most an orphan file.
+    """Append rows to a table other than `events`, durably, as one file.
 
-    Raises TransientError when the commit is refused though nobody else has committed.
+    A concurrent commit makes it try again on the newest version. Raises TransientError when the commit fails without
+    one. A crash leaves at most an orphan file.
     """
     actions = write_file(lake.folder(name), rows, file_name)
     table = lake.table(name)
     while True:
         base = table.version()
         try:
-            publish(table, actions, {})
+            commit_actions(table, actions, {})
         except CommitFailedError as error:
             table.update_incremental()
             if table.version() > base:
                 continue
-            discard_unnamed(lake, name, actions)
+            discard_uncommitted(lake, name, actions)
             raise TransientError(f"{lake.folder(name)} cannot be committed to: {one_line(error)}; try again") from error
         break
-    make_durable([lake.entry(name, table.version() + 1)])
+    make_durable([lake.entry_path(name, table.version() + 1)])
 
 
-def _of_batch(rows: pa.Table, batch_id: str) -> pa.Table:
+def _with_batch_id(rows: pa.Table, batch_id: str) -> pa.Table:
     return rows.append_column("batch_id", pa.repeat(pa.scalar(batch_id), len(rows)))
 
 
 def _to_json(record: CommitRecord) -> str:
-    ranges = tuple(replace(offsets, last=None) for offsets in record.ranges)  # the transactions say it
+    ranges = tuple(replace(offsets, last=None) for offsets in record.ranges)  # the transactions hold it
     return json.dumps(asdict(replace(record, ranges=ranges)), default=str)
 
 
-def _outcome(lake: Lake, events: DeltaTable, base: int, batch_id: str, error: Exception) -> int | None:
-    """Learn from the log whether a batch whose commit failed, or whose answer was lost, has landed after all."""
+def _find_version(lake: Lake, events: DeltaTable, base: int, batch_id: str, error: Exception) -> int | None:
+    """Return the version of a batch whose commit seemed to fail, if the log has it after all."""
     try:
         events.update_incremental()
-        for version, actions in lake.log(base, events.version()):
-            if any(record["batch_id"] == batch_id for record in recorded(version, actions)):
+        for version, actions in lake.read_log(base, events.version()):
+            if any(record["batch_id"] == batch_id for record in commit_rows(version, actions)):
                 return version
     except (DeltaError, OSError, LookupError) as unreadable:
         raise CommitUnknownError(
             f"batch {batch_id} may or may not be committed ({one_line(error)}; then {one_line(unreadable)}): "
-            "start again, the checkpoint in the lake tells"
+            "start again; the checkpoint in the lake shows whether it is"
         ) from unreadable
     return None
 
 
 def _checkpoints(events: DeltaTable, record: CommitRecord) -> list[int | None]:
-    """Return the next_offset of the topic partition of each range at the version of a handle; None if never read."""
+    """Return the next_offset of the topic partition of each range at a handle's version; None if never read."""
     return [events.transaction_version(checkpoint_id(r.topic_id, r.topic_partition)) for r in record.ranges]
 
 
-def _places(record: CommitRecord) -> str:
+def _format_ranges(record: CommitRecord) -> str:
     return ", ".join(map(str, record.ranges))

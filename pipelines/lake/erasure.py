@@ -1,13 +1,13 @@
-"""Erasure: the rows of users out of every table of the lake, in this order: tombstone, events, dead letters, conflicts.
+"""Erasure: remove users from every table of the lake, in this order: tombstone, events, dead letters, conflicts.
 
-Files that hold such rows are written again without them; the old ones go with the next vacuum, when no reader needs
-them any more. A kill at any step leaves a lake that adds up, and erasing again finishes it: what a tombstone names and
-a table still holds is removed, whoever asked for it. Each table is committed on exactly the version that was read, as
-compaction does, so nothing that comes in meanwhile is missed.
+Files that hold rows of the users are rewritten without them; the old files go with a later vacuum, when no reader needs
+them. A crash at any step leaves a lake that reconciles, and the next erasure finishes it: it removes the rows of every
+user with a tombstone. Like a compaction, each commit is on exactly the version that was read, so rows that arrive
+meanwhile are not missed.
 
-Removed are a user's events; dead letters by key, by user_id, or, if they cannot be decoded, by a word of their bytes;
-conflicts of the user, and those whose first event was the user's, since they hold its event_id. What other users'
-events say of the user stays, and is counted (`mentions.py`).
+An erasure removes a user's events; dead letters by key, by user_id or, if undecodable, by a token of their bytes; and
+conflicts of the user, and those whose first event was the user's, since they hold its event_id. Mentions of the user in
+events of other users stay, and are counted (`mentions.py`).
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are made when it is imported)
@@ -23,21 +23,21 @@ from deltalake.transaction import AddAction
 
 from pipelines.errors import TransientError
 from pipelines.lake.commit import append_file
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.files import make_durable, read_file, write_days, write_file
-from pipelines.lake.history import take_snapshot
-from pipelines.lake.tables import ERASED, ERASURES_DONE, Lake, data_files, discard_unnamed, erasures_done
+from pipelines.lake.tables import ERASED, ERASURES_DONE, Lake, data_files, discard_uncommitted, erasures_done
 from pipelines.lake.tombstones import Tombstones, tombstone
 from pipelines.lake.upkeep import File, list_files, replace_files
 
 _ATTEMPTS = 20
 _TABLES = ("events", "dead_letters", "conflicts")
-_SOUGHT = {"events": ["user_id"], "conflicts": ["user_id", "event_id"]}
-"""The columns that tell whether a row is of an erased user; of dead letters all."""
+_MATCHED_COLUMNS = {"events": ["user_id"], "conflicts": ["user_id", "event_id"]}
+"""The columns that decide whether a row is of an erased user; for dead letters all columns do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Erased:
-    """Rows of each table."""
+class ErasureCounts:
+    """Numbers of rows of erased users, by table."""
 
     events: int
     dead_letters: int
@@ -45,47 +45,52 @@ class Erased:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rewritten:
-    """A file without the rows of erased users: what takes its place, and how many rows went."""
+class _Rewrite:
+    """A file that had rows of erased users, what replaces it, and how many rows were removed."""
 
     file: File
     added: list[AddAction]
     rows: int
 
 
-def erase_users(lake: Lake, tombstones: Tombstones, user_ids: Iterable[str], digests: Collection[str] = ()) -> Erased:
-    """Remove users, and those whom tombstones of another lake name, for good; ingest drops what comes of them later.
+def erase_users(
+    lake: Lake, tombstones: Tombstones, user_ids: Iterable[str], digests: Collection[str] = ()
+) -> ErasureCounts:
+    """Permanently erase users from the lake; return how many rows were removed. Ingest drops their later records.
 
-    Also finishes what an erasure that was killed left. Raises TransientError when others kept committing.
+    `digests` are tombstones of another lake, whose users are erased, too. Also finishes an erasure that was killed.
+    Raises TransientError when other processes kept committing through all attempts. A crash leaves tombstones, and
+    tables that may still have rows of the users: run it again.
     """
     tombstones.read()
-    new = [name for user_id in user_ids if not tombstones.names(name := user_id.encode())]
+    new = [name for user_id in user_ids if not tombstones.contains(name := user_id.encode())]
     tombstones.add({tombstone(name, tombstones.lake_id) for name in new} | set(digests))
-    return Erased(**{name: _erase(lake, name, tombstones) for name in _TABLES})
+    return ErasureCounts(**{name: _erase(lake, name, tombstones) for name in _TABLES})
 
 
-def held_of_erased(lake: Lake, tombstones: Tombstones) -> Erased:
-    """Return how many rows of erased users are still there: none, unless an erasure was killed or a lake restored."""
+def count_remaining_rows(lake: Lake, tombstones: Tombstones) -> ErasureCounts:
+    """Count the rows of erased users that remain: none, unless an erasure was killed or a lake restored from a copy."""
     counts = dict.fromkeys(_TABLES, 0)
     tombstones.read()
     for name in _TABLES if tombstones.digests else ():
-        orphaned = _orphaned(lake, name)
+        orphaned = _orphaned_ids(lake, name)
         for path in data_files(lake.table(name)):
-            counts[name] += pc.sum(_mask(name, read_file(path, _SOUGHT.get(name)), tombstones, orphaned)).as_py() or 0
-    return Erased(**counts)
+            rows = read_file(path, _MATCHED_COLUMNS.get(name))
+            counts[name] += pc.sum(_match_rows(name, rows, tombstones, orphaned)).as_py() or 0
+    return ErasureCounts(**counts)
 
 
-def _mask(name: str, rows: pa.Table, tombstones: Tombstones, orphaned: pa.Array) -> pa.BooleanArray:
+def _match_rows(name: str, rows: pa.Table, tombstones: Tombstones, orphaned: pa.Array) -> pa.BooleanArray:
     if name == "dead_letters":
-        return tombstones.of_letters(rows)
-    users = tombstones.of_users(rows["user_id"])
+        return tombstones.match_dead_letters(rows)
+    users = tombstones.match_users(rows["user_id"])
     if name == "events":
         return users
     return pc.or_(users, pc.is_in(rows["event_id"], value_set=orphaned).combine_chunks())
 
 
-def _orphaned(lake: Lake, name: str) -> pa.Array:
-    """Return the event_ids of committed conflicts whose first event is gone: it was of a user who was erased."""
+def _orphaned_ids(lake: Lake, name: str) -> pa.Array:
+    """Return the event_ids of committed conflicts whose first event was erased; none for the other tables."""
     if name != "conflicts":
         return pa.array([], pa.string())
     snapshot = take_snapshot(lake)
@@ -93,8 +98,8 @@ def _orphaned(lake: Lake, name: str) -> pa.Array:
     known = pa.array([], pa.string())
     for path in snapshot.files["conflicts"]:
         rows = read_file(path, ["event_id", "batch_id"])
-        mine = rows.filter(pc.is_in(rows["batch_id"], value_set=committed.cast(pa.string())))["event_id"]
-        known = pc.unique(pa.chunked_array([known, *mine.chunks], pa.string()))
+        here = rows.filter(pc.is_in(rows["batch_id"], value_set=committed.cast(pa.string())))["event_id"]
+        known = pc.unique(pa.chunked_array([known, *here.chunks], pa.string()))
     for path in snapshot.files["events"] if len(known) else ():
         known = known.filter(pc.invert(pc.is_in(known, value_set=_column(path, "event_id").combine_chunks())))
     return known
@@ -105,21 +110,21 @@ def _column(path: str, name: str) -> pa.ChunkedArray:
 
 
 def _erase(lake: Lake, name: str, tombstones: Tombstones) -> int:
-    """Rewrite the files of a table that hold rows of erased users, and commit that; return how many rows went."""
-    seen: dict[str, _Rewritten | None] = {}
-    orphaned = _orphaned(lake, name)
+    """Rewrite the files of a table that hold rows of erased users, and commit; return the number of rows removed."""
+    seen: dict[str, _Rewrite | None] = {}
+    orphaned = _orphaned_ids(lake, name)
     for _ in range(_ATTEMPTS):
         known = tombstones.digests
         erasures = tombstones.read()
-        if tombstones.digests != known:  # somebody else asked meanwhile
+        if tombstones.digests != known:  # another process added some meanwhile
             _discard_unused(lake, name, seen)
             seen.clear()
         table = lake.table(name)
         for file in list_files(table):
             if file.path not in seen:
                 seen[file.path] = _rewrite(lake, name, file, tombstones, orphaned)
-        there = {file.path for file in list_files(table)}
-        rewritten = [done for path, done in seen.items() if done and path in there]
+        current = {file.path for file in list_files(table)}
+        rewritten = [done for path, done in seen.items() if done and path in current]
         if not rewritten and (name != "events" or erasures_done(table) == erasures):
             return 0
         try:
@@ -128,28 +133,28 @@ def _erase(lake: Lake, name: str, tombstones: Tombstones) -> int:
             replace_files(table, [done.file for done in rewritten], added, marks, data_change=True)
         except CommitFailedError:
             continue
-        make_durable([lake.entry(name, table.version() + 1)])
+        make_durable([lake.entry_path(name, table.version() + 1)])
         _discard_unused(lake, name, seen)
         return sum(done.rows for done in rewritten)
     _discard_unused(lake, name, seen)
-    raise TransientError(f"others kept committing to {lake.folder(name)}: erase again, it goes on where it was")
+    raise TransientError(f"other writers kept committing to {lake.folder(name)}: erase again, which resumes it")
 
 
-def _discard_unused(lake: Lake, name: str, seen: dict[str, _Rewritten | None]) -> None:
-    """Remove files that were written again in vain, since others had replaced the originals by then."""
-    discard_unnamed(lake, name, [action for done in seen.values() if done for action in done.added])
+def _discard_unused(lake: Lake, name: str, seen: dict[str, _Rewrite | None]) -> None:
+    """Remove rewritten files that were not committed, because another commit had replaced the originals."""
+    discard_uncommitted(lake, name, [action for done in seen.values() if done for action in done.added])
 
 
-def _rewrite(lake: Lake, name: str, file: File, tombstones: Tombstones, orphaned: pa.Array) -> _Rewritten | None:
-    """Write a file again without the rows of erased users, and note where they stood; None if it has none."""
+def _rewrite(lake: Lake, name: str, file: File, tombstones: Tombstones, orphaned: pa.Array) -> _Rewrite | None:
+    """Rewrite a file without rows of erased users, and record their places in `erased`; None if it has no such row."""
     rows = read_file(f"{lake.folder(name)}/{file.path}")
-    gone = _mask(name, rows, tombstones, orphaned)
-    if not pc.any(gone, min_count=0).as_py():
+    matched = _match_rows(name, rows, tombstones, orphaned)
+    if not pc.any(matched, min_count=0).as_py():
         return None
-    stood = rows.filter(gone)
-    columns = [stood[column] if column in stood.column_names else None for column in ERASED.names]
-    named = [pa.repeat(pa.scalar(name), len(stood)) if column is None else column for column in columns]
-    append_file(lake, "erased", pa.table(named, schema=ERASED), uuid4().hex)
-    kept, write = rows.filter(pc.invert(gone)), write_days if name == "events" else write_file
+    removed = rows.filter(matched)
+    columns = [removed[column] if column in removed.column_names else None for column in ERASED.names]
+    filled = [pa.repeat(pa.scalar(name), len(removed)) if column is None else column for column in columns]
+    append_file(lake, "erased", pa.table(filled, schema=ERASED), uuid4().hex)
+    kept, write = rows.filter(pc.invert(matched)), write_days if name == "events" else write_file
     added = write(lake.folder(name), kept, uuid4().hex) if len(kept) else []
-    return _Rewritten(file, added, len(stood))
+    return _Rewrite(file, added, len(removed))

@@ -1,4 +1,4 @@
-"""Files: how Parquet is laid out and written, and how any file is made durable. Knows nothing of commits."""
+"""Parquet files: their layout, writing and reading, and how any file is made durable. Independent of commits."""
 
 import json
 import os
@@ -15,30 +15,30 @@ import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
 from pipelines.errors import TransientError
-from pipelines.lake.stores import ensure_folder_of, on_this_machine, opened, reached
+from pipelines.lake.stores import ensure_parent_folder, local_paths, resolve_store, translate_store_errors
 
 DAY_COLUMN = "event_day"
-"""The UTC day of event_time: a folder of `events`, and no column of its files."""
+"""The UTC day of event_time: the partition column of `events`, a folder and not a column of its files."""
 _DAY_US = 86_400_000_000
 _FSYNC_THREADS = 8
 _BUFFER_BYTES = 1024 * 1024
-"""Of a column that is read a part at a time."""
-# One user's events among many are found without reading the others: the Bloom filter of a row group says that a user is
-# not in it, and a page without any is passed over. DuckDB does so only where user_ids are not in a dictionary, and
-# metadata, being nested, are read by whole row groups.
-_ROW_GROUP, _PAGE = 32_768, 4_096
-_SOUGHT, _FALSE_POSITIVES = "user_id", 0.05
-# Sorted or nearly sorted integers shrink to a bit or two; ids of many users gain nothing from a dictionary.
+"""The read buffer of a column, where a file is read in parts."""
+# Readers find the events of one user without reading the others: the Bloom filter of a row group excludes it, and pages
+# without a match are skipped. DuckDB does so only if user_ids are not dictionary-encoded. Nested metadata are read by
+# whole row groups.
+_ROW_GROUP_ROWS, _PAGE_ROWS = 32_768, 4_096
+_BLOOM_COLUMN, _FALSE_POSITIVE_RATE = "user_id", 0.05
+# Sorted or nearly sorted integers shrink to a bit or two each; ids of many users gain nothing from a dictionary.
 _DELTA_ENCODED = {
     "offset": "DELTA_BINARY_PACKED",
     "event_time": "DELTA_BINARY_PACKED",
     "bus_time": "DELTA_BINARY_PACKED",
 }
-_PLAIN = {"event_id", "value", _SOUGHT}
-# What a producer wrote may be a hundred megabytes, and statistics keep the least and the greatest several times over.
-_UNMEASURED = {"key", "value", "headers"}
-_KEYS = "metadata.key_value.key"
-_LAYOUTS = {
+_PLAIN = {"event_id", "value", _BLOOM_COLUMN}
+# What a producer wrote may be a hundred megabytes, and statistics repeat minimum and maximum several times.
+_NO_STATISTICS = {"key", "value", "headers"}
+_METADATA_KEYS = "metadata.key_value.key"
+_PLAIN_TYPES = {
     pa.string_view(): pa.string(),
     pa.large_string(): pa.string(),
     pa.binary_view(): pa.binary(),
@@ -47,55 +47,60 @@ _LAYOUTS = {
 
 
 def write_days(folder: str, events: pa.Table, name: str, *, data_change: bool = True) -> list[AddAction]:
-    """Write `events` (EVENTS without event_day) as one durable file for each UTC day, and return them uncommitted.
+    """Write `events` (EVENTS without event_day) as one durable file for each UTC day; return the actions to commit.
 
-    Rows keep their order within a day. A crash leaves files that no commit names; an error leaves none.
+    Files are named DAY/`name`.parquet. Rows keep their order within a day. `data_change` is false where the rows were
+    in the table before. A crash leaves files that no commit names; an error leaves none.
     """
     parts = [(f"{DAY_COLUMN}={day}/{name}.parquet", rows, {DAY_COLUMN: day}) for day, rows in _by_day(events)]
     return _write_all(folder, parts, data_change=data_change)
 
 
 def write_file(folder: str, rows: pa.Table, name: str, *, data_change: bool = True) -> list[AddAction]:
-    """Write `rows` as one durable file of an unpartitioned table, and return it uncommitted."""
+    """Write `rows` as one durable file of an unpartitioned table, as `write_days` does; return the action to commit."""
     return _write_all(folder, [(f"{name}.parquet", rows, {})], data_change=data_change)
 
 
 def remove_files(folder: str, files: Iterable[AddAction]) -> None:
-    """Remove files of a table that no commit names; one that is gone already is passed over."""
+    """Remove files of a table that no commit names; a missing one is skipped."""
     for file in files:
         _remove(f"{folder}/{file.path}")
 
 
-def read_file(place: str, columns: list[str] | None = None) -> pa.Table:
-    """Read one file of a table as it was written: the day in its path is not made a column.
+def read_file(location: str, columns: list[str] | None = None) -> pa.Table:
+    """Read one file of a table, or some of its columns, without `event_day`.
 
-    Other engines that rewrite files (a delete, say) use other layouts of text: all are read as one.
+    Other engines that rewrite files (for a delete, say) use other types of text and bytes: all are read as `string` and
+    `binary`. Raises TransientError when an object store does not answer.
     """
-    store, path = opened(place)
-    with reached(place):
+    store, path = resolve_store(location)
+    with translate_store_errors(location):
         rows = pq.ParquetFile(path, filesystem=store).read(columns)
-    plain = pa.schema([field.with_type(_LAYOUTS.get(field.type, field.type)) for field in rows.schema])
+    plain = pa.schema([field.with_type(_PLAIN_TYPES.get(field.type, field.type)) for field in rows.schema])
     return rows if plain == rows.schema else rows.cast(plain)
 
 
-def read_footer(place: str) -> pq.FileMetaData:
-    """Return the footer of one file of a table: its row groups, with their sizes before compression."""
-    store, path = opened(place)
-    with reached(place):
+def read_footer(location: str) -> pq.FileMetaData:
+    """Return the footer of one file of a table: its row groups, with their uncompressed sizes in bytes."""
+    store, path = resolve_store(location)
+    with translate_store_errors(location):
         return pq.read_metadata(path, filesystem=store)
 
 
 @contextmanager
-def open_file(place: str) -> "Generator[pq.ParquetFile]":
-    """Yield one file of a table, to be read a part at a time: no more than that is in memory."""
-    store, path = opened(place)
-    with reached(place), pq.ParquetFile(path, filesystem=store, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
+def open_file(location: str) -> "Generator[pq.ParquetFile]":
+    """Yield one file of a table, to be read in parts: only one part at a time is in memory."""
+    store, path = resolve_store(location)
+    with (
+        translate_store_errors(location),
+        pq.ParquetFile(path, filesystem=store, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file,
+    ):
         yield file
 
 
-def make_durable(places: Sequence[str | Path]) -> None:
-    """Flush files and the folders that name them to the disk: after this, power may fail."""
-    paths = on_this_machine(places)
+def make_durable(locations: Sequence[str | Path]) -> None:
+    """Flush local files and the folders that name them to disk: they survive a power cut from then on."""
+    paths = local_paths(locations)
     folders = {path.parent for path in paths} | {path.parent.parent for path in paths}
     with ThreadPoolExecutor(_FSYNC_THREADS) as pool:
         list(pool.map(_fsync, paths))
@@ -115,7 +120,7 @@ def _by_day(events: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 
 
 def _write_all(folder: str, parts: list[tuple[str, pa.Table, dict[str, str]]], *, data_change: bool) -> list[AddAction]:
-    """Write one durable file for each (path, rows, partition values); whatever fails, none of them is left."""
+    """Write one durable file for each (path, rows, partition values); an error leaves none of them."""
     actions: list[AddAction] = []
     try:
         for path, rows, values in parts:
@@ -129,34 +134,34 @@ def _write_all(folder: str, parts: list[tuple[str, pa.Table, dict[str, str]]], *
     return actions
 
 
-def _remove(place: str) -> None:
-    store, path = opened(place)
-    with suppress(FileNotFoundError), reached(place):
+def _remove(location: str) -> None:
+    store, path = resolve_store(location)
+    with suppress(FileNotFoundError), translate_store_errors(location):
         store.delete_file(path)
 
 
 def _write(
     folder: str, path: str, rows: pa.Table, partition_values: Mapping[str, str], *, data_change: bool
 ) -> AddAction:
-    store, place = opened(f"{folder}/{path}")
-    ensure_folder_of(f"{folder}/{path}")
+    store, location = resolve_store(f"{folder}/{path}")
+    ensure_parent_folder(f"{folder}/{path}")
     columns = rows.schema.names
     repetitive = [name for name in columns if name not in _PLAIN and name not in _DELTA_ENCODED]
     layout: dict[str, Any] = {
         "compression": "zstd",
-        "use_dictionary": [*repetitive, _KEYS],
+        "use_dictionary": [*repetitive, _METADATA_KEYS],
         "column_encoding": {name: encoding for name, encoding in _DELTA_ENCODED.items() if name in columns},
-        "row_group_size": _ROW_GROUP,
-        "max_rows_per_page": _PAGE,
-        "write_statistics": [name for name in columns if name not in _UNMEASURED] if "value" in columns else True,
+        "row_group_size": _ROW_GROUP_ROWS,
+        "max_rows_per_page": _PAGE_ROWS,
+        "write_statistics": [name for name in columns if name not in _NO_STATISTICS] if "value" in columns else True,
     }
-    if _SOUGHT in columns:
-        expected = {"ndv": max(1, min(len(rows), _ROW_GROUP)), "fpp": _FALSE_POSITIVES}
-        layout["bloom_filter_options"] = {_SOUGHT: expected}
-    with reached(folder):
-        pq.write_table(rows, place, filesystem=store, **layout)
+    if _BLOOM_COLUMN in columns:
+        expected = {"ndv": max(1, min(len(rows), _ROW_GROUP_ROWS)), "fpp": _FALSE_POSITIVE_RATE}
+        layout["bloom_filter_options"] = {_BLOOM_COLUMN: expected}
+    with translate_store_errors(folder):
+        pq.write_table(rows, location, filesystem=store, **layout)
     stats = json.dumps({"numRecords": len(rows)})
-    size = store.get_file_info(place).size
+    size = store.get_file_info(location).size
     return AddAction(path, size, dict(partition_values), int(time.time() * 1000), data_change, stats)
 
 

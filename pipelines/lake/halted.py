@@ -1,6 +1,6 @@
-"""Topic partitions that are halted, kept for those who look from another process (`karmalake doctor`).
+"""The topic partitions that ingest has halted, saved for other processes to read (`karmalake doctor`).
 
-A hint: whether one is halted still, its checkpoint in the lake says.
+The file is a hint: whether a topic partition is still halted follows from its checkpoint in the lake.
 """
 
 import json
@@ -12,15 +12,15 @@ from pathlib import Path
 
 from deltalake import DeltaTable
 
-from pipelines.ingest.guard import Halted
+from pipelines.ingest.guard import HaltedPartition
 from pipelines.lake.tables import checkpoint_id
 from pipelines.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 
 
-def remember(settings: Settings, halted: Iterable[Halted]) -> None:
-    """Write down what this process has halted; a disk that does not take it is only logged."""
+def save_halted(settings: Settings, halted: Iterable[HaltedPartition]) -> None:
+    """Save which topic partitions this process has halted; a failure to write is logged."""
     file = _file(settings)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -31,10 +31,10 @@ def remember(settings: Settings, halted: Iterable[Halted]) -> None:
         _LOG.warning("%s cannot be written: %s", file, error)
 
 
-def recall(settings: Settings) -> list[Halted]:
-    """Return the topic partitions that were halted and whose checkpoint has not moved since."""
+def load_halted(settings: Settings) -> list[HaltedPartition]:
+    """Return the saved topic partitions whose checkpoint has not moved since; none if the file cannot be read."""
     try:
-        places = [Halted(**place) for place in json.loads(_file(settings).read_text(encoding="utf-8"))]
+        places = [HaltedPartition(**place) for place in json.loads(_file(settings).read_text(encoding="utf-8"))]
         events = DeltaTable(f"{settings.lake_root}/events") if places else None
     except (OSError, ValueError, TypeError):
         return []

@@ -1,13 +1,12 @@
 """The dedup index: every event_id that the lake holds, of any age, exactly (`once`).
 
-Digests in sorted runs (`runs.py`), and what ties them to the lake. It is a cache of the lake: its manifest carries the
-version of `events` that it reflects and the digest of that version's log entry, since a lake restored from a copy
-passes the same versions with other events. `catch_up` brings it to the newest version from the files that were added
-since, or rebuilds it where the log no longer has that entry. Deleting the folder costs time, never an event.
+It is a cache of the lake: digests in sorted runs (`runs.py`), and a manifest that holds the version of `events` that
+they reflect and the digest of that version's log entry, since a lake restored from a copy repeats version numbers with
+other events. `catch_up` reads the files added since, or rebuilds the index if the log no longer has that entry.
+Deleting the folder costs time, never an event.
 
-A crash in `extend` leaves the manifest of the version before and perhaps a file that it does not name; the next
-`catch_up` reads what is missing from the lake. Files are flushed before a manifest names them, so a manifest that can
-be read describes whole files.
+A crash in `extend` leaves the previous manifest and perhaps a file that it does not name; the next `catch_up` reads
+what is missing from the lake. Files are flushed before a manifest names them, so a readable manifest names whole files.
 """
 
 import json
@@ -26,7 +25,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from pipelines.boundary.file_lock import try_lock
-from pipelines.boundary.private_files import private_folder
+from pipelines.boundary.private_files import make_private_dir
 from pipelines.contract.digest import Digests, digest
 from pipelines.contract.schema import EVENT
 from pipelines.lake.files import make_durable, read_file
@@ -36,72 +35,77 @@ from pipelines.lake.tables import Lake, data_files, identity
 _LOG = logging.getLogger(__name__)
 FORMAT = 2
 _REBUILD_ROWS = 1_000_000
+"""Events that are read and digested at a time."""
 
 NEW, DUPLICATE, CONFLICT = 0, 1, 2
 
 
 @dataclass(slots=True)
 class DedupIndex:
-    """The index in one folder, held by one process; `open_index` makes it."""
+    """The index in one folder, locked by this process; `open_index` creates it. Not thread-safe."""
 
     folder: Path
     lake: Lake
     lock: int
+    """The descriptor that holds the folder's lock."""
     identity: str
-    """Of the lake that it is an index of: of another one, or after an erasure, it starts from nothing."""
+    """The `identity` of the indexed lake. The index is reset when it changes."""
     key: bytes = b""
+    """The key of the digests: 16 random bytes."""
     version: int = -1
+    """The version of `events` that the index reflects; -1 while it is empty."""
     entry: str | None = None
-    """The digest of the log entry of `version`: which history that version belongs to. None if the log lacks it."""
+    """The digest of the log entry of `version`, which identifies the history. None if the log lacks it."""
     runs: Runs = field(init=False)
 
     def __post_init__(self) -> None:
         self.runs = Runs(self.folder)
 
-    def classify(self, events: pa.Table) -> "Verdicts":
-        """Tell for each event (EVENT columns, in order of arrival) whether it is NEW, a DUPLICATE or a CONFLICT.
+    def classify(self, events: pa.Table) -> "Classification":
+        """Classify each event of a batch (EVENT columns, in order of arrival) as NEW, DUPLICATE or CONFLICT.
 
-        Of the events of this batch with one unknown event_id the first is new; the others are compared with it.
+        Of several events with one unknown event_id, the first is NEW and the others are compared with it. The index
+        does not change.
         """
         ids, order = sort_digests(digest(events, self.key))
         first = _first_of_each_id(ids)
         known, payload = self.runs.find(Digests(ids.high[first], ids.low[first], ids.payload[first]))
         group = np.cumsum(first) - 1
-        verdicts = np.where(ids.payload == payload[group], DUPLICATE, CONFLICT).astype(np.uint8)
-        verdicts[np.flatnonzero(first)[~known]] = NEW
-        unsorted = np.empty_like(verdicts)
-        unsorted[order] = verdicts
-        new = verdicts == NEW
-        return Verdicts(unsorted, Digests(ids.high[new], ids.low[new], ids.payload[new]))
+        kinds = np.where(ids.payload == payload[group], DUPLICATE, CONFLICT).astype(np.uint8)
+        kinds[np.flatnonzero(first)[~known]] = NEW
+        in_order_of_arrival = np.empty_like(kinds)
+        in_order_of_arrival[order] = kinds
+        new = kinds == NEW
+        return Classification(in_order_of_arrival, Digests(ids.high[new], ids.low[new], ids.payload[new]))
 
     def extend(self, new: Digests, version: int) -> None:
-        """Add the sorted digests that the commit `version` of `events` added."""
+        """Add the sorted digests of the events that commit `version` added, durably."""
         if len(new):
             self.runs.add(new)
         self._save(version)
 
     def catch_up(self, events: DeltaTable) -> None:
-        """Bring the index to the version of `events` (a handle), from the files added since or from all files."""
+        """Bring the index to the version of the handle `events`, from the files added since, or from all files."""
         newest = events.version()
         if newest == self.version:
             return
         if identity(events) != self.identity:
             self.identity = identity(events)
-            self._forget()
+            self._reset()
         try:
             self._add(self._files_added_since(newest))
         except (LookupError, FileNotFoundError):
-            self._forget()
+            self._reset()
             self._add(data_files(events))
         self._save(newest)
 
     def close(self) -> None:
-        """Give the folder back to other processes, once the merge in hand is done.
+        """Finish the merge under way, save the index and release its folder.
 
-        Where that cannot be saved, the next start catches up from the lake.
+        A failure to save is logged: the next start catches up from the lake.
         """
         try:
-            self.runs.finish()
+            self.runs.finish_merge()
             self._save(self.version)
         except OSError as error:
             _LOG.warning("the index in %s was not saved: %s", self.folder, error)
@@ -111,14 +115,14 @@ class DedupIndex:
 
     def _files_added_since(self, newest: int) -> list[str]:
         if self.version < 0:
-            raise LookupError("an empty index starts from the files that are there now")
-        if self.version > newest or not led_through(self.lake, self.version, self.entry):
-            raise LookupError("the lake went back: the index may know events that are no longer there")
-        log = self.lake.log(self.version, newest)
+            raise LookupError("an empty index starts from the files of the newest version")
+        if self.version > newest or not history_includes(self.lake, self.version, self.entry):
+            raise LookupError("the lake was set back: the index may hold events that it no longer has")
+        log = self.lake.read_log(self.version, newest)
         return [f"{self.lake.folder('events')}/{path}" for _, actions in log for path in _added(actions)]
 
     def _add(self, paths: Iterable[str]) -> None:
-        for rows in _one_ahead(_read(paths)):
+        for rows in _prefetch(_read(paths)):
             digests, _ = sort_digests(digest(rows, self.key))
             self.runs.add(digests)
 
@@ -139,49 +143,52 @@ class DedupIndex:
         make_durable([temporary])
         temporary.replace(self.folder / "manifest.json")
         make_durable([self.folder / "manifest.json"])
-        self.runs.remove_others()
+        self.runs.remove_unused_files()
 
     def load(self) -> None:
-        """Take up what the folder holds; start from nothing when that is of another lake or cannot be read."""
+        """Load the index from its folder; reset it if it is of another lake or history, or cannot be read."""
         try:
             manifest: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
             if manifest["format"] != FORMAT or manifest["identity"] != self.identity:
-                return self._forget()
-            if not led_through(self.lake, manifest["version"], manifest["entry"]):
-                return self._forget()
+                return self._reset()
+            if not history_includes(self.lake, manifest["version"], manifest["entry"]):
+                return self._reset()
             runs = [open_run(self.folder / name, rows) for name, rows in manifest["runs"]]
             self.runs = Runs(self.folder, runs, manifest["next_file"])
             self.key, self.version, self.entry = bytes.fromhex(manifest["key"]), manifest["version"], manifest["entry"]
         except (OSError, ValueError, KeyError, TypeError):
-            self._forget()
+            self._reset()
 
-    def _forget(self) -> None:
-        """Start again from nothing, under a new key."""
-        self.runs.finish()
+    def _reset(self) -> None:
+        """Empty the index, and choose a new key."""
+        self.runs.finish_merge()
         self.runs.close()
         self.runs, self.key = Runs(self.folder), secrets.token_bytes(16)
         self.version, self.entry = -1, None
         (self.folder / "manifest.json").unlink(missing_ok=True)
-        self.runs.remove_others()
+        self.runs.remove_unused_files()
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicts:
-    """`verdicts` has NEW, DUPLICATE or CONFLICT for each event; `new` the sorted digests of the new ones."""
+class Classification:
+    """The kind of each event of a batch, and the digests of the new ones."""
 
-    verdicts: np.ndarray
+    kinds: np.ndarray
+    """NEW, DUPLICATE or CONFLICT: uint8, shape (events,), in order of arrival."""
     new: Digests
+    """The digests of the NEW events, sorted by (high, low)."""
 
-    def mask(self, verdict: int) -> pa.BooleanArray:
-        """Return which events got `verdict`."""
-        return pa.array(self.verdicts == verdict)
+    def mask(self, kind: int) -> pa.BooleanArray:
+        """Return which events are of a kind."""
+        return pa.array(self.kinds == kind)
 
 
 def open_index(root: Path, lake: Lake, events: DeltaTable) -> DedupIndex:
-    """Open the first index under `root` that no other process holds, and bring it to the version of `events`.
+    """Open the first index under `root` that no other process has locked, and bring it to the version of `events`.
 
-    Each process that ingests keeps an index of its own (slot-0, slot-1, ...), so none can wait for, or trust, a
-    half-written one; the lock of a dead process is gone with it. Raises ConfigurationError where there are no locks.
+    Each ingest process has an index of its own (slot-0, slot-1, ...), so none waits for another or reads what another
+    has half written. The operating system releases the lock of a dead process. Raises ConfigurationError on a file
+    system without locks.
     """
     slot = 0
     while (lock := _lock(root / f"slot-{slot}")) is None:
@@ -195,8 +202,8 @@ def open_index(root: Path, lake: Lake, events: DeltaTable) -> DedupIndex:
     return index
 
 
-def led_through(lake: Lake, version: int, entry: str | None) -> bool:
-    """Return whether the lake's history led through this very log entry (its digest) at a version."""
+def history_includes(lake: Lake, version: int, entry: str | None) -> bool:
+    """Return whether the lake's log has the entry with this digest at a version."""
     return entry is not None and entry == _entry_digest(lake, version)
 
 
@@ -207,8 +214,8 @@ def _entry_digest(lake: Lake, version: int) -> str | None:
         return None
 
 
-def forget_indexes(root: Path) -> None:
-    """Remove what is in every index under `root` that no process holds; the others forget by themselves."""
+def clear_indexes(root: Path) -> None:
+    """Delete every index under `root` that no process has locked; a running process resets its own."""
     for folder in root.glob("slot-*"):
         lock = _lock(folder)
         if lock is not None:
@@ -219,8 +226,8 @@ def forget_indexes(root: Path) -> None:
 
 
 def _lock(folder: Path) -> int | None:
-    """Return a descriptor that holds the lock of `folder`; None when another process does."""
-    private_folder(folder)
+    """Return a descriptor that holds the lock of `folder`; None if another process holds it."""
+    make_private_dir(folder)
     return try_lock(folder / "lock")
 
 
@@ -231,33 +238,36 @@ def _first_of_each_id(ids: Digests) -> np.ndarray:
 
 
 def sort_digests(digests: Digests) -> tuple[Digests, np.ndarray]:
-    """Return digests sorted by (high, low), equal ones in the order of arrival; and the order."""
+    """Return digests sorted by (high, low), and the order that sorts them (int64, shape (n,)).
+
+    The sort is stable: equal digests stay in order of arrival.
+    """
     order = np.argsort(digests.high, kind="stable")
     high, low = digests.high[order], digests.low[order]
-    if ((high[1:] == high[:-1]) & (low[1:] < low[:-1])).any():  # one in 2^64 pairs, so all is sorted once more
+    if ((high[1:] == high[:-1]) & (low[1:] < low[:-1])).any():  # a chance of 1 in 2^64 for a pair: sort again
         order = np.lexsort((digests.low, digests.high))
         high, low = digests.high[order], digests.low[order]
     return Digests(high, low, digests.payload[order]), order
 
 
 def _read(paths: Iterable[str]) -> Iterator[pa.Table]:
-    """Yield the events of files, some at a time."""
-    waiting: list[pa.Table] = []
+    """Yield the events of files, about `_REBUILD_ROWS` at a time."""
+    tables: list[pa.Table] = []
     for path in paths:
-        waiting.append(read_file(path, EVENT.names))
-        if sum(map(len, waiting)) >= _REBUILD_ROWS:
-            yield pa.concat_tables(waiting)
-            waiting = []
-    if waiting:
-        yield pa.concat_tables(waiting)
+        tables.append(read_file(path, EVENT.names))
+        if sum(map(len, tables)) >= _REBUILD_ROWS:
+            yield pa.concat_tables(tables)
+            tables = []
+    if tables:
+        yield pa.concat_tables(tables)
 
 
-def _one_ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Yield the same tables, the next of which a thread gets meanwhile."""
+def _prefetch(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the same tables, reading the next one in a thread."""
     with ThreadPoolExecutor(1, "index-read") as thread:
-        coming = thread.submit(next, tables, None)
-        while (rows := coming.result()) is not None:
-            coming = thread.submit(next, tables, None)
+        pending = thread.submit(next, tables, None)
+        while (rows := pending.result()) is not None:
+            pending = thread.submit(next, tables, None)
             yield rows
 
 

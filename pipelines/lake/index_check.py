@@ -1,7 +1,7 @@
-"""Whether a dedup index holds what the lake holds: each event_id with its payload, and nothing else (`once`).
+"""Compare dedup indexes with the lake: each event_id with its payload, and nothing else (`once`).
 
-Reads all events, so it is for `karmalake verify`, not for a path that runs by itself. It takes no lock: an index in use
-is read as its manifest describes it.
+Reads all events, so it is for `karmalake verify`, not for scheduled paths. It takes no lock: an index in use is read as
+its manifest describes it.
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are made when it is imported)
@@ -19,7 +19,7 @@ from deltalake import DeltaTable
 from pipelines.contract.digest import Digests, digest
 from pipelines.contract.schema import EVENT
 from pipelines.lake.files import read_file
-from pipelines.lake.index import FORMAT, led_through, sort_digests
+from pipelines.lake.index import FORMAT, history_includes, sort_digests
 from pipelines.lake.runs import Run, find_in, open_run
 from pipelines.lake.tables import Lake, data_files, identity
 
@@ -27,30 +27,31 @@ _ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """An index beside the lake at the version that it reflects."""
+class IndexComparison:
+    """An index compared with the lake at the version that the index reflects."""
 
     slot: str
     version: int
     ids: int
     """Digests in the index."""
     missing: int
-    """Events of the lake that the index does not know, or knows with another payload."""
-    surplus: int
-    """Digests that are of no event of the lake."""
+    """Events of the lake that the index lacks, or has with another payload."""
+    extra: int
+    """Digests of no event of the lake."""
 
 
-def compare_indexes(root: Path, lake: Lake, events: DeltaTable, versions: dict[str, int]) -> list[Compared]:
-    """Compare each index under `root` with the lake; `versions` are those of committed batches, by batch_id.
+def compare_indexes(root: Path, lake: Lake, events: DeltaTable, versions: dict[str, int]) -> list[IndexComparison]:
+    """Compare each index under `root` with the lake.
 
-    An index that the next start rebuilds, because it is of another history, is left out, and so is one that its
-    process replaced at each of several attempts to read it.
+    `events` is a handle; `versions` are the versions of committed batches, by batch_id. The result leaves out an index
+    of another history, which the next start rebuilds, and one that its process replaced at each of several attempts to
+    read it.
     """
     compared = (_compare(folder, lake, events, versions) for folder in sorted(root.glob("slot-*")))
     return [each for each in compared if each is not None]
 
 
-def _compare(folder: Path, lake: Lake, events: DeltaTable, versions: dict[str, int]) -> Compared | None:
+def _compare(folder: Path, lake: Lake, events: DeltaTable, versions: dict[str, int]) -> IndexComparison | None:
     for _ in range(_ATTEMPTS):
         try:
             manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -58,21 +59,21 @@ def _compare(folder: Path, lake: Lake, events: DeltaTable, versions: dict[str, i
                 return None
             runs = [open_run(folder / name, rows) for name, rows in manifest["runs"]]
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # written at this moment, or not readable: the next start rebuilds that
+            continue  # being written now, or unreadable: the next start rebuilds it
         return _count(folder.name, manifest, runs, events, versions)
     return None
 
 
 def _is_current(manifest: dict[str, Any], lake: Lake, events: DeltaTable) -> bool:
-    """Return whether the lake's history led through the version of an index, and is not past an erasure since."""
+    """Return whether the lake's history includes the index's version, with no erasure since."""
     if manifest["format"] != FORMAT or manifest["identity"] != identity(events):
         return False
-    return manifest["version"] <= events.version() and led_through(lake, manifest["version"], manifest["entry"])
+    return manifest["version"] <= events.version() and history_includes(lake, manifest["version"], manifest["entry"])
 
 
 def _count(
     slot: str, manifest: dict[str, Any], runs: list[Run], events: DeltaTable, versions: dict[str, int]
-) -> Compared:
+) -> IndexComparison:
     key, version = bytes.fromhex(manifest["key"]), manifest["version"]
     reflected = pa.array([batch for batch, at in versions.items() if at <= version], pa.string())
     rows = missing = 0
@@ -81,7 +82,7 @@ def _count(
         known = stored.filter(pc.is_in(stored["batch_id"], value_set=reflected)).select(EVENT.names)
         rows, missing = rows + len(known), missing + _unknown(runs, digest(known, key))
     ids = sum(map(len, runs))
-    return Compared(slot, version, ids, missing, max(0, ids - rows + missing))
+    return IndexComparison(slot, version, ids, missing, max(0, ids - rows + missing))
 
 
 def _unknown(runs: list[Run], digests: Digests) -> int:

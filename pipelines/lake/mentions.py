@@ -1,7 +1,7 @@
-"""Where the user_ids of erased users stand in what other users' events say: counted, never changed here.
+"""Mentions: the user_ids of erased users in records of other users. They are counted, never changed.
 
-A rating names its rater, a report its reporter. Such an event is another user's, and its digest depends on every value,
-so an erasure leaves it. It costs a reading of all events and some microseconds for each text that is not the same.
+A rating names its rater, a report its reporter. Such an event belongs to another user, and its digest depends on every
+value, so an erasure leaves it. Counting reads all events and takes some microseconds for each distinct text.
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are made when it is imported)
@@ -16,29 +16,30 @@ import pyarrow.compute as pc
 
 from pipelines.lake.files import read_file
 from pipelines.lake.tables import Lake, data_files
+from pipelines.lake.tokens import tokenize_text
 from pipelines.lake.tombstones import Tombstones
-from pipelines.lake.words import words_of_text
 
-_MOST_KEYS = 10
+_MAX_KEYS = 10
 _COLUMNS = ["event_id", "user_id", "action_type", "metadata"]
 
 
 @dataclass(frozen=True, slots=True)
 class Mentions:
-    """Rows of users who were not erased that hold the user_id of one who was, as a word."""
+    """How many rows of users who were not erased contain the user_id of an erased user as a token."""
 
     events: int = 0
     dead_letters: int = 0
     conflicts: int = 0
     keys: Mapping[str, int] | None = None
-    """Texts of events and conflicts by where most stand: a key of metadata, `event_id`, `action_type`."""
+    """The number of mentioning texts by their place in events and conflicts, the most frequent: a metadata key,
+    `event_id`, `action_type`."""
 
     def __bool__(self) -> bool:
         """Return whether there are any."""
         return bool(self.events or self.dead_letters or self.conflicts)
 
     def __str__(self) -> str:
-        """Return the counts as a sentence names them."""
+        """Return the counts as part of a sentence."""
         keys = ", ".join(f"{key} {count:,}" for key, count in (self.keys or {}).items())
         return (
             f"{self.events:,} events, {self.conflicts:,} conflicts and {self.dead_letters:,} dead letters of other "
@@ -47,20 +48,22 @@ class Mentions:
 
 
 def count_mentions(lake: Lake, tombstones: Tombstones) -> Mentions:
-    """Return where erased users are named by others; reads all events, conflicts and dead letters."""
+    """Count mentions of erased users; reads all events, conflicts and dead letters."""
     if not tombstones.digests:
         return Mentions()
     keys: Counter[str] = Counter()
     rows = dict.fromkeys(("events", "conflicts"), 0)
     for name in rows:
         for path in data_files(lake.table(name)):
-            rows[name] += _in_events(read_file(path, _COLUMNS), tombstones, keys)
-    letters = sum(_in_letters(read_file(path), tombstones) for path in data_files(lake.table("dead_letters")))
-    return Mentions(rows["events"], letters, rows["conflicts"], dict(keys.most_common(_MOST_KEYS)))
+            rows[name] += _count_in_events(read_file(path, _COLUMNS), tombstones, keys)
+    letters = sum(
+        _count_in_dead_letters(read_file(path), tombstones) for path in data_files(lake.table("dead_letters"))
+    )
+    return Mentions(rows["events"], letters, rows["conflicts"], dict(keys.most_common(_MAX_KEYS)))
 
 
-def _in_events(events: pa.Table, tombstones: Tombstones, keys: Counter[str]) -> int:
-    others = events.filter(pc.invert(tombstones.of_users(events["user_id"])))
+def _count_in_events(events: pa.Table, tombstones: Tombstones, keys: Counter[str]) -> int:
+    others = events.filter(pc.invert(tombstones.match_users(events["user_id"])))
     named = np.zeros(len(others), bool)
     for name in ("event_id", "action_type"):
         found = _mentioning(others[name].combine_chunks(), tombstones).to_numpy(zero_copy_only=False)
@@ -70,7 +73,7 @@ def _in_events(events: pa.Table, tombstones: Tombstones, keys: Counter[str]) -> 
     lengths = np.diff(metadata.offsets.to_numpy())
     texts = pc.or_(_mentioning(metadata.items, tombstones), _mentioning(metadata.keys, tombstones))
     named[np.repeat(np.arange(len(others)), lengths)[texts.to_numpy(zero_copy_only=False)]] = True
-    keys.update(f"metadata {_shown(key, tombstones)}" for key in metadata.keys.filter(texts).to_pylist())
+    keys.update(f"metadata {_display_key(key, tombstones)}" for key in metadata.keys.filter(texts).to_pylist())
     return int(named.sum())
 
 
@@ -80,13 +83,15 @@ def _mentioning(texts: pa.Array, tombstones: Tombstones) -> pa.BooleanArray:
 
 
 def _mentions(text: str, tombstones: Tombstones) -> bool:
-    return any(map(tombstones.names, words_of_text(text.encode())))
+    return any(map(tombstones.contains, tokenize_text(text.encode())))
 
 
-def _shown(key: str, tombstones: Tombstones) -> str:
+def _display_key(key: str, tombstones: Tombstones) -> str:
     return "under a key that names the user" if _mentions(key, tombstones) else key
 
 
-def _in_letters(letters: pa.Table, tombstones: Tombstones) -> int:
-    mine = tombstones.of_letters(letters).to_pylist()
-    return sum(tombstones.stands_in(letters.slice(row, 1)) for row, gone in enumerate(mine) if not gone)
+def _count_in_dead_letters(letters: pa.Table, tombstones: Tombstones) -> int:
+    erased = tombstones.match_dead_letters(letters).to_pylist()
+    return sum(
+        tombstones.mentions_erased(letters.slice(row, 1)) for row, is_erased in enumerate(erased) if not is_erased
+    )

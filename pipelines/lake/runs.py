@@ -1,8 +1,8 @@
-"""Sorted runs of digests in memory-mapped files, merged geometrically. Knows nothing of the lake.
+"""Sorted runs of digests in memory-mapped files, merged geometrically as in an LSM tree. Independent of the lake.
 
-Small runs are merged at once. Large ones are merged by a thread while everything else goes on, so that no batch waits
-for it: until the merged file is whole and durable, the runs that it is made of are looked into. A file is written once;
-one that no manifest names is removed.
+Small runs are merged at once. Large ones are merged in a background thread, so that no batch waits: until the merged
+file is whole and durable, look-ups read the runs that it replaces. A file is written once; one that no manifest names
+is removed.
 """
 
 import os
@@ -21,13 +21,17 @@ from pipelines.lake.files import make_durable
 
 _WORDS = 3
 _MERGE_RATIO = 2
-_AT_ONCE_ROWS = 2_000_000
-"""Merging so many takes some 0.2 s; more is done by the thread."""
+_FOREGROUND_MERGE_ROWS = 2_000_000
+"""A merge of this many rows takes about 0.2 s; the thread does larger ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A file of digests sorted by (high, low): all high words, then all low words, then all payloads."""
+    """A file of digests sorted by (high, low).
+
+    `words` maps the file: uint64, shape (3, rows), the high words, the low words and the payloads. `digests` are views
+    of its rows.
+    """
 
     path: Path
     words: np.memmap
@@ -39,39 +43,39 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class _Merge:
-    """A merge in hand, of the runs at `place` and behind it, into a file that no manifest names yet."""
+    """A merge under way, of the runs at `position` and after it, into a file that no manifest names yet."""
 
-    place: int
+    position: int
     path: Path
     merged: "Future[Run]"
 
 
 @dataclass(slots=True)
 class Runs:
-    """The runs of one folder, the largest and oldest first; there are about log2(ids) of them."""
+    """The runs of one folder, the largest and oldest first: about log2(ids) of them."""
 
     folder: Path
     runs: list[Run] = field(default_factory=list)
     next_file: int = 0
     thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "index-merge"))
     merge: _Merge | None = None
-    merged: list[Run] = field(default_factory=list)
-    """Runs that were merged: unmapping and removing gigabytes takes seconds, so the thread does it."""
+    replaced: list[Run] = field(default_factory=list)
+    """Runs that a merge replaced. Unmapping and removing gigabytes takes seconds, so the thread does it."""
 
     def find(self, ids: Digests) -> tuple[np.ndarray, np.ndarray]:
-        """Return for each of the sorted ids whether a run holds it, and the payload there (its own where none does)."""
+        """Look up n sorted ids, as `find_in` does."""
         self._merge()
         return find_in(self.runs, ids)
 
     def add(self, digests: Digests) -> None:
-        """Add a run of sorted digests, and see to it that there are not too many."""
+        """Add a run of sorted digests, and merge runs that are due. Raises OSError when the disk is full."""
         run = _create(self._new_path(), len(digests))
         run.digests.high[:], run.digests.low[:], run.digests.payload[:] = digests.high, digests.low, digests.payload
         self.runs.append(run)
         self._merge()
 
     def flush(self) -> list[tuple[str, int]]:
-        """Make all runs durable, and return the name and the rows of each."""
+        """Make all runs durable; return (file name, rows) of each."""
         written = [run for run in self.runs if run.words.flags.writeable]
         for run in written:
             run.words.flush()
@@ -79,62 +83,62 @@ class Runs:
         self.runs = [open_run(run.path, len(run)) if run.words.flags.writeable else run for run in self.runs]
         return [(run.path.name, len(run)) for run in self.runs]
 
-    def remove_others(self) -> None:
-        """Have the files removed that are none of the runs: those that were merged, or that a crash left."""
+    def remove_unused_files(self) -> None:
+        """Remove, in the thread, the files that are not runs: those that a merge replaced or a crash left."""
         named = {run.path for run in self.runs} | ({self.merge.path} if self.merge else set())
-        others = [path for path in self.folder.glob("*.run") if path not in named]
-        if others:
-            self.thread.submit(_remove, others, self.merged)
-            self.merged = []
+        unused = [path for path in self.folder.glob("*.run") if path not in named]
+        if unused:
+            self.thread.submit(_remove, unused, self.replaced)
+            self.replaced = []
 
-    def settle(self) -> None:
-        """Wait until no two runs are left to be merged, and what was merged is gone."""
+    def wait_for_merges(self) -> None:
+        """Wait until no merge is due and the replaced files are removed."""
         while self.merge is not None:
             wait([self.merge.merged])
             self._merge()
         self.thread.submit(int).result()
 
-    def finish(self) -> None:
-        """Wait for the merge in hand, and take it over."""
+    def finish_merge(self) -> None:
+        """Wait for the merge under way, and use its result."""
         if self.merge is not None:
             wait([self.merge.merged])
-            self._take_what_is_merged()
+            self._use_merged_run()
 
     def close(self) -> None:
-        """Wait for everything that the thread was given."""
+        """Wait for the thread and end it."""
         self.thread.shutdown()
 
     def _merge(self) -> None:
-        """Merge neighbours of about one size: small ones now, large ones by the thread, one pair at a time."""
-        self._take_what_is_merged()
-        while (place := self._cheapest_pair()) is not None:
-            older, newer = self.runs[place : place + 2]
-            if len(older) + len(newer) > _AT_ONCE_ROWS:
+        """Merge neighbours of similar size: small ones now, large ones in the thread, one pair at a time."""
+        self._use_merged_run()
+        while (position := self._cheapest_pair()) is not None:
+            older, newer = self.runs[position : position + 2]
+            if len(older) + len(newer) > _FOREGROUND_MERGE_ROWS:
                 if self.merge is None:
                     path = self._new_path()
-                    self.merge = _Merge(place, path, self.thread.submit(_merged_durably, path, older, newer))
+                    self.merge = _Merge(position, path, self.thread.submit(_merge_durably, path, older, newer))
                 return
-            self.runs[place : place + 2] = [_merged(self._new_path(), older, newer)]
-            if self.merge is not None and place < self.merge.place:
-                self.merge = replace(self.merge, place=self.merge.place - 1)
+            self.runs[position : position + 2] = [_merge_runs(self._new_path(), older, newer)]
+            if self.merge is not None and position < self.merge.position:
+                self.merge = replace(self.merge, position=self.merge.position - 1)
 
     def _cheapest_pair(self) -> int | None:
-        """Return the place of the two neighbours that are to be merged first; those in hand are left alone."""
-        taken = range(self.merge.place - 1, self.merge.place + 2) if self.merge else range(0)
+        """Return the position of the pair to merge next, except runs of the merge under way; None if none is due."""
+        busy = range(self.merge.position - 1, self.merge.position + 2) if self.merge else range(0)
         sizes = [len(run) for run in self.runs]
         pairs = [
-            (older + newer, place)
-            for place, (older, newer) in enumerate(pairwise(sizes))
-            if older < _MERGE_RATIO * newer and place not in taken
+            (older + newer, position)
+            for position, (older, newer) in enumerate(pairwise(sizes))
+            if older < _MERGE_RATIO * newer and position not in busy
         ]
         return min(pairs)[1] if pairs else None
 
-    def _take_what_is_merged(self) -> None:
+    def _use_merged_run(self) -> None:
         if self.merge is not None and self.merge.merged.done():
-            done, self.merge = self.merge, None  # should it have failed, the next `add` tries again
+            done, self.merge = self.merge, None  # if it failed, the next `add` tries again
             result = done.merged.result()
-            self.merged += self.runs[done.place : done.place + 2]
-            self.runs[done.place : done.place + 2] = [result]
+            self.replaced += self.runs[done.position : done.position + 2]
+            self.runs[done.position : done.position + 2] = [result]
 
     def _new_path(self) -> Path:
         self.next_file += 1
@@ -142,7 +146,11 @@ class Runs:
 
 
 def find_in(runs: Sequence[Run], ids: Digests) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each of the sorted ids whether one of the runs holds it, and the payload there, as `Runs.find`."""
+    """Look up n sorted ids in runs.
+
+    Returns whether a run has the id (bool, shape (n,)), and its payload there (uint64, shape (n,)), or the id's own
+    payload if no run has it.
+    """
     positions = np.full(len(ids), -1, np.int64)
     known, payload = np.zeros(len(ids), bool), ids.payload.copy()
     for run in reversed(runs):
@@ -154,12 +162,12 @@ def find_in(runs: Sequence[Run], ids: Digests) -> tuple[np.ndarray, np.ndarray]:
 
 
 def open_run(path: Path, rows: int) -> Run:
-    """Map a file that was written before. Raises OSError or ValueError if it is not there or not whole."""
+    """Map an existing file. Raises OSError if it does not exist, OSError or ValueError if it is too short."""
     return _map(path, "r", rows)
 
 
 def _create(path: Path, rows: int) -> Run:
-    """Return an empty run to be filled; the disk is found full here, by an OSError, and not when a page is written."""
+    """Return an empty run to fill. A full disk raises OSError here, not SIGBUS when a page is written."""
     with path.open("wb") as file:
         size = _WORDS * rows * np.dtype(np.uint64).itemsize
         if hasattr(os, "posix_fallocate"):
@@ -174,7 +182,7 @@ def _map(path: Path, mode: Literal["r", "r+"], rows: int) -> Run:
     return Run(path, words, Digests(*words))
 
 
-def _merged(path: Path, older: Run, newer: Run) -> Run:
+def _merge_runs(path: Path, older: Run, newer: Run) -> Run:
     run = _create(path, len(older) + len(newer))
     search.merge(
         older.digests.high, older.digests.low, older.digests.payload,
@@ -184,14 +192,14 @@ def _merged(path: Path, older: Run, newer: Run) -> Run:
     return run
 
 
-def _merged_durably(path: Path, older: Run, newer: Run) -> Run:
-    run = _merged(path, older, newer)
+def _merge_durably(path: Path, older: Run, newer: Run) -> Run:
+    run = _merge_runs(path, older, newer)
     run.words.flush()
     make_durable([path])
     return open_run(path, len(run))
 
 
-def _remove(paths: list[Path], merged: list[Run]) -> None:
-    merged.clear()
+def _remove(paths: list[Path], replaced: list[Run]) -> None:
+    replaced.clear()  # unmaps them
     for path in paths:
         path.unlink(missing_ok=True)

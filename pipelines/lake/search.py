@@ -1,8 +1,10 @@
-"""The compiled loops of the dedup index: finding digests in a sorted run, and merging two runs.
+"""The compiled loops of the dedup index: find digests in a sorted run, and merge two runs.
 
-Digests are uniform (SipHash), so a position can be guessed from the value: interpolation search needs a handful of
-reads however long the run is. The caller imports this module late: compiling takes seconds the first time, after
-which numba keeps the result on disk.
+Digests are uniform (SipHash), so interpolation search guesses a position from the value and needs a handful of reads,
+however long the run is. Compiling takes seconds the first time; numba then caches the result on disk.
+
+A digest is a pair of words (high, low), both uint64. All arrays here are of dtype uint64 and shape (n,), unless said
+otherwise.
 """
 # pyright: reportMissingParameterType=false
 # (numba infers the types of a compiled loop from its arguments)
@@ -13,13 +15,17 @@ _GUESSES = 4
 
 
 @njit(cache=True, nogil=True)
-def first_at_least(highs, value, start):
-    """Return the first position >= start whose high word is >= value, in a sorted array of uint64."""
+def lower_bound(highs, value, start):
+    """Return the first position >= start whose word is >= value; len(highs) if there is none.
+
+    `highs` is sorted: uint64, shape (n,). The result is that of `numpy.searchsorted` (side="left") from `start` on, by
+    at most four steps of interpolation and then by bisection.
+    """
     low, high = start, len(highs)
     for _ in range(_GUESSES):
         if high - low < 64:
             break
-        # The guess, and a margin around it in which a uniform array has its value almost surely.
+        # The guess, and a margin around it that almost surely contains the value in a uniform array.
         span = float(high - low)
         bottom, top = float(highs[low]), float(highs[high - 1])
         if float(value) <= bottom or top <= bottom:
@@ -47,15 +53,17 @@ def first_at_least(highs, value, start):
 
 @njit(cache=True, nogil=True)
 def find(run_highs, run_lows, highs, lows, positions):
-    """Set positions[i] to where (highs[i], lows[i]) stands in the run, for those not found yet (-1).
+    """Set positions[i] to the position of the digest (highs[i], lows[i]) in a run, where it is still -1.
 
-    `highs`/`lows` are sorted by (high, low). A position stays -1 when the run does not hold the digest.
+    `run_highs` and `run_lows`, shape (rows,), are the run; `highs` and `lows`, shape (n,), the digests looked for. Both
+    are sorted by (high, low). `positions`, int64, shape (n,), is written in place: it stays -1 where the run does not
+    have the digest.
     """
     at = 0
     for i in range(len(highs)):
         if positions[i] >= 0:
             continue
-        at = first_at_least(run_highs, highs[i], at)
+        at = lower_bound(run_highs, highs[i], at)
         j = at
         while j < len(run_highs) and run_highs[j] == highs[i]:
             if run_lows[j] == lows[i]:
@@ -66,7 +74,10 @@ def find(run_highs, run_lows, highs, lows, positions):
 
 @njit(cache=True, nogil=True)
 def merge(a_high, a_low, a_payload, b_high, b_low, b_payload, high, low, payload):
-    """Merge two runs sorted by (high, low) into the arrays `high`, `low`, `payload`; a row of `a` wins a tie."""
+    """Merge runs `a` and `b`, sorted by (high, low), into `high`, `low` and `payload`; return the number of rows.
+
+    The outputs have shape (rows of a + rows of b,) and are written in place. A row of `a` precedes an equal one of `b`.
+    """
     i, j, n = 0, 0, 0
     while i < len(a_high) or j < len(b_high):
         take_a = j == len(b_high) or (

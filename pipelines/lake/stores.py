@@ -1,8 +1,8 @@
-"""Where a lake's files are: a folder of this machine, or S3. The one place that knows the difference.
+"""The store of a lake: a local folder or S3. The only module that knows the difference.
 
-Credentials, region and endpoint of S3 come the way AWS's own tools take them, from AWS_ACCESS_KEY_ID,
-AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL, or from the role of the machine: every library that opens the
-lake finds them there, and no setting of ours holds a secret.
+Credentials, region and endpoint of S3 come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and
+AWS_ENDPOINT_URL, or from the machine's role, as AWS's own tools read them. Every library that opens the lake finds them
+there, so no setting of karmalake holds a secret.
 """
 
 import os
@@ -14,63 +14,67 @@ from pathlib import Path
 import duckdb
 import pyarrow.fs as pa_fs
 
-from pipelines.boundary.private_files import private_folder
+from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import TransientError, one_line
 
 _SCHEME = "s3://"
+_LOCAL = pa_fs.LocalFileSystem()
 
 
-def is_remote(place: str) -> bool:
-    """Return whether a path names an object instead of a file of this machine."""
-    return place.startswith(_SCHEME)
+def is_remote(location: str) -> bool:
+    """Return whether a location is the URI of an object, not a local path."""
+    return location.startswith(_SCHEME)
 
 
 def absolute(root: str | os.PathLike[str]) -> str:
-    """Return the root of a lake as one text, whether it is a folder or a URI."""
+    """Return the root of a lake as text: an absolute path, or a URI without a trailing slash."""
     text = os.fspath(root)
     return text.rstrip("/") if is_remote(text) else str(Path(text).absolute())
 
 
-def opened(place: str) -> tuple[pa_fs.FileSystem, str]:
-    """Return the file system of a path or URI, and the path within it."""
-    return (_s3(), place.removeprefix(_SCHEME)) if is_remote(place) else (_LOCAL, place)
+def resolve_store(location: str) -> tuple[pa_fs.FileSystem, str]:
+    """Return the file system of a path or URI, and the path within that file system."""
+    return (_s3(), location.removeprefix(_SCHEME)) if is_remote(location) else (_LOCAL, location)
 
 
 @contextmanager
-def reached(place: str) -> Generator[None]:
-    """Raise TransientError when an object store does not answer, or does not let us in; what a disk says stays."""
+def translate_store_errors(location: str) -> Generator[None]:
+    """Turn an OSError of an object store into TransientError: it does not answer, or it refuses the credentials.
+
+    Errors of a local disk, and FileNotFoundError of either store, pass through unchanged.
+    """
     try:
         yield
     except FileNotFoundError:
         raise
     except OSError as error:
-        if not is_remote(place):
+        if not is_remote(location):
             raise
         raise TransientError(
-            f"{place} cannot be reached: {one_line(error)}; check AWS_ENDPOINT_URL and the credentials"
+            f"{location} cannot be reached: {one_line(error)}; check AWS_ENDPOINT_URL and the credentials"
         ) from error
 
 
-def ensure_folder_of(place: str) -> None:
-    """Make the folder that a file is to be written to; an object needs none."""
-    if not is_remote(place):
-        private_folder(Path(place).parent)
+def ensure_parent_folder(location: str) -> None:
+    """Create the parent folder of a local file, private to this user; an object needs none."""
+    if not is_remote(location):
+        make_private_dir(Path(location).parent)
 
 
-def read_text(place: str) -> str:
-    """Return what a file holds; FileNotFoundError when it is not there."""
-    store, path = opened(place)
+def read_text(location: str) -> str:
+    """Return the text of a file. Raises FileNotFoundError if it does not exist."""
+    store, path = resolve_store(location)
     with store.open_input_stream(path) as stream:
         return stream.read().decode()
 
 
-def on_this_machine(places: Iterable[str | Path]) -> list[Path]:
-    """Return those that are files of this machine: an object that S3 has taken is durable already."""
-    return [Path(place) for place in map(str, places) if not is_remote(place)]
+def local_paths(locations: Iterable[str | Path]) -> list[Path]:
+    """Return the locations that are local files: an object is durable once S3 has accepted it."""
+    return [Path(location) for location in map(str, locations) if not is_remote(location)]
 
 
-def let_read(connection: duckdb.DuckDBPyConnection) -> None:
-    """Let a DuckDB connection read objects by their URI, without an extension that would have to be fetched."""
+def register_s3(connection: duckdb.DuckDBPyConnection) -> None:
+    """Let a DuckDB connection read `s3://` URIs without downloading DuckDB's own extension."""
     if "s3" in connection.list_filesystems():
         return
     from fsspec.implementations.arrow import ArrowFSWrapper  # noqa: PLC0415 - only where a lake is on S3
@@ -79,15 +83,12 @@ def let_read(connection: duckdb.DuckDBPyConnection) -> None:
     connection.register_filesystem(wrapper(_s3()))
 
 
-_LOCAL = pa_fs.LocalFileSystem()
-
-
 def _s3() -> pa_fs.FileSystem:
-    """Return S3 as the environment describes it now."""
+    """Return the S3 that the environment describes now."""
     return _s3_at(os.environ.get("AWS_ENDPOINT_URL"))
 
 
 @lru_cache(maxsize=1)
 def _s3_at(endpoint: str | None) -> pa_fs.FileSystem:
-    """Return S3 behind an endpoint, or AWS's own; a small file is one request."""
+    """Return the S3 at an endpoint, or AWS's own; a small file is uploaded in one request."""
     return pa_fs.S3FileSystem(endpoint_override=endpoint, allow_delayed_open=True)

@@ -1,8 +1,8 @@
-"""File compaction and vacuum: fewer, sorted files, and no orphans. Changes no row.
+"""File compaction and vacuum: fewer, sorted files, and no orphans. No row changes.
 
-Compaction is ours because the library commits a stale one without complaint and doubles rows: here every compaction
-carries the application transaction `maintenance` and commits on exactly the version it read, so of two at once the
-later one fails and starts again (`atomic`). Ingest beside it goes on: it retries its commit on the newer version.
+The library's own compaction is not used: it commits on a stale version without an error, and doubles rows. Here every
+compaction carries the application transaction `maintenance` and commits on exactly the version that it read, so of two
+concurrent ones the later fails and starts again (`atomic`). Concurrent ingest retries its commit on the newer version.
 """
 
 import time
@@ -19,23 +19,24 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
-from pipelines.boundary.private_files import private_folder
+from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import TransientError
+from pipelines.lake.commit_lock import commit_lock
+from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.files import DAY_COLUMN, make_durable, read_file, read_footer, write_days, write_file
 from pipelines.lake.log_files import remove_old_entries
-from pipelines.lake.publish import publish
-from pipelines.lake.tables import TABLES, Lake, discard_unnamed
-from pipelines.lake.turns import turns
+from pipelines.lake.tables import TABLES, Lake, discard_uncommitted
 from pipelines.settings import LakeSettings
 
 MAINTENANCE = "maintenance"
-"""The application transaction of whoever replaces files: of two at once, the later one fails."""
+"""The application transaction of every commit that replaces files: of two concurrent ones the later fails."""
 _ATTEMPTS = 20
-_MOST_TIMES = 4
-"""A file this much larger than all smaller ones of its day together is left alone."""
-MERGED_ROWS, MERGED_BYTES = 500_000, 128 * 1024 * 1024
-"""What is merged at a time at most, before compression: it bounds the memory of a compaction, whatever a day holds."""
-# Within a day one user's events side by side, in the order that scores are computed in.
+_MAX_SIZE_RATIO = 4
+"""A file more than this many times as large as all smaller ones of its day together is not merged."""
+MAX_MERGE_ROWS, MAX_MERGE_BYTES = 500_000, 128 * 1024 * 1024
+"""The limit of one merge, in rows and in uncompressed bytes: it bounds the memory of a compaction, however large a day
+is."""
+# Within a day, the events of one user are adjacent, in the order in which scores are computed.
 _SORT_KEYS = [
     (DAY_COLUMN, "ascending"),
     ("user_id", "ascending"),
@@ -46,19 +47,19 @@ _SORT_KEYS = [
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of a table: its path in the table's folder, its UTC day (empty in a table without), bytes and rows."""
+    """A file of a table: path in the table's folder, UTC day (empty in an unpartitioned table), bytes and rows."""
 
     path: str
     day: str
     size: int
     rows: int
-    share: float = 0.0
-    """Of what may be merged at a time, once it is known."""
+    merge_share: float = 0.0
+    """Its share of the limit of one merge, once it is known."""
 
 
 @dataclass(frozen=True, slots=True)
-class Compacted:
-    """What one compaction of a table did; `days` counts partitions (1 for a table without)."""
+class CompactionResult:
+    """What one compaction of a table did; `days` is 1 for an unpartitioned table."""
 
     table: str
     days: int
@@ -67,11 +68,11 @@ class Compacted:
     rows: int
 
 
-def compact(lake: Lake, min_files: int, progress: Callable[[str], None] = lambda _: None) -> list[Compacted]:
-    """Merge the small files of each day of `events`, and of each other table, that has at least `min_files` of them.
+def compact(lake: Lake, min_files: int, progress: Callable[[str], None] = lambda _: None) -> list[CompactionResult]:
+    """Merge the small files of each day of `events`, and of each other table, with at least `min_files` of them.
 
-    Also removes old entries of the tables' logs. A crash leaves orphan files. Raises TransientError when others kept
-    committing through all attempts.
+    Also removes old entries of the tables' logs. Calls `progress` with the table and day before each merge. A crash
+    leaves orphan files. Raises TransientError when other processes kept committing through all attempts.
     """
     done = [_compact_table(lake, name, min_files, progress) for name in TABLES]
     for name in TABLES:
@@ -80,9 +81,9 @@ def compact(lake: Lake, min_files: int, progress: Callable[[str], None] = lambda
 
 
 def vacuum(lake: Lake, retention_hours: float) -> list[str]:
-    """Delete files that no version younger than `retention_hours` names, orphans of crashes included.
+    """Delete files that no version younger than `retention_hours` names, including orphans; return their paths.
 
-    Returns their paths. Under an hour is refused by the settings: a commit in flight still needs its files.
+    The settings refuse less than an hour: a commit under way still needs its files.
     """
     removed: list[str] = []
     for name in TABLES:
@@ -100,47 +101,47 @@ def vacuum_when_due(lake: Lake, settings: LakeSettings, mark: Path) -> list[str]
     if 0 <= age_hours < settings.vacuum_interval_hours:
         return []
     removed = vacuum(lake, settings.vacuum_retention_hours)
-    private_folder(mark.parent)
+    make_private_dir(mark.parent)
     mark.touch()
     return removed
 
 
-def _compact_table(lake: Lake, name: str, min_files: int, progress: Callable[[str], None]) -> Compacted:
+def _compact_table(lake: Lake, name: str, min_files: int, progress: Callable[[str], None]) -> CompactionResult:
     days = files_before = files_after = rows = 0
-    crowded = (_affordable(lake.folder(name), group) for group in _crowded(lake.table(name), min_files))
-    for groups in _shares([group for group in crowded if len(group) > 1]):
+    candidates = (_fit_one_merge(lake.folder(name), group) for group in _find_candidates(lake.table(name), min_files))
+    for groups in _pack_merges([group for group in candidates if len(group) > 1]):
         progress(f"{name} {groups[0][0].day}".strip())
         files = [file for group in groups for file in group]
         if merged := _merge_files(lake, name, files):
             days, files_before = days + len(groups), files_before + len(files)
             files_after, rows = files_after + len(groups), rows + merged
-    return Compacted(name, days, files_before, files_after, rows)
+    return CompactionResult(name, days, files_before, files_after, rows)
 
 
-def _shares(groups: list[list[File]]) -> Iterator[list[list[File]]]:
-    """Yield as many days at a time as may be merged: a commit for each would cost more than the merging."""
-    shares = accumulate(sum(file.share for file in group) for group in groups)
-    together = groupby(zip(shares, groups, strict=True), key=lambda pair: int(pair[0]))
-    yield from ([group for _, group in some] for _, some in together)
+def _pack_merges(groups: list[list[File]]) -> Iterator[list[list[File]]]:
+    """Yield the days of one merge and commit at a time: a commit for each day would cost more than the merging."""
+    shares = accumulate(sum(file.merge_share for file in group) for group in groups)
+    packed = groupby(zip(shares, groups, strict=True), key=lambda pair: int(pair[0]))
+    yield from ([group for _, group in pairs] for _, pairs in packed)
 
 
-def _affordable(folder: str, files: list[File]) -> list[File]:
-    """Return the first of a day's small files that may be merged at a time, with their share of that."""
+def _fit_one_merge(folder: str, files: list[File]) -> list[File]:
+    """Return the first of a day's small files that fit into one merge, with their `merge_share`."""
     measured: list[File] = []
     left = 1.0
     for file in files:
         footer = read_footer(f"{folder}/{file.path}")
         size = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
-        share = max(footer.num_rows / MERGED_ROWS, size / MERGED_BYTES)
+        share = max(footer.num_rows / MAX_MERGE_ROWS, size / MAX_MERGE_BYTES)
         left -= share
         if left < 0:
             break
-        measured.append(replace(file, share=share))
+        measured.append(replace(file, merge_share=share))
     return measured
 
 
 def list_files(table: DeltaTable) -> list[File]:
-    """Return the files of a table's version, smallest first within a day."""
+    """Return the files of a handle's version by day, the smallest first within a day."""
     files = [_describe(row) for row in pa.table(table.get_add_actions(flatten=True)).to_pylist()]
     return sorted(files, key=lambda file: (file.day, file.size, file.path))
 
@@ -148,9 +149,10 @@ def list_files(table: DeltaTable) -> list[File]:
 def replace_files(
     table: DeltaTable, files: list[File], added: list[AddAction], marks: dict[str, int], *, data_change: bool
 ) -> None:
-    """Commit that `added` takes the place of `files`, with application transactions beside, on exactly this version.
+    """Commit the replacement of `files` by `added` on exactly the handle's version.
 
-    Raises CommitFailedError if anybody committed since the handle was read.
+    `marks` are more application transactions, version by app_id; `data_change` is false where the rows stay the same.
+    Raises CommitFailedError if the handle's version is no longer the newest.
     """
     now = int(time.time() * 1000)
     removed = [
@@ -162,39 +164,39 @@ def replace_files(
         )
         for file in files
     ]
-    publish(table, [*removed, *added], {MAINTENANCE: table.version() + 1} | marks)
+    commit_actions(table, [*removed, *added], {MAINTENANCE: table.version() + 1} | marks)
 
 
-def _crowded(table: DeltaTable, min_files: int) -> list[list[File]]:
-    """Return the small files of each day, or of the whole table, where there are at least `min_files`."""
-    growing = [file for file in list_files(table) if file.rows < MERGED_ROWS / 2 and file.size < MERGED_BYTES / 2]
-    groups = [_small(list(group)) for _, group in groupby(growing, key=lambda file: file.day)]
+def _find_candidates(table: DeltaTable, min_files: int) -> list[list[File]]:
+    """Return the small files of each day, or of an unpartitioned table, that has at least `min_files` of them."""
+    growing = [file for file in list_files(table) if file.rows < MAX_MERGE_ROWS / 2 and file.size < MAX_MERGE_BYTES / 2]
+    groups = [_select_small(list(group)) for _, group in groupby(growing, key=lambda file: file.day)]
     return [group for group in groups if len(group) >= min_files]
 
 
-def _small(files: list[File]) -> list[File]:
-    """Return the smallest files, without those that are large beside all smaller ones together.
+def _select_small(files: list[File]) -> list[File]:
+    """Return the smallest files, without those much larger than all smaller ones together (`_MAX_SIZE_RATIO`).
 
-    So an event is written again about once for each time that its day has grown by a constant factor, however often
+    An event is then rewritten about once for each time that its day has grown by a constant factor, however often
     compaction runs.
     """
     total = sum(file.size for file in files)
     for end in range(len(files), 0, -1):
         largest = files[end - 1].size
         total -= largest
-        if largest <= _MOST_TIMES * total:
+        if largest <= _MAX_SIZE_RATIO * total:
             return files[:end]
     return []
 
 
 def _describe(row: dict[str, Any]) -> File:
     day = row.get(f"partition.{DAY_COLUMN}")
-    rows = int(row.get("num_records") or 0)  # unknown of files that other engines wrote
+    rows = int(row.get("num_records") or 0)  # missing in files that other engines wrote
     return File(str(row["path"]), "" if day is None else str(day), int(row["size_bytes"]), rows)
 
 
 def _merge_files(lake: Lake, name: str, files: list[File]) -> int:
-    """Replace files by one for each day, unless somebody else has replaced one of them already; return the rows."""
+    """Replace files by one for each day; return the rows, 0 if another process has replaced one of them already."""
     folder = lake.folder(name)
     paths = {file.path for file in files}
     rows = pa.concat_tables(read_file(f"{folder}/{path}") for path in sorted(paths))
@@ -202,23 +204,23 @@ def _merge_files(lake: Lake, name: str, files: list[File]) -> int:
         added = write_days(folder, _sorted(rows), uuid4().hex, data_change=False)
     else:
         added = write_file(folder, rows, uuid4().hex, data_change=False)
-    with turns(folder) as turn:
+    with commit_lock(folder) as lock:
         for _ in range(_ATTEMPTS):
-            turn.wait()
+            lock.wait()
             table = lake.table(name)
             if not paths <= {file.path for file in list_files(table)}:
-                discard_unnamed(lake, name, added)
+                discard_uncommitted(lake, name, added)
                 return 0
             try:
                 replace_files(table, files, added, {}, data_change=False)
             except CommitFailedError:
-                turn.take()
+                lock.acquire()
                 continue
-            make_durable([lake.entry(name, table.version() + 1)])
+            make_durable([lake.entry_path(name, table.version() + 1)])
             return len(rows)
-    discard_unnamed(lake, name, added)
+    discard_uncommitted(lake, name, added)
     raise TransientError(
-        f"others kept committing to {folder}, so the compaction of {len(files)} of its files was given up: no row has "
+        f"other writers kept committing to {folder}, so compacting {len(files)} of its files was given up: no row "
         "changed; run it again"
     )
 

@@ -1,1 +1,1 @@
-"""The embedded broker and cache behind the demo and the fast tests."""
+"""The embedded broker and cache of the demo and the fast tests."""

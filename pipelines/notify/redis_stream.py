@@ -1,4 +1,4 @@
-"""A notification as an entry of a Redis stream. How a client is built is not known here: it is handed over."""
+"""A notification as an entry of a Redis stream. The client is passed in."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import redis
 from redis.exceptions import RedisError
 
-from pipelines.notify.answers import TAKEN, Answer, Notification, Verdict, described
+from pipelines.notify.delivery import DELIVERED, DeliveryResult, Notification, Outcome, describe_error
 from pipelines.notify.rules import RedisStream
 
 _Fields = dict[bytes | bytearray | memoryview | str | int | float, bytes | bytearray | memoryview | str | int | float]
@@ -14,33 +14,33 @@ _Fields = dict[bytes | bytearray | memoryview | str | int | float, bytes | bytea
 
 @dataclass(frozen=True, slots=True)
 class StreamTransport:
-    """A client, which several lanes may share, and the stream it adds to."""
+    """A client, which several lanes may share, and the stream to add to."""
 
     stream: RedisStream
     client: redis.Redis
 
-    def attempt(self, notification: Notification) -> Answer:
-        """Add it once; an attempt whose answer was lost may have added it, and the next one adds it again.
+    def attempt(self, notification: Notification) -> DeliveryResult:
+        """Add the entry once; if the response of an attempt is lost, the next attempt may add it a second time.
 
-        Whatever Redis refuses may be taken later: a server that is full, cannot save or is a replica, a password or a
-        key that an operator corrects. The last attempt's refusal is the reason of the dead letter.
+        Every error of Redis is retried: a full server, one that cannot save, a replica, or a password or key that an
+        operator corrects. The error of the last attempt is the reason of the dead letter.
         """
         try:
             fields = _fields(notification)
         except UnicodeError as error:
-            return Answer(Verdict.NEVER, f"the entry cannot be built: {described(error)}")
+            return DeliveryResult(Outcome.REJECTED, f"the entry cannot be built: {describe_error(error)}")
         try:
             self.client.xadd(self.stream.key, fields, maxlen=self.stream.max_length, approximate=True)
         except RedisError as error:
-            return Answer(Verdict.LATER, self._refusal(error))
-        return TAKEN
+            return DeliveryResult(Outcome.RETRY, self._refusal(error))
+        return DELIVERED
 
     def close(self) -> None:
-        """Leave the client to whoever handed it over."""
+        """Do nothing: the caller owns the client."""
 
     def _refusal(self, error: RedisError) -> str:
         if not str(error).startswith("WRONGTYPE"):
-            return described(error)
+            return describe_error(error)
         try:
             kind = bytes(self.client.type(self.stream.key)).decode()  # pyright: ignore[reportArgumentType] # not async
         except RedisError:
@@ -52,7 +52,7 @@ class StreamTransport:
 
 
 def _fields(notification: Notification) -> _Fields:
-    """Return the entry, encoded here: a text that is no valid Unicode is refused before it is half sent."""
+    """Return the encoded entry: invalid Unicode is rejected before anything is sent."""
     event = notification.event
     texts: dict[str, str] = event._asdict() | {
         "metadata": json.dumps(dict(event.metadata), ensure_ascii=False, separators=(",", ":")),

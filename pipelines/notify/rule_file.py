@@ -1,4 +1,4 @@
-"""Reading a rule file, and explaining a mistake by file, line and remedy."""
+"""Reading a rule file, and reporting each error with file, line and remedy."""
 
 import difflib
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipelines.boundary.toml import all_problems, key_lines, parse_toml, read_toml, shown
+from pipelines.boundary.toml import abbreviate, format_problems, key_lines, parse_toml, read_toml
 from pipelines.errors import ConfigurationError
 from pipelines.notify.rules import Condition, RedisStream, Rule, RuleFile, Webhook
 
@@ -17,13 +17,13 @@ _KINDS = ("webhook", "redis_stream")
 def load_rules(path: Path) -> RuleFile:
     """Read a rule file.
 
-    Raises ConfigurationError naming file, line and remedy of every mistake.
+    Raises ConfigurationError with file, line and remedy of every error.
     """
     return parse_rules(read_toml(path, ConfigurationError), str(path))
 
 
 def parse_rules(text: str, place: str = "rules") -> RuleFile:
-    """Read rules from TOML text; `place` stands for the file in error messages. Errors as in `load_rules`."""
+    """Parse rules from TOML text; `place` names the file in error messages. Errors as in `load_rules`."""
     values = parse_toml(text, place, ConfigurationError)
     try:
         return RuleFile.model_validate(values)
@@ -31,13 +31,13 @@ def parse_rules(text: str, place: str = "rules") -> RuleFile:
         lines = key_lines(text)
         problems = error.errors(include_url=False)
         sentences = (_explain(problem, place, lines) for problem in problems)
-        raise ConfigurationError(all_problems(sentences, len(problems))) from None
+        raise ConfigurationError(format_problems(sentences, len(problems))) from None
 
 
 def _explain(problem: ErrorDetails, place: str, lines: dict[tuple[str, ...], int]) -> str:
     path = tuple(str(part) for part in problem["loc"])
     if path[:1] == ("destinations",) and path[2:3] and path[2] in _KINDS:
-        path = path[:2] + path[3:]  # pydantic puts in which kind it judged by
+        path = path[:2] + path[3:]  # pydantic inserts the kind that it validated by
     line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), 1)
     return f"{place}:{line}: {'.'.join(path) or 'rules'}: {_remedy(problem)}"
 
@@ -53,4 +53,4 @@ def _remedy(problem: ErrorDetails) -> str:
         return f'needs a kind: write kind = "{_KINDS[0]}" or kind = "{_KINDS[1]}"'
     message = problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
-    return message if isinstance(given, dict | list | tuple | BaseModel) else f"{message}, not {shown(given)}"
+    return message if isinstance(given, dict | list | tuple | BaseModel) else f"{message}, not {abbreviate(given)}"

@@ -1,4 +1,4 @@
-"""Who is told what: destinations and rules, as a rule file has them. Pure; reading the file is `rule_file.py`."""
+"""Destinations and rules as a rule file defines them. Pure; `rule_file.py` reads the file."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -21,27 +21,27 @@ class _Table(BaseModel):
 
 
 class Destination(_Table):
-    """What every destination has: where a new one begins, and how it is insisted."""
+    """Options of every destination: where it begins, and how deliveries are retried."""
 
     begin: Literal["now", "earliest"] = "now"
     """Where a destination without a checkpoint begins: at the end of the topic, or at its start."""
     lanes: int = Field(default=4, ge=1, le=64)
-    """Notifications under way at once; those of one user share a lane, and so keep their order."""
+    """Notifications in flight at once; those of one user share a lane, so they stay in order."""
     attempts: int = Field(default=8, ge=1)
-    """After so many the event becomes a dead letter."""
+    """Attempts to deliver; after the last the event becomes a dead letter."""
 
 
 class Webhook(Destination):
-    """An address that notifications are posted to, signed."""
+    """A URL that signed notifications are posted to."""
 
     kind: Literal["webhook"]
     url: str
     secret_env: str | None = None
-    """The environment variable that holds the secret of the signature."""
+    """The environment variable that holds the signing secret."""
     secret_file: Path | None = None
-    """The file that holds it; white space around it does not count."""
+    """The file that holds the signing secret; surrounding white space is ignored."""
     request_seconds: float = Field(default=10.0, gt=0, le=3600)
-    """How long one request may take in all, from connecting to the end of the answer."""
+    """Time limit of one request in seconds, from connecting to the end of the response."""
 
     @field_validator("url")
     @classmethod
@@ -49,30 +49,30 @@ class Webhook(Destination):
         try:
             parts = urlsplit(url)
             is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # of a port that is no number
+        except ValueError:  # the port is not a number
             is_address = False
         if not is_address:
-            raise ValueError("must be an address like https://host/path")
+            raise ValueError("must be a URL like https://host/path")
         return url
 
     @model_validator(mode="after")
     def _one_secret(self) -> Self:
         if (self.secret_env is None) == (self.secret_file is None):
-            raise ValueError("needs a secret to sign with: give secret_env or secret_file, one of them")
+            raise ValueError("needs a signing secret: give either secret_env or secret_file")
         return self
 
 
 class RedisStream(Destination):
-    """A stream in the Redis of the settings."""
+    """A stream in the configured Redis."""
 
     kind: Literal["redis_stream"]
     key: str = Field(min_length=1)
     max_length: int = Field(default=100_000, ge=1)
-    """About so many entries are kept; older ones go."""
+    """Approximate number of entries to retain; older ones are deleted."""
 
 
 class Condition(_Table):
-    """A demand on one entry of an event's metadata; an event without the entry does not meet it."""
+    """A condition on one metadata entry of an event; an event without the entry does not meet it."""
 
     key: str
     equal: str | None = None
@@ -80,13 +80,13 @@ class Condition(_Table):
     at_most: Number | None = None
 
     @model_validator(mode="after")
-    def _demands_something(self) -> Self:
+    def _not_empty(self) -> Self:
         if self.equal is None and self.at_least is None and self.at_most is None:
-            raise ValueError("demands nothing: give equal, at_least or at_most")
+            raise ValueError("has no condition: give equal, at_least or at_most")
         return self
 
     def is_met(self, metadata: Mapping[str, str]) -> bool:
-        """Return whether the entry is as demanded; what is no number is neither at least nor at most anything."""
+        """Return whether the metadata meets it; a value that is not a number fails `at_least` and `at_most`."""
         value = metadata.get(self.key)
         if value is None or (self.equal is not None and value != self.equal):
             return False
@@ -97,7 +97,7 @@ class Condition(_Table):
 
 
 class Rule(_Table):
-    """Which events are told to whom, and in what words."""
+    """Which events are sent to which destinations, and with which text."""
 
     name: Name
     actions: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
@@ -106,9 +106,9 @@ class Rule(_Table):
     text: Annotated[str, AfterValidator(template.check)]
     to: tuple[Name, ...] = Field(min_length=1)
 
-    def speaks_of(self, event: Event) -> bool:
-        """Return whether the event is one that this rule tells of."""
-        return event.action_type in self.actions and all(demand.is_met(event.metadata) for demand in self.when)
+    def matches(self, event: Event) -> bool:
+        """Return whether this rule applies to the event."""
+        return event.action_type in self.actions and all(condition.is_met(event.metadata) for condition in self.when)
 
 
 class RuleFile(_Table):
@@ -119,7 +119,7 @@ class RuleFile(_Table):
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
-        told = {name for rule in self.rules for name in rule.to}
+        used = {name for rule in self.rules for name in rule.to}
         names = Counter(rule.name for rule in self.rules)
         for rule in self.rules:
             for name in rule.to:
@@ -128,12 +128,12 @@ class RuleFile(_Table):
             if names[rule.name] > 1:
                 raise ValueError(f"two rules are named {rule.name!r}: rename one")
         for name in self.destinations:
-            if name not in told:
+            if name not in used:
                 raise ValueError(f"no rule names the destination {name!r}: add it to a rule's `to`, or remove it")
         return self
 
     def rules_for(self, destination: str) -> tuple[Rule, ...]:
-        """Return the rules that tell this destination, in the order of the file: of several, the first speaks."""
+        """Return the rules of a destination in the order of the file; the first that matches an event applies."""
         return tuple(rule for rule in self.rules if destination in rule.to)
 
 

@@ -1,7 +1,7 @@
-"""What lets a receiver trust a webhook: the secret, the signatures under it, and the ids that tell copies apart.
+"""Authentication of webhooks: the secret, the signatures, and the ids by which a receiver drops repeats.
 
-Two schemes sign each request: karmalake's own (`Karmalake-Signature`), and Standard Webhooks 1.0 (`webhook-id`,
-`webhook-timestamp`, `webhook-signature`), which receivers verify with a library. Pure, but for reading the secret.
+Each request has two signatures: karmalake's own (`Karmalake-Signature`), and Standard Webhooks 1.0 (`webhook-id`,
+`webhook-timestamp`, `webhook-signature`), which libraries verify. Pure, except for reading the secret.
 """
 
 import base64
@@ -16,13 +16,13 @@ from pipelines.notify.rules import Webhook
 
 _STANDARD_PREFIX = b"whsec_"
 _PLAIN = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}"
-"""Printable ASCII that stays as it is in an idempotency key, beside letters, digits and _.-~"""
+"""Printable ASCII that is not encoded in an idempotency key, besides letters, digits and _.-~"""
 
 
-def secret_of(webhook: Webhook) -> bytes:
-    """Read the secret of the signatures; ConfigurationError where there is none, or a `whsec_` one that is not base64.
+def read_secret(webhook: Webhook) -> bytes:
+    """Read the signing secret; ConfigurationError if it is missing, or is a `whsec_` secret that is not base64.
 
-    The error names where the secret is, and never shows it.
+    The error names the location of the secret and never shows it.
     """
     if webhook.secret_file is not None:
         try:
@@ -39,16 +39,16 @@ def secret_of(webhook: Webhook) -> bytes:
         standard_key(secret)
     except ValueError:
         raise ConfigurationError(
-            f"the secret of {webhook.url} in {place} begins with whsec_, but no base64 follows: copy it whole, or make "
-            "one with `echo whsec_$(openssl rand -base64 32)`"
+            f"the secret of {webhook.url} in {place} begins with whsec_, but no valid base64 follows: copy it "
+            "whole, or generate one with `echo whsec_$(openssl rand -base64 32)`"
         ) from None
     return secret
 
 
 def standard_key(secret: bytes) -> bytes:
-    """Return the key of Standard Webhooks: of `whsec_` and base64 what is encoded, of anything else the very bytes.
+    """Return the key of Standard Webhooks: the decoded base64 of a `whsec_` secret, or any other secret as it is.
 
-    Raises ValueError for `whsec_` without base64 behind it.
+    Raises ValueError for `whsec_` without valid base64 after it.
     """
     if not secret.startswith(_STANDARD_PREFIX):
         return secret
@@ -60,7 +60,7 @@ def standard_key(secret: bytes) -> bytes:
 
 
 def sign(secret: bytes, timestamp: str, body: bytes) -> str:
-    """Return the value of `Karmalake-Signature`; its key is the secret as it was configured."""
+    """Return the value of `Karmalake-Signature`; the HMAC key is the secret as configured."""
     return "v1=" + hmac.new(secret, timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
@@ -72,9 +72,9 @@ def sign_standard(secret: bytes, webhook_id: str, timestamp: str, body: bytes) -
 
 
 def idempotency_key(event_id: str) -> str:
-    """Return the event_id as a header can hold it, so that two of them never become one key.
+    """Return the event_id encoded for a header, injectively: two ids never become one key.
 
-    What is not printable ASCII, `%`, and space at either end, which HTTP does not transmit, is percent-encoded.
+    Percent-encodes `%`, everything but printable ASCII, and leading and trailing spaces, which HTTP strips.
     """
     inner = event_id.strip(" ")
     before = len(event_id) - len(event_id.lstrip(" "))
@@ -83,12 +83,12 @@ def idempotency_key(event_id: str) -> str:
 
 
 def webhook_id(event_id: str) -> str:
-    """Return the event_id as Standard Webhooks' id: no full stop may be in it, since one ends it in what is signed."""
+    """Return the event_id as a Standard Webhooks id, without full stops, which delimit the id in the signed text."""
     return quote(event_id, safe="", errors="surrogatepass").replace(".", "%2E")
 
 
 def signed_headers(secret: bytes, event_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """Return the headers that a receiver verifies, in both schemes; `timestamp` is in seconds since 1970."""
+    """Return the headers of both schemes for a receiver to verify; `timestamp` is in seconds since 1970."""
     moment, standard_id = str(timestamp), webhook_id(event_id)
     return {
         "Idempotency-Key": idempotency_key(event_id),

@@ -1,4 +1,4 @@
-"""The text of a notification: `{user_id}` and its like stand for what the event says."""
+"""The text template of a notification, with placeholders such as `{user_id}` for fields of the event."""
 
 import json
 import re
@@ -11,7 +11,7 @@ _METADATA = "metadata."
 
 
 class Event(NamedTuple):
-    """An event as a notification speaks of it."""
+    """The fields of an event that a notification can use."""
 
     event_id: str
     user_id: str
@@ -22,24 +22,24 @@ class Event(NamedTuple):
 
 
 def check(text: str) -> str:
-    """Return the template; ValueError naming the first place in it that nothing can stand in."""
+    """Return the template; raises ValueError with the first invalid placeholder."""
     for match in _PLACE.finditer(text):
         name = match[1]
         if match[0] in {"{", "}"}:
-            raise ValueError(f"has a lone {match[0]!r}: write {match[0] * 2!r} for the character itself")
+            raise ValueError(f"has an unmatched {match[0]!r}: write {match[0] * 2!r} for the character itself")
         if name is not None and name not in _FIELDS and not (name.startswith(_METADATA) and name != _METADATA):
             known = ", ".join(f"{{{field}}}" for field in _FIELDS)
-            raise ValueError(f"has {{{name}}}, which is no field of an event: write {known} or {{metadata.KEY}}")
+            raise ValueError(f"has {{{name}}}, which is not an event field: write {known} or {{metadata.KEY}}")
     return text
 
 
 def fill(text: str, event: Event) -> str:
-    """Return a checked template with what the event says; metadata that it does not have is left empty."""
+    """Fill a checked template with the fields of an event; missing metadata is empty."""
     return _PLACE.sub(lambda match: match[0][0] if match[1] is None else _value(match[1], event), text)
 
 
 def to_json(event: Event, rule: str, text: str) -> str:
-    """Return the notification as the JSON object that every webhook receives."""
+    """Return the notification as the JSON object that webhooks receive."""
     return json.dumps(event._asdict() | {"rule": rule, "text": text}, ensure_ascii=False, separators=(",", ":"))
 
 

@@ -1,4 +1,4 @@
-"""A notification as a signed HTTP request, and what its answer means; how it is signed is `signature.py`."""
+"""A notification as a signed HTTP request, and the classification of the response; `signature.py` signs."""
 
 import time
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ import httpx
 
 from pipelines.boundary.http import HttpClient
 from pipelines.errors import ConfigurationError, TransientError
-from pipelines.notify.answers import TAKEN, Answer, Notification, Verdict, described
+from pipelines.notify.delivery import DELIVERED, DeliveryResult, Notification, Outcome, describe_error
 from pipelines.notify.rules import Webhook
 from pipelines.notify.signature import signed_headers
 from pipelines.notify.template import to_json
 
 _AGAIN = {408, 429}
-_MOST_ANSWER_BYTES = 64 * 1024
+_MAX_ANSWER_BYTES = 64 * 1024
 _LONGEST_DATE = 64
-"""A Retry-After of more characters is no date, and is not looked at."""
+"""Longer values of Retry-After are not dates and are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +28,20 @@ class WebhookTransport:
     secret: bytes
     client: HttpClient
 
-    def attempt(self, notification: Notification) -> Answer:
-        """Post it once; see `Transport`. The whole exchange ends within `request_seconds`."""
+    def attempt(self, notification: Notification) -> DeliveryResult:
+        """Post once; see `Transport`. The whole exchange ends within `request_seconds`."""
         try:
             request = self._request(notification)
-        except Exception as error:  # noqa: BLE001 - whatever the event holds, no other attempt builds it either
-            return Answer(Verdict.NEVER, f"the request cannot be built: {described(error)}")
+        except Exception as error:  # noqa: BLE001 - another attempt could not build the request either
+            return DeliveryResult(Outcome.REJECTED, f"the request cannot be built: {describe_error(error)}")
         try:
-            answer = self.client.exchange(request, self.webhook.request_seconds, _MOST_ANSWER_BYTES)
+            answer = self.client.exchange(request, self.webhook.request_seconds, _MAX_ANSWER_BYTES)
         except TransientError as error:
-            return Answer(Verdict.LATER, str(error))
-        return meaning(answer.status, answer.headers.get("Retry-After"))
+            return DeliveryResult(Outcome.RETRY, str(error))
+        return classify_response(answer.status, answer.headers.get("Retry-After"))
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self.client.close()
 
     def _request(self, notification: Notification) -> httpx.Request:
@@ -53,29 +53,29 @@ class WebhookTransport:
 
 
 def check_address(webhook: Webhook) -> None:
-    """Raise ConfigurationError for an address that no request can be sent to."""
+    """Raise ConfigurationError for a URL that no request can be sent to."""
     try:
         httpx.Request("POST", webhook.url)
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise ConfigurationError(f"{webhook.url} is no address of a webhook: {error}; correct url") from None
+        raise ConfigurationError(f"{webhook.url} is not a valid webhook URL: {error}; correct `url`") from None
 
 
 def open_webhook(webhook: Webhook, secret: bytes) -> WebhookTransport:
-    """Return a transport; it connects when it is first used, and follows no redirects."""
+    """Return a transport that connects on first use and follows no redirects."""
     return WebhookTransport(webhook, secret, HttpClient())
 
 
-def meaning(status: int, retry_after: str | None) -> Answer:
-    """Return what a status says: 2xx taken; 5xx, 408 and 429 try again; anything else never."""
+def classify_response(status: int, retry_after: str | None) -> DeliveryResult:
+    """Return the result for an HTTP status: 2xx is delivered; 5xx, 408 and 429 are retried; the rest is rejected."""
     if 200 <= status < 300:
-        return TAKEN
+        return DELIVERED
     if status >= 500 or status in _AGAIN:
-        return Answer(Verdict.LATER, f"HTTP {status}", _seconds(retry_after))
-    return Answer(Verdict.NEVER, f"HTTP {status}")
+        return DeliveryResult(Outcome.RETRY, f"HTTP {status}", _seconds(retry_after))
+    return DeliveryResult(Outcome.REJECTED, f"HTTP {status}")
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Return the seconds of a Retry-After, which is a number of them or a date; None for anything else."""
+    """Return the seconds of a Retry-After header, given as a number or a date; None for anything else."""
     if retry_after is None:
         return None
     if retry_after.isascii() and retry_after.isdecimal():

@@ -1,31 +1,30 @@
-"""A value in Avro, for the audit: read in plain Python by the schemas that ingest decodes in bulk.
+"""Avro decoder of the audit: plain Python, for the schemas that ingest decodes in bulk.
 
-The rulings are those of ingest's decoder, kept by another reader (`tests/operate/test_audit_values.py` holds both
-together): a number has at most ten bytes, of which an `int` has the lower 32 bits, a block of -2^63 items has none,
-and texts in fields that are passed over need not be UTF-8. Schemas that `contract/writers.py` does not list are not
-read here.
+Implements the same rules as ingest's decoder independently (`tests/operate/test_audit_values.py` compares the two): a
+number has at most ten bytes, of which an `int` keeps the lower 32 bits; a block of -2^63 items is empty; strings in
+skipped fields need not be UTF-8. Schemas that `contract/avro_schema.py` does not list are not supported.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
-_NUMBER_BYTES = 10
+_MAX_VARINT_BYTES = 10
 
 
 @dataclass(slots=True)
 class Reader:
-    """Reads one value after another from `data`; ValueError for bytes that are none."""
+    """Reads one value after another from `data`; raises ValueError for malformed bytes."""
 
     data: bytes
     at: int = 0
     named: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def read(self, schema: Any) -> Any:
-        """Return a value of a schema, texts and keys of maps as bytes."""
+        """Return the next value, of the given schema; strings and map keys are bytes."""
         if isinstance(schema, list):
             return self.read(_pick(schema, self._long()))  # pyright: ignore[reportUnknownArgumentType]
         if isinstance(schema, str):
-            return self._of_name(schema)
+            return self._read_named(schema)
         match schema["type"]:
             case "record":
                 self.named[schema["name"]] = schema
@@ -38,9 +37,9 @@ class Reader:
             case "map":
                 return dict(self._blocks(schema["values"], keyed=True))
             case name:
-                return self._of_name(name)
+                return self._read_named(name)
 
-    def _of_name(self, name: str) -> Any:
+    def _read_named(self, name: str) -> Any:
         match name:
             case "null":
                 return None
@@ -74,13 +73,13 @@ class Reader:
 
     def _long(self) -> int:
         number = 0
-        for place, byte in enumerate(self.data[self.at : self.at + _NUMBER_BYTES]):
-            number |= (byte & 0x7F) << 7 * place
+        for index, byte in enumerate(self.data[self.at : self.at + _MAX_VARINT_BYTES]):
+            number |= (byte & 0x7F) << 7 * index
             if byte < 0x80:
-                self.at += place + 1
+                self.at += index + 1
                 number &= 0xFFFFFFFFFFFFFFFF
                 return number >> 1 ^ -(number & 1)
-        raise ValueError("a number does not end within ten bytes")
+        raise ValueError("a varint is longer than ten bytes")
 
     def _take(self, size: int) -> bytes:
         if size < 0 or self.at + size > len(self.data):
@@ -89,7 +88,7 @@ class Reader:
         return self.data[self.at - size : self.at]
 
 
-def _pick(among: Any, number: int) -> Any:
-    if not 0 <= number < len(among):
-        raise ValueError("a choice does not exist")
-    return among[number]
+def _pick(options: Any, number: int) -> Any:
+    if not 0 <= number < len(options):
+        raise ValueError("an index is out of range")
+    return options[number]

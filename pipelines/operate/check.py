@@ -1,30 +1,30 @@
-"""A check's answer, and what `verify` advises where it fails."""
+"""The result of a check, and the advice of `verify` where it fails."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Advice(StrEnum):
-    """How a failed check is made to pass; words in braces are filled in.
+    """How to make a failed check pass; words in braces are placeholders.
 
-    A sentence that tells a person to run a command stands here, and nowhere else in the checks: each is followed by a
-    test until `verify` passes (`tests/operate/test_verify_served.py`).
+    All advice of the checks to run a command is here: a test follows each until `verify` passes
+    (`tests/operate/test_verify_served.py`).
     """
 
     PUBLISH = "run `karmalake publish`"
     REFRESH = "run `karmalake refresh`, then `karmalake publish`"
-    PUBLISH_FULL = "run `karmalake publish --full`: it writes every document and deletes what does not belong there"
+    PUBLISH_FULL = "run `karmalake publish --full`: it writes every document and deletes all others"
     REPLACE_NEWER = "if this lake replaces that one, delete {note} and run `karmalake publish --full`"
     FINISH_ERASURE = "run `karmalake erase` to finish"
-    REBUILD_INDEX = "stop ingest, remove {index} and start again; it is rebuilt from the lake"
+    REBUILD_INDEX = "stop ingest, delete {index} and start ingest; it rebuilds the index from the lake"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One question and its answer; `promise` is the id of the promise that it guards."""
+    """The result of one check; `promise` is the id of the guarantee that it verifies."""
 
     name: str
     promise: str
     passed: bool | None
-    """None: it could not be checked; the evidence says why."""
+    """None if it could not be checked; `evidence` says why."""
     evidence: str

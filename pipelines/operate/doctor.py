@@ -1,4 +1,4 @@
-"""What is wrong with a set-up, and how to mend it. Looks at everything, changes nothing, shows no secret."""
+"""Diagnosis of an installation: what is wrong, and how to fix it. Reads only, and shows no secret."""
 
 import os
 import shutil
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pipelines.boundary.private_files import is_private
 from pipelines.bus.topics import describe_topic
-from pipelines.errors import ConfigurationError, KarmalakeError, RejectedError, ending_of, one_line
+from pipelines.errors import ConfigurationError, KarmalakeError, RejectedError, exit_status_of, one_line
 from pipelines.ingest.queue import open_queue
-from pipelines.lake.halted import recall
-from pipelines.lake.history import take_snapshot
+from pipelines.lake.commit_log import take_snapshot
+from pipelines.lake.halted import load_halted
 from pipelines.lake.stores import is_remote
 from pipelines.lake.tables import open_lake
 from pipelines.operate.lag.measure import measure_lag
@@ -22,7 +22,7 @@ from pipelines.reputation.warehouse import attach, stored_info
 from pipelines.serving.read import published
 from pipelines.settings import Settings
 
-_LOW_DISK_BYTES = 2 * 1024**3
+_MIN_FREE_BYTES = 2 * 1024**3
 _DRIVERS = {"postgres": "postgresql", "postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 _MODULES = {
     "avro": ("fastavro", "pyruhvro"),
@@ -38,26 +38,26 @@ _MODULES = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at."""
+    """The result of one check."""
 
     subject: str
-    good: bool
-    sentence: str
+    ok: bool
+    message: str
     code: str | None = None
-    """Of the error, if something is wrong."""
+    """The error code, if something is wrong."""
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
-    """Yield a finding for each part of the set-up, in the order of an event's way; what is wrong is said once."""
-    said: set[str] = set()
-    for subject, look in _parts(settings).items():
-        finding = _look(subject, look, settings)
-        if finding.good or finding.sentence not in said:
+def diagnose(settings: Settings) -> Iterator[Finding]:
+    """Yield a finding for each part of the installation, in data flow order; each problem is reported once."""
+    reported: set[str] = set()
+    for subject, check in _checks(settings).items():
+        finding = _run_check(subject, check, settings)
+        if finding.ok or finding.message not in reported:
             yield finding
-        said.add(finding.sentence)
+        reported.add(finding.message)
 
 
-def _parts(settings: Settings) -> dict[str, Callable[[Settings], str]]:
+def _checks(settings: Settings) -> dict[str, Callable[[Settings], str]]:
     bus = {"queue": _queue} if settings.queue.kind else {"broker": _broker}
     return {
         "disk": _disk,
@@ -73,15 +73,15 @@ def _parts(settings: Settings) -> dict[str, Callable[[Settings], str]]:
     }
 
 
-def _look(subject: str, look: Callable[[Settings], str], settings: Settings) -> Finding:
+def _run_check(subject: str, check: Callable[[Settings], str], settings: Settings) -> Finding:
     try:
-        return Finding(subject, good=True, sentence=look(settings))
+        return Finding(subject, ok=True, message=check(settings))
     except KarmalakeError as error:
-        return Finding(subject, good=False, sentence=str(error), code=error.code)
+        return Finding(subject, ok=False, message=str(error), code=error.code)
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.strerror else one_line(error)
-        said = f"{what}: see who may read and write it"
-        return Finding(subject, good=False, sentence=said, code=ending_of(error).code)
+        problem = f"{error.filename}: {error.strerror}" if error.strerror else one_line(error)
+        message = f"{problem}: check who may read and write it"
+        return Finding(subject, ok=False, message=message, code=exit_status_of(error).code)
 
 
 def _disk(settings: Settings) -> str:
@@ -89,56 +89,58 @@ def _disk(settings: Settings) -> str:
     while not folder.exists():
         folder = folder.parent
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigurationError(f"{folder} cannot be written to: let this user write there, or set KARMALAKE_DATA_DIR")
+        raise ConfigurationError(f"{folder} is not writable: give this user write access, or set KARMALAKE_DATA_DIR")
     free = shutil.disk_usage(folder).free
-    if free < _LOW_DISK_BYTES:
-        raise KarmalakeError(f"{free / 1024**3:.1f} GiB are free under {folder}: make room or set KARMALAKE_DATA_DIR")
-    said = f"{free / 1024**3:.0f} GiB free for {settings.data_dir}"
+    if free < _MIN_FREE_BYTES:
+        raise KarmalakeError(
+            f"{free / 1024**3:.1f} GiB free under {folder}: free disk space, or set KARMALAKE_DATA_DIR"
+        )
+    sentence = f"{free / 1024**3:.0f} GiB free for {settings.data_dir}"
     if is_private(settings.data_dir) or not settings.data_dir.exists():
-        return said
-    return f"{said}; other users can enter it: `chmod 700 {settings.data_dir}` unless they are to read it"
+        return sentence
+    return f"{sentence}; other users can read it: `chmod 700 {settings.data_dir}` unless that is intended"
 
 
 def _packages(settings: Settings) -> str:
-    """Tell what the settings need and is not installed; what else there would be is a remark."""
+    """Require the packages that the settings need; remark on optional ones that are not installed."""
     missing = [extra for extra, modules in _MODULES.items() if not all(map(find_spec, modules))]
-    if needed := sorted(_needed(settings) & set(missing)):
+    if needed := sorted(_required_extras(settings) & set(missing)):
         raise ConfigurationError(f"the settings need more packages: pip install 'karmalake[{','.join(needed)}]'")
     remarks = [f"not installed: {', '.join(missing)}"] if missing else []
     if "spark" not in missing and not (shutil.which("java") or os.environ.get("JAVA_HOME")):
         remarks.append("`rebuild --engine spark` would need Java 17 or newer in the PATH")
-    return "; ".join(["all that the settings need", *remarks])
+    return "; ".join(["everything the settings need is installed", *remarks])
 
 
-def _needed(settings: Settings) -> set[str]:
-    """Return the extras that the settings ask for."""
+def _required_extras(settings: Settings) -> set[str]:
+    """Return the extras that the settings require."""
     url = settings.relay.database_url
-    kind = url.get_secret_value().partition(":")[0].partition("+")[0] if url else ""
-    asked = {
+    scheme = url.get_secret_value().partition(":")[0].partition("+")[0] if url else ""
+    required = {
         "avro": settings.contract.format == "avro",
         "cassandra": bool(settings.cassandra.hosts),
         str(settings.queue.kind): settings.queue.kind is not None,
-        _DRIVERS.get(kind, kind): kind in _DRIVERS,
+        _DRIVERS.get(scheme, scheme): scheme in _DRIVERS,
     }
-    return {extra for extra, needed in asked.items() if needed}
+    return {extra for extra, needed in required.items() if needed}
 
 
 def _outbox(settings: Settings) -> str:
-    from pipelines.emit.outbox.backlog import measure_backlog  # noqa: PLC0415 - slow, and few hosts have one
+    from pipelines.emit.outbox.backlog import measure_backlog  # noqa: PLC0415 - slow to import, and few hosts need it
 
-    assert settings.relay.database_url is not None  # noqa: S101 - tells the type checker
+    assert settings.relay.database_url is not None  # noqa: S101 - narrows the type
     waiting = measure_backlog(settings.relay.database_url.get_secret_value())
     if not waiting.rows:
-        return "nothing waits in it"
+        return "no event is waiting"
     return (
-        f"{waiting.rows:,} events wait in it, the oldest for {waiting.oldest_age_seconds:,.0f} s: "
+        f"{waiting.rows:,} events are waiting, the oldest for {waiting.oldest_age_seconds:,.0f} s: "
         "is `karmalake relay` running?"
     )
 
 
 def _queue(settings: Settings) -> str:
     with open_queue(settings) as queue:
-        return f"{queue.client.name}, about {queue.behind():,} messages wait in it"
+        return f"{queue.client.name}, about {queue.remaining_records():,} messages waiting"
 
 
 def _broker(settings: Settings) -> str:
@@ -152,39 +154,39 @@ def _broker(settings: Settings) -> str:
 def _lake(settings: Settings) -> str:
     root = settings.lake_root
     if not is_remote(root):
-        _readable(Path(root))
+        _require_access(Path(root))
     snapshot = take_snapshot(open_lake(root))
     return f"version {snapshot.version} in {len(snapshot.files['events']):,} files"
 
 
-def _readable(root: Path) -> None:
-    """Look at the folder and the tables in it: Delta calls a table that it may not read one that is not there."""
+def _require_access(root: Path) -> None:
+    """Require access to the folder and its tables: Delta reports an unreadable table as missing."""
     for folder in (root, *(root.glob("*/_delta_log") if os.access(root, os.R_OK | os.X_OK) else ())):
         if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             raise ConfigurationError(
-                f"{folder} may not be read and written: run as the user whom it belongs to, or change its permissions"
+                f"{folder} is not readable and writable: run as the user that owns it, or change its permissions"
             )
 
 
 def _lag(settings: Settings) -> str:
     lag = measure_lag(settings)
-    sentence = f"{lag.behind} behind the bus"
+    sentence = f"{lag.summary} behind the bus"
     if lag.lag_seconds is not None and lag.lag_seconds > settings.lag.max_seconds:
         raise KarmalakeError(f"{sentence}: run `karmalake stream` or `karmalake drain`; `karmalake lag` has advice")
     return sentence
 
 
 def _halted(settings: Settings) -> str:
-    halted = recall(settings)
+    halted = load_halted(settings)
     if halted:
         raise RejectedError("\n".join(map(str, halted)))
-    return "no topic partition is halted for its rejected records"
+    return "no topic partition is halted by rejected records"
 
 
 def _notify(settings: Settings) -> str:
-    from pipelines.notify.rule_file import load_rules  # noqa: PLC0415 - few hosts have one
+    from pipelines.notify.rule_file import load_rules  # noqa: PLC0415 - few hosts need it
 
-    assert settings.notify.rules is not None  # noqa: S101 - tells the type checker
+    assert settings.notify.rules is not None  # noqa: S101 - narrows the type
     return f"rules for {', '.join(load_rules(settings.notify.rules).destinations)}"
 
 
@@ -202,19 +204,19 @@ def _warehouse(settings: Settings) -> str:
         return sentence
     sentence += f", {behind:,} commits behind the lake"
     if (datetime.now(UTC) - info.as_of).total_seconds() > settings.reputation.max_staleness_seconds:
-        raise KarmalakeError(f"{sentence}: run `karmalake refresh`, or `karmalake stream` for good")
+        raise KarmalakeError(f"{sentence}: run `karmalake refresh`, or keep `karmalake stream` running")
     return sentence
 
 
 def _cache(settings: Settings) -> str:
     info = published(settings)
     if info is None:
-        raise KarmalakeError("it answers, but nothing is published: run `karmalake publish`")
+        raise KarmalakeError("it answers, but holds no publication: run `karmalake publish`")
     age = info.staleness_seconds
     sentence = f"{info.documents:,} documents of lake version {info.stamp.lake_version}, {age:,.0f} s old"
     if age > settings.reputation.max_staleness_seconds:
         raise KarmalakeError(
             f"{sentence}, more than reputation.max_staleness_seconds: run `karmalake refresh` and `karmalake publish`, "
-            "or `karmalake stream` for good"
+            "or keep `karmalake stream` running"
         )
     return sentence

@@ -1,6 +1,6 @@
-"""The erasure of users from everything that karmalake keeps: lake, indexes, warehouse, caches, documents (`erasable`).
+"""Erasure of users from everything that karmalake stores: lake, indexes, warehouse, caches, documents (`erasable`).
 
-What it reaches is done, or the erasure is refused before anything is changed. What it cannot reach is listed at its end
+An erasure is complete, or refused before anything is changed. It ends with a list of what it does not reach
 (`erase_limits.py`).
 """
 
@@ -8,56 +8,56 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pipelines.errors import UsageError
-from pipelines.lake.erasure import Erased, erase_users
-from pipelines.lake.index import forget_indexes
+from pipelines.lake.erasure import ErasureCounts, erase_users
+from pipelines.lake.index import clear_indexes
 from pipelines.lake.mentions import Mentions, count_mentions
 from pipelines.lake.tables import open_lake
 from pipelines.lake.tombstones import open_tombstones
-from pipelines.operate.erase_limits import beyond_reach
+from pipelines.operate.erase_limits import list_unreached
 from pipelines.refresh import publish_warehouse, refresh_draft
-from pipelines.reputation.by_user import by_user_path, forget_by_user
-from pipelines.reputation.derive import is_kept, open_draft
-from pipelines.serving.publish import Published
+from pipelines.reputation.by_user import by_user_path, delete_by_user
+from pipelines.reputation.derive import is_draft_open, open_draft
+from pipelines.serving.digest_cache import delete_digest_cache
+from pipelines.serving.publish import PublishResult
 from pipelines.serving.read import published, read_reputation
-from pipelines.serving.state import forget_state
 from pipelines.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What an erasure did: rows of the lake, and the publication without the users; and what it left."""
+    """The outcome of an erasure: rows removed from the lake, the publication without the users, and what remains."""
 
-    rows: Erased
+    rows: ErasureCounts
     mentions: Mentions
-    """Where other users' events name them, or users who were erased before."""
-    kept: bool
-    """Whether another process, such as `karmalake stream`, derives and publishes without them, by itself."""
-    published: Published | None
-    """None if nothing was published before, it was not asked for, or another process does it."""
-    beyond: tuple[str, ...]
-    """What the erasure does not reach, a sentence for each place."""
+    """Mentions of erased users, these or earlier ones, in other users' events."""
+    refreshed_elsewhere: bool
+    """Whether another process, such as `karmalake stream`, holds the warehouse, and derives and publishes it."""
+    published: PublishResult | None
+    """None if nothing was published before, documents were excluded, or another process publishes."""
+    not_reached: tuple[str, ...]
+    """What the erasure does not reach, one sentence a location."""
 
 
 def erase(settings: Settings, user_ids: Sequence[str], tombstones: Collection[str] = ()) -> Erasure:
-    """Erase users, and those whom tombstones of another lake name, their documents too.
+    """Erase users, and the users in tombstones of another lake, including their documents.
 
-    A kill at any step leaves a lake that adds up; erasing again finishes it. Raises, before anything is changed:
-    UsageError without a lake or without the address of the store of documents, TransientError if that does not answer.
-    Raises TransientError later when others kept committing.
+    A kill at any step leaves a consistent lake; erasing again finishes. Raises before anything is changed: UsageError
+    if there is no lake or no document store is configured, TransientError if the store does not answer. Raises
+    TransientError later if other processes kept committing.
     """
     open_lake(settings.lake_root)
-    if not settings.serves:
+    if not settings.has_document_store:
         raise UsageError(
-            "no store of documents is configured, so the users' documents could not be deleted, and nothing was "
-            "erased: set redis.url (KARMALAKE_REDIS_URL) or cassandra.hosts as the publisher has it, or say "
-            "--without-documents if there are none"
+            "no document store is configured, so the users' documents cannot be deleted; nothing was erased. Set "
+            "redis.url (KARMALAKE_REDIS_URL) or cassandra.hosts to the publisher's, or pass --without-documents if "
+            "there are no documents"
         )
     served = published(settings) is not None or any(read_reputation(user_id, settings) for user_id in user_ids)
     return _erase(settings, user_ids, tombstones, served=served)
 
 
 def erase_without_documents(settings: Settings, user_ids: Sequence[str], tombstones: Collection[str] = ()) -> Erasure:
-    """Erase users as `erase` does, but leave the store of documents alone: it is gone, or there never was one."""
+    """Erase users like `erase`, but not their documents: for a document store that is gone or never existed."""
     return _erase(settings, user_ids, tombstones, served=False)
 
 
@@ -65,17 +65,17 @@ def _erase(settings: Settings, user_ids: Sequence[str], digests: Collection[str]
     lake, path = open_lake(settings.lake_root), settings.warehouse_path
     tombstones = open_tombstones(lake, settings)
     rows = erase_users(lake, tombstones, user_ids, digests)
-    forget_indexes(settings.index_dir)
+    clear_indexes(settings.index_dir)
     mentions = count_mentions(lake, tombstones)
-    beyond = tuple(beyond_reach(settings, mentions))
-    if is_kept(path):
-        return Erasure(rows, mentions, kept=True, published=None, beyond=beyond)
+    not_reached = tuple(list_unreached(settings, mentions))
+    if is_draft_open(path):
+        return Erasure(rows, mentions, refreshed_elsewhere=True, published=None, not_reached=not_reached)
     with open_draft(path) as draft:
-        forget_by_user(by_user_path(path))
+        delete_by_user(by_user_path(path))
         if served or path.exists():
             refresh_draft(draft, lake, settings)
             draft.publish()
     if not served:
-        forget_state(settings.published_dir)
+        delete_digest_cache(settings.published_dir)
     done = publish_warehouse(settings) if served else None
-    return Erasure(rows, mentions, kept=False, published=done, beyond=beyond)
+    return Erasure(rows, mentions, refreshed_elsewhere=False, published=done, not_reached=not_reached)

@@ -1,7 +1,6 @@
-"""What an erasure does not reach, by the names that the settings give it, and what to do there.
+"""What an erasure does not reach: one sentence a location, named as in the settings, with what removes a user there.
 
-Each sentence is for the person who has to answer for the erasure: it names a place, and who or what removes a user
-from it.
+The reader is the person who is accountable for the erasure.
 """
 
 from collections.abc import Iterator
@@ -14,22 +13,22 @@ from pipelines.notify.rules import RedisStream, Webhook
 from pipelines.settings import Settings
 
 
-def beyond_reach(settings: Settings, mentions: Mentions) -> list[str]:
-    """Return where an erased user may still be, a sentence for each place."""
+def list_unreached(settings: Settings, mentions: Mentions) -> list[str]:
+    """Return where data of an erased user may remain, one sentence a location."""
     return [
-        *_of_others(mentions),
+        *_in_other_events(mentions),
         *_on_the_bus(settings),
         *_at_destinations(settings),
-        *_elsewhere(settings),
+        *_in_other_copies(settings),
     ]
 
 
-def _of_others(mentions: Mentions) -> Iterator[str]:
+def _in_other_events(mentions: Mentions) -> Iterator[str]:
     if mentions:
-        yield f"{mentions}: they are not changed, and `karmalake verify` counts them"
+        yield f"{mentions}: unchanged; `karmalake verify` counts them"
     yield (
-        "what is compressed, encrypted or encoded within other users' values and undecodable dead letters: only words "
-        "are found there"
+        "compressed, encrypted or encoded content within other users' values and undecodable dead letters: only plain "
+        "words are found there"
     )
 
 
@@ -37,45 +36,45 @@ def _on_the_bus(settings: Settings) -> Iterator[str]:
     topic = settings.kafka.topic
     if settings.queue.kind:
         name = settings.queue.name if settings.queue.kind == "rabbitmq" else "of SQS"
-        yield f"messages that wait in the queue {name}: ingest drops them when it reads them"
+        yield f"messages waiting in the queue {name}: ingest drops them when it reads them"
     else:
-        yield f"the topic {topic}: its retention removes the records; ingest drops what it reads of them"
-    yield f"the topic {topic}.dlq, if dead letters were ever copied (ingest.publish_dead_letters): its retention rules"
+        yield f"the topic {topic}: its retention removes the records; ingest drops those it still reads"
+    yield f"the topic {topic}.dlq, if dead letters were ever published (ingest.publish_dead_letters): by retention"
 
 
 def _at_destinations(settings: Settings) -> Iterator[str]:
     if settings.notify.rules is None:
         yield f"the topic {settings.kafka.topic}.notify.dlq and the destinations of `karmalake notify`, if it ever ran"
         return
-    yield f"the topic {settings.kafka.topic}.notify.dlq: its retention rules"
+    yield f"the topic {settings.kafka.topic}.notify.dlq: its retention removes the records"
     try:
         destinations = load_rules(settings.notify.rules).destinations
     except (ConfigurationError, OSError):
-        yield f"the destinations in {settings.notify.rules}, which cannot be read now"
+        yield f"the destinations in {settings.notify.rules}, which cannot be read"
         return
     for name, destination in destinations.items():
         match destination:
             case RedisStream():
-                yield f"the Redis stream {destination.key} (destination {name}): its max_length rules, or XDEL"
+                yield f"the Redis stream {destination.key} (destination {name}): by max_length or XDEL"
             case Webhook():
-                yield f"what {urlsplit(destination.url).hostname} was told (destination {name})"
+                yield f"what {urlsplit(destination.url).hostname} received (destination {name})"
 
 
-def _elsewhere(settings: Settings) -> Iterator[str]:
+def _in_other_copies(settings: Settings) -> Iterator[str]:
     if settings.relay.database_url is not None:
-        yield "the outbox and the tables of the database in relay.database_url"
+        yield "the outbox and the other tables of the database in relay.database_url"
     else:
         yield "the outboxes and databases of the services that wrote the events"
     if settings.history.path:
-        yield f"the files of history at {settings.history.path}: ingest drops what is loaded of them again"
+        yield f"the files of history at {settings.history.path}: ingest drops their rows if they are loaded again"
     if settings.lake.uri:
-        yield f"old versions of objects in {settings.lake.uri}, if the bucket keeps them: expire them"
+        yield f"old object versions in {settings.lake.uri}, if the bucket is versioned: expire them"
     yield (
         "backups, other data_dirs of the same lake, copies by `karmalake copy`, `replay --into` and `dead-letters "
-        "export`, outputs of notebooks: erase or delete them there. A lake that is restored beside "
-        f"{settings.tombstones_file} is erased from by the next `karmalake erase`; keep that file with the backups"
+        "export`, notebook outputs: erase or delete them there. After a restore, the next `karmalake erase` applies "
+        f"{settings.tombstones_file} again; keep that file with the backups"
     )
     yield (
         "Dagster's storage ($DAGSTER_HOME): the evidence of failed checks names up to three users, and `anomalies` of "
-        "releases before this one named some: `dagster asset wipe`"
+        "earlier releases named some: run `dagster asset wipe`"
     )

@@ -1,6 +1,6 @@
-"""A stretch of the topic, read again: into the lake, where it changes nothing, or into a fresh lake beside it.
+"""Replay of a range of the topic: into the lake, which drops what it has, or into a fresh lake to compare with.
 
-A fresh lake is compared with that of the settings: what the bus holds now against what was made of it then.
+The comparison shows where the lake differs from what the topic holds now.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -16,75 +16,75 @@ import duckdb
 from pipelines.bus.topics import describe_topic
 from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import UsageError
-from pipelines.ingest.replay import Replay, Stretch, find_stretch
-from pipelines.ingest.source import open_source
+from pipelines.ingest.kafka import open_source
+from pipelines.ingest.replay import ReplayOffsets, ReplaySource, find_replay_offsets
 from pipelines.lake.commit import CommitRecord
-from pipelines.lake.history import take_snapshot
-from pipelines.lake.kept_tombstones import keep, read_kept, stored
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import is_lake, open_lake
+from pipelines.lake.tombstone_file import append_tombstones, lake_tombstones, read_tombstones
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.settings import Settings
 
-_COMPARED = files("pipelines").joinpath("replay.sql").read_text(encoding="utf-8")
+_COMPARE_SQL = files("pipelines").joinpath("replay.sql").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A lake against a fresh one made from a stretch of the topic, in events."""
+    """A lake compared with a fresh one, replayed from a range of the topic; counts of events."""
 
     same: int
     different: int
-    """In both by event_id, with another payload."""
+    """In both by event_id, with different payloads."""
     missing: int
-    """In the fresh lake only: the lake lost them."""
-    made_up: int
-    """In the lake, accepted from within the stretch, and not in the fresh lake."""
+    """In the fresh lake only: lost by the lake."""
+    extra: int
+    """In the lake only, although their offsets are within the range."""
     examples: tuple[str, ...]
-    """Some event_ids of the last three."""
+    """Some event_ids that are different, missing or extra."""
 
 
 @contextmanager
 def open_replay(
     settings: Settings, start: datetime | Mapping[int, int] | None, until: datetime | None
-) -> Generator[Replay]:
-    """Yield the stretch of the topic that is to be read again, as `find_stretch` finds it.
+) -> Generator[ReplaySource]:
+    """Yield the source of a replay: the range that `find_replay_offsets` returns.
 
-    Raises UsageError if there is nothing in it.
+    Raises UsageError if the range is empty.
     """
     with open_source(settings) as source:
-        stretch = find_stretch(source, start, until)
+        stretch = find_replay_offsets(source, start, until)
         if not stretch:
-            raise UsageError(f"{settings.kafka.topic} holds no records there: nothing to read again")
-        yield Replay(source, f"replay-{uuid4().hex}", stretch)
+            raise UsageError(f"{settings.kafka.topic} holds no records in that range: nothing to replay")
+        yield ReplaySource(source, f"replay-{uuid4().hex}", stretch)
 
 
-def replay(replayed: Replay, settings: Settings, report: Callable[[CommitRecord], None]) -> int:
-    """Commit what the lake of `settings` does not have, calling `report` after each commit; return their number.
+def replay(replayed: ReplaySource, settings: Settings, report: Callable[[CommitRecord], None]) -> int:
+    """Commit the replayed records that the lake of `settings` lacks; return the number of commits.
 
-    A crash leaves what is committed; replaying again is harmless (`once`).
+    Calls `report` after each commit. A crash keeps what was committed; replaying again is harmless (`once`).
     """
     with open_ingest_from(replayed, settings) as ingest:
         return drain(ingest, report)
 
 
 def fresh(settings: Settings, folder: Path) -> Settings:
-    """Return settings of a lake in an empty folder, from which those stay out who were erased from the lake.
+    """Return settings of a lake in an empty folder that also excludes the erased users of the current lake.
 
-    Raises UsageError if something is in the folder.
+    Raises UsageError if the folder is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is not empty: a lake to compare with starts from nothing")
+        raise UsageError(f"{folder} is not empty: name an empty or new folder for the fresh lake")
     in_folder = settings.lake.model_copy(update={"uri": None})
-    beside = settings.model_copy(update={"data_dir": folder, "lake": in_folder})
-    erased = read_kept(settings.tombstones_file) | (
-        stored(settings.lake_root) if is_lake(settings.lake_root) else set()
+    fresh_settings = settings.model_copy(update={"data_dir": folder, "lake": in_folder})
+    erased = read_tombstones(settings.tombstones_file) | (
+        lake_tombstones(settings.lake_root) if is_lake(settings.lake_root) else set()
     )
-    keep(beside.tombstones_file, erased)
-    return beside
+    append_tombstones(fresh_settings.tombstones_file, erased)
+    return fresh_settings
 
 
-def compare(settings: Settings, other: Settings, stretch: Stretch) -> Comparison:
-    """Compare the lake of `settings` with the fresh one of `other` that was made from `stretch`."""
+def compare(settings: Settings, other: Settings, stretch: ReplayOffsets) -> Comparison:
+    """Compare the lake of `settings` with the fresh one of `other` that was replayed from `stretch`."""
     topic = describe_topic(settings.kafka)
     topic_id = topic.topic_id if topic else ""
     with duckdb.connect() as connection:
@@ -93,7 +93,7 @@ def compare(settings: Settings, other: Settings, stretch: Stretch) -> Comparison
             create_lake_views(connection, take_snapshot(open_lake(each.lake_root)))
         connection.execute("CREATE TABLE stretch (topic_partition INTEGER, first BIGINT, upto BIGINT)")
         connection.executemany("INSERT INTO stretch VALUES (?, ?, ?)", [(n, *ends) for n, ends in stretch.items()])
-        same, different, missing, made_up, examples = connection.execute(_COMPARED, {"topic_id": topic_id}).fetchall()[
+        same, different, missing, extra, examples = connection.execute(_COMPARE_SQL, {"topic_id": topic_id}).fetchall()[
             0
         ]
-    return Comparison(same, different, missing, made_up, tuple(examples))
+    return Comparison(same, different, missing, extra, tuple(examples))

@@ -1,7 +1,7 @@
-"""One record set aside undecoded, as a dead letter, on the record: the way past what ingest dies of.
+"""Skip one record: commit it as a dead letter without decoding it, so that ingest gets past it.
 
-It is a batch like any other: what stands before the record is drained, the record is read and not decoded, and the
-commit accounts for it (`nothing-lost`). Requeuing it later decodes it.
+It is a batch like any other: the records before it are drained, the record is read but not decoded, and the commit
+accounts for it (`nothing-lost`). A later requeue decodes it.
 """
 
 import re
@@ -15,13 +15,13 @@ import pyarrow as pa
 from pipelines.bus.topics import TopicPartitionState, describe_topic
 from pipelines.contract.decode import Decoded
 from pipelines.contract.rejection import Reason
-from pipelines.contract.schema import EVENT, PLACE, RECORD, REJECTED
+from pipelines.contract.schema import EVENT, POSITION, RECORD, REJECTED
 from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import RejectedError, UsageError
-from pipelines.ingest.batches import Polled
-from pipelines.ingest.guard import Halted
-from pipelines.ingest.ranges import Batch, Checkpoint, OffsetRange
-from pipelines.ingest.source import KafkaSource, as_batch, open_damaged_source, open_source
+from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
+from pipelines.ingest.guard import HaltedPartition
+from pipelines.ingest.kafka import KafkaSource, decode_batch, open_source, open_unchecked_source
+from pipelines.ingest.record_batches import Polled
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import checkpoint_id, create_lake
 from pipelines.settings import ContractSettings, Settings
@@ -32,47 +32,47 @@ _PLACE = re.compile(_PARTITION.pattern + r"@(?P<offset>[0-9]{1,18})")
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """What a skip did: records drained before the place, and the offsets that the dead letter stands for."""
+    """The outcome of a skip: records drained before it, and the offsets that the dead letter covers."""
 
     drained: int
     skipped: OffsetRange
 
 
-def partition_named(settings: Settings, text: str) -> int:
-    """Return the number of the topic partition that TOPIC-PARTITION names; UsageError if it is not of our topic."""
-    return int(_matched(settings, _PARTITION, text, "TOPIC-PARTITION")["partition"])
+def parse_partition(settings: Settings, text: str) -> int:
+    """Return the partition number in TOPIC-PARTITION. Raises UsageError if the topic is not kafka.topic."""
+    return int(_parse(settings, _PARTITION, text, "TOPIC-PARTITION")["partition"])
 
 
 def skip(settings: Settings, place: str, why: str) -> Skipped:
     """Commit the record at a place (TOPIC-PARTITION@OFFSET) as a dead letter, `skipped`, without decoding it.
 
-    What stands before it in its topic partition is drained first. A record batch that cannot be read is set aside
-    whole. Killed at any moment, it can be repeated. Raises UsageError where there is no such record, or ingest has
-    passed it.
+    Drains the records before it in its topic partition first. An unreadable record batch becomes one dead letter.
+    A kill at any moment is harmless: run it again. Raises UsageError if there is no such record, or ingest has passed
+    it.
     """
-    named = _matched(settings, _PLACE, place, "TOPIC-PARTITION@OFFSET")
+    named = _parse(settings, _PLACE, place, "TOPIC-PARTITION@OFFSET")
     if not why.strip():
-        raise UsageError("say why the record is skipped: it stays on the record")
+        raise UsageError("give the reason (--why) for skipping the record; it is recorded with the dead letter")
     partition, offset = int(named["partition"]), int(named["offset"])
-    topic_id, log = _log_with(settings, partition, offset, place)
-    before: list[CommitRecord] = []
-    aside: list[CommitRecord] = []
+    topic_id, log = _readable_log(settings, partition, offset, place)
+    drained_commits: list[CommitRecord] = []
+    skipped_commits: list[CommitRecord] = []
     with open_source(settings, {partition}) as source:
-        upto = _Stretch(source, topic_id, log, offset, _before(offset))
-        with open_ingest_from(upto, settings) as ingest:
+        preceding = _BoundedSource(source, topic_id, log, offset, _batch_before(offset))
+        with open_ingest_from(preceding, settings) as ingest:
             source.committed = ingest.last_read
-            drain(ingest, before.append)
-    with open_damaged_source(settings, partition) as source:
-        at = _Stretch(source, topic_id, log, offset + 1, _aside(log, offset, why))
-        with open_ingest_from(at, settings) as ingest:
-            drain(ingest, aside.append)
-    if not aside:
-        raise UsageError(f"there is no record at {place}: that offset is one of Kafka's own, or was compacted away")
-    return Skipped(sum(record.total("read") for record in before), aside[0].ranges[0])
+            drain(ingest, drained_commits.append)
+    with open_unchecked_source(settings, partition) as source:
+        skipped = _BoundedSource(source, topic_id, log, offset + 1, _dead_letter_batch(log, offset, why))
+        with open_ingest_from(skipped, settings) as ingest:
+            drain(ingest, skipped_commits.append)
+    if not skipped_commits:
+        raise UsageError(f"there is no record at {place}: that offset is a control record, or was compacted away")
+    return Skipped(sum(record.total("read") for record in drained_commits), skipped_commits[0].ranges[0])
 
 
-def _log_with(settings: Settings, partition: int, offset: int, place: str) -> tuple[str, TopicPartitionState]:
-    """Return the topic's id and the topic partition; UsageError where the offset is not to be read."""
+def _readable_log(settings: Settings, partition: int, offset: int, place: str) -> tuple[str, TopicPartitionState]:
+    """Return the topic's id and the topic partition. Raises UsageError unless the offset is in the log and unread."""
     topic = describe_topic(settings.kafka)
     found = [log for log in topic.partitions if log.partition == partition] if topic else []
     if topic is None or not found:
@@ -82,107 +82,112 @@ def _log_with(settings: Settings, partition: int, offset: int, place: str) -> tu
     at = events.transaction_version(checkpoint_id(topic.topic_id, partition))
     if at is not None and offset < at:
         raise UsageError(
-            f"ingest has passed {place}: the lake reads on at {at}, so that record is an event, a duplicate, a "
-            "conflict or a dead letter already, and nothing has to be skipped"
+            f"ingest has passed {place}: the checkpoint is {at}, so that record already is an event, a duplicate, "
+            "a conflict or a dead letter; there is nothing to skip"
         )
     if not log.begin_offset <= offset < log.end_offset:
         raise UsageError(f"there is no record at {place}: the log holds [{log.begin_offset}, {log.end_offset})")
     return topic.topic_id, log
 
 
-def _matched(settings: Settings, pattern: re.Pattern[str], text: str, form: str) -> re.Match[str]:
+def _parse(settings: Settings, pattern: re.Pattern[str], text: str, form: str) -> re.Match[str]:
     named = pattern.fullmatch(text)
     if named is None:
-        raise UsageError(f"{text!r} names no place: say {form}, as `karmalake dead-letters list` and errors do")
+        raise UsageError(
+            f"{text!r} is not of the form {form}, which `karmalake dead-letters list` and error messages use"
+        )
     if named["topic"] != settings.kafka.topic:
-        raise UsageError(f"{text} is of the topic {named['topic']}, and kafka.topic is {settings.kafka.topic}")
+        raise UsageError(
+            f"{text} is in the topic {named['topic']}, but kafka.topic is {settings.kafka.topic}: correct one of them"
+        )
     return named
 
 
-_Make = Callable[[str, Polled, OffsetRange, ContractSettings], Batch | None]
-"""Makes the batch of a source's name, what was polled, and its range."""
+_BuildBatch = Callable[[str, Polled, OffsetRange, ContractSettings], Batch | None]
+"""Builds a batch from a source's name, the polled records and their range; None if they do not make one."""
 
 
-def _before(offset: int) -> _Make:
-    """Return what makes a batch of the records before an offset."""
+def _batch_before(offset: int) -> _BuildBatch:
+    """Return a builder of batches of the records before an offset."""
 
-    def make(name: str, polled: Polled, place: OffsetRange, contract: ContractSettings) -> Batch:
-        before = polled.before({place.topic_partition: offset})
-        return as_batch(name, before, (place.cut_at(offset, before.count(place.topic_partition)),), contract)
+    def build(name: str, polled: Polled, place: OffsetRange, contract: ContractSettings) -> Batch:
+        preceding = polled.before({place.topic_partition: offset})
+        records = preceding.count(place.topic_partition)
+        return decode_batch(name, preceding, (place.cut_at(offset, records),), contract)
 
-    return make
+    return build
 
 
-def _aside(log: TopicPartitionState, offset: int, why: str) -> _Make:
-    """Return what makes a batch of one record, or one record batch that cannot be read: rejected, undecoded."""
+def _dead_letter_batch(log: TopicPartitionState, offset: int, why: str) -> _BuildBatch:
+    """Return a builder of a batch that rejects one record, or one unreadable record batch, undecoded."""
 
-    def make(name: str, polled: Polled, place: OffsetRange, _contract: ContractSettings) -> Batch | None:
-        row = _first(polled)
+    def build(name: str, polled: Polled, place: OffsetRange, _contract: ContractSettings) -> Batch | None:
+        row = _lowest_row(polled)
         if row is None or (row["detail"] is None and row["offset"] != offset):
             return None
         if row["offset"] >= log.end_offset:
             raise UsageError(
-                f"the record batch at {place.topic}-{place.topic_partition}@{offset} does not say where it ends: its "
-                "header is damaged too. Delete the records below the next batch, then `karmalake drain --accept-loss`"
+                f"the record batch at {place.topic}-{place.topic_partition}@{offset} has an unknown end: its header is "
+                "damaged too. Delete the records below the next batch, then `karmalake drain --accept-loss`"
             )
         detail = " ".join(filter(None, [f"Skipped: {why.strip()}", row["detail"]]))
         rejected = pa.Table.from_pylist([row | {"reason": Reason.SKIPPED.value, "detail": detail}], REJECTED)
-        decoded = Decoded(pa.schema([*EVENT, *PLACE]).empty_table(), rejected, pa.array([], pa.bool_()))
+        decoded = Decoded(pa.schema([*EVENT, *POSITION]).empty_table(), rejected, pa.array([], pa.bool_()))
         return Batch(name, rejected.select(RECORD.names), decoded, (place.cut_at(row["offset"] + 1, 1),))
 
-    return make
+    return build
 
 
-def _first(polled: Polled) -> dict[str, Any] | None:
-    """Return the row of the lowest offset; one that is a record has no reason and no detail."""
+def _lowest_row(polled: Polled) -> dict[str, Any] | None:
+    """Return the row with the lowest offset; reason and detail are None if it is a record."""
     rows: list[dict[str, Any]] = []
-    for table in (polled.records, polled.unread):
+    for table in (polled.records, polled.unreadable):
         rows += table.sort_by("offset").slice(0, 1).to_pylist()
     found = min(rows, key=itemgetter("offset"), default=None)
     return found and {"reason": None, "detail": None} | found
 
 
 @dataclass(slots=True)
-class _Stretch:
-    """A topic partition up to an offset, in batches that `make` makes: a source that ends there."""
+class _BoundedSource:
+    """A source that reads one topic partition up to an offset, in batches that `build` makes."""
 
     source: KafkaSource
     topic_id: str
     log: TopicPartitionState
-    upto: int
-    make: _Make
+    end_offset: int
+    build: _BuildBatch
     position: int = 0
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
-        """Return the next batch; None at the end, or when nothing came."""
+        """Return the next batch; None at the end, or if no records arrived."""
         at = checkpoint(self.topic_id, self.log.partition)
         self.position = self.log.begin_offset if at is None else at
-        if self.position >= self.upto:
+        if self.position >= self.end_offset:
             return None
         found = self.source.read(checkpoint)
         if found is None:
             return None
         polled, (place,) = found
         self.position = place.next_offset
-        return self.make(f"kafka:{place.topic}", polled, place, self.source.contract)
+        return self.build(f"kafka:{place.topic}", polled, place, self.source.contract)
 
-    def following(self) -> Checkpoint:
-        """Return the checkpoint behind what was polled last."""
-        following = self.source.following()
-        return lambda topic_id, n: None if (at := following(topic_id, n)) is None else min(at, self.upto)
+    def next_checkpoint(self) -> Checkpoint:
+        """Return the checkpoint after the last polled batch."""
+        following = self.source.next_checkpoint()
+        return lambda topic_id, n: None if (at := following(topic_id, n)) is None else min(at, self.end_offset)
 
-    def behind(self) -> int:
-        """Return how many offsets lie before the end."""
-        return max(0, self.upto - self.position)
+    def remaining_records(self) -> int:
+        """Return the number of offsets before the end."""
+        return max(0, self.end_offset - self.position)
 
     def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
-        """Tell the group, as ingest does."""
+        """Commit the offsets to the consumer group, as ingest does."""
         self.source.acknowledge(ranges)
 
     def losses(self, checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
-        """Return what the source has lost."""
+        """Return the ranges that the log no longer holds."""
         return self.source.losses(checkpoint)
 
-    def halt(self, halted: Halted) -> None:
-        """Raise RejectedError: what stands before the record is too much to be dead letters."""
+    def halt(self, halted: HaltedPartition) -> None:
+        """Raise RejectedError: too many of the records before it were rejected."""
         raise RejectedError(str(halted))

@@ -1,4 +1,4 @@
-"""What about a topic may lose events or mislead a branch: judged from its configuration and from what the lake read."""
+"""Checks of a topic: configuration or growth that may lose events or mislead a consumer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,77 +11,75 @@ from pipelines.errors import UsageError
 from pipelines.lake.tables import checkpoint_id
 from pipelines.settings import Settings
 
-_WEEKEND_HOURS = 72
-_SAFE_REPLICAS = 3
-_SAFE_INSYNC = 2
+_MIN_RETENTION_HOURS = 72
+_MIN_REPLICAS = 3
+_MIN_INSYNC_REPLICAS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something about a topic, and what to do: `loses data` under a failure that is to be expected, or `note`."""
+    """A finding about a topic, with what to do: `loses data` under a foreseeable failure, or a `note`."""
 
     severity: Literal["loses data", "note"]
-    sentence: str
+    message: str
 
 
 def check_topic(settings: Settings) -> list[Finding]:
-    """Return what is to be said about the topic of events; nothing if all is well.
+    """Return the findings about the topic of events; empty if it is sound.
 
-    Raises UsageError when there is no such topic, TransientError when the brokers do not answer.
+    Raises UsageError if the topic does not exist, TransientError if the brokers do not answer.
     """
     topic = describe_topic(settings.kafka)
     if topic is None:
         raise UsageError(f"topic {settings.kafka.topic} does not exist: create it with `karmalake topics ensure`")
     events = f"{settings.lake_root}/events"
     lake = DeltaTable(events) if DeltaTable.is_deltatable(events) else None
-    return [*judge_configs(topic), *(_growth(topic, lake) if lake else ())]
+    return [*judge_configs(topic), *(_judge_growth(topic, lake) if lake else ())]
 
 
 def judge_configs(topic: Topic) -> Iterator[Finding]:
-    """Yield what the configuration of a topic brings with it; what a broker does not say is not judged."""
+    """Yield the findings about the configuration of a topic; values that the broker does not report are not judged."""
     configs = topic.configs
     if "compact" in configs.get("cleanup.policy", ""):
         yield Finding(
             "loses data",
-            "cleanup.policy compacts: of each user only the newest event would be kept; set it to delete",
+            "cleanup.policy compacts: only the newest event of each user would remain; set it to delete",
         )
-    if topic.retention_hours is not None and 0 <= topic.retention_hours < _WEEKEND_HOURS:
+    if topic.retention_hours is not None and 0 <= topic.retention_hours < _MIN_RETENTION_HOURS:
         yield Finding(
             "loses data",
-            f"records are kept for {topic.retention_hours:g} h: ingest that stands still over a weekend loses events; "
-            f"set retention.ms to {_WEEKEND_HOURS} h or more",
+            f"records are kept for {topic.retention_hours:g} h: if ingest is down over a weekend, events are lost; "
+            f"set retention.ms to {_MIN_RETENTION_HOURS} h or more",
         )
     if int(configs.get("retention.bytes", -1)) >= 0:
         yield Finding(
             "loses data",
-            f"retention.bytes is {configs['retention.bytes']}: a burst pushes out what nobody has read; set it to -1",
+            f"retention.bytes is {configs['retention.bytes']}: a burst may delete unread records; set it to -1",
         )
     if configs.get("unclean.leader.election.enable") == "true":
-        yield Finding("loses data", "unclean.leader.election.enable lets a broker that lags lead; set it to false")
+        yield Finding("loses data", "unclean.leader.election.enable lets a lagging replica lead; set it to false")
     yield from _judge_replicas(topic.replication_factor, int(configs.get("min.insync.replicas", 1)))
 
 
-def _judge_replicas(replicas: int, insync: int) -> Iterator[Finding]:
-    if replicas < _SAFE_REPLICAS:
+def _judge_replicas(replicas: int, in_sync: int) -> Iterator[Finding]:
+    if replicas < _MIN_REPLICAS:
+        yield Finding("loses data", f"the replication factor is {replicas}: losing one broker loses records; use 3")
+    elif in_sync < _MIN_INSYNC_REPLICAS:
+        yield Finding("loses data", "min.insync.replicas is 1: a single broker may acknowledge a record; set it to 2")
+    elif in_sync >= replicas:
         yield Finding(
-            "loses data", f"the replication factor is {replicas}: a broker that burns takes records along; use 3"
-        )
-    elif insync < _SAFE_INSYNC:
-        yield Finding("loses data", "min.insync.replicas is 1: one broker alone may acknowledge a record; set it to 2")
-    elif insync >= replicas:
-        yield Finding(
-            "note", f"min.insync.replicas is {insync} of {replicas}: no broker may ever be away; use one less"
+            "note", f"min.insync.replicas is {in_sync} of {replicas}: no broker may ever be down; lower it by one"
         )
 
 
-def _growth(topic: Topic, lake: DeltaTable) -> Iterator[Finding]:
-    """Yield a note when the topic has more partitions than the lake knows: keys went elsewhere from then on."""
+def _judge_growth(topic: Topic, lake: DeltaTable) -> Iterator[Finding]:
+    """Yield a note if the topic has partitions that the lake has not read: keys may have moved to them."""
     numbers = [partition.partition for partition in topic.partitions]
     read = [n for n in numbers if lake.transaction_version(checkpoint_id(topic.topic_id, n)) is not None]
     if read and len(read) < len(numbers):
         yield Finding(
             "note",
-            f"it has {len(numbers)} partitions, and the lake has read {len(read)}: if it grew, a user's events are in "
-            "two of them. Scores go by event time and do not mind; a branch that relies on the order of arrival, such "
-            "as notifications, may see a user's events in another order around the change",
+            f"it has {len(numbers)} partitions, and the lake has read {len(read)}: if partitions were added, "
+            "a user's events are in two of them. Scores depend on event time and are not affected; a consumer that "
+            "relies on arrival order, such as notifications, may see a user's events out of order around the change",
         )

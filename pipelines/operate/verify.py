@@ -1,7 +1,7 @@
-"""Reconciliation: whether everything that was read adds up, and what is served is what the lake says.
+"""Reconciliation: whether every record read is accounted for, and what is served matches the lake.
 
-Reads the lake, the index, the warehouse and the cache; changes nothing. Each check carries its evidence, so that a
-failure can be acted on without running anything again. The Dagster checks are these, one by one.
+Reads the lake, the index, the warehouse and the document store; changes nothing. Each check carries its evidence, so
+that a failure can be acted on without another run. The Dagster checks are the same checks.
 """
 
 from collections.abc import Generator, Iterator
@@ -10,23 +10,23 @@ from dataclasses import asdict, dataclass
 
 import duckdb
 
-from pipelines.lake.erasure import held_of_erased
-from pipelines.lake.history import take_snapshot
+from pipelines.lake.commit_log import take_snapshot
+from pipelines.lake.erasure import count_remaining_rows
 from pipelines.lake.index_check import compare_indexes
 from pipelines.lake.mentions import count_mentions
 from pipelines.lake.tables import Snapshot, open_lake
 from pipelines.lake.tombstones import open_tombstones
 from pipelines.operate.check import Advice, Check
-from pipelines.operate.verify_served import verify_nothing_else, verify_served
+from pipelines.operate.verify_served import verify_known_users, verify_served
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.settings import Settings
 
-_SHOWN = 3
+_MAX_EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What all commits together did, in records."""
+    """Totals over all commits, in records."""
 
     commits: int
     read: int
@@ -72,16 +72,16 @@ FULL JOIN (
 ) AS e ON c.batch_id = e.batch_id
 WHERE coalesce(c.accepted, 0) <> coalesce(e.stored, 0)
 """
-_REPEATED_IDS = "SELECT event_id, count(*) AS times FROM events GROUP BY event_id HAVING count(*) > 1"
-_COUNTED_BY_PLACE = """
+_DUPLICATE_IDS = "SELECT event_id, count(*) AS times FROM events GROUP BY event_id HAVING count(*) > 1"
+_COUNTS_BY_PARTITION = """
 WITH ranges AS (
     SELECT unnest(ranges, recursive := true) FROM commits
 ),
 recorded AS (
     SELECT topic_id, topic_partition, sum(ranges.{table})::BIGINT AS recorded FROM ranges GROUP BY ALL
 ),
-kept AS (
-    SELECT topic_id, topic_partition, count(*) AS kept
+stored AS (
+    SELECT topic_id, topic_partition, count(*) AS stored
     FROM (
         SELECT topic_id, topic_partition FROM {table}
         UNION ALL
@@ -89,10 +89,10 @@ kept AS (
     )
     GROUP BY ALL
 )
-SELECT topic_id, topic_partition, recorded, coalesce(kept, 0) AS kept
+SELECT topic_id, topic_partition, recorded, coalesce(stored, 0) AS stored
 FROM recorded
-LEFT JOIN kept USING (topic_id, topic_partition)
-WHERE recorded <> coalesce(kept, 0)
+LEFT JOIN stored USING (topic_id, topic_partition)
+WHERE recorded <> coalesce(stored, 0)
 """
 
 
@@ -113,60 +113,64 @@ FROM commits
 
 
 def totals(snapshot: Snapshot) -> Totals:
-    """Return what all commits of a snapshot did together."""
+    """Return the totals over all commits of a snapshot."""
     with _views(snapshot) as connection:
         (row,) = connection.execute(_TOTALS).fetchall()
     return Totals(*row)
 
 
 def verify_lake(snapshot: Snapshot) -> Iterator[Check]:
-    """Check that every offset that was read is accounted for and that no event is there twice."""
+    """Check that every offset read is accounted for and that no event is stored twice."""
     with _views(snapshot) as connection:
-        yield _none(connection, "offsets add up", "nothing-lost", _BROKEN_RANGES)
-        yield _none(connection, "each commit's events are there", "atomic", _WRONG_BATCHES)
-        yield _none(connection, "no event_id twice", "once", _REPEATED_IDS)
+        yield _expect_none(connection, "offsets add up", "nothing-lost", _BROKEN_RANGES)
+        yield _expect_none(connection, "commit counts match the events", "atomic", _WRONG_BATCHES)
+        yield _expect_none(connection, "no duplicate event_id", "once", _DUPLICATE_IDS)
         for table in ("dead_letters", "conflicts"):
-            yield _none(connection, f"each {table[:-1].replace('_', ' ')} is there", "nothing-lost", _by_place(table))
+            yield _expect_none(
+                connection, f"each {table[:-1].replace('_', ' ')} is stored", "nothing-lost", _by_partition(table)
+            )
 
 
 def verify_erased(settings: Settings) -> Check:
-    """Check that no row of an erased user is in the lake: one may be where an erasure was killed, or a lake restored.
+    """Check that the lake holds no row of an erased user, as it may after a killed erasure or a restore.
 
-    What other users' events say of erased users is no failure; the evidence counts it. Reads all events if any user
-    was erased.
+    Mentions of erased users in other users' events are no failure; the evidence counts them. Reads all events if any
+    user was erased.
     """
     lake = open_lake(settings.lake_root)
     tombstones = open_tombstones(lake, settings)
-    left, mentions = asdict(held_of_erased(lake, tombstones)), count_mentions(lake, tombstones)
+    left, mentions = asdict(count_remaining_rows(lake, tombstones)), count_mentions(lake, tombstones)
     unfinished = f"rows of erased users: {left}; {Advice.FINISH_ERASURE}" if any(left.values()) else ""
-    named = f"their ids stand in {mentions}, which an erasure leaves" if mentions else ""
+    named = f"their ids occur in {mentions}, which an erasure leaves unchanged" if mentions else ""
     evidence = "; ".join(filter(None, (unfinished, named)))
-    return Check("rows of erased users are gone", "erasable", not unfinished, evidence)
+    return Check("no rows of erased users remain", "erasable", not unfinished, evidence)
 
 
 def verify_index(settings: Settings) -> Check:
-    """Check that each dedup index holds the event_ids of the lake and no others. Reads all events."""
-    name, lake = "the index knows every event_id", open_lake(settings.lake_root)
+    """Check that each dedup index holds exactly the event_ids of the lake. Reads all events."""
+    name, lake = "the index matches the event_ids", open_lake(settings.lake_root)
     snapshot = take_snapshot(lake)
     with _views(snapshot) as connection:
         versions = dict(connection.execute("SELECT batch_id, version FROM commits").fetchall())
     compared = compare_indexes(settings.index_dir, lake, lake.table("events"), versions)
-    wrong = [each for each in compared if each.missing or each.surplus]
+    wrong = [each for each in compared if each.missing or each.extra]
     if not compared:
-        return Check(name, "once", passed=None, evidence="there is no index yet, or the next start rebuilds it")
-    shown = "; ".join(f"{each.slot}: {each.missing:,} missing, {each.surplus:,} too many" for each in wrong)
+        return Check(
+            name, "once", passed=None, evidence="there is no index yet, or the next start of ingest rebuilds it"
+        )
+    shown = "; ".join(f"{each.slot}: {each.missing:,} missing, {each.extra:,} surplus" for each in wrong)
     advice = f"{shown}: {Advice.REBUILD_INDEX.format(index=settings.index_dir)}"
     evidence = advice if wrong else f"{sum(each.ids for each in compared):,} ids compared"
     return Check(name, "once", not wrong, evidence)
 
 
 def verify(settings: Settings) -> Iterator[Check]:
-    """Run every check, those of the index and the cache included."""
+    """Run every check, including those of the index and the document store."""
     yield from verify_lake(take_snapshot(open_lake(settings.lake_root)))
     yield verify_index(settings)
     yield verify_erased(settings)
     yield from verify_served(settings)
-    yield verify_nothing_else(settings)
+    yield verify_known_users(settings)
 
 
 @contextmanager
@@ -176,13 +180,13 @@ def _views(snapshot: Snapshot) -> Generator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def _none(connection: duckdb.DuckDBPyConnection, name: str, promise: str, exceptions: str) -> Check:
-    """Return a check that passes when the query of its exceptions finds nothing."""
-    rows = connection.execute(exceptions).fetchmany(_SHOWN)
+def _expect_none(connection: duckdb.DuckDBPyConnection, name: str, promise: str, exceptions: str) -> Check:
+    """Return a check that passes if the query for exceptions returns no row."""
+    rows = connection.execute(exceptions).fetchmany(_MAX_EXAMPLES)
     columns = [column[0] for column in connection.description or ()]
     shown = "; ".join(str(dict(zip(columns, row, strict=True))) for row in rows)
     return Check(name, promise, not rows, shown)
 
 
-def _by_place(table: str) -> str:
-    return _COUNTED_BY_PLACE.format(table=table)
+def _by_partition(table: str) -> str:
+    return _COUNTS_BY_PARTITION.format(table=table)

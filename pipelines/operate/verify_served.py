@@ -1,4 +1,4 @@
-"""Whether what is served is what the warehouse says: no document differs or is missing, and nothing else is there."""
+"""Checks of what is served: no document differs from the warehouse or is missing, and no other user is served."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -8,141 +8,145 @@ import duckdb
 import polars as pl
 
 from pipelines.errors import ConfigurationError
-from pipelines.lake.history import take_snapshot
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.operate.check import Advice, Check
 from pipelines.reputation.documents import documents
-from pipelines.reputation.stages import epoch_us
+from pipelines.reputation.steps import epoch_us
 from pipelines.reputation.warehouse import attach, stored_info
-from pipelines.serving.inventory import pages
 from pipelines.serving.keys import publication_key
 from pipelines.serving.read import PublishedInfo, published, read_reputation
+from pipelines.serving.user_scan import scan_users
 from pipelines.settings import CassandraSettings, Settings
 
-_SAME = "Redis serves what the lake says"
-_NOTHING_ELSE = "nothing else is served"
-_SHOWN = 3
-_USERS_AT_ONCE = 200_000
-"""Of those served, compared with the warehouse in one query: bounds memory whatever the store holds."""
+_MATCH = "served documents match the lake"
+_KNOWN_USERS = "only known users are served"
+_MAX_EXAMPLES = 3
+_MAX_USERS = 200_000
+"""Served users compared with the warehouse in one query: bounds memory."""
 _SAMPLE = "SELECT user_id FROM reputation USING SAMPLE 1000 ROWS"
-_STRANGERS = "SELECT member FROM served_member ANTI JOIN reputation ON encode(user_id) = member"
+_UNKNOWN_USERS = "SELECT member FROM served_member ANTI JOIN reputation ON encode(user_id) = member"
 _Compare = Callable[[duckdb.DuckDBPyConnection, Settings, PublishedInfo], Check]
 
 
 def verify_served(settings: Settings) -> Iterator[Check]:
-    """Check that Redis serves what the warehouse says, for a sample of users; not checked before a publication."""
-    yield _compared(settings, _SAME, _same_documents)
+    """Check that a sample of served documents matches the warehouse; not checked before the first publication."""
+    yield _with_warehouse(settings, _MATCH, _documents_match)
 
 
-def verify_nothing_else(settings: Settings) -> Check:
-    """Check that each document and each place on a leaderboard is of a user of the warehouse. Scans the store."""
-    return _compared(settings, _NOTHING_ELSE, _nothing_else)
+def verify_known_users(settings: Settings) -> Check:
+    """Check that each document and each leaderboard entry belongs to a user of the warehouse. Scans the store."""
+    return _with_warehouse(settings, _KNOWN_USERS, _known_users)
 
 
 def verify_fresh(settings: Settings) -> Check:
-    """Check how old the scores are that are served."""
+    """Check that the served scores are no older than reputation.max_staleness_seconds."""
     info = published(settings)
     limit = settings.reputation.max_staleness_seconds
     if info is None:
-        return Check("what is served is fresh", "fresh", passed=False, evidence="nothing is published yet")
-    evidence = f"{info.staleness_seconds:.1f} s old, {limit:.0f} s are allowed"
-    return Check("what is served is fresh", "fresh", info.staleness_seconds <= limit, evidence)
+        return Check("served scores are fresh", "fresh", passed=False, evidence="nothing is published yet")
+    evidence = f"{info.staleness_seconds:.1f} s old, the limit is {limit:.0f} s"
+    return Check("served scores are fresh", "fresh", info.staleness_seconds <= limit, evidence)
 
 
-def _compared(settings: Settings, name: str, compare: _Compare) -> Check:
-    """Compare what is served with the warehouse, if both are of the same lake and time."""
+def _with_warehouse(settings: Settings, name: str, compare: _Compare) -> Check:
+    """Compare what is served with the warehouse, if both are of the same lake version and time."""
     try:
-        info = published(settings) if settings.serves else None
+        info = published(settings) if settings.has_document_store else None
         if info is None:
             return Check(name, "fresh", passed=None, evidence="nothing is published yet")
         if not settings.warehouse_path.exists():
             return Check(name, "fresh", passed=None, evidence=f"there is no warehouse: {Advice.REFRESH}")
         with attach(settings.warehouse_path) as connection:
-            evidence = _another_state(connection, settings, info)
+            evidence = _state_mismatch(connection, settings, info)
             if evidence:
                 return Check(name, "fresh", passed=None, evidence=evidence)
             found = compare(connection, settings, info)
-    except ConfigurationError as error:  # content that is not karmalake's: the sentence says what to do
+    except ConfigurationError as error:  # content that karmalake did not write: the message says what to do
         return Check(name, "fresh", passed=False, evidence=str(error))
     again = published(settings)
     if found.passed or (again and again.published_at == info.published_at):
         return found
-    return Check(name, "fresh", passed=None, evidence="another publication was completed meanwhile")
+    return Check(name, "fresh", passed=None, evidence="another publication completed during the check")
 
 
-def _another_state(connection: duckdb.DuckDBPyConnection, settings: Settings, info: PublishedInfo) -> str:
-    """Return why what is served cannot be compared with the warehouse, and what to do; empty if it can."""
+def _state_mismatch(connection: duckdb.DuckDBPyConnection, settings: Settings, info: PublishedInfo) -> str:
+    """Return why what is served cannot be compared with the warehouse, with advice; empty if it can."""
     derived, served = stored_info(connection), info.stamp
-    mine = derived.lake_version, epoch_us(derived.as_of)
-    if mine == served.order:
+    derived_order = derived.lake_version, epoch_us(derived.as_of)
+    if derived_order == served.order:
         return ""
     evidence = f"lake version {served.lake_version} as of {served.as_of.isoformat()} is served, version "
-    evidence += f"{derived.lake_version} as of {derived.as_of.isoformat()} is derived"
-    if served.order < mine:
+    evidence += f"{derived.lake_version} as of {derived.as_of.isoformat()} is in the warehouse"
+    if served.order < derived_order:
         return f"{evidence}: {Advice.PUBLISH}"
     if served.lake_version <= take_snapshot(open_lake(settings.lake_root)).version:
         return f"{evidence}: {Advice.REFRESH}"
-    return f"{evidence}, and the lake itself is older: {Advice.REPLACE_NEWER.format(note=_note(settings))}"
+    return (
+        f"{evidence}, and the lake itself is older: {Advice.REPLACE_NEWER.format(note=_publication_record(settings))}"
+    )
 
 
-def _note(settings: Settings) -> str:
-    """Return where the store says what is published."""
-    where = settings.documents
+def _publication_record(settings: Settings) -> str:
+    """Return where the store records the publication."""
+    where = settings.document_store
     if isinstance(where, CassandraSettings):
         return f"the row of prefix {where.prefix} in Cassandra's table publications"
     return f"the Redis key {publication_key(where.prefix)}"
 
 
-def _same_documents(connection: duckdb.DuckDBPyConnection, settings: Settings, _: PublishedInfo) -> Check:
-    """Compare a sample of documents with what Redis holds, but for when they began to say so."""
+def _documents_match(connection: duckdb.DuckDBPyConnection, settings: Settings, _: PublishedInfo) -> Check:
+    """Compare a sample of documents with the store, except for their lake version and time."""
     sample = documents(connection, connection.sql(_SAMPLE).pl()["user_id"])
     wrong = [
         user_id
         for user_id, document in zip(sample["user_id"], sample["document"], strict=True)
-        if _lasting(read_reputation(user_id, settings)) != _lasting(json.loads(document))
+        if _comparable(read_reputation(user_id, settings)) != _comparable(json.loads(document))
     ]
     evidence = f"{len(sample):,} users compared, {len(wrong):,} differ"
     if wrong:
-        evidence += f", for example {wrong[:_SHOWN]}: {Advice.PUBLISH_FULL}"
-    return Check(_SAME, "fresh", not wrong, evidence)
+        evidence += f", for example {wrong[:_MAX_EXAMPLES]}: {Advice.PUBLISH_FULL}"
+    return Check(_MATCH, "fresh", not wrong, evidence)
 
 
-def _lasting(document: dict[str, Any] | None) -> dict[str, Any] | None:
+def _comparable(document: dict[str, Any] | None) -> dict[str, Any] | None:
     return document and {name: value for name, value in document.items() if name not in {"as_of", "lake_version"}}
 
 
-def _nothing_else(connection: duckdb.DuckDBPyConnection, settings: Settings, info: PublishedInfo) -> Check:
-    """Look up all who are served in the warehouse, a bounded number at a time."""
+def _known_users(connection: duckdb.DuckDBPyConnection, settings: Settings, info: PublishedInfo) -> Check:
+    """Look up all served users in the warehouse, a bounded number at a time."""
     counts, examples = dict[str, int](), list[str]()
     for view, members in _members(settings):
-        strangers = members if view and view not in info.leaderboards else _strangers(connection, members)
-        if len(strangers):
-            what = f"places on the leaderboard of {view}" if view else "documents"
-            counts[what] = counts.get(what, 0) + len(strangers)
-            examples = [*examples, *(user.decode("utf-8", "backslashreplace") for user in strangers[:_SHOWN])][:_SHOWN]
+        unknown = members if view and view not in info.leaderboards else _unknown_users(connection, members)
+        if len(unknown):
+            kind = f"entries of the leaderboard {view}" if view else "documents"
+            counts[kind] = counts.get(kind, 0) + len(unknown)
+            examples = [*examples, *(user.decode("utf-8", "backslashreplace") for user in unknown[:_MAX_EXAMPLES])][
+                :_MAX_EXAMPLES
+            ]
     if not counts:
-        return Check(_NOTHING_ELSE, "fresh", passed=True, evidence="")
-    shown = ", ".join(f"{count:,} {what}" for what, count in counts.items())
-    evidence = f"of no user of the warehouse: {shown}, for example {examples}: {Advice.PUBLISH_FULL}"
-    return Check(_NOTHING_ELSE, "fresh", passed=False, evidence=evidence)
+        return Check(_KNOWN_USERS, "fresh", passed=True, evidence="")
+    shown = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    evidence = f"not of a user of the warehouse: {shown}, for example {examples}: {Advice.PUBLISH_FULL}"
+    return Check(_KNOWN_USERS, "fresh", passed=False, evidence=evidence)
 
 
 def _members(settings: Settings) -> Iterator[tuple[str | None, pl.Series]]:
-    """Yield who is served, by leaderboard (None: by documents), as many at a time as are compared together."""
+    """Yield the served users by leaderboard (None for documents), in chunks of about `_MAX_USERS`."""
     view: str | None = None
-    waiting: list[pl.Series] = []
-    for page in pages(settings.documents):
-        if waiting and (page.view != view or sum(map(len, waiting)) >= _USERS_AT_ONCE):
-            yield view, pl.concat(waiting).unique()
-            waiting.clear()
+    pending: list[pl.Series] = []
+    for page in scan_users(settings.document_store):
+        if pending and (page.view != view or sum(map(len, pending)) >= _MAX_USERS):
+            yield view, pl.concat(pending).unique()
+            pending.clear()
         view = page.view
-        waiting.append(page.users)
-    if waiting:
-        yield view, pl.concat(waiting).unique()
+        pending.append(page.users)
+    if pending:
+        yield view, pl.concat(pending).unique()
 
 
-def _strangers(connection: duckdb.DuckDBPyConnection, members: pl.Series) -> pl.Series:
+def _unknown_users(connection: duckdb.DuckDBPyConnection, members: pl.Series) -> pl.Series:
     connection.register("served_member", members.to_frame("member"))
-    found = connection.sql(_STRANGERS).pl()["member"]
+    found = connection.sql(_UNKNOWN_USERS).pl()["member"]
     connection.unregister("served_member")
     return found

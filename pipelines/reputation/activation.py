@@ -1,7 +1,7 @@
-"""Which policy is in force: the one activated last, recorded in the lake; until then, the one that the settings name.
+"""The policy in force: the one activated last, recorded in the lake; before any activation, that of the settings.
 
-Owns the table `policies`. A policy that was in force can be found again for any moment, so that what was shown then can
-be explained by the rules of then.
+Owns the table `policies`. The policy in force at any past moment can be looked up, so that a score served then can be
+explained by the rules of that time.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -14,14 +14,14 @@ from pipelines.lake.commit import append_file
 from pipelines.lake.tables import POLICIES, Lake
 from pipelines.reputation.policy import Policy
 
-_APART = timedelta(microseconds=1)
+_MINIMUM_GAP = timedelta(microseconds=1)
 
 
 def activate(lake: Lake, policy: Policy) -> bool:
-    """Record that a policy is in force from now on, durably; return False if it was in force already.
+    """Put a policy in force from now on, durably; return False if it was in force already.
 
-    A crash leaves the policy of before or this one. Raises PolicyError for a version that was in force with other
-    rules: a score must say by which rules it came about.
+    After a crash either the previous policy or this one is in force. Raises PolicyError for a version that was in force
+    with other rules: a version must identify the rules of a score.
     """
     activations = _activations(lake)
     past = [before for before, _ in activations]
@@ -34,19 +34,19 @@ def activate(lake: Lake, policy: Policy) -> bool:
                 'these a version of their own (`version = "..."`) and activate them again'
             )
     now = datetime.now(UTC)
-    since = max(now, activations[-1][1] + _APART) if activations else now  # a clock may have been set back
+    since = max(now, activations[-1][1] + _MINIMUM_GAP) if activations else now  # the clock may have been set back
     row = {"name": policy.name, "version": policy.version, "policy": policy.to_json(), "activated": since}
     append_file(lake, "policies", pa.Table.from_pylist([row], POLICIES), uuid4().hex)
     return True
 
 
 def activated(lake: Lake, known_at: datetime | None = None) -> Policy | None:
-    """Return the policy that was activated last, before known_at if that is given; None if none was."""
+    """Return the policy activated last, or last before `known_at`; None if there is none."""
     past = [policy for policy, since in _activations(lake) if known_at is None or since < known_at]
     return past[-1] if past else None
 
 
 def _activations(lake: Lake) -> list[tuple[Policy, datetime]]:
-    """Return every policy that was put in force, and when, in the order of time."""
+    """Return every activated policy with its time, oldest first."""
     rows = lake.table("policies").to_pyarrow_table().sort_by("activated").to_pylist()
     return [(Policy.model_validate_json(row["policy"]), row["activated"]) for row in rows]

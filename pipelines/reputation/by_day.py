@@ -1,4 +1,4 @@
-"""What each UTC day came to: the trends that have a row a day, side by side, one row a day."""
+"""Daily summary: the trends with a row per UTC day, joined into one row per day."""
 
 from datetime import date, timedelta
 
@@ -19,10 +19,10 @@ _STATUS = ("suspended", "reinstated", "currently_suspended")
 
 
 def by_day(warehouse: Warehouse, first: date, last: date) -> pl.DataFrame:
-    """Return a row for each day of [first, last] with events, in their order; null where a trend says nothing of a day.
+    """Return one row for each day of [first, last] with events, by day; null where a trend has no row for the day.
 
-    Columns: day; events, counted and active users; how many ratings, their average with its band and seven-day mean;
-    percentiles of everybody's points so far; users suspended, reinstated and still suspended.
+    Columns: day; events, counted and active users; number of ratings, their average with its band and seven-day mean;
+    percentiles of all users' points so far; users suspended, reinstated and still suspended.
     """
     between = {"since": first, "until": last + timedelta(days=1)}
     activity = warehouse.trend("activity", **between).filter(pl.col("action_type").is_null())

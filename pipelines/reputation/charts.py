@@ -1,6 +1,6 @@
-"""How charts look, in notebooks and on the dashboard: colours, and in notebooks a theme and still pictures.
+"""The look of charts in notebooks and on the dashboard: colours, and for notebooks a theme and static images.
 
-Colours are told apart in print and by colour-blind readers (Okabe and Ito's, each of another lightness).
+Colours are distinct in print and for colour-blind readers (Okabe and Ito's palette, with different lightness).
 """
 
 from base64 import b64encode
@@ -13,15 +13,15 @@ from altair.utils.mimebundle import spec_to_mimebundle
 INK, BLUE, ORANGE, GREY = "#222222", "#0072B2", "#D55E00", "#999999"
 _PALE_BLUE, _AMBER = "#56B4E9", "#E69F00"
 _FONT = "Liberation Sans, Arial, sans-serif"
-"""The first is inside of what draws, so that every machine measures texts alike; the second is as wide."""
+"""The renderer contains the first, so that text has the same width on every machine; the second is as wide."""
 _NAME = "karmalake"
 
 
 def draw_still() -> None:
-    """Let altair show charts in this notebook as pictures, in karmalake's theme.
+    """Make altair show charts in this notebook as static images, in karmalake's theme.
 
-    Altair's own way is a script that the browser fetches from elsewhere: nothing is to be seen offline, in print or in
-    a notebook that was committed. `alt.renderers.enable("default")` goes back to it.
+    Altair's default renderer loads a script from the web: such a chart is empty offline, in print and in a committed
+    notebook. `alt.renderers.enable("default")` restores it.
     """
     alt.renderers.register(_NAME, _picture)
     alt.renderers.enable(_NAME)
@@ -29,9 +29,9 @@ def draw_still() -> None:
 
 
 def _picture(spec: dict[str, Any], **_: Any) -> dict[str, str]:
-    """Return a chart as what a notebook shows: SVG within an image, and its title where no image can be.
+    """Return a chart as a notebook output: an image with the SVG, and the title as plain text.
 
-    SVG by itself JupyterLab hides until the notebook is trusted; an image it shows.
+    JupyterLab hides bare SVG until the notebook is trusted, but shows it in an image.
     """
     drawn: Any = spec_to_mimebundle(spec, format="svg", mode="vega-lite", vegalite_version=alt.SCHEMA_VERSION[1:])
     title = spec.get("title", "a chart")
@@ -48,9 +48,9 @@ def _theme() -> alt.theme.ThemeConfig:
         config={
             "font": _FONT,
             "background": "white",
-            # Where the reader has neither font, another one may be wider: room for it.
+            # Room for a wider font, on machines that have neither.
             "padding": {"left": 24, "right": 48, "top": 8, "bottom": 8},
-            "aria": False,  # no label for each of a thousand points: the title says it
+            "aria": False,  # no label on each of a thousand points: the title is enough
             "view": {"continuousWidth": 640, "continuousHeight": 220, "discreteWidth": 640, "stroke": None},
             "title": {"anchor": "start", "fontSize": 14, "color": INK, "offset": 10, "subtitleColor": INK},
             "axis": {"titleColor": INK, "labelColor": INK, "gridColor": "#e5e5e5", "titleFontWeight": "normal"},

@@ -1,4 +1,4 @@
-"""What if: two policies over the same events, before anything is published."""
+"""What-if comparison: two policies over the same events, without publishing anything."""
 
 from datetime import datetime
 

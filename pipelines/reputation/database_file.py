@@ -1,4 +1,4 @@
-"""DuckDB files as files: one writer at a time, removed with all that belongs to them, published whole."""
+"""DuckDB files as files: one writer at a time, removed with everything that belongs to them, published whole."""
 
 import os
 from collections.abc import Generator
@@ -13,31 +13,31 @@ _LOCK_SECONDS = 60.0
 
 
 @contextmanager
-def alone(path: Path) -> Generator[None]:
-    """Hold the lock at `path`, which a crash releases; one process at a time.
+def writer_lock(path: Path) -> Generator[None]:
+    """Hold the exclusive lock at `path`; a crash releases it.
 
-    Raises UsageError, naming the holder, when another process keeps it for longer than a derivation takes.
+    Raises UsageError, naming the holder, when another process holds it for longer than a derivation takes.
     """
-    with ExitStack() as held:
+    with ExitStack() as stack:
         try:
-            held.enter_context(exclusive_lock(path, _LOCK_SECONDS))
+            stack.enter_context(exclusive_lock(path, _LOCK_SECONDS))
         except TimeoutError as error:
             raise UsageError(
                 f"{error}: it keeps {path.with_suffix('').name} up to date, as `karmalake stream` does; leave it to "
-                "that process, or end it first"
+                "that process, or stop that process first"
             ) from None
         yield
 
 
-def remove(file: Path) -> None:
+def remove_database(file: Path) -> None:
     """Remove a database with its write-ahead log and spilled data."""
     file.unlink(missing_ok=True)
     file.with_name(f"{file.name}.wal").unlink(missing_ok=True)
     rmtree(f"{file}.tmp", ignore_errors=True)
 
 
-def put_in_place(file: Path, path: Path) -> None:
-    """Put a finished file in the place of the published one, durably."""
+def replace_durably(file: Path, path: Path) -> None:
+    """Move a finished file to `path`, replacing the file there, atomically and durably."""
     with file.open("rb") as written:
         os.fsync(written.fileno())
     file.replace(path)

@@ -1,8 +1,9 @@
-"""Deriving the warehouse: every view of the reputations, from nothing or from what a commit touched, published at once.
+"""Deriving the warehouse: rebuild it, or refresh the rows that a commit affected, and publish it whole.
 
-Owns the life of `warehouse.duckdb`. A draft is a copy that only its holder sees: it is rebuilt or refreshed, as often
-as wanted, and published whole. A crash leaves the published warehouse in force and the draft to be thrown away, so no
-step here has to be safe by itself. What the tables are is `tables.py`; opening a published warehouse, `warehouse.py`.
+Owns the life of `warehouse.duckdb`. A draft is a copy that only its holder sees: it is rebuilt or refreshed, any
+number of times, and published whole. After a crash the published warehouse stays and the draft is discarded, so a step
+need not be atomic. `Draft._refresh` names the steps of a refresh in order; `refresh_steps.py` contains them.
+What the tables are is `warehouse_tables.py`; opening a published warehouse, `warehouse.py`.
 """
 
 import logging
@@ -20,43 +21,50 @@ import duckdb
 import polars as pl
 
 from pipelines.boundary.file_lock import is_locked
-from pipelines.boundary.private_files import private_folder
+from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import UsageError
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.by_user import (
     attach_by_user,
-    bring_up,
     by_user_path,
-    forget_others,
+    delete_unless_of,
     last_batch,
     read_commits,
+    sync_to_snapshot,
     transaction,
 )
-from pipelines.reputation.database_file import alone, put_in_place, remove
+from pipelines.reputation.database_file import remove_database, replace_durably, writer_lock
 from pipelines.reputation.lake_views import create_lake_views
-from pipelines.reputation.policy import InForce, Policy
-from pipelines.reputation.replace import replace_rows
+from pipelines.reputation.policy import EffectivePolicy, Policy
+from pipelines.reputation.refresh_steps import (
+    create_affected_event,
+    create_refresh_tables,
+    find_affected_users,
+    load_affected_events,
+    recompute_pending_trends,
+    replace_rows,
+    select_affected_users,
+)
 from pipelines.reputation.sql import one_row, statement
-from pipelines.reputation.stages import epoch_us, materialize, prepare, set_moment
-from pipelines.reputation.tables import OF_TOUCHED, pending_trends, recipe, trends, user_tables
-from pipelines.reputation.touched import find_touched, put_off, recall
+from pipelines.reputation.steps import define_steps, epoch_us, materialize_fact, set_as_of
 from pipelines.reputation.warehouse import Warehouse, stored_info
+from pipelines.reputation.warehouse_tables import ONLY_AFFECTED, recipe, trend_tables, user_tables
 
 _LOG = logging.getLogger(__name__)
-MAX_EVENTS_AT_ONCE = 100_000
-"""Of one user: more take a second or so to compute again, and `refresh_others` puts them off."""
+HEAVY_USER_EVENTS = 100_000
+"""A user with more events takes a second or so to recompute; `refresh_light_users` defers them."""
 _ALWAYS_REFRESHED = 10_000
-_MOST_TOUCHED = 0.2
-"""Above this share of the users, and above that number of them, a rebuild costs less than a refresh."""
+_REBUILD_THRESHOLD = 0.2
+"""If more than this share of the users, and more than _ALWAYS_REFRESHED, are affected, a rebuild costs less."""
 
 
-Engine = Callable[[duckdb.DuckDBPyConnection, Snapshot, InForce, datetime], None]
-"""Creates the tables of a draft in which the steps are prepared, as of a moment."""
+Engine = Callable[[duckdb.DuckDBPyConnection, Snapshot, EffectivePolicy, datetime], None]
+"""Creates the tables of a draft whose steps are defined, as of a moment."""
 
 
 @dataclass(frozen=True, slots=True)
-class Derived:
-    """What a derivation came to."""
+class DerivationResult:
+    """The outcome of a rebuild or refresh."""
 
     path: Path
     lake_version: int
@@ -67,19 +75,19 @@ class Derived:
     counted: int
     """Events before as_of that count."""
     seconds: float
-    rebuilt: str | None
-    """Why everything was computed from nothing; None if only what was touched."""
-    touched: int
-    """Users who were computed anew."""
-    changed: pl.Series | None
-    """The users whose row in `reputation` is another now, or no more; None: any may be."""
+    rebuild_reason: str | None
+    """Why everything was recomputed; None for a refresh of the affected users."""
+    affected_users: int
+    """Number of users whose rows were recomputed."""
+    changed_users: pl.Series | None
+    """The user_ids (String) whose row in `reputation` changed or disappeared; None: any may have."""
 
 
-def derive(snapshot: Snapshot, policy: Policy, as_of: datetime, path: Path) -> Derived:
+def derive(snapshot: Snapshot, policy: Policy, as_of: datetime, path: Path) -> DerivationResult:
     """Compute every table of the warehouse from one snapshot and publish it at `path`, whole or not at all.
 
-    Readers of an older warehouse keep what they have opened. One draft a path is in work at a time; others wait.
-    Raises UsageError for an as_of without a time zone, or when another process keeps the warehouse for itself.
+    Readers of an older warehouse keep the file that they opened. Only one draft of a path exists at a time; others
+    wait. Raises UsageError for an as_of without a time zone, or when another process holds the warehouse's lock.
     """
     with open_draft(path) as draft:
         derived = draft.rebuild(snapshot, policy, as_of)
@@ -87,18 +95,23 @@ def derive(snapshot: Snapshot, policy: Policy, as_of: datetime, path: Path) -> D
     return derived
 
 
-def in_duckdb(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: InForce, as_of: datetime) -> None:  # noqa: ARG001 - as every engine
-    """Create the tables of a draft from its prepared steps, here and now; the log says how far it has come."""
-    tables = user_tables(policy) | trends(policy)
-    materialize(connection, policy)
-    _LOG.info("what each event is worth is computed (1 of %d steps)", len(tables) + 1)
+def derive_in_duckdb(
+    connection: duckdb.DuckDBPyConnection,
+    snapshot: Snapshot,  # noqa: ARG001 - as every engine
+    policy: EffectivePolicy,
+    as_of: datetime,  # noqa: ARG001
+) -> None:
+    """Create the tables of a draft from its steps, in this process; log each step when it is done."""
+    tables = user_tables(policy) | trend_tables(policy)
+    materialize_fact(connection, policy)
+    _LOG.info("contributions are computed (1 of %d steps)", len(tables) + 1)
     for number, (name, query) in enumerate(tables.items(), 2):
-        connection.execute(statement("table", name=name, query=query))
+        connection.execute(statement("create_table", name=name, query=query))
         _LOG.info("%s is computed (%d of %d steps)", name, number, len(tables) + 1)
 
 
-def is_kept(path: Path) -> bool:
-    """Return whether some process has a draft of the warehouse at `path` in work now."""
+def is_draft_open(path: Path) -> bool:
+    """Return whether a process has a draft of the warehouse at `path` open."""
     return is_locked(_lock(path))
 
 
@@ -108,12 +121,12 @@ def _lock(path: Path) -> Path:
 
 @contextmanager
 def open_draft(path: Path) -> "Generator[Draft]":
-    """Yield the draft of the warehouse at `path`, alone; on leaving, what was not published is thrown away.
+    """Yield the draft of the warehouse at `path`, under an exclusive lock; discard what was not published on leaving.
 
-    Raises UsageError when another process holds it for longer than a derivation takes.
+    Raises UsageError when another process holds the lock for longer than a derivation takes.
     """
-    private_folder(path.parent)
-    with alone(_lock(path)):
+    make_private_dir(path.parent)
+    with writer_lock(_lock(path)):
         draft = Draft(path)
         try:
             draft.discard()
@@ -123,49 +136,51 @@ def open_draft(path: Path) -> "Generator[Draft]":
 
 
 class Draft:
-    """The next warehouse in the making. Not for use by several threads at once."""
+    """The next warehouse, not yet published. Not for use by several threads at once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.with_name(f"{path.name}.draft")
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._snapshot: Snapshot | None = None
-        self._prepared: InForce | None = None
+        self._prepared: EffectivePolicy | None = None
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """The draft as it stands, for reading. Raises UsageError before anything was derived."""
+        """A connection to the draft, for reading. Raises UsageError before the first rebuild or refresh."""
         if self._connection is None:
-            raise UsageError(f"nothing was derived yet for {self.path}: rebuild or refresh first")
+            raise UsageError(f"the draft of {self.path} is empty: rebuild or refresh it first")
         return self._connection
 
-    def rebuild(self, snapshot: Snapshot, policy: Policy, as_of: datetime, engine: Engine = in_duckdb) -> Derived:
+    def rebuild(
+        self, snapshot: Snapshot, policy: Policy, as_of: datetime, engine: Engine = derive_in_duckdb
+    ) -> DerivationResult:
         """Compute everything from a snapshot. Raises UsageError for an as_of without a time zone, and like `engine`."""
-        return self._rebuild(snapshot, policy, as_of, "asked for", engine)
+        return self._rebuild(snapshot, policy, as_of, "requested", engine)
 
-    def refresh(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> Derived:
-        """Compute what differs from the draft, or from the published warehouse: the same rows as a rebuild gives.
+    def refresh(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> DerivationResult:
+        """Update the draft, or a copy of the published warehouse: the result has the rows of a rebuild.
 
-        Rebuilds where that is no base to go on from (`Derived.rebuilt` says why), or where it costs less
+        Rebuilds where a refresh is impossible (`DerivationResult.rebuild_reason` says why) or would cost more
         (`incremental-equals-rebuild`). Raises UsageError for an as_of without a time zone.
         """
-        return self._refresh(snapshot, policy, as_of, most_events=None)
+        return self._refresh(snapshot, policy, as_of, max_events=None)
 
-    def refresh_others(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> Derived:
-        """Refresh all but the users with more than MAX_EVENTS_AT_ONCE events, whose rows stay as they were.
+    def refresh_light_users(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> DerivationResult:
+        """Refresh all but the users with more than HEAVY_USER_EVENTS events, whose rows stay as they were.
 
-        They are put off until the next `refresh`, which has to come before the draft is published.
+        Those are deferred until the next `refresh`, which is required before the draft is published.
         """
-        return self._refresh(snapshot, policy, as_of, most_events=MAX_EVENTS_AT_ONCE)
+        return self._refresh(snapshot, policy, as_of, max_events=HEAVY_USER_EVENTS)
 
-    def put_off(self) -> int:
-        """Return how many users are put off, by their hashes."""
+    def deferred_users(self) -> int:
+        """Return how many users are deferred, counted by their hashes."""
         if self._connection is None:
             return 0
-        return one_row(self._connection.execute("SELECT count(*) FROM put_off"))[0]
+        return one_row(self._connection.execute("SELECT count(*) FROM deferred_user"))[0]
 
     def as_of(self) -> datetime | None:
-        """Return the moment that the draft, or else the published warehouse, is as of; None if there is none."""
+        """Return the as_of of the draft, or else of the published warehouse; None if there is none."""
         try:
             if self._connection is not None:
                 return stored_info(self._connection).as_of
@@ -174,103 +189,109 @@ class Draft:
         except (duckdb.Error, UsageError):
             return None
 
-    def _refresh(self, snapshot: Snapshot, policy: Policy, as_of: datetime, *, most_events: int | None) -> Derived:
+    def _refresh(
+        self, snapshot: Snapshot, policy: Policy, as_of: datetime, *, max_events: int | None
+    ) -> DerivationResult:
         in_force = policy.at(as_of)
-        why = self._why_not_continued(snapshot, in_force, as_of)
-        if why is not None:
-            return self._rebuild(snapshot, policy, as_of, why)
+        reason = self._rebuild_reason(snapshot, in_force, as_of)
+        if reason is not None:
+            return self._rebuild(snapshot, policy, as_of, reason)
         started = time.monotonic()
         with self._discarded_on_error():
-            touched = self._find_touched(snapshot, policy, as_of)
-            (users,) = one_row(self.connection.execute("SELECT count(*) FROM reputation"))
-            if touched > max(_ALWAYS_REFRESHED, _MOST_TOUCHED * users):
-                return self._rebuild(snapshot, policy, as_of, f"{touched:,} of {users:,} users were touched")
-            touched = put_off(self.connection, most_events)
-            recall(self.connection, in_force)
-            with transaction(self.connection):
-                materialize(self.connection, in_force, OF_TOUCHED)
-                changed = replace_rows(self.connection, user_tables(in_force, OF_TOUCHED))
+            connection, before = self.connection, stored_info(self.connection)
+            self._define_steps_over_affected(snapshot, policy, as_of)
+            sync_to_snapshot(connection, snapshot, in_force)
+            affected = find_affected_users(connection, in_force, before.lake_version, epoch_us(before.as_of))
+            (users,) = one_row(connection.execute("SELECT count(*) FROM reputation"))
+            if affected > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
+                return self._rebuild(snapshot, policy, as_of, f"{affected:,} of {users:,} users are affected")
+            affected = select_affected_users(connection, max_events)
+            load_affected_events(connection, in_force)
+            with transaction(connection):
+                materialize_fact(connection, in_force, ONLY_AFFECTED)
+                changed = replace_rows(connection, user_tables(in_force, ONLY_AFFECTED))
                 self._describe(snapshot, policy, as_of)
-        return self._derived(started, None, touched, changed)
+        return self._result(started, None, affected, changed)
 
     def publish(self) -> None:
-        """Put the draft in the place of the published warehouse, durably; it remains a draft to go on with."""
+        """Replace the published warehouse by a copy of the draft, durably; the draft can be refreshed further.
+
+        Raises UsageError while users are deferred.
+        """
         info, snapshot = stored_info(self.connection), self._snapshot
         assert snapshot is not None  # noqa: S101 - tells the type checker
-        if users := self.put_off():
-            raise UsageError(f"{users} users of {self.path} are put off: refresh the draft before it is published")
+        if users := self.deferred_users():
+            raise UsageError(f"{users} users of {self.path} are deferred: refresh the draft before it is published")
         with transaction(self.connection):
             create_lake_views(self.connection, snapshot)
-            _compute_pending_trends(self.connection, info.policy.at(info.as_of))
+            recompute_pending_trends(self.connection, info.policy.at(info.as_of))
         self.connection.execute("CHECKPOINT")
         next_file = self.path.with_name(f"{self.path.name}.next")
         try:
             copyfile(self._file, next_file)
-            put_in_place(next_file, self.path)
+            replace_durably(next_file, self.path)
         finally:
             next_file.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Throw the draft away; the next refresh begins at the published warehouse."""
+        """Remove the draft; the next refresh starts from the published warehouse."""
         if self._connection is not None:
             self._connection.close()
             self._connection = self._prepared = None
-        remove(self._file)
+        remove_database(self._file)
 
     def _rebuild(
-        self, snapshot: Snapshot, policy: Policy, as_of: datetime, why: str, engine: Engine = in_duckdb
-    ) -> Derived:
+        self, snapshot: Snapshot, policy: Policy, as_of: datetime, reason: str, engine: Engine = derive_in_duckdb
+    ) -> DerivationResult:
         started = time.monotonic()
-        _LOG.info("everything is computed from nothing: %s", why)
+        _LOG.info("full rebuild: %s", reason)
         self.discard()
-        forget_others(by_user_path(self.path), snapshot.lake_id)  # it may hold users who were erased since
+        delete_unless_of(by_user_path(self.path), snapshot.lake_id)  # it may contain users who have been erased
         with self._discarded_on_error():
             connection = self._open()
             read_commits(connection, snapshot)
             create_lake_views(connection, snapshot)
-            engine(connection, snapshot, prepare(connection, policy, as_of), as_of)
+            engine(connection, snapshot, define_steps(connection, policy, as_of), as_of)
             self._describe(snapshot, policy, as_of)
-        derived = self._derived(started, why, 0, None)
-        return replace(derived, touched=derived.users)
+        result = self._result(started, reason, 0, None)
+        return replace(result, affected_users=result.users)
 
-    def _why_not_continued(self, snapshot: Snapshot, policy: InForce, as_of: datetime) -> str | None:
-        """Return why the draft, or the published warehouse, is no base for a refresh; None if it is."""
+    def _rebuild_reason(self, snapshot: Snapshot, policy: EffectivePolicy, as_of: datetime) -> str | None:
+        """Return why neither the draft nor the published warehouse can be refreshed; None if one can."""
         if self._connection is None and not self.path.exists():
-            return "nothing was derived before"
+            return "there is no warehouse to continue from"
         try:
-            info = stored_info(self._connection or self._copy())
+            info = stored_info(self._connection or self._copy_published())
         except duckdb.Error:
-            return "the published warehouse is damaged, or of another version of karmalake"
+            return "the published warehouse is damaged, or from another version of karmalake"
         connection = self.connection
         read_commits(connection, snapshot)
         if info.recipe != recipe(policy, snapshot.lake_id):
-            return "policy, rules or lake are not those of before"
+            return "the policy, the SQL or the lake changed"
         if info.lake_version > snapshot.version or info.last_batch != last_batch(connection, info.lake_version):
-            return "the lake is not a later state of the one before"
+            return "the lake does not continue the warehouse's history"
         if as_of < info.as_of:
-            return f"as_of lies before that of the warehouse, {info.as_of.isoformat()}"
-        return "points decay with every moment" if policy.decays and as_of > info.as_of else None
+            return f"as_of is before the warehouse's, {info.as_of.isoformat()}"
+        return "points decay continuously" if policy.decays and as_of > info.as_of else None
 
-    def _find_touched(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> int:
-        """Bring `by_user` up to the snapshot, prepare the steps over `recalled`, and return how many are touched."""
-        connection, info, in_force = self.connection, stored_info(self.connection), policy.at(as_of)
+    def _define_steps_over_affected(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> None:
+        """Attach `by_user` and define the steps over `affected_event`, once per policy; then move them to as_of."""
+        connection, in_force = self.connection, policy.at(as_of)
         if self._prepared != in_force:
             attach_by_user(connection, by_user_path(self.path), snapshot.lake_id)
-            connection.execute(statement("refresh/recalled"))
-            prepare(connection, policy, as_of, source="recalled")
+            create_affected_event(connection)
+            define_steps(connection, policy, as_of, source="affected_event")
             self._prepared = in_force
-        set_moment(connection, as_of)
-        bring_up(connection, snapshot, in_force)
-        return find_touched(connection, in_force, info.lake_version, epoch_us(info.as_of))
+        set_as_of(connection, as_of)
 
-    def _copy(self) -> duckdb.DuckDBPyConnection:
+    def _copy_published(self) -> duckdb.DuckDBPyConnection:
         copyfile(self.path, self._file)
         return self._open()
 
     def _open(self) -> duckdb.DuckDBPyConnection:
-        """Open the draft's file. Half of the memory is left to others; what does not fit spills beside the file.
+        """Open the draft's file. It uses at most half of the memory; the rest spills beside the file.
 
-        Only a publication needs the file to be whole, so nothing before it is worth a checkpoint.
+        Only a publication needs a complete file, so there is no checkpoint before it.
         """
         connection = self._connection = duckdb.connect(self._file)
         connection.execute("SET memory_limit = '50%'")
@@ -278,8 +299,7 @@ class Draft:
         connection.execute("SET preserve_insertion_order = false")
         connection.execute("SET checkpoint_threshold = '1TB'")
         connection.execute("SET TimeZone = 'UTC'")
-        connection.execute(statement("refresh/changed_day_table"))
-        connection.execute(statement("refresh/put_off_table"))
+        create_refresh_tables(connection)
         return connection
 
     @contextmanager
@@ -291,6 +311,7 @@ class Draft:
             raise
 
     def _describe(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> None:
+        """Write the row of `snapshot_info`."""
         self._snapshot = snapshot
         values: list[Any] = [
             snapshot.version,
@@ -303,25 +324,16 @@ class Draft:
             recipe(policy.at(as_of), snapshot.lake_id),
             last_batch(self.connection, snapshot.version),
         ]
-        self.connection.execute(statement("snapshot_info"))
-        self.connection.execute(statement("describe"), values)
+        self.connection.execute(statement("table_snapshot_info"))
+        self.connection.execute(statement("insert_snapshot_info"), values)
 
-    def _derived(self, started: float, rebuilt: str | None, touched: int, changed: pl.Series | None) -> Derived:
+    def _result(self, started: float, reason: str | None, affected: int, changed: pl.Series | None) -> DerivationResult:
         info = stored_info(self.connection)
-        users, events, counted = one_row(self.connection.execute(statement("counts")))
+        users, events, counted = one_row(self.connection.execute(statement("count_users_and_events")))
         seconds = time.monotonic() - started
-        return Derived(
-            self.path, info.lake_version, info.as_of, users, events, counted, seconds, rebuilt, touched, changed
+        return DerivationResult(
+            self.path, info.lake_version, info.as_of, users, events, counted, seconds, reason, affected, changed
         )
-
-
-def _compute_pending_trends(connection: duckdb.DuckDBPyConnection, policy: InForce) -> None:
-    """Compute the trends of the days that changed since the last time."""
-    connection.execute(statement("refresh/pending_day"))
-    for name, query in pending_trends(policy).items():
-        connection.execute(statement("refresh/remove_days", name=name))
-        connection.execute(statement("refresh/insert_rows", name=name, query=query))
-    connection.execute(statement("refresh/changed_day_table"))
 
 
 def _karmalake_version() -> str:

@@ -1,6 +1,6 @@
-"""The documents that are served: one JSON text a user, built in columns from a published warehouse.
+"""The documents that are served: one JSON text per user, computed by SQL from a published warehouse.
 
-Owns the document's members; where it is put and how often is the serving stage's affair.
+Owns the document's members; the serving stage decides where and when documents are published.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import duckdb
 import polars as pl
 
 from pipelines.errors import ConfigurationError
-from pipelines.reputation.policy import InForce
+from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.sql import statement
 from pipelines.reputation.views import View, view_columns, views
 from pipelines.reputation.warehouse import attach, stored_info
@@ -20,13 +20,14 @@ from pipelines.reputation.warehouse import attach, stored_info
 def documents(
     source: duckdb.DuckDBPyConnection | Path | str, users: pl.Series | None = None, leaderboards: Sequence[str] = ()
 ) -> pl.DataFrame:
-    """Return the document of every user of a warehouse, or of the named ones whom it knows, ordered by user_id.
+    """Return the document of every user of a warehouse, ordered by user_id.
 
-    Columns: `user_id` and `document` (text), `digest` (UInt64). The digest covers the document without `as_of` and
-    `lake_version`: as long as it stays, the document says the same, and its as_of is when it began to. For each view
-    of `leaderboards` a column `{view}_score` follows, Float64: the document's score, null for a suspended user whom the
-    policy hides, whatever number it shows meanwhile.
-    Raises UsageError when there is no warehouse at the path, ConfigurationError for a view that its policy has not.
+    users: user_ids (String) to restrict the result to; unknown ones are ignored. None: all users.
+    leaderboards: names of views whose scores are returned as well.
+    Columns: `user_id` and `document` (String), `digest` (UInt64), and for each view of `leaderboards` `{view}_score`
+    (Float64): the document's score, or null for a suspended user whom the policy hides. The digest covers the document
+    without `as_of` and `lake_version`: while it is unchanged, the published document stays, with its older as_of.
+    Raises UsageError when there is no warehouse at the path, ConfigurationError for a view that its policy lacks.
     """
     if not isinstance(source, duckdb.DuckDBPyConnection):
         with attach(Path(source)) as connection:
@@ -37,27 +38,27 @@ def documents(
     members = ",\n        ".join([_defaults(in_force), *(_member(view, in_force) for view in views(in_force))])
     scores = _scores(leaderboards, in_force)
     if users is None:
-        return source.sql(statement("documents", members=members, scores=scores, among="")).pl()
+        return source.sql(statement("documents", members=members, scores=scores, only="")).pl()
     source.register("document_user", users.unique().to_frame("user_id"))
-    among = "SEMI JOIN document_user USING (user_id)"
-    made = source.sql(statement("documents", members=members, scores=scores, among=among)).pl()
+    only = "SEMI JOIN document_user USING (user_id)"
+    frame = source.sql(statement("documents", members=members, scores=scores, only=only)).pl()
     source.unregister("document_user")
-    return made
+    return frame
 
 
 def rfc3339(moment: datetime) -> str:
-    """Return a moment as text in UTC with a Z, with microseconds only where there are any."""
+    """Return a moment as RFC 3339 text in UTC with a Z, with microseconds only if they are not zero."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _member(view: View, policy: InForce) -> str:
+def _member(view: View, policy: EffectivePolicy) -> str:
     """Return the document's member of a view as SQL: `reputation_{view}` with the view's columns."""
     fields = ", ".join(f"{column} := {view.name}_{column}" for column in view_columns(policy))
     return f"reputation_{view.name} := struct_pack({fields})"
 
 
-def _scores(leaderboards: Sequence[str], policy: InForce) -> str:
-    """Return the columns of scores that leaderboards need, each with a comma before it."""
+def _scores(leaderboards: Sequence[str], policy: EffectivePolicy) -> str:
+    """Return the score columns for leaderboards as SQL, each preceded by a comma."""
     known = [view.name for view in views(policy)]
     for name in leaderboards:
         if name not in known:
@@ -70,8 +71,8 @@ def _scores(leaderboards: Sequence[str], policy: InForce) -> str:
     return "".join(",\n    " + column.format(hidden=hidden, name=name) for name in leaderboards)
 
 
-def _defaults(policy: InForce) -> str:
-    """Return what the policy tells beside missing values, by measure."""
+def _defaults(policy: EffectivePolicy) -> str:
+    """Return the member `defaults` as SQL: by measure, the policy's value to show where the measure is missing."""
     defaults = {name: measure.default for name, measure in policy.rules.all_measures.items()}
     fields = (f"{name} := CAST({'NULL' if number is None else number} AS DOUBLE)" for name, number in defaults.items())
     return f"defaults := struct_pack({', '.join(fields)})"

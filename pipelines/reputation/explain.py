@@ -1,20 +1,20 @@
-"""Explanations: every point of a user's score with the event it comes from and the reason for it (`explainable`)."""
+"""Explanations: every point of a user's score with its event and its reason (`explainable`)."""
 
 from datetime import datetime
 
 import duckdb
 import polars as pl
 
-from pipelines.reputation.policy import InForce, Policy
+from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.sql import statement
-from pipelines.reputation.stages import prepare
+from pipelines.reputation.steps import define_steps
 from pipelines.reputation.views import DECAYED_DIGITS, bounded, exact, units
 
 _ONE = {
     "among": "user_id = getvariable('explained_user')",
     "users": "SELECT CAST(getvariable('explained_user') AS VARCHAR) AS user_id",
 }
-_EVERYBODY = {"among": "true", "users": "SELECT DISTINCT user_id FROM contribution"}
+_ALL = {"among": "true", "users": "SELECT DISTINCT user_id FROM contribution"}
 _KEYS = ["event_time", "event_id", "action_type", "emission_no"]
 
 
@@ -25,33 +25,33 @@ def explain(
     as_of: datetime,
     known_at: datetime | None = None,
 ) -> pl.DataFrame:
-    """Return what every event of a user came to, in the order of events.
+    """Return the contributions of a user's events, in the order of events.
 
     Columns: event_time, event_id, action_type, emission_no (from 0; null without a rule), policy_version, reason, rule
     (the cap or gate that decided, by its name in the policy), points (before caps and decay), rating, earned, score
     (running). `earned` adds up to the all-time score exactly: rows with the reasons `start`, `bounds` (floor and
-    ceiling) and `hidden` hold what is not earned by an event, where there is any.
+    ceiling) and `hidden` contain the part of the score that no event earned, if any.
     A connection needs the views `events` and, for known_at, `commits`.
     """
     connection.execute("SET VARIABLE explained_user = ?", [user_id])
-    in_force = prepare(connection, policy, as_of, known_at, _source(connection, policy.at(as_of)))
+    in_force = define_steps(connection, policy, as_of, known_at, _source(connection, policy.at(as_of)))
     return connection.sql(statement("explanation", **_ONE, **_fragments(in_force))).pl().drop("user_id")
 
 
-def explain_everybody(
+def explain_all(
     connection: duckdb.DuckDBPyConnection, policy: Policy, as_of: datetime, known_at: datetime | None = None
 ) -> pl.DataFrame:
-    """Return the same for every user who had an event before as_of, with `user_id` as the first column."""
-    in_force = prepare(connection, policy, as_of, known_at)
-    return connection.sql(statement("explanation", **_EVERYBODY, **_fragments(in_force))).pl()
+    """Return the contributions of every user with an event before as_of: columns of `explain`, after `user_id`."""
+    in_force = define_steps(connection, policy, as_of, known_at)
+    return connection.sql(statement("explanation", **_ALL, **_fragments(in_force))).pl()
 
 
 def explain_change(
     connection: duckdb.DuckDBPyConnection, policy: Policy, user_id: str, since: datetime, until: datetime
 ) -> pl.DataFrame:
-    """Return the contributions that differ between two moments: what came, what went and what expired meanwhile.
+    """Return the contributions that differ between two moments: added, removed or expired.
 
-    Columns: those that name an emission, `reason_before`, `reason`, `earned_before`, `earned` and `change`; the
+    Columns: those that identify an emission, `reason_before`, `reason`, `earned_before`, `earned` and `change`; the
     changes add up to the difference of the two all-time scores.
     """
     before, after = (explain(connection, policy, user_id, as_of) for as_of in (since, until))
@@ -70,15 +70,15 @@ def explain_change(
     )
 
 
-def _source(connection: duckdb.DuckDBPyConnection, policy: InForce) -> str:
-    """Return where the steps find the user's events; completions are other users' events, so there it is all events."""
+def _source(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> str:
+    """Return the steps' source: the user's events, or all events where a completion rule needs other users'."""
     if any(edition.rules.completion for edition in policy.editions):
         return "events"
     connection.execute(statement("explained_event"))
     return "explained_event"
 
 
-def _fragments(policy: InForce) -> dict[str, str]:
+def _fragments(policy: EffectivePolicy) -> dict[str, str]:
     rules = policy.rules
     hidden = units(rules.status.shown, policy) if rules.status.shown is not None else bounded("total", policy)
     return {
@@ -92,8 +92,8 @@ def _fragments(policy: InForce) -> dict[str, str]:
     }
 
 
-def _exactly(total: str, policy: InForce) -> str:
-    """Return a sum of `earned` as an exact number also where points decay."""
+def _exactly(total: str, policy: EffectivePolicy) -> str:
+    """Return a sum of `earned` as an exact number, including where points decay."""
     if not policy.decays:
         return exact(total, policy.score_digits)
     return f"CAST({total} AS DECIMAL({38 - DECAYED_DIGITS}, 0)) * 0.{'0' * (DECAYED_DIGITS - 1)}1"

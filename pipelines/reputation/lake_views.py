@@ -1,29 +1,29 @@
-"""The lake as DuckDB views: explicit file lists of one snapshot, so that readers see exactly that commit.
+"""The lake as DuckDB views over the files of one snapshot, so that readers see exactly that commit.
 
-Owns what counts: of dead letters and conflicts only rows of committed batches.
+Owns which rows count: of dead letters and conflicts, those of committed batches. The SQL is `sql/lake_views.sql`.
 """
 
 import duckdb
 import pyarrow as pa
 
-from pipelines.lake.stores import is_remote, let_read
+from pipelines.lake.stores import is_remote, register_s3
 from pipelines.lake.tables import TABLES, Snapshot
 from pipelines.reputation.sql import literal, statement
 
 CHECKPOINTS = pa.schema([("topic_id", pa.string()), ("topic_partition", pa.int32()), ("next_offset", pa.int64())])
 _NOT_STORED = {"event_day"}
-_READ = {"bus_time": statement("valid_bus_time")}
-"""Columns that are read otherwise than they are stored."""
+_READ_AS = {"bus_time": statement("valid_bus_time")}
+"""Expressions of columns that are not read as they are stored."""
 
 
 def create_lake_views(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
-    """Create the table `checkpoints` and a view of each of the lake's tables."""
+    """Create the table `checkpoints` and a view of each table of the lake."""
     connection.register("arrow_rows", _checkpoints(snapshot))
-    connection.execute(statement("checkpoints"))
+    connection.execute(statement("table_checkpoints"))
     connection.unregister("arrow_rows")
     for table in ("events", "commits", "fates", "dead_letters", "conflicts", "erased", "policies"):
         source = stored_rows(connection, table, snapshot.files.get(table, ()))
-        connection.execute(statement(f"lake_{table}", source=source, version=str(snapshot.version)))
+        connection.execute(statement(f"view_{table}", source=source, version=str(snapshot.version)))
 
 
 def _checkpoints(snapshot: Snapshot) -> pa.Table:
@@ -35,12 +35,12 @@ def _checkpoints(snapshot: Snapshot) -> pa.Table:
 
 
 def stored_rows(connection: duckdb.DuckDBPyConnection, table: str, files: tuple[str, ...]) -> str:
-    """Return a query of the files of one of the lake's tables; of no files, an empty table with the same columns."""
+    """Return a query of the rows in `files` of one of the lake's tables; without files, of no rows with its columns."""
     stored = pa.schema([field for field in TABLES[table] if field.name not in _NOT_STORED])
     if files:
         if is_remote(files[0]):
-            let_read(connection)
-        columns = ", ".join(_READ.get(name, f'"{name}"') for name in stored.names)
+            register_s3(connection)
+        columns = ", ".join(_READ_AS.get(name, f'"{name}"') for name in stored.names)
         return statement("stored_rows", columns=columns, paths=", ".join(map(literal, files)))
     empty = connection.from_arrow(stored.empty_table())
     typed = (f'CAST(NULL AS {kind}) AS "{name}"' for name, kind in zip(empty.columns, empty.types, strict=True))

@@ -1,4 +1,4 @@
-"""Measures as SQL: which ratings of a view a formula sees, and the fraction that it is.
+"""Measures as SQL: the ratings of a view that a formula uses, and its value.
 
 Owns the formulas. A value is a fraction of whole numbers (ratings are in millionths), so that rounding is exact.
 """

@@ -1,6 +1,6 @@
-"""Reading a policy file, and explaining a mistake by file, line and remedy.
+"""Reading a policy file; mistakes are explained with file, line and remedy.
 
-Owns where policies are found and what is said about a bad one; what a policy means is `policy/`.
+Owns where policies are found and the messages about invalid ones; `policy/` defines what a policy means.
 """
 
 import difflib
@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipelines.boundary.toml import all_problems, exists, key_lines, parse_toml, read_toml, shown
+from pipelines.boundary.toml import abbreviate, exists, format_problems, key_lines, parse_toml, read_toml
 from pipelines.errors import PolicyError
 from pipelines.reputation.policy.actions import Action, Emission, Points, Rating
 from pipelines.reputation.policy.gates import Cap, Completion, Correction, Once, Retraction, Status
@@ -24,11 +24,11 @@ SECTIONS: tuple[type[BaseModel], ...] = (
     *(Policy, Rules, Score, Action, Emission, Points, Rating, Measure),
     *(Status, Retraction, Correction, Completion, Once, Cap),
 )
-"""Every kind of table that a policy file can hold: where known keys come from."""
+"""Every kind of table in a policy file: the source of known keys."""
 
 
 def shipped_policies() -> list[str]:
-    """Return the names of the policies that come with karmalake."""
+    """Return the names of the policies shipped with karmalake."""
     return sorted(path.stem for path in _SHIPPED.glob("*.toml"))
 
 
@@ -42,7 +42,7 @@ def load_policy(name_or_path: str | Path) -> Policy:
 
 
 def parse_policy(text: str, place: str = "policy") -> Policy:
-    """Read a policy from TOML text; `place` stands for the file in error messages.
+    """Read a policy from TOML text; error messages name `place` instead of a file.
 
     Raises PolicyError naming place, line and remedy of every mistake.
     """
@@ -53,7 +53,7 @@ def parse_policy(text: str, place: str = "policy") -> Policy:
         lines = key_lines(text)
         problems = error.errors(include_url=False)
         sentences = (_explain(problem, place, lines) for problem in problems)
-        raise PolicyError(all_problems(sentences, len(problems))) from None
+        raise PolicyError(format_problems(sentences, len(problems))) from None
 
 
 def _locate(name_or_path: str | Path) -> Path:
@@ -63,7 +63,7 @@ def _locate(name_or_path: str | Path) -> Path:
     path = Path(name)
     if not exists(path):
         raise PolicyError(
-            f"there is no policy {shown(name)!r}: name a TOML file, or one of the shipped policies "
+            f"there is no policy {abbreviate(name)!r}: name a TOML file, or one of the shipped policies "
             f"({', '.join(shipped_policies())})"
         )
     return path
@@ -80,13 +80,13 @@ def _explain(problem: ErrorDetails, place: str, lines: dict[tuple[str, ...], int
 
 
 def _line(path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> int:
-    """Return the line of the longest beginning of the path that stands in the file."""
+    """Return the line of the longest prefix of the path that is in the file."""
     written = _written(path, lines)
     return next((lines[written[:i]] for i in range(len(written), 0, -1) if written[:i] in lines), 1)
 
 
 def _written(path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> tuple[str, ...]:
-    """Return the path as the file has it: without the first element of an array that the file does not spell out."""
+    """Return the path as written in the file: without the index of an array that the file abbreviates."""
     for array in ("versions", "emit"):
         for i in range(len(path) - 1):
             if path[i : i + 2] == (array, "0") and path[: i + 2] not in lines and path[: i + 1] not in lines:
@@ -106,11 +106,11 @@ def _remedy(problem: ErrorDetails) -> str:
         return "is missing: add it"
     message = problem["msg"].removeprefix("Value error, ")
     given: Any = problem["input"]
-    return message if isinstance(given, dict | BaseModel) else f"{message}, not {shown(given)}"
+    return message if isinstance(given, dict | BaseModel) else f"{message}, not {abbreviate(given)}"
 
 
 def _known_keys() -> dict[str, list[str]]:
-    """Return every key of a policy file, and the kinds of tables that have it."""
+    """Return every key of a policy file with the kinds of tables that have it."""
     known: dict[str, list[str]] = {}
     for section in SECTIONS:
         for name, field in section.model_fields.items():

@@ -8,7 +8,7 @@ import polars as pl
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.policy import Policy
-from pipelines.reputation.stages import materialize, prepare
+from pipelines.reputation.steps import define_steps, materialize_fact
 from pipelines.reputation.views import reputation_query
 
 
@@ -20,15 +20,17 @@ def scores(
     Columns: user_id, status ("active" or "suspended"), then for each view (`all_time`, `last_{N}_days`)
     `{view}_score` (Int64 if the policy only has whole points, else Decimal), `{view}_events`,
     `{view}_rating_average` (null without ratings) and the policy's other measures, `{view}_rating_count`.
-    `as_of` asks by event time, as now known; `known_at` besides asks by commit time: what was known then.
-    A connection needs the views `events` and, for known_at, `commits`; it is left with temporary objects of ours.
+    `as_of` selects events by event time, as known today; `known_at` also by commit time, as known at that moment.
+    A connection needs the views `events` and, for known_at, `commits`; the call leaves temporary objects in it.
     Raises UsageError for an as_of without a time zone.
     """
     if isinstance(source, Snapshot):
         with duckdb.connect() as connection:
-            connection.execute("SET enable_progress_bar = false")  # it would stand among the rows of a command
+            connection.execute(
+                "SET enable_progress_bar = false"
+            )  # it would appear between the rows of a command's output
             create_lake_views(connection, source)
             return scores(connection, policy, as_of, known_at)
-    in_force = prepare(source, policy, as_of, known_at)
-    materialize(source, in_force)
+    in_force = define_steps(source, policy, as_of, known_at)
+    materialize_fact(source, in_force)
     return source.sql(reputation_query(in_force)).pl()

@@ -1,1 +1,1 @@
-"""Redis: its keys, publishing and reading. `keys.py` lists every key that karmalake keeps there."""
+"""The serving store: Redis keys, publishing and reading. `keys.py` lists every key that karmalake writes."""

@@ -1,7 +1,7 @@
-"""What the address of Redis may say, and a sentence for what it may not.
+"""Validation of the Redis URL.
 
-redis-py takes every option of an address for one of its connection, and more than one of them changes what Redis'
-answers become. So options are a positive list; no sentence shows what may be a part of a password.
+redis-py passes every query option of the URL to its connection, and several of them change how responses are decoded.
+So options are an allow-list. No error message shows text that may be part of a password.
 """
 
 import re
@@ -11,7 +11,7 @@ from pipelines.errors import ConfigurationError
 
 _SETTING = "KARMALAKE_REDIS_URL"
 _NUMBER, _FLAG, _TEXT = re.compile(r"[0-9]{1,9}"), re.compile(r"(?i)true|false|yes|no|0|1"), re.compile(r"[!-~]+")
-_KNOWN = {
+_ALLOWED = {
     "db": _NUMBER,
     "username": re.compile(r".+", re.DOTALL),
     "password": re.compile(r".+", re.DOTALL),
@@ -27,12 +27,12 @@ _KNOWN = {
     "ssl_keyfile": _TEXT,
     "ssl_password": re.compile(r".+", re.DOTALL),
 }
-_ELSEWHERE = {
+_SETTING_INSTEAD = {
     "socket_timeout": "KARMALAKE_REDIS_SOCKET_TIMEOUT_SECONDS",
     "socket_connect_timeout": "KARMALAKE_REDIS_SOCKET_TIMEOUT_SECONDS",
     "timeout": "KARMALAKE_REDIS_SOCKET_TIMEOUT_SECONDS",
 }
-_OURS = {
+_RESERVED = {
     "decode_responses",
     "encoding",
     "encoding_errors",
@@ -47,7 +47,7 @@ _OURS = {
     "socket_read_size",
     "ssl_min_version",
 }
-"""Options of redis-py that people know of: they are named, since no password is spelled so."""
+"""Well-known options of redis-py. Errors may name them, since no password is spelled like one."""
 _SHAPE = (
     "it must look like redis://user:password@host:6379/0, rediss://... or unix:///path?db=0, with special characters "
     "in user and password percent-encoded"
@@ -55,20 +55,22 @@ _SHAPE = (
 
 
 def check_address(url: str) -> None:
-    """Raise ConfigurationError for an address that cannot be meant, or whose options are not karmalake's to take."""
+    """Raise ConfigurationError for an invalid URL, or for an option that karmalake does not accept."""
     try:
         parts = urlsplit(url)
         is_address = _is_address(parts)
         options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-    except ValueError:  # its text may hold a part of the password
+    except ValueError:  # the error text may contain part of the password
         is_address, parts, options = False, urlsplit(""), []
     if not is_address:
-        raise ConfigurationError(f"{_SETTING} cannot be read: {_SHAPE}")
+        raise ConfigurationError(f"{_SETTING} is invalid: {_SHAPE}")
     for name, value in options:
         _check_option(name, value, encrypted=parts.scheme == "rediss")
     names = [name for name, _ in options] + ["db"] * bool(_database(parts))
     if len(names) > len(set(names)):
-        raise ConfigurationError(f"{_SETTING} says the same twice, as an option or as the database: say it once")
+        raise ConfigurationError(
+            f"{_SETTING} gives the same option twice, as an option or as the database: give it once"
+        )
 
 
 def _is_address(parts: SplitResult) -> bool:
@@ -84,18 +86,20 @@ def _database(parts: SplitResult) -> str:
 
 
 def _check_option(name: str, value: str, *, encrypted: bool) -> None:
-    if name in _ELSEWHERE:
-        raise ConfigurationError(f"{_SETTING} has the option {name}: remove it, and set {_ELSEWHERE[name]} instead")
-    if name in _OURS:
-        raise ConfigurationError(f"{_SETTING} has the option {name}, which is karmalake's to choose: remove it")
-    if name not in _KNOWN:
+    if name in _SETTING_INSTEAD:
         raise ConfigurationError(
-            f"{_SETTING} has an option that karmalake does not know: {_SHAPE}, and no options but {', '.join(_KNOWN)}"
+            f"{_SETTING} has the option {name}: remove it, and set {_SETTING_INSTEAD[name]} instead"
         )
-    if not _KNOWN[name].fullmatch(value):
-        raise ConfigurationError(f"{_SETTING} has the option {name} with a value that it cannot have: correct it")
+    if name in _RESERVED:
+        raise ConfigurationError(f"{_SETTING} has the option {name}, which karmalake sets itself: remove it")
+    if name not in _ALLOWED:
+        raise ConfigurationError(
+            f"{_SETTING} has an unsupported option: {_SHAPE}, with no options but {', '.join(_ALLOWED)}"
+        )
+    if not _ALLOWED[name].fullmatch(value):
+        raise ConfigurationError(f"{_SETTING} has the option {name} with an invalid value: correct it")
     if name.startswith("ssl_") and not encrypted:
         raise ConfigurationError(
-            f"{_SETTING} has the option {name}, but does not start with rediss://, so nothing would be encrypted: "
-            "change one of them"
+            f"{_SETTING} has the option {name}, but does not start with rediss://, so the connection "
+            "would not be encrypted: change one of them"
         )

@@ -1,19 +1,20 @@
-"""Cassandra as the store of documents, with the same fence as Redis, made of lightweight transactions.
+"""Cassandra as the document store, with the same fence as Redis, built from lightweight transactions.
 
-    publications  one row a prefix: what is published, what is being published, and the ticket of whoever publishes
-    documents     256 partitions a prefix, by the CRC-32 of the user_id; each knows the highest ticket that wrote to it
+    publications  one row per prefix: what is published, what is being published, and the ticket of the publisher
+    documents     256 partitions per prefix, by the CRC-32 of the user_id; each with the highest ticket that wrote to it
 
-Whoever begins takes a ticket greater than any before, by compare-and-set. A chunk of documents is one conditional batch
-on one partition: it is applied whole if nobody with a greater ticket has been there, and not at all otherwise. A full
-publication claims every partition before it looks at what they hold. So, whatever the order of steps (`fenced`):
+Each publisher begins by taking a ticket greater than all earlier ones, by compare-and-set. A chunk of documents is one
+conditional batch on one partition: it is applied whole if no greater ticket has written there, and not at all
+otherwise. A full publication claims every partition before it reads which users they store. So, in any interleaving
+(`fenced`):
 
-- B begins after A: every partition that B has claimed refuses A's chunks from then on. B was told of A, whose
-  publication is not finished, so B publishes everything and claims them all.
-- A, paused for any time, wakes after B has finished: no chunk of A is applied, and its finish is refused.
+- B begins after A: every partition that B has claimed rejects A's chunks from then on. B sees that the publication of A
+  is unfinished, so B publishes everything and claims every partition.
+- A, paused for any time, resumes after B has finished: no chunk of A is applied, and its finish is rejected.
 
-A crash leaves what it leaves in Redis: documents of both publications, each whole, and the announcement, so that the
-next publication is a full one. A chunk whose answer was lost may be sent again: it is idempotent. Tickets are times, so
-that those of before are lower if `publications` is lost. There are no leaderboards: Cassandra keeps no order by score.
+A crash leaves the same as in Redis: whole documents of both publications and the announcement, so the next publication
+is a full one. Chunks are idempotent: one whose response was lost is sent again. Tickets are timestamps, so earlier ones
+are lower even if `publications` is lost. There are no leaderboards: Cassandra has no order by score.
 """
 
 import ssl
@@ -33,7 +34,7 @@ from typing import Any
 import polars as pl
 
 from pipelines.errors import ConfigurationError, FencedError, TransientError
-from pipelines.serving.bookkeeping import Held, Stamp
+from pipelines.serving.publication_state import PublicationState, Stamp
 from pipelines.settings import CassandraSettings
 
 try:
@@ -47,16 +48,16 @@ try:
     from cassandra.protocol import ErrorMessage, RequestValidationException
     from cassandra.query import BatchStatement, dict_factory
 except ImportError:
-    raise ConfigurationError("Cassandra needs a package more: pip install 'karmalake[cassandra]'") from None
+    raise ConfigurationError("Cassandra needs another package: pip install 'karmalake[cassandra]'") from None
 
-_UNANSWERED = (
+_DRIVER_ERRORS = (
     DriverException, ErrorMessage, ConnectionException, ConnectionBusy, NoConnectionsAvailable, ProtocolError
 )  # fmt: skip
-"""The driver has no one base of its errors."""
+"""Errors of the driver, which have no common base class."""
 _BUCKETS = 256
 _CHUNK_DOCUMENTS = 100
 _CHUNK_BYTES = 256 * 1024
-_AT_ONCE = 16
+_MAX_THREADS = 16
 _ATTEMPTS = 5
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS {keyspace}.publications (prefix text PRIMARY KEY, ticket bigint,
@@ -79,12 +80,12 @@ _DELETE = "DELETE FROM {keyspace}.documents WHERE prefix = ? AND bucket = ? AND 
 _USERS = "SELECT user_id FROM {keyspace}.documents WHERE prefix = ? AND bucket = ?"
 _READ = "SELECT document FROM {keyspace}.documents WHERE prefix = ? AND bucket = ? AND user_id = ?"
 _Change = tuple[bytes, str | None]
-"""A user, and the document to be set; None deletes it."""
+"""A user_id (UTF-8) and the document to set; None deletes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class CassandraStore:
-    """Documents under a prefix; `run` executes a statement of this module with values and returns its rows."""
+    """Documents under a prefix."""
 
     session: Any
     prefix: str
@@ -92,13 +93,13 @@ class CassandraStore:
     leaderboards: tuple[str, ...] = ()
 
     def run(self, statement: str, *values: object) -> list[dict[str, Any]]:
-        """Return the rows of a statement."""
+        """Execute a statement of this module with bound values, and return its rows."""
         return list(self.session.execute(self.prepared(statement), values))
 
-    def held(self) -> Held:
-        """Return what is published and what is being published."""
+    def read_state(self) -> PublicationState:
+        """Read the publication state."""
         row = next(iter(self.run(_HELD, self.prefix)), {})
-        return Held(
+        return PublicationState(
             row.get("id"),
             _stamp(self.prefix, row, ""),
             row.get("documents") or 0,
@@ -110,33 +111,33 @@ class CassandraStore:
         )
 
     def complete_id(self) -> str | None:
-        """Return the id of what is published, unless a publication is in progress."""
-        return self.held().complete_id
+        """Return the id of the published publication; None while another one is in progress or interrupted."""
+        return self.read_state().complete_id
 
-    def begin(self, stamp: Stamp) -> "CassandraWriting":
-        """Announce a publication, and take a ticket for it."""
+    def begin(self, stamp: Stamp) -> "CassandraPublicationWriter":
+        """Announce a publication and take a ticket for it; raises FencedError if a newer one is announced."""
         publication_id = uuid.uuid4().hex
         for _ in range(_ATTEMPTS):
             self.run(_FIRST, self.prefix)
-            held, last = self.held(), self.run(_HELD, self.prefix)[0]["ticket"]
+            state, last = self.read_state(), self.run(_HELD, self.prefix)[0]["ticket"]
             if last is None:
-                raise foreign_content(self.prefix, "has no ticket in the table publications")
-            for other in (held.published, held.announced):
+                raise unexpected_content(self.prefix, "has no ticket in the table publications")
+            for other in (state.published, state.announced):
                 if other is not None and other.order > stamp.order:
                     raise FencedError(_refusal(self.prefix, stamp, other))
             ticket = max(last + 1, time.time_ns() // 1_000)
             values = (ticket, publication_id, stamp.lake_version, stamp.as_of_us, self.prefix, last)
             if _applied(self.run(_ANNOUNCE, *values)):
-                previous = held.publication_id if held.announced_id is None else None
-                return CassandraWriting(self, stamp, publication_id, previous, ticket)
+                previous = state.publication_id if state.announced_id is None else None
+                return CassandraPublicationWriter(self, stamp, publication_id, previous, ticket)
         raise TransientError(
-            f"others began to publish to {self.prefix} in Cassandra at the same moment, {_ATTEMPTS} times in a row: "
-            "publish again, from one publisher at a time"
+            f"other publishers began to publish to {self.prefix} in Cassandra at the same time, {_ATTEMPTS} times in a "
+            "row: publish again, from one publisher at a time"
         )
 
 
 @dataclass(frozen=True, slots=True)
-class CassandraWriting:
+class CassandraPublicationWriter:
     """A publication in progress."""
 
     store: CassandraStore
@@ -145,10 +146,10 @@ class CassandraWriting:
     previous_id: str | None
     ticket: int
 
-    def held(self) -> pl.Series:
-        """Claim every partition, and return the users who have a document there."""
-        with ThreadPoolExecutor(_AT_ONCE) as threads:
-            found = threads.map(self._claimed, range(_BUCKETS))
+    def stored_users(self) -> pl.Series:
+        """Claim every partition, and return the users who have a document (Binary, UTF-8)."""
+        with ThreadPoolExecutor(_MAX_THREADS) as threads:
+            found = threads.map(self._claim, range(_BUCKETS))
             return pl.Series([user for users in found for user in users], dtype=pl.Binary)
 
     def write(self, documents: pl.DataFrame) -> None:
@@ -161,32 +162,33 @@ class CassandraWriting:
         self._apply((user, None) for user in users)
 
     def finish(self, documents: int) -> None:
-        """Make it the published one."""
+        """Mark this publication as the published one."""
         stamp, prefix = self.stamp, self.store.prefix
         shown = (self.id, stamp.lake_version, stamp.as_of_us, stamp.policy, documents, time.time_ns() // 1_000)
         if _applied(self.store.run(_FINISH, *shown, prefix, self.id)):
             return
-        held = self.store.held()
-        if held.publication_id != self.id or held.announced_id is not None:  # else done before, and the answer was lost
-            raise self._taken_over()
+        state = self.store.read_state()
+        done_before = state.publication_id == self.id and state.announced_id is None  # the response was lost
+        if not done_before:
+            raise self._superseded()
 
-    def _claimed(self, bucket: int) -> list[bytes]:
-        self._conditionally(bucket, [])
+    def _claim(self, bucket: int) -> list[bytes]:
+        self._apply_if_owner(bucket, [])
         rows = self.store.run(_USERS, self.store.prefix, bucket)
         return [row["user_id"] for row in rows if row["user_id"] is not None]
 
     def _apply(self, changes: Iterable[_Change]) -> None:
         by_bucket = sorted(changes, key=lambda change: (_bucket(change[0]), change[0]))
         buckets = [list(group) for _, group in groupby(by_bucket, lambda change: _bucket(change[0]))]
-        with ThreadPoolExecutor(_AT_ONCE) as threads:
+        with ThreadPoolExecutor(_MAX_THREADS) as threads:
             list(threads.map(self._apply_to_bucket, buckets))
 
     def _apply_to_bucket(self, changes: list[_Change]) -> None:
         for chunk in _chunks(changes):
-            self._conditionally(_bucket(chunk[0][0]), chunk)
+            self._apply_if_owner(_bucket(chunk[0][0]), chunk)
 
-    def _conditionally(self, bucket: int, changes: list[_Change]) -> None:
-        """Apply changes to a partition, all or none, if nobody with a greater ticket has been there."""
+    def _apply_if_owner(self, bucket: int, changes: list[_Change]) -> None:
+        """Apply changes to a partition, all or none, unless a greater ticket has written there."""
         store, place = self.store, (self.store.prefix, bucket)
         for claim, condition in ((_CLAIM, (self.ticket,)), (_CLAIM_FIRST, ())):
             batch = BatchStatement()
@@ -196,50 +198,50 @@ class CassandraWriting:
                 batch.add(store.prepared(statement), (*place, user, *values))
             if _applied(list(store.session.execute(batch))):
                 return
-        raise self._taken_over()
+        raise self._superseded()
 
-    def _taken_over(self) -> FencedError:
+    def _superseded(self) -> FencedError:
         return FencedError(
-            f"publishing lake version {self.stamp.lake_version} to {self.store.prefix} in Cassandra was ended: another "
-            "publisher has taken over. Nothing needs to be done; run only one publisher to avoid this"
+            f"publishing lake version {self.stamp.lake_version} to {self.store.prefix} in Cassandra was stopped: "
+            "another publisher has taken over. No action is needed; run only one publisher to avoid this"
         )
 
 
 @contextmanager
 def open_cassandra(settings: CassandraSettings) -> Generator[CassandraStore]:
-    """Yield the store of the settings, on a connection that is kept; its tables are made if they are missing."""
-    with _explained(settings, "publishing"):
-        store = _connected(settings)
+    """Yield the configured store on a cached connection; creates missing tables."""
+    with _translate_errors(settings, "publishing"):
+        store = _cached_store(settings)
         for table in _TABLES:
-            store.session.execute(_in(settings.keyspace, table))
+            store.session.execute(_with_keyspace(settings.keyspace, table))
         yield store
 
 
 def read_document(settings: CassandraSettings, user_id: str) -> str | None:
-    """Return a user's document; errors are TransientError or ConfigurationError."""
+    """Return a user's document as JSON, None if there is none; raises TransientError or ConfigurationError."""
     user = user_id.encode("utf-8", "surrogatepass")
-    with _explained(settings, "reading"):
-        rows = _connected(settings).run(_READ, settings.prefix, _bucket(user), user)
+    with _translate_errors(settings, "reading"):
+        rows = _cached_store(settings).run(_READ, settings.prefix, _bucket(user), user)
     return rows[0]["document"] if rows else None
 
 
 def read_users(settings: CassandraSettings) -> Iterator[pl.Series]:
-    """Yield the users (Binary) who have a document, a partition at a time; errors as for `read_document`."""
-    with _explained(settings, "reading"):
-        store = _connected(settings)
+    """Yield the users (Binary, UTF-8) who have a document, one partition at a time; errors as for `read_document`."""
+    with _translate_errors(settings, "reading"):
+        store = _cached_store(settings)
         for bucket in range(_BUCKETS):
             rows = store.run(_USERS, store.prefix, bucket)
             yield pl.Series([row["user_id"] for row in rows if row["user_id"] is not None], dtype=pl.Binary)
 
 
-def read_held(settings: CassandraSettings) -> Held:
-    """Return what is published and what is being published; errors as for `read_document`."""
-    with _explained(settings, "reading"):
-        return _connected(settings).held()
+def read_state(settings: CassandraSettings) -> PublicationState:
+    """Read the publication state; errors as for `read_document`."""
+    with _translate_errors(settings, "reading"):
+        return _cached_store(settings).read_state()
 
 
-def _connected(settings: CassandraSettings) -> CassandraStore:
-    """Return the connection that is kept for these settings."""
+def _cached_store(settings: CassandraSettings) -> CassandraStore:
+    """Return the cached store for these settings."""
     return _connect(settings)  # pyright: ignore[reportArgumentType] # frozen, so pydantic makes it hashable
 
 
@@ -267,27 +269,30 @@ def _connect(settings: CassandraSettings) -> CassandraStore:
     except BaseException:
         cluster.shutdown()
         raise
-    return CassandraStore(session, settings.prefix, _preparing(session, settings.keyspace))
+    return CassandraStore(session, settings.prefix, _statement_cache(session, settings.keyspace))
 
 
 def _ssl_context(cafile: Path) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=str(cafile))
-    except OSError as error:  # that of ssl too
-        raise ConfigurationError(f"cassandra.ssl_cafile names {cafile}, which cannot be used: {error}") from None
+    except OSError as error:  # includes ssl.SSLError
+        raise ConfigurationError(
+            f"cassandra.ssl_cafile names {cafile}, which is not a usable CA file: {error}"
+        ) from None
 
 
-def _preparing(session: Any, keyspace: str) -> Callable[[str], Any]:
-    """Return what prepares each statement of this module, and each only once, whichever thread asks first.
+def _statement_cache(session: Any, keyspace: str) -> Callable[[str], Any]:
+    """Return a function that prepares each statement of this module once, from any thread.
 
-    The driver forgets a statement whose last object is gone, so that of two of the same the one in use may be unknown
-    to it. Names hold their keyspace, or the server may know the statement by another id than the driver.
+    The driver drops a prepared statement when its last object is garbage-collected. With two objects of the same
+    statement, the one in use may then be unknown to the driver. Table names include the keyspace; otherwise server and
+    driver may assign different ids to a statement.
     """
     lock = Lock()
 
     @lru_cache
     def prepared(statement: str) -> Any:
-        return session.prepare(_in(keyspace, statement))
+        return session.prepare(_with_keyspace(keyspace, statement))
 
     def prepared_once(statement: str) -> Any:
         with lock:
@@ -296,29 +301,29 @@ def _preparing(session: Any, keyspace: str) -> Callable[[str], Any]:
     return prepared_once
 
 
-def _in(keyspace: str, statement: str) -> str:
+def _with_keyspace(keyspace: str, statement: str) -> str:
     return statement.format(keyspace=protect_name(keyspace))
 
 
 @contextmanager
-def _explained(settings: CassandraSettings, doing: str) -> Generator[None]:
+def _translate_errors(settings: CassandraSettings, doing: str) -> Generator[None]:
     where = f"Cassandra at {', '.join(settings.hosts)}:{settings.port}, keyspace {settings.keyspace}"
     try:
         yield
     except NoHostAvailable as error:
-        if any(isinstance(each, AuthenticationFailed) for each in _reasons(error)):
+        if any(isinstance(each, AuthenticationFailed) for each in _node_errors(error)):
             raise ConfigurationError(f"{where} refused access: check cassandra.user and cassandra.password") from None
-        raise TransientError(f"{where} did not answer while {doing}: check that it runs, or try again") from error
+        raise TransientError(f"{where} did not answer while {doing}: check that it is running, or try again") from error
     except (InvalidRequest, RequestValidationException, Unauthorized) as error:
         raise ConfigurationError(
-            f"{where} refused {doing}: {error}; is the keyspace there, and may we use it?"
+            f"{where} refused {doing}: {error}; check that the keyspace exists and cassandra.user may use it"
         ) from error
-    except _UNANSWERED as error:
-        raise TransientError(f"{where} could not go on {doing}: {error}; try again") from error
+    except _DRIVER_ERRORS as error:
+        raise TransientError(f"{where} failed while {doing}: {error}; try again") from error
 
 
-def _reasons(error: Any) -> list[Exception]:
-    """Return what each node said."""
+def _node_errors(error: Any) -> list[Exception]:
+    """Return the error of each node."""
     return list(error.errors.values()) if isinstance(error.errors, dict) else [error]
 
 
@@ -340,7 +345,7 @@ def _bucket(user: bytes) -> int:
 
 
 def _applied(rows: list[dict[str, Any]]) -> bool:
-    """Return whether a conditional statement was applied; of a batch that was not, every row says so."""
+    """Return whether a conditional statement was applied; for a rejected batch every row says that it was not."""
     return bool(rows[0]["[applied]"])
 
 
@@ -351,15 +356,15 @@ def _stamp(prefix: str, row: dict[str, Any], kind: str) -> Stamp | None:
     try:
         _ = stamp.as_of, stamp.lake_version + 0
     except (TypeError, OverflowError):
-        raise foreign_content(prefix, f"has no valid {kind}lake_version or {kind}as_of_us in publications") from None
+        raise unexpected_content(prefix, f"has no valid {kind}lake_version or {kind}as_of_us in publications") from None
     return stamp
 
 
-def foreign_content(prefix: str, what: str) -> ConfigurationError:
-    """Return the error for a row under a prefix that karmalake has not written."""
+def unexpected_content(prefix: str, what: str) -> ConfigurationError:
+    """Return the error for a row that karmalake did not write."""
     return ConfigurationError(
-        f"a row of prefix {prefix} in Cassandra {what}: something else writes there. Find out what; delete the row of "
-        "this prefix in the table publications, if it is that one, and run `karmalake publish --full`"
+        f"a row of prefix {prefix} in Cassandra {what}: another program writes there. Find that program. If the row is "
+        "in the table publications, delete the row of this prefix; then run `karmalake publish --full`"
     )
 
 
@@ -367,6 +372,6 @@ def _refusal(prefix: str, stamp: Stamp, newer: Stamp) -> str:
     return (
         f"cannot publish lake version {stamp.lake_version} as of {stamp.as_of.isoformat()} to {prefix} in Cassandra: "
         f"version {newer.lake_version} as of {newer.as_of.isoformat()} is published, or being published, and newer. If "
-        "that one comes from a lake which this one replaces, or from a wrong clock, delete the row of this prefix in "
-        "the table publications, and publish again"
+        "that version comes from a lake that this one replaces, or from a wrong clock, delete the row of this prefix "
+        "from the table publications and publish again"
     )

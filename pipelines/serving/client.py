@@ -1,7 +1,7 @@
-"""The one place that builds a Redis client, and in whose blocks its errors become sentences.
+"""Redis clients: the one place that builds them and translates their errors.
 
-Owns the connection's settings and the promise that no error holds a password. What an address may say is `address.py`,
-what a refusal means `refusals.py`.
+Owns the connection settings, and the promise that no error contains a password. `address.py` validates the URL;
+`redis_errors.py` explains errors.
 """
 
 import contextlib
@@ -16,16 +16,16 @@ from redis.retry import Retry
 
 from pipelines.errors import ConfigurationError
 from pipelines.serving.address import check_address
-from pipelines.serving.refusals import refusal
+from pipelines.serving.redis_errors import to_karmalake_error
 from pipelines.settings import RedisSettings
 
 _RETRIES = 2
 
 
 def connect(settings: RedisSettings) -> redis.Redis:
-    """Return a client, safe to share between threads; it connects on first use, so use it inside `explained`.
+    """Return a client that connects on first use and is safe to share between threads; use it in `translate_errors`.
 
-    Raises ConfigurationError if there is no address, or none that can be meant.
+    Raises ConfigurationError if the URL is missing or invalid.
     """
     if settings.url is None:
         raise ConfigurationError(
@@ -37,29 +37,29 @@ def connect(settings: RedisSettings) -> redis.Redis:
     try:
         client = redis.Redis.from_url(url, **_options(settings, encrypted=url.startswith("rediss://")))
         pool = client.connection_pool
-        pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but reads all options of an address
-    except (TypeError, ValueError, RedisError):  # their text may hold a part of the password
+        pool.connection_class(**pool.connection_kwargs)  # does not connect, but validates every option of the URL
+    except (TypeError, ValueError, RedisError):  # the error text may contain part of the password
         raise ConfigurationError(
-            "KARMALAKE_REDIS_URL cannot be read: it must look like redis://user:password@host:6379/0, rediss://... "
+            "KARMALAKE_REDIS_URL is invalid: it must look like redis://user:password@host:6379/0, rediss://... "
             "or unix:///path, with special characters in user and password percent-encoded"
         ) from None
     return client
 
 
 @contextlib.contextmanager
-def explained(client: redis.Redis, doing: str, types: Mapping[bytes, str]) -> Generator[None]:
-    """Turn errors of redis-py inside the block into ConfigurationError or TransientError, without any password.
+def translate_errors(client: redis.Redis, doing: str, types: Mapping[bytes, str]) -> Generator[None]:
+    """Translate errors of redis-py inside the block into ConfigurationError or TransientError, without any password.
 
-    TransientError: trying again may help (no answer, starting, full, a replica). ConfigurationError: it will not.
-    `types` names the keys that the block uses, each with its type (`keys.py`), for one that turns out to be another.
+    TransientError: a retry may help (no response, starting up, memory full, a replica). ConfigurationError: it will
+    not. `types` maps each key that the block uses to its type (`keys.py`), to name the key of a WRONGTYPE error.
     """
     try:
         yield
     except RedisError as error:
-        raise refusal(error, client, doing, types) from None
+        raise to_karmalake_error(error, client, doing, types) from None
     except MemoryError:
-        endless = InvalidResponse("its answer is larger than memory: what listens there may be no Redis")
-        raise refusal(endless, client, doing, types) from None
+        endless = InvalidResponse("the response is larger than memory: the server may not be Redis")
+        raise to_karmalake_error(endless, client, doing, types) from None
 
 
 def _options(settings: RedisSettings, *, encrypted: bool) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _options(settings: RedisSettings, *, encrypted: bool) -> dict[str, Any]:
         "socket_timeout": settings.socket_timeout_seconds,
         "socket_connect_timeout": settings.socket_timeout_seconds,
         "retry": Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), _RETRIES),
-        "protocol": 2,  # no HELLO: older servers know none, and would quote the password in their refusal
+        "protocol": 2,  # no HELLO: older servers do not know it, and quote the password in their error
     }
     if settings.ssl_cafile is not None:
         _check_ca_file(settings.ssl_cafile, encrypted=encrypted)
@@ -79,7 +79,7 @@ def _check_ca_file(path: Path, *, encrypted: bool) -> None:
     if not encrypted:
         raise ConfigurationError(
             "KARMALAKE_REDIS_SSL_CAFILE is set, but KARMALAKE_REDIS_URL does not start with rediss://, "
-            "so nothing would be encrypted: change one of them"
+            "so the connection would not be encrypted: change one of them"
         )
     if not path.is_file():
         raise ConfigurationError(f"KARMALAKE_REDIS_SSL_CAFILE names {path}, which is not a file")

@@ -1,7 +1,7 @@
-"""Leaderboards: who has the highest score of a view, one sorted set a view.
+"""Leaderboards: the users of a view by score, one sorted set per view.
 
-Owns the commands that keep them beside the documents, and what of them a full publication finds. When the commands
-run is `publication.py`'s affair; reading is `read.py`.
+Owns the commands that keep them consistent with the documents, and finding their members for a full publication.
+`publication.py` decides when the commands run; reading is `read.py`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,23 +18,23 @@ _PAGE_MEMBERS = 5_000
 
 
 def score_column(view: str) -> str:
-    """Return the column of a view's scores in a frame of documents: Float64, null for who is on no leaderboard."""
+    """Return the name of a view's score column in a frame of documents: Float64, null for a user who is not ranked."""
     return f"{view}_score"
 
 
-def placed(prefix: str, views: Sequence[str], documents: pl.DataFrame) -> list[Command]:
-    """Return the commands that put the users of these documents where their scores belong: two a view at most."""
-    return list(chain.from_iterable(_placed(prefix, view, documents) for view in views))
+def ranking_commands(prefix: str, views: Sequence[str], documents: pl.DataFrame) -> list[Command]:
+    """Return the commands that rank the users of these documents by their scores: at most two per view."""
+    return list(chain.from_iterable(_ranking_commands(prefix, view, documents) for view in views))
 
 
-def removed(prefix: str, views: Sequence[str], keys: Sequence[bytes]) -> list[Command]:
-    """Return the commands that take the users with these document keys out of every leaderboard."""
+def removal_commands(prefix: str, views: Sequence[str], keys: Sequence[bytes]) -> list[Command]:
+    """Return the commands that remove the users with these document keys from every leaderboard."""
     members = [key.removeprefix(document_prefix(prefix).encode()) for key in keys]
     return [["ZREM", leaderboard_key(prefix, view), *members] for view in views]
 
 
 def ranked_keys(client: redis.Redis, prefix: str, views: Sequence[str]) -> Iterator[pl.Series]:
-    """Yield the document keys of all users on these leaderboards, by pages; all of them only while nobody writes."""
+    """Yield the document keys of all users on these leaderboards, by page; complete only without concurrent writes."""
     before = document_prefix(prefix).encode()
     for view in views:
         first, page = 0, [b""]
@@ -44,7 +44,7 @@ def ranked_keys(client: redis.Redis, prefix: str, views: Sequence[str]) -> Itera
             first += _PAGE_MEMBERS
 
 
-def _placed(prefix: str, view: str, documents: pl.DataFrame) -> Iterator[Command]:
+def _ranking_commands(prefix: str, view: str, documents: pl.DataFrame) -> Iterator[Command]:
     key, score = leaderboard_key(prefix, view), documents[score_column(view)].fill_nan(None)
     users = documents["user_id"].cast(pl.Binary)
     ranked, hidden = score.is_not_null(), users.filter(score.is_null())

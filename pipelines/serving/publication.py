@@ -1,35 +1,34 @@
-"""The fence: what one publication asks of Redis, step by step, each step undivided (WATCH, MULTI, EXEC).
+"""The fence: the steps of a publication in Redis. Each step is one transaction (WATCH, MULTI, EXEC).
 
-    begin    refused if something newer is published or in progress; otherwise the publication is announced under a
-             random id, and takes over from any other one
-    write    a chunk of documents with their users' places on leaderboards, if this publication is still the one
-             announced and no chunk of it is missing
-    remove   the same for documents to be deleted
-    finish   the announced publication becomes the published one; leaderboards that nobody wants any more go
+    begin    rejected if something newer is published or in progress; otherwise announces the publication under a
+             random id and takes over from any other
+    write    sets a chunk of documents and their users' leaderboard scores, if this publication is still the announced
+             one and none of its chunks is missing
+    remove   deletes a chunk of documents under the same conditions
+    finish   makes the announced publication the published one, and deletes obsolete leaderboards
 
-Newer means a greater (lake_version, as_of_us). An equal stamp may begin: that is how an interrupted publication is
-done again, and how a changed policy is published for the same commit. Chunks are numbered, and Redis counts those
-it has: a server that came back from an older snapshot, or a replica promoted in the midst, has lost some and
-refuses the rest.
+Newer means a greater (lake_version, as_of_us). An equal stamp may begin: that repeats an interrupted publication, or
+publishes another policy for the same commit. Chunks are numbered, and Redis counts those it has applied: a server
+restored from an older snapshot, or a replica promoted during a publication, has lost some and rejects the rest.
 
-Two publishers, whatever the order of their steps (`fenced`):
+Two publishers, in any interleaving (`fenced`):
 - B begins after A, with an equal or newer stamp: A's next step raises FencedError. What A wrote is at most partial
-  and not newer than B; B was told of the publication in progress, so it writes and cleans up everything.
-- B begins after A with an older stamp, before or after A's finish: B is refused and has written nothing.
-- A, paused for any time, wakes after B has finished: A's id is not announced any more, so no step of A has any effect.
+  and not newer than B. B sees the publication in progress, so it writes and cleans up everything.
+- B begins after A with an older stamp, before or after A's finish: B is rejected and has written nothing.
+- A, paused for any time, resumes after B has finished: A's id is no longer announced, so no step of A has any effect.
 - A is paused between reading the hash and sending its chunk: B's begin changed the hash, so Redis drops the chunk.
-- Redis loses its data: the fence with it. Steps in progress raise TransientError; whoever begins next fills Redis
-  anew, even an older publisher, until the newer one publishes again (and then everything).
+- Redis loses its data, and with it the fence. Steps in progress raise TransientError. The next publisher to begin,
+  even an older one, writes everything; the newer one replaces everything when it publishes again.
 
 A crash leaves, after
 - begin, write, remove: the announcement. Readers see documents of both publications, each document whole. The next
   begin finds the announcement, so the next publication is a full one.
-- finish, before its caller has recorded the id: an id that nobody knows, so the next publication is a full one.
-A step whose answer was lost is repeated: each is idempotent.
+- finish, before its caller has recorded the id: an unknown id, so the next publication is a full one.
+Steps are idempotent: one whose response was lost is repeated.
 
-Not a Lua script: every document would become a string of Lua first, which costs the server more than twice the time
-of MSET. Redis Cluster is not supported: one transaction touches keys of many slots.
-Owns the protocol; which documents changed is `publish.py`'s affair.
+Not a Lua script: each document would first become a Lua string, which takes the server more than twice as long as
+MSET. Redis Cluster is not supported: one transaction touches keys of many slots.
+Owns the protocol; `publish.py` decides which documents changed.
 """
 
 import time
@@ -43,8 +42,8 @@ import redis
 from redis.client import Pipeline
 
 from pipelines.errors import FencedError, TransientError
-from pipelines.serving.bookkeeping import ANNOUNCEMENT, PUBLISHED, Held, Stamp, read_held
 from pipelines.serving.keys import publication_key
+from pipelines.serving.publication_state import ANNOUNCEMENT, PUBLISHED, PublicationState, Stamp, read_state
 
 Command = Sequence[bytes | str | float]
 """A Redis command with its arguments."""
@@ -54,105 +53,105 @@ _T = TypeVar("_T")
 
 @dataclass(slots=True)
 class Publication:
-    """A publication in progress; `begin` makes it."""
+    """A publication in progress, created by `begin`."""
 
     client: redis.Redis
     prefix: str
     stamp: Stamp
     id: str
     previous_id: str | None
-    """Id of the complete publication that Redis holds; None if it holds none, or parts of an interrupted one."""
+    """Id of the complete publication in Redis; None if there is none, or if parts of an interrupted one are there."""
     chunks: int = field(default=0, init=False)
-    """How many chunks Redis has acknowledged."""
+    """Number of chunks that Redis has acknowledged."""
 
 
 def begin(client: redis.Redis, prefix: str, stamp: Stamp) -> Publication:
     """Announce a publication, taking over from any other of the same or an older stamp.
 
     Raises FencedError, with nothing changed, if something newer is published or being published; TransientError if
-    other publishers begin at the same moment, again and again.
+    other publishers keep beginning at the same time.
     """
     publication_id = uuid.uuid4().hex
 
-    def announce(held: Held, transaction: Pipeline) -> Publication:
-        for other in (held.published, held.announced):
+    def announce(state: PublicationState, pipeline: Pipeline) -> Publication:
+        for other in (state.published, state.announced):
             if other is not None and other.order > stamp.order:
                 raise FencedError(_refusal(prefix, stamp, other))
         values = (publication_id, stamp.lake_version, stamp.as_of_us, 0)
-        transaction.hset(publication_key(prefix), mapping=dict(zip(ANNOUNCEMENT, values, strict=True)))
-        interrupted = held.announced_id not in (None, publication_id)
-        return Publication(client, prefix, stamp, publication_id, None if interrupted else held.publication_id)
+        pipeline.hset(publication_key(prefix), mapping=dict(zip(ANNOUNCEMENT, values, strict=True)))
+        interrupted = state.announced_id not in (None, publication_id)
+        return Publication(client, prefix, stamp, publication_id, None if interrupted else state.publication_id)
 
-    return _undivided(client, prefix, announce)
+    return _transaction(client, prefix, announce)
 
 
 def write(
-    publication: Publication, keys: Sequence[bytes], documents: Sequence[bytes], places: Sequence[Command] = ()
+    publication: Publication, keys: Sequence[bytes], documents: Sequence[bytes], rank_commands: Sequence[Command] = ()
 ) -> None:
-    """Set a chunk of documents, and their users' places on leaderboards by these commands, all or none.
+    """Set a chunk of documents and run the commands that rank their users, all or none.
 
-    Redis serves nobody else meanwhile, so keep it small. Raises FencedError if another publisher took over,
-    TransientError if Redis lost what was written before.
+    Redis serves no other client during a chunk, so keep it small. Raises FencedError if another publisher took over,
+    TransientError if Redis lost earlier chunks.
     """
-    _chunk(publication, [["MSET", *chain.from_iterable(zip(keys, documents, strict=True))], *places])
+    _chunk(publication, [["MSET", *chain.from_iterable(zip(keys, documents, strict=True))], *rank_commands])
 
 
-def remove(publication: Publication, keys: Sequence[bytes], places: Sequence[Command] = ()) -> None:
-    """Delete a chunk of documents, and their users' places on leaderboards by these commands, all or none.
+def remove(publication: Publication, keys: Sequence[bytes], rank_commands: Sequence[Command] = ()) -> None:
+    """Delete a chunk of documents and run the commands that unrank their users, all or none.
 
-    Absent ones are no error. Raises like `write`.
+    A missing document is not an error. Raises like `write`.
     """
-    _chunk(publication, [["DEL", *keys], *places])
+    _chunk(publication, [["DEL", *keys], *rank_commands])
 
 
 def finish(
-    publication: Publication, documents: int, leaderboards: Sequence[str] = (), unwanted: Sequence[bytes] = ()
+    publication: Publication, documents: int, leaderboards: Sequence[str] = (), obsolete_keys: Sequence[bytes] = ()
 ) -> None:
-    """Make the publication the published one, now, and delete the unwanted keys. Raises like `write`.
+    """Mark the publication as the published one, and delete the obsolete_keys keys. Raises like `write`.
 
-    `documents` is how many there are in all, `leaderboards` the views of which there is one.
+    `documents` is the total number of documents, `leaderboards` the views that have a leaderboard.
     """
     key = publication_key(publication.prefix)
     stamp = publication.stamp
 
-    def complete(held: Held, transaction: Pipeline) -> None:
-        if held.publication_id == publication.id and held.announced_id is None:
-            return  # done before, and the answer was lost
-        _check(publication, held)
+    def complete(state: PublicationState, pipeline: Pipeline) -> None:
+        if state.publication_id == publication.id and state.announced_id is None:
+            return  # done before; the response was lost
+        _check(publication, state)
         shown = (publication.id, stamp.lake_version, stamp.as_of_us, stamp.policy)
         values = (*shown, documents, ",".join(leaderboards), time.time_ns() // 1_000)
-        transaction.hset(key, mapping=dict(zip(PUBLISHED, values, strict=True)))
-        transaction.hdel(key, *ANNOUNCEMENT)
-        if unwanted:
-            transaction.unlink(*unwanted)  # not DEL: millions of members would keep readers waiting
+        pipeline.hset(key, mapping=dict(zip(PUBLISHED, values, strict=True)))
+        pipeline.hdel(key, *ANNOUNCEMENT)
+        if obsolete_keys:
+            pipeline.unlink(*obsolete_keys)  # not DEL: millions of members would keep readers waiting
 
-    _undivided(publication.client, publication.prefix, complete)
+    _transaction(publication.client, publication.prefix, complete)
 
 
 def _chunk(publication: Publication, commands: Sequence[Command]) -> None:
-    def apply(held: Held, transaction: Pipeline) -> None:
-        _check(publication, held)
-        transaction.hset(publication_key(publication.prefix), "next_chunk", publication.chunks + 1)
+    def apply(state: PublicationState, pipeline: Pipeline) -> None:
+        _check(publication, state)
+        pipeline.hset(publication_key(publication.prefix), "next_chunk", publication.chunks + 1)
         for command in commands:
-            transaction.execute_command(*command)
+            pipeline.execute_command(*command)
 
-    _undivided(publication.client, publication.prefix, apply)
+    _transaction(publication.client, publication.prefix, apply)
     publication.chunks += 1
 
 
-def _undivided(client: redis.Redis, prefix: str, step: Callable[[Held, Pipeline], _T]) -> _T:
-    """Let `step` queue commands by what the hash holds; Redis runs all of them, or none if the hash has changed.
+def _transaction(client: redis.Redis, prefix: str, step: Callable[[PublicationState, Pipeline], _T]) -> _T:
+    """Let `step` queue commands based on the state; Redis runs all of them, or none if the state has changed.
 
-    A change, or a connection that broke before the answer came (redis-py calls both WatchError), means once more.
+    Retries after a change, and after a connection that broke before the response (both are WatchError in redis-py).
     """
     for _ in range(_ATTEMPTS):
-        with client.pipeline() as transaction:
+        with client.pipeline() as pipeline:
             try:
-                transaction.watch(publication_key(prefix))
-                held = read_held(transaction, prefix)
-                transaction.multi()
-                result = step(held, transaction)
-                transaction.execute()
+                pipeline.watch(publication_key(prefix))
+                state = read_state(pipeline, prefix)
+                pipeline.multi()
+                result = step(state, pipeline)
+                pipeline.execute()
             except redis.WatchError:
                 continue
             return result
@@ -162,20 +161,20 @@ def _undivided(client: redis.Redis, prefix: str, step: Callable[[Held, Pipeline]
     )
 
 
-def _check(publication: Publication, held: Held) -> None:
-    """Refuse to go on unless this publication is the one announced, and Redis has all its chunks (or one more)."""
-    mine = held.announced_id == publication.id
-    if mine and held.next_chunk in (publication.chunks, publication.chunks + 1):
+def _check(publication: Publication, state: PublicationState) -> None:
+    """Raise unless this publication is the announced one and Redis has all its chunks (or one more)."""
+    mine = state.announced_id == publication.id
+    if mine and state.next_chunk in (publication.chunks, publication.chunks + 1):
         return
-    what = f"publishing lake version {publication.stamp.lake_version} to {publication.prefix}:* was ended"
+    what = f"publishing lake version {publication.stamp.lake_version} to {publication.prefix}:* was stopped"
     if mine:
-        raise TransientError(f"{what}: Redis came back without some of the documents. Publish again")
-    by = held.announced or held.published
-    if by is None or (held.announced is None and by.order < publication.stamp.order):
-        raise TransientError(f"{what}: Redis lost its data meanwhile. Publish again")
+        raise TransientError(f"{what}: Redis was restored without some of the documents. Publish again")
+    by = state.announced or state.published
+    if by is None or (state.announced is None and by.order < publication.stamp.order):
+        raise TransientError(f"{what}: Redis lost its data during the publication. Publish again")
     raise FencedError(
         f"{what}: another publisher has taken over with version {by.lake_version} as of {by.as_of.isoformat()}. "
-        "Nothing needs to be done; run only one publisher to avoid this"
+        "No action is needed; run only one publisher to avoid this"
     )
 
 
@@ -183,6 +182,6 @@ def _refusal(prefix: str, stamp: Stamp, newer: Stamp) -> str:
     return (
         f"cannot publish lake version {stamp.lake_version} as of {stamp.as_of.isoformat()} to {prefix}:*: version "
         f"{newer.lake_version} as of {newer.as_of.isoformat()} is published, or being published, and newer. If that "
-        f"one comes from a lake which this one replaces, or from a wrong clock, delete the Redis key "
+        f"version comes from a lake that this one replaces, or from a wrong clock, delete the Redis key "
         f"{publication_key(prefix)} and publish again"
     )

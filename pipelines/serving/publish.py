@@ -1,14 +1,14 @@
-"""Publish documents to a store: what changed since the last publication, or everything if it does not hold that one.
+"""Publish documents to a store: the changes since the last publication, or everything if the store lacks it.
 
-Owns which documents are made, written and deleted. The steps that make it safe beside other publishers and crashes,
-and what each of them leaves, are a store's own (`store.py`); what was published last is `state.py`.
+Owns which documents are built, written and deleted. The steps that make it safe against other publishers and crashes,
+and what each of them leaves, belong to the store (`store.py`); what was published last is `state.py`.
 
-Everything is written, and every document of a user who is not among the new ones is deleted, when the id of the
-last publication in the store is not the one that the state has: the store was emptied or restored, another publisher
-was here, a publication was interrupted, the state was not saved or is new; and when other leaderboards are wanted than
-were published.
-What does not show is a document that something else wrote, deleted or evicted: give Redis `maxmemory-policy
-noeviction`, and after a mishap run `karmalake publish --full`, which forgets the state.
+A publication is full, which means that it writes every document and deletes those of all other users, when the id of
+the last publication in the store differs from the one in the digest cache: the store was emptied or restored, another
+publisher has published, a publication was interrupted, or the cache was not saved or is new. It is also full when the
+configured leaderboards differ from the published ones.
+A document that another program wrote, deleted or evicted goes unnoticed: give Redis `maxmemory-policy noeviction`, and
+after an accident run `karmalake publish --full`, which discards the cache.
 """
 
 import time
@@ -18,26 +18,26 @@ from dataclasses import dataclass
 import polars as pl
 
 from pipelines.errors import UsageError
-from pipelines.serving.bookkeeping import Stamp
+from pipelines.serving.digest_cache import DigestCache
 from pipelines.serving.leaderboards import score_column
-from pipelines.serving.state import State
+from pipelines.serving.publication_state import Stamp
 from pipelines.serving.store import StoreSettings, open_store
 
 DOCUMENTS = pl.Schema({"user_id": pl.String, "document": pl.String, "digest": pl.UInt64})
-"""One row a user: the document as JSON, and a digest of all in it that makes it worth writing again.
+"""One row per user: the document as JSON, and a digest of everything in it that requires writing it again.
 
 For each view of `redis.leaderboards`, in that order, a column `{view}_score` follows (Float64): the user's score there,
-null for who is not to be on that leaderboard. It may not change while the digest stays.
+null for a user who is not ranked. It must not change unless the digest does.
 """
 Documents = Callable[[pl.Series | None], pl.DataFrame]
-"""Makes documents, as `DOCUMENTS`: of all users (None), or of those among the named ones who have one."""
+"""Builds documents, as `DOCUMENTS`: of all users (None), or of those among the named users who have one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """What one publication did, in documents; `full` if it could not build on the one before.
+class PublishResult:
+    """What one publication did, in documents; `full` if it could not build on the previous one.
 
-    `written` and `unchanged` together are all documents there are now.
+    `written` plus `unchanged` is the total number of documents.
     """
 
     written: int
@@ -49,73 +49,77 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class _Changes:
-    """What a publication has to do, and the digests of all documents after it."""
+    """The changes to publish, and the digests of all documents afterwards."""
 
     written: pl.DataFrame
     """Documents to set, as `DOCUMENTS`."""
     deleted: pl.Series
-    """Users (Binary) whose documents are to go."""
+    """Users (Binary) whose documents to delete."""
     digests: pl.DataFrame
 
 
 def publish(
-    documents: Documents, stamp: Stamp, where: StoreSettings, state: State, changed: pl.Series | None = None
-) -> Published:
-    """Make the store hold exactly the documents of all users under this stamp, and make no more than that takes.
+    documents: Documents, stamp: Stamp, where: StoreSettings, state: DigestCache, changed: pl.Series | None = None
+) -> PublishResult:
+    """Make the store hold exactly the documents of all users under this stamp, with the fewest writes.
 
-    The same for the leaderboards that `redis.leaderboards` names, and for no others.
-    `changed` (String) names the users whose document may be another one, or none any more, than in the publication
-    that this `state` remembers; None: anybody's may. The caller answers for it: whoever is missing there keeps the
-    document of before, and no later publication notices until the store or the state is lost. So names are kept until
-    a call that was given them has returned, and None is passed at first, for a state that was read from its folder.
-    `documents(changed)` is asked for first; `documents(None)` if that publication is not what the store holds.
+    Maintains the leaderboards that `redis.leaderboards` names, and no others.
+    `changed` (String, user_id) names the users whose document may differ from the publication that `state` remembers,
+    or be gone; None means that any may. The caller must not omit anyone: an omitted user keeps the previous document,
+    unnoticed until the store or the cache is lost. So a caller keeps the names until a call with them has returned,
+    and passes None at first, for a cache that was read from disk.
+    `documents(changed)` is called first; `documents(None)` if the store does not hold that publication.
 
-    Until the call returns, readers see each document whole, old or new, and its user in the places that go with it on
-    the leaderboards. A crash anywhere leaves documents of this publication and the one before, and the next
-    publication writes everything. So does the one after a crash that comes before the state was saved.
-    Raises FencedError if something newer is, or is being, published; TransientError if the store does not answer or
-    lost its data meanwhile; ConfigurationError if it refuses; UsageError for columns that are no `DOCUMENTS`.
+    Until the call returns, readers see each document whole, old or new, with the matching leaderboard scores. A crash
+    anywhere leaves documents of this publication and the previous one, and the next publication is full. So is the
+    next one after a crash before the cache was saved.
+    Raises FencedError if something newer is, or is being, published; TransientError if the store does not respond or
+    lost its data during the publication; ConfigurationError if it refuses; UsageError for columns not as `DOCUMENTS`.
     """
     started = time.monotonic()
     with open_store(where) as store:
         last_id = store.complete_id()
         last = state.digests(last_id, store.leaderboards)
-        made = _made(documents, None if last is None else changed, store.leaderboards)
+        made = _build_documents(documents, None if last is None else changed, store.leaderboards)
         writing = store.begin(stamp)
-        if last is not None and writing.previous_id != last_id:  # another publisher began meanwhile
-            last, made = None, _made(documents, None, store.leaderboards)
-        changes = _everything(made, writing.held()) if last is None else _changed(made, last, changed)
+        if last is not None and writing.previous_id != last_id:  # another publisher has begun
+            last, made = None, _build_documents(documents, None, store.leaderboards)
+        changes = (
+            _full_changes(made, writing.stored_users()) if last is None else _incremental_changes(made, last, changed)
+        )
         writing.write(changes.written)
         writing.remove(changes.deleted)
         writing.finish(changes.digests.height)
     state.remember(writing.id, store.leaderboards, changes.digests)
     written, deleted = changes.written.height, changes.deleted.len()
-    return Published(written, deleted, changes.digests.height - written, last is None, time.monotonic() - started)
+    return PublishResult(written, deleted, changes.digests.height - written, last is None, time.monotonic() - started)
 
 
-def _made(documents: Documents, users: pl.Series | None, leaderboards: Sequence[str]) -> pl.DataFrame:
-    """Return the documents of all users or of the named ones, checked."""
+def _build_documents(documents: Documents, users: pl.Series | None, leaderboards: Sequence[str]) -> pl.DataFrame:
+    """Build and validate the documents of all users or of the named ones."""
     made = documents(users)
     schema = pl.Schema({**DOCUMENTS, **{score_column(view): pl.Float64() for view in leaderboards}})
     if made.schema != schema:
         raise UsageError(f"documents to publish must have the columns {schema}, not {made.schema}")
     if made.select(DOCUMENTS.names()).null_count().sum_horizontal().item():
-        raise UsageError("documents to publish must not hold nulls: each row is one user's document and its digest")
+        raise UsageError(
+            "documents to publish must not hold nulls: each row is the document of one user and its digest"
+        )
     if made["user_id"].n_unique() != made.height:
-        raise UsageError("documents to publish must hold each user once: the same user_id stands in several rows")
+        raise UsageError("documents to publish must contain each user once: the same user_id is in several rows")
     if users is not None and not made["user_id"].is_in(users.implode()).all():
-        raise UsageError("documents to publish must be those of the users asked for, and of nobody else")
+        raise UsageError("documents to publish must belong to the requested users only")
     return made
 
 
-def _everything(documents: pl.DataFrame, held: pl.Series) -> _Changes:
-    """Return all documents, and the users of whom the store holds something and who are not among them."""
+def _full_changes(documents: pl.DataFrame, stored: pl.Series) -> _Changes:
+    """Return the changes of a full publication: every document, and the stored users who have none."""
     users = documents["user_id"].cast(pl.Binary)
-    gone = held.to_frame("user").join(users.to_frame("user"), on="user", how="anti")["user"]
+    gone = stored.to_frame("user").join(users.to_frame("user"), on="user", how="anti")["user"]
     return _Changes(documents, gone, documents.select("user_id", "digest"))
 
 
-def _changed(documents: pl.DataFrame, last: pl.DataFrame, changed: pl.Series | None) -> _Changes:
+def _incremental_changes(documents: pl.DataFrame, last: pl.DataFrame, changed: pl.Series | None) -> _Changes:
     """Return how the documents, of all users or of those in `changed`, differ from the last publication."""
     before, others = last, last.clear()
     if changed is not None:

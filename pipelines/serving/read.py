@@ -1,10 +1,10 @@
-"""Read what is served: a user's document, who leads and who stands where, and how old all of it is.
+"""Read what is served: a user's document, leaderboards and ranks, and how stale they are.
 
     from pipelines.serving.read import published, read_leaderboard, read_rank, read_reputation
     document = read_reputation("driver-17")
     leaders = read_leaderboard("last_30_days", top=3)
 
-Owns no data. Applications in other languages do the same with one GET; docs/redis.md shows how.
+Owns no data. Applications in other languages do the same with one GET; see docs/redis.md.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ from typing import Any, cast
 import redis
 
 from pipelines.errors import ConfigurationError, TransientError, UsageError
-from pipelines.serving.bookkeeping import Held, Stamp, read_held, utc_time
-from pipelines.serving.client import connect, explained
-from pipelines.serving.keys import document_key, leaderboard_key, types_of, user_member
-from pipelines.serving.refusals import foreign_content
+from pipelines.serving.client import connect, translate_errors
+from pipelines.serving.keys import document_key, key_types, leaderboard_key, user_member
+from pipelines.serving.publication_state import PublicationState, Stamp, read_state, utc_time
+from pipelines.serving.redis_errors import unexpected_content
 from pipelines.settings import CassandraSettings, RedisSettings, Settings, load_settings
 
 
@@ -32,17 +32,17 @@ class PublishedInfo:
 
     stamp: Stamp
     documents: int
-    """How many users have a document."""
+    """Number of users who have a document."""
     leaderboards: tuple[str, ...]
-    """The views of which there is a leaderboard."""
+    """The views that have a leaderboard."""
     published_at: datetime
-    """When the publication was complete, by the publisher's clock, UTC."""
+    """When the publication was completed, by the publisher's clock, UTC."""
     staleness_seconds: float
-    """Now, by this machine's clock, minus the time that the scores were computed for (`stamp.as_of`)."""
+    """Now, by this machine's clock, minus the time that the scores are computed for (`stamp.as_of`)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
+class LeaderboardEntry:
     """A user on a leaderboard; rank 1 has the highest score."""
 
     rank: int
@@ -51,107 +51,111 @@ class Ranked:
 
 
 def read_reputation(user_id: str, settings: Settings | None = None) -> dict[str, Any] | None:
-    """Return a user's document, None if there is none: one GET on a connection that is kept for the next call.
+    """Return a user's document, or None if there is none: one GET on a cached connection.
 
-    Without `settings`: those of the environment and the running local services, looked up once, and again after a
-    read that failed. Raises TransientError or ConfigurationError, both without the password.
+    Without `settings`, those of the environment and the running local services apply; they are read once, and again
+    after a failed read. Raises TransientError or ConfigurationError, both without the password.
     """
-    where = _default_settings().documents if settings is None else settings.documents
+    where = _default_settings().document_store if settings is None else settings.document_store
     if isinstance(where, CassandraSettings):
         from pipelines.serving import cassandra_store  # noqa: PLC0415 - an optional extra
 
         document = cassandra_store.read_document(where, user_id)
-        return None if document is None else _parsed(document, partial(cassandra_store.foreign_content, where.prefix))
+        return (
+            None if document is None else _parsed(document, partial(cassandra_store.unexpected_content, where.prefix))
+        )
     key = document_key(where.prefix, user_id)
     with _reading(where, {key: "string"}) as client:
         document = cast("bytes | None", client.get(key))
-    return None if document is None else _parsed(document, partial(foreign_content, key))
+    return None if document is None else _parsed(document, partial(unexpected_content, key))
 
 
 def _parsed(document: bytes | str, foreign: Callable[[str], ConfigurationError]) -> dict[str, Any]:
-    """Return a document; `foreign` makes the error for one that karmalake has not written."""
+    """Parse a document; `foreign` builds the error for one that karmalake did not write."""
     try:
         parsed = json.loads(document)
-    except (TypeError, ValueError, RecursionError):  # TypeError: of a server that answers GET with a number
-        raise foreign("holds no JSON, where karmalake publishes a user's document") from None
+    except (TypeError, ValueError, RecursionError):  # TypeError: a server that answers GET with a number
+        raise foreign("is not valid JSON, but karmalake publishes a user's document there") from None
     if not isinstance(parsed, dict):
-        raise foreign("holds JSON that is no object, where karmalake publishes a user's document")
+        raise foreign("is not a JSON object, but karmalake publishes a user's document there")
     return cast("dict[str, Any]", parsed)
 
 
 def published(settings: Settings | None = None) -> PublishedInfo | None:
-    """Return what is published and how stale it is; None before the first complete publication.
+    """Return the last complete publication and its staleness; None before the first one.
 
     Settings and errors as for `read_reputation`.
     """
-    held = _held(settings)
-    if held.published is None:
+    state = _read_state(settings)
+    if state.published is None:
         return None
-    staleness_us = max(0, time.time_ns() // 1_000 - held.published.as_of_us)  # a clock may have been set back
-    published_at = utc_time(held.published_at_us)
-    return PublishedInfo(held.published, held.documents, held.leaderboards, published_at, staleness_us / 1e6)
+    staleness_us = max(0, time.time_ns() // 1_000 - state.published.as_of_us)  # the clock may have been set back
+    published_at = utc_time(state.published_at_us)
+    return PublishedInfo(state.published, state.documents, state.leaderboards, published_at, staleness_us / 1e6)
 
 
-def newest_as_of(settings: Settings) -> datetime | None:
-    """Return the latest moment that anything published, or being published, is as of; None if nothing is.
+def latest_as_of(settings: Settings) -> datetime | None:
+    """Return the latest `as_of` of what is published or being published; None if nothing is.
 
     Errors as for `read_reputation`.
     """
-    held = _held(settings)
-    return max((stamp.as_of for stamp in (held.published, held.announced) if stamp), default=None)
+    state = _read_state(settings)
+    return max((stamp.as_of for stamp in (state.published, state.announced) if stamp), default=None)
 
 
-def _held(settings: Settings | None) -> Held:
-    where = _default_settings().documents if settings is None else settings.documents
+def _read_state(settings: Settings | None) -> PublicationState:
+    where = _default_settings().document_store if settings is None else settings.document_store
     if isinstance(where, CassandraSettings):
         from pipelines.serving import cassandra_store  # noqa: PLC0415 - an optional extra
 
-        return cassandra_store.read_held(where)
-    with _reading(where, types_of(where.prefix)) as client:
-        return read_held(client, where.prefix)
+        return cassandra_store.read_state(where)
+    with _reading(where, key_types(where.prefix)) as client:
+        return read_state(client, where.prefix)
 
 
-def read_leaderboard(view: str, settings: Settings | None = None, top: int = 10, offset: int = 0) -> list[Ranked]:
-    """Return the users with the highest scores of a view, highest first, without the first `offset` ones.
+def read_leaderboard(
+    view: str, settings: Settings | None = None, top: int = 10, offset: int = 0
+) -> list[LeaderboardEntry]:
+    """Return the users with the highest scores of a view, highest first, skipping the first `offset`.
 
-    Equal scores share the better rank, and the next score's rank is as much higher: 1, 2, 2, 4. Among equal scores the
-    order is by user_id, backwards. Suspended users whom the policy hides are on no leaderboard.
-    Settings and errors as for `read_reputation`; UsageError for a view without a leaderboard, naming those there are.
+    Equal scores share the better rank, and the next rank is skipped accordingly: 1, 2, 2, 4. Users with equal scores
+    are in descending order of user_id. Suspended users whom the policy hides are not ranked.
+    Settings and errors as for `read_reputation`; UsageError for a view without a leaderboard, with the published ones.
     """
     if top < 1 or offset < 0:
-        raise UsageError(f"a leaderboard shows top >= 1 users after offset >= 0 others, not {top} after {offset}")
+        raise UsageError(f"a leaderboard needs top >= 1 and offset >= 0, not top={top} and offset={offset}")
     redis_settings = _redis_settings(settings)
-    with _reading(redis_settings, types_of(redis_settings.prefix, [view])) as client:
+    with _reading(redis_settings, key_types(redis_settings.prefix, [view])) as client:
         key = _leaderboard(client, redis_settings.prefix, view)
         rows = cast("list[tuple[bytes, float]]", client.zrevrange(key, offset, offset + top - 1, withscores=True))
         first = _rank(client, key, rows[0][1]) if rows and offset else 1
     try:
-        return list(_ranked(rows, min(first, offset + 1), offset))  # never beyond its place, though somebody may write
+        return list(_ranked(rows, min(first, offset + 1), offset))  # a concurrent write must not move it past its place
     except UnicodeDecodeError:
-        raise foreign_content(key, "has a member that is no user_id, since it is not UTF-8") from None
+        raise unexpected_content(key, "has a member that is not a user_id: it is not UTF-8") from None
 
 
 def read_rank(user_id: str, view: str, settings: Settings | None = None) -> int | None:
-    """Return a user's rank by the score of a view, 1 for the highest; None for who is not on the leaderboard.
+    """Return a user's rank by the score of a view, 1 for the highest; None for a user who is not ranked.
 
-    It is 1 + how many users have a higher score: equal scores share the better rank.
+    The rank is 1 + the number of users with a higher score: equal scores share the better rank.
     Settings and errors as for `read_leaderboard`.
     """
     redis_settings = _redis_settings(settings)
-    with _reading(redis_settings, types_of(redis_settings.prefix, [view])) as client:
+    with _reading(redis_settings, key_types(redis_settings.prefix, [view])) as client:
         key = _leaderboard(client, redis_settings.prefix, view)
         score = client.zscore(key, user_member(user_id))
         return None if score is None else _rank(client, key, score)
 
 
 def _leaderboard(client: redis.Redis, prefix: str, view: str) -> bytes:
-    """Return the key of a leaderboard that is published."""
-    there = read_held(client, prefix).leaderboards
-    if view in there:
+    """Return the key of a published leaderboard; UsageError if it is not published."""
+    views = read_state(client, prefix).leaderboards
+    if view in views:
         return leaderboard_key(prefix, view)
     raise UsageError(
-        f"there is no leaderboard of {view!r} at {prefix}: there is {', '.join(there) or 'none'}. Name the view in the "
-        "setting redis.leaderboards (KARMALAKE_REDIS_LEADERBOARDS) and publish"
+        f"no leaderboard is published for {view!r} under prefix {prefix} (published: {', '.join(views) or 'none'}). "
+        "Add the view to the setting redis.leaderboards (KARMALAKE_REDIS_LEADERBOARDS) and publish"
     )
 
 
@@ -159,29 +163,29 @@ def _rank(client: redis.Redis, key: bytes, score: float) -> int:
     return 1 + client.zcount(key, f"({score!r}", "+inf")
 
 
-def _ranked(rows: list[tuple[bytes, float]], first: int, offset: int) -> Iterator[Ranked]:
+def _ranked(rows: list[tuple[bytes, float]], first: int, offset: int) -> Iterator[LeaderboardEntry]:
     rank, last = first, None
     for place, (member, score) in enumerate(rows, offset + 1):
         rank = place if last not in (None, score) else rank
         last = score
-        yield Ranked(rank, member.decode(), score)
+        yield LeaderboardEntry(rank, member.decode(), score)
 
 
 @contextlib.contextmanager
 def _reading(settings: RedisSettings, types: Mapping[bytes, str]) -> Generator[redis.Redis]:
     client = _client(settings)  # pyright: ignore[reportArgumentType] # frozen, so pydantic makes it hashable
     try:
-        with explained(client, "reading", types):
+        with translate_errors(client, "reading", types):
             yield client
     except TransientError:
-        _default_settings.cache_clear()  # the local cache may have come back on another port
+        _default_settings.cache_clear()  # the local cache may have restarted on another port
         raise
 
 
 def _redis_settings(settings: Settings | None) -> RedisSettings:
-    where = _default_settings().documents if settings is None else settings.documents
+    where = _default_settings().document_store if settings is None else settings.document_store
     if isinstance(where, CassandraSettings):
-        raise UsageError("leaderboards are kept in Redis only, and the documents are in Cassandra")
+        raise UsageError("leaderboards require Redis, but the documents are in Cassandra")
     return where
 
 
@@ -192,6 +196,6 @@ def _client(settings: RedisSettings) -> redis.Redis:
 
 @lru_cache(maxsize=1)
 def _default_settings() -> Settings:
-    from pipelines.local.services import with_local_endpoints  # noqa: PLC0415 # slow, and not needed by who passes settings
+    from pipelines.local.services import with_local_endpoints  # noqa: PLC0415 # slow, and not needed by callers that pass settings
 
     return with_local_endpoints(load_settings())

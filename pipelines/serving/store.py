@@ -1,7 +1,7 @@
-"""What a store of documents must be able to do, and which one the settings name: Redis, or Cassandra.
+"""The interface of a document store, and the choice of one by the settings: Redis or Cassandra.
 
-A store holds a prefix's documents by user, and a note of what is published and what is being published. It keeps the
-fence (`fenced`): of two publications, a step of the older one has no effect once the newer one has begun.
+A store holds the documents of a prefix by user, and the publication state. It enforces the fence (`fenced`): once a
+newer publication has begun, no step of an older one has any effect.
 """
 
 from collections.abc import Generator
@@ -10,27 +10,27 @@ from typing import Protocol
 
 import polars as pl
 
-from pipelines.serving.bookkeeping import Stamp
+from pipelines.serving.publication_state import Stamp
 from pipelines.settings import CassandraSettings, RedisSettings
 
 StoreSettings = RedisSettings | CassandraSettings
 
 
-class Writing(Protocol):
+class PublicationWriter(Protocol):
     """A publication in progress. Every step raises FencedError if another publisher took over."""
 
     @property
     def id(self) -> str:
-        """Random."""
+        """Random id of this publication."""
         ...
 
     @property
     def previous_id(self) -> str | None:
-        """Id of the complete publication that the store holds; None if none, or parts of an interrupted one."""
+        """Id of the complete publication in the store; None if there is none, or parts of an interrupted one."""
         ...
 
-    def held(self) -> pl.Series:
-        """Return the users (Binary, raw UTF-8) of whom the store holds anything; asked for by a full publication."""
+    def stored_users(self) -> pl.Series:
+        """Return the users (Binary, raw UTF-8) who have anything in the store; used by a full publication."""
         ...
 
     def write(self, documents: pl.DataFrame) -> None:
@@ -38,11 +38,11 @@ class Writing(Protocol):
         ...
 
     def remove(self, users: pl.Series) -> None:
-        """Delete the documents of users (Binary), a chunk at a time; absent ones are no error."""
+        """Delete the documents of users (Binary), a chunk at a time; a missing one is not an error."""
         ...
 
     def finish(self, documents: int) -> None:
-        """Make the publication the published one; `documents` is how many there are in all."""
+        """Mark the publication as the published one; `documents` is the total number of documents."""
         ...
 
 
@@ -51,14 +51,14 @@ class Store(Protocol):
 
     @property
     def leaderboards(self) -> tuple[str, ...]:
-        """The views of which it keeps a leaderboard."""
+        """The views that have a leaderboard."""
         ...
 
     def complete_id(self) -> str | None:
-        """Return the id of what is published; None if nothing is, or if a publication is in progress."""
+        """Return the id of the published publication; None if there is none, or if another is in progress."""
         ...
 
-    def begin(self, stamp: Stamp) -> Writing:
+    def begin(self, stamp: Stamp) -> PublicationWriter:
         """Announce a publication; FencedError if something newer is published or being published."""
         ...
 
@@ -72,7 +72,7 @@ def open_store(settings: StoreSettings) -> Generator[Store]:
         with open_cassandra(settings) as store:
             yield store
     else:
-        from pipelines.serving.redis_store import open_redis  # noqa: PLC0415 - the other one needs none of it
+        from pipelines.serving.redis_store import open_redis  # noqa: PLC0415 - not needed for Cassandra
 
         with open_redis(settings) as store:
             yield store

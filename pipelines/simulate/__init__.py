@@ -1,1 +1,1 @@
-"""A simulated marketplace: people, events, the faults of a real bus, planted anomalies."""
+"""A simulated marketplace: users, events, the faults of a real bus, planted anomalies."""

@@ -1,7 +1,6 @@
-"""What a real bus does to events: sends them again, late, out of order, amended, under a wrong key, or broken.
+"""Faults of a real bus: duplicate, late, out-of-order, conflicting, mis-keyed and malformed records.
 
-Pure and seeded. Of every fault it is known how often it was planted; what cannot be known from the outside (which
-record is which) is in the stream beside the records.
+Pure and seeded. The number of each fault is known; the stream has a column that says which record carries which.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,8 +19,8 @@ from pipelines.errors import UsageError
 from pipelines.simulate.world import DAY_US, Integers, Span, microseconds, random_ids
 
 STREAM = pa.schema([("key", pa.binary()), ("value", pa.binary()), ("planted", pa.string()), ("event_us", pa.int64())])
-"""A record, what was planted in it (null, one of the three below, or the reason it will be rejected for), and, where
-it is the first to carry its event, when that happened."""
+"""A record; its fault (null, one of the three below, or the reason for its rejection); and the event time, in
+microseconds, if it is the first record of its event."""
 
 DUPLICATE = "duplicate"
 CONFLICT = "conflict"
@@ -30,37 +29,37 @@ MIS_KEYED = "mis_keyed"
 _STATUS_ACTIONS = pa.array(["AccountSuspended", "AccountReinstated", "RatingRetracted"])
 _RATING_ACTIONS = pa.array(["DriverRated", "ReviewPosted"])
 _MINUTE_US = 60_000_000
-_STATUS_SHARE_OUT_OF_ORDER = 0.2
-_HIGHEST_RATE = 0.2
+_OUT_OF_ORDER_STATUS_SHARE = 0.2
+_MAX_RATE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
-    """How often what goes wrong, as a share of the distinct valid events."""
+class FaultRates:
+    """Rates of faults, as shares of the distinct valid events."""
 
     duplicates: float = 0.03
-    """Records that repeat an earlier one to the byte."""
+    """Byte-identical copies of earlier records."""
     conflicts: float = 0.002
     """Ratings sent again under the same event_id with another number of stars."""
     late: float = 0.01
-    """Events that reach the bus 1.5 to 6 days after they happened."""
+    """Events that reach the bus 1.5 to 6 days after their event time."""
     out_of_order: float = 0.03
-    """Events that are overtaken by up to half an hour of others; one status event in five is, too."""
+    """Events delayed by up to half an hour, so that others overtake them; so is one status event in five."""
     mis_keyed: float = 0.0005
     """Valid events under another user's key."""
     malformed: float = 0.003
-    """Records that are no events, shared among all kinds."""
+    """Invalid records, of all kinds in turn."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no share."""
+        """Raise UsageError for a rate out of range."""
         for rate in fields(self):
-            if not 0 <= getattr(self, rate.name) <= _HIGHEST_RATE:
-                raise UsageError(f"{rate.name}={getattr(self, rate.name)} is not a share from 0 to {_HIGHEST_RATE}")
+            if not 0 <= getattr(self, rate.name) <= _MAX_RATE:
+                raise UsageError(f"{rate.name}={getattr(self, rate.name)} is not a share from 0 to {_MAX_RATE}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Groups:
-    """Rows of the world to each of which at most one thing happens."""
+    """Disjoint row numbers of the world, by fault."""
 
     late: Integers
     out_of_order: Integers
@@ -71,34 +70,39 @@ class _Groups:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Records and when each reaches the bus."""
+    """Records and their bus times in microseconds, int64."""
 
     arrivals: Integers
     records: pa.Table
 
 
-def disturb(rng: np.random.Generator, world: pa.Table, span: Span, rates: Rates) -> pa.Table:
-    """Return the records of `world` (EVENT columns in order of time) in the order of the bus, as STREAM columns."""
+def inject_faults(rng: np.random.Generator, world: pa.Table, span: Span, rates: FaultRates) -> pa.Table:
+    """Return the records of `world` (EVENT columns ordered by event time) in bus order, as STREAM columns."""
     groups = _choose(rng, world, span, rates)
-    first = _first_sendings(rng, world, groups)
+    first = _first_deliveries(rng, world, groups)
     again = first.records.select(["key", "value"]).take(pa.array(groups.duplicated))
     amended = _amended(world.take(pa.array(groups.amended)))
     parts = [
         first,
-        _Part(_later(rng, first.arrivals[groups.duplicated]), _records(again["key"], again["value"], DUPLICATE)),
-        _Part(_later(rng, first.arrivals[groups.amended]), _records(amended["user_id"], encode(amended), CONFLICT)),
+        _Part(
+            _redelivery_times(rng, first.arrivals[groups.duplicated]), _records(again["key"], again["value"], DUPLICATE)
+        ),
+        _Part(
+            _redelivery_times(rng, first.arrivals[groups.amended]),
+            _records(amended["user_id"], encode(amended), CONFLICT),
+        ),
         _malformed(rng, world, span, round(rates.malformed * len(world))),
     ]
     order = np.argsort(np.concatenate([part.arrivals for part in parts]), kind="stable")
     return pa.concat_tables([part.records for part in parts]).combine_chunks().take(pa.array(order))
 
 
-def _choose(rng: np.random.Generator, world: pa.Table, span: Span, rates: Rates) -> _Groups:
-    """Draw disjoint rows; `duplicated` may name a row several times."""
+def _choose(rng: np.random.Generator, world: pa.Table, span: Span, rates: FaultRates) -> _Groups:
+    """Draw disjoint rows; `duplicated` may contain a row several times."""
     count = len(world)
     actions = world["action_type"]
     status = _where(actions, _STATUS_ACTIONS)
-    overtaken = status[rng.uniform(0, 1, len(status)) < (_STATUS_SHARE_OUT_OF_ORDER if rates.out_of_order else 0)]
+    overtaken = status[rng.uniform(0, 1, len(status)) < (_OUT_OF_ORDER_STATUS_SHARE if rates.out_of_order else 0)]
     free = np.setdiff1d(np.arange(count), overtaken)
     free = rng.permutation(free)
     ratings = free[np.isin(free, _where(actions, _RATING_ACTIONS))]
@@ -121,7 +125,7 @@ def _where(actions: pa.ChunkedArray, names: pa.Array) -> Integers:
     return np.flatnonzero(np.isin(actions.to_numpy(), names.to_pylist()))
 
 
-def _first_sendings(rng: np.random.Generator, world: pa.Table, groups: _Groups) -> _Part:
+def _first_deliveries(rng: np.random.Generator, world: pa.Table, groups: _Groups) -> _Part:
     times = microseconds(world)
     arrivals = times.copy()
     arrivals[groups.late] += rng.integers(3 * DAY_US // 2, 6 * DAY_US, len(groups.late))
@@ -134,21 +138,21 @@ def _first_sendings(rng: np.random.Generator, world: pa.Table, groups: _Groups) 
     return _Part(arrivals, pa.table(columns, schema=STREAM))
 
 
-def _later(rng: np.random.Generator, arrivals: Integers) -> Integers:
-    """Return when a copy arrives: mostly at once, as of a producer that tries again; else within three days."""
+def _redelivery_times(rng: np.random.Generator, arrivals: Integers) -> Integers:
+    """Return the bus times of copies: mostly immediate, as from a producer's retry; otherwise within three days."""
     delays = rng.integers(0, 3 * DAY_US, len(arrivals))
     return arrivals + np.where(rng.uniform(0, 1, len(arrivals)) < 0.7, 0, delays)
 
 
 def _records(keys: Any, values: Any, planted: Any) -> pa.Table:
-    """Return STREAM columns of records that carry no event for the first time."""
+    """Return STREAM columns of records that are not the first of their event."""
     count = len(values)
     marks = pa.repeat(pa.scalar(planted, pa.string()), count) if isinstance(planted, str) else planted
     return pa.table([keys.cast(pa.binary()), values, marks, pa.nulls(count, pa.int64())], schema=STREAM)
 
 
 def _amended(ratings: pa.Table) -> pa.Table:
-    """Return the same events with another number of stars."""
+    """Return the same events with other stars."""
     rows = ratings.to_pylist()
     for row in rows:
         row["metadata"] = [
@@ -158,37 +162,37 @@ def _amended(ratings: pa.Table) -> pa.Table:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """One way to break an event: fields that replace its own, or a change of its bytes."""
+class _Malformation:
+    """A way to invalidate an event: replaced fields, or changed bytes."""
 
     reason: Reason
     fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
     damage: Callable[[bytes], bytes | None] = bytes
 
 
-_KINDS = (
-    _Kind(Reason.NULL_VALUE, damage=lambda _: None),
-    _Kind(Reason.UNDECODABLE, damage=lambda value: value[:-1]),
-    _Kind(Reason.UNDECODABLE, damage=lambda value: b"\xff" * len(value)),
-    _Kind(Reason.UNDECODABLE, damage=lambda _: b'{"event_id": "in JSON", "user_id": "driver-ada"}'),
-    _Kind(Reason.MISSING_EVENT_ID, {"event_id": None}),
-    _Kind(Reason.MISSING_EVENT_ID, damage=lambda _: b""),
-    _Kind(Reason.MISSING_USER_ID, {"user_id": None}),
-    _Kind(Reason.MISSING_ACTION_TYPE, {"action_type": None}),
-    _Kind(Reason.MISSING_TIMESTAMP, {"event_time": None}),
-    _Kind(Reason.OVERSIZED_EVENT_ID, {"event_id": "x" * 300}),
-    _Kind(Reason.OVERSIZED_USER_ID, {"user_id": "x" * 300}),
-    _Kind(Reason.OVERSIZED_ACTION_TYPE, {"action_type": "x" * 200}),
-    _Kind(Reason.OVERSIZED_METADATA, {"metadata": [("note", "x" * 70_000)]}),
-    _Kind(Reason.TIMESTAMP_TOO_EARLY, {"event_time": datetime(1999, 1, 1, tzinfo=UTC)}),
-    _Kind(Reason.TIMESTAMP_TOO_LATE, {"event_time": datetime(2100, 1, 1, tzinfo=UTC)}),
+_MALFORMATIONS = (
+    _Malformation(Reason.NULL_VALUE, damage=lambda _: None),
+    _Malformation(Reason.UNDECODABLE, damage=lambda value: value[:-1]),
+    _Malformation(Reason.UNDECODABLE, damage=lambda value: b"\xff" * len(value)),
+    _Malformation(Reason.UNDECODABLE, damage=lambda _: b'{"event_id": "in JSON", "user_id": "driver-ada"}'),
+    _Malformation(Reason.MISSING_EVENT_ID, {"event_id": None}),
+    _Malformation(Reason.MISSING_EVENT_ID, damage=lambda _: b""),
+    _Malformation(Reason.MISSING_USER_ID, {"user_id": None}),
+    _Malformation(Reason.MISSING_ACTION_TYPE, {"action_type": None}),
+    _Malformation(Reason.MISSING_TIMESTAMP, {"event_time": None}),
+    _Malformation(Reason.OVERSIZED_EVENT_ID, {"event_id": "x" * 300}),
+    _Malformation(Reason.OVERSIZED_USER_ID, {"user_id": "x" * 300}),
+    _Malformation(Reason.OVERSIZED_ACTION_TYPE, {"action_type": "x" * 200}),
+    _Malformation(Reason.OVERSIZED_METADATA, {"metadata": [("note", "x" * 70_000)]}),
+    _Malformation(Reason.TIMESTAMP_TOO_EARLY, {"event_time": datetime(1999, 1, 1, tzinfo=UTC)}),
+    _Malformation(Reason.TIMESTAMP_TOO_LATE, {"event_time": datetime(2100, 1, 1, tzinfo=UTC)}),
 )
-"""Each breaks the contract's default bounds in one way only."""
+"""Each violates the contract's default limits in exactly one way."""
 
 
 def _malformed(rng: np.random.Generator, world: pa.Table, span: Span, count: int) -> _Part:
-    """Break copies of events, under event_ids of their own, in every way in turn."""
-    kinds = list(islice(cycle(_KINDS), count))
+    """Return `count` malformed copies of events with new event_ids, of all malformations in turn."""
+    kinds = list(islice(cycle(_MALFORMATIONS), count))
     models = world.take(pa.array(rng.integers(0, len(world), count)))
     models = models.set_column(0, EVENT.field("event_id"), random_ids(rng, count))
     rows = [row | kind.fields for row, kind in zip(models.to_pylist(), kinds, strict=True)]

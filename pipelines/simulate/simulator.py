@@ -1,4 +1,4 @@
-"""A made-up world on the bus, with the faults of real ones, and the truth about what was planted."""
+"""A simulated world on the bus with the faults of a real one, and the ground truth of what was planted."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass
@@ -10,39 +10,40 @@ import pyarrow as pa
 from pipelines.contract.rejection import Reason
 from pipelines.emit.producer import Record
 from pipelines.errors import UsageError
-from pipelines.simulate.faults import CONFLICT, DUPLICATE, MIS_KEYED, Rates, disturb
+from pipelines.simulate.faults import CONFLICT, DUPLICATE, MIS_KEYED, FaultRates, inject_faults
 from pipelines.simulate.world import DAY_US, Span, build_world
 
-_FEWEST_EVENTS = 200
+_MIN_EVENTS = 200
 _EARLIEST_US = 946_684_800_000_000  # 2000-01-01, the contract's first day
 _CHUNK_RECORDS = 8192
+_REASONS = frozenset(reason.value for reason in Reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """What is in the stream: sent = distinct + duplicates + conflicts + all malformed."""
+    """Counts of the stream: sent = distinct + duplicates + conflicts + all malformed."""
 
     sent: int
     distinct: int
-    """Valid events: what a lake that was empty before holds afterwards."""
+    """Valid events: what an empty lake holds after ingest."""
     duplicates: int
     conflicts: int
     malformed: Mapping[str, int]
-    """Records by the reason for which the contract's default bounds reject them."""
+    """Records by the reason for their rejection under the contract's default limits."""
     mis_keyed: int
-    """Of the distinct ones: their key is not their user_id."""
+    """Distinct events whose key is not their user_id."""
     out_of_order: int
-    """Of the distinct ones: an event with a later time stands before them in the stream."""
+    """Distinct events after an event with a later event time in the stream."""
     late: int
-    """Of those: it is more than a day later."""
+    """Of those, events overtaken by more than a day."""
     users: int
     actions: Mapping[str, int]
-    """Distinct events by action_type: AccountSuspended, AccountReinstated, RatingRetracted, ..."""
+    """Distinct events by action_type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """The records in the order to send them, and what a test can hold the lake against."""
+    """The records in sending order, and the counts that a test compares the lake with."""
 
     stream: pa.Table
     """Columns of `faults.STREAM`."""
@@ -50,7 +51,7 @@ class Simulation:
 
     @property
     def records(self) -> Iterator[Record]:
-        """Iterate over the records from the start; malformed ones carry a header `planted` with their reason."""
+        """Iterate over the records; malformed ones have a header `planted` with their reason."""
         for batch in self.stream.to_batches(_CHUNK_RECORDS):
             keys, values, marks = (batch.column(name).to_pylist() for name in ("key", "value", "planted"))
             for key, value, mark in zip(keys, values, marks, strict=True):
@@ -58,32 +59,34 @@ class Simulation:
 
 
 def simulate(
-    seed: int, events: int, *, days: int = 90, end: datetime | None = None, rates: Rates | None = None
+    seed: int, events: int, *, days: int = 90, end: datetime | None = None, rates: FaultRates | None = None
 ) -> Simulation:
-    """Make `events` distinct valid events of the `days` before `end` (now, if None), and disturb them.
+    """Generate `events` distinct valid events in the `days` before `end` (default: now), and inject faults.
 
-    The same arguments give the same bytes; any other argument gives other event_ids, so that one more simulation adds
-    to a lake. User ids are the same in every world. No valid event is later than `end`. Late events come 1.5 days or
-    more after their time: there are none in less than six days. Raises UsageError for numbers that cannot be meant.
+    Equal arguments give equal bytes; any different argument gives different event_ids, so that another simulation adds
+    to a lake. User ids are the same in every world. No valid event is later than `end`. Late events arrive at least
+    1.5 days after their event time: a world of less than six days has none. Raises UsageError for invalid arguments.
     """
-    rates = rates or Rates()
+    rates = rates or FaultRates()
     span = _span(days, end or datetime.now(UTC))
-    if events < _FEWEST_EVENTS or seed < 0:
-        raise UsageError(f"events={events}, seed={seed}: a world has at least {_FEWEST_EVENTS} events, a seed no sign")
+    if events < _MIN_EVENTS or seed < 0:
+        raise UsageError(
+            f"events={events}, seed={seed}: a world has at least {_MIN_EVENTS} events; a seed is not negative"
+        )
     shares = [round(share * 1_000_000_000) for share in astuple(rates)]
     rng = np.random.default_rng(np.random.SeedSequence([seed, events, span.start_us, span.end_us, *shares]))
     world = build_world(rng, events, span)
-    stream = disturb(rng, world, span, rates)
+    stream = inject_faults(rng, world, span, rates)
     return Simulation(stream, _planted(world, stream))
 
 
 def _span(days: int, end: datetime) -> Span:
     if end.tzinfo is None or end > datetime.now(UTC):
-        raise UsageError(f"end={end} has no time zone or is in the future, where no valid event is")
+        raise UsageError(f"end={end} has no time zone or is in the future: give a past time with a time zone")
     end_us = int(end.timestamp()) * 1_000_000
     span = Span(end_us - days * DAY_US, end_us)
     if days < 1 or span.start_us < _EARLIEST_US:
-        raise UsageError(f"days={days} before {end:%Y-%m-%d}: a world has a day at least and begins after 2000-01-01")
+        raise UsageError(f"days={days} before {end:%Y-%m-%d}: a world lasts at least a day and begins after 2000-01-01")
     return span
 
 
@@ -108,6 +111,3 @@ def _planted(world: pa.Table, stream: pa.Table) -> Planted:
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:
     counts = {pair["values"]: pair["counts"] for pair in column.drop_null().value_counts().to_pylist()}
     return dict(sorted(counts.items()))
-
-
-_REASONS = frozenset(reason.value for reason in Reason)

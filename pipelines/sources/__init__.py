@@ -1,1 +1,1 @@
-"""Files of history as rows, and rows as events."""
+"""Reading history files as rows, and mapping rows to events."""

@@ -1,4 +1,4 @@
-"""Rows of a file as events, columns mapped by the caller."""
+"""Rows of a file as events, with a column mapping given by the caller."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,91 +15,91 @@ from pipelines.contract.schema import EVENT, TIMESTAMP
 from pipelines.contract.times import TimeUnit, read_times
 from pipelines.errors import UsageError
 from pipelines.sources.bounds import CHUNK_BYTES
-from pipelines.sources.canonical import canonical
+from pipelines.sources.canonical import canonicalize
 from pipelines.sources.csv_rows import SEPARATORS
 from pipelines.sources.rows import Rows, read_rows
 
-pc: Any = compute  # its functions are made at import, where pyright does not see them
+pc: Any = compute  # its functions are generated at import, invisible to pyright
 _DIGEST_BYTES = 16
-_SINGLE = "\t !#$%&'()*+,-./:;<=>?@[]^_`{|}~"
-_SHOWN_COLUMNS = 20
-_SHOWN_CHARS = 80
-_ROUNDED = r"^-?[0-9](?:\.[0-9]+[eE]\+?|[eE]\+)[0-9]{1,3}$"
-"""How a spreadsheet and a float write a large number."""
+_DELIMITER_CHARS = "\t !#$%&'()*+,-./:;<=>?@[]^_`{|}~"
+_MAX_SHOWN_COLUMNS = 20
+_MAX_SHOWN_CHARS = 80
+_ROUNDED_NUMBER = r"^-?[0-9](?:\.[0-9]+[eE]\+?|[eE]\+)[0-9]{1,3}$"
+"""A large number as spreadsheets and floats write it: its last digits are lost."""
 
 
 @dataclass(frozen=True, slots=True)
-class Mapping:
-    """Which column of a file is which field of the event."""
+class ColumnMapping:
+    """The columns of a file that hold the fields of an event."""
 
     user_id: str
     time: str
     time_unit: TimeUnit
-    """Of numbers and text; a Parquet column that already holds timestamps says its unit itself."""
+    """Of numbers and text; a Parquet column of timestamps has its own unit."""
     action_type: str | None = None
-    """One action_type for all rows; or else `action_type_column`."""
+    """The action_type of all rows; set either this or `action_type_column`."""
     action_type_column: str | None = None
     metadata: tuple[tuple[str, str], ...] = ()
-    """(name in the event, column); an empty value is left out."""
+    """(name in the event, column); an empty value is omitted."""
     event_id: str | None = None
-    """None: a digest of the row, see `read_events`."""
+    """None: the event_id is a digest of the row, see `read_events`."""
     delimiter: str | None = None
-    """What separates the values of a row; None: a comma in .csv, a tab in .tsv."""
+    """Separates the values of a row; None: a comma in .csv, a tab in .tsv."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Raise UsageError for an invalid mapping."""
         if (self.action_type is None) == (self.action_type_column is None):
-            raise UsageError("give either one action_type for all rows or the column that holds it")
+            raise UsageError("give either one action_type for all rows or the column that holds it, not both")
         names = [name for name, _ in self.metadata]
         if len(set(names)) < len(names):
             raise UsageError(f"a metadata name is given twice: {', '.join(names)}")
-        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter not in _SINGLE):
-            raise UsageError(f"{self.delimiter!r} does not separate values: give one character of ASCII, or 'tab'")
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter not in _DELIMITER_CHARS):
+            raise UsageError(f"{self.delimiter!r} is not a delimiter: give one ASCII punctuation character, or 'tab'")
 
     @property
-    def ids(self) -> list[str]:
+    def id_columns(self) -> list[str]:
         """Return the columns that hold ids."""
         return [self.user_id, *filter(None, [self.event_id])]
 
-    def columns(self) -> list[str]:
-        """Return the columns that must be there."""
+    def required_columns(self) -> list[str]:
+        """Return the columns that the file must have."""
         fields = [self.user_id, self.time, self.action_type_column, self.event_id]
         return [*filter(None, fields), *(column for _, column in self.metadata)]
 
 
-def read_events(path: Path, mapping: Mapping) -> Iterator[pa.Table]:
-    """Yield the rows of a CSV, Parquet or NDJSON file as tables of EVENT columns, in the order of the file.
+def read_events(path: Path, mapping: ColumnMapping) -> Iterator[pa.Table]:
+    """Yield the rows of a CSV, Parquet or NDJSON file as tables of EVENT columns, in file order.
 
-    Without an event_id column, the id is a digest of the action_type, the user_id, the time and every other value of
-    the row that is not empty, by column name: the same row gets the same id in every run, at any place, in any of the
-    formats however they write its numbers and times (`canonical.py`), and a later column that is empty in it changes
-    nothing. Two identical rows of a file are one event, sent twice.
+    Without an event_id column, the id is a digest of the action_type, the user_id, the time and every other non-empty
+    value of the row, by column name. So a row has the same id in every run, at any position and in any format, however
+    that writes numbers and times (`canonical.py`); a new column that is empty in it does not change the id. Two
+    identical rows of a file are one event, sent twice.
 
-    Raises UsageError for the first row that is no event, naming file, row and column. A chunk is checked
-    before it is yielded; the error says how many rows were yielded before.
+    Raises UsageError for the first invalid row, naming file, row and column. A chunk is checked before it is yielded;
+    the error says how many rows were yielded before it.
     """
-    passed_on = 0
+    yielded = 0
     try:
-        for rows in read_rows(path, mapping.delimiter, mapping.ids):
-            yield _checked(path, rows, mapping)
-            passed_on += len(rows.columns)
+        for rows in read_rows(path, mapping.delimiter, mapping.id_columns):
+            yield _to_valid_events(path, rows, mapping)
+            yielded += len(rows.columns)
     except UsageError as error:
-        if not passed_on:
+        if not yielded:
             raise
         raise UsageError(
-            f"{error} ({passed_on:,} rows before it were passed on; sending the corrected file again is harmless, "
+            f"{error} ({yielded:,} rows before it were passed on; sending the corrected file again is harmless, "
             "because each event_id counts once)"
         ) from None
 
 
-def to_events(path: Path, rows: Rows, mapping: Mapping) -> tuple[pa.Table, dict[int, str]]:
-    """Return rows of the file `path` as EVENT columns, and by row which column is wrong and how.
+def to_events(path: Path, rows: Rows, mapping: ColumnMapping) -> tuple[pa.Table, dict[int, str]]:
+    """Return rows of the file `path` as EVENT columns, and the problem of each invalid row by its index.
 
-    A time that is wrong is null. Nothing but times and ids is judged, and an empty value stays empty. Raises UsageError
-    for a column that is not there, or that has no text.
+    Only times and ids are validated; an invalid time is null, an empty value stays empty. Raises UsageError for a
+    column that is missing or has no text form.
     """
     file_columns = rows.columns.column_names
-    rows = rows.with_paths(mapping.columns())
+    rows = rows.with_nested_columns(mapping.required_columns())
     _check_columns(path, rows, mapping)
     user_ids, actions = rows.text(mapping.user_id), _actions(rows, mapping)
     times, errors = _times(rows.columns[mapping.time].combine_chunks(), mapping.time_unit)
@@ -112,45 +112,47 @@ def to_events(path: Path, rows: Rows, mapping: Mapping) -> tuple[pa.Table, dict[
         "event_time": times,
         "metadata": _metadata(rows, mapping),
     }
-    return pa.table([columns[name] for name in EVENT.names], schema=EVENT), errors | _no_ids(rows, mapping)
+    return pa.table([columns[name] for name in EVENT.names], schema=EVENT), errors | _invalid_ids(rows, mapping)
 
 
-def _no_ids(rows: Rows, mapping: Mapping) -> dict[int, str]:
-    """Return by row which id was a number, and has lost its digits on its way into text."""
+def _invalid_ids(rows: Rows, mapping: ColumnMapping) -> dict[int, str]:
+    """Return the problem of each row, by index, whose id is invalid or a number that was rounded."""
     problems = dict(rows.problems)
-    for name in mapping.ids:
+    for name in mapping.id_columns:
         texts = rows.text(name)
-        for row in pc.indices_nonzero(pc.match_substring_regex(texts, _ROUNDED)).to_pylist():
-            problems[row] = f"column {name!r}: {texts[row].as_py()!r} is a rounded number, not an id: write every digit"
+        for row in pc.indices_nonzero(pc.match_substring_regex(texts, _ROUNDED_NUMBER)).to_pylist():
+            problems[row] = f"column {name!r}: {texts[row].as_py()!r} is a rounded number, not an id: write all digits"
     return problems
 
 
-def _check_columns(path: Path, rows: Rows, mapping: Mapping) -> None:
-    for column in mapping.columns():
+def _check_columns(path: Path, rows: Rows, mapping: ColumnMapping) -> None:
+    for column in mapping.required_columns():
         if column not in rows.columns.column_names:
-            raise UsageError(f"{path}: there is no column {column!r}{_meant(column, rows.columns.column_names)}")
+            raise UsageError(f"{path}: there is no column {column!r}{_suggestion(column, rows.columns.column_names)}")
         if kind := rows.unreadable(column):
-            raise UsageError(f"{path}: column {column!r} is of type {kind}, which has no text: convert it first")
+            raise UsageError(
+                f"{path}: column {column!r} has type {kind}, which cannot be read as text: convert it first"
+            )
 
 
-def _meant(column: str, there: list[str]) -> str:
-    """Return what there is instead, and what to type, as the end of a sentence."""
-    only = there[0] if len(there) == 1 else ""
-    for written, option in SEPARATORS.items():
-        if written in only:
-            return f"; the header is {only[:_SHOWN_CHARS]!r}: give --delimiter {option}"
-    if there and there[0].startswith(("#", "sep=")):
-        header = ", ".join(there)[:_SHOWN_CHARS]
+def _suggestion(column: str, columns: list[str]) -> str:
+    """Return the end of the message about a missing column: what the file has, and what to type."""
+    only = columns[0] if len(columns) == 1 else ""
+    for delimiter, option in SEPARATORS.items():
+        if delimiter in only:
+            return f"; the header is {only[:_MAX_SHOWN_CHARS]!r}: give --delimiter {option}"
+    if columns and columns[0].startswith(("#", "sep=")):
+        header = ", ".join(columns)[:_MAX_SHOWN_CHARS]
         return f"; the header is {header!r}: remove the lines above the one that names the columns"
-    for name in there:
+    for name in columns:
         if name != column and name.strip().casefold() == column.strip().casefold():
-            return f": do you mean {name!r}? Spaces and case count; sed 's/, */,/g' removes spaces behind commas"
-    shown = ", ".join(there[:_SHOWN_COLUMNS]) + (", ..." if len(there) > _SHOWN_COLUMNS else "")
+            return f": do you mean {name!r}? Spaces and case matter; sed 's/, */,/g' removes spaces after commas"
+    shown = ", ".join(columns[:_MAX_SHOWN_COLUMNS]) + (", ..." if len(columns) > _MAX_SHOWN_COLUMNS else "")
     return f"; the columns are {shown}"
 
 
-def _checked(path: Path, rows: Rows, mapping: Mapping) -> pa.Table:
-    """Return rows as events, or refuse the first that is none."""
+def _to_valid_events(path: Path, rows: Rows, mapping: ColumnMapping) -> pa.Table:
+    """Return rows as events. Raises UsageError for the first invalid row."""
     events, errors = to_events(path, rows, mapping)
     sources = {"event_id": mapping.event_id, "user_id": mapping.user_id, "action_type": mapping.action_type_column}
     wrong = list(errors.items())
@@ -171,56 +173,58 @@ def _times(values: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[int, str]]:
     return values, dict.fromkeys(pc.indices_nonzero(pc.is_null(values)).to_pylist(), "it is empty")
 
 
-def _actions(rows: Rows, mapping: Mapping) -> pa.Array:
+def _actions(rows: Rows, mapping: ColumnMapping) -> pa.Array:
     if mapping.action_type_column:
         return rows.text(mapping.action_type_column)
     return pa.repeat(pa.scalar(mapping.action_type, pa.string()), len(rows.columns))
 
 
-def _metadata(rows: Rows, mapping: Mapping) -> pa.Array:
-    """Return a map a row, in the order of the mapping, without its empty values."""
+def _metadata(rows: Rows, mapping: ColumnMapping) -> pa.Array:
+    """Return one map per row, in the order of the mapping, without empty values."""
     count, width = len(rows.columns), len(mapping.metadata)
     if not width:
         return pa.MapArray.from_arrays(
             np.zeros(count + 1, np.int32), pa.array([], pa.string()), pa.array([], pa.string())
         )
-    values = pa.concat_arrays([rows.text(column) for _, column in mapping.metadata])  # column behind column
-    by_row = np.arange(count * width).reshape(width, count).T
-    filled = pc.not_equal(values, "").to_numpy(zero_copy_only=False)[by_row]
+    values = pa.concat_arrays([rows.text(column) for _, column in mapping.metadata])  # column-major
+    row_major = np.arange(count * width).reshape(width, count).T
+    filled = pc.not_equal(values, "").to_numpy(zero_copy_only=False)[row_major]
     names = pa.array([name for name, _ in mapping.metadata], pa.string())
     bounds = np.concatenate([[0], np.cumsum(filled.sum(axis=1))]).astype(np.int32)
     return pa.MapArray.from_arrays(
-        bounds, names.take(pa.array(filled.nonzero()[1])), values.take(pa.array(by_row[filled]))
+        bounds, names.take(pa.array(filled.nonzero()[1])), values.take(pa.array(row_major[filled]))
     )
 
 
 def _digests(
     rows: Rows, names: list[str], actions: pa.Array, user_ids: pa.Array, times: pa.Array, time: str
 ) -> pa.Array:
-    """Return 32 hexadecimal digits a row, some rows at a time: every name is repeated in each of them."""
+    """Return a digest of 32 hexadecimal digits per row; rows are sliced, since each repeats every column name."""
     texts = {name: rows.text(name) for name in names if name != time or times.null_count}
-    columns = {name: canonical(values) for name, values in texts.items() if pc.any(pc.not_equal(values, "")).as_py()}
+    columns = {name: canonicalize(values) for name, values in texts.items() if pc.any(pc.not_equal(values, "")).as_py()}
     if time in names:
         columns[time] = pc.coalesce(times.cast(pa.int64()).cast(pa.string()), columns.get(time, ""))
-    whole = pa.table([actions, canonical(user_ids), *columns.values()], ["", "", *columns])
-    most = max(1, CHUNK_BYTES // (sum(map(len, columns)) + whole.nbytes // max(1, len(whole)) + 1))
-    digests = [_digests_of(whole.slice(start, most), [*columns]) for start in range(0, len(whole), most)]
+    whole = pa.table([actions, canonicalize(user_ids), *columns.values()], ["", "", *columns])
+    max_rows = max(1, CHUNK_BYTES // (sum(map(len, columns)) + whole.nbytes // max(1, len(whole)) + 1))
+    digests = [_digests_of(whole.slice(start, max_rows), [*columns]) for start in range(0, len(whole), max_rows)]
     return pa.concat_arrays([pa.array([], pa.string()), *digests])
 
 
 def _digests_of(whole: pa.Table, names: list[str]) -> pa.Array:
-    """Return the digests of an action, a user_id and values by name.
+    """Return the digests of rows of action, user_id and values by column name.
 
-    Lengths stand before names and values, so that no two rows read alike.
+    Names and values are length-prefixed, so that different rows have different input.
     """
     action, user_id, *values = (column.combine_chunks() for column in whole.columns)
-    parts = [_counted(action), _counted(user_id)]
+    parts = [_length_prefixed(action), _length_prefixed(user_id)]
     for name, texts in sorted(zip(names, values, strict=True), key=itemgetter(0)):
         prefix = f"{len(name.encode())}:{name}"
-        parts.append(pc.if_else(pc.equal(texts, ""), "", pc.binary_join_element_wise(prefix, _counted(texts), "")))
+        parts.append(
+            pc.if_else(pc.equal(texts, ""), "", pc.binary_join_element_wise(prefix, _length_prefixed(texts), ""))
+        )
     joined = pc.binary_join_element_wise(*parts, "").cast(pa.binary()).to_pylist()
     return pa.array([blake2b(row, digest_size=_DIGEST_BYTES).hexdigest() for row in joined], pa.string())
 
 
-def _counted(values: pa.Array) -> pa.Array:
+def _length_prefixed(values: pa.Array) -> pa.Array:
     return pc.binary_join_element_wise(pc.binary_length(values).cast(pa.string()), values, ":")

@@ -1,7 +1,7 @@
-"""Lines of NDJSON to columns of text; numbers keep the digits that they are written with.
+"""NDJSON parsing into columns of text; numbers keep their digits as written.
 
-Lines that have the members of the first line, in its order and with plain values, are taken apart in bulk by a regular
-expression that accepts no other line. Every other line goes through Python's parser, which says the same about those.
+Lines with the members of the first line, in the same order and with plain values, are parsed in bulk by a regular
+expression that accepts no other line. Every other line goes through Python's parser, which gives the same result.
 """
 
 import json
@@ -19,34 +19,34 @@ from pyarrow import compute
 from pipelines.errors import UsageError
 from pipelines.sources.bounds import CHUNK_BYTES, CHUNK_ROWS, MAX_COLUMNS, MAX_NAME_BYTES, MAX_ROW_BYTES, mebibytes
 
-pc: Any = compute  # its functions are made at import, where pyright does not see them
+pc: Any = compute  # its functions are generated at import, invisible to pyright
 _BLOCK_BYTES = 8 * 1024 * 1024
-_BYTES_A_CELL = 8
-_TOO_LONG = f"is longer than {mebibytes(MAX_ROW_BYTES)}, the most that is read of a line"
-_MOST_MEMBERS = 50
-"""Of a line that is taken apart in bulk: with more of them the expression is the slower way."""
-_NO_LINE = "(?P<none>a^)"
+_CELL_BYTES = 8
+_TOO_LONG = f"is longer than {mebibytes(MAX_ROW_BYTES)}, the limit for a line"
+_MAX_BULK_MEMBERS = 50
+"""Members of a line that is parsed in bulk: with more, the regular expression is slower."""
+_NEVER_MATCHES = "(?P<none>a^)"
 _SPACE = r"[ \t\r\n]*"
-_PLAIN = r'"[^"\\\x00-\x1f]*"|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|true|false|null'
+_PLAIN_VALUE = r'"[^"\\\x00-\x1f]*"|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|true|false|null'
 
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """A chunk of lines as columns of strings without nulls."""
+    """A chunk of lines as string columns without nulls."""
 
     columns: pa.Table
     numbers: pa.Array
-    """Of each line in the file, from 1."""
+    """Line numbers in the file, from 1."""
     problems: dict[int, str]
-    """By place in the chunk, why a value of a column of ids is none."""
+    """By index in the chunk, the problem of an invalid value in an id column."""
 
 
 def read_ndjson(path: Path, ids: Collection[str] = ()) -> Iterator[Lines]:
-    """Yield chunks of lines; blank ones are passed over. `ids` are the members that hold ids.
+    """Yield chunks of lines, skipping blank ones. `ids` are the members that hold ids.
 
-    A value that is missing or null is an empty text, one that is no text its JSON. The file is read twice: objects need
-    not have the same members, and a chunk has every column. Raises UsageError for the first line that is no object, and
-    for a file beyond `bounds.py`.
+    A missing value or null becomes an empty string, a value that is not text becomes its JSON. The file is read twice:
+    objects may have different members, and every chunk has all columns. Raises UsageError for the first line that is
+    not an object, and for a file that exceeds a limit of `bounds.py`.
     """
     first = next(_lines(path), None)
     if first is None:
@@ -60,10 +60,10 @@ def read_ndjson(path: Path, ids: Collection[str] = ()) -> Iterator[Lines]:
             names |= dict.fromkeys(row)
             _check_names(path, place, names, row)
     _check_names(path, first[0][0].as_py(), names, members)
-    most = max(1, CHUNK_BYTES // (len(names) * _BYTES_A_CELL + sum(map(len, names)) + 1))
+    max_lines = max(1, CHUNK_BYTES // (len(names) * _CELL_BYTES + sum(map(len, names)) + 1))
     for numbers, lines in _lines(path):
-        for start in range(0, len(lines), most):
-            part = numbers.slice(start, most), lines.slice(start, most)
+        for start in range(0, len(lines), max_lines):
+            part = numbers.slice(start, max_lines), lines.slice(start, max_lines)
             yield _columns(path, *part, pattern, members, names, ids)
 
 
@@ -76,7 +76,7 @@ def _columns(
     names: Iterable[str],
     ids: Collection[str],
 ) -> Lines:
-    parts = pc.extract_regex(lines, pattern)  # null where a line is another
+    parts = pc.extract_regex(lines, pattern)  # null for lines of another shape
     is_odd = pc.is_null(parts)
     odd = [row for _, row in _objects(path, numbers, lines, is_odd)]
     places = pc.indices_nonzero(is_odd).to_pylist()
@@ -89,16 +89,16 @@ def _columns(
         columns.append(pc.replace_with_mask(plain, is_odd, values))
         if name in ids:
             flags = pc.is_in(written[name], pa.array(["true", "false"])) if name in written else pa.array([False])
-            wrong = [place for place, row in zip(places, odd, strict=True) if isinstance(row.get(name), NotText)]
-            no_id = f"column {name!r}: an object, an array or a truth value is no id"
-            problems |= dict.fromkeys([*pc.indices_nonzero(flags).to_pylist(), *wrong], no_id)
+            wrong = [place for place, row in zip(places, odd, strict=True) if isinstance(row.get(name), NonText)]
+            problem = f"column {name!r}: an object, an array or a boolean is not an id"
+            problems |= dict.fromkeys([*pc.indices_nonzero(flags).to_pylist(), *wrong], problem)
     return Lines(pa.table(columns, [*names]), numbers, problems)
 
 
 def _check_names(path: Path, line: int, names: Collection[str], row: Iterable[str]) -> None:
     if len(names) > MAX_COLUMNS:
         raise UsageError(
-            f"{path}: up to line {line}, objects have {len(names):,} different members, and {MAX_COLUMNS:,} are read: "
+            f"{path}: up to line {line}, objects have {len(names):,} members; at most {MAX_COLUMNS:,} are read: "
             "put what differs from line to line into one member, as an object"
         )
     if long := next((name for name in row if len(name.encode()) > MAX_NAME_BYTES), None):
@@ -108,11 +108,11 @@ def _check_names(path: Path, line: int, names: Collection[str], row: Iterable[st
 
 
 def _pattern(members: Sequence[str]) -> str:
-    """Return an expression for a whole line with these members; its group v{n} is the value of the n-th as written."""
-    if len(members) > _MOST_MEMBERS or sum(map(len, members)) > _MOST_MEMBERS * 100:
-        return _NO_LINE
+    """Return a regular expression for a line with these members; group v{n} is the n-th value as written."""
+    if len(members) > _MAX_BULK_MEMBERS or sum(map(len, members)) > _MAX_BULK_MEMBERS * 100:
+        return _NEVER_MATCHES
     pairs = (
-        f"{re.escape(json.dumps(name, ensure_ascii=False))}{_SPACE}:{_SPACE}(?P<v{n}>{_PLAIN})"
+        f"{re.escape(json.dumps(name, ensure_ascii=False))}{_SPACE}:{_SPACE}(?P<v{n}>{_PLAIN_VALUE})"
         for n, name in enumerate(members)
     )
     return rf"^(?P<open>{_SPACE}\{{){_SPACE}{f'{_SPACE},{_SPACE}'.join(pairs)}{_SPACE}\}}{_SPACE}$"
@@ -123,11 +123,11 @@ def _text(written: pa.Array) -> pa.Array:
 
 
 def _lines(path: Path) -> Iterator[tuple[pa.Array, pa.Array]]:
-    """Yield some lines that are not blank, each with its number from 1; Python is slow with single ones."""
+    """Yield batches of non-blank lines with their numbers, from 1; Python is slow with single lines."""
     number = 1
-    for whole in _blocks(path):
+    for block in _blocks(path):
         lines = (
-            pc.split_pattern(pa.array([whole], pa.large_binary()).cast(pa.large_string()), "\n")
+            pc.split_pattern(pa.array([block], pa.large_binary()).cast(pa.large_string()), "\n")
             .flatten()
             .cast(pa.string())
         )
@@ -142,7 +142,7 @@ def _lines(path: Path) -> Iterator[tuple[pa.Array, pa.Array]]:
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """Yield pieces of the text that end with a line, without the last line's end."""
+    """Yield blocks of whole lines, without the last line ending."""
     number, rest = 1, b""
     with pa.input_stream(str(path)) as stream:
         start = stream.read(len(BOM_UTF8)).removeprefix(BOM_UTF8)
@@ -164,9 +164,9 @@ def _check_lengths(path: Path, numbers: pa.Array, lines: pa.Array) -> None:
         raise UsageError(f"{path}: line {numbers[too_long[0].as_py()]} {_TOO_LONG}")
 
 
-def _objects(path: Path, numbers: pa.Array, lines: pa.Array, chosen: Any) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the chosen lines of a chunk as objects, with their numbers."""
-    for place in pc.indices_nonzero(chosen).to_pylist():
+def _objects(path: Path, numbers: pa.Array, lines: pa.Array, mask: Any) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the lines selected by `mask` as objects, with their numbers."""
+    for place in pc.indices_nonzero(mask).to_pylist():
         number = numbers[place].as_py()
         yield number, _object(path, number, lines[place].as_py())
 
@@ -175,27 +175,27 @@ def _object(path: Path, number: int, line: str) -> dict[str, str]:
     try:
         values = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
         row = {name: _json_text(value) for name, value in values.items()}
-        "".join([*row, *row.values()]).encode()  # an escaped half of a surrogate pair is no text
+        "".join([*row, *row.values()]).encode()  # raises for a lone surrogate
     except RecursionError:
-        raise UsageError(f"{path}: line {number} is nested too deep: flatten it") from None
+        raise UsageError(f"{path}: line {number} is nested too deeply: flatten it") from None
     except (ValueError, AttributeError) as error:
         raise UsageError(f"{path}: line {number} is not one JSON object in UTF-8: {_remedy(line, error)}") from None
     return row
 
 
 def _remedy(line: str, error: Exception) -> str:
-    """Return what to type for what is often taken for NDJSON, else what the parser says."""
+    """Return the remedy for a common mistake, else the parser's message."""
     if line.lstrip().startswith("["):
-        return "it begins an array; write an object a line: jq -c '.[]' array.json > lines.ndjson"
+        return "it starts an array; write one object per line: jq -c '.[]' array.json > lines.ndjson"
     if line.lstrip().startswith("{'"):
         return "it is a Python dict; write it with json.dumps"
     if line.strip() == "{":
-        return "an object is spread over lines; write one a line: jq -c . objects.json > lines.ndjson"
+        return "an object spans several lines; write one per line: jq -c . objects.json > lines.ndjson"
     return str(error)
 
 
-class NotText(str):
-    """The JSON of a value that can be no id: an object, an array or a truth value."""
+class NonText(str):
+    """The JSON of a value that cannot be an id: an object, an array or a boolean."""
 
     __slots__ = ()
 
@@ -207,6 +207,6 @@ def _json_text(value: Any) -> str:
         case str():
             return value
         case bool():
-            return NotText("true" if value else "false")
+            return NonText("true" if value else "false")
         case _:
-            return NotText(json.dumps(value, sort_keys=True, ensure_ascii=False))
+            return NonText(json.dumps(value, sort_keys=True, ensure_ascii=False))

@@ -1,6 +1,6 @@
-"""Parquet to rows of text, decoded by a process of its own (`parquet_worker.py`).
+"""Parquet decoding into rows of text, in a separate process (`parquet_worker.py`).
 
-A Parquet file of a kilobyte may stand for gigabytes, and a damaged one may crash its reader: neither reaches us.
+A Parquet file of a kilobyte may expand to gigabytes, and a damaged one may crash its reader; the process contains both.
 """
 
 import json
@@ -26,8 +26,8 @@ _HEADER_BYTES = 9
 def read_parquet(path: Path, ids: Collection[str]) -> Iterator[tuple[int, pa.Table]]:
     """Yield chunks of rows with the number of their first row, from 1; `ids` are the columns that hold ids.
 
-    Columns are strings without nulls, TIMESTAMP or dates; one of a type that has no text says so in its field.
-    Raises UsageError naming what is refused: see `bounds.py`.
+    Columns are strings without nulls, TIMESTAMP or dates; a column without a text form has its type in the field
+    metadata. Raises UsageError for an invalid file and one that exceeds a limit of `bounds.py`.
     """
     if not path.exists():
         raise UsageError(f"{path}: No such file or directory")
@@ -45,10 +45,10 @@ def read_parquet(path: Path, ids: Collection[str]) -> Iterator[tuple[int, pa.Tab
 
 @contextmanager
 def _worker(request: dict[str, object]) -> Generator[IO[bytes]]:
-    """Yield what a worker writes; it does not outlive the block."""
+    """Start a worker and yield its standard output; kill it at the end of the block."""
     paths = os.pathsep.join(filter(None, [_PACKAGE_PARENT, os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": paths, "ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1"}
-    worker = subprocess.Popen(  # noqa: S603 - this interpreter, and a module of ours
+    worker = subprocess.Popen(  # noqa: S603 - this interpreter and a module of karmalake
         [sys.executable, "-P", "-m", _WORKER],
         env=environment,
         stdin=subprocess.PIPE,
@@ -56,7 +56,7 @@ def _worker(request: dict[str, object]) -> Generator[IO[bytes]]:
         stderr=subprocess.DEVNULL,
     )
     with worker:
-        assert worker.stdin  # noqa: S101 - pipes, as asked for
+        assert worker.stdin  # noqa: S101 - tells the type checker
         assert worker.stdout  # noqa: S101
         worker.stdin.write(json.dumps(request).encode() + b"\n")
         worker.stdin.flush()
@@ -74,6 +74,6 @@ def _frames(path: Path, stream: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
             break
         yield kind, content
     raise UsageError(
-        f"{path}: its reader crashed: the file is damaged, or a page of it takes over {mebibytes(MAX_PARQUET_BYTES)}; "
-        "write it again, in smaller row groups"
+        f"{path}: its reader crashed: the file is damaged, or a page needs over {mebibytes(MAX_PARQUET_BYTES)}; "
+        "rewrite it with smaller row groups"
     )

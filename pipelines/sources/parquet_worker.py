@@ -1,8 +1,7 @@
-"""A process that reads one Parquet file and dies of it alone: its memory is limited, its crash is a sentence.
+"""A worker process that decodes one Parquet file with limited memory; a crash of it becomes an error message.
 
-Run by `parquet_rows.py`. Reads a request, one line of JSON; writes
-frames: 1 byte of kind, 8 bytes of length, the rest. Kind `t` is a table as an Arrow stream, `r` why the file is
-refused, `e` the end.
+Run by `parquet_rows.py`. It reads a request, one line of JSON, and writes frames: 1 byte of kind, 8 bytes of length,
+the content. Kind `t` is a table as an Arrow stream, `r` the reason why the file is rejected, `e` the end.
 """
 
 import json
@@ -30,22 +29,22 @@ from pipelines.sources.bounds import (
 )
 from pipelines.sources.canonical import float_text
 
-pc: Any = compute  # its functions are made at import, where pyright does not see them
-_MAX_EXACT = 2**53
+pc: Any = compute  # its functions are generated at import, invisible to pyright
+_MAX_EXACT_FLOAT = 2**53
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _BLOCK_BYTES = 1024 * 1024
 _DELTA_ROWS = 4_096
 UNREADABLE = b"unreadable"
-"""Field metadata: the type of a column that has no text."""
+"""Field metadata of a column without a text form: its type."""
 
 
 class RefusedError(Exception):
-    """The file is not read, and why."""
+    """The file is rejected; the message says why."""
 
 
 def main() -> None:
-    """Answer one request."""
+    """Serve one request."""
     request = json.loads(sys.stdin.buffer.readline())
     _limit_memory()
     out = sys.stdout.buffer
@@ -72,47 +71,47 @@ def _limit_memory() -> None:
 
 def _tables(path: str, ids: frozenset[str], chunk_rows: int) -> Iterator[pa.Table]:
     schema, delta = pq.read_schema(path), _delta_columns(pq.read_metadata(path))
-    _check(schema.names)
+    _check_names(schema.names)
     strings = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_binary(field.type)]
-    # One long value in every row stays one value; values by their differences cannot: few of them are decoded at once.
+    # A dictionary holds a repeated long value once. Delta-encoded columns have none: decode few rows at a time.
     dictionaries = [name for name in strings if name not in delta]
-    at_once = min(chunk_rows, _DELTA_ROWS) if delta else chunk_rows
+    batch_rows = min(chunk_rows, _DELTA_ROWS) if delta else chunk_rows
     row = 1
     with pq.ParquetFile(path, read_dictionary=dictionaries, buffer_size=_BLOCK_BYTES, pre_buffer=False) as file:
-        for batch in file.iter_batches(at_once, use_threads=False):
-            for piece in _pieces(batch, row):
+        for batch in file.iter_batches(batch_rows, use_threads=False):
+            for piece in _split(batch, row):
                 yield _as_text(piece, ids, row)
                 row += len(piece)
         if row - 1 != file.metadata.num_rows:
             raise RefusedError(
-                f"it names {file.metadata.num_rows:,} rows and holds {row - 1:,}: it is damaged; write it again"
+                f"it declares {file.metadata.num_rows:,} rows and has {row - 1:,}: it is damaged; write it again"
             )
 
 
 def _delta_columns(file: pq.FileMetaData) -> set[str]:
-    """Return the columns that are written as differences, anywhere in the file."""
+    """Return the columns that are delta-encoded anywhere in the file."""
     chunks = (
         file.row_group(group).column(place) for group in range(file.num_row_groups) for place in range(file.num_columns)
     )
     return {chunk.path_in_schema for chunk in chunks if any("DELTA" in encoding for encoding in chunk.encodings)}
 
 
-def _check(names: list[str]) -> None:
+def _check_names(names: list[str]) -> None:
     if len(names) > MAX_COLUMNS:
-        raise RefusedError(f"has {len(names):,} columns, and {MAX_COLUMNS:,} are read: leave some out")
+        raise RefusedError(f"has {len(names):,} columns; at most {MAX_COLUMNS:,} are read: remove some")
     for name in names:
         if names.count(name) > 1:
-            raise RefusedError(f"several columns are called {name!r}: rename one")
+            raise RefusedError(f"several columns are named {name!r}: rename one")
         if len(name.encode()) > MAX_NAME_BYTES:
             raise RefusedError(f"a column's name is longer than {MAX_NAME_BYTES:,} bytes: {name[:80]!r}...")
 
 
-def _pieces(batch: pa.RecordBatch, row: int) -> Iterator[pa.RecordBatch]:
-    """Divide a batch, so that no piece is larger than CHUNK_BYTES once its dictionaries are written out."""
+def _split(batch: pa.RecordBatch, row: int) -> Iterator[pa.RecordBatch]:
+    """Split a batch so that each piece is at most CHUNK_BYTES with its dictionaries expanded."""
     sizes = sum((_sizes(column) for column in batch.columns), np.zeros(len(batch), np.int64))
     if len(sizes) and sizes.max() > MAX_ROW_BYTES:
         raise RefusedError(
-            f"row {row + int(sizes.argmax())} is longer than {mebibytes(MAX_ROW_BYTES)}: leave out what is long"
+            f"row {row + int(sizes.argmax())} is longer than {mebibytes(MAX_ROW_BYTES)}: remove long values"
         )
     start = 0
     while start < len(batch):
@@ -122,11 +121,11 @@ def _pieces(batch: pa.RecordBatch, row: int) -> Iterator[pa.RecordBatch]:
 
 
 def _sizes(column: pa.Array) -> np.ndarray:
-    """Return about how many bytes each row of a column takes as text."""
+    """Return the approximate size of each row of a column as text: shape (rows,), int64, in bytes."""
     if pa.types.is_dictionary(column.type):
         values = _lengths(column.dictionary)
-        return _filled(values.take(column.indices))
-    return _filled(_lengths(column))
+        return _without_nulls(values.take(column.indices))
+    return _without_nulls(_lengths(column))
 
 
 def _lengths(values: pa.Array) -> pa.Array:
@@ -144,19 +143,19 @@ def _lengths(values: pa.Array) -> pa.Array:
     return pa.repeat(16, len(values))
 
 
-def _filled(lengths: pa.Array) -> np.ndarray:
+def _without_nulls(lengths: pa.Array) -> np.ndarray:
     return pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _as_text(batch: pa.RecordBatch, ids: frozenset[str], row: int) -> pa.Table:
-    """Return a piece with columns as `rows.Rows` has them; those without a text are null, and say their type."""
+    """Return a piece as columns of `rows.Rows`; one without a text form is null, its type in the metadata."""
     fields: list[pa.Field] = []
     columns: list[pa.Array] = []
     for name, kind, column in zip(batch.schema.names, batch.schema.types, batch.columns, strict=True):
         if name in ids:
             _check_id(name, kind, column, row)
         try:
-            text = _plain(column)
+            text = _to_format(column)
             text.validate(full=True)
             fields.append(pa.field(name, text.type))
         except (pa.ArrowNotImplementedError, NotImplementedError, TypeError):
@@ -169,7 +168,7 @@ def _as_text(batch: pa.RecordBatch, ids: frozenset[str], row: int) -> pa.Table:
 
 
 def _check_id(name: str, kind: pa.DataType, column: pa.Array, row: int) -> None:
-    """Refuse a column of ids that names nobody, or whose digits are lost."""
+    """Raise RefusedError for an id column of an unsuitable type or with rounded numbers."""
     if pa.types.is_dictionary(kind):
         kind, column = kind.value_type, column.dictionary_decode()
     if isinstance(kind, pa.BaseExtensionType) and kind.extension_name in {"arrow.uuid", "arrow.json"}:
@@ -177,17 +176,19 @@ def _check_id(name: str, kind: pa.DataType, column: pa.Array, row: int) -> None:
     if pa.types.is_floating(kind):
         _check_floats(name, column.cast(pa.float64()), row)
     elif pa.types.is_nested(kind) or pa.types.is_boolean(kind) or _is_binary(kind):
-        raise RefusedError(f"column {name!r} is of type {kind}, which is no id: name a column of text or integers")
+        raise RefusedError(f"column {name!r} has type {kind}, which is not an id: choose a column of text or integers")
 
 
 def _check_floats(name: str, values: pa.Array, row: int) -> None:
     numbers = values.to_numpy(zero_copy_only=False)
-    wrong = np.flatnonzero((np.abs(numbers) > _MAX_EXACT) | (np.isfinite(numbers) & (numbers != np.floor(numbers))))
-    if len(wrong):
-        value, place = numbers[wrong[0]], row + int(wrong[0])
-        why = "above 2^53 its last digits are lost" if abs(value) > _MAX_EXACT else "it has a fraction"
+    invalid = np.flatnonzero(
+        (np.abs(numbers) > _MAX_EXACT_FLOAT) | (np.isfinite(numbers) & (numbers != np.floor(numbers)))
+    )
+    if len(invalid):
+        value, place = numbers[invalid[0]], row + int(invalid[0])
+        reason = "above 2^53 the last digits are lost" if abs(value) > _MAX_EXACT_FLOAT else "it has a fraction"
         raise RefusedError(
-            f"row {place}, column {name!r}: {value} is a float, and no id: {why}; write ids as integers or text"
+            f"row {place}, column {name!r}: {value} is a float, not an id: {reason}; write ids as integers or text"
         )
 
 
@@ -195,27 +196,27 @@ def _is_binary(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
 
 
-def _plain(column: pa.Array) -> pa.Array:
-    """Return a column as text without nulls; timestamps and dates as what they are."""
+def _to_format(column: pa.Array) -> pa.Array:
+    """Return a column as text without nulls; timestamps and dates keep their type."""
     kind = column.type
     if pa.types.is_timestamp(kind):
         return _timestamps(column)
     if pa.types.is_date(kind):
         return column.cast(pa.date32())
     if pa.types.is_dictionary(kind):
-        texts = _plain(column.dictionary)
+        texts = _to_format(column.dictionary)
         return texts.take(column.indices) if texts.type != pa.string() else pc.fill_null(texts.take(column.indices), "")
-    return pc.fill_null(_text(column, kind), "")
+    return pc.fill_null(_format(column, kind), "")
 
 
-def _text(column: pa.Array, kind: pa.DataType) -> pa.Array:
+def _format(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if isinstance(kind, pa.BaseExtensionType):
         if kind.extension_name == "arrow.uuid":
             return pa.array(
                 [None if value is None else str(uuid.UUID(bytes=value)) for value in column.storage.to_pylist()],
                 pa.string(),
             )
-        return _text(column.storage, column.storage.type)
+        return _format(column.storage, column.storage.type)
     if pa.types.is_floating(kind):
         return float_text(column.cast(pa.float32()) if pa.types.is_float16(kind) else column)
     if pa.types.is_duration(kind):
@@ -226,7 +227,7 @@ def _text(column: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _timestamps(column: pa.Array) -> pa.Array:
-    """Return timestamps in UTC; null where one is outside the years 1 to 9999, which microseconds would wrap."""
+    """Return timestamps in UTC, in microseconds; null outside the years 1 to 9999, where they would overflow."""
     per_second = _PER_SECOND[column.type.unit]
     counts = column.cast(pa.timestamp(column.type.unit)).cast(pa.int64())
     low, high = _FIRST_SECOND * per_second, _LAST_SECOND * per_second

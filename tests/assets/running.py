@@ -1,4 +1,4 @@
-"""Running assets within the test, and what they reported."""
+"""Runs assets in the process of the test, and reads what they report."""
 
 from typing import Any
 

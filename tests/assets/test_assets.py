@@ -1,4 +1,4 @@
-"""The graph in Dagster: what it reports is what was planted, its checks can fail, and nothing is reported twice."""
+"""The graph in Dagster: it reports the simulated data, its checks can fail, and nothing is reported twice."""
 
 import json
 import os
@@ -33,14 +33,14 @@ CHECKS = [
     checks.reconciliation,
     checks.ingest_keeps_up,
     checks.dead_letter_share,
-    checks.redis_serves_what_the_lake_says,
-    checks.what_is_served_is_fresh,
+    checks.served_documents_match_the_lake,
+    checks.served_scores_are_fresh,
 ]
 
 EVENT_DAYS = lake.event_days.key
 DAYS_SHOWN = 25
 END = datetime.now(UTC)
-"""Of the world and of the days that are asked for, also when the tests run past midnight."""
+"""End of the simulated world and of the requested days, fixed so that tests can run past midnight."""
 LAST_DAY = END.date().isoformat()
 FIRST_DAY = (END.date() - timedelta(days=DAYS_SHOWN - 1)).isoformat()
 
@@ -59,7 +59,7 @@ def drain_outside(settings: Settings) -> int:
         return drain(ingest, lambda _: None)
 
 
-def test_the_whole_graph_reports_what_was_planted(
+def test_the_whole_graph_reports_the_simulated_data(
     karmalake: Karmalake, planted: Planted, instance: dg.DagsterInstance
 ) -> None:
     """Counts in the metadata are those of the simulator, and every check passes."""
@@ -77,21 +77,21 @@ def test_the_whole_graph_reports_what_was_planted(
     assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()} == dict.fromkeys(
         [
             "offsets_add_up",
-            "each_commits_events_are_there",
-            "no_event_id_twice",
-            "each_dead_letter_is_there",
-            "each_conflict_is_there",
+            "commit_counts_match_the_events",
+            "no_duplicate_event_id",
+            "each_dead_letter_is_stored",
+            "each_conflict_is_stored",
             "ingest_keeps_up",
             "dead_letter_share",
-            "redis_serves_what_the_lake_says",
-            "what_is_served_is_fresh",
+            "served_documents_match_the_lake",
+            "served_scores_are_fresh",
         ],
         True,
     )
 
 
 def test_alarms_are_shown_with_their_evidence(tmp_path: Path, instance: dg.DagsterInstance) -> None:
-    """A user with a low rating a day gets twelve in one: counted, and a line tells when and how many.
+    """A user with one low rating a day gets twelve on one day: it is counted, and listed with day and number.
 
     It names no user: an erasure does not reach Dagster's storage (`erasable`).
     """
@@ -112,12 +112,12 @@ def test_alarms_are_shown_with_their_evidence(tmp_path: Path, instance: dg.Dagst
 def test_a_lost_document_fails_its_check(
     karmalake: Karmalake, settings: Settings, instance: dg.DagsterInstance
 ) -> None:
-    """When Redis does not serve what the lake says, that check fails and names a user."""
+    """If a document in Redis differs from the lake, the check fails and names a user."""
     materialize(karmalake, instance, WHOLE)
     assert settings.redis.url is not None
     with redis.Redis.from_url(settings.redis.url.get_secret_value()) as client:
         client.delete(f"{settings.redis.prefix}:driver-ada")
-    result = checks.redis_serves_what_the_lake_says(karmalake=karmalake)
+    result = checks.served_documents_match_the_lake(karmalake=karmalake)
     assert isinstance(result, dg.AssetCheckResult)
     assert not result.passed
     assert "driver-ada" in str(result.metadata["evidence"].value)
@@ -127,7 +127,7 @@ def test_a_lost_document_fails_its_check(
 def test_a_range_of_days_is_one_run_that_derives_once(
     karmalake: Karmalake, settings: Settings, planted: Planted, instance: dg.DagsterInstance
 ) -> None:
-    """A backfill of many days counts the events of all of them, from one warehouse; every number of a day is there."""
+    """A backfill of many days reports the numbers of every day, from one warehouse."""
     drain_outside(settings)
     tags = days(FIRST_DAY, LAST_DAY)
     result = materialize(karmalake, instance, [scores.user_days, scores.trends], tags=tags)
@@ -143,25 +143,25 @@ def test_a_range_of_days_is_one_run_that_derives_once(
     assert settings.warehouse_path.stat().st_mtime_ns == warehouse_made
 
 
-def test_the_audit_is_carried_as_json(
+def test_the_audit_result_is_in_the_metadata_as_json(
     karmalake: Karmalake, settings: Settings, planted: Planted, instance: dg.DagsterInstance
 ) -> None:
-    """Every offset of the topic is accounted for in the metadata, and a check says that nothing is lost or doubled."""
+    """The metadata accounts for every offset of the topic, and the check passes: nothing is lost or duplicated."""
     drain_outside(settings)
     result = materialize(karmalake, instance, [upkeep.audit])
     found = metadata(result, upkeep.audit)["audit"]
-    assert (found["events"], found["lost"], found["doubled"]) == (planted.distinct, 0, 0)
+    assert (found["events"], found["lost"], found["duplicated"]) == (planted.distinct, 0, 0)
     offsets = [partition["next_offset"] - partition["first_offset"] for partition in found["partitions"]]
     assert sum(offsets) == planted.sent
     [check] = result.get_asset_check_evaluations()
-    assert (check.check_name, check.passed) == ("nothing_is_lost_or_doubled", True)
+    assert (check.check_name, check.passed) == ("nothing_is_lost_or_duplicated", True)
 
 
 @pytest.mark.slow
 def test_the_sensor_reports_commits_of_others_once(
     karmalake: Karmalake, settings: Settings, planted: Planted, instance: dg.DagsterInstance
 ) -> None:
-    """What other processes committed is reported once, as a sum; what a run committed is not reported again."""
+    """Commits of other processes are reported once, as a total; commits of a run are not reported again."""
 
     def tick(cursor: str | None) -> tuple[list[dict[str, Any]], str | None]:
         context = dg.build_sensor_context(instance=instance, cursor=cursor)
@@ -185,7 +185,7 @@ def test_the_sensor_reports_commits_of_others_once(
 def test_the_sensor_reports_the_publications_of_others_once(
     karmalake: Karmalake, settings: Settings, instance: dg.DagsterInstance
 ) -> None:
-    """What another process published counts for the freshness policy; what a run published is not reported again."""
+    """Publications of other processes count for the freshness policy; those of a run are not reported again."""
 
     def tick() -> dg.SensorResult | dg.SkipReason:
         answer = automation.publications(dg.build_sensor_context(instance=instance), karmalake=karmalake)
@@ -206,7 +206,7 @@ def test_the_sensor_reports_the_publications_of_others_once(
 
 @pytest.mark.usefixtures("planted")
 def test_records_that_wait_too_long_fail_their_check(settings: Settings) -> None:
-    """The check says how long, how many, and what to do."""
+    """The check reports the age, the number of records, and what to do."""
     impatient = settings.model_copy(update={"lag": settings.lag.model_copy(update={"max_seconds": 1e-6})})
     result = checks.ingest_keeps_up(karmalake=Karmalake(lambda: impatient))
     assert isinstance(result, dg.AssetCheckResult)
@@ -216,13 +216,13 @@ def test_records_that_wait_too_long_fail_their_check(settings: Settings) -> None
     assert behind > 2_000
 
 
-def test_what_is_served_has_a_freshness_policy() -> None:
-    """Dagster itself tells when nothing was published for too long."""
+def test_served_documents_have_a_freshness_policy() -> None:
+    """Dagster itself warns when nothing has been published for too long."""
     assert scores.reputation_cache.specs_by_key[scores.reputation_cache.key].freshness_policy is not None
 
 
-def test_every_asset_says_what_it_is_whose_it_is_and_where_to_read_on() -> None:
-    """Description, group, kinds and owners; links to its own code and to pages and notebooks that are there."""
+def test_every_asset_has_description_owners_and_links() -> None:
+    """Description, group, kinds and owners; links to its code and to existing pages and notebooks."""
     for spec in build_defs().resolve_all_asset_specs():
         assert spec.description
         assert spec.group_name
@@ -235,7 +235,7 @@ def test_every_asset_says_what_it_is_whose_it_is_and_where_to_read_on() -> None:
 
 
 def test_every_job_and_schedule_resolves(karmalake: Karmalake) -> None:
-    """Nothing in the definitions names an asset or job that is not there."""
+    """The definitions refer only to existing assets and jobs."""
     defs = build_defs(lambda: karmalake.settings)
     dg.Definitions.validate_loadable(defs)
     assert {job.name for job in defs.resolve_all_job_defs()} >= {"refresh", "days", "upkeep", "verification"}

@@ -1,4 +1,4 @@
-"""What fails says what to do, and only what may pass by itself is tried again."""
+"""Failures say what to do, and only transient ones are retried."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.failures import actionable
+from assets.failures import explain_failures
 from assets.launcher import WatchedRunLauncher
 from assets.resources import Karmalake
 from assets.scores import reputation
@@ -15,8 +15,8 @@ from pipelines.settings import Settings
 from tests.assets.running import materialize
 
 
-def test_a_failure_says_what_to_do_and_where_more_is_said(instance: dg.DagsterInstance, tmp_path: Path) -> None:
-    """A person reads the sentence of the error, the kind of it and the page; the run is not tried again."""
+def test_a_failure_has_a_remedy_and_a_help_link(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    """The failure has the message, kind and help page of the error; the run is not retried."""
     karmalake = Karmalake(lambda: Settings(data_dir=tmp_path))
     result = materialize(karmalake, instance, [reputation], raise_on_error=False)
     [event] = [event for event in result.all_events if event.is_step_failure]
@@ -32,10 +32,10 @@ def test_a_failure_says_what_to_do_and_where_more_is_said(instance: dg.DagsterIn
 
 
 @pytest.mark.parametrize(("error", "again"), [(TransientError("gone"), True), (RejectedError("all"), False)])
-def test_only_what_may_pass_is_tried_again(error: KarmalakeError, again: bool) -> None:
-    """Retry policies ask the failure; other exceptions pass through as they are."""
+def test_only_transient_failures_are_retried(error: KarmalakeError, again: bool) -> None:
+    """The failure controls retries; other exceptions pass through unchanged."""
 
-    @actionable
+    @explain_failures
     def compute() -> None:
         raise error
 
@@ -44,8 +44,8 @@ def test_only_what_may_pass_is_tried_again(error: KarmalakeError, again: bool) -
     assert failed.value.allow_retries is again
 
 
-def test_run_monitoring_notices_a_run_that_is_no_more(tmp_path: Path) -> None:
-    """A run whose code server is gone with the machine is not alive; of a run within `dg launch` nobody can tell."""
+def test_run_monitoring_detects_a_dead_run(tmp_path: Path) -> None:
+    """A run is dead if its code server is gone; the health of a run in `dg launch` is unknown."""
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         launcher = WatchedRunLauncher()
         launcher.register_instance(instance)

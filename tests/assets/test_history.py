@@ -1,4 +1,4 @@
-"""History by day through Dagster: each row once, an account a day, whatever is killed (`once`, `nothing-lost`)."""
+"""History by day through Dagster: each row once, one account per day, also after kills (`once`, `nothing-lost`)."""
 
 import os
 import subprocess
@@ -56,7 +56,7 @@ def write(folder: Path, day: str, rows: int, user: str = "ann") -> None:
 def test_a_day_is_accounted_for_over_all_attempts(
     alone: Settings, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
-    """Each day says what became of its rows, dead letters with their reasons; asking again changes nothing."""
+    """Each day reports the outcomes of its rows, with dead letters by reason; repeating it changes nothing."""
     write(tmp_path, "2024-05-01", 3)
     write(tmp_path, "2024-05-02", 2, user="")
     pl.concat([pl.read_parquet(tmp_path / f"2024-05-0{day}.parquet") for day in (1, 2)]).write_parquet(
@@ -78,10 +78,10 @@ def test_a_day_is_accounted_for_over_all_attempts(
 def test_days_without_a_file_are_named_before_anything_is_loaded(
     alone: Settings, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
-    """The failure says which days, and what to do; told that days may be missing, the others are loaded."""
+    """The failure names the days and what to do; if missing days are allowed, the others are loaded."""
     write(tmp_path, "2024-05-01", 3)
     karmalake, tags = Karmalake(lambda: alone), days("2024-05-01", "2024-05-03")
-    with pytest.raises(dg.Failure, match=r"2 of 3 days have no file, such as .*2024-05-02\.parquet.* put them there"):
+    with pytest.raises(dg.Failure, match=r"2 of 3 days have no file, such as .*2024-05-02\.parquet.* add them"):
         materialize(karmalake, instance, [history], tags=tags)
     assert not alone.data_dir.exists()
     lenient = alone.model_copy(update={"history": alone.history.model_copy(update={"days_may_be_missing": True})})
@@ -89,16 +89,16 @@ def test_days_without_a_file_are_named_before_anything_is_loaded(
     assert [day.get("accepted") for day in metadata_by_day(result, history).values()] == [3, None, None]
 
 
-def test_a_day_may_be_asked_for_alone(alone: Settings, instance: dg.DagsterInstance, tmp_path: Path) -> None:
-    """A partition key instead of a range."""
+def test_a_single_day_can_be_requested(alone: Settings, instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    """A single partition key instead of a range."""
     write(tmp_path, "2024-05-01", 3)
     result = materialize(Karmalake(lambda: alone), instance, [history], partition_key="2024-05-01")
     assert metadata(result, history)["accepted"] == 3
 
 
 @pytest.mark.slow
-def test_a_backfill_that_is_killed_twice_ends_right(alone: Settings, tmp_path: Path) -> None:
-    """Thirty days in one run, SIGKILL after ten and after twenty: the third ends with each row in the lake, once."""
+def test_a_backfill_killed_twice_completes(alone: Settings, tmp_path: Path) -> None:
+    """Thirty days in one run, SIGKILL after ten and after twenty: the third run ends with each row in the lake once."""
     for day in _DAYS:
         write(tmp_path, day, _ROWS)
     (tmp_path / "dagster").mkdir()

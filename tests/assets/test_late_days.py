@@ -1,4 +1,4 @@
-"""Days that events were added to are asked for again, however old they are, and without storms."""
+"""Days to which events are added are requested again at any age, without a storm of runs."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -21,14 +21,14 @@ def report(instance: dg.DagsterInstance, key: dg.AssetKey, *days: str) -> None:
 
 
 @pytest.mark.slow
-def test_each_day_that_a_commit_touched_is_reported_once(
+def test_each_updated_day_is_reported_once(
     karmalake: Karmalake, settings: Settings, instance: dg.DagsterInstance
 ) -> None:
-    """Whoever committed, and also when an old day gets one event more; nothing new, nothing reported."""
+    """By any committer, and also when an old day gets one more event; without new commits nothing is reported."""
 
     def tick(cursor: str | None) -> tuple[list[str | None], str | None]:
         context = dg.build_sensor_context(instance=instance, cursor=cursor)
-        answer = automation.touched_days(context, karmalake=karmalake)
+        answer = automation.updated_days(context, karmalake=karmalake)
         assert isinstance(answer, dg.SensorResult)
         return [event.partition for event in answer.asset_events], answer.cursor
 
@@ -44,8 +44,8 @@ def test_each_day_that_a_commit_touched_is_reported_once(
     assert tick(cursor)[0] == ["2026-03-01"]
 
 
-def test_touched_days_of_any_age_are_asked_for_once_an_hour(karmalake: Karmalake, instance: dg.DagsterInstance) -> None:
-    """All of an hour together, for the trends as well; not before the hour is over, and not again after it."""
+def test_updated_days_of_any_age_are_requested_once_an_hour(karmalake: Karmalake, instance: dg.DagsterInstance) -> None:
+    """All days of an hour together, also for the trends; not before the hour has passed, and only once."""
     defs = build_defs(lambda: karmalake.settings)
     selection = dg.AssetSelection.assets(scores.user_days, scores.trends)
     cursor = None
@@ -71,8 +71,8 @@ def test_touched_days_of_any_age_are_asked_for_once_an_hour(karmalake: Karmalake
     assert asked_at(96) == [set(), set()]
 
 
-def test_what_is_asked_for_together_is_one_backfill() -> None:
-    """The sensor makes a backfill of a tick's days, and the policy a single run of each unbroken stretch of them."""
+def test_days_requested_together_are_one_backfill() -> None:
+    """The sensor requests the days of a tick as one backfill, and the policy runs each contiguous range as one run."""
     assert automation.late_days.emit_backfills
     for asset in (scores.user_days, scores.trends):
         assert asset.backfill_policy == dg.BackfillPolicy.single_run()

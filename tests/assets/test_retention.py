@@ -1,4 +1,4 @@
-"""Runs are forgotten, what is materialized is not."""
+"""Old runs are deleted, materializations are not."""
 
 from pathlib import Path
 
@@ -25,13 +25,13 @@ def broken() -> None:
 
 def forget(instance: dg.DagsterInstance, **days: int) -> None:
     assert retention.execute_in_process(
-        instance=instance, run_config={"ops": {"forget_runs": {"config": days}}}
+        instance=instance, run_config={"ops": {"delete_old_runs": {"config": days}}}
     ).success
 
 
 @pytest.mark.slow
-def test_runs_are_forgotten_but_for_what_assets_were_materialized_by_last(tmp_path: Path) -> None:
-    """Of old runs only those stay that Dagster knows an asset or a day from; with them go their events and files."""
+def test_old_runs_are_deleted_except_latest_materializations(tmp_path: Path) -> None:
+    """Of old runs only the latest materializations remain; events and files of the others are deleted."""
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         first, last = (dg.materialize([whole], instance=instance).run_id for _ in range(2))
         monday, tuesday, again = (

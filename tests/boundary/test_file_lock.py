@@ -52,8 +52,8 @@ def test_one_process_at_a_time_until_it_dies(place: Path) -> None:
     os.close(descriptor)
 
 
-def test_looking_leaves_no_trace(tmp_path: Path) -> None:
-    """Neither a file where there is none, nor a lock."""
+def test_checking_a_lock_has_no_side_effects(tmp_path: Path) -> None:
+    """It creates no file and takes no lock."""
     path = tmp_path / "lock"
     assert not is_locked(path)
     assert not path.exists()

@@ -1,8 +1,8 @@
-"""Names and origins: which ones a server of ours answers."""
+"""The Host and Origin headers that our servers accept."""
 
 import pytest
 
-from pipelines.boundary.hosts import host_allowed, origin_allowed
+from pipelines.boundary.hosts import is_allowed_host, is_allowed_origin
 
 NAMES = ("Karma.example", "other.example:8443")
 
@@ -36,8 +36,8 @@ NAMES = ("Karma.example", "other.example:8443")
     ],
 )
 def test_a_host(host: str | None, allowed: bool) -> None:
-    """Addresses in digits, localhost and the names given; nothing that only looks like one."""
-    assert host_allowed(host, NAMES) is allowed
+    """IP addresses, localhost and the given names are accepted; look-alikes are not."""
+    assert is_allowed_host(host, NAMES) is allowed
 
 
 @pytest.mark.parametrize(
@@ -60,5 +60,5 @@ def test_a_host(host: str | None, allowed: bool) -> None:
     ],
 )
 def test_an_origin(origin: str | None, allowed: bool) -> None:
-    """No origin, that of the host that was asked, and those of the names given: with the very port."""
-    assert origin_allowed(origin, "127.0.0.1:2718", NAMES) is allowed
+    """A missing origin, the requested host and the given names are accepted, if the port matches."""
+    assert is_allowed_origin(origin, "127.0.0.1:2718", NAMES) is allowed

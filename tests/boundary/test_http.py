@@ -1,4 +1,4 @@
-"""An exchange ends by its deadline and within its bound, whatever the server does (`isolated`)."""
+"""An exchange ends by its deadline and within its size limit, whatever the server does (`isolated`)."""
 
 import socket
 import ssl
@@ -10,7 +10,7 @@ from threading import Event, Thread
 import httpx
 import pytest
 
-from pipelines.boundary.http import HttpAnswer, HttpClient, excerpt
+from pipelines.boundary.http import HttpClient, HttpResponse, excerpt
 from pipelines.errors import TransientError
 
 _DEADLINE = 0.6
@@ -65,7 +65,7 @@ def client() -> Iterator[HttpClient]:
     client.close()
 
 
-def _get(client: HttpClient, url: str, max_bytes: int = 1_000, content: bytes = b"") -> HttpAnswer:
+def _get(client: HttpClient, url: str, max_bytes: int = 1_000, content: bytes = b"") -> HttpResponse:
     return client.exchange(httpx.Request("POST", url, content=content), _DEADLINE, max_bytes)
 
 
@@ -112,7 +112,7 @@ def _informs(connection: socket.socket, ended: Event) -> None:
 def test_one_deadline_for_everything_before_the_status(
     client: HttpClient, serve: _Serve, scheme: str, content: bytes
 ) -> None:
-    """A byte now and then does not prolong it."""
+    """Single bytes do not extend the deadline."""
     with _server(serve) as address:
         began = time.monotonic()
         with pytest.raises(TransientError, match=r"no complete answer within 0\.6 s"):
@@ -124,25 +124,25 @@ def test_one_deadline_for_everything_before_the_status(
     "start", [b"Content-Length: 1000\r\n\r\n", b"\r\n", b"Transfer-Encoding: chunked\r\n\r\n1\r\n1\r\n"]
 )
 def test_a_body_that_drips_is_cut_and_the_status_counts(client: HttpClient, start: bytes) -> None:
-    """The receiver has answered: what it said stays said."""
+    """The status is returned although the body is incomplete."""
     with _server(_drip(_OK + start)) as address:
         began = time.monotonic()
         answer = _get(client, f"http://{address}/")
         assert _DEADLINE <= time.monotonic() - began < _DEADLINE + _SLACK
-    assert (answer.status, answer.cut) == (200, "no complete answer within 0.6 s")
+    assert (answer.status, answer.truncation) == (200, "no complete answer within 0.6 s")
     assert answer.body.startswith(b"1")
 
 
 def test_a_body_is_cut_at_its_bound(client: HttpClient) -> None:
-    """No more than that is kept, though it claims to be larger than memory."""
+    """No more than the limit is kept, even if the declared size exceeds memory."""
     endless = _OK + b"Content-Length: 99999999999\r\n\r\n" + bytes(100_000)
     with _server(_say(endless)) as address:
         answer = _get(client, f"http://{address}/", max_bytes=5_000)
-    assert (answer.body, answer.cut) == (bytes(5_000), "the answer is longer than 5000 bytes")
+    assert (answer.body, answer.truncation) == (bytes(5_000), "the answer is longer than 5000 bytes")
 
 
 def test_a_body_that_breaks_off_is_cut(client: HttpClient) -> None:
-    """An incomplete body is never taken for a complete one."""
+    """An incomplete body is always marked as incomplete."""
 
     def serve(connection: socket.socket, _: Event) -> None:
         connection.recv(65_536)
@@ -151,21 +151,21 @@ def test_a_body_that_breaks_off_is_cut(client: HttpClient) -> None:
     with _server(serve) as address:
         answer = _get(client, f"http://{address}/")
     assert (answer.status, answer.body) == (200, b"123")
-    assert "RemoteProtocolError" in str(answer.cut)
+    assert "RemoteProtocolError" in str(answer.truncation)
 
 
 @pytest.mark.parametrize(
     "nonsense", [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 99999 x\r\n\r\n", _OK + b"a" * 300_000, b"\0" * 99]
 )
-def test_what_is_no_http_is_no_answer(client: HttpClient, nonsense: bytes) -> None:
-    """Headers without an end or a status that is none: one error, with no control characters."""
+def test_invalid_http_is_an_outage(client: HttpClient, nonsense: bytes) -> None:
+    """Endless headers or an invalid status: one error, without control characters."""
     with _server(_say(nonsense)) as address, pytest.raises(TransientError) as told:
         _get(client, f"http://{address}/")
     assert str(told.value).isprintable()
 
 
 def test_nothing_is_decompressed_followed_or_remembered(client: HttpClient) -> None:
-    """A compressed bomb stays small, another host is not asked, and a cookie is not sent back."""
+    """A compression bomb stays small, a redirect is not followed, and a cookie is not sent back."""
     received: list[bytes] = []
     head = b"HTTP/1.1 302 Found\r\nContent-Encoding: gzip\r\nSet-Cookie: a=b\r\nLocation: http://%s/else\r\n"
 
@@ -176,13 +176,13 @@ def test_nothing_is_decompressed_followed_or_remembered(client: HttpClient) -> N
 
     with _server(serve) as address:
         answers = [_get(client, f"http://{address}/") for _ in range(2)]
-    assert [(answer.status, answer.body, answer.cut) for answer in answers] == [(302, b"\x1f\x8b\x08", None)] * 2
+    assert [(answer.status, answer.body, answer.truncation) for answer in answers] == [(302, b"\x1f\x8b\x08", None)] * 2
     assert len(received) == 2
     assert b"cookie" not in received[1].lower()
 
 
 def test_a_connection_is_used_again(client: HttpClient) -> None:
-    """Many exchanges cost one handshake."""
+    """Many exchanges need one handshake."""
     connections: list[socket.socket] = []
 
     def serve(connection: socket.socket, ended: Event) -> None:
@@ -195,7 +195,7 @@ def test_a_connection_is_used_again(client: HttpClient) -> None:
 
 
 def test_a_certificate_is_checked(client: HttpClient) -> None:
-    """A server that cannot prove its name gets no request."""
+    """A server with an invalid certificate gets no request."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
     def serve(connection: socket.socket, _: Event) -> None:
@@ -206,7 +206,7 @@ def test_a_certificate_is_checked(client: HttpClient) -> None:
         _get(client, f"https://{address}/")
 
 
-def test_an_excerpt_has_nothing_that_a_terminal_obeys() -> None:
-    """Escape sequences, direction marks and lines are replaced, and a long text ends."""
+def test_an_excerpt_has_no_control_characters() -> None:
+    """Escape sequences, direction marks and line breaks are replaced, and a long text is truncated."""
     assert excerpt("a\x1b[31m\u202eb\r\nc\x9b") == "a?[31m?b??c?"
     assert excerpt("x" * 81) == "x" * 80 + "..."

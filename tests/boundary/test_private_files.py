@@ -1,4 +1,4 @@
-"""Files of the data folder: no other user of the machine reads them, unless its owner opened the folder."""
+"""Files in the data folder are not readable by other users, unless the owner opened the folder."""
 
 import os
 import stat
@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.boundary.private_files import is_private, private_folder, write_as_privately_as
+from pipelines.boundary.private_files import is_private, make_private_dir, restrict_umask
 from pipelines.lake.tables import create_lake
-from pipelines.operate.doctor import examine
+from pipelines.operate.doctor import diagnose
 from pipelines.settings import Settings
 from tests.draining import drain_all, send, valid_records, with_ingest
 from tests.test_crashes import environment
@@ -48,8 +48,8 @@ def _modes(folder: Path) -> dict[int, list[str]]:
 
 
 @pytest.mark.slow
-def test_commands_write_for_their_user_alone(settings: Settings, tmp_path: Path) -> None:
-    """Lake, index, warehouse, state, history of lag, locks, exports: 0700 and 0600, whoever wrote them for us."""
+def test_commands_write_private_files(settings: Settings, tmp_path: Path) -> None:
+    """Lake, index, warehouse, state, history of lag, locks, exports: 0700 and 0600, also if a library writes them."""
     send(settings, valid_records(range(20)))
     for command in (["drain"], ["refresh"], ["publish"], ["lag"], ["compact"]):
         _run(settings, *command)
@@ -61,8 +61,8 @@ def test_commands_write_for_their_user_alone(settings: Settings, tmp_path: Path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
-def test_another_user_reaches_nothing(settings: Settings) -> None:
-    """What is written in-process, as Dagster does, lies in a folder that another user cannot enter."""
+def test_another_user_has_no_access(settings: Settings) -> None:
+    """Files written in-process, as Dagster does, are in a folder that another user cannot enter."""
     bus = with_ingest(settings)
     send(bus, valid_records(range(5)))
     drain_all(bus)
@@ -79,12 +79,12 @@ def test_another_user_reaches_nothing(settings: Settings) -> None:
 
 @pytest.mark.usefixtures("umask")
 def test_folders_are_made_private_with_their_parents(tmp_path: Path) -> None:
-    """Every folder that was missing; one that was there stays as its owner has it."""
+    """All missing folders are private; an existing one keeps its mode."""
     (tmp_path / "own").mkdir(mode=0o750)
-    private_folder(tmp_path / "own" / "data" / "lag")
+    make_private_dir(tmp_path / "own" / "data" / "lag")
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "own").rglob("*")}
     assert modes == {"data": 0o700, "lag": 0o700}
-    private_folder(tmp_path / "own")
+    make_private_dir(tmp_path / "own")
     assert stat.S_IMODE((tmp_path / "own").stat().st_mode) == 0o750
     create_lake(tmp_path / "lake")
     assert stat.S_IMODE((tmp_path / "lake").stat().st_mode) == 0o700
@@ -96,22 +96,22 @@ def test_folders_are_made_private_with_their_parents(tmp_path: Path) -> None:
     [(0o700, 0o022, 0o077), (0o750, 0o022, 0o027), (0o755, 0o022, 0o022), (0o755, 0o077, 0o077), (None, 0o002, 0o077)],
 )
 def test_files_are_as_private_as_the_folder(tmp_path: Path, mode: int | None, before: int, after: int) -> None:
-    """The umask follows the data folder, and never opens what was closed."""
+    """The umask follows the mode of the data folder, and is never relaxed."""
     folder = tmp_path / "data"
     if mode is not None:
         folder.mkdir()
         folder.chmod(mode)
     os.umask(before)
-    write_as_privately_as(folder)
+    restrict_umask(folder)
     assert os.umask(before) == after
 
 
 def test_the_doctor_tells_of_an_open_folder(settings: Settings) -> None:
-    """With what to do about it; a folder that only its user enters is no remark."""
-    private_folder(settings.data_dir)
+    """It says what to do; a private folder is no finding."""
+    make_private_dir(settings.data_dir)
     assert is_private(settings.data_dir)
-    [disk] = [finding.sentence for finding in examine(settings) if finding.subject == "disk"]
+    [disk] = [finding.message for finding in diagnose(settings) if finding.subject == "disk"]
     assert "chmod" not in disk
     settings.data_dir.chmod(0o755)
-    [disk] = [finding.sentence for finding in examine(settings) if finding.subject == "disk"]
+    [disk] = [finding.message for finding in diagnose(settings) if finding.subject == "disk"]
     assert f"`chmod 700 {settings.data_dir}`" in disk

@@ -1,30 +1,30 @@
-"""Texts of others as text: on a terminal, in a log, in Markdown."""
+"""Escaping of untrusted text for terminals, logs and Markdown."""
 
 import hypothesis
 import pytest
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pipelines.boundary.text import STEERING, as_code, visible, visible_lines
+from pipelines.boundary.text import CONTROL_CHARS, escape_lines, escape_text, markdown_code
 from tests.test_hostile import HOSTILE
 
 
 @hypothesis.given(st.text(st.characters(codec=None)))
-def test_nothing_steers(text: str) -> None:
-    """Whatever a text holds, no character is left that steers, turns or hides; the others stay as they are."""
-    assert not set(map(ord, visible(text))) & set(STEERING)
-    assert set(map(ord, visible_lines(text))) & set(STEERING) <= {ord("\n")}
-    assert visible(text).encode() is not None
-    if not set(map(ord, text)) & set(STEERING):
-        assert visible(text) == text
+def test_control_characters_are_escaped(text: str) -> None:
+    """No control, bidirectional or invisible character remains in any text; all others are unchanged."""
+    assert not set(map(ord, escape_text(text))) & set(CONTROL_CHARS)
+    assert set(map(ord, escape_lines(text))) & set(CONTROL_CHARS) <= {ord("\n")}
+    assert escape_text(text).encode() is not None
+    if not set(map(ord, text)) & set(CONTROL_CHARS):
+        assert escape_text(text) == text
 
 
 @pytest.mark.parametrize(
     "text", [*HOSTILE, "", "|", "`", "``|`", "https://evil.example/x.png", "<img src=x>", "\\|", "a\\"]
 )
 def test_markdown_shows_it_as_code(text: str) -> None:
-    """In a cell of a table, beside another one: one code span, no link, no image, no HTML, no cell more."""
-    table = f"| a | b |\n|---|---|\n| {as_code(text)} | 1 |"
+    """In a table cell it is one code span: no link, no image, no HTML, no additional cell."""
+    table = f"| a | b |\n|---|---|\n| {markdown_code(text)} | 1 |"
     shown = MarkdownIt("gfm-like", {"linkify": False}).parse(table)
     cells = [token for token in shown if token.type == "inline"]
     assert len(cells) == 4

@@ -1,4 +1,4 @@
-"""Records one by one are those that were sent, and no batch costs a reader its memory or its place (`not-blocked`)."""
+"""Records are read as they were sent, and no batch exhausts memory or stops a reader (`not-blocked`)."""
 
 import contextlib
 import tracemalloc
@@ -16,10 +16,10 @@ from kafka.record.legacy_records import LegacyRecordBatchBuilder
 from lz4.frame import LZ4FrameCompressor
 
 from pipelines.bus import inflate as inflate_module
-from pipelines.bus.records import knows_the_client
-from pipelines.ingest.batches import to_columns
+from pipelines.bus.records import is_client_supported
+from pipelines.ingest.record_batches import to_columns
 from tests.ingest.hostile_batches import ENCODERS, Records, build, guarded, polled
-from tests.ingest.test_batches import RECORDS
+from tests.ingest.test_record_batches import RECORDS
 
 _PLACE = 5
 
@@ -30,14 +30,14 @@ def _seen(records: list[Any]) -> list[tuple[Any, ...]]:
 
 @given(RECORDS, st.integers(0, 4))
 def test_records_are_those_of_the_client(records: Records, codec: int) -> None:
-    """Nothing is different where nothing is wrong."""
+    """Valid batches are read like kafka-python reads them."""
     data = build(records, codec, _PLACE)
     assert _seen(guarded(data)) == _seen(list(DefaultRecordBatch(data)))
 
 
 @given(RECORDS, st.lists(st.binary(min_size=1, max_size=4), min_size=1, max_size=3))
-def test_header_keys_that_are_no_text(records: Records, keys: list[bytes]) -> None:
-    """Brokers take them; such a record is read, its key as far as it is text, and its neighbours are as they were."""
+def test_header_keys_that_are_not_utf8(records: Records, keys: list[bytes]) -> None:
+    """Brokers accept them; the record is read with invalid bytes replaced, and its neighbours are unchanged."""
     headers = [(Key(key), b"1") for key in keys]
     strange = (0, b"k", b"\xff", headers)
     read = guarded(build([*records, strange, *records], 0, _PLACE))
@@ -62,17 +62,17 @@ class Key(str):
 
 
 @pytest.mark.parametrize("codec", [1, 2, 3, 4])
-def test_a_batch_that_would_burst_is_one_record_without_a_value(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It stands at the last offset, where the lake has its dead letter; a reader goes on behind it (`nothing-lost`)."""
-    monkeypatch.setattr(inflate_module, "MOST_BYTES", 100_000)
+def test_an_oversized_batch_is_one_record_without_a_value(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the last offset, like the dead letter in the lake; a reader continues after it (`nothing-lost`)."""
+    monkeypatch.setattr(inflate_module, "MAX_DECOMPRESSED_BYTES", 100_000)
     bomb = build([(0, b"u", bytes(60_000), []), (0, b"u", bytes(60_000), [])], codec, 20)
     read = guarded(build([(0, b"u", b"calm", [])], codec, 10) + bomb + build([(0, b"u", b"after", [])], codec, 30))
     assert [(r.offset, r.value) for r in read] == [(10, b"calm"), (21, None), (30, b"after")]
 
 
 @pytest.mark.parametrize("codec", [1, 3, 4])
-def test_a_gigabyte_is_not_made_of_a_megabyte(codec: int) -> None:
-    """Memory grows by the limit, not by what the bytes would become."""
+def test_decompression_memory_is_bounded(codec: int) -> None:
+    """Memory grows by the limit, not by the decompressed size."""
     bomb = b"".join(_compressed(codec, 1024))
     tracemalloc.start()
     try:
@@ -80,11 +80,11 @@ def test_a_gigabyte_is_not_made_of_a_megabyte(codec: int) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 3 * inflate_module.MOST_BYTES
+    assert peak < 3 * inflate_module.MAX_DECOMPRESSED_BYTES
 
 
 def _compressed(codec: int, megabytes: int) -> Iterator[bytes]:
-    """Yield zeros, compressed piece by piece."""
+    """Yield compressed zeros in chunks."""
     piece = bytes(1 << 20)
     if codec == 1:
         stream: Any = zlib.compressobj(1, wbits=31)
@@ -99,16 +99,16 @@ def _compressed(codec: int, megabytes: int) -> Iterator[bytes]:
 
 
 @given(st.binary(max_size=3_000), st.integers(1, 4), st.integers(1, 3))
-def test_inflating_is_what_the_codec_says(data: bytes, codec: int, times: int) -> None:
-    """What was compressed comes back; frames and members one behind the other too, but for Snappy, which has none."""
+def test_decompression_round_trips(data: bytes, codec: int, times: int) -> None:
+    """Compressed data round-trips; so do several frames or members, except in Snappy, which has none."""
     assume(data or codec != 2)
     compressed = ENCODERS[codec](data) * (1 if codec == 2 else times)
     assert inflate_module.inflate(codec, memoryview(compressed)) == data * (1 if codec == 2 else times)
 
 
 @pytest.mark.parametrize("codec", [1, 3])
-def test_frames_of_nothing_are_bounded(codec: int) -> None:
-    """A megabyte of empty frames is refused at once: to copy what stands behind each of them took seconds."""
+def test_empty_frames_are_limited(codec: int) -> None:
+    """A megabyte of empty frames is rejected at once: copying the rest after each frame would take seconds."""
     empty = ENCODERS[codec](b"")
     assert inflate_module.inflate(codec, memoryview(empty * 100)) == b""
     with pytest.raises(ValueError, match="it has over 100 frames"):
@@ -116,20 +116,20 @@ def test_frames_of_nothing_are_bounded(codec: int) -> None:
 
 
 @given(st.binary(max_size=200), st.integers(0, 7))
-def test_inflating_anything_is_bytes_or_a_sentence(data: bytes, codec: int) -> None:
-    """Bytes that no codec wrote are refused by one kind of error, whatever its library raises."""
+def test_decompression_of_any_bytes_returns_or_raises_value_error(data: bytes, codec: int) -> None:
+    """Invalid data raises ValueError, whatever the codec's library raises."""
     with contextlib.suppress(ValueError):
         inflate_module.inflate(codec, memoryview(data))
 
 
-def test_a_block_of_snappy_says_beforehand_that_it_is_too_large() -> None:
-    """Five bytes that promise four gigabytes set nothing aside for them."""
+def test_declared_size_of_a_snappy_block_is_checked() -> None:
+    """Five bytes that declare four gigabytes allocate nothing."""
     assert inflate_module.inflate(2, memoryview(b"\xff\xff\xff\xff\x0f")) is None
 
 
 @given(RECORDS, st.integers(0, 1), st.integers(0, 3), st.integers(0, 2**40))
 def test_messages_of_old_formats(records: Records, magic: int, codec: int, last_offset: int) -> None:
-    """They are those of kafka-python, in a compressed set too; the last one stands at the offset that a broker gave."""
+    """They match kafka-python's, in a compressed set too; the last one has the offset that the broker assigned."""
     assume((magic, codec) != (0, 3))
     data = _message_set(records, magic, codec, max(last_offset, len(records)))
     assert [(r.offset, r.key, r.value) for r in guarded(data)] == [
@@ -139,8 +139,8 @@ def test_messages_of_old_formats(records: Records, magic: int, codec: int, last_
 
 
 @given(RECORDS, st.integers(0, 1), st.integers(0, 3), st.randoms(use_true_random=False))
-def test_old_messages_that_are_broken(records: Records, magic: int, codec: int, random: Any) -> None:
-    """A set that is not whole messages is one record without a value; its lengths lead nobody back, or on and on."""
+def test_invalid_messages_of_old_formats(records: Records, magic: int, codec: int, random: Any) -> None:
+    """An invalid set is one record without a value; its lengths lead a reader neither backwards nor into a loop."""
     assume((magic, codec) != (0, 3))
     data = bytearray(_message_set(records, magic, codec, 100))
     for _ in range(random.randint(1, 3)):
@@ -152,18 +152,18 @@ def test_old_messages_that_are_broken(records: Records, magic: int, codec: int, 
     seen = [(r.offset, r.key, r.value) for r in guarded(sealed)]
     columns = to_columns(polled(sealed), {3: 0}, "id")
     rows = zip(*(columns.records[name].to_pylist() for name in ("offset", "key", "value")), strict=True)
-    assert seen == [*rows, *((offset, None, None) for offset in columns.unread["offset"].to_pylist())]
+    assert seen == [*rows, *((offset, None, None) for offset in columns.unreadable["offset"].to_pylist())]
 
 
-def test_a_set_of_old_messages_that_would_burst(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is one dead letter like any other batch, and its neighbours are read."""
-    monkeypatch.setattr(inflate_module, "MOST_BYTES", 100_000)
+def test_an_oversized_message_set_is_one_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one dead letter, like any other batch, and its neighbours are read."""
+    monkeypatch.setattr(inflate_module, "MAX_DECOMPRESSED_BYTES", 100_000)
     bomb = _message_set([(0, b"k", bytes(60_000), [])] * 2, 1, 1, 21)
     data = _message_set([(0, b"k", b"calm", [])], 1, 0, 10) + bomb + build([(0, b"k", b"after", [])], 0, 30)
     assert [(r.offset, r.value) for r in guarded(data)] == [(10, b"calm"), (21, None), (30, b"after")]
     columns = to_columns(polled(data), {3: 0}, "id")
     assert columns.records["offset"].to_pylist() == [10, 30]
-    assert "becomes more than" in columns.unread["detail"][0].as_py()
+    assert "decompresses to more than" in columns.unreadable["detail"][0].as_py()
 
 
 def _message_set(records: Records, magic: int, codec: int, last_offset: int) -> bytes:
@@ -191,6 +191,6 @@ def _batches_of(data: bytes) -> Iterator[Any]:
         yield batch
 
 
-def test_the_private_names_of_the_client_are_there() -> None:
-    """What `bus/records.py` overrides is in the kafka-python that is installed, with the parameters that it had."""
-    assert knows_the_client()
+def test_private_names_of_kafka_python_exist() -> None:
+    """The installed kafka-python has what `bus/records.py` overrides, with the expected parameters."""
+    assert is_client_supported()

@@ -14,7 +14,7 @@ from pipelines.settings import KafkaSettings
 from tests.services.kafka_cluster import KafkaCluster, Listener
 
 
-def test_ensure_creates_what_the_settings_say_and_may_be_repeated(bus: KafkaSettings) -> None:
+def test_ensure_topic_follows_the_settings_and_is_idempotent(bus: KafkaSettings) -> None:
     """A new topic has the partitions, replicas and retention of the settings; ensuring again changes nothing."""
     assert describe_topic(bus) is None
     topic = ensure_topic(bus)
@@ -38,8 +38,8 @@ def test_end_offsets_count_whole_batches(bus: KafkaSettings) -> None:
     assert topic == replace(before, partitions=topic.partitions)
 
 
-def test_an_existing_topic_is_left_as_it_is(bus: KafkaSettings) -> None:
-    """Other settings do not change a topic that exists; the differences are said."""
+def test_an_existing_topic_is_not_changed(bus: KafkaSettings) -> None:
+    """Different settings do not change an existing topic; the differences are reported."""
     created = ensure_topic(bus)
     other = bus.model_copy(update={"partitions": 6, "retention_hours": -1})
     topic = ensure_topic(other)
@@ -50,7 +50,7 @@ def test_an_existing_topic_is_left_as_it_is(bus: KafkaSettings) -> None:
     )
 
 
-def test_retention_for_ever(bus: KafkaSettings) -> None:
+def test_unlimited_retention(bus: KafkaSettings) -> None:
     """Retention -1 arrives at the broker as -1."""
     topic = ensure_topic(bus.model_copy(update={"retention_hours": -1}))
     assert topic.retention_hours == -1
@@ -58,19 +58,19 @@ def test_retention_for_ever(bus: KafkaSettings) -> None:
 
 
 def test_no_broker_is_a_transient_error_that_names_the_address() -> None:
-    """A broker that is not there: said at once, with its address."""
+    """An unreachable broker is reported at once, with its address."""
     nowhere = KafkaSettings(bootstrap_servers="127.0.0.1:1")
     with pytest.raises(TransientError, match=r"127\.0\.0\.1:1.*check that the broker runs"):
         describe_topic(nowhere)
 
 
-def test_an_address_that_is_none_is_a_configuration_error() -> None:
+def test_an_invalid_address_is_a_configuration_error() -> None:
     """A typing mistake in the address is named as such."""
     with pytest.raises(ConfigurationError, match="'localhost:kafka', which is not host:port"):
         describe_topic(KafkaSettings(bootstrap_servers="localhost:kafka"))
 
 
-def test_a_certificate_that_is_not_there_is_named() -> None:
+def test_a_missing_certificate_is_named() -> None:
     """The setting and the path are in the message."""
     settings = KafkaSettings(
         bootstrap_servers="127.0.0.1:1", security_protocol="SSL", ssl_cafile=Path("/nowhere/ca.pem")
@@ -89,8 +89,8 @@ def test_a_certificate_that_is_not_there_is_named() -> None:
         ("SSL", {"security_protocol": "PLAINTEXT"}),
     ],
 )
-def test_a_broker_that_lets_nobody_in(kafka: KafkaCluster, listener: Listener, change: dict) -> None:
-    """A wrong password, authority or protocol ends in time, says what to check, and shows no secret."""
+def test_failed_authentication(kafka: KafkaCluster, listener: Listener, change: dict) -> None:
+    """A wrong password, CA or protocol fails in time, says what to check, and reveals no secret."""
     settings = kafka.settings(listener, **({"request_timeout_seconds": 2} | change))
     with pytest.raises(TransientError, match="the certificates and the credentials") as caught:
         describe_topic(settings)

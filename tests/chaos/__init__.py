@@ -1,6 +1,6 @@
-"""Crashes and faults for as long as wanted, and an account of what they did to the events: `make chaos`.
+"""Chaos runs: crashes and faults for a given time, then a report on every event (`make chaos`).
 
-`run.py` is the loop, `disturbances.py` the table of what is done to the lake, each in a module of its own: `logs.py`,
-`copies.py`, `power.py`, `clock.py`, `store.py`, `history.py`. `world.py` holds the services and what was sent,
-`verdict.py` opens the books. `tasks.py` is what children run.
+`run.py` is the loop and `faults.py` the table of faults; `logs.py`, `power.py` and `clock.py` implement the larger
+ones. `world.py` holds the services and what was sent, `tasks.py` what child processes run, `report.py` the final
+checks.
 """

@@ -1,4 +1,4 @@
-"""Logs of a broker that are no longer what was read: ingest says so, and reads on once the loss is accepted."""
+"""Faults of a broker's log: ingest reports the loss, and continues once it is accepted."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -21,7 +21,7 @@ from tests.services.waiting import wait_for
 _READ, _UNREAD = 20, 8
 
 
-def log_loses_its_end_and_grows(world: World) -> None:
+def log_is_truncated_and_grows(world: World) -> None:
     """Cut a log within what was read, and let it grow past the checkpoint: other records stand at the same offsets."""
     bus, read = new_bus(world), world.fresh(_READ)
     _read_among_kills(world, bus, read)
@@ -35,7 +35,7 @@ def log_loses_its_end_and_grows(world: World) -> None:
 
 
 def retention_passes_the_checkpoint(world: World) -> None:
-    """Delete records that were never read: the loss is told to the record, and nothing else is lost."""
+    """Delete records that were never read: the loss is reported exactly, and nothing else is lost."""
     bus, read, unread = new_bus(world), world.fresh(_READ), world.fresh(2 * _UNREAD)
     _read_among_kills(world, bus, read)
     _put(bus, unread)
@@ -50,12 +50,12 @@ def retention_passes_the_checkpoint(world: World) -> None:
 
 def _read_among_kills(world: World, bus: Settings, records: Sequence[Record]) -> None:
     _put(bus, records)
-    world.cut([tasks.drain_all, tasks.merge_files], bus)
+    world.kill_during([tasks.drain_all, tasks.merge_files], bus)
     drain_all(bus)
 
 
 def _accept(world: World, bus: Settings, lost: int) -> None:
-    """Require that ingest stops and commits nothing, until the loss is accepted, among kills."""
+    """Require that ingest stops and commits nothing until the loss is accepted, with kills in between."""
     before = _checkpoint(bus)
     for _ in range(2):
         try:
@@ -63,17 +63,17 @@ def _accept(world: World, bus: Settings, lost: int) -> None:
         except LostRecordsError as error:
             assert "--accept-loss" in str(error), error  # noqa: PT017 - no test
         else:
-            raise AssertionError(f"{bus.kafka.topic} was read on although it lost records")
+            raise AssertionError(f"{bus.kafka.topic} was read although it lost records")
     assert _checkpoint(bus) == before
-    world.cut([tasks.accept], bus)
+    world.kill_during([tasks.accept], bus)
     tasks.accept(bus)
-    world.story.told.append((bus.kafka.topic, lost))
-    world.cut([tasks.drain_all], bus)
+    world.story.losses.append((bus.kafka.topic, lost))
+    world.kill_during([tasks.drain_all], bus)
     drain_all(bus)
 
 
 def _require(world: World, bus: Settings, parts: Sequence[Sequence[Record]]) -> None:
-    """Require that the lake has all of what could be read."""
+    """Require that the lake has every event that could be read."""
     for records in parts:
         assert has_all(bus, records), f"{bus.kafka.topic}: events that could be read are not in the lake"
         world.story.sent, world.story.distinct = world.story.sent + len(records), world.story.distinct + len(records)

@@ -1,9 +1,9 @@
-"""A power cut as a disk sees it: what was not flushed when it came may be there, or in part, or not at all.
+"""A simulated power cut: what was not flushed may survive, in full, in part or not at all.
 
-Children note each fsync before it is made (`noting_flushes`): of a file, that its content is on the disk; of a folder,
-that the names which it has at that moment are. `Disk.cut` then decides for everything else by chance, as a file system
-may: a name that was not flushed is gone, or the file that had it before is back; a file that was not flushed is empty,
-torn, full of zeros, or whole. A deletion that was not flushed may be undone.
+Child processes record each fsync before it is made (`recording_flushes`): of a file, its content is on the disk; of
+a folder, its current names are. `Disk.cut` then decides everything else at random, as a file system may: a name that
+was not flushed is gone, or the previous file of that name is back; a file that was not flushed is empty, torn, full of
+zeros, or whole. A deletion that was not flushed may be undone.
 """
 
 import json
@@ -28,50 +28,50 @@ _TEARS: tuple[Callable[[bytes], bytes], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """The folders `roots` on a disk; `shadow` keeps, by hard links, every file that may have to come back."""
+    """The folders `roots` on a disk; `shadow` has hard links to every file that may come back."""
 
     shadow: Path
     roots: Sequence[Path]
 
-    def note_all(self) -> None:
-        """Take everything that is there as flushed."""
+    def record_all(self) -> None:
+        """Record everything as flushed."""
         self.shadow.mkdir(parents=True, exist_ok=True)
         for root in self.roots:
             for folder, _, files in os.walk(root):
-                self._note_folder(folder)
+                self._record_folder(folder)
                 for name in files:
-                    self._note_file(Path(folder, name).stat(), f"{folder}/{name}")
+                    self._record_file(Path(folder, name).stat(), f"{folder}/{name}")
 
-    def note(self, descriptor: int) -> None:
-        """Take what a descriptor stands for as flushed."""
+    def record(self, descriptor: int) -> None:
+        """Record the file or folder of a descriptor as flushed."""
         path, found = Path(f"/proc/self/fd/{descriptor}").readlink(), os.fstat(descriptor)
         if not any(path.is_relative_to(root) for root in self.roots):
             return
         if stat.S_ISDIR(found.st_mode):
-            self._note_folder(str(path))
+            self._record_folder(str(path))
         else:
-            self._note_file(found, str(path))
+            self._record_file(found, str(path))
 
     def cut(self, rng: random.Random) -> Counter[str]:
-        """Let the power fail, once nothing writes any more; return how much of what was not flushed is how."""
+        """Cut the power after all writers ended; return the number of unflushed entries by what became of them."""
         flushed, folders = self._read()
         fates: Counter[str] = Counter()
         for root in filter(Path.exists, self.roots):
-            _Loss(self.shadow, flushed, folders, rng, fates).fall_upon(root)
+            _Loss(self.shadow, flushed, folders, rng, fates).apply(root)
         return fates
 
-    def _note_file(self, found: os.stat_result, path: str) -> None:
+    def _record_file(self, found: os.stat_result, path: str) -> None:
         self._keep(path)
         self._write(["file", found.st_ino])
 
-    def _note_folder(self, folder: str) -> None:
+    def _record_folder(self, folder: str) -> None:
         names = {
             entry.name: entry.inode() if entry.is_dir() else self._keep(entry.path) for entry in os.scandir(folder)
         }
         self._write(["folder", folder, {name: inode for name, inode in names.items() if inode is not None}])
 
     def _keep(self, path: str) -> int | None:
-        """Link a file into the shadow, so that it can come back and its inode stays its own; None if it is gone."""
+        """Link a file into the shadow, so that it can come back and its inode is not reused; None if it is missing."""
         link = self.shadow / f"new-{os.getpid()}-{threading.get_ident()}"
         try:
             os.link(path, link)
@@ -83,7 +83,7 @@ class Disk:
         return inode
 
     def _write(self, line: list[Any]) -> None:
-        """Append to the journal, undivided."""
+        """Append a line to the journal in one write."""
         journal = os.open(self.shadow / _JOURNAL, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             os.write(journal, json.dumps(line).encode() + b"\n")
@@ -112,15 +112,15 @@ class _Loss:
     rng: random.Random
     fates: Counter[str] = field(default_factory=Counter[str])
 
-    def fall_upon(self, folder: Path) -> None:
-        """Lose what of a folder was not flushed."""
+    def apply(self, folder: Path) -> None:
+        """Lose unflushed entries of a folder."""
         durable = self.folders.get(str(folder), {})
         entries = {entry.name: entry for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)}
         for name, entry in entries.items():
             if durable.get(name) != entry.inode() and self.rng.random() < 0.5:
                 self._forget(Path(entry.path), durable.get(name))
             elif entry.is_dir():
-                self.fall_upon(Path(entry.path))
+                self.apply(Path(entry.path))
             elif entry.inode() not in self.flushed:
                 self._tear(Path(entry.path))
         for name in sorted(durable.keys() - entries.keys()):
@@ -128,7 +128,7 @@ class _Loss:
                 self._bring_back(folder / name, durable[name])
 
     def _forget(self, path: Path, before: int | None) -> None:
-        """Let a name be what it was before."""
+        """Revert a name to its previous file, if any."""
         self.fates["names lost"] += 1
         if path.is_dir():
             for inner in sorted(path.rglob("*"), reverse=True):
@@ -141,23 +141,23 @@ class _Loss:
 
     def _bring_back(self, path: Path, inode: int) -> None:
         kept = self.shadow / str(inode)
-        if kept.exists():  # it was no folder
+        if kept.exists():  # folders have no link
             os.link(kept, path)
             self.fates["names brought back"] += 1
 
     def _tear(self, path: Path) -> None:
         whole = path.read_bytes()
-        path.unlink()  # other names of the file are for others to tear
+        path.unlink()  # its other names are torn separately
         path.write_bytes(self.rng.choice(_TEARS)(whole))
-        self.fates["files torn or spared"] += 1
+        self.fates["files torn or intact"] += 1
 
 
-def noting_flushes(disk: Disk, task: Callable[..., object], *arguments: Any) -> None:
-    """Run a task in this process, whose flushes are noted from now on."""
+def recording_flushes(disk: Disk, task: Callable[..., object], *arguments: Any) -> None:
+    """Run a task in this process and record its flushes."""
     real = os.fsync
 
     def fsync(descriptor: Any) -> None:
-        disk.note(descriptor if isinstance(descriptor, int) else descriptor.fileno())
+        disk.record(descriptor if isinstance(descriptor, int) else descriptor.fileno())
         real(descriptor)
 
     os.fsync = fsync

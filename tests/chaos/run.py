@@ -1,4 +1,4 @@
-"""The loop of a chaos run: the whole table in an order that the seed gives, again and again, kills in between."""
+"""The loop of a chaos run: all faults in a random order given by the seed, repeatedly, with kills in between."""
 
 import argparse
 import random
@@ -7,27 +7,27 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipelines.cli.output import say
-from pipelines.lake.history import take_snapshot
+from pipelines.cli.output import print_line
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.operate.verify import verify_lake
-from tests.chaos.disturbances import DISTURBANCES, kill, poison
-from tests.chaos.verdict import not_rejected, not_told, settle, verdict
+from tests.chaos.faults import FAULTS, kill, poison
+from tests.chaos.report import count_missing_dead_letters, count_unrecorded_losses, report, settle
 from tests.chaos.world import World, open_world
 from tests.draining import drain_all
 
 _KILLS, _POISONINGS = 6, 3
-"""For each other disturbance."""
+"""Per fault of another kind."""
 _LONG_RUN_SECONDS = 300.0
 _OUTAGE_SECONDS, _SHORT_OUTAGE_SECONDS = 60.0, 3.0
 
 
-def torment(world: World, seconds: float) -> None:
-    """Disturb until the time is up and everything has happened; fails as soon as the lake does not reconcile."""
-    deadline, told = time.monotonic() + seconds, time.monotonic()
+def run_faults(world: World, seconds: float) -> None:
+    """Apply faults until the time is up and each was applied; fail as soon as the lake does not reconcile."""
+    deadline, reported = time.monotonic() + seconds, time.monotonic()
     for name in _order(world.rng):
         try:
-            DISTURBANCES[name](world)
+            FAULTS[name](world)
         except BaseException as error:
             error.add_note(f"in round {world.story.rounds}, {name}")
             raise
@@ -35,9 +35,9 @@ def torment(world: World, seconds: float) -> None:
         world.story.rounds += 1
         if name not in {kill.__name__, poison.__name__}:
             _reconcile(world)
-            say(f"{name} took {time.monotonic() - told:.1f} s with the kills before it")
-            told = time.monotonic()
-        if time.monotonic() > deadline and all(world.story.done[each] for each in DISTURBANCES):
+            print_line(f"{name} took {time.monotonic() - reported:.1f} s with the kills before it")
+            reported = time.monotonic()
+        if time.monotonic() > deadline and all(world.story.done[each] for each in FAULTS):
             break
     hostile = world.hostile
     world.story.distinct += hostile.distinct
@@ -45,9 +45,9 @@ def torment(world: World, seconds: float) -> None:
 
 
 def _order(rng: random.Random) -> Iterator[str]:
-    """Yield names of the table for as long as they are wanted: each as often as the others but kills and poison."""
+    """Yield names of faults endlessly: all equally often, except kills and poison."""
     common = [kill.__name__] * _KILLS + [poison.__name__] * _POISONINGS
-    rare = [name for name in DISTURBANCES if name not in common]
+    rare = [name for name in FAULTS if name not in common]
     while True:
         for name in rng.sample(rare, len(rare)):
             yield from rng.sample(common, rng.randint(1, len(common)))
@@ -55,18 +55,18 @@ def _order(rng: random.Random) -> Iterator[str]:
 
 
 def _reconcile(world: World) -> None:
-    drain_all(world.settings)  # what remains would grow without bound
+    drain_all(world.settings)  # otherwise the backlog would grow without bound
     failed = [check for check in verify_lake(take_snapshot(open_lake(world.settings.lake_root))) if not check.passed]
     assert not failed, failed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Torment for some minutes, by a seed; return the exit code."""
+    """Run faults for some minutes with a seed; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("minutes", type=float, nargs="?", default=30.0)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
     asked = parser.parse_args(arguments)
-    say(f"seed {asked.seed}")
+    print_line(f"seed {asked.seed}")
     seconds = 60 * asked.minutes
     outage = _OUTAGE_SECONDS if seconds >= _LONG_RUN_SECONDS else _SHORT_OUTAGE_SECONDS
     rng = random.Random(asked.seed)  # noqa: S311 - no secret
@@ -74,5 +74,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tempfile.TemporaryDirectory(prefix="karmalake-chaos-", ignore_cleanup_errors=True) as folder,
         open_world(Path(folder), rng, outage) as world,
     ):
-        torment(world, seconds)
-        return verdict(world.story, settle(world), not_rejected(world), not_told(world))
+        run_faults(world, seconds)
+        return report(world.story, settle(world), count_missing_dead_letters(world), count_unrecorded_losses(world))

@@ -1,4 +1,4 @@
-"""What the children of a chaos run do: functions of a module, since a child gets them by name."""
+"""The tasks of child processes in a chaos run: module-level functions, since a child finds them by name."""
 
 import os
 import threading
@@ -13,7 +13,7 @@ from pipelines.lake.tables import open_lake
 from pipelines.lake.upkeep import compact
 from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.settings import Settings
-from pipelines.sources.files import Mapping as Columns
+from pipelines.sources.files import ColumnMapping as Columns
 from pipelines.stream import stream
 from tests.draining import drain_all
 
@@ -28,7 +28,7 @@ def merge_files(settings: Settings) -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Derive and publish, as `karmalake refresh` and `karmalake publish` do."""
+    """Refresh and publish, as `karmalake refresh` and `karmalake publish` do."""
     refresh_warehouse(settings)
     publish_warehouse(settings)
 
@@ -36,11 +36,11 @@ def serve(settings: Settings) -> None:
 def streaming(settings: Settings) -> None:
     """Ingest, refresh and publish until killed, as `karmalake stream` does."""
     stream(settings, threading.Event(), lambda _commit: None, lambda _derived, _published: None)
-    raise AssertionError("stream ended by itself")
+    raise AssertionError("stream ended without an error")
 
 
 def accept(settings: Settings) -> str | None:
-    """Write what the brokers lost into the lake, as `karmalake drain --accept-loss` does; return what it says."""
+    """Accept the brokers' losses, as `karmalake drain --accept-loss` does; return the note of the commit."""
     with open_ingest(settings) as ingest:
         record = accept_loss(ingest)
     return record.note if record else None
@@ -58,6 +58,6 @@ def load(path: Path, settings: Settings) -> None:
 
 
 def in_environment(environment: Mapping[str, str], task: Callable[..., object], *arguments: Any) -> None:
-    """Run a task with more in its environment than the server has that children are forked from."""
+    """Run a task with additional environment variables: children inherit those of the fork server."""
     os.environ.update(environment)
     task(*arguments)

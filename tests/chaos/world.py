@@ -1,4 +1,4 @@
-"""What a chaos run works on: services, a lake and what was sent to it; and a second lake, on an object store."""
+"""The world of a chaos run: services, a lake and what was sent to it, and a second lake on an object store."""
 
 import itertools
 import logging
@@ -19,7 +19,7 @@ from pipelines.emit.producer import Record
 from pipelines.lake.tables import create_lake, is_lake
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import Settings
-from tests.crashes.kills import child, power_cut
+from tests.crashes.kills import child, kill_all_after
 from tests.draining import query, send, valid_records, with_ingest
 from tests.poison import Poisoner, with_writers
 from tests.services.kafka_cluster import KafkaCluster
@@ -27,43 +27,43 @@ from tests.services.object_store import BUCKET, ObjectStore
 from tests.services.proxy import Proxy
 from tests.services.waiting import wait_for
 
-MOST_SECONDS = 1.2
-"""About as long as the tasks take at first, so that most are cut off, and some end."""
+MAX_SECONDS = 1.2
+"""About the duration of the tasks at first, so that most are killed and some end."""
 _PATIENCE_SECONDS = 400.0
-"""On a machine under four times its load; nothing of it takes a tenth of that on a quiet one."""
+"""Allows for four times the load of the machine; an idle one needs less than a tenth."""
 _FIRST = 1_000_000_000
-"""The number of the first event that is not of a simulated world: all such ids are of one length."""
+"""The number of the first event outside the simulated world: all such ids have equal length."""
 
 
 @dataclass(slots=True)
 class Story:
-    """What happened before the books are opened."""
+    """What was sent and what happened, for the report."""
 
     rounds: int = 0
     done: Counter[str] = field(default_factory=Counter[str])
-    """Disturbances of the table, by name."""
+    """Faults applied, by name."""
     kills: Counter[str] = field(default_factory=Counter[str])
-    """Processes that were killed, by what was at work at the same time."""
+    """Processes killed, by the tasks that ran at the same time."""
     unflushed: Counter[str] = field(default_factory=Counter[str])
-    """What became of what was not flushed when the power failed."""
+    """Unflushed files and names at power cuts, by what became of them."""
     sent: int = 0
     distinct: int = 0
-    """Events that were sent and could be read, each counted once: what has to be in the lake."""
+    """Distinct events that were sent and could be read: they must be in the lake."""
     remote: int = 0
-    """The same of the lake on the object store."""
+    """The same for the lake on the object store."""
     poison: int = 0
     """Records and batches of the hostile producer."""
     letters: set[int] = field(default_factory=set[int])
-    """Offsets of those that have to be dead letters, in their topic partition."""
+    """Offsets in their topic partition that must be dead letters."""
     unreadable: int = 0
-    """Events that a broker lost before they were read: they are nowhere."""
-    told: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
-    """Losses that have to be in the commits table: the topic, and how many records were never read."""
+    """Events that a broker lost before they were read."""
+    losses: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    """Losses that must be in the commits table: the topic, and the number of records never read."""
 
 
 @dataclass(slots=True)
 class World:
-    """The lake that is disturbed, `settings`, and what disturbs it."""
+    """The lake under test, `settings`, and the services that faults are applied to."""
 
     folder: Path
     settings: Settings
@@ -87,11 +87,11 @@ class World:
 
     @property
     def log(self) -> Path:
-        """What children say."""
+        """The output of child processes."""
         return self.folder / "children.log"
 
     def fresh(self, count: int) -> list[Record]:
-        """Return records of that many events which are in no other record."""
+        """Return records of `count` new events."""
         return valid_records(itertools.islice(self.numbers, count))
 
     def send(self, records: Sequence[Record]) -> None:
@@ -99,22 +99,22 @@ class World:
         self.story.sent, self.story.distinct = self.story.sent + len(records), self.story.distinct + len(records)
         send(self.settings, records)
 
-    def cut(self, running: Sequence[Any], settings: Settings | None = None) -> None:
-        """Run tasks, and kill all of them at some moment."""
-        seconds = self.rng.uniform(0, MOST_SECONDS)
-        cut = power_cut(seconds, self.log, running, settings or self.settings)
-        self.story.kills[" + ".join(map(_name, running))] += cut
+    def kill_during(self, running: Sequence[Any], settings: Settings | None = None) -> None:
+        """Run tasks, and kill all of them at a random moment."""
+        seconds = self.rng.uniform(0, MAX_SECONDS)
+        killed = kill_all_after(seconds, self.log, running, settings or self.settings)
+        self.story.kills[" + ".join(map(_name, running))] += killed
 
     @contextmanager
     def beside(self, task: Any, *arguments: Any) -> Generator[BaseProcess]:
-        """Yield a process that runs a task, to be killed in the end; fails if it ended with an error."""
+        """Yield a process that runs a task, and kill it at the end; fail if it ended with an error."""
         with child(self.log, task, *arguments) as process:
             yield process
             assert process.exitcode in {0, None}, self.log.read_text()
         self.story.kills[_name(task)] += process.exitcode != 0
 
     def await_with(self, process: BaseProcess, what: str, predicate: Any) -> None:
-        """Wait for something that a process brings about; fails with its words as soon as it ends with an error."""
+        """Wait for a predicate that a process makes true; fail with its output if it ends with an error."""
 
         def is_there() -> bool:
             assert process.exitcode in {0, None}, f"{what}: {self.log.read_text()}"
@@ -124,20 +124,20 @@ class World:
 
 
 def _name(task: Any) -> str:
-    """Return what a task is called: of a partial one, what it runs in the end."""
+    """Return the name of a task; of a partial, the name of its innermost function."""
     inner = next((argument for argument in getattr(task, "args", ()) if callable(argument)), None)
     return _name(inner) if inner else getattr(task, "func", task).__name__
 
 
 def has_all(settings: Settings, records: Sequence[Record]) -> bool:
-    """Return whether the lake has as many events as these fresh records are, with their ids."""
+    """Return whether the lake has the events of these fresh records."""
     first, last = (int(_number(record)) for record in (records[0], records[-1]))
     sql = f"SELECT count(*) FROM events WHERE event_id BETWEEN 'e-{first}' AND 'e-{last}'"  # noqa: S608 - numbers
     return query(settings, sql) == [(len(records),)]
 
 
-def is_there_with_all(settings: Settings, records: Sequence[Record]) -> bool:
-    """Return whether the lake is there and has all; a stream makes it when it starts."""
+def exists_with_all(settings: Settings, records: Sequence[Record]) -> bool:
+    """Return whether the lake exists and has these events; a stream creates it at its start."""
     return is_lake(settings.lake_root) and has_all(settings, records)
 
 
@@ -149,7 +149,7 @@ def _number(record: Record) -> bytes:
 
 @contextmanager
 def open_world(folder: Path, rng: random.Random, outage_seconds: float) -> Generator[World]:
-    """Yield empty lakes, with brokers, a cache and an object store that end with the block."""
+    """Yield empty lakes, with brokers, a cache and an object store that stop at the end of the block."""
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     bare = with_ingest(Settings(data_dir=folder), max_batch_records=100)
     start(bare)

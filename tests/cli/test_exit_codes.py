@@ -1,4 +1,4 @@
-"""Every error class ends the process with its own exit code, says its own code, and docs/operations.md explains it."""
+"""Every error class has its own exit code and error code, which docs/operations.md explains."""
 
 import ast
 import os
@@ -14,7 +14,7 @@ import pytest
 
 import pipelines.errors as errors_module
 from pipelines.cli.error_codes import PAGE, explanations
-from pipelines.errors import DEFECT, INTERRUPTED, IO, PERMISSION, KarmalakeError, ending_of, endings
+from pipelines.errors import DEFECT, INTERRUPTED, IO, PERMISSION, KarmalakeError, exit_status_of, exit_statuses
 from tests.conftest import REPOSITORY
 
 _KARMALAKE = [sys.executable, "-c", "from pipelines.cli import main; main()"]
@@ -37,7 +37,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Return a function that runs a command, or a program, in an empty folder without any service."""
+    """Return a function that runs a command or a program in an empty folder, without services."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KARMALAKE_")}
     environment |= {"KARMALAKE_DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"}
 
@@ -50,13 +50,13 @@ def run(tmp_path: Path) -> Run:
     return ran
 
 
-def _told(done: subprocess.CompletedProcess[str]) -> tuple[int, list[str]]:
+def _result(done: subprocess.CompletedProcess[str]) -> tuple[int, list[str]]:
     return done.returncode, re.findall(r"^error (KL-[A-Z-]+): ", done.stderr, re.MULTILINE)
 
 
 def test_codes_are_distinct_and_stable() -> None:
-    """No two classes share a code or an exit code; a supervisor is configured with these very numbers."""
-    assert {ending.code: ending.exit_code for ending in endings()} == {
+    """No two classes share a code or an exit code, and supervisors rely on these numbers."""
+    assert {status.code: status.exit_code for status in exit_statuses()} == {
         "KL-FAILED": 1,
         "KL-USAGE": 2,
         "KL-REJECTED-RECORDS": 65,
@@ -72,46 +72,46 @@ def test_codes_are_distinct_and_stable() -> None:
         "KL-COMMIT-UNKNOWN": 84,
         "KL-INTERRUPTED": 130,
     }
-    assert len({ending.exit_code for ending in endings()}) == len(endings())
+    assert len({status.exit_code for status in exit_statuses()}) == len(exit_statuses())
     ours = [kind for kind in vars(errors_module).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     assert set(ours) == set(_CLASSES)
     assert all("code" in vars(kind) and "exit_code" in vars(kind) for kind in ours)
 
 
 def test_the_page_has_a_section_and_a_row_for_each_code() -> None:
-    """And for no other; each section says what to do, and links to nothing that a wheel does not have."""
+    """And for no other; each section says what to do, and links only to what a wheel contains."""
     page = (REPOSITORY / PAGE).read_text(encoding="utf-8")
     rows = re.findall(
-        r"^\| (\d+) \| \[(KL-[A-Z-]+)\]\(#([a-z-]+)\) \| (.+?) \| (may cure it|cures nothing) \|", page, re.MULTILINE
+        r"^\| (\d+) \| \[(KL-[A-Z-]+)\]\(#([a-z-]+)\) \| (.+?) \| (may help|does not help) \|", page, re.MULTILINE
     )
-    assert [(code, int(number), again == "may cure it") for number, code, _, _, again in rows] == [
-        *map(tuple, endings())
+    assert [(code, int(number), again == "may help") for number, code, _, _, again in rows] == [
+        *map(tuple, exit_statuses())
     ]
     assert all(anchor == code.lower() for _, code, anchor, _, _ in rows)
     raised = {code: name.strip("`") for _, code, _, name, _ in rows}
     assert {kind.code: kind.__name__ for kind in _CLASSES}.items() <= raised.items()
-    assert set(explanations()) == {ending.code for ending in endings()}
+    assert set(explanations()) == {status.code for status in exit_statuses()}
     assert [code for code, text in explanations().items() if "\n\nDo: " not in text or "](" in text] == []
 
 
-def test_the_supervisor_of_the_page_restarts_what_another_try_may_cure() -> None:
-    """The unit of systemd names exactly the exit codes that need an operator."""
+def test_the_documented_supervisor_restarts_transient_errors() -> None:
+    """The systemd unit lists exactly the exit codes that need an operator."""
     page = (REPOSITORY / PAGE).read_text(encoding="utf-8")
     named = re.search(r"^RestartPreventExitStatus=(.+)$", page, re.MULTILINE)
     assert named is not None
-    assert [*map(int, named[1].split())] == [ending.exit_code for ending in endings() if not ending.transient]
+    assert [*map(int, named[1].split())] == [status.exit_code for status in exit_statuses() if not status.transient]
 
 
 @pytest.mark.parametrize("kind", _CLASSES, ids=lambda kind: kind.__name__)
-def test_each_class_ends_the_process_with_its_code(run: Run, kind: type[KarmalakeError]) -> None:
-    """The process returns the exit code of the class, and its message begins with the code and names the way on."""
+def test_each_error_class_has_its_exit_code(run: Run, kind: type[KarmalakeError]) -> None:
+    """The process exits with the code of the class; the message starts with the error code and ends with a hint."""
     done = run(f"pipelines.errors.{kind.__name__}('what happened')", program=_INJECTED)
-    assert _told(done) == (kind.exit_code, [kind.code])
+    assert _result(done) == (kind.exit_code, [kind.code])
     assert done.stderr == f"error {kind.code}: what happened\n       see karmalake errors {kind.code}\n"
 
 
 @pytest.mark.parametrize(
-    ("raised", "ending"),
+    ("raised", "status"),
     [
         ("OSError(28, 'No space left on device', 'x')", IO),
         ("PermissionError(13, 'Permission denied', 'x')", PERMISSION),
@@ -121,47 +121,47 @@ def test_each_class_ends_the_process_with_its_code(run: Run, kind: type[Karmalak
         ("BaseException('a panic of another language')", DEFECT),
     ],
 )
-def test_what_is_not_ours_has_a_code_too(run: Run, raised: str, ending: errors_module.Ending) -> None:
-    """A traceback stands above a defect only."""
+def test_foreign_exceptions_have_a_code(run: Run, raised: str, status: errors_module.ExitStatus) -> None:
+    """Only a defect prints a traceback."""
     done = run(raised, program=_INJECTED)
-    assert _told(done) == (ending.exit_code, [ending.code])
-    assert ("Traceback" in done.stderr) == (ending is DEFECT)
+    assert _result(done) == (status.exit_code, [status.code])
+    assert ("Traceback" in done.stderr) == (status is DEFECT)
 
 
-def test_real_mistakes_and_outages_have_the_codes_of_their_classes(run: Run, tmp_path: Path) -> None:
-    """As a user meets them, class by class: nothing is injected, and no traceback is shown."""
+def test_real_errors_have_the_codes_of_their_classes(run: Run, tmp_path: Path) -> None:
+    """Real errors, one per class, without injection; none prints a traceback."""
     (tmp_path / "events.csv").write_text("u,t\na,2024-01-01\n")
     (tmp_path / "rubbish.csv").write_text("u,t\na,soon\n")
     (tmp_path / "policy.toml").write_text('name = "x"\n[')
     nowhere = {"KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
-    assert _told(run("verify")) == (2, ["KL-USAGE"])
-    assert _told(run("no-such-command")) == (2, ["KL-USAGE"])
-    assert _told(run("backfill", "rubbish.csv", *_COLUMNS)) == (65, ["KL-REJECTED-RECORDS"])
-    assert _told(run("backfill", "events.csv", *_COLUMNS)) == (0, [])
-    assert _told(run("explain", "nobody")) == (1, ["KL-FAILED"])
-    assert _told(run("doctor")) == (1, ["KL-FAILED"])
-    assert _told(run("scores", "--policy", "policy.toml")) == (80, ["KL-POLICY"])
-    assert _told(run("drain")) == (78, ["KL-CONFIGURATION"])
-    assert _told(run("verify", KARMALAKE_DATA_DIR=str(tmp_path / "events.csv"))) == (78, ["KL-CONFIGURATION"])
-    assert _told(run("verify", KARMALAKE_CONFIG=str(tmp_path))) == (78, ["KL-CONFIGURATION"])
+    assert _result(run("verify")) == (2, ["KL-USAGE"])
+    assert _result(run("no-such-command")) == (2, ["KL-USAGE"])
+    assert _result(run("backfill", "rubbish.csv", *_COLUMNS)) == (65, ["KL-REJECTED-RECORDS"])
+    assert _result(run("backfill", "events.csv", *_COLUMNS)) == (0, [])
+    assert _result(run("explain", "nobody")) == (1, ["KL-FAILED"])
+    assert _result(run("doctor")) == (1, ["KL-FAILED"])
+    assert _result(run("scores", "--policy", "policy.toml")) == (80, ["KL-POLICY"])
+    assert _result(run("drain")) == (78, ["KL-CONFIGURATION"])
+    assert _result(run("verify", KARMALAKE_DATA_DIR=str(tmp_path / "events.csv"))) == (78, ["KL-CONFIGURATION"])
+    assert _result(run("verify", KARMALAKE_CONFIG=str(tmp_path))) == (78, ["KL-CONFIGURATION"])
     for command in ("drain", "lag", "audit"):
         done = run(command, **nowhere)
-        assert _told(done) == (75, ["KL-UNAVAILABLE"])
+        assert _result(done) == (75, ["KL-UNAVAILABLE"])
         assert "Traceback" not in done.stderr
 
 
-def test_a_torn_lake_ends_with_its_code(run: Run, tmp_path: Path) -> None:
-    """An entry of the log that is torn below others is a contradiction, and not a matter of trying again."""
+def test_a_torn_lake_has_its_exit_code(run: Run, tmp_path: Path) -> None:
+    """A torn log entry below others is corruption; a retry does not help."""
     for day in (1, 2, 3):
         (tmp_path / "events.csv").write_text(f"u,t\na,2024-01-0{day}\n")
         assert run("backfill", "events.csv", *_COLUMNS).returncode == 0
     entries = sorted((tmp_path / "data" / "lake" / "events" / "_delta_log").glob("*.json"))
     entries[-2].write_bytes(entries[-2].read_bytes()[:40])
-    assert _told(run("refresh")) == (82, ["KL-CORRUPTION"])
+    assert _result(run("refresh")) == (82, ["KL-CORRUPTION"])
 
 
-def test_a_reader_that_is_gone_is_no_error(run: Run, tmp_path: Path) -> None:
-    """`| head` ends every kind of output as shells have it, silently; a full disk is told."""
+def test_a_closed_pipe_is_not_an_error(run: Run, tmp_path: Path) -> None:
+    """`| head` ends any output silently, with the exit code of shells; a full disk is reported."""
     (tmp_path / "events.csv").write_text("u,t\na,2024-01-01\n")
     run("backfill", "events.csv", *_COLUMNS)
     for command in (["errors"], ["contract", "show"], ["scores"], ["scores", "--format", "table"], ["--help"]):
@@ -182,8 +182,8 @@ def _with_output(command: list[str], output: int, folder: Path) -> tuple[int, st
     return done.returncode, done.stderr
 
 
-def test_closed_streams_take_no_file_of_the_lake(tmp_path: Path) -> None:
-    """With `>&- 2>&-` a command does its work: no file of its own stands in the place of standard output."""
+def test_closed_standard_streams_corrupt_no_lake_file(tmp_path: Path) -> None:
+    """With `>&- 2>&-` a command works: no file that it opens becomes standard output."""
     (tmp_path / "events.csv").write_text("u,t\na,2024-01-01\n")
     command = " ".join(["exec", sys.executable, "-c", f"'{_KARMALAKE[-1]}'", "backfill events.csv", *_COLUMNS])
     environment = {**os.environ, "KARMALAKE_DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": str(REPOSITORY)}
@@ -195,25 +195,25 @@ def test_closed_streams_take_no_file_of_the_lake(tmp_path: Path) -> None:
 
 
 def test_the_command_errors_explains_each_code(run: Run) -> None:
-    """By error code or exit code; an unknown one is a mistake; without one, all are listed."""
+    """By error code or exit code; an unknown one is a usage error; without one, all are listed."""
     listed = run("errors").stdout
-    for ending in endings():
-        assert re.search(rf"^{ending.exit_code} +{ending.code} ", listed, re.MULTILINE)
+    for status in exit_statuses():
+        assert re.search(rf"^{status.exit_code} +{status.code} ", listed, re.MULTILINE)
     for given in ("KL-LOST-RECORDS", "kl-lost-records", "81"):
         assert "karmalake drain --accept-loss" in run("errors", given).stdout
-    assert _told(run("errors", "KL-NONE")) == (2, ["KL-USAGE"])
+    assert _result(run("errors", "KL-NONE")) == (2, ["KL-USAGE"])
 
 
-def test_the_package_brings_the_page_along() -> None:
-    """A wheel holds docs/operations.md where the command looks for it, and the image is built with it."""
+def test_the_package_contains_the_operations_page() -> None:
+    """A wheel contains docs/operations.md where the command looks for it, and the image is built with it."""
     build = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
     assert build["targets"]["wheel"]["force-include"] == {str(PAGE): f"pipelines/{PAGE.name}"}
     assert f"COPY {PAGE} {PAGE}" in (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
     assert f"!{PAGE}" in (REPOSITORY / ".dockerignore").read_text(encoding="utf-8")
 
 
-def test_no_message_points_into_a_checkout() -> None:
-    """What a user of a wheel reads names no page, no test and no `make` of the repository."""
+def test_no_message_refers_to_the_repository() -> None:
+    """Messages name no page, test or `make` target, which a wheel does not contain."""
     found = [
         f"{path.relative_to(REPOSITORY)}:{text.lineno}: {text.value}"
         for folder in ("pipelines", "assets")
@@ -226,7 +226,7 @@ def test_no_message_points_into_a_checkout() -> None:
 
 
 def _texts(tree: ast.AST) -> list[ast.Constant]:
-    """Return every text but docstrings and the descriptions below fields."""
+    """Return every string except docstrings and the descriptions of fields."""
     described = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     return [
         node
@@ -235,7 +235,7 @@ def _texts(tree: ast.AST) -> list[ast.Constant]:
     ]
 
 
-def test_a_derived_class_is_of_its_class() -> None:
-    """What is raised as a class of our own ends by that class."""
-    assert ending_of(errors_module.TransientError("x")) == ("KL-UNAVAILABLE", 75, True)
-    assert ending_of(errors_module.FencedError("x")) == ("KL-FENCED", 83, False)
+def test_a_subclass_has_the_code_of_its_class() -> None:
+    """A subclass has the codes of its base class."""
+    assert exit_status_of(errors_module.TransientError("x")) == ("KL-UNAVAILABLE", 75, True)
+    assert exit_status_of(errors_module.FencedError("x")) == ("KL-FENCED", 83, False)

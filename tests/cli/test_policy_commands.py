@@ -1,4 +1,4 @@
-"""The commands that explain scores and policies, over a small lake: what they print is what the engine says."""
+"""The commands explain and policy on a small lake: their output equals that of the engine."""
 
 import io
 import json
@@ -14,12 +14,12 @@ import pyarrow as pa
 import pytest
 
 from pipelines.cli import main
-from pipelines.contract.schema import EVENT, PLACE
+from pipelines.contract.schema import EVENT, POSITION
 from pipelines.lake.tables import create_lake
-from tests.lake.making import commit
+from tests.lake.builders import commit
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
-COLUMNS = pa.schema([*EVENT, *PLACE])
+COLUMNS = pa.schema([*EVENT, *POSITION])
 RULES = """
 name = "votes"
 version = "3"
@@ -71,7 +71,7 @@ def events(*happened: tuple[str, str, float], offset: int = 0) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a lake of ann's few events in March 2026 and max's 3,000."""
+    """Return a folder with a lake of a few events of ann in March 2026, and 3,000 of max."""
     folder = tmp_path_factory.mktemp("data")
     lake = create_lake(folder / "lake")
     few = [("ann", "Up", i / 100) for i in range(3)] + [("ann", "Down", 1), ("ann", "Waved", 2), ("ann", "Up", 8)]
@@ -109,7 +109,7 @@ def ledger(answer: Answer) -> list[dict[str, object]]:
 
 @pytest.mark.parametrize("policy", ["votes", "default", "decayed-karma", "stackexchange-2018"])
 def test_the_explanation_ends_with_the_score(run: Run, rules: str, policy: str) -> None:
-    """For every user and policy: `earned` adds up to what `scores` says, and the running score ends there."""
+    """For every user and policy, the sum of `earned` and the last running score equal the score of `scores`."""
     chosen = ["--policy", rules if policy == "votes" else policy, "--as-of", "2026-03-12"]
     scores = pl.read_csv(io.StringIO(run("scores", *chosen).out))
     assert set(scores["user_id"]) == {"ann", "bob", "max"}
@@ -119,8 +119,8 @@ def test_the_explanation_ends_with_the_score(run: Run, rules: str, policy: str) 
         assert rows["score"].to_list()[-1] == pytest.approx(score, abs=1e-9)
 
 
-def test_the_table_names_event_reason_rule_and_version(run: Run, rules: str) -> None:
-    """A capped vote, an expired penalty and an event without a rule; the total stands below."""
+def test_the_table_shows_event_reason_rule_and_version(run: Run, rules: str) -> None:
+    """A capped vote, an expired penalty and an event without a rule, with the total below."""
     answer = run("explain", "ann", "--policy", rules, "--as-of", "2026-03-12")
     lines = {line.split()[2]: " ".join(line.split()[3:]) for line in answer.out.splitlines() if " e00" in line}
     assert lines["e00002"] == "Up 10 - +5 26 capped (votes) 3"
@@ -129,30 +129,30 @@ def test_the_table_names_event_reason_rule_and_version(run: Run, rules: str) -> 
     assert "ann: 6 contributions add up to a score of 36 as of 2026-03-12 00:00:00Z" in answer.out
 
 
-def test_json_is_a_document_a_line(run: Run, rules: str) -> None:
-    """Every line parses, with the members of the engine's ledger."""
+def test_json_is_one_document_per_line(run: Run, rules: str) -> None:
+    """Every line is a document with the columns of the engine's ledger."""
     rows = ledger(run("explain", "ann", "--policy", rules, "--as-of", "2026-03-12", "--format", "json"))
     assert [row["reason"] for row in rows] == ["start", *["granted"] * 2, "capped", "expired", "no rule", "granted"]
     assert {"event_time", "event_id", "points", "policy_version", "rule", "earned", "score"} <= rows[0].keys()
 
 
-def test_parquet_goes_to_a_file(run: Run, rules: str, tmp_path: Path) -> None:
-    """The same rows, readable by others."""
+def test_parquet_is_written_to_a_file(run: Run, rules: str, tmp_path: Path) -> None:
+    """The file has the same rows."""
     path = tmp_path / "ann.parquet"
     answer = run("explain", "ann", "--policy", rules, "--format", "parquet", "--output", str(path))
     assert (answer.code, pl.read_parquet(path)["earned"].sum()) == (0, 36)
 
 
-def test_thousands_of_contributions_print_the_newest_last(run: Run, rules: str) -> None:
-    """Forty rows, what came before them in a line, and how many there are."""
+def test_many_contributions_are_summarized(run: Run, rules: str) -> None:
+    """The newest forty rows, one line that sums up the older ones, and the total number."""
     answer = run("explain", "max", "--policy", rules, "--as-of", "2026-06-01")
     shown = [line.split()[2] for line in answer.out.splitlines() if " e0" in line]
     assert shown == [f"e{n:05}" for n in range(2966, 3006)]
-    assert answer.out.startswith("... 2,961 older rows bring the score to ")
+    assert answer.out.startswith("... 2,961 older rows add up to ")
     assert "max: 3,000 contributions add up to a score of " in answer.out
 
 
-def test_a_change_says_what_came_and_what_expired(run: Run, rules: str) -> None:
+def test_a_change_shows_gained_and_expired_points(run: Run, rules: str) -> None:
     """Between two dates ann gained a vote, and a penalty was over."""
     answer = run("explain", "ann", "--policy", rules, "--from", "2026-03-02T12:00", "--to", "2026-03-12")
     assert "ann: 21 as of 2026-03-02 12:00:00Z, 36 as of 2026-03-12 00:00:00Z: +15 by 3 changes" in answer.out
@@ -164,7 +164,7 @@ def test_a_change_says_what_came_and_what_expired(run: Run, rules: str) -> None:
 
 @pytest.mark.parametrize("span", [[], ["--from", "2026-03-01"]])
 def test_an_unknown_user_is_an_error(run: Run, span: list[str]) -> None:
-    """Exit 1 and a sentence that names the user."""
+    """Exit code 1, and a message that names the user."""
     answer = run("explain", "nobody", *span)
     assert (answer.code, answer.out) == (1, "")
     assert "no event of user 'nobody' before 20" in answer.err
@@ -174,20 +174,20 @@ def test_an_unknown_user_is_an_error(run: Run, span: list[str]) -> None:
     ("options", "message"),
     [
         (["--to", "2026-03-01"], "--to needs --from"),
-        (["--from", "2026-03-01", "--known-at", "2026-03-01"], "do not go with"),
+        (["--from", "2026-03-01", "--known-at", "2026-03-01"], "cannot be combined with"),
         (["--from", "2026-03-02", "--to", "2026-03-01"], "is not before --to"),
         (["--as-of", "yesterday"], "is not a time"),
     ],
 )
-def test_options_that_contradict_are_refused(run: Run, options: list[str], message: str) -> None:
-    """Exit 2, and what to do."""
+def test_contradicting_options_are_refused(run: Run, options: list[str], message: str) -> None:
+    """Exit code 2, and advice."""
     answer = run("explain", "ann", *options)
     assert answer.code == 2
     assert message in answer.err
 
 
-def test_known_at_asks_by_commit_time(run: Run, rules: str) -> None:
-    """Before anything was committed nobody had a score, whatever the events' own times."""
+def test_known_at_selects_by_commit_time(run: Run, rules: str) -> None:
+    """Before the first commit no user has a score, whatever the event times."""
     early, late = ["--known-at", "2026-03-20"], ["--known-at", "2999-01-01"]
     as_of = ["--policy", rules, "--as-of", "2026-03-12"]
     assert len(run("scores", *as_of, *early).out.splitlines()) == 1
@@ -199,20 +199,20 @@ def test_known_at_asks_by_commit_time(run: Run, rules: str) -> None:
 
 
 def test_shipped_policies_are_listed_and_described(run: Run) -> None:
-    """Each with its version and a line that says what it is; and the one in force."""
+    """Each with its version and description, and the one in force."""
     answer = run("policy", "list")
     for name in ("default", "ride-hailing", "stackexchange-2018"):
         assert re.search(rf"^{name} +\S+ +\w.{{20}}", answer.out, re.MULTILINE), name
     assert "in force: default" in answer.out
 
 
-def test_a_good_policy_is_summed_up(run: Run, rules: str) -> None:
+def test_a_valid_policy_is_summarized(run: Run, rules: str) -> None:
     """Name, version, views, actions, bounds and caps in a few lines."""
     answer = run("policy", "check", rules)
     text = " ".join(answer.out.split())
     assert answer.code == 0
     assert len(answer.out.splitlines()) < 15
-    for said in ("name votes", "version 3", "all time, 30 days", "Up, Down", "start 1, floor 1", "votes: 25 a day"):
+    for said in ("name votes", "version 3", "all time, 30 days", "Up, Down", "start 1, floor 1", "votes: 25 per day"):
         assert said in text
 
 
@@ -233,15 +233,15 @@ actions.Up.points = 2
     [
         (RULES.replace("points = 10", "point = 10"), 13, r"actions\.Up\.point: .*did you mean 'points'"),
         (RULES.replace("[30]", "[-30]"), 4, r"windows_days.*greater than or equal to 1, not -30"),
-        (VERSIONS, 8, r"must lie after that of version 1"),
-        (RULES.replace('["Up"]', '["Upp"]'), 10, r"Upp is no action of this policy \(Up, Down\)"),
+        (VERSIONS, 8, r"must be after that of version 1"),
+        (RULES.replace('["Up"]', '["Upp"]'), 10, r"Upp is not an action of this policy \(Up, Down\)"),
         (RULES.replace('period = "day"\n', ""), 7, r"caps\.votes\.period: is missing: add it"),
         ("name = \n", 1, r"is not TOML: .*line 1"),
     ],
     ids=["unknown key", "negative window", "two versions of one date", "unknown action", "cap without period", "TOML"],
 )
-def test_a_mistake_is_explained_by_file_and_line(run: Run, tmp_path: Path, text: str, line: int, said: str) -> None:
-    """Exit 2; the message begins with the place and ends with the remedy."""
+def test_a_policy_error_names_file_and_line(run: Run, tmp_path: Path, text: str, line: int, said: str) -> None:
+    """The message starts with file and line, and ends with a fix."""
     path = tmp_path / "mine.toml"
     path.write_text(text, encoding="utf-8")
     answer = run("policy", "check", str(path))
@@ -251,31 +251,31 @@ def test_a_mistake_is_explained_by_file_and_line(run: Run, tmp_path: Path, text:
     assert re.search(said, answer.err)
 
 
-def test_a_policy_that_is_not_there_is_an_error(run: Run) -> None:
-    """Exit 80, and what there is."""
+def test_a_missing_policy_is_an_error(run: Run) -> None:
+    """Exit code 80, and the names of the shipped policies."""
     answer = run("policy", "check", "defualt")
     assert answer.code == 80
     assert "there is no policy 'defualt'" in answer.err
     assert "stackexchange-2018" in answer.err
 
 
-def test_nobody_moves_between_a_policy_and_itself(run: Run, rules: str) -> None:
-    """Everybody stays, by score and by rank."""
+def test_a_policy_compared_with_itself_changes_nothing(run: Run, rules: str) -> None:
+    """No score and no rank changes."""
     answer = run("policy", "diff", rules, rules, "--as-of", "2026-03-12")
-    assert re.findall(r"^(gain|lose|stay|rank up|rank down) +(\d+)", answer.out, re.MULTILINE) == [
-        *(("gain", "0"), ("lose", "0"), ("stay", "3"), ("rank up", "0"), ("rank down", "0"))
+    assert re.findall(r"^(gain|lose|unchanged|rank up|rank down) +(\d+)", answer.out, re.MULTILINE) == [
+        *(("gain", "0"), ("lose", "0"), ("unchanged", "3"), ("rank up", "0"), ("rank down", "0"))
     ]
-    assert "nobody moves" in answer.out
+    assert "no change: the two policies" in answer.out
 
 
-def test_a_difference_shows_gainers_losers_and_ranks(run: Run, rules: str, tmp_path: Path) -> None:
-    """Without the cap max gains; with penalties for rides bob loses; csv has a row for each."""
+def test_a_diff_shows_gains_losses_and_ranks(run: Run, rules: str, tmp_path: Path) -> None:
+    """Without the cap max gains, with penalties for rides bob loses; CSV has one row per user."""
     other = tmp_path / "other.toml"
     richer = RULES.replace("maximum = 25", "maximum = 90").replace("start = 1, floor = 1", "start = 0, floor = -5")
     other.write_text(richer + "\n[actions.DriverRated]\npoints = -3\n", encoding="utf-8")
     answer = run("policy", "diff", rules, str(other), "--as-of", "2026-03-12")
-    assert re.findall(r"^(gain|lose|stay) +(\d+)", answer.out, re.MULTILINE) == [
-        *(("gain", "2"), ("lose", "1"), ("stay", "0"))
+    assert re.findall(r"^(gain|lose|unchanged) +(\d+)", answer.out, re.MULTILINE) == [
+        *(("gain", "2"), ("lose", "1"), ("unchanged", "0"))
     ]
     gained, lost = answer.out.split("most gained (2 of 2)")[1].split("most lost (1 of 1)")
     assert [line.split()[0] for line in gained.splitlines()[2:4]] == ["max", "ann"]

@@ -1,4 +1,4 @@
-"""The one door of what commands print: on a terminal, whatever a producer has sent is text and does nothing."""
+"""Terminal output: nothing that a producer has sent can control a terminal."""
 
 import ast
 import csv
@@ -17,12 +17,12 @@ import polars as pl
 import pytest
 import typer
 
-from pipelines.boundary.text import STEERING
+from pipelines.boundary.text import CONTROL_CHARS
 from pipelines.cli.app import app
 from pipelines.cli.output import _VisibleLines, show_traceback
 from pipelines.cli.rows import Format, write
 from pipelines.emit.producer import Record
-from pipelines.errors import DEFECT, endings
+from pipelines.errors import DEFECT, exit_statuses
 from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.draining import send
@@ -30,43 +30,51 @@ from tests.test_crashes import environment
 from tests.test_hostile import HOSTILE, bus
 
 __all__ = ["bus"]
-_USERS = [user for user in HOSTILE if "\0" not in user and set(map(ord, user)) & set(STEERING)]
-_NASTY = "\x1b]0;title\x07\x1b[31m\x9b2J\u202e\u200f\r\n[red][link=https://evil.example]x"
+_USERS = [user for user in HOSTILE if "\0" not in user and set(map(ord, user)) & set(CONTROL_CHARS)]
+_HOSTILE_TEXT = "\x1b]0;title\x07\x1b[31m\x9b2J\u202e\u200f\r\n[red][link=https://evil.example]x"
 _MARK = "#### "
-_EXIT_CODES = {str(ending.exit_code) for ending in endings() if ending != DEFECT}
+_EXIT_CODES = {str(status.exit_code) for status in exit_statuses() if status != DEFECT}
 _FORMS = [["--format", form] for form in ("table", "csv", "spreadsheet", "json")]
 
 RUN: dict[str, list[list[str]]] = {
-    "show": [["--", user] for user in _USERS] + [["--", _NASTY]],
-    "leaderboard": [[], ["--user", _NASTY], [_NASTY]],
-    "scores": [[], *_FORMS, ["--policy", _NASTY]],
+    "show": [["--", user] for user in _USERS] + [["--", _HOSTILE_TEXT]],
+    "leaderboard": [[], ["--user", _HOSTILE_TEXT], [_HOSTILE_TEXT]],
+    "scores": [[], *_FORMS, ["--policy", _HOSTILE_TEXT]],
     "explain": [["--", user] for user in _USERS]
     + [[*form, "--", user] for form in _FORMS for user in _USERS[:2]]
-    + [["--from", "2020-01-01", "--", _USERS[0]], ["--", _NASTY], ["--as-of", _NASTY, "--", "x"]],
+    + [["--from", "2020-01-01", "--", _USERS[0]], ["--", _HOSTILE_TEXT], ["--as-of", _HOSTILE_TEXT, "--", "x"]],
     "trend": [[]]
     + [[name, *form] for name in ("movers", "daily", "review_bombs") for form in _FORMS]
-    + [[_NASTY], ["movers", "--set", f"x={_NASTY}"]],
+    + [[_HOSTILE_TEXT], ["movers", "--set", f"x={_HOSTILE_TEXT}"]],
     "sql": [["FROM events", *form] for form in _FORMS]
-    + [[query] for query in ("FROM dead_letters", "FROM conflicts", f'SELECT 1 AS "{_NASTY}"', f'FROM "{_NASTY}"')],
+    + [
+        [query]
+        for query in (
+            "FROM dead_letters",
+            "FROM conflicts",
+            f'SELECT 1 AS "{_HOSTILE_TEXT}"',
+            f'FROM "{_HOSTILE_TEXT}"',
+        )
+    ],
     "dead-letters list": [["--all"]],
-    "dead-letters show": [["{place}"], [_NASTY]],
-    "dead-letters export": [["{folder}/letters.ndjson"], [f"{{folder}}/{_NASTY}"]],
-    "dead-letters requeue": [[], ["--reason", _NASTY]],
-    "dead-letters discard": [["--why", _NASTY, "--place", "{place}"]],
+    "dead-letters show": [["{place}"], [_HOSTILE_TEXT]],
+    "dead-letters export": [["{folder}/letters.ndjson"], [f"{{folder}}/{_HOSTILE_TEXT}"]],
+    "dead-letters requeue": [[], ["--reason", _HOSTILE_TEXT]],
+    "dead-letters discard": [["--why", _HOSTILE_TEXT, "--place", "{place}"]],
     "policy list": [[]],
-    "policy check": [["{policy}"], [_NASTY]],
+    "policy check": [["{policy}"], [_HOSTILE_TEXT]],
     "policy diff": [["default", "default"], *([["default", "{policy}", *form] for form in _FORMS])],
-    "policy activate": [["{policy}"], [_NASTY]],
+    "policy activate": [["{policy}"], [_HOSTILE_TEXT]],
     "contract show": [[]],
-    "contract check": [["{schema}", "{schema}"], [_NASTY, _NASTY]],
+    "contract check": [["{schema}", "{schema}"], [_HOSTILE_TEXT, _HOSTILE_TEXT]],
     "topics ensure": [[]],
     "topics check": [[]],
     "topics describe": [[]],
     "doctor": [[]],
-    "errors": [[], ["KL-IO"], [_NASTY]],
+    "errors": [[], ["KL-IO"], [_HOSTILE_TEXT]],
     "lag": [[], ["--json"]],
     "drain": [[]],
-    "skip": [["{place}", "--why", _NASTY], [_NASTY, "--why", _NASTY]],
+    "skip": [["{place}", "--why", _HOSTILE_TEXT], [_HOSTILE_TEXT, "--why", _HOSTILE_TEXT]],
     "refresh": [[]],
     "rebuild": [[]],
     "publish": [[], ["--full"]],
@@ -74,24 +82,24 @@ RUN: dict[str, list[list[str]]] = {
     "vacuum": [[]],
     "verify": [[]],
     "audit": [[], ["--json"]],
-    "erase": [["--yes", _USERS[-1]], ["--yes", _NASTY]],
+    "erase": [["--yes", _USERS[-1]], ["--yes", _HOSTILE_TEXT]],
     "copy": [["{folder}/copy"]],
-    "replay": [["--into", "{folder}/replayed"], ["--from-time", _NASTY]],
-    "emit": [["{events}", "--action-type", "Voted"], ["{events}", "--user-id", _NASTY], [_NASTY]],
-    "backfill": [["{events}", "--action-type", "Voted"], ["{events}", "--user-id", _NASTY]],
+    "replay": [["--into", "{folder}/replayed"], ["--from-time", _HOSTILE_TEXT]],
+    "emit": [["{events}", "--action-type", "Voted"], ["{events}", "--user-id", _HOSTILE_TEXT], [_HOSTILE_TEXT]],
+    "backfill": [["{events}", "--action-type", "Voted"], ["{events}", "--user-id", _HOSTILE_TEXT]],
     "notify": [["--check", "--rules", "{rules}"]],
     "local status": [[]],
 }
-"""What prints something of others, with arguments that bring it out."""
+"""Commands that print untrusted data, with arguments that make them print it."""
 
 NOT_RUN = {
-    "demo": "makes a world of its own",
-    "simulate": "makes a world of its own",
+    "demo": "simulates events of its own",
+    "simulate": "simulates events of its own",
     "stream": "prints what drain, refresh and publish print, and ends with a signal",
     "relay": "prints counts, and needs a database",
     "dashboard": "prints its address; the page is tests/dashboard",
     "local start": "prints what local status prints",
-    "local stop": "prints two words of ours",
+    "local stop": "prints no untrusted data",
 }
 
 
@@ -103,15 +111,15 @@ def _commands(command: Any, names: tuple[str, ...] = ()) -> Iterator[str]:
         yield from _commands(inner, (*names, name))
 
 
-def test_every_command_is_run_or_named() -> None:
-    """A new command stands here, with what brings out its output, or a reason why it is not run."""
+def test_every_command_is_covered() -> None:
+    """Every command is in RUN, with arguments, or in NOT_RUN, with a reason."""
     commands = set(_commands(typer.main.get_command(app)))
     assert commands == {*RUN, *NOT_RUN}
     assert not RUN.keys() & NOT_RUN.keys()
 
 
-def test_no_command_prints_by_itself() -> None:
-    """Whatever the command line prints goes through `output.py`, which makes it visible."""
+def test_commands_print_only_through_output() -> None:
+    """All output goes through `output.py`, which escapes control characters."""
     own = {"print", "print_json", "echo", "secho", "Console"}
     for path in (REPOSITORY / "pipelines" / "cli").glob("*.py"):
         if path.name == "output.py":
@@ -126,9 +134,11 @@ def test_no_command_prints_by_itself() -> None:
 
 @pytest.fixture
 def world(bus: Settings, tmp_path: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the environment of commands in a world of hostile names, and what stands for places and files."""
+    """Return the environment of commands on a lake with hostile ids, and the values of the placeholders."""
     send(bus, [*_letters()])
-    (tmp_path / "events.csv").write_text(f'user_id,timestamp,"{_NASTY}"\n"{_NASTY}",2026-02-30T25:00:00Z,x\n')
+    (tmp_path / "events.csv").write_text(
+        f'user_id,timestamp,"{_HOSTILE_TEXT}"\n"{_HOSTILE_TEXT}",2026-02-30T25:00:00Z,x\n'
+    )
     (tmp_path / "policy.toml").write_text(_POLICY)
     (tmp_path / "rules.toml").write_text(_RULES)
     (tmp_path / "event.json").write_text((REPOSITORY / "pipelines/contract/event.json").read_text())
@@ -145,7 +155,7 @@ def world(bus: Settings, tmp_path: Path) -> tuple[dict[str, str], dict[str, str]
         "KARMALAKE_REDIS_URL": bus.redis.url.get_secret_value(),
         "KARMALAKE_REDIS_PREFIX": bus.redis.prefix,
         "KARMALAKE_REDIS_LEADERBOARDS": "all_time",
-        "TERM": "dumb",  # colours of ours would be escapes, too
+        "TERM": "dumb",  # our own colours would be escape sequences, too
         "COLUMNS": "200",
     }
     return environment(bus) | ours, places
@@ -163,7 +173,7 @@ _RULES = """
 kind = "redis_stream"
 key = "notifications"
 [[rules]]
-name = "told"
+name = "output"
 actions = ["DriverRated"]
 text = "\\u001b[31m\\u202e [red]{user_id}"
 to = ["app"]
@@ -171,9 +181,9 @@ to = ["app"]
 
 
 def _letters() -> Iterator[Record]:
-    """Yield records that are no events, each with something nasty in its key, value or headers."""
-    for value in (_NASTY.encode(), b"\xff\x1b[31m", b"\x1b"):
-        yield Record(_NASTY.encode(), value)
+    """Yield malformed records with hostile text in key, value or headers."""
+    for value in (_HOSTILE_TEXT.encode(), b"\xff\x1b[31m", b"\x1b"):
+        yield Record(_HOSTILE_TEXT.encode(), value)
 
 
 _DRIVER = """
@@ -192,21 +202,21 @@ for number, arguments in enumerate(json.loads(open(sys.argv[1]).read())):
 """
 
 
-def _told_on_a_terminal(runs: list[list[str]], environment: dict[str, str], folder: Path) -> str:
-    """Return everything that the commands print on a terminal, one after another in one process."""
+def _terminal_output(runs: list[list[str]], environment: dict[str, str], folder: Path) -> str:
+    """Return the output of the commands on a terminal, run one after another in one process."""
     (folder / "runs.json").write_text(json.dumps(runs))
     ours, theirs = pty.openpty()
     program = [sys.executable, "-c", _DRIVER, str(folder / "runs.json"), _MARK]
-    told: list[bytes] = []
+    output: list[bytes] = []
     with subprocess.Popen(program, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder) as process:
         os.close(theirs)
         try:
             while data := _read(ours):
-                told.append(data)
+                output.append(data)
         finally:
             process.kill()
             os.close(ours)
-    return b"".join(told).decode()
+    return b"".join(output).decode()
 
 
 def _filled(argument: str, places: dict[str, str]) -> str:
@@ -223,64 +233,62 @@ def _read(terminal: int) -> bytes:
 
 
 @pytest.mark.slow
-def test_nothing_reaches_a_terminal_that_steers_it(
-    world: tuple[dict[str, str], dict[str, str]], tmp_path: Path
-) -> None:
-    """No command, no format and no error prints a control character, a mark of direction or markup that counts."""
+def test_no_control_character_reaches_a_terminal(world: tuple[dict[str, str], dict[str, str]], tmp_path: Path) -> None:
+    """No command, format or error prints a control character, a direction mark or interpreted markup."""
     variables, places = world
     runs = [
         [*command.split(), *(_filled(argument, places) for argument in given)]
         for command, lines in RUN.items()
         for given in lines
     ]
-    told = _told_on_a_terminal(runs, variables, tmp_path)
-    parts = told.replace("\r\n", "\n").split(f"\n{_MARK}")[1:]
+    output = _terminal_output(runs, variables, tmp_path)
+    parts = output.replace("\r\n", "\n").split(f"\n{_MARK}")[1:]
     assert sum(part.startswith("ended") for part in parts) == len(runs), parts[-1]
     allowed = {ord("\n"), ord("\t")}
     for part in parts:
         number = part.partition("\n")[0]
         command = runs[int(number)] if number.isdigit() else number
-        assert not set(map(ord, part)) & set(STEERING) - allowed, (command, part)
+        assert not set(map(ord, part)) & set(CONTROL_CHARS) - allowed, (command, part)
         assert "Traceback" not in part, (command, part)
     assert {part.split()[1] for part in parts if part.startswith("ended")} <= {"0", *_EXIT_CODES}
-    assert "[red]" in told  # markup is text
-    assert "\\u202e" in told
+    assert "[red]" in output  # markup is not interpreted
+    assert "\\u202e" in output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [["scores"], ["sql", "FROM reputation"], ["policy", "diff", "default", "default"]])
-def test_a_pipe_and_a_file_hold_the_very_values(
+def test_pipes_and_files_keep_the_exact_values(
     world: tuple[dict[str, str], dict[str, str]], tmp_path: Path, command: list[str]
 ) -> None:
-    """CSV, JSON and Parquet hold every id as it is; a table is for people; a spreadsheet computes nothing."""
+    """CSV, JSON and Parquet keep every id unchanged; tables escape them; spreadsheets evaluate no formula."""
     variables, _ = world
     program = [sys.executable, "-c", "from pipelines.cli import main; main()", *command]
 
-    def told(form: str, *more: str) -> bytes:
+    def output(form: str, *more: str) -> bytes:
         return subprocess.run(
             [*program, "--format", form, *more], env=variables, capture_output=True, check=True
         ).stdout
 
     read = {
-        "csv": pl.read_csv(told("csv"), infer_schema=False),
-        "json": pl.read_ndjson(told("json")),
-        "parquet": pl.read_parquet(told("parquet")),
+        "csv": pl.read_csv(output("csv"), infer_schema=False),
+        "json": pl.read_ndjson(output("json")),
+        "parquet": pl.read_parquet(output("parquet")),
     }
     assert {form: sorted(rows["user_id"]) for form, rows in read.items()} == dict.fromkeys(read, sorted(HOSTILE))
-    table = told("table").decode()
-    assert not set(map(ord, table)) & set(STEERING) - {ord("\n")}
-    cells = pl.read_csv(told("spreadsheet"), infer_schema=False)
+    table = output("table").decode()
+    assert not set(map(ord, table)) & set(CONTROL_CHARS) - {ord("\n")}
+    cells = pl.read_csv(output("spreadsheet"), infer_schema=False)
     guarded = {user: f"'{user}" if user[0] in "=+-@\t\r\n" else user for user in HOSTILE}
     assert sorted(cells["user_id"]) == sorted(guarded.values())
     assert '\'=HYPERLINK("https://evil.example")' in set(cells["user_id"])
     made = tmp_path / "rows.csv"
-    told("csv", "--output", str(made))
-    assert made.read_bytes() == told("csv")
+    output("csv", "--output", str(made))
+    assert made.read_bytes() == output("csv")
     assert made.stat().st_mode & 0o777 == 0o600
 
 
 def test_numbers_stay_numbers_in_a_spreadsheet(tmp_path: Path) -> None:
-    """Only texts are guarded: -5 is a number, a column name is text, and so is what holds texts."""
+    """Only text is escaped: -5 stays a number; column names, and lists with text, are text."""
     frame = pl.DataFrame({"n": [-5, None], "=name": ["-5", "+1"], "list": [["=1"], []], "bytes": [b"=1", b"x"]})
     write(frame, Format.SPREADSHEET, tmp_path / "rows.csv")
     with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as file:
@@ -289,10 +297,12 @@ def test_numbers_stay_numbers_in_a_spreadsheet(tmp_path: Path) -> None:
 
 
 def test_a_log_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """A record that quotes lines of others cannot look like several; a traceback follows in lines of its own."""
-    record = logging.LogRecord("pipelines.x", logging.WARNING, "x", 1, "read %s", (f"a\nERROR y: {_NASTY}",), None)
+    """A log record with quoted newlines is one line; a traceback follows on its own lines."""
+    record = logging.LogRecord(
+        "pipelines.x", logging.WARNING, "x", 1, "read %s", (f"a\nERROR y: {_HOSTILE_TEXT}",), None
+    )
     shown = _VisibleLines().format(record)
     assert shown.count("\n") == 0
-    assert not set(map(ord, shown)) & set(STEERING)
-    show_traceback(ValueError, ValueError(_NASTY), None)
-    assert not set(map(ord, capsys.readouterr().err)) & set(STEERING) - {ord("\n")}
+    assert not set(map(ord, shown)) & set(CONTROL_CHARS)
+    show_traceback(ValueError, ValueError(_HOSTILE_TEXT), None)
+    assert not set(map(ord, capsys.readouterr().err)) & set(CONTROL_CHARS) - {ord("\n")}

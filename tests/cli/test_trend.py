@@ -1,4 +1,4 @@
-"""The command trend, over a small warehouse: the rows of the Python door, and a sentence for every mistake."""
+"""The command trend on a small warehouse: the rows of the Python API, and a message for every usage error."""
 
 import sys
 from datetime import timedelta
@@ -23,7 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, data: Path, *arguments: str) -> int:
-    """Run karmalake as its entry point does; return the exit code."""
+    """Run karmalake through its entry point; return the exit code."""
     monkeypatch.setenv("KARMALAKE_DATA_DIR", str(data))
     monkeypatch.setattr("pipelines.cli.output.quiet_libraries", lambda: None)  # loggers outlive a test
     monkeypatch.setattr(sys, "argv", ["karmalake", "trend", *arguments])
@@ -32,10 +32,10 @@ def run(monkeypatch: pytest.MonkeyPatch, data: Path, *arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
-def test_rows_are_within_the_days(
+def test_a_trend_is_limited_to_the_days(
     monkeypatch: pytest.MonkeyPatch, data: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    """CSV of an activity from the second of three days on."""
+    """CSV of the activity from the second of three days on."""
     second = (AS_OF - timedelta(days=3)).date()
     chosen = ["--since", f"{second}", "--until", f"{second + timedelta(days=1)}", "--set", "action_type=Other"]
     assert run(monkeypatch, data, "activity", *chosen[:4], "--format", "csv") == 0
@@ -48,10 +48,10 @@ def test_rows_are_within_the_days(
     assert len(capsysbinary.readouterr().out.splitlines()) == 1
 
 
-def test_without_a_name_it_lists(
+def test_trend_without_a_name_lists_all(
     monkeypatch: pytest.MonkeyPatch, data: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    """Every trend stands in the list."""
+    """The list contains every trend."""
     assert run(monkeypatch, data, "--format", "csv") == 0
     listed = [line.split(b",")[0].decode() for line in capsysbinary.readouterr().out.splitlines()[1:]]
     assert listed == list(trends())
@@ -66,21 +66,21 @@ def test_without_a_name_it_lists(
         (["movers", "--since", "monday"], "'monday' is not a time"),
     ],
 )
-def test_a_mistake_is_a_sentence(
+def test_a_usage_error_is_one_message(
     arguments: list[str],
     sentence: str,
     monkeypatch: pytest.MonkeyPatch,
     data: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Exit code 2 and what would be right."""
+    """Exit code 2, and a message with a fix."""
     assert run(monkeypatch, data, *arguments) == 2
     assert sentence in capsys.readouterr().err
 
 
-def test_without_a_warehouse_it_says_what_to_do(
+def test_without_a_warehouse_the_error_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No warehouse yet: the commands that make one."""
+    """The message names the commands that create it."""
     assert run(monkeypatch, tmp_path, "rating") == 2
     assert "run `karmalake drain`" in capsys.readouterr().err

@@ -1,1 +1,1 @@
-"""Tests of the contract: what is an event, and what is not."""
+"""Tests of the event contract."""

@@ -1,4 +1,4 @@
-"""Avro: what any writer's schema wrote is read by name, and no value harms its neighbour (`not-blocked`)."""
+"""Avro: fields are matched by name, and no value affects another one (`not-blocked`)."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipelines.contract import avro
 from pipelines.contract.avro import OWN_SCHEMA, parse_avro
 from pipelines.contract.rejection import Reason
-from tests.contract.writing import avro_schema, to_avro
+from tests.contract.encoding import avro_schema, to_avro
 
 _TIME = datetime(2026, 3, 1, 12, 0, 0, 123_456, UTC)
 _ROW: dict[str, Any] = {
@@ -39,7 +39,7 @@ def _values(*values: bytes) -> pa.Array:
 
 
 def _schema(**types: Any) -> str:
-    """Return the own schema with fields of other types, or added ones; None takes a field away."""
+    """Return our schema with fields of other types, or added fields; None removes a field."""
     schema = json.loads(OWN_SCHEMA)
     own = {field["name"]: field["type"] for field in schema["fields"]} | types
     schema["fields"] = [{"name": name, "type": kind} for name, kind in own.items() if kind is not None]
@@ -83,7 +83,7 @@ def test_fields_are_found_by_name(types: dict[str, Any], values: dict[str, Any])
 
 @pytest.mark.parametrize(("unit", "kept"), [("millis", 123_000), ("micros", 123_456), ("nanos", 123_456)])
 def test_times_of_any_unit(unit: str, kept: int) -> None:
-    """A time is what its logical type says, cut to microseconds."""
+    """The logical type defines the unit; times are truncated to microseconds."""
     schema = _schema(timestamp={"type": "long", "logicalType": f"timestamp-{unit}"})
     count = int((_TIME - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
     written = {"millis": count // 1_000, "micros": count, "nanos": count * 1_000 + 999}[unit]
@@ -92,7 +92,7 @@ def test_times_of_any_unit(unit: str, kept: int) -> None:
     assert parsed.events["event_time"].to_pylist() == [_TIME.replace(microsecond=kept)]
 
 
-def test_what_a_writer_lacks_is_empty() -> None:
+def test_absent_fields_are_empty() -> None:
     """A retired field is absent: a text empty, a time null, the metadata without entries; so is a null."""
     schema = _schema(metadata=None, user_id=None, timestamp=None)
     parsed = parse_avro(_values(to_avro(schema, _ROW)), schema)
@@ -108,24 +108,26 @@ def test_what_a_writer_lacks_is_empty() -> None:
         (_schema(event_id="long"), 'its event_id is "long", not enum or string'),
         (_schema(timestamp="long"), 'its timestamp is "long", not timestamp-'),
         (_schema(metadata={"type": "map", "values": "int"}), "its metadata is"),
-        ('"string"', "it is no record with fields"),
+        ('"string"', "it is not a record with fields"),
         ("{", "it cannot be read"),
-        ('{"type": "record", "name": "E"}', "it is no record with fields"),
+        ('{"type": "record", "name": "E"}', "it is not a record with fields"),
         (_schema(event_id=None), "it has no field event_id"),
     ],
 )
 def test_a_schema_that_holds_no_events(schema: str, sentence: str) -> None:
-    """Its values are refused with what is wrong with it, not taken for what they are not."""
+    """Its values are rejected with the error in the schema, and never misinterpreted."""
     parsed = parse_avro(_values(b"\x00", b"\x02a"), schema)
     assert len(parsed.events) == 2
     assert [problem.reason for problem in parsed.errors.values()] == [Reason.UNDECODABLE] * 2
-    assert sentence in parsed.errors[0].sentence
+    assert sentence in parsed.errors[0].detail
 
 
 @pytest.mark.parametrize("in_bulk", [True, False])
 @given(damage=st.binary(min_size=1, max_size=4), data=st.data())
-def test_damage_has_one_fate_and_harms_no_neighbour(in_bulk: bool, damage: bytes, data: st.DataObject) -> None:
-    """Both readers say of damaged bytes what the reference reader says, and the values beside keep theirs."""
+def test_damaged_bytes_have_one_outcome_and_affect_no_other_value(
+    in_bulk: bool, damage: bytes, data: st.DataObject
+) -> None:
+    """Both decoders agree with the reference reader on damaged bytes, and other values are unaffected."""
     schema = _schema() if in_bulk else _schema(seal={"type": "fixed", "name": "Seal", "size": 2})
     value = to_avro(schema, _ROW | {"seal": b"ab"})
     at = data.draw(st.integers(0, len(value) - 1))
@@ -152,7 +154,7 @@ def test_the_versions_of_the_tests_are_versions() -> None:
 @pytest.mark.parametrize("bad", [to_avro(OWN_SCHEMA, _ROW)[:20], to_avro(OWN_SCHEMA, _ROW)[:3] + b"\xff" * 40])
 @pytest.mark.parametrize("every", [1, 2, 100])
 def test_bad_values_cost_their_good_neighbours_no_call(monkeypatch: pytest.MonkeyPatch, bad: bytes, every: int) -> None:
-    """Each bad value is tried alone once, and all good ones are decoded together: twice at the most."""
+    """Each bad value is decoded on its own once; all good values are decoded together, at most twice."""
     good = to_avro(OWN_SCHEMA, _ROW)
     values = _values(*(bad if n % every == 0 else good for n in range(1_000)))
     parse_avro(values)  # the first attempts at a schema are not counted

@@ -1,4 +1,4 @@
-"""What a record says of its time is bounded once, where it comes in: a time, or none."""
+"""Record timestamps are validated once, on input: a valid time, or null."""
 
 from datetime import UTC, datetime
 
@@ -17,7 +17,7 @@ LAST_MS = 253_402_214_400_000
 
 @given(st.lists(st.integers(-(2**70), 2**70) | st.integers(FIRST_MS - 2, LAST_MS + 2) | st.none()))
 def test_a_time_is_exact_or_null(milliseconds: list[int | None]) -> None:
-    """Between 2000-01-01 and 9999-12-31 it is that time; outside, and wherever it would wrap, there is none."""
+    """Between 2000-01-01 and 9999-12-31 the time is exact; outside, and on overflow, it is null."""
     times = bus_times(milliseconds)
     expected = [ms * 1000 if ms is not None and FIRST_MS <= ms <= LAST_MS else None for ms in milliseconds]
     assert times.type == TIMESTAMP
@@ -26,13 +26,13 @@ def test_a_time_is_exact_or_null(milliseconds: list[int | None]) -> None:
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1)))
-def test_an_array_says_what_a_list_says(milliseconds: list[int]) -> None:
-    """In bulk it is the same."""
+def test_an_array_gives_the_same_times_as_a_list(milliseconds: list[int]) -> None:
+    """Bulk conversion gives the same result."""
     assert bus_times(np.array(milliseconds, np.int64)).equals(bus_times(milliseconds))
 
 
 @pytest.mark.parametrize("factor", [1_000, 1_000_000])
-def test_other_units_are_no_times(factor: int) -> None:
-    """Microseconds and nanoseconds where milliseconds belong are no time, rather than a wrong one."""
+def test_other_units_are_null(factor: int) -> None:
+    """Microseconds and nanoseconds instead of milliseconds become null, not a wrong time."""
     now_ms = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp() * 1000)
     assert bus_times([now_ms, now_ms * factor, now_ms // 1000, 0, -1]).null_count == 4

@@ -1,4 +1,4 @@
-"""Changes of the contract: what breaks whom is told, and the contract of now is compatible with its releases."""
+"""Compatibility of schema changes: breaking changes are reported, and the contract is compatible with its releases."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.contract.compatibility.verdict import Verdict, judge_change
+from pipelines.contract.compatibility.compare import Comparison, compare_schemas
 from pipelines.errors import UsageError
 from tests.conftest import REPOSITORY
 
@@ -37,19 +37,19 @@ _JSON: dict[str, Any] = {
 
 @pytest.mark.parametrize("release", _RELEASES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_the_contract_is_fully_compatible_with_its_releases(release: Path) -> None:
-    """Who reads or writes by any release goes on unchanged."""
-    assert judge_change(release, _CONTRACT / release.name) == Verdict("full", [])  # type: ignore[arg-type]
+    """Readers and writers of any release continue to work."""
+    assert compare_schemas(release, _CONTRACT / release.name) == Comparison("full", [])  # type: ignore[arg-type]
 
 
 def test_every_format_has_been_released() -> None:
-    """The test above compares something."""
+    """The previous test has files to compare."""
     assert {path.name for path in _RELEASES} == {"event.proto", "event.avsc", "event.json"}
 
 
-def _judge(tmp_path: Path, ending: str, old: str, new: str) -> Verdict:
+def _judge(tmp_path: Path, ending: str, old: str, new: str) -> Comparison:
     (tmp_path / f"old{ending}").write_text(old)
     (tmp_path / f"new{ending}").write_text(new)
-    return judge_change(tmp_path / f"old{ending}", tmp_path / f"new{ending}")
+    return compare_schemas(tmp_path / f"old{ending}", tmp_path / f"new{ending}")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def _judge(tmp_path: Path, ending: str, old: str, new: str) -> Verdict:
         ("repeated string tags = 5;", "oneof o { string a = 9; } reserved 5;", "none", "Event.a: field 9 was reserved"),
         ("repeated string tags = 5;", "string z = 4000; reserved 5;", "none", "Event.z: field 4000 was reserved"),
         ("message Place { double x = 1; }", "", "none", "Event.Place: the message is gone"),
-        ("string user_id = 2;", "reserved 2;", "backward", "user_id: field 2 makes an event"),
+        ("string user_id = 2;", "reserved 2;", "backward", "user_id: field 2 is required for an event"),
     ],
 )
 def test_protobuf(tmp_path: Path, before: str, after: str, verdict: str, told: str | None) -> None:
@@ -74,7 +74,7 @@ def test_protobuf(tmp_path: Path, before: str, after: str, verdict: str, told: s
     _assert_judged(_judge(tmp_path, ".proto", _PROTO, _PROTO.replace(before, after)), verdict, told)
 
 
-def test_protobuf_is_judged_both_ways(tmp_path: Path) -> None:
+def test_protobuf_is_compared_in_both_directions(tmp_path: Path) -> None:
     """A needed field that is added leaves the readers of old without trouble, and the new ones with."""
     old = _PROTO.replace("string user_id = 2;", "")
     _assert_judged(_judge(tmp_path, ".proto", old, _PROTO), "forward", "user_id")
@@ -121,14 +121,14 @@ def test_json_schema(tmp_path: Path, changes: dict[str, Any], verdict: str, told
     [
         (".proto", "message {{", "line 1, column 9"),
         (".proto", "", "has no message"),
-        (".avsc", "{}", "no Avro schema"),
-        (".json", "{", "no JSON"),
-        (".json", "[]", "no JSON Schema"),
+        (".avsc", "{}", "not an Avro schema"),
+        (".json", "{", "not JSON"),
+        (".json", "[]", "not a JSON Schema"),
         (".txt", "", "compare two files that both end in"),
     ],
 )
-def test_what_is_no_schema(tmp_path: Path, ending: str, text: str, told: str) -> None:
-    """The file is named, and what is wrong with it."""
+def test_an_invalid_schema(tmp_path: Path, ending: str, text: str, told: str) -> None:
+    """The error names the file and the problem."""
     with pytest.raises(UsageError, match=told) as error:
         _judge(tmp_path, ending, text, text)
     assert f"old{ending}" in str(error.value)
@@ -137,10 +137,10 @@ def test_what_is_no_schema(tmp_path: Path, ending: str, text: str, told: str) ->
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     """As for any other path."""
     with pytest.raises(UsageError, match="No such file"):
-        judge_change(tmp_path / "a.proto", tmp_path / "b.proto")
+        compare_schemas(tmp_path / "a.proto", tmp_path / "b.proto")
 
 
-def _assert_judged(found: Verdict, verdict: str, told: str | None) -> None:
+def _assert_judged(found: Comparison, verdict: str, told: str | None) -> None:
     sentences = [f"{item.place}: {item.sentence}" for item in found.breaks]
     assert found.compatibility == verdict, sentences
     assert bool(sentences) == (told is not None)

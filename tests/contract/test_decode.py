@@ -1,4 +1,4 @@
-"""Decoding: what is no event gets a reason and a sentence, and never costs a neighbour (`not-blocked`)."""
+"""Decoding: an invalid record gets a reason and a detail, and never affects another record (`not-blocked`)."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,7 +12,7 @@ from pipelines.contract.decode import Decoded, decode
 from pipelines.contract.encode import encode
 from pipelines.contract.event_pb2 import Event
 from pipelines.contract.rejection import Reason
-from pipelines.contract.schema import EVENT, PLACE, RECORD, REJECTED
+from pipelines.contract.schema import EVENT, POSITION, RECORD, REJECTED
 from pipelines.lake.commit import describe_events
 from pipelines.settings import ContractSettings
 
@@ -25,7 +25,7 @@ _UNTIMED = settings(deadline=None)  # the machine may be busy: time is no proper
 
 @dataclass(frozen=True)
 class Bad:
-    """A record that is no event: its value, and the reason and a part of the sentence that it should get."""
+    """An invalid record: its value, the expected reason, and a part of the expected detail."""
 
     value: bytes | None
     reason: Reason
@@ -65,8 +65,8 @@ _BAD = [
 
 
 @pytest.mark.parametrize("bad", _BAD, ids=lambda bad: bad.reason)
-def test_each_reason_has_a_sentence_and_keeps_the_record(bad: Bad) -> None:
-    """A rejected record keeps place, key, value and headers, and gets its reason and a sentence."""
+def test_each_reason_has_a_detail_and_keeps_the_record(bad: Bad) -> None:
+    """A rejected record keeps position, key, value and headers, and gets its reason and a detail."""
     records = _records([_Given(_bytes(event_id="before")), _Given(bad.value), _Given(_bytes(event_id="after"))])
     decoded = decode(records, _DEFAULTS)
     assert decoded.events["event_id"].to_pylist() == ["before", "after"]
@@ -232,7 +232,7 @@ def test_columns_are_the_events() -> None:
     value = _timed(1_700_000_000, 123_456_789, event_id="e-ü", metadata={"k": "v", "": "empty key"})
     decoded = decode(_records([_Given(value, key=b"u")]), _DEFAULTS)
     (row,) = decoded.events.to_pylist()
-    assert decoded.events.schema.names == [*EVENT.names, *PLACE.names]
+    assert decoded.events.schema.names == [*EVENT.names, *POSITION.names]
     assert (row["event_id"], row["user_id"], row["action_type"]) == ("e-ü", "u", "A")
     assert row["event_time"] == datetime.fromtimestamp(1_700_000_000, UTC) + timedelta(microseconds=123_456)
     assert dict(row["metadata"]) == {"k": "v", "": "empty key"}

@@ -18,7 +18,7 @@ from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import RECORD
 from pipelines.lake.commit import describe_events
 from pipelines.settings import ContractSettings
-from tests.contract.writing import to_avro, to_json, to_protobuf
+from tests.contract.encoding import to_avro, to_json, to_protobuf
 
 _NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 _ROW: dict[str, Any] = {

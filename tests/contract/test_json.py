@@ -1,4 +1,4 @@
-"""JSON: nothing is guessed, and no value harms its neighbour (`not-blocked`)."""
+"""JSON: types are not coerced, and no value affects another one (`not-blocked`)."""
 
 import json
 from datetime import UTC, datetime
@@ -68,7 +68,7 @@ def test_times_as_rfc_3339_has_them(text: str, micro: int) -> None:
     assert parsed.events["event_time"].to_pylist() == [datetime(2026, 3, 1, 12, 0, 0, micro, UTC)]
 
 
-def test_what_is_absent_is_empty() -> None:
+def test_absent_fields_are_empty() -> None:
     """An absent field and a null are the same."""
     absent = parse_json(_values(b"{}"))
     null = parse_json(_values(json.dumps(dict.fromkeys(_EVENT)).encode()))
@@ -81,10 +81,10 @@ def test_what_is_absent_is_empty() -> None:
     ("value", "sentence"),
     [
         (b"\xff{}", "not UTF-8"),
-        (b"", "no JSON object"),
-        (b"{", "no JSON object"),
-        (b"[]", "no JSON object"),
-        (b"{} {}", "no JSON object"),
+        (b"", "not a JSON object"),
+        (b"{", "not a JSON object"),
+        (b"[]", "not a JSON object"),
+        (b"{} {}", "not a JSON object"),
         (b"[" * 100_000, "over 512 levels deep, at byte 512"),
         (_text()[:-1] + b",}", "a comma stands before the end of an object or array"),
         (_with(b'"x": [1,]'), "a comma stands before the end of an object or array"),
@@ -95,30 +95,30 @@ def test_what_is_absent_is_empty() -> None:
         (_with(b'"x": 01'), "a comma or the end"),
         (_with(b'"x": 1.'), "a value is expected"),
         (_with(b'"x": /* no */ 1'), "a value is expected"),
-        (_with(b'"x": "\\x41"'), "an escape that does not exist"),
+        (_with(b'"x": "\\x41"'), "an invalid escape"),
         (_with(b'"x": "\t"'), "a control character"),
-        (_with(b'"x": "\\udc00"'), "half of a surrogate pair"),
+        (_with(b'"x": "\\udc00"'), "a lone surrogate"),
         (_with(b"x: 1"), "the name of a field is expected"),
         (_with(b'"x" 1'), "a colon is expected"),
         (b"\xef\xbb\xbf" + _text(), "a value is expected, at byte 0"),
         (_text().decode().encode("utf-16-le"), "the name of a field is expected"),
-        (_text() + b"1", "something stands behind it"),
-        (_text(event_id=5), "event_id is no string"),
-        (_text(user_id={"a": 1}), "user_id is no string"),
-        (_text(timestamp=1_772_366_400), "timestamp is no string"),
+        (_text() + b"1", "data follows it"),
+        (_text(event_id=5), "event_id is not a string"),
+        (_text(user_id={"a": 1}), "user_id is not a string"),
+        (_text(timestamp=1_772_366_400), "timestamp is not a string"),
         (_text(timestamp="yesterday"), "timestamp: 'yesterday' is not an ISO 8601 time"),
-        (_text(metadata=[]), "metadata is no object of strings"),
-        (_text(metadata={"rating": 5}), "metadata is no object of strings"),
+        (_text(metadata=[]), "metadata is not an object of strings"),
+        (_text(metadata={"rating": 5}), "metadata is not an object of strings"),
         (b'{"event_id": "a", "event_id": "b"}', "a field twice"),
         (b'{"metadata": {"a": "1", "a": "2"}}', "metadata has a key twice"),
     ],
 )
-def test_what_is_no_event_says_why(value: bytes, sentence: str) -> None:
-    """A wrong value gets a sentence; its neighbours are read."""
+def test_an_invalid_value_has_a_detail(value: bytes, sentence: str) -> None:
+    """An invalid value gets a detail; all others are decoded."""
     parsed = parse_json(_values(_text(), value, _text()))
     assert list(parsed.errors) == [1]
     assert parsed.errors[1].reason is Reason.UNDECODABLE
-    assert sentence in parsed.errors[1].sentence
+    assert sentence in parsed.errors[1].detail
     assert [parsed.events.to_pylist()[row] for row in (0, 2)] == [_READ, _READ]
 
 
@@ -149,7 +149,7 @@ _DEEP, _TOO_DEEP = (b"[" * depth + b"]" * depth for depth in (MAX_JSON_DEPTH - 1
         "surrogate-in-utf8", "lone-surrogate", "nul", "nul-behind", "16MB-of-brackets", "brackets", "8M-numbers",
     ],
 )  # fmt: skip
-def test_hostile_values_have_one_verdict(value: bytes, event: bool) -> None:
+def test_hostile_values_have_one_outcome(value: bytes, event: bool) -> None:
     """Depth, size, numbers, surrogates, NUL: an event or an error, in bounded memory, and the neighbours are read."""
     parsed = parse_json(_values(_text(), value, _text()))
     assert list(parsed.errors) == ([] if event else [1])
@@ -160,26 +160,26 @@ def test_hostile_values_have_one_verdict(value: bytes, event: bool) -> None:
 def test_memory_is_bounded() -> None:
     """A value of 16 MB that would take gigabytes is refused with that reason, not left to the system's killer."""
     parsed = parse_json(_values(_with(b'"x": [' + b"1," * 8_000_000 + b"1]")))
-    assert "Out of Memory" in parsed.errors[0].sentence
-    assert len(parsed.errors[0].sentence) < 600
+    assert "Out of Memory" in parsed.errors[0].detail
+    assert len(parsed.errors[0].detail) < 600
 
 
 @pytest.mark.parametrize("text", ["0000-01-01T00:00:00Z", "0001-01-01T00:00:00+00:01", "9999-12-31T23:59:59-00:01"])
 def test_times_beyond_the_calendar(text: str) -> None:
-    """A time outside the years 1 to 9999, by itself or by its offset, is an error whatever stands beside it."""
+    """A time outside the years 1 to 9999, also because of its offset, is an error in any batch."""
     for values in ([_text(timestamp=text)], [_text(timestamp=text), _text(), _text(timestamp="no")]):
         assert 0 in parse_json(_values(*values)).errors
 
 
 def test_a_long_time_gives_a_short_sentence() -> None:
-    """What a producer wrote is cited in part, in one line without control characters."""
+    """The text of a producer is truncated to one line without control characters."""
     (problem,) = parse_json(_values(_text(timestamp="\x1b[31m\n" + "a" * 10_000_000))).errors.values()
-    assert "is not an ISO 8601 time" in problem.sentence
-    assert problem.sentence.isprintable()
+    assert "is not an ISO 8601 time" in problem.detail
+    assert problem.detail.isprintable()
 
 
 @given(st.lists(st.none() | st.binary(max_size=12) | _JSON.map(lambda value: json.dumps(value).encode()), max_size=6))
-def test_whatever_it_is_it_ends(values: list[bytes | None]) -> None:
+def test_any_values_have_an_outcome(values: list[bytes | None]) -> None:
     """Random bytes and random JSON: a row for each, and nothing raises."""
     assert len(parse_json(_values(*values)).events) == len(values)
 

@@ -1,4 +1,4 @@
-"""Schema ids in headers: the value is read by the schema that its record names, never by another one."""
+"""Schema ids in headers: a value is decoded with the schema that its record refers to, never with another one."""
 
 import json
 from io import BytesIO
@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from pipelines.contract.avro import OWN_SCHEMA
-from pipelines.contract.parsed import Parsed
+from pipelines.contract.parsing import Parsed
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import HEADERS
-from pipelines.contract.schema_ids import naming_of, namings_of
+from pipelines.contract.schema_ids import schema_reference, schema_references
 from pipelines.contract.values import parse_values
 from pipelines.operate.audit_values import ReadEvent, read_event
 from pipelines.settings import ContractSettings
-from tests.contract.registry import running_registry
-from tests.contract.writing import framed, to_avro, to_json, to_protobuf
+from tests.contract.encoding import framed, to_avro, to_json, to_protobuf
+from tests.contract.fake_registry import running_registry
 
 _SECONDS = 1_772_366_400
 _GUID = UUID("01234567-89ab-cdef-0123-456789abcdef")
@@ -108,9 +108,9 @@ def test_the_id_in_a_header_is_read(folder: Path, headers: Headers, form: str) -
         ([("value.schema.version.id", b"\x03\x00\x00\x00\x01")], "value.schema.version.id is an id of Cloudera's"),
         ([("content-type", b"avro/binary+0123456789abcdef")], "content-type is an id of Azure's registry"),
         ([("contentType", b'"application/vnd.event.v1+avro"')], "contentType is a version as Spring writes it"),
-        ([("__value_schema_id", _BY_ID), ("apicurio.value.globalId", bytes(8))], "names another schema"),
-        ([("__value_schema_id", _BY_ID), ("__value_schema_id", _BY_GUID)], "names another schema"),
-        ([("__value_schema_id", _BY_ID + b"\x02\x02")], "another message"),
+        ([("__value_schema_id", _BY_ID), ("apicurio.value.globalId", bytes(8))], "names a different schema"),
+        ([("__value_schema_id", _BY_ID), ("__value_schema_id", _BY_GUID)], "names a different schema"),
+        ([("__value_schema_id", _BY_ID + b"\x02\x02")], "not the first message"),
     ],
 )
 @pytest.mark.parametrize("has_folder", [True, False])
@@ -120,7 +120,7 @@ def test_avro_is_never_read_by_a_schema_that_is_not_its_own(
     """A header that cannot be looked up makes a dead letter that names it: ours would swap user and event."""
     parsed = _parse([(_VALUE, headers)], format="avro", schemas_dir=folder if has_folder else None)
     assert parsed.errors[0].reason in {Reason.UNKNOWN_SCHEMA, Reason.UNDECODABLE}
-    assert said in parsed.errors[0].sentence or not has_folder
+    assert said in parsed.errors[0].detail or not has_folder
     contract = ContractSettings.model_validate({"format": "avro", "schemas_dir": folder if has_folder else None})
     assert not isinstance(read_event(_VALUE, headers, contract), ReadEvent)
 
@@ -153,7 +153,7 @@ def test_a_header_says_which_message_of_a_protobuf_schema_it_is(
     value = to_protobuf(1, "e", _SECONDS)
     parsed = _parse([(value, headers)], schemas_dir=folder if has_folder else None)
     assert (parsed.errors == {}) == first
-    assert first or "another message than the first" in parsed.errors[0].sentence
+    assert first or "not the first message" in parsed.errors[0].detail
 
 
 def test_a_header_comes_before_a_prefix(folder: Path) -> None:
@@ -165,13 +165,13 @@ def test_a_header_comes_before_a_prefix(folder: Path) -> None:
     assert set(parsed.errors) == {2}
 
 
-def test_aws_glue_is_told() -> None:
+def test_aws_glue_is_recognized() -> None:
     """Its values begin with a version and a compression; in no format is that an event."""
     value = b"\x03\x00" + _GUID.bytes + _VALUE
     for form in ("avro", "protobuf", "json"):
         parsed = _parse([(to_protobuf(1, "e", _SECONDS), []), (value, [])], format=form)
         assert parsed.errors[1].reason is Reason.UNKNOWN_SCHEMA
-        assert "AWS Glue" in parsed.errors[1].sentence
+        assert "AWS Glue" in parsed.errors[1].detail
 
 
 def test_a_guid_is_asked_for_at_the_registry() -> None:
@@ -183,7 +183,7 @@ def test_a_guid_is_asked_for_at_the_registry() -> None:
         parsed = _parse(records, format="avro", schema_registry_url=url)
         assert registry.asked == [f"/api/schemas/guids/{_GUID}"]
     assert parsed.events["user_id"].to_pylist()[0] == "ann"
-    assert "9, an Apicurio globalId, which only contract.schemas_dir can hold" in parsed.errors[1].sentence
+    assert "9, an Apicurio globalId, which only contract.schemas_dir can hold" in parsed.errors[1].detail
 
 
 _HEADER = st.tuples(
@@ -194,13 +194,13 @@ _RECORD = st.tuples(st.binary(max_size=8) | st.just(framed(9, b"x")), st.lists(_
 
 
 @given(records=st.lists(_RECORD, max_size=12), skipped=st.integers(0, 3))
-def test_many_records_name_what_each_names_alone(records: list[tuple[bytes, Headers]], skipped: int) -> None:
-    """In bulk as one by one, from any place of a larger array."""
+def test_references_of_many_records_equal_those_of_each_one(records: list[tuple[bytes, Headers]], skipped: int) -> None:
+    """Bulk and single lookups agree, for any slice of a larger array."""
     values = pa.array([value for value, _ in records], pa.binary())
     entries = [[{"key": key, "value": value} for key, value in headers] for _, headers in records]
-    places, namings = namings_of(values[skipped:], pa.array(entries, HEADERS)[skipped:])
+    places, namings = schema_references(values[skipped:], pa.array(entries, HEADERS)[skipped:])
     found = [namings[place] if place >= 0 else None for place in places.tolist()]
-    assert found == [naming_of(value, headers) for value, headers in records[skipped:]]
+    assert found == [schema_reference(value, headers) for value, headers in records[skipped:]]
 
 
 @given(records=st.lists(_RECORD, max_size=12), form=st.sampled_from(["avro", "protobuf", "json"]))
@@ -208,4 +208,4 @@ def test_any_header_has_an_outcome(folder: Path, records: list[tuple[bytes, Head
     """Each record is an event or has a sentence; nothing is raised (`not-blocked`)."""
     parsed = _parse(records, format=form, schemas_dir=folder)
     assert len(parsed.events) == len(records)
-    assert all(problem.sentence.endswith(".") for problem in parsed.errors.values())
+    assert all(problem.detail.endswith(".") for problem in parsed.errors.values())

@@ -1,4 +1,4 @@
-"""Where writers' schemas come from: what a folder or a registry may answer, and what the question may cost."""
+"""The schema store: responses of a folder or a registry, and the bounded cost of lookups."""
 
 import json
 import os
@@ -14,21 +14,21 @@ from pydantic import SecretStr
 
 from pipelines.contract import registry as registry_module
 from pipelines.contract import schemas as schemas_module
-from pipelines.contract.parsed import Problem
+from pipelines.contract.parsing import Problem
 from pipelines.contract.registry import Registry as RegistryClient
 from pipelines.contract.registry import WriterSchema
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema_ids import SchemaId
-from pipelines.contract.schemas import Schemas
+from pipelines.contract.schemas import SchemaStore
 from pipelines.contract.values import parse_values
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.settings import ContractSettings
-from tests.contract.registry import Registry, running_registry
-from tests.contract.writing import avro_schema, framed, to_avro
+from tests.contract.encoding import avro_schema, framed, to_avro
+from tests.contract.fake_registry import Registry, running_registry
 
 _NOON_MICROSECONDS = 1_772_366_400_000_000
 _HTML = {"Content-Type": "text/html"}
-_At = Callable[..., Schemas]
+_At = Callable[..., SchemaStore]
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def hostile() -> Iterator[Registry]:
 @pytest.fixture
 def at() -> Iterator[_At]:
     """Return what opens schemas at a registry, which are closed with the test."""
-    opened: list[Schemas] = []
+    opened: list[SchemaStore] = []
 
-    def open_at(registry: Registry, user: str = "", **more: Any) -> Schemas:
+    def open_at(registry: Registry, user: str = "", **more: Any) -> SchemaStore:
         url = SecretStr(registry.url.replace("//", f"//{user}"))
-        opened.append(Schemas(None, RegistryClient(url), **more))
+        opened.append(SchemaStore(None, RegistryClient(url), **more))
         return opened[-1]
 
     yield open_at
@@ -104,7 +104,7 @@ def test_many_unknown_ids_cost_little_and_hide_no_schema(registry: Registry) -> 
         assert set(parsed.errors) == set(range(50_000))
         assert {problem.reason for problem in parsed.errors.values()} == {Reason.UNKNOWN_SCHEMA}
         assert parsed.events["event_id"].to_pylist()[-2:] == ["e", "e"]
-        assert sum("was not looked up" in problem.sentence for problem in parsed.errors.values()) > 48_900
+        assert sum("was not looked up" in problem.detail for problem in parsed.errors.values()) > 48_900
     assert registry.asked.count("/api/schemas/ids/7") == 1
     assert 2 * 500 <= len(registry.asked) <= 2 * 520
 
@@ -152,10 +152,10 @@ def test_an_id_that_no_registry_can_have_is_not_asked_for(registry: Registry, at
         (503, {}, b"x", "HTTP 503"),
     ],
 )
-def test_an_answer_that_is_none_is_an_outage(
+def test_an_invalid_response_is_an_outage(
     registry: Registry, at: _At, status: int, headers: dict[str, str], body: bytes, said: str
 ) -> None:
-    """It is no fault of the records: ingest stops, says where and what came, and shows no password."""
+    """The records are not at fault: ingest stops; the error has the address and the response, without the password."""
     registry.instead = (status, {"Connection": "close"} | headers, body)
     with pytest.raises(TransientError, match=rf"the schema registry at 127\.0\.0\.1:{registry.port} ") as told:
         at(registry, "reader:hush@").get(SchemaId("1"))
@@ -202,10 +202,10 @@ def test_references_that_the_registry_does_not_resolve(registry: Registry, at: _
     for registry.unresolved in (None, (501, {}, b'{"error_code": 501}'), (422, {}, b"")):
         found = at(registry).get(SchemaId("1"))
         assert isinstance(found, Problem)
-        assert "refers to other subjects" in found.sentence
-        assert "contract.schemas_dir as 1.avsc" in found.sentence
+        assert "refers to other subjects" in found.detail
+        assert "contract.schemas_dir as 1.avsc" in found.detail
     for registry.unresolved in ((503, {}, b""), (200, _HTML, b"<html>"), (404, _HTML, b"<html>")):
-        with pytest.raises(TransientError, match="has trouble, or is none"):
+        with pytest.raises(TransientError, match="failed, or is not a schema registry"):
             at(registry).get(SchemaId("1"))
 
 
@@ -253,7 +253,7 @@ def test_unknown_ids_that_use_up_the_time_are_no_outage(
     found = schemas.get_all({SchemaId(str(number)): 2 if number == 7 else 1 for number in range(1, 1_001)})
     assert found[SchemaId("7")] == WriterSchema("avro", "A")
     assert all(_is_unknown(answer) for schema_id, answer in found.items() if schema_id.name != "7")
-    said = [answer.sentence for answer in found.values() if isinstance(answer, Problem)]
+    said = [answer.detail for answer in found.values() if isinstance(answer, Problem)]
     assert sum("was not looked up" in sentence for sentence in said) >= 1_000 - len(registry.asked)
     assert 100 <= len(registry.asked) < 300
 
@@ -272,7 +272,7 @@ def test_all_schemas_of_a_registry_are_no_outage(registry: Registry, at: _At, mo
 
 def test_what_is_kept_is_bounded(registry: Registry, at: _At, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither unknown ids nor large schemas fill the memory of a process that runs for months."""
-    monkeypatch.setattr(schemas_module, "_MAX_REMEMBERED", 100)
+    monkeypatch.setattr(schemas_module, "_MAX_CACHED_UNKNOWN", 100)
     monkeypatch.setattr(schemas_module, "_MAX_CHARACTERS", 10_000)
     schemas = at(registry)
     for start in range(0, 150, 50):
@@ -308,7 +308,7 @@ _HEADERS = st.dictionaries(
 
 
 def _outcome(registry: Registry) -> WriterSchema | Problem | TransientError | ConfigurationError:
-    schemas = Schemas(None, RegistryClient(SecretStr(registry.url)))
+    schemas = SchemaStore(None, RegistryClient(SecretStr(registry.url)))
     try:
         return schemas.get(SchemaId("1"))
     except (TransientError, ConfigurationError) as error:
@@ -336,7 +336,7 @@ def test_a_folder_comes_first(tmp_path: Path, registry: Registry) -> None:
     """An id or a GUID is the name of a file; a file that appears is seen at once."""
     guid = SchemaId("00000000-0000-0000-0000-000000000001", "guids")
     url = SecretStr(registry.url)
-    schemas = Schemas(tmp_path, RegistryClient(url))
+    schemas = SchemaStore(tmp_path, RegistryClient(url))
     (tmp_path / "9.avsc").write_text("A")
     (tmp_path / f"{guid.name}.proto").write_text("P")
     found = schemas.get_all({SchemaId("9"): 1, SchemaId("9", "globalIds"): 1, guid: 1, SchemaId("8"): 1})
@@ -374,7 +374,7 @@ def test_a_file_that_is_no_schema_is_a_mistake_in_the_settings(
     """The file is named, and what is wrong with it."""
     make(tmp_path / "9.avsc")
     with pytest.raises(ConfigurationError, match=rf"9\.avsc {said}"):
-        Schemas(tmp_path, None).get(SchemaId("9"))
+        SchemaStore(tmp_path, None).get(SchemaId("9"))
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["registry:8081", "ftp://registry", "http://"])
 def test_an_address_that_is_none_is_a_mistake_in_the_settings(url: str) -> None:
     """It is told when it is first needed, without the password that it may hold."""
-    schemas = Schemas(None, RegistryClient(SecretStr(url)))
+    schemas = SchemaStore(None, RegistryClient(SecretStr(url)))
     with pytest.raises(ConfigurationError, match="schema_registry_url is not an http"):
         schemas.get(SchemaId("1"))
     schemas.close()

@@ -1,4 +1,4 @@
-"""Values with a schema id: each is read by the schema that it names, and what names none that is known can wait."""
+"""Values with a schema id: each is decoded with its own schema; values with an unknown schema can be requeued."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipelines.contract.rejection import Reason
 from pipelines.contract.values import parse_values
 from pipelines.settings import ContractSettings
-from tests.contract.writing import avro_schema, framed, to_avro, to_protobuf
+from tests.contract.encoding import avro_schema, framed, to_avro, to_protobuf
 
 _SECONDS = 1_772_366_400
 _PROTOBUF, _AVRO, _JSON, _UNKNOWN = 7, 8, 9, 10
@@ -44,11 +44,11 @@ def _value(kind: str, event_id: str) -> bytes:
 
 _GOOD = ["bare", "protobuf", "protobuf in full", "avro", "json"]
 _BAD = {
-    "another message": (framed(_PROTOBUF, b"\x02\x02\x0a\x01e"), Reason.UNDECODABLE, "another message than the first"),
-    "no message": (framed(_PROTOBUF, b""), Reason.UNDECODABLE, "another message than the first"),
+    "another message": (framed(_PROTOBUF, b"\x02\x02\x0a\x01e"), Reason.UNDECODABLE, "not the first message"),
+    "no message": (framed(_PROTOBUF, b""), Reason.UNDECODABLE, "not the first message"),
     "bad protobuf": (framed(_PROTOBUF, b"\x00\xff"), Reason.UNDECODABLE, "is not a karmalake.v1.Event"),
     "bad avro": (framed(_AVRO, b"\xff"), Reason.UNDECODABLE, "is not an event by its writer's Avro schema"),
-    "bad json": (framed(_JSON, b"["), Reason.UNDECODABLE, "no JSON object"),
+    "bad json": (framed(_JSON, b"["), Reason.UNDECODABLE, "not a JSON object"),
     "unknown": (framed(_UNKNOWN, b"\x00"), Reason.UNKNOWN_SCHEMA, "was written by schema 10"),
     "cut off": (b"\x00\x00\x00\x00", Reason.UNDECODABLE, "is not a karmalake.v1.Event"),
     "zero": (b"\x00", Reason.UNDECODABLE, "is not a karmalake.v1.Event"),
@@ -66,7 +66,7 @@ def test_each_value_by_its_own_schema(folder: Path, kinds: list[str]) -> None:
         if kind in _BAD:
             _, reason, sentence = _BAD[kind]
             assert parsed.errors[row].reason is reason
-            assert sentence in parsed.errors[row].sentence
+            assert sentence in parsed.errors[row].detail
         else:
             assert row not in parsed.errors
             assert (rows[row]["event_id"], rows[row]["event_time"].timestamp()) == (f"e-{row}", _SECONDS)

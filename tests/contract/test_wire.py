@@ -65,7 +65,7 @@ def test_the_scan_finds_what_the_decoder_refuses(values: list[bytes]) -> None:
 
 @given(st.lists(st.none() | _values(), max_size=12), st.data())
 def test_good_events_among_any_values_are_decoded(values: list[bytes | None], data: st.DataObject) -> None:
-    """Whatever stands beside it, a good event is decoded, in its row; every value has a row; nothing raises."""
+    """A good event is decoded in its row among any other values; every value has a row; nothing is raised."""
     at = data.draw(st.integers(0, len(values)))
     parsed = parse_protobuf(pa.array([*values[:at], _event("good"), *values[at:]], pa.binary()))
     assert len(parsed.events) == len(values) + 1
@@ -76,10 +76,10 @@ def test_good_events_among_any_values_are_decoded(values: list[bytes | None], da
 
 @pytest.mark.parametrize("field", _FIELDS)
 def test_eleven_bytes_are_one_dead_letter(field: int) -> None:
-    """A length that wraps, in any of the five fields, is that value's problem and nobody else's."""
+    """A length that overflows, in any of the five fields, affects only its own value."""
     eleven = bytes([field]) + _ELEVEN
     parsed = parse_protobuf(pa.array([_event("a"), eleven, _event("b")], pa.binary()))
-    assert parsed.errors[1].sentence == "The value is not a karmalake.v1.Event: a length runs past the end, at byte 0."
+    assert parsed.errors[1].detail == "The value is not a karmalake.v1.Event: a length runs past the end, at byte 0."
     assert list(parsed.errors) == [1]
     assert [parsed.events["event_id"][row].as_py() for row in (0, 2)] == ["a", "b"]
     assert parsed.events["event_time"][0].as_py() == datetime.fromtimestamp(_TIME, UTC)
@@ -90,7 +90,7 @@ def test_groups_as_deep_as_the_stack() -> None:
     deep = b"\x33" * 1_000_000 + b"\x34" * 1_000_000
     parsed = parse_protobuf(pa.array([_event("a"), deep, b"\x22\x80\x89\x7a" + deep, _event("b")], pa.binary()))
     assert sorted(parsed.errors) == [1, 2]
-    assert f"groups are nested over {MAX_GROUPS} deep" in parsed.errors[1].sentence
+    assert f"groups are nested over {MAX_GROUPS} deep" in parsed.errors[1].detail
     assert [parsed.events["event_id"][row].as_py() for row in (0, 3)] == ["a", "b"]
 
 
@@ -134,8 +134,8 @@ def test_half_bad_batches_are_decoded_in_bulk(monkeypatch: pytest.MonkeyPatch) -
     assert calls == [len(values), 5_000]
 
 
-def test_a_panic_is_foreseen(capfd: pytest.CaptureFixture[str]) -> None:
-    """A length that wraps never reaches the decoder, so that no producer writes to standard error by it."""
+def test_a_panic_is_prevented(capfd: pytest.CaptureFixture[str]) -> None:
+    """A length that overflows never reaches the decoder, so that no producer can cause output on stderr."""
     lengths = [_ELEVEN, b"\xff" * 9 + b"\x7f", b"\xf6" + b"\xff" * 8 + b"\x01", b"\xff\xff\xff\xff\xff" * 2]
     values = [bytes([field]) + length for field in _FIELDS for length in lengths]
     for value in values:

@@ -1,4 +1,4 @@
-"""Loads what numba needs for any compiled loop, by calling one: a second of work, and no thread."""
+"""Load numba's runtime by calling a compiled loop: it takes a second, and starts no thread."""
 
 import numpy as np
 

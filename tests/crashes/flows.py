@@ -1,7 +1,7 @@
-"""What a flow of the crash matrix is, and the world that all of them work on.
+"""The flows of the crash matrix, and the simulated world that they work on.
 
-The work of a flow runs in a child and dies there. The recovery runs in the test, and is what an operator would do:
-start it again. Nothing in it is random or tells the time, so what is there afterwards is compared by equality.
+The work of a flow runs in a child process and is killed there. The recovery runs in the test and does what an operator
+would: start the work again. Nothing is random or depends on the time, so the results are compared for equality.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,24 +12,24 @@ from typing import Any
 from pipelines.emit.producer import Record
 from pipelines.lake.tables import is_lake
 from pipelines.settings import Settings
-from pipelines.simulate.simulator import Rates, simulate
+from pipelines.simulate.simulator import FaultRates, simulate
 from tests.crashes.kills import Moment, kill
 from tests.draining import LAKE, answers, assert_verified
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-_FAULTS = Rates(duplicates=0.1, conflicts=0.03, mis_keyed=0.01, malformed=0.05)
+_FAULTS = FaultRates(duplicates=0.1, conflicts=0.03, mis_keyed=0.01, malformed=0.05)
 _PARTS = 3
 _COMMITS = "SELECT * EXCLUDE (batch_id, version, started, committed) FROM commits ORDER BY commits.version"
 Work = Callable[[Settings], object]
 
 
 def lake(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:
-    """Return all that a reader of the lake sees, commit by commit."""
+    """Return everything that a reader of the lake sees, including the commits."""
     return answers(settings, LAKE | {"commits": _COMMITS})
 
 
 def verified(settings: Settings) -> None:
-    """Assert that the lake reconciles, if there is one yet."""
+    """Assert that the lake, if it exists yet, reconciles."""
     if is_lake(settings.lake_root):
         assert_verified(settings)
 
@@ -41,15 +41,15 @@ class Flow:
     work: Work
     """What is killed."""
     steps: Mapping[str, int]
-    """Functions, and how many calls of each are to be killed, before and after."""
+    """Functions, and the number of calls of each to kill, before and after."""
     prepare: Work = field(default=lambda _: None)
-    """Makes the folder that the work begins in."""
+    """Creates the initial state."""
     recover: Work | None = None
-    """None: the work is done once more."""
+    """None repeats the work."""
     sound: Callable[[Settings], object] = verified
-    """Raises if a reader met anything by halves, before anybody recovers."""
+    """Raises if a reader sees a partial result before the recovery."""
     seen: Callable[[Settings], Any] = lake
-    """What must be equal afterwards."""
+    """What must equal an uninterrupted run afterwards."""
 
     def resume(self, settings: Settings) -> None:
         """Do what an operator does after a kill."""
@@ -57,7 +57,7 @@ class Flow:
 
 
 def killed(moment: Moment, work: Work, before: Work | None = None) -> Work:
-    """Return what leaves the state of a kill behind, for a second kill while somebody recovers from it."""
+    """Return a function that prepares the state after a kill, for a second kill during its recovery."""
 
     def prepare(settings: Settings) -> None:
         if before is not None:

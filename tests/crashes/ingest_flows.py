@@ -1,4 +1,4 @@
-"""Killing ingest, and the start that recovers from such a kill."""
+"""Kills during ingest, and during the start that recovers from such a kill."""
 
 from pipelines.settings import Settings
 from tests.crashes.flows import Flow, killed
@@ -7,16 +7,16 @@ from tests.draining import drain_all
 
 _READING = {
     "pipelines.drain:Ingest.checkpoint": 2,
-    "pipelines.ingest.ahead:ReadAhead.poll": 2,
-    "pipelines.ingest.source:KafkaSource._fetch": 2,
-    "pipelines.ingest.source:decode": 2,
+    "pipelines.ingest.read_ahead:ReadAhead.poll": 2,
+    "pipelines.ingest.kafka:KafkaSource._fetch": 2,
+    "pipelines.ingest.kafka:decode": 2,
 }
 _COMMITTING = {
     "pipelines.drain:append": 2,
     "pipelines.drain:DedupIndex.classify": 2,
     "pipelines.drain:stage_events": 2,
     "pipelines.lake.files:_write": 2,
-    "pipelines.lake.commit:publish": 2,
+    "pipelines.lake.commit:commit_actions": 2,
     "pipelines.drain:commit_batch": 2,
     "deltalake:DeltaTable.update_incremental": 2,
 }
@@ -26,15 +26,15 @@ _CATCHING_UP = {
     "pipelines.lake.index:DedupIndex._save": 2,
     "pathlib:Path.replace": 2,
     "pipelines.drain:complete_commits": 2,
-    "pipelines.lake.history:write_file": 2,
-    "pipelines.lake.history:publish": 2,
-    "pipelines.ingest.source:KafkaSource.acknowledge": 2,
+    "pipelines.lake.commit_log:write_file": 2,
+    "pipelines.lake.commit_log:commit_actions": 2,
+    "pipelines.ingest.kafka:KafkaSource.acknowledge": 2,
 }
 _STARTING = {
     "pipelines.lake.index:DedupIndex.load": 1,
     "pipelines.drain:DedupIndex.catch_up": 2,
-    "pipelines.lake.index:Runs.remove_others": 1,
-    "pipelines.lake.runs:_merged": 1,
+    "pipelines.lake.index:Runs.remove_unused_files": 1,
+    "pipelines.lake.runs:_merge_runs": 1,
     "pipelines.lake.runs:_remove": 1,
     "pipelines.drain:DedupIndex.close": 1,
 }
@@ -51,7 +51,7 @@ def ingest(settings: Settings) -> None:
 
 
 _BEFORE_THE_COMMIT = Moment("pipelines.drain:commit_batch", "before", 2)
-_BEHIND_THE_COMMIT = Moment("pipelines.drain:commit_batch", "after", 2)
+_AFTER_THE_COMMIT = Moment("pipelines.drain:commit_batch", "after", 2)
 
 FLOWS = {
     "ingest": Flow(ingest, _CREATING | _STARTING | _READING | _COMMITTING | _CATCHING_UP),
@@ -62,15 +62,15 @@ FLOWS = {
         ingest,
         {
             "pipelines.drain:create_lake": 1,
-            "pipelines.lake.history:write_file": 1,
-            "pipelines.lake.history:publish": 1,
-            "pipelines.lake.history:make_durable": 1,
+            "pipelines.lake.commit_log:write_file": 1,
+            "pipelines.lake.commit_log:commit_actions": 1,
+            "pipelines.lake.commit_log:make_durable": 1,
             "pipelines.drain:complete_commits": 2,
             "pipelines.lake.index:DedupIndex.load": 1,
             "pipelines.lake.index:Runs.add": 2,
             "pipelines.lake.index:DedupIndex._save": 2,
             "pipelines.drain:DedupIndex.catch_up": 2,
         },
-        killed(_BEHIND_THE_COMMIT, ingest),
+        killed(_AFTER_THE_COMMIT, ingest),
     ),
 }

@@ -1,8 +1,8 @@
-"""Cheap kills, by SIGKILL: of a child before or after a given call of a given function, or of several at some time.
+"""Cheap kills by SIGKILL: of a child at a given call of a given function, or of several children at some time.
 
-The children are forked from a server process that has imported everything and used nothing: polars and deltalake do
-not survive a fork once their threads work, and after an import none does. So a kill costs no start-up, and a run can
-have hundreds of them.
+Children are forked from a server process that has imported every library and called none: polars and deltalake do not
+survive a fork once their threads run, and imports start no threads. So a kill has no start-up cost, and a run can have
+hundreds.
 """
 
 import importlib
@@ -39,7 +39,7 @@ Task = Callable[..., object]
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Before or after the n-th call of a function, which is named like `pipelines.lake.index:Runs.add`."""
+    """Before or after the n-th call of a function such as `pipelines.lake.index:Runs.add`."""
 
     place: str
     when: Literal["before", "after"]
@@ -50,7 +50,7 @@ class Moment:
 
 
 def moments(calls: Mapping[str, int]) -> Iterator[Moment]:
-    """Yield the moments before and after each of the first calls of functions; `calls` tells how many of each."""
+    """Yield the moments before and after the first calls of functions; `calls` has the number of calls by function."""
     for place, count in calls.items():
         for call in range(1, count + 1):
             yield Moment(place, "before", call)
@@ -58,16 +58,18 @@ def moments(calls: Mapping[str, int]) -> Iterator[Moment]:
 
 
 def kill(moment: Moment, log: Path, task: Task, *arguments: Any) -> None:
-    """Run a task in a child that kills itself at the moment; fails if the moment never came, with the child's words."""
+    """Run a task in a child that kills itself at the moment; fail with the child's output if the moment never comes."""
     with child(log, _run_until, moment, task, *arguments) as killed:
         killed.join(PATIENCE_SECONDS)
-        assert killed.exitcode == -signal.SIGKILL, f"{moment}: it ended with {killed.exitcode}\n{log.read_text()}"
+        assert killed.exitcode == -signal.SIGKILL, (
+            f"{moment}: the child ended with {killed.exitcode}\n{log.read_text()}"
+        )
 
 
-def power_cut(seconds: float, log: Path, tasks: Sequence[Task], *arguments: Any) -> int:
-    """Run tasks in a child each, kill all after so many seconds, and return how many had not ended by then.
+def kill_all_after(seconds: float, log: Path, tasks: Sequence[Task], *arguments: Any) -> int:
+    """Run each task in a child, kill all after `seconds`, and return how many had not ended by then.
 
-    Fails with the words of a child that ended by itself with an error.
+    Fails with the output of a child that ended with an error.
     """
     deadline, cut = time.monotonic() + seconds, 0
     with ExitStack() as children:
@@ -85,7 +87,7 @@ def power_cut(seconds: float, log: Path, tasks: Sequence[Task], *arguments: Any)
 
 @contextmanager
 def child(log: Path, task: Task, *arguments: Any) -> Generator[BaseProcess]:
-    """Yield a child that runs a task and writes what it has to say into the log; it is gone afterwards."""
+    """Yield a child that runs a task, with its output in the log; kill it on exit."""
     process = _SERVED.Process(target=_run, args=(log, task, arguments))
     process.start()
     try:
@@ -109,7 +111,7 @@ def _run_until(moment: Moment, task: Task, *arguments: Any) -> None:
 
 
 def find_function(place: str) -> tuple[Any, str]:
-    """Return the module or class that has the function, and its name there."""
+    """Return the module or class of a function, and its attribute name."""
     module, _, path = place.partition(":")
     *owners, name = path.split(".")
     owner: Any = importlib.import_module(module)
@@ -119,7 +121,7 @@ def find_function(place: str) -> tuple[Any, str]:
 
 
 def _killing(function: Callable[..., Any], moment: Moment) -> Callable[..., Any]:
-    """Return a function that kills the process at the moment, without running anything else."""
+    """Return a function that kills the process at the moment, without cleanup."""
     calls: list[None] = []
 
     def wrapper(*arguments: Any, **named: Any) -> Any:

@@ -9,31 +9,31 @@ import pytest
 from pipelines.refresh import publish_views
 from pipelines.reputation.warehouse import attach
 from pipelines.serving.client import connect
+from pipelines.serving.digest_cache import open_digest_cache
 from pipelines.serving.keys import document_key, key_pattern
 from pipelines.serving.redis_store import write
-from pipelines.serving.state import open_state
 from pipelines.settings import Settings
 from tests.crashes.flows import NOON, Flow
 from tests.crashes.view_flows import LATER, drain_two, refresh
 from tests.draining import drain_all
 
 _OLDER = "older.duckdb"
-_BY_CHANCE = {b"id", b"published_at_us"}
+_VARYING_FIELDS = {b"id", b"published_at_us"}
 _PUBLISHING = {
-    "pipelines.serving.redis_store:read_held": 2,
+    "pipelines.serving.redis_store:read_state": 2,
     "pipelines.serving.redis_store:begin": 2,
-    "pipelines.serving.publish:_everything": 1,
-    "pipelines.serving.publish:_changed": 1,
+    "pipelines.serving.publish:_full_changes": 1,
+    "pipelines.serving.publish:_incremental_changes": 1,
     "pipelines.serving.redis_store:write": 2,
     "pipelines.serving.redis_store:remove": 1,
     "redis.client:Pipeline.execute": 2,
     "pipelines.serving.redis_store:finish": 2,
-    "pipelines.serving.state:State.save": 2,
+    "pipelines.serving.digest_cache:DigestCache.save": 2,
 }
 
 
 def publish_both(settings: Settings) -> None:
-    """Publish the older warehouse where a document of nobody is, then what changed in the newer one; small chunks."""
+    """Publish the older warehouse over a stray document, then the changes of the newer one, in small chunks."""
     with connect(settings.redis) as client:
         client.set(document_key(settings.redis.prefix, "nobody"), "{}")
     with pytest.MonkeyPatch.context() as patch:
@@ -43,11 +43,11 @@ def publish_both(settings: Settings) -> None:
 
 
 class _CutError(Exception):
-    """The end of a publication before its own."""
+    """Cuts a publication off."""
 
 
 def publish_after_one_that_was_cut(settings: Settings) -> None:
-    """Publish over what a publication has left that ended behind its first chunk."""
+    """Publish after a publication that was cut off after its first chunk."""
 
     def write_and_end(*arguments: Any) -> None:
         write(*arguments)
@@ -63,7 +63,7 @@ def publish_after_one_that_was_cut(settings: Settings) -> None:
 
 
 def _publish(settings: Settings, name: str = "warehouse.duckdb") -> None:
-    with attach(settings.data_dir / name) as warehouse, open_state(settings.published_dir) as state:
+    with attach(settings.data_dir / name) as warehouse, open_digest_cache(settings.published_dir) as state:
         publish_views(warehouse, settings, state, None)
 
 
@@ -76,20 +76,20 @@ def _prepare(settings: Settings) -> None:
 
 
 def _served(settings: Settings) -> dict[bytes, Any]:
-    """Return every key and what it holds, but for what tells one publication of the same from another."""
+    """Return every key with its value, without what differs between equal publications."""
     prefix = settings.redis.prefix
     with connect(settings.redis) as client:
         keys: list[Any] = sorted(client.scan_iter(key_pattern(prefix)))
-        return {key.removeprefix(prefix.encode()): _held(client, key) for key in keys}
+        return {key.removeprefix(prefix.encode()): _value_of(client, key) for key in keys}
 
 
-def _held(client: Any, key: bytes) -> object:
+def _value_of(client: Any, key: bytes) -> object:
     match client.type(key):
         case b"string":
             document = json.loads(client.get(key))
             return {name: value for name, value in document.items() if name not in {"as_of", "lake_version"}}
         case b"hash":
-            return {name: value for name, value in client.hgetall(key).items() if name not in _BY_CHANCE}
+            return {name: value for name, value in client.hgetall(key).items() if name not in _VARYING_FIELDS}
         case _:
             return client.zrange(key, 0, -1, withscores=True)
 
@@ -99,10 +99,10 @@ FLOWS = {
     "recovery from a publication that was cut": Flow(
         publish_after_one_that_was_cut,
         {
-            "pipelines.serving.publish:_everything": 2,
+            "pipelines.serving.publish:_full_changes": 2,
             "pipelines.serving.redis_store:begin": 2,
             "pipelines.serving.redis_store:finish": 1,
-            "pipelines.serving.state:State.save": 1,
+            "pipelines.serving.digest_cache:DigestCache.save": 1,
         },
         _prepare,
         _publish,

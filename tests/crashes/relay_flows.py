@@ -1,4 +1,4 @@
-"""Killing the relay between an outbox and the bus."""
+"""Kills of the relay between an outbox and the bus."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from sqlalchemy import URL, func, select
 from pipelines.bus.topics import ensure_topic
 from pipelines.emit import outbox
 from pipelines.emit.outbox import OUTBOX
-from pipelines.emit.relay import open_relay, relay_waiting
+from pipelines.emit.relay import open_relay, relay_pending
 from pipelines.settings import Settings
 from tests.crashes.flows import Flow, killed
 from tests.crashes.kills import Moment
@@ -20,23 +20,23 @@ _FIRST_ARRIVALS = 'SELECT user_id, list(event_id ORDER BY "offset") FROM events 
 _STEPS = {
     "pipelines.emit.relay:_claim": 2,
     "pipelines.emit.relay:_send": 2,
-    "pipelines.emit.producer:Delivery.send": 2,
-    "pipelines.emit.producer:Delivery.wait": 2,
+    "pipelines.emit.producer:BulkProducer.send": 2,
+    "pipelines.emit.producer:BulkProducer.flush": 2,
     "pipelines.emit.relay:_delete": 2,
     "sqlalchemy:Connection.commit": 2,
 }
 
 
 def relay_all(settings: Settings) -> None:
-    """Send what waits to a topic of the flow's own, as `karmalake relay --once` does."""
+    """Send pending rows to a topic of this flow, as `karmalake relay --once` does."""
     kafka = _own(settings).kafka
     ensure_topic(kafka)
     with open_relay(_address(settings.data_dir), kafka) as opened:
-        relay_waiting(opened, lambda _: None, _AT_A_TIME)
+        relay_pending(opened, lambda _: None, _AT_A_TIME)
 
 
 def _prepare(settings: Settings) -> None:
-    """Make a service's database with rows in its outbox."""
+    """Create a service's database with rows in its outbox."""
     settings.data_dir.mkdir(exist_ok=True)
     with disposed(_url(settings.data_dir)) as service:
         create_outbox(service)
@@ -46,7 +46,7 @@ def _prepare(settings: Settings) -> None:
 
 
 def _arrived(settings: Settings) -> object:
-    """Return the rows that are left, and each user's events in the order of their first arrival."""
+    """Return the number of rows left, and each user's events in the order of first arrival."""
     drain_all(_own(settings))
     return _waiting(settings), query(settings, _FIRST_ARRIVALS)
 

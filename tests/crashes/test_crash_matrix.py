@@ -1,6 +1,6 @@
-"""A kill before or after any step is harmless: who starts the same work again ends where an undisturbed run does.
+"""A kill before or after any step is harmless: the same work, started again, ends like an uninterrupted run.
 
-Every kill is a case of its own. CRASH_EVERY=1, as in CI, tries all of them; 3, as elsewhere, every third.
+Every kill is a test case. CRASH_EVERY=1, the default in CI, tries all of them; 3, the default elsewhere, every third.
 """
 
 import os
@@ -36,8 +36,8 @@ KILLS = ALL_KILLS[::EVERY]
 
 
 @dataclass(frozen=True, slots=True)
-class Struck:
-    """What a kill has left, and what is to be seen there after a recovery."""
+class KilledRun:
+    """The state after a kill, and what must be seen after the recovery."""
 
     settings: Settings
     expected: Any
@@ -45,39 +45,39 @@ class Struck:
 
 @dataclass(slots=True)
 class Stage:
-    """The topic, and a folder for each kill. A thread has the next child killed while the last kill is judged."""
+    """The topic, and a folder for each kill. A thread runs the next kill while the test checks the last one."""
 
     bus: Settings
     folder: Path
     thread: ThreadPoolExecutor
-    undisturbed: dict[str, Any] = field(default_factory=dict)
-    ahead: "dict[int, Future[Struck]]" = field(default_factory=dict)
+    uninterrupted: dict[str, Any] = field(default_factory=dict)
+    next_runs: "dict[int, Future[KilledRun]]" = field(default_factory=dict)
 
-    def struck(self, number: int) -> Struck:
-        """Return what the kill of this number has left."""
-        striking = self.ahead.pop(number, None) or self.thread.submit(self._strike, number)
+    def killed_run(self, number: int) -> KilledRun:
+        """Return the state after the kill of this number."""
+        running = self.next_runs.pop(number, None) or self.thread.submit(self._run, number)
         if number + 1 < len(KILLS):
-            self.ahead = {number + 1: self.thread.submit(self._strike, number + 1)}
-        return striking.result()
+            self.next_runs = {number + 1: self.thread.submit(self._run, number + 1)}
+        return running.result()
 
-    def _strike(self, number: int) -> Struck:
+    def _run(self, number: int) -> KilledRun:
         name, moment = KILLS[number]
         expected = self._expected(name)
         settings = self._begin(name, self.folder / str(number))
         kill(moment, settings.data_dir.with_suffix(".log"), FLOWS[name].work, settings)
-        return Struck(settings, expected)
+        return KilledRun(settings, expected)
 
     def _expected(self, name: str) -> Any:
-        """Return what is seen after an undisturbed run of the flow."""
-        if name not in self.undisturbed:
+        """Return what is seen after an uninterrupted run of the flow."""
+        if name not in self.uninterrupted:
             FLOWS[name].prepare(self._settings(self._prepared(name)))
-            settings = self._begin(name, self.folder / f"{name} undisturbed")
+            settings = self._begin(name, self.folder / f"{name} uninterrupted")
             FLOWS[name].work(settings)
-            self.undisturbed[name] = FLOWS[name].seen(settings)
-        return self.undisturbed[name]
+            self.uninterrupted[name] = FLOWS[name].seen(settings)
+        return self.uninterrupted[name]
 
     def _begin(self, name: str, data_dir: Path) -> Settings:
-        """Return settings of a folder in the state that the flow begins in, and of a key prefix of its own."""
+        """Return settings of a folder in the initial state of the flow, with a key prefix of its own."""
         shutil.copytree(self._prepared(name), data_dir)
         return self._settings(data_dir)
 
@@ -104,24 +104,24 @@ def stage(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(KILLS)), ids=lambda n: f"{KILLS[n][0]}: {KILLS[n][1]}".replace(" ", "-"))
 def test_a_kill_is_harmless(stage: Stage, number: int) -> None:
-    """Readers see whole commits, and who starts again ends as if nothing was (`once`, `nothing-lost`, `atomic`)."""
+    """Readers see whole commits, and a restart ends like an uninterrupted run (`once`, `nothing-lost`, `atomic`)."""
     flow = FLOWS[KILLS[number][0]]
-    struck = stage.struck(number)
-    flow.sound(struck.settings)
-    flow.resume(struck.settings)
-    assert _left_over(struck.settings) == set()
-    assert flow.seen(struck.settings) == struck.expected
-    shutil.rmtree(struck.settings.data_dir)
+    run = stage.killed_run(number)
+    flow.sound(run.settings)
+    flow.resume(run.settings)
+    assert _left_over(run.settings) == set()
+    assert flow.seen(run.settings) == run.expected
+    shutil.rmtree(run.settings.data_dir)
 
 
 def test_the_matrix_is_large() -> None:
-    """CI kills at least 300 times, each time at another moment; a moment that never comes fails its test."""
+    """CI has at least 300 kills, each at another moment; a moment that never comes fails its test."""
     assert len(set(ALL_KILLS)) == len(ALL_KILLS) >= 300
     assert EVERY == 1 or "CI" not in os.environ
 
 
 def _left_over(settings: Settings) -> set[Path]:
-    """Return the files of a lake that nothing names after a vacuum, and all temporary ones."""
+    """Return the unreferenced files of a lake after a vacuum, and all temporary files."""
     temporary = {path for end in ("tmp", "draft", "next", "wal") for path in settings.data_dir.rglob(f"*.{end}")}
     if not is_lake(settings.lake_root):
         return temporary

@@ -1,4 +1,4 @@
-"""The children of the crash matrix die where they are told to, and cost what makes hundreds of them possible."""
+"""Children of the crash matrix die at the given moment, cheaply enough for hundreds of them."""
 
 import sys
 import threading
@@ -13,31 +13,31 @@ from tests.crashes.kills import Moment, kill
 from tests.draining import drain_all, send, with_ingest
 
 
-def _tell(path: Path) -> None:
+def _report(path: Path) -> None:
     loaded = {"deltalake", "duckdb", "numba", "polars", "pyarrow"} & set(sys.modules)
     path.write_text(f"{sorted(loaded)} {threading.active_count()}", encoding="utf-8")
     path.touch()
 
 
 def test_a_child_dies_at_the_moment_and_not_before(tmp_path: Path) -> None:
-    """Before a call nothing of it has happened, after it everything; the libraries are there from the start."""
+    """Before a call none of its effects exist, after it all; the libraries are loaded from the start."""
     before, after = tmp_path / "before", tmp_path / "after"
-    kill(Moment("pathlib:Path.write_text", "before", 1), tmp_path / "log", _tell, before)
-    kill(Moment("pathlib:Path.write_text", "after", 1), tmp_path / "log", _tell, after)
+    kill(Moment("pathlib:Path.write_text", "before", 1), tmp_path / "log", _report, before)
+    kill(Moment("pathlib:Path.write_text", "after", 1), tmp_path / "log", _report, after)
     assert not before.exists()
     assert after.read_text() == "['deltalake', 'duckdb', 'numba', 'polars', 'pyarrow'] 1"
 
 
 def test_a_moment_that_never_comes_is_an_error(tmp_path: Path) -> None:
-    """A function that nobody calls any more would be a kill that tests nothing."""
+    """A kill at a function that is never called would test nothing."""
     with pytest.raises(AssertionError, match=r"after pathlib:Path\.touch 2: the child ended with 0"):
-        kill(Moment("pathlib:Path.touch", "after", 2), tmp_path / "log", _tell, tmp_path / "told")
+        kill(Moment("pathlib:Path.touch", "after", 2), tmp_path / "log", _report, tmp_path / "report")
 
 
-def test_the_childs_own_error_is_told(tmp_path: Path) -> None:
-    """A child that fails by itself says why."""
+def test_the_childs_own_error_is_reported(tmp_path: Path) -> None:
+    """The error of a child that fails is in the message."""
     with pytest.raises(AssertionError, match="NotADirectoryError"):
-        kill(Moment("pathlib:Path.touch", "after", 1), tmp_path / "log", _tell, Path(__file__) / "under-a-file")
+        kill(Moment("pathlib:Path.touch", "after", 1), tmp_path / "log", _report, Path(__file__) / "under-a-file")
 
 
 def test_a_forked_child_drains(settings: Settings, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Killing compaction and vacuum, the requeue of dead letters, and an erasure."""
+"""Kills during compaction and vacuum, a requeue of dead letters, and an erasure."""
 
 from pipelines.lake.tables import open_lake
 from pipelines.lake.upkeep import compact, vacuum
@@ -16,7 +16,7 @@ _COMPACTING = {
     "pipelines.lake.upkeep:write_file": 2,
     "pipelines.lake.files:_write": 2,
     "pipelines.lake.upkeep:replace_files": 2,
-    "pipelines.lake.upkeep:publish": 2,
+    "pipelines.lake.upkeep:commit_actions": 2,
     "pipelines.lake.upkeep:make_durable": 2,
     "pipelines.lake.upkeep:_merge_files": 2,
 }
@@ -24,7 +24,7 @@ _VACUUMING = {"deltalake:DeltaTable.vacuum": 2}
 
 
 def upkeep(settings: Settings) -> None:
-    """Merge what can be merged and remove what is not needed, as `karmalake compact` and `karmalake vacuum` do."""
+    """Merge small files and remove unreferenced ones, as `karmalake compact` and `karmalake vacuum` do."""
     lake = open_lake(settings.lake_root)
     compact(lake, 2)
     vacuum(lake, 0)
@@ -32,12 +32,12 @@ def upkeep(settings: Settings) -> None:
 
 
 def requeue_all(settings: Settings) -> None:
-    """Take in what a contract with larger bounds accepts, as `karmalake dead-letters requeue` does."""
-    mended = settings.contract.model_copy(update=_ANY_SIZE)
-    requeue(settings.model_copy(update={"contract": mended}), Selection())
+    """Requeue under a contract with larger limits, as `karmalake dead-letters requeue` does."""
+    relaxed = settings.contract.model_copy(update=_ANY_SIZE)
+    requeue(settings.model_copy(update={"contract": relaxed}), Selection())
 
 
-def erase_somebody(settings: Settings) -> None:
+def erase_a_user(settings: Settings) -> None:
     """Erase the user of the first event, as `karmalake erase` does."""
     key = next(parts())[0].key
     assert key is not None
@@ -45,7 +45,7 @@ def erase_somebody(settings: Settings) -> None:
 
 
 def _requeued(settings: Settings) -> dict[str, list[tuple[object, ...]]]:
-    """Return what a requeue changes, but for its id."""
+    """Return what a requeue changes, without its id."""
     return answers(
         settings,
         {
@@ -58,7 +58,7 @@ def _requeued(settings: Settings) -> dict[str, list[tuple[object, ...]]]:
 
 _ERASING = {
     "pipelines.lake.tombstones:append_file": 1,
-    "pipelines.lake.tombstones:keep_beside": 1,
+    "pipelines.lake.tombstones:append_tombstones": 1,
     "pipelines.lake.erasure:append_file": 1,
     "pipelines.lake.erasure:read_file": 2,
     "pipelines.lake.erasure:write_days": 2,
@@ -66,28 +66,32 @@ _ERASING = {
     "pipelines.lake.erasure:replace_files": 1,
     "pipelines.lake.erasure:make_durable": 1,
     "pipelines.lake.erasure:_erase": 2,
-    "pipelines.operate.erase:forget_indexes": 1,
+    "pipelines.operate.erase:clear_indexes": 1,
     "pipelines.operate.erase:count_mentions": 1,
-    "pipelines.operate.erase:forget_by_user": 1,
+    "pipelines.operate.erase:delete_by_user": 1,
 }
 
 FLOWS = {
-    "erasure": Flow(erase_somebody, _ERASING, drain_all),
+    "erasure": Flow(erase_a_user, _ERASING, drain_all),
     "compaction and vacuum": Flow(upkeep, _COMPACTING | _VACUUMING, drain_all),
     "recovery from a compaction that was not committed": Flow(
         upkeep,
-        {"pipelines.lake.upkeep:_merge_files": 2, "pipelines.lake.upkeep:publish": 2, "deltalake:DeltaTable.vacuum": 2},
-        killed(Moment("pipelines.lake.upkeep:publish", "before", 1), upkeep, drain_all),
+        {
+            "pipelines.lake.upkeep:_merge_files": 2,
+            "pipelines.lake.upkeep:commit_actions": 2,
+            "deltalake:DeltaTable.vacuum": 2,
+        },
+        killed(Moment("pipelines.lake.upkeep:commit_actions", "before", 1), upkeep, drain_all),
     ),
     "requeue": Flow(
         requeue_all,
         {
-            "pipelines.operate.dead_letters:stream_letters": 1,
+            "pipelines.operate.dead_letters:stream_dead_letters": 1,
             "pipelines.operate.dead_letters:_in_order": 1,
             "pipelines.operate.dead_letters:_decide": 1,
             "pipelines.operate.dead_letters:append_file": 1,
             "pipelines.operate.dead_letters:open_ingest_from": 1,
-            "pipelines.ingest.requeue:KeptRecords.poll": 2,
+            "pipelines.ingest.requeue:DeadLetterSource.poll": 2,
             "pipelines.drain:stage_events": 1,
             "pipelines.drain:commit_batch": 1,
             "pipelines.drain:DedupIndex.extend": 1,

@@ -1,9 +1,9 @@
-"""Killing what derives the warehouse: a rebuild from nothing, and a refresh of what was touched."""
+"""Kills during a full rebuild and an incremental refresh of the warehouse."""
 
 from datetime import datetime, timedelta
 
 from pipelines.drain import drain, open_ingest
-from pipelines.lake.history import take_snapshot
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.refresh import policy_in_force, rebuild_warehouse
 from pipelines.reputation.derive import open_draft
@@ -17,23 +17,23 @@ LATER = NOON + timedelta(days=1)
 _TABLES = ("reputation", "user_days", "user_reasons", "status_periods", "trends_daily", "trends_scores")
 _BOTH = {
     "pipelines.reputation.derive:read_commits": 1,
-    "pipelines.reputation.derive:prepare": 1,
-    "pipelines.reputation.derive:materialize": 1,
-    "pipelines.reputation.stages:statement": 1,
+    "pipelines.reputation.derive:define_steps": 1,
+    "pipelines.reputation.derive:materialize_fact": 1,
+    "pipelines.reputation.steps:statement": 1,
     "pipelines.reputation.derive:create_lake_views": 1,
-    "pipelines.reputation.derive:_compute_pending_trends": 1,
+    "pipelines.reputation.derive:recompute_pending_trends": 1,
     "pipelines.reputation.derive:copyfile": 1,
-    "pipelines.reputation.derive:put_in_place": 1,
-    "pipelines.reputation.derive:remove": 2,
+    "pipelines.reputation.derive:replace_durably": 1,
+    "pipelines.reputation.derive:remove_database": 2,
 }
 _REFRESHING = {
     "pipelines.reputation.derive:attach_by_user": 1,
-    "pipelines.reputation.derive:bring_up": 1,
+    "pipelines.reputation.derive:sync_to_snapshot": 1,
     "pipelines.reputation.by_user:statement": 1,
-    "pipelines.reputation.derive:find_touched": 1,
-    "pipelines.reputation.derive:recall": 1,
+    "pipelines.reputation.derive:find_affected_users": 1,
+    "pipelines.reputation.derive:load_affected_events": 1,
     "pipelines.reputation.derive:replace_rows": 1,
-    "pipelines.reputation.replace:statement": 1,
+    "pipelines.reputation.refresh_steps:_replace_rows_of": 1,
     "pipelines.reputation.derive:Draft._describe": 1,
     "pipelines.reputation.derive:copyfile": 2,
 }
@@ -46,7 +46,7 @@ def drain_two(settings: Settings) -> None:
 
 
 def refresh(settings: Settings, as_of: datetime) -> None:
-    """Refresh as `karmalake refresh` does, but as of a moment that is always the same."""
+    """Refresh as `karmalake refresh` does, but as of a fixed time."""
     with open_draft(settings.warehouse_path) as draft:
         draft.refresh(take_snapshot(open_lake(settings.lake_root)), policy_in_force(settings), as_of)
         draft.publish()
@@ -77,13 +77,13 @@ FLOWS = {
     "recovery from a refresh that was not published": Flow(
         _refresh,
         {
-            "pipelines.reputation.derive:remove": 2,
-            "pipelines.reputation.derive:bring_up": 1,
+            "pipelines.reputation.derive:remove_database": 2,
+            "pipelines.reputation.derive:sync_to_snapshot": 1,
             "pipelines.reputation.derive:replace_rows": 1,
             "pipelines.reputation.derive:copyfile": 2,
-            "pipelines.reputation.derive:put_in_place": 1,
+            "pipelines.reputation.derive:replace_durably": 1,
         },
-        killed(Moment("pipelines.reputation.derive:put_in_place", "before", 1), _refresh, _prepare),
+        killed(Moment("pipelines.reputation.derive:replace_durably", "before", 1), _refresh, _prepare),
         sound=_warehouse,
         seen=_warehouse,
     ),

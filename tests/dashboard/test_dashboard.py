@@ -1,4 +1,4 @@
-"""The dashboard in a real browser: every section is there, says what is not, runs no code, and breaks on no name."""
+"""The dashboard in a real browser: every section renders, missing data is explained, no code runs, any name is safe."""
 
 import secrets
 import shutil
@@ -17,13 +17,13 @@ import websockets
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 from websockets.sync.client import connect
 
-from pipelines.boundary.text import visible
+from pipelines.boundary.text import escape_text
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.emit.producer import Record
 from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.settings import Settings
-from pipelines.simulate.simulator import Rates, simulate
+from pipelines.simulate.simulator import FaultRates, simulate
 from tests.draining import NOON, drain_all, send, with_ingest
 from tests.services.ports import free_port
 from tests.services.requirements import require
@@ -33,7 +33,7 @@ from tests.test_crashes import environment
 pytestmark = pytest.mark.slow
 _KARMALAKE = [sys.executable, "-c", "from pipelines.cli import main; main()"]
 _MS = int(1_000 * PATIENCE_SECONDS)
-_FAULTS = Rates(duplicates=0.02, conflicts=0.01, mis_keyed=0.0, malformed=0.05)
+_FAULTS = FaultRates(duplicates=0.02, conflicts=0.01, mis_keyed=0.0, malformed=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def served(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -
 
 @contextmanager
 def _dashboard(settings: Settings, folder: Path, **variables: str) -> Iterator[str]:
-    """Yield the address of a dashboard; it ends with exit code 0 when it is told to."""
+    """Yield the URL of a dashboard; it exits with code 0 on SIGTERM."""
     assert settings.redis.url
     values = environment(settings) | {
         "KARMALAKE_REDIS_URL": settings.redis.url.get_secret_value(),
@@ -90,7 +90,7 @@ def address(served: Settings, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """Return a page on which nothing goes wrong unseen, and which asks nobody but this machine."""
+    """Return a page that fails the test on any console error or request to another machine."""
     page = browser.new_page()
     page.set_default_timeout(_MS)
     wrong: list[str] = []
@@ -114,7 +114,7 @@ def _heading(page: Page, name: str) -> None:
 
 
 def test_clicking_through_every_section(page: Page, address: str) -> None:
-    """Trends by day and week, who leads, somebody's story with every point of it, and health."""
+    """Trends by day and week, the leaderboard, one user's history with every point, and health."""
     page.goto(address)
     _heading(page, "Trends")
     expect(page.locator("canvas, svg.marks")).to_have_count(3, timeout=_MS)
@@ -124,18 +124,18 @@ def test_clicking_through_every_section(page: Page, address: str) -> None:
     _heading(page, "All time")
     expect(page.locator("table").first).to_contain_text("driver-", timeout=_MS)
     page.get_by_role("tab", name="User").click()
-    _heading(page, "Why")
-    expect(page.get_by_text("events that count").first).to_be_visible()
+    _heading(page, "Explanation of the score")
+    expect(page.get_by_text("counted events").first).to_be_visible()
     page.get_by_role("tab", name="Health").click()
     _heading(page, "Latest commits")
     expect(page.get_by_text("The lake is 0 records and")).to_be_visible(timeout=_MS)
     expect(page.get_by_text("undecodable").first).to_be_visible()
-    expect(page.get_by_text("What is served is")).to_be_visible()
+    expect(page.get_by_text("The served scores are")).to_be_visible()
 
 
 @pytest.mark.parametrize("user_id", ["nobody", "<script>document.title = 'owned'</script>", "'; DROP TABLE events; --"])
-def test_a_user_who_is_not_there(page: Page, address: str, user_id: str) -> None:
-    """It is said in a sentence, and whatever the name holds is only a name."""
+def test_an_unknown_user(page: Page, address: str, user_id: str) -> None:
+    """The page says so, and shows any name as plain text."""
     page.goto(f"{address}&section=user&user={quote(user_id)}")
     expect(page.get_by_text("There is no user")).to_be_visible(timeout=_MS)
     assert page.title() != "owned"
@@ -144,7 +144,7 @@ def test_a_user_who_is_not_there(page: Page, address: str, user_id: str) -> None
 
 
 def test_nobody_can_run_code(page: Page, address: str) -> None:
-    """The page has no editor: neither its code nor a place to write some."""
+    """The page has no editor: it neither shows code nor accepts any."""
     page.goto(address)
     _heading(page, "Trends")
     assert page.locator(".cm-editor").count() == 0
@@ -172,7 +172,7 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS)
 def test_nothing_is_answered_without_the_token(address: str, path: str) -> None:
-    """Neither page, file, login nor error: a sentence, and that is all; with a wrong token, too."""
+    """No page, file, login or error: only one sentence, also with a wrong token."""
     for query in ("", "token=", "token=wrong", f"token={_token(address)[:-1]}"):
         glue = "&" if "?" in path else "?"
         answer = httpx.get(f"{_bare(address)}{path}{glue}{query}", timeout=PATIENCE_SECONDS)
@@ -187,7 +187,7 @@ def test_nothing_is_answered_without_the_token(address: str, path: str) -> None:
 
 @pytest.fixture
 def known(address: str) -> Iterator[httpx.Client]:
-    """Return a client that has shown the token once."""
+    """Return a client that has sent the token once."""
     with httpx.Client(timeout=PATIENCE_SECONDS) as client:
         entered = client.get(f"{address}&section=health")
         assert (entered.status_code, "url=?section=health" in entered.text) == (200, True)
@@ -201,8 +201,8 @@ def known(address: str) -> Iterator[httpx.Client]:
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost.evil.example", "", "a b"]
 )
-def test_another_name_gets_nothing(known: httpx.Client, address: str, host: str) -> None:
-    """A name that was let point here (DNS rebinding) is refused, whatever the browser knows."""
+def test_another_host_name_gets_nothing(known: httpx.Client, address: str, host: str) -> None:
+    """A host name that resolves here (DNS rebinding) is refused, even with the cookie."""
     assert known.get(_bare(address)).status_code == 200
     assert known.get(_bare(address), headers={"Host": host}).status_code in {400, 403}
     assert httpx.get(address, headers={"Host": host}, timeout=PATIENCE_SECONDS).status_code in {400, 403}
@@ -211,8 +211,8 @@ def test_another_name_gets_nothing(known: httpx.Client, address: str, host: str)
 @pytest.mark.parametrize(
     "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://localhost", "file://"]
 )
-def test_another_page_gets_nothing(known: httpx.Client, address: str, origin: str) -> None:
-    """Requests and websockets of another origin are refused, also beside the cookie; those of the page are not."""
+def test_another_origin_gets_nothing(known: httpx.Client, address: str, origin: str) -> None:
+    """Requests and websockets from another origin are refused, even with the cookie; those of the page are not."""
     own = _bare(address).rstrip("/")
     assert known.get(_bare(address), headers={"Origin": own}).status_code == 200
     assert known.get(_bare(address), headers={"Origin": origin}).status_code == 403
@@ -227,7 +227,7 @@ def test_another_page_gets_nothing(known: httpx.Client, address: str, origin: st
 
 
 def test_a_page_of_another_origin_reads_nothing(browser: Browser, address: str, tmp_path: Path) -> None:
-    """In a browser that has the cookie, another page opens no websocket and reads no answer (case 09)."""
+    """In a browser with the cookie, another page can open no websocket and read no response (case 09)."""
     context = browser.new_context()
     page, other = context.new_page(), context.new_page()
     page.goto(address)
@@ -247,7 +247,7 @@ def test_a_page_of_another_origin_reads_nothing(browser: Browser, address: str, 
 
 
 def test_the_page_asks_no_other_server_and_is_in_no_frame(known: httpx.Client, address: str) -> None:
-    """Browsers are told so, by headers that every answer has."""
+    """Headers of every response enforce it in browsers."""
     headers = known.get(_bare(address)).headers
     policy = headers["content-security-policy"]
     assert "default-src 'self'" in policy
@@ -256,8 +256,8 @@ def test_the_page_asks_no_other_server_and_is_in_no_frame(known: httpx.Client, a
     assert "access-control-allow-origin" not in headers
 
 
-def test_a_token_of_ones_own_and_a_public_name(served: Settings, tmp_path: Path) -> None:
-    """The token of the settings is not printed; a proxy shows it as a header, under the name it is known by."""
+def test_a_configured_token_and_a_public_name(served: Settings, tmp_path: Path) -> None:
+    """A configured token is not printed; a proxy sends it as a header, under the public host name."""
     token = secrets.token_hex(8)
     names = {"KARMALAKE_DASHBOARD_TOKEN": token, "KARMALAKE_DASHBOARD_ALLOWED_HOSTS": "karma.example"}
     with _dashboard(served, tmp_path, **names) as address:
@@ -285,7 +285,7 @@ HOSTILE = [
 ]
 
 
-def test_names_are_only_names(page: Page, served: Settings, tmp_path: Path) -> None:
+def test_names_are_plain_text(page: Page, served: Settings, tmp_path: Path) -> None:
     """Ids and action types that are addresses, images, Markdown or HTML are shown as text: nothing is fetched."""
     kafka = served.kafka.model_copy(update={"topic": "dashboard-hostile", "group_id": "dashboard-hostile"})
     hostile = served.model_copy(update={"data_dir": tmp_path / "hostile", "kafka": kafka})
@@ -301,11 +301,11 @@ def test_names_are_only_names(page: Page, served: Settings, tmp_path: Path) -> N
         _heading(page, "All time")
         expect(page.get_by_text("<b>1</b>")).to_be_visible()
         for name in HOSTILE:
-            expect(page.get_by_text(visible(name)).first).to_be_visible()
+            expect(page.get_by_text(escape_text(name)).first).to_be_visible()
         for name in HOSTILE:
             page.goto(f"{_bare(address)}?section=user&user={quote(name)}")
-            _heading(page, "Why")
-            expect(page.locator("td").get_by_text(visible(name)[:100]).first).to_be_visible()
+            _heading(page, "Explanation of the score")
+            expect(page.locator("td").get_by_text(escape_text(name)[:100]).first).to_be_visible()
         assert page.locator("a[href*='evil'], img[src*='evil']").count() == 0
         assert page.title() != "owned"
         page.goto("about:blank")
@@ -326,7 +326,7 @@ def _named(name: str, n: int) -> list[Record]:
     return [Record(name.encode(), value) for value in events]
 
 
-def test_before_there_is_anything(page: Page, served: Settings, tmp_path: Path) -> None:
+def test_without_a_warehouse(page: Page, served: Settings, tmp_path: Path) -> None:
     """Without a warehouse the page says so, and what to do."""
     empty = served.model_copy(update={"data_dir": tmp_path / "nothing"})
     with _dashboard(empty, tmp_path) as address:
@@ -336,7 +336,7 @@ def test_before_there_is_anything(page: Page, served: Settings, tmp_path: Path) 
 
 
 def test_a_port_that_is_taken(address: str) -> None:
-    """It is said in a sentence."""
+    """The error is one sentence."""
     taken = str(urlsplit(address).port)
     done = subprocess.run([*_KARMALAKE, "dashboard", "--port", taken], capture_output=True, text=True, check=False)
     assert (done.returncode, "cannot listen" in done.stderr, "Traceback" in done.stderr) == (78, True, False)

@@ -1,4 +1,4 @@
-"""A copy on a topic of dead letters is whole, or cut with a mark and the place of the whole; it holds up nothing."""
+"""A copy on the dead-letter topic is complete, or truncated with a mark and its provenance; it blocks nothing."""
 
 import logging
 
@@ -15,11 +15,11 @@ from pipelines.emit.copies import (
     NULL_VALUE,
     TRUNCATED,
     Copy,
+    CopyCounts,
     CopyWriter,
-    Written,
-    cut,
-    open_copies,
+    open_copy_writer,
     record_bytes,
+    truncate,
 )
 from pipelines.emit.producer import Record
 from pipelines.errors import TransientError
@@ -40,11 +40,11 @@ def copy_of(value: bytes | None, key: bytes | None = b"u", headers: list[tuple[s
     st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=20), st.binary(max_size=500)), max_size=50),
     st.integers(600, 6_000),
 )
-def test_a_copy_fits_and_says_what_is_missing(
+def test_a_copy_fits_and_marks_what_is_missing(
     key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]], max_bytes: int
 ) -> None:
     """Of any record and limit: the result fits, tells the place, and each part is whole or marked with its size."""
-    record = cut(copy_of(value, key, headers), max_bytes)
+    record = truncate(copy_of(value, key, headers), max_bytes)
     told = dict(record.headers)
     assert record_bytes(record) <= max_bytes
     assert set(TOLD) <= set(record.headers)
@@ -58,36 +58,36 @@ def test_a_copy_fits_and_says_what_is_missing(
     assert (record.value is None) == (value is None and key is not None)
 
 
-def test_what_fits_is_whole() -> None:
-    """No mark, no byte less."""
-    record = cut(copy_of(b"v" * 1000, headers=[("h", b"1")]), MAX_COPY_BYTES)
+def test_a_copy_that_fits_is_complete() -> None:
+    """It has no marks, and every byte."""
+    record = truncate(copy_of(b"v" * 1000, headers=[("h", b"1")]), MAX_COPY_BYTES)
     assert record == Record(b"u", b"v" * 1000, [("h", b"1"), *TOLD])
 
 
-def test_a_producer_cannot_write_our_headers() -> None:
-    """A header under our prefix would pass for what we say: it is left out, and counted."""
-    record = cut(copy_of(b"v", headers=[("karmalake.offset", b"99"), (TRUNCATED, b"5")]), MAX_COPY_BYTES)
+def test_reserved_headers_are_not_copied() -> None:
+    """A header with the reserved prefix is omitted and counted, so that it cannot be forged."""
+    record = truncate(copy_of(b"v", headers=[("karmalake.offset", b"99"), (TRUNCATED, b"5")]), MAX_COPY_BYTES)
     assert record.headers == [*TOLD, (HEADERS_LEFT_OUT, b"2")]
 
 
-def test_headers_by_the_thousand_are_counted_instead_of_copied() -> None:
+def test_excess_headers_are_counted_instead_of_copied() -> None:
     """A bomb of headers costs the readers of the copy no more than others do."""
-    record = cut(copy_of(b"v", headers=[("h", b"")] * 100_000), MAX_COPY_BYTES)
+    record = truncate(copy_of(b"v", headers=[("h", b"")] * 100_000), MAX_COPY_BYTES)
     assert len(record.headers) == MAX_HEADERS + len(TOLD) + 1
     assert dict(record.headers)[HEADERS_LEFT_OUT] == b"99000"
 
 
 @pytest.mark.jvm
 @pytest.mark.parametrize("limit", [1_048_588, 200_000, 8 * 2**20])
-def test_a_topic_gets_what_it_takes(kafka: KafkaCluster, limit: int) -> None:
+def test_copies_fit_the_limit_of_the_topic(kafka: KafkaCluster, limit: int) -> None:
     """At the default limit, at one of the topic that is smaller than ours, and at a larger one: no copy is missing."""
     settings = kafka.settings(topic=kafka.new_topic(**{"max.message.bytes": str(limit)}))
     sizes = [10, 199_000, 1_048_000, 1_048_400, 3 * 2**20]
-    with open_copies(settings) as writer:
+    with open_copy_writer(settings) as writer:
         written = writer.write([copy_of(b"\xff" * size) for size in sizes])
     records = read_topic(settings)
     fitting = [size for size in sizes if size < min(limit, MAX_COPY_BYTES) - 400]
-    assert written == Written(published=len(sizes), truncated=len(sizes) - len(fitting))
+    assert written == CopyCounts(published=len(sizes), truncated=len(sizes) - len(fitting))
     assert [len(record.value) for record in records[: len(fitting)]] == fitting
     for record, size in zip(records, sizes, strict=True):
         told = dict(record.headers)
@@ -97,14 +97,14 @@ def test_a_topic_gets_what_it_takes(kafka: KafkaCluster, limit: int) -> None:
 
 
 @pytest.mark.jvm
-def test_a_limit_that_the_broker_does_not_tell_is_found(kafka: KafkaCluster) -> None:
-    """Where the topic's configuration may not be read, a copy is cut to the half until it is taken."""
+def test_an_unknown_limit_is_found(kafka: KafkaCluster) -> None:
+    """Where the topic's configuration may not be read, a copy is halved until the topic accepts it."""
     settings = kafka.settings(topic=kafka.new_topic(**{"max.message.bytes": "100000"}))
     writer = CopyWriter(settings, MAX_COPY_BYTES)
     try:
-        assert writer.write([copy_of(b"\xff" * 1_000_000), copy_of(b"small")]) == Written(2, 1)
+        assert writer.write([copy_of(b"\xff" * 1_000_000), copy_of(b"small")]) == CopyCounts(2, 1)
         assert writer.max_bytes <= 100_000
-        assert writer.write([copy_of(b"\xff" * 90_000)]) == Written(1, 1)
+        assert writer.write([copy_of(b"\xff" * 90_000)]) == CopyCounts(1, 1)
     finally:
         writer.close()
     cut_value, *others = [record.value for record in read_topic(settings)][-3:]
@@ -113,34 +113,34 @@ def test_a_limit_that_the_broker_does_not_tell_is_found(kafka: KafkaCluster) -> 
 
 
 @pytest.mark.jvm
-def test_what_no_cut_helps_is_counted_and_named(kafka: KafkaCluster, caplog: pytest.LogCaptureFixture) -> None:
-    """A topic whose limit is below our own headers takes none; the loop goes on."""
+def test_a_rejected_copy_is_counted_and_logged(kafka: KafkaCluster, caplog: pytest.LogCaptureFixture) -> None:
+    """A topic whose limit is below the size of the provenance headers accepts no copy; the loop continues."""
     settings = kafka.settings(topic=kafka.new_topic(**{"max.message.bytes": "150"}))
-    with open_copies(settings) as writer, caplog.at_level(logging.WARNING):
-        assert writer.write([copy_of(b"v" * 500), copy_of(b"w" * 500)]) == Written(refused=2)
-    assert "takes no copy of the dead letter at events-0@7" in caplog.text
+    with open_copy_writer(settings) as writer, caplog.at_level(logging.WARNING):
+        assert writer.write([copy_of(b"v" * 500), copy_of(b"w" * 500)]) == CopyCounts(refused=2)
+    assert "rejects the copy of the dead letter at events-0@7" in caplog.text
 
 
-def test_neither_key_nor_value(settings_of_copies: KafkaSettings) -> None:
-    """A producer sends no such record: the copy says that its empty value stands for none."""
-    with open_copies(settings_of_copies) as writer:
-        assert writer.write([copy_of(None, key=None), copy_of(None)]) == Written(2)
+def test_a_copy_without_key_and_value(settings_of_copies: KafkaSettings) -> None:
+    """A producer sends no such record: the copy marks that its empty value stands for null."""
+    with open_copy_writer(settings_of_copies) as writer:
+        assert writer.write([copy_of(None, key=None), copy_of(None)]) == CopyCounts(2)
     values = {
         record.key: (record.value, dict(record.headers).get(NULL_VALUE)) for record in read_topic(settings_of_copies)
     }
     assert values == {None: (b"", b"true"), b"u": (None, None)}
 
 
-def test_what_the_client_cannot_encode_is_refused_alone(settings_of_copies: KafkaSettings) -> None:
-    """A header that is no text: the others of the batch are written."""
-    with open_copies(settings_of_copies) as writer:
+def test_a_copy_that_cannot_be_encoded_is_rejected_alone(settings_of_copies: KafkaSettings) -> None:
+    """A header is not text: the other copies of the batch are written."""
+    with open_copy_writer(settings_of_copies) as writer:
         copies = [copy_of(b"1"), copy_of(b"2", headers=[("\ud800", b"")]), copy_of(b"3")]
-        assert writer.write(copies) == Written(published=2, refused=1)
+        assert writer.write(copies) == CopyCounts(published=2, refused=1)
     assert {record.value for record in read_topic(settings_of_copies)} == {b"1", b"3"}
 
 
-def test_a_broker_that_is_gone_is_an_outage() -> None:
-    """Nothing is refused then: the copies are to be written again."""
+def test_an_unreachable_broker_is_a_transient_error() -> None:
+    """No copy is rejected: all are written again later."""
     gone = KafkaSettings(bootstrap_servers="127.0.0.1:1", topic="t", request_timeout_seconds=1)
     with pytest.raises(TransientError):
         CopyWriter(gone, MAX_COPY_BYTES).write([copy_of(b"v")])

@@ -23,7 +23,7 @@ from pipelines.contract.decode import decode
 from pipelines.contract.schema import EVENT, RECORD
 from pipelines.emit import outbox
 from pipelines.emit.outbox import OUTBOX, Event
-from pipelines.emit.outbox.adding import _row
+from pipelines.emit.outbox.insert import _row
 from pipelines.emit.outbox.table import notify_statements
 from pipelines.errors import UsageError
 from pipelines.settings import ContractSettings
@@ -130,9 +130,7 @@ def test_a_row_is_what_debezium_and_ingest_expect(service: Engine) -> None:
         ({"timestamp": datetime.now(UTC) + timedelta(days=2)}, "in the future"),
     ],
 )
-def test_what_the_contract_does_not_allow_is_refused_by_name(
-    change: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_contract_violations_name_the_field(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     """The error names the field; nothing is inserted, and the transaction can go on."""
     with disposed(sqlite_url(tmp_path)) as engine:
         create_outbox(engine)
@@ -157,7 +155,7 @@ _TIMES = st.datetimes(datetime(1999, 12, 30), datetime.now() + timedelta(days=3)
         st.dictionaries(st.text(max_size=9), st.sampled_from(["", "x", "x" * 65_500, "é" * 32_768]), max_size=2),
     )
 )
-def test_what_is_added_is_never_rejected_and_what_is_refused_would_be(said: Event) -> None:
+def test_add_accepts_what_ingest_accepts(said: Event) -> None:
     """`add` agrees with ingest about what an event is, except for NUL, which not every database keeps."""
     engine = create_engine("sqlite://")
     create_outbox(engine)
@@ -180,7 +178,7 @@ def _refusal(connection: Connection, said: Event) -> str | None:
     return None
 
 
-def test_the_backlog_is_counted_and_its_age_told(service: Engine) -> None:
+def test_backlog_has_rows_and_age(service: Engine) -> None:
     """No rows have no age; with rows, it is that of the oldest, by the database's clock."""
     with service.begin() as connection:
         assert outbox.backlog(connection) == outbox.Backlog(0, 0.0)
@@ -216,12 +214,12 @@ def _bare(statements: str) -> str:
         ("sqlite", sqlite.dialect()),
     ],
 )
-def test_the_plain_sql_makes_the_table_that_sqlalchemy_makes(name: str, dialect: Dialect) -> None:
+def test_sql_files_match_the_sqlalchemy_table(name: str, dialect: Dialect) -> None:
     """A service in another language has the same table, to the letter."""
     assert _bare(_sql(name)) == _bare(str(CreateTable(OUTBOX).compile(dialect=dialect)))
 
 
-def test_the_plain_sql_runs_and_is_found_equal_by_the_database(database: Engine) -> None:
+def test_sql_files_create_the_table_of_create_all(database: Engine) -> None:
     """The files run as they are, and the table that they make is, as the database reports it, the one of create_all."""
     found = []
     for create in (_from_files, create_outbox):
@@ -253,7 +251,7 @@ def _triggers(database: Engine) -> list[str]:
     return triggers
 
 
-def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that copies the example of docs/outbox.md has a business row and an event."""
     page = (REPOSITORY / "docs" / "outbox.md").read_text(encoding="utf-8")
     [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -264,7 +262,7 @@ def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     names["engine"].dispose()
 
 
-def test_the_sql_of_the_page_adds_what_python_adds(service: Engine) -> None:
+def test_sql_example_of_the_docs_adds_the_same_row(service: Engine) -> None:
     """A row of plain SQL differs from one of `add` in nothing but its place and time."""
     page = (REPOSITORY / "docs" / "outbox.md").read_text(encoding="utf-8")
     [statement] = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)

@@ -18,8 +18,8 @@ WRONG = "a-secret"
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("a-secret", "is no URL"),
-        ("postgresql://a:a-secret@host:port/x", "is no URL"),
+        ("a-secret", "is not a URL"),
+        ("postgresql://a:a-secret@host:port/x", "is not a URL"),
         ("oracle://a:a-secret@host/x", "names oracle"),
         ("sqlite:///there-is-none.db", "no SQLite file there-is-none.db"),
         ("sqlite://", "no SQLite file"),
@@ -27,9 +27,7 @@ WRONG = "a-secret"
         ("mysql://a:a-secret@127.0.0.1:1/x", "the driver is not installed .*pip install 'pymysql'"),
     ],
 )
-def test_an_address_that_cannot_be_meant_is_refused(
-    address: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_invalid_address_is_refused(address: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sentence says what is wrong with it and never holds the password."""
     monkeypatch.setitem(sys.modules, "pymysql", None)  # as if it were not installed
     with pytest.raises(ConfigurationError, match=message) as caught, open_database(address):
@@ -37,7 +35,7 @@ def test_an_address_that_cannot_be_meant_is_refused(
     assert WRONG not in str(caught.value)
 
 
-def test_a_wrong_password_and_a_closed_port_are_said(postgres: PostgresServer) -> None:
+def test_wrong_password_and_closed_port_are_reported(postgres: PostgresServer) -> None:
     """What another try may mend is a TransientError, in one line and without the password."""
     wrong = make_url(postgres.dsn).set(password=WRONG)
     for url in (wrong, wrong.set(port=free_port())):
@@ -47,13 +45,16 @@ def test_a_wrong_password_and_a_closed_port_are_said(postgres: PostgresServer) -
         assert "\n" not in str(caught.value)
 
 
-def test_a_missing_table_and_a_missing_column_are_said(tmp_path: Path) -> None:
+def test_missing_table_and_missing_column_are_reported(tmp_path: Path) -> None:
     """The sentence says what was looked for, and where the table is described."""
     with disposed(sqlite_url(tmp_path)) as service:
         create_outbox(service)
         for statement, message in (
-            ("ALTER TABLE outbox DROP COLUMN payload", r"without the columns \['payload'\].*docs/outbox\.md"),
-            ("DROP TABLE outbox", r"no table outbox.*docs/outbox\.md"),
+            (
+                "ALTER TABLE outbox DROP COLUMN payload",
+                r"without the columns \['payload'\]: create it with .*outbox/sqlite\.sql",
+            ),
+            ("DROP TABLE outbox", r"no table outbox: create it with .*outbox/sqlite\.sql"),
         ):
             with service.begin() as connection:
                 connection.execute(text(statement))

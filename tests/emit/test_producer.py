@@ -14,7 +14,7 @@ from kafka.partitioner.default import murmur2
 from pipelines.bus.topics import describe_topic, ensure_topic
 from pipelines.contract import event_pb2
 from pipelines.contract.schema import EVENT
-from pipelines.emit.producer import Record, delivering, produce, produce_records
+from pipelines.emit.producer import Record, open_producer, produce, produce_records
 from pipelines.errors import ConfigurationError, TransientError, UsageError
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import KafkaSettings, RedisSettings, Settings
@@ -84,14 +84,14 @@ def test_raw_records_are_sent_as_they_are(bus: KafkaSettings) -> None:
     assert found == [tuple(record) for record in sent]
 
 
-def test_no_topic_is_said_before_anything_is_sent(bus: KafkaSettings) -> None:
+def test_a_missing_topic_is_reported_before_sending(bus: KafkaSettings) -> None:
     """A topic is created on purpose, not by a producer's mistake."""
     with pytest.raises(ConfigurationError, match="karmalake topics ensure"):
         produce(bus, [_events(0, 1)])
     assert describe_topic(bus) is None
 
 
-def test_what_came_before_an_error_of_the_source_is_sent(bus: KafkaSettings) -> None:
+def test_records_before_an_error_of_the_source_are_sent(bus: KafkaSettings) -> None:
     """A source that fails in the middle: its error goes through, and what it gave before is on the topic."""
     ensure_topic(bus)
 
@@ -112,23 +112,23 @@ def test_a_record_too_large_is_refused_by_name(bus: KafkaSettings) -> None:
     assert len(read_topic(bus)) == 1
 
 
-def test_what_stands_behind_a_failure_is_not_sent(bus: KafkaSettings) -> None:
+def test_records_after_a_failure_are_not_sent(bus: KafkaSettings) -> None:
     """A producer that has heard of a failure sends no more: a later event of a user must not be there first."""
     ensure_topic(bus)
-    with delivering(bus) as delivery:
-        delivery.send(Record(b"ann", b"1"))
-        delivery.wait()
-        delivery._remember(KafkaError("no answer"))
+    with open_producer(bus) as client:
+        client.send(Record(b"ann", b"1"))
+        client.flush()
+        client._on_failure(KafkaError("no answer"))
         with pytest.raises(KafkaError, match="no answer"):
-            delivery.send(Record(b"ann", b"2"))
+            client.send(Record(b"ann", b"2"))
         with pytest.raises(KafkaError, match="no answer"):
-            delivery.wait()
+            client.flush()
     assert [record.value for record in read_topic(bus)] == [b"1"]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("broken_connections")
-def test_a_broker_that_goes_away_is_an_error(tmp_path: Path) -> None:
+def test_a_broker_outage_is_an_error(tmp_path: Path) -> None:
     """Records that were never acknowledged are reported, within the configured patience."""
     local = Settings(data_dir=tmp_path, redis=RedisSettings.model_validate({"url": "redis://unused"}))
     start(local)

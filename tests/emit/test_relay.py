@@ -21,8 +21,8 @@ from pipelines.contract import event_pb2
 from pipelines.emit import outbox
 from pipelines.emit import relay as relay_module
 from pipelines.emit.outbox import OUTBOX
-from pipelines.emit.outbox.waking import alarm
-from pipelines.emit.relay import Relayed, open_relay, relay, relay_once, relay_waiting
+from pipelines.emit.outbox.waiter import open_waiter
+from pipelines.emit.relay import RelayedBatch, open_relay, relay, relay_once, relay_pending
 from pipelines.errors import ConfigurationError
 from pipelines.settings import KafkaSettings, Settings
 from tests.conftest import REPOSITORY
@@ -118,9 +118,9 @@ def _expected(count: int, users: int) -> dict[int, list[int]]:
 
 
 @contextmanager
-def _relaying(url: URL, bus: KafkaSettings, outages: list[str] | None = None) -> Iterator[list[Relayed]]:
+def _relaying(url: URL, bus: KafkaSettings, outages: list[str] | None = None) -> Iterator[list[RelayedBatch]]:
     """Relay in a thread; on leaving, stop it cleanly and pass on its error."""
-    stopping, sent = threading.Event(), list[Relayed]()
+    stopping, sent = threading.Event(), list[RelayedBatch]()
     heard: list[str] = [] if outages is None else outages
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(
@@ -133,16 +133,16 @@ def _relaying(url: URL, bus: KafkaSettings, outages: list[str] | None = None) ->
         done.result(PATIENCE_SECONDS)
 
 
-def test_what_was_committed_is_sent_once_in_order_and_deleted(service: Engine, url: URL, bus: KafkaSettings) -> None:
+def test_committed_rows_are_sent_once_in_order_and_deleted(service: Engine, url: URL, bus: KafkaSettings) -> None:
     """Rows become records keyed by user_id, in order; none is left, and what was rolled back is never sent."""
     _add(service, range(50))
     with service.connect() as connection:
         outbox.add(connection, event(99))
         connection.rollback()
     _add(service, range(50, 100))
-    reports: list[Relayed] = []
+    reports: list[RelayedBatch] = []
     with open_relay(_text(url), bus) as opened:
-        relay_waiting(opened, reports.append, max_rows=30)
+        relay_pending(opened, reports.append, max_rows=30)
         assert relay_once(opened).rows == 0
     assert [done.rows for done in reports] == [30, 30, 30, 10]
     assert _numbers(_sent(bus), 3) == _expected(100, 3)
@@ -163,7 +163,7 @@ def test_a_transaction_that_commits_late_with_a_lower_sequence_is_sent(server_ur
         assert _rows(service) == 0
 
 
-def test_a_relay_overtakes_no_other_within_a_user(server_url: URL, bus: KafkaSettings) -> None:
+def test_relays_do_not_overtake_each_other_within_a_user(server_url: URL, bus: KafkaSettings) -> None:
     """Of users whose earlier rows another relay has in hand nothing is sent; of others it is."""
     with disposed(server_url) as service, disposed(server_url) as other:
         _add(service, range(9))
@@ -176,7 +176,7 @@ def test_a_relay_overtakes_no_other_within_a_user(server_url: URL, bus: KafkaSet
         assert _numbers(_sent(bus), 3) == _expected(9, 3)
 
 
-def test_a_relay_that_hangs_holds_up_only_its_own_users(server_url: URL, bus: KafkaSettings) -> None:
+def test_a_hanging_relay_blocks_only_its_own_users(server_url: URL, bus: KafkaSettings) -> None:
     """However many rows its users have behind those it has locked, the rows of all other users are sent."""
     with disposed(server_url) as service, disposed(server_url) as hung:
         _add(service, range(60), users=2)
@@ -190,12 +190,12 @@ def test_a_relay_that_hangs_holds_up_only_its_own_users(server_url: URL, bus: Ka
             assert sent == [10, 10, 10, 0]
             assert {number for user in _numbers(_sent(bus), 1).values() for number in user} == set(range(60, 90))
             connection.rollback()
-            relay_waiting(opened, lambda _: None, max_rows=10)
+            relay_pending(opened, lambda _: None, max_rows=10)
         assert _rows(service) == 0
         assert _numbers(_sent(bus), 2)[0][-30:] == list(range(0, 60, 2))
 
 
-def test_deleted_rows_are_not_walked_over_at_each_look(
+def test_deleted_rows_are_not_scanned_each_time(
     postgres_url: URL, bus: KafkaSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under an old snapshot, which keeps deleted rows in the index, a look begins behind them."""
@@ -208,7 +208,7 @@ def test_deleted_rows_are_not_walked_over_at_each_look(
         assert old.execute(select(OUTBOX)).all() == []
         for start in range(0, 3_000, 1_000):
             _add(service, range(start, start + 1_000))
-            opened.floor.due = 0.0  # as if the seconds between two looks from the start had passed
+            opened.floor.full_scan_due = 0.0  # as if the seconds between two looks from the start had passed
             assert relay_once(opened).rows == 1_000
         begins: list[int] = []
         lock = relay_module._lock
@@ -217,18 +217,18 @@ def test_deleted_rows_are_not_walked_over_at_each_look(
         assert begins == [1_001], "the oldest row of the last look but one"
 
 
-def test_a_row_below_the_floor_is_sent_at_the_next_look_from_the_start(server_url: URL, bus: KafkaSettings) -> None:
+def test_a_row_below_the_floor_is_sent_by_the_next_full_scan(server_url: URL, bus: KafkaSettings) -> None:
     """A transaction that stays open for long commits rows below those that most looks begin at."""
     with disposed(server_url) as service, open_relay(_text(server_url), bus) as opened:
         with service.connect() as late:
             outbox.add(late, event(0))
             for number in range(1, 4):
                 _add(service, range(number, number + 1))
-                opened.floor.due = 0.0
+                opened.floor.full_scan_due = 0.0
                 assert relay_once(opened).rows == 1
             late.commit()
         assert relay_once(opened).rows == 0
-        opened.floor.due = 0.0
+        opened.floor.full_scan_due = 0.0
         assert relay_once(opened).rows == 1
         assert _rows(service) == 0
 
@@ -261,15 +261,15 @@ def test_three_relays_share_the_work_and_keep_each_users_order(server_url: URL, 
 
 def test_postgresql_wakes_a_relay_at_once(postgres_url: URL) -> None:
     """A commit ends the wait of a relay that would otherwise look again in ten minutes; a rollback does not."""
-    with disposed(postgres_url) as service, disposed(postgres_url) as own, alarm(own) as waking:
+    with disposed(postgres_url) as service, disposed(postgres_url) as own, open_waiter(own) as wait:
         _add(service, range(2))
-        waking(threading.Event(), 600)
+        wait(threading.Event(), 600)
         with service.connect() as connection:
             outbox.add(connection, event(3))
             connection.rollback()
-        waking(threading.Event(), 0.1)
+        wait(threading.Event(), 0.1)
         with ThreadPoolExecutor(1) as pool:
-            woken = pool.submit(waking, threading.Event(), 600)
+            woken = pool.submit(wait, threading.Event(), 600)
             _add(service, range(4, 5))
             woken.result(PATIENCE_SECONDS)
 
@@ -306,7 +306,7 @@ def test_a_broker_outage_only_delays(service: Engine, url: URL, tmp_path: Path) 
         assert _numbers(_sent(kafka), 3) == _expected(90, 3)
 
 
-def test_a_database_that_goes_away_only_delays(server_url: URL, bus: KafkaSettings) -> None:
+def test_a_database_outage_only_delays(server_url: URL, bus: KafkaSettings) -> None:
     """Connections are reset in the middle, the one that listens too; afterwards everything is sent, in order."""
     outages: list[str] = []
     with (
@@ -326,7 +326,7 @@ def test_a_database_that_goes_away_only_delays(server_url: URL, bus: KafkaSettin
     assert not any(server_url.password in outage for outage in outages)
 
 
-def test_what_was_sent_but_not_deleted_is_sent_again(
+def test_rows_sent_but_not_deleted_are_sent_again(
     service: Engine, url: URL, bus: KafkaSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An end between the acknowledgement and the commit leaves every row: the copies come after the first arrivals."""
@@ -348,7 +348,7 @@ def test_what_was_sent_but_not_deleted_is_sent_again(
     assert _numbers(ids, 3) == _expected(9, 3)
 
 
-def test_a_row_that_the_broker_would_refuse_is_named(service: Engine, url: URL, bus: KafkaSettings) -> None:
+def test_a_row_too_large_for_the_broker_is_named(service: Engine, url: URL, bus: KafkaSettings) -> None:
     """A row of plain SQL that is too large for any record stops the relay by name; the rows before it stay, too."""
     _add(service, range(2))
     with service.begin() as connection:
@@ -377,20 +377,20 @@ def _command(url: URL, bus: KafkaSettings, arguments: Sequence[str] = ()) -> "su
     )
 
 
-def test_the_command_sends_what_waits_and_ends(service: Engine, url: URL, bus: KafkaSettings) -> None:
+def test_the_command_sends_pending_rows_and_ends(service: Engine, url: URL, bus: KafkaSettings) -> None:
     """`--once` says what waits, what it sends and what is left."""
     _add(service, range(7))
     with ended(_command(url, bus, ["--once", "--batch", "5"])) as process:
         output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, output
     lines = output.splitlines()
-    assert lines[0].startswith("7 events wait in the outbox, the oldest for ")
+    assert lines[0].startswith("7 events waiting in the outbox, the oldest for ")
     assert [line.split(",")[0] for line in lines[1:3]] == ["sent 5 events", "sent 2 events"]
-    assert lines[3:] == ["0 events wait in the outbox"]
+    assert lines[3:] == ["0 events waiting in the outbox"]
     assert len(_sent(bus)) == 7
 
 
-def test_the_command_ends_cleanly_when_it_is_told_to(postgres_url: URL, bus: KafkaSettings) -> None:
+def test_the_command_ends_cleanly_on_sigterm(postgres_url: URL, bus: KafkaSettings) -> None:
     """After SIGTERM the batch in hand is finished, and the exit code is 0."""
     with disposed(postgres_url) as service, ended(_command(postgres_url, bus)) as process:
         _add(service, range(7))
@@ -398,7 +398,7 @@ def test_the_command_ends_cleanly_when_it_is_told_to(postgres_url: URL, bus: Kaf
         process.terminate()
         output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, output
-    assert output.splitlines()[-1] == "ended; what was not sent is still in the outbox"
+    assert output.splitlines()[-1] == "stopped; unsent events remain in the outbox"
 
 
 @pytest.mark.slow
@@ -411,7 +411,7 @@ def test_ten_kills_lose_nothing_and_keep_each_users_order(postgres_url: URL, bus
         victims = [relays.enter_context(ended(_command(postgres_url, bus, ["--batch", "10"]))) for _ in range(10)]
         for victim in victims:
             assert victim.stdout is not None
-            assert "wait in the outbox" in victim.stdout.readline()
+            assert "waiting in the outbox" in victim.stdout.readline()
             assert "relaying to" in victim.stdout.readline()
         for number, victim in enumerate(victims):
             _add(service, range(number * a_round, (number + 1) * a_round), users)
@@ -455,9 +455,7 @@ def test_apache_kafka_may_be_killed_under_three_relays(postgres_url: URL, tmp_pa
 
 
 @pytest.mark.jvm
-def test_nothing_of_a_user_overtakes_a_row_that_the_broker_refuses(
-    postgres_url: URL, request: pytest.FixtureRequest
-) -> None:
+def test_a_rejected_row_is_not_overtaken_by_its_user(postgres_url: URL, request: pytest.FixtureRequest) -> None:
     """A record above the topic's limit ends the relay; what stands behind it is not sent before it is."""
     cluster = request.getfixturevalue("kafka")
     kafka = cluster.settings(topic=cluster.new_topic(max_message_bytes="20000"))

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli.output import say, table
+from pipelines.cli.output import print_line, print_table
 from tests.fuzz.target import Target
 from tests.fuzz.targets import NAMES, load
 
@@ -60,9 +60,9 @@ def _environment() -> dict[str, str]:
 def replay(target: Target, path: Path) -> None:
     """Check one input in this process, without limits: for a debugger."""
     try:
-        say(target.check(path.read_bytes()))
+        print_line(target.check(path.read_bytes()))
     except target.refusals as error:
-        say(f"refused by {type(error).__name__}: {error}")
+        print_line(f"refused by {type(error).__name__}: {error}")
 
 
 def main() -> int:
@@ -85,16 +85,16 @@ def main() -> int:
 
 def tell(reports: list[dict[str, Any]]) -> int:
     """Print what came of each target, and return the exit code."""
-    table(
+    print_table(
         ("target", "inputs", "kept", "children", "findings"),
         [(r["target"], r["inputs"], r["kept"], r["children"], len(r["findings"])) for r in reports],
     )
     for report in reports:
         for number, finding in enumerate(report["findings"]):
             place = report["files"][number] if number < len(report["files"]) else "no input"
-            say(f"{report['target']}: {finding}\n    {place}")
+            print_line(f"{report['target']}: {finding}\n    {place}")
     failed = sum(bool(report["findings"]) for report in reports)
-    say(f"{len(reports) - failed} passed, {failed} failed")
+    print_line(f"{len(reports) - failed} passed, {failed} failed")
     return int(failed > 0)
 
 

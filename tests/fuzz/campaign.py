@@ -1,7 +1,7 @@
-"""The parent of a target's children: forks them, watches them, and tells what they died of.
+"""The parent process of a fuzz campaign: forks a child for a target, watches it, and reports how it died.
 
-Run as `python -m tests.fuzz.campaign SECONDS FOLDER TARGET...`: one target after the other; a line of JSON for each.
-This process imports the targets and uses nothing, so that a fork is cheap and harmless: no library has threads yet.
+Run as `python -m tests.fuzz.campaign SECONDS FOLDER SEED TARGET...`; prints a line of JSON for each target.
+This process imports the targets but does not use them, so that a fork is cheap and safe: no library has threads yet.
 """
 
 import contextlib
@@ -28,20 +28,20 @@ from tests.fuzz.targets import load
 from tests.fuzz.worker import Shared, Worker, shrink
 
 _PREPARE_SECONDS = 240.0
-"""A child may compile loops with their bounds checked."""
+"""A child may have to compile loops with bounds checks."""
 _SHRINK_SECONDS = 8.0
 _COMPILER = "/numba/core/"
-_STRIDE_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _SAMPLES = 10
-_MOST_FINDINGS = 25
-_PATIENCE = 3.0
-_STARVED_PATIENCE = 20.0
-"""How many times as long an input may take while its processes wait for a CPU that others have."""
+_MAX_FINDINGS = 25
+_RETRY_FACTOR = 3.0
+_STARVED_FACTOR = 20.0
+"""Multiples of the timeout of a target: for the second attempt, and while the child waits for a CPU."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What came of one target."""
+    """The result of one target."""
 
     target: str
     inputs: int = 0
@@ -54,29 +54,29 @@ class Report:
 
 @dataclass(slots=True)
 class Campaign:
-    """One target under way."""
+    """The campaign of one target."""
 
     name: str
     target: Target
     folder: Path
     seeds: list[bytes]
-    """Those that are still to be run."""
+    """Seeds that have not run yet."""
     seed: int = field(default_factory=time.time_ns)
-    """Of the random numbers: with the same one, inputs begin alike."""
+    """The seed of the random numbers: the same one starts with the same inputs."""
     shared: Shared = field(default_factory=Shared)
     corpus: list[bytes] = field(default_factory=list[bytes])
     features: set[int] = field(default_factory=set[int])
-    """What the corpus reaches."""
+    """The lines that the corpus reaches."""
     known: set[str] = field(default_factory=set[str])
     broken: bool = False
-    """Whether the target refuses its own good input."""
+    """Whether the target rejects its own good input."""
     report: Report = field(init=False)
 
     def __post_init__(self) -> None:
         self.report = Report(self.name)
 
     def run(self, seconds: float) -> Report:
-        """Run the seeds, and then new inputs for so many seconds; a child that died is followed by another."""
+        """Run the seeds, then new inputs for `seconds`; a child that died is replaced."""
         self._run_children(time.monotonic())
         if seconds and not self.broken:
             self._run_children(time.monotonic() + seconds)
@@ -84,11 +84,11 @@ class Campaign:
         return self.report
 
     def _run_children(self, until: float) -> None:
-        while self._run_child(until) and len(self.known) < _MOST_FINDINGS:
+        while self._run_child(until) and len(self.known) < _MAX_FINDINGS:
             pass
 
     def _run_child(self, until: float) -> bool:
-        """Run one child to its end; return whether there is time, or there are seeds, for another."""
+        """Run one child until it ends; return whether time or seeds are left for another."""
         rng = random.Random(f"{self.seed}-{self.report.children}")
         with self._child() as child:
             if child.is_new:
@@ -104,7 +104,7 @@ class Campaign:
         seed = bool(self.seeds) and death.data == self.seeds[0]
         if seed:
             del self.seeds[0]
-        self._bury(death, shortening=not seed)
+        self._record_death(death, shrinking=not seed)
         return bool(self.seeds) or time.monotonic() < until
 
     def _on_message(self, kind: str, said: Any) -> None:
@@ -119,29 +119,29 @@ class Campaign:
             case _:
                 pass
 
-    def _bury(self, death: Finding, *, shortening: bool) -> None:
-        """Keep what a child died of; an input that harms only in company is not shortened."""
+    def _record_death(self, death: Finding, *, shrinking: bool) -> None:
+        """Record how a child died. A hang is verified in a fresh child; other inputs are shrunk."""
         if not is_new(death.signature, self.known):
             return
         if death.kind == "hang":
             if self._is_slow(death.data):
                 self._keep(death)
             return
-        until = time.monotonic() + (_SHRINK_SECONDS if shortening else 0)
+        until = time.monotonic() + (_SHRINK_SECONDS if shrinking else 0)
         shortest = shrink(death.data, lambda data: self._dies(data, death.signature), until)
         self._keep(Finding(shortest, death.kind, death.signature, death.text))
 
     def _is_slow(self, data: bytes) -> bool:
-        """Return whether the input takes too long in a fresh child too, with every loop that it needs compiled."""
+        """Return whether the input also takes too long in a fresh child with all loops compiled."""
         with self._child() as child:
             if child.is_new:
                 child.worker.run_twice(data)
             slow: list[Any] = []
-            death = child.watch(lambda kind, _: slow.append(kind), _PATIENCE)
+            death = child.watch(lambda kind, _: slow.append(kind), _RETRY_FACTOR)
         return death is not None or "finding" in slow
 
     def _dies(self, data: bytes, signature: str) -> bool:
-        """Return whether a fresh child dies of the input in the same way."""
+        """Return whether the input kills a fresh child in the same way."""
         with self._child() as child:
             if child.is_new:
                 child.worker.run_one(data)
@@ -155,32 +155,32 @@ class Campaign:
 
     @contextlib.contextmanager
     def _child(self) -> "Generator[_Child]":
-        ours, theirs = Pipe(duplex=False)
+        receiver, sender = Pipe(duplex=False)
         log = Path(tempfile.gettempdir()) / f"{self.name}.log"
         pid = os.fork()
         child = _Child(
-            pid, self.target, self.shared, ours, Worker(self.target, self.shared, theirs, set(self.features)), log
+            pid, self.target, self.shared, receiver, Worker(self.target, self.shared, sender, set(self.features)), log
         )
         if child.is_new:
-            ours.close()
+            receiver.close()
             _redirect(log)
             with contextlib.suppress(BrokenPipeError):
                 try:
                     yield child
                 except BaseException as error:  # noqa: BLE001 - the end of this process
-                    theirs.send(("broken", repr(error)))
+                    sender.send(("broken", repr(error)))
             os._exit(0)
-        theirs.close()
+        sender.close()
         try:
             yield child
         finally:
             child.kill()
-            ours.close()
+            receiver.close()
 
 
 @dataclass(slots=True)
 class _Child:
-    """A forked child, or, in itself, the worker."""
+    """A forked child as its parent sees it; in the child itself, the worker."""
 
     pid: int
     target: Target
@@ -194,16 +194,16 @@ class _Child:
     def is_new(self) -> bool:
         return self.pid == 0
 
-    def watch(self, on_message: Callable[[str, Any], object], patience: float = 1.0) -> Finding | None:
-        """Wait until the child ends; return what it died of, None if it ended by itself.
+    def watch(self, on_message: Callable[[str, Any], object], timeout_factor: float = 1.0) -> Finding | None:
+        """Wait until the child ends; return how it died, None if it finished.
 
-        An input may take `patience` times as long as the target allows.
+        An input may take `timeout_factor` times as long as the target allows.
         """
         if self.is_new:
             return None
         ready, started = False, time.monotonic()
         while True:
-            if self.messages.poll(_STRIDE_SECONDS):
+            if self.messages.poll(_POLL_SECONDS):
                 try:
                     kind, said = self.messages.recv()
                 except EOFError:
@@ -211,20 +211,20 @@ class _Child:
                 if kind == "done":
                     return None
                 if kind == "broken":
-                    return Finding(b"", "broken", f"the target itself is broken: {said}", self._words())
+                    return Finding(b"", "broken", f"the target itself is broken: {said}", self._log_tail())
                 ready = ready or kind == "ready"
                 on_message(kind, said)
             began = self.shared.began
             if not ready and time.monotonic() - started > _PREPARE_SECONDS:
-                return Finding(b"", "broken", "the good input has no outcome", self._words())
+                return Finding(b"", "broken", "the good input has no outcome", self._log_tail())
             took = time.monotonic() - began if ready and began else 0.0
-            if took > patience * self.target.seconds and (took > _PREPARE_SECONDS or not self._is_compiling()):
-                limit = patience * self.target.seconds * _STARVED_PATIENCE
+            if took > timeout_factor * self.target.seconds and (took > _PREPARE_SECONDS or not self._is_compiling()):
+                limit = timeout_factor * self.target.seconds * _STARVED_FACTOR
                 if took > limit or (not self._is_starved() and self.shared.began == began):
                     return self._hang()
 
     def kill(self) -> None:
-        """End the child, if it has not ended."""
+        """Kill the child if it is running."""
         if self.status is None:
             os.kill(self.pid, signal.SIGKILL)
             self._wait()
@@ -235,35 +235,33 @@ class _Child:
         return self.status
 
     def _hang(self) -> Finding:
-        data, words = self.shared.data, self._words()
-        return Finding(
-            data, "hang", f"hang in {place_of(words)}", f"no outcome within {self.target.seconds:g} s\n{words}"
-        )
+        data, log = self.shared.data, self._log_tail()
+        return Finding(data, "hang", f"hang in {place_of(log)}", f"no outcome within {self.target.seconds:g} s\n{log}")
 
     def _death(self, *, ready: bool) -> Finding:
         code = os.waitstatus_to_exitcode(self._wait())
-        words = self._words()
+        log = self._log_tail()
         if not ready:
-            return Finding(b"", "broken", f"the good input ends the process: {code}", words)
+            return Finding(b"", "broken", f"the good input ends the process: {code}", log)
         kind = signal.Signals(-code).name if code < 0 else f"exit-{code}"
-        return Finding(self.shared.data, kind, f"{kind} in {place_of(words)}", words)
+        return Finding(self.shared.data, kind, f"{kind} in {place_of(log)}", log)
 
     def _is_starved(self) -> bool:
-        """Return whether a process of the child would work and hardly gets to: then the machine is slow, not the input.
+        """Return whether a process of the child is runnable but gets little CPU time: then the machine is slow.
 
-        One that waits for anything else sleeps, and one that loops uses its CPU.
+        A process that waits for anything else sleeps, and one that loops uses its CPU.
         """
         used, waiting = _cpu_seconds(self.pid), 0
         for _ in range(_SAMPLES):
-            time.sleep(_STRIDE_SECONDS)
+            time.sleep(_POLL_SECONDS)
             waiting += _is_runnable(self.pid)
-        return waiting > 0 and _cpu_seconds(self.pid) - used < _SAMPLES * _STRIDE_SECONDS / 2
+        return waiting > 0 and _cpu_seconds(self.pid) - used < _SAMPLES * _POLL_SECONDS / 2
 
     def _is_compiling(self) -> bool:
-        """Return whether the child compiled a loop when it last said where it is: that is no fault of an input."""
-        return _COMPILER in last_stack(self._words())
+        """Return whether the last stack of the child is in the compiler, which is not the fault of an input."""
+        return _COMPILER in last_stack(self._log_tail())
 
-    def _words(self) -> str:
+    def _log_tail(self) -> str:
         return self.log.read_text("utf-8", "replace")[-20_000:]
 
 
@@ -273,7 +271,7 @@ def _tree(pid: int) -> list[psutil.Process]:
 
 
 def _is_runnable(pid: int) -> bool:
-    """Return whether any process of a tree runs, or would if it had a CPU or its page."""
+    """Return whether any process of a tree is running, runnable or waiting for a page."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return any(each.status() in {psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP} for each in _tree(pid))
     return False
@@ -286,7 +284,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _redirect(log: Path) -> None:
-    """Let everything that the child prints go to its log."""
+    """Redirect the standard output and error of the child to its log."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
@@ -301,7 +299,7 @@ def _run(name: str, seconds: float, folder: Path, seed: int) -> Report:
 
 
 def main() -> None:
-    """Run campaigns one after the other, and print a report of each."""
+    """Run campaigns one after the other, and print the report of each."""
     seconds, folder, seed, *names = sys.argv[1:]
     with tempfile.TemporaryDirectory(prefix="karmalake-fuzz-") as scratch:
         tempfile.tempdir = scratch

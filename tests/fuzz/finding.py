@@ -1,4 +1,4 @@
-"""What was found: an input with the way in which it fails; known by a signature, kept as a file."""
+"""A finding of the fuzzer: an input and how it fails, identified by a signature, saved as a file."""
 
 import gzip
 import re
@@ -9,49 +9,49 @@ from pathlib import Path
 
 SEEDS = Path(__file__).with_name("seeds")
 _VARIABLE = re.compile(r"0x[0-9a-f]+|'[^'\n]*'|\"[^\"\n]*\"|\d+")
-_MOST_OF_A_KIND = 3
+_MAX_PER_KIND = 3
 _LIST = re.compile(r"#(?:(?:, |: )#)+")
 _OURS = re.compile(r'File "[^"]*/(pipelines/[^"]+)", line \d+ in (\w+)')
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One input and what it does. Two findings of one signature are one fault."""
+    """An input and its effect. Findings with the same signature are the same defect."""
 
     data: bytes
     kind: str
     """error, wrong, SIGSEGV and the like, hang, memory."""
     signature: str
     text: str
-    """For the reader: what was raised, or where the process was."""
+    """The exception, or the stack of the process."""
 
 
 def shape(text: str) -> str:
-    """Return a sentence without what differs from input to input: numbers and what is quoted."""
+    """Return a message without the parts that vary between inputs: numbers and quoted text."""
     return _LIST.sub("#", _VARIABLE.sub("#", text))[:200]
 
 
 def is_new(signature: str, known: set[str]) -> bool:
-    """Return whether a finding is a new one; of one kind of error in one place, three are enough."""
+    """Return whether a finding is new; at most three of one kind in one place count as new."""
     kind = signature.partition(":")[0]
-    return signature not in known and sum(other.partition(":")[0] == kind for other in known) < _MOST_OF_A_KIND
+    return signature not in known and sum(other.partition(":")[0] == kind for other in known) < _MAX_PER_KIND
 
 
 def place_of(stack: str) -> str:
-    """Return the innermost function of ours in a stack that `faulthandler` wrote."""
+    """Return the innermost function of `pipelines` in a stack of `faulthandler`."""
     found = _OURS.search(last_stack(stack))
     return f"{found[1]} {found[2]}" if found else "outside of our code"
 
 
-def last_stack(words: str) -> str:
-    """Return the last of the stacks that `faulthandler` wrote."""
-    return words.rpartition("most recent call first")[2]
+def last_stack(log: str) -> str:
+    """Return the last stack of `faulthandler` in a log."""
+    return log.rpartition("most recent call first")[2]
 
 
 def seeds_of(target: str, folder: Path = SEEDS) -> list[bytes]:
-    """Return the inputs that are kept in the repository, by name: what was found once, and what issues tell of.
+    """Return the seed inputs in the repository, by name: earlier findings, and inputs from issues.
 
-    Those that end in .packed are gzip: large ones that repeat a few bytes.
+    Files with the suffix .packed are compressed with gzip.
     """
     return [_seed(path) for path in sorted((folder / target).glob("*"))]
 
@@ -62,11 +62,11 @@ def _seed(path: Path) -> bytes:
 
 
 def save(finding: Finding, target: str, folder: Path) -> Path:
-    """Write the input and, beside it, what it does and how to run it again; return the path of the input."""
+    """Save the input, and beside it its effect and the command that reproduces it; return the path of the input."""
     name = f"{finding.kind}-{blake2b(finding.signature.encode(), digest_size=5).hexdigest()}"
     path = folder / target / f"{name}.bin"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(finding.data)
-    again = f"python -m tests.fuzz {target} --replay {shlex.quote(str(path))}"
-    path.with_suffix(".txt").write_text(f"{again}\n\n{finding.signature}\n\n{finding.text}\n", encoding="utf-8")
+    command = f"python -m tests.fuzz {target} --replay {shlex.quote(str(path))}"
+    path.with_suffix(".txt").write_text(f"{command}\n\n{finding.signature}\n\n{finding.text}\n", encoding="utf-8")
     return path

@@ -1,11 +1,11 @@
-"""Small changes of known inputs: what a grammar would never write."""
+"""Small mutations of known inputs, which a grammar would never generate."""
 
 import random
 import re
 from collections.abc import Callable
 
 MAX_BYTES = 256 * 1024
-"""Of an input; larger ones cost time and show nothing new."""
+"""The maximum size of an input; larger ones cost time and find nothing new."""
 _NUMBER = re.compile(rb"[0-9]+")
 _NUMBERS = (b"0", b"-1", b"1e999999999", b"9223372036854775808", b"18446744073709551616", b"2147483648", b"0.1", b"nan")
 _TOKENS = (
@@ -32,7 +32,7 @@ Change = Callable[[random.Random, bytes, bytes], bytes]
 
 
 def mutate_bytes(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """Return `data` after one to four changes; `other` is what a part may be taken from."""
+    """Return `data` after one to four mutations, which may insert parts of `other`."""
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         data = rng.choice(_CHANGES)(rng, data, other)[:MAX_BYTES]
     return data

@@ -1,4 +1,4 @@
-"""Good events with poison among them: whatever the poison does, each neighbour is decoded to the right values."""
+"""The oracle for record values: valid events around a bad value are decoded correctly, whatever the value does."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ GOOD: list[dict[str, Any]] = [
     }
     for number in range(4)
 ]
-"""The events that stand around the poison."""
+"""The valid events around the bad values."""
 _KEY = bytes(range(16))
 _LONGEST_DETAIL = 10_000
 _MAY_BE_LIMITED = 1_000_000

@@ -1,4 +1,4 @@
-"""What a fuzz target is: one door, the inputs that are tried on it, and the oracle that judges the outcome."""
+"""Fuzz targets: an entry point, a generator of inputs, and an oracle that checks the outcome."""
 
 import random
 from collections.abc import Callable
@@ -9,29 +9,29 @@ from tests.fuzz.mutation import mutate_bytes
 
 
 class WrongError(AssertionError):
-    """The door returned, but not what is right: a good neighbour is lost, a value differs, an error says nothing."""
+    """The entry point returned a wrong result: a valid neighbour is lost, a value differs, or a message is empty."""
 
 
 def demand(truth: object, sentence: str) -> None:
-    """Raise WrongError with the sentence unless it is true."""
+    """Raise WrongError with the message unless `truth` is true."""
     if not truth:
         raise WrongError(sentence)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One door. `check` gives it an input and raises for a wrong outcome; its text names the outcome in a few words.
+    """An entry point. `check` passes it an input, raises for a wrong outcome, and returns its short name.
 
-    Errors of `refusals` are outcomes of the door. Everything else that is raised, a death by a signal, `seconds`
-    without an outcome and `megabytes` above what the process had before are findings.
+    Exceptions in `refusals` are valid outcomes. Other exceptions, a death by a signal, a timeout of `seconds`, and more
+    than `megabytes` of additional memory are findings.
     """
 
     generate: Callable[[random.Random], bytes]
     check: Callable[[bytes], str]
     good: bytes
-    """An input that the door accepts: it is checked first in each child, so that nothing is loaded under the limits."""
+    """A valid input, which each child checks first, so that nothing is loaded under the limits."""
     refusals: tuple[type[BaseException], ...] = (KarmalakeError,)
     mutate: Callable[[random.Random, bytes, bytes], bytes] = mutate_bytes
-    """Makes a new input of two known ones."""
+    """Makes a new input from two known ones."""
     seconds: float = 20.0
     megabytes: int = 512

@@ -1,4 +1,4 @@
-"""The harness finds what targets do that lie: each kind of harm, with the input, and nothing where there is none."""
+"""The harness finds each kind of injected fault, with the input, and reports nothing for a sound target."""
 
 import json
 import random
@@ -35,9 +35,9 @@ _LYING = {
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """Return what a few seconds on each lying target find."""
+    """Return the findings of a few seconds on each faulty target."""
     folder = tmp_path_factory.mktemp("findings")
-    names = {name: f"tests.fuzz.lying:{name}" for name in _LYING}
+    names = {name: f"tests.fuzz.faulty_targets:{name}" for name in _LYING}
     found = {report["target"]: report for report in run([*names.values()], 2.0, folder)}
     return {name: found[target] for name, target in names.items()}
 
@@ -45,8 +45,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 @pytest.mark.slow
 @pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("name", _LYING)
-def test_a_lying_target_is_found(name: str, reports: dict[str, dict[str, Any]]) -> None:
-    """By what it does, once however often it does it, and with an input that is as short as can be."""
+def test_a_faulty_target_is_found(name: str, reports: dict[str, dict[str, Any]]) -> None:
+    """Each fault is reported once, with a minimal input."""
     report, expected = reports[name], _LYING[name]
     if expected is None:
         assert report["findings"] == []
@@ -62,12 +62,12 @@ def test_a_lying_target_is_found(name: str, reports: dict[str, dict[str, Any]]) 
 
 @pytest.mark.slow
 def test_the_command_says_what_was_found_and_fails(tmp_path: Path) -> None:
-    """A table, the finding with its input, a line of counts at the end, and exit code 1; `--replay` shows it again."""
-    command = [sys.executable, "-m", "tests.fuzz.campaign", "1", str(tmp_path), "1", "tests.fuzz.lying:RAISES"]
+    """It prints a table, the finding with its input and counts; the exit code is 1; `--replay` reproduces it."""
+    command = [sys.executable, "-m", "tests.fuzz.campaign", "1", str(tmp_path), "1", "tests.fuzz.faulty_targets:RAISES"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     [path] = json.loads(done.stdout)["files"]
     told = (Path(path).with_suffix(".txt")).read_text(encoding="utf-8")
-    assert told.startswith(f"python -m tests.fuzz tests.fuzz.lying:RAISES --replay {path}\n")
+    assert told.startswith(f"python -m tests.fuzz tests.fuzz.faulty_targets:RAISES --replay {path}\n")
     assert "Panic: slice index starts at 10 but ends at 0" in told
 
 
@@ -108,13 +108,13 @@ def test_a_batch_is_what_its_bytes_say() -> None:
 
 
 def test_shrinking() -> None:
-    """What is not needed is left out."""
+    """Unnecessary parts are removed."""
     assert shrink(b"some text ! and more", lambda data: b"!" in data, float("inf")) == b"!"
     assert shrink(b"some text", lambda _: True, 0.0) == b"some text"
 
 
-def test_findings_are_told_apart() -> None:
-    """By what is said and where, not by numbers and names in it; three of a kind in one place are enough."""
+def test_findings_have_signatures() -> None:
+    """They consist of message and place, without numbers and names; three of a kind in one place are enough."""
     assert shape("starts at 10 but 'x' is [1, 2, 3]") == "starts at # but # is [#]"
     known = {"ValueError in a.py f: one", "ValueError in a.py f: two"}
     assert is_new("ValueError in a.py f: three", known)

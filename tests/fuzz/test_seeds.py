@@ -1,4 +1,4 @@
-"""What fuzzing found once, and what issues told of, has the right outcome for good (`not-blocked`)."""
+"""Earlier findings of fuzzing, and inputs from issues, have the right outcome (`not-blocked`)."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.fuzz.targets import NAMES
 @pytest.mark.slow
 @pytest.mark.timeout(1_800)  # a new machine compiles the loops with their bounds checked
 def test_kept_inputs(tmp_path: Path) -> None:
-    """Every kept input of every target: good neighbours intact, poison an error, within memory and time."""
+    """All seeds of all targets: valid neighbours are intact, bad values are errors, within memory and time limits."""
     reports = run([*NAMES], 0, tmp_path)
     assert {report["target"]: report["findings"] for report in reports if report["findings"]} == {}
     assert all(report["inputs"] for report in reports)

@@ -1,4 +1,4 @@
-"""The child: tries inputs on a target, one after the other, until it is told to end or dies of one.
+"""The child process: runs inputs on a target, one after the other, until its time is up or an input kills it.
 
 What it tries stands in memory that its parent shares, so that the input is known whatever the child dies of. An input
 that reaches lines of our code or an outcome that no other reached is kept, to be changed again: libraries in C and
@@ -30,7 +30,7 @@ _SHRINK_SECONDS = 5.0
 _MIB = 1024 * 1024
 _POOL_BYTES = 32 * _MIB
 _OWN_BYTES = 256 * _MIB
-"""What the harness itself may take in a child."""
+"""The memory of the harness itself in a child."""
 _ROOM = 2
 """Times a target's memory is what the operating system allows the child: the check of the peak comes first."""
 
@@ -42,12 +42,12 @@ class Shared:
         self._memory = mmap.mmap(-1, _HEAD.size + MAX_BYTES)
 
     def begin(self, data: bytes) -> None:
-        """Write down what is tried now."""
+        """Record the input that runs now."""
         self._memory[_HEAD.size : _HEAD.size + len(data)] = data
         self._write(time.monotonic(), len(data), self.tried)
 
     def end(self) -> None:
-        """Count it."""
+        """Count the input."""
         self._write(0.0, 0, self.tried + 1)
 
     def _write(self, began: float, size: int, tried: int) -> None:
@@ -81,13 +81,13 @@ class Worker:
         self._peak = 0
 
     def run_one(self, data: bytes) -> None:
-        """Try a single input, and tell whether it is a finding."""
+        """Run one input, and report whether it is a finding."""
         self._prepare()
         finding = self._attempt(data)
         self._parent.send(("finding", finding) if finding else ("done", None))
 
     def run_twice(self, data: bytes) -> None:
-        """Try an input until it is known how long it takes when everything is loaded; tell whether that is too long."""
+        """Run an input once everything is loaded, and report whether it takes too long."""
         self._prepare()
         self._attempt(data)
         started = time.monotonic()
@@ -98,7 +98,7 @@ class Worker:
             self._parent.send(("done", None))
 
     def run(self, seeds: list[bytes], corpus: list[bytes], known: set[str], rng: random.Random, until: float) -> None:
-        """Try the seeds, then what is generated and changed, until the time is up."""
+        """Run the seeds, then generated and mutated inputs, until the time is up."""
         self._prepare()
         for data in seeds:
             self._judge(data, known, shortening=False)
@@ -126,7 +126,7 @@ class Worker:
                 return self._target.mutate(rng, rng.choice(recent), rng.choice(pool))[:MAX_BYTES]
 
     def _prepare(self) -> None:
-        """Load whatever is loaded late, before there are limits; then set them."""
+        """Trigger lazy loading with the good input; then set the limits."""
         faulthandler.enable(sys.stderr, all_threads=False)
         self._target.check(self._target.good)
         self._peak = _peak_bytes()
@@ -134,7 +134,7 @@ class Worker:
         self._parent.send(("ready", None))
 
     def _judge(self, data: bytes, known: set[str], *, shortening: bool) -> set[int]:
-        """Try an input, report a new finding, and return what no input before it reached."""
+        """Run an input, report a new finding, and return the features that no earlier input reached."""
         before = set(self._features)
         finding = self._attempt(data)
         new = self._features - before
@@ -190,7 +190,7 @@ class Worker:
 
 
 def shrink(data: bytes, fails: Callable[[bytes], bool], until: float) -> bytes:
-    """Return a shorter input that still fails: parts are left out, large ones first, then bytes are made plain."""
+    """Return a shorter input that still fails: remove parts, large ones first, then simplify bytes."""
     size = max(1, len(data) // 2)
     while size:
         at = 0
@@ -213,7 +213,7 @@ def _told(data: bytes, error: BaseException) -> Finding:
 
 
 def _tracer(features: set[int]) -> Callable[..., Any]:
-    """Return a trace function that adds a number for each line of our code that runs."""
+    """Return a trace function that adds a number to `features` for each line of our code that runs."""
 
     def on_line(frame: FrameType, event: str, _: object) -> Any:
         if event == "line":
@@ -232,7 +232,7 @@ def _peak_bytes() -> int:
 
 
 def _limit_memory(more: int) -> None:
-    """Let the process have no more address space than it has and `more`; only Linux tells how much it has."""
+    """Limit the address space of the process to its current size plus `more` bytes; Linux only."""
     statm = Path("/proc/self/statm")
     if statm.exists():
         has = int(statm.read_text("ascii").split()[0]) * resource.getpagesize()

@@ -1,1 +1,1 @@
-"""Tests of the way from Kafka to columns."""
+"""Tests of the sources of batches."""

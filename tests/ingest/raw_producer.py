@@ -1,4 +1,4 @@
-"""Record batches of any bytes, put on the bus as they are: what no client library would send."""
+"""A producer of raw record batches with arbitrary bytes, which no client library would send."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _Partition: Any = _Topic.PartitionProduceData
 
 
 def produce_raw(kafka: KafkaSettings, batch: bytes, partition: int = 0) -> int:
-    """Send one record batch to a topic partition and return the broker's error code: 0 where it took it."""
+    """Send one record batch to a topic partition; return the broker's error code, 0 if it was accepted."""
     with admin_client(kafka) as admin:
         [topic] = admin.describe_topics([kafka.topic])
         [leader] = [each["leader_id"] for each in topic["partitions"] if each["partition_index"] == partition]

@@ -1,4 +1,4 @@
-"""What only a real Apache Kafka does: retention, transactions, compressions, growing topics, consumer groups."""
+"""Features of Apache Kafka only: retention, transactions, compression, growing topics, consumer groups."""
 
 import uuid
 from contextlib import closing
@@ -18,9 +18,9 @@ from pipelines.contract.schema import EVENT
 from pipelines.drain import accept_loss, drain, drain_once, open_ingest
 from pipelines.emit.producer import Record
 from pipelines.errors import LostRecordsError
-from pipelines.ingest.ranges import OffsetRange
+from pipelines.ingest.batch import OffsetRange
 from pipelines.lake.commit import CommitRecord, commit_batch
-from pipelines.lake.history import take_snapshot
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.operate.lag.measure import measure_lag
 from pipelines.settings import Settings
@@ -39,7 +39,7 @@ def bus(kafka: KafkaCluster, settings: Settings) -> Settings:
 
 
 def test_retention_that_overtook_the_checkpoint_stops_ingest(bus: Settings) -> None:
-    """Records that are gone are named by place and number; nothing is committed (`nothing-lost`)."""
+    """The error names the place and number of lost records; nothing is committed (`nothing-lost`)."""
     _overtake(bus)
     before = contents(bus)
     with pytest.raises(LostRecordsError, match=rf"{bus.kafka.topic}-0@20: retention removed 15 .*--accept-loss"):
@@ -47,8 +47,8 @@ def test_retention_that_overtook_the_checkpoint_stops_ingest(bus: Settings) -> N
     assert contents(bus) == before
 
 
-def test_an_accepted_loss_stands_on_the_record(bus: Settings) -> None:
-    """Accepting writes what is lost into the commits table; ingest goes on at the log's start; it all adds up."""
+def test_an_accepted_loss_is_recorded(bus: Settings) -> None:
+    """The loss is in the commits table, ingest continues at the log's start, and the offsets reconcile."""
     _overtake(bus)
     with open_ingest(bus) as ingest:
         record = accept_loss(ingest)
@@ -64,7 +64,7 @@ def test_an_accepted_loss_stands_on_the_record(bus: Settings) -> None:
 
 
 def test_without_a_loss_there_is_nothing_to_accept(bus: Settings) -> None:
-    """On a whole log, read or unread, accept_loss commits nothing."""
+    """On a complete log, read or unread, accept_loss commits nothing."""
     send(bus, valid_records(range(5)))
     with open_ingest(bus) as ingest:
         assert accept_loss(ingest) is None
@@ -74,7 +74,7 @@ def test_without_a_loss_there_is_nothing_to_accept(bus: Settings) -> None:
 
 
 def test_a_log_shorter_than_the_checkpoint_stops_ingest(bus: Settings) -> None:
-    """A log that lost its end is read again from its start, once that is accepted, and no event counts twice."""
+    """Once the loss is accepted, the log is read again from its start, and no event counts twice."""
     send(bus, [*valid_records(range(20)), Record(b"k", b"\xff")])
     drain_all(bus)
     _pretend_to_have_read(bus, 21, 50)
@@ -88,13 +88,13 @@ def test_a_log_shorter_than_the_checkpoint_stops_ingest(bus: Settings) -> None:
         drain(ingest, records.append)
     assert sum(record.total("duplicates") for record in records) == 20
     assert query(bus, "SELECT count(*) FROM events") == [(20,)]
-    assert query(bus, "SELECT count(*) FROM dead_letters") == [(2,)], "as often as the record was read"
+    assert query(bus, "SELECT count(*) FROM dead_letters") == [(2,)], "once per read of the record"
     assert query(bus, "SELECT next_offset FROM checkpoints") == [(21,)]
     assert_verified(bus)
 
 
 def test_transactions_are_read_committed(bus: Settings) -> None:
-    """Of transactions the committed ones land; aborted records and control records are gaps, and it all adds up."""
+    """Committed transactions are ingested; aborted and control records are gaps, and the offsets reconcile."""
     ensure_topic(bus.kafka)
     with closing(_producer(bus, transactional_id=uuid.uuid4().hex)) as producer:
         producer.init_transactions()
@@ -115,7 +115,7 @@ def test_transactions_are_read_committed(bus: Settings) -> None:
 
 
 def test_an_open_transaction_is_waited_for(bus: Settings) -> None:
-    """Records of a transaction that has not ended are not read; the checkpoint stays before them."""
+    """Records of an open transaction are not read; the checkpoint stays before them."""
     ensure_topic(bus.kafka)
     send(bus, valid_records(range(5)))
     with closing(_producer(bus, transactional_id=uuid.uuid4().hex)) as producer:
@@ -132,8 +132,8 @@ def test_an_open_transaction_is_waited_for(bus: Settings) -> None:
 
 
 @pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
-def test_each_compression_lands(bus: Settings, compression: str) -> None:
-    """Whatever a producer compresses with, every record lands, in batches that a checkpoint may cut."""
+def test_each_compression_is_read(bus: Settings, compression: str) -> None:
+    """With every codec all records are read, also if a checkpoint lies within a record batch."""
     ensure_topic(bus.kafka)
     with closing(_producer(bus, compression_type=compression, linger_ms=50)) as producer:
         _send_with(producer, bus, [*valid_records(range(300)), Record(b"k", b"\xff", [("trace", b"1")])])
@@ -146,7 +146,7 @@ def test_each_compression_lands(bus: Settings, compression: str) -> None:
 
 
 def test_bus_time_is_the_brokers_or_the_producers(bus: Settings, kafka: KafkaCluster) -> None:
-    """The time of a record is the one that the broker gives, also where the topic says LogAppendTime."""
+    """The bus time is the one that the broker returns, also with LogAppendTime."""
     kafka.create_topic(bus.kafka.topic, 1, message_timestamp_type="LogAppendTime")
     started = datetime.now(UTC)
     with closing(_producer(bus)) as producer:
@@ -157,7 +157,7 @@ def test_bus_time_is_the_brokers_or_the_producers(bus: Settings, kafka: KafkaClu
 
 
 def test_a_topic_that_grew_is_read_whole(bus: Settings, kafka: KafkaCluster) -> None:
-    """New topic partitions are read from their start, while it is open too; keys that moved count once."""
+    """New topic partitions are read from their start, also by an open ingest; moved keys count once."""
     send(bus, valid_records(range(20)))
     with open_ingest(bus) as ingest:
         drain(ingest, lambda _: None)
@@ -172,21 +172,21 @@ def test_a_topic_that_grew_is_read_whole(bus: Settings, kafka: KafkaCluster) -> 
 
 
 def test_the_group_follows_the_lake(bus: Settings, kafka: KafkaCluster) -> None:
-    """Lag tools see the checkpoints as the group's offsets; a wrong offset there moves nothing."""
+    """Lag tools see the checkpoints as the group's offsets; a wrong offset there has no effect."""
     send(bus, valid_records(range(20)))
     drain_all(bus)
-    place = TopicPartition(bus.kafka.topic, 0)
+    tp = TopicPartition(bus.kafka.topic, 0)
     with kafka.admin() as admin:
         offsets = admin.list_group_offsets([bus.kafka.group_id])[bus.kafka.group_id]
-        assert offsets[place].offset == 20
-        admin.alter_group_offsets(bus.kafka.group_id, {place: offsets[place]._replace(offset=3)})
+        assert offsets[tp].offset == 20
+        admin.alter_group_offsets(bus.kafka.group_id, {tp: offsets[tp]._replace(offset=3)})
     send(bus, valid_records(range(20, 25)))
     record = drained(bus)
     assert (record.total("read"), record.total("accepted")) == (5, 5)
 
 
 def test_nothing_but_control_records(bus: Settings) -> None:
-    """A transaction that was aborted and nothing behind it: drain ends at its end, and stays there (`nothing-lost`)."""
+    """After an aborted transaction with nothing after it, drain ends at the end of the log (`nothing-lost`)."""
     ensure_topic(bus.kafka)
     with closing(_producer(bus, transactional_id=uuid.uuid4().hex)) as producer:
         producer.init_transactions()
@@ -202,7 +202,7 @@ def test_nothing_but_control_records(bus: Settings) -> None:
 
 
 def test_a_restart_under_a_new_identity(bus: Settings, tmp_path: Path) -> None:
-    """Another group, host and folder: it goes on at the lake's checkpoints, and knows what was there (`once`)."""
+    """With another group, host and folder, ingest continues at the lake's checkpoints, with all its events (`once`)."""
     bus = bus.model_copy(update={"lake": bus.lake.model_copy(update={"uri": str(tmp_path / "lake")})})
     send(bus, valid_records(range(20)))
     drain_all(bus)
@@ -217,7 +217,7 @@ def test_a_restart_under_a_new_identity(bus: Settings, tmp_path: Path) -> None:
 
 
 def test_one_id_several_times_in_one_batch(bus: Settings) -> None:
-    """The first is the event; the same again is a duplicate, another payload a conflict, all in one commit (`once`)."""
+    """The first is the event, an equal one a duplicate, another payload a conflict, all in one commit (`once`)."""
     send(bus, [*valid_records([1, 2, 1]), *valid_records([1], "Other"), *valid_records([1])])
     record = drained(bus)
     assert [record.total(count) for count in ("accepted", "duplicates", "conflicts")] == [2, 2, 1]
@@ -226,7 +226,7 @@ def test_one_id_several_times_in_one_batch(bus: Settings) -> None:
 
 
 def test_one_time_in_the_future(bus: Settings) -> None:
-    """It is a dead letter, and makes nothing late that comes after it, of its own user neither (`not-blocked`)."""
+    """It is a dead letter, and no later event becomes late, also not of the same user (`not-blocked`)."""
     row = {"event_id": "f", "user_id": "u-1", "action_type": "A", "event_time": datetime(2099, 1, 1, tzinfo=UTC)}
     [value] = encode(pa.Table.from_pylist([row | {"metadata": []}], EVENT)).to_pylist()
     send(bus, [*valid_records(range(10)), Record(b"u-1", value), *valid_records(range(10, 20))])
@@ -239,7 +239,7 @@ def test_one_time_in_the_future(bus: Settings) -> None:
 
 
 def test_an_idle_topic_still_flushes(bus: Settings) -> None:
-    """The one record that came is committed, though a batch could hold many more and nothing follows (`fresh`)."""
+    """A single record is committed without waiting for a full batch (`fresh`)."""
     bus = with_ingest(bus, max_wait_seconds=0.5, linger_seconds=0.2, max_batch_records=1_000_000)
     ensure_topic(bus.kafka)
     with open_ingest(bus) as ingest:
@@ -273,7 +273,7 @@ def _partitions(bus: Settings) -> int:
 
 
 def _pretend_to_have_read(bus: Settings, start: int, end: int) -> None:
-    """Move the checkpoint, as if the broker had had records that it then lost with its disk."""
+    """Move the checkpoint, to simulate a broker that lost records with its disk."""
     lake = create_lake(bus.lake_root)
     ((topic_id, _),) = take_snapshot(open_lake(bus.lake_root)).checkpoints
     gone = OffsetRange(topic_id, bus.kafka.topic, 0, start, end, gaps=end - start)

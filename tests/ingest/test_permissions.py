@@ -1,4 +1,4 @@
-"""What ingest needs to be allowed: to read and describe the topic. The group is for others, and advisory."""
+"""The permissions that ingest needs: READ and DESCRIBE on the topic, none on the group."""
 
 import logging
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ _AUTHORIZER = {
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[KafkaCluster]:
-    """Return a broker that asks who may do what; whoever comes without a name may do everything."""
+    """Return a broker that enforces ACLs; anonymous clients are super users."""
     require("kafka")
     folder = tmp_path / "kafka"
     folder.mkdir()
@@ -44,7 +44,7 @@ def guarded(tmp_path: Path) -> Iterator[KafkaCluster]:
 def test_the_group_needs_no_permission(
     guarded: KafkaCluster, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without a permission on the group ingest works, and one warning says which is missing."""
+    """Without a permission on the group ingest works, and one warning names the missing one."""
     names = {"topic": settings.kafka.topic, "group_id": settings.kafka.group_id, "partitions": 2}
     everything = with_ingest(settings.model_copy(update={"kafka": guarded.settings(**names)}))
     bus = everything.model_copy(update={"kafka": guarded.settings("SASL_SSL", **names)})
@@ -53,11 +53,11 @@ def test_the_group_needs_no_permission(
         drain_all(bus)
     _allow(guarded, bus, ACLOperation.READ, ACLOperation.DESCRIBE)
     wait_for("the permission to be known", lambda: _may_read(bus))
-    with caplog.at_level(logging.WARNING, "pipelines.ingest.source"):
+    with caplog.at_level(logging.WARNING, "pipelines.ingest.kafka"):
         drain_all(with_ingest(bus, max_batch_records=1))
-    told = [record.getMessage() for record in caplog.records if record.name == "pipelines.ingest.source"]
-    assert len(told) == 1
-    assert f"READ on the group {bus.kafka.group_id} is missing among the ACLs" in told[0]
+    warnings = [record.getMessage() for record in caplog.records if record.name == "pipelines.ingest.kafka"]
+    assert len(warnings) == 1
+    assert f"READ on the group {bus.kafka.group_id} is missing among the ACLs" in warnings[0]
     assert query(bus, "SELECT count(*) FROM events") == [(30,)]
     assert measure_lag(bus).lag_records == 0
     assert audit(bus).passed

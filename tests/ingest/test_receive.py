@@ -1,4 +1,4 @@
-"""Responses received in place are those that were sent, however they were cut on their way."""
+"""Responses received in place equal those sent, however the network splits them."""
 
 import socket
 from types import SimpleNamespace
@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.protocol.parser import KafkaProtocol
 
-from pipelines.ingest.receive import _InPlace
-from pipelines.ingest.source import open_source
+from pipelines.ingest.kafka import open_source
+from pipelines.ingest.receive import _InPlaceTransport
 from pipelines.settings import Settings
 from tests.draining import send, valid_records
 
@@ -17,7 +17,7 @@ RESPONSES = st.lists(st.binary(max_size=20_000), min_size=1, max_size=4)
 
 
 class Whole(KafkaProtocol):
-    """A parser that leaves each response as it is."""
+    """A parser that returns the bytes of each response."""
 
     def _process_response(self, read_buffer: Any) -> bytes:
         return bytes(read_buffer)
@@ -25,12 +25,12 @@ class Whole(KafkaProtocol):
 
 @given(RESPONSES, st.lists(st.integers(1, 9_000), min_size=1, max_size=20))
 def test_what_was_sent_is_received(responses: list[bytes], cuts: list[int]) -> None:
-    """Whole responses come out in their order, whatever piece comes at a time; then the end is an error."""
+    """Responses arrive complete and in order, whatever the pieces; then the end of the connection is an error."""
     stream = b"".join(len(response).to_bytes(4, "big") + response for response in responses)
     there, here = socket.socketpair()
     with there, here:
         here.setblocking(False)
-        transport, parser = _InPlace(None, here), Whole()
+        transport, parser = _InPlaceTransport(None, here), Whole()
         transport.set_protocol(SimpleNamespace(parser=parser))
         found: list[bytes] = []
         while stream:
@@ -43,8 +43,8 @@ def test_what_was_sent_is_received(responses: list[bytes], cuts: list[int]) -> N
         assert transport._sock_recv()[1] is not None
 
 
-def taken(transport: _InPlace, parser: Whole) -> list[bytes]:
-    """Return the responses that are complete by what has come."""
+def taken(transport: _InPlaceTransport, parser: Whole) -> list[bytes]:
+    """Return the responses that are complete so far."""
     found: list[bytes] = []
     while True:
         before = parser._rbuffer and parser._rbuffer.tell()
@@ -56,9 +56,9 @@ def taken(transport: _InPlace, parser: Whole) -> list[bytes]:
 
 
 def test_ingest_receives_in_place(settings: Settings) -> None:
-    """The private names that this rests on are there, and a source uses them."""
+    """The private names of kafka-python exist, and a source uses the in-place transport."""
     send(settings, valid_records(range(10)))
     with open_source(settings) as source:
         source.poll(lambda *_: None)
         transports = [connection.transport for connection in source.consumer._manager._conns.values()]
-    assert {type(transport) for transport in transports} == {_InPlace}
+    assert {type(transport) for transport in transports} == {_InPlaceTransport}

@@ -1,4 +1,4 @@
-"""A copy made while ingest commits is a whole lake: each of its commits has a record, and the next one gets one too."""
+"""A copy made during ingest is a consistent lake: each of its commits has a record, and so has the next one."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import pytest
 
 from pipelines.lake import copying
 from pipelines.lake.commit import append, commit_batch, stage_events
+from pipelines.lake.commit_log import complete_commits, take_snapshot
 from pipelines.lake.copying import copy_lake
-from pipelines.lake.history import complete_commits, take_snapshot
-from pipelines.lake.publish import publish
+from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.tables import TABLES, Lake, create_lake
 from pipelines.operate.verify import verify_lake
-from tests.lake.making import commit, make_events, make_record, stored
+from tests.lake.builders import commit, make_events, make_record, read_rows
 
 
 def _ingest(lake: Lake, number: int) -> None:
@@ -29,13 +29,13 @@ def _ingest(lake: Lake, number: int) -> None:
 def test_ingest_commits_before_any_table_is_opened(
     lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paused: str
 ) -> None:
-    """Wherever the copy pauses, its records are those of its events, and so are the records of what it ingests."""
+    """Wherever the copy pauses, its records match its events, and so do the records of later ingest into it."""
     _ingest(lake, 0)
-    real, going = Lake.table, [True]
+    real, armed = Lake.table, [True]
 
     def pausing(self: Lake, name: str) -> object:
-        if self.root == lake.root and name == paused and going:
-            going.clear()
+        if self.root == lake.root and name == paused and armed:
+            armed.clear()
             _ingest(lake, 1)
         return real(self, name)
 
@@ -43,27 +43,27 @@ def test_ingest_commits_before_any_table_is_opened(
         patch.setattr(Lake, "table", pausing)
         copy_lake(lake, str(tmp_path / "copy"))
     copy = create_lake(tmp_path / "copy")
-    count = len(stored(copy))
+    count = len(read_rows(copy))
     _ingest(copy, count)
     snapshot = take_snapshot(copy)
     failed = [check for check in verify_lake(snapshot) if check.promise == "atomic" and not check.passed]
     assert failed == []
-    assert sorted(str(row["batch_id"]) for row in stored(copy, "commits")) == [f"b{n}" for n in range(count + 1)]
-    letters = {str(row["batch_id"]) for row in stored(copy, "conflicts")}
-    assert letters >= {f"b{n}" for n in range(count + 1)}
+    assert sorted(str(row["batch_id"]) for row in read_rows(copy, "commits")) == [f"b{n}" for n in range(count + 1)]
+    copied = {str(row["batch_id"]) for row in read_rows(copy, "conflicts")}
+    assert copied >= {f"b{n}" for n in range(count + 1)}
 
 
 def test_a_copy_of_a_shortened_log_opens(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The copy takes the newest checkpoint and the entries from it on, and is brought up to date later."""
-    monkeypatch.setattr(copying, "KEPT_ENTRIES", 20)
+    """The copy has the newest checkpoint and the entries from it on, and a second copy updates it."""
+    monkeypatch.setattr(copying, "RETAINED_ENTRIES", 20)
     commit(lake, lake.table("events"), "b0", make_events(["a"]))
     handle = lake.table("events")
     for number in range(130):
-        publish(handle, [], {"x": number})
+        commit_actions(handle, [], {"x": number})
         handle.update_incremental()
     copied = copy_lake(lake, str(tmp_path / "copy"))
     log = tmp_path / "copy" / "events" / "_delta_log"
     assert min(int(path.stem) for path in log.glob("[0-9]*.json")) == 100
     _ingest(lake, 1)
     assert copy_lake(lake, str(tmp_path / "copy")).version == copied.version + 1
-    assert [row["event_id"] for row in stored(create_lake(tmp_path / "copy"))] == ["a", "e1"]
+    assert [row["event_id"] for row in read_rows(create_lake(tmp_path / "copy"))] == ["a", "e1"]

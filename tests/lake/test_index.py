@@ -1,4 +1,4 @@
-"""The dedup index is exact, and nothing but a cache of the lake (`once`)."""
+"""The dedup index is exact, and only a cache of the lake (`once`)."""
 
 import errno
 import json
@@ -26,7 +26,7 @@ from pipelines.lake.copying import copy_lake
 from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, open_index
 from pipelines.lake.tables import ERASURES_DONE, Lake
 from pipelines.lake.upkeep import compact, list_files, replace_files
-from tests.lake.making import commit, make_events
+from tests.lake.builders import commit, make_events
 from tests.services.process import ended
 
 _IDS = st.tuples(st.integers(0, 12).map(str), st.sampled_from(["p", "q"]))
@@ -38,37 +38,37 @@ _BATCHES = st.lists(st.lists(_IDS, max_size=25), max_size=8)
 def test_index_agrees_with_a_dict(
     lake: Lake, tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, str]]]
 ) -> None:
-    """Over any batches, with repetitions inside and between them, each event's verdict is that of a dict."""
+    """For any batches, with repetitions within and between them, each event's kind is that found with a dict."""
     first_payload: dict[str, str] = {}
     with _opened(tmp_path_factory.mktemp("index"), lake) as index:
         for batch in batches:
-            verdicts = index.classify(_table(batch))
-            assert verdicts.verdicts.tolist() == [_verdict(first_payload, *event) for event in batch]
-            index.extend(verdicts.new, index.version)
+            classification = index.classify(_table(batch))
+            assert classification.kinds.tolist() == [_expected_kind(first_payload, *event) for event in batch]
+            index.extend(classification.new, index.version)
             assert sum(len(run.digests) for run in index.runs.runs) == len(first_payload)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=_BATCHES)
-def test_ids_that_share_their_high_word_stay_apart(
+def test_ids_with_equal_high_words_are_distinguished(
     lake: Lake, tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, str]]]
 ) -> None:
-    """Even if SipHash gave every id the same first half, the second one would tell them apart."""
+    """If all ids had the same high word, the low word would distinguish them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index_module, "digest", _colliding_digest)
         test_index_agrees_with_a_dict.hypothesis.inner_test(lake, tmp_path_factory, batches)  # type: ignore[attr-defined]
 
 
 def test_classify_alone_changes_nothing(lake: Lake, tmp_path: Path) -> None:
-    """Only extend adds: a batch that was classified and not committed is new the next time."""
+    """Only extend adds digests: a batch that was classified and not committed is new the next time."""
     events = _table([("a", "p"), ("b", "p"), ("a", "p"), ("b", "q")])
     with _opened(tmp_path, lake) as index:
         for _ in range(2):
-            assert index.classify(events).verdicts.tolist() == [NEW, NEW, DUPLICATE, CONFLICT]
+            assert index.classify(events).kinds.tolist() == [NEW, NEW, DUPLICATE, CONFLICT]
 
 
 def test_runs_are_merged_geometrically(lake: Lake, tmp_path: Path) -> None:
-    """However many batches there were, a look-up reads few runs, and the folder holds no others."""
+    """After many batches a look-up reads few runs, and the folder holds no other files."""
     with _opened(tmp_path, lake) as index:
         for batch in range(100):
             index.extend(index.classify(make_events(f"{batch}-{n}" for n in range(10))).new, index.version)
@@ -84,41 +84,41 @@ def test_runs_are_merged_geometrically(lake: Lake, tmp_path: Path) -> None:
 def test_merging_beside_ingest_changes_no_verdict(
     lake: Lake, tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, str]]]
 ) -> None:
-    """Where every merge is left to the thread, each event's verdict is still that of a dict (`once`)."""
+    """If the thread does every merge, each event's kind is still that found with a dict (`once`)."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs_module, "_AT_ONCE_ROWS", 0)
+        patch.setattr(runs_module, "_FOREGROUND_MERGE_ROWS", 0)
         test_index_agrees_with_a_dict.hypothesis.inner_test(lake, tmp_path_factory, batches)  # type: ignore[attr-defined]
 
 
 def test_no_batch_waits_for_a_large_merge(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the thread merges, batches are told apart and added; closing takes over what it merged."""
+    """While the thread merges, batches are classified and added; closing uses the merged run."""
     go_on = threading.Event()
-    merge = runs_module._merged_durably
-    monkeypatch.setattr(runs_module, "_AT_ONCE_ROWS", 0)
-    monkeypatch.setattr(runs_module, "_merged_durably", lambda *runs: go_on.wait(60) and merge(*runs))
+    merge = runs_module._merge_durably
+    monkeypatch.setattr(runs_module, "_FOREGROUND_MERGE_ROWS", 0)
+    monkeypatch.setattr(runs_module, "_merge_durably", lambda *runs: go_on.wait(60) and merge(*runs))
     with _opened(tmp_path, lake) as index:
         for batch in range(5):
             index.extend(index.classify(make_events([f"{batch}-a", f"{batch}-b"])).new, index.version)
         assert [len(run) for run in index.runs.runs] == [2] * 5
-        assert index.classify(make_events(["0-a", "4-b", "5-a"])).verdicts.tolist() == [DUPLICATE, DUPLICATE, NEW]
+        assert index.classify(make_events(["0-a", "4-b", "5-a"])).kinds.tolist() == [DUPLICATE, DUPLICATE, NEW]
         go_on.set()
     runs = json.loads((index.folder / "manifest.json").read_text())["runs"]
     assert [rows for _, rows in runs] == [4, 2, 2, 2]
     assert {path.name for path in index.folder.glob("*.run")} == {name for name, _ in runs}
 
 
-def test_a_folder_is_taken_up_again(lake: Lake, tmp_path: Path) -> None:
-    """The next process continues with the manifest, the same key and the same runs."""
+def test_a_folder_is_reopened(lake: Lake, tmp_path: Path) -> None:
+    """The next process loads the manifest, with the same key and runs."""
     commit(lake, lake.table("events"), "b1", make_events(["a", "b"]))
     with _opened(tmp_path, lake) as index:
         key, runs = index.key, [run.path for run in index.runs.runs]
-    with _opened(tmp_path, lake) as again:
-        assert (again.key, [run.path for run in again.runs.runs], again.version) == (key, runs, 1)
-        assert again.classify(make_events(["b", "c"])).verdicts.tolist()[1] == NEW
+    with _opened(tmp_path, lake) as reopened:
+        assert (reopened.key, [run.path for run in reopened.runs.runs], reopened.version) == (key, runs, 1)
+        assert reopened.classify(make_events(["b", "c"])).kinds.tolist()[1] == NEW
 
 
-def test_what_others_committed_is_caught_up_from_the_log(lake: Lake, tmp_path: Path) -> None:
-    """Files that were added since are read, whoever committed them; a compaction adds nothing."""
+def test_commits_of_others_are_read_from_the_log(lake: Lake, tmp_path: Path) -> None:
+    """Files added since are read, whichever process committed them; a compaction adds none."""
     handle = lake.table("events")
     commit(lake, handle, "b1", make_events(["a"]))
     with _opened(tmp_path, lake) as index:
@@ -135,7 +135,7 @@ def test_what_others_committed_is_caught_up_from_the_log(lake: Lake, tmp_path: P
 
 
 def test_a_deleted_folder_costs_nothing_but_time(lake: Lake, tmp_path: Path) -> None:
-    """Without its folder the index is made anew from the lake."""
+    """Without its files the index is rebuilt from the lake."""
     commit(lake, lake.table("events"), "b1", make_events(["a", "b"]))
     with _opened(tmp_path, lake):
         pass
@@ -162,16 +162,16 @@ def test_a_deleted_folder_costs_nothing_but_time(lake: Lake, tmp_path: Path) -> 
         "empty",
         "torn",
         "other format",
-        "no object",
+        "not an object",
         "zeros",
         "other lake",
-        "run gone",
-        "run empty",
-        "run cut",
+        "missing run",
+        "empty run",
+        "short run",
     ],
 )
 def test_a_damaged_folder_is_rebuilt(lake: Lake, tmp_path: Path, damage: object) -> None:
-    """Whatever is wrong with the folder, the index is made anew from the lake, never trusted half."""
+    """Whatever is damaged, the whole index is rebuilt from the lake."""
     commit(lake, lake.table("events"), "b1", make_events(["a", "b"]))
     with _opened(tmp_path, lake):
         pass
@@ -182,7 +182,7 @@ def test_a_damaged_folder_is_rebuilt(lake: Lake, tmp_path: Path, damage: object)
         assert index.version == 1
 
 
-def test_a_lake_that_went_back_leads_to_a_rebuild(lake: Lake, tmp_path: Path) -> None:
+def test_a_lake_that_was_set_back_leads_to_a_rebuild(lake: Lake, tmp_path: Path) -> None:
     """Events of a commit that the lake has lost (a torn log, a restored backup) are new again, not duplicates."""
     handle = lake.table("events")
     commit(lake, handle, "b1", make_events(["a"]))
@@ -190,14 +190,14 @@ def test_a_lake_that_went_back_leads_to_a_rebuild(lake: Lake, tmp_path: Path) ->
         commit(lake, handle, "b2", make_events(["b"], first_offset=1))
         index.catch_up(handle)
         assert _known(index) == {"a", "b"}
-    Path(lake.entry("events", 2)).unlink()
+    Path(lake.entry_path("events", 2)).unlink()
     with _opened(tmp_path, lake) as index:
         assert _known(index) == {"a"}
 
 
 @pytest.mark.parametrize("at", ["the version of the index", "a later version"])
 def test_a_restored_lake_with_another_history_leads_to_a_rebuild(lake: Lake, tmp_path: Path, at: str) -> None:
-    """A lake restored from a copy passes the version of an index with other events: none is lost, none doubled."""
+    """A lake restored from a copy reaches the index's version with other events: none is lost, none doubled."""
     handle = lake.table("events")
     commit(lake, handle, "b1", make_events(["a"]))
     copy_lake(lake, str(tmp_path / "copy"))
@@ -216,7 +216,7 @@ def test_a_restored_lake_with_another_history_leads_to_a_rebuild(lake: Lake, tmp
 
 
 def test_an_erasure_beside_an_open_index_leads_to_a_rebuild(lake: Lake, tmp_path: Path) -> None:
-    """What an erasure removed is unknown to an index that was open meanwhile, under another key (`erasable`)."""
+    """An index that was open during an erasure no longer has the erased events, and has a new key (`erasable`)."""
     handle = lake.table("events")
     commit(lake, handle, "b1", make_events(["a"]))
     commit(lake, handle, "b2", make_events(["b"], first_offset=1))
@@ -230,19 +230,19 @@ def test_an_erasure_beside_an_open_index_leads_to_a_rebuild(lake: Lake, tmp_path
 
 
 def test_a_log_that_starts_later_leads_to_a_rebuild(lake: Lake, tmp_path: Path) -> None:
-    """Where log clean-up or vacuum took what was added since, all files of the newest version are read."""
+    """If the log no longer has the entries since, all files of the newest version are read."""
     handle = lake.table("events")
     commit(lake, handle, "b1", make_events(["a"]))
     with _opened(tmp_path, lake) as index:
         commit(lake, handle, "b2", make_events(["b"], first_offset=1))
         handle.create_checkpoint()
-        Path(lake.entry("events", 2)).unlink()
+        Path(lake.entry_path("events", 2)).unlink()
         index.catch_up(lake.table("events"))
         assert _known(index) == {"a", "b"}
 
 
-def test_files_that_compaction_and_vacuum_took_lead_to_a_rebuild(lake: Lake, tmp_path: Path) -> None:
-    """The log may name files that are gone: the rows are in the files of the newest version."""
+def test_files_that_vacuum_removed_lead_to_a_rebuild(lake: Lake, tmp_path: Path) -> None:
+    """If a file that the log names no longer exists, all files of the newest version are read."""
     handle = lake.table("events")
     commit(lake, handle, "b0", make_events(["z"]))
     with _opened(tmp_path, lake) as index:
@@ -258,7 +258,7 @@ def test_files_that_compaction_and_vacuum_took_lead_to_a_rebuild(lake: Lake, tmp
 
 
 def test_a_run_that_no_manifest_names_is_ignored(lake: Lake, tmp_path: Path) -> None:
-    """A crash in extend leaves the manifest of before: what is missing comes from the lake, the stray file goes."""
+    """A crash in extend leaves the previous manifest: missing ids come from the lake, the unnamed file is removed."""
     handle = lake.table("events")
     commit(lake, handle, "b1", make_events(["a"]))
     with _opened(tmp_path, lake):
@@ -272,7 +272,7 @@ def test_a_run_that_no_manifest_names_is_ignored(lake: Lake, tmp_path: Path) -> 
 
 
 def test_each_process_has_a_slot_of_its_own(lake: Lake, tmp_path: Path) -> None:
-    """A second process takes the next folder, also before the first one is closed; a closed one is taken again."""
+    """A second process takes the next free slot; a slot is free again once its index is closed."""
     commit(lake, lake.table("events"), "b1", make_events(["a"]))
     with _opened(tmp_path, lake) as first:
         with _opened(tmp_path, lake) as second:
@@ -284,7 +284,7 @@ def test_each_process_has_a_slot_of_its_own(lake: Lake, tmp_path: Path) -> None:
         assert fourth.folder.name == "slot-0"
 
 
-def test_the_lock_of_a_dead_process_is_gone_with_it(lake: Lake, tmp_path: Path) -> None:
+def test_a_dead_process_releases_its_slot(lake: Lake, tmp_path: Path) -> None:
     """After SIGKILL its slot is free."""
     script = (
         "import sys; from pathlib import Path; from pipelines.lake.index import open_index;"
@@ -303,19 +303,19 @@ def test_the_lock_of_a_dead_process_is_gone_with_it(lake: Lake, tmp_path: Path) 
 
 
 def test_a_file_system_without_locks_is_refused(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without locks two processes could share an index: that is an error, not a search for a free slot without end."""
+    """Without locks two processes could share an index: that is an error, not an endless search for a free slot."""
     monkeypatch.setattr(file_lock.fcntl, "flock", _raise(OSError(errno.ENOLCK, "No locks available")))
     with pytest.raises(ConfigurationError, match=r"slot-0/lock cannot be locked \(.*No locks available\)"):
         open_index(tmp_path, lake, lake.table("events"))
 
 
-def test_an_index_that_cannot_be_opened_gives_its_slot_back(
+def test_an_index_that_cannot_be_opened_releases_its_slot(
     lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error while it is caught up leaves no lock behind: the process may try again."""
+    """An error in catch_up leaves no lock behind, so the process can retry."""
     with monkeypatch.context() as patch:
-        patch.setattr(DedupIndex, "catch_up", _raise(OSError("the disk was gone")))
-        with pytest.raises(OSError, match="the disk was gone"):
+        patch.setattr(DedupIndex, "catch_up", _raise(OSError("the disk was unavailable")))
+        with pytest.raises(OSError, match="the disk was unavailable"):
             open_index(tmp_path, lake, lake.table("events"))
     with _opened(tmp_path, lake) as index:
         assert index.folder.name == "slot-0"
@@ -335,10 +335,10 @@ def _opened(root: Path, lake: Lake) -> Iterator[DedupIndex]:
 
 
 def _known(index: DedupIndex) -> set[str]:
-    """Return which of the ids that the tests use the index knows."""
+    """Return which of the test ids the index has."""
     ids = ["a", "b", "c", "z", "c0", "c1", "c2", "c3"]
-    verdicts = index.classify(make_events(ids)).verdicts
-    return {event_id for event_id, verdict in zip(ids, verdicts, strict=True) if verdict != NEW}
+    kinds = index.classify(make_events(ids)).kinds
+    return {event_id for event_id, kind in zip(ids, kinds, strict=True) if kind != NEW}
 
 
 def _table(batch: list[tuple[str, str]]) -> pa.Table:
@@ -346,7 +346,7 @@ def _table(batch: list[tuple[str, str]]) -> pa.Table:
     return pa.concat_tables(tables) if tables else make_events([])
 
 
-def _verdict(first_payload: dict[str, str], event_id: str, payload: str) -> int:
+def _expected_kind(first_payload: dict[str, str], event_id: str, payload: str) -> int:
     if event_id not in first_payload:
         first_payload[event_id] = payload
         return NEW

@@ -1,4 +1,4 @@
-"""`verify` reads the index: an id that it lacks would be counted twice, one too many would lose an event (`once`)."""
+"""`verify` checks the index: a missing id would count an event twice, an extra one would lose an event (`once`)."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from pipelines.lake.index import DedupIndex
 from pipelines.operate.verify import verify_index
 from pipelines.settings import Settings
 from tests.draining import drain_all, send, valid_records, with_ingest
-from tests.lake.making import make_events
+from tests.lake.builders import make_events
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def bus(settings: Settings) -> Settings:
     return bus
 
 
-def test_an_index_of_the_lake_passes(bus: Settings) -> None:
-    """All ids are compared, and none is written."""
+def test_a_correct_index_passes(bus: Settings) -> None:
+    """All ids are compared, and no file of the index changes."""
     before = {path: path.stat().st_mtime_ns for path in _files(bus)}
     check = verify_index(bus)
     assert (check.passed, check.evidence) == (True, "40 ids compared")
@@ -31,17 +31,17 @@ def test_an_index_of_the_lake_passes(bus: Settings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "evidence"), [(range(1000, 1003), "0 missing, 3 too many"), (None, "20 missing, 0 too many")]
+    ("extra", "evidence"), [(range(1000, 1003), "0 missing, 3 surplus"), (None, "20 missing, 0 surplus")]
 )
-def test_a_wrong_index_is_told(
-    bus: Settings, monkeypatch: pytest.MonkeyPatch, made: range | None, evidence: str
+def test_a_wrong_index_is_reported(
+    bus: Settings, monkeypatch: pytest.MonkeyPatch, extra: range | None, evidence: str
 ) -> None:
-    """Ids of no event, and events without an id, are counted, with what to do; that cures it."""
+    """Extra and missing ids are counted, the evidence says what to do, and doing it fixes the index."""
     real = DedupIndex.extend
 
-    def lying(self: DedupIndex, new: object, version: int) -> None:
-        digests = self.classify(_events(made)).new if made else self.classify(_events(range(0))).new
-        if made:
+    def extend_wrongly(self: DedupIndex, new: object, version: int) -> None:
+        digests = self.classify(_events(extra)).new if extra else self.classify(_events(range(0))).new
+        if extra:
             real(self, digests, self.version)
             real(self, new, version)  # type: ignore[arg-type]
         else:
@@ -49,7 +49,7 @@ def test_a_wrong_index_is_told(
 
     send(bus, valid_records(range(60, 80)))
     with monkeypatch.context() as patch:
-        patch.setattr(DedupIndex, "extend", lying)
+        patch.setattr(DedupIndex, "extend", extend_wrongly)
         drain_all(bus)
     check = verify_index(bus)
     assert check.passed is False
@@ -60,8 +60,8 @@ def test_a_wrong_index_is_told(
     assert verify_index(bus).evidence == "60 ids compared"
 
 
-def test_an_index_of_another_history_is_not_judged(bus: Settings) -> None:
-    """What the next start rebuilds is neither right nor wrong."""
+def test_an_index_of_another_history_is_skipped(bus: Settings) -> None:
+    """An index that the next start rebuilds neither passes nor fails."""
     manifest = bus.index_dir / "slot-0" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"entry": "', '"entry": "0'))
     assert verify_index(bus).passed is None

@@ -1,21 +1,21 @@
-"""The log of a table keeps a fixed number of entries, and every reader goes on without the others."""
+"""A table's log keeps a fixed number of entries, and readers work without the removed ones."""
 
 from pathlib import Path
 
 import pytest
 
 from pipelines.lake import log_files, upkeep
+from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.log_files import remove_old_entries
-from pipelines.lake.publish import publish
 from pipelines.lake.tables import Lake
 from pipelines.lake.upkeep import compact
-from tests.lake.making import commit, make_events
+from tests.lake.builders import commit, make_events
 
 
 def _commit_empty(lake: Lake, times: int) -> None:
     handle = lake.table("events")
     for number in range(times):
-        publish(handle, [], {"x": number})
+        commit_actions(handle, [], {"x": number})
         handle.update_incremental()
 
 
@@ -24,29 +24,29 @@ def _versions(lake: Lake) -> list[int]:
 
 
 @pytest.mark.slow
-def test_old_entries_go_and_handles_stay(lake: Lake) -> None:
-    """Entries below the newest checkpoint and the last `kept` go; a handle on a version before them still moves on."""
+def test_old_entries_are_removed_and_handles_stay_valid(lake: Lake) -> None:
+    """Entries below the newest checkpoint and the last `retained` are removed; older handles can still be updated."""
     idle = lake.table("events")
     _commit_empty(lake, 350)
-    assert remove_old_entries(lake.table("events"), kept=100) == 252
+    assert remove_old_entries(lake.table("events"), retained=100) == 252
     assert _versions(lake) == list(range(250, 351))
     for handle in (idle, lake.table("events")):
         handle.update_incremental()
         assert (handle.version(), handle.transaction_version("x")) == (350, 349)
-    publish(idle, [], {"x": 350})
+    commit_actions(idle, [], {"x": 350})
     assert lake.table("events").transaction_version("x") == 350
 
 
-@pytest.mark.parametrize(("commits", "kept"), [(99, 10), (150, 200), (150, 150)])
-def test_what_no_checkpoint_holds_stays(lake: Lake, commits: int, kept: int) -> None:
-    """Without a checkpoint above them, or within the last `kept` versions, no entry is removed."""
+@pytest.mark.parametrize(("commits", "retained"), [(99, 10), (150, 200), (150, 150)])
+def test_entries_without_a_checkpoint_stay(lake: Lake, commits: int, retained: int) -> None:
+    """Without a checkpoint above them, or within the last `retained` versions, no entry is removed."""
     _commit_empty(lake, commits)
-    assert remove_old_entries(lake.table("events"), kept) == 0
+    assert remove_old_entries(lake.table("events"), retained) == 0
     assert _versions(lake) == list(range(commits + 1))
 
 
 def test_compaction_shortens_every_log(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its regular run keeps the log short, and the lake holds what it held."""
+    """Compaction removes old entries of the log, and the rows stay the same."""
     commit(lake, lake.table("events"), "b1", make_events(["a"]))
     _commit_empty(lake, 110)
     monkeypatch.setattr(upkeep, "remove_old_entries", lambda table: log_files.remove_old_entries(table, 5))
@@ -55,12 +55,12 @@ def test_compaction_shortens_every_log(lake: Lake, monkeypatch: pytest.MonkeyPat
     assert lake.table("events").to_pyarrow_table()["event_id"].to_pylist() == ["a"]
 
 
-def test_a_kill_within_leaves_no_gap(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest entries go first."""
+def test_a_crash_during_removal_leaves_no_gap(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest entries are removed first."""
     _commit_empty(lake, 120)
-    store, place = log_files.opened(f"{lake.folder('events')}/_delta_log")
+    store, place = log_files.resolve_store(f"{lake.folder('events')}/_delta_log")
 
-    class Dying:
+    class Crashing:
         deleted = 0
 
         def get_file_info(self, selector: object) -> object:
@@ -72,7 +72,7 @@ def test_a_kill_within_leaves_no_gap(lake: Lake, monkeypatch: pytest.MonkeyPatch
             self.deleted += 1
             store.delete_file(path)
 
-    monkeypatch.setattr(log_files, "opened", lambda _: (Dying(), place))
+    monkeypatch.setattr(log_files, "resolve_store", lambda _: (Crashing(), place))
     with pytest.raises(KeyboardInterrupt):
         remove_old_entries(lake.table("events"), 10)
     assert _versions(lake) == list(range(7, 121))

@@ -1,17 +1,17 @@
-"""The compiled loops of the index agree with numpy, whatever the numbers look like."""
+"""The compiled loops of the index agree with numpy for any distribution of digests."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.lake.search import find, first_at_least, merge
+from pipelines.lake.search import find, lower_bound, merge
 
 # The first call of a compiled loop may compile it.
 _UNTIMED = settings(deadline=None)
 _RNG = np.random.default_rng(20260301)
 _TOP = 2**64 - 1
-# What SipHash gives, and what it never gives: the search is exact in both, and quick only in the first.
+# Uniform digests, as SipHash gives, and others that it never gives: the search is exact in all, fast in the former.
 _ARRAYS = {
     "empty": [],
     "one": [7],
@@ -22,7 +22,7 @@ _ARRAYS = {
     "all low but one": [*range(999), _TOP],
     "all high but one": [0, *range(_TOP - 998, _TOP + 1)],
     "powers of two": [2**n for n in range(64)] * 20,
-    "doubles cannot tell them apart": np.arange(1_000, dtype=np.uint64) + np.uint64(2**63),
+    "equal as doubles": np.arange(1_000, dtype=np.uint64) + np.uint64(2**63),
     "two clusters": np.concatenate([_RNG.integers(0, 100, 900), _RNG.integers(2**62, 2**62 + 100, 900)]),
     "exponential": np.exp2(_RNG.uniform(0, 63.9, 3_000)).astype(np.uint64),
 }
@@ -33,7 +33,7 @@ def _sorted(values: object) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", _ARRAYS)
-def test_first_at_least_is_searchsorted(name: str) -> None:
+def test_lower_bound_is_searchsorted(name: str) -> None:
     """Interpolation search finds what a binary search finds, for members, neighbours of members and the extremes."""
     array = _sorted(_ARRAYS[name])
     sample = array[:: max(1, len(array) // 300)].tolist()
@@ -41,17 +41,17 @@ def test_first_at_least_is_searchsorted(name: str) -> None:
     for value in values:
         word = np.uint64(value)
         expected = int(np.searchsorted(array, word))
-        assert first_at_least(array, word, 0) == expected
-        assert first_at_least(array, word, expected // 2) == expected
+        assert lower_bound(array, word, 0) == expected
+        assert lower_bound(array, word, expected // 2) == expected
 
 
 @_UNTIMED
 @given(st.lists(st.integers(0, _TOP), max_size=300), st.integers(0, _TOP), st.integers(0, 300))
-def test_first_at_least_from_any_start(values: list[int], value: int, start: int) -> None:
-    """From a start in the middle, positions before it do not count."""
+def test_lower_bound_from_any_start(values: list[int], value: int, start: int) -> None:
+    """Positions before the start are ignored."""
     array, start = _sorted(values), min(start, len(values))
     expected = max(start, int(np.searchsorted(array, np.uint64(value))))
-    assert first_at_least(array, np.uint64(value), start) == expected
+    assert lower_bound(array, np.uint64(value), start) == expected
 
 
 _PAIR = st.tuples(st.sampled_from([0, 1, 2, 2**63, _TOP]), st.sampled_from([0, 1, 2**63, _TOP]))
@@ -62,7 +62,7 @@ _PAIR = st.tuples(st.sampled_from([0, 1, 2, 2**63, _TOP]), st.sampled_from([0, 1
 def test_find_looks_at_both_words(
     held: set[tuple[int, int]], asked: set[tuple[int, int]], known: set[tuple[int, int]]
 ) -> None:
-    """A digest is found by both halves, however many share the first one; what is found already is left alone."""
+    """A digest is found by both words, however many share the high one; positions already found do not change."""
     run, ids = sorted(held), sorted(asked)
     positions = np.array([99 if pair in known else -1 for pair in ids], np.int64)
     find(*_columns(run), *_columns(ids), positions)
@@ -73,7 +73,7 @@ def test_find_looks_at_both_words(
 @_UNTIMED
 @given(st.lists(_PAIR, max_size=20), st.lists(_PAIR, max_size=20))
 def test_merge_is_a_stable_sort(older: list[tuple[int, int]], newer: list[tuple[int, int]]) -> None:
-    """Two runs become one in the order of (high, low), the older one's row first where they are equal."""
+    """The merged run is in order of (high, low); of equal digests the older run's row is first."""
     a, b = sorted(older), sorted(newer)
     high, low, payload = (np.empty(len(a) + len(b), np.uint64) for _ in range(3))
     payloads = [np.arange(len(a), dtype=np.uint64), np.arange(len(b), dtype=np.uint64) + np.uint64(1_000)]

@@ -1,15 +1,15 @@
-"""Tests of finding the store of a lake."""
+"""Resolving the store of a lake."""
 
 import pytest
 
-from pipelines.lake.stores import opened
+from pipelines.lake.stores import resolve_store
 
 
-def test_the_environment_is_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that is told of another endpoint does not go on with the first one, as its other libraries do not."""
+def test_the_environment_is_read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed endpoint takes effect at once, as it does in the other libraries that open the lake."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    first, path = opened("s3://lakes/mine")
+    first, path = resolve_store("s3://lakes/mine")
     assert path == "lakes/mine"
-    assert opened("s3://lakes/mine")[0] is first
+    assert resolve_store("s3://lakes/mine")[0] is first
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:2")
-    assert not opened("s3://lakes/mine")[0].equals(first)
+    assert not resolve_store("s3://lakes/mine")[0].equals(first)

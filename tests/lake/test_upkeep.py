@@ -1,4 +1,4 @@
-"""Upkeep changes no row, whoever else does it or commits at the same time."""
+"""Compaction and vacuum change no row, also with concurrent compactions and commits."""
 
 import os
 import time
@@ -15,20 +15,20 @@ from deltalake.exceptions import CommitFailedError
 from pipelines.errors import TransientError
 from pipelines.lake import upkeep
 from pipelines.lake.commit import append, stage_events
+from pipelines.lake.commit_log import complete_commits, take_snapshot
+from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.files import read_footer
-from pipelines.lake.history import complete_commits, take_snapshot
-from pipelines.lake.publish import publish
 from pipelines.lake.tables import Lake, create_lake, data_files
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.operate.verify import verify_lake
-from tests.lake.making import commit, make_events, stored, unnamed_files
+from tests.lake.builders import commit, make_events, orphan_files, read_rows
 
 _HOURS = 3600
 
 
 @pytest.fixture
 def filled(lake: Lake) -> Lake:
-    """Return a lake with 6 commits of 20 events, hence several files of several days, and rows in every table."""
+    """Return a lake with 6 commits of 20 events: several files of several days, and rows in several tables."""
     handle = lake.table("events")
     for n in range(6):
         first = 20 * n
@@ -39,11 +39,11 @@ def filled(lake: Lake) -> Lake:
 
 
 def test_compaction_keeps_every_row_and_sorts_by_user(filled: Lake) -> None:
-    """Each day becomes one file, sorted by user, time and id; rows, checkpoints and records are what they were."""
-    before = {name: stored(filled, name) for name in ("events", "conflicts", "commits")}
+    """Each day becomes one file, sorted by user, time and id; rows, checkpoints and records do not change."""
+    before = {name: read_rows(filled, name) for name in ("events", "conflicts", "commits")}
     checkpoints = take_snapshot(filled).checkpoints
     done = {compacted.table: compacted for compacted in compact(filled, 2)}
-    assert {name: stored(filled, name) for name in before} == before
+    assert {name: read_rows(filled, name) for name in before} == before
     assert take_snapshot(filled).checkpoints == checkpoints
     assert (done["commits"].files_before, done["commits"].files_after, done["commits"].rows) == (6, 1, 6)
     days = {Path(path).parent.name for path in filled.table("events").file_uris()}
@@ -55,8 +55,8 @@ def test_compaction_keeps_every_row_and_sorts_by_user(filled: Lake) -> None:
     _assert_verified(filled)
 
 
-def test_a_user_is_looked_for_in_few_rows(lake: Lake) -> None:
-    """Readers pass over the rest of a large day: row groups are small, and the Bloom filter of each knows its users."""
+def test_a_user_is_found_by_reading_few_rows(lake: Lake) -> None:
+    """Readers skip the rest of a large day: row groups are small, and each has a Bloom filter of its users."""
     many = _many_events(100_000)
     commit(lake, lake.table("events"), "many", many)
     path = lake.table("events").file_uris()[0]
@@ -64,13 +64,13 @@ def test_a_user_is_looked_for_in_few_rows(lake: Lake) -> None:
     assert max(groups.row_group(i).num_rows for i in range(groups.num_row_groups)) <= 40_000
     with duckdb.connect() as connection:
         probe = "SELECT count(*) FROM parquet_bloom_probe(?, 'user_id', ?) WHERE NOT bloom_filter_excludes"
-        (of_nobody,) = connection.execute(probe, [path, "nobody"]).fetchone() or ()
+        (of_unknown,) = connection.execute(probe, [path, "unknown"]).fetchone() or ()
         (of_first,) = connection.execute(probe, [path, "u-0"]).fetchone() or ()
-    assert (of_nobody, of_first) == (0, 1)
+    assert (of_unknown, of_first) == (0, 1)
 
 
-def test_a_compacted_lake_is_left_alone(filled: Lake) -> None:
-    """What was merged is not merged again, and a few files are not worth it."""
+def test_a_compacted_lake_is_not_compacted_again(filled: Lake) -> None:
+    """Merged files are not merged again, and fewer files than the minimum are not merged."""
     assert compact(filled, 100) == []
     compact(filled, 2)
     version = filled.table("events").version()
@@ -78,40 +78,40 @@ def test_a_compacted_lake_is_left_alone(filled: Lake) -> None:
     assert filled.table("events").version() == version
 
 
-@pytest.mark.parametrize("bound", ["MERGED_ROWS", "MERGED_BYTES"])
+@pytest.mark.parametrize("bound", ["MAX_MERGE_ROWS", "MAX_MERGE_BYTES"])
 def test_a_day_of_any_size_is_merged_in_pieces(lake: Lake, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
-    """No merge holds more than the bound, so a large day keeps several files, and is left alone after that."""
+    """No merge exceeds the limit, so a large day keeps several files, and later runs do not change it."""
     handle = lake.table("events")
     for number in range(40):
         ids = [f"e{number}-{n}" for n in range(20)]
         commit(lake, handle, f"b{number}", make_events(ids, first_offset=20 * number))
-    before = stored(lake)
+    before = read_rows(lake)
     sizes = [read_footer(path).row_group(0).total_byte_size for path in data_files(lake.table("events"))]
-    monkeypatch.setattr(upkeep, bound, {"MERGED_ROWS": 60, "MERGED_BYTES": 10 * max(sizes)}[bound])
+    monkeypatch.setattr(upkeep, bound, {"MAX_MERGE_ROWS": 60, "MAX_MERGE_BYTES": 10 * max(sizes)}[bound])
     for _ in range(5):
         compact(lake, 2)
     merged = [read_footer(path) for path in data_files(lake.table("events"))]
     assert len(merged) < len(sizes)
-    assert max(footer.num_rows for footer in merged) <= {"MERGED_ROWS": 60, "MERGED_BYTES": 240}[bound]
-    assert stored(lake) == before
+    assert max(footer.num_rows for footer in merged) <= {"MAX_MERGE_ROWS": 60, "MAX_MERGE_BYTES": 240}[bound]
+    assert read_rows(lake) == before
     version = lake.table("events").version()
     compact(lake, 2)
     assert lake.table("events").version() == version
 
 
 @pytest.mark.parametrize("how_many", [2, 4])
-def test_compactions_at_once_neither_double_nor_lose(filled: Lake, how_many: int) -> None:
-    """Compactors that start together leave every row once."""
-    before = {name: stored(filled, name) for name in ("events", "conflicts", "commits")}
+def test_concurrent_compactions_neither_double_nor_lose_rows(filled: Lake, how_many: int) -> None:
+    """Compactions that start at once leave every row once."""
+    before = {name: read_rows(filled, name) for name in ("events", "conflicts", "commits")}
     with ThreadPoolExecutor(how_many) as pool:
         list(pool.map(lambda _: compact(filled, 2), range(how_many)))
-    assert {name: stored(filled, name) for name in before} == before
+    assert {name: read_rows(filled, name) for name in before} == before
     _assert_verified(filled)
 
 
 def test_a_compaction_that_comes_second_gives_up(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its files were replaced between its reading and its commit: it commits nothing, and says so."""
-    before = stored(filled)
+    """A compaction whose files were replaced before its commit commits nothing, and reports nothing."""
+    before = read_rows(filled)
 
     def compact_first(*arguments: object, **named: object) -> list[object]:
         monkeypatch.undo()
@@ -120,13 +120,13 @@ def test_a_compaction_that_comes_second_gives_up(filled: Lake, monkeypatch: pyte
 
     monkeypatch.setattr(upkeep, "write_days", compact_first)
     assert compact(filled, 2) == []
-    assert stored(filled) == before
-    assert unnamed_files(filled) == []
+    assert read_rows(filled) == before
+    assert orphan_files(filled) == []
 
 
 def test_a_stale_compaction_cannot_commit(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if it had not looked again, the log refuses it: it starts again and finds nothing to do."""
-    before = stored(filled)
+    """The log refuses a compaction on an old version: it starts again and finds nothing to do."""
+    before = read_rows(filled)
     replace = upkeep.replace_files
 
     def compact_between(*arguments: Any, **named: Any) -> None:
@@ -136,12 +136,12 @@ def test_a_stale_compaction_cannot_commit(filled: Lake, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(upkeep, "replace_files", compact_between)
     compact(filled, 2)
-    assert stored(filled) == before
+    assert read_rows(filled) == before
 
 
 def test_ingest_beside_a_compaction_goes_on(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch that commits while files are merged stays, and the compaction lands after it."""
-    handle, before = filled.table("events"), stored(filled)
+    """A batch that commits during a merge stays, and the compaction commits after it."""
+    handle, before = filled.table("events"), read_rows(filled)
     replace = upkeep.replace_files
 
     def commit_between(*arguments: Any, **named: Any) -> None:
@@ -152,29 +152,29 @@ def test_ingest_beside_a_compaction_goes_on(filled: Lake, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(upkeep, "replace_files", commit_between)
     compact(filled, 2)
-    rows = stored(filled)
+    rows = read_rows(filled)
     assert [row for row in rows if row["event_id"] != "late"] == before
     assert len(rows) == len(before) + 1
     _assert_verified(filled)
 
 
-def test_a_compaction_that_is_always_overtaken_gives_up(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends with an error that says so, and changes nothing."""
-    before = stored(filled)
+def test_a_compaction_that_loses_every_race_gives_up(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It raises an error that says so, and changes nothing."""
+    before = read_rows(filled)
 
-    def never(*_: object, **__: object) -> None:
-        raise CommitFailedError("overtaken")
+    def fail(*_: object, **__: object) -> None:
+        raise CommitFailedError("another commit came first")
 
-    monkeypatch.setattr(upkeep, "replace_files", never)
+    monkeypatch.setattr(upkeep, "replace_files", fail)
     with pytest.raises(TransientError, match="given up"):
         compact(filled, 2)
-    assert stored(filled) == before
-    assert unnamed_files(filled) == []
+    assert read_rows(filled) == before
+    assert orphan_files(filled) == []
 
 
 def test_a_reader_of_an_old_snapshot_reads_on(filled: Lake) -> None:
-    """A compaction removes no file: who holds the files of a snapshot still reads them."""
-    snapshot, before = take_snapshot(filled), stored(filled)
+    """A compaction removes no file: readers of an older snapshot can still read its files."""
+    snapshot, before = take_snapshot(filled), read_rows(filled)
     compact(filled, 2)
     vacuum(filled, 24)
     rows = [row for path in snapshot.files["events"] for row in pq.ParquetFile(path).read().to_pylist()]
@@ -182,8 +182,8 @@ def test_a_reader_of_an_old_snapshot_reads_on(filled: Lake) -> None:
 
 
 def test_vacuum_removes_old_orphans_and_keeps_the_rest(filled: Lake) -> None:
-    """Files that no commit names go once they are older than the retention; live and young files stay."""
-    before = stored(filled)
+    """Files that no commit names are removed once they are older than the retention; all others stay."""
+    before = read_rows(filled)
     (old,) = stage_events(filled, make_events(["orphan"]), "old")
     (young,) = stage_events(filled, make_events(["orphan"]), "young")
     _age(filled, "events", 25 * _HOURS, except_for=young.path)
@@ -191,19 +191,19 @@ def test_vacuum_removes_old_orphans_and_keeps_the_rest(filled: Lake) -> None:
     assert removed == [f"events/{old.path}"]
     assert Path(filled.folder("events"), young.path).exists()
     assert not Path(filled.folder("events"), old.path).exists()
-    assert stored(filled) == before
+    assert read_rows(filled) == before
 
 
-def test_a_part_of_an_hour_of_retention_is_kept(filled: Lake) -> None:
-    """Retention is never shortened: what is an hour and a half is not vacuumed after 61 minutes."""
+def test_a_fractional_retention_is_not_shortened(filled: Lake) -> None:
+    """A retention of 1.5 hours does not remove files of 61 minutes."""
     (old,) = stage_events(filled, make_events(["orphan"]), "old")
     _age(filled, "events", 61 * 60)
     assert vacuum(filled, 1.5) == []
     assert vacuum(filled, 1) == [f"events/{old.path}"]
 
 
-def test_vacuum_keeps_what_was_replaced_within_the_retention(filled: Lake) -> None:
-    """However old a file is: what counts is when it was replaced, for somebody may just be reading it."""
+def test_vacuum_keeps_files_replaced_within_the_retention(filled: Lake) -> None:
+    """The time of replacement counts, not the age of the file: a reader may still need it."""
     _age(filled, "events", 100 * _HOURS)
     replaced = set(filled.table("events").file_uris())
     compact(filled, 2)
@@ -212,8 +212,8 @@ def test_vacuum_keeps_what_was_replaced_within_the_retention(filled: Lake) -> No
 
 
 def test_vacuum_removes_what_was_replaced_before_the_retention(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Merged files go after the retention, and the rows are still there."""
-    before, replaced = stored(filled), set(filled.table("events").file_uris())
+    """Merged files are removed after the retention, and the rows stay."""
+    before, replaced = read_rows(filled), set(filled.table("events").file_uris())
     long_ago = time.time() - 25 * _HOURS
     with monkeypatch.context() as patch:
         patch.setattr(upkeep.time, "time", lambda: long_ago)
@@ -223,15 +223,15 @@ def test_vacuum_removes_what_was_replaced_before_the_retention(filled: Lake, mon
     gone = {path for path in replaced if not Path(path).exists()}
     assert gone == replaced - set(filled.table("events").file_uris())
     assert gone
-    assert stored(filled) == before
+    assert read_rows(filled) == before
 
 
 def test_the_log_of_a_compaction_carries_its_fence(filled: Lake) -> None:
-    """A handle from before a compaction cannot commit maintenance of its own any more."""
+    """A handle from before a compaction can no longer commit the transaction `maintenance`."""
     stale = filled.table("events")
     compact(filled, 2)
     with pytest.raises(CommitFailedError):
-        publish(stale, [], {"maintenance": stale.version() + 1})
+        commit_actions(stale, [], {"maintenance": stale.version() + 1})
 
 
 def _age(lake: Lake, name: str, seconds: float, except_for: str = "") -> None:
@@ -243,21 +243,21 @@ def _age(lake: Lake, name: str, seconds: float, except_for: str = "") -> None:
 
 def _assert_verified(lake: Lake) -> None:
     # The conflicts of these lakes were appended without a batch that counts them.
-    checks = [check for check in verify_lake(take_snapshot(lake)) if check.name != "each conflict is there"]
+    checks = [check for check in verify_lake(take_snapshot(lake)) if check.name != "each conflict is stored"]
     assert [check for check in checks if not check.passed] == []
     assert len(checks) == 4
 
 
 @pytest.mark.slow
-def test_a_large_file_is_not_written_again_for_the_sake_of_small_ones(tmp_path: Path) -> None:
-    """Small files of a day are merged with each other; once they are large together, all of them."""
+def test_a_large_file_is_not_rewritten_to_merge_small_ones(tmp_path: Path) -> None:
+    """Small files of a day are merged with each other; once they are large together, with the large one, too."""
     lake = create_lake(tmp_path)
     last = 0
 
     def add(count: int) -> None:
         nonlocal last
         day = make_events([f"e{n}" for n in range(last, last + count)])
-        commit(lake, lake.table("events"), f"b{last}", same_day(day))
+        commit(lake, lake.table("events"), f"b{last}", _at_one_time(day))
         last += count
 
     add(200_000)
@@ -272,17 +272,17 @@ def test_a_large_file_is_not_written_again_for_the_sake_of_small_ones(tmp_path: 
         add(10_000)
     compact(lake, 8)
     assert len(lake.table("events").file_uris()) == 1
-    assert len(stored(lake)) == last
+    assert len(read_rows(lake)) == last
 
 
-def same_day(events: pa.Table) -> pa.Table:
-    """Return the events with one time."""
+def _at_one_time(events: pa.Table) -> pa.Table:
+    """Return the events, all at the time of the first."""
     place = events.schema.get_field_index("event_time")
     return events.set_column(place, events.schema.field(place), pa.repeat(events["event_time"][0], len(events)))
 
 
 def _many_events(count: int) -> pa.Table:
-    """Return events of one day and of as many users."""
+    """Return events of one day, each of its own user."""
     event = make_events(["e"]).drop_columns(["event_id", "user_id"])
     numbers = range(count)
     return (

@@ -41,7 +41,7 @@ def test_the_binaries_of_the_packages_are_started(monkeypatch: pytest.MonkeyPatc
     assert "site-packages" in str(cache_binary())
 
 
-def test_an_unchanged_binary_is_taken(installed: Path) -> None:
+def test_an_unmodified_binary_is_accepted(installed: Path) -> None:
     """Its digest is the one that the package wrote down."""
     assert checked_binary("mesh", "mesh/bin/tansu", "SETTING") == installed
 
@@ -49,23 +49,23 @@ def test_an_unchanged_binary_is_taken(installed: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: path.write_bytes(path.read_bytes() + b"x"), "is not the file that was installed"),
-        (lambda path: path.chmod(0o777), "can be changed by every user"),
-        (lambda path: path.parent.chmod(0o777), "can be changed by every user"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"x"), "differs from the installed file"),
+        (lambda path: path.chmod(0o777), "is writable by every user"),
+        (lambda path: path.parent.chmod(0o777), "is writable by every user"),
         (lambda path: path.chmod(0o644), "is not executable"),
         (Path.unlink, "is missing"),
     ],
 )
-def test_a_changed_binary_is_refused(installed: Path, change: object, message: str) -> None:
+def test_a_modified_binary_is_refused(installed: Path, change: object, message: str) -> None:
     """With the file, what is wrong, and the two ways out."""
     assert callable(change)
     change(installed)
-    with pytest.raises(ConfigurationError, match=f"tansu {message}.*install mesh again .* or set SETTING"):
+    with pytest.raises(ConfigurationError, match=f"tansu {message}.*reinstall mesh .* or set SETTING"):
         checked_binary("mesh", "mesh/bin/tansu", "SETTING")
 
 
-def test_a_platform_without_a_binary_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_platform_without_a_binary_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """The remedy is a server of one's own."""
     monkeypatch.setattr(binaries.platform, "machine", lambda: "riscv64")
-    with pytest.raises(ConfigurationError, match="set KARMALAKE_REDIS_URL to a server of yours"):
+    with pytest.raises(ConfigurationError, match="set KARMALAKE_REDIS_URL to your own server"):
         cache_binary()

@@ -88,7 +88,7 @@ def _topic_of_ten(kafka: KafkaSettings, settings: Settings) -> KafkaSettings:
 @pytest.mark.jvm
 @pytest.mark.parametrize("what", LIMITS)
 def test_apache_kafka_can(what: str, settings: Settings, request: pytest.FixtureRequest) -> None:
-    """So the question is well put."""
+    """Apache Kafka passes, so the check itself is valid."""
     kafka = request.getfixturevalue("kafka").settings()
     assert LIMITS[what](_topic_of_ten(kafka, settings))
 
@@ -98,7 +98,7 @@ def test_apache_kafka_can(what: str, settings: Settings, request: pytest.Fixture
 @pytest.mark.parametrize("what", LIMITS)
 @pytest.mark.xfail(strict=True, reason="the embedded broker")
 def test_the_embedded_broker_cannot(what: str, settings: Settings) -> None:
-    """It refuses, or does it differently; whoever needs it needs Apache Kafka."""
+    """The embedded broker refuses or differs: the feature needs Apache Kafka."""
     assert LIMITS[what](_topic_of_ten(settings.kafka, settings))
 
 

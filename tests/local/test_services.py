@@ -1,4 +1,4 @@
-"""The embedded services: found again, never doubled, never mistaken for somebody else's process."""
+"""The embedded services: found again, never started twice, never confused with another process."""
 
 import os
 import signal
@@ -67,7 +67,7 @@ def test_both_services_start_are_found_and_stop(both: Settings) -> None:
 
 
 def test_the_cache_asks_for_a_password(cache_only: Settings) -> None:
-    """It stands in a file of this user alone, in no argument of the process, and survives a restart."""
+    """The password is in a file that only this user can read, not in an argument, and survives a restart."""
     cache = _cache(cache_only)
     file = services.password_file(cache_only)
     password = file.read_text().split()[1]
@@ -82,12 +82,12 @@ def test_the_cache_asks_for_a_password(cache_only: Settings) -> None:
 
 
 def test_start_is_idempotent(both: Settings) -> None:
-    """A second start reuses what runs and says nothing."""
+    """A second start reuses running services, without a notice."""
     assert start(both) == start(both)
 
 
 def test_services_survive_the_process_that_started_them(cache_only: Settings) -> None:
-    """`local start` ends; what it started goes on and is found by the next command."""
+    """`local start` ends; its services keep running and the next command finds them."""
     code = (
         "import sys; from pathlib import Path; from pipelines.settings import *\n"
         "from pipelines.local.services import *\n"
@@ -112,7 +112,7 @@ def test_a_dead_service_is_replaced_at_its_old_port_with_a_notice(cache_only: Se
 
 
 def test_a_taken_port_is_left_alone(cache_only: Settings) -> None:
-    """If somebody else took the old port meanwhile, the new service listens elsewhere."""
+    """If another process has taken the old port, the new service uses another one."""
     before = _cache(cache_only)
     _kill(cache_only, before)
     with socket.socket() as other:
@@ -163,7 +163,7 @@ def test_a_lost_state_file_is_an_error_that_helps(cache_only: Settings) -> None:
 def test_a_service_that_does_not_come_up_shows_its_log(cache_only: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error carries the end of the log, and nothing is left running."""
     monkeypatch.setattr(services, "_cache_command", lambda _, port: ["/bin/sh", "-c", "echo no room for $0", str(port)])
-    with pytest.raises(TransientError, match=r"cache did not come up.*\n(.*\n)*no room for \d+"):
+    with pytest.raises(TransientError, match=r"cache did not start.*\n(.*\n)*no room for \d+"):
         start(cache_only)
     assert status(cache_only).cache is None
 

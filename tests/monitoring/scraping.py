@@ -1,4 +1,4 @@
-"""Fetching what a process says of itself, as Prometheus and a probe do."""
+"""Scrapes the metrics and health of a process, as Prometheus and probes do."""
 
 import re
 import subprocess
@@ -26,7 +26,7 @@ class Scraped:
 
 
 def scrape(address: str) -> Scraped:
-    """Return what /metrics says now."""
+    """Return the current samples of /metrics."""
     answer = httpx.get(f"http://{address}/metrics")
     answer.raise_for_status()
     families = text_string_to_metric_families(answer.text)
@@ -40,7 +40,7 @@ def status(address: str, path: str) -> tuple[int, str]:
 
 
 def address_said(process: subprocess.Popen[str]) -> str:
-    """Return where a process that has just started says that its metrics are."""
+    """Return the metrics address that a starting process prints."""
     assert process.stdout is not None
     for line in process.stdout:
         if found := METRICS_AT.search(line):

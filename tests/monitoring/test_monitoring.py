@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules speak of metrics and labels that there are, and fire when they should."""
+"""The Grafana dashboard and the alert rules use existing metrics and labels, and alerts fire when they should."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.monitoring.metrics import PROCESSES, Entry
+from pipelines.monitoring.metrics import PROCESSES, MetricInfo
 from tests.conftest import REPOSITORY
 from tests.services.requirements import require
 
@@ -23,9 +23,9 @@ _BY = re.compile(r"\bby \(([^)]*)\)")
 _ADDED_BY_PROMETHEUS = {"instance", "job", "le"}
 
 
-def entries() -> dict[str, Entry]:
-    """Return every series that is exposed, by its name."""
-    found = [entry for make in PROCESSES.values() for entry in make().book.entries]
+def entries() -> dict[str, MetricInfo]:
+    """Return every exposed series by name."""
+    found = [entry for make in PROCESSES.values() for entry in make().registry.entries]
     return {entry.name + suffix: entry for entry in found for suffix in _SERIES.get(entry.kind, {""})}
 
 
@@ -38,7 +38,7 @@ def rules() -> list[dict[str, Any]]:
 
 
 def expressions() -> Iterator[tuple[str, str, str]]:
-    """Yield where it stands, the query, and the text in which labels are filled in."""
+    """Yield the place, the query, and the text whose labels are filled in."""
     for panel in panels():
         for target in panel["targets"]:
             yield panel["title"], target["expr"], target["legendFormat"]
@@ -47,8 +47,8 @@ def expressions() -> Iterator[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(("place", "query", "text"), list(expressions()))
-def test_queries_speak_of_what_there_is(place: str, query: str, text: str) -> None:
-    """Every metric is exposed, and every label is one of the metrics in the query or of Prometheus itself."""
+def test_queries_use_existing_metrics_and_labels(place: str, query: str, text: str) -> None:
+    """Every metric is exposed, and every label belongs to the metrics of the query or to Prometheus."""
     known = entries()
     used = {name for name, _ in _NAME.findall(query)}
     assert used <= known.keys()
@@ -61,21 +61,21 @@ def test_queries_speak_of_what_there_is(place: str, query: str, text: str) -> No
 
 
 def test_every_metric_is_on_the_dashboard() -> None:
-    """What nobody can see need not be measured."""
+    """Every metric has a panel."""
     shown = {name for panel in panels() for target in panel["targets"] for name, _ in _NAME.findall(target["expr"])}
     known = entries()
     assert {known[name].name for name in shown} == {entry.name for entry in known.values()}
 
 
 def test_every_alert_says_what_to_do() -> None:
-    """A severity, what is the case and what it means; no name stands twice."""
+    """Severity, summary and meaning; names are unique."""
     assert {rule["labels"]["severity"] for rule in rules()} == {"critical", "warning", "info"}
     assert all(rule["annotations"].keys() == {"summary", "description"} for rule in rules())
     assert len({rule["alert"] for rule in rules()}) == len(rules())
 
 
-def test_every_panel_is_described_and_has_a_place_of_its_own() -> None:
-    """Grafana shows what it is given: no two panels overlap, each has an id and says what it shows."""
+def test_panels_are_described_and_do_not_overlap() -> None:
+    """No two panels overlap, and each has an id and a description."""
     cells = [
         (x, y)
         for panel in panels()
@@ -88,8 +88,8 @@ def test_every_panel_is_described_and_has_a_place_of_its_own() -> None:
     assert len({panel["id"] for panel in panels()}) == len(panels())
 
 
-def test_promtool_takes_the_rules() -> None:
-    """Prometheus would load them."""
+def test_promtool_accepts_the_rules() -> None:
+    """Prometheus can load the rules."""
     require("promtool")
     done = subprocess.run(["promtool", "check", "rules", str(ALERTS)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -119,7 +119,7 @@ BAD = {
 
 
 def test_every_alert_fires_when_it_should(tmp_path: Path) -> None:
-    """With bad numbers each does within its time, and with good ones none: as Prometheus computes it."""
+    """With bad values each fires in time, and with good values none does, as evaluated by Prometheus."""
     require("promtool")
     good = dict.fromkeys(BAD, "0x45") | {'up{job="karmalake"}': "1x45"}
     good['karmalake_loop_last_turn_timestamp_seconds{loop="refresh"}'] = "0+60x45"

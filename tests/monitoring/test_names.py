@@ -9,9 +9,9 @@ from prometheus_client.exposition import choose_encoder, generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from pipelines.monitoring.metrics import PROCESSES, Book, StreamMetrics
+from pipelines.monitoring.metrics import PROCESSES, MetricRegistry, StreamMetrics
 from pipelines.operate.lag.measure import Measurement
-from pipelines.operate.lag.watch import Observation
+from pipelines.operate.lag.observe import Observation
 from tests.operate.lag.measurements import measurement, partition
 from tests.services.requirements import require
 
@@ -22,28 +22,28 @@ _UNITS = ("_records", "_seconds", "_bytes", "_rows", "_offset", "_version", "_in
 _FROM_ELSEWHERE = "process_"
 
 
-def books() -> list[tuple[str, Book]]:
-    return [(name, make().book) for name, make in PROCESSES.items()]
+def registries() -> list[tuple[str, MetricRegistry]]:
+    return [(name, make().registry) for name, make in PROCESSES.items()]
 
 
-def families(book: Book) -> dict[str, Metric]:
-    """Return our metrics of a registry by the name that they are documented by."""
-    found = [family for family in book.registry.collect() if not family.name.startswith(_FROM_ELSEWHERE)]
+def families(registry: MetricRegistry) -> dict[str, Metric]:
+    """Return karmalake's metrics of a registry by their documented names."""
+    found = [family for family in registry.collectors.collect() if not family.name.startswith(_FROM_ELSEWHERE)]
     suffixes = {"counter": "_total", "info": "_info"}
     return {family.name + suffixes.get(family.type, ""): family for family in found}
 
 
-@pytest.mark.parametrize(("process", "book"), books())
-def test_what_is_documented_is_what_is_registered(process: str, book: Book) -> None:
-    """Name, type and help of each; the docs are made from the entries."""
-    registered = {name: (family.type, family.documentation) for name, family in families(book).items()}
-    assert {entry.name: (entry.kind, entry.text) for entry in book.entries} == registered
+@pytest.mark.parametrize(("process", "registry"), registries())
+def test_documented_metrics_are_the_registered_ones(process: str, registry: MetricRegistry) -> None:
+    """Name, type and help of each; the docs are generated from the entries."""
+    registered = {name: (family.type, family.documentation) for name, family in families(registry).items()}
+    assert {entry.name: (entry.kind, entry.text) for entry in registry.entries} == registered
 
 
-@pytest.mark.parametrize(("process", "book"), books())
-def test_names_follow_the_conventions(process: str, book: Book) -> None:
+@pytest.mark.parametrize(("process", "registry"), registries())
+def test_names_follow_the_conventions(process: str, registry: MetricRegistry) -> None:
     """Our prefix, base units, _total for counters and nothing else, a sentence of help, no reserved label."""
-    for entry in book.entries:
+    for entry in registry.entries:
         assert re.fullmatch(r"karmalake_[a-z]+(_[a-z]+)*", entry.name)
         assert entry.name.endswith("_total") == (entry.kind == "counter")
         assert entry.name.endswith(_UNITS) or entry.kind == "counter", f"{entry.name} has no unit"
@@ -53,40 +53,40 @@ def test_names_follow_the_conventions(process: str, book: Book) -> None:
         assert not {"le", "quantile", "job", "instance"} & set(entry.labels)
 
 
-@pytest.mark.parametrize(("process", "book"), books())
-def test_both_formats_are_understood(process: str, book: Book) -> None:
-    """Prometheus' own format and OpenMetrics, as their parsers read them, with the same names."""
+@pytest.mark.parametrize(("process", "registry"), registries())
+def test_both_formats_are_understood(process: str, registry: MetricRegistry) -> None:
+    """The Prometheus text format and OpenMetrics, read by their parsers, with the same names."""
     encode, _ = choose_encoder("application/openmetrics-text; version=1.0.0")
-    openmetrics = {family.name for family in parse_openmetrics(encode(book.registry).decode())}
-    text = {family.name for family in parse_text(generate_latest(book.registry).decode())}
-    assert {family.name for family in book.registry.collect()} == openmetrics
+    openmetrics = {family.name for family in parse_openmetrics(encode(registry.collectors).decode())}
+    text = {family.name for family in parse_text(generate_latest(registry.collectors).decode())}
+    assert {family.name for family in registry.collectors.collect()} == openmetrics
     assert openmetrics <= {name.removesuffix("_info") for name in text} | text
 
 
-@pytest.mark.parametrize(("process", "book"), books())
-def test_promtool_has_nothing_to_say(process: str, book: Book) -> None:
-    """Prometheus' own linter of metrics."""
+@pytest.mark.parametrize(("process", "registry"), registries())
+def test_promtool_reports_no_problems(process: str, registry: MetricRegistry) -> None:
+    """Prometheus' own linter accepts the metrics."""
     require("promtool")
-    exposed = generate_latest(book.registry)
+    exposed = generate_latest(registry.collectors)
     done = subprocess.run(["promtool", "check", "metrics"], input=exposed, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_no_registry_is_shared() -> None:
-    """Two in one process count each for itself."""
+    """Two instances in one process count independently."""
     one, other = StreamMetrics(), StreamMetrics()
     one.observed(Observation(_behind(7), {}, None, ()))
     labels = {"topic_partition": "0"}
-    assert one.book.registry.get_sample_value("karmalake_lag_records", labels) == 7
-    assert other.book.registry.get_sample_value("karmalake_lag_records", labels) is None
+    assert one.registry.collectors.get_sample_value("karmalake_lag_records", labels) == 7
+    assert other.registry.collectors.get_sample_value("karmalake_lag_records", labels) is None
 
 
-def test_what_cannot_be_foreseen_is_infinite() -> None:
-    """An alert on the time to catch up fires also where it never comes."""
+def test_an_unknown_catch_up_time_is_infinite() -> None:
+    """So an alert on the time to catch up also fires if it never will."""
     metrics = StreamMetrics()
     metrics.observed(Observation(_behind(7), {}, None, ("do something",)))
-    assert metrics.book.registry.get_sample_value("karmalake_lag_catch_up_seconds") == float("inf")
-    assert metrics.book.registry.get_sample_value("karmalake_lag_advices") == 1
+    assert metrics.registry.collectors.get_sample_value("karmalake_lag_catch_up_seconds") == float("inf")
+    assert metrics.registry.collectors.get_sample_value("karmalake_lag_advices") == 1
 
 
 def _behind(records: int) -> Measurement:

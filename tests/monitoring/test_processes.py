@@ -1,4 +1,4 @@
-"""The commands serve what their loops do: real processes, real services, fetched over HTTP."""
+"""The commands serve the metrics of their loops: real processes, real services, over HTTP."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 @contextmanager
 def running(settings: Settings, *command: str, **variables: str) -> Iterator[str]:
-    """Run a command that serves its metrics; yields where. It is told to end on the way out, and has to."""
+    """Run a command that serves its metrics, and yield the address; on exit it must terminate on SIGTERM."""
     assert settings.redis.url is not None
     environment = os.environ | {
         "KARMALAKE_DATA_DIR": str(settings.data_dir),
@@ -48,8 +48,8 @@ def running(settings: Settings, *command: str, **variables: str) -> Iterator[str
 
 
 @pytest.mark.slow
-def test_stream_tells_of_records_lag_and_staleness(settings: Settings) -> None:
-    """Every record by its outcome, no lag once all is in, documents written, and scores of now; history is kept."""
+def test_stream_exposes_records_lag_and_staleness(settings: Settings) -> None:
+    """Records by outcome, no lag once all are read, documents written, and fresh scores; lag history is recorded."""
     send(settings, [*valid_records(range(40)), *valid_records(range(5)), Record(b"k", b"\xff")])
     with running(settings, "stream", KARMALAKE_REPUTATION_DERIVE_INTERVAL_SECONDS="0.2") as address:
         wait_for("readiness", lambda: status(address, "/readyz")[0] == 200)
@@ -74,8 +74,8 @@ def test_stream_tells_of_records_lag_and_staleness(settings: Settings) -> None:
 
 
 @pytest.mark.slow
-def test_stream_tells_of_copies_of_dead_letters(settings: Settings) -> None:
-    """Each by its outcome, and that none waits any more; health knows the loop."""
+def test_stream_exposes_copies_of_dead_letters(settings: Settings) -> None:
+    """Copies by outcome, and none left waiting; health includes the loop."""
     cut = Record(b"k", b"\xff", [("h", b"")] * 1_001)
     send(settings, [*valid_records(range(5)), Record(b"k", b"\xff"), cut])
     with running(settings, "stream", KARMALAKE_INGEST_PUBLISH_DEAD_LETTERS="true") as address:
@@ -89,8 +89,8 @@ def test_stream_tells_of_copies_of_dead_letters(settings: Settings) -> None:
     assert (scraped.value("karmalake_loop_last_turn_timestamp_seconds", loop="dlq") or 0) > 0
 
 
-def test_relay_tells_of_the_outbox(settings: Settings, tmp_path: Path) -> None:
-    """What was sent, and that nothing waits any more."""
+def test_relay_exposes_the_outbox(settings: Settings, tmp_path: Path) -> None:
+    """Rows sent, and none left waiting."""
     ensure_topic(settings.kafka)
     url = sqlite_url(tmp_path)
     with disposed(url) as service:

@@ -1,4 +1,4 @@
-"""/metrics, /healthz and /readyz over HTTP, and what measures beside the work."""
+"""/metrics, /healthz and /readyz over HTTP, and background measurements."""
 
 import threading
 
@@ -8,14 +8,14 @@ import pytest
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.monitoring.health import Health
 from pipelines.monitoring.metrics import NotifyMetrics, RelayMetrics
-from pipelines.monitoring.monitor import each, measuring, monitored
+from pipelines.monitoring.monitor import call_all, measure_periodically, monitor_process
 from pipelines.settings import MetricsSettings, Settings
 from tests.monitoring.scraping import scrape, status
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 
 class Panic(BaseException):
-    """As Rust's libraries raise it."""
+    """A panic as Rust libraries raise it."""
 
 
 @pytest.fixture
@@ -24,40 +24,40 @@ def served() -> Settings:
 
 
 def test_a_process_is_ready_once_each_loop_has_succeeded(served: Settings) -> None:
-    """An outage is no success, but no stall either: a restart would mend nothing."""
-    with monitored(RelayMetrics(), ("one", "other"), served) as monitor:
+    """An outage is neither a success nor a stall: a restart would not help."""
+    with monitor_process(RelayMetrics(), ("one", "other"), served) as monitor:
         assert monitor.address is not None
-        monitor.turned("one")
-        monitor.turned("other", TransientError("no broker answers"))
+        monitor.record_turn("one")
+        monitor.record_turn("other", TransientError("no broker answers"))
         assert status(monitor.address, "/readyz") == (503, "other has not succeeded yet\n")
         assert status(monitor.address, "/healthz") == (200, "ok\n")
-        monitor.turned("other")
-        monitor.turned("other", TransientError("no broker answers"))
+        monitor.record_turn("other")
+        monitor.record_turn("other", TransientError("no broker answers"))
         assert status(monitor.address, "/readyz") == (200, "ok\n")
         scraped = scrape(monitor.address)
         assert scraped.value("karmalake_loop_outages_total", loop="one") == 0
         assert scraped.value("karmalake_loop_outages_total", loop="other") == 2
 
 
-def test_a_loop_that_does_not_turn_is_a_stall() -> None:
-    """The probe names the loop, until it turns again; one that hangs from the start is one too."""
+def test_a_loop_that_does_not_run_is_stalled() -> None:
+    """The probe names the loop until it runs again, also if it hangs from the start."""
     settings = Settings(metrics=MetricsSettings(port=0, stalled_after_seconds=0.2))
-    with monitored(RelayMetrics(), ("relay",), settings) as monitor:
+    with monitor_process(RelayMetrics(), ("relay",), settings) as monitor:
         address = str(monitor.address)
         code, said = wait_for("the stall", lambda: _if(503, status(address, "/healthz")))
-        assert (code, said.startswith("relay has not turned for ")) == (503, True)
-        monitor.turned("relay")
+        assert (code, said.startswith("relay has not run for ")) == (503, True)
+        monitor.record_turn("relay")
         assert status(address, "/healthz")[0] == 200
 
 
-def test_a_loop_that_a_bug_ended_is_not_well() -> None:
-    """It began again and turns, but a part of it may be gone: the probe stays bad until the process is restarted."""
-    with monitored(NotifyMetrics(), ("ops", "app"), Settings(metrics=MetricsSettings(port=0))) as monitor:
+def test_a_loop_ended_by_a_bug_is_unhealthy() -> None:
+    """It restarted, but part of it may be gone: the probe fails until the process is restarted."""
+    with monitor_process(NotifyMetrics(), ("ops", "app"), Settings(metrics=MetricsSettings(port=0))) as monitor:
         address = str(monitor.address)
-        monitor.turned("ops")
-        monitor.failed("ops", RuntimeError("a lane ended"))
-        monitor.turned("ops")
-        said = "ops failed by a bug, which the log names: restart the process\n"
+        monitor.record_turn("ops")
+        monitor.record_failure("ops", RuntimeError("a lane ended"))
+        monitor.record_turn("ops")
+        said = "ops failed because of a bug, see the log: restart the process\n"
         assert status(address, "/healthz") == (503, said)
         assert scrape(address).value("karmalake_loop_failures_total", loop="ops") == 1
         assert scrape(address).value("karmalake_loop_outages_total", loop="ops") == 0
@@ -67,48 +67,48 @@ def _if(code: int, answer: tuple[int, str]) -> tuple[int, str] | None:
     return answer if answer[0] == code else None
 
 
-def test_health_is_of_the_loops_that_were_named() -> None:
-    """What measures beside the work may stall: it holds nobody up."""
+def test_health_covers_only_the_named_loops() -> None:
+    """A stalled background loop does not make the process unhealthy."""
     health = Health(("ingest",), 60)
-    health.succeeded("lag")
-    assert health.unready() == ["ingest has not succeeded yet"]
+    health.record_success("lag")
+    assert health.not_ready() == ["ingest has not succeeded yet"]
 
 
 def test_without_a_port_nothing_listens() -> None:
-    """Metrics over the network are what somebody asked for."""
-    with monitored(RelayMetrics(), ("relay",), Settings()) as monitor:
+    """Metrics are served only on request."""
+    with monitor_process(RelayMetrics(), ("relay",), Settings()) as monitor:
         assert monitor.address is None
 
 
 def test_it_listens_on_this_machine_only(served: Settings) -> None:
-    """By default: there is no password."""
-    with monitored(RelayMetrics(), ("relay",), served) as monitor:
+    """By default, since there is no authentication."""
+    with monitor_process(RelayMetrics(), ("relay",), served) as monitor:
         assert str(monitor.address).startswith("127.0.0.1:")
 
 
-def test_a_port_that_is_taken_gets_a_sentence(served: Settings) -> None:
-    """Where, and which setting."""
-    with monitored(RelayMetrics(), (), served) as monitor:
+def test_a_port_in_use_gives_a_message(served: Settings) -> None:
+    """The error names the address and the setting."""
+    with monitor_process(RelayMetrics(), (), served) as monitor:
         port = int(str(monitor.address).rpartition(":")[2])
         taken = Settings(metrics=MetricsSettings(port=port))
         with (
             pytest.raises(ConfigurationError, match=rf"127.0.0.1:{port}: .*set metrics.port"),
-            monitored(RelayMetrics(), (), taken),
+            monitor_process(RelayMetrics(), (), taken),
         ):
             pass
 
 
-def test_other_paths_say_which_there_are(served: Settings) -> None:
-    """A mistyped path is answered, and OpenMetrics is spoken to who asks for it."""
-    with monitored(RelayMetrics(), (), served) as monitor:
-        assert status(str(monitor.address), "/") == (404, "there are /metrics, /healthz and /readyz\n")
+def test_unknown_paths_list_the_known_ones(served: Settings) -> None:
+    """An unknown path lists the known ones, and OpenMetrics is served on request."""
+    with monitor_process(RelayMetrics(), (), served) as monitor:
+        assert status(str(monitor.address), "/") == (404, "not found: use /metrics, /healthz or /readyz\n")
         answer = httpx.get(f"http://{monitor.address}/metrics?x=1", headers={"Accept": "application/openmetrics-text"})
         assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
         assert answer.text.endswith("# EOF\n")
 
 
 def test_measuring_goes_on_after_an_outage(served: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    """A measurement that fails is counted and said, and the next is made; the work beside it is not disturbed."""
+    """A failed measurement is counted and logged, and measuring continues; the work is not disturbed."""
     measured = threading.Event()
     attempts: list[int] = []
 
@@ -118,17 +118,17 @@ def test_measuring_goes_on_after_an_outage(served: Settings, caplog: pytest.LogC
             raise TransientError("no broker answers")
         measured.set()
 
-    with monitored(RelayMetrics(), (), served) as monitor, measuring(monitor, "lag", measure, 0.01):
+    with monitor_process(RelayMetrics(), (), served) as monitor, measure_periodically(monitor, "lag", measure, 0.01):
         assert measured.wait(PATIENCE_SECONDS)
         assert scrape(str(monitor.address)).value("karmalake_loop_outages_total", loop="lag") == 1
     assert "lag: no broker answers" in caplog.text
 
 
 @pytest.mark.parametrize("defect", [ZeroDivisionError("of ours"), OverflowError("date value out of range"), Panic()])
-def test_a_defect_in_measuring_ends_neither_it_nor_the_process(
+def test_a_bug_in_measuring_ends_neither_it_nor_the_process(
     served: Settings, caplog: pytest.LogCaptureFixture, defect: BaseException
 ) -> None:
-    """It is logged once with its traceback, counted each time, and the next measurement is made."""
+    """A bug is logged once with its traceback and counted each time, and measuring continues."""
     attempts: list[int] = []
 
     def measure() -> None:
@@ -137,8 +137,8 @@ def test_a_defect_in_measuring_ends_neither_it_nor_the_process(
             raise defect
 
     with (
-        monitored(RelayMetrics(), (), served, beside=("lag",)) as monitor,
-        measuring(monitor, "lag", measure, 0.01),
+        monitor_process(RelayMetrics(), (), served, background=("lag",)) as monitor,
+        measure_periodically(monitor, "lag", measure, 0.01),
     ):
         wait_for("a measurement that succeeds", lambda: len(attempts) > 5)
         assert scrape(str(monitor.address)).value("karmalake_loop_outages_total", loop="lag") == 4
@@ -146,28 +146,28 @@ def test_a_defect_in_measuring_ends_neither_it_nor_the_process(
     assert caplog.text.count("Traceback") == 1
 
 
-def test_what_is_measured_no_more_is_named_and_harms_nothing() -> None:
-    """Health tells that a measurement is old; the process is well all the same, so nothing restarts it."""
+def test_a_stalled_measurement_is_a_warning_only() -> None:
+    """Health warns that a measurement is outdated; the process stays healthy, so nothing restarts it."""
     settings = Settings(metrics=MetricsSettings(port=0, stalled_after_seconds=2.0))
 
     def measure() -> None:
         raise ZeroDivisionError
 
     with (
-        monitored(RelayMetrics(), (), settings, beside=("lag",)) as monitor,
-        measuring(monitor, "lag", measure, 0.01),
+        monitor_process(RelayMetrics(), (), settings, background=("lag",)) as monitor,
+        measure_periodically(monitor, "lag", measure, 0.01),
     ):
         address = str(monitor.address)
         _, said = wait_for("the news", lambda: (code := status(address, "/healthz"))[1] != "ok\n" and code)
         assert status(address, "/healthz")[0] == 200
         assert said.startswith("ok\nlag has not succeeded for ")
-        monitor.turned("lag")
+        monitor.record_turn("lag")
         assert status(address, "/healthz") == (200, "ok\n")
 
 
 def test_each_callback_is_called() -> None:
-    """With the same arguments, in their order."""
+    """With the same arguments, in order."""
     called: list[tuple[str, int, str]] = []
-    both = each(lambda n, s: called.append(("first", n, s)), lambda n, s: called.append(("second", n, s)))
+    both = call_all(lambda n, s: called.append(("first", n, s)), lambda n, s: called.append(("second", n, s)))
     both(1, "x")
     assert called == [("first", 1, "x"), ("second", 1, "x")]

@@ -1,4 +1,4 @@
-"""Run the notebooks, and keep their outputs: `make notebooks`."""
+"""Run the notebooks and save their outputs: `make notebooks`."""
 
 import tempfile
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.notebooks.running import NOTEBOOKS, make_world, run
 
 
 def main() -> None:
-    """Make the world in a folder that is removed afterwards; write each notebook where it stands."""
+    """Create the simulated world in a temporary folder; update each notebook in place."""
     with tempfile.TemporaryDirectory() as scratch:
         bare = Settings(data_dir=Path(scratch) / "data")
         start(bare)

@@ -1,4 +1,4 @@
-"""Each notebook runs from top to bottom on the demo's data, and says what its committed outputs say."""
+"""Each notebook runs from top to bottom on the demo's data and reproduces its committed outputs."""
 
 import json
 import re
@@ -11,13 +11,13 @@ import pytest
 from pipelines.settings import Settings
 from tests.notebooks.running import NOTEBOOKS, make_world, run
 
-_LARGEST_BYTES = 200_000
-_OF_A_MACHINE = re.compile(r"(?<![\w.<])/(?:home|root|tmp|usr|Users|private|var|work)/|127\.0\.0\.1")
+_MAX_BYTES = 200_000
+_MACHINE_PATH = re.compile(r"(?<![\w.<])/(?:home|root|tmp|usr|Users|private|var|work)/|127\.0\.0\.1")
 
 
 @pytest.fixture(scope="module")
 def beside_data(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an empty folder whose neighbour `data` holds a derived lake, as in the repository after the demo."""
+    """Return an empty folder beside `data`, which holds a derived lake, as in the repository after the demo."""
     data = tmp_path_factory.mktemp("notebooks") / "data"
     kafka = local_settings.kafka.model_copy(update={"topic": "notebooks"})
     return make_world(local_settings.model_copy(update={"data_dir": data, "kafka": kafka}))
@@ -25,8 +25,8 @@ def beside_data(local_settings: Settings, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_says_what_its_committed_outputs_say(path: Path, beside_data: Path) -> None:
-    """Every cell runs, and shows what is committed, to the last character: `make notebooks` brings it up to date.
+def test_reproduces_its_committed_outputs(path: Path, beside_data: Path) -> None:
+    """Every cell runs, and its output equals the committed one; `make notebooks` updates them.
 
     Nothing is written to standard error, where warnings would be.
     """
@@ -36,11 +36,11 @@ def test_says_what_its_committed_outputs_say(path: Path, beside_data: Path) -> N
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_tells_nothing_of_a_machine(path: Path) -> None:
-    """Small, run from top to bottom, without errors, and without paths or addresses of whoever ran it."""
+def test_contains_no_trace_of_a_machine(path: Path) -> None:
+    """It is small, run from top to bottom, without errors, and without paths or addresses of a machine."""
     text = path.read_text(encoding="utf-8")
-    assert len(text) < _LARGEST_BYTES
-    assert _OF_A_MACHINE.findall(text) == []
+    assert len(text) < _MAX_BYTES
+    assert _MACHINE_PATH.findall(text) == []
     cells = [cell for cell in nbformat.reads(text, as_version=4).cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert "error" not in {output.output_type for cell in cells for output in cell.outputs}
@@ -48,7 +48,7 @@ def test_tells_nothing_of_a_machine(path: Path) -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_opens_with_questions_and_ends_with_one(path: Path) -> None:
-    """It says what it answers, shows a chart whose title is a finding, and leaves an exercise that checks itself."""
+    """It lists its questions, shows a chart whose title is a finding, and ends with an exercise that checks itself."""
     cells = nbformat.read(path, as_version=4).cells
     assert "what this notebook answers" in cells[0].source.lower()
     headings = [line for cell in cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]

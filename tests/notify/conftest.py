@@ -20,7 +20,7 @@ WriteRules = Callable[..., Path]
 
 @pytest.fixture
 def bus(kafka: "KafkaCluster", settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Return settings of Apache Kafka with an empty topic of four partitions, and little in flight."""
+    """Return settings of Apache Kafka with an empty topic of four partitions, and a low limit in flight."""
     from pipelines.bus.topics import ensure_topic  # noqa: PLC0415
     from tests.draining import with_ingest  # noqa: PLC0415
 
@@ -36,14 +36,14 @@ def bus(kafka: "KafkaCluster", settings: Settings, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    """Return a webhook that takes everything, until it is told otherwise."""
+    """Return a webhook that accepts everything, unless the test changes its answer."""
     with Receiver() as receiver:
         yield receiver
 
 
 @pytest.fixture
 def write_rules(tmp_path: Path) -> WriteRules:
-    """Return a function that makes a rule file of pieces."""
+    """Return a function that writes a rule file from pieces of TOML."""
 
     def write(*pieces: str) -> Path:
         file = tmp_path / "notify.toml"

@@ -1,4 +1,4 @@
-"""Notifiers of a test: in a thread, or as the command in a process that can be killed."""
+"""Notifiers for tests: in a thread, or as a command in a process that can be killed."""
 
 import os
 import subprocess
@@ -11,10 +11,10 @@ from pathlib import Path
 from kafka.structs import TopicPartition
 
 from pipelines.bus.clients import consumer
-from pipelines.notify.branch import Reports, Tally
+from pipelines.notify.branch import DeliveryCounts, Reports
 from pipelines.notify.rule_file import load_rules
 from pipelines.notify.run import notify, plans
-from pipelines.notify.starts import Loss
+from pipelines.notify.start_offsets import Loss
 from pipelines.serving.client import connect
 from pipelines.settings import Settings
 from tests.notify.receiver import SECRET
@@ -22,12 +22,12 @@ from tests.services.waiting import PATIENCE_SECONDS
 
 
 def webhook(name: str, url: str, options: str = "") -> str:
-    """Return the TOML of a destination and of a rule that tells it of every event A."""
+    """Return the TOML of a webhook destination and of a rule that sends it every event A."""
     return _destination(name, f'kind = "webhook"\nurl = "{url}"\nsecret_env = "NOTIFY_TEST_SECRET"\n{options}')
 
 
 def stream(name: str, key: str) -> str:
-    """Return the TOML of a stream and of a rule that tells it of every event A."""
+    """Return the TOML of a stream destination and of a rule that sends it every event A."""
     return _destination(name, f'kind = "redis_stream"\nkey = "{key}"\n')
 
 
@@ -37,30 +37,30 @@ def _destination(name: str, lines: str) -> str:
 
 
 class Done:
-    """What a notifier in a thread has reported, by destination."""
+    """The reports of a notifier in a thread, by destination."""
 
     def __init__(self) -> None:
-        self._tallies: list[tuple[str, Tally]] = []
+        self._tallies: list[tuple[str, DeliveryCounts]] = []
         self.failures: list[BaseException] = []
-        """Bugs, after which a destination begins again; who expects one takes it out."""
+        """Bugs after which a destination restarts; a test that expects one removes it."""
 
-    def report(self, destination: str, tally: Tally) -> None:
-        self._tallies.append((destination, tally))
+    def report(self, destination: str, counts: DeliveryCounts) -> None:
+        self._tallies.append((destination, counts))
 
     def delivered(self, destination: str) -> int:
-        return sum(tally.delivered for name, tally in list(self._tallies) if name == destination)
+        return sum(counts.delivered for name, counts in list(self._tallies) if name == destination)
 
     @property
     def losses(self) -> list[Loss]:
-        return [loss for _, tally in list(self._tallies) for loss in tally.losses]
+        return [loss for _, counts in list(self._tallies) for loss in counts.losses]
 
     def malformed(self, destination: str) -> int:
-        return sum(tally.malformed for name, tally in list(self._tallies) if name == destination)
+        return sum(counts.malformed for name, counts in list(self._tallies) if name == destination)
 
 
 @contextmanager
 def notifying(settings: Settings, rule_file: Path) -> Iterator[Done]:
-    """Run a notifier in a thread; on the way out it is told to end, and has to."""
+    """Run a notifier in a thread; on exit it must stop when asked."""
     client = connect(settings.redis)
     planned = plans(load_rules(rule_file), settings.notify.max_in_flight, lambda: client)
     stopping, done = threading.Event(), Done()
@@ -90,7 +90,7 @@ def notifying(settings: Settings, rule_file: Path) -> Iterator[Done]:
 
 
 def command(settings: Settings, rule_file: Path, *options: str) -> subprocess.Popen[str]:
-    """Start `karmalake notify` in a process of its own."""
+    """Start `karmalake notify` in a separate process."""
     environment = os.environ | {
         "KARMALAKE_DATA_DIR": str(settings.data_dir),
         "KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": str(settings.kafka.bootstrap_servers),
@@ -112,14 +112,14 @@ def command(settings: Settings, rule_file: Path, *options: str) -> subprocess.Po
 
 
 def checkpoints(settings: Settings, destination: str) -> dict[int, int | None]:
-    """Return what the destination's group has committed, by topic partition."""
+    """Return the committed offsets of the destination's group, by topic partition."""
     with consumer(settings.kafka, group_id=f"{settings.notify.group_id}.{destination}") as reader:
         places = [TopicPartition(settings.kafka.topic, number) for number in range(settings.kafka.partitions)]
         return {place.partition: reader.committed(place) for place in places}
 
 
 def lag(settings: Settings, destination: str) -> int:
-    """Return how many records lie behind the destination's checkpoints."""
+    """Return the number of records above the destination's checkpoints."""
     with consumer(settings.kafka) as reader:
         places = [TopicPartition(settings.kafka.topic, number) for number in range(settings.kafka.partitions)]
         ends = reader.end_offsets(places)

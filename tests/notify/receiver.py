@@ -1,4 +1,4 @@
-"""A webhook of the test's own: a real HTTP server that takes, refuses, fails or hangs as it is told."""
+"""A webhook receiver for tests: a real HTTP server that accepts, rejects, fails or hangs as configured."""
 
 import hmac
 import http.server
@@ -29,7 +29,7 @@ class Request:
 
     @property
     def is_signed(self) -> bool:
-        """As docs/notifications.md tells a receiver to find out."""
+        """Verify the signature as docs/notifications.md describes."""
         signed = self.headers["Karmalake-Timestamp"].encode() + b"." + self.body
         mine = "v1=" + hmac.new(SECRET.encode(), signed, "sha256").hexdigest()
         return hmac.compare_digest(mine, self.headers["Karmalake-Signature"])
@@ -39,7 +39,7 @@ Status = int | tuple[int, dict[str, str]]
 
 
 class Receiver:
-    """Answers every request with what `answer` returns for it, a status or a status with headers; keeps them all."""
+    """Answers each request with the result of `answer`, a status or a status with headers, and records all requests."""
 
     def __init__(self, answer: Callable[[Request], Status] = lambda _: 204) -> None:
         self.answer = answer
@@ -71,7 +71,7 @@ class Receiver:
         return [request.key for request in list(self.requests)]
 
     def hang(self, _: Request) -> int:
-        """Answer nothing until the test ends."""
+        """DeliveryResult nothing until the test ends."""
         self.hanging.set()
         self._released.wait()
         return 503
@@ -99,6 +99,6 @@ class Receiver:
                     self.close_connection = True  # a notifier that was killed
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 # named so by its base
-                """Stay silent."""
+                """Log nothing."""
 
         return Handler

@@ -1,4 +1,4 @@
-"""One notification on its way: what is sent, what an answer means, and when it is tried again."""
+"""One delivery: what is sent, what the response means, and when it is retried."""
 
 import threading
 from collections.abc import Iterator
@@ -8,11 +8,18 @@ from email.utils import format_datetime
 import pytest
 from pydantic import SecretStr
 
-from pipelines.notify.answers import TAKEN, Answer, Notification, Verdict, insist, pause_seconds
+from pipelines.notify.delivery import (
+    DELIVERED,
+    DeliveryResult,
+    Notification,
+    Outcome,
+    backoff_seconds,
+    deliver_with_retry,
+)
 from pipelines.notify.redis_stream import StreamTransport
 from pipelines.notify.rules import RedisStream, Webhook
 from pipelines.notify.template import Event
-from pipelines.notify.webhook import WebhookTransport, meaning, open_webhook
+from pipelines.notify.webhook import WebhookTransport, classify_response, open_webhook
 from pipelines.serving.client import connect
 from pipelines.settings import RedisSettings, Settings
 from tests.notify.receiver import SECRET, Receiver
@@ -34,7 +41,7 @@ def _transport(url: str, request_seconds: float = 10.0) -> WebhookTransport:
     return open_webhook(webhook, SECRET.encode())
 
 
-def _attempt(url: str, request_seconds: float = 10.0) -> Answer:
+def _attempt(url: str, request_seconds: float = 10.0) -> DeliveryResult:
     transport = _transport(url, request_seconds)
     try:
         return transport.attempt(NOTIFICATION)
@@ -42,9 +49,9 @@ def _attempt(url: str, request_seconds: float = 10.0) -> Answer:
         transport.close()
 
 
-def test_the_receiver_can_verify_what_it_is_told(receiver: Receiver) -> None:
-    """The signature covers time and body, and the body says everything of the event."""
-    assert _attempt(receiver.url) == TAKEN
+def test_the_receiver_can_verify_a_notification(receiver: Receiver) -> None:
+    """The signature covers timestamp and body, and the body contains the whole event."""
+    assert _attempt(receiver.url) == DELIVERED
     (request,) = receiver.requests
     assert request.is_signed
     assert request.key == "e-1"
@@ -53,77 +60,82 @@ def test_the_receiver_can_verify_what_it_is_told(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "verdict"),
+    ("status", "outcome"),
     [
-        *((status, Verdict.TAKEN) for status in (200, 202, 204)),
-        *((status, Verdict.LATER) for status in (500, 502, 503, 504, 408, 429)),
-        *((status, Verdict.NEVER) for status in (301, 400, 401, 404, 410, 422)),
+        *((status, Outcome.DELIVERED) for status in (200, 202, 204)),
+        *((status, Outcome.RETRY) for status in (500, 502, 503, 504, 408, 429)),
+        *((status, Outcome.REJECTED) for status in (301, 400, 401, 404, 410, 422)),
     ],
 )
-def test_a_status_says_whether_to_try_again(receiver: Receiver, status: int, verdict: Verdict) -> None:
-    """What the receiver calls our mistake is not repeated; what is its own is."""
+def test_a_status_says_whether_to_try_again(receiver: Receiver, status: int, outcome: Outcome) -> None:
+    """Client errors are not retried; server errors are."""
     receiver.answer = lambda _: status
     answer = _attempt(receiver.url)
-    assert answer.verdict is verdict
-    assert verdict is Verdict.TAKEN or answer.reason == f"HTTP {status}"
+    assert answer.outcome is outcome
+    assert outcome is Outcome.DELIVERED or answer.reason == f"HTTP {status}"
 
 
-def test_nobody_there_and_no_answer_are_tried_again(receiver: Receiver) -> None:
-    """A refused connection and a request over its time limit are nobody's final word."""
-    assert _attempt(f"http://{HOST}:{free_port()}/").verdict is Verdict.LATER
+def test_refused_connections_and_timeouts_are_retried(receiver: Receiver) -> None:
+    """A refused connection and a request over its time limit are retried."""
+    assert _attempt(f"http://{HOST}:{free_port()}/").outcome is Outcome.RETRY
     receiver.answer = receiver.hang
-    assert _attempt(receiver.url, 0.2) == Answer(Verdict.LATER, "no complete answer within 0.2 s")
+    assert _attempt(receiver.url, 0.2) == DeliveryResult(Outcome.RETRY, "no complete answer within 0.2 s")
 
 
 def test_a_retry_has_the_same_key(receiver: Receiver) -> None:
-    """The receiver can tell that it is told again."""
+    """The receiver can recognize a repeat."""
     statuses = iter([500, 503, 204])
     receiver.answer = lambda _: next(statuses)
     transport = _transport(receiver.url)
-    assert insist(lambda: transport.attempt(NOTIFICATION), 5, threading.Event()) == TAKEN
+    assert deliver_with_retry(lambda: transport.attempt(NOTIFICATION), 5, threading.Event()) == DELIVERED
     transport.close()
     assert receiver.keys == ["e-1"] * 3
 
 
-def test_in_vain_is_for_good_after_so_many_attempts() -> None:
-    """The reason says how often, and a refusal is not repeated."""
-    answer = insist(lambda: Answer(Verdict.LATER, "HTTP 500"), 2, threading.Event())
-    assert answer == Answer(Verdict.NEVER, "HTTP 500, after 2 attempts")
-    refusals = iter([Answer(Verdict.NEVER, "HTTP 400")])
-    assert insist(lambda: next(refusals), 5, threading.Event()).reason == "HTTP 400"
+def test_a_delivery_is_rejected_after_the_last_attempt() -> None:
+    """The reason gives the number of attempts, and a rejection is not retried."""
+    answer = deliver_with_retry(lambda: DeliveryResult(Outcome.RETRY, "HTTP 500"), 2, threading.Event())
+    assert answer == DeliveryResult(Outcome.REJECTED, "HTTP 500, after 2 attempts")
+    refusals = iter([DeliveryResult(Outcome.REJECTED, "HTTP 400")])
+    assert deliver_with_retry(lambda: next(refusals), 5, threading.Event()).reason == "HTTP 400"
 
 
-def test_an_ending_notifier_does_not_wait_for_a_retry() -> None:
-    """Nothing is decided then: the next one delivers it."""
+def test_a_stopping_notifier_does_not_wait_for_a_retry() -> None:
+    """The result is RETRY: the next notifier delivers it."""
     stopping = threading.Event()
     stopping.set()
-    assert insist(lambda: Answer(Verdict.LATER, "HTTP 503", 3_000), 5, stopping).verdict is Verdict.LATER
+    assert (
+        deliver_with_retry(lambda: DeliveryResult(Outcome.RETRY, "HTTP 503", 3_000), 5, stopping).outcome
+        is Outcome.RETRY
+    )
 
 
-def test_pauses_double_and_obey() -> None:
-    """A random part is left out of each, and none is shorter than the receiver asked for."""
+def test_pauses_double_and_respect_retry_after() -> None:
+    """Each has jitter, and none is shorter than the receiver asked for."""
     for failures, longest in ((1, 0.5), (2, 1), (5, 8), (50, 60)):
-        assert longest / 2 <= pause_seconds(failures, None) <= longest
-    assert pause_seconds(1, 7) == 7
-    assert pause_seconds(1, 1e9) == 3_600
+        assert longest / 2 <= backoff_seconds(failures, None) <= longest
+    assert backoff_seconds(1, 7) == 7
+    assert backoff_seconds(1, 1e9) == 3_600
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:
-    """Both forms are read; nonsense is as good as none."""
-    assert meaning(503, "7").after_seconds == 7
-    date = meaning(429, format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)).after_seconds
+    """Both forms are parsed; invalid values are ignored."""
+    assert classify_response(503, "7").retry_after_seconds == 7
+    date = classify_response(
+        429, format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+    ).retry_after_seconds
     assert date is not None
     assert 90 < date <= 100
-    assert meaning(503, "soon").after_seconds is None
-    assert meaning(503, None).after_seconds is None
+    assert classify_response(503, "soon").retry_after_seconds is None
+    assert classify_response(503, None).retry_after_seconds is None
 
 
 def test_a_stream_gets_an_entry(settings: Settings) -> None:
-    """Every field is text, and the event_id tells a copy."""
+    """Every field is text, and the event_id identifies a repeat."""
     client = connect(settings.redis)
     key = f"{settings.redis.prefix}.stream"
     transport = StreamTransport(RedisStream(kind="redis_stream", key=key), client)
-    assert transport.attempt(NOTIFICATION) == TAKEN
+    assert transport.attempt(NOTIFICATION) == DELIVERED
     ((_, fields),) = client.xrange(key)
     assert {name.decode(): value.decode() for name, value in fields.items()} == {
         **EVENT._asdict(),
@@ -134,7 +146,7 @@ def test_a_stream_gets_an_entry(settings: Settings) -> None:
     client.set(f"{key}.text", "no stream")
     wrong = StreamTransport(RedisStream(kind="redis_stream", key=f"{key}.text"), client)
     answer = wrong.attempt(NOTIFICATION)
-    assert answer.verdict is Verdict.LATER
+    assert answer.outcome is Outcome.RETRY
     assert answer.reason.startswith(f"the Redis key {key}.text is a string, not a stream: give the destination another")
     client.close()
 
@@ -142,14 +154,14 @@ def test_a_stream_gets_an_entry(settings: Settings) -> None:
 @pytest.mark.parametrize(
     "directives", [{"min-replicas-to-write": 1}, {"maxmemory": 1, "maxmemory-policy": "noeviction"}]
 )
-def test_what_redis_refuses_now_it_may_take_later(redis_server: RedisServer, directives: dict[str, int | str]) -> None:
-    """Full, or without its replicas: no reason to give a notification up at once."""
+def test_errors_of_redis_are_retried(redis_server: RedisServer, directives: dict[str, int | str]) -> None:
+    """A full server, or one without its replicas, is retried."""
     client = connect(RedisSettings(url=SecretStr(redis_server.url())))
     for name, value in directives.items():
         client.config_set(name, value)
     transport = StreamTransport(RedisStream(kind="redis_stream", key="told"), client)
-    assert transport.attempt(NOTIFICATION).verdict is Verdict.LATER
+    assert transport.attempt(NOTIFICATION).outcome is Outcome.RETRY
     for name in directives:
         client.config_set(name, "noeviction" if name.endswith("policy") else 0)
-    assert transport.attempt(NOTIFICATION) == TAKEN
+    assert transport.attempt(NOTIFICATION) == DELIVERED
     client.close()

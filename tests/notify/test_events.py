@@ -1,4 +1,4 @@
-"""The branch judges a record as ingest does: what is a dead letter there is malformed here, and nothing else."""
+"""Notifications and ingest agree on records: exactly the dead letters of ingest are malformed here."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,8 +12,8 @@ from kafka.consumer.fetcher import ConsumerRecord
 from pipelines.contract.decode import Decoded, decode
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
-from pipelines.ingest.batches import to_columns
-from pipelines.notify.events import understand
+from pipelines.ingest.record_batches import to_columns
+from pipelines.notify.events import decode_events
 from pipelines.settings import ContractSettings
 from tests.bus.test_records import Key
 from tests.ingest.hostile_batches import Records, build, guarded, hostile, polled
@@ -58,25 +58,25 @@ def _as_notify_reads(data: bytes) -> list[Any]:
 @given(records=_RECORDS, codec=st.integers(0, 4), strict_keys=st.booleans())
 @example(records=[(2**62, b"u", _value(), [])], codec=0, strict_keys=False)
 @example(records=[(0, b"u", _value(), []), (NOON_MS, b"u", _value(), [])], codec=0, strict_keys=False)
-def test_a_record_is_judged_as_ingest_judges_it(records: Records, codec: int, strict_keys: bool) -> None:
-    """Whatever time, key, value and headers it has; and what is told of an event is what ingest stores."""
+def test_a_record_is_classified_as_in_ingest(records: Records, codec: int, strict_keys: bool) -> None:
+    """For any time, key, value and headers; and the event sent is the one that ingest stores."""
     contract = ContractSettings(strict_keys=strict_keys)
     _assert_judged_alike(build(records, codec, _BASE), _BASE, contract)
 
 
 @given(seed=st.integers(0, 2**32))
-def test_a_batch_is_judged_as_ingest_judges_it(seed: int) -> None:
-    """Also one that is damaged, that lies about its records, or that would burst."""
+def test_a_batch_is_classified_as_in_ingest(seed: int) -> None:
+    """Also damaged batches, batches with a wrong record count, and decompression bombs."""
     _assert_judged_alike(hostile(seed), 0, ContractSettings())
 
 
 def _assert_judged_alike(data: bytes, start: int, contract: ContractSettings) -> None:
-    understood = understand(_as_notify_reads(data), contract)
+    understood = decode_events(_as_notify_reads(data), contract)
     read = to_columns(polled(data), {3: start}, "id")
     ingested = decode(read.records, contract)
     told = {record.offset: event for record, event in understood.events}
     assert list(told) == ingested.events["offset"].to_pylist()
-    assert understood.malformed == len(ingested.rejected) + len(read.unread)
+    assert understood.malformed == len(ingested.rejected) + len(read.unreadable)
     for name in ("event_id", "user_id", "action_type"):
         assert [getattr(event, name) for event in told.values()] == ingested.events[name].to_pylist()
     assert [event.metadata for event in told.values()] == list(map(dict, ingested.events["metadata"].to_pylist()))
@@ -85,7 +85,7 @@ def _assert_judged_alike(data: bytes, start: int, contract: ContractSettings) ->
 
 
 def test_headers_reach_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The id of a writer's schema may stand there."""
+    """They may contain the id of the writer's schema."""
     seen: list[Any] = []
 
     def spy(records: pa.Table, contract: ContractSettings) -> Decoded:
@@ -94,5 +94,5 @@ def test_headers_reach_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("pipelines.notify.events.decode", spy)
     data = build([(NOON_MS, b"u", _value(), [("schema", b"7"), ("none", None)])])
-    understand(_as_notify_reads(data), ContractSettings())
+    decode_events(_as_notify_reads(data), ContractSettings())
     assert seen == [[{"key": "schema", "value": b"7"}, {"key": "none", "value": None}]]

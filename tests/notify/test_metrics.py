@@ -1,4 +1,4 @@
-"""`karmalake notify` tells of its destinations: what each took, and how far it is behind, one without the other."""
+"""The metrics of `karmalake notify`: deliveries and lag of each destination, independently."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from tests.services.waiting import wait_for
 def test_a_destination_that_hangs_shows(
     bus: Settings, receiver: Receiver, write_rules: WriteRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its lag stays while the other's goes to nothing, and both turn: nothing is to be restarted (`isolated`)."""
+    """Its lag stays while that of the other becomes zero, and both loops run, so no restart is needed (`isolated`)."""
     monkeypatch.setenv("KARMALAKE_LAG_INTERVAL_SECONDS", "0.2")
     with Receiver() as hanging:
         hanging.answer = hanging.hang

@@ -1,4 +1,4 @@
-"""Notifiers on a real Apache Kafka: nothing missed, nobody held up, whatever hangs, refuses or is killed."""
+"""Notifiers on a real Apache Kafka: nothing is missed or blocked by hangs, rejections and kills."""
 
 import subprocess
 import threading
@@ -13,8 +13,8 @@ from pipelines.bus.clients import consumer, producer
 from pipelines.bus.topics import ensure_topic
 from pipelines.emit.producer import Record
 from pipelines.notify import branch as branch_module
-from pipelines.notify.answers import Answer, Transport
-from pipelines.notify.dead_letters import dead_letters_of
+from pipelines.notify.dead_letters import dlq_settings
+from pipelines.notify.delivery import DeliveryResult, Transport
 from pipelines.notify.lanes import Delivery, Lanes
 from pipelines.operate.audit import audit
 from pipelines.serving.client import connect
@@ -44,17 +44,17 @@ def _in_order(count: int) -> dict[int, list[int]]:
 
 
 def _dead_letters(settings: Settings, count: int) -> list[Any]:
-    with consumer(dead_letters_of(settings.kafka), auto_offset_reset="earliest") as reader:
-        reader.subscribe([dead_letters_of(settings.kafka).topic])
+    with consumer(dlq_settings(settings.kafka), auto_offset_reset="earliest") as reader:
+        reader.subscribe([dlq_settings(settings.kafka).topic])
         found: list[Any] = []
         wait_for("the dead letters", lambda: len(found) >= count or found.extend(next(reader) for _ in range(count)))
     return found
 
 
-def test_events_are_told_in_order_and_the_checkpoint_follows(
+def test_events_are_delivered_in_order_and_the_checkpoint_follows(
     bus: Settings, receiver: Receiver, write_rules: WriteRules
 ) -> None:
-    """Once each where nothing fails, signed, each user's in order; then nothing lies behind the checkpoint."""
+    """Each event once if nothing fails, signed, in order per user; then no record is above the checkpoint."""
     send(bus, [*valid_records(range(100)), *valid_records(range(100, 130), "B")])
     with notifying(bus, write_rules(webhook("ops", receiver.url))):
         wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0)
@@ -64,10 +64,10 @@ def test_events_are_told_in_order_and_the_checkpoint_follows(
     assert {request.said["text"] for request in receiver.requests} == {f"u-{n % 7}: {n}" for n in range(100)}
 
 
-def test_what_fails_for_good_becomes_a_dead_letter_and_blocks_nothing(
+def test_a_rejected_notification_becomes_a_dead_letter_and_blocks_nothing(
     bus: Settings, receiver: Receiver, write_rules: WriteRules
 ) -> None:
-    """The letter is the original record with the reason; what is no event is skipped and counted, not written."""
+    """The dead letter is the original record with the reason; malformed records are only counted."""
 
     def answer(request: Request) -> Status:
         return {"e-3": 422, "e-5": 503}.get(request.key, 204)
@@ -91,10 +91,10 @@ def test_what_fails_for_good_becomes_a_dead_letter_and_blocks_nothing(
     assert query(bus, "SELECT count(*) FROM dead_letters") == [(2,)]
 
 
-def test_a_dead_letter_too_large_for_its_topic_is_cut(
+def test_a_dead_letter_too_large_for_its_topic_is_truncated(
     bus: Settings, receiver: Receiver, write_rules: WriteRules
 ) -> None:
-    """Record and reason together exceed what the topic takes: the copy says where the whole is, and blocks nothing."""
+    """Record and reason exceed the limit of the topic: the copy locates the original, and blocks nothing."""
     receiver.answer = lambda request: {"e-0": 422}.get(request.key, 204)
     large, *others = valid_records(range(20))
     send(bus, [large._replace(headers=[("note", b"x" * 1_048_350)]), *others])
@@ -108,13 +108,13 @@ def test_a_dead_letter_too_large_for_its_topic_is_cut(
     assert {"karmalake.notify.topic_partition", "karmalake.notify.offset"} <= headers.keys()
 
 
-def test_a_destination_that_a_bug_ends_begins_again(
+def test_a_destination_restarts_after_a_bug(
     bus: Settings, receiver: Receiver, write_rules: WriteRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A lane that dies is noticed, what it was handed is told, and no other destination hears of it (`isolated`)."""
+    """A dead lane is detected, its deliveries are made, and no other destination is affected (`isolated`)."""
     deliver, broken = Lanes._deliver, threading.Event()
 
-    def breaks_once(lanes: Lanes, delivery: Delivery, transport: Transport) -> Answer:
+    def breaks_once(lanes: Lanes, delivery: Delivery, transport: Transport) -> DeliveryResult:
         if delivery.notification.rule == "ops" and not broken.is_set():
             broken.set()
             raise SystemExit
@@ -130,18 +130,18 @@ def test_a_destination_that_a_bug_ends_begins_again(
             done.failures.clear()
         assert other.keys == list(dict.fromkeys(other.keys))
         assert set(receiver.keys) == set(other.keys) == _ids(range(40))
-    assert str(failure) == "a lane ended: SystemExit: "
+    assert str(failure) == "a delivery lane failed: SystemExit: "
     assert _first_arrivals_by_user(receiver.keys) == _in_order(40)
 
 
-def test_what_no_client_can_read_holds_nobody_up(
+def test_an_unreadable_batch_blocks_nothing(
     bus: Settings, receiver: Receiver, write_rules: WriteRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A record batch that would burst, a header whose key is no text: the next events are told (`not-blocked`).
+    """A decompression bomb, or a header whose key is not text: later events are delivered (`not-blocked`).
 
     The audit reads the topic by records as well, and accounts for each of them (`nothing-lost`).
     """
-    monkeypatch.setattr(inflate_module, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(inflate_module, "MAX_DECOMPRESSED_BYTES", 100_000)
     send(bus, valid_records(range(10)))
     with closing(producer(bus.kafka, compression_type="gzip")) as compressing:
         compressing.send(bus.kafka.topic, bytes(400_000), b"u-1").get(10)
@@ -160,8 +160,8 @@ def test_what_no_client_can_read_holds_nobody_up(
     assert query(bus, told) == [(True, "undecodable", True)]
 
 
-def test_a_retry_after_is_obeyed(bus: Settings, receiver: Receiver, write_rules: WriteRules) -> None:
-    """The second attempt comes when the receiver asked for it, not before, under the same key."""
+def test_retry_after_is_respected(bus: Settings, receiver: Receiver, write_rules: WriteRules) -> None:
+    """The second attempt is made no earlier than the receiver asked, with the same key."""
     times: list[float] = []
 
     def answer(_: Request) -> Status:
@@ -177,10 +177,10 @@ def test_a_retry_after_is_obeyed(bus: Settings, receiver: Receiver, write_rules:
 
 
 @pytest.mark.parametrize("seconds", [5, pytest.param(45, marks=pytest.mark.slow)])
-def test_a_hung_webhook_delays_nobody_else(
+def test_a_hung_webhook_delays_no_other_destination(
     bus: Settings, receiver: Receiver, write_rules: WriteRules, seconds: int
 ) -> None:
-    """While one hangs, far beyond what may be in flight, the others and the warehouse keep up (`isolated`).
+    """While one hangs, far beyond the limit in flight, the others and ingest keep up (`isolated`).
 
     The longer time is over four times what Kafka has for a request, and a member of a group for a sign of life.
     """
@@ -216,7 +216,7 @@ def test_a_hung_webhook_delays_nobody_else(
 def test_kills_miss_nothing_and_repeat_only_the_same_key(
     bus: Settings, receiver: Receiver, write_rules: WriteRules
 ) -> None:
-    """SIGKILL in the midst of it, three times: every event is told, in order but for a bounded number of copies."""
+    """SIGKILL during delivery, three times: every event is delivered, in order except for a bounded set of repeats."""
     count, rules = 400, write_rules(webhook("ops", receiver.url))
     send(bus, valid_records(range(count)))
     for share in (0.2, 0.5, 0.8):
@@ -234,7 +234,7 @@ def test_kills_miss_nothing_and_repeat_only_the_same_key(
 
 
 def test_two_notifiers_share_the_topic_partitions(bus: Settings, receiver: Receiver, write_rules: WriteRules) -> None:
-    """Both deliver; when one ends, the other has it all; nothing is missed when topic partitions move."""
+    """Both deliver; when one stops, the other takes over; nothing is missed in the rebalance."""
     rules, count = write_rules(webhook("ops", receiver.url)), 0
     with notifying(bus, rules) as stays:
         with notifying(bus, rules) as leaves:
@@ -250,10 +250,10 @@ def test_two_notifiers_share_the_topic_partitions(bus: Settings, receiver: Recei
     assert _first_arrivals_by_user(receiver.keys) == _in_order(count)
 
 
-def test_what_was_under_way_when_topic_partitions_moved_is_told(
+def test_deliveries_in_flight_during_a_rebalance_are_made(
     bus: Settings, receiver: Receiver, write_rules: WriteRules
 ) -> None:
-    """Also that of topic partitions which stay with the same notifier: it reads them again."""
+    """Also for topic partitions that stay with the same notifier: it reads them again."""
     receiver.answer = lambda _: sleep(0.1) or 204
     rules = write_rules(webhook("ops", receiver.url))
     count = send(bus, valid_records(range(300)))
@@ -267,10 +267,10 @@ def test_what_was_under_way_when_topic_partitions_moved_is_told(
     assert _first_arrivals_by_user(receiver.keys) == _in_order(count)
 
 
-def test_records_that_come_before_the_word_that_they_are_ours(
+def test_records_polled_before_the_assignment_is_reported(
     bus: Settings, receiver: Receiver, write_rules: WriteRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client may return records of a topic partition before it says, on its thread, that it is assigned."""
+    """The client may return records of a topic partition before its thread reports the assignment."""
     told = branch_module._Moves.on_partitions_assigned
 
     def told_late(*arguments: Any) -> None:
@@ -282,7 +282,9 @@ def test_records_that_come_before_the_word_that_they_are_ours(
         wait_for("what was sent to be told", lambda: set(receiver.keys) == _ids(range(count)))
 
 
-def test_a_new_destination_is_not_told_of_the_past(bus: Settings, receiver: Receiver, write_rules: WriteRules) -> None:
+def test_a_new_destination_begins_at_the_end_of_the_topic(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules
+) -> None:
     """It begins at the end of the topic, unless it says `begin = "earliest"`."""
     send(bus, valid_records(range(20)))
     rules = write_rules(webhook("ops", receiver.url).replace('begin = "earliest"', ""))
@@ -296,7 +298,7 @@ def test_a_new_destination_is_not_told_of_the_past(bus: Settings, receiver: Rece
 def test_a_terminated_command_ends_cleanly_while_a_webhook_hangs(
     bus: Settings, receiver: Receiver, write_rules: WriteRules
 ) -> None:
-    """Exit code 0 in good time; what hangs is not committed, so the next one tells it again."""
+    """Exit code 0 in time; the hanging delivery is not committed, so the next notifier makes it."""
     receiver.answer = receiver.hang
     rules = write_rules(webhook("ops", receiver.url, "request_seconds = 600"))
     send(bus, valid_records(range(10)))
@@ -306,16 +308,16 @@ def test_a_terminated_command_ends_cleanly_while_a_webhook_hangs(
         output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, output
     assert output.splitlines() == [
-        f"telling ops of {bus.kafka.topic}; Ctrl-C ends it",
-        "ended; what was not delivered is delivered next time",
+        f"notifying ops of events in {bus.kafka.topic}; Ctrl-C stops it",
+        "stopped; undelivered notifications are delivered at the next start",
     ]
     assert sum(at or 0 for at in checkpoints(bus, "ops").values()) < 10
 
 
-def test_the_command_judges_a_rule_file(bus: Settings, receiver: Receiver, write_rules: WriteRules) -> None:
+def test_the_command_checks_a_rule_file(bus: Settings, receiver: Receiver, write_rules: WriteRules) -> None:
     """`--check` needs no broker and sends nothing."""
     rules = write_rules(webhook("ops", receiver.url))
-    assert _output(command(bus, rules, "--check")) == (0, f"{rules} is right: it tells ops\n")
+    assert _output(command(bus, rules, "--check")) == (0, f"{rules} is valid; destinations: ops\n")
     rules.write_text(rules.read_text().replace("text =", "txt ="))
     code, output = _output(command(bus, rules, "--check"))
     assert code == 78
@@ -327,6 +329,6 @@ def _output(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, output
 
 
-def test_dead_letters_have_a_topic_of_their_own(bus: Settings) -> None:
-    """It is created as the topic is, beside it."""
-    assert ensure_topic(dead_letters_of(bus.kafka)).name == f"{bus.kafka.topic}.notify.dlq"
+def test_dead_letters_have_a_separate_topic(bus: Settings) -> None:
+    """It is created with the settings of the topic."""
+    assert ensure_topic(dlq_settings(bus.kafka)).name == f"{bus.kafka.topic}.notify.dlq"

@@ -1,4 +1,4 @@
-"""The broker goes away under a notifier: that only delays."""
+"""An outage of the broker only delays a notifier."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.jvm, pytest.mark.slow]
 def test_a_killed_broker_only_delays(
     settings: Settings, tmp_path: Path, receiver: Receiver, write_rules: WriteRules
 ) -> None:
-    """It is killed and started again under a notifier, which goes on: nothing is missed."""
+    """The broker is killed and restarted; the notifier continues, and nothing is missed."""
     require("kafka")
     from tests.services.kafka_cluster import KafkaCluster  # noqa: PLC0415 # warns when it is imported
 
@@ -44,7 +44,7 @@ def test_a_killed_broker_only_delays(
 def test_a_damaged_batch_delays_its_own_topic_partition(
     settings: Settings, tmp_path: Path, receiver: Receiver, write_rules: WriteRules
 ) -> None:
-    """Its checksum is wrong: that is said, and of the other topic partitions everything is told (`isolated`)."""
+    """A wrong checksum is reported, and all events of the other topic partitions are delivered (`isolated`)."""
     require("kafka")
     from tests.services.kafka_cluster import KafkaCluster  # noqa: PLC0415 # warns when it is imported
 

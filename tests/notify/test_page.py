@@ -1,4 +1,4 @@
-"""docs/notifications.md: what it shows is what works."""
+"""The examples of docs/notifications.md work."""
 
 import os
 import re
@@ -17,7 +17,7 @@ import pytest
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
 from pipelines.emit.producer import Record
-from pipelines.notify.answers import Notification
+from pipelines.notify.delivery import Notification
 from pipelines.notify.rule_file import parse_rules
 from pipelines.notify.rules import RedisStream, Webhook
 from pipelines.notify.template import Event
@@ -35,8 +35,8 @@ def _blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
-def test_the_rule_file_of_the_page_is_one() -> None:
-    """It shows every kind, and the numbers it shows are the defaults."""
+def test_the_rule_file_of_the_page_is_valid() -> None:
+    """It contains every kind of destination, with the default values."""
     (block,) = _blocks("toml")
     rules = parse_rules(block)
     ops, app = rules.destinations["ops"], rules.destinations["app"]
@@ -45,11 +45,11 @@ def test_the_rule_file_of_the_page_is_one() -> None:
     assert (ops.request_seconds, ops.attempts, ops.lanes, app.max_length) == (10, 8, 4, 100_000)
     assert ops == Webhook(kind="webhook", url=ops.url, secret_env=ops.secret_env)
     rated = Event("e", "ada", "DriverRated", "", {"rating": "5"})
-    assert [rule.name for rule in rules.rules_for("app") if rule.speaks_of(rated)] == ["rated"]
+    assert [rule.name for rule in rules.rules_for("app") if rule.matches(rated)] == ["rated"]
 
 
-def test_the_receiver_of_the_page_knows_a_genuine_request(receiver: Receiver) -> None:
-    """It accepts what is signed, and nothing that was changed or kept for later."""
+def test_the_receiver_of_the_page_accepts_genuine_requests(receiver: Receiver) -> None:
+    """It accepts signed requests, and rejects changed or replayed ones."""
     names: dict[str, Any] = {}
     exec(_blocks("python")[1], names)  # noqa: S102 # our own page
     transport = open_webhook(Webhook(kind="webhook", url=receiver.url, secret_env="S"), SECRET.encode())  # noqa: S106
@@ -63,8 +63,8 @@ def test_the_receiver_of_the_page_knows_a_genuine_request(receiver: Receiver) ->
     assert not is_genuine(secret, request.headers | {"Karmalake-Timestamp": "1"}, request.body)
 
 
-def test_the_library_of_the_page_knows_a_genuine_request(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a secret in the form that the page gives; what was changed, or is no request of ours, is None."""
+def test_the_library_of_the_page_accepts_genuine_requests(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a secret in the form of the page; changed or foreign requests give None."""
     names: dict[str, Any] = {}
     exec(_blocks("python")[0], names)  # noqa: S102 # our own page
     secret = "whsec_" + b64encode(bytes(range(32))).decode()
@@ -83,7 +83,7 @@ def test_the_library_of_the_page_knows_a_genuine_request(receiver: Receiver, mon
 
 @pytest.mark.jvm
 def test_the_branch_of_the_page_runs(bus: Settings, tmp_path: Path) -> None:
-    """Copies count once, what is no event is passed over, and it takes up where it was ended."""
+    """Repeats count once, malformed records are skipped, and it resumes where it stopped."""
     code = _blocks("python")[2]
     assert sum(map(bool, map(str.strip, code.splitlines()))) <= 30
     send(bus, [*_ratings(0, 5), *_ratings(3, 8), *valid_records(range(3)), Record(b"k", b"\xff"), Record(b"k", None)])

@@ -1,4 +1,4 @@
-"""Rules: what they tell, and what is said about a mistake in their file."""
+"""Rules: which events they match, and the errors for an invalid rule file."""
 
 import pytest
 
@@ -40,11 +40,11 @@ def _event(action_type: str, **metadata: str) -> Event:
 
 
 def _first(destination: str, event: Event) -> str | None:
-    return next((rule.name for rule in parse_rules(GOOD).rules_for(destination) if rule.speaks_of(event)), None)
+    return next((rule.name for rule in parse_rules(GOOD).rules_for(destination) if rule.matches(event)), None)
 
 
-def test_of_several_rules_the_first_speaks() -> None:
-    """A destination is told once of an event, so that the event_id can be the idempotency key."""
+def test_the_first_matching_rule_applies() -> None:
+    """A destination gets an event at most once, so the event_id can be the idempotency key."""
     assert _first("app", _event("Rated", rating="1.5")) == "low"
     assert _first("app", _event("Rated", rating="3")) == "any"
     assert _first("ops", _event("Rated", rating="3")) is None
@@ -66,13 +66,13 @@ def test_of_several_rules_the_first_speaks() -> None:
     ],
 )
 def test_a_condition_compares_numbers_as_numbers(demand: dict[str, object], value: str | None, is_met: bool) -> None:
-    """What is no number is neither at least nor at most anything; equality is of the text."""
+    """A value that is not a number meets neither at_least nor at_most; equality compares text."""
     condition = Condition.model_validate({"key": "rating", **demand})
     assert condition.is_met({} if value is None else {"rating": value}) is is_met
 
 
-def test_a_text_says_what_the_event_says() -> None:
-    """Every field can stand in it; braces are doubled; what the event does not have is left empty."""
+def test_a_template_is_filled_from_the_event() -> None:
+    """It can contain every field; braces are doubled; missing metadata is empty."""
     text = check("{{{user_id}}} {action_type} {event_id} {event_time} {metadata.a b}|{metadata.none}|")
     event = _event("Rated", **{"a b": "{user_id}"})
     assert fill(text, event) == "{ada} Rated e1 2026-01-01T00:00:00+00:00 {user_id}||"
@@ -83,12 +83,12 @@ def test_a_text_says_what_the_event_says() -> None:
     [
         ("url =", "uri =", r"r.toml:3: destinations.ops.uri: is not a key here: did you mean 'url'\?"),
         ('kind = "webhook"', 'kind = "email"', r'r.toml:1: destinations.ops: needs a kind: write kind = "webhook"'),
-        ("https://", "", r"r.toml:3: destinations.ops.url: must be an address like https://.*, not example.com/hook"),
-        ('secret_env = "OPS_SECRET"', "", r"r.toml:1: destinations.ops: needs a secret to sign with"),
-        ("at_most = 2", "", r"r.toml:15: rules.0.when.0: demands nothing: give equal, at_least or at_most"),
+        ("https://", "", r"r.toml:3: destinations.ops.url: must be a URL like https://.*, not example.com/hook"),
+        ('secret_env = "OPS_SECRET"', "", r"r.toml:1: destinations.ops: needs a signing secret"),
+        ("at_most = 2", "", r"r.toml:15: rules.0.when.0: has no condition: give equal, at_least or at_most"),
         ("at_most = 2", 'at_most = "two"', r"r.toml:17: rules.0.when.0.at_most: .*, not two"),
-        ("{user_id} got", "{user} got", r"r.toml:13: rules.0.text: has \{user\}, which is no field of an event: write"),
-        ("{user_id} got", "user} got", r"r.toml:13: rules.0.text: has a lone '\}': write '\}\}'"),
+        ("{user_id} got", "{user} got", r"r.toml:13: rules.0.text: has \{user\}, which is not an event field: write"),
+        ("{user_id} got", "user} got", r"r.toml:13: rules.0.text: has an unmatched '\}': write '\}\}'"),
         ('to = ["app"]', 'to = ["apps"]', r"rule 'any' names 'apps': add \[destinations.apps\]"),
         ('to = ["ops", "app"]', 'to = ["app"]', r"no rule names the destination 'ops'"),
         ('name = "any"', 'name = "low"', r"two rules are named 'low': rename one"),
@@ -97,14 +97,14 @@ def test_a_text_says_what_the_event_says() -> None:
         ("[[rules]]", "[[rules", r"r.toml is not TOML: "),
     ],
 )
-def test_a_mistake_is_told_by_line_and_remedy(old: str, new: str, said: str) -> None:
-    """Nobody has to read the code to mend a rule file."""
+def test_errors_have_line_and_remedy(old: str, new: str, said: str) -> None:
+    """A rule file can be corrected from the message alone."""
     assert old in GOOD
     with pytest.raises(ConfigurationError, match=said):
         parse_rules(GOOD.replace(old, new), "r.toml")
 
 
-def test_a_file_that_is_not_there_is_named() -> None:
-    """A wrong path is a mistake like another."""
+def test_a_missing_file_is_named() -> None:
+    """A wrong path is reported like any other error."""
     with pytest.raises(ConfigurationError, match=r"nothing\.toml cannot be read"):
         load_rules(REPOSITORY / "nothing.toml")

@@ -1,4 +1,4 @@
-"""What a receiver trusts a webhook by: secrets, signatures that a library verifies, and ids that tell copies apart."""
+"""Authentication of webhooks: secrets, signatures that a library verifies, and ids that identify repeats."""
 
 import base64
 import hmac
@@ -14,9 +14,9 @@ from standardwebhooks.webhooks import Webhook as StandardReceiver
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from pipelines.errors import ConfigurationError
-from pipelines.notify.answers import TAKEN, Notification
+from pipelines.notify.delivery import DELIVERED, Notification
 from pipelines.notify.rules import Webhook
-from pipelines.notify.signature import idempotency_key, secret_of, signed_headers, webhook_id
+from pipelines.notify.signature import idempotency_key, read_secret, signed_headers, webhook_id
 from pipelines.notify.template import Event
 from pipelines.notify.webhook import open_webhook
 from tests.notify.receiver import Receiver, Request
@@ -35,7 +35,9 @@ def receiver() -> Iterator[Receiver]:
 def _request(receiver: Receiver, event_id: str, secret: bytes) -> Request:
     webhook = Webhook(kind="webhook", url=receiver.url, secret_env="S")  # noqa: S106
     transport = open_webhook(webhook, secret)
-    assert transport.attempt(Notification(Event(event_id, "ada", "Rated", "", {"wörd": "ü"}), "low", "ada")) == TAKEN
+    assert (
+        transport.attempt(Notification(Event(event_id, "ada", "Rated", "", {"wörd": "ü"}), "low", "ada")) == DELIVERED
+    )
     transport.close()
     return receiver.requests.pop()
 
@@ -47,7 +49,7 @@ def _request(receiver: Receiver, event_id: str, secret: bytes) -> Request:
 @example("\te", "%09e")
 @example("\ud800", "\ufffd")
 def test_two_ids_never_become_one_key(first: str, other: str) -> None:
-    """Neither as `Idempotency-Key` nor as `webhook-id`; the keys are what HTTP transmits as it is."""
+    """Neither as `Idempotency-Key` nor as `webhook-id`; HTTP transmits the keys unchanged."""
     for make in (idempotency_key, webhook_id):
         assert (make(first) == make(other)) == (first == other)
         assert unquote(make(first), errors="surrogatepass") == first
@@ -57,7 +59,7 @@ def test_two_ids_never_become_one_key(first: str, other: str) -> None:
 
 @pytest.mark.parametrize("event_id", [" e-1", "e-1 ", "\te-1\t", "a  b", "\0", "é\r\nX: y", "   ", "ride-1/rated"])
 def test_an_event_of_any_id_is_delivered_under_its_key(receiver: Receiver, event_id: str) -> None:
-    """White space at an end, a line break, a NUL: the receiver's key is the one that was meant."""
+    """White space at an end, a line break, a NUL: the receiver gets the intended key."""
     request = _request(receiver, event_id, b"secret")
     assert unquote(request.key) == event_id
     assert unquote(request.headers["webhook-id"]) == event_id
@@ -65,7 +67,7 @@ def test_an_event_of_any_id_is_delivered_under_its_key(receiver: Receiver, event
 
 
 def test_a_visible_id_is_its_key() -> None:
-    """A receiver recognizes it, and an id of before this rule has the key of before."""
+    """It is sent unchanged, so a receiver recognizes it."""
     assert idempotency_key("ride-1/rated at noon") == "ride-1/rated at noon"
     assert idempotency_key("ü\n%") == "%C3%BC%0A%25"
     assert webhook_id("ride-1/a.b") == "ride-1%2Fa%2Eb"
@@ -79,7 +81,7 @@ def test_a_visible_id_is_its_key() -> None:
 def test_a_library_verifies_what_it_receives(
     receiver: Receiver, configured: str, theirs: str | bytes, event_id: str
 ) -> None:
-    """Standard Webhooks' own library, with a `whsec_` secret as it is, and with any other secret as bytes."""
+    """The library of Standard Webhooks, with a `whsec_` secret as it is, and with any other secret as bytes."""
     request = _request(receiver, event_id, configured.encode())
     assert StandardReceiver(theirs).verify(request.body, request.headers) == request.said
     with pytest.raises(WebhookVerificationError):
@@ -90,7 +92,7 @@ def test_a_library_verifies_what_it_receives(
         StandardReceiver(theirs).verify(request.body, request.headers | {"webhook-id": "another"})
 
 
-def test_what_is_signed_is_what_the_specification_says() -> None:
+def test_the_signed_text_follows_the_specification() -> None:
     """Id, time and body, with full stops between them, under the decoded secret; both schemes name the same time."""
     headers = signed_headers(SERIALIZED.encode(), "msg_1", 1_614_265_330, b'{"test": 2432232314}')
     digest = hmac.digest(KEY, b'msg_1.1614265330.{"test": 2432232314}', "sha256")
@@ -99,24 +101,24 @@ def test_what_is_signed_is_what_the_specification_says() -> None:
 
 
 def test_a_secret_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rule file holds none; without one nothing is sent."""
+    """The rule file contains no secret; without a secret nothing is sent."""
     monkeypatch.setenv("HOOK", "s3cret")
     from_environment = Webhook(kind="webhook", url="http://h/", secret_env="HOOK")  # noqa: S106
-    assert secret_of(from_environment) == b"s3cret"
+    assert read_secret(from_environment) == b"s3cret"
     monkeypatch.delenv("HOOK")
     with pytest.raises(ConfigurationError, match="is empty: put it into HOOK"):
-        secret_of(from_environment)
+        read_secret(from_environment)
     from_file = Webhook(kind="webhook", url="http://h/", secret_file=tmp_path / "secret")
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        secret_of(from_file)
+        read_secret(from_file)
     (tmp_path / "secret").write_text("s3cret\n")
-    assert secret_of(from_file) == b"s3cret"
+    assert read_secret(from_file) == b"s3cret"
 
 
 @pytest.mark.parametrize("secret", ["whsec_", "whsec_not base64", "whsec_a", "whsec_\udcff"])
 def test_a_damaged_standard_secret_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
-    """No receiver could verify by it; the sentence names where it is, and how one is made."""
+    """No receiver could verify with it; the message names its location, and how to generate a new one."""
     monkeypatch.setenv("HOOK", secret)
-    with pytest.raises(ConfigurationError, match="in HOOK begins with whsec_, but no base64 follows") as caught:
-        secret_of(Webhook(kind="webhook", url="http://h/", secret_env="HOOK"))  # noqa: S106
+    with pytest.raises(ConfigurationError, match="in HOOK begins with whsec_, but no valid base64 follows") as caught:
+        read_secret(Webhook(kind="webhook", url="http://h/", secret_env="HOOK"))  # noqa: S106
     assert "not base64" not in str(caught.value)

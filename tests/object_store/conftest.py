@@ -1,4 +1,4 @@
-"""The lake on an object store: fixtures of the same names as elsewhere, for the same tests."""
+"""Fixtures of a lake on an object store, with the names that tests of local lakes use."""
 
 import uuid
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tests.services.object_store import BUCKET, ObjectStore
 
 @pytest.fixture(scope="package")
 def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    """Return a store that the environment names, for as long as tests of this folder run."""
+    """Return an object store that the environment names while tests of this folder run."""
     with ObjectStore(tmp_path_factory.mktemp("objects")) as store, pytest.MonkeyPatch.context() as patch:
         for name, value in store.environment.items():
             patch.setenv(name, value)
@@ -21,7 +21,7 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSto
 
 @pytest.fixture
 def uri(object_store: ObjectStore) -> str:
-    """Return where a lake may be made."""
+    """Return an unused URI for a lake."""
     return f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}/lake"
 
 
@@ -33,5 +33,5 @@ def lake(uri: str) -> Lake:
 
 @pytest.fixture
 def settings(settings: Settings, uri: str) -> Settings:
-    """Return settings as every test has them, with the lake on the store."""
+    """Return the settings of all tests, with the lake on the object store."""
     return settings.model_copy(update={"lake": settings.lake.model_copy(update={"uri": uri})})

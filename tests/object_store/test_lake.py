@@ -1,25 +1,25 @@
-"""Tests of the lake, as they are elsewhere, on an object store: the log fences there, too (`atomic`, `fenced`)."""
+"""Tests of local lakes, run on an object store: the log fences there, too (`atomic`, `fenced`)."""
 
-# ruff: noqa: F401 - pytest finds them by their names here
+# ruff: noqa: F401 - pytest collects the imported tests
 
 import pytest
 
 from tests.lake.test_commit import (
     test_a_commit_publishes_rows_checkpoint_and_record_together,
-    test_a_compaction_overtakes,
-    test_a_lost_answer_is_recognised,
+    test_a_concurrent_commit_of_another_topic_partition_forces_a_retry,
+    test_a_concurrent_compaction_forces_a_retry,
+    test_a_lost_response_is_recognised,
     test_a_snapshot_is_one_version_with_its_records,
-    test_an_ingester_of_another_topic_partition_overtakes,
+    test_concurrent_completion_of_the_records_is_harmless,
     test_many_appends_at_once_all_land,
     test_two_ingesters_on_one_checkpoint_are_fenced,
-    test_two_that_complete_the_records_race_harmlessly,
 )
 from tests.lake.test_upkeep import (
     filled,
     test_a_compaction_that_comes_second_gives_up,
     test_a_reader_of_an_old_snapshot_reads_on,
     test_a_stale_compaction_cannot_commit,
-    test_compactions_at_once_neither_double_nor_lose,
+    test_concurrent_compactions_neither_double_nor_lose_rows,
     test_ingest_beside_a_compaction_goes_on,
     test_vacuum_removes_what_was_replaced_before_the_retention,
 )

@@ -1,4 +1,4 @@
-"""A store that goes away under a `stream`, and comes back."""
+"""An outage of the object store under a running `stream`."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ from tests.services.waiting import wait_for
 pytestmark = pytest.mark.slow
 _POLICY = parse_policy('name = "points"\nversion = "1"\n[actions.A]\npoints = 3\n')
 _SECONDS = 120.0
-"""A request to the store is tried again by the libraries for a while before they give up."""
+"""The libraries retry a request to the store for a while before they fail."""
 
 
 def _serves(settings: Settings, points: int) -> None:
@@ -32,7 +32,7 @@ def _serves(settings: Settings, points: int) -> None:
 
 
 def test_a_store_that_goes_away_for_a_while(settings: Settings, object_store: ObjectStore) -> None:
-    """Both loops meet the outage and retry: nothing ends, nothing is lost or counted twice, and all of it is served."""
+    """Both loops meet the outage and retry: neither ends, no event is lost or counted twice, and all are served."""
     reputation = settings.reputation.model_copy(update={"derive_interval_seconds": 0.2})
     bus = with_ingest(settings.model_copy(update={"reputation": reputation}))
     outages: set[str] = set()

@@ -1,4 +1,4 @@
-"""The audit agrees with what was planted, and finds what ingest would have lost or doubled (`nothing-lost`, `once`)."""
+"""The audit agrees with the simulation, and detects lost and duplicated events (`nothing-lost`, `once`)."""
 
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -13,14 +13,14 @@ from pipelines.lake.commit import CommitRecord, commit_batch, stage_events
 from pipelines.lake.tables import open_lake
 from pipelines.operate.audit import audit
 from pipelines.settings import Settings
-from pipelines.simulate.simulator import Rates, simulate
+from pipelines.simulate.simulator import FaultRates, simulate
 from tests.draining import drain_all, query, send, with_ingest
 
-_FAULTS = Rates(duplicates=0.1, conflicts=0.02, malformed=0.02)
+_FAULTS = FaultRates(duplicates=0.1, conflicts=0.02, malformed=0.02)
 
 
 def test_every_offset_is_accounted_for(settings: Settings) -> None:
-    """Accepted, repeated and rejected are what the simulator planted; what came later is not judged."""
+    """Counts of accepted, duplicate and rejected records equal the simulation's; unread records are not counted."""
     world = simulate(5, 1_000, rates=_FAULTS)
     send(settings, world.records)
     drain_all(settings)
@@ -28,17 +28,17 @@ def test_every_offset_is_accounted_for(settings: Settings) -> None:
     found = audit(settings)
     assert found.passed
     assert found.events == sum(p.accepted for p in found.partitions) == world.planted.distinct
-    assert sum(p.repeated for p in found.partitions) == world.planted.duplicates + world.planted.conflicts
+    assert sum(p.duplicate_ids for p in found.partitions) == world.planted.duplicates + world.planted.conflicts
     assert sum(p.dead_letters for p in found.partitions) == sum(world.planted.malformed.values())
     for p in found.partitions:
-        assert p.next_offset - p.first_offset == p.accepted + p.repeated + p.dead_letters + p.absent + p.lost
-        assert p.absent == 0
+        assert p.next_offset - p.first_offset == p.accepted + p.duplicate_ids + p.dead_letters + p.gaps + p.lost
+        assert p.gaps == 0
 
 
 @pytest.mark.parametrize("what", ["accepted", "rejected"])
-def test_a_sink_that_drops_records_is_caught(settings: Settings, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checkpoints that move past records that are nowhere: each of them is lost, and one is shown."""
-    world = simulate(5, 500, rates=Rates(malformed=0.05))
+def test_audit_detects_dropped_records(settings: Settings, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If checkpoints pass records that are stored nowhere, each of them is lost, with examples."""
+    world = simulate(5, 500, rates=FaultRates(malformed=0.05))
     send(settings, world.records)
     if what == "accepted":
         monkeypatch.setattr("pipelines.drain.stage_events", lambda *_: [])
@@ -54,21 +54,21 @@ def test_a_sink_that_drops_records_is_caught(settings: Settings, what: str, monk
     assert not found.passed
 
 
-def test_a_sink_that_doubles_events_is_caught(settings: Settings) -> None:
+def test_audit_detects_duplicated_events(settings: Settings) -> None:
     """Events that are committed twice are counted."""
-    send(settings, simulate(5, 300, rates=Rates(duplicates=0, malformed=0)).records)
+    send(settings, simulate(5, 300, rates=FaultRates(duplicates=0, malformed=0)).records)
     drain_all(settings)
     lake = open_lake(settings.lake_root)
     rows = lake.table("events").to_pyarrow_table().slice(0, 7).drop_columns(["event_day", "batch_id"])
     record = CommitRecord(uuid4().hex, "a broken sink", datetime.now(UTC), ())
     commit_batch(lake, lake.table("events"), stage_events(lake, _map(rows), record.batch_id), record)
     found = audit(settings)
-    assert (found.doubled, found.lost) == (7, 0)
+    assert (found.duplicated, found.lost) == (7, 0)
     assert not found.passed
 
 
-def test_what_was_not_read_yet_is_not_lost(settings: Settings) -> None:
-    """Only offsets below the lake's checkpoints are judged; without a lake there is nothing to judge."""
+def test_unread_records_are_not_lost(settings: Settings) -> None:
+    """Only offsets below the lake's checkpoints are audited; without a lake the audit is refused."""
     send(settings, simulate(5, 300).records)
     with pytest.raises(UsageError, match="no lake"):
         audit(settings)

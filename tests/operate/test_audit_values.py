@@ -1,4 +1,4 @@
-"""Ingest and the audit have one verdict on each value, of any format (`nothing-lost`).
+"""Ingest and audit agree on every value, in any format (`nothing-lost`).
 
 By two readers that share rulings and no code: an audit that is stricter calls records lost that are not, one that is
 laxer passes for accepted what never was.
@@ -31,7 +31,7 @@ _WIRE = b"\x0a\x01e\x12\x01u\x1a\x01A"
 
 
 def _agreed(values: list[bytes], contract: ContractSettings) -> int:
-    """Assert that the verdicts are equal, together and alone; return how many are events."""
+    """Assert equal verdicts, decoded together and one by one; return the number of events."""
     ingested = of_ingest(values, contract)
     assert ingested == [of_audit(value, contract) for value in values]
     return sum(verdict is not None for verdict in ingested)
@@ -40,8 +40,8 @@ def _agreed(values: list[bytes], contract: ContractSettings) -> int:
 @pytest.mark.parametrize("target", [protobuf, json_values], ids=["protobuf", "json"])
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=40, deadline=None)
-def test_random_values_have_one_verdict(target: Any, seed: int) -> None:
-    """Values that the fuzz harness makes, some of them damaged: equal fields, or none."""
+def test_ingest_and_audit_agree_on_random_values(target: Any, seed: int) -> None:
+    """For values of the fuzz harness, some of them damaged, both return equal fields or none."""
     rng = random.Random(seed)  # noqa: S311 - values for a test
     made = [target.generate(rng) for _ in range(8)]
     values = [value for each in made for value in (each.split(b"\n--\n") if target is json_values else [each])]
@@ -80,7 +80,7 @@ _PIECES = [
 
 
 def _schemas() -> list[tuple[int | None, str]]:
-    """Return schemas, each with the place of a field that is passed over; None where one of ours has another type."""
+    """Return schemas, each with the index of a skipped field; None if a field of the event has another type."""
     found: list[tuple[int | None, str]] = []
     for of in _AVRO_TYPES:
         for place in (0, 5):
@@ -97,7 +97,7 @@ def _schemas() -> list[tuple[int | None, str]]:
 
 @pytest.fixture(scope="module")
 def writers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a schema for each id."""
+    """Return a folder with a schema file per id."""
     folder = tmp_path_factory.mktemp("schemas")
     for number, (_, schema) in enumerate(_schemas()):
         (folder / f"{number}.avsc").write_text(schema, encoding="utf-8")
@@ -105,8 +105,8 @@ def writers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("number", "place"), [(number, place) for number, (place, _) in enumerate(_schemas())])
-def test_random_avro_has_one_verdict(writers: Path, number: int, place: int | None) -> None:
-    """Values with a field that is passed over, or one of another type, of bytes that lie about numbers and lengths."""
+def test_ingest_and_audit_agree_on_random_avro(writers: Path, number: int, place: int | None) -> None:
+    """For values with a skipped field or one of another type, and with malformed numbers and lengths."""
     rng = random.Random(number)  # noqa: S311 - values for a test
     contract = ContractSettings(format="avro", schemas_dir=writers)
     values: list[bytes] = []
@@ -156,8 +156,8 @@ def test_random_avro_has_one_verdict(writers: Path, number: int, place: int | No
         (_EVENT.replace(b"2026-03-01T10:00:00Z", b" 20260301T10Z ") + b"}", 1),
     ],
 )
-def test_rulings_on_json(value: bytes, events: int) -> None:
-    """Strict JSON to a depth that both share; whatever is passed over may hold any number and any text."""
+def test_ingest_and_audit_agree_on_json(value: bytes, events: int) -> None:
+    """Both accept strict JSON to the same depth; skipped fields may hold any number and any string."""
     assert _agreed([value, _EVENT + b"}"], _JSON) == events + 1
 
 
@@ -182,13 +182,13 @@ def test_rulings_on_json(value: bytes, events: int) -> None:
         (b"\x48" + b"\xff" * 9 + b"\x7f", 1),
     ],
 )
-def test_rulings_on_protobuf(tail: bytes, events: int) -> None:
-    """Fields of other numbers and types are passed over, groups too; the later field counts."""
+def test_ingest_and_audit_agree_on_protobuf(tail: bytes, events: int) -> None:
+    """Both skip unknown fields and groups; the last of repeated fields wins."""
     assert _agreed([_WIRE + tail, _WIRE], _PROTOBUF) == events + 1
 
 
-def test_what_comes_twice_is_lost_to_nobody(settings: Settings) -> None:
-    """Values at the edge of what is JSON, each twice: accepted and repeated, or two dead letters."""
+def test_repeated_edge_cases_are_not_lost(settings: Settings) -> None:
+    """Borderline JSON values sent twice become an event and a duplicate, or two dead letters."""
     bus = with_ingest(settings.model_copy(update={"contract": _JSON}))
     depths = (MAX_JSON_DEPTH - 1, MAX_JSON_DEPTH, 3_000)
     deep = [b',"x":' + b"[" * depth + b"]" * depth + b"}" for depth in depths]
@@ -197,5 +197,5 @@ def test_what_comes_twice_is_lost_to_nobody(settings: Settings) -> None:
     drain_all(bus)
     found = audit(bus)
     assert found.lost == 0
-    assert sum(p.accepted for p in found.partitions) == sum(p.repeated for p in found.partitions) == 2
+    assert sum(p.accepted for p in found.partitions) == sum(p.duplicate_ids for p in found.partitions) == 2
     assert sum(p.dead_letters for p in found.partitions) == 6

@@ -1,4 +1,4 @@
-"""The life of dead letters: what was rejected by mistake comes in once, and nothing that was decided is forgotten."""
+"""Dead letters: records rejected by mistake are ingested once, and every fate is recorded."""
 
 import sys
 from datetime import UTC, datetime, timedelta
@@ -12,7 +12,15 @@ from pipelines.contract.schema import EVENT
 from pipelines.emit.producer import Record
 from pipelines.errors import UsageError
 from pipelines.operate import dead_letters as dead_letters_module
-from pipelines.operate.dead_letters import Requeued, Selection, count_letters, discard, requeue, select, stream_letters
+from pipelines.operate.dead_letters import (
+    Requeued,
+    Selection,
+    count_dead_letters,
+    discard,
+    requeue,
+    select,
+    stream_dead_letters,
+)
 from pipelines.settings import Settings
 from tests.draining import assert_verified, drain_all, drained, query, send, valid_records, with_ingest
 
@@ -21,7 +29,7 @@ FUTURE = datetime.now(UTC) + timedelta(days=40)
 
 @pytest.fixture
 def lake(settings: Settings) -> Settings:
-    """Return settings of a lake with 20 events and 11 dead letters: ten of a clock that is ahead, one of bad bytes."""
+    """Return settings of a lake with 20 events and 11 dead letters: ten in the future, one undecodable."""
     settings = with_ingest(settings)
     send(settings, [*valid_records(range(20)), *ahead(range(100, 110)), Record(b"u", b"\xff\xff", [("h", b"1")])])
     drain_all(settings)
@@ -36,19 +44,19 @@ def ahead(numbers: range) -> list[Record]:
     return [Record(b"u", value) for value in encode(pa.Table.from_pylist(rows, EVENT)).to_pylist()]
 
 
-def mended(settings: Settings) -> Settings:
-    """Return settings whose contract accepts the clock that is ahead."""
+def fixed(settings: Settings) -> Settings:
+    """Return settings whose contract accepts the events in the future."""
     bounds = settings.contract.model_copy(update={"max_ahead_seconds": 100 * 86_400})
     return settings.model_copy(update={"contract": bounds})
 
 
-def test_what_the_contract_accepts_by_now_comes_in_once(lake: Settings) -> None:
-    """Requeued, sent again and requeued again, each event is there once, and everything adds up (`once`)."""
+def test_requeued_events_count_once(lake: Settings) -> None:
+    """Requeued, resent and requeued again, each event is stored once, and the counts add up (`once`)."""
     assert requeue(lake, Selection()) == Requeued(0, 0, 0, still_rejected=11)
-    assert requeue(mended(lake), Selection()) == Requeued(10, 0, 0, still_rejected=1)
-    assert requeue(mended(lake), Selection()) == Requeued(0, 0, 0, still_rejected=1)
+    assert requeue(fixed(lake), Selection()) == Requeued(10, 0, 0, still_rejected=1)
+    assert requeue(fixed(lake), Selection()) == Requeued(0, 0, 0, still_rejected=1)
     send(lake, ahead(range(100, 110)))
-    record = drained(mended(lake))
+    record = drained(fixed(lake))
     assert record.total("duplicates") == 10
     assert query(lake, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(30, 30)]
     assert query(lake, "SELECT fate, count(*) FROM dead_letters GROUP BY ALL ORDER BY ALL") == [
@@ -58,8 +66,8 @@ def test_what_the_contract_accepts_by_now_comes_in_once(lake: Settings) -> None:
     assert_verified(lake)
 
 
-def test_they_are_published_where_that_is_wanted(settings: Settings) -> None:
-    """On the topic `.dlq`, with bytes, key and headers as they were, and reason and place beside them."""
+def test_dead_letters_are_published_if_enabled(settings: Settings) -> None:
+    """The topic `.dlq` receives the original bytes, key and headers, with reason and place as headers."""
     publishing = with_ingest(settings, publish_dead_letters=True)
     send(publishing, [*valid_records(range(20)), *ahead(range(100, 110)), Record(b"u", b"\xff\xff", [("h", b"1")])])
     drain_all(publishing)
@@ -71,22 +79,22 @@ def test_they_are_published_where_that_is_wanted(settings: Settings) -> None:
     mine = query(publishing, f"SELECT {columns} FROM dead_letters ORDER BY ALL")  # noqa: S608 - names of ours
     assert query(published, f"SELECT {columns} FROM dead_letters ORDER BY ALL") == mine  # noqa: S608 - names of ours
     (headers,) = query(published, "SELECT headers FROM dead_letters WHERE reason = 'undecodable'")[0]
-    told = {header["key"]: header["value"] for header in headers}
-    assert told["h"] == b"1"
-    assert (told["karmalake.reason"], told["karmalake.topic"]) == (b"undecodable", settings.kafka.topic.encode())
+    output = {header["key"]: header["value"] for header in headers}
+    assert output["h"] == b"1"
+    assert (output["karmalake.reason"], output["karmalake.topic"]) == (b"undecodable", settings.kafka.topic.encode())
     assert_verified(publishing)
 
 
-def test_a_requeued_event_that_came_otherwise_is_a_duplicate(lake: Settings) -> None:
-    """What the producer sent again meanwhile is not counted twice (`once`)."""
+def test_requeueing_a_resent_event_is_a_duplicate(lake: Settings) -> None:
+    """An event that the producer resent meanwhile is not counted twice (`once`)."""
     send(lake, ahead(range(100, 104)))
-    drain_all(mended(lake))
-    assert requeue(mended(lake), Selection()) == Requeued(6, 4, 0, still_rejected=1)
+    drain_all(fixed(lake))
+    assert requeue(fixed(lake), Selection()) == Requeued(6, 4, 0, still_rejected=1)
     assert_verified(lake)
 
 
 def test_a_crash_before_the_commit_leaves_them_open(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A decision counts once the events are committed (`atomic`)."""
+    """A requeue takes effect when its events are committed (`atomic`)."""
 
     class PowerCutError(Exception):
         pass
@@ -97,25 +105,25 @@ def test_a_crash_before_the_commit_leaves_them_open(lake: Settings, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(dead_letters_module, "drain", cut)
         with pytest.raises(PowerCutError):
-            requeue(mended(lake), Selection())
+            requeue(fixed(lake), Selection())
     assert len(select(lake, Selection("open"))) == 11
-    assert requeue(mended(lake), Selection()).accepted == 10
+    assert requeue(fixed(lake), Selection()).accepted == 10
     assert_verified(lake)
 
 
 def test_a_selection_is_by_reason_or_place(lake: Settings) -> None:
-    """Only what is meant is requeued or discarded."""
+    """Only the selected dead letters are requeued or discarded."""
     assert len(select(lake, Selection(reason="undecodable"))) == 1
     first = select(lake, Selection(reason="timestamp_too_late")).to_pylist()[0]
     place = f"{first['topic']}-{first['topic_partition']}@{first['offset']}"
-    assert requeue(mended(lake), Selection(place=place)) == Requeued(1, 0, 0, still_rejected=0)
-    assert requeue(mended(lake), Selection(reason="undecodable")) == Requeued(0, 0, 0, still_rejected=1)
+    assert requeue(fixed(lake), Selection(place=place)) == Requeued(1, 0, 0, still_rejected=0)
+    assert requeue(fixed(lake), Selection(reason="undecodable")) == Requeued(0, 0, 0, still_rejected=1)
     assert len(select(lake, Selection("requeued"))) == 1
 
 
-def test_discarding_says_why_and_keeps_the_bytes(lake: Settings) -> None:
-    """It is listed no more, and the reason stays on the record."""
-    with pytest.raises(UsageError, match="say why"):
+def test_discarding_records_a_reason_and_keeps_the_bytes(lake: Settings) -> None:
+    """A discarded dead letter is no longer open; its reason is recorded."""
+    with pytest.raises(UsageError, match="give the reason"):
         discard(lake, Selection(), " ")
     assert discard(lake, Selection(reason="undecodable"), "a test of the producer") == 1
     (letter,) = select(lake, Selection("discarded")).to_pylist()
@@ -127,31 +135,31 @@ def test_discarding_says_why_and_keeps_the_bytes(lake: Settings) -> None:
 
 @pytest.mark.parametrize(
     ("bound", "most", "rows"),
-    [("_MOST_BYTES", 1, 1), ("_MOST_AT_ONCE", 3, 3)],  # large ones come alone: 17 of 127 MiB are too much for Arrow
+    [("_MAX_BYTES", 1, 1), ("_MAX_COMMIT_RECORDS", 3, 3)],  # large ones alone: Arrow cannot hold 17 of 127 MiB
 )
-def test_many_are_streamed_and_requeued_in_shares(
+def test_many_dead_letters_are_requeued_in_bounded_commits(
     lake: Settings, monkeypatch: pytest.MonkeyPatch, bound: str, most: int, rows: int
 ) -> None:
-    """However many there are, few are in memory: each share is a commit, and every event comes in once (`once`)."""
-    monkeypatch.setattr(dead_letters_module, "_ROWS", 3)
+    """Only few are in memory at a time: each chunk is a commit, and every event counts once (`once`)."""
+    monkeypatch.setattr(dead_letters_module, "_MAX_ROWS", 3)
     monkeypatch.setattr(dead_letters_module, bound, most)
-    sizes = [len(letters) for letters in stream_letters(lake, Selection())]
+    sizes = [len(letters) for letters in stream_dead_letters(lake, Selection())]
     assert (sum(sizes), max(sizes)) == (11, rows)
-    assert requeue(mended(lake), Selection()) == Requeued(10, 0, 0, still_rejected=1)
+    assert requeue(fixed(lake), Selection()) == Requeued(10, 0, 0, still_rejected=1)
     assert query(lake, "SELECT count(*) > 2, max(\"read\") <= 3 FROM commits WHERE source = 'dead-letters'") == [
         (True, True)
     ]
-    assert count_letters(lake, Selection(fate=None)) == [
+    assert count_dead_letters(lake, Selection(fate=None)) == [
         ("timestamp_too_late", "requeued", 10),
         ("undecodable", "open", 1),
     ]
     assert_verified(lake)
 
 
-def test_a_large_one_is_shown_in_part(
+def test_a_large_dead_letter_is_shown_truncated(
     lake: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its beginning and its size: a few kilobytes of a topic may be 128 MiB, of which a terminal made gigabytes."""
+    """Its start and size are shown: a few kilobytes of a topic may decompress to 128 MiB."""
     headers = [(f"h{number}", b"1") for number in range(1_000)]
     send(lake, [Record(b"k" * 200_000, bytes(200_000), headers)])
     drain_all(lake)
@@ -161,15 +169,15 @@ def test_a_large_one_is_shown_in_part(
     monkeypatch.setattr(sys, "argv", ["karmalake", "dead-letters", "show", place])
     with pytest.raises(SystemExit) as ended:
         main()
-    told = "".join(capsys.readouterr().out.split())
+    output = "".join(capsys.readouterr().out.split())
     assert not ended.value.code
-    assert len(told) < 200_000
-    assert told.count("(200,000bytes:`karmalakedead-lettersexport`writesall)") == 2
-    assert "moreheaders900" in told
+    assert len(output) < 200_000
+    assert output.count("(200,000bytes:`karmalakedead-lettersexport`writesall)") == 2
+    assert "moreheaders900" in output
 
 
-def test_a_place_that_is_none_gets_a_sentence(lake: Settings) -> None:
-    """It says how one is written; one where nothing is selects nothing."""
+def test_a_malformed_place_is_refused(lake: Settings) -> None:
+    """The message shows the format; a place without a dead letter selects nothing."""
     for wrong in ("events", "events-0", "events@7", "-0@7", "events-0@-1", f"events-0@{10**30}"):
         with pytest.raises(UsageError, match="write it like 'events-0@17'"):
             select(lake, Selection(place=wrong))

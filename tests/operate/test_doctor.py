@@ -1,4 +1,4 @@
-"""`karmalake doctor` on broken set-ups: each is named, with what to do, and nothing of it is a traceback."""
+"""`karmalake doctor` on broken installations: each problem is reported with advice, none as a traceback."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from pipelines.errors import ConfigurationError
 from pipelines.operate import doctor
-from pipelines.operate.doctor import examine
+from pipelines.operate.doctor import diagnose
 from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.settings import Settings, load_settings
 from tests.draining import drain_all, send, valid_records, with_ingest
@@ -35,7 +35,7 @@ def made(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def healthy(made: Settings, tmp_path: Path) -> Settings:
-    """Return a set-up in which everything is well, with a data folder that may be broken."""
+    """Return a healthy installation, with a copy of the data folder that a test may break."""
     shutil.copytree(made.data_dir, tmp_path / "data")
     return made.model_copy(update={"data_dir": tmp_path / "data"})
 
@@ -44,13 +44,13 @@ def _with(settings: Settings, section: str, **changes: object) -> Settings:
     return settings.model_copy(update={section: getattr(settings, section).model_copy(update=changes)})
 
 
-def _bad(settings: Settings) -> dict[str, str]:
-    return {finding.subject: finding.sentence for finding in examine(settings) if not finding.good}
+def _failed(settings: Settings) -> dict[str, str]:
+    return {finding.subject: finding.message for finding in diagnose(settings) if not finding.ok}
 
 
-def test_all_is_well(healthy: Settings) -> None:
-    """Every part is looked at, in the order of an event's way, and none complained of."""
-    findings = list(examine(healthy))
+def test_a_healthy_installation_has_no_failed_check(healthy: Settings) -> None:
+    """Every part is checked, in data flow order, and none fails."""
+    findings = list(diagnose(healthy))
     assert [finding.subject for finding in findings] == [
         "disk",
         "packages",
@@ -62,15 +62,15 @@ def test_all_is_well(healthy: Settings) -> None:
         "warehouse",
         "cache",
     ]
-    assert [finding for finding in findings if not finding.good] == []
+    assert [finding for finding in findings if not finding.ok] == []
 
 
 class Broken(NamedTuple):
-    """What is done to a set-up, which part is bad then, and what is said of it."""
+    """A way to break an installation, the parts that fail then, and a phrase of the message."""
 
     break_it: Callable[[Settings], Settings]
     parts: set[str]
-    said: str
+    message: str
 
 
 def _overwrite(path: str) -> Callable[[Settings], Settings]:
@@ -81,7 +81,7 @@ def _overwrite(path: str) -> Callable[[Settings], Settings]:
     return break_it
 
 
-def _cut_off(settings: Settings) -> Settings:
+def _truncate_warehouse(settings: Settings) -> Settings:
     os.truncate(settings.warehouse_path, settings.warehouse_path.stat().st_size // 2)
     return settings
 
@@ -96,41 +96,43 @@ def _changed(section: str, **changes: Any) -> Callable[[Settings], Settings]:
 
 
 _LOG = "lake/events/_delta_log/00000000000000000000.json"
-_NOBODY = f"{HOST}:1"
+_UNREACHABLE = f"{HOST}:1"
 _BROKEN = {
-    "no broker": Broken(_changed("kafka", bootstrap_servers=_NOBODY), {"broker"}, "check that the broker runs"),
+    "no broker": Broken(_changed("kafka", bootstrap_servers=_UNREACHABLE), {"broker"}, "check that the broker runs"),
     "no topic": Broken(_changed("kafka", topic="absent"), {"broker"}, "`karmalake topics ensure`"),
     "no lake": Broken(_without_lake, {"lake"}, "run `karmalake drain`"),
     "a damaged lake": Broken(_overwrite(_LOG), {"lake"}, "restore it from a copy"),
     "a damaged warehouse": Broken(_overwrite("warehouse.duckdb"), {"warehouse"}, "`karmalake rebuild`"),
-    "a warehouse cut off": Broken(_cut_off, {"warehouse"}, "`karmalake rebuild`"),
-    "no Redis": Broken(_changed("redis", url=SecretStr(f"redis://{_NOBODY}/0")), {"cache"}, "KARMALAKE_REDIS_URL"),
+    "a warehouse cut off": Broken(_truncate_warehouse, {"warehouse"}, "`karmalake rebuild`"),
+    "no Redis": Broken(_changed("redis", url=SecretStr(f"redis://{_UNREACHABLE}/0")), {"cache"}, "KARMALAKE_REDIS_URL"),
     "nothing published": Broken(_changed("redis", prefix="nobody"), {"cache"}, "`karmalake publish`"),
     "stale": Broken(_changed("reputation", max_staleness_seconds=1e-6), {"cache"}, "`karmalake stream`"),
     "no such policy": Broken(_changed("reputation", policy="absent"), {"policy"}, "shipped policies"),
     "no rules": Broken(_changed("notify", rules=Path("absent.toml")), {"notify"}, "absent.toml"),
     "no database": Broken(_changed("relay", database_url=SecretStr("sqlite:///absent.db")), {"outbox"}, "absent.db"),
     "no queue": Broken(
-        _changed("queue", kind="rabbitmq", url=SecretStr(f"amqp://u:secret@{_NOBODY}")), {"queue"}, "check that it runs"
+        _changed("queue", kind="rabbitmq", url=SecretStr(f"amqp://u:secret@{_UNREACHABLE}")),
+        {"queue"},
+        "check that it runs",
     ),
 }
 
 
 @pytest.mark.parametrize("name", _BROKEN)
 @pytest.mark.usefixtures("broken_connections")
-def test_what_is_wrong_is_named_once(healthy: Settings, name: str) -> None:
-    """The part that is broken is bad, with the way to mend it; those that work are not, and no secret is shown."""
-    break_it, parts, said = _BROKEN[name]
-    bad = _bad(break_it(_with(healthy, "kafka", request_timeout_seconds=2.0)))
+def test_each_problem_is_reported_once(healthy: Settings, name: str) -> None:
+    """Only the broken part fails, with advice, and no secret is shown."""
+    break_it, parts, message = _BROKEN[name]
+    bad = _failed(break_it(_with(healthy, "kafka", request_timeout_seconds=2.0)))
     assert set(bad) == parts
-    assert said in "".join(bad.values())
+    assert message in "".join(bad.values())
     assert "\n" not in "".join(bad.values())
     assert "secret" not in "".join(bad.values())
 
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[RedisServer]:
-    """Return a Redis that asks for a password."""
+    """Return a Redis that requires a password."""
     require("redis")
     (tmp_path / "redis").mkdir()
     with RedisServer(tmp_path / "redis", password="right") as server:  # noqa: S106
@@ -139,59 +141,59 @@ def guarded(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.mark.services
 def test_a_wrong_password(healthy: Settings, guarded: RedisServer) -> None:
-    """It is told from a server that is down, and not repeated."""
+    """It is distinguished from a server that is down, and the password is not shown."""
     url = SecretStr(guarded.url(password="mistaken"))  # noqa: S106
-    bad = _bad(_with(healthy, "redis", url=url))
+    bad = _failed(_with(healthy, "redis", url=url))
     assert set(bad) == {"cache"}
     assert "Check the user and password" in bad["cache"]
     assert "mistaken" not in bad["cache"]
 
 
 def test_a_full_disk(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before nothing can be written, it is said how much is left."""
+    """Low disk space fails with the free space before writes fail."""
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
-    assert "make room or set KARMALAKE_DATA_DIR" in _bad(healthy)["disk"]
+    assert "free disk space, or set KARMALAKE_DATA_DIR" in _failed(healthy)["disk"]
 
 
-def test_a_folder_of_somebody_else(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data folder and lake are asked for: who is root may everything, so the test answers for the system."""
+def test_a_folder_without_permission(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data folder and lake are checked; tests may run as root, so access is simulated."""
     monkeypatch.setattr(doctor.os, "access", lambda *_: False)
-    bad = _bad(healthy)
-    assert "let this user write there" in bad["disk"]
+    bad = _failed(healthy)
+    assert "give this user write access" in bad["disk"]
     assert "change its permissions" in bad["lake"]
 
 
 def test_a_package_that_the_settings_need(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An extra that is needed is bad, and what is only possible is a remark."""
+    """A missing required extra fails; a missing optional one is a remark."""
     monkeypatch.setattr(doctor, "find_spec", lambda name: None if name in {"fastavro", "marimo"} else name)
-    assert _bad(healthy) == {}
-    assert "not installed: avro, dashboard" in next(f.sentence for f in examine(healthy) if f.subject == "packages")
-    assert _bad(_with(healthy, "contract", format="avro")) == {
+    assert _failed(healthy) == {}
+    assert "not installed: avro, dashboard" in next(f.message for f in diagnose(healthy) if f.subject == "packages")
+    assert _failed(_with(healthy, "contract", format="avro")) == {
         "packages": "the settings need more packages: pip install 'karmalake[avro]'"
     }
 
 
 def test_no_java_for_spark(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is a remark: nothing needs Spark before it is asked for."""
+    """A remark, since Spark is optional."""
     monkeypatch.setenv("PATH", str(healthy.data_dir))
     monkeypatch.delenv("JAVA_HOME", raising=False)
-    packages = next(finding for finding in examine(healthy) if finding.subject == "packages")
-    assert packages.good
-    assert "would need Java 17" in packages.sentence
+    packages = next(finding for finding in diagnose(healthy) if finding.subject == "packages")
+    assert packages.ok
+    assert "would need Java 17" in packages.message
 
 
 @pytest.mark.parametrize("name", ["KARMALAKE_KAFKA_TOPIK", "KARMALAKE_DATA_DIRECTORY"])
-def test_a_setting_that_is_misspelt(name: str, tmp_path: Path) -> None:
-    """The one that is meant is named."""
+def test_a_misspelled_setting(name: str, tmp_path: Path) -> None:
+    """The message suggests the correct name."""
     with pytest.raises(ConfigurationError, match=r"is not a setting: do you mean (kafka\.topic|data_dir)\?"):
         load_settings({name: "x"}, tmp_path)
 
 
-def test_a_warehouse_that_was_left_behind(healthy: Settings) -> None:
-    """It is bad once it is older than what is served may be."""
+def test_a_warehouse_behind_the_lake(healthy: Settings) -> None:
+    """It fails once it is older than reputation.max_staleness_seconds."""
     send(healthy, valid_records(range(5, 9)))
     drain_all(healthy)
-    behind = next(finding for finding in examine(healthy) if finding.subject == "warehouse")
-    assert behind.good
-    assert behind.sentence.endswith("1 commits behind the lake")
-    assert "`karmalake refresh`" in _bad(_with(healthy, "reputation", max_staleness_seconds=1e-6))["warehouse"]
+    behind = next(finding for finding in diagnose(healthy) if finding.subject == "warehouse")
+    assert behind.ok
+    assert behind.message.endswith("1 commits behind the lake")
+    assert "`karmalake refresh`" in _failed(_with(healthy, "reputation", max_staleness_seconds=1e-6))["warehouse"]

@@ -1,4 +1,4 @@
-"""Erasure: a user is gone from everything, stays gone, and the rest is as if nothing had happened (`erasable`)."""
+"""Erasure: a user is removed from everything, stays removed, and other data is unchanged (`erasable`)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from pipelines.drain import drain, drain_once, open_ingest
 from pipelines.emit.producer import Record
 from pipelines.errors import TransientError, UsageError
 from pipelines.lake import erasure, tombstones
-from pipelines.lake.erasure import Erased, erase_users
+from pipelines.lake.erasure import ErasureCounts, erase_users
 from pipelines.lake.tables import TABLES, open_lake
 from pipelines.lake.tombstones import open_tombstones
 from pipelines.lake.upkeep import compact, vacuum
@@ -27,14 +27,14 @@ from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.serving.read import read_leaderboard, read_reputation
 from pipelines.settings import Settings
 from tests.draining import NOON, assert_verified, contents, drain_all, query, send, valid_records, with_ingest
-from tests.lake.making import unnamed_files
+from tests.lake.builders import orphan_files
 
 _USER = "somebody-who-leaves"
 
 
 @pytest.fixture
 def bus(settings: Settings) -> Settings:
-    """Return settings of a lake, a warehouse and documents of eight users, one of whom leaves in everything."""
+    """Return settings of a lake, a warehouse and documents of eight users, one of whom is erased."""
     redis = settings.redis.model_copy(update={"leaderboards": ("all_time",)})
     bus = with_ingest(settings.model_copy(update={"redis": redis}), max_batch_records=60)
     send(bus, [*valid_records(range(100)), *_of_user()])
@@ -45,7 +45,7 @@ def bus(settings: Settings) -> Settings:
 
 
 def _of_user() -> list[Record]:
-    """Return 12 events, 2 conflicts and 3 dead letters of the user: by their key, by their value, and by both.
+    """Return 12 events, 2 conflicts and 3 dead letters of the user: by key, by value, and by both.
 
     A dead letter of somebody else is beside them.
     """
@@ -68,14 +68,14 @@ def _events_of_others(bus: Settings) -> list[tuple[Any, ...]]:
 
 
 def _assert_gone(bus: Settings) -> None:
-    """Assert that no file of the data folder holds the user, nor Redis, and that everything adds up."""
+    """Assert that neither a file of the data folder nor Redis holds the user, and that all checks pass."""
     vacuum(open_lake(bus.lake_root), 0)
     assert [path for path in bus.data_dir.rglob("*") if path.is_file() and _holds_user(path)] == []
     assert read_reputation(_USER, bus) is None
     assert _USER not in [place.user_id for place in read_leaderboard("all_time", settings=bus)]
     assert [check for check in verify(bus) if check.passed is False] == []
     found = audit(bus)
-    assert (found.lost, found.doubled) == (0, 0)
+    assert (found.lost, found.duplicated) == (0, 0)
 
 
 def _holds_user(path: Path) -> bool:
@@ -84,13 +84,13 @@ def _holds_user(path: Path) -> bool:
     return _USER.encode() in path.read_bytes()
 
 
-def test_everything_of_a_user_goes_and_nothing_else(bus: Settings) -> None:
-    """Rows, bytes, documents and places on leaderboards; the others keep theirs, and sending again changes nothing."""
+def test_erasing_removes_one_user_completely(bus: Settings) -> None:
+    """Rows, bytes, documents and leaderboard entries go, other users keep theirs, and resending changes nothing."""
     assert any(_holds_user(path) for path in Path(bus.lake_root).rglob("*.parquet"))
     before = _events_of_others(bus)
     documents = [read_reputation(f"u-{n}", bus) for n in range(7)]
     done = erase(bus, [_USER])
-    assert done.rows == Erased(events=12, dead_letters=3, conflicts=2)
+    assert done.rows == ErasureCounts(events=12, dead_letters=3, conflicts=2)
     assert done.published
     assert done.published.deleted == 1
     assert contents(bus)["events"] == _events_of_others(bus) == before
@@ -98,15 +98,15 @@ def test_everything_of_a_user_goes_and_nothing_else(bus: Settings) -> None:
     _assert_gone(bus)
     send(bus, valid_records(range(100)))
     assert sum(record.total("duplicates") for record in drain_all(bus)) == 100
-    assert erase(bus, [_USER]).rows == Erased(0, 0, 0)
+    assert erase(bus, [_USER]).rows == ErasureCounts(0, 0, 0)
 
 
 def _lasting(document: dict[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (document or {}).items() if name not in {"as_of", "lake_version"}}
 
 
-def test_the_user_stays_away(bus: Settings) -> None:
-    """Sent again, replayed or new: what comes of the user is dropped, counted, and kept nowhere (`nothing-lost`)."""
+def test_an_erased_user_stays_erased(bus: Settings) -> None:
+    """Resent, replayed or new records of the user are dropped and counted, and stored nowhere (`nothing-lost`)."""
     erase(bus, [_USER])
     send(bus, [*_of_user(), Record(_USER.encode(), _value(event_id="brand-new"))])
     records = drain_all(bus)
@@ -118,8 +118,8 @@ def test_the_user_stays_away(bus: Settings) -> None:
     assert sum(partition.erased for partition in audit(bus).partitions) == 43
 
 
-def test_ingest_that_reads_meanwhile_knows(bus: Settings) -> None:
-    """A batch that was read before an erasure and commits after it brings nothing of the user back (`fenced`)."""
+def test_a_batch_read_before_an_erasure_drops_the_user(bus: Settings) -> None:
+    """A batch that is read before an erasure and committed after it restores no row of the user (`fenced`)."""
     send(bus, [Record(_USER.encode(), _value(event_id=f"new-{n}")) for n in range(5)])
     with open_ingest(bus) as ingest:
         erase(bus, [_USER])
@@ -137,11 +137,11 @@ class _KilledError(Exception):
     pass
 
 
-# Every step, in the order of an erasure; what is killed after a step is killed before the next.
+# Every step, in order; a kill after one step is a kill before the next.
 _STEPS = [
     (tombstones, "append_file", 1, "before"),
     (tombstones, "append_file", 1, "after"),
-    (tombstones, "keep_beside", 1, "after"),
+    (tombstones, "append_tombstones", 1, "after"),
     (erasure, "write_days", 1, "before"),
     (erasure, "replace_files", 1, "before"),
     (erasure, "replace_files", 1, "after"),
@@ -150,9 +150,9 @@ _STEPS = [
     (erasure, "replace_files", 2, "after"),
     (erasure, "replace_files", 3, "before"),
     (erasure, "make_durable", 3, "after"),
-    (whole, "forget_indexes", 1, "before"),
+    (whole, "clear_indexes", 1, "before"),
     (whole, "count_mentions", 1, "before"),
-    (whole, "forget_by_user", 1, "before"),
+    (whole, "delete_by_user", 1, "before"),
     (whole, "publish_warehouse", 1, "before"),
 ]
 
@@ -162,7 +162,7 @@ _STEPS = [
 def test_a_kill_at_any_step(
     bus: Settings, monkeypatch: pytest.MonkeyPatch, module: ModuleType, step: str, call: int, when: str
 ) -> None:
-    """The lake adds up all the time, ingest goes on, and erasing again ends as if nothing had been (`atomic`)."""
+    """The lake is consistent after the kill, ingest continues, and erasing again completes the erasure (`atomic`)."""
     with monkeypatch.context() as patch:
         patch.setattr(module, step, _killing(getattr(module, step), call, when))
         with pytest.raises(_KilledError):
@@ -192,8 +192,8 @@ def _killing(function: Callable[..., Any], call: int, when: str) -> Callable[...
     return killed
 
 
-def test_an_unfinished_erasure_is_told(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Verification names what is left, and what to do; erasing somebody else finishes it too."""
+def test_an_unfinished_erasure_is_reported(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verification reports the remaining rows with advice; erasing another user also finishes it."""
     with monkeypatch.context() as patch:
         patch.setattr(erasure, "replace_files", _killing(erasure.replace_files, 1, "before"))
         with pytest.raises(_KilledError):
@@ -204,7 +204,7 @@ def test_an_unfinished_erasure_is_told(bus: Settings, monkeypatch: pytest.Monkey
 
 
 def test_beside_a_compaction(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that are merged between reading and commit are looked at again: no row is doubled, lost or left."""
+    """Files merged between read and commit are read again: no row is duplicated, lost or left."""
     lake, replace = open_lake(bus.lake_root), erasure.replace_files
 
     def compact_between(*arguments: Any, **named: Any) -> None:
@@ -214,13 +214,13 @@ def test_beside_a_compaction(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(erasure, "replace_files", compact_between)
     before = _events_of_others(bus)
-    assert erase(bus, [_USER]).rows == Erased(12, 3, 2)
+    assert erase(bus, [_USER]).rows == ErasureCounts(12, 3, 2)
     assert contents(bus)["events"] == before
     _assert_gone(bus)
 
 
-def test_always_overtaken(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It gives up with a sentence; what it noted does not count."""
+def test_an_erasure_that_is_always_overtaken_gives_up(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails with a message, and its tombstone has no effect."""
 
     def never(*_: object, **__: object) -> None:
         raise erasure.CommitFailedError("overtaken")
@@ -229,17 +229,17 @@ def test_always_overtaken(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(erasure, "replace_files", never)
     with pytest.raises(TransientError, match="erase again"):
         erase_users(lake, open_tombstones(lake, bus), [_USER])
-    assert unnamed_files(lake) == []
+    assert orphan_files(lake) == []
     assert_verified(bus)
 
 
 def test_without_a_lake(settings: Settings) -> None:
-    """There is nothing to erase from."""
+    """Without a lake the erasure is refused."""
     with pytest.raises(UsageError, match="there is no lake"):
         erase(settings, [_USER])
 
 
-def test_no_table_is_forgotten() -> None:
-    """A table that is added has to be thought of here: those that hold users are erased from."""
+def test_every_table_is_considered() -> None:
+    """A new table must be added here: tables with user data are erased from."""
     holding = {name for name, schema in TABLES.items() if {"user_id", "value"} & set(schema.names)}
     assert holding == set(erasure._TABLES)

@@ -1,4 +1,4 @@
-"""Replay: what was read before may be read again, from anywhere, and nothing changes; beside, it shows what changed."""
+"""Replay: reading any range again changes nothing; into a fresh lake, it shows differences."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,8 +40,8 @@ def _total(records: list[CommitRecord], name: str) -> int:
     return sum(record.total(name) for record in records)
 
 
-def test_everything_again_changes_no_event_and_no_checkpoint(bus: Settings) -> None:
-    """All is read, all is dropped as duplicates or dead letters, and ingest goes on where it was (`once`)."""
+def test_replaying_everything_changes_nothing(bus: Settings) -> None:
+    """All records become duplicates or dead letters, and ingest continues at its checkpoint (`once`)."""
     before = contents(bus)
     for _ in range(2):
         records = _replay(bus)
@@ -58,8 +58,8 @@ def test_everything_again_changes_no_event_and_no_checkpoint(bus: Settings) -> N
     assert audit(bus).passed
 
 
-def test_what_the_lake_lost_comes_back(bus: Settings) -> None:
-    """Rows that somebody deleted from the lake are accepted again, under the name of the replay (`nothing-lost`)."""
+def test_replay_restores_lost_events(bus: Settings) -> None:
+    """Rows deleted from the lake are accepted again, under the topic name of the replay (`nothing-lost`)."""
     DeltaTable(Path(bus.lake_root) / "events").delete("user_id = 'u-3'")
     for slot in bus.index_dir.glob("slot-*/*"):
         slot.unlink()
@@ -70,8 +70,8 @@ def test_what_the_lake_lost_comes_back(bus: Settings) -> None:
     assert query(bus, "SELECT count(*) FROM events WHERE topic LIKE 'replay:%'") == [(lost,)]
 
 
-def test_from_offsets_of_one_topic_partition(bus: Settings) -> None:
-    """Only that one is read, from there on, to the last record."""
+def test_replay_from_an_offset(bus: Settings) -> None:
+    """Only that topic partition is read, from that offset to the end."""
     ((partition, last),) = query(
         bus, 'SELECT topic_partition, max("offset") FROM events GROUP BY ALL ORDER BY max("offset") DESC LIMIT 1'
     )
@@ -82,33 +82,33 @@ def test_from_offsets_of_one_topic_partition(bus: Settings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "told"), [({77: 0}, "has no topic partition 77"), ({0: 10_000}, "10000 is outside of them")]
+    ("start", "message"), [({77: 0}, "has no topic partition 77"), ({0: 10_000}, "10000 is outside of them")]
 )
-def test_offsets_that_are_not_there(bus: Settings, start: dict[int, int], told: str) -> None:
-    """The mistake is named, with what there is."""
-    with pytest.raises(UsageError, match=told):
+def test_offsets_outside_the_log_are_refused(bus: Settings, start: dict[int, int], message: str) -> None:
+    """The message names the invalid partition or offset, and the valid ones."""
+    with pytest.raises(UsageError, match=message):
         _replay(bus, start)
 
 
-def test_a_fresh_lake_beside_shows_what_was_made_of_the_topic(bus: Settings, tmp_path: Path) -> None:
-    """The same; or what the lake lost, what it changed and what nobody sent."""
+def test_comparison_with_a_fresh_lake(bus: Settings, tmp_path: Path) -> None:
+    """It reports no difference, or events that the lake lost, changed or invented."""
     twin = fresh(bus, tmp_path / "twin")
     with open_replay(bus, None, None) as replayed:
         replay(replayed, twin, lambda _: None)
-        assert compare(bus, twin, replayed.stretch) == Comparison(200, 0, 0, 0, ())
+        assert compare(bus, twin, replayed.offsets) == Comparison(200, 0, 0, 0, ())
         events = DeltaTable(Path(bus.lake_root) / "events")
         events.delete("event_id IN ('e-1', 'e-2')")
         events.update(predicate="event_id = 'e-3'", updates={"action_type": "'Forged'"})
         events.update(predicate="event_id = 'e-4'", updates={"event_id": "'made-up'"})
-        found = compare(bus, twin, replayed.stretch)
+        found = compare(bus, twin, replayed.offsets)
     assert found == Comparison(196, 1, 3, 1, ("e-1", "e-2", "e-3", "e-4", "made-up"))
     with pytest.raises(UsageError, match="is not empty"):
         fresh(bus, tmp_path / "twin")
 
 
 @pytest.mark.jvm
-def test_between_two_times(kafka: KafkaCluster, settings: Settings) -> None:
-    """On Apache Kafka, by the brokers' time: only what they took within it is read; without records, that is said."""
+def test_replay_between_two_times(kafka: KafkaCluster, settings: Settings) -> None:
+    """On Apache Kafka, only records within the period by bus time are read; an empty period is refused."""
     bus = with_ingest(settings.model_copy(update={"kafka": kafka.settings(topic=settings.kafka.topic)}))
     start = datetime.now(UTC)
     for part in range(3):
@@ -116,7 +116,7 @@ def test_between_two_times(kafka: KafkaCluster, settings: Settings) -> None:
     drain_all(bus)
     records = _replay(bus, start + timedelta(seconds=30), start + timedelta(seconds=90))
     assert (_total(records, "read"), _total(records, "duplicates")) == (10, 10)
-    with pytest.raises(UsageError, match="nothing to read again"):
+    with pytest.raises(UsageError, match="nothing to replay"):
         _replay(bus, start + timedelta(hours=1))
 
 

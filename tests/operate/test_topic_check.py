@@ -1,4 +1,4 @@
-"""What about a topic may lose events is told before it does."""
+"""The topic check reports risks of losing events before they occur."""
 
 import pytest
 
@@ -20,20 +20,20 @@ _SOUND = {
 }
 
 
-def _told(replicas: int = 3, **changes: str) -> list[str]:
+def _findings(replicas: int = 3, **changes: str) -> list[str]:
     configs = _SOUND | {name.replace("_", "."): value for name, value in changes.items()}
     partitions = (TopicPartitionState(0, 0, 0, 1),)
     findings = judge_configs(Topic("id", "events", partitions, replicas, configs, ()))
-    return [f"{finding.severity}: {finding.sentence}" for finding in findings]
+    return [f"{finding.severity}: {finding.message}" for finding in findings]
 
 
-def test_a_sound_topic_has_nothing_to_be_said_about() -> None:
-    """Three replicas of which two acknowledge, deleted by time after a week; for ever is sound too."""
-    assert _told() == _told(retention_ms="-1") == []
+def test_a_sound_topic_has_no_findings() -> None:
+    """Three replicas, two in sync, retention of a week, or unlimited."""
+    assert _findings() == _findings(retention_ms="-1") == []
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "finding"),
     [
         ({"cleanup_policy": "compact"}, "loses data: cleanup.policy compacts"),
         ({"cleanup_policy": "compact,delete"}, "loses data: cleanup.policy compacts"),
@@ -44,27 +44,27 @@ def test_a_sound_topic_has_nothing_to_be_said_about() -> None:
         ({"min_insync_replicas": "3"}, "note: min.insync.replicas is 3 of 3"),
     ],
 )
-def test_each_danger_is_named(changes: dict[str, str], told: str) -> None:
-    """One finding for one mistake."""
-    (found,) = _told(**changes)
-    assert found.startswith(told)
+def test_each_risk_is_reported(changes: dict[str, str], finding: str) -> None:
+    """One finding per risk."""
+    (found,) = _findings(**changes)
+    assert found.startswith(finding)
 
 
 def test_too_few_replicas() -> None:
-    """A single copy is told once, not as a matter of min.insync.replicas too."""
-    (found,) = _told(replicas=1, min_insync_replicas="1")
+    """A single replica is one finding, without another about min.insync.replicas."""
+    (found,) = _findings(replicas=1, min_insync_replicas="1")
     assert found.startswith("loses data: the replication factor is 1")
 
 
-def test_a_topic_that_is_not_there(settings: Settings) -> None:
-    """The remedy is named."""
+def test_a_missing_topic(settings: Settings) -> None:
+    """The message says how to create it."""
     with pytest.raises(UsageError, match="topics ensure"):
         check_topic(settings)
 
 
 @pytest.mark.jvm
-def test_a_topic_that_grew_under_its_keys(kafka: KafkaCluster, settings: Settings) -> None:
-    """On Apache Kafka, whose configuration is judged as it is, partitions that the lake never read are noted."""
+def test_a_topic_with_added_partitions(kafka: KafkaCluster, settings: Settings) -> None:
+    """On Apache Kafka, with its real configuration, partitions that the lake has not read are noted."""
     bus = with_ingest(settings.model_copy(update={"kafka": kafka.settings(topic=settings.kafka.topic, partitions=2)}))
     ensure_topic(bus.kafka)
     send(bus, valid_records(range(50)))
@@ -73,4 +73,4 @@ def test_a_topic_that_grew_under_its_keys(kafka: KafkaCluster, settings: Setting
     with admin_client(bus.kafka) as admin:
         admin.create_partitions({bus.kafka.topic: 3})
     grown = wait_for("the new topic partition", lambda: check_topic(bus)[1:])
-    assert "it has 3 partitions, and the lake has read 2" in grown[0].sentence
+    assert "it has 3 partitions, and the lake has read 2" in grown[0].message

@@ -1,4 +1,4 @@
-"""verify's advice, followed to the letter, makes verify pass: each that it can print (`fresh`, `erasable`, `once`)."""
+"""Each advice of verify, followed literally, makes verify pass (`fresh`, `erasable`, `once`)."""
 
 import ast
 import os
@@ -24,7 +24,7 @@ from pipelines.serving.client import connect
 from pipelines.serving.read import read_leaderboard, read_reputation
 from pipelines.settings import Settings
 from tests.draining import drain_all, send, valid_records, with_ingest
-from tests.lake.making import make_events
+from tests.lake.builders import make_events
 
 _USER = "u-1"
 Spoil = Callable[[Settings, pytest.MonkeyPatch], None]
@@ -140,28 +140,28 @@ _SPOILED: dict[str, tuple[Advice | None, Spoil]] = {
     "an erasure that was cut off": (Advice.FINISH_ERASURE, _cut_off_an_erasure),
     "a wrong index": (Advice.REBUILD_INDEX, _put_ids_into_the_index),
 }  # fmt: skip
-"""What goes wrong, with the advice for it; without one the sentence is that of an error (`serving/refusals.py`)."""
+"""Problems with their advice; None if the advice is in an error message (`serving/redis_errors.py`)."""
 
 
 @pytest.mark.parametrize("what", list(_SPOILED))
-def test_the_advice_works(served: Settings, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    """Something goes wrong, verify says so in one line with what to do; that is done, and every check passes."""
+def test_each_advice_makes_verify_pass(served: Settings, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Verify reports the problem in one line with advice; after following it, every check passes."""
     advice, spoil = _SPOILED[what]
-    assert _unsettled(served) == []
+    assert _failed_checks(served) == []
     spoil(served, monkeypatch)
-    told = _unsettled(served)
+    told = _failed_checks(served)
     assert told
     assert all("\n" not in each.evidence for each in told)
     expected = str(advice or "run `karmalake publish --full`").partition("{")[0]
     assert any(expected in each.evidence for each in told)
     _follow(served, next(each.evidence for each in told if expected in each.evidence))
-    assert _unsettled(served) == []
+    assert _failed_checks(served) == []
     assert what == "an erasure that was cut off" or read_reputation(_USER, served) is not None
     assert "stranger" not in {row.user_id for row in read_leaderboard("all_time", served, top=100)}
 
 
-def test_every_advice_is_tried() -> None:
-    """A new advice needs a case above; the checks name no command in a sentence of their own."""
+def test_every_advice_is_tested() -> None:
+    """A new advice needs a case above; the checks contain no other advice to run a command."""
     assert {advice for advice, _ in _SPOILED.values() if advice} == set(Advice)
     for module in (verify, verify_served):
         source = Path(module.__file__).read_text(encoding="utf-8")
@@ -170,24 +170,24 @@ def test_every_advice_is_tried() -> None:
 
 
 @pytest.mark.parametrize("document", [None, b"{}", b"7", b"\xff"])
-def test_the_advice_for_a_document_that_is_gone_or_foreign_works(served: Settings, document: bytes | None) -> None:
-    """Publishing alone writes nothing, since nothing changed; a full publication writes it."""
+def test_a_full_publication_repairs_documents(served: Settings, document: bytes | None) -> None:
+    """An incremental publication writes nothing, since nothing changed; a full one writes the document."""
     with closing(connect(served.redis)) as client:
         client.delete(f"{served.redis.prefix}:{_USER}")
         if document is not None:
             client.set(f"{served.redis.prefix}:{_USER}", document)
     assert publish_warehouse(served).written == 0
-    (failed,) = _unsettled(served)
+    (failed,) = _failed_checks(served)
     assert failed.passed is False
     assert "`karmalake publish --full`" in failed.evidence
     assert publish_everything(served).full
-    assert _unsettled(served) == []
+    assert _failed_checks(served) == []
     assert read_reputation(_USER, served) is not None
 
 
-def test_what_is_served_is_read_in_bounded_pages(served: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thousands of foreign documents are counted, compared a few at a time, and deleted by a full publication."""
-    monkeypatch.setattr("pipelines.operate.verify_served._USERS_AT_ONCE", 1_000)
+def test_served_users_are_read_in_bounded_pages(served: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of unknown documents are counted in bounded chunks, and deleted by a full publication."""
+    monkeypatch.setattr("pipelines.operate.verify_served._MAX_USERS", 1_000)
     sizes: list[int] = []
     real = verify_served._strangers
 
@@ -196,23 +196,23 @@ def test_what_is_served_is_read_in_bounded_pages(served: Settings, monkeypatch: 
         return real(connection, members)
 
     monkeypatch.setattr("pipelines.operate.verify_served._strangers", counting)
-    monkeypatch.setattr("pipelines.serving.inventory._SCAN_COUNT", 100)
+    monkeypatch.setattr("pipelines.serving.user_scan._SCAN_COUNT", 100)
     with closing(connect(served.redis)) as client:
         client.mset({f"{served.redis.prefix}:stranger-{n}": "{}" for n in range(7_000)})
-    (failed,) = _unsettled(served)
+    (failed,) = _failed_checks(served)
     assert "7,000 documents" in failed.evidence
     assert max(sizes) < 2_000
     assert publish_everything(served).deleted == 7_000
-    assert _unsettled(served) == []
+    assert _failed_checks(served) == []
 
 
-def _unsettled(bus: Settings) -> list[Check]:
+def _failed_checks(bus: Settings) -> list[Check]:
     """Return the checks that do not pass."""
     return [each for each in verify.verify(bus) if each.passed is not True]
 
 
 def _follow(bus: Settings, evidence: str) -> None:
-    """Do what a sentence says: delete what it names, then run its commands."""
+    """Follow the advice: delete what it names, then run its commands."""
     named = re.search(r"[Tt]he (?:Redis )?key (\S+)", evidence)
     if named and re.search("[Dd]elete", evidence):
         with closing(connect(bus.redis)) as client:

@@ -8,7 +8,7 @@ from pika import frame, spec
 from pipelines.contract.decode import decode
 from pipelines.ingest import rabbitmq
 from pipelines.ingest.queue import Message, QueueSource
-from pipelines.ingest.sqs import _decoded, _unwrapped
+from pipelines.ingest.sqs import _decode_base64, _unwrap
 from pipelines.settings import ContractSettings, IngestSettings
 
 _DEEP = "[" * 5_000 + "]" * 5_000
@@ -26,7 +26,7 @@ _DEEP = "[" * 5_000 + "]" * 5_000
         "",
     ],
 )
-@pytest.mark.parametrize("take", [_decoded, _unwrapped])
+@pytest.mark.parametrize("take", [_decode_base64, _unwrap])
 def test_a_body_of_sqs_is_judged_by_the_contract(body: str, take: object) -> None:
     """Depth, half of a surrogate pair, a number of 5,000 digits: bytes, which become one dead letter."""
     assert callable(take)

@@ -79,7 +79,7 @@ def _let_come_again_soon(queue: Queue) -> None:
 
 
 def test_malformed_messages_are_dead_letters(queue: Queue) -> None:
-    """They block nothing, keep their bytes, and can be requeued (`not-blocked`)."""
+    """They block nothing, retain their bytes, and can be requeued (`not-blocked`)."""
     queue.send([*_values(range(5)), b"\xff\xff", *_values(range(5, 10))])
     drain_all(queue.settings)
     assert query(queue.settings, "SELECT count(*) FROM events") == [(10,)]
@@ -121,7 +121,7 @@ def _send_text(settings: Settings, bodies: list[str]) -> None:
 
 
 def test_a_queue_that_is_not_there(queue: Queue) -> None:
-    """The mistake is named, and what to do."""
+    """The message names the mistake and the remedy."""
     assert queue.settings.queue.url
     url = queue.settings.queue.url.get_secret_value().replace("ratings-", "absent-")
     other = queue.settings.queue.model_copy(update={"url": SecretStr(url), "name": "absent"})
@@ -130,7 +130,7 @@ def test_a_queue_that_is_not_there(queue: Queue) -> None:
 
 
 def test_a_server_that_lets_nobody_in(queue: Queue) -> None:
-    """A wrong password, or nobody there, is told without the password."""
+    """A wrong password or an unreachable server is reported without the password."""
     wrong = {"rabbitmq": "amqp://guest:hush-hush@", "sqs": "http://127.0.0.1:1/"}[str(queue.settings.queue.kind)]
     assert queue.settings.queue.url
     url = queue.settings.queue.url.get_secret_value()

@@ -9,7 +9,7 @@ import duckdb
 
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy.numbers import MICRO
-from pipelines.reputation.stages import materialize, prepare
+from pipelines.reputation.steps import define_steps, materialize_fact
 from pipelines.reputation.views import reputation_query
 from tests.reputation import naive
 from tests.reputation.history import Event, at, events_table
@@ -18,13 +18,13 @@ Row = tuple[object, ...]
 
 
 def by_sql(events: Sequence[Event], policy: Policy, as_of: int) -> tuple[list[Row], list[Row]]:
-    """Return contributions and scores as the engine has them."""
+    """Return contributions and scores from the SQL."""
     connection = _connection()
     connection.register("events", events_table(events))
-    in_force = prepare(connection, policy, at(as_of))
+    in_force = define_steps(connection, policy, at(as_of))
     connection.execute("CREATE OR REPLACE TEMP TABLE computed AS FROM contribution")
     connection.execute("CREATE OR REPLACE TEMP VIEW contribution AS FROM computed")
-    materialize(connection, in_force)
+    materialize_fact(connection, in_force)
     rows = connection.sql(reputation_query(in_force)).fetchall()
     query = "SELECT user_id, event_id, emission_no, reason, granted, rating FROM contribution"
     contributions = connection.sql(query).fetchall()
@@ -39,7 +39,7 @@ def _connection() -> duckdb.DuckDBPyConnection:
 
 
 def by_hand(events: Iterable[Event], policy: Policy, as_of: int) -> tuple[list[Row], list[Row]]:
-    """Return contributions and scores as the naive implementation has them."""
+    """Return contributions and scores from the naive implementation."""
     users = naive.reputations(events, policy, as_of)
     contributions = [
         _comparable((c.event.user_id, c.event.event_id, c.emission_no, c.reason, micro(c.granted), micro(c.rating)))
@@ -50,7 +50,7 @@ def by_hand(events: Iterable[Event], policy: Policy, as_of: int) -> tuple[list[R
 
 
 def assert_agreement(events: Sequence[Event], policy: Policy, as_of: int) -> None:
-    """Assert that both say the same about every event and every user."""
+    """Assert that both agree on every event and every user."""
     contributions, rows = by_sql(events, policy, as_of)
     expected_contributions, expected_rows = by_hand(events, policy, as_of)
     assert contributions == expected_contributions

@@ -39,7 +39,7 @@ class Event:
 
 
 def events_table(events: Iterable[Event]) -> pa.Table:
-    """Return events with the columns that the lake stores, placed one after the other on one topic partition."""
+    """Return events with the columns that the lake stores, at consecutive offsets of one topic partition."""
     rows = [
         {
             "event_id": event.event_id,

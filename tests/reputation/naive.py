@@ -1,7 +1,6 @@
-"""The rules of reputation, told a second time: one event at a time, in plain Python, with no SQL and no columns.
+"""A second implementation of the rules of reputation: event by event, in plain Python, without SQL or columns.
 
-An independent reading of the rulings. It shares the policy model with the engine (what a file says), and nothing of
-how points come about.
+It is independent: it shares the policy model with the engine, and none of the computation.
 """
 
 import math
@@ -23,7 +22,7 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,6})?")
 
 @dataclass
 class Contribution:
-    """What one emission of one event came to."""
+    """The result of one emission of one event."""
 
     event: Event
     emission_no: int | None
@@ -55,7 +54,7 @@ class Reputation:
 
 
 def number(text: str | None, digits: int) -> Fraction | None:
-    """Return the plain decimal number that a text is, unless it has more digits after the point."""
+    """Return the plain decimal number in a text; None for other texts, or more than `digits` decimals."""
     if text is None or not _NUMBER.fullmatch(text):
         return None
     value = Fraction(Decimal(text))
@@ -81,7 +80,7 @@ def rating_of(rating: Rating, event: Event) -> Fraction | None:
 
 
 def measured(ratings: list[Fraction], measure: Measure) -> float | int | None:
-    """Return what ratings, oldest first, come to by a formula."""
+    """Return the value of a measure over ratings, oldest first."""
     seen = ratings[-measure.last :] if measure.last else ratings
     if measure.positive_from is not None and measure.negative_to is not None:
         seen = [rating for rating in seen if rating >= measure.positive_from or rating <= measure.negative_to]
@@ -152,7 +151,7 @@ def version_at(policy: Policy, t: int) -> Rules:
 
 
 def bucket(t: int, period: str | None) -> object:
-    """Return what tells a day, week or month from another."""
+    """Return an identifier of the day, week or month."""
     day = at(t).date()
     match period:
         case "day":
@@ -166,7 +165,7 @@ def bucket(t: int, period: str | None) -> object:
 
 
 class _Account:
-    """One user: takes the events in their order, then shows what they came to."""
+    """One user: applies the events in order, then returns contributions and views."""
 
     def __init__(self, policy: Policy, as_of: int, history: list[Event]) -> None:
         self.whole = policy
@@ -185,7 +184,7 @@ class _Account:
         self.contributions: list[Contribution] = []
 
     def _correct(self) -> None:
-        """Lay the latest correction over each event that has one."""
+        """Apply the latest correction to each event that has one."""
         target, actions = self.policy.correction.target, self.policy.correction.actions
         corrections = {
             event.metadata[target]: event.metadata
@@ -219,13 +218,13 @@ class _Account:
             own = [c for c in self.contributions if self.rules_of(c.event) is rules]
             for gate in rules.completion.values():
                 keys = {key for account in everybody for key in account.completed(gate)}
-                self._complete([c for c in own if c.event.action_type in rules.covered(gate)], gate, keys)
+                self._complete([c for c in own if c.event.action_type in rules.covered_actions(gate)], gate, keys)
             for once in rules.once.values():
-                self._contest([c for c in own if c.event.action_type in rules.covered(once)], once)
+                self._contest([c for c in own if c.event.action_type in rules.covered_actions(once)], once)
             for contribution in own:
                 self._grant(contribution)
             for cap in rules.caps.values():
-                self._cap([c for c in own if c.event.action_type in rules.covered(cap)], cap)
+                self._cap([c for c in own if c.event.action_type in rules.covered_actions(cap)], cap)
         windows = {"all_time": None} | {f"last_{days}_days": days * DAY for days in self.policy.windows_days}
         shown = {name: self._view(window) for name, window in windows.items()}
         return Reputation("suspended" if self.suspended else "active", shown, self.contributions)
@@ -276,7 +275,7 @@ class _Account:
             self.contributions.append(Contribution(event, number, emission, earned, reason, rating))
 
     def _reset(self) -> None:
-        """Void what was before the end of the last suspension, or everything while one lasts."""
+        """Void the events before the end of the last suspension, or all while one lasts."""
         for c in self.contributions:
             before = self.suspended or (self.reset_at is not None and c.event.t < self.reset_at)
             if before and c.reason in ("granted", "unreadable"):
@@ -313,7 +312,7 @@ class _Account:
             c.granted = c.points
 
     def _cap(self, own: list[Contribution], cap: Cap) -> None:
-        """Fill each bucket in the order of events; what does not fit any more is not granted."""
+        """Fill each bucket in the order of events; points beyond the cap are not granted."""
         sums: dict[object, Fraction] = defaultdict(Fraction)
         maximum = Fraction(cap.maximum)
         for c in own:
@@ -328,7 +327,7 @@ class _Account:
                 c.granted, c.reason = kept, "capped"
 
     def _decayed(self, c: Contribution) -> Fraction:
-        """Return what is left of the points, to 15 digits after the point where they decay."""
+        """Return the decayed points, to 15 digits after the point; points that do not decay unchanged."""
         if not self.decays:
             return c.granted
         half_life = c.emission.half_life_days if c.emission else None

@@ -85,7 +85,7 @@ def caps() -> st.SearchStrategy[Table]:
 
 
 def once() -> st.SearchStrategy[Table]:
-    """Return one uniqueness rule or two, for the user or by rater, in a period or for ever, first or last."""
+    """Return one uniqueness rule or two, for the user or by rater, in a period or for all time, first or last."""
     one = st.fixed_dictionaries(
         {
             "actions": st.sampled_from([("Rated",), ("Rated", "Starred", "Many")]),
@@ -97,7 +97,7 @@ def once() -> st.SearchStrategy[Table]:
 
 
 def completion() -> st.SearchStrategy[Table]:
-    """Return a gate on rides that somebody completed; an action may complete itself."""
+    """Return a completion rule for rides; an action may complete itself."""
     some = st.sampled_from([("Rated",), ("Rated", "Done"), ("Starred", "Many")])
     one = st.fixed_dictionaries(
         {"actions": some, "by": st.sampled_from([("Done",), ("Unknown", "Done")]), "key": st.just("ride_id")}
@@ -106,7 +106,7 @@ def completion() -> st.SearchStrategy[Table]:
 
 
 def scores() -> st.SearchStrategy[Table]:
-    """Return a start, and bounds that are sometimes in the way."""
+    """Return a start, and bounds that sometimes limit the score."""
     floors, ceilings = st.sampled_from(["-1", "0", "1.5"]), st.sampled_from(["2", "4.25", "6"])
     return st.fixed_dictionaries(
         {}, optional={"start": st.sampled_from(["1", "-3"]), "floor": floors, "ceiling": ceilings}
@@ -128,7 +128,7 @@ def emissions() -> st.SearchStrategy[Table]:
 
 
 def everything() -> st.SearchStrategy[Table]:
-    """Return any combination of everything that a version can say."""
+    """Return any combination of a version's features."""
     tables = {
         "status": status(),
         "score": scores(),
@@ -142,7 +142,7 @@ def everything() -> st.SearchStrategy[Table]:
 
 
 def whole_policies() -> st.SearchStrategy[Policy]:
-    """Return policies of one version that use any combination of everything."""
+    """Return policies of one version that use any combination of features."""
     return everything().map(lambda tables: policy(**tables))
 
 
@@ -155,6 +155,6 @@ def versioned(starts: tuple[datetime, ...], mode: str, *tables: Table) -> Policy
 
 
 def versioned_policies() -> st.SearchStrategy[Policy]:
-    """Return policies of two versions, the second in force from some days before now on, or only later."""
+    """Return policies of two versions, the second in force since some days before now, or later."""
     starts = st.sampled_from((NOW - 30 * DAY, NOW - DAY, NOW - DAY // 2, NOW, NOW + 1)).map(lambda t: (at(t),))
     return st.builds(versioned, starts, st.sampled_from(["retroactive", "prospective"]), everything(), everything())

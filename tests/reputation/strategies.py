@@ -1,4 +1,4 @@
-"""Random histories that like the edges: ties, window bounds, bad numbers, retractions that miss."""
+"""Random histories with many edge cases: ties, window bounds, bad numbers, retractions without a target."""
 
 from hypothesis import strategies as st
 
@@ -13,7 +13,7 @@ EVENT_IDS = tuple(f"e{i:02}" for i in range(16))
 
 
 def times() -> st.SearchStrategy[int]:
-    """Return times that often tie and often stand at the edge of a window, of a day, or of as_of."""
+    """Return times that often tie and are often at the edge of a window, of a day, or of as_of."""
     return st.sampled_from(TIES) | st.sampled_from(EDGES) | st.integers(NOW - 40 * DAY, NOW + DAY)
 
 

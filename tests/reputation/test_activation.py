@@ -1,4 +1,4 @@
-"""Which policy is in force: on the record, for every moment."""
+"""The policy in force, now and at any past moment."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,14 +12,14 @@ from pipelines.reputation.activation import activate, activated
 from pipelines.reputation.policy_file import load_policy, parse_policy
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import Settings
-from tests.lake.making import commit, make_events
+from tests.lake.builders import commit, make_events
 
 RULES = 'name = "points"\nversion = "{version}"\n[actions.A]\npoints = {points}\n'
 FIRST, SECOND, OTHER_FIRST = (parse_policy(RULES.format(version=v, points=p)) for v, p in ((1, 3), (2, 5), (1, 4)))
 
 
 def test_the_policy_activated_last_is_in_force(tmp_path: Path) -> None:
-    """Before any activation, the policy of the settings; afterwards the newest, also one that comes back."""
+    """Before any activation, the policy of the settings; afterwards the newest, also if it was in force before."""
     settings = Settings(data_dir=tmp_path)
     assert policy_in_force(settings) == load_policy("default")
     lake = create_lake(settings.lake_root)
@@ -29,8 +29,8 @@ def test_the_policy_activated_last_is_in_force(tmp_path: Path) -> None:
     assert activate(lake, FIRST) is False
 
 
-def test_what_was_in_force_then(tmp_path: Path) -> None:
-    """The past is not rewritten: at a moment between two activations the earlier one was in force."""
+def test_the_policy_in_force_at_a_past_moment(tmp_path: Path) -> None:
+    """Between two activations the earlier policy was in force."""
     settings, lake = Settings(data_dir=tmp_path), create_lake(tmp_path / "lake")
     moments = [datetime.now(UTC)]
     for policy in (FIRST, SECOND):
@@ -40,8 +40,8 @@ def test_what_was_in_force_then(tmp_path: Path) -> None:
     assert [policy_in_force(settings, moment) for moment in moments] == expected
 
 
-def test_what_was_shown_then_is_explained_by_the_rules_of_then(tmp_path: Path) -> None:
-    """A warehouse answers known_at by the policy of that moment, and everything else by the newest."""
+def test_known_at_uses_the_policy_of_that_moment(tmp_path: Path) -> None:
+    """A warehouse uses the policy of known_at, and otherwise the newest."""
     lake = create_lake(tmp_path / "lake")
     activate(lake, FIRST)
     commit(lake, lake.table("events"), "batch", make_events(["a"], payload="A"))
@@ -55,8 +55,8 @@ def test_what_was_shown_then_is_explained_by_the_rules_of_then(tmp_path: Path) -
             assert warehouse.as_of(known_at=known_at).explain("u-0")["earned"].to_list() == [points]
 
 
-def test_a_version_means_one_thing(tmp_path: Path) -> None:
-    """Other rules under a version that was in force are refused, and the policy in force stays."""
+def test_a_version_has_one_set_of_rules(tmp_path: Path) -> None:
+    """Other rules under a version that was in force are rejected, and the policy in force stays."""
     lake = create_lake(tmp_path)
     for policy in (FIRST, SECOND):
         activate(lake, policy)

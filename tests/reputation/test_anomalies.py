@@ -1,4 +1,4 @@
-"""Anomalies: their statistics against numbers known otherwise, and planted mischief in simulated worlds."""
+"""Anomalies: their statistics against numbers known otherwise, and planted anomalies in simulated worlds."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -13,8 +13,8 @@ import pytest
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import Warehouse
-from pipelines.simulate.anomalies import Mischief, plant_drift, plant_rater_burst, plant_review_bomb, plant_ring
-from pipelines.simulate.story import BOMBED
+from pipelines.simulate.anomalies import Anomaly, plant_drift, plant_rater_burst, plant_review_bomb, plant_ring
+from pipelines.simulate.story import BOMBED_USER
 from pipelines.simulate.world import Span, build_world
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of, us
 
@@ -40,7 +40,7 @@ def warehouse_of(folder: Path, events: list[Event]) -> Warehouse:
 def world(seed: int) -> pa.Table:
     """Return a world without the one user of its story who is bombed."""
     return build_world(np.random.default_rng(seed), 6_000, Span(NOW - 60 * DAY, NOW)).filter(
-        pc.field("user_id") != BOMBED
+        pc.field("user_id") != BOMBED_USER
     )
 
 
@@ -52,15 +52,15 @@ def events_of(table: pa.Table) -> list[Event]:
 
 @pytest.fixture(scope="module")
 def quiet(folder: Path) -> Iterator[Warehouse]:
-    """Derive a world without mischief; asked once, so that the macros are there."""
+    """Derive a world without anomalies; asked once, so that the macros are there."""
     with warehouse_of(folder / "quiet", events_of(world(1))) as warehouse:
         warehouse.trend("drift")
         yield warehouse
 
 
 @pytest.fixture(scope="module")
-def troubled(folder: Path) -> Iterator[tuple[Warehouse, dict[str, Mischief]]]:
-    """Derive the same world with one piece of each mischief."""
+def troubled(folder: Path) -> Iterator[tuple[Warehouse, dict[str, Anomaly]]]:
+    """Derive the same world with one anomaly of each kind."""
     rng, events, planted = np.random.default_rng(3), world(1), {}
     events, planted["drift"] = plant_drift(rng, events, 1.0)
     events, planted["reciprocal_rings"] = plant_ring(rng, events, 4, 3)
@@ -154,24 +154,24 @@ def test_a_drift_by_hand(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ANOMALIES)
-def test_a_world_without_mischief_is_quiet(name: str, quiet: Warehouse) -> None:
+def test_a_world_without_anomalies_is_quiet(name: str, quiet: Warehouse) -> None:
     """No alarm where nothing was planted."""
     assert quiet.trend(name).rows() == []
 
 
 @pytest.mark.parametrize("name", ANOMALIES)
-def test_planted_mischief_is_found(name: str, troubled: tuple[Warehouse, dict[str, Mischief]]) -> None:
+def test_planted_anomalies_are_found(name: str, troubled: tuple[Warehouse, dict[str, Anomaly]]) -> None:
     """Every planted user is named within the planted days, and what was expected differs from what was observed."""
     warehouse, planted = troubled
-    mischief = planted[name]
-    alarms = warehouse.trend(name).filter(pl.col("day").is_between(mischief.first_day, mischief.last_day))
-    found = alarms.filter(pl.col("user_id").is_in(list(mischief.user_ids)))
-    assert set(found["user_id"]) == mischief.user_ids
+    anomaly = planted[name]
+    alarms = warehouse.trend(name).filter(pl.col("day").is_between(anomaly.first_day, anomaly.last_day))
+    found = alarms.filter(pl.col("user_id").is_in(list(anomaly.user_ids)))
+    assert set(found["user_id"]) == anomaly.user_ids
     assert (found["expected"] != found["observed"]).all()
     assert found["score"].min() > 3
 
 
-def test_a_ring_hangs_together(troubled: tuple[Warehouse, dict[str, Mischief]]) -> None:
+def test_a_ring_hangs_together(troubled: tuple[Warehouse, dict[str, Anomaly]]) -> None:
     """The four of the ring are one ring in which everybody praises everybody."""
     warehouse, planted = troubled
     rings = warehouse.trend("reciprocal_rings")
@@ -181,7 +181,7 @@ def test_a_ring_hangs_together(troubled: tuple[Warehouse, dict[str, Mischief]]) 
     assert rings["ring_density"].to_list() == [1.0] * 4
 
 
-def test_bursts_are_found_by_the_hour(troubled: tuple[Warehouse, dict[str, Mischief]]) -> None:
+def test_bursts_are_found_by_the_hour(troubled: tuple[Warehouse, dict[str, Anomaly]]) -> None:
     """The rater's burst is over within two hours; its evidence says when and of whom."""
     warehouse, planted = troubled
     alarms = warehouse.trend("rater_bursts", period="hour").rows(named=True)

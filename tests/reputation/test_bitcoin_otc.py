@@ -1,4 +1,4 @@
-"""Bitcoin OTC, real ratings of real people: every number against two programs that were not ours."""
+"""Bitcoin OTC, real ratings by real users: every number against two independent programs."""
 
 import csv
 from datetime import datetime
@@ -114,7 +114,7 @@ def test_decay_holds_to_a_billionth(year: int, snapshot: Snapshot) -> None:
 
 
 def test_arrival_order_and_batching_change_no_document(snapshot: Snapshot, tmp_path: Path) -> None:
-    """Shuffled and cut otherwise, the same events give the same documents, to the last byte."""
+    """In another order and other batches, the same events give the same documents, byte for byte."""
     events = sorted(ratings(), key=lambda event: event.event_id[::-1])
     shuffled = snapshot_of(tmp_path / "lake", events[:100], events[100:20_000], events[20_000:])
     as_of = datetime.fromisoformat("2014-01-01T00:00:00Z")

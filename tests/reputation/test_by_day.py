@@ -1,4 +1,4 @@
-"""What each day came to: what the trends say of it, side by side."""
+"""The daily summary: the trends of each day in one row."""
 
 from datetime import date
 from pathlib import Path
@@ -10,8 +10,8 @@ from pipelines.reputation.warehouse import Warehouse
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
 
 
-def test_a_day_is_what_the_trends_say_of_it(tmp_path: Path) -> None:
-    """Days without events have no row, those outside are left out, and what a trend does not know of a day is null."""
+def test_a_day_has_the_values_of_the_trends(tmp_path: Path) -> None:
+    """Days without events have no row, those outside are left out, and a value that a trend lacks for a day is null."""
     events = [
         Event("e1", "ann", "DriverRated", NOW - 5 * DAY, {"rating": "5"}),
         Event("e2", "ann", "DriverRated", NOW - 3 * DAY, {"rating": "2"}),

@@ -1,4 +1,4 @@
-"""The warehouse: what is in it, how it is published, and what a crash leaves."""
+"""The warehouse: its contents, its publication, and its state after a crash."""
 
 import json
 import logging
@@ -49,7 +49,7 @@ def publish(folder: Path, events: list[Event], version: int = 1, as_of_days: int
     return path
 
 
-def test_derive_says_what_it_published(tmp_path: Path) -> None:
+def test_derive_returns_what_it_published(tmp_path: Path) -> None:
     """Users, events before as_of and events that count are reported; only the warehouse and its lock remain."""
     path = tmp_path / "new" / "warehouse.duckdb"
     derived = derive(snapshot_of(tmp_path / "lake", history()), DEFAULT, AS_OF, path)
@@ -58,19 +58,19 @@ def test_derive_says_what_it_published(tmp_path: Path) -> None:
     assert sorted(p.name for p in path.parent.iterdir()) == ["warehouse.duckdb", "warehouse.duckdb.lock"]
 
 
-def test_a_rebuild_says_how_far_it_has_come(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Each step is logged when it is done, the last as the last: Dagster and the command line show it."""
+def test_a_rebuild_logs_its_progress(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each step is logged when it is done, with its number: Dagster and the command line show it."""
     with caplog.at_level(logging.INFO, "pipelines.reputation.derive"):
         publish(tmp_path, history())
     begin, *steps = caplog.messages
-    assert begin == "everything is computed from nothing: asked for"
+    assert begin == "full rebuild: requested"
     assert [step.rpartition("(")[2] for step in steps] == [
         f"{n} of {len(steps)} steps)" for n in range(1, len(steps) + 1)
     ]
     assert len(steps) == 8
 
 
-def test_reputation_is_what_scores_says(tmp_path: Path) -> None:
+def test_reputation_equals_scores(tmp_path: Path) -> None:
     """The published table and the scores computed on demand are the same rows."""
     snapshot = snapshot_of(tmp_path / "lake", history())
     derive(snapshot, DEFAULT, AS_OF, tmp_path / "warehouse.duckdb")
@@ -81,7 +81,7 @@ def test_reputation_is_what_scores_says(tmp_path: Path) -> None:
 
 
 def test_user_days_adds_up_to_the_scores(tmp_path: Path) -> None:
-    """The days of a user sum to the all-time score; events and counted events are told apart."""
+    """The days of a user sum to the all-time score; events and counted events differ."""
     with Warehouse(publish(tmp_path, history())) as warehouse:
         days = warehouse.sql("SELECT user_id, day, action_type, events, counted, points, rating_sum FROM user_days")
         assert days.sort("user_id", "day", "action_type").rows() == [
@@ -94,14 +94,14 @@ def test_user_days_adds_up_to_the_scores(tmp_path: Path) -> None:
 
 
 def test_status_periods_are_open_until_reinstated(tmp_path: Path) -> None:
-    """Who was suspended when, and by which events."""
+    """The periods of suspension, and the events that started and ended them."""
     with Warehouse(publish(tmp_path, history())) as warehouse:
         periods = warehouse.sql("FROM status_periods").rows()
     assert periods == [("bob", AS_OF - timedelta(days=1), "e5", None, None)]
 
 
 def test_trends_follow_the_days(tmp_path: Path) -> None:
-    """Events, active users and rating average by day and action; how scores were spread; why events did not count."""
+    """Events, active users and rating average by day and action; distribution of scores; why events did not count."""
     with Warehouse(publish(tmp_path, history())) as warehouse:
         daily, spread, why = (warehouse.trend(name) for name in ("daily", "scores", "reasons"))
     rides = daily.row(by_predicate=pl.col("action_type") == "DriverRated", named=True)
@@ -122,7 +122,7 @@ def test_trends_follow_the_days(tmp_path: Path) -> None:
 
 
 def test_an_empty_lake_has_an_empty_warehouse(tmp_path: Path) -> None:
-    """No files at all: every table and view is there, with its columns and no rows."""
+    """Without files every table and view exists, with its columns and no rows."""
     derived = derive(EMPTY, DEFAULT, AS_OF, tmp_path / "warehouse.duckdb")
     assert (derived.users, derived.events, derived.counted) == (0, 0, 0)
     tables = ("events", "commits", "conflicts", "dead_letters", "reputation", "user_days", "status_periods")
@@ -132,8 +132,8 @@ def test_an_empty_lake_has_an_empty_warehouse(tmp_path: Path) -> None:
     assert documents(tmp_path / "warehouse.duckdb").height == 0
 
 
-def test_documents_hold_what_design_says(tmp_path: Path) -> None:
-    """One JSON document a user, with a member per view."""
+def test_documents_have_the_specified_members(tmp_path: Path) -> None:
+    """One JSON document per user, with a member per view."""
     frame = documents(publish(tmp_path, history()))
     assert frame.schema == pl.Schema({"user_id": pl.String, "document": pl.String, "digest": pl.UInt64})
     ann = json.loads(frame["document"][0])
@@ -154,8 +154,8 @@ def test_documents_hold_what_design_says(tmp_path: Path) -> None:
     assert json.loads(frame["document"][1])["status"] == "suspended"
 
 
-def test_the_digest_ignores_when_the_document_was_made(tmp_path: Path) -> None:
-    """A document that says the same at a later version and moment is not worth publishing again; another one is."""
+def test_the_digest_ignores_as_of_and_version(tmp_path: Path) -> None:
+    """A document that differs only in version and moment has the same digest; any other change gives another one."""
     before = documents(publish(tmp_path, history()))
     later = [*history(), Event("e8", "bob", "UserRated", NOW + 5, {"rating": "1"})]
     after = documents(publish(tmp_path, later, version=2, as_of_days=1))
@@ -168,7 +168,7 @@ def test_the_digest_ignores_when_the_document_was_made(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("user_id", ['"', "a\0b", "\\", "👩‍🚀", "x" * 65_536, "\u2028"])
 def test_documents_survive_hostile_user_ids(tmp_path: Path, user_id: str) -> None:
-    """Any text is a JSON string and comes back as itself."""
+    """Any text is encoded as a JSON string and decodes to itself."""
     frame = documents(publish(tmp_path, [Event("e", user_id, "TransactionCompleted", NOW - 1)]))
     assert json.loads(frame["document"][0])["user_id"] == user_id == frame["user_id"][0]
 
@@ -184,7 +184,7 @@ def commits_of(*batch_ids: str, version: int = 1) -> pa.Table:
 
 
 def test_dead_letters_count_when_their_batch_is_committed(tmp_path: Path) -> None:
-    """What a crashed batch wrote early is seen only as the later batch wrote it, and nothing of a later snapshot."""
+    """Rows of a crashed batch are visible only as the later batch wrote them, and rows of a later snapshot are not."""
     rows = [place(offset, batch, reason="undecodable") for offset, batch in [(1, "a"), (1, "b"), (2, "b"), (3, "c")]]
     letters = pa.Table.from_pylist(rows, stored_schema("dead_letters"))
     commits = pa.concat_tables([commits_of("b"), commits_of("c", version=2)])
@@ -194,8 +194,8 @@ def test_dead_letters_count_when_their_batch_is_committed(tmp_path: Path) -> Non
         assert warehouse.sql('SELECT "offset", batch_id FROM dead_letters ORDER BY ALL').rows() == [(1, "b"), (2, "b")]
 
 
-def test_conflicts_show_the_first_ones_place(tmp_path: Path) -> None:
-    """The later payload stands beside where the first one is."""
+def test_conflicts_have_the_position_of_the_first_event(tmp_path: Path) -> None:
+    """A row has the later payload and the position of the first."""
     rows = [place(7, batch, event_id="e2", user_id="ann") for batch in ("a", "b")]
     conflicts = pa.Table.from_pylist(rows, stored_schema("conflicts"))
     snapshot = snapshot_of(tmp_path / "lake", history(), conflicts=conflicts, commits=commits_of("b"))
@@ -206,14 +206,14 @@ def test_conflicts_show_the_first_ones_place(tmp_path: Path) -> None:
 
 
 def test_paths_with_quotes_are_only_paths(tmp_path: Path) -> None:
-    """A folder may be called anything."""
+    """A folder may have any name."""
     folder = tmp_path / "it's [a] folder"
     with Warehouse(publish(folder, history())) as warehouse:
         assert warehouse.events().height == len(history())
 
 
 def test_a_crash_leaves_the_old_warehouse_and_is_cleaned_up(tmp_path: Path) -> None:
-    """Killed while it builds: readers still have the old one, the next derive removes what was left (`atomic`)."""
+    """Killed during a build: readers still have the old warehouse, the next derive removes the draft (`atomic`)."""
     path = publish(tmp_path, history())
     script = (
         "import os, sys; from pathlib import Path; from pipelines.reputation import derive as d\n"
@@ -230,8 +230,8 @@ def test_a_crash_leaves_the_old_warehouse_and_is_cleaned_up(tmp_path: Path) -> N
     assert [p.name for p in tmp_path.iterdir() if "draft" in p.name] == []
 
 
-def test_an_open_warehouse_stays_what_it_is_until_refreshed(tmp_path: Path) -> None:
-    """Newer ones are published beside an open one, also within one process; refresh() moves on."""
+def test_an_open_warehouse_is_unchanged_until_refreshed(tmp_path: Path) -> None:
+    """Newer ones may be published meanwhile, also by the same process; refresh() switches to the newest."""
     path = publish(tmp_path, history())
     with Warehouse(path) as warehouse:
         assert warehouse.refresh() is False
@@ -244,7 +244,7 @@ def test_an_open_warehouse_stays_what_it_is_until_refreshed(tmp_path: Path) -> N
         assert "lake version 2, as of 2024-03-01 00:00:00 UTC, policy default 1" in repr(warehouse)
 
 
-def test_a_warehouse_answers_as_polars_arrow_and_relation(tmp_path: Path) -> None:
+def test_results_as_polars_arrow_and_relation(tmp_path: Path) -> None:
     """One query, three results; values are bound."""
     query = "SELECT count(*) AS n FROM events WHERE user_id = $user"
     with Warehouse(publish(tmp_path, history())) as warehouse:
@@ -258,13 +258,13 @@ def test_a_warehouse_answers_as_polars_arrow_and_relation(tmp_path: Path) -> Non
 
 
 def test_a_missing_warehouse_says_what_to_do(tmp_path: Path) -> None:
-    """Nothing published yet is not a traceback from DuckDB."""
+    """The error is ours, not DuckDB's."""
     with pytest.raises(UsageError, match=r"no warehouse at .* yet: run"):
         open_warehouse(tmp_path)
 
 
 def test_readers_in_other_processes_do_not_block_a_derive(tmp_path: Path) -> None:
-    """A process that holds the warehouse open hinders nobody (`not-blocked`)."""
+    """A process that has the warehouse open blocks no derivation (`not-blocked`)."""
     path = publish(tmp_path, history())
     script = (
         "import sys; from pathlib import Path; from pipelines.reputation.warehouse import Warehouse\n"
@@ -297,7 +297,7 @@ points = 5
 
 @pytest.mark.parametrize("name", shipped_policies())
 def test_every_shipped_policy_has_a_warehouse(tmp_path: Path, name: str) -> None:
-    """Tables, scores and documents of each policy agree, whatever its numbers look like."""
+    """Tables, scores and documents agree under each policy."""
     snapshot, policy = snapshot_of(tmp_path / "lake", history()), load_policy(name)
     derive(snapshot, policy, AS_OF, tmp_path / "warehouse.duckdb")
     with open_warehouse(tmp_path) as warehouse:
@@ -307,8 +307,8 @@ def test_every_shipped_policy_has_a_warehouse(tmp_path: Path, name: str) -> None
     assert [document["user_id"] for document in documented] == ["ann", "bob"]
 
 
-def test_documents_hold_what_the_policy_adds(tmp_path: Path) -> None:
-    """Exact decimals, the policy's measures and defaults, and for a hidden user the number shown meanwhile."""
+def test_documents_have_the_members_of_the_policy(tmp_path: Path) -> None:
+    """Exact decimals, the policy's measures and defaults, and a hidden user's score during the suspension."""
     path = tmp_path / "warehouse.duckdb"
     derive(snapshot_of(tmp_path / "lake", history()), parse_policy(EVERYTHING), AS_OF, path)
     texts = documents(path)["document"].to_list()
@@ -332,7 +332,7 @@ def test_documents_hold_what_the_policy_adds(tmp_path: Path) -> None:
 
 
 def test_derives_of_one_warehouse_take_turns(tmp_path: Path) -> None:
-    """Two at once do not spoil each other's unfinished file: both finish, one after the other."""
+    """Two concurrent derivations do not damage each other's draft: they run one after the other."""
     snapshot, path = snapshot_of(tmp_path / "lake", history()), tmp_path / "warehouse.duckdb"
     with ThreadPoolExecutor() as pool:
         derived = list(pool.map(lambda _: derive(snapshot, DEFAULT, AS_OF, path), range(4)))

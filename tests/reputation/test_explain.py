@@ -1,4 +1,4 @@
-"""Explanations add up, and answer the two questions about time."""
+"""Explanations add up, and as_of and known_at select events."""
 
 from datetime import timedelta
 from decimal import Decimal
@@ -58,7 +58,7 @@ def explained(as_of: int = NOW) -> pl.DataFrame:
 
 
 def test_explaining_reads_the_lake_once() -> None:
-    """Each of the user's events is looked for once, however many steps the policy has."""
+    """The user's events are read once, regardless of the number of steps."""
     with duckdb.connect() as connection:
         connection.register("stored", events_table(EVENTS))
         connection.execute("CREATE SEQUENCE looks; CREATE VIEW events AS FROM stored WHERE nextval('looks') > 0")
@@ -72,7 +72,7 @@ def test_explaining_reads_the_lake_once() -> None:
 @settings(max_examples=max(10, settings().max_examples // 4))  # each example explains every user by itself
 @given(histories(*policies.EVENTS), policies.versioned_policies())
 def test_contributions_add_up_to_the_score(events: list[Event], policy: Policy) -> None:
-    """For every user, under any policy, `earned` sums to what is served and the running score ends there."""
+    """For every user, under any policy, `earned` sums to the served score, and the running score ends there."""
     connection = _connection()
     connection.register("events", events_table(events))
     for row in scores(connection, policy, AS_OF).iter_rows(named=True):
@@ -104,13 +104,13 @@ def test_a_floor_is_a_row_of_its_own() -> None:
 
 
 def test_a_user_without_events_has_an_empty_explanation() -> None:
-    """But for what everybody starts with."""
+    """Only the start that all users have is listed."""
     with duckdb.connect() as connection:
         connection.register("events", events_table(EVENTS))
         assert explain(connection, load_policy("default"), "nobody", AS_OF).height == 0
 
 
-def test_a_change_is_explained_by_what_came_and_what_expired() -> None:
+def test_a_change_lists_added_and_expired_contributions() -> None:
     """Between the day after the penalty and now it expired; the floor is no longer needed."""
     with duckdb.connect() as connection:
         connection.register("events", events_table(EVENTS))
@@ -122,8 +122,8 @@ def test_a_change_is_explained_by_what_came_and_what_expired() -> None:
     ]
 
 
-def test_as_of_and_known_at_are_two_questions(tmp_path: Path) -> None:
-    """A late event belongs to its event time as now known, and was not in what was shown before it was committed."""
+def test_as_of_and_known_at_differ(tmp_path: Path) -> None:
+    """A late event counts at its event time today, and did not count before it was committed."""
     late = Event("late", "ann", "TransactionCompleted", NOW - 5 * DAY, batch_id="second")
     early = Event("early", "ann", "TransactionCompleted", NOW - 6 * DAY, batch_id="first")
     committed = [("first", NOW - 4 * DAY), ("second", NOW - DAY)]
@@ -144,7 +144,7 @@ def test_as_of_and_known_at_are_two_questions(tmp_path: Path) -> None:
 
 
 def test_two_policies_are_compared_before_anything_is_published() -> None:
-    """Who gains, who loses, and how ranks move."""
+    """Changes of score and rank, largest first."""
     richer = parse_policy(RULES.replace("points = 10", "points = 30").replace("maximum = 25", "maximum = 30"))
     with duckdb.connect() as connection:
         connection.register("events", events_table(EVENTS))

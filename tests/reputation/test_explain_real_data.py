@@ -7,7 +7,7 @@ import duckdb
 import polars as pl
 import pytest
 
-from pipelines.reputation.explain import explain, explain_everybody
+from pipelines.reputation.explain import explain, explain_all
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy, parse_policy
 from pipelines.reputation.scores import scores
@@ -29,10 +29,10 @@ def midnight(day: str) -> datetime:
 
 
 def assert_adds_up(connection: duckdb.DuckDBPyConnection, policy: Policy, as_of: datetime) -> None:
-    """Compare the sum of what is listed for each user with the score; one user in 500 is also asked for alone."""
+    """Compare the sum of what is listed for each user with the score; one user in 500 is also explained alone."""
     served = scores(connection, policy, as_of).select("user_id", "all_time_score")
     assert served.height > 10
-    listed = explain_everybody(connection, policy, as_of)
+    listed = explain_all(connection, policy, as_of)
     sums = listed.group_by("user_id").agg(pl.col("earned").sum())
     both = served.join(sums, on="user_id", how="left").with_columns(pl.col("earned").fill_null(0))
     assert both.height == served.height

@@ -20,13 +20,13 @@ def test_caps(events: list[Event], tables: dict[str, Any]) -> None:
 
 @given(histories(*EVENTS), policies.emissions())
 def test_decay_and_expiry(events: list[Event], tables: dict[str, Any]) -> None:
-    """Points that halve, penalties that end."""
+    """Points that decay, penalties that expire."""
     assert_agreement(events, policy(actions=tables), NOW)
 
 
 @given(histories(*EVENTS), policies.scores())
 def test_start_floor_and_ceiling(events: list[Event], table: dict[str, Any]) -> None:
-    """The all-time score begins and ends where the policy says; windows do not care."""
+    """The all-time score has the policy's start and bounds; windows do not."""
     assert_agreement(events, policy(score=table), NOW)
 
 
@@ -38,7 +38,7 @@ def test_status_rules(events: list[Event], table: dict[str, Any]) -> None:
 
 @given(histories("Done", "Rated", "Starred", "Many", "Retracted"), policies.completion())
 def test_completion(events: list[Event], tables: dict[str, Any]) -> None:
-    """An event counts with a completed ride, anybody's, before or after."""
+    """An event counts with a completed ride of any user, before or after."""
     assert_agreement(events, policy(completion=tables), NOW)
 
 
@@ -50,7 +50,7 @@ def test_once(events: list[Event], tables: dict[str, Any]) -> None:
 
 @given(histories("Rated", "Many", "Corrected", "Retracted"))
 def test_correction(events: list[Event]) -> None:
-    """The latest correction that stands is laid over its target."""
+    """The latest correction that is not retracted overrides its target."""
     assert_agreement(events, policy(), NOW)
 
 
@@ -62,5 +62,5 @@ def test_all_together(events: list[Event], rules: Policy) -> None:
 
 @given(histories(*EVENTS), policies.versioned_policies())
 def test_versions(events: list[Event], rules: Policy) -> None:
-    """Two versions of anything, rescoring everything or each ruling its own time."""
+    """Two versions of anything, retroactive or prospective."""
     assert_agreement(events, rules, NOW)

@@ -53,7 +53,7 @@ def on(event: Event, version: int) -> Event:
 
 
 def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
-    """Return the rows of every table of a warehouse, in an order of their own."""
+    """Return the rows of every table of a warehouse, in a fixed order."""
     with Warehouse(path) as warehouse:
         return {table: sorted(warehouse.sql(f"FROM {table}").rows(), key=repr) for table in TABLES}
 
@@ -77,14 +77,14 @@ def split(events: list[Event]) -> st.SearchStrategy[list[list[Event]]]:
 
 @st.composite
 def stories(draw: st.DrawFn, events: st.SearchStrategy[list[Event]]) -> list[tuple[list[Event], int]]:
-    """Return commits, each with the moment of the refresh after it; time goes on, or stands still."""
+    """Return commits, each with the as_of of the refresh after it; as_of never decreases."""
     commits = draw(events.flatmap(split))
     moments = sorted(draw(st.lists(st.sampled_from(MOMENTS), min_size=4, max_size=4)))
     return list(zip(commits, moments, strict=True))
 
 
 def assert_refreshes_equal_rebuilds(story: list[tuple[list[Event], int]], rules: Policy) -> None:
-    """Refresh after each commit, publish now and then, and compare in the end."""
+    """Refresh after each commit, publish after every second, and compare at the end."""
     with scratch() as folder:
         commits: list[list[Event]] = []
         path = folder / "warehouse.duckdb"
@@ -116,7 +116,7 @@ def test_any_versions(story: list[tuple[list[Event], int]], rules: Policy) -> No
 
 
 def rides() -> st.SearchStrategy[list[Event]]:
-    """Return ratings and completions of few rides by three users, and what withdraws or corrects them."""
+    """Return ratings and completions of few rides by three users, and their retractions and corrections."""
     ids = [f"e{number}" for number in range(8)]
     body = st.tuples(
         st.sampled_from(("ann", "bob", "cid")),
@@ -135,8 +135,8 @@ GATE = {"a": {"actions": ("Rated",), "by": ("Done",), "key": "ride_id"}}
 @pytest.mark.slow
 @FEWER
 @given(stories(rides()))
-def test_completions_reach_others(story: list[tuple[list[Event], int]]) -> None:
-    """Somebody else's completion, its retraction or correction, comes in another commit than what it completes."""
+def test_completions_affect_other_users(story: list[tuple[list[Event], int]]) -> None:
+    """Another user's completion, its retraction or correction is in another commit than the rating."""
     assert_refreshes_equal_rebuilds(story, policy(completion=GATE))
 
 
@@ -159,7 +159,7 @@ RATED, DONE = ride("e1", "ann", "Rated", "r1"), ride("e2", "bob", "Done", "r1")
     ],
     ids=["completed later", "rated later", "one more of the rated", "completion withdrawn", "completion corrected"],
 )
-def test_a_completion_and_what_it_completes_in_different_commits(before: list[Event], after: list[Event]) -> None:
+def test_a_completion_and_its_event_in_different_commits(before: list[Event], after: list[Event]) -> None:
     """One user's event decides whether another's counts, and only one of the two is in the newest commit."""
     others = [ride("e8", "dan", "Rated", "r8"), ride("e9", "eve", "Done", "r9")]
     assert_refreshes_equal_rebuilds([([*before, *others], NOW), (after, NOW)], policy(completion=GATE))
@@ -169,32 +169,32 @@ ANN, BOB = (Event(f"e{n}", user, "Done", NOW - 40 * DAY) for n, user in enumerat
 NEWS = Event("e2", "ann", "Done", NOW - 1)
 
 
-def test_only_the_touched_are_computed(tmp_path: Path) -> None:
-    """A refresh computes the user of a new event, says whose row changed, and publishes what a rebuild would."""
+def test_only_affected_users_are_recomputed(tmp_path: Path) -> None:
+    """A refresh recomputes the user of a new event, returns the changed users, and publishes the rows of a rebuild."""
     path = tmp_path / "warehouse.duckdb"
     derive(lake(tmp_path, [[ANN, BOB]]), policy(), at(NOW), path)
     with open_draft(path) as draft:
         derived = draft.refresh(lake(tmp_path, [[ANN, BOB], [NEWS]]), policy(), at(NOW))
         draft.publish()
-    assert (derived.rebuilt, derived.touched, derived.users, derived.events) == (None, 1, 2, 3)
-    assert derived.changed is not None
-    assert derived.changed.to_list() == ["ann"]
+    assert (derived.rebuild_reason, derived.affected_users, derived.users, derived.events) == (None, 1, 2, 3)
+    assert derived.changed_users is not None
+    assert derived.changed_users.to_list() == ["ann"]
     with Warehouse(path) as warehouse:
         assert warehouse.reputation("ann")["last_30_days_score"].to_list() == [3]
 
 
 def test_a_window_moves_without_a_commit(tmp_path: Path) -> None:
-    """An event that leaves the last 30 days touches its user and nobody else."""
+    """An event that leaves the last 30 days affects its user alone."""
     path, snapshot = tmp_path / "warehouse.duckdb", lake(tmp_path, [[ANN, NEWS]])
     derive(snapshot, policy(), at(NOW), path)
     with open_draft(path) as draft:
-        assert draft.refresh(snapshot, policy(), at(NOW + DAY)).touched == 0
+        assert draft.refresh(snapshot, policy(), at(NOW + DAY)).affected_users == 0
         derived = draft.refresh(snapshot, policy(), at(NOW - 1 + 30 * DAY + 1))
-    assert (derived.rebuilt, derived.touched) == (None, 1)
+    assert (derived.rebuild_reason, derived.affected_users) == (None, 1)
 
 
 def test_a_draft_that_fails_leaves_the_published_warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error half-way throws the draft away; the next refresh begins at what is published."""
+    """After an error the draft is discarded; the next refresh starts from the published warehouse."""
     path, later = tmp_path / "warehouse.duckdb", lake(tmp_path, [[ANN, BOB], [NEWS]])
     derive(lake(tmp_path, [[ANN, BOB]]), policy(), at(NOW), path)
     with open_draft(path) as draft:
@@ -202,61 +202,64 @@ def test_a_draft_that_fails_leaves_the_published_warehouse(tmp_path: Path, monke
             broken.setattr(derive_module, "replace_rows", None)
             with pytest.raises(TypeError):
                 draft.refresh(later, policy(), at(NOW))
-        assert draft.refresh(later, policy(), at(NOW)).rebuilt is None
+        assert draft.refresh(later, policy(), at(NOW)).rebuild_reason is None
         draft.publish()
     assert rows(path) == rebuilt(tmp_path, later, policy(), NOW)
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"no database" * 999), Path.unlink])
 def test_by_user_is_a_cache(tmp_path: Path, damage: Callable[[Path], object]) -> None:
-    """Lost or damaged, it is made again from the lake."""
+    """A missing or damaged file is rebuilt from the lake."""
     path, commits = tmp_path / "warehouse.duckdb", [[ANN, BOB], [NEWS]]
     derive(lake(tmp_path, commits[:1]), policy(), at(NOW), path)
     with open_draft(path) as draft:
         draft.refresh(lake(tmp_path, commits), policy(), at(NOW))
     damage(tmp_path / "by_user.duckdb")
     with open_draft(path) as draft:
-        assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW)).rebuilt is None
+        assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW)).rebuild_reason is None
         draft.publish()
     assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW)
 
 
-def test_a_restored_lake_is_noticed(tmp_path: Path) -> None:
-    """The same version with another history, as after a backup: nothing is continued from it."""
+def test_a_restored_lake_causes_a_rebuild(tmp_path: Path) -> None:
+    """The same version with another history, as after restoring a backup, is not refreshed from."""
     path, snapshot = tmp_path / "warehouse.duckdb", lake(tmp_path, [[ANN], [BOB]])
     derive(snapshot, policy(), at(NOW), path)
     other = pa.Table.from_pylist([{"batch_id": "other", "version": 2}], stored_schema("commits"))
     restored = snapshot_of(tmp_path / "restored", [ANN], version=2, commits=other)
     with open_draft(path) as draft:
         for back in (lake(tmp_path, [[ANN]]), restored):
-            assert draft.refresh(back, policy(), at(NOW)).rebuilt == "the lake is not a later state of the one before"
+            assert (
+                draft.refresh(back, policy(), at(NOW)).rebuild_reason
+                == "the lake does not continue the warehouse's history"
+            )
             draft.discard()
 
 
 @pytest.mark.parametrize(
     ("rules", "as_of", "why"),
     [
-        (policy(windows_days=(7,)), NOW, "policy, rules or lake are not those of before"),
-        (policy(), NOW - 1, "as_of lies before that of the warehouse, 2024-03-01T00:00:00+00:00"),
+        (policy(windows_days=(7,)), NOW, "the policy, the SQL or the lake changed"),
+        (policy(), NOW - 1, "as_of is before the warehouse's, 2024-03-01T00:00:00+00:00"),
         (policy(), NOW, None),
     ],
 )
-def test_what_cannot_be_continued_is_rebuilt(tmp_path: Path, rules: Policy, as_of: int, why: str | None) -> None:
-    """Other rules, or time that goes back: a rebuild, which says why."""
+def test_a_rebuild_where_a_refresh_is_impossible(tmp_path: Path, rules: Policy, as_of: int, why: str | None) -> None:
+    """Other rules or an earlier as_of cause a rebuild, with its reason."""
     path, snapshot = tmp_path / "warehouse.duckdb", lake(tmp_path, [[ANN, BOB, NEWS]])
     with open_draft(path) as draft:
-        assert draft.refresh(snapshot, policy(), at(NOW)).rebuilt == "nothing was derived before"
-        assert draft.refresh(snapshot, rules, at(as_of)).rebuilt == why
+        assert draft.refresh(snapshot, policy(), at(NOW)).rebuild_reason == "there is no warehouse to continue from"
+        assert draft.refresh(snapshot, rules, at(as_of)).rebuild_reason == why
         draft.publish()
     assert rows(path) == rebuilt(tmp_path, snapshot, rules, as_of)
 
 
 def test_one_draft_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits in vain is told which process keeps the warehouse."""
+    """The error of a second writer names the process that holds the warehouse."""
     monkeypatch.setattr(database_file, "_LOCK_SECONDS", 0.1)
     path = tmp_path / "warehouse.duckdb"
-    told = f"process {os.getpid()} has held .* it keeps warehouse.duckdb up to date"
-    with open_draft(path), pytest.raises(UsageError, match=told), open_draft(path):
+    message = f"process {os.getpid()} has held .* it keeps warehouse.duckdb up to date"
+    with open_draft(path), pytest.raises(UsageError, match=message), open_draft(path):
         pass
 
 
@@ -264,33 +267,33 @@ PENALTIES = policy(windows_days=(7,), actions={"Tipped": {"points": -3, "penalti
 
 
 @pytest.mark.parametrize(
-    ("action_type", "age", "touched"), [("Done", 7 * DAY, [0, 1, 0]), ("Tipped", 30 * DAY, [1, 0, 0])]
+    ("action_type", "age", "affected"), [("Done", 7 * DAY, [0, 1, 0]), ("Tipped", 30 * DAY, [1, 0, 0])]
 )
-def test_an_event_at_the_very_edge(tmp_path: Path, action_type: str, age: int, touched: list[int]) -> None:
-    """The clock alone moves a window's start, or an expiry, over an event, a microsecond at a time.
+def test_an_event_at_the_edge(tmp_path: Path, action_type: str, age: int, affected: list[int]) -> None:
+    """The clock alone moves a window's start, or an expiry, past an event, in steps of a microsecond.
 
-    At its start an event is in the window still; at its expiry a penalty has expired. Its user is touched in exactly
-    that step, and the row is that of a rebuild after each.
+    An event at its start is still in the window; a penalty of its expiry age has expired. The user is affected in
+    exactly that step, and after each step the row is that of a rebuild.
     """
     path, snapshot = tmp_path / "warehouse.duckdb", lake(tmp_path, [[Event("e0", "ann", action_type, NOW), BOB]])
     computed: list[int] = []
     with open_draft(path) as draft:
         draft.refresh(snapshot, PENALTIES, at(NOW + age - 1))
         for as_of in (NOW + age, NOW + age + 1, NOW + age + 2):
-            computed.append(draft.refresh(snapshot, PENALTIES, at(as_of)).touched)
+            computed.append(draft.refresh(snapshot, PENALTIES, at(as_of)).affected_users)
             kept = sorted(draft.connection.sql("FROM reputation").fetchall(), key=repr)
             assert kept == rebuilt(tmp_path, snapshot, PENALTIES, as_of)["reputation"]
-    assert computed == touched
+    assert computed == affected
 
 
 def _heavy() -> list[Event]:
-    """Return four events of hal, who has more than the test's three at once, and one of bob."""
+    """Return four events of hal, whom the test's limit of three makes a heavy user, and one of bob."""
     return [*(Event(f"h{n}", "hal", "Done", NOW - 40 * DAY + n) for n in range(4)), BOB]
 
 
-def test_users_with_very_many_events_are_put_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others do not wait for them; whatever happens meanwhile, the next full refresh leaves what a rebuild does."""
-    monkeypatch.setattr(derive_module, "MAX_EVENTS_AT_ONCE", 3)
+def test_heavy_users_are_deferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others do not wait for them; after further commits, the next full refresh has the rows of a rebuild."""
+    monkeypatch.setattr(derive_module, "HEAVY_USER_EVENTS", 3)
     path, commits = tmp_path / "warehouse.duckdb", [_heavy()]
     score = "SELECT all_time_events FROM reputation WHERE user_id = '{}'"
 
@@ -298,31 +301,31 @@ def test_users_with_very_many_events_are_put_off(tmp_path: Path, monkeypatch: py
         return one_row(draft.connection.execute(score.format(user_id)))[0]
 
     with open_draft(path) as draft:
-        assert draft.refresh_others(lake(tmp_path, commits), policy(), at(NOW)).rebuilt is not None
+        assert draft.refresh_light_users(lake(tmp_path, commits), policy(), at(NOW)).rebuild_reason is not None
         for number, users in enumerate([("hal",), ("bob", "hal"), ("bob",)]):
             commits.append([Event(f"n{number}-{user}", user, "Done", NOW - DAY) for user in users])
-            derived = draft.refresh_others(lake(tmp_path, commits), policy(), at(NOW + number))
-            assert derived.touched == users.count("bob")
-            assert (counted("hal"), draft.put_off()) == (4, 1)
+            derived = draft.refresh_light_users(lake(tmp_path, commits), policy(), at(NOW + number))
+            assert derived.affected_users == users.count("bob")
+            assert (counted("hal"), draft.deferred_users()) == (4, 1)
         assert counted("bob") == 3
-        with pytest.raises(UsageError, match="are put off"):
+        with pytest.raises(UsageError, match="are deferred"):
             draft.publish()
-        assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW + 9)).touched == 1
-        assert (counted("hal"), draft.put_off()) == (6, 0)
+        assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW + 9)).affected_users == 1
+        assert (counted("hal"), draft.deferred_users()) == (6, 0)
         draft.publish()
     assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW + 9)
 
 
-def test_a_witness_is_read_by_the_keys_asked_for(tmp_path: Path) -> None:
-    """Who completed very many rides costs another user's refresh one of them, not all."""
+def test_related_users_are_read_by_key(tmp_path: Path) -> None:
+    """Of a user with very many completed rides, the refresh of another user reads one ride, not all."""
     done = [Event(f"d{n}", "bob", "Done", NOW - 9 * DAY + n, {"ride_id": f"r{n}"}) for n in range(50)]
     others = [ride(f"o{n}", f"user-{n}", "Rated", f"r{n}") for n in range(50)]
     path, rules = tmp_path / "warehouse.duckdb", policy(completion=GATE)
     commits = [[*done, *others], [ride("e1", "ann", "Rated", "r7")]]
     with open_draft(path) as draft:
         draft.refresh(lake(tmp_path, commits[:1]), rules, at(NOW))
-        assert draft.refresh(lake(tmp_path, commits), rules, at(NOW)).touched == 1
-        recalled = draft.connection.execute("SELECT event_id FROM recalled ORDER BY ALL").fetchall()
+        assert draft.refresh(lake(tmp_path, commits), rules, at(NOW)).affected_users == 1
+        loaded = draft.connection.execute("SELECT event_id FROM affected_event ORDER BY ALL").fetchall()
         draft.publish()
-    assert recalled == [("d7",), ("e1",)]
+    assert loaded == [("d7",), ("e1",)]
     assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), rules, NOW)

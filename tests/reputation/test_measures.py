@@ -1,4 +1,4 @@
-"""What ratings come to: every formula against the naive implementation and against numbers worked out by hand."""
+"""Measures: every formula against the naive implementation and against numbers computed by hand."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from tests.reputation.strategies import histories
 
 @given(histories(*EVENTS), st.dictionaries(st.sampled_from(["rating_average", "a", "b"]), measures(), min_size=1))
 def test_the_sql_agrees_with_the_naive_implementation(events: list[Event], tables: dict[str, Any]) -> None:
-    """Any measures side by side, in every view, come out the same."""
+    """Any measures side by side, in every view, are the same."""
     assert_agreement(events, policy(measures=tables), NOW)
 
 
@@ -63,12 +63,12 @@ STARS = {"positive_from": 4, "negative_to": 2}
     ],
 )
 def test_by_hand(ratings: list[str], measure: Any, value: Any) -> None:
-    """Worked out on paper; the two Wilson bounds are those of the usual tables for 10/10 and 8/10 at 95 %."""
+    """Computed by hand; the two Wilson bounds are those of the usual tables for 10/10 and 8/10 at 95 %."""
     assert shown(ratings, **measure) == value
 
 
-def test_the_last_n_go_by_event_time_then_event_id() -> None:
-    """Neither arrival nor the size of the rating decides which ratings are the latest."""
+def test_the_last_n_are_by_event_time_then_event_id() -> None:
+    """Neither arrival nor the rating's value determines which ratings are the latest."""
     t = NOW - DAY
     events = [Event(i, "ann", "Rated", t, {"rating": r}) for i, r in [("c", "1"), ("a", "2"), ("b", "3")]]
     with duckdb.connect() as connection:

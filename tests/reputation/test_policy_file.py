@@ -1,4 +1,4 @@
-"""Policy files: what is accepted, and what is said about a mistake."""
+"""Policy files: what is accepted, and the messages about mistakes."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -23,26 +23,26 @@ def problem(text: str) -> str:
 
 @pytest.mark.parametrize("name", shipped_policies())
 def test_shipped_policies_load_under_their_own_name(name: str) -> None:
-    """The file name and the name in it are one."""
+    """The file name is the policy's name."""
     assert load_policy(name).name == name
 
 
 @pytest.mark.parametrize("name", shipped_policies())
 def test_a_policy_survives_json(name: str) -> None:
-    """The copy in a warehouse is the policy."""
+    """The copy in a warehouse equals the policy."""
     policy = load_policy(name)
     assert Policy.model_validate_json(policy.to_json()) == policy
 
 
 def test_numbers_are_decimals() -> None:
-    """0.1 is a tenth, not the float beside it."""
+    """0.1 is exactly a tenth, not the nearest float."""
     policy = parse_policy(HEAD + "[actions.A]\npoints = 0.1")
     assert policy.versions[0].actions["A"].emissions[0].points.fixed == Decimal("0.1")
     assert policy.versions[0].score_digits == 1
 
 
-def test_a_path_is_read_and_a_missing_one_names_what_there_is(tmp_path: Path) -> None:
-    """A policy is named or given as a path."""
+def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path) -> None:
+    """A policy is given by name or by path."""
     path = tmp_path / "mine.toml"
     path.write_text(HEAD)
     assert load_policy(path) == load_policy(str(path))
@@ -56,7 +56,7 @@ def test_a_path_is_read_and_a_missing_one_names_what_there_is(tmp_path: Path) ->
         ("windw_days = [7]", "p.toml:3: windw_days: is not a key of a policy: did you mean 'windows_days'?"),
         ("\n\nzzz = 1", "p.toml:5: zzz: is not a key of a policy: remove it"),
         ("windows_days = [-7]", "p.toml:3: windows_days.0: Input should be greater than or equal to 1, not -7"),
-        ("windows_days = [7, 7]", "p.toml:3: windows_days: names a length twice: remove one"),
+        ("windows_days = [7, 7]", "p.toml:3: windows_days: contains a length twice: remove one"),
         ("[status]\nrule = 'frozen'", "p.toml:4: status.rule: Input should be 'freeze'"),
         ("[actions.A]\npoints = 'many'", "p.toml:4: actions.A.points.fixed: "),
         ("[actions.A]\npoints = { from = 'x', maximum = 2, scal = 3 }", "p.toml:4: actions.A.points.scal: "),
@@ -64,25 +64,28 @@ def test_a_path_is_read_and_a_missing_one_names_what_there_is(tmp_path: Path) ->
         ("[actions.A]\nrating = { from = 'r', minimum = 1 }", "p.toml:4: actions.A.rating.maximum: is missing: add it"),
         ("[actions.A]\nrating = { from = 'r', minimum = 5, maximum = 1 }", "minimum 5 is above maximum 1: swap them"),
         ("[actions.A]\npoints = { from = 'r', digits = 6, scale = 0.1 }", "points would not be exact"),
-        ("[actions.A]\npoints = { from = 'r', scale = 2 }", "scale times the bounds passes 1000000 points"),
-        ("[actions.A]\npoints = { from = 'r', map = { 1 = 1 }, scale = 2 }", "map says everything"),
+        ("[actions.A]\npoints = { from = 'r', scale = 2 }", "scale times a bound exceeds 1000000 points"),
+        ("[actions.A]\npoints = { from = 'r', map = { 1 = 1 }, scale = 2 }", "map excludes scale"),
         ("[actions.A]\npoints = 1e9", "less than or equal to 1000000"),
         ("[actions.A]\npoints = nan", "p.toml:4: "),
         ("[actions.'A.B'.rating]\nfrom = 'r'\nminimum = 'x'", "p.toml:5: actions.A.B.rating.minimum: "),
-        ("[status]\nsuspend = ['A']\n[actions.A]\npoints = 1", "p.toml:5: actions.A: A is in status.suspend already"),
+        ("[status]\nsuspend = ['A']\n[actions.A]\npoints = 1", "p.toml:5: actions.A: A is already in status.suspend"),
         ("[[actions.A.emit]]\npoints = 1\n[[actions.A.emit]]\npints = 1", "p.toml:6: actions.A.emit.1.pints: "),
         ("[status]\nrule = 'hide'", "p.toml:3: status: shown belongs to rule"),
         ("[caps.votes]\nmaximum = 200", "p.toml:3: caps.votes.period: is missing: add it"),
         ("[caps.votes]\nperiod = 'day'\nmaximum = -1", "p.toml:5: caps.votes.maximum: Input should be greater than"),
         (
             "[caps.votes]\nperiod = 'day'\nmaximum = 1\nactions = ['B']\n[actions.A]\npoints = 1",
-            "p.toml:6: caps.votes.actions: B is no action of this policy (A)",
+            "p.toml:6: caps.votes.actions: B is not an action of this policy (A)",
         ),
         ("[once.x]\nkeep = 'last'", "p.toml:3: once.x: actions is missing: say which actions compete"),
         ("[completion.x]\nby = []\nkey = 'k'", "p.toml:4: completion.x.by: "),
         ("[score]\nfloor = 2\nceiling = 1", "p.toml:3: score: floor 2 is above ceiling 1: swap them"),
         ("[actions.A]\npoints = 1\nhalf_life_days = 0", "p.toml:5: actions.A.half_life_days: "),
-        ("[measures.score]\nformula = 'mean'", "p.toml:3: measures.score: every view has a column of this name"),
+        (
+            "[measures.score]\nformula = 'mean'",
+            "p.toml:3: measures.score: every view already has a column of this name",
+        ),
         ("[measures.m]\nformula = 'wilson'", "p.toml:3: measures.m: wilson needs positive_from"),
         ("[measures.m]\nformula = 'median'", "p.toml:4: measures.m.formula: "),
         ("mode = 'both'", "p.toml:3: mode: Input should be 'retroactive' or 'prospective'"),
@@ -90,7 +93,7 @@ def test_a_path_is_read_and_a_missing_one_names_what_there_is(tmp_path: Path) ->
     ],
 )
 def test_a_mistake_is_explained_by_file_line_and_remedy(text: str, message: str) -> None:
-    """Whoever wrote the policy finds the place without searching."""
+    """The message points to the mistake in the file."""
     assert message in problem(text)
 
 
@@ -114,10 +117,10 @@ effective_from = 2025-01-01T00:00:00Z
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("2025-01", "2024-01", "p.toml:14: versions.2.effective_from: must lie after that of version 2, 2024-01-01"),
-        ("2025-01", "2023-01", "p.toml:14: versions.2.effective_from: must lie after that of version 2, 2024-01-01"),
+        ("2025-01", "2024-01", "p.toml:14: versions.2.effective_from: must be after that of version 2, 2024-01-01"),
+        ("2025-01", "2023-01", "p.toml:14: versions.2.effective_from: must be after that of version 2, 2024-01-01"),
         ("00:00:00Z\n[ver", "00:00:00\n[ver", "p.toml:9: versions.1.effective_from: Input should have timezone info"),
-        ('"3"', '"1"', "p.toml:13: versions.2.version: 1 is taken"),
+        ('"3"', '"1"', "p.toml:13: versions.2.version: 1 is already used"),
         ("effective_from = 2025-01-01T00:00:00Z", "", "p.toml:12: versions.2: effective_from is missing"),
         (
             "points = 2",
@@ -127,14 +130,14 @@ effective_from = 2025-01-01T00:00:00Z
     ],
 )
 def test_mistakes_in_versions_are_found_in_their_version(old: str, new: str, message: str) -> None:
-    """Two versions with one date, versions out of order, and a slip in the second one."""
+    """Two versions with one date, versions out of order, and a typo in the second one."""
     with pytest.raises(PolicyError) as caught:
         parse_policy(VERSIONS.replace(old, new), "p.toml")
     assert message in str(caught.value)
 
 
 def test_a_version_is_in_force_from_its_date_on() -> None:
-    """The first one from the beginning, each later one from its first microsecond."""
+    """The first one always, each later one from its first microsecond."""
     policy = parse_policy(VERSIONS)
     start = datetime(2024, 1, 1, tzinfo=UTC)
     assert policy.at(start - timedelta(microseconds=1)).rules.version == "1"
@@ -143,14 +146,14 @@ def test_a_version_is_in_force_from_its_date_on() -> None:
     assert policy.version == "3"
 
 
-def test_all_mistakes_are_told_at_once() -> None:
-    """Nobody mends one line at a time."""
+def test_all_mistakes_are_reported_at_once() -> None:
+    """One run of the check lists every mistake."""
     assert len(problem("a = 1\nb = 2\n[status]\nc = 3").splitlines()) == 3
 
 
 @pytest.mark.parametrize("points", ["true", "2024-01-01", "[1]", "inf", "0.0000001"])
 def test_points_are_numbers(points: str) -> None:
-    """What is no decimal of six digits is refused where it stands."""
+    """Anything but a decimal of at most six digits is rejected with its line."""
     assert "p.toml:4: actions.A.points" in problem(f"[actions.A]\npoints = {points}")
 
 
@@ -158,7 +161,7 @@ PAGE = Path(policies.__file__).parent / "policies" / "README.md"
 
 
 def test_the_page_names_every_shipped_policy() -> None:
-    """Undocumented means failing."""
+    """An undocumented policy fails the test."""
     text = PAGE.read_text(encoding="utf-8")
     assert [name for name in shipped_policies() if f"`{name}`" not in text] == []
 

@@ -1,4 +1,4 @@
-"""The rules of the policy language: one test each, with numbers worked out by hand."""
+"""The rules of the policy language: one test each, with numbers computed by hand."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ correction = { actions = ["Corrected"] }
 
 
 class Case:
-    """A policy and what it makes of some events."""
+    """A policy and the result of some events."""
 
     def __init__(self, rules: str, *events: Event, as_of: int = NOW, status: str = 'rule = "freeze"') -> None:
         with duckdb.connect() as connection:
@@ -75,20 +75,20 @@ def test_a_cap_over_the_net_lets_losses_make_room() -> None:
     ("period", "t", "score"),
     [("day", DAY, 50), ("day", DAY - 1, 25), ("week", 6 * DAY - 1, 25), ("week", 6 * DAY, 50), ("month", 9 * DAY, 25)],
 )
-def test_a_cap_begins_anew_with_its_period(period: str, t: int, score: int) -> None:
+def test_a_cap_resets_with_its_period(period: str, t: int, score: int) -> None:
     """UTC days, weeks from Monday, months (2024-02-20 is a Tuesday)."""
     events = [up(f"{i}{j}", MIDNIGHT + j) for i in range(3) for j in (0, t)]
     assert Case(CAP.replace("'day'", f"'{period}'"), *events)["all_time_score"] == score
 
 
 def test_a_cap_exempts_actions() -> None:
-    """An exempt action neither uses the cap nor feels it."""
+    """An exempt action neither uses the cap nor is limited by it."""
     case = Case(CAP + "exempt = ['Up']\n", up("a"), up("b"), up("c"))
     assert case["all_time_score"] == 30
 
 
 def test_a_cap_per_rater_is_one_for_each() -> None:
-    """25 from rob, 10 from rita, and 25 from all who gave no name."""
+    """25 from rob, 10 from rita, and 25 from all events without a rater."""
     raters = [{"rater_id": "rob"}] * 3 + [{"rater_id": "rita"}] + [{}] * 3
     case = Case(CAP + "per = 'rater_id'\n", *(up(str(i), **metadata) for i, metadata in enumerate(raters)))
     assert case["all_time_score"] == 25 + 10 + 25
@@ -109,7 +109,7 @@ ONCE = UP + "[once.rater]\nactions = ['Up']\nper = 'rater_id'\nperiod = 'week'\n
     ("keep", "reasons"), [("first", ["granted", "superseded"]), ("last", ["superseded", "granted"])]
 )
 def test_once_keeps_the_first_or_the_last(keep: str, reasons: list[str]) -> None:
-    """One per rater and week; the other one is superseded and counts for nothing."""
+    """One per rater and week; the other one is superseded and does not count."""
     events = [up("a", MIDNIGHT, rater_id="rob"), up("b", MIDNIGHT + DAY, rater_id="rob")]
     case = Case(ONCE.replace("first", keep), *events)
     assert list(case.reasons.values()) == reasons
@@ -127,8 +127,8 @@ def test_once_lets_the_next_period_the_next_rater_and_other_actions_through() ->
     assert Case(ONCE, *events)["all_time_score"] == 28
 
 
-def test_once_passes_on_what_was_retracted() -> None:
-    """A withdrawn first one leaves its place to the second."""
+def test_once_ignores_retracted_events() -> None:
+    """After the retraction of the first event the second one counts."""
     retraction = Event("x", "ann", "Retracted", NOW - 1, {"target_event_id": "a"})
     case = Case(ONCE, up("a", rater_id="rob"), up("b", MIDNIGHT + 1, rater_id="rob"), retraction)
     assert case.reasons == {"a": "retracted", "b": "granted", "x": "retraction"}
@@ -138,7 +138,7 @@ RIDE = "[completion.ride]\nactions = ['Up']\nby = ['Done']\nkey = 'ride_id'\n" +
 
 
 def test_a_rating_waits_for_the_completion_of_its_ride() -> None:
-    """Before or after, by anybody; without it, or without a key, it earns nothing."""
+    """Before or after, by any user; without it, or without a key, the rating earns nothing."""
     done = Event("done", "bob", "Done", NOW - DAY, {"ride_id": "1"})
     rated = [up("a", ride_id="1"), up("b", NOW - 1, ride_id="1"), up("c", ride_id="2"), up("d")]
     case = Case(RIDE, done, *rated)
@@ -154,14 +154,14 @@ def test_a_rating_waits_for_the_completion_of_its_ride() -> None:
 
 
 def test_a_retracted_completion_completes_nothing() -> None:
-    """Who withdraws the ride withdraws its ratings."""
+    """After the retraction of the completion its ratings no longer count."""
     done = Event("done", "bob", "Done", NOW - DAY, {"ride_id": "1"})
     withdrawn = Event("x", "bob", "Retracted", NOW - 1, {"target_event_id": "done"})
     assert Case(RIDE, up("a", ride_id="1"), done, withdrawn).reasons["a"] == "not completed"
 
 
-def test_points_halve() -> None:
-    """After one half-life half is left, after two a quarter; windows and counts are as ever."""
+def test_points_decay() -> None:
+    """After one half-life half is left, after two a quarter; windows and counts are unaffected."""
     rules = "[actions.Up]\npoints = 10\nhalf_life_days = 7\n[actions.Down]\npoints = -2\n"
     case = Case(rules, up("a", NOW - 7 * DAY), up("b", NOW - 14 * DAY), up("c", NOW - 14 * DAY, "Down"))
     assert (case["all_time_score"], case["last_7_days_score"], case["all_time_events"]) == (5 + 2.5 - 2, 5, 3)
@@ -169,7 +169,7 @@ def test_points_halve() -> None:
 
 @pytest.mark.parametrize(("age", "score"), [(3 * DAY - 1, 8), (3 * DAY, 10)])
 def test_penalties_expire(age: int, score: int) -> None:
-    """A loss counts until it is so many days old; a gain stays."""
+    """A loss counts until its expiry; a gain does not expire."""
     rules = UP.replace("points = -2", "points = -2\npenalties_expire_after_days = 3")
     case = Case(rules, up("a"), up("b", NOW - age, "Down"))
     assert (case["all_time_score"], case["all_time_events"]) == (score, 2)
@@ -180,7 +180,7 @@ def test_penalties_expire(age: int, score: int) -> None:
     [(["Up"], 11), (["Down"], 1), (["Up", "Down"], 9), (["Up", "Up", "Up"], 20), (["Waved"], 1)],
 )
 def test_a_score_starts_and_stays_between_bounds(events: list[str], score: int) -> None:
-    """Starts at 1, never shows less than 1 or more than 20; a user without points shows the start."""
+    """Starts at 1, never below 1 or above 20; a user without points shows the start."""
     rules = "[score]\nstart = 1\nfloor = 1\nceiling = 20\n" + UP
     case = Case(rules, *(up(f"{i}", MIDNIGHT + i, action) for i, action in enumerate(events)))
     assert case["all_time_score"] == score
@@ -215,7 +215,7 @@ def test_what_a_suspension_does(text: str, during: tuple[Any, ...], after: tuple
         assert tuple(case[column] for column in columns) == expected
 
 
-def test_a_reset_lets_count_what_happens_with_the_reinstatement() -> None:
+def test_after_a_reset_events_at_the_reinstatement_count() -> None:
     """Status events come first at a tie: [suspended, reinstated) is open at its end here too."""
     events = [*SUSPENDED, up("d", MIDNIGHT + 3, stars="1")]
     assert Case(RATED, *events, status='rule = "reset"').reasons == {
@@ -241,7 +241,7 @@ def test_emissions_fill_a_cap_in_their_order() -> None:
 
 
 def test_several_emissions_are_one_event() -> None:
-    """Each earns for itself; the event counts once, and not at all if one of them cannot be read."""
+    """Each earns separately; the event counts once, and not at all if one of them is unreadable."""
     rules = "[actions.Up]\nemit = [{ points = 1 }, { points = { from = 'tip' } }, { points = -3 }]\n"
     case = Case(rules, up("a", tip="7"), up("b", tip="lots"))
     assert (case["all_time_score"], case["all_time_events"]) == (5, 1)
@@ -260,8 +260,8 @@ def test_a_correction_changes_its_target_before_and_after(shift: int) -> None:
     assert case.reasons == {"a": "granted", "k": "correction"}
 
 
-def test_the_latest_correction_stands_and_only_ones_own() -> None:
-    """By event time, then event_id; one that was retracted never was; nobody corrects for somebody else."""
+def test_the_latest_correction_by_the_same_user_applies() -> None:
+    """By event time, then event_id; a retracted correction and one by another user have no effect."""
     events = [
         up("a", stars="1"),
         corrected("k1", NOW - 9, "2"),
@@ -300,7 +300,7 @@ score.floor = 100
         ("prospective", MIDNIGHT + 3, 100),
     ],
 )
-def test_the_version_in_force_says_what_is_shown(mode: str, as_of: int, score: int) -> None:
+def test_bounds_follow_the_version_in_force(mode: str, as_of: int, score: int) -> None:
     """Bounds are those of the version in force at as_of, in either mode."""
     events = [up("a", MIDNIGHT - DAY), up("b", MIDNIGHT - DAY // 2 + DAY)]
     with duckdb.connect() as connection:
@@ -313,7 +313,7 @@ def test_the_version_in_force_says_what_is_shown(mode: str, as_of: int, score: i
     ("mode", "granted"),
     [("retroactive", {"a": 5, "b": 5, "c": 2}), ("prospective", {"a": 10, "b": 5, "c": 2})],
 )
-def test_a_new_version_rescores_everything_or_only_what_comes(mode: str, granted: dict[str, int]) -> None:
+def test_a_new_version_applies_to_all_or_to_later_events(mode: str, granted: dict[str, int]) -> None:
     """Retroactive: all by version 2. Prospective: an event the microsecond before is by version 1."""
     events = [
         up(event_id, t, rater_id=event_id)
@@ -327,7 +327,7 @@ def test_a_new_version_rescores_everything_or_only_what_comes(mode: str, granted
     assert rows[0][2] == ("2" if mode == "retroactive" else "1")
 
 
-def test_a_rule_governs_only_events_of_its_version() -> None:
+def test_a_rule_applies_only_to_events_of_its_version() -> None:
     """Once a day in version 1: the event of the first microsecond of version 2 does not compete."""
     policy = """
 name = "versions"

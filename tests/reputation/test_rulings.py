@@ -1,4 +1,4 @@
-"""The rulings: one test each, with numbers worked out by hand under the default policy."""
+"""The rules of the default policy: one test each, with numbers computed by hand."""
 
 from collections.abc import Sequence
 
@@ -58,7 +58,7 @@ def rated(rating: str, t: int = START, event_id: str = "rating") -> Event:
 
 @pytest.mark.parametrize("days", DEFAULT.versions[0].windows_days)
 @pytest.mark.parametrize(("shift", "inside"), [(-1, 0), (0, 1)])
-def test_a_window_holds_its_first_microsecond(days: int, shift: int, inside: int) -> None:
+def test_a_window_includes_its_first_microsecond(days: int, shift: int, inside: int) -> None:
     """A window is [as_of - N x 86,400 s, as_of): closed at its start."""
     row = score(done(NOW - days * DAY + shift))
     assert row[f"last_{days}_days_score"][0] == inside
@@ -72,7 +72,7 @@ def test_an_event_at_as_of_has_not_happened_yet() -> None:
 
 
 def test_times_keep_their_microseconds() -> None:
-    """Whole microseconds decide, at any distance from 1970, not floats."""
+    """Times are whole microseconds, not floats, at any distance from 1970."""
     t = NOW + 123_457
     assert score(done(t), as_of=t).height == 0
     assert all_time(done(t), as_of=t + 1) == 1
@@ -84,7 +84,7 @@ def test_suspension_freezes_a_half_open_period(t: int, earned: int) -> None:
     assert all_time(suspended(START), reinstated(START + DAY), done(t)) == earned
 
 
-def test_overlapping_suspensions_unite() -> None:
+def test_overlapping_suspensions_are_one() -> None:
     """A second suspension changes nothing; one reinstatement ends them all."""
     events = [
         suspended(START, "s1"),
@@ -98,14 +98,14 @@ def test_overlapping_suspensions_unite() -> None:
 
 
 def test_reinstatement_without_suspension_is_a_counted_no_op() -> None:
-    """It neither earns nor hurts, and is shown as without effect."""
+    """It earns nothing, costs nothing, and has the reason `no effect`."""
     assert all_time(reinstated(START), done(START + 1)) == 1
     assert reasons(reinstated(START)) == {"r": "no effect"}
 
 
 @pytest.mark.parametrize(("first", "second", "earned"), [("a", "b", 0), ("b", "a", 1)])
 def test_status_events_at_one_moment_go_by_event_id(first: str, second: str, earned: int) -> None:
-    """Reinstated and suspended in the same microsecond: the larger event_id has the last word."""
+    """Reinstated and suspended in the same microsecond: the larger event_id comes last."""
     past = suspended(START - DAY, "0")
     assert all_time(past, reinstated(START, first), suspended(START, second), done(START + 1)) == earned
 
@@ -120,12 +120,12 @@ def test_status_is_that_of_as_of() -> None:
 
 @pytest.mark.parametrize("shift", [-1, 0, 1])
 def test_a_retraction_voids_its_target_before_and_after(shift: int) -> None:
-    """Before its target it waits, afterwards the target earns nothing."""
+    """The target earns nothing, whether the retraction is earlier or later."""
     assert all_time(done(START), retracted(START + shift, "done")) == 0
 
 
-def test_a_retraction_twice_is_once_and_never_negative() -> None:
-    """The score goes back to what it was without the target, not below."""
+def test_a_second_retraction_changes_nothing() -> None:
+    """The score is that without the target, not lower."""
     events = [done(START), done(START, "other"), retracted(START, "done"), retracted(START + 1, "done", event_id="y")]
     assert all_time(*events) == 1
     assert score(*events)["all_time_events"][0] == 1
@@ -139,13 +139,13 @@ def test_a_retraction_counts_from_its_own_time() -> None:
     assert all_time(*events, as_of=START + SECOND + 1) == 0
 
 
-def test_nobody_retracts_for_somebody_else() -> None:
-    """A retraction by another user is without effect."""
+def test_a_retraction_by_another_user_has_no_effect() -> None:
+    """Users can retract only their own events."""
     assert score(done(START), retracted(START, "done", "bob"))["all_time_score"].to_list() == [1, 0]
 
 
 def test_a_retraction_without_a_target_is_without_effect() -> None:
-    """Neither a missing target nor an unknown one hurts anybody."""
+    """A missing or unknown target changes no score."""
     lost = Event("y", "ann", "RatingRetracted", START)
     assert all_time(done(START), retracted(START, "nothing"), lost) == 1
 
@@ -153,8 +153,8 @@ def test_a_retraction_without_a_target_is_without_effect() -> None:
 @pytest.mark.parametrize(
     "text", ["", " 5", "5 ", "5\n", "five", "5e0", "0x5", "1_0", "\u0665", "NaN", "11", "-11", "4.5", "9" * 40]
 )
-def test_a_rating_that_is_no_number_in_bounds_earns_nothing(text: str) -> None:
-    """It is kept, shown as unreadable, and counts neither as event nor as rating."""
+def test_an_unreadable_rating_earns_nothing(text: str) -> None:
+    """Its reason is `unreadable`, and it counts neither as event nor as rating."""
     row = score(rated(text)).row(0, named=True)
     assert (row["all_time_score"], row["all_time_events"], row["all_time_rating_average"]) == (0, 0, None)
     assert reasons(rated(text)) == {"rating": "unreadable"}
@@ -164,17 +164,17 @@ def test_a_rating_that_is_no_number_in_bounds_earns_nothing(text: str) -> None:
     ("text", "earned"), [("5", 5), ("+5", 5), ("-5", -5), ("05", 5), ("5.0", 5), ("0", 0), ("-10", -10)]
 )
 def test_a_plain_decimal_number_is_a_rating(text: str, earned: int) -> None:
-    """Signs, leading zeros and zeros after the point are read as what they are."""
+    """Signs, leading zeros and trailing zeros are accepted."""
     assert all_time(rated(text)) == earned
 
 
 def test_a_missing_rating_is_unreadable() -> None:
-    """An event that should carry a rating and carries none earns nothing."""
+    """An event without the rating that its rule needs earns nothing."""
     assert reasons(Event("e", "ann", "DriverRated", START)) == {"e": "unreadable"}
 
 
 def test_an_unknown_action_earns_nothing_but_makes_a_user() -> None:
-    """A user exists from their first event on; sums over nothing are 0, a mean over nothing is null."""
+    """A user exists from their first event on; the sum of no events is 0, the mean of no ratings is null."""
     row = score(Event("e", "ann", "Waved", START)).row(0, named=True)
     assert (row["user_id"], row["status"], row["all_time_score"], row["all_time_events"]) == ("ann", "active", 0, 0)
     assert (row["all_time_rating_average"], row["all_time_rating_count"]) == (None, 0)
@@ -205,7 +205,7 @@ def test_users_are_ordered_by_their_bytes() -> None:
 
 
 def test_the_session_time_zone_changes_nothing() -> None:
-    """Windows and days are UTC whatever DuckDB's session thinks."""
+    """Windows and days are UTC in any DuckDB session time zone."""
     with duckdb.connect() as connection:
         connection.register("events", events_table([done(NOW - 7 * DAY)]))
         connection.execute("SET TimeZone = 'Pacific/Auckland'")
@@ -213,7 +213,7 @@ def test_the_session_time_zone_changes_nothing() -> None:
         assert connection.sql("SELECT day FROM fact").fetchall() == [(at(NOW - 7 * DAY).date(),)]
 
 
-def test_as_of_without_a_time_zone_is_refused() -> None:
-    """Nobody has to guess what midnight was meant."""
+def test_as_of_without_a_time_zone_is_rejected() -> None:
+    """Its midnight would be ambiguous."""
     with pytest.raises(UsageError, match="no time zone"):
         scores(duckdb.connect(), DEFAULT, AS_OF.replace(tzinfo=None))

@@ -1,4 +1,4 @@
-"""The shipped policies: cases worked out by hand, and real data where the rules are public."""
+"""The shipped policies: cases computed by hand, and real data where the rules are public."""
 
 import csv
 from datetime import datetime
@@ -37,7 +37,7 @@ def test_stackexchange_caps_votes_but_not_acceptances() -> None:
 
 
 def test_stackexchange_never_shows_less_than_one() -> None:
-    """Offering a bounty of 50 with nothing leaves the 1 that everybody has."""
+    """Offering a bounty of 50 with nothing leaves the starting score of 1."""
     assert row("stackexchange-2018", event(1, "bounty_offered", amount="50"))["all_time_score"] == 1
     assert row("stackexchange-2018", event(1, "bounty_offered", amount="50"))["last_30_days_score"] == -50
 
@@ -72,7 +72,7 @@ def test_ride_hailing_last_50(ratings: list[str], shown: float) -> None:
 
 
 def test_ride_hailing_last_50_needs_completed_rides() -> None:
-    """Ten bad ratings of rides that nobody completed leave the 5.0 of a beginner."""
+    """Ten bad ratings of uncompleted rides leave a beginner's 5.0."""
     shown = row("ride-hailing-last-50", *rides(["1"] * 10, completed=False))
     assert (shown["all_time_rating_average"], shown["all_time_rating_count"]) == (5.0, 0)
 
@@ -117,7 +117,7 @@ def exchange_events() -> list[Event]:
 
 @pytest.mark.skipif(not EXCHANGE.exists(), reason=f"the Stack Exchange data are not at {EXCHANGE}")
 def test_stackexchange_on_real_data() -> None:
-    """Every user of quantumcomputing.stackexchange.com comes out as by hand, and each rule matters."""
+    """Every user of quantumcomputing.stackexchange.com has the score computed by hand, and each rule matters."""
     events, as_of = exchange_events(), us(datetime.fromisoformat("2018-09-03T00:00:00Z"))
     policy = load_policy("stackexchange-2018")
     assert_agreement(events, policy, as_of)

@@ -1,4 +1,4 @@
-"""Spark computes the tables that DuckDB computes, row for row, type for type, by the same statements."""
+"""Spark computes the tables that DuckDB computes, row for row and type for type, with the same statements."""
 
 import random
 import sys
@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 from pipelines.cli.app import app
 from pipelines.errors import ConfigurationError
 from pipelines.lake.tables import Snapshot, create_lake
-from pipelines.reputation.derive import derive, in_duckdb, open_draft
-from pipelines.reputation.engines import engine_named
+from pipelines.reputation.derive import derive, derive_in_duckdb, open_draft
+from pipelines.reputation.engines import load_engine
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.spark.derivation import define_functions
 from pipelines.reputation.spark.translation import translate
 from pipelines.reputation.warehouse import Warehouse
-from tests.lake import making
+from tests.lake import builders as making
 from tests.reputation.history import AS_OF, DAY, NOW, Event, at, snapshot_of, stored_schema
 from tests.reputation.policies import ACTIONS, EVENTS, policy, versioned
 from tests.reputation.strategies import AMOUNTS, RATINGS
@@ -76,7 +76,7 @@ _POLICIES = {
 
 @pytest.fixture(scope="module")
 def spark() -> Iterator[SparkSession]:
-    """Return a running Spark on two cores: a derivation within this process uses it."""
+    """Return a running Spark on two cores: a derivation in this process uses it."""
     builder = SparkSession.builder.master("local[2]").config(map=_LOCAL)
     session = builder.getOrCreate()
     yield session
@@ -84,7 +84,7 @@ def spark() -> Iterator[SparkSession]:
 
 
 def history(action_types: tuple[str, ...], number: int = 4_000) -> list[Event]:
-    """Return random events of some users over 400 days and a day after now; many withdraw or correct another one."""
+    """Return random events of some users over 400 days and a day after now; many retract or correct another one."""
     dice = random.Random(number)  # noqa: S311 - the same history every time
     return [
         Event(
@@ -105,7 +105,7 @@ def history(action_types: tuple[str, ...], number: int = 4_000) -> list[Event]:
 
 
 def snapshot(folder: Path, events: list[Event]) -> Snapshot:
-    """Return a snapshot of two commits, the second one late, in a folder that is named like those of a day."""
+    """Return a snapshot of two commits, the second one late, in a folder named like that of a day."""
     half = len(events) // 2
     commits = pa.Table.from_pylist([{"batch_id": "batch", "version": 1}], stored_schema("commits"))
     return snapshot_of(folder / "event_day=2024-02-29", events[:half], events[half:], commits=commits)
@@ -126,9 +126,9 @@ def test_same_tables(spark: SparkSession, tmp_path: Path, rules: Policy) -> None
     lake = snapshot(tmp_path, history(_EVENTS if rules.name in ("random", "versioned") else _SHIPPED_EVENTS))
     derive(lake, rules, AS_OF, tmp_path / "duckdb" / "warehouse.duckdb")
     with open_draft(tmp_path / "warehouse.duckdb") as draft:
-        rebuilt = draft.rebuild(lake, rules, AS_OF, engine_named("spark"))
+        rebuilt = draft.rebuild(lake, rules, AS_OF, load_engine("spark"))
         draft.publish()
-        assert draft.refresh(lake, rules, AS_OF).rebuilt is None  # DuckDB goes on where Spark has ended
+        assert draft.refresh(lake, rules, AS_OF).rebuild_reason is None  # DuckDB goes on where Spark has ended
     assert rebuilt.events > 1_000
     assert rebuilt.counted > 100
     assert_same_tables(tmp_path / "warehouse.duckdb", tmp_path / "duckdb" / "warehouse.duckdb")
@@ -136,7 +136,7 @@ def test_same_tables(spark: SparkSession, tmp_path: Path, rules: Policy) -> None
 
 @pytest.mark.slow
 def test_same_numbers(spark: SparkSession) -> None:
-    """Casts and powers round as DuckDB's do, beyond what 64 bits hold too; halves, and values just beside them."""
+    """Casts and powers round as in DuckDB, also beyond 64 bits: halves, and values next to them."""
     dice = random.Random(1)  # noqa: S311 - the same numbers every time
     signs = (1, -1)
     whole = [dice.choice(signs) * dice.getrandbits(bits) for bits in range(1, 120) for _ in range(20)]
@@ -152,7 +152,7 @@ def test_same_numbers(spark: SparkSession) -> None:
 
 
 def in_spark(spark: SparkSession, query: str, given: pa.Table) -> list[tuple[object, ...]]:
-    """Return the rows of a query over `given` as Spark has them."""
+    """Return the rows of a query over `given` in Spark."""
     define_functions(spark)
     spark.createDataFrame(given).coalesce(1).createOrReplaceTempView("given")
     return [tuple(row) for row in spark.sql(translate(query)).collect()]
@@ -160,7 +160,7 @@ def in_spark(spark: SparkSession, query: str, given: pa.Table) -> list[tuple[obj
 
 @pytest.mark.slow
 def test_the_command(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`karmalake rebuild --engine spark` publishes what DuckDB does, from a lake with its folders of days."""
+    """`karmalake rebuild --engine spark` publishes what DuckDB does, from a lake partitioned by day."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KARMALAKE_DATA_DIR", "data")
     lake = create_lake(Path("data/lake"))
@@ -175,20 +175,20 @@ def test_the_command(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.Mo
         assert warehouse.reputation()["all_time_score"].sum() == 48
 
 
-def test_nothing_happened(tmp_path: Path) -> None:
+def test_an_empty_lake(tmp_path: Path) -> None:
     """An empty lake gives empty tables of the same types, and needs no Spark to run."""
     lake = snapshot_of(tmp_path, version=0)
     derive(lake, _POLICIES["everything"], AS_OF, tmp_path / "duckdb" / "warehouse.duckdb")
     with open_draft(tmp_path / "warehouse.duckdb") as draft:
-        draft.rebuild(lake, _POLICIES["everything"], AS_OF, engine_named("spark"))
+        draft.rebuild(lake, _POLICIES["everything"], AS_OF, load_engine("spark"))
         draft.publish()
     assert_same_tables(tmp_path / "warehouse.duckdb", tmp_path / "duckdb" / "warehouse.duckdb")
 
 
-def test_an_extra_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_spark_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the extra; DuckDB needs none."""
     monkeypatch.delitem(sys.modules, "pipelines.reputation.spark.derivation", raising=False)
     monkeypatch.setitem(sys.modules, "pyspark.sql", None)
     with pytest.raises(ConfigurationError, match=r"pyspark.*, which is not installed.*karmalake\[spark\]"):
-        engine_named("spark")
-    assert engine_named("duckdb") is in_duckdb
+        load_engine("spark")
+    assert load_engine("duckdb") is derive_in_duckdb

@@ -1,4 +1,4 @@
-"""Trends of small histories, against results worked out by hand. AS_OF is Friday, 2024-03-01."""
+"""Trends of small histories, against results computed by hand. AS_OF is Friday, 2024-03-01."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -48,7 +48,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
 
 
 class Diary:
-    """Writes down events, at noon of days of February 2024."""
+    """Records events, at noon of days of February 2024."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -73,7 +73,7 @@ def day(number: int) -> date:
 
 
 def test_activity_counts_each_user_once(diary: Diary, opened: Open) -> None:
-    """Over all actions, and over a week, a user is one active user, however many days and actions she has."""
+    """Over all actions, and over a week, a user is one active user, regardless of the number of days and actions."""
     diary.rate(5, "ada", 5)
     for number in (5, 6, 12):
         diary.tell(number, "ada")
@@ -107,8 +107,8 @@ def test_the_band_of_a_rating_is_clustered_by_user(diary: Diary, opened: Open) -
     assert third["seven_day_mean"] == pytest.approx(3 / 2)
 
 
-def test_the_distribution_holds_idle_users_too(diary: Diary, opened: Open) -> None:
-    """Four users with 1, 2, 3 and 4 points; in the idle week everybody keeps them, in the third the first gains 6."""
+def test_the_distribution_includes_idle_users(diary: Diary, opened: Open) -> None:
+    """Four users with 1, 2, 3 and 4 points; in the idle week all keep them, in the third the first gains 6."""
     for points in (1, 2, 3, 4):
         for _ in range(points):
             diary.tell(5, f"user-{points}")
@@ -120,7 +120,7 @@ def test_the_distribution_holds_idle_users_too(diary: Diary, opened: Open) -> No
     assert rows[2] == (day(19), 4, 2.0, 2.0, 3.0, 4.0, 7.0)
 
 
-def test_cohorts_average_over_everybody(diary: Diary, opened: Open) -> None:
+def test_cohorts_average_over_all_users(diary: Diary, opened: Open) -> None:
     """Two came in the first week, one stays; one came a week later. The week of as_of is not over: no row."""
     for number, user_id in ((5, "ada"), (6, "bob"), (12, "ada"), (14, "cyd"), (26, "bob")):
         diary.tell(number, user_id)
@@ -133,7 +133,7 @@ def test_cohorts_average_over_everybody(diary: Diary, opened: Open) -> None:
     ]
 
 
-def test_movers_name_what_moved_them(diary: Diary, opened: Open) -> None:
+def test_movers_name_the_main_action(diary: Diary, opened: Open) -> None:
     """A gain by ratings beside a smaller one by transactions, a loss by ratings against a transaction, no change."""
     diary.rate(5, "ada", 5)
     diary.rate(20, "ada", 4)
@@ -153,8 +153,8 @@ def test_movers_name_what_moved_them(diary: Diary, opened: Open) -> None:
     assert earlier.select("user_id", "change").rows() == [("ada", 10.0), ("cyd", 1.0)]
 
 
-def test_retention_follows_the_best(diary: Diary, opened: Open) -> None:
-    """Of ten users the one with most points stands high; a week later another one has passed her, who still drives."""
+def test_retention_follows_high_users(diary: Diary, opened: Open) -> None:
+    """Of ten users the one with most points is high; a week later another has passed her, and she is still active."""
     for number in range(10):
         diary.tell(5, f"user-{number}")
     diary.tell(5, "user-0")
@@ -166,7 +166,7 @@ def test_retention_follows_the_best(diary: Diary, opened: Open) -> None:
 
 
 def test_suspensions_add_up(diary: Diary, opened: Open) -> None:
-    """A second suspension of the suspended is none; a day without a change has a row; the last day is that of as_of."""
+    """A second suspension changes nothing; a day without a change has a row; the last day is that of as_of."""
     diary.tell(5, "ada", "AccountSuspended")
     diary.tell(6, "ada", "AccountSuspended")
     diary.tell(7, "bob", "AccountSuspended")
@@ -181,8 +181,8 @@ def test_suspensions_add_up(diary: Diary, opened: Open) -> None:
     assert warehouse.trend("suspensions")["day"].max() == AS_OF.date()
 
 
-def test_inflation_is_told_from_other_raters(diary: Diary, opened: Open) -> None:
-    """The average rises because a kind rater joins; the one who rated in both weeks gives what he always gave."""
+def test_inflation_is_separate_from_new_raters(diary: Diary, opened: Open) -> None:
+    """The average rises because a kind rater joins; the rater of both weeks gives the same ratings as before."""
     for number in (5, 12):
         diary.rate(number, "ada", 3, "old")
     diary.rate(13, "ada", 5, "new")
@@ -193,8 +193,8 @@ def test_inflation_is_told_from_other_raters(diary: Diary, opened: Open) -> None
     ]
 
 
-def test_what_the_warehouse_keeps_is_a_trend_too(diary: Diary, opened: Open) -> None:
-    """The kept tables are asked like the others, within since and until."""
+def test_stored_tables_are_trends_too(diary: Diary, opened: Open) -> None:
+    """The stored tables are queried like other trends, within since and until."""
     for number in (5, 6, 7):
         diary.rate(number, "ada", 5)
     warehouse = opened(diary.events)
@@ -203,8 +203,8 @@ def test_what_the_warehouse_keeps_is_a_trend_too(diary: Diary, opened: Open) -> 
         assert warehouse.trend(name, since=day(6), until=day(7))["day"].to_list() == [day(6)]
 
 
-def test_ratings_are_read_as_the_policy_says(diary: Diary, opened: Open) -> None:
-    """Another key, another scale; outside it, of another action or from as_of on, there is no rating."""
+def test_ratings_are_read_by_the_policy(diary: Diary, opened: Open) -> None:
+    """Another key, another scale; outside it, of another action or at as_of and later, there is no rating."""
     for stars in ("-2", "1", "3", "many"):
         diary.tell(5, "ada", "Praised", stars=stars, rater_id="bob")
     diary.tell(5, "ada", "Scorned", stars="1", rater_id="bob")
@@ -215,8 +215,8 @@ def test_ratings_are_read_as_the_policy_says(diary: Diary, opened: Open) -> None
 
 
 @pytest.mark.parametrize("name", shipped_policies())
-def test_every_trend_can_be_asked_by_every_policy(name: str, diary: Diary, opened: Open) -> None:
-    """Whatever the policy does with points and ratings, the answers have the same columns and no error."""
+def test_every_trend_runs_under_every_policy(name: str, diary: Diary, opened: Open) -> None:
+    """Under every policy the results have the same columns."""
     for number in range(1, 9):
         diary.rate(number, "ada", 1 + number % 5, f"rider-{number % 3}")
         diary.tell(number, "bob")
@@ -227,14 +227,14 @@ def test_every_trend_can_be_asked_by_every_policy(name: str, diary: Diary, opene
 
 
 @pytest.mark.parametrize("name", trends())
-def test_every_trend_has_a_say_without_events(name: str, empty: Warehouse) -> None:
-    """An empty history gives no rows and no error, and a trend says what it answers."""
+def test_every_trend_runs_without_events(name: str, empty: Warehouse) -> None:
+    """An empty history gives no rows, and every trend has a description."""
     assert empty.trend(name).is_empty()
     assert trends()[name].meaning.endswith(".")
 
 
 def test_since_may_be_a_moment(diary: Diary, opened: Open) -> None:
-    """A time stands for its UTC day; one without a time zone is refused."""
+    """A time stands for its UTC day; one without a time zone is rejected."""
     diary.tell(5, "ada")
     warehouse = opened(diary.events)
     assert warehouse.trend("daily", since=datetime.fromisoformat("2024-02-06T01:00:00+02:00")).height == 1
@@ -248,11 +248,11 @@ def test_since_may_be_a_moment(diary: Diary, opened: Open) -> None:
         ("wether", {}, "no trend 'wether': there are activity, "),
         ("movers", {"tops": 3}, "movers has no parameter tops: it has since, until, top"),
         ("movers", {"top": "many"}, "top='many' is not a number: the default is 10"),
-        ("activity", {"period": "year"}, "period='year' cannot be: say day or week"),
+        ("activity", {"period": "year"}, "period='year' is not allowed: use day or week"),
     ],
 )
-def test_mistakes_name_what_there_is(name: str, parameters: dict[str, str], message: str, empty: Warehouse) -> None:
-    """An unknown trend or parameter, or a value that cannot be, says what would be right."""
+def test_errors_list_what_is_known(name: str, parameters: dict[str, str], message: str, empty: Warehouse) -> None:
+    """An unknown trend or parameter, or an invalid value: the error lists valid ones."""
     with pytest.raises(UsageError, match=message):
         empty.trend(name, **parameters)
 

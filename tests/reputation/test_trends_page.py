@@ -1,4 +1,4 @@
-"""docs/trends.md says what the code says: every trend with its parameters and columns, and the figures measured."""
+"""docs/trends.md agrees with the code: every trend with its parameters and columns, and the figures measured."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def test_a_trend_has_its_section(name: str, warehouse: Warehouse) -> None:
 
 
 def test_the_figures_are_those_measured() -> None:
-    """Each row of the last measurement stands on the page."""
+    """Each row of the last measurement is on the page."""
     results = json.loads(Path(REPOSITORY, "benchmarks/results/anomalies.json").read_text(encoding="utf-8"))
     for row in results["rows"]:
         counts = (row["planted"], row["trend"], row["users"], row["named"], f"{row['recall']:.2f}")

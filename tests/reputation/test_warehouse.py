@@ -1,4 +1,4 @@
-"""What a notebook does with a warehouse: look, complete, ask of other moments, pin, and be told of mistakes."""
+"""Use of a warehouse in a notebook: display, completion, other moments and policies, snapshots, and errors."""
 
 from base64 import b64decode
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from IPython.testing.globalipapp import start_ipython
 
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.local.process import wait_until
-from pipelines.reputation import waiting
+from pipelines.reputation import notebook_progress
 from pipelines.reputation.compare import compare_policies
 from pipelines.reputation.derive import derive
 from pipelines.reputation.lake_views import create_lake_views
@@ -53,8 +53,8 @@ def shell(warehouse: Warehouse) -> InteractiveShell:
     return shell
 
 
-def test_it_shows_what_it_is_and_what_can_be_asked(warehouse: Warehouse) -> None:
-    """Tables and trends are named, in HTML that no name of a file can break."""
+def test_the_html_shows_contents_and_metadata(warehouse: Warehouse) -> None:
+    """Tables and trends are listed, in HTML that a file name cannot break."""
     shown = warehouse._repr_html_()
     assert all(name in shown for name in ("reputation", "user_days", "events", "default 1", *trends()))
     warehouse.path = Path("/data/<script>/warehouse.duckdb")
@@ -63,7 +63,7 @@ def test_it_shows_what_it_is_and_what_can_be_asked(warehouse: Warehouse) -> None
 
 
 def test_tables_by_name(warehouse: Warehouse) -> None:
-    """The tab key completes exactly what can be asked for; another name says what there is."""
+    """The tab key completes exactly the tables and views; the error for another name lists them."""
     for name in warehouse._ipython_key_completions_():
         assert warehouse[name].columns
     assert warehouse["reputation"].pl().equals(warehouse.sql("FROM reputation"))
@@ -73,7 +73,7 @@ def test_tables_by_name(warehouse: Warehouse) -> None:
 
 @pytest.mark.parametrize("moment", [AS_OF - timedelta(days=2.5), (AS_OF - timedelta(days=2.5)).isoformat()])
 def test_another_moment(warehouse: Warehouse, moment: object) -> None:
-    """A moment may be a time or a text; what came later is not in it."""
+    """A moment may be a time or a text; later events are not in it."""
     then = warehouse.as_of(moment)  # pyright: ignore[reportArgumentType]
     assert then.scores()["user_id"].to_list() == ["ann"]
     assert then.explain("<bob>")["event_id"].drop_nulls().to_list() == []
@@ -82,7 +82,7 @@ def test_another_moment(warehouse: Warehouse, moment: object) -> None:
 
 
 def test_another_policy(warehouse: Warehouse, tmp_path: Path) -> None:
-    """By name, by file or as it is; `compare` holds it against the rules that count at that moment."""
+    """By name, by file or as an object; `compare` compares it with the policy of that moment."""
     policy, file = load_policy("marketplace-feedback"), tmp_path / "mine.toml"
     file.write_text('name = "mine"\nversion = "1"\nactions.DriverRated.points = 7\n', encoding="utf-8")
     assert warehouse.scores("marketplace-feedback").equals(warehouse.scores(policy))
@@ -97,20 +97,20 @@ def test_another_policy(warehouse: Warehouse, tmp_path: Path) -> None:
     assert compared.equals(then.compare(file))
 
 
-def test_what_is_compared_is_what_was_known(warehouse: Warehouse) -> None:
-    """Before the first commit that was nothing."""
+def test_compare_uses_what_was_known(warehouse: Warehouse) -> None:
+    """Nothing was known before the first commit."""
     assert warehouse.as_of(known_at="2000-01-01").compare("decayed-karma").is_empty()
 
 
-def test_doors_and_policies_show_what_they_are(warehouse: Warehouse) -> None:
-    """In a line, not all of a policy."""
+def test_repr_of_a_moment_and_a_policy(warehouse: Warehouse) -> None:
+    """One line, without the policy's rules."""
     shown = repr(warehouse.as_of("2026-01-31", known_at="2026-02-01"))
     assert shown == "<AsOf 2026-01-31 00:00:00 UTC, as known at 2026-02-01 00:00:00 UTC, policy default>"
     assert repr(warehouse.info.policy) == "Policy(name='default', versions=['1'])"
 
 
-def test_the_forms_of_an_answer(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same rows in each; where pandas is missing, it is said by name, with what can be had instead."""
+def test_result_types(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All have the same rows; without pandas, the error names it and the alternatives."""
     query, values = "SELECT user_id, all_time_score FROM reputation WHERE all_time_score > ?", [0]
     rows = warehouse.sql(query, values).rows()
     assert warehouse.relation(query, values).fetchall() == rows
@@ -120,25 +120,25 @@ def test_the_forms_of_an_answer(warehouse: Warehouse, monkeypatch: pytest.Monkey
         warehouse.pandas(query, values)
 
 
-def test_what_takes_long_says_so_in_its_cell(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What and for how long, and afterwards how long it took; what is quick says nothing."""
+def test_slow_calls_show_progress_in_their_cell(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shows the task and its duration; a quick call shows nothing."""
     shown: list[tuple[str, object]] = []
-    monkeypatch.setattr(waiting, "_in_a_notebook", lambda: True)
+    monkeypatch.setattr(notebook_progress, "_in_notebook", lambda: True)
     monkeypatch.setattr(
         shell.display_pub, "publish", lambda data, metadata=None, **_: shown.append((data["text/plain"], metadata))
     )
-    with waiting.waiting("a quick one"):
+    with notebook_progress.show_progress("a quick one"):
         pass
     assert shown == []
-    monkeypatch.setattr(waiting, "PATIENCE_SECONDS", 0.0)
-    with waiting.waiting("a slow one"):
+    monkeypatch.setattr(notebook_progress, "DELAY_SECONDS", 0.0)
+    with notebook_progress.show_progress("a slow one"):
         assert wait_until(lambda: bool(shown), 30)
-    assert shown[0] == ("a slow one: under way 0 s", waiting.PROGRESS)
+    assert shown[0] == ("a slow one: under way 0 s", notebook_progress.PROGRESS)
     assert shown[-1][0].startswith("a slow one: took ")
 
 
 def test_days_and_texts_are_utc(warehouse: Warehouse) -> None:
-    """A day is its midnight; a text that is no time, and a time without a zone, are told what to write."""
+    """A day means its midnight; the errors for other texts and for times without a zone say what to write."""
     assert warehouse.as_of(date(2026, 1, 31)).moment == warehouse.as_of("2026-01-31").moment
     assert warehouse.as_of("2026-01-31T01:00:00+01:00").moment == warehouse.as_of("2026-01-31").moment
     with pytest.raises(UsageError, match="'yesterday' is not a time: write it like"):
@@ -148,7 +148,7 @@ def test_days_and_texts_are_utc(warehouse: Warehouse) -> None:
 
 
 def test_a_pinned_snapshot_stays(warehouse: Warehouse, tmp_path: Path) -> None:
-    """It shows what it showed when the other handle has moved on; so does a relation."""
+    """It keeps its contents after the other handle is refreshed; so does a relation."""
     pinned, relation = warehouse.snapshot(), warehouse["reputation"]
     publish(tmp_path, [*EVENTS, Event("c", "cyd", "TransactionCompleted", NOW - DAY)])
     assert warehouse.refresh()
@@ -159,8 +159,8 @@ def test_a_pinned_snapshot_stays(warehouse: Warehouse, tmp_path: Path) -> None:
         assert pinned.sql("SELECT current_setting('TimeZone') AS zone")["zone"][0] == "UTC"
 
 
-def test_the_magic_asks_the_notebooks_warehouse(shell: InteractiveShell) -> None:
-    """Variables are parameters; the rows are shown, or kept under a name."""
+def test_the_magic_queries_the_notebooks_warehouse(shell: InteractiveShell) -> None:
+    """Variables are parameters; the rows are shown, or stored in a variable."""
     shell.user_ns["who"] = "ann"
     shown = shell.run_cell_magic("karma", "", "SELECT user_id FROM reputation WHERE user_id = $who")
     assert shown.rows() == [("ann",)]
@@ -168,8 +168,8 @@ def test_the_magic_asks_the_notebooks_warehouse(shell: InteractiveShell) -> None
     assert isinstance(shell.user_ns["kept"], pl.DataFrame)
 
 
-def test_charts_are_pictures_without_a_network(shell: InteractiveShell) -> None:
-    """`%load_ext pipelines` lets altair draw images, with nothing in them that is elsewhere, and a title."""
+def test_charts_are_images_without_network(shell: InteractiveShell) -> None:
+    """`%load_ext pipelines` makes altair show images with a title and without external references."""
     chart = alt.Chart(pl.DataFrame({"a": [1, 2]})).mark_bar().encode(x="a").properties(title="two <bars>")
     shown = shell.display_formatter.format(chart)[0]  # pyright: ignore[reportOptionalMemberAccess]
     assert shown["text/plain"] == "two <bars>"
@@ -182,18 +182,18 @@ def test_charts_are_pictures_without_a_network(shell: InteractiveShell) -> None:
 
 @pytest.mark.parametrize(
     ("line", "cell", "said"),
-    [("", "SELECT $whom", r"\$whom has no value"), ("two words", "SELECT 1", "is no name of a variable")],
+    [("", "SELECT $whom", r"\$whom has no value"), ("two words", "SELECT 1", "is not a variable name")],
 )
-def test_the_magic_says_what_is_wrong(shell: InteractiveShell, line: str, cell: str, said: str) -> None:
-    """A missing variable, or a name that is none."""
+def test_errors_of_the_magic(shell: InteractiveShell, line: str, cell: str, said: str) -> None:
+    """A missing variable, or an invalid name."""
     with pytest.raises(UsageError, match=said):
         shell.run_cell_magic("karma", line, cell)
 
 
-def test_a_mistake_in_a_notebook_is_a_sentence(
+def test_an_error_in_a_notebook_is_one_sentence(
     shell: InteractiveShell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No traceback: what, where, what to do, and the page that says more."""
+    """No traceback: what, where, what to do, and the page with details."""
     shell.user_ns["folder"] = tmp_path / "nothing"
     shell.run_cell("from pipelines import open_warehouse; open_warehouse(folder)")
     said = capsys.readouterr()

@@ -1,5 +1,5 @@
 """Real servers for tests: Apache Kafka, Redis, PostgreSQL and a TCP proxy between a client and any of them.
 
-Every server is started by the test that needs it, listens on a free port of 127.0.0.1 and dies with the test
-process, however that ends. Nothing here fakes a service, and nothing here is imported by `pipelines`.
+The test that needs a server starts it on a free port of 127.0.0.1; it is killed with the test process, however that
+ends. Nothing here fakes a service, and `pipelines` imports nothing from here.
 """

@@ -1,4 +1,4 @@
-"""One suite for the embedded broker and for Apache Kafka through each of its listeners."""
+"""A fixture that runs a test on the embedded broker and on Apache Kafka, through each of its listeners."""
 
 import pytest
 

@@ -8,7 +8,7 @@ from tests.services.ports import HOST, free_port
 from tests.services.process import Server
 
 KEYSPACE = "tests"
-# What Cassandra's own options for Java 17 open to it.
+# The modules that Cassandra's JVM options for Java 17 open.
 _EXPORTS = ("java.base/jdk.internal.misc", "java.base/jdk.internal.ref", "java.base/java.lang.ref", "java.sql/java.sql")
 _EXPORTS += ("java.management/com.sun.jmx.remote.security", "java.rmi/sun.rmi.registry", "java.rmi/sun.rmi.server")
 _EXPORTS += ("jdk.unsupported/sun.misc", "jdk.compiler/com.sun.tools.javac.file")
@@ -27,7 +27,7 @@ _JVM = ("-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.h
 
 
 class CassandraServer(Server):
-    """Keeps its data in `folder`; the keyspace KEYSPACE is to be made by who uses it."""
+    """A server with its data in `folder`; tests create the keyspace KEYSPACE."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()

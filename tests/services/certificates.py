@@ -17,7 +17,7 @@ class Certificates:
 
     @property
     def ca(self) -> Path:
-        """What a client trusts."""
+        """The CA certificate for clients."""
         return self.folder / "ca.crt"
 
     def certificate(self, name: str) -> Path:
@@ -29,12 +29,12 @@ class Certificates:
         return self.folder / f"{name}.key"
 
     def bundle(self, name: str) -> Path:
-        """Return key and certificate in one file, as Java wants them."""
+        """Return key and certificate in one file, the format of Java."""
         return self.folder / f"{name}.pem"
 
 
 def make_certificates(folder: Path) -> Certificates:
-    """Write a new authority and its two certificates into `folder`; they are valid for two days."""
+    """Create an authority and two certificates in `folder`, valid for two days."""
     folder.mkdir(parents=True, exist_ok=True)
     made = Certificates(folder)
     usage = "keyUsage=critical,keyCertSign,cRLSign"

@@ -60,8 +60,8 @@ class KafkaCluster:
         ports = [{listener: free_port() for listener in listeners} for _ in range(brokers)]
         self.proxies = [Proxy(own["PROXIED"]) for own in ports if proxied]
         advertised = [{"PROXIED": proxy.port} for proxy in self.proxies] or [{}] * brokers
-        told = zip(ports, advertised, strict=True)
-        self._nodes = [Node(index, own, own | outside) for index, (own, outside) in enumerate(told)]
+        listeners_by_node = zip(ports, advertised, strict=True)
+        self._nodes = [Node(index, own, own | outside) for index, (own, outside) in enumerate(listeners_by_node)]
         self._servers = [self._server(node) for node in self._nodes]
 
     def __enter__(self) -> Self:
@@ -126,23 +126,23 @@ class KafkaCluster:
             admin.create_topics({name: topic}, wait_for_metadata=True)
 
     def start(self, broker: int) -> None:
-        """Start a broker that has ended, on its old data and ports."""
+        """Restart a stopped broker with the same data and ports."""
         self._servers[broker].start()
 
     def stop(self, broker: int) -> None:
-        """Let a broker hand over its leaderships and end."""
+        """Stop a broker gracefully: it hands over its leaderships first."""
         self._servers[broker].stop()
 
     def kill(self, broker: int) -> None:
-        """End a broker with SIGKILL."""
+        """Kill a broker with SIGKILL."""
         self._servers[broker].kill()
 
     def pause(self, broker: int) -> None:
-        """Freeze a broker with SIGSTOP: connections stay open, nothing answers."""
+        """Pause a broker with SIGSTOP: connections stay open, but nothing responds."""
         self._servers[broker].pause()
 
     def resume(self, broker: int) -> None:
-        """Let a frozen broker go on."""
+        """Resume a paused broker."""
         self._servers[broker].resume()
 
     def damage(self, broker: int, place: str) -> None:

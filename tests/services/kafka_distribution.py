@@ -1,7 +1,6 @@
-"""How Java runs Apache Kafka: its jars, and what starts it fast.
+"""The jars of Apache Kafka, and the JVM options that start it fast.
 
-Beside the jars lies a class archive of the Java that runs them (Java's AppCDS): with it a broker starts in half the
-time.
+A class archive (AppCDS) beside the jars halves the start-up time of a broker.
 """
 
 import dataclasses
@@ -21,7 +20,7 @@ _JVM_OPTIONS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xsh
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Jars, and what Java is told about sharing classes between runs."""
+    """The jars, and the JVM options for class data sharing."""
 
     jars: Path
     sharing: tuple[str, ...] = ()
@@ -40,13 +39,13 @@ class Distribution:
         return dataclasses.replace(self, sharing=(f"-XX:ArchiveClassesAtExit={archive}",))
 
     def archive(self) -> Path:
-        """Return where the class archive for the installed Java is or will be."""
+        """Return the path of the class archive for the installed Java."""
         java = hashlib.sha256(java_version().encode()).hexdigest()[:8]
         return self.jars.with_name(f"{self.jars.name}-{java}.jsa")
 
 
 def distribution() -> Distribution:
-    """Return the distribution, fetching the jars if they are not there."""
+    """Return the distribution; downloads missing jars."""
     return Distribution(jars("kafka"))
 
 

@@ -1,4 +1,4 @@
-"""The log of a topic partition on a broker's disk, as a power cut or a restored disk leaves it."""
+"""Truncation of the log of a topic partition on the disk of a broker, as after a power failure or a restore."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ _LEADER_SECONDS = 120.0
 
 
 def cut_log(cluster: KafkaCluster, folder: Path, kafka: KafkaSettings, batches: int, partition: int = 0) -> None:
-    """Leave the first record batches of a log of broker 0, whose data are in `folder`, and start the broker again.
+    """Truncate a log of broker 0 (with data in `folder`) to its first `batches` record batches, and restart the broker.
 
-    What the broker derives from the log is deleted, so that it is derived again.
+    Index files are deleted, so that the broker rebuilds them.
     """
     cluster.stop(0)
     (segment,) = folder.glob(f"broker-0/{kafka.topic}-{partition}/*.log")

@@ -56,4 +56,4 @@ def _download(name: str, folder: Path) -> None:
         except OSError:
             if not folder.exists():
                 raise
-            shutil.rmtree(fetched)  # somebody else was first
+            shutil.rmtree(fetched)  # another process was first

@@ -19,7 +19,7 @@ from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 USER = "karma"
 PASSWORD = "a-postgres-password"  # noqa: S105 # of a server that lives as long as a test
-_STILL_HELD = "pre-existing shared memory block"
+_MEMORY_IN_USE = "pre-existing shared memory block"
 _DEBIAN = Path("/usr/lib/postgresql")
 
 
@@ -86,7 +86,7 @@ class PostgresServer(Server):
         try:
             super().start()
         except AssertionError as error:
-            if _STILL_HELD not in str(error):
+            if _MEMORY_IN_USE not in str(error):
                 raise
             return False
         return True

@@ -1,6 +1,6 @@
-"""One server process of a test: started until it is ready, and then stopped, killed, paused or started again.
+"""A server process of a test: start it and wait until it is ready, then stop, kill, pause or restart it.
 
-Owns the process and its log; what is started, and on which data, is the affair of the modules beside this one.
+Owns the process and its log; the other modules define the command and the data.
 """
 
 import atexit
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, TypeVar
 
-from tests.services.reaper import kill_family, suspended_family
+from tests.services.reaper import kill_tree, suspend_tree
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 _LOG_TAIL_LINES = 40
@@ -24,12 +24,12 @@ _LOG_TAIL_LINES = 40
 Child = TypeVar("Child", "subprocess.Popen[str]", "subprocess.Popen[bytes]")
 
 RUNNING: set["Server"] = set()
-"""The servers of this test process that have been started and not yet ended."""
+"""The running servers of this test process."""
 
 
 @contextlib.contextmanager
 def ended(child: Child) -> Generator[Child]:
-    """Yield a process that does not outlive the block: without the kill, a test that fails in it waits for its end."""
+    """Yield a process that is killed at the end of the block; without that, a failing test would wait for it."""
     with child:
         try:
             yield child
@@ -73,7 +73,7 @@ class Server:
         return self._process.pid
 
     def start(self) -> None:
-        """Start the server on its data and port, whatever ended it before, and wait until it is ready."""
+        """Start the server with its data and port, and wait until it is ready."""
         self.launch()
         self.wait_until_ready()
 
@@ -92,11 +92,11 @@ class Server:
                 group=self._group,
                 extra_groups=[] if self._user else None,
             )
-        _tell_reaper("+", self._process.pid)
+        _notify_reaper("+", self._process.pid)
         RUNNING.add(self)
 
     def prepare(self, command: Sequence[str], folder: Path, seconds: float) -> None:
-        """Run what makes the server's data, as whom the server runs as."""
+        """Run a command that initializes the data, as the user of the server."""
         subprocess.run(
             command,
             check=True,
@@ -121,7 +121,7 @@ class Server:
             raise AssertionError(f"{self.name} ended while starting\n{self.log_tail()}")
 
     def stop(self) -> None:
-        """Ask the server to end and wait until it has; one that does not is killed and fails the test."""
+        """Stop the server gracefully; if it does not stop in time, kill it and fail the test."""
         assert self._process is not None, f"{self.name} is not running"
         self.resume()
         self._process.send_signal(self._stop_signal)
@@ -133,10 +133,10 @@ class Server:
         self._forget()
 
     def kill(self) -> None:
-        """End the server with SIGKILL; does nothing to one that has ended."""
+        """Kill the server with SIGKILL; does nothing if it is not running."""
         if self._process is None:
             return
-        kill_family(self.pid)
+        kill_tree(self.pid)
         self._process.wait(PATIENCE_SECONDS)
         self._forget()
 
@@ -146,12 +146,12 @@ class Server:
         self.start()
 
     def pause(self) -> None:
-        """Freeze the server with SIGSTOP: its connections stay open and nothing answers."""
-        suspended_family(self.pid)
+        """Pause the server with SIGSTOP: its connections stay open, but nothing responds."""
+        suspend_tree(self.pid)
 
     def resume(self) -> None:
-        """Let a frozen server go on."""
-        for process in reversed(suspended_family(self.pid)):
+        """Resume a paused server."""
+        for process in reversed(suspend_tree(self.pid)):
             process.resume()
 
     def log_tail(self) -> str:
@@ -170,12 +170,12 @@ class Server:
 
     def _forget(self) -> None:
         assert self._process is not None
-        _tell_reaper("-", self._process.pid)
+        _notify_reaper("-", self._process.pid)
         RUNNING.discard(self)
         self._process = None
 
 
-def _tell_reaper(sign: str, pid: int) -> None:
+def _notify_reaper(sign: str, pid: int) -> None:
     _reaper().write(f"{sign}{pid}\n".encode())
     _reaper().flush()
 
@@ -190,7 +190,7 @@ def _reaper() -> IO[bytes]:
 
 
 def unprivileged_user(preferred: str) -> str | None:
-    """Return whom a server that refuses to run as root is to run as; None where we are not root."""
+    """Return the user for a server that refuses to run as root; None if we are not root."""
     if os.geteuid() != 0:
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}

@@ -1,4 +1,4 @@
-"""A TCP proxy on 127.0.0.1 that a test puts between a client and a server: cut, delayed or throttled at will."""
+"""A TCP proxy on 127.0.0.1 between a client and a server, with injected faults: cuts, delay, limited bandwidth."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Forwards what is sent to `port` to `target_port` of 127.0.0.1, and the answers back.
+    """Forwards connections to `port` to `target_port` of 127.0.0.1.
 
     Faults hold for both directions and for connections that are open already. A context manager; its event loop
     runs in a thread of its own, and the methods may be called from any other.
@@ -112,7 +112,7 @@ class Proxy:
                 both.create_task(self._receive(reader, chunks))
                 both.create_task(self._send(chunks, writer))
         except* OSError:
-            pass  # one side is gone: closing the other tells it
+            pass  # one side has closed: close the other
         finally:
             writer.close()
 

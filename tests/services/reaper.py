@@ -1,7 +1,7 @@
-"""Ends whole families of processes, also for a test process that ended without doing so itself.
+"""Kills process trees, also on behalf of a test process that ended without cleaning up.
 
-As a script, in a session of its own, it reads `+pid` and `-pid` lines; at the end of its input, which comes with
-the end of the test process (be it SIGKILL, `os._exit` or a crash), it kills the families that are left.
+As a script, in a session of its own, it reads `+pid` and `-pid` lines. Its input ends with the test process (by
+SIGKILL, `os._exit` or a crash); it then kills the remaining process trees.
 """
 
 import contextlib
@@ -10,40 +10,40 @@ import sys
 import psutil
 
 
-def suspended_family(pid: int) -> list[psutil.Process]:
+def suspend_tree(pid: int) -> list[psutil.Process]:
     """Return a process and its descendants, frozen so that they fork no more; empty if it has ended.
 
     A process group is not enough: PostgreSQL's processes lead groups of their own, and a busy one outlives its parent.
     """
-    family: list[psutil.Process] = []
+    tree: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
         found = [psutil.Process(pid)]
         while found:
             for process in found:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.suspend()
-            family += found
-            found = [process for process in family[0].children(recursive=True) if process not in family]
-    return family
+            tree += found
+            found = [process for process in tree[0].children(recursive=True) if process not in tree]
+    return tree
 
 
-def kill_family(pid: int) -> None:
-    """End a process and its descendants with SIGKILL."""
-    for process in suspended_family(pid):
+def kill_tree(pid: int) -> None:
+    """Kill a process and its descendants with SIGKILL."""
+    for process in suspend_tree(pid):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
 
 
 def main() -> None:
-    left: set[int] = set()
+    remaining: set[int] = set()
     for line in sys.stdin:
         pid = int(line[1:])
         if line.startswith("+"):
-            left.add(pid)
+            remaining.add(pid)
         else:
-            left.discard(pid)
-    for pid in left:
-        kill_family(pid)
+            remaining.discard(pid)
+    for pid in remaining:
+        kill_tree(pid)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real Redis server on a free port, with a password, an ACL file and TLS where a test wants them."""
+"""A real Redis server on a free port, optionally with a password, an ACL file and TLS."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a machine needs for the real servers, and how to install it."""
+"""The programs that the real servers require, and how to install them."""
 
 import os
 import re
@@ -14,29 +14,29 @@ from tests.services.rabbitmq_server import rabbitmq_binary
 
 Service = Literal["kafka", "redis", "postgres", "mariadb", "rabbitmq", "promtool", "cassandra", "chromium"]
 
-_OLDEST_JAVA = 17
+_MIN_JAVA_VERSION = 17
 
 
 def missing(service: Service) -> str | None:
-    """Return what this machine lacks for a service and how to install it, None if it lacks nothing."""
-    lacks = {
-        "kafka": lambda: _programs({"openssl": "openssl"}) | _java_lacks("kafka"),
-        "cassandra": lambda: _java_lacks("cassandra"),
-        "redis": _redis_lacks,
-        "postgres": _postgres_lacks,
+    """Return what is missing for a service and how to install it; None if nothing is missing."""
+    absent = {
+        "kafka": lambda: _programs({"openssl": "openssl"}) | _missing_java("kafka"),
+        "cassandra": lambda: _missing_java("cassandra"),
+        "redis": _missing_redis,
+        "postgres": _missing_postgres,
         "mariadb": lambda: _programs(dict.fromkeys(("mariadbd", "mariadb-install-db"), "mariadb-server")),
         "chromium": lambda: _programs({"chromium": "chromium"}),
         "promtool": lambda: _programs({"promtool": "prometheus"}),
         "rabbitmq": lambda: {} if rabbitmq_binary() else {"rabbitmq-server": "rabbitmq-server"},
     }[service]()
-    if not lacks:
+    if not absent:
         return None
-    packages = " ".join(dict.fromkeys(lacks.values()))
-    return f"{service} needs {', '.join(lacks)}: on Debian, `apt-get install {packages}`"
+    packages = " ".join(dict.fromkeys(absent.values()))
+    return f"{service} needs {', '.join(absent)}: on Debian, `apt-get install {packages}`"
 
 
 def require(service: Service) -> None:
-    """Go on if the service can be started here; otherwise fail the test under CI, skip it elsewhere."""
+    """Fail the test in CI, skip it elsewhere, if the service cannot be started on this machine."""
     reason = missing(service)
     if reason is None:
         return
@@ -45,20 +45,20 @@ def require(service: Service) -> None:
     pytest.skip(reason)
 
 
-def _java_lacks(server: str) -> dict[str, str]:
-    lacks: dict[str, str] = {}
-    if shutil.which("java") is None or _java_major() < _OLDEST_JAVA:
-        lacks[f"Java {_OLDEST_JAVA} or newer"] = "default-jre-headless"
+def _missing_java(server: str) -> dict[str, str]:
+    absent: dict[str, str] = {}
+    if shutil.which("java") is None or _java_major() < _MIN_JAVA_VERSION:
+        absent[f"Java {_MIN_JAVA_VERSION} or newer"] = "default-jre-headless"
     if not jar_folder(server).exists():
-        lacks |= _programs({"mvn": "maven"})
-    return lacks
+        absent |= _programs({"mvn": "maven"})
+    return absent
 
 
-def _redis_lacks() -> dict[str, str]:
+def _missing_redis() -> dict[str, str]:
     return _programs({"redis-server": "redis-server", "openssl": "openssl"})
 
 
-def _postgres_lacks() -> dict[str, str]:
+def _missing_postgres() -> dict[str, str]:
     return {} if postgres_binary("postgres") and postgres_binary("initdb") else {"postgres": "postgresql"}
 
 

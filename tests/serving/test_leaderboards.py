@@ -1,4 +1,4 @@
-"""Leaderboards: whatever was published, they are the documents' users, sorted by score."""
+"""Leaderboards: after any publications, they contain the documents' users, sorted by score."""
 
 import json
 import threading
@@ -19,7 +19,7 @@ from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.serving import redis_store
 from pipelines.serving.keys import leaderboard_key
-from pipelines.serving.read import Ranked, published, read_leaderboard, read_rank
+from pipelines.serving.read import LeaderboardEntry, published, read_leaderboard, read_rank
 from pipelines.settings import RedisSettings, Settings, load_settings
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
 from tests.serving.conftest import always, documents_of, expected, interrupted, names, publish, served, stamp
@@ -39,7 +39,7 @@ STEP = st.tuples(
 
 
 def ranked_documents(scores: Scores, views: tuple[str, ...] = VIEWS) -> pl.DataFrame:
-    """Return one document a user, with scores of all time and of the last 30 days."""
+    """Return one document per user, with all-time and 30-day scores."""
     frame = documents_of({user: json.dumps(dict(zip(VIEWS, both, strict=True))) for user, both in scores.items()})
     columns = [
         pl.Series(f"{view}_score", [both[VIEWS.index(view)] for both in scores.values()], pl.Float64) for view in views
@@ -51,7 +51,7 @@ def with_views(settings: Settings, *views: str) -> Settings:
     return settings.model_copy(update={"redis": settings.redis.model_copy(update={"leaderboards": views})})
 
 
-def held(client: redis.Redis, cache: RedisSettings) -> dict[str, dict[str, float]]:
+def stored_leaderboards(client: redis.Redis, cache: RedisSettings) -> dict[str, dict[str, float]]:
     """Return the leaderboards in Redis: the scores of their users."""
     return {
         view: {user.decode(): score for user, score in client.zrange(key, 0, -1, withscores=True)}
@@ -60,12 +60,12 @@ def held(client: redis.Redis, cache: RedisSettings) -> dict[str, dict[str, float
     }
 
 
-def sorted_users(scores: Scores, view: str) -> list[Ranked]:
-    """Return who should be on a leaderboard, by the book."""
+def sorted_users(scores: Scores, view: str) -> list[LeaderboardEntry]:
+    """Return the expected leaderboard, computed directly."""
     there = {user: both[VIEWS.index(view)] for user, both in scores.items()}
     rows = [(score, user) for user, score in there.items() if score is not None]
     rows.sort(key=lambda row: (row[0], row[1].encode()), reverse=True)
-    return [Ranked(1 + sum(other > score for other, _ in rows), user, score) for score, user in rows]
+    return [LeaderboardEntry(1 + sum(other > score for other, _ in rows), user, score) for score, user in rows]
 
 
 def suffer(mishap: str, client: redis.Redis, cache: RedisSettings, folder: Path, version: int) -> None:
@@ -83,7 +83,7 @@ def suffer(mishap: str, client: redis.Redis, cache: RedisSettings, folder: Path,
 
 @given(steps=st.lists(STEP, max_size=7))
 def test_leaderboards_are_the_sorted_documents(local_settings: Settings, steps: list) -> None:
-    """After any publications, partial or not, of any views, after any mishap: the documents' users by score, exactly.
+    """After any publications, partial or full, of any views, after any failure: exactly the documents' users by score.
 
     Leaderboards that are not wanted are not there; each page and each rank is what sorting the documents gives.
     """
@@ -108,7 +108,7 @@ def test_leaderboards_are_the_sorted_documents(local_settings: Settings, steps: 
 def check_leaderboards(settings: Settings, client: redis.Redis, scores: Scores) -> None:
     views = settings.redis.leaderboards
     rows = {view: sorted_users(scores, view) for view in views}
-    assert held(client, settings.redis) == {
+    assert stored_leaderboards(client, settings.redis) == {
         view: {row.user_id: row.score for row in rows[view]} for view in views if rows[view]
     }
     info = published(settings)
@@ -123,18 +123,23 @@ def check_leaderboards(settings: Settings, client: redis.Redis, scores: Scores) 
 
 
 def test_equal_scores_share_the_better_rank(settings: Settings, tmp_path: Path) -> None:
-    """1, 2, 2, 4: on a page, on a page that begins among equals, and asked for one by one."""
+    """1, 2, 2, 4: on a page, on a page that begins among equal scores, and read one by one."""
     ours = with_views(settings, "all_time")
     scores: Scores = {"ann": (5.0, None), "bob": (7.5, None), "cem": (5.0, None), "dan": (-1.0, None)}
     publish(always(ranked_documents(scores, VIEWS[:1])), stamp(1), ours.redis, tmp_path)
-    rows = [Ranked(1, "bob", 7.5), Ranked(2, "cem", 5.0), Ranked(2, "ann", 5.0), Ranked(4, "dan", -1.0)]
+    rows = [
+        LeaderboardEntry(1, "bob", 7.5),
+        LeaderboardEntry(2, "cem", 5.0),
+        LeaderboardEntry(2, "ann", 5.0),
+        LeaderboardEntry(4, "dan", -1.0),
+    ]
     assert read_leaderboard("all_time", ours) == rows
     assert read_leaderboard("all_time", ours, top=2, offset=2) == rows[2:]
     assert [read_rank(user, "all_time", ours) for user in ("ann", "bob", "cem", "dan")] == [2, 1, 2, 4]
 
 
-def test_a_view_without_a_leaderboard_is_told_apart_from_nobody(settings: Settings, tmp_path: Path) -> None:
-    """Nobody on a leaderboard is an empty page and no rank; no leaderboard is a mistake that names those there are."""
+def test_a_missing_leaderboard_differs_from_an_empty_one(settings: Settings, tmp_path: Path) -> None:
+    """An empty leaderboard gives an empty page and no rank; a missing one is an error that names the published ones."""
     ours = with_views(settings, *VIEWS)
     with pytest.raises(UsageError, match=r"no leaderboard of 'all_time' .* there is none"):
         read_leaderboard("all_time", ours)
@@ -147,32 +152,32 @@ def test_a_view_without_a_leaderboard_is_told_apart_from_nobody(settings: Settin
 
 
 @pytest.mark.parametrize(("top", "offset"), [(0, 0), (-1, 0), (1, -1)])
-def test_a_page_that_is_none_is_refused(settings: Settings, top: int, offset: int) -> None:
-    """Redis would take 0 and -1 for everybody; a page has at least one row."""
+def test_an_invalid_page_is_refused(settings: Settings, top: int, offset: int) -> None:
+    """Redis would return all members for 0 and -1; a page has at least one row."""
     with pytest.raises(UsageError, match=f"not {top} after {offset}"):
         read_leaderboard("all_time", settings, top, offset)
 
 
-def test_scores_are_needed_where_a_leaderboard_is_wanted(
+def test_score_columns_must_match_the_configured_leaderboards(
     settings: Settings, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """Documents without the wanted column of scores, or with one that nobody wants, are refused and not published."""
+    """Documents without a configured score column, or with an extra one, are refused and not published."""
     for frame, views in ((ranked_documents({"ann": (1, 1)}, VIEWS[:1]), VIEWS), (ranked_documents({}), ())):
         with pytest.raises(UsageError, match="documents to publish must have the columns"):
             publish(always(frame), stamp(1), with_views(settings, *views).redis, tmp_path)
     assert client.keys(f"{settings.redis.prefix}*") == []
 
 
-def test_no_number_is_no_place(settings: Settings, tmp_path: Path) -> None:
-    """A score that is not a number ranks nobody, and takes out who was there."""
+def test_a_nan_score_is_not_ranked(settings: Settings, tmp_path: Path) -> None:
+    """A NaN score is not ranked, and removes the user from the leaderboard."""
     ours = with_views(settings, "all_time")
     for version, score in enumerate((1.0, float("nan"))):
         publish(always(ranked_documents({"ann": (score, None)}, VIEWS[:1])), stamp(version), ours.redis, tmp_path)
     assert read_leaderboard("all_time", ours) == []
 
 
-def test_a_state_of_before_there_were_leaderboards_holds(settings: Settings, tmp_path: Path) -> None:
-    """A state file that says nothing of leaderboards is one of none: it holds until one is wanted."""
+def test_a_cache_file_without_leaderboards_is_valid(settings: Settings, tmp_path: Path) -> None:
+    """A cache file without leaderboards is valid until one is configured."""
     publish(always(ranked_documents({"ann": (1, 1)}, ())), stamp(1), settings.redis, tmp_path)
     file = tmp_path / "published.arrow"
     with pa.OSFile(str(file)) as source:
@@ -186,8 +191,10 @@ def test_a_state_of_before_there_were_leaderboards_holds(settings: Settings, tmp
     assert read_rank("ann", "all_time", ours) == 1
 
 
-def test_neighbours_with_names_alike_are_left_alone(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
-    """Prefixes that begin like ours: a full publication spares their documents, hashes and leaderboards."""
+def test_prefixes_with_a_common_beginning_are_untouched(
+    settings: Settings, client: redis.Redis, tmp_path: Path
+) -> None:
+    """Prefixes that begin like ours: a full publication does not touch their documents, hashes and leaderboards."""
     ours = with_views(settings, "last_30_days")
     frame = ranked_documents({"all_time": (1, 1), "last_30_days": (2, 2)})
     prefixes = [f"{ours.redis.prefix}{more}" for more in ("", ".leaderboard", ".leaderboard.all_time", ".x", "x")]
@@ -209,7 +216,7 @@ def is_ours(key: bytes, prefix: str) -> bool:
 def test_a_document_and_its_rank_change_together(
     settings: Settings, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever looks at one moment, while publications of many chunks run, sees documents that agree with the ranks."""
+    """A reader that reads atomically during publications of many chunks sees documents that match the ranks."""
     monkeypatch.setattr(redis_store, "_CHUNK_COMMANDS", 20)
     ours = with_views(settings, "all_time")
     users = [f"user{i}" for i in range(200)]
@@ -235,7 +242,7 @@ def test_a_document_and_its_rank_change_together(
 
 
 def disagreement(client: redis.Redis, prefix: str, users: list[str]) -> list[tuple[str, object, object]]:
-    """Return users whose document and place differ, as of one moment."""
+    """Return users whose document and leaderboard score differ, read atomically."""
     with client.pipeline(transaction=True) as moment:
         moment.mget([f"{prefix}:{user}" for user in users])
         moment.zrange(leaderboard_key(prefix, "all_time"), 0, -1, withscores=True)
@@ -270,10 +277,10 @@ def hiding(tmp_path: Path) -> Path:
 
 
 def test_hidden_users_are_on_no_leaderboard(settings: Settings, hiding: Path, tmp_path: Path) -> None:
-    """Who is suspended under a policy that hides has a document, with a number to show meanwhile, and no rank."""
+    """A suspended user under a policy that hides has a document with a score, and no rank."""
     ours = with_views(settings, "last_7_days", "all_time")
     publish(lambda users: warehouse.documents(hiding, users, ours.redis.leaderboards), stamp(1), ours.redis, tmp_path)
-    assert read_leaderboard("all_time", ours) == [Ranked(1, "cem", 2.5), Ranked(2, "ann", 1.25)]
+    assert read_leaderboard("all_time", ours) == [LeaderboardEntry(1, "cem", 2.5), LeaderboardEntry(2, "ann", 1.25)]
     assert [read_rank(user, "last_7_days", ours) for user in ("ann", "bob", "cem")] == [2, None, 1]
     info = published(ours)
     assert info is not None
@@ -281,7 +288,7 @@ def test_hidden_users_are_on_no_leaderboard(settings: Settings, hiding: Path, tm
 
 
 def test_the_warehouse_gives_the_scores_of_the_documents(hiding: Path) -> None:
-    """The columns of scores are the documents', but for hidden users; the documents are the same without them."""
+    """The score columns match the documents, except for hidden users; the documents are the same without them."""
     plain, scored = warehouse.documents(hiding), warehouse.documents(hiding, None, ("last_7_days", "all_time"))
     assert scored.columns == [*plain.columns, "last_7_days_score", "all_time_score"]
     assert scored.select(plain.columns).equals(plain)
@@ -297,14 +304,14 @@ def test_the_warehouse_gives_the_scores_of_the_documents(hiding: Path) -> None:
     assert some.equals(scored.filter(pl.col("user_id") == "cem").drop("last_7_days_score"))
 
 
-def test_a_view_that_the_policy_has_not_is_a_mistake_in_the_settings(hiding: Path) -> None:
-    """The error names the setting and the views there are."""
+def test_a_view_missing_from_the_policy_is_a_configuration_error(hiding: Path) -> None:
+    """The error names the setting and the available views."""
     with pytest.raises(ConfigurationError, match=r"LEADERBOARDS\) names 'last_30_days'.*it has all_time, last_7_days$"):
         warehouse.documents(hiding, None, ("last_30_days",))
 
 
 def test_decayed_scores_rank_as_they_are_shown(settings: Settings, tmp_path: Path) -> None:
-    """Scores that are no round numbers are on the leaderboard to the last digit of the document."""
+    """Fractional scores are on the leaderboard with all digits of the document."""
     path, ours = tmp_path / "warehouse.duckdb", with_views(settings, "all_time")
     text = HIDING.replace("points = 1.25", "points = 1.25, half_life_days = 30")
     events = [Event(f"e{i}", f"user{i}", "TransactionCompleted", NOW - i * DAY - i) for i in range(1, 6)]
@@ -328,19 +335,21 @@ def test_the_environment_names_views_between_commas(tmp_path: Path, text: str, v
 
 
 @pytest.mark.parametrize("text", ["all-time", "last_0_days", "last_30_days; DROP TABLE x", "all_time,,", "user_id"])
-def test_what_is_no_view_is_no_setting(tmp_path: Path, text: str) -> None:
-    """A name that no policy could have is refused where it stands."""
-    with pytest.raises(ConfigurationError, match=r"KARMALAKE_REDIS_LEADERBOARDS: .*is no view: all_time, or last_N"):
+def test_an_invalid_view_is_an_invalid_setting(tmp_path: Path, text: str) -> None:
+    """A name that no policy can have is refused by the settings."""
+    with pytest.raises(
+        ConfigurationError, match=r"KARMALAKE_REDIS_LEADERBOARDS: .*is not a view: use all_time, or last_N"
+    ):
         load_settings({"KARMALAKE_REDIS_LEADERBOARDS": text}, tmp_path)
 
 
 def test_many_users_are_ranked_in_reasonable_time(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
-    """More users than a page of a full publication has: they come, and all of them go."""
+    """More users than one page of a full publication: all are added, and all are removed."""
     ours = with_views(settings, *VIEWS)
     scores: Scores = {f"user-{i}": (float(i % 977), float(-i)) for i in range(12_000)}
     publish(always(ranked_documents(scores)), stamp(1), ours.redis, tmp_path / "one")
     assert [client.zcard(leaderboard_key(ours.redis.prefix, view)) for view in VIEWS] == [12_000, 12_000]
-    assert read_leaderboard("last_30_days", ours, 1, 11_999) == [Ranked(12_000, "user-11999", -11_999.0)]
+    assert read_leaderboard("last_30_days", ours, 1, 11_999) == [LeaderboardEntry(12_000, "user-11999", -11_999.0)]
     client.delete(*(f"{ours.redis.prefix}:{user}" for user in scores))
     assert publish(always(ranked_documents({})), stamp(2), ours.redis, tmp_path / "two").deleted == 12_000
-    assert held(client, ours.redis) == {}
+    assert stored_leaderboards(client, ours.redis) == {}

@@ -1,4 +1,4 @@
-"""Partial publication: told who changed, it makes only their documents and leaves what a full one would leave."""
+"""Partial publication: given the changed users, it builds only their documents, with the result of a full one."""
 
 import uuid
 from pathlib import Path
@@ -15,9 +15,9 @@ from pipelines.reputation import documents as warehouse
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
 from pipelines.serving import publish as publishing
-from pipelines.serving.bookkeeping import read_held
+from pipelines.serving.digest_cache import DigestCache, open_digest_cache
+from pipelines.serving.publication_state import read_state
 from pipelines.serving.read import published
-from pipelines.serving.state import State, open_state
 from pipelines.settings import RedisSettings, Settings
 from tests.reputation.history import AS_OF, NOW, Event, snapshot_of
 from tests.serving.conftest import always, documents, documents_of, expected, interrupted, names, publish, served, stamp
@@ -31,7 +31,7 @@ STEPS = st.lists(
 
 
 class Asked:
-    """Documents that remember which users they were made for; None stands for all."""
+    """A document builder that records the users it was called for; None means all."""
 
     def __init__(self, frame: pl.DataFrame) -> None:
         self.make, self.calls = always(frame), list[set[str] | None]()
@@ -42,7 +42,7 @@ class Asked:
 
 
 def suffer(mishap: str, client: redis.Redis, cache: RedisSettings, folder: Path, version: int) -> None:
-    """Let something happen after which nothing may be built on what this publisher remembers."""
+    """Cause an event after which the cached digests must not be used."""
     other = documents(ann=99, stranger=99)
     if mishap == "redis lost":
         client.delete(*client.keys(f"{cache.prefix}*") or ["nothing"])
@@ -56,7 +56,7 @@ def suffer(mishap: str, client: redis.Redis, cache: RedisSettings, folder: Path,
 
 @given(steps=STEPS)
 def test_partial_publications_equal_full_ones(local_settings: Settings, steps: list) -> None:
-    """After any publications, each told a superset of who changed, or nothing: exactly the last documents are there.
+    """After any publications, each given a superset of the changed users or None: exactly the last documents remain.
 
     The digests that are kept are those of all documents, whatever was lost, or done by others, in between.
     """
@@ -75,15 +75,15 @@ def test_partial_publications_equal_full_ones(local_settings: Settings, steps: l
             assert maker.calls == [None if result.full or not told else differing | more]
             assert result.written + result.unchanged == len(texts)
             assert result.full or result.written + result.deleted == len(differing)
-            kept = State(Path(name)).digests(read_held(client, cache.prefix).publication_id, ())
+            kept = DigestCache(Path(name)).digests(read_state(client, cache.prefix).publication_id, ())
             assert kept is not None
             assert kept.sort("user_id").equals(documents_of(texts).select("user_id", "digest").sort("user_id"))
             last = texts
         client.delete(*client.keys(f"{cache.prefix}*") or ["nothing"])
 
 
-def test_only_the_named_are_made_and_compared(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
-    """Of 3 named users one changed, one is gone and one is as before; the count is that of all documents."""
+def test_only_the_named_users_are_built_and_compared(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
+    """Of 3 named users one changed, one is gone and one is unchanged; the count covers all documents."""
     publish(always(documents(ann=1, bob=1, cem=1, dan=1)), stamp(1), settings.redis, tmp_path)
     maker = Asked(documents(ann=2, bob=1, dan=1))
     result = publish(maker, stamp(2), settings.redis, tmp_path, names("ann", "bob", "cem"))
@@ -96,7 +96,7 @@ def test_only_the_named_are_made_and_compared(settings: Settings, client: redis.
 
 
 def test_nobody_changed_renews_the_stamp(settings: Settings, tmp_path: Path) -> None:
-    """With nobody named, no document is made of anybody, and the publication is complete all the same."""
+    """With no named users, no document is built, and the publication still completes."""
     publish(always(documents(ann=1, bob=1)), stamp(1), settings.redis, tmp_path)
     maker = Asked(documents(ann=1, bob=1))
     result = publish(maker, stamp(2), settings.redis, tmp_path, names())
@@ -107,10 +107,10 @@ def test_nobody_changed_renews_the_stamp(settings: Settings, tmp_path: Path) -> 
     assert (info.documents, info.stamp) == (2, stamp(2))
 
 
-def test_a_publisher_that_comes_while_documents_are_made_is_noticed(
+def test_a_publication_while_documents_are_built_is_detected(
     cache: RedisSettings, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """Another publication, whole, between the making of the named users' documents and the beginning: all are made."""
+    """After a whole publication between building the named users' documents and the begin, all documents are built."""
     publish(always(documents(ann=1, bob=1)), stamp(1), cache, tmp_path / "one")
     ours, asked = always(documents(ann=2, bob=1)), []
 
@@ -125,10 +125,10 @@ def test_a_publisher_that_comes_while_documents_are_made_is_noticed(
     assert served(client, cache.prefix) == expected(documents(ann=2, bob=1))
 
 
-def test_documents_that_cannot_be_made_change_nothing(
+def test_documents_that_cannot_be_built_change_nothing(
     cache: RedisSettings, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """An error while documents are made leaves the last publication in force: the next one builds on it."""
+    """An error while building documents leaves the last publication valid: the next one builds on it."""
     publish(always(documents(ann=1, bob=1)), stamp(1), cache, tmp_path)
 
     def failing(users: pl.Series | None) -> pl.DataFrame:
@@ -140,18 +140,16 @@ def test_documents_that_cannot_be_made_change_nothing(
     assert served(client, cache.prefix) == expected(documents(ann=2, bob=1))
 
 
-def test_documents_of_others_than_asked_for_are_refused(
-    cache: RedisSettings, client: redis.Redis, tmp_path: Path
-) -> None:
-    """A maker that answers with everybody, whoever is asked for, is a mistake and not a publication."""
+def test_documents_of_other_users_are_refused(cache: RedisSettings, client: redis.Redis, tmp_path: Path) -> None:
+    """A builder that returns all users instead of the requested ones is an error, and nothing is published."""
     publish(always(documents(ann=1, bob=1)), stamp(1), cache, tmp_path)
-    with pytest.raises(UsageError, match="those of the users asked for"):
+    with pytest.raises(UsageError, match="must belong to the requested users only"):
         publish(lambda _: documents(ann=2, bob=2), stamp(2), cache, tmp_path, names("ann"))
     assert served(client, cache.prefix) == expected(documents(ann=1, bob=1))
 
 
 def test_the_warehouse_makes_the_documents_of_named_users(tmp_path: Path) -> None:
-    """Those of some users are the same rows as among all; unknown and repeated names add nothing."""
+    """Documents of some users are the same rows as among all; unknown and repeated names add nothing."""
     users = ["ann", "bob", "'; DROP TABLE reputation; --", "nul\0", "👩‍🚀"]
     events = [Event(f"e{i}", user, "TransactionCompleted", NOW - 1 - i) for i, user in enumerate(users)]
     path = tmp_path / "warehouse.duckdb"
@@ -164,9 +162,9 @@ def test_the_warehouse_makes_the_documents_of_named_users(tmp_path: Path) -> Non
         assert made.schema == everybody.schema
 
 
-def test_what_was_not_saved_is_remembered_by_this_process_alone(cache: RedisSettings, tmp_path: Path) -> None:
+def test_unsaved_digests_are_known_only_to_this_process(cache: RedisSettings, tmp_path: Path) -> None:
     """Publications of one process build on each other without a file; after a crash the next one is full."""
-    with open_state(tmp_path) as state:
+    with open_digest_cache(tmp_path) as state:
         assert publishing.publish(always(documents(ann=1, bob=1)), stamp(1), cache, state).full
         assert not publishing.publish(always(documents(ann=2, bob=1)), stamp(2), cache, state, names("ann")).full
         assert publish(always(documents(ann=3, bob=1)), stamp(3), cache, tmp_path).full  # as after a crash
@@ -175,9 +173,9 @@ def test_what_was_not_saved_is_remembered_by_this_process_alone(cache: RedisSett
 
 
 def test_the_file_is_that_of_the_last_save(cache: RedisSettings, tmp_path: Path) -> None:
-    """What is published after it is in memory; saving again changes nothing on disk unless something was published."""
+    """Later publications are in memory only; saving again writes only if something was published."""
     file = tmp_path / "published.arrow"
-    state = State(tmp_path)
+    state = DigestCache(tmp_path)
     publishing.publish(always(documents(ann=1)), stamp(1), cache, state)
     assert not file.exists()
     state.save()

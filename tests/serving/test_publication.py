@@ -10,9 +10,9 @@ from redis.client import Pipeline
 
 from pipelines.errors import FencedError, TransientError
 from pipelines.serving import publication as publication_module
-from pipelines.serving.bookkeeping import Held, Stamp, read_held
 from pipelines.serving.keys import publication_key
 from pipelines.serving.publication import Publication, begin, finish, remove, write
+from pipelines.serving.publication_state import PublicationState, Stamp, read_state
 from pipelines.settings import RedisSettings
 from tests.serving.conftest import always, documents, documents_of, expected, publish, served, stamp
 
@@ -35,7 +35,7 @@ STEPS: dict[str, Callable[[Publication], None]] = {
 def test_a_publisher_taken_over_in_progress_stops(
     client: redis.Redis, cache: RedisSettings, step: str, wrote: int
 ) -> None:
-    """B (newer) begins while A is at work: whatever A does next has no effect, and B's publication is complete."""
+    """B (newer) begins while A is in progress: no further step of A has any effect, and B's publication is complete."""
     older = begin(client, cache.prefix, OLD)
     for score in range(wrote):
         put(older, "ann", score)
@@ -49,7 +49,7 @@ def test_a_publisher_taken_over_in_progress_stops(
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_publisher_that_slept_through_a_newer_one_stops(client: redis.Redis, cache: RedisSettings, step: str) -> None:
-    """A wakes when B (newer) has finished: whatever A does next has no effect."""
+    """A resumes after B (newer) has finished: no step of A has any effect."""
     older = begin(client, cache.prefix, OLD)
     newer = begin(client, cache.prefix, NEW)
     put(newer, "ann", 7)
@@ -63,7 +63,7 @@ def test_a_publisher_that_slept_through_a_newer_one_stops(client: redis.Redis, c
 @pytest.mark.parametrize("finished", [False, True])
 @pytest.mark.parametrize("older", [stamp(1, 999), stamp(2, 9), Stamp(2, 9, "other@9")])
 def test_an_older_stamp_may_not_begin(client: redis.Redis, cache: RedisSettings, older: Stamp, finished: bool) -> None:
-    """An older lake version, or the same with an older as_of, is refused beside and after a newer publication."""
+    """An older lake version, or the same with an older as_of, is rejected during and after a newer publication."""
     newer = begin(client, cache.prefix, stamp(2, 10))
     put(newer, "ann", 7)
     if finished:
@@ -90,7 +90,7 @@ def test_an_equal_or_newer_stamp_takes_over(client: redis.Redis, cache: RedisSet
 
 
 def test_an_older_publisher_is_refused_by_publish(cache: RedisSettings, client: redis.Redis, tmp_path: Path) -> None:
-    """The same through `publish`: nothing is written and the state stays that of the newer publication."""
+    """The same through `publish`: nothing is written, and the state remains that of the newer publication."""
     publish(always(documents(ann=2)), NEW, cache, tmp_path)
     with pytest.raises(FencedError, match="and newer"):
         publish(always(documents(ann=1, bob=1)), OLD, cache, tmp_path)
@@ -98,10 +98,10 @@ def test_an_older_publisher_is_refused_by_publish(cache: RedisSettings, client: 
     assert not publish(always(documents(ann=2)), NEW, cache, tmp_path).full
 
 
-def test_a_deleted_bookkeeping_key_lets_a_new_lake_begin(
+def test_deleting_the_publication_state_lets_a_new_lake_begin(
     cache: RedisSettings, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """What the refusal advises works: without the hash, version 1 of another lake replaces version 500 wholly."""
+    """The advice of the error works: without the hash, version 1 of another lake fully replaces version 500."""
     publish(always(documents(ann=2, bob=2)), stamp(500), cache, tmp_path / "old")
     client.delete(f"{cache.prefix}.publication")
     publish(always(documents(ann=1)), OLD, cache, tmp_path / "new")
@@ -110,7 +110,7 @@ def test_a_deleted_bookkeeping_key_lets_a_new_lake_begin(
 
 @pytest.mark.parametrize("crash_after", ["begin", "write", "remove", "finish"])
 @pytest.mark.parametrize("first_ever", [False, True])
-def test_a_crash_after_any_step_is_made_up_for(
+def test_a_crash_after_any_step_is_repaired(
     client: redis.Redis, cache: RedisSettings, tmp_path: Path, crash_after: str, first_ever: bool
 ) -> None:
     """A publication abandoned after any step, or before its state was saved: the next is full and exact."""
@@ -134,10 +134,10 @@ def test_a_crash_after_any_step_is_made_up_for(
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_redis_emptied_in_the_midst_ends_the_publication(
+def test_emptying_redis_during_a_publication_stops_it(
     client: redis.Redis, cache: RedisSettings, tmp_path: Path, step: str
 ) -> None:
-    """FLUSHALL, or a restart without data, between two steps: an error that says try again, and trying again works."""
+    """FLUSHALL, or a restart without data, between two steps: the error says to publish again, and that works."""
     publication = begin(client, cache.prefix, NEW)
     put(publication, "ann", 1)
     client.flushall()
@@ -151,7 +151,7 @@ def test_redis_emptied_in_the_midst_ends_the_publication(
 def test_a_step_whose_answer_was_lost_is_done_once(
     client: redis.Redis, cache: RedisSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each step repeated because its first answer never came: the publication is complete, and builds on the last."""
+    """Each step is repeated because its response was lost: the publication is complete, and builds on the last."""
     last = begin(client, cache.prefix, OLD)
     finish(last, 0)
     execute, lose = Pipeline.execute, itertools.cycle([True, False])
@@ -170,16 +170,16 @@ def test_a_step_whose_answer_was_lost_is_done_once(
     remove(publication, [f"{cache.prefix}:ann".encode()])
     finish(publication, 1)
     assert served(client, cache.prefix) == expected(documents(bob=2))
-    held = read_held(client, cache.prefix)
-    assert (held.publication_id, held.published, held.announced_id) == (publication.id, NEW, None)
+    state = read_state(client, cache.prefix)
+    assert (state.publication_id, state.published, state.announced_id) == (publication.id, NEW, None)
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    """Let `act` happen after a step has read the hash and before its commands reach Redis."""
+    """Run `act` after a step has read the hash and before its commands reach Redis."""
     check = publication_module._check
 
-    def check_then_act(publication: Publication, held: Held) -> None:
-        check(publication, held)
+    def check_then_act(publication: Publication, state: PublicationState) -> None:
+        check(publication, state)
         act()
 
     monkeypatch.setattr(publication_module, "_check", check_then_act)
@@ -189,7 +189,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> Non
 def test_a_publisher_that_slept_within_a_step_stops(
     client: redis.Redis, cache: RedisSettings, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """B begins after A has seen that it may go on and before A's commands arrive: they have no effect."""
+    """B begins after A's check and before A's commands arrive: they have no effect."""
     older = begin(client, cache.prefix, OLD)
     put(older, "ann", 7)
     meanwhile(monkeypatch, lambda: begin(client, cache.prefix, NEW))
@@ -199,23 +199,23 @@ def test_a_publisher_that_slept_within_a_step_stops(
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_connection_that_breaks_within_a_step_is_made_anew(
+def test_a_connection_that_breaks_within_a_step_is_reopened(
     client: redis.Redis, cache: RedisSettings, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """A connection cut once, just before the commands are sent: the step is done all the same."""
+    """The connection breaks once, just before the commands are sent: the step still completes."""
     publication = begin(client, cache.prefix, NEW)
     put(publication, "ann", 7)
     cuts = iter([True])
     meanwhile(monkeypatch, lambda: next(cuts, False) and client.client_kill_filter(_type="normal", skipme=False))
     STEPS[step](publication)
-    held = {"write": documents(ann=-1), "remove": documents_of({}), "finish": documents(ann=7)}[step]
-    assert served(client, cache.prefix) == expected(held)
+    expected_documents = {"write": documents(ann=-1), "remove": documents_of({}), "finish": documents(ann=7)}[step]
+    assert served(client, cache.prefix) == expected(expected_documents)
 
 
 def test_endless_contention_ends_in_an_error(
     client: redis.Redis, cache: RedisSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hash that changes between each reading and writing ends the publisher instead of turning it in circles."""
+    """A hash that changes between every read and write ends the publisher instead of looping forever."""
     publication = begin(client, cache.prefix, NEW)
     ticks = iter(range(1_000))
     key = publication_key(cache.prefix)
@@ -226,7 +226,7 @@ def test_endless_contention_ends_in_an_error(
 
 
 def test_chunks_may_not_be_skipped(client: redis.Redis, cache: RedisSettings) -> None:
-    """A chunk that Redis has not seen is missed by the next one but one and by the finish."""
+    """A chunk that Redis has lost is detected by the next chunk but one, and by the finish."""
     publication = begin(client, cache.prefix, NEW)
     publication.chunks += 1
     with pytest.raises(TransientError, match="without some of the documents"):
@@ -237,7 +237,7 @@ def test_chunks_may_not_be_skipped(client: redis.Redis, cache: RedisSettings) ->
 
 
 def test_a_chunk_of_many_keys_is_written_and_removed(client: redis.Redis, cache: RedisSettings) -> None:
-    """A chunk may hold many more keys than `publish` puts into one."""
+    """A chunk may contain many more keys than `publish` uses."""
     keys = [f"{cache.prefix}:{i}".encode() for i in range(20_001)]
     publication = begin(client, cache.prefix, NEW)
     write(publication, keys, [str(i).encode() for i in range(20_001)])
@@ -253,7 +253,7 @@ PROGRAM = ("begin", "ann", "bob", "finish")
 def test_no_interleaving_replaces_newer_by_older(
     client: redis.Redis, cache: RedisSettings, versions: tuple[int, int]
 ) -> None:
-    """All 70 orders of the steps of two publishers: no document grows older, and who finishes has all of its own."""
+    """All 70 interleavings of two publishers: no document becomes older, and a finished publication is complete."""
     for positions in itertools.combinations(range(8), 4):
         client.delete(*client.keys(f"{cache.prefix}*") or ["nothing"])
         programs, running = (iter(PROGRAM), iter(PROGRAM)), {}
@@ -267,7 +267,7 @@ def test_no_interleaving_replaces_newer_by_older(
                 assert served(client, cache.prefix) == before
             assert all(served(client, cache.prefix)[user] >= score for user, score in before.items())
         assert served(client, cache.prefix) in ({"ann": str(version), "bob": str(version)} for version in versions)
-        assert read_held(client, cache.prefix).announced_id is None
+        assert read_state(client, cache.prefix).announced_id is None
 
 
 def take_step(

@@ -1,4 +1,4 @@
-"""Publishing: Redis holds exactly the documents last published, and no more is written than that takes."""
+"""Publishing: Redis holds exactly the documents last published, with the fewest writes."""
 
 import json
 import signal
@@ -53,7 +53,7 @@ def test_only_changed_documents_are_written(cache: RedisSettings, client: redis.
 
 
 def test_nothing_changed_renews_the_stamp_only(settings: Settings, tmp_path: Path) -> None:
-    """A publication without changes writes no document, but says as of when the documents hold."""
+    """A publication without changes writes no document, but updates `as_of`."""
     publish(always(documents(ann=1)), stamp(1), settings.redis, tmp_path)
     result = publish(always(documents(ann=1)), stamp(1, 1_800_000_000_000_000), settings.redis, tmp_path)
     assert (result.written, result.unchanged, result.full) == (0, 1, False)
@@ -63,7 +63,7 @@ def test_nothing_changed_renews_the_stamp_only(settings: Settings, tmp_path: Pat
 
 
 def test_removed_users_lose_their_documents(cache: RedisSettings, client: redis.Redis, tmp_path: Path) -> None:
-    """A user who is not published any more has no document any more; with nobody left, nothing is."""
+    """A user who is no longer published has no document; with no users, there are no documents."""
     publish(always(documents(ann=1, bob=2)), stamp(1), cache, tmp_path)
     assert publish(always(documents(bob=2)), stamp(2), cache, tmp_path).deleted == 1
     assert served(client, cache.prefix) == expected(documents(bob=2))
@@ -83,7 +83,7 @@ def test_a_flushed_redis_is_filled_again(cache: RedisSettings, client: redis.Red
 def test_a_full_publication_removes_what_does_not_belong(
     cache: RedisSettings, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """Another data folder knows nothing of the old users: their documents go, whatever their keys hold; others stay."""
+    """From another data folder: documents of old users are deleted, whatever their keys hold; other keys stay."""
     publish(always(documents(**{f"old{i}": i for i in range(3_000)})), stamp(1), cache, tmp_path / "one")
     client.set(cache.prefix.encode() + b":\xff\xfe", "not even text")
     client.lpush(f"{cache.prefix}:list", "another type")
@@ -97,7 +97,7 @@ def test_a_full_publication_removes_what_does_not_belong(
 
 
 def test_two_data_folders_take_turns(cache: RedisSettings, client: redis.Redis, tmp_path: Path) -> None:
-    """Publishers with states of their own never trust a state that is not of the publication in Redis."""
+    """Publishers with separate caches never trust a cache of another publication than the one in Redis."""
     for version in range(1, 7):
         frame = documents(**{f"user{version % 2}": version, "both": version // 3})
         assert publish(always(frame), stamp(version), cache, tmp_path / str(version % 2)).full
@@ -105,10 +105,10 @@ def test_two_data_folders_take_turns(cache: RedisSettings, client: redis.Redis, 
 
 
 @pytest.mark.parametrize("damage", [b"", b"ARROW1", b"\0" * 1_000, None])
-def test_a_damaged_state_costs_a_full_publication(
+def test_a_damaged_digest_cache_causes_a_full_publication(
     cache: RedisSettings, client: redis.Redis, tmp_path: Path, damage: bytes | None
 ) -> None:
-    """A state file that is empty, torn or garbage is as good as none."""
+    """A cache file that is empty, torn or garbage is ignored."""
     publish(always(documents(ann=1, bob=2)), stamp(1), cache, tmp_path)
     file = tmp_path / "published.arrow"
     file.write_bytes(file.read_bytes()[:-20] if damage is None else damage)
@@ -118,7 +118,7 @@ def test_a_damaged_state_costs_a_full_publication(
 
 
 def test_hostile_user_ids_are_only_keys(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
-    """Whatever a user_id holds, its document is found by exactly that user_id, and harms no other key."""
+    """Any user_id is found by exactly that user_id, and affects no other key."""
     frame = documents_of({user: json.dumps({"user_id": user}) for user in HOSTILE})
     publish(always(frame), stamp(1), settings.redis, tmp_path)
     assert served(client, settings.redis.prefix) == expected(frame)
@@ -135,7 +135,7 @@ def test_both_ways_to_make_a_key_agree() -> None:
 
 
 def test_documents_larger_than_a_chunk_are_published(cache: RedisSettings, client: redis.Redis, tmp_path: Path) -> None:
-    """Documents beyond the bound of a chunk go one by one, small ones around them are not lost."""
+    """Documents above the chunk size are sent one by one; small ones around them are not lost."""
     texts = {f"user{i}": "x" * (5_000_000 if i in {0, 3, 4} else 10) for i in range(6)}
     publish(always(documents_of(texts)), stamp(1), cache, tmp_path)
     assert served(client, cache.prefix) == texts
@@ -164,7 +164,7 @@ def test_many_documents_are_published_in_reasonable_time(
         pl.concat([documents(ann=1), documents(ann=2)]),
     ],
 )
-def test_documents_that_are_none_are_refused(
+def test_invalid_documents_are_refused(
     cache: RedisSettings, client: redis.Redis, tmp_path: Path, frame: pl.DataFrame
 ) -> None:
     """Wrong columns, nulls and repeated users are an error before anything is written."""
@@ -179,20 +179,20 @@ from pathlib import Path
 import polars as pl
 from pydantic import SecretStr
 from pipelines.serving.publish import publish
-from pipelines.serving.state import open_state
+from pipelines.serving.digest_cache import open_digest_cache
 from pipelines.serving.publication import Stamp
 from pipelines.settings import RedisSettings
 documents, url, prefix, state, version = sys.argv[1:]
 settings = RedisSettings(url=SecretStr(url), prefix=prefix)
-with open_state(Path(state)) as kept:
+with open_digest_cache(Path(state)) as kept:
     publish(lambda _: pl.read_parquet(documents), Stamp(int(version), 1, "p"), settings, kept)
 """
 
 
-def test_a_killed_publisher_is_made_up_for(
+def test_a_killed_publisher_is_repaired_by_the_next(
     cache: RedisSettings, client: redis.Redis, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """SIGKILL at three points of a publication over an older one: the next one leaves exactly its own documents."""
+    """SIGKILL at three points of a publication over an older one: the next one leaves exactly its documents."""
     assert cache.url is not None
     before = documents(ann=0, old=0)
     during = documents_of({f"new-{i}": "x" * 200 for i in range(60_000)})
@@ -218,7 +218,7 @@ def test_a_killed_publisher_is_made_up_for(
 def test_a_server_back_from_an_older_snapshot_is_noticed(
     private_valkey: Callable[..., PrivateValkey], tmp_path: Path
 ) -> None:
-    """Redis killed and restored to a moment in the midst of a publication: that one ends, the next fills the gap."""
+    """Redis is killed and restored to a state during a publication: that one stops, the next fills the gap."""
     server = private_valkey()
     publication = begin(server.client, "reputation", stamp(1))
     server.client.save()
@@ -236,7 +236,7 @@ def test_a_server_back_from_an_older_snapshot_is_noticed(
 def test_a_server_restored_between_publications_is_filled_again(
     private_valkey: Callable[..., PrivateValkey], tmp_path: Path
 ) -> None:
-    """Redis restored to an older publication: one under way ends, the next is full, though no document changed."""
+    """Redis is restored to an older publication: one in progress stops, the next is full without any change."""
     server = private_valkey()
     publish(always(documents(ann=1, old=1)), stamp(1), server.settings, tmp_path / "state")
     server.client.save()

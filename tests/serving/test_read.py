@@ -1,4 +1,4 @@
-"""Reading: one GET, the stamp and the staleness of what is served, and errors that hold no password."""
+"""Reading: one GET, stamp and staleness of the publication, and errors without passwords."""
 
 import os
 import time
@@ -14,7 +14,7 @@ from pipelines.errors import ConfigurationError, TransientError
 from pipelines.serving import read
 from pipelines.serving.client import connect
 from pipelines.serving.publication import begin
-from pipelines.serving.read import Ranked, published, read_leaderboard, read_rank, read_reputation
+from pipelines.serving.read import LeaderboardEntry, published, read_leaderboard, read_rank, read_reputation
 from pipelines.settings import RedisSettings, Settings
 from tests.services.ports import free_port
 from tests.serving.conftest import PrivateValkey, always, documented_rules, documents, documents_of, publish, stamp
@@ -38,7 +38,7 @@ def address(settings: Settings) -> str:
 
 @pytest.fixture
 def user(client: redis.Redis, settings: Settings) -> Iterator[Callable[..., Settings]]:
-    """Return a function that makes an ACL user with a password and the given rules, and settings that log in as it."""
+    """Return a function that creates an ACL user with the given rules, and returns settings with its credentials."""
 
     def make(*rules: str) -> Settings:
         client.execute_command("ACL", "SETUSER", "karl", "reset", "on", f">{PASSWORD}", *rules)
@@ -49,7 +49,7 @@ def user(client: redis.Redis, settings: Settings) -> Iterator[Callable[..., Sett
 
 
 def test_a_document_is_read_as_it_was_published(settings: Settings, tmp_path: Path) -> None:
-    """A user's document comes back as a dict; a user without one, or an id that is no text, gives None."""
+    """A user's document is returned as a dict; a user without one, or an id that is not valid Unicode, gives None."""
     publish(always(documents_of({"ann": '{"user_id":"ann","score":1}'})), stamp(1), settings.redis, tmp_path)
     assert read_reputation("ann", settings) == {"user_id": "ann", "score": 1}
     assert read_reputation("bob", settings) is None
@@ -57,7 +57,7 @@ def test_a_document_is_read_as_it_was_published(settings: Settings, tmp_path: Pa
 
 
 def test_a_read_is_one_command(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
-    """Reading costs one GET, on a connection that is kept."""
+    """Reading takes one GET, on a cached connection."""
     publish(always(documents(ann=1)), stamp(1), settings.redis, tmp_path)
     read_reputation("ann", settings)
     before = client.info("stats")
@@ -82,7 +82,7 @@ def test_the_publication_tells_its_stamp_and_staleness(settings: Settings, tmp_p
 
 
 def test_a_publication_in_progress_is_not_shown(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
-    """Until a publication is complete, readers are told the one before."""
+    """Until a publication is complete, readers see the previous one."""
     begin(client, settings.redis.prefix, stamp(1))
     assert published(settings) is None
     publish(always(documents(ann=1)), stamp(1), settings.redis, tmp_path)
@@ -95,7 +95,7 @@ def test_a_publication_in_progress_is_not_shown(settings: Settings, client: redi
 def test_settings_default_to_the_environment(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without settings, those of the environment are used, and looked up again after a failed read."""
+    """Without settings, those of the environment are used, and read again after a failed read."""
     publish(always(documents(ann=1)), stamp(1), settings.redis, tmp_path)
     for name in [name for name in os.environ if name.startswith("KARMALAKE_")]:
         monkeypatch.delenv(name)
@@ -113,7 +113,7 @@ def test_settings_default_to_the_environment(
 
 
 def test_no_redis_says_what_to_do() -> None:
-    """Nothing configured and nothing running names both ways out."""
+    """With no Redis configured or running, the error names both remedies."""
     with pytest.raises(ConfigurationError, match=r"karmalake local start.*KARMALAKE_REDIS_URL"):
         read_reputation("ann", Settings())
 
@@ -127,7 +127,7 @@ def test_no_redis_says_what_to_do() -> None:
     ],
 )
 def test_an_unreadable_address_is_refused_without_showing_it(url: str) -> None:
-    """Another scheme, a port that is none, an unescaped password: a sentence without the address."""
+    """Another scheme, an invalid port, an unescaped password: a message without the URL."""
     with pytest.raises(ConfigurationError, match="must look like redis://") as caught:
         connect(RedisSettings(url=SecretStr(url)))
     assert "s3cret" not in str(caught.value)
@@ -135,7 +135,7 @@ def test_an_unreadable_address_is_refused_without_showing_it(url: str) -> None:
 
 
 def test_a_wrong_password_is_refused_without_showing_it(user: Callable[..., Settings], tmp_path: Path) -> None:
-    """A refused log-in is a mistake in the settings; neither the right nor the wrong password is in the text."""
+    """A failed login is a configuration error; neither the right nor the wrong password is in the text."""
     right = user("+@all", "~*")
     wrong = with_url(right, f"redis://karl:wrong-{QUOTED}@{address(right)}")
     for attempt in (
@@ -148,10 +148,10 @@ def test_a_wrong_password_is_refused_without_showing_it(user: Callable[..., Sett
 
 
 @pytest.mark.parametrize("rules", [(), ("+@all",), ("+@all", "~other:*"), ("+@all", "-mset", "~*")])
-def test_a_user_without_permission_is_told_so(
+def test_missing_permissions_are_reported(
     user: Callable[..., Settings], tmp_path: Path, rules: tuple[str, ...]
 ) -> None:
-    """No commands, no keys, other keys, or one command missing: a mistake in the settings."""
+    """No commands, no keys, other keys, or one missing command: a configuration error."""
     limited = user(*rules)
     with pytest.raises(ConfigurationError, match="refused access while publishing") as caught:
         publish(always(documents(ann=1)), stamp(1), limited.redis, tmp_path)
@@ -159,7 +159,7 @@ def test_a_user_without_permission_is_told_so(
 
 
 def test_the_documented_permissions_suffice(user: Callable[..., Settings], settings: Settings, tmp_path: Path) -> None:
-    """The rules that docs/redis.md gives for a publisher and for a reader are enough, and the reader's not to write."""
+    """The ACL rules of docs/redis.md suffice for publisher and reader, and the reader cannot write."""
     publisher = user(*documented_rules("publisher", settings.redis.prefix))
     publish(always(documents(ann=1, bob=2)), stamp(1), publisher.redis, tmp_path)
     publish(always(documents(ann=1)), stamp(2), publisher.redis, tmp_path)
@@ -173,14 +173,14 @@ def test_the_documented_permissions_suffice(user: Callable[..., Settings], setti
 def test_the_documented_permissions_suffice_for_leaderboards(
     user: Callable[..., Settings], settings: Settings, tmp_path: Path
 ) -> None:
-    """The same with a leaderboard that comes, changes and goes."""
+    """The same with a leaderboard that is created, changed and deleted."""
     publisher = user(*documented_rules("publisher", settings.redis.prefix))
     ranking = publisher.redis.model_copy(update={"leaderboards": ("all_time",)})
     frame = documents(ann=1, bob=2).with_columns(all_time_score=pl.Series([1.0, 2.0]))
     publish(always(frame), stamp(1), ranking, tmp_path)
     publish(always(frame.head(1)), stamp(2), ranking, tmp_path)
     reader = user(*documented_rules("reader", settings.redis.prefix))
-    assert read_leaderboard("all_time", reader) == [Ranked(1, "ann", 1.0)]
+    assert read_leaderboard("all_time", reader) == [LeaderboardEntry(1, "ann", 1.0)]
     assert read_rank("ann", "all_time", reader) == 1
     publisher = user(*documented_rules("publisher", settings.redis.prefix))
     assert publish(always(documents(ann=1)), stamp(3), publisher.redis, tmp_path).full
@@ -190,7 +190,7 @@ def test_the_documented_permissions_suffice_for_leaderboards(
 
 
 def test_a_silent_server_is_transient(settings: Settings, tmp_path: Path) -> None:
-    """Nobody listening is something that trying again may mend."""
+    """A server that is not listening is a transient error."""
     dead = with_url(settings, f"redis://karl:{QUOTED}@127.0.0.1:1/3")
     with pytest.raises(TransientError, match=r"127\.0\.0\.1:1, database 3 did not answer while publishing") as caught:
         publish(always(documents(ann=1)), stamp(1), dead.redis, tmp_path)
@@ -198,7 +198,7 @@ def test_a_silent_server_is_transient(settings: Settings, tmp_path: Path) -> Non
 
 
 def test_a_full_server_is_transient(private_valkey: Callable[..., PrivateValkey], tmp_path: Path) -> None:
-    """A server at its memory limit says so; with room again, the same publication goes through, exactly."""
+    """A server at its memory limit is reported; with free memory, the same publication succeeds."""
     server = private_valkey("--maxmemory", "8mb", "--maxmemory-policy", "noeviction")
     frame = documents_of({f"user{i}": "x" * 5_000 for i in range(4_000)})
     with pytest.raises(TransientError, match="cannot take commands at present"):
@@ -216,8 +216,8 @@ def test_a_cluster_is_refused(private_valkey: Callable[..., PrivateValkey], tmp_
         publish(always(documents(ann=1, bob=2)), stamp(1), server.settings, tmp_path / "state")
 
 
-def test_an_authority_without_encryption_is_refused(tmp_path: Path) -> None:
-    """A CA file beside an unencrypted address contradicts it; one that is not there is named."""
+def test_a_ca_file_without_encryption_is_refused(tmp_path: Path) -> None:
+    """A CA file with an unencrypted URL is an error; a missing one is named."""
     with pytest.raises(ConfigurationError, match="does not start with rediss://"):
         connect(RedisSettings(url=SecretStr("redis://h/0"), ssl_cafile=tmp_path / "ca.pem"))
     with pytest.raises(ConfigurationError, match=r"ca.pem, which is not a file"):

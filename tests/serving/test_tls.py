@@ -1,4 +1,4 @@
-"""Redis as people run it: TLS, a private authority, users with passwords and no more permission than they need."""
+"""Redis as in production: TLS, a private CA, and ACL users with minimal permissions."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +41,7 @@ def settings_of(server: RedisServer, user: str, cafile: Path | None) -> Settings
 def test_publishing_and_reading_through_tls(
     tls_server: RedisServer, certificates: Certificates, tmp_path: Path
 ) -> None:
-    """With the authority's file, users with the documented permissions publish and read; the reader may not publish."""
+    """With the CA file, users with the documented permissions publish and read; the reader cannot publish."""
     publisher, reader = (settings_of(tls_server, user, certificates.ca) for user in ("publisher", "reader"))
     assert publish(always(documents(ann=1, bob=2)), stamp(1), publisher.redis, tmp_path / "state").full
     assert publish(always(documents(ann=1)), stamp(2), publisher.redis, tmp_path / "state").deleted == 1
@@ -54,8 +54,8 @@ def test_publishing_and_reading_through_tls(
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_server_that_nobody_vouches_for_is_not_trusted(tls_server: RedisServer) -> None:
-    """Without the authority's file the certificate is refused, and the error names the setting."""
-    with pytest.raises(ConfigurationError, match=r"cannot be trusted.*KARMALAKE_REDIS_SSL_CAFILE") as caught:
+def test_an_untrusted_certificate_is_refused(tls_server: RedisServer) -> None:
+    """Without the CA file the certificate is refused, and the error names the setting."""
+    with pytest.raises(ConfigurationError, match=r"untrusted certificate.*KARMALAKE_REDIS_SSL_CAFILE") as caught:
         read_reputation("ann", settings_of(tls_server, "reader", None))
     assert "s3cret" not in str(caught.value)

@@ -15,9 +15,9 @@ from pipelines.contract.schema import RECORD
 from pipelines.emit.producer import Record, produce_records
 from pipelines.errors import UsageError
 from pipelines.settings import ContractSettings, KafkaSettings
-from pipelines.simulate.faults import Rates
+from pipelines.simulate.faults import FaultRates
 from pipelines.simulate.simulator import Simulation, simulate
-from pipelines.simulate.story import BOMBED
+from pipelines.simulate.story import BOMBED_USER
 from tests.emit.test_producer import read_topic
 
 END = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -58,7 +58,7 @@ def test_no_two_worlds_share_an_event_id(world: Simulation) -> None:
         simulate(7, 20_001, days=60, end=END),
         simulate(7, 20_000, days=61, end=END),
         simulate(7, 20_000, days=60, end=END - timedelta(seconds=1)),
-        simulate(7, 20_000, days=60, end=END, rates=Rates(late=0.02)),
+        simulate(7, 20_000, days=60, end=END, rates=FaultRates(late=0.02)),
     ]
     ids = Counter(event_id for made in [world, *others] for event_id in {event.event_id for _, event in _valid(made)})
     assert len(ids) == 6 * 20_000 + 1
@@ -137,7 +137,7 @@ def test_valid_events_lie_in_the_span_and_refer_to_each_other(world: Simulation)
             case "DriverRated" | "ReviewPosted":
                 assert event.metadata["rating"] in {"1", "2", "3", "4", "5"}
                 rater = event.metadata["rater_id"].split("-")[0]
-                assert rater in ({"rider", "buyer"} if event.user_id != BOMBED else {"buyer", "stranger"})
+                assert rater in ({"rider", "buyer"} if event.user_id != BOMBED_USER else {"buyer", "stranger"})
                 assert event.metadata.get("transaction_id") in ({None} if rater == "stranger" else transactions)
             case "RatingRetracted":
                 target = events[event.metadata["target_event_id"]]
@@ -174,7 +174,7 @@ def test_the_story_of_ada(world: Simulation) -> None:
 
 def test_without_rates_nothing_is_wrong() -> None:
     """All rates zero: each event once, in order, under its own key."""
-    calm = simulate(1, 2_000, days=3, end=END, rates=Rates(0, 0, 0, 0, 0, 0))
+    calm = simulate(1, 2_000, days=3, end=END, rates=FaultRates(0, 0, 0, 0, 0, 0))
     assert replace(calm.planted, users=0, actions={}) == type(calm.planted)(2000, 2000, 0, 0, {}, 0, 0, 0, 0, {})
 
 
@@ -189,7 +189,7 @@ def test_activity_is_uneven(world: Simulation) -> None:
 
 def test_a_world_goes_through_the_broker_unchanged(bus: KafkaSettings) -> None:
     """What arrives, topic partition by topic partition, is what was sent, tombstones and headers included."""
-    made = simulate(3, 3_000, days=30, end=END, rates=Rates(malformed=0.02))
+    made = simulate(3, 3_000, days=30, end=END, rates=FaultRates(malformed=0.02))
     ensure_topic(bus)
     produced = produce_records(bus, made.records)
     assert produced.records == made.planted.sent
@@ -208,7 +208,7 @@ def test_a_world_goes_through_the_broker_unchanged(bus: KafkaSettings) -> None:
         {"end": datetime(2100, 1, 1, tzinfo=UTC)},
     ],
 )
-def test_a_world_that_cannot_be_is_refused(arguments: dict) -> None:
+def test_invalid_arguments_are_refused(arguments: dict) -> None:
     """Each mistake is a usage error."""
     with pytest.raises(UsageError):
         simulate(**({"seed": 1, "events": 1000, "end": END} | arguments))
@@ -217,4 +217,4 @@ def test_a_world_that_cannot_be_is_refused(arguments: dict) -> None:
 def test_a_rate_is_a_share() -> None:
     """3 is no share."""
     with pytest.raises(UsageError, match="duplicates=3"):
-        Rates(duplicates=3)
+        FaultRates(duplicates=3)

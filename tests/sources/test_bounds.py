@@ -21,11 +21,11 @@ _OURS_MEBIBYTES = 500
 _READ = """
 import resource, sys
 from pathlib import Path
-from pipelines.sources.files import Mapping, read_events
+from pipelines.sources.files import ColumnMapping, read_events
 from pipelines.errors import UsageError
 rows = 0
 try:
-    for table in read_events(Path(sys.argv[1]), Mapping("user", "time", "s", "A")):
+    for table in read_events(Path(sys.argv[1]), ColumnMapping("user", "time", "s", "A")):
         rows += len(table)
     print(rows)
 except UsageError as error:
@@ -162,19 +162,19 @@ def _damaged(folder: Path) -> Path:
     ("write", "said"),
     [
         (_endless_line, "line 1 is longer than 4 MiB"),
-        (_endless_row, "is longer than 4 MiB, the most that is read of a row"),
-        (_endless_quote, r"row 1 \(line 2\): is longer than 4 MiB, .*, or a quote is opened in it and never closed"),
+        (_endless_row, "is longer than 4 MiB, the limit for a row"),
+        (_endless_quote, r"row 1 \(line 2\): is longer than 4 MiB, .*, or it has an unclosed quote"),
         (_blank_lines, "^1$"),
-        (_many_members, f"up to line 4095, objects have 4,097 different members, and {MAX_COLUMNS:,} are read"),
+        (_many_members, f"up to line 4095, objects have 4,097 members; at most {MAX_COLUMNS:,} are read"),
         (_members_within_the_bound, "^1000$"),
         (_long_names, "^20$"),
-        (_deep_line, "line 1 is nested too deep: flatten it"),
+        (_deep_line, "line 1 is nested too deeply: flatten it"),
         (_wide_line, "^1$"),
         (_one_long_value_in_every_row, "^5000$"),
         (_long_prefixes, "^2000$|over 1024 MiB"),
         (_long_value, "row 1 is longer than 4 MiB"),
         (_long_list, "longer than 4 MiB|over 1024 MiB"),
-        (_many_columns, f"has 10,002 columns, and {MAX_COLUMNS:,} are read"),
+        (_many_columns, f"has 10,002 columns; at most {MAX_COLUMNS:,} are read"),
         (_damaged, "a.parquet"),
     ],
 )

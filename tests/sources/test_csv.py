@@ -85,20 +85,20 @@ def test_a_quoted_line_break_keeps_every_byte(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('a,b\n1,2\n3,"four\n5,6\n7,8\n', r"row 2 \(line 3\): a quote is opened in it and never closed"),
-        ('a,b\n1,2\n3,"fo"ur\n', r"row 2 \(line 3\): a value goes on behind its closing quote: .* written twice"),
-        ('a,b\n1,"b\\"1"\n', r'row 1 \(line 2\): a value goes on .* "" \(not \\"\)'),
+        ('a,b\n1,2\n3,"four\n5,6\n7,8\n', r"row 2 \(line 3\): it has an unclosed quote"),
+        ('a,b\n1,2\n3,"fo"ur\n', r"row 2 \(line 3\): a value continues after its closing quote: double quotes"),
+        ('a,b\n1,"b\\"1"\n', r'row 1 \(line 2\): a value continues .* "" \(not \\"\)'),
         ('a,b\n"1\n\n1",2\n1\n', r"row 2 \(line 5\): has 1 values, and the header names 2 columns"),
         ("# by me\n1,2\n", r"row 1 \(line 2\): .* remove the comments above the header"),
         ("sep=,\na,b,c\n", "remove the line above the header"),
         ("a;b\n1,5;2\n", "give --delimiter ';'"),
-        (f"{','.join(map(str, range(100_000)))}\n", f"has 100,000 columns, and {MAX_COLUMNS:,} are read"),
+        (f"{','.join(map(str, range(100_000)))}\n", f"has 100,000 columns; at most {MAX_COLUMNS:,} are read"),
         (f"a,{'b' * 2_000}\n1,2\n", "a column's name is longer than 1,024 bytes"),
-        ('a,"b\n', r"the header \(line 1\): a quote is opened"),
-        (",,\n1,2,3\n", "several columns are called ''.*remove a title above it"),
+        ('a,"b\n', r"the header \(line 1\): it has an unclosed quote"),
+        (",,\n1,2,3\n", "several columns are named ''.*remove a title above it"),
     ],
 )
-def test_what_is_refused_names_row_line_and_remedy(tmp_path: Path, text: str, message: str) -> None:
+def test_errors_name_row_line_and_remedy(tmp_path: Path, text: str, message: str) -> None:
     """Also for `count_rows`, which no longer takes a reader's word for it."""
     path = tmp_path / "a.csv"
     path.write_text(text, encoding="utf-8")

@@ -20,11 +20,11 @@ from pipelines.contract.times import read_times
 from pipelines.emit.producer import produce
 from pipelines.errors import UsageError
 from pipelines.settings import Settings
-from pipelines.sources.files import Mapping, read_events
+from pipelines.sources.files import ColumnMapping, read_events
 from pipelines.sources.rows import read_rows
 from tests.conftest import REPOSITORY
 
-OTC = Mapping(
+OTC = ColumnMapping(
     user_id="to",
     time="time",
     time_unit="s",
@@ -34,7 +34,7 @@ OTC = Mapping(
 CSV = "from,to,feature,time\n6,2,4,1289241911.72836\n6,5,2,1289241941.53378\n1,15,-1,1289243140.39049\n"
 
 
-def _read(path: Path, mapping: Mapping = OTC) -> pa.Table:
+def _read(path: Path, mapping: ColumnMapping = OTC) -> pa.Table:
     return pa.concat_tables([EVENT.empty_table(), *read_events(path, mapping)]).combine_chunks()
 
 
@@ -105,7 +105,7 @@ def test_all_fields_from_columns(tmp_path: Path, write: Callable[[pl.DataFrame, 
     )
     path = tmp_path / f"events.{write.__name__.removeprefix('write_')}"
     write(frame, path)
-    mapping = Mapping("who", "when", "iso", None, "what", (("amount", "amount"),), "id")
+    mapping = ColumnMapping("who", "when", "iso", None, "what", (("amount", "amount"),), "id")
     assert _read(path, mapping).to_pydict() == {
         "event_id": ["a", "b"],
         "user_id": ["zoë 🚗", 'quo"te,\nline'],
@@ -127,7 +127,7 @@ def test_parquet_timestamps_say_their_own_unit(tmp_path: Path) -> None:
     path = tmp_path / "times.parquet"
     pl.from_arrow(pa.table({"to": ["u"]})).write_parquet(path)
     pa.parquet.write_table(pa.table({"to": ["u"], **columns}), path)
-    found = {name: _microseconds(_read(path, Mapping("to", name, "s", "A")))[0] for name in columns}
+    found = {name: _microseconds(_read(path, ColumnMapping("to", name, "s", "A")))[0] for name in columns}
     whole = microseconds // 1_000_000 * 1_000_000
     assert found == {"ns": microseconds, "zoned": microseconds, "s": whole, "date": 14921 * 86_400_000_000}
 
@@ -146,7 +146,7 @@ def test_unusual_parquet_columns_are_read(tmp_path: Path) -> None:
     )
     path = tmp_path / "odd.parquet"
     pa.parquet.write_table(table, path)
-    events = _read(path, Mapping("to", "time", "s", "A", metadata=(("amount", "amount"), ("flag", "flag"))))
+    events = _read(path, ColumnMapping("to", "time", "s", "A", metadata=(("amount", "amount"), ("flag", "flag"))))
     assert events["metadata"].to_pylist() == [[("amount", "2"), ("flag", "true")], []]
     assert len(set(events["event_id"].to_pylist())) == 2
 
@@ -189,7 +189,7 @@ def test_decimal_seconds_are_exact(microseconds: int, finer: str) -> None:
         ("a.csv", "to,time\nu,1e99\n", "row 1, .* outside the years"),
         ("a.csv", "to,time\nu,nan\n", "row 1, .* is not a time in s"),
         ("a.csv", "to,time\nu\n", r"row 1 \(line 2\): has 1 values, and the header names 2 columns"),
-        ("a.csv", "to,to,time\nu,v,1\n", "several columns are called 'to'"),
+        ("a.csv", "to,to,time\nu,v,1\n", "several columns are named 'to'"),
         ("a.csv", "user,time\nu,1\n", "no column 'to'; the columns are user, time"),
         ("a.csv", "", "Empty CSV file"),
         ("a.ndjson", "{}\n", "no column 'to'; the columns are"),
@@ -198,13 +198,13 @@ def test_decimal_seconds_are_exact(microseconds: int, finer: str) -> None:
         ("a.ndjson", '{"to": "\\ud800", "time": 1}\n', "line 1 is not one JSON object in UTF-8"),
         ("a.ndjson", '{"to": "u", "time": 1}\n{"to": "u"}\n', "line 2, column 'time': '' is not a time in s"),
         ("a.parquet", "no parquet", "a.parquet: .*Parquet"),
-        ("a.xlsx", "", "ending is none of .csv, .tsv, .*save the sheet as CSV"),
+        ("a.xlsx", "", "extension is not one of .csv, .tsv, .*save the sheet as CSV"),
     ],
 )
-def test_a_mistake_names_file_row_and_column(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_errors_name_file_row_and_column(tmp_path: Path, name: str, text: str, message: str) -> None:
     """Nothing is guessed and nothing skipped: the first row that is no event ends the reading."""
     with pytest.raises(UsageError, match=message) as caught:
-        _read(_write(tmp_path, name, text), Mapping("to", "time", "s", "A"))
+        _read(_write(tmp_path, name, text), ColumnMapping("to", "time", "s", "A"))
     assert name in str(caught.value)
 
 
@@ -221,12 +221,12 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_late_mistake_says_how_much_was_passed_on(tmp_path: Path) -> None:
+def test_a_late_error_counts_the_rows_before_it(tmp_path: Path) -> None:
     """Rows before the bad chunk have been yielded; the error counts them."""
     lines = [json.dumps({"to": f"u{number:02}", "time": 10 + number}) for number in range(20)]
     lines[13] = json.dumps({"to": "", "time": 1})
     path = _write(tmp_path, "a.ndjson", "\n".join(lines))
-    chunks = read_events(path, Mapping("to", "time", "s", "A"))
+    chunks = read_events(path, ColumnMapping("to", "time", "s", "A"))
     passed_on: list[int] = []
     with pytest.raises(UsageError, match="line 14, column 'to'") as caught:
         passed_on.extend(map(len, chunks))
@@ -239,7 +239,7 @@ def test_columns_that_come_and_go_in_ndjson(tmp_path: Path) -> None:
     """A name that appears late may be mapped, and changes nothing for rows without it."""
     lines = [{"to": "u", "time": number} for number in range(50)]
     path = _write(tmp_path, "a.ndjson", "\n".join(map(json.dumps, lines)))
-    mapping = Mapping("to", "time", "s", "A")
+    mapping = ColumnMapping("to", "time", "s", "A")
     before = _read(path, mapping)
     lines[-1]["note"] = "x"
     noted = replace(mapping, metadata=(("note", "note"),))
@@ -253,23 +253,23 @@ def test_a_file_without_rows_is_no_event(tmp_path: Path, ending: str) -> None:
     """An empty table is allowed."""
     path = tmp_path / f"a.{ending}"
     getattr(pl.DataFrame({"to": [], "time": []}), f"write_{ending}")(path)
-    assert len(_read(path, Mapping("to", "time", "s", "A"))) == 0
+    assert len(_read(path, ColumnMapping("to", "time", "s", "A"))) == 0
 
 
-def test_a_mapping_that_cannot_be_meant_is_refused() -> None:
+def test_an_invalid_mapping_is_refused() -> None:
     """Both or neither of action_type and its column, or one metadata name twice."""
     with pytest.raises(UsageError, match="either one action_type"):
-        Mapping("to", "time", "s")
+        ColumnMapping("to", "time", "s")
     with pytest.raises(UsageError, match="either one action_type"):
-        Mapping("to", "time", "s", "A", "kind")
+        ColumnMapping("to", "time", "s", "A", "kind")
     with pytest.raises(UsageError, match="given twice"):
-        Mapping("to", "time", "s", "A", metadata=(("a", "x"), ("a", "y")))
+        ColumnMapping("to", "time", "s", "A", metadata=(("a", "x"), ("a", "y")))
 
 
-def test_a_parquet_file_with_fewer_rows_than_it_names_is_refused(tmp_path: Path) -> None:
+def test_a_parquet_file_with_fewer_rows_than_declared_is_refused(tmp_path: Path) -> None:
     """A damaged page may be read as no rows at all, without an error: none of them is passed over in silence."""
     damaged = REPOSITORY / "tests" / "fuzz" / "seeds" / "parquet" / "fewer-rows-than-named.bin"
     path = tmp_path / "ratings.parquet"
     shutil.copy(damaged, path)
-    with pytest.raises(UsageError, match="it names 100 rows and holds 0: it is damaged"):
+    with pytest.raises(UsageError, match="it declares 100 rows and has 0: it is damaged"):
         list(read_rows(path))

@@ -63,7 +63,7 @@ def _assert_the_same(path: Path, lines: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ndjson, "_BLOCK_BYTES", 100)
         assert in_bulk == _read(path), "in other blocks"
-        patch.setattr(ndjson, "_MOST_MEMBERS", -1)
+        patch.setattr(ndjson, "_MAX_BULK_MEMBERS", -1)
         assert in_bulk == _read(path)
 
 
@@ -79,7 +79,7 @@ def test_each_value(tmp_path: Path, value: str) -> None:
     _assert_the_same(tmp_path / "a.ndjson", [_USUAL.replace("1.5", value, 1)])
 
 
-def test_plain_lines_are_taken_apart_in_bulk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_lines_are_parsed_in_bulk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the first line, and those of another shape, are parsed one by one; numbers keep their digits."""
     parsed: list[int] = []
     one_by_one = ndjson._object

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from pipelines.errors import UsageError
 from pipelines.sources import parquet_worker
-from pipelines.sources.canonical import canonical, float_text
-from pipelines.sources.files import Mapping, read_events
+from pipelines.sources.canonical import canonicalize, float_text
+from pipelines.sources.files import ColumnMapping, read_events
 from pipelines.sources.rows import Rows
 
-_MAPPING = Mapping("user", "at", "iso", "A")
+_MAPPING = ColumnMapping("user", "at", "iso", "A")
 
 
-def _ids(path: Path, mapping: Mapping = _MAPPING) -> list[str]:
+def _ids(path: Path, mapping: ColumnMapping = _MAPPING) -> list[str]:
     return [event_id for table in read_events(path, mapping) for event_id in table["event_id"].to_pylist()]
 
 
@@ -65,33 +65,33 @@ def test_one_row_has_one_id_in_every_format(tmp_path: Path) -> None:
     assert [_ids(tmp_path / name) for name in ("0.csv", "1.csv", "a.ndjson")] == [expected] * 3
 
 
-def test_the_unit_of_a_time_is_no_part_of_an_id(tmp_path: Path) -> None:
+def test_the_unit_of_a_time_does_not_change_the_id(tmp_path: Path) -> None:
     """An epoch in milliseconds and ISO 8601 are one time, so one event."""
     (tmp_path / "a.csv").write_text("user,at\na,2024-01-01 10:00:00\n")
     (tmp_path / "b.csv").write_text("user,at\na,1704103200000\n")
-    assert _ids(tmp_path / "a.csv") == _ids(tmp_path / "b.csv", Mapping("user", "at", "ms", "A"))
+    assert _ids(tmp_path / "a.csv") == _ids(tmp_path / "b.csv", ColumnMapping("user", "at", "ms", "A"))
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_float_has_one_text(number: float) -> None:
     """As Python and as Arrow write it, with zeros behind, and by its column; and it reads back as itself."""
     texts = [repr(number), format(Decimal(repr(number)), "f"), float_text(pa.array([number]))[0].as_py()]
-    (text, *others) = canonical(pa.array(texts)).to_pylist()
+    (text, *others) = canonicalize(pa.array(texts)).to_pylist()
     assert others == [text, text]
     assert float(text) == number
-    assert canonical(pa.array([text])).to_pylist() == [text]
+    assert canonicalize(pa.array([text])).to_pylist() == [text]
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "007", "1.", ".5", "+1", "4.0.0", "12e5678", "e5", "2024-13-01", "2024-02-30 10:00", "Truest", "1 000.0"],
 )
-def test_what_is_no_value_of_another_type_stays(text: str) -> None:
+def test_text_of_no_other_type_is_unchanged(text: str) -> None:
     """Codes with leading zeros, versions and sentences tell rows apart as they stand."""
-    assert canonical(pa.array([text])).to_pylist() == [text]
+    assert canonicalize(pa.array([text])).to_pylist() == [text]
 
 
-def test_neighbours_have_no_say(tmp_path: Path) -> None:
+def test_an_id_does_not_depend_on_other_rows(tmp_path: Path) -> None:
     """A row has the same id alone and beside one with a time that cannot be read."""
     (tmp_path / "a.csv").write_text("user,at,x\na,2024-01-01,2024-01-01\n")
     (tmp_path / "b.csv").write_text("user,at,x\na,2024-01-01,2024-01-01\nb,2024-01-01,2024-99-99\nb,2024-01-02,\n")
@@ -123,15 +123,15 @@ def test_ids_of_many_types_are_exact_text(tmp_path: Path, values: pa.Array, user
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (pa.array([1.0, 7.6561198e16]), r"row 2, column 'user': 7.6561198e\+16 is a float, and no id: above 2\^53"),
-        (pa.array([1.5]), "row 1, column 'user': 1.5 is a float, and no id: it has a fraction"),
-        (pa.array([b"a"]), "column 'user' is of type binary, which is no id"),
-        (pa.array([True]), "column 'user' is of type bool, which is no id"),
-        (pa.array([{"id": "a"}]), "column 'user' is of type struct<id: string>, which is no id"),
-        (pa.array([["a"]]), "column 'user' is of type list.*, which is no id"),
+        (pa.array([1.0, 7.6561198e16]), r"row 2, column 'user': 7.6561198e\+16 is a float, not an id: above 2\^53"),
+        (pa.array([1.5]), "row 1, column 'user': 1.5 is a float, not an id: it has a fraction"),
+        (pa.array([b"a"]), "column 'user' has type binary, which is not an id"),
+        (pa.array([True]), "column 'user' has type bool, which is not an id"),
+        (pa.array([{"id": "a"}]), "column 'user' has type struct<id: string>, which is not an id"),
+        (pa.array([["a"]]), "column 'user' has type list.*, which is not an id"),
     ],
 )
-def test_what_is_no_id_is_refused(tmp_path: Path, values: pa.Array, message: str) -> None:
+def test_values_that_are_not_ids_are_refused(tmp_path: Path, values: pa.Array, message: str) -> None:
     """Naming column and type, and the row where it is the value."""
     with pytest.raises(UsageError, match=message):
         _users(tmp_path / "a.parquet", values)
@@ -145,12 +145,12 @@ def test_what_is_no_id_is_refused(tmp_path: Path, values: pa.Array, message: str
             "user,at\n9.8765432101e+10,2024-01-01\n",
             "row 1, column 'user': '9.8765432101e.10' is a rounded number",
         ),
-        ("a.csv", "user,at\n7.65612E+16,2024-01-01\n", "is a rounded number, not an id: write every digit"),
+        ("a.csv", "user,at\n7.65612E+16,2024-01-01\n", "is a rounded number, not an id: write all digits"),
         ("a.ndjson", '{"user": 1e+16, "at": "2024-01-01"}', "line 1, column 'user': '1e.16' is a rounded number"),
         (
             "a.ndjson",
             '{"user": true, "at": "2024-01-01"}',
-            "line 1, column 'user': an object, an array or a truth value",
+            "line 1, column 'user': an object, an array or a boolean",
         ),
         (
             "a.ndjson",
@@ -160,7 +160,7 @@ def test_what_is_no_id_is_refused(tmp_path: Path, values: pa.Array, message: str
     ],
 )
 def test_an_id_that_was_a_number_or_an_object_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
-    """In text, each row is judged by itself."""
+    """In text formats, each row is validated on its own."""
     (tmp_path / name).write_text(text)
     with pytest.raises(UsageError, match=message):
         _ids(tmp_path / name)
@@ -168,7 +168,7 @@ def test_an_id_that_was_a_number_or_an_object_is_refused(tmp_path: Path, name: s
 
 @pytest.mark.parametrize("user", ["12e5", "true", "1.5", "007", "{a}"])
 def test_text_that_looks_like_a_value_is_an_id(tmp_path: Path, user: str) -> None:
-    """Nothing is guessed of text."""
+    """Text is never interpreted as a number."""
     (tmp_path / "a.csv").write_text(f"user,at\n{user},2024-01-01\n")
     (tmp_path / "a.ndjson").write_text(json.dumps({"user": user, "at": "2024-01-01"}))
     for name in ("a.csv", "a.ndjson"):
@@ -184,14 +184,14 @@ def test_a_time_beyond_microseconds_does_not_wrap(tmp_path: Path) -> None:
         _ids(path)
 
 
-def test_a_column_without_a_text_matters_only_if_it_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_column_without_a_text_form_matters_only_if_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A type of tomorrow is passed over, or named."""
     values = pa.array([pa.MonthDayNano([1, 2, 3])])
     batch = pa.record_batch({"user": pa.array(["a"]), "at": pa.array(["2024-01-01"]), "x": values})
     table = parquet_worker._as_text(batch, frozenset(), 1)
     monkeypatch.setattr("pipelines.sources.files.read_rows", lambda *_: iter([Rows(table, pa.array([1]), "row")]))
     assert len(_ids(tmp_path)) == 1
-    with pytest.raises(UsageError, match="column 'x' is of type month_day_nano_interval, which has no text"):
+    with pytest.raises(UsageError, match="column 'x' has type month_day_nano_interval, which cannot be read as text"):
         _ids(tmp_path, replace(_MAPPING, metadata=(("x", "x"),)))
 
 
@@ -208,7 +208,9 @@ def test_members_of_objects_are_named_with_points(tmp_path: Path) -> None:
     rows = [{"rating": {"seller": f"s{n}", "by": {"id": n}}, "at": "2024-01-01"} for n in range(3)]
     (tmp_path / "a.ndjson").write_text("\n".join(map(json.dumps, rows)))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    mapping = Mapping("rating.seller", "at", "iso", "A", metadata=(("by", "rating.by.id"), ("no", "rating.by.no")))
+    mapping = ColumnMapping(
+        "rating.seller", "at", "iso", "A", metadata=(("by", "rating.by.id"), ("no", "rating.by.no"))
+    )
     for name in ("a.ndjson", "a.parquet"):
         events = pa.concat_tables(read_events(tmp_path / name, mapping))
         assert events["user_id"].to_pylist() == ["s0", "s1", "s2"]
@@ -218,19 +220,19 @@ def test_members_of_objects_are_named_with_points(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"user": "a"}]', r"line 1 .* begins an array; .*jq -c '\.\[\]'"),
+        ('[{"user": "a"}]', r"line 1 .* starts an array; .*jq -c '\.\[\]'"),
         ("{'user': 'a'}", "line 1 .* is a Python dict; write it with json.dumps"),
-        ('{\n"user": "a"}', "line 1 .* an object is spread over lines; .*jq -c"),
+        ('{\n"user": "a"}', "line 1 .* an object spans several lines; .*jq -c"),
     ],
 )
-def test_what_is_taken_for_ndjson_is_told(tmp_path: Path, text: str, message: str) -> None:
-    """With what to type."""
+def test_common_ndjson_mistakes_are_explained(tmp_path: Path, text: str, message: str) -> None:
+    """The message says what to type."""
     (tmp_path / "a.jsonl").write_text(text)
     with pytest.raises(UsageError, match=message):
         _ids(tmp_path / "a.jsonl")
 
 
-def test_blank_lines_are_passed_over_and_counted_as_lines(tmp_path: Path) -> None:
+def test_blank_lines_are_skipped_but_counted(tmp_path: Path) -> None:
     """Between lines and at the end; the number of a bad line is the one that an editor shows."""
     good = json.dumps({"user": "a", "at": "2024-01-01"})
     (tmp_path / "a.jsonl").write_text(f"{good}\n\n{good}\n\r\n  \n{good}\n\n\n")
@@ -251,7 +253,7 @@ def test_blank_lines_are_passed_over_and_counted_as_lines(tmp_path: Path) -> Non
         (",".join(f"c{n}" for n in range(100)), r"c19, \.\.\.$"),
     ],
 )
-def test_a_header_that_is_not_as_mapped_says_what_to_type(tmp_path: Path, header: str, message: str) -> None:
+def test_a_missing_column_suggests_a_fix(tmp_path: Path, header: str, message: str) -> None:
     """One option, or one change."""
     (tmp_path / "a.csv").write_text(f"{header}\n")
     (tmp_path / "a.csv").write_text(f"{header}\n{','.join('1' for _ in header.split(','))}\n")
@@ -261,9 +263,9 @@ def test_a_header_that_is_not_as_mapped_says_what_to_type(tmp_path: Path, header
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("a.csv.bz2", "unpack it first"), ("a.orc", "convert it to Parquet first"), (".", "is a folder: name its files")],
+    [("a.csv.bz2", "unpack it first"), ("a.orc", "convert it to Parquet first"), (".", "is a folder: give its files")],
 )
-def test_another_kind_of_file_says_what_to_do(tmp_path: Path, name: str, message: str) -> None:
+def test_an_unsupported_file_suggests_a_fix(tmp_path: Path, name: str, message: str) -> None:
     """With the endings that are read."""
     with pytest.raises(UsageError, match=message):
         _ids(tmp_path / name)

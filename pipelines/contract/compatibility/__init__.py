@@ -1,1 +1,1 @@
-"""Whether a change of the contract lets old and new writers and readers understand each other."""
+"""Compatibility of schema changes between old and new writers and readers."""

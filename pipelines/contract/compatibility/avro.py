@@ -1,20 +1,20 @@
-"""Changes of an Avro schema, by the rules of schema resolution in Apache Avro's own package."""
+"""Breaking changes of Avro schemas, by the schema resolution of the Apache Avro package."""
 
 from typing import Any
 
-from pipelines.contract.compatibility.breaks import Break, SchemaError, missing_package
+from pipelines.contract.compatibility.breaking_changes import BreakingChange, SchemaError, missing_package_error
 
 
-def avro_breaks(old: str, new: str) -> list[Break]:
-    """Return what the package finds when each schema reads what the other wrote."""
+def avro_breaking_changes(old: str, new: str) -> list[BreakingChange]:
+    """Return the breaking changes in both directions. Raises SchemaError for an invalid schema."""
     try:
         from avro.compatibility import ReaderWriterCompatibilityChecker  # noqa: PLC0415 - an extra
     except ImportError:
-        raise missing_package("avro") from None
+        raise missing_package_error("avro") from None
     before, after = _parsed(old, 0), _parsed(new, 1)
     compare = ReaderWriterCompatibilityChecker().get_compatibility
-    backward = [Break(*found, forward=False) for found in _problems(compare(after, before))]
-    forward = [Break(*found, backward=False) for found in _problems(compare(before, after))]
+    backward = [BreakingChange(*found, forward=False) for found in _problems(compare(after, before))]
+    forward = [BreakingChange(*found, backward=False) for found in _problems(compare(before, after))]
     return backward + forward
 
 
@@ -24,11 +24,11 @@ def _parsed(text: str, which: int) -> Any:
     try:
         return parse(text)
     except Exception as error:  # noqa: BLE001 - the package raises many kinds
-        raise SchemaError(which, f"it is no Avro schema: {error}") from None
+        raise SchemaError(which, f"it is not an Avro schema: {error}") from None
 
 
 def _problems(result: Any) -> list[tuple[str, str]]:
-    """Return place and sentence of each; the package keeps them in sets that belong together only as a whole."""
+    """Return at most one (place, message); the package does not relate the entries of its sets to each other."""
     if result.compatibility.name != "incompatible":
         return []
     kinds = ", ".join(sorted(kind.value.replace("_", " ") for kind in result.incompatibilities))

@@ -1,17 +1,17 @@
-"""Changes of a JSON Schema of an object: types, what is required, and what else may be there."""
+"""Breaking changes of JSON Schemas of objects: types, required properties and additional properties."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.contract.compatibility.breaks import Break, SchemaError
+from pipelines.contract.compatibility.breaking_changes import BreakingChange, SchemaError
 
-_TEXT_ONLY = {"$schema", "$id", "title", "description", "examples", "default", "$comment", "deprecated"}
-_COMPARED = {"type", "properties", "required", "additionalProperties", "enum"}
+_ANNOTATIONS = {"$schema", "$id", "title", "description", "examples", "default", "$comment", "deprecated"}
+_SUPPORTED = {"type", "properties", "required", "additionalProperties", "enum"}
 
 
-def json_breaks(old: str, new: str) -> list[Break]:
-    """Return what breaks between two JSON Schemas; a keyword that is not understood may not change."""
+def json_breaking_changes(old: str, new: str) -> list[BreakingChange]:
+    """Return the breaking changes between two JSON Schemas; any change of an unsupported keyword is one."""
     return list(_compare("", _parsed(old, 0), _parsed(new, 1)))
 
 
@@ -19,13 +19,13 @@ def _parsed(text: str, which: int) -> dict[str, Any]:
     try:
         schema = json.loads(text)
     except ValueError as error:
-        raise SchemaError(which, f"it is no JSON: {error}") from None
+        raise SchemaError(which, f"it is not JSON: {error}") from None
     if not isinstance(schema, dict):
-        raise SchemaError(which, "it is no JSON Schema of an object")
+        raise SchemaError(which, "it is not a JSON Schema of an object")
     return schema
 
 
-def _compare(place: str, old: dict[str, Any], new: dict[str, Any]) -> Iterator[Break]:
+def _compare(place: str, old: dict[str, Any], new: dict[str, Any]) -> Iterator[BreakingChange]:
     here = place.rstrip(".") or "the event"
     yield from _compare_sets(here, "type", _types(old), _types(new))
     if "enum" in old or "enum" in new:
@@ -36,41 +36,41 @@ def _compare(place: str, old: dict[str, Any], new: dict[str, Any]) -> Iterator[B
     if all(isinstance(other, dict) for other in others):
         yield from _compare(f"{place}*.", *others)
     elif others[0] != others[1] and any(isinstance(other, dict) for other in others):
-        yield Break(here, "additionalProperties changed, which cannot be judged")
-    for keyword in sorted((set(old) | set(new)) - _TEXT_ONLY - _COMPARED):
+        yield BreakingChange(here, "additionalProperties changed, which cannot be judged")
+    for keyword in sorted((set(old) | set(new)) - _ANNOTATIONS - _SUPPORTED):
         if old.get(keyword) != new.get(keyword):
-            yield Break(here, f"{keyword} changed, which cannot be judged")
+            yield BreakingChange(here, f"{keyword} changed, which cannot be judged")
 
 
-def _compare_required(place: str, old: set[str], new: set[str]) -> Iterator[Break]:
+def _compare_required(place: str, old: set[str], new: set[str]) -> Iterator[BreakingChange]:
     for name in sorted(old ^ new):
         which = "new" if name in new else "old"
-        yield Break(
+        yield BreakingChange(
             f"{place}{name}", f"is required by the {which} schema only", backward=name in new, forward=name in old
         )
 
 
-def _compare_properties(place: str, old: dict[str, Any], new: dict[str, Any]) -> Iterator[Break]:
+def _compare_properties(place: str, old: dict[str, Any], new: dict[str, Any]) -> Iterator[BreakingChange]:
     before, after = old.get("properties", {}), new.get("properties", {})
     for name in sorted(set(before) | set(after)):
         if name in before and name in after:
             yield from _compare(f"{place}{name}.", before[name], after[name])
         elif name in before and new.get("additionalProperties") is False:
-            yield Break(f"{place}{name}", "is gone, and the new schema allows nothing else", forward=False)
+            yield BreakingChange(f"{place}{name}", "is gone, and the new schema allows nothing else", forward=False)
         elif name in after and old.get("additionalProperties") is False:
-            yield Break(f"{place}{name}", "is new, and the old schema allows nothing else", backward=False)
+            yield BreakingChange(f"{place}{name}", "is new, and the old schema allows nothing else", backward=False)
 
 
-def _compare_sets(place: str, what: str, old: set[str] | None, new: set[str] | None) -> Iterator[Break]:
-    """Compare what is allowed, None being anything."""
+def _compare_sets(place: str, keyword: str, old: set[str] | None, new: set[str] | None) -> Iterator[BreakingChange]:
+    """Compare the allowed values of a keyword; None allows any."""
     backward = new is not None and (old is None or not old <= new)
     forward = old is not None and (new is None or not new <= old)
     if backward or forward:
-        yield Break(place, f"{what} was {_told(old)} and is {_told(new)}", backward, forward)
+        yield BreakingChange(place, f"{keyword} was {_format(old)} and is {_format(new)}", backward, forward)
 
 
 def _types(schema: dict[str, Any]) -> set[str] | None:
-    """Return the types that are allowed; a number may be an integer."""
+    """Return the allowed types, None if any; "number" includes "integer"."""
     named = schema.get("type")
     types = {named} if isinstance(named, str) else set(named or ())
     return types | ({"integer"} if "number" in types else set()) or None
@@ -80,5 +80,5 @@ def _values(schema: dict[str, Any]) -> set[str] | None:
     return {json.dumps(value) for value in schema["enum"]} if "enum" in schema else None
 
 
-def _told(allowed: set[str] | None) -> str:
+def _format(allowed: set[str] | None) -> str:
     return "anything" if allowed is None else " or ".join(sorted(allowed))

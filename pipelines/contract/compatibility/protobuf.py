@@ -1,69 +1,73 @@
-"""Changes of a .proto file by what they do to the wire, where a field is its number and its type."""
+"""Breaking changes of .proto files in the wire format, where a field is identified by its number and type."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.contract.compatibility.breaks import NEEDED, Break, SchemaError, missing_package
+from pipelines.contract.compatibility.breaking_changes import (
+    REQUIRED_FIELDS,
+    BreakingChange,
+    SchemaError,
+    missing_package_error,
+)
 
-_SAME_ON_THE_WIRE = (
+_WIRE_COMPATIBLE = (
     {"int32", "int64", "uint32", "uint64", "bool"},
     {"sint32", "sint64"},
     {"fixed32", "sfixed32"},
     {"fixed64", "sfixed64"},
 )
-"""Types that decode each other's bytes, as the Protobuf guide on updating a message type has it."""
+"""Groups of types with compatible encodings, from the Protobuf guide on updating message types."""
 _MAX_NUMBER = 2**29 - 1
 
 
 @dataclass(slots=True)
 class _Message:
-    """Fields by number as (name, type), and the numbers that may not be used again."""
+    """Fields by number as (name, type), and the reserved numbers."""
 
     fields: dict[int, tuple[str, str]] = field(default_factory=dict[int, tuple[str, str]])
     reserved: list[range] = field(default_factory=list[range])
 
 
-def protobuf_breaks(old: str, new: str) -> list[Break]:
-    """Return what breaks between two .proto files; of the first message the fields of an event are needed."""
+def protobuf_breaking_changes(old: str, new: str) -> list[BreakingChange]:
+    """Return the breaking changes between two .proto files; their first messages must have the fields of an event."""
     before, after = _messages(old, 0), _messages(new, 1)
-    breaks = [item for name, message in before.items() for item in _compare(name, message, after.get(name))]
-    return breaks + list(_needed(next(iter(before.values())), next(iter(after.values()))))
+    changes = [item for name, message in before.items() for item in _compare(name, message, after.get(name))]
+    return changes + list(_required(next(iter(before.values())), next(iter(after.values()))))
 
 
-def _compare(name: str, old: _Message, new: _Message | None) -> Iterator[Break]:
+def _compare(name: str, old: _Message, new: _Message | None) -> Iterator[BreakingChange]:
     if new is None:
-        yield Break(name, "the message is gone")
+        yield BreakingChange(name, "the message is gone")
         return
     for number, (label, kind) in old.fields.items():
         if number in new.fields:
             changed = new.fields[number][1]
-            if changed != kind and not any({kind, changed} <= group for group in _SAME_ON_THE_WIRE):
-                yield Break(f"{name}.{label}", f"field {number} was {kind} and is {changed}")
+            if changed != kind and not any({kind, changed} <= group for group in _WIRE_COMPATIBLE):
+                yield BreakingChange(f"{name}.{label}", f"field {number} was {kind} and is {changed}")
         elif not any(number in reserved for reserved in new.reserved):
-            yield Break(
+            yield BreakingChange(
                 f"{name}.{label}", f"field {number} is gone and free to be used again: add `reserved {number};`"
             )
     for number in sorted(set(new.fields) - set(old.fields)):
         if any(number in reserved for reserved in old.reserved):
-            yield Break(
+            yield BreakingChange(
                 f"{name}.{new.fields[number][0]}", f"field {number} was reserved: something else used it before"
             )
 
 
-def _needed(old: _Message, new: _Message) -> Iterator[Break]:
-    """Yield a break for each field of an event whose number only one of the two has."""
+def _required(old: _Message, new: _Message) -> Iterator[BreakingChange]:
+    """Yield a breaking change for each required field whose number only one of the two messages has."""
     for message, other in ((old, new), (new, old)):
         for number, (name, _) in message.fields.items():
-            if name in NEEDED and number not in other.fields:
-                sentence = (
-                    f"field {number} makes an event, and only the {'old' if message is old else 'new'} schema has it"
-                )
-                yield Break(name, sentence, backward=message is new, forward=message is old)
+            if name in REQUIRED_FIELDS and number not in other.fields:
+                which = "old" if message is old else "new"
+                detail = f"field {number} is required for an event, and only the {which} schema has it"
+                yield BreakingChange(name, detail, backward=message is new, forward=message is old)
 
 
 def _messages(text: str, which: int) -> dict[str, _Message]:
-    """Return the messages of a file by their qualified names, in its order."""
+    """Return the messages of a file by qualified name, in the order of the file."""
     file = _parsed(text, which)
     found: dict[str, _Message] = {}
     for element in file.file_elements:
@@ -79,10 +83,10 @@ def _parsed(text: str, which: int) -> Any:
         from antlr4.error.ErrorListener import ErrorListener  # noqa: PLC0415 - an extra
         from proto_schema_parser.parser import Parser  # noqa: PLC0415 - an extra
     except ImportError:
-        raise missing_package("proto-schema-parser") from None
+        raise missing_package_error("proto-schema-parser") from None
 
     class Listener(ErrorListener):
-        def syntaxError(  # noqa: N802 - these are its names there
+        def syntaxError(  # noqa: N802 - the names of the base class
             self,
             recognizer: Any,  # noqa: ARG002
             offendingSymbol: Any,  # noqa: ARG002, N803
@@ -101,7 +105,7 @@ def _parsed(text: str, which: int) -> Any:
 
 
 def _add(message: Any, name: str, found: dict[str, _Message]) -> None:
-    """Add a message and those within it."""
+    """Add a message and its nested messages to `found`."""
     described = found[name] = _Message()
     for element in message.elements:
         kind = type(element).__name__

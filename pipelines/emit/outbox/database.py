@@ -1,4 +1,4 @@
-"""The service's database as the relay reaches it: opened by an address, with its errors said in karmalake's words."""
+"""The service's database as the relay uses it: opened by URL, its errors translated to karmalake's."""
 
 import contextlib
 from collections.abc import Generator
@@ -16,19 +16,19 @@ _DRIVERS = {
     "mariadb": "mariadb+pymysql",
     "sqlite": "sqlite",
 }
-"""Ours for each kind of database: the service's address may name another driver, perhaps an asynchronous one."""
+"""The driver for each kind of database; the service's URL may name another one, perhaps asynchronous."""
 _PACKAGES = {"psycopg": "psycopg[binary]", "pymysql": "pymysql"}
 _CONNECT_SECONDS = 10
 
 
 @contextlib.contextmanager
 def open_database(address: str) -> Generator[Engine]:
-    """Yield an engine for the database at `address`, in which there is an outbox; it is disposed of on the way out.
+    """Yield an engine for the database at `address`, which has an outbox; dispose of the engine at the end.
 
-    Raises ConfigurationError for an address that cannot be meant, a driver that is not installed or a table that is
-    missing, TransientError if the database does not answer. No message holds the password.
+    Raises ConfigurationError for an invalid address, a driver that is not installed or a missing table, TransientError
+    if the database does not answer. No message contains the password.
     """
-    url = _understood(address)
+    url = _parse_address(address)
     try:
         # READ COMMITTED: each statement sees what was committed before it, and on MySQL none locks gaps.
         isolation = {} if url.get_backend_name() == "sqlite" else {"isolation_level": "READ COMMITTED"}
@@ -44,34 +44,32 @@ def open_database(address: str) -> Generator[Engine]:
 
 
 @contextlib.contextmanager
-def translated(engine: Engine, doing: str) -> Generator[None]:
-    """Turn what the database raises while `doing` into TransientError, or ConfigurationError (mend it first)."""
+def translate_errors(engine: Engine, doing: str) -> Generator[None]:
+    """Translate database errors while `doing` into TransientError (retry) or ConfigurationError (fix it first)."""
     where = f"{doing} at {engine.url.render_as_string(hide_password=True)}"
     try:
         yield
     except (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError) as error:
-        sentence = f"{where} failed: {_said(error)}; check the address and that the database runs, then try again"
-        raise TransientError(sentence) from error
+        message = f"{where} failed: {_describe(error)}; check the address and that the database runs, then try again"
+        raise TransientError(message) from error
     except exc.DBAPIError as error:
         if error.connection_invalidated:
-            raise TransientError(f"{where} failed: {_said(error)}; try again") from error
-        raise ConfigurationError(f"{where} was refused: {_said(error)}; check the table and permissions") from error
+            raise TransientError(f"{where} failed: {_describe(error)}; try again") from error
+        raise ConfigurationError(f"{where} was refused: {_describe(error)}; check the table and permissions") from error
 
 
-def _understood(address: str) -> URL:
+def _parse_address(address: str) -> URL:
     try:
         url = make_url(address)
     except (exc.ArgumentError, ValueError):
-        # SQLAlchemy's own message repeats the address, which may hold a password.
+        # SQLAlchemy's own message repeats the address, which may contain a password.
         raise ConfigurationError(
-            "the database's address is no URL: write it like postgresql://user:password@host:5432/name, "
+            "the database's address is not a URL: write it like postgresql://user:password@host:5432/name, "
             "mysql://... or sqlite:///file.db"
         ) from None
     backend = url.get_backend_name()
     if backend not in _DRIVERS:
-        raise ConfigurationError(
-            f"the database's address names {backend}; an outbox is in one of {', '.join(_DRIVERS)}"
-        )
+        raise ConfigurationError(f"the database's address names {backend}; supported are {', '.join(_DRIVERS)}")
     if backend == "sqlite" and not (url.database and Path(url.database).is_file()):
         raise ConfigurationError(f"there is no SQLite file {url.database or 'in the address'}")
     return url.set(drivername=_DRIVERS[backend])
@@ -83,26 +81,26 @@ def _connect_arguments(url: URL) -> dict[str, int]:
 
 def _require_outbox(engine: Engine) -> None:
     try:
-        with translated(engine, "looking for the outbox"):
+        with translate_errors(engine, "looking for the outbox"):
             found = {column["name"] for column in inspect(engine).get_columns(OUTBOX.name)}
     except exc.NoSuchTableError:
         found = set[str]()
-    except TypeError as error:  # pymysql's way to refuse what stands behind the ? of an address
-        raise ConfigurationError(f"the database's address holds an option that the driver refuses: {error}") from None
+    except TypeError as error:  # pymysql raises it for an unknown option after the ? of an address
+        raise ConfigurationError(f"the database's address has an option that the driver rejects: {error}") from None
     missing = [column.name for column in OUTBOX.columns if column.name not in found]
     if missing:
-        what = f"a table outbox without the columns {missing}" if found else "no table outbox"
+        problem = f"a table outbox without the columns {missing}" if found else "no table outbox"
         where = engine.url.render_as_string(hide_password=True)
-        raise ConfigurationError(f"{where} has {what}: create it by {_schema(engine)}")
+        raise ConfigurationError(f"{where} has {problem}: create it with {_schema_file(engine)}")
 
 
-def _schema(engine: Engine) -> Path:
-    """Return the SQL file, in this package, that creates the outbox in a database of this kind."""
+def _schema_file(engine: Engine) -> Path:
+    """Return the SQL file in this package that creates the outbox in a database of this kind."""
     kind = engine.dialect.name
     return Path(__file__).with_name(f"{'mysql' if kind == 'mariadb' else kind}.sql")
 
 
-def _said(error: exc.SQLAlchemyError) -> str:
-    """Return the driver's words in one line, without SQLAlchemy's."""
+def _describe(error: exc.SQLAlchemyError) -> str:
+    """Return the driver's message in one line, without SQLAlchemy's."""
     cause = getattr(error, "orig", None) or error
     return "; ".join(line.strip() for line in str(cause).splitlines() if line.strip())

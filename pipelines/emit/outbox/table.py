@@ -1,6 +1,6 @@
-"""The table `outbox` as SQLAlchemy makes it; the SQL files beside this module make the same one.
+"""The table `outbox` in SQLAlchemy; the SQL files in this package create the same one.
 
-The names of the columns are those of Debezium's outbox event router.
+Columns have the names that Debezium's outbox event router expects.
 """
 
 from importlib import resources
@@ -27,17 +27,17 @@ from sqlalchemy.sql.functions import FunctionElement
 
 AGGREGATE_TYPE = "user"
 CHANNEL = "outbox"
-"""PostgreSQL notifies this channel of rows that were committed."""
+"""PostgreSQL notifies this channel when rows are committed."""
 _MYSQL = ("mysql", "mariadb")
-_LONGEST_NAME = 256
-_NAME = String(_LONGEST_NAME).with_variant(
-    mysql.VARCHAR(_LONGEST_NAME, charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL
+_MAX_NAME_CHARS = 256
+_NAME = String(_MAX_NAME_CHARS).with_variant(
+    mysql.VARCHAR(_MAX_NAME_CHARS, charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL
 )
 _TIMESTAMP = DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
 
 
-class utc_now(FunctionElement[Any]):  # noqa: N801 # a function of SQL
-    """The database's own clock, in UTC, as the column `timestamp` holds it."""
+class utc_now(FunctionElement[Any]):  # noqa: N801 # a SQL function
+    """The database's clock in UTC, in the format of the column `timestamp`."""
 
     type = DateTime(timezone=True)
     inherit_cache = True
@@ -59,10 +59,10 @@ def _sqlite_now(_element: utc_now, _compiler: SQLCompiler, **_options: object) -
 
 
 def outbox_table(metadata: MetaData) -> Table:
-    """Return the table `outbox` in `metadata`; `metadata.create_all()` or a migration then creates it.
+    """Define the table `outbox` in `metadata` and return it; `metadata.create_all()` or a migration creates it.
 
-    It stands in the default schema of the connection. On PostgreSQL, `create_all()` adds the trigger that wakes
-    relays; a migration executes `notify_statements()` for it, or leaves it away: then relays poll.
+    It belongs to the connection's default schema. On PostgreSQL, `create_all()` also creates the trigger that wakes
+    relays; a migration executes `notify_statements()` for it. Without the trigger, relays poll.
     """
     table = Table(
         "outbox",
@@ -75,7 +75,7 @@ def outbox_table(metadata: MetaData) -> Table:
         Column("payload", LargeBinary().with_variant(mysql.MEDIUMBLOB(), *_MYSQL), nullable=False),
         Column("timestamp", _TIMESTAMP, nullable=False, server_default=utc_now()),
         schema=BLANK_SCHEMA,
-        sqlite_autoincrement=True,  # a number must not come back under a relay that deletes what it had before
+        sqlite_autoincrement=True,  # a reused number could be deleted by a relay that sent its predecessor
         mysql_engine="InnoDB",
         mariadb_engine="InnoDB",
     )
@@ -85,10 +85,10 @@ def outbox_table(metadata: MetaData) -> Table:
 
 
 def notify_statements() -> list[str]:
-    """Return the statements of postgresql_notify.sql: the function and the trigger that wake relays."""
+    """Return the statements of postgresql_notify.sql, which create the trigger that wakes relays and its function."""
     text = resources.files("pipelines.emit.outbox").joinpath("postgresql_notify.sql").read_text(encoding="utf-8")
     return [statement.strip() for statement in text.split("\n\n") if statement.strip()]
 
 
 OUTBOX = outbox_table(MetaData())
-"""The table as `add` and the relay address it; a service's own metadata holds another object of the same name."""
+"""The table object of `add` and the relay; a service's own metadata holds another one of the same name."""

@@ -1,1 +1,1 @@
-"""How far ingest is behind, for how long, how fast it catches up, and what to do about it."""
+"""Consumer lag: measurements, their history, and advice."""

@@ -1,8 +1,8 @@
-"""The history of lag: every measurement of `stream` and of `karmalake lag`, kept for some days.
+"""The history of lag: every measurement of `stream` and of `karmalake lag`, retained for `lag.keep_days` days.
 
-Owns `lag/YYYY-MM-DD.jsonl` in the data folder, a file a UTC day and a measurement a line, written by several processes.
-It is an observation, not the truth: nothing depends on it. A crash leaves at most a line that was cut off; readers
-pass over it, and over the one that follows in the same line.
+Owns `lag/YYYY-MM-DD.jsonl` in the data folder: one file per UTC day, one measurement per line, several writers. No
+correctness depends on it. A crash leaves at most one truncated line; readers skip it, and a measurement that was
+appended to the same line.
 """
 
 from datetime import UTC, date, datetime, timedelta
@@ -10,58 +10,60 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipelines.boundary.private_files import private_folder
+from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import TransientError
 from pipelines.operate.lag.measure import Measurement
 
-_LINES: TypeAdapter[Measurement] = TypeAdapter(Measurement)
+_MEASUREMENT: TypeAdapter[Measurement] = TypeAdapter(Measurement)
 _SUFFIX = ".jsonl"
-_TAIL_BYTES = 256 * 1024
-"""Read at most of a day: an hour of measurements of a topic with a few partitions."""
+_MAX_TAIL_BYTES = 256 * 1024
+"""Bytes read from the end of a day's file: about an hour of measurements of a topic with a few partitions."""
 
 
-def keep(folder: Path, measurement: Measurement, keep_days: int) -> None:
-    """Append a measurement, and delete what is older than `keep_days` days.
+def append(folder: Path, measurement: Measurement, keep_days: int) -> None:
+    """Append a measurement, and delete files older than `keep_days` days.
 
-    Raises TransientError where it cannot be written: this measurement is lost to the history, and no other.
+    Raises TransientError if it cannot be written; only this measurement is missing from the history then.
     """
     path = _path(folder, measurement.measured_at.date())
     try:
-        private_folder(folder)
+        make_private_dir(folder)
         is_new = not path.exists()
-        with path.open("ab", buffering=0) as file:  # one write a line: other processes append to it as well
-            file.write(_LINES.dump_json(measurement) + b"\n")
+        with path.open("ab", buffering=0) as file:  # one write per line: other processes append to it, too
+            file.write(_MEASUREMENT.dump_json(measurement) + b"\n")
         if is_new:
-            _forget(folder, measurement.measured_at.date() - timedelta(days=keep_days))
+            _delete_before(folder, measurement.measured_at.date() - timedelta(days=keep_days))
     except OSError as error:
-        raise TransientError(f"the history of lag at {path} cannot be written: {error}; check the disk") from error
+        raise TransientError(
+            f"the history of lag at {path} cannot be written: {error}; check free space and permissions"
+        ) from error
 
 
 def recent(folder: Path, topic_id: str, since: datetime) -> list[Measurement]:
-    """Return the last measurements of a topic, none from before `since`, the oldest first.
+    """Return the measurements of a topic since `since`, the oldest first.
 
-    Only the end of a day's file is read, so of many topic partitions it may be less than since then.
+    Reads only the end of each file, so with many topic partitions the oldest may be missing.
     """
     days = (datetime.now(UTC).date() - since.astimezone(UTC).date()).days
     paths = [_path(folder, since.astimezone(UTC).date() + timedelta(days=number)) for number in range(days + 1)]
     found = [measurement for path in paths if path.exists() for measurement in _read(path)]
-    mine = [one for one in found if one.topic_id == topic_id and one.measured_at >= since]
-    return sorted(mine, key=lambda measurement: measurement.measured_at)
+    of_topic = [each for each in found if each.topic_id == topic_id and each.measured_at >= since]
+    return sorted(of_topic, key=lambda measurement: measurement.measured_at)
 
 
 def _read(path: Path) -> list[Measurement]:
     measurements: list[Measurement] = []
     for line in _tail(path).splitlines():
         try:
-            measurements.append(_LINES.validate_json(line))
+            measurements.append(_MEASUREMENT.validate_json(line))
         except ValidationError:
-            continue  # cut off by a crash, by where the tail begins, or of another release
+            continue  # truncated by a crash or by the start of the tail, or written by another release
     return measurements
 
 
 def _tail(path: Path) -> bytes:
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        file.seek(max(0, path.stat().st_size - _MAX_TAIL_BYTES))
         return file.read()
 
 
@@ -69,7 +71,7 @@ def _path(folder: Path, day: date) -> Path:
     return folder / f"{day.isoformat()}{_SUFFIX}"
 
 
-def _forget(folder: Path, before: date) -> None:
+def _delete_before(folder: Path, before: date) -> None:
     for path in folder.glob(f"????-??-??{_SUFFIX}"):
         if path.stem < before.isoformat():
             path.unlink(missing_ok=True)

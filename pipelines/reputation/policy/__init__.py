@@ -1,11 +1,11 @@
 """The policy language: one validated model of the rules that turn events into points.
 
-Owns what a policy can say (`model.py` its versions, `rules.py` one version, and the parts that is made of) and how a
-policy is handed to the SQL (`tables.py`). Reading files and explaining mistakes is `policy_file.py`; what the rules do
-to events is the SQL's affair.
+Owns what a policy can express (`model.py`: its versions; `rules.py`: one version; its parts in the other modules) and
+its conversion to tables for the SQL (`tables.py`). `policy_file.py` reads files and explains mistakes; the SQL applies
+the rules to events.
 """
 
-from pipelines.reputation.policy.model import Edition, InForce, Policy
+from pipelines.reputation.policy.model import Edition, EffectivePolicy, Policy
 from pipelines.reputation.policy.rules import Rules
 
-__all__ = ["Edition", "InForce", "Policy", "Rules"]
+__all__ = ["Edition", "EffectivePolicy", "Policy", "Rules"]

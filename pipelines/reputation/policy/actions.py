@@ -5,11 +5,11 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.reputation.policy.numbers import MAXIMUM_POINTS, MICRO_DIGITS, Name, Number, Positive, Section, decimals
+from pipelines.reputation.policy.numbers import MAX_POINTS, MICRO_DIGITS, Name, Number, Positive, Section, decimals
 
 
 class Rating(Section):
-    """Where an event's rating stands. Outside the bounds, or with more decimals, it is `unreadable`."""
+    """How an event's rating is read. Outside the bounds, or with more digits, it is `unreadable`."""
 
     key: Name = Field(alias="from")
     """The metadata key."""
@@ -35,9 +35,9 @@ class Points(Section):
     map: dict[Number, Number] | None = None
     """Points by value; a value that is not in the map is `unreadable`."""
     scale: Number = Decimal(1)
-    minimum: Number = Decimal(-MAXIMUM_POINTS)
+    minimum: Number = Decimal(-MAX_POINTS)
     """Values below are `unreadable`."""
-    maximum: Number = Decimal(MAXIMUM_POINTS)
+    maximum: Number = Decimal(MAX_POINTS)
     """Values above are `unreadable`."""
     digits: int = Field(default=0, ge=0, le=MICRO_DIGITS)
     """Digits after the point that a value may have."""
@@ -52,14 +52,14 @@ class Points(Section):
         if (self.fixed is None) == (self.key is None):
             raise ValueError('give either a number, or a table with "from" (the metadata key)')
         if self.map is not None and self.model_fields_set & {"scale", "minimum", "maximum", "digits"}:
-            raise ValueError("map says everything: remove scale, minimum, maximum and digits")
+            raise ValueError("map excludes scale, minimum, maximum and digits: remove them")
         if self.minimum > self.maximum:
             raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}: swap them")
         _check_digits(self.minimum, self.maximum, self.digits)
         if self.digits + decimals(self.scale) > MICRO_DIGITS:
-            raise ValueError("digits and the decimals of scale together are more than six: points would not be exact")
-        if max(abs(self.minimum), abs(self.maximum)) * abs(self.scale) > MAXIMUM_POINTS:
-            raise ValueError(f"scale times the bounds passes {MAXIMUM_POINTS} points: give minimum and maximum")
+            raise ValueError("digits plus the decimals of scale exceed six: points would not be exact")
+        if max(abs(self.minimum), abs(self.maximum)) * abs(self.scale) > MAX_POINTS:
+            raise ValueError(f"scale times a bound exceeds {MAX_POINTS} points: give minimum and maximum")
         return self
 
     @property
@@ -77,9 +77,9 @@ class Emission(Section):
 
     points: Points
     half_life_days: Positive | None = None
-    """The points halve every so many days of 86,400 s; without it they stay."""
+    """Half-life of the points in days of 86,400 s; None: they do not decay."""
     penalties_expire_after_days: int | None = Field(default=None, ge=1, le=36_500)
-    """Points below zero no longer count once the event is so many days old."""
+    """Age of the event, in days of 86,400 s, at which its points below zero stop counting; None: never."""
 
 
 class Action(Section):
@@ -109,7 +109,7 @@ class Action(Section):
 
 
 def _check_digits(minimum: Decimal, maximum: Decimal, digits: int) -> None:
-    """Refuse bounds that no readable value can reach: values between two whole numbers would be lost without a word."""
+    """Reject bounds with more digits than `digits`: values that need them would be silently unreadable."""
     needed = max(decimals(minimum), decimals(maximum))
     if needed > digits:
         raise ValueError(

@@ -1,10 +1,10 @@
-"""What stands between an event and its points: status, retraction, correction, completion, uniqueness and caps."""
+"""The rules between an event and its points: status, retraction, correction, completion, uniqueness and caps."""
 
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.reputation.policy.numbers import Name, NotNegative, Number, Section
+from pipelines.reputation.policy.numbers import Name, NonNegative, Number, Section
 
 Period = Literal["day", "week", "month"]
 """A UTC day, a week from Monday, or a month."""
@@ -17,19 +17,21 @@ class Status(Section):
     reinstate: tuple[Name, ...] = ()
     rule: Literal["freeze", "hide", "reset"] = "freeze"
     """`freeze`: events in [suspended, reinstated) earn nothing. `hide`: they earn, but until the reinstatement `shown`
-    is shown instead of every score, and no measure. `reset`: as freeze, and what was before earns nothing any more."""
+    replaces every score, and measures are null. `reset`: as freeze, and events before the suspension earn nothing."""
     shown: Number | None = None
     """The score of a suspended user under `hide`."""
 
     @model_validator(mode="after")
     def _shown_when_hidden(self) -> Self:
         if (self.rule == "hide") != (self.shown is not None):
-            raise ValueError('shown belongs to rule = "hide", and only there: give the number to show meanwhile')
+            raise ValueError(
+                'shown belongs to rule = "hide", and only there: give the score to show during a suspension'
+            )
         return self
 
 
 class Retraction(Section):
-    """Which actions withdraw an earlier (or later) event of the same user. Status events stay what they are."""
+    """Which actions withdraw an earlier (or later) event of the same user. Status events cannot be retracted."""
 
     actions: tuple[Name, ...] = ()
     target: Name = "target_event_id"
@@ -39,7 +41,7 @@ class Retraction(Section):
 class Correction(Section):
     """Which actions correct the metadata of an earlier (or later) event of the same user; the latest one stands.
 
-    The correction's metadata are laid over the target's, which keeps its time and its action.
+    The correction's metadata override the target's, key by key; the target keeps its time and its action.
     """
 
     actions: tuple[Name, ...] = ()
@@ -47,53 +49,53 @@ class Correction(Section):
     """The metadata key that holds the event_id of the corrected event."""
 
 
-class Covers(Section):
-    """Base of rules over several actions."""
+class ActionRule(Section):
+    """Base of the rules that apply to several actions."""
 
     actions: tuple[Name, ...] = ()
-    """The actions that it is about; none: all of the policy."""
+    """The actions that the rule applies to; empty: all of the policy."""
     exempt: tuple[Name, ...] = ()
-    """Actions that it is not about."""
+    """Actions that the rule does not apply to."""
 
 
-class Completion(Covers):
-    """An event counts only if another event, of any user and at any time before as_of, completed what it is about."""
+class Completion(ActionRule):
+    """An event counts only if another event, of any user and at any time before as_of, completes it."""
 
     by: tuple[Name, ...] = Field(min_length=1)
     """The actions that complete."""
     key: Name
-    """The metadata key that both events carry; without it nothing is completed."""
+    """The metadata key with the same value in both events; without it an event is not completed."""
 
     @model_validator(mode="after")
-    def _of_some(self) -> Self:
+    def _requires_actions(self) -> Self:
         if not self.actions:
             raise ValueError("actions is missing: say which actions need a completion")
         return self
 
 
-class Once(Covers):
-    """Of a user's events with the same metadata key in the same period only one counts."""
+class Once(ActionRule):
+    """Of a user's events with the same metadata value in the same period, only one counts."""
 
     per: Name | None = None
-    """The metadata key, such as the rater; events without it are together one. None: one for the user."""
+    """The metadata key, such as the rater; events without it form one group. None: all events of the user do."""
     period: Period | None = None
-    """Without it: once for ever."""
+    """None: once for all time."""
     keep: Literal["first", "last"]
     """Which one counts, by the order of events."""
 
     @model_validator(mode="after")
-    def _of_some(self) -> Self:
+    def _requires_actions(self) -> Self:
         if not self.actions:
             raise ValueError("actions is missing: say which actions compete")
         return self
 
 
-class Cap(Covers):
-    """At most so many points of a user, per metadata key, in each period: min(maximum, sum)."""
+class Cap(ActionRule):
+    """A user's points per period, and per value of a metadata key, are limited: min(maximum, sum)."""
 
     period: Period
-    maximum: NotNegative
+    maximum: NonNegative
     counts: Literal["gains", "net"] = "gains"
-    """`gains`: losses count in full beside the cap; `net`: they make room under it."""
+    """`gains`: losses count in full and do not affect the cap; `net`: they make room under it."""
     per: Name | None = None
-    """A metadata key, such as the rater; events without it are together one."""
+    """A metadata key, such as the rater; events without it form one group."""

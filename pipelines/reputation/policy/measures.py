@@ -1,6 +1,6 @@
-"""What the ratings of a view come to: means, and what stands in for a mean when ratings are few.
+"""Measures of a view's ratings: means, and substitutes for a mean of few ratings.
 
-Every formula but Wilson's is a fraction of whole numbers, rounded exactly where rounding is asked for.
+Every formula but Wilson's is a fraction of whole numbers; `digits` rounds it exactly.
 """
 
 from decimal import Decimal
@@ -14,31 +14,31 @@ _BINARY = ("beta", "wilson", "share", "positives", "negatives")
 
 
 class Measure(Section):
-    """One number made of a view's ratings."""
+    """One number computed from a view's ratings."""
 
     formula: Literal["mean", "bayesian", "beta", "wilson", "share", "positives", "negatives"]
     """`mean` sum/n; `bayesian` (prior_weight * prior_mean + sum) / (prior_weight + n); `beta` the expectation
     (p + prior_positive) / (n + prior_positive + prior_negative); `wilson` the lower bound of the score interval
     (E. B. Wilson, JASA 22, 1927); `share` p/n; `positives` p; `negatives` n - p."""
     last: int | None = Field(default=None, ge=1)
-    """Only the latest so many ratings of the view, by the order of events."""
+    """Use only the latest N ratings of the view, in the order of events."""
     positive_from: Number | None = None
-    """p counts ratings from here on."""
+    """p counts the ratings from this value upwards."""
     negative_to: Number | None = None
-    """Ratings above this and below `positive_from` are neutral: n leaves them out. Without it, n counts all."""
+    """Ratings above this and below `positive_from` are neutral and not in n. None: n counts all."""
     prior_mean: Number | None = None
     prior_weight: Positive | None = None
     prior_positive: Positive = Decimal(1)
     prior_negative: Positive = Decimal(1)
     z: float = Field(default=1.959963984540054, gt=0, le=10)
-    """Quantile of the normal distribution: how sure the Wilson bound is (default: 95 %, two-sided)."""
+    """Quantile of the normal distribution: confidence of the Wilson bound (default: 95 %, two-sided)."""
     minimum_count: int = Field(default=1, ge=1)
-    """With fewer ratings than this there is no value, or `below_minimum` where it is given."""
+    """With fewer ratings than this the value is `below_minimum`, or null."""
     below_minimum: Number | None = None
     default: Number | None = None
-    """Told beside a missing value, never in its place."""
+    """Published beside a missing value, never instead of it."""
     digits: int | None = Field(default=None, ge=0, le=9)
-    """Round to so many digits after the point; without it nothing is rounded."""
+    """Round to this many digits after the point; None: no rounding."""
     rounding: Literal["half_up", "half_even", "floor", "ceiling"] = "half_up"
 
     @model_validator(mode="after")
@@ -48,5 +48,5 @@ class Measure(Section):
         if self.formula == "bayesian" and (self.prior_mean is None or self.prior_weight is None):
             raise ValueError("bayesian needs prior_mean and prior_weight")
         if None not in (self.negative_to, self.positive_from) and self.negative_to >= self.positive_from:  # pyright: ignore[reportOperatorIssue]
-            raise ValueError(f"negative_to {self.negative_to} must lie below positive_from {self.positive_from}")
+            raise ValueError(f"negative_to {self.negative_to} must be below positive_from {self.positive_from}")
         return self

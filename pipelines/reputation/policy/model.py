@@ -1,4 +1,4 @@
-"""A policy as a whole: its versions, and which of them rules which event."""
+"""A policy as a whole: its versions, and which version applies to which event."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pipelines.reputation.policy.numbers import RuleError, Section
 from pipelines.reputation.policy.rules import Rules
 
 ALWAYS = (-(2**63), 2**63 - 1)
-"""Bounds of a period without beginning or end, in microseconds."""
+"""Bounds of a period without start or end, in microseconds since 1970."""
 _OWN_KEYS = {"name", "description", "mode", "versions"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -26,20 +26,20 @@ class Edition:
 
 
 @dataclass(frozen=True, slots=True)
-class InForce:
-    """A policy as it is at one moment.
+class EffectivePolicy:
+    """A policy as in force at one moment.
 
-    `rules` is the version in force: it says what status, retraction, correction, score bounds, windows and measures
-    are. `editions` say which rules the points, ratings, gates and caps of an event follow, by its event_time.
+    `rules` is the version in force: it determines status, retraction, correction, score bounds, windows and measures.
+    `editions` determine points, ratings, gates and caps of an event by its event_time.
     """
 
     name: str
     rules: Rules
     editions: tuple[Edition, ...]
     score_digits: int
-    """Digits after the point that a score can have, whatever the version: 0 makes every score a whole number."""
+    """The most digits after the point that a score can have in any version; 0 means whole numbers."""
     rating_digits: int
-    """Digits after the point that a sum of ratings can have, whatever the version."""
+    """The most digits after the point that a sum of ratings can have in any version."""
     decays: bool
     """Whether any points decay: scores are floats then."""
 
@@ -47,18 +47,18 @@ class InForce:
 class Policy(Section):
     """The versioned rules that turn events into points.
 
-    A file with one version may give its keys at the top, instead of in an array `versions`.
+    A file with one version may have its keys at the top level instead of in an array `versions`.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
     description: str = ""
     mode: Literal["retroactive", "prospective"] = "retroactive"
     """`retroactive`: the version in force rescores everything. `prospective`: each event's points, rating, gates and
-    caps are by the version in force at its own time."""
+    caps follow the version in force at its own time."""
     versions: tuple[Rules, ...]
 
     def __repr_args__(self) -> Iterator[tuple[str, object]]:
-        """Yield what a shell shows: which policy it is, not all that it says."""
+        """Yield what a shell shows: name and versions, not the rules."""
         yield "name", self.name
         yield "versions", [rules.version for rules in self.versions]
 
@@ -78,11 +78,13 @@ class Policy(Section):
         for i, (before, rules) in enumerate(zip(self.versions, self.versions[1:], strict=False), start=1):
             path = ("versions", str(i), "effective_from")
             if rules.effective_from is None:
-                raise RuleError(path[:2], "effective_from is missing: say from when on this version is in force")
+                raise RuleError(path[:2], "effective_from is missing: say when this version comes into force")
             if before.effective_from is not None and rules.effective_from <= before.effective_from:
-                raise RuleError(path, f"must lie after that of version {before.version}, {before.effective_from}")
+                raise RuleError(path, f"must be after that of version {before.version}, {before.effective_from}")
             if rules.version in names:
-                raise RuleError((*path[:2], "version"), f"{rules.version} is taken: name the version otherwise")
+                raise RuleError(
+                    (*path[:2], "version"), f"{rules.version} is already used: give this version another name"
+                )
             names.add(rules.version)
         return self
 
@@ -95,12 +97,12 @@ class Policy(Section):
         """Return the policy as JSON that `Policy.model_validate_json` reads."""
         return self.model_dump_json(exclude_unset=True, by_alias=True)
 
-    def at(self, as_of: datetime) -> InForce:
-        """Return the policy as it is at a moment; a version counts from its effective_from on."""
+    def at(self, as_of: datetime) -> EffectivePolicy:
+        """Return the policy as in force at a moment; a version is in force from its effective_from, inclusive."""
         editions = self._editions()
         now = _microseconds(as_of)
         current = next(edition for edition in reversed(editions) if edition.from_us <= now)
-        return InForce(
+        return EffectivePolicy(
             name=self.name,
             rules=current.rules,
             editions=editions if self.mode == "prospective" else (Edition(current.rules, *ALWAYS),),

@@ -8,13 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 MICRO_DIGITS = 6
 MICRO = 10**MICRO_DIGITS
 DAY_US = 86_400_000_000
-MAXIMUM_POINTS = 1_000_000
-"""Bounds every number: nine million of the largest contributions of one user still fit into 64 bits."""
+MAX_POINTS = 1_000_000
+"""Limit of every number: nine million of the largest contributions of one user still fit into 64 bits."""
 
-_Six = Field(le=MAXIMUM_POINTS, decimal_places=MICRO_DIGITS, allow_inf_nan=False)
-Number = Annotated[Decimal, _Six, Field(ge=-MAXIMUM_POINTS)]
-NotNegative = Annotated[Decimal, _Six, Field(ge=0)]
-Positive = Annotated[Decimal, _Six, Field(gt=0)]
+_SixDecimals = Field(le=MAX_POINTS, decimal_places=MICRO_DIGITS, allow_inf_nan=False)
+Number = Annotated[Decimal, _SixDecimals, Field(ge=-MAX_POINTS)]
+NonNegative = Annotated[Decimal, _SixDecimals, Field(ge=0)]
+Positive = Annotated[Decimal, _SixDecimals, Field(gt=0)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -30,13 +30,13 @@ def decimals(number: Decimal) -> int:
 
 
 class Section(BaseModel):
-    """Base of every table of a policy file: unknown keys are refused, nothing changes after loading."""
+    """Base of every table of a policy file: unknown keys are rejected; immutable after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
 
 
 class RuleError(ValueError):
-    """A mistake between two places of a policy; `path` is where to mend it."""
+    """A contradiction between two places of a policy; `path` is the key to fix."""
 
     def __init__(self, path: tuple[str, ...], message: str) -> None:
         super().__init__(message)

@@ -1,7 +1,7 @@
-"""A policy as tables, so that the SQL of the stages is the same for every policy.
+"""A policy as tables and variables, so that the SQL of the steps is the same for every policy.
 
-Owns the hand-over from the model to DuckDB: a policy's texts are values, never part of a statement (but for the names
-of measures, which are identifiers by their pattern).
+Owns the conversion from the model to DuckDB. A policy's texts become values, never part of a statement, except for the
+names of measures, whose pattern admits only identifiers.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.reputation.policy.actions import Emission, Rating
-from pipelines.reputation.policy.model import Edition, InForce
+from pipelines.reputation.policy.model import Edition, EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US, MICRO, MICRO_DIGITS, micro
 from pipelines.reputation.sql import statement
 
@@ -41,17 +41,17 @@ EMISSION = pa.schema(
 STAR = pa.schema([("emission_key", pa.int32()), ("value", pa.int64()), ("points", pa.int64())])
 
 
-def load_tables(connection: duckdb.DuckDBPyConnection, policy: InForce) -> None:
+def load_tables(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> None:
     """Fill the temporary tables `role`, `emission` and `star`, and the variables of the policy."""
     for name, rows in policy_tables(policy).items():
         connection.register("arrow_rows", rows)
-        connection.execute(statement("temporary_table", name=name))
+        connection.execute(statement("policy_table", name=name))
         connection.unregister("arrow_rows")
     for name, value in variables(policy).items():
         connection.execute(f"SET VARIABLE {name} = ?", [value])
 
 
-def policy_tables(policy: InForce) -> dict[str, pa.Table]:
+def policy_tables(policy: EffectivePolicy) -> dict[str, pa.Table]:
     """Return the rows of `role`, `emission` and `star`."""
     rows = _emissions(policy)
     stars = [star for row, emission in rows for star in _stars(row, emission)]
@@ -62,8 +62,11 @@ def policy_tables(policy: InForce) -> dict[str, pa.Table]:
     }
 
 
-def variables(policy: InForce) -> dict[str, Any]:
-    """Return what the steps read with getvariable(); for a rule over actions `{kind}_{edition}_{number}_{key}`."""
+def variables(policy: EffectivePolicy) -> dict[str, Any]:
+    """Return the variables that the steps read with getvariable(), by name.
+
+    Those of a rule over actions are named `{kind}_{edition}_{number}_{key}`.
+    """
     rules = policy.rules
     values: dict[str, Any] = {
         "status_rule": rules.status.rule,
@@ -78,13 +81,13 @@ def variables(policy: InForce) -> dict[str, Any]:
 def _of_edition(edition: Edition, number: int) -> dict[str, Any]:
     rules, values = edition.rules, dict[str, Any]()
     for i, (name, gate) in enumerate(rules.completion.items()):
-        own = {"name": name, "actions": rules.covered(gate), "by": list(gate.by), "key": gate.key}
+        own = {"name": name, "actions": rules.covered_actions(gate), "by": list(gate.by), "key": gate.key}
         values |= _prefixed(f"completion_{number}_{i}", own)
     for i, (name, gate) in enumerate(rules.once.items()):
-        own = {"name": name, "actions": rules.covered(gate), "key": gate.per, "period": gate.period}
+        own = {"name": name, "actions": rules.covered_actions(gate), "key": gate.per, "period": gate.period}
         values |= _prefixed(f"once_{number}_{i}", own)
     for i, (name, cap) in enumerate(rules.caps.items()):
-        own = {"name": name, "actions": rules.covered(cap), "key": cap.per, "period": cap.period}
+        own = {"name": name, "actions": rules.covered_actions(cap), "key": cap.per, "period": cap.period}
         values |= _prefixed(f"cap_{number}_{i}", own | {"maximum": micro(cap.maximum)})
     return values | _prefixed(f"edition_{number}", {"from_us": edition.from_us, "to_us": edition.to_us})
 
@@ -93,7 +96,7 @@ def _prefixed(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
     return {f"{prefix}_{key}": value for key, value in values.items()}
 
 
-def _roles(policy: InForce) -> list[dict[str, str]]:
+def _roles(policy: EffectivePolicy) -> list[dict[str, str]]:
     rules = policy.rules
     roles = {
         "suspend": rules.status.suspend,
@@ -104,7 +107,7 @@ def _roles(policy: InForce) -> list[dict[str, str]]:
     return [{"action_type": action, "role": role} for role, actions in roles.items() for action in actions]
 
 
-def _emissions(policy: InForce) -> list[tuple[dict[str, object], Emission]]:
+def _emissions(policy: EffectivePolicy) -> list[tuple[dict[str, object], Emission]]:
     rows: list[tuple[dict[str, object], Emission]] = []
     for edition in policy.editions:
         for action_type, action in edition.rules.actions.items():

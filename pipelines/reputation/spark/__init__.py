@@ -1,1 +1,1 @@
-"""The derivation on Apache Spark: the same statements, translated, for histories that one machine does not hold."""
+"""The derivation on Apache Spark: the same statements, translated, for histories too large for one machine."""

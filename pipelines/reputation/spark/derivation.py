@@ -1,9 +1,9 @@
 """The tables of a warehouse, computed by Apache Spark from the lake's Parquet files.
 
-Owns what Spark is given and what it gives back. It reads exactly the files of the snapshot, so neither Delta's jars nor
-a catalogue are needed, and writes each table as Parquet beside the draft, which takes the rows in: a published
-warehouse does not tell who computed it. A crash leaves Parquet files in the draft's temporary folder, which goes with
-the draft.
+Owns Spark's input and output. Spark reads exactly the files of the snapshot, so it needs neither Delta's jars nor a
+catalogue, and writes each table as Parquet beside the draft, which then loads the rows: a warehouse is the same
+whichever engine computed it. A crash leaves Parquet files in the draft's temporary folder, which is removed with the
+draft.
 """
 
 import math
@@ -17,22 +17,24 @@ from pyspark.sql import SparkSession
 from pipelines.errors import ConfigurationError
 from pipelines.lake.stores import is_remote
 from pipelines.lake.tables import Snapshot
-from pipelines.reputation.policy import InForce
+from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.tables import policy_tables, variables
 from pipelines.reputation.spark.session import open_session
 from pipelines.reputation.spark.translation import FUNCTIONS, POWER, translate
 from pipelines.reputation.sql import literal, one_row, statement
-from pipelines.reputation.stages import epoch_us, fact, materialize, steps
-from pipelines.reputation.tables import trends, user_tables
+from pipelines.reputation.steps import epoch_us, fact_statement, materialize_fact, step_statements
+from pipelines.reputation.warehouse_tables import trend_tables, user_tables
 
-_NOTHING = "WHERE false"
+_NO_ROWS = "WHERE false"
 _TYPES = {str: "STRING", int: "BIGINT", list: "ARRAY<STRING>", type(None): "STRING"}
 
 
-def in_spark(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: InForce, as_of: datetime) -> None:
-    """Create the tables of a draft: the same rows as DuckDB's, computed by Spark.
+def derive_in_spark(
+    connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: EffectivePolicy, as_of: datetime
+) -> None:
+    """Create the tables of a draft in Apache Spark, with the same rows as in DuckDB.
 
-    Spark runs as its own configuration says (`spark-defaults.conf`; without one, on all cores of this machine).
+    Spark uses its own configuration (`spark-defaults.conf`; without one, all cores of this machine).
     Raises ConfigurationError when it cannot start.
     """
     _create_empty(connection, policy)
@@ -41,25 +43,25 @@ def in_spark(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: 
     if is_remote(snapshot.files["events"][0]):
         raise ConfigurationError("--engine spark reads a lake in a folder, not on an object store: leave it out")
     (spilled,) = one_row(connection.execute("SELECT current_setting('temp_directory')"))
-    folder = Path(spilled).absolute()  # Java may have started in another folder
+    folder = Path(spilled).absolute()  # the JVM may run in another folder
     folder.mkdir(exist_ok=True)
     with open_session() as spark, TemporaryDirectory(dir=folder) as written:
         _prepare(spark, snapshot, policy, as_of)
-        _compute(spark, "fact", fact(policy), written)
-        for name, query in (user_tables(policy) | trends(policy)).items():
+        _compute(spark, "fact", fact_statement(policy), written)
+        for name, query in (user_tables(policy) | trend_tables(policy)).items():
             _compute(spark, name, query, written)
-            rows = statement("spark/rows", files=literal(f"{written}/{name}/*.parquet"))
-            connection.execute(statement("spark/insert", name=name, rows=rows))
+            rows = statement("spark_rows", files=literal(f"{written}/{name}/*.parquet"))
+            connection.execute(statement("spark_insert", name=name, rows=rows))
 
 
-def _create_empty(connection: duckdb.DuckDBPyConnection, policy: InForce) -> None:
-    """Create the tables without rows, by DuckDB's own queries: they say what the columns are, and their types."""
-    materialize(connection, policy, _NOTHING)
-    for name, query in (user_tables(policy, _NOTHING) | trends(policy)).items():
-        connection.execute(statement("table", name=name, query=query))
+def _create_empty(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> None:
+    """Create the tables without rows from DuckDB's own queries, which define the columns and their types."""
+    materialize_fact(connection, policy, _NO_ROWS)
+    for name, query in (user_tables(policy, _NO_ROWS) | trend_tables(policy)).items():
+        connection.execute(statement("create_table", name=name, query=query))
 
 
-def _prepare(spark: SparkSession, snapshot: Snapshot, policy: InForce, as_of: datetime) -> None:
+def _prepare(spark: SparkSession, snapshot: Snapshot, policy: EffectivePolicy, as_of: datetime) -> None:
     """Define every step in a session; computes nothing yet."""
     define_functions(spark)
     for name, value in (variables(policy) | {"as_of": epoch_us(as_of)}).items():
@@ -68,18 +70,18 @@ def _prepare(spark: SparkSession, snapshot: Snapshot, policy: InForce, as_of: da
     for name, rows in policy_tables(policy).items():
         spark.createDataFrame(rows).createOrReplaceTempView(name)
     spark.read.parquet(*snapshot.files["events"]).createOrReplaceTempView("events")
-    for step in (statement("known_event", source="events", known=""), *steps(policy)):
+    for step in (statement("step_01_known_event", source="events", known=""), *step_statements(policy)):
         spark.sql(translate(step))
 
 
 def define_functions(spark: SparkSession) -> None:
-    """Define, in a session, what translated statements call."""
+    """Define the functions that translated statements call, in a session."""
     for name in FUNCTIONS:
-        spark.sql(statement(f"spark/{name}"))
+        spark.sql(statement(name))
     spark.udf.register(POWER, math.pow, "double")
 
 
 def _compute(spark: SparkSession, name: str, query: str, folder: str) -> None:
-    """Write the rows of a table; those after it read them."""
+    """Write the rows of a table, and register them for the tables after it."""
     spark.sql(translate(query)).write.parquet(f"{folder}/{name}")
     spark.read.parquet(f"{folder}/{name}").createOrReplaceTempView(name)

@@ -1,6 +1,6 @@
-"""The session of Spark that a derivation runs in: its own, or the one that the caller has.
+"""The Spark session of a derivation: in the caller's Spark if one is active, else in one started for it.
 
-Owns what the derivation needs Spark to be set to. Where it runs and with how much is Spark's own configuration.
+Owns the settings that the derivation requires. Cluster and resources are Spark's own configuration.
 """
 
 import os
@@ -15,23 +15,23 @@ from pyspark.sql import SparkSession
 from pipelines.errors import ConfigurationError
 
 _SETTINGS = {
-    "spark.sql.ansi.enabled": "true",  # a number too large is an error, as in DuckDB, not another number
-    "spark.sql.mapKeyDedupPolicy": "LAST_WIN",  # map_concat as in DuckDB: the later map's values
+    "spark.sql.ansi.enabled": "true",  # overflow is an error, as in DuckDB
+    "spark.sql.mapKeyDedupPolicy": "LAST_WIN",  # map_concat takes the later map's values, as in DuckDB
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     "spark.sql.session.timeZone": "UTC",
 }
 _ON_THIS_MACHINE: dict[str, Any] = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
-    "spark.ui.enabled": "false",  # a page that every user and site could ask
+    "spark.ui.enabled": "false",  # any local user or website could open it
 }
-"""Where Spark is not configured: it runs within this process, and no other machine has to reach it."""
+"""For an unconfigured Spark: it runs in this process, and no other machine connects to it."""
 _CONFIGURED_BY = ("SPARK_CONF_DIR", "SPARK_HOME", "PYSPARK_SUBMIT_ARGS")
 
 
 @contextmanager
 def open_session() -> Generator[SparkSession]:
-    """Yield a new session within the running Spark of this process, or start Spark and end it afterwards.
+    """Yield a new session of the active Spark of this process, or start Spark and stop it afterwards.
 
     Raises ConfigurationError when Spark does not start.
     """
@@ -48,7 +48,7 @@ def open_session() -> Generator[SparkSession]:
 
 
 def _start() -> SparkSession:
-    """Start Spark, quietly: the command line shows its own progress, and errors come as exceptions too."""
+    """Start Spark without console output: the command line shows its own progress, and errors are raised."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("karmalake rebuild").config("spark.ui.showConsoleProgress", "false")
     if not any(map(os.environ.get, _CONFIGURED_BY)):

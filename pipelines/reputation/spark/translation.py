@@ -1,7 +1,7 @@
-"""Our statements in Spark's SQL.
+"""Translates the statements of the derivation to Spark's SQL.
 
-Owns every difference between the dialects: sqlglot carries most of the language, and `_REPLACED` the rest. Macros are
-written out where they are called, as DuckDB does it too; variables of a session are there on both sides.
+Owns every difference between the dialects: sqlglot translates most of the language, and `_REPLACED` the rest. Macros
+are expanded where they are called, as in DuckDB; both dialects have session variables.
 """
 
 from collections.abc import Callable
@@ -12,20 +12,20 @@ import sqlglot
 from sqlglot import exp
 
 from pipelines.reputation.sql import statement
-from pipelines.reputation.stages import MACROS
+from pipelines.reputation.steps import MACROS
 
 _HUGEINT = exp.DataType.build("DECIMAL(38, 0)", dialect="spark")
 POWER = "power_of_libm"
 """The power of DuckDB is the C library's; Spark's own differs from it in the last bit of some results."""
 FUNCTIONS = ("hugeint_to_double", "double_to_hugeint")
-"""What the translated statements call besides, by the name of its file: Spark's own casts differ in the last digits."""
-_CALLED_OTHERWISE = {"epoch_us": "unix_micros", "make_timestamptz": "timestamp_micros"}
+"""Further functions that translated statements call (`sql/spark.sql`): Spark's own casts differ in the last digits."""
+_RENAMED = {"epoch_us": "unix_micros", "make_timestamptz": "timestamp_micros"}
 
 
 def translate(sql: str) -> str:
-    """Return a statement of ours in Spark's dialect; a temporary table becomes its query."""
+    """Return a DuckDB statement in Spark's dialect; a temporary table becomes its query."""
     tree = sqlglot.parse_one(sql, dialect="duckdb").transform(_without_macros)
-    for node in reversed(list(tree.dfs())):  # what is within before what is around it
+    for node in reversed(list(tree.dfs())):  # inner nodes before outer ones
         replace = _REPLACED.get(type(node))
         if replace is not None:
             node.replace(replace(node))
@@ -35,7 +35,7 @@ def translate(sql: str) -> str:
 
 
 def _without_macros(node: exp.Expr) -> exp.Expr:
-    """Return the body of one of our macros in the place of a call."""
+    """Expand a call of one of our macros."""
     if not isinstance(node, exp.Anonymous) or node.name.lower() not in MACROS:
         return node
     parameters, body = _macro(node.name.lower())
@@ -59,7 +59,7 @@ def _function(node: exp.Anonymous) -> exp.Expr:
     name = node.name.lower()
     if name == "getvariable":
         return exp.column(node.expressions[0].name, table="session")
-    return exp.func(_CALLED_OTHERWISE[name], *node.expressions) if name in _CALLED_OTHERWISE else node
+    return exp.func(_RENAMED[name], *node.expressions) if name in _RENAMED else node
 
 
 def _select(node: exp.Select) -> exp.Select:
@@ -75,7 +75,7 @@ def _select(node: exp.Select) -> exp.Select:
 
 
 def _matches(node: exp.RegexpFullMatch) -> exp.Expr:
-    """Anchor the pattern: Spark looks for it anywhere, and its `$` would let a line break pass."""
+    """Anchor the pattern: Spark finds it anywhere, and its `$` also matches before a final line break."""
     pattern = exp.Literal.string(rf"\A(?:{node.expression.name})\z")
     return exp.RegexpLike(this=node.this, expression=pattern)
 
@@ -91,13 +91,13 @@ def _cast(node: exp.Cast) -> exp.Expr:
 
 
 def _quantile(node: exp.PercentileDisc) -> exp.Expr:
-    """Return the quantile that is a value of its own type; Spark's percentile_disc makes a float of it."""
+    """Return the quantile in the type of its values; Spark's percentile_disc returns a float."""
     template = "sort_array(collect_list({0}))[CAST(greatest(ceil(count({0}) * {1}), 1) AS INT) - 1]"
     return sqlglot.parse_one(template.format(node.this.sql("spark"), node.expression.sql("spark")), dialect="spark")
 
 
 def _divided(node: exp.Binary) -> exp.Expr:
-    """Let a division by zero be null, as DuckDB does, and not an error: Spark may divide before it looks whether to."""
+    """Make a division by zero null, as in DuckDB. In Spark it is an error, even in a branch that is not taken."""
     if not isinstance(node.expression, exp.Literal):
         node.set("expression", exp.func("nullif", node.expression, exp.Literal.number(0)))
     return node

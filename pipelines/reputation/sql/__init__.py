@@ -1,9 +1,14 @@
-"""The statements of the derivation: one file, one statement, one purpose.
+"""The SQL of the derivation, and small helpers to run it.
 
-Owns reading them. `$fragments` in a file stand for SQL of ours (a type, a list of columns, a quoted path); values are
-always bound or come from tables and variables.
+The order of the names is the order of the data: `step_01_known_event.sql` reads `events`, and `step_17_reputation.sql`
+returns the scores. A file holds one statement, named like the file, or several, each after a line `-- name: ...` and
+lines that describe it. `refresh.sql` and `by_user.sql` list theirs in the order in which a refresh runs them.
+
+`$fragments` of a statement are filled with SQL from this package (a type, a list of columns, a quoted path). Values
+are bound, or read from tables and variables.
 """
 
+import re
 from functools import cache
 from pathlib import Path
 from string import Template
@@ -12,35 +17,46 @@ from typing import Any
 import duckdb
 
 _FOLDER = Path(__file__).parent
+_NAMED = re.compile(r"^-- name: (\w+)\n(?:--.*\n)+", re.MULTILINE)
 
 
 def statement(name: str, /, **fragments: str) -> str:
-    """Return the statement in `{name}.sql` with its fragments filled in."""
-    return Template(_read(name)).substitute(fragments)
+    """Return the named statement with its fragments filled in.
+
+    Raises KeyError for an unknown statement or a missing fragment.
+    """
+    return Template(_statements()[name]).substitute(fragments)
 
 
 def literal(text: str) -> str:
-    """Return a text as an SQL literal, for the few places where nothing can be bound: paths in a stored view."""
+    """Return a text as an SQL literal, where a value cannot be bound: paths in a stored view."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def identifier(name: str) -> str:
-    """Return a name as an SQL identifier, for columns that a query of a reader has named."""
+    """Return a name as a quoted SQL identifier, for columns named by a reader's query."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def use_utc(connection: duckdb.DuckDBPyConnection) -> None:
-    """Let a connection and its cursors compute days and show times in UTC; one that is locked has it already."""
+    """Set the time zone of a connection and its cursors to UTC; a locked connection has it already."""
     if one_row(connection.execute("SELECT current_setting('TimeZone')")) != ("UTC",):
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
 
 
-def one_row(answer: duckdb.DuckDBPyConnection) -> tuple[Any, ...]:
-    """Return the row of an answer that always has one, as an aggregate over everything has."""
-    (row,) = answer.fetchall()
+def one_row(result: duckdb.DuckDBPyConnection) -> tuple[Any, ...]:
+    """Return the only row of a result. Raises ValueError unless it has exactly one."""
+    (row,) = result.fetchall()
     return row
 
 
 @cache
-def _read(name: str) -> str:
-    return (_FOLDER / f"{name}.sql").read_text(encoding="utf-8")
+def _statements() -> dict[str, str]:
+    """Return every statement of the folder by its name."""
+    found: dict[str, str] = {}
+    for path in sorted(_FOLDER.glob("*.sql")):
+        text = path.read_text(encoding="utf-8")
+        _, *named = _NAMED.split(text)  # what comes before the first name is about the whole file
+        bodies = (body.strip() for body in named[1::2])
+        found |= dict(zip(named[::2], bodies, strict=True)) or {path.stem: text}
+    return found

@@ -1,21 +1,21 @@
--- Each user's document, and a digest of what it says apart from when it was computed. md5 because the digest outlives
--- this process: it decides which documents are published again. The members that take long are made once for both.
-WITH said AS (
+-- Each user's document, and a digest of it without as_of and lake_version, which decides what is published again. md5,
+-- because the digest outlives this process and DuckDB's own hash may change. Costly members are computed once for both.
+WITH parts AS (
     SELECT
         *,
-        '{"user_id":' || to_json(user_id) || ',"status":' || to_json(status) AS who,
+        '{"user_id":' || to_json(user_id) || ',"status":' || to_json(status) AS head,
         ',"policy":' || to_json(struct_pack(name := info.policy_name, version := info.policy_version)) AS by_policy,
         substr(CAST(to_json(struct_pack(
             $members
-        )) AS VARCHAR), 2) AS said_members
+        )) AS VARCHAR), 2) AS members_json
     FROM reputation
-    $among
+    $only
     CROSS JOIN snapshot_info AS info
 )
 SELECT
     user_id,
-    who || ',"as_of":' || to_json(getvariable('document_as_of')) || by_policy || ',"lake_version":' || lake_version
-        || ',' || said_members AS document,
-    md5_number_lower(who || by_policy || ',' || said_members) AS digest$scores
-FROM said
+    head || ',"as_of":' || to_json(getvariable('document_as_of')) || by_policy || ',"lake_version":' || lake_version
+        || ',' || members_json AS document,
+    md5_number_lower(head || by_policy || ',' || members_json) AS digest$scores
+FROM parts
 ORDER BY user_id

@@ -1,4 +1,14 @@
--- The contributions of some users in the order of events, and what else makes a score: its start, its bounds, a
+-- The contributions of users, one by one.
+
+-- name: explained_event
+-- The events of the explained user, read once: the steps scan them several times.
+CREATE OR REPLACE TEMP TABLE explained_event AS
+SELECT *
+FROM events
+WHERE user_id = getvariable('explained_user')
+
+-- name: explanation
+-- The contributions of some users in the order of events, and the rest of the score: its start, its bounds, a
 -- suspension that hides it. The column earned adds up to each user's all-time score.
 WITH mine AS (
     SELECT *

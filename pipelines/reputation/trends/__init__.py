@@ -1,9 +1,10 @@
-"""The trends: questions about how reputations move, each one SQL file in this folder, asked of a published warehouse.
+"""The trends: analyses of how reputations move. Each is one SQL file in this folder, run on a published warehouse.
 
-Owns finding, describing and running them; nothing is kept. A new trend is a new file. Its comment says what it answers
-(first line) and declares its parameters as `-- $name = default: meaning`, or `-- $name = first | second: meaning` where
-only these values can be; the rest of the comment is its method. `$since` and `$until`, dates or null, every trend has.
-What several trends need is in `shared/`: a temporary view of the ratings, and macros, made for those that name it.
+Owns finding, describing and running them; results are not stored. A new trend is a new file. The first line of its
+comment says what it returns; parameters are declared as `-- $name = default: meaning`, or as
+`-- $name = first | second: meaning` where only these values are allowed; the rest of the comment is the method. Every
+trend has `$since` and `$until`, dates or null. `shared/` has a temporary view of the ratings, `rating_given`, and
+macros, which are created for trends that use the view.
 """
 
 import json
@@ -18,19 +19,19 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from pipelines.contract.moments import Moment, instant
+from pipelines.contract.time_like import TimeLike, to_utc
 from pipelines.errors import UsageError
 
 _FOLDER = Path(__file__).parent
 _RATINGS = "rating_given"
 _METHODS = ("tails", "discoveries", "bursts")
-"""Macros, each before those that use it."""
+"""Macros, in the order of their dependencies."""
 _PARAMETER = re.compile(r"^-- \$(\w+) = (.+?): (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A knob of a trend: its default, or the values that it can have, the default first."""
+    """A parameter of a trend: its default, or its allowed values with the default first."""
 
     choices: tuple[str | float | None, ...]
     meaning: str
@@ -41,9 +42,9 @@ class Parameter:
         return self.choices[0]
 
     def read(self, name: str, value: Any) -> str | float | None:
-        """Return a value, or its text, as the type of the default. Raises UsageError for one that cannot be."""
+        """Return a value, or its text, in the type of the default. Raises UsageError for an invalid value."""
         if len(self.choices) > 1 and value not in self.choices:
-            raise UsageError(f"{name}={value!r} cannot be: say {' or '.join(map(str, self.choices))}")
+            raise UsageError(f"{name}={value!r} is not allowed: use {' or '.join(map(str, self.choices))}")
         if value is None or self.default is None or isinstance(self.default, str):
             return value
         try:
@@ -54,7 +55,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """A question with its parameters."""
+    """An analysis with its parameters."""
 
     name: str
     meaning: str
@@ -64,15 +65,17 @@ class Trend:
     @property
     def signature(self) -> str:
         """The parameters with their defaults, as text."""
-        knobs = self.parameters.items()
-        return ", ".join(name if knob.default is None else f"{name}={knob.default}" for name, knob in knobs)
+        items = self.parameters.items()
+        return ", ".join(
+            name if parameter.default is None else f"{name}={parameter.default}" for name, parameter in items
+        )
 
     def values(self, given: Mapping[str, Any]) -> dict[str, str | float | None]:
         """Return the value of every parameter. Raises UsageError for one that this trend does not have."""
         if unknown := given.keys() - self.parameters.keys():
-            there = ", ".join(("since", "until", *self.parameters))
-            raise UsageError(f"the trend {self.name} has no parameter {', '.join(sorted(unknown))}: it has {there}")
-        return {name: knob.read(name, given.get(name, knob.default)) for name, knob in self.parameters.items()}
+            known = ", ".join(("since", "until", *self.parameters))
+            raise UsageError(f"the trend {self.name} has no parameter {', '.join(sorted(unknown))}: it has {known}")
+        return {name: known.read(name, given.get(name, known.default)) for name, known in self.parameters.items()}
 
 
 @cache
@@ -82,23 +85,25 @@ def trends() -> dict[str, Trend]:
 
 
 def find_trend(name: str) -> Trend:
-    """Return a trend. Raises UsageError, with the names that there are, for an unknown one."""
+    """Return a trend. Raises UsageError, listing the known names, for an unknown one."""
     if name not in trends():
         raise UsageError(f"there is no trend {name!r}: there are {', '.join(trends())}")
     return trends()[name]
 
 
-def ask(
+def run_trend(
     connection: duckdb.DuckDBPyConnection,
     trend: Trend,
-    since: Moment | None,
-    until: Moment | None,
+    since: TimeLike | None,
+    until: TimeLike | None,
     given: Mapping[str, Any],
 ) -> pl.DataFrame:
     """Return the rows of a trend whose UTC day (or first day) lies in [since, until).
 
-    Needs a connection to a warehouse; leaves temporary views and macros in it. All history counts towards a row,
-    whatever `since` is. Raises UsageError for parameters that cannot be, and for a moment without a time zone.
+    connection: to a warehouse; the call leaves temporary views and macros in it.
+    since, until: restrict the rows returned, not the history that they are computed from.
+    given: parameters of the trend by name.
+    Raises UsageError for unknown or invalid parameters, and for a moment without a time zone.
     """
     values = {"since": _day(since), "until": _day(until), **trend.values(given)}
     if _RATINGS in trend.query:
@@ -116,5 +121,5 @@ def _described(path: Path) -> Trend:
     return Trend(path.stem, query.splitlines()[0].removeprefix("-- "), parameters, query)
 
 
-def _day(moment: Moment | None) -> date | None:
-    return None if moment is None else instant(moment).date()
+def _day(moment: TimeLike | None) -> date | None:
+    return None if moment is None else to_utc(moment).date()

@@ -1,7 +1,7 @@
 -- Active users and their events, by day or week and action_type; action_type null: all actions together.
--- $period = "day" | "week": how long a row's time is; weeks begin on Monday
--- $action_type = null: of this action_type alone
--- Method: an active user has at least one event in that time, whether it counted or not.
+-- $period = "day" | "week": length of a row's period; weeks start on Monday
+-- $action_type = null: only this action_type
+-- Method: an active user has at least one event in the period, whether it counted or not.
 SELECT
     CAST(date_trunc($period, day) AS DATE) AS first_day,
     action_type,

@@ -1,6 +1,6 @@
 -- How points grow with the age of accounts, by the week of each user's first event.
 -- $weeks = 26: the greatest age shown
--- Method: age 0 is the week (from Monday) of the first event; an average is over everybody of the cohort, idle or not.
+-- Method: age 0 is the week (from Monday) of the first event; an average is over all users of the cohort, idle or not.
 -- Weeks that as_of has not passed yet are left out. since and until choose cohorts.
 WITH first_event AS (
     SELECT user_id, CAST(date_trunc('week', min(day)) AS DATE) AS cohort

@@ -1,8 +1,8 @@
 -- How the points of all users so far were spread at the end of each day or week.
--- $period = "week" | "day": how long a row's time is; weeks begin on Monday
+-- $period = "week" | "day": length of a row's period; weeks start on Monday
 -- Method: a user's points are those of all events up to then (no decay, start or bounds), of active and idle users
--- alike; a percentile is a number of points that somebody had. Its work is users times rows: ask for a few years by
--- week, a few months by day.
+-- alike; a percentile is the points of some user (no interpolation). The cost is users times rows: use it for a few
+-- years by week, a few months by day.
 WITH standing AS (
     SELECT
         CAST(date_trunc($period, day) AS DATE) AS first_day,

@@ -1,10 +1,10 @@
 -- Anomaly: a user's ratings of late differ from those before.
--- $recent = 20: how many ratings are of late
--- $before = 20: how many ratings there have to be before them, at least
--- $fdr = 0.01: the share of false alarms to expect among the alarms (Benjamini-Hochberg over all days tested)
+-- $recent = 20: number of latest ratings
+-- $before = 20: least number of ratings before them
+-- $fdr = 0.01: expected share of false alarms (Benjamini-Hochberg over all days tested)
 -- Method: ratings as given, retracted or not. z of the mean of the latest ratings against the mean of up to 200 before;
--- the variance is the greater of the user's own before and of everybody's within users. Tested at the end of each day
--- with a rating; of alarms less than 30 days apart the strongest is shown. score is -log10 of the two-sided tail.
+-- the variance is the greater of the user's own before and the pooled variance within users. Tested at the end of each
+-- day with a rating; of alarms less than 30 days apart the strongest is shown. score is -log10 of the two-sided tail.
 WITH within_users AS (
     SELECT sum(squares) / nullif(sum(ratings - 1), 0) AS variance
     FROM (

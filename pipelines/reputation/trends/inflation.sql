@@ -1,9 +1,10 @@
 -- Whether ratings rise because raters became kinder: all ratings against those of a fixed panel of raters.
--- $period = "month" | "week": how long a row's time is
--- $panel_share = 0.5: the share of all periods in which a rater of the panel gave ratings, at least
--- $action_type = null: ratings of this action_type alone
+-- $period = "month" | "week": length of a row's period
+-- $panel_share = 0.5: least share of all periods in which a rater of the panel gave ratings
+-- $action_type = null: only ratings of this action_type
 -- Method: ratings as given, retracted or not. The shift is the mean, over the panel's raters of that period, of their
--- average then less their average of all time: it does not move when raters come and go, as the plain average does.
+-- average in the period minus their all-time average. Unlike the plain average it does not move when raters come and
+-- go.
 WITH given AS (
     SELECT CAST(date_trunc($period, day) AS DATE) AS first_day, rater_id, rating
     FROM rating_given
@@ -31,18 +32,18 @@ by_panel AS (
     GROUP BY first_day
 ),
 
-everybody AS (
+all_raters AS (
     SELECT first_day, count(*) AS ratings, count(DISTINCT rater_id) AS raters, avg(rating) AS average
     FROM given
     GROUP BY first_day
 )
 
 SELECT
-    everybody.*,
+    all_raters.*,
     coalesce(panel_raters, 0) AS panel_raters,
     panel_average,
     panel_shift
-FROM everybody
-LEFT JOIN by_panel ON by_panel.first_day = everybody.first_day
-WHERE ($since IS NULL OR everybody.first_day >= $since) AND ($until IS NULL OR everybody.first_day < $until)
-ORDER BY everybody.first_day
+FROM all_raters
+LEFT JOIN by_panel ON by_panel.first_day = all_raters.first_day
+WHERE ($since IS NULL OR all_raters.first_day >= $since) AND ($until IS NULL OR all_raters.first_day < $until)
+ORDER BY all_raters.first_day

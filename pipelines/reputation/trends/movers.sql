@@ -1,8 +1,8 @@
 -- The largest gains and losses of points within a period, each with the action_type that contributed most to it.
--- $top = 10: how many of each
+-- $top = 10: number of gains, and of losses
 -- Method: the points of the days in [since, until), as known now: a retraction takes points from the day of its target.
--- Without until the period ends with the newest day, without since it is seven days long. The action_type shown is the
--- one whose points went furthest in the direction of the change; ties go to the lesser user_id or name.
+-- Without until, the period ends with the newest day; without since, it is seven days long. The action_type shown is
+-- the one whose points went furthest in the direction of the change; ties go to the lesser user_id or name.
 WITH period AS (
     SELECT coalesce($since, last_day - 7) AS first_day, last_day
     FROM (SELECT coalesce($until, max(day) + 1) AS last_day FROM user_days)

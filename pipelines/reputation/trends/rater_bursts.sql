@@ -1,7 +1,7 @@
 -- Anomaly: days or hours in which a rater gave far more ratings than ever before.
--- $period = "day" | "hour": how long a burst is looked for in
--- $least = 8: the fewest ratings that count as a burst
--- $fdr = 0.01: the share of false alarms to expect among the alarms (Benjamini-Hochberg over all times of all raters)
+-- $period = "day" | "hour": length of the period that a burst falls in
+-- $least = 8: least number of ratings in a burst
+-- $fdr = 0.01: expected share of false alarms (Benjamini-Hochberg over all times of all raters)
 -- Method: ratings as given, retracted or not. Gamma-Poisson upper tail of their number given the rater's own days (or
 -- hours) before; score is -log10 of it. user_id is the rater.
 WITH given AS (

@@ -1,7 +1,7 @@
 -- The average rating of each day with its 95 % confidence band, and the mean of the seven days to it.
--- $action_type = null: ratings of this action_type alone
+-- $action_type = null: only ratings of this action_type
 -- Method: ratings that count; the band is 1.96 standard errors of a ratio of sums, clustered by rated user, because the
--- ratings of one user resemble each other; null on days with one rated user. The mean weighs every rating the same.
+-- ratings of one user resemble each other; null on days with one rated user. The mean weighs all ratings equally.
 WITH by_user AS (
     SELECT
         day,

@@ -1,11 +1,11 @@
 -- Anomaly: groups of users who rate each other highly far more than is the custom of the platform.
--- $least = 5: the fewest high ratings received that are judged
--- $fdr = 0.01: the share of false alarms to expect among the alarms (Benjamini-Hochberg over all users rated highly)
+-- $least = 5: least number of high ratings received to test a user
+-- $fdr = 0.01: expected share of false alarms (Benjamini-Hochberg over all users rated highly)
 -- Method: ratings as given; high is the highest quarter of the scale (4 and 5 of 1 to 5), and returned if its receiver
 -- rated its giver highly, too, at any time. Binomial upper tail of a user's returned ones among the high ones received,
--- by the share that is returned on the whole platform; a ring is who hangs together by such ratings (connected
--- component of those found). ring_density: the share of all pairs of the ring who rate each other highly. day is
--- that of the last one.
+-- given the share that is returned on the whole platform; a ring is a connected component of such ratings among the
+-- users found. ring_density: the share of all pairs of the ring who rate each other highly. day is that of the last
+-- rating.
 WITH RECURSIVE high AS (
     SELECT user_id, rater_id, day
     FROM rating_given

@@ -1,8 +1,9 @@
 -- Of the users who stood high at the end of a week: how many were still active, and still high, weeks later.
--- $high_share = 0.1: the share of all users so far who stand high, the best
--- $weeks = 12: the most weeks later
--- Method: high is who has points above zero and a rank within that share (rounded, at least one user; ties share the
--- better rank); still high is by the rank in the later week. Weeks (from Monday) that as_of has not passed are left out.
+-- $high_share = 0.1: share of all users so far, the highest, who count as high
+-- $weeks = 12: greatest number of weeks later
+-- Method: a high user has points above zero and a rank within that share (rounded, at least one user; ties share the
+-- better rank); still high is by the rank in the later week. Weeks (from Monday) that as_of has not passed are left
+-- out.
 WITH standing AS (
     SELECT
         CAST(date_trunc('week', day) AS DATE) AS week,

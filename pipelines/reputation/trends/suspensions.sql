@@ -1,6 +1,6 @@
 -- Users suspended and reinstated on each day, and how many were suspended at its end.
--- Method: changes of status by the policy in force; a suspension of the suspended changes nothing. Every day from the
--- first suspension to as_of has a row.
+-- Method: changes of status by the policy in force; a suspension of a suspended user changes nothing. Every day from
+-- the first suspension to as_of has a row.
 WITH changes AS (
     SELECT CAST(suspended_at AS DATE) AS day, 1 AS suspended, 0 AS reinstated
     FROM status_periods

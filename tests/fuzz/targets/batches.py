@@ -20,7 +20,7 @@ from kafka.record import MemoryRecords
 from kafka.structs import TopicPartition
 
 from pipelines.contract.decode import decode
-from pipelines.ingest.batches import hand_over_batches, to_columns
+from pipelines.ingest.record_batches import install_raw_batches, to_columns
 from tests.fuzz import wire
 from tests.fuzz.finding import shape
 from tests.fuzz.mutation import mutate_bytes
@@ -102,14 +102,14 @@ def check(data: bytes) -> str:
     fetched = bytes(_good(0, 0)) + bytes(poison) + bytes(_good(2, _LATER_OFFSET))
     polled, stopped = _poll(fetched)
     found = to_columns(polled, {3: 0}, "id")
-    for columns in (found.records, found.unread):
+    for columns in (found.records, found.unreadable):
         columns.validate(full=True)
-    _check_places([found.records, found.unread], poison, stopped=stopped is not None)
+    _check_places([found.records, found.unreadable], poison, stopped=stopped is not None)
     decoded = decode(found.records, CONTRACT)
     check_usable(decoded, CONTRACT)
     _check_neighbours(decoded.events, stopped=stopped is not None)
     demand(len(decoded.events) + len(decoded.rejected) == len(found.records), "rows are missing")
-    why = "".join(shape(detail) for detail in found.unread["detail"].to_pylist())
+    why = "".join(shape(detail) for detail in found.unreadable["detail"].to_pylist())
     return f"stopped by {type(stopped).__name__}" if stopped else f"{len(found.records)} rows {why}"
 
 
@@ -121,7 +121,7 @@ def _good(first: int, offset: int) -> wire.Batch:
 def _poll(fetched: bytes) -> tuple[list[Any], KafkaError | None]:
     """Return what a consumer of ours hands over of a fetch, and the error that ends it."""
     consumer = SimpleNamespace(_fetcher=Fetcher.__new__(Fetcher))
-    hand_over_batches(consumer)
+    install_raw_batches(consumer)
     partition = consumer._fetcher.PartitionRecords(0, TopicPartition("t", 3), MemoryRecords(fetched))
     polled: list[Any] = []
     try:
@@ -134,10 +134,10 @@ def _poll(fetched: bytes) -> tuple[list[Any], KafkaError | None]:
 
 def _takes(fetcher: Any, partition: Any) -> Iterator[list[Any]]:
     """Yield what each of several polls brings; each has the room of a poll."""
-    fetcher.left = replace(fetcher.room)
+    fetcher.remaining = replace(fetcher.budget)
     while partition and (found := partition.take(1)):
         yield found
-        fetcher.left = replace(fetcher.room)
+        fetcher.remaining = replace(fetcher.budget)
 
 
 def _check_places(tables: list[pa.Table], poison: wire.Batch, *, stopped: bool) -> None:

@@ -24,12 +24,12 @@ import zstandard
 from pipelines.errors import RejectedError, UsageError
 from pipelines.ingest.file import open_file
 from pipelines.settings import Settings
-from pipelines.sources.files import Mapping
+from pipelines.sources.files import ColumnMapping
 from pipelines.sources.rows import count_rows
 from tests.fuzz.mutation import mutate_bytes
 from tests.fuzz.target import Target, demand
 
-_MAPPING = Mapping("user", "at", "iso", action_type_column="did", metadata=(("stars", "stars"),))
+_MAPPING = ColumnMapping("user", "at", "iso", action_type_column="did", metadata=(("stars", "stars"),))
 _COLUMNS = ("user", "at", "did", "stars")
 _TIME = "2026-01-01T00:00:00Z"
 _USERS = (

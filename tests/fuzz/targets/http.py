@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 
-from tests.fuzz.answering import dripping
+from tests.fuzz.loopback_server import byte_by_byte
 
 _STATUSES = (
     200,
@@ -81,7 +81,7 @@ def generate(rng: random.Random, body: Callable[[random.Random], bytes]) -> byte
         case 3:
             data = b"HTTP/1.1 100 Continue\r\n\r\n" * rng.choice((1, 1_000)) + data
         case 4 if rng.random() < 0.4:
-            data = dripping(data[:400])
+            data = byte_by_byte(data[:400])
         case _:
             pass
     return data

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pipelines.backfill import backfill
 from pipelines.cli import main
-from pipelines.errors import DEFECT, endings
+from pipelines.errors import DEFECT, exit_statuses
 from pipelines.settings import Settings
-from pipelines.sources.files import Mapping
+from pipelines.sources.files import ColumnMapping
 from tests.fuzz.target import Target, demand
 
 _COMMANDS = (
@@ -43,7 +43,7 @@ _NUMBERS = (
     "\u00b2",
 )
 _GOOD = "the dead letter that is there"
-_EXIT_CODES = {0} | {ending.exit_code for ending in endings() if ending != DEFECT}
+_EXIT_CODES = {0} | {status.exit_code for status in exit_statuses() if status != DEFECT}
 _LONGEST = 4_000
 _MOST_PRINTED = 20_000
 
@@ -87,7 +87,7 @@ def _place() -> str:
     folder = Path(tempfile.mkdtemp())
     file = folder / "rows.csv"
     file.write_text("user,at\nu-1,2026-01-01T00:00:00Z\nu-2,never\n", encoding="utf-8")
-    backfill(Settings(data_dir=folder / "data"), file, Mapping("user", "at", "iso", "Rated"), lambda _: None)
+    backfill(Settings(data_dir=folder / "data"), file, ColumnMapping("user", "at", "iso", "Rated"), lambda _: None)
     os.environ["KARMALAKE_DATA_DIR"] = str(folder / "data")
     os.environ["KARMALAKE_KAFKA_BOOTSTRAP_SERVERS"] = "127.0.0.1:1"
     os.chdir(folder)

@@ -7,7 +7,7 @@ from pydantic import SecretStr
 from pipelines.errors import ConfigurationError, TransientError, UsageError
 from pipelines.serving.read import published, read_leaderboard, read_rank, read_reputation
 from pipelines.settings import RedisSettings, Settings
-from tests.fuzz.answering import answering, dripping
+from tests.fuzz.loopback_server import byte_by_byte, respond_with
 from tests.fuzz.target import Target, demand
 
 _DOCUMENT = b'{"user_id":"u","status":"active"}'
@@ -35,7 +35,7 @@ def generate(rng: random.Random) -> bytes:
     """Return the number of a read, modulo how many there are, and what the server says to each command of it."""
     data = b"".join(_reply(rng, 3) for _ in range(rng.choice((1, 1, 2, 5))))
     if rng.random() < 0.01:
-        data = dripping(data[:100])
+        data = byte_by_byte(data[:100])
     return bytes([rng.randrange(256)]) + data
 
 
@@ -83,7 +83,7 @@ def check(data: bytes) -> str:
     """Read by one of the doors that applications use."""
     first, said = (data[:1] or b"\0")[0], data[1:]
     read = _READS[first % len(_READS)]
-    with answering(said, polite=_POLITE if first < _RUDE else ()) as port:
+    with respond_with(said, ok_commands=_POLITE if first < _RUDE else ()) as port:
         redis = RedisSettings(url=SecretStr(f"redis://user:pass-word@127.0.0.1:{port}/0"), socket_timeout_seconds=0.3)
         try:
             found = read(Settings(redis=redis))

@@ -12,7 +12,7 @@ from pipelines.contract.avro import OWN_SCHEMA
 from pipelines.contract.decode import decode
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.settings import ContractSettings
-from tests.fuzz.answering import answering
+from tests.fuzz.loopback_server import respond_with
 from tests.fuzz.neighbours import GOOD, event_of, records_of
 from tests.fuzz.target import Target, demand
 from tests.fuzz.targets import http
@@ -56,7 +56,7 @@ def _may_be_unknown(data: bytes) -> bool:
 
 def check(data: bytes) -> str:
     """Decode a value that names a schema, by a registry that was never asked before, among bare ones."""
-    with answering(data) as port:
+    with respond_with(data) as port:
         url = SecretStr(f"http://user:password@127.0.0.1:{port}")
         contract = ContractSettings(format="avro", schema_registry_url=url)
         values = [NEIGHBOURS[0], struct.pack(">bI", 0, _ID) + NEIGHBOURS[1], *NEIGHBOURS[2:]]

@@ -5,11 +5,11 @@ import random
 import time
 from pathlib import Path
 
-from pipelines.notify.answers import Notification, Verdict, pause_seconds
+from pipelines.notify.delivery import Notification, Outcome, backoff_seconds
 from pipelines.notify.rules import Webhook
 from pipelines.notify.template import Event
 from pipelines.notify.webhook import open_webhook
-from tests.fuzz.answering import answering
+from tests.fuzz.loopback_server import respond_with
 from tests.fuzz.target import Target, demand
 from tests.fuzz.targets import http
 
@@ -29,22 +29,22 @@ def _body(rng: random.Random) -> bytes:
     return rng.choice((b"", b"ok", b"\xff" * 100, b"x" * 200_000))
 
 
-def _expected(data: bytes) -> Verdict | None:
+def _expected(data: bytes) -> Outcome | None:
     """Return what a well-formed answer means."""
     head, _, body = data.partition(b"\r\n\r\n")
     status = head[9:12]
     if head != b"HTTP/1.1 %b x\r\nContent-Length: %d" % (status, len(body)) or not status.isdigit():
         return None
     if status.startswith(b"2") and (status != b"204" or not body):
-        return Verdict.TAKEN
-    return Verdict.LATER if status.startswith(b"5") or status in {b"408", b"429"} else None
+        return Outcome.DELIVERED
+    return Outcome.RETRY if status.startswith(b"5") or status in {b"408", b"429"} else None
 
 
 def check(data: bytes) -> str:
     """Deliver a notification to it."""
     chosen, said = data[:1], data[1:]
     event = Event(_IDS[(chosen or b"\0")[0] % len(_IDS)], "u", "A", "2026-03-01T12:00:00Z", {"k": "\u4e16"})
-    with answering(said) as port:
+    with respond_with(said) as port:
         url = f"http://127.0.0.1:{port}/hook"
         webhook = Webhook(kind="webhook", url=url, secret_file=Path("secret"), request_seconds=_REQUEST_SECONDS)
         transport = open_webhook(webhook, b"secret")
@@ -54,11 +54,11 @@ def check(data: bytes) -> str:
         transport.close()
     demand(took < _REQUEST_SECONDS + _GRACE_SECONDS, f"an attempt of {_REQUEST_SECONDS:g} s took {took:.0f} s")
     wanted = _expected(said)
-    demand(wanted is None or answer.verdict is wanted, f"{answer.verdict} instead of {wanted}")
-    pause = pause_seconds(1, answer.after_seconds)
+    demand(wanted is None or answer.outcome is wanted, f"{answer.outcome} instead of {wanted}")
+    pause = backoff_seconds(1, answer.retry_after_seconds)
     demand(math.isfinite(pause) and 0 <= pause <= 3_600, f"a pause of {pause} s")
     demand(len(answer.reason) < _LONGEST_REASON and answer.reason.isprintable(), f"the reason: {answer.reason[:200]!r}")
-    return f"{answer.verdict.name} {answer.reason[:40]}"
+    return f"{answer.outcome.name} {answer.reason[:40]}"
 
 
 TARGETS = {"webhook": Target(generate, check, b"\0" + http.response(200, b"ok"), (), seconds=15)}

@@ -1,4 +1,4 @@
-"""Measurements made by hand, for what is computed from them."""
+"""Builders of synthetic measurements."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Advice on numbers made by hand: each where it is warranted, and none where it is not."""
+"""Advice on synthetic measurements: each where it is justified, and none otherwise."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def late(number: int, end: int, at: int | None, *, begin: int = 0, seconds: floa
 
 
 def at_its_limit(work: Work | None = None, moved: int = 500) -> list[Measurement]:
-    """Return two topic partitions in each of which 1,000 records come in in ten seconds, and `moved` go out."""
+    """Return two topic partitions that each receive 1,000 records in ten seconds, of which `moved` are ingested."""
     before = measurement(late(0, 5_000, 1_000), late(1, 5_000, 1_000))
     after = measurement(late(0, 6_000, 1_000 + moved), late(1, 6_000, 1_000 + moved), after=10, work=work)
     return [before, after]
@@ -34,32 +34,32 @@ def at_its_limit(work: Work | None = None, moved: int = 500) -> list[Measurement
     ],
     ids=["nothing known", "caught up", "a batch under way", "catching up", "publishing is the smaller part"],
 )
-def test_where_all_is_well_there_is_no_advice(measurements: list[Measurement]) -> None:
-    """Advice that comes without need is not read when it is needed."""
+def test_no_advice_without_a_problem(measurements: list[Measurement]) -> None:
+    """Needless advice would be ignored when it matters."""
     assert advise(measurements, INGEST) == []
 
 
-def test_a_process_at_its_limit_needs_more_hands() -> None:
-    """All topic partitions are behind, less goes out than comes in, and commits are not full."""
+def test_a_process_at_its_limit_needs_more_processes() -> None:
+    """All topic partitions lag, more records arrive than are ingested, and commits are not full."""
     [advice] = advise(at_its_limit(Work(5, 1_000, 300, 1.0, 0.1)), INGEST)
-    assert advice.startswith("200 records a second come in and 100 go out, and every topic partition is behind")
+    assert advice.startswith("200 records/s arrive and 100 records/s are ingested, and every topic partition is behind")
     assert "add topic partitions if 2 are too few" in advice
 
 
 def test_full_commits_ask_for_larger_ones() -> None:
-    """The same where the largest commit is as large as the settings allow."""
+    """The same with commits as large as the settings allow."""
     [advice] = advise(at_its_limit(Work(1, 950, 950, 1.0, 0.1)), INGEST)
     assert "commits are full with 950 records: raise ingest.max_batch_records" in advice
 
 
-def test_ingest_that_stands_still_is_to_be_started() -> None:
-    """Nothing goes out at all."""
+def test_stopped_ingest_is_reported() -> None:
+    """No records are ingested at all."""
     [advice] = advise(at_its_limit(moved=0), INGEST)
-    assert advice.startswith("200 records a second come in and 0 go out: start ingest")
+    assert advice.startswith("200 records/s arrive and 0 records/s are ingested: start ingest")
 
 
 def test_a_hot_topic_partition_is_named_with_its_share() -> None:
-    """One is behind, the others are current, and most comes in there: one user, or few, send it."""
+    """One lags, the others are current, and most records arrive there."""
     others = [partition(number, 1_000, 1_000) for number in (1, 2)]
     now = [partition(number, 2_000, 2_000) for number in (1, 2)]
     before, after = measurement(late(0, 1_000, 900), *others), measurement(late(0, 9_000, 3_000), *now, after=10)
@@ -68,16 +68,16 @@ def test_a_hot_topic_partition_is_named_with_its_share() -> None:
     assert "count the events of topic_partition 0 by user_id" in advice
 
 
-def test_a_slow_leader_is_told_from_a_hot_user() -> None:
-    """One is behind though no more comes in there than elsewhere."""
+def test_a_slow_leader_is_distinguished_from_a_hot_user() -> None:
+    """One lags although no more records arrive there than elsewhere."""
     before = measurement(late(0, 1_000, 900), partition(1, 1_000, 1_000))
     after = measurement(late(0, 2_000, 900), partition(1, 2_000, 2_000), after=10)
     [advice] = advise([before, after], INGEST)
-    assert "no more comes in there than elsewhere" in advice
+    assert "no more records arrive there than elsewhere" in advice
 
 
-def test_slow_redis_is_told_from_slow_scores() -> None:
-    """Publishing takes most of a refresh, also where nothing lies behind."""
+def test_slow_redis_is_distinguished_from_slow_scores() -> None:
+    """Publishing takes most of a refresh, also without lag."""
     [advice] = advise([measurement(partition(0, 9, 9), work=Work(1, 9, 9, 0.5, 4.5))], INGEST)
     assert advice.startswith("publishing took 4.5 s of the 5.0 s")
 
@@ -97,7 +97,7 @@ def test_a_log_whose_start_nears_the_checkpoint_is_urgent() -> None:
     assert advice.startswith("events-0: the start of the log reaches the checkpoint in 9 minutes")
 
 
-def test_what_retention_took_is_counted() -> None:
-    """The log starts above the checkpoint: so many records were never read."""
+def test_records_deleted_by_retention_are_counted() -> None:
+    """The log starts above the checkpoint: the records in between were never read."""
     [advice] = advise([measurement(late(0, 100, 20, begin=35))], INGEST)
     assert advice.startswith("events-0: retention removed 15 records that were never read")

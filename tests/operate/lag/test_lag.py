@@ -1,4 +1,4 @@
-"""How far the lake is behind: what a measurement says, what two say of the pace, and that history is kept, bounded."""
+"""Consumer lag: measurements, the pace between two, and their bounded history."""
 
 import math
 import re
@@ -14,10 +14,10 @@ from kafka.structs import TopicPartition
 
 from pipelines.errors import TransientError, UsageError
 from pipelines.monitoring.metrics import StreamMetrics
-from pipelines.operate.doctor import examine
-from pipelines.operate.lag.history import keep, recent
+from pipelines.operate.doctor import diagnose
+from pipelines.operate.lag.history import append, recent
 from pipelines.operate.lag.measure import Lag, Pace, Work, catch_up_seconds, first_bus_times, measure_lag, paces
-from pipelines.operate.lag.watch import observe_lag
+from pipelines.operate.lag.observe import observe_lag
 from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.draining import drain_all, send, valid_records, with_ingest
@@ -25,8 +25,8 @@ from tests.operate.lag.measurements import START, measurement, partition
 from tests.services.kafka_cluster import KafkaCluster
 
 
-def test_lag_is_what_was_sent_and_not_drained(settings: Settings) -> None:
-    """Before the first commit everything is behind, by its age on the bus; after a drain nothing is."""
+def test_lag_counts_undrained_records(settings: Settings) -> None:
+    """Before the first commit all records count, with their age on the bus; after a drain none."""
     began = datetime.now(UTC)
     send(settings, valid_records(range(50)))
     behind = measure_lag(settings)
@@ -43,14 +43,14 @@ def test_lag_is_what_was_sent_and_not_drained(settings: Settings) -> None:
 
 
 def test_without_a_topic_there_is_no_lag(settings: Settings) -> None:
-    """The mistake gets a sentence."""
+    """A missing topic is a usage error."""
     with pytest.raises(UsageError, match="does not exist"):
         measure_lag(settings)
 
 
 @pytest.mark.jvm
-def test_lag_is_what_kafkas_own_tools_say(kafka: KafkaCluster, settings: Settings) -> None:
-    """Ends and checkpoints are those of the admin client: of its list of offsets, and of the consumer group."""
+def test_lag_agrees_with_kafkas_own_tools(kafka: KafkaCluster, settings: Settings) -> None:
+    """End offsets and checkpoints equal those of the admin client and the consumer group."""
     bus = with_ingest(
         settings.model_copy(
             update={"kafka": kafka.settings(topic=settings.kafka.topic, group_id=settings.kafka.group_id, partitions=3)}
@@ -79,7 +79,7 @@ def test_lag_is_what_kafkas_own_tools_say(kafka: KafkaCluster, settings: Setting
 
 @pytest.mark.jvm
 def test_control_records_have_no_age(kafka: KafkaCluster, settings: Settings) -> None:
-    """Where only the marker of a transaction lies behind, a measurement comes to an end all the same."""
+    """A measurement terminates also if only a transaction marker is unread."""
     topic = kafka.new_topic()
     bus = with_ingest(settings.model_copy(update={"kafka": kafka.settings(topic=topic)}))
     create: Any = KafkaProducer
@@ -96,7 +96,7 @@ NOW_MS = 1_000 * int(datetime.now(UTC).timestamp())
 
 
 def send_at(settings: Settings, *times_ms: int) -> None:
-    """Send a record of each time, as a producer writes it, to topic partition 0."""
+    """Send one record with each time to topic partition 0."""
     create: Any = KafkaProducer
     with closing(create(**settings.kafka.client_config())) as producer:
         for time_ms in times_ms:
@@ -105,7 +105,7 @@ def send_at(settings: Settings, *times_ms: int) -> None:
 
 @pytest.fixture
 def hostile(kafka: KafkaCluster, settings: Settings) -> Settings:
-    """Return settings of a topic that takes any time of a record."""
+    """Return settings of a topic that accepts any record time."""
     topic = kafka.new_topic(**{"message.timestamp.after.max.ms": str(2**63 - 1), "retention.ms": "-1"})
     return settings.model_copy(update={"kafka": kafka.settings(topic=topic)})
 
@@ -117,19 +117,19 @@ def hostile(kafka: KafkaCluster, settings: Settings) -> Settings:
     ids=["none", "microseconds", "nanoseconds", "the year 9999", "three years ahead"],
 )
 def test_a_record_without_a_valid_time_has_the_age_of_the_next(hostile: Settings, time_ms: int) -> None:
-    """A time in another unit, unset or years ahead is no age: neither a traceback, nor a lag of none or of decades."""
+    """A time in another unit, unset or years ahead causes neither a traceback nor a lag of zero or decades."""
     send_at(hostile, time_ms)
     alone = measure_lag(hostile)
     assert (alone.lag_records, alone.lag_seconds) == (1, None)
-    assert alone.behind == "1 records and an unknown time (records without a valid time)"
+    assert alone.summary == "1 records and an unknown time (records without a valid time)"
     send_at(hostile, NOW_MS - 3_600_000)
     assert 3_600 <= (measure_lag(hostile).lag_seconds or 0) < 7_200
 
 
 @pytest.mark.jvm
 @pytest.mark.parametrize("time_ms", [0, NOW_MS * 1_000], ids=["none", "microseconds"])
-def test_what_is_made_of_a_lag_of_unknown_age(hostile: Settings, time_ms: int) -> None:
-    """It is observed, kept and read back, advised on, shown as a metric and told by doctor."""
+def test_lag_of_unknown_age_is_handled_everywhere(hostile: Settings, time_ms: int) -> None:
+    """It is observed, stored and read back, advised on, exported as a metric and reported by doctor."""
     send_at(hostile, time_ms)
     observe_lag(hostile)
     observation = observe_lag(hostile)
@@ -137,15 +137,15 @@ def test_what_is_made_of_a_lag_of_unknown_age(hostile: Settings, time_ms: int) -
     assert [one.lag_seconds for one in kept] == [None, None]
     metrics = StreamMetrics()
     metrics.observed(observation)
-    shown = metrics.book.registry.get_sample_value("karmalake_lag_seconds", {"topic_partition": "0"})
+    shown = metrics.registry.collectors.get_sample_value("karmalake_lag_seconds", {"topic_partition": "0"})
     assert shown is not None
     assert math.isnan(shown)
-    (said,) = [finding.sentence for finding in examine(hostile) if finding.subject == "lag"]
+    (said,) = [finding.message for finding in diagnose(hostile) if finding.subject == "lag"]
     assert said == "1 records and an unknown time (records without a valid time) behind the bus"
 
 
-def test_one_of_unknown_age_hides_no_other() -> None:
-    """The age that is known is a lower bound; where only current ones are known, it is not."""
+def test_unknown_age_does_not_hide_known_ones() -> None:
+    """A known age is a lower bound; if all known partitions are current, the age is unknown."""
     known, current, unknown = partition(0, 9, 0, seconds=5.0), partition(1, 9, 9), Lag(2, 0, 9, 0, 9, None)
     assert measurement(known, current, unknown).lag_seconds == 5.0
     assert measurement(current, unknown).lag_seconds is None
@@ -153,7 +153,7 @@ def test_one_of_unknown_age_hides_no_other() -> None:
 
 
 def test_the_pace_comes_from_two_measurements() -> None:
-    """What came and what went by the second, and how long the rest takes at that."""
+    """Incoming and outgoing records per second, and the time to catch up."""
     earlier = measurement(partition(0, 100, 100), partition(1, 100, 40), partition(2, 100, None))
     later = measurement(partition(0, 200, 200), partition(1, 150, 120), partition(2, 110, None), after=10)
     assert paces(earlier, later) == {
@@ -164,7 +164,7 @@ def test_the_pace_comes_from_two_measurements() -> None:
 
 
 def test_no_pace_across_topics_or_without_time_in_between() -> None:
-    """Another topic of the same name has other offsets; a topic partition that is new has no pace yet."""
+    """A recreated topic has other offsets; a new topic partition has no pace yet."""
     earlier = measurement(partition(0, 100, 0))
     assert paces(earlier, measurement(partition(0, 5, 0), after=10, topic_id="another")) == {}
     assert paces(earlier, earlier) == {}
@@ -176,12 +176,12 @@ def test_no_pace_across_topics_or_without_time_in_between() -> None:
     [(0, 5.0, 0.0, 0.0), (100, 0.0, 10.0, 10.0), (100, 10.0, 10.0, None), (100, 20.0, 10.0, None)],
 )
 def test_time_to_catch_up(lag_records: int, came: float, went: float, seconds: float | None) -> None:
-    """What is gained on the bus by the second eats what lies behind; where nothing is gained it never ends."""
+    """The lag divided by the net rate; None if the net rate is not positive."""
     assert catch_up_seconds(lag_records, came, went) == seconds
 
 
 def test_history_keeps_every_measurement(tmp_path: Path) -> None:
-    """What is kept is read back as it was, the oldest first; of another topic, or from before, nothing is."""
+    """Measurements are read back unchanged, the oldest first, without other topics or older ones."""
     today = datetime.now(UTC) - timedelta(seconds=100)
     kept = [
         measurement(
@@ -190,52 +190,52 @@ def test_history_keeps_every_measurement(tmp_path: Path) -> None:
         for number in range(5)
     ]
     for one in [*kept, measurement(topic_id="another", after=9, start=today)]:
-        keep(tmp_path, one, keep_days=3)
+        append(tmp_path, one, keep_days=3)
     assert recent(tmp_path, "id", today) == kept
     assert recent(tmp_path, "id", today + timedelta(seconds=2)) == kept[2:]
 
 
-def test_history_goes_over_midnight(tmp_path: Path) -> None:
-    """A file a UTC day, and readers see both."""
+def test_history_spans_midnight(tmp_path: Path) -> None:
+    """One file per UTC day; readers see both."""
     midnight = datetime.combine(datetime.now(UTC), datetime.min.time(), UTC)
     kept = [measurement(after=seconds, start=midnight) for seconds in (-1, 1)]
     for one in kept:
-        keep(tmp_path, one, keep_days=3)
+        append(tmp_path, one, keep_days=3)
     assert len(list(tmp_path.iterdir())) == 2
     assert recent(tmp_path, "id", midnight - timedelta(hours=1)) == kept
 
 
 def test_history_is_bounded(tmp_path: Path) -> None:
-    """Days that are too old are deleted, and no other file is."""
+    """Files of days that are too old are deleted, and no other file."""
     (tmp_path / "notes.txt").touch()
     for day in range(6):
-        keep(tmp_path, measurement(after=day * 86_400), keep_days=2)
+        append(tmp_path, measurement(after=day * 86_400), keep_days=2)
     days = [f"{START + timedelta(days=day):%Y-%m-%d}.jsonl" for day in (3, 4, 5)]
     assert sorted(path.name for path in tmp_path.iterdir()) == [*days, "notes.txt"]
 
 
-def test_history_that_cannot_be_written_is_an_outage(tmp_path: Path) -> None:
-    """A full disk, or a file where the folder is to be: it is said where, and whoever measures goes on."""
+def test_an_unwritable_history_is_an_outage(tmp_path: Path) -> None:
+    """A full disk, or a file in place of the folder, is a transient error that names the path."""
     (tmp_path / "lag").touch()
     with pytest.raises(TransientError, match=r"history of lag at .*/lag/2026-03-01.jsonl cannot be written"):
-        keep(tmp_path / "lag", measurement(), keep_days=1)
+        append(tmp_path / "lag", measurement(), keep_days=1)
 
 
-def test_a_line_cut_off_by_a_crash_spoils_no_other(tmp_path: Path) -> None:
-    """Readers pass over it, and what is kept afterwards is read, but for what landed in the same line."""
+def test_a_truncated_line_affects_no_other(tmp_path: Path) -> None:
+    """Readers skip it, and read later measurements, except one on the same line."""
     now = datetime.now(UTC) - timedelta(seconds=100)
     first, second, third = (measurement(partition(0, number, 0), after=number, start=now) for number in range(3))
-    keep(tmp_path, first, keep_days=1)
+    append(tmp_path, first, keep_days=1)
     [path] = tmp_path.iterdir()
     path.write_bytes(path.read_bytes() + path.read_bytes()[:30])
-    keep(tmp_path, second, keep_days=1)
-    keep(tmp_path, third, keep_days=1)
+    append(tmp_path, second, keep_days=1)
+    append(tmp_path, third, keep_days=1)
     assert recent(tmp_path, "id", now) == [first, third]
 
 
-def test_history_is_open_to_sql(tmp_path: Path) -> None:
-    """The query that docs/metrics.md shows gives a row a measurement, also where a crash cut off a line."""
-    keep(tmp_path, measurement(partition(0, 10, 4, seconds=3.0), partition(1, 20, 20)), keep_days=1)
+def test_history_is_readable_by_sql(tmp_path: Path) -> None:
+    """The query in docs/metrics.md returns one row per measurement, also with a truncated line."""
+    append(tmp_path, measurement(partition(0, 10, 4, seconds=3.0), partition(1, 20, 20)), keep_days=1)
     [path] = tmp_path.iterdir()
     path.write_bytes(path.read_bytes() + path.read_bytes()[:30])
     page = (REPOSITORY / "docs" / "metrics.md").read_text()

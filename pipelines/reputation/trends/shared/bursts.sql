@@ -1,9 +1,9 @@
--- Times in which a subject had far more than its own history lets expect. counts: a table with subject, slot (a whole
--- number that counts days or hours) and observed, a row for each slot in which the subject had anything at all.
--- Method: the count of a slot is Gamma-Poisson distributed. The shape is what was observed before plus a prior's, the
--- rate the slots before plus a prior's; the prior has the mean and variance of all subjects' rates (where they do not
--- vary: is exponential), so that little is certain of newcomers. p_value is the upper tail, for slots with `least` and
--- more; the family is every slot since each subject's first.
+-- Periods in which a subject had far more than expected from its own history. counts: a table with subject, slot (a
+-- whole number that counts days or hours) and observed, a row for each slot with at least one observation. Method: the
+-- count of a slot is Gamma-Poisson distributed. The shape is what was observed before plus a prior's, the rate the
+-- slots before plus a prior's; the prior has the mean and variance of all subjects' rates (where they do not vary: is
+-- exponential), so that a newcomer's rate is uncertain. p_value is the upper tail, for slots with `least` and more; the
+-- family is every slot since each subject's first.
 CREATE OR REPLACE TEMP MACRO bursts(counts, least, fdr) AS TABLE
     WITH lives AS (
         SELECT subject, max(max(slot)) OVER () - min(slot) + 1 AS slots, sum(observed) / slots AS per_slot

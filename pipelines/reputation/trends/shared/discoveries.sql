@@ -1,5 +1,5 @@
--- The rows of `tests` (a table with p_value) that Benjamini and Hochberg's procedure keeps: among them the expected
--- share of false ones is at most `fdr`. family: how many tests were made, those that left no row included.
+-- The rows of `tests` (a table with p_value) that Benjamini and Hochberg's procedure keeps: the expected share of
+-- false discoveries is at most `fdr`. family: number of tests made, including those without a row.
 CREATE OR REPLACE TEMP MACRO discoveries(tests, fdr) AS TABLE
     SELECT *, -log10(greatest(p_value, 1e-300)) AS score
     FROM (

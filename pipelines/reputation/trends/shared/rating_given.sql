@@ -1,5 +1,5 @@
 -- Every readable rating as it was given before as_of, retracted or not, by the scales of the policy in force.
--- level is its place between the scale's least (0) and greatest (1); rater_id is null where the event names none.
+-- level is its position between the scale's minimum (0) and maximum (1); rater_id is null where the event has none.
 CREATE OR REPLACE TEMP VIEW rating_given AS
 WITH scales AS (
     SELECT

@@ -1,6 +1,7 @@
--- Upper tails of distributions: the chance of `least` or more, with their terms summed from there on.
+-- Upper tails of distributions: the probability of `least` or more, summed term by term.
 CREATE OR REPLACE TEMP MACRO
--- Gamma-Poisson (negative binomial) with a shape and a rate, for one unit of time. Below the mean: 1, which no test minds.
+-- Gamma-Poisson (negative binomial) with a shape and a rate, for one unit of time. Below the mean it returns 1, which
+-- no test rejects.
 gamma_poisson_tail(least, shape, rate) AS
     CASE WHEN least <= shape / rate THEN 1.0 ELSE
         list_sum(list_transform(
@@ -13,7 +14,7 @@ gamma_poisson_tail(least, shape, rate) AS
     END;
 
 CREATE OR REPLACE TEMP MACRO
--- Binomial: of `trials` with a chance strictly between 0 and 1.
+-- Binomial: of `trials` with a probability strictly between 0 and 1.
 binomial_tail(least, trials, chance) AS
     list_sum(list_transform(
         range(CAST(least AS BIGINT), CAST(trials AS BIGINT) + 1),
@@ -24,6 +25,6 @@ binomial_tail(least, trials, chance) AS
     ));
 
 CREATE OR REPLACE TEMP MACRO
--- Standard normal, for z of 1 and more: Laplace's continued fraction, to 1 % at 1 and ever closer above.
+-- Standard normal, for z of 1 and more: Laplace's continued fraction, accurate to 1 % at 1, and better above.
 normal_tail(z) AS
     exp(-z * z / 2) / sqrt(2 * pi()) / (z + 1 / (z + 2 / (z + 3 / (z + 4 / (z + 5 / z)))));

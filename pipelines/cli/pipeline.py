@@ -1,0 +1,259 @@
+"""The commands of the pipeline: drain, skip, stream, refresh, rebuild, publish, compact, vacuum, verify."""
+
+import signal
+import threading
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pipelines.cli.options import MetricsPort, current_settings, instant, with_metrics_port
+from pipelines.cli.output import (
+    print_check,
+    print_fields,
+    print_line,
+    print_metrics_address,
+    print_table,
+    print_warning,
+    progress,
+)
+from pipelines.errors import KarmalakeError, RejectedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from pipelines.lake.commit import CommitRecord
+    from pipelines.operate.check import Check
+    from pipelines.reputation.derive import DerivationResult
+    from pipelines.serving.publish import PublishResult
+
+_LABELS = {"dead_letters": "dead letters", "mis_keyed": "mis-keyed"}
+_COUNTS = ("read", "accepted", "duplicates", "conflicts", "dead_letters")
+
+
+def drain(
+    max_batches: Annotated[int | None, typer.Option(min=1, help="Stop after this many commits.")] = None,
+    accept_loss: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--accept-loss", help="Record lost records in the table commits, and continue after them.")
+    ] = False,
+    accept_rejections: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TOPIC-PARTITION",
+            help="Drain only this topic partition, and accept any number of dead letters. Repeatable.",
+        ),
+    ] = None,
+) -> None:
+    """Ingest everything on the bus into the lake, each event exactly once, and exit.
+
+    Safe to kill: the next drain continues from the last commit.
+    """
+    import pipelines.drain as ingest  # noqa: PLC0415
+    from pipelines.operate.skip import parse_partition  # noqa: PLC0415
+
+    settings = current_settings()
+    accepted = [parse_partition(settings, name) for name in accept_rejections or ()]
+    records: list[CommitRecord] = []
+    with ingest.open_drain(settings, accepted) as opened, progress(f"draining {settings.kafka.topic}") as advance:
+        if accept_loss:
+            _print_loss(ingest.accept_loss(opened))
+
+        def report(record: "CommitRecord") -> None:
+            records.append(record)
+            advance(record.total("read"))
+
+        try:
+            ingest.drain(opened, report, max_batches)
+        except RejectedError:
+            show_drained(records)  # those of the topic partitions that were not halted
+            raise
+    show_drained(records)
+
+
+def skip(
+    place: Annotated[
+        str, typer.Argument(metavar="TOPIC-PARTITION@OFFSET", help="The record, as named in error messages.")
+    ],
+    why: Annotated[str, typer.Option(help="The reason, recorded with the dead letter.")],
+) -> None:
+    """Skip one record that stops ingest: commit it as a dead letter without decoding it.
+
+    Drains the records before it in its topic partition first. `karmalake dead-letters requeue` decodes it later.
+    """
+    from pipelines.operate.skip import skip as skip_record  # noqa: PLC0415
+
+    with progress("skipping"):
+        done = skip_record(current_settings(), place, why)
+    print_line(f"{done.skipped} is now a dead letter; {done.drained:,} records before it were drained")
+
+
+def show_drained(records: "list[CommitRecord]") -> None:
+    """Print the totals of a drain, with a warning about mis-keyed records."""
+    totals = ((count.replace("_", " "), sum(record.total(count) for record in records)) for count in _COUNTS)
+    print_fields([("commits", len(records)), *totals])
+    mis_keyed = sum(record.mis_keyed for record in records)
+    if mis_keyed:
+        print_warning(
+            f"{mis_keyed:,} accepted records have a key other than their user_id: the bus does not preserve their order"
+        )
+
+
+def stream(metrics_port: MetricsPort = None) -> None:
+    """Drain, derive and publish continuously. SIGTERM or Ctrl-C stops it cleanly."""
+    import pipelines.stream as streaming  # noqa: PLC0415
+    from pipelines.monitoring.monitor import call_all, monitor_stream  # noqa: PLC0415
+
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _setter(stopping))
+    settings = with_metrics_port(current_settings(), metrics_port)
+    with monitor_stream(settings) as observer:
+        print_line(f"streaming {settings.kafka.topic}; Ctrl-C stops it")
+        print_metrics_address(observer.monitor.address)
+        on_commit = call_all(_print_commit, observer.committed)
+        on_refresh = call_all(_print_refresh, observer.refreshed)
+        streaming.stream(
+            settings, stopping, on_commit, on_refresh, observer.monitor.record_turn, observer.halted, observer.copied
+        )
+    print_line("stopped; everything committed is published")
+
+
+def refresh() -> None:
+    """Update warehouse.duckdb to the current lake and time: recompute only users affected since the last refresh."""
+    from pipelines.refresh import refresh_warehouse  # noqa: PLC0415
+
+    settings = current_settings()
+    with progress("refreshing"):
+        derived = refresh_warehouse(settings)
+    show_derived(derived)
+
+
+def rebuild(
+    as_of: Annotated[str | None, typer.Option(help="Derive scores as of this time, ISO 8601; now by default.")] = None,
+    engine: Annotated[
+        Literal["duckdb", "spark"], typer.Option(help="The engine: spark for data beyond one machine.")
+    ] = "duckdb",
+) -> None:
+    """Rebuild warehouse.duckdb from the lake. Readers use the old one until the new one is complete."""
+    from pipelines.refresh import rebuild_warehouse  # noqa: PLC0415
+    from pipelines.reputation.engines import load_engine  # noqa: PLC0415
+
+    settings = current_settings()
+    with progress("deriving"):
+        derived = rebuild_warehouse(settings, instant(as_of), load_engine(engine))
+    show_derived(derived)
+
+
+def show_derived(derived: "DerivationResult") -> None:
+    """Print the outcome of a refresh or rebuild."""
+    print_fields(
+        [
+            ("warehouse", derived.path),
+            ("lake version", derived.lake_version),
+            ("as of", derived.as_of),
+            ("events", derived.events),
+            ("counted", derived.counted),
+            ("users scored", derived.users),
+            ("recomputed", derived.affected_users),
+            ("mode", f"full rebuild: {derived.rebuild_reason}" if derived.rebuild_reason else "incremental"),
+            ("seconds", derived.seconds),
+        ]
+    )
+
+
+def publish(
+    full: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--full", help="Write every document, and delete all others.")
+    ] = False,
+) -> None:
+    """Publish the warehouse's documents to Redis: those that changed, or all if Redis lost them.
+
+    Use --full if something else wrote, deleted or evicted documents, which only `verify` detects.
+    """
+    from pipelines.refresh import publish_everything, publish_warehouse  # noqa: PLC0415
+
+    engine = publish_everything if full else publish_warehouse
+    with progress("publishing"):
+        published = engine(current_settings())
+    show_published(published)
+
+
+def show_published(published: "PublishResult") -> None:
+    """Print the outcome of a publication."""
+    print_fields(
+        [
+            ("written", published.written),
+            ("deleted", published.deleted),
+            ("unchanged", published.unchanged),
+            ("full", published.full),
+            ("seconds", published.seconds),
+        ]
+    )
+
+
+def compact() -> None:
+    """Merge small files of the lake, sorted by user. Safe during ingest and other compactions."""
+    from pipelines.lake import upkeep  # noqa: PLC0415
+    from pipelines.lake.tables import open_lake  # noqa: PLC0415
+
+    settings = current_settings()
+    with progress("compacting") as advance:
+        done = upkeep.compact(open_lake(settings.lake_root), settings.lake.compact_after_files, lambda _: advance(1))
+    rows = [(c.table, c.days, c.files_before, c.files_after, c.rows) for c in done]
+    print_table(("table", "days", "files before", "after", "rows"), rows) if rows else print_line("nothing to compact")
+
+
+def vacuum() -> None:
+    """Delete files that no recent version of the lake references, including those left by crashes."""
+    from pipelines.lake import upkeep  # noqa: PLC0415
+    from pipelines.lake.tables import open_lake  # noqa: PLC0415
+
+    settings = current_settings()
+    removed = upkeep.vacuum(open_lake(settings.lake_root), settings.lake.vacuum_retention_hours)
+    print_line(
+        f"{len(removed):,} files deleted; files younger than {settings.lake.vacuum_retention_hours:g} h were kept"
+    )
+
+
+def verify() -> None:
+    """Check that offsets, events, dead letters, conflicts and served documents add up. Exits 1 if a check fails."""
+    from pipelines.lake.commit_log import take_snapshot  # noqa: PLC0415
+    from pipelines.lake.tables import open_lake  # noqa: PLC0415
+    from pipelines.operate.verify import totals  # noqa: PLC0415
+    from pipelines.operate.verify import verify as checks  # noqa: PLC0415
+
+    settings = current_settings()
+    done = totals(take_snapshot(open_lake(settings.lake_root)))
+    print_fields([(_LABELS.get(name, name), getattr(done, name)) for name in type(done).__slots__])
+    failed = sum(show_check(check) for check in checks(settings))
+    if failed:
+        raise KarmalakeError(f"{failed} checks failed")
+
+
+def show_check(check: "Check") -> bool:
+    """Print a check with its evidence; return whether it failed."""
+    print_check(check.name, check.promise, passed=check.passed)
+    if check.evidence:
+        print_line(f"            {check.evidence}")
+    return check.passed is False
+
+
+def _setter(event: threading.Event) -> "Callable[[int, FrameType | None], None]":
+    return lambda _number, _frame: event.set()
+
+
+def _print_loss(record: "CommitRecord | None") -> None:
+    if record is None:
+        print_line("nothing is lost: every checkpoint is within its log")
+    else:
+        print_warning(str(record.note))
+
+
+def _print_commit(record: "CommitRecord") -> None:
+    counts = ", ".join(f"{record.total(count):,} {count.replace('_', ' ')}" for count in _COUNTS)
+    print_line(f"commit {record.version}: {counts}")
+
+
+def _print_refresh(derived: "DerivationResult", published: "PublishResult") -> None:
+    seconds = derived.seconds + published.seconds
+    print_line(f"served version {derived.lake_version}: {published.written:,} documents written in {seconds:.2f} s")

@@ -1,0 +1,110 @@
+"""The read-only commands: show, leaderboard, scores, sql, doctor."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.options import chosen_policy, current_settings, instant, utf8
+from pipelines.cli.output import print_check, print_document, print_line, print_note, print_table, print_warning
+from pipelines.cli.rows import Format, rows_file, write, write_relation
+from pipelines.errors import KarmalakeError, UsageError, explain_command
+
+
+def show(user: Annotated[str, typer.Argument(help="The user_id.")]) -> None:
+    """Print the document that Redis serves for a user. Exits 1 if there is none."""
+    from pipelines.serving.read import published, read_reputation  # noqa: PLC0415
+
+    settings = current_settings()
+    document = read_reputation(utf8(user), settings)
+    info = published(settings)
+    if document is None:
+        why = "" if info else ": nothing is published yet, run `karmalake publish`"
+        raise KarmalakeError(f"no document for {user!r}{why}")
+    print_document(document)
+    if info is not None and info.staleness_seconds > settings.reputation.max_staleness_seconds:
+        print_warning(f"the document is {info.staleness_seconds:,.0f} s old: is `karmalake stream` running?")
+
+
+def leaderboard(
+    view: Annotated[str, typer.Argument(help="A view listed in `redis.leaderboards`.")] = "all_time",
+    top: Annotated[int, typer.Option(min=1, help="Number of users.")] = 10,
+    user: Annotated[
+        str | None, typer.Option(help="Print the rank of this user instead. Exits 1 if the user has none.")
+    ] = None,
+) -> None:
+    """Print the users with the highest scores of a view, or one user's rank, as served by Redis."""
+    from pipelines.serving.read import read_leaderboard, read_rank  # noqa: PLC0415
+
+    settings = current_settings()
+    if user is None:
+        rows = read_leaderboard(view, settings, top)
+        print_table(("rank", "user", "score"), [(row.rank, row.user_id, row.score) for row in rows])
+        return
+    rank = read_rank(utf8(user), view, settings)
+    if rank is None:
+        raise KarmalakeError(f"{user!r} is not on the leaderboard of {view}")
+    print_line(f"{rank:,}")
+
+
+def scores(
+    as_of: Annotated[str | None, typer.Option(help="Compute scores as of this time, ISO 8601; now by default.")] = None,
+    known_at: Annotated[
+        str | None,
+        typer.Option(help="Use only what was committed before this time; also the default of --as-of."),
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="A shipped policy or a policy file; the policy in force by default.")
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.CSV,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+) -> None:
+    """Compute the scores of all users from the lake, as of any time and by any policy. Publishes nothing."""
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    from pipelines.lake.commit_log import take_snapshot  # noqa: PLC0415
+    from pipelines.lake.tables import open_lake  # noqa: PLC0415
+    from pipelines.reputation import scores as engine  # noqa: PLC0415
+
+    settings = current_settings()
+    known = instant(known_at)
+    rules = chosen_policy(policy, known)
+    moment = instant(as_of) or known or datetime.now(UTC)
+    write(engine.scores(take_snapshot(open_lake(settings.lake_root)), rules, moment, known), form, output)
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="The query, or - to read it from standard input.")],
+    form: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.TABLE,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+) -> None:
+    """Query the warehouse by SQL: reputation, user_days, trends_*, events, commits, dead_letters, ...
+
+    Accepts one SELECT, which can read only the warehouse and the lake: no files, network or extensions.
+    """
+    import duckdb  # noqa: PLC0415
+
+    from pipelines.reputation.warehouse import Access, Warehouse  # noqa: PLC0415
+
+    text = sys.stdin.read() if query == "-" else query
+    path = current_settings().warehouse_path
+    try:
+        with rows_file() as made, Warehouse(path, access=Access(output=made)) as warehouse:
+            write_relation(warehouse.relation(text), form, made, output)
+    except duckdb.Error as error:
+        raise UsageError(f"the query failed: {error}") from None
+
+
+def doctor() -> None:
+    """Check the installation: what is wrong, and how to fix it. Exits 1 if anything is wrong."""
+    from pipelines.operate.doctor import diagnose  # noqa: PLC0415
+
+    failed = 0
+    for finding in diagnose(current_settings()):
+        print_check(f"{finding.subject}: {finding.message}", "", passed=finding.ok)
+        if finding.code is not None:
+            print_note(f"            see {explain_command(finding.code)}")
+        failed += not finding.ok
+    if failed:
+        raise KarmalakeError(f"{failed} of the checks above failed")

@@ -1,0 +1,184 @@
+"""The outbox of dead letters: those of committed batches, in commit order, from a checkpoint of their own.
+
+The dead-letter topic is fed from here, after the commit, so its failures never affect ingest (`isolated`). The
+checkpoint is an application transaction of `dead_letters`: the version of `events` up to which all were delivered. A
+look for more costs what was committed since, never the history: the log of `events` is read from the checkpoint on,
+and the file of a batch's dead letters is found by the batch, also after a file compaction.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are made when it is imported)
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
+
+from pipelines.lake.commit_log import commit_rows, complete_commits
+from pipelines.lake.delta_commit import commit_actions
+from pipelines.lake.files import make_durable, open_file, read_file
+from pipelines.lake.tables import CachedLake, Lake, data_files
+
+_TABLE = "dead_letters"
+_MAX_PENDING_BATCHES = 10_000
+"""Batches to read ahead: more are read once these are delivered."""
+_SAVE_INTERVAL_VERSIONS = 100
+"""Versions without a dead letter after which the checkpoint is saved: a start rereads at most this many."""
+_CHUNK_BYTES = 8 * 1024 * 1024
+_MAX_ROWS = 256
+"""Dead letters in memory at a time; fewer if they are large."""
+_CELL_BYTES = 16
+"""The overhead of a cell or a header, in addition to its own bytes."""
+_RECORD_COLUMNS = ["batch_id", "version", "dead_letters", "committed", "ranges"]
+
+
+class PendingBatch(NamedTuple):
+    """A committed batch whose dead letters are not delivered yet."""
+
+    version: int
+    batch_id: str
+    dead_letters: int
+    committed: datetime
+
+
+class _RowGroup(NamedTuple):
+    file: str
+    number: int
+
+
+def init_checkpoint(lake: Lake, name: str) -> None:
+    """Set the checkpoint `name` to the newest version of `events` if it does not exist: earlier batches are skipped.
+
+    In a copy of a lake the checkpoint may be ahead of the copied `events`; then it is set back.
+    """
+    while True:
+        letters = lake.table(_TABLE)
+        known, newest = letters.transaction_version(name), lake.table("events").version()
+        if known is not None and known <= newest:
+            return
+        if _save_checkpoint(lake, letters, name, newest):
+            return
+
+
+@dataclass(slots=True)
+class DeadLetterOutbox:
+    """The dead letters after the checkpoint `name`, which `init_checkpoint` has set. Not thread-safe."""
+
+    lake: CachedLake
+    name: str
+    is_bus_topic: Callable[[str], bool]
+    """Whether dead letters of a batch are delivered, by its topic: those of files and replays are not."""
+    read_version: int = -1
+    """The version of `events` up to which the log was read."""
+    pending: deque[PendingBatch] = field(default_factory=deque[PendingBatch])
+
+    def catch_up(self) -> None:
+        """Read what was committed since, and follow a checkpoint that another process has moved."""
+        done = self._checkpoint(self.lake.table(_TABLE))
+        self.read_version = max(self.read_version, done)
+        while self.pending and self.pending[0].version <= done:
+            self.pending.popleft()
+        for version, record in self._records(self.lake.table("events").version()):
+            if record["dead_letters"] and any(self.is_bus_topic(offsets["topic"]) for offsets in record["ranges"]):
+                self.pending.append(
+                    PendingBatch(version, record["batch_id"], record["dead_letters"], record["committed"])
+                )
+            if len(self.pending) >= _MAX_PENDING_BATCHES:
+                break
+        if not self.pending and self.read_version - done >= _SAVE_INTERVAL_VERSIONS:
+            self.mark_delivered(self.read_version)
+
+    def read_dead_letters(self, batches: Sequence[PendingBatch], columns: list[str]) -> Iterator[pa.Table]:
+        """Yield `columns` of the dead letters of batches, some at a time, without those of users erased meanwhile."""
+        wanted = pa.array([batch.batch_id for batch in batches], pa.string())
+        for group in _find_row_groups(self.lake, set(wanted.to_pylist())):
+            yield from _read_rows(group, wanted, columns)
+
+    def mark_delivered(self, version: int) -> None:
+        """Move the checkpoint to a version of `events`, durably. A crash before that causes a second delivery."""
+        letters = self.lake.table(_TABLE)
+        while self._checkpoint(letters) < version and not _save_checkpoint(self.lake, letters, self.name, version):
+            letters = self.lake.table(_TABLE)
+        while self.pending and self.pending[0].version <= version:
+            self.pending.popleft()
+
+    def _checkpoint(self, letters: DeltaTable) -> int:
+        return letters.transaction_version(self.name) or 0
+
+    def _records(self, newest: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield (version, record) of the commits not read yet: from the log, or from `commits` if it is too short."""
+        try:
+            for version, actions in self.lake.read_log(self.read_version, newest):
+                self.read_version = version
+                yield from ((version, record) for record in commit_rows(version, actions))
+        except LookupError:
+            complete_commits(self.lake, newest)
+            for record in _read_commits_table(self.lake, self.read_version, newest):
+                self.read_version = record["version"]
+                yield record["version"], record
+            self.read_version = newest
+
+
+def _read_commits_table(lake: Lake, after: int, upto: int) -> list[dict[str, Any]]:
+    """Return the records of commits with dead letters from the table `commits`, by version."""
+    found = pa.concat_tables(read_file(path, _RECORD_COLUMNS) for path in data_files(lake.table("commits")))
+    new = pc.and_(pc.greater(found["version"], after), pc.less_equal(found["version"], upto))
+    return found.filter(pc.and_(new, pc.greater(found["dead_letters"], 0))).sort_by("version").to_pylist()
+
+
+def _save_checkpoint(lake: Lake, letters: DeltaTable, name: str, version: int) -> bool:
+    """Commit a checkpoint on a handle's version; return false if another commit came first."""
+    try:
+        commit_actions(letters, [], {name: version})
+    except CommitFailedError:
+        return False
+    make_durable([lake.entry_path(_TABLE, letters.version() + 1)])
+    return True
+
+
+def _find_row_groups(lake: Lake, wanted: set[str]) -> Iterator[_RowGroup]:
+    """Yield the row groups with rows of batches: a batch has a file of its own until a compaction merges it."""
+    table = lake.table(_TABLE)
+    files = set(data_files(table))
+    own = {batch_id: f"{lake.folder(_TABLE)}/{batch_id}.parquet" for batch_id in wanted}
+    for batch_id, path in own.items():
+        if path in files:
+            wanted = wanted - {batch_id}
+            with open_file(path) as file:
+                groups = file.num_row_groups
+            yield from (_RowGroup(path, group) for group in range(groups))
+    yield from _find_merged_row_groups(lake, table, wanted)
+
+
+def _find_merged_row_groups(lake: Lake, table: DeltaTable, wanted: set[str]) -> Iterator[_RowGroup]:
+    """Search the files, the newest first, until all batches are found; each is in one file only."""
+    actions = pa.table(table.get_add_actions(flatten=True)).select(["path", "modification_time"]) if wanted else None
+    for path in actions.sort_by([("modification_time", "descending")])["path"].to_pylist() if actions else ():
+        location = f"{lake.folder(_TABLE)}/{path}"
+        with open_file(location) as file:
+            found = [_batch_ids(file, group) & wanted for group in range(file.num_row_groups)]
+        yield from (_RowGroup(location, group) for group, batch_ids in enumerate(found) if batch_ids)
+        wanted = wanted.difference(*found)
+        if not wanted:
+            return
+
+
+def _batch_ids(file: Any, row_group: int) -> set[str]:
+    return set(pc.unique(file.read_row_group(row_group, ["batch_id"])["batch_id"]).to_pylist())
+
+
+def _read_rows(group: _RowGroup, wanted: pa.Array, columns: list[str]) -> Iterator[pa.Table]:
+    with open_file(group.file) as file:
+        stored = file.metadata.row_group(group.number)
+        cells = sum(stored.column(number).num_values for number in range(stored.num_columns))
+        size = stored.total_byte_size + cells * _CELL_BYTES
+        rows = max(1, min(_MAX_ROWS, _CHUNK_BYTES * stored.num_rows // max(1, size)))
+        for batch in file.iter_batches(rows, [group.number], [*columns, "batch_id"]):
+            found = pa.table(batch)
+            yield found.filter(pc.is_in(found["batch_id"], value_set=wanted))

@@ -1,0 +1,66 @@
+"""The only way to commit a change of a Delta table: on exactly the version of the handle.
+
+A commit builds on the log entry of that version, which another committer may have written and not flushed yet. It is
+flushed here first: after a power cut no entry is missing below one that was acknowledged (`nothing-lost`).
+
+The library's own maintenance of the log is off: within every commit it lists the whole log, and it removes entries
+before the checkpoint that replaces them is on disk. Here a checkpoint of the log is written and flushed every 100
+versions, and `log_files.py` removes old entries.
+"""
+
+import logging
+from collections.abc import Sequence
+
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+from deltalake.transaction import AddAction, CommitProperties, PostCommitHookProperties, RemoveAction, Transaction
+
+from pipelines.errors import one_line
+from pipelines.lake.files import make_durable
+from pipelines.lake.log_files import flush_checkpoint, log_folder
+from pipelines.lake.torn_writes import action_count_metadata
+
+_LOG = logging.getLogger(__name__)
+_CHECKPOINT_VERSIONS = 100
+_NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+
+
+def commit_actions(
+    table: DeltaTable,
+    actions: Sequence[AddAction | RemoveAction],
+    transactions: dict[str, int],
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Commit on exactly the version of a handle, which does not move on.
+
+    `transactions` are application transactions, version by app_id; `metadata` are more members of the entry's
+    `commitInfo`. Raises CommitFailedError when the handle's version is no longer the newest. The new entry is not
+    flushed: the caller does that before it acknowledges the commit. A crash leaves a whole entry or none; a power cut
+    may leave a torn one.
+    """
+    base = table.version()
+    make_durable([f"{log_folder(table)}/{base:020}.json"])
+    table.create_write_transaction(
+        list(actions),
+        "append",
+        table.schema(),
+        table.metadata().partition_columns,
+        commit_properties=CommitProperties(
+            custom_metadata=action_count_metadata(actions, transactions) | (metadata or {}),
+            max_commit_retries=0,
+            app_transactions=[Transaction(app_id, version) for app_id, version in transactions.items()],
+        ),
+        post_commithook_properties=_NO_HOOKS,
+    )
+    if (base + 1) % _CHECKPOINT_VERSIONS == 0:
+        _write_checkpoint(table)
+
+
+def _write_checkpoint(table: DeltaTable) -> None:
+    """Write a checkpoint of the log. It only makes opening cheaper, so a failure is logged."""
+    try:
+        newest = DeltaTable(table.table_uri)
+        newest.create_checkpoint()
+        flush_checkpoint(newest)
+    except (DeltaError, OSError) as error:
+        _LOG.warning("no checkpoint of the log of %s was written: %s", table.table_uri, one_line(error))

@@ -1,0 +1,72 @@
+"""Start offsets where a checkpoint is missing or outside the log.
+
+kafka-python has one option for both, `auto_offset_reset`, but the cases differ. A destination that begins at the end of
+the topic does so once, while its group has no checkpoint at all. A topic partition added later is read from its start.
+Where retention has passed a checkpoint, the remaining records are delivered, and the lost ones are reported
+(`isolated`).
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kafka.errors import CommitFailedError, RebalanceInProgressError
+from kafka.structs import OffsetAndMetadata, TopicPartition
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Offsets of a topic partition that could not be read, and where reading continues."""
+
+    lost: int
+    """Number of offsets; 0 if unknown."""
+    message: str
+
+
+def seek_without_checkpoint(reader: Any, places: Iterable[TopicPartition], begin: Literal["now", "earliest"]) -> None:
+    """Seek in topic partitions for which the group has no checkpoint.
+
+    A new group that begins now commits the end offsets of the whole topic at once: notifiers that join at the same time
+    use them, and topic partitions added later are not skipped. A crash before that leaves a new group.
+    """
+    places = list(places)
+    topic = places[0].topic
+    everywhere = [TopicPartition(topic, number) for number in reader.partitions_for_topic(topic) or ()]
+    if begin == "now" and all(reader.committed(place) is None for place in everywhere):
+        starts = reader.end_offsets(everywhere)
+        with suppress(CommitFailedError, RebalanceInProgressError):  # then the owner finds a group that is still new
+            reader.commit({place: OffsetAndMetadata(at, "", -1) for place, at in starts.items()})
+    else:
+        starts = reader.beginning_offsets(places)
+    _seek(reader, {place: starts[place] for place in places})
+
+
+def seek_after_data_loss(reader: Any, checkpoints: Mapping[TopicPartition, int]) -> tuple[Loss, ...]:
+    """Seek to the start of the logs that no longer contain the checkpoints, and return the losses."""
+    starts = reader.beginning_offsets(list(checkpoints))
+    _seek(reader, starts)
+    return tuple(_loss(place, at, starts[place]) for place, at in checkpoints.items())
+
+
+def _seek(reader: Any, starts: Mapping[TopicPartition, int]) -> None:
+    assigned = reader.assignment()
+    for place, at in starts.items():
+        if place in assigned:
+            reader.seek(place, at)
+
+
+def _loss(place: TopicPartition, at: int, start: int) -> Loss:
+    where = f"{place.topic}-{place.partition}"
+    if at < start:
+        return Loss(
+            start - at,
+            f"{start - at:,} records of {where} (offsets {at} to {start - 1}) were deleted by the topic's retention "
+            "before they were read, and are not delivered; later ones are. Raise retention.ms above the longest time "
+            "that this destination may lag",
+        )
+    return Loss(
+        0,
+        f"{where} no longer has offset {at}: its log was truncated, or the topic was recreated. All records from "
+        f"offset {start} are delivered, with the same idempotency keys",
+    )

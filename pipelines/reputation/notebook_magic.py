@@ -1,0 +1,39 @@
+"""The cell magic `%%karma`, which runs SQL in a notebook; `%load_ext pipelines` registers it."""
+
+from typing import Any
+
+import duckdb
+
+from pipelines.errors import UsageError
+from pipelines.reputation.warehouse import Warehouse, open_warehouse
+
+
+def register(shell: Any) -> None:
+    """Register the cell magic in an IPython shell."""
+
+    def karma(line: str, cell: str) -> Any:
+        """Run SQL on the notebook's `warehouse`; `$name` is the variable `name`; `%%karma NAME` stores the rows."""
+        variables = shell.user_ns
+        rows = _warehouse(variables).sql(cell, _parameters(cell, variables))
+        if not (target := line.strip()):
+            return rows
+        if not target.isidentifier():
+            raise UsageError(f"%%karma {target}: {target!r} is not a variable name; use %%karma or %%karma rows")
+        variables[target] = rows
+        return None
+
+    shell.register_magic_function(karma, "cell")
+
+
+def _warehouse(variables: dict[str, Any]) -> Warehouse:
+    """Return the notebook's warehouse, opened if it has none."""
+    if not isinstance(variables.get("warehouse"), Warehouse):
+        variables["warehouse"] = open_warehouse()
+    return variables["warehouse"]
+
+
+def _parameters(query: str, variables: dict[str, Any]) -> dict[str, Any] | None:
+    needed = {name for statement in duckdb.extract_statements(query) for name in statement.named_parameters}
+    if missing := sorted(needed - variables.keys()):
+        raise UsageError(f"${missing[0]} has no value: set {missing[0]} = ... in an earlier cell")
+    return {name: variables[name] for name in needed} or None

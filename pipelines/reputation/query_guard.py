@@ -1,0 +1,98 @@
+"""Restricts a reader's SQL to the warehouse and the lake's files of its snapshot.
+
+Owns both barriers. The text must be one query that only reads: DuckDB's own parser decides, because a query can contain
+a COPY or an INSERT. And the connection has no access to other files, extensions or the network, and its configuration
+is locked.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import duckdb
+
+from pipelines.errors import UsageError
+from pipelines.reputation.sql import literal
+
+_QUERY_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
+_RUN_TEXT = {"query", "json_execute_serialized_sql"}
+"""Functions that run a text as SQL, which the check would not see."""
+_EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?", re.IGNORECASE)
+_FILE = re.compile(r"'((?:[^']|'')+\.parquet)'")
+_ONE_QUERY = "a warehouse takes one SELECT, FROM, DESCRIBE, SUMMARIZE, SHOW or EXPLAIN"
+_SETTINGS = (
+    "allow_community_extensions = false",
+    "autoinstall_known_extensions = false",
+    "autoload_known_extensions = false",
+    "allow_persistent_secrets = false",
+    "python_enable_replacements = false",
+    "enable_external_access = false",
+)
+
+
+def lock_connection(connection: duckdb.DuckDBPyConnection, *files: Path) -> None:
+    """Restrict a connection to a warehouse to the files that its views read, and to `files`.
+
+    It also locks the settings: set, register and attach everything before.
+    """
+    views = connection.execute("SELECT sql FROM duckdb_views() WHERE NOT internal").fetchall()
+    read = [path.replace("''", "'") for (view,) in views for path in _FILE.findall(view)]
+    allowed = ", ".join(map(literal, [*read, *map(str, files)]))
+    connection.execute(f"SET allowed_paths = [{allowed}]")
+    for setting in _SETTINGS:
+        connection.execute(f"SET {setting}")
+    connection.execute("SET lock_configuration = true")
+
+
+def check_query(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Raise UsageError unless `query` is one query that only reads."""
+    text = _EXPLAIN.sub("", query, count=1) if _EXPLAIN.match(query) else query
+    tree = _parsed(connection, text)
+    if tree["error"]:
+        raise UsageError(_describe_error(text, tree))
+    if not tree["statements"]:
+        raise UsageError("the query is empty")
+    if len(tree["statements"]) > 1:
+        raise UsageError(f"{len(tree['statements'])} statements in one text: {_ONE_QUERY}, one at a time")
+    for part in _objects(tree):
+        kind = str(part.get("type", ""))
+        if kind.endswith("_NODE") and kind not in _QUERY_NODES:
+            raise UsageError(f"{kind.partition('_')[0]} within the query would write: {_ONE_QUERY}")
+        if str(part.get("function_name", "")).lower() in _RUN_TEXT:
+            raise UsageError(f"{part['function_name']}() runs a text as SQL: write the query directly")
+
+
+def _parsed(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
+    with connection.cursor() as parser:
+        ((answer,),) = parser.execute("SELECT json_serialize_sql(CAST(? AS VARCHAR))", [text]).fetchall()
+    return json.loads(answer)
+
+
+def _describe_error(text: str, tree: dict[str, Any]) -> str:
+    """Return why there is no syntax tree: a mistake in the SQL, or a statement that is not a query."""
+    try:
+        statements = duckdb.extract_statements(text)
+    except duckdb.Error as error:
+        return f"the query failed: {error}"
+    kinds = [statement.type for statement in statements]
+    if kinds == [duckdb.StatementType.MULTI]:
+        return "a PIVOT has to name its values: PIVOT ... ON column IN (...)"
+    if all(kind == duckdb.StatementType.SELECT for kind in kinds):
+        return f"the query failed: {tree['error_message']}"
+    names = ", ".join(kind.name for kind in kinds)
+    return f"{names} is not for a warehouse: {_ONE_QUERY}"
+
+
+def _objects(tree: object) -> Iterator[dict[str, Any]]:
+    """Yield every object of a JSON document."""
+    pending = [tree]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict):
+            found = cast("dict[str, Any]", part)
+            yield found
+            pending.extend(found.values())
+        elif isinstance(part, list):
+            pending.extend(cast("list[object]", part))

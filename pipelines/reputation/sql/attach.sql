@@ -1,1 +1,0 @@
-ATTACH $path AS warehouse (READ_ONLY)

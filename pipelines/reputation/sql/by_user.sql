@@ -1,0 +1,68 @@
+-- by_user.duckdb: the lake's events ordered by user, which a refresh reads instead of the whole lake.
+
+-- name: by_user_info
+-- State of the file: the lake and the version up to which it holds events, and the rules that keyed_event is for.
+CREATE TABLE IF NOT EXISTS by_user.info (
+    version BIGINT,
+    last_batch VARCHAR,
+    lake_id VARCHAR,
+    duckdb_version VARCHAR,
+    completions VARCHAR
+)
+
+-- name: by_user_committed
+-- The version of each batch, read once: there may be as many files of commits as commits.
+CREATE OR REPLACE TEMP TABLE committed AS
+SELECT batch_id, version
+FROM ($source) AS commits
+WHERE version <= $version
+
+-- name: by_user_last_batch
+-- The batch of the newest commit up to a version. It identifies the history: a lake restored from a backup may give the
+-- same version to another batch.
+SELECT arg_max(batch_id, version)
+FROM committed
+WHERE version <= ?
+
+-- name: by_user_events
+-- The events of a list of files with the hash of the user and the version that added each. Metadata is JSON text,
+-- because a scan cannot skip the maps of rows that it filters out.
+SELECT
+    hash(stored.user_id) AS user_hash,
+    stored.user_id,
+    stored.event_id,
+    stored.action_type,
+    epoch_us(stored.event_time) AS t,
+    CAST(to_json(stored.metadata) AS VARCHAR) AS metadata,
+    coalesce(committed.version, 0) AS version
+FROM ($source) AS stored
+LEFT JOIN committed ON committed.batch_id = stored.batch_id
+WHERE coalesce(committed.version, 0) > $after
+ORDER BY user_hash, t
+
+-- name: by_user_keyed_event
+-- The events at a key of a completion rule, by hash: those that need the key and those that complete it.
+CREATE OR REPLACE TABLE by_user.keyed_event (key_hash UBIGINT, user_hash UBIGINT, t BIGINT)
+
+-- name: by_user_insert_keyed_events
+-- Append the events at completion keys that came after a version.
+INSERT INTO by_user.keyed_event
+SELECT DISTINCT hash(key) AS key_hash, user_hash, t
+FROM (
+    SELECT user_hash, t, unnest(json_extract_string(metadata, getvariable('completion_keys'))) AS key
+    FROM by_user.event
+    WHERE version > $after AND list_contains(getvariable('completion_actions'), action_type)
+)
+WHERE key IS NOT NULL
+
+-- name: by_user_delete_files
+-- Forget the files that the snapshot no longer has: compaction merged them.
+DELETE FROM by_user.file
+WHERE path NOT IN (SELECT unnest(getvariable('files')))
+
+-- name: by_user_insert_files
+-- Remember the files whose events are stored.
+INSERT INTO by_user.file
+SELECT path
+FROM (SELECT unnest(getvariable('files')) AS path)
+WHERE path NOT IN (FROM by_user.file)

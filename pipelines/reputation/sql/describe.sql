@@ -1,2 +1,0 @@
-INSERT INTO snapshot_info
-VALUES (?, make_timestamptz(?), ?, ?, ?, make_timestamptz(?), ?, ?, ?)

@@ -1,1 +1,0 @@
-CREATE OR REPLACE TEMP TABLE changed_day (user_id VARCHAR, day DATE)

@@ -1,2 +1,0 @@
-SELECT DISTINCT whole.user_id
-FROM (SELECT whole FROM departed UNION ALL FROM arrived)

@@ -1,3 +1,0 @@
-CREATE OR REPLACE TEMP TABLE departed AS
-FROM stored
-ANTI JOIN recomputed USING (whole)

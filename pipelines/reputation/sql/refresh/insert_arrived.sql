@@ -1,3 +1,0 @@
-INSERT INTO $name
-SELECT unnest(whole)
-FROM arrived

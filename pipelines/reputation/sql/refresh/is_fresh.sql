@@ -1,1 +1,0 @@
-(version > getvariable('since_version') OR t >= getvariable('since_as_of'))

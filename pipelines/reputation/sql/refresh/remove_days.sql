@@ -1,2 +1,0 @@
-DELETE FROM $name
-WHERE day IN (FROM pending_day)

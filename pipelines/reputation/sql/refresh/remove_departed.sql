@@ -1,2 +1,0 @@
-DELETE FROM $name
-WHERE rowid IN (SELECT place FROM departed)

@@ -1,2 +1,0 @@
-DELETE FROM touched
-WHERE user_hash IN (FROM put_off)

@@ -1,5 +1,0 @@
--- The events that their own user withdrew; naming one twice is once.
-CREATE OR REPLACE TEMP VIEW retracted_event AS
-SELECT DISTINCT user_id, metadata[getvariable('retraction_target')] AS event_id
-FROM known_event
-WHERE role = 'retraction'

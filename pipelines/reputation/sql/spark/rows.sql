@@ -1,3 +1,0 @@
--- The rows that Spark wrote for one table.
-SELECT *
-FROM read_parquet($files)

@@ -1,0 +1,31 @@
+-- Uniqueness rule: one event per user, metadata key and period counts. Events without the key form one group. Only
+-- events that count so far compete.
+CREATE OR REPLACE TEMP VIEW $name AS
+SELECT * EXCLUDE (competes, winner) REPLACE (
+    CASE WHEN competes AND event_id <> winner THEN 'superseded' ELSE reason END AS reason,
+    CASE WHEN competes AND event_id <> winner THEN getvariable('${rule}_name') ELSE rule END AS rule
+)
+FROM (
+    SELECT
+        *,
+        first_value(event_id) OVER (
+            PARTITION BY
+                user_id,
+                competes,
+                metadata[CAST(getvariable('${rule}_key') AS VARCHAR)],
+                bucket(t, CAST(getvariable('${rule}_period') AS VARCHAR))
+            ORDER BY t $direction, event_id $direction
+        ) AS winner
+    FROM (
+        SELECT
+            *,
+            reason = 'granted' AND governed(
+                action_type,
+                t,
+                getvariable('${rule}_actions'),
+                getvariable('${edition}_from_us'),
+                getvariable('${edition}_to_us')
+            ) AS competes
+        FROM $source
+    )
+)

@@ -1,0 +1,17 @@
+-- The contributions without their event_ids, materialized while the tables are computed from them.
+CREATE OR REPLACE TEMP TABLE fact AS
+SELECT
+    user_id,
+    action_type,
+    t,
+    utc_day(t) AS day,
+    granted,
+    earned,
+    rating,
+    $rating_rank AS rating_rank,
+    counted,
+    is_first,
+    reason
+FROM contribution
+$only
+WINDOW latest_first AS (PARTITION BY user_id ORDER BY rating IS NULL, t DESC, event_id DESC)

@@ -1,0 +1,14 @@
+-- One row per user with an event: status, and every view side by side.
+SELECT
+    tally.user_id,
+    CASE WHEN suspended.user_id IS NULL THEN 'active' ELSE 'suspended' END AS status,
+    $shown
+FROM (
+    SELECT
+        user_id,
+        $tallies
+    FROM fact
+    GROUP BY user_id
+) AS tally
+LEFT JOIN (SELECT user_id FROM status_period WHERE to_t IS NULL) AS suspended ON suspended.user_id = tally.user_id
+ORDER BY tally.user_id

@@ -1,0 +1,26 @@
+-- Parts and variants of the steps.
+
+-- name: policy_table
+-- A table of the policy (role, emission or star) from its rows.
+CREATE OR REPLACE TEMP TABLE $name AS
+SELECT * FROM arrow_rows
+
+-- name: pass_through
+-- A step that the policy does not need: the step before, unchanged.
+CREATE OR REPLACE TEMP VIEW $name AS
+SELECT * FROM $source
+
+-- name: known_at
+-- The condition of step_01 that leaves out what was committed at or after known_at. Compaction keeps a row's batch_id.
+AND event.batch_id IN (
+    SELECT batch_id
+    FROM commits
+    WHERE epoch_us(committed) < getvariable('known_at')
+)
+
+-- name: decayed
+-- The expression of step_15 for points that decay, in 10^-15 points: granted x 2^(-age / half-life).
+CAST(round(
+    CAST(granted AS DOUBLE) * 1e9
+    * pow(2.0, CAST(t - getvariable('as_of') AS DOUBLE) / coalesce(CAST(half_life_us AS DOUBLE), 'Infinity'))
+) AS HUGEINT)

@@ -1,0 +1,141 @@
+"""The derivation: the steps from `events` and a policy to `contribution` and `fact`.
+
+Owns the order of the steps, which is the order of the files `sql/step_*.sql`. Each step is a temporary view over
+earlier ones, so it can be queried alone; only `fact` is materialized, because every table is computed from it. The
+connection needs `events`.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+import duckdb
+
+from pipelines.errors import UsageError
+from pipelines.reputation.policy import EffectivePolicy, Policy
+from pipelines.reputation.policy.tables import load_tables
+from pipelines.reputation.sql import statement, use_utc
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MACROS = (
+    *("parse_micro", "utc_day", "bucket", "governed", "floor_divide", "wilson"),
+    *("round_half_up", "round_half_even", "round_floor", "round_ceiling"),
+)
+
+
+def define_steps(
+    connection: duckdb.DuckDBPyConnection,
+    policy: Policy,
+    as_of: datetime,
+    known_at: datetime | None = None,
+    source: str = "events",
+) -> EffectivePolicy:
+    """Define the steps up to `contribution` for a policy and a moment; return the policy in force at that moment.
+
+    Computes no rows. All objects are temporary, so a read-only warehouse will do; a second call replaces them.
+
+    connection: with the table or view `source`, and `commits` if `known_at` is given.
+    as_of: only events with an earlier event time count.
+    known_at: only events with an earlier commit time count; None: all.
+    Raises UsageError for a moment without a time zone.
+    """
+    use_utc(connection)
+    set_as_of(connection, as_of)
+    in_force = policy.at(as_of)
+    load_tables(connection, in_force)
+    for macro in MACROS:
+        connection.execute(statement(f"macro_{macro}"))
+    if known_at is not None:
+        connection.execute("SET VARIABLE known_at = CAST(? AS BIGINT)", [epoch_us(known_at)])
+    known = "" if known_at is None else statement("known_at")
+    connection.execute(statement("step_01_known_event", source=source, known=known))
+    for step in step_statements(in_force):
+        connection.execute(step)
+    return in_force
+
+
+def set_as_of(connection: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
+    """Move defined steps to another moment at which the same rules are in force."""
+    connection.execute("SET VARIABLE as_of = CAST(? AS BIGINT)", [epoch_us(as_of)])
+
+
+def step_statements(policy: EffectivePolicy) -> list[str]:
+    """Return the steps after `known_event` in order; a kind of rule that the policy lacks becomes a pass-through."""
+    actions = [action for edition in policy.editions for action in edition.rules.actions.values()]
+    corrects = bool(policy.rules.correction.actions)
+    emits_several = any(len(action.emissions) > 1 for action in actions)
+    return [
+        statement("step_02_retracted_event"),
+        statement("step_03_status_transition"),
+        statement("step_04_status_period"),
+        statement("step_05_frozen_period"),
+        statement("step_06_reset_account"),
+        statement("step_07_corrected_event") if corrects else _pass_through("known_event", "corrected_event"),
+        statement("step_08_emitted"),
+        statement("step_09_readable") if emits_several else _pass_through("emitted", "readable"),
+        statement("step_10_judged"),
+        *_chain("judged", "gated", _gates(policy)),
+        statement("step_13_earned"),
+        *_chain("earned", "capped", _caps(policy)),
+        statement("step_15_contribution", earned=statement("decayed") if policy.decays else "granted"),
+    ]
+
+
+def _pass_through(source: str, name: str) -> str:
+    return statement("pass_through", name=name, source=source)
+
+
+def _chain(source: str, target: str, links: list[dict[str, str]]) -> list[str]:
+    """Return a step per rule, from view to view: each reads the one before, so a denied event stays denied."""
+    steps: list[str] = []
+    for link in links:
+        name = link["rule"]
+        steps.append(statement(link["file"], name=name, source=source, **link))
+        source = name
+    return [*steps, _pass_through(source, target)]
+
+
+def _gates(policy: EffectivePolicy) -> list[dict[str, str]]:
+    """Return the gates of each edition in their order: completion, then uniqueness."""
+    links: list[dict[str, str]] = []
+    for number, edition in enumerate(policy.editions):
+        own = {"edition": f"edition_{number}"}
+        rules = [f"completion_{number}_{i}" for i in range(len(edition.rules.completion))]
+        links += [{"file": "step_11_rule_completed", "rule": rule, **own} for rule in rules]
+        for i, once in enumerate(edition.rules.once.values()):
+            direction = "ASC" if once.keep == "first" else "DESC"
+            link = {"file": "step_12_rule_once", "rule": f"once_{number}_{i}", "direction": direction}
+            links.append({**link, **own})
+    return links
+
+
+def _caps(policy: EffectivePolicy) -> list[dict[str, str]]:
+    """Return the caps of each edition in their order."""
+    links: list[dict[str, str]] = []
+    for number, edition in enumerate(policy.editions):
+        for i, cap in enumerate(edition.rules.caps.values()):
+            points = "granted" if cap.counts == "net" else "greatest(granted, 0)"
+            link = {"file": "step_14_rule_capped", "rule": f"cap_{number}_{i}", "limited_points": points}
+            links.append({**link, "edition": f"edition_{number}"})
+    return links
+
+
+def materialize_fact(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, only: str = "") -> None:
+    """Compute `fact` from the defined `contribution`; `only` is a clause that restricts it to some users."""
+    connection.execute(fact_statement(policy, only))
+
+
+def fact_statement(policy: EffectivePolicy, only: str = "") -> str:
+    """Return the statement that computes `fact`."""
+    return statement("step_16_fact", rating_rank=_rating_rank(policy), only=only)
+
+
+def _rating_rank(policy: EffectivePolicy) -> str:
+    """Return the rank of a rating from the latest; null unless a measure needs the last N, because it costs a sort."""
+    needed = any(measure.last for measure in policy.rules.all_measures.values())
+    return "row_number() OVER latest_first" if needed else "CAST(NULL AS BIGINT)"
+
+
+def epoch_us(moment: datetime) -> int:
+    """Return whole microseconds since 1970-01-01T00:00Z. Raises UsageError for a moment without a time zone."""
+    if moment.tzinfo is None:
+        raise UsageError(f"{moment.isoformat()} has no time zone: add Z or an offset")
+    return (moment - _EPOCH) // timedelta(microseconds=1)

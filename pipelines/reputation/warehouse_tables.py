@@ -1,0 +1,61 @@
+"""The tables of a warehouse as queries: one table set by user, and the trends by day computed from them.
+
+Owns what a warehouse contains. `derive.py` creates the tables and keeps them current.
+"""
+
+from hashlib import sha256
+
+import duckdb
+
+from pipelines.reputation.policy import EffectivePolicy
+from pipelines.reputation.sql import statement
+from pipelines.reputation.steps import step_statements
+from pipelines.reputation.views import exact, exact_type, reputation_query
+
+ONLY_AFFECTED = "SEMI JOIN affected_user USING (user_id)"
+"""Restricts a query with user_ids to the users that a refresh recomputes."""
+_PENDING_DAYS = "WHERE day IN (FROM pending_day)"
+_USERS_OF_PENDING_DAYS = "WHERE user_id IN (SELECT user_id FROM user_days WHERE day IN (FROM pending_day))"
+
+
+def user_tables(policy: EffectivePolicy, only: str = "") -> dict[str, str]:
+    """Return the queries of the tables whose rows belong to one user each, over `fact` and `status_period`.
+
+    only: a clause that restricts `status_periods` to some users; `fact` has its own restriction.
+    """
+    sums = {"points": exact("sum(granted)", policy.score_digits), "ratings": exact("sum(rating)", policy.rating_digits)}
+    return {
+        "user_days": statement("table_user_days", **sums),
+        "user_reasons": statement("table_user_reasons"),
+        "status_periods": statement("table_status_periods", only=only),
+        "reputation": reputation_query(policy),
+    }
+
+
+def trend_tables(policy: EffectivePolicy) -> dict[str, str]:
+    """Return the queries of the trends, over the tables of the users."""
+    return _trends(policy, "", "")
+
+
+def pending_trend_tables(policy: EffectivePolicy) -> dict[str, str]:
+    """Return the queries of the trends, restricted to the days in `pending_day`."""
+    return _trends(policy, _PENDING_DAYS, _USERS_OF_PENDING_DAYS)
+
+
+def _trends(policy: EffectivePolicy, of_days: str, of_users: str) -> dict[str, str]:
+    score = exact_type(policy.score_digits)
+    return {
+        "trends_daily": statement("table_trends_daily", exact=score, of_days=of_days),
+        "trends_reasons": statement("table_trends_reasons", of_days=of_days),
+        "trends_scores": statement("table_trends_scores", exact=score, of_days=of_days, of_users=of_users),
+    }
+
+
+def recipe(policy: EffectivePolicy, lake_id: str) -> str:
+    """Return a digest of everything that turns events into rows; a refresh needs the same one as the warehouse has.
+
+    It covers the lake, DuckDB's version, the policy and the SQL.
+    """
+    queries = [*user_tables(policy).values(), *trend_tables(policy).values()]
+    parts = [lake_id, duckdb.__version__, repr(policy), *step_statements(policy), *queries]
+    return sha256("\0".join(parts).encode()).hexdigest()

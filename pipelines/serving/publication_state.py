@@ -1,0 +1,104 @@
+"""The publication state: one Redis hash that records what is published; `keys.py` lists its fields.
+
+Owns parsing the fields. `publication.py` decides when they change.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+import redis
+
+from pipelines.errors import one_line
+from pipelines.serving.keys import publication_key
+from pipelines.serving.redis_errors import unexpected_content
+
+PUBLISHED = ("id", "lake_version", "as_of_us", "policy", "documents", "leaderboards", "published_at_us")
+"""The fields of the last complete publication."""
+ANNOUNCEMENT = ("next_id", "next_lake_version", "next_as_of_us", "next_chunk")
+"""The fields that are set while a publication is in progress, and after it was interrupted."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def utc_time(us: int) -> datetime:
+    """Return microseconds since 1970-01-01 as a UTC datetime, without rounding."""
+    return _EPOCH + timedelta(microseconds=us)
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a publication reflects: a lake version, the time its scores are valid for (us since 1970, UTC), a policy."""
+
+    lake_version: int
+    as_of_us: int
+    policy: str
+
+    @property
+    def as_of(self) -> datetime:
+        """`as_of_us` as a UTC time."""
+        return utc_time(self.as_of_us)
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sort key: the newer stamp is greater. The policy is not part of it."""
+        return self.lake_version, self.as_of_us
+
+
+@dataclass(frozen=True, slots=True)
+class PublicationState:
+    """The parsed hash (`keys.py`); the stamp of a publication in progress has no policy yet."""
+
+    publication_id: str | None
+    published: Stamp | None
+    documents: int
+    leaderboards: tuple[str, ...]
+    published_at_us: int
+    announced_id: str | None
+    announced: Stamp | None
+    next_chunk: int
+
+    @property
+    def complete_id(self) -> str | None:
+        """The id of the published publication; None if there is none, or if another is in progress or interrupted."""
+        return self.publication_id if self.announced_id is None else None
+
+
+def read_state(client: redis.Redis, prefix: str) -> PublicationState:
+    """Read the publication state; every field is None, empty or zero if the hash does not exist.
+
+    Raises ConfigurationError for a hash that karmalake did not write.
+    """
+    key = publication_key(prefix)
+    try:
+        fields = cast("dict[bytes, bytes]", client.hgetall(key))
+        return _parse_state({name.decode(): value.decode() for name, value in fields.items()})
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        what = f"has fields that karmalake does not write ({type(error).__name__}: {one_line(error)})"
+        raise unexpected_content(key.encode(), what) from None
+
+
+def _parse_state(texts: dict[str, str]) -> PublicationState:
+    return PublicationState(
+        texts.get("id"),
+        _stamp(texts, ""),
+        int(texts.get("documents", 0)),
+        tuple(filter(None, texts.get("leaderboards", "").split(","))),
+        _microseconds(texts.get("published_at_us", "0")),
+        texts.get("next_id"),
+        _stamp(texts, "next_"),
+        int(texts.get("next_chunk", 0)),
+    )
+
+
+def _stamp(texts: dict[str, str], kind: str) -> Stamp | None:
+    if f"{kind}id" not in texts:
+        return None
+    as_of_us = _microseconds(texts[f"{kind}as_of_us"])
+    return Stamp(int(texts[f"{kind}lake_version"]), as_of_us, texts.get(f"{kind}policy", ""))
+
+
+def _microseconds(text: str) -> int:
+    """Return microseconds since 1970; OverflowError for a value outside the range of datetime."""
+    us = int(text)
+    utc_time(us)
+    return us

@@ -1,0 +1,151 @@
+"""Start offsets on a real Apache Kafka: the end of the topic only once, and never past available records."""
+
+from typing import Any
+
+import pytest
+from kafka.structs import OffsetAndMetadata, TopicPartition
+
+from pipelines.bus.clients import admin_client, consumer
+from pipelines.emit.producer import Record
+from pipelines.notify.start_offsets import seek_after_data_loss, seek_without_checkpoint
+from pipelines.settings import Settings
+from tests.draining import send, valid_records
+from tests.monitoring.scraping import address_said, becomes
+from tests.notify.conftest import WriteRules
+from tests.notify.notifiers import checkpoints, command, lag, notifying, webhook
+from tests.notify.receiver import Receiver
+from tests.services.process import ended
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
+
+pytestmark = pytest.mark.jvm
+
+
+def _begins_now(receiver: Receiver) -> str:
+    return webhook("ops", receiver.url).replace('begin = "earliest"', "")
+
+
+def _delete_up_to(bus: Settings, offsets: dict[int, int]) -> None:
+    """Delete the records below these offsets, by topic partition, as retention does."""
+    with admin_client(bus.kafka) as admin:
+        admin.delete_records({TopicPartition(bus.kafka.topic, number): at for number, at in offsets.items()})
+
+
+def _one_partition(records: list[Record]) -> list[Record]:
+    return [record._replace(topic_partition=0) for record in records]
+
+
+@pytest.mark.parametrize("begin", ["now", "earliest"])
+def test_remaining_records_are_delivered_and_lost_ones_reported(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules, begin: str
+) -> None:
+    """A checkpoint before the log: reading continues at the start of the log, wherever a new group would begin."""
+    rules = write_rules(webhook("ops", receiver.url).replace('"earliest"', f'"{begin}"'))
+    with notifying(bus, rules):
+        wait_for("the first checkpoint", lambda: checkpoints(bus, "ops")[0] == 0)
+        send(bus, _one_partition(valid_records(range(20))))
+        wait_for("the first twenty", lambda: checkpoints(bus, "ops")[0] == 20)
+    send(bus, _one_partition(valid_records(range(20, 200))))
+    _delete_up_to(bus, {0: 50})
+    with notifying(bus, rules) as done:
+        wait_for("the rest", lambda: lag(bus, "ops") == 0 and checkpoints(bus, "ops")[0] == 200)
+        wait_for("the report", lambda: done.losses)
+    assert set(receiver.keys[:20]) == {f"e-{number}" for number in range(20)}
+    assert set(receiver.keys[20:]) == {f"e-{number}" for number in range(50, 200)}
+    [loss] = done.losses
+    assert loss.lost == 30
+    assert f"30 records of {bus.kafka.topic}-0 (offsets 20 to 49) were deleted" in loss.message
+
+
+def test_a_checkpoint_above_the_end_of_the_log_skips_nothing(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules
+) -> None:
+    """The log was truncated: all its records are delivered, and the loss is reported."""
+    send(bus, _one_partition(valid_records(range(10))))
+    place = TopicPartition(bus.kafka.topic, 0)
+    with consumer(bus.kafka, group_id=f"{bus.notify.group_id}.ops", enable_auto_commit=False) as reader:
+        reader.commit({place: OffsetAndMetadata(500, "", -1)})
+    with notifying(bus, write_rules(_begins_now(receiver))) as done:
+        wait_for("what there is", lambda: checkpoints(bus, "ops")[0] == 10)
+        wait_for("the report", lambda: done.losses)
+    assert set(receiver.keys) == {f"e-{number}" for number in range(10)}
+    [loss] = done.losses
+    assert loss.message.startswith(f"{bus.kafka.topic}-0 no longer has offset 500")
+
+
+def test_a_topic_partition_that_is_added_is_read_from_its_start(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules
+) -> None:
+    """Also by a destination that began at the end of the topic: the first events in it are delivered."""
+    rules = write_rules(_begins_now(receiver))
+    with notifying(bus, rules):
+        wait_for("the first checkpoints", lambda: set(checkpoints(bus, "ops").values()) == {0})
+    grown = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"partitions": 5})})
+    with admin_client(bus.kafka) as admin:
+        admin.create_partitions({bus.kafka.topic: 5})
+    send(grown, [record._replace(topic_partition=4) for record in valid_records(range(10))])
+    with notifying(grown, rules):
+        wait_for("what came before it was known", lambda: checkpoints(grown, "ops")[4] == 10)
+    assert set(receiver.keys) == {f"e-{number}" for number in range(10)}
+
+
+def test_a_new_destination_has_a_checkpoint_everywhere_at_once(
+    bus: Settings, receiver: Receiver, write_rules: WriteRules
+) -> None:
+    """Two notifiers that start together do not mistake each other's first checkpoint for an existing group."""
+    send(bus, valid_records(range(40)))
+    rules = write_rules(_begins_now(receiver))
+    with notifying(bus, rules), notifying(bus, rules):
+        wait_for("the checkpoints of the beginning", lambda: lag(bus, "ops") == 0)
+        send(bus, valid_records(range(40, 50)))
+        wait_for("what came since", lambda: len(set(receiver.keys)) == 10 and lag(bus, "ops") == 0)
+    assert set(receiver.keys) == {f"e-{number}" for number in range(40, 50)}
+
+
+def test_lost_records_are_reported(bus: Settings, receiver: Receiver, write_rules: WriteRules) -> None:
+    """The command warns with topic partition and offsets, and a metric counts it."""
+    rules = write_rules(webhook("ops", receiver.url))
+    with notifying(bus, rules):
+        wait_for("the first checkpoint", lambda: checkpoints(bus, "ops")[0] == 0)
+    send(bus, _one_partition(valid_records(range(10))))
+    _delete_up_to(bus, {0: 4})
+    with ended(command(bus, rules, "--metrics-port", "0")) as notifier:
+        address = address_said(notifier)
+        becomes(address, 4, "karmalake_notify_lost_records_total", destination="ops")
+        becomes(address, 6, "karmalake_notify_deliveries_total", destination="ops")
+        notifier.terminate()
+        output, _ = notifier.communicate(timeout=PATIENCE_SECONDS)
+    assert f"ops: 4 records of {bus.kafka.topic}-0 (offsets 0 to 3) were deleted by the topic's" in " ".join(
+        output.split()
+    )
+
+
+class _Reader:
+    """A reader whose assignment has changed."""
+
+    def __init__(self) -> None:
+        self.sought: dict[TopicPartition, int] = {}
+
+    def assignment(self) -> set[TopicPartition]:
+        return {TopicPartition("t", 1)}
+
+    def beginning_offsets(self, places: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(places, 5)
+
+    def partitions_for_topic(self, _: str) -> set[int]:
+        return {0, 1}
+
+    def committed(self, _: TopicPartition) -> int:
+        return 9
+
+    def seek(self, place: TopicPartition, at: int) -> None:
+        self.sought[place] = at
+
+
+def test_only_assigned_topic_partitions_are_repositioned() -> None:
+    """A rebalance may happen between the error and the seek."""
+    reader: Any = _Reader()
+    seek_without_checkpoint(reader, {TopicPartition("t", 0), TopicPartition("t", 1)}, "now")
+    assert reader.sought == {TopicPartition("t", 1): 5}
+    losses = seek_after_data_loss(reader, {TopicPartition("t", 1): 3, TopicPartition("t", 0): 8})
+    assert [loss.lost for loss in losses] == [2, 0]
+    assert "lost its end, or the topic was created again" in losses[1].sentence
