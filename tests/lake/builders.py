@@ -4,14 +4,15 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pyarrow as pa
 from deltalake import DeltaTable
+from pyarrow import fs
 
 from pipelines.contract.schema import EVENT, POSITION
 from pipelines.ingest.batch import OffsetRange
 from pipelines.lake.commit import CommitRecord, commit_batch, describe_events, stage_events
+from pipelines.lake.stores import read_text, resolve_store
 from pipelines.lake.tables import TABLES, Lake, data_files
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -71,11 +72,17 @@ def orphan_files(lake: Lake) -> list[str]:
     for name in TABLES:
         table = lake.table(name)
         replaced = {path for version in range(1, table.version() + 1) for path in _replaced(lake, name, version)}
-        on_disk = {str(path) for path in Path(lake.folder(name)).rglob("*.parquet") if "_delta_log" not in path.parts}
-        orphans |= on_disk - set(data_files(table)) - replaced
+        orphans |= _parquet_files(lake.folder(name)) - set(data_files(table)) - replaced
     return sorted(orphans)
 
 
+def _parquet_files(folder: str) -> set[str]:
+    store, path = resolve_store(folder)
+    found = store.get_file_info(fs.FileSelector(path, recursive=True))
+    names = [one.path.removeprefix(path) for one in found if one.path.endswith(".parquet")]
+    return {f"{folder}{name}" for name in names if "/_delta_log/" not in name}
+
+
 def _replaced(lake: Lake, name: str, version: int) -> list[str]:
-    actions = map(json.loads, Path(lake.entry_path(name, version)).read_text(encoding="utf-8").splitlines())
+    actions = map(json.loads, read_text(lake.entry_path(name, version)).splitlines())
     return [f"{lake.folder(name)}/{action['remove']['path']}" for action in actions if "remove" in action]

@@ -169,7 +169,7 @@ def test_an_invalid_document_is_reported(settings: Settings, store: CassandraSet
     bus = settings.model_copy(update={"cassandra": store})
     with open_cassandra(store) as opened:
         opened.run(cassandra_store._SET, store.prefix, cassandra_store._bucket(b"ann"), b"ann", document)
-    with pytest.raises(ConfigurationError, match=f"a row of prefix {store.prefix} in Cassandra holds .*publish again"):
+    with pytest.raises(ConfigurationError, match=f"a row of prefix {store.prefix} in Cassandra holds .*publish --full"):
         read_reputation("ann", bus)
 
 
