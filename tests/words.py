@@ -29,7 +29,7 @@ _PHRASES = {
     "for ever": "indefinitely, permanently",
     "anew": "again, or the verb: rebuilt, recomputed, republished",
     "mend(s|ed|ing)?": "fix, repair, correct",
-    "(whoever|nobody|somebody|everybody|anybody)": "the role (reader, publisher, operator), or no one, everyone",
+    "(?<![\"'`-])(whoever|nobody|somebody|everybody|anybody)(?![\"'`-])": "the role (reader, publisher, operator), or no one, everyone",
     "for good": "permanently",
     "in vain": "without success",
     "(this|that|the) very": "this, the same, exactly",
@@ -40,7 +40,7 @@ _PHRASES = {
     "an affair": "a concern",
     "in the midst": "during",
     "mischief": "anomalies",
-    "inject_faults(s|ed|ing)?": "inject faults, interrupt",
+    "disturb(s|ed|ing)?": "inject faults, interrupt",
     "(?<!there.)(is|are|was|were) no (event|number|time|id|text|query|integer|address|file|folder|lake|row|url)s?": (
         "is not a ..., is not a valid ..."
     ),

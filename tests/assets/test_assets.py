@@ -207,8 +207,8 @@ def test_the_sensor_reports_the_publications_of_others_once(
 @pytest.mark.usefixtures("planted")
 def test_records_that_wait_too_long_fail_their_check(settings: Settings) -> None:
     """The check reports the age, the number of records, and what to do."""
-    impatient = settings.model_copy(update={"lag": settings.lag.model_copy(update={"max_seconds": 1e-6})})
-    result = checks.ingest_keeps_up(karmalake=Karmalake(lambda: impatient))
+    strict = settings.model_copy(update={"lag": settings.lag.model_copy(update={"max_seconds": 1e-6})})
+    result = checks.ingest_keeps_up(karmalake=Karmalake(lambda: strict))
     assert isinstance(result, dg.AssetCheckResult)
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
     behind = result.metadata["lag_records"].value

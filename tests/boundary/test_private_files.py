@@ -18,7 +18,7 @@ from tests.draining import drain_all, send, valid_records, with_ingest
 from tests.test_crashes import environment
 
 _KARMALAKE = [sys.executable, "-c", "import os; os.umask(0o022); from pipelines.cli import main; main()"]
-_NOBODY = 65_534
+_OTHER_USER = 65_534
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_another_user_has_no_access(settings: Settings) -> None:
             folder.chmod(0o755)
     files = [str(path) for path in bus.data_dir.rglob("*") if path.is_file()]
     read = ["/bin/sh", "-c", 'for file; do test -r "$file" && echo "$file"; done; true', "sh", "/etc/passwd", *files]
-    other: dict[str, Any] = {"user": _NOBODY, "group": _NOBODY, "extra_groups": [], "cwd": "/"}
+    other: dict[str, Any] = {"user": _OTHER_USER, "group": _OTHER_USER, "extra_groups": [], "cwd": "/"}
     assert files
     assert subprocess.run(read, stdout=subprocess.PIPE, check=True, **other).stdout == b"/etc/passwd\n"
 

@@ -131,12 +131,12 @@ def test_foreign_exceptions_have_a_code(run: Run, raised: str, status: errors_mo
 def test_real_errors_have_the_codes_of_their_classes(run: Run, tmp_path: Path) -> None:
     """Real errors, one per class, without injection; none prints a traceback."""
     (tmp_path / "events.csv").write_text("u,t\na,2024-01-01\n")
-    (tmp_path / "rubbish.csv").write_text("u,t\na,soon\n")
+    (tmp_path / "invalid.csv").write_text("u,t\na,soon\n")
     (tmp_path / "policy.toml").write_text('name = "x"\n[')
     nowhere = {"KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
     assert _result(run("verify")) == (2, ["KL-USAGE"])
     assert _result(run("no-such-command")) == (2, ["KL-USAGE"])
-    assert _result(run("backfill", "rubbish.csv", *_COLUMNS)) == (65, ["KL-REJECTED-RECORDS"])
+    assert _result(run("backfill", "invalid.csv", *_COLUMNS)) == (65, ["KL-REJECTED-RECORDS"])
     assert _result(run("backfill", "events.csv", *_COLUMNS)) == (0, [])
     assert _result(run("explain", "nobody")) == (1, ["KL-FAILED"])
     assert _result(run("doctor")) == (1, ["KL-FAILED"])

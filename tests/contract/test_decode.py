@@ -93,7 +93,7 @@ def test_neighbours_are_unharmed_in_any_mixture(mixture: list[int | None]) -> No
 
 
 def test_a_bad_record_costs_nothing_in_a_later_chunk() -> None:
-    """Records are decoded in chunks: errors are told by the row of the whole batch, not of the chunk."""
+    """Records are decoded in chunks: errors name the row of the whole batch, not of the chunk."""
     count, places = 5_000, [0, 1_023, 1_024, 3_000, 4_999]
     good = _bytes()
     decoded = decode(_records([_Given(b"\xff" if n in places else good) for n in range(count)]), _DEFAULTS)

@@ -114,7 +114,7 @@ def test_a_slice_has_the_digests_of_its_rows() -> None:
 
 
 def test_another_key_gives_other_digests() -> None:
-    """Whoever does not know the key cannot prepare two ids with one digest."""
+    """Without the key a producer cannot prepare two ids with one digest."""
     events = _table([_event()])
     assert digest(events, _KEY).high[0] != digest(events, bytes(16)).high[0]
 

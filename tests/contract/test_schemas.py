@@ -222,7 +222,7 @@ def test_a_registry_without_guids_is_no_outage(registry: Registry, at: _At) -> N
 
 
 def test_a_registry_that_is_not_there(at: _At) -> None:
-    """A refused connection is told as what it is."""
+    """The message says that the connection was refused."""
     with running_registry() as registry:
         schemas = at(registry)
     with pytest.raises(TransientError, match=r"the schema registry at 127\.0\.0\.1:\d+ does not answer"):
@@ -386,7 +386,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["registry:8081", "ftp://registry", "http://"])
 def test_an_address_that_is_none_is_a_mistake_in_the_settings(url: str) -> None:
-    """It is told when it is first needed, without the password that it may hold."""
+    """The error is raised when it is first needed, without the password that it may hold."""
     schemas = SchemaStore(None, RegistryClient(SecretStr(url)))
     with pytest.raises(ConfigurationError, match="schema_registry_url is not an http"):
         schemas.get(SchemaId("1"))

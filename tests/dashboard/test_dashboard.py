@@ -143,7 +143,7 @@ def test_an_unknown_user(page: Page, address: str, user_id: str) -> None:
     _heading(page, "Trends")
 
 
-def test_nobody_can_run_code(page: Page, address: str) -> None:
+def test_no_reader_can_run_code(page: Page, address: str) -> None:
     """The page has no editor: it neither shows code nor accepts any."""
     page.goto(address)
     _heading(page, "Trends")

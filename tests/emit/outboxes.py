@@ -37,7 +37,7 @@ def sqlite_url(folder: Path) -> URL:
 
 @contextmanager
 def postgres_database(server: PostgresServer) -> Iterator[URL]:
-    """Yield the address of a new, empty database; it is dropped afterwards, whoever is still connected."""
+    """Yield the address of a new, empty database; it is dropped afterwards, even if clients are still connected."""
     url = make_url(server.dsn).set(drivername="postgresql+psycopg")
     name = f"service_{uuid.uuid4().hex[:8]}"
     with disposed(url) as engine, engine.connect().execution_options(isolation_level="AUTOCOMMIT") as admin:

@@ -36,7 +36,7 @@ def test_an_invalid_address_is_refused(address: str, message: str, monkeypatch: 
 
 
 def test_wrong_password_and_closed_port_are_reported(postgres: PostgresServer) -> None:
-    """What another try may mend is a TransientError, in one line and without the password."""
+    """What a retry may cure is a TransientError, in one line and without the password."""
     wrong = make_url(postgres.dsn).set(password=WRONG)
     for url in (wrong, wrong.set(port=free_port())):
         with pytest.raises(TransientError, match="looking for the outbox at") as caught, open_database(_text(url)):

@@ -425,7 +425,7 @@ def test_ten_kills_lose_nothing_and_keep_each_users_order(postgres_url: URL, bus
     ids = _sent(bus)
     assert set(ids) == {f"e{number}" for number in range(10 * a_round)}
     assert _numbers(ids, users) == _expected(10 * a_round, users)
-    assert sum(map(bool, left)) > 5, f"most kills came too late to disturb anything: {left}"
+    assert sum(map(bool, left)) > 5, f"most kills came too late to interrupt anything: {left}"
 
 
 @pytest.mark.jvm

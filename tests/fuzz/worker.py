@@ -161,7 +161,7 @@ class Worker:
     def _attempt(self, data: bytes) -> Finding | None:
         self._shared.begin(data)
         os.ftruncate(sys.stderr.fileno(), 0)
-        # A hang is told by the parent, which kills; this writes where it hangs, whatever holds the interpreter.
+        # A hang is detected by the parent, which kills; this writes where it hangs, whatever holds the interpreter.
         faulthandler.dump_traceback_later(0.4 * self._target.seconds, repeat=True, file=sys.stderr)
         sys.settrace(_tracer(self._features))
         try:

@@ -108,7 +108,7 @@ def test_unknown_paths_list_the_known_ones(served: Settings) -> None:
 
 
 def test_measuring_goes_on_after_an_outage(served: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    """A failed measurement is counted and logged, and measuring continues; the work is not disturbed."""
+    """A failed measurement is counted and logged, and measuring continues; the work goes on."""
     measured = threading.Event()
     attempts: list[int] = []
 

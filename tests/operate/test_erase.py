@@ -29,7 +29,7 @@ from pipelines.settings import Settings
 from tests.draining import NOON, assert_verified, contents, drain_all, query, send, valid_records, with_ingest
 from tests.lake.builders import orphan_files
 
-_USER = "somebody-who-leaves"
+_USER = "user-who-leaves"
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def bus(settings: Settings) -> Settings:
 def _of_user() -> list[Record]:
     """Return 12 events, 2 conflicts and 3 dead letters of the user: by key, by value, and by both.
 
-    A dead letter of somebody else is beside them.
+    A dead letter of another user is beside them.
     """
     key = _USER.encode()
     events = [_value(event_id=f"mine-{n}") for n in range(12)]

@@ -67,7 +67,7 @@ def _drain(ingest: Ingest) -> None:
 
 
 def _let_come_again_soon(queue: Queue) -> None:
-    """RabbitMQ delivers again at once what a connection that ended has left; SQS after a time that is told."""
+    """RabbitMQ delivers again at once what a connection that ended has left; SQS after its visibility timeout."""
     if queue.settings.queue.kind == "sqs":
         import boto3  # noqa: PLC0415 - of one kind only
 
@@ -129,7 +129,7 @@ def test_a_queue_that_is_not_there(queue: Queue) -> None:
         drain_all(queue.settings.model_copy(update={"queue": other}))
 
 
-def test_a_server_that_lets_nobody_in(queue: Queue) -> None:
+def test_a_server_that_refuses_the_login(queue: Queue) -> None:
     """A wrong password or an unreachable server is reported without the password."""
     wrong = {"rabbitmq": "amqp://guest:hush-hush@", "sqs": "http://127.0.0.1:1/"}[str(queue.settings.queue.kind)]
     assert queue.settings.queue.url

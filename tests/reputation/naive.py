@@ -209,7 +209,7 @@ class _Account:
         """Return the version that an event's points follow."""
         return version_at(self.whole, event.t) if self.whole.mode == "prospective" else self.policy
 
-    def play(self, everybody: list["_Account"]) -> Reputation:
+    def play(self, accounts: list["_Account"]) -> Reputation:
         for event in self.history:
             self._take(event)
         if self.policy.status.rule == "reset":
@@ -217,7 +217,7 @@ class _Account:
         for rules in self.whole.versions:
             own = [c for c in self.contributions if self.rules_of(c.event) is rules]
             for gate in rules.completion.values():
-                keys = {key for account in everybody for key in account.completed(gate)}
+                keys = {key for account in accounts for key in account.completed(gate)}
                 self._complete([c for c in own if c.event.action_type in rules.covered_actions(gate)], gate, keys)
             for once in rules.once.values():
                 self._contest([c for c in own if c.event.action_type in rules.covered_actions(once)], once)

@@ -172,7 +172,7 @@ def test_planted_anomalies_are_found(name: str, troubled: tuple[Warehouse, dict[
 
 
 def test_a_ring_hangs_together(troubled: tuple[Warehouse, dict[str, Anomaly]]) -> None:
-    """The four of the ring are one ring in which everybody praises everybody."""
+    """The four of the ring are one ring in which all praise each other."""
     warehouse, planted = troubled
     rings = warehouse.trend("reciprocal_rings")
     assert set(rings["user_id"]) == planted["reciprocal_rings"].user_ids

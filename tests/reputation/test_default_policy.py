@@ -14,7 +14,7 @@ ACTIONS = (*DEFAULT.versions[0].actions, "AccountSuspended", "AccountReinstated"
 
 @given(histories(*ACTIONS))
 def test_the_sql_agrees_with_the_naive_implementation(events: list[Event]) -> None:
-    """Every event and every user have the same result, to the last digit."""
+    """Every event and every user have the same result, exactly."""
     assert_agreement(events, DEFAULT, NOW)
 
 

@@ -1,7 +1,7 @@
 """The configuration of a Kafka node for tests: pure text, made for short waits and little memory.
 
 Every node is broker and controller. Listeners: CONTROLLER; PLAINTEXT for clients and between brokers; PROXIED,
-which clients are told to reach through a proxy; SSL, which demands a client certificate; SASL_SSL, which takes
+which clients reach through a proxy; SSL, which demands a client certificate; SASL_SSL, which takes
 PLAIN and SCRAM.
 """
 
@@ -40,7 +40,7 @@ _LITTLE_WORK = {
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node: its id and, by listener, the port it listens on and the port that clients are told."""
+    """One node: its id and, by listener, the port it listens on and the port that clients connect to."""
 
     id: int
     ports: Mapping[str, int]

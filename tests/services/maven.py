@@ -36,7 +36,7 @@ def jars(name: str) -> Path:
 
 
 def class_path(folder: Path) -> str:
-    """Return all jars of a folder, spelt out: Java accepts a class archive only for the very path it was made with."""
+    """Return all jars of a folder, spelt out: Java accepts a class archive only for the path it was made with."""
     return os.pathsep.join(str(jar) for jar in sorted(folder.glob("*.jar")))
 
 

@@ -95,7 +95,7 @@ def test_only_the_named_users_are_built_and_compared(settings: Settings, client:
     assert (info.documents, info.stamp) == (3, stamp(2))
 
 
-def test_nobody_changed_renews_the_stamp(settings: Settings, tmp_path: Path) -> None:
+def test_no_change_renews_the_stamp(settings: Settings, tmp_path: Path) -> None:
     """With no named users, no document is built, and the publication still completes."""
     publish(always(documents(ann=1, bob=1)), stamp(1), settings.redis, tmp_path)
     maker = Asked(documents(ann=1, bob=1))
@@ -154,12 +154,12 @@ def test_the_warehouse_makes_the_documents_of_named_users(tmp_path: Path) -> Non
     events = [Event(f"e{i}", user, "TransactionCompleted", NOW - 1 - i) for i, user in enumerate(users)]
     path = tmp_path / "warehouse.duckdb"
     derive(snapshot_of(tmp_path / "lake", events, version=1), load_policy("default"), AS_OF, path)
-    everybody = warehouse.documents(path)
-    assert set(everybody["user_id"]) == set(users)
+    all_users = warehouse.documents(path)
+    assert set(all_users["user_id"]) == set(users)
     for some in (users[1:], [users[3], users[3], "ghost"], []):
         made = warehouse.documents(path, names(*some))
-        assert made.equals(everybody.filter(pl.col("user_id").is_in(some)))
-        assert made.schema == everybody.schema
+        assert made.equals(all_users.filter(pl.col("user_id").is_in(some)))
+        assert made.schema == all_users.schema
 
 
 def test_unsaved_digests_are_known_only_to_this_process(cache: RedisSettings, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_another_encoding_is_named(tmp_path: Path, encoding: str, message: str) 
 
 
 def test_tabs_and_other_delimiters(tmp_path: Path) -> None:
-    """A .tsv has tabs; any file what it is told."""
+    """A .tsv has tabs; any other file the one that is named."""
     for name, text, delimiter in (("a.tsv", "a\tb\n1\t2\n", None), ("a.csv", "a;b\n1;2\n", ";")):
         path = tmp_path / name
         path.write_text(text)

@@ -133,7 +133,7 @@ def test_parquet_timestamps_say_their_own_unit(tmp_path: Path) -> None:
 
 
 def test_unusual_parquet_columns_are_read(tmp_path: Path) -> None:
-    """Columns that nobody mapped may be of any type: they only tell rows apart."""
+    """Columns that are not mapped may be of any type: they only tell rows apart."""
     table = pa.table(
         {
             "to": pa.array(["u", "u"]).dictionary_encode(),
@@ -202,7 +202,7 @@ def test_decimal_seconds_are_exact(microseconds: int, finer: str) -> None:
     ],
 )
 def test_errors_name_file_row_and_column(tmp_path: Path, name: str, text: str, message: str) -> None:
-    """Nothing is guessed and nothing skipped: the first row that is no event ends the reading."""
+    """Nothing is guessed and nothing skipped: the first invalid row ends the reading."""
     with pytest.raises(UsageError, match=message) as caught:
         _read(_write(tmp_path, name, text), ColumnMapping("to", "time", "s", "A"))
     assert name in str(caught.value)
@@ -249,7 +249,7 @@ def test_columns_that_come_and_go_in_ndjson(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "ndjson"])
-def test_a_file_without_rows_is_no_event(tmp_path: Path, ending: str) -> None:
+def test_a_file_without_rows_has_no_events(tmp_path: Path, ending: str) -> None:
     """An empty table is allowed."""
     path = tmp_path / f"a.{ending}"
     getattr(pl.DataFrame({"to": [], "time": []}), f"write_{ending}")(path)

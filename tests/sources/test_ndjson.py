@@ -69,7 +69,7 @@ def _assert_the_same(path: Path, lines: list[str]) -> None:
 
 @given(st.lists(_LINES, min_size=1, max_size=3))
 def test_in_bulk_or_one_by_one(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
-    """Whatever stands in a line, it is told in the same way."""
+    """Every invalid line is reported in the same form."""
     _assert_the_same(tmp_path_factory.mktemp("lines") / "a.ndjson", lines)
 
 

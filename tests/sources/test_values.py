@@ -177,7 +177,7 @@ def test_text_that_looks_like_a_value_is_an_id(tmp_path: Path, user: str) -> Non
 
 
 def test_a_time_beyond_microseconds_does_not_wrap(tmp_path: Path) -> None:
-    """Milliseconds of the year 318,857 are no time; before, they came out as a plausible one."""
+    """Milliseconds of the year 318,857 are not a valid time; before, they came out as a plausible one."""
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"user": ["a"], "at": pa.array([10**16], pa.timestamp("ms"))}), path)
     with pytest.raises(UsageError, match="row 1, column 'at': it is empty"):

@@ -1,4 +1,4 @@
--- Anomaly: a user's ratings of late differ from those before.
+-- Anomaly: a user's recent ratings differ from those before.
 -- $recent = 20: number of latest ratings
 -- $before = 20: least number of ratings before them
 -- $fdr = 0.01: expected share of false alarms (Benjamini-Hochberg over all days tested)

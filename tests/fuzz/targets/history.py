@@ -50,7 +50,7 @@ _USERS = (
 _REFUSALS = (UsageError, RejectedError)
 """The second one where no row is an event: the mapping is wrong."""
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_MOST_UNPACKED = 8 * 1024 * 1024
+_MAX_UNPACKED = 8 * 1024 * 1024
 Rows = list[dict[str, str]]
 
 
@@ -243,10 +243,10 @@ def _unpacked(data: bytes) -> bytes:
     """Return what is compressed in an input of ours, nothing of one that is too large or broken."""
     try:
         if data.startswith(_GZIP):
-            return gzip.GzipFile(fileobj=io.BytesIO(data)).read(_MOST_UNPACKED)
+            return gzip.GzipFile(fileobj=io.BytesIO(data)).read(_MAX_UNPACKED)
         if data.startswith(_ZSTD):
             reader = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True)
-            return reader.read(_MOST_UNPACKED)
+            return reader.read(_MAX_UNPACKED)
     except (OSError, EOFError, zlib.error, zstandard.ZstdError):
         return b""
     return data

@@ -45,7 +45,7 @@ _NUMBERS = (
 _GOOD = "the dead letter that is there"
 _EXIT_CODES = {0} | {status.exit_code for status in exit_statuses() if status != DEFECT}
 _LONGEST = 4_000
-_MOST_PRINTED = 20_000
+_MAX_PRINTED = 20_000
 
 
 def generate(rng: random.Random) -> bytes:
@@ -64,7 +64,7 @@ def check(data: bytes) -> str:
     code, printed = _run([given if part == "{}" else part for part in command])
     demand(code in _EXIT_CODES, f"exit code {code}")
     demand(code or place == _GOOD or command[1] != "show", "a place that is none is shown")
-    demand(len(printed) < _MOST_PRINTED, f"{len(printed)} characters are printed")
+    demand(len(printed) < _MAX_PRINTED, f"{len(printed)} characters are printed")
     steering = {char for char in printed if unicodedata.category(char) in {"Cc", "Cf"} and char != "\n"}
     demand(not steering, f"characters that steer a terminal are printed: {sorted(map(ascii, steering))}")
     return f"{command[0]} {code}"
