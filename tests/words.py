@@ -29,7 +29,9 @@ _PHRASES = {
     "for ever": "indefinitely, permanently",
     "anew": "again, or the verb: rebuilt, recomputed, republished",
     "mend(s|ed|ing)?": "fix, repair, correct",
-    "(?<![\"'`-])(whoever|nobody|somebody|everybody|anybody)(?![\"'`-])": "the role (reader, publisher, operator), or no one, everyone",
+    "(?<![\"'`-])(whoever|nobody|somebody|everybody|anybody)(?![\"'`-])": (
+        "the role (reader, publisher, operator), or no one, everyone"
+    ),
     "for good": "permanently",
     "in vain": "without success",
     "(this|that|the) very": "this, the same, exactly",

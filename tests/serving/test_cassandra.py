@@ -201,11 +201,9 @@ def test_an_unusable_ca_file_is_named(store: CassandraSettings, tmp_path: Path) 
 
 def test_errors_say_what_to_do(store: CassandraSettings, tmp_path: Path) -> None:
     """No node, no keyspace, and unsupported leaderboards; no password is shown."""
-    unreachable = CassandraSettings(
-        hosts=(HOST,), port=free_port(), user="u", password="secret", request_timeout_seconds=2
-    )  # type: ignore[arg-type] # noqa: S106
+    absent = CassandraSettings(hosts=(HOST,), port=free_port(), user="u", password="secret", request_timeout_seconds=2)  # type: ignore[arg-type] # noqa: S106
     with pytest.raises(TransientError, match="did not answer while publishing") as caught:
-        publish(always(documents(ann=1)), stamp(1), unreachable, tmp_path)
+        publish(always(documents(ann=1)), stamp(1), absent, tmp_path)
     assert "secret" not in str(caught.value)
     with pytest.raises(ConfigurationError, match="refused publishing"):
         publish(always(documents(ann=1)), stamp(1), store.model_copy(update={"keyspace": "nowhere"}), tmp_path)
