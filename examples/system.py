@@ -73,7 +73,7 @@ class System:
             "service": self._part("service", service, "serving on"),
             "relay": self._part("relay", ["-c", _KARMALAKE, "relay", "--database", self.postgres.dsn], "relaying to"),
             "stream": self._part("stream", ["-c", _KARMALAKE, "stream"], "streaming ratings"),
-            "notify": self._part("notify", ["-c", _KARMALAKE, "notify", "--rules", str(rules)], "telling support"),
+            "notify": self._part("notify", ["-c", _KARMALAKE, "notify", "--rules", str(rules)], "notifying support"),
         }
 
     def _part(self, name: str, arguments: list[str], ready: str) -> Server:

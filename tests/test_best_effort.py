@@ -89,7 +89,7 @@ def test_a_group_that_accepts_no_offsets(
     """For any error of its client, the lake's checkpoints count (`once`)."""
     monkeypatch.setattr(KafkaSource, "acknowledge", raising(failure))
     assert len(drain_all(batches)) >= 3
-    assert caplog.text.count(f"telling the bus what is committed: {failure}") == 1
+    assert caplog.text.count(f"acknowledging a commit to the bus: {failure}") == 1
     assert drain_all(batches) == []
     assert_verified(batches)
 

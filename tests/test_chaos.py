@@ -80,7 +80,7 @@ def test_a_fault_that_never_happened_fails_the_run(capsys: pytest.CaptureFixture
     [
         (_findings(events=9), "lost 1, duplicated 0"),
         (_findings(lost=2), "lost 2, duplicated 0"),
-        (_findings(doubled=3), "lost 0, duplicated 3"),
+        (_findings(duplicated=3), "lost 0, duplicated 3"),
         (_findings(events=11), "lost 0, duplicated 1"),
         (_findings(failed=(_UNSOUND,)), "lost 0, duplicated 0"),
     ],

@@ -156,9 +156,9 @@ def test_a_checkpoint_that_cannot_be_set_does_not_stop_ingest(
 ) -> None:
     """Copying is best effort from its first step on."""
     send(publishing, [bad(1), *valid_records([1])])
-    monkeypatch.setattr("pipelines.dlq.begin", raising(OSError("no space left")))
+    monkeypatch.setattr("pipelines.dlq.init_checkpoint", raising(OSError("no space left")))
     drained(publishing)
-    assert "no space left; ingest goes on" in caplog.text
+    assert "no space left; ingest continues without it" in caplog.text
 
 
 @pytest.mark.parametrize("merge", [True, False])
@@ -249,7 +249,7 @@ def test_a_log_that_was_cleaned_is_read_from_the_commit_records(
         raise LookupError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Lake, "log", gone)
+        patch.setattr(Lake, "read_log", gone)
         copy_now(publishing)
     copy_now(publishing)
     assert copied_places(publishing) == dead_letter_places(publishing)

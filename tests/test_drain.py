@@ -382,19 +382,19 @@ def test_a_commit_of_unknown_outcome(bus: Settings, tmp_path: Path, *, applied: 
     for start in (0, 20):
         send(bus, [*valid_records(range(start, start + 20)), Record(b"k", b"\xff"), *valid_records(range(5))])
     with pytest.MonkeyPatch.context() as patch, open_ingest(bus) as ingest:
-        publish = commit_module.publish
+        commit = commit_module.commit_actions
 
         def fail(*_: object) -> None:
             raise OSError("the store went away")
 
-        def publish_and_fail(table: Any, files: Any, checkpoints: Any, **named: Any) -> None:
+        def commit_and_fail(table: Any, files: Any, checkpoints: Any, **named: Any) -> None:
             if applied or not checkpoints:
-                publish(table, files, checkpoints, **named)
+                commit(table, files, checkpoints, **named)
             if checkpoints:
-                patch.setattr(Lake, "log", fail)
+                patch.setattr(Lake, "read_log", fail)
                 fail()
 
-        patch.setattr(commit_module, "publish", publish_and_fail)
+        patch.setattr(commit_module, "commit_actions", commit_and_fail)
         with pytest.raises(CommitUnknownError, match=r"may or may not be committed.*start again"):
             drain(ingest, lambda _: None)
     drain_all(bus)

@@ -28,7 +28,7 @@ from pipelines.ingest.batch import Batch, OffsetRange
 from pipelines.ingest.file import open_file
 from pipelines.lake import commit_lock, files
 from pipelines.lake.commit import CommitRecord, commit_batch, stage_events
-from pipelines.lake.commit_lock import Turn
+from pipelines.lake.commit_lock import CommitLock
 from pipelines.lake.tables import Lake, create_lake, open_lake
 from pipelines.lake.upkeep import vacuum
 from pipelines.settings import IngestSettings, Settings
@@ -286,7 +286,7 @@ def test_the_turn_keeps_others_waiting(alone: Settings, monkeypatch: pytest.Monk
     order: list[str] = []
 
     def another() -> None:
-        Turn(folder).wait()
+        CommitLock(folder).wait()
         order.append("another")
 
     waiting = threading.Thread(target=another)

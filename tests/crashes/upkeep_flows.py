@@ -87,8 +87,8 @@ FLOWS = {
         requeue_all,
         {
             "pipelines.operate.dead_letters:stream_dead_letters": 1,
-            "pipelines.operate.dead_letters:_in_order": 1,
-            "pipelines.operate.dead_letters:_decide": 1,
+            "pipelines.operate.dead_letters:_in_bus_order": 1,
+            "pipelines.operate.dead_letters:_record_fate": 1,
             "pipelines.operate.dead_letters:append_file": 1,
             "pipelines.operate.dead_letters:open_ingest_from": 1,
             "pipelines.ingest.requeue:DeadLetterSource.poll": 2,

@@ -189,13 +189,13 @@ def test_served_users_are_read_in_bounded_pages(served: Settings, monkeypatch: p
     """Thousands of unknown documents are counted in bounded chunks, and deleted by a full publication."""
     monkeypatch.setattr("pipelines.operate.verify_served._MAX_USERS", 1_000)
     sizes: list[int] = []
-    real = verify_served._strangers
+    real = verify_served._unknown_users
 
     def counting(connection: Any, members: Any) -> Any:
         sizes.append(len(members))
         return real(connection, members)
 
-    monkeypatch.setattr("pipelines.operate.verify_served._strangers", counting)
+    monkeypatch.setattr("pipelines.operate.verify_served._unknown_users", counting)
     monkeypatch.setattr("pipelines.serving.user_scan._SCAN_COUNT", 100)
     with closing(connect(served.redis)) as client:
         client.mset({f"{served.redis.prefix}:stranger-{n}": "{}" for n in range(7_000)})
