@@ -119,7 +119,7 @@ def test_a_row_is_what_debezium_and_ingest_expect(service: Engine) -> None:
         ({"user_id": 7}, "user_id is 7, a int"),
         ({"action_type": ""}, "action_type is empty"),
         ({"event_id": "é" * 129}, "event_id has 258 bytes; 256 are allowed"),
-        ({"user_id": "a\0b"}, "user_id 'a.x00b' holds a NUL"),
+        ({"user_id": "a\0b"}, "user_id 'a.x00b' contains a NUL"),
         ({"user_id": "\ud800"}, "user_id .* is not UTF-8"),
         ({"metadata": {"rating": 5}}, r"metadata\['rating'\] is 5, a int"),
         ({"metadata": {3: "x"}}, "the metadata key 3 is 3, a int"),

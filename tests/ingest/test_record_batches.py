@@ -237,7 +237,7 @@ def test_an_unsupported_client_returns_single_records(
     monkeypatch.setattr(records_module, "is_client_supported", lambda: False)
     drain_all(other)
     assert contents(other) == contents(bus)
-    assert "records are read one by one" in caplog.text
+    assert "records are read by its own decoder" in caplog.text
 
 
 def test_a_message_of_a_queue_without_a_time(settings: Settings) -> None:

@@ -53,7 +53,7 @@ def test_a_wrong_index_is_reported(
         drain_all(bus)
     check = verify_index(bus)
     assert check.passed is False
-    assert f"slot-0: {evidence}: stop ingest, remove {bus.index_dir}" in check.evidence
+    assert f"slot-0: {evidence}: stop ingest, delete {bus.index_dir}" in check.evidence
     for path in _files(bus):
         path.unlink()
     drain_all(bus)
