@@ -169,9 +169,7 @@ def test_an_invalid_document_is_reported(settings: Settings, store: CassandraSet
     bus = settings.model_copy(update={"cassandra": store})
     with open_cassandra(store) as opened:
         opened.run(cassandra_store._SET, store.prefix, cassandra_store._bucket(b"ann"), b"ann", document)
-    with pytest.raises(
-        ConfigurationError, match=rf"a row of prefix {store.prefix} .*publish --full"
-    ):
+    with pytest.raises(ConfigurationError, match=rf"a row of prefix {store.prefix} .*publish --full"):
         read_reputation("ann", bus)
 
 
@@ -196,9 +194,7 @@ def test_an_unusable_ca_file_is_named(store: CassandraSettings, tmp_path: Path) 
     file = tmp_path / "ca.pem"
     secured = store.model_copy(update={"ssl_cafile": file})
     for _ in range(2):
-        with pytest.raises(
-            ConfigurationError, match=r"cassandra.ssl_cafile names .*ca.pem, .*not a usable CA file"
-        ):
+        with pytest.raises(ConfigurationError, match=r"cassandra.ssl_cafile names .*ca.pem, .*not a usable CA file"):
             publish(always(documents(ann=1)), stamp(1), secured, tmp_path)
         file.write_text("no certificate")
 
