@@ -12,7 +12,7 @@ _PIPELINES = REPOSITORY / "pipelines"
 # In the order of an event's way, as in ARCHITECTURE.md.
 _STAGES = ("contract", "emit", "ingest", "lake", "local", "notify", "reputation", "serving")
 _ABOVE_ALL = {"cli", "dashboard", "lag", "monitoring"}
-_BELOW_ALL = {"beside", "errors", "file_lock", "http_exchange", "private", "settings", "toml_file", "visible"}
+_BELOW_ALL = {"beside", "errors", "http_exchange", "private", "settings", "toml_file", "visible"}
 _MODULES = sorted(_PIPELINES.rglob("*.py"))
 
 
@@ -78,7 +78,6 @@ def test_errors_and_settings_stand_below_all() -> None:
     assert _parts_of_pipelines(_PIPELINES / "beside.py") == {"errors"}
     assert _parts_of_pipelines(_PIPELINES / "settings.py") == {"errors", "toml_file"}
     assert _parts_of_pipelines(_PIPELINES / "toml_file.py") == {"errors"}
-    assert _parts_of_pipelines(_PIPELINES / "file_lock.py") == {"errors"}
     assert _parts_of_pipelines(_PIPELINES / "http_exchange.py") == {"errors"}
     assert _parts_of_pipelines(_PIPELINES / "visible.py") == set()
     assert _parts_of_pipelines(_PIPELINES / "private.py") == set()

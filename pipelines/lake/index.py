@@ -10,6 +10,7 @@ A crash in `extend` leaves the manifest of the version before and perhaps a file
 be read describes whole files.
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -27,7 +28,7 @@ from deltalake import DeltaTable
 
 from pipelines.contract.digest import Digests, digest
 from pipelines.contract.schema import EVENT
-from pipelines.file_lock import try_lock
+from pipelines.errors import ConfigurationError
 from pipelines.lake.files import make_durable, read_file
 from pipelines.lake.runs import Runs, open_run
 from pipelines.lake.tables import Lake, data_files, identity
@@ -221,7 +222,16 @@ def forget_indexes(root: Path) -> None:
 def _lock(folder: Path) -> int | None:
     """Return a descriptor that holds the lock of `folder`; None when another process does."""
     private_folder(folder)
-    return try_lock(folder / "lock")
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    except OSError as error:
+        os.close(lock)
+        raise ConfigurationError(f"{folder} cannot be locked ({error}): keep data_dir where files can be") from error
+    return lock
 
 
 def _first_of_each_id(ids: Digests) -> np.ndarray:

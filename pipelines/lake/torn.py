@@ -8,16 +8,18 @@ there, and is set aside too. Only a disk tears: an object is put whole, and a ki
 none.
 """
 
+import fcntl
 import json
 import logging
-from collections.abc import Sized
+import os
+from collections.abc import Generator, Sized
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.errors import CorruptionError
-from pipelines.file_lock import exclusive_lock
 from pipelines.lake.stores import is_remote
 
 _ACTIONS = "karmalake_actions"
@@ -82,12 +84,23 @@ def _above_checkpoint(log: Path) -> list[int]:
 def _set_aside(entry: Path) -> bool:
     if _is_whole(entry):
         return False
-    with exclusive_lock(entry.parent):
+    with _alone(entry.parent):
         if _is_whole(entry):  # another process has set it aside, and has committed since
             return True
         aside = entry.replace(entry.with_suffix(".torn"))
     _LOG.warning("a power cut tore the last entry of a log, which had not counted yet: it is set aside as %s", aside)
     return True
+
+
+@contextmanager
+def _alone(folder: Path) -> Generator[None]:
+    """Hold a lock that goes with the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _is_whole(entry: Path) -> bool:

@@ -6,6 +6,7 @@ the lock. What runs, and where it listens, is `services.py`'s affair.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -17,7 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipelines.errors import CorruptionError, TransientError
-from pipelines.file_lock import exclusive_lock, is_locked
 from pipelines.private import private_folder
 
 _POLL_SECONDS = 0.02
@@ -70,18 +70,18 @@ def launch(files: ProcessFiles, command: Sequence[str], port: int) -> ProcessSta
     A crash between the start and the record leaves a process that holds the lock without a state file:
     `running` says so.
     """
-    with exclusive(files.lock) as lock:
+    with files.lock.open("a") as lock:
+        _wait_for_lock(lock.fileno(), files.lock)
         # A shell starts it in the background and ends: the process belongs to nobody here, so it leaves no zombie.
         shell = subprocess.run(  # noqa: S603 # a binary of ours and arguments of ours
             ["/bin/sh", "-c", _RUN_DETACHED, "sh", *command],
             env={"PATH": os.environ.get("PATH", os.defpath), "KARMALAKE_LOG": str(files.log)},
             cwd=files.folder,
-            pass_fds=(lock,),
+            pass_fds=(lock.fileno(),),
             start_new_session=True,
             stdout=subprocess.PIPE,
             check=True,
         )
-        os.ftruncate(lock, 0)  # from here on the process holds it
     state = ProcessState(pid=int(shell.stdout), port=port, started=datetime.now(UTC))
     _write_state(files.state, state)
     return state
@@ -130,16 +130,25 @@ def terminate(files: ProcessFiles) -> bool:
     return state is not None
 
 
+def is_locked(path: Path) -> bool:
+    """Tell whether a process holds the lock; does not disturb it."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 @contextlib.contextmanager
-def exclusive(path: Path) -> Generator[int]:
-    """Hold a lock that a crash releases; yields its descriptor. Raises TransientError when it is held for a minute."""
+def exclusive(path: Path) -> Generator[None]:
+    """Hold a lock that a crash releases; waits for another holder, TransientError after 60 s."""
     private_folder(path.parent)
-    with contextlib.ExitStack() as held:
-        try:
-            descriptor = held.enter_context(exclusive_lock(path))
-        except TimeoutError as error:
-            raise TransientError(f"{error}: end it, or try again when it is done") from None
-        yield descriptor
+    with path.open("a") as lock:
+        _wait_for_lock(lock.fileno(), path)
+        yield
 
 
 def wait_until(predicate: Callable[[], bool], seconds: float) -> bool:
@@ -159,6 +168,18 @@ def log_tail(files: ProcessFiles) -> str:
     except FileNotFoundError:
         lines = []
     return "\n".join(lines[-_LOG_TAIL_LINES:]) or "(nothing was printed)"
+
+
+def _wait_for_lock(descriptor: int, path: Path) -> None:
+    def locked() -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    if not wait_until(locked, 60.0):
+        raise TransientError(f"another process has held {path} for a minute: end it, or try again when it is done")
 
 
 def _write_state(path: Path, state: ProcessState) -> None:

@@ -16,12 +16,12 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from pipelines.errors import TransientError
-from pipelines.file_lock import is_locked
 from pipelines.local.binaries import broker_binary, cache_binary
 from pipelines.local.process import (
     ProcessFiles,
     ProcessState,
     exclusive,
+    is_locked,
     launch,
     log_tail,
     recorded,

@@ -1,15 +1,17 @@
 """DuckDB files as files: one writer at a time, removed with all that belongs to them, published whole."""
 
+import fcntl
 import os
+import time
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
 
 from pipelines.errors import UsageError
-from pipelines.file_lock import exclusive_lock
 
 _LOCK_SECONDS = 60.0
+_POLL_SECONDS = 0.05
 
 
 @contextmanager
@@ -18,15 +20,36 @@ def alone(path: Path) -> Generator[None]:
 
     Raises UsageError, naming the holder, when another process keeps it for longer than a derivation takes.
     """
-    with ExitStack() as held:
-        try:
-            held.enter_context(exclusive_lock(path, _LOCK_SECONDS))
-        except TimeoutError as error:
-            raise UsageError(
-                f"{error}: it keeps {path.with_suffix('').name} up to date, as `karmalake stream` does; leave it to "
-                "that process, or end it first"
-            ) from None
+    with path.open("a+") as lock:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while not _locked(lock.fileno()):
+            if time.monotonic() > deadline:
+                lock.seek(0)
+                raise UsageError(
+                    f"process {lock.read().strip()} is keeping {path.with_suffix('').name} up to date, such as "
+                    "`karmalake stream` does: leave it to that process, or end it first"
+                )
+            time.sleep(_POLL_SECONDS)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
         yield
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a process holds the lock at `path` now."""
+    if not path.exists():
+        return False
+    with path.open("a+") as lock:
+        return not _locked(lock.fileno())
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def remove(file: Path) -> None:

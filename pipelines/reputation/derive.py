@@ -20,11 +20,10 @@ import duckdb
 import polars as pl
 
 from pipelines.errors import UsageError
-from pipelines.file_lock import is_locked
 from pipelines.lake.tables import Snapshot
 from pipelines.private import private_folder
 from pipelines.reputation.by_user import attach_by_user, bring_up, by_user_path, last_batch, read_commits, transaction
-from pipelines.reputation.database_file import alone, put_in_place, remove
+from pipelines.reputation.database_file import alone, is_held, put_in_place, remove
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.policy import InForce, Policy
 from pipelines.reputation.replace import replace_rows
@@ -89,7 +88,7 @@ def in_duckdb(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy:
 
 def is_kept(path: Path) -> bool:
     """Return whether some process has a draft of the warehouse at `path` in work now."""
-    return is_locked(_lock(path))
+    return is_held(_lock(path))
 
 
 def _lock(path: Path) -> Path:

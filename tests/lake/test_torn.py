@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import file_lock
 from pipelines.errors import CorruptionError
-from pipelines.file_lock import exclusive_lock, try_lock
 from pipelines.lake import commit as commit_module
 from pipelines.lake import files, torn
 from pipelines.lake.commit import append
@@ -144,18 +142,22 @@ def test_a_commit_flushes_the_entry_that_it_builds_on(lake: Lake, monkeypatch: p
     assert {entry, entry.parent} <= set(flushed)
 
 
-def test_an_entry_is_set_aside_by_one_process(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_is_set_aside_by_one_process(lake: Lake) -> None:
     """Who waited for the lock looks again: what another process has committed since in its place stays."""
     append(lake, "conflicts", make_events(["a"]), "whole")
     entry = Path(lake.entry("conflicts", 1))
     whole = entry.read_bytes()
     entry.write_bytes(b"")
-    with ThreadPoolExecutor(1) as pool, exclusive_lock(entry.parent):
-        attempts: list[int | None] = []
-        monkeypatch.setattr(file_lock, "try_lock", lambda path: attempts.append(try_lock(path)) or attempts[-1])
+    with ThreadPoolExecutor(1) as pool, torn._alone(entry.parent):
         waiting = pool.submit(torn.set_torn_aside, lake.folder("conflicts"))
-        wait_for("the other one to wait for the lock", lambda: None in attempts)
+        wait_for("the other one to wait for the lock", lambda: _waits_for_a_lock(entry.parent))
         entry.write_bytes(whole)
     assert waiting.result()
     assert entry.read_bytes() == whole
     assert not list(entry.parent.glob("*.torn"))
+
+
+def _waits_for_a_lock(folder: Path) -> bool:
+    """Return whether the kernel knows of a lock of `folder` that is waited for."""
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and f":{folder.stat().st_ino} " in line for line in lines)
