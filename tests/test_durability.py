@@ -94,29 +94,42 @@ def test_a_compaction_is_on_the_disk(settings: Settings, flushed: set[Path], pub
     assert _assert_flushed(published, flushed) > 0
 
 
+_STEPS = {"_write", "publish", "commit_batch", "_save"}
+"""Of a drain, all that write: each has to meet the full disk."""
+
+
 @pytest.mark.slow
 def test_a_disk_that_is_full_at_any_step(settings: Settings, tmp_path: Path) -> None:
     """With room for none, one, two blocks and so on: readers see whole commits, and with room again it goes on.
 
     Every step of the protocol meets the full disk, and says so in one line (`atomic`, `nothing-lost`).
     """
-    bus = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"partitions": 1})})
-    bus = with_ingest(bus, max_batch_records=1)
-    records = list(simulate(11, 200, days=2, rates=Rates(duplicates=0.1, conflicts=0.05, malformed=0.05)).records)
-    for part in (records[:100], records[100:]):
-        send(bus, part)
-    disk = tmp_path / "disk"
-    disk.mkdir()
     ways = (["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"])
     alone = [way for way in ways if subprocess.run([*way, "true"], check=False, capture_output=True).returncode == 0]
     if not alone:
         pytest.skip("nobody may mount a file system here")
-    command = [*alone[0], sys.executable, "-m", "tests.full_disk", str(disk)]
-    done = subprocess.run(command, env=environment(bus), cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
-    *tried, last = map(json.loads, done.stdout.splitlines())
-    assert last["error"] is None
-    assert [each for each in [*tried, last] if not (each["sound"] and each["whole"])] == []
-    assert {each["step"] for each in tried} >= {"_write", "publish", "commit_batch", "_save"}
+    records = list(simulate(11, 200, days=2, rates=Rates(duplicates=0.1, conflicts=0.05, malformed=0.05)).records)
+    tried: list[dict[str, Any]] = []
+    for attempt in range(8):  # which step meets the last free block depends on batches that differ from topic to topic
+        topic = {"partitions": 1, "topic": f"{settings.kafka.topic}-{attempt}"}
+        bus = with_ingest(
+            settings.model_copy(update={"kafka": settings.kafka.model_copy(update=topic)}), max_batch_records=1
+        )
+        for part in (records[:100], records[100:]):
+            send(bus, part)
+        disk = tmp_path / f"disk-{attempt}"
+        disk.mkdir()
+        command = [*alone[0], sys.executable, "-m", "tests.full_disk", str(disk)]
+        done = subprocess.run(
+            command, env=environment(bus), cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True
+        )
+        *failed, last = map(json.loads, done.stdout.splitlines())
+        assert last["error"] is None
+        assert [each for each in [*failed, last] if not (each["sound"] and each["whole"])] == []
+        tried += failed
+        if {each["step"] for each in tried} >= _STEPS:
+            break
+    assert {each["step"] for each in tried} >= _STEPS
     assert {each["error"] for each in tried} == {"OSError", "TransientError"}
     commits = [each["said"] for each in tried if each["error"] == "TransientError"]
     assert all("the commit of" in said and said.isprintable() for said in commits)

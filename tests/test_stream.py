@@ -153,7 +153,7 @@ def test_nobody_else_derives_meanwhile(streamed: Settings, monkeypatch: pytest.M
     with streaming(streamed):
         serves(streamed, "u-0", 3)
         for derive in (refresh_warehouse, rebuild_warehouse):
-            with pytest.raises(UsageError, match=r"keeps warehouse\.duckdb up to date"):
+            with pytest.raises(UsageError, match=r"keeping warehouse\.duckdb up to date"):
                 derive(streamed)
 
 
