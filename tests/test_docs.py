@@ -55,11 +55,9 @@ def test_every_page_has_a_place(site: Path) -> None:
 
 def _pages(group: Any) -> list[str]:
     """Return the pages of a group, and of the groups in it."""
-    return (
-        [group]
-        if isinstance(group, str)
-        else [page for entry in group for one in entry.values() for page in _pages(one)]
-    )
+    if isinstance(group, str):
+        return [group]
+    return [page for entry in group for one in entry.values() for page in _pages(one)]
 
 
 def test_notebooks_are_shown_as_they_were_run(site: Path) -> None:
