@@ -110,7 +110,7 @@ def test_a_disk_that_is_full_at_any_step(settings: Settings, tmp_path: Path) -> 
         pytest.skip("nobody may mount a file system here")
     records = list(simulate(11, 200, days=2, rates=Rates(duplicates=0.1, conflicts=0.05, malformed=0.05)).records)
     tried: list[dict[str, Any]] = []
-    for attempt in range(8):  # which step meets the last free block depends on sizes near a block's edge, not on batches
+    for attempt in range(8):  # which step meets the last free block depends on sizes near a block's edge
         topic = {"partitions": 1, "topic": f"{settings.kafka.topic}-{attempt}"}
         bus = with_ingest(
             settings.model_copy(update={"kafka": settings.kafka.model_copy(update=topic)}), max_batch_records=1
