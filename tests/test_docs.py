@@ -54,11 +54,9 @@ def test_every_page_is_in_the_navigation(site: Path) -> None:
 
 def _pages(group: Any) -> list[str]:
     """Return the pages of a group and its subgroups."""
-    return (
-        [group]
-        if isinstance(group, str)
-        else [page for entry in group for one in entry.values() for page in _pages(one)]
-    )
+    if isinstance(group, str):
+        return [group]
+    return [page for entry in group for one in entry.values() for page in _pages(one)]
 
 
 def test_notebook_pages_show_the_outputs(site: Path) -> None:

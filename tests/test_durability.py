@@ -125,31 +125,45 @@ def test_a_published_warehouse_is_durable(tmp_path: Path, monkeypatch: pytest.Mo
     assert folder.st_ino in [inode for what, inode, _ in done[published:] if what == "flushed"]
 
 
+_STEPS = {"_write", "commit_actions", "commit_batch", "_save"}
+"""The steps of a drain that write: each has to meet the full disk."""
+
+
 @pytest.mark.slow
 def test_a_full_disk_at_any_step(settings: Settings, tmp_path: Path) -> None:
     """With 0, 1, 2, ... free blocks readers see whole commits, and with space again the drain completes.
 
     Every step of the protocol meets the full disk, and reports it in one line (`atomic`, `nothing-lost`).
     """
-    bus = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"partitions": 1})})
-    bus = with_ingest(bus, max_batch_records=1)
-    records = list(simulate(11, 200, days=2, rates=FaultRates(duplicates=0.1, conflicts=0.05, malformed=0.05)).records)
-    for part in (records[:100], records[100:]):
-        send(bus, part)
-    disk = tmp_path / "disk"
-    disk.mkdir()
     ways = (["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"])
     permitted = [
         way for way in ways if subprocess.run([*way, "true"], check=False, capture_output=True).returncode == 0
     ]
     if not permitted:
         pytest.skip("mounting a file system is not permitted here")
-    command = [*permitted[0], sys.executable, "-m", "tests.full_disk", str(disk)]
-    done = subprocess.run(command, env=environment(bus), cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
-    *tried, last = map(json.loads, done.stdout.splitlines())
-    assert last["error"] is None
-    assert [each for each in [*tried, last] if not (each["sound"] and each["whole"])] == []
-    assert {each["step"] for each in tried} >= {"_write", "commit_actions", "commit_batch", "_save"}
+    records = list(simulate(11, 200, days=2, rates=FaultRates(duplicates=0.1, conflicts=0.05, malformed=0.05)).records)
+    tried: list[dict[str, Any]] = []
+    for attempt in range(8):  # which step meets the last free block depends on sizes near a block's edge
+        topic = {"partitions": 1, "topic": f"{settings.kafka.topic}-{attempt}"}
+        bus = with_ingest(
+            settings.model_copy(update={"kafka": settings.kafka.model_copy(update=topic)}), max_batch_records=1
+        )
+        for part in (records[:100], records[100:]):
+            send(bus, part)
+        disk = tmp_path / f"disk-{attempt}"
+        disk.mkdir()
+        command = [*permitted[0], sys.executable, "-m", "tests.full_disk", str(disk)]
+        done = subprocess.run(
+            command, env=environment(bus), cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True
+        )
+        *failed, last = map(json.loads, done.stdout.splitlines())
+        assert last["error"] is None
+        assert [each for each in [*failed, last] if not (each["sound"] and each["whole"])] == []
+        tried += failed
+        met = {each["step"] for each in tried}
+        if met >= _STEPS:
+            break
+    assert met >= _STEPS
     assert {each["error"] for each in tried} == {"OSError", "TransientError"}
     commits = [each["message"] for each in tried if each["error"] == "TransientError"]
     assert all("the commit of" in message and message.isprintable() for message in commits)

@@ -7,7 +7,7 @@ import fcntl
 import os
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipelines.errors import ConfigurationError
@@ -71,8 +71,10 @@ def is_locked(path: Path) -> bool:
 
 
 def _write_pid(descriptor: int) -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    """Name the holder for messages; on a full disk the lock holds without it."""
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
 
 
 def _holder(path: Path) -> str:

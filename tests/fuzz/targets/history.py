@@ -162,7 +162,7 @@ def _user_column(rng: random.Random, count: int) -> pa.Array:
         lambda: pa.repeat(pa.scalar("x" * rng.choice((300, 20_000))), count),
         lambda: pa.repeat(pa.scalar(7.6561198e16), count),
         lambda: pa.repeat(pa.scalar(b"\xff\xfe"), count),
-        lambda: pa.repeat(pa.scalar(["u"]), count),
+        lambda: pa.array([["u"]] * count, pa.list_(pa.string())),
         lambda: pa.repeat(pa.scalar({"id": "u"}), count),
         lambda: pa.repeat(pa.scalar(2**63, pa.uint64()), count),
         lambda: pa.repeat(pa.scalar(True), count),
