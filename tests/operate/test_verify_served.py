@@ -207,8 +207,12 @@ def test_served_users_are_read_in_bounded_pages(served: Settings, monkeypatch: p
 
 
 def _failed_checks(bus: Settings) -> list[Check]:
-    """Return the checks that do not pass."""
-    return [each for each in verify.verify(bus) if each.passed is not True]
+    """Return the checks that do not pass, but for an index that the next start of ingest rebuilds."""
+    return [
+        each
+        for each in verify.verify(bus)
+        if each.passed is not True and not (each.passed is None and "next start of ingest" in each.evidence)
+    ]
 
 
 def _follow(bus: Settings, evidence: str) -> None:
@@ -217,7 +221,7 @@ def _follow(bus: Settings, evidence: str) -> None:
     if named and re.search("[Dd]elete", evidence):
         with closing(connect(bus.redis)) as client:
             client.delete(named[1])
-    if "remove" in evidence:
+    if "start ingest" in evidence:
         shutil.rmtree(bus.index_dir)
         _karmalake(bus, "drain")
     for command in re.findall("`karmalake ([^`]+)`", evidence):
