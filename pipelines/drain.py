@@ -122,7 +122,7 @@ def _commit(ingest: Ingest, batch: Batch) -> tuple[CommitRecord, Digests]:
     If another commit comes first, the batch is classified again on the new version. The staged files are reused if the
     classification is unchanged. Otherwise they are removed and half of the batch is staged; the other half comes next.
     So a batch is restaged at most once per halving. After the first conflict this process holds the commit lock
-    (`turns.py`). Raises TransientError after 40 conflicts.
+    (`commit_lock.py`). Raises TransientError after 40 conflicts.
     """
     started, folder = datetime.now(UTC), ingest.lake.folder("events")
     with staging(ingest.lake) as staged, commit_lock(folder) as lock:

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,8 @@ _STAGES = (
 )
 _ABOVE_ALL = {"cli", "dashboard", "monitoring", "operate"}
 _BELOW_ALL = {"best_effort", "boundary", "errors", "settings"}
+_NAMED_IN = ("assets", "benchmarks", "docs", "examples", "pipelines", "tests")
+_FILES_OF_USERS = {"karmalake.toml"}
 _MODULES = sorted(_PIPELINES.rglob("*.py"))
 
 
@@ -121,3 +124,17 @@ def test_pipelines_knows_nothing_of(outside: str) -> None:
 def test_long_files_are_there() -> None:
     """The list names existing files, also after a rename."""
     assert [name for name in LONG_FILES if not (REPOSITORY / "tests" / name).exists()] == []
+
+
+def test_files_named_in_text_exist() -> None:
+    """A docstring or page that names a file of the tree in backticks names one that exists; a user's own are listed."""
+    tree = {path.name for top in _NAMED_IN for path in (REPOSITORY / top).rglob("*") if path.is_file()}
+    tree |= {path.name for path in REPOSITORY.iterdir()}
+    sources = [path for top in _NAMED_IN for path in (REPOSITORY / top).rglob("*") if path.suffix in {".py", ".md"}]
+    named = {
+        (path, name.rpartition("/")[2])
+        for path in [*sources, *REPOSITORY.glob("*.md")]
+        for name in re.findall(r"`([a-z_/]+\.(?:py|sql|toml|md))`", path.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 50
+    assert [(path, name) for path, name in sorted(named) if name not in tree | _FILES_OF_USERS] == []

@@ -1,7 +1,7 @@
 """Publish documents to a store: the changes since the last publication, or everything if the store lacks it.
 
 Owns which documents are built, written and deleted. The steps that make it safe against other publishers and crashes,
-and what each of them leaves, belong to the store (`store.py`); what was published last is `state.py`.
+and what each of them leaves, belong to the store (`store.py`); what was published last is `publication_state.py`.
 
 A publication is full, which means that it writes every document and deletes those of all other users, when the id of
 the last publication in the store differs from the one in the digest cache: the store was emptied or restored, another
