@@ -23,6 +23,7 @@ _CLASSES = [KarmalakeError, *KarmalakeError.__subclasses__()]
 _INJECTED = """
 import signal, sys
 import pipelines.errors, pipelines.settings
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins with SIGINT ignored
 raised = sys.argv.pop()
 def fail():
     raise eval(raised)
