@@ -75,7 +75,7 @@ def test_a_failure_is_logged_again_after_a_success(caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.WARNING):
         for _ in range(4):
             call()
-    assert [record.message for record in caplog.records] == [
+    assert [record.getMessage() for record in caplog.records] == [
         "doing: one; ingest continues without it",
         "doing: three; ingest continues without it",
     ]

@@ -74,5 +74,5 @@ def test_the_order_of_metadata_does_not_matter() -> None:
     values = {"KARMALAKE_HISTORY_METADATA": "rating=stars, rater_id=rider"}
     turned = HistorySettings(metadata={"rater_id": "rider", "rating": "stars"})
     assert history_mapping(load_settings(values).history) == history_mapping(turned)
-    with pytest.raises(ConfigurationError, match=r"KARMALAKE_HISTORY_METADATA.* say name=column"):
+    with pytest.raises(ConfigurationError, match=r"KARMALAKE_HISTORY_METADATA.* write name=column"):
         load_settings({"KARMALAKE_HISTORY_METADATA": "rating"})

@@ -37,7 +37,7 @@ Fault = Callable[[World], None]
 
 def kill(world: World) -> None:
     """Send a simulated world, and kill the processes that work on it."""
-    events = simulate(world.story.done["kill"] + 1, _EVENTS_A_ROUND)
+    events = simulate(next(world.seeds), _EVENTS_A_ROUND)
     send(world.settings, events.records)
     story, planted = world.story, events.planted
     story.sent, story.distinct = story.sent + planted.sent, story.distinct + planted.distinct

@@ -83,6 +83,8 @@ class World:
     """Of the topics of `cluster` that were drained into the lake."""
     files: list[Path] = field(default_factory=list[Path])
     """Files of history that were loaded, or begun to be."""
+    seeds: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    """Of simulated worlds: each has events of its own."""
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(_FIRST))
 
     @property

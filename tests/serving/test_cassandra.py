@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from cassandra import cluster as cassandra_driver
 
 from pipelines.errors import ConfigurationError, FencedError, TransientError, UsageError
 from pipelines.operate.verify import verify
@@ -49,11 +50,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraServer
 
 @pytest.fixture
 def store(server: CassandraServer) -> Iterator[CassandraSettings]:
-    """Return settings with a separate prefix; their cached connection is closed after the test."""
+    """Return settings with a separate prefix; every connection of the test is closed after it.
+
+    A connection that is left open reconnects in the background for as long as the process runs.
+    """
     prefix = f"p{uuid.uuid4().hex[:8]}"
     settings = CassandraSettings(hosts=(HOST,), port=server.port, keyspace=KEYSPACE, prefix=prefix)
     yield settings
-    cassandra_store._connect(settings).session.cluster.shutdown()
+    cassandra_driver._shutdown_clusters()
     cassandra_store._connect.cache_clear()
 
 
