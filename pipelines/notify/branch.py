@@ -8,7 +8,7 @@ A checkpoint advances in order, past records that are delivered or dead letters.
 above it are delivered again, under the same idempotency key; so they are after a rebalance, by the new owner of a topic
 partition. Nothing is missed, the first copies of a user's notifications arrive in order, and the receiver drops repeats
 by their key.
-Where the log begins and the checkpoints do not meet is `starts.py`.
+Where the log begins and the checkpoints do not meet is `start_offsets.py`.
 """
 
 import contextlib
