@@ -1,4 +1,8 @@
-"""History by day: files loaded into the lake without the bus, thirty days per run."""
+"""History by day: files loaded into the lake without the bus, thirty days per run.
+
+The location of the files is a setting, not run config: Dagster launches a range of days from its page only for assets
+without required config.
+"""
 
 from typing import Any
 

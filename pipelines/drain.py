@@ -4,8 +4,14 @@
 
 Only the commit of `events` publishes (`atomic`): files, checkpoints and counts together, on exactly the version that
 the checkpoints were read from (`fenced`). If another commit comes first, the batch is deduplicated again on the new
-version. A crash before the commit leaves unreferenced files and rows of an uncommitted batch, which readers ignore. A
-crash after the commit leaves steps that the next start completes.
+version.
+
+A crash (SIGKILL, a power cut) before the commit leaves unreferenced files and rows of an uncommitted batch, which
+readers ignore. A crash after the commit leaves steps to the next start:
+
+    index           lags behind the lake; `DedupIndex.catch_up` reads the files that it lacks, before the next batch
+    record          missing in `commits`; `complete_commits` copies it from the log of `events`
+    group offsets   stale in Kafka until the next batch; only lag tools read them
 """
 
 import logging
@@ -122,7 +128,7 @@ def _commit(ingest: Ingest, batch: Batch) -> tuple[CommitRecord, Digests]:
     If another commit comes first, the batch is classified again on the new version. The staged files are reused if the
     classification is unchanged. Otherwise they are removed and half of the batch is staged; the other half comes next.
     So a batch is restaged at most once per halving. After the first conflict this process holds the commit lock
-    (`commit_lock.py`). Raises TransientError after 40 conflicts.
+    (`lake/commit_lock.py`). Raises TransientError after 40 conflicts.
     """
     started, folder = datetime.now(UTC), ingest.lake.folder("events")
     with staging(ingest.lake) as staged, commit_lock(folder) as lock:

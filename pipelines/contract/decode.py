@@ -1,4 +1,8 @@
-"""Decoding and validation of records: valid events and rejected records. Pure; independent of Kafka and the lake."""
+"""Decoding and validation of records: valid events and rejected records. Pure; independent of Kafka and the lake.
+
+`_failures` decides which record is rejected, and why; `_detail` explains it. A rejected record becomes a dead letter
+when its batch is committed (`_stage` in `drain.py`).
+"""
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)
 
@@ -206,16 +210,22 @@ def _detail(
             field = reason.removeprefix("oversized_")
             size = len(events[field][row].as_py().encode())
             return f"{field} has {size} bytes; {getattr(contract, f'max_{field}_bytes')} are allowed."
-        case Reason.TIMESTAMP_TOO_EARLY:
-            return f"timestamp {_time(events, row)} is before {contract.earliest.isoformat()}."
-        case Reason.TIMESTAMP_TOO_LATE:
-            if events["event_time"].cast(pa.int64())[row].as_py() > _LAST_US:
-                return f"timestamp {_time(events, row)} is after the year 9999."
-            clock = limits.describe_clock(bus_times[row].as_py())
-            time = f"timestamp {_time(events, row)} (the producer's clock)"
-            return f"{time} is over {contract.max_ahead_seconds} s ahead of {clock}."
-        case _:
+        case Reason.TIMESTAMP_TOO_EARLY | Reason.TIMESTAMP_TOO_LATE:
+            return _out_of_range(reason, row, events, limits, bus_times)
+        case Reason.MISSING_EVENT_ID | Reason.MISSING_USER_ID | Reason.MISSING_ACTION_TYPE | Reason.MISSING_TIMESTAMP:
             return f"The field {reason.removeprefix('missing_')} is absent or empty."
+        case Reason.SKIPPED:
+            raise AssertionError("only `karmalake skip` gives this reason")
+
+
+def _out_of_range(reason: Reason, row: int, events: pa.Table, limits: _Limits, bus_times: pa.ChunkedArray) -> str:
+    if reason is Reason.TIMESTAMP_TOO_EARLY:
+        return f"timestamp {_time(events, row)} is before {limits.contract.earliest.isoformat()}."
+    if events["event_time"].cast(pa.int64())[row].as_py() > _LAST_US:
+        return f"timestamp {_time(events, row)} is after the year 9999."
+    clock = limits.describe_clock(bus_times[row].as_py())
+    time = f"timestamp {_time(events, row)} (the producer's clock)"
+    return f"{time} is over {limits.contract.max_ahead_seconds} s ahead of {clock}."
 
 
 def _time(events: pa.Table, row: int) -> str:

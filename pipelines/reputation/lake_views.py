@@ -1,6 +1,9 @@
 """The lake as DuckDB views over the files of one snapshot, so that readers see exactly that commit.
 
-Owns which rows count: of dead letters and conflicts, those of committed batches. The SQL is `sql/lake_views.sql`.
+Owns which rows count: of dead letters and conflicts, those of committed batches. They count by their batch, not by
+their place: a record may be judged differently after a crash, and a log that lost its end repeats its offsets. The
+place of a conflict's first event is looked up here, by a join, so that ingest never scans history for a bad record.
+The SQL is `sql/lake_views.sql`.
 """
 
 import duckdb

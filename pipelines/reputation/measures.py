@@ -44,18 +44,22 @@ def value(name: str, measure: Measure) -> str:
 def _fraction(name: str, measure: Measure) -> tuple[str, str]:
     """Return numerator and denominator; the denominator is above 0 whenever there is a rating."""
     total, n, p = f"{name}_sum", f"CAST({name}_n AS HUGEINT)", f"CAST({name}_p AS HUGEINT)"
-    if measure.formula == "mean":
-        return total, f"{n} * {MICRO}"
-    if measure.formula == "bayesian":
-        weight, mean = _micro(measure.prior_weight), _micro(measure.prior_mean)
-        return f"{weight} * {mean} + {total} * {MICRO}", f"({weight} + {n} * {MICRO}) * {MICRO}"
-    if measure.formula == "beta":
-        positive, negative = _micro(measure.prior_positive), _micro(measure.prior_negative)
-        return f"{p} * {MICRO} + {positive}", f"{n} * {MICRO} + {positive} + {negative}"
-    if measure.formula == "share":
-        return p, n
-    bound = f"wilson({name}_p, {name}_n, CAST('{measure.z!r}' AS DOUBLE))"
-    return f"CAST(round({bound} * {_WILSON_UNIT}) AS HUGEINT)", str(_WILSON_UNIT)
+    match measure.formula:
+        case "mean":
+            return total, f"{n} * {MICRO}"
+        case "bayesian":
+            weight, mean = _micro(measure.prior_weight), _micro(measure.prior_mean)
+            return f"{weight} * {mean} + {total} * {MICRO}", f"({weight} + {n} * {MICRO}) * {MICRO}"
+        case "beta":
+            positive, negative = _micro(measure.prior_positive), _micro(measure.prior_negative)
+            return f"{p} * {MICRO} + {positive}", f"{n} * {MICRO} + {positive} + {negative}"
+        case "share":
+            return p, n
+        case "wilson":
+            bound = f"wilson({name}_p, {name}_n, CAST('{measure.z!r}' AS DOUBLE))"
+            return f"CAST(round({bound} * {_WILSON_UNIT}) AS HUGEINT)", str(_WILSON_UNIT)
+        case "positives" | "negatives":
+            raise AssertionError("counts are not fractions: `value` returns them")
 
 
 def _number(number: Number) -> str:

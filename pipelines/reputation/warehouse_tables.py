@@ -8,7 +8,7 @@ from hashlib import sha256
 import duckdb
 
 from pipelines.reputation.policy import EffectivePolicy
-from pipelines.reputation.sql import statement
+from pipelines.reputation.sql import all_statements, statement
 from pipelines.reputation.steps import step_statements
 from pipelines.reputation.views import exact, exact_type, reputation_query
 
@@ -54,8 +54,9 @@ def _trends(policy: EffectivePolicy, of_days: str, of_users: str) -> dict[str, s
 def recipe(policy: EffectivePolicy, lake_id: str) -> str:
     """Return a digest of everything that turns events into rows; a refresh needs the same one as the warehouse has.
 
-    It covers the lake, DuckDB's version, the policy and the SQL.
+    It covers the lake, DuckDB's version, the policy, and the SQL: all of it as written, macros included, and what is
+    composed from it for the policy.
     """
-    queries = [*user_tables(policy).values(), *trend_tables(policy).values()]
-    parts = [lake_id, duckdb.__version__, repr(policy), *step_statements(policy), *queries]
+    queries = [*step_statements(policy), *user_tables(policy).values(), *trend_tables(policy).values()]
+    parts = [lake_id, duckdb.__version__, repr(policy), *all_statements(), *queries]
     return sha256("\0".join(parts).encode()).hexdigest()

@@ -107,7 +107,7 @@ def remove(publication: Publication, keys: Sequence[bytes], rank_commands: Seque
 def finish(
     publication: Publication, documents: int, leaderboards: Sequence[str] = (), obsolete_keys: Sequence[bytes] = ()
 ) -> None:
-    """Mark the publication as the published one, and delete the obsolete_keys keys. Raises like `write`.
+    """Mark the publication as the published one, and delete `obsolete_keys`. Raises like `write`.
 
     `documents` is the total number of documents, `leaderboards` the views that have a leaderboard.
     """

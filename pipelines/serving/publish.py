@@ -1,7 +1,8 @@
 """Publish documents to a store: the changes since the last publication, or everything if the store lacks it.
 
-Owns which documents are built, written and deleted. The steps that make it safe against other publishers and crashes,
-and what each of them leaves, belong to the store (`store.py`); what was published last is `publication_state.py`.
+Owns which documents are built, written and deleted, in the order begin, write, remove, finish. What each step changes,
+and what a crash after it leaves, belongs to the store: `publication.py` for Redis, `cassandra_store.py`. What was
+published last is `publication_state.py`.
 
 A publication is full, which means that it writes every document and deletes those of all other users, when the id of
 the last publication in the store differs from the one in the digest cache: the store was emptied or restored, another

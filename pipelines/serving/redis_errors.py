@@ -1,4 +1,4 @@
-"""What Redis refuses, as sentences of ours: what it detail, what that means, and what to do. No password is in them."""
+"""The errors of Redis as messages: what it refused, what that means, and what to do. None contains a password."""
 
 import ssl
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Rows of a file as events, with a column mapping given by the caller."""
+"""Rows of a file as events, with a column mapping given by the caller. `rows.py` reads the rows."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -90,11 +90,13 @@ def measured(ratings: list[Fraction], measure: Measure) -> float | int | None:
         return p if measure.formula == "positives" else n - p
     if n < measure.minimum_count:
         return None if measure.below_minimum is None else float(measure.below_minimum)
-    exact = formula(measure, sum(seen, Fraction(0)), n, p)
+    exact = formula(measure, seen, p)
     return float(exact if measure.digits is None else rounded(exact, measure.digits, measure.rounding))
 
 
-def formula(measure: Measure, total: Fraction, n: int, p: int) -> Fraction:
+def formula(measure: Measure, seen: list[Fraction], p: int) -> Fraction:
+    """Return the exact value of a measure over the ratings that it uses; p of them are positive."""
+    total, n = sum(seen, Fraction(0)), len(seen)
     match measure.formula:
         case "mean":
             return total / n
@@ -106,8 +108,10 @@ def formula(measure: Measure, total: Fraction, n: int, p: int) -> Fraction:
             return (p + prior) / (n + prior + Fraction(measure.prior_negative))
         case "share":
             return Fraction(p, n)
-        case _:
+        case "wilson":
             return wilson(p, n, Decimal(measure.z))
+        case other:
+            raise AssertionError(f"{other} is a count, or has no naive implementation")
 
 
 def wilson(p: int, n: int, z: Decimal) -> Fraction:

@@ -1,11 +1,12 @@
 """Random policies, feature by feature, over the actions Rated, Starred, Done, Tipped and Many."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 
 from pipelines.reputation.policy import Policy
+from pipelines.reputation.policy.measures import Measure
 from tests.reputation.history import DAY, NOW, at
 
 ACTIONS = ("Rated", "Starred", "Done", "Tipped", "Many")
@@ -48,9 +49,9 @@ def base_actions() -> dict[str, Table]:
 def measures() -> st.SearchStrategy[Table]:
     """Return measures of every formula, with every way of counting, bounding and rounding."""
     thresholds = st.sampled_from([{"positive_from": 1}, {"positive_from": 4, "negative_to": 2}, {"positive_from": 0}])
-    binary = st.sampled_from(["beta", "wilson", "share", "positives", "negatives"]).map(lambda name: {"formula": name})
-    prior = {"formula": "bayesian", "prior_mean": "2.5", "prior_weight": "1.5"}
-    of_one = st.just({"formula": "mean"}) | st.just(prior) | st.builds(lambda a, b: a | b, binary, thresholds)
+    names = st.sampled_from(get_args(Measure.model_fields["formula"].annotation))
+    prior = {"prior_mean": "2.5", "prior_weight": "1.5"}
+    of_one = st.builds(lambda name, between: {"formula": name} | prior | between, names, thresholds)
     options = st.fixed_dictionaries(
         {},
         optional={

@@ -4,8 +4,10 @@ The order of the names is the order of the data: `step_01_known_event.sql` reads
 returns the scores. A file holds one statement, named like the file, or several, each after a line `-- name: ...` and
 lines that describe it. `refresh.sql` and `by_user.sql` list theirs in the order in which a refresh runs them.
 
-`$fragments` of a statement are filled with SQL from this package (a type, a list of columns, a quoted path). Values
-are bound, or read from tables and variables.
+The policy is in the tables `role`, `emission` and `star` and in variables (`policy/tables.py`). `$fragments` of a
+statement are filled with SQL from this package (a type, a list of columns, a quoted path): those of the steps by
+`steps.py`, those of `step_17_reputation.sql` by `views.py` and `measures.py`. Values are bound, or read from tables and
+variables.
 """
 
 import re
@@ -48,6 +50,11 @@ def one_row(result: duckdb.DuckDBPyConnection) -> tuple[Any, ...]:
     """Return the only row of a result. Raises ValueError unless it has exactly one."""
     (row,) = result.fetchall()
     return row
+
+
+def all_statements() -> list[str]:
+    """Return the text of every statement, without fragments: any change to the SQL changes it."""
+    return list(_statements().values())
 
 
 @cache

@@ -1,4 +1,5 @@
 -- Completion rule: an event counts only if an event of another kind, of any user, has the same value at a metadata key.
+-- One view per rule and version of the policy, each over the one before; the first reads judged.
 CREATE OR REPLACE TEMP VIEW $name AS
 SELECT * EXCLUDE (denied) REPLACE (
     CASE WHEN denied THEN 'not completed' ELSE reason END AS reason,

@@ -1,4 +1,4 @@
--- One row per user with an event: status, and every view side by side.
+-- One row per user with an event: status, and every view side by side. views.py fills in the columns of the views.
 SELECT
     tally.user_id,
     CASE WHEN suspended.user_id IS NULL THEN 'active' ELSE 'suspended' END AS status,
