@@ -89,6 +89,21 @@ def test_links_of_the_root_pages_resolve() -> None:
         assert [target for target in targets if not (REPOSITORY / target).exists()] == []
 
 
+def test_each_page_begins_with_its_reader_and_its_result() -> None:
+    """The first paragraph says who the page is for and what they have at its end."""
+    roots = [REPOSITORY / name for name in ("ARCHITECTURE.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md")]
+    pages = [*_DOCS.glob("*.md"), _DOCS / "decisions" / "README.md", *roots]
+    first = {page.name: page.read_text(encoding="utf-8").split("\n\n")[1] for page in pages}
+    assert [name for name, text in first.items() if not (text.startswith("For ") and "At the end" in text)] == []
+
+
+def test_the_front_page_is_short() -> None:
+    """README has at most 700 words, and no table: those do not fit a phone."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 700
+    assert "\n|" not in text
+
+
 def test_the_chart_is_of_the_last_measurement() -> None:
     """`make docs` would change nothing."""
     assert (REPOSITORY / IMAGE).read_text(encoding="utf-8") == chart()

@@ -1,7 +1,7 @@
 """The pages match the code: each command, option, setting, metric, code, target and message that they quote exists.
 
-Inline code and blocks of every page, of the notebooks' Markdown and of docs/monitoring are compared. A block of messages
-or output is marked `text`; tests/test_operations.py compares the tables of docs/operations.md, fragments included.
+Inline code and blocks of every page, of the Markdown in notebooks and of docs/monitoring are compared. A block of
+messages or output is marked `text`; tests/test_operations.py compares the tables of docs/operations.md.
 """
 
 import ast
