@@ -145,7 +145,7 @@ def test_every_measurement_is_described() -> None:
     said = subprocess.run(
         [sys.executable, "-m", "benchmarks"], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
-    _, _, names = said.stderr.strip().partition("; there are ")
+    _, _, names = said.stderr.strip().partition("; names: ")
     page = (_DOCS / "benchmarks.md").read_text(encoding="utf-8")
     headings = re.findall("^## (.+)$", page, re.MULTILINE)
     assert sorted(names.split(", ")) == sorted(name for heading in headings for name in heading.split(", "))
