@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 import nbformat
 import pytest
 import yaml
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 from benchmarks.chart import IMAGE, chart
 from tests.conftest import REPOSITORY
+from tests.services.requirements import require
 
 _DOCS = REPOSITORY / "docs"
+_PHONE: ViewportSize = {"width": 390, "height": 844}
 _FETCHED = re.compile(r'<(?:script|img|iframe|link rel="stylesheet")[^>]* (?:src|href)="(https?:[^"]+)"')
 
 
@@ -79,6 +83,30 @@ def test_the_site_loads_no_external_resource(site: Path) -> None:
     """It works offline, and does not track readers."""
     found = {url for page in site.rglob("*.html") for url in _FETCHED.findall(page.read_text(encoding="utf-8"))}
     assert found == set()
+
+
+def test_every_page_fits_a_phone(site: Path) -> None:
+    """At 390 px neither a page nor a table of its text scrolls sideways; outputs of notebooks and code may."""
+    require("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport=_PHONE)
+        found = {str(path.relative_to(site)): _too_wide(page, path) for path in sorted(site.rglob("index.html"))}
+        browser.close()
+    assert len(found) > 40
+    assert {name: wide for name, wide in found.items() if wide} == {}
+
+
+def _too_wide(page: Page, path: Path) -> list[str]:
+    """Return the beginning of what is wider than the window on a page."""
+    page.goto(path.as_uri(), wait_until="domcontentloaded")
+    return page.evaluate(
+        """() => {
+            const wide = one => one.getBoundingClientRect().left + one.scrollWidth > innerWidth + 1;
+            const tables = [...document.querySelectorAll("article table")].filter(one => !one.closest(".output"));
+            return [document.documentElement, ...tables].filter(wide).map(one => one.textContent.trim().slice(0, 60));
+        }"""
+    )
 
 
 def test_links_of_the_root_pages_resolve() -> None:

@@ -68,7 +68,7 @@ def _lines(page: str) -> list[str]:
 def _commands() -> dict[tuple[str, ...], Any]:
     """Return every command and group by the words that call it."""
     found: dict[tuple[str, ...], Any] = {(): typer.main.get_command(app)}
-    waiting = [()]
+    waiting: list[tuple[str, ...]] = [()]
     while waiting:
         path = waiting.pop()
         inner = {(*path, name): command for name, command in getattr(found[path], "commands", {}).items()}
