@@ -170,10 +170,10 @@ def test_common_misspellings_are_absent() -> None:
 
 def test_every_measurement_is_described() -> None:
     """docs/benchmarks.md describes every measurement of `python -m benchmarks`."""
-    said = subprocess.run(
+    usage = subprocess.run(
         [sys.executable, "-m", "benchmarks"], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
-    _, _, names = said.stderr.strip().partition("; names: ")
+    _, _, names = usage.stderr.strip().partition("; names: ")
     page = (_DOCS / "benchmarks.md").read_text(encoding="utf-8")
     headings = re.findall("^## (.+)$", page, re.MULTILINE)
     assert sorted(names.split(", ")) == sorted(name for heading in headings for name in heading.split(", "))
