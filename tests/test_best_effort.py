@@ -100,7 +100,7 @@ def test_a_notice_of_a_new_topic_that_cannot_be_given(
     """The ids of topics read before are only used for a warning."""
     monkeypatch.setattr("pipelines.drain.topic_ids", raising(OSError("unreadable")))
     assert len(drain_all(batches)) >= 3
-    assert "looking whether the topic is another one: unreadable" in caplog.text
+    assert "checking whether the topic was recreated: unreadable" in caplog.text
     assert_verified(batches)
 
 

@@ -160,7 +160,7 @@ def test_a_concurrent_derivation_is_refused(streamed: Settings, monkeypatch: pyt
     with streaming(streamed):
         serves(streamed, "u-0", 3)
         for derive in (refresh_warehouse, rebuild_warehouse):
-            with pytest.raises(UsageError, match=r"keeping warehouse\.duckdb up to date"):
+            with pytest.raises(UsageError, match=r"it keeps warehouse\.duckdb up to date"):
                 derive(streamed)
 
 

@@ -141,13 +141,13 @@ def test_equal_scores_share_the_better_rank(settings: Settings, tmp_path: Path) 
 def test_a_missing_leaderboard_differs_from_an_empty_one(settings: Settings, tmp_path: Path) -> None:
     """An empty leaderboard gives an empty page and no rank; a missing one is an error that names the published ones."""
     ours = with_views(settings, *VIEWS)
-    with pytest.raises(UsageError, match=r"no leaderboard of 'all_time' .* there is none"):
+    with pytest.raises(UsageError, match=r"no leaderboard is published for 'all_time' .*\(published: none\)"):
         read_leaderboard("all_time", ours)
     publish(always(ranked_documents({"ann": (None, None)})), stamp(1), ours.redis, tmp_path)
     assert read_leaderboard("all_time", ours) == []
     assert [read_rank(user, "last_30_days", ours) for user in ("ann", "ghost", "\ud800")] == [None] * 3
     for read in (lambda: read_leaderboard("last_7_days", ours), lambda: read_rank("ann", "documents", ours)):
-        with pytest.raises(UsageError, match=r"there is all_time, last_30_days\. .*KARMALAKE_REDIS_LEADERBOARDS"):
+        with pytest.raises(UsageError, match=r"published: all_time, last_30_days\)\. .*KARMALAKE_REDIS_LEADERBOARDS"):
             read()
 
 
