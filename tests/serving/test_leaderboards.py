@@ -154,7 +154,7 @@ def test_a_missing_leaderboard_differs_from_an_empty_one(settings: Settings, tmp
 @pytest.mark.parametrize(("top", "offset"), [(0, 0), (-1, 0), (1, -1)])
 def test_an_invalid_page_is_refused(settings: Settings, top: int, offset: int) -> None:
     """Redis would return all members for 0 and -1; a page has at least one row."""
-    with pytest.raises(UsageError, match=f"not {top} after {offset}"):
+    with pytest.raises(UsageError, match=f"not top={top} and offset={offset}"):
         read_leaderboard("all_time", settings, top, offset)
 
 
