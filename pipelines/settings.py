@@ -2,7 +2,8 @@
 
 Precedence: environment (`KARMALAKE_KAFKA_TOPIC`), then `karmalake.toml` in the working directory or at
 `KARMALAKE_CONFIG` (`[kafka] topic = ...`), then the defaults below. Unknown keys are rejected in both places; an empty
-variable counts as unset.
+variable counts as unset. pydantic-settings would ignore unknown variables and hide the source of a value:
+docs/decisions/0012-settings-sources.md.
 Secrets are `SecretStr`: they never appear in a repr, an error or `karmalake doctor`.
 """
 

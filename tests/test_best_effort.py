@@ -148,8 +148,8 @@ def test_stream_continues_if_compaction_fails(batches: Settings, monkeypatch: py
 
 def test_ingest_that_is_left_waits_for_what_it_told(batches: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The offsets of the last batch are committed to the group before the process ends."""
-    told: list[int] = []
-    monkeypatch.setattr(KafkaSource, "acknowledge", lambda _source, ranges: told.append(ranges[0].next_offset))
+    notified: list[int] = []
+    monkeypatch.setattr(KafkaSource, "acknowledge", lambda _source, ranges: notified.append(ranges[0].next_offset))
     with open_ingest(batches) as ingest:
         drain(ingest, lambda _: None)
-    assert told == [5, 10, 15]
+    assert notified == [5, 10, 15]

@@ -245,11 +245,11 @@ def test_a_log_that_was_cleaned_is_read_from_the_commit_records(
     """After a pause longer than the log's retention, copying continues at its checkpoint."""
     drain_without_copies(publishing, 4)
 
-    def gone(*_: object) -> Any:
+    def fail(*_: object) -> Any:
         raise LookupError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Lake, "read_log", gone)
+        patch.setattr(Lake, "read_log", fail)
         copy_now(publishing)
     copy_now(publishing)
     assert copied_places(publishing) == dead_letter_places(publishing)

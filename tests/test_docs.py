@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 import nbformat
 import pytest
 import yaml
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 from benchmarks.chart import IMAGE, chart
 from tests.conftest import REPOSITORY
+from tests.services.requirements import require
 
 _DOCS = REPOSITORY / "docs"
+_PHONE: ViewportSize = {"width": 390, "height": 844}
 _FETCHED = re.compile(r'<(?:script|img|iframe|link rel="stylesheet")[^>]* (?:src|href)="(https?:[^"]+)"')
 
 
@@ -81,12 +85,51 @@ def test_the_site_loads_no_external_resource(site: Path) -> None:
     assert found == set()
 
 
+def test_every_page_fits_a_phone(site: Path) -> None:
+    """At 390 px neither a page nor a table of its text scrolls sideways; outputs of notebooks and code may."""
+    require("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport=_PHONE)
+        found = {str(path.relative_to(site)): _too_wide(page, path) for path in sorted(site.rglob("index.html"))}
+        browser.close()
+    assert len(found) > 40
+    assert {name: wide for name, wide in found.items() if wide} == {}
+
+
+def _too_wide(page: Page, path: Path) -> list[str]:
+    """Return the beginning of what is wider than the window on a page."""
+    page.goto(path.as_uri(), wait_until="domcontentloaded")
+    return page.evaluate(
+        """() => {
+            const wide = one => one.getBoundingClientRect().left + one.scrollWidth > innerWidth + 1;
+            const tables = [...document.querySelectorAll("article table")].filter(one => !one.closest(".output"));
+            return [document.documentElement, ...tables].filter(wide).map(one => one.textContent.trim().slice(0, 60));
+        }"""
+    )
+
+
 def test_links_of_the_root_pages_resolve() -> None:
     """README, ARCHITECTURE, CHANGELOG, CONTRIBUTING and SECURITY are also read in the repository."""
     for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"):
         text = (REPOSITORY / name).read_text(encoding="utf-8")
         targets = [target for target in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in target]
         assert [target for target in targets if not (REPOSITORY / target).exists()] == []
+
+
+def test_each_page_begins_with_its_reader_and_its_result() -> None:
+    """The first paragraph says who the page is for and what they have at its end."""
+    roots = [REPOSITORY / name for name in ("ARCHITECTURE.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md")]
+    pages = [*_DOCS.glob("*.md"), _DOCS / "decisions" / "README.md", *roots]
+    first = {page.name: page.read_text(encoding="utf-8").split("\n\n")[1] for page in pages}
+    assert [name for name, text in first.items() if not (text.startswith("For ") and "At the end" in text)] == []
+
+
+def test_the_front_page_is_short() -> None:
+    """README has at most 700 words, and no table: those do not fit a phone."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 700
+    assert "\n|" not in text
 
 
 def test_the_chart_is_of_the_last_measurement() -> None:
@@ -127,10 +170,10 @@ def test_common_misspellings_are_absent() -> None:
 
 def test_every_measurement_is_described() -> None:
     """docs/benchmarks.md describes every measurement of `python -m benchmarks`."""
-    listed = subprocess.run(
+    usage = subprocess.run(
         [sys.executable, "-m", "benchmarks"], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
-    _, _, names = listed.stderr.strip().partition("; names: ")
+    _, _, names = usage.stderr.strip().partition("; names: ")
     page = (_DOCS / "benchmarks.md").read_text(encoding="utf-8")
     headings = re.findall("^## (.+)$", page, re.MULTILINE)
     assert sorted(names.split(", ")) == sorted(name for heading in headings for name in heading.split(", "))

@@ -44,7 +44,7 @@ _CLOCK = 1_400_000_000
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Settings:
+def no_bus(tmp_path: Path) -> Settings:
     """Return settings without a bus, which accept any share of invalid rows as dead letters."""
     return Settings(data_dir=tmp_path / "data", ingest=IngestSettings(max_dead_letter_share=1))
 
@@ -107,46 +107,46 @@ def orphans(settings: Settings) -> list[str]:
     return left
 
 
-def test_an_unchanged_batch_is_staged_once(alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_batch_is_staged_once(no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Overtaken five times by unrelated events, a batch is written once, dead letters too, and committed whole."""
-    create_lake(alone.lake_root)
-    overtaking = Overtaking(monkeypatch, of_another(alone, lambda n: [f"other-{n}"]), times=5)
-    (record,) = load(alone, history(tmp_path / "h.csv"))
+    create_lake(no_bus.lake_root)
+    overtaking = Overtaking(monkeypatch, of_another(no_bus, lambda n: [f"other-{n}"]), times=5)
+    (record,) = load(no_bus, history(tmp_path / "h.csv"))
     assert (record.total("accepted"), record.total("dead_letters")) == (ROWS - 2, 2)
     assert (overtaking.commits, overtaking.staged_rows) == (6, [ROWS - 2])
-    assert orphans(alone) == []
-    assert query(alone, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(ROWS + 3, ROWS + 3)]
-    assert_verified(alone)
+    assert orphans(no_bus) == []
+    assert query(no_bus, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(ROWS + 3, ROWS + 3)]
+    assert_verified(no_bus)
 
 
-def test_a_changed_batch_is_staged_by_halves(alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_batch_is_staged_by_halves(no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each overtaking commit has an event of the batch: half is staged again, old files go, each counts once."""
-    create_lake(alone.lake_root)
-    overtaking = Overtaking(monkeypatch, of_another(alone, lambda n: [f"e-{n}"]), times=3)
-    records = load(alone, history(tmp_path / "h.csv"))
+    create_lake(no_bus.lake_root)
+    overtaking = Overtaking(monkeypatch, of_another(no_bus, lambda n: [f"e-{n}"]), times=3)
+    records = load(no_bus, history(tmp_path / "h.csv"))
     assert overtaking.staged_rows[:4] == [62, 31, 14, 5], "of 64, 32, 16 and 8 rows, less what is known"
     assert [record.total("read") for record in records] == [8, 8, 16, 32]
     assert sum(record.total("conflicts") + record.total("duplicates") for record in records) == 3
-    assert orphans(alone) == []
-    assert query(alone, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(ROWS - 2, ROWS - 2)]
-    assert query(alone, "SELECT count(*) FROM dead_letters") == [(2,)]
-    assert_verified(alone)
+    assert orphans(no_bus) == []
+    assert query(no_bus, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(ROWS - 2, ROWS - 2)]
+    assert query(no_bus, "SELECT count(*) FROM dead_letters") == [(2,)]
+    assert_verified(no_bus)
 
 
 def test_a_batch_is_staged_again_no_more_often_than_it_can_be_halved(
-    alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often it is overtaken: six halvings of 64 rows, then a row at a time, which is then a duplicate."""
-    create_lake(alone.lake_root)
+    create_lake(no_bus.lake_root)
     taken = iter(range(ROWS))
-    overtaking = Overtaking(monkeypatch, of_another(alone, lambda _: [f"e-{next(taken)}"]), times=10)
-    records = load(alone, history(tmp_path / "h.csv"))
+    overtaking = Overtaking(monkeypatch, of_another(no_bus, lambda _: [f"e-{next(taken)}"]), times=10)
+    records = load(no_bus, history(tmp_path / "h.csv"))
     assert sum(record.total("read") for record in records) == ROWS
     assert len(overtaking.staged_rows) <= len(records) + 10
     assert overtaking.staged_rows[0] == ROWS - 2
-    assert orphans(alone) == []
-    assert query(alone, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(ROWS - 2, ROWS - 2)]
-    assert_verified(alone)
+    assert orphans(no_bus) == []
+    assert query(no_bus, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(ROWS - 2, ROWS - 2)]
+    assert_verified(no_bus)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3)), min_size=1, max_size=30))
@@ -182,22 +182,24 @@ def _batch(steps: list[tuple[int, int]]) -> Batch:
 
 
 @pytest.mark.parametrize("ids", ["other", "e"], ids=["unchanged", "changed"])
-def test_overtaken_at_every_attempt(alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: str) -> None:
+def test_overtaken_at_every_attempt(
+    no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: str
+) -> None:
     """A committer that ignores the lock: drain ends with a message, leaves nothing, and works afterwards."""
-    create_lake(alone.lake_root)
+    create_lake(no_bus.lake_root)
     path = history(tmp_path / "h.csv")
     with monkeypatch.context() as patch:
-        overtaking = Overtaking(patch, of_another(alone, lambda n: [f"{ids}-{n - 1}"]), times=1_000)
+        overtaking = Overtaking(patch, of_another(no_bus, lambda n: [f"{ids}-{n - 1}"]), times=1_000)
         with pytest.raises(
             TransientError, match=r"other writers kept committing to .*events: .* lost the race 40 times"
         ):
-            load(alone, path)
+            load(no_bus, path)
         assert len(overtaking.staged_rows) <= 7
-    assert orphans(alone) == []
-    load(alone, path)
-    assert query(alone, "SELECT count(*) - count(DISTINCT event_id) FROM events") == [(0,)]
-    assert orphans(alone) == []
-    assert_verified(alone)
+    assert orphans(no_bus) == []
+    load(no_bus, path)
+    assert query(no_bus, "SELECT count(*) - count(DISTINCT event_id) FROM events") == [(0,)]
+    assert orphans(no_bus) == []
+    assert_verified(no_bus)
 
 
 def _failing(error: BaseException) -> Callable[..., Any]:
@@ -209,21 +211,21 @@ def _failing(error: BaseException) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("where", ["stage_events", "_commit_record"])
 def test_an_error_leaves_no_orphan(
-    alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """Whatever is raised, staged files and uncommitted dead letters are removed."""
     with monkeypatch.context() as patch:
         patch.setattr(drain_module, where, _failing(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
-            load(alone, history(tmp_path / "h.csv"))
-    assert orphans(alone) == []
-    (record,) = load(alone, tmp_path / "h.csv")
+            load(no_bus, history(tmp_path / "h.csv"))
+    assert orphans(no_bus) == []
+    (record,) = load(no_bus, tmp_path / "h.csv")
     assert record.total("read") == ROWS
-    assert_verified(alone)
+    assert_verified(no_bus)
 
 
 def test_files_written_before_an_error_are_removed(
-    alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the fifth day cannot be written, its partial file and the earlier days are removed."""
     write, written = files._write, [0]  # pyright: ignore[reportPrivateUsage]
@@ -238,12 +240,12 @@ def test_files_written_before_an_error_are_removed(
     with monkeypatch.context() as patch:
         patch.setattr(files, "_write", fail_later)
         with pytest.raises(OSError, match="No space"):
-            load(alone, history(tmp_path / "h.csv"))
-    assert orphans(alone) == []
+            load(no_bus, history(tmp_path / "h.csv"))
+    assert orphans(no_bus) == []
 
 
 def test_files_that_may_be_committed_are_never_removed(
-    alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commit succeeds but its response is lost: the outcome is unknown, and every row is in the lake."""
 
@@ -254,13 +256,13 @@ def test_files_that_may_be_committed_are_never_removed(
     with monkeypatch.context() as patch:
         patch.setattr(drain_module, "commit_batch", commit_and_fail)
         with pytest.raises(CommitUnknownError):
-            load(alone, history(tmp_path / "h.csv"))
-    assert load(alone, tmp_path / "h.csv") == []
-    assert query(alone, "SELECT count(user_id) FROM events") == [(ROWS - 2,)]
-    assert_verified(alone)
+            load(no_bus, history(tmp_path / "h.csv"))
+    assert load(no_bus, tmp_path / "h.csv") == []
+    assert query(no_bus, "SELECT count(user_id) FROM events") == [(ROWS - 2,)]
+    assert_verified(no_bus)
 
 
-def test_vacuum_removes_what_a_killed_backfill_staged(alone: Settings, tmp_path: Path) -> None:
+def test_vacuum_removes_what_a_killed_backfill_staged(no_bus: Settings, tmp_path: Path) -> None:
     """A process killed between staging and commit leaves orphans; vacuum removes each of them."""
     path = history(tmp_path / "h.csv")
     code = (
@@ -269,20 +271,20 @@ def test_vacuum_removes_what_a_killed_backfill_staged(alone: Settings, tmp_path:
         "d.commit_batch = lambda *_: os._exit(9)\n"
         "load(Settings(data_dir=Path(sys.argv[1]), ingest=IngestSettings(max_dead_letter_share=1)), Path(sys.argv[2]))"
     )
-    command = [sys.executable, "-c", code, str(alone.data_dir), str(path)]
+    command = [sys.executable, "-c", code, str(no_bus.data_dir), str(path)]
     assert subprocess.run(command, cwd=REPOSITORY, env=dict(os.environ), check=False).returncode == 9
-    left = [name for name in orphans(alone) if name.endswith(".parquet")]
+    left = [name for name in orphans(no_bus) if name.endswith(".parquet")]
     assert len(left) == ROWS - 2
     for name in left:
         os.utime(name, (_CLOCK, _CLOCK))
-    assert len(vacuum(open_lake(alone.lake_root), 1)) == len(left)
-    load(alone, path)
-    assert_verified(alone)
+    assert len(vacuum(open_lake(no_bus.lake_root), 1)) == len(left)
+    load(no_bus, path)
+    assert_verified(no_bus)
 
 
-def test_the_turn_keeps_others_waiting(alone: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_turn_keeps_others_waiting(no_bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others commit after it is released; while it is held, they wait for a bounded time."""
-    folder = create_lake(alone.lake_root).folder("events")
+    folder = create_lake(no_bus.lake_root).folder("events")
     order: list[str] = []
 
     def another() -> None:
@@ -306,11 +308,11 @@ def test_the_turn_keeps_others_waiting(alone: Settings, monkeypatch: pytest.Monk
 
 
 def test_a_batch_that_was_overtaken_has_the_turn(
-    alone: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds the lock from the first conflict to its commit, so at most one more commit overtakes it."""
-    create_lake(alone.lake_root)
-    folder = open_lake(alone.lake_root).folder("events")
+    create_lake(no_bus.lake_root)
+    folder = open_lake(no_bus.lake_root).folder("events")
     monkeypatch.setattr(commit_lock, "LOCK_TIMEOUT_SECONDS", 0.01)
     free: list[bool] = []
 
@@ -319,20 +321,20 @@ def test_a_batch_that_was_overtaken_has_the_turn(
             lock.acquire()
             free.append(lock.descriptor is not None)
 
-    act = of_another(alone, lambda n: [f"other-{n}"])
+    act = of_another(no_bus, lambda n: [f"other-{n}"])
     Overtaking(monkeypatch, lambda n: look() if n == 2 else act(n), times=2)
-    load(alone, history(tmp_path / "h.csv"))
+    load(no_bus, history(tmp_path / "h.csv"))
     look()
     assert free == [False, True]
 
 
 @pytest.mark.slow
-def test_a_backfill_beside_continuous_ingest(alone: Settings, tmp_path: Path) -> None:
+def test_a_backfill_beside_continuous_ingest(no_bus: Settings, tmp_path: Path) -> None:
     """Both commit, whatever their speed: neither starves, nothing is lost or duplicated, and no orphan is left."""
-    create_lake(alone.lake_root)
+    create_lake(no_bus.lake_root)
     slow = history(tmp_path / "slow.csv", 4_000, rejected=0)
-    settings = alone.model_copy(update={"ingest": IngestSettings(max_batch_records=400)})
-    fast = alone.model_copy(update={"ingest": IngestSettings(max_batch_records=1)})
+    settings = no_bus.model_copy(update={"ingest": IngestSettings(max_batch_records=400)})
+    fast = no_bus.model_copy(update={"ingest": IngestSettings(max_batch_records=1)})
     done, beside = threading.Event(), [0]
 
     def ingest_on(ingest: Ingest) -> None:
@@ -358,5 +360,5 @@ def test_a_backfill_beside_continuous_ingest(alone: Settings, tmp_path: Path) ->
             beside_it.join()
     assert sum(record.total("accepted") for record in records) == 4_000
     assert beside[0] > 0
-    assert orphans(alone) == []
-    assert_verified(alone)
+    assert orphans(no_bus) == []
+    assert_verified(no_bus)

@@ -59,24 +59,24 @@ def test_a_loop_says_for_how_long_it_has_been_retrying(
 ) -> None:
     """The duration counts from the first consecutive failure; delays grow up to a limit, and reset after a success."""
     caplog.set_level(logging.INFO)
-    told: list[KarmalakeError | None] = []
+    reported: list[KarmalakeError | None] = []
     stopping = threading.Event()
     stopping.set()  # so that no try waits
-    retries = Retries("refresh", stopping, lambda _, outage: told.append(outage))
+    retries = Retries("refresh", stopping, lambda _, outage: reported.append(outage))
     now = iter([0.0, 2.0, 6.0, 14.0, 29.0, 30.0, 31.0])
     monkeypatch.setattr("pipelines.retries.time", SimpleNamespace(monotonic=lambda: next(now)))
     for _ in range(5):
         retries.failed(OSError("no route"))
     retries.succeeded()
     retries.failed(TransientError("gone"))
-    said = [record.getMessage() for record in caplog.records]
+    messages = [record.getMessage() for record in caplog.records]
     pauses = [(0, 2), (2, 4), (6, 8), (14, 15), (29, 15)]
-    assert said == [
+    assert messages == [
         *(f"refresh: no route; retrying for {so_far} s so far, next try in {wait} s" for so_far, wait in pauses),
         "refresh: succeeded after 30 s of retrying",
         "refresh: gone; retrying for 0 s so far, next try in 2 s",
     ]
-    assert [type(outage) for outage in told] == [*[TransientError] * 5, type(None), TransientError]
+    assert [type(outage) for outage in reported] == [*[TransientError] * 5, type(None), TransientError]
 
 
 def test_a_permanent_error_ends_the_loop() -> None:
@@ -92,12 +92,12 @@ def test_a_loop_that_has_been_retrying_too_long_is_named(monkeypatch: pytest.Mon
     monkeypatch.setattr("pipelines.monitoring.health.monotonic", lambda: now[0])
     monkeypatch.setattr("pipelines.monitoring.metrics.time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
     health, metrics = Health(["refresh"], 60), StreamMetrics()
-    said: list[list[str]] = []
+    logged: list[list[str]] = []
     for now[0] in (0.0, 50.0, 100.0):
         health.record_retry("refresh")
         metrics.loops.record_turn("refresh", TransientError(""))
-        said.append(health.warnings())
-    assert said == [[], [], ["refresh has been retrying for 100 s: see the log"]]
+        logged.append(health.warnings())
+    assert logged == [[], [], ["refresh has been retrying for 100 s: see the log"]]
     assert health.problems() == []
     labels = {"loop": "refresh"}
     assert metrics.registry.collectors.get_sample_value("karmalake_loop_retrying_seconds", labels) == 100
@@ -118,10 +118,10 @@ def test_the_clock_never_goes_back(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert [clock.now() for _ in range(3)] == [first] * 3
     wall_clock.set_back(0)
     assert clock.now() > first
-    said = [record.getMessage() for record in caplog.records]
-    assert [words.split(" behind")[0] for words in said[:2]] == ["the clock is 7200.0 s"] * 2
-    assert "for 61 s so far" in said[1]
-    assert said[2:] == ["the clock has caught up with the last scores after 90 s"]
+    messages = [record.getMessage() for record in caplog.records]
+    assert [words.split(" behind")[0] for words in messages[:2]] == ["the clock is 7200.0 s"] * 2
+    assert "for 61 s so far" in messages[1]
+    assert messages[2:] == ["the clock has caught up with the last scores after 90 s"]
 
 
 def test_a_time_from_a_wrong_clock_is_ignored() -> None:

@@ -193,13 +193,13 @@ class Story(RuleBasedStateMachine):
     @rule(data=st.data())
     def recreate_topic(self, data: st.DataObject) -> None:
         """Delete the topic with its unread records, and resend its records from any offset on."""
-        gone, read = self.log, self._read()
+        lost_log, read = self.log, self._read()
         self.past, self.log, self.passed = self._history()[:read], [], 0
         with admin_client(self.settings.kafka) as admin:
             admin.delete_topics([self.settings.kafka.topic])
         wait_for("the topic to be gone", lambda: not topic_exists(self.settings.kafka))
         ensure_topic(self.settings.kafka)
-        self._send(gone[data.draw(st.integers(0, len(gone)), "offset") :])
+        self._send(lost_log[data.draw(st.integers(0, len(lost_log)), "offset") :])
 
     @rule()
     def lose_the_index(self) -> None:

@@ -120,14 +120,14 @@ def test_ingest_continues_without_redis(streamed: Settings) -> None:
     assert streamed.redis.url is not None
     with Proxy(urlsplit(streamed.redis.url.get_secret_value()).port or 6379) as proxy:
         redis = streamed.redis.model_copy(update={"url": _through(proxy, streamed)})
-        behind = streamed.model_copy(update={"redis": redis})
-        send(behind, valid_records(range(7)))
-        with streaming(behind):
+        misconfigured = streamed.model_copy(update={"redis": redis})
+        send(misconfigured, valid_records(range(7)))
+        with streaming(misconfigured):
             serves(streamed, "u-0", 3)
             proxy.cut()
             for start in (7, 14):
-                send(behind, valid_records(range(start, start + 7)))
-                wait_for("the commit", lambda events=start + 7: query(behind, COUNT) == [(events,)])
+                send(misconfigured, valid_records(range(start, start + 7)))
+                wait_for("the commit", lambda events=start + 7: query(misconfigured, COUNT) == [(events,)])
             assert score(streamed, "u-0") == 3
             proxy.heal()
             serves(streamed, "u-0", 9)
@@ -160,7 +160,7 @@ def test_a_concurrent_derivation_is_refused(streamed: Settings, monkeypatch: pyt
     with streaming(streamed):
         serves(streamed, "u-0", 3)
         for derive in (refresh_warehouse, rebuild_warehouse):
-            with pytest.raises(UsageError, match=r"keeps warehouse\.duckdb up to date"):
+            with pytest.raises(UsageError, match=r"it keeps warehouse\.duckdb up to date"):
                 derive(streamed)
 
 
@@ -239,12 +239,12 @@ def test_temporary_errors_end_nothing(
 ) -> None:
     """In either loop, every kind of error for an unresponsive store is an outage."""
     module, _, name = where.rpartition(".")
-    whole, outages = getattr(sys.modules[module], name), [outage, outage]
+    original, outages = getattr(sys.modules[module], name), [outage, outage]
 
     def failing(*arguments: Any) -> Any:
         if outages:
             raise outages.pop()
-        return whole(*arguments)
+        return original(*arguments)
 
     monkeypatch.setattr("pipelines.retries._INITIAL_DELAY_SECONDS", 0.01, raising=False)
     monkeypatch.setattr(where, failing)
@@ -274,7 +274,7 @@ def test_the_command_ends_cleanly(streamed: Settings, tmp_path: Path, number: si
             process.send_signal(number)
             assert process.wait(PATIENCE_SECONDS) == 0
         out.seek(0)
-        said = out.read()
-    assert "Traceback" not in said
-    assert "everything committed is published" in said
+        output = out.read()
+    assert "Traceback" not in output
+    assert "everything committed is published" in output
     assert [check for check in verify(streamed) if not check.passed] == []

@@ -10,6 +10,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 from notebook_pages import as_markdown, notebooks  # in this folder
+from table_labels import TableLabels
 
 _ROOT = Path(__file__).parents[2]
 _EXTERNAL_PAGES = {
@@ -26,6 +27,12 @@ _PAGES = {source: page for page, source in _EXTERNAL_PAGES.items()} | {
     f"notebooks/{path.name}": page for page, path in _NOTEBOOKS.items()
 }
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s]+)(#[^)]*)?\)")
+
+
+def on_config(config: Any) -> Any:
+    """Add the labels that tables have on a phone."""
+    config.markdown_extensions.append(TableLabels())
+    return config
 
 
 def on_files(files: Files, config: Any) -> Files:

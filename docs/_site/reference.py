@@ -19,9 +19,11 @@ from pipelines.settings import Settings
 
 _SETTINGS_HEAD = """# Settings
 
-For operators. Every setting can be an environment variable or an entry of `karmalake.toml` in the working directory (or
-at `KARMALAKE_CONFIG`); the environment takes precedence. Unknown names are rejected in both. `karmalake doctor` checks
-an installation, and shows no secret.
+For operators. At the end you know each setting, its default and where to write it.
+
+Every setting can be an environment variable or an entry of `karmalake.toml` in the working directory (or at
+`KARMALAKE_CONFIG`); the environment takes precedence. Unknown names are rejected in both. `karmalake doctor` checks an
+installation, and shows no secret.
 
 ```toml
 # karmalake.toml
@@ -35,13 +37,19 @@ sasl_username = "karmalake"   # set the password in KARMALAKE_KAFKA_SASL_PASSWOR
 ```
 """
 
+_COMMANDS_HEAD = """For operators and authors of scripts. At the end you know the arguments and options of each command;
+[commands by task](commands.md) is the shorter list.
+"""
+
 _METRICS_HEAD = """# Metrics
 
-For operators who monitor karmalake with Prometheus. `karmalake stream`, `relay` and `notify` serve metrics if a port is
-set: `--metrics-port 9108`, or the setting `metrics.port`. They listen on `metrics.host`, 127.0.0.1 by default, over
-plain HTTP. They accept requests whose `Host` is an IP address, `localhost`, `metrics.host` or one of
-`metrics.allowed_hosts`, and answer any other with 421, which protects against DNS rebinding. If Prometheus uses the
-name of a service, add that name to `metrics.allowed_hosts`.
+For operators who monitor karmalake with Prometheus. At the end its processes are scraped, and you know what each metric
+means.
+
+`karmalake stream`, `relay` and `notify` serve metrics if a port is set: `--metrics-port 9108`, or the setting
+`metrics.port`. They listen on `metrics.host`, 127.0.0.1 by default, over plain HTTP. They accept requests whose `Host`
+is an IP address, `localhost`, `metrics.host` or one of `metrics.allowed_hosts`, and answer any other with 421, which
+protects against DNS rebinding. If Prometheus uses the name of a service, add that name to `metrics.allowed_hosts`.
 
 | path | answers |
 |---|---|
@@ -84,6 +92,11 @@ hot user, a slow Redis, or a checkpoint that retention is about to overtake.
 """
 
 
+_GUARANTEES_HEAD = """For readers who decide whether to rely on karmalake. At the end you know each guarantee, how it is
+kept, and which tests try to break it. Generated from `docs/guarantees.toml` and the docstrings of the tests, which name
+the guarantees."""
+
+
 def commands_page() -> str:
     """Return docs/cli.md: every command with its options, as typer describes them."""
     from typer.cli import app as typer_cli  # noqa: PLC0415 - typer's own command line, needed only here
@@ -91,7 +104,8 @@ def commands_page() -> str:
     result = CliRunner().invoke(typer_cli, ["pipelines.cli.app", "utils", "docs", "--name", "karmalake"])
     if result.exit_code:
         raise RuntimeError(result.output)
-    return result.output
+    title, _, rest = result.output.partition("\n")
+    return f"{title}\n\n{_COMMANDS_HEAD}{rest}"
 
 
 def settings_page() -> str:
@@ -118,10 +132,15 @@ def _table(title: str, prefix: str, fields: dict[str, FieldInfo], text: str = ""
         "|---|---|---|---|",
     ]
     lines += [
-        f"| `{name}` | `KARMALAKE_{(prefix + name).upper()}` | {_default(field)} | {field.description or ''} |"
+        f"| `{name}` | `KARMALAKE_{(prefix + name).upper()}` | {_default(field)} | {_explanation(field)} |"
         for name, field in fields.items()
     ]
     return "\n".join(lines) + "\n"
+
+
+def _explanation(field: FieldInfo) -> str:
+    """Return the description of a setting on one line, as a row of a table requires."""
+    return " ".join((field.description or "").split())
 
 
 def _is_section(field: FieldInfo) -> bool:
@@ -159,7 +178,7 @@ def guarantees_page(repository: Path) -> str:
     parts = [
         "# Guarantees",
         "",
-        "Generated from `docs/guarantees.toml` and the docstrings of the tests, which name the guarantees.",
+        _GUARANTEES_HEAD,
         "",
     ]
     for guarantee in guarantees:

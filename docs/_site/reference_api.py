@@ -17,8 +17,8 @@ from pipelines import errors
 
 _HEAD = """# Python API
 
-For authors of notebooks, jobs and services; generated from the docstrings. Everything else in `pipelines` is internal,
-and may change with any release.
+For authors of notebooks, jobs and services. At the end you know each public name, what it returns and what it raises.
+Generated from the docstrings. Everything else in `pipelines` is internal, and may change with any release.
 
 ```python
 from pipelines import open_warehouse

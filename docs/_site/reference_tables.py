@@ -20,7 +20,8 @@ Columns = dict[str, str]
 """Types by name, in order."""
 _HEAD = """# Tables
 
-For authors of queries. Generated from the code and `docs/tables.toml`. Times are in UTC, with microseconds.
+For authors of queries. At the end you know what each table and column holds. Generated from the code and
+`docs/tables.toml`. Times are in UTC, with microseconds.
 
 ```console
 $ karmalake sql 'DESCRIBE reputation'

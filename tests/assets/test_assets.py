@@ -211,9 +211,9 @@ def test_records_that_wait_too_long_fail_their_check(settings: Settings) -> None
     result = checks.ingest_keeps_up(karmalake=Karmalake(lambda: strict))
     assert isinstance(result, dg.AssetCheckResult)
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
-    behind = result.metadata["lag_records"].value
-    assert isinstance(behind, int)
-    assert behind > 2_000
+    lag_records = result.metadata["lag_records"].value
+    assert isinstance(lag_records, int)
+    assert lag_records > 2_000
 
 
 def test_served_documents_have_a_freshness_policy() -> None:

@@ -35,7 +35,7 @@ with dg.DagsterInstance.local_temp(f"{folder}/dagster") as instance:
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Settings:
+def no_bus(tmp_path: Path) -> Settings:
     """Return settings without a bus: history needs none."""
     history = HistorySettings(
         path=f"{tmp_path}/{{day}}.parquet",
@@ -54,7 +54,7 @@ def write(folder: Path, day: str, rows: int, user: str = "ann") -> None:
 
 
 def test_a_day_is_accounted_for_over_all_attempts(
-    alone: Settings, instance: dg.DagsterInstance, tmp_path: Path
+    no_bus: Settings, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     """Each day reports the outcomes of its rows, with dead letters by reason; repeating it changes nothing."""
     write(tmp_path, "2024-05-01", 3)
@@ -62,7 +62,7 @@ def test_a_day_is_accounted_for_over_all_attempts(
     pl.concat([pl.read_parquet(tmp_path / f"2024-05-0{day}.parquet") for day in (1, 2)]).write_parquet(
         tmp_path / "2024-05-03.parquet"
     )
-    karmalake, tags = Karmalake(lambda: alone), days("2024-05-01", "2024-05-03")
+    karmalake, tags = Karmalake(lambda: no_bus), days("2024-05-01", "2024-05-03")
     reported = metadata_by_day(materialize(karmalake, instance, [history], tags=tags), history)
     fates = ("rows", "read", "accepted", "duplicates", "dead_letters", "dead_letters_by_reason")
     assert {day: tuple(account[fate] for fate in fates) for day, account in reported.items()} == {
@@ -71,51 +71,51 @@ def test_a_day_is_accounted_for_over_all_attempts(
         "2024-05-03": (5, 5, 0, 3, 2, "missing_user_id: 2"),
     }
     assert metadata_by_day(materialize(karmalake, instance, [history], tags=tags), history) == reported
-    assert query(alone, "SELECT count(*) FROM commits") == [(3,)]
-    assert_verified(alone)
+    assert query(no_bus, "SELECT count(*) FROM commits") == [(3,)]
+    assert_verified(no_bus)
 
 
 def test_days_without_a_file_are_named_before_anything_is_loaded(
-    alone: Settings, instance: dg.DagsterInstance, tmp_path: Path
+    no_bus: Settings, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     """The failure names the days and what to do; if missing days are allowed, the others are loaded."""
     write(tmp_path, "2024-05-01", 3)
-    karmalake, tags = Karmalake(lambda: alone), days("2024-05-01", "2024-05-03")
+    karmalake, tags = Karmalake(lambda: no_bus), days("2024-05-01", "2024-05-03")
     with pytest.raises(dg.Failure, match=r"2 of 3 days have no file, such as .*2024-05-02\.parquet.* add them"):
         materialize(karmalake, instance, [history], tags=tags)
-    assert not alone.data_dir.exists()
-    lenient = alone.model_copy(update={"history": alone.history.model_copy(update={"days_may_be_missing": True})})
+    assert not no_bus.data_dir.exists()
+    lenient = no_bus.model_copy(update={"history": no_bus.history.model_copy(update={"days_may_be_missing": True})})
     result = materialize(Karmalake(lambda: lenient), instance, [history], tags=tags)
     assert [day.get("accepted") for day in metadata_by_day(result, history).values()] == [3, None, None]
 
 
-def test_a_single_day_can_be_requested(alone: Settings, instance: dg.DagsterInstance, tmp_path: Path) -> None:
+def test_a_single_day_can_be_requested(no_bus: Settings, instance: dg.DagsterInstance, tmp_path: Path) -> None:
     """A single partition key instead of a range."""
     write(tmp_path, "2024-05-01", 3)
-    result = materialize(Karmalake(lambda: alone), instance, [history], partition_key="2024-05-01")
+    result = materialize(Karmalake(lambda: no_bus), instance, [history], partition_key="2024-05-01")
     assert metadata(result, history)["accepted"] == 3
 
 
 @pytest.mark.slow
-def test_a_backfill_killed_twice_completes(alone: Settings, tmp_path: Path) -> None:
+def test_a_backfill_killed_twice_completes(no_bus: Settings, tmp_path: Path) -> None:
     """Thirty days in one run, SIGKILL after ten and after twenty: the third run ends with each row in the lake once."""
     for day in _DAYS:
         write(tmp_path, day, _ROWS)
     (tmp_path / "dagster").mkdir()
     for commits in (10, 20):
-        loading = _load(alone, tmp_path)
-        wait_for(f"{commits} commits", lambda at_least=commits: _commits(alone) >= at_least)
+        loading = _load(no_bus, tmp_path)
+        wait_for(f"{commits} commits", lambda at_least=commits: _commits(no_bus) >= at_least)
         loading.kill()
         assert loading.wait() == -9
-    assert _load(alone, tmp_path).wait(PATIENCE_SECONDS) == 0
-    assert query(alone, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(_ROWS * len(_DAYS),) * 2]
-    assert query(alone, 'SELECT sum("read"), sum(duplicates) FROM commits') == [(_ROWS * len(_DAYS), 0)]
+    assert _load(no_bus, tmp_path).wait(PATIENCE_SECONDS) == 0
+    assert query(no_bus, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(_ROWS * len(_DAYS),) * 2]
+    assert query(no_bus, 'SELECT sum("read"), sum(duplicates) FROM commits') == [(_ROWS * len(_DAYS), 0)]
     with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
         assert instance.get_materialized_partitions(history.key) == set(_DAYS)
         records = instance.fetch_materializations(history.key, limit=100).records
     events = [record.asset_materialization for record in records if record.asset_materialization]
     assert [event.metadata["accepted"].value for event in events] == [_ROWS] * len(_DAYS)
-    assert_verified(alone)
+    assert_verified(no_bus)
 
 
 def _commits(settings: Settings) -> int:

@@ -159,9 +159,9 @@ def test_a_body_that_breaks_off_is_cut(client: HttpClient) -> None:
 )
 def test_invalid_http_is_an_outage(client: HttpClient, nonsense: bytes) -> None:
     """Endless headers or an invalid status: one error, without control characters."""
-    with _server(_say(nonsense)) as address, pytest.raises(TransientError) as told:
+    with _server(_say(nonsense)) as address, pytest.raises(TransientError) as raised:
         _get(client, f"http://{address}/")
-    assert str(told.value).isprintable()
+    assert str(raised.value).isprintable()
 
 
 def test_nothing_is_decompressed_followed_or_remembered(client: HttpClient) -> None:

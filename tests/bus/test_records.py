@@ -43,8 +43,8 @@ def test_header_keys_that_are_not_utf8(records: Records, keys: list[bytes]) -> N
     read = guarded(build([*records, strange, *records], 0, _PLACE))
     assert _seen(read)[: len(records)] == _seen(list(DefaultRecordBatch(build(records, 0, _PLACE))))
     assert [(r.key, r.value) for r in read] == [(k, v) for _, k, v, _ in [*records, strange, *records]]
-    told = dict(zip(keys, (key for key, _ in read[len(records)].headers), strict=True))
-    assert all(text.encode() == key or "\ufffd" in text for key, text in told.items())
+    key_of_value = dict(zip(keys, (key for key, _ in read[len(records)].headers), strict=True))
+    assert all(text.encode() == key or "\ufffd" in text for key, text in key_of_value.items())
 
 
 class Key(str):

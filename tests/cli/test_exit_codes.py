@@ -166,9 +166,9 @@ def test_a_closed_pipe_is_not_an_error(run: Run, tmp_path: Path) -> None:
     (tmp_path / "events.csv").write_text("u,t\na,2024-01-01\n")
     run("backfill", "events.csv", *_COLUMNS)
     for command in (["errors"], ["contract", "show"], ["scores"], ["scores", "--format", "table"], ["--help"]):
-        ours, theirs = os.pipe()
-        os.close(ours)
-        assert _with_output(command, theirs, tmp_path) == (128 + signal.SIGPIPE, "")
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        assert _with_output(command, write_end, tmp_path) == (128 + signal.SIGPIPE, "")
         if Path("/dev/full").exists() and command != ["--help"]:
             code, told = _with_output(command, os.open("/dev/full", os.O_WRONLY), tmp_path)
             assert (code, told.partition(":")[0]) == (74, "error KL-IO")

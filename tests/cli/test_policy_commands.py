@@ -212,8 +212,8 @@ def test_a_valid_policy_is_summarized(run: Run, rules: str) -> None:
     text = " ".join(answer.out.split())
     assert answer.code == 0
     assert len(answer.out.splitlines()) < 15
-    for said in ("name votes", "version 3", "all time, 30 days", "Up, Down", "start 1, floor 1", "votes: 25 per day"):
-        assert said in text
+    for phrase in ("name votes", "version 3", "all time, 30 days", "Up, Down", "start 1, floor 1", "votes: 25 per day"):
+        assert phrase in text
 
 
 VERSIONS = """name = "two"

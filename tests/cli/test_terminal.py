@@ -205,17 +205,17 @@ for number, arguments in enumerate(json.loads(open(sys.argv[1]).read())):
 def _terminal_output(runs: list[list[str]], environment: dict[str, str], folder: Path) -> str:
     """Return the output of the commands on a terminal, run one after another in one process."""
     (folder / "runs.json").write_text(json.dumps(runs))
-    ours, theirs = pty.openpty()
+    controller, theirs = pty.openpty()
     program = [sys.executable, "-c", _DRIVER, str(folder / "runs.json"), _MARK]
     output: list[bytes] = []
     with subprocess.Popen(program, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder) as process:
         os.close(theirs)
         try:
-            while data := _read(ours):
+            while data := _read(controller):
                 output.append(data)
         finally:
             process.kill()
-            os.close(ours)
+            os.close(controller)
     return b"".join(output).decode()
 
 

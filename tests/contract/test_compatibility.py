@@ -53,7 +53,7 @@ def _judge(tmp_path: Path, ending: str, old: str, new: str) -> Comparison:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "verdict", "told"),
+    ("before", "after", "outcome", "sentence"),
     [
         ("reserved 9", "string source = 6; reserved 9", "full", None),
         ("string user_id", "string whom", "full", None),
@@ -68,10 +68,10 @@ def _judge(tmp_path: Path, ending: str, old: str, new: str) -> Comparison:
         ("string user_id = 2;", "reserved 2;", "backward", "user_id: field 2 is required for an event"),
     ],
 )
-def test_protobuf(tmp_path: Path, before: str, after: str, verdict: str, told: str | None) -> None:
+def test_protobuf(tmp_path: Path, before: str, after: str, outcome: str, sentence: str | None) -> None:
     """A field is its number and its type; names matter only for the fields that make an event."""
     assert before in _PROTO
-    _assert_judged(_judge(tmp_path, ".proto", _PROTO, _PROTO.replace(before, after)), verdict, told)
+    _assert_judged(_judge(tmp_path, ".proto", _PROTO, _PROTO.replace(before, after)), outcome, sentence)
 
 
 def test_protobuf_is_compared_in_both_directions(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_protobuf_is_compared_in_both_directions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "verdict", "told"),
+    ("fields", "outcome", "message"),
     [
         ([{"name": "source", "type": ["null", "string"], "default": None}], "full", None),
         ([{"name": "source", "type": "string"}], "forward", "source"),
@@ -89,15 +89,15 @@ def test_protobuf_is_compared_in_both_directions(tmp_path: Path) -> None:
         ([{"name": "count", "type": "string"}], "none", "type mismatch"),
     ],
 )
-def test_avro(tmp_path: Path, fields: list[dict[str, Any]], verdict: str, told: str | None) -> None:
+def test_avro(tmp_path: Path, fields: list[dict[str, Any]], outcome: str, message: str | None) -> None:
     """By the resolution rules of Avro itself: defaults and promotions count."""
     by_name = {field["name"]: field for field in [*_AVRO["fields"], *fields]}
     new = _AVRO | {"fields": list(by_name.values())}
-    _assert_judged(_judge(tmp_path, ".avsc", json.dumps(_AVRO), json.dumps(new)), verdict, told)
+    _assert_judged(_judge(tmp_path, ".avsc", json.dumps(_AVRO), json.dumps(new)), outcome, message)
 
 
 @pytest.mark.parametrize(
-    ("changes", "verdict", "told"),
+    ("changes", "outcome", "message"),
     [
         ({"properties": _JSON["properties"] | {"source": {"type": "string"}}}, "full", None),
         ({"description": "words"}, "full", None),
@@ -111,13 +111,13 @@ def test_avro(tmp_path: Path, fields: list[dict[str, Any]], verdict: str, told: 
         ({"additionalProperties": {"type": "string"}}, "none", "additionalProperties changed"),
     ],
 )
-def test_json_schema(tmp_path: Path, changes: dict[str, Any], verdict: str, told: str | None) -> None:
+def test_json_schema(tmp_path: Path, changes: dict[str, Any], outcome: str, message: str | None) -> None:
     """What is allowed may widen for new readers and narrow for old ones; what is not understood may not change."""
-    _assert_judged(_judge(tmp_path, ".json", json.dumps(_JSON), json.dumps(_JSON | changes)), verdict, told)
+    _assert_judged(_judge(tmp_path, ".json", json.dumps(_JSON), json.dumps(_JSON | changes)), outcome, message)
 
 
 @pytest.mark.parametrize(
-    ("ending", "text", "told"),
+    ("ending", "text", "message"),
     [
         (".proto", "message {{", "line 1, column 9"),
         (".proto", "", "has no message"),
@@ -127,9 +127,9 @@ def test_json_schema(tmp_path: Path, changes: dict[str, Any], verdict: str, told
         (".txt", "", "compare two files that both end in"),
     ],
 )
-def test_an_invalid_schema(tmp_path: Path, ending: str, text: str, told: str) -> None:
+def test_an_invalid_schema(tmp_path: Path, ending: str, text: str, message: str) -> None:
     """The error names the file and the problem."""
-    with pytest.raises(UsageError, match=told) as error:
+    with pytest.raises(UsageError, match=message) as error:
         _judge(tmp_path, ending, text, text)
     assert f"old{ending}" in str(error.value)
 
@@ -140,9 +140,9 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         compare_schemas(tmp_path / "a.proto", tmp_path / "b.proto")
 
 
-def _assert_judged(found: Comparison, verdict: str, told: str | None) -> None:
+def _assert_judged(found: Comparison, outcome: str, message: str | None) -> None:
     sentences = [f"{item.place}: {item.sentence}" for item in found.breaks]
-    assert found.compatibility == verdict, sentences
-    assert bool(sentences) == (told is not None)
-    if told:
-        assert any(told in sentence for sentence in sentences), sentences
+    assert found.compatibility == outcome, sentences
+    assert bool(sentences) == (message is not None)
+    if message:
+        assert any(message in sentence for sentence in sentences), sentences

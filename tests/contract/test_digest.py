@@ -100,17 +100,17 @@ def test_rows_do_not_depend_on_their_neighbours() -> None:
     """A row has the digest that it has alone, wherever its metadata stands among the others'."""
     rows = [_event(event_id=str(n), metadata=[(f"k{i}", f"v{n}") for i in range(n % 4)]) for n in range(50)]
     together = digest(_table(rows), _KEY)
-    alone = [digest(_table([row]), _KEY) for row in rows]
+    one_by_one = [digest(_table([row]), _KEY) for row in rows]
     for name in ("high", "low", "payload"):
-        assert np.array_equal(getattr(together, name), np.concatenate([getattr(d, name) for d in alone]))
+        assert np.array_equal(getattr(together, name), np.concatenate([getattr(d, name) for d in one_by_one]))
 
 
 def test_a_slice_has_the_digests_of_its_rows() -> None:
     """A part of a table, which Arrow hands over without copying it, is digested like the rows themselves."""
     events = _table([_event(event_id=str(n), metadata=[(f"k{i}", f"v{n}") for i in range(n % 4)]) for n in range(20)])
-    whole = digest(events, _KEY).payload
+    at_once = digest(events, _KEY).payload
     for start in range(20):
-        assert np.array_equal(digest(events.slice(start, 7), _KEY).payload, whole[start : start + 7])
+        assert np.array_equal(digest(events.slice(start, 7), _KEY).payload, at_once[start : start + 7])
 
 
 def test_another_key_gives_other_digests() -> None:

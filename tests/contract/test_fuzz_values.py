@@ -102,10 +102,10 @@ def test_any_schema_with_any_values(kind: Any, tails: list[bytes], last: bool) -
     if good and 0 not in parsed.errors:
         assert parsed.events["event_id"][0].as_py() == "good"
     for row, value in enumerate(values):
-        alone = parse_avro(pa.array([value], pa.binary()), json.dumps(schema))
-        assert (0 in alone.errors) == (row in parsed.errors)
+        single = parse_avro(pa.array([value], pa.binary()), json.dumps(schema))
+        assert (0 in single.errors) == (row in parsed.errors)
         if row not in parsed.errors:
-            assert alone.events.to_pylist() == parsed.events.slice(row, 1).to_pylist()
+            assert single.events.to_pylist() == parsed.events.slice(row, 1).to_pylist()
 
 
 @given(schema=st.text(max_size=30) | damaged(OWN_SCHEMA.encode()).map(lambda text: text.decode(errors="replace")))

@@ -96,7 +96,7 @@ def test_the_id_in_a_header_is_read(folder: Path, headers: Headers, form: str) -
 
 
 @pytest.mark.parametrize(
-    ("headers", "said"),
+    ("headers", "message"),
     [
         ([("__value_schema_id", b"\x01" + bytes(16))], "header __value_schema_id names it"),
         ([("__value_schema_id", b"\x00\xff\xff\xff\xff")], "schema 4294967295"),
@@ -115,12 +115,12 @@ def test_the_id_in_a_header_is_read(folder: Path, headers: Headers, form: str) -
 )
 @pytest.mark.parametrize("has_folder", [True, False])
 def test_avro_is_never_read_by_a_schema_that_is_not_its_own(
-    folder: Path, headers: Headers, said: str, has_folder: bool
+    folder: Path, headers: Headers, message: str, has_folder: bool
 ) -> None:
     """A header that cannot be looked up makes a dead letter that names it: ours would swap user and event."""
     parsed = _parse([(_VALUE, headers)], format="avro", schemas_dir=folder if has_folder else None)
     assert parsed.errors[0].reason in {Reason.UNKNOWN_SCHEMA, Reason.UNDECODABLE}
-    assert said in parsed.errors[0].detail or not has_folder
+    assert message in parsed.errors[0].detail or not has_folder
     contract = ContractSettings.model_validate({"format": "avro", "schemas_dir": folder if has_folder else None})
     assert not isinstance(read_event(_VALUE, headers, contract), ReadEvent)
 

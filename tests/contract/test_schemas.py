@@ -126,7 +126,7 @@ def test_an_id_that_no_registry_can_have_is_not_asked_for(registry: Registry, at
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "body", "said"),
+    ("status", "headers", "body", "message"),
     [
         (200, _HTML, b"<html>please log in</html>", "HTTP 200, text/html, '<html>please log in</html>'"),
         (200, {}, b'{"id": 9}', "HTTP 200, no content type, '{\"id\": 9}'"),
@@ -153,15 +153,15 @@ def test_an_id_that_no_registry_can_have_is_not_asked_for(registry: Registry, at
     ],
 )
 def test_an_invalid_response_is_an_outage(
-    registry: Registry, at: _At, status: int, headers: dict[str, str], body: bytes, said: str
+    registry: Registry, at: _At, status: int, headers: dict[str, str], body: bytes, message: str
 ) -> None:
     """The records are not at fault: ingest stops; the error has the address and the response, without the password."""
     registry.instead = (status, {"Connection": "close"} | headers, body)
-    with pytest.raises(TransientError, match=rf"the schema registry at 127\.0\.0\.1:{registry.port} ") as told:
+    with pytest.raises(TransientError, match=rf"the schema registry at 127\.0\.0\.1:{registry.port} ") as raised:
         at(registry, "reader:hush@").get(SchemaId("1"))
-    assert said in str(told.value)
-    assert "hush" not in str(told.value)
-    assert str(told.value).isprintable()
+    assert message in str(raised.value)
+    assert "hush" not in str(raised.value)
+    assert str(raised.value).isprintable()
     assert len(registry.asked) == 1
 
 
@@ -253,8 +253,8 @@ def test_unknown_ids_that_use_up_the_time_are_no_outage(
     found = schemas.get_all({SchemaId(str(number)): 2 if number == 7 else 1 for number in range(1, 1_001)})
     assert found[SchemaId("7")] == WriterSchema("avro", "A")
     assert all(_is_unknown(answer) for schema_id, answer in found.items() if schema_id.name != "7")
-    said = [answer.detail for answer in found.values() if isinstance(answer, Problem)]
-    assert sum("was not looked up" in sentence for sentence in said) >= 1_000 - len(registry.asked)
+    details = [answer.detail for answer in found.values() if isinstance(answer, Problem)]
+    assert sum("was not looked up" in sentence for sentence in details) >= 1_000 - len(registry.asked)
     assert 100 <= len(registry.asked) < 300
 
 
@@ -358,7 +358,7 @@ def _write(content: bytes) -> Callable[[Path], object]:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (Path.mkdir, "is not a file"),
         (_loop, "is not a file"),
@@ -369,11 +369,11 @@ def _write(content: bytes) -> Callable[[Path], object]:
     ids=["folder", "loop", "pipe", "bytes", "huge"],
 )
 def test_a_file_that_is_no_schema_is_a_mistake_in_the_settings(
-    tmp_path: Path, make: Callable[[Path], object], said: str
+    tmp_path: Path, make: Callable[[Path], object], message: str
 ) -> None:
     """The file is named, and what is wrong with it."""
     make(tmp_path / "9.avsc")
-    with pytest.raises(ConfigurationError, match=rf"9\.avsc {said}"):
+    with pytest.raises(ConfigurationError, match=rf"9\.avsc {message}"):
         SchemaStore(tmp_path, None).get(SchemaId("9"))
 
 

@@ -64,9 +64,9 @@ def _dashboard(settings: Settings, folder: Path, **variables: str) -> Iterator[s
     with subprocess.Popen(command, env=values, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
-            said = process.stdout.readline()
-            assert said.startswith("dashboard at http://127.0.0.1:"), said
-            yield said.removeprefix("dashboard at ").partition(";")[0]
+            line = process.stdout.readline()
+            assert line.startswith("dashboard at http://127.0.0.1:"), line
+            yield line.removeprefix("dashboard at ").partition(";")[0]
             process.send_signal(signal.SIGTERM)
             assert process.wait(PATIENCE_SECONDS) == 0
         finally:
@@ -101,12 +101,14 @@ def page(browser: Browser) -> Iterator[Page]:
 
     page.on("console", hear)
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
     yield page
     page.close()
     assert wrong == []
-    assert [url for url in asked if not url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:"))] == []
+    assert [
+        url for url in requested if not url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:"))
+    ] == []
 
 
 def _heading(page: Page, name: str) -> None:
@@ -193,7 +195,7 @@ def known(address: str) -> Iterator[httpx.Client]:
         assert (entered.status_code, "url=?section=health" in entered.text) == (200, True)
         assert _token(address) not in entered.text
         cookie = entered.headers["set-cookie"]
-        assert all(kept in cookie for kept in ("HttpOnly", "SameSite=strict"))
+        assert all(attribute in cookie for attribute in ("HttpOnly", "SameSite=strict"))
         assert _token(address) not in cookie
         yield client
 

@@ -45,16 +45,16 @@ def test_a_copy_fits_and_marks_what_is_missing(
 ) -> None:
     """Of any record and limit: the result fits, tells the place, and each part is whole or marked with its size."""
     record = truncate(copy_of(value, key, headers), max_bytes)
-    told = dict(record.headers)
+    copied_headers = dict(record.headers)
     assert record_bytes(record) <= max_bytes
     assert set(TOLD) <= set(record.headers)
     assert (value or b"").startswith(record.value or b"")
     assert (key or b"").startswith(record.key or b"")
-    for whole, left, mark in ((value, record.value, TRUNCATED), (key, record.key, KEY_TRUNCATED)):
-        expected = str(len(whole or b"")).encode() if len(left or b"") < len(whole or b"") else None
-        assert told.get(mark) == expected
-    kept = [header for header in record.headers if not header[0].startswith("karmalake.")]
-    assert len(headers) - len(kept) == int(told.get(HEADERS_LEFT_OUT, b"0"))
+    for original, left, mark in ((value, record.value, TRUNCATED), (key, record.key, KEY_TRUNCATED)):
+        expected = str(len(original or b"")).encode() if len(left or b"") < len(original or b"") else None
+        assert copied_headers.get(mark) == expected
+    own_headers = [header for header in record.headers if not header[0].startswith("karmalake.")]
+    assert len(headers) - len(own_headers) == int(copied_headers.get(HEADERS_LEFT_OUT, b"0"))
     assert (record.value is None) == (value is None and key is not None)
 
 
@@ -90,9 +90,9 @@ def test_copies_fit_the_limit_of_the_topic(kafka: KafkaCluster, limit: int) -> N
     assert written == CopyCounts(published=len(sizes), truncated=len(sizes) - len(fitting))
     assert [len(record.value) for record in records[: len(fitting)]] == fitting
     for record, size in zip(records, sizes, strict=True):
-        told = dict(record.headers)
-        assert told["karmalake.offset"] == b"7"
-        assert told.get(TRUNCATED) == (None if size in fitting else str(size).encode())
+        copied_headers = dict(record.headers)
+        assert copied_headers["karmalake.offset"] == b"7"
+        assert copied_headers.get(TRUNCATED) == (None if size in fitting else str(size).encode())
         assert len(record.value) >= min(size, min(limit, MAX_COPY_BYTES) - 600)
 
 
@@ -141,9 +141,9 @@ def test_a_copy_that_cannot_be_encoded_is_rejected_alone(settings_of_copies: Kaf
 
 def test_an_unreachable_broker_is_a_transient_error() -> None:
     """No copy is rejected: all are written again later."""
-    gone = KafkaSettings(bootstrap_servers="127.0.0.1:1", topic="t", request_timeout_seconds=1)
+    unreachable = KafkaSettings(bootstrap_servers="127.0.0.1:1", topic="t", request_timeout_seconds=1)
     with pytest.raises(TransientError):
-        CopyWriter(gone, MAX_COPY_BYTES).write([copy_of(b"v")])
+        CopyWriter(unreachable, MAX_COPY_BYTES).write([copy_of(b"v")])
 
 
 @pytest.fixture

@@ -94,9 +94,9 @@ def test_an_event_is_there_exactly_if_its_transaction_committed(service: Engine)
 
 def test_a_row_is_what_debezium_and_ingest_expect(service: Engine) -> None:
     """The columns hold the key, the type and the payload, and the payload decodes to the event, to the microsecond."""
-    said = Event("id 1", "Zoë/⟨1⟩", "DriverRated", TIME.astimezone(), {"rating": "5", "note": "a\0b", "": ""})
+    sample = Event("id 1", "Zoë/⟨1⟩", "DriverRated", TIME.astimezone(), {"rating": "5", "note": "a\0b", "": ""})
     with service.begin() as connection:
-        outbox.add(connection, said)
+        outbox.add(connection, sample)
     with service.connect() as connection:
         row = connection.execute(select(OUTBOX)).one()
     assert (row.id, row.aggregatetype, row.aggregateid, row.type) == ("id 1", "user", "Zoë/⟨1⟩", "DriverRated")
@@ -108,7 +108,7 @@ def test_a_row_is_what_debezium_and_ingest_expect(service: Engine) -> None:
         "event_time": TIME,
         "metadata": decoded["metadata"],
     }
-    assert dict(decoded["metadata"]) == said.metadata
+    assert dict(decoded["metadata"]) == sample.metadata
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ _TIMES = st.datetimes(datetime(1999, 12, 30), datetime.now() + timedelta(days=3)
 
 
 @given(
-    said=st.builds(
+    sample=st.builds(
         Event,
         _TEXTS,
         _TEXTS,
@@ -155,24 +155,24 @@ _TIMES = st.datetimes(datetime(1999, 12, 30), datetime.now() + timedelta(days=3)
         st.dictionaries(st.text(max_size=9), st.sampled_from(["", "x", "x" * 65_500, "é" * 32_768]), max_size=2),
     )
 )
-def test_add_accepts_what_ingest_accepts(said: Event) -> None:
+def test_add_accepts_what_ingest_accepts(sample: Event) -> None:
     """`add` agrees with ingest about what an event is, except for NUL, which not every database keeps."""
     engine = create_engine("sqlite://")
     create_outbox(engine)
     with engine.begin() as connection:
-        refusal = _refusal(connection, said)
+        refusal = _refusal(connection, sample)
         payloads = list(connection.scalars(select(OUTBOX.c.payload)))
     engine.dispose()
     if refusal is None:
-        assert [len(_decoded(payload, said.user_id)) for payload in payloads] == [1]
+        assert [len(_decoded(payload, sample.user_id)) for payload in payloads] == [1]
     else:
         assert payloads == []
-        assert "NUL" in refusal or not len(_decoded(_row(said)["payload"], said.user_id))
+        assert "NUL" in refusal or not len(_decoded(_row(sample)["payload"], sample.user_id))
 
 
-def _refusal(connection: Connection, said: Event) -> str | None:
+def _refusal(connection: Connection, sample: Event) -> str | None:
     try:
-        outbox.add(connection, said)
+        outbox.add(connection, sample)
     except UsageError as error:
         return str(error)
     return None
@@ -266,12 +266,12 @@ def test_sql_example_of_the_docs_adds_the_same_row(service: Engine) -> None:
     """A row of plain SQL differs from one of `add` in nothing but its place and time."""
     page = (REPOSITORY / "docs" / "outbox.md").read_text(encoding="utf-8")
     [statement] = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
-    said = _row(event(1))
+    expected = _row(event(1))
     values = {
-        "event_id": said["id"],
-        "user_id": said["aggregateid"],
-        "action_type": said["type"],
-        "event_in_protobuf": said["payload"],
+        "event_id": expected["id"],
+        "user_id": expected["aggregateid"],
+        "action_type": expected["type"],
+        "event_in_protobuf": expected["payload"],
     }
     with service.begin() as connection:
         outbox.add(connection, event(1))

@@ -121,10 +121,10 @@ def _expected(count: int, users: int) -> dict[int, list[int]]:
 def _relaying(url: URL, bus: KafkaSettings, outages: list[str] | None = None) -> Iterator[list[RelayedBatch]]:
     """Relay in a thread; on leaving, stop it cleanly and pass on its error."""
     stopping, sent = threading.Event(), list[RelayedBatch]()
-    heard: list[str] = [] if outages is None else outages
+    reported: list[str] = [] if outages is None else outages
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(
-            relay, _text(url), bus, stopping, sent.append, lambda error: heard.append(str(error)), max_rows=20
+            relay, _text(url), bus, stopping, sent.append, lambda error: reported.append(str(error)), max_rows=20
         )
         try:
             yield sent

@@ -107,15 +107,15 @@ class Campaign:
         self._record_death(death, shrinking=not seed)
         return bool(self.seeds) or time.monotonic() < until
 
-    def _on_message(self, kind: str, said: Any) -> None:
+    def _on_message(self, kind: str, content: Any) -> None:
         match kind:
             case "seed":
                 self.corpus.append(self.seeds.pop(0))
             case "kept":
-                self.corpus.append(said[0])
-                self.features |= said[1]
+                self.corpus.append(content[0])
+                self.features |= content[1]
             case "finding":
-                self._keep(said)
+                self._keep(content)
             case _:
                 pass
 
@@ -145,7 +145,7 @@ class Campaign:
         with self._child() as child:
             if child.is_new:
                 child.worker.run_one(data)
-            death = child.watch(lambda _kind, _said: None)
+            death = child.watch(lambda _kind, _content: None)
         return death is not None and death.signature == signature
 
     def _keep(self, finding: Finding) -> None:
@@ -205,15 +205,15 @@ class _Child:
         while True:
             if self.messages.poll(_POLL_SECONDS):
                 try:
-                    kind, said = self.messages.recv()
+                    kind, content = self.messages.recv()
                 except EOFError:
                     return self._death(ready=ready)
                 if kind == "done":
                     return None
                 if kind == "broken":
-                    return Finding(b"", "broken", f"the target itself is broken: {said}", self._log_tail())
+                    return Finding(b"", "broken", f"the target itself is broken: {content}", self._log_tail())
                 ready = ready or kind == "ready"
-                on_message(kind, said)
+                on_message(kind, content)
             began = self.shared.began
             if not ready and time.monotonic() - started > _PREPARE_SECONDS:
                 return Finding(b"", "broken", "the good input has no outcome", self._log_tail())

@@ -66,9 +66,9 @@ def test_the_command_says_what_was_found_and_fails(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fuzz.campaign", "1", str(tmp_path), "1", "tests.fuzz.faulty_targets:RAISES"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     [path] = json.loads(done.stdout)["files"]
-    told = (Path(path).with_suffix(".txt")).read_text(encoding="utf-8")
-    assert told.startswith(f"python -m tests.fuzz tests.fuzz.faulty_targets:RAISES --replay {path}\n")
-    assert "Panic: slice index starts at 10 but ends at 0" in told
+    report = (Path(path).with_suffix(".txt")).read_text(encoding="utf-8")
+    assert report.startswith(f"python -m tests.fuzz tests.fuzz.faulty_targets:RAISES --replay {path}\n")
+    assert "Panic: slice index starts at 10 but ends at 0" in report
 
 
 def test_the_closing_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,5 +127,5 @@ def test_a_finding_is_kept_with_what_it_does(tmp_path: Path) -> None:
     """The input as it is, and beside it the command, the signature and the words."""
     path = save(Finding(b"\xff", "error", "E: #", "E: 1"), "json", tmp_path)
     assert path.read_bytes() == b"\xff"
-    told = path.with_suffix(".txt").read_text(encoding="utf-8")
-    assert re.match(r"python -m tests.fuzz json --replay \S+\n\nE: #\n\nE: 1\n", told)
+    report = path.with_suffix(".txt").read_text(encoding="utf-8")
+    assert re.match(r"python -m tests.fuzz json --replay \S+\n\nE: #\n\nE: 1\n", report)

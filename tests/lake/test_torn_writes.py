@@ -148,14 +148,14 @@ def test_an_entry_is_quarantined_by_one_process(lake: Lake, monkeypatch: pytest.
     """A process that waited for the lock checks again: an entry that another has committed in its place stays."""
     append(lake, "conflicts", make_events(["a"]), "whole")
     entry = Path(lake.entry_path("conflicts", 1))
-    whole = entry.read_bytes()
+    content = entry.read_bytes()
     entry.write_bytes(b"")
     with ThreadPoolExecutor(1) as pool, exclusive_lock(entry.parent):
         attempts: list[int | None] = []
         monkeypatch.setattr(file_lock, "try_lock", lambda path: attempts.append(try_lock(path)) or attempts[-1])
         waiting = pool.submit(torn_writes.quarantine_torn_entry, lake.folder("conflicts"))
         wait_for("the other process to wait for the lock", lambda: None in attempts)
-        entry.write_bytes(whole)
+        entry.write_bytes(content)
     assert waiting.result()
-    assert entry.read_bytes() == whole
+    assert entry.read_bytes() == content
     assert not list(entry.parent.glob("*.torn"))

@@ -44,8 +44,8 @@ def test_a_loop_that_does_not_run_is_stalled() -> None:
     settings = Settings(metrics=MetricsSettings(port=0, stalled_after_seconds=0.2))
     with monitor_process(RelayMetrics(), ("relay",), settings) as monitor:
         address = str(monitor.address)
-        code, said = wait_for("the stall", lambda: _if(503, status(address, "/healthz")))
-        assert (code, said.startswith("relay has not run for ")) == (503, True)
+        code, body = wait_for("the stall", lambda: _if(503, status(address, "/healthz")))
+        assert (code, body.startswith("relay has not run for ")) == (503, True)
         monitor.record_turn("relay")
         assert status(address, "/healthz")[0] == 200
 
@@ -57,8 +57,8 @@ def test_a_loop_ended_by_a_bug_is_unhealthy() -> None:
         monitor.record_turn("ops")
         monitor.record_failure("ops", RuntimeError("a lane ended"))
         monitor.record_turn("ops")
-        said = "ops failed because of a bug, see the log: restart the process\n"
-        assert status(address, "/healthz") == (503, said)
+        body = "ops failed because of a bug, see the log: restart the process\n"
+        assert status(address, "/healthz") == (503, body)
         assert scrape(address).value("karmalake_loop_failures_total", loop="ops") == 1
         assert scrape(address).value("karmalake_loop_outages_total", loop="ops") == 0
 
@@ -158,9 +158,9 @@ def test_a_stalled_measurement_is_a_warning_only() -> None:
         measure_periodically(monitor, "lag", measure, 0.01),
     ):
         address = str(monitor.address)
-        _, said = wait_for("the news", lambda: (code := status(address, "/healthz"))[1] != "ok\n" and code)
+        _, body = wait_for("the news", lambda: (code := status(address, "/healthz"))[1] != "ok\n" and code)
         assert status(address, "/healthz")[0] == 200
-        assert said.startswith("ok\nlag has not succeeded for ")
+        assert body.startswith("ok\nlag has not succeeded for ")
         monitor.record_turn("lag")
         assert status(address, "/healthz") == (200, "ok\n")
 

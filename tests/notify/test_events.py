@@ -74,14 +74,14 @@ def _assert_judged_alike(data: bytes, start: int, contract: ContractSettings) ->
     understood = decode_events(_as_notify_reads(data), contract)
     read = to_columns(polled(data), {3: start}, "id")
     ingested = decode(read.records, contract)
-    told = {record.offset: event for record, event in understood.events}
-    assert list(told) == ingested.events["offset"].to_pylist()
+    by_offset = {record.offset: event for record, event in understood.events}
+    assert list(by_offset) == ingested.events["offset"].to_pylist()
     assert understood.malformed == len(ingested.rejected) + len(read.unreadable)
     for name in ("event_id", "user_id", "action_type"):
-        assert [getattr(event, name) for event in told.values()] == ingested.events[name].to_pylist()
-    assert [event.metadata for event in told.values()] == list(map(dict, ingested.events["metadata"].to_pylist()))
-    said = [datetime.fromisoformat(event.event_time) for event in told.values()]
-    assert said == ingested.events["event_time"].to_pylist()
+        assert [getattr(event, name) for event in by_offset.values()] == ingested.events[name].to_pylist()
+    assert [event.metadata for event in by_offset.values()] == list(map(dict, ingested.events["metadata"].to_pylist()))
+    times = [datetime.fromisoformat(event.event_time) for event in by_offset.values()]
+    assert times == ingested.events["event_time"].to_pylist()
 
 
 def test_headers_reach_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -271,10 +271,10 @@ def test_records_polled_before_the_assignment_is_reported(
     bus: Settings, receiver: Receiver, write_rules: WriteRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client may return records of a topic partition before its thread reports the assignment."""
-    told = branch_module._Moves.on_partitions_assigned
+    original = branch_module._Moves.on_partitions_assigned
 
     def told_late(*arguments: Any) -> None:
-        threading.Timer(1.0, told, arguments).start()
+        threading.Timer(1.0, original, arguments).start()
 
     monkeypatch.setattr(branch_module._Moves, "on_partitions_assigned", told_late)
     count = send(bus, valid_records(range(100)))

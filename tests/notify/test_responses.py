@@ -131,8 +131,8 @@ def _attempt(server: _Server, pieces: list[Piece]) -> DeliveryResult:
 def test_any_response_of_a_receiver_gives_a_result_in_time(server: _Server, pieces: list[Piece]) -> None:
     """Any status line, headers, body and delay: delivered only with a complete 2xx head, and nothing is raised."""
     answer = _attempt(server, pieces)
-    said = b"".join(piece for _, piece in pieces)
-    assert answer.outcome is not Outcome.DELIVERED or b" 200 " in said or b" 2" in said[:20]
+    response = b"".join(piece for _, piece in pieces)
+    assert answer.outcome is not Outcome.DELIVERED or b" 200 " in response or b" 2" in response[:20]
     assert 0 <= backoff_seconds(1, answer.retry_after_seconds) <= 3_600
 
 
@@ -238,5 +238,5 @@ _RULES = parse_rules(GOOD).rules_for("app")
 def test_any_event_is_matched_and_rendered(user: str, event_id: str, rating: str) -> None:
     """Rules and templates run in the thread of the branch: no content of an event makes them raise."""
     event = Event(event_id, user, "Rated", "", {"rating": rating})
-    told = [fill(rule.text, event) for rule in _RULES if rule.matches(event)]
-    assert f"Rated of {user}" in told
+    filled = [fill(rule.text, event) for rule in _RULES if rule.matches(event)]
+    assert f"Rated of {user}" in filled

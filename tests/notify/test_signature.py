@@ -75,21 +75,21 @@ def test_a_visible_id_is_its_key() -> None:
 
 @pytest.mark.parametrize("event_id", ["e-1", "a.b.c", " ü "])
 @pytest.mark.parametrize(
-    ("configured", "theirs"),
+    ("configured", "receiver_secret"),
     [(SERIALIZED, SERIALIZED), (SERIALIZED.rstrip("="), SERIALIZED), ("a plain secret", b"a plain secret")],
 )
 def test_a_library_verifies_what_it_receives(
-    receiver: Receiver, configured: str, theirs: str | bytes, event_id: str
+    receiver: Receiver, configured: str, receiver_secret: str | bytes, event_id: str
 ) -> None:
     """The library of Standard Webhooks, with a `whsec_` secret as it is, and with any other secret as bytes."""
     request = _request(receiver, event_id, configured.encode())
-    assert StandardReceiver(theirs).verify(request.body, request.headers) == request.said
+    assert StandardReceiver(receiver_secret).verify(request.body, request.headers) == request.said
     with pytest.raises(WebhookVerificationError):
-        StandardReceiver(theirs).verify(request.body + b" ", request.headers)
+        StandardReceiver(receiver_secret).verify(request.body + b" ", request.headers)
     with pytest.raises(WebhookVerificationError):
         StandardReceiver(b"another").verify(request.body, request.headers)
     with pytest.raises(WebhookVerificationError):
-        StandardReceiver(theirs).verify(request.body, request.headers | {"webhook-id": "another"})
+        StandardReceiver(receiver_secret).verify(request.body, request.headers | {"webhook-id": "another"})
 
 
 def test_the_signed_text_follows_the_specification() -> None:

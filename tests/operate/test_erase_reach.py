@@ -111,8 +111,8 @@ def _found(bus: Settings) -> set[str]:
     assert bus.redis.url is not None
     with redis.Redis.from_url(bus.redis.url.get_secret_value()) as client:
         pattern = f"{bus.redis.prefix}[:.]*"
-        held = {key.decode() for key in client.scan_iter(match=pattern) if _in_redis(client, key)}
-    return files | held
+        found = {key.decode() for key in client.scan_iter(match=pattern) if _in_redis(client, key)}
+    return files | found
 
 
 def _texts(path: Path) -> Iterator[bytes]:
@@ -391,8 +391,8 @@ def test_the_command_lists_what_it_did_not_reach(bus: Settings, monkeypatch: pyt
     monkeypatch.setenv("KARMALAKE_REDIS_URL", bus.redis.url.get_secret_value())
     done = CliRunner().invoke(app, ["erase", "--yes", _JANE])
     assert done.exit_code == 0, done.output
-    for said in ("24 h", "karmalake stream", "not reached", f"the topic {bus.kafka.topic}", "2 events, 1 conflicts"):
-        assert said in " ".join(done.output.split())
+    for phrase in ("24 h", "karmalake stream", "not reached", f"the topic {bus.kafka.topic}", "2 events, 1 conflicts"):
+        assert phrase in " ".join(done.output.split())
 
 
 def test_vacuum_when_due(bus: Settings) -> None:

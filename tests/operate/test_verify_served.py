@@ -149,12 +149,12 @@ def test_each_advice_makes_verify_pass(served: Settings, monkeypatch: pytest.Mon
     advice, spoil = _SPOILED[what]
     assert _failed_checks(served) == []
     spoil(served, monkeypatch)
-    told = _failed_checks(served)
-    assert told
-    assert all("\n" not in each.evidence for each in told)
+    failed = _failed_checks(served)
+    assert failed
+    assert all("\n" not in each.evidence for each in failed)
     expected = str(advice or "run `karmalake publish --full`").partition("{")[0]
-    assert any(expected in each.evidence for each in told)
-    _follow(served, next(each.evidence for each in told if expected in each.evidence))
+    assert any(expected in each.evidence for each in failed)
+    _follow(served, next(each.evidence for each in failed if expected in each.evidence))
     assert _failed_checks(served) == []
     assert what == "an erasure that was cut off" or read_reputation(_USER, served) is not None
     assert "stranger" not in {row.user_id for row in read_leaderboard("all_time", served, top=100)}

@@ -136,6 +136,6 @@ def test_a_server_that_refuses_the_login(queue: Queue) -> None:
     url = queue.settings.queue.url.get_secret_value()
     url = wrong + url.rpartition("@")[2] if queue.settings.queue.kind == "rabbitmq" else wrong
     other = queue.settings.queue.model_copy(update={"url": SecretStr(url)})
-    with pytest.raises(KarmalakeError) as told:
+    with pytest.raises(KarmalakeError) as raised:
         drain_all(queue.settings.model_copy(update={"queue": other}))
-    assert "hush-hush" not in str(told.value)
+    assert "hush-hush" not in str(raised.value)

@@ -93,8 +93,8 @@ def test_shares_of_positive_ratings_hold_to_a_billionth(year: int, snapshot: Sna
     got = scores(snapshot, parse_policy(TRUST), as_of)
     wanted = expected(year)
     assert got["all_time_positives"].equals(wanted["n_positive"], check_names=False)
-    for ours, theirs in [("beta", "beta_expectation"), ("wilson", "wilson_lower_95")]:
-        assert (got[f"all_time_{ours}"] - wanted[theirs]).abs().max() < 1e-9
+    for ours, reference in [("beta", "beta_expectation"), ("wilson", "wilson_lower_95")]:
+        assert (got[f"all_time_{ours}"] - wanted[reference]).abs().max() < 1e-9
 
 
 KARMA = """

@@ -112,11 +112,11 @@ def snapshot(folder: Path, events: list[Event]) -> Snapshot:
 
 
 def assert_same_tables(path: Path, expected: Path) -> None:
-    with Warehouse(path) as ours, Warehouse(expected) as theirs:
+    with Warehouse(path) as ours, Warehouse(expected) as reference:
         for table in TABLES:
             query = f"FROM {table} ORDER BY ALL"
-            assert_frame_equal(ours.sql(query), theirs.sql(query), check_exact=True)
-            assert ours.sql(f"DESCRIBE {table}").rows() == theirs.sql(f"DESCRIBE {table}").rows()
+            assert_frame_equal(ours.sql(query), reference.sql(query), check_exact=True)
+            assert ours.sql(f"DESCRIBE {table}").rows() == reference.sql(f"DESCRIBE {table}").rows()
 
 
 @pytest.mark.slow

@@ -181,12 +181,12 @@ def test_charts_are_images_without_network(shell: InteractiveShell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "cell", "said"),
+    ("line", "cell", "message"),
     [("", "SELECT $whom", r"\$whom has no value"), ("two words", "SELECT 1", "is not a variable name")],
 )
-def test_errors_of_the_magic(shell: InteractiveShell, line: str, cell: str, said: str) -> None:
+def test_errors_of_the_magic(shell: InteractiveShell, line: str, cell: str, message: str) -> None:
     """A missing variable, or an invalid name."""
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         shell.run_cell_magic("karma", line, cell)
 
 
@@ -196,8 +196,8 @@ def test_an_error_in_a_notebook_is_one_sentence(
     """No traceback: what, where, what to do, and the page with details."""
     shell.user_ns["folder"] = tmp_path / "nothing"
     shell.run_cell("from pipelines import open_warehouse; open_warehouse(folder)")
-    said = capsys.readouterr()
-    assert "UsageError KL-USAGE: there is no warehouse at" in said.out + said.err
-    assert "see karmalake errors KL-USAGE" in said.out + said.err
-    assert "karmalake drain" in said.out + said.err
-    assert "Traceback" not in said.out + said.err
+    output = capsys.readouterr()
+    assert "UsageError KL-USAGE: there is no warehouse at" in output.out + output.err
+    assert "see karmalake errors KL-USAGE" in output.out + output.err
+    assert "karmalake drain" in output.out + output.err
+    assert "Traceback" not in output.out + output.err

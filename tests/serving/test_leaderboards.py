@@ -91,11 +91,11 @@ def test_leaderboards_are_the_sorted_documents(local_settings: Settings, steps: 
     last, before = {}, None
     assert base.url is not None
     with TemporaryDirectory() as name, redis.Redis.from_url(base.url.get_secret_value()) as client:
-        for number, (scores, more, views, mishap, told) in enumerate(steps):
+        for number, (scores, more, views, mishap, announced) in enumerate(steps):
             cache = base.model_copy(update={"leaderboards": views})
             suffer(mishap, client, cache, Path(name), 2 * number)
             differing = {user for user in scores.keys() | last.keys() if repr(scores.get(user)) != repr(last.get(user))}
-            changed = names(*sorted(differing | more)) if told else None
+            changed = names(*sorted(differing | more)) if announced else None
             frame = ranked_documents(scores, views)
             result = publish(always(frame), stamp(2 * number + 1), cache, Path(name), changed)
             assert result.full == (mishap != "nothing" or before != set(views))
@@ -141,7 +141,7 @@ def test_equal_scores_share_the_better_rank(settings: Settings, tmp_path: Path) 
 def test_a_missing_leaderboard_differs_from_an_empty_one(settings: Settings, tmp_path: Path) -> None:
     """An empty leaderboard gives an empty page and no rank; a missing one is an error that names the published ones."""
     ours = with_views(settings, *VIEWS)
-    with pytest.raises(UsageError, match=r"no leaderboard is published for 'all_time' .*published: none"):
+    with pytest.raises(UsageError, match=r"no leaderboard is published for 'all_time' .*\(published: none\)"):
         read_leaderboard("all_time", ours)
     publish(always(ranked_documents({"ann": (None, None)})), stamp(1), ours.redis, tmp_path)
     assert read_leaderboard("all_time", ours) == []
@@ -199,8 +199,8 @@ def test_prefixes_with_a_common_beginning_are_untouched(
     frame = ranked_documents({"all_time": (1, 1), "last_30_days": (2, 2)})
     prefixes = [f"{ours.redis.prefix}{more}" for more in ("", ".leaderboard", ".leaderboard.all_time", ".x", "x")]
     for prefix in prefixes:
-        theirs = ours.redis.model_copy(update={"prefix": prefix, "leaderboards": VIEWS})
-        publish(always(frame), stamp(1), theirs, tmp_path / prefix)
+        other = ours.redis.model_copy(update={"prefix": prefix, "leaderboards": VIEWS})
+        publish(always(frame), stamp(1), other, tmp_path / prefix)
     others = {key for key in client.keys(f"{ours.redis.prefix}*") if not is_ours(key, ours.redis.prefix)}
     assert len(others) == 4 * 5
     assert publish(lambda _: frame.clear().drop("all_time_score"), stamp(2), ours.redis, tmp_path / "new").full

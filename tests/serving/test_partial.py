@@ -64,20 +64,20 @@ def test_partial_publications_equal_full_ones(local_settings: Settings, steps: l
     assert cache.url is not None
     last: dict[str, str] = {}
     with TemporaryDirectory() as name, redis.Redis.from_url(cache.url.get_secret_value()) as client:
-        for number, (texts, more, mishap, told) in enumerate(steps):
+        for number, (texts, more, mishap, announced) in enumerate(steps):
             suffer(mishap, client, cache, Path(name), 2 * number)
             differing = {user for user in texts.keys() | last.keys() if texts.get(user) != last.get(user)}
             maker = Asked(documents_of(texts))
-            changed = names(*sorted(differing | more)) if told else None
+            changed = names(*sorted(differing | more)) if announced else None
             result = publish(maker, stamp(2 * number + 1), cache, Path(name), changed)
             assert served(client, cache.prefix) == texts
             assert result.full == (number == 0 or mishap != "nothing")
-            assert maker.calls == [None if result.full or not told else differing | more]
+            assert maker.calls == [None if result.full or not announced else differing | more]
             assert result.written + result.unchanged == len(texts)
             assert result.full or result.written + result.deleted == len(differing)
-            kept = DigestCache(Path(name)).digests(read_state(client, cache.prefix).publication_id, ())
-            assert kept is not None
-            assert kept.sort("user_id").equals(documents_of(texts).select("user_id", "digest").sort("user_id"))
+            cached = DigestCache(Path(name)).digests(read_state(client, cache.prefix).publication_id, ())
+            assert cached is not None
+            assert cached.sort("user_id").equals(documents_of(texts).select("user_id", "digest").sort("user_id"))
             last = texts
         client.delete(*client.keys(f"{cache.prefix}*") or ["nothing"])
 

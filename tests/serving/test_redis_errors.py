@@ -130,8 +130,8 @@ def test_a_key_of_another_type_is_named(
     wrong = settings.redis.prefix + key
     client.delete(wrong)
     client.lpush(wrong, "x")
-    said = f"The key {re.escape(wrong)} is a list, but karmalake expects a {expected}.*Delete or rename it"
-    with pytest.raises(ConfigurationError, match=said):
+    message = f"The key {re.escape(wrong)} is a list, but karmalake expects a {expected}.*Delete or rename it"
+    with pytest.raises(ConfigurationError, match=message):
         act(ranking)
     client.delete(wrong, f"{settings.redis.prefix}.publication")
     assert publish(always(_RANKED), stamp(1), ranking.redis, tmp_path).full
@@ -183,12 +183,12 @@ def test_a_foreign_publication_state_is_reported(
     """Reader and publisher report the same error; after deleting the key, the next publication is full."""
     key = f"{settings.redis.prefix}.publication"
     client.hset(key, mapping=dict(fields))
-    said = rf"key {re.escape(key)} has fields that karmalake does not write"
+    message = rf"key {re.escape(key)} has fields that karmalake does not write"
     for act in (
         lambda: published(settings),
         lambda: publish(always(documents(ann=1)), stamp(1), settings.redis, tmp_path),
     ):
-        with pytest.raises(ConfigurationError, match=said):
+        with pytest.raises(ConfigurationError, match=message):
             act()
     client.delete(key)
     assert publish(always(documents(ann=1)), stamp(1), settings.redis, tmp_path).full
@@ -204,7 +204,7 @@ def test_an_invalid_member_is_reported(settings: Settings, client: redis.Redis, 
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ("?decode_responses=true", "has the option decode_responses, which karmalake sets itself: remove it"),
         ("?encoding=latin-1", "has the option encoding, which"),
@@ -229,10 +229,10 @@ def test_an_invalid_member_is_reported(settings: Settings, client: redis.Redis, 
         ("/0?decode_responses", "must look like redis://"),
     ],
 )
-def test_an_option_of_the_address_is_refused_by_its_name(options: str, said: str) -> None:
+def test_an_option_of_the_address_is_refused_by_its_name(options: str, message: str) -> None:
     """redis-py would accept each, and decode differently or use another database; nothing is announced."""
     for place in ("h:6379", "u:s3cret@h:6379"):
-        with pytest.raises(ConfigurationError, match=said) as caught:
+        with pytest.raises(ConfigurationError, match=message) as caught:
             connect(RedisSettings(url=SecretStr(f"redis://{place}{options}")))
         assert "s3cret" not in str(caught.value)
 

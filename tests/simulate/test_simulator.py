@@ -77,9 +77,9 @@ def test_planted_counts_are_what_the_bytes_hold(world: Simulation) -> None:
             continue
         first[event.event_id] = event
         counts["mis_keyed"] += record.key != event.user_id.encode()
-        behind = newest - _microseconds(event)
-        counts["out_of_order"] += behind > 0
-        counts["late"] += behind > DAY_US
+        age = newest - _microseconds(event)
+        counts["out_of_order"] += age > 0
+        counts["late"] += age > DAY_US
         newest = max(newest, _microseconds(event))
     planted = world.planted
     found = {name: counts[name] for name in ("duplicates", "conflicts", "mis_keyed", "out_of_order", "late")}

@@ -40,8 +40,8 @@ def _read(path: Path) -> tuple[str, int, int]:
     """Return what reading a file said, or how many rows it gave, and the peaks of memory in MiB: ours, the worker's."""
     command = [sys.executable, "-c", _READ, str(path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    *said, ours, workers = done.stdout.splitlines()
-    return "\n".join(said), int(ours), int(workers)
+    *output, ours, workers = done.stdout.splitlines()
+    return "\n".join(output), int(ours), int(workers)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def plain_mebibytes(tmp_path_factory: pytest.TempPathFactory) -> int:
     """Return the memory of reading a file of one row: interpreter and libraries."""
     path = tmp_path_factory.mktemp("plain") / "a.csv"
     path.write_text("user,time\nu,1\n")
-    said, ours, _ = _read(path)
-    assert said == "1"
+    output, ours, _ = _read(path)
+    assert output == "1"
     return ours
 
 
@@ -159,7 +159,7 @@ def _damaged(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("write", "said"),
+    ("write", "outcome"),
     [
         (_endless_line, "line 1 is longer than 4 MiB"),
         (_endless_row, "is longer than 4 MiB, the limit for a row"),
@@ -178,9 +178,9 @@ def _damaged(folder: Path) -> Path:
         (_damaged, "a.parquet"),
     ],
 )
-def test_memory_is_bounded(tmp_path: Path, plain_mebibytes: int, write: Callable[[Path], Path], said: str) -> None:
+def test_memory_is_bounded(tmp_path: Path, plain_mebibytes: int, write: Callable[[Path], Path], outcome: str) -> None:
     """Whatever is in the file: at most 500 MiB of ours, and of the worker's its bound; the sentence says which."""
     found, ours, workers = _read(write(tmp_path))
-    assert re.search(said, found), found
+    assert re.search(outcome, found), found
     assert ours - plain_mebibytes < _OURS_MEBIBYTES
     assert workers < MAX_PARQUET_BYTES // _MEBIBYTE + _OURS_MEBIBYTES

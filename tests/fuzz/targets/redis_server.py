@@ -81,9 +81,9 @@ def _bulk(data: bytes) -> bytes:
 
 def check(data: bytes) -> str:
     """Read by one of the doors that applications use."""
-    first, said = (data[:1] or b"\0")[0], data[1:]
+    first, reply = (data[:1] or b"\0")[0], data[1:]
     read = _READS[first % len(_READS)]
-    with respond_with(said, ok_commands=_POLITE if first < _RUDE else ()) as port:
+    with respond_with(reply, ok_commands=_POLITE if first < _RUDE else ()) as port:
         redis = RedisSettings(url=SecretStr(f"redis://user:pass-word@127.0.0.1:{port}/0"), socket_timeout_seconds=0.3)
         try:
             found = read(Settings(redis=redis))

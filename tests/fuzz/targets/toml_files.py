@@ -118,9 +118,9 @@ def check(data: bytes, load: Callable[[Path], object], name: str) -> str:
     try:
         load(path)
     except (ConfigurationError, PolicyError) as error:
-        said = str(error)
-        demand(name in said or name == "karmalake.toml", f"the sentence does not name the file: {said[:200]}")
-        demand(len(said) < 50_000, f"the sentence has {len(said)} characters")
+        message = str(error)
+        demand(name in message or name == "karmalake.toml", f"the sentence does not name the file: {message[:200]}")
+        demand(len(message) < 50_000, f"the sentence has {len(message)} characters")
         raise
     return "loaded"
 

@@ -42,9 +42,9 @@ def _expected(data: bytes) -> Outcome | None:
 
 def check(data: bytes) -> str:
     """Deliver a notification to it."""
-    chosen, said = data[:1], data[1:]
+    chosen, payload = data[:1], data[1:]
     event = Event(_IDS[(chosen or b"\0")[0] % len(_IDS)], "u", "A", "2026-03-01T12:00:00Z", {"k": "\u4e16"})
-    with respond_with(said) as port:
+    with respond_with(payload) as port:
         url = f"http://127.0.0.1:{port}/hook"
         webhook = Webhook(kind="webhook", url=url, secret_file=Path("secret"), request_seconds=_REQUEST_SECONDS)
         transport = open_webhook(webhook, b"secret")
@@ -53,7 +53,7 @@ def check(data: bytes) -> str:
         took = time.monotonic() - started
         transport.close()
     demand(took < _REQUEST_SECONDS + _GRACE_SECONDS, f"an attempt of {_REQUEST_SECONDS:g} s took {took:.0f} s")
-    wanted = _expected(said)
+    wanted = _expected(payload)
     demand(wanted is None or answer.outcome is wanted, f"{answer.outcome} instead of {wanted}")
     pause = backoff_seconds(1, answer.retry_after_seconds)
     demand(math.isfinite(pause) and 0 <= pause <= 3_600, f"a pause of {pause} s")

@@ -29,16 +29,16 @@ def test_lag_counts_undrained_records(settings: Settings) -> None:
     """Before the first commit all records count, with their age on the bus; after a drain none."""
     began = datetime.now(UTC)
     send(settings, valid_records(range(50)))
-    behind = measure_lag(settings)
+    before = measure_lag(settings)
     elapsed = (datetime.now(UTC) - began).total_seconds()
-    assert behind.lag_records == 50
-    assert {p.next_offset for p in behind.partitions} == {None}
-    assert all(0 < p.lag_seconds <= elapsed for p in behind.partitions if p.lag_records)
+    assert before.lag_records == 50
+    assert {p.next_offset for p in before.partitions} == {None}
+    assert all(0 < p.lag_seconds <= elapsed for p in before.partitions if p.lag_records)
     drain_all(with_ingest(settings))
     current = measure_lag(settings)
     assert (current.lag_records, current.lag_seconds) == (0, 0.0)
     assert [p.next_offset for p in current.partitions if p.end_offset] == [
-        p.end_offset for p in behind.partitions if p.end_offset
+        p.end_offset for p in before.partitions if p.end_offset
     ]
 
 
@@ -119,9 +119,9 @@ def hostile(kafka: KafkaCluster, settings: Settings) -> Settings:
 def test_a_record_without_a_valid_time_has_the_age_of_the_next(hostile: Settings, time_ms: int) -> None:
     """A time in another unit, unset or years ahead causes neither a traceback nor a lag of zero or decades."""
     send_at(hostile, time_ms)
-    alone = measure_lag(hostile)
-    assert (alone.lag_records, alone.lag_seconds) == (1, None)
-    assert alone.summary == "1 records and an unknown time (records without a valid time)"
+    first = measure_lag(hostile)
+    assert (first.lag_records, first.lag_seconds) == (1, None)
+    assert first.summary == "1 records and an unknown time (records without a valid time)"
     send_at(hostile, NOW_MS - 3_600_000)
     assert 3_600 <= (measure_lag(hostile).lag_seconds or 0) < 7_200
 
@@ -133,15 +133,15 @@ def test_lag_of_unknown_age_is_handled_everywhere(hostile: Settings, time_ms: in
     send_at(hostile, time_ms)
     observe_lag(hostile)
     observation = observe_lag(hostile)
-    kept = recent(hostile.lag_dir, observation.measurement.topic_id, datetime.now(UTC) - timedelta(minutes=1))
-    assert [one.lag_seconds for one in kept] == [None, None]
+    recorded = recent(hostile.lag_dir, observation.measurement.topic_id, datetime.now(UTC) - timedelta(minutes=1))
+    assert [one.lag_seconds for one in recorded] == [None, None]
     metrics = StreamMetrics()
     metrics.observed(observation)
     shown = metrics.registry.collectors.get_sample_value("karmalake_lag_seconds", {"topic_partition": "0"})
     assert shown is not None
     assert math.isnan(shown)
-    (said,) = [finding.message for finding in diagnose(hostile) if finding.subject == "lag"]
-    assert said == "1 records and an unknown time (records without a valid time) behind the bus"
+    (message,) = [finding.message for finding in diagnose(hostile) if finding.subject == "lag"]
+    assert message == "1 records and an unknown time (records without a valid time) behind the bus"
 
 
 def test_unknown_age_does_not_hide_known_ones() -> None:
@@ -183,26 +183,26 @@ def test_time_to_catch_up(lag_records: int, came: float, went: float, seconds: f
 def test_history_keeps_every_measurement(tmp_path: Path) -> None:
     """Measurements are read back unchanged, the oldest first, without other topics or older ones."""
     today = datetime.now(UTC) - timedelta(seconds=100)
-    kept = [
+    recorded = [
         measurement(
             partition(0, 10 * number, number, seconds=1.5), after=number, work=Work(1, 10, 10, 0.5, 0.25), start=today
         )
         for number in range(5)
     ]
-    for one in [*kept, measurement(topic_id="another", after=9, start=today)]:
+    for one in [*recorded, measurement(topic_id="another", after=9, start=today)]:
         append(tmp_path, one, keep_days=3)
-    assert recent(tmp_path, "id", today) == kept
-    assert recent(tmp_path, "id", today + timedelta(seconds=2)) == kept[2:]
+    assert recent(tmp_path, "id", today) == recorded
+    assert recent(tmp_path, "id", today + timedelta(seconds=2)) == recorded[2:]
 
 
 def test_history_spans_midnight(tmp_path: Path) -> None:
     """One file per UTC day; readers see both."""
     midnight = datetime.combine(datetime.now(UTC), datetime.min.time(), UTC)
-    kept = [measurement(after=seconds, start=midnight) for seconds in (-1, 1)]
-    for one in kept:
+    recorded = [measurement(after=seconds, start=midnight) for seconds in (-1, 1)]
+    for one in recorded:
         append(tmp_path, one, keep_days=3)
     assert len(list(tmp_path.iterdir())) == 2
-    assert recent(tmp_path, "id", midnight - timedelta(hours=1)) == kept
+    assert recent(tmp_path, "id", midnight - timedelta(hours=1)) == recorded
 
 
 def test_history_is_bounded(tmp_path: Path) -> None:

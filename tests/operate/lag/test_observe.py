@@ -43,8 +43,8 @@ def test_an_observation_uses_the_previous_one(settings: Settings) -> None:
     second = observe_lag(settings, work)
     assert sum(pace.out_per_second for pace in second.paces.values()) > 0
     assert (second.measurement.work, second.catch_up_seconds) == (work, 0.0)
-    kept = recent(settings.lag_dir, first.measurement.topic_id, first.measurement.measured_at)
-    assert kept == [first.measurement, second.measurement]
+    recorded = recent(settings.lag_dir, first.measurement.topic_id, first.measurement.measured_at)
+    assert recorded == [first.measurement, second.measurement]
 
 
 def test_the_pace_spans_several_seconds(settings: Settings) -> None:
@@ -62,9 +62,9 @@ def test_the_pace_spans_several_seconds(settings: Settings) -> None:
 def test_the_command_prints_the_lag(settings: Settings, lag: Lag) -> None:
     """A table, with rates from the second call on."""
     send(settings, valid_records(range(40)))
-    said = lag()
-    assert "40 records and " in said
-    assert "catch-up s" in said
+    output = lag()
+    assert "40 records and " in output
+    assert "catch-up s" in output
     drain_all(with_ingest(settings))
     assert "0 records and 0.0 s behind" in lag()
 
