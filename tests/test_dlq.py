@@ -25,14 +25,11 @@ from pipelines.operate.replay import open_replay, replay
 from pipelines.settings import Settings
 from tests.dlq_copies import copied_places, dead_letter_places, read_copies, read_headers
 from tests.draining import assert_verified, drain_all, drained, query, send, valid_records, with_ingest
+from tests.panic import Panic
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.waiting import wait_for
 from tests.test_backfill import load
 from tests.test_stream import streaming
-
-
-class Panic(BaseException):
-    """A panic of a Rust library is a BaseException like this."""
 
 
 @pytest.fixture
