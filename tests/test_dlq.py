@@ -15,6 +15,7 @@ from pipelines.emit.copies import CopyWriter
 from pipelines.emit.producer import Record
 from pipelines.errors import TransientError
 from pipelines.lake import dead_letter_outbox as outbox_module
+from pipelines.lake import dead_letter_rows
 from pipelines.lake.copying import copy_lake
 from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.tables import Lake, create_lake, open_lake
@@ -210,7 +211,7 @@ def test_a_turn_costs_what_is_new(publishing: Settings, monkeypatch: pytest.Monk
     drain_without_copies(publishing, 20)
     copy_now(publishing)
     batch_of(publishing, range(500, 502))
-    entries, files = counted(monkeypatch, Lake, "read_log"), counted(monkeypatch, outbox_module, "open_file")
+    entries, files = counted(monkeypatch, Lake, "read_log"), counted(monkeypatch, dead_letter_rows, "open_file")
     topic = open_dead_letter_topic(publishing)
     topic.copy_pending(lambda _: None)
     assert sum(upto - after for _, after, upto in entries) == 1
