@@ -44,7 +44,9 @@ _NEWEST = (
     f'SELECT topic, topic_partition, "offset", reason, detail, fate {_FROM_SELECTED} '
     'ORDER BY commits.version DESC, topic_id DESC, topic_partition DESC, "offset" DESC LIMIT $limit'
 )
-_FATES = f'SELECT batch_id, topic_id, topic_partition, "offset", bus_time, fate, note, decided {_FROM_SELECTED}'
+_FATES = (
+    f'SELECT batch_id, topic_id, topic_partition, "offset", bus_time, fate, dead_letters.note, decided {_FROM_SELECTED}'
+)
 _COUNTS = f"SELECT reason, fate, count(*)::BIGINT AS records {_FROM_SELECTED} GROUP BY ALL ORDER BY ALL"
 _POSITIONS = f'SELECT topic_id, topic_partition, "offset", batch_id {_FROM_SELECTED}'
 _PLACE = re.compile(r"(.+)-([0-9]{1,9})@([0-9]{1,18})", re.DOTALL)

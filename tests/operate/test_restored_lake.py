@@ -14,11 +14,12 @@ from pipelines.lake.tables import open_lake
 from pipelines.operate.verify import verify
 from pipelines.refresh import publish_everything, publish_warehouse, refresh_warehouse
 from pipelines.serving.client import connect
+from pipelines.serving.publication_state import Stamp
 from pipelines.serving.read import published, read_reputation
 from pipelines.settings import Settings
 from pipelines.stream import stream
 from tests.draining import drain_all, query, send, valid_records, with_ingest
-from tests.test_stream import serves, streaming
+from tests.test_stream import score, serves, streaming
 
 
 @pytest.fixture
@@ -42,12 +43,12 @@ def restored(settings: Settings, tmp_path: Path) -> Settings:
 
 def test_publish_names_the_remedy(restored: Settings) -> None:
     """`publish` is refused and changes nothing; after the remedy it and all later ones succeed (`fenced`)."""
-    served = published(restored)
+    served = _served(restored)
     refresh_warehouse(restored)
     for attempt in (publish_warehouse, publish_everything):
         with pytest.raises(FencedError) as refused:
             attempt(restored)
-        assert published(restored) == served
+        assert _served(restored) == served
     assert exit_status_of(refused.value).exit_code == 83
     _follow(restored, str(refused.value))
     send(restored, valid_records(range(50, 60), "TransactionCompleted"))
@@ -62,10 +63,21 @@ def test_stream_ends_and_names_the_remedy(restored: Settings) -> None:
     with pytest.raises(FencedError) as refused:
         stream(restored, threading.Event(), lambda _: None, lambda *_: None)
     _follow(restored, str(refused.value))
+    served = score(restored, _user(88))
     with streaming(restored):
         send(restored, valid_records([88], "TransactionCompleted"))
-        serves(restored, "u-88", 3)
-        serves(restored, "u-77", 3)
+        serves(restored, _user(88), served + 3)
+
+
+def _user(number: int) -> str:
+    """Return the user of a valid record."""
+    return (valid_records([number])[0].key or b"").decode()
+
+
+def _served(settings: Settings) -> Stamp:
+    found = published(settings)
+    assert found is not None
+    return found.stamp
 
 
 def _publish(settings: Settings) -> None:
