@@ -51,7 +51,8 @@ def read_rows(group: RowGroup, wanted: Collection[str], columns: list[str] | Non
         rows = max(1, min(_MAX_ROWS, _CHUNK_BYTES * stored.num_rows // max(1, size)))
         for batch in file.iter_batches(rows, [group.number], columns and [*columns, "batch_id"]):
             found = with_plain_types(pa.table(batch))
-            yield found.filter(pc.is_in(found["batch_id"], value_set=batch_ids))
+            is_wanted = pc.is_in(found["batch_id"], value_set=batch_ids)
+            yield found if pc.all(is_wanted).as_py() else found.filter(is_wanted)  # a copy of large values, avoided
 
 
 def _batch_ids(file: Any, row_group: int) -> set[str]:

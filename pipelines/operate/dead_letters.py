@@ -96,8 +96,9 @@ def stream_dead_letters(settings: Settings, selection: Selection) -> Iterator[pa
     """Yield the columns of `select` in batches, unordered; the first batch is empty.
 
     A batch has at most 256 dead letters and 16 MiB, or one dead letter: a few kilobytes of a topic may decompress to
-    128 MiB. In memory are one batch, and place and fate of all selected ones (about 150 bytes each). In lakes of
-    earlier releases a batch may have up to a row group, the dead letters of one commit. Raises like `select`.
+    128 MiB. Memory is that of one batch, in about 16 copies with those of libraries and callers, and of place and fate
+    of all selected ones (about 150 bytes each). Files of earlier releases have larger row groups, so that a batch may
+    hold several large dead letters of one commit. Raises like `select`.
     """
     lake = open_lake(settings.lake_root)
     snapshot, parameters = take_snapshot(lake), _parameters(selection)
@@ -125,7 +126,8 @@ def _with_fates(rows: pa.Table, fates: pl.DataFrame, schema: pa.Schema) -> pa.Ta
     """Return the rows that have a fate, with its columns."""
     keys = pl.DataFrame(rows.select(_KEY)).with_row_index("row")
     found = keys.join(fates, on=_KEY, how="inner", maintain_order="left")
-    taken, decided = rows.take(found["row"].to_arrow()), found.to_arrow()
+    taken = rows if len(found) == len(rows) else rows.take(found["row"].to_arrow())
+    decided = found.to_arrow()
     columns = [(decided if name in found.columns else taken)[name] for name in schema.names]
     return pa.table(columns, names=schema.names).cast(schema)
 
