@@ -4,14 +4,14 @@ import logging
 from collections.abc import Callable
 from typing import TypeVarTuple
 
-from pipelines.errors import KarmalakeError
+from pipelines.errors import KarmalakeError, is_termination
 
 A = TypeVarTuple("A")
 _LOG = logging.getLogger(__name__)
 
 
 def best_effort(function: Callable[[*A], object], action: str) -> Callable[[*A], None]:
-    """Return a function that calls `function` and suppresses every exception but KeyboardInterrupt and SystemExit.
+    """Return a function that calls `function` and suppresses every exception that does not end the process.
 
     The first failure, and the first one after a success, is logged with `action`: a KarmalakeError by its message, any
     other exception with its traceback.
@@ -22,9 +22,9 @@ def best_effort(function: Callable[[*A], object], action: str) -> Callable[[*A],
         nonlocal failures
         try:
             function(*arguments)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # noqa: BLE001 - the commit is made, and a Rust panic is not an Exception
+        except BaseException as error:
+            if is_termination(error):
+                raise
             failures += 1
             if failures == 1:
                 unexpected = None if isinstance(error, KarmalakeError) else error

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from pipelines.best_effort import best_effort
 from pipelines.emit.copies import MAX_HEADERS, RESERVED_PREFIX, Copy, CopyCounts, CopyWriter, connect_copy_writer
 from pipelines.emit.producer import Record
-from pipelines.errors import KarmalakeError, TransientError
+from pipelines.errors import KarmalakeError, TransientError, is_termination
 from pipelines.lake.dead_letter_outbox import DeadLetterOutbox, PendingBatch, init_checkpoint
 from pipelines.lake.tables import CachedLake, create_lake
 from pipelines.settings import KafkaSettings, Settings
@@ -166,9 +166,9 @@ def copy_until(
         try:
             topic = topic or open_dead_letter_topic(settings)
             topic.copy_pending(report)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # noqa: BLE001 - the thread would end unnoticed
+        except BaseException as error:  # a Rust panic is not an Exception
+            if is_termination(error):
+                raise
             report_outage(_log_outage(error, settings.kafka.topic, delay))
             stopping.wait(delay)
             delay = min(2 * delay, _MAX_RETRY_SECONDS)

@@ -14,6 +14,7 @@ KarmalakeError                the message says what, where and what to do; a che
 Exit codes follow sysexits.h where it defines a matching code, and start at 80 otherwise. Error codes and exit codes
 are stable: supervisors are configured with them. docs/operations.md has a section for each code.
 `is_transient` decides which errors are retried: long-lived loops continue after those, and end with the others.
+`is_termination` decides which exceptions no code may suppress, whatever else it tolerates.
 """
 
 import errno
@@ -24,6 +25,8 @@ _MAX_CHARACTERS = 500
 _ANSI_COLORS = re.compile("\x1b\\[[0-9;]*m")
 _TRANSIENT_LIBRARY_ERRORS = {"_internal.DeltaError", "_duckdb.IOException"}
 """Library errors for a store or disk that did not answer, as qualified names: not every process imports the library."""
+_RUST_PANIC_MODULE = "pyo3_runtime"
+"""Every extension written in Rust has a PanicException of its own there; it is no Exception."""
 _PERMISSION_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -169,3 +172,11 @@ def is_transient(error: BaseException) -> bool:
         return exit_status_of(error).transient
     names = {f"{base.__module__}.{base.__qualname__}" for base in type(error).__mro__}
     return not names.isdisjoint(_TRANSIENT_LIBRARY_ERRORS)
+
+
+def is_termination(error: BaseException) -> bool:
+    """Return whether an exception asks the process to end: by Ctrl-C, an exit, an interrupt of Dagster.
+
+    Code that tolerates every failure of a call raises these again. A panic of a Rust library is a failure of the call.
+    """
+    return not isinstance(error, Exception) and type(error).__module__ != _RUST_PANIC_MODULE

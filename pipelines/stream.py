@@ -92,7 +92,7 @@ def _copying(
         return
     dlq.ensure_copy_checkpoint(settings)
     with ThreadPoolExecutor(1, "dlq") as pool:
-        pool.submit(
+        copying = pool.submit(
             dlq.copy_until, settings, stopping, new_dead_letters, on_copied, lambda outage: on_iteration("dlq", outage)
         )
         try:
@@ -100,6 +100,7 @@ def _copying(
         finally:
             stopping.set()
             new_dead_letters.set()
+        copying.result()
 
 
 def _ingest_loop(

@@ -2,29 +2,37 @@
 
 import logging
 import threading
+from asyncio import CancelledError
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from dagster import DagsterExecutionInterruptedError
 from kafka.errors import KafkaError
+from polars.exceptions import PanicException
 
 from pipelines.best_effort import best_effort
 from pipelines.drain import drain, open_drain, open_ingest
-from pipelines.errors import TransientError
+from pipelines.errors import TransientError, is_termination
 from pipelines.ingest.kafka import KafkaSource
 from pipelines.lake.tables import create_lake
 from pipelines.settings import Settings
 from pipelines.stream import stream
 from tests.draining import assert_verified, drain_all, query, send, valid_records, with_ingest
+from tests.panic import Panic
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
-
-class Panic(BaseException):
-    """A panic as Rust libraries raise it."""
-
-
 FAILURES = [ZeroDivisionError("a defect"), KafkaError("a client"), TransientError("an outage"), Panic("of Rust")]
+TERMINATIONS = [
+    KeyboardInterrupt(),
+    SystemExit(3),
+    GeneratorExit(),
+    CancelledError(),
+    DagsterExecutionInterruptedError(),
+    pytest.fail.Exception("a time limit"),
+]
 
 
 @pytest.fixture
@@ -54,12 +62,21 @@ def test_a_report_that_raises(batches: Settings, caplog: pytest.LogCaptureFixtur
     assert_verified(batches)
 
 
-def test_an_interrupt_is_not_a_failure() -> None:
-    """Ctrl-C and an exit pass through."""
-    with pytest.raises(KeyboardInterrupt):
-        best_effort(raising(KeyboardInterrupt()), "reporting")()
-    with pytest.raises(SystemExit):
-        best_effort(raising(SystemExit()), "reporting")()
+@pytest.mark.parametrize("termination", TERMINATIONS, ids=lambda error: type(error).__name__)
+def test_a_termination_is_not_a_failure(termination: BaseException) -> None:
+    """What a signal handler raises passes through: of Ctrl-C, an exit, Dagster or pytest."""
+    with pytest.raises(type(termination)):
+        best_effort(raising(termination), "reporting")()
+
+
+def test_a_panic_is_recognized() -> None:
+    """Of any extension: each raises a class of its own."""
+    from pipelines.contract.protobuf import _columns  # noqa: PLC0415 - the decoder without the code that isolates it
+
+    with pytest.raises(BaseException, match="slice index") as raised:
+        _columns(pa.array([bytes.fromhex("0affffffffffffffffff01")], pa.binary()))
+    for panic in (raised.value, PanicException("of polars"), Panic("of a test")):
+        assert not is_termination(panic)
 
 
 def test_a_failure_is_logged_again_after_a_success(caplog: pytest.LogCaptureFixture) -> None:

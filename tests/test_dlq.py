@@ -15,6 +15,7 @@ from pipelines.emit.copies import CopyWriter
 from pipelines.emit.producer import Record
 from pipelines.errors import TransientError
 from pipelines.lake import dead_letter_outbox as outbox_module
+from pipelines.lake import dead_letter_rows
 from pipelines.lake.copying import copy_lake
 from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.tables import Lake, create_lake, open_lake
@@ -25,14 +26,11 @@ from pipelines.operate.replay import open_replay, replay
 from pipelines.settings import Settings
 from tests.dlq_copies import copied_places, dead_letter_places, read_copies, read_headers
 from tests.draining import assert_verified, drain_all, drained, query, send, valid_records, with_ingest
+from tests.panic import Panic
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.waiting import wait_for
 from tests.test_backfill import load
 from tests.test_stream import streaming
-
-
-class Panic(BaseException):
-    """A panic of a Rust library is a BaseException like this."""
 
 
 @pytest.fixture
@@ -213,7 +211,7 @@ def test_a_turn_costs_what_is_new(publishing: Settings, monkeypatch: pytest.Monk
     drain_without_copies(publishing, 20)
     copy_now(publishing)
     batch_of(publishing, range(500, 502))
-    entries, files = counted(monkeypatch, Lake, "read_log"), counted(monkeypatch, outbox_module, "open_file")
+    entries, files = counted(monkeypatch, Lake, "read_log"), counted(monkeypatch, dead_letter_rows, "open_file")
     topic = open_dead_letter_topic(publishing)
     topic.copy_pending(lambda _: None)
     assert sum(upto - after for _, after, upto in entries) == 1

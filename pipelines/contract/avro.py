@@ -22,9 +22,9 @@ import pyarrow.compute as pc
 from pipelines.contract.avro_sandbox import DECODE_ERROR_PREFIX, Row, check_schema_sandboxed, decode_sandboxed
 from pipelines.contract.avro_schema import branches, bulk_cells_per_row, read_schema, strip_annotations, type_name
 from pipelines.contract.parsing import (
-    PROPAGATED_ERRORS,
     Parsed,
     Problem,
+    is_propagated,
     merge_parts,
     parse_by_bisection,
     parse_in_chunks,
@@ -135,18 +135,18 @@ def _in_bulk(
     def problem_of(value: pa.Array) -> Problem | None:
         try:
             parse_all(value)
-        except PROPAGATED_ERRORS:
-            raise
-        except BaseException as error:  # noqa: BLE001 - a Rust panic is not an Exception
+        except BaseException as error:  # a Rust panic is not an Exception
+            if is_propagated(error):
+                raise
             return undecodable(_EXPECTED, error)
         return None
 
     def parse(values: pa.Array) -> Parsed:
         try:
             return parse_all(values)
-        except PROPAGATED_ERRORS:
-            raise
-        except BaseException:  # noqa: BLE001 - a Rust panic is not an Exception
+        except BaseException as error:  # a Rust panic is not an Exception
+            if is_propagated(error):
+                raise
             suspects = [row for row, value in enumerate(values.to_pylist()) if is_suspect(value)]
             problems = {row: problem_of(values.slice(row, 1)) for row in suspects}
             return parse_remaining(values, {row: found for row, found in problems.items() if found}, by_bisection)
@@ -185,9 +185,9 @@ def _rows_in_bulk(text: str, names: list[str], cells: int) -> Callable[[pa.Array
     try:
         for sample in ([], [bytes(16 * cells)]):
             _columns(rows(pa.array(sample, pa.binary())), set())
-    except PROPAGATED_ERRORS:
-        raise
-    except BaseException:  # noqa: BLE001 - a Rust panic is not an Exception
+    except BaseException as error:  # a Rust panic is not an Exception
+        if is_propagated(error):
+            raise
         return None
     return rows
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.contract import metadata
-from pipelines.contract.parsing import PROPAGATED_ERRORS, Parsed, reject_all, sanitize_message, undecodable
+from pipelines.contract.parsing import Parsed, is_propagated, reject_all, sanitize_message, undecodable
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import EVENT, POSITION, REJECTED, TIMESTAMP
 from pipelines.contract.values import parse_values
@@ -56,9 +56,9 @@ def validate(records: pa.Table, parsed: Parsed, contract: ContractSettings, now:
     """
     try:
         return _validate(records, parsed, contract, now)
-    except PROPAGATED_ERRORS:
-        raise
     except BaseException as error:
+        if is_propagated(error):
+            raise
         if len(records) > 1:
             return _validate_halves(records, parsed, contract, now)
         if parsed.errors or not len(records):

@@ -18,10 +18,8 @@ import pyarrow.compute as pc
 
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import EVENT
-from pipelines.errors import KarmalakeError
+from pipelines.errors import KarmalakeError, is_termination
 
-PROPAGATED_ERRORS = (KeyboardInterrupt, SystemExit, GeneratorExit, KarmalakeError)
-"""Exceptions that are not attributed to a value."""
 _MAX_DETAIL_CHARS = 500
 _MAX_INT32 = 2**31 - 1
 _MAX_PIECES_TO_JOIN = 16
@@ -46,10 +44,15 @@ class Parsed:
     errors: dict[int, Problem]
 
 
+def is_propagated(error: BaseException) -> bool:
+    """Return whether an exception is not attributed to a value: it ends the process, or is an error of karmalake."""
+    return isinstance(error, KarmalakeError) or is_termination(error)
+
+
 def parse_by_bisection(values: pa.Array, parse: Callable[[pa.Array], Parsed], expected: str) -> Parsed:
     """Decode values with `parse`, and bisect those for which it raises; `expected` describes a valid value.
 
-    Raises PROPAGATED_ERRORS only.
+    Raises only exceptions that are not attributed to a value (`is_propagated`).
     """
     parts = list(_bisect(values, 0, parse, expected))
     if len(parts) == 1 and isinstance(parts[0][1], Parsed):
@@ -115,9 +118,9 @@ def _bisect(
     """Yield (first row, result) for the largest slices that `parse` accepts, (row, problem) for each other value."""
     try:
         parsed = parse(values)
-    except PROPAGATED_ERRORS:
-        raise
-    except BaseException as error:  # noqa: BLE001 - a Rust panic is not an Exception, and any value may cause one
+    except BaseException as error:  # a Rust panic is not an Exception, and any value may cause one
+        if is_propagated(error):
+            raise
         if len(values) == 1:
             yield start, undecodable(expected, error)
         if len(values) <= 1:
@@ -135,10 +138,9 @@ def _parse_again_or_join(good: pa.Array, parse: Callable[[pa.Array], Parsed], pi
     if len(pieces) > _MAX_PIECES_TO_JOIN:
         try:
             return parse(good)
-        except PROPAGATED_ERRORS:
-            raise
-        except BaseException:  # noqa: BLE001, S110 - together they may exceed a limit of the decoder: join the pieces
-            pass
+        except BaseException as error:  # together they may exceed a limit of the decoder: join the pieces
+            if is_propagated(error):
+                raise
     starts = np.cumsum([0, *(len(piece.events) for piece in pieces)]).tolist()
     starts_and_pieces = zip(starts, pieces, strict=False)
     errors = {start + row: problem for start, piece in starts_and_pieces for row, problem in piece.errors.items()}

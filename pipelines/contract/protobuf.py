@@ -14,9 +14,9 @@ from ptars import HandlerPool, PtarsConfig
 
 from pipelines.contract import event_pb2
 from pipelines.contract.parsing import (
-    PROPAGATED_ERRORS,
     Parsed,
     Problem,
+    is_propagated,
     parse_by_bisection,
     parse_remaining,
     undecodable,
@@ -42,9 +42,9 @@ def _parse(values: pa.Array) -> Parsed:
     if not faults:
         try:
             return Parsed(_columns(values), {})
-        except PROPAGATED_ERRORS:
-            raise
-        except BaseException:  # a Rust panic is not an Exception
+        except BaseException as error:  # a Rust panic is not an Exception
+            if is_propagated(error):
+                raise
             faults = _problems(find_faults(values))
             if not faults:
                 raise

@@ -18,7 +18,6 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import (
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
-    GroupAuthorizationFailedError,
     KafkaTimeoutError,
     NoError,
     OffsetOutOfRangeError,
@@ -35,6 +34,7 @@ from pipelines.contract.schema import RECORD
 from pipelines.errors import KarmalakeError, LostRecordsError, TransientError, UsageError
 from pipelines.ingest.batch import Batch, Checkpoint, LastRead, OffsetRange
 from pipelines.ingest.group import GroupMember, join_group
+from pipelines.ingest.group_offsets import GroupOffsets
 from pipelines.ingest.guard import HaltedPartition
 from pipelines.ingest.receive import in_place_client
 from pipelines.ingest.record_batches import (
@@ -78,7 +78,6 @@ class KafkaSource:
     admin: Any
     topic_id: str = ""
     positions: dict[int, int] = field(default_factory=dict)
-    acknowledging: bool = True
     only: frozenset[int] | None = None
     """The topic partitions to read; None means all."""
     group: GroupMember | None = None
@@ -91,6 +90,11 @@ class KafkaSource:
     """By topic partition: a position, and the last record before it."""
     reported: set[str] = field(default_factory=set[str])
     """Damaged batches that were logged: every fetch finds them again."""
+    group_offsets: GroupOffsets = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Create the offsets of the consumer group."""
+        self.group_offsets = GroupOffsets(self.kafka.group_id, self._commit_group_offsets)
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
         """Return the next batch from the checkpoints on; None if nothing came within `max_wait_seconds`.
@@ -145,22 +149,20 @@ class KafkaSource:
         return sum(max(0, ends[self._tp(partition)] - offset) for partition, offset in positions.items())
 
     def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
-        """Commit the offsets to the consumer group: they are advisory, so a failure is logged once."""
-        offsets = {self._tp(r.topic_partition): OffsetAndMetadata(r.next_offset, "", -1) for r in ranges}
-        group = self.kafka.group_id
-        try:
-            if self.acknowledging:
-                with translate_errors(self.kafka, f"committing the offsets of the group {group}"):
-                    self._commit_group_offsets(offsets)
-        except KarmalakeError as error:
-            self.acknowledging = self.group is not None  # a member tries again: a rebalance may be the cause
-            unauthorized = isinstance(error.__cause__, GroupAuthorizationFailedError)
-            _LOG.warning(
-                "offsets of the group %s were not committed (%s)%s; only lag tools read them, ingest goes on",
-                group, error, f": READ on the group {group} is missing among the ACLs" if unauthorized else "",
-            )  # fmt: skip
+        """Commit the offsets to the consumer group; a failure is logged, and retried with a later batch."""
+        self.group_offsets.acknowledge(ranges)
 
-    def _commit_group_offsets(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
+    def _commit_group_offsets(self, next_offsets: dict[int, int]) -> None:
+        """Commit the offsets of the topic partitions that are still read here."""
+        offsets = {
+            self._tp(partition): OffsetAndMetadata(offset, "", -1)
+            for partition, offset in next_offsets.items()
+            if self.only is None or partition in self.only  # another member commits those of the others
+        }
+        with translate_errors(self.kafka, f"committing the offsets of the group {self.kafka.group_id}"):
+            self._send_group_offsets(offsets)
+
+    def _send_group_offsets(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
         """Commit offsets through the admin client, so that reading needs no permission on the group."""
         if self.group:
             self.group.member.commit(offsets)

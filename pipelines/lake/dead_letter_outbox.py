@@ -21,8 +21,9 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from pipelines.lake.commit_log import commit_rows, complete_commits
+from pipelines.lake.dead_letter_rows import RowGroup, batches_by_row_group, read_rows, row_groups
 from pipelines.lake.delta_commit import commit_actions
-from pipelines.lake.files import make_durable, open_file, read_file
+from pipelines.lake.files import make_durable, read_file
 from pipelines.lake.tables import CachedLake, Lake, data_files
 
 _TABLE = "dead_letters"
@@ -30,11 +31,6 @@ _MAX_PENDING_BATCHES = 10_000
 """Batches to read ahead: more are read once these are delivered."""
 _SAVE_INTERVAL_VERSIONS = 100
 """Versions without a dead letter after which the checkpoint is saved: a start rereads at most this many."""
-_CHUNK_BYTES = 8 * 1024 * 1024
-_MAX_ROWS = 256
-"""Dead letters in memory at a time; fewer if they are large."""
-_CELL_BYTES = 16
-"""The overhead of a cell or a header, in addition to its own bytes."""
 _RECORD_COLUMNS = ["batch_id", "version", "dead_letters", "committed", "ranges"]
 
 
@@ -45,11 +41,6 @@ class PendingBatch(NamedTuple):
     batch_id: str
     dead_letters: int
     committed: datetime
-
-
-class _RowGroup(NamedTuple):
-    file: str
-    number: int
 
 
 def init_checkpoint(lake: Lake, name: str) -> None:
@@ -96,9 +87,9 @@ class DeadLetterOutbox:
 
     def read_dead_letters(self, batches: Sequence[PendingBatch], columns: list[str]) -> Iterator[pa.Table]:
         """Yield `columns` of the dead letters of batches, some at a time, without those of users erased meanwhile."""
-        wanted = pa.array([batch.batch_id for batch in batches], pa.string())
-        for group in _find_row_groups(self.lake, set(wanted.to_pylist())):
-            yield from _read_rows(group, wanted, columns)
+        wanted = {batch.batch_id for batch in batches}
+        for group in _find_row_groups(self.lake, wanted):
+            yield from read_rows(group, wanted, columns)
 
     def mark_delivered(self, version: int) -> None:
         """Move the checkpoint to a version of `events`, durably. A crash before that causes a second delivery."""
@@ -142,7 +133,7 @@ def _save_checkpoint(lake: Lake, letters: DeltaTable, name: str, version: int) -
     return True
 
 
-def _find_row_groups(lake: Lake, wanted: set[str]) -> Iterator[_RowGroup]:
+def _find_row_groups(lake: Lake, wanted: set[str]) -> Iterator[RowGroup]:
     """Yield the row groups with rows of batches: a batch has a file of its own until a compaction merges it."""
     table = lake.table(_TABLE)
     files = set(data_files(table))
@@ -150,35 +141,16 @@ def _find_row_groups(lake: Lake, wanted: set[str]) -> Iterator[_RowGroup]:
     for batch_id, path in own.items():
         if path in files:
             wanted = wanted - {batch_id}
-            with open_file(path) as file:
-                groups = file.num_row_groups
-            yield from (_RowGroup(path, group) for group in range(groups))
+            yield from row_groups(path)
     yield from _find_merged_row_groups(lake, table, wanted)
 
 
-def _find_merged_row_groups(lake: Lake, table: DeltaTable, wanted: set[str]) -> Iterator[_RowGroup]:
+def _find_merged_row_groups(lake: Lake, table: DeltaTable, wanted: set[str]) -> Iterator[RowGroup]:
     """Search the files, the newest first, until all batches are found; each is in one file only."""
     actions = pa.table(table.get_add_actions(flatten=True)).select(["path", "modification_time"]) if wanted else None
     for path in actions.sort_by([("modification_time", "descending")])["path"].to_pylist() if actions else ():
-        location = f"{lake.folder(_TABLE)}/{path}"
-        with open_file(location) as file:
-            found = [_batch_ids(file, group) & wanted for group in range(file.num_row_groups)]
-        yield from (_RowGroup(location, group) for group, batch_ids in enumerate(found) if batch_ids)
-        wanted = wanted.difference(*found)
+        found = batches_by_row_group(f"{lake.folder(_TABLE)}/{path}")
+        yield from (group for group, batch_ids in found.items() if batch_ids & wanted)
+        wanted = wanted.difference(*found.values())
         if not wanted:
             return
-
-
-def _batch_ids(file: Any, row_group: int) -> set[str]:
-    return set(pc.unique(file.read_row_group(row_group, ["batch_id"])["batch_id"]).to_pylist())
-
-
-def _read_rows(group: _RowGroup, wanted: pa.Array, columns: list[str]) -> Iterator[pa.Table]:
-    with open_file(group.file) as file:
-        stored = file.metadata.row_group(group.number)
-        cells = sum(stored.column(number).num_values for number in range(stored.num_columns))
-        size = stored.total_byte_size + cells * _CELL_BYTES
-        rows = max(1, min(_MAX_ROWS, _CHUNK_BYTES * stored.num_rows // max(1, size)))
-        for batch in file.iter_batches(rows, [group.number], [*columns, "batch_id"]):
-            found = pa.table(batch)
-            yield found.filter(pc.is_in(found["batch_id"], value_set=wanted))

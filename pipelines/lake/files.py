@@ -32,6 +32,8 @@ _BUFFER_BYTES = 1024 * 1024
 # without a match are skipped. DuckDB does so only if user_ids are not dictionary-encoded. Nested metadata are read by
 # whole row groups.
 _ROW_GROUP_ROWS, _PAGE_ROWS = 32_768, 4_096
+_ROW_GROUP_BYTES = 16 * 1024 * 1024
+"""Of rows with records as they were received: a reader has one row group of them in memory, or one record."""
 _BLOOM_COLUMN, _FALSE_POSITIVE_RATE = "user_id", 0.05
 # Sorted or nearly sorted integers shrink to a bit or two each; ids of many users gain nothing from a dictionary.
 _DELTA_ENCODED = {
@@ -81,6 +83,11 @@ def read_file(location: str, columns: list[str] | None = None) -> pa.Table:
     store, path = resolve_store(location)
     with translate_store_errors(location):
         rows = pq.ParquetFile(path, filesystem=store).read(columns)
+    return with_plain_types(rows)
+
+
+def with_plain_types(rows: pa.Table) -> pa.Table:
+    """Return rows with text and bytes as `string` and `binary`."""
     plain = pa.schema([field.with_type(_PLAIN_TYPES.get(field.type, field.type)) for field in rows.schema])
     return rows if plain == rows.schema else rows.cast(plain)
 
@@ -156,18 +163,31 @@ def _write(
         "compression": "zstd",
         "use_dictionary": [*repetitive, _METADATA_KEYS],
         "column_encoding": {name: encoding for name, encoding in _DELTA_ENCODED.items() if name in columns},
-        "row_group_size": _ROW_GROUP_ROWS,
         "max_rows_per_page": _PAGE_ROWS,
         "write_statistics": [name for name in columns if name not in _NO_STATISTICS] if "value" in columns else True,
     }
     if _BLOOM_COLUMN in columns:
         expected = {"ndv": max(1, min(len(rows), _ROW_GROUP_ROWS)), "fpp": _FALSE_POSITIVE_RATE}
         layout["bloom_filter_options"] = {_BLOOM_COLUMN: expected}
-    with translate_store_errors(folder):
-        pq.write_table(rows, location, filesystem=store, **layout)
+    with (
+        translate_store_errors(folder),
+        pq.ParquetWriter(location, rows.schema, filesystem=store, **layout) as writer,
+    ):
+        for part in _small_parts(rows) if "value" in columns else (rows,):
+            writer.write_table(part, row_group_size=_ROW_GROUP_ROWS)
     stats = json.dumps({"numRecords": len(rows)})
     size = store.get_file_info(location).size
     return AddAction(path, size, dict(partition_values), int(time.time() * 1000), data_change, stats)
+
+
+def _small_parts(rows: pa.Table) -> Iterator[pa.Table]:
+    """Yield the rows in parts of at most 16 MiB, or of one row."""
+    if len(rows) <= 1 or rows.nbytes <= _ROW_GROUP_BYTES:
+        yield rows
+        return
+    half = len(rows) // 2
+    yield from _small_parts(rows.slice(0, half))
+    yield from _small_parts(rows.slice(half))
 
 
 def _fsync(path: Path) -> None:

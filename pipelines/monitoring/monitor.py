@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar, TypeVarTuple
 
-from pipelines.errors import KarmalakeError
+from pipelines.errors import KarmalakeError, is_termination
 from pipelines.monitoring.health import Health
 from pipelines.monitoring.metrics import NotifyMetrics, RelayMetrics, StreamMetrics
 from pipelines.settings import Settings
@@ -83,7 +83,9 @@ def measure_periodically(
         while not stopping.is_set():
             try:
                 measure()
-            except BaseException as error:  # noqa: BLE001 - otherwise the thread would end silently
+            except BaseException as error:  # a Rust panic is not an Exception
+                if is_termination(error):
+                    raise
                 _log_failure(name, error, seconds, again=failed)
                 monitor.record_turn(name, error if isinstance(error, KarmalakeError) else KarmalakeError(repr(error)))
                 failed = True

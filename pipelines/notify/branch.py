@@ -27,7 +27,7 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 from pipelines.bus.clients import consumer, poll_group_member, translate_errors
 from pipelines.bus.records import DamagedBatchError
 from pipelines.emit.copies import CopyWriter, open_copy_writer
-from pipelines.errors import KarmalakeError, TransientError
+from pipelines.errors import KarmalakeError, TransientError, is_termination
 from pipelines.notify.dead_letters import dlq_settings, write_dead_letters
 from pipelines.notify.delivery import Notification, Outcome, Transport, describe_error
 from pipelines.notify.events import decode_events
@@ -47,7 +47,6 @@ _SESSION_MS = 10_000
 _METADATA_MS = 10_000
 """How long new topic partitions may be unassigned, until the leader of the group discovers them."""
 _MOVED: tuple[type[Exception], ...] = (kafka_errors.CommitFailedError, kafka_errors.RebalanceInProgressError)
-_ENDS_THE_PROCESS = (KarmalakeError, KeyboardInterrupt, SystemExit, GeneratorExit)
 _LOG = logging.getLogger(__name__)
 
 _Move = Callable[[OffsetTracker], None]
@@ -110,9 +109,11 @@ def serve(plan: Plan, settings: Settings, stopping: threading.Event, reports: Re
                     reports.turn(plan.name)
         except TransientError as error:
             reports.outage(plan.name, error)
-        except _ENDS_THE_PROCESS:
+        except KarmalakeError:
             raise
-        except BaseException as error:  # noqa: BLE001 - also a panic of a library in Rust
+        except BaseException as error:  # a Rust panic is not an Exception
+            if is_termination(error):
+                raise
             _LOG.warning("%s: %s", plan.name, describe_error(error), exc_info=error)
             reports.failure(plan.name, error)
         stopping.wait(_RETRY_SECONDS)

@@ -64,7 +64,8 @@ class Transport(Protocol):
 def attempt_delivery(transport: Transport, notification: Notification) -> DeliveryResult:
     """Attempt a delivery once; any raised error becomes RETRY with the error as reason.
 
-    That includes errors that do not derive from Exception: a panic of a Rust library, or SystemExit.
+    That includes errors that do not derive from Exception: a panic of a Rust library, or SystemExit. Lanes are threads,
+    where no signal handler runs, so none of them asks the process to end.
     """
     try:
         return transport.attempt(notification)

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
 import duckdb
+import polars as pl
 import pyarrow as pa
 
 from pipelines.contract.decode import decode
@@ -22,7 +23,8 @@ from pipelines.errors import UsageError
 from pipelines.ingest.requeue import DeadLetterSource
 from pipelines.lake.commit import CommitRecord, append_file
 from pipelines.lake.commit_log import take_snapshot
-from pipelines.lake.tables import FATES, open_lake
+from pipelines.lake.dead_letter_rows import batches_by_row_group, read_rows
+from pipelines.lake.tables import FATES, Snapshot, open_lake
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.settings import Settings
 
@@ -34,18 +36,20 @@ WHERE
     AND reason = coalesce($reason, reason)
     AND ($topic IS NULL OR (topic = $topic AND topic_partition = $topic_partition AND "offset" = $offset))
 """
+_KEY = ["batch_id", "topic_id", "topic_partition", "offset"]
+"""What identifies a dead letter."""
 _LETTERS = f"SELECT dead_letters.* {_FROM_SELECTED}"
 _OLDEST_FIRST = 'ORDER BY commits.version, topic_id, topic_partition, "offset"'  # not by bus time, which producers set
 _NEWEST = (
     f'SELECT topic, topic_partition, "offset", reason, detail, fate {_FROM_SELECTED} '
     'ORDER BY commits.version DESC, topic_id DESC, topic_partition DESC, "offset" DESC LIMIT $limit'
 )
-_LARGEST = f"SELECT max(octet_length(value))::BIGINT {_FROM_SELECTED}"
+_FATES = (
+    f'SELECT batch_id, topic_id, topic_partition, "offset", bus_time, fate, dead_letters.note, decided {_FROM_SELECTED}'
+)
 _COUNTS = f"SELECT reason, fate, count(*)::BIGINT AS records {_FROM_SELECTED} GROUP BY ALL ORDER BY ALL"
 _POSITIONS = f'SELECT topic_id, topic_partition, "offset", batch_id {_FROM_SELECTED}'
 _PLACE = re.compile(r"(.+)-([0-9]{1,9})@([0-9]{1,18})", re.DOTALL)
-_MAX_ROWS = 1_000
-"""Dead letters in memory at a time."""
 _MAX_COMMIT_RECORDS = 100_000
 _MAX_BYTES = 64 * 1024 * 1024
 Fate = Literal["open", "requeued", "discarded"]
@@ -89,18 +93,43 @@ def select(settings: Settings, selection: Selection) -> pa.Table:
 
 
 def stream_dead_letters(settings: Settings, selection: Selection) -> Iterator[pa.Table]:
-    """Yield the columns of `select` in batches of at most 1,000 dead letters, unordered; the first batch is empty.
+    """Yield the columns of `select` in batches, unordered; the first batch is empty.
 
-    Batches are smaller where dead letters are large: a few kilobytes of a topic may decompress to 128 MiB. Raises like
-    `select`.
+    A batch has at most 256 dead letters and 16 MiB, or one dead letter: a few kilobytes of a topic may decompress to
+    128 MiB. Memory is that of one batch, in about 16 copies with those of libraries and callers, and of place and fate
+    of all selected ones (about 150 bytes each). Files of earlier releases have larger row groups, so that a batch may
+    hold several large dead letters of one commit. Raises like `select`.
     """
-    with _open_views(settings) as connection:
-        [(largest,)] = connection.execute(_LARGEST, _parameters(selection)).fetchall()
-        rows = max(1, min(_MAX_ROWS, _MAX_BYTES // max(1, largest or 0)))
-        reader = connection.sql(_LETTERS, params=_parameters(selection)).to_arrow_reader(rows)
-        yield reader.schema.empty_table()
-        for batch in reader:
-            yield pa.Table.from_batches([batch])
+    lake = open_lake(settings.lake_root)
+    snapshot, parameters = take_snapshot(lake), _parameters(selection)
+    with _open_snapshot(snapshot) as connection:
+        schema = connection.sql(f"{_LETTERS} LIMIT 0", params=parameters).to_arrow_table().schema
+        fates = connection.sql(_FATES, params=parameters).pl().partition_by("batch_id", as_dict=True)
+    selected = {str(batch_id): found for (batch_id,), found in fates.items()}
+    yield schema.empty_table()
+    for path in snapshot.files.get("dead_letters", ()) if selected else ():
+        yield from _read_selected(path, selected, schema)
+
+
+def _read_selected(path: str, selected: dict[str, pl.DataFrame], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yield the selected dead letters of a file; `selected` has their places and fates by batch_id."""
+    for group, batch_ids in batches_by_row_group(path).items():
+        wanted = batch_ids & selected.keys()
+        fates = pl.concat([selected[batch_id] for batch_id in wanted]) if wanted else None
+        for rows in read_rows(group, wanted) if fates is not None else ():
+            found = _with_fates(rows, fates, schema)
+            if len(found):
+                yield found
+
+
+def _with_fates(rows: pa.Table, fates: pl.DataFrame, schema: pa.Schema) -> pa.Table:
+    """Return the rows that have a fate, with its columns."""
+    keys = pl.DataFrame(rows.select(_KEY)).with_row_index("row")
+    found = keys.join(fates, on=_KEY, how="inner", maintain_order="left")
+    taken = rows if len(found) == len(rows) else rows.take(found["row"].to_arrow())
+    decided = found.to_arrow()
+    columns = [(decided if name in found.columns else taken)[name] for name in schema.names]
+    return pa.table(columns, names=schema.names).cast(schema)
 
 
 def count_dead_letters(settings: Settings, selection: Selection) -> list[Count]:
@@ -152,8 +181,14 @@ def discard(settings: Settings, selection: Selection, why: str) -> int:
 
 @contextmanager
 def _open_views(settings: Settings) -> Generator[duckdb.DuckDBPyConnection]:
+    with _open_snapshot(take_snapshot(open_lake(settings.lake_root))) as connection:
+        yield connection
+
+
+@contextmanager
+def _open_snapshot(snapshot: Snapshot) -> Generator[duckdb.DuckDBPyConnection]:
     with duckdb.connect() as connection:
-        create_lake_views(connection, take_snapshot(open_lake(settings.lake_root)))
+        create_lake_views(connection, snapshot)
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET threads = 1")  # each thread reads hundreds of MB ahead if letters are large
         yield connection

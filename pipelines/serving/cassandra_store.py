@@ -372,6 +372,6 @@ def _refusal(prefix: str, stamp: Stamp, newer: Stamp) -> str:
     return (
         f"cannot publish lake version {stamp.lake_version} as of {stamp.as_of.isoformat()} to {prefix} in Cassandra: "
         f"version {newer.lake_version} as of {newer.as_of.isoformat()} is published, or being published, and newer. If "
-        "that version comes from a lake that this one replaces, or from a wrong clock, delete the row of this prefix "
-        "from the table publications and publish again"
+        "that version comes from a lake that this one replaces (restored from a copy, say), or from a wrong clock, "
+        "delete the row of this prefix from the table publications and run `karmalake publish --full`"
     )

@@ -182,6 +182,6 @@ def _refusal(prefix: str, stamp: Stamp, newer: Stamp) -> str:
     return (
         f"cannot publish lake version {stamp.lake_version} as of {stamp.as_of.isoformat()} to {prefix}:*: version "
         f"{newer.lake_version} as of {newer.as_of.isoformat()} is published, or being published, and newer. If that "
-        f"version comes from a lake that this one replaces, or from a wrong clock, delete the Redis key "
-        f"{publication_key(prefix)} and publish again"
+        f"version comes from a lake that this one replaces (restored from a copy, say), or from a wrong clock, delete "
+        f"the Redis key {publication_key(prefix)} and run `karmalake publish --full`"
     )

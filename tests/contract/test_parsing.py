@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 import pytest
+from dagster import DagsterExecutionInterruptedError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,21 +17,25 @@ from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import EVENT, RECORD
 from pipelines.errors import TransientError
 from pipelines.settings import ContractSettings
+from tests.panic import Panic
 
 _NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-class _Panic(BaseException):
-    """Like the PanicException of PyO3: not an Exception."""
-
-
 _RAISED = [
-    _Panic("slice index starts at 10 but ends at 9"),
+    Panic("slice index starts at 10 but ends at 9"),
     RecursionError("maximum recursion depth exceeded"),
     MemoryError(),
     OverflowError("date value out of range"),
     pa.ArrowInvalid("offset overflow"),
     ValueError("a\x1b[31mb\nc\u202ed"),
+]
+_PROPAGATED = [
+    KeyboardInterrupt(),
+    SystemExit(3),
+    GeneratorExit(),
+    DagsterExecutionInterruptedError(),
+    TransientError("the registry"),
 ]
 
 
@@ -68,7 +73,7 @@ def test_an_exception_is_attributed_to_its_value(error: BaseException) -> None:
     assert [parsed.events["event_id"][row].as_py() for row in (0, 1, 2, 4)] == ["a", "b", "c", "d"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), GeneratorExit(), TransientError("the registry")])
+@pytest.mark.parametrize("error", _PROPAGATED, ids=lambda error: type(error).__name__)
 def test_errors_of_services_and_interrupts_propagate(error: BaseException) -> None:
     """A process stops on request, and an outage of a service causes no dead letters."""
     calls, parse = _parser(error)
@@ -79,14 +84,14 @@ def test_errors_of_services_and_interrupts_propagate(error: BaseException) -> No
 
 def test_nothing_to_decode() -> None:
     """No values give no rows, even if the decoder raises."""
-    _, parse = _parser(_Panic(), b"")
+    _, parse = _parser(Panic(), b"")
     assert len(parse_by_bisection(pa.array([], pa.binary()), parse, "an event").events) == 0  # type: ignore[arg-type]
 
 
 @given(st.lists(st.booleans(), max_size=40))
 def test_every_good_value_survives(mixture: list[bool]) -> None:
     """In any mixture each good value has its row, and each bad one its error."""
-    _, parse = _parser(_Panic("no"))
+    _, parse = _parser(Panic("no"))
     good = _events("e")[0].as_py()
     values = pa.array([good if each else b"poison" for each in mixture], pa.binary())
     parsed = parse_by_bisection(values, parse, "an event")  # type: ignore[arg-type]
@@ -113,6 +118,22 @@ def test_an_exception_in_validation_is_one_dead_letter(error: BaseException, mon
     assert (letter["offset"], letter["reason"], letter["value"]) == (2, Reason.UNDECODABLE, values[2].as_py())
     assert letter["detail"].isprintable()
     assert decoded.mis_keyed.to_pylist() == [False, False, False]
+
+
+@pytest.mark.parametrize("error", _PROPAGATED, ids=lambda error: type(error).__name__)
+def test_an_interrupt_of_validation_rejects_nothing(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A valid event does not become a dead letter because a run is cancelled meanwhile (`nothing-lost`)."""
+    signals = [error]
+
+    def interrupted(events: pa.Table) -> pa.Table:
+        if signals:
+            raise signals.pop()
+        return events
+
+    monkeypatch.setattr(gate.metadata, "last_value_wins", interrupted)
+    values = _events("a", "b")
+    with pytest.raises(type(error)):
+        validate(_records(values), parse_protobuf(values), ContractSettings(), _NOON)
 
 
 def test_a_detail_is_one_line_without_control_characters() -> None:

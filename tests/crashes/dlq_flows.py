@@ -13,7 +13,7 @@ _COPYING = {
     "pipelines.dlq:connect_copy_writer": 1,
     "pipelines.lake.dead_letter_outbox:DeadLetterOutbox.catch_up": 2,
     "pipelines.lake.dead_letter_outbox:_find_row_groups": 1,
-    "pipelines.lake.dead_letter_outbox:open_file": 3,
+    "pipelines.lake.dead_letter_rows:open_file": 3,
     "pipelines.emit.copies:CopyWriter.write": 3,
     "pipelines.emit.producer:BulkProducer.flush": 3,
     "pipelines.lake.dead_letter_outbox:DeadLetterOutbox.mark_delivered": 1,

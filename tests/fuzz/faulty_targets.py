@@ -15,13 +15,10 @@ from pipelines.settings import ContractSettings
 from tests.fuzz import neighbours
 from tests.fuzz.target import Target
 from tests.fuzz.targets.protobuf import CONTRACT, NEIGHBOURS
+from tests.panic import Panic
 
 _TRIGGER = b"!"
 _MIB = 1024 * 1024
-
-
-class Panic(BaseException):
-    """Like a Rust panic: not an Exception."""
 
 
 def _generate(rng: random.Random) -> bytes:

@@ -215,6 +215,34 @@ def test_a_restored_lake_with_another_history_leads_to_a_rebuild(lake: Lake, tmp
         assert index.version == handle.version()
 
 
+@pytest.mark.parametrize("commits", [1, 3], ids=["up to its version", "past its version"])
+def test_the_index_of_another_process_is_rebuilt_for_a_restored_lake(lake: Lake, tmp_path: Path, commits: int) -> None:
+    """The second process was ended during the restore, and the lake grew without it (`once`)."""
+    commit(lake, lake.table("events"), "b1", make_events(["a"]))
+    copy_lake(lake, str(tmp_path / "copy"))
+    commit(lake, lake.table("events"), "b2", make_events(["b"], first_offset=1))
+    with _opened(tmp_path, lake) as first, _opened(tmp_path, lake) as second:
+        assert _known(first) == _known(second) == {"a", "b"}
+    new_ids = _restore_and_commit(lake, tmp_path / "copy", commits)
+    with _opened(tmp_path, lake) as first:
+        assert _known(first) == {"a"} | new_ids
+    with _opened(tmp_path, lake) as first, _opened(tmp_path, lake) as second:
+        assert [first.folder.name, second.folder.name] == ["slot-0", "slot-1"]
+        assert _known(first) == _known(second) == {"a"} | new_ids
+
+
+def test_open_indexes_are_rebuilt_for_a_restored_lake(lake: Lake, tmp_path: Path) -> None:
+    """Each of two processes that go on beside the restore notices another history at its next commit (`once`)."""
+    commit(lake, lake.table("events"), "b1", make_events(["a"]))
+    copy_lake(lake, str(tmp_path / "copy"))
+    commit(lake, lake.table("events"), "b2", make_events(["b"], first_offset=1))
+    with _opened(tmp_path, lake) as first, _opened(tmp_path, lake) as second:
+        new_ids = _restore_and_commit(lake, tmp_path / "copy", 3)
+        for index in (first, second):
+            index.catch_up(lake.table("events"))
+            assert _known(index) == {"a"} | new_ids
+
+
 def test_an_erasure_beside_an_open_index_leads_to_a_rebuild(lake: Lake, tmp_path: Path) -> None:
     """An index that was open during an erasure no longer has the erased events, and has a new key (`erasable`)."""
     handle = lake.table("events")
@@ -332,6 +360,16 @@ def _raise(error: Exception) -> Callable[..., None]:
 def _opened(root: Path, lake: Lake) -> Iterator[DedupIndex]:
     with closing(open_index(root, lake, lake.table("events"))) as index:
         yield index
+
+
+def _restore_and_commit(lake: Lake, copy: Path, commits: int) -> set[str]:
+    """Replace a lake by its copy, and commit other events; return their ids."""
+    shutil.rmtree(lake.root)
+    shutil.move(copy, lake.root)
+    handle = lake.table("events")
+    for number in range(commits):
+        commit(lake, handle, f"c{number}", make_events([f"c{number}"], first_offset=number + 1))
+    return {f"c{number}" for number in range(commits)}
 
 
 def _known(index: DedupIndex) -> set[str]:

@@ -12,7 +12,7 @@ from pipelines.boundary.file_lock import exclusive_lock, try_lock
 from pipelines.errors import CorruptionError
 from pipelines.lake import commit as commit_module
 from pipelines.lake import files, torn_writes
-from pipelines.lake.commit import append
+from pipelines.lake.commit import append, stage_events
 from pipelines.lake.delta_commit import _CHECKPOINT_VERSIONS, commit_actions
 from pipelines.lake.tables import Lake
 from pipelines.settings import Settings
@@ -142,6 +142,24 @@ def test_a_commit_flushes_the_entry_that_it_builds_on(lake: Lake, monkeypatch: p
     commit_actions(committer, [], {"maintenance": 1})
     entry = Path(lake.entry_path("events", 1))
     assert {entry, entry.parent} <= set(flushed)
+
+
+@pytest.mark.parametrize("tear", _TEARS)
+def test_a_power_cut_beside_two_committers(lake: Lake, monkeypatch: pytest.MonkeyPatch, tear: str) -> None:
+    """What one acknowledged stays, though the entry below was not flushed by its committer (`nothing-lost`)."""
+    flushed: set[Path] = set()
+    monkeypatch.setattr(files, "_fsync", flushed.add)
+    first, second = lake.table("events"), lake.table("events")
+    staged = stage_events(lake, make_events(["compacted"]), "compaction")
+    commit_actions(first, staged, {"maintenance": 1})  # the power fails before this committer flushes its entry
+    second.update_incremental()
+    commit(lake, second, "ingest", make_events(["acknowledged"], first_offset=1))
+    for entry in Path(lake.folder("events"), "_delta_log").glob("[0-9]*.json"):
+        if entry not in flushed and int(entry.stem) > 0:
+            entry.write_bytes(_TEARS[tear](entry.read_bytes()))
+    torn_writes._checked.clear()  # as in a new process
+    assert {row["event_id"] for row in read_rows(lake)} == {"compacted", "acknowledged"}
+    assert lake.table("events").version() == 2
 
 
 def test_an_entry_is_quarantined_by_one_process(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

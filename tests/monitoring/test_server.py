@@ -11,11 +11,8 @@ from pipelines.monitoring.metrics import NotifyMetrics, RelayMetrics
 from pipelines.monitoring.monitor import call_all, measure_periodically, monitor_process
 from pipelines.settings import MetricsSettings, Settings
 from tests.monitoring.scraping import scrape, status
+from tests.panic import Panic
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
-
-
-class Panic(BaseException):
-    """A panic as Rust libraries raise it."""
 
 
 @pytest.fixture

@@ -1,0 +1,92 @@
+"""Offsets in the consumer group: after an outage they are committed again, and an outage is one warning."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from pipelines.errors import TransientError
+from pipelines.ingest import group_offsets
+from pipelines.ingest.batch import OffsetRange
+from pipelines.ingest.group_offsets import GroupOffsets
+
+
+class Coordinator:
+    """A coordinator that may be away."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.attempts = 0
+        self.offsets: dict[int, int] = {}
+
+    def commit(self, next_offsets: dict[int, int]) -> None:
+        self.attempts += 1
+        if self.away:
+            raise TransientError("no broker answers")
+        self.offsets |= next_offsets
+
+
+class Clock:
+    """A monotonic clock that a test sets."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    clock = Clock()
+    monkeypatch.setattr(group_offsets, "time", clock)
+    return clock
+
+
+def _range(topic_partition: int, next_offset: int, topic_id: str = "id") -> tuple[OffsetRange, ...]:
+    return (OffsetRange(topic_id, "events", topic_partition, next_offset - 1, next_offset, 1),)
+
+
+def test_after_an_outage_the_group_has_all_offsets(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """Also those of topic partitions without a later batch; each outage is one warning, and its end another."""
+    coordinator = Coordinator()
+    offsets = GroupOffsets("karmalake", coordinator.commit)
+    for _ in range(2):
+        caplog.clear()
+        coordinator.away = True
+        offsets.acknowledge(_range(0, 5))
+        for number in range(10):
+            clock.now += 60
+            offsets.acknowledge(_range(1, 10 + number))
+        assert coordinator.offsets.get(1) != 19
+        (warning,) = [record.message for record in caplog.records]
+        assert warning.startswith("offsets of the group karmalake were not committed (no broker answers)")
+        coordinator.away = False
+        clock.now += 60
+        offsets.acknowledge(_range(2, 30))
+        assert coordinator.offsets == {0: 5, 1: 19, 2: 30}
+        assert caplog.records[-1].message == "offsets of the group karmalake are committed again"
+        coordinator.offsets.clear()
+
+
+def test_batches_do_not_wait_for_a_coordinator_that_is_away(clock: Clock) -> None:
+    """The pause between attempts doubles from 2 s to 60 s: an attempt may take a timeout on the thread that reads."""
+    coordinator = Coordinator()
+    coordinator.away = True
+    offsets = GroupOffsets("karmalake", coordinator.commit)
+    attempts: list[float] = []
+    for second in range(250):
+        before, clock.now = coordinator.attempts, 100.0 + second
+        offsets.acknowledge(_range(0, second + 1))
+        attempts += [second] * (coordinator.attempts - before)
+    assert attempts == [0, 2, 6, 14, 30, 62, 122, 182, 242]
+
+
+def test_offsets_of_a_deleted_topic_are_dropped(clock: Clock) -> None:
+    """The topic that was created again under its name begins at 0."""
+    coordinator = Coordinator()
+    coordinator.away = True
+    offsets = GroupOffsets("karmalake", coordinator.commit)
+    offsets.acknowledge(_range(0, 1_000))
+    coordinator.away = False
+    clock.now += 60
+    offsets.acknowledge(_range(1, 7, "another id"))
+    assert coordinator.offsets == {1: 7}
