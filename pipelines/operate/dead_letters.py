@@ -115,11 +115,10 @@ def _read_selected(path: str, selected: dict[str, pl.DataFrame], schema: pa.Sche
     """Yield the selected dead letters of a file; `selected` has their places and fates by batch_id."""
     for group, batch_ids in batches_by_row_group(path).items():
         wanted = batch_ids & selected.keys()
-        fates = pl.concat([selected[batch_id] for batch_id in wanted]) if wanted else None
-        for rows in read_rows(group, wanted) if fates is not None else ():
-            found = _with_fates(rows, fates, schema)
-            if len(found):
-                yield found
+        if wanted:
+            fates = pl.concat([selected[batch_id] for batch_id in wanted])
+            found = (_with_fates(rows, fates, schema) for rows in read_rows(group, wanted))
+            yield from filter(len, found)
 
 
 def _with_fates(rows: pa.Table, fates: pl.DataFrame, schema: pa.Schema) -> pa.Table:
