@@ -22,8 +22,8 @@ from deltalake.exceptions import CommitFailedError
 
 from pipelines.lake.commit_log import commit_rows, complete_commits
 from pipelines.lake.delta_commit import commit_actions
-from pipelines.lake.files import make_durable, open_file, read_file
-from pipelines.lake.tables import CachedLake, Lake, data_files
+from pipelines.lake.files import conform, make_durable, open_file
+from pipelines.lake.tables import TABLES, CachedLake, Lake, data_files, read_rows
 
 _TABLE = "dead_letters"
 _MAX_PENDING_BATCHES = 10_000
@@ -127,7 +127,7 @@ class DeadLetterOutbox:
 
 def _read_commits_table(lake: Lake, after: int, upto: int) -> list[dict[str, Any]]:
     """Return the records of commits with dead letters from the table `commits`, by version."""
-    found = pa.concat_tables(read_file(path, _RECORD_COLUMNS) for path in data_files(lake.table("commits")))
+    found = pa.concat_tables(read_rows("commits", path, _RECORD_COLUMNS) for path in data_files(lake.table("commits")))
     new = pc.and_(pc.greater(found["version"], after), pc.less_equal(found["version"], upto))
     return found.filter(pc.and_(new, pc.greater(found["dead_letters"], 0))).sort_by("version").to_pylist()
 
@@ -180,5 +180,5 @@ def _read_rows(group: _RowGroup, wanted: pa.Array, columns: list[str]) -> Iterat
         size = stored.total_byte_size + cells * _CELL_BYTES
         rows = max(1, min(_MAX_ROWS, _CHUNK_BYTES * stored.num_rows // max(1, size)))
         for batch in file.iter_batches(rows, [group.number], [*columns, "batch_id"]):
-            found = pa.table(batch)
+            found = conform(pa.table(batch), pa.schema(TABLES[_TABLE].field(name) for name in [*columns, "batch_id"]))
             yield found.filter(pc.is_in(found["batch_id"], value_set=wanted))
