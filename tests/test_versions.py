@@ -63,9 +63,6 @@ def test_data_of_each_release_opens_and_is_added_to(golden: Path, settings: Sett
     assert describe(settings) == expected
     _assert_current(settings)
     with Warehouse(settings.warehouse_path) as warehouse:
-        assert (
-            warehouse.explain("user-1")["event_id"].to_list() == [f"e-{n}" for n in (15, 1, 36, 22, 8, 43, 29)] or True
-        )
         assert warehouse.explain("user-1").height > 0
     send(settings, valid_records(range(20)))
     assert sum(record.total("accepted") + record.total("duplicates") for record in drain_all(settings)) > 0

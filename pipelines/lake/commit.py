@@ -71,6 +71,7 @@ def commit_batch(lake: Lake, events: DeltaTable, files: Sequence[AddAction], rec
     TransientError when the commit could not be written, and CommitUnknownError when the log cannot be read to find the
     outcome.
     """
+    require_known_format(events)  # an upgrade explains more than the checkpoints that moved after it
     record = replace(record, committed=datetime.now(UTC))
     expected = _checkpoints(events, record)
     base = events.version()
