@@ -189,6 +189,7 @@ WRITES: dict[str, list[str]] = {
 READS: dict[str, list[str]] = {
     "verify": [],
     "audit": [],
+    "lag": [],
     "scores": [],
     "explain": ["user-1"],
     "trend": ["daily"],
@@ -214,7 +215,6 @@ OTHERS = {
     "emit": "only the topic",
     "relay": "only the topic and the outbox",
     "notify": "only the topic and the destinations",
-    "lag": "measures the topic against checkpoints",
     "show": "one document, which readers of any release parse",
     "leaderboard": "the store",
     "dashboard": "a server over the warehouse; it opens it as `scores` does",

@@ -65,7 +65,7 @@ def upgrade(open_table: Callable[[], DeltaTable], schema: pa.Schema) -> None:
             continue
         table = open_table()
         make_durable([f"{log_folder(table)}/{version:020}.json" for version in range(base + 1, table.version() + 1)])
-    raise TransientError(f"other writers kept committing to {table.table_uri}: it was not upgraded; try again")
+    raise TransientError(f"other writers kept committing to {open_table().table_uri}: it was not upgraded; try again")
 
 
 def _alter(table: DeltaTable, schema: pa.Schema) -> None:

@@ -128,7 +128,7 @@ def read_rows(name: str, location: str, columns: Sequence[str] | None = None) ->
     Columns and nested fields that an older release did not write are null. Raises like `read_file`.
     """
     wanted = [field for field in TABLES[name] if field.name in (columns or TABLES[name].names)]
-    rows = read_file(location, columns and list(columns))
+    rows = read_file(location, list(columns) if columns else None)
     return conform(rows, pa.schema(field for field in wanted if field.name != DAY_COLUMN))
 
 
@@ -281,8 +281,7 @@ def create_lake(root: str | PathLike[str]) -> Lake:
     NewerFormatError, with nothing changed, for a lake that a newer release wrote.
     """
     lake = Lake(absolute(root))
-    if exists := is_lake(lake.root):
-        lake.table("events")
+    events = lake.table("events") if is_lake(lake.root) else None
     with translate_store_errors(lake.root):
         ensure_parent_folder(lake.folder("events"))
         missing = [name for name in TABLES if not DeltaTable.is_deltatable(lake.folder(name))]
@@ -290,7 +289,7 @@ def create_lake(root: str | PathLike[str]) -> Lake:
             _create_table(lake.folder(name), TABLES[name], [DAY_COLUMN] if name == "events" else None)
     if missing:
         make_durable([lake.root, *(lake.entry_path(name, 0) for name in missing)])
-    if exists and not is_current(lake.table("events"), EVENTS):
+    if events is not None and not is_current(events, EVENTS):
         for name in _UPGRADE_ORDER:
             upgrade(partial(lake.table, name), TABLES[name])
     return lake
