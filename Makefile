@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-system test test-fast lint format docs screenshots notebooks bench chaos fuzz pins contract clean
+.PHONY: help setup demo demo-system test test-fast lint format docs screenshots notebooks bench chaos fuzz pins contract release clean
 
 help:  ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ pins: setup  ## pin requirements.txt and requirements-image.txt (for the Dockerf
 
 contract: setup  ## generate the Protobuf module from event.proto
 	$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. pipelines/contract/event.proto
+
+release: setup  ## make a release here and publish nothing: VERSION=x.y.z; CONTRIBUTING.md has the steps
+	$(BIN)/python -m tools.release "$(VERSION)"
 
 clean:  ## stop the local services; delete .venv and data, the lake included
 	-$(BIN)/karmalake local stop

@@ -10,6 +10,7 @@ KarmalakeError                the message says what, where and what to do; a che
 +-- FencedError               another process moved the checkpoint, or published a newer state (exit 83)
 +-- CommitUnknownError        the outcome of a commit is unknown until the lake is reopened (exit 84)
 +-- CorruptionError           the lake is inconsistent; nothing was changed (exit 82)
++-- NewerFormatError          a newer release wrote the data; nothing was changed (exit 85)
 
 Exit codes follow sysexits.h where it defines a matching code, and start at 80 otherwise. Error codes and exit codes
 are stable: supervisors are configured with them. docs/operations.md has a section for each code.
@@ -161,6 +162,13 @@ class CorruptionError(KarmalakeError):
 
     code = "KL-CORRUPTION"
     exit_code = 82
+
+
+class NewerFormatError(KarmalakeError):
+    """A newer release of karmalake wrote the data; nothing was changed (`formats.py`)."""
+
+    code = "KL-NEWER-FORMAT"
+    exit_code = 85
 
 
 def is_transient(error: BaseException) -> bool:

@@ -7,12 +7,13 @@ publication is repeated in full.
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import duckdb
 import polars as pl
 
 from pipelines.clock import MonotonicClock
-from pipelines.errors import TransientError
+from pipelines.errors import NewerFormatError, TransientError, UsageError
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import Lake, Snapshot, is_lake, open_lake
 from pipelines.reputation.activation import activated
@@ -103,7 +104,7 @@ def wait_for_warehouse(settings: Settings, lake_version: int) -> Warehouse:
         time.monotonic() + _WAIT_INTERVALS * settings.reputation.derive_interval_seconds,
     )
     while True:
-        warehouse = Warehouse(path) if path.exists() else None
+        warehouse = _open_published(path)
         if warehouse is not None and warehouse.info.lake_version >= lake_version:
             return warehouse
         if not is_draft_open(path):
@@ -114,6 +115,14 @@ def wait_for_warehouse(settings: Settings, lake_version: int) -> Warehouse:
             )
         else:
             time.sleep(_POLL_SECONDS)
+
+
+def _open_published(path: Path) -> Warehouse | None:
+    """Return the published warehouse; None if there is none that this release can read: a refresh replaces it."""
+    try:
+        return Warehouse(path) if path.exists() else None
+    except (UsageError, NewerFormatError):
+        return None
 
 
 def publish_warehouse(settings: Settings) -> PublishResult:

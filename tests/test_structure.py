@@ -26,7 +26,7 @@ _STAGES = (
     "serving",
 )
 _ABOVE_ALL = {"cli", "dashboard", "monitoring", "operate"}
-_BELOW_ALL = {"best_effort", "boundary", "errors", "settings"}
+_BELOW_ALL = {"best_effort", "boundary", "errors", "formats", "settings"}
 _NAMED_IN = ("assets", "benchmarks", "docs", "examples", "pipelines", "tests")
 _FILES_OF_USERS = {"karmalake.toml"}
 _MODULES = sorted(_PIPELINES.rglob("*.py"))
@@ -93,6 +93,7 @@ def test_errors_and_settings_stand_below_all() -> None:
     """Modules that every stage may import do not import stages."""
     assert _parts_of_pipelines(_PIPELINES / "errors.py") == set()
     assert _parts_of_pipelines(_PIPELINES / "best_effort.py") == {"errors"}
+    assert _parts_of_pipelines(_PIPELINES / "formats.py") == {"errors"}
     assert _parts_of_pipelines(_PIPELINES / "settings.py") == {"boundary", "errors"}
     for path in (_PIPELINES / "boundary").glob("*.py"):
         assert _parts_of_pipelines(path) <= {"boundary", "errors"}

@@ -24,6 +24,7 @@ from pipelines.lake.checkpoints import checkpoint_transactions
 from pipelines.lake.commit_log import commit_rows
 from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.files import make_durable, write_days, write_file
+from pipelines.lake.lake_format import require_known_format
 from pipelines.lake.tables import COMMIT_METADATA, Lake, checkpoint_id, discard_uncommitted
 
 
@@ -66,9 +67,11 @@ def commit_batch(lake: Lake, events: DeltaTable, files: Sequence[AddAction], rec
 
     A crash before the commit leaves orphan files; after it, a batch whose record `complete_commits` appends later.
     Raises ConcurrentCommitError when another commit came first, FencedError when that commit moved one of this batch's
-    checkpoints or a range does not begin at its checkpoint, TransientError when the commit could not be written, and
-    CommitUnknownError when the log cannot be read to find the outcome.
+    checkpoints or a range does not begin at its checkpoint, NewerFormatError when that commit upgraded the lake,
+    TransientError when the commit could not be written, and CommitUnknownError when the log cannot be read to find the
+    outcome.
     """
+    require_known_format(events)  # an upgrade explains more than the checkpoints that moved after it
     record = replace(record, committed=datetime.now(UTC))
     expected = _checkpoints(events, record)
     base = events.version()
@@ -83,6 +86,8 @@ def commit_batch(lake: Lake, events: DeltaTable, files: Sequence[AddAction], rec
         )
     except (DeltaError, OSError) as error:
         landed = _find_version(lake, events, base, record.batch_id, error)
+        if landed is None:
+            require_known_format(events)
         if landed is None and _checkpoints(events, record) != expected:
             raise FencedError(
                 f"another ingester has moved the checkpoint of {_format_ranges(record)} while this one was reading: "

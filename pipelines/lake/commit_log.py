@@ -16,7 +16,8 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from pipelines.lake.delta_commit import commit_actions
-from pipelines.lake.files import make_durable, read_file, write_file
+from pipelines.lake.files import make_durable, write_file
+from pipelines.lake.lake_format import has_mixed_files
 from pipelines.lake.tables import (
     COMMIT_METADATA,
     COMMITS,
@@ -28,6 +29,7 @@ from pipelines.lake.tables import (
     data_files,
     discard_uncommitted,
     identity,
+    read_rows,
 )
 
 _COMPLETE_UPTO = "commits"
@@ -38,9 +40,10 @@ def take_snapshot(lake: Lake) -> Snapshot:
     """Return the newest snapshot (`atomic`). `events` is opened first: the other rows of its commits are older."""
     events = lake.table("events")
     complete_commits(lake, events.version())
-    files = {"events": data_files(events)}
-    files |= {name: data_files(lake.table(name)) for name in TABLES if name != "events"}
-    return Snapshot(events.version(), files, _checkpoints(files["commits"], events), identity(events))
+    tables = {"events": events} | {name: lake.table(name) for name in TABLES if name != "events"}
+    files = {name: data_files(table) for name, table in tables.items()}
+    mixed = frozenset(name for name, table in tables.items() if has_mixed_files(table))
+    return Snapshot(events.version(), files, _checkpoints(files["commits"], events), identity(events), mixed)
 
 
 def complete_commits(lake: Lake, upto: int) -> None:
@@ -68,8 +71,9 @@ def complete_commits(lake: Lake, upto: int) -> None:
 def commits_after(snapshot: Snapshot, version: int) -> pl.DataFrame:
     """Return the commit records of a snapshot above a version, by version: version, source, days and COUNTS."""
     columns = ["version", "source", "days", *COUNTS]
-    rows = pa.concat_tables([COMMITS.empty_table(), *map(read_file, snapshot.files["commits"])])
-    frame = pl.DataFrame(pl.from_arrow(rows.select(columns)))
+    files = (read_rows("commits", path, columns) for path in snapshot.files["commits"])
+    rows = pa.concat_tables([COMMITS.empty_table().select(columns), *(rows.select(columns) for rows in files)])
+    frame = pl.DataFrame(pl.from_arrow(rows))
     return frame.filter(pl.col("version").is_between(version + 1, snapshot.version)).sort("version")
 
 
@@ -108,6 +112,6 @@ def _places(commit_files: tuple[str, ...]) -> set[tuple[str, str, int]]:
 @lru_cache(maxsize=100_000)
 def _places_of_file(commit_file: str) -> frozenset[tuple[str, str, int]]:
     """Read one file of `commits`; the result is cached, since files are immutable."""
-    ranges = read_file(commit_file, ["ranges"]).column("ranges").combine_chunks().flatten()
+    ranges = read_rows("commits", commit_file, ["ranges"]).column("ranges").combine_chunks().flatten()
     columns = (ranges.field(name).to_pylist() for name in ("topic_id", "topic", "topic_partition"))
     return frozenset(zip(*columns, strict=True))

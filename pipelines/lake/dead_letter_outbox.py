@@ -21,10 +21,10 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from pipelines.lake.commit_log import commit_rows, complete_commits
-from pipelines.lake.dead_letter_rows import RowGroup, batches_by_row_group, read_rows, row_groups
+from pipelines.lake.dead_letter_rows import RowGroup, batches_by_row_group, read_dead_letter_rows, row_groups
 from pipelines.lake.delta_commit import commit_actions
-from pipelines.lake.files import make_durable, read_file
-from pipelines.lake.tables import CachedLake, Lake, data_files
+from pipelines.lake.files import make_durable
+from pipelines.lake.tables import CachedLake, Lake, data_files, read_rows
 
 _TABLE = "dead_letters"
 _MAX_PENDING_BATCHES = 10_000
@@ -89,7 +89,7 @@ class DeadLetterOutbox:
         """Yield `columns` of the dead letters of batches, some at a time, without those of users erased meanwhile."""
         wanted = {batch.batch_id for batch in batches}
         for group in _find_row_groups(self.lake, wanted):
-            yield from read_rows(group, wanted, columns)
+            yield from read_dead_letter_rows(group, wanted, columns)
 
     def mark_delivered(self, version: int) -> None:
         """Move the checkpoint to a version of `events`, durably. A crash before that causes a second delivery."""
@@ -118,7 +118,7 @@ class DeadLetterOutbox:
 
 def _read_commits_table(lake: Lake, after: int, upto: int) -> list[dict[str, Any]]:
     """Return the records of commits with dead letters from the table `commits`, by version."""
-    found = pa.concat_tables(read_file(path, _RECORD_COLUMNS) for path in data_files(lake.table("commits")))
+    found = pa.concat_tables(read_rows("commits", path, _RECORD_COLUMNS) for path in data_files(lake.table("commits")))
     new = pc.and_(pc.greater(found["version"], after), pc.less_equal(found["version"], upto))
     return found.filter(pc.and_(new, pc.greater(found["dead_letters"], 0))).sort_by("version").to_pylist()
 

@@ -17,6 +17,7 @@ from deltalake.transaction import AddAction, CommitProperties, PostCommitHookPro
 
 from pipelines.errors import one_line
 from pipelines.lake.files import make_durable
+from pipelines.lake.lake_format import require_known_format
 from pipelines.lake.log_files import flush_checkpoint, log_folder
 from pipelines.lake.torn_writes import action_count_metadata
 
@@ -34,10 +35,11 @@ def commit_actions(
     """Commit on exactly the version of a handle, which does not move on.
 
     `transactions` are application transactions, version by app_id; `metadata` are more members of the entry's
-    `commitInfo`. Raises CommitFailedError when the handle's version is no longer the newest. The new entry is not
-    flushed: the caller does that before it acknowledges the commit. A crash leaves a whole entry or none; a power cut
-    may leave a torn one.
+    `commitInfo`. Raises CommitFailedError when the handle's version is no longer the newest, NewerFormatError when a
+    newer release has upgraded the table. The new entry is not flushed: the caller does that before it acknowledges the
+    commit. A crash leaves a whole entry or none; a power cut may leave a torn one.
     """
+    require_known_format(table)
     base = table.version()
     make_durable([f"{log_folder(table)}/{base:020}.json"])
     table.create_write_transaction(

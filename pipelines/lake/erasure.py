@@ -24,8 +24,16 @@ from deltalake.transaction import AddAction
 from pipelines.errors import TransientError
 from pipelines.lake.commit import append_file
 from pipelines.lake.commit_log import take_snapshot
-from pipelines.lake.files import make_durable, read_file, write_days, write_file
-from pipelines.lake.tables import ERASED, ERASURES_DONE, Lake, data_files, discard_uncommitted, erasures_done
+from pipelines.lake.files import make_durable, write_days, write_file
+from pipelines.lake.tables import (
+    ERASED,
+    ERASURES_DONE,
+    Lake,
+    data_files,
+    discard_uncommitted,
+    erasures_done,
+    read_rows,
+)
 from pipelines.lake.tombstones import Tombstones, tombstone
 from pipelines.lake.upkeep import File, list_files, replace_files
 
@@ -75,7 +83,7 @@ def count_remaining_rows(lake: Lake, tombstones: Tombstones) -> ErasureCounts:
     for name in _TABLES if tombstones.digests else ():
         orphaned = _orphaned_ids(lake, name)
         for path in data_files(lake.table(name)):
-            rows = read_file(path, _MATCHED_COLUMNS.get(name))
+            rows = read_rows(name, path, _MATCHED_COLUMNS.get(name))
             counts[name] += pc.sum(_match_rows(name, rows, tombstones, orphaned)).as_py() or 0
     return ErasureCounts(**counts)
 
@@ -94,19 +102,20 @@ def _orphaned_ids(lake: Lake, name: str) -> pa.Array:
     if name != "conflicts":
         return pa.array([], pa.string())
     snapshot = take_snapshot(lake)
-    committed = pa.array({id_ for path in snapshot.files["commits"] for id_ in _column(path, "batch_id").to_pylist()})
+    batches = (_column("commits", path, "batch_id").to_pylist() for path in snapshot.files["commits"])
+    committed = pa.array({batch_id for batch_ids in batches for batch_id in batch_ids})
     known = pa.array([], pa.string())
     for path in snapshot.files["conflicts"]:
-        rows = read_file(path, ["event_id", "batch_id"])
+        rows = read_rows("conflicts", path, ["event_id", "batch_id"])
         here = rows.filter(pc.is_in(rows["batch_id"], value_set=committed.cast(pa.string())))["event_id"]
         known = pc.unique(pa.chunked_array([known, *here.chunks], pa.string()))
     for path in snapshot.files["events"] if len(known) else ():
-        known = known.filter(pc.invert(pc.is_in(known, value_set=_column(path, "event_id").combine_chunks())))
+        known = known.filter(pc.invert(pc.is_in(known, value_set=_column("events", path, "event_id").combine_chunks())))
     return known
 
 
-def _column(path: str, name: str) -> pa.ChunkedArray:
-    return read_file(path, [name])[name]
+def _column(table: str, path: str, name: str) -> pa.ChunkedArray:
+    return read_rows(table, path, [name])[name]
 
 
 def _erase(lake: Lake, name: str, tombstones: Tombstones) -> int:
@@ -147,7 +156,7 @@ def _discard_unused(lake: Lake, name: str, seen: dict[str, _Rewrite | None]) -> 
 
 def _rewrite(lake: Lake, name: str, file: File, tombstones: Tombstones, orphaned: pa.Array) -> _Rewrite | None:
     """Rewrite a file without rows of erased users, and record their places in `erased`; None if it has no such row."""
-    rows = read_file(f"{lake.folder(name)}/{file.path}")
+    rows = read_rows(name, f"{lake.folder(name)}/{file.path}")
     matched = _match_rows(name, rows, tombstones, orphaned)
     if not pc.any(matched, min_count=0).as_py():
         return None

@@ -92,6 +92,17 @@ def with_plain_types(rows: pa.Table) -> pa.Table:
     return rows if plain == rows.schema else rows.cast(plain)
 
 
+def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return rows with the columns of a schema: missing ones, and missing nested fields, are null; others stay."""
+    for field in schema:
+        at = rows.schema.get_field_index(field.name)
+        if at < 0:
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+        elif rows.schema.field(at).type != field.type:
+            rows = rows.set_column(at, field, rows.column(at).cast(field.type))
+    return rows.select([*schema.names, *(name for name in rows.schema.names if name not in schema.names)])
+
+
 def read_footer(location: str) -> pq.FileMetaData:
     """Return the footer of one file of a table: its row groups, with their uncompressed sizes in bytes."""
     store, path = resolve_store(location)

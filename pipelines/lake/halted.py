@@ -12,6 +12,7 @@ from pathlib import Path
 
 from deltalake import DeltaTable
 
+from pipelines.formats import HALTED
 from pipelines.ingest.guard import HaltedPartition
 from pipelines.lake.tables import checkpoint_id
 from pipelines.settings import Settings
@@ -25,18 +26,24 @@ def save_halted(settings: Settings, halted: Iterable[HaltedPartition]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         new = file.with_suffix(f".{os.getpid()}")
-        new.write_text(json.dumps([asdict(place) for place in halted]), encoding="utf-8")
+        new.write_text(
+            json.dumps({"format": HALTED.number, "halted": [asdict(place) for place in halted]}), encoding="utf-8"
+        )
         new.replace(file)
     except OSError as error:
         _LOG.warning("%s cannot be written: %s", file, error)
 
 
 def load_halted(settings: Settings) -> list[HaltedPartition]:
-    """Return the saved topic partitions whose checkpoint has not moved since; none if the file cannot be read."""
+    """Return the saved topic partitions whose checkpoint has not moved since; none if the file cannot be read.
+
+    One of another format counts as such.
+    """
     try:
-        places = [HaltedPartition(**place) for place in json.loads(_file(settings).read_text(encoding="utf-8"))]
+        saved = json.loads(_file(settings).read_text(encoding="utf-8"))
+        places = [HaltedPartition(**place) for place in saved["halted"] if saved["format"] == HALTED.number]
         events = DeltaTable(f"{settings.lake_root}/events") if places else None
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, KeyError):
         return []
     if events is None:
         return []

@@ -28,12 +28,12 @@ from pipelines.boundary.file_lock import try_lock
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.contract.digest import Digests, digest
 from pipelines.contract.schema import EVENT
-from pipelines.lake.files import make_durable, read_file
+from pipelines.formats import INDEX
+from pipelines.lake.files import make_durable
 from pipelines.lake.runs import Runs, open_run
-from pipelines.lake.tables import Lake, data_files, identity
+from pipelines.lake.tables import Lake, data_files, identity, read_rows
 
 _LOG = logging.getLogger(__name__)
-FORMAT = 2
 _REBUILD_ROWS = 1_000_000
 """Events that are read and digested at a time."""
 
@@ -130,7 +130,7 @@ class DedupIndex:
         if version != self.version:
             self.version, self.entry = version, _entry_digest(self.lake, version)
         manifest = {
-            "format": FORMAT,
+            "format": INDEX.number,
             "identity": self.identity,
             "key": self.key.hex(),
             "version": version,
@@ -149,7 +149,7 @@ class DedupIndex:
         """Load the index from its folder; reset it if it is of another lake or history, or cannot be read."""
         try:
             manifest: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
-            if manifest["format"] != FORMAT or manifest["identity"] != self.identity:
+            if manifest["format"] != INDEX.number or manifest["identity"] != self.identity:
                 return self._reset()
             if not history_includes(self.lake, manifest["version"], manifest["entry"]):
                 return self._reset()
@@ -254,7 +254,7 @@ def _read(paths: Iterable[str]) -> Iterator[pa.Table]:
     """Yield the events of files, about `_REBUILD_ROWS` at a time."""
     tables: list[pa.Table] = []
     for path in paths:
-        tables.append(read_file(path, EVENT.names))
+        tables.append(read_rows("events", path, EVENT.names))
         if sum(map(len, tables)) >= _REBUILD_ROWS:
             yield pa.concat_tables(tables)
             tables = []

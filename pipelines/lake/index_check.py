@@ -18,10 +18,10 @@ from deltalake import DeltaTable
 
 from pipelines.contract.digest import Digests, digest
 from pipelines.contract.schema import EVENT
-from pipelines.lake.files import read_file
-from pipelines.lake.index import FORMAT, history_includes, sort_digests
+from pipelines.formats import INDEX
+from pipelines.lake.index import history_includes, sort_digests
 from pipelines.lake.runs import Run, find_in, open_run
-from pipelines.lake.tables import Lake, data_files, identity
+from pipelines.lake.tables import Lake, data_files, identity, read_rows
 
 _ATTEMPTS = 5
 
@@ -66,7 +66,7 @@ def _compare(folder: Path, lake: Lake, events: DeltaTable, versions: dict[str, i
 
 def _is_current(manifest: dict[str, Any], lake: Lake, events: DeltaTable) -> bool:
     """Return whether the lake's history includes the index's version, with no erasure since."""
-    if manifest["format"] != FORMAT or manifest["identity"] != identity(events):
+    if manifest["format"] != INDEX.number or manifest["identity"] != identity(events):
         return False
     return manifest["version"] <= events.version() and history_includes(lake, manifest["version"], manifest["entry"])
 
@@ -78,7 +78,7 @@ def _count(
     reflected = pa.array([batch for batch, at in versions.items() if at <= version], pa.string())
     rows = missing = 0
     for path in data_files(events):
-        stored = read_file(path, [*EVENT.names, "batch_id"])
+        stored = read_rows("events", path, [*EVENT.names, "batch_id"])
         known = stored.filter(pc.is_in(stored["batch_id"], value_set=reflected)).select(EVENT.names)
         rows, missing = rows + len(known), missing + _unknown(runs, digest(known, key))
     ids = sum(map(len, runs))

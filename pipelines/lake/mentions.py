@@ -14,8 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.lake.files import read_file
-from pipelines.lake.tables import Lake, data_files
+from pipelines.lake.tables import Lake, data_files, read_rows
 from pipelines.lake.tokens import tokenize_text
 from pipelines.lake.tombstones import Tombstones
 
@@ -55,9 +54,10 @@ def count_mentions(lake: Lake, tombstones: Tombstones) -> Mentions:
     rows = dict.fromkeys(("events", "conflicts"), 0)
     for name in rows:
         for path in data_files(lake.table(name)):
-            rows[name] += _count_in_events(read_file(path, _COLUMNS), tombstones, keys)
+            rows[name] += _count_in_events(read_rows(name, path, _COLUMNS), tombstones, keys)
     letters = sum(
-        _count_in_dead_letters(read_file(path), tombstones) for path in data_files(lake.table("dead_letters"))
+        _count_in_dead_letters(read_rows("dead_letters", path), tombstones)
+        for path in data_files(lake.table("dead_letters"))
     )
     return Mentions(rows["events"], letters, rows["conflicts"], dict(keys.most_common(_MAX_KEYS)))
 

@@ -4,8 +4,9 @@ Owns table names and columns. `commit.py` owns what is written, when and in whic
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from os import PathLike
 from typing import Any
@@ -18,7 +19,8 @@ from deltalake.transaction import AddAction
 
 from pipelines.contract.schema import EVENT, POSITION, REJECTED, TIMESTAMP
 from pipelines.errors import CorruptionError, UsageError
-from pipelines.lake.files import DAY_COLUMN, make_durable, remove_files
+from pipelines.lake.files import DAY_COLUMN, conform, make_durable, read_file, remove_files
+from pipelines.lake.lake_format import configuration, is_current, require_known_format, upgrade
 from pipelines.lake.stores import absolute, ensure_parent_folder, read_text, translate_store_errors
 from pipelines.lake.torn_writes import quarantine_torn_checkpoint, quarantine_torn_entry, require_intact_entries
 
@@ -99,6 +101,8 @@ TABLES: Mapping[str, pa.Schema] = {
     "erasures": ERASURES,
     "erased": ERASED,
 }
+_UPGRADE_ORDER = (*(name for name in TABLES if name != "events"), "events")
+"""`events` last: its format tells whether the lake is upgraded."""
 ERASURES_DONE = "erasures"
 """The application transaction of `events` that holds how many rows of `erasures` have been applied to it."""
 COMMIT_METADATA = "karmalake"
@@ -116,6 +120,16 @@ _CONFIGURATION = {
 def data_files(table: DeltaTable) -> tuple[str, ...]:
     """Return the absolute paths (or URIs) of the files of a handle's version, without the library's URL escapes."""
     return tuple(map(unquote, table.file_uris()))
+
+
+def read_rows(name: str, location: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read one file of one of TABLES, or some of its columns, without `event_day`.
+
+    Columns and nested fields that an older release did not write are null. Raises like `read_file`.
+    """
+    wanted = [field for field in TABLES[name] if field.name in (columns or TABLES[name].names)]
+    rows = read_file(location, list(columns) if columns else None)
+    return conform(rows, pa.schema(field for field in wanted if field.name != DAY_COLUMN))
 
 
 def discard_uncommitted(lake: "Lake", name: str, files: Iterable[AddAction]) -> None:
@@ -167,6 +181,8 @@ class Snapshot:
     """next_offset by (topic_id, topic_partition)."""
     lake_id: str = ""
     """The lake's `identity`."""
+    mixed: frozenset[str] = frozenset()
+    """The tables with files that may lack columns of this release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +204,7 @@ class Lake:
         """Open one of TABLES.
 
         A last log entry or checkpoint that a power cut tore is quarantined first. Raises CorruptionError when the log
-        cannot be read, UsageError when the table lacks columns of this release.
+        cannot be read, NewerFormatError when a newer release wrote the table, UsageError when it is not one of ours.
         """
         try:
             with translate_store_errors(self.root):
@@ -204,12 +220,10 @@ class Lake:
         if quarantine_torn_entry(self.folder(name), table.version()):
             return self.table(name)
         require_intact_entries(self.folder(name), table.version())
-        missing = set(TABLES[name].names) - {field.name for field in table.schema().fields}
-        if missing:
+        require_known_format(table)
+        if TABLES[name].names[0] not in {field.name for field in table.schema().fields}:
             raise UsageError(
-                f"{self.folder(name)} was created by an earlier release of karmalake, without "
-                f"{', '.join(sorted(missing))}: set data_dir to a new folder, {_KEEP_TOMBSTONES} "
-                "and drain the topic from its start"
+                f"{self.folder(name)} is a Delta table, but not of karmalake: set data_dir or lake.uri to another place"
             )
         return table
 
@@ -254,16 +268,20 @@ class CachedLake(Lake):
                     handle.update_incremental()
         except DeltaError:
             handle = None
+        if handle is not None:
+            require_known_format(handle)
         self.handles[name] = handle = handle or Lake.table(self, name)
         return handle
 
 
 def create_lake(root: str | PathLike[str]) -> Lake:
-    """Open the lake in the folder or URI `root`, and create the tables that do not exist yet.
+    """Open the lake in the folder or URI `root`; create the tables that do not exist, upgrade those of an older format.
 
-    Idempotent, also when several processes call it at once. The tables are durable when it returns.
+    Idempotent, also when several processes call it at once. The tables are durable when it returns. Raises
+    NewerFormatError, with nothing changed, for a lake that a newer release wrote.
     """
     lake = Lake(absolute(root))
+    events = lake.table("events") if is_lake(lake.root) else None
     with translate_store_errors(lake.root):
         ensure_parent_folder(lake.folder("events"))
         missing = [name for name in TABLES if not DeltaTable.is_deltatable(lake.folder(name))]
@@ -271,12 +289,22 @@ def create_lake(root: str | PathLike[str]) -> Lake:
             _create_table(lake.folder(name), TABLES[name], [DAY_COLUMN] if name == "events" else None)
     if missing:
         make_durable([lake.root, *(lake.entry_path(name, 0) for name in missing)])
+    if events is not None and not is_current(events, EVENTS):
+        for name in _UPGRADE_ORDER:
+            upgrade(partial(lake.table, name), TABLES[name])
     return lake
 
 
 def _create_table(folder: str, schema: pa.Schema, partition_by: list[str] | None) -> None:
     try:
-        DeltaTable.create(folder, schema, mode="ignore", partition_by=partition_by, configuration=_CONFIGURATION)
+        DeltaTable.create(
+            folder,
+            schema,
+            mode="ignore",
+            partition_by=partition_by,
+            configuration=_CONFIGURATION | configuration(),
+            raise_if_key_not_exists=False,
+        )
     except CommitFailedError:  # another process was creating it at the same time
         if not DeltaTable.is_deltatable(folder):
             raise
@@ -290,7 +318,7 @@ def is_lake(root: str | PathLike[str]) -> bool:
 
 
 def open_lake(root: str | PathLike[str]) -> Lake:
-    """Open an existing lake, and create tables that an earlier release lacked. Raises UsageError if none exists."""
+    """Open an existing lake like `create_lake`. Raises UsageError if none exists."""
     if not is_lake(root):
         raise UsageError(f"there is no lake in {root} yet: run `karmalake drain` or `karmalake demo` first")
     return create_lake(root)

@@ -1,8 +1,8 @@
 """Tombstones next to the lake: the file `tombstones.txt` in data_dir, which outlives the lake's own table.
 
 A lake that is recreated, restored from an older copy, or moved to another address with the same data_dir finds them
-there. A line is one tombstone (`tombstones.py`). The file is appended to and never rewritten: several processes may
-append at once, and a line that a power cut tore does not parse as a tombstone.
+there. A line is one tombstone (`tombstones.py`), or the format of the lines after it. The file is appended to and never
+rewritten: several processes may append at once, and a line that a power cut tore does not parse as a tombstone.
 """
 
 import os
@@ -12,19 +12,23 @@ from pathlib import Path
 
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import UsageError
-from pipelines.lake.files import make_durable, read_file
-from pipelines.lake.tables import data_files, is_lake, open_lake
+from pipelines.formats import TOMBSTONES
+from pipelines.lake.files import make_durable
+from pipelines.lake.tables import data_files, is_lake, open_lake, read_rows
 
 FILE_NAME = "tombstones.txt"
+_FORMAT_LINE = re.compile(r"format ([0-9]+)")
 _TOMBSTONE = re.compile(r"[^:\s]+:[0-9a-f]{64}")
 
 
 def read_tombstones(file: Path) -> frozenset[str]:
-    """Return the tombstones in a file; none if it does not exist."""
+    """Return the tombstones in a file; none if it does not exist. Raises NewerFormatError for a newer format."""
     try:
         lines = file.read_text(encoding="ascii", errors="replace").splitlines()
     except FileNotFoundError:
         return frozenset()
+    for found in filter(None, map(_FORMAT_LINE.fullmatch, lines)):
+        TOMBSTONES.require_known(int(found[1]), str(file))
     return frozenset(line for line in lines if _TOMBSTONE.fullmatch(line))
 
 
@@ -35,7 +39,7 @@ def append_tombstones(file: Path, tombstones: Collection[str]) -> None:
         return
     make_private_dir(file.parent)
     with file.open("ab", buffering=0) as appended:
-        appended.write("\n".join(["", *missing, ""]).encode())
+        appended.write("\n".join(["", f"format {TOMBSTONES.number}", *missing, ""]).encode())
         os.fsync(appended.fileno())
     make_durable([file])
 
@@ -57,7 +61,7 @@ def lake_tombstones(root: str) -> frozenset[str]:
     lake = open_lake(root)
     own = str(lake.table("events").metadata().id)
     files = data_files(lake.table("erasures"))
-    rows = [row for path in files for row in read_file(path, ["user_digest"])["user_digest"].to_pylist()]
+    rows = [row for path in files for row in read_rows("erasures", path, ["user_digest"])["user_digest"].to_pylist()]
     return frozenset(qualify(row, own) for row in rows)
 
 

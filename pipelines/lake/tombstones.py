@@ -25,8 +25,7 @@ from deltalake import DeltaTable
 from pipelines.contract.decode import Decoded, filter_rows
 from pipelines.contract.values import parse_values
 from pipelines.lake.commit import append_file
-from pipelines.lake.files import read_file
-from pipelines.lake.tables import ERASURES, Lake, data_files, erasures_done
+from pipelines.lake.tables import ERASURES, Lake, data_files, erasures_done, read_rows
 from pipelines.lake.tokens import tokenize_bytes
 from pipelines.lake.tombstone_file import append_tombstones, qualify, read_tombstones
 from pipelines.settings import ContractSettings, Settings
@@ -138,7 +137,8 @@ class Tombstones:
 
     def _rows(self) -> list[str]:
         files = data_files(self.lake.table("erasures"))
-        return [row for path in files for row in read_file(path, ["user_digest"])["user_digest"].to_pylist()]
+        tables = (read_rows("erasures", path, ["user_digest"]) for path in files)
+        return [row for rows in tables for row in rows["user_digest"].to_pylist()]
 
 
 def open_tombstones(lake: Lake, settings: Settings) -> Tombstones:

@@ -23,9 +23,9 @@ from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import TransientError
 from pipelines.lake.commit_lock import commit_lock
 from pipelines.lake.delta_commit import commit_actions
-from pipelines.lake.files import DAY_COLUMN, make_durable, read_file, read_footer, write_days, write_file
+from pipelines.lake.files import DAY_COLUMN, make_durable, read_footer, write_days, write_file
 from pipelines.lake.log_files import remove_old_entries
-from pipelines.lake.tables import TABLES, Lake, discard_uncommitted
+from pipelines.lake.tables import TABLES, Lake, discard_uncommitted, read_rows
 from pipelines.settings import LakeSettings
 
 MAINTENANCE = "maintenance"
@@ -199,7 +199,8 @@ def _merge_files(lake: Lake, name: str, files: list[File]) -> int:
     """Replace files by one for each day; return the rows, 0 if another process has replaced one of them already."""
     folder = lake.folder(name)
     paths = {file.path for file in files}
-    rows = pa.concat_tables(read_file(f"{folder}/{path}") for path in sorted(paths))
+    tables = (read_rows(name, f"{folder}/{path}") for path in sorted(paths))
+    rows = pa.concat_tables(tables, promote_options="default")  # other engines may have added columns
     if name == "events":
         added = write_days(folder, _sorted(rows), uuid4().hex, data_change=False)
     else:

@@ -19,6 +19,7 @@ from pipelines.bus.records import CrcCheckedBatch, install_batch_types
 from pipelines.bus.topics import describe_topic
 from pipelines.contract.parsing import Problem
 from pipelines.errors import TransientError, UsageError
+from pipelines.lake.lake_format import require_known_format
 from pipelines.lake.stores import resolve_store
 from pipelines.lake.tokens import tokenize_bytes
 from pipelines.lake.tombstone_file import lake_tombstones, read_tombstones
@@ -126,6 +127,7 @@ def audit(settings: Settings) -> Audit:
     if not DeltaTable.is_deltatable(f"{settings.lake_root}/events"):
         raise UsageError(f"there is no lake in {settings.lake_root} yet: run `karmalake drain` first")
     events = DeltaTable(f"{settings.lake_root}/events")
+    require_known_format(events)
     checkpoints = {
         p.partition: events.transaction_version(f"ingest:{topic.topic_id}:{p.partition}") for p in topic.partitions
     }

@@ -23,7 +23,7 @@ from pipelines.errors import UsageError
 from pipelines.ingest.requeue import DeadLetterSource
 from pipelines.lake.commit import CommitRecord, append_file
 from pipelines.lake.commit_log import take_snapshot
-from pipelines.lake.dead_letter_rows import batches_by_row_group, read_rows
+from pipelines.lake.dead_letter_rows import batches_by_row_group, read_dead_letter_rows
 from pipelines.lake.tables import FATES, Snapshot, open_lake
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.settings import Settings
@@ -117,7 +117,7 @@ def _read_selected(path: str, selected: dict[str, pl.DataFrame], schema: pa.Sche
         wanted = batch_ids & selected.keys()
         if wanted:
             fates = pl.concat([selected[batch_id] for batch_id in wanted])
-            found = (_with_fates(rows, fates, schema) for rows in read_rows(group, wanted))
+            found = (_with_fates(rows, fates, schema) for rows in read_dead_letter_rows(group, wanted))
             yield from filter(len, found)
 
 

@@ -55,8 +55,8 @@ SELECT topic, topic_partition, version, start_offset, next_offset
 FROM chained
 WHERE
     start_offset <> coalesce(expected_start, start_offset)
-    OR read <> accepted + duplicates + conflicts + dead_letters + erased
-    OR (next_offset >= start_offset AND next_offset - start_offset <> read + gaps + lost)
+    OR read <> accepted + duplicates + conflicts + dead_letters + coalesce(erased, 0)
+    OR (next_offset >= start_offset AND next_offset - start_offset <> read + coalesce(gaps, 0) + coalesce(lost, 0))
 ORDER BY version
 """
 _WRONG_BATCHES = """

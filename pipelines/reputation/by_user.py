@@ -8,11 +8,12 @@ that a completion rule looks at, by hash.
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
 
+from pipelines.formats import BY_USER
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.lake_views import stored_rows
 from pipelines.reputation.policy import EffectivePolicy
@@ -31,18 +32,21 @@ class _Info:
     lake_id: str
     duckdb_version: str
     completions: str
+    format: int
 
 
 def attach_by_user(connection: duckdb.DuckDBPyConnection, path: Path, lake_id: str) -> None:
-    """Attach the file at `path` as `by_user`; replace it by an empty one if it is unreadable or of another lake.
+    """Attach the file at `path` as `by_user`; replace it by an empty one if it is of another lake or format.
 
-    The file is deleted, not only its rows: the rows of an erased user would stay in its free blocks.
+    An unreadable one is replaced, too. The file is deleted, not only its rows: the rows of an erased user would stay in
+    its free blocks.
     """
     attach = f"ATTACH IF NOT EXISTS {literal(str(path))} AS by_user"
     try:
         connection.execute(attach)
         connection.execute(statement("by_user_info"))
-        others = connection.execute("SELECT 1 FROM by_user.info WHERE lake_id <> ?", [lake_id]).fetchall()
+        of_another = "SELECT 1 FROM by_user.info WHERE lake_id <> ? OR format <> ?"
+        others = connection.execute(of_another, [lake_id, BY_USER.number]).fetchall()
     except duckdb.Error:
         others = [()]
     if others:
@@ -66,10 +70,10 @@ def delete_unless_of(path: Path, lake_id: str) -> None:
         return
     try:
         with duckdb.connect(path, read_only=True) as connection:
-            lake_ids = connection.execute("SELECT lake_id FROM info").fetchall()
+            found = connection.execute("SELECT lake_id, format FROM info").fetchall()
     except duckdb.Error:
-        lake_ids = []
-    if lake_ids != [(lake_id,)]:
+        found = []
+    if found != [(lake_id, BY_USER.number)]:
         delete_by_user(path)
 
 
@@ -107,7 +111,7 @@ def sync_to_snapshot(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, 
 
 def read_commits(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
     """Read the version of each batch of a snapshot into the temporary table `committed`."""
-    source = stored_rows(connection, "commits", snapshot.files.get("commits", ()))
+    source = stored_rows(connection, "commits", snapshot)
     connection.execute(statement("by_user_committed", source=source, version=str(snapshot.version)))
 
 
@@ -139,7 +143,7 @@ def _usable_info(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> _
 
 
 def _store_all(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
-    events = _events(connection, snapshot.files.get("events", ()), _BEFORE_ALL)
+    events = _events(connection, snapshot, _BEFORE_ALL)
     connection.execute(statement("create_table", name="by_user.event", query=events))
     connection.execute("CREATE OR REPLACE TABLE by_user.file (path VARCHAR)")
     _write_files(connection, snapshot)
@@ -148,14 +152,15 @@ def _store_all(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> Non
 def _append(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, after: int) -> None:
     known = {path for (path,) in connection.execute("FROM by_user.file").fetchall()}
     files = tuple(path for path in snapshot.files["events"] if path not in known)
-    events = _events(connection, files, after)
+    new = replace(snapshot, files={**snapshot.files, "events": files})
+    events = _events(connection, new, after)
     connection.execute(statement("insert_rows", name="by_user.event", query=events))
     _write_files(connection, snapshot)
 
 
-def _events(connection: duckdb.DuckDBPyConnection, files: tuple[str, ...], after: int) -> str:
-    """Return the query of the events in `files` committed after a version: a compacted file has older ones too."""
-    source = stored_rows(connection, "events", files)
+def _events(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, after: int) -> str:
+    """Return the query of the events committed after a version: a compacted file has older ones too."""
+    source = stored_rows(connection, "events", snapshot)
     return statement("by_user_events", source=source, after=str(after))
 
 
@@ -167,9 +172,9 @@ def _write_files(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> N
 
 def _write_info(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, completions: str) -> None:
     batch = last_batch(connection, snapshot.version)
-    values = [snapshot.version, batch, snapshot.lake_id, duckdb.__version__, completions]
+    values = [snapshot.version, batch, snapshot.lake_id, duckdb.__version__, completions, BY_USER.number]
     connection.execute("DELETE FROM by_user.info")
-    connection.execute("INSERT INTO by_user.info VALUES (?, ?, ?, ?, ?)", values)
+    connection.execute("INSERT INTO by_user.info VALUES (?, ?, ?, ?, ?, ?)", values)
 
 
 def _completions(policy: EffectivePolicy) -> tuple[list[str], list[str], list[str]]:

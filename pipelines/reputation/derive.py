@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -22,7 +21,8 @@ import polars as pl
 
 from pipelines.boundary.file_lock import is_locked
 from pipelines.boundary.private_files import make_private_dir
-from pipelines.errors import UsageError
+from pipelines.errors import NewerFormatError, UsageError
+from pipelines.formats import WAREHOUSE, release
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.by_user import (
     attach_by_user,
@@ -47,7 +47,7 @@ from pipelines.reputation.refresh_steps import (
 )
 from pipelines.reputation.sql import one_row, statement
 from pipelines.reputation.steps import define_steps, epoch_us, materialize_fact, set_as_of
-from pipelines.reputation.warehouse import Warehouse, stored_info
+from pipelines.reputation.warehouse import Warehouse, stored_format, stored_info
 from pipelines.reputation.warehouse_tables import ONLY_AFFECTED, recipe, trend_tables, user_tables
 
 _LOG = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ class Draft:
                 return stored_info(self._connection).as_of
             with Warehouse(self.path) as warehouse:
                 return warehouse.info.as_of
-        except (duckdb.Error, UsageError):
+        except (duckdb.Error, UsageError, NewerFormatError):
             return None
 
     def _refresh(
@@ -261,7 +261,10 @@ class Draft:
         if self._connection is None and not self.path.exists():
             return "there is no warehouse to continue from"
         try:
-            info = stored_info(self._connection or self._copy_published())
+            found, writer = stored_format(self._connection or self._copy_published())
+            if found != WAREHOUSE.number:
+                return f"the published warehouse has format {found}, written by karmalake {writer}"
+            info = stored_info(self.connection)
         except duckdb.Error:
             return "the published warehouse is damaged, or from another version of karmalake"
         connection = self.connection
@@ -320,9 +323,10 @@ class Draft:
             policy.version,
             policy.to_json(),
             epoch_us(datetime.now(UTC)),
-            _karmalake_version(),
+            release(),
             recipe(policy.at(as_of), snapshot.lake_id),
             last_batch(self.connection, snapshot.version),
+            WAREHOUSE.number,
         ]
         self.connection.execute(statement("table_snapshot_info"))
         self.connection.execute(statement("insert_snapshot_info"), values)
@@ -334,10 +338,3 @@ class Draft:
         return DerivationResult(
             self.path, info.lake_version, info.as_of, users, events, counted, seconds, reason, affected, changed
         )
-
-
-def _karmalake_version() -> str:
-    try:
-        return version("karmalake")
-    except PackageNotFoundError:
-        return "unknown"

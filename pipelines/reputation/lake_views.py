@@ -25,7 +25,7 @@ def create_lake_views(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot)
     connection.execute(statement("table_checkpoints"))
     connection.unregister("arrow_rows")
     for table in ("events", "commits", "fates", "dead_letters", "conflicts", "erased", "policies"):
-        source = stored_rows(connection, table, snapshot.files.get(table, ()))
+        source = stored_rows(connection, table, snapshot)
         connection.execute(statement(f"view_{table}", source=source, version=str(snapshot.version)))
 
 
@@ -37,14 +37,26 @@ def _checkpoints(snapshot: Snapshot) -> pa.Table:
     return pa.Table.from_pylist(rows, CHECKPOINTS)
 
 
-def stored_rows(connection: duckdb.DuckDBPyConnection, table: str, files: tuple[str, ...]) -> str:
-    """Return a query of the rows in `files` of one of the lake's tables; without files, of no rows with its columns."""
+def stored_rows(connection: duckdb.DuckDBPyConnection, table: str, snapshot: Snapshot) -> str:
+    """Return a query of the rows of one of the lake's tables; without files, of no rows with its columns.
+
+    Columns and nested fields that an older release did not write are null. Only then are the columns of every file
+    looked at, which takes a read of each.
+    """
+    files = snapshot.files.get(table, ())
     stored = pa.schema([field for field in TABLES[table] if field.name not in _NOT_STORED])
     if files:
         if is_remote(files[0]):
             register_s3(connection)
         columns = ", ".join(_READ_AS.get(name, f'"{name}"') for name in stored.names)
-        return statement("stored_rows", columns=columns, paths=", ".join(map(literal, files)))
+        paths = ", ".join(map(literal, files))
+        if table not in snapshot.mixed:
+            return statement("stored_rows", columns=columns, paths=paths)
+        return statement("mixed_rows", columns=columns, paths=paths, no_rows=_no_rows(connection, stored))
+    return _no_rows(connection, stored)
+
+
+def _no_rows(connection: duckdb.DuckDBPyConnection, stored: pa.Schema) -> str:
     empty = connection.from_arrow(stored.empty_table())
     typed = (f'CAST(NULL AS {kind}) AS "{name}"' for name, kind in zip(empty.columns, empty.types, strict=True))
     return statement("no_rows", columns=", ".join(typed))

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from pipelines.contract.time_like import TimeLike, to_utc
 from pipelines.errors import ConfigurationError, UsageError
+from pipelines.formats import WAREHOUSE
 from pipelines.lake.stores import register_s3
 from pipelines.reputation.compare import compare_policies
 from pipelines.reputation.explain import explain, explain_change
@@ -95,7 +96,8 @@ def attach(path: Path, access: Access = Access()) -> duckdb.DuckDBPyConnection:
 
     The file is attached to an empty in-memory database: connecting to the path, DuckDB would reuse the file that this
     process opened there earlier, even if a newer one has replaced it.
-    Raises UsageError when there is no warehouse, or it cannot be opened.
+    Raises UsageError when there is no warehouse, it cannot be opened or an earlier release wrote it, NewerFormatError
+    when a newer one did.
     """
     if not path.exists():
         raise UsageError(f"there is no warehouse at {path} yet: run `karmalake drain`, then `karmalake rebuild`")
@@ -105,7 +107,7 @@ def attach(path: Path, access: Access = Access()) -> duckdb.DuckDBPyConnection:
         use_utc(connection)
         connection.execute(_METADATA_CACHE)
         connection.execute(_USE_WAREHOUSE)
-        connection.sql("FROM snapshot_info").fetchall()  # fails here for a truncated file
+        _require_own_format(connection, path)  # fails here for a truncated file
         if connection.execute(statement("views_of_objects")).fetchall():
             register_s3(connection)
         if not access.all_files:
@@ -117,6 +119,19 @@ def attach(path: Path, access: Access = Access()) -> duckdb.DuckDBPyConnection:
             "`karmalake rebuild`"
         ) from None
     return connection
+
+
+def _require_own_format(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    found, writer = stored_format(connection)
+    WAREHOUSE.require_known(found, str(path), writer)
+    if found < WAREHOUSE.number:
+        raise UsageError(f"{path} was written by karmalake {writer} in an older format: run `karmalake refresh`")
+
+
+def stored_format(connection: duckdb.DuckDBPyConnection) -> tuple[int, str]:
+    """Return the format of a warehouse, and the release that wrote it. Raises duckdb.Error for none."""
+    row = connection.sql("FROM snapshot_info").pl().row(0, named=True)
+    return row.get("format", 0), row["karmalake_version"]
 
 
 def stored_info(connection: duckdb.DuckDBPyConnection) -> Info:

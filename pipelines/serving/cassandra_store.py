@@ -23,7 +23,7 @@ import uuid
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -62,16 +62,23 @@ _ATTEMPTS = 5
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS {keyspace}.publications (prefix text PRIMARY KEY, ticket bigint,
         id text, lake_version bigint, as_of_us bigint, policy text, documents bigint, published_at_us bigint,
-        next_id text, next_lake_version bigint, next_as_of_us bigint)""",
+        next_id text, next_lake_version bigint, next_as_of_us bigint,
+        format int, next_format int)""",
     """CREATE TABLE IF NOT EXISTS {keyspace}.documents (prefix text, bucket int, user_id blob,
         ticket bigint STATIC, document text, PRIMARY KEY ((prefix, bucket), user_id))""",
 )
+_ADDED = ("format", "next_format")
+"""Columns of publications, both int, that earlier releases did not create."""
+_COLUMNS = "SELECT column_name FROM system_schema.columns WHERE keyspace_name = ? AND table_name = 'publications'"
+_ADD_COLUMN = "ALTER TABLE {keyspace}.publications ADD {column} int"
 _HELD = "SELECT * FROM {keyspace}.publications WHERE prefix = ?"
 _FIRST = "INSERT INTO {keyspace}.publications (prefix, ticket) VALUES (?, 0) IF NOT EXISTS"
-_ANNOUNCE = """UPDATE {keyspace}.publications SET ticket = ?, next_id = ?, next_lake_version = ?, next_as_of_us = ?
+_ANNOUNCE = """UPDATE {keyspace}.publications SET ticket = ?, next_id = ?, next_lake_version = ?, next_as_of_us = ?,
+    next_format = ?
     WHERE prefix = ? IF ticket = ?"""
 _FINISH = """UPDATE {keyspace}.publications SET id = ?, lake_version = ?, as_of_us = ?, policy = ?, documents = ?,
-    published_at_us = ?, next_id = null, next_lake_version = null, next_as_of_us = null
+    published_at_us = ?, format = ?, next_id = null, next_lake_version = null, next_as_of_us = null,
+    next_format = null
     WHERE prefix = ? IF next_id = ?"""
 _CLAIM = "UPDATE {keyspace}.documents SET ticket = ? WHERE prefix = ? AND bucket = ? IF ticket <= ?"
 _CLAIM_FIRST = "UPDATE {keyspace}.documents SET ticket = ? WHERE prefix = ? AND bucket = ? IF ticket = null"
@@ -122,13 +129,14 @@ class CassandraStore:
             state, last = self.read_state(), self.run(_HELD, self.prefix)[0]["ticket"]
             if last is None:
                 raise unexpected_content(self.prefix, "has no ticket in the table publications")
+            state.require_known_format(f"the row {self.prefix} of publications in Cassandra")
             for other in (state.published, state.announced):
                 if other is not None and other.order > stamp.order:
                     raise FencedError(_refusal(self.prefix, stamp, other))
             ticket = max(last + 1, time.time_ns() // 1_000)
-            values = (ticket, publication_id, stamp.lake_version, stamp.as_of_us, self.prefix, last)
+            values = (ticket, publication_id, stamp.lake_version, stamp.as_of_us, stamp.format, self.prefix, last)
             if _applied(self.run(_ANNOUNCE, *values)):
-                previous = state.publication_id if state.announced_id is None else None
+                previous = state.complete_id
                 return CassandraPublicationWriter(self, stamp, publication_id, previous, ticket)
         raise TransientError(
             f"other publishers began to publish to {self.prefix} in Cassandra at the same time, {_ATTEMPTS} times in a "
@@ -164,7 +172,15 @@ class CassandraPublicationWriter:
     def finish(self, documents: int) -> None:
         """Mark this publication as the published one."""
         stamp, prefix = self.stamp, self.store.prefix
-        shown = (self.id, stamp.lake_version, stamp.as_of_us, stamp.policy, documents, time.time_ns() // 1_000)
+        shown = (
+            self.id,
+            stamp.lake_version,
+            stamp.as_of_us,
+            stamp.policy,
+            documents,
+            time.time_ns() // 1_000,
+            stamp.format,
+        )
         if _applied(self.store.run(_FINISH, *shown, prefix, self.id)):
             return
         state = self.store.read_state()
@@ -214,6 +230,7 @@ def open_cassandra(settings: CassandraSettings) -> Generator[CassandraStore]:
         store = _cached_store(settings)
         for table in _TABLES:
             store.session.execute(_with_keyspace(settings.keyspace, table))
+        _add_columns(store, settings.keyspace)
         yield store
 
 
@@ -340,6 +357,15 @@ def _chunks(changes: list[_Change]) -> Iterator[list[_Change]]:
         yield chunk
 
 
+def _add_columns(store: CassandraStore, keyspace: str) -> None:
+    """Add the columns that earlier releases did not create."""
+    known = {row["column_name"] for row in store.run(_COLUMNS, keyspace)}
+    for column in _ADDED:
+        if column not in known:
+            with suppress(InvalidRequest):  # another publisher has added it
+                store.session.execute(_ADD_COLUMN.format(keyspace=protect_name(keyspace), column=column))
+
+
 def _bucket(user: bytes) -> int:
     return zlib.crc32(user) % _BUCKETS
 
@@ -352,7 +378,12 @@ def _applied(rows: list[dict[str, Any]]) -> bool:
 def _stamp(prefix: str, row: dict[str, Any], kind: str) -> Stamp | None:
     if row.get(f"{kind}id") is None:
         return None
-    stamp = Stamp(row[f"{kind}lake_version"], row[f"{kind}as_of_us"], row.get(f"{kind}policy") or "")
+    stamp = Stamp(
+        row[f"{kind}lake_version"],
+        row[f"{kind}as_of_us"],
+        row.get(f"{kind}policy") or "",
+        row.get(f"{kind}format") or 0,
+    )
     try:
         _ = stamp.as_of, stamp.lake_version + 0
     except (TypeError, OverflowError):

@@ -19,11 +19,13 @@ import polars as pl
 import pyarrow as pa
 
 from pipelines.boundary.private_files import make_private_dir
+from pipelines.formats import DIGESTS as DIGESTS_FORMAT
 
 DIGESTS = pl.Schema({"user_id": pl.String, "digest": pl.UInt64})
 _NAME = "published.arrow"
 _ID = b"publication_id"
 _LEADERBOARDS = b"leaderboards"
+_FORMAT = b"format"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class DigestCache:
         temporary = self._folder / f"{_NAME}.{last.publication_id}"
         table = last.digests.to_arrow(compat_level=pl.CompatLevel.oldest())
         metadata = {_ID: last.publication_id.encode(), _LEADERBOARDS: last.leaderboards}
+        metadata[_FORMAT] = b"%d" % DIGESTS_FORMAT.number
         _write_durably(temporary, table.replace_schema_metadata(metadata))
         with contextlib.suppress(FileNotFoundError):  # another publisher removed it as abandoned: the next one is full
             temporary.replace(self._folder / _NAME)
@@ -95,7 +98,7 @@ def open_digest_cache(folder: Path) -> Generator[DigestCache]:
 
 
 def _read(file: Path) -> _Last | None:
-    """Read a file; None if it is damaged or missing."""
+    """Read a file; None if it is damaged, missing or of another format."""
     try:
         with pa.memory_map(str(file)) as mapped:
             table = pa.ipc.open_file(mapped).read_all()
@@ -103,7 +106,8 @@ def _read(file: Path) -> _Last | None:
         last = _Last(metadata[_ID].decode(), metadata.get(_LEADERBOARDS, b""), pl.DataFrame(table))
     except (FileNotFoundError, pa.ArrowInvalid, KeyError):
         return None
-    return last if last.digests.schema == DIGESTS else None
+    known = metadata.get(_FORMAT) == b"%d" % DIGESTS_FORMAT.number
+    return last if known and last.digests.schema == DIGESTS else None
 
 
 def _text(leaderboards: Sequence[str]) -> bytes:

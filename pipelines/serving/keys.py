@@ -20,7 +20,8 @@ Fields of `{prefix}.publication`; times are microseconds since 1970-01-01 UTC:
     documents        number of documents
     leaderboards     views that have a leaderboard, comma-separated
     published_at_us  when it was completed
-    next_id, next_lake_version, next_as_of_us
+    format           number of the documents' format (`formats.py`)
+    next_id, next_lake_version, next_as_of_us, next_format
                      the same for the publication in progress, or an interrupted one
     next_chunk       number of its chunks that Redis has applied
 

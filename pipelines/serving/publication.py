@@ -1,7 +1,7 @@
 """The fence: the steps of a publication in Redis. Each step is one transaction (WATCH, MULTI, EXEC).
 
-    begin    rejected if something newer is published or in progress; otherwise announces the publication under a
-             random id and takes over from any other
+    begin    rejected if something newer, or of a newer format, is published or in progress; otherwise announces the
+             publication under a random id and takes over from any other
     write    sets a chunk of documents and their users' leaderboard scores, if this publication is still the announced
              one and none of its chunks is missing
     remove   deletes a chunk of documents under the same conditions
@@ -69,18 +69,19 @@ def begin(client: redis.Redis, prefix: str, stamp: Stamp) -> Publication:
     """Announce a publication, taking over from any other of the same or an older stamp.
 
     Raises FencedError, with nothing changed, if something newer is published or being published; TransientError if
-    other publishers keep beginning at the same time.
+    other publishers keep beginning at the same time, NewerFormatError if a newer release has published.
     """
     publication_id = uuid.uuid4().hex
 
     def announce(state: PublicationState, pipeline: Pipeline) -> Publication:
+        state.require_known_format(f"the Redis key {publication_key(prefix)}")
         for other in (state.published, state.announced):
             if other is not None and other.order > stamp.order:
                 raise FencedError(_refusal(prefix, stamp, other))
-        values = (publication_id, stamp.lake_version, stamp.as_of_us, 0)
+        values = (publication_id, stamp.lake_version, stamp.as_of_us, 0, stamp.format)
         pipeline.hset(publication_key(prefix), mapping=dict(zip(ANNOUNCEMENT, values, strict=True)))
         interrupted = state.announced_id not in (None, publication_id)
-        return Publication(client, prefix, stamp, publication_id, None if interrupted else state.publication_id)
+        return Publication(client, prefix, stamp, publication_id, None if interrupted else state.current_id)
 
     return _transaction(client, prefix, announce)
 
@@ -119,7 +120,7 @@ def finish(
             return  # done before; the response was lost
         _check(publication, state)
         shown = (publication.id, stamp.lake_version, stamp.as_of_us, stamp.policy)
-        values = (*shown, documents, ",".join(leaderboards), time.time_ns() // 1_000)
+        values = (*shown, documents, ",".join(leaderboards), time.time_ns() // 1_000, stamp.format)
         pipeline.hset(key, mapping=dict(zip(PUBLISHED, values, strict=True)))
         pipeline.hdel(key, *ANNOUNCEMENT)
         if obsolete_keys:

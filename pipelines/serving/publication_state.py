@@ -10,12 +10,13 @@ from typing import cast
 import redis
 
 from pipelines.errors import one_line
+from pipelines.formats import DOCUMENTS
 from pipelines.serving.keys import publication_key
 from pipelines.serving.redis_errors import unexpected_content
 
-PUBLISHED = ("id", "lake_version", "as_of_us", "policy", "documents", "leaderboards", "published_at_us")
+PUBLISHED = ("id", "lake_version", "as_of_us", "policy", "documents", "leaderboards", "published_at_us", "format")
 """The fields of the last complete publication."""
-ANNOUNCEMENT = ("next_id", "next_lake_version", "next_as_of_us", "next_chunk")
+ANNOUNCEMENT = ("next_id", "next_lake_version", "next_as_of_us", "next_chunk", "next_format")
 """The fields that are set while a publication is in progress, and after it was interrupted."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -32,6 +33,8 @@ class Stamp:
     lake_version: int
     as_of_us: int
     policy: str
+    format: int = DOCUMENTS.number
+    """The format of the documents."""
 
     @property
     def as_of(self) -> datetime:
@@ -40,7 +43,7 @@ class Stamp:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Sort key: the newer stamp is greater. The policy is not part of it."""
+        """Sort key: the newer stamp is greater. Policy and format are not part of it."""
         return self.lake_version, self.as_of_us
 
 
@@ -60,7 +63,18 @@ class PublicationState:
     @property
     def complete_id(self) -> str | None:
         """The id of the published publication; None if there is none, or if another is in progress or interrupted."""
-        return self.publication_id if self.announced_id is None else None
+        return self.current_id if self.announced_id is None else None
+
+    @property
+    def current_id(self) -> str | None:
+        """The id of the last complete publication; None if its documents have another format."""
+        current = self.published is not None and self.published.format == DOCUMENTS.number
+        return self.publication_id if current else None
+
+    def require_known_format(self, where: str) -> None:
+        """Raise NewerFormatError if what is published, or being published, has a newer format."""
+        for stamp in filter(None, (self.published, self.announced)):
+            DOCUMENTS.require_known(stamp.format, where)
 
 
 def read_state(client: redis.Redis, prefix: str) -> PublicationState:
@@ -94,7 +108,9 @@ def _stamp(texts: dict[str, str], kind: str) -> Stamp | None:
     if f"{kind}id" not in texts:
         return None
     as_of_us = _microseconds(texts[f"{kind}as_of_us"])
-    return Stamp(int(texts[f"{kind}lake_version"]), as_of_us, texts.get(f"{kind}policy", ""))
+    return Stamp(
+        int(texts[f"{kind}lake_version"]), as_of_us, texts.get(f"{kind}policy", ""), int(texts.get(f"{kind}format", 0))
+    )
 
 
 def _microseconds(text: str) -> int:

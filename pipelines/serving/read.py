@@ -20,7 +20,7 @@ import redis
 
 from pipelines.errors import ConfigurationError, TransientError, UsageError
 from pipelines.serving.client import connect, translate_errors
-from pipelines.serving.keys import document_key, key_types, leaderboard_key, user_member
+from pipelines.serving.keys import document_key, key_types, leaderboard_key, publication_key, user_member
 from pipelines.serving.publication_state import PublicationState, Stamp, read_state, utc_time
 from pipelines.serving.redis_errors import unexpected_content
 from pipelines.settings import CassandraSettings, RedisSettings, Settings, load_settings
@@ -108,9 +108,12 @@ def _read_state(settings: Settings | None) -> PublicationState:
     if isinstance(where, CassandraSettings):
         from pipelines.serving import cassandra_store  # noqa: PLC0415 - an optional extra
 
-        return cassandra_store.read_state(where)
-    with _reading(where, key_types(where.prefix)) as client:
-        return read_state(client, where.prefix)
+        state, place = cassandra_store.read_state(where), f"the row {where.prefix} of publications in Cassandra"
+    else:
+        with _reading(where, key_types(where.prefix)) as client:
+            state, place = read_state(client, where.prefix), f"the Redis key {publication_key(where.prefix)}"
+    state.require_known_format(place)
+    return state
 
 
 def read_leaderboard(

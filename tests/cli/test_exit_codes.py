@@ -71,6 +71,7 @@ def test_codes_are_distinct_and_stable() -> None:
         "KL-CORRUPTION": 82,
         "KL-FENCED": 83,
         "KL-COMMIT-UNKNOWN": 84,
+        "KL-NEWER-FORMAT": 85,
         "KL-INTERRUPTED": 130,
     }
     assert len({status.exit_code for status in exit_statuses()}) == len(exit_statuses())

@@ -5,13 +5,15 @@ correctness depends on it. A crash leaves at most one truncated line; readers sk
 appended to the same line.
 """
 
+import json
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import TransientError
+from pipelines.formats import LAG
 from pipelines.operate.lag.measure import Measurement
 
 _MEASUREMENT: TypeAdapter[Measurement] = TypeAdapter(Measurement)
@@ -30,7 +32,7 @@ def append(folder: Path, measurement: Measurement, keep_days: int) -> None:
         make_private_dir(folder)
         is_new = not path.exists()
         with path.open("ab", buffering=0) as file:  # one write per line: other processes append to it, too
-            file.write(_MEASUREMENT.dump_json(measurement) + b"\n")
+            file.write(_to_line(measurement))
         if is_new:
             _delete_before(folder, measurement.measured_at.date() - timedelta(days=keep_days))
     except OSError as error:
@@ -51,13 +53,20 @@ def recent(folder: Path, topic_id: str, since: datetime) -> list[Measurement]:
     return sorted(of_topic, key=lambda measurement: measurement.measured_at)
 
 
+def _to_line(measurement: Measurement) -> bytes:
+    fields = {"format": LAG.number} | _MEASUREMENT.dump_python(measurement, mode="json")
+    return json.dumps(fields).encode() + b"\n"
+
+
 def _read(path: Path) -> list[Measurement]:
     measurements: list[Measurement] = []
     for line in _tail(path).splitlines():
         try:
-            measurements.append(_MEASUREMENT.validate_json(line))
-        except ValidationError:
-            continue  # truncated by a crash or by the start of the tail, or written by another release
+            fields = json.loads(line)
+            if fields["format"] == LAG.number:
+                measurements.append(_MEASUREMENT.validate_python(fields))
+        except (ValueError, KeyError, TypeError):
+            continue  # truncated by a crash or by the start of the tail, or of a release without numbers
     return measurements
 
 

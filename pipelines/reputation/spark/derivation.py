@@ -69,7 +69,9 @@ def _prepare(spark: SparkSession, snapshot: Snapshot, policy: EffectivePolicy, a
         spark.sql(f"DECLARE OR REPLACE VARIABLE {name} {kind} DEFAULT CAST(:value AS {kind})", {"value": value})
     for name, rows in policy_tables(policy).items():
         spark.createDataFrame(rows).createOrReplaceTempView(name)
-    spark.read.parquet(*snapshot.files["events"]).createOrReplaceTempView("events")
+    spark.read.option("mergeSchema", "events" in snapshot.mixed).parquet(
+        *snapshot.files["events"]
+    ).createOrReplaceTempView("events")
     for step in (statement("step_01_known_event", source="events", known=""), *step_statements(policy)):
         spark.sql(translate(step))
 

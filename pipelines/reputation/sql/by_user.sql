@@ -7,7 +7,8 @@ CREATE TABLE IF NOT EXISTS by_user.info (
     last_batch VARCHAR,
     lake_id VARCHAR,
     duckdb_version VARCHAR,
-    completions VARCHAR
+    completions VARCHAR,
+    format INTEGER
 )
 
 -- name: by_user_committed

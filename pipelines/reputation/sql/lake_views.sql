@@ -5,6 +5,15 @@
 SELECT $columns
 FROM read_parquet([$paths], hive_partitioning = false)
 
+-- name: mixed_rows
+-- The same of files that may lack columns or nested fields.
+SELECT $columns
+FROM (
+    ($no_rows)
+    UNION ALL BY NAME
+    (FROM read_parquet([$paths], hive_partitioning = false, union_by_name = true))
+)
+
 -- name: no_rows
 -- An empty list of files: no rows, with the same columns and types.
 SELECT $columns
