@@ -59,7 +59,7 @@ def test_data_of_each_release_opens_and_is_added_to(golden: Path, settings: Sett
     if older:
         make_older(settings.data_dir)
     derived = refresh_warehouse(settings)
-    assert (derived.rebuild_reason is not None) == older
+    assert derived.rebuild_reason is not None or not older  # a later release may continue, or rebuild for its SQL
     assert describe(settings) == expected
     _assert_current(settings)
     with Warehouse(settings.warehouse_path) as warehouse:
