@@ -91,6 +91,15 @@ class Tombstones:
         append_tombstones(self.file, everything)
         self.read()
 
+    def applied_to(self, events: DeltaTable) -> frozenset[str]:
+        """Return tombstones of users who have no row in the handle's version of `events`, now or later.
+
+        None, unless the newest erasure of those in the table has been applied: which ones it applied is not stored.
+        """
+        rows = self._rows()
+        is_complete = erasures_done(events) == len(rows)
+        return frozenset(qualify(row, self.lake_id) for row in rows) if is_complete else frozenset()
+
     def contains(self, user_id: bytes) -> bool:
         """Return whether a user was erased."""
         return any(tombstone(user_id, key) in self.digests for key in self.keys)
