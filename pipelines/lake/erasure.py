@@ -7,7 +7,7 @@ meanwhile are not missed.
 
 Of `events`, only files that hold rows of the users are read whole (`user_files.py`). A tombstone does not reveal its
 user: where one was not applied yet and is not of the users named now, the user_ids of all events are read. Of conflicts
-two columns are read, of dead letters everything.
+two columns are read, of dead letters everything, but only those that contain a name are searched for words.
 
 An erasure removes a user's events; dead letters by key, by user_id or, if undecodable, by a token of their bytes; and
 conflicts of the user, and those whose first event was the user's, since they hold its event_id. Mentions of the user in
@@ -33,6 +33,7 @@ from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.erased_ids import erased_ids_metadata, write_erased_ids
 from pipelines.lake.files import make_durable, read_file, remove_files, write_days, write_file
 from pipelines.lake.tables import ERASED, ERASURES_DONE, Lake, data_files, discard_uncommitted, erasures_done
+from pipelines.lake.tokens import contain_any
 from pipelines.lake.tombstones import Tombstones, tombstone
 from pipelines.lake.upkeep import File, list_files, replace_files
 from pipelines.lake.user_files import find_files, list_users
@@ -102,13 +103,14 @@ def erase_users(
     Raises TransientError when other processes kept committing through all attempts. A crash leaves tombstones, and
     tables that may still have rows of the users: run it again.
     """
-    users = set(user_ids)
-    applied = tombstones.applied_to(lake.table("events"))
+    users = frozenset(user_ids)
+    applied = {name: tombstones.applied_to(lake.table(name)) - set(digests) for name in ("events", "dead_letters")}
     tombstones.read()
     new = [name for user_id in users if not tombstones.contains(name := user_id.encode())]
     tombstones.add({tombstone(name, tombstones.lake_id) for name in new} | set(digests))
-    events = _erase(lake, "events", tombstones, _EventSearch(tombstones, users, applied))
-    letters = _erase(lake, "dead_letters", tombstones, _DeadLetterSearch(tombstones), events.done)
+    events = _erase(lake, "events", tombstones, _EventSearch(tombstones, set(users), applied["events"]))
+    by_text = _DeadLetterSearch(tombstones, users, applied["dead_letters"])
+    letters = _erase(lake, "dead_letters", tombstones, by_text, events.done)
     conflicts = _erase(lake, "conflicts", tombstones, _conflict_search(lake, tombstones, events), events.done)
     return ErasureCounts(events.rows, letters.rows, conflicts.rows)
 
@@ -120,7 +122,7 @@ def count_remaining_rows(lake: Lake, tombstones: Tombstones) -> ErasureCounts:
         return ErasureCounts(0, 0, 0)
     return ErasureCounts(
         _count(lake, "events", _EventSearch(tombstones, set(), frozenset())),
-        _count(lake, "dead_letters", _DeadLetterSearch(tombstones)),
+        _count(lake, "dead_letters", _DeadLetterSearch(tombstones, frozenset(), frozenset())),
         _count(lake, "conflicts", _ConflictSearch(tombstones, _orphaned_ids(lake))),
     )
 
@@ -138,11 +140,10 @@ class _EventSearch:
     tombstones: Tombstones
     users: set[str]
     applied: frozenset[str]
-    """Tombstones of users who have no events."""
+    """Tombstones that the table has had applied."""
 
     def find(self, paths: Sequence[str]) -> Collection[str]:
-        named = {tombstone(user.encode(), key) for user in self.users for key in self.tombstones.keys}
-        if self.tombstones.digests - self.applied - named:
+        if self.tombstones.unnamed(self.users, self.applied):
             self.users |= {user for user in list_users(paths) if self.tombstones.contains(user.encode())}
         return find_files(paths, self.users)
 
@@ -152,13 +153,19 @@ class _EventSearch:
 
 @dataclass(frozen=True, slots=True)
 class _DeadLetterSearch:
+    """Dead letters of erased users. Where all users are known by name, undecodable letters without one are skipped."""
+
     tombstones: Tombstones
+    users: frozenset[str]
+    applied: frozenset[str]
+    """As of `_EventSearch`."""
 
     def find(self, paths: Sequence[str]) -> Collection[str]:
         return paths
 
     def match(self, rows: pa.Table) -> pa.BooleanArray:
-        return self.tombstones.match_dead_letters(rows)
+        unnamed = self.tombstones.unnamed(self.users, self.applied)
+        return self.tombstones.match_dead_letters(rows, None if unnamed else contain_any(rows, self.users))
 
 
 @dataclass(frozen=True, slots=True)

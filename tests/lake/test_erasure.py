@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipelines.contract.digest import Digests
+from pipelines.contract.schema import REJECTED
 from pipelines.lake import erasure, files, user_files
 from pipelines.lake.commit import append
 from pipelines.lake.commit_log import take_snapshot
@@ -24,6 +25,7 @@ from pipelines.lake.index import DedupIndex, forget_erased, open_index
 from pipelines.lake.index_check import compare_indexes
 from pipelines.lake.runs import Runs
 from pipelines.lake.tables import Lake, create_lake, data_files
+from pipelines.lake.tokens import contain_any, tokenize_bytes
 from pipelines.lake.tombstones import Tombstones, open_tombstones
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.lake.user_files import find_files, list_users
@@ -275,3 +277,51 @@ def test_removing_ids_from_runs(
 def _digests(ids: set[int], payload: int) -> Digests:
     words = np.array([[at // 8, at % 8, payload] for at in sorted(ids)], np.uint64).reshape(-1, 3)
     return Digests(*np.ascontiguousarray(words.T))
+
+
+@hypothesis_settings(deadline=None, max_examples=40)
+@given(
+    letters=st.lists(
+        st.fixed_dictionaries(
+            {
+                "key": st.none() | st.sampled_from([b"a", b"jane", b"b"]),
+                "value": st.none() | st.binary(max_size=4).map(b"\xff%bjane".__mod__) | st.just(b"\xff \x04jane..?"),
+                "headers": st.lists(
+                    st.sampled_from([{"key": "jane", "value": b""}, {"key": "x", "value": b"b \xc3\xa9"}])
+                ),
+                "detail": st.none() | st.sampled_from(["no jane here", "nothing", "é"]),
+            }
+        ),
+        max_size=6,
+    ),
+    users=st.sets(st.sampled_from(["jane", "é", "b", "nobody"]), max_size=3),
+)
+def test_a_letter_with_a_token_contains_it(letters: list[dict[str, object]], users: set[str]) -> None:
+    """Skipping dead letters that do not contain a user_id skips none that has it as a token."""
+    columns = [REJECTED.field(name) for name in ("key", "value", "headers", "detail")]
+    rows = pa.Table.from_pylist(letters, pa.schema(columns))
+    suspects = contain_any(rows, users).to_pylist()
+    for letter, suspected in zip(rows.to_pylist(), suspects, strict=True):
+        headers = [text for header in letter["headers"] for text in (header["key"].encode(), header["value"])]
+        texts = [letter["key"], letter["value"], (letter["detail"] or "").encode(), *headers]
+        tokens = {token for text in texts for token in tokenize_bytes(text or b"")}
+        assert suspected or not tokens & {user.encode() for user in users}
+
+
+def test_letters_of_users_known_by_name_are_searched_only_if_they_contain_it(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of a hundred undecodable letters contain the name, one as a word: it goes, and two are searched for words."""
+    searched: list[int] = []
+    mentions = Tombstones.mentions_erased
+    counted = lambda self, letter: searched.append(1) or mentions(self, letter)  # noqa: E731
+    values = [b"\xff %d" % n for n in range(98)] + [b"\xff jane", b"\xff jane-2"]
+    places = {"topic_id": "t", "topic": "t", "topic_partition": 0, "offset": 0}
+    rows = [places | {"value": value, "headers": [], "reason": "undecodable", "detail": ""} for value in values]
+    append(lake, "dead_letters", pa.Table.from_pylist(rows, REJECTED), "b0")
+    monkeypatch.setattr(Tombstones, "mentions_erased", counted)
+    assert erase_users(lake, _tombstones(lake, tmp_path), ["jane"]).dead_letters == 1
+    assert len(searched) == 2
+    tombstones = _tombstones(lake, tmp_path)
+    assert erase_users(lake, tombstones, [], tombstones.digests).dead_letters == 0
+    assert len(searched) == 2 + 99  # named by tombstones, all are searched
