@@ -139,7 +139,7 @@ def test_only_files_of_the_users_are_read_and_each_once(lake: Lake, tmp_path: Pa
 
 
 def test_filters_exclude_row_groups(lake: Lake) -> None:
-    """Of twenty files with a row group each, DuckDB scans those of the user, and perhaps a few by chance."""
+    """Of twenty files with a row group each, DuckDB scans those of the user, and a few false positives at most."""
     _fill(lake, [[f"u{n}", f"w{n}"] for n in range(20)])
     paths = list(data_files(lake.table("events")))
     with duckdb.connect() as connection:
