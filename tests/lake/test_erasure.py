@@ -325,3 +325,11 @@ def test_letters_of_users_known_by_name_are_searched_only_if_they_contain_it(
     tombstones = _tombstones(lake, tmp_path)
     assert erase_users(lake, tombstones, [], tombstones.digests).dead_letters == 0
     assert len(searched) == 2 + 99  # named by tombstones, all are searched
+
+
+def test_a_file_that_cannot_be_read_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    """A missing file raises OSError, as reading it does: no user is taken to have no rows."""
+    with pytest.raises(OSError, match=r"missing\.parquet"):
+        find_files([str(tmp_path / "missing.parquet")], ["a"])
+    with pytest.raises(OSError, match=r"missing\.parquet"):
+        list(list_users([str(tmp_path / "missing.parquet")]))
