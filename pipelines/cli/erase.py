@@ -19,6 +19,12 @@ def erase(
             "--without-documents", help="Do not delete documents: there is no document store, or it no longer exists."
         ),
     ] = False,
+    count_mentions: Annotated[  # noqa: FBT002 - a flag
+        bool,
+        typer.Option(
+            "--count-mentions", help="Also count the other users' rows that name erased users. Reads all events."
+        ),
+    ] = False,
     tombstones: Annotated[
         str | None,
         typer.Option(metavar="PATH", help="Also erase the users in this tombstones.txt, or of this data_dir or lake."),
@@ -31,6 +37,7 @@ def erase(
     """
     import pipelines.operate.erase as erasure  # noqa: PLC0415
     from pipelines.lake.tombstone_file import find_tombstones  # noqa: PLC0415
+    from pipelines.operate.erase_limits import list_unreached  # noqa: PLC0415
 
     users = [utf8(user_id) for user_id in user_ids or ()]
     imported = find_tombstones(tombstones) if tombstones else frozenset[str]()
@@ -40,8 +47,12 @@ def erase(
         count = f"{len(users)} users" + (f" and the users of {len(imported)} tombstones" if imported else "")
         typer.confirm(f"Erase {count}? This cannot be undone, and their user_ids can never be used again", abort=True)
     settings = current_settings()
+    mentions = None
     with progress("erasing"):
         done = (erasure.erase_without_documents if without_documents else erasure.erase)(settings, users, imported)
+    if count_mentions:
+        with progress("counting mentions"):
+            mentions = erasure.mentions_of_erased(settings)
     print_fields([(name.replace("_", " "), rows) for name, rows in asdict(done.rows).items()])
     if done.refreshed_elsewhere:
         print_line("the process that holds the warehouse derives and publishes without them at its next refresh")
@@ -51,7 +62,7 @@ def erase(
         print_warning("published documents were not deleted: delete them in their store")
     _print_vacuum_delay(settings.lake.vacuum_retention_hours, settings.lake.vacuum_interval_hours)
     print_line("not reached:")
-    for sentence in done.not_reached:
+    for sentence in list_unreached(settings, mentions):
         print_line(f"  * {sentence}")
 
 

@@ -59,6 +59,15 @@ def digest(events: pa.Table, key: bytes) -> Digests:
     return Digests(high, low, payload)
 
 
+def digest_ids(event_ids: pa.ChunkedArray, key: bytes) -> Digests:
+    """Return the digests of event_ids (strings, no nulls) without payloads, which are 0."""
+    k0, k1 = np.frombuffer(key, dtype="<u8")
+    rows = len(event_ids)
+    high, low = np.empty(rows, _U), np.empty(rows, _U)
+    _digest_strings(k0, k1, *_bytes_of(event_ids.combine_chunks()), high, low)
+    return Digests(high, low, np.zeros(rows, _U))
+
+
 def _bytes_of(strings: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
     """Return (offsets, bytes) of a string array as int32 (rows + 1,) and uint8, without copying."""
     _, offsets, data = strings.buffers()
@@ -125,6 +134,12 @@ def siphash128(k0, k1, data, start, end):
     for _ in range(4):
         v0, v1, v2, v3 = _round(v0, v1, v2, v3)
     return first, v0 ^ v1 ^ v2 ^ v3
+
+
+@njit(cache=True, nogil=True)
+def _digest_strings(k0, k1, bounds, data, high, low):
+    for row in range(len(high)):
+        high[row], low[row] = siphash128(k0, k1, data, bounds[row], bounds[row + 1])
 
 
 @njit(cache=True, nogil=True)

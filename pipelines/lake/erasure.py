@@ -5,26 +5,33 @@ them. A crash at any step leaves a lake that reconciles, and the next erasure fi
 user with a tombstone. Like a compaction, each commit is on exactly the version that was read, so rows that arrive
 meanwhile are not missed.
 
+Of `events`, only files that hold rows of the users are read whole (`user_files.py`). A tombstone does not reveal its
+user: where one was not applied yet and is not of the users named now, the user_ids of all events are read. Of conflicts
+two columns are read, of dead letters everything, but only those that contain a name are searched for words.
+
 An erasure removes a user's events; dead letters by key, by user_id or, if undecodable, by a token of their bytes; and
 conflicts of the user, and those whose first event was the user's, since they hold its event_id. Mentions of the user in
-events of other users stay, and are counted (`mentions.py`).
+events of other users stay (`mentions.py`). Indexes learn from the commit which event_ids it removed (`erased_ids.py`).
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are made when it is imported)
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
 from pipelines.errors import TransientError
 from pipelines.lake.commit import append_file
 from pipelines.lake.commit_log import take_snapshot
-from pipelines.lake.files import make_durable, write_days, write_file
+from pipelines.lake.erased_ids import erased_ids_metadata, write_erased_ids
+from pipelines.lake.files import make_durable, remove_files, write_days, write_file
 from pipelines.lake.tables import (
     ERASED,
     ERASURES_DONE,
@@ -34,13 +41,15 @@ from pipelines.lake.tables import (
     erasures_done,
     read_rows,
 )
+from pipelines.lake.tokens import contain_any
 from pipelines.lake.tombstones import Tombstones, tombstone
 from pipelines.lake.upkeep import File, list_files, replace_files
+from pipelines.lake.user_files import find_files, list_users
 
 _ATTEMPTS = 20
-_TABLES = ("events", "dead_letters", "conflicts")
 _MATCHED_COLUMNS = {"events": ["user_id"], "conflicts": ["user_id", "event_id"]}
 """The columns that decide whether a row is of an erased user; for dead letters all columns do."""
+_NO_IDS = pa.chunked_array([], pa.string())
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +61,45 @@ class ErasureCounts:
     conflicts: int
 
 
+class _Search(Protocol):
+    """How the rows to remove are found in one table."""
+
+    def find(self, paths: Sequence[str]) -> Collection[str]:
+        """Return the files that have such rows, or may have some."""
+        ...
+
+    def match(self, rows: pa.Table) -> pa.BooleanArray:
+        """Return which rows of such a file are to be removed."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Rewrite:
-    """A file that had rows of erased users, what replaces it, and how many rows were removed."""
+    """A file that had rows of erased users, what replaces it, and the rows that were removed."""
 
     file: File
     added: list[AddAction]
-    rows: int
+    removed: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What an erasure did to one table; `done_before` and `done` count the erasures that were applied to it."""
+
+    rewritten: list[_Rewrite]
+    done_before: int
+    done: int
+
+    @property
+    def rows(self) -> int:
+        """The number of rows removed."""
+        return sum(len(each.removed) for each in self.rewritten)
+
+    @property
+    def event_ids(self) -> pa.ChunkedArray:
+        """The event_ids of the rows removed, except from dead letters, which have none."""
+        removed = (each.removed["event_id"] for each in self.rewritten)
+        return pa.chunked_array([chunk for event_ids in removed for chunk in event_ids.chunks], pa.string())
 
 
 def erase_users(
@@ -70,38 +111,101 @@ def erase_users(
     Raises TransientError when other processes kept committing through all attempts. A crash leaves tombstones, and
     tables that may still have rows of the users: run it again.
     """
+    users = frozenset(user_ids)
+    applied = {name: tombstones.applied_to(lake.table(name)) - set(digests) for name in ("events", "dead_letters")}
     tombstones.read()
-    new = [name for user_id in user_ids if not tombstones.contains(name := user_id.encode())]
+    new = [name for user_id in users if not tombstones.contains(name := user_id.encode())]
     tombstones.add({tombstone(name, tombstones.lake_id) for name in new} | set(digests))
-    return ErasureCounts(**{name: _erase(lake, name, tombstones) for name in _TABLES})
+    events = _erase(lake, "events", tombstones, _EventSearch(tombstones, set(users), applied["events"]))
+    by_text = _DeadLetterSearch(tombstones, users, applied["dead_letters"])
+    letters = _erase(lake, "dead_letters", tombstones, by_text, events.done)
+    conflicts = _erase(lake, "conflicts", tombstones, _conflict_search(lake, tombstones, events), events.done)
+    return ErasureCounts(events.rows, letters.rows, conflicts.rows)
 
 
 def count_remaining_rows(lake: Lake, tombstones: Tombstones) -> ErasureCounts:
     """Count the rows of erased users that remain: none, unless an erasure was killed or a lake restored from a copy."""
-    counts = dict.fromkeys(_TABLES, 0)
     tombstones.read()
-    for name in _TABLES if tombstones.digests else ():
-        orphaned = _orphaned_ids(lake, name)
-        for path in data_files(lake.table(name)):
-            rows = read_rows(name, path, _MATCHED_COLUMNS.get(name))
-            counts[name] += pc.sum(_match_rows(name, rows, tombstones, orphaned)).as_py() or 0
-    return ErasureCounts(**counts)
+    if not tombstones.digests:
+        return ErasureCounts(0, 0, 0)
+    return ErasureCounts(
+        _count(lake, "events", _EventSearch(tombstones, set(), frozenset())),
+        _count(lake, "dead_letters", _DeadLetterSearch(tombstones, frozenset(), frozenset())),
+        _count(lake, "conflicts", _ConflictSearch(tombstones, _orphaned_ids(lake))),
+    )
 
 
-def _match_rows(name: str, rows: pa.Table, tombstones: Tombstones, orphaned: pa.Array) -> pa.BooleanArray:
-    if name == "dead_letters":
-        return tombstones.match_dead_letters(rows)
-    users = tombstones.match_users(rows["user_id"])
-    if name == "events":
-        return users
-    return pc.or_(users, pc.is_in(rows["event_id"], value_set=orphaned).combine_chunks())
+def _count(lake: Lake, name: str, search: _Search) -> int:
+    found = search.find(data_files(lake.table(name)))
+    matched = (search.match(read_rows(name, path, _MATCHED_COLUMNS.get(name))) for path in found)
+    return sum(pc.sum(rows).as_py() or 0 for rows in matched)
 
 
-def _orphaned_ids(lake: Lake, name: str) -> pa.Array:
-    """Return the event_ids of committed conflicts whose first event was erased; none for the other tables."""
-    if name != "conflicts":
-        return pa.array([], pa.string())
+@dataclass(slots=True)
+class _EventSearch:
+    """Events of `users`, to whom `find` adds those who are known by their tombstones only."""
+
+    tombstones: Tombstones
+    users: set[str]
+    applied: frozenset[str]
+    """Tombstones that the table has had applied."""
+
+    def find(self, paths: Sequence[str]) -> Collection[str]:
+        if self.tombstones.unnamed(self.users, self.applied):
+            self.users |= {user for user in list_users(paths) if self.tombstones.contains(user.encode())}
+        return find_files(paths, self.users)
+
+    def match(self, rows: pa.Table) -> pa.BooleanArray:
+        return pc.is_in(rows["user_id"], value_set=pa.array(sorted(self.users), pa.string())).combine_chunks()
+
+
+@dataclass(frozen=True, slots=True)
+class _DeadLetterSearch:
+    """Dead letters of erased users. Where all users are known by name, undecodable letters without one are skipped."""
+
+    tombstones: Tombstones
+    users: frozenset[str]
+    applied: frozenset[str]
+    """As of `_EventSearch`."""
+
+    def find(self, paths: Sequence[str]) -> Collection[str]:
+        return paths
+
+    def match(self, rows: pa.Table) -> pa.BooleanArray:
+        unnamed = self.tombstones.unnamed(self.users, self.applied)
+        return self.tombstones.match_dead_letters(rows, None if unnamed else contain_any(rows, self.users))
+
+
+@dataclass(frozen=True, slots=True)
+class _ConflictSearch:
+    """Conflicts of erased users, and those whose first event was theirs."""
+
+    tombstones: Tombstones
+    orphaned: pa.ChunkedArray
+
+    def find(self, paths: Sequence[str]) -> Collection[str]:
+        return [
+            path
+            for path in paths
+            if pc.any(self.match(read_rows("conflicts", path, _MATCHED_COLUMNS["conflicts"]))).as_py()
+        ]
+
+    def match(self, rows: pa.Table) -> pa.BooleanArray:
+        orphaned = pc.is_in(rows["event_id"], value_set=self.orphaned).combine_chunks()
+        return pc.or_(self.tombstones.match_users(rows["user_id"]), orphaned)
+
+
+def _conflict_search(lake: Lake, tombstones: Tombstones, events: _Outcome) -> _ConflictSearch:
+    """Return the search after `events`, whose event_ids are the orphaned ones unless an earlier erasure was killed."""
+    is_complete = erasures_done(lake.table("conflicts")) == events.done_before
+    return _ConflictSearch(tombstones, events.event_ids if is_complete else _orphaned_ids(lake))
+
+
+def _orphaned_ids(lake: Lake) -> pa.ChunkedArray:
+    """Return the event_ids of committed conflicts whose first event was erased. Reads the event_ids of all events."""
     snapshot = take_snapshot(lake)
+    if not snapshot.files["conflicts"]:
+        return _NO_IDS
     batches = (_column("commits", path, "batch_id").to_pylist() for path in snapshot.files["commits"])
     committed = pa.array({batch_id for batch_ids in batches for batch_id in batch_ids})
     known = pa.array([], pa.string())
@@ -111,17 +215,19 @@ def _orphaned_ids(lake: Lake, name: str) -> pa.Array:
         known = pc.unique(pa.chunked_array([known, *here.chunks], pa.string()))
     for path in snapshot.files["events"] if len(known) else ():
         known = known.filter(pc.invert(pc.is_in(known, value_set=_column("events", path, "event_id").combine_chunks())))
-    return known
+    return pa.chunked_array([known], pa.string())
 
 
 def _column(table: str, path: str, name: str) -> pa.ChunkedArray:
     return read_rows(table, path, [name])[name]
 
 
-def _erase(lake: Lake, name: str, tombstones: Tombstones) -> int:
-    """Rewrite the files of a table that hold rows of erased users, and commit; return the number of rows removed."""
+def _erase(lake: Lake, name: str, tombstones: Tombstones, search: _Search, done: int | None = None) -> _Outcome:
+    """Rewrite the files of a table that hold rows of erased users, and commit.
+
+    The commit marks that `done` erasures have been applied to the table; None: all that are known.
+    """
     seen: dict[str, _Rewrite | None] = {}
-    orphaned = _orphaned_ids(lake, name)
     for _ in range(_ATTEMPTS):
         known = tombstones.digests
         erasures = tombstones.read()
@@ -129,24 +235,34 @@ def _erase(lake: Lake, name: str, tombstones: Tombstones) -> int:
             _discard_unused(lake, name, seen)
             seen.clear()
         table = lake.table(name)
-        for file in list_files(table):
-            if file.path not in seen:
-                seen[file.path] = _rewrite(lake, name, file, tombstones, orphaned)
-        current = {file.path for file in list_files(table)}
-        rewritten = [done for path, done in seen.items() if done and path in current]
-        if not rewritten and (name != "events" or erasures_done(table) == erasures):
-            return 0
+        files = list_files(table)
+        seen |= _rewrite_files(lake, name, [file for file in files if file.path not in seen], search)
+        rewritten = [each for file in files if (each := seen[file.path])]
+        outcome = _Outcome(rewritten, erasures_done(table), erasures if done is None else done)
+        if not outcome.rewritten and outcome.done == outcome.done_before:
+            return outcome
         try:
-            marks = {ERASURES_DONE: erasures} if name == "events" else {}
-            added = [action for done in rewritten for action in done.added]
-            replace_files(table, [done.file for done in rewritten], added, marks, data_change=True)
+            _commit(lake, name, table, outcome)
         except CommitFailedError:
             continue
-        make_durable([lake.entry_path(name, table.version() + 1)])
         _discard_unused(lake, name, seen)
-        return sum(done.rows for done in rewritten)
+        return outcome
     _discard_unused(lake, name, seen)
     raise TransientError(f"other writers kept committing to {lake.folder(name)}: erase again, which resumes it")
+
+
+def _commit(lake: Lake, name: str, table: DeltaTable, outcome: _Outcome) -> None:
+    """Replace the rewritten files, on exactly the handle's version; the entry names the event_ids that are erased."""
+    ids = write_erased_ids(lake, outcome.event_ids) if name == "events" and outcome.rows else []
+    replaced = [each.file for each in outcome.rewritten]
+    added = [action for each in outcome.rewritten for action in each.added]
+    marks, metadata = {ERASURES_DONE: outcome.done}, erased_ids_metadata(ids)
+    try:
+        replace_files(table, replaced, added, marks, data_change=True, metadata=metadata)
+    except CommitFailedError:
+        remove_files(lake.folder(name), ids)
+        raise
+    make_durable([lake.entry_path(name, table.version() + 1)])
 
 
 def _discard_unused(lake: Lake, name: str, seen: dict[str, _Rewrite | None]) -> None:
@@ -154,16 +270,32 @@ def _discard_unused(lake: Lake, name: str, seen: dict[str, _Rewrite | None]) -> 
     discard_uncommitted(lake, name, [action for done in seen.values() if done for action in done.added])
 
 
-def _rewrite(lake: Lake, name: str, file: File, tombstones: Tombstones, orphaned: pa.Array) -> _Rewrite | None:
-    """Rewrite a file without rows of erased users, and record their places in `erased`; None if it has no such row."""
-    rows = read_rows(name, f"{lake.folder(name)}/{file.path}")
-    matched = _match_rows(name, rows, tombstones, orphaned)
+def _rewrite_files(lake: Lake, name: str, files: list[File], search: _Search) -> dict[str, _Rewrite | None]:
+    """Rewrite the files that have rows of erased users, and record the places of those rows in `erased`."""
+    folder = lake.folder(name)
+    found = set(search.find([f"{folder}/{file.path}" for file in files]))
+    done = {
+        file.path: _rewrite(folder, name, file, search) if f"{folder}/{file.path}" in found else None for file in files
+    }
+    if removed := [each.removed for each in done.values() if each]:
+        append_file(lake, "erased", _places(name, pa.concat_tables(removed)), uuid4().hex)
+    return done
+
+
+def _rewrite(folder: str, name: str, file: File, search: _Search) -> _Rewrite | None:
+    """Write a file again without rows of erased users; None if it has no such row."""
+    rows = read_rows(name, f"{folder}/{file.path}")
+    matched = search.match(rows)
     if not pc.any(matched, min_count=0).as_py():
         return None
-    removed = rows.filter(matched)
+    kept, write = rows.filter(pc.invert(matched)), write_days if name == "events" else write_file
+    added = write(folder, kept, uuid4().hex) if len(kept) else []
+    removed = rows.select([column for column in (*ERASED.names, "event_id") if column in rows.column_names])
+    return _Rewrite(file, added, removed.filter(matched))
+
+
+def _places(name: str, removed: pa.Table) -> pa.Table:
+    """Return rows of `erased` for rows that are removed from a table."""
     columns = [removed[column] if column in removed.column_names else None for column in ERASED.names]
     filled = [pa.repeat(pa.scalar(name), len(removed)) if column is None else column for column in columns]
-    append_file(lake, "erased", pa.table(filled, schema=ERASED), uuid4().hex)
-    kept, write = rows.filter(pc.invert(matched)), write_days if name == "events" else write_file
-    added = write(lake.folder(name), kept, uuid4().hex) if len(kept) else []
-    return _Rewrite(file, added, len(removed))
+    return pa.table(filled, schema=ERASED)

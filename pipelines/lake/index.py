@@ -2,8 +2,8 @@
 
 It is a cache of the lake: digests in sorted runs (`runs.py`), and a manifest that holds the version of `events` that
 they reflect and the digest of that version's log entry, since a lake restored from a copy repeats version numbers with
-other events. `catch_up` reads the files added since, or rebuilds the index if the log no longer has that entry.
-Deleting the folder costs time, never an event.
+other events. `catch_up` reads the files added since and removes what erasures removed since (`erased_ids.py`), or
+rebuilds the index if the log no longer has that entry. Deleting the folder costs time, never an event.
 
 A crash in `extend` leaves the previous manifest and perhaps a file that it does not name; the next `catch_up` reads
 what is missing from the lake. Files are flushed before a manifest names them, so a readable manifest names whole files.
@@ -15,7 +15,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,13 @@ from deltalake import DeltaTable
 
 from pipelines.boundary.file_lock import try_lock
 from pipelines.boundary.private_files import make_private_dir
-from pipelines.contract.digest import Digests, digest
+from pipelines.contract.digest import Digests, digest, digest_ids
 from pipelines.contract.schema import EVENT
 from pipelines.formats import INDEX
+from pipelines.lake.erased_ids import erased_since, read_erasure
 from pipelines.lake.files import make_durable
 from pipelines.lake.runs import Runs, open_run
-from pipelines.lake.tables import Lake, data_files, identity, read_rows
+from pipelines.lake.tables import Lake, data_files, read_rows, table_id
 
 _LOG = logging.getLogger(__name__)
 _REBUILD_ROWS = 1_000_000
@@ -49,7 +50,7 @@ class DedupIndex:
     lock: int
     """The descriptor that holds the folder's lock."""
     identity: str
-    """The `identity` of the indexed lake. The index is reset when it changes."""
+    """The `table_id` of the indexed lake. The index is reset when it changes."""
     key: bytes = b""
     """The key of the digests: 16 random bytes."""
     version: int = -1
@@ -89,15 +90,30 @@ class DedupIndex:
         newest = events.version()
         if newest == self.version:
             return
-        if identity(events) != self.identity:
-            self.identity = identity(events)
+        if table_id(events) != self.identity:
+            self.identity = table_id(events)
             self._reset()
         try:
-            self._add(self._files_added_since(newest))
+            for added, erased in self._changes_since(newest):
+                self._add(added)
+                self._remove(erased)
         except (LookupError, FileNotFoundError):
             self._reset()
             self._add(data_files(events))
         self._save(newest)
+
+    def forget_erased(self, events: DeltaTable) -> None:
+        """Remove, durably, the event_ids of every erasure that the handle `events` has, without catching up.
+
+        The version stays, so `catch_up` removes them again from what it adds. An index for which they are no longer
+        known is emptied. A crash leaves the previous manifest.
+        """
+        try:
+            self._require_history(events.version())
+            for erased in erased_since(self.lake, self.version, events.version()):
+                self._remove(erased)
+        except (LookupError, FileNotFoundError):
+            self._reset()
 
     def close(self) -> None:
         """Finish the merge under way, save the index and release its folder.
@@ -113,18 +129,37 @@ class DedupIndex:
             self.runs.close()
             os.close(self.lock)
 
-    def _files_added_since(self, newest: int) -> list[str]:
+    def _changes_since(self, newest: int) -> Iterator[tuple[list[str], pa.ChunkedArray]]:
+        """Yield, in the order of the log, files that were added and the event_ids that the erasure after them removed.
+
+        The last pair has the files after the last erasure, and no event_ids.
+        """
+        self._require_history(newest)
+        paths: list[str] = []
+        for _, actions in self.lake.read_log(self.version, newest):
+            erased = read_erasure(self.lake, actions)
+            if erased is None:
+                paths += [f"{self.lake.folder('events')}/{path}" for path in _added(actions)]
+            elif len(erased):
+                yield paths, erased
+                paths = []
+        yield paths, pa.chunked_array([], pa.string())
+
+    def _require_history(self, newest: int) -> None:
         if self.version < 0:
             raise LookupError("an empty index starts from the files of the newest version")
         if self.version > newest or not history_includes(self.lake, self.version, self.entry):
             raise LookupError("the lake was set back: the index may hold events that it no longer has")
-        log = self.lake.read_log(self.version, newest)
-        return [f"{self.lake.folder('events')}/{path}" for _, actions in log for path in _added(actions)]
 
     def _add(self, paths: Iterable[str]) -> None:
         for rows in _prefetch(_read(paths)):
             digests, _ = sort_digests(digest(rows, self.key))
             self.runs.add(digests)
+
+    def _remove(self, event_ids: pa.ChunkedArray) -> None:
+        if len(event_ids):
+            digests, _ = sort_digests(digest_ids(event_ids, self.key))
+            self.runs.remove(digests)
 
     def _save(self, version: int) -> None:
         if version != self.version:
@@ -195,7 +230,7 @@ def open_index(root: Path, lake: Lake, events: DeltaTable) -> DedupIndex:
         slot += 1
     with ExitStack() as failing:
         failing.callback(os.close, lock)
-        index = DedupIndex(root / f"slot-{slot}", lake, lock, identity(events))
+        index = DedupIndex(root / f"slot-{slot}", lake, lock, table_id(events))
         index.load()
         index.catch_up(events)
         failing.pop_all()
@@ -214,15 +249,18 @@ def _entry_digest(lake: Lake, version: int) -> str | None:
         return None
 
 
-def clear_indexes(root: Path) -> None:
-    """Delete every index under `root` that no process has locked; a running process resets its own."""
-    for folder in root.glob("slot-*"):
+def forget_erased(root: Path, lake: Lake, events: DeltaTable) -> None:
+    """Remove erased event_ids from every index under `root` that no process has locked; a running process does its own.
+
+    Repeating it is harmless. Raises OSError when the disk is full: the indexes are as before, and the next start of
+    ingest removes them.
+    """
+    for folder in sorted(root.glob("slot-*")):
         lock = _lock(folder)
         if lock is not None:
-            for path in folder.iterdir():
-                if path.name != "lock":
-                    path.unlink()
-            os.close(lock)
+            with closing(DedupIndex(folder, lake, lock, table_id(events))) as index:
+                index.load()
+                index.forget_erased(events)
 
 
 def _lock(folder: Path) -> int | None:

@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from pipelines.contract.digest import Digests, digest
+from pipelines.contract.digest import Digests, digest, digest_ids
 from pipelines.contract.schema import EVENT
 from pipelines.formats import INDEX
+from pipelines.lake.erased_ids import erased_since
 from pipelines.lake.index import history_includes, sort_digests
 from pipelines.lake.runs import Run, find_in, open_run
-from pipelines.lake.tables import Lake, data_files, identity, read_rows
+from pipelines.lake.tables import Lake, data_files, read_rows, table_id
 
 _ATTEMPTS = 5
 
@@ -37,15 +38,15 @@ class IndexComparison:
     missing: int
     """Events of the lake that the index lacks, or has with another payload."""
     extra: int
-    """Digests of no event of the lake."""
+    """Digests of no event of the lake, except those erased since, which the index's process removes next."""
 
 
 def compare_indexes(root: Path, lake: Lake, events: DeltaTable, versions: dict[str, int]) -> list[IndexComparison]:
     """Compare each index under `root` with the lake.
 
     `events` is a handle; `versions` are the versions of committed batches, by batch_id. The result leaves out an index
-    of another history, which the next start rebuilds, and one that its process replaced at each of several attempts to
-    read it.
+    that the next start rebuilds (of another history, or behind an erasure whose event_ids a vacuum removed), and one
+    that its process replaced at each of several attempts to read it.
     """
     compared = (_compare(folder, lake, events, versions) for folder in sorted(root.glob("slot-*")))
     return [each for each in compared if each is not None]
@@ -60,21 +61,25 @@ def _compare(folder: Path, lake: Lake, events: DeltaTable, versions: dict[str, i
             runs = [open_run(folder / name, rows) for name, rows in manifest["runs"]]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # being written now, or unreadable: the next start rebuilds it
-        return _count(folder.name, manifest, runs, events, versions)
+        try:
+            return _count(folder.name, manifest, runs, lake, events, versions)
+        except (LookupError, FileNotFoundError):
+            return None
     return None
 
 
 def _is_current(manifest: dict[str, Any], lake: Lake, events: DeltaTable) -> bool:
-    """Return whether the lake's history includes the index's version, with no erasure since."""
-    if manifest["format"] != INDEX.number or manifest["identity"] != identity(events):
+    """Return whether the lake's history includes the index's version."""
+    if manifest["format"] != INDEX.number or manifest["identity"] != table_id(events):
         return False
     return manifest["version"] <= events.version() and history_includes(lake, manifest["version"], manifest["entry"])
 
 
 def _count(
-    slot: str, manifest: dict[str, Any], runs: list[Run], events: DeltaTable, versions: dict[str, int]
+    slot: str, manifest: dict[str, Any], runs: list[Run], lake: Lake, events: DeltaTable, versions: dict[str, int]
 ) -> IndexComparison:
     key, version = bytes.fromhex(manifest["key"]), manifest["version"]
+    erased = sum(_count_known(runs, ids, key) for ids in erased_since(lake, version, events.version()) if len(ids))
     reflected = pa.array([batch for batch, at in versions.items() if at <= version], pa.string())
     rows = missing = 0
     for path in data_files(events):
@@ -82,7 +87,13 @@ def _count(
         known = stored.filter(pc.is_in(stored["batch_id"], value_set=reflected)).select(EVENT.names)
         rows, missing = rows + len(known), missing + _unknown(runs, digest(known, key))
     ids = sum(map(len, runs))
-    return IndexComparison(slot, version, ids, missing, max(0, ids - rows + missing))
+    return IndexComparison(slot, version, ids, missing, max(0, ids - erased - rows + missing))
+
+
+def _count_known(runs: list[Run], event_ids: pa.ChunkedArray, key: bytes) -> int:
+    ordered, _ = sort_digests(digest_ids(event_ids, key))
+    found, _ = find_in(runs, ordered)
+    return int(np.count_nonzero(found))
 
 
 def _unknown(runs: list[Run], digests: Digests) -> int:

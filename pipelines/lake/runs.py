@@ -74,6 +74,16 @@ class Runs:
         self.runs.append(run)
         self._merge()
 
+    def remove(self, ids: Digests) -> None:
+        """Remove sorted ids: each run that has one is replaced by a copy without them.
+
+        Waits for the merge under way. Raises OSError when the disk is full.
+        """
+        self.finish_merge()
+        remaining = [self._without(run, ids) for run in self.runs]
+        self.replaced += [run for run, now in zip(self.runs, remaining, strict=True) if now is not run]
+        self.runs = [run for run in remaining if run is not None]
+
     def flush(self) -> list[tuple[str, int]]:
         """Make all runs durable; return (file name, rows) of each."""
         written = [run for run in self.runs if run.words.flags.writeable]
@@ -107,6 +117,17 @@ class Runs:
     def close(self) -> None:
         """Wait for the thread and end it."""
         self.thread.shutdown()
+
+    def _without(self, run: Run, ids: Digests) -> Run | None:
+        """Return a run without ids: the same one if it has none of them, None if it has no others."""
+        gone = _positions(run, ids)
+        if not len(gone):
+            return run
+        if len(gone) == len(run):
+            return None
+        copy = _create(self._new_path(), len(run) - len(gone))
+        _copy_except(run.words, gone, copy.words)
+        return copy
 
     def _merge(self) -> None:
         """Merge neighbours of similar size: small ones now, large ones in the thread, one pair at a time."""
@@ -159,6 +180,24 @@ def find_in(runs: Sequence[Run], ids: Digests) -> tuple[np.ndarray, np.ndarray]:
         payload[found] = run.digests.payload[positions[found]]
         known |= found
     return known, payload
+
+
+def _positions(run: Run, ids: Digests) -> np.ndarray:
+    """Return the positions of ids in a run, ascending; an id that another engine's rewrite repeated has several."""
+    low = np.searchsorted(run.digests.high, ids.high, "left")
+    high = np.searchsorted(run.digests.high, ids.high, "right")
+    same = [
+        at for n in np.flatnonzero(low < high) for at in range(low[n], high[n]) if run.digests.low[at] == ids.low[n]
+    ]
+    return np.unique(np.array(same, np.int64))
+
+
+def _copy_except(words: np.ndarray, gone: np.ndarray, into: np.ndarray) -> None:
+    """Copy all columns of `words` but those at the positions `gone`, ascending, without temporary arrays."""
+    start = at = 0
+    for end in [*gone.tolist(), words.shape[1]]:
+        into[:, at : at + end - start] = words[:, start:end]
+        at, start = at + end - start, end + 1
 
 
 def open_run(path: Path, rows: int) -> Run:

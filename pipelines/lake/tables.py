@@ -159,10 +159,15 @@ def erasures_done(events: DeltaTable) -> int:
     return int(events.transaction_version(ERASURES_DONE) or 0)
 
 
+def table_id(events: DeltaTable) -> str:
+    """Return the id of the lake, which its copies share."""
+    return str(events.metadata().id)
+
+
 def identity(events: DeltaTable) -> str:
-    """Return the identity that caches of the lake are tied to. It changes with the lake and with each erasure."""
-    done, table_id = erasures_done(events), str(events.metadata().id)
-    return f"{table_id}-{done}" if done else table_id
+    """Return the identity that derived data is tied to. It changes with the lake and with each erasure."""
+    done = erasures_done(events)
+    return f"{table_id(events)}-{done}" if done else table_id(events)
 
 
 @dataclass(frozen=True, slots=True)

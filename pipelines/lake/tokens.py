@@ -5,7 +5,15 @@ whole text, a quoted string, or as many bytes as the preceding byte states (Prot
 `jane-doe-2`, nor in anything compressed, encrypted, escaped or encoded twice.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are made when it is imported)
+
 import re
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 # The bytes from 0xf5 on, 0xc0 and 0xc1 do not occur in UTF-8, so in no user_id.
 _INVALID = rb"\x00-\x1f\x7f\xc0\xc1\xf5-\xff"
@@ -29,6 +37,28 @@ def tokenize_bytes(data: bytes) -> set[bytes]:
             ends = [at + 1 + length, at + 1 + length // 2]
             found |= {data[at + 1 : end] for end in ends if end <= len(data)}
     return found - {b""}
+
+
+def contain_any(letters: pa.Table, texts: Iterable[str]) -> pa.BooleanArray:
+    """Return which dead letters (REJECTED columns) contain any of `texts` in key, value, headers or detail.
+
+    Each token is a part of one of these, so the others have none of them as a token.
+    """
+    found = np.zeros(len(letters), bool)
+    headers = letters["headers"].combine_chunks()
+    rows = pc.list_parent_indices(headers).to_numpy()
+    of_rows = [letters[name].combine_chunks().cast(pa.binary()) for name in ("key", "value", "detail")]
+    of_headers = [headers.flatten().field(name).cast(pa.binary()) for name in ("key", "value")]
+    for text in texts:
+        for column in of_rows:
+            found |= _contains(column, text)
+        for column in of_headers:
+            found[rows[_contains(column, text)]] = True
+    return pa.array(found)
+
+
+def _contains(column: pa.BinaryArray, text: str) -> np.ndarray:
+    return pc.fill_null(pc.match_substring(column, text), fill_value=False).to_numpy(zero_copy_only=False)
 
 
 def _words(text: bytes) -> set[bytes]:

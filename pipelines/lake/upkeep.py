@@ -147,12 +147,19 @@ def list_files(table: DeltaTable) -> list[File]:
 
 
 def replace_files(
-    table: DeltaTable, files: list[File], added: list[AddAction], marks: dict[str, int], *, data_change: bool
+    table: DeltaTable,
+    files: list[File],
+    added: list[AddAction],
+    marks: dict[str, int],
+    *,
+    data_change: bool,
+    metadata: dict[str, str] | None = None,
 ) -> None:
     """Commit the replacement of `files` by `added` on exactly the handle's version.
 
-    `marks` are more application transactions, version by app_id; `data_change` is false where the rows stay the same.
-    Raises CommitFailedError if the handle's version is no longer the newest.
+    `marks` are more application transactions, version by app_id; `data_change` is false where the rows stay the same;
+    `metadata` are more members of the entry's `commitInfo`. Raises CommitFailedError if the handle's version is no
+    longer the newest.
     """
     now = int(time.time() * 1000)
     removed = [
@@ -164,7 +171,7 @@ def replace_files(
         )
         for file in files
     ]
-    commit_actions(table, [*removed, *added], {MAINTENANCE: table.version() + 1} | marks)
+    commit_actions(table, [*removed, *added], {MAINTENANCE: table.version() + 1} | marks, metadata)
 
 
 def _find_candidates(table: DeltaTable, min_files: int) -> list[list[File]]:

@@ -1,7 +1,6 @@
 """Erasure of users from everything that karmalake stores: lake, indexes, warehouse, caches, documents (`erasable`).
 
-An erasure is complete, or refused before anything is changed. It ends with a list of what it does not reach
-(`erase_limits.py`).
+An erasure is complete, or refused before anything is changed. What it does not reach: `erase_limits.py`.
 """
 
 from collections.abc import Collection, Sequence
@@ -9,11 +8,10 @@ from dataclasses import dataclass
 
 from pipelines.errors import UsageError
 from pipelines.lake.erasure import ErasureCounts, erase_users
-from pipelines.lake.index import clear_indexes
+from pipelines.lake.index import forget_erased
 from pipelines.lake.mentions import Mentions, count_mentions
 from pipelines.lake.tables import open_lake
 from pipelines.lake.tombstones import open_tombstones
-from pipelines.operate.erase_limits import list_unreached
 from pipelines.refresh import publish_warehouse, refresh_draft
 from pipelines.reputation.by_user import by_user_path, delete_by_user
 from pipelines.reputation.derive import is_draft_open, open_draft
@@ -25,17 +23,13 @@ from pipelines.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """The outcome of an erasure: rows removed from the lake, the publication without the users, and what remains."""
+    """The outcome of an erasure: rows removed from the lake, and the publication without the users."""
 
     rows: ErasureCounts
-    mentions: Mentions
-    """Mentions of erased users, these or earlier ones, in other users' events."""
     refreshed_elsewhere: bool
     """Whether another process, such as `karmalake stream`, holds the warehouse, and derives and publishes it."""
     published: PublishResult | None
     """None if nothing was published before, documents were excluded, or another process publishes."""
-    not_reached: tuple[str, ...]
-    """What the erasure does not reach, one sentence a location."""
 
 
 def erase(settings: Settings, user_ids: Sequence[str], tombstones: Collection[str] = ()) -> Erasure:
@@ -61,15 +55,19 @@ def erase_without_documents(settings: Settings, user_ids: Sequence[str], tombsto
     return _erase(settings, user_ids, tombstones, served=False)
 
 
+def mentions_of_erased(settings: Settings) -> Mentions:
+    """Count mentions of erased users, now or earlier, in other users' rows. Reads all events."""
+    lake = open_lake(settings.lake_root)
+    return count_mentions(lake, open_tombstones(lake, settings))
+
+
 def _erase(settings: Settings, user_ids: Sequence[str], digests: Collection[str], *, served: bool) -> Erasure:
     lake, path = open_lake(settings.lake_root), settings.warehouse_path
     tombstones = open_tombstones(lake, settings)
     rows = erase_users(lake, tombstones, user_ids, digests)
-    clear_indexes(settings.index_dir)
-    mentions = count_mentions(lake, tombstones)
-    not_reached = tuple(list_unreached(settings, mentions))
+    forget_erased(settings.index_dir, lake, lake.table("events"))
     if is_draft_open(path):
-        return Erasure(rows, mentions, refreshed_elsewhere=True, published=None, not_reached=not_reached)
+        return Erasure(rows, refreshed_elsewhere=True, published=None)
     with open_draft(path) as draft:
         delete_by_user(by_user_path(path))
         if served or path.exists():
@@ -78,4 +76,4 @@ def _erase(settings: Settings, user_ids: Sequence[str], digests: Collection[str]
     if not served:
         delete_digest_cache(settings.published_dir)
     done = publish_warehouse(settings) if served else None
-    return Erasure(rows, mentions, refreshed_elsewhere=False, published=done, not_reached=not_reached)
+    return Erasure(rows, refreshed_elsewhere=False, published=done)

@@ -13,8 +13,11 @@ from pipelines.notify.rules import RedisStream, Webhook
 from pipelines.settings import Settings
 
 
-def list_unreached(settings: Settings, mentions: Mentions) -> list[str]:
-    """Return where data of an erased user may remain, one sentence a location."""
+def list_unreached(settings: Settings, mentions: Mentions | None) -> list[str]:
+    """Return where data of an erased user may remain, one sentence a location.
+
+    mentions: of erased users in other users' events; None if they were not counted.
+    """
     return [
         *_in_other_events(mentions),
         *_on_the_bus(settings),
@@ -23,8 +26,14 @@ def list_unreached(settings: Settings, mentions: Mentions) -> list[str]:
     ]
 
 
-def _in_other_events(mentions: Mentions) -> Iterator[str]:
-    if mentions:
+def _in_other_events(mentions: Mentions | None) -> Iterator[str]:
+    if mentions is None:
+        yield (
+            "events, conflicts and dead letters of other users that name the users (a rating names its rater): "
+            "unchanged, and not counted here; `karmalake verify` and `erase --count-mentions` count them, which reads "
+            "all events"
+        )
+    elif mentions:
         yield f"{mentions}: unchanged; `karmalake verify` counts them"
     yield (
         "compressed, encrypted or encoded content within other users' values and undecodable dead letters: only plain "

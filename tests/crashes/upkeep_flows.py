@@ -59,15 +59,20 @@ def _requeued(settings: Settings) -> dict[str, list[tuple[object, ...]]]:
 _ERASING = {
     "pipelines.lake.tombstones:append_file": 1,
     "pipelines.lake.tombstones:append_tombstones": 1,
+    "pipelines.lake.erasure:find_files": 1,
     "pipelines.lake.erasure:append_file": 1,
     "pipelines.lake.erasure:read_file": 2,
     "pipelines.lake.erasure:write_days": 2,
     "pipelines.lake.files:_write": 2,
+    "pipelines.lake.erasure:write_erased_ids": 1,
     "pipelines.lake.erasure:replace_files": 1,
     "pipelines.lake.erasure:make_durable": 1,
     "pipelines.lake.erasure:_erase": 2,
-    "pipelines.operate.erase:clear_indexes": 1,
-    "pipelines.operate.erase:count_mentions": 1,
+    "pipelines.lake.index:DedupIndex.forget_erased": 1,
+    "pipelines.lake.runs:Runs.remove": 1,
+    "pipelines.lake.runs:Runs.flush": 1,
+    "pipelines.lake.runs:Runs.remove_unused_files": 1,
+    "pipelines.operate.erase:forget_erased": 1,
     "pipelines.operate.erase:delete_by_user": 1,
 }
 
