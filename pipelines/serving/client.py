@@ -14,6 +14,7 @@ import polars as pl
 import redis
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
+from redis.connection import parse_url
 from redis.exceptions import InvalidResponse, RedisClusterException, RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
@@ -38,10 +39,12 @@ def connect(settings: RedisSettings) -> Client:
             "or set KARMALAKE_REDIS_URL"
         )
     address = parse_address(settings.url.get_secret_value())
-    server = _connect_server(address, _options(settings, encrypted=address.encrypted))
-    if address.kind == "cluster":
-        return _connect_cluster(address, server)
-    return server if address.kind == "server" else _connect_by_sentinels(address, server)
+    options = _options(settings, encrypted=address.encrypted)
+    server = _connect_server(address, options)  # also checks the options for the other two
+    if address.kind == "server":
+        return server
+    own = _options_without_host(address, options)
+    return _connect_cluster(address, own, server) if address.kind == "cluster" else _connect_by_sentinels(address, own)
 
 
 def primaries(client: Client) -> list[redis.Redis]:
@@ -106,9 +109,8 @@ def _connect_server(address: Address, options: dict[str, Any]) -> redis.Redis:
     return client
 
 
-def _connect_cluster(address: Address, server: redis.Redis) -> RedisCluster:
-    options = _connection_options(address, server)
-    options["retry"] = Retry(NoBackoff(), _RETRIES)
+def _connect_cluster(address: Address, options: dict[str, Any], server: redis.Redis) -> RedisCluster:
+    """Return a client of a cluster; `server` is its first node, for the error if no node answers."""
     del options["db"]
     nodes = [ClusterNode(host, port) for host, port in address.hosts]
     try:
@@ -117,8 +119,7 @@ def _connect_cluster(address: Address, server: redis.Redis) -> RedisCluster:
         raise to_karmalake_error(error, server, "finding the nodes of the cluster", {}) from None
 
 
-def _connect_by_sentinels(address: Address, server: redis.Redis) -> redis.Redis:
-    options = _connection_options(address, server)
+def _connect_by_sentinels(address: Address, options: dict[str, Any]) -> redis.Redis:
     own: dict[str, Any] = {
         "username": None,
         "password": None,
@@ -129,10 +130,10 @@ def _connect_by_sentinels(address: Address, server: redis.Redis) -> redis.Redis:
     return sentinels.master_for(address.service, _SentinelRedis, SentinelConnectionPool, **options)
 
 
-def _connection_options(address: Address, server: redis.Redis) -> dict[str, Any]:
+def _options_without_host(address: Address, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of the URL and of karmalake, without the address of the first host."""
-    options: dict[str, Any] = {"db": 0} | server.connection_pool.connection_kwargs | {"ssl": address.encrypted}
-    return {name: value for name, value in options.items() if name not in {"host", "port"}}
+    found = {"db": 0, "ssl": address.encrypted} | options | dict[str, Any](parse_url(address.url))
+    return {name: value for name, value in found.items() if name not in {"host", "port", "connection_class"}}
 
 
 def _options(settings: RedisSettings, *, encrypted: bool) -> dict[str, Any]:
