@@ -34,6 +34,8 @@ _TRANSIENT = {
 }
 """Meaning of each error code that is temporary, and what to do besides waiting."""
 _TRANSIENT_IN_CLUSTERS = {
+    "ASK": "A slot is being moved to another node",
+    "MOVED": "A slot has moved to another node",
     "CLUSTERDOWN": "Some of its slots have no primary: a replica may be taking over, or see CLUSTER INFO",
     "TRYAGAIN": "A slot is being moved to another node",
     "TTL": "Slots are being moved to another node",  # redis-py: TTL exhausted

@@ -74,6 +74,10 @@ class TestedCluster:
         """The address, with every node."""
         return "redis+cluster://" + ",".join(f"{HOST}:{member.port}" for member in self.members)
 
+    def url_of(self, user: str, password: str) -> str:
+        """Return the address for a user, with one node."""
+        return f"redis+cluster://{user}:{password}@{HOST}:{self.members[0].port}"
+
     @contextlib.contextmanager
     def client(self) -> Generator[RedisCluster]:
         """Yield a client of the whole cluster."""

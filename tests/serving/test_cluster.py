@@ -12,6 +12,7 @@ from redis.cluster import RedisCluster
 from redis.crc import key_slot
 
 from pipelines.errors import ConfigurationError, FencedError, TransientError
+from pipelines.operate.doctor import diagnose
 from pipelines.operate.erase import erase
 from pipelines.operate.verify import verify
 from pipelines.refresh import publish_everything, publish_warehouse, refresh_warehouse
@@ -29,7 +30,7 @@ from tests.draining import drain_all, send, valid_records, with_ingest
 from tests.services.redis_cluster import TestedCluster
 from tests.services.redis_server import RedisServer, refuse_replicas
 from tests.services.waiting import wait_for
-from tests.serving.conftest import always, documents, documents_of, expected, names, publish, stamp
+from tests.serving.conftest import always, documented_rules, documents, documents_of, expected, names, publish, stamp
 
 HOSTILE = ["", "{ann}", "{ann}b", "a{b", "}{", "{}", "*", "\0", "\U0001f600", "new\nline", ".publication"]
 
@@ -208,7 +209,9 @@ def test_a_failover_that_loses_a_publication(
     The digests of what was written claim more than the cluster holds, but are not used.
     """
     state = DigestCache(tmp_path)
+    settings = Settings(redis=cache)
     publish_with(always(documents(ann=1, bob=1)), stamp(1), cache, state)
+    assert read_reputation("ann", settings) == {"score": 1}
     key = f"{cache.prefix}:ann" if lost == "documents" else publication_key(cache.prefix)
     primary = redis_cluster.primary_of(key)
     replica = redis_cluster.replica_of(primary)
@@ -220,6 +223,7 @@ def test_a_failover_that_loses_a_publication(
     result = publish_until_done(documents(ann=2, bob=1), stamp(3), cache, state)
     redis_cluster.rejoin(primary)
     assert result.full
+    assert read_reputation("ann", settings) == {"score": 2}
     with redis_cluster.client() as client:
         assert served(client, cache.prefix) == expected(documents(ann=2, bob=1))
     assert not publish_with(always(documents(ann=2, bob=1)), stamp(4), cache, state).full
@@ -282,10 +286,33 @@ def test_a_lake_is_served_checked_and_erased(settings: Settings, cache: RedisSet
     client.set(f"{cache.prefix}:nobody", "{}")
     assert len([check for check in verify(bus) if check.passed is False]) == 2
     assert publish_everything(bus).deleted == 1
+    assert next(found for found in diagnose(bus) if found.subject == "cache").ok
     assert erase(bus, ["u-1"]).rows.events > 0
     assert read_reputation("u-1", bus) is None
     assert "u-1" not in {row.user_id for row in read_leaderboard("all_time", bus, top=100)}
     assert [check for check in verify(bus) if check.passed is False] == []
+
+
+def test_the_documented_permissions_suffice(redis_cluster: TestedCluster, cache: RedisSettings, tmp_path: Path) -> None:
+    """Users with the permissions of docs/redis.md publish and read, and errors show no password."""
+    for who in ("publisher", "reader"):
+        rules = [*documented_rules(who, cache.prefix), *documented_rules(f"{who} in a cluster", cache.prefix)]
+        for member in redis_cluster.members:
+            member.client.execute_command("ACL SETUSER", who, "reset", "on", f">{who}-s3cret", *rules)
+    views = ("all_time",)
+    publisher, reader, stranger = (
+        cache.model_copy(update={"url": SecretStr(redis_cluster.url_of(who, password)), "leaderboards": views})
+        for who, password in (("publisher", "publisher-s3cret"), ("reader", "reader-s3cret"), ("reader", "s3cret"))
+    )
+    for frame, version in ((documents(ann=1, bob=2), 1), (documents(ann=3), 2)):
+        scored = frame.with_columns(all_time_score=pl.lit(1.0))
+        publish(always(scored), stamp(version), publisher, tmp_path)
+    assert read_reputation("ann", Settings(redis=reader)) == {"score": 3}
+    assert read_rank("ann", "all_time", Settings(redis=reader)) == 1
+    for refused in (reader, stranger):
+        with pytest.raises(ConfigurationError, match="refused access while") as caught:
+            publish(always(documents(ann=2).with_columns(all_time_score=1.0)), stamp(3), refused, tmp_path / "other")
+        assert "s3cret" not in str(caught.value)
 
 
 def test_the_wrong_kind_of_address_is_explained(redis_cluster: TestedCluster, redis_server: RedisServer) -> None:
