@@ -16,8 +16,8 @@ greater text. The epoch is when the hash was created: deleting the hash lets ano
 Why an older publication never overwrites a newer document (`fenced`): the newer one wrote the document and the fence
 of its slot in one script, and a script of the older one reads that fence first. A publication that finds another in
 progress claims all slots before it looks for documents to delete; so nothing of the older one arrives later. One that
-finds the last publication complete and every history intact claims only the slots that it writes: every earlier publisher
-has finished, or was shut out of every slot by a claim.
+finds the last publication complete and every history intact claims only the slots that it writes: every earlier
+publisher has finished, or was shut out of every slot by a claim.
 
 Replication is asynchronous: a promoted replica may lack the last documents of its slots, and their fences. It also has
 another replication id, as has a primary that restarted. A publication compares the ids of all primaries
