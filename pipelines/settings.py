@@ -128,7 +128,8 @@ class RedisSettings(_Section):
     """The cache. Without `url` the server of `karmalake local start` is used."""
 
     url: SecretStr | None = None
-    """The redis://, rediss:// or unix:// URL; a secret, since it may contain a password."""
+    """The redis://, rediss:// or unix:// URL, or redis+cluster:// or redis+sentinel://; a secret, since it may contain
+    a password."""
     prefix: str = Field(default="reputation", pattern=r"^[A-Za-z0-9._-]{1,64}$")
     """The document of a user is at `{prefix}:{user_id}`; keys for bookkeeping start with `{prefix}.`."""
     socket_timeout_seconds: float = Field(default=10.0, gt=0)

@@ -53,6 +53,7 @@ LONG_FILES = (
     "reputation/test_derive.py",
     "test_dlq.py",
     "reputation/test_incremental.py",
+    "serving/test_cluster.py",
     "serving/test_cassandra.py",
 )
 """The slowest test files, ordered by CPU time: they start first, so that none runs alone at the end."""

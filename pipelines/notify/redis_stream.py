@@ -4,7 +4,8 @@ import json
 from dataclasses import dataclass
 
 import redis
-from redis.exceptions import RedisError
+from redis.cluster import RedisCluster
+from redis.exceptions import RedisClusterException, RedisError
 
 from pipelines.notify.delivery import DELIVERED, DeliveryResult, Notification, Outcome, describe_error
 from pipelines.notify.rules import RedisStream
@@ -17,7 +18,7 @@ class StreamTransport:
     """A client, which several lanes may share, and the stream to add to."""
 
     stream: RedisStream
-    client: redis.Redis
+    client: redis.Redis | RedisCluster
 
     def attempt(self, notification: Notification) -> DeliveryResult:
         """Add the entry once; if the response of an attempt is lost, the next attempt may add it a second time.
@@ -31,19 +32,19 @@ class StreamTransport:
             return DeliveryResult(Outcome.REJECTED, f"the entry cannot be built: {describe_error(error)}")
         try:
             self.client.xadd(self.stream.key, fields, maxlen=self.stream.max_length, approximate=True)
-        except RedisError as error:
+        except (RedisError, RedisClusterException) as error:
             return DeliveryResult(Outcome.RETRY, self._refusal(error))
         return DELIVERED
 
     def close(self) -> None:
         """Do nothing: the caller owns the client."""
 
-    def _refusal(self, error: RedisError) -> str:
+    def _refusal(self, error: RedisError | RedisClusterException) -> str:
         if not str(error).startswith("WRONGTYPE"):
             return describe_error(error)
         try:
             kind = bytes(self.client.type(self.stream.key)).decode()  # pyright: ignore[reportArgumentType] # not async
-        except RedisError:
+        except (RedisError, RedisClusterException):
             kind = "key of another type"
         return (
             f"the Redis key {self.stream.key} is a {kind}, not a stream: give the destination another key, or rename "

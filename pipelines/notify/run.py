@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import redis
+from redis.cluster import RedisCluster
 
 from pipelines.bus.topics import ensure_topic
 from pipelines.notify.branch import Plan, Reports, serve
@@ -16,7 +17,7 @@ from pipelines.notify.signature import read_secret
 from pipelines.notify.webhook import check_address, open_webhook
 from pipelines.settings import Settings
 
-RedisClient = Callable[[], redis.Redis]
+RedisClient = Callable[[], redis.Redis | RedisCluster]
 
 
 def plans(rules: RuleFile, max_in_flight: int, redis_client: RedisClient) -> list[Plan]:

@@ -1,11 +1,21 @@
-"""Validation of the Redis URL.
+"""The Redis URL: one server, a Redis Cluster, or a primary that Sentinels name.
+
+    redis://user:password@host:6379/0, rediss://... with TLS, unix:///path?db=0
+    redis+cluster://user:password@host:6379,host:6379        some nodes; the client finds the others
+    redis+sentinel://user:password@host:26379,host:26379/service/0
+                                                             some Sentinels, and the name of the primary
+
+`rediss+cluster` and `rediss+sentinel` use TLS for every connection. The last two forms are those of the library
+`limits` (Flask-Limiter).
 
 redis-py passes every query option of the URL to its connection, and several of them change how responses are decoded.
 So options are an allow-list. No error message shows text that may be part of a password.
 """
 
 import re
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from pipelines.errors import ConfigurationError
 
@@ -48,14 +58,104 @@ _RESERVED = {
     "ssl_min_version",
 }
 """Well-known options of redis-py. Errors may name them, since no password is spelled like one."""
+_SENTINEL_LOGIN = {"sentinel_username": "username", "sentinel_password": "password"}
+_NOT_IN_CLUSTERS = {"db", "health_check_interval", "ssl_ciphers"}
+"""Options that redis-py's cluster client would ignore."""
 _SHAPE = (
-    "it must look like redis://user:password@host:6379/0, rediss://... or unix:///path?db=0, with special characters "
-    "in user and password percent-encoded"
+    "it must look like redis://user:password@host:6379/0, rediss://..., unix:///path?db=0, "
+    "redis+cluster://user:password@host:6379,host:6379 or "
+    "redis+sentinel://user:password@host:26379,host:26379/service, "
+    "with special characters in user and password percent-encoded"
 )
+_SEVERAL_HOSTS = re.compile(
+    r"(?P<scheme>rediss?)\+(?P<kind>cluster|sentinel)://(?:(?P<user>[^/?#]*)@)?(?P<hosts>[^/?#@]+)"
+    r"(?P<path>/[^?#]*)?(?:\?(?P<options>[^#]*))?"
+)
+_SERVICE = re.compile(r"/(?P<name>[A-Za-z0-9._-]+)(?P<database>/[0-9]*)?")
 
 
-def check_address(url: str) -> None:
-    """Raise ConfigurationError for an invalid URL, or for an option that karmalake does not accept."""
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A validated address."""
+
+    kind: Literal["server", "cluster", "sentinel"]
+    url: str = field(repr=False)
+    """The redis://, rediss:// or unix:// URL of the server or of the first host; may hold a password."""
+    hosts: tuple[tuple[str, int], ...] = ()
+    """The nodes of the cluster, or the Sentinels."""
+    service: str = ""
+    """The name under which the Sentinels know the primary."""
+    sentinel_login: dict[str, str] = field(default_factory=dict[str, str], repr=False)
+    """The user and password of the Sentinels, if they have their own."""
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether connections use TLS."""
+        return self.url.startswith("rediss://")
+
+
+def parse_address(url: str) -> Address:
+    """Return the parts of a URL; ConfigurationError if it, or one of its options, is not accepted."""
+    several = _SEVERAL_HOSTS.fullmatch(url)
+    if several is None:
+        _check_url(url)
+        return Address("server", url)
+    return _cluster(several) if several["kind"] == "cluster" else _sentinel(several)
+
+
+def _cluster(several: re.Match[str]) -> Address:
+    options = _options(several)
+    for name, _ in options:
+        if name in _NOT_IN_CLUSTERS:
+            raise ConfigurationError(f"{_SETTING} has the option {name}, which a cluster does not have: remove it")
+    if several["path"] not in {None, "/", "/0"}:
+        raise ConfigurationError(f"{_SETTING} names a database, but a cluster has only one: remove it")
+    hosts, url = _hosts(several, "", options, default_port=6379)
+    return Address("cluster", url, hosts)
+
+
+def _sentinel(several: re.Match[str]) -> Address:
+    service = _SERVICE.fullmatch(several["path"] or "")
+    if service is None:
+        raise ConfigurationError(
+            f"{_SETTING} names no service of the Sentinels: {_SHAPE}. The service is the name after "
+            "`sentinel monitor` in sentinel.conf, often mymaster"
+        )
+    options = _options(several)
+    login = {_SENTINEL_LOGIN[name]: value for name, value in options if name in _SENTINEL_LOGIN}
+    others = [(name, value) for name, value in options if name not in _SENTINEL_LOGIN]
+    hosts, url = _hosts(several, service["database"] or "", others, default_port=26379)
+    return Address("sentinel", url, hosts, service["name"], login)
+
+
+def _options(several: re.Match[str]) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(several["options"] or "", keep_blank_values=True, strict_parsing=bool(several["options"]))
+    except ValueError:
+        raise _invalid() from None
+
+
+def _hosts(
+    several: re.Match[str], database: str, options: list[tuple[str, str]], default_port: int
+) -> tuple[tuple[tuple[str, int], ...], str]:
+    """Return the hosts with their ports, and the URL of the first one."""
+    login = "" if several["user"] is None else f"{several['user']}@"
+    query = f"?{urlencode(options)}" if options else ""
+    urls = [f"{several['scheme']}://{login}{host}{database}{query}" for host in several["hosts"].split(",")]
+    for url in urls:
+        _check_url(url)
+    parts = [urlsplit(url) for url in urls]
+    if not all(part.hostname for part in parts):
+        raise _invalid()
+    return tuple((unquote(part.hostname or ""), part.port or default_port) for part in parts), urls[0]
+
+
+def _invalid() -> ConfigurationError:
+    return ConfigurationError(f"{_SETTING} is invalid: {_SHAPE}")
+
+
+def _check_url(url: str) -> None:
+    """Raise ConfigurationError for an invalid URL of one host, or for an option that karmalake does not accept."""
     try:
         parts = urlsplit(url)
         is_address = _is_address(parts)
@@ -63,7 +163,7 @@ def check_address(url: str) -> None:
     except ValueError:  # the error text may contain part of the password
         is_address, parts, options = False, urlsplit(""), []
     if not is_address:
-        raise ConfigurationError(f"{_SETTING} is invalid: {_SHAPE}")
+        raise _invalid()
     for name, value in options:
         _check_option(name, value, encrypted=parts.scheme == "rediss")
     names = [name for name, _ in options] + ["db"] * bool(_database(parts))

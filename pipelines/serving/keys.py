@@ -4,6 +4,8 @@
     {prefix}:{user_id}           string      the user's document, JSON in UTF-8; user_id is raw UTF-8, unescaped
     {prefix}.leaderboard.{view}  sorted set  users by their score in that view; a view is all_time or last_N_days
     {prefix}.publication         hash        what is published, and what is being published
+    {prefix}.fence.{{n}}         string      only in a cluster: the publication that last wrote to a hash slot; the
+                                             braces are part of the key, and n is the smallest number of that slot
 
 Only `publish()` writes. Documents have no TTL: the first publication without the user deletes the document. The hash
 is never deleted; deleting it by hand makes the next publication a full one.
@@ -24,14 +26,22 @@ Fields of `{prefix}.publication`; times are microseconds since 1970-01-01 UTC:
     next_id, next_lake_version, next_as_of_us, next_format
                      the same for the publication in progress, or an interrupted one
     next_chunk       number of its chunks that Redis has applied
+    epoch_us, ticket, histories
+                     only in a cluster: when the hash was created, the number of publications that began since, and
+                     the replication ids of the primaries when the last one began
 
 A prefix contains no colon; a document key has one directly after the prefix, and the other keys have none. So no
 user_id can collide with them, under any prefix.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cache
 
+from redis.crc import key_slot
+
+HASH_SLOTS = 16_384
+"""The number of hash slots of a cluster."""
 _LEADERBOARD = "leaderboard."
 _VIEW = re.compile(rb"all_time|last_[0-9]+_days")
 
@@ -79,6 +89,21 @@ def key_pattern(prefix: str) -> str:
     A prefix contains no character that is special in a pattern.
     """
     return f"{prefix}[:.]*"
+
+
+def fence_key(prefix: str, slot: int) -> bytes:
+    """Return the key that fences a hash slot of a cluster, and is in this slot."""
+    return f"{prefix}.fence.{{{_slot_tags()[slot]}}}".encode()
+
+
+@cache
+def _slot_tags() -> Sequence[int]:
+    """Return the smallest number whose digits are in each slot."""
+    tags, number = dict[int, int](), 0
+    while len(tags) < HASH_SLOTS:
+        tags.setdefault(key_slot(b"%d" % number), number)
+        number += 1
+    return [tags[slot] for slot in range(HASH_SLOTS)]
 
 
 def publication_key(prefix: str) -> str:

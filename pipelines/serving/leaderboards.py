@@ -9,10 +9,10 @@ from itertools import chain
 from typing import cast
 
 import polars as pl
-import redis
 
 from pipelines.serving.keys import document_prefix, leaderboard_key
 from pipelines.serving.publication import Command
+from pipelines.serving.redis_errors import Client
 
 _PAGE_MEMBERS = 5_000
 
@@ -33,7 +33,7 @@ def removal_commands(prefix: str, views: Sequence[str], keys: Sequence[bytes]) -
     return [["ZREM", leaderboard_key(prefix, view), *members] for view in views]
 
 
-def ranked_keys(client: redis.Redis, prefix: str, views: Sequence[str]) -> Iterator[pl.Series]:
+def ranked_keys(client: Client, prefix: str, views: Sequence[str]) -> Iterator[pl.Series]:
     """Yield the document keys of all users on these leaderboards, by page; complete only without concurrent writes."""
     before = document_prefix(prefix).encode()
     for view in views:

@@ -6,6 +6,7 @@
              one and none of its chunks is missing
     remove   deletes a chunk of documents under the same conditions
     finish   makes the announced publication the published one, and deletes obsolete leaderboards
+    register gives a publication to a cluster its place in the order of all publications, instead of chunks here
 
 Newer means a greater (lake_version, as_of_us). An equal stamp may begin: that repeats an interrupted publication, or
 publishes another policy for the same commit. Chunks are numbered, and Redis counts those it has applied: a server
@@ -27,7 +28,7 @@ A crash leaves, after
 Steps are idempotent: one whose response was lost is repeated.
 
 Not a Lua script: each document would first become a Lua string, which takes the server more than twice as long as
-MSET. Redis Cluster is not supported: one transaction touches keys of many slots.
+MSET. In a cluster a transaction cannot span slots: `cluster_publication.py` writes there.
 Owns the protocol; `publish.py` decides which documents changed.
 """
 
@@ -42,8 +43,17 @@ import redis
 from redis.client import Pipeline
 
 from pipelines.errors import FencedError, TransientError
+from pipelines.serving.client import primary_of
 from pipelines.serving.keys import publication_key
-from pipelines.serving.publication_state import ANNOUNCEMENT, PUBLISHED, PublicationState, Stamp, read_state
+from pipelines.serving.publication_state import (
+    ANNOUNCEMENT,
+    PUBLISHED,
+    REGISTRATION,
+    PublicationState,
+    Stamp,
+    read_state,
+)
+from pipelines.serving.redis_errors import Client
 
 Command = Sequence[bytes | str | float]
 """A Redis command with its arguments."""
@@ -55,7 +65,7 @@ _T = TypeVar("_T")
 class Publication:
     """A publication in progress, created by `begin`."""
 
-    client: redis.Redis
+    client: Client
     prefix: str
     stamp: Stamp
     id: str
@@ -65,7 +75,17 @@ class Publication:
     """Number of chunks that Redis has acknowledged."""
 
 
-def begin(client: redis.Redis, prefix: str, stamp: Stamp) -> Publication:
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """The place of a publication to a cluster in the order of all publications."""
+
+    epoch_us: int
+    ticket: int
+    found: PublicationState
+    """The state before the registration."""
+
+
+def begin(client: Client, prefix: str, stamp: Stamp) -> Publication:
     """Announce a publication, taking over from any other of the same or an older stamp.
 
     Raises FencedError, with nothing changed, if something newer is published or being published; TransientError if
@@ -84,6 +104,21 @@ def begin(client: redis.Redis, prefix: str, stamp: Stamp) -> Publication:
         return Publication(client, prefix, stamp, publication_id, None if interrupted else state.current_id)
 
     return _transaction(client, prefix, announce)
+
+
+def register(publication: Publication, histories: str) -> Registration:
+    """Take the next ticket, and record the replication ids of a cluster's primaries. Raises like `write`."""
+    found: list[PublicationState] = []
+
+    def take(state: PublicationState, pipeline: Pipeline) -> Registration:
+        _check(publication, state)
+        found.append(state)
+        epoch_us, ticket = state.epoch_us or time.time_ns() // 1_000, state.ticket + 1
+        values = (epoch_us, ticket, histories)
+        pipeline.hset(publication_key(publication.prefix), mapping=dict(zip(REGISTRATION, values, strict=True)))
+        return Registration(epoch_us, ticket, found[0])  # a repeated attempt may find its own registration
+
+    return _transaction(publication.client, publication.prefix, take)
 
 
 def write(
@@ -140,13 +175,13 @@ def _chunk(publication: Publication, commands: Sequence[Command]) -> None:
     publication.chunks += 1
 
 
-def _transaction(client: redis.Redis, prefix: str, step: Callable[[PublicationState, Pipeline], _T]) -> _T:
+def _transaction(client: Client, prefix: str, step: Callable[[PublicationState, Pipeline], _T]) -> _T:
     """Let `step` queue commands based on the state; Redis runs all of them, or none if the state has changed.
 
     Retries after a change, and after a connection that broke before the response (both are WatchError in redis-py).
     """
     for _ in range(_ATTEMPTS):
-        with client.pipeline() as pipeline:
+        with primary_of(client, publication_key(prefix)).pipeline() as pipeline:
             try:
                 pipeline.watch(publication_key(prefix))
                 state = read_state(pipeline, prefix)

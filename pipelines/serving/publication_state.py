@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
-import redis
+from redis.client import Pipeline
 
 from pipelines.errors import one_line
 from pipelines.formats import DOCUMENTS
 from pipelines.serving.keys import publication_key
-from pipelines.serving.redis_errors import unexpected_content
+from pipelines.serving.redis_errors import Client, unexpected_content
 
 PUBLISHED = ("id", "lake_version", "as_of_us", "policy", "documents", "leaderboards", "published_at_us", "format")
 """The fields of the last complete publication."""
 ANNOUNCEMENT = ("next_id", "next_lake_version", "next_as_of_us", "next_chunk", "next_format")
 """The fields that are set while a publication is in progress, and after it was interrupted."""
+REGISTRATION = ("epoch_us", "ticket", "histories")
+"""The fields that a publication to a cluster sets when it begins; they remain."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -59,6 +61,9 @@ class PublicationState:
     announced_id: str | None
     announced: Stamp | None
     next_chunk: int
+    epoch_us: int = 0
+    ticket: int = 0
+    histories: str = ""
 
     @property
     def complete_id(self) -> str | None:
@@ -77,7 +82,7 @@ class PublicationState:
             DOCUMENTS.require_known(stamp.format, where)
 
 
-def read_state(client: redis.Redis, prefix: str) -> PublicationState:
+def read_state(client: Client | Pipeline, prefix: str) -> PublicationState:
     """Read the publication state; every field is None, empty or zero if the hash does not exist.
 
     Raises ConfigurationError for a hash that karmalake did not write.
@@ -101,6 +106,9 @@ def _parse_state(texts: dict[str, str]) -> PublicationState:
         texts.get("next_id"),
         _stamp(texts, "next_"),
         int(texts.get("next_chunk", 0)),
+        _microseconds(texts.get("epoch_us", "0")),
+        int(texts.get("ticket", 0)),
+        texts.get("histories", ""),
     )
 
 

@@ -16,13 +16,11 @@ from datetime import datetime
 from functools import lru_cache, partial
 from typing import Any, cast
 
-import redis
-
 from pipelines.errors import ConfigurationError, TransientError, UsageError
 from pipelines.serving.client import connect, translate_errors
 from pipelines.serving.keys import document_key, key_types, leaderboard_key, publication_key, user_member
 from pipelines.serving.publication_state import PublicationState, Stamp, read_state, utc_time
-from pipelines.serving.redis_errors import unexpected_content
+from pipelines.serving.redis_errors import Client, unexpected_content
 from pipelines.settings import CassandraSettings, RedisSettings, Settings, load_settings
 
 
@@ -151,7 +149,7 @@ def read_rank(user_id: str, view: str, settings: Settings | None = None) -> int 
         return None if score is None else _rank(client, key, score)
 
 
-def _leaderboard(client: redis.Redis, prefix: str, view: str) -> bytes:
+def _leaderboard(client: Client, prefix: str, view: str) -> bytes:
     """Return the key of a published leaderboard; UsageError if it is not published."""
     views = read_state(client, prefix).leaderboards
     if view in views:
@@ -162,7 +160,7 @@ def _leaderboard(client: redis.Redis, prefix: str, view: str) -> bytes:
     )
 
 
-def _rank(client: redis.Redis, key: bytes, score: float) -> int:
+def _rank(client: Client, key: bytes, score: float) -> int:
     return 1 + client.zcount(key, f"({score!r}", "+inf")
 
 
@@ -175,7 +173,7 @@ def _ranked(rows: list[tuple[bytes, float]], first: int, offset: int) -> Iterato
 
 
 @contextlib.contextmanager
-def _reading(settings: RedisSettings, types: Mapping[bytes, str]) -> Generator[redis.Redis]:
+def _reading(settings: RedisSettings, types: Mapping[bytes, str]) -> Generator[Client]:
     client = _client(settings)  # pyright: ignore[reportArgumentType] # frozen, so pydantic makes it hashable
     try:
         with translate_errors(client, "reading", types):
@@ -193,7 +191,7 @@ def _redis_settings(settings: Settings | None) -> RedisSettings:
 
 
 @lru_cache(maxsize=8)
-def _client(settings: RedisSettings) -> redis.Redis:
+def _client(settings: RedisSettings) -> Client:
     return connect(settings)
 
 

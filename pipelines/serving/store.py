@@ -72,7 +72,7 @@ def open_store(settings: StoreSettings) -> Generator[Store]:
         with open_cassandra(settings) as store:
             yield store
     else:
-        from pipelines.serving.redis_store import open_redis  # noqa: PLC0415 - not needed for Cassandra
+        from pipelines.serving.redis_connection import open_redis  # noqa: PLC0415 - not needed for Cassandra
 
         with open_redis(settings) as store:
             yield store

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import cast
 
 import polars as pl
-import redis
 
-from pipelines.serving.client import connect, translate_errors
+from pipelines.serving.client import connect, scan_keys, translate_errors
 from pipelines.serving.keys import document_prefix, key_pattern, key_types, leaderboard_key, leaderboard_view
+from pipelines.serving.redis_errors import Client
 from pipelines.serving.store import StoreSettings
 from pipelines.settings import CassandraSettings, RedisSettings
 
@@ -47,12 +47,9 @@ def scan_users(where: StoreSettings) -> Iterator[UserPage]:
         yield from _scan_redis(client, where)
 
 
-def _scan_redis(client: redis.Redis, where: RedisSettings) -> Iterator[UserPage]:
+def _scan_redis(client: Client, where: RedisSettings) -> Iterator[UserPage]:
     before, views = document_prefix(where.prefix).encode(), set[str]()
-    cursor = None
-    while cursor != 0:
-        cursor, found = client.scan(cursor or 0, match=key_pattern(where.prefix), count=_SCAN_COUNT)
-        keys = pl.Series(found, dtype=pl.Binary)
+    for keys in scan_keys(client, key_pattern(where.prefix), _SCAN_COUNT):
         are_documents = keys.bin.starts_with(before)
         views.update(view for key in keys.filter(~are_documents) if (view := leaderboard_view(where.prefix, key)))
         yield UserPage(None, keys.filter(are_documents).bin.slice(len(before)))
@@ -60,7 +57,7 @@ def _scan_redis(client: redis.Redis, where: RedisSettings) -> Iterator[UserPage]
         yield from _scan_leaderboard(client, where.prefix, view)
 
 
-def _scan_leaderboard(client: redis.Redis, prefix: str, view: str) -> Iterator[UserPage]:
+def _scan_leaderboard(client: Client, prefix: str, view: str) -> Iterator[UserPage]:
     first, members = 0, [b""]
     while members:
         members = cast("list[bytes]", client.zrange(leaderboard_key(prefix, view), first, first + _PAGE_MEMBERS - 1))

@@ -16,13 +16,15 @@ import pytest
 from tests.services import process
 from tests.services.mariadb_server import MariadbServer
 from tests.services.postgres_server import PostgresServer
+from tests.services.redis_cluster import TestedCluster
+from tests.services.redis_sentinel import SentinelSystem
 from tests.services.redis_server import RedisServer
 from tests.services.requirements import require
 
 if TYPE_CHECKING:
     from tests.services.kafka_cluster import KafkaCluster  # see the docstring of this module
 
-_FIXTURES = {"kafka", "redis_server", "postgres", "mariadb"}
+_FIXTURES = {"kafka", "redis_server", "redis_cluster", "sentinels", "postgres", "mariadb"}
 _SERVERS = _FIXTURES | {"rabbitmq", "sqs"}
 """Fixtures, or parameters of fixtures, that start a server which is not one of the embedded two."""
 
@@ -45,6 +47,22 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     folder.mkdir()
     with RedisServer(folder) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestedCluster]:
+    """Return one Redis Cluster for the whole session; tests use prefixes of their own, and leave it whole."""
+    require("redis")
+    with TestedCluster(tmp_path_factory.mktemp("redis-cluster") / "nodes") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def sentinels(tmp_path: Path) -> Iterator[SentinelSystem]:
+    """Return a primary and a replica of the test's own, which a Sentinel knows."""
+    require("redis")
+    with SentinelSystem(tmp_path / "sentinels") as system:
+        yield system
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+import redis
+
 from tests.services.certificates import Certificates
 from tests.services.ports import HOST, free_port
 from tests.services.process import Server
@@ -52,6 +54,12 @@ class RedisServer(Server):
             "tls-ca-cert-file": str(self.certificates.ca),
             "tls-auth-clients": "no",
         }
+
+
+def refuse_replicas(client: redis.Redis) -> None:
+    """Make a primary cut off its replicas until it is restarted: they keep the data that they have."""
+    client.execute_command("ACL SETUSER", "default", "-psync", "-sync")
+    client.client_kill_filter(_type="replica")
 
 
 def _users(folder: Path, password: str | None, acl: Sequence[str]) -> dict[str, str]:

@@ -70,7 +70,7 @@ def test_the_python_runs(
 
 def test_every_field_and_setting_is_described() -> None:
     """Each field of the hash is on the page and in the docstring of keys.py; each Redis setting is on the page."""
-    for field in (*bookkeeping.PUBLISHED, *bookkeeping.ANNOUNCEMENT):
+    for field in (*bookkeeping.PUBLISHED, *bookkeeping.ANNOUNCEMENT, *bookkeeping.REGISTRATION):
         assert f"`{field}`" in PAGE
         assert field in (keys.__doc__ or "")
     for setting in RedisSettings.model_fields:

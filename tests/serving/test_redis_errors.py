@@ -63,9 +63,13 @@ def _answering(line: bytes) -> Iterator[RedisSettings]:
         ("-OOM command not allowed", TransientError, "memory is full: raise its maxmemory"),
         ("-MISCONF Redis is configured to save", TransientError, "cannot save to disk: its log says why"),
         ("-NOREPLICAS Not enough good replicas", TransientError, "fewer replicas than its min-replicas-to-write"),
-        ("-CLUSTERDOWN Hash slot not served", ConfigurationError, "Redis Cluster, which karmalake does not support"),
-        ("-MOVED 3999 127.0.0.1:6381", ConfigurationError, "Redis Cluster, which karmalake does not support"),
-        ("-ASK 3999 127.0.0.1:6381", ConfigurationError, "Redis Cluster, which karmalake does not support"),
+        (
+            "-CLUSTERDOWN Hash slot not served",
+            ConfigurationError,
+            "a node of a cluster: write redis.cluster:// instead",
+        ),
+        ("-MOVED 3999 127.0.0.1:6381", ConfigurationError, "a node of a cluster: write redis.cluster:// instead"),
+        ("-ASK 3999 127.0.0.1:6381", ConfigurationError, "a node of a cluster: write redis.cluster:// instead"),
         (
             "-ERR DB index is out of range",
             ConfigurationError,
@@ -82,7 +86,7 @@ def _answering(line: bytes) -> Iterator[RedisSettings]:
         (
             "-ERR unknown command",
             ConfigurationError,
-            "Redis 5 or later, or Valkey, standalone, with no command disabled",
+            "Redis 5 or later, or Valkey, with no command disabled",
         ),
         ("-WRONGTYPE Operation against a key", ConfigurationError, "One of these keys has an unexpected type.*TYPE"),
         ("-ERR max number of clients reached", TransientError, "did not answer while reading: max number of clients"),
