@@ -15,7 +15,7 @@ from kafka.admin import (
 )
 
 from pipelines.drain import drain, open_ingest
-from pipelines.errors import ConfigurationError
+from pipelines.errors import ConfigurationError, TransientError
 from pipelines.ingest import group_offsets
 from pipelines.operate.audit import audit
 from pipelines.operate.lag.measure import measure_group, measure_lag
@@ -86,8 +86,11 @@ def _allow(cluster: KafkaCluster, kind: ResourceType, name: str, *operations: AC
 
 
 def _is_at_end(settings: Settings) -> bool:
-    """Return whether the group has the end of both topic partitions."""
-    return [lag.lag_records for lag in measure_group(settings.kafka, settings.kafka.group_id)] == [0, 0]
+    """Return whether the group has the end of both topic partitions; the first group of a broker takes a while."""
+    try:
+        return [lag.lag_records for lag in measure_group(settings.kafka, settings.kafka.group_id)] == [0, 0]
+    except TransientError:
+        return False
 
 
 def _may_read(bus: Settings) -> bool:

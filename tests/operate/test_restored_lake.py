@@ -66,7 +66,7 @@ def test_stream_ends_and_names_the_remedy(restored: Settings) -> None:
     served = score(restored, _user(88))
     with streaming(restored):
         send(restored, valid_records([88], "TransactionCompleted"))
-        serves(restored, _user(88), served + 3)
+        serves(restored, _user(88), served + 1)
 
 
 def _user(number: int) -> str:

@@ -11,6 +11,7 @@ import pwd
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from tests.services.reaper import kill_tree, suspend_tree
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 _LOG_TAIL_LINES = 40
+_SIGNAL_AGAIN_SECONDS = 60.0
 
 Child = TypeVar("Child", "subprocess.Popen[str]", "subprocess.Popen[bytes]")
 
@@ -126,16 +128,21 @@ class Server:
             raise AssertionError(f"{self.name} ended while starting\n{self.log_tail()}")
 
     def stop(self) -> None:
-        """Stop the server gracefully; if it does not stop in time, kill it and fail the test."""
+        """Stop the server gracefully; if it does not stop in time, kill it and fail the test.
+
+        The signal is sent repeatedly: once, on a busy machine, a JVM went on as if it had received none.
+        """
         assert self._process is not None, f"{self.name} is not running"
         self.resume()
-        self._process.send_signal(self._stop_signal)
-        try:
-            self._process.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"{self.name} did not stop in {PATIENCE_SECONDS:g} s\n{self.log_tail()}") from None
-        self._forget()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            self._process.send_signal(self._stop_signal)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_SIGNAL_AGAIN_SECONDS)
+                self._forget()
+                return
+        self.kill()
+        raise AssertionError(f"{self.name} did not stop in {PATIENCE_SECONDS:g} s\n{self.log_tail()}")
 
     def kill(self) -> None:
         """Kill the server with SIGKILL; does nothing if it is not running."""
