@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-system test test-fast lint format docs screenshots notebooks bench chaos fuzz pins contract clean
+.PHONY: help setup demo demo-system services test test-fast lint format docs screenshots notebooks bench chaos fuzz pins contract clean
 
 help:  ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +25,10 @@ demo: setup  ## events in, scores out, in about a minute; run it again to add to
 demo-system: setup  ## service, PostgreSQL, relay, Kafka, stream, Redis and notify, each killed once (needs Java)
 	$(BIN)/python -m examples
 
-test: setup  ## all tests, on servers that they start; ONE=tests/test_drain.py or ONE="-k name" selects some
+services: setup  ## install the servers of the tests that pip does not have, as root or with sudo on Debian
+	@$(BIN)/python -m tests.services.install
+
+test: services  ## all tests, on servers that they start; ONE=tests/test_drain.py or ONE="-k name" selects some
 	$(BIN)/python -m pytest $(or $(ONE),-n 3 --dist loadfile --no-loadscope-reorder --durations 10)
 
 test-fast: setup  ## the fast tests, in under two minutes: embedded servers only, fewer random examples
@@ -62,9 +65,11 @@ chaos: setup  ## inject faults for 30 minutes, then audit the lake; MINUTES=5 fo
 fuzz: setup  ## fuzz every input for a minute each; TARGETS="avro json" SECONDS=3600 selects some, for longer
 	$(BIN)/python -m tests.fuzz $(TARGETS) --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 
-pins: setup  ## pin requirements.txt and requirements-image.txt (for the Dockerfile) from pyproject.toml
+pins: setup  ## pin requirements.txt and requirements-image.txt from pyproject.toml, the tests' jars from their poms
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --upgrade --quiet --output-file requirements.txt
 	$(BIN)/uv pip compile pyproject.toml --group image --extra avro --extra dashboard --extra postgresql --constraint requirements.txt --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --quiet --output-file requirements-image.txt
+
+	$(BIN)/python -m tests.services.jars kafka cassandra # with Maven
 
 contract: setup  ## generate the Protobuf module from event.proto
 	$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. pipelines/contract/event.proto

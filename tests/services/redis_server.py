@@ -1,9 +1,15 @@
-"""A real Redis server on a free port, optionally with a password, an ACL file and TLS."""
+"""A real Redis server on a free port, optionally with a password, an ACL file and TLS.
 
+Where Redis is not installed it is the Valkey of the embedded cache, which has no TLS.
+"""
+
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from pipelines.errors import ConfigurationError
+from pipelines.local.binaries import cache_binary
 from tests.services.certificates import Certificates
 from tests.services.ports import HOST, free_port
 from tests.services.process import Server
@@ -32,7 +38,7 @@ class RedisServer(Server):
         directives |= self._listening() | _users(folder, password, acl) | dict(config or {})
         file = folder / "redis.conf"
         file.write_text("".join(f"{name} {value}\n" for name, value in directives.items()))
-        super().__init__("Redis", ["redis-server", str(file)], folder / "redis.log", "Ready to accept connections")
+        super().__init__("Redis", [str(redis_binary()), str(file)], folder / "redis.log", "Ready to accept connections")
 
     def url(self, username: str | None = None, password: str | None = None) -> str:
         """Return the address for a user of the ACL file, or for the default user."""
@@ -52,6 +58,16 @@ class RedisServer(Server):
             "tls-ca-cert-file": str(self.certificates.ca),
             "tls-auth-clients": "no",
         }
+
+
+def redis_binary() -> Path | None:
+    """Return the installed Redis, else the packaged Valkey, else None."""
+    if found := shutil.which("redis-server"):
+        return Path(found)
+    try:
+        return cache_binary()
+    except ConfigurationError:
+        return None
 
 
 def _users(folder: Path, password: str | None, acl: Sequence[str]) -> dict[str, str]:
