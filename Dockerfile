@@ -5,10 +5,11 @@ ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 \
     KARMALAKE_DATA_DIR=/data DAGSTER_HOME=/dagster NUMBA_CACHE_DIR=/home/karmalake/numba
 
 WORKDIR /app
-COPY requirements-image.txt pyproject.toml README.md LICENSE dagster.yaml ./
+COPY requirements-image.txt pyproject.toml hatch_build.py README.md LICENSE dagster.yaml ./
 COPY docs/operations.md docs/operations.md
 COPY pipelines pipelines
 COPY assets assets
+COPY karmalake karmalake
 
 # Every package is the one that was locked, or the build ends: `make pins` writes the hashes of both files.
 RUN pip install --require-hashes --requirement requirements-image.txt \

@@ -2,30 +2,47 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-system test test-fast lint format docs screenshots notebooks bench chaos fuzz pins contract release clean
+.PHONY: help setup demo demo-system services test test-fast lint format docs screenshots notebooks bench chaos fuzz pins contract release clean
 
 help:  ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## create .venv with all pinned packages
+setup: $(VENV)/.ready  ## create .venv with all pinned packages
 
-$(READY): requirements.txt pyproject.toml
+$(VENV)/.ready: requirements.txt pyproject.toml | $(VENV)/.uv
+	$(call install,requirements.txt,250 packages and the tests' servers: a few minutes)
+
+$(VENV)/.demo: requirements-demo.txt pyproject.toml | $(VENV)/.uv
+	$(call install,requirements-demo.txt,150 packages: one to two minutes)
+
+# The locked uv installs, in a fraction of pip's time, and shows progress; pip does it where uv cannot.
+$(VENV)/.uv:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "karmalake needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	awk '/^[^ ]/ {found = /^uv==/} found' requirements.txt >$(VENV)/uv.txt
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(VENV)/uv.txt
 	touch $@
 
-demo: setup  ## events in, scores out, in about a minute; run it again to add to the lake
+define install
+	@echo "installing $(2), once"
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --require-hashes --requirement $(1) || $(BIN)/python -m pip install --require-hashes --requirement $(1)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+endef
+
+demo: $(VENV)/.demo  ## events in, scores out, in about a minute; run it again to add to the lake
 	$(BIN)/karmalake demo
 
 demo-system: setup  ## service, PostgreSQL, relay, Kafka, stream, Redis and notify, each killed once (needs Java)
 	$(BIN)/python -m examples
 
-test: setup  ## all tests, on servers that they start; ONE=tests/test_drain.py or ONE="-k name" selects some
+services: setup  ## install the servers of the tests that pip does not have, as root or with sudo on Debian
+	@$(BIN)/python -m tests.services.install
+
+test: services  ## all tests, on servers that they start; ONE=tests/test_drain.py or ONE="-k name" selects some
 	$(BIN)/python -m pytest $(or $(ONE),-n 3 --dist loadfile --no-loadscope-reorder --durations 10)
 
 test-fast: setup  ## the fast tests, in under two minutes: embedded servers only, fewer random examples
@@ -62,9 +79,11 @@ chaos: setup  ## inject faults for 30 minutes, then audit the lake; MINUTES=5 fo
 fuzz: setup  ## fuzz every input for a minute each; TARGETS="avro json" SECONDS=3600 selects some, for longer
 	$(BIN)/python -m tests.fuzz $(TARGETS) --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 
-pins: setup  ## pin requirements.txt and requirements-image.txt (for the Dockerfile) from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --upgrade --quiet --output-file requirements.txt
-	$(BIN)/uv pip compile pyproject.toml --group image --extra avro --extra dashboard --extra postgresql --constraint requirements.txt --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --quiet --output-file requirements-image.txt
+pins: setup  ## pin the requirements*.txt from pyproject.toml, and the jars of the tests from their poms (with Maven)
+	$(COMPILE) --group dev --all-extras --upgrade --output-file requirements.txt
+	$(COMPILE) --group build --extra all --constraint requirements.txt --output-file requirements-demo.txt
+	$(COMPILE) --group image --extra avro --extra dagster --extra dashboard --extra outbox --extra postgresql --extra s3 --constraint requirements.txt --output-file requirements-image.txt
+	$(BIN)/python -m tests.services.jars kafka cassandra
 
 contract: setup  ## generate the Protobuf module from event.proto
 	$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. pipelines/contract/event.proto

@@ -31,5 +31,8 @@ def __getattr__(name: str) -> Any:
 
 def load_ipython_extension(shell: Any) -> None:
     """Register `%%karma`, and charts that need no network, in a notebook that runs `%load_ext pipelines`."""
+    from pipelines.boundary.extras import require_extra  # noqa: PLC0415 - see the docstring of this module
+
+    require_extra("notebooks", "charts in a notebook")
     import_module("pipelines.reputation.notebook_magic").register(shell)
     import_module("pipelines.reputation.charts").draw_still()

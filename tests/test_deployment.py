@@ -44,7 +44,7 @@ def assert_understood(command: list[str]) -> None:
         command = words[start : words.index(";", start)]
     if command[0] != "karmalake":
         assert command[0] in {"dagster-webserver", "dagster-daemon"}
-        assert command[-2:] == ["--module-name", "assets.definitions"]
+        assert command[-2:] == ["--module-name", "karmalake.dagster"]
         return
     context = get_command(app).make_context("karmalake", command[1:], resilient_parsing=True)
     inner = context.command
@@ -155,7 +155,7 @@ def test_settings_and_secrets_of_kubernetes(tmp_path: Path) -> None:
     (location,) = next(block for block in BLOCKS if "runLauncher" in block)["dagster-user-deployments"]["deployments"]
     assert location["envConfigMaps"] == [{"name": config["metadata"]["name"]}]
     assert location["envSecrets"] == [{"name": secret["metadata"]["name"]}]
-    assert location["dagsterApiGrpcArgs"] == ["--module-name", "assets.definitions"]
+    assert location["dagsterApiGrpcArgs"] == ["--module-name", "karmalake.dagster"]
 
 
 def _containers() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

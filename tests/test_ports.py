@@ -187,7 +187,7 @@ with open_session() as spark:
 
 def test_spark_on_this_machine() -> None:
     """By default Spark shows no web page, and its ports listen only on 127.0.0.1."""
-    require("kafka")  # for its Java
+    require("java")
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_"))}
     program = [sys.executable, "-c", _SPARK]
     pipe = subprocess.PIPE

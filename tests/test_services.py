@@ -27,9 +27,10 @@ from tests.services.certificates import make_certificates
 from tests.services.ports import HOST, free_port
 from tests.services.postgres_server import PostgresServer
 from tests.services.process import Server
+from tests.services.programs import extend_path
 from tests.services.proxy import Proxy
 from tests.services.redis_server import RedisServer
-from tests.services.requirements import missing, require
+from tests.services.requirements import missing, not_run, require
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 pytestmark = pytest.mark.services
@@ -52,7 +53,7 @@ def test_redis_restarts_empty(redis_server: RedisServer) -> None:
 
 def test_redis_with_tls_and_acl_checks_both(tmp_path: Path) -> None:
     """Users can do only what the ACL file grants, over TLS with a trusted certificate."""
-    require("redis")
+    require("redis-tls")
     certificates = make_certificates(tmp_path / "certificates")
     acl = ["user reader on >secret ~reputation:* +get +ping"]
     trust = {"ssl_ca_certs": str(certificates.ca)}
@@ -223,14 +224,43 @@ def _exists(pid: int) -> bool:
 def test_what_is_missing_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a bare machine the reason names programs and Debian packages; CI fails, elsewhere the test is skipped."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(requirements, "postgres_binary", shutil.which)
-    assert missing("redis") == "redis needs redis-server, openssl: on Debian, `apt-get install redis-server openssl`"
+    tls = missing("redis-tls")
+    assert tls == "redis-tls needs redis-server, openssl: on Debian, `apt-get install redis-server openssl`"
     assert missing("postgres") == "postgres needs postgres: on Debian, `apt-get install postgresql`"
-    assert str(missing("kafka")).endswith("`apt-get install openssl default-jre-headless maven`")
+    assert str(missing("kafka")).endswith("`apt-get install openssl default-jre-headless`")
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="redis-server"):
-        require("redis")
+        require("redis-tls")
     monkeypatch.delenv("CI")
     with pytest.raises(pytest.skip.Exception, match="redis-server"):
-        require("redis")
+        require("redis-tls")
+
+
+def test_redis_is_the_packaged_valkey_where_none_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without redis-server, all tests of Redis but those of TLS run."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert missing("redis") is None
+    with RedisServer(tmp_path, password=ADMIN_PASSWORD) as server, redis.Redis.from_url(server.url()) as client:
+        assert client.ping()
+
+
+def test_the_last_line_says_what_did_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts the skipped tests by the server that is missing; other reasons are not in it."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    texts = [f"('a.py', 1, 'Skipped: {missing(service)}')" for service in ("mariadb", "redis-tls", "mariadb")]
+    line = "not run: 3 tests, for want of redis-tls, mariadb; `make services` as root, then `make test` again runs them"
+    assert not_run([*texts, "('b.py', 1, 'Skipped: the data are not at /x')"]) == line
+    assert not_run(["('b.py', 1, 'Skipped: the data are not at /x')"]) == ""
+
+
+def test_the_folders_of_administrators_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A normal user of Debian has no /usr/sbin on the PATH, where mariadbd is; what was there stays first."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("JAVA_HOME", "")
+    extend_path()
+    extended = os.environ["PATH"].split(os.pathsep)
+    assert "/usr/sbin" in extended
+    assert extended.index(str(tmp_path)) < extended.index("/usr/sbin")
+    extend_path()
+    assert os.environ["PATH"].split(os.pathsep) == extended

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from pipelines.boundary.extras import require_extra
 from pipelines.cli.options import current_settings
 from pipelines.cli.output import print_line
-from pipelines.errors import ConfigurationError
 
 _LOCAL = "127.0.0.1"
 
@@ -23,10 +23,9 @@ def dashboard(
     Open the printed address: the token in it authorizes your browser, and no other page or user.
     Needs the extra `dashboard`: pip install 'karmalake[dashboard]'.
     """
-    try:
-        from pipelines.dashboard.serve import address_of, listen, new_token, serve  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"{error.name} is not installed: pip install 'karmalake[dashboard]'") from None
+    require_extra("dashboard", "the dashboard")
+    from pipelines.dashboard.serve import address_of, listen, new_token, serve  # noqa: PLC0415
+
     settings = current_settings().dashboard  # invalid settings are reported here, not on the page
     token = settings.token.get_secret_value() if settings.token else new_token()
     listening = listen(host, port)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.boundary.extras import extra
 from pipelines.cli.options import MetricsPort, current_settings, with_metrics_port
 from pipelines.cli.output import print_line, print_metrics_address, print_warning
 from pipelines.errors import ConfigurationError
@@ -40,7 +41,8 @@ def relay(
 
     Several relays share the work. SIGTERM or Ctrl-C stops it after the current batch; a kill loses nothing.
     """
-    import pipelines.emit.relay as relaying  # noqa: PLC0415
+    with extra("outbox", "the relay"):
+        import pipelines.emit.relay as relaying  # noqa: PLC0415
     from pipelines.monitoring.monitor import call_all, monitor_relay  # noqa: PLC0415
 
     settings = with_metrics_port(current_settings(), metrics_port)

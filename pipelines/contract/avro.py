@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable
 from functools import lru_cache, partial
 from importlib.resources import files
-from importlib.util import find_spec
 from io import BytesIO
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.boundary.extras import require_extra
 from pipelines.contract.avro_sandbox import DECODE_ERROR_PREFIX, Row, check_schema_sandboxed, decode_sandboxed
 from pipelines.contract.avro_schema import branches, bulk_cells_per_row, read_schema, strip_annotations, type_name
 from pipelines.contract.parsing import (
@@ -35,7 +35,6 @@ from pipelines.contract.parsing import (
 )
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import EVENT, METADATA, TIMESTAMP
-from pipelines.errors import ConfigurationError
 
 OWN_SCHEMA = files("pipelines.contract").joinpath("event.avsc").read_text(encoding="utf-8")
 _STRING_TYPES = {"string", "enum", "null"}
@@ -65,10 +64,7 @@ def parse_avro(values: pa.Array, schema: str = OWN_SCHEMA) -> Parsed:
 @lru_cache(maxsize=256)
 def _parser(schema: str) -> _Parse | Problem:
     """Return the parser of values written with `schema`, or why none of them is an event."""
-    if not (find_spec("fastavro") and find_spec("pyruhvro")):
-        raise ConfigurationError(
-            "the topic contains Avro, which requires an extra: pip install 'karmalake[avro]'"
-        ) from None
+    require_extra("avro", "a topic that contains Avro")
     try:
         return _parser_of(*event_fields(schema))
     except ValueError as error:
@@ -156,7 +152,7 @@ def _in_bulk(
 
 def _suspect_filter(schema: dict[str, Any], names: list[str], time_types: set[str]) -> Callable[[bytes], bool]:
     """Return a filter for values that may not be events; it only selects which values are decoded on their own."""
-    from fastavro import parse_schema, schemaless_reader  # noqa: PLC0415 - an extra
+    from fastavro import parse_schema, schemaless_reader  # noqa: PLC0415 - an extra, which `_parser` requires
 
     parsed = parse_schema(schema)
 
@@ -175,7 +171,7 @@ def _rows_in_bulk(text: str, names: list[str], cells: int) -> Callable[[pa.Array
 
     The schema is tested with no values, and with zeros, which are a value of every schema.
     """
-    from pyruhvro import deserialize_array  # noqa: PLC0415 - an extra
+    from pyruhvro import deserialize_array  # noqa: PLC0415 - an extra, which `_parser` requires
 
     def rows(values: pa.Array) -> pa.Table:
         found = pa.Table.from_batches([deserialize_array(values.to_pylist(), text)]).select(names)

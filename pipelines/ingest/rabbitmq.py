@@ -6,15 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.boundary.extras import extra
 from pipelines.errors import ConfigurationError, TransientError, UsageError
 from pipelines.ingest.message import Message
 from pipelines.settings import Settings
 
-try:
+with extra("rabbitmq", "RabbitMQ"):
     import pika
     from pika import exceptions, spec
-except ImportError:
-    raise ConfigurationError("RabbitMQ needs an optional package: pip install 'karmalake[rabbitmq]'") from None
 
 _PREFETCH_COUNT = 50_000
 """Messages that the server sends ahead: two and a half batches."""

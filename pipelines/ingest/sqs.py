@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
+from pipelines.boundary.extras import extra
 from pipelines.errors import ConfigurationError, TransientError, UsageError
 from pipelines.ingest.message import Message
 from pipelines.settings import Settings
 
-try:
+with extra("sqs", "SQS"):
     import boto3
     from botocore import exceptions
-except ImportError:
-    raise ConfigurationError("SQS needs an optional package: pip install 'karmalake[sqs]'") from None
 
 _MAX_REQUEST_MESSAGES = 10
 """Messages that one request can receive or delete: SQS's limit."""

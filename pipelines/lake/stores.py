@@ -14,6 +14,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.fs as pa_fs
 
+from pipelines.boundary.extras import extra
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import TransientError, one_line
 
@@ -77,7 +78,8 @@ def register_s3(connection: duckdb.DuckDBPyConnection) -> None:
     """Let a DuckDB connection read `s3://` URIs without downloading DuckDB's own extension."""
     if "s3" in connection.list_filesystems():
         return
-    from fsspec.implementations.arrow import ArrowFSWrapper  # noqa: PLC0415 - only where a lake is on S3
+    with extra("s3", "a lake on S3"):
+        from fsspec.implementations.arrow import ArrowFSWrapper  # noqa: PLC0415 - only where a lake is on S3
 
     wrapper = type("S3", (ArrowFSWrapper,), {"protocol": ("s3",)})
     connection.register_filesystem(wrapper(_s3()))

@@ -12,6 +12,7 @@ import stat
 from importlib import metadata
 from pathlib import Path
 
+from pipelines.boundary.extras import missing_extra
 from pipelines.errors import ConfigurationError
 
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -34,7 +35,7 @@ def checked_binary(package: str, name: str, setting: str) -> Path:
 
     `setting` is the setting that replaces the service. Raises ConfigurationError naming file and remedy.
     """
-    recorded = next((file for file in metadata.files(package) or [] if str(file) == name), None)
+    recorded = next((file for file in _files(package) if str(file) == name), None)
     if recorded is None or recorded.hash is None:
         raise ConfigurationError(f"{package} has no binary {name} for this platform: set {setting} to your own server")
     path = Path(str(recorded.locate())).resolve()
@@ -44,6 +45,13 @@ def checked_binary(package: str, name: str, setting: str) -> Path:
             f"--require-hashes --requirement requirements.txt), or set {setting} to your own server"
         )
     return path
+
+
+def _files(package: str) -> list[metadata.PackagePath]:
+    try:
+        return metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        raise missing_extra("local", "the embedded broker or cache") from None
 
 
 def _problem(path: Path, algorithm: str, digest: str) -> str | None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar, TypeVarTuple
 
+from pipelines.boundary.extras import extra
 from pipelines.errors import KarmalakeError, is_termination
 from pipelines.monitoring.health import Health
 from pipelines.monitoring.metrics import NotifyMetrics, RelayMetrics, StreamMetrics
@@ -158,7 +159,8 @@ def monitor_stream(settings: Settings) -> Generator[StreamMonitor]:
 @contextmanager
 def monitor_relay(settings: Settings, address: str) -> Generator[Monitor[RelayMetrics]]:
     """Yield the monitor of `karmalake relay`; if served, the outbox at `address` is measured in the background."""
-    from pipelines.emit.outbox.backlog import measure_backlog  # noqa: PLC0415 - a notifier does not need SQLAlchemy
+    with extra("outbox", "measuring the outbox"):
+        from pipelines.emit.outbox.backlog import measure_backlog  # noqa: PLC0415 - a notifier does not need SQLAlchemy
 
     with monitor_process(RelayMetrics(), ("relay",), settings, ("backlog",)) as monitor:
 

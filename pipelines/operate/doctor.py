@@ -5,9 +5,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 
+from pipelines.boundary.extras import EXTRAS, extra, is_installed
 from pipelines.boundary.private_files import is_private
 from pipelines.bus.topics import describe_topic
 from pipelines.errors import ConfigurationError, KarmalakeError, RejectedError, exit_status_of, one_line
@@ -24,16 +24,6 @@ from pipelines.settings import Settings
 
 _MIN_FREE_BYTES = 2 * 1024**3
 _DRIVERS = {"postgres": "postgresql", "postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
-_MODULES = {
-    "avro": ("fastavro", "pyruhvro"),
-    "cassandra": ("cassandra",),
-    "dashboard": ("marimo",),
-    "mysql": ("pymysql",),
-    "postgresql": ("psycopg",),
-    "rabbitmq": ("pika",),
-    "spark": ("pyspark", "sqlglot"),
-    "sqs": ("boto3",),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +93,7 @@ def _disk(settings: Settings) -> str:
 
 def _packages(settings: Settings) -> str:
     """Require the packages that the settings need; remark on optional ones that are not installed."""
-    missing = [extra for extra, modules in _MODULES.items() if not all(map(find_spec, modules))]
+    missing = [name for name in EXTRAS if not is_installed(name)]
     if needed := sorted(_required_extras(settings) & set(missing)):
         raise ConfigurationError(f"the settings need more packages: pip install 'karmalake[{','.join(needed)}]'")
     remarks = [f"not installed: {', '.join(missing)}"] if missing else []
@@ -120,13 +110,16 @@ def _required_extras(settings: Settings) -> set[str]:
         "avro": settings.contract.format == "avro",
         "cassandra": bool(settings.cassandra.hosts),
         str(settings.queue.kind): settings.queue.kind is not None,
+        "outbox": url is not None,
+        "s3": is_remote(settings.lake_root),
         _DRIVERS.get(scheme, scheme): scheme in _DRIVERS,
     }
-    return {extra for extra, needed in required.items() if needed}
+    return {name for name, needed in required.items() if needed}
 
 
 def _outbox(settings: Settings) -> str:
-    from pipelines.emit.outbox.backlog import measure_backlog  # noqa: PLC0415 - slow to import, and few hosts need it
+    with extra("outbox", "reading the outbox"):
+        from pipelines.emit.outbox.backlog import measure_backlog  # noqa: PLC0415
 
     assert settings.relay.database_url is not None  # noqa: S101 - narrows the type
     waiting = measure_backlog(settings.relay.database_url.get_secret_value())

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pipelines.errors import ConfigurationError
+from pipelines.boundary.extras import extra
 from pipelines.reputation.derive import Engine, derive_in_duckdb
 
 
@@ -10,10 +10,6 @@ def load_engine(name: Literal["duckdb", "spark"]) -> Engine:
     """Import and return an engine. Raises ConfigurationError when its packages are not installed."""
     if name == "duckdb":
         return derive_in_duckdb
-    try:
+    with extra("spark", "--engine spark"):
         from pipelines.reputation.spark.derivation import derive_in_spark  # noqa: PLC0415 - an extra, and slow to import
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"--engine spark needs {error.name}, which is not installed: pip install 'karmalake[spark]'"
-        ) from None
     return derive_in_spark

@@ -33,11 +33,12 @@ from typing import Any
 
 import polars as pl
 
+from pipelines.boundary.extras import extra
 from pipelines.errors import ConfigurationError, FencedError, TransientError
 from pipelines.serving.publication_state import PublicationState, Stamp
 from pipelines.settings import CassandraSettings
 
-try:
+with extra("cassandra", "Cassandra"):
     from cassandra import AuthenticationFailed, ConsistencyLevel, DriverException, InvalidRequest, Unauthorized
     from cassandra.auth import PlainTextAuthProvider
     from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
@@ -47,8 +48,6 @@ try:
     from cassandra.pool import NoConnectionsAvailable
     from cassandra.protocol import ErrorMessage, RequestValidationException
     from cassandra.query import BatchStatement, dict_factory
-except ImportError:
-    raise ConfigurationError("Cassandra needs another package: pip install 'karmalake[cassandra]'") from None
 
 _DRIVER_ERRORS = (
     DriverException, ErrorMessage, ConnectionException, ConnectionBusy, NoConnectionsAvailable, ProtocolError

@@ -24,7 +24,7 @@ WRONG = "a-secret"
         ("sqlite:///there-is-none.db", "no SQLite file there-is-none.db"),
         ("sqlite://", "no SQLite file"),
         ("postgresql+asyncpg://a:a-secret@127.0.0.1:1/x?ssl=on", "invalid connection option"),
-        ("mysql://a:a-secret@127.0.0.1:1/x", "the driver is not installed .*pip install 'pymysql'"),
+        ("mysql://a:a-secret@127.0.0.1:1/x", r"an outbox in mysql needs .*karmalake\[mysql\]"),
     ],
 )
 def test_an_invalid_address_is_refused(address: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

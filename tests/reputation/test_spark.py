@@ -28,6 +28,7 @@ from tests.reputation.history import AS_OF, DAY, NOW, Event, at, snapshot_of, st
 from tests.reputation.policies import ACTIONS, EVENTS, policy, versioned
 from tests.reputation.strategies import AMOUNTS, RATINGS
 from tests.reputation.test_incremental import TABLES
+from tests.services.requirements import require
 
 pytestmark = pytest.mark.jvm
 
@@ -77,6 +78,7 @@ _POLICIES = {
 @pytest.fixture(scope="module")
 def spark() -> Iterator[SparkSession]:
     """Return a running Spark on two cores: a derivation in this process uses it."""
+    require("java")
     builder = SparkSession.builder.master("local[2]").config(map=_LOCAL)
     session = builder.getOrCreate()
     yield session
@@ -189,6 +191,6 @@ def test_the_spark_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the extra; DuckDB needs none."""
     monkeypatch.delitem(sys.modules, "pipelines.reputation.spark.derivation", raising=False)
     monkeypatch.setitem(sys.modules, "pyspark.sql", None)
-    with pytest.raises(ConfigurationError, match=r"pyspark.*, which is not installed.*karmalake\[spark\]"):
+    with pytest.raises(ConfigurationError, match=r"--engine spark needs .*karmalake\[spark\]"):
         load_engine("spark")
     assert load_engine("duckdb") is derive_in_duckdb

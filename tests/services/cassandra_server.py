@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.services.maven import class_path, jars
+from tests.services.jars import class_path, jars
 from tests.services.ports import HOST, free_port
 from tests.services.process import Server
 
@@ -24,6 +24,7 @@ _OPENS = tuple(
 _OPENS += ("jdk.management/com.sun.management.internal",)
 _QUICKLY = ("-Dcassandra.skip_wait_for_gossip_to_settle=0", "-Dcassandra.ring_delay_ms=0")
 _JVM = ("-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
+_JVM += ("-Djava.security.manager=allow",)  # which Java 18 and newer refuse otherwise
 
 
 class CassandraServer(Server):

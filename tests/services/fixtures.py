@@ -16,13 +16,16 @@ import pytest
 from tests.services import process
 from tests.services.mariadb_server import MariadbServer
 from tests.services.postgres_server import PostgresServer
+from tests.services.programs import extend_path
 from tests.services.redis_cluster import TestedCluster
 from tests.services.redis_sentinel import SentinelSystem
 from tests.services.redis_server import RedisServer
-from tests.services.requirements import require
+from tests.services.requirements import not_run, require
 
 if TYPE_CHECKING:
     from tests.services.kafka_cluster import KafkaCluster  # see the docstring of this module
+
+extend_path()
 
 _FIXTURES = {"kafka", "redis_server", "redis_cluster", "sentinels", "postgres", "mariadb"}
 _SERVERS = _FIXTURES | {"rabbitmq", "sqs"}
@@ -89,6 +92,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         chosen = {value for value in call.params.values() if isinstance(value, str)} if call else set[str]()
         if not _SERVERS.isdisjoint({*getattr(item, "fixturenames", ()), *chosen}):
             item.add_marker("services")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    """Let the last line say which tests did not run for want of a server, and the command that would run them."""
+    yield
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal and (line := not_run([str(report.longrepr) for report in terminal.stats.get("skipped", [])])):
+        terminal.write_line(line)
 
 
 @pytest.hookimpl(wrapper=True)

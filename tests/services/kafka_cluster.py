@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from pipelines.settings import KafkaSettings
 from tests.services.certificates import make_certificates
-from tests.services.kafka_distribution import Distribution, distribution
+from tests.services.kafka_distribution import Distribution, distribution, share_base_classes
 from tests.services.kafka_properties import SCRAM_MECHANISMS, Node, node_properties, security_properties, to_text
 from tests.services.ports import HOST, free_port
 from tests.services.process import Server
@@ -199,6 +199,7 @@ def _with_class_archive(java: Distribution) -> Distribution:
     """Return the distribution with its class archive, which a first broker leaves behind when it stops."""
     archive = java.archive()
     if not archive.exists():
+        share_base_classes()
         with tempfile.TemporaryDirectory(dir=archive.parent) as temporary:
             written = Path(temporary) / archive.name
             with KafkaCluster(Path(temporary), java=java.writing(written)) as first:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from tests.services.maven import class_path, jars
+from tests.services.jars import class_path, jars
 from tests.services.waiting import PATIENCE_SECONDS
 
 _HERE = Path(__file__).parent
@@ -40,13 +40,19 @@ class Distribution:
 
     def archive(self) -> Path:
         """Return the path of the class archive for the installed Java."""
-        java = hashlib.sha256(java_version().encode()).hexdigest()[:8]
+        java = hashlib.sha256("".join(java_version().splitlines()[:2]).encode()).hexdigest()[:8]
         return self.jars.with_name(f"{self.jars.name}-{java}.jsa")
 
 
 def distribution() -> Distribution:
     """Return the distribution; downloads missing jars."""
     return Distribution(jars("kafka"))
+
+
+def share_base_classes() -> None:
+    """Write the class archive of Java itself, on which others build, where a Java came without one."""
+    if "sharing" not in java_version():
+        subprocess.run(["java", "-Xshare:dump"], check=False, capture_output=True, timeout=PATIENCE_SECONDS)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import redis
 
 from tests.services.ports import HOST, free_port
 from tests.services.process import Server
-from tests.services.redis_server import RedisServer
+from tests.services.redis_server import RedisServer, redis_binary
 from tests.services.waiting import wait_for
 
 SERVICE = "mymaster"
@@ -27,7 +27,7 @@ class SentinelServer(Server):
         lines += [f"sentinel monitor {SERVICE} {HOST} {primary.port} 1"]
         lines += [f"sentinel auth-pass {SERVICE} {PASSWORD}", f"sentinel down-after-milliseconds {SERVICE} 60000"]
         file.write_text("\n".join([*lines, ""]))
-        command = ["redis-server", str(file), "--sentinel"]
+        command = [str(redis_binary()), str(file), "--sentinel"]
         super().__init__("Sentinel", command, folder / "sentinel.log", "+monitor master")
         self.client: Any = redis.Redis(HOST, self.port, password=SENTINEL_PASSWORD, decode_responses=True)
 

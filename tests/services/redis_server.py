@@ -1,11 +1,17 @@
-"""A real Redis server on a free port, optionally with a password, an ACL file and TLS."""
+"""A real Redis server on a free port, optionally with a password, an ACL file and TLS.
 
+Where Redis is not installed it is the Valkey of the embedded cache, which has no TLS.
+"""
+
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 import redis
 
+from pipelines.errors import ConfigurationError
+from pipelines.local.binaries import cache_binary
 from tests.services.certificates import Certificates
 from tests.services.ports import HOST, free_port
 from tests.services.process import Server
@@ -34,7 +40,7 @@ class RedisServer(Server):
         directives |= self._listening() | _users(folder, password, acl) | dict(config or {})
         file = folder / "redis.conf"
         file.write_text("".join(f"{name} {value}\n" for name, value in directives.items()))
-        super().__init__("Redis", ["redis-server", str(file)], folder / "redis.log", "Ready to accept connections")
+        super().__init__("Redis", [str(redis_binary()), str(file)], folder / "redis.log", "Ready to accept connections")
 
     def url(self, username: str | None = None, password: str | None = None) -> str:
         """Return the address for a user of the ACL file, or for the default user."""
@@ -60,6 +66,16 @@ def refuse_replicas(client: redis.Redis) -> None:
     """Make a primary cut off its replicas until it is restarted: they keep the data that they have."""
     client.execute_command("ACL SETUSER", "default", "-psync", "-sync")
     client.client_kill_filter(_type="replica")
+
+
+def redis_binary() -> Path | None:
+    """Return the installed Redis, else the packaged Valkey, else None."""
+    if found := shutil.which("redis-server"):
+        return Path(found)
+    try:
+        return cache_binary()
+    except ConfigurationError:
+        return None
 
 
 def _users(folder: Path, password: str | None, acl: Sequence[str]) -> dict[str, str]:

@@ -3,33 +3,47 @@
 import os
 import re
 import shutil
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import pytest
 
 from tests.services.kafka_distribution import java_version
-from tests.services.maven import jar_folder
 from tests.services.postgres_server import postgres_binary
 from tests.services.rabbitmq_server import rabbitmq_binary
+from tests.services.redis_server import redis_binary
 
-Service = Literal["kafka", "redis", "postgres", "mariadb", "rabbitmq", "promtool", "cassandra", "chromium"]
+Service = Literal[
+    "java", "kafka", "cassandra", "redis", "redis-tls", "postgres", "mariadb", "rabbitmq", "promtool", "chromium"
+]
 
 _MIN_JAVA_VERSION = 17
 
 
-def missing(service: Service) -> str | None:
-    """Return what is missing for a service and how to install it; None if nothing is missing."""
-    absent = {
-        "kafka": lambda: _programs({"openssl": "openssl"}) | _missing_java("kafka"),
-        "cassandra": lambda: _missing_java("cassandra"),
-        "redis": _missing_redis,
+def absent_programs(service: Service) -> dict[str, str]:
+    """Return the programs of a service that are not on this machine, each with its Debian package."""
+    return {
+        "java": _missing_java,
+        "kafka": lambda: _programs({"openssl": "openssl"}) | _missing_java(),
+        "cassandra": _missing_java,
+        "redis": lambda: {} if redis_binary() else {"redis-server": "redis-server"},
+        "redis-tls": lambda: _programs({"redis-server": "redis-server", "openssl": "openssl"}),
         "postgres": _missing_postgres,
         "mariadb": lambda: _programs(dict.fromkeys(("mariadbd", "mariadb-install-db"), "mariadb-server")),
         "chromium": lambda: _programs({"chromium": "chromium"}),
         "promtool": lambda: _programs({"promtool": "prometheus"}),
         "rabbitmq": lambda: {} if rabbitmq_binary() else {"rabbitmq-server": "rabbitmq-server"},
     }[service]()
-    if not absent:
+
+
+def absent_packages() -> list[str]:
+    """Return the Debian packages that all services together still need."""
+    return sorted({package for service in get_args(Service) for package in absent_programs(service).values()})
+
+
+def missing(service: Service) -> str | None:
+    """Return what is missing for a service and how to install it; None if nothing is missing."""
+    if not (absent := absent_programs(service)):
         return None
     packages = " ".join(dict.fromkeys(absent.values()))
     return f"{service} needs {', '.join(absent)}: on Debian, `apt-get install {packages}`"
@@ -45,17 +59,18 @@ def require(service: Service) -> None:
     pytest.skip(reason)
 
 
-def _missing_java(server: str) -> dict[str, str]:
-    absent: dict[str, str] = {}
-    if shutil.which("java") is None or _java_major() < _MIN_JAVA_VERSION:
-        absent[f"Java {_MIN_JAVA_VERSION} or newer"] = "default-jre-headless"
-    if not jar_folder(server).exists():
-        absent |= _programs({"mvn": "maven"})
-    return absent
+def not_run(skipped: Sequence[str]) -> str:
+    """Return a line about the tests among these reasons that did not run for want of a server; "" if all did."""
+    reasons = {service: reason for service in get_args(Service) if (reason := missing(service))}
+    absent = [service for service, reason in reasons.items() if any(reason in text for text in skipped)]
+    count = sum(any(reasons[service] in text for service in absent) for text in skipped)
+    remedy = "`make services` as root, then `make test` again"
+    return f"not run: {count} tests, for want of {', '.join(absent)}; {remedy} runs them" if absent else ""
 
 
-def _missing_redis() -> dict[str, str]:
-    return _programs({"redis-server": "redis-server", "openssl": "openssl"})
+def _missing_java() -> dict[str, str]:
+    found = shutil.which("java") is not None and _java_major() >= _MIN_JAVA_VERSION
+    return {} if found else {f"Java {_MIN_JAVA_VERSION} or newer": "default-jre-headless"}
 
 
 def _missing_postgres() -> dict[str, str]:

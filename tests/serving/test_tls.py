@@ -19,7 +19,7 @@ pytestmark = pytest.mark.services
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    require("redis")
+    require("redis-tls")
     return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 

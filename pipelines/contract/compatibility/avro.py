@@ -2,15 +2,14 @@
 
 from typing import Any
 
-from pipelines.contract.compatibility.breaking_changes import BreakingChange, SchemaError, missing_package_error
+from pipelines.boundary.extras import extra
+from pipelines.contract.compatibility.breaking_changes import BreakingChange, SchemaError
 
 
 def avro_breaking_changes(old: str, new: str) -> list[BreakingChange]:
     """Return the breaking changes in both directions. Raises SchemaError for an invalid schema."""
-    try:
+    with extra("contract", "comparing these schemas"):
         from avro.compatibility import ReaderWriterCompatibilityChecker  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise missing_package_error("avro") from None
     before, after = _parsed(old, 0), _parsed(new, 1)
     compare = ReaderWriterCompatibilityChecker().get_compatibility
     backward = [BreakingChange(*found, forward=False) for found in _problems(compare(after, before))]

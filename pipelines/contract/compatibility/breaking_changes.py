@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from pipelines.errors import ConfigurationError
-
 REQUIRED_FIELDS = ("event_id", "user_id", "action_type", "timestamp")
 """The fields that an event requires: a reader that lacks one rejects the record."""
 
@@ -27,8 +25,3 @@ class SchemaError(Exception):
         """Create the error of one of the two schemas."""
         super().__init__(message)
         self.which = which
-
-
-def missing_package_error(name: str) -> ConfigurationError:
-    """Return the error for a comparison whose package is not installed."""
-    return ConfigurationError(f"{name} is needed to compare these schemas: pip install 'karmalake[contract]'")

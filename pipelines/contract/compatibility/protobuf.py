@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.boundary.extras import extra
 from pipelines.contract.compatibility.breaking_changes import (
     REQUIRED_FIELDS,
     BreakingChange,
     SchemaError,
-    missing_package_error,
 )
 
 _WIRE_COMPATIBLE = (
@@ -79,11 +79,9 @@ def _messages(text: str, which: int) -> dict[str, _Message]:
 
 
 def _parsed(text: str, which: int) -> Any:
-    try:
+    with extra("contract", "comparing these schemas"):
         from antlr4.error.ErrorListener import ErrorListener  # noqa: PLC0415 - an extra
         from proto_schema_parser.parser import Parser  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise missing_package_error("proto-schema-parser") from None
 
     class Listener(ErrorListener):
         def syntaxError(  # noqa: N802 - the names of the base class

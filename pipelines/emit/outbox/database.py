@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import URL, Engine, create_engine, exc, inspect, make_url
 
+from pipelines.boundary.extras import extra
 from pipelines.emit.outbox.table import OUTBOX
 from pipelines.errors import ConfigurationError, TransientError
 
@@ -17,7 +18,7 @@ _DRIVERS = {
     "sqlite": "sqlite",
 }
 """The driver for each kind of database; the service's URL may name another one, perhaps asynchronous."""
-_PACKAGES = {"psycopg": "psycopg[binary]", "pymysql": "pymysql"}
+_EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql"}
 _CONNECT_SECONDS = 10
 
 
@@ -29,13 +30,10 @@ def open_database(address: str) -> Generator[Engine]:
     if the database does not answer. No message contains the password.
     """
     url = _parse_address(address)
-    try:
-        # READ COMMITTED: each statement sees what was committed before it, and on MySQL none locks gaps.
-        isolation = {} if url.get_backend_name() == "sqlite" else {"isolation_level": "READ COMMITTED"}
+    # READ COMMITTED: each statement sees what was committed before it, and on MySQL none locks gaps.
+    isolation = {} if url.get_backend_name() == "sqlite" else {"isolation_level": "READ COMMITTED"}
+    with extra(_EXTRAS.get(url.get_driver_name(), "outbox"), f"an outbox in {url.get_backend_name()}"):
         engine = create_engine(url, connect_args=_connect_arguments(url), pool_pre_ping=True, **isolation)
-    except ImportError as error:
-        package = _PACKAGES[url.get_driver_name()]
-        raise ConfigurationError(f"the driver is not installed ({error}): pip install '{package}'") from None
     try:
         _require_outbox(engine)
         yield engine
