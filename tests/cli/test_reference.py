@@ -1,6 +1,7 @@
 """The reference pages match the code: an undocumented command or setting fails."""
 
 import inspect
+import re
 import tomllib
 
 import pytest
