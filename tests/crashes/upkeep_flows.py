@@ -11,7 +11,7 @@ from tests.draining import answers, drain_all
 
 _ANY_SIZE = {"max_event_id_bytes": 2**20, "max_user_id_bytes": 2**20, "max_action_type_bytes": 2**20}
 _COMPACTING = {
-    "pipelines.lake.upkeep:read_file": 1,
+    "pipelines.lake.upkeep:read_rows": 1,
     "pipelines.lake.upkeep:write_days": 1,
     "pipelines.lake.upkeep:write_file": 2,
     "pipelines.lake.files:_write": 2,
@@ -61,7 +61,7 @@ _ERASING = {
     "pipelines.lake.tombstones:append_tombstones": 1,
     "pipelines.lake.erasure:find_files": 1,
     "pipelines.lake.erasure:append_file": 1,
-    "pipelines.lake.erasure:read_file": 2,
+    "pipelines.lake.erasure:read_rows": 2,
     "pipelines.lake.erasure:write_days": 2,
     "pipelines.lake.files:_write": 2,
     "pipelines.lake.erasure:write_erased_ids": 1,
