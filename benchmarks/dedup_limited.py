@@ -21,6 +21,7 @@ from pipelines.lake.index import open_index
 from pipelines.lake.tables import Lake, create_lake
 
 IDS, LIMIT = 300_000_000, 500_000_000
+_NO_LIMIT = 1 << 40
 _BATCHES = 20
 _COLUMNS = ("filters", "limit MB", "ids", "batch of 5,000 ms", "worst ms", "times unlimited")
 
@@ -38,19 +39,19 @@ def _rows(folder: Path) -> Iterator[tuple[object, ...]]:
     unlimited: dict[bool, float] = {}
     for number, (filters, limited) in enumerate(product((True, False), (False, True))):
         _drop_from_memory(folder)
-        ids, *seconds = _in_a_process(folder, filters=filters, limit=LIMIT if limited else None, number=number)
+        ids, *seconds = _in_a_process(folder, filters=filters, limit=LIMIT if limited else _NO_LIMIT, number=number)
         usual = statistics.median(seconds) * 1000
         unlimited.setdefault(filters, usual)
         limit = LIMIT // 1_000_000 if limited else "none"
         yield filters, limit, int(ids), usual, max(seconds) * 1000, usual / unlimited[filters]
 
 
-def _in_a_process(folder: Path, *, filters: bool, limit: int | None, number: int) -> list[float]:
-    with memory_limit(limit or 0) as group:
+def _in_a_process(folder: Path, *, filters: bool, limit: int, number: int) -> list[float]:
+    with memory_limit(limit) as group:
         if group is None:
             raise MeasurementError("this machine does not permit a control group: run as root, on Linux")
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, spawn, join if limit else None, (group,) if limit else ()) as process:
+        with ProcessPoolExecutor(1, spawn, join, (group,)) as process:
             return process.submit(_measure, folder, filters, number).result()
 
 
@@ -58,7 +59,7 @@ def _measure(folder: Path, filters: bool, number: int) -> list[float]:  # noqa: 
     """Return the number of ids, and the seconds of each batch."""
     if not filters:
         runs._FILTER_ROWS = 1 << 62  # type: ignore[misc]  # noqa: SLF001 - how it was without them
-    lake = Lake(folder / "lake")
+    lake = Lake(str(folder / "lake"))
     with closing(open_index(folder / "index", lake, lake.table("events"))) as index:
         ids = sum(map(len, index.runs.runs))
         first = (number + 1) * 1_000_000

@@ -108,9 +108,9 @@ def _header(words: np.ndarray, run: np.ndarray) -> np.ndarray:
     """Return what identifies a filter: its format, its checksum, and the number and a sample of its run's rows."""
     rows = run.shape[1]
     sample = run[:, :: max(1, rows // _SAMPLED_ROWS)]
-    mixed = np.bitwise_xor.reduce(sample * np.arange(1, 2 * sample.shape[1], 2, np.uint64), axis=1)
+    mixed = np.bitwise_xor.reduce(sample * np.arange(1, 2 * sample.shape[1], 2, dtype=np.uint64), axis=1)
     layout = _FORMAT << 32 | _TAIL_BITS << 16 | _TAILS_PER_WORD
-    return np.array([layout, rows, zlib.crc32(words[_HEADER_WORDS:]), *mixed, run[0, -1], run[1, -1]], np.uint64)
+    return np.array([layout, rows, zlib.crc32(words[_HEADER_WORDS:].data), *mixed, run[0, -1], run[1, -1]], np.uint64)
 
 
 @njit(cache=True, nogil=True)
