@@ -43,7 +43,7 @@ def _rows(folder: Path) -> Iterator[tuple[object, ...]]:
         usual = statistics.median(seconds) * 1000
         unlimited.setdefault(filters, usual)
         limit = LIMIT // 1_000_000 if limited else "none"
-        yield filters, limit, int(ids), usual, max(seconds) * 1000, usual / unlimited[filters]
+        yield "yes" if filters else "no", limit, int(ids), usual, max(seconds) * 1000, usual / unlimited[filters]
 
 
 def _in_a_process(folder: Path, *, filters: bool, limit: int, number: int) -> list[float]:
