@@ -20,7 +20,7 @@ from pipelines.lake.tables import create_lake
 
 SIZES = (1_000_000, 10_000_000, 100_000_000, 300_000_000)
 _GROWTH = 5_000_000
-_SMALL, _LARGE = 5_000, 500_000
+SMALL, _LARGE = 5_000, 500_000
 _BATCHES = 40
 _RNG = np.random.default_rng(1)
 _COLUMNS = (
@@ -41,16 +41,15 @@ def run(folder: Path) -> None:
     batches = count()
     rows: list[tuple[object, ...]] = []
     with closing(open_index(folder / "index", lake, lake.table("events"))) as index:
-        _batch(index, _SMALL, next(batches))  # loads the compiled loops
+        time_batch(index, SMALL, next(batches))  # loads the compiled loops
         for size in SIZES:
-            while (missing := size - sum(map(len, index.runs.runs))) > 0:
-                index.extend(_random_digests(min(_GROWTH, missing)), 0)
+            grow(index, size)
             for _ in range(2):  # it grew faster than from any bus: wait for merges, and adopt the merged runs
                 index.runs.wait_for_merges()
-                _batch(index, _SMALL, next(batches))
-            small = [_batch(index, _SMALL, next(batches)) for _ in range(_BATCHES)]
+                time_batch(index, SMALL, next(batches))
+            small = [time_batch(index, SMALL, next(batches)) for _ in range(_BATCHES)]
             ids = sum(map(len, index.runs.runs))
-            large = [_batch(index, _LARGE, next(batches)) for _ in range(_BATCHES // 4)]
+            large = [time_batch(index, _LARGE, next(batches)) for _ in range(_BATCHES // 4)]
             gigabytes = sum(run.words.nbytes for run in index.runs.runs) / 1e9
             usual = statistics.median(small) * 1000
             first = rows[0][3] if rows else usual
@@ -62,7 +61,13 @@ def run(folder: Path) -> None:
     save_results("dedup", _COLUMNS, rows, "batch of 5,000 ms")
 
 
-def _batch(index: DedupIndex, size: int, number: int) -> float:
+def grow(index: DedupIndex, size: int) -> None:
+    """Add random ids until the index has `size`."""
+    while (missing := size - sum(map(len, index.runs.runs))) > 0:
+        index.extend(_random_digests(min(_GROWTH, missing)), 0)
+
+
+def time_batch(index: DedupIndex, size: int, number: int) -> float:
     """Return the duration of a batch of new ids in seconds."""
     events = _events(size, number)
     started = time.perf_counter()

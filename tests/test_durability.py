@@ -19,7 +19,7 @@ from deltalake.transaction import AddAction
 
 from pipelines.emit.producer import Record
 from pipelines.ingest.kafka import KafkaSource
-from pipelines.lake import commit, commit_log, files, upkeep
+from pipelines.lake import commit, commit_log, files, runs, upkeep
 from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.tables import TABLES, create_lake
 from pipelines.lake.upkeep import compact
@@ -67,13 +67,16 @@ def test_offsets_are_acknowledged_after_the_data_is_durable(
 ) -> None:
     """Files, log entries, the index and the folders that name them are flushed before offsets move (`nothing-lost`)."""
     acknowledged: list[int] = []
+    monkeypatch.setattr(runs, "_FILTER_ROWS", 1)
     _before(monkeypatch, KafkaSource, "acknowledge", lambda: acknowledged.append(_assert_flushed(published, flushed)))
     bus = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"partitions": 1})})
     send(bus, [*valid_records([1, 30, 60]), *valid_records([1], action="Other"), Record(b"k", b"\xff")])
     drain_all(with_ingest(bus))
     assert acknowledged == [4], "dead letters, conflicts, events, commits"
     index = settings.index_dir / "slot-0"
-    assert {index, index / "manifest.json", *index.glob("*.run")} <= flushed
+    filters = list(index.glob("*.filter"))
+    assert len(filters) == 1
+    assert {index, index / "manifest.json", *index.glob("*.run"), *filters} <= flushed
 
 
 def test_a_new_lake_is_durable(tmp_path: Path, flushed: set[Path]) -> None:

@@ -3,26 +3,32 @@
 Small runs are merged at once. Large ones are merged in a background thread, so that no batch waits: until the merged
 file is whole and durable, look-ups read the runs that it replaces. A file is written once; one that no manifest names
 is removed.
+
+A run of `_FILTER_ROWS` or more has a filter beside it (`run_filter.py`), written when the run is made durable, so that
+memory need not hold the run. A run whose filter is missing or damaged is searched without it, until the next flush
+writes another one.
 """
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from pipelines.contract.digest import Digests
 from pipelines.lake import search
 from pipelines.lake.files import make_durable
+from pipelines.lake.mapping import advise_random, advise_sequential, create_map, open_map
+from pipelines.lake.run_filter import Filter, filter_path, find_filtered, read_filter, write_filter
 
 _WORDS = 3
 _MERGE_RATIO = 2
 _FOREGROUND_MERGE_ROWS = 2_000_000
 """A merge of this many rows takes about 0.2 s; the thread does larger ones."""
+_FILTER_ROWS = 100_000
+"""All smaller runs together have at most about twice as many rows: 5 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,8 @@ class Run:
     path: Path
     words: np.memmap
     digests: Digests
+    filtered: Filter | None = None
+    """None if the run is small or not durable yet, or its filter cannot be used."""
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -85,18 +93,16 @@ class Runs:
         self.runs = [run for run in remaining if run is not None]
 
     def flush(self) -> list[tuple[str, int]]:
-        """Make all runs durable; return (file name, rows) of each."""
-        written = [run for run in self.runs if run.words.flags.writeable]
-        for run in written:
-            run.words.flush()
-        make_durable([run.path for run in written])
-        self.runs = [open_run(run.path, len(run)) if run.words.flags.writeable else run for run in self.runs]
+        """Make all runs durable, with their filters; return (file name, rows) of each."""
+        flushed = {run.path: run for run in _flush([run for run in self.runs if not _is_flushed(run)])}
+        self.runs = [flushed.get(run.path, run) for run in self.runs]
         return [(run.path.name, len(run)) for run in self.runs]
 
     def remove_unused_files(self) -> None:
         """Remove, in the thread, the files that are not runs: those that a merge replaced or a crash left."""
         named = {run.path for run in self.runs} | ({self.merge.path} if self.merge else set())
-        unused = [path for path in self.folder.glob("*.run") if path not in named]
+        files = [*self.folder.glob("*.run"), *self.folder.glob("*.filter")]
+        unused = [path for path in files if path.with_suffix(".run") not in named]
         if unused:
             self.thread.submit(_remove, unused, self.replaced)
             self.replaced = []
@@ -175,7 +181,7 @@ def find_in(runs: Sequence[Run], ids: Digests) -> tuple[np.ndarray, np.ndarray]:
     positions = np.full(len(ids), -1, np.int64)
     known, payload = np.zeros(len(ids), bool), ids.payload.copy()
     for run in reversed(runs):
-        search.find(run.digests.high, run.digests.low, ids.high, ids.low, positions)
+        _find(run, ids, positions)
         found = (positions >= 0) & ~known
         payload[found] = run.digests.payload[positions[found]]
         known |= found
@@ -201,23 +207,25 @@ def _copy_except(words: np.ndarray, gone: np.ndarray, into: np.ndarray) -> None:
 
 
 def open_run(path: Path, rows: int) -> Run:
-    """Map an existing file. Raises OSError if it does not exist, OSError or ValueError if it is too short."""
-    return _map(path, "r", rows)
+    """Map an existing file, and its filter. Raises OSError if it does not exist, OSError or ValueError if too short."""
+    words = open_map(path, (_WORDS, rows))
+    filtered = read_filter(filter_path(path), words) if rows >= _FILTER_ROWS else None
+    if filtered is not None:
+        advise_random(words)
+    return Run(path, words, Digests(*words), filtered)
+
+
+def _find(run: Run, ids: Digests, positions: np.ndarray) -> None:
+    if run.filtered is None:
+        search.find(run.digests.high, run.digests.low, ids.high, ids.low, positions)
+    else:
+        find_filtered(run.filtered, run.words, ids.high, ids.low, positions)
 
 
 def _create(path: Path, rows: int) -> Run:
-    """Return an empty run to fill. A full disk raises OSError here, not SIGBUS when a page is written."""
-    with path.open("wb") as file:
-        size = _WORDS * rows * np.dtype(np.uint64).itemsize
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            file.truncate(size)
-    return _map(path, "r+", rows)
-
-
-def _map(path: Path, mode: Literal["r", "r+"], rows: int) -> Run:
-    words = np.memmap(path, np.uint64, mode, shape=(_WORDS, rows))
+    """Return an empty run to fill, without a filter that an earlier run of this name left. Raises OSError."""
+    filter_path(path).unlink(missing_ok=True)
+    words = create_map(path, (_WORDS, rows))
     return Run(path, words, Digests(*words))
 
 
@@ -232,10 +240,30 @@ def _merge_runs(path: Path, older: Run, newer: Run) -> Run:
 
 
 def _merge_durably(path: Path, older: Run, newer: Run) -> Run:
-    run = _merge_runs(path, older, newer)
-    run.words.flush()
-    make_durable([path])
-    return open_run(path, len(run))
+    [run] = _flush([_merge_runs(path, _open_sequentially(older), _open_sequentially(newer))])
+    return run
+
+
+def _is_flushed(run: Run) -> bool:
+    return not run.words.flags.writeable and (run.filtered is not None or len(run) < _FILTER_ROWS)
+
+
+def _flush(runs: list[Run]) -> list[Run]:
+    """Make runs durable, and write the filters of large ones; return them as they are opened from then on."""
+    for run in runs:
+        run.words.flush()
+    large = [run for run in runs if len(run) >= _FILTER_ROWS]
+    for run in large:
+        write_filter(filter_path(run.path), _open_sequentially(run).words)
+    make_durable([*(run.path for run in runs), *(filter_path(run.path) for run in large)])
+    return [open_run(run.path, len(run)) for run in runs]
+
+
+def _open_sequentially(run: Run) -> Run:
+    """Map a run again, to read all of it in order."""
+    words = open_map(run.path, (_WORDS, len(run)))
+    advise_sequential(words)
+    return Run(run.path, words, Digests(*words))
 
 
 def _remove(paths: list[Path], replaced: list[Run]) -> None:

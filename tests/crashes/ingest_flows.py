@@ -1,5 +1,8 @@
 """Kills during ingest, and during the start that recovers from such a kill."""
 
+import pytest
+
+from pipelines.lake import runs
 from pipelines.settings import Settings
 from tests.crashes.flows import Flow, killed
 from tests.crashes.kills import Moment
@@ -38,6 +41,11 @@ _STARTING = {
     "pipelines.lake.runs:_remove": 1,
     "pipelines.drain:DedupIndex.close": 1,
 }
+_FILTERING = {
+    "pipelines.lake.runs:write_filter": 2,
+    "pipelines.lake.run_filter:_header": 2,
+    "pipelines.lake.runs:make_durable": 2,
+}
 _CREATING = {
     "pipelines.drain:create_lake": 1,
     "pipelines.lake.tables:_create_table": 2,
@@ -50,11 +58,19 @@ def ingest(settings: Settings) -> None:
     drain_all(settings)
 
 
+def ingest_with_filters(settings: Settings) -> None:
+    """Commit all batches, with a filter beside each run of the dedup index, as beside large ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "_FILTER_ROWS", 1)
+        drain_all(settings)
+
+
 _BEFORE_THE_COMMIT = Moment("pipelines.drain:commit_batch", "before", 2)
 _AFTER_THE_COMMIT = Moment("pipelines.drain:commit_batch", "after", 2)
 
 FLOWS = {
     "ingest": Flow(ingest, _CREATING | _STARTING | _READING | _COMMITTING | _CATCHING_UP),
+    "ingest with filters": Flow(ingest_with_filters, _FILTERING),
     "recovery from a commit that was not made": Flow(
         ingest, dict.fromkeys(_STARTING | _COMMITTING, 1), killed(_BEFORE_THE_COMMIT, ingest)
     ),

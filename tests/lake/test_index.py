@@ -90,6 +90,70 @@ def test_merging_beside_ingest_changes_no_verdict(
         test_index_agrees_with_a_dict.hypothesis.inner_test(lake, tmp_path_factory, batches)  # type: ignore[attr-defined]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=_BATCHES)
+def test_filters_change_no_verdict(
+    lake: Lake, tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, str]]]
+) -> None:
+    """If every run has a filter, each event's kind is still that found with a dict (`once`)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs_module, "_FILTER_ROWS", 1)
+        test_index_agrees_with_a_dict.hypothesis.inner_test(lake, tmp_path_factory, batches)  # type: ignore[attr-defined]
+
+
+def _swap(paths: list[Path]) -> None:
+    contents = [path.read_bytes() for path in paths]
+    for path, content in zip(paths, contents[1:] + contents[:1], strict=True):
+        path.write_bytes(content)
+
+
+def _tear(paths: list[Path]) -> None:
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-16] + bytes(16))
+
+
+def _delete(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink()
+
+
+_DAMAGE = st.sampled_from([_swap, _tear, _delete, lambda _: None])
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(history=st.lists(st.tuples(st.lists(_IDS, max_size=25), _DAMAGE), max_size=5))
+def test_an_index_without_its_filters_gives_the_same_verdicts(
+    lake: Lake,
+    tmp_path_factory: pytest.TempPathFactory,
+    history: list[tuple[list[tuple[str, str]], Callable[[list[Path]], None]]],
+) -> None:
+    """Whatever became of the filters between two starts, each event's kind is that found with a dict (`once`).
+
+    The next save writes those that are missing or damaged.
+    """
+    first_payload: dict[str, str] = {}
+    folder = tmp_path_factory.mktemp("index")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs_module, "_FILTER_ROWS", 1)
+        for batch, damage in history:
+            with _opened(folder, lake) as index:
+                classification = index.classify(_table(batch))
+                assert classification.kinds.tolist() == [_expected_kind(first_payload, *event) for event in batch]
+                index.extend(classification.new, index.version)
+                assert all(run.filtered is not None for run in index.runs.runs)
+            damage(sorted(index.folder.glob("*.filter")))
+
+
+def test_a_large_run_has_a_filter_beside_it(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small runs have none; filters of runs that were merged are removed with them."""
+    monkeypatch.setattr(runs_module, "_FILTER_ROWS", 10)
+    with _opened(tmp_path, lake) as index:
+        for size in (9, 3, 30, 2):
+            index.extend(index.classify(make_events(f"{size}-{n}" for n in range(size))).new, index.version)
+        assert [(len(run), run.filtered is not None) for run in index.runs.runs] == [(42, True), (2, False)]
+    assert [path.stem for path in index.folder.glob("*.filter")] == [index.runs.runs[0].path.stem]
+
+
 def test_no_batch_waits_for_a_large_merge(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the thread merges, batches are classified and added; closing uses the merged run."""
     go_on = threading.Event()
@@ -294,9 +358,11 @@ def test_a_run_that_no_manifest_names_is_ignored(lake: Lake, tmp_path: Path) -> 
     commit(lake, handle, "b2", make_events(["b"], first_offset=1))
     stray = tmp_path / "slot-0" / "99999999.run"
     stray.write_bytes(b"\0" * 24)
+    stray.with_suffix(".filter").touch()
     with _opened(tmp_path, lake) as index:
         assert _known(index) == {"a", "b"}
     assert not stray.exists()
+    assert not stray.with_suffix(".filter").exists()
 
 
 def test_each_process_has_a_slot_of_its_own(lake: Lake, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipelines.lake import runs
 from pipelines.lake.index import DedupIndex
 from pipelines.operate.verify import verify_index
 from pipelines.settings import Settings
@@ -58,6 +59,18 @@ def test_a_wrong_index_is_reported(
         path.unlink()
     drain_all(bus)
     assert verify_index(bus).evidence == "60 ids compared"
+
+
+def test_filters_are_checked_with_their_runs(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison reads the runs through their filters, as ingest does, and without those that are damaged."""
+    monkeypatch.setattr(runs, "_FILTER_ROWS", 1)
+    bus = with_ingest(settings)
+    send(bus, valid_records(range(20)))
+    drain_all(bus)
+    [filtered] = (bus.index_dir / "slot-0").glob("*.filter")
+    assert verify_index(bus).evidence == "20 ids compared"
+    filtered.write_bytes(bytes(8))
+    assert verify_index(bus).evidence == "20 ids compared"
 
 
 def test_an_index_of_another_history_is_skipped(bus: Settings) -> None:
