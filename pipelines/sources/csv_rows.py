@@ -5,6 +5,7 @@ block, and an unclosed quote swallows the rest of the file. Blocks end with a re
 or a block is invalid, records are parsed one by one, which finds the row.
 """
 
+import codecs
 import csv
 import io
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
@@ -200,10 +201,12 @@ def _parse_quoted(whole: bytes, records: _Records) -> tuple[pa.Table, int] | Non
 def _parse_unquoted(whole: bytes, records: _Records) -> tuple[pa.Table, int] | None:
     """Return rows without quotes and their number of lines; None if one is invalid."""
     names = list(records.header)
+    # The reader drops a byte order mark, which within a file is part of a cell.
+    data = codecs.BOM_UTF8 + whole if whole.startswith(codecs.BOM_UTF8) else whole
     try:
         table = bulk.read_csv(
-            pa.BufferReader(whole),
-            bulk.ReadOptions(column_names=names, use_threads=False, block_size=len(whole) + 1),
+            pa.BufferReader(data),
+            bulk.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1),
             bulk.ParseOptions(delimiter=records.delimiter, quote_char=False),
             bulk.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
         )

@@ -114,5 +114,6 @@ def check_usable(decoded: Decoded, contract: ContractSettings) -> None:
     for row in decoded.events.sort_by("event_time").to_pylist():
         demand(all(row[name] for name in EVENT.names[:4]), f"accepted without a value: {row}")
         demand(row["event_time"] >= contract.earliest, f"accepted though too early: {row['event_time']}")
-        limit = NOON + timedelta(minutes=1, seconds=contract.max_ahead_seconds)
+        reference = datetime.now(UTC) if row["bus_time"] is None else NOON
+        limit = reference + timedelta(minutes=1, seconds=contract.max_ahead_seconds)
         demand(row["event_time"] <= limit, f"accepted though too late: {row['event_time']}")
