@@ -5,7 +5,6 @@ block, and an unclosed quote swallows the rest of the file. Blocks end with a re
 or a block is invalid, records are parsed one by one, which finds the row.
 """
 
-import codecs
 import csv
 import io
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
@@ -202,7 +201,7 @@ def _parse_unquoted(whole: bytes, records: _Records) -> tuple[pa.Table, int] | N
     """Return rows without quotes and their number of lines; None if one is invalid."""
     names = list(records.header)
     # The reader drops a byte order mark, which within a file is part of a cell.
-    data = codecs.BOM_UTF8 + whole if whole.startswith(codecs.BOM_UTF8) else whole
+    data = BOM_UTF8 + whole if whole.startswith(BOM_UTF8) else whole
     try:
         table = bulk.read_csv(
             pa.BufferReader(data),
