@@ -26,6 +26,8 @@ _MAX_CHARACTERS = 500
 _ANSI_COLORS = re.compile("\x1b\\[[0-9;]*m")
 _TRANSIENT_LIBRARY_ERRORS = {"_internal.DeltaError", "_duckdb.IOException"}
 """Library errors for a store or disk that did not answer, as qualified names: not every process imports the library."""
+_ERROR_OF_A_FILE_SYSTEM = re.compile(r"^Traceback .*^OSError: (?P<message>[^\n]*)", re.DOTALL | re.MULTILINE)
+"""An error of the object store inside DuckDB, which keeps only the text of what its file system in Python raised."""
 _RUST_PANIC_MODULE = "pyo3_runtime"
 """Every extension written in Rust has a PanicException of its own there; it is no Exception."""
 _PERMISSION_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -33,7 +35,9 @@ _PERMISSION_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 def one_line(error: BaseException) -> str:
     """Return the message of an error on one line, without ANSI colors, truncated."""
-    return truncate(" ".join(_ANSI_COLORS.sub("", str(error)).replace("\u21b3", "").split()))
+    text = _ANSI_COLORS.sub("", str(error)).replace("\u21b3", "")
+    of_a_file_system = _ERROR_OF_A_FILE_SYSTEM.search(text)
+    return truncate(" ".join((of_a_file_system["message"] if of_a_file_system else text).split()))
 
 
 def truncate(text: str) -> str:
@@ -70,6 +74,8 @@ def exit_status_of(error: BaseException) -> ExitStatus:
             return INTERRUPTED
         case OSError():
             return PERMISSION if error.errno in _PERMISSION_ERRNOS else IO
+        case _ if _is_library_outage(error):
+            return IO
         case _:
             return DEFECT
 
@@ -178,8 +184,14 @@ def is_transient(error: BaseException) -> bool:
     """
     if isinstance(error, KarmalakeError | OSError):
         return exit_status_of(error).transient
+    return _is_library_outage(error)
+
+
+def _is_library_outage(error: BaseException) -> bool:
     names = {f"{base.__module__}.{base.__qualname__}" for base in type(error).__mro__}
-    return not names.isdisjoint(_TRANSIENT_LIBRARY_ERRORS)
+    if not names.isdisjoint(_TRANSIENT_LIBRARY_ERRORS):
+        return True
+    return "_duckdb.Error" in names and _ERROR_OF_A_FILE_SYSTEM.search(str(error)) is not None
 
 
 def is_termination(error: BaseException) -> bool:

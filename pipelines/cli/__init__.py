@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from pipelines.errors import INTERRUPTED, ConfigurationError, UsageError, exit_status_of, one_line
+from pipelines.errors import INTERRUPTED, ConfigurationError, KarmalakeError, UsageError, exit_status_of, one_line
 from pipelines.ingest.malloc import tune_malloc
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -83,7 +83,7 @@ def _report(error: BaseException) -> int:
 def _message(error: BaseException) -> str:
     if isinstance(error, OSError):  # a full disk or a missing permission, not an error of ours
         return f"{error.filename or 'writing'}: {error.strerror or one_line(error)}"
-    return str(error)
+    return str(error) if isinstance(error, KarmalakeError) else one_line(error)
 
 
 def _translated(error: BaseException) -> BaseException:

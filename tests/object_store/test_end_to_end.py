@@ -4,15 +4,25 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import duckdb
 import pytest
 
-from pipelines.errors import ConfigurationError, CorruptionError, TransientError, UsageError
+from pipelines.errors import (
+    IO,
+    ConfigurationError,
+    CorruptionError,
+    TransientError,
+    UsageError,
+    exit_status_of,
+    is_transient,
+    one_line,
+)
 from pipelines.lake.copying import copy_lake
-from pipelines.lake.stores import resolve_store
+from pipelines.lake.stores import register_s3, resolve_store
 from pipelines.lake.tables import data_files, open_lake
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.operate.audit import audit
@@ -73,7 +83,7 @@ def test_end_to_end(bus: Settings, tmp_path: Path) -> None:
 
 
 @contextmanager
-def _draining(bus: Settings, name: str) -> Iterator["subprocess.Popen[bytes]"]:
+def _draining(bus: Settings, name: str) -> Generator["subprocess.Popen[bytes]"]:
     """Yield a process that drains with its own data folder, as on another host, and kill it at the end."""
     settings = bus.model_copy(update={"data_dir": bus.data_dir / name})
     values = environment(settings) | {"KARMALAKE_LAKE_URI": str(bus.lake.uri)}
@@ -157,6 +167,22 @@ def test_a_store_that_does_not_answer(
         drain_all(bus)
     monkeypatch.setenv("AWS_ENDPOINT_URL", object_store.environment["AWS_ENDPOINT_URL"])
     assert sum(record.total("accepted") for record in drain_all(bus)) == 10
+
+
+def test_a_store_that_does_not_answer_a_query(bus: Settings, object_store: ObjectStore) -> None:
+    """An outage that DuckDB meets is transient too, and its message is the store's, not a traceback."""
+    send(bus, valid_records(range(10)))
+    drain_all(bus)
+    file, *_ = data_files(open_lake(bus.lake_root).table("events"))
+    with duckdb.connect() as connection:
+        register_s3(connection)
+        object_store.turn()
+        with pytest.raises(duckdb.Error) as refused:
+            connection.execute("FROM read_parquet([?])", [file])
+    object_store.turn()
+    assert is_transient(refused.value)
+    assert exit_status_of(refused.value) == IO
+    assert one_line(refused.value).startswith(f"When getting information for key '{file.removeprefix('s3://lakes/')}'")
 
 
 @pytest.mark.parametrize("uri", ["gs://bucket/lake", "s3://bucket", "s3://bucket/", "lake"])
