@@ -90,14 +90,14 @@ def rebuilds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that receives the name of each file of `events` that an erasure reads whole."""
     paths: list[str] = []
-    read = erasure.read_file
+    read = erasure.read_rows
 
-    def counted(path: str, columns: list[str] | None = None) -> pa.Table:
-        if columns is None and "/events/" in path:
+    def counted(name: str, path: str, columns: list[str] | None = None) -> pa.Table:
+        if columns is None and name == "events":
             paths.append(Path(path).name)
-        return read(path, columns)
+        return read(name, path, columns)
 
-    monkeypatch.setattr(erasure, "read_file", counted)
+    monkeypatch.setattr(erasure, "read_rows", counted)
     return paths
 
 
