@@ -1,12 +1,14 @@
 """The engines of a rebuild by name; each computes the same rows."""
 
+from functools import partial
 from typing import Literal
 
 from pipelines.errors import ConfigurationError
 from pipelines.reputation.derive import Engine, derive_in_duckdb
+from pipelines.settings import Settings
 
 
-def load_engine(name: Literal["duckdb", "spark"]) -> Engine:
+def load_engine(name: Literal["duckdb", "spark"], settings: Settings) -> Engine:
     """Import and return an engine. Raises ConfigurationError when its packages are not installed."""
     if name == "duckdb":
         return derive_in_duckdb
@@ -16,4 +18,4 @@ def load_engine(name: Literal["duckdb", "spark"]) -> Engine:
         raise ConfigurationError(
             f"--engine spark needs {error.name}, which is not installed: pip install 'karmalake[spark]'"
         ) from None
-    return derive_in_spark
+    return partial(derive_in_spark, staging=settings.spark_staging)

@@ -12,7 +12,9 @@ from tests.services.maven import jar_folder
 from tests.services.postgres_server import postgres_binary
 from tests.services.rabbitmq_server import rabbitmq_binary
 
-Service = Literal["kafka", "redis", "postgres", "mariadb", "rabbitmq", "promtool", "cassandra", "chromium"]
+Service = Literal[
+    "kafka", "redis", "postgres", "mariadb", "rabbitmq", "promtool", "cassandra", "chromium", "hadoop-aws"
+]
 
 _MIN_JAVA_VERSION = 17
 
@@ -22,6 +24,7 @@ def missing(service: Service) -> str | None:
     absent = {
         "kafka": lambda: _programs({"openssl": "openssl"}) | _missing_java("kafka"),
         "cassandra": lambda: _missing_java("cassandra"),
+        "hadoop-aws": lambda: _missing_java("hadoop-aws"),
         "redis": _missing_redis,
         "postgres": _missing_postgres,
         "mariadb": lambda: _programs(dict.fromkeys(("mariadbd", "mariadb-install-db"), "mariadb-server")),
