@@ -1,0 +1,82 @@
+"""The storage of a derivation on Spark: folders by path, S3 through Spark's own client, S3A.
+
+Owns the names and settings of S3A, and what an error of storage means. Credentials, region and endpoint come from the
+variables that the rest of karmalake uses (`lake/stores.py`); Spark sends them to its executors. Without keys there, S3A
+looks for credentials itself, on every machine.
+"""
+
+import os
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from pipelines.errors import ConfigurationError, KarmalakeError, TransientError, truncate
+from pipelines.lake.stores import is_remote
+
+_VARIABLES = {
+    "fs.s3a.access.key": "AWS_ACCESS_KEY_ID",
+    "fs.s3a.secret.key": "AWS_SECRET_ACCESS_KEY",
+    "fs.s3a.session.token": "AWS_SESSION_TOKEN",
+    "fs.s3a.endpoint": "AWS_ENDPOINT_URL",
+    "fs.s3a.endpoint.region": "AWS_REGION",
+}
+_NO_CLIENT = re.compile(r"S3AFileSystem not found|NoClassDefFoundError: (software/amazon|org/apache/hadoop/fs/s3a)")
+_NOT_FOUND = re.compile(r"FileNotFoundException|FILE_NOT_EXIST|PATH_NOT_FOUND|UNABLE_TO_INFER_SCHEMA|Mkdirs failed")
+_S3_FAILED = re.compile(r"[\w.$]+(?:Exception|Error): (.*\bs3a://.*)")
+
+
+def s3a_settings() -> dict[str, str]:
+    """Return the settings of S3A for the store that the environment describes now."""
+    found = {key: os.environ.get(variable) for key, variable in _VARIABLES.items()}
+    found["fs.s3a.path.style.access"] = "true" if found["fs.s3a.endpoint"] else None
+    return {key: value for key, value in found.items() if value}
+
+
+def spark_path(location: str) -> str:
+    """Return a path or URI of the lake as Spark names it."""
+    return re.sub("^s3://", "s3a://", location)
+
+
+@contextmanager
+def translate_storage_errors(spark: SparkSession, locations: list[str]) -> Generator[None]:
+    """Turn an error of Spark's storage into one sentence; other errors pass through unchanged.
+
+    Raises ConfigurationError when S3A is missing or an executor does not see a file, TransientError when the object
+    store does not answer.
+    """
+    try:
+        yield
+    except (Py4JJavaError, PySparkException) as error:
+        translated = _translate(spark, locations, str(error))
+        if translated is None:
+            raise
+        raise translated from None
+
+
+def _translate(spark: SparkSession, locations: list[str], text: str) -> KarmalakeError | None:
+    if _NO_CLIENT.search(text):
+        return ConfigurationError(
+            "Spark lacks its client of S3: set spark.jars.packages to "
+            f"org.apache.hadoop:hadoop-aws:{_hadoop_version(spark)} in spark-defaults.conf"
+        )
+    if failed := _S3_FAILED.search(text):
+        return TransientError(
+            f"Spark cannot use {' and '.join(filter(is_remote, locations))}: {truncate(failed[1])}; check "
+            "AWS_ENDPOINT_URL and the credentials"
+        )
+    if _NOT_FOUND.search(text):
+        return ConfigurationError(
+            f"Spark does not find the files under {' and '.join(locations)} on all of its machines: share the folder "
+            "among them under the same path, or copy the lake to an object store (`karmalake copy`)"
+        )
+    return None
+
+
+def _hadoop_version(spark: SparkSession) -> str:
+    """Return the version of Hadoop in Spark's jars, which hadoop-aws must have."""
+    ((version,),) = spark.sql("SELECT java_method('org.apache.hadoop.util.VersionInfo', 'getVersion')").collect()
+    return str(version)
