@@ -49,6 +49,7 @@ _OPTIONAL = {
 _BROUGHT = {
     "dashboard": {"starlette", "uvicorn"},
     "notebooks": {"IPython"},
+    "spark": {"py4j"},
     "sqs": {"botocore"},
     "contract": {"antlr4"},
 }

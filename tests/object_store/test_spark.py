@@ -17,6 +17,7 @@ from pipelines.settings import LakeSettings, Settings
 from tests.lake import builders as making
 from tests.reputation.history import AS_OF, Event, events_table
 from tests.reputation.test_spark import _EVENTS, _POLICIES, assert_same_tables, history
+from tests.services.jars import jars
 from tests.services.object_store import ObjectStore
 from tests.services.requirements import require
 from tests.services.spark_cluster import SparkCluster, configured, spark_cluster
@@ -89,12 +90,14 @@ def test_a_lake_that_the_workers_do_not_see(cluster: SparkCluster, tmp_path: Pat
 
 
 def test_spark_without_its_client_of_s3(object_store: ObjectStore, uri: str, tmp_path: Path) -> None:
-    """The error names the jar in the version that fits."""
+    """The error names the jar in the version that fits, that of the jars of these tests."""
     require("hadoop-aws")
     make_lake(uri, history(_EVENTS, 50, days=1))
     done = rebuild(tmp_path, configured(tmp_path / "conf", _ON_THIS_MACHINE, s3=False), KARMALAKE_LAKE_URI=uri)
     assert done.returncode == 78, done.stderr
-    assert "spark.jars.packages to org.apache.hadoop:hadoop-aws:3.5.0" in " ".join(done.stderr.split())
+    (client,) = jars("hadoop-aws").glob("hadoop-aws-*.jar")
+    version = client.stem.removeprefix("hadoop-aws-")
+    assert f"spark.jars.packages to org.apache.hadoop:hadoop-aws:{version} in " in " ".join(done.stderr.split())
 
 
 def test_spark_does_not_reach_the_bucket(object_store: ObjectStore, uri: str, tmp_path: Path) -> None:

@@ -17,11 +17,13 @@ from typer.testing import CliRunner
 
 from pipelines.cli.app import app
 from pipelines.errors import ConfigurationError
+from pipelines.lake.stores import list_files
 from pipelines.lake.tables import Snapshot, create_lake
 from pipelines.reputation.derive import derive, derive_in_duckdb, open_draft
 from pipelines.reputation.engines import load_engine
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.spark import storage
 from pipelines.reputation.spark.derivation import define_functions
 from pipelines.reputation.spark.translation import translate
 from pipelines.reputation.warehouse import Warehouse
@@ -192,6 +194,16 @@ def test_the_command(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.Mo
     assert_same_tables(Path("spark.duckdb"), Path("duckdb.duckdb"))
     with Warehouse(Path("spark.duckdb")) as warehouse:
         assert warehouse.reputation()["all_time_score"].sum() == 48
+
+
+@pytest.mark.slow
+def test_rows_that_another_machine_kept(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this machine does not see every file that executors wrote, the draft is refused."""
+    lake = snapshot(tmp_path, history(_SHIPPED_EVENTS, 400))
+    monkeypatch.setattr(storage, "list_files", lambda folder, suffix: list_files(folder, suffix)[1:])
+    with open_draft(tmp_path / "warehouse.duckdb") as draft, pytest.raises(ConfigurationError, match="/fact on all of"):
+        draft.rebuild(lake, _POLICIES["default"], AS_OF, load_engine("spark", Settings()))
+    assert not (tmp_path / "warehouse.duckdb").exists()
 
 
 def test_an_empty_lake(tmp_path: Path) -> None:

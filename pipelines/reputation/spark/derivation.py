@@ -11,14 +11,15 @@ from datetime import datetime
 from pathlib import Path
 
 import duckdb
-from pyspark.sql import SparkSession
+from pyspark.sql import Observation, SparkSession
+from pyspark.sql.functions import count, lit
 
 from pipelines.lake.stores import is_remote, list_files, register_s3, temporary_folder
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.tables import policy_tables, variables
 from pipelines.reputation.spark.session import open_session
-from pipelines.reputation.spark.storage import spark_path, translate_storage_errors
+from pipelines.reputation.spark.storage import require_rows, spark_path, translate_storage_errors
 from pipelines.reputation.spark.translation import FUNCTIONS, POWER, translate
 from pipelines.reputation.sql import literal, one_row, statement
 from pipelines.reputation.steps import epoch_us, fact_statement, materialize_fact, step_statements
@@ -39,7 +40,7 @@ def derive_in_spark(
 
     Spark uses its own configuration (`spark-defaults.conf`; without one, all cores of this machine).
     staging: a URI under which Spark and this process exchange the tables; None means beside the draft.
-    Raises ConfigurationError when Spark cannot start, lacks S3A or does not see the files, TransientError when the
+    Raises ConfigurationError when Spark cannot start, lacks S3A or does not share the files, TransientError when the
     object store does not answer.
     """
     _create_empty(connection, policy)
@@ -94,7 +95,9 @@ def define_functions(spark: SparkSession) -> None:
 def _compute(spark: SparkSession, name: str, query: str, folder: str) -> None:
     """Write the rows of a table, and register them for the tables after it."""
     path = spark_path(f"{folder}/{name}")
-    spark.sql(translate(query)).write.parquet(path)
+    written = Observation()
+    spark.sql(translate(query)).observe(written, count(lit(1)).alias("rows")).write.parquet(path)
+    require_rows(f"{folder}/{name}", written.get["rows"])
     spark.read.parquet(path).createOrReplaceTempView(name)
 
 

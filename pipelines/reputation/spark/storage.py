@@ -15,7 +15,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from pipelines.errors import ConfigurationError, KarmalakeError, TransientError, truncate
-from pipelines.lake.stores import is_remote
+from pipelines.lake.files import read_footer
+from pipelines.lake.stores import is_remote, list_files
 
 _VARIABLES = {
     "fs.s3a.access.key": "AWS_ACCESS_KEY_ID",
@@ -39,6 +40,17 @@ def s3a_settings() -> dict[str, str]:
 def spark_path(location: str) -> str:
     """Return a path or URI of the lake as Spark names it."""
     return re.sub("^s3://", "s3a://", location)
+
+
+def require_rows(folder: str, rows: int) -> None:
+    """Raise ConfigurationError unless this machine sees as many rows in a folder as all machines have written there.
+
+    A machine that does not share the folder has written to one of its own. A bucket is the same one for all.
+    """
+    if is_remote(folder):
+        return
+    if sum(read_footer(file).num_rows for file in list_files(folder, ".parquet")) != rows:
+        raise _not_shared([folder])
 
 
 @contextmanager
@@ -68,12 +80,14 @@ def _translate(spark: SparkSession, locations: list[str], text: str) -> Karmalak
             f"Spark cannot use {' and '.join(filter(is_remote, locations))}: {truncate(failed[1])}; check "
             "AWS_ENDPOINT_URL and the credentials"
         )
-    if _NOT_FOUND.search(text):
-        return ConfigurationError(
-            f"Spark does not find the files under {' and '.join(locations)} on all of its machines: share the folder "
-            "among them under the same path, or copy the lake to an object store (`karmalake copy`)"
-        )
-    return None
+    return _not_shared(locations) if _NOT_FOUND.search(text) else None
+
+
+def _not_shared(locations: list[str]) -> ConfigurationError:
+    return ConfigurationError(
+        f"Spark does not find the files under {' and '.join(locations)} on all of its machines: share the folder "
+        "among them under the same path, or copy the lake to an object store (`karmalake copy`)"
+    )
 
 
 def _hadoop_version(spark: SparkSession) -> str:
