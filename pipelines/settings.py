@@ -305,6 +305,14 @@ class LakeSettings(_Section):
     vacuum_retention_hours plus this interval."""
 
 
+class SparkSettings(_Section):
+    """Apache Spark as the engine of `karmalake rebuild --engine spark`; its own configuration sets the rest."""
+
+    staging_uri: str | None = Field(default=None, pattern=r"^s3://[^/]+/.*[^/]$")
+    """s3://bucket/folder, where Spark hands its tables to DuckDB. Unset means {lake.uri}-staging if the lake is on S3,
+    else a folder beside the warehouse."""
+
+
 class ReputationSettings(_Section):
     """How events become scores."""
 
@@ -376,6 +384,7 @@ class Settings(_Section):
     lake: LakeSettings = LakeSettings()
     lag: LagSettings = LagSettings()
     reputation: ReputationSettings = ReputationSettings()
+    spark: SparkSettings = SparkSettings()
     metrics: MetricsSettings = MetricsSettings()
     dashboard: DashboardSettings = DashboardSettings()
 
@@ -389,6 +398,11 @@ class Settings(_Section):
     def lake_root(self) -> str:
         """The folder or URI of the Delta tables, the source of truth."""
         return self.lake.uri or str(self.data_dir / "lake")
+
+    @property
+    def spark_staging(self) -> str | None:
+        """The URI under which Spark hands its tables to DuckDB; None means beside the warehouse."""
+        return self.spark.staging_uri or (f"{self.lake.uri}-staging" if self.lake.uri else None)
 
     @property
     def has_document_store(self) -> bool:
