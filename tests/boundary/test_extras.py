@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-import pipelines
+import karmalake
 from pipelines.boundary.extras import EXTRAS, extra
 from pipelines.cli.dashboard import dashboard
 from pipelines.cli.relay import relay
@@ -74,7 +74,7 @@ _ENTRIES: list[tuple[str, Callable[[], Any]]] = [
     ("dagster", lambda: importlib.import_module("assets")),
     ("dashboard", dashboard),
     ("mysql", lambda: _enter("mysql://u:p@127.0.0.1:1/x")),
-    ("notebooks", lambda: pipelines.load_ipython_extension(None)),
+    ("notebooks", lambda: karmalake.load_ipython_extension(None)),
     ("outbox", lambda: relay(database="sqlite:///x.db")),
     ("postgresql", lambda: _enter("postgresql://u:p@127.0.0.1:1/x")),
     ("rabbitmq", lambda: importlib.import_module("pipelines.ingest.rabbitmq")),
