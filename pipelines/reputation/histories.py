@@ -14,8 +14,8 @@ event that they retract or correct. The SQL is `sql/histories.sql`.
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial, reduce
-from itertools import chain, count, islice
+from functools import partial
+from itertools import chain, count, islice, takewhile
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -44,6 +44,7 @@ from pipelines.reputation.segment import (
     open_segment,
     remove_segment,
     store_segment,
+    without_rows,
 )
 from pipelines.reputation.sql import one_row, statement
 
@@ -140,6 +141,19 @@ class Histories:
 
         return self._take(rows)
 
+    def remove(self, user_ids: pa.Array, users: np.ndarray) -> None:
+        """Remove all events of users, given by their ids and sorted hashes; the files with their bytes are deleted."""
+
+        def without(segment: Segment) -> Segment | None:
+            rows = segment.rows_of(users)
+            gone = rows[pc.is_in(segment.take(rows, ["user_id"])["user_id"], user_ids).to_numpy()]
+            path = None if segment.path is None else self._new_path()
+            return without_rows(path, segment, gone) if len(gone) else segment
+
+        self._merges.finish()
+        self._merges.replace_each(without)
+        self._save()
+
     def close(self) -> None:
         """Store what is in memory only, and end the thread."""
         self._merges.finish()
@@ -187,22 +201,27 @@ class Histories:
         return merged
 
     def _store_memory(self) -> None:
-        """Merge the segments that are in memory only into one in files."""
-        in_memory = [segment for segment in self.segments if segment.path is None]
-        if in_memory:
-            stored = store_segment(self._new_path(), reduce(partial(merge, None), in_memory))
-            self.segments[-len(in_memory) :] = [stored]
+        """Store the segments that are in memory only."""
+        self.segments[:] = [
+            segment if segment.path is not None else store_segment(self._new_path(), segment)
+            for segment in self.segments
+        ]
 
     def _save(self) -> None:
-        """Write the manifest, durably, if it does not name the segments in files yet; remove those they replaced."""
-        stored = [segment for segment in self.segments if segment.path is not None]
+        """Write the manifest, durably, if it does not name the segments in files yet; remove those they replaced.
+
+        A segment after one in memory is left out: what the manifest names must be all events through some commit.
+        """
+        stored = list(takewhile(lambda segment: segment.path is not None, self.segments))
         names = [segment.name for segment in stored]
-        if names != self._saved and names:
+        if not names:
+            (self._folder / _MANIFEST).unlink(missing_ok=True)
+        elif names != self._saved:
             for segment in stored:
                 if segment.name not in self._saved:
                     make_segment_durable(segment)
             self._write_manifest(stored)
-            self._saved = names
+        self._saved = names
         for segment in self._merges.take_replaced():
             remove_segment(segment)
 

@@ -126,13 +126,18 @@ def new_segment(
     The files are not durable. Raises OSError when the disk is full.
     """
     chunks, starts = _store(path, rows)
+    return _indexed(path, chunks, starts, _all_links(links_of, chunks, starts), through)
+
+
+def _indexed(
+    path: Path | None, chunks: tuple[pa.RecordBatch, ...], starts: np.ndarray, links: np.ndarray, through: Commit
+) -> Segment:
     users = _array(path, ".users", (1, starts[-1]))[0]
     times = _array(path, ".times", (2, starts[-1]))
     users[:] = _joined(chunks, "user_hash")
     unsorted = _sortable(_joined(chunks, "t"))
     order = np.argsort(unsorted, kind="stable")
     times[0], times[1] = unsorted[order], users[order]
-    links = _all_links(links_of, chunks, starts)
     stored = _array(path, ".links", links.shape)
     stored[:] = links
     return Segment(path, chunks, starts, users, times, stored, through)
@@ -159,6 +164,21 @@ def merge(path: Path | None, older: Segment, newer: Segment) -> Segment:
     _interleave(older.times, newer.times, times)
     _interleave(_moved_links(older, newer, "left"), _moved_links(newer, older, "right"), links)
     return Segment(path, chunks, starts, users[0], times, links, newer.through)
+
+
+def without_rows(path: Path | None, segment: Segment, gone: np.ndarray) -> Segment | None:
+    """Return a segment without rows (int64, ascending), like `new_segment`; None if none remains."""
+    if len(gone) == len(segment):
+        return None
+    kept = np.ones(len(segment), bool)
+    kept[gone] = False
+    number = np.cumsum(kept) - 1
+    rows = segment.links[1].view(np.int64)
+    links = np.stack([segment.links[0], number[rows].view(np.uint64)])[:, kept[rows]]
+    remaining = (
+        chunk.filter(pa.array(mask)) for chunk, mask in zip(segment.chunks, _split(kept, segment), strict=True)
+    )
+    return _indexed(path, *_store(path, remaining), links, segment.through)
 
 
 def store_segment(path: Path, segment: Segment) -> Segment:
@@ -236,6 +256,11 @@ def _moved_links(segment: Segment, other: Segment, side: _Side) -> np.ndarray:
     rows = segment.links[1].view(np.int64)
     moved = rows + np.searchsorted(other.users, segment.users[rows], side)
     return np.stack([segment.links[0], moved.view(np.uint64)])
+
+
+def _split(words: np.ndarray, segment: Segment) -> list[np.ndarray]:
+    """Return the part of an array of rows that belongs to each chunk."""
+    return np.split(words, segment.starts[1:-1])
 
 
 def _positions(sorted_words: np.ndarray, wanted: np.ndarray) -> np.ndarray:

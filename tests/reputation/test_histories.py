@@ -134,6 +134,42 @@ def _synced(folder: Path, commits: list[list[Event]], links: str | None = None) 
     return held
 
 
+@settings(deadline=None)
+@given(_BATCHES, _SIZES, st.sets(st.sampled_from(_USERS)), st.booleans())
+def test_removed_users_leave_nothing(
+    batches: list[list[tuple[str, str, int, dict[str, str]]]], sizes: tuple[int, int], gone: set[str], reopened: bool
+) -> None:
+    """Look-ups find exactly the events of the others, and no file contains a removed user_id (`erasable`)."""
+    commits = _commits([[(f"{user}-user", *rest) for user, *rest in batch] for batch in batches])
+    removed = sorted(f"{user}-user" for user in gone)
+    with (
+        TemporaryDirectory() as folder,
+        pytest.MonkeyPatch.context() as patched,
+        _connected() as (connection, links),
+    ):
+        patched.setattr(module, "_MEMORY_ROWS", sizes[0])
+        patched.setattr(module, "_FOREGROUND_MERGE_ROWS", sizes[1])
+        held = Histories(Path(folder) / "histories")
+        for number in range(1, len(commits) + 1):
+            snapshot = lake(Path(folder) / "lake", commits[:number])
+            read_commits(connection, snapshot)
+            held.sync(connection, snapshot, links)
+        held.remove(pa.array(removed, pa.large_string()), _hashes(connection, removed))
+        if reopened:
+            held.close()
+            held = Histories(Path(folder) / "histories")
+        remaining = [event for batch in commits for event in batch if event.user_id not in removed]
+        users = _hashes(connection, {event.user_id for batch in commits for event in batch})
+        assert _ids(held.events_of(users)) == sorted(event.event_id for event in remaining)
+        assert (
+            held.changed_users(0, [], NOW + 99).tolist() == _hashes(connection, {e.user_id for e in remaining}).tolist()
+        )
+        _assert_links_equal_a_scan(connection, held, remaining)
+        held.close()
+        contents = [file.read_bytes() for file in (Path(folder) / "histories").iterdir()]
+        assert not [user for user in removed for content in contents if user.encode() in content]
+
+
 _COMMITS = [[Event(f"{n}-{m}", "ann", "Done", NOW - m, {"ride_id": "r1"}) for m in range(3)] for n in range(4)]
 
 
