@@ -80,7 +80,7 @@ FLOWS = {
         _refresh,
         {
             "pipelines.reputation.derive:remove_database": 2,
-            "pipelines.reputation.derive:sync_to_snapshot": 1,
+            "pipelines.reputation.derive:Histories.sync": 1,
             "pipelines.reputation.derive:replace_rows": 1,
             "pipelines.reputation.derive:copyfile": 2,
             "pipelines.reputation.derive:replace_durably": 1,
