@@ -49,11 +49,11 @@ DOCUMENTS = Format(
 )
 WAREHOUSE = Format("warehouse", 1, "rebuilt", ", or rebuild it with `karmalake rebuild`")
 INDEX = Format("dedup index", 3, "rebuilt")
-BY_USER = Format("by_user", 1, "rebuilt")
+HISTORIES = Format("histories", 1, "rebuilt")
 DIGESTS = Format("digest cache", 1, "rebuilt")
 LAG = Format("lag history", 1, "ignored")
 HALTED = Format("halted partitions", 1, "ignored")
-FORMATS = (LAKE, TOMBSTONES, DOCUMENTS, WAREHOUSE, INDEX, BY_USER, DIGESTS, LAG, HALTED)
+FORMATS = (LAKE, TOMBSTONES, DOCUMENTS, WAREHOUSE, INDEX, HISTORIES, DIGESTS, LAG, HALTED)
 
 
 def release() -> str:

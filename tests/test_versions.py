@@ -90,7 +90,7 @@ def _assert_current(settings: Settings) -> None:
 
 
 def test_caches_of_another_format_are_rebuilt(golden: Path, settings: Settings) -> None:
-    """The index and `by_user` of a newer release are not read, and not refused (`once`)."""
+    """The index of a newer release is not read, and not refused (`once`)."""
     unpack(golden, settings.data_dir)
     (manifest,) = settings.index_dir.glob("slot-*/manifest.json")
     text = manifest.read_text()

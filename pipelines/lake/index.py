@@ -171,14 +171,13 @@ class DedupIndex:
             "version": version,
             "entry": self.entry,
             "runs": self.runs.flush(),
-            "next_file": self.runs.next_file,
         }
         temporary = self.folder / "manifest.tmp"
         temporary.write_text(json.dumps(manifest), encoding="utf-8")
         make_durable([temporary])
         temporary.replace(self.folder / "manifest.json")
         make_durable([self.folder / "manifest.json"])
-        self.runs.remove_unused_files()
+        self.runs.remove_replaced_files()
 
     def load(self) -> None:
         """Load the index from its folder; reset it if it is of another lake or history, or cannot be read."""
@@ -189,7 +188,8 @@ class DedupIndex:
             if not history_includes(self.lake, manifest["version"], manifest["entry"]):
                 return self._reset()
             runs = [open_run(self.folder / name, rows) for name, rows in manifest["runs"]]
-            self.runs = Runs(self.folder, runs, manifest["next_file"])
+            self.runs = Runs(self.folder, runs)
+            self.runs.remove_stray_files()
             self.key, self.version, self.entry = bytes.fromhex(manifest["key"]), manifest["version"], manifest["entry"]
         except (OSError, ValueError, KeyError, TypeError):
             self._reset()
@@ -201,7 +201,7 @@ class DedupIndex:
         self.runs, self.key = Runs(self.folder), secrets.token_bytes(16)
         self.version, self.entry = -1, None
         (self.folder / "manifest.json").unlink(missing_ok=True)
-        self.runs.remove_unused_files()
+        self.runs.remove_stray_files()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shutil import rmtree
 
+import duckdb
+
 from pipelines.boundary.file_lock import exclusive_lock
 from pipelines.errors import UsageError
 
@@ -34,6 +36,18 @@ def remove_database(file: Path) -> None:
     file.unlink(missing_ok=True)
     file.with_name(f"{file.name}.wal").unlink(missing_ok=True)
     rmtree(f"{file}.tmp", ignore_errors=True)
+
+
+@contextmanager
+def transaction(connection: duckdb.DuckDBPyConnection) -> Generator[None]:
+    """Run the block in a transaction: commit at its end, roll back on any exception."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
 
 
 def replace_durably(file: Path, path: Path) -> None:

@@ -17,6 +17,7 @@ from shutil import copyfile
 from typing import Any
 
 import duckdb
+import numpy as np
 import polars as pl
 
 from pipelines.boundary.file_lock import is_locked
@@ -24,16 +25,15 @@ from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import NewerFormatError, UsageError
 from pipelines.formats import WAREHOUSE, release
 from pipelines.lake.tables import Snapshot
-from pipelines.reputation.by_user import (
-    attach_by_user,
-    by_user_path,
+from pipelines.reputation.database_file import remove_database, replace_durably, transaction, writer_lock
+from pipelines.reputation.histories import (
+    NO_USERS,
+    Histories,
     delete_unless_of,
+    histories_folder,
     last_batch,
     read_commits,
-    sync_to_snapshot,
-    transaction,
 )
-from pipelines.reputation.database_file import remove_database, replace_durably, writer_lock
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.refresh_steps import (
@@ -43,8 +43,8 @@ from pipelines.reputation.refresh_steps import (
     load_affected_events,
     recompute_pending_trends,
     replace_rows,
-    select_affected_users,
 )
+from pipelines.reputation.related_events import define_completions
 from pipelines.reputation.sql import one_row, statement
 from pipelines.reputation.steps import define_steps, epoch_us, materialize_fact, set_as_of
 from pipelines.reputation.warehouse import Warehouse, stored_format, stored_info
@@ -142,6 +142,8 @@ class Draft:
         self.path = path
         self._file = path.with_name(f"{path.name}.draft")
         self._connection: duckdb.DuckDBPyConnection | None = None
+        self._histories: Histories | None = None
+        self._deferred = NO_USERS
         self._snapshot: Snapshot | None = None
         self._prepared: EffectivePolicy | None = None
 
@@ -175,9 +177,7 @@ class Draft:
 
     def deferred_users(self) -> int:
         """Return how many users are deferred, counted by their hashes."""
-        if self._connection is None:
-            return 0
-        return one_row(self._connection.execute("SELECT count(*) FROM deferred_user"))[0]
+        return len(self._deferred)
 
     def as_of(self) -> datetime | None:
         """Return the as_of of the draft, or else of the published warehouse; None if there is none."""
@@ -199,19 +199,21 @@ class Draft:
         started = time.monotonic()
         with self._discarded_on_error():
             connection, before = self.connection, stored_info(self.connection)
-            self._define_steps_over_affected(snapshot, policy, as_of)
-            sync_to_snapshot(connection, snapshot, in_force)
-            affected = find_affected_users(connection, in_force, before.lake_version, epoch_us(before.as_of))
+            histories = self._open_histories()
+            self._define_steps_over_affected(policy, as_of)
+            histories.sync(connection, snapshot, define_completions(connection, in_force))
+            since = (before.lake_version, epoch_us(before.as_of))
+            affected = find_affected_users(connection, histories, in_force, since, epoch_us(as_of))
             (users,) = one_row(connection.execute("SELECT count(*) FROM reputation"))
-            if affected > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
-                return self._rebuild(snapshot, policy, as_of, f"{affected:,} of {users:,} users are affected")
-            affected = select_affected_users(connection, max_events)
-            load_affected_events(connection, in_force)
+            if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
+                return self._rebuild(snapshot, policy, as_of, f"{len(affected):,} of {users:,} users are affected")
+            affected = self._defer(histories, affected, max_events)
+            load_affected_events(connection, histories, in_force, affected)
             with transaction(connection):
                 materialize_fact(connection, in_force, ONLY_AFFECTED)
                 changed = replace_rows(connection, user_tables(in_force, ONLY_AFFECTED))
                 self._describe(snapshot, policy, as_of)
-        return self._result(started, None, affected, changed)
+        return self._result(started, None, len(affected), changed)
 
     def publish(self) -> None:
         """Replace the published warehouse by a copy of the draft, durably; the draft can be refreshed further.
@@ -238,6 +240,10 @@ class Draft:
         if self._connection is not None:
             self._connection.close()
             self._connection = self._prepared = None
+        if self._histories is not None:
+            self._histories.close()
+            self._histories = None
+        self._deferred = NO_USERS
         remove_database(self._file)
 
     def _rebuild(
@@ -246,7 +252,7 @@ class Draft:
         started = time.monotonic()
         _LOG.info("full rebuild: %s", reason)
         self.discard()
-        delete_unless_of(by_user_path(self.path), snapshot.lake_id)  # it may contain users who have been erased
+        delete_unless_of(histories_folder(self.path), snapshot.lake_id)
         with self._discarded_on_error():
             connection = self._open()
             read_commits(connection, snapshot)
@@ -277,15 +283,29 @@ class Draft:
             return f"as_of is before the warehouse's, {info.as_of.isoformat()}"
         return "points decay continuously" if policy.decays and as_of > info.as_of else None
 
-    def _define_steps_over_affected(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> None:
-        """Attach `by_user` and define the steps over `affected_event`, once per policy; then move them to as_of."""
+    def _open_histories(self) -> Histories:
+        self._histories = self._histories or Histories(histories_folder(self.path))
+        return self._histories
+
+    def _define_steps_over_affected(self, policy: Policy, as_of: datetime) -> None:
+        """Define the steps over `affected_event`, once per policy; then move them to as_of."""
         connection, in_force = self.connection, policy.at(as_of)
         if self._prepared != in_force:
-            attach_by_user(connection, by_user_path(self.path), snapshot.lake_id)
             create_affected_event(connection)
             define_steps(connection, policy, as_of, source="affected_event")
             self._prepared = in_force
         set_as_of(connection, as_of)
+
+    def _defer(self, histories: Histories, users: np.ndarray, max_events: int | None) -> np.ndarray:
+        """Defer users with more than `max_events` events, or (None) include those deferred; return those to refresh.
+
+        A deferred user stays deferred until a call with None, whether affected again or not.
+        """
+        if max_events is None:
+            users, self._deferred = np.union1d(users, self._deferred), NO_USERS
+            return users
+        self._deferred = np.union1d(self._deferred, users[histories.count_of(users) > max_events])
+        return np.setdiff1d(users, self._deferred)
 
     def _copy_published(self) -> duckdb.DuckDBPyConnection:
         copyfile(self.path, self._file)

@@ -71,9 +71,9 @@ _ERASING = {
     "pipelines.lake.index:DedupIndex.forget_erased": 1,
     "pipelines.lake.runs:Runs.remove": 1,
     "pipelines.lake.runs:Runs.flush": 1,
-    "pipelines.lake.runs:Runs.remove_unused_files": 1,
+    "pipelines.lake.runs:Runs.remove_replaced_files": 1,
     "pipelines.operate.erase:forget_erased": 1,
-    "pipelines.operate.erase:delete_by_user": 1,
+    "pipelines.operate.erase:delete_histories": 1,
 }
 
 FLOWS = {

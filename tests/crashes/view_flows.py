@@ -27,9 +27,11 @@ _BOTH = {
     "pipelines.reputation.derive:remove_database": 2,
 }
 _REFRESHING = {
-    "pipelines.reputation.derive:attach_by_user": 1,
-    "pipelines.reputation.derive:sync_to_snapshot": 1,
-    "pipelines.reputation.by_user:statement": 1,
+    "pipelines.reputation.derive:Histories.sync": 1,
+    "pipelines.reputation.histories:new_segment": 1,
+    "pipelines.reputation.histories:store_segment": 1,
+    "pipelines.reputation.histories:make_segment_durable": 1,
+    "pipelines.reputation.histories:replace_durably": 1,
     "pipelines.reputation.derive:find_affected_users": 1,
     "pipelines.reputation.derive:load_affected_events": 1,
     "pipelines.reputation.derive:replace_rows": 1,
@@ -78,7 +80,7 @@ FLOWS = {
         _refresh,
         {
             "pipelines.reputation.derive:remove_database": 2,
-            "pipelines.reputation.derive:sync_to_snapshot": 1,
+            "pipelines.reputation.derive:Histories.sync": 1,
             "pipelines.reputation.derive:replace_rows": 1,
             "pipelines.reputation.derive:copyfile": 2,
             "pipelines.reputation.derive:replace_durably": 1,

@@ -259,7 +259,8 @@ def test_removing_ids_from_runs(
     tmp_path_factory: pytest.TempPathFactory, runs: list[set[int]], removed: set[int]
 ) -> None:
     """Runs keep exactly the other ids with their payloads; the same high word does not confuse ids."""
-    held = Runs(tmp_path_factory.mktemp("runs"))
+    folder = tmp_path_factory.mktemp("runs")
+    held = Runs(folder)
     for number, ids in enumerate(runs):
         held.add(_digests(ids, payload=number))
     held.wait_for_merges()
@@ -269,9 +270,9 @@ def test_removing_ids_from_runs(
     kept = [[at // 8, at % 8, number] for number, ids in enumerate(runs) for at in ids - removed]
     assert sorted(found) == sorted(kept)
     assert all(run.words.T.tolist() == sorted(run.words.T.tolist(), key=lambda word: word[:2]) for run in held.runs)
-    held.remove_unused_files()
+    held.remove_replaced_files()
     held.close()
-    assert len(list(held.folder.glob("*.run"))) == len(held.runs)
+    assert len(list(folder.glob("*.run"))) == len(held.runs)
 
 
 def _digests(ids: set[int], payload: int) -> Digests:

@@ -163,9 +163,9 @@ _STEPS = [
     (DedupIndex, "forget_erased", 1, "after"),
     (Runs, "remove", 1, "after"),
     (Runs, "flush", 1, "before"),
-    (Runs, "remove_unused_files", 1, "before"),
+    (Runs, "remove_replaced_files", 1, "before"),
     (whole, "forget_erased", 1, "after"),
-    (whole, "delete_by_user", 1, "before"),
+    (whole, "delete_histories", 1, "before"),
     (whole, "publish_warehouse", 1, "before"),
 ]
 

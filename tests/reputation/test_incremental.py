@@ -15,6 +15,7 @@ from pipelines.errors import UsageError
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation import database_file
 from pipelines.reputation import derive as derive_module
+from pipelines.reputation import histories as histories_module
 from pipelines.reputation.derive import derive, open_draft
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.sql import one_row
@@ -84,8 +85,13 @@ def stories(draw: st.DrawFn, events: st.SearchStrategy[list[Event]]) -> list[tup
 
 
 def assert_refreshes_equal_rebuilds(story: list[tuple[list[Event], int]], rules: Policy) -> None:
-    """Refresh after each commit, publish after every second, and compare at the end."""
-    with scratch() as folder:
+    """Refresh after each commit, publish after every second, and compare at the end.
+
+    Histories of more than two events are in files, and the thread merges those of more than four.
+    """
+    with scratch() as folder, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(histories_module, "_MEMORY_ROWS", 2)
+        patched.setattr(histories_module, "_FOREGROUND_MERGE_ROWS", 4)
         commits: list[list[Event]] = []
         path = folder / "warehouse.duckdb"
         with open_draft(path) as draft:
@@ -156,8 +162,16 @@ RATED, DONE = ride("e1", "ann", "Rated", "r1"), ride("e2", "bob", "Done", "r1")
         ([RATED, DONE], [ride("e3", "ann", "Rated", "r2")]),
         ([RATED, DONE], [ride("e3", "bob", "Retracted", "", "e2")]),
         ([RATED, ride("e2", "bob", "Done", "r2")], [ride("e3", "bob", "Corrected", "r1", "e2")]),
+        ([RATED, ride("e3", "bob", "Corrected", "r1", "e2")], [ride("e2", "bob", "Done", "r2")]),
+        (
+            [RATED, ride("e2", "bob", "Done", "r2"), ride("e3", "bob", "Corrected", "r1", "e2")],
+            [ride("e4", "bob", "Retracted", "", "e3")],
+        ),
     ],
-    ids=["completed later", "rated later", "one more of the rated", "completion withdrawn", "completion corrected"],
+    ids=[
+        *("completed later", "rated later", "one more of the rated", "completion withdrawn", "completion corrected"),
+        *("completion that was corrected before it came", "correction withdrawn"),
+    ],
 )
 def test_a_completion_and_its_event_in_different_commits(before: list[Event], after: list[Event]) -> None:
     """One user's event decides whether another's counts, and only one of the two is in the newest commit."""
@@ -208,13 +222,13 @@ def test_a_draft_that_fails_leaves_the_published_warehouse(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"no database" * 999), Path.unlink])
-def test_by_user_is_a_cache(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+def test_histories_are_a_cache(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     """A missing or damaged file is rebuilt from the lake."""
     path, commits = tmp_path / "warehouse.duckdb", [[ANN, BOB], [NEWS]]
     derive(lake(tmp_path, commits[:1]), policy(), at(NOW), path)
     with open_draft(path) as draft:
         draft.refresh(lake(tmp_path, commits), policy(), at(NOW))
-    damage(tmp_path / "by_user.duckdb")
+    damage(tmp_path / "histories" / "manifest.json")
     with open_draft(path) as draft:
         assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW)).rebuild_reason is None
         draft.publish()
