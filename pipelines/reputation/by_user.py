@@ -64,7 +64,7 @@ def by_user_path(warehouse: Path) -> Path:
 def delete_unless_of(path: Path, lake_id: str) -> None:
     """Delete the file unless it is of this lake.
 
-    A policy whose points decay never attaches the file, so `attach_by_user` would not replace it.
+    A rebuild does not attach the file, and a refresh, which would replace it, may come much later.
     """
     if not path.exists():
         return
