@@ -48,7 +48,7 @@ from pipelines.reputation.related_events import define_completions
 from pipelines.reputation.sql import one_row, statement
 from pipelines.reputation.steps import define_steps, epoch_us, materialize_fact, set_as_of
 from pipelines.reputation.warehouse import Warehouse, stored_format, stored_info
-from pipelines.reputation.warehouse_tables import ONLY_AFFECTED, recipe, trend_tables, user_tables
+from pipelines.reputation.warehouse_tables import ONLY_AFFECTED, recipe, trend_tables, user_tables, views_of_moment
 
 _LOG = logging.getLogger(__name__)
 HEAVY_USER_EVENTS = 100_000
@@ -80,7 +80,8 @@ class DerivationResult:
     affected_users: int
     """Number of users whose rows were recomputed."""
     changed_users: pl.Series | None
-    """The user_ids (String) whose row in `reputation` changed or disappeared; None: any may have."""
+    """The user_ids (String) whose row in `reputation` changed or disappeared; None: any may have, as after a rebuild or
+    a step of decay."""
 
 
 def derive(snapshot: Snapshot, policy: Policy, as_of: datetime, path: Path) -> DerivationResult:
@@ -213,7 +214,8 @@ class Draft:
                 materialize_fact(connection, in_force, ONLY_AFFECTED)
                 changed = replace_rows(connection, user_tables(in_force, ONLY_AFFECTED))
                 self._describe(snapshot, policy, as_of)
-        return self._result(started, None, len(affected), changed)
+        decayed = stored_info(connection).decayed_to != before.decayed_to
+        return self._result(started, None, len(affected), None if decayed else changed)
 
     def publish(self) -> None:
         """Replace the published warehouse by a copy of the draft, durably; the draft can be refreshed further.
@@ -276,12 +278,12 @@ class Draft:
         connection = self.connection
         read_commits(connection, snapshot)
         if info.recipe != recipe(policy, snapshot.lake_id):
-            return "the policy, the SQL or the lake changed"
+            return "the policy, its decay epoch, the SQL or the lake changed"
         if info.lake_version > snapshot.version or info.last_batch != last_batch(connection, info.lake_version):
             return "the lake does not continue the warehouse's history"
         if as_of < info.as_of:
             return f"as_of is before the warehouse's, {info.as_of.isoformat()}"
-        return "points decay continuously" if policy.decays and as_of > info.as_of else None
+        return None
 
     def _open_histories(self) -> Histories:
         self._histories = self._histories or Histories(histories_folder(self.path))
@@ -334,8 +336,8 @@ class Draft:
             raise
 
     def _describe(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> None:
-        """Write the row of `snapshot_info`."""
-        self._snapshot = snapshot
+        """Write the row of `snapshot_info`, and the views that depend on as_of."""
+        self._snapshot, in_force = snapshot, policy.at(as_of)
         values: list[Any] = [
             snapshot.version,
             epoch_us(as_of),
@@ -344,12 +346,15 @@ class Draft:
             policy.to_json(),
             epoch_us(datetime.now(UTC)),
             release(),
-            recipe(policy.at(as_of), snapshot.lake_id),
+            recipe(in_force, snapshot.lake_id),
             last_batch(self.connection, snapshot.version),
             WAREHOUSE.number,
+            in_force.decayed_to,
         ]
         self.connection.execute(statement("table_snapshot_info"))
         self.connection.execute(statement("insert_snapshot_info"), values)
+        for name, query in views_of_moment(in_force).items():
+            self.connection.execute(statement("create_view", name=name, query=query))
 
     def _result(self, started: float, reason: str | None, affected: int, changed: pl.Series | None) -> DerivationResult:
         info = stored_info(self.connection)

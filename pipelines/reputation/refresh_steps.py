@@ -21,9 +21,10 @@ from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US
 from pipelines.reputation.related_events import completed_together, completing_events, has_completions
 from pipelines.reputation.sql import statement
-from pipelines.reputation.warehouse_tables import pending_trend_tables
+from pipelines.reputation.warehouse_tables import SUMS, pending_trend_tables
 
 _TABLES_BY_DAY = {"user_days", "user_reasons"}
+_TABLES_OF_SCORES = {"reputation", SUMS}
 
 
 def create_refresh_tables(connection: duckdb.DuckDBPyConnection) -> None:
@@ -79,17 +80,18 @@ def _load(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> None:
 
 
 def replace_rows(connection: duckdb.DuckDBPyConnection, tables: Mapping[str, str]) -> pl.Series:
-    """Make each table hold its query's rows for the affected users; return the users whose `reputation` row changed.
+    """Make each table hold its query's rows for the affected users; return the users whose scores changed.
 
     tables: the query of each table by its name, restricted to `affected_user`.
-    Returns user_ids (String). Rows that do not differ are not written.
+    Returns user_ids (String): those whose row of `reputation`, or of the sums behind it, changed. Rows that do not
+    differ are not written.
     """
     changed = pl.Series("user_id", [], dtype=pl.String)
     for name, query in tables.items():
         _replace_rows_of(connection, name, query)
         if name in _TABLES_BY_DAY:
             connection.execute(statement("refresh_changed_day"))
-        if name == "reputation":
+        if name in _TABLES_OF_SCORES:
             changed = connection.sql(statement("refresh_changed_user")).pl()["user_id"]
     return changed
 

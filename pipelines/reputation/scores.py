@@ -33,4 +33,4 @@ def scores(
             return scores(connection, policy, as_of, known_at)
     in_force = define_steps(source, policy, as_of, known_at)
     materialize_fact(source, in_force)
-    return source.sql(reputation_query(in_force)).pl()
+    return source.sql(f"{reputation_query(in_force)}\nORDER BY user_id").pl()

@@ -31,6 +31,7 @@ EMISSION = pa.schema(
         ("points_step", pa.int64()),
         ("scale", pa.int64()),
         ("half_life_us", pa.int64()),
+        ("epoch_us", pa.int64()),
         ("penalties_expire_us", pa.int64()),
         ("rating_key", pa.string()),
         ("rating_minimum", pa.int64()),
@@ -109,11 +110,16 @@ def _roles(policy: EffectivePolicy) -> list[dict[str, str]]:
 
 def _emissions(policy: EffectivePolicy) -> list[tuple[dict[str, object], Emission]]:
     rows: list[tuple[dict[str, object], Emission]] = []
+    epochs: dict[int | None, int] = {
+        half_life.length_us: half_life.epoch_us for half_life in policy.half_lives if half_life
+    }
     for edition in policy.editions:
         for action_type, action in edition.rules.actions.items():
             for emission_no, emission in enumerate(action.emissions):
                 head = {"emission_key": len(rows), "action_type": action_type, "emission_no": emission_no}
-                rows.append((head | _validity(edition) | _points(emission) | _rating(action.rating), emission))
+                decay = {"half_life_us": emission.half_life_us, "epoch_us": epochs.get(emission.half_life_us)}
+                row = head | _validity(edition) | _points(emission) | decay | _rating(action.rating)
+                rows.append((row, emission))
     return rows
 
 
@@ -131,7 +137,6 @@ def _points(emission: Emission) -> dict[str, object]:
         "points_maximum": micro(points.maximum),
         "points_step": 10 ** (MICRO_DIGITS - points.digits),
         "scale": micro(points.scale),
-        "half_life_us": emission.half_life_days and int(emission.half_life_days * DAY_US),
         "penalties_expire_us": emission.penalties_expire_after_days and emission.penalties_expire_after_days * DAY_US,
     }
 

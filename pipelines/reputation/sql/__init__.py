@@ -1,13 +1,12 @@
 """The SQL of the derivation, and small helpers to run it.
 
-The order of the names is the order of the data: `step_01_known_event.sql` reads `events`, and `step_17_reputation.sql`
+The order of the names is the order of the data: `step_01_known_event.sql` reads `events`, and `step_18_reputation.sql`
 returns the scores. A file holds one statement, named like the file, or several, each after a line `-- name: ...` and
 lines that describe it. `refresh.sql` and `histories.sql` list theirs in the order in which a refresh runs them.
 
 The policy is in the tables `role`, `emission` and `star` and in variables (`policy/tables.py`). `$fragments` of a
 statement are filled with SQL from this package (a type, a list of columns, a quoted path): those of the steps by
-`steps.py`, those of `step_17_reputation.sql` by `views.py` and `measures.py`. Values are bound, or read from tables and
-variables.
+`steps.py`, those of the last two by `views.py` and `measures.py`. Values are bound, or read from tables and variables.
 """
 
 import re

@@ -69,7 +69,7 @@ SELECT DISTINCT row_value.user_id, row_value.day
 FROM (SELECT row_value FROM deleted UNION ALL FROM inserted)
 
 -- name: refresh_changed_user
--- Users whose row changed, for publication.
+-- Users whose scores changed, for publication.
 SELECT DISTINCT row_value.user_id
 FROM (SELECT row_value FROM deleted UNION ALL FROM inserted)
 
