@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable, Field, Schema
 from deltalake.schema import PrimitiveType
 
-from pipelines.formats import LAKE
+from pipelines.formats import LAKE, WAREHOUSE
 from pipelines.lake.tables import TABLES
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import Settings
@@ -64,7 +64,7 @@ def make_newer(data_dir: Path) -> None:
         table.alter.set_table_properties(newer, raise_if_not_exists=False)
         table.alter.add_columns([Field("unknown", PrimitiveType("string"), nullable=True)])
     with duckdb.connect(data_dir / "warehouse.duckdb") as connection:
-        connection.execute("UPDATE snapshot_info SET format = format + 1, karmalake_version = '99.0.0'")
+        connection.execute(f"UPDATE snapshot_info SET format = {WAREHOUSE.number + 1}, karmalake_version = '99.0.0'")
 
 
 def _strip(folder: Path, dropped: set[str]) -> None:
