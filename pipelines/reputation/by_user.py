@@ -1,7 +1,8 @@
 """`by_user.duckdb`: the lake's events ordered by user, which a refresh reads instead of the whole lake.
 
-A cache, opened only by the holder of the warehouse's lock. Every refresh extends it by the new commits; it is rebuilt
-from the lake when it is missing, damaged, or of another lake. The SQL is `sql/by_user.sql`.
+A cache, opened only by the holder of the warehouse's lock. Every refresh extends it by the new commits; after an
+erasure it is copied without the users. It is rebuilt from the lake when it is missing, damaged, or not of this lake's
+past. The SQL is `sql/by_user.sql`.
 Owns `by_user.event` and, for policies with a completion rule, `by_user.keyed_event`: the events at each metadata value
 that a completion rule looks at, by hash.
 """
@@ -12,9 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from pipelines.formats import BY_USER
+from pipelines.lake.erased_events import erased_events_since
 from pipelines.lake.tables import Snapshot
+from pipelines.reputation.database_file import log_file, next_file, remove_database, replace_durably
 from pipelines.reputation.lake_views import stored_rows
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.sql import literal, one_row, statement
@@ -33,27 +37,23 @@ class _Info:
     duckdb_version: str
     completions: str
     format: int
+    erasures: int
 
 
-def attach_by_user(connection: duckdb.DuckDBPyConnection, path: Path, lake_id: str) -> None:
-    """Attach the file at `path` as `by_user`; replace it by an empty one if it is of another lake or format.
+def attach_by_user(connection: duckdb.DuckDBPyConnection, path: Path, snapshot: Snapshot) -> None:
+    """Attach the file at `path` as `by_user`, or an empty one unless it can be extended to the snapshot.
 
-    An unreadable one is replaced, too. The file is deleted, not only its rows: the rows of an erased user would stay in
-    its free blocks.
+    It must be readable, of this release's format and from the snapshot's past, whose commits `read_commits` has read.
+    Users who were erased since are not in it.
     """
-    attach = f"ATTACH IF NOT EXISTS {literal(str(path))} AS by_user"
-    try:
-        connection.execute(attach)
-        connection.execute(statement("by_user_info"))
-        of_another = "SELECT 1 FROM by_user.info WHERE lake_id <> ? OR format <> ?"
-        others = connection.execute(of_another, [lake_id, BY_USER.number]).fetchall()
-    except duckdb.Error:
-        others = [()]
-    if others:
-        connection.execute("DETACH DATABASE IF EXISTS by_user")
+    connection.execute("DETACH DATABASE IF EXISTS by_user")
+    info = _read_info(path)
+    if info is None or not _precedes(connection, info, snapshot):
         delete_by_user(path)
-        connection.execute(attach)
-        connection.execute(statement("by_user_info"))
+    elif info.erasures != snapshot.erasures:
+        _drop_erased(path, info, snapshot)
+    connection.execute(f"ATTACH {literal(str(path))} AS by_user")
+    connection.execute(statement("by_user_info"))
 
 
 def by_user_path(warehouse: Path) -> Path:
@@ -61,26 +61,20 @@ def by_user_path(warehouse: Path) -> Path:
     return warehouse.with_name("by_user.duckdb")
 
 
-def delete_unless_of(path: Path, lake_id: str) -> None:
-    """Delete the file unless it is of this lake.
+def delete_unless_of(path: Path, snapshot: Snapshot) -> None:
+    """Delete the file unless it is of this lake, after the same erasures.
 
     A policy whose points decay never attaches the file, so `attach_by_user` would not replace it.
     """
-    if not path.exists():
-        return
-    try:
-        with duckdb.connect(path, read_only=True) as connection:
-            found = connection.execute("SELECT lake_id, format FROM info").fetchall()
-    except duckdb.Error:
-        found = []
-    if found != [(lake_id, BY_USER.number)]:
+    info = _read_info(path)
+    if info is None or (info.lake_id, info.erasures) != (snapshot.lake_id, snapshot.erasures):
         delete_by_user(path)
 
 
 def delete_by_user(path: Path) -> None:
     """Delete the file with its write-ahead log; the next refresh rebuilds it."""
-    path.unlink(missing_ok=True)
-    path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
+    remove_database(path)
+    remove_database(next_file(path))
 
 
 def sync_to_snapshot(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: EffectivePolicy) -> None:
@@ -95,7 +89,7 @@ def sync_to_snapshot(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, 
     connection.execute("SET VARIABLE completion_keys = ?", [keys])
     completions = repr(("keyed_event", actions, keys))
     with transaction(connection):
-        info = _usable_info(connection, snapshot)
+        info = _attached_info(connection)
         after = info.version if info else _BEFORE_ALL
         if info is None:
             _store_all(connection, snapshot)
@@ -132,14 +126,57 @@ def last_batch(connection: duckdb.DuckDBPyConnection, version: int) -> str | Non
     return one_row(connection.execute(statement("by_user_last_batch"), [version]))[0]
 
 
-def _usable_info(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> _Info | None:
-    """Return the state of the file if it can be extended: it must be from this snapshot's past."""
-    rows = connection.execute("FROM by_user.info").fetchall()
-    if not rows or rows[0][0] > snapshot.version:
+def _read_info(path: Path) -> _Info | None:
+    """Return the state of a file that no connection has open; None if it is missing, empty, or of another format."""
+    try:
+        with duckdb.connect(path, read_only=True) as connection:
+            rows = connection.execute(statement("by_user_stored_info"), [BY_USER.number]).fetchall()
+    except duckdb.Error:
         return None
-    info = _Info(*rows[0])
+    return _Info(*rows[0]) if rows else None
+
+
+def _attached_info(connection: duckdb.DuckDBPyConnection) -> _Info | None:
+    rows = connection.execute("FROM by_user.info").fetchall()
+    return _Info(*rows[0]) if rows else None
+
+
+def _precedes(connection: duckdb.DuckDBPyConnection, info: _Info, snapshot: Snapshot) -> bool:
+    """Return whether a file is from a snapshot's past."""
+    if info.version > snapshot.version or info.erasures > snapshot.erasures:
+        return False
     found = (info.lake_id, info.duckdb_version, info.last_batch)
-    return info if found == (snapshot.lake_id, duckdb.__version__, last_batch(connection, info.version)) else None
+    return found == (snapshot.lake_id, duckdb.__version__, last_batch(connection, info.version))
+
+
+def _drop_erased(path: Path, info: _Info, snapshot: Snapshot) -> None:
+    """Replace the file by a copy without the users erased since; delete it if they are no longer on record.
+
+    Rows that were deleted in place would stay in free blocks of the file.
+    """
+    copy = next_file(path)
+    try:
+        erased = erased_events_since(snapshot, info.version, info.erasures)
+        if len(erased):
+            with duckdb.connect() as connection:
+                connection.execute(f"ATTACH {literal(str(path))} AS by_user (READ_ONLY)")
+                connection.execute(f"ATTACH {literal(str(copy))} AS next")
+                connection.execute("SET temp_directory = ?", [f"{copy}.tmp"])
+                _copy_remaining(connection, erased)
+            log_file(path).unlink(missing_ok=True)  # its changes are in the copy
+            replace_durably(copy, path)
+    except (LookupError, FileNotFoundError, duckdb.Error):
+        delete_by_user(path)
+
+
+def _copy_remaining(connection: duckdb.DuckDBPyConnection, erased: pa.Table) -> None:
+    connection.execute("SET memory_limit = '50%'")
+    connection.register("arrow_rows", erased)
+    connection.execute(statement("by_user_erased_user"))
+    for name in ("event", "keyed_event", "file", "info"):
+        connection.execute(statement(f"by_user_remaining_{name}"))
+    connection.execute("CHECKPOINT next")
+    connection.execute("DETACH next")
 
 
 def _store_all(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
@@ -172,9 +209,10 @@ def _write_files(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> N
 
 def _write_info(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, completions: str) -> None:
     batch = last_batch(connection, snapshot.version)
-    values = [snapshot.version, batch, snapshot.lake_id, duckdb.__version__, completions, BY_USER.number]
+    made_by = [duckdb.__version__, completions, BY_USER.number]
+    values = [snapshot.version, batch, snapshot.lake_id, *made_by, snapshot.erasures]
     connection.execute("DELETE FROM by_user.info")
-    connection.execute("INSERT INTO by_user.info VALUES (?, ?, ?, ?, ?, ?)", values)
+    connection.execute("INSERT INTO by_user.info VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
 
 def _completions(policy: EffectivePolicy) -> tuple[list[str], list[str], list[str]]:

@@ -33,7 +33,13 @@ from pipelines.reputation.by_user import (
     sync_to_snapshot,
     transaction,
 )
-from pipelines.reputation.database_file import remove_database, replace_durably, writer_lock
+from pipelines.reputation.database_file import (
+    copy_remaining_rows,
+    next_file,
+    remove_database,
+    replace_durably,
+    writer_lock,
+)
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.refresh_steps import (
@@ -41,6 +47,7 @@ from pipelines.reputation.refresh_steps import (
     create_refresh_tables,
     find_affected_users,
     load_affected_events,
+    load_erased_events,
     recompute_pending_trends,
     replace_rows,
     select_affected_users,
@@ -144,6 +151,8 @@ class Draft:
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._snapshot: Snapshot | None = None
         self._prepared: EffectivePolicy | None = None
+        self._has_erased = False
+        """Whether rows of erased users were deleted from the file: they stay in its free blocks."""
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -193,7 +202,7 @@ class Draft:
         self, snapshot: Snapshot, policy: Policy, as_of: datetime, *, max_events: int | None
     ) -> DerivationResult:
         in_force = policy.at(as_of)
-        reason = self._rebuild_reason(snapshot, in_force, as_of)
+        reason = self._rebuild_reason(snapshot, in_force, as_of) or self._load_erased(snapshot)
         if reason is not None:
             return self._rebuild(snapshot, policy, as_of, reason)
         started = time.monotonic()
@@ -216,6 +225,7 @@ class Draft:
     def publish(self) -> None:
         """Replace the published warehouse by a copy of the draft, durably; the draft can be refreshed further.
 
+        After an erasure only the rows are copied, and the draft is discarded: no byte of a user remains (`erasable`).
         Raises UsageError while users are deferred.
         """
         info, snapshot = stored_info(self.connection), self._snapshot
@@ -225,20 +235,30 @@ class Draft:
         with transaction(self.connection):
             create_lake_views(self.connection, snapshot)
             recompute_pending_trends(self.connection, info.policy.at(info.as_of))
-        self.connection.execute("CHECKPOINT")
-        next_file = self.path.with_name(f"{self.path.name}.next")
+        copied = next_file(self.path)
         try:
-            copyfile(self._file, next_file)
-            replace_durably(next_file, self.path)
+            self._copy_to(copied)
+            replace_durably(copied, self.path)
         finally:
-            next_file.unlink(missing_ok=True)
+            remove_database(copied)
+        if self._has_erased:
+            self.discard()
 
     def discard(self) -> None:
-        """Remove the draft; the next refresh starts from the published warehouse."""
+        """Remove the draft, and what a crash left; the next refresh starts from the published warehouse."""
         if self._connection is not None:
             self._connection.close()
             self._connection = self._prepared = None
-        remove_database(self._file)
+        self._has_erased = False
+        for file in (self._file, next_file(self.path), next_file(by_user_path(self.path))):
+            remove_database(file)
+
+    def _copy_to(self, file: Path) -> None:
+        if self._has_erased:
+            copy_remaining_rows(self.connection, file)
+        else:
+            self.connection.execute("CHECKPOINT")
+            copyfile(self._file, file)
 
     def _rebuild(
         self, snapshot: Snapshot, policy: Policy, as_of: datetime, reason: str, engine: Engine = derive_in_duckdb
@@ -246,7 +266,7 @@ class Draft:
         started = time.monotonic()
         _LOG.info("full rebuild: %s", reason)
         self.discard()
-        delete_unless_of(by_user_path(self.path), snapshot.lake_id)  # it may contain users who have been erased
+        delete_unless_of(by_user_path(self.path), snapshot)  # it may contain users who have been erased
         with self._discarded_on_error():
             connection = self._open()
             read_commits(connection, snapshot)
@@ -277,11 +297,22 @@ class Draft:
             return f"as_of is before the warehouse's, {info.as_of.isoformat()}"
         return "points decay continuously" if policy.decays and as_of > info.as_of else None
 
+    def _load_erased(self, snapshot: Snapshot) -> str | None:
+        """Load the events that were erased since the draft was derived; return why they cannot be."""
+        info = stored_info(self.connection)
+        try:
+            erased = load_erased_events(self.connection, snapshot, info.lake_version, info.erasures)
+        except (LookupError, FileNotFoundError):
+            return "the events that an erasure removed are no longer on record"
+        if erased:
+            self._has_erased, self._prepared = True, None  # `by_user` is attached again, without them
+        return None
+
     def _define_steps_over_affected(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> None:
         """Attach `by_user` and define the steps over `affected_event`, once per policy; then move them to as_of."""
         connection, in_force = self.connection, policy.at(as_of)
         if self._prepared != in_force:
-            attach_by_user(connection, by_user_path(self.path), snapshot.lake_id)
+            attach_by_user(connection, by_user_path(self.path), snapshot)
             create_affected_event(connection)
             define_steps(connection, policy, as_of, source="affected_event")
             self._prepared = in_force
@@ -327,6 +358,7 @@ class Draft:
             recipe(policy.at(as_of), snapshot.lake_id),
             last_batch(self.connection, snapshot.version),
             WAREHOUSE.number,
+            snapshot.erasures,
         ]
         self.connection.execute(statement("table_snapshot_info"))
         self.connection.execute(statement("insert_snapshot_info"), values)

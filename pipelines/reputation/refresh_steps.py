@@ -6,8 +6,9 @@
 4. `replace_rows`: compare their recomputed rows with the stored ones, table by table, and write the difference.
 5. `recompute_pending_trends`, before a publication: the trends of the days that changed.
 
-The SQL is `sql/refresh.sql`, in the same order. Needs `by_user` (`by_user.py`) and the steps of the derivation, defined
-over `affected_event`. Between 3 and 4 the caller computes `fact` for the affected users.
+The SQL is `sql/refresh.sql`, in the same order. Needs `by_user` (`by_user.py`), `erased_event` (`load_erased_events`),
+and the steps of the derivation, defined over `affected_event`. Between 3 and 4 the caller computes `fact` for the
+affected users.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from collections.abc import Mapping
 import duckdb
 import polars as pl
 
+from pipelines.lake.erased_events import erased_events_since
+from pipelines.lake.tables import Snapshot
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US
 from pipelines.reputation.sql import one_row, statement
@@ -34,14 +37,29 @@ def create_affected_event(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(statement("refresh_affected_event"))
 
 
+def load_erased_events(
+    connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, since_version: int, since_erasures: int
+) -> int:
+    """Fill `erased_event` with the events that erasures removed since the warehouse was derived; return how many.
+
+    since_version, since_erasures: lake version of the warehouse, and number of erasures that the lake had applied.
+    Raises like `erased_events_since`.
+    """
+    erased = erased_events_since(snapshot, since_version, since_erasures)
+    connection.register("arrow_rows", erased)
+    connection.execute(statement("refresh_erased_event"))
+    connection.unregister("arrow_rows")
+    return len(erased)
+
+
 def find_affected_users(
     connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, since_version: int, since_us: int
 ) -> int:
     """Fill `affected_hash` with the users whose rows may differ from the warehouse's; return how many.
 
     A user is affected by an event that became known, through a commit or because as_of passed its time, and by an
-    event that crossed the edge of a window or expired. A completion affects all users with events at its key; nothing
-    else of one user affects another.
+    event that crossed the edge of a window or expired. A completion affects all users with events at its key, and so do
+    erased events; nothing else of one user affects another.
 
     since_version, since_us: lake version and as_of (microseconds since 1970) of the warehouse.
     Users are found by hash; a hash stands for all users who share it.
@@ -71,7 +89,10 @@ def select_affected_users(connection: duckdb.DuckDBPyConnection, max_events: int
 
 
 def load_affected_events(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> None:
-    """Fill `affected_event` with every event that the affected users' rows depend on, and `affected_user`."""
+    """Fill `affected_event` with every event that the affected users' rows depend on, and `affected_user`.
+
+    Erased users are among the latter: no row is computed for them, so `replace_rows` deletes theirs.
+    """
     create_affected_event(connection)
     connection.execute(statement("refresh_load_affected_events"))
     if _has_completions(policy):

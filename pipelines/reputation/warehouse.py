@@ -67,6 +67,8 @@ class Info:
     """A digest of the lake, the policy and the SQL that the warehouse was derived with."""
     last_batch: str | None
     """The batch_id of the commit of lake_version."""
+    erasures: int
+    """How many erasures the lake had applied."""
 
 
 def open_warehouse(data_dir: Path | str | None = None, *, allow_files: bool = False) -> "Warehouse":
@@ -146,6 +148,7 @@ def stored_info(connection: duckdb.DuckDBPyConnection) -> Info:
         karmalake_version=row["karmalake_version"],
         recipe=row.get("recipe", ""),
         last_batch=row.get("last_batch"),
+        erasures=row.get("erasures", 0),
     )
 
 

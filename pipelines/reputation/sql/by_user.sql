@@ -1,15 +1,60 @@
 -- by_user.duckdb: the lake's events ordered by user, which a refresh reads instead of the whole lake.
 
 -- name: by_user_info
--- State of the file: the lake and the version up to which it holds events, and the rules that keyed_event is for.
+-- State of the file: the lake, the version up to which it holds events, the erasures applied to them, and the rules that
+-- keyed_event is for.
 CREATE TABLE IF NOT EXISTS by_user.info (
     version BIGINT,
     last_batch VARCHAR,
     lake_id VARCHAR,
     duckdb_version VARCHAR,
     completions VARCHAR,
-    format INTEGER
+    format INTEGER,
+    erasures BIGINT
 )
+
+-- name: by_user_stored_info
+-- The state of a file of one format.
+SELECT version, last_batch, lake_id, duckdb_version, completions, format, erasures
+FROM info
+WHERE format = ?
+
+-- name: by_user_erased_user
+-- Users who were erased since, from the erased events.
+CREATE OR REPLACE TEMP TABLE erased_user AS
+SELECT DISTINCT user_id, hash(user_id) AS user_hash
+FROM arrow_rows
+
+-- name: by_user_remaining_event
+-- Events without theirs, in the same order.
+CREATE TABLE next.event AS
+SELECT *
+FROM by_user.event
+WHERE NOT (user_hash IN (SELECT user_hash FROM erased_user) AND user_id IN (SELECT user_id FROM erased_user))
+
+-- name: by_user_remaining_keyed_event
+-- Keyed events without theirs. Those of a hash that another user shares stay: they only affect more users.
+CREATE TABLE next.keyed_event AS
+SELECT *
+FROM by_user.keyed_event
+WHERE
+    user_hash NOT IN (
+        SELECT user_hash
+        FROM erased_user
+        WHERE user_hash NOT IN (SELECT user_hash FROM next.event)
+    )
+
+-- name: by_user_remaining_file
+-- The files whose events are stored.
+CREATE TABLE next.file AS
+SELECT path
+FROM by_user.file
+
+-- name: by_user_remaining_info
+-- The state, which names the erasures as soon as the file is brought up to date.
+CREATE TABLE next.info AS
+SELECT *
+FROM by_user.info
 
 -- name: by_user_committed
 -- The version of each batch, read once: there may be as many files of commits as commits.

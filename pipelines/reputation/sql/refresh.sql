@@ -19,6 +19,12 @@ CREATE OR REPLACE TEMP TABLE affected_event (
     metadata MAP (VARCHAR, VARCHAR)
 )
 
+-- name: refresh_erased_event
+-- The events of users who were erased since the warehouse was derived.
+CREATE OR REPLACE TEMP TABLE erased_event AS
+SELECT user_id, CAST(to_json(metadata) AS VARCHAR) AS metadata
+FROM arrow_rows
+
 -- name: refresh_is_new
 -- The condition of an event that became known: by a commit, or because as_of passed its time.
 (version > getvariable('since_version') OR t >= getvariable('since_as_of'))
@@ -31,8 +37,8 @@ FROM by_user.event
 WHERE t < getvariable('as_of') AND ($is_new OR $has_moved)
 
 -- name: refresh_changed_key
--- Keys at which a completion may have been added or removed: those that a new completion names and, of a user who
--- retracted or corrected an event, all.
+-- Keys at which a completion may have been added or removed: those that a new completion names; of a user who retracted
+-- or corrected an event, all; and those that erased events name.
 CREATE OR REPLACE TEMP TABLE changed_key AS
 WITH new_event AS (
     SELECT user_hash, action_type, metadata
@@ -57,6 +63,10 @@ WHERE
         JOIN role ON role.action_type = new_event.action_type
         WHERE role.role IN ('retraction', 'correction')
     )
+UNION
+SELECT hash(key) AS key_hash
+FROM (SELECT unnest(json_extract_string(metadata, getvariable('completion_keys'))) AS key FROM erased_event)
+WHERE key IS NOT NULL
 
 -- name: refresh_affected_by_completion
 -- A completion affects every user with an event at its key.
@@ -162,11 +172,14 @@ WHERE
     )
 
 -- name: refresh_affected_user
--- Affected users by user_id. The steps, and then the query of each table, run for these users only.
+-- Affected users by user_id, and erased ones. The steps, and then the query of each table, run for these users only.
 CREATE OR REPLACE TEMP TABLE affected_user AS
-SELECT DISTINCT user_id
+SELECT user_id
 FROM affected_event
 WHERE user_hash IN (FROM affected_hash)
+UNION
+SELECT user_id
+FROM erased_event
 
 -- name: refresh_recomputed
 -- For each table: the recomputed rows, each as one value, so that whole rows compare.
