@@ -69,10 +69,11 @@ def _erase(settings: Settings, user_ids: Sequence[str], digests: Collection[str]
     if is_draft_open(path):
         return Erasure(rows, refreshed_elsewhere=True, published=None)
     with open_draft(path) as draft:
-        delete_histories(histories_folder(path))
         if served or path.exists():
             refresh_draft(draft, lake, settings)
             draft.publish()
+        else:
+            delete_histories(histories_folder(path))
     if not served:
         delete_digest_cache(settings.published_dir)
     done = publish_warehouse(settings) if served else None

@@ -10,6 +10,7 @@ import duckdb
 
 from pipelines.boundary.file_lock import exclusive_lock
 from pipelines.errors import UsageError
+from pipelines.reputation.sql import literal, one_row
 
 _LOCK_SECONDS = 60.0
 
@@ -34,7 +35,7 @@ def writer_lock(path: Path) -> Generator[None]:
 def remove_database(file: Path) -> None:
     """Remove a database with its write-ahead log and spilled data."""
     file.unlink(missing_ok=True)
-    file.with_name(f"{file.name}.wal").unlink(missing_ok=True)
+    log_file(file).unlink(missing_ok=True)
     rmtree(f"{file}.tmp", ignore_errors=True)
 
 
@@ -48,6 +49,25 @@ def transaction(connection: duckdb.DuckDBPyConnection) -> Generator[None]:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def log_file(file: Path) -> Path:
+    """Return the path of a database's write-ahead log."""
+    return file.with_name(f"{file.name}.wal")
+
+
+def next_file(file: Path) -> Path:
+    """Return the path at which the file that will replace a database is written."""
+    return file.with_name(f"{file.name}.next")
+
+
+def copy_remaining_rows(connection: duckdb.DuckDBPyConnection, file: Path) -> None:
+    """Copy the database of a connection to a new file, row by row: deleted rows stay in free blocks of the old one."""
+    (name,) = one_row(connection.execute("SELECT current_database()"))
+    connection.execute(f"ATTACH {literal(str(file))} AS next")
+    connection.execute(f'COPY FROM DATABASE "{name}" TO next')
+    connection.execute("CHECKPOINT next")
+    connection.execute("DETACH next")
 
 
 def replace_durably(file: Path, path: Path) -> None:

@@ -25,7 +25,14 @@ from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import NewerFormatError, UsageError
 from pipelines.formats import WAREHOUSE, release
 from pipelines.lake.tables import Snapshot
-from pipelines.reputation.database_file import remove_database, replace_durably, transaction, writer_lock
+from pipelines.reputation.database_file import (
+    copy_remaining_rows,
+    next_file,
+    remove_database,
+    replace_durably,
+    transaction,
+    writer_lock,
+)
 from pipelines.reputation.histories import (
     NO_USERS,
     Histories,
@@ -41,6 +48,7 @@ from pipelines.reputation.refresh_steps import (
     create_refresh_tables,
     find_affected_users,
     load_affected_events,
+    load_erased_events,
     recompute_pending_trends,
     replace_rows,
 )
@@ -147,6 +155,8 @@ class Draft:
         self._deferred = NO_USERS
         self._snapshot: Snapshot | None = None
         self._prepared: EffectivePolicy | None = None
+        self._has_erased = False
+        """Whether rows of erased users were deleted from the file: they stay in its free blocks."""
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -194,7 +204,7 @@ class Draft:
         self, snapshot: Snapshot, policy: Policy, as_of: datetime, *, max_events: int | None
     ) -> DerivationResult:
         in_force = policy.at(as_of)
-        reason = self._rebuild_reason(snapshot, in_force, as_of)
+        reason = self._rebuild_reason(snapshot, in_force, as_of) or self._load_erased(snapshot)
         if reason is not None:
             return self._rebuild(snapshot, policy, as_of, reason)
         started = time.monotonic()
@@ -220,6 +230,7 @@ class Draft:
     def publish(self) -> None:
         """Replace the published warehouse by a copy of the draft, durably; the draft can be refreshed further.
 
+        After an erasure only the rows are copied, and the draft is discarded: no byte of a user remains (`erasable`).
         Raises UsageError while users are deferred.
         """
         info, snapshot = stored_info(self.connection), self._snapshot
@@ -229,24 +240,33 @@ class Draft:
         with transaction(self.connection):
             create_lake_views(self.connection, snapshot)
             recompute_pending_trends(self.connection, info.policy.at(info.as_of))
-        self.connection.execute("CHECKPOINT")
-        next_file = self.path.with_name(f"{self.path.name}.next")
+        copied = next_file(self.path)
         try:
-            copyfile(self._file, next_file)
-            replace_durably(next_file, self.path)
+            self._copy_to(copied)
+            replace_durably(copied, self.path)
         finally:
-            next_file.unlink(missing_ok=True)
+            remove_database(copied)
+        if self._has_erased:
+            self.discard()
 
     def discard(self) -> None:
-        """Remove the draft; the next refresh starts from the published warehouse."""
+        """Remove the draft, and what a crash left; the next refresh starts from the published warehouse."""
         if self._connection is not None:
             self._connection.close()
             self._connection = self._prepared = None
         if self._histories is not None:
             self._histories.close()
             self._histories = None
-        self._deferred = NO_USERS
-        remove_database(self._file)
+        self._deferred, self._has_erased = NO_USERS, False
+        for file in (self._file, next_file(self.path)):
+            remove_database(file)
+
+    def _copy_to(self, file: Path) -> None:
+        if self._has_erased:
+            copy_remaining_rows(self.connection, file)
+        else:
+            self.connection.execute("CHECKPOINT")
+            copyfile(self._file, file)
 
     def _rebuild(
         self, snapshot: Snapshot, policy: Policy, as_of: datetime, reason: str, engine: Engine = derive_in_duckdb
@@ -254,7 +274,7 @@ class Draft:
         started = time.monotonic()
         _LOG.info("full rebuild: %s", reason)
         self.discard()
-        delete_unless_of(histories_folder(self.path), snapshot.lake_id)
+        delete_unless_of(histories_folder(self.path), snapshot)  # they may contain users who have been erased
         with self._discarded_on_error():
             connection = self._open()
             read_commits(connection, snapshot)
@@ -283,6 +303,16 @@ class Draft:
             return "the lake does not continue the warehouse's history"
         if as_of < info.as_of:
             return f"as_of is before the warehouse's, {info.as_of.isoformat()}"
+        return None
+
+    def _load_erased(self, snapshot: Snapshot) -> str | None:
+        """Load the events that were erased since the draft was derived; return why they cannot be."""
+        info = stored_info(self.connection)
+        try:
+            erased = load_erased_events(self.connection, snapshot, info.lake_version, info.erasures)
+        except (LookupError, FileNotFoundError):
+            return "the events that an erasure removed are no longer on record"
+        self._has_erased |= erased > 0
         return None
 
     def _open_histories(self) -> Histories:
@@ -350,6 +380,7 @@ class Draft:
             last_batch(self.connection, snapshot.version),
             WAREHOUSE.number,
             in_force.decayed_to,
+            snapshot.erasures,
         ]
         self.connection.execute(statement("table_snapshot_info"))
         self.connection.execute(statement("insert_snapshot_info"), values)

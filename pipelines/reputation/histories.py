@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.formats import HISTORIES
+from pipelines.lake.erased_events import erased_events_since
 from pipelines.lake.merges import Merges
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.database_file import replace_durably
@@ -62,6 +63,8 @@ class _State:
     """What the segments hold."""
 
     lake_id: str
+    erasures: int
+    """How many erasures were applied to the events."""
     links: str
     """The rules that the links are for."""
     through: Commit = BEFORE_ALL
@@ -76,7 +79,7 @@ class Histories:
     def __init__(self, folder: Path) -> None:
         make_private_dir(folder)
         self._folder, self._numbers = folder, count(1)
-        self._state, self._saved = _State("", ""), list[str]()
+        self._state, self._saved = _State("", 0, ""), list[str]()
         self._merges = Merges(self._merge, self._merge_durably, _FOREGROUND_MERGE_ROWS)
         self._load()
 
@@ -90,8 +93,8 @@ class Histories:
 
         links: what the links depend on; other links cause a rebuild. None are stored if it is empty.
         """
-        if not self._continues(connection, snapshot, links):
-            self._reset(snapshot.lake_id, links)
+        if not (self._continues(connection, snapshot, links) and self._drop_erased(connection, snapshot)):
+            self._reset(snapshot, links)
         self._merges.merge_due()
         if self._state.through.version < snapshot.version:
             self._append(connection, snapshot)
@@ -166,9 +169,25 @@ class Histories:
 
     def _continues(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, links: str) -> bool:
         state = self._state
-        if (state.lake_id, state.links) != (snapshot.lake_id, links) or state.through.version > snapshot.version:
+        if (state.lake_id, state.links) != (snapshot.lake_id, links):
+            return False
+        if state.through.version > snapshot.version or state.erasures > snapshot.erasures:
             return False
         return state.through.batch_id == last_batch(connection, state.through.version)
+
+    def _drop_erased(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> bool:
+        """Remove the users erased since; return False if they are no longer on record."""
+        try:
+            erased = erased_events_since(snapshot, self._state.through.version, self._state.erasures)
+        except (LookupError, FileNotFoundError):
+            return False
+        self._state.erasures = snapshot.erasures
+        if len(erased):
+            connection.register("arrow_rows", erased)
+            users = connection.execute(statement("histories_users")).fetchnumpy()["user_hash"]
+            connection.unregister("arrow_rows")
+            self.remove(erased["user_id"].combine_chunks().cast(pa.large_string()), np.unique(users))
+        return True
 
     def _append(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
         """Add the events of later commits; a compacted file has older ones, too."""
@@ -232,6 +251,7 @@ class Histories:
             "format": HISTORIES.number,
             "duckdb_version": duckdb.__version__,
             "lake_id": self._state.lake_id,
+            "erasures": self._state.erasures,
             "links": self._state.links,
             "through": through,
             "files": {file: read_at for file, read_at in self._state.files.items() if read_at <= version},
@@ -248,22 +268,27 @@ class Histories:
             if (manifest["format"], manifest["duckdb_version"]) == (HISTORIES.number, duckdb.__version__):
                 self._merges.pieces = [open_segment(self._folder, entry) for entry in manifest["segments"]]
                 through = Commit(*manifest["through"])
-                self._state = _State(manifest["lake_id"], manifest["links"], through, manifest["files"])
+                head = (manifest["lake_id"], manifest["erasures"], manifest["links"])
+                self._state = _State(*head, through, manifest["files"])
         except (OSError, ValueError, KeyError, TypeError):
-            self._reset("", "")
+            self._forget()
         self._saved = [segment.name for segment in self.segments]
         self._numbers = count(1 + max(map(int, self._saved), default=0))
         named = {self._folder / _MANIFEST} | {file for segment in self.segments for file in segment.files()}
         for file in set(self._folder.iterdir()) - named:
             file.unlink()
 
-    def _reset(self, lake_id: str, links: str) -> None:
-        """Forget everything."""
+    def _reset(self, snapshot: Snapshot, links: str) -> None:
+        """Start empty, for the lake of a snapshot."""
+        self._forget()
+        self._state = _State(snapshot.lake_id, snapshot.erasures, links)
+
+    def _forget(self) -> None:
         self._merges.finish()
         (self._folder / _MANIFEST).unlink(missing_ok=True)
         for segment in [*self._merges.take_replaced(), *self.segments]:
             remove_segment(segment)
-        self._merges.pieces, self._saved, self._state = [], [], _State(lake_id, links)
+        self._merges.pieces, self._saved = [], []
 
     def _new_path(self) -> Path:
         return self._folder / f"{next(self._numbers):08}"
@@ -274,13 +299,14 @@ def histories_folder(warehouse: Path) -> Path:
     return warehouse.with_name("histories")
 
 
-def delete_unless_of(folder: Path, lake_id: str) -> None:
-    """Delete the folder unless it is of this lake: it may contain users who have been erased."""
+def delete_unless_of(folder: Path, snapshot: Snapshot) -> None:
+    """Delete the folder unless it is of this lake, after the same erasures: it may contain users who were erased."""
     try:
-        found = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["lake_id"]
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        found = manifest["lake_id"], manifest["erasures"]
     except (OSError, ValueError, KeyError, TypeError):
         found = None
-    if found != lake_id:
+    if found != (snapshot.lake_id, snapshot.erasures):
         delete_histories(folder)
 
 

@@ -5,8 +5,9 @@
 3. `replace_rows`: compare their recomputed rows with the stored ones, table by table, and write the difference.
 4. `recompute_pending_trends`, before a publication: the trends of the days that changed.
 
-The SQL is `sql/refresh.sql`, in the same order. Needs the histories (`histories.py`) and the steps of the derivation,
-defined over `affected_event`. Between 2 and 3 the caller computes `fact` for the affected users.
+The SQL is `sql/refresh.sql`, in the same order. Needs the histories (`histories.py`), `erased_event`
+(`load_erased_events`), and the steps of the derivation, defined over `affected_event`. Between 2 and 3 the caller
+computes `fact` for the affected users.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from pipelines.lake.erased_events import erased_events_since
+from pipelines.lake.tables import Snapshot
 from pipelines.reputation.histories import Histories
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US
@@ -37,6 +40,21 @@ def create_affected_event(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(statement("refresh_affected_event"))
 
 
+def load_erased_events(
+    connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, since_version: int, since_erasures: int
+) -> int:
+    """Fill `erased_event` with the events that erasures removed since the warehouse was derived; return how many.
+
+    since_version, since_erasures: lake version of the warehouse, and number of erasures that the lake had applied.
+    Raises like `erased_events_since`.
+    """
+    erased = erased_events_since(snapshot, since_version, since_erasures)
+    connection.register("arrow_rows", erased)
+    connection.execute(statement("refresh_erased_event"))
+    connection.unregister("arrow_rows")
+    return len(erased)
+
+
 def find_affected_users(
     connection: duckdb.DuckDBPyConnection,
     histories: Histories,
@@ -47,8 +65,8 @@ def find_affected_users(
     """Return the users whose rows may differ from the warehouse's, as sorted hashes: uint64, shape (users,).
 
     A user is affected by an event that became known, through a commit or because as_of passed its time, and by an
-    event that crossed the edge of a window or expired. A completion affects all users with events at its key; nothing
-    else of one user affects another.
+    event that crossed the edge of a window or expired. A completion affects all users with events at its key, and so do
+    erased events; nothing else of one user affects another.
 
     since: lake version and as_of (microseconds since 1970) of the warehouse.
     A hash stands for all users who share it.
@@ -58,13 +76,17 @@ def find_affected_users(
     if not has_completions(policy):
         return users
     changed = histories.events_after(version, since_us, as_of_us)
-    return np.union1d(users, completed_together(connection, histories, changed))
+    erased = connection.execute(statement("refresh_erased_links")).fetchnumpy()["link"]
+    return np.union1d(users, completed_together(connection, histories, changed, erased))
 
 
 def load_affected_events(
     connection: duckdb.DuckDBPyConnection, histories: Histories, policy: EffectivePolicy, users: np.ndarray
 ) -> None:
-    """Fill `affected_event` with every event that the rows of users (sorted hashes) depend on, and `affected_user`."""
+    """Fill `affected_event` with every event that the rows of users (sorted hashes) depend on, and `affected_user`.
+
+    Erased users are among the latter: no row is computed for them, so `replace_rows` deletes theirs.
+    """
     create_affected_event(connection)
     events = histories.events_of(users)
     _load(connection, events)

@@ -41,11 +41,16 @@ def define_completions(connection: duckdb.DuckDBPyConnection, policy: EffectiveP
     return repr((actions, keys, targets)) if gates else ""
 
 
-def completed_together(connection: duckdb.DuckDBPyConnection, histories: Histories, changed: pa.Table) -> np.ndarray:
-    """Return all users with an event at a key of a completion among changed events (ROWS), as sorted hashes."""
+def completed_together(
+    connection: duckdb.DuckDBPyConnection, histories: Histories, changed: pa.Table, erased: np.ndarray
+) -> np.ndarray:
+    """Return all users with an event at a key of a completion among changed events (ROWS), as sorted hashes.
+
+    erased: more links (uint64), of events that are gone.
+    """
     completions = _only_completions(connection, changed)
     completions = _only_completions(connection, _with_corrections(connection, histories, completions))
-    links = links_of(connection, completions)
+    links = np.union1d(links_of(connection, completions), erased)
     return np.unique(histories.events_linked(links)["user_hash"].to_numpy())
 
 

@@ -69,6 +69,8 @@ class Info:
     """The batch_id of the commit of lake_version."""
     decayed_to: datetime | None
     """The moment that points are decayed to, the end of the policy's step; None where no points decay."""
+    erasures: int
+    """How many erasures the lake had applied."""
 
 
 def open_warehouse(data_dir: Path | str | None = None, *, allow_files: bool = False) -> "Warehouse":
@@ -149,6 +151,7 @@ def stored_info(connection: duckdb.DuckDBPyConnection) -> Info:
         recipe=row.get("recipe", ""),
         last_batch=row.get("last_batch"),
         decayed_to=row.get("decayed_to"),
+        erasures=row.get("erasures", 0),
     )
 
 

@@ -64,7 +64,7 @@ def make_newer(data_dir: Path) -> None:
         table.alter.set_table_properties(newer, raise_if_not_exists=False)
         table.alter.add_columns([Field("unknown", PrimitiveType("string"), nullable=True)])
     with duckdb.connect(data_dir / "warehouse.duckdb") as connection:
-        connection.execute(f"UPDATE snapshot_info SET format = {WAREHOUSE.number + 1}, karmalake_version = '99.0.0'")
+        connection.execute("UPDATE snapshot_info SET format = ?, karmalake_version = '99.0.0'", [WAREHOUSE.number + 1])
 
 
 def _strip(folder: Path, dropped: set[str]) -> None:

@@ -29,6 +29,11 @@ LEFT JOIN committed ON committed.batch_id = stored.batch_id
 WHERE coalesce(committed.version, 0) > $after
 ORDER BY user_hash
 
+-- name: histories_users
+-- The hashes of users.
+SELECT DISTINCT hash(user_id) AS user_hash
+FROM arrow_rows
+
 -- name: histories_target
 -- The metadata key at which a retraction or a correction names its event.
 CREATE OR REPLACE TEMP VIEW target AS

@@ -14,6 +14,21 @@ CREATE OR REPLACE TEMP TABLE affected_event (
     metadata MAP (VARCHAR, VARCHAR)
 )
 
+-- name: refresh_erased_event
+-- The events of users who were erased since the warehouse was derived.
+CREATE OR REPLACE TEMP TABLE erased_event AS
+SELECT user_id, metadata
+FROM arrow_rows
+
+-- name: refresh_erased_links
+-- The links of completions that erased events may have been.
+SELECT DISTINCT hash('value', value) AS link
+FROM (
+    SELECT unnest(list_transform(getvariable('completion_keys'), lambda key: metadata[key])) AS value
+    FROM erased_event
+)
+WHERE value IS NOT NULL
+
 -- name: refresh_load_events
 -- Add events to them.
 INSERT INTO affected_event
@@ -21,10 +36,13 @@ SELECT event_id, user_id, action_type, make_timestamptz(t), metadata
 FROM arrow_rows
 
 -- name: refresh_affected_user
--- Affected users by user_id. The steps, and then the query of each table, run for these users only.
+-- Affected users by user_id, and erased ones. The steps, and then the query of each table, run for these users only.
 CREATE OR REPLACE TEMP TABLE affected_user AS
-SELECT DISTINCT user_id
+SELECT user_id
 FROM affected_event
+UNION
+SELECT user_id
+FROM erased_event
 
 -- name: refresh_recomputed
 -- For each table: the recomputed rows, each as one value, so that whole rows compare.
