@@ -4,7 +4,7 @@ import os
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from shutil import rmtree
+from shutil import copyfile, rmtree
 
 from pipelines.boundary.file_lock import exclusive_lock
 from pipelines.errors import UsageError
@@ -36,7 +36,28 @@ def remove_database(file: Path) -> None:
     rmtree(f"{file}.tmp", ignore_errors=True)
 
 
-def replace_durably(file: Path, path: Path) -> None:
+def publish_copy(file: Path, path: Path) -> None:
+    """Replace the file at `path` by a copy of a finished file, atomically and durably; readers keep what they opened.
+
+    A crash leaves a partial copy beside it: `remove_copy` removes it.
+    """
+    try:
+        copyfile(file, _next_file(path))
+        _replace_durably(_next_file(path), path)
+    finally:
+        remove_copy(path)
+
+
+def remove_copy(path: Path) -> None:
+    """Remove what a killed `publish_copy` left beside `path`."""
+    _next_file(path).unlink(missing_ok=True)
+
+
+def _next_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.next")
+
+
+def _replace_durably(file: Path, path: Path) -> None:
     """Move a finished file to `path`, replacing the file there, atomically and durably."""
     with file.open("rb") as written:
         os.fsync(written.fileno())
