@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import backfill, footprint
+from benchmarks import backfill, commits, footprint
 from benchmarks.report import MeasurementError, require_count
 
 
@@ -28,3 +28,12 @@ def test_incomplete_work_is_not_timed(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(MeasurementError, match=r"events backfilled from rows\.csv: 7 instead of 2,000,000"):
         backfill._by_file(tmp_path, tmp_path / "rows.csv", backfill.ROWS)
     require_count("probes", 3, 3)
+
+
+def test_commits_are_counted_in_simulated_time(tmp_path: Path) -> None:
+    """An hour's linger makes few commits; a refresh covers what was committed while the one before ran."""
+    rate, linger, a_day, records, *_ = commits.measure(tmp_path, 1, 3_600, 2)
+    assert (rate, linger) == (1, 3_600)
+    assert 23 <= a_day <= 24
+    assert 3_400 < records < 3_800
+    assert commits.count_refreshes([0.0, 0.1, 0.2, 1.0], 0.5) == 3
