@@ -241,8 +241,10 @@ class IngestSettings(_Section):
     """The maximum of decompressed bytes per commit; the last record batch may exceed it by up to 128 MiB."""
     max_wait_seconds: float = Field(default=0.5, gt=0)
     """How long `stream`, or a poll of a queue, waits for the first record."""
-    linger_seconds: float = Field(default=0.25, ge=0)
-    """How long they then wait to fill the batch: fewer, larger commits, each delayed by at most this time."""
+    linger_seconds: float = Field(default=0.4, ge=0)
+    """How long they then fill the batch before it is committed: longer means fewer commits, files and refreshes. The
+    default leaves the rest of 0.6 s to commit, refresh and publish an event that comes alone; with 0 they wait for
+    nothing."""
     publish_dead_letters: bool = False
     """Whether dead letters are copied to the topic `{topic}.dlq` after the commit, with the reason in headers."""
     share_partitions: bool = False

@@ -1,9 +1,9 @@
 """The rows that an erasure removed from `events`, for what is derived from them: it removes exactly what went.
 
 Dedup indexes forget the event_ids; the warehouse and the histories lose the users, and other users at the same
-completion keys are recomputed. The rows are in a file beside the files of `events`, which no version names as data: the entry of the
-erasure's commit names it. It holds what the replaced files hold, and the same vacuum removes it. What is behind by more
-than that is rebuilt.
+completion keys are recomputed. The rows are in a file beside the files of `events`, which no version names as data: the
+entry of the erasure's commit names it. It holds what the replaced files hold, and the same vacuum removes it. What is
+behind by more than that is rebuilt.
 """
 
 from collections.abc import Iterator

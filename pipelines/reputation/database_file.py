@@ -4,7 +4,7 @@ import os
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from shutil import rmtree
+from shutil import copyfile, rmtree
 
 import duckdb
 
@@ -56,18 +56,46 @@ def log_file(file: Path) -> Path:
     return file.with_name(f"{file.name}.wal")
 
 
-def next_file(file: Path) -> Path:
-    """Return the path at which the file that will replace a database is written."""
-    return file.with_name(f"{file.name}.next")
+def publish_copy(file: Path, path: Path) -> None:
+    """Replace the file at `path` by a copy of a finished file, atomically and durably; readers keep what they opened.
+
+    A crash leaves a partial copy beside it: `remove_copy` removes it.
+    """
+    with _replacing(path) as copy:
+        copyfile(file, copy)
 
 
-def copy_remaining_rows(connection: duckdb.DuckDBPyConnection, file: Path) -> None:
-    """Copy the database of a connection to a new file, row by row: deleted rows stay in free blocks of the old one."""
+def publish_rows(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Replace the file at `path`, like `publish_copy`, by the rows of the database of a connection.
+
+    The bytes of deleted rows, which stay in free blocks of a database, are not copied.
+    """
     (name,) = one_row(connection.execute("SELECT current_database()"))
-    connection.execute(f"ATTACH {literal(str(file))} AS next")
-    connection.execute(f'COPY FROM DATABASE "{name}" TO next')
-    connection.execute("CHECKPOINT next")
-    connection.execute("DETACH next")
+    with _replacing(path) as copy:
+        connection.execute(f"ATTACH {literal(str(copy))} AS next")
+        connection.execute(f'COPY FROM DATABASE "{name}" TO next')
+        connection.execute("CHECKPOINT next")
+        connection.execute("DETACH next")
+
+
+def remove_copy(path: Path) -> None:
+    """Remove what a killed publication left beside `path`."""
+    remove_database(_next_file(path))
+
+
+@contextmanager
+def _replacing(path: Path) -> Generator[Path]:
+    """Yield the path of a file to write, which then replaces the one at `path`."""
+    remove_copy(path)
+    try:
+        yield _next_file(path)
+        replace_durably(_next_file(path), path)
+    finally:
+        remove_copy(path)
+
+
+def _next_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.next")
 
 
 def replace_durably(file: Path, path: Path) -> None:

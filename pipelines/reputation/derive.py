@@ -2,13 +2,16 @@
 
 Owns the life of `warehouse.duckdb`. A draft is a copy that only its holder sees: it is rebuilt or refreshed, any
 number of times, and published whole. After a crash the published warehouse stays and the draft is discarded, so a step
-need not be atomic. `Draft._refresh` names the steps of a refresh in order; `refresh_steps.py` contains them.
+need not be atomic. What is published is a copy, made in a thread beside further refreshes: from one CHECKPOINT to the
+next, DuckDB changes no block that the draft's file refers to. `Draft._refresh` names the steps of a refresh in order;
+`refresh_steps.py` contains them.
 What the tables are is `warehouse_tables.py`; opening a published warehouse, `warehouse.py`.
 """
 
 import logging
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -26,10 +29,10 @@ from pipelines.errors import NewerFormatError, UsageError
 from pipelines.formats import WAREHOUSE, release
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.database_file import (
-    copy_remaining_rows,
-    next_file,
+    publish_copy,
+    publish_rows,
+    remove_copy,
     remove_database,
-    replace_durably,
     transaction,
     writer_lock,
 )
@@ -132,11 +135,12 @@ def _lock(path: Path) -> Path:
 def open_draft(path: Path) -> "Generator[Draft]":
     """Yield the draft of the warehouse at `path`, under an exclusive lock; discard what was not published on leaving.
 
-    Raises UsageError when another process holds the lock for longer than a derivation takes.
+    A publication that was started is completed first. Raises UsageError when another process holds the lock for longer
+    than a derivation takes.
     """
     make_private_dir(path.parent)
-    with writer_lock(_lock(path)):
-        draft = Draft(path)
+    with writer_lock(_lock(path)), ThreadPoolExecutor(1, "publication") as copying:
+        draft = Draft(path, copying)
         try:
             draft.discard()
             yield draft
@@ -147,9 +151,11 @@ def open_draft(path: Path) -> "Generator[Draft]":
 class Draft:
     """The next warehouse, not yet published. Not for use by several threads at once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, copying: Executor) -> None:
         self.path = path
         self._file = path.with_name(f"{path.name}.draft")
+        self._copying = copying
+        self._publication: Future[None] | None = None
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._histories: Histories | None = None
         self._deferred = NO_USERS
@@ -230,8 +236,16 @@ class Draft:
     def publish(self) -> None:
         """Replace the published warehouse by a copy of the draft, durably; the draft can be refreshed further.
 
-        After an erasure only the rows are copied, and the draft is discarded: no byte of a user remains (`erasable`).
         Raises UsageError while users are deferred.
+        """
+        self.start_publication().result()
+
+    def start_publication(self) -> "Future[None]":
+        """Publish the draft as it is now, in a thread: refreshes may go on meanwhile.
+
+        After an erasure it is published at once, and discarded. The next publication, and a rebuild, wait for the
+        copy. The result raises the error of the copy, after which the published warehouse is the previous one. Raises
+        UsageError while users are deferred.
         """
         info, snapshot = stored_info(self.connection), self._snapshot
         assert snapshot is not None  # noqa: S101 - tells the type checker
@@ -240,17 +254,16 @@ class Draft:
         with transaction(self.connection):
             create_lake_views(self.connection, snapshot)
             recompute_pending_trends(self.connection, info.policy.at(info.as_of))
-        copied = next_file(self.path)
-        try:
-            self._copy_to(copied)
-            replace_durably(copied, self.path)
-        finally:
-            remove_database(copied)
+        self._finish_publication()
         if self._has_erased:
-            self.discard()
+            return self._publish_rows()
+        self.connection.execute("CHECKPOINT")
+        self._publication = self._copying.submit(publish_copy, self._file, self.path)
+        return self._publication
 
     def discard(self) -> None:
         """Remove the draft, and what a crash left; the next refresh starts from the published warehouse."""
+        self._finish_publication()  # closing a database writes into its file
         if self._connection is not None:
             self._connection.close()
             self._connection = self._prepared = None
@@ -258,15 +271,21 @@ class Draft:
             self._histories.close()
             self._histories = None
         self._deferred, self._has_erased = NO_USERS, False
-        for file in (self._file, next_file(self.path)):
-            remove_database(file)
+        remove_database(self._file)
+        remove_copy(self.path)
 
-    def _copy_to(self, file: Path) -> None:
-        if self._has_erased:
-            copy_remaining_rows(self.connection, file)
-        else:
-            self.connection.execute("CHECKPOINT")
-            copyfile(self._file, file)
+    def _publish_rows(self) -> "Future[None]":
+        """Publish after an erasure: rows only, at once, and not the draft, which is discarded (`erasable`)."""
+        publish_rows(self.connection, self.path)
+        self.discard()
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def _finish_publication(self) -> None:
+        """Wait for the copy in progress; its error is in the result of `start_publication`."""
+        if self._publication is not None:
+            wait([self._publication])
 
     def _rebuild(
         self, snapshot: Snapshot, policy: Policy, as_of: datetime, reason: str, engine: Engine = derive_in_duckdb
@@ -346,7 +365,7 @@ class Draft:
     def _open(self) -> duckdb.DuckDBPyConnection:
         """Open the draft's file. It uses at most half of the memory; the rest spills beside the file.
 
-        Only a publication needs a complete file, so there is no checkpoint before it.
+        Only a publication needs a complete file, so there is no checkpoint before it, nor during its copy.
         """
         connection = self._connection = duckdb.connect(self._file)
         connection.execute("SET memory_limit = '50%'")

@@ -73,7 +73,7 @@ _ERASING = {
     "pipelines.lake.runs:Runs.flush": 1,
     "pipelines.lake.runs:Runs.remove_replaced_files": 1,
     "pipelines.operate.erase:forget_erased": 1,
-    "pipelines.operate.erase:refresh_draft": 1,
+    "pipelines.operate.erase:delete_histories": 1,
 }
 
 FLOWS = {

@@ -235,7 +235,7 @@ def test_an_erasure_without_events_copies_nothing(here: Place, monkeypatch: pyte
     _started(here, policy())
     here.erase("unknown")
     monkeypatch.setattr(histories_module, "without_rows", _killed)
-    monkeypatch.setattr(derive, "copy_remaining_rows", _killed)
+    monkeypatch.setattr(derive, "publish_rows", _killed)
     with open_draft(here.warehouse) as draft:
         assert here.refresh(draft, policy()).rebuild_reason is None
         draft.publish()
