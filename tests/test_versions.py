@@ -173,6 +173,7 @@ WRITES: dict[str, list[str]] = {
     "drain": [],
     "skip": ["{topic}-0@0", "--why", "x"],
     "stream": [],
+    "ingest": [],
     "backfill": ["{events}", "--user-id", "u", "--time", "t", "--action-type", "A"],
     "replay": ["--from-beginning"],
     "refresh": [],

@@ -154,7 +154,10 @@ def test_an_erasure_waits_for_the_copy(tmp_path: Path, copier: Copier) -> None:
         wait_for("a block", lambda: copier.copied_bytes)
         assert not rebuilding.done()
         copier.finish()
-        assert rebuilding.result(PATIENCE_SECONDS).rebuild_reason == "the policy, its decay epoch, the SQL or the lake changed"
+        assert (
+            rebuilding.result(PATIENCE_SECONDS).rebuild_reason
+            == "the policy, its decay epoch, the SQL or the lake changed"
+        )
         assert first.done()
         draft.publish()
         assert _files_with(path.parent, b"user-0") == []
