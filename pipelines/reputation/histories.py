@@ -12,6 +12,7 @@ event that they retract or correct. The SQL is `sql/histories.sql`.
 # (the functions of pyarrow.compute are made when it is imported)
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -49,8 +50,8 @@ from pipelines.reputation.segment import (
 )
 from pipelines.reputation.sql import one_row, statement
 
+_LOG = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
-
 _MEMORY_ROWS = 100_000
 """A larger segment is in files."""
 _FOREGROUND_MERGE_ROWS = 400_000
@@ -158,11 +159,18 @@ class Histories:
         self._save()
 
     def close(self) -> None:
-        """Store what is in memory only, and end the thread."""
-        self._merges.finish()
-        self._store_memory()
-        self._save()
-        self._merges.close()
+        """Store what is in memory only, and end the thread.
+
+        A failure is logged: the next process reads from the lake what was not stored.
+        """
+        try:
+            self._merges.finish()
+            self._store_memory()
+            self._save()
+        except OSError as error:
+            _LOG.warning("the histories in %s were not saved: %s", self._folder, error)
+        finally:
+            self._merges.close()
 
     def _take(self, rows_of: Callable[[Segment], np.ndarray]) -> pa.Table:
         return pa.concat_tables([ROWS.empty_table(), *(segment.take(rows_of(segment)) for segment in self.segments)])

@@ -213,6 +213,20 @@ def test_files_that_a_crash_left_are_removed(tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "histories").iterdir()} == named | {"manifest.json"}
 
 
+def test_a_full_disk_at_the_end_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is not stored is read from the lake again; nothing else ends with it."""
+    held = _synced(tmp_path, _COMMITS)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "store_segment", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        held.close()
+    assert "were not saved: [Errno 28] No space left" in caplog.text
+    held = _synced(tmp_path, _COMMITS)
+    assert sum(map(len, held.segments)) == 12
+    held.close()
+
+
 @pytest.mark.parametrize(("lake_id", "remains"), [("", True), ("other", False)])
 def test_histories_of_another_lake_are_deleted(tmp_path: Path, lake_id: str, *, remains: bool) -> None:
     """They may contain users who have been erased (`erasable`)."""
