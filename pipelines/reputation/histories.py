@@ -48,7 +48,7 @@ from pipelines.reputation.segment import (
     store_segment,
     without_rows,
 )
-from pipelines.reputation.sql import one_row, statement
+from pipelines.reputation.sql import arrow_rows, one_row, statement
 
 _LOG = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
@@ -191,9 +191,8 @@ class Histories:
             return False
         self._state.erasures = snapshot.erasures
         if len(erased):
-            connection.register("arrow_rows", erased)
-            users = connection.execute(statement("histories_users")).fetchnumpy()["user_hash"]
-            connection.unregister("arrow_rows")
+            with arrow_rows(connection, erased):
+                users = connection.execute(statement("histories_users")).fetchnumpy()["user_hash"]
             self.remove(erased["user_id"].combine_chunks().cast(pa.large_string()), np.unique(users))
         return True
 
@@ -352,9 +351,8 @@ def _links_of_chunk(connection: duckdb.DuckDBPyConnection, chunk: pa.RecordBatch
 
 def _find_links(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> np.ndarray:
     numbers = pa.array(np.arange(len(events), dtype=np.uint64))
-    connection.register("arrow_rows", events.append_column("row", numbers))
-    found = connection.execute(statement("histories_links")).fetchnumpy()
-    connection.unregister("arrow_rows")
+    with arrow_rows(connection, events.append_column("row", numbers)):
+        found = connection.execute(statement("histories_links")).fetchnumpy()
     return np.stack([found["link"], found["row"]])
 
 

@@ -23,7 +23,7 @@ from pipelines.reputation.histories import Histories
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US
 from pipelines.reputation.related_events import completed_together, completing_events, has_completions
-from pipelines.reputation.sql import statement
+from pipelines.reputation.sql import arrow_rows, statement
 from pipelines.reputation.warehouse_tables import SUMS, pending_trend_tables
 
 _TABLES_BY_DAY = {"user_days", "user_reasons"}
@@ -49,9 +49,8 @@ def load_erased_events(
     Raises like `erased_events_since`.
     """
     erased = erased_events_since(snapshot, since_version, since_erasures)
-    connection.register("arrow_rows", erased)
-    connection.execute(statement("refresh_erased_event"))
-    connection.unregister("arrow_rows")
+    with arrow_rows(connection, erased):
+        connection.execute(statement("refresh_erased_event"))
     return len(erased)
 
 
@@ -96,9 +95,8 @@ def load_affected_events(
 
 
 def _load(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> None:
-    connection.register("arrow_rows", events)
-    connection.execute(statement("refresh_load_events"))
-    connection.unregister("arrow_rows")
+    with arrow_rows(connection, events):
+        connection.execute(statement("refresh_load_events"))
 
 
 def replace_rows(connection: duckdb.DuckDBPyConnection, tables: Mapping[str, str]) -> pl.Series:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pipelines.reputation.histories import Histories, links_of
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.segment import ROWS
-from pipelines.reputation.sql import statement
+from pipelines.reputation.sql import arrow_rows, statement
 
 
 def has_completions(policy: EffectivePolicy) -> bool:
@@ -66,10 +66,9 @@ def _with_corrections(connection: duckdb.DuckDBPyConnection, histories: Historie
     """Return events (ROWS) with those of the same users that they retract or correct, and those that do it to them."""
     found = newest = events
     while len(newest):
-        connection.register("arrow_rows", newest)
-        links = np.unique(connection.execute(statement("histories_links_to")).fetchnumpy()["link"])
-        targets = connection.sql(statement("histories_targets")).to_arrow_table()
-        connection.unregister("arrow_rows")
+        with arrow_rows(connection, newest):
+            links = np.unique(connection.execute(statement("histories_links_to")).fetchnumpy()["link"])
+            targets = connection.sql(statement("histories_targets")).to_arrow_table()
         named = histories.events_with_ids(
             np.unique(targets["user_hash"].to_numpy()), targets["event_id"].combine_chunks()
         )
@@ -81,10 +80,8 @@ def _with_corrections(connection: duckdb.DuckDBPyConnection, histories: Historie
 
 def _only_completions(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> pa.Table:
     """Return the events that make, retract or correct a completion."""
-    connection.register("arrow_rows", events)
-    found = connection.sql(statement("histories_completions")).to_arrow_table()
-    connection.unregister("arrow_rows")
-    return found.cast(ROWS)
+    with arrow_rows(connection, events):
+        return connection.sql(statement("histories_completions")).to_arrow_table().cast(ROWS)
 
 
 def _of_users(events: pa.Table, others: pa.Table) -> pa.Table:

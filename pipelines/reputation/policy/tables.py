@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipelines.reputation.policy.actions import Emission, Rating
 from pipelines.reputation.policy.model import Edition, EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US, MICRO, MICRO_DIGITS, micro
-from pipelines.reputation.sql import statement
+from pipelines.reputation.sql import arrow_rows, statement
 
 ROLE = pa.schema([("action_type", pa.string()), ("role", pa.string())])
 EMISSION = pa.schema(
@@ -45,9 +45,8 @@ STAR = pa.schema([("emission_key", pa.int32()), ("value", pa.int64()), ("points"
 def load_tables(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> None:
     """Fill the temporary tables `role`, `emission` and `star`, and the variables of the policy."""
     for name, rows in policy_tables(policy).items():
-        connection.register("arrow_rows", rows)
-        connection.execute(statement("policy_table", name=name))
-        connection.unregister("arrow_rows")
+        with arrow_rows(connection, rows):
+            connection.execute(statement("policy_table", name=name))
     for name, value in variables(policy).items():
         connection.execute(f"SET VARIABLE {name} = ?", [value])
 

@@ -10,12 +10,15 @@ statement are filled with SQL from this package (a type, a list of columns, a qu
 """
 
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from string import Template
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 _FOLDER = Path(__file__).parent
 _NAMED = re.compile(r"^-- name: (\w+)\n(?:--.*\n)+", re.MULTILINE)
@@ -43,6 +46,16 @@ def use_utc(connection: duckdb.DuckDBPyConnection) -> None:
     """Set the time zone of a connection and its cursors to UTC; a locked connection has it already."""
     if one_row(connection.execute("SELECT current_setting('TimeZone')")) != ("UTC",):
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
+
+
+@contextmanager
+def arrow_rows(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> Generator[None]:
+    """Let the statements of the block read rows as `arrow_rows`."""
+    connection.register("arrow_rows", rows)
+    try:
+        yield
+    finally:
+        connection.unregister("arrow_rows")
 
 
 def one_row(result: duckdb.DuckDBPyConnection) -> tuple[Any, ...]:
