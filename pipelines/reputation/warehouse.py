@@ -379,7 +379,7 @@ class AsOf:
     def scores(self, policy: AnyPolicy | None = None) -> pl.DataFrame:
         """Compute the scores of every user with an event before the moment, with the columns of `reputation`.
 
-        `{view}_score` is Int64 if the policy has only whole points, else Decimal.
+        `{view}_score` is Int64 if the policy has only whole points, Float64 if points decay, else Decimal.
         """
         rules = self._rules(policy)
         with show_progress(f"scores by {rules.name}"):
