@@ -58,7 +58,7 @@ from pipelines.reputation.refresh_steps import (
 from pipelines.reputation.related_events import define_completions
 from pipelines.reputation.sql import one_row, statement
 from pipelines.reputation.steps import define_steps, epoch_us, materialize_fact, set_as_of
-from pipelines.reputation.warehouse import Warehouse, stored_format, stored_info
+from pipelines.reputation.warehouse import Info, Warehouse, stored_format, stored_info
 from pipelines.reputation.warehouse_tables import ONLY_AFFECTED, recipe, trend_tables, user_tables, views_of_moment
 
 _LOG = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ class Draft:
         self, snapshot: Snapshot, policy: Policy, as_of: datetime, *, max_events: int | None
     ) -> DerivationResult:
         in_force = policy.at(as_of)
-        reason = self._rebuild_reason(snapshot, in_force, as_of) or self._load_erased(snapshot)
+        reason = self._rebuild_reason(snapshot, in_force, as_of)
         if reason is not None:
             return self._rebuild(snapshot, policy, as_of, reason)
         started = time.monotonic()
@@ -230,7 +230,7 @@ class Draft:
                 materialize_fact(connection, in_force, ONLY_AFFECTED)
                 changed = replace_rows(connection, user_tables(in_force, ONLY_AFFECTED))
                 self._describe(snapshot, policy, as_of)
-        decayed = stored_info(connection).decayed_to != before.decayed_to
+        decayed = in_force.decayed_to != before.decayed_to
         return self._result(started, None, len(affected), None if decayed else changed)
 
     def publish(self) -> None:
@@ -304,7 +304,10 @@ class Draft:
         return replace(result, affected_users=result.users)
 
     def _rebuild_reason(self, snapshot: Snapshot, policy: EffectivePolicy, as_of: datetime) -> str | None:
-        """Return why neither the draft nor the published warehouse can be refreshed; None if one can."""
+        """Return why neither the draft nor the published warehouse can be refreshed; None if one can.
+
+        The commits, and the events erased since, are loaded then.
+        """
         if self._connection is None and not self.path.exists():
             return "there is no warehouse to continue from"
         try:
@@ -322,11 +325,10 @@ class Draft:
             return "the lake does not continue the warehouse's history"
         if as_of < info.as_of:
             return f"as_of is before the warehouse's, {info.as_of.isoformat()}"
-        return None
+        return self._load_erased(snapshot, info)
 
-    def _load_erased(self, snapshot: Snapshot) -> str | None:
+    def _load_erased(self, snapshot: Snapshot, info: Info) -> str | None:
         """Load the events that were erased since the draft was derived; return why they cannot be."""
-        info = stored_info(self.connection)
         try:
             erased = load_erased_events(self.connection, snapshot, info.lake_version, info.erasures)
         except (LookupError, FileNotFoundError):

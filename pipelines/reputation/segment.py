@@ -87,7 +87,7 @@ class Segment:
 
     def count_of(self, users: np.ndarray) -> np.ndarray:
         """Return how many rows each user has: int64, shape (users,)."""
-        return np.searchsorted(self.users, users, "right") - np.searchsorted(self.users, users, "left")
+        return _bounds(self.users, users)[1]
 
     def rows_linked(self, hashes: np.ndarray) -> np.ndarray:
         """Return the rows that have one of these links (sorted hashes, uint64): int64, shape (rows,), ascending."""
@@ -132,15 +132,13 @@ def new_segment(
 def _indexed(
     path: Path | None, chunks: tuple[pa.RecordBatch, ...], starts: np.ndarray, links: np.ndarray, through: Commit
 ) -> Segment:
-    users = _array(path, ".users", (1, starts[-1]))[0]
-    times = _array(path, ".times", (2, starts[-1]))
-    users[:] = _joined(chunks, "user_hash")
+    users, times, stored = _arrays(path, int(starts[-1]), links.shape[1])
+    users[0] = _joined(chunks, "user_hash")
     unsorted = _sortable(_joined(chunks, "t"))
     order = np.argsort(unsorted, kind="stable")
-    times[0], times[1] = unsorted[order], users[order]
-    stored = _array(path, ".links", links.shape)
+    times[0], times[1] = unsorted[order], users[0][order]
     stored[:] = links
-    return Segment(path, chunks, starts, users, times, stored, through)
+    return Segment(path, chunks, starts, users[0], times, stored, through)
 
 
 def _all_links(
@@ -157,9 +155,7 @@ def merge(path: Path | None, older: Segment, newer: Segment) -> Segment:
     Memory holds a part of it at a time, whatever its size, if it is in files.
     """
     chunks, starts = _store(path, _merged_rows(older, newer))
-    users = _array(path, ".users", (1, starts[-1]))
-    times = _array(path, ".times", (2, starts[-1]))
-    links = _array(path, ".links", (2, older.links.shape[1] + newer.links.shape[1]))
+    users, times, links = _arrays(path, int(starts[-1]), older.links.shape[1] + newer.links.shape[1])
     _interleave(older.users[None], newer.users[None], users)
     _interleave(older.times, newer.times, times)
     _interleave(_moved_links(older, newer, "left"), _moved_links(newer, older, "right"), links)
@@ -175,20 +171,16 @@ def without_rows(path: Path | None, segment: Segment, gone: np.ndarray) -> Segme
     number = np.cumsum(kept) - 1
     rows = segment.links[1].view(np.int64)
     links = np.stack([segment.links[0], number[rows].view(np.uint64)])[:, kept[rows]]
-    remaining = (
-        chunk.filter(pa.array(mask)) for chunk, mask in zip(segment.chunks, _split(kept, segment), strict=True)
-    )
+    parts = np.split(kept, segment.starts[1:-1])
+    remaining = (chunk.filter(pa.array(part)) for chunk, part in zip(segment.chunks, parts, strict=True))
     return _indexed(path, *_store(path, remaining), links, segment.through)
 
 
 def store_segment(path: Path, segment: Segment) -> Segment:
     """Return a segment in files, like `new_segment`, with the contents of one in memory."""
     chunks, starts = _store(path, segment.chunks)
-    arrays = (segment.users[None], segment.times, segment.links)
-    stored = [_array(path, suffix, words.shape) for suffix, words in zip(_ARRAYS, arrays, strict=True)]
-    for words, source in zip(stored, arrays, strict=True):
-        words[:] = source
-    users, times, links = stored
+    users, times, links = _arrays(path, len(segment), segment.links.shape[1])
+    users[0], times[:], links[:] = segment.users, segment.times, segment.links
     return Segment(path, chunks, starts, users[0], times, links, segment.through)
 
 
@@ -199,10 +191,9 @@ def open_segment(folder: Path, entry: Entry) -> Segment:
     chunks, starts = _map_chunks(path)
     if starts[-1] != rows:
         raise ValueError(f"{path} has {starts[-1]} rows, not {rows}")
-    shapes = ((1, rows), (2, rows), (2, linked))
     users, times, links = (
         open_map(_file(path, suffix), shape) if 0 not in shape else np.empty(shape, np.uint64)
-        for suffix, shape in zip(_ARRAYS, shapes, strict=True)
+        for suffix, shape in _shapes(rows, linked)
     )
     return Segment(path, chunks, starts, users[0], times, links, Commit(*through))
 
@@ -258,17 +249,17 @@ def _moved_links(segment: Segment, other: Segment, side: _Side) -> np.ndarray:
     return np.stack([segment.links[0], moved.view(np.uint64)])
 
 
-def _split(words: np.ndarray, segment: Segment) -> list[np.ndarray]:
-    """Return the part of an array of rows that belongs to each chunk."""
-    return np.split(words, segment.starts[1:-1])
-
-
 def _positions(sorted_words: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Return every position in an ascending array of one of the wanted words (ascending, unique), ascending."""
-    low = np.searchsorted(sorted_words, wanted, "left")
-    count = np.searchsorted(sorted_words, wanted, "right") - low
+    low, count = _bounds(sorted_words, wanted)
     ends = np.cumsum(count)
     return np.repeat(low - ends + count, count) + np.arange(ends[-1] if len(ends) else 0)
+
+
+def _bounds(sorted_words: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each wanted word begins in an ascending array, and how often it is there."""
+    low = np.searchsorted(sorted_words, wanted, "left")
+    return low, np.searchsorted(sorted_words, wanted, "right") - low
 
 
 def _store(path: Path | None, rows: Iterable[pa.RecordBatch]) -> tuple[tuple[pa.RecordBatch, ...], np.ndarray]:
@@ -290,10 +281,17 @@ def _with_starts(chunks: Iterable[pa.RecordBatch]) -> tuple[tuple[pa.RecordBatch
     return kept, np.cumsum([0, *(chunk.num_rows for chunk in kept)])
 
 
-def _array(path: Path | None, suffix: str, shape: tuple[int, ...]) -> np.ndarray:
-    if path is None or 0 in shape:
-        return np.empty(shape, np.uint64)
-    return create_map(_file(path, suffix), shape)
+def _arrays(path: Path | None, rows: int, linked: int) -> list[np.ndarray]:
+    """Return the arrays of users, times and links of a segment, to fill: in files, or in memory."""
+    return [
+        np.empty(shape, np.uint64) if path is None or 0 in shape else create_map(_file(path, suffix), shape)
+        for suffix, shape in _shapes(rows, linked)
+    ]
+
+
+def _shapes(rows: int, linked: int) -> Iterable[tuple[str, tuple[int, int]]]:
+    """Return the suffix of the file of each array, and its shape."""
+    return zip(_ARRAYS, ((1, rows), (2, rows), (2, linked)), strict=True)
 
 
 def _file(path: Path, suffix: str) -> Path:

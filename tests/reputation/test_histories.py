@@ -43,6 +43,15 @@ def _connected() -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
         yield connection, define_completions(connection, _GATED.at(at(NOW)))
 
 
+@contextmanager
+def _folder(sizes: tuple[int, int]) -> Iterator[Path]:
+    """Yield an empty folder; more events than `sizes` says are in files, and are merged in the thread."""
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "_MEMORY_ROWS", sizes[0])
+        patched.setattr(module, "_FOREGROUND_MERGE_ROWS", sizes[1])
+        yield Path(folder)
+
+
 def _commits(batches: list[list[tuple[str, str, int, dict[str, str]]]]) -> list[list[Event]]:
     numbers = iter(range(1000))
     return [[Event(str(next(numbers)), *body) for body in batch] for batch in batches]
@@ -64,21 +73,15 @@ def test_every_look_up_equals_a_scan(
 ) -> None:
     """Whether rows are in memory, in files or merged in the thread; a killed process loses no event."""
     commits = _commits(batches)
-    with (
-        TemporaryDirectory() as folder,
-        pytest.MonkeyPatch.context() as patched,
-        _connected() as (connection, links),
-    ):
-        patched.setattr(module, "_MEMORY_ROWS", sizes[0])
-        patched.setattr(module, "_FOREGROUND_MERGE_ROWS", sizes[1])
-        held = Histories(Path(folder) / "histories")
+    with _folder(sizes) as folder, _connected() as (connection, links):
+        held = Histories(folder / "histories")
         for number, end in zip(range(1, len(commits) + 1), ends, strict=False):
-            snapshot = lake(Path(folder) / "lake", commits[:number], compacted=min(compacted, number))
+            snapshot = lake(folder / "lake", commits[:number], compacted=min(compacted, number))
             read_commits(connection, snapshot)
             held.sync(connection, snapshot, links)
             _assert_equals_a_scan(connection, held, commits[:number])
             if end != "stays open":
-                held = _reopened(held, Path(folder) / "histories", end)
+                held = _reopened(held, folder / "histories", end)
         held.close()
 
 
@@ -143,22 +146,16 @@ def test_removed_users_leave_nothing(
     """Look-ups find exactly the events of the others, and no file contains a removed user_id (`erasable`)."""
     commits = _commits([[(f"{user}-user", *rest) for user, *rest in batch] for batch in batches])
     removed = sorted(f"{user}-user" for user in gone)
-    with (
-        TemporaryDirectory() as folder,
-        pytest.MonkeyPatch.context() as patched,
-        _connected() as (connection, links),
-    ):
-        patched.setattr(module, "_MEMORY_ROWS", sizes[0])
-        patched.setattr(module, "_FOREGROUND_MERGE_ROWS", sizes[1])
-        held = Histories(Path(folder) / "histories")
+    with _folder(sizes) as folder, _connected() as (connection, links):
+        held = Histories(folder / "histories")
         for number in range(1, len(commits) + 1):
-            snapshot = lake(Path(folder) / "lake", commits[:number])
+            snapshot = lake(folder / "lake", commits[:number])
             read_commits(connection, snapshot)
             held.sync(connection, snapshot, links)
         held.remove(pa.array(removed, pa.large_string()), _hashes(connection, removed))
         if reopened:
             held.close()
-            held = Histories(Path(folder) / "histories")
+            held = Histories(folder / "histories")
         remaining = [event for batch in commits for event in batch if event.user_id not in removed]
         users = _hashes(connection, {event.user_id for batch in commits for event in batch})
         assert _ids(held.events_of(users)) == sorted(event.event_id for event in remaining)
@@ -167,7 +164,7 @@ def test_removed_users_leave_nothing(
         )
         _assert_links_equal_a_scan(connection, held, remaining)
         held.close()
-        contents = [file.read_bytes() for file in (Path(folder) / "histories").iterdir()]
+        contents = [file.read_bytes() for file in (folder / "histories").iterdir()]
         assert not [user for user in removed for content in contents if user.encode() in content]
 
 
