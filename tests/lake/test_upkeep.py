@@ -220,9 +220,9 @@ def test_vacuum_removes_what_was_replaced_before_the_retention(filled: Lake, mon
         compact(filled, 2)
     _age(filled, "events", 25 * _HOURS)
     vacuum(filled, 24)
-    gone = {path for path in replaced if not Path(path).exists()}
-    assert gone == replaced - set(filled.table("events").file_uris())
-    assert gone
+    removed = {path for path in replaced if not Path(path).exists()}
+    assert removed == replaced - set(filled.table("events").file_uris())
+    assert removed
     assert read_rows(filled) == before
 
 

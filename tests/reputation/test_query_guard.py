@@ -189,12 +189,12 @@ def _elsewhere(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnecti
 
 def test_only_the_output_file_is_writable(folder: Path) -> None:
     """A command that writes rows may write to its own file only."""
-    made = folder / "rows"
-    with Warehouse(folder / "warehouse.duckdb", access=Access(output=made)) as opened:
-        opened.relation("FROM events").query("made", f"COPY (FROM made) TO '{made}' (FORMAT csv)")
+    file = folder / "rows"
+    with Warehouse(folder / "warehouse.duckdb", access=Access(output=file)) as opened:
+        opened.relation("FROM events").query("made", f"COPY (FROM made) TO '{file}' (FORMAT csv)")
         with pytest.raises(duckdb.PermissionException):
-            opened.relation("FROM events").query("made", f"COPY (FROM made) TO '{made}.other' (FORMAT csv)")
-    assert len(made.read_text().splitlines()) == 3
+            opened.relation("FROM events").query("made", f"COPY (FROM made) TO '{file}.other' (FORMAT csv)")
+    assert len(file.read_text().splitlines()) == 3
 
 
 def test_a_query_can_have_a_time_limit(warehouse: Warehouse) -> None:
