@@ -133,6 +133,12 @@ def test_anything_but_a_query_is_rejected(warehouse: Warehouse, folder: Path, qu
     assert warehouse.sql("SELECT count(*) FROM events").item() == 2
 
 
+def test_one_text_is_one_query(warehouse: Warehouse) -> None:
+    """The rows of a second query would replace those of the first, without a word."""
+    with pytest.raises(UsageError, match="2 statements in one text"):
+        warehouse.sql("FROM reputation; FROM events")
+
+
 @pytest.mark.parametrize("query", REACHING)
 def test_no_other_data_is_reachable(warehouse: Warehouse, folder: Path, query: str) -> None:
     """No other file, no network address, no environment variable."""
@@ -149,6 +155,25 @@ def test_the_connection_is_restricted_by_itself(folder: Path, query: str) -> Non
     with attach(folder / "warehouse.duckdb") as connection, pytest.raises(duckdb.Error):
         connection.execute(text).fetchall()
     assert {path for path in folder.rglob("*") if path.is_file()} == before.keys()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "allow_community_extensions",
+        "autoinstall_known_extensions",
+        "autoload_known_extensions",
+        "allow_persistent_secrets",
+        "python_enable_replacements",
+        "enable_external_access",
+    ],
+)
+def test_each_barrier_is_set_and_locked(folder: Path, name: str) -> None:
+    """Several of them stop the same query: each one is set nevertheless, and a query cannot lift it."""
+    with attach(folder / "warehouse.duckdb") as connection:
+        assert connection.execute("SELECT current_setting(?)", [name]).fetchone() == (False,)
+        with pytest.raises(duckdb.InvalidInputException, match="configuration has been locked"):
+            connection.execute(f"SET {name} = true")
 
 
 def test_allow_files_permits_other_files(folder: Path) -> None:
