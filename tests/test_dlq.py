@@ -10,7 +10,7 @@ import pytest
 from kafka import KafkaProducer
 
 from pipelines import dlq
-from pipelines.dlq import CopyProgress, DeadLetterTopic, open_dead_letter_topic
+from pipelines.dlq import CopyProgress, DeadLetterTopic, copying_on_exit, open_dead_letter_topic
 from pipelines.emit.copies import CopyWriter
 from pipelines.emit.producer import Record
 from pipelines.errors import TransientError
@@ -157,6 +157,20 @@ def test_a_checkpoint_that_cannot_be_set_does_not_stop_ingest(
     monkeypatch.setattr("pipelines.dlq.init_checkpoint", raising(OSError("no space left")))
     drained(publishing)
     assert "no space left; ingest continues without it" in caplog.text
+
+
+def test_committed_dead_letters_are_copied_when_ingest_ends_with_an_error(publishing: Settings) -> None:
+    """The error of ingest is raised, and what was committed before it is copied nevertheless (`isolated`)."""
+
+    def ingest() -> None:
+        with copying_on_exit(publishing):
+            batch_of(publishing, range(2))
+            raise TransientError("no broker answers")
+
+    with pytest.raises(TransientError, match="no broker answers"):
+        ingest()
+    assert copied_places(publishing) == dead_letter_places(publishing)
+    assert len(read_copies(publishing)) == 2
 
 
 @pytest.mark.parametrize("merge", [True, False])
@@ -339,6 +353,59 @@ def test_a_defect_in_copying_does_not_end_the_loop(publishing: Settings, monkeyp
         "no answer",
     ]
     assert copied_places(publishing) == dead_letter_places(publishing)
+
+
+def test_an_error_closes_the_client(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The topic may have been recreated by the time of the next attempt, with another limit: it is connected again."""
+    drain_without_copies(publishing, 1)
+    topic = open_dead_letter_topic(publishing)
+    with monkeypatch.context() as patch:
+        patch.setattr(CopyWriter, "write", raising(TransientError("no broker answers")))
+        with pytest.raises(TransientError):
+            topic.copy_pending(lambda _: None)
+    assert topic.writer is None
+    with closing(topic):
+        topic.copy_pending(lambda _: None)
+    assert copied_places(publishing) == dead_letter_places(publishing)
+
+
+class Waits(threading.Event):
+    """An event that waits for nothing, and records how long it should have waited."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Return at once."""
+        self.seconds.append(timeout)
+        return self.is_set()
+
+
+def test_outages_are_retried_with_growing_delays(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to a minute; a success is reported, and the next outage begins with the shortest delay again."""
+    stopping, committed, reported = Waits(), Waits(), list[bool]()
+    attempts = iter([*[True] * 7, False, True, True, False, False])
+
+    def copy(*_: object) -> None:
+        if next(attempts):
+            raise TransientError("no broker answers")
+        if len(stopping.seconds) > 7:
+            stopping.set()
+
+    monkeypatch.setattr(DeadLetterTopic, "copy_pending", copy)
+    dlq.copy_until(publishing, stopping, committed, lambda _: None, lambda outage: reported.append(outage is not None))
+    assert stopping.seconds == [2, 4, 8, 16, 32, 60, 60, 2, 4]
+    assert reported == [*[True] * 7, False, True, True, False, False]
+    assert committed.seconds == [10, 10, 0]
+
+
+def test_a_termination_ends_the_loop(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not an outage of the copies: the process is to end."""
+    monkeypatch.setattr(DeadLetterTopic, "copy_pending", raising(KeyboardInterrupt()))
+    events = threading.Event(), threading.Event()
+    with pytest.raises(KeyboardInterrupt):
+        dlq.copy_until(publishing, *events, lambda _: None, lambda _: None)
 
 
 @pytest.mark.jvm

@@ -41,6 +41,9 @@ WRITING = [
     "WITH x AS (COPY (SELECT 1) TO '{victim}') FROM x",
     "SELECT (WITH x AS (COPY (SELECT 1) TO '{victim}') SELECT count(*) FROM x)",
     "FROM query('WITH x AS (COPY (SELECT 1) TO ''{victim}'') FROM x')",
+    "FROM QUERY('SELECT 1')",
+    "SELECT (SELECT count(*) FROM query('SELECT 1'))",
+    "FROM json_execute_serialized_sql(json_serialize_sql('SELECT 1'))",
     "SELECT 1; COPY (SELECT 1) TO '{victim}'",
     "COPY (PIVOT events ON action_type USING count(*)) TO '{victim}'",
     "EXPORT DATABASE '{folder}/exported'",
@@ -133,6 +136,15 @@ def test_anything_but_a_query_is_rejected(warehouse: Warehouse, folder: Path, qu
     assert warehouse.sql("SELECT count(*) FROM events").item() == 2
 
 
+@pytest.mark.parametrize("query", [query for query in WRITING if "FROM enable_logging" not in query])
+def test_the_check_refuses_by_itself(folder: Path, query: str) -> None:
+    """With `allow_files` nothing else stops a query that writes: it is refused by its syntax, at any depth."""
+    text, before = _filled(query, folder)
+    with open_warehouse(folder, allow_files=True) as opened, pytest.raises(UsageError):
+        opened.sql(text)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_one_text_is_one_query(warehouse: Warehouse) -> None:
     """The rows of a second query would replace those of the first, without a word."""
     with pytest.raises(UsageError, match="2 statements in one text"):
@@ -145,6 +157,14 @@ def test_no_other_data_is_reachable(warehouse: Warehouse, folder: Path, query: s
     text, _ = _filled(query, folder)
     with pytest.raises((duckdb.PermissionException, duckdb.CatalogException, duckdb.BinderException)):
         warehouse.sql(text)
+
+
+def test_other_handles_are_restricted_too(warehouse: Warehouse, folder: Path) -> None:
+    """A snapshot, and the connection to a newer warehouse after a refresh."""
+    warehouse.refresh()
+    for handle in (warehouse, warehouse.snapshot()):
+        with pytest.raises(duckdb.PermissionException):
+            handle.sql(f"FROM read_text('{folder}/secret.csv')")
 
 
 @pytest.mark.parametrize("query", [query for query in (*WRITING, *REACHING) if "COPY" in query or "FROM read" in query])
