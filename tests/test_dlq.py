@@ -6,12 +6,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from kafka import KafkaProducer
 
 from pipelines import dlq
 from pipelines.dlq import CopyProgress, DeadLetterTopic, copying_on_exit, open_dead_letter_topic
-from pipelines.emit.copies import CopyWriter
+from pipelines.emit.copies import MAX_HEADERS, CopyWriter
 from pipelines.emit.producer import Record
 from pipelines.errors import TransientError
 from pipelines.lake import dead_letter_outbox as outbox_module
@@ -455,6 +456,18 @@ def test_a_bomb_of_headers_is_read_only_as_far_as_it_is_copied(publishing: Setti
     (copy,) = read_copies(publishing)
     assert read_headers(copy)["karmalake.headers_left_out"] == b"99000"
     assert len([name for name, _ in copy.headers if name == "h"]) == 1_000
+
+
+def test_a_dead_letter_is_cut_before_it_is_copied() -> None:
+    """Headers as columns, since a hundred thousand objects take memory; a detail, since headers are never truncated."""
+    names = ("reason", "detail", "topic", "batch_id")
+    letter = {name: name * 1_000 for name in names} | {"key": b"k", "value": b"v", "topic_partition": 0, "offset": 7}
+    headers = [{"key": "h", "value": None}] * (MAX_HEADERS + 5)
+    [row] = dlq._as_rows(pa.Table.from_pylist([letter | {"headers": headers}]))
+    assert (len(row["headers"]), row["header_count"]) == (MAX_HEADERS, MAX_HEADERS + 5)
+    copy = dlq._copy_of(row)
+    assert copy.more_headers == 5
+    assert max(len(content) for _, content in copy.provenance) == 1_000
 
 
 def produce_large(settings: Settings, records: list[Record]) -> None:
