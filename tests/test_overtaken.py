@@ -100,11 +100,11 @@ def orphans(settings: Settings) -> list[str]:
     """Return unreferenced files, and rows of dead letters and conflicts without a commit."""
     lake = open_lake(settings.lake_root)
     committed = {row for (row,) in query(settings, "SELECT batch_id FROM commits")}
-    left = orphan_files(lake)
+    remaining = orphan_files(lake)
     for name in ("dead_letters", "conflicts"):
         stored = lake.table(name).to_pyarrow_table(columns=["batch_id"])["batch_id"].to_pylist()
-        left += [f"{name} of {batch_id}" for batch_id in stored if batch_id not in committed]
-    return left
+        remaining += [f"{name} of {batch_id}" for batch_id in stored if batch_id not in committed]
+    return remaining
 
 
 def test_an_unchanged_batch_is_staged_once(no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,8 +138,8 @@ def test_a_batch_is_staged_again_no_more_often_than_it_can_be_halved(
 ) -> None:
     """However often it is overtaken: six halvings of 64 rows, then a row at a time, which is then a duplicate."""
     create_lake(no_bus.lake_root)
-    taken = iter(range(ROWS))
-    overtaking = Overtaking(monkeypatch, of_another(no_bus, lambda _: [f"e-{next(taken)}"]), times=10)
+    offsets = iter(range(ROWS))
+    overtaking = Overtaking(monkeypatch, of_another(no_bus, lambda _: [f"e-{next(offsets)}"]), times=10)
     records = load(no_bus, history(tmp_path / "h.csv"))
     assert sum(record.total("read") for record in records) == ROWS
     assert len(overtaking.staged_rows) <= len(records) + 10
@@ -273,11 +273,11 @@ def test_vacuum_removes_what_a_killed_backfill_staged(no_bus: Settings, tmp_path
     )
     command = [sys.executable, "-c", code, str(no_bus.data_dir), str(path)]
     assert subprocess.run(command, cwd=REPOSITORY, env=dict(os.environ), check=False).returncode == 9
-    left = [name for name in orphans(no_bus) if name.endswith(".parquet")]
-    assert len(left) == ROWS - 2
-    for name in left:
+    remaining = [name for name in orphans(no_bus) if name.endswith(".parquet")]
+    assert len(remaining) == ROWS - 2
+    for name in remaining:
         os.utime(name, (_CLOCK, _CLOCK))
-    assert len(vacuum(open_lake(no_bus.lake_root), 1)) == len(left)
+    assert len(vacuum(open_lake(no_bus.lake_root), 1)) == len(remaining)
     load(no_bus, path)
     assert_verified(no_bus)
 
@@ -351,13 +351,13 @@ def test_a_backfill_beside_continuous_ingest(no_bus: Settings, tmp_path: Path) -
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csv_rows, "_BLOCK_BYTES", 300)
-        beside_it = threading.Thread(target=another)
-        beside_it.start()
+        concurrent = threading.Thread(target=another)
+        concurrent.start()
         try:
             records = load(settings, slow)
         finally:
             done.set()
-            beside_it.join()
+            concurrent.join()
     assert sum(record.total("accepted") for record in records) == 4_000
     assert beside[0] > 0
     assert orphans(no_bus) == []

@@ -245,13 +245,13 @@ class Story(RuleBasedStateMachine):
 
     @invariant()
     def the_lake_equals_the_model(self) -> None:
-        seen = answers(self.settings, SEEN)
-        read, *counts = (count or 0 for count in seen["fates"][0])
+        rows = answers(self.settings, SEEN)
+        read, *counts = (count or 0 for count in rows["fates"][0])
         events, fates = model(self._history()[:read], self.erasures)
-        assert sorted(seen["events"]) == sorted(map(_row, events))
+        assert sorted(rows["events"]) == sorted(map(_row, events))
         assert counts == [fates[name] for name in ("accepted", "duplicates", "conflicts", "dead_letters", "erased")]
-        assert seen["dead_letters"] == [(fates["dead_letters"],)]
-        assert seen["conflicts"][0][0] <= fates["conflicts"]  # conflicts of erased users are removed
+        assert rows["dead_letters"] == [(fates["dead_letters"],)]
+        assert rows["conflicts"][0][0] <= fates["conflicts"]  # conflicts of erased users are removed
 
     def _send(self, records: Sequence[Sent | None]) -> None:
         if records:

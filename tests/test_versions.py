@@ -125,9 +125,9 @@ def test_an_older_warehouse_asks_for_a_refresh(golden: Path, settings: Settings)
 
 def _restore_lake(golden: Path, settings: Settings) -> None:
     subprocess.run(["rm", "-r", str(settings.data_dir / "lake")], check=True)
-    kept = {path: path.read_bytes() for path in settings.data_dir.glob("*.duckdb")}
+    before = {path: path.read_bytes() for path in settings.data_dir.glob("*.duckdb")}
     unpack(golden, settings.data_dir)
-    for path, content in kept.items():
+    for path, content in before.items():
         path.write_bytes(content)
 
 

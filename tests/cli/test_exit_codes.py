@@ -74,9 +74,11 @@ def test_codes_are_distinct_and_stable() -> None:
         "KL-INTERRUPTED": 130,
     }
     assert len({status.exit_code for status in exit_statuses()}) == len(exit_statuses())
-    ours = [kind for kind in vars(errors_module).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    assert set(ours) == set(_CLASSES)
-    assert all("code" in vars(kind) and "exit_code" in vars(kind) for kind in ours)
+    error_classes = [
+        kind for kind in vars(errors_module).values() if isinstance(kind, type) and issubclass(kind, Exception)
+    ]
+    assert set(error_classes) == set(_CLASSES)
+    assert all("code" in vars(kind) and "exit_code" in vars(kind) for kind in error_classes)
 
 
 def test_the_page_has_a_section_and_a_row_for_each_code() -> None:
@@ -170,8 +172,8 @@ def test_a_closed_pipe_is_not_an_error(run: Run, tmp_path: Path) -> None:
         os.close(read_end)
         assert _with_output(command, write_end, tmp_path) == (128 + signal.SIGPIPE, "")
         if Path("/dev/full").exists() and command != ["--help"]:
-            code, told = _with_output(command, os.open("/dev/full", os.O_WRONLY), tmp_path)
-            assert (code, told.partition(":")[0]) == (74, "error KL-IO")
+            code, error = _with_output(command, os.open("/dev/full", os.O_WRONLY), tmp_path)
+            assert (code, error.partition(":")[0]) == (74, "error KL-IO")
 
 
 def _with_output(command: list[str], output: int, folder: Path) -> tuple[int, str]:
@@ -200,8 +202,8 @@ def test_the_command_errors_explains_each_code(run: Run) -> None:
     listed = run("errors").stdout
     for status in exit_statuses():
         assert re.search(rf"^{status.exit_code} +{status.code} ", listed, re.MULTILINE)
-    for given in ("KL-LOST-RECORDS", "kl-lost-records", "81"):
-        assert "karmalake drain --accept-loss" in run("errors", given).stdout
+    for argument in ("KL-LOST-RECORDS", "kl-lost-records", "81"):
+        assert "karmalake drain --accept-loss" in run("errors", argument).stdout
     assert _result(run("errors", "KL-NONE")) == (2, ["KL-USAGE"])
 
 

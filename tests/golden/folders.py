@@ -1,4 +1,4 @@
-"""Unpacking golden data folders, and turning one into a folder of an older or a newer release."""
+"""Unpacks golden data folders, and turns one into a folder of an older or a newer release."""
 
 import json
 import tarfile
@@ -49,7 +49,7 @@ def describe(settings: Settings) -> dict[str, Any]:
 
 
 def make_older(data_dir: Path) -> None:
-    """Turn a folder into one of a release before format numbers: without columns, and a nested field, of today."""
+    """Turn a folder into one of a release before format numbers, which lacked some columns and a nested field."""
     for name in TABLES:
         _strip(data_dir / "lake" / name, {"events": {"bus_time"}, "commits": {"note", "lost"}}.get(name, set()))
     with duckdb.connect(data_dir / "warehouse.duckdb") as connection:
@@ -57,7 +57,7 @@ def make_older(data_dir: Path) -> None:
 
 
 def make_newer(data_dir: Path) -> None:
-    """Turn a folder into one of a release that is newer in everything, with a column that this one does not know."""
+    """Turn a folder into one of a newer release, with a newer number for every format and an unknown column."""
     for name in TABLES:
         table = DeltaTable(data_dir / "lake" / name)
         newer = {"karmalake.format": str(LAKE.number + 1), "karmalake.release": "99.0.0"}
@@ -81,8 +81,10 @@ def _strip(folder: Path, dropped: set[str]) -> None:
 
 def _strip_action(folder: Path, action: dict[str, Any], dropped: set[str]) -> None:
     if "metaData" in action:
-        kept = action["metaData"]["configuration"]
-        action["metaData"]["configuration"] = {name: kept[name] for name in kept if not name.startswith("karmalake")}
+        configuration = action["metaData"]["configuration"]
+        action["metaData"]["configuration"] = {
+            name: configuration[name] for name in configuration if not name.startswith("karmalake")
+        }
         schema = pa.schema(Schema.from_json(action["metaData"]["schemaString"]))
         action["metaData"]["schemaString"] = Schema.from_arrow(_without(schema, dropped)).to_json()
     if "add" in action and (folder / action["add"]["path"]).exists():

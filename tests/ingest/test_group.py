@@ -89,16 +89,16 @@ def _stored(bus: Settings) -> int:
 def test_two_divide_the_partitions_and_one_takes_over(bus: Settings) -> None:
     """Both commit different partitions; when one leaves, the other gets all; each event counts once (`once`)."""
     count = 0
-    with _ingesting(bus) as stays:
-        with _ingesting(bus) as leaves:
-            while not (stays and leaves):
+    with _ingesting(bus) as first:
+        with _ingesting(bus) as second:
+            while not (first and second):
                 send(bus, [*_records(range(count, count + 200)), *_records(range(count, count + 50))])
                 count += 200
                 wait_for("what was sent to be stored", lambda count=count: _stored(bus) == count)
-        before = len(stays)
+        before = len(first)
         send(bus, _records(range(count, count + 400)))
         wait_for("the other's partitions to be taken over", lambda: _stored(bus) == count + 400)
-    assert _partitions(stays[before:]) == set(range(_PARTITIONS))
+    assert _partitions(first[before:]) == set(range(_PARTITIONS))
     assert_verified(bus)
     assert audit(bus).passed
 

@@ -308,8 +308,8 @@ def _pretend_to_have_read(bus: Settings, start: int, end: int) -> None:
     """Move the checkpoint, to simulate a broker that lost records with its disk."""
     lake = create_lake(bus.lake_root)
     ((topic_id, _),) = take_snapshot(open_lake(bus.lake_root)).checkpoints
-    gone = OffsetRange(topic_id, bus.kafka.topic, 0, start, end, gaps=end - start)
-    commit_batch(lake, lake.table("events"), [], CommitRecord("gone", "test", datetime.now(UTC), (gone,)))
+    skipped = OffsetRange(topic_id, bus.kafka.topic, 0, start, end, gaps=end - start)
+    commit_batch(lake, lake.table("events"), [], CommitRecord("gone", "test", datetime.now(UTC), (skipped,)))
 
 
 def _producer(bus: Settings, **options: Any) -> Any:

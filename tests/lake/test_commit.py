@@ -33,11 +33,11 @@ def test_a_commit_publishes_rows_checkpoint_and_record_together(lake: Lake) -> N
     files = stage_events(lake, events, "b1")
     assert read_rows(lake) == []
     assert lake.table("events").transaction_version(_CHECKPOINT) is None
-    landed = commit_batch(lake, handle, files, record)
+    committed = commit_batch(lake, handle, files, record)
     assert [row["event_id"] for row in read_rows(lake)] == ["a", "b"]
     assert {row["batch_id"] for row in read_rows(lake)} == {"b1"}
     assert lake.table("events").transaction_version(_CHECKPOINT) == 2
-    assert (landed.version, landed.committed is not None, landed.total("accepted")) == (1, True, 2)
+    assert (committed.version, committed.committed is not None, committed.total("accepted")) == (1, True, 2)
     assert handle.version() == 1
 
 

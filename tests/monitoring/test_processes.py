@@ -19,7 +19,7 @@ from pipelines.serving.read import published
 from pipelines.settings import Settings
 from tests.draining import send, valid_records
 from tests.emit.outboxes import create_outbox, disposed, event, sqlite_url
-from tests.monitoring.scraping import address_said, becomes, scrape, status
+from tests.monitoring.scraping import becomes, metrics_address, scrape, status
 from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
@@ -41,7 +41,7 @@ def running(settings: Settings, *command: str, **variables: str) -> Iterator[str
     program = [sys.executable, "-c", "from pipelines.cli import main; main()", *command, "--metrics-port", "0"]
     with ended(subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, text=True)) as process:
         try:
-            yield address_said(process)
+            yield metrics_address(process)
         finally:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=PATIENCE_SECONDS)
@@ -69,9 +69,9 @@ def test_stream_exposes_records_lag_and_staleness(settings: Settings) -> None:
     assert (scraped.value("process_resident_memory_bytes") or 0) > 0
     topic = describe_topic(settings.kafka)
     assert topic is not None
-    kept = recent(settings.lag_dir, topic.topic_id, datetime.now(UTC) - timedelta(hours=1))
-    assert kept[-1].lag_records == 0
-    assert sum(one.work.records for one in kept if one.work) == 46
+    history = recent(settings.lag_dir, topic.topic_id, datetime.now(UTC) - timedelta(hours=1))
+    assert history[-1].lag_records == 0
+    assert sum(one.work.records for one in history if one.work) == 46
 
 
 @pytest.mark.slow

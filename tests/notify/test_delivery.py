@@ -56,7 +56,7 @@ def test_the_receiver_can_verify_a_notification(receiver: Receiver) -> None:
     assert request.is_signed
     assert request.key == "e-1"
     assert abs(int(request.headers["Karmalake-Timestamp"]) - datetime.now(UTC).timestamp()) < 60
-    assert request.said == {**EVENT._asdict(), "rule": "low", "text": "ada got 1"}
+    assert request.payload == {**EVENT._asdict(), "rule": "low", "text": "ada got 1"}
 
 
 @pytest.mark.parametrize(

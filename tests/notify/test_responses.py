@@ -106,7 +106,7 @@ class _Server:
                         return
                     connection.sendall(piece)
             except OSError:
-                pass  # we hung up
+                pass  # the client has closed the connection
 
 
 @pytest.fixture(scope="module")

@@ -81,22 +81,22 @@ def rating_of(rating: Rating, event: Event) -> Fraction | None:
 
 def measured(ratings: list[Fraction], measure: Measure) -> float | int | None:
     """Return the value of a measure over ratings, oldest first."""
-    seen = ratings[-measure.last :] if measure.last else ratings
+    used = ratings[-measure.last :] if measure.last else ratings
     if measure.positive_from is not None and measure.negative_to is not None:
-        seen = [rating for rating in seen if rating >= measure.positive_from or rating <= measure.negative_to]
-    n = len(seen)
-    p = sum(measure.positive_from is not None and rating >= measure.positive_from for rating in seen)
+        used = [rating for rating in used if rating >= measure.positive_from or rating <= measure.negative_to]
+    n = len(used)
+    p = sum(measure.positive_from is not None and rating >= measure.positive_from for rating in used)
     if measure.formula in ("positives", "negatives"):
         return p if measure.formula == "positives" else n - p
     if n < measure.minimum_count:
         return None if measure.below_minimum is None else float(measure.below_minimum)
-    exact = formula(measure, seen, p)
+    exact = formula(measure, used, p)
     return float(exact if measure.digits is None else rounded(exact, measure.digits, measure.rounding))
 
 
-def formula(measure: Measure, seen: list[Fraction], p: int) -> Fraction:
+def formula(measure: Measure, used: list[Fraction], p: int) -> Fraction:
     """Return the exact value of a measure over the ratings that it uses; p of them are positive."""
-    total, n = sum(seen, Fraction(0)), len(seen)
+    total, n = sum(used, Fraction(0)), len(used)
     match measure.formula:
         case "mean":
             return total / n
@@ -128,14 +128,14 @@ def rounded(number: Fraction, digits: int, mode: str) -> Fraction:
     scaled = number * 10**digits
     match mode:
         case "half_up":
-            whole = math.floor(scaled + Fraction(1, 2))
+            units = math.floor(scaled + Fraction(1, 2))
         case "half_even":
-            whole = round(scaled)
+            units = round(scaled)
         case "floor":
-            whole = math.floor(scaled)
+            units = math.floor(scaled)
         case _:
-            whole = math.ceil(scaled)
-    return Fraction(whole, 10**digits)
+            units = math.ceil(scaled)
+    return Fraction(units, 10**digits)
 
 
 def reputations(events: Iterable[Event], policy: Policy, as_of: int) -> dict[str, Reputation]:
@@ -325,9 +325,9 @@ class _Account:
             place = (cap.per and c.event.metadata.get(cap.per), bucket(c.event.t, cap.period))
             before, after = sums[place], sums[place] + limited
             sums[place] = after
-            kept = c.granted - limited + min(maximum, after) - min(maximum, before)
-            if kept != c.granted:
-                c.granted, c.reason = kept, "capped"
+            granted_change = c.granted - limited + min(maximum, after) - min(maximum, before)
+            if granted_change != c.granted:
+                c.granted, c.reason = granted_change, "capped"
 
     def _decayed(self, c: Contribution) -> Fraction:
         """Return what is left of the points at the end of the policy's step, to 50 digits."""

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason=f"the Bitcoin OTC da
 
 
 def microseconds(seconds: str) -> int:
-    whole, _, fraction = seconds.partition(".")
-    return int(whole) * 1_000_000 + int(fraction.ljust(6, "0")[:6])
+    seconds_part, _, fraction = seconds.partition(".")
+    return int(seconds_part) * 1_000_000 + int(fraction.ljust(6, "0")[:6])
 
 
 @cache
@@ -91,10 +91,10 @@ def test_shares_of_positive_ratings_hold_to_a_billionth(year: int, snapshot: Sna
     """Positive ratings exactly, Beta expectation and Wilson lower bound to 1e-9."""
     as_of = datetime.fromisoformat(f"{year}-01-01T00:00:00Z")
     got = scores(snapshot, parse_policy(TRUST), as_of)
-    wanted = expected(year)
-    assert got["all_time_positives"].equals(wanted["n_positive"], check_names=False)
-    for ours, reference in [("beta", "beta_expectation"), ("wilson", "wilson_lower_95")]:
-        assert (got[f"all_time_{ours}"] - wanted[reference]).abs().max() < 1e-9
+    expected_shares = expected(year)
+    assert got["all_time_positives"].equals(expected_shares["n_positive"], check_names=False)
+    for column, reference in [("beta", "beta_expectation"), ("wilson", "wilson_lower_95")]:
+        assert (got[f"all_time_{column}"] - expected_shares[reference]).abs().max() < 1e-9
 
 
 KARMA = """

@@ -64,8 +64,8 @@ def test_explaining_reads_the_lake_once() -> None:
         connection.execute("CREATE SEQUENCE looks; CREATE VIEW events AS FROM stored WHERE nextval('looks') > 0")
         rows = explain(connection, parse_policy(RULES), "ann", at(NOW))
         assert rows.equals(explained())
-        anns = sum(event.user_id == "ann" for event in EVENTS)
-        assert connection.execute("SELECT currval('looks')").fetchone() == (anns,)
+        events_of_ann = sum(event.user_id == "ann" for event in EVENTS)
+        assert connection.execute("SELECT currval('looks')").fetchone() == (events_of_ann,)
 
 
 @pytest.mark.slow
@@ -145,10 +145,10 @@ def test_as_of_and_known_at_differ(tmp_path: Path) -> None:
 
 def test_two_policies_are_compared_before_anything_is_published() -> None:
     """Changes of score and rank, largest first."""
-    richer = parse_policy(RULES.replace("points = 10", "points = 30").replace("maximum = 25", "maximum = 30"))
+    changed = parse_policy(RULES.replace("points = 10", "points = 30").replace("maximum = 25", "maximum = 30"))
     with duckdb.connect() as connection:
         connection.register("events", events_table(EVENTS))
-        frame = compare_policies(connection, parse_policy(RULES), richer, AS_OF)
+        frame = compare_policies(connection, parse_policy(RULES), changed, AS_OF)
     assert frame.columns == ["user_id", "score_before", "score_after", "change", "rank_before", "rank_after"]
     assert frame.rows() == [("bob", 11, 31, 20, 2, 1), ("ann", 26, 31, 5, 1, 1)]
 

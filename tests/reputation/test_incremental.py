@@ -298,8 +298,8 @@ def test_an_event_at_the_edge(tmp_path: Path, action_type: str, age: int, affect
         draft.refresh(snapshot, PENALTIES, at(NOW + age - 1))
         for as_of in (NOW + age, NOW + age + 1, NOW + age + 2):
             computed.append(draft.refresh(snapshot, PENALTIES, at(as_of)).affected_users)
-            kept = sorted(draft.connection.sql("FROM reputation").fetchall(), key=repr)
-            assert kept == rebuilt(tmp_path, snapshot, PENALTIES, as_of)["reputation"]
+            refreshed = sorted(draft.connection.sql("FROM reputation").fetchall(), key=repr)
+            assert refreshed == rebuilt(tmp_path, snapshot, PENALTIES, as_of)["reputation"]
     assert computed == affected
 
 

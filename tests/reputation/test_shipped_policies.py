@@ -128,8 +128,8 @@ def test_stackexchange_on_real_data() -> None:
         {"actions": without(policy, "bounty")},
     ):
         version = policy.versions[0].model_dump(exclude_unset=True, by_alias=True) | removed
-        poorer = Policy.model_validate({"name": "poorer", "versions": [version]})
-        assert by_sql(events, poorer, as_of)[1] != rows
+        without_rule = Policy.model_validate({"name": "poorer", "versions": [version]})
+        assert by_sql(events, without_rule, as_of)[1] != rows
 
 
 def without(policy: Policy, start: str) -> dict[str, Any]:

@@ -161,11 +161,11 @@ def test_same_numbers(spark: SparkSession) -> None:
     """Casts and powers round as in DuckDB, also beyond 64 bits: halves, and values next to them."""
     dice = random.Random(1)  # noqa: S311 - the same numbers every time
     signs = (1, -1)
-    whole = [dice.choice(signs) * dice.getrandbits(bits) for bits in range(1, 120) for _ in range(20)]
+    integers = [dice.choice(signs) * dice.getrandbits(bits) for bits in range(1, 120) for _ in range(20)]
     floats = [dice.choice(signs) * (dice.getrandbits(53) / 2 + 0.5) * 10.0 ** dice.randrange(12) for _ in range(1_000)]
     ages = [-dice.random() * dice.choice((1, 100)) for _ in range(1_000)]
     for values, kind, query in (
-        (whole, pa.decimal128(38), "SELECT CAST(CAST(v AS HUGEINT) AS DOUBLE) FROM given"),
+        (integers, pa.decimal128(38), "SELECT CAST(CAST(v AS HUGEINT) AS DOUBLE) FROM given"),
         (floats, pa.float64(), "SELECT CAST(CAST(round(v) AS HUGEINT) AS VARCHAR) FROM given"),
         (ages, pa.float64(), "SELECT pow(2.0, v) FROM given"),
     ):

@@ -71,7 +71,7 @@ def require(service: Service) -> None:
 
 
 def not_run(skipped: Sequence[str]) -> str:
-    """Return a line about the tests among these reasons that did not run for want of a server; "" if all did."""
+    """Return a line about the tests that did not run because a server is missing; "" if all ran."""
     reasons = {service: reason for service in get_args(Service) if (reason := missing(service))}
     absent = [service for service, reason in reasons.items() if any(reason in text for text in skipped)]
     count = sum(any(reasons[service] in text for service in absent) for text in skipped)
