@@ -170,6 +170,7 @@ def test_one_row_in_two_formats_counts_once(busless: Settings, tmp_path: Path) -
     assert_verified(busless)
 
 
+@pytest.mark.slow
 def test_rows_in_random_order_end_in_one_file_a_day(
     busless: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +220,7 @@ def _backfill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 _COLUMNS = ("--user-id", "u", "--time", "t", "--action-type", "A")
 
 
+@pytest.mark.slow
 def test_the_outcome_of_each_file_is_reported(tmp_path: Path) -> None:
     """Of three files the second is refused: the others are loaded, and the command fails with the reason."""
     (tmp_path / "g1.csv").write_text("u,s,t\na,1,2024-01-01\n")
@@ -239,6 +241,7 @@ def test_the_outcome_of_each_file_is_reported(tmp_path: Path) -> None:
     assert (again.returncode, "g1.csv over all attempts: 1 rows, 1 accepted" in again.stdout) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_file_with_only_dead_letters_fails(tmp_path: Path) -> None:
     """However few they are: exit code 65, also on a second run, without a traceback."""
     (tmp_path / "a.csv").write_text("u,t\na,soon\nb,late\n")
@@ -250,6 +253,7 @@ def test_a_file_with_only_dead_letters_fails(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_delimiter_is_an_option(tmp_path: Path) -> None:
     """The error message of a file with another delimiter names the option."""
     (tmp_path / "a.csv").write_text("u;t\na;2024-01-01\n")

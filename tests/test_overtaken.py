@@ -119,6 +119,7 @@ def test_an_unchanged_batch_is_staged_once(no_bus: Settings, tmp_path: Path, mon
     assert_verified(no_bus)
 
 
+@pytest.mark.slow
 def test_a_changed_batch_is_staged_by_halves(no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each overtaking commit has an event of the batch: half is staged again, old files go, each counts once."""
     create_lake(no_bus.lake_root)
@@ -133,6 +134,7 @@ def test_a_changed_batch_is_staged_by_halves(no_bus: Settings, tmp_path: Path, m
     assert_verified(no_bus)
 
 
+@pytest.mark.slow
 def test_a_batch_is_staged_again_no_more_often_than_it_can_be_halved(
     no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +183,7 @@ def _batch(steps: list[tuple[int, int]]) -> Batch:
     return Batch("test", records, decoded, tuple(ranges))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", ["other", "e"], ids=["unchanged", "changed"])
 def test_overtaken_at_every_attempt(
     no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: str
@@ -262,6 +265,7 @@ def test_files_that_may_be_committed_are_never_removed(
     assert_verified(no_bus)
 
 
+@pytest.mark.slow
 def test_vacuum_removes_what_a_killed_backfill_staged(no_bus: Settings, tmp_path: Path) -> None:
     """A process killed between staging and commit leaves orphans; vacuum removes each of them."""
     path = history(tmp_path / "h.csv")

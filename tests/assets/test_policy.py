@@ -14,6 +14,7 @@ from pipelines.sources.files import ColumnMapping
 from tests.assets.running import materialize, metadata
 
 
+@pytest.mark.slow
 def test_a_policy_is_activated_and_everything_is_rescored(
     instance: dg.DagsterInstance, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -132,6 +132,7 @@ def test_the_extras_are_those_of_the_package() -> None:
     assert not optional & {_name(line) for line in _PROJECT["dependencies"]}
 
 
+@pytest.mark.slow
 def test_every_import_is_declared() -> None:
     """A module's imports are in the core, or in the extra that its callers or the import itself require."""
     core = {_name(line) for line in _PROJECT["dependencies"]}
@@ -147,6 +148,7 @@ def test_every_import_is_declared() -> None:
             )
 
 
+@pytest.mark.slow
 def test_starting_imports_only_the_core() -> None:
     """The imports of the command line and of `stream` at start-up need no extra."""
     for start in ("pipelines.cli.app", "pipelines.stream", "pipelines.drain", "pipelines.refresh"):

@@ -97,6 +97,7 @@ def _informs(connection: socket.socket, ended: Event) -> None:
         connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("serve", "scheme", "content"),
     [

@@ -70,6 +70,7 @@ def test_an_oversized_batch_is_one_record_without_a_value(codec: int, monkeypatc
     assert [(r.offset, r.value) for r in read] == [(10, b"calm"), (21, None), (30, b"after")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", [1, 3, 4])
 def test_decompression_memory_is_bounded(codec: int) -> None:
     """Memory grows by the limit, not by the decompressed size."""

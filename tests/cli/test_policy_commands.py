@@ -107,6 +107,7 @@ def ledger(answer: Answer) -> list[dict[str, object]]:
     return [json.loads(line) for line in answer.out.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["votes", "default", "decayed-karma", "stackexchange-2018"])
 def test_the_explanation_ends_with_the_score(run: Run, rules: str, policy: str) -> None:
     """For every user and policy, the sum of `earned` and the last running score equal the score of `scores`."""
@@ -186,6 +187,7 @@ def test_contradicting_options_are_refused(run: Run, options: list[str], message
     assert message in answer.err
 
 
+@pytest.mark.slow
 def test_known_at_selects_by_commit_time(run: Run, rules: str) -> None:
     """Before the first commit no user has a score, whatever the event times."""
     early, late = ["--known-at", "2026-03-20"], ["--known-at", "2999-01-01"]

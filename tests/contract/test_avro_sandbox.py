@@ -90,6 +90,7 @@ _POISON = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "good", "bad", "message"), _POISON)
 def test_a_value_that_ends_or_stalls_its_decoder(kind: Any, good: Any, bad: bytes, message: str) -> None:
     """It is a dead letter whose detail names the effect; every other value of its schema is an event."""
@@ -137,6 +138,7 @@ def test_a_call_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_avro(pa.array([good], pa.binary()), schema).errors == {}
 
 
+@pytest.mark.slow
 def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
     """A parent that is killed leaves no orphan."""
     code = (

@@ -24,6 +24,7 @@ _PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", _PUBLISHED)
 def test_published_vectors(length: int) -> None:
     """The compiled loop reproduces the vectors that the authors of SipHash publish."""

@@ -44,6 +44,7 @@ def damaged(draw: st.DrawFn, value: bytes) -> bytes:
     return value[: draw(st.integers(0, len(value)))] if draw(st.booleans()) else value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", list(_GOOD))
 @given(data=st.data(), bus_time=st.none() | st.datetimes(timezones=st.just(UTC)))
 def test_any_values_among_good_ones(form: Any, data: st.DataObject, bus_time: datetime | None) -> None:

@@ -125,6 +125,7 @@ def test_an_invalid_value_has_a_detail(value: bytes, message: str) -> None:
 _DEEP, _TOO_DEEP = (b"[" * depth + b"]" * depth for depth in (MAX_JSON_DEPTH - 1, MAX_JSON_DEPTH))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("value", "event"),
     [
@@ -157,6 +158,7 @@ def test_hostile_values_have_one_outcome(value: bytes, event: bool) -> None:
     assert [rows[0], rows[2]] == [{"event_id": "e-ü"}] * 2
 
 
+@pytest.mark.slow
 def test_memory_is_bounded() -> None:
     """A value of 16 MB that would take gigabytes is rejected for that reason; the process is not killed."""
     parsed = parse_json(_values(_with(b'"x": [' + b"1," * 8_000_000 + b"1]")))

@@ -261,6 +261,7 @@ def test_creating_a_lake_again_changes_nothing(lake: Lake) -> None:
     assert [row["event_id"] for row in read_rows(again)] == ["a"]
 
 
+@pytest.mark.slow
 def test_several_create_one_lake_at_once(tmp_path: Path) -> None:
     """Ingesters that start at once on an empty folder get the same tables."""
     for attempt in range(10):

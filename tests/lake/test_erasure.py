@@ -101,6 +101,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return paths
 
 
+@pytest.mark.slow
 @hypothesis_settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=_BATCHES, erased=st.sets(_USERS, max_size=3), before=st.sets(_USERS, max_size=2), merged=st.booleans())
 def test_equals_an_erasure_that_reads_everything(

@@ -91,6 +91,7 @@ def test_merging_beside_ingest_changes_no_verdict(
         test_index_agrees_with_a_dict.hypothesis.inner_test(lake, tmp_path_factory, batches)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=_BATCHES)
 def test_filters_change_no_verdict(

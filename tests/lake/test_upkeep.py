@@ -78,6 +78,7 @@ def test_a_compacted_lake_is_not_compacted_again(filled: Lake) -> None:
     assert filled.table("events").version() == version
 
 
+@pytest.mark.slow
 def test_a_few_files_on_very_many_days_are_merged(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too few for any day to be merged, but many together: one commit leaves a file a day, and every row stays."""
     monkeypatch.setattr(upkeep, "_MAX_SURPLUS_FILES", 60)
@@ -93,6 +94,7 @@ def test_a_few_files_on_very_many_days_are_merged(lake: Lake, monkeypatch: pytes
     assert compact(lake, 8) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", ["MAX_MERGE_ROWS", "MAX_MERGE_BYTES"])
 def test_a_day_of_any_size_is_merged_in_pieces(lake: Lake, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
     """No merge exceeds the limit, so a large day keeps several files, and later runs do not change it."""

@@ -66,6 +66,7 @@ def test_both_services_start_are_found_and_stop(both: Settings) -> None:
         socket.create_connection((services.HOST, started.broker.process.port))
 
 
+@pytest.mark.slow
 def test_the_cache_asks_for_a_password(cache_only: Settings) -> None:
     """The password is in a file that only this user can read, not in an argument, and survives a restart."""
     cache = _cache(cache_only)

@@ -143,6 +143,7 @@ def test_a_bug_in_measuring_ends_neither_it_nor_the_process(
     assert caplog.text.count("Traceback") == 1
 
 
+@pytest.mark.slow
 def test_a_stalled_measurement_is_a_warning_only() -> None:
     """Health warns that a measurement is outdated; the process stays healthy, so nothing restarts it."""
     settings = Settings(metrics=MetricsSettings(port=0, stalled_after_seconds=2.0))

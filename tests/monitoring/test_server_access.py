@@ -102,6 +102,7 @@ def test_a_request_head_that_is_too_long_is_refused(address: str) -> None:
     assert b"200" not in _sent(address, line + b"X: y\r\n" * 100_000 + b"\r\n")
 
 
+@pytest.mark.slow
 def test_slow_clients_do_not_block_others(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads stay few and a scrape is answered; connections of slow clients are closed at the deadline."""
     monkeypatch.setattr(server, "_DEADLINE_SECONDS", 1.0)

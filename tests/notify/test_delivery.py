@@ -82,6 +82,7 @@ def test_refused_connections_and_timeouts_are_retried(receiver: Receiver) -> Non
     assert _attempt(receiver.url, 0.2) == DeliveryResult(Outcome.RETRY, "no complete answer within 0.2 s")
 
 
+@pytest.mark.slow
 def test_a_retry_has_the_same_key(receiver: Receiver) -> None:
     """The receiver can recognize a repeat."""
     statuses = iter([500, 503, 204])

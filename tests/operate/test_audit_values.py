@@ -37,6 +37,7 @@ def _agreed(values: list[bytes], contract: ContractSettings) -> int:
     return sum(verdict is not None for verdict in ingested)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [protobuf, json_values], ids=["protobuf", "json"])
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=40, deadline=None)

@@ -159,6 +159,7 @@ def test_a_world_without_anomalies_is_quiet(name: str, quiet: Warehouse) -> None
     assert quiet.trend(name).rows() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANOMALIES)
 def test_planted_anomalies_are_found(name: str, anomalous: tuple[Warehouse, dict[str, Anomaly]]) -> None:
     """Every planted user is reported within the planted days, with different expected and observed values."""

@@ -113,6 +113,7 @@ def test_decay_holds_to_a_billionth(year: int, snapshot: Snapshot) -> None:
     assert (got["all_time_score"] - expected(year)["decay_half_life_90d"]).abs().max() < 1e-9
 
 
+@pytest.mark.slow
 def test_arrival_order_and_batching_change_no_document(snapshot: Snapshot, tmp_path: Path) -> None:
     """In another order and other batches, the same events give the same documents, byte for byte."""
     events = sorted(ratings(), key=lambda event: event.event_id[::-1])

@@ -114,6 +114,7 @@ def test_the_largest_points_fit() -> None:
         assert shown([up(1, far - 30 * DAY, "1000000")], far)["ann"] == pytest.approx(500_000, rel=1e-15)
 
 
+@pytest.mark.slow
 def test_only_affected_users_are_recomputed(tmp_path: Path) -> None:
     """Within a step the user of a new event; at a step no one's events are read, and every score changes."""
     path, old = tmp_path / "warehouse.duckdb", [up(n, NOW - DAY - n, user=f"user-{n}") for n in range(5)]
@@ -134,6 +135,7 @@ def test_only_affected_users_are_recomputed(tmp_path: Path) -> None:
     assert rows(path) == rebuilt(tmp_path, after, karma(), NOW + 2 * HOUR)
 
 
+@pytest.mark.slow
 def test_a_new_epoch_is_a_rebuild(tmp_path: Path) -> None:
     """The sums of the ended epoch could be scaled only inexactly; the reason says so."""
     rules, snapshot = (

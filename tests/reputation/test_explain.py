@@ -122,6 +122,7 @@ def test_a_change_lists_added_and_expired_contributions() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_as_of_and_known_at_differ(tmp_path: Path) -> None:
     """A late event counts at its event time today, and did not count before it was committed."""
     late = Event("late", "ann", "TransactionCompleted", NOW - 5 * DAY, batch_id="second")
@@ -153,6 +154,7 @@ def test_two_policies_are_compared_before_anything_is_published() -> None:
     assert frame.rows() == [("bob", 11, 31, 20, 2, 1), ("ann", 26, 31, 5, 1, 1)]
 
 
+@pytest.mark.slow
 @needs_otc
 def test_contributions_add_up_for_every_user_of_bitcoin_otc() -> None:
     """At five dates, for all users at once: the contributions are the scores."""

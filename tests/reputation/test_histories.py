@@ -66,6 +66,7 @@ def _ids(events: pa.Table) -> list[str]:
     return sorted(events["event_id"].to_pylist())
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(_BATCHES, _ENDS, _SIZES, st.integers(0, 4))
 def test_every_look_up_equals_a_scan(
@@ -138,6 +139,7 @@ def _synced(folder: Path, commits: list[list[Event]], links: str | None = None) 
     return held
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(_BATCHES, _SIZES, st.sets(st.sampled_from(_USERS)), st.booleans())
 def test_removed_users_leave_nothing(

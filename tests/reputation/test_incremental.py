@@ -157,6 +157,7 @@ def ride(event_id: str, user_id: str, action_type: str, ride_id: str, target: st
 RATED, DONE = ride("e1", "ann", "Rated", "r1"), ride("e2", "bob", "Done", "r1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -224,6 +225,7 @@ def test_a_draft_that_fails_leaves_the_published_warehouse(tmp_path: Path, monke
     assert rows(path) == rebuilt(tmp_path, later, policy(), NOW)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"no database" * 999), Path.unlink])
 def test_histories_are_a_cache(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     """A missing or damaged file is rebuilt from the lake."""
@@ -253,6 +255,7 @@ def test_a_restored_lake_causes_a_rebuild(tmp_path: Path) -> None:
             draft.discard()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rules", "as_of", "why"),
     [
@@ -283,6 +286,7 @@ def test_one_draft_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 PENALTIES = policy(windows_days=(7,), actions={"Tipped": {"points": -3, "penalties_expire_after_days": 30}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action_type", "age", "affected"), [("Done", 7 * DAY, [0, 1, 0]), ("Tipped", 30 * DAY, [1, 0, 0])]
 )
@@ -308,6 +312,7 @@ def _heavy() -> list[Event]:
     return [*(Event(f"h{n}", "hal", "Done", NOW - 40 * DAY + n) for n in range(4)), BOB]
 
 
+@pytest.mark.slow
 def test_heavy_users_are_deferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others do not wait for them; after further commits, the next full refresh has the rows of a rebuild."""
     monkeypatch.setattr(derive_module, "HEAVY_USER_EVENTS", 3)

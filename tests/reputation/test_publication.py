@@ -71,6 +71,7 @@ def _next(number: int) -> list[Event]:
     return [Event(f"n{number}-{n}", f"user-{number + n}", "Done", NOW - n - 1) for n in range(30)]
 
 
+@pytest.mark.slow
 def test_a_copy_beside_refreshes_is_the_file_of_the_checkpoint(tmp_path: Path, copier: Copier) -> None:
     """Byte for byte, with refreshes between its blocks: DuckDB writes to its file in a checkpoint only.
 
@@ -120,6 +121,7 @@ def test_a_copy_beside_large_transactions_has_the_rows_of_the_checkpoint(tmp_pat
     assert ("others",) not in tables
 
 
+@pytest.mark.slow
 def test_one_copy_at_a_time(tmp_path: Path, copier: Copier) -> None:
     """The next publication waits for the one in progress, and its file replaces that one's."""
     path, commits = tmp_path / "warehouse.duckdb", [_FIRST, _next(0)]
@@ -170,6 +172,7 @@ def _files_with(folder: Path, name: bytes) -> list[Path]:
     return [file for file in folder.iterdir() if name in file.read_bytes()]
 
 
+@pytest.mark.slow
 def test_a_copy_that_fails_leaves_the_published_warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its error is the result, nothing is left beside the warehouse, and the next publication succeeds."""
     path, commits = tmp_path / "data" / "warehouse.duckdb", [_FIRST, _next(0)]

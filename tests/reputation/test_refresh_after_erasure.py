@@ -212,6 +212,7 @@ def _count_rebuilds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return built
 
 
+@pytest.mark.slow
 def test_only_what_depended_on_the_user_is_recomputed(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bob goes, ann's rating loses its completion, cid is not computed; nothing is rebuilt."""
     rules = policy(completion=GATE)
@@ -230,6 +231,7 @@ def test_only_what_depended_on_the_user_is_recomputed(here: Place, monkeypatch: 
     here.assert_rebuilt(rules)
 
 
+@pytest.mark.slow
 def test_an_erasure_without_events_copies_nothing(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user who has no events costs no copy of the files."""
     _started(here, policy())
@@ -242,6 +244,7 @@ def test_an_erasure_without_events_copies_nothing(here: Place, monkeypatch: pyte
     here.assert_rebuilt(policy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["histories", "draft"])
 def test_what_depended_is_known_without_the_cache(here: Place, lost: str) -> None:
     """The erased events are read from the lake: neither a lost cache nor one that is ahead of the warehouse matters."""
@@ -259,6 +262,7 @@ def test_what_depended_is_known_without_the_cache(here: Place, lost: str) -> Non
     here.assert_rebuilt(rules)
 
 
+@pytest.mark.slow
 def test_a_warehouse_from_before_the_vacuum_is_rebuilt(here: Place) -> None:
     """The erased events stay as long as the replaced files; what is behind by more is rebuilt."""
     _started(here, policy())
@@ -272,6 +276,7 @@ def test_a_warehouse_from_before_the_vacuum_is_rebuilt(here: Place) -> None:
     here.assert_rebuilt(policy())
 
 
+@pytest.mark.slow
 def test_a_cache_from_before_the_vacuum_is_rebuilt(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cache may be behind the warehouse, which was rebuilt since."""
     _started(here, policy())
@@ -293,6 +298,7 @@ def test_a_cache_from_before_the_vacuum_is_rebuilt(here: Place, monkeypatch: pyt
     here.assert_rebuilt(policy())
 
 
+@pytest.mark.slow
 def test_a_crash_while_the_cache_is_copied(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old cache stays, and the next refresh copies it without the users; what the crash left is removed."""
     _started(here, policy())
@@ -311,6 +317,7 @@ def _killed(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_lake_that_was_set_back_is_not_reduced(here: Place, tmp_path: Path) -> None:
     """A copy from before the erasure has the user again: the warehouse is rebuilt with it."""
     copy = Place(tmp_path / "copy")
@@ -325,6 +332,7 @@ def test_a_lake_that_was_set_back_is_not_reduced(here: Place, tmp_path: Path) ->
         assert reason.rebuild_reason == "the events that an erasure removed are no longer on record"
 
 
+@pytest.mark.slow
 def test_no_byte_remains_in_large_files(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of thousands of users, some are erased after several refreshes: no block, used or free, has a byte of them.
 

@@ -115,6 +115,7 @@ def exchange_events() -> list[Event]:
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not EXCHANGE.exists(), reason=f"the Stack Exchange data are not at {EXCHANGE}")
 def test_stackexchange_on_real_data() -> None:
     """Every user of quantumcomputing.stackexchange.com has the score computed by hand, and each rule matters."""

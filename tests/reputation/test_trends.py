@@ -214,6 +214,7 @@ def test_ratings_are_read_by_the_policy(diary: Diary, opened: Open) -> None:
     assert warehouse.sql("SELECT rating, level FROM rating_given ORDER BY ALL").rows() == [(-2.0, 0.0), (1.0, 0.75)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_policies())
 def test_every_trend_runs_under_every_policy(name: str, diary: Diary, opened: Open) -> None:
     """Under every policy the results have the same columns."""

@@ -81,6 +81,7 @@ def test_another_moment(warehouse: Warehouse, moment: object) -> None:
     assert warehouse.events(since=moment)["event_id"].to_list() == ["b"]  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow
 def test_another_policy(warehouse: Warehouse, tmp_path: Path) -> None:
     """By name, by file or as an object; `compare` compares it with the policy of that moment."""
     policy, file = load_policy("marketplace-feedback"), tmp_path / "mine.toml"

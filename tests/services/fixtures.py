@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 extend_path()
 
 _FIXTURES = {"kafka", "redis_server", "redis_cluster", "sentinels", "postgres", "mariadb"}
-_SERVERS = _FIXTURES | {"rabbitmq", "sqs"}
-"""Fixtures, or parameters of fixtures, that start a server which is not one of the embedded two."""
+_SERVERS = _FIXTURES | {"local_settings", "rabbitmq", "sqs"}
+"""Fixtures, or parameters of fixtures, that start a server."""
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +86,7 @@ def mariadb() -> Iterator[MariadbServer]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need such a server, before pytest selects by marks."""
+    """Mark the tests that need a server, before pytest selects by marks."""
     for item in items:
         call = getattr(item, "callspec", None)
         chosen = {value for value in call.params.values() if isinstance(value, str)} if call else set[str]()

@@ -158,6 +158,7 @@ def _damaged(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("write", "outcome"),
     [
