@@ -111,6 +111,12 @@ def test_delta_rs_does_not_read_rows() -> None:
     assert scanning == []
 
 
+def test_delta_rs_does_not_block_other_threads() -> None:
+    """Two of its calls hold Python's lock while they wait for a store; of those, minutes in an outage."""
+    blocking = re.compile(r"\.(is_deltatable|history)\(")
+    assert [path.name for path in _MODULES if blocking.search(path.read_text(encoding="utf-8"))] == []
+
+
 def test_only_the_command_line_imports_the_command_line() -> None:
     """The CLI has no logic: a Python caller needs none of it."""
     importers = {_part(path) for path in _MODULES if "cli" in _parts_of_pipelines(path)}

@@ -8,7 +8,7 @@ from deltalake import DeltaTable
 
 from pipelines.bus.topics import Topic, describe_topic
 from pipelines.errors import UsageError
-from pipelines.lake.tables import checkpoint_id
+from pipelines.lake.tables import checkpoint_id, is_table
 from pipelines.settings import Settings
 
 _MIN_RETENTION_HOURS = 72
@@ -33,7 +33,7 @@ def check_topic(settings: Settings) -> list[Finding]:
     if topic is None:
         raise UsageError(f"topic {settings.kafka.topic} does not exist: create it with `karmalake topics ensure`")
     events = f"{settings.lake_root}/events"
-    lake = DeltaTable(events) if DeltaTable.is_deltatable(events) else None
+    lake = DeltaTable(events) if is_table(events) else None
     return [*judge_configs(topic), *(_judge_growth(topic, lake) if lake else ())]
 
 

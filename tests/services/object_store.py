@@ -57,6 +57,20 @@ class _Refusing:
         return [_REFUSAL]
 
 
+def _body(environment: dict[str, Any]) -> bytes:
+    """Read a request whole, before its turn: one whose connection stalls or is cut would delay every other.
+
+    Raises ConnectionError if it ends early, so that no object is stored in part.
+    """
+    if environment.get("wsgi.input_terminated"):  # in chunks, as the SDK of AWS uploads
+        return environment["wsgi.input"].read()
+    length = int(environment.get("CONTENT_LENGTH") or 0)
+    body = environment["wsgi.input"].read(length)
+    if len(body) < length:
+        raise ConnectionError(f"{len(body)} of {length} bytes arrived")
+    return body
+
+
 def _serve(port: int) -> None:
     from moto.core.models import DEFAULT_ACCOUNT_ID  # noqa: PLC0415 - not when a test imports the class
     from moto.moto_server.werkzeug_app import (  # noqa: PLC0415
@@ -74,9 +88,7 @@ def _serve(port: int) -> None:
     one_at_a_time = threading.Lock()
 
     def one_by_one(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Answer a request once it is complete: one whose connection was cut would hold the lock for minutes."""
-        if length := int(environment.get("CONTENT_LENGTH") or 0):
-            environment["wsgi.input"] = BytesIO(environment["wsgi.input"].read(length))
+        environment["wsgi.input"] = BytesIO(_body(environment))
         with one_at_a_time:
             return refusing(environment, start_response)
 
