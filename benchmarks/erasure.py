@@ -10,7 +10,7 @@ whose events are not known.
 """
 
 # pyright: reportAttributeAccessIssue=false
-# (the functions of pyarrow.compute are made when it is imported)
+# (the functions of pyarrow.compute are created at import)
 
 import os
 import shutil

@@ -5,7 +5,7 @@ at 16 MiB, or one row (`files.py`). So one part is at most 16 MiB or one record,
 """
 
 # pyright: reportAttributeAccessIssue=false
-# (the functions of pyarrow.compute are made when it is imported)
+# (the functions of pyarrow.compute are created at import)
 
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple

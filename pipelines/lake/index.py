@@ -116,7 +116,7 @@ class DedupIndex:
             self._reset()
 
     def close(self) -> None:
-        """Finish the merge under way, save the index and release its folder.
+        """Finish the merge in progress, save the index and release its folder.
 
         A failure to save is logged: the next start catches up from the lake.
         """

@@ -74,7 +74,7 @@ class Runs:
     def remove(self, ids: Digests) -> None:
         """Remove sorted ids: each run that has one is replaced by a copy without them.
 
-        Waits for the merge under way. Raises OSError when the disk is full.
+        Waits for the merge in progress. Raises OSError when the disk is full.
         """
         self.finish_merge()
         self._merges.replace_each(lambda run: self._without(run, ids))
@@ -91,7 +91,7 @@ class Runs:
             self._merges.thread.submit(_remove, replaced)
 
     def remove_stray_files(self) -> None:
-        """Remove the files that a crash left. Not while a merge is under way."""
+        """Remove the files that a crash left. Not while a merge is in progress."""
         named = {run.path for run in self.runs}
         for file in [*self._folder.glob("*.run"), *self._folder.glob("*.filter")]:
             if file.with_suffix(".run") not in named:
@@ -103,7 +103,7 @@ class Runs:
         self._merges.thread.submit(int).result()
 
     def finish_merge(self) -> None:
-        """Wait for the merge under way, and use its result."""
+        """Wait for the merge in progress, and use its result."""
         self._merges.finish()
 
     def close(self) -> None:

@@ -141,7 +141,7 @@ class _Branch:
 def _turn(branch: _Branch, reports: Reports) -> None:
     if branch.lanes.failure is not None:
         raise RuntimeError(f"a delivery lane failed: {branch.lanes.failure}")
-    deliveries = _read_whole(branch, reports)
+    deliveries = _read_intact(branch, reports)
     for delivery in deliveries:
         branch.lanes.submit(delivery)
     _settle(branch, wait_seconds=0.0 if deliveries else _BUSY_POLL_MS / 1000)
@@ -153,7 +153,7 @@ def _turn(branch: _Branch, reports: Reports) -> None:
             branch.counts = DeliveryCounts()
 
 
-def _read_whole(branch: _Branch, reports: Reports) -> list[Delivery]:
+def _read_intact(branch: _Branch, reports: Reports) -> list[Delivery]:
     """Read; a damaged batch is reported and pauses only its own topic partition (`isolated`)."""
     try:
         with translate_errors(branch.settings.kafka, f"notifying {branch.plan.name}"):

@@ -80,7 +80,7 @@ def test_a_compacted_lake_is_not_compacted_again(filled: Lake) -> None:
 
 @pytest.mark.slow
 def test_a_few_files_on_very_many_days_are_merged(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too few for any day to be merged, but many together: one commit leaves a file a day, and every row stays."""
+    """Too few for any day to be merged, but many together: one commit leaves one file per day, and every row stays."""
     monkeypatch.setattr(upkeep, "_MAX_SURPLUS_FILES", 60)
     for number, days in enumerate((40, 40, 40)):
         events = make_events([f"e{number}-{n}" for n in range(24 * days)], partition=number)
