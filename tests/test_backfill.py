@@ -92,7 +92,7 @@ def test_a_file_that_changed_is_read_from_its_start(busless: Settings, tmp_path:
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "ndjson"])
-def test_loading_goes_on_at_the_checkpoint(
+def test_loading_continues_from_the_checkpoint(
     busless: Settings, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a stop, also with other limits, each row is read once (`nothing-lost`)."""

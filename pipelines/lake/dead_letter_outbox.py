@@ -46,7 +46,7 @@ class PendingBatch(NamedTuple):
 def init_checkpoint(lake: Lake, name: str) -> None:
     """Set the checkpoint `name` to the newest version of `events` if it does not exist: earlier batches are skipped.
 
-    In a copy of a lake the checkpoint may be ahead of the copied `events`; then it is set back.
+    In a copy of a lake the checkpoint may be ahead of the copied `events`; then it is moved back.
     """
     while True:
         letters = lake.table(_TABLE)

@@ -60,7 +60,7 @@ def erased_events_since(snapshot: Snapshot, version: int, erasures: int) -> pa.T
     entries = (_read_erasure(lake, actions, _OF_USERS) for _, actions in lake.read_log(version, snapshot.version))
     if erased := [rows for rows in entries if rows is not None]:
         return pa.concat_tables(erased)
-    raise LookupError(f"no erasure follows version {version}: the lake was set back")
+    raise LookupError(f"no erasure follows version {version}: the lake was restored from an older copy")
 
 
 def _read_erasure(lake: Lake, actions: list[dict[str, Any]], columns: list[str]) -> pa.Table | None:

@@ -1,4 +1,4 @@
-"""Files of uint64 words, mapped into memory: created with their disk space, read at random or in order."""
+"""Files of uint64 words, mapped into memory: preallocated on disk, read at random or in order."""
 
 import mmap
 import os

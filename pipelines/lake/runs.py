@@ -112,13 +112,13 @@ class Runs:
 
     def _without(self, run: Run, ids: Digests) -> Run | None:
         """Return a run without ids: the same one if it has none of them, None if it has no others."""
-        gone = _positions(run, ids)
-        if not len(gone):
+        removed = _positions(run, ids)
+        if not len(removed):
             return run
-        if len(gone) == len(run):
+        if len(removed) == len(run):
             return None
-        copy = _create(self._new_path(), len(run) - len(gone))
-        _copy_except(run.words, gone, copy.words)
+        copy = _create(self._new_path(), len(run) - len(removed))
+        _copy_except(run.words, removed, copy.words)
         return copy
 
     def _merge(self, older: Run, newer: Run) -> Run:
@@ -164,10 +164,10 @@ def _positions(run: Run, ids: Digests) -> np.ndarray:
     return np.unique(np.array(same, np.int64))
 
 
-def _copy_except(words: np.ndarray, gone: np.ndarray, into: np.ndarray) -> None:
-    """Copy all columns of `words` but those at the positions `gone`, ascending, without temporary arrays."""
+def _copy_except(words: np.ndarray, removed: np.ndarray, into: np.ndarray) -> None:
+    """Copy all columns of `words` but those at the positions `removed`, ascending, without temporary arrays."""
     start = at = 0
-    for end in [*gone.tolist(), words.shape[1]]:
+    for end in [*removed.tolist(), words.shape[1]]:
         into[:, at : at + end - start] = words[:, start:end]
         at, start = at + end - start, end + 1
 

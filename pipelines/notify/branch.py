@@ -5,10 +5,10 @@ Kafka's group protocol divides the topic partitions among notifiers. A destinati
 share of notifications in flight is used up; no other destination is affected (`isolated`).
 
 A checkpoint advances in order, past records that are delivered or dead letters. After a crash at any step, records
-above it are delivered again, under the same idempotency key; so they are after a rebalance, by the new owner of a topic
-partition. Nothing is missed, the first copies of a user's notifications arrive in order, and the receiver drops repeats
+above it are delivered again, under the same idempotency key; after a rebalance, the new owner of a topic partition does
+the same. Nothing is missed, the first copies of a user's notifications arrive in order, and the receiver drops repeats
 by their key.
-Where the log begins and the checkpoints do not meet is `start_offsets.py`.
+`start_offsets.py` handles checkpoints outside the log.
 """
 
 import contextlib

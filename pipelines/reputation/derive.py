@@ -2,10 +2,10 @@
 
 Owns the life of `warehouse.duckdb`. A draft is a copy that only its holder sees: it is rebuilt or refreshed, any
 number of times, and published whole. After a crash the published warehouse stays and the draft is discarded, so a step
-need not be atomic. What is published is a copy, made in a thread beside further refreshes: from one CHECKPOINT to the
+need not be atomic. The published file is a copy, made in a thread while refreshes continue: from one CHECKPOINT to the
 next, DuckDB changes no block that the draft's file refers to. `Draft._refresh` names the steps of a refresh in order;
 `refresh_steps.py` contains them.
-What the tables are is `warehouse_tables.py`; opening a published warehouse, `warehouse.py`.
+`warehouse_tables.py` defines the tables; `warehouse.py` opens a published warehouse.
 """
 
 import logging

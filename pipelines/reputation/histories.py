@@ -75,7 +75,10 @@ class _State:
 
 
 class Histories:
-    """The histories in one folder. Not thread-safe."""
+    """The histories in one folder. Not thread-safe.
+
+    Arrays of users and of links are sorted hashes without repetitions: uint64, shape (users,) or (links,).
+    """
 
     def __init__(self, folder: Path) -> None:
         make_private_dir(folder)
@@ -90,7 +93,7 @@ class Histories:
         return self._merges.pieces
 
     def sync(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, links: str) -> None:
-        """Hold exactly the events of a snapshot whose commits `read_commits` has read.
+        """Follow the lake to a snapshot, whose commits `read_commits` has read: hold exactly its events.
 
         links: what the links depend on; other links cause a rebuild. None are stored if it is empty.
         """

@@ -1,7 +1,7 @@
 """Events of one user that affect another's score: completions, and the events that retract or correct them.
 
 All look-ups are by link (`histories.py`): their cost depends on the number of events at the same keys, not on the
-history of a user who completes many.
+history of a user who completes many. Arrays of users and of links are as in `Histories`.
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)

@@ -243,7 +243,7 @@ def _interleave(older: np.ndarray, newer: np.ndarray, into: np.ndarray) -> None:
 
 
 def _links_after_merge(segment: Segment, other: Segment, side: _Side) -> np.ndarray:
-    """Return the links of a segment with the rows that they have after a merge with another."""
+    """Return the links of a segment with their rows after a merge with another: uint64, shape (2, links)."""
     rows = segment.links[1].view(np.int64)
     merged_rows = rows + np.searchsorted(other.users, segment.users[rows], side)
     return np.stack([segment.links[0], merged_rows.view(np.uint64)])
@@ -257,7 +257,7 @@ def _positions(sorted_words: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _bounds(sorted_words: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first position of each wanted word in an ascending array, and how often it occurs."""
+    """Return the first position of each wanted word in an ascending array, and how often it occurs (int64)."""
     low = np.searchsorted(sorted_words, wanted, "left")
     return low, np.searchsorted(sorted_words, wanted, "right") - low
 

@@ -94,7 +94,7 @@ def _has(half_life: HalfLife | None) -> str:
 
 
 def _sums(view: View, policy: EffectivePolicy) -> list[str]:
-    """Return the names of a view's sums; no column of `reputation` begins like this."""
+    """Return the names of a view's sums; no column of `reputation` has this prefix."""
     return [f"earned_{view.name}_{number}" for number, _ in enumerate(policy.half_lives)]
 
 

@@ -94,7 +94,7 @@ def test_merging_beside_ingest_changes_no_verdict(
 @pytest.mark.slow
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=_BATCHES)
-def test_filters_change_no_verdict(
+def test_filters_do_not_change_the_classification(
     lake: Lake, tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, str]]]
 ) -> None:
     """If every run has a filter, each event's kind is still that found with a dict (`once`)."""
@@ -124,7 +124,7 @@ _DAMAGE = st.sampled_from([_swap, _tear, _delete, lambda _: None])
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=st.lists(st.tuples(st.lists(_IDS, max_size=25), _DAMAGE), max_size=5))
-def test_an_index_without_its_filters_gives_the_same_verdicts(
+def test_an_index_without_its_filters_classifies_alike(
     lake: Lake,
     tmp_path_factory: pytest.TempPathFactory,
     history: list[tuple[list[tuple[str, str]], Callable[[list[Path]], None]]],
@@ -298,7 +298,7 @@ def test_the_index_of_another_process_is_rebuilt_for_a_restored_lake(lake: Lake,
 
 
 def test_open_indexes_are_rebuilt_for_a_restored_lake(lake: Lake, tmp_path: Path) -> None:
-    """Each of two processes that go on beside the restore notices another history at its next commit (`once`)."""
+    """Each of two processes that continue beside the restore notices another history at its next commit (`once`)."""
     commit(lake, lake.table("events"), "b1", make_events(["a"]))
     copy_lake(lake, str(tmp_path / "copy"))
     commit(lake, lake.table("events"), "b2", make_events(["b"], first_offset=1))

@@ -1,4 +1,4 @@
-"""A filter of a run never hides an id, and spares new ids the run (`once`)."""
+"""A filter of a run never hides an id, and new ids rarely read the run (`once`)."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -17,10 +17,10 @@ from tests.lake.test_commit import (
 from tests.lake.test_upkeep import (
     filled,
     test_a_compaction_that_comes_second_gives_up,
-    test_a_reader_of_an_old_snapshot_reads_on,
+    test_a_reader_of_an_old_snapshot_continues,
     test_a_stale_compaction_cannot_commit,
     test_concurrent_compactions_neither_double_nor_lose_rows,
-    test_ingest_beside_a_compaction_goes_on,
+    test_ingest_beside_a_compaction_continues,
     test_vacuum_removes_what_was_replaced_before_the_retention,
 )
 

@@ -130,7 +130,7 @@ class Server:
     def stop(self) -> None:
         """Stop the server gracefully; if it does not stop in time, kill it and fail the test.
 
-        The signal is sent repeatedly: once, on a busy machine, a JVM went on as if it had received none.
+        The signal is sent repeatedly: once, on a busy machine, a JVM continued as if it had received none.
         """
         assert self._process is not None, f"{self.name} is not running"
         self.resume()
@@ -148,7 +148,7 @@ class Server:
         raise AssertionError(f"{self.name} did not stop in {PATIENCE_SECONDS:g} s\n{self.log_tail()}")
 
     def _dump_threads(self) -> None:
-        """Let a JVM print what its threads do into its log."""
+        """Make a JVM print the stacks of its threads into its log."""
         if self._process is not None and Path(self._command[0]).name == "java":
             self._process.send_signal(signal.SIGQUIT)
 
