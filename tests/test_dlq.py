@@ -210,7 +210,7 @@ def test_a_copy_of_the_lake_continues_from_the_checkpoint(publishing: Settings, 
     assert copied_places(moved) == dead_letter_places(moved)
 
 
-def test_a_checkpoint_ahead_of_the_lake_is_set_back(publishing: Settings) -> None:
+def test_a_checkpoint_ahead_of_the_lake_is_moved_back(publishing: Settings) -> None:
     """A copy of a lake may have a checkpoint newer than its commits: later commits are copied all the same."""
     drain_without_copies(publishing, 1)
     copy_now(publishing)
@@ -221,7 +221,7 @@ def test_a_checkpoint_ahead_of_the_lake_is_set_back(publishing: Settings) -> Non
     assert copied_places(publishing) == dead_letter_places(publishing)
 
 
-def test_a_turn_costs_what_is_new(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_iteration_costs_only_what_is_new(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """After twenty batches are copied, a turn reads none of their log entries and files."""
     drain_without_copies(publishing, 20)
     copy_now(publishing)

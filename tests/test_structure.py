@@ -148,7 +148,7 @@ def test_pipelines_knows_nothing_of(outside: str) -> None:
     assert importers == []
 
 
-def test_long_files_are_there() -> None:
+def test_long_files_exist() -> None:
     """The list names existing files, also after a rename."""
     assert [name for name in LONG_FILES if not (REPOSITORY / "tests" / name).exists()] == []
 

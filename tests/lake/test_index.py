@@ -82,7 +82,7 @@ def test_runs_are_merged_geometrically(lake: Lake, tmp_path: Path) -> None:
 @pytest.mark.slow
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=_BATCHES)
-def test_merging_beside_ingest_changes_no_verdict(
+def test_merging_beside_ingest_does_not_change_the_classification(
     lake: Lake, tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, str]]]
 ) -> None:
     """If the thread does every merge, each event's kind is still that found with a dict (`once`)."""
@@ -248,7 +248,7 @@ def test_a_damaged_folder_is_rebuilt(lake: Lake, tmp_path: Path, damage: object)
         assert index.version == 1
 
 
-def test_a_lake_that_was_set_back_leads_to_a_rebuild(lake: Lake, tmp_path: Path) -> None:
+def test_an_older_copy_of_the_lake_leads_to_a_rebuild(lake: Lake, tmp_path: Path) -> None:
     """Events of a commit that the lake has lost (a torn log, a restored backup) are new again, not duplicates."""
     handle = lake.table("events")
     commit(lake, handle, "b1", make_events(["a"]))

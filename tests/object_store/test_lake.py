@@ -10,8 +10,8 @@ from tests.lake.test_commit import (
     test_a_concurrent_compaction_forces_a_retry,
     test_a_lost_response_is_recognised,
     test_a_snapshot_is_one_version_with_its_records,
+    test_concurrent_appends_all_succeed,
     test_concurrent_completion_of_the_records_is_harmless,
-    test_many_appends_at_once_all_land,
     test_two_ingesters_on_one_checkpoint_are_fenced,
 )
 from tests.lake.test_upkeep import (

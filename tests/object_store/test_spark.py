@@ -112,7 +112,7 @@ def test_spark_does_not_reach_the_bucket(object_store: ObjectStore, uri: str, tm
     assert files_of(f"{uri}-staging") == []
 
 
-def test_a_bucket_that_is_not_there(object_store: ObjectStore, uri: str, tmp_path: Path) -> None:
+def test_a_missing_bucket(object_store: ObjectStore, uri: str, tmp_path: Path) -> None:
     """A staging place that cannot be written to is noticed before Spark starts."""
     make_lake(uri, history(_EVENTS, 50, days=1))
     staging = "s3://no-such-bucket/staging"

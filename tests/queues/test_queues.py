@@ -120,7 +120,7 @@ def _send_text(settings: Settings, bodies: list[str]) -> None:
         boto3.client("sqs").send_message(QueueUrl=settings.queue.url.get_secret_value(), MessageBody=body)
 
 
-def test_a_queue_that_is_not_there(queue: Queue) -> None:
+def test_a_missing_queue(queue: Queue) -> None:
     """The message names the mistake and the remedy."""
     assert queue.settings.queue.url
     url = queue.settings.queue.url.get_secret_value().replace("ratings-", "absent-")
