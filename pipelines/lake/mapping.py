@@ -30,5 +30,5 @@ def advise_random(words: np.memmap) -> None:
 
 
 def advise_sequential(words: np.memmap) -> None:
-    """Enable read-ahead, and let the kernel drop the pages that were read first."""
+    """Enable read-ahead; pages may be freed soon after they are read."""
     cast("mmap.mmap", words.base).madvise(mmap.MADV_SEQUENTIAL)

@@ -16,7 +16,7 @@ SCORE_DIGITS = 12
 """Decimal places of a displayed score: fewer, so that 8 points are exactly 4 after a half-life."""
 _EPOCH_HALF_LIVES = 16
 """The length of an epoch in half-lives. Points of later events count more as of the epoch, up to 2^16-fold: a million
-is 7e25, and 128 bits hold 2e12 of these. At its end, everything is rebuilt as of the next epoch."""
+points are 7e25 units, and 128 bits hold 2e12 times that. At its end, everything is rebuilt as of the next epoch."""
 _LAST_US = 253_402_300_799_999_999
 """The end of the year 9999, the last time that Python represents."""
 
