@@ -49,7 +49,7 @@ def set_version(pyproject: str, version: str) -> str:
     return _VERSION_LINE.sub(f'version = "{version}"', pyproject, count=1)
 
 
-def turn_changelog(changelog: str, version: str, day: date) -> str:
+def release_changelog(changelog: str, version: str, day: date) -> str:
     """Return the changelog with the unreleased section as that of a version, below an empty unreleased one.
 
     Raises ReleaseError if there is nothing in it.
@@ -59,6 +59,15 @@ def turn_changelog(changelog: str, version: str, day: date) -> str:
         raise ReleaseError("CHANGELOG.md has nothing below `## [Unreleased]`: say there what changed")
     released = f"{_NEXT}\n## [{version}] - {day.isoformat()}\n{section['text']}"
     return changelog[: section.start()] + released + changelog[section.end() :]
+
+
+_NEXT_STEPS = """{version} is committed and tagged here. Nothing was published. What you do next:
+  git show v{version}                      read what was committed
+  git push origin HEAD v{version}          publish the commit and the tag
+  python -m twine upload dist/*            publish wheel and sdist
+  docker push karmalake:{version}          publish the image, under your registry's name
+  site/                                    the documentation, for your web server
+To take it back: git tag --delete v{version} && git reset --hard HEAD~1"""
 
 
 def main() -> None:
@@ -82,13 +91,13 @@ def main() -> None:
 def _check(version: str) -> None:
     check_version(version, Path("pyproject.toml").read_text(encoding="utf-8"), _output("git", "tag").split())
     check_tree(_output("git", "status", "--porcelain"))
-    turn_changelog(Path("CHANGELOG.md").read_text(encoding="utf-8"), version, _today())
+    release_changelog(Path("CHANGELOG.md").read_text(encoding="utf-8"), version, _today())
 
 
 def _prepare(version: str) -> None:
     for path, text in (
         ("pyproject.toml", set_version(Path("pyproject.toml").read_text(encoding="utf-8"), version)),
-        ("CHANGELOG.md", turn_changelog(Path("CHANGELOG.md").read_text(encoding="utf-8"), version, _today())),
+        ("CHANGELOG.md", release_changelog(Path("CHANGELOG.md").read_text(encoding="utf-8"), version, _today())),
     ):
         Path(path).write_text(text, encoding="utf-8")
 
@@ -141,13 +150,6 @@ _STEPS: dict[str, Callable[[str], None]] = {
     "image": _build_image,
     "commit": _commit,
 }
-_NEXT_STEPS = """{version} is committed and tagged here. Nothing was published. What you do next:
-  git show v{version}                      read what was committed
-  git push origin HEAD v{version}          publish the commit and the tag
-  python -m twine upload dist/*            publish wheel and sdist
-  docker push karmalake:{version}          publish the image, under your registry's name
-  site/                                    the documentation, for your web server
-To take it back: git tag --delete v{version} && git reset --hard HEAD~1"""
 
 
 def _current_version(pyproject: str) -> str:

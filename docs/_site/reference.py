@@ -17,6 +17,7 @@ from docs._site.reference_tables import tables_page
 from pipelines.monitoring.metrics import PROCESSES, MetricInfo
 from pipelines.settings import Settings
 
+GUARANTEES = Path("docs/guarantees.toml")
 _SETTINGS_HEAD = """# Settings
 
 For operators. At the end you know each setting, its default and where to write it.
@@ -212,7 +213,6 @@ def trials(repository: Path) -> dict[str, list[str]]:
     return found
 
 
-GUARANTEES = Path("docs/guarantees.toml")
 PAGES = {"api.md": api_page, "cli.md": commands_page, "metrics.md": metrics_page, "settings.md": settings_page}
 
 

@@ -184,7 +184,7 @@ class Snapshot:
     mixed: frozenset[str] = frozenset()
     """The tables with files that may lack columns of this release."""
     erasures: int = 0
-    """How many erasures have been applied. What is derived from fewer has users who were erased since."""
+    """How many erasures have been applied. Data derived after fewer contains users who were erased since."""
     root: str = ""
     """The lake's root, whose log names what the erasures removed."""
 

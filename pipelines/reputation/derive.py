@@ -2,10 +2,10 @@
 
 Owns the life of `warehouse.duckdb`. A draft is a copy that only its holder sees: it is rebuilt or refreshed, any
 number of times, and published whole. After a crash the published warehouse stays and the draft is discarded, so a step
-need not be atomic. What is published is a copy, made in a thread beside further refreshes: from one CHECKPOINT to the
+need not be atomic. The published file is a copy, made in a thread while refreshes continue: from one CHECKPOINT to the
 next, DuckDB changes no block that the draft's file refers to. `Draft._refresh` names the steps of a refresh in order;
 `refresh_steps.py` contains them.
-What the tables are is `warehouse_tables.py`; opening a published warehouse, `warehouse.py`.
+`warehouse_tables.py` defines the tables; `warehouse.py` opens a published warehouse.
 """
 
 import logging
@@ -39,7 +39,7 @@ from pipelines.reputation.database_file import (
 from pipelines.reputation.histories import (
     NO_USERS,
     Histories,
-    delete_unless_of,
+    delete_if_outdated,
     histories_folder,
     last_batch,
     read_commits,
@@ -241,9 +241,9 @@ class Draft:
         self.start_publication().result()
 
     def start_publication(self) -> "Future[None]":
-        """Publish the draft as it is now, in a thread: refreshes may go on meanwhile.
+        """Publish the draft as it is now, in a thread: refreshes may continue meanwhile.
 
-        After an erasure it is published at once, and discarded. The next publication, and a rebuild, wait for the
+        After an erasure it is published immediately, and discarded. The next publication, and a rebuild, wait for the
         copy. The result raises the error of the copy, after which the published warehouse is the previous one. Raises
         UsageError while users are deferred.
         """
@@ -275,7 +275,7 @@ class Draft:
         remove_copy(self.path)
 
     def _publish_rows(self) -> "Future[None]":
-        """Publish after an erasure: rows only, at once, and not the draft, which is discarded (`erasable`)."""
+        """Publish after an erasure: rows only, immediately; the draft itself is discarded (`erasable`)."""
         publish_rows(self.connection, self.path)
         self.discard()
         done: Future[None] = Future()
@@ -293,7 +293,7 @@ class Draft:
         started = time.monotonic()
         _LOG.info("full rebuild: %s", reason)
         self.discard()
-        delete_unless_of(histories_folder(self.path), snapshot)  # they may contain users who have been erased
+        delete_if_outdated(histories_folder(self.path), snapshot)  # they may contain users who have been erased
         with self._discarded_on_error():
             connection = self._open()
             read_commits(connection, snapshot)

@@ -176,10 +176,10 @@ def test_a_store_that_does_not_answer_a_query(bus: Settings, object_store: Objec
     file, *_ = data_files(open_lake(bus.lake_root).table("events"))
     with duckdb.connect() as connection:
         register_s3(connection)
-        object_store.turn()
+        object_store.toggle_refusals()
         with pytest.raises(duckdb.Error) as refused:
             connection.execute("FROM read_parquet([?])", [file])
-    object_store.turn()
+    object_store.toggle_refusals()
     assert is_transient(refused.value)
     assert exit_status_of(refused.value) == IO
     assert one_line(refused.value).startswith(f"When getting information for key '{file.removeprefix('s3://lakes/')}'")

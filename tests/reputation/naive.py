@@ -330,7 +330,7 @@ class _Account:
                 c.granted, c.reason = granted_change, "capped"
 
     def _decayed(self, c: Contribution) -> Fraction:
-        """Return what is left of the points at the end of the policy's step, to 50 digits."""
+        """Return what remains of the points at the end of the policy's step, to 50 digits."""
         half_life = c.emission.half_life_days if c.emission else None
         if half_life is None:
             return c.granted

@@ -146,7 +146,7 @@ def test_the_check_refuses_by_itself(folder: Path, query: str) -> None:
 
 
 def test_one_text_is_one_query(warehouse: Warehouse) -> None:
-    """The rows of a second query would replace those of the first, without a word."""
+    """The rows of a second query would replace those of the first silently."""
     with pytest.raises(UsageError, match="2 statements in one text"):
         warehouse.sql("FROM reputation; FROM events")
 

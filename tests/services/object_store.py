@@ -36,7 +36,7 @@ class ObjectStore(Server):
         command = [sys.executable, "-W", "ignore", "-m", "tests.services.object_store", str(port)]
         super().__init__("the object store", command, folder / "object_store.log", "Running on")
 
-    def turn(self) -> None:
+    def toggle_refusals(self) -> None:
         """Refuse every request from now on, with 403 and without effect; called again, serve again."""
         os.kill(self.pid, signal.SIGUSR1)
 
@@ -47,7 +47,7 @@ class _Refusing:
     def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
         self._application, self._refuses = application, False
 
-    def turn(self) -> None:
+    def toggle_refusals(self) -> None:
         self._refuses = not self._refuses
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -84,7 +84,7 @@ def _serve(port: int) -> None:
     s3_backends[DEFAULT_ACCOUNT_ID]["aws"].create_bucket(BUCKET, "eu-central-1")
     application = DomainDispatcherApplication(create_backend_app)
     refusing = _Refusing(application)
-    signal.signal(signal.SIGUSR1, lambda *_: refusing.turn())
+    signal.signal(signal.SIGUSR1, lambda *_: refusing.toggle_refusals())
     one_at_a_time = threading.Lock()
 
     def one_by_one(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

@@ -128,9 +128,9 @@ class Server:
             raise AssertionError(f"{self.name} ended while starting\n{self.log_tail()}")
 
     def stop(self) -> None:
-        """Stop the server gracefully; one that goes on is killed, and stderr says what it was doing.
+        """Stop the server gracefully; one that does not stop is killed, and stderr says what it was doing.
 
-        A few times, on a busy machine, a JVM went on as if it had received no signal; why is not known.
+        A few times, on a busy machine, a JVM continued as if it had received no signal; why is not known.
         """
         assert self._process is not None, f"{self.name} is not running"
         self.resume()

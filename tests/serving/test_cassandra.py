@@ -154,7 +154,7 @@ def test_a_finish_whose_answer_was_lost(store: CassandraSettings) -> None:
         assert opened.complete_id() == writing.id
 
 
-def test_the_whole_way(settings: Settings, store: CassandraSettings) -> None:
+def test_the_whole_pipeline(settings: Settings, store: CassandraSettings) -> None:
     """From the bus to a document, and `verify` compares it with the lake."""
     bus = with_ingest(settings.model_copy(update={"cassandra": store}))
     send(bus, valid_records(range(50)))

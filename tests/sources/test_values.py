@@ -203,7 +203,7 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
         _ids(tmp_path / "a.parquet")
 
 
-def test_members_of_objects_are_named_with_points(tmp_path: Path) -> None:
+def test_members_of_objects_are_named_with_dots(tmp_path: Path) -> None:
     """In NDJSON and in Parquet, at any depth; a missing member is empty."""
     rows = [{"rating": {"seller": f"s{n}", "by": {"id": n}}, "at": "2024-01-01"} for n in range(3)]
     (tmp_path / "a.ndjson").write_text("\n".join(map(json.dumps, rows)))

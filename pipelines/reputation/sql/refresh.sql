@@ -30,7 +30,7 @@ FROM (
 WHERE value IS NOT NULL
 
 -- name: refresh_load_events
--- Add events to them.
+-- Add events to affected_event.
 INSERT INTO affected_event
 SELECT event_id, user_id, action_type, make_timestamptz(t), metadata
 FROM arrow_rows
@@ -81,7 +81,7 @@ SELECT unnest(row_value)
 FROM inserted
 
 -- name: refresh_changed_day
--- Remember the changed days until their trends are computed.
+-- Record the changed days, until their trends are computed.
 INSERT INTO changed_day
 SELECT DISTINCT row_value.user_id, row_value.day
 FROM (SELECT row_value FROM deleted UNION ALL FROM inserted)
@@ -92,8 +92,8 @@ SELECT DISTINCT row_value.user_id
 FROM (SELECT row_value FROM deleted UNION ALL FROM inserted)
 
 -- name: refresh_pending_day
--- Before a publication: the days whose trends are out of date, that is the changed days and, because scores run on, the
--- later days of the same users.
+-- Before a publication: the days whose trends are out of date, that is the changed days and, because scores accumulate,
+-- the later days of the same users.
 CREATE OR REPLACE TEMP TABLE pending_day AS
 SELECT day
 FROM changed_day
