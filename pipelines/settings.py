@@ -227,7 +227,7 @@ class ContractSettings(_Section):
     earliest: AwareDatetime = datetime(2000, 1, 1, tzinfo=UTC)
     """The earliest valid event_time."""
     max_ahead_seconds: int = Field(default=86_400, ge=0)
-    """How far event_time may be ahead of the record's timestamp on the bus."""
+    """How far event_time may be ahead of the record time or of the clock of this machine, whichever is earlier."""
     strict_keys: bool = False
     """Whether a record whose key is not its user_id becomes a dead letter; otherwise it is only counted."""
 

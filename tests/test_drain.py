@@ -300,6 +300,24 @@ def test_a_checkpoint_is_looked_up_twice_per_version(bus: Settings) -> None:
     assert {times for (_, name), times in lookups.items() if name.startswith("ingest:")} == {1, 2}
 
 
+def test_a_batch_opens_no_table(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tables stay open from batch to batch: opening one reads every log entry since the last checkpoint."""
+    opened: list[str] = []
+    open_table = Lake.table
+
+    def recorded(lake: Lake, name: str) -> DeltaTable:
+        opened.append(name)
+        return open_table(lake, name)
+
+    send(bus, valid_records(range(20)))
+    with open_ingest(bus) as ingest:
+        drain(ingest, lambda _: None)
+        monkeypatch.setattr(Lake, "table", recorded)
+        send(bus, valid_records(range(20, 40)))
+        assert drain(ingest, lambda _: None) > 0
+    assert opened == []
+
+
 def test_two_topics_share_a_lake(bus: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """Checkpoints are per topic, dedup spans topics, and another topic name is not a recreated topic."""
     other = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"topic": f"{bus.kafka.topic}-2"})})
