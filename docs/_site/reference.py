@@ -49,7 +49,7 @@ means.
 `karmalake stream`, `ingest`, `relay` and `notify` serve metrics if a port is set: `--metrics-port 9108`, or the
 setting `metrics.port`. They listen on `metrics.host`, 127.0.0.1 by default, over plain HTTP. They accept requests whose
 `Host` is an IP address, `localhost`, `metrics.host` or one of `metrics.allowed_hosts`, and answer any other with 421,
-which protects against DNS rebinding. If Prometheus uses the name of a service, add that name to `metrics.allowed_hosts`.
+which protects against DNS rebinding. If Prometheus uses the name of a service, add it to `metrics.allowed_hosts`.
 
 | path | answers |
 |---|---|
