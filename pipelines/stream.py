@@ -1,10 +1,11 @@
 """The long-lived process that serves: ingest continuously (`ingester.py`), and keep what is served current.
 
 Runs concurrent loops. The refresh recomputes the users affected since its last turn, publishes them to Redis, and
-replaces warehouse.duckdb every `derive_interval_seconds`, also without a commit, because windows move with time. Users
-with very many events are computed just before that, so that the scores of the others do not wait for them. Ingest never
-waits for Redis, and each loop retries errors that may be temporary (`retries.py`, `isolated`). Small files are merged
-each time the warehouse is replaced, so that they do not accumulate.
+replaces warehouse.duckdb every `derive_interval_seconds`, also without a commit, because windows move with time. The
+file is copied in a thread, beside further refreshes. Users with very many events are computed just before that, so that
+the scores of the others do not wait for them. Ingest never waits for Redis, and each loop retries errors that may be
+temporary (`retries.py`, `isolated`). Small files are merged each time the warehouse is replaced, so that they do not
+accumulate.
 """
 
 import logging
@@ -125,10 +126,11 @@ class _RefreshLoop:
         self._lake: Lake | None = None
         self._pool, self._run_upkeep = pool, best_effort(_run_upkeep, "upkeep")
         self._upkeep: Future[None] | None = None
+        self._publication: Future[None] | None = None
 
     def turn(self, *, last: bool) -> None:
         """Serve the affected users; when due, or on the `last` turn, also deferred users, and replace the warehouse."""
-        due = last or time.monotonic() >= self.due
+        due = last or self._has_failed() or time.monotonic() >= self.due
         derived = self._derive(Draft.refresh_light_users)
         try:
             self._serve(derived)
@@ -136,7 +138,7 @@ class _RefreshLoop:
                 self._serve(self._derive(Draft.refresh))
         finally:
             if due:
-                self._replace_warehouse()
+                self._replace_warehouse(last=last)
 
     def _derive(self, how: RefreshMethod) -> DerivationResult:
         """Bring the draft up to date with the lake and the current time."""
@@ -157,13 +159,22 @@ class _RefreshLoop:
         self._unpublished = pl.Series(dtype=pl.String)
         self._on_refresh(derived, published)
 
-    def _replace_warehouse(self) -> None:
-        if self._draft.deferred_users():
-            self._derive(Draft.refresh)
-        self._draft.publish()
+    def _replace_warehouse(self, *, last: bool) -> None:
+        """Start a publication, unless one is in progress; wait for it on the `last` turn, and after one that failed."""
+        if last or self._publication is None or self._publication.done():
+            wait_for_it = last or self._has_failed()
+            if self._draft.deferred_users():
+                self._derive(Draft.refresh)
+            self._publication = self._draft.start_publication()
+            if wait_for_it:
+                self._publication.result()
         self.due = time.monotonic() + self._settings.reputation.derive_interval_seconds
         if self._upkeep is None or self._upkeep.done():
             self._upkeep = self._pool.submit(self._run_upkeep, self._settings, self._digests)
+
+    def _has_failed(self) -> bool:
+        """Return whether the last publication failed; its error is that of the next one, which repeats it."""
+        return self._publication is not None and self._publication.done() and bool(self._publication.exception())
 
 
 def _run_upkeep(settings: Settings, digests: DigestCache) -> None:

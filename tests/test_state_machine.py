@@ -44,7 +44,7 @@ from tests.services.waiting import wait_for
 EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "12" if "CI" in os.environ else "4"))
 STEPS = 15
 USERS = 5
-POLICIES = ("default", "marketplace-feedback", "ride-hailing")
+POLICIES = ("default", "decayed-karma", "marketplace-feedback", "ride-hailing")
 SEEN = {
     "events": "SELECT event_id, action_type, event_time, metadata['rating'] FROM events",
     "fates": """SELECT sum("read"), sum(accepted), sum(duplicates), sum(conflicts), sum(dead_letters), sum(erased)

@@ -105,6 +105,12 @@ def test_notifications_know_only_the_contract_and_the_bus() -> None:
     assert set().union(*(_parts_of_pipelines(path) for path in _MODULES if _part(path) == "notify")) <= known
 
 
+def test_delta_rs_does_not_read_rows() -> None:
+    """Its scans leave threads that need Python; one that outlived the interpreter aborted a command (exit 134)."""
+    scanning = [path.name for path in _MODULES if "to_pyarrow_" in path.read_text(encoding="utf-8")]
+    assert scanning == []
+
+
 def test_only_the_command_line_imports_the_command_line() -> None:
     """The CLI has no logic: a caller in Python can do without it whatever it can do."""
     importers = {_part(path) for path in _MODULES if "cli" in _parts_of_pipelines(path)}

@@ -153,7 +153,7 @@ def rebuild(
 
     settings = current_settings()
     with progress("deriving"):
-        derived = rebuild_warehouse(settings, instant(as_of), load_engine(engine))
+        derived = rebuild_warehouse(settings, instant(as_of), load_engine(engine, settings))
     show_derived(derived)
 
 

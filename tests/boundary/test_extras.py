@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-import pipelines
+import karmalake
 from pipelines.boundary.extras import EXTRAS, extra
 from pipelines.cli.dashboard import dashboard
 from pipelines.cli.relay import relay
@@ -27,6 +27,7 @@ from pipelines.errors import ConfigurationError
 from pipelines.lake.stores import register_s3
 from pipelines.local import binaries
 from pipelines.reputation.engines import load_engine
+from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
 
 _PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -48,6 +49,7 @@ _OPTIONAL = {
 _BROUGHT = {
     "dashboard": {"starlette", "uvicorn"},
     "notebooks": {"IPython"},
+    "spark": {"py4j"},
     "sqs": {"botocore"},
     "contract": {"antlr4"},
 }
@@ -72,12 +74,12 @@ _ENTRIES: list[tuple[str, Callable[[], Any]]] = [
     ("dagster", lambda: importlib.import_module("assets")),
     ("dashboard", dashboard),
     ("mysql", lambda: _enter("mysql://u:p@127.0.0.1:1/x")),
-    ("notebooks", lambda: pipelines.load_ipython_extension(None)),
+    ("notebooks", lambda: karmalake.load_ipython_extension(None)),
     ("outbox", lambda: relay(database="sqlite:///x.db")),
     ("postgresql", lambda: _enter("postgresql://u:p@127.0.0.1:1/x")),
     ("rabbitmq", lambda: importlib.import_module("pipelines.ingest.rabbitmq")),
     ("s3", lambda: register_s3(duckdb.connect())),
-    ("spark", lambda: load_engine("spark")),
+    ("spark", lambda: load_engine("spark", Settings())),
     ("sqs", lambda: importlib.import_module("pipelines.ingest.sqs")),
 ]
 

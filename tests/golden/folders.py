@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable, Field, Schema
 from deltalake.schema import PrimitiveType
 
-from pipelines.formats import LAKE
+from pipelines.formats import LAKE, WAREHOUSE
 from pipelines.lake.tables import TABLES
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import Settings
@@ -52,10 +52,8 @@ def make_older(data_dir: Path) -> None:
     """Turn a folder into one of a release before format numbers: without columns, and a nested field, of today."""
     for name in TABLES:
         _strip(data_dir / "lake" / name, {"events": {"bus_time"}, "commits": {"note", "lost"}}.get(name, set()))
-    for path in (data_dir / "warehouse.duckdb", data_dir / "by_user.duckdb"):
-        with duckdb.connect(path) as connection:
-            table = "snapshot_info" if path.stem == "warehouse" else "info"
-            connection.execute(f"ALTER TABLE {table} DROP COLUMN format")
+    with duckdb.connect(data_dir / "warehouse.duckdb") as connection:
+        connection.execute("ALTER TABLE snapshot_info DROP COLUMN format")
 
 
 def make_newer(data_dir: Path) -> None:
@@ -66,9 +64,7 @@ def make_newer(data_dir: Path) -> None:
         table.alter.set_table_properties(newer, raise_if_not_exists=False)
         table.alter.add_columns([Field("unknown", PrimitiveType("string"), nullable=True)])
     with duckdb.connect(data_dir / "warehouse.duckdb") as connection:
-        connection.execute("UPDATE snapshot_info SET format = format + 1, karmalake_version = '99.0.0'")
-    with duckdb.connect(data_dir / "by_user.duckdb") as connection:
-        connection.execute("UPDATE info SET format = format + 1")
+        connection.execute("UPDATE snapshot_info SET format = ?, karmalake_version = '99.0.0'", [WAREHOUSE.number + 1])
 
 
 def _strip(folder: Path, dropped: set[str]) -> None:

@@ -151,7 +151,7 @@ _STEPS = [
     (erasure, "write_days", 1, "before"),
     (erasure, "append_file", 1, "before"),
     (erasure, "append_file", 1, "after"),
-    (erasure, "write_erased_ids", 1, "after"),
+    (erasure, "write_erased_events", 1, "after"),
     (erasure, "replace_files", 1, "before"),
     (erasure, "replace_files", 1, "after"),
     (erasure, "append_file", 2, "before"),
@@ -163,9 +163,9 @@ _STEPS = [
     (DedupIndex, "forget_erased", 1, "after"),
     (Runs, "remove", 1, "after"),
     (Runs, "flush", 1, "before"),
-    (Runs, "remove_unused_files", 1, "before"),
+    (Runs, "remove_replaced_files", 1, "before"),
     (whole, "forget_erased", 1, "after"),
-    (whole, "delete_by_user", 1, "before"),
+    (whole, "refresh_draft", 1, "before"),
     (whole, "publish_warehouse", 1, "before"),
 ]
 

@@ -15,7 +15,7 @@ from pipelines.reputation.policy import Policy, Rules
 from pipelines.reputation.policy.actions import Action, Emission, Points, Rating
 from pipelines.reputation.policy.gates import Cap, Completion, Once
 from pipelines.reputation.policy.measures import Measure
-from tests.reputation.history import DAY, Event, at, us
+from tests.reputation.history import DAY, MINUTE, Event, at, us
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,6})?")
 
@@ -174,7 +174,6 @@ class _Account:
     def __init__(self, policy: Policy, as_of: int, history: list[Event]) -> None:
         self.whole = policy
         self.policy = version_at(policy, as_of)
-        self.decays = any(rules.decays for rules in policy.versions)
         self.as_of = as_of
         self.suspended = False
         self.reset_at: int | None = None
@@ -331,16 +330,16 @@ class _Account:
                 c.granted, c.reason = kept, "capped"
 
     def _decayed(self, c: Contribution) -> Fraction:
-        """Return the decayed points, to 15 digits after the point; points that do not decay unchanged."""
-        if not self.decays:
-            return c.granted
+        """Return what is left of the points at the end of the policy's step, to 50 digits."""
         half_life = c.emission.half_life_days if c.emission else None
-        age = Decimal(self.as_of - c.event.t) / DAY
+        if half_life is None:
+            return c.granted
+        step = self.policy.decay_step_minutes * MINUTE
+        end = math.ceil(Fraction(self.as_of, step)) * step
         with localcontext() as context:
             context.prec = 50
-            left = Decimal(1) if half_life is None else Decimal(2) ** (-age / half_life)
-            granted = Decimal(c.granted.numerator) / c.granted.denominator
-            return Fraction((granted * left).quantize(Decimal("1e-15")))
+            left = Decimal(2) ** (-Decimal(end - c.event.t) / DAY / half_life)
+        return c.granted * Fraction(left)
 
     def _view(self, window: int | None) -> Shown:
         policy = self.policy

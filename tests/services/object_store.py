@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,9 @@ def _serve(port: int) -> None:
     one_at_a_time = threading.Lock()
 
     def one_by_one(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a request once it is complete: one whose connection was cut would hold the lock for minutes."""
+        if length := int(environment.get("CONTENT_LENGTH") or 0):
+            environment["wsgi.input"] = BytesIO(environment["wsgi.input"].read(length))
         with one_at_a_time:
             return refusing(environment, start_response)
 
