@@ -13,12 +13,12 @@ from pipelines.settings import Settings
 from tests.containers.engine import BUILD_SECONDS, Engine
 from tests.containers.images import BASE, IMAGES
 from tests.draining import send, valid_records
-from tests.monitoring.scraping import becomes, scrape, status
+from tests.monitoring.scraping import becomes, status
 from tests.services.ports import HOST, free_port
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 pytestmark = pytest.mark.timeout(2 * BUILD_SECONDS)
-_MAX_MEGABYTES = {"stream": 850, "dagster": 1_300}
+_MAX_MEGABYTES = {"stream": 850, "dagster": 1_400}
 """Unpacked, without the base. Five libraries take 600 of them: LLVM, Polars, delta-rs, Arrow and DuckDB."""
 _CONFINED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")  # noqa: S108 - of a container
 _USERS = ("1000:1000", "12345:54321")
@@ -83,7 +83,6 @@ def test_any_user_on_a_read_only_root(engine: Engine, volume: str, settings: Set
     with _started(engine, _options(variables | served, *mounts, user=user), "karmalake", "ingest") as container:
         wait_for("readiness", lambda: _answers(f"{HOST}:{port}"))
         becomes(f"{HOST}:{port}", 50, "karmalake_ingest_records_total", outcome="accepted")
-        assert scrape(f"{HOST}:{port}").total("karmalake_lag_records") == 0
         engine.run("stop", "--time", str(int(PATIENCE_SECONDS)), container)
         assert _exit_code(engine, container) == 0
     confined = _options(variables, *mounts, user=user)
