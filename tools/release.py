@@ -19,6 +19,8 @@ _VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+")
 _VERSION_LINE = re.compile(r'^version = "([^"]+)"$', re.MULTILINE)
 _NEXT = "## [Unreleased]\n"
 _UNRELEASED = re.compile(rf"^{re.escape(_NEXT)}(?P<text>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+_IMAGES = {"stream": "karmalake", "dagster": "karmalake-dagster"}
+"""The targets of the Dockerfile, and the names of their images."""
 _UNDO = "`git restore . && git clean -fd tests/golden` undoes what was changed"
 
 
@@ -65,7 +67,8 @@ _NEXT_STEPS = """{version} is committed and tagged here. Nothing was published. 
   git show v{version}                      read what was committed
   git push origin HEAD v{version}          publish the commit and the tag
   python -m twine upload dist/*            publish wheel and sdist
-  docker push karmalake:{version}          publish the image, under your registry's name
+  docker push karmalake:{version}          publish the image, under your registry's name;
+                                           likewise karmalake-dagster:{version}
   site/                                    the documentation, for your web server
 To take it back: git tag --delete v{version} && git reset --hard HEAD~1"""
 
@@ -126,12 +129,13 @@ def _build(version: str) -> None:
         _output(karmalake, "contract", "show", folder=folder)
 
 
-def _build_image(version: str) -> None:
+def _build_images(version: str) -> None:
     engine = shutil.which("docker") or shutil.which("podman")
     if engine is None or subprocess.run([engine, "info"], capture_output=True, check=False).returncode:
-        _say(f"image: not built, there is no container engine; `docker build --tag karmalake:{version} .`")
+        _say("images: not built, there is no container engine; the head of the Dockerfile has the commands")
         return
-    _run(engine, "build", "--tag", f"karmalake:{version}", ".")
+    for target, name in _IMAGES.items():
+        _run(engine, "build", "--target", target, "--tag", f"{name}:{version}", ".")
 
 
 def _commit(version: str) -> None:
@@ -147,7 +151,7 @@ _STEPS: dict[str, Callable[[str], None]] = {
     "lint": lambda _version: _make("lint"),
     "test": lambda _version: _make("test"),
     "build": _build,
-    "image": _build_image,
+    "image": _build_images,
     "commit": _commit,
 }
 
