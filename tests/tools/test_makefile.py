@@ -9,7 +9,7 @@ _RECORDER = '#!/bin/sh\necho "${0##*/} $*" >>calls\n'
 
 
 def test_a_folder_whose_name_has_a_space(tmp_path: Path) -> None:
-    """uv installs the packages into the environment there; pip, which is slow, is only for where uv cannot."""
+    """The packages are installed by uv; pip, which is slow, is only for where uv cannot."""
     folder = tmp_path / "a b"
     programs = folder / ".venv" / "bin"
     programs.mkdir(parents=True)
