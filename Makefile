@@ -29,7 +29,7 @@ $(VENV)/.uv:
 
 define install
 	@echo "installing $(2), once"
-	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --require-hashes --requirement $(1) || $(BIN)/python -m pip install --require-hashes --requirement $(1)
+	@$(BIN)/uv pip install --python $(BIN)/python --require-hashes --requirement $(1) || $(BIN)/python -m pip install --require-hashes --requirement $(1)
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 endef

@@ -203,6 +203,13 @@ def test_an_unusable_ca_file_is_named(store: CassandraSettings, tmp_path: Path) 
         file.write_text("no certificate")
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1:9042", "no-such-host.invalid"])
+def test_an_unresolvable_host_is_named(host: str, tmp_path: Path) -> None:
+    """An address that contains a port is no host name either; needs no server."""
+    with pytest.raises(TransientError, match=f"Cassandra at {host}:1, .*cannot be resolved: check cassandra.hosts"):
+        publish(always(documents(ann=1)), stamp(1), CassandraSettings(hosts=(host,), port=1), tmp_path)
+
+
 def test_errors_say_what_to_do(store: CassandraSettings, tmp_path: Path) -> None:
     """No node, no keyspace, and unsupported leaderboards; no password is shown."""
     absent = CassandraSettings(hosts=(HOST,), port=free_port(), user="u", password="secret", request_timeout_seconds=2)  # type: ignore[arg-type] # noqa: S106
