@@ -20,21 +20,22 @@ $(VENV)/.demo: requirements-demo.txt pyproject.toml | $(VENV)/.uv
 
 # The locked uv installs, in a fraction of pip's time, and shows progress; pip does it where uv cannot.
 $(VENV)/.uv:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "karmalake needs Python 3.11 or newer; set PYTHON=")'
-	$(PYTHON) -m venv $(VENV)
-	awk '/^[^ ]/ {found = /^uv==/} found' requirements.txt >$(VENV)/uv.txt
-	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(VENV)/uv.txt
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "karmalake needs Python 3.11 or newer; set PYTHON=")'
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@awk '/^[^ ]/ {found = /^uv==/} found' requirements.txt >$(VENV)/uv.txt
+	-@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(VENV)/uv.txt
+	@touch $@
 
 define install
 	@echo "installing $(2), once"
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --require-hashes --requirement $(1) || $(BIN)/python -m pip install --require-hashes --requirement $(1)
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	touch $@
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --require-hashes --requirement $(1) || $(BIN)/python -m pip install --require-hashes --requirement $(1)
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
 endef
 
 demo: $(VENV)/.demo  ## events in, scores out, in about a minute; run it again to add to the lake
-	$(BIN)/karmalake demo
+	@$(BIN)/karmalake demo
 
 demo-system: setup  ## service, PostgreSQL, relay, Kafka, stream, Redis and notify, each killed once (needs Java)
 	$(BIN)/python -m examples
@@ -45,7 +46,7 @@ services: setup  ## install the servers of the tests that pip does not have, as 
 test: services  ## all tests, on servers that they start; ONE=tests/test_drain.py or ONE="-k name" selects some
 	$(BIN)/python -m pytest $(or $(ONE),-n 3 --dist loadfile --no-loadscope-reorder --durations 10)
 
-test-fast: setup  ## the fast tests, in under two minutes: embedded servers only, fewer random examples
+test-fast: setup  ## the fast tests, in under two minutes: without servers, fewer random examples
 	HYPOTHESIS_EXAMPLES=10 $(BIN)/python -m pytest -n 2 -m "not jvm and not services and not slow"
 
 lint: setup  ## style, types, spelling and vocabulary

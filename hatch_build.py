@@ -1,4 +1,4 @@
-"""Build hooks of the wheel: it takes one name, `karmalake`, and its README is complete on other sites.
+"""Build hooks: the wheel takes one name, `karmalake`, and the README has no link into this tree.
 
 In the tree `pipelines` and `assets` are packages of their own. In the wheel they are inside `karmalake`, so that an
 installation works beside folders and packages of a user with such names: the hook copies them there and prefixes their
@@ -6,15 +6,29 @@ names in imports, and in strings that are exactly the name of one of our modules
 """
 
 import ast
+import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 _PACKAGES = ("assets", "pipelines")
 _DOOR = "karmalake"
+_IMAGE = re.compile(r"^!\[[^]]*\]\((?!https?:)[^)]*\)\n+", re.MULTILINE)
+_LINK = re.compile(r"\[([^]]+)\]\((?!https?:)[^)]*\)")
+_PAGES = "\nThe pages that this text names are in the source distribution, most of them in its folder `docs`.\n"
+
+
+class PortableReadme(MetadataHookInterface):
+    """Makes the README the description of the package; a package index has neither our images nor our pages."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Set the description."""
+        text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
+        metadata["readme"] = {"content-type": "text/markdown", "text": portable(text)}
 
 
 class OneName(BuildHookInterface[Any]):
@@ -32,6 +46,11 @@ class OneName(BuildHookInterface[Any]):
         """Remove the temporary folder."""
         if self._folder is not None:
             shutil.rmtree(self._folder)
+
+
+def portable(readme: str) -> str:
+    """Return a README without images of this tree, and with the text of each link into it instead of the link."""
+    return _LINK.sub(r"\1", _IMAGE.sub("", readme)) + _PAGES
 
 
 def collect(root: Path, target: Path) -> None:

@@ -1,20 +1,27 @@
-"""The footprint of karmalake: the size of its packages, the time and memory of its light commands."""
+"""The footprint: packages, the time and memory of light commands, and the memory of an idle `stream`."""
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import closing
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
+import httpx
+import psutil
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks.report import require_success, save_results
+from benchmarks.report import MeasurementError, require_success, save_results
+from pipelines.bus.topics import ensure_topic
+from pipelines.local.process import wait_until
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.serving.client import connect
 from pipelines.serving.keys import document_key
@@ -22,21 +29,23 @@ from pipelines.settings import Settings
 
 _RUNS = 10
 _LARGEST = 8
+_INSTALLATIONS = {"core": "karmalake", "demo": "karmalake[all]"}
+_IDLE_SECONDS = 60
+_READY_SECONDS = 120
 _COMMANDS = ("--version", "--help", "lag --help", "policy list", "show user-1", "doctor")
 
 
 def run(folder: Path) -> None:
-    """Measure the packages, then run each command several times with its files in the page cache."""
-    sizes = {name: _bytes(package) for name, package in _dependencies("karmalake").items()}
-    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:_LARGEST]
-    for name in largest:
-        print(f"{name:>24} {sizes[name] / 1e6:7,.0f} MB")
-    print(f"{len(sizes):>20} pkgs {sum(sizes.values()) / 1e6:7,.0f} MB, without extras and the dev group\n")
+    """Measure the packages, then run each command several times with its files in the page cache, then `stream`."""
+    packages = {name: _installation(requirement) for name, requirement in _INSTALLATIONS.items()}
     settings = Settings(data_dir=folder)
     start(settings)
     try:
-        _serve_a_document(with_local_endpoints(settings))
+        local = with_local_endpoints(settings)
+        _serve_a_document(local)
         rows = [(f"karmalake {command}", *_medians(command.split(), folder)) for command in _COMMANDS]
+        ensure_topic(local.kafka)
+        idle_mb = _idle_stream_mb(folder)
     finally:
         stop(settings)
     save_results(
@@ -45,10 +54,41 @@ def run(folder: Path) -> None:
         rows,
         "ms",
         runs=_RUNS,
-        packages=len(sizes),
-        packages_mb=round(sum(sizes.values()) / 1e6),
-        largest_mb={name: round(sizes[name] / 1e6) for name in largest},
+        packages=packages,
+        idle_stream_mb=idle_mb,
     )
+
+
+def _installation(requirement: str) -> dict[str, Any]:
+    """Return number and MB of the packages that a requirement installs, and the largest of them."""
+    parsed = Requirement(requirement)
+    sizes = {name: _bytes(package) for name, package in dependencies(parsed.name, parsed.extras).items()}
+    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:_LARGEST]
+    total = round(sum(sizes.values()) / 1e6)
+    print(f"{requirement}: {len(sizes)} packages, {total:,} MB; largest: {', '.join(largest)}")
+    return {"number": len(sizes), "mb": total, "largest_mb": {name: round(sizes[name] / 1e6) for name in largest}}
+
+
+def _idle_stream_mb(folder: Path) -> int:
+    """Return the resident memory of `karmalake stream` on an empty topic, a minute after it is ready."""
+    program = [Path(sys.executable).with_name("karmalake"), "stream", "--metrics-port", "0"]
+    environment = os.environ | {"KARMALAKE_DATA_DIR": str(folder), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(program, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            address = _metrics_address(process)
+            if not wait_until(lambda: httpx.get(address.replace("/metrics", "/readyz")).is_success, _READY_SECONDS):
+                raise MeasurementError(f"karmalake stream was not ready within {_READY_SECONDS} s")
+            time.sleep(_IDLE_SECONDS)
+            return round(psutil.Process(process.pid).memory_info().rss / 1e6)
+        finally:
+            process.terminate()
+
+
+def _metrics_address(process: "subprocess.Popen[str]") -> str:
+    for line in process.stdout or ():
+        if found := re.search(r"http://[^ ]+/metrics", line):
+            return found[0]
+    raise MeasurementError("karmalake stream ended before it served metrics")
 
 
 def _serve_a_document(settings: Settings) -> None:
@@ -57,10 +97,10 @@ def _serve_a_document(settings: Settings) -> None:
         client.set(document_key(settings.redis.prefix, "user-1"), json.dumps({"user_id": "user-1"}))
 
 
-def _dependencies(name: str) -> dict[str, Distribution]:
+def dependencies(name: str, extras: Iterable[str]) -> dict[str, Distribution]:
     """Return a distribution and its dependencies on this platform, by name."""
     found: dict[str, Distribution] = {}
-    pending = [(name, frozenset({""}))]
+    pending = [(name, frozenset({"", *extras}))]
     seen: set[tuple[str, frozenset[str]]] = set()
     while pending:
         name, extras = pending.pop()
@@ -77,7 +117,9 @@ def _dependencies(name: str) -> dict[str, Distribution]:
 
 
 def _bytes(package: Distribution) -> int:
-    return sum(path.stat().st_size for file in package.files or () if (path := Path(str(file.locate()))).is_file())
+    """Return the size of the files of a package, without those that Python compiles."""
+    files = [Path(str(file.locate())) for file in package.files or () if file.suffix != ".pyc"]
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def _medians(command: list[str], folder: Path) -> tuple[float, float, int]:

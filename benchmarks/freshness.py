@@ -32,7 +32,7 @@ from benchmarks.lakes import add_events, make_lake
 from benchmarks.peers.environment import peers_python
 from benchmarks.peers.protocol import REPOSITORY, Job
 from benchmarks.report import MeasurementError, require_count, save_results
-from pipelines import open_warehouse
+from karmalake import open_warehouse
 from pipelines.bus.topics import ensure_topic
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT

@@ -2,25 +2,81 @@
 
     from karmalake import open_warehouse, read_reputation
 
-`karmalake.outbox` is for services that emit events, `karmalake.dagster` for Dagster. In a checkout the two packages are
-beside this one; an installation has them inside it, and takes no other name (`hatch_build.py`).
+Names are imported on first use, so that the command line starts quickly. In a checkout the two packages are beside this
+one; an installation has them inside it, and takes no other name (`hatch_build.py`).
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import pipelines as _pipelines
-from pipelines import __all__ as __all__
-from pipelines import load_ipython_extension as load_ipython_extension
-
 if TYPE_CHECKING:
-    from pipelines import Warehouse as Warehouse
-    from pipelines import open_warehouse as open_warehouse
-    from pipelines import read_leaderboard as read_leaderboard
-    from pipelines import read_rank as read_rank
-    from pipelines import read_reputation as read_reputation
+    from pipelines.contract.time_like import TimeLike, to_utc
+    from pipelines.reputation.explain import explain, explain_change
+    from pipelines.reputation.policy import Policy
+    from pipelines.reputation.policy_file import load_policy, parse_policy, shipped_policies
+    from pipelines.reputation.warehouse import AsOf, Info, Warehouse, open_warehouse
+    from pipelines.serving.read import (
+        LeaderboardEntry,
+        PublishedInfo,
+        published,
+        read_leaderboard,
+        read_rank,
+        read_reputation,
+    )
+    from pipelines.settings import Settings, load_settings
+
+__all__ = [
+    "AsOf",
+    "Info",
+    "LeaderboardEntry",
+    "Policy",
+    "PublishedInfo",
+    "Settings",
+    "TimeLike",
+    "Warehouse",
+    "explain",
+    "explain_change",
+    "load_policy",
+    "load_settings",
+    "open_warehouse",
+    "parse_policy",
+    "published",
+    "read_leaderboard",
+    "read_rank",
+    "read_reputation",
+    "shipped_policies",
+    "to_utc",
+]
+
+_MODULES = {
+    "pipelines.contract.time_like": ("TimeLike", "to_utc"),
+    "pipelines.reputation.explain": ("explain", "explain_change"),
+    "pipelines.reputation.policy": ("Policy",),
+    "pipelines.reputation.policy_file": ("load_policy", "parse_policy", "shipped_policies"),
+    "pipelines.reputation.warehouse": ("AsOf", "Info", "Warehouse", "open_warehouse"),
+    "pipelines.serving.read": (
+        "LeaderboardEntry",
+        "PublishedInfo",
+        "published",
+        "read_leaderboard",
+        "read_rank",
+        "read_reputation",
+    ),
+    "pipelines.settings": ("Settings", "load_settings"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(_pipelines, name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Register `%%karma`, and charts that need no network, in a notebook that runs `%load_ext karmalake`."""
+    from pipelines.boundary.extras import require_extra  # noqa: PLC0415 - see the docstring of this module
+
+    require_extra("notebooks", "charts in a notebook")
+    import_module("pipelines.reputation.notebook_magic").register(shell)
+    import_module("pipelines.reputation.charts").draw_still()

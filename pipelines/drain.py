@@ -33,6 +33,7 @@ from pipelines.contract.digest import Digests
 from pipelines.dlq import copying_on_exit
 from pipelines.errors import FencedError, RejectedError, TransientError, one_line
 from pipelines.ingest.batch import Batch, LastRead, OffsetRange
+from pipelines.ingest.filling import without_waiting
 from pipelines.ingest.guard import HaltedPartition, RejectionGuard
 from pipelines.ingest.kafka import open_source
 from pipelines.ingest.queue import open_queue
@@ -56,8 +57,6 @@ from pipelines.lake.tombstones import Filtered, Tombstones, open_tombstones
 from pipelines.settings import Settings
 
 _LOG = logging.getLogger(__name__)
-_DRAIN_WAIT_SECONDS = 0.05
-"""A few round trips to a broker. Zero would poll the end offsets in a busy loop."""
 _MAX_COMMIT_ATTEMPTS = 40
 """A commit takes one attempt, or two with concurrent writers. More means that a writer ignores the commit lock."""
 
@@ -275,8 +274,7 @@ def open_drain(settings: Settings, accepted: Collection[int] = ()) -> Generator[
     On exit, copy dead letters to their topic if `ingest.publish_dead_letters` is on (`dlq.py`).
     """
     if not settings.queue.kind:
-        ingest = settings.ingest.model_copy(update={"max_wait_seconds": _DRAIN_WAIT_SECONDS, "linger_seconds": 0})
-        settings = settings.model_copy(update={"ingest": ingest})
+        settings = without_waiting(settings)
     with copying_on_exit(settings), open_ingest(settings, accepted) as opened:
         yield opened
 

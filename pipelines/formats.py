@@ -47,13 +47,13 @@ TOMBSTONES = Format("tombstones", 1, "upgraded")
 DOCUMENTS = Format(
     "documents", 1, "rebuilt", "; to serve documents of this release instead, delete that key and publish again"
 )
-WAREHOUSE = Format("warehouse", 1, "rebuilt", ", or rebuild it with `karmalake rebuild`")
+WAREHOUSE = Format("warehouse", 2, "rebuilt", ", or rebuild it with `karmalake rebuild`")
 INDEX = Format("dedup index", 3, "rebuilt")
-BY_USER = Format("by_user", 1, "rebuilt")
+HISTORIES = Format("histories", 1, "rebuilt")
 DIGESTS = Format("digest cache", 1, "rebuilt")
 LAG = Format("lag history", 1, "ignored")
 HALTED = Format("halted partitions", 1, "ignored")
-FORMATS = (LAKE, TOMBSTONES, DOCUMENTS, WAREHOUSE, INDEX, BY_USER, DIGESTS, LAG, HALTED)
+FORMATS = (LAKE, TOMBSTONES, DOCUMENTS, WAREHOUSE, INDEX, HISTORIES, DIGESTS, LAG, HALTED)
 
 
 def release() -> str:

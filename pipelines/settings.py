@@ -241,8 +241,10 @@ class IngestSettings(_Section):
     """The maximum of decompressed bytes per commit; the last record batch may exceed it by up to 128 MiB."""
     max_wait_seconds: float = Field(default=0.5, gt=0)
     """How long `stream`, or a poll of a queue, waits for the first record."""
-    linger_seconds: float = Field(default=0.25, ge=0)
-    """How long they then wait to fill the batch: fewer, larger commits, each delayed by at most this time."""
+    linger_seconds: float = Field(default=0.4, ge=0)
+    """How long they then fill the batch before it is committed: longer means fewer commits, files and refreshes. The
+    default leaves the rest of 0.6 s to commit, refresh and publish an event that comes alone; with 0 they wait for
+    nothing."""
     publish_dead_letters: bool = False
     """Whether dead letters are copied to the topic `{topic}.dlq` after the commit, with the reason in headers."""
     share_partitions: bool = False
@@ -296,13 +298,22 @@ class LakeSettings(_Section):
     uri: str | None = Field(default=None, pattern=r"^s3://[^/]+/.*[^/]$")
     """s3://bucket/folder, instead of lake/ in data_dir. Credentials and endpoint come from the AWS_* variables."""
     compact_after_files: int = Field(default=8, ge=2)
-    """`karmalake compact` merges the files of a day that has at least this many."""
+    """`karmalake compact` merges the small files of a day that has at least this many, or two, if there are 1,000 more
+    files than days."""
     vacuum_retention_hours: float = Field(default=24.0, ge=1, le=168)
     """`karmalake vacuum` removes files that no commit references, or no snapshot younger than this. At most a week:
     older log entries no longer record that a file was replaced."""
     vacuum_interval_hours: float = Field(default=6.0, gt=0, le=168)
     """How often `karmalake stream` vacuums. The data of an erased user stays on the disk for at most
     vacuum_retention_hours plus this interval."""
+
+
+class SparkSettings(_Section):
+    """Apache Spark as the engine of `karmalake rebuild --engine spark`; its own configuration sets the rest."""
+
+    staging_uri: str | None = Field(default=None, pattern=r"^s3://[^/]+/.*[^/]$")
+    """s3://bucket/folder, where Spark hands its tables to DuckDB. Unset means {lake.uri}-staging if the lake is on S3,
+    else a folder beside the warehouse."""
 
 
 class ReputationSettings(_Section):
@@ -376,6 +387,7 @@ class Settings(_Section):
     lake: LakeSettings = LakeSettings()
     lag: LagSettings = LagSettings()
     reputation: ReputationSettings = ReputationSettings()
+    spark: SparkSettings = SparkSettings()
     metrics: MetricsSettings = MetricsSettings()
     dashboard: DashboardSettings = DashboardSettings()
 
@@ -389,6 +401,11 @@ class Settings(_Section):
     def lake_root(self) -> str:
         """The folder or URI of the Delta tables, the source of truth."""
         return self.lake.uri or str(self.data_dir / "lake")
+
+    @property
+    def spark_staging(self) -> str | None:
+        """The URI under which Spark hands its tables to DuckDB; None means beside the warehouse."""
+        return self.spark.staging_uri or (f"{self.lake.uri}-staging" if self.lake.uri else None)
 
     @property
     def has_document_store(self) -> bool:

@@ -1,11 +1,11 @@
-"""The long-lived process: ingest continuously, and keep what is served current.
+"""The long-lived process that serves: ingest continuously (`ingester.py`), and keep what is served current.
 
-Runs concurrent loops. Ingest commits whenever records arrive. The refresh recomputes the users affected since its last
-turn, publishes them to Redis, and replaces warehouse.duckdb every `derive_interval_seconds`, also without a commit,
-because windows move with time. Users with very many events are computed just before that, so that the scores of the
-others do not wait for them. Ingest never waits for Redis, and each loop retries errors that may be temporary
-(`retries.py`, `isolated`). If `ingest.publish_dead_letters` is on, a third loop copies dead letters (`dlq.py`). Small
-files are merged each time the warehouse is replaced, so that they do not accumulate.
+Runs concurrent loops. The refresh recomputes the users affected since its last turn, publishes them to Redis, and
+replaces warehouse.duckdb every `derive_interval_seconds`, also without a commit, because windows move with time. The
+file is copied in a thread, beside further refreshes. Users with very many events are computed just before that, so that
+the scores of the others do not wait for them. Ingest never waits for Redis, and each loop retries errors that may be
+temporary (`retries.py`, `isolated`). Small files are merged each time the warehouse is replaced, so that they do not
+accumulate.
 """
 
 import logging
@@ -20,9 +20,8 @@ import polars as pl
 from pipelines import dlq
 from pipelines.best_effort import best_effort
 from pipelines.clock import MonotonicClock
-from pipelines.drain import drain_once, open_ingest
 from pipelines.errors import TransientError
-from pipelines.ingest.guard import HaltedPartition
+from pipelines.ingester import OnCommit, OnHalted, copied_dead_letters, ingest_until
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import CachedLake, Lake, create_lake, open_lake
 from pipelines.lake.upkeep import compact, vacuum_when_due
@@ -36,14 +35,12 @@ from pipelines.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 OnRefresh = Callable[[DerivationResult, PublishResult], None]
-OnHalted = Callable[[tuple[HaltedPartition, ...]], None]
-"""Called in each turn of `ingest` with the topic partitions that are halted because of rejected records."""
 
 
 def stream(
     settings: Settings,
     stopping: threading.Event,
-    on_commit: Callable[[CommitRecord], None],
+    on_commit: OnCommit,
     on_refresh: OnRefresh,
     on_iteration: OnIteration = lambda _loop, _outage: None,
     on_halted: OnHalted = lambda _halted: None,
@@ -55,73 +52,36 @@ def stream(
     (`is_transient`). Any other error of ingest or of the refresh ends the loops: a newer publisher, corrupt state, an
     invalid setting. Callbacks run in the threads of the loops; errors that they raise are logged.
     """
-    committed = threading.Event()
-    on_commit = best_effort(on_commit, "reporting a commit")
-    on_refresh = best_effort(on_refresh, "reporting a refresh")
-    on_iteration = best_effort(on_iteration, "reporting a turn")
-    on_copied = best_effort(on_copied, "reporting copies of dead letters")
     with (
-        _copying(settings, stopping, on_copied, on_iteration) as new_dead_letters,
-        ThreadPoolExecutor(1, "refresh") as pool,
+        copied_dead_letters(settings, stopping, on_copied, on_iteration) as letters_committed,
+        _refreshed(settings, stopping, on_refresh, on_iteration) as committed,
     ):
-        refreshing = pool.submit(_refresh_loop, settings, stopping, committed, on_refresh, on_iteration)
-        refreshing.add_done_callback(lambda _: stopping.set())
 
         def report(record: CommitRecord) -> None:
             on_commit(record)
-            committed.set()
-            if record.total("dead_letters"):
-                new_dead_letters.set()
+            committed(record)
+            letters_committed(record)
 
+        ingest_until(settings, stopping, report, on_iteration, on_halted)
+
+
+@contextmanager
+def _refreshed(
+    settings: Settings, stopping: threading.Event, on_refresh: OnRefresh, on_iteration: OnIteration
+) -> Generator[OnCommit]:
+    """Refresh in a thread, a last time on exit; yield the function to call after each commit."""
+    committed = threading.Event()
+    on_refresh = best_effort(on_refresh, "reporting a refresh")
+    on_iteration = best_effort(on_iteration, "reporting a turn of the refresh")
+    with ThreadPoolExecutor(1, "refresh") as pool:
+        refreshing = pool.submit(_refresh_loop, settings, stopping, committed, on_refresh, on_iteration)
+        refreshing.add_done_callback(lambda _: stopping.set())
         try:
-            _ingest_loop(settings, stopping, report, on_iteration, best_effort(on_halted, "reporting what is halted"))
+            yield lambda _record: committed.set()
         finally:
             stopping.set()
             committed.set()
         refreshing.result()
-
-
-@contextmanager
-def _copying(
-    settings: Settings, stopping: threading.Event, on_copied: dlq.OnProgress, on_iteration: OnIteration
-) -> Generator[threading.Event]:
-    """Copy dead letters in a thread, if enabled; yield the event to set when there are new ones."""
-    new_dead_letters = threading.Event()
-    if not settings.ingest.publish_dead_letters:
-        yield new_dead_letters
-        return
-    dlq.ensure_copy_checkpoint(settings)
-    with ThreadPoolExecutor(1, "dlq") as pool:
-        copying = pool.submit(
-            dlq.copy_until, settings, stopping, new_dead_letters, on_copied, lambda outage: on_iteration("dlq", outage)
-        )
-        try:
-            yield new_dead_letters
-        finally:
-            stopping.set()
-            new_dead_letters.set()
-        copying.result()
-
-
-def _ingest_loop(
-    settings: Settings,
-    stopping: threading.Event,
-    on_commit: Callable[[CommitRecord], None],
-    on_iteration: OnIteration,
-    on_halted: OnHalted,
-) -> None:
-    retries = Retries("ingest", stopping, on_iteration)
-    while not stopping.is_set():
-        try:
-            with open_ingest(settings) as ingest:
-                while not stopping.is_set():
-                    record = drain_once(ingest)
-                    if record is not None:
-                        on_commit(record)
-                    on_halted(ingest.halted())
-                    retries.succeeded()
-        except Exception as error:  # noqa: BLE001 - re-raised unless a retry may help
-            retries.failed(error)
 
 
 def _refresh_loop(
@@ -166,10 +126,11 @@ class _RefreshLoop:
         self._lake: Lake | None = None
         self._pool, self._run_upkeep = pool, best_effort(_run_upkeep, "upkeep")
         self._upkeep: Future[None] | None = None
+        self._publication: Future[None] | None = None
 
     def turn(self, *, last: bool) -> None:
         """Serve the affected users; when due, or on the `last` turn, also deferred users, and replace the warehouse."""
-        due = last or time.monotonic() >= self.due
+        due = last or self._has_failed() or time.monotonic() >= self.due
         derived = self._derive(Draft.refresh_light_users)
         try:
             self._serve(derived)
@@ -177,7 +138,7 @@ class _RefreshLoop:
                 self._serve(self._derive(Draft.refresh))
         finally:
             if due:
-                self._replace_warehouse()
+                self._replace_warehouse(last=last)
 
     def _derive(self, how: RefreshMethod) -> DerivationResult:
         """Bring the draft up to date with the lake and the current time."""
@@ -198,13 +159,22 @@ class _RefreshLoop:
         self._unpublished = pl.Series(dtype=pl.String)
         self._on_refresh(derived, published)
 
-    def _replace_warehouse(self) -> None:
-        if self._draft.deferred_users():
-            self._derive(Draft.refresh)
-        self._draft.publish()
+    def _replace_warehouse(self, *, last: bool) -> None:
+        """Start a publication, unless one is in progress; wait for it on the `last` turn, and after one that failed."""
+        if last or self._publication is None or self._publication.done():
+            wait_for_it = last or self._has_failed()
+            if self._draft.deferred_users():
+                self._derive(Draft.refresh)
+            self._publication = self._draft.start_publication()
+            if wait_for_it:
+                self._publication.result()
         self.due = time.monotonic() + self._settings.reputation.derive_interval_seconds
         if self._upkeep is None or self._upkeep.done():
             self._upkeep = self._pool.submit(self._run_upkeep, self._settings, self._digests)
+
+    def _has_failed(self) -> bool:
+        """Return whether the last publication failed; its error is that of the next one, which repeats it."""
+        return self._publication is not None and self._publication.done() and bool(self._publication.exception())
 
 
 def _run_upkeep(settings: Settings, digests: DigestCache) -> None:

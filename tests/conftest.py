@@ -35,6 +35,7 @@ LONG_FILES = (
     "object_store/test_end_to_end.py",
     "emit/test_relay.py",
     "reputation/test_spark.py",
+    "object_store/test_spark.py",
     "test_faults.py",
     "object_store/test_lake.py",
     "notebooks/test_notebooks.py",

@@ -1,4 +1,4 @@
-"""A panic, as every library in Rust raises it."""
+"""A panic, as every Rust extension raises it."""
 
 
 class Panic(BaseException):

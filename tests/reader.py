@@ -38,9 +38,9 @@ def main() -> None:
 def accepted_by(entry: Path) -> dict[str, int]:
     """Return the batch of a log entry with its number of accepted events; empty for an entry of maintenance."""
     for line in entry.read_text(encoding="utf-8").splitlines():
-        said = json.loads(line).get("commitInfo", {}).get("karmalake")
-        if said is not None:
-            record = json.loads(said)
+        record_json = json.loads(line).get("commitInfo", {}).get("karmalake")
+        if record_json is not None:
+            record = json.loads(record_json)
             return {record["batch_id"]: sum(offsets["accepted"] for offsets in record["ranges"])}
     return {}
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import polars as pl
@@ -13,12 +14,14 @@ import pytest
 
 from pipelines.backfill import backfill
 from pipelines.bus.topics import ensure_topic
+from pipelines.cli.files import _warn_if_unsorted
 from pipelines.drain import drain, open_ingest_from
 from pipelines.emit.producer import produce
 from pipelines.errors import RejectedError, UsageError
 from pipelines.ingest.file import open_file
 from pipelines.lake.commit import CommitRecord
-from pipelines.lake.tables import create_lake
+from pipelines.lake.tables import create_lake, data_files, open_lake
+from pipelines.lake.upkeep import compact
 from pipelines.settings import IngestSettings, Settings
 from pipelines.sources.files import ColumnMapping, read_events
 from tests.conftest import REPOSITORY
@@ -167,6 +170,45 @@ def test_one_row_in_two_formats_counts_once(busless: Settings, tmp_path: Path) -
     assert_verified(busless)
 
 
+@pytest.mark.slow
+def test_rows_in_random_order_end_in_one_file_a_day(
+    busless: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit writes at most a file for each day of its rows; a compaction then leaves one a day, with every row."""
+    monkeypatch.setattr("pipelines.lake.upkeep._MAX_SURPLUS_FILES", 100)
+    days, rows = 60, 1_200
+    times = [1_400_025_600 + 86_400 * (n % days) for n in range(rows)]
+    history = pl.DataFrame(
+        {"from": range(rows), "to": [n % 7 for n in range(rows)], "feature": range(rows), "time": times}
+    )
+    history.sample(fraction=1, shuffle=True, seed=1).write_parquet(tmp_path / "h.parquet", row_group_size=400)
+    monkeypatch.setattr("pipelines.sources.parquet_rows.CHUNK_ROWS", 400)
+    small = busless.model_copy(update={"ingest": IngestSettings(max_batch_records=400)})
+    records = load(small, tmp_path / "h.parquet")
+    lake = open_lake(busless.lake_root)
+    assert [len(record.days) <= days for record in records] == [True] * 3
+    assert len(data_files(lake.table("events"))) == sum(len(record.days) for record in records) > 2 * days
+    before = query(busless, _EVENTS)
+    compact(lake, busless.lake.compact_after_files)
+    assert len(data_files(lake.table("events"))) == days
+    assert query(busless, _EVENTS) == before
+    assert len(before) == rows
+    assert_verified(busless)
+
+
+def test_a_load_in_random_order_is_advised_to_sort(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above a number of files that could have been saved; not for rows in the order of time."""
+    monkeypatch.setattr("pipelines.cli.files._MANY_FILES", 3)
+    first, second = ([date(2024, 1, day) for day in range(begin, begin + 4)] for begin in (1, 5))
+    for each, advised in (((first, second), False), ((first, first), True), ((first,), False)):
+        _warn_if_unsorted(
+            [CommitRecord(str(n), "test", datetime.now(UTC), (), days=tuple(days)) for n, days in enumerate(each)]
+        )
+        assert ("8 files were written for 4 days" in " ".join(capsys.readouterr().err.split())) == advised
+
+
 def _backfill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `karmalake backfill` in a folder."""
     command = [sys.executable, "-c", "from pipelines.cli import main; main()", "backfill", *arguments]
@@ -178,6 +220,7 @@ def _backfill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 _COLUMNS = ("--user-id", "u", "--time", "t", "--action-type", "A")
 
 
+@pytest.mark.slow
 def test_the_outcome_of_each_file_is_reported(tmp_path: Path) -> None:
     """Of three files the second is refused: the others are loaded, and the command fails with the reason."""
     (tmp_path / "g1.csv").write_text("u,s,t\na,1,2024-01-01\n")
@@ -198,6 +241,7 @@ def test_the_outcome_of_each_file_is_reported(tmp_path: Path) -> None:
     assert (again.returncode, "g1.csv over all attempts: 1 rows, 1 accepted" in again.stdout) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_file_with_only_dead_letters_fails(tmp_path: Path) -> None:
     """However few they are: exit code 65, also on a second run, without a traceback."""
     (tmp_path / "a.csv").write_text("u,t\na,soon\nb,late\n")
@@ -209,6 +253,7 @@ def test_a_file_with_only_dead_letters_fails(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_delimiter_is_an_option(tmp_path: Path) -> None:
     """The error message of a file with another delimiter names the option."""
     (tmp_path / "a.csv").write_text("u;t\na;2024-01-01\n")

@@ -88,8 +88,8 @@ def test_addresses_of_compose_name_services() -> None:
 def test_kafka_takes_its_environment(tmp_path: Path) -> None:
     """The tested Kafka release formats a folder with the properties that the image derives from the variables."""
     require("kafka")
-    given = SERVICES["kafka"]["environment"] | {"KAFKA_LOG_DIRS": str(tmp_path / "data")}
-    lines = [f"{name.removeprefix('KAFKA_').lower().replace('_', '.')}={value}" for name, value in given.items()]
+    environment = SERVICES["kafka"]["environment"] | {"KAFKA_LOG_DIRS": str(tmp_path / "data")}
+    lines = [f"{name.removeprefix('KAFKA_').lower().replace('_', '.')}={value}" for name, value in environment.items()]
     (tmp_path / "server.properties").write_text("\n".join(lines), encoding="utf-8")
     arguments = ["format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c", str(tmp_path / "server.properties")]
     command = distribution().command("kafka.tools.StorageTool", *arguments)
@@ -139,8 +139,8 @@ def _pins(path: Path) -> dict[str, str]:
 def test_dagster_keeps_its_runs_where_the_image_says(tmp_path: Path) -> None:
     """With the additions of the Dockerfile, dagster.yaml is valid, and the storage is PostgreSQL."""
     (added,) = re.findall(r"printf '(.+?)' >> /dagster/dagster.yaml", DOCKERFILE)
-    ours = (REPOSITORY / "dagster.yaml").read_text(encoding="utf-8")
-    (tmp_path / "dagster.yaml").write_text(ours + added.replace("\\n", "\n"), encoding="utf-8")
+    config_text = (REPOSITORY / "dagster.yaml").read_text(encoding="utf-8")
+    (tmp_path / "dagster.yaml").write_text(config_text + added.replace("\\n", "\n"), encoding="utf-8")
     config, _ = dagster_instance_config(str(tmp_path))
     assert config["storage"] == {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
     assert "DAGSTER_POSTGRES_URL" in SERVICES["dagster"]["environment"]
@@ -195,5 +195,8 @@ def test_the_run_config_of_kubernetes() -> None:
         config,
     )
     values = next(block for block in BLOCKS if "runLauncher" in block)
-    ours = yaml.safe_load((REPOSITORY / "dagster.yaml").read_text(encoding="utf-8"))["concurrency"]["pools"]
-    assert values["concurrency"]["pools"] == {"granularity": ours["granularity"], "defaultLimit": ours["default_limit"]}
+    pools = yaml.safe_load((REPOSITORY / "dagster.yaml").read_text(encoding="utf-8"))["concurrency"]["pools"]
+    assert values["concurrency"]["pools"] == {
+        "granularity": pools["granularity"],
+        "defaultLimit": pools["default_limit"],
+    }

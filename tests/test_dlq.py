@@ -6,12 +6,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from kafka import KafkaProducer
 
 from pipelines import dlq
-from pipelines.dlq import CopyProgress, DeadLetterTopic, open_dead_letter_topic
-from pipelines.emit.copies import CopyWriter
+from pipelines.dlq import CopyProgress, DeadLetterTopic, copying_on_exit, open_dead_letter_topic
+from pipelines.emit.copies import MAX_HEADERS, CopyWriter
 from pipelines.emit.producer import Record
 from pipelines.errors import TransientError
 from pipelines.lake import dead_letter_outbox as outbox_module
@@ -157,6 +158,20 @@ def test_a_checkpoint_that_cannot_be_set_does_not_stop_ingest(
     monkeypatch.setattr("pipelines.dlq.init_checkpoint", raising(OSError("no space left")))
     drained(publishing)
     assert "no space left; ingest continues without it" in caplog.text
+
+
+def test_committed_dead_letters_are_copied_when_ingest_ends_with_an_error(publishing: Settings) -> None:
+    """The error of ingest is raised, and what was committed before it is copied nevertheless (`isolated`)."""
+
+    def ingest() -> None:
+        with copying_on_exit(publishing):
+            batch_of(publishing, range(2))
+            raise TransientError("no broker answers")
+
+    with pytest.raises(TransientError, match="no broker answers"):
+        ingest()
+    assert copied_places(publishing) == dead_letter_places(publishing)
+    assert len(read_copies(publishing)) == 2
 
 
 @pytest.mark.parametrize("merge", [True, False])
@@ -341,6 +356,59 @@ def test_a_defect_in_copying_does_not_end_the_loop(publishing: Settings, monkeyp
     assert copied_places(publishing) == dead_letter_places(publishing)
 
 
+def test_an_error_closes_the_client(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The topic may have been recreated by the time of the next attempt, with another limit: it is connected again."""
+    drain_without_copies(publishing, 1)
+    topic = open_dead_letter_topic(publishing)
+    with monkeypatch.context() as patch:
+        patch.setattr(CopyWriter, "write", raising(TransientError("no broker answers")))
+        with pytest.raises(TransientError):
+            topic.copy_pending(lambda _: None)
+    assert topic.writer is None
+    with closing(topic):
+        topic.copy_pending(lambda _: None)
+    assert copied_places(publishing) == dead_letter_places(publishing)
+
+
+class Waits(threading.Event):
+    """An event that waits for nothing, and records how long it should have waited."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Return at once."""
+        self.seconds.append(timeout)
+        return self.is_set()
+
+
+def test_outages_are_retried_with_growing_delays(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to a minute; a success is reported, and the next outage begins with the shortest delay again."""
+    stopping, committed, reported = Waits(), Waits(), list[bool]()
+    attempts = iter([*[True] * 7, False, True, True, False, False])
+
+    def copy(*_: object) -> None:
+        if next(attempts):
+            raise TransientError("no broker answers")
+        if len(stopping.seconds) > 7:
+            stopping.set()
+
+    monkeypatch.setattr(DeadLetterTopic, "copy_pending", copy)
+    dlq.copy_until(publishing, stopping, committed, lambda _: None, lambda outage: reported.append(outage is not None))
+    assert stopping.seconds == [2, 4, 8, 16, 32, 60, 60, 2, 4]
+    assert reported == [*[True] * 7, False, True, True, False, False]
+    assert committed.seconds == [10, 10, 0]
+
+
+def test_a_termination_ends_the_loop(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not an outage of the copies: the process is to end."""
+    monkeypatch.setattr(DeadLetterTopic, "copy_pending", raising(KeyboardInterrupt()))
+    events = threading.Event(), threading.Event()
+    with pytest.raises(KeyboardInterrupt):
+        dlq.copy_until(publishing, *events, lambda _: None, lambda _: None)
+
+
 @pytest.mark.jvm
 @pytest.mark.parametrize(("limit", "size"), [(1_048_588, 1_048_400), (8 * 2**20, 3 * 2**20)])
 def test_a_record_near_the_limit_does_not_stop_ingest(
@@ -388,6 +456,18 @@ def test_a_bomb_of_headers_is_read_only_as_far_as_it_is_copied(publishing: Setti
     (copy,) = read_copies(publishing)
     assert read_headers(copy)["karmalake.headers_left_out"] == b"99000"
     assert len([name for name, _ in copy.headers if name == "h"]) == 1_000
+
+
+def test_a_dead_letter_is_cut_before_it_is_copied() -> None:
+    """Headers as columns, since a hundred thousand objects take memory; a detail, since headers are never truncated."""
+    names = ("reason", "detail", "topic", "batch_id")
+    letter = {name: name * 1_000 for name in names} | {"key": b"k", "value": b"v", "topic_partition": 0, "offset": 7}
+    headers = [{"key": "h", "value": None}] * (MAX_HEADERS + 5)
+    [row] = dlq._as_rows(pa.Table.from_pylist([letter | {"headers": headers}]))
+    assert (len(row["headers"]), row["header_count"]) == (MAX_HEADERS, MAX_HEADERS + 5)
+    copy = dlq._copy_of(row)
+    assert copy.more_headers == 5
+    assert max(len(content) for _, content in copy.provenance) == 1_000
 
 
 def produce_large(settings: Settings, records: list[Record]) -> None:

@@ -34,6 +34,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_page_is_in_the_navigation(site: Path) -> None:
     """The navigation lists all pages, including those from the repository's root."""
     nav = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
@@ -85,6 +86,7 @@ def test_the_site_loads_no_external_resource(site: Path) -> None:
     assert found == set()
 
 
+@pytest.mark.slow
 def test_every_page_fits_a_phone(site: Path) -> None:
     """At 390 px neither a page nor a table of its text scrolls sideways; outputs of notebooks and code may."""
     require("chromium")

@@ -359,8 +359,8 @@ def test_a_silent_broker_is_reported(bus: Settings, monkeypatch: pytest.MonkeyPa
         drain(ingest, lambda _: None)
         reader = ingest.source.source.consumer  # type: ignore[attr-defined]
         send(bus, valid_records(range(10, 20)))
-        with monkeypatch.context() as silence:
-            silence.setattr(reader, "poll", lambda *_args, **_options: {})
+        with monkeypatch.context() as patch:
+            patch.setattr(reader, "poll", lambda *_args, **_options: {})
             with pytest.raises(TransientError, match=r"\d+ records remain, but none was received"):
                 drain(replace(ingest, settings=_with_short_timeouts(bus)), lambda _: None)
         wait_for("the rest", lambda: drain(ingest, lambda _: None) >= 0 and _stored(bus) == 20)

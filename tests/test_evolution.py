@@ -89,12 +89,12 @@ def test_a_proxy_before_the_registry_costs_no_event(settings: Settings) -> None:
     """While a proxy responds instead of the registry, nothing is committed; afterwards every event counts (`once`)."""
     with running_registry() as registry:
         registry.schemas = {10: {"schema": "", "schemaType": "PROTOBUF"}}
-        registry.instead = (404, {"Content-Type": "text/html"}, b"<html>no such page</html>")
+        registry.forced_response = (404, {"Content-Type": "text/html"}, b"<html>no such page</html>")
         reader = _with_contract(with_ingest(settings), schema_registry_url=SecretStr(registry.url))
         send(reader, [Record(b"u", framed(10, b"\x00" + to_protobuf(1, f"e-{n}", _SECONDS))) for n in range(3)])
         with pytest.raises(TransientError, match="HTTP 404, text/html, '<html>no such page</html>'"):
             drain_all(reader)
-        registry.instead = None
+        registry.forced_response = None
         drain_all(reader)
     assert query(reader, "SELECT sum(accepted), sum(dead_letters) FROM commits") == [(3, 0)]
     assert_verified(reader)

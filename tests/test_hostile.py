@@ -87,8 +87,8 @@ def test_every_user_is_served_their_own_document(bus: Settings) -> None:
     ranks = [read_rank(user, "all_time", bus) for user in HOSTILE]
     assert ranks == list(range(len(HOSTILE), 0, -1))
     with connect(bus.redis) as client:
-        ours = {key.decode().removeprefix(bus.redis.prefix) for key in client.scan_iter(key_pattern(bus.redis.prefix))}
-    assert {f":{user}" for user in HOSTILE} < ours
+        keys = {key.decode().removeprefix(bus.redis.prefix) for key in client.scan_iter(key_pattern(bus.redis.prefix))}
+    assert {f":{user}" for user in HOSTILE} < keys
     assert [check for check in verify(bus) if check.passed is False] == []
     assert audit(bus).passed
 
@@ -131,9 +131,11 @@ def _run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *a
 
 def test_every_user_can_be_erased_separately(bus: Settings) -> None:
     """An erasure affects no other user, also none whose name looks the same (`erasable`)."""
-    gone = [user for user in HOSTILE if user in {"*", "[a-z]?\\", "../../etc/passwd", "\0nul\0inside", "e\u0301", " "}]
-    assert erase(bus, gone).rows.events == sum(HOSTILE.index(user) + 1 for user in gone)
-    left = [user for user in HOSTILE if user not in gone]
-    assert {user for (user,) in query(bus, "SELECT DISTINCT user_id FROM events")} == set(left)
-    assert [user for user in HOSTILE if read_reputation(user, bus)] == left
+    erased = [
+        user for user in HOSTILE if user in {"*", "[a-z]?\\", "../../etc/passwd", "\0nul\0inside", "e\u0301", " "}
+    ]
+    assert erase(bus, erased).rows.events == sum(HOSTILE.index(user) + 1 for user in erased)
+    remaining = [user for user in HOSTILE if user not in erased]
+    assert {user for (user,) in query(bus, "SELECT DISTINCT user_id FROM events")} == set(remaining)
+    assert [user for user in HOSTILE if read_reputation(user, bus)] == remaining
     assert [check for check in verify(bus) if check.passed is False] == []

@@ -231,8 +231,8 @@ def test_a_broker_without_topic_ids(kafka: KafkaCluster, settings: Settings, mon
     bus = with_ingest(settings.model_copy(update={"kafka": kafka.settings(**names)}))
     send(bus, valid_records(range(3)))
     drain_all(bus)
-    made = clients_module._client
-    monkeypatch.setattr(clients_module, "_client", lambda *a, **o: made(*a, **o, api_version=(2, 7)))
+    create_client = clients_module._client
+    monkeypatch.setattr(clients_module, "_client", lambda *a, **o: create_client(*a, **o, api_version=(2, 7)))
     looks: list[Callable[[Settings], object]] = [
         drain_all, measure_lag, audit, check_topic, lambda s: describe_topic(s.kafka),
         lambda s: skip(s, f"{s.kafka.topic}-0@3", "why"), lambda s: open_replay(s, None, None).__enter__(),

@@ -100,11 +100,11 @@ def orphans(settings: Settings) -> list[str]:
     """Return unreferenced files, and rows of dead letters and conflicts without a commit."""
     lake = open_lake(settings.lake_root)
     committed = {row for (row,) in query(settings, "SELECT batch_id FROM commits")}
-    left = orphan_files(lake)
+    remaining = orphan_files(lake)
     for name in ("dead_letters", "conflicts"):
         stored = lake.table(name).to_pyarrow_table(columns=["batch_id"])["batch_id"].to_pylist()
-        left += [f"{name} of {batch_id}" for batch_id in stored if batch_id not in committed]
-    return left
+        remaining += [f"{name} of {batch_id}" for batch_id in stored if batch_id not in committed]
+    return remaining
 
 
 def test_an_unchanged_batch_is_staged_once(no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +119,7 @@ def test_an_unchanged_batch_is_staged_once(no_bus: Settings, tmp_path: Path, mon
     assert_verified(no_bus)
 
 
+@pytest.mark.slow
 def test_a_changed_batch_is_staged_by_halves(no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each overtaking commit has an event of the batch: half is staged again, old files go, each counts once."""
     create_lake(no_bus.lake_root)
@@ -133,13 +134,14 @@ def test_a_changed_batch_is_staged_by_halves(no_bus: Settings, tmp_path: Path, m
     assert_verified(no_bus)
 
 
+@pytest.mark.slow
 def test_a_batch_is_staged_again_no_more_often_than_it_can_be_halved(
     no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often it is overtaken: six halvings of 64 rows, then a row at a time, which is then a duplicate."""
     create_lake(no_bus.lake_root)
-    taken = iter(range(ROWS))
-    overtaking = Overtaking(monkeypatch, of_another(no_bus, lambda _: [f"e-{next(taken)}"]), times=10)
+    offsets = iter(range(ROWS))
+    overtaking = Overtaking(monkeypatch, of_another(no_bus, lambda _: [f"e-{next(offsets)}"]), times=10)
     records = load(no_bus, history(tmp_path / "h.csv"))
     assert sum(record.total("read") for record in records) == ROWS
     assert len(overtaking.staged_rows) <= len(records) + 10
@@ -181,6 +183,7 @@ def _batch(steps: list[tuple[int, int]]) -> Batch:
     return Batch("test", records, decoded, tuple(ranges))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", ["other", "e"], ids=["unchanged", "changed"])
 def test_overtaken_at_every_attempt(
     no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: str
@@ -262,6 +265,7 @@ def test_files_that_may_be_committed_are_never_removed(
     assert_verified(no_bus)
 
 
+@pytest.mark.slow
 def test_vacuum_removes_what_a_killed_backfill_staged(no_bus: Settings, tmp_path: Path) -> None:
     """A process killed between staging and commit leaves orphans; vacuum removes each of them."""
     path = history(tmp_path / "h.csv")
@@ -273,11 +277,11 @@ def test_vacuum_removes_what_a_killed_backfill_staged(no_bus: Settings, tmp_path
     )
     command = [sys.executable, "-c", code, str(no_bus.data_dir), str(path)]
     assert subprocess.run(command, cwd=REPOSITORY, env=dict(os.environ), check=False).returncode == 9
-    left = [name for name in orphans(no_bus) if name.endswith(".parquet")]
-    assert len(left) == ROWS - 2
-    for name in left:
+    remaining = [name for name in orphans(no_bus) if name.endswith(".parquet")]
+    assert len(remaining) == ROWS - 2
+    for name in remaining:
         os.utime(name, (_CLOCK, _CLOCK))
-    assert len(vacuum(open_lake(no_bus.lake_root), 1)) == len(left)
+    assert len(vacuum(open_lake(no_bus.lake_root), 1)) == len(remaining)
     load(no_bus, path)
     assert_verified(no_bus)
 
@@ -351,13 +355,13 @@ def test_a_backfill_beside_continuous_ingest(no_bus: Settings, tmp_path: Path) -
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csv_rows, "_BLOCK_BYTES", 300)
-        beside_it = threading.Thread(target=another)
-        beside_it.start()
+        concurrent = threading.Thread(target=another)
+        concurrent.start()
         try:
             records = load(settings, slow)
         finally:
             done.set()
-            beside_it.join()
+            concurrent.join()
     assert sum(record.total("accepted") for record in records) == 4_000
     assert beside[0] > 0
     assert orphans(no_bus) == []

@@ -148,7 +148,12 @@ def _assert_rejects_unauthorized(process: psutil.Process, expected: int) -> None
 
 @pytest.mark.parametrize(
     "command",
-    [["dashboard", "--port", "0"], ["stream", "--metrics-port", "0"], ["relay", "--metrics-port", "0"]],
+    [
+        ["dashboard", "--port", "0"],
+        ["stream", "--metrics-port", "0"],
+        ["ingest", "--metrics-port", "0"],
+        ["relay", "--metrics-port", "0"],
+    ],
     ids=lambda command: command[0],
 )
 def test_a_command_that_serves(world: Settings, tmp_path: Path, command: list[str]) -> None:

@@ -32,7 +32,8 @@ _PLACEHOLDER = re.compile(r"\.\.\.|\b[A-Z][A-Z_-]+\b|\{[^}]*\}|\b[NM]\b|[0-9][0-
 _SENTENCE = re.compile(r"[A-Za-z][a-z]* [a-z]+ [a-z]+")
 _OTHERS = ("make ", "karmalake ", "pip ", "npm ", "go ", "jupyter ", "chgrp ", "while ", "class ", "timestamp with")
 """The first words of spans of several words that are commands, code or types."""
-_REDIS_KEY = "reputation.publication"
+_OF_OTHERS = {"reputation.publication", "spark.authenticate"}
+"""A key of Redis and a setting of Spark, which look like settings."""
 
 
 def _pages() -> dict[str, str]:
@@ -115,7 +116,7 @@ def test_quoted_settings_exist(page: str) -> None:
     keys = {f"{section}.{name}" for section, fields in sections.items() for name in fields}
     variables = {f"KARMALAKE_{key.replace('.', '_').upper()}" for key in (*keys, *sections)} | {"KARMALAKE_CONFIG"}
     quoted = {span for span in _spans(page) if re.fullmatch(rf"({'|'.join(sections)})\.[a-z_]+", span)}
-    assert quoted - keys - {_REDIS_KEY} == set()
+    assert quoted - keys - _OF_OTHERS == set()
     unknown = set(_VARIABLE.findall(_PAGES[page])) - variables
     assert {name for name in unknown if not any(known.startswith(name) for known in variables)} == set()
 

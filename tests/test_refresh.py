@@ -72,7 +72,7 @@ def test_the_account_of_a_file_comes_from_the_lake(loaded: Settings, tmp_path: P
 def test_the_order_of_metadata_does_not_matter() -> None:
     """The same columns in another order are the same mapping; an entry that is not a pair is explained."""
     values = {"KARMALAKE_HISTORY_METADATA": "rating=stars, rater_id=rider"}
-    turned = HistorySettings(metadata={"rater_id": "rider", "rating": "stars"})
-    assert history_mapping(load_settings(values).history) == history_mapping(turned)
+    reordered = HistorySettings(metadata={"rater_id": "rider", "rating": "stars"})
+    assert history_mapping(load_settings(values).history) == history_mapping(reordered)
     with pytest.raises(ConfigurationError, match=r"KARMALAKE_HISTORY_METADATA.* write name=column"):
         load_settings({"KARMALAKE_HISTORY_METADATA": "rating"})

@@ -72,7 +72,7 @@ def test_a_loop_says_for_how_long_it_has_been_retrying(
     messages = [record.getMessage() for record in caplog.records]
     pauses = [(0, 2), (2, 4), (6, 8), (14, 15), (29, 15)]
     assert messages == [
-        *(f"refresh: no route; retrying for {so_far} s so far, next try in {wait} s" for so_far, wait in pauses),
+        *(f"refresh: no route; retrying for {retrying} s so far, next try in {wait} s" for retrying, wait in pauses),
         "refresh: succeeded after 30 s of retrying",
         "refresh: gone; retrying for 0 s so far, next try in 2 s",
     ]

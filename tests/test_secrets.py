@@ -94,13 +94,13 @@ def test_no_secret_is_printed_or_logged(
     if right:
         send(load_settings(), [Record(b"u", framed(7, b"\x00\xff")), Record(b"u", framed(8, b"\x00"))])
     codes = {command: _run(monkeypatch, *command.split()) for command in _COMMANDS}
-    told = capsys.readouterr()
+    output = capsys.readouterr()
     assert {command for command, code in codes.items() if code == 0} >= ({"drain", "publish"} if right else set())
     assert codes["relay --once"] == 75
-    assert "Traceback" not in told.err
+    assert "Traceback" not in output.err
     secrets = [_MARK, password]
     for secret in secrets:
-        assert [line for line in (told.out + told.err).splitlines() if secret in line] == []
+        assert [line for line in (output.out + output.err).splitlines() if secret in line] == []
         assert [line for line in caplog.text.splitlines() if secret in line] == []
 
 

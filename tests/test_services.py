@@ -40,7 +40,7 @@ WRONG_PASSWORD = "wrong"  # noqa: S105 # opens nothing
 
 
 def test_redis_restarts_empty(redis_server: RedisServer) -> None:
-    """Killed or restarted, Redis comes back at the same port without data."""
+    """Killed or restarted, Redis runs again on the same port without data."""
     with redis.Redis.from_url(redis_server.url()) as client:
         client.set("key", "value")
         redis_server.restart()
@@ -140,11 +140,11 @@ def _exchange(connection: socket.socket, size: int = 4) -> float:
     """Send `size` bytes and read them back; return the seconds taken."""
     started = time.monotonic()
     connection.sendall(b"x" * size)
-    left = size
-    while left:
+    remaining = size
+    while remaining:
         received = len(connection.recv(65_536))
         assert received, "the other side closed"
-        left -= received
+        remaining -= received
     return time.monotonic() - started
 
 
@@ -246,7 +246,7 @@ def test_redis_is_the_packaged_valkey_where_none_is_installed(tmp_path: Path, mo
 
 
 def test_the_last_line_says_what_did_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It counts the skipped tests by the server that is missing; other reasons are not in it."""
+    """It counts the skipped tests by missing server; tests skipped for other reasons are not counted."""
     monkeypatch.setenv("PATH", str(tmp_path))
     texts = [f"('a.py', 1, 'Skipped: {missing(service)}')" for service in ("mariadb", "redis-tls", "mariadb")]
     line = "not run: 3 tests, for want of redis-tls, mariadb; `make services` as root, then `make test` again runs them"

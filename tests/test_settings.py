@@ -56,9 +56,9 @@ def test_an_empty_variable_counts_as_unset(tmp_path: Path) -> None:
 def test_a_file_elsewhere_is_named_by_a_variable(tmp_path: Path) -> None:
     """KARMALAKE_CONFIG replaces the file of the working directory."""
     _write(tmp_path, '[kafka]\ntopic = "here"')
-    elsewhere = tmp_path / "elsewhere.toml"
-    elsewhere.write_text('[kafka]\ntopic = "elsewhere"')
-    assert load_settings({"KARMALAKE_CONFIG": str(elsewhere)}, tmp_path).kafka.topic == "elsewhere"
+    file = tmp_path / "elsewhere.toml"
+    file.write_text('[kafka]\ntopic = "elsewhere"')
+    assert load_settings({"KARMALAKE_CONFIG": str(file)}, tmp_path).kafka.topic == "elsewhere"
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def _words(text: str) -> str:
 
 
 def test_the_first_five_minutes(tmp_path: Path) -> None:
-    """The commands of the page print the documented output, and leave nothing running (`once`)."""
+    """The commands of the page print the documented output, and leave no process running (`once`)."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KARMALAKE_")}
     entry = [sys.executable, "-c", "from pipelines.cli import main; main()"]
 

@@ -44,7 +44,7 @@ from tests.services.waiting import wait_for
 EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "12" if "CI" in os.environ else "4"))
 STEPS = 15
 USERS = 5
-POLICIES = ("default", "marketplace-feedback", "ride-hailing")
+POLICIES = ("default", "decayed-karma", "marketplace-feedback", "ride-hailing")
 SEEN = {
     "events": "SELECT event_id, action_type, event_time, metadata['rating'] FROM events",
     "fates": """SELECT sum("read"), sum(accepted), sum(duplicates), sum(conflicts), sum(dead_letters), sum(erased)
@@ -245,13 +245,13 @@ class Story(RuleBasedStateMachine):
 
     @invariant()
     def the_lake_equals_the_model(self) -> None:
-        seen = answers(self.settings, SEEN)
-        read, *counts = (count or 0 for count in seen["fates"][0])
+        rows = answers(self.settings, SEEN)
+        read, *counts = (count or 0 for count in rows["fates"][0])
         events, fates = model(self._history()[:read], self.erasures)
-        assert sorted(seen["events"]) == sorted(map(_row, events))
+        assert sorted(rows["events"]) == sorted(map(_row, events))
         assert counts == [fates[name] for name in ("accepted", "duplicates", "conflicts", "dead_letters", "erased")]
-        assert seen["dead_letters"] == [(fates["dead_letters"],)]
-        assert seen["conflicts"][0][0] <= fates["conflicts"]  # conflicts of erased users are removed
+        assert rows["dead_letters"] == [(fates["dead_letters"],)]
+        assert rows["conflicts"][0][0] <= fates["conflicts"]  # conflicts of erased users are removed
 
     def _send(self, records: Sequence[Sent | None]) -> None:
         if records:

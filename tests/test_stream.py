@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from pipelines.errors import CommitUnknownError, FencedError, UsageError
 from pipelines.lake.tables import create_lake, open_lake
+from pipelines.operate.erase import erase
 from pipelines.operate.verify import verify
 from pipelines.refresh import rebuild_warehouse, refresh_warehouse
 from pipelines.reputation import database_file
@@ -93,6 +94,112 @@ def test_a_stream_begins_without_a_lake(settings: Settings) -> None:
     send(settings, valid_records(range(7)))
     with streaming(with_ingest(settings)):
         wait_for("the documents", lambda: (info := published(settings)) and info.documents == 7)
+
+
+@contextmanager
+def held_copies(monkeypatch: pytest.MonkeyPatch) -> Generator[tuple[threading.Event, threading.Event]]:
+    """Hold every copy of the warehouse; yield what is set when one begins, and what the test sets to release them."""
+    begun, released, original = threading.Event(), threading.Event(), database_file.copyfile
+
+    def copy(file: Path, target: Path) -> None:
+        begun.set()
+        assert released.wait(PATIENCE_SECONDS)
+        original(file, target)
+
+    monkeypatch.setattr(database_file, "copyfile", copy)
+    try:
+        yield begun, released
+    finally:
+        released.set()
+
+
+def test_refreshes_do_not_wait_for_the_copy_of_the_warehouse(
+    streamed: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a copy takes its time, commits are served (`fresh`); the end waits for it, and publishes the last state."""
+    stopping = threading.Event()
+    send(streamed, valid_records(range(7)))
+    with ThreadPoolExecutor(1) as pool, held_copies(monkeypatch) as (begun, released):
+        done = pool.submit(stream, streamed, stopping, lambda _: None, lambda *_: None)
+        try:
+            wait_for("a copy to begin", begun.is_set)
+            for points in (6, 9, 12):
+                send(streamed, valid_records(range(points * 10, points * 10 + 7)))
+                serves(streamed, "u-0", points)
+            assert not streamed.warehouse_path.exists()
+        finally:
+            stopping.set()
+        assert not done.done()
+        released.set()
+        done.result(PATIENCE_SECONDS)
+    with Warehouse(streamed.warehouse_path) as warehouse:
+        assert warehouse.reputation("u-0")["all_time_score"].to_list() == [12]
+    assert [check for check in verify(streamed) if not check.passed] == []
+
+
+def _fail_copies(monkeypatch: pytest.MonkeyPatch, errors: list[Exception]) -> None:
+    """Let as many copies of the warehouse fail as there are errors."""
+    original = database_file.copyfile
+
+    def copy(file: Path, target: Path) -> None:
+        if errors:
+            raise errors.pop()
+        original(file, target)
+
+    monkeypatch.setattr("pipelines.retries._INITIAL_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr(database_file, "copyfile", copy)
+
+
+def test_a_copy_that_fails_is_retried(streamed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As other outages of the refresh are: what is served stays current, and the next copy is published."""
+    errors: list[Exception] = [OSError(28, "No space left on device") for _ in range(3)]
+    _fail_copies(monkeypatch, errors)
+    send(streamed, valid_records(range(7)))
+    with streaming(streamed):
+        serves(streamed, "u-0", 3)
+        wait_for("the warehouse", streamed.warehouse_path.exists)
+        send(streamed, valid_records(range(7, 14)))
+        serves(streamed, "u-0", 6)
+    assert errors == []
+    with Warehouse(streamed.warehouse_path) as warehouse:
+        assert warehouse.reputation("u-0")["all_time_score"].to_list() == [6]
+
+
+def _stream_to_its_end(settings: Settings) -> None:
+    with streaming(settings) as done:
+        wait_for("its end", done.done)
+
+
+def test_a_defect_of_a_copy_ends_it(streamed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the copying thread that no retry repairs ends the loops, and is raised."""
+    _fail_copies(monkeypatch, [ValueError("a defect") for _ in range(9)])
+    send(streamed, valid_records(range(7)))
+    with pytest.raises(ValueError, match="a defect"):
+        _stream_to_its_end(streamed)
+
+
+def _users(settings: Settings) -> list[str]:
+    if not settings.warehouse_path.exists():
+        return []
+    with Warehouse(settings.warehouse_path) as warehouse:
+        return warehouse.reputation()["user_id"].to_list()
+
+
+def test_an_erasure_during_a_copy(streamed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy has the user's rows; the warehouse without them replaces it, and nothing brings them back."""
+    send(streamed, valid_records(range(7)))
+    with held_copies(monkeypatch) as (begun, released), streaming(streamed):
+        try:
+            serves(streamed, "u-3", 3)
+            wait_for("a copy to begin", begun.is_set)
+            assert erase(streamed, ["u-3"]).refreshed_elsewhere
+        finally:
+            released.set()
+        wait_for("the warehouse without the user", lambda: (users := _users(streamed)) and "u-3" not in users)
+        wait_for("the end of the document", lambda: read_reputation("u-3", streamed) is None)
+    assert _users(streamed) == [f"u-{n}" for n in range(7) if n != 3]
+    assert not list(streamed.data_dir.glob("*.next"))
+    assert [check for check in verify(streamed) if not check.passed] == []
 
 
 def test_an_activated_policy_is_applied(streamed: Settings) -> None:

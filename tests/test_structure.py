@@ -75,7 +75,7 @@ def late():
 
 
 def test_every_folder_is_a_stage() -> None:
-    """A new folder has its place in the order of the stages, or above or below all of them."""
+    """A new folder is in the order of the stages, or above or below all of them."""
     folders = {path.parent.relative_to(_PIPELINES).parts[0] for path in _PIPELINES.rglob("*/__init__.py")}
     assert folders <= {*_STAGES, *_ABOVE_ALL, *_BELOW_ALL}
 
@@ -105,15 +105,21 @@ def test_notifications_know_only_the_contract_and_the_bus() -> None:
     assert set().union(*(_parts_of_pipelines(path) for path in _MODULES if _part(path) == "notify")) <= known
 
 
+def test_delta_rs_does_not_read_rows() -> None:
+    """Its scans leave threads that need Python; one that outlived the interpreter aborted a command (exit 134)."""
+    scanning = [path.name for path in _MODULES if "to_pyarrow_" in path.read_text(encoding="utf-8")]
+    assert scanning == []
+
+
 def test_only_the_command_line_imports_the_command_line() -> None:
-    """The CLI has no logic: a caller in Python can do without it whatever it can do."""
+    """The CLI has no logic: a Python caller needs none of it."""
     importers = {_part(path) for path in _MODULES if "cli" in _parts_of_pipelines(path)}
     assert importers <= {"cli"}
 
 
 @pytest.mark.parametrize("outside", ["dagster", "assets", "tests", "pytest"])
 def test_pipelines_knows_nothing_of(outside: str) -> None:
-    """Dagster observes and schedules from outside; production code does not import tests."""
+    """Dagster is outside of `pipelines`; production code does not import tests."""
     importers = [
         str(path)
         for path in _MODULES

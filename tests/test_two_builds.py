@@ -95,9 +95,9 @@ def _refusal(output: str) -> str:
 
 
 def test_upgrade_and_rollback_of_a_running_stream(newer: Path, settings: Settings, tmp_path: Path) -> None:
-    """The older build ends with a sentence, the newer one goes on: no event is lost or doubled (`once`, `fenced`).
+    """The older build ends with a message, the newer one continues: no event is lost or doubled (`once`, `fenced`).
 
-    Records arrive throughout. Set back, the older build refuses to run, and changes nothing.
+    Records arrive throughout. After a rollback the older build refuses to run, and changes nothing.
     """
     sent = 0
 

@@ -1,4 +1,4 @@
-"""The prose linter finds what it should, only that, and nothing in this tree."""
+"""The prose linter finds its phrases, and only those, and none in this tree."""
 
 import pytest
 

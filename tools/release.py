@@ -17,8 +17,8 @@ from pathlib import Path
 
 _VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+")
 _VERSION_LINE = re.compile(r'^version = "([^"]+)"$', re.MULTILINE)
-_UNRELEASED = re.compile(r"^## [^\n]*not released yet\n(?P<text>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
-_NEXT = "## Next, not released yet\n"
+_NEXT = "## [Unreleased]\n"
+_UNRELEASED = re.compile(rf"^{re.escape(_NEXT)}(?P<text>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 _UNDO = "`git restore . && git clean -fd tests/golden` undoes what was changed"
 
 
@@ -56,10 +56,8 @@ def turn_changelog(changelog: str, version: str, day: date) -> str:
     """
     section = _UNRELEASED.search(changelog)
     if section is None or not section["text"].strip():
-        raise ReleaseError(
-            "CHANGELOG.md has nothing below a heading that ends in `not released yet`: say there what changed"
-        )
-    released = f"{_NEXT}\n## {version}, {day.isoformat()}\n{section['text']}"
+        raise ReleaseError("CHANGELOG.md has nothing below `## [Unreleased]`: say there what changed")
+    released = f"{_NEXT}\n## [{version}] - {day.isoformat()}\n{section['text']}"
     return changelog[: section.start()] + released + changelog[section.end() :]
 
 

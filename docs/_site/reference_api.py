@@ -12,33 +12,35 @@ from typing import Any
 
 from pydantic import BaseModel
 
-import pipelines
+import karmalake
+from karmalake import operations
 from pipelines import errors
 
 _HEAD = """# Python API
 
 For authors of notebooks, jobs and services. At the end you know each public name, what it returns and what it raises.
-Generated from the docstrings. Everything else in `pipelines` is internal, and may change with any release.
+Generated from the docstrings. Everything in `pipelines` and `assets` is internal, and may change with any release.
 
 ```python
-from pipelines import open_warehouse
+from karmalake import open_warehouse
 
 with open_warehouse() as warehouse:
     print(warehouse.trends())
 ```
 
-Every expected error is a `pipelines.errors.KarmalakeError`, whose message says what happened, where, and what to do.
-In a notebook, `%load_ext pipelines` adds `%%karma`: an SQL cell on the variable `warehouse`; `$name` is a variable.
+Every expected error is a `karmalake.errors.KarmalakeError`, whose message says what happened, where, and what to do.
+In a notebook, `%load_ext karmalake` adds `%%karma`: an SQL cell on the variable `warehouse`; `$name` is a variable.
 """
-OTHER_MODULES = {
-    "pipelines.reputation.warehouse": ("Info", "AsOf"),
-    "pipelines.reputation.explain": ("explain", "explain_change"),
-    "pipelines.reputation.policy_file": ("load_policy", "parse_policy"),
-    "pipelines.serving.read": ("published", "PublishedInfo", "LeaderboardEntry"),
-    "pipelines.emit.outbox": ("outbox_table", "add", "Event", "backlog", "Backlog"),
-    "pipelines.contract.time_like": ("TimeLike", "to_utc"),
+MODULES = {
+    "karmalake": karmalake.__all__,
+    "karmalake.outbox": ("outbox_table", "add", "Event", "backlog", "Backlog"),
+    "karmalake.dagster": ("build_defs", "WatchedRunLauncher"),
+    "karmalake.operations": operations.__all__,
+    "karmalake.contract": (),
+    "karmalake.charts": (),
+    "karmalake.errors": (),
 }
-"""Public names outside `from pipelines import ...`: types that it returns, and the API of services."""
+"""The documented names by module; where there are none, the docstring of the module suffices."""
 _MAX_WIDTH = 60
 _ELLIPSIS = "'...'"
 _MODULE = re.compile(r"\b(?:[a-z_]+\.)+(?=[A-Z])")
@@ -46,14 +48,13 @@ _MODULE = re.compile(r"\b(?:[a-z_]+\.)+(?=[A-Z])")
 
 def api_page() -> str:
     """Return the page. Raises LookupError for a public name without a docstring."""
-    parts = [_HEAD, "## `from pipelines import ...`\n"]
-    for name in pipelines.__all__:
-        parts += _section(name, getattr(pipelines, name))
-    for module, names in OTHER_MODULES.items():
-        parts.append(f"## `from {module} import ...`\n")
+    parts = [_HEAD]
+    for module, names in MODULES.items():
+        owner = import_module(module)
+        parts += [f"## `from {module} import ...`\n", f"{inspect.getdoc(owner)}\n"]
         for name in names:
-            parts += _section(name, getattr(import_module(module), name))
-    parts += ["## Errors\n", f"```text\n{dedent(errors.__doc__ or '').partition(chr(10) * 2)[2].strip()}\n```\n"]
+            parts += _section(name, getattr(owner, name))
+    parts += [f"```text\n{dedent(errors.__doc__ or '').partition(chr(10) * 2)[2].strip()}\n```\n"]
     return "\n".join(parts)
 
 
@@ -97,7 +98,7 @@ def _field_descriptions(thing: Any) -> dict[str, str]:
 def _signature(thing: Any, skipped: int) -> str:
     """Return a signature without its first parameters; one line per parameter if it is long."""
     signature = inspect.signature(thing)
-    shown = [_without_settings(parameter) for parameter in list(signature.parameters.values())[skipped:]]
+    shown = [_abbreviated(parameter) for parameter in list(signature.parameters.values())[skipped:]]
     declared = _shorten(str(signature.replace(parameters=shown)).replace(_ELLIPSIS, "..."))
     if len(declared) <= _MAX_WIDTH:
         return declared
@@ -105,9 +106,10 @@ def _signature(thing: Any, skipped: int) -> str:
     return "\n".join(["(", *lines, declared[declared.rindex(")") :]])
 
 
-def _without_settings(parameter: inspect.Parameter) -> inspect.Parameter:
-    """Return a parameter with a default that is a section of settings abbreviated."""
-    return parameter.replace(default="...") if isinstance(parameter.default, BaseModel) else parameter
+def _abbreviated(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Return a parameter with a default that is a section of settings, or a function, abbreviated."""
+    long = isinstance(parameter.default, BaseModel) or inspect.isfunction(parameter.default)
+    return parameter.replace(default="...") if long else parameter
 
 
 def _members(owner: type) -> Iterator[tuple[str, Any]]:

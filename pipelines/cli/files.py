@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pipelines.sources.files import ColumnMapping
 
 
+_MANY_FILES = 1_000
+"""Files that a load writes beyond one a day, above which it advises to sort its rows."""
+
+
 class TimeUnit(StrEnum):
     """The format of a time column."""
 
@@ -112,6 +116,7 @@ def backfill(  # noqa: PLR0913, PLR0917 - options of the command line
             except (UsageError, RejectedError) as error:
                 refused[file] = error
     show_drained(records)
+    _warn_if_unsorted(records)
     loaded = [file for file in files if file not in refused]
     accounts = summarize_commits(settings, loaded, mapping) if loaded else []
     _show_outcomes(accounts, mapping)
@@ -123,6 +128,17 @@ def backfill(  # noqa: PLR0913, PLR0917 - options of the command line
     if refused:
         print_line(f"{len(files) - len(refused)} of {len(files)} files loaded")
         raise typer.Exit(next(iter(refused.values())).exit_code)
+
+
+def _warn_if_unsorted(records: "list[CommitRecord]") -> None:
+    """Print advice if commits share so many days that sorting the rows by time would save many files."""
+    days = {day for record in records for day in record.days}
+    files = sum(len(record.days) for record in records)
+    if files - len(days) > _MANY_FILES:
+        print_warning(
+            f"{files:,} files were written for {len(days):,} days, since the rows are not in order of time: "
+            "karmalake compact merges them; sort further files by time before loading them"
+        )
 
 
 def _show_outcomes(accounts: "list[FileSummary]", mapping: "ColumnMapping") -> None:

@@ -1,14 +1,13 @@
 """The command lag: consumer lag by topic partition, with advice."""
 
 import dataclasses
-import signal
-import threading
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.options import current_settings
 from pipelines.cli.output import print_document, print_line, print_table, print_warning
+from pipelines.cli.signals import stop_on_signals
 from pipelines.errors import TransientError
 
 if TYPE_CHECKING:
@@ -32,9 +31,7 @@ def lag(
     if not watch:
         show(observe_lag(settings))
         return
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stopping.set())
+    stopping = stop_on_signals()
     while not stopping.is_set():
         try:
             show(observe_lag(settings))

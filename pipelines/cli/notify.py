@@ -1,7 +1,5 @@
 """The command notify: delivers notifications."""
 
-import signal
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +7,7 @@ import typer
 
 from pipelines.cli.options import MetricsPort, current_settings, with_metrics_port
 from pipelines.cli.output import print_line, print_metrics_address, print_warning
+from pipelines.cli.signals import stop_on_signals
 from pipelines.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ def notify(
 
     Several notifiers share the topic partitions. SIGTERM or Ctrl-C stops it; a kill loses nothing.
     """
+    stopping = stop_on_signals()
     from pipelines.monitoring.monitor import call_all, monitor_notify  # noqa: PLC0415
     from pipelines.notify.branch import Reports  # noqa: PLC0415
     from pipelines.notify.rule_file import load_rules  # noqa: PLC0415
@@ -45,9 +45,6 @@ def notify(
     if check:
         print_line(f"{path} is valid; destinations: {names}")
         return
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stopping.set())
     with monitor_notify(settings, [plan.name for plan in planned]) as monitor:
         print_line(f"notifying {names} of events in {settings.kafka.topic}; Ctrl-C stops it")
         print_metrics_address(monitor.address)

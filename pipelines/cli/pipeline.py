@@ -1,7 +1,5 @@
-"""The commands of the pipeline: drain, skip, stream, refresh, rebuild, publish, compact, vacuum, verify."""
+"""The commands of the pipeline: drain, skip, ingest, stream, refresh, rebuild, publish, compact, vacuum, verify."""
 
-import signal
-import threading
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -16,12 +14,10 @@ from pipelines.cli.output import (
     print_warning,
     progress,
 )
+from pipelines.cli.signals import stop_on_signals
 from pipelines.errors import KarmalakeError, RejectedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import FrameType
-
     from pipelines.lake.commit import CommitRecord
     from pipelines.operate.check import Check
     from pipelines.reputation.derive import DerivationResult
@@ -98,14 +94,31 @@ def show_drained(records: "list[CommitRecord]") -> None:
         )
 
 
+def ingest(metrics_port: MetricsPort = None) -> None:
+    """Drain continuously, without deriving or publishing: `stream` or Dagster does that.
+
+    For further ingesters on one lake, with the setting ingest.share_partitions. SIGTERM or Ctrl-C stops it after the
+    current batch; a kill loses nothing.
+    """
+    stopping = stop_on_signals()
+    import pipelines.ingester as ingesting  # noqa: PLC0415
+    from pipelines.monitoring.monitor import call_all, monitor_ingest  # noqa: PLC0415
+
+    settings = with_metrics_port(current_settings(), metrics_port)
+    with monitor_ingest(settings) as observer:
+        print_line(f"ingesting {settings.kafka.topic}; Ctrl-C stops it")
+        print_metrics_address(observer.monitor.address)
+        on_commit = call_all(_print_commit, observer.committed)
+        ingesting.ingest(settings, stopping, on_commit, observer.monitor.record_turn, observer.halted, observer.copied)
+    print_line("stopped; what is not committed is read again at the next start")
+
+
 def stream(metrics_port: MetricsPort = None) -> None:
     """Drain, derive and publish continuously. SIGTERM or Ctrl-C stops it cleanly."""
+    stopping = stop_on_signals()
     import pipelines.stream as streaming  # noqa: PLC0415
     from pipelines.monitoring.monitor import call_all, monitor_stream  # noqa: PLC0415
 
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _setter(stopping))
     settings = with_metrics_port(current_settings(), metrics_port)
     with monitor_stream(settings) as observer:
         print_line(f"streaming {settings.kafka.topic}; Ctrl-C stops it")
@@ -140,7 +153,7 @@ def rebuild(
 
     settings = current_settings()
     with progress("deriving"):
-        derived = rebuild_warehouse(settings, instant(as_of), load_engine(engine))
+        derived = rebuild_warehouse(settings, instant(as_of), load_engine(engine, settings))
     show_derived(derived)
 
 
@@ -236,10 +249,6 @@ def show_check(check: "Check") -> bool:
     if check.evidence:
         print_line(f"            {check.evidence}")
     return check.passed is False
-
-
-def _setter(event: threading.Event) -> "Callable[[int, FrameType | None], None]":
-    return lambda _number, _frame: event.set()
 
 
 def _print_loss(record: "CommitRecord | None") -> None:

@@ -142,7 +142,7 @@ def _versions(rules: "Policy") -> list[tuple[str, str]]:
 
 
 def _rules(rules: "Rules") -> list[tuple[str, str]]:
-    decay = "; points decay" if rules.decays else ""
+    decay = f"; points decay every {rules.decay_step_minutes} minutes" if rules.decays else ""
     bounds = {"start": rules.score.start or None, "floor": rules.score.floor, "ceiling": rules.score.ceiling}
     caps = (f"{name}: {cap.maximum:f} per {cap.period}" for name, cap in rules.caps.items())
     return [

@@ -1,7 +1,5 @@
 """The command relay: sends the outbox."""
 
-import signal
-import threading
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,12 +8,10 @@ import typer
 from pipelines.boundary.extras import extra
 from pipelines.cli.options import MetricsPort, current_settings, with_metrics_port
 from pipelines.cli.output import print_line, print_metrics_address, print_warning
+from pipelines.cli.signals import stop_on_signals
 from pipelines.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import FrameType
-
     from pipelines.emit.relay import RelayedBatch
     from pipelines.errors import TransientError
     from pipelines.settings import Settings
@@ -43,19 +39,17 @@ def relay(
     """
     with extra("outbox", "the relay"):
         import pipelines.emit.relay as relaying  # noqa: PLC0415
+    stopping = None if once else stop_on_signals()
     from pipelines.monitoring.monitor import call_all, monitor_relay  # noqa: PLC0415
 
     settings = with_metrics_port(current_settings(), metrics_port)
     address = _address(database, settings)
     _print_backlog(address)
-    if once:
+    if stopping is None:
         with relaying.open_relay(address, settings.kafka) as opened:
             relaying.relay_pending(opened, _print_relayed, batch)
         _print_backlog(address)
         return
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _setter(stopping))
     with monitor_relay(settings, address) as monitor:
         print_line(f"relaying to {settings.kafka.topic}; Ctrl-C stops it")
         print_metrics_address(monitor.address)
@@ -63,10 +57,6 @@ def relay(
         report, report_outage = call_all(_print_relayed, monitor.metrics.relayed), call_all(_warn_of_outage, turned)
         relaying.relay(address, settings.kafka, stopping, report, report_outage, batch, turned)
     print_line("stopped; unsent events remain in the outbox")
-
-
-def _setter(event: threading.Event) -> "Callable[[int, FrameType | None], None]":
-    return lambda _number, _frame: event.set()
 
 
 def _address(database: str | None, settings: "Settings") -> str:

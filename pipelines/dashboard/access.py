@@ -69,7 +69,7 @@ class AccessMiddleware:
             return PlainTextResponse(_CROSS_ORIGIN, HTTPStatus.FORBIDDEN)
         if _same(request.cookies.get(self._cookie), self._session) or self._has_bearer_token(request):
             return None
-        if request.scope["type"] == "http" and _same(request.query_params.get(QUERY), self._token):
+        if _same(request.query_params.get(QUERY), self._token):  # closes a websocket, as any response does
             return self._set_cookie(request)
         return PlainTextResponse(_UNAUTHORIZED, HTTPStatus.UNAUTHORIZED)
 

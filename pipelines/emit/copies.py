@@ -170,7 +170,7 @@ class CopyWriter:
             self._producer.flush()
         except Exception as error:
             self.close()
-            if not _is_rejection(error):
+            if not _is_rejection(error, len(copies)):
                 raise
             return error
         return _total(map(_counts, records))
@@ -197,10 +197,13 @@ def _max_copy_bytes(topic: Topic) -> int:
     return min(MAX_COPY_BYTES, int(limit)) if limit.isdecimal() else MAX_COPY_BYTES
 
 
-def _is_rejection(error: Exception) -> bool:
-    """Return whether an error is about one record, not about the broker."""
+def _is_rejection(error: Exception, copies: int) -> bool:
+    """Return whether an error is about one of the records that were sent, not about the broker.
+
+    The client fails the records beside a rejected one with a bare KafkaError.
+    """
     if isinstance(error, KafkaError):
-        return isinstance(error, _REJECTIONS)
+        return isinstance(error, _REJECTIONS) or (copies > 1 and type(error) is KafkaError)
     return not isinstance(error, OSError | KarmalakeError | MemoryError)
 
 

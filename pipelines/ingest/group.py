@@ -20,7 +20,8 @@ from pipelines.bus.clients import consumer, poll_group_member, translate_errors
 from pipelines.errors import TransientError
 from pipelines.settings import KafkaSettings
 
-_POLL_MS = 500
+_POLL_MS = 200
+"""A poll is not interrupted, so leaving the group takes up to this long."""
 _SESSION_MS = 10_000
 """How long a killed member keeps its topic partitions."""
 _METADATA_MS = 10_000

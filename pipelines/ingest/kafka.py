@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from math import ceil
 from typing import Any
 
 import pyarrow as pa
@@ -33,6 +34,7 @@ from pipelines.contract.decode import decode
 from pipelines.contract.schema import RECORD
 from pipelines.errors import KarmalakeError, LostRecordsError, TransientError, UsageError
 from pipelines.ingest.batch import Batch, Checkpoint, LastRead, OffsetRange
+from pipelines.ingest.filling import Clock, Filling
 from pipelines.ingest.group import GroupMember, join_group
 from pipelines.ingest.group_offsets import GroupOffsets
 from pipelines.ingest.guard import HaltedPartition
@@ -56,7 +58,7 @@ _COORDINATOR_STARTING = (CoordinatorNotAvailableError, CoordinatorLoadInProgress
 """A new cluster first creates the offsets topic; a restarted one first loads it."""
 _LOOKUP_MS = 3_000
 _NEXT_FETCH_MS = 100
-"""How long a batch that has records waits for the next ones, if the broker is known to have them."""
+"""How long a batch without a linger waits for the next records, if the broker is known to have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class KafkaSource:
     """By topic partition: a position, and the last record before it."""
     reported: set[str] = field(default_factory=set[str])
     """Damaged batches that were logged: every fetch finds them again."""
+    clock: Clock = time.monotonic
+    """Measures how long a batch lingers."""
     group_offsets: GroupOffsets = field(init=False)
 
     def __post_init__(self) -> None:
@@ -294,31 +298,48 @@ class KafkaSource:
             raise LostRecordsError(_explain([_Loss(ranges[n], cause) for n, cause in sorted(causes.items())]))
 
     def _fetch(self, starts: dict[int, int]) -> Polled:
-        """Poll until a batch is full, or until the end of the log and `linger_seconds`.
+        """Poll for the first records, then until the batch is complete.
 
         Record batches are not split, so a batch may exceed its limits by one of them.
         """
-        polled: list[ConsumerRecord] = []
         damaged: dict[int, DamagedBatchError] = {}
         self.consumer.resume(*self.consumer.paused())  # a new leader may have an undamaged replica
-        size, wait_ms, room = 0, int(self.ingest.max_wait_seconds * 1000), self.ingest.max_batch_records
-        linger_until, deadline = None, time.monotonic() + _LOOKUP_MS / 1000
-        while room > 0 and size < self.ingest.max_batch_bytes:
-            limit_polls(self.consumer, self.ingest.max_batch_bytes - size, room)
-            found = self._poll(wait_ms, damaged)
-            if not found:
-                if polled or self._is_every_end_known(starts) or time.monotonic() > deadline:
-                    break
-                continue
-            polled += found
-            size += sum(len(item.value or b"") for item in found)
-            room -= sum(map(count, found))
-            linger_until = linger_until or time.monotonic() + self.ingest.linger_seconds
-            left_ms = max(0, int((linger_until - time.monotonic()) * 1000))
-            wait_ms = left_ms if self._is_at_end(starts.keys() - damaged.keys()) else _NEXT_FETCH_MS
-        if damaged and not polled and not self._has_more(starts.keys() - damaged.keys()):
+        polled = self._await_records(starts, damaged)
+        if polled:
+            self._fill(polled, starts, damaged)
+        elif damaged and not self._has_more(starts.keys() - damaged.keys()):
             raise next(iter(damaged.values()))
         return to_columns(polled, starts, self.topic_id)
+
+    def _await_records(self, starts: dict[int, int], damaged: dict[int, DamagedBatchError]) -> list[ConsumerRecord]:
+        """Poll until records come, or until every log is known to have none after its start."""
+        limit_polls(self.consumer, self.ingest.max_batch_bytes, self.ingest.max_batch_records)
+        wait_ms, deadline = int(self.ingest.max_wait_seconds * 1000), time.monotonic() + _LOOKUP_MS / 1000
+        while True:
+            found = self._poll(wait_ms, damaged)
+            if found or self._is_every_end_known(starts) or time.monotonic() > deadline:
+                return found
+
+    def _fill(
+        self, polled: list[ConsumerRecord], starts: dict[int, int], damaged: dict[int, DamagedBatchError]
+    ) -> None:
+        """Add records to the first ones until the batch is complete (`filling.py`)."""
+        limits = self.ingest
+        filling = Filling(limits.max_batch_records, limits.max_batch_bytes, limits.linger_seconds, self.clock)
+        filling.add(*_extent(polled))
+        while wait_ms := self._wait_ms(filling, starts.keys() - damaged.keys()):
+            limit_polls(self.consumer, filling.bytes_left, filling.records_left)
+            found = self._poll(wait_ms, damaged)
+            if not (found or filling.lingers):
+                return
+            filling.add(*_extent(found))
+            polled += found
+
+    def _wait_ms(self, filling: Filling, partitions: Collection[int]) -> int:
+        """Return how long to wait for the next records of a batch; 0 if it is complete."""
+        if filling.lingers:
+            return ceil(filling.seconds_left() * 1000)
+        return _NEXT_FETCH_MS if filling.seconds_left() and not self._is_at_end(partitions) else 0
 
     def _poll(self, wait_ms: int, damaged: dict[int, DamagedBatchError]) -> list[ConsumerRecord]:
         """Poll; pause each topic partition whose next batch is damaged and add it to `damaged`: the others go on."""
@@ -364,6 +385,11 @@ class KafkaSource:
 
     def _tp(self, partition: int) -> TopicPartition:
         return TopicPartition(self.kafka.topic, partition)
+
+
+def _extent(found: list[ConsumerRecord]) -> tuple[int, int]:
+    """Return the numbers of records and bytes of record batches."""
+    return sum(map(count, found)), sum(len(item.value or b"") for item in found)
 
 
 def _explain(losses: list[_Loss]) -> str:

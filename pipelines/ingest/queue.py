@@ -20,6 +20,7 @@ from pipelines.contract.schema import HEADERS, RECORD
 from pipelines.contract.times import bus_times
 from pipelines.errors import KarmalakeError
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
+from pipelines.ingest.filling import Clock, Filling
 from pipelines.ingest.guard import HaltedPartition
 from pipelines.ingest.message import Message, QueueClient
 from pipelines.settings import ContractSettings, IngestSettings, Settings
@@ -42,6 +43,8 @@ class QueueSource:
     first: int = 0
     """The number of the first message in `messages`."""
     failure: KarmalakeError | None = None
+    clock: Clock = time.monotonic
+    """Measures how long a batch lingers."""
 
     def __post_init__(self) -> None:
         digest = blake2b(f"{self.client.name} {self.client.place}".encode(), digest_size=16).hexdigest()
@@ -97,17 +100,16 @@ class QueueSource:
         raise halted.error()
 
     def _receive(self) -> list[Message]:
-        """Receive until a batch is full, or until nothing comes within the linger time."""
-        max_messages, size = min(_MAX_BATCH_MESSAGES, self.ingest.max_batch_records), 0
+        """Receive the first messages, then until the batch is complete (`filling.py`) or nothing comes in that time."""
+        max_messages = min(_MAX_BATCH_MESSAGES, self.ingest.max_batch_records)
         batch: list[Message] = []
-        deadline = time.monotonic() + self.ingest.max_wait_seconds
-        while len(batch) < max_messages and size < self.ingest.max_batch_bytes:
-            found = self.client.receive(max_messages - len(batch), max(0.0, deadline - time.monotonic()))
-            if not found:
-                break
-            deadline = min(deadline, time.monotonic() + self.ingest.linger_seconds) if not batch else deadline
+        found = self.client.receive(max_messages, self.ingest.max_wait_seconds)
+        filling = Filling(max_messages, self.ingest.max_batch_bytes, self.ingest.linger_seconds, self.clock)
+        while found:
             batch += found
-            size += sum(len(message.value) for message in found)
+            filling.add(len(found), sum(len(message.value) for message in found))
+            seconds = filling.seconds_left()
+            found = self.client.receive(filling.records_left, seconds if filling.lingers else 0.0) if seconds else []
         self.messages += batch
         return batch
 

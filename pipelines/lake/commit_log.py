@@ -28,8 +28,9 @@ from pipelines.lake.tables import (
     checkpoint_id,
     data_files,
     discard_uncommitted,
-    identity,
+    erasures_done,
     read_rows,
+    table_id,
 )
 
 _COMPLETE_UPTO = "commits"
@@ -43,7 +44,8 @@ def take_snapshot(lake: Lake) -> Snapshot:
     tables = {"events": events} | {name: lake.table(name) for name in TABLES if name != "events"}
     files = {name: data_files(table) for name, table in tables.items()}
     mixed = frozenset(name for name, table in tables.items() if has_mixed_files(table))
-    return Snapshot(events.version(), files, _checkpoints(files["commits"], events), identity(events), mixed)
+    checkpoints = _checkpoints(files["commits"], events)
+    return Snapshot(events.version(), files, checkpoints, table_id(events), mixed, erasures_done(events), lake.root)
 
 
 def complete_commits(lake: Lake, upto: int) -> None:

@@ -11,7 +11,8 @@ two columns are read, of dead letters everything, but only those that contain a 
 
 An erasure removes a user's events; dead letters by key, by user_id or, if undecodable, by a token of their bytes; and
 conflicts of the user, and those whose first event was the user's, since they hold its event_id. Mentions of the user in
-events of other users stay (`mentions.py`). Indexes learn from the commit which event_ids it removed (`erased_ids.py`).
+events of other users stay (`mentions.py`). What is derived from `events` learns from the commit which ones it removed
+(`erased_events.py`).
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are made when it is imported)
@@ -30,7 +31,7 @@ from deltalake.transaction import AddAction
 from pipelines.errors import TransientError
 from pipelines.lake.commit import append_file
 from pipelines.lake.commit_log import take_snapshot
-from pipelines.lake.erased_ids import erased_ids_metadata, write_erased_ids
+from pipelines.lake.erased_events import ERASED_EVENTS, erased_events_metadata, write_erased_events
 from pipelines.lake.files import make_durable, remove_files, write_days, write_file
 from pipelines.lake.tables import (
     ERASED,
@@ -96,10 +97,10 @@ class _Outcome:
         return sum(len(each.removed) for each in self.rewritten)
 
     @property
-    def event_ids(self) -> pa.ChunkedArray:
-        """The event_ids of the rows removed, except from dead letters, which have none."""
-        removed = (each.removed["event_id"] for each in self.rewritten)
-        return pa.chunked_array([chunk for event_ids in removed for chunk in event_ids.chunks], pa.string())
+    def removed_events(self) -> pa.Table:
+        """The rows removed from `events`, as ERASED_EVENTS."""
+        removed = [each.removed.select(ERASED_EVENTS.names) for each in self.rewritten]
+        return pa.concat_tables([ERASED_EVENTS.empty_table(), *removed])
 
 
 def erase_users(
@@ -198,7 +199,7 @@ class _ConflictSearch:
 def _conflict_search(lake: Lake, tombstones: Tombstones, events: _Outcome) -> _ConflictSearch:
     """Return the search after `events`, whose event_ids are the orphaned ones unless an earlier erasure was killed."""
     is_complete = erasures_done(lake.table("conflicts")) == events.done_before
-    return _ConflictSearch(tombstones, events.event_ids if is_complete else _orphaned_ids(lake))
+    return _ConflictSearch(tombstones, events.removed_events["event_id"] if is_complete else _orphaned_ids(lake))
 
 
 def _orphaned_ids(lake: Lake) -> pa.ChunkedArray:
@@ -252,15 +253,15 @@ def _erase(lake: Lake, name: str, tombstones: Tombstones, search: _Search, done:
 
 
 def _commit(lake: Lake, name: str, table: DeltaTable, outcome: _Outcome) -> None:
-    """Replace the rewritten files, on exactly the handle's version; the entry names the event_ids that are erased."""
-    ids = write_erased_ids(lake, outcome.event_ids) if name == "events" and outcome.rows else []
+    """Replace the rewritten files, on exactly the handle's version; the entry names the file of the erased events."""
+    erased = write_erased_events(lake, outcome.removed_events) if name == "events" and outcome.rows else []
     replaced = [each.file for each in outcome.rewritten]
     added = [action for each in outcome.rewritten for action in each.added]
-    marks, metadata = {ERASURES_DONE: outcome.done}, erased_ids_metadata(ids)
+    marks, metadata = {ERASURES_DONE: outcome.done}, erased_events_metadata(erased)
     try:
         replace_files(table, replaced, added, marks, data_change=True, metadata=metadata)
     except CommitFailedError:
-        remove_files(lake.folder(name), ids)
+        remove_files(lake.folder(name), erased)
         raise
     make_durable([lake.entry_path(name, table.version() + 1)])
 
@@ -290,7 +291,8 @@ def _rewrite(folder: str, name: str, file: File, search: _Search) -> _Rewrite | 
         return None
     kept, write = rows.filter(pc.invert(matched)), write_days if name == "events" else write_file
     added = write(folder, kept, uuid4().hex) if len(kept) else []
-    removed = rows.select([column for column in (*ERASED.names, "event_id") if column in rows.column_names])
+    wanted = (*ERASED.names, *ERASED_EVENTS.names)
+    removed = rows.select([column for column in wanted if column in rows.column_names])
     return _Rewrite(file, added, removed.filter(matched))
 
 

@@ -2,7 +2,7 @@
 
 It is a cache of the lake: digests in sorted runs (`runs.py`), and a manifest that holds the version of `events` that
 they reflect and the digest of that version's log entry, since a lake restored from a copy repeats version numbers with
-other events. `catch_up` reads the files added since and removes what erasures removed since (`erased_ids.py`), or
+other events. `catch_up` reads the files added since and removes what erasures removed since (`erased_events.py`), or
 rebuilds the index if the log no longer has that entry. Deleting the folder costs time, never an event.
 
 A crash in `extend` leaves the previous manifest and perhaps a file that it does not name; the next `catch_up` reads
@@ -29,7 +29,7 @@ from pipelines.boundary.private_files import make_private_dir
 from pipelines.contract.digest import Digests, digest, digest_ids
 from pipelines.contract.schema import EVENT
 from pipelines.formats import INDEX
-from pipelines.lake.erased_ids import erased_since, read_erasure
+from pipelines.lake.erased_events import erased_ids_since, read_erased_ids
 from pipelines.lake.files import make_durable
 from pipelines.lake.runs import Runs, open_run
 from pipelines.lake.tables import Lake, data_files, read_rows, table_id
@@ -110,7 +110,7 @@ class DedupIndex:
         """
         try:
             self._require_history(events.version())
-            for erased in erased_since(self.lake, self.version, events.version()):
+            for erased in erased_ids_since(self.lake, self.version, events.version()):
                 self._remove(erased)
         except (LookupError, FileNotFoundError):
             self._reset()
@@ -137,7 +137,7 @@ class DedupIndex:
         self._require_history(newest)
         paths: list[str] = []
         for _, actions in self.lake.read_log(self.version, newest):
-            erased = read_erasure(self.lake, actions)
+            erased = read_erased_ids(self.lake, actions)
             if erased is None:
                 paths += [f"{self.lake.folder('events')}/{path}" for path in _added(actions)]
             elif len(erased):
@@ -171,14 +171,13 @@ class DedupIndex:
             "version": version,
             "entry": self.entry,
             "runs": self.runs.flush(),
-            "next_file": self.runs.next_file,
         }
         temporary = self.folder / "manifest.tmp"
         temporary.write_text(json.dumps(manifest), encoding="utf-8")
         make_durable([temporary])
         temporary.replace(self.folder / "manifest.json")
         make_durable([self.folder / "manifest.json"])
-        self.runs.remove_unused_files()
+        self.runs.remove_replaced_files()
 
     def load(self) -> None:
         """Load the index from its folder; reset it if it is of another lake or history, or cannot be read."""
@@ -189,7 +188,8 @@ class DedupIndex:
             if not history_includes(self.lake, manifest["version"], manifest["entry"]):
                 return self._reset()
             runs = [open_run(self.folder / name, rows) for name, rows in manifest["runs"]]
-            self.runs = Runs(self.folder, runs, manifest["next_file"])
+            self.runs = Runs(self.folder, runs)
+            self.runs.remove_stray_files()
             self.key, self.version, self.entry = bytes.fromhex(manifest["key"]), manifest["version"], manifest["entry"]
         except (OSError, ValueError, KeyError, TypeError):
             self._reset()
@@ -201,7 +201,7 @@ class DedupIndex:
         self.runs, self.key = Runs(self.folder), secrets.token_bytes(16)
         self.version, self.entry = -1, None
         (self.folder / "manifest.json").unlink(missing_ok=True)
-        self.runs.remove_unused_files()
+        self.runs.remove_stray_files()
 
 
 @dataclass(frozen=True, slots=True)

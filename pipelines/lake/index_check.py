@@ -19,7 +19,7 @@ from deltalake import DeltaTable
 from pipelines.contract.digest import Digests, digest, digest_ids
 from pipelines.contract.schema import EVENT
 from pipelines.formats import INDEX
-from pipelines.lake.erased_ids import erased_since
+from pipelines.lake.erased_events import erased_ids_since
 from pipelines.lake.index import history_includes, sort_digests
 from pipelines.lake.runs import Run, find_in, open_run
 from pipelines.lake.tables import Lake, data_files, read_rows, table_id
@@ -79,7 +79,7 @@ def _count(
     slot: str, manifest: dict[str, Any], runs: list[Run], lake: Lake, events: DeltaTable, versions: dict[str, int]
 ) -> IndexComparison:
     key, version = bytes.fromhex(manifest["key"]), manifest["version"]
-    erased = sum(_count_known(runs, ids, key) for ids in erased_since(lake, version, events.version()) if len(ids))
+    erased = sum(_count_known(runs, ids, key) for ids in erased_ids_since(lake, version, events.version()) if len(ids))
     reflected = pa.array([batch for batch, at in versions.items() if at <= version], pa.string())
     rows = missing = 0
     for path in data_files(events):

@@ -1,8 +1,6 @@
-"""Sorted runs of digests in memory-mapped files, merged geometrically as in an LSM tree. Independent of the lake.
+"""Sorted runs of digests in memory-mapped files, merged geometrically (`merges.py`). Independent of the lake.
 
-Small runs are merged at once. Large ones are merged in a background thread, so that no batch waits: until the merged
-file is whole and durable, look-ups read the runs that it replaces. A file is written once; one that no manifest names
-is removed.
+A file is written once. Large runs are merged in a thread, into a file that is durable before it is used.
 
 A run of `_FILTER_ROWS` or more has a filter beside it (`run_filter.py`), written when the run is made durable, so that
 memory need not hold the run. A run whose filter is missing or damaged is searched without it, until the next flush
@@ -10,9 +8,8 @@ writes another one.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +18,10 @@ from pipelines.contract.digest import Digests
 from pipelines.lake import search
 from pipelines.lake.files import make_durable
 from pipelines.lake.mapping import advise_random, advise_sequential, create_map, open_map
+from pipelines.lake.merges import Merges
 from pipelines.lake.run_filter import Filter, filter_path, find_filtered, read_filter, write_filter
 
 _WORDS = 3
-_MERGE_RATIO = 2
 _FOREGROUND_MERGE_ROWS = 2_000_000
 """A merge of this many rows takes about 0.2 s; the thread does larger ones."""
 _FILTER_ROWS = 100_000
@@ -49,30 +46,22 @@ class Run:
         return len(self.digests)
 
 
-@dataclass(frozen=True, slots=True)
-class _Merge:
-    """A merge under way, of the runs at `position` and after it, into a file that no manifest names yet."""
-
-    position: int
-    path: Path
-    merged: "Future[Run]"
-
-
-@dataclass(slots=True)
 class Runs:
     """The runs of one folder, the largest and oldest first: about log2(ids) of them."""
 
-    folder: Path
-    runs: list[Run] = field(default_factory=list)
-    next_file: int = 0
-    thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "index-merge"))
-    merge: _Merge | None = None
-    replaced: list[Run] = field(default_factory=list)
-    """Runs that a merge replaced. Unmapping and removing gigabytes takes seconds, so the thread does it."""
+    def __init__(self, folder: Path, runs: Sequence[Run] = ()) -> None:
+        self._folder = folder
+        self._numbers = count(1 + max((int(run.path.stem) for run in runs), default=0))
+        self._merges = Merges(self._merge, self._merge_durably, _FOREGROUND_MERGE_ROWS, runs)
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs as they are searched now."""
+        return self._merges.pieces
 
     def find(self, ids: Digests) -> tuple[np.ndarray, np.ndarray]:
         """Look up n sorted ids, as `find_in` does."""
-        self._merge()
+        self._merges.merge_due()
         return find_in(self.runs, ids)
 
     def add(self, digests: Digests) -> None:
@@ -80,7 +69,7 @@ class Runs:
         run = _create(self._new_path(), len(digests))
         run.digests.high[:], run.digests.low[:], run.digests.payload[:] = digests.high, digests.low, digests.payload
         self.runs.append(run)
-        self._merge()
+        self._merges.merge_due()
 
     def remove(self, ids: Digests) -> None:
         """Remove sorted ids: each run that has one is replaced by a copy without them.
@@ -88,41 +77,38 @@ class Runs:
         Waits for the merge under way. Raises OSError when the disk is full.
         """
         self.finish_merge()
-        remaining = [self._without(run, ids) for run in self.runs]
-        self.replaced += [run for run, now in zip(self.runs, remaining, strict=True) if now is not run]
-        self.runs = [run for run in remaining if run is not None]
+        self._merges.replace_each(lambda run: self._without(run, ids))
 
     def flush(self) -> list[tuple[str, int]]:
         """Make all runs durable, with their filters; return (file name, rows) of each."""
         flushed = {run.path: run for run in _flush([run for run in self.runs if not _is_flushed(run)])}
-        self.runs = [flushed.get(run.path, run) for run in self.runs]
+        self.runs[:] = [flushed.get(run.path, run) for run in self.runs]
         return [(run.path.name, len(run)) for run in self.runs]
 
-    def remove_unused_files(self) -> None:
-        """Remove, in the thread, the files that are not runs: those that a merge replaced or a crash left."""
-        named = {run.path for run in self.runs} | ({self.merge.path} if self.merge else set())
-        files = [*self.folder.glob("*.run"), *self.folder.glob("*.filter")]
-        unused = [path for path in files if path.with_suffix(".run") not in named]
-        if unused:
-            self.thread.submit(_remove, unused, self.replaced)
-            self.replaced = []
+    def remove_replaced_files(self) -> None:
+        """Remove, in the thread, the files of runs that were replaced: unmapping gigabytes takes seconds."""
+        if replaced := self._merges.take_replaced():
+            self._merges.thread.submit(_remove, replaced)
+
+    def remove_stray_files(self) -> None:
+        """Remove the files that a crash left. Not while a merge is under way."""
+        named = {run.path for run in self.runs}
+        for file in [*self._folder.glob("*.run"), *self._folder.glob("*.filter")]:
+            if file.with_suffix(".run") not in named:
+                file.unlink()
 
     def wait_for_merges(self) -> None:
         """Wait until no merge is due and the replaced files are removed."""
-        while self.merge is not None:
-            wait([self.merge.merged])
-            self._merge()
-        self.thread.submit(int).result()
+        self._merges.finish_all()
+        self._merges.thread.submit(int).result()
 
     def finish_merge(self) -> None:
         """Wait for the merge under way, and use its result."""
-        if self.merge is not None:
-            wait([self.merge.merged])
-            self._use_merged_run()
+        self._merges.finish()
 
     def close(self) -> None:
         """Wait for the thread and end it."""
-        self.thread.shutdown()
+        self._merges.close()
 
     def _without(self, run: Run, ids: Digests) -> Run | None:
         """Return a run without ids: the same one if it has none of them, None if it has no others."""
@@ -135,41 +121,21 @@ class Runs:
         _copy_except(run.words, gone, copy.words)
         return copy
 
-    def _merge(self) -> None:
-        """Merge neighbours of similar size: small ones now, large ones in the thread, one pair at a time."""
-        self._use_merged_run()
-        while (position := self._cheapest_pair()) is not None:
-            older, newer = self.runs[position : position + 2]
-            if len(older) + len(newer) > _FOREGROUND_MERGE_ROWS:
-                if self.merge is None:
-                    path = self._new_path()
-                    self.merge = _Merge(position, path, self.thread.submit(_merge_durably, path, older, newer))
-                return
-            self.runs[position : position + 2] = [_merge_runs(self._new_path(), older, newer)]
-            if self.merge is not None and position < self.merge.position:
-                self.merge = replace(self.merge, position=self.merge.position - 1)
+    def _merge(self, older: Run, newer: Run) -> Run:
+        run = _create(self._new_path(), len(older) + len(newer))
+        search.merge(
+            older.digests.high, older.digests.low, older.digests.payload,
+            newer.digests.high, newer.digests.low, newer.digests.payload,
+            run.digests.high, run.digests.low, run.digests.payload,
+        )  # fmt: skip
+        return run
 
-    def _cheapest_pair(self) -> int | None:
-        """Return the position of the pair to merge next, except runs of the merge under way; None if none is due."""
-        busy = range(self.merge.position - 1, self.merge.position + 2) if self.merge else range(0)
-        sizes = [len(run) for run in self.runs]
-        pairs = [
-            (older + newer, position)
-            for position, (older, newer) in enumerate(pairwise(sizes))
-            if older < _MERGE_RATIO * newer and position not in busy
-        ]
-        return min(pairs)[1] if pairs else None
-
-    def _use_merged_run(self) -> None:
-        if self.merge is not None and self.merge.merged.done():
-            done, self.merge = self.merge, None  # if it failed, the next `add` tries again
-            result = done.merged.result()
-            self.replaced += self.runs[done.position : done.position + 2]
-            self.runs[done.position : done.position + 2] = [result]
+    def _merge_durably(self, older: Run, newer: Run) -> Run:
+        [run] = _flush([self._merge(_open_sequentially(older), _open_sequentially(newer))])
+        return run
 
     def _new_path(self) -> Path:
-        self.next_file += 1
-        return self.folder / f"{self.next_file:08}.run"
+        return self._folder / f"{next(self._numbers):08}.run"
 
 
 def find_in(runs: Sequence[Run], ids: Digests) -> tuple[np.ndarray, np.ndarray]:
@@ -229,21 +195,6 @@ def _create(path: Path, rows: int) -> Run:
     return Run(path, words, Digests(*words))
 
 
-def _merge_runs(path: Path, older: Run, newer: Run) -> Run:
-    run = _create(path, len(older) + len(newer))
-    search.merge(
-        older.digests.high, older.digests.low, older.digests.payload,
-        newer.digests.high, newer.digests.low, newer.digests.payload,
-        run.digests.high, run.digests.low, run.digests.payload,
-    )  # fmt: skip
-    return run
-
-
-def _merge_durably(path: Path, older: Run, newer: Run) -> Run:
-    [run] = _flush([_merge_runs(path, _open_sequentially(older), _open_sequentially(newer))])
-    return run
-
-
 def _is_flushed(run: Run) -> bool:
     return not run.words.flags.writeable and (run.filtered is not None or len(run) < _FILTER_ROWS)
 
@@ -266,7 +217,9 @@ def _open_sequentially(run: Run) -> Run:
     return Run(run.path, words, Digests(*words))
 
 
-def _remove(paths: list[Path], replaced: list[Run]) -> None:
-    replaced.clear()  # unmaps them
+def _remove(runs: list[Run]) -> None:
+    paths = [run.path for run in runs]
+    runs.clear()  # unmaps them
     for path in paths:
         path.unlink(missing_ok=True)
+        filter_path(path).unlink(missing_ok=True)

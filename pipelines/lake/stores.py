@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from uuid import uuid4
 
 import duckdb
 import pyarrow.fs as pa_fs
@@ -67,6 +68,34 @@ def read_text(location: str) -> str:
     store, path = resolve_store(location)
     with store.open_input_stream(path) as stream:
         return stream.read().decode()
+
+
+@contextmanager
+def temporary_folder(parent: str) -> Generator[str]:
+    """Yield a new folder, or URI, under `parent`, and remove it with its files at the end of the block.
+
+    A killed process leaves it behind. Raises TransientError when an object store does not answer.
+    """
+    folder = f"{parent}/{uuid4().hex}"
+    store, path = resolve_store(folder)
+    with translate_store_errors(folder):
+        store.create_dir(path)
+    try:
+        yield folder
+    finally:
+        with translate_store_errors(folder):
+            store.delete_dir(path)
+
+
+def list_files(folder: str, suffix: str) -> list[str]:
+    """Return the files in a folder whose names end with `suffix`, in a fixed order.
+
+    Raises TransientError when an object store does not answer.
+    """
+    store, path = resolve_store(folder)
+    with translate_store_errors(folder):
+        found = store.get_file_info(pa_fs.FileSelector(path))
+    return sorted(f"{folder}/{info.base_name}" for info in found if info.base_name.endswith(suffix))
 
 
 def local_paths(locations: Iterable[str | Path]) -> list[Path]:

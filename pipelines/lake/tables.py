@@ -164,12 +164,6 @@ def table_id(events: DeltaTable) -> str:
     return str(events.metadata().id)
 
 
-def identity(events: DeltaTable) -> str:
-    """Return the identity that derived data is tied to. It changes with the lake and with each erasure."""
-    done = erasures_done(events)
-    return f"{table_id(events)}-{done}" if done else table_id(events)
-
-
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The lake as of one commit of `events`: the input of readers and of every refresh.
@@ -185,9 +179,13 @@ class Snapshot:
     checkpoints: Mapping[tuple[str, int], int]
     """next_offset by (topic_id, topic_partition)."""
     lake_id: str = ""
-    """The lake's `identity`."""
+    """The lake's `table_id`."""
     mixed: frozenset[str] = frozenset()
     """The tables with files that may lack columns of this release."""
+    erasures: int = 0
+    """How many erasures have been applied. What is derived from fewer has users who were erased since."""
+    root: str = ""
+    """The lake's root, whose log names what the erasures removed."""
 
 
 @dataclass(frozen=True, slots=True)

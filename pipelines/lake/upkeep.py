@@ -31,6 +31,8 @@ from pipelines.settings import LakeSettings
 MAINTENANCE = "maintenance"
 """The application transaction of every commit that replaces files: of two concurrent ones the later fails."""
 _ATTEMPTS = 20
+_MAX_SURPLUS_FILES = 1_000
+"""Small files beyond one a day, above which two of a day are merged: history in random order has a few on each day."""
 _MAX_SIZE_RATIO = 4
 """A file more than this many times as large as all smaller ones of its day together is not merged."""
 MAX_MERGE_ROWS, MAX_MERGE_BYTES = 500_000, 128 * 1024 * 1024
@@ -71,8 +73,9 @@ class CompactionResult:
 def compact(lake: Lake, min_files: int, progress: Callable[[str], None] = lambda _: None) -> list[CompactionResult]:
     """Merge the small files of each day of `events`, and of each other table, with at least `min_files` of them.
 
-    Also removes old entries of the tables' logs. Calls `progress` with the table and day before each merge. A crash
-    leaves orphan files. Raises TransientError when other processes kept committing through all attempts.
+    With over a thousand small files beyond one a day, two of a day are enough. Also removes old entries of the tables'
+    logs. Calls `progress` with the table and day before each merge. A crash leaves orphan files. Raises TransientError
+    when other processes kept committing through all attempts.
     """
     done = [_compact_table(lake, name, min_files, progress) for name in TABLES]
     for name in TABLES:
@@ -175,10 +178,11 @@ def replace_files(
 
 
 def _find_candidates(table: DeltaTable, min_files: int) -> list[list[File]]:
-    """Return the small files of each day, or of an unpartitioned table, that has at least `min_files` of them."""
+    """Return the small files of each day, or of an unpartitioned table, that has enough of them to be merged."""
     growing = [file for file in list_files(table) if file.rows < MAX_MERGE_ROWS / 2 and file.size < MAX_MERGE_BYTES / 2]
     groups = [_select_small(list(group)) for _, group in groupby(growing, key=lambda file: file.day)]
-    return [group for group in groups if len(group) >= min_files]
+    surplus = sum(len(group) - 1 for group in groups if group)
+    return [group for group in groups if len(group) >= (2 if surplus >= _MAX_SURPLUS_FILES else min_files)]
 
 
 def _select_small(files: list[File]) -> list[File]:

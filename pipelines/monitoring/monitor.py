@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, TypeVarTuple
 from pipelines.boundary.extras import extra
 from pipelines.errors import KarmalakeError, is_termination
 from pipelines.monitoring.health import Health
-from pipelines.monitoring.metrics import NotifyMetrics, RelayMetrics, StreamMetrics
+from pipelines.monitoring.metrics import IngestMetrics, NotifyMetrics, RelayMetrics, StreamMetrics
 from pipelines.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 A = TypeVarTuple("A")
 _LOG = logging.getLogger(__name__)
-M = TypeVar("M", StreamMetrics, RelayMetrics, NotifyMetrics)
+M = TypeVar("M", bound=IngestMetrics | RelayMetrics | NotifyMetrics)
+Ingesting = TypeVar("Ingesting", bound=IngestMetrics)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +114,10 @@ def _log_failure(name: str, error: BaseException, seconds: float, *, again: bool
 
 
 @dataclass(frozen=True, slots=True)
-class StreamMonitor:
-    """The monitor of `karmalake stream`, and the work done between two measurements of lag."""
+class IngestMonitor(Generic[Ingesting]):
+    """The monitor of a process that ingests, and the work done between two measurements of lag."""
 
-    monitor: Monitor[StreamMetrics]
+    monitor: Monitor[Ingesting]
     work: "WorkLog"
 
     def committed(self, record: "CommitRecord") -> None:
@@ -133,6 +134,11 @@ class StreamMonitor:
         """Count copies of dead letters."""
         self.monitor.metrics.copied(turn)
 
+
+@dataclass(frozen=True, slots=True)
+class StreamMonitor(IngestMonitor[StreamMetrics]):
+    """The monitor of a process that also derives and serves."""
+
     def refreshed(self, derived: "DerivationResult", published: "PublishResult") -> None:
         """Count a refresh."""
         self.monitor.metrics.refreshed(derived, published)
@@ -140,20 +146,35 @@ class StreamMonitor:
 
 
 @contextmanager
+def monitor_ingest(settings: Settings) -> Generator[IngestMonitor[IngestMetrics]]:
+    """Yield the monitor of `karmalake ingest`; the lag of the topic is measured and recorded in the background."""
+    with _measuring_lag(settings, IngestMetrics(), ("ingest",)) as (monitor, work):
+        yield IngestMonitor(monitor, work)
+
+
+@contextmanager
 def monitor_stream(settings: Settings) -> Generator[StreamMonitor]:
     """Yield the monitor of `karmalake stream`; the lag of the topic is measured and recorded in the background."""
+    with _measuring_lag(settings, StreamMetrics(), ("ingest", "refresh")) as (monitor, work):
+        yield StreamMonitor(monitor, work)
+
+
+@contextmanager
+def _measuring_lag(
+    settings: Settings, metrics: Ingesting, loops: Iterable[str]
+) -> Generator[tuple[Monitor[Ingesting], "WorkLog"]]:
     from pipelines.operate.lag.observe import WorkLog, observe_lag  # noqa: PLC0415 - a relay does not need the lake's libraries
 
     work = WorkLog()
     background = [*([] if settings.queue.kind else ["lag"]), *(["dlq"] if settings.ingest.publish_dead_letters else [])]
-    with monitor_process(StreamMetrics(), ("ingest", "refresh"), settings, background) as monitor:
+    with monitor_process(metrics, loops, settings, background) as monitor:
 
         def measure() -> None:
             monitor.metrics.observed(observe_lag(settings, work.take()))
 
         interval = settings.lag.interval_seconds
         with nullcontext() if settings.queue.kind else measure_periodically(monitor, "lag", measure, interval):
-            yield StreamMonitor(monitor, work)
+            yield monitor, work
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from pipelines.lake.mentions import Mentions, count_mentions
 from pipelines.lake.tables import open_lake
 from pipelines.lake.tombstones import open_tombstones
 from pipelines.refresh import publish_warehouse, refresh_draft
-from pipelines.reputation.by_user import by_user_path, delete_by_user
 from pipelines.reputation.derive import is_draft_open, open_draft
+from pipelines.reputation.histories import delete_histories, histories_folder
 from pipelines.serving.digest_cache import delete_digest_cache
 from pipelines.serving.publish import PublishResult
 from pipelines.serving.read import published, read_reputation
@@ -69,10 +69,11 @@ def _erase(settings: Settings, user_ids: Sequence[str], digests: Collection[str]
     if is_draft_open(path):
         return Erasure(rows, refreshed_elsewhere=True, published=None)
     with open_draft(path) as draft:
-        delete_by_user(by_user_path(path))
         if served or path.exists():
             refresh_draft(draft, lake, settings)
             draft.publish()
+        else:
+            delete_histories(histories_folder(path))
     if not served:
         delete_digest_cache(settings.published_dir)
     done = publish_warehouse(settings) if served else None

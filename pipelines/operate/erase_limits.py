@@ -78,6 +78,8 @@ def _in_other_copies(settings: Settings) -> Iterator[str]:
         yield f"the files of history at {settings.history.path}: ingest drops their rows if they are loaded again"
     if settings.lake.uri:
         yield f"old object versions in {settings.lake.uri}, if the bucket is versioned: expire them"
+    if settings.spark_staging:
+        yield f"what a killed `rebuild --engine spark` left in {settings.spark_staging}: have the bucket expire it"
     yield (
         "backups, other data_dirs of the same lake, copies by `karmalake copy`, `replay --into` and `dead-letters "
         "export`, notebook outputs: erase or delete them there. After a restore, the next `karmalake erase` applies "

@@ -16,6 +16,7 @@ import duckdb
 from pipelines.bus.topics import describe_topic
 from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import UsageError
+from pipelines.ingest.filling import without_waiting
 from pipelines.ingest.kafka import open_source
 from pipelines.ingest.replay import ReplayOffsets, ReplaySource, find_replay_offsets
 from pipelines.lake.commit import CommitRecord
@@ -51,7 +52,7 @@ def open_replay(
 
     Raises UsageError if the range is empty.
     """
-    with open_source(settings) as source:
+    with open_source(without_waiting(settings)) as source:
         stretch = find_replay_offsets(source, start, until)
         if not stretch:
             raise UsageError(f"{settings.kafka.topic} holds no records in that range: nothing to replay")

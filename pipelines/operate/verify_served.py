@@ -11,7 +11,7 @@ from pipelines.errors import ConfigurationError
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.operate.check import Advice, Check
-from pipelines.reputation.documents import documents
+from pipelines.reputation.documents import ORIGIN, documents
 from pipelines.reputation.steps import epoch_us
 from pipelines.reputation.warehouse import attach, stored_info
 from pipelines.serving.keys import publication_key
@@ -110,7 +110,7 @@ def _documents_match(connection: duckdb.DuckDBPyConnection, settings: Settings, 
 
 
 def _comparable(document: dict[str, Any] | None) -> dict[str, Any] | None:
-    return document and {name: value for name, value in document.items() if name not in {"as_of", "lake_version"}}
+    return document and {name: value for name, value in document.items() if name not in ORIGIN}
 
 
 def _known_users(connection: duckdb.DuckDBPyConnection, settings: Settings, info: PublishedInfo) -> Check:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipelines.errors import PolicyError
 from pipelines.lake.commit import append_file
-from pipelines.lake.tables import POLICIES, Lake
+from pipelines.lake.tables import POLICIES, Lake, data_files, read_rows
 from pipelines.reputation.policy import Policy
 
 _MINIMUM_GAP = timedelta(microseconds=1)
@@ -47,6 +47,10 @@ def activated(lake: Lake, known_at: datetime | None = None) -> Policy | None:
 
 
 def _activations(lake: Lake) -> list[tuple[Policy, datetime]]:
-    """Return every activated policy with its time, oldest first."""
-    rows = lake.table("policies").to_pyarrow_table().sort_by("activated").to_pylist()
+    """Return every activated policy with its time, oldest first.
+
+    Files are read one by one: a scan by delta-rs leaves threads that need Python, and may abort the process at its end.
+    """
+    files = [read_rows("policies", file) for file in data_files(lake.table("policies"))]
+    rows = pa.concat_tables([POLICIES.empty_table(), *files]).sort_by("activated").to_pylist()
     return [(Policy.model_validate_json(row["policy"]), row["activated"]) for row in rows]

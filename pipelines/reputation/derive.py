@@ -2,13 +2,16 @@
 
 Owns the life of `warehouse.duckdb`. A draft is a copy that only its holder sees: it is rebuilt or refreshed, any
 number of times, and published whole. After a crash the published warehouse stays and the draft is discarded, so a step
-need not be atomic. `Draft._refresh` names the steps of a refresh in order; `refresh_steps.py` contains them.
+need not be atomic. What is published is a copy, made in a thread beside further refreshes: from one CHECKPOINT to the
+next, DuckDB changes no block that the draft's file refers to. `Draft._refresh` names the steps of a refresh in order;
+`refresh_steps.py` contains them.
 What the tables are is `warehouse_tables.py`; opening a published warehouse, `warehouse.py`.
 """
 
 import logging
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +20,7 @@ from shutil import copyfile
 from typing import Any
 
 import duckdb
+import numpy as np
 import polars as pl
 
 from pipelines.boundary.file_lock import is_locked
@@ -24,16 +28,22 @@ from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import NewerFormatError, UsageError
 from pipelines.formats import WAREHOUSE, release
 from pipelines.lake.tables import Snapshot
-from pipelines.reputation.by_user import (
-    attach_by_user,
-    by_user_path,
+from pipelines.reputation.database_file import (
+    publish_copy,
+    publish_rows,
+    remove_copy,
+    remove_database,
+    transaction,
+    writer_lock,
+)
+from pipelines.reputation.histories import (
+    NO_USERS,
+    Histories,
     delete_unless_of,
+    histories_folder,
     last_batch,
     read_commits,
-    sync_to_snapshot,
-    transaction,
 )
-from pipelines.reputation.database_file import remove_database, replace_durably, writer_lock
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.refresh_steps import (
@@ -41,14 +51,15 @@ from pipelines.reputation.refresh_steps import (
     create_refresh_tables,
     find_affected_users,
     load_affected_events,
+    load_erased_events,
     recompute_pending_trends,
     replace_rows,
-    select_affected_users,
 )
+from pipelines.reputation.related_events import define_completions
 from pipelines.reputation.sql import one_row, statement
 from pipelines.reputation.steps import define_steps, epoch_us, materialize_fact, set_as_of
-from pipelines.reputation.warehouse import Warehouse, stored_format, stored_info
-from pipelines.reputation.warehouse_tables import ONLY_AFFECTED, recipe, trend_tables, user_tables
+from pipelines.reputation.warehouse import Info, Warehouse, stored_format, stored_info
+from pipelines.reputation.warehouse_tables import ONLY_AFFECTED, recipe, trend_tables, user_tables, views_of_moment
 
 _LOG = logging.getLogger(__name__)
 HEAVY_USER_EVENTS = 100_000
@@ -80,7 +91,8 @@ class DerivationResult:
     affected_users: int
     """Number of users whose rows were recomputed."""
     changed_users: pl.Series | None
-    """The user_ids (String) whose row in `reputation` changed or disappeared; None: any may have."""
+    """The user_ids (String) whose row in `reputation` changed or disappeared; None: any may have, as after a rebuild or
+    a step of decay."""
 
 
 def derive(snapshot: Snapshot, policy: Policy, as_of: datetime, path: Path) -> DerivationResult:
@@ -123,11 +135,12 @@ def _lock(path: Path) -> Path:
 def open_draft(path: Path) -> "Generator[Draft]":
     """Yield the draft of the warehouse at `path`, under an exclusive lock; discard what was not published on leaving.
 
-    Raises UsageError when another process holds the lock for longer than a derivation takes.
+    A publication that was started is completed first. Raises UsageError when another process holds the lock for longer
+    than a derivation takes.
     """
     make_private_dir(path.parent)
-    with writer_lock(_lock(path)):
-        draft = Draft(path)
+    with writer_lock(_lock(path)), ThreadPoolExecutor(1, "publication") as copying:
+        draft = Draft(path, copying)
         try:
             draft.discard()
             yield draft
@@ -138,12 +151,18 @@ def open_draft(path: Path) -> "Generator[Draft]":
 class Draft:
     """The next warehouse, not yet published. Not for use by several threads at once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, copying: Executor) -> None:
         self.path = path
         self._file = path.with_name(f"{path.name}.draft")
+        self._copying = copying
+        self._publication: Future[None] | None = None
         self._connection: duckdb.DuckDBPyConnection | None = None
+        self._histories: Histories | None = None
+        self._deferred = NO_USERS
         self._snapshot: Snapshot | None = None
         self._prepared: EffectivePolicy | None = None
+        self._has_erased = False
+        """Whether rows of erased users were deleted from the file: they stay in its free blocks."""
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -175,9 +194,7 @@ class Draft:
 
     def deferred_users(self) -> int:
         """Return how many users are deferred, counted by their hashes."""
-        if self._connection is None:
-            return 0
-        return one_row(self._connection.execute("SELECT count(*) FROM deferred_user"))[0]
+        return len(self._deferred)
 
     def as_of(self) -> datetime | None:
         """Return the as_of of the draft, or else of the published warehouse; None if there is none."""
@@ -199,24 +216,36 @@ class Draft:
         started = time.monotonic()
         with self._discarded_on_error():
             connection, before = self.connection, stored_info(self.connection)
-            self._define_steps_over_affected(snapshot, policy, as_of)
-            sync_to_snapshot(connection, snapshot, in_force)
-            affected = find_affected_users(connection, in_force, before.lake_version, epoch_us(before.as_of))
+            histories = self._open_histories()
+            self._define_steps_over_affected(policy, as_of)
+            histories.sync(connection, snapshot, define_completions(connection, in_force))
+            since = (before.lake_version, epoch_us(before.as_of))
+            affected = find_affected_users(connection, histories, in_force, since, epoch_us(as_of))
             (users,) = one_row(connection.execute("SELECT count(*) FROM reputation"))
-            if affected > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
-                return self._rebuild(snapshot, policy, as_of, f"{affected:,} of {users:,} users are affected")
-            affected = select_affected_users(connection, max_events)
-            load_affected_events(connection, in_force)
+            if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
+                return self._rebuild(snapshot, policy, as_of, f"{len(affected):,} of {users:,} users are affected")
+            affected = self._defer(histories, affected, max_events)
+            load_affected_events(connection, histories, in_force, affected)
             with transaction(connection):
                 materialize_fact(connection, in_force, ONLY_AFFECTED)
                 changed = replace_rows(connection, user_tables(in_force, ONLY_AFFECTED))
                 self._describe(snapshot, policy, as_of)
-        return self._result(started, None, affected, changed)
+        decayed = in_force.decayed_to != before.decayed_to
+        return self._result(started, None, len(affected), None if decayed else changed)
 
     def publish(self) -> None:
         """Replace the published warehouse by a copy of the draft, durably; the draft can be refreshed further.
 
         Raises UsageError while users are deferred.
+        """
+        self.start_publication().result()
+
+    def start_publication(self) -> "Future[None]":
+        """Publish the draft as it is now, in a thread: refreshes may go on meanwhile.
+
+        After an erasure it is published at once, and discarded. The next publication, and a rebuild, wait for the
+        copy. The result raises the error of the copy, after which the published warehouse is the previous one. Raises
+        UsageError while users are deferred.
         """
         info, snapshot = stored_info(self.connection), self._snapshot
         assert snapshot is not None  # noqa: S101 - tells the type checker
@@ -225,20 +254,38 @@ class Draft:
         with transaction(self.connection):
             create_lake_views(self.connection, snapshot)
             recompute_pending_trends(self.connection, info.policy.at(info.as_of))
+        self._finish_publication()
+        if self._has_erased:
+            return self._publish_rows()
         self.connection.execute("CHECKPOINT")
-        next_file = self.path.with_name(f"{self.path.name}.next")
-        try:
-            copyfile(self._file, next_file)
-            replace_durably(next_file, self.path)
-        finally:
-            next_file.unlink(missing_ok=True)
+        self._publication = self._copying.submit(publish_copy, self._file, self.path)
+        return self._publication
 
     def discard(self) -> None:
-        """Remove the draft; the next refresh starts from the published warehouse."""
+        """Remove the draft, and what a crash left; the next refresh starts from the published warehouse."""
+        self._finish_publication()  # closing a database writes into its file
         if self._connection is not None:
             self._connection.close()
             self._connection = self._prepared = None
+        if self._histories is not None:
+            self._histories.close()
+            self._histories = None
+        self._deferred, self._has_erased = NO_USERS, False
         remove_database(self._file)
+        remove_copy(self.path)
+
+    def _publish_rows(self) -> "Future[None]":
+        """Publish after an erasure: rows only, at once, and not the draft, which is discarded (`erasable`)."""
+        publish_rows(self.connection, self.path)
+        self.discard()
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def _finish_publication(self) -> None:
+        """Wait for the copy in progress; its error is in the result of `start_publication`."""
+        if self._publication is not None:
+            wait([self._publication])
 
     def _rebuild(
         self, snapshot: Snapshot, policy: Policy, as_of: datetime, reason: str, engine: Engine = derive_in_duckdb
@@ -246,7 +293,7 @@ class Draft:
         started = time.monotonic()
         _LOG.info("full rebuild: %s", reason)
         self.discard()
-        delete_unless_of(by_user_path(self.path), snapshot.lake_id)  # it may contain users who have been erased
+        delete_unless_of(histories_folder(self.path), snapshot)  # they may contain users who have been erased
         with self._discarded_on_error():
             connection = self._open()
             read_commits(connection, snapshot)
@@ -257,7 +304,10 @@ class Draft:
         return replace(result, affected_users=result.users)
 
     def _rebuild_reason(self, snapshot: Snapshot, policy: EffectivePolicy, as_of: datetime) -> str | None:
-        """Return why neither the draft nor the published warehouse can be refreshed; None if one can."""
+        """Return why neither the draft nor the published warehouse can be refreshed; None if one can.
+
+        The commits, and the events erased since, are loaded then.
+        """
         if self._connection is None and not self.path.exists():
             return "there is no warehouse to continue from"
         try:
@@ -270,22 +320,45 @@ class Draft:
         connection = self.connection
         read_commits(connection, snapshot)
         if info.recipe != recipe(policy, snapshot.lake_id):
-            return "the policy, the SQL or the lake changed"
+            return "the policy, its decay epoch, the SQL or the lake changed"
         if info.lake_version > snapshot.version or info.last_batch != last_batch(connection, info.lake_version):
             return "the lake does not continue the warehouse's history"
         if as_of < info.as_of:
             return f"as_of is before the warehouse's, {info.as_of.isoformat()}"
-        return "points decay continuously" if policy.decays and as_of > info.as_of else None
+        return self._load_erased(snapshot, info)
 
-    def _define_steps_over_affected(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> None:
-        """Attach `by_user` and define the steps over `affected_event`, once per policy; then move them to as_of."""
+    def _load_erased(self, snapshot: Snapshot, info: Info) -> str | None:
+        """Load the events that were erased since the draft was derived; return why they cannot be."""
+        try:
+            erased = load_erased_events(self.connection, snapshot, info.lake_version, info.erasures)
+        except (LookupError, FileNotFoundError):
+            return "the events that an erasure removed are no longer on record"
+        self._has_erased |= erased > 0
+        return None
+
+    def _open_histories(self) -> Histories:
+        self._histories = self._histories or Histories(histories_folder(self.path))
+        return self._histories
+
+    def _define_steps_over_affected(self, policy: Policy, as_of: datetime) -> None:
+        """Define the steps over `affected_event`, once per policy; then move them to as_of."""
         connection, in_force = self.connection, policy.at(as_of)
         if self._prepared != in_force:
-            attach_by_user(connection, by_user_path(self.path), snapshot.lake_id)
             create_affected_event(connection)
             define_steps(connection, policy, as_of, source="affected_event")
             self._prepared = in_force
         set_as_of(connection, as_of)
+
+    def _defer(self, histories: Histories, users: np.ndarray, max_events: int | None) -> np.ndarray:
+        """Defer users with more than `max_events` events, or (None) include those deferred; return those to refresh.
+
+        A deferred user stays deferred until a call with None, whether affected again or not.
+        """
+        if max_events is None:
+            users, self._deferred = np.union1d(users, self._deferred), NO_USERS
+            return users
+        self._deferred = np.union1d(self._deferred, users[histories.count_of(users) > max_events])
+        return np.setdiff1d(users, self._deferred)
 
     def _copy_published(self) -> duckdb.DuckDBPyConnection:
         copyfile(self.path, self._file)
@@ -294,7 +367,7 @@ class Draft:
     def _open(self) -> duckdb.DuckDBPyConnection:
         """Open the draft's file. It uses at most half of the memory; the rest spills beside the file.
 
-        Only a publication needs a complete file, so there is no checkpoint before it.
+        Only a publication needs a complete file, so there is no checkpoint before it, nor during its copy.
         """
         connection = self._connection = duckdb.connect(self._file)
         connection.execute("SET memory_limit = '50%'")
@@ -314,8 +387,8 @@ class Draft:
             raise
 
     def _describe(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> None:
-        """Write the row of `snapshot_info`."""
-        self._snapshot = snapshot
+        """Write the row of `snapshot_info`, and the views that depend on as_of."""
+        self._snapshot, in_force = snapshot, policy.at(as_of)
         values: list[Any] = [
             snapshot.version,
             epoch_us(as_of),
@@ -324,12 +397,16 @@ class Draft:
             policy.to_json(),
             epoch_us(datetime.now(UTC)),
             release(),
-            recipe(policy.at(as_of), snapshot.lake_id),
+            recipe(in_force, snapshot.lake_id),
             last_batch(self.connection, snapshot.version),
             WAREHOUSE.number,
+            in_force.decayed_to,
+            snapshot.erasures,
         ]
         self.connection.execute(statement("table_snapshot_info"))
         self.connection.execute(statement("insert_snapshot_info"), values)
+        for name, query in views_of_moment(in_force).items():
+            self.connection.execute(statement("create_view", name=name, query=query))
 
     def _result(self, started: float, reason: str | None, affected: int, changed: pl.Series | None) -> DerivationResult:
         info = stored_info(self.connection)

@@ -14,7 +14,10 @@ from pipelines.errors import ConfigurationError
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.sql import statement
 from pipelines.reputation.views import View, view_columns, views
-from pipelines.reputation.warehouse import attach, stored_info
+from pipelines.reputation.warehouse import Info, attach, stored_info
+
+ORIGIN = frozenset({"as_of", "decayed_to", "lake_version"})
+"""Members that say what a document was computed from; a document that differs only in them is not published again."""
 
 
 def documents(
@@ -26,15 +29,15 @@ def documents(
     leaderboards: names of views whose scores are returned as well.
     Columns: `user_id` and `document` (String), `digest` (UInt64), and for each view of `leaderboards` `{view}_score`
     (Float64): the document's score, or null for a suspended user whom the policy hides. The digest covers the document
-    without `as_of` and `lake_version`: while it is unchanged, the published document stays, with its older as_of.
+    without the members of `ORIGIN`: while it is unchanged, the published document stays, with its older as_of.
     Raises UsageError when there is no warehouse at the path, ConfigurationError for a view that its policy lacks.
     """
     if not isinstance(source, duckdb.DuckDBPyConnection):
         with attach(Path(source)) as connection:
             return documents(connection, users, leaderboards)
     info = stored_info(source)
-    source.execute("SET VARIABLE document_as_of = ?", [rfc3339(info.as_of)])
     in_force = info.policy.at(info.as_of)
+    source.execute("SET VARIABLE document_moments = ?", [_moments(info)])
     members = ",\n        ".join([_defaults(in_force), *(_member(view, in_force) for view in views(in_force))])
     scores = _scores(leaderboards, in_force)
     if users is None:
@@ -49,6 +52,12 @@ def documents(
 def rfc3339(moment: datetime) -> str:
     """Return a moment as RFC 3339 text in UTC with a Z, with microseconds only if they are not zero."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _moments(info: Info) -> str:
+    """Return the members `as_of` and, where points decay, `decayed_to` as JSON, each after a comma."""
+    moments = {"as_of": info.as_of, "decayed_to": info.decayed_to}
+    return "".join(f',"{name}":"{rfc3339(moment)}"' for name, moment in moments.items() if moment)
 
 
 def _member(view: View, policy: EffectivePolicy) -> str:

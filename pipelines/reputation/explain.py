@@ -6,9 +6,10 @@ import duckdb
 import polars as pl
 
 from pipelines.reputation.policy import EffectivePolicy, Policy
+from pipelines.reputation.policy.decay import SCORE_DIGITS
 from pipelines.reputation.sql import statement
 from pipelines.reputation.steps import define_steps
-from pipelines.reputation.views import DECAYED_DIGITS, bounded, exact, units
+from pipelines.reputation.views import bounded, exact, in_units, sums, units
 
 _ONE = {
     "among": "user_id = getvariable('explained_user')",
@@ -30,7 +31,8 @@ def explain(
     Columns: event_time, event_id, action_type, emission_no (from 0; null without a rule), policy_version, reason, rule
     (the cap or gate that decided, by its name in the policy), points (before caps and decay), rating, earned, score
     (running). `earned` adds up to the all-time score exactly: rows with the reasons `start`, `bounds` (floor and
-    ceiling) and `hidden` contain the part of the score that no event earned, if any.
+    ceiling) and `hidden` contain the part of the score that no event earned, if any. Where points decay, it is what an
+    event added to the rounded total of the events before it, so that no rounding is left over.
     A connection needs the views `events` and, for known_at, `commits`.
     """
     connection.execute("SET VARIABLE explained_user = ?", [user_id])
@@ -82,6 +84,7 @@ def _fragments(policy: EffectivePolicy) -> dict[str, str]:
     rules = policy.rules
     hidden = units(rules.status.shown, policy) if rules.status.shown is not None else bounded("total", policy)
     return {
+        "running_sum": in_units(sums(policy, over=" OVER so_far"), policy),
         "start": units(rules.score.start, policy),
         "bounded": bounded("total", policy),
         "hidden": hidden,
@@ -93,7 +96,7 @@ def _fragments(policy: EffectivePolicy) -> dict[str, str]:
 
 
 def _exactly(total: str, policy: EffectivePolicy) -> str:
-    """Return a sum of `earned` as an exact number, including where points decay."""
+    """Return a total in the unit of `units` as an exact number, including where points decay."""
     if not policy.decays:
         return exact(total, policy.score_digits)
-    return f"CAST({total} AS DECIMAL({38 - DECAYED_DIGITS}, 0)) * 0.{'0' * (DECAYED_DIGITS - 1)}1"
+    return f"CAST({total} AS DECIMAL({38 - SCORE_DIGITS}, 0)) * 0.{'0' * (SCORE_DIGITS - 1)}1"

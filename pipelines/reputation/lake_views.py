@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipelines.lake.stores import is_remote, register_s3
 from pipelines.lake.tables import TABLES, Snapshot
-from pipelines.reputation.sql import literal, statement
+from pipelines.reputation.sql import arrow_rows, literal, statement
 
 CHECKPOINTS = pa.schema([("topic_id", pa.string()), ("topic_partition", pa.int32()), ("next_offset", pa.int64())])
 _NOT_STORED = {"event_day"}
@@ -21,9 +21,8 @@ _READ_AS = {"bus_time": statement("valid_bus_time")}
 
 def create_lake_views(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
     """Create the table `checkpoints` and a view of each table of the lake."""
-    connection.register("arrow_rows", _checkpoints(snapshot))
-    connection.execute(statement("table_checkpoints"))
-    connection.unregister("arrow_rows")
+    with arrow_rows(connection, _checkpoints(snapshot)):
+        connection.execute(statement("table_checkpoints"))
     for table in ("events", "commits", "fates", "dead_letters", "conflicts", "erased", "policies"):
         source = stored_rows(connection, table, snapshot)
         connection.execute(statement(f"view_{table}", source=source, version=str(snapshot.version)))

@@ -1,4 +1,4 @@
-"""The cell magic `%%karma`, which runs SQL in a notebook; `%load_ext pipelines` registers it."""
+"""The cell magic `%%karma`, which runs SQL in a notebook; `%load_ext karmalake` registers it."""
 
 from typing import Any
 

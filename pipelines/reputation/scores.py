@@ -18,7 +18,7 @@ def scores(
     """Compute the scores of every user who had an event before as_of, ordered by user_id.
 
     Columns: user_id, status ("active" or "suspended"), then for each view (`all_time`, `last_{N}_days`)
-    `{view}_score` (Int64 if the policy only has whole points, else Decimal), `{view}_events`,
+    `{view}_score` (Int64 if the policy only has whole points, Float64 if points decay, else Decimal), `{view}_events`,
     `{view}_rating_average` (null without ratings) and the policy's other measures, `{view}_rating_count`.
     `as_of` selects events by event time, as known today; `known_at` also by commit time, as known at that moment.
     A connection needs the views `events` and, for known_at, `commits`; the call leaves temporary objects in it.
@@ -33,4 +33,4 @@ def scores(
             return scores(connection, policy, as_of, known_at)
     in_force = define_steps(source, policy, as_of, known_at)
     materialize_fact(source, in_force)
-    return source.sql(reputation_query(in_force)).pl()
+    return source.sql(f"{reputation_query(in_force)}\nORDER BY user_id").pl()

@@ -75,7 +75,7 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
         *_chain("judged", "gated", _gates(policy)),
         statement("step_13_earned"),
         *_chain("earned", "capped", _caps(policy)),
-        statement("step_15_contribution", earned=statement("decayed") if policy.decays else "granted"),
+        statement("step_15_contribution", earned=statement("earned_at_epoch") if policy.decays else "granted"),
     ]
 
 
@@ -125,7 +125,12 @@ def materialize_fact(connection: duckdb.DuckDBPyConnection, policy: EffectivePol
 
 def fact_statement(policy: EffectivePolicy, only: str = "") -> str:
     """Return the statement that computes `fact`."""
-    return statement("step_16_fact", rating_rank=_rating_rank(policy), only=only)
+    return statement("step_16_fact", half_life=_half_life(policy), rating_rank=_rating_rank(policy), only=only)
+
+
+def _half_life(policy: EffectivePolicy) -> str:
+    """Return the half-life of a contribution; null unless sums by half-life need it."""
+    return "half_life_us" if len(policy.half_lives) > 1 else "CAST(NULL AS BIGINT)"
 
 
 def _rating_rank(policy: EffectivePolicy) -> str:

@@ -4,16 +4,20 @@ Owns the columns of `reputation`, and how exact sums become the numbers shown. `
 count: those that a rule of the policy applies to and no rule denied. A cap or an expired penalty removes points, not
 the event. `user_days.events` also counts the others, `trends_reasons` counts them by reason, and an explanation lists
 them.
+
+Where no points decay, a sum of `earned` is in micro-points, and the table `reputation` holds what is shown. Where they
+do, there is a sum for each half-life, as of its epoch (`policy/decay.py`): the table `reputation_sums` holds the sums,
+and `reputation` is a view that scales them to `decayed_to`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.reputation.measures import tally_columns, value
 from pipelines.reputation.policy import EffectivePolicy
+from pipelines.reputation.policy.decay import SCORE_DIGITS, SUM_DIGITS, HalfLife
 from pipelines.reputation.policy.numbers import DAY_US, MICRO_DIGITS, Number, micro
 from pipelines.reputation.sql import statement
-
-DECAYED_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,20 @@ def exact(total: str, digits: int) -> str:
     return f"CAST(CAST(coalesce({total}, 0) AS DECIMAL(32, 0)) * 0.000001 AS {exact_type(digits)})"
 
 
-def reputation_query(policy: EffectivePolicy) -> str:
-    """Return the query of `reputation`: user_id, status and the columns of every view, from `fact`."""
+def summed_query(policy: EffectivePolicy) -> str:
+    """Return the query of a row per user with the sums, counts and measures of every view, from `fact`."""
     tallies = [column for view in views(policy) for column in _tally(view, policy)]
+    columns = [f"{sql} AS {name}" for view in views(policy) for name, sql in _summed(view, policy).items()]
+    return statement("step_17_summed", tallies=",\n        ".join(tallies), columns=",\n    ".join(columns))
+
+
+def reputation_query(policy: EffectivePolicy, summed: str | None = None) -> str:
+    """Return the query of `reputation`: user_id, status and the columns of every view.
+
+    summed: a table with the rows of `summed_query`; None: compute them from `fact`.
+    """
     shown = [f"{sql} AS {name}" for view in views(policy) for name, sql in _shown(view, policy).items()]
-    return statement("step_17_reputation", tallies=",\n        ".join(tallies), shown=",\n    ".join(shown))
+    return statement("step_18_reputation", summed=summed or f"({summed_query(policy)})", shown=",\n    ".join(shown))
 
 
 def view_columns(policy: EffectivePolicy) -> list[str]:
@@ -57,7 +70,7 @@ def _tally(view: View, policy: EffectivePolicy) -> list[str]:
     """Return the aggregates of a view, exact sums; a window is [as_of - N x 86,400 s, as_of)."""
     within = "true" if view.window_us is None else f"t >= getvariable('as_of') - {view.window_us}"
     columns = [
-        f"CAST(coalesce(sum(earned) FILTER ({within}), 0) AS HUGEINT) AS {view.name}_earned",
+        *(f"{total} AS {name}" for name, total in zip(_sums(view, policy), sums(policy, within), strict=True)),
         f"count(*) FILTER ({within} AND counted) AS {view.name}_count",
         f"count(rating) FILTER ({within}) AS {view.name}_ratings",
     ]
@@ -66,30 +79,76 @@ def _tally(view: View, policy: EffectivePolicy) -> list[str]:
     return columns
 
 
-def _shown(view: View, policy: EffectivePolicy) -> dict[str, str]:
-    """Return the columns of a view with their SQL: the sum of no events is 0, the mean of no ratings is null."""
+def sums(policy: EffectivePolicy, within: str = "true", over: str = "") -> list[str]:
+    """Return the aggregates that sum `earned`, one for each half-life of the policy.
+
+    within: a condition on the contributions; over: the window of a running sum, after OVER.
+    """
+    only = [f"{within} AND {_has(half_life)}" for half_life in policy.half_lives]
+    conditions = only if len(only) > 1 else [within]
+    return [f"CAST(coalesce(sum(earned) FILTER ({condition}){over}, 0) AS HUGEINT)" for condition in conditions]
+
+
+def _has(half_life: HalfLife | None) -> str:
+    return "half_life_us IS NULL" if half_life is None else f"half_life_us = {half_life.length_us}"
+
+
+def _sums(view: View, policy: EffectivePolicy) -> list[str]:
+    """Return the names of a view's sums; no column of `reputation` begins like this."""
+    return [f"earned_{view.name}_{number}" for number, _ in enumerate(policy.half_lives)]
+
+
+def _summed(view: View, policy: EffectivePolicy) -> dict[str, str]:
+    """Return the columns of a view's row of sums with their SQL: the mean of no ratings is null."""
     name = view.name
-    measures = {key: value(f"{name}_{key}", measure) for key, measure in policy.rules.all_measures.items()}
     return {
-        f"{name}_score": _hidden(_score(view, policy), policy, _points(policy.rules.status.shown, policy)),
+        **{column: column for column in _sums(view, policy)},
         f"{name}_events": f"{name}_count",
-        **{f"{name}_{key}": _hidden(sql, policy, "NULL") for key, sql in measures.items()},
+        **{f"{name}_{key}": value(f"{name}_{key}", measure) for key, measure in policy.rules.all_measures.items()},
         f"{name}_rating_count": f"{name}_ratings",
     }
 
 
-def _hidden(sql: str, policy: EffectivePolicy, instead: str) -> str:
-    """Return SQL that shows `instead` for a user whom a suspension hides."""
-    if policy.rules.status.rule != "hide":
-        return sql
-    return f"CASE WHEN suspended.user_id IS NULL THEN {sql} ELSE {instead} END"
+def _shown(view: View, policy: EffectivePolicy) -> dict[str, str]:
+    """Return the columns of a view with their SQL, from a row of sums; a suspension may hide scores and measures."""
+    name, shown = view.name, policy.rules.status.shown
+    columns = {f"{name}_{column}": f"{name}_{column}" for column in view_columns(policy)}
+    columns[f"{name}_score"] = _score(view, policy)
+    if policy.rules.status.rule == "hide":
+        instead = {f"{name}_{key}": "NULL" for key in policy.rules.all_measures}
+        instead |= {f"{name}_score": "NULL" if shown is None else _in_points(units(shown, policy), policy)}
+        columns |= {
+            key: f"CASE WHEN status = 'active' THEN {columns[key]} ELSE {sql} END" for key, sql in instead.items()
+        }
+    return columns
 
 
 def _score(view: View, policy: EffectivePolicy) -> str:
-    total = f"{view.name}_earned"
+    total = in_units(_sums(view, policy), policy)
     if view.window_us is None:
         total = bounded(f"{total} + {units(policy.rules.score.start, policy)}", policy)
     return _in_points(total, policy)
+
+
+def in_units(totals: Sequence[str], policy: EffectivePolicy) -> str:
+    """Return SQL that adds up sums of `earned`, one for each half-life, in the unit of `units`.
+
+    Where points decay, each sum is scaled from its epoch to `decayed_to` by a factor computed here, so that every
+    engine and every reader multiplies by the same one.
+    """
+    if not policy.decays:
+        (total,) = totals
+        return total
+    scaled = [_scaled(total, half_life, policy) for total, half_life in zip(totals, policy.half_lives, strict=True)]
+    return f"({' + '.join(scaled)})"
+
+
+def _scaled(total: str, half_life: HalfLife | None, policy: EffectivePolicy) -> str:
+    unit = 10 ** (SUM_DIGITS - SCORE_DIGITS)
+    if half_life is None:
+        return f"{total} // {unit}"
+    factor = half_life.left(policy.decayed_to_us) / unit
+    return f"CAST(round(CAST({total} AS DOUBLE) * CAST('{factor!r}' AS DOUBLE)) AS HUGEINT)"
 
 
 def bounded(total: str, policy: EffectivePolicy) -> str:
@@ -102,19 +161,15 @@ def bounded(total: str, policy: EffectivePolicy) -> str:
     return f"({total})"
 
 
-def _points(number: Number | None, policy: EffectivePolicy) -> str:
-    return "NULL" if number is None else _in_points(units(number, policy), policy)
-
-
 def units(number: Number, policy: EffectivePolicy) -> str:
-    """Return a number of points in the unit of `earned`."""
-    return f"CAST({micro(number) * 10 ** (DECAYED_DIGITS - MICRO_DIGITS if policy.decays else 0)} AS HUGEINT)"
+    """Return a number of points in micro-points or, where points decay, in the unit of scores, 10^-12 points."""
+    return f"CAST({micro(number) * 10 ** (SCORE_DIGITS - MICRO_DIGITS if policy.decays else 0)} AS HUGEINT)"
 
 
 def _in_points(total: str, policy: EffectivePolicy) -> str:
-    """Return a sum of `earned` as the number shown: exact, or a float where points decay."""
+    """Return a total in the unit of `units` as the number shown: exact, or a float where points decay."""
     return (
-        f"CAST(CAST({total} AS HUGEINT) AS DOUBLE) / 1e{DECAYED_DIGITS}"
+        f"CAST(CAST({total} AS HUGEINT) AS DOUBLE) / 1e{SCORE_DIGITS}"
         if policy.decays
         else exact(total, policy.score_digits)
     )

@@ -67,6 +67,10 @@ class Info:
     """A digest of the lake, the policy and the SQL that the warehouse was derived with."""
     last_batch: str | None
     """The batch_id of the commit of lake_version."""
+    decayed_to: datetime | None
+    """The moment that points are decayed to, the end of the policy's step; None where no points decay."""
+    erasures: int
+    """How many erasures the lake had applied."""
 
 
 def open_warehouse(data_dir: Path | str | None = None, *, allow_files: bool = False) -> "Warehouse":
@@ -146,6 +150,8 @@ def stored_info(connection: duckdb.DuckDBPyConnection) -> Info:
         karmalake_version=row["karmalake_version"],
         recipe=row.get("recipe", ""),
         last_batch=row.get("last_batch"),
+        decayed_to=row.get("decayed_to"),
+        erasures=row.get("erasures", 0),
     )
 
 
@@ -373,7 +379,7 @@ class AsOf:
     def scores(self, policy: AnyPolicy | None = None) -> pl.DataFrame:
         """Compute the scores of every user with an event before the moment, with the columns of `reputation`.
 
-        `{view}_score` is Int64 if the policy has only whole points, else Decimal.
+        `{view}_score` is Int64 if the policy has only whole points, Float64 if points decay, else Decimal.
         """
         rules = self._rules(policy)
         with show_progress(f"scores by {rules.name}"):

@@ -1,5 +1,6 @@
 """The tables of a warehouse as queries: one table set by user, and the trends by day computed from them.
 
+Where points decay, `reputation` is a view over the table `reputation_sums`: time alone changes every score.
 Owns what a warehouse contains. `derive.py` creates the tables and keeps them current.
 """
 
@@ -10,10 +11,12 @@ import duckdb
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.sql import all_statements, statement
 from pipelines.reputation.steps import step_statements
-from pipelines.reputation.views import exact, exact_type, reputation_query
+from pipelines.reputation.views import exact, exact_type, reputation_query, summed_query
 
 ONLY_AFFECTED = "SEMI JOIN affected_user USING (user_id)"
 """Restricts a query with user_ids to the users that a refresh recomputes."""
+SUMS = "reputation_sums"
+"""The table that `reputation` is a view of where points decay."""
 _PENDING_DAYS = "WHERE day IN (FROM pending_day)"
 _USERS_OF_PENDING_DAYS = "WHERE user_id IN (SELECT user_id FROM user_days WHERE day IN (FROM pending_day))"
 
@@ -28,8 +31,18 @@ def user_tables(policy: EffectivePolicy, only: str = "") -> dict[str, str]:
         "user_days": statement("table_user_days", **sums),
         "user_reasons": statement("table_user_reasons"),
         "status_periods": statement("table_status_periods", only=only),
-        "reputation": reputation_query(policy),
+        **_scores(policy),
     }
+
+
+def _scores(policy: EffectivePolicy) -> dict[str, str]:
+    name, query = (SUMS, summed_query(policy)) if policy.decays else ("reputation", reputation_query(policy))
+    return {name: f"{query}\nORDER BY user_id"}
+
+
+def views_of_moment(policy: EffectivePolicy) -> dict[str, str]:
+    """Return the queries of the views that scale sums to a moment; none where points do not decay."""
+    return {"reputation": reputation_query(policy, SUMS)} if policy.decays else {}
 
 
 def trend_tables(policy: EffectivePolicy) -> dict[str, str]:

@@ -246,7 +246,7 @@ def test_every_job_and_schedule_resolves(karmalake: Karmalake) -> None:
 def test_the_command_line_of_dagster_works(settings: Settings, tmp_path: Path) -> None:
     """`dg check defs`, `dg list defs` and `dg launch` run on a copy of the repository, against the local services."""
     home = tmp_path / "repository"
-    ignored = shutil.ignore_patterns(".git", ".venv", "data", "storage", "__pycache__", "tests", ".hypothesis")
+    ignored = shutil.ignore_patterns(".git", ".venv*", "data", "storage", "__pycache__", "tests", ".hypothesis")
     shutil.copytree(REPOSITORY, home, ignore=ignored)
     assert settings.redis.url is not None
     environment = os.environ | {

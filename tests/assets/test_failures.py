@@ -20,11 +20,11 @@ def test_a_failure_has_a_remedy_and_a_help_link(instance: dg.DagsterInstance, tm
     karmalake = Karmalake(lambda: Settings(data_dir=tmp_path))
     result = materialize(karmalake, instance, [reputation], raise_on_error=False)
     [event] = [event for event in result.all_events if event.is_step_failure]
-    told = event.step_failure_data.user_failure_data
-    assert told is not None
-    assert told.description is not None
-    assert told.description.endswith("run `karmalake drain` or `karmalake demo` first")
-    metadata = {name: value.value for name, value in told.metadata.items()}
+    failure = event.step_failure_data.user_failure_data
+    assert failure is not None
+    assert failure.description is not None
+    assert failure.description.endswith("run `karmalake drain` or `karmalake demo` first")
+    metadata = {name: value.value for name, value in failure.metadata.items()}
     assert metadata["kind"] == "UsageError"
     assert metadata["code"] == "KL-USAGE"
     assert metadata["see"] == "karmalake errors KL-USAGE"
@@ -50,9 +50,9 @@ def test_run_monitoring_detects_a_dead_run(tmp_path: Path) -> None:
         launcher = WatchedRunLauncher()
         launcher.register_instance(instance)
         assert launcher.supports_check_run_worker_health
-        gone = {".dagster/grpc_info": json.dumps({"host": "localhost", "socket": str(tmp_path / "gone")})}
+        dead = {".dagster/grpc_info": json.dumps({"host": "localhost", "socket": str(tmp_path / "gone")})}
         states = {}
-        for name, tags in {"gone": gone, "within": {}}.items():
+        for name, tags in {"gone": dead, "within": {}}.items():
             run = dg.DagsterRun("job", tags=tags, status=dg.DagsterRunStatus.STARTED)
             instance.add_run(run)
             states[name] = launcher.check_run_worker_health(run).status.value

@@ -53,6 +53,7 @@ def write(folder: Path, day: str, rows: int, user: str = "ann") -> None:
     frame.with_columns(at=pl.Series(times, dtype=pl.String)).write_parquet(folder / f"{day}.parquet")
 
 
+@pytest.mark.slow
 def test_a_day_is_accounted_for_over_all_attempts(
     no_bus: Settings, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:

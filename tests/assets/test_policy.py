@@ -14,6 +14,7 @@ from pipelines.sources.files import ColumnMapping
 from tests.assets.running import materialize, metadata
 
 
+@pytest.mark.slow
 def test_a_policy_is_activated_and_everything_is_rescored(
     instance: dg.DagsterInstance, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -27,7 +28,7 @@ def test_a_policy_is_activated_and_everything_is_rescored(
     with caplog.at_level(logging.INFO, "pipelines.reputation.derive"):
         rescored = metadata(materialize(karmalake, instance, [reputation], run_config=chosen), reputation)
     assert rescored["policy"].startswith("ride-hailing, version ")
-    assert rescored["rebuilt"] == "the policy, the SQL or the lake changed"
+    assert rescored["rebuilt"] == "the policy, its decay epoch, the SQL or the lake changed"
     assert [message for message in caplog.messages if "(8 of 8 steps)" in message]
     after = metadata(materialize(karmalake, instance, [reputation]), reputation)
     assert (after["policy"], after["rebuilt"]) == (rescored["policy"], "no")

@@ -42,9 +42,9 @@ def test_old_runs_are_deleted_except_latest_materializations(tmp_path: Path) -> 
         forget(instance, succeeded_days=1, other_days=1)
         assert {first, last, monday, tuesday, again, failed} <= {run.run_id for run in instance.get_runs()}
         forget(instance, succeeded_days=0, other_days=1)
-        kept = {run.run_id for run in instance.get_runs()}
-        assert kept >= {last, tuesday, again, failed}
-        assert kept.isdisjoint({first, monday})
+        remaining = {run.run_id for run in instance.get_runs()}
+        assert remaining >= {last, tuesday, again, failed}
+        assert remaining.isdisjoint({first, monday})
         assert instance.get_materialized_partitions(by_day.key) == {"monday", "tuesday"}
         event = instance.get_latest_materialization_event(whole.key)
         assert event is not None

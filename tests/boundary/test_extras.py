@@ -1,4 +1,4 @@
-"""The core installs what `karmalake stream` needs; each extra is asked for by name where its packages are missing."""
+"""The core installs what `karmalake stream` needs; if packages of an extra are missing, the error names the extra."""
 
 import ast
 import importlib
@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-import pipelines
+import karmalake
 from pipelines.boundary.extras import EXTRAS, extra
 from pipelines.cli.dashboard import dashboard
 from pipelines.cli.relay import relay
@@ -27,6 +27,7 @@ from pipelines.errors import ConfigurationError
 from pipelines.lake.stores import register_s3
 from pipelines.local import binaries
 from pipelines.reputation.engines import load_engine
+from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
 
 _PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -45,9 +46,10 @@ _OPTIONAL = {
     "pipelines/reputation/spark/": "spark",
 }
 """Files whose callers ask for the extra."""
-_BROUGHT = {
+_INDIRECT = {
     "dashboard": {"starlette", "uvicorn"},
     "notebooks": {"IPython"},
+    "spark": {"py4j"},
     "sqs": {"botocore"},
     "contract": {"antlr4"},
 }
@@ -72,12 +74,12 @@ _ENTRIES: list[tuple[str, Callable[[], Any]]] = [
     ("dagster", lambda: importlib.import_module("assets")),
     ("dashboard", dashboard),
     ("mysql", lambda: _enter("mysql://u:p@127.0.0.1:1/x")),
-    ("notebooks", lambda: pipelines.load_ipython_extension(None)),
+    ("notebooks", lambda: karmalake.load_ipython_extension(None)),
     ("outbox", lambda: relay(database="sqlite:///x.db")),
     ("postgresql", lambda: _enter("postgresql://u:p@127.0.0.1:1/x")),
     ("rabbitmq", lambda: importlib.import_module("pipelines.ingest.rabbitmq")),
     ("s3", lambda: register_s3(duckdb.connect())),
-    ("spark", lambda: load_engine("spark")),
+    ("spark", lambda: load_engine("spark", Settings())),
     ("sqs", lambda: importlib.import_module("pipelines.ingest.sqs")),
 ]
 
@@ -86,7 +88,7 @@ _ENTRIES: list[tuple[str, Callable[[], Any]]] = [
 def test_a_missing_extra_is_asked_for_by_name(
     name: str, enter: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every door that needs an extra says in one sentence what needs it and how to install it."""
+    """Every entry point that needs an extra says in one message what needs it and how to install it."""
     for module in EXTRAS[name]:
         if not (module == "sqlalchemy" and name != "outbox"):  # a driver is missing, and SQLAlchemy is there
             _hide(module, monkeypatch)
@@ -116,7 +118,7 @@ def test_the_embedded_servers_are_asked_for() -> None:
 
 
 def test_an_error_of_ours_is_no_missing_package() -> None:
-    """A module of ours that does not exist is a defect, and stays one."""
+    """An import of a nonexistent module of our own is a defect, and raised unchanged."""
     with pytest.raises(ModuleNotFoundError), extra("s3", "a lake on S3"):
         importlib.import_module("pipelines.no_such_module")
 
@@ -130,21 +132,25 @@ def test_the_extras_are_those_of_the_package() -> None:
     assert not optional & {_name(line) for line in _PROJECT["dependencies"]}
 
 
+@pytest.mark.slow
 def test_every_import_is_declared() -> None:
-    """What a module imports is in the core or in the extra that its callers, or the import itself, ask for."""
+    """A module's imports are in the core, or in the extra that its callers or the import itself require."""
     core = {_name(line) for line in _PROJECT["dependencies"]}
-    brought = packages_distributions()
+    distributions = packages_distributions()
     for path in [*(REPOSITORY / "pipelines").rglob("*.py"), *(REPOSITORY / "assets").rglob("*.py")]:
         name = path.relative_to(REPOSITORY).as_posix()
-        asked = {extra for prefix, extra in _OPTIONAL.items() if name.startswith(prefix)}
+        required = {extra for prefix, extra in _OPTIONAL.items() if name.startswith(prefix)}
         for module, within in _third_party(ast.parse(path.read_text(encoding="utf-8"))):
-            declared = {each for one in {*asked, *within} for each in (*EXTRAS[one], *_BROUGHT.get(one, ()))}
-            known = module in _TRANSITIVE or core & {_name(each) for each in brought.get(module, [])}
-            assert known or module in declared, f"{name} imports {module}, which neither the core nor {asked} declares"
+            declared = {each for one in {*required, *within} for each in (*EXTRAS[one], *_INDIRECT.get(one, ()))}
+            known = module in _TRANSITIVE or core & {_name(each) for each in distributions.get(module, [])}
+            assert known or module in declared, (
+                f"{name} imports {module}, which neither the core nor {required} declares"
+            )
 
 
+@pytest.mark.slow
 def test_starting_imports_only_the_core() -> None:
-    """What the command line and `stream` import before they do anything is no optional module."""
+    """The imports of the command line and of `stream` at start-up need no extra."""
     for start in ("pipelines.cli.app", "pipelines.stream", "pipelines.drain", "pipelines.refresh"):
         for module in _reachable(start, set()):
             file = _file(module)
@@ -158,7 +164,7 @@ def _outside_an_extra(file: Path) -> bool:
 
 
 def _reachable(module: str, found: set[str]) -> set[str]:
-    """Return the modules of ours that importing `module` imports."""
+    """Return our own modules that importing `module` imports."""
     file = _file(module)
     if module in found or file is None:
         return found
@@ -208,5 +214,5 @@ def _name(requirement: str) -> str:
 
 
 def test_all_packages_of_extras_are_here() -> None:
-    """The tests have every extra: a module of the table that no package has would never be missed."""
+    """The tests run with every extra: a wrong module name in the table would go unnoticed otherwise."""
     assert [module for modules in EXTRAS.values() for module in modules if find_spec(module) is None] == []

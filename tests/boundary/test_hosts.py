@@ -46,6 +46,8 @@ def test_a_host(host: str | None, allowed: bool) -> None:
         (None, True),
         ("http://127.0.0.1:2718", True),
         ("https://karma.example", True),
+        ("HTTPS://KARMA.EXAMPLE", True),
+        ("http://LOCALHOST:2718", False),
         ("https://other.example:8443", True),
         ("", False),
         ("null", False),
@@ -60,5 +62,10 @@ def test_a_host(host: str | None, allowed: bool) -> None:
     ],
 )
 def test_an_origin(origin: str | None, allowed: bool) -> None:
-    """A missing origin, the requested host and the given names are accepted, if the port matches."""
+    """A missing origin, the requested host and the given names are accepted, if the port matches, in any case."""
     assert is_allowed_origin(origin, "127.0.0.1:2718", NAMES) is allowed
+
+
+def test_the_case_of_a_host_does_not_matter() -> None:
+    """Host names have no case: a browser sends its own in lower case, another client may not."""
+    assert is_allowed_origin("http://karma.example:1", "Karma.Example:1", ())

@@ -22,7 +22,7 @@ _Serve = Callable[[socket.socket, Event], None]
 
 @contextmanager
 def _server(serve: _Serve) -> Generator[str]:
-    """Yield the address of a server that does `serve` with each connection, until the event that it is given is set."""
+    """Yield the address of a server that runs `serve` for each connection, with an event that is set at the end."""
     ended = Event()
     accepted: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -35,7 +35,7 @@ def _server(serve: _Serve) -> Generator[str]:
                     try:
                         serve(connection, ended)
                     except OSError:
-                        continue  # the client went away, as it should
+                        continue  # the client has closed the connection
 
         thread = Thread(target=accept)
         thread.start()
@@ -79,7 +79,7 @@ def _drip(start: bytes) -> _Serve:
     return serve
 
 
-def _say(answer: bytes) -> _Serve:
+def _respond(answer: bytes) -> _Serve:
     def serve(connection: socket.socket, _: Event) -> None:
         while connection.recv(65_536):
             connection.sendall(answer)
@@ -97,6 +97,7 @@ def _informs(connection: socket.socket, ended: Event) -> None:
         connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("serve", "scheme", "content"),
     [
@@ -136,7 +137,7 @@ def test_a_body_that_drips_is_cut_and_the_status_counts(client: HttpClient, star
 def test_a_body_is_cut_at_its_bound(client: HttpClient) -> None:
     """No more than the limit is kept, even if the declared size exceeds memory."""
     endless = _OK + b"Content-Length: 99999999999\r\n\r\n" + bytes(100_000)
-    with _server(_say(endless)) as address:
+    with _server(_respond(endless)) as address:
         answer = _get(client, f"http://{address}/", max_bytes=5_000)
     assert (answer.body, answer.truncation) == (bytes(5_000), "the answer is longer than 5000 bytes")
 
@@ -159,7 +160,7 @@ def test_a_body_that_breaks_off_is_cut(client: HttpClient) -> None:
 )
 def test_invalid_http_is_an_outage(client: HttpClient, nonsense: bytes) -> None:
     """Endless headers or an invalid status: one error, without control characters."""
-    with _server(_say(nonsense)) as address, pytest.raises(TransientError) as raised:
+    with _server(_respond(nonsense)) as address, pytest.raises(TransientError) as raised:
         _get(client, f"http://{address}/")
     assert str(raised.value).isprintable()
 
@@ -170,8 +171,8 @@ def test_nothing_is_decompressed_followed_or_remembered(client: HttpClient) -> N
     head = b"HTTP/1.1 302 Found\r\nContent-Encoding: gzip\r\nSet-Cookie: a=b\r\nLocation: http://%s/else\r\n"
 
     def serve(connection: socket.socket, _: Event) -> None:
-        while asked := connection.recv(65_536):
-            received.append(asked)
+        while request := connection.recv(65_536):
+            received.append(request)
             connection.sendall(head % address.encode() + b"Content-Length: 3\r\n\r\n\x1f\x8b\x08")
 
     with _server(serve) as address:
@@ -187,7 +188,7 @@ def test_a_connection_is_used_again(client: HttpClient) -> None:
 
     def serve(connection: socket.socket, ended: Event) -> None:
         connections.append(connection)
-        _say(_OK + b"Content-Length: 2\r\n\r\nok")(connection, ended)
+        _respond(_OK + b"Content-Length: 2\r\n\r\nok")(connection, ended)
 
     with _server(serve) as address:
         assert [_get(client, f"http://{address}/").body for _ in range(5)] == [b"ok"] * 5

@@ -23,7 +23,7 @@ _OTHER_USER = 65_534
 
 @pytest.fixture
 def umask() -> object:
-    """Restore what files of this process are made with."""
+    """Restore the umask after the test."""
     before = os.umask(0o022)
     yield
     os.umask(before)
@@ -68,7 +68,7 @@ def test_another_user_has_no_access(settings: Settings) -> None:
     drain_all(bus)
     temporary = Path(tempfile.gettempdir())
     for folder in bus.data_dir.parents:
-        if temporary in folder.parents:  # the way there is not what is tested
+        if temporary in folder.parents:  # only the data folder itself is tested
             folder.chmod(0o755)
     files = [str(path) for path in bus.data_dir.rglob("*") if path.is_file()]
     read = ["/bin/sh", "-c", 'for file; do test -r "$file" && echo "$file"; done; true', "sh", "/etc/passwd", *files]

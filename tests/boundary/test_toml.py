@@ -99,7 +99,7 @@ def test_any_file_is_read_or_refused(text: str) -> None:
             read(text)
         except (PolicyError, ConfigurationError) as error:
             refused.append(str(error))
-    assert all(said.startswith("f.toml") and len(said) < 30_000 for said in refused)
+    assert all(message.startswith("f.toml") and len(message) < 30_000 for message in refused)
 
 
 @pytest.mark.parametrize("value", _VALUES)

@@ -39,16 +39,16 @@ def test_records_are_those_of_the_client(records: Records, codec: int) -> None:
 def test_header_keys_that_are_not_utf8(records: Records, keys: list[bytes]) -> None:
     """Brokers accept them; the record is read with invalid bytes replaced, and its neighbours are unchanged."""
     headers = [(Key(key), b"1") for key in keys]
-    strange = (0, b"k", b"\xff", headers)
-    read = guarded(build([*records, strange, *records], 0, _PLACE))
+    record = (0, b"k", b"\xff", headers)
+    read = guarded(build([*records, record, *records], 0, _PLACE))
     assert _seen(read)[: len(records)] == _seen(list(DefaultRecordBatch(build(records, 0, _PLACE))))
-    assert [(r.key, r.value) for r in read] == [(k, v) for _, k, v, _ in [*records, strange, *records]]
+    assert [(r.key, r.value) for r in read] == [(k, v) for _, k, v, _ in [*records, record, *records]]
     key_of_value = dict(zip(keys, (key for key, _ in read[len(records)].headers), strict=True))
     assert all(text.encode() == key or "\ufffd" in text for key, text in key_of_value.items())
 
 
 class Key(str):
-    """A key of other bytes than a text may have."""
+    """A header key whose bytes are not UTF-8."""
 
     __slots__ = ("content",)
 
@@ -70,6 +70,7 @@ def test_an_oversized_batch_is_one_record_without_a_value(codec: int, monkeypatc
     assert [(r.offset, r.value) for r in read] == [(10, b"calm"), (21, None), (30, b"after")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", [1, 3, 4])
 def test_decompression_memory_is_bounded(codec: int) -> None:
     """Memory grows by the limit, not by the decompressed size."""
@@ -149,10 +150,10 @@ def test_invalid_messages_of_old_formats(records: Records, magic: int, codec: in
             : len(data) - at
         ]
     sealed = _sealed(bytes(data[: 12 + int.from_bytes(data[8:12], "big")]))
-    seen = [(r.offset, r.key, r.value) for r in guarded(sealed)]
+    records_read = [(r.offset, r.key, r.value) for r in guarded(sealed)]
     columns = to_columns(polled(sealed), {3: 0}, "id")
     rows = zip(*(columns.records[name].to_pylist() for name in ("offset", "key", "value")), strict=True)
-    assert seen == [*rows, *((offset, None, None) for offset in columns.unreadable["offset"].to_pylist())]
+    assert records_read == [*rows, *((offset, None, None) for offset in columns.unreadable["offset"].to_pylist())]
 
 
 def test_an_oversized_message_set_is_one_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,8 +86,8 @@ def clock_jumps(world: World) -> None:
     with world.beside(task, world.settings) as stream:
         for _ in range(_WAVES):
             world.send(records := world.fresh(_EVENTS))
-            has_come = partial(has_all, world.settings, records)
-            world.await_with(stream, "a stream whose clock jumps to commit", has_come)
+            is_committed = partial(has_all, world.settings, records)
+            world.await_with(stream, "a stream whose clock jumps to commit", is_committed)
             _await_served(world, stream, world.settings)
 
 
@@ -160,8 +160,8 @@ def _send_remote(world: World) -> list[Record]:
 def _follow(world: World, stream: BaseProcess) -> None:
     """Send to the lake on the object store until its stream has committed and published it."""
     records = _send_remote(world)
-    has_come = partial(exists_with_all, world.remote, records)
-    world.await_with(stream, "a stream on an object store to commit", has_come)
+    is_committed = partial(exists_with_all, world.remote, records)
+    world.await_with(stream, "a stream on an object store to commit", is_committed)
     _await_served(world, stream, world.remote)
 
 

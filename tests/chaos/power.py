@@ -19,10 +19,10 @@ from typing import Any
 
 _JOURNAL = "journal"
 _TEARS: tuple[Callable[[bytes], bytes], ...] = (
-    lambda whole: whole,
+    lambda content: content,
     lambda _: b"",
-    lambda whole: bytes(len(whole)),
-    lambda whole: whole[: len(whole) // 2],
+    lambda content: bytes(len(content)),
+    lambda content: content[: len(content) // 2],
 )
 
 
@@ -140,15 +140,15 @@ class _Loss:
             self._bring_back(path, before)
 
     def _bring_back(self, path: Path, inode: int) -> None:
-        kept = self.shadow / str(inode)
-        if kept.exists():  # folders have no link
-            os.link(kept, path)
+        saved = self.shadow / str(inode)
+        if saved.exists():  # folders have no link
+            os.link(saved, path)
             self.fates["names brought back"] += 1
 
     def _tear(self, path: Path) -> None:
-        whole = path.read_bytes()
+        content = path.read_bytes()
         path.unlink()  # its other names are torn separately
-        path.write_bytes(self.rng.choice(_TEARS)(whole))
+        path.write_bytes(self.rng.choice(_TEARS)(content))
         self.fates["files torn or intact"] += 1
 
 

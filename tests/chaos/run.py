@@ -65,11 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("minutes", type=float, nargs="?", default=30.0)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
-    asked = parser.parse_args(arguments)
-    print_line(f"seed {asked.seed}")
-    seconds = 60 * asked.minutes
+    options = parser.parse_args(arguments)
+    print_line(f"seed {options.seed}")
+    seconds = 60 * options.minutes
     outage = _OUTAGE_SECONDS if seconds >= _LONG_RUN_SECONDS else _SHORT_OUTAGE_SECONDS
-    rng = random.Random(asked.seed)  # noqa: S311 - no secret
+    rng = random.Random(options.seed)  # noqa: S311 - no secret
     with (
         tempfile.TemporaryDirectory(prefix="karmalake-chaos-", ignore_cleanup_errors=True) as folder,
         open_world(Path(folder), rng, outage) as world,

@@ -74,9 +74,11 @@ def test_codes_are_distinct_and_stable() -> None:
         "KL-INTERRUPTED": 130,
     }
     assert len({status.exit_code for status in exit_statuses()}) == len(exit_statuses())
-    ours = [kind for kind in vars(errors_module).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    assert set(ours) == set(_CLASSES)
-    assert all("code" in vars(kind) and "exit_code" in vars(kind) for kind in ours)
+    error_classes = [
+        kind for kind in vars(errors_module).values() if isinstance(kind, type) and issubclass(kind, Exception)
+    ]
+    assert set(error_classes) == set(_CLASSES)
+    assert all("code" in vars(kind) and "exit_code" in vars(kind) for kind in error_classes)
 
 
 def test_the_page_has_a_section_and_a_row_for_each_code() -> None:
@@ -103,6 +105,7 @@ def test_the_documented_supervisor_restarts_transient_errors() -> None:
     assert [*map(int, named[1].split())] == [status.exit_code for status in exit_statuses() if not status.transient]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", _CLASSES, ids=lambda kind: kind.__name__)
 def test_each_error_class_has_its_exit_code(run: Run, kind: type[KarmalakeError]) -> None:
     """The process exits with the code of the class; the message starts with the error code and ends with a hint."""
@@ -111,6 +114,7 @@ def test_each_error_class_has_its_exit_code(run: Run, kind: type[KarmalakeError]
     assert done.stderr == f"error {kind.code}: what happened\n       see karmalake errors {kind.code}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("raised", "status"),
     [
@@ -129,6 +133,7 @@ def test_foreign_exceptions_have_a_code(run: Run, raised: str, status: errors_mo
     assert ("Traceback" in done.stderr) == (status is DEFECT)
 
 
+@pytest.mark.slow
 def test_real_errors_have_the_codes_of_their_classes(run: Run, tmp_path: Path) -> None:
     """Real errors, one per class, without injection; none prints a traceback."""
     (tmp_path / "events.csv").write_text("u,t\na,2024-01-01\n")
@@ -151,6 +156,7 @@ def test_real_errors_have_the_codes_of_their_classes(run: Run, tmp_path: Path) -
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_torn_lake_has_its_exit_code(run: Run, tmp_path: Path) -> None:
     """A torn log entry below others is corruption; a retry does not help."""
     for day in (1, 2, 3):
@@ -161,6 +167,7 @@ def test_a_torn_lake_has_its_exit_code(run: Run, tmp_path: Path) -> None:
     assert _result(run("refresh")) == (82, ["KL-CORRUPTION"])
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_not_an_error(run: Run, tmp_path: Path) -> None:
     """`| head` ends any output silently, with the exit code of shells; a full disk is reported."""
     (tmp_path / "events.csv").write_text("u,t\na,2024-01-01\n")
@@ -170,8 +177,8 @@ def test_a_closed_pipe_is_not_an_error(run: Run, tmp_path: Path) -> None:
         os.close(read_end)
         assert _with_output(command, write_end, tmp_path) == (128 + signal.SIGPIPE, "")
         if Path("/dev/full").exists() and command != ["--help"]:
-            code, told = _with_output(command, os.open("/dev/full", os.O_WRONLY), tmp_path)
-            assert (code, told.partition(":")[0]) == (74, "error KL-IO")
+            code, error = _with_output(command, os.open("/dev/full", os.O_WRONLY), tmp_path)
+            assert (code, error.partition(":")[0]) == (74, "error KL-IO")
 
 
 def _with_output(command: list[str], output: int, folder: Path) -> tuple[int, str]:
@@ -183,6 +190,7 @@ def _with_output(command: list[str], output: int, folder: Path) -> tuple[int, st
     return done.returncode, done.stderr
 
 
+@pytest.mark.slow
 def test_closed_standard_streams_corrupt_no_lake_file(tmp_path: Path) -> None:
     """With `>&- 2>&-` a command works: no file that it opens becomes standard output."""
     (tmp_path / "events.csv").write_text("u,t\na,2024-01-01\n")
@@ -195,13 +203,14 @@ def test_closed_standard_streams_corrupt_no_lake_file(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_the_command_errors_explains_each_code(run: Run) -> None:
     """By error code or exit code; an unknown one is a usage error; without one, all are listed."""
     listed = run("errors").stdout
     for status in exit_statuses():
         assert re.search(rf"^{status.exit_code} +{status.code} ", listed, re.MULTILINE)
-    for given in ("KL-LOST-RECORDS", "kl-lost-records", "81"):
-        assert "karmalake drain --accept-loss" in run("errors", given).stdout
+    for argument in ("KL-LOST-RECORDS", "kl-lost-records", "81"):
+        assert "karmalake drain --accept-loss" in run("errors", argument).stdout
     assert _result(run("errors", "KL-NONE")) == (2, ["KL-USAGE"])
 
 

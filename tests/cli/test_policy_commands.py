@@ -107,6 +107,7 @@ def ledger(answer: Answer) -> list[dict[str, object]]:
     return [json.loads(line) for line in answer.out.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["votes", "default", "decayed-karma", "stackexchange-2018"])
 def test_the_explanation_ends_with_the_score(run: Run, rules: str, policy: str) -> None:
     """For every user and policy, the sum of `earned` and the last running score equal the score of `scores`."""
@@ -186,6 +187,7 @@ def test_contradicting_options_are_refused(run: Run, options: list[str], message
     assert message in answer.err
 
 
+@pytest.mark.slow
 def test_known_at_selects_by_commit_time(run: Run, rules: str) -> None:
     """Before the first commit no user has a score, whatever the event times."""
     early, late = ["--known-at", "2026-03-20"], ["--known-at", "2999-01-01"]
@@ -229,7 +231,7 @@ actions.Up.points = 2
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "message"),
     [
         (RULES.replace("points = 10", "point = 10"), 13, r"actions\.Up\.point: .*did you mean 'points'"),
         (RULES.replace("[30]", "[-30]"), 4, r"windows_days.*greater than or equal to 1, not -30"),
@@ -240,7 +242,7 @@ actions.Up.points = 2
     ],
     ids=["unknown key", "negative window", "two versions of one date", "unknown action", "cap without period", "TOML"],
 )
-def test_a_policy_error_names_file_and_line(run: Run, tmp_path: Path, text: str, line: int, said: str) -> None:
+def test_a_policy_error_names_file_and_line(run: Run, tmp_path: Path, text: str, line: int, message: str) -> None:
     """The message starts with file and line, and ends with a fix."""
     path = tmp_path / "mine.toml"
     path.write_text(text, encoding="utf-8")
@@ -248,7 +250,7 @@ def test_a_policy_error_names_file_and_line(run: Run, tmp_path: Path, text: str,
     assert (answer.code, answer.out) == (80, "")
     assert str(path) in answer.err
     assert f"{path}:{line}: " in answer.err or f"line {line}" in answer.err
-    assert re.search(said, answer.err)
+    assert re.search(message, answer.err)
 
 
 def test_a_missing_policy_is_an_error(run: Run) -> None:
@@ -271,8 +273,10 @@ def test_a_policy_compared_with_itself_changes_nothing(run: Run, rules: str) -> 
 def test_a_diff_shows_gains_losses_and_ranks(run: Run, rules: str, tmp_path: Path) -> None:
     """Without the cap max gains, with penalties for rides bob loses; CSV has one row per user."""
     other = tmp_path / "other.toml"
-    richer = RULES.replace("maximum = 25", "maximum = 90").replace("start = 1, floor = 1", "start = 0, floor = -5")
-    other.write_text(richer + "\n[actions.DriverRated]\npoints = -3\n", encoding="utf-8")
+    changed_rules = RULES.replace("maximum = 25", "maximum = 90").replace(
+        "start = 1, floor = 1", "start = 0, floor = -5"
+    )
+    other.write_text(changed_rules + "\n[actions.DriverRated]\npoints = -3\n", encoding="utf-8")
     answer = run("policy", "diff", rules, str(other), "--as-of", "2026-03-12")
     assert re.findall(r"^(gain|lose|unchanged) +(\d+)", answer.out, re.MULTILINE) == [
         *(("gain", "2"), ("lose", "1"), ("unchanged", "0"))

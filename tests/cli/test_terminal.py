@@ -96,6 +96,7 @@ NOT_RUN = {
     "demo": "simulates events of its own",
     "simulate": "simulates events of its own",
     "stream": "prints what drain, refresh and publish print, and ends with a signal",
+    "ingest": "prints what drain prints, and ends with a signal",
     "relay": "prints counts, and needs a database",
     "dashboard": "prints its address; the page is tests/dashboard",
     "local start": "prints what local status prints",
@@ -151,14 +152,14 @@ def world(bus: Settings, tmp_path: Path) -> tuple[dict[str, str], dict[str, str]
         "place": f"{bus.kafka.topic}-0@0",
     }
     assert bus.redis.url is not None
-    ours = {
+    variables = {
         "KARMALAKE_REDIS_URL": bus.redis.url.get_secret_value(),
         "KARMALAKE_REDIS_PREFIX": bus.redis.prefix,
         "KARMALAKE_REDIS_LEADERBOARDS": "all_time",
         "TERM": "dumb",  # our own colours would be escape sequences, too
         "COLUMNS": "200",
     }
-    return environment(bus) | ours, places
+    return environment(bus) | variables, places
 
 
 _POLICY = """
@@ -205,11 +206,13 @@ for number, arguments in enumerate(json.loads(open(sys.argv[1]).read())):
 def _terminal_output(runs: list[list[str]], environment: dict[str, str], folder: Path) -> str:
     """Return the output of the commands on a terminal, run one after another in one process."""
     (folder / "runs.json").write_text(json.dumps(runs))
-    controller, theirs = pty.openpty()
+    controller, terminal = pty.openpty()
     program = [sys.executable, "-c", _DRIVER, str(folder / "runs.json"), _MARK]
     output: list[bytes] = []
-    with subprocess.Popen(program, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder) as process:
-        os.close(theirs)
+    with subprocess.Popen(
+        program, env=environment, stdin=terminal, stdout=terminal, stderr=terminal, cwd=folder
+    ) as process:
+        os.close(terminal)
         try:
             while data := _read(controller):
                 output.append(data)
@@ -281,10 +284,10 @@ def test_pipes_and_files_keep_the_exact_values(
     guarded = {user: f"'{user}" if user[0] in "=+-@\t\r\n" else user for user in HOSTILE}
     assert sorted(cells["user_id"]) == sorted(guarded.values())
     assert '\'=HYPERLINK("https://evil.example")' in set(cells["user_id"])
-    made = tmp_path / "rows.csv"
-    output("csv", "--output", str(made))
-    assert made.read_bytes() == output("csv")
-    assert made.stat().st_mode & 0o777 == 0o600
+    file = tmp_path / "rows.csv"
+    output("csv", "--output", str(file))
+    assert file.read_bytes() == output("csv")
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_numbers_stay_numbers_in_a_spreadsheet(tmp_path: Path) -> None:

@@ -14,16 +14,16 @@ class Registry:
     """The schemas by id or GUID, the requests so far, and an optional response to all requests."""
 
     schemas: dict[int | str, dict[str, Any]] = field(default_factory=dict[int | str, dict[str, Any]])
-    asked: list[str] = field(default_factory=list[str])
+    requests: list[str] = field(default_factory=list[str])
     authorizations: list[str | None] = field(default_factory=list[str | None])
     connections: int = 0
-    instead: tuple[int, dict[str, str], bytes] | None = None
+    forced_response: tuple[int, dict[str, str], bytes] | None = None
     """Status, headers and body."""
     resolved: dict[int | str, dict[str, Any]] = field(default_factory=dict[int | str, dict[str, Any]])
     """The response to requests for resolved references."""
-    unresolved: tuple[int, dict[str, str], bytes] | None = None
+    unresolved_response: tuple[int, dict[str, str], bytes] | None = None
     """Status, headers and body if references cannot be resolved."""
-    knows_guids: bool = True
+    supports_guids: bool = True
     port: int = 0
 
     @property
@@ -33,15 +33,15 @@ class Registry:
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Return status, headers and body."""
-        if self.instead:
-            return self.instead
+        if self.forced_response:
+            return self.forced_response
         path, _, query = path.partition("?")
-        if query and self.unresolved:
-            return self.unresolved
+        if query and self.unresolved_response:
+            return self.unresolved_response
         _, _, space, name = path.rsplit("/", 3)
         if name == "types":
             return 200, {}, b'["AVRO", "JSON", "PROTOBUF"]'
-        if space == "guids" and not self.knows_guids:
+        if space == "guids" and not self.supports_guids:
             return 404, {}, b'{"error_code": 404, "message": "HTTP 404 Not Found"}'
         known = self.schemas | self.resolved if query == "format=resolved" else self.schemas
         found = known.get(name if space == "guids" else int(name))
@@ -63,7 +63,7 @@ def running_registry() -> Generator[Registry]:
             registry.connections += 1
 
         def do_GET(self) -> None:
-            registry.asked.append(self.path)
+            registry.requests.append(self.path)
             registry.authorizations.append(self.headers.get("Authorization"))
             status, headers, body = registry.answer(self.path)
             self.send_response(status)
@@ -73,7 +73,7 @@ def running_registry() -> Generator[Registry]:
             try:
                 self.wfile.write(body)
             except ConnectionError:
-                self.close_connection = True  # the reader had enough
+                self.close_connection = True  # the client has closed the connection
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as it is called there
             """Log nothing."""

@@ -73,7 +73,7 @@ def _schema(**types: Any) -> str:
     ids=["own", "added", "nullable", "bytes", "nested", "unions", "enum", "uuid"],
 )
 def test_fields_are_found_by_name(types: dict[str, Any], values: dict[str, Any]) -> None:
-    """Whatever else a writer has, and however it types a field that still is a text: the event is the same."""
+    """The event is the same whatever fields a writer adds and however it types a field that is still text."""
     schema = _schema(**types)
     parsed = parse_avro(_values(to_avro(schema, _ROW | values)), schema)
     assert parsed.errors == {}
@@ -81,19 +81,19 @@ def test_fields_are_found_by_name(types: dict[str, Any], values: dict[str, Any])
     assert row == _READ | {name: value for name, value in values.items() if name in _READ}
 
 
-@pytest.mark.parametrize(("unit", "kept"), [("millis", 123_000), ("micros", 123_456), ("nanos", 123_456)])
-def test_times_of_any_unit(unit: str, kept: int) -> None:
+@pytest.mark.parametrize(("unit", "microsecond"), [("millis", 123_000), ("micros", 123_456), ("nanos", 123_456)])
+def test_times_of_any_unit(unit: str, microsecond: int) -> None:
     """The logical type defines the unit; times are truncated to microseconds."""
     schema = _schema(timestamp={"type": "long", "logicalType": f"timestamp-{unit}"})
     count = int((_TIME - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
-    written = {"millis": count // 1_000, "micros": count, "nanos": count * 1_000 + 999}[unit]
+    timestamp = {"millis": count // 1_000, "micros": count, "nanos": count * 1_000 + 999}[unit]
     plain = _schema(timestamp="long")
-    parsed = parse_avro(_values(to_avro(plain, _ROW | {"timestamp": written})), schema)
-    assert parsed.events["event_time"].to_pylist() == [_TIME.replace(microsecond=kept)]
+    parsed = parse_avro(_values(to_avro(plain, _ROW | {"timestamp": timestamp})), schema)
+    assert parsed.events["event_time"].to_pylist() == [_TIME.replace(microsecond=microsecond)]
 
 
 def test_absent_fields_are_empty() -> None:
-    """A retired field is absent: a text empty, a time null, the metadata without entries; so is a null."""
+    """An absent or null field is empty: text is empty, a time is null, metadata has no entries."""
     schema = _schema(metadata=None, user_id=None, timestamp=None)
     parsed = parse_avro(_values(to_avro(schema, _ROW)), schema)
     assert parsed.events.to_pylist() == [_READ | {"user_id": "", "event_time": None, "metadata": []}]
@@ -103,7 +103,7 @@ def test_absent_fields_are_empty() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schema", "sentence"),
+    ("schema", "message"),
     [
         (_schema(event_id="long"), 'its event_id is "long", not enum or string'),
         (_schema(timestamp="long"), 'its timestamp is "long", not timestamp-'),
@@ -114,12 +114,12 @@ def test_absent_fields_are_empty() -> None:
         (_schema(event_id=None), "it has no field event_id"),
     ],
 )
-def test_a_schema_that_holds_no_events(schema: str, sentence: str) -> None:
+def test_a_schema_that_holds_no_events(schema: str, message: str) -> None:
     """Its values are rejected with the error in the schema, and never misinterpreted."""
     parsed = parse_avro(_values(b"\x00", b"\x02a"), schema)
     assert len(parsed.events) == 2
     assert [problem.reason for problem in parsed.errors.values()] == [Reason.UNDECODABLE] * 2
-    assert sentence in parsed.errors[0].detail
+    assert message in parsed.errors[0].detail
 
 
 @pytest.mark.parametrize("in_bulk", [True, False])

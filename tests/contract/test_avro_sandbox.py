@@ -90,22 +90,23 @@ _POISON = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "good", "bad", "sentence"), _POISON)
-def test_a_value_that_ends_or_stalls_its_decoder(kind: Any, good: Any, bad: bytes, sentence: str) -> None:
-    """It is a dead letter with its effect as the detail; every other value of its schema is an event."""
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "good", "bad", "message"), _POISON)
+def test_a_value_that_ends_or_stalls_its_decoder(kind: Any, good: Any, bad: bytes, message: str) -> None:
+    """It is a dead letter whose detail names the effect; every other value of its schema is an event."""
     schema = _schema(extra=kind)
     value = to_avro(schema, _ROW | {"extra": good})
     values = [value, _OWN + bad, value, value, _OWN + bad, _OWN + bad, value]
     parsed = parse_avro(pa.array(values, pa.binary()), schema)
     assert sorted(parsed.errors) == [1, 4, 5]
     assert {problem.reason for problem in parsed.errors.values()} == {Reason.UNDECODABLE}
-    assert all(sentence in problem.detail for problem in parsed.errors.values())
+    assert all(message in problem.detail for problem in parsed.errors.values())
     found = parsed.events.to_pylist()
     assert [found[row] for row in (0, 2, 3, 6)] == [_READ] * 4
 
 
 def test_a_process_that_is_killed_from_outside_costs_no_event() -> None:
-    """A value that was being decoded when the process was killed from outside is decoded by the next one."""
+    """If the process is killed from outside while it decodes a value, the next process decodes that value."""
     schema = _schema(extra="bytes")
     value = to_avro(schema, _ROW | {"extra": b"x"})
     assert parse_avro(pa.array([value], pa.binary()), schema).errors == {}
@@ -137,6 +138,7 @@ def test_a_call_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_avro(pa.array([good], pa.binary()), schema).errors == {}
 
 
+@pytest.mark.slow
 def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
     """A parent that is killed leaves no orphan."""
     code = (
@@ -174,7 +176,7 @@ def _nested(levels: int) -> str:
 
 
 def _doubling(levels: int) -> Any:
-    """Return a type that is 2^levels fields wide once its names are followed."""
+    """Return a type that is 2^levels fields wide once its names are resolved."""
     kind: Any = _record("D0", a="long", b="long")
     for level in range(1, levels):
         kind = _record(f"D{level}", a=kind, b=f"D{level - 1}")
@@ -182,7 +184,7 @@ def _doubling(levels: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("schema", "sentence"),
+    ("schema", "message"),
     [
         ("[" * 100_000, "cannot be read"),
         (_nested(50), "nested over 128 levels"),
@@ -197,17 +199,17 @@ def _doubling(levels: int) -> Any:
         ("\x00", "cannot be read"),
     ],
 )
-def test_a_schema_that_cannot_be_read(schema: str, sentence: str) -> None:
-    """Its values are dead letters whose detail is the error in the schema; nothing is raised."""
+def test_a_schema_that_cannot_be_read(schema: str, message: str) -> None:
+    """Its values are dead letters with the schema's error as the detail; nothing is raised."""
     parsed = parse_avro(pa.array([_OWN, b"", None], pa.binary()), schema)
     assert [problem.reason for problem in parsed.errors.values()] == [Reason.UNDECODABLE] * 3
-    assert sentence in parsed.errors[0].detail
+    assert message in parsed.errors[0].detail
     assert "\n" not in parsed.errors[0].detail
 
 
 @pytest.mark.parametrize("schema", [_nested(30), _schema(extra=_doubling(12)), _schema(extra=_doubling(30))])
 def test_a_schema_beyond_the_limits_of_bulk_is_decoded_in_the_sandbox(schema: str) -> None:
-    """Depth and width are bounded with names followed; what passes a bound is decoded all the same."""
+    """Depth and width are bounded after names are resolved; values of a schema beyond the bounds are still decoded."""
     assert bulk_cells_per_row(strip_annotations(json.loads(schema))) is None
     value = _OWN + b"\x00" * 5_000
     parsed = parse_avro(pa.array([value, _OWN], pa.binary()), schema)
@@ -216,7 +218,7 @@ def test_a_schema_beyond_the_limits_of_bulk_is_decoded_in_the_sandbox(schema: st
 
 
 def test_large_values_of_any_schema_are_decoded_in_the_sandbox() -> None:
-    """A value larger than all that is decoded together in this process is still what it is."""
+    """A value larger than the limit of decoding in this process is decoded correctly."""
     large = to_avro(OWN_SCHEMA, _ROW | {"metadata": {"rating": "5" * 5_000_000}})
     parsed = parse_avro(pa.array([_OWN, large, _OWN], pa.binary()), OWN_SCHEMA)
     assert parsed.errors == {}
@@ -226,15 +228,16 @@ def test_large_values_of_any_schema_are_decoded_in_the_sandbox() -> None:
 @pytest.mark.parametrize("unit", ["millis", "micros", "nanos"])
 @pytest.mark.parametrize("extra", ["long", "bytes"])
 def test_times_out_of_range_affect_no_other_value(unit: str, extra: str) -> None:
-    """The ends of 64 bits, in every unit and on both ways of decoding: an error or a far time, and nothing raised."""
+    """Both ends of 64 bits, in every unit and both decoders: an error or a distant time, and nothing is raised."""
     timestamp = {"type": "long", "logicalType": f"timestamp-{unit}"}
     schema = json.loads(_schema(extra=extra))
     schema["fields"][3] = {"name": "timestamp", "type": timestamp}
     plain = json.loads(_schema(extra=extra))
     plain["fields"][3] = {"name": "timestamp", "type": "long"}
-    rest = {"extra": 1 if extra == "long" else b""}
+    extra_field = {"extra": 1 if extra == "long" else b""}
     values = [
-        to_avro(json.dumps(plain), _ROW | rest | {"timestamp": count}) for count in (0, 2**63 - 1, -(2**63), 1_000_000)
+        to_avro(json.dumps(plain), _ROW | extra_field | {"timestamp": count})
+        for count in (0, 2**63 - 1, -(2**63), 1_000_000)
     ]
     parsed = parse_avro(pa.array(values, pa.binary()), json.dumps(schema))
     assert set(parsed.errors) <= {1, 2}
@@ -243,7 +246,7 @@ def test_times_out_of_range_affect_no_other_value(unit: str, extra: str) -> None
 
 
 def test_an_interrupted_call_leaves_no_responses_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C between two answers: the next call gets the answers to its own values (`nothing-lost`)."""
+    """After Ctrl-C between two responses, the next call gets the responses to its own values (`nothing-lost`)."""
     values = [to_avro(OWN_SCHEMA, _row(number)) for number in range(6)]
     answer = avro_sandbox._Process._receive
     answered: list[None] = []
@@ -269,7 +272,7 @@ def _row(number: int) -> dict[str, Any]:
 
 
 def test_an_invalid_schema_leaves_no_responses_to_the_next_call() -> None:
-    """Its values are not answered: they would pass for values of the next call (`nothing-lost`)."""
+    """Its values get no response: the next call would take it for one to its own values (`nothing-lost`)."""
     values = [to_avro(OWN_SCHEMA, _row(number)) for number in range(4)]
     assert decode_sandboxed(OWN_SCHEMA, ["event_id"], values[:1]) == [["e-0"]]
     decimal = {"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 9}

@@ -42,18 +42,18 @@ def test_the_contract_is_fully_compatible_with_its_releases(release: Path) -> No
 
 
 def test_every_format_has_been_released() -> None:
-    """The previous test has files to compare."""
+    """Without a release of each format the previous test would compare nothing."""
     assert {path.name for path in _RELEASES} == {"event.proto", "event.avsc", "event.json"}
 
 
-def _judge(tmp_path: Path, ending: str, old: str, new: str) -> Comparison:
+def _compare(tmp_path: Path, ending: str, old: str, new: str) -> Comparison:
     (tmp_path / f"old{ending}").write_text(old)
     (tmp_path / f"new{ending}").write_text(new)
     return compare_schemas(tmp_path / f"old{ending}", tmp_path / f"new{ending}")
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "outcome", "sentence"),
+    ("before", "after", "outcome", "message"),
     [
         ("reserved 9", "string source = 6; reserved 9", "full", None),
         ("string user_id", "string whom", "full", None),
@@ -68,16 +68,16 @@ def _judge(tmp_path: Path, ending: str, old: str, new: str) -> Comparison:
         ("string user_id = 2;", "reserved 2;", "backward", "user_id: field 2 is required for an event"),
     ],
 )
-def test_protobuf(tmp_path: Path, before: str, after: str, outcome: str, sentence: str | None) -> None:
-    """A field is its number and its type; names matter only for the fields that make an event."""
+def test_protobuf(tmp_path: Path, before: str, after: str, outcome: str, message: str | None) -> None:
+    """A field is identified by number and type; names matter only for the fields of an event."""
     assert before in _PROTO
-    _assert_judged(_judge(tmp_path, ".proto", _PROTO, _PROTO.replace(before, after)), outcome, sentence)
+    _assert_comparison(_compare(tmp_path, ".proto", _PROTO, _PROTO.replace(before, after)), outcome, message)
 
 
 def test_protobuf_is_compared_in_both_directions(tmp_path: Path) -> None:
-    """A needed field that is added leaves the readers of old without trouble, and the new ones with."""
+    """A required field that is added breaks new readers of old data, but not old readers of new data."""
     old = _PROTO.replace("string user_id = 2;", "")
-    _assert_judged(_judge(tmp_path, ".proto", old, _PROTO), "forward", "user_id")
+    _assert_comparison(_compare(tmp_path, ".proto", old, _PROTO), "forward", "user_id")
 
 
 @pytest.mark.parametrize(
@@ -90,10 +90,10 @@ def test_protobuf_is_compared_in_both_directions(tmp_path: Path) -> None:
     ],
 )
 def test_avro(tmp_path: Path, fields: list[dict[str, Any]], outcome: str, message: str | None) -> None:
-    """By the resolution rules of Avro itself: defaults and promotions count."""
+    """By Avro's own resolution rules: defaults and promotions count."""
     by_name = {field["name"]: field for field in [*_AVRO["fields"], *fields]}
     new = _AVRO | {"fields": list(by_name.values())}
-    _assert_judged(_judge(tmp_path, ".avsc", json.dumps(_AVRO), json.dumps(new)), outcome, message)
+    _assert_comparison(_compare(tmp_path, ".avsc", json.dumps(_AVRO), json.dumps(new)), outcome, message)
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_avro(tmp_path: Path, fields: list[dict[str, Any]], outcome: str, messag
     ],
 )
 def test_json_schema(tmp_path: Path, changes: dict[str, Any], outcome: str, message: str | None) -> None:
-    """What is allowed may widen for new readers and narrow for old ones; what is not understood may not change."""
-    _assert_judged(_judge(tmp_path, ".json", json.dumps(_JSON), json.dumps(_JSON | changes)), outcome, message)
+    """A wider schema is safe for new readers, a narrower one for old ones; an unsupported keyword may not change."""
+    _assert_comparison(_compare(tmp_path, ".json", json.dumps(_JSON), json.dumps(_JSON | changes)), outcome, message)
 
 
 @pytest.mark.parametrize(
@@ -130,17 +130,17 @@ def test_json_schema(tmp_path: Path, changes: dict[str, Any], outcome: str, mess
 def test_an_invalid_schema(tmp_path: Path, ending: str, text: str, message: str) -> None:
     """The error names the file and the problem."""
     with pytest.raises(UsageError, match=message) as error:
-        _judge(tmp_path, ending, text, text)
+        _compare(tmp_path, ending, text, text)
     assert f"old{ending}" in str(error.value)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    """As for any other path."""
+def test_a_missing_file(tmp_path: Path) -> None:
+    """The error is that of any other missing file."""
     with pytest.raises(UsageError, match="No such file"):
         compare_schemas(tmp_path / "a.proto", tmp_path / "b.proto")
 
 
-def _assert_judged(found: Comparison, outcome: str, message: str | None) -> None:
+def _assert_comparison(found: Comparison, outcome: str, message: str | None) -> None:
     sentences = [f"{item.place}: {item.sentence}" for item in found.breaks]
     assert found.compatibility == outcome, sentences
     assert bool(sentences) == (message is not None)

@@ -20,7 +20,7 @@ _NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _DEFAULTS = ContractSettings()
-_UNTIMED = settings(deadline=None)  # the machine may be busy: time is no property of decoding
+_WITHOUT_DEADLINE = settings(deadline=None)  # the machine may be busy
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Bad:
 
     value: bytes | None
     reason: Reason
-    sentence: str
+    message: str
 
 
 def _valid(**fields: object) -> dict[str, object]:
@@ -67,78 +67,78 @@ _BAD = [
 @pytest.mark.parametrize("bad", _BAD, ids=lambda bad: bad.reason)
 def test_each_reason_has_a_detail_and_keeps_the_record(bad: Bad) -> None:
     """A rejected record keeps position, key, value and headers, and gets its reason and a detail."""
-    records = _records([_Given(_bytes(event_id="before")), _Given(bad.value), _Given(_bytes(event_id="after"))])
+    records = _records([_Input(_bytes(event_id="before")), _Input(bad.value), _Input(_bytes(event_id="after"))])
     decoded = decode(records, _DEFAULTS)
     assert decoded.events["event_id"].to_pylist() == ["before", "after"]
     (rejected,) = decoded.rejected.to_pylist()
     assert rejected["reason"] == bad.reason
-    assert bad.sentence in rejected["detail"]
+    assert bad.message in rejected["detail"]
     assert decoded.rejected.select(RECORD.names).equals(records.slice(1, 1))
 
 
 def test_every_reason_is_tried() -> None:
-    """The list above leaves out no reason but the one that needs strict_keys."""
+    """The list above has every reason except the one that requires strict_keys."""
     assert {bad.reason for bad in _BAD} == set(Reason) - {Reason.KEY_MISMATCH, Reason.UNKNOWN_SCHEMA, Reason.SKIPPED}
 
 
-@_UNTIMED
+@_WITHOUT_DEADLINE
 @given(st.lists(st.one_of(st.none(), st.integers(0, len(_BAD) - 1)), max_size=60))
-def test_neighbours_are_unharmed_in_any_mixture(mixture: list[int | None]) -> None:
-    """However valid and bad records are mixed, each one has the fate that it has alone, in its order."""
+def test_outcomes_do_not_depend_on_neighbours(mixture: list[int | None]) -> None:
+    """In any mixture of valid and invalid records, each has the outcome that it has alone, in the same order."""
     values = [_bytes(event_id=f"e-{n}") if bad is None else _BAD[bad].value for n, bad in enumerate(mixture)]
-    decoded = decode(_records([_Given(value) for value in values]), _DEFAULTS)
+    decoded = decode(_records([_Input(value) for value in values]), _DEFAULTS)
     assert decoded.events["event_id"].to_pylist() == [f"e-{n}" for n, bad in enumerate(mixture) if bad is None]
     assert decoded.rejected["reason"].to_pylist() == [_BAD[bad].reason for bad in mixture if bad is not None]
     _assert_one_fate_each(decoded, len(mixture))
 
 
-def test_a_bad_record_costs_nothing_in_a_later_chunk() -> None:
-    """Records are decoded in chunks: errors name the row of the whole batch, not of the chunk."""
+def test_errors_name_rows_of_the_batch() -> None:
+    """Records are decoded in chunks: errors name the row in the batch, not in the chunk."""
     count, places = 5_000, [0, 1_023, 1_024, 3_000, 4_999]
     good = _bytes()
-    decoded = decode(_records([_Given(b"\xff" if n in places else good) for n in range(count)]), _DEFAULTS)
+    decoded = decode(_records([_Input(b"\xff" if n in places else good) for n in range(count)]), _DEFAULTS)
     assert decoded.rejected["offset"].to_pylist() == places
     assert set(decoded.rejected["reason"].to_pylist()) == {Reason.UNDECODABLE}
     _assert_one_fate_each(decoded, count)
 
 
-@_UNTIMED
+@_WITHOUT_DEADLINE
 @given(st.lists(st.one_of(st.none(), st.binary(max_size=60)), max_size=20))
 def test_random_bytes_never_raise(values: list[bytes | None]) -> None:
-    """Whatever stands in a record, decoding ends, and the record is in exactly one of the two tables."""
-    _assert_one_fate_each(decode(_records([_Given(value) for value in values]), _DEFAULTS), len(values))
+    """For any bytes, decoding terminates, and the record is in exactly one of the two tables."""
+    _assert_one_fate_each(decode(_records([_Input(value) for value in values]), _DEFAULTS), len(values))
 
 
-@_UNTIMED
+@_WITHOUT_DEADLINE
 @given(st.binary(min_size=1, max_size=8), st.data())
 def test_damaged_events_never_raise(damage: bytes, data: st.DataObject) -> None:
-    """An event with some of its bytes overwritten is decoded or rejected, and harms no neighbour."""
+    """An event with overwritten bytes is decoded or rejected, and does not affect other records."""
     value = _bytes(metadata=[("rating", "5"), ("comment", "fine")])
     at = data.draw(st.integers(0, len(value) - 1))
     damaged = value[:at] + damage + value[at + len(damage) :]
-    decoded = decode(_records([_Given(value), _Given(damaged), _Given(value)]), _DEFAULTS)
+    decoded = decode(_records([_Input(value), _Input(damaged), _Input(value)]), _DEFAULTS)
     _assert_one_fate_each(decoded, 3)
     assert {0, 2} <= set(decoded.events["offset"].to_pylist())
 
 
-@_UNTIMED
+@_WITHOUT_DEADLINE
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 999_999_999))
 @example(round(2**64 / 1_000_000) + 1_700_000_000, 0)
 @example(-round(2**64 / 1_000_000) + 1_700_000_000, 0)
-def test_times_that_no_calendar_holds_are_rejected(seconds: int, nanos: int) -> None:
-    """A timestamp far out of range is a dead letter too; it neither overflows nor wraps into a valid time."""
-    decoded = decode(_records([_Given(_timed(seconds, nanos))]), _DEFAULTS)
+def test_times_outside_the_calendar_are_rejected(seconds: int, nanos: int) -> None:
+    """A timestamp far out of range is a dead letter; it neither overflows nor wraps to a valid time."""
+    decoded = decode(_records([_Input(_timed(seconds, nanos))]), _DEFAULTS)
     _assert_one_fate_each(decoded, 1)
     exact = seconds * 1_000_000 + nanos // 1_000
     valid = _us(_EARLIEST) <= exact <= _us(_NOON + timedelta(days=1))
     assert decoded.events["event_time"].cast(pa.int64()).to_pylist() == ([exact] if valid else [])
 
 
-@_UNTIMED
+@_WITHOUT_DEADLINE
 @given(st.integers(-(2**31), -1) | st.integers(10**9, 2**31 - 1))
-def test_nanoseconds_out_of_range_harm_no_neighbour(nanos: int) -> None:
-    """A timestamp that Protobuf itself calls invalid has one fate, and the records beside it theirs."""
-    decoded = decode(_records([_Given(_bytes()), _Given(_timed(1_700_000_000, nanos)), _Given(_bytes())]), _DEFAULTS)
+def test_nanoseconds_out_of_range_affect_no_other_record(nanos: int) -> None:
+    """A timestamp that Protobuf defines as invalid has one outcome, and other records keep theirs."""
+    decoded = decode(_records([_Input(_bytes()), _Input(_timed(1_700_000_000, nanos)), _Input(_bytes())]), _DEFAULTS)
     _assert_one_fate_each(decoded, 3)
     assert {0, 2} <= set(decoded.events["offset"].to_pylist())
 
@@ -156,25 +156,25 @@ def test_nanoseconds_out_of_range_harm_no_neighbour(nanos: int) -> None:
     ids=lambda fields: next(iter(fields)),
 )
 def test_bounds_are_inclusive(fields: dict[str, object]) -> None:
-    """What is exactly at a bound is an event."""
-    assert len(decode(_records([_Given(_bytes(**fields))]), _DEFAULTS).events) == 1
+    """A record exactly at a bound is an event."""
+    assert len(decode(_records([_Input(_bytes(**fields))]), _DEFAULTS).events) == 1
 
 
 def test_bounds_are_settings() -> None:
-    """Each bound of the contract is taken from the settings."""
+    """Each bound of the contract is a setting."""
     strict = ContractSettings(max_event_id_bytes=3, max_metadata_bytes=1, earliest=datetime(2026, 1, 1, tzinfo=UTC))
     values = [
         _bytes(event_id="e-10"),
         _bytes(event_id="e"),
         _bytes(event_id="e", metadata=[], event_time=_EARLIEST),
     ]
-    reasons = decode(_records([_Given(value) for value in values]), strict).rejected["reason"].to_pylist()
+    reasons = decode(_records([_Input(value) for value in values]), strict).rejected["reason"].to_pylist()
     assert reasons == [Reason.OVERSIZED_EVENT_ID, Reason.OVERSIZED_METADATA, Reason.TIMESTAMP_TOO_EARLY]
 
 
 _YEAR = timedelta(days=365)
 _DAY = timedelta(days=1)
-_MACHINE = "ahead of this machine's clock, 2026-03-01T12:00:00+00:00"
+_AHEAD_OF_CLOCK = "ahead of this machine's clock, 2026-03-01T12:00:00+00:00"
 
 
 @pytest.mark.parametrize(
@@ -184,24 +184,28 @@ _MACHINE = "ahead of this machine's clock, 2026-03-01T12:00:00+00:00"
         (_NOON - _YEAR, _NOON - _YEAR + _DAY, None),
         (_NOON - _YEAR, _NOON, "ahead of the record time on the bus, 2025-03-01T12:00:00+00:00."),
         (_NOON + _YEAR, _NOON + _DAY, None),
-        (_NOON + _YEAR, _NOON + _YEAR, f"{_MACHINE}; the record time 2027-03-01T12:00:00+00:00 is ahead of it too."),
+        (
+            _NOON + _YEAR,
+            _NOON + _YEAR,
+            f"{_AHEAD_OF_CLOCK}; the record time 2027-03-01T12:00:00+00:00 is ahead of it too.",
+        ),
         (None, _NOON + _DAY, None),
-        (None, _NOON + _DAY + _MICROSECOND, f"{_MACHINE}: the record has no valid record time."),
+        (None, _NOON + _DAY + _MICROSECOND, f"{_AHEAD_OF_CLOCK}: the record has no valid record time."),
     ],
 )
 def test_a_time_ahead_is_bounded_by_the_earlier_clock(
     bus_time: datetime | None, event_time: datetime, clock: str | None
 ) -> None:
-    """By the record time or by now, whichever is earlier; without a record time by now. The sentence says which."""
+    """The bound is the earlier of record time and now, or now without a record time. The detail says which."""
     value = _bytes(event_time=event_time)
-    decoded = decode(_records([_Given(value, bus_time=bus_time)]), _DEFAULTS, _NOON)
+    decoded = decode(_records([_Input(value, bus_time=bus_time)]), _DEFAULTS, _NOON)
     assert decoded.rejected["reason"].to_pylist() == ([] if clock is None else [Reason.TIMESTAMP_TOO_LATE])
     assert all(clock in detail for detail in decoded.rejected["detail"].to_pylist() if clock)
     assert decoded.events["bus_time"].to_pylist() == ([bus_time] if clock is None else [])
 
 
 @pytest.mark.parametrize(
-    ("seconds", "reason", "sentence"),
+    ("seconds", "reason", "message"),
     [
         (-62_135_596_800, None, ""),
         (-62_135_596_801, Reason.TIMESTAMP_TOO_EARLY, "-62135596801000000 us since 1970 is before 0001-01-01"),
@@ -210,27 +214,27 @@ def test_a_time_ahead_is_bounded_by_the_earlier_clock(
         (9_000_000_000_000, Reason.TIMESTAMP_TOO_LATE, "is after the year 9999"),
     ],
 )
-def test_the_years_are_bounded_whatever_is_allowed(seconds: int, reason: Reason | None, sentence: str) -> None:
-    """The widest settings let in the years 1 to 9999 and nothing beside: what is in can be sorted, filed and shown."""
+def test_years_are_bounded_under_any_settings(seconds: int, reason: Reason | None, message: str) -> None:
+    """The widest settings accept years 1 to 9999 only, so every accepted time can be sorted, stored and printed."""
     widest = ContractSettings(earliest=datetime(1, 1, 1, tzinfo=UTC), max_ahead_seconds=2**62)
-    decoded = decode(_records([_Given(_bytes()), _Given(_timed(seconds, 0))]), widest, _NOON)
+    decoded = decode(_records([_Input(_bytes()), _Input(_timed(seconds, 0))]), widest, _NOON)
     assert decoded.rejected["reason"].to_pylist() == ([] if reason is None else [reason])
-    assert all(sentence in detail for detail in decoded.rejected["detail"].to_pylist())
+    assert all(message in detail for detail in decoded.rejected["detail"].to_pylist())
     described = describe_events(decoded.events)
     assert described["days"] == tuple(sorted({time.date() for time in decoded.events["event_time"].to_pylist()}))
 
 
-def test_without_a_given_now_it_is_this_machines_clock() -> None:
-    """A record whose producer and broker are a year ahead together is rejected by the one clock that is left."""
+def test_now_defaults_to_the_clock_of_this_machine() -> None:
+    """If producer and broker are both a year ahead, this machine's clock still rejects the record."""
     ahead = datetime.now(UTC) + _YEAR
-    decoded = decode(_records([_Given(_bytes(event_time=ahead), bus_time=ahead)]), _DEFAULTS)
+    decoded = decode(_records([_Input(_bytes(event_time=ahead), bus_time=ahead)]), _DEFAULTS)
     assert decoded.rejected["reason"].to_pylist() == [Reason.TIMESTAMP_TOO_LATE]
 
 
-def test_columns_are_the_events() -> None:
-    """An event keeps every field exactly, its time cut to whole microseconds, beside its place."""
+def test_events_keep_every_field() -> None:
+    """An event keeps every field exactly, with its time truncated to microseconds, and its position."""
     value = _timed(1_700_000_000, 123_456_789, event_id="e-ü", metadata={"k": "v", "": "empty key"})
-    decoded = decode(_records([_Given(value, key=b"u")]), _DEFAULTS)
+    decoded = decode(_records([_Input(value, key=b"u")]), _DEFAULTS)
     (row,) = decoded.events.to_pylist()
     assert decoded.events.schema.names == [*EVENT.names, *POSITION.names]
     assert (row["event_id"], row["user_id"], row["action_type"]) == ("e-ü", "u", "A")
@@ -240,53 +244,53 @@ def test_columns_are_the_events() -> None:
 
 
 def test_a_repeated_metadata_key_keeps_the_last_value() -> None:
-    """Protobuf's rule for maps: of a key that the wire holds twice the last value counts; other rows are untouched."""
-    twice = _bytes(metadata=[("a", "1"), ("b", "2")]) + _bytes(metadata=[("a", "3")])
-    values = [_bytes(metadata=[("a", "0")]), twice, _bytes(metadata=[])]
-    decoded = decode(_records([_Given(value) for value in values]), _DEFAULTS)
+    """As Protobuf defines for maps: the last value of a repeated key counts; other rows are unchanged."""
+    repeated = _bytes(metadata=[("a", "1"), ("b", "2")]) + _bytes(metadata=[("a", "3")])
+    values = [_bytes(metadata=[("a", "0")]), repeated, _bytes(metadata=[])]
+    decoded = decode(_records([_Input(value) for value in values]), _DEFAULTS)
     found = decoded.events["metadata"].to_pylist()
     assert [sorted(entries) for entries in found] == [[("a", "0")], [("a", "3"), ("b", "2")], []]
 
 
 def test_unknown_fields_are_ignored() -> None:
-    """A producer with a newer schema is still understood: Protobuf's rule."""
-    decoded = decode(_records([_Given(_bytes() + b"\x9a\x06\x03new")]), _DEFAULTS)
+    """Events of a producer with a newer schema are decoded, as Protobuf defines."""
+    decoded = decode(_records([_Input(_bytes() + b"\x9a\x06\x03new")]), _DEFAULTS)
     assert decoded.events["event_id"].to_pylist() == ["e-1"]
 
 
 def test_a_mis_keyed_event_is_accepted_and_marked() -> None:
-    """A record whose key is missing or not its user_id is an event, and counted."""
-    given = [_Given(_bytes(), key=key) for key in (b"u-1", b"other", None)]
-    decoded = decode(_records([*given, _Given(b"\xff", key=b"x")]), _DEFAULTS)
+    """A record whose key is missing or differs from its user_id is an event, and counted as mis-keyed."""
+    inputs = [_Input(_bytes(), key=key) for key in (b"u-1", b"other", None)]
+    decoded = decode(_records([*inputs, _Input(b"\xff", key=b"x")]), _DEFAULTS)
     assert decoded.mis_keyed.to_pylist() == [False, True, True]
     assert len(decoded.events) == 3
 
 
 def test_strict_keys_reject_a_mis_keyed_event() -> None:
     """With strict_keys a wrong or missing key is a dead letter that names the user."""
-    given = [_Given(_bytes(), key=key) for key in (b"u-1", b"other", None)]
-    decoded = decode(_records(given), ContractSettings(strict_keys=True))
+    inputs = [_Input(_bytes(), key=key) for key in (b"u-1", b"other", None)]
+    decoded = decode(_records(inputs), ContractSettings(strict_keys=True))
     assert decoded.rejected["reason"].to_pylist() == [Reason.KEY_MISMATCH] * 2
     assert "'u-1'" in decoded.rejected["detail"][0].as_py()
     assert decoded.mis_keyed.to_pylist() == [False]
 
 
 def test_no_records() -> None:
-    """An empty batch gives two empty tables of the right columns."""
+    """An empty batch gives two empty tables with the right columns."""
     decoded = decode(RECORD.empty_table(), _DEFAULTS)
     assert (len(decoded.events), len(decoded.rejected), len(decoded.mis_keyed)) == (0, 0, 0)
     assert decoded.rejected.schema == REJECTED
 
 
 @dataclass(frozen=True)
-class _Given:
+class _Input:
     value: bytes | None
     key: bytes | None = b"u-1"
     headers: list[dict[str, object]] = field(default_factory=lambda: [{"key": "trace", "value": b"\x00\xff"}])
     bus_time: datetime | None = _NOON
 
 
-def _records(given: list[_Given]) -> pa.Table:
+def _records(inputs: list[_Input]) -> pa.Table:
     rows = [
         {
             "topic_id": "id",
@@ -298,7 +302,7 @@ def _records(given: list[_Given]) -> pa.Table:
             "value": record.value,
             "headers": record.headers,
         }
-        for offset, record in enumerate(given)
+        for offset, record in enumerate(inputs)
     ]
     return pa.Table.from_pylist(rows, RECORD)
 

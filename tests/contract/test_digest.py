@@ -1,4 +1,4 @@
-"""Digests: the compiled SipHash is the published one, and a payload digest stands for the whole payload."""
+"""Digests: the compiled SipHash matches the published one, and a payload digest covers the whole payload."""
 
 import random
 import struct
@@ -24,28 +24,29 @@ _PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", _PUBLISHED)
 def test_published_vectors(length: int) -> None:
-    """The compiled loop gives the vectors that the authors of SipHash publish."""
+    """The compiled loop reproduces the vectors that the authors of SipHash publish."""
     assert _compiled(_KEY, bytes(range(length))).hex() == _PUBLISHED[length]
 
 
 @pytest.mark.parametrize("length", _PUBLISHED)
-def test_naive_siphash_is_the_published_one(length: int) -> None:
-    """The oracle of the next test is right itself."""
+def test_the_naive_siphash_has_the_published_vectors(length: int) -> None:
+    """The oracle of the next test is correct itself."""
     assert _naive(_KEY, bytes(range(length))).hex() == _PUBLISHED[length]
 
 
 def test_every_length_agrees_with_a_naive_siphash() -> None:
-    """Whatever the key and the bytes, for each length from 0 to 200, the compiled loop agrees with the paper's text."""
+    """For random keys and bytes of each length from 0 to 200, the compiled loop agrees with the naive one."""
     rng = random.Random(20260301)  # noqa: S311 - reproducible, not secret
     for length in range(201):
         key, data = rng.randbytes(16), rng.randbytes(length)
         assert _compiled(key, data) == _naive(key, data), f"length {length}"
 
 
-def test_a_row_is_hashed_where_it_stands_in_its_column() -> None:
-    """The id's digest is the SipHash of its UTF-8 bytes, in sliced and chunked columns too."""
+def test_an_id_in_a_sliced_column_has_its_siphash() -> None:
+    """The digest of an id is the SipHash of its UTF-8 bytes, in sliced and chunked columns too."""
     ids = ["", "a", "üß", "x" * 100, "b"]
     events = _table([_event(event_id=event_id) for event_id in ids])
     for table in (events, pa.concat_tables([events.slice(0, 2), events.slice(2)])):
@@ -57,8 +58,8 @@ def test_a_row_is_hashed_where_it_stands_in_its_column() -> None:
 
 @settings(deadline=None)  # the first call may compile the loop
 @given(st.dictionaries(st.text(max_size=9), st.text(max_size=9), min_size=2, max_size=6), st.randoms())
-def test_order_of_the_metadata_means_nothing(metadata: dict[str, str], rng: random.Random) -> None:
-    """Two encodings of one map, which Protobuf may order as it likes, are the same payload."""
+def test_the_order_of_metadata_does_not_matter(metadata: dict[str, str], rng: random.Random) -> None:
+    """Two encodings of one map, whose order Protobuf leaves open, are the same payload."""
     entries = list(metadata.items())
     shuffled = rng.sample(entries, len(entries))
     assert _payload(metadata=entries) == _payload(metadata=shuffled)
@@ -87,17 +88,17 @@ _ENTRIES = [("a", "b"), ("c", "d")]
     ids=str,
 )
 def test_any_field_changes_the_payload(changed: dict[str, object]) -> None:
-    """A conflict is found whichever field differs, and however little; text cannot move over a border of fields."""
+    """A small difference in any field is a conflict; text moved from one field to the next is a difference."""
     assert _payload(metadata=_ENTRIES) != _payload(**{"metadata": _ENTRIES} | changed)
 
 
 def test_the_event_id_is_not_part_of_the_payload() -> None:
-    """The payload is what is compared of two events with one id."""
+    """The payload is what is compared between two events with the same id."""
     assert _payload(event_id="1") == _payload(event_id="2")
 
 
 def test_rows_do_not_depend_on_their_neighbours() -> None:
-    """A row has the digest that it has alone, wherever its metadata stands among the others'."""
+    """A row has the same digest alone and among others, wherever its metadata is stored."""
     rows = [_event(event_id=str(n), metadata=[(f"k{i}", f"v{n}") for i in range(n % 4)]) for n in range(50)]
     together = digest(_table(rows), _KEY)
     one_by_one = [digest(_table([row]), _KEY) for row in rows]
@@ -106,7 +107,7 @@ def test_rows_do_not_depend_on_their_neighbours() -> None:
 
 
 def test_a_slice_has_the_digests_of_its_rows() -> None:
-    """A part of a table, which Arrow hands over without copying it, is digested like the rows themselves."""
+    """A slice of a table, which Arrow does not copy, gives the digests of its rows."""
     events = _table([_event(event_id=str(n), metadata=[(f"k{i}", f"v{n}") for i in range(n % 4)]) for n in range(20)])
     at_once = digest(events, _KEY).payload
     for start in range(20):
@@ -114,7 +115,7 @@ def test_a_slice_has_the_digests_of_its_rows() -> None:
 
 
 def test_another_key_gives_other_digests() -> None:
-    """Without the key a producer cannot prepare two ids with one digest."""
+    """A producer cannot construct two ids with one digest without the key."""
     events = _table([_event()])
     assert digest(events, _KEY).high[0] != digest(events, bytes(16)).high[0]
 
@@ -167,10 +168,10 @@ def _naive(key: bytes, data: bytes) -> bytes:
 
 
 def _sip_rounds(v: list[int], rounds: int) -> None:
-    def add(i: int, j: int, bits: int, turn: int) -> None:
+    def add(i: int, j: int, bits: int, rotation: int) -> None:
         v[i] = (v[i] + v[j]) & _WORD
-        v[j] = _turned(v[j], bits) ^ v[i]
-        v[i] = _turned(v[i], turn)
+        v[j] = _rotated_left(v[j], bits) ^ v[i]
+        v[i] = _rotated_left(v[i], rotation)
 
     for _ in range(rounds):
         add(0, 1, 13, 32)
@@ -179,5 +180,5 @@ def _sip_rounds(v: list[int], rounds: int) -> None:
         add(2, 1, 17, 32)
 
 
-def _turned(word: int, bits: int) -> int:
+def _rotated_left(word: int, bits: int) -> int:
     return ((word << bits) | (word >> (64 - bits))) & _WORD

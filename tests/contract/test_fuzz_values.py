@@ -1,6 +1,6 @@
-"""Random bytes and damaged values of every format among good events: the good are decoded (`not-blocked`).
+"""Random bytes and damaged values of every format among valid events: the valid ones are decoded (`not-blocked`).
 
-Small and always run; `tests/fuzz` goes on by the hour.
+This short run is part of the tests; `tests/fuzz` runs for hours.
 """
 
 import json
@@ -37,17 +37,18 @@ _GOOD = {
 
 @st.composite
 def damaged(draw: st.DrawFn, value: bytes) -> bytes:
-    """Return a value with up to three pieces replaced, and sometimes cut."""
+    """Return a value with up to three parts replaced, and sometimes truncated."""
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(value)))
         value = value[:at] + draw(st.binary(max_size=4)) + value[at + draw(st.integers(0, 4)) :]
     return value[: draw(st.integers(0, len(value)))] if draw(st.booleans()) else value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", list(_GOOD))
 @given(data=st.data(), bus_time=st.none() | st.datetimes(timezones=st.just(UTC)))
 def test_any_values_among_good_ones(form: Any, data: st.DataObject, bus_time: datetime | None) -> None:
-    """Each record has one fate, the good events theirs, and what a commit says of the accepted can be said."""
+    """Each record has one outcome, valid events keep theirs, and a commit can be described from what was accepted."""
     values = data.draw(st.lists(st.none() | st.binary(max_size=40) | damaged(_GOOD[form]), max_size=6))
     at = data.draw(st.integers(0, len(values)))
     records = _records([*values[:at], _GOOD[form], *values[at:]], bus_time)
@@ -87,10 +88,10 @@ _TYPES = st.recursive(
 @settings(max_examples=60)
 @given(kind=_TYPES, tails=st.lists(st.binary(max_size=12), max_size=3), last=st.booleans())
 def test_any_schema_with_any_values(kind: Any, tails: list[bytes], last: bool) -> None:
-    """A writer's schema with a field of a random type: either none of its values is an event, or what fits it is one.
+    """A writer's schema with a field of a random type: either no value is an event, or every fitting value is one.
 
-    Zeros are a value of every type: a false, a zero, nothing, the first branch of a union, no more items. (Only a field
-    within itself without an end has none.)
+    Zeros are a value of every type: false, 0, empty, the first branch of a union, no more items. The exception is a
+    type that contains itself without end, which has no value.
     """
     schema = json.loads(OWN_SCHEMA)
     schema["fields"].insert(5 if last else 0, {"name": "extra", "type": kind})
@@ -110,7 +111,7 @@ def test_any_schema_with_any_values(kind: Any, tails: list[bytes], last: bool) -
 
 @given(schema=st.text(max_size=30) | damaged(OWN_SCHEMA.encode()).map(lambda text: text.decode(errors="replace")))
 def test_any_text_for_a_schema(schema: str) -> None:
-    """A schema that is damaged, or none, makes dead letters or is understood; nothing raises."""
+    """Values of a damaged schema, or of text that is not a schema, are dead letters or decoded; nothing is raised."""
     parsed = parse_avro(pa.array([_GOOD["avro"], b""], pa.binary()), schema)
     assert len(parsed.events) == 2
 

@@ -1,4 +1,4 @@
-"""Bulk decoding says of an event what Protobuf's own runtime says."""
+"""Bulk decoding gives the events that Protobuf's own runtime gives."""
 
 import pyarrow as pa
 from google.protobuf.message import DecodeError
@@ -22,8 +22,8 @@ def _events(draw: st.DrawFn) -> Event:
 
 
 @given(st.lists(_events(), max_size=8))
-def test_what_the_runtime_encodes_is_decoded_to_the_same_fields(events: list[Event]) -> None:
-    """Any text, empty ones too, any map, any time of the calendar cut to whole microseconds, and absent fields."""
+def test_events_of_the_runtime_are_decoded_equally(events: list[Event]) -> None:
+    """Any text, also empty, any map, absent fields, and any valid time, truncated to microseconds."""
     parsed = parse_protobuf(pa.array([event.SerializeToString() for event in events], pa.binary()))
     assert parsed.errors == {}
     for name in ("event_id", "user_id", "action_type"):
@@ -33,11 +33,11 @@ def test_what_the_runtime_encodes_is_decoded_to_the_same_fields(events: list[Eve
 
 
 @given(_events(), st.data())
-def test_what_the_runtime_decodes_is_decoded(event: Event, data: st.DataObject) -> None:
-    """However odd the bytes: nothing that Protobuf's runtime takes for an Event is rejected as undecodable.
+def test_bytes_that_the_runtime_decodes_are_decoded(event: Event, data: st.DataObject) -> None:
+    """Whatever the bytes, no value that Protobuf's runtime decodes is rejected as undecodable.
 
-    The other way round a few unknown fields are taken that the runtime refuses; of a field that is split in two, which
-    no encoder does, the later part counts.
+    The reverse differs in two cases: some unknown fields that the runtime rejects are accepted, and of a field that is
+    split in two, which no encoder writes, the later part counts.
     """
     value = bytearray(event.SerializeToString())
     for _ in range(data.draw(st.integers(1, 3))):

@@ -37,7 +37,7 @@ Headers = list[tuple[str, bytes | None]]
 
 
 def _swapped() -> str:
-    """Return our schema with user_id before event_id: bare values of it can be read by ours, wrongly."""
+    """Return our schema with user_id before event_id: our reader schema would decode its bare values incorrectly."""
     schema = json.loads(OWN_SCHEMA)
     schema["fields"][:2] = reversed(schema["fields"][:2])
     return json.dumps(schema)
@@ -65,7 +65,7 @@ _READABLE: list[Headers] = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the swapped schema by its id and its GUID, and Protobuf and JSON by ids."""
+    """Return a folder with the swapped schema under its id and its GUID, and Protobuf and JSON under ids."""
     folder = tmp_path_factory.mktemp("schemas")
     for name in ("9", str(_GUID)):
         (folder / f"{name}.avsc").write_text(_swapped())
@@ -84,7 +84,7 @@ def _parse(records: list[tuple[bytes, Headers]], **settings: Any) -> Parsed:
 @pytest.mark.parametrize("headers", _READABLE)
 @pytest.mark.parametrize("form", ["avro", "protobuf"])
 def test_the_id_in_a_header_is_read(folder: Path, headers: Headers, form: str) -> None:
-    """The writer's order of fields counts, whatever bare values are written in; the audit agrees."""
+    """The writer's order of fields counts, whatever the format of bare values; the audit agrees."""
     parsed = _parse([(_VALUE, headers)], format=form, schemas_dir=folder)
     assert parsed.errors == {}
     (event,) = parsed.events.to_pylist()
@@ -117,7 +117,7 @@ def test_the_id_in_a_header_is_read(folder: Path, headers: Headers, form: str) -
 def test_avro_is_never_read_by_a_schema_that_is_not_its_own(
     folder: Path, headers: Headers, message: str, has_folder: bool
 ) -> None:
-    """A header that cannot be looked up makes a dead letter that names it: ours would swap user and event."""
+    """A header that cannot be resolved makes a dead letter that names it: our schema would swap user and event."""
     parsed = _parse([(_VALUE, headers)], format="avro", schemas_dir=folder if has_folder else None)
     assert parsed.errors[0].reason in {Reason.UNKNOWN_SCHEMA, Reason.UNDECODABLE}
     assert message in parsed.errors[0].detail or not has_folder
@@ -129,14 +129,14 @@ def test_avro_is_never_read_by_a_schema_that_is_not_its_own(
     "headers", [[], [("content-type", b"application/json")], [("contentType", b"text/plain")], [("key", None)]]
 )
 def test_other_headers_name_no_schema(headers: Headers) -> None:
-    """A content type alone is no schema id."""
+    """A content type alone is not a schema id."""
     value = to_avro(OWN_SCHEMA, _ROW)
     assert _parse([(value, headers)], format="avro").errors == {}
 
 
 @pytest.mark.parametrize("headers", [*_READABLE, [("content-type", b"avro/binary+00")], [("__value_schema_id", b"")]])
 def test_protobuf_and_json_need_no_schema(headers: Headers) -> None:
-    """Where there is neither a folder nor a registry, a header stops nothing that names its fields itself."""
+    """Without a folder or registry, a header does not block values that name their own fields."""
     assert _parse([(to_protobuf(1, "e", _SECONDS), headers)], format="protobuf").errors == {}
     assert _parse([(to_json(1, "e", "2026-03-01T12:00:00Z"), headers)], format="json").errors == {}
 
@@ -145,10 +145,10 @@ def test_protobuf_and_json_need_no_schema(headers: Headers) -> None:
     ("indexes", "first"), [(b"", True), (b"\x00", True), (b"\x02\x00", True), (b"\x02\x02", False)]
 )
 @pytest.mark.parametrize("has_folder", [True, False])
-def test_a_header_says_which_message_of_a_protobuf_schema_it_is(
+def test_a_header_has_the_index_of_a_protobuf_message(
     folder: Path, indexes: bytes, first: bool, has_folder: bool
 ) -> None:
-    """It has to be the first, as in a value that says so itself."""
+    """It must be the first message, as in a value with message indexes of its own."""
     headers: Headers = [("__value_schema_id", b"\x00" + (7).to_bytes(4, "big") + indexes)]
     value = to_protobuf(1, "e", _SECONDS)
     parsed = _parse([(value, headers)], schemas_dir=folder if has_folder else None)
@@ -157,7 +157,7 @@ def test_a_header_says_which_message_of_a_protobuf_schema_it_is(
 
 
 def test_a_header_comes_before_a_prefix(folder: Path) -> None:
-    """As Confluent's deserializers have it: with an id in a header, all bytes are the value's."""
+    """As in Confluent's deserializers: with an id in a header, all bytes belong to the value."""
     value = to_json(1, "e", "2026-03-01T12:00:00Z")
     headers: Headers = [("__value_schema_id", b"\x00" + (8).to_bytes(4, "big"))]
     parsed = _parse([(value, headers), (framed(8, value), []), (framed(8, value), headers)], schemas_dir=folder)
@@ -166,7 +166,7 @@ def test_a_header_comes_before_a_prefix(folder: Path) -> None:
 
 
 def test_aws_glue_is_recognized() -> None:
-    """Its values begin with a version and a compression; in no format is that an event."""
+    """Its values begin with a version and a compression byte; in no format is that an event."""
     value = b"\x03\x00" + _GUID.bytes + _VALUE
     for form in ("avro", "protobuf", "json"):
         parsed = _parse([(to_protobuf(1, "e", _SECONDS), []), (value, [])], format=form)
@@ -174,14 +174,14 @@ def test_aws_glue_is_recognized() -> None:
         assert "AWS Glue" in parsed.errors[1].detail
 
 
-def test_a_guid_is_asked_for_at_the_registry() -> None:
-    """At the path of GUIDs; an id of Apicurio's other kind is not asked for where it means another schema."""
+def test_a_guid_is_requested_from_the_registry() -> None:
+    """At the path for GUIDs. Apicurio's other kind of id is not requested where it would name another schema."""
     with running_registry() as registry:
         registry.schemas = {str(_GUID): {"schema": _swapped()}}
         url = SecretStr(registry.url)
         records: list[tuple[bytes, Headers]] = [(_VALUE, [("__value_schema_id", _BY_GUID)]), (_VALUE, _READABLE[3])]
         parsed = _parse(records, format="avro", schema_registry_url=url)
-        assert registry.asked == [f"/api/schemas/guids/{_GUID}"]
+        assert registry.requests == [f"/api/schemas/guids/{_GUID}"]
     assert parsed.events["user_id"].to_pylist()[0] == "ann"
     assert "9, an Apicurio globalId, which only contract.schemas_dir can hold" in parsed.errors[1].detail
 
@@ -205,7 +205,7 @@ def test_references_of_many_records_equal_those_of_each_one(records: list[tuple[
 
 @given(records=st.lists(_RECORD, max_size=12), form=st.sampled_from(["avro", "protobuf", "json"]))
 def test_any_header_has_an_outcome(folder: Path, records: list[tuple[bytes, Headers]], form: str) -> None:
-    """Each record is an event or has a sentence; nothing is raised (`not-blocked`)."""
+    """Each record is an event or has an error message; nothing is raised (`not-blocked`)."""
     parsed = _parse(records, format=form, schemas_dir=folder)
     assert len(parsed.events) == len(records)
     assert all(problem.detail.endswith(".") for problem in parsed.errors.values())

@@ -28,12 +28,12 @@ from tests.contract.fake_registry import Registry, running_registry
 
 _NOON_MICROSECONDS = 1_772_366_400_000_000
 _HTML = {"Content-Type": "text/html"}
-_At = Callable[..., SchemaStore]
+_OpenSchemas = Callable[..., SchemaStore]
 
 
 @pytest.fixture
 def registry() -> Iterator[Registry]:
-    """Return a registry that runs as long as the test."""
+    """Return a registry that runs until the test ends."""
     with running_registry() as registry:
         yield registry
 
@@ -46,8 +46,8 @@ def hostile() -> Iterator[Registry]:
 
 
 @pytest.fixture
-def at() -> Iterator[_At]:
-    """Return what opens schemas at a registry, which are closed with the test."""
+def open_schemas() -> Iterator[_OpenSchemas]:
+    """Return a function that opens schemas at a registry; they are closed with the test."""
     opened: list[SchemaStore] = []
 
     def open_at(registry: Registry, user: str = "", **more: Any) -> SchemaStore:
@@ -64,36 +64,36 @@ def _is_unknown(found: WriterSchema | Problem) -> bool:
     return isinstance(found, Problem) and found.reason is Reason.UNKNOWN_SCHEMA
 
 
-def test_a_registry_is_asked_once_for_each_schema(registry: Registry, at: _At) -> None:
-    """What is known is kept, over one connection, and the password is in no address. Avro is what says no type."""
+def test_each_schema_is_requested_once(registry: Registry, open_schemas: _OpenSchemas) -> None:
+    """Responses are cached, over one connection, and no URL has the password. A schema without a type is Avro."""
     registry.schemas = {1: {"schema": "A"}, 2: {"schema": "P", "schemaType": "PROTOBUF"}, 3: {"schema": "J"}}
     registry.schemas[3]["schemaType"] = None
-    schemas = at(registry, "reader:hush@")
+    schemas = open_schemas(registry, "reader:hush@")
     for _ in range(2):
         assert schemas.get(SchemaId("1")) == WriterSchema("avro", "A")
         assert schemas.get(SchemaId("2")) == WriterSchema("protobuf", "P")
         assert schemas.get(SchemaId("3")) == WriterSchema("avro", "J")
-    assert registry.asked == ["/api/schemas/ids/1", "/api/schemas/ids/2", "/api/schemas/ids/3"]
-    assert all(sent and sent.startswith("Basic ") for sent in registry.authorizations)
+    assert registry.requests == ["/api/schemas/ids/1", "/api/schemas/ids/2", "/api/schemas/ids/3"]
+    assert all(header and header.startswith("Basic ") for header in registry.authorizations)
     assert registry.connections == 1
 
 
-def test_what_is_unknown_is_asked_for_again_after_a_while(registry: Registry, at: _At) -> None:
-    """It may be registered meanwhile: a minute later it is there."""
+def test_an_unknown_id_is_requested_again_after_a_minute(registry: Registry, open_schemas: _OpenSchemas) -> None:
+    """An unknown id is requested again after a minute: it may have been registered meanwhile."""
     now = [0.0]
-    schemas = at(registry, clock=lambda: now[0])
+    schemas = open_schemas(registry, clock=lambda: now[0])
     assert _is_unknown(schemas.get(SchemaId("1")))
     registry.schemas = {1: {"schema": "A"}}
     now[0] = 59.9
     assert _is_unknown(schemas.get(SchemaId("1")))
     now[0] = 60.0
     assert schemas.get(SchemaId("1")) == WriterSchema("avro", "A")
-    assert len(registry.asked) == 2
+    assert len(registry.requests) == 2
 
 
 @pytest.mark.slow
 def test_many_unknown_ids_cost_little_and_hide_no_schema(registry: Registry) -> None:
-    """Of 50,000 ids about 500 are asked for, once a minute; the schema of real events is among them (`not-blocked`)."""
+    """Of 50,000 ids about 500 are requested, once a minute; schemas of valid events are among them (`not-blocked`)."""
     schema = avro_schema(1)
     registry.schemas = {7: {"schema": schema}}
     row = {"event_id": "e", "user_id": "u", "action_type": "A", "timestamp": _NOON_MICROSECONDS, "metadata": {}}
@@ -105,24 +105,24 @@ def test_many_unknown_ids_cost_little_and_hide_no_schema(registry: Registry) -> 
         assert {problem.reason for problem in parsed.errors.values()} == {Reason.UNKNOWN_SCHEMA}
         assert parsed.events["event_id"].to_pylist()[-2:] == ["e", "e"]
         assert sum("was not looked up" in problem.detail for problem in parsed.errors.values()) > 48_900
-    assert registry.asked.count("/api/schemas/ids/7") == 1
-    assert 2 * 500 <= len(registry.asked) <= 2 * 520
+    assert registry.requests.count("/api/schemas/ids/7") == 1
+    assert 2 * 500 <= len(registry.requests) <= 2 * 520
 
 
 @pytest.mark.slow
-def test_known_ids_are_not_limited_by_their_number(registry: Registry, at: _At) -> None:
-    """A topic with more schemas than may be unknown loses none of their events."""
+def test_known_ids_are_not_limited_by_their_number(registry: Registry, open_schemas: _OpenSchemas) -> None:
+    """A topic with more schemas than the limit for unknown ids loses no event."""
     registry.schemas = {number: {"schema": str(number)} for number in range(1, 701)}
-    found = at(registry).get_all({SchemaId(str(number)): 1 for number in range(1, 701)})
+    found = open_schemas(registry).get_all({SchemaId(str(number)): 1 for number in range(1, 701)})
     assert all(found[SchemaId(str(number))] == WriterSchema("avro", str(number)) for number in range(1, 701))
 
 
-def test_an_id_that_no_registry_can_have_is_not_asked_for(registry: Registry, at: _At) -> None:
-    """Registries answer a number beyond 32 bits as if the address were wrong, which would be an outage."""
+def test_an_invalid_id_is_not_requested(registry: Registry, open_schemas: _OpenSchemas) -> None:
+    """A registry responds to a number beyond 32 bits as to a wrong URL, which would look like an outage."""
     for name in (str(2**31), str(2**32 - 1), str(2**64 - 1)):
-        assert _is_unknown(at(registry).get(SchemaId(name)))
-    assert _is_unknown(at(registry).get(SchemaId("1", "globalIds")))
-    assert registry.asked == []
+        assert _is_unknown(open_schemas(registry).get(SchemaId(name)))
+    assert _is_unknown(open_schemas(registry).get(SchemaId("1", "globalIds")))
+    assert registry.requests == []
 
 
 @pytest.mark.parametrize(
@@ -153,86 +153,88 @@ def test_an_id_that_no_registry_can_have_is_not_asked_for(registry: Registry, at
     ],
 )
 def test_an_invalid_response_is_an_outage(
-    registry: Registry, at: _At, status: int, headers: dict[str, str], body: bytes, message: str
+    registry: Registry, open_schemas: _OpenSchemas, status: int, headers: dict[str, str], body: bytes, message: str
 ) -> None:
-    """The records are not at fault: ingest stops; the error has the address and the response, without the password."""
-    registry.instead = (status, {"Connection": "close"} | headers, body)
+    """The records are not at fault: ingest stops; the error has the URL and the response, without the password."""
+    registry.forced_response = (status, {"Connection": "close"} | headers, body)
     with pytest.raises(TransientError, match=rf"the schema registry at 127\.0\.0\.1:{registry.port} ") as raised:
-        at(registry, "reader:hush@").get(SchemaId("1"))
+        open_schemas(registry, "reader:hush@").get(SchemaId("1"))
     assert message in str(raised.value)
     assert "hush" not in str(raised.value)
     assert str(raised.value).isprintable()
-    assert len(registry.asked) == 1
+    assert len(registry.requests) == 1
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_registry_that_refuses_is_a_mistake_in_the_settings(registry: Registry, at: _At, status: int) -> None:
-    """Trying again does not help."""
-    registry.instead = (status, {}, b"")
+def test_a_refused_login_is_a_configuration_error(registry: Registry, open_schemas: _OpenSchemas, status: int) -> None:
+    """A retry does not help."""
+    registry.forced_response = (status, {}, b"")
     with pytest.raises(ConfigurationError, match=rf"127\.0\.0\.1:{registry.port} refuses to answer: HTTP {status}"):
-        at(registry).get(SchemaId("1"))
+        open_schemas(registry).get(SchemaId("1"))
 
 
-def test_a_type_that_cannot_be_read_makes_a_dead_letter(registry: Registry, at: _At) -> None:
-    """The registry has answered: the sentence names the type, and it is not asked again."""
+def test_an_unsupported_schema_type_makes_a_dead_letter(registry: Registry, open_schemas: _OpenSchemas) -> None:
+    """The registry has responded: the detail names the type, and it is not requested again."""
     registry.schemas = {1: {"schema": "<x/>", "schemaType": "XML\x1b"}}
-    schemas = at(registry)
+    schemas = open_schemas(registry)
     for _ in range(2):
         expected = "The value's schema is of type XML?, which cannot be read."
         assert schemas.get(SchemaId("1")) == Problem(Reason.UNDECODABLE, expected)
-    assert len(registry.asked) == 1
+    assert len(registry.requests) == 1
 
 
-def test_references_are_resolved_by_the_registry(registry: Registry, at: _At) -> None:
-    """An Avro schema in pieces is asked for as one; Protobuf is read by numbers, and needs none of the pieces."""
+def test_references_are_resolved_by_the_registry(registry: Registry, open_schemas: _OpenSchemas) -> None:
+    """An Avro schema with references is requested resolved; Protobuf is read by numbers and needs no reference."""
     references = [{"name": "com.x.Address", "subject": "address", "version": 1}]
     registry.schemas = {1: {"schema": "A", "references": references}}
     registry.resolved = {1: {"schema": "whole A", "references": references}}
     registry.schemas[2] = {"schema": "P", "schemaType": "PROTOBUF", "references": references}
-    schemas = at(registry)
+    schemas = open_schemas(registry)
     for _ in range(2):
         assert schemas.get(SchemaId("1")) == WriterSchema("avro", "whole A")
         assert schemas.get(SchemaId("2")) == WriterSchema("protobuf", "P")
-    assert registry.asked == ["/api/schemas/ids/1", "/api/schemas/ids/1?format=resolved", "/api/schemas/ids/2"]
+    assert registry.requests == ["/api/schemas/ids/1", "/api/schemas/ids/1?format=resolved", "/api/schemas/ids/2"]
 
 
-def test_references_that_the_registry_does_not_resolve(registry: Registry, at: _At) -> None:
-    """The sentence says what to do; an outage between the two questions is one, and no dead letter."""
+def test_unresolved_references(registry: Registry, open_schemas: _OpenSchemas) -> None:
+    """The detail says what to do; an outage between the two requests is an outage, not a dead letter."""
     registry.schemas = {1: {"schema": "A", "references": [{"name": "com.x.Address"}]}}
-    for registry.unresolved in (None, (501, {}, b'{"error_code": 501}'), (422, {}, b"")):
-        found = at(registry).get(SchemaId("1"))
+    for registry.unresolved_response in (None, (501, {}, b'{"error_code": 501}'), (422, {}, b"")):
+        found = open_schemas(registry).get(SchemaId("1"))
         assert isinstance(found, Problem)
         assert "refers to other subjects" in found.detail
         assert "contract.schemas_dir as 1.avsc" in found.detail
-    for registry.unresolved in ((503, {}, b""), (200, _HTML, b"<html>"), (404, _HTML, b"<html>")):
+    for registry.unresolved_response in ((503, {}, b""), (200, _HTML, b"<html>"), (404, _HTML, b"<html>")):
         with pytest.raises(TransientError, match="failed, or is not a schema registry"):
-            at(registry).get(SchemaId("1"))
+            open_schemas(registry).get(SchemaId("1"))
 
 
-def test_a_registry_without_guids_is_no_outage(registry: Registry, at: _At) -> None:
-    """A header with a GUID stops nothing where the registry is older than they are."""
+def test_a_registry_without_guids_is_not_an_outage(registry: Registry, open_schemas: _OpenSchemas) -> None:
+    """A header with a GUID does not stop ingest if the registry is too old for GUIDs."""
     registry.schemas = {"00000000-0000-0000-0000-000000000001": {"schema": "A"}}
     guid = SchemaId("00000000-0000-0000-0000-000000000001", "guids")
-    assert at(registry).get(guid) == WriterSchema("avro", "A")
-    registry.knows_guids = False
-    assert _is_unknown(at(registry).get(guid))
-    registry.instead = (404, _HTML, b"<html>nothing here</html>")
+    assert open_schemas(registry).get(guid) == WriterSchema("avro", "A")
+    registry.supports_guids = False
+    assert _is_unknown(open_schemas(registry).get(guid))
+    registry.forced_response = (404, _HTML, b"<html>nothing here</html>")
     with pytest.raises(TransientError, match="HTTP 404, text/html"):
-        at(registry).get(guid)
+        open_schemas(registry).get(guid)
 
 
-def test_a_registry_that_is_not_there(at: _At) -> None:
-    """The message says that the connection was refused."""
+def test_an_unreachable_registry_is_an_outage(open_schemas: _OpenSchemas) -> None:
+    """The error says that the connection was refused."""
     with running_registry() as registry:
-        schemas = at(registry)
+        schemas = open_schemas(registry)
     with pytest.raises(TransientError, match=r"the schema registry at 127\.0\.0\.1:\d+ does not answer"):
         schemas.get(SchemaId("1"))
 
 
-def test_one_deadline_for_all_ids_of_a_batch(registry: Registry, at: _At, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A registry that is too slow is an outage; what it answered is kept, so that trying again gets further."""
+def test_one_deadline_for_all_ids_of_a_batch(
+    registry: Registry, open_schemas: _OpenSchemas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow registry is an outage; its responses are cached, so that a retry makes progress."""
     registry.schemas = {number: {"schema": "A"} for number in range(1, 101)}
-    schemas = at(registry)
+    schemas = open_schemas(registry)
     ticks = iter(range(1_000))
     monkeypatch.setattr(registry_module, "monotonic", lambda: schemas.clock() + next(ticks))
     with pytest.raises(TransientError, match="too slow"):
@@ -241,11 +243,11 @@ def test_one_deadline_for_all_ids_of_a_batch(registry: Registry, at: _At, monkey
 
 
 def test_unknown_ids_that_use_up_the_time_are_no_outage(
-    registry: Registry, at: _At, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, open_schemas: _OpenSchemas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A far registry cannot answer for 500 ids in time: a writer who names them would stop ingest again and again."""
+    """A distant registry is too slow for 500 ids: otherwise a writer who names them could stop ingest repeatedly."""
     registry.schemas = {7: {"schema": "A"}}
-    schemas = at(registry)
+    schemas = open_schemas(registry)
     now = schemas.clock()
     ticks = (now + 0.15 * tick for tick in range(1_000_000))
     for module in (registry_module, schemas_module):
@@ -254,31 +256,33 @@ def test_unknown_ids_that_use_up_the_time_are_no_outage(
     assert found[SchemaId("7")] == WriterSchema("avro", "A")
     assert all(_is_unknown(answer) for schema_id, answer in found.items() if schema_id.name != "7")
     details = [answer.detail for answer in found.values() if isinstance(answer, Problem)]
-    assert sum("was not looked up" in sentence for sentence in details) >= 1_000 - len(registry.asked)
-    assert 100 <= len(registry.asked) < 300
+    assert sum("was not looked up" in detail for detail in details) >= 1_000 - len(registry.requests)
+    assert 100 <= len(registry.requests) < 300
 
 
-def test_all_schemas_of_a_registry_are_no_outage(registry: Registry, at: _At, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A writer may name each that there is: those that most records name are read, the others are dead letters."""
+def test_all_schemas_of_a_registry_are_no_outage(
+    registry: Registry, open_schemas: _OpenSchemas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer may name every schema: those of most records are read, the others are dead letters."""
     monkeypatch.setattr(schemas_module, "_MAX_CHARACTERS", 10_000)
     monkeypatch.setattr(schemas_module, "_MANY_SCHEMAS", 50)
     registry.schemas = {number: {"schema": "x" * 100} for number in range(1, 201)}
-    schemas = at(registry)
+    schemas = open_schemas(registry)
     for _ in range(3):
         found = schemas.get_all({SchemaId(str(number)): 2 if number == 200 else 1 for number in range(1, 201)})
         assert found[SchemaId("200")] == WriterSchema("avro", "x" * 100)
         assert 50 < sum(map(_is_unknown, found.values())) < 150
 
 
-def test_what_is_kept_is_bounded(registry: Registry, at: _At, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither unknown ids nor large schemas fill the memory of a process that runs for months."""
+def test_the_cache_is_bounded(registry: Registry, open_schemas: _OpenSchemas, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither unknown ids nor large schemas fill the memory of a long-lived process."""
     monkeypatch.setattr(schemas_module, "_MAX_CACHED_UNKNOWN", 100)
     monkeypatch.setattr(schemas_module, "_MAX_CHARACTERS", 10_000)
-    schemas = at(registry)
+    schemas = open_schemas(registry)
     for start in range(0, 150, 50):
         schemas.get_all({SchemaId(str(number)): 1 for number in range(start, start + 50)})
     assert {int(schema_id.name) for schema_id in schemas.unknown} == set(range(50, 150))
-    registry.instead = (200, {}, json.dumps({"schema": "x" * 1_000}).encode())
+    registry.forced_response = (200, {}, json.dumps({"schema": "x" * 1_000}).encode())
     for number in range(200, 220):
         schemas.get(SchemaId(str(number)))
     assert {int(schema_id.name) for schema_id in schemas.known} == set(range(210, 220))
@@ -286,21 +290,21 @@ def test_what_is_kept_is_bounded(registry: Registry, at: _At, monkeypatch: pytes
         schemas.get_all({SchemaId(str(number)): 1 for number in range(300, 340)})
 
 
-_ANYTHING = st.recursive(
+_ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
-_LIKE_A_SCHEMA = st.fixed_dictionaries(
+_SCHEMA_RESPONSE = st.fixed_dictionaries(
     {},
     optional={
-        "schema": st.sampled_from(["{}", avro_schema(1)]) | _ANYTHING,
-        "schemaType": st.sampled_from(["AVRO", "PROTOBUF", "JSON", "avro", "XML"]) | _ANYTHING,
-        "references": _ANYTHING,
-        "error_code": st.sampled_from([40403, 404]) | _ANYTHING,
+        "schema": st.sampled_from(["{}", avro_schema(1)]) | _ANY_JSON,
+        "schemaType": st.sampled_from(["AVRO", "PROTOBUF", "JSON", "avro", "XML"]) | _ANY_JSON,
+        "references": _ANY_JSON,
+        "error_code": st.sampled_from([40403, 404]) | _ANY_JSON,
     },
 )
-_BODY = st.binary() | (_ANYTHING | _LIKE_A_SCHEMA).map(lambda value: json.dumps(value).encode())
+_BODY = st.binary() | (_ANY_JSON | _SCHEMA_RESPONSE).map(lambda value: json.dumps(value).encode())
 _HEADERS = st.dictionaries(
     st.sampled_from(["Content-Type", "Location", "Content-Encoding", "Set-Cookie", "WWW-Authenticate", "Retry-After"]),
     st.text(st.characters(codec="latin-1", exclude_characters="\r\n")),
@@ -321,8 +325,8 @@ def _outcome(registry: Registry) -> WriterSchema | Problem | TransientError | Co
 def test_any_answer_has_one_of_four_outcomes(
     hostile: Registry, status: int, headers: dict[str, str], body: bytes
 ) -> None:
-    """A schema, a dead letter's sentence, an outage or a mistake in the settings: nothing else reaches ingest."""
-    hostile.instead = (status, headers | {"Connection": "close"}, body)
+    """A schema, the detail of a dead letter, an outage or a configuration error: nothing else reaches ingest."""
+    hostile.forced_response = (status, headers | {"Connection": "close"}, body)
     found = _outcome(hostile)
     if isinstance(found, TransientError):
         assert str(found).isprintable()
@@ -333,7 +337,7 @@ def test_any_answer_has_one_of_four_outcomes(
 
 
 def test_a_folder_comes_first(tmp_path: Path, registry: Registry) -> None:
-    """An id or a GUID is the name of a file; a file that appears is seen at once."""
+    """A file is named by id or GUID; a file that appears is found at once."""
     guid = SchemaId("00000000-0000-0000-0000-000000000001", "guids")
     url = SecretStr(registry.url)
     schemas = SchemaStore(tmp_path, RegistryClient(url))
@@ -345,7 +349,7 @@ def test_a_folder_comes_first(tmp_path: Path, registry: Registry) -> None:
     assert _is_unknown(found[SchemaId("8")])
     (tmp_path / "8.json").write_text("J")
     assert schemas.get(SchemaId("8")) == WriterSchema("json", "J")
-    assert registry.asked == ["/api/schemas/ids/8"]
+    assert registry.requests == ["/api/schemas/ids/8"]
     schemas.close()
 
 
@@ -368,25 +372,25 @@ def _write(content: bytes) -> Callable[[Path], object]:
     ],
     ids=["folder", "loop", "pipe", "bytes", "huge"],
 )
-def test_a_file_that_is_no_schema_is_a_mistake_in_the_settings(
+def test_an_invalid_schema_file_is_a_configuration_error(
     tmp_path: Path, make: Callable[[Path], object], message: str
 ) -> None:
-    """The file is named, and what is wrong with it."""
+    """The error names the file and the problem."""
     make(tmp_path / "9.avsc")
     with pytest.raises(ConfigurationError, match=rf"9\.avsc {message}"):
         SchemaStore(tmp_path, None).get(SchemaId("9"))
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    """The setting is named."""
+def test_a_missing_folder_is_a_configuration_error(tmp_path: Path) -> None:
+    """The error names the setting."""
     contract = ContractSettings(schemas_dir=tmp_path / "none")
     with pytest.raises(ConfigurationError, match="schemas_dir: there is no folder"):
         parse_values(pa.array([framed(1, b"\x00")], pa.binary()), contract)
 
 
 @pytest.mark.parametrize("url", ["registry:8081", "ftp://registry", "http://"])
-def test_an_address_that_is_none_is_a_mistake_in_the_settings(url: str) -> None:
-    """The error is raised when it is first needed, without the password that it may hold."""
+def test_an_invalid_url_is_a_configuration_error(url: str) -> None:
+    """The error is raised at the first request, without the password in the URL."""
     schemas = SchemaStore(None, RegistryClient(SecretStr(url)))
     with pytest.raises(ConfigurationError, match="schema_registry_url is not an http"):
         schemas.get(SchemaId("1"))

@@ -57,9 +57,9 @@ _BAD = {
 
 @given(kinds=st.lists(st.sampled_from([*_GOOD, *_BAD]), max_size=30))
 def test_each_value_by_its_own_schema(folder: Path, kinds: list[str]) -> None:
-    """In any mixture each value has the fate that it has alone, in its row (`not-blocked`)."""
-    given = [_BAD[kind][0] if kind in _BAD else _value(kind, f"e-{row}") for row, kind in enumerate(kinds)]
-    parsed = parse_values(pa.array(given, pa.binary()), ContractSettings(schemas_dir=folder))
+    """In any mixture each value has the outcome that it has alone, in its row (`not-blocked`)."""
+    values = [_BAD[kind][0] if kind in _BAD else _value(kind, f"e-{row}") for row, kind in enumerate(kinds)]
+    parsed = parse_values(pa.array(values, pa.binary()), ContractSettings(schemas_dir=folder))
     rows = parsed.events.to_pylist()
     assert len(rows) == len(kinds)
     for row, kind in enumerate(kinds):
@@ -75,7 +75,7 @@ def test_each_value_by_its_own_schema(folder: Path, kinds: list[str]) -> None:
 
 @pytest.mark.parametrize(("kind", "form"), [("protobuf", "protobuf"), ("avro", "avro"), ("json", "json")])
 def test_bare_values_are_in_the_format_of_the_settings(kind: str, form: str) -> None:
-    """Without an id a value is what `contract.format` says; nulls are no trouble of this stage."""
+    """A value without an id has the format in `contract.format`; nulls are handled elsewhere."""
     value = _value(kind, "e")[5:]
     value = value[1:] if kind == "protobuf" else value
     contract = ContractSettings.model_validate({"format": form})

@@ -1,4 +1,4 @@
-"""The scan of the wire and the decoder agree, and no Protobuf value ends or stops the process (`not-blocked`)."""
+"""The scan of the wire format and the decoder agree, and no Protobuf value crashes the process (`not-blocked`)."""
 
 import resource
 import subprocess
@@ -34,7 +34,7 @@ def _event(event_id: str = "e-ü") -> bytes:
 
 @st.composite
 def _values(draw: st.DrawFn) -> bytes:
-    """Return bytes near the wire format: pieces of it, or an event with a part replaced."""
+    """Return bytes near the wire format: parts of it, or an event with a part replaced."""
     piece = st.lists(_PIECES | st.binary(max_size=2), max_size=4).map(b"".join)
     if draw(st.booleans()):
         return b"".join(draw(st.lists(piece, max_size=4)))
@@ -44,7 +44,7 @@ def _values(draw: st.DrawFn) -> bytes:
 
 
 def _decodes(value: bytes) -> bool:
-    """Return whether the decoder itself takes a value, asked alone."""
+    """Return whether the decoder accepts a value on its own."""
     from pipelines.contract.protobuf import _columns  # noqa: PLC0415 - the decoder without the wall
 
     try:
@@ -58,14 +58,14 @@ def _decodes(value: bytes) -> bool:
 @example([b"\x22" + _ELEVEN])
 @example([b"\x33\x34", b"\x33\x3c", b"\x33", b"\x34"])
 def test_the_scan_finds_what_the_decoder_refuses(values: list[bytes]) -> None:
-    """No more, since a value's fate may not depend on its neighbours; no less, since each one missed costs calls."""
+    """Exactly those values: a false alarm would make an outcome depend on neighbours, and a miss costs calls."""
     faults = find_faults(pa.array(values, pa.binary()))
     assert set(faults) == {row for row, value in enumerate(values) if not _decodes(value)}
 
 
 @given(st.lists(st.none() | _values(), max_size=12), st.data())
 def test_good_events_among_any_values_are_decoded(values: list[bytes | None], data: st.DataObject) -> None:
-    """A good event is decoded in its row among any other values; every value has a row; nothing is raised."""
+    """A valid event is decoded in its row among any other values; every value has a row; nothing is raised."""
     at = data.draw(st.integers(0, len(values)))
     parsed = parse_protobuf(pa.array([*values[:at], _event("good"), *values[at:]], pa.binary()))
     assert len(parsed.events) == len(values) + 1
@@ -86,7 +86,7 @@ def test_eleven_bytes_are_one_dead_letter(field: int) -> None:
 
 
 def test_groups_as_deep_as_the_stack() -> None:
-    """Groups nested a million deep, which end the process of a recursive decoder, are a dead letter with a sentence."""
+    """Groups nested a million deep, which crash a recursive decoder, are a dead letter."""
     deep = b"\x33" * 1_000_000 + b"\x34" * 1_000_000
     parsed = parse_protobuf(pa.array([_event("a"), deep, b"\x22\x80\x89\x7a" + deep, _event("b")], pa.binary()))
     assert sorted(parsed.errors) == [1, 2]
@@ -95,7 +95,7 @@ def test_groups_as_deep_as_the_stack() -> None:
 
 
 def test_groups_at_the_bound_are_passed_over() -> None:
-    """As many groups as are allowed are an unknown field like any other, in a thread with a small stack too."""
+    """The allowed depth of groups is an unknown field like any other, also in a thread with a small stack."""
     code = (
         "import threading, pyarrow as pa\n"
         "from pipelines.contract.protobuf import parse_protobuf\n"
@@ -116,7 +116,7 @@ def test_groups_at_the_bound_are_passed_over() -> None:
 
 
 def test_half_bad_batches_are_decoded_in_bulk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch with 5,000 bad values costs two calls of the decoder, not one for each of them."""
+    """A batch with 5,000 invalid values costs two calls of the decoder, not one per value."""
     from pipelines.contract import protobuf  # noqa: PLC0415
 
     calls: list[int] = []

@@ -36,8 +36,8 @@ _CATCHING_UP = {
 _STARTING = {
     "pipelines.lake.index:DedupIndex.load": 1,
     "pipelines.drain:DedupIndex.catch_up": 2,
-    "pipelines.lake.index:Runs.remove_unused_files": 1,
-    "pipelines.lake.runs:_merge_runs": 1,
+    "pipelines.lake.index:Runs.remove_replaced_files": 1,
+    "pipelines.lake.runs:Runs._merge": 1,
     "pipelines.lake.runs:_remove": 1,
     "pipelines.drain:DedupIndex.close": 1,
 }

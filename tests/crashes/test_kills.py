@@ -19,6 +19,7 @@ def _report(path: Path) -> None:
     path.touch()
 
 
+@pytest.mark.slow
 def test_a_child_dies_at_the_moment_and_not_before(tmp_path: Path) -> None:
     """Before a call none of its effects exist, after it all; the libraries are loaded from the start."""
     before, after = tmp_path / "before", tmp_path / "after"

@@ -64,16 +64,16 @@ _ERASING = {
     "pipelines.lake.erasure:read_rows": 2,
     "pipelines.lake.erasure:write_days": 2,
     "pipelines.lake.files:_write": 2,
-    "pipelines.lake.erasure:write_erased_ids": 1,
+    "pipelines.lake.erasure:write_erased_events": 1,
     "pipelines.lake.erasure:replace_files": 1,
     "pipelines.lake.erasure:make_durable": 1,
     "pipelines.lake.erasure:_erase": 2,
     "pipelines.lake.index:DedupIndex.forget_erased": 1,
     "pipelines.lake.runs:Runs.remove": 1,
     "pipelines.lake.runs:Runs.flush": 1,
-    "pipelines.lake.runs:Runs.remove_unused_files": 1,
+    "pipelines.lake.runs:Runs.remove_replaced_files": 1,
     "pipelines.operate.erase:forget_erased": 1,
-    "pipelines.operate.erase:delete_by_user": 1,
+    "pipelines.operate.erase:delete_histories": 1,
 }
 
 FLOWS = {

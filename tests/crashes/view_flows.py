@@ -1,19 +1,28 @@
 """Kills during a full rebuild and an incremental refresh of the warehouse."""
 
 from datetime import datetime, timedelta
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
 
 from pipelines.drain import drain, open_ingest
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.refresh import policy_in_force, rebuild_warehouse
+from pipelines.reputation import database_file
+from pipelines.reputation import derive as derive_module
 from pipelines.reputation.derive import open_draft
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import Settings
 from tests.crashes.flows import NOON, Flow, killed
 from tests.crashes.kills import Moment
 from tests.draining import drain_all
+from tests.services.waiting import PATIENCE_SECONDS
 
 LATER = NOON + timedelta(days=1)
+_LAST = NOON + timedelta(days=8)
 _TABLES = ("reputation", "user_days", "user_reasons", "status_periods", "trends_daily", "trends_scores")
 _BOTH = {
     "pipelines.reputation.derive:read_commits": 1,
@@ -22,20 +31,23 @@ _BOTH = {
     "pipelines.reputation.steps:statement": 1,
     "pipelines.reputation.derive:create_lake_views": 1,
     "pipelines.reputation.derive:recompute_pending_trends": 1,
-    "pipelines.reputation.derive:copyfile": 1,
-    "pipelines.reputation.derive:replace_durably": 1,
+    "pipelines.reputation.derive:publish_copy": 1,
+    "pipelines.reputation.database_file:copyfile": 1,
+    "pipelines.reputation.database_file:replace_durably": 1,
     "pipelines.reputation.derive:remove_database": 2,
 }
 _REFRESHING = {
-    "pipelines.reputation.derive:attach_by_user": 1,
-    "pipelines.reputation.derive:sync_to_snapshot": 1,
-    "pipelines.reputation.by_user:statement": 1,
+    "pipelines.reputation.derive:Histories.sync": 1,
+    "pipelines.reputation.histories:new_segment": 1,
+    "pipelines.reputation.histories:store_segment": 1,
+    "pipelines.reputation.histories:make_segment_durable": 1,
+    "pipelines.reputation.histories:replace_durably": 1,
     "pipelines.reputation.derive:find_affected_users": 1,
     "pipelines.reputation.derive:load_affected_events": 1,
     "pipelines.reputation.derive:replace_rows": 1,
     "pipelines.reputation.refresh_steps:_replace_rows_of": 1,
     "pipelines.reputation.derive:Draft._describe": 1,
-    "pipelines.reputation.derive:copyfile": 2,
+    "pipelines.reputation.derive:copyfile": 1,
 }
 
 
@@ -49,6 +61,31 @@ def refresh(settings: Settings, as_of: datetime) -> None:
     """Refresh as `karmalake refresh` does, but as of a fixed time."""
     with open_draft(settings.warehouse_path) as draft:
         draft.refresh(take_snapshot(open_lake(settings.lake_root)), policy_in_force(settings), as_of)
+        draft.publish()
+
+
+def refresh_beside_a_copy(settings: Settings) -> None:
+    """Publish and refresh at once, as `karmalake stream` does: the copy begins when the refresh writes."""
+    copy, replace = database_file.copyfile, derive_module.replace_rows
+    publishing, writing = Event(), Event()
+
+    def copy_late(file: Path, target: Path) -> None:
+        assert writing.wait(PATIENCE_SECONDS)
+        copy(file, target)
+
+    def replace_rows(*arguments: Any) -> Any:
+        if publishing.is_set():
+            writing.set()
+        return replace(*arguments)
+
+    snapshot, policy = take_snapshot(open_lake(settings.lake_root)), policy_in_force(settings)
+    with pytest.MonkeyPatch.context() as patch, open_draft(settings.warehouse_path) as draft:
+        patch.setattr(database_file, "copyfile", copy_late)
+        patch.setattr(derive_module, "replace_rows", replace_rows)
+        draft.refresh(snapshot, policy, LATER)
+        draft.start_publication()
+        publishing.set()
+        draft.refresh(snapshot, policy, _LAST)
         draft.publish()
 
 
@@ -74,16 +111,33 @@ def _warehouse(settings: Settings) -> dict[str, list[tuple[object, ...]]]:
 FLOWS = {
     "rebuild": Flow(_rebuild, _BOTH, _prepare, sound=_warehouse, seen=_warehouse),
     "refresh": Flow(_refresh, _BOTH | _REFRESHING, _prepare, sound=_warehouse, seen=_warehouse),
+    "refresh beside a copy": Flow(
+        refresh_beside_a_copy,
+        {
+            "pipelines.reputation.derive:replace_rows": 2,
+            "pipelines.reputation.derive:Draft._describe": 2,
+            "pipelines.reputation.derive:publish_copy": 2,
+            "pipelines.reputation.database_file:copyfile": 2,
+            "pipelines.reputation.database_file:replace_durably": 2,
+            "pipelines.reputation.database_file:remove_copy": 2,
+            "pipelines.reputation.derive:recompute_pending_trends": 2,
+        },
+        _prepare,
+        sound=_warehouse,
+        seen=_warehouse,
+    ),
     "recovery from a refresh that was not published": Flow(
         _refresh,
         {
             "pipelines.reputation.derive:remove_database": 2,
-            "pipelines.reputation.derive:sync_to_snapshot": 1,
+            "pipelines.reputation.derive:Histories.sync": 1,
             "pipelines.reputation.derive:replace_rows": 1,
-            "pipelines.reputation.derive:copyfile": 2,
-            "pipelines.reputation.derive:replace_durably": 1,
+            "pipelines.reputation.derive:remove_copy": 2,
+            "pipelines.reputation.derive:copyfile": 1,
+            "pipelines.reputation.database_file:copyfile": 1,
+            "pipelines.reputation.database_file:replace_durably": 1,
         },
-        killed(Moment("pipelines.reputation.derive:replace_durably", "before", 1), _refresh, _prepare),
+        killed(Moment("pipelines.reputation.database_file:replace_durably", "before", 1), _refresh, _prepare),
         sound=_warehouse,
         seen=_warehouse,
     ),

@@ -93,19 +93,19 @@ def page(browser: Browser) -> Iterator[Page]:
     """Return a page that fails the test on any console error or request to another machine."""
     page = browser.new_page()
     page.set_default_timeout(_MS)
-    wrong: list[str] = []
+    errors: list[str] = []
 
-    def hear(message: ConsoleMessage) -> None:
+    def record_error(message: ConsoleMessage) -> None:
         if message.type == "error":
-            wrong.append(message.text)
+            errors.append(message.text)
 
-    page.on("console", hear)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", record_error)
+    page.on("pageerror", lambda error: errors.append(str(error)))
     requested: list[str] = []
     page.on("request", lambda request: requested.append(request.url))
     yield page
     page.close()
-    assert wrong == []
+    assert errors == []
     assert [
         url for url in requested if not url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:"))
     ] == []
@@ -174,10 +174,10 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS)
 def test_nothing_is_answered_without_the_token(address: str, path: str) -> None:
-    """No page, file, login or error: only one sentence, also with a wrong token."""
+    """No page, file, login or error: only one message, also with a wrong token."""
     for query in ("", "token=", "token=wrong", f"token={_token(address)[:-1]}"):
-        glue = "&" if "?" in path else "?"
-        answer = httpx.get(f"{_bare(address)}{path}{glue}{query}", timeout=PATIENCE_SECONDS)
+        separator = "&" if "?" in path else "?"
+        answer = httpx.get(f"{_bare(address)}{path}{separator}{query}", timeout=PATIENCE_SECONDS)
         assert (answer.status_code, "karmalake dashboard" in answer.text) == (401, True)
         assert "set-cookie" not in answer.headers
     assert httpx.post(f"{_bare(address)}api/kernel/run", json={}, timeout=PATIENCE_SECONDS).status_code == 401
@@ -339,6 +339,6 @@ def test_without_a_warehouse(page: Page, served: Settings, tmp_path: Path) -> No
 
 def test_a_port_that_is_taken(address: str) -> None:
     """The error is one sentence."""
-    taken = str(urlsplit(address).port)
-    done = subprocess.run([*_KARMALAKE, "dashboard", "--port", taken], capture_output=True, text=True, check=False)
+    port = str(urlsplit(address).port)
+    done = subprocess.run([*_KARMALAKE, "dashboard", "--port", port], capture_output=True, text=True, check=False)
     assert (done.returncode, "cannot listen" in done.stderr, "Traceback" in done.stderr) == (78, True, False)

@@ -16,7 +16,7 @@ TIME = datetime(2024, 3, 1, 12, 30, 1, 123456, tzinfo=UTC)
 
 
 def event(number: int, user_id: str = "ann") -> Event:
-    """Return an event of its own for each number, in their order."""
+    """Return a different event for each number, ordered by time."""
     return Event(f"e{number}", user_id, "DriverRated", TIME + timedelta(microseconds=number), {"rating": "5"})
 
 

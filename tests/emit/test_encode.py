@@ -1,4 +1,4 @@
-"""Encoding in bulk says exactly what the Protobuf runtime reads."""
+"""Values encoded in bulk are decoded equally by the Protobuf runtime."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -34,14 +34,14 @@ def _message(row: dict) -> event_pb2.Event:
 
 @given(st.lists(_rows, min_size=1, max_size=20), st.integers(0, 19))
 def test_encoded_events_are_what_protobuf_reads(rows: list[dict], start: int) -> None:
-    """Any row, with any text, any microsecond between the years 1 and 9999, and nulls; sliced tables too."""
+    """Any row: any text, any microsecond of the years 1 to 9999, nulls; sliced tables too."""
     events = pa.Table.from_pylist(rows, schema=EVENT)
     expected = [_message(row) for row in rows[start:]]
     assert [event_pb2.Event.FromString(value) for value in encode(events.slice(start)).to_pylist()] == expected
 
 
 def test_a_table_of_several_chunks_keeps_its_order() -> None:
-    """Chunks of a table are encoded one after the other."""
+    """Chunks of a table are encoded one after another."""
     time = datetime(2010, 11, 8, 18, 45, 11, 728361, tzinfo=UTC)
     rows = [
         {"event_id": str(number), "user_id": "u", "action_type": "A", "event_time": time + timedelta(days=number)}

@@ -1,4 +1,4 @@
-"""An event is in the outbox if, and only if, the service's transaction committed; and it is one the contract allows."""
+"""An event is in the outbox if, and only if, the service's transaction committed, and it satisfies the contract."""
 
 import re
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ _RIDES = Table("rides", MetaData(), Column("id", Integer, primary_key=True))
 
 @pytest.fixture(params=["sqlite", "postgres", "mariadb"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    """Return an empty database of the test's own."""
+    """Return an empty database for one test."""
     if request.param == "sqlite":
         with disposed(sqlite_url(tmp_path)) as engine:
             yield engine
@@ -64,14 +64,14 @@ def _add_both(connection: Connection, first: Event, second: Event) -> None:
 
 
 def _decoded(value: bytes, user_id: str) -> pa.Table:
-    """Return what ingest makes of a payload, as EVENT columns; empty if it is rejected."""
+    """Return the event that ingest decodes from a payload, as EVENT columns; empty if it is rejected."""
     row = {"topic_id": "t", "topic": "t", "topic_partition": 0, "offset": 0, "bus_time": datetime.now(UTC)}
     records = pa.Table.from_pylist([row | {"key": user_id.encode(), "value": value}], schema=RECORD)
     return decode(records, ContractSettings()).events.select(EVENT.names)
 
 
 def test_an_event_is_there_exactly_if_its_transaction_committed(service: Engine) -> None:
-    """A business row and its event are both there, or neither: through a Connection and through a Session."""
+    """Both the business row and its event exist, or neither: through a Connection and through a Session."""
     with service.connect() as connection:
         connection.execute(_RIDES.insert().values(id=1))
         outbox.add(connection, event(1))
@@ -93,7 +93,7 @@ def test_an_event_is_there_exactly_if_its_transaction_committed(service: Engine)
 
 
 def test_a_row_is_what_debezium_and_ingest_expect(service: Engine) -> None:
-    """The columns hold the key, the type and the payload, and the payload decodes to the event, to the microsecond."""
+    """The columns hold key, type and payload, and the payload decodes to the event, to the microsecond."""
     sample = Event("id 1", "Zoë/⟨1⟩", "DriverRated", TIME.astimezone(), {"rating": "5", "note": "a\0b", "": ""})
     with service.begin() as connection:
         outbox.add(connection, sample)
@@ -131,7 +131,7 @@ def test_a_row_is_what_debezium_and_ingest_expect(service: Engine) -> None:
     ],
 )
 def test_contract_violations_name_the_field(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    """The error names the field; nothing is inserted, and the transaction can go on."""
+    """The error names the field; nothing is inserted, and the transaction can continue."""
     with disposed(sqlite_url(tmp_path)) as engine:
         create_outbox(engine)
         with engine.begin() as connection:
@@ -156,7 +156,7 @@ _TIMES = st.datetimes(datetime(1999, 12, 30), datetime.now() + timedelta(days=3)
     )
 )
 def test_add_accepts_what_ingest_accepts(sample: Event) -> None:
-    """`add` agrees with ingest about what an event is, except for NUL, which not every database keeps."""
+    """`add` and ingest agree on valid events, except for NUL, which not every database can store."""
     engine = create_engine("sqlite://")
     create_outbox(engine)
     with engine.begin() as connection:
@@ -179,7 +179,7 @@ def _refusal(connection: Connection, sample: Event) -> str | None:
 
 
 def test_backlog_has_rows_and_age(service: Engine) -> None:
-    """No rows have no age; with rows, it is that of the oldest, by the database's clock."""
+    """The age is that of the oldest row, by the database's clock; 0 without rows."""
     with service.begin() as connection:
         assert outbox.backlog(connection) == outbox.Backlog(0, 0.0)
         for number in range(3):
@@ -200,7 +200,7 @@ def _sql(name: str) -> str:
 
 
 def _bare(statements: str) -> str:
-    """Return SQL without comments and with single blanks."""
+    """Return SQL without comments and with single spaces."""
     without = re.sub(r"--.*", "", statements)
     return re.sub(r"\s+", " ", without).replace("( ", "(").replace(" )", ")").replace(") ENGINE", ")ENGINE").strip(" ;")
 
@@ -215,12 +215,12 @@ def _bare(statements: str) -> str:
     ],
 )
 def test_sql_files_match_the_sqlalchemy_table(name: str, dialect: Dialect) -> None:
-    """A service in another language has the same table, to the letter."""
+    """A service in another language has exactly the same table."""
     assert _bare(_sql(name)) == _bare(str(CreateTable(OUTBOX).compile(dialect=dialect)))
 
 
 def test_sql_files_create_the_table_of_create_all(database: Engine) -> None:
-    """The files run as they are, and the table that they make is, as the database reports it, the one of create_all."""
+    """The files run unchanged, and the database reports their table as equal to that of create_all."""
     found = []
     for create in (_from_files, create_outbox):
         create(database)
@@ -263,7 +263,7 @@ def test_python_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_sql_example_of_the_docs_adds_the_same_row(service: Engine) -> None:
-    """A row of plain SQL differs from one of `add` in nothing but its place and time."""
+    """A row of plain SQL differs from one of `add` only in sequence number and time."""
     page = (REPOSITORY / "docs" / "outbox.md").read_text(encoding="utf-8")
     [statement] = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
     expected = _row(event(1))

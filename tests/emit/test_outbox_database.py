@@ -1,4 +1,4 @@
-"""A database is opened, or one sentence says why not."""
+"""A database is opened, or one message says why not."""
 
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ WRONG = "a-secret"
     ],
 )
 def test_an_invalid_address_is_refused(address: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sentence says what is wrong with it and never holds the password."""
+    """The message says what is wrong and never contains the password."""
     monkeypatch.setitem(sys.modules, "pymysql", None)  # as if it were not installed
     with pytest.raises(ConfigurationError, match=message) as caught, open_database(address):
         pass
@@ -36,7 +36,7 @@ def test_an_invalid_address_is_refused(address: str, message: str, monkeypatch: 
 
 
 def test_wrong_password_and_closed_port_are_reported(postgres: PostgresServer) -> None:
-    """What a retry may cure is a TransientError, in one line and without the password."""
+    """An error that a retry may fix is a TransientError, in one line and without the password."""
     wrong = make_url(postgres.dsn).set(password=WRONG)
     for url in (wrong, wrong.set(port=free_port())):
         with pytest.raises(TransientError, match="looking for the outbox at") as caught, open_database(_text(url)):
@@ -46,7 +46,7 @@ def test_wrong_password_and_closed_port_are_reported(postgres: PostgresServer) -
 
 
 def test_missing_table_and_missing_column_are_reported(tmp_path: Path) -> None:
-    """The sentence says what was looked for, and where the table is described."""
+    """The message names what is missing, and where the table is described."""
     with disposed(sqlite_url(tmp_path)) as service:
         create_outbox(service)
         for statement, message in (

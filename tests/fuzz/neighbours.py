@@ -1,4 +1,4 @@
-"""The oracle for record values: valid events around a bad value are decoded correctly, whatever the value does."""
+"""The oracle for record values: valid events beside an invalid value are decoded correctly, whatever the value."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -26,14 +26,14 @@ GOOD: list[dict[str, Any]] = [
     }
     for number in range(4)
 ]
-"""The valid events around the bad values."""
+"""The valid events beside the bad values."""
 _KEY = bytes(range(16))
-_LONGEST_DETAIL = 10_000
-_MAY_BE_LIMITED = 1_000_000
+_MAX_DETAIL_CHARACTERS = 10_000
+_MAX_UNLIMITED_BYTES = 1_000_000
 
 
 def records_of(values: Sequence[bytes | None], headers: Sequence[list[dict[str, Any]]] | None = None) -> pa.Table:
-    """Return values as records of one topic partition, offset by offset."""
+    """Return values as records of one topic partition, at consecutive offsets."""
     rows = [
         {
             "topic_id": "t",
@@ -56,10 +56,10 @@ def check_neighbours(
     contract: ContractSettings,
     expected: Callable[[bytes], dict[str, Any] | None] = lambda _: None,
 ) -> str:
-    """Decode poison among neighbours, each value of it twice; return what became of it.
+    """Decode bad values among valid neighbours, each bad value twice; return their outcomes.
 
-    Each neighbour has to be an event with the values of GOOD, a value of the poison one event or one dead letter with a
-    reason. `expected` returns the event that a value is, by a second opinion, or None where there is none.
+    Each neighbour must be an event equal to its row in GOOD, and each bad value an event or a dead letter with a
+    reason. `expected` returns the event of a value by a second decoder, or None if there is none.
     """
     values = [neighbours[0], *poison, *neighbours[1:3], *poison, *neighbours[3:]]
     places = (0, len(poison) + 1, len(poison) + 2, 2 * len(poison) + 3)
@@ -81,7 +81,7 @@ def check_neighbours(
 
 
 def event_of(row: dict[str, Any]) -> dict[str, Any]:
-    """Return what the producer said of a row; the order of the metadata means nothing."""
+    """Return the fields of an event that its producer chose; the order of metadata does not matter."""
     return {name: row[name] for name in EVENT.names} | {"metadata": sorted(row["metadata"])}
 
 
@@ -93,21 +93,21 @@ def _fate(place: int, stride: int, events: dict[int, Any], rejected: dict[int, A
         return "accepted"
     letter = rejected[place]
     demand(expected is None, f"a valid event is a dead letter: {letter['detail']}")
-    demand(letter["reason"] in set(Reason), f"the reason {letter['reason']!r} is no code")
-    demand(letter["detail"] and len(letter["detail"]) <= _LONGEST_DETAIL, "the detail is empty or endless")
+    demand(letter["reason"] in set(Reason), f"the reason {letter['reason']!r} is not a code")
+    demand(letter["detail"] and len(letter["detail"]) <= _MAX_DETAIL_CHARACTERS, "the detail is empty or endless")
     return f"{letter['reason']}: {shape(letter['detail'])}" if letter["reason"] == "undecodable" else letter["reason"]
 
 
 def _check_audit(value: bytes, contract: ContractSettings) -> None:
-    """Check that the audit reads of a value what ingest does; only ingest limits the time of large Avro values."""
+    """Check that the audit and ingest read the same from a value; only ingest limits the time of large Avro values."""
     (ingested,) = of_ingest([value], contract)
     audited = of_audit(value, contract)
-    limited = ingested is None and len(value) > _MAY_BE_LIMITED and contract.format == "avro"
+    limited = ingested is None and len(value) > _MAX_UNLIMITED_BYTES and contract.format == "avro"
     demand(ingested == audited or limited, f"ingest reads {ingested}, but the audit {audited}")
 
 
 def check_usable(decoded: Decoded, contract: ContractSettings) -> None:
-    """Check that what was accepted can be digested and sorted, and keeps the bounds that the next stages rely on."""
+    """Check that accepted events can be digested and sorted, and satisfy the bounds that later stages rely on."""
     demand(len(digest(decoded.events, _KEY)) == len(decoded.events), "digests are missing")
     decoded.events.validate(full=True)
     decoded.rejected.validate(full=True)

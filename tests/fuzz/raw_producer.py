@@ -1,7 +1,7 @@
-"""A producer that sends the bytes of a record batch as they are: a ProduceRequest of version 7, over a plain socket.
+"""A producer that sends the bytes of a record batch unchanged: a ProduceRequest of version 7, over a plain socket.
 
-For brokers on this machine that lead every topic partition. What a broker makes of it is its own affair: the embedded
-one stores any batch; Apache Kafka checks it, and refuses most that lie (test_raw_producer.py says which).
+For brokers on this machine that lead every topic partition. The embedded broker stores any batch; Apache Kafka
+validates it and rejects most invalid ones (test_raw_producer.py lists them).
 """
 
 import socket
@@ -15,7 +15,7 @@ _TIMEOUT_MS = 30_000
 
 
 class RefusedError(Exception):
-    """The broker's error code, instead of an offset."""
+    """The broker returned an error code instead of an offset."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"the broker refused the batch: error {code}")
@@ -38,7 +38,7 @@ class RawProducer:
         self._socket.close()
 
     def send(self, topic: str, topic_partition: int, batch: bytes) -> int:
-        """Return the offset that the broker gave to the batch's first record; raises RefusedError."""
+        """Return the offset that the broker assigned to the batch's first record; raises RefusedError."""
         records = struct.pack(">i", len(batch)) + batch
         data = struct.pack(">ii", 1, topic_partition) + records
         body = struct.pack(">hhi", -1, _ALL_REPLICAS, _TIMEOUT_MS) + struct.pack(">i", 1) + _text(topic) + data

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.fuzz.__main__ import run, tell
+from tests.fuzz.__main__ import print_reports, run
 from tests.fuzz.finding import Finding, is_new, save, seeds_of, shape
 from tests.fuzz.mutation import MAX_BYTES, mutate_bytes
 from tests.fuzz.targets import NAMES, load
 from tests.fuzz.wire import batch_of, parsed, record, with_right_crc
 from tests.fuzz.worker import shrink
 
-_LYING = {
+_FAULTS = {
     "RAISES": "Panic: slice index starts at # but ends at #",
     "HANGS": "hang in outside of our code",
     "SLEEPS": "hang in outside of our code",
@@ -37,7 +37,7 @@ _LYING = {
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Return the findings of a few seconds on each faulty target; LOSES starts a real decoder, which takes longer."""
     folder = tmp_path_factory.mktemp("findings")
-    names = {name: f"tests.fuzz.faulty_targets:{name}" for name in _LYING}
+    names = {name: f"tests.fuzz.faulty_targets:{name}" for name in _FAULTS}
     reports = [
         *run([names[name] for name in names if name != "LOSES"], 2.0, folder),
         *run([names["LOSES"]], 20.0, folder),
@@ -48,16 +48,16 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 
 @pytest.mark.slow
 @pytest.mark.timeout(1_800)
-@pytest.mark.parametrize("name", _LYING)
+@pytest.mark.parametrize("name", _FAULTS)
 def test_a_faulty_target_is_found(name: str, reports: dict[str, dict[str, Any]]) -> None:
     """Each fault is reported once, with a minimal input."""
-    report, expected = reports[name], _LYING[name]
+    report, expected = reports[name], _FAULTS[name]
     if expected is None:
         assert report["findings"] == []
         assert report["inputs"] > 100
         return
     assert sum(expected in finding for finding in report["findings"]) == 1
-    assert name == "LOSES" or len(report["findings"]) == 1  # that one goes through a real decoder
+    assert name == "LOSES" or len(report["findings"]) == 1  # it runs a real decoder
     if name not in {"HANGS", "SLEEPS", "ALLOCATES", "LOSES", "BROKEN"}:
         assert Path(report["files"][0]).read_bytes() == b"!"
     elif name not in {"LOSES", "BROKEN"}:
@@ -78,31 +78,31 @@ def test_the_command_says_what_was_found_and_fails(tmp_path: Path) -> None:
 def test_the_closing_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Targets that passed and failed, alone on the last line."""
     report = {"target": "a", "inputs": 1, "kept": 0, "children": 1, "findings": [], "files": []}
-    assert tell([report]) == 0
+    assert print_reports([report]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "1 passed, 0 failed"
-    assert tell([report, report | {"findings": ["memory"]}]) == 1
+    assert print_reports([report, report | {"findings": ["memory"]}]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "1 passed, 1 failed"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_target_generates_and_changes_inputs(name: str) -> None:
-    """Within bounds, and not always the same; each has inputs that are kept."""
+def test_every_target_generates_and_mutates_inputs(name: str) -> None:
+    """Inputs are within bounds and vary; each target has seeds."""
     target, rng = load(name), random.Random(0)
-    made = [target.generate(rng) for _ in range(20)]
-    assert len({target.mutate(rng, data, target.good)[:MAX_BYTES] for data in made}) > 10
+    inputs = [target.generate(rng) for _ in range(20)]
+    assert len({target.mutate(rng, data, target.good)[:MAX_BYTES] for data in inputs}) > 10
     assert seeds_of(name)
 
 
-def test_changes_keep_to_the_bound() -> None:
-    """However often a part is repeated or nested."""
+def test_mutations_respect_the_size_limit() -> None:
+    """Also if a part is repeated or nested many times."""
     rng, data = random.Random(1), b'{"a": [1, 2]}'
     for _ in range(300):
         data = mutate_bytes(rng, data, b"other 7")
         assert len(data) <= MAX_BYTES
 
 
-def test_a_batch_is_what_its_bytes_say() -> None:
-    """The writer and the reader of headers agree, and a changed batch has the CRC that it should have."""
+def test_batches_round_trip() -> None:
+    """Writer and reader of headers agree, and a mutated batch has the right CRC."""
     written = batch_of([record(b"value", headers=[(b"h", None)])], base_offset=7, first_ms=5)
     data = bytes(written)
     assert bytes(parsed(data)) == data  # pyright: ignore[reportArgumentType]
@@ -118,7 +118,7 @@ def test_shrinking() -> None:
 
 
 def test_findings_have_signatures() -> None:
-    """They consist of message and place, without numbers and names; three of a kind in one place are enough."""
+    """A signature is message and place without numbers and names; at most three of a kind in one place."""
     assert shape("starts at 10 but 'x' is [1, 2, 3]") == "starts at # but # is [#]"
     known = {"ValueError in a.py f: one", "ValueError in a.py f: two"}
     assert is_new("ValueError in a.py f: three", known)
@@ -127,8 +127,8 @@ def test_findings_have_signatures() -> None:
     assert is_new("ValueError in a.py g: four", known | {"ValueError in a.py f: three"})
 
 
-def test_a_finding_is_kept_with_what_it_does(tmp_path: Path) -> None:
-    """The input as it is, and beside it the command, the signature and the words."""
+def test_a_finding_is_saved_with_its_command(tmp_path: Path) -> None:
+    """The input unchanged, and beside it the command, the signature and the message."""
     path = save(Finding(b"\xff", "error", "E: #", "E: 1"), "json", tmp_path)
     assert path.read_bytes() == b"\xff"
     report = path.with_suffix(".txt").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Record batches (format 2) of a client that says what it wants: any header field, and a CRC that is right."""
+"""Record batches (format 2) with arbitrary header fields and a valid CRC."""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ _ENCODE: tuple[Callable[[bytes], bytes], ...] = (bytes, gzip_encode, snappy_enco
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The fields of a batch; `body` is the records, compressed as `attributes` say."""
+    """The fields of a batch; `body` is the records, compressed according to `attributes`."""
 
     body: bytes
     records: int
     base_offset: int = 0
     last_offset_delta: int | None = None
-    """records - 1, unless it is said."""
+    """None means records - 1."""
     first_ms: int = 0
     max_ms: int = 0
     attributes: int = 0
@@ -32,7 +32,7 @@ class Batch:
     producer_epoch: int = -1
     base_sequence: int = -1
     length: int | None = None
-    """Of what follows the length, unless it is said."""
+    """None means the actual length of what follows."""
 
     def __bytes__(self) -> bytes:
         last = max(self.records - 1, -(2**31)) if self.last_offset_delta is None else self.last_offset_delta
@@ -46,20 +46,20 @@ class Batch:
 
 
 def parsed(data: bytes) -> Batch | None:
-    """Return the batch that bytes begin with; None if they are too few for a header."""
+    """Return the batch at the start of the bytes; None if they are too short for a header."""
     if len(data) < HEADER_BYTES:
         return None
-    base, length, epoch, magic, _, attributes, last, first, most, producer, producer_epoch, sequence, count = (
+    base, length, epoch, magic, _, attributes, last, first_ms, max_ms, producer, producer_epoch, sequence, count = (
         _HEADER.unpack_from(data)
     )
     return Batch(
-        data[HEADER_BYTES:], count, base, last, first, most, attributes, epoch, magic, producer, producer_epoch,
+        data[HEADER_BYTES:], count, base, last, first_ms, max_ms, attributes, epoch, magic, producer, producer_epoch,
         sequence, length,
     )  # fmt: skip
 
 
 def with_right_crc(data: bytes) -> bytes:
-    """Return bytes with the CRC and the length that a batch of them has: brokers check those, and nothing else."""
+    """Return bytes with the right CRC and length: brokers check nothing else."""
     batch = parsed(data)
     return data if batch is None else bytes(replace(batch, length=None))
 
@@ -67,9 +67,9 @@ def with_right_crc(data: bytes) -> bytes:
 def record(
     value: bytes | None, key: bytes | None = b"k", *, delta: int = 0, ms: int = 0, headers: Headers = ()
 ) -> bytes:
-    """Return one record as it stands in a body."""
+    """Return one record in its wire format."""
     inner = b"\0" + zigzag(ms) + zigzag(delta) + _sized(key) + _sized(value) + zigzag(len(headers))
-    inner += b"".join(_sized(name) + _sized(said) for name, said in headers)
+    inner += b"".join(_sized(name) + _sized(content) for name, content in headers)
     return zigzag(len(inner)) + inner
 
 

@@ -1,8 +1,8 @@
-"""The child process: runs inputs on a target, one after the other, until its time is up or an input kills it.
+"""The child process: runs inputs on a target one by one, until the time is up or an input kills it.
 
-What it tries stands in memory that its parent shares, so that the input is known whatever the child dies of. An input
-that reaches lines of our code or an outcome that no other reached is kept, to be changed again: libraries in C and
-Rust are not instrumented, but what they say about broken bytes tells which of their paths was taken.
+The current input is in memory shared with the parent, so it is known whatever kills the child. An input that reaches
+new lines of our code, or a new outcome, is kept and mutated again: libraries in C and Rust are not instrumented, but
+their error messages tell which of their paths was taken.
 """
 
 import faulthandler
@@ -25,18 +25,18 @@ from tests.fuzz.mutation import MAX_BYTES
 from tests.fuzz.target import Target, WrongError
 
 _HEAD = struct.Struct("=dQQ")
-_OURS = "/pipelines/"
+_PACKAGE = "/pipelines/"
 _SHRINK_SECONDS = 5.0
 _MIB = 1024 * 1024
 _POOL_BYTES = 32 * _MIB
 _OWN_BYTES = 256 * _MIB
 """The memory of the harness itself in a child."""
 _ROOM = 2
-"""Times a target's memory is what the operating system allows the child: the check of the peak comes first."""
+"""The child's address space is this many times the target's memory, so that the check of the peak comes first."""
 
 
 class Shared:
-    """The input under way, when it began, and how many were tried; `began` is 0 between two inputs."""
+    """The current input, its start time, and the number of inputs tried; `began` is 0 between two inputs."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _HEAD.size + MAX_BYTES)
@@ -70,10 +70,10 @@ class Shared:
 
 
 class Worker:
-    """One child. What it prints goes to a log of which it is the only writer.
+    """One child. Its output goes to a log that no other process writes.
 
-    Tells its parent ("ready", None), ("seed", None) after each of them, ("kept", (input, what it reached)),
-    ("finding", Finding) and, at the end, ("done", None).
+    It sends to its parent ("ready", None), ("seed", None) after each seed, ("kept", (input, new features)), ("finding",
+    Finding) and, at the end, ("done", None).
     """
 
     def __init__(self, target: Target, shared: Shared, parent: Connection, features: set[int]) -> None:
@@ -101,13 +101,13 @@ class Worker:
         """Run the seeds, then generated and mutated inputs, until the time is up."""
         self._prepare()
         for data in seeds:
-            self._judge(data, known, shortening=False)
+            self._judge(data, known, minimize=False)
             self._parent.send(("seed", None))
         pool = [*seeds, *corpus, self._target.good]
         room = _POOL_BYTES - sum(map(len, pool))
         while time.monotonic() < until:
             data = self._next(rng, pool)
-            new = self._judge(data, known, shortening=True)
+            new = self._judge(data, known, minimize=True)
             if new and len(data) <= room:
                 room -= len(data)
                 pool.append(data)
@@ -126,21 +126,21 @@ class Worker:
                 return self._target.mutate(rng, rng.choice(recent), rng.choice(pool))[:MAX_BYTES]
 
     def _prepare(self) -> None:
-        """Trigger lazy loading with the good input; then set the limits."""
+        """Trigger lazy loading with the valid input; then set the limits."""
         faulthandler.enable(sys.stderr, all_threads=False)
         self._target.check(self._target.good)
         self._peak = _peak_bytes()
         _limit_memory(_ROOM * self._target.megabytes * _MIB + _OWN_BYTES)
         self._parent.send(("ready", None))
 
-    def _judge(self, data: bytes, known: set[str], *, shortening: bool) -> set[int]:
+    def _judge(self, data: bytes, known: set[str], *, minimize: bool) -> set[int]:
         """Run an input, report a new finding, and return the features that no earlier input reached."""
         before = set(self._features)
         finding = self._attempt(data)
         new = self._features - before
         if finding and is_new(finding.signature, known):
             known.add(finding.signature)
-            self._parent.send(("finding", self._shrunk(finding) if shortening else finding))
+            self._parent.send(("finding", self._shrunk(finding) if minimize else finding))
         return new
 
     def _shrunk(self, finding: Finding) -> Finding:
@@ -161,7 +161,7 @@ class Worker:
     def _attempt(self, data: bytes) -> Finding | None:
         self._shared.begin(data)
         os.ftruncate(sys.stderr.fileno(), 0)
-        # A hang is detected by the parent, which kills; this writes where it hangs, whatever holds the interpreter.
+        # The parent kills a child that hangs; this writes where it hangs, even if C code holds the interpreter.
         faulthandler.dump_traceback_later(0.4 * self._target.seconds, repeat=True, file=sys.stderr)
         sys.settrace(_tracer(self._features))
         try:
@@ -170,8 +170,8 @@ class Worker:
             outcome = f"{type(error).__name__}: {shape(str(error))}"
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 - a Rust panic is no Exception
-            return _told(data, error)
+        except BaseException as error:  # noqa: BLE001 - a Rust panic is not an Exception
+            return _finding(data, error)
         finally:
             sys.settrace(None)
             faulthandler.cancel_dump_traceback_later()
@@ -204,9 +204,9 @@ def shrink(data: bytes, fails: Callable[[bytes], bool], until: float) -> bytes:
     return data
 
 
-def _told(data: bytes, error: BaseException) -> Finding:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _OURS in frame.filename]
-    place = f" in {frames[-1].filename.rpartition(_OURS)[2]} {frames[-1].name}" if frames else ""
+def _finding(data: bytes, error: BaseException) -> Finding:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _PACKAGE in frame.filename]
+    place = f" in {frames[-1].filename.rpartition(_PACKAGE)[2]} {frames[-1].name}" if frames else ""
     kind = "wrong" if isinstance(error, WrongError) else "error"
     signature = f"{type(error).__name__}{place if kind == 'error' else ''}: {shape(str(error))}"
     return Finding(data, kind, signature, "".join(traceback.format_exception(error))[-4_000:])
@@ -221,7 +221,7 @@ def _tracer(features: set[int]) -> Callable[..., Any]:
         return on_line
 
     def on_call(frame: FrameType, _event: str, _: object) -> Any:
-        return on_line if _OURS in frame.f_code.co_filename else None
+        return on_line if _PACKAGE in frame.f_code.co_filename else None
 
     return on_call
 
@@ -231,9 +231,9 @@ def _peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _limit_memory(more: int) -> None:
+def _limit_memory(additional_bytes: int) -> None:
     """Limit the address space of the process to its current size plus `more` bytes; Linux only."""
     statm = Path("/proc/self/statm")
     if statm.exists():
-        has = int(statm.read_text("ascii").split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (has + more, has + more))
+        current_bytes = int(statm.read_text("ascii").split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (current_bytes + additional_bytes, current_bytes + additional_bytes))

@@ -1,1 +1,1 @@
-"""Golden data folders: one of each release, made by `python -m tests.golden` and opened by the tests of later ones."""
+"""Golden data folders: one per release, made by `python -m tests.golden` and opened by the tests of later releases."""

@@ -1,8 +1,8 @@
-"""Make the golden data folder of this release, `tests/golden/VERSION.tar.gz`: once for a release, by `make release`.
+"""Make the golden data folder of this release, `tests/golden/VERSION.tar.gz`: once per release, by `make release`.
 
-A small lake with all of its tables: events of two files, duplicates, a conflict, dead letters (one discarded), an
-activated policy and an erasure; its index, caches, tombstones and warehouse; and what a reader saw, in `expected.json`.
-Batch ids, and times of commits, differ from run to run.
+It has a small lake with all tables (events of two files, duplicates, a conflict, dead letters, one of them discarded,
+an activated policy and an erasure), its index, caches, tombstones and warehouse, and in `expected.json` what a reader
+sees. Batch ids and commit times differ from run to run.
 """
 
 import json

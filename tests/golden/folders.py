@@ -1,4 +1,4 @@
-"""Unpacking golden data folders, and turning one into a folder of an older or a newer release."""
+"""Unpacks golden data folders, and turns one into a folder of an older or a newer release."""
 
 import json
 import tarfile
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable, Field, Schema
 from deltalake.schema import PrimitiveType
 
-from pipelines.formats import LAKE
+from pipelines.formats import LAKE, WAREHOUSE
 from pipelines.lake.tables import TABLES
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import Settings
@@ -49,26 +49,22 @@ def describe(settings: Settings) -> dict[str, Any]:
 
 
 def make_older(data_dir: Path) -> None:
-    """Turn a folder into one of a release before format numbers: without columns, and a nested field, of today."""
+    """Turn a folder into one of a release before format numbers, which lacked some columns and a nested field."""
     for name in TABLES:
         _strip(data_dir / "lake" / name, {"events": {"bus_time"}, "commits": {"note", "lost"}}.get(name, set()))
-    for path in (data_dir / "warehouse.duckdb", data_dir / "by_user.duckdb"):
-        with duckdb.connect(path) as connection:
-            table = "snapshot_info" if path.stem == "warehouse" else "info"
-            connection.execute(f"ALTER TABLE {table} DROP COLUMN format")
+    with duckdb.connect(data_dir / "warehouse.duckdb") as connection:
+        connection.execute("ALTER TABLE snapshot_info DROP COLUMN format")
 
 
 def make_newer(data_dir: Path) -> None:
-    """Turn a folder into one of a release that is newer in everything, with a column that this one does not know."""
+    """Turn a folder into one of a newer release, with a newer number for every format and an unknown column."""
     for name in TABLES:
         table = DeltaTable(data_dir / "lake" / name)
         newer = {"karmalake.format": str(LAKE.number + 1), "karmalake.release": "99.0.0"}
         table.alter.set_table_properties(newer, raise_if_not_exists=False)
         table.alter.add_columns([Field("unknown", PrimitiveType("string"), nullable=True)])
     with duckdb.connect(data_dir / "warehouse.duckdb") as connection:
-        connection.execute("UPDATE snapshot_info SET format = format + 1, karmalake_version = '99.0.0'")
-    with duckdb.connect(data_dir / "by_user.duckdb") as connection:
-        connection.execute("UPDATE info SET format = format + 1")
+        connection.execute("UPDATE snapshot_info SET format = ?, karmalake_version = '99.0.0'", [WAREHOUSE.number + 1])
 
 
 def _strip(folder: Path, dropped: set[str]) -> None:
@@ -85,8 +81,10 @@ def _strip(folder: Path, dropped: set[str]) -> None:
 
 def _strip_action(folder: Path, action: dict[str, Any], dropped: set[str]) -> None:
     if "metaData" in action:
-        kept = action["metaData"]["configuration"]
-        action["metaData"]["configuration"] = {name: kept[name] for name in kept if not name.startswith("karmalake")}
+        configuration = action["metaData"]["configuration"]
+        action["metaData"]["configuration"] = {
+            name: configuration[name] for name in configuration if not name.startswith("karmalake")
+        }
         schema = pa.schema(Schema.from_json(action["metaData"]["schemaString"]))
         action["metaData"]["schemaString"] = Schema.from_arrow(_without(schema, dropped)).to_json()
     if "add" in action and (folder / action["add"]["path"]).exists():

@@ -126,10 +126,10 @@ def assert_readers_agree(data: bytes) -> Polled:
     """Assert that both readers see the same records, and one record without a value for each invalid batch."""
     columns = to_columns(polled(data), {3: 0}, "id")
     names = ("offset", "key", "value")
-    seen = list(zip(*(columns.records[name].to_pylist() for name in names), strict=True))
+    by_columns = list(zip(*(columns.records[name].to_pylist() for name in names), strict=True))
     unread = [(offset, None, None) for offset in columns.unreadable["offset"].to_pylist()]
     read = [(r.offset, r.key, r.value) for r in guarded(data)]
-    assert sorted(read, key=_first) == sorted(seen + unread, key=_first)
+    assert sorted(read, key=_first) == sorted(by_columns + unread, key=_first)
     assert all(time is None or 2000 <= time.year <= 9999 for time in columns.records["bus_time"].to_pylist())
     return columns
 

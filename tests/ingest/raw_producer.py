@@ -19,10 +19,12 @@ def produce_raw(kafka: KafkaSettings, batch: bytes, partition: int = 0) -> int:
         [leader] = [each["leader_id"] for each in topic["partitions"] if each["partition_index"] == partition]
         request: Any = ProduceRequest
         data = [_Topic(name=kafka.topic, partition_data=[_Partition(index=partition, records=batch)])]
-        wanted = request(transactional_id=None, acks=-1, timeout_ms=10_000, topic_data=data, max_version=_VERSION)
+        produce_request = request(
+            transactional_id=None, acks=-1, timeout_ms=10_000, topic_data=data, max_version=_VERSION
+        )
 
         async def send() -> Any:
-            return await admin._manager.send(wanted, node_id=leader)
+            return await admin._manager.send(produce_request, node_id=leader)
 
         response = admin._manager.run(send)
     return response.responses[0].partition_responses[0].error_code

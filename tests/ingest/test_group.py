@@ -19,11 +19,13 @@ from pipelines.drain import drain, drain_once, open_ingest
 from pipelines.emit.producer import Record
 from pipelines.ingest import group as group_module
 from pipelines.lake.commit import CommitRecord
-from pipelines.lake.tables import create_lake
+from pipelines.lake.tables import create_lake, open_lake
 from pipelines.operate.audit import audit
+from pipelines.serving.read import published
 from pipelines.settings import Settings
 from tests.draining import assert_verified, query, send, valid_records, with_ingest
 from tests.services.kafka_cluster import KafkaCluster
+from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 from tests.test_crashes import environment
 
@@ -87,16 +89,16 @@ def _stored(bus: Settings) -> int:
 def test_two_divide_the_partitions_and_one_takes_over(bus: Settings) -> None:
     """Both commit different partitions; when one leaves, the other gets all; each event counts once (`once`)."""
     count = 0
-    with _ingesting(bus) as stays:
-        with _ingesting(bus) as leaves:
-            while not (stays and leaves):
+    with _ingesting(bus) as first:
+        with _ingesting(bus) as second:
+            while not (first and second):
                 send(bus, [*_records(range(count, count + 200)), *_records(range(count, count + 50))])
                 count += 200
                 wait_for("what was sent to be stored", lambda count=count: _stored(bus) == count)
-        before = len(stays)
+        before = len(first)
         send(bus, _records(range(count, count + 400)))
         wait_for("the other's partitions to be taken over", lambda: _stored(bus) == count + 400)
-    assert _partitions(stays[before:]) == set(range(_PARTITIONS))
+    assert _partitions(first[before:]) == set(range(_PARTITIONS))
     assert_verified(bus)
     assert audit(bus).passed
 
@@ -127,7 +129,7 @@ def test_a_rebalance_between_two_polls(kafka: KafkaCluster, bus: Settings, monke
 def test_a_killed_member_is_replaced(bus: Settings, tmp_path: Path) -> None:
     """A killed process keeps its partitions until its session expires; then another one continues (`fenced`)."""
     send(bus, _records(range(300)))
-    with _streaming_process(bus, tmp_path) as process:
+    with _ingesting_process(bus, tmp_path) as process:
         process.kill()
     send(bus, _records(range(200, 500)))
     with _ingesting(bus):
@@ -140,7 +142,7 @@ def test_a_killed_member_is_replaced(bus: Settings, tmp_path: Path) -> None:
 def test_a_suspended_member_finds_its_partitions_moved(bus: Settings, tmp_path: Path) -> None:
     """Suspended until the others have its partitions, it resumes as a member of the group (`fenced`, `once`)."""
     send(bus, _records(range(300)))
-    with _streaming_process(bus, tmp_path) as process:
+    with _ingesting_process(bus, tmp_path) as process:
         process.send_signal(signal.SIGSTOP)
         send(bus, _records(range(200, 500)))
         with _ingesting(bus):
@@ -154,25 +156,52 @@ def test_a_suspended_member_finds_its_partitions_moved(bus: Settings, tmp_path: 
     assert audit(bus).passed
 
 
+@pytest.mark.slow
+def test_ingesters_beside_a_stream(bus: Settings, tmp_path: Path) -> None:
+    """Two divide the topic with a `stream`, which serves what all of them commit; each ends cleanly (`once`)."""
+    names, sent = {"one": "ingest", "other": "ingest", "stream": "stream"}, 0
+    with ExitStack() as stack:
+        processes = [stack.enter_context(_started(bus, tmp_path / folder, name)) for folder, name in names.items()]
+        while not all(_has_committed(tmp_path / folder) for folder in names):
+            sent += send(bus, _records(range(sent, sent + 60)))
+        wait_for("everything to be stored", lambda: _stored(bus) == sent)
+        newest = open_lake(bus.lake_root).table("events").version()
+        wait_for("everything to be served", lambda: (info := published(bus)) and info.stamp.lake_version == newest)
+        for process in processes:
+            process.terminate()
+        assert [process.wait(PATIENCE_SECONDS) for process in processes] == [0, 0, 0]
+    assert_verified(bus)
+    assert audit(bus).passed
+
+
 @contextmanager
-def _streaming_process(bus: Settings, folder: Path) -> Iterator["subprocess.Popen[str]"]:
+def _ingesting_process(bus: Settings, folder: Path) -> Iterator["subprocess.Popen[str]"]:
     """Yield a process that shares the topic and has committed something; kill it on exit."""
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", "stream"]
+    with _started(bus, folder / "process", "ingest") as process:
+        wait_for("its first commit", lambda: _has_committed(folder / "process"))
+        yield process
+
+
+@contextmanager
+def _started(bus: Settings, folder: Path, name: str) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()", name]
     assert bus.redis.url
     values = environment(bus) | {
         "KARMALAKE_INGEST_SHARE_PARTITIONS": "true",
         "KARMALAKE_REDIS_URL": bus.redis.url.get_secret_value(),
+        "KARMALAKE_REDIS_PREFIX": bus.redis.prefix,
         "PYTHONUNBUFFERED": "1",
     }
+    folder.mkdir()
     with (
         (folder / "output").open("w") as output,
-        subprocess.Popen(command, cwd=folder, env=values, stdout=output, text=True) as process,
+        ended(subprocess.Popen(command, cwd=folder, env=values, stdout=output, text=True)) as process,
     ):
-        try:
-            wait_for("its first commit", lambda: "commit" in (folder / "output").read_text())
-            yield process
-        finally:
-            process.kill()
+        yield process
+
+
+def _has_committed(folder: Path) -> bool:
+    return "commit" in (folder / "output").read_text(encoding="utf-8")
 
 
 def test_more_ingesters_than_partitions(bus: Settings) -> None:

@@ -21,12 +21,12 @@ def test_runs_are_counted_over_batches_and_by_topic_partition(
 ) -> None:
     """A topic partition halts at the first batch in which its run, counted record by record, exceeds the limit."""
     guard = RejectionGuard(IngestSettings(max_dead_letter_run=longest))
-    runs, at, gone = {0: 0, 1: 0}, {0: 0, 1: 0}, set[int]()
+    runs, at, halted_partitions = {0: 0, 1: 0}, {0: 0, 1: 0}, set[int]()
     for records in batches:
-        batch = [(partition, bad) for partition, bad in records if partition not in gone]
+        batch = [(partition, bad) for partition, bad in records if partition not in halted_partitions]
         passed = {partition for partition in (0, 1) if _longest(batch, partition, runs[partition]) > longest}
         assert {halted.topic_partition for halted in _check(guard, batch, at)} == passed
-        gone |= passed
+        halted_partitions |= passed
         for partition, bad in batch:
             runs[partition] = runs[partition] + 1 if bad else 0
             at[partition] += 1

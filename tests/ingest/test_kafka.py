@@ -1,9 +1,11 @@
 """Features of Apache Kafka only: retention, transactions, compression, growing topics, consumer groups."""
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pyarrow as pa
@@ -26,7 +28,7 @@ from pipelines.operate.lag.measure import measure_lag
 from pipelines.settings import Settings
 from tests.draining import assert_verified, contents, drain_all, drained, query, send, valid_records, with_ingest
 from tests.services.kafka_cluster import KafkaCluster
-from tests.services.waiting import wait_for
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 pytestmark = pytest.mark.jvm
 
@@ -129,6 +131,36 @@ def test_an_open_transaction_is_waited_for(bus: Settings) -> None:
     assert query(bus, "SELECT count(*) FROM events") == [(10,)]
     assert query(bus, "SELECT next_offset FROM checkpoints") == [(11,)]
     assert_verified(bus)
+
+
+def test_an_open_transaction_holds_nothing_else_back(bus: Settings) -> None:
+    """Beside it, in another topic partition, records are committed while more of them keep coming (`fresh`)."""
+    kafka = bus.kafka.model_copy(update={"partitions": 2})
+    two = with_ingest(bus.model_copy(update={"kafka": kafka}), linger_seconds=0.2)
+    ensure_topic(two.kafka)
+    committed = Event()
+
+    def flow() -> bool:
+        """Send until something is committed; return whether that was so before all was sent."""
+        with closing(_producer(two, linger_ms=0)) as producer:
+            return any(committed.is_set() or _send_one(producer, two, number) for number in range(5_000))
+
+    with closing(_producer(two, transactional_id=uuid.uuid4().hex)) as producer, ThreadPoolExecutor(1) as pool:
+        producer.init_transactions()
+        producer.begin_transaction()
+        _send_with(producer, two, valid_records(range(5_000, 5_010)), partition=0)
+        with open_ingest(two) as ingest:
+            flowing = pool.submit(flow)
+            wait_for("a commit", lambda: drain_once(ingest))
+            committed.set()
+        assert flowing.result(PATIENCE_SECONDS)
+        producer.abort_transaction()
+
+
+def _send_one(producer: Any, bus: Settings, number: int) -> None:
+    """Send a record to topic partition 1, and wait for the broker."""
+    (record,) = valid_records([number])
+    producer.send(bus.kafka.topic, record.value, record.key, partition=1).get(PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
@@ -276,8 +308,8 @@ def _pretend_to_have_read(bus: Settings, start: int, end: int) -> None:
     """Move the checkpoint, to simulate a broker that lost records with its disk."""
     lake = create_lake(bus.lake_root)
     ((topic_id, _),) = take_snapshot(open_lake(bus.lake_root)).checkpoints
-    gone = OffsetRange(topic_id, bus.kafka.topic, 0, start, end, gaps=end - start)
-    commit_batch(lake, lake.table("events"), [], CommitRecord("gone", "test", datetime.now(UTC), (gone,)))
+    skipped = OffsetRange(topic_id, bus.kafka.topic, 0, start, end, gaps=end - start)
+    commit_batch(lake, lake.table("events"), [], CommitRecord("gone", "test", datetime.now(UTC), (skipped,)))
 
 
 def _producer(bus: Settings, **options: Any) -> Any:

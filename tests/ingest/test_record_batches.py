@@ -207,10 +207,10 @@ def test_no_access_is_out_of_bounds(tmp_path: Path) -> None:
 @given(RECORDS, st.data())
 def test_broken_bytes_are_never_read_beyond_their_end(records: Records, data: st.DataObject) -> None:
     """Cut or overwritten bytes are refused, or are other records that lie within the bytes."""
-    whole = bytearray(build(records)[HEADER.size :])
+    payload = bytearray(build(records)[HEADER.size :])
     for _ in range(data.draw(st.integers(0, 3))):
-        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    cut = np.frombuffer(bytes(whole[: data.draw(st.integers(0, len(whole)))]), np.uint8)
+        payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    cut = np.frombuffer(bytes(payload[: data.draw(st.integers(0, len(payload)))]), np.uint8)
     fields, valid = np.zeros((8, len(records)), np.int64), np.zeros(1, bool)
     scan_records(cut, np.array([len(cut)]), np.array([len(records)]), np.array([len(records)]), 100, fields, valid)
     if valid[0]:

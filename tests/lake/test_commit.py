@@ -33,11 +33,11 @@ def test_a_commit_publishes_rows_checkpoint_and_record_together(lake: Lake) -> N
     files = stage_events(lake, events, "b1")
     assert read_rows(lake) == []
     assert lake.table("events").transaction_version(_CHECKPOINT) is None
-    landed = commit_batch(lake, handle, files, record)
+    committed = commit_batch(lake, handle, files, record)
     assert [row["event_id"] for row in read_rows(lake)] == ["a", "b"]
     assert {row["batch_id"] for row in read_rows(lake)} == {"b1"}
     assert lake.table("events").transaction_version(_CHECKPOINT) == 2
-    assert (landed.version, landed.committed is not None, landed.total("accepted")) == (1, True, 2)
+    assert (committed.version, committed.committed is not None, committed.total("accepted")) == (1, True, 2)
     assert handle.version() == 1
 
 
@@ -261,6 +261,7 @@ def test_creating_a_lake_again_changes_nothing(lake: Lake) -> None:
     assert [row["event_id"] for row in read_rows(again)] == ["a"]
 
 
+@pytest.mark.slow
 def test_several_create_one_lake_at_once(tmp_path: Path) -> None:
     """Ingesters that start at once on an empty folder get the same tables."""
     for attempt in range(10):

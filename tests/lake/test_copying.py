@@ -25,6 +25,7 @@ def _ingest(lake: Lake, number: int) -> None:
     complete_commits(lake, record.version)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paused", TABLES)
 def test_ingest_commits_before_any_table_is_opened(
     lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paused: str
@@ -53,6 +54,7 @@ def test_ingest_commits_before_any_table_is_opened(
     assert copied >= {f"b{n}" for n in range(count + 1)}
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_shortened_log_opens(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The copy has the newest checkpoint and the entries from it on, and a second copy updates it."""
     monkeypatch.setattr(copying, "RETAINED_ENTRIES", 20)

@@ -19,7 +19,7 @@ from pipelines.contract.schema import REJECTED
 from pipelines.lake import erasure, files, user_files
 from pipelines.lake.commit import append
 from pipelines.lake.commit_log import take_snapshot
-from pipelines.lake.erased_ids import erased_since
+from pipelines.lake.erased_events import erased_ids_since
 from pipelines.lake.erasure import count_remaining_rows, erase_users
 from pipelines.lake.index import DedupIndex, forget_erased, open_index
 from pipelines.lake.index_check import compare_indexes
@@ -90,17 +90,18 @@ def rebuilds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that receives the name of each file of `events` that an erasure reads whole."""
     paths: list[str] = []
-    read = erasure.read_file
+    read = erasure.read_rows
 
-    def counted(path: str, columns: list[str] | None = None) -> pa.Table:
-        if columns is None and "/events/" in path:
+    def counted(name: str, path: str, columns: list[str] | None = None) -> pa.Table:
+        if columns is None and name == "events":
             paths.append(Path(path).name)
-        return read(path, columns)
+        return read(name, path, columns)
 
-    monkeypatch.setattr(erasure, "read_file", counted)
+    monkeypatch.setattr(erasure, "read_rows", counted)
     return paths
 
 
+@pytest.mark.slow
 @hypothesis_settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=_BATCHES, erased=st.sets(_USERS, max_size=3), before=st.sets(_USERS, max_size=2), merged=st.booleans())
 def test_equals_an_erasure_that_reads_everything(
@@ -242,10 +243,10 @@ def test_an_index_is_rebuilt_if_the_ids_are_vacuumed(lake: Lake, tmp_path: Path,
         erase_users(lake, _tombstones(lake, tmp_path), ["a"])
         events = lake.table("events")
         vacuum(lake, 24)
-        assert [sorted(ids.to_pylist()) for ids in erased_since(lake, version, events.version())] == [["e0", "e2"]]
+        assert [sorted(ids.to_pylist()) for ids in erased_ids_since(lake, version, events.version())] == [["e0", "e2"]]
         assert vacuum(lake, 0)
         with pytest.raises(FileNotFoundError):
-            list(erased_since(lake, version, events.version()))
+            list(erased_ids_since(lake, version, events.version()))
         _assert_exact(folder, lake, 0)
         rebuilds.clear()
         index.catch_up(events)
@@ -259,7 +260,8 @@ def test_removing_ids_from_runs(
     tmp_path_factory: pytest.TempPathFactory, runs: list[set[int]], removed: set[int]
 ) -> None:
     """Runs keep exactly the other ids with their payloads; the same high word does not confuse ids."""
-    held = Runs(tmp_path_factory.mktemp("runs"))
+    folder = tmp_path_factory.mktemp("runs")
+    held = Runs(folder)
     for number, ids in enumerate(runs):
         held.add(_digests(ids, payload=number))
     held.wait_for_merges()
@@ -269,9 +271,9 @@ def test_removing_ids_from_runs(
     kept = [[at // 8, at % 8, number] for number, ids in enumerate(runs) for at in ids - removed]
     assert sorted(found) == sorted(kept)
     assert all(run.words.T.tolist() == sorted(run.words.T.tolist(), key=lambda word: word[:2]) for run in held.runs)
-    held.remove_unused_files()
+    held.remove_replaced_files()
     held.close()
-    assert len(list(held.folder.glob("*.run"))) == len(held.runs)
+    assert len(list(folder.glob("*.run"))) == len(held.runs)
 
 
 def _digests(ids: set[int], payload: int) -> Digests:

@@ -24,6 +24,7 @@ from pipelines.lake import index as index_module
 from pipelines.lake import runs as runs_module
 from pipelines.lake.copying import copy_lake
 from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, open_index
+from pipelines.lake.runs import Runs
 from pipelines.lake.tables import ERASURES_DONE, Lake
 from pipelines.lake.upkeep import compact, list_files, replace_files
 from tests.lake.builders import commit, make_events
@@ -90,6 +91,7 @@ def test_merging_beside_ingest_changes_no_verdict(
         test_index_agrees_with_a_dict.hypothesis.inner_test(lake, tmp_path_factory, batches)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=_BATCHES)
 def test_filters_change_no_verdict(
@@ -157,9 +159,9 @@ def test_a_large_run_has_a_filter_beside_it(lake: Lake, tmp_path: Path, monkeypa
 def test_no_batch_waits_for_a_large_merge(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the thread merges, batches are classified and added; closing uses the merged run."""
     go_on = threading.Event()
-    merge = runs_module._merge_durably
+    merge = Runs._merge_durably
     monkeypatch.setattr(runs_module, "_FOREGROUND_MERGE_ROWS", 0)
-    monkeypatch.setattr(runs_module, "_merge_durably", lambda *runs: go_on.wait(60) and merge(*runs))
+    monkeypatch.setattr(Runs, "_merge_durably", lambda *runs: go_on.wait(60) and merge(*runs))
     with _opened(tmp_path, lake) as index:
         for batch in range(5):
             index.extend(index.classify(make_events([f"{batch}-a", f"{batch}-b"])).new, index.version)

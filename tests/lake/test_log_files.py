@@ -37,6 +37,7 @@ def test_old_entries_are_removed_and_handles_stay_valid(lake: Lake) -> None:
     assert lake.table("events").transaction_version("x") == 350
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("commits", "retained"), [(99, 10), (150, 200), (150, 150)])
 def test_entries_without_a_checkpoint_stay(lake: Lake, commits: int, retained: int) -> None:
     """Without a checkpoint above them, or within the last `retained` versions, no entry is removed."""
@@ -45,6 +46,7 @@ def test_entries_without_a_checkpoint_stay(lake: Lake, commits: int, retained: i
     assert _versions(lake) == list(range(commits + 1))
 
 
+@pytest.mark.slow
 def test_compaction_shortens_every_log(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compaction removes old entries of the log, and the rows stay the same."""
     commit(lake, lake.table("events"), "b1", make_events(["a"]))

@@ -69,10 +69,10 @@ def test_new_ids_read_almost_no_row(tmp_path: Path) -> None:
 def test_an_unusable_filter_is_not_used(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     """A filter is used only if it is whole, of this format and of this run."""
     path, run = _write(tmp_path, _uniform(1_000, 3))
-    kept = path.rename(tmp_path / "kept.filter")
-    assert read_filter(kept, run) is not None
-    damage(kept)
-    assert read_filter(kept, run) is None
+    intact = path.rename(tmp_path / "kept.filter")
+    assert read_filter(intact, run) is not None
+    damage(intact)
+    assert read_filter(intact, run) is None
 
 
 def _uniform(rows: int, seed: int) -> list[tuple[int, int]]:

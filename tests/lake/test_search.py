@@ -60,13 +60,13 @@ _PAIR = st.tuples(st.sampled_from([0, 1, 2, 2**63, _TOP]), st.sampled_from([0, 1
 @_UNTIMED
 @given(st.sets(_PAIR, max_size=20), st.sets(_PAIR, max_size=20), st.sets(_PAIR, max_size=5))
 def test_find_looks_at_both_words(
-    held: set[tuple[int, int]], asked: set[tuple[int, int]], known: set[tuple[int, int]]
+    stored: set[tuple[int, int]], queried: set[tuple[int, int]], known: set[tuple[int, int]]
 ) -> None:
     """A digest is found by both words, however many share the high one; positions already found do not change."""
-    run, ids = sorted(held), sorted(asked)
+    run, ids = sorted(stored), sorted(queried)
     positions = np.array([99 if pair in known else -1 for pair in ids], np.int64)
     find(*_columns(run), *_columns(ids), positions)
-    expected = [99 if pair in known else run.index(pair) if pair in held else -1 for pair in ids]
+    expected = [99 if pair in known else run.index(pair) if pair in stored else -1 for pair in ids]
     assert positions.tolist() == expected
 
 

@@ -118,6 +118,7 @@ def test_each_entry_is_checked_once(lake: Lake, monkeypatch: pytest.MonkeyPatch)
     assert checked == ["6"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tear", ["nothing", "zeros", "half of it"])
 def test_a_torn_checkpoint_is_quarantined(lake: Lake, tear: str) -> None:
     """A checkpoint is a copy of existing entries: without it the table opens at the same version."""

@@ -78,6 +78,23 @@ def test_a_compacted_lake_is_not_compacted_again(filled: Lake) -> None:
     assert filled.table("events").version() == version
 
 
+@pytest.mark.slow
+def test_a_few_files_on_very_many_days_are_merged(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too few for any day to be merged, but many together: one commit leaves a file a day, and every row stays."""
+    monkeypatch.setattr(upkeep, "_MAX_SURPLUS_FILES", 60)
+    for number, days in enumerate((40, 40, 40)):
+        events = make_events([f"e{number}-{n}" for n in range(24 * days)], partition=number)
+        commit(lake, lake.table("events"), f"b{number}", events, partition=number)
+        assert number == 2 or compact(lake, 8) == []
+    before, version = read_rows(lake), lake.table("events").version()
+    (merged,) = compact(lake, 8)
+    assert (merged.table, merged.files_before, merged.files_after) == ("events", 120, 40)
+    assert lake.table("events").version() == version + 1
+    assert read_rows(lake) == before
+    assert compact(lake, 8) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", ["MAX_MERGE_ROWS", "MAX_MERGE_BYTES"])
 def test_a_day_of_any_size_is_merged_in_pieces(lake: Lake, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
     """No merge exceeds the limit, so a large day keeps several files, and later runs do not change it."""
@@ -220,9 +237,9 @@ def test_vacuum_removes_what_was_replaced_before_the_retention(filled: Lake, mon
         compact(filled, 2)
     _age(filled, "events", 25 * _HOURS)
     vacuum(filled, 24)
-    gone = {path for path in replaced if not Path(path).exists()}
-    assert gone == replaced - set(filled.table("events").file_uris())
-    assert gone
+    removed = {path for path in replaced if not Path(path).exists()}
+    assert removed == replaced - set(filled.table("events").file_uris())
+    assert removed
     assert read_rows(filled) == before
 
 

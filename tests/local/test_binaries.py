@@ -1,4 +1,4 @@
-"""Only the binaries that were installed are started, and only while nothing has changed them."""
+"""Only installed binaries are started, and only if they are unmodified."""
 
 import shutil
 from importlib import metadata
@@ -14,7 +14,7 @@ from pipelines.local.services import _broker_command, _cache_command
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a binary of a package `mesh` that is installed in a folder of its own."""
+    """Return a binary of a package `mesh`, installed in a folder of the test."""
     binary, record = tmp_path / "mesh" / "bin" / "tansu", tmp_path / "mesh-1.dist-info"
     binary.parent.mkdir(parents=True)
     record.mkdir()
@@ -28,7 +28,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_binaries_of_the_packages_are_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither PATH, nor a variable, nor a folder of the user's, has a say."""
+    """Neither PATH, nor a variable, nor a folder of the user changes which binary is started."""
     for name in ("tansu", "valkey-server"):
         (tmp_path / name).write_text("#!/bin/sh")
         (tmp_path / name).chmod(0o755)
@@ -42,7 +42,7 @@ def test_the_binaries_of_the_packages_are_started(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_unmodified_binary_is_accepted(installed: Path) -> None:
-    """Its digest is the one that the package wrote down."""
+    """Its digest is the one in the package's record."""
     assert checked_binary("mesh", "mesh/bin/tansu", "SETTING") == installed
 
 
@@ -57,7 +57,7 @@ def test_an_unmodified_binary_is_accepted(installed: Path) -> None:
     ],
 )
 def test_a_modified_binary_is_refused(installed: Path, change: object, message: str) -> None:
-    """With the file, what is wrong, and the two ways out."""
+    """The error names the file, what is wrong, and both remedies."""
     assert callable(change)
     change(installed)
     with pytest.raises(ConfigurationError, match=f"tansu {message}.*reinstall mesh .* or set SETTING"):
@@ -65,7 +65,7 @@ def test_a_modified_binary_is_refused(installed: Path, change: object, message: 
 
 
 def test_a_platform_without_a_binary_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The remedy is a server of one's own."""
+    """The remedy is to run a server separately."""
     monkeypatch.setattr(binaries.platform, "machine", lambda: "riscv64")
     with pytest.raises(ConfigurationError, match="set KARMALAKE_REDIS_URL to your own server"):
         cache_binary()

@@ -1,7 +1,7 @@
-"""What the embedded broker cannot do, which Apache Kafka can: each is expected of it, strictly, and documented.
+"""What Apache Kafka supports and the embedded broker does not: each limit is tested strictly, and documented.
 
-A newer broker that can is found out by the test that passes although it should not; the limit then goes from here and
-from docs/operations.md.
+If a newer broker supports a feature, its test passes unexpectedly; then remove the limit here and in
+docs/operations.md.
 """
 
 import contextlib
@@ -79,10 +79,10 @@ LIMITS: dict[str, Can] = {
 
 def _topic_of_ten(kafka: KafkaSettings, settings: Settings) -> KafkaSettings:
     changes = {"partitions": 1, "group_id": f"limits-{uuid.uuid4().hex}", "request_timeout_seconds": _SECONDS}
-    ours = kafka.model_copy(update={"topic": f"limits-{uuid.uuid4().hex}"} | changes)
-    ensure_topic(ours)
-    send(settings.model_copy(update={"kafka": ours}), valid_records(range(10)))
-    return ours
+    topic_settings = kafka.model_copy(update={"topic": f"limits-{uuid.uuid4().hex}"} | changes)
+    ensure_topic(topic_settings)
+    send(settings.model_copy(update={"kafka": topic_settings}), valid_records(range(10)))
+    return topic_settings
 
 
 @pytest.mark.jvm

@@ -50,7 +50,7 @@ def _kill(settings: Settings, service: LocalService) -> None:
 
 
 def test_both_services_start_are_found_and_stop(both: Settings) -> None:
-    """Started services answer, are named by the settings, and are gone after stop, which may be repeated."""
+    """Started services respond, are in the settings, and are gone after stop, which may be repeated."""
     started = start(both)
     assert started == status(both)
     assert started.broker is not None
@@ -66,6 +66,7 @@ def test_both_services_start_are_found_and_stop(both: Settings) -> None:
         socket.create_connection((services.HOST, started.broker.process.port))
 
 
+@pytest.mark.slow
 def test_the_cache_asks_for_a_password(cache_only: Settings) -> None:
     """The password is in a file that only this user can read, not in an argument, and survives a restart."""
     cache = _cache(cache_only)
@@ -100,7 +101,7 @@ def test_services_survive_the_process_that_started_them(cache_only: Settings) ->
 
 
 def test_a_dead_service_is_replaced_at_its_old_port_with_a_notice(cache_only: Settings) -> None:
-    """After a kill status finds nothing; start brings a new one where clients look for it, and says so."""
+    """After a kill, status finds nothing; start runs a new service on the same port, and reports it."""
     before = _cache(cache_only)
     _kill(cache_only, before)
     assert status(cache_only).cache is None
@@ -149,7 +150,7 @@ def test_concurrent_starts_start_one(cache_only: Settings) -> None:
 
 
 def test_a_lost_state_file_is_an_error_that_helps(cache_only: Settings) -> None:
-    """A running service without its record is not doubled: the error says how to find it."""
+    """A running service without its state file is not started twice: the error says how to find it."""
     cache = _cache(cache_only)
     state = cache_only.local_dir / "cache.json"
     content = state.read_text()
@@ -161,7 +162,7 @@ def test_a_lost_state_file_is_an_error_that_helps(cache_only: Settings) -> None:
 
 
 def test_a_service_that_does_not_come_up_shows_its_log(cache_only: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error carries the end of the log, and nothing is left running."""
+    """The error has the end of the log, and no process remains."""
     monkeypatch.setattr(services, "_cache_command", lambda _, port: ["/bin/sh", "-c", "echo no room for $0", str(port)])
     with pytest.raises(TransientError, match=r"cache did not start.*\n(.*\n)*no room for \d+"):
         start(cache_only)
@@ -169,7 +170,7 @@ def test_a_service_that_does_not_come_up_shows_its_log(cache_only: Settings, mon
 
 
 def test_configured_servers_are_neither_replaced_nor_doubled(tmp_path: Path) -> None:
-    """Configured servers stay in the settings, and no local ones are started beside them."""
+    """Configured servers stay in the settings, and no local ones are started."""
     configured = Settings(
         data_dir=tmp_path, kafka=CACHE_ONLY, redis=RedisSettings(url=SecretStr("redis://cache.example"))
     )
@@ -180,7 +181,7 @@ def test_configured_servers_are_neither_replaced_nor_doubled(tmp_path: Path) -> 
 
 
 def test_without_services_the_client_says_what_to_do(tmp_path: Path) -> None:
-    """Nothing runs and nothing is configured: not an error here, but a clear one from the client."""
+    """If nothing runs and nothing is configured, the client raises an error that says what to do."""
     settings = with_local_endpoints(Settings(data_dir=tmp_path / "none"))
     assert settings.redis.url is None
     with pytest.raises(ConfigurationError, match="karmalake local start"):

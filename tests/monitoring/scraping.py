@@ -39,7 +39,7 @@ def status(address: str, path: str) -> tuple[int, str]:
     return answer.status_code, answer.text
 
 
-def address_said(process: subprocess.Popen[str]) -> str:
+def metrics_address(process: subprocess.Popen[str]) -> str:
     """Return the metrics address that a starting process prints."""
     assert process.stdout is not None
     for line in process.stdout:

@@ -15,10 +15,11 @@ from pipelines.bus.topics import describe_topic, ensure_topic
 from pipelines.emit import outbox
 from pipelines.emit.producer import Record
 from pipelines.operate.lag.history import recent
+from pipelines.serving.read import published
 from pipelines.settings import Settings
 from tests.draining import send, valid_records
 from tests.emit.outboxes import create_outbox, disposed, event, sqlite_url
-from tests.monitoring.scraping import address_said, becomes, scrape, status
+from tests.monitoring.scraping import becomes, metrics_address, scrape, status
 from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
@@ -40,7 +41,7 @@ def running(settings: Settings, *command: str, **variables: str) -> Iterator[str
     program = [sys.executable, "-c", "from pipelines.cli import main; main()", *command, "--metrics-port", "0"]
     with ended(subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, text=True)) as process:
         try:
-            yield address_said(process)
+            yield metrics_address(process)
         finally:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=PATIENCE_SECONDS)
@@ -68,9 +69,29 @@ def test_stream_exposes_records_lag_and_staleness(settings: Settings) -> None:
     assert (scraped.value("process_resident_memory_bytes") or 0) > 0
     topic = describe_topic(settings.kafka)
     assert topic is not None
-    kept = recent(settings.lag_dir, topic.topic_id, datetime.now(UTC) - timedelta(hours=1))
-    assert kept[-1].lag_records == 0
-    assert sum(one.work.records for one in kept if one.work) == 46
+    history = recent(settings.lag_dir, topic.topic_id, datetime.now(UTC) - timedelta(hours=1))
+    assert history[-1].lag_records == 0
+    assert sum(one.work.records for one in history if one.work) == 46
+
+
+@pytest.mark.slow
+def test_ingest_exposes_what_it_ingests(settings: Settings) -> None:
+    """The probes, records and lag of `stream`, without the metrics of serving: it derives and publishes nothing."""
+    send(settings, [*valid_records(range(40)), *valid_records(range(5)), Record(b"k", b"\xff")])
+    with running(settings, "ingest") as address:
+        wait_for("readiness", lambda: status(address, "/readyz")[0] == 200)
+        assert status(address, "/healthz") == (200, "ok\n")
+        becomes(address, 40, "karmalake_ingest_records_total", outcome="accepted")
+        wait_for("no lag", lambda: scrape(address).value("karmalake_lag_catch_up_seconds") == 0)
+        scraped = scrape(address)
+    assert scraped.value("karmalake_ingest_records_total", outcome="duplicate") == 5
+    assert scraped.value("karmalake_ingest_records_total", outcome="dead_letter") == 1
+    assert scraped.total("karmalake_topic_end_offset") == scraped.total("karmalake_checkpoint_next_offset") == 46
+    assert {
+        name for name, _ in scraped.samples if "served" in name or "staleness" in name or "refresh" in name
+    } == set()
+    assert published(settings) is None
+    assert not settings.warehouse_path.exists()
 
 
 @pytest.mark.slow

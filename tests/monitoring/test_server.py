@@ -41,7 +41,7 @@ def test_a_loop_that_does_not_run_is_stalled() -> None:
     settings = Settings(metrics=MetricsSettings(port=0, stalled_after_seconds=0.2))
     with monitor_process(RelayMetrics(), ("relay",), settings) as monitor:
         address = str(monitor.address)
-        code, body = wait_for("the stall", lambda: _if(503, status(address, "/healthz")))
+        code, body = wait_for("the stall", lambda: _with_code(503, status(address, "/healthz")))
         assert (code, body.startswith("relay has not run for ")) == (503, True)
         monitor.record_turn("relay")
         assert status(address, "/healthz")[0] == 200
@@ -60,7 +60,7 @@ def test_a_loop_ended_by_a_bug_is_unhealthy() -> None:
         assert scrape(address).value("karmalake_loop_outages_total", loop="ops") == 0
 
 
-def _if(code: int, answer: tuple[int, str]) -> tuple[int, str] | None:
+def _with_code(code: int, answer: tuple[int, str]) -> tuple[int, str] | None:
     return answer if answer[0] == code else None
 
 
@@ -87,10 +87,10 @@ def test_a_port_in_use_gives_a_message(served: Settings) -> None:
     """The error names the address and the setting."""
     with monitor_process(RelayMetrics(), (), served) as monitor:
         port = int(str(monitor.address).rpartition(":")[2])
-        taken = Settings(metrics=MetricsSettings(port=port))
+        second = Settings(metrics=MetricsSettings(port=port))
         with (
             pytest.raises(ConfigurationError, match=rf"127.0.0.1:{port}: .*set metrics.port"),
-            monitor_process(RelayMetrics(), (), taken),
+            monitor_process(RelayMetrics(), (), second),
         ):
             pass
 
@@ -143,6 +143,7 @@ def test_a_bug_in_measuring_ends_neither_it_nor_the_process(
     assert caplog.text.count("Traceback") == 1
 
 
+@pytest.mark.slow
 def test_a_stalled_measurement_is_a_warning_only() -> None:
     """Health warns that a measurement is outdated; the process stays healthy, so nothing restarts it."""
     settings = Settings(metrics=MetricsSettings(port=0, stalled_after_seconds=2.0))

@@ -35,7 +35,7 @@ def _sent(address: str, request: bytes) -> bytes:
         return b"".join(received)
 
 
-def _is_sent_away(client: socket.socket) -> bool:
+def _is_disconnected(client: socket.socket) -> bool:
     """Send slowly, and return whether the server has closed the connection."""
     try:
         client.sendall(b"G")
@@ -57,7 +57,7 @@ def _received(client: socket.socket) -> bytes:
     "host", ["127.0.0.1:9108", "10.1.2.3", "[::1]:9108", "localhost", "karmalake.monitoring.svc:80"]
 )
 def test_a_scrape_is_answered(address: str, host: str) -> None:
-    """By an address in digits, by localhost, and by a name that the settings allow, whatever the port."""
+    """Requests by IP address, by localhost and by an allowed name are answered, whatever the port."""
     answer = httpx.get(f"http://{address}/metrics", headers={"Host": host})
     assert (answer.status_code, "said_total 1.0" in answer.text) == (200, True)
     assert "access-control-allow-origin" not in answer.headers
@@ -77,7 +77,7 @@ def test_another_host_name_gets_nothing(address: str, host: str) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "OPTIONS", "CONNECT", "<script>"])
 def test_other_methods_are_refused(address: str, method: str) -> None:
-    """With 405 and the one that there is; nothing of the request is repeated."""
+    """With 405 and the allowed method; nothing of the request is repeated."""
     answer = _sent(address, f"{method} /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.0 405 ")
     assert b"Allow: GET" in answer
@@ -89,21 +89,22 @@ def test_other_methods_are_refused(address: str, method: str) -> None:
     [b"", b"\0" * 500, b"garbage\r\n\r\n", b"GET /metrics\r\n\r\n", b"GET /metrics HTTP/9.9\r\n\r\n", b"GET"],
 )
 def test_garbage_gets_no_metrics(address: str, request_: bytes) -> None:
-    """What is no request, or names no host, gets a status at most."""
+    """Bytes that are not a request, or name no host, get a status at most."""
     assert b"said_total" not in _sent(address, request_)
     assert httpx.get(f"http://{address}/readyz").status_code == 503
 
 
 def test_a_request_head_that_is_too_long_is_refused(address: str) -> None:
-    """Only so many bytes are read; the connection ends without an answer."""
+    """Only a limited number of bytes is read; the connection ends without a response."""
     line = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     assert b"200 OK" in _sent(address, line + b"X: " + b"a" * 10_000 + b"\r\n\r\n")
     assert b"200" not in _sent(address, line + b"X: " + b"a" * 1_000_000 + b"\r\n\r\n")
     assert b"200" not in _sent(address, line + b"X: y\r\n" * 100_000 + b"\r\n")
 
 
+@pytest.mark.slow
 def test_slow_clients_do_not_block_others(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many wait without a word, threads stay few and a scrape is answered; who drips is sent away in time."""
+    """Threads stay few and a scrape is answered; connections of slow clients are closed at the deadline."""
     monkeypatch.setattr(server, "_DEADLINE_SECONDS", 1.0)
     host, _, port = address.partition(":")
     others = set(threading.enumerate())  # of the servers that other tests have left in this process
@@ -114,5 +115,5 @@ def test_slow_clients_do_not_block_others(address: str, monkeypatch: pytest.Monk
         ]
         assert httpx.get(f"http://{address}/metrics").status_code == 200
         wait_for("few threads", lambda: len(set(threading.enumerate()) - others) < server._MAX_CONNECTIONS + 20)
-        wait_for("the last one to be sent away", lambda: _is_sent_away(slow[-1]))
+        wait_for("the last one to be sent away", lambda: _is_disconnected(slow[-1]))
     wait_for("no thread is left", lambda: not set(threading.enumerate()) - others)

@@ -16,7 +16,7 @@ _MACHINE_PATH = re.compile(r"(?<![\w.<])/(?:home|root|tmp|usr|Users|private|var|
 
 
 @pytest.fixture(scope="module")
-def beside_data(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def notebook_folder(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an empty folder beside `data`, which holds a derived lake, as in the repository after the demo."""
     data = tmp_path_factory.mktemp("notebooks") / "data"
     kafka = local_settings.kafka.model_copy(update={"topic": "notebooks"})
@@ -25,12 +25,12 @@ def beside_data(local_settings: Settings, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_reproduces_its_committed_outputs(path: Path, beside_data: Path) -> None:
+def test_reproduces_its_committed_outputs(path: Path, notebook_folder: Path) -> None:
     """Every cell runs, and its output equals the committed one; `make notebooks` updates them.
 
     Nothing is written to standard error, where warnings would be.
     """
-    shown = _outputs(run(path, beside_data))
+    shown = _outputs(run(path, notebook_folder))
     assert [output for outputs in shown for output in outputs if output.get("name") == "stderr"] == []
     assert shown == _outputs(nbformat.read(path, as_version=4))
 

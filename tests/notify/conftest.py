@@ -29,9 +29,9 @@ def bus(kafka: "KafkaCluster", settings: Settings, monkeypatch: pytest.MonkeyPat
     notify = settings.notify.model_copy(
         update={"group_id": f"notify-{settings.kafka.topic}", "max_in_flight": 60, "stop_seconds": 1.0}
     )
-    ours = settings.model_copy(update={"kafka": kafka.settings(**names), "notify": notify})
-    ensure_topic(ours.kafka)
-    return with_ingest(ours)
+    bus_settings = settings.model_copy(update={"kafka": kafka.settings(**names), "notify": notify})
+    ensure_topic(bus_settings.kafka)
+    return with_ingest(bus_settings)
 
 
 @pytest.fixture

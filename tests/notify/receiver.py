@@ -24,15 +24,15 @@ class Request:
         return self.headers["Idempotency-Key"]
 
     @property
-    def said(self) -> dict[str, Any]:
+    def payload(self) -> dict[str, Any]:
         return json.loads(self.body)
 
     @property
     def is_signed(self) -> bool:
         """Verify the signature as docs/notifications.md describes."""
         signed = self.headers["Karmalake-Timestamp"].encode() + b"." + self.body
-        mine = "v1=" + hmac.new(SECRET.encode(), signed, "sha256").hexdigest()
-        return hmac.compare_digest(mine, self.headers["Karmalake-Signature"])
+        expected = "v1=" + hmac.new(SECRET.encode(), signed, "sha256").hexdigest()
+        return hmac.compare_digest(expected, self.headers["Karmalake-Signature"])
 
 
 Status = int | tuple[int, dict[str, str]]

@@ -56,7 +56,7 @@ def test_the_receiver_can_verify_a_notification(receiver: Receiver) -> None:
     assert request.is_signed
     assert request.key == "e-1"
     assert abs(int(request.headers["Karmalake-Timestamp"]) - datetime.now(UTC).timestamp()) < 60
-    assert request.said == {**EVENT._asdict(), "rule": "low", "text": "ada got 1"}
+    assert request.payload == {**EVENT._asdict(), "rule": "low", "text": "ada got 1"}
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,7 @@ def test_refused_connections_and_timeouts_are_retried(receiver: Receiver) -> Non
     assert _attempt(receiver.url, 0.2) == DeliveryResult(Outcome.RETRY, "no complete answer within 0.2 s")
 
 
+@pytest.mark.slow
 def test_a_retry_has_the_same_key(receiver: Receiver) -> None:
     """The receiver can recognize a repeat."""
     statuses = iter([500, 503, 204])

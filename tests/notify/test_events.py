@@ -86,13 +86,13 @@ def _assert_judged_alike(data: bytes, start: int, contract: ContractSettings) ->
 
 def test_headers_reach_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     """They may contain the id of the writer's schema."""
-    seen: list[Any] = []
+    parsed_headers: list[Any] = []
 
     def spy(records: pa.Table, contract: ContractSettings) -> Decoded:
-        seen.extend(records["headers"].to_pylist())
+        parsed_headers.extend(records["headers"].to_pylist())
         return decode(records, contract)
 
     monkeypatch.setattr("pipelines.notify.events.decode", spy)
     data = build([(NOON_MS, b"u", _value(), [("schema", b"7"), ("none", None)])])
     decode_events(_as_notify_reads(data), ContractSettings())
-    assert seen == [[{"key": "schema", "value": b"7"}, {"key": "none", "value": None}]]
+    assert parsed_headers == [[{"key": "schema", "value": b"7"}, {"key": "none", "value": None}]]

@@ -5,7 +5,7 @@ import pytest
 from pipelines.operate.lag.measure import measure_group
 from pipelines.settings import Settings
 from tests.draining import send, valid_records
-from tests.monitoring.scraping import address_said, becomes, scrape, status
+from tests.monitoring.scraping import becomes, metrics_address, scrape, status
 from tests.notify.conftest import WriteRules
 from tests.notify.notifiers import checkpoints, command, webhook
 from tests.notify.receiver import Receiver
@@ -24,7 +24,7 @@ def test_a_destination_that_hangs_shows(
         rules = write_rules(webhook("ops", receiver.url), webhook("stuck", hanging.url))
         send(bus, valid_records(range(20)))
         with ended(command(bus, rules, "--metrics-port", "0")) as notifier:
-            address = address_said(notifier)
+            address = metrics_address(notifier)
             becomes(address, 20, "karmalake_notify_deliveries_total", destination="ops")
             wait_for("readiness", lambda: status(address, "/readyz")[0] == 200)
             send(bus, valid_records(range(20, 40)))
@@ -43,5 +43,7 @@ def test_a_destination_that_hangs_shows(
 def _lag(address: str, destination: str) -> float:
     scraped = scrape(address)
     places = [labels for name, labels in scraped.samples if name == "karmalake_notify_lag_records"]
-    mine = [dict(labels) for labels in places if ("destination", destination) in labels]
-    return sum(scraped.value("karmalake_notify_lag_records", **labels) or 0 for labels in mine) if mine else -1
+    own_labels = [dict(labels) for labels in places if ("destination", destination) in labels]
+    return (
+        sum(scraped.value("karmalake_notify_lag_records", **labels) or 0 for labels in own_labels) if own_labels else -1
+    )

@@ -61,7 +61,7 @@ def test_events_are_delivered_in_order_and_the_checkpoint_follows(
     assert len(receiver.keys) == 100
     assert _first_arrivals_by_user(receiver.keys) == _in_order(100)
     assert all(request.is_signed for request in receiver.requests)
-    assert {request.said["text"] for request in receiver.requests} == {f"u-{n % 7}: {n}" for n in range(100)}
+    assert {request.payload["text"] for request in receiver.requests} == {f"u-{n % 7}: {n}" for n in range(100)}
 
 
 def test_a_rejected_notification_becomes_a_dead_letter_and_blocks_nothing(
@@ -145,8 +145,8 @@ def test_an_unreadable_batch_blocks_nothing(
     send(bus, valid_records(range(10)))
     with closing(producer(bus.kafka, compression_type="gzip")) as compressing:
         compressing.send(bus.kafka.topic, bytes(400_000), b"u-1").get(10)
-    strange = [Record(r.key, r.value, [(Key(b"\xff\xfe"), b"1")]) for r in valid_records(range(10, 20))]
-    send(bus, [*strange, *valid_records(range(20, 30))])
+    invalid_headers = [Record(r.key, r.value, [(Key(b"\xff\xfe"), b"1")]) for r in valid_records(range(10, 20))]
+    send(bus, [*invalid_headers, *valid_records(range(20, 30))])
     with notifying(bus, write_rules(webhook("ops", receiver.url))) as done:
         wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0)
         wait_for("the report", lambda: done.delivered("ops") == 30)
@@ -156,8 +156,10 @@ def test_an_unreadable_batch_blocks_nothing(
     found = audit(bus)
     assert found.passed
     assert (found.events, sum(p.dead_letters for p in found.partitions)) == (30, 1)
-    told = "SELECT octet_length(value) < 1000, reason, detail LIKE '%was not decompressed%' FROM dead_letters"
-    assert query(bus, told) == [(True, "undecodable", True)]
+    dead_letters_sql = (
+        "SELECT octet_length(value) < 1000, reason, detail LIKE '%was not decompressed%' FROM dead_letters"
+    )
+    assert query(bus, dead_letters_sql) == [(True, "undecodable", True)]
 
 
 def test_retry_after_is_respected(bus: Settings, receiver: Receiver, write_rules: WriteRules) -> None:
@@ -186,16 +188,16 @@ def test_a_hung_webhook_delays_no_other_destination(
     """
     bus = bus.model_copy(update={"kafka": bus.kafka.model_copy(update={"request_timeout_seconds": 10})})
     key = f"{bus.redis.prefix}.told"
-    hung = Receiver()
-    hung.answer = hung.hang
+    hanging = Receiver()
+    hanging.answer = hanging.hang
     rules = write_rules(
-        webhook("hung", hung.url, "request_seconds = 600\nlanes = 2"),
+        webhook("hung", hanging.url, "request_seconds = 600\nlanes = 2"),
         webhook("ops", receiver.url),
         stream("app", key),
     )
     client = connect(bus.redis)
     count, waited = 0, []
-    with hung, notifying(bus, rules):
+    with hanging, notifying(bus, rules):
         begun = monotonic()
         while monotonic() - begun < seconds:
             count += send(bus, valid_records(range(count, count + 100)))
@@ -205,7 +207,7 @@ def test_a_hung_webhook_delays_no_other_destination(
             assert sum(record.total("read") for record in drain_all(bus)) == 100
         assert max(waited[1:], default=0) < 60, f"the lag did not stay flat: {waited}"
         assert lag(bus, "hung") == count
-        assert 1 <= len(hung.requests) <= 2
+        assert 1 <= len(hanging.requests) <= 2
     assert set(receiver.keys) == _ids(range(count))
     assert client.xlen(key) == count
     assert query(bus, "SELECT count(*) FROM events") == [(count,)]
@@ -229,17 +231,19 @@ def test_kills_miss_nothing_and_repeat_only_the_same_key(
         last.wait(PATIENCE_SECONDS)
     assert set(receiver.keys) == _ids(range(count))
     assert _first_arrivals_by_user(receiver.keys) == _in_order(count)
-    assert {request.key for request in receiver.requests} == {request.said["event_id"] for request in receiver.requests}
+    assert {request.key for request in receiver.requests} == {
+        request.payload["event_id"] for request in receiver.requests
+    }
     assert len(receiver.keys) <= count + 3 * 2 * bus.notify.max_in_flight
 
 
 def test_two_notifiers_share_the_topic_partitions(bus: Settings, receiver: Receiver, write_rules: WriteRules) -> None:
     """Both deliver; when one stops, the other takes over; nothing is missed in the rebalance."""
     rules, count = write_rules(webhook("ops", receiver.url)), 0
-    with notifying(bus, rules) as stays:
-        with notifying(bus, rules) as leaves:
+    with notifying(bus, rules) as first:
+        with notifying(bus, rules) as second:
             deadline = monotonic() + PATIENCE_SECONDS
-            while not (stays.delivered("ops") and leaves.delivered("ops")):
+            while not (first.delivered("ops") and second.delivered("ops")):
                 assert monotonic() < deadline, "one of two notifiers got nothing to do"
                 count += send(bus, valid_records(range(count, count + 100)))
                 sent = _ids(range(count))
@@ -257,10 +261,10 @@ def test_deliveries_in_flight_during_a_rebalance_are_made(
     receiver.answer = lambda _: sleep(0.1) or 204
     rules = write_rules(webhook("ops", receiver.url))
     count = send(bus, valid_records(range(300)))
-    with notifying(bus, rules) as stays:
-        wait_for("the first to be under way", lambda: stays.delivered("ops"))
-        with notifying(bus, rules) as joins:
-            wait_for("the topic partitions to be divided", lambda: joins.delivered("ops"))
+    with notifying(bus, rules) as first:
+        wait_for("the first to be under way", lambda: first.delivered("ops"))
+        with notifying(bus, rules) as second:
+            wait_for("the topic partitions to be divided", lambda: second.delivered("ops"))
             receiver.answer = lambda _: 204
             wait_for("what was sent to be told", lambda: set(receiver.keys) == _ids(range(count)))
             wait_for("the checkpoint to be at the end", lambda: lag(bus, "ops") == 0)

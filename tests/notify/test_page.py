@@ -74,7 +74,7 @@ def test_the_library_of_the_page_accepts_genuine_requests(receiver: Receiver, mo
     transport.close()
     (request,) = receiver.requests
     verified = names["verified"]
-    assert verified(request.headers, request.body) == request.said
+    assert verified(request.headers, request.body) == request.payload
     assert verified(request.headers, request.body + b" ") is None
     for changed in ({"webhook-id": "e.1"}, {"webhook-timestamp": "1"}, {"webhook-signature": "?"}):
         assert verified(request.headers | changed, request.body) is None

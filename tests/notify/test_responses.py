@@ -106,7 +106,7 @@ class _Server:
                         return
                     connection.sendall(piece)
             except OSError:
-                pass  # we hung up
+                pass  # the client has closed the connection
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +127,7 @@ def _attempt(server: _Server, pieces: list[Piece]) -> DeliveryResult:
     return answer
 
 
+@pytest.mark.slow
 @given(pieces=_answers())
 def test_any_response_of_a_receiver_gives_a_result_in_time(server: _Server, pieces: list[Piece]) -> None:
     """Any status line, headers, body and delay: delivered only with a complete 2xx head, and nothing is raised."""

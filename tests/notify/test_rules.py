@@ -79,7 +79,7 @@ def test_a_template_is_filled_from_the_event() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("url =", "uri =", r"r.toml:3: destinations.ops.uri: is not a key here: did you mean 'url'\?"),
         ('kind = "webhook"', 'kind = "email"', r'r.toml:1: destinations.ops: needs a kind: write kind = "webhook"'),
@@ -97,10 +97,10 @@ def test_a_template_is_filled_from_the_event() -> None:
         ("[[rules]]", "[[rules", r"r.toml is not TOML: "),
     ],
 )
-def test_errors_have_line_and_remedy(old: str, new: str, said: str) -> None:
+def test_errors_have_line_and_remedy(old: str, new: str, message: str) -> None:
     """A rule file can be corrected from the message alone."""
     assert old in GOOD
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         parse_rules(GOOD.replace(old, new), "r.toml")
 
 

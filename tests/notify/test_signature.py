@@ -63,7 +63,7 @@ def test_an_event_of_any_id_is_delivered_under_its_key(receiver: Receiver, event
     request = _request(receiver, event_id, b"secret")
     assert unquote(request.key) == event_id
     assert unquote(request.headers["webhook-id"]) == event_id
-    assert request.said["event_id"] == event_id
+    assert request.payload["event_id"] == event_id
 
 
 def test_a_visible_id_is_its_key() -> None:
@@ -83,7 +83,7 @@ def test_a_library_verifies_what_it_receives(
 ) -> None:
     """The library of Standard Webhooks, with a `whsec_` secret as it is, and with any other secret as bytes."""
     request = _request(receiver, event_id, configured.encode())
-    assert StandardReceiver(receiver_secret).verify(request.body, request.headers) == request.said
+    assert StandardReceiver(receiver_secret).verify(request.body, request.headers) == request.payload
     with pytest.raises(WebhookVerificationError):
         StandardReceiver(receiver_secret).verify(request.body + b" ", request.headers)
     with pytest.raises(WebhookVerificationError):

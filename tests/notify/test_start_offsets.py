@@ -10,7 +10,7 @@ from pipelines.emit.producer import Record
 from pipelines.notify.start_offsets import seek_after_data_loss, seek_without_checkpoint
 from pipelines.settings import Settings
 from tests.draining import send, valid_records
-from tests.monitoring.scraping import address_said, becomes
+from tests.monitoring.scraping import becomes, metrics_address
 from tests.notify.conftest import WriteRules
 from tests.notify.notifiers import checkpoints, command, lag, notifying, webhook
 from tests.notify.receiver import Receiver
@@ -109,7 +109,7 @@ def test_lost_records_are_reported(bus: Settings, receiver: Receiver, write_rule
     send(bus, _one_partition(valid_records(range(10))))
     _delete_up_to(bus, {0: 4})
     with ended(command(bus, rules, "--metrics-port", "0")) as notifier:
-        address = address_said(notifier)
+        address = metrics_address(notifier)
         becomes(address, 4, "karmalake_notify_lost_records_total", destination="ops")
         becomes(address, 6, "karmalake_notify_deliveries_total", destination="ops")
         notifier.terminate()

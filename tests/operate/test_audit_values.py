@@ -37,14 +37,15 @@ def _agreed(values: list[bytes], contract: ContractSettings) -> int:
     return sum(verdict is not None for verdict in ingested)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [protobuf, json_values], ids=["protobuf", "json"])
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=40, deadline=None)
 def test_ingest_and_audit_agree_on_random_values(target: Any, seed: int) -> None:
     """For values of the fuzz harness, some of them damaged, both return equal fields or none."""
     rng = random.Random(seed)  # noqa: S311 - values for a test
-    made = [target.generate(rng) for _ in range(8)]
-    values = [value for each in made for value in (each.split(b"\n--\n") if target is json_values else [each])]
+    generated = [target.generate(rng) for _ in range(8)]
+    values = [value for each in generated for value in (each.split(b"\n--\n") if target is json_values else [each])]
     damaged = [mutate_bytes(rng, value, values[0]) for value in values]
     _agreed([value for value in values + damaged if value[:1] != b"\0"], target.CONTRACT)
 

@@ -21,7 +21,7 @@ from tests.services.requirements import require
 
 
 @pytest.fixture(scope="module")
-def made(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def installation(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     kafka = local_settings.kafka.model_copy(update={"topic": "doctor", "group_id": "doctor"})
     redis = local_settings.redis.model_copy(update={"prefix": "doctor"})
     update = {"data_dir": tmp_path_factory.mktemp("doctor"), "kafka": kafka, "redis": redis}
@@ -34,10 +34,10 @@ def made(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def healthy(made: Settings, tmp_path: Path) -> Settings:
+def healthy(installation: Settings, tmp_path: Path) -> Settings:
     """Return a healthy installation, with a copy of the data folder that a test may break."""
-    shutil.copytree(made.data_dir, tmp_path / "data")
-    return made.model_copy(update={"data_dir": tmp_path / "data"})
+    shutil.copytree(installation.data_dir, tmp_path / "data")
+    return installation.model_copy(update={"data_dir": tmp_path / "data"})
 
 
 def _with(settings: Settings, section: str, **changes: object) -> Settings:

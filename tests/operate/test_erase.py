@@ -49,9 +49,9 @@ def bus(settings: Settings) -> Settings:
 
 
 def _of_user() -> list[Record]:
-    """Return 12 events, 2 conflicts and 3 dead letters of the user: by key, by value, and by both.
+    """Return 12 events, 2 conflicts and 3 dead letters of the user, whose id is in key, value or both.
 
-    A dead letter of another user is beside them.
+    One dead letter is of another user.
     """
     key = _USER.encode()
     events = [_value(event_id=f"mine-{n}") for n in range(12)]
@@ -98,14 +98,14 @@ def test_erasing_removes_one_user_completely(bus: Settings) -> None:
     assert done.published
     assert done.published.deleted == 1
     assert contents(bus)["events"] == _events_of_others(bus) == before
-    assert [_lasting(read_reputation(f"u-{n}", bus)) for n in range(7)] == list(map(_lasting, documents))
+    assert [_without_stamp(read_reputation(f"u-{n}", bus)) for n in range(7)] == list(map(_without_stamp, documents))
     _assert_gone(bus)
     send(bus, valid_records(range(100)))
     assert sum(record.total("duplicates") for record in drain_all(bus)) == 100
     assert erase(bus, [_USER]).rows == ErasureCounts(0, 0, 0)
 
 
-def _lasting(document: dict[str, Any] | None) -> dict[str, Any]:
+def _without_stamp(document: dict[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (document or {}).items() if name not in {"as_of", "lake_version"}}
 
 
@@ -151,7 +151,7 @@ _STEPS = [
     (erasure, "write_days", 1, "before"),
     (erasure, "append_file", 1, "before"),
     (erasure, "append_file", 1, "after"),
-    (erasure, "write_erased_ids", 1, "after"),
+    (erasure, "write_erased_events", 1, "after"),
     (erasure, "replace_files", 1, "before"),
     (erasure, "replace_files", 1, "after"),
     (erasure, "append_file", 2, "before"),
@@ -163,9 +163,9 @@ _STEPS = [
     (DedupIndex, "forget_erased", 1, "after"),
     (Runs, "remove", 1, "after"),
     (Runs, "flush", 1, "before"),
-    (Runs, "remove_unused_files", 1, "before"),
+    (Runs, "remove_replaced_files", 1, "before"),
     (whole, "forget_erased", 1, "after"),
-    (whole, "delete_by_user", 1, "before"),
+    (whole, "refresh_draft", 1, "before"),
     (whole, "publish_warehouse", 1, "before"),
 ]
 

@@ -32,8 +32,8 @@ from pipelines.operate.erase_limits import list_unreached
 from pipelines.operate.replay import compare, fresh, open_replay, replay
 from pipelines.operate.verify import verify, verify_erased
 from pipelines.refresh import publish_warehouse, refresh_draft, refresh_warehouse
-from pipelines.reputation.by_user import by_user_path
 from pipelines.reputation.derive import open_draft
+from pipelines.reputation.histories import histories_folder
 from pipelines.serving.read import read_reputation
 from pipelines.settings import Settings
 from tests.draining import NOON, assert_verified, drain_all, query, send, valid_records, with_ingest
@@ -88,23 +88,23 @@ def _of_others() -> list[Record]:
 
 @pytest.fixture
 def bus(settings: Settings) -> Settings:
-    """Return settings of a lake, a warehouse, a cache by user and documents that all contain the user."""
+    """Return settings of a lake, a warehouse, histories and documents that all contain the user."""
     bus = with_ingest(settings, max_batch_records=60, max_dead_letter_run=1_000, max_dead_letter_share=1)
     send(bus, [*valid_records(range(20)), *_of_others()])
     drain_all(bus)
     refresh_warehouse(bus)
     _send_of_jane(bus)
-    refresh_warehouse(bus)  # what was touched: by_user.duckdb is there
+    refresh_warehouse(bus)  # what was touched: the histories are there
     publish_warehouse(bus)
     assert read_reputation(_JANE, bus)
-    assert by_user_path(bus.warehouse_path).exists()
+    assert histories_folder(bus.warehouse_path).exists()
     return bus
 
 
 def _found(bus: Settings) -> set[str]:
     """Return the folders of files in data_dir, and the Redis keys, whose decoded content has the user_id as a word."""
     files = {
-        "/".join(path.relative_to(bus.data_dir).parts[:2])
+        _place(path.relative_to(bus.data_dir))
         for path in bus.data_dir.rglob("*")
         if path.is_file() and any(map(_NAMED.search, _texts(path)))
     }
@@ -113,6 +113,11 @@ def _found(bus: Settings) -> set[str]:
         pattern = f"{bus.redis.prefix}[:.]*"
         found = {key.decode() for key in client.scan_iter(match=pattern) if _in_redis(client, key)}
     return files | found
+
+
+def _place(path: Path) -> str:
+    """Return the table of a file of the lake, and the file or folder in data_dir of any other."""
+    return "/".join(path.parts[:2]) if path.parts[0] == "lake" else path.parts[0]
 
 
 def _texts(path: Path) -> Iterator[bytes]:
@@ -139,7 +144,7 @@ def _age(file: Path, hours: float) -> None:
 
 def test_no_byte_remains_except_listed_mentions(bus: Settings) -> None:
     """After erasure and vacuum, only other users' rows that mention the user contain the id."""
-    listed = {"lake/events", "lake/conflicts", "lake/dead_letters", "warehouse.duckdb"}
+    listed = {"lake/events", "lake/conflicts", "lake/dead_letters", "warehouse.duckdb", "histories"}
     assert _found(bus) > listed
     done = erase(bus, [_JANE])
     assert (done.rows.events, done.rows.conflicts, done.rows.dead_letters) == (3, 2, 4)
@@ -270,24 +275,24 @@ def test_a_document_is_deleted_without_a_warehouse(bus: Settings) -> None:
 
 
 def test_caches_are_deleted(bus: Settings) -> None:
-    """Cache by user and abandoned drafts are deleted, even if no warehouse is derived afterwards."""
+    """Histories and abandoned drafts are deleted, even if no warehouse is derived afterwards."""
     bus.warehouse_path.unlink()
     draft = bus.warehouse_path.with_name(f"{bus.warehouse_path.name}.draft")
     draft.write_bytes(_JANE.encode())
     erase_without_documents(bus, [_JANE])
-    assert not by_user_path(bus.warehouse_path).exists()
+    assert not histories_folder(bus.warehouse_path).exists()
     assert not draft.exists()
 
 
 def test_a_rebuild_deletes_the_old_cache(bus: Settings) -> None:
     """While another process holds the warehouse, under a policy that now decays, its next refresh deletes the cache."""
-    by_user = by_user_path(bus.warehouse_path)
+    histories = histories_folder(bus.warehouse_path)
     with open_draft(bus.warehouse_path) as draft:
         assert erase(bus, [_JANE]).refreshed_elsewhere
-        assert by_user.exists()
+        assert histories.exists()
         decaying = bus.reputation.model_copy(update={"policy": "decayed-karma"})
         refresh_draft(draft, open_lake(bus.lake_root), bus.model_copy(update={"reputation": decaying}))
-        assert not by_user.exists()
+        assert not histories.exists()
 
 
 def test_a_replay_into_a_fresh_lake_excludes_erased_users(bus: Settings, tmp_path: Path) -> None:

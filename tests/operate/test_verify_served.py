@@ -94,12 +94,12 @@ def _cut_off_an_erasure(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
 def _put_ids_into_the_index(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     real = DedupIndex.extend
 
-    def lying(self: DedupIndex, new: object, version: int) -> None:
+    def extend_with_extra_ids(self: DedupIndex, new: object, version: int) -> None:
         real(self, self.classify(make_events(["none"])).new, self.version)
         real(self, new, version)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(DedupIndex, "extend", lying)
+        patch.setattr(DedupIndex, "extend", extend_with_extra_ids)
         _more_events(bus)
     refresh_warehouse(bus)
     publish_warehouse(bus)

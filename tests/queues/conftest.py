@@ -1,4 +1,4 @@
-"""Queues that the tests here read: on a real RabbitMQ, and on a server that speaks SQS."""
+"""Queues of the tests here: on a real RabbitMQ, and on a server that speaks SQS."""
 
 import base64
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from tests.services.requirements import require
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue of the test's own: settings that read it, and what puts values into it."""
+    """A queue for one test: the settings to read it, and a function that sends values to it."""
 
     settings: Settings
     send: Callable[[Sequence[bytes]], None]

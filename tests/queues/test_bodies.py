@@ -1,4 +1,4 @@
-"""What a sender puts into a message beside the event, or instead of it: never more than a dead letter."""
+"""Anything that a sender adds to a message, or sends instead of an event, is at most a dead letter."""
 
 import struct
 
@@ -28,7 +28,7 @@ _DEEP = "[" * 5_000 + "]" * 5_000
 )
 @pytest.mark.parametrize("take", [_decode_base64, _unwrap])
 def test_a_body_of_sqs_is_judged_by_the_contract(body: str, take: object) -> None:
-    """Depth, half of a surrogate pair, a number of 5,000 digits: bytes, which become one dead letter."""
+    """Depth, half of a surrogate pair, a number of 5,000 digits: bytes that become one dead letter."""
     assert callable(take)
     source = QueueSource(_Nothing(), IngestSettings(), ContractSettings(format="json"))
     records = source._records([Message(take(body), 1_700_000_000_000, None)], 0)
@@ -65,9 +65,9 @@ def _table(kind: bytes, value: bytes) -> bytes:
     ],
 )
 def test_properties_of_rabbitmq_are_not_read(headers: bytes) -> None:
-    """A time beyond year 9999, a type that pika does not know, a length that lies: the message is delivered."""
+    """A time beyond year 9999, a type unknown to pika, a wrong length: the message is delivered."""
     assert spec.props[spec.BasicProperties.INDEX] is rabbitmq._NoProperties
     content = struct.pack(">HHQ", spec.BasicProperties.INDEX, 0, 5) + struct.pack(">H", 1 << 13) + headers
-    whole = struct.pack(">BHI", spec.FRAME_HEADER, 1, len(content)) + content + bytes([spec.FRAME_END])
-    read, header = frame.decode_frame(whole)
-    assert (read, header.body_size) == (len(whole), 5)
+    frame_bytes = struct.pack(">BHI", spec.FRAME_HEADER, 1, len(content)) + content + bytes([spec.FRAME_END])
+    read, header = frame.decode_frame(frame_bytes)
+    assert (read, header.body_size) == (len(frame_bytes), 5)

@@ -1,4 +1,4 @@
-"""Queues instead of a topic: the same exactly-once, dead letters and counts, whatever is delivered again (`once`)."""
+"""Queues instead of a topic: the same exactly-once, dead letters and counts, whatever is redelivered (`once`)."""
 
 import json
 
@@ -26,7 +26,7 @@ def _total(records: list[CommitRecord], name: str) -> int:
 
 
 def test_each_message_once(queue: Queue) -> None:
-    """What is sent is there, what is sent twice is a duplicate, and the queue is empty afterwards (`nothing-lost`)."""
+    """Every message is read, a repeated one is a duplicate, and the queue is empty afterwards (`nothing-lost`)."""
     queue.send([*_values(range(50)), *_values(range(10))])
     records = drain_all(queue.settings)
     assert (_total(records, "accepted"), _total(records, "duplicates"), _total(records, "read")) == (50, 10, 60)
@@ -40,7 +40,7 @@ def test_each_message_once(queue: Queue) -> None:
 
 
 def test_a_crash_between_commit_and_acknowledgement(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was committed comes again, under new numbers, and is dropped (`once`)."""
+    """Committed messages are redelivered with new numbers, and dropped as duplicates (`once`)."""
     _let_come_again_soon(queue)
     queue.send(_values(range(20)))
 
@@ -67,7 +67,7 @@ def _drain(ingest: Ingest) -> None:
 
 
 def _let_come_again_soon(queue: Queue) -> None:
-    """RabbitMQ delivers again at once what a connection that ended has left; SQS after its visibility timeout."""
+    """Shorten the wait: RabbitMQ redelivers when a connection ends, SQS after its visibility timeout."""
     if queue.settings.queue.kind == "sqs":
         import boto3  # noqa: PLC0415 - of one kind only
 

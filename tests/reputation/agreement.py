@@ -25,7 +25,7 @@ def by_sql(events: Sequence[Event], policy: Policy, as_of: int) -> tuple[list[Ro
     connection.execute("CREATE OR REPLACE TEMP TABLE computed AS FROM contribution")
     connection.execute("CREATE OR REPLACE TEMP VIEW contribution AS FROM computed")
     materialize_fact(connection, in_force)
-    rows = connection.sql(reputation_query(in_force)).fetchall()
+    rows = connection.sql(f"{reputation_query(in_force)} ORDER BY user_id").fetchall()
     query = "SELECT user_id, event_id, emission_no, reason, granted, rating FROM contribution"
     contributions = connection.sql(query).fetchall()
     connection.unregister("events")

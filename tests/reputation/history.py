@@ -13,6 +13,7 @@ from pipelines.lake.tables import TABLES, Snapshot
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 AS_OF = datetime(2024, 3, 1, tzinfo=UTC)
 DAY = 86_400_000_000
+MINUTE = 60_000_000
 
 
 def us(moment: datetime) -> int:

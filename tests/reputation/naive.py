@@ -15,7 +15,7 @@ from pipelines.reputation.policy import Policy, Rules
 from pipelines.reputation.policy.actions import Action, Emission, Points, Rating
 from pipelines.reputation.policy.gates import Cap, Completion, Once
 from pipelines.reputation.policy.measures import Measure
-from tests.reputation.history import DAY, Event, at, us
+from tests.reputation.history import DAY, MINUTE, Event, at, us
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,6})?")
 
@@ -81,22 +81,22 @@ def rating_of(rating: Rating, event: Event) -> Fraction | None:
 
 def measured(ratings: list[Fraction], measure: Measure) -> float | int | None:
     """Return the value of a measure over ratings, oldest first."""
-    seen = ratings[-measure.last :] if measure.last else ratings
+    used = ratings[-measure.last :] if measure.last else ratings
     if measure.positive_from is not None and measure.negative_to is not None:
-        seen = [rating for rating in seen if rating >= measure.positive_from or rating <= measure.negative_to]
-    n = len(seen)
-    p = sum(measure.positive_from is not None and rating >= measure.positive_from for rating in seen)
+        used = [rating for rating in used if rating >= measure.positive_from or rating <= measure.negative_to]
+    n = len(used)
+    p = sum(measure.positive_from is not None and rating >= measure.positive_from for rating in used)
     if measure.formula in ("positives", "negatives"):
         return p if measure.formula == "positives" else n - p
     if n < measure.minimum_count:
         return None if measure.below_minimum is None else float(measure.below_minimum)
-    exact = formula(measure, seen, p)
+    exact = formula(measure, used, p)
     return float(exact if measure.digits is None else rounded(exact, measure.digits, measure.rounding))
 
 
-def formula(measure: Measure, seen: list[Fraction], p: int) -> Fraction:
+def formula(measure: Measure, used: list[Fraction], p: int) -> Fraction:
     """Return the exact value of a measure over the ratings that it uses; p of them are positive."""
-    total, n = sum(seen, Fraction(0)), len(seen)
+    total, n = sum(used, Fraction(0)), len(used)
     match measure.formula:
         case "mean":
             return total / n
@@ -128,14 +128,14 @@ def rounded(number: Fraction, digits: int, mode: str) -> Fraction:
     scaled = number * 10**digits
     match mode:
         case "half_up":
-            whole = math.floor(scaled + Fraction(1, 2))
+            units = math.floor(scaled + Fraction(1, 2))
         case "half_even":
-            whole = round(scaled)
+            units = round(scaled)
         case "floor":
-            whole = math.floor(scaled)
+            units = math.floor(scaled)
         case _:
-            whole = math.ceil(scaled)
-    return Fraction(whole, 10**digits)
+            units = math.ceil(scaled)
+    return Fraction(units, 10**digits)
 
 
 def reputations(events: Iterable[Event], policy: Policy, as_of: int) -> dict[str, Reputation]:
@@ -174,7 +174,6 @@ class _Account:
     def __init__(self, policy: Policy, as_of: int, history: list[Event]) -> None:
         self.whole = policy
         self.policy = version_at(policy, as_of)
-        self.decays = any(rules.decays for rules in policy.versions)
         self.as_of = as_of
         self.suspended = False
         self.reset_at: int | None = None
@@ -326,21 +325,21 @@ class _Account:
             place = (cap.per and c.event.metadata.get(cap.per), bucket(c.event.t, cap.period))
             before, after = sums[place], sums[place] + limited
             sums[place] = after
-            kept = c.granted - limited + min(maximum, after) - min(maximum, before)
-            if kept != c.granted:
-                c.granted, c.reason = kept, "capped"
+            granted_change = c.granted - limited + min(maximum, after) - min(maximum, before)
+            if granted_change != c.granted:
+                c.granted, c.reason = granted_change, "capped"
 
     def _decayed(self, c: Contribution) -> Fraction:
-        """Return the decayed points, to 15 digits after the point; points that do not decay unchanged."""
-        if not self.decays:
-            return c.granted
+        """Return what is left of the points at the end of the policy's step, to 50 digits."""
         half_life = c.emission.half_life_days if c.emission else None
-        age = Decimal(self.as_of - c.event.t) / DAY
+        if half_life is None:
+            return c.granted
+        step = self.policy.decay_step_minutes * MINUTE
+        end = math.ceil(Fraction(self.as_of, step)) * step
         with localcontext() as context:
             context.prec = 50
-            left = Decimal(1) if half_life is None else Decimal(2) ** (-age / half_life)
-            granted = Decimal(c.granted.numerator) / c.granted.denominator
-            return Fraction((granted * left).quantize(Decimal("1e-15")))
+            left = Decimal(2) ** (-Decimal(end - c.event.t) / DAY / half_life)
+        return c.granted * Fraction(left)
 
     def _view(self, window: int | None) -> Shown:
         policy = self.policy

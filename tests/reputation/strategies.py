@@ -5,8 +5,28 @@ from hypothesis import strategies as st
 from tests.reputation.history import DAY, NOW, Event
 
 USERS = ("ann", "bob", "")
-RATINGS = ("1", "2", "3", "5", "4.5", "0", "-10", "10", "+4", "05", "6", " 5", "5\n", "", "five", "1e1", "5.0000001")
-AMOUNTS = ("1", "0.01", "99.99", "100.00", "100.01", "-1", "1.005", "much")
+RATINGS = (
+    "1",
+    "2",
+    "3",
+    "5",
+    "4.5",
+    "0",
+    "-10",
+    "10",
+    "+4",
+    "05",
+    "6",
+    " 5",
+    "5\n",
+    "",
+    "five",
+    "1e1",
+    "5.0000001",
+    "1000000",
+    "-999999999999.999999",
+)
+AMOUNTS = ("1", "0.01", "99.99", "100.00", "100.01", "-1", "1.005", "much", "1000000", "999999999999")
 EDGES = tuple(NOW - days * DAY + shift for days in (0, 1, 7, 30, 90, 365) for shift in (-1, 0, 1))
 TIES = tuple(NOW - DAY // 2 + shift for shift in range(4))
 EVENT_IDS = tuple(f"e{i:02}" for i in range(16))

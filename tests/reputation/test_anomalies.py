@@ -1,4 +1,4 @@
-"""Anomalies: their statistics against numbers known otherwise, and planted anomalies in simulated worlds."""
+"""Anomalies: their statistics against independently known numbers, and planted anomalies in simulated worlds."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -38,7 +38,7 @@ def warehouse_of(folder: Path, events: list[Event]) -> Warehouse:
 
 @cache
 def world(seed: int) -> pa.Table:
-    """Return a world without the one user of its story who is bombed."""
+    """Return a world without the review-bombed user of its story."""
     return build_world(np.random.default_rng(seed), 6_000, Span(NOW - 60 * DAY, NOW)).filter(
         pc.field("user_id") != BOMBED_USER
     )
@@ -52,14 +52,14 @@ def events_of(table: pa.Table) -> list[Event]:
 
 @pytest.fixture(scope="module")
 def quiet(folder: Path) -> Iterator[Warehouse]:
-    """Derive a world without anomalies; asked once, so that the macros are there."""
+    """Derive a world without anomalies; query it once, so that its macros exist."""
     with warehouse_of(folder / "quiet", events_of(world(1))) as warehouse:
         warehouse.trend("drift")
         yield warehouse
 
 
 @pytest.fixture(scope="module")
-def troubled(folder: Path) -> Iterator[tuple[Warehouse, dict[str, Anomaly]]]:
+def anomalous(folder: Path) -> Iterator[tuple[Warehouse, dict[str, Anomaly]]]:
     """Derive the same world with one anomaly of each kind."""
     rng, events, planted = np.random.default_rng(3), world(1), {}
     events, planted["drift"] = plant_drift(rng, events, 1.0)
@@ -75,7 +75,7 @@ def number(warehouse: Warehouse, expression: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("expression", "wanted"),
+    ("expression", "expected"),
     [
         ("gamma_poisson_tail(5, 1, 1)", 2**-5),  # a shape of one is geometric
         ("gamma_poisson_tail(3, 2, 1)", 1 - 1 / 4 - 1 / 4 - 3 / 16),
@@ -87,9 +87,9 @@ def number(warehouse: Warehouse, expression: str) -> float:
         ("normal_tail(5)", 2.866515719e-7),
     ],
 )
-def test_tails_are_those_of_the_tables(expression: str, wanted: float, quiet: Warehouse) -> None:
-    """Each tail against a closed form or a printed table."""
-    assert number(quiet, expression) == pytest.approx(wanted, rel=2e-3)
+def test_tails_are_those_of_the_tables(expression: str, expected: float, quiet: Warehouse) -> None:
+    """Each tail against a closed form or a published table."""
+    assert number(quiet, expression) == pytest.approx(expected, rel=2e-3)
 
 
 def test_benjamini_and_hochberg_step_up(quiet: Warehouse) -> None:
@@ -105,7 +105,7 @@ def test_benjamini_and_hochberg_step_up(quiet: Warehouse) -> None:
 
 
 def test_a_burst_is_judged_by_its_own_history(folder: Path) -> None:
-    """Ten low ratings in a day are much for who had one a day, not for who has ten a day."""
+    """Ten low ratings in a day are many for a user with one a day, not for one with ten a day."""
     events = [
         Event(
             f"{user}-{day}-{n}", user, "DriverRated", NOW - (31 - day) * DAY + n, {"rating": "1", "rater_id": f"r{n}"}
@@ -159,10 +159,11 @@ def test_a_world_without_anomalies_is_quiet(name: str, quiet: Warehouse) -> None
     assert quiet.trend(name).rows() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANOMALIES)
-def test_planted_anomalies_are_found(name: str, troubled: tuple[Warehouse, dict[str, Anomaly]]) -> None:
-    """Every planted user is named within the planted days, and what was expected differs from what was observed."""
-    warehouse, planted = troubled
+def test_planted_anomalies_are_found(name: str, anomalous: tuple[Warehouse, dict[str, Anomaly]]) -> None:
+    """Every planted user is reported within the planted days, with different expected and observed values."""
+    warehouse, planted = anomalous
     anomaly = planted[name]
     alarms = warehouse.trend(name).filter(pl.col("day").is_between(anomaly.first_day, anomaly.last_day))
     found = alarms.filter(pl.col("user_id").is_in(list(anomaly.user_ids)))
@@ -171,9 +172,9 @@ def test_planted_anomalies_are_found(name: str, troubled: tuple[Warehouse, dict[
     assert found["score"].min() > 3
 
 
-def test_a_ring_hangs_together(troubled: tuple[Warehouse, dict[str, Anomaly]]) -> None:
-    """The four of the ring are one ring in which all praise each other."""
-    warehouse, planted = troubled
+def test_a_ring_hangs_together(anomalous: tuple[Warehouse, dict[str, Anomaly]]) -> None:
+    """The four members are one ring, in which all praise each other."""
+    warehouse, planted = anomalous
     rings = warehouse.trend("reciprocal_rings")
     assert set(rings["user_id"]) == planted["reciprocal_rings"].user_ids
     assert rings["ring"].n_unique() == 1
@@ -181,9 +182,9 @@ def test_a_ring_hangs_together(troubled: tuple[Warehouse, dict[str, Anomaly]]) -
     assert rings["ring_density"].to_list() == [1.0] * 4
 
 
-def test_bursts_are_found_by_the_hour(troubled: tuple[Warehouse, dict[str, Anomaly]]) -> None:
-    """The rater's burst is over within two hours; its evidence says when and of whom."""
-    warehouse, planted = troubled
+def test_bursts_are_found_by_the_hour(anomalous: tuple[Warehouse, dict[str, Anomaly]]) -> None:
+    """The rater's burst lasts less than two hours; its evidence has its time and its targets."""
+    warehouse, planted = anomalous
     alarms = warehouse.trend("rater_bursts", period="hour").rows(named=True)
     assert {alarm["user_id"] for alarm in alarms} == planted["rater_bursts"].user_ids
     assert alarms[0]["observed"] == 15

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason=f"the Bitcoin OTC da
 
 
 def microseconds(seconds: str) -> int:
-    whole, _, fraction = seconds.partition(".")
-    return int(whole) * 1_000_000 + int(fraction.ljust(6, "0")[:6])
+    seconds_part, _, fraction = seconds.partition(".")
+    return int(seconds_part) * 1_000_000 + int(fraction.ljust(6, "0")[:6])
 
 
 @cache
@@ -91,10 +91,10 @@ def test_shares_of_positive_ratings_hold_to_a_billionth(year: int, snapshot: Sna
     """Positive ratings exactly, Beta expectation and Wilson lower bound to 1e-9."""
     as_of = datetime.fromisoformat(f"{year}-01-01T00:00:00Z")
     got = scores(snapshot, parse_policy(TRUST), as_of)
-    wanted = expected(year)
-    assert got["all_time_positives"].equals(wanted["n_positive"], check_names=False)
-    for ours, reference in [("beta", "beta_expectation"), ("wilson", "wilson_lower_95")]:
-        assert (got[f"all_time_{ours}"] - wanted[reference]).abs().max() < 1e-9
+    expected_shares = expected(year)
+    assert got["all_time_positives"].equals(expected_shares["n_positive"], check_names=False)
+    for column, reference in [("beta", "beta_expectation"), ("wilson", "wilson_lower_95")]:
+        assert (got[f"all_time_{column}"] - expected_shares[reference]).abs().max() < 1e-9
 
 
 KARMA = """
@@ -113,6 +113,7 @@ def test_decay_holds_to_a_billionth(year: int, snapshot: Snapshot) -> None:
     assert (got["all_time_score"] - expected(year)["decay_half_life_90d"]).abs().max() < 1e-9
 
 
+@pytest.mark.slow
 def test_arrival_order_and_batching_change_no_document(snapshot: Snapshot, tmp_path: Path) -> None:
     """In another order and other batches, the same events give the same documents, byte for byte."""
     events = sorted(ratings(), key=lambda event: event.event_id[::-1])

@@ -1,5 +1,6 @@
 """The default policy: the SQL against the naive implementation, and against known numbers."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ def test_the_sql_agrees_with_the_naive_implementation(events: list[Event]) -> No
     assert_agreement(events, DEFAULT, NOW)
 
 
+@pytest.mark.slow
 @given(histories(*ACTIONS), st.randoms(use_true_random=False))
 def test_arrival_order_changes_nothing(events: list[Event], random: object) -> None:
     """Shuffled events give identical scores (`replay-equals-live`)."""

@@ -212,6 +212,7 @@ def test_paths_with_quotes_are_only_paths(tmp_path: Path) -> None:
         assert warehouse.events().height == len(history())
 
 
+@pytest.mark.slow
 def test_a_crash_leaves_the_old_warehouse_and_is_cleaned_up(tmp_path: Path) -> None:
     """Killed during a build: readers still have the old warehouse, the next derive removes the draft (`atomic`)."""
     path = publish(tmp_path, history())
@@ -263,6 +264,7 @@ def test_a_missing_warehouse_says_what_to_do(tmp_path: Path) -> None:
         open_warehouse(tmp_path)
 
 
+@pytest.mark.slow
 def test_readers_in_other_processes_do_not_block_a_derive(tmp_path: Path) -> None:
     """A process that has the warehouse open blocks no derivation (`not-blocked`)."""
     path = publish(tmp_path, history())
@@ -295,6 +297,7 @@ points = 5
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_policies())
 def test_every_shipped_policy_has_a_warehouse(tmp_path: Path, name: str) -> None:
     """Tables, scores and documents agree under each policy."""
@@ -331,6 +334,7 @@ def test_documents_have_the_members_of_the_policy(tmp_path: Path) -> None:
         assert warehouse.sql("SELECT sum(points) FROM user_days WHERE user_id = 'ann'").item() == Decimal("8.50")
 
 
+@pytest.mark.slow
 def test_derives_of_one_warehouse_take_turns(tmp_path: Path) -> None:
     """Two concurrent derivations do not damage each other's draft: they run one after the other."""
     snapshot, path = snapshot_of(tmp_path / "lake", history()), tmp_path / "warehouse.duckdb"

@@ -5,13 +5,15 @@ import sys
 
 import pytest
 
-import pipelines
+import karmalake
+import karmalake.errors as public_errors
+from pipelines import errors
 from tests.services.waiting import PATIENCE_SECONDS
 
 
 def test_import_is_lazy() -> None:
-    """`import pipelines` loads neither DuckDB nor polars: the command line starts quickly."""
-    script = "import sys, pipelines; print(sorted({'duckdb', 'polars', 'redis', 'pyarrow'} & set(sys.modules)))"
+    """`import karmalake` loads neither DuckDB nor polars: the command line starts quickly."""
+    script = "import sys, karmalake; print(sorted({'duckdb', 'polars', 'redis', 'pyarrow'} & set(sys.modules)))"
     answer = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=PATIENCE_SECONDS
     )
@@ -20,6 +22,13 @@ def test_import_is_lazy() -> None:
 
 def test_every_exported_name_exists() -> None:
     """Every exported name can be imported; any other one raises AttributeError."""
-    assert {name: getattr(pipelines, name).__name__ for name in pipelines.__all__} == {n: n for n in pipelines.__all__}
+    assert sorted(name for names in karmalake._MODULES.values() for name in names) == karmalake.__all__
+    assert [name for name in karmalake.__all__ if getattr(karmalake, name, None) is None] == []
     with pytest.raises(AttributeError, match="no attribute 'close_warehouse'"):
-        _ = pipelines.close_warehouse
+        _ = karmalake.close_warehouse
+
+
+def test_every_error_can_be_caught() -> None:
+    """`karmalake.errors` has every class of the tree of errors."""
+    tree = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    assert set(public_errors.__all__) == tree

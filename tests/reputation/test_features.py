@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 
 from pipelines.reputation.policy import Policy
@@ -12,36 +13,42 @@ from tests.reputation.policies import EVENTS, policy
 from tests.reputation.strategies import histories
 
 
+@pytest.mark.slow
 @given(histories(*EVENTS), policies.caps())
 def test_caps(events: list[Event], tables: dict[str, Any]) -> None:
     """Caps over gains or net, for the user or by rater, one after the other."""
     assert_agreement(events, policy(caps=tables), NOW)
 
 
+@pytest.mark.slow
 @given(histories(*EVENTS), policies.emissions())
 def test_decay_and_expiry(events: list[Event], tables: dict[str, Any]) -> None:
     """Points that decay, penalties that expire."""
     assert_agreement(events, policy(actions=tables), NOW)
 
 
+@pytest.mark.slow
 @given(histories(*EVENTS), policies.scores())
 def test_start_floor_and_ceiling(events: list[Event], table: dict[str, Any]) -> None:
     """The all-time score has the policy's start and bounds; windows do not."""
     assert_agreement(events, policy(score=table), NOW)
 
 
+@pytest.mark.slow
 @given(histories("Done", "Rated", "Suspended", "Reinstated", "Retracted"), policies.status())
 def test_status_rules(events: list[Event], table: dict[str, Any]) -> None:
     """Freeze, hide and reset."""
     assert_agreement(events, policy(status=table), NOW)
 
 
+@pytest.mark.slow
 @given(histories("Done", "Rated", "Starred", "Many", "Retracted"), policies.completion())
 def test_completion(events: list[Event], tables: dict[str, Any]) -> None:
     """An event counts with a completed ride of any user, before or after."""
     assert_agreement(events, policy(completion=tables), NOW)
 
 
+@pytest.mark.slow
 @given(histories("Rated", "Starred", "Many", "Retracted"), policies.once())
 def test_once(events: list[Event], tables: dict[str, Any]) -> None:
     """One event per rater and period, first or last."""
@@ -54,12 +61,14 @@ def test_correction(events: list[Event]) -> None:
     assert_agreement(events, policy(), NOW)
 
 
+@pytest.mark.slow
 @given(histories(*EVENTS), policies.whole_policies())
 def test_all_together(events: list[Event], rules: Policy) -> None:
     """Any combination of features."""
     assert_agreement(events, rules, NOW)
 
 
+@pytest.mark.slow
 @given(histories(*EVENTS), policies.versioned_policies())
 def test_versions(events: list[Event], rules: Policy) -> None:
     """Two versions of anything, retroactive or prospective."""

@@ -15,6 +15,7 @@ from pipelines.errors import UsageError
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation import database_file
 from pipelines.reputation import derive as derive_module
+from pipelines.reputation import histories as histories_module
 from pipelines.reputation.derive import derive, open_draft
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.sql import one_row
@@ -55,7 +56,8 @@ def on(event: Event, version: int) -> Event:
 def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
     """Return the rows of every table of a warehouse, in a fixed order."""
     with Warehouse(path) as warehouse:
-        return {table: sorted(warehouse.sql(f"FROM {table}").rows(), key=repr) for table in TABLES}
+        tables = (*TABLES, "reputation_sums") if warehouse.info.decayed_to else TABLES
+        return {table: sorted(warehouse.sql(f"FROM {table}").rows(), key=repr) for table in tables}
 
 
 def rebuilt(folder: Path, snapshot: Snapshot, rules: Policy, as_of: int) -> dict[str, list[tuple[object, ...]]]:
@@ -76,16 +78,23 @@ def split(events: list[Event]) -> st.SearchStrategy[list[list[Event]]]:
 
 
 @st.composite
-def stories(draw: st.DrawFn, events: st.SearchStrategy[list[Event]]) -> list[tuple[list[Event], int]]:
+def stories(
+    draw: st.DrawFn, events: st.SearchStrategy[list[Event]], moments: Sequence[int] = MOMENTS
+) -> list[tuple[list[Event], int]]:
     """Return commits, each with the as_of of the refresh after it; as_of never decreases."""
     commits = draw(events.flatmap(split))
-    moments = sorted(draw(st.lists(st.sampled_from(MOMENTS), min_size=4, max_size=4)))
-    return list(zip(commits, moments, strict=True))
+    chosen = sorted(draw(st.lists(st.sampled_from(moments), min_size=4, max_size=4)))
+    return list(zip(commits, chosen, strict=True))
 
 
 def assert_refreshes_equal_rebuilds(story: list[tuple[list[Event], int]], rules: Policy) -> None:
-    """Refresh after each commit, publish after every second, and compare at the end."""
-    with scratch() as folder:
+    """Refresh after each commit, publish after every second, and compare at the end.
+
+    Histories of more than two events are in files, and the thread merges those of more than four.
+    """
+    with scratch() as folder, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(histories_module, "_MEMORY_ROWS", 2)
+        patched.setattr(histories_module, "_FOREGROUND_MERGE_ROWS", 4)
         commits: list[list[Event]] = []
         path = folder / "warehouse.duckdb"
         with open_draft(path) as draft:
@@ -148,6 +157,7 @@ def ride(event_id: str, user_id: str, action_type: str, ride_id: str, target: st
 RATED, DONE = ride("e1", "ann", "Rated", "r1"), ride("e2", "bob", "Done", "r1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -156,8 +166,16 @@ RATED, DONE = ride("e1", "ann", "Rated", "r1"), ride("e2", "bob", "Done", "r1")
         ([RATED, DONE], [ride("e3", "ann", "Rated", "r2")]),
         ([RATED, DONE], [ride("e3", "bob", "Retracted", "", "e2")]),
         ([RATED, ride("e2", "bob", "Done", "r2")], [ride("e3", "bob", "Corrected", "r1", "e2")]),
+        ([RATED, ride("e3", "bob", "Corrected", "r1", "e2")], [ride("e2", "bob", "Done", "r2")]),
+        (
+            [RATED, ride("e2", "bob", "Done", "r2"), ride("e3", "bob", "Corrected", "r1", "e2")],
+            [ride("e4", "bob", "Retracted", "", "e3")],
+        ),
     ],
-    ids=["completed later", "rated later", "one more of the rated", "completion withdrawn", "completion corrected"],
+    ids=[
+        *("completed later", "rated later", "one more of the rated", "completion withdrawn", "completion corrected"),
+        *("completion that was corrected before it came", "correction withdrawn"),
+    ],
 )
 def test_a_completion_and_its_event_in_different_commits(before: list[Event], after: list[Event]) -> None:
     """One user's event decides whether another's counts, and only one of the two is in the newest commit."""
@@ -207,14 +225,15 @@ def test_a_draft_that_fails_leaves_the_published_warehouse(tmp_path: Path, monke
     assert rows(path) == rebuilt(tmp_path, later, policy(), NOW)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"no database" * 999), Path.unlink])
-def test_by_user_is_a_cache(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+def test_histories_are_a_cache(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     """A missing or damaged file is rebuilt from the lake."""
     path, commits = tmp_path / "warehouse.duckdb", [[ANN, BOB], [NEWS]]
     derive(lake(tmp_path, commits[:1]), policy(), at(NOW), path)
     with open_draft(path) as draft:
         draft.refresh(lake(tmp_path, commits), policy(), at(NOW))
-    damage(tmp_path / "by_user.duckdb")
+    damage(tmp_path / "histories" / "manifest.json")
     with open_draft(path) as draft:
         assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW)).rebuild_reason is None
         draft.publish()
@@ -236,10 +255,11 @@ def test_a_restored_lake_causes_a_rebuild(tmp_path: Path) -> None:
             draft.discard()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rules", "as_of", "why"),
     [
-        (policy(windows_days=(7,)), NOW, "the policy, the SQL or the lake changed"),
+        (policy(windows_days=(7,)), NOW, "the policy, its decay epoch, the SQL or the lake changed"),
         (policy(), NOW - 1, "as_of is before the warehouse's, 2024-03-01T00:00:00+00:00"),
         (policy(), NOW, None),
     ],
@@ -266,6 +286,7 @@ def test_one_draft_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 PENALTIES = policy(windows_days=(7,), actions={"Tipped": {"points": -3, "penalties_expire_after_days": 30}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action_type", "age", "affected"), [("Done", 7 * DAY, [0, 1, 0]), ("Tipped", 30 * DAY, [1, 0, 0])]
 )
@@ -281,8 +302,8 @@ def test_an_event_at_the_edge(tmp_path: Path, action_type: str, age: int, affect
         draft.refresh(snapshot, PENALTIES, at(NOW + age - 1))
         for as_of in (NOW + age, NOW + age + 1, NOW + age + 2):
             computed.append(draft.refresh(snapshot, PENALTIES, at(as_of)).affected_users)
-            kept = sorted(draft.connection.sql("FROM reputation").fetchall(), key=repr)
-            assert kept == rebuilt(tmp_path, snapshot, PENALTIES, as_of)["reputation"]
+            refreshed = sorted(draft.connection.sql("FROM reputation").fetchall(), key=repr)
+            assert refreshed == rebuilt(tmp_path, snapshot, PENALTIES, as_of)["reputation"]
     assert computed == affected
 
 
@@ -291,6 +312,7 @@ def _heavy() -> list[Event]:
     return [*(Event(f"h{n}", "hal", "Done", NOW - 40 * DAY + n) for n in range(4)), BOB]
 
 
+@pytest.mark.slow
 def test_heavy_users_are_deferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others do not wait for them; after further commits, the next full refresh has the rows of a rebuild."""
     monkeypatch.setattr(derive_module, "HEAVY_USER_EVENTS", 3)

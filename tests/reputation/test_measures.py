@@ -14,6 +14,7 @@ from tests.reputation.policies import EVENTS, measures, policy
 from tests.reputation.strategies import histories
 
 
+@pytest.mark.slow
 @given(histories(*EVENTS), st.dictionaries(st.sampled_from(["rating_average", "a", "b"]), measures(), min_size=1))
 def test_the_sql_agrees_with_the_naive_implementation(events: list[Event], tables: dict[str, Any]) -> None:
     """Any measures side by side, in every view, are the same."""

@@ -56,6 +56,12 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
         ("windw_days = [7]", "p.toml:3: windw_days: is not a key of a policy: did you mean 'windows_days'?"),
         ("\n\nzzz = 1", "p.toml:5: zzz: is not a key of a policy: remove it"),
         ("windows_days = [-7]", "p.toml:3: windows_days.0: Input should be greater than or equal to 1, not -7"),
+        ("decay_step_minutes = 7", "p.toml:3: decay_step_minutes: 7 does not divide a day of 1440 minutes"),
+        ("decay_step_minutes = 2880", "p.toml:3: decay_step_minutes: Input should be less than or equal to 1440"),
+        (
+            "decay_step_minutes = 1440\n[actions.A]\npoints = 1\nhalf_life_days = 0.5",
+            "p.toml:3: decay_step_minutes: 1440 is longer than a half-life of the policy: shorten it",
+        ),
         ("windows_days = [7, 7]", "p.toml:3: windows_days: contains a length twice: remove one"),
         ("[status]\nrule = 'frozen'", "p.toml:4: status.rule: Input should be 'freeze'"),
         ("[actions.A]\npoints = 'many'", "p.toml:4: actions.A.points.fixed: "),

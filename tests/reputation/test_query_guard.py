@@ -41,6 +41,9 @@ WRITING = [
     "WITH x AS (COPY (SELECT 1) TO '{victim}') FROM x",
     "SELECT (WITH x AS (COPY (SELECT 1) TO '{victim}') SELECT count(*) FROM x)",
     "FROM query('WITH x AS (COPY (SELECT 1) TO ''{victim}'') FROM x')",
+    "FROM QUERY('SELECT 1')",
+    "SELECT (SELECT count(*) FROM query('SELECT 1'))",
+    "FROM json_execute_serialized_sql(json_serialize_sql('SELECT 1'))",
     "SELECT 1; COPY (SELECT 1) TO '{victim}'",
     "COPY (PIVOT events ON action_type USING count(*)) TO '{victim}'",
     "EXPORT DATABASE '{folder}/exported'",
@@ -133,12 +136,35 @@ def test_anything_but_a_query_is_rejected(warehouse: Warehouse, folder: Path, qu
     assert warehouse.sql("SELECT count(*) FROM events").item() == 2
 
 
+@pytest.mark.parametrize("query", [query for query in WRITING if "FROM enable_logging" not in query])
+def test_the_check_refuses_by_itself(folder: Path, query: str) -> None:
+    """With `allow_files` nothing else stops a query that writes: it is refused by its syntax, at any depth."""
+    text, before = _filled(query, folder)
+    with open_warehouse(folder, allow_files=True) as opened, pytest.raises(UsageError):
+        opened.sql(text)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_one_text_is_one_query(warehouse: Warehouse) -> None:
+    """The rows of a second query would replace those of the first, without a word."""
+    with pytest.raises(UsageError, match="2 statements in one text"):
+        warehouse.sql("FROM reputation; FROM events")
+
+
 @pytest.mark.parametrize("query", REACHING)
 def test_no_other_data_is_reachable(warehouse: Warehouse, folder: Path, query: str) -> None:
     """No other file, no network address, no environment variable."""
     text, _ = _filled(query, folder)
     with pytest.raises((duckdb.PermissionException, duckdb.CatalogException, duckdb.BinderException)):
         warehouse.sql(text)
+
+
+def test_other_handles_are_restricted_too(warehouse: Warehouse, folder: Path) -> None:
+    """A snapshot, and the connection to a newer warehouse after a refresh."""
+    warehouse.refresh()
+    for handle in (warehouse, warehouse.snapshot()):
+        with pytest.raises(duckdb.PermissionException):
+            handle.sql(f"FROM read_text('{folder}/secret.csv')")
 
 
 @pytest.mark.parametrize("query", [query for query in (*WRITING, *REACHING) if "COPY" in query or "FROM read" in query])
@@ -149,6 +175,25 @@ def test_the_connection_is_restricted_by_itself(folder: Path, query: str) -> Non
     with attach(folder / "warehouse.duckdb") as connection, pytest.raises(duckdb.Error):
         connection.execute(text).fetchall()
     assert {path for path in folder.rglob("*") if path.is_file()} == before.keys()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "allow_community_extensions",
+        "autoinstall_known_extensions",
+        "autoload_known_extensions",
+        "allow_persistent_secrets",
+        "python_enable_replacements",
+        "enable_external_access",
+    ],
+)
+def test_each_barrier_is_set_and_locked(folder: Path, name: str) -> None:
+    """Several of them stop the same query: each one is set nevertheless, and a query cannot lift it."""
+    with attach(folder / "warehouse.duckdb") as connection:
+        assert connection.execute("SELECT current_setting(?)", [name]).fetchone() == (False,)
+        with pytest.raises(duckdb.InvalidInputException, match="configuration has been locked"):
+            connection.execute(f"SET {name} = true")
 
 
 def test_allow_files_permits_other_files(folder: Path) -> None:
@@ -189,12 +234,12 @@ def _elsewhere(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnecti
 
 def test_only_the_output_file_is_writable(folder: Path) -> None:
     """A command that writes rows may write to its own file only."""
-    made = folder / "rows"
-    with Warehouse(folder / "warehouse.duckdb", access=Access(output=made)) as opened:
-        opened.relation("FROM events").query("made", f"COPY (FROM made) TO '{made}' (FORMAT csv)")
+    file = folder / "rows"
+    with Warehouse(folder / "warehouse.duckdb", access=Access(output=file)) as opened:
+        opened.relation("FROM events").query("made", f"COPY (FROM made) TO '{file}' (FORMAT csv)")
         with pytest.raises(duckdb.PermissionException):
-            opened.relation("FROM events").query("made", f"COPY (FROM made) TO '{made}.other' (FORMAT csv)")
-    assert len(made.read_text().splitlines()) == 3
+            opened.relation("FROM events").query("made", f"COPY (FROM made) TO '{file}.other' (FORMAT csv)")
+    assert len(file.read_text().splitlines()) == 3
 
 
 def test_a_query_can_have_a_time_limit(warehouse: Warehouse) -> None:

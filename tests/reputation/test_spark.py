@@ -3,11 +3,13 @@
 import random
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
 from pyspark.sql import SparkSession
@@ -15,14 +17,17 @@ from typer.testing import CliRunner
 
 from pipelines.cli.app import app
 from pipelines.errors import ConfigurationError
+from pipelines.lake.stores import list_files
 from pipelines.lake.tables import Snapshot, create_lake
 from pipelines.reputation.derive import derive, derive_in_duckdb, open_draft
 from pipelines.reputation.engines import load_engine
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.spark import storage
 from pipelines.reputation.spark.derivation import define_functions
 from pipelines.reputation.spark.translation import translate
 from pipelines.reputation.warehouse import Warehouse
+from pipelines.settings import Settings
 from tests.lake import builders as making
 from tests.reputation.history import AS_OF, DAY, NOW, Event, at, snapshot_of, stored_schema
 from tests.reputation.policies import ACTIONS, EVENTS, policy, versioned
@@ -85,15 +90,15 @@ def spark() -> Iterator[SparkSession]:
     session.stop()
 
 
-def history(action_types: tuple[str, ...], number: int = 4_000) -> list[Event]:
-    """Return random events of some users over 400 days and a day after now; many retract or correct another one."""
+def history(action_types: tuple[str, ...], number: int = 4_000, days: int = 400) -> list[Event]:
+    """Return random events of some users over some days and a day after now; many retract or correct another one."""
     dice = random.Random(number)  # noqa: S311 - the same history every time
     return [
         Event(
             f"e{i}",
             dice.choice(("", "Zoë", "o'hara", *(f"u{n}" for n in range(40)))),
             dice.choice((*action_types, "Unknown")),
-            NOW + DAY - int(dice.random() ** 3 * 400 * DAY),
+            NOW + DAY - int(dice.random() ** 3 * days * DAY),
             {
                 "rating": dice.choice((*RATINGS, "3", "4", "5")),
                 "amount": dice.choice(AMOUNTS),
@@ -115,7 +120,8 @@ def snapshot(folder: Path, events: list[Event]) -> Snapshot:
 
 def assert_same_tables(path: Path, expected: Path) -> None:
     with Warehouse(path) as ours, Warehouse(expected) as reference:
-        for table in TABLES:
+        assert (ours.info.decayed_to, ours.info.recipe) == (reference.info.decayed_to, reference.info.recipe)
+        for table in (*TABLES, "reputation_sums") if ours.info.decayed_to else TABLES:
             query = f"FROM {table} ORDER BY ALL"
             assert_frame_equal(ours.sql(query), reference.sql(query), check_exact=True)
             assert ours.sql(f"DESCRIBE {table}").rows() == reference.sql(f"DESCRIBE {table}").rows()
@@ -128,7 +134,7 @@ def test_same_tables(spark: SparkSession, tmp_path: Path, rules: Policy) -> None
     lake = snapshot(tmp_path, history(_EVENTS if rules.name in ("random", "versioned") else _SHIPPED_EVENTS))
     derive(lake, rules, AS_OF, tmp_path / "duckdb" / "warehouse.duckdb")
     with open_draft(tmp_path / "warehouse.duckdb") as draft:
-        rebuilt = draft.rebuild(lake, rules, AS_OF, load_engine("spark"))
+        rebuilt = draft.rebuild(lake, rules, AS_OF, load_engine("spark", Settings()))
         draft.publish()
         assert draft.refresh(lake, rules, AS_OF).rebuild_reason is None  # DuckDB goes on where Spark has ended
     assert rebuilt.events > 1_000
@@ -137,15 +143,29 @@ def test_same_tables(spark: SparkSession, tmp_path: Path, rules: Policy) -> None
 
 
 @pytest.mark.slow
+def test_files_of_an_older_release(spark: SparkSession, tmp_path: Path) -> None:
+    """Columns that the first file lacks are null, as in DuckDB: a release added them."""
+    lake = snapshot(tmp_path, history(_SHIPPED_EVENTS, 400))
+    oldest = lake.files["events"][0]
+    pq.write_table(pq.ParquetFile(oldest).read().drop_columns(["metadata"]), oldest)
+    lake = replace(lake, mixed=frozenset({"events"}))
+    derive(lake, _POLICIES["default"], AS_OF, tmp_path / "duckdb" / "warehouse.duckdb")
+    with open_draft(tmp_path / "warehouse.duckdb") as draft:
+        draft.rebuild(lake, _POLICIES["default"], AS_OF, load_engine("spark", Settings()))
+        draft.publish()
+    assert_same_tables(tmp_path / "warehouse.duckdb", tmp_path / "duckdb" / "warehouse.duckdb")
+
+
+@pytest.mark.slow
 def test_same_numbers(spark: SparkSession) -> None:
     """Casts and powers round as in DuckDB, also beyond 64 bits: halves, and values next to them."""
     dice = random.Random(1)  # noqa: S311 - the same numbers every time
     signs = (1, -1)
-    whole = [dice.choice(signs) * dice.getrandbits(bits) for bits in range(1, 120) for _ in range(20)]
+    integers = [dice.choice(signs) * dice.getrandbits(bits) for bits in range(1, 120) for _ in range(20)]
     floats = [dice.choice(signs) * (dice.getrandbits(53) / 2 + 0.5) * 10.0 ** dice.randrange(12) for _ in range(1_000)]
     ages = [-dice.random() * dice.choice((1, 100)) for _ in range(1_000)]
     for values, kind, query in (
-        (whole, pa.decimal128(38), "SELECT CAST(CAST(v AS HUGEINT) AS DOUBLE) FROM given"),
+        (integers, pa.decimal128(38), "SELECT CAST(CAST(v AS HUGEINT) AS DOUBLE) FROM given"),
         (floats, pa.float64(), "SELECT CAST(CAST(round(v) AS HUGEINT) AS VARCHAR) FROM given"),
         (ages, pa.float64(), "SELECT pow(2.0, v) FROM given"),
     ):
@@ -177,12 +197,22 @@ def test_the_command(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.Mo
         assert warehouse.reputation()["all_time_score"].sum() == 48
 
 
+@pytest.mark.slow
+def test_rows_that_another_machine_kept(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this machine does not see every file that executors wrote, the draft is refused."""
+    lake = snapshot(tmp_path, history(_SHIPPED_EVENTS, 400))
+    monkeypatch.setattr(storage, "list_files", lambda folder, suffix: list_files(folder, suffix)[1:])
+    with open_draft(tmp_path / "warehouse.duckdb") as draft, pytest.raises(ConfigurationError, match="/fact on all of"):
+        draft.rebuild(lake, _POLICIES["default"], AS_OF, load_engine("spark", Settings()))
+    assert not (tmp_path / "warehouse.duckdb").exists()
+
+
 def test_an_empty_lake(tmp_path: Path) -> None:
     """An empty lake gives empty tables of the same types, and needs no Spark to run."""
     lake = snapshot_of(tmp_path, version=0)
     derive(lake, _POLICIES["everything"], AS_OF, tmp_path / "duckdb" / "warehouse.duckdb")
     with open_draft(tmp_path / "warehouse.duckdb") as draft:
-        draft.rebuild(lake, _POLICIES["everything"], AS_OF, load_engine("spark"))
+        draft.rebuild(lake, _POLICIES["everything"], AS_OF, load_engine("spark", Settings()))
         draft.publish()
     assert_same_tables(tmp_path / "warehouse.duckdb", tmp_path / "duckdb" / "warehouse.duckdb")
 
@@ -192,5 +222,5 @@ def test_the_spark_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "pipelines.reputation.spark.derivation", raising=False)
     monkeypatch.setitem(sys.modules, "pyspark.sql", None)
     with pytest.raises(ConfigurationError, match=r"--engine spark needs .*karmalake\[spark\]"):
-        load_engine("spark")
-    assert load_engine("duckdb") is derive_in_duckdb
+        load_engine("spark", Settings())
+    assert load_engine("duckdb", Settings()) is derive_in_duckdb

@@ -48,19 +48,19 @@ def opened(tmp_path: Path) -> Iterator[Open]:
 
 
 class Diary:
-    """Records events, at noon of days of February 2024."""
+    """Records events at noon of days in February 2024."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
 
-    def tell(self, day: int, user_id: str, action_type: str = "TransactionCompleted", **metadata: str) -> str:
+    def add(self, day: int, user_id: str, action_type: str = "TransactionCompleted", **metadata: str) -> str:
         event_id = f"event-{len(self.events):04d}"
         t = us(datetime(2024, 2, day, 12, tzinfo=UTC)) + len(self.events)
         self.events.append(Event(event_id, user_id, action_type, t, metadata))
         return event_id
 
     def rate(self, day: int, user_id: str, stars: int, rater_id: str = "rider") -> str:
-        return self.tell(day, user_id, "DriverRated", rating=str(stars), rater_id=rater_id)
+        return self.add(day, user_id, "DriverRated", rating=str(stars), rater_id=rater_id)
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def test_activity_counts_each_user_once(diary: Diary, opened: Open) -> None:
     """Over all actions, and over a week, a user is one active user, regardless of the number of days and actions."""
     diary.rate(5, "ada", 5)
     for number in (5, 6, 12):
-        diary.tell(number, "ada")
-    diary.tell(6, "bob", "Unheard")
+        diary.add(number, "ada")
+    diary.add(6, "bob", "Unheard")
     warehouse = opened(diary.events)
     assert warehouse.trend("activity", period="week").rows() == [
         (day(5), None, 2, 4, 3),
@@ -111,9 +111,9 @@ def test_the_distribution_includes_idle_users(diary: Diary, opened: Open) -> Non
     """Four users with 1, 2, 3 and 4 points; in the idle week all keep them, in the third the first gains 6."""
     for points in (1, 2, 3, 4):
         for _ in range(points):
-            diary.tell(5, f"user-{points}")
+            diary.add(5, f"user-{points}")
     for _ in range(6):
-        diary.tell(19, "user-1")
+        diary.add(19, "user-1")
     rows = opened(diary.events).trend("distribution").rows()
     assert rows[0] == (day(5), 4, 1.0, 1.0, 2.0, 3.0, 4.0)
     assert rows[1] == (day(12), 4, 1.0, 1.0, 2.0, 3.0, 4.0)
@@ -123,7 +123,7 @@ def test_the_distribution_includes_idle_users(diary: Diary, opened: Open) -> Non
 def test_cohorts_average_over_all_users(diary: Diary, opened: Open) -> None:
     """Two came in the first week, one stays; one came a week later. The week of as_of is not over: no row."""
     for number, user_id in ((5, "ada"), (6, "bob"), (12, "ada"), (14, "cyd"), (26, "bob")):
-        diary.tell(number, user_id)
+        diary.add(number, user_id)
     assert opened(diary.events).trend("cohorts").rows() == [
         (day(5), 0, 2, 2, 1.0, 1.0),
         (day(5), 1, 2, 1, 0.5, 1.5),
@@ -137,12 +137,12 @@ def test_movers_name_the_main_action(diary: Diary, opened: Open) -> None:
     """A gain by ratings beside a smaller one by transactions, a loss by ratings against a transaction, no change."""
     diary.rate(5, "ada", 5)
     diary.rate(20, "ada", 4)
-    diary.tell(20, "ada")
+    diary.add(20, "ada")
     diary.rate(21, "bob", 1)
-    diary.tell(21, "bob")
-    diary.tell(5, "cyd")
-    diary.tell(26, "dan")
-    diary.tell(26, "eve")
+    diary.add(21, "bob")
+    diary.add(5, "cyd")
+    diary.add(26, "dan")
+    diary.add(26, "eve")
     warehouse = opened(diary.events)
     assert warehouse.trend("movers", top=2).rows() == [
         ("gain", 1, "ada", 10.0, 6.0, 16.0, "DriverRated", 5.0, 1),
@@ -156,21 +156,21 @@ def test_movers_name_the_main_action(diary: Diary, opened: Open) -> None:
 def test_retention_follows_high_users(diary: Diary, opened: Open) -> None:
     """Of ten users the one with most points is high; a week later another has passed her, and she is still active."""
     for number in range(10):
-        diary.tell(5, f"user-{number}")
-    diary.tell(5, "user-0")
+        diary.add(5, f"user-{number}")
+    diary.add(5, "user-0")
     for _ in range(5):
-        diary.tell(12, "user-1")
-    diary.tell(12, "user-0")
+        diary.add(12, "user-1")
+    diary.add(12, "user-0")
     rows = opened(diary.events).trend("retention", high_share=0.1).rows()
     assert rows == [(day(5), 1, 1, 1, 0, 1.0, 0.0), (day(5), 2, 1, 0, 0, 0.0, 0.0), (day(12), 1, 1, 0, 1, 0.0, 1.0)]
 
 
 def test_suspensions_add_up(diary: Diary, opened: Open) -> None:
     """A second suspension changes nothing; a day without a change has a row; the last day is that of as_of."""
-    diary.tell(5, "ada", "AccountSuspended")
-    diary.tell(6, "ada", "AccountSuspended")
-    diary.tell(7, "bob", "AccountSuspended")
-    diary.tell(7, "ada", "AccountReinstated")
+    diary.add(5, "ada", "AccountSuspended")
+    diary.add(6, "ada", "AccountSuspended")
+    diary.add(7, "bob", "AccountSuspended")
+    diary.add(7, "ada", "AccountReinstated")
     warehouse = opened(diary.events)
     assert warehouse.trend("suspensions", until=day(9)).rows() == [
         (day(5), 1, 0, 1),
@@ -206,20 +206,21 @@ def test_stored_tables_are_trends_too(diary: Diary, opened: Open) -> None:
 def test_ratings_are_read_by_the_policy(diary: Diary, opened: Open) -> None:
     """Another key, another scale; outside it, of another action or at as_of and later, there is no rating."""
     for stars in ("-2", "1", "3", "many"):
-        diary.tell(5, "ada", "Praised", stars=stars, rater_id="bob")
-    diary.tell(5, "ada", "Scorned", stars="1", rater_id="bob")
+        diary.add(5, "ada", "Praised", stars=stars, rater_id="bob")
+    diary.add(5, "ada", "Scorned", stars="1", rater_id="bob")
     diary.events.append(Event("late", "ada", "Praised", us(AS_OF), {"stars": "1", "rater_id": "bob"}))
     warehouse = opened(diary.events, parse_policy(STARS))
     assert warehouse.trend("inflation")["ratings"].to_list() == [2]
     assert warehouse.sql("SELECT rating, level FROM rating_given ORDER BY ALL").rows() == [(-2.0, 0.0), (1.0, 0.75)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_policies())
 def test_every_trend_runs_under_every_policy(name: str, diary: Diary, opened: Open) -> None:
     """Under every policy the results have the same columns."""
     for number in range(1, 9):
         diary.rate(number, "ada", 1 + number % 5, f"rider-{number % 3}")
-        diary.tell(number, "bob")
+        diary.add(number, "bob")
     warehouse = opened(diary.events, load_policy(name))
     widths = {trend: warehouse.trend(trend).width for trend in trends()}
     assert min(widths.values()) >= 4
@@ -235,7 +236,7 @@ def test_every_trend_runs_without_events(name: str, empty: Warehouse) -> None:
 
 def test_since_may_be_a_moment(diary: Diary, opened: Open) -> None:
     """A time stands for its UTC day; one without a time zone is rejected."""
-    diary.tell(5, "ada")
+    diary.add(5, "ada")
     warehouse = opened(diary.events)
     assert warehouse.trend("daily", since=datetime.fromisoformat("2024-02-06T01:00:00+02:00")).height == 1
     with pytest.raises(UsageError, match="no time zone"):

@@ -31,7 +31,7 @@ def test_a_trend_has_its_section(name: str, warehouse: Warehouse) -> None:
     [section] = re.findall(rf"^### {name}\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL)
     columns = re.findall(r"`(\w+)`", section.split("Columns:")[1])
     assert columns == warehouse.trend(name).columns
-    assert {knob for knob in trends()[name].parameters if f"`{knob}`" not in section} <= {"fdr"}
+    assert {parameter for parameter in trends()[name].parameters if f"`{parameter}`" not in section} <= {"fdr"}
 
 
 def test_the_figures_are_those_measured() -> None:

@@ -49,7 +49,7 @@ def shell(warehouse: Warehouse) -> InteractiveShell:
     shell = start_ipython() or InteractiveShell.instance()
     shell.user_ns.clear()
     shell.user_ns["warehouse"] = warehouse
-    shell.run_line_magic("reload_ext", "pipelines")
+    shell.run_line_magic("reload_ext", "karmalake")
     return shell
 
 
@@ -81,6 +81,7 @@ def test_another_moment(warehouse: Warehouse, moment: object) -> None:
     assert warehouse.events(since=moment)["event_id"].to_list() == ["b"]  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow
 def test_another_policy(warehouse: Warehouse, tmp_path: Path) -> None:
     """By name, by file or as an object; `compare` compares it with the policy of that moment."""
     policy, file = load_policy("marketplace-feedback"), tmp_path / "mine.toml"
@@ -169,7 +170,7 @@ def test_the_magic_queries_the_notebooks_warehouse(shell: InteractiveShell) -> N
 
 
 def test_charts_are_images_without_network(shell: InteractiveShell) -> None:
-    """`%load_ext pipelines` makes altair show images with a title and without external references."""
+    """`%load_ext karmalake` makes altair show images with a title and without external references."""
     chart = alt.Chart(pl.DataFrame({"a": [1, 2]})).mark_bar().encode(x="a").properties(title="two <bars>")
     shown = shell.display_formatter.format(chart)[0]  # pyright: ignore[reportOptionalMemberAccess]
     assert shown["text/plain"] == "two <bars>"
@@ -195,7 +196,7 @@ def test_an_error_in_a_notebook_is_one_sentence(
 ) -> None:
     """No traceback: what, where, what to do, and the page with details."""
     shell.user_ns["folder"] = tmp_path / "nothing"
-    shell.run_cell("from pipelines import open_warehouse; open_warehouse(folder)")
+    shell.run_cell("from karmalake import open_warehouse; open_warehouse(folder)")
     output = capsys.readouterr()
     assert "UsageError KL-USAGE: there is no warehouse at" in output.out + output.err
     assert "see karmalake errors KL-USAGE" in output.out + output.err

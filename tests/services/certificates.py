@@ -36,13 +36,22 @@ class Certificates:
 def make_certificates(folder: Path) -> Certificates:
     """Create an authority and two certificates in `folder`, valid for two days."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = Certificates(folder)
+    certificates = Certificates(folder)
     usage = "keyUsage=critical,keyCertSign,cRLSign"
-    _openssl(*_EC_KEY, "-subj", "/CN=karmalake tests", "-addext", usage, *_files(made, "ca"))
+    _openssl(*_EC_KEY, "-subj", "/CN=karmalake tests", "-addext", usage, *_files(certificates, "ca"))
     for name in ("server", "client"):
-        _openssl(*_EC_KEY, "-subj", f"/CN={name}", *_leaf_extensions(), *_signed_by(made), *_files(made, name))
-        made.bundle(name).write_text(made.key(name).read_text() + made.certificate(name).read_text())
-    return made
+        _openssl(
+            *_EC_KEY,
+            "-subj",
+            f"/CN={name}",
+            *_leaf_extensions(),
+            *_signed_by(certificates),
+            *_files(certificates, name),
+        )
+        certificates.bundle(name).write_text(
+            certificates.key(name).read_text() + certificates.certificate(name).read_text()
+        )
+    return certificates
 
 
 def _leaf_extensions() -> tuple[str, ...]:
@@ -55,12 +64,12 @@ def _leaf_extensions() -> tuple[str, ...]:
     return tuple(argument for extension in extensions for argument in ("-addext", extension))
 
 
-def _signed_by(made: Certificates) -> tuple[str, ...]:
-    return ("-CA", str(made.ca), "-CAkey", str(made.key("ca")))
+def _signed_by(certificates: Certificates) -> tuple[str, ...]:
+    return ("-CA", str(certificates.ca), "-CAkey", str(certificates.key("ca")))
 
 
-def _files(made: Certificates, name: str) -> tuple[str, ...]:
-    return ("-out", str(made.certificate(name)), "-keyout", str(made.key(name)))
+def _files(certificates: Certificates, name: str) -> tuple[str, ...]:
+    return ("-out", str(certificates.certificate(name)), "-keyout", str(certificates.key(name)))
 
 
 def _openssl(*arguments: str) -> None:

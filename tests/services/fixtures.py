@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 extend_path()
 
 _FIXTURES = {"kafka", "redis_server", "redis_cluster", "sentinels", "postgres", "mariadb"}
-_SERVERS = _FIXTURES | {"rabbitmq", "sqs"}
-"""Fixtures, or parameters of fixtures, that start a server which is not one of the embedded two."""
+_SERVERS = _FIXTURES | {"local_settings", "rabbitmq", "sqs"}
+"""Fixtures, or parameters of fixtures, that start a server."""
 
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator["KafkaCluster"]:
-    """Return one broker for the whole session, with every listener; tests use topics of their own."""
+    """Return one broker for the whole session, with every listener; tests use separate topics."""
     require("kafka")
     from tests.services.kafka_cluster import KafkaCluster  # noqa: PLC0415 # see the docstring of this module
 
@@ -44,7 +44,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator["KafkaCluster"]:
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """Return an empty Redis of the test's own, which it may kill and restart."""
+    """Return an empty Redis for one test, which may kill and restart it."""
     require("redis")
     folder = tmp_path / "redis"
     folder.mkdir()
@@ -54,7 +54,7 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestedCluster]:
-    """Return one Redis Cluster for the whole session; tests use prefixes of their own, and leave it whole."""
+    """Return one Redis Cluster for the whole session; tests use separate prefixes, and leave it intact."""
     require("redis")
     with TestedCluster(tmp_path_factory.mktemp("redis-cluster") / "nodes") as cluster:
         yield cluster
@@ -62,7 +62,7 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestedCl
 
 @pytest.fixture
 def sentinels(tmp_path: Path) -> Iterator[SentinelSystem]:
-    """Return a primary and a replica of the test's own, which a Sentinel knows."""
+    """Return a primary, its replica and a Sentinel for one test."""
     require("redis")
     with SentinelSystem(tmp_path / "sentinels") as system:
         yield system
@@ -70,7 +70,7 @@ def sentinels(tmp_path: Path) -> Iterator[SentinelSystem]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """Return one PostgreSQL for the whole session; tests use tables or databases of their own."""
+    """Return one PostgreSQL for the whole session; tests use separate tables or databases."""
     require("postgres")
     with PostgresServer() as server:
         yield server
@@ -78,7 +78,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariadbServer]:
-    """Return one MariaDB for the whole session; tests use databases of their own."""
+    """Return one MariaDB for the whole session; tests use separate databases."""
     require("mariadb")
     with MariadbServer() as server:
         yield server
@@ -86,7 +86,7 @@ def mariadb() -> Iterator[MariadbServer]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need such a server, before pytest selects by marks."""
+    """Mark the tests that need a server, before pytest selects by marks."""
     for item in items:
         call = getattr(item, "callspec", None)
         chosen = {value for value in call.params.values() if isinstance(value, str)} if call else set[str]()
@@ -96,7 +96,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
-    """Let the last line say which tests did not run for want of a server, and the command that would run them."""
+    """Print last which tests did not run because a server is missing, and the command that would run them."""
     yield
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
     if terminal and (line := not_run([str(report.longrepr) for report in terminal.stats.get("skipped", [])])):

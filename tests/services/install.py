@@ -1,6 +1,6 @@
-"""Install the servers of the tests that pip does not have: `make services`, and before every `make test`.
+"""Install the test servers that are not Python packages: `make services`, and before every `make test`.
 
-Only with apt-get, and only as root or with a sudo that asks for no password; otherwise their tests are skipped.
+Only with apt-get, and only as root or with passwordless sudo; otherwise their tests are skipped.
 """
 
 import os
@@ -12,7 +12,7 @@ from tests.services.requirements import absent_packages
 
 
 def main() -> None:
-    """Install what is absent, package by package: one that a distribution lacks stops no other."""
+    """Install what is missing, package by package, so that one unknown package does not prevent the others."""
     extend_path()
     packages = absent_packages()
     if not packages or (apt := _apt_get()) is None:

@@ -1,8 +1,10 @@
 """Jars of a server: downloaded once, kept in a cache outside the repository.
 
 `<name>.jars` lists them with their SHA-512, as requirements.txt lists packages; `python -m tests.services.jars`
-(`make pins`) resolves it from `<name>.pom.xml` with Maven, which nothing else needs. They come from Maven Central,
-or from the mirror that MAVEN_REPOSITORY names, into `$XDG_CACHE_HOME/karmalake-tests/<name>-<digest of the list>`.
+(`make pins`) resolves it from `<name>.pom.xml` with Maven, which nothing else needs. `hadoop-aws.jars` is written by
+hand, without a pom: the version of the Hadoop in PySpark's jars, and the jars that it depends on (0.7 GB). They come
+from Maven Central, or from the mirror that MAVEN_REPOSITORY names, into
+`$XDG_CACHE_HOME/karmalake-tests/<name>-<digest of the list>`.
 """
 
 import hashlib
@@ -84,9 +86,12 @@ def _fetch_all(lines: list[str], folder: Path) -> None:
 
 def _fetch(client: httpx.Client, line: str, folder: Path) -> None:
     path, digest = line.split()
-    response = client.get(path).raise_for_status()
-    assert hashlib.sha512(response.content).hexdigest() == digest, f"{response.url} is not the jar that was locked"
-    (folder / path.rpartition("/")[2]).write_bytes(response.content)
+    with client.stream("GET", path) as response, (folder / path.rpartition("/")[2]).open("w+b") as jar:
+        for part in response.raise_for_status().iter_bytes():
+            jar.write(part)
+        jar.seek(0)
+        found = hashlib.file_digest(jar, "sha512").hexdigest()
+    assert found == digest, f"{response.url} is not the jar that was locked"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A real Apache Kafka in KRaft mode: one or more brokers, each a Java process that can be killed and started again.
+"""A real Apache Kafka in KRaft mode: one or more brokers, each a Java process that can be killed and restarted.
 
-Owns processes, ports and data folders. How a node is configured is in `kafka_properties.py`, where the jars come
-from in `kafka_distribution.py`.
+This module owns processes, ports and data folders; `kafka_properties.py` has the configuration of a node, and
+`kafka_distribution.py` the jars.
 """
 
 import base64
@@ -36,10 +36,10 @@ Listener = Literal["PLAINTEXT", "PROXIED", "SSL", "SASL_SSL"]
 
 
 class KafkaCluster:
-    """Brokers 0 to n-1, each also a controller: the cluster answers while a majority of them runs.
+    """Brokers 0 to n-1, each also a controller: the cluster works while a majority of them runs.
 
-    As a context manager it is formatted and started on the way in and killed on the way out; data and logs stay in
-    `folder`. `secure` adds the listeners SSL and SASL_SSL, `proxied` a listener behind one proxy per broker.
+    As a context manager it is formatted and started on entry and killed on exit; data and logs stay in `folder`.
+    `secure` adds the listeners SSL and SASL_SSL, `proxied` a listener behind one proxy per broker.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class KafkaCluster:
         return self.addresses("PLAINTEXT")
 
     def addresses(self, listener: Listener) -> str:
-        """Return host:port of every broker as clients of this listener know it, comma-separated."""
+        """Return host:port of every broker for clients of this listener, comma-separated."""
         return ",".join(f"{HOST}:{node.advertised[listener]}" for node in self._nodes)
 
     def settings(self, listener: Listener = "PLAINTEXT", **changes: Any) -> KafkaSettings:
@@ -111,7 +111,7 @@ class KafkaCluster:
         return client(**self.settings(**changes).client_config())
 
     def new_topic(self, partitions: int = 1, **configs: str) -> str:
-        """Create a topic with a name of its own and return the name; `retention_ms="1"` sets retention.ms."""
+        """Create a topic with a unique name and return the name; `retention_ms="1"` sets retention.ms."""
         name = f"topic-{uuid.uuid4().hex[:12]}"
         self.create_topic(name, partitions, **configs)
         return name
@@ -196,7 +196,7 @@ def _run_together(commands: list[list[str]]) -> None:
 
 
 def _with_class_archive(java: Distribution) -> Distribution:
-    """Return the distribution with its class archive, which a first broker leaves behind when it stops."""
+    """Return the distribution with its class archive, which the first broker writes when it stops."""
     archive = java.archive()
     if not archive.exists():
         share_base_classes()

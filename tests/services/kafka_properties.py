@@ -1,8 +1,7 @@
-"""The configuration of a Kafka node for tests: pure text, made for short waits and little memory.
+"""The configuration of a Kafka node for tests, with short waits and little memory.
 
-Every node is broker and controller. Listeners: CONTROLLER; PLAINTEXT for clients and between brokers; PROXIED,
-which clients reach through a proxy; SSL, which demands a client certificate; SASL_SSL, which takes
-PLAIN and SCRAM.
+Every node is broker and controller. Listeners: CONTROLLER; PLAINTEXT for clients and between brokers; PROXIED, which
+clients reach through a proxy; SSL, which requires a client certificate; SASL_SSL with PLAIN and SCRAM.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +47,7 @@ class Node:
 
 
 def node_properties(node: Node, nodes: Sequence[Node], data: Path) -> dict[str, str]:
-    """Return the server.properties of one node of a cluster, without what security adds."""
+    """Return the server.properties of one node of a cluster, without the secured listeners."""
     listeners = ",".join(f"{name}://{HOST}:{port}" for name, port in node.ports.items())
     advertised = ",".join(f"{name}://{HOST}:{port}" for name, port in node.advertised.items())
     voters = ",".join(f"{other.id}@{HOST}:{other.ports['CONTROLLER']}" for other in nodes)
@@ -69,7 +68,7 @@ def node_properties(node: Node, nodes: Sequence[Node], data: Path) -> dict[str, 
 
 
 def security_properties(certificates: Certificates, user: str, password: str) -> dict[str, str]:
-    """Return what the listeners SSL and SASL_SSL need; one user may log in by every mechanism."""
+    """Return the properties of the listeners SSL and SASL_SSL; one user may log in by every mechanism."""
     plain = f'{_MODULES}.plain.PlainLoginModule required user_{user}="{password}";'
     scram = f"{_MODULES}.scram.ScramLoginModule required;"
     sasl = "listener.name.sasl_ssl"

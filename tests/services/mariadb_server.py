@@ -1,4 +1,4 @@
-"""A real MariaDB server on a free port, with data of its own: what speaks MySQL's protocol in Debian."""
+"""A real MariaDB server on a free port with its own data: the MySQL-compatible server in Debian."""
 
 import contextlib
 import shutil
@@ -16,9 +16,10 @@ PASSWORD = "a-mariadb-password"  # noqa: S105 # of a server that lives as long a
 
 
 class MariadbServer(Server):
-    """Listens on 127.0.0.1 only; USER may do everything. For root it runs as the user `mysql`, or else `nobody`.
+    """Listens on 127.0.0.1 only; USER has all privileges.
 
-    Commits reach the system but not the disk: they survive the death of the server, not of the machine.
+    As root it runs as the user `mysql`, or else `nobody`. Commits are not flushed to disk: they survive a crash of the
+    server, not of the machine.
     """
 
     def __init__(self) -> None:

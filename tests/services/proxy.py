@@ -18,10 +18,10 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Forwards connections to `port` to `target_port` of 127.0.0.1.
+    """Forwards connections on `port` to `target_port` of 127.0.0.1.
 
-    Faults hold for both directions and for connections that are open already. A context manager; its event loop
-    runs in a thread of its own, and the methods may be called from any other.
+    Faults apply to both directions, also of open connections. As a context manager its event loop runs in a separate
+    thread, and the methods may be called from any thread.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -54,20 +54,20 @@ class Proxy:
         return f"{HOST}:{self.port}"
 
     def cut(self) -> None:
-        """Reset all connections, and every new one as soon as it is made."""
+        """Reset all connections, and every new one as soon as it is opened."""
         self._is_cut = True
         self._run(self._reset())
 
     def heal(self) -> None:
-        """Forward again, undelayed and at full speed."""
+        """Forward again, without delay or limit."""
         self._is_cut, self._delay_seconds, self._bytes_per_second = False, 0.0, None
 
     def delay(self, seconds: float) -> None:
-        """Deliver everything that arrives from now on this much later."""
+        """Delay everything that arrives from now on by `seconds`."""
         self._delay_seconds = seconds
 
     def throttle(self, bytes_per_second: float) -> None:
-        """Forward at most this much per connection and direction."""
+        """Forward at most `bytes_per_second` per connection and direction."""
         self._bytes_per_second = bytes_per_second
 
     def _run(self, step: Coroutine[Any, Any, None]) -> None:

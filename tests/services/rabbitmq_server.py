@@ -1,4 +1,4 @@
-"""A real RabbitMQ server on a free port, with data of its own."""
+"""A real RabbitMQ server on a free port with its own data."""
 
 import shutil
 import tempfile
@@ -47,7 +47,7 @@ class RabbitMQServer(Server):
 
 
 def rabbitmq_binary() -> Path | None:
-    """Return the server itself, if there is one: Debian's command of this name wants to become another user first."""
+    """Return the server's own binary, if installed: Debian's command of that name switches users first."""
     installed = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin/rabbitmq-server"))
     found = installed[-1] if installed else shutil.which("rabbitmq-server")
     return Path(found) if found else None

@@ -1,4 +1,4 @@
-"""A real Redis Cluster: three primaries, each with a replica, as processes that can be killed, paused and restarted."""
+"""A real Redis Cluster: three primaries with a replica each, as processes that can be killed, paused and restarted."""
 
 import contextlib
 from collections.abc import Generator
@@ -45,7 +45,7 @@ class ClusterMember(RedisServer):
 
 
 class TestedCluster:
-    """A context manager; `members` are the nodes, whichever role they have at present."""
+    """A context manager; `members` are all nodes, whatever their current role."""
 
     __test__ = False
 
@@ -97,12 +97,12 @@ class TestedCluster:
         return next(member for member in self.members if member.replication.get("master_port") == primary.port)
 
     def promote(self, replica: ClusterMember) -> None:
-        """Make a replica the primary without waiting for the others to notice that the old one is dead."""
+        """Make a replica the primary without waiting for the others to detect the death of the old one."""
         replica.client.execute_command("CLUSTER FAILOVER", "TAKEOVER")
         wait_for("the promotion to be known", lambda: self._all_know(replica))
 
     def rejoin(self, member: ClusterMember) -> None:
-        """Start a killed node, which becomes a replica of the one that took over, and wait until it follows."""
+        """Start a killed node, which becomes a replica of its successor, and wait until it has caught up."""
         member.start()
         self.wait_until_whole()
 
@@ -111,7 +111,7 @@ class TestedCluster:
         wait_for("the cluster to be whole", self._is_whole)
 
     def move(self, slot: int, target: ClusterMember) -> "Move":
-        """Return the move of a slot to another primary; it is done when the block ends."""
+        """Return the move of a slot to another primary; it ends with the block."""
         port = next(row[2][1] for row in target.client.execute_command("CLUSTER SLOTS") if row[0] <= slot <= row[1])
         return Move(self, slot, next(member for member in self.members if member.port == port), target)
 
@@ -152,7 +152,7 @@ class TestedCluster:
 
 
 class Move:
-    """A slot on its way: both nodes know, and keys move one by one."""
+    """A slot that is being moved: both nodes know, and keys move one by one."""
 
     def __init__(self, cluster: TestedCluster, slot: int, source: ClusterMember, target: ClusterMember) -> None:
         self._cluster, self.slot, self.source, self.target = cluster, slot, source, target

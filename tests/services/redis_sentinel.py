@@ -1,4 +1,4 @@
-"""A Redis primary, its replica and a Sentinel that knows both: real processes, with passwords."""
+"""A Redis primary, its replica and a Sentinel of both: real processes, with passwords."""
 
 import contextlib
 from pathlib import Path
@@ -17,7 +17,7 @@ PASSWORD, SENTINEL_PASSWORD = "data-s3cret", "sentinel-s3cret"  # of servers tha
 
 
 class SentinelServer(Server):
-    """A Sentinel that fails over only when asked to: a busy machine is not an outage."""
+    """A Sentinel that fails over only on request: a busy machine is not an outage."""
 
     def __init__(self, folder: Path, primary: RedisServer) -> None:
         folder.mkdir()

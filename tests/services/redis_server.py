@@ -1,6 +1,6 @@
 """A real Redis server on a free port, optionally with a password, an ACL file and TLS.
 
-Where Redis is not installed it is the Valkey of the embedded cache, which has no TLS.
+If Redis is not installed, it is the Valkey of the embedded cache, which has no TLS.
 """
 
 import shutil
@@ -18,10 +18,10 @@ from tests.services.process import Server
 
 
 class RedisServer(Server):
-    """Keeps everything in memory, so that a restart finds it empty, unless `config` says `{"appendonly": "yes"}`.
+    """Holds its data in memory, so a restart empties it, unless `config` has `{"appendonly": "yes"}`.
 
-    `acl` holds lines of an ACL file (`user reader on >secret ~* +get`), `config` any directives of redis.conf.
-    With `certificates` it speaks TLS only, and no client certificate is needed.
+    `acl` has lines of an ACL file (`user reader on >secret ~* +get`), `config` any directives of redis.conf. With
+    `certificates` it accepts only TLS, without client certificates.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class RedisServer(Server):
 
 
 def refuse_replicas(client: redis.Redis) -> None:
-    """Make a primary cut off its replicas until it is restarted: they keep the data that they have."""
+    """Make a primary reject its replicas until it is restarted: they keep the data that they have."""
     client.execute_command("ACL SETUSER", "default", "-psync", "-sync")
     client.client_kill_filter(_type="replica")
 

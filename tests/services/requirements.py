@@ -14,7 +14,17 @@ from tests.services.rabbitmq_server import rabbitmq_binary
 from tests.services.redis_server import redis_binary
 
 Service = Literal[
-    "java", "kafka", "cassandra", "redis", "redis-tls", "postgres", "mariadb", "rabbitmq", "promtool", "chromium"
+    "java",
+    "kafka",
+    "cassandra",
+    "hadoop-aws",
+    "redis",
+    "redis-tls",
+    "postgres",
+    "mariadb",
+    "rabbitmq",
+    "promtool",
+    "chromium",
 ]
 
 _MIN_JAVA_VERSION = 17
@@ -26,6 +36,7 @@ def absent_programs(service: Service) -> dict[str, str]:
         "java": _missing_java,
         "kafka": lambda: _programs({"openssl": "openssl"}) | _missing_java(),
         "cassandra": _missing_java,
+        "hadoop-aws": _missing_java,
         "redis": lambda: {} if redis_binary() else {"redis-server": "redis-server"},
         "redis-tls": lambda: _programs({"redis-server": "redis-server", "openssl": "openssl"}),
         "postgres": _missing_postgres,
@@ -60,7 +71,7 @@ def require(service: Service) -> None:
 
 
 def not_run(skipped: Sequence[str]) -> str:
-    """Return a line about the tests among these reasons that did not run for want of a server; "" if all did."""
+    """Return a line about the tests that did not run because a server is missing; "" if all ran."""
     reasons = {service: reason for service in get_args(Service) if (reason := missing(service))}
     absent = [service for service, reason in reasons.items() if any(reason in text for text in skipped)]
     count = sum(any(reasons[service] in text for service in absent) for text in skipped)

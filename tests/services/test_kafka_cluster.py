@@ -63,7 +63,7 @@ def _read(settings: KafkaSettings, topic: str, count: int, **options: Any) -> li
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_every_codec_goes_through_the_broker(kafka: KafkaCluster, codec: str | None) -> None:
-    """What kafka-python compresses, the broker validates and kafka-python reads back."""
+    """The broker validates what kafka-python compresses, and kafka-python reads it back."""
     topic = kafka.new_topic()
     values = [f"{codec} {number} ".encode() * 20 for number in range(200)]
     _send(kafka.settings(), topic, *values, compression_type=codec, linger_ms=50)
@@ -80,7 +80,7 @@ def test_every_codec_of_the_broker_can_be_read(kafka: KafkaCluster, codec: str) 
 
 
 def test_an_aborted_transaction_is_hidden_and_its_markers_take_offsets(kafka: KafkaCluster) -> None:
-    """read_committed sees the committed record only; both markers count, the last one ends the topic partition."""
+    """read_committed returns only the committed record; markers have offsets, also at the end of the log."""
     topic = kafka.new_topic()
     with _producer(kafka.settings(), transactional_id=f"tx-{uuid.uuid4()}") as producer:
         producer.init_transactions()
@@ -99,7 +99,7 @@ def test_an_aborted_transaction_is_hidden_and_its_markers_take_offsets(kafka: Ka
 
 
 def test_deleted_records_move_the_beginning(kafka: KafkaCluster) -> None:
-    """After delete_records the topic partition begins where the rest begins."""
+    """After delete_records the log begins at the first remaining record."""
     topic = kafka.new_topic()
     _send(kafka.settings(), topic, *[b"%d" % number for number in range(10)])
     with kafka.admin() as admin:
@@ -137,7 +137,7 @@ def test_a_recreated_topic_has_another_id(kafka: KafkaCluster) -> None:
 
 
 def test_an_unknown_topic_is_not_created(kafka: KafkaCluster) -> None:
-    """Asking for a topic does not make it: a misspelt name must not look like an empty topic."""
+    """Reading a topic does not create it: a misspelled name must not look like an empty topic."""
     with _consumer(kafka.settings(), "no-such-topic") as consumer:
         assert not consumer.partitions_for_topic("no-such-topic")
     with kafka.admin() as admin:
@@ -208,7 +208,7 @@ def test_three_brokers_survive_the_loss_of_one(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("broken_connections")
 def test_a_paused_broker_answers_late(tmp_path: Path) -> None:
-    """A frozen broker keeps its connections and says nothing; resumed, it answers what it was asked."""
+    """A suspended broker keeps its connections open without responding; resumed, it responds."""
     require("kafka")
     with KafkaCluster(tmp_path) as cluster:
         topic = cluster.new_topic()
@@ -224,7 +224,7 @@ def test_a_paused_broker_answers_late(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("broken_connections")
 def test_a_client_behind_a_proxy_survives_a_cut(tmp_path: Path) -> None:
-    """Clients of the listener PROXIED reach the broker through its proxy only: cut, they wait; healed, they go on."""
+    """Clients of the listener PROXIED connect through its proxy only: cut, they wait; healed, they continue."""
     require("kafka")
     with KafkaCluster(tmp_path, proxied=True) as cluster:
         topic = cluster.new_topic()

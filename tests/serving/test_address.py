@@ -40,7 +40,7 @@ def test_addresses_are_read(url: str, address: Address) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("redis+cluster://u:s3cret@", "must look like redis://"),
         ("redis+cluster://u:s3cret@a,", "must look like redis://"),
@@ -67,8 +67,8 @@ def test_addresses_are_read(url: str, address: Address) -> None:
         ("redis+sentinel://u:s3cret@a/mymaster?sentinel_password=s3cret&x=1", "has an unsupported option"),
     ],
 )
-def test_an_invalid_address_is_explained(url: str, said: str) -> None:
+def test_an_invalid_address_is_explained(url: str, message: str) -> None:
     """One sentence with the remedy, before anything is connected."""
-    with pytest.raises(ConfigurationError, match=said) as caught:
+    with pytest.raises(ConfigurationError, match=message) as caught:
         connect(RedisSettings(url=SecretStr(url)))
     assert "s3cret" not in str(caught.value)

@@ -108,13 +108,13 @@ def test_an_overtaken_publisher_is_refused_in_every_slot(cache: RedisSettings, c
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cluster_store, "claim_all_slots", lambda _: None)
             begin(client, cache, newer).stored_users()  # dies before it claims
-        taking_over = begin(client, cache, newer)
-        assert set(taking_over.stored_users()) == {b"ann"}
-        taking_over.write(documents(ann=7))
+        successor = begin(client, cache, newer)
+        assert set(successor.stored_users()) == {b"ann"}
+        successor.write(documents(ann=7))
         for step in STEPS.values():
             with pytest.raises(FencedError, match="another publisher has taken over with version"):
                 step(older)
-        taking_over.finish(1)
+        successor.finish(1)
         assert served(client, cache.prefix) == {"ann": '{"score":7}'}
         client.delete(publication_key(cache.prefix))
 

@@ -53,8 +53,8 @@ def test_the_python_runs(
 ) -> None:
     """The examples read the score, the rank and the stamp of the publication."""
     assert settings.redis.url is not None
-    ours = settings.redis.model_copy(update={"leaderboards": ("all_time",)})
-    publish(always(ann), stamp(1, 1_709_251_200_000_000), ours, tmp_path / "state")
+    redis = settings.redis.model_copy(update={"leaderboards": ("all_time",)})
+    publish(always(ann), stamp(1, 1_709_251_200_000_000), redis, tmp_path / "state")
     monkeypatch.setenv("KARMALAKE_REDIS_URL", settings.redis.url.get_secret_value())
     monkeypatch.setenv("KARMALAKE_REDIS_PREFIX", settings.redis.prefix)
     read._default_settings.cache_clear()

@@ -68,7 +68,7 @@ def sorted_users(scores: Scores, view: str) -> list[LeaderboardEntry]:
     return [LeaderboardEntry(1 + sum(other > score for other, _ in rows), user, score) for score, user in rows]
 
 
-def suffer(mishap: str, client: redis.Redis, cache: RedisSettings, folder: Path, version: int) -> None:
+def apply_mishap(mishap: str, client: redis.Redis, cache: RedisSettings, folder: Path, version: int) -> None:
     other = ranked_documents({"ann": (99, None), "stranger": (99, 99)}, cache.leaderboards)
     if mishap == "redis lost":
         client.delete(*client.keys(f"{cache.prefix}*") or ["nothing"])
@@ -93,7 +93,7 @@ def test_leaderboards_are_the_sorted_documents(local_settings: Settings, steps: 
     with TemporaryDirectory() as name, redis.Redis.from_url(base.url.get_secret_value()) as client:
         for number, (scores, more, views, mishap, announced) in enumerate(steps):
             cache = base.model_copy(update={"leaderboards": views})
-            suffer(mishap, client, cache, Path(name), 2 * number)
+            apply_mishap(mishap, client, cache, Path(name), 2 * number)
             differing = {user for user in scores.keys() | last.keys() if repr(scores.get(user)) != repr(last.get(user))}
             changed = names(*sorted(differing | more)) if announced else None
             frame = ranked_documents(scores, views)
@@ -124,29 +124,29 @@ def check_leaderboards(settings: Settings, client: redis.Redis, scores: Scores) 
 
 def test_equal_scores_share_the_better_rank(settings: Settings, tmp_path: Path) -> None:
     """1, 2, 2, 4: on a page, on a page that begins among equal scores, and read one by one."""
-    ours = with_views(settings, "all_time")
+    ranked = with_views(settings, "all_time")
     scores: Scores = {"ann": (5.0, None), "bob": (7.5, None), "cem": (5.0, None), "dan": (-1.0, None)}
-    publish(always(ranked_documents(scores, VIEWS[:1])), stamp(1), ours.redis, tmp_path)
+    publish(always(ranked_documents(scores, VIEWS[:1])), stamp(1), ranked.redis, tmp_path)
     rows = [
         LeaderboardEntry(1, "bob", 7.5),
         LeaderboardEntry(2, "cem", 5.0),
         LeaderboardEntry(2, "ann", 5.0),
         LeaderboardEntry(4, "dan", -1.0),
     ]
-    assert read_leaderboard("all_time", ours) == rows
-    assert read_leaderboard("all_time", ours, top=2, offset=2) == rows[2:]
-    assert [read_rank(user, "all_time", ours) for user in ("ann", "bob", "cem", "dan")] == [2, 1, 2, 4]
+    assert read_leaderboard("all_time", ranked) == rows
+    assert read_leaderboard("all_time", ranked, top=2, offset=2) == rows[2:]
+    assert [read_rank(user, "all_time", ranked) for user in ("ann", "bob", "cem", "dan")] == [2, 1, 2, 4]
 
 
 def test_a_missing_leaderboard_differs_from_an_empty_one(settings: Settings, tmp_path: Path) -> None:
     """An empty leaderboard gives an empty page and no rank; a missing one is an error that names the published ones."""
-    ours = with_views(settings, *VIEWS)
+    ranked = with_views(settings, *VIEWS)
     with pytest.raises(UsageError, match=r"no leaderboard is published for 'all_time' .*\(published: none\)"):
-        read_leaderboard("all_time", ours)
-    publish(always(ranked_documents({"ann": (None, None)})), stamp(1), ours.redis, tmp_path)
-    assert read_leaderboard("all_time", ours) == []
-    assert [read_rank(user, "last_30_days", ours) for user in ("ann", "ghost", "\ud800")] == [None] * 3
-    for read in (lambda: read_leaderboard("last_7_days", ours), lambda: read_rank("ann", "documents", ours)):
+        read_leaderboard("all_time", ranked)
+    publish(always(ranked_documents({"ann": (None, None)})), stamp(1), ranked.redis, tmp_path)
+    assert read_leaderboard("all_time", ranked) == []
+    assert [read_rank(user, "last_30_days", ranked) for user in ("ann", "ghost", "\ud800")] == [None] * 3
+    for read in (lambda: read_leaderboard("last_7_days", ranked), lambda: read_rank("ann", "documents", ranked)):
         with pytest.raises(UsageError, match=r"published: all_time, last_30_days\)\. .*KARMALAKE_REDIS_LEADERBOARDS"):
             read()
 
@@ -170,10 +170,10 @@ def test_score_columns_must_match_the_configured_leaderboards(
 
 def test_a_nan_score_is_not_ranked(settings: Settings, tmp_path: Path) -> None:
     """A NaN score is not ranked, and removes the user from the leaderboard."""
-    ours = with_views(settings, "all_time")
+    ranked = with_views(settings, "all_time")
     for version, score in enumerate((1.0, float("nan"))):
-        publish(always(ranked_documents({"ann": (score, None)}, VIEWS[:1])), stamp(version), ours.redis, tmp_path)
-    assert read_leaderboard("all_time", ours) == []
+        publish(always(ranked_documents({"ann": (score, None)}, VIEWS[:1])), stamp(version), ranked.redis, tmp_path)
+    assert read_leaderboard("all_time", ranked) == []
 
 
 def test_a_cache_file_without_leaderboards_is_valid(settings: Settings, tmp_path: Path) -> None:
@@ -186,25 +186,25 @@ def test_a_cache_file_without_leaderboards_is_valid(settings: Settings, tmp_path
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema.with_metadata(metadata)) as writer:
         writer.write_table(table.replace_schema_metadata(metadata))
     assert not publish(always(ranked_documents({"ann": (1, 1)}, ())), stamp(2), settings.redis, tmp_path).full
-    ours = with_views(settings, *VIEWS)
-    assert publish(always(ranked_documents({"ann": (1, 1)})), stamp(3), ours.redis, tmp_path, names()).full
-    assert read_rank("ann", "all_time", ours) == 1
+    ranked = with_views(settings, *VIEWS)
+    assert publish(always(ranked_documents({"ann": (1, 1)})), stamp(3), ranked.redis, tmp_path, names()).full
+    assert read_rank("ann", "all_time", ranked) == 1
 
 
 def test_prefixes_with_a_common_beginning_are_untouched(
     settings: Settings, client: redis.Redis, tmp_path: Path
 ) -> None:
     """Prefixes that begin like ours: a full publication does not touch their documents, hashes and leaderboards."""
-    ours = with_views(settings, "last_30_days")
+    ranked = with_views(settings, "last_30_days")
     frame = ranked_documents({"all_time": (1, 1), "last_30_days": (2, 2)})
-    prefixes = [f"{ours.redis.prefix}{more}" for more in ("", ".leaderboard", ".leaderboard.all_time", ".x", "x")]
+    prefixes = [f"{ranked.redis.prefix}{more}" for more in ("", ".leaderboard", ".leaderboard.all_time", ".x", "x")]
     for prefix in prefixes:
-        other = ours.redis.model_copy(update={"prefix": prefix, "leaderboards": VIEWS})
+        other = ranked.redis.model_copy(update={"prefix": prefix, "leaderboards": VIEWS})
         publish(always(frame), stamp(1), other, tmp_path / prefix)
-    others = {key for key in client.keys(f"{ours.redis.prefix}*") if not is_ours(key, ours.redis.prefix)}
+    others = {key for key in client.keys(f"{ranked.redis.prefix}*") if not is_ours(key, ranked.redis.prefix)}
     assert len(others) == 4 * 5
-    assert publish(lambda _: frame.clear().drop("all_time_score"), stamp(2), ours.redis, tmp_path / "new").full
-    assert set(client.keys(f"{ours.redis.prefix}*")) == others | {f"{ours.redis.prefix}.publication".encode()}
+    assert publish(lambda _: frame.clear().drop("all_time_score"), stamp(2), ranked.redis, tmp_path / "new").full
+    assert set(client.keys(f"{ranked.redis.prefix}*")) == others | {f"{ranked.redis.prefix}.publication".encode()}
     client.delete(*others)
 
 
@@ -218,13 +218,13 @@ def test_a_document_and_its_rank_change_together(
 ) -> None:
     """A reader that reads atomically during publications of many chunks sees documents that match the ranks."""
     monkeypatch.setattr(redis_store, "_CHUNK_COMMANDS", 20)
-    ours = with_views(settings, "all_time")
+    ranked = with_views(settings, "all_time")
     users = [f"user{i}" for i in range(200)]
     done, disagreements, looks = threading.Event(), [], []
 
     def look() -> None:
         while not done.is_set():
-            looks.append(disagreement(client, ours.redis.prefix, users))
+            looks.append(disagreement(client, ranked.redis.prefix, users))
             disagreements.extend(looks[-1])
 
     looking = threading.Thread(target=look)
@@ -233,7 +233,7 @@ def test_a_document_and_its_rank_change_together(
         for version in range(30):
             scores: Scores = {user: (version, None) for user in users if (int(user[4:]) + version) % 5}
             folder = tmp_path / str(version // 10)  # now and then a full one
-            publish(always(ranked_documents(scores, VIEWS[:1])), stamp(version), ours.redis, folder, names(*users))
+            publish(always(ranked_documents(scores, VIEWS[:1])), stamp(version), ranked.redis, folder, names(*users))
     finally:
         done.set()
         looking.join()
@@ -278,11 +278,13 @@ def hiding(tmp_path: Path) -> Path:
 
 def test_hidden_users_are_on_no_leaderboard(settings: Settings, hiding: Path, tmp_path: Path) -> None:
     """A suspended user under a policy that hides has a document with a score, and no rank."""
-    ours = with_views(settings, "last_7_days", "all_time")
-    publish(lambda users: warehouse.documents(hiding, users, ours.redis.leaderboards), stamp(1), ours.redis, tmp_path)
-    assert read_leaderboard("all_time", ours) == [LeaderboardEntry(1, "cem", 2.5), LeaderboardEntry(2, "ann", 1.25)]
-    assert [read_rank(user, "last_7_days", ours) for user in ("ann", "bob", "cem")] == [2, None, 1]
-    info = published(ours)
+    ranked = with_views(settings, "last_7_days", "all_time")
+    publish(
+        lambda users: warehouse.documents(hiding, users, ranked.redis.leaderboards), stamp(1), ranked.redis, tmp_path
+    )
+    assert read_leaderboard("all_time", ranked) == [LeaderboardEntry(1, "cem", 2.5), LeaderboardEntry(2, "ann", 1.25)]
+    assert [read_rank(user, "last_7_days", ranked) for user in ("ann", "bob", "cem")] == [2, None, 1]
+    info = published(ranked)
     assert info is not None
     assert info.documents == 3
 
@@ -312,14 +314,14 @@ def test_a_view_missing_from_the_policy_is_a_configuration_error(hiding: Path) -
 
 def test_decayed_scores_rank_as_they_are_shown(settings: Settings, tmp_path: Path) -> None:
     """Fractional scores are on the leaderboard with all digits of the document."""
-    path, ours = tmp_path / "warehouse.duckdb", with_views(settings, "all_time")
+    path, ranked = tmp_path / "warehouse.duckdb", with_views(settings, "all_time")
     text = HIDING.replace("points = 1.25", "points = 1.25, half_life_days = 30")
     events = [Event(f"e{i}", f"user{i}", "TransactionCompleted", NOW - i * DAY - i) for i in range(1, 6)]
     derive(snapshot_of(tmp_path / "lake", events), parse_policy(text), AS_OF, path)
     frame = warehouse.documents(path, None, ("all_time",))
-    publish(always(frame), stamp(1), ours.redis, tmp_path / "state")
+    publish(always(frame), stamp(1), ranked.redis, tmp_path / "state")
     shown = {user: json.loads(text)["reputation_all_time"]["score"] for user, text, *_ in frame.iter_rows()}
-    assert {row.user_id: row.score for row in read_leaderboard("all_time", ours)} == shown
+    assert {row.user_id: row.score for row in read_leaderboard("all_time", ranked)} == shown
     assert len(set(shown.values())) == 5
 
 
@@ -345,11 +347,11 @@ def test_an_invalid_view_is_an_invalid_setting(tmp_path: Path, text: str) -> Non
 
 def test_many_users_are_ranked_in_reasonable_time(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
     """More users than one page of a full publication: all are added, and all are removed."""
-    ours = with_views(settings, *VIEWS)
+    ranked = with_views(settings, *VIEWS)
     scores: Scores = {f"user-{i}": (float(i % 977), float(-i)) for i in range(12_000)}
-    publish(always(ranked_documents(scores)), stamp(1), ours.redis, tmp_path / "one")
-    assert [client.zcard(leaderboard_key(ours.redis.prefix, view)) for view in VIEWS] == [12_000, 12_000]
-    assert read_leaderboard("last_30_days", ours, 1, 11_999) == [LeaderboardEntry(12_000, "user-11999", -11_999.0)]
-    client.delete(*(f"{ours.redis.prefix}:{user}" for user in scores))
-    assert publish(always(ranked_documents({})), stamp(2), ours.redis, tmp_path / "two").deleted == 12_000
-    assert stored_leaderboards(client, ours.redis) == {}
+    publish(always(ranked_documents(scores)), stamp(1), ranked.redis, tmp_path / "one")
+    assert [client.zcard(leaderboard_key(ranked.redis.prefix, view)) for view in VIEWS] == [12_000, 12_000]
+    assert read_leaderboard("last_30_days", ranked, 1, 11_999) == [LeaderboardEntry(12_000, "user-11999", -11_999.0)]
+    client.delete(*(f"{ranked.redis.prefix}:{user}" for user in scores))
+    assert publish(always(ranked_documents({})), stamp(2), ranked.redis, tmp_path / "two").deleted == 12_000
+    assert stored_leaderboards(client, ranked.redis) == {}

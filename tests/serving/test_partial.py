@@ -41,7 +41,7 @@ class Asked:
         return self.make(users)
 
 
-def suffer(mishap: str, client: redis.Redis, cache: RedisSettings, folder: Path, version: int) -> None:
+def apply_mishap(mishap: str, client: redis.Redis, cache: RedisSettings, folder: Path, version: int) -> None:
     """Cause an event after which the cached digests must not be used."""
     other = documents(ann=99, stranger=99)
     if mishap == "redis lost":
@@ -65,7 +65,7 @@ def test_partial_publications_equal_full_ones(local_settings: Settings, steps: l
     last: dict[str, str] = {}
     with TemporaryDirectory() as name, redis.Redis.from_url(cache.url.get_secret_value()) as client:
         for number, (texts, more, mishap, announced) in enumerate(steps):
-            suffer(mishap, client, cache, Path(name), 2 * number)
+            apply_mishap(mishap, client, cache, Path(name), 2 * number)
             differing = {user for user in texts.keys() | last.keys() if texts.get(user) != last.get(user)}
             maker = Asked(documents_of(texts))
             changed = names(*sorted(differing | more)) if announced else None
@@ -112,16 +112,16 @@ def test_a_publication_while_documents_are_built_is_detected(
 ) -> None:
     """After a whole publication between building the named users' documents and the begin, all documents are built."""
     publish(always(documents(ann=1, bob=1)), stamp(1), cache, tmp_path / "one")
-    ours, asked = always(documents(ann=2, bob=1)), []
+    builder, calls = always(documents(ann=2, bob=1)), []
 
     def overtaken(users: pl.Series | None) -> pl.DataFrame:
-        asked.append(users is None)
+        calls.append(users is None)
         if users is not None:
             publish(always(documents(bob=7, cem=7)), stamp(2), cache, tmp_path / "two")
-        return ours(users)
+        return builder(users)
 
     assert publish(overtaken, stamp(3), cache, tmp_path / "one", names("ann")).full
-    assert asked == [False, True]
+    assert calls == [False, True]
     assert served(client, cache.prefix) == expected(documents(ann=2, bob=1))
 
 
@@ -157,9 +157,9 @@ def test_the_warehouse_makes_the_documents_of_named_users(tmp_path: Path) -> Non
     all_users = warehouse.documents(path)
     assert set(all_users["user_id"]) == set(users)
     for some in (users[1:], [users[3], users[3], "ghost"], []):
-        made = warehouse.documents(path, names(*some))
-        assert made.equals(all_users.filter(pl.col("user_id").is_in(some)))
-        assert made.schema == all_users.schema
+        built = warehouse.documents(path, names(*some))
+        assert built.equals(all_users.filter(pl.col("user_id").is_in(some)))
+        assert built.schema == all_users.schema
 
 
 def test_unsaved_digests_are_known_only_to_this_process(cache: RedisSettings, tmp_path: Path) -> None:

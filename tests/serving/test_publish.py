@@ -201,18 +201,18 @@ def test_a_killed_publisher_is_repaired_by_the_next(
     children: dict[str, subprocess.Popen[bytes]] = {}
     request.addfinalizer(lambda: [child.kill() for child in children.values()])
     for share in ("00", "20", "80"):
-        mine = cache.model_copy(update={"prefix": f"{cache.prefix}-{share}"})
-        publish(always(before), stamp(1), mine, tmp_path / share)
-        arguments = [tmp_path / "documents", cache.url.get_secret_value(), mine.prefix, tmp_path / share, "2"]
+        child_cache = cache.model_copy(update={"prefix": f"{cache.prefix}-{share}"})
+        publish(always(before), stamp(1), child_cache, tmp_path / share)
+        arguments = [tmp_path / "documents", cache.url.get_secret_value(), child_cache.prefix, tmp_path / share, "2"]
         children[share] = subprocess.Popen([sys.executable, "-c", _CHILD, *arguments])
     for share, child in children.items():
-        mine = cache.model_copy(update={"prefix": f"{cache.prefix}-{share}"})
-        last_before = f"{mine.prefix}:new-{int(share) * 600}"
+        child_cache = cache.model_copy(update={"prefix": f"{cache.prefix}-{share}"})
+        last_before = f"{child_cache.prefix}:new-{int(share) * 600}"
         wait_for(f"{share} % of the documents", lambda: client.exists(last_before) == 1)  # noqa: B023 # called here
         child.send_signal(signal.SIGKILL)
         child.wait()
-        publish(always(after), stamp(3), mine, tmp_path / share)
-        assert served(client, mine.prefix) == expected(after)
+        publish(always(after), stamp(3), child_cache, tmp_path / share)
+        assert served(client, child_cache.prefix) == expected(after)
 
 
 def test_a_server_back_from_an_older_snapshot_is_noticed(

@@ -16,7 +16,6 @@ from pipelines.serving.client import connect
 from pipelines.serving.publication import begin
 from pipelines.serving.read import LeaderboardEntry, published, read_leaderboard, read_rank, read_reputation
 from pipelines.settings import RedisSettings, Settings
-from tests.services.ports import free_port
 from tests.serving.conftest import PrivateValkey, always, documented_rules, documents, documents_of, publish, stamp
 
 PASSWORD = "s3cret/p@ss word"  # noqa: S105 # the one that no error may show
@@ -206,14 +205,6 @@ def test_a_full_server_is_transient(private_valkey: Callable[..., PrivateValkey]
     server.client.config_set("maxmemory", 0)
     assert publish(always(frame), stamp(1), server.settings, tmp_path / "state").written == 4_000
     assert server.client.dbsize() == 4_001
-
-
-def test_a_cluster_is_refused(private_valkey: Callable[..., PrivateValkey], tmp_path: Path) -> None:
-    """Redis Cluster is not supported, and the error says so."""
-    server = private_valkey("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
-    server.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
-    with pytest.raises(ConfigurationError, match="Redis Cluster, which karmalake does not support"):
-        publish(always(documents(ann=1, bob=2)), stamp(1), server.settings, tmp_path / "state")
 
 
 def test_a_ca_file_without_encryption_is_refused(tmp_path: Path) -> None:

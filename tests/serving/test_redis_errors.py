@@ -50,7 +50,7 @@ def _answering(line: bytes) -> Iterator[RedisSettings]:
 
 
 @pytest.mark.parametrize(
-    ("line", "kind", "said"),
+    ("line", "kind", "message"),
     [
         ("-LOADING Redis is loading", TransientError, "still loading its data; then try again"),
         ("-BUSY Redis is busy running a script", TransientError, "SCRIPT KILL"),
@@ -95,11 +95,11 @@ def _answering(line: bytes) -> Iterator[RedisSettings]:
         ("+OK", ConfigurationError, "is not valid JSON"),
     ],
 )
-def test_every_error_reply_has_a_message_and_a_remedy(line: str, kind: type[KarmalakeError], said: str) -> None:
+def test_every_error_reply_has_a_message_and_a_remedy(line: str, kind: type[KarmalakeError], message: str) -> None:
     """For any reply of the server, one message contains the reply and what to do."""
     with _answering(f"{line}\r\n".encode()) as cache:
         settings = Settings(redis=cache)
-        with pytest.raises(kind, match=said) as caught:
+        with pytest.raises(kind, match=message) as caught:
             read_reputation("ann", settings)
         assert "\n" not in str(caught.value)
 

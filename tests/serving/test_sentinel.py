@@ -67,16 +67,16 @@ def test_a_failover_that_loses_writes(sentinels: SentinelSystem, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("password", "service", "kind", "said"),
+    ("password", "service", "kind", "message"),
     [
         ("wr0ng", "mymaster", ConfigurationError, "by the Sentinels .* refused access while reading"),
         ("data-s3cret", "other", TransientError, "No master found for 'other'"),
     ],
 )
 def test_errors_name_the_sentinels_and_no_password(
-    sentinels: SentinelSystem, password: str, service: str, kind: type[Exception], said: str
+    sentinels: SentinelSystem, password: str, service: str, kind: type[Exception], message: str
 ) -> None:
     """A wrong password, and a service that the Sentinels do not know."""
-    with pytest.raises(kind, match=said) as caught:
+    with pytest.raises(kind, match=message) as caught:
         read_reputation("ann", Settings(redis=settings_of(sentinels.url(password, service))))
     assert not any(secret in str(caught.value) for secret in ("s3cret", "wr0ng"))

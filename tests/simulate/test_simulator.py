@@ -1,4 +1,4 @@
-"""The simulated world is what it says it is, counted again from the bytes by other means."""
+"""The simulated world has the properties that it claims, verified from the encoded records by other means."""
 
 from collections import Counter
 from dataclasses import replace
@@ -52,7 +52,7 @@ def test_the_same_arguments_give_the_same_bytes(world: Simulation) -> None:
 
 @pytest.mark.slow
 def test_no_two_worlds_share_an_event_id(world: Simulation) -> None:
-    """Another seed, number, length or end adds to a lake instead of contradicting it."""
+    """A world with another seed, number, length or end adds events to a lake, and contradicts none."""
     others = [
         simulate(8, 20_000, days=60, end=END),
         simulate(7, 20_001, days=60, end=END),
@@ -60,7 +60,9 @@ def test_no_two_worlds_share_an_event_id(world: Simulation) -> None:
         simulate(7, 20_000, days=60, end=END - timedelta(seconds=1)),
         simulate(7, 20_000, days=60, end=END, rates=FaultRates(late=0.02)),
     ]
-    ids = Counter(event_id for made in [world, *others] for event_id in {event.event_id for _, event in _valid(made)})
+    ids = Counter(
+        event_id for simulation in [world, *others] for event_id in {event.event_id for _, event in _valid(simulation)}
+    )
     assert len(ids) == 6 * 20_000 + 1
     assert set(ids.values()) == {1}
 
@@ -115,7 +117,7 @@ def test_malformed_records_are_rejected_for_the_planted_reason(world: Simulation
 
 
 def test_undecodable_records_are_refused_by_protobuf_too(world: Simulation) -> None:
-    """What is called undecodable is so for any reader of the format."""
+    """Records planted as undecodable are undecodable for any reader of the format."""
     values = [record.value for record in world.records if record.headers == [("planted", b"undecodable")]]
     assert len({value[:4] for value in values if value}) > 2
     for value in values:
@@ -124,9 +126,9 @@ def test_undecodable_records_are_refused_by_protobuf_too(world: Simulation) -> N
 
 
 def test_valid_events_lie_in_the_span_and_refer_to_each_other(world: Simulation) -> None:
-    """Nothing happens after the end; ratings have stars, raters and transactions; retractions a rating of the user.
+    """No event is after the end; ratings have stars, raters and transactions; retractions name a rating of the user.
 
-    The strangers who bomb a seller of the story have bought nothing.
+    The strangers who review-bomb a seller of the story have bought nothing.
     """
     events = {event.event_id: event for _, event in reversed(_valid(world))}
     end_us = int(END.timestamp()) * 1_000_000
@@ -150,7 +152,7 @@ def test_valid_events_lie_in_the_span_and_refer_to_each_other(world: Simulation)
 
 
 def test_a_suspension_ends_after_it_began(world: Simulation) -> None:
-    """A reinstatement belongs to an earlier suspension of the same user; some suspensions last."""
+    """A reinstatement follows a suspension of the same user; some suspensions have no end."""
     changes: dict[str, dict[str, int]] = {}
     for _, event in _valid(world):
         if event.action_type.startswith("Account"):
@@ -173,9 +175,11 @@ def test_the_story_of_ada(world: Simulation) -> None:
 
 
 def test_without_rates_nothing_is_wrong() -> None:
-    """All rates zero: each event once, in order, under its own key."""
-    calm = simulate(1, 2_000, days=3, end=END, rates=FaultRates(0, 0, 0, 0, 0, 0))
-    assert replace(calm.planted, users=0, actions={}) == type(calm.planted)(2000, 2000, 0, 0, {}, 0, 0, 0, 0, {})
+    """With all rates zero, each event is there once, in order, under its user's key."""
+    world_without_faults = simulate(1, 2_000, days=3, end=END, rates=FaultRates(0, 0, 0, 0, 0, 0))
+    assert replace(world_without_faults.planted, users=0, actions={}) == type(world_without_faults.planted)(
+        2000, 2000, 0, 0, {}, 0, 0, 0, 0, {}
+    )
 
 
 def test_activity_is_uneven(world: Simulation) -> None:
@@ -188,13 +192,13 @@ def test_activity_is_uneven(world: Simulation) -> None:
 
 
 def test_a_world_goes_through_the_broker_unchanged(bus: KafkaSettings) -> None:
-    """What arrives, topic partition by topic partition, is what was sent, tombstones and headers included."""
-    made = simulate(3, 3_000, days=30, end=END, rates=FaultRates(malformed=0.02))
+    """Records arrive unchanged, by topic partition, tombstones and headers included."""
+    simulation = simulate(3, 3_000, days=30, end=END, rates=FaultRates(malformed=0.02))
     ensure_topic(bus)
-    produced = produce_records(bus, made.records)
-    assert produced.records == made.planted.sent
+    produced = produce_records(bus, simulation.records)
+    assert produced.records == simulation.planted.sent
     arrived = Counter((record.key, record.value, tuple(record.headers)) for record in read_topic(bus))
-    assert arrived == Counter((record.key, record.value, tuple(record.headers)) for record in made.records)
+    assert arrived == Counter((record.key, record.value, tuple(record.headers)) for record in simulation.records)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +219,6 @@ def test_invalid_arguments_are_refused(arguments: dict) -> None:
 
 
 def test_a_rate_is_a_share() -> None:
-    """3 is no share."""
+    """3 is not a share."""
     with pytest.raises(UsageError, match="duplicates=3"):
         FaultRates(duplicates=3)

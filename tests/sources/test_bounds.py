@@ -1,4 +1,4 @@
-"""A small file that stands for a large one: read in pieces, or refused by its bound, in bounded memory either way."""
+"""A small file that expands to a large one: read in parts, or refused by a bound, in bounded memory either way."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ from pipelines.sources.bounds import MAX_COLUMNS, MAX_PARQUET_BYTES
 from tests.conftest import REPOSITORY
 
 _MEBIBYTE = 1024 * 1024
-_OURS_MEBIBYTES = 500
+_MAX_OWN_MEBIBYTES = 500
 _READ = """
 import resource, sys
 from pathlib import Path
@@ -37,11 +37,11 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
 
 
 def _read(path: Path) -> tuple[str, int, int]:
-    """Return what reading a file said, or how many rows it gave, and the peaks of memory in MiB: ours, the worker's."""
+    """Return the error or number of rows of reading a file, and peak MiB of the process and of its worker."""
     command = [sys.executable, "-c", _READ, str(path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    *output, ours, workers = done.stdout.splitlines()
-    return "\n".join(output), int(ours), int(workers)
+    *output, own_mebibytes, worker_mebibytes = done.stdout.splitlines()
+    return "\n".join(output), int(own_mebibytes), int(worker_mebibytes)
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,9 @@ def plain_mebibytes(tmp_path_factory: pytest.TempPathFactory) -> int:
     """Return the memory of reading a file of one row: interpreter and libraries."""
     path = tmp_path_factory.mktemp("plain") / "a.csv"
     path.write_text("user,time\nu,1\n")
-    output, ours, _ = _read(path)
+    output, own_mebibytes, _ = _read(path)
     assert output == "1"
-    return ours
+    return own_mebibytes
 
 
 def _compressed(path: Path, start: bytes, piece: bytes, count: int, end: bytes = b"") -> Path:
@@ -158,6 +158,7 @@ def _damaged(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("write", "outcome"),
     [
@@ -179,8 +180,8 @@ def _damaged(folder: Path) -> Path:
     ],
 )
 def test_memory_is_bounded(tmp_path: Path, plain_mebibytes: int, write: Callable[[Path], Path], outcome: str) -> None:
-    """Whatever is in the file: at most 500 MiB of ours, and of the worker's its bound; the sentence says which."""
-    found, ours, workers = _read(write(tmp_path))
+    """For any content: at most 500 MiB in the process, and the bound of the worker; the error names the bound."""
+    found, own_mebibytes, worker_mebibytes = _read(write(tmp_path))
     assert re.search(outcome, found), found
-    assert ours - plain_mebibytes < _OURS_MEBIBYTES
-    assert workers < MAX_PARQUET_BYTES // _MEBIBYTE + _OURS_MEBIBYTES
+    assert own_mebibytes - plain_mebibytes < _MAX_OWN_MEBIBYTES
+    assert worker_mebibytes < MAX_PARQUET_BYTES // _MEBIBYTE + _MAX_OWN_MEBIBYTES

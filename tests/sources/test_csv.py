@@ -12,7 +12,6 @@ from pipelines.errors import UsageError
 from pipelines.sources import csv_rows
 from pipelines.sources.bounds import MAX_COLUMNS
 from pipelines.sources.rows import count_rows, read_rows
-from tests.conftest import SHARED_DATA
 
 _PARTS = st.sampled_from([*'ab",;\r\n\x00 é🚗', "\r\n", '""', "\u2028"])
 _VALUES = st.lists(_PARTS, max_size=6).map("".join)
@@ -137,9 +136,10 @@ def test_tabs_and_other_delimiters(tmp_path: Path) -> None:
         assert rows.columns.to_pydict() == {"a": ["1"], "b": ["2"]}
 
 
-@pytest.mark.parametrize("name", ["bitcoin-otc/ratings.csv", "stackexchange-quantumcomputing-2018/events.csv"])
-def test_real_files_are_read_as_python_reads_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_files_are_read_as_python_reads_them(
+    bitcoin_otc: Path, stack_exchange: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whole, in blocks of a few lines."""
-    path = SHARED_DATA / name
     monkeypatch.setattr(csv_rows, "_BLOCK_BYTES", 10_000)
-    assert _by_us(path) == _by_python(path.read_text(encoding="utf-8"))
+    for path in (bitcoin_otc / "ratings.csv", stack_exchange):
+        assert _by_us(path) == _by_python(path.read_text(encoding="utf-8"))

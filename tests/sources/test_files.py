@@ -1,4 +1,4 @@
-"""Files as events: exact, the same in every format, and a mistake names its place."""
+"""Files as events: exact, equal in every format, and errors name the place."""
 
 import gzip
 import json
@@ -49,7 +49,7 @@ def _microseconds(events: pa.Table) -> list[int]:
 
 
 def test_csv_rows_become_events_to_the_microsecond(tmp_path: Path) -> None:
-    """Columns land where the mapping says; decimal seconds keep every digit."""
+    """Columns are mapped to fields; decimal seconds keep every digit."""
     events = _read(_write(tmp_path, "ratings.csv", CSV))
     assert events.schema == EVENT
     assert _microseconds(events) == [1289241911728360, 1289241941533780, 1289243140390490]
@@ -85,7 +85,7 @@ def test_real_ratings_arrive_on_the_topic(settings: Settings, bitcoin_otc: Path)
 
 
 def test_compressed_text_is_read(tmp_path: Path) -> None:
-    """.csv.gz gives what .csv gives."""
+    """A .csv.gz file gives the rows of the .csv file."""
     path = tmp_path / "ratings.csv.gz"
     path.write_bytes(gzip.compress(CSV.encode()))
     assert _read(path).equals(_read(_write(tmp_path, "ratings.csv", CSV)))
@@ -93,7 +93,7 @@ def test_compressed_text_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("write", [pl.DataFrame.write_csv, pl.DataFrame.write_parquet, pl.DataFrame.write_ndjson])
 def test_all_fields_from_columns(tmp_path: Path, write: Callable[[pl.DataFrame, Path], None]) -> None:
-    """event_id and action_type may be columns; empty and missing metadata values are left out; text is kept."""
+    """event_id and action_type may be columns; empty and missing metadata values are omitted; text is unchanged."""
     frame = pl.DataFrame(
         {
             "id": ["a", "b"],
@@ -116,7 +116,7 @@ def test_all_fields_from_columns(tmp_path: Path, write: Callable[[pl.DataFrame, 
 
 
 def test_parquet_timestamps_say_their_own_unit(tmp_path: Path) -> None:
-    """Timestamps of any unit and zone, and dates, are read whatever time_unit says; without a zone they are UTC."""
+    """Timestamps of any unit and zone, and dates, ignore time_unit; without a zone they are UTC."""
     microseconds = 1289241911728361
     columns = {
         "ns": pa.array([microseconds * 1000 + 999], pa.timestamp("ns")),
@@ -133,7 +133,7 @@ def test_parquet_timestamps_say_their_own_unit(tmp_path: Path) -> None:
 
 
 def test_unusual_parquet_columns_are_read(tmp_path: Path) -> None:
-    """Columns that are not mapped may be of any type: they only tell rows apart."""
+    """Unmapped columns may have any type; they only distinguish rows."""
     table = pa.table(
         {
             "to": pa.array(["u", "u"]).dictionary_encode(),
@@ -152,10 +152,10 @@ def test_unusual_parquet_columns_are_read(tmp_path: Path) -> None:
 
 
 def test_the_digest_is_of_the_row_and_of_nothing_else(tmp_path: Path) -> None:
-    """Order of columns and rows, and a new empty column, change no id; any value, user or action does."""
+    """The order of columns and rows and a new empty column change no id; any value, user or action does."""
     first = _read(_write(tmp_path, "a.csv", CSV))["event_id"].to_pylist()
-    turned = "time,note,feature,to,from\n1289241941.53378,,2,5,6\n1289241911.72836,,4,2,6\n"
-    assert _read(_write(tmp_path, "b.csv", turned))["event_id"].to_pylist() == [first[1], first[0]]
+    reordered = "time,note,feature,to,from\n1289241941.53378,,2,5,6\n1289241911.72836,,4,2,6\n"
+    assert _read(_write(tmp_path, "b.csv", reordered))["event_id"].to_pylist() == [first[1], first[0]]
     other = _read(_write(tmp_path, "c.csv", CSV.replace("6,2,4", "6,2,5")))["event_id"].to_pylist()
     assert [old == new for old, new in zip(first, other, strict=True)] == [False, True, True]
     raters = replace(OTC, user_id="from", action_type="UserRatedOther")
@@ -171,7 +171,7 @@ def test_identical_rows_are_one_event(tmp_path: Path) -> None:
 
 @given(st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999), st.text("0123456789", max_size=12))
 def test_decimal_seconds_are_exact(microseconds: int, finer: str) -> None:
-    """Any microsecond of 9,999 years survives as decimal seconds; finer digits are cut."""
+    """Any microsecond of 9,999 years survives as decimal seconds; further digits are truncated."""
     whole, fraction = divmod(microseconds, 1_000_000)
     text = f"{whole}.{fraction:06d}{finer}" if whole >= 0 else str(Decimal(microseconds) / 1_000_000)
     written = {"s": text, "us": str(microseconds), "ms": str(Decimal(microseconds) / 1000)}
@@ -202,21 +202,21 @@ def test_decimal_seconds_are_exact(microseconds: int, finer: str) -> None:
     ],
 )
 def test_errors_name_file_row_and_column(tmp_path: Path, name: str, text: str, message: str) -> None:
-    """Nothing is guessed and nothing skipped: the first invalid row ends the reading."""
+    """No value is guessed and no row skipped: the first invalid row ends the reading."""
     with pytest.raises(UsageError, match=message) as caught:
         _read(_write(tmp_path, name, text), ColumnMapping("to", "time", "s", "A"))
     assert name in str(caught.value)
 
 
 def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
-    """The path is named."""
+    """The error names the path."""
     with pytest.raises(UsageError, match=r"none\.csv"):
         _read(tmp_path / "none.csv")
 
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a chunk of NDJSON be of a few lines."""
+    """Make a chunk of NDJSON a few lines long."""
     monkeypatch.setattr("pipelines.sources.ndjson._BLOCK_BYTES", 100)
 
 
@@ -236,14 +236,14 @@ def test_a_late_error_counts_the_rows_before_it(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small_blocks")
 def test_columns_that_come_and_go_in_ndjson(tmp_path: Path) -> None:
-    """A name that appears late may be mapped, and changes nothing for rows without it."""
+    """A member that first appears in a late line may be mapped, and changes nothing for other rows."""
     lines = [{"to": "u", "time": number} for number in range(50)]
     path = _write(tmp_path, "a.ndjson", "\n".join(map(json.dumps, lines)))
     mapping = ColumnMapping("to", "time", "s", "A")
     before = _read(path, mapping)
     lines[-1]["note"] = "x"
-    noted = replace(mapping, metadata=(("note", "note"),))
-    after = _read(_write(tmp_path, "b.ndjson", "\n".join(map(json.dumps, lines))), noted)
+    with_note = replace(mapping, metadata=(("note", "note"),))
+    after = _read(_write(tmp_path, "b.ndjson", "\n".join(map(json.dumps, lines))), with_note)
     assert after.slice(0, 49).equals(before.slice(0, 49))
     assert after["metadata"].to_pylist()[-1] == [("note", "x")]
 
@@ -257,7 +257,7 @@ def test_a_file_without_rows_has_no_events(tmp_path: Path, ending: str) -> None:
 
 
 def test_an_invalid_mapping_is_refused() -> None:
-    """Both or neither of action_type and its column, or one metadata name twice."""
+    """Both or neither of action_type and its column, or a repeated metadata name."""
     with pytest.raises(UsageError, match="either one action_type"):
         ColumnMapping("to", "time", "s")
     with pytest.raises(UsageError, match="either one action_type"):
@@ -267,7 +267,7 @@ def test_an_invalid_mapping_is_refused() -> None:
 
 
 def test_a_parquet_file_with_fewer_rows_than_declared_is_refused(tmp_path: Path) -> None:
-    """A damaged page may be read as no rows at all, without an error: none of them is passed over in silence."""
+    """A damaged page may read as zero rows without an error: missing rows are detected."""
     damaged = REPOSITORY / "tests" / "fuzz" / "seeds" / "parquet" / "fewer-rows-than-named.bin"
     path = tmp_path / "ratings.parquet"
     shutil.copy(damaged, path)

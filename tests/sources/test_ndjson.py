@@ -1,4 +1,4 @@
-"""Lines taken apart in bulk give what Python's parser gives, to the letter, or the same refusal."""
+"""Lines parsed in bulk give exactly what Python's parser gives, or the same error."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ _SPACES = st.sampled_from(["", "", " ", "\t", "\r"])
 
 @st.composite
 def _objects(draw: st.DrawFn) -> str:
-    """Return an object with plain values, or with a single one that is not, in an order of members that is usual."""
+    """Return an object with plain values, or with one other value, in a typical order of members."""
     names = draw(st.sampled_from([_NAMES, _NAMES, _NAMES, _NAMES[:2], _NAMES[::-1], [*_NAMES, "to"], []]))
     values = [draw(st.sampled_from(_PLAIN)) for _ in names]
     if names and draw(st.booleans()):
@@ -49,7 +49,7 @@ _LINES = st.one_of(_objects(), _objects(), st.sampled_from(["{}", "", "[1]", "{"
 
 
 def _read(path: Path) -> list[dict[str, str]] | str:
-    """Return the rows, or what is said of them."""
+    """Return the rows, or the error."""
     try:
         return [row for lines in ndjson.read_ndjson(path) for row in lines.columns.to_pylist()]
     except UsageError as error:
@@ -57,7 +57,7 @@ def _read(path: Path) -> list[dict[str, str]] | str:
 
 
 def _assert_the_same(path: Path, lines: list[str]) -> None:
-    """Assert that lines behind a usual one give the same rows, or the same refusal, in bulk and one by one."""
+    """Assert that lines after a typical one give the same rows, or error, in bulk and one by one."""
     path.write_text("\n".join([_USUAL, *lines]), encoding="utf-8")
     in_bulk = _read(path)
     with pytest.MonkeyPatch.context() as patch:
@@ -75,12 +75,12 @@ def test_in_bulk_or_one_by_one(tmp_path_factory: pytest.TempPathFactory, lines: 
 
 @pytest.mark.parametrize("value", _PLAIN + _ODD)
 def test_each_value(tmp_path: Path, value: str) -> None:
-    """In a line that is usual otherwise."""
+    """In an otherwise typical line."""
     _assert_the_same(tmp_path / "a.ndjson", [_USUAL.replace("1.5", value, 1)])
 
 
 def test_plain_lines_are_parsed_in_bulk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the first line, and those of another shape, are parsed one by one; numbers keep their digits."""
+    """Only the first line, and lines of another shape, are parsed one by one; numbers keep their digits."""
     parsed: list[int] = []
     one_by_one = ndjson._object
     monkeypatch.setattr(ndjson, "_object", lambda *where: parsed.append(where[1]) or one_by_one(*where))
@@ -98,7 +98,7 @@ def test_plain_lines_are_parsed_in_bulk(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("first", ["{}", '{"to": []}', '{"to": 1, "to": 2}', "\ufeff" + '{"to": "u"}'])
 def test_an_unusual_first_line(tmp_path: Path, first: str) -> None:
-    """Nothing, no plain value, a member twice, a byte order mark."""
+    """Empty, without a plain value, with a repeated member, with a byte order mark."""
     path = tmp_path / "a.ndjson"
     path.write_text(f'{first}\n{{"to": "v"}}\n{{}}', encoding="utf-8")
     rows = _read(path)

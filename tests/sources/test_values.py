@@ -1,4 +1,4 @@
-"""What a value is in every format: one text, one id for one row, and no id that has lost its digits."""
+"""A value has one text and a row one id in every format, and no id loses digits."""
 
 import json
 import uuid
@@ -34,7 +34,7 @@ def _users(path: Path, values: pa.Array) -> list[str]:
 
 
 def test_one_row_has_one_id_in_every_format(tmp_path: Path) -> None:
-    """Float, integer, decimal, truth value, date and time, as each format and each writer has them."""
+    """Floats, integers, decimals, booleans, dates and times, as each format and each writer represents them."""
     stars, at = [4.0, 4.5, 0.1, 1e-7, 2.0**53], [datetime(2024, 1, 1, 10, 0, n, 500_000, tzinfo=UTC) for n in range(5)]
     columns: dict[str, Any] = {
         "user": ["a"] * 5,
@@ -66,7 +66,7 @@ def test_one_row_has_one_id_in_every_format(tmp_path: Path) -> None:
 
 
 def test_the_unit_of_a_time_does_not_change_the_id(tmp_path: Path) -> None:
-    """An epoch in milliseconds and ISO 8601 are one time, so one event."""
+    """An epoch in milliseconds and ISO 8601 are the same time, so the same event."""
     (tmp_path / "a.csv").write_text("user,at\na,2024-01-01 10:00:00\n")
     (tmp_path / "b.csv").write_text("user,at\na,1704103200000\n")
     assert _ids(tmp_path / "a.csv") == _ids(tmp_path / "b.csv", ColumnMapping("user", "at", "ms", "A"))
@@ -74,7 +74,7 @@ def test_the_unit_of_a_time_does_not_change_the_id(tmp_path: Path) -> None:
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_float_has_one_text(number: float) -> None:
-    """As Python and as Arrow write it, with zeros behind, and by its column; and it reads back as itself."""
+    """As Python and as Arrow write it, with trailing zeros, and in a column; and it parses back to itself."""
     texts = [repr(number), format(Decimal(repr(number)), "f"), float_text(pa.array([number]))[0].as_py()]
     (text, *others) = canonicalize(pa.array(texts)).to_pylist()
     assert others == [text, text]
@@ -87,12 +87,12 @@ def test_every_float_has_one_text(number: float) -> None:
     ["", "007", "1.", ".5", "+1", "4.0.0", "12e5678", "e5", "2024-13-01", "2024-02-30 10:00", "Truest", "1 000.0"],
 )
 def test_text_of_no_other_type_is_unchanged(text: str) -> None:
-    """Codes with leading zeros, versions and sentences tell rows apart as they stand."""
+    """Codes with leading zeros, versions and sentences distinguish rows literally."""
     assert canonicalize(pa.array([text])).to_pylist() == [text]
 
 
 def test_an_id_does_not_depend_on_other_rows(tmp_path: Path) -> None:
-    """A row has the same id alone and beside one with a time that cannot be read."""
+    """A row has the same id alone and beside a row with an invalid time."""
     (tmp_path / "a.csv").write_text("user,at,x\na,2024-01-01,2024-01-01\n")
     (tmp_path / "b.csv").write_text("user,at,x\na,2024-01-01,2024-01-01\nb,2024-01-01,2024-99-99\nb,2024-01-02,\n")
     assert _ids(tmp_path / "a.csv") == _ids(tmp_path / "b.csv")[:1]
@@ -116,7 +116,7 @@ def test_an_id_does_not_depend_on_other_rows(tmp_path: Path) -> None:
     ],
 )
 def test_ids_of_many_types_are_exact_text(tmp_path: Path, values: pa.Array, users: list[str]) -> None:
-    """Every digit, without a point or an exponent."""
+    """Every digit, without a decimal point or an exponent."""
     assert _users(tmp_path / "a.parquet", values) == users
 
 
@@ -132,7 +132,7 @@ def test_ids_of_many_types_are_exact_text(tmp_path: Path, values: pa.Array, user
     ],
 )
 def test_values_that_are_not_ids_are_refused(tmp_path: Path, values: pa.Array, message: str) -> None:
-    """Naming column and type, and the row where it is the value."""
+    """The error names column and type, and the row if only its value is invalid."""
     with pytest.raises(UsageError, match=message):
         _users(tmp_path / "a.parquet", values)
 
@@ -177,7 +177,7 @@ def test_text_that_looks_like_a_value_is_an_id(tmp_path: Path, user: str) -> Non
 
 
 def test_a_time_beyond_microseconds_does_not_wrap(tmp_path: Path) -> None:
-    """Milliseconds of the year 318,857 are not a valid time; before, they came out as a plausible one."""
+    """Milliseconds of the year 318,857 are not a valid time; once they wrapped to a plausible one."""
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"user": ["a"], "at": pa.array([10**16], pa.timestamp("ms"))}), path)
     with pytest.raises(UsageError, match="row 1, column 'at': it is empty"):
@@ -185,7 +185,7 @@ def test_a_time_beyond_microseconds_does_not_wrap(tmp_path: Path) -> None:
 
 
 def test_a_column_without_a_text_form_matters_only_if_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A type of tomorrow is passed over, or named."""
+    """A column of an unknown type is ignored, or named in the error if it is mapped."""
     values = pa.array([pa.MonthDayNano([1, 2, 3])])
     batch = pa.record_batch({"user": pa.array(["a"]), "at": pa.array(["2024-01-01"]), "x": values})
     table = parquet_worker._as_text(batch, frozenset(), 1)
@@ -204,7 +204,7 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 
 def test_members_of_objects_are_named_with_points(tmp_path: Path) -> None:
-    """In NDJSON and in Parquet, at any depth; what is not there is empty."""
+    """In NDJSON and in Parquet, at any depth; a missing member is empty."""
     rows = [{"rating": {"seller": f"s{n}", "by": {"id": n}}, "at": "2024-01-01"} for n in range(3)]
     (tmp_path / "a.ndjson").write_text("\n".join(map(json.dumps, rows)))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
@@ -233,7 +233,7 @@ def test_common_ndjson_mistakes_are_explained(tmp_path: Path, text: str, message
 
 
 def test_blank_lines_are_skipped_but_counted(tmp_path: Path) -> None:
-    """Between lines and at the end; the number of a bad line is the one that an editor shows."""
+    """Between lines and at the end; the number of an invalid line is the one that an editor shows."""
     good = json.dumps({"user": "a", "at": "2024-01-01"})
     (tmp_path / "a.jsonl").write_text(f"{good}\n\n{good}\n\r\n  \n{good}\n\n\n")
     assert len(_ids(tmp_path / "a.jsonl")) == 3
@@ -266,11 +266,11 @@ def test_a_missing_column_suggests_a_fix(tmp_path: Path, header: str, message: s
     [("a.csv.bz2", "unpack it first"), ("a.orc", "convert it to Parquet first"), (".", "is a folder: give its files")],
 )
 def test_an_unsupported_file_suggests_a_fix(tmp_path: Path, name: str, message: str) -> None:
-    """With the endings that are read."""
+    """The error lists the supported suffixes."""
     with pytest.raises(UsageError, match=message):
         _ids(tmp_path / name)
 
 
 def test_nan_is_empty_and_infinity_is_text(tmp_path: Path) -> None:
-    """Numbers that are none."""
+    """Floats without a numeric value."""
     assert float_text(pa.array([np.nan, np.inf, -0.0])).to_pylist() == [None, "inf", "-0"]

@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY
 from tools.release import ReleaseError, check_tree, check_version, set_version, turn_changelog
 
 _PYPROJECT = '[project]\nname = "karmalake"\nversion = "0.1.0"\n[tool.x]\nversion = "9"\n'
-_CHANGELOG = "# Changes\n\n## 0.2.0, not released yet\n\n- A line.\n\n## 0.1.0, 2026-01-01\n\n- Old.\n"
+_CHANGELOG = "# Changes\n\n## [Unreleased]\n\n- A line.\n\n## [0.1.0] - 2026-01-01\n\n- Old.\n"
 _DAY = date(2026, 2, 3)
 
 
@@ -54,13 +54,13 @@ def test_the_version_is_set_in_one_place() -> None:
 def test_the_changelog_is_turned() -> None:
     """The unreleased section becomes that of the version; an empty one stands above it."""
     turned = turn_changelog(_CHANGELOG, "0.2.0", _DAY)
-    heading = "## Next, not released yet\n\n## 0.2.0, 2026-02-03"
-    assert turned == _CHANGELOG.replace("## 0.2.0, not released yet", heading)
-    with pytest.raises(ReleaseError, match="has nothing below a heading that ends in `not released yet`"):
+    heading = "## [Unreleased]\n\n## [0.2.0] - 2026-02-03"
+    assert turned == _CHANGELOG.replace("## [Unreleased]", heading)
+    with pytest.raises(ReleaseError, match=r"has nothing below `## \[Unreleased\]`: say there what changed"):
         turn_changelog(turned, "0.3.0", _DAY)
     with pytest.raises(ReleaseError, match="has nothing below"):
-        turn_changelog("# Changes\n\n## 0.1.0, 2026-01-01\n\n- Old.\n", "0.3.0", _DAY)
-    assert f", {_DAY}\n" in turn_changelog((REPOSITORY / "CHANGELOG.md").read_text(), "9.8.7", _DAY)
+        turn_changelog("# Changes\n\n## [0.1.0] - 2026-01-01\n\n- Old.\n", "0.3.0", _DAY)
+    assert f"## [9.8.7] - {_DAY}\n" in turn_changelog((REPOSITORY / "CHANGELOG.md").read_text(), "9.8.7", _DAY)
 
 
 @pytest.fixture

@@ -5,7 +5,16 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.reputation.policy.numbers import MAX_POINTS, MICRO_DIGITS, Name, Number, Positive, Section, decimals
+from pipelines.reputation.policy.numbers import (
+    DAY_US,
+    MAX_POINTS,
+    MICRO_DIGITS,
+    Name,
+    Number,
+    Positive,
+    Section,
+    decimals,
+)
 
 
 class Rating(Section):
@@ -80,6 +89,11 @@ class Emission(Section):
     """Half-life of the points in days of 86,400 s; None: they do not decay."""
     penalties_expire_after_days: int | None = Field(default=None, ge=1, le=36_500)
     """Age of the event, in days of 86,400 s, at which its points below zero stop counting; None: never."""
+
+    @property
+    def half_life_us(self) -> int | None:
+        """The half-life in microseconds."""
+        return None if self.half_life_days is None else int(self.half_life_days * DAY_US)
 
 
 class Action(Section):

@@ -1,13 +1,14 @@
 """A policy as a whole: its versions, and which version applies to which event."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.reputation.policy.numbers import RuleError, Section
+from pipelines.reputation.policy.decay import HalfLife, end_of_step, half_life
+from pipelines.reputation.policy.numbers import MINUTE_US, RuleError, Section
 from pipelines.reputation.policy.rules import Rules
 
 ALWAYS = (-(2**63), 2**63 - 1)
@@ -41,7 +42,16 @@ class EffectivePolicy:
     rating_digits: int
     """The most digits after the point that a sum of ratings can have in any version."""
     decays: bool
-    """Whether any points decay: scores are floats then."""
+    """Whether points decay in any version: scores are floats then."""
+    half_lives: tuple[HalfLife | None, ...]
+    """The half-lives of `editions`, the shortest first; None stands for points that do not decay, and comes last."""
+    decayed_to_us: int = field(compare=False, repr=False)
+    """The end of the decay step that contains the moment, to which scores are decayed; microseconds since 1970."""
+
+    @property
+    def decayed_to(self) -> datetime | None:
+        """`decayed_to_us` as a datetime in UTC; None if no points decay."""
+        return _EPOCH + timedelta(microseconds=self.decayed_to_us) if self.decays else None
 
 
 class Policy(Section):
@@ -99,22 +109,31 @@ class Policy(Section):
 
     def at(self, as_of: datetime) -> EffectivePolicy:
         """Return the policy as in force at a moment; a version is in force from its effective_from, inclusive."""
-        editions = self._editions()
         now = _microseconds(as_of)
-        current = next(edition for edition in reversed(editions) if edition.from_us <= now)
+        current = next(edition for edition in reversed(self._editions()) if edition.from_us <= now)
+        editions = self._editions() if self.mode == "prospective" else (Edition(current.rules, *ALWAYS),)
+        decayed_to_us = end_of_step(now, current.rules.decay_step_minutes * MINUTE_US)
         return EffectivePolicy(
             name=self.name,
             rules=current.rules,
-            editions=editions if self.mode == "prospective" else (Edition(current.rules, *ALWAYS),),
+            editions=editions,
             score_digits=max(rules.score_digits for rules in self.versions),
             rating_digits=max(rules.rating_digits for rules in self.versions),
             decays=any(rules.decays for rules in self.versions),
+            half_lives=_half_lives(editions, decayed_to_us),
+            decayed_to_us=decayed_to_us,
         )
 
     def _editions(self) -> tuple[Edition, ...]:
         starts = [_microseconds(rules.effective_from) for rules in self.versions[1:] if rules.effective_from]
         bounds = zip([ALWAYS[0], *starts], [*starts, ALWAYS[1]], strict=True)
         return tuple(Edition(rules, *bound) for rules, bound in zip(self.versions, bounds, strict=True))
+
+
+def _half_lives(editions: tuple[Edition, ...], moment_us: int) -> tuple[HalfLife | None, ...]:
+    lengths = {emission.half_life_us for edition in editions for emission in edition.rules.emissions}
+    decaying = sorted(length for length in lengths if length is not None)
+    return (*(half_life(length, moment_us) for length in decaying), *[None] * (None in lengths or not lengths))
 
 
 def _microseconds(moment: datetime) -> int:

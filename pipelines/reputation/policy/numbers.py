@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 MICRO_DIGITS = 6
 MICRO = 10**MICRO_DIGITS
 DAY_US = 86_400_000_000
+MINUTE_US = 60_000_000
 MAX_POINTS = 1_000_000
 """Limit of every number: nine million of the largest contributions of one user still fit into 64 bits."""
 

@@ -1,5 +1,6 @@
 """One version of a policy: the rules that turn events into points."""
 
+import math
 from decimal import Decimal
 from typing import Annotated, Self
 
@@ -8,10 +9,11 @@ from pydantic import AwareDatetime, Field, model_validator
 from pipelines.reputation.policy.actions import Action, Emission
 from pipelines.reputation.policy.gates import ActionRule, Cap, Completion, Correction, Once, Retraction, Status
 from pipelines.reputation.policy.measures import Measure
-from pipelines.reputation.policy.numbers import Name, Number, RuleError, Section, decimals
+from pipelines.reputation.policy.numbers import MINUTE_US, Name, Number, RuleError, Section, decimals
 
 ColumnName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 _TAKEN = {"score", "events", "rating_count"}
+_DAY_MINUTES = 1_440
 
 
 class Score(Section):
@@ -40,6 +42,8 @@ class Rules(Section):
     """When the version comes into force; the first version of a policy has always been in force."""
     windows_days: tuple[Annotated[int, Field(ge=1, le=36_500)], ...] = (7, 30, 90, 365)
     """Lengths N, in days, of the views besides all time: [as_of - N x 86,400 s, as_of)."""
+    decay_step_minutes: Annotated[int, Field(ge=1, le=_DAY_MINUTES)] = 60
+    """Length of the steps in which points decay, which divides a UTC day: scores are those of the end of the step."""
     score: Score = Score()
     status: Status = Status()
     retraction: Retraction = Retraction()
@@ -58,6 +62,7 @@ class Rules(Section):
         if taken := sorted(_TAKEN & self.measures.keys()):
             raise RuleError(("measures", taken[0]), "every view already has a column of this name: choose another")
         self._check_roles()
+        self._check_decay_step()
         for kind, rules in {"completion": self.completion, "once": self.once, "caps": self.caps}.items():
             for name, rule in rules.items():
                 self._check_actions((kind, name), rule)
@@ -78,6 +83,15 @@ class Rules(Section):
                     path = tuple(role.split(".")) if role != "actions" else ("actions", action)
                     raise RuleError(path, f"{action} is already in {seen[action]}: an action has one role")
                 seen[action] = role
+
+    def _check_decay_step(self) -> None:
+        """Reject a step that would shift from day to day, or in which more than half of the points decays at once."""
+        step = self.decay_step_minutes
+        if _DAY_MINUTES % step:
+            raise RuleError(("decay_step_minutes",), f"{step} does not divide a day of 1440 minutes: choose 30 or 60")
+        lengths = [emission.half_life_us for emission in self.emissions if emission.half_life_us is not None]
+        if "decay_step_minutes" in self.model_fields_set and step * MINUTE_US > min(lengths, default=math.inf):
+            raise RuleError(("decay_step_minutes",), f"{step} is longer than a half-life of the policy: shorten it")
 
     def _check_actions(self, path: tuple[str, ...], rule: ActionRule) -> None:
         for key, names in {"actions": rule.actions, "exempt": rule.exempt}.items():

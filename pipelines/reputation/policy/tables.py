@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipelines.reputation.policy.actions import Emission, Rating
 from pipelines.reputation.policy.model import Edition, EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US, MICRO, MICRO_DIGITS, micro
-from pipelines.reputation.sql import statement
+from pipelines.reputation.sql import arrow_rows, statement
 
 ROLE = pa.schema([("action_type", pa.string()), ("role", pa.string())])
 EMISSION = pa.schema(
@@ -31,6 +31,7 @@ EMISSION = pa.schema(
         ("points_step", pa.int64()),
         ("scale", pa.int64()),
         ("half_life_us", pa.int64()),
+        ("epoch_us", pa.int64()),
         ("penalties_expire_us", pa.int64()),
         ("rating_key", pa.string()),
         ("rating_minimum", pa.int64()),
@@ -44,9 +45,8 @@ STAR = pa.schema([("emission_key", pa.int32()), ("value", pa.int64()), ("points"
 def load_tables(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> None:
     """Fill the temporary tables `role`, `emission` and `star`, and the variables of the policy."""
     for name, rows in policy_tables(policy).items():
-        connection.register("arrow_rows", rows)
-        connection.execute(statement("policy_table", name=name))
-        connection.unregister("arrow_rows")
+        with arrow_rows(connection, rows):
+            connection.execute(statement("policy_table", name=name))
     for name, value in variables(policy).items():
         connection.execute(f"SET VARIABLE {name} = ?", [value])
 
@@ -109,11 +109,16 @@ def _roles(policy: EffectivePolicy) -> list[dict[str, str]]:
 
 def _emissions(policy: EffectivePolicy) -> list[tuple[dict[str, object], Emission]]:
     rows: list[tuple[dict[str, object], Emission]] = []
+    epochs: dict[int | None, int] = {
+        half_life.length_us: half_life.epoch_us for half_life in policy.half_lives if half_life
+    }
     for edition in policy.editions:
         for action_type, action in edition.rules.actions.items():
             for emission_no, emission in enumerate(action.emissions):
                 head = {"emission_key": len(rows), "action_type": action_type, "emission_no": emission_no}
-                rows.append((head | _validity(edition) | _points(emission) | _rating(action.rating), emission))
+                decay = {"half_life_us": emission.half_life_us, "epoch_us": epochs.get(emission.half_life_us)}
+                row = head | _validity(edition) | _points(emission) | decay | _rating(action.rating)
+                rows.append((row, emission))
     return rows
 
 
@@ -131,7 +136,6 @@ def _points(emission: Emission) -> dict[str, object]:
         "points_maximum": micro(points.maximum),
         "points_step": 10 ** (MICRO_DIGITS - points.digits),
         "scale": micro(points.scale),
-        "half_life_us": emission.half_life_days and int(emission.half_life_days * DAY_US),
         "penalties_expire_us": emission.penalties_expire_after_days and emission.penalties_expire_after_days * DAY_US,
     }
 

@@ -1,25 +1,25 @@
 """The tables of a warehouse, computed by Apache Spark from the lake's Parquet files.
 
 Owns Spark's input and output. Spark reads exactly the files of the snapshot, so it needs neither Delta's jars nor a
-catalogue, and writes each table as Parquet beside the draft, which then loads the rows: a warehouse is the same
-whichever engine computed it. A crash leaves Parquet files in the draft's temporary folder, which is removed with the
-draft.
+catalogue, and writes each table as Parquet to a staging folder, from which the draft then loads the rows: a warehouse
+is the same whichever engine computed it. The staging folder is beside the draft, or on the object store of the lake,
+where a killed process leaves it behind.
 """
 
 import math
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import duckdb
-from pyspark.sql import SparkSession
+from pyspark.sql import Observation, SparkSession
+from pyspark.sql.functions import count, lit
 
-from pipelines.errors import ConfigurationError
-from pipelines.lake.stores import is_remote
+from pipelines.lake.stores import is_remote, list_files, register_s3, temporary_folder
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.tables import policy_tables, variables
 from pipelines.reputation.spark.session import open_session
+from pipelines.reputation.spark.storage import require_rows, spark_path, translate_storage_errors
 from pipelines.reputation.spark.translation import FUNCTIONS, POWER, translate
 from pipelines.reputation.sql import literal, one_row, statement
 from pipelines.reputation.steps import epoch_us, fact_statement, materialize_fact, step_statements
@@ -30,28 +30,38 @@ _TYPES = {str: "STRING", int: "BIGINT", list: "ARRAY<STRING>", type(None): "STRI
 
 
 def derive_in_spark(
-    connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: EffectivePolicy, as_of: datetime
+    connection: duckdb.DuckDBPyConnection,
+    snapshot: Snapshot,
+    policy: EffectivePolicy,
+    as_of: datetime,
+    staging: str | None,
 ) -> None:
     """Create the tables of a draft in Apache Spark, with the same rows as in DuckDB.
 
     Spark uses its own configuration (`spark-defaults.conf`; without one, all cores of this machine).
-    Raises ConfigurationError when it cannot start.
+    staging: a URI under which Spark and this process exchange the tables; None means beside the draft.
+    Raises ConfigurationError when Spark cannot start, lacks S3A or does not share the files, TransientError when the
+    object store does not answer.
     """
     _create_empty(connection, policy)
-    if not snapshot.files.get("events"):
+    events = snapshot.files.get("events")
+    if not events:
         return
-    if is_remote(snapshot.files["events"][0]):
-        raise ConfigurationError("--engine spark reads a lake in a folder, not on an object store: leave it out")
+    with temporary_folder(staging or _beside_draft(connection)) as folder, open_session() as spark:
+        if is_remote(folder):
+            register_s3(connection)
+        with translate_storage_errors(spark, [events[0], folder]):
+            _prepare(spark, snapshot, policy, as_of)
+            _compute(spark, "fact", fact_statement(policy), folder)
+            for name, query in (user_tables(policy) | trend_tables(policy)).items():
+                _compute(spark, name, query, folder)
+                _load(connection, name, folder)
+
+
+def _beside_draft(connection: duckdb.DuckDBPyConnection) -> str:
+    """Return the folder in which the draft spills; it is removed with the draft."""
     (spilled,) = one_row(connection.execute("SELECT current_setting('temp_directory')"))
-    folder = Path(spilled).absolute()  # the JVM may run in another folder
-    folder.mkdir(exist_ok=True)
-    with open_session() as spark, TemporaryDirectory(dir=folder) as written:
-        _prepare(spark, snapshot, policy, as_of)
-        _compute(spark, "fact", fact_statement(policy), written)
-        for name, query in (user_tables(policy) | trend_tables(policy)).items():
-            _compute(spark, name, query, written)
-            rows = statement("spark_rows", files=literal(f"{written}/{name}/*.parquet"))
-            connection.execute(statement("spark_insert", name=name, rows=rows))
+    return str(Path(spilled).absolute())  # the JVM may run in another folder
 
 
 def _create_empty(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> None:
@@ -69,9 +79,8 @@ def _prepare(spark: SparkSession, snapshot: Snapshot, policy: EffectivePolicy, a
         spark.sql(f"DECLARE OR REPLACE VARIABLE {name} {kind} DEFAULT CAST(:value AS {kind})", {"value": value})
     for name, rows in policy_tables(policy).items():
         spark.createDataFrame(rows).createOrReplaceTempView(name)
-    spark.read.option("mergeSchema", "events" in snapshot.mixed).parquet(
-        *snapshot.files["events"]
-    ).createOrReplaceTempView("events")
+    reader = spark.read.option("mergeSchema", "events" in snapshot.mixed)
+    reader.parquet(*map(spark_path, snapshot.files["events"])).createOrReplaceTempView("events")
     for step in (statement("step_01_known_event", source="events", known=""), *step_statements(policy)):
         spark.sql(translate(step))
 
@@ -85,5 +94,14 @@ def define_functions(spark: SparkSession) -> None:
 
 def _compute(spark: SparkSession, name: str, query: str, folder: str) -> None:
     """Write the rows of a table, and register them for the tables after it."""
-    spark.sql(translate(query)).write.parquet(f"{folder}/{name}")
-    spark.read.parquet(f"{folder}/{name}").createOrReplaceTempView(name)
+    path = spark_path(f"{folder}/{name}")
+    written = Observation()
+    spark.sql(translate(query)).observe(written, count(lit(1)).alias("rows")).write.parquet(path)
+    require_rows(f"{folder}/{name}", written.get["rows"])
+    spark.read.parquet(path).createOrReplaceTempView(name)
+
+
+def _load(connection: duckdb.DuckDBPyConnection, name: str, folder: str) -> None:
+    """Insert the rows that Spark wrote into a table of the draft."""
+    files = ", ".join(map(literal, list_files(f"{folder}/{name}", ".parquet")))
+    connection.execute(statement("spark_insert", name=name, rows=statement("spark_rows", files=files)))

@@ -13,6 +13,7 @@ from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
 
 from pipelines.errors import ConfigurationError
+from pipelines.reputation.spark.storage import s3a_settings
 
 _SETTINGS = {
     "spark.sql.ansi.enabled": "true",  # overflow is an error, as in DuckDB
@@ -39,7 +40,7 @@ def open_session() -> Generator[SparkSession]:
     spark = running or _start()
     try:
         session = spark.newSession()
-        for key, value in _SETTINGS.items():
+        for key, value in (_SETTINGS | s3a_settings()).items():
             session.conf.set(key, value)
         yield session
     finally:

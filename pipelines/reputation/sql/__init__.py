@@ -1,22 +1,24 @@
 """The SQL of the derivation, and small helpers to run it.
 
-The order of the names is the order of the data: `step_01_known_event.sql` reads `events`, and `step_17_reputation.sql`
+The order of the names is the order of the data: `step_01_known_event.sql` reads `events`, and `step_18_reputation.sql`
 returns the scores. A file holds one statement, named like the file, or several, each after a line `-- name: ...` and
-lines that describe it. `refresh.sql` and `by_user.sql` list theirs in the order in which a refresh runs them.
+lines that describe it. `refresh.sql` and `histories.sql` list theirs in the order in which a refresh runs them.
 
 The policy is in the tables `role`, `emission` and `star` and in variables (`policy/tables.py`). `$fragments` of a
 statement are filled with SQL from this package (a type, a list of columns, a quoted path): those of the steps by
-`steps.py`, those of `step_17_reputation.sql` by `views.py` and `measures.py`. Values are bound, or read from tables and
-variables.
+`steps.py`, those of the last two by `views.py` and `measures.py`. Values are bound, or read from tables and variables.
 """
 
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from string import Template
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 _FOLDER = Path(__file__).parent
 _NAMED = re.compile(r"^-- name: (\w+)\n(?:--.*\n)+", re.MULTILINE)
@@ -44,6 +46,16 @@ def use_utc(connection: duckdb.DuckDBPyConnection) -> None:
     """Set the time zone of a connection and its cursors to UTC; a locked connection has it already."""
     if one_row(connection.execute("SELECT current_setting('TimeZone')")) != ("UTC",):
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
+
+
+@contextmanager
+def arrow_rows(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> Generator[None]:
+    """Let the statements of the block read rows as `arrow_rows`."""
+    connection.register("arrow_rows", rows)
+    try:
+        yield
+    finally:
+        connection.unregister("arrow_rows")
 
 
 def one_row(result: duckdb.DuckDBPyConnection) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
--- Each user's document, and a digest of it without as_of and lake_version, which decides what is published again. md5,
+-- Each user's document, and a digest of it without moments and lake_version, which decides what is published again. md5,
 -- because the digest outlives this process and DuckDB's own hash may change. Costly members are computed once for both.
 WITH parts AS (
     SELECT
@@ -14,7 +14,7 @@ WITH parts AS (
 )
 SELECT
     user_id,
-    head || ',"as_of":' || to_json(getvariable('document_as_of')) || by_policy || ',"lake_version":' || lake_version
+    head || getvariable('document_moments') || by_policy || ',"lake_version":' || lake_version
         || ',' || members_json AS document,
     md5_number_lower(head || by_policy || ',' || members_json) AS digest$scores
 FROM parts

@@ -9,11 +9,23 @@ WHERE user_id = getvariable('explained_user')
 
 -- name: explanation
 -- The contributions of some users in the order of events, and the rest of the score: its start, its bounds, a
--- suspension that hides it. The column earned adds up to each user's all-time score.
-WITH mine AS (
-    SELECT *
+-- suspension that hides it. The column earned adds up to each user's all-time score: it is by how much an event raised
+-- the running sum in the unit of scores.
+WITH summed AS (
+    SELECT
+        *,
+        $running_sum AS running_sum
     FROM contribution
     WHERE $among
+    WINDOW so_far AS (PARTITION BY user_id ORDER BY t, event_id, emission_no ROWS UNBOUNDED PRECEDING)
+),
+
+mine AS (
+    SELECT * REPLACE (
+        running_sum
+        - lag(running_sum, 1, 0) OVER (PARTITION BY user_id ORDER BY t, event_id, emission_no) AS earned
+    )
+    FROM summed
 ),
 
 whole AS (

@@ -19,7 +19,7 @@ END
 -- name: spark_rows
 -- The rows that Spark wrote for one table.
 SELECT *
-FROM read_parquet($files)
+FROM read_parquet([$files])
 
 -- name: spark_insert
 -- Insert them into the table of the draft.

@@ -15,6 +15,7 @@ FROM (
         emission.emission_no,
         emission.version,
         emission.half_life_us,
+        emission.epoch_us,
         emission.penalties_expire_us,
         CASE
             WHEN emission.fixed IS NOT NULL THEN emission.fixed

@@ -1,7 +1,6 @@
 -- What each event earned, and why: every view, trend and explanation is computed from these rows. granted is in
--- micro-points. earned, which the score sums, is in the same unit or, where points decay, in 10^-15 points: each
--- contribution is rounded once, so that their sum is exact in any order. The
--- expression of earned is granted or, where points decay, the part decayed of step_parts.sql.
+-- micro-points. earned, which the score sums, is granted or, where points decay, the part earned_at_epoch of
+-- step_parts.sql: each contribution is rounded once, so that the sums by half-life are exact in any order.
 CREATE OR REPLACE TEMP VIEW contribution AS
 SELECT
     user_id,
@@ -13,6 +12,7 @@ SELECT
     points,
     rating,
     granted,
+    half_life_us,
     $earned AS earned,
     counts AS counted,
     coalesce(emission_no, 0) = 0 AS is_first,

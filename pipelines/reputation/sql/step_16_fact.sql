@@ -6,6 +6,7 @@ SELECT
     t,
     utc_day(t) AS day,
     granted,
+    $half_life AS half_life_us,
     earned,
     rating,
     $rating_rank AS rating_rank,

@@ -18,9 +18,14 @@ AND event.batch_id IN (
     WHERE epoch_us(committed) < getvariable('known_at')
 )
 
--- name: decayed
--- The expression of step_15 for points that decay, in 10^-15 points: granted x 2^(-age / half-life).
-CAST(round(
-    CAST(granted AS DOUBLE) * 1e9
-    * pow(2.0, CAST(t - getvariable('as_of') AS DOUBLE) / coalesce(CAST(half_life_us AS DOUBLE), 'Infinity'))
-) AS HUGEINT)
+-- name: earned_at_epoch
+-- The expression of step_15 where points decay, in 10^-15 points: granted x 2^((t - epoch) / half-life), that is what
+-- it takes at the epoch to be worth granted at t. The exponent is split: its whole part is exact.
+CASE
+    WHEN half_life_us IS NULL THEN CAST(granted AS HUGEINT) * 1000000000
+    ELSE CAST(round(
+        CAST(granted AS DOUBLE) * 1e9
+        * pow(2.0, coalesce(CAST((t - epoch_us) // half_life_us AS DOUBLE), 0.0))
+        * pow(2.0, coalesce(CAST((t - epoch_us) % half_life_us AS DOUBLE) / CAST(half_life_us AS DOUBLE), 0.0))
+    ) AS HUGEINT)
+END

@@ -5,6 +5,11 @@
 CREATE OR REPLACE TABLE $name AS
 $query
 
+-- name: create_view
+-- A view of the warehouse from its query.
+CREATE OR REPLACE VIEW $name AS
+$query
+
 -- name: attach_warehouse
 -- A published warehouse, read-only.
 ATTACH $path AS warehouse (READ_ONLY)
@@ -24,7 +29,8 @@ FROM user_days
 -- name: table_snapshot_info
 -- One row: lake version, moment and policy of the warehouse, and by what and when it was derived. policy is the whole
 -- policy as JSON; recipe identifies the lake and the statements (a refresh requires the same); last_batch is the batch
--- of lake_version; format is the number of the warehouse's format.
+-- of lake_version; format is the number of the warehouse's format; decayed_to is null where no points decay; erasures is
+-- how many the lake had applied.
 CREATE OR REPLACE TABLE snapshot_info (
     lake_version BIGINT NOT NULL,
     as_of TIMESTAMP WITH TIME ZONE NOT NULL,
@@ -35,13 +41,15 @@ CREATE OR REPLACE TABLE snapshot_info (
     karmalake_version VARCHAR NOT NULL,
     recipe VARCHAR NOT NULL,
     last_batch VARCHAR,
-    format INTEGER NOT NULL
+    format INTEGER NOT NULL,
+    decayed_to TIMESTAMP WITH TIME ZONE,
+    erasures BIGINT NOT NULL
 )
 
 -- name: insert_snapshot_info
 -- The row of snapshot_info.
 INSERT INTO snapshot_info
-VALUES (?, make_timestamptz(?), ?, ?, ?, make_timestamptz(?), ?, ?, ?, ?)
+VALUES (?, make_timestamptz(?), ?, ?, ?, make_timestamptz(?), ?, ?, ?, ?, ?, ?)
 
 -- name: insert_rows
 -- Append the rows of a query to a table.

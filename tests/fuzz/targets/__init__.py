@@ -1,4 +1,4 @@
-"""The targets by name, each in a module of its door; a module is imported when its target runs."""
+"""The targets by name, with the module of each; a module is imported when its target runs."""
 
 import importlib
 
@@ -27,7 +27,7 @@ NAMES = tuple(_MODULES)
 
 
 def load(name: str) -> Target:
-    """Return a target; a name with a colon is `module:attribute`, for the tests of the harness itself."""
+    """Return a target; a name with a colon is `module:attribute`, for the tests of the harness."""
     module, _, attribute = name.partition(":")
     if attribute:
         return getattr(importlib.import_module(module), attribute)

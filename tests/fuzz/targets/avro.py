@@ -1,4 +1,4 @@
-"""Values in Avro by the schemas of random writers: an input is the writer's schema, a line of two dashes, the value."""
+"""Avro values under random writer schemas: an input is the schema, a line of two dashes, and the value."""
 
 import json
 import random
@@ -18,7 +18,7 @@ from tests.fuzz.mutation import mutate_bytes
 from tests.fuzz.neighbours import GOOD, check_neighbours
 from tests.fuzz.target import Target
 
-_RULE = b"\n--\n"
+_SEPARATOR = b"\n--\n"
 _IDS = count(1)
 _PRIMITIVES = ("null", "boolean", "int", "long", "float", "double", "bytes", "string")
 _LOGICAL = (
@@ -48,7 +48,7 @@ NEIGHBOURS = [_own(row) for row in GOOD]
 
 
 def generate(rng: random.Random) -> bytes:
-    """Return the contract's schema with fields that were added, changed or left out, and a value, mostly by it."""
+    """Return the contract's schema with fields added, changed or removed, and a value that mostly fits it."""
     schema = json.loads(OWN_SCHEMA)
     fields = [field for field in schema["fields"] if rng.random() < 0.97]
     for _ in range(rng.randint(0, 3)):
@@ -58,7 +58,7 @@ def generate(rng: random.Random) -> bytes:
     schema["fields"] = fields
     if rng.random() < 0.05:
         schema["type"] = rng.choice(("error", "enum", "fixed", "map", ["null", "record"], 7))
-    return json.dumps(schema).encode() + _RULE + _value(rng, schema)
+    return json.dumps(schema).encode() + _SEPARATOR + _value(rng, schema)
 
 
 def _type(rng: random.Random, depth: int) -> Any:
@@ -78,53 +78,53 @@ def _type(rng: random.Random, depth: int) -> Any:
         case 6:
             return {"type": "fixed", "name": f"F{rng.randrange(99)}", "size": rng.choice((0, 1, 16, 2**31, -1))}
         case 7:
-            return rng.choice(("Event", "karmalake.v1.Event", "Node", ["null", "Event"]))  # itself: a recursion
+            return rng.choice(("Event", "karmalake.v1.Event", "Node", ["null", "Event"]))  # recursive
         case _:
             inner = [{"name": f"f{n}", "type": _type(rng, depth - 1)} for n in range(rng.randint(0, 2))]
             return {"type": rng.choice(("record", "record", "error")), "name": f"R{rng.randrange(99)}", "fields": inner}
 
 
 def _value(rng: random.Random, schema: Any) -> bytes:
-    """Return a value by the schema, as far as a writer can make one of its fields' names; else any bytes."""
+    """Return a value that fits the schema, or random bytes if none can be written."""
     event = {"event_id": "w", "user_id": "u", "action_type": "A", "timestamp": 1_772_366_400_000_000, "metadata": {}}
     try:
         known = parse_schema(schema)
-        row = {field["name"]: event.get(field["name"], _some(rng, field["type"])) for field in schema["fields"]}
+        row = {field["name"]: event.get(field["name"], _default(rng, field["type"])) for field in schema["fields"]}
         out = BytesIO()
         schemaless_writer(out, known, row)
-    except Exception:  # noqa: BLE001 - the package raises whatever it meets in a schema that is none
+    except Exception:  # noqa: BLE001 - fastavro raises any error for an invalid schema
         return rng.choice((rng.randbytes(rng.randint(0, 30)), b"\x02", *NEIGHBOURS))
     return out.getvalue()
 
 
-def _some(rng: random.Random, of: Any) -> Any:
-    kind = of["type"] if isinstance(of, dict) else of
-    some = {"null": None, "boolean": True, "int": 1, "long": 1, "float": 0.5, "double": 0.5, "bytes": b"b"}
-    return {**some, "string": "s", "array": [], "map": {}}.get(kind if isinstance(kind, str) else "")
+def _default(rng: random.Random, schema: Any) -> Any:
+    kind = schema["type"] if isinstance(schema, dict) else schema
+    values = {"null": None, "boolean": True, "int": 1, "long": 1, "float": 0.5, "double": 0.5, "bytes": b"b"}
+    return {**values, "string": "s", "array": [], "map": {}}.get(kind if isinstance(kind, str) else "")
 
 
 def mutate(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """Change the value, the schema, or both; now and then exchange one of them for another's."""
-    schema, _, value = data.partition(_RULE)
-    theirs, _, other_value = other.partition(_RULE)
+    """Change the value, the schema, or both; sometimes exchange one of them with that of `other`."""
+    schema, _, value = data.partition(_SEPARATOR)
+    other_schema, _, other_value = other.partition(_SEPARATOR)
     match rng.randrange(6):
         case 0:
-            return mutate_bytes(rng, schema, theirs) + _RULE + value
+            return mutate_bytes(rng, schema, other_schema) + _SEPARATOR + value
         case 1:
-            return theirs + _RULE + value
+            return other_schema + _SEPARATOR + value
         case 2:
             bomb = b"".join(rng.choice((b"\xff" * 9 + b"\x01", b"\xfe\xff\xff\xff\x0f", b"\x01")) for _ in range(3))
-            return schema + _RULE + value + bomb
+            return schema + _SEPARATOR + value + bomb
         case _:
-            return schema + _RULE + mutate_bytes(rng, value, other_value)
+            return schema + _SEPARATOR + mutate_bytes(rng, value, other_value)
 
 
 def check(data: bytes) -> str:
-    """Decode the value by the writer's schema, under an id of its own, among bare events."""
-    schema, _, value = data.partition(_RULE)
+    """Decode the value under the writer's schema, with an id of its own, among bare events."""
+    schema, _, value = data.partition(_SEPARATOR)
     number = next(_IDS)
     file = _folder() / f"{number}.avsc"
-    file.write_text(schema.decode("utf-8", "replace"), encoding="utf-8")  # as a registry has it: text
+    file.write_text(schema.decode("utf-8", "replace"), encoding="utf-8")  # a registry returns text
     try:
         contract = ContractSettings(format="avro", schemas_dir=_folder())
         return check_neighbours(NEIGHBOURS, [struct.pack(">bI", 0, number) + value], contract)
@@ -138,5 +138,5 @@ def _folder() -> Path:
 
 
 TARGETS = {
-    "avro": Target(generate, check, good=OWN_SCHEMA.encode() + _RULE + NEIGHBOURS[0], refusals=(), mutate=mutate)
+    "avro": Target(generate, check, good=OWN_SCHEMA.encode() + _SEPARATOR + NEIGHBOURS[0], refusals=(), mutate=mutate)
 }

@@ -1,7 +1,7 @@
-"""Record batches and headers as a producer may send them: whatever the CRC of a batch agrees with.
+"""Record batches and headers with any content that a producer can send under a valid CRC.
 
-A fetch holds a good batch, the poison and another good one. The poison becomes rows with offsets of its own, or an
-error of the client's that stops its topic partition; good batches before it are read in any case.
+A fetch contains a valid batch, the bad one and another valid one. The bad batch becomes rows with offsets of its own,
+or a client error that stops its topic partition; valid batches before it are always read.
 """
 
 import random
@@ -34,22 +34,22 @@ _POISON_OFFSET, _LATER_OFFSET = 10, 2**33
 _NUMBERS = (-(2**63), -1, 0, 1, 10**12, 10**15, 10**18, 2**31 - 1, 2**40, 253402300799999, 2**63 - 1)
 _COUNTS = (-1, 0, 1, 2, 3, 7, 1_000_001, 2**31 - 1, -(2**31))
 _KEYS = (b"", b"schema", b"\xff\xfe", b"\xed\xa0\x80", b"a\x00b", b"k" * 300, b"__value_schema_id", b"\x1b[2J")
-_FIRST_MOMENT, _LAST_MOMENT = datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC)
+_MIN_TIME, _MAX_TIME = datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC)
 
 
 def generate(rng: random.Random) -> bytes:
-    """Return a batch whose header, records or compressed bytes may lie."""
+    """Return a batch whose header, records or compressed bytes may be wrong."""
     records = [_record(rng, delta) for delta in range(rng.choice((0, 1, 1, 2, 3)))]
     batch = wire.batch_of(records, codec=rng.choice((0, 0, 1, 2, 3, 4)), first_ms=_NOON_MS)
     if rng.random() < 0.5:
-        batch = _lying(rng, batch)
+        batch = _with_wrong_fields(rng, batch)
     if rng.random() < 0.3:
         batch = replace(batch, body=mutate_bytes(rng, batch.body, batch.body))
     return bytes(batch)
 
 
-def _lying(rng: random.Random, batch: wire.Batch) -> wire.Batch:
-    lies = {
+def _with_wrong_fields(rng: random.Random, batch: wire.Batch) -> wire.Batch:
+    wrong_values = {
         "records": _COUNTS,
         "last_offset_delta": _COUNTS,
         "first_ms": _NUMBERS,
@@ -58,15 +58,18 @@ def _lying(rng: random.Random, batch: wire.Batch) -> wire.Batch:
         "producer_id": _NUMBERS,
         "magic": (0, 1, 3, -1),
     }
-    return replace(batch, **{name: rng.choice(lies[name]) for name in rng.sample(sorted(lies), rng.choice((1, 1, 2)))})
+    return replace(
+        batch,
+        **{name: rng.choice(wrong_values[name]) for name in rng.sample(sorted(wrong_values), rng.choice((1, 1, 2)))},
+    )
 
 
 def _record(rng: random.Random, delta: int) -> bytes:
     value = rng.choice((None, b"", b"\x0a" + b"\xff" * 9 + b"\x01", NEIGHBOURS[0], rng.randbytes(9)))
     key = rng.choice((None, b"", b"k", b"\xff"))
-    lie = rng.choice((delta,) * 9 + (-1, 2**31 - 1, -(2**31), 2**40))
+    offset_delta = rng.choice((delta,) * 9 + (-1, 2**31 - 1, -(2**31), 2**40))
     ms = rng.choice((0, 0, 0, 0, *_NUMBERS))
-    return wire.record(value, key, delta=lie, ms=ms, headers=_headers(rng))
+    return wire.record(value, key, delta=offset_delta, ms=ms, headers=_headers(rng))
 
 
 def _headers(rng: random.Random) -> list[tuple[bytes, bytes | None]]:
@@ -89,12 +92,12 @@ def _header(rng: random.Random) -> tuple[bytes, bytes | None]:
 
 
 def mutate(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """Change the header, what follows it, or both; the CRC is right again afterwards."""
+    """Change the header, the body, or both, and correct the CRC."""
     return wire.with_right_crc(mutate_bytes(rng, data, other))
 
 
 def check(data: bytes) -> str:
-    """Read it between two good batches, and decode what came."""
+    """Read the batch between two valid ones, and decode the result."""
     batch = wire.parsed(data)
     if batch is None:
         return "no batch"
@@ -109,8 +112,8 @@ def check(data: bytes) -> str:
     check_usable(decoded, CONTRACT)
     _check_neighbours(decoded.events, stopped=stopped is not None)
     demand(len(decoded.events) + len(decoded.rejected) == len(found.records), "rows are missing")
-    why = "".join(shape(detail) for detail in found.unreadable["detail"].to_pylist())
-    return f"stopped by {type(stopped).__name__}" if stopped else f"{len(found.records)} rows {why}"
+    details = "".join(shape(detail) for detail in found.unreadable["detail"].to_pylist())
+    return f"stopped by {type(stopped).__name__}" if stopped else f"{len(found.records)} rows {details}"
 
 
 def _good(first: int, offset: int) -> wire.Batch:
@@ -119,7 +122,7 @@ def _good(first: int, offset: int) -> wire.Batch:
 
 
 def _poll(fetched: bytes) -> tuple[list[Any], KafkaError | None]:
-    """Return what a consumer of ours hands over of a fetch, and the error that ends it."""
+    """Return what our consumer returns for a fetch, and the error that ends it."""
     consumer = SimpleNamespace(_fetcher=Fetcher.__new__(Fetcher))
     install_raw_batches(consumer)
     partition = consumer._fetcher.PartitionRecords(0, TopicPartition("t", 3), MemoryRecords(fetched))
@@ -133,7 +136,7 @@ def _poll(fetched: bytes) -> tuple[list[Any], KafkaError | None]:
 
 
 def _takes(fetcher: Any, partition: Any) -> Iterator[list[Any]]:
-    """Yield what each of several polls brings; each has the room of a poll."""
+    """Yield the result of each poll, with a full memory budget per poll."""
     fetcher.remaining = replace(fetcher.budget)
     while partition and (found := partition.take(1)):
         yield found
@@ -141,18 +144,21 @@ def _takes(fetcher: Any, partition: Any) -> Iterator[list[Any]]:
 
 
 def _check_places(tables: list[pa.Table], poison: wire.Batch, *, stopped: bool) -> None:
-    """Check that each row has an offset of its own, within its batch, and a time that is one."""
+    """Check that each row has a distinct offset within its batch, and a valid time or null."""
     for table in tables:
         offsets = table["offset"].to_pylist()
-        demand(offsets == sorted(set(offsets)), f"offsets repeat or turn back: {offsets[:9]}")
+        demand(offsets == sorted(set(offsets)), f"offsets repeat or decrease: {offsets[:9]}")
     offsets = sorted(offset for table in tables for offset in table["offset"].to_pylist())
-    demand(len(offsets) == len(set(offsets)), f"an offset is a record and unread: {offsets[:9]}")
+    demand(len(offsets) == len(set(offsets)), f"an offset is both read and unread: {offsets[:9]}")
     last = _POISON_OFFSET + max(0, poison.records - 1 if poison.last_offset_delta is None else poison.last_offset_delta)
-    ours = [offset for offset in offsets if offset not in {0, 1, _LATER_OFFSET, _LATER_OFFSET + 1}]
-    demand(all(_POISON_OFFSET <= offset <= last for offset in ours), f"offsets outside of the batch: {ours[:9]}")
+    poison_offsets = [offset for offset in offsets if offset not in {0, 1, _LATER_OFFSET, _LATER_OFFSET + 1}]
+    demand(
+        all(_POISON_OFFSET <= offset <= last for offset in poison_offsets),
+        f"offsets outside the batch: {poison_offsets[:9]}",
+    )
     demand(offsets[:2] == [0, 1], f"the batch before is lost; {stopped=}")
     for time in (time for table in tables for time in table["bus_time"].to_pylist()):
-        demand(time is None or _FIRST_MOMENT <= time <= _LAST_MOMENT, f"bus_time {time}")
+        demand(time is None or _MIN_TIME <= time <= _MAX_TIME, f"bus_time {time}")
 
 
 def _check_neighbours(events: pa.Table, *, stopped: bool) -> None:
@@ -162,8 +168,8 @@ def _check_neighbours(events: pa.Table, *, stopped: bool) -> None:
         demand(found.get(offset) == event_of(GOOD[number]), f"the neighbour {number} is lost or has other values")
 
 
-_WHOLE = bytes(wire.batch_of([wire.record(NEIGHBOURS[0], headers=[(b"h", b"1")])], first_ms=_NOON_MS))
+_GOOD = bytes(wire.batch_of([wire.record(NEIGHBOURS[0], headers=[(b"h", b"1")])], first_ms=_NOON_MS))
 TARGETS = {
-    "batches": Target(generate, check, _WHOLE, (KafkaError,), mutate, megabytes=1_024),  # a batch may be 128 MiB
-    "headers": Target(generate_headers, check, _WHOLE, (KafkaError,), mutate),
+    "batches": Target(generate, check, _GOOD, (KafkaError,), mutate, megabytes=1_024),  # a batch may be 128 MiB
+    "headers": Target(generate_headers, check, _GOOD, (KafkaError,), mutate),
 }

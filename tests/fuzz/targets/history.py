@@ -1,7 +1,7 @@
-"""Files of history: CSV, NDJSON and Parquet that a careless or hostile hand has written, as `backfill` reads them.
+"""Files of history: careless or hostile CSV, NDJSON and Parquet, read as `backfill` reads them.
 
-A file in canonical form gives the events that Python's own reader says. Any other gives events and dead letters that
-add up to its rows, or one sentence.
+A file in canonical form gives the rows of Python's own reader. Any other gives events and dead letters that add up to
+its rows, or one error message.
 """
 
 import csv
@@ -48,9 +48,9 @@ _USERS = (
     "x" * 300,
 )
 _REFUSALS = (UsageError, RejectedError)
-"""The second one where no row is an event: the mapping is wrong."""
+"""RejectedError if no row is an event: then the mapping is wrong."""
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_MAX_UNPACKED = 8 * 1024 * 1024
+_MAX_DECOMPRESSED_BYTES = 8 * 1024 * 1024
 Rows = list[dict[str, str]]
 
 
@@ -76,7 +76,7 @@ def _to_csv(rows: Rows) -> bytes:
 
 
 def generate_csv(rng: random.Random) -> bytes:
-    """Return a canonical CSV, or one with a broken line, another dialect, or compressed."""
+    """Return canonical CSV, or CSV with a broken line, in another dialect, or compressed."""
     if rng.random() < 0.01:
         return gzip.compress(_to_csv([{"user": "u-1", "at": _TIME, "did": "Rated", "stars": "cr\r\nlf"}] * 130_000), 1)
     data = _to_csv(_rows(rng))
@@ -97,7 +97,7 @@ def generate_csv(rng: random.Random) -> bytes:
         data = data.replace(
             b"user,at", rng.choice((b"user,user,at", b",".join(b"c%d" % n for n in range(5_000)) + b",user,at"))
         )
-    return _packed(rng, data)
+    return _maybe_compressed(rng, data)
 
 
 def _to_ndjson(rows: Rows) -> bytes:
@@ -105,16 +105,16 @@ def _to_ndjson(rows: Rows) -> bytes:
 
 
 def generate_ndjson(rng: random.Random) -> bytes:
-    """Return canonical NDJSON, or with lines of other members, or compressed."""
+    """Return canonical NDJSON, or NDJSON with other members, or compressed."""
     lines = _to_ndjson(_rows(rng)).splitlines(keepends=True)
     for _ in range(rng.choice((0, 0, 1, 3))):
         lines.insert(rng.randint(0, len(lines)), _odd_line(rng) + b"\n")
-    return _packed(rng, b"".join(lines))
+    return _maybe_compressed(rng, b"".join(lines))
 
 
 def _odd_line(rng: random.Random) -> bytes:
     many = {f"c{rng.randrange(10**6)}": "" for _ in range(200)}
-    odd: list[Any] = [[], "text", 7, None, {"user": {"id": [1, None]}}, {"user": 1e400}, {"user": 10**400}, many]
+    values: list[Any] = [[], "text", 7, None, {"user": {"id": [1, None]}}, {"user": 1e400}, {"user": 10**400}, many]
     texts = (
         b"",
         b"{",
@@ -125,11 +125,11 @@ def _odd_line(rng: random.Random) -> bytes:
         b"\xff",
         b"{'user':1}",
     )
-    return rng.choice((*texts, *(json.dumps(value).encode() for value in odd)))
+    return rng.choice((*texts, *(json.dumps(value).encode() for value in values)))
 
 
-def _packed(rng: random.Random, data: bytes) -> bytes:
-    """Compress now and then: zeros without a line's end, too, which take no room."""
+def _maybe_compressed(rng: random.Random, data: bytes) -> bytes:
+    """Sometimes compress the data, and sometimes append a very long line, which compresses to little."""
     if rng.random() < 0.03:
         data += b"x" * rng.choice((10**6, 2 * 10**8))
     match rng.randrange(8) if len(data) < 10**6 else rng.choice((0, 1)):
@@ -142,7 +142,7 @@ def _packed(rng: random.Random, data: bytes) -> bytes:
 
 
 def generate_parquet(rng: random.Random) -> bytes:
-    """Return a Parquet file of columns of many types; a large value that repeats takes no room in it."""
+    """Return a Parquet file with columns of many types; a large value that repeats takes little space."""
     count = rng.choice((0, *(1, 5, 100) * 5, 70_000))
     columns: dict[str, pa.Array] = {
         "user": _user_column(rng, count),
@@ -178,7 +178,7 @@ def _time_column(rng: random.Random, count: int) -> pa.Array:
         case 0:
             return pa.repeat(pa.scalar(_TIME), count)
         case 1:
-            # A second that no finer unit holds cannot be written.
+            # Parquet cannot store seconds outside the range of milliseconds.
             return pa.repeat(pa.scalar(number if kind.unit != "s" else number % 10**12, pa.int64()), count).cast(kind)
         case 2:
             return pa.repeat(pa.scalar(number, pa.int64()), count)
@@ -187,7 +187,7 @@ def _time_column(rng: random.Random, count: int) -> pa.Array:
 
 
 def _expected_of_csv(data: bytes) -> Rows | None:
-    """Return the rows of a canonical CSV, else None."""
+    """Return the rows of a canonical CSV, None for any other."""
     try:
         rows: Rows = list(csv.DictReader(io.StringIO(data.decode(), newline=""), strict=True))
         return rows if rows and _to_csv(rows) == data else None
@@ -195,8 +195,8 @@ def _expected_of_csv(data: bytes) -> Rows | None:
         return None
 
 
-def _swallows(data: bytes) -> bool:
-    """Return whether a quote of a CSV is never closed: everything behind it is one cell."""
+def _has_unclosed_quote(data: bytes) -> bool:
+    """Return whether a CSV has an unclosed quote, which makes the rest of the file one cell."""
     try:
         list(csv.reader(io.StringIO(data.decode(), newline=""), strict=True))
     except csv.Error as error:
@@ -219,34 +219,37 @@ def check(data: bytes, ending: str, expected: Callable[[bytes], Rows | None]) ->
     """Load the file as `backfill` does, up to the commit."""
     path = _path(data, ending)
     path.write_bytes(data)
-    plain = _unpacked(data)
-    wanted = expected(plain)
+    content = _decompressed(data)
+    expected_rows = expected(content)
     try:
         events, rejected = _load(path)
     except _REFUSALS as error:
-        demand(wanted is None or isinstance(error, RejectedError), f"a good file is refused: {error}")
-        demand(str(path) in str(error) and len(str(error)) < 20_000, f"the sentence names no file: {str(error)[:200]}")
+        demand(expected_rows is None or isinstance(error, RejectedError), f"a valid file is refused: {error}")
+        demand(
+            str(path) in str(error) and len(str(error)) < 20_000,
+            f"the message does not name the file: {str(error)[:200]}",
+        )
         raise
     demand(len(events) + len(rejected) == count_rows(path), "rows are missing")
-    demand(ending != ".csv" or not _swallows(plain), "a quote that is never closed swallows rows")
-    if wanted is not None:
-        _compare(events, rejected, wanted)
+    demand(ending != ".csv" or not _has_unclosed_quote(content), "rows after an unclosed quote are missing")
+    if expected_rows is not None:
+        _compare(events, rejected, expected_rows)
     return f"{bool(events)} {sorted(set(rejected))}"
 
 
 def _path(data: bytes, ending: str) -> Path:
-    packed = ".gz" if data.startswith(_GZIP) else ".zst" if data.startswith(_ZSTD) else ""
-    return _folder() / f"history{ending}{packed}"
+    suffix = ".gz" if data.startswith(_GZIP) else ".zst" if data.startswith(_ZSTD) else ""
+    return _folder() / f"history{ending}{suffix}"
 
 
-def _unpacked(data: bytes) -> bytes:
-    """Return what is compressed in an input of ours, nothing of one that is too large or broken."""
+def _decompressed(data: bytes) -> bytes:
+    """Return the decompressed data, or b"" if it cannot be decompressed."""
     try:
         if data.startswith(_GZIP):
-            return gzip.GzipFile(fileobj=io.BytesIO(data)).read(_MAX_UNPACKED)
+            return gzip.GzipFile(fileobj=io.BytesIO(data)).read(_MAX_DECOMPRESSED_BYTES)
         if data.startswith(_ZSTD):
             reader = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True)
-            return reader.read(_MAX_UNPACKED)
+            return reader.read(_MAX_DECOMPRESSED_BYTES)
     except (OSError, EOFError, zlib.error, zstandard.ZstdError):
         return b""
     return data
@@ -266,11 +269,11 @@ def _load(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return events, rejected
 
 
-def _compare(events: list[dict[str, Any]], rejected: list[str], wanted: Rows) -> None:
-    """Return when each good row is an event of its user at its place, and each other one a dead letter."""
-    users = {n: row["user"] for n, row in enumerate(wanted) if row["user"] and row["did"] and _is_good(row)}
+def _compare(events: list[dict[str, Any]], rejected: list[str], expected_rows: Rows) -> None:
+    """Check that each valid row is an event of its user at its place, and each other row a dead letter."""
+    users = {n: row["user"] for n, row in enumerate(expected_rows) if row["user"] and row["did"] and _is_good(row)}
     demand({event["offset"]: event["user_id"] for event in events} == users, "the events have other users or places")
-    demand(len(rejected) == len(wanted) - len(users), f"{len(rejected)} rows are rejected")
+    demand(len(rejected) == len(expected_rows) - len(users), f"{len(rejected)} rows are rejected")
 
 
 def _is_good(row: dict[str, str]) -> bool:
@@ -290,7 +293,7 @@ def _folder() -> Path:
 
 _GOOD: Rows = [{"user": "u-1", "at": _TIME, "did": "Rated", "stars": "5"}]
 _MEGABYTES = 1_536
-"""Of one file far less is used (`tests/sources/test_bounds.py`); a child keeps memory of thousands of them."""
+"""One file takes far less (`tests/sources/test_bounds.py`); a child retains memory of thousands of them."""
 _FORMS = {
     "csv": (generate_csv, ".csv", _expected_of_csv, _to_csv(_GOOD)),
     "ndjson": (generate_ndjson, ".ndjson", _expected_of_ndjson, _to_ndjson(_GOOD)),

@@ -1,4 +1,4 @@
-"""Answers over HTTP as registries, webhooks and whatever stands between give them: well-formed, odd, and no HTTP."""
+"""HTTP responses of registries, webhooks and intermediaries: well-formed, odd, and not HTTP at all."""
 
 import random
 from collections.abc import Callable
@@ -60,13 +60,13 @@ _HEADERS = (
 
 
 def response(status: int, body: bytes, *headers: bytes) -> bytes:
-    """Return a well-formed answer that says how long it is."""
+    """Return a well-formed response with its content length."""
     head = [b"HTTP/1.1 %d x" % status, *headers, b"Content-Length: %d" % len(body)]
     return b"\r\n".join([*head, b"", body])
 
 
 def generate(rng: random.Random, body: Callable[[random.Random], bytes]) -> bytes:
-    """Return an answer with a body of the target's, mostly well-formed; one in a hundred drips."""
+    """Return a response with a body from `body`, mostly well-formed; one in a hundred is sent byte by byte."""
     headers = rng.sample(_HEADERS, rng.choice((0, 0, 1, 2)))
     data = response(rng.choice(_STATUSES), body(rng), *headers)
     match rng.randrange(40):

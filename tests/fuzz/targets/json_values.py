@@ -1,6 +1,6 @@
-"""Values in JSON: objects with the contract's names and any values, written as JSON's grammar allows, and not quite.
+"""JSON values: objects with the contract's names and any values, in valid and slightly invalid JSON.
 
-An input is several values with a line of two dashes between them: one call of the decoder takes as long as many.
+An input is several values separated by a line of two dashes, since one decoder call costs as much as many.
 """
 
 import json
@@ -11,7 +11,7 @@ from pipelines.settings import ContractSettings
 from tests.fuzz.neighbours import GOOD, check_neighbours
 from tests.fuzz.target import Target
 
-_RULE = b"\n--\n"
+_SEPARATOR = b"\n--\n"
 _VALUES = 8
 CONTRACT = ContractSettings(format="json")
 _NAMES = ("event_id", "user_id", "action_type", "timestamp", "metadata", "extra", "", "\x00", "__proto__")
@@ -31,7 +31,7 @@ _TIMES = (
     "20260301T120000Z",
     "  2026-03-01 12:00:00  ",
 )
-_ODD = (
+_ODD_VALUES = (
     "1e999999999",
     "-0",
     "NaN",
@@ -62,9 +62,9 @@ NEIGHBOURS = [text_of(row) for row in GOOD]
 
 
 def generate(rng: random.Random) -> bytes:
-    """Return objects, now and then another value."""
+    """Return objects, and sometimes another value."""
     values = [_object(rng, _NAMES) if rng.random() < 0.9 else _value(rng, 3) for _ in range(_VALUES)]
-    return _RULE.join(value.encode("utf-8", "surrogatepass") for value in values)
+    return _SEPARATOR.join(value.encode("utf-8", "surrogatepass") for value in values)
 
 
 def _object(rng: random.Random, names: tuple[str, ...]) -> str:
@@ -88,7 +88,7 @@ def _member(rng: random.Random, name: str) -> str:
 def _value(rng: random.Random, depth: int) -> str:
     match rng.randrange(6 if depth else 4):
         case 0:
-            return rng.choice(_ODD)
+            return rng.choice(_ODD_VALUES)
         case 1:
             return rng.choice(("null", "true", "false", "0", "-1.5e10", '""'))
         case 2:
@@ -108,8 +108,8 @@ def _space(rng: random.Random) -> str:
 
 
 def check(data: bytes) -> str:
-    """Decode them among good events."""
-    return check_neighbours(NEIGHBOURS, data.split(_RULE), CONTRACT)
+    """Decode the values among valid events."""
+    return check_neighbours(NEIGHBOURS, data.split(_SEPARATOR), CONTRACT)
 
 
 TARGETS = {"json": Target(generate, check, good=NEIGHBOURS[0], refusals=())}

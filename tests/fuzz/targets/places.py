@@ -1,4 +1,4 @@
-"""Places on the command line, as TOPIC-PARTITION@OFFSET: whatever stands there has a sentence and an exit code."""
+"""Places on the command line, as TOPIC-PARTITION@OFFSET: any text gives a message and an exit code."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ _COMMANDS = (
     ("drain", "--accept-rejections", "{}"),
     ("drain", "--max-batches", "{}"),
 )
-"""Those of a version of karmalake that does not know them yet are refused by typer, which is as good."""
+"""A release without one of these commands refuses it, which is a valid outcome."""
 _TOPICS = ("events", "a-b-c", "file:/x/y", "", "\u202e", "\x1b[2J", "e" * 300, "[red]x[/red]", "%s", "'; DROP TABLE x")
 _NUMBERS = (
     "0",
@@ -42,9 +42,9 @@ _NUMBERS = (
     "9223372036854775808",
     "\u00b2",
 )
-_GOOD = "the dead letter that is there"
+_GOOD = "the place of the dead letter"
 _EXIT_CODES = {0} | {status.exit_code for status in exit_statuses() if status != DEFECT}
-_LONGEST = 4_000
+_MAX_INPUT_BYTES = 4_000
 _MAX_PRINTED = 20_000
 
 
@@ -59,14 +59,14 @@ def generate(rng: random.Random) -> bytes:
 def check(data: bytes) -> str:
     """Run the command in this process, on a lake with dead letters and without a broker."""
     command = _COMMANDS[(data[:1] or b"\0")[0] % len(_COMMANDS)]
-    place = data[1:_LONGEST].replace(b"\0", b"").decode("utf-8", "surrogateescape")  # as the system hands it over
-    given = _place() if place == _GOOD else place
-    code, printed = _run([given if part == "{}" else part for part in command])
+    place = data[1:_MAX_INPUT_BYTES].replace(b"\0", b"").decode("utf-8", "surrogateescape")  # as in sys.argv
+    argument = _place() if place == _GOOD else place
+    code, printed = _run([argument if part == "{}" else part for part in command])
     demand(code in _EXIT_CODES, f"exit code {code}")
-    demand(code or place == _GOOD or command[1] != "show", "a place that is none is shown")
+    demand(code or place == _GOOD or command[1] != "show", "an invalid place is shown")
     demand(len(printed) < _MAX_PRINTED, f"{len(printed)} characters are printed")
-    steering = {char for char in printed if unicodedata.category(char) in {"Cc", "Cf"} and char != "\n"}
-    demand(not steering, f"characters that steer a terminal are printed: {sorted(map(ascii, steering))}")
+    control_characters = {char for char in printed if unicodedata.category(char) in {"Cc", "Cf"} and char != "\n"}
+    demand(not control_characters, f"control characters are printed: {sorted(map(ascii, control_characters))}")
     return f"{command[0]} {code}"
 
 
@@ -83,7 +83,7 @@ def _run(arguments: list[str]) -> tuple[object, str]:
 
 @cache
 def _place() -> str:
-    """Return the place of a dead letter of a lake that is made for it, and let commands find that lake."""
+    """Return the place of a dead letter in a new lake, and make the commands use that lake."""
     folder = Path(tempfile.mkdtemp())
     file = folder / "rows.csv"
     file.write_text("user,at\nu-1,2026-01-01T00:00:00Z\nu-2,never\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Values in Protobuf: fields written by hand, so that tags, lengths and varints may lie."""
+"""Protobuf values: fields encoded by hand, so that tags, lengths and varints may be wrong."""
 
 import random
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ _TEXTS = (b"", b"e-1", b"u-1", b"DriverRated", b"\xff\xfe", b"\xed\xa0\x80", b"a
 
 
 def varint(number: int) -> bytes:
-    """Return a number of 64 bits as the wire has it."""
+    """Return a 64-bit number as a varint."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -95,9 +95,9 @@ def _delimited(number: int, payload: bytes, size: int | None = None) -> bytes:
 
 
 def second_opinion(data: bytes) -> dict[str, Any] | None:
-    """Return the event that Google's runtime reads, where it is a valid one by the bounds of the contract.
+    """Return the event that Google's runtime decodes, if it satisfies the contract.
 
-    It puts an entry of a map with an unknown field aside as unknown: of such an event it is not asked.
+    The runtime treats a map entry with an unknown field as unknown, so such an event is not compared.
     """
     try:
         event = Event.FromString(data)
@@ -120,7 +120,7 @@ def second_opinion(data: bytes) -> dict[str, Any] | None:
 
 
 def check(data: bytes) -> str:
-    """Decode it among good events."""
+    """Decode the value among valid events."""
     return check_neighbours(NEIGHBOURS, [data], CONTRACT, second_opinion)
 
 

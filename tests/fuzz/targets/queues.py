@@ -1,4 +1,4 @@
-"""Messages of SQS and RabbitMQ: whatever a body is, its neighbours are events, and it is one row."""
+"""Messages of SQS and RabbitMQ: a body is one row, whatever it contains, and its neighbours are events."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ _JSON, _BYTES = b"j", b"b"
 
 
 def generate_sqs(rng: random.Random) -> bytes:
-    """Return the body of a message, behind a letter that says what the contract's format is."""
+    """Return the body of a message, after a letter for the format of the contract."""
     value = json_values.generate(rng).split(b"\n--\n")[0].decode("utf-8", "replace")
     texts = (
         "",
@@ -43,7 +43,7 @@ def generate_sqs(rng: random.Random) -> bytes:
 
 @dataclass(slots=True)
 class _Queue:
-    """What boto3's client answers: one message a call, until there is none."""
+    """A fake boto3 client: one message per call, until none is left."""
 
     bodies: list[str]
     time: str
@@ -57,25 +57,25 @@ class _Queue:
 
 @dataclass(slots=True)
 class _Broker:
-    """A client of `queue.py` with bodies that are bytes."""
+    """A client of `queue.py` whose bodies are bytes."""
 
     bodies: list[bytes]
     name: str = field(default="rabbitmq:q", init=False)
     place: str = field(default="here", init=False)
 
-    def receive(self, most: int, _wait_seconds: float) -> list[Message]:
-        found, self.bodies = self.bodies[:most], self.bodies[most:]
+    def receive(self, max_messages: int, _wait_seconds: float) -> list[Message]:
+        found, self.bodies = self.bodies[:max_messages], self.bodies[max_messages:]
         return [Message(body, _SENT_MS, number) for number, body in enumerate(found)]
 
     def acknowledge(self, receipts: list[Any]) -> None:
-        """Forget them."""
+        """Do nothing."""
 
     def waiting(self) -> int:
         return len(self.bodies)
 
 
 def check_sqs(data: bytes) -> str:
-    """Receive it between good messages, as `drain` does from SQS."""
+    """Receive the message between valid ones, as `drain` does from SQS."""
     in_json = data[:1] != _BYTES
     neighbours: list[str] = (
         [value.decode() for value in json_values.NEIGHBOURS]
@@ -89,7 +89,7 @@ def check_sqs(data: bytes) -> str:
 
 
 def check_rabbitmq(data: bytes) -> str:
-    """Receive it between good messages, as `drain` does from RabbitMQ."""
+    """Receive the message between valid ones, as `drain` does from RabbitMQ."""
     return _check(_Broker([*protobuf.NEIGHBOURS[:2], data, *protobuf.NEIGHBOURS[2:]]), protobuf.CONTRACT)
 
 

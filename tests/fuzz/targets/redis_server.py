@@ -1,4 +1,4 @@
-"""Answers of whatever listens where Redis should: RESP, half of it, and something else."""
+"""Responses of a server in place of Redis: RESP, truncated RESP, and other protocols."""
 
 import random
 
@@ -11,10 +11,10 @@ from tests.fuzz.loopback_server import byte_by_byte, respond_with
 from tests.fuzz.target import Target, demand
 
 _DOCUMENT = b'{"user_id":"u","status":"active"}'
-_POLITE = (b"AUTH", b"CLIENT")
-_RUDE = 200
-"""From this first byte of an input on, these commands are answered as any other is."""
-_LONGEST_SENTENCE = 5_000
+_OK_COMMANDS = (b"AUTH", b"CLIENT")
+_FIRST_WITHOUT_OK = 200
+"""From this first byte on, these commands get no OK but the response of the input."""
+_MAX_MESSAGE_CHARACTERS = 5_000
 _ERRORS = (
     b"ERR no",
     b"WRONGTYPE Operation against a key",
@@ -32,7 +32,7 @@ _READS = (
 
 
 def generate(rng: random.Random) -> bytes:
-    """Return the number of a read, modulo how many there are, and what the server says to each command of it."""
+    """Return a byte that selects a read function, and the server's response to each of its commands."""
     data = b"".join(_reply(rng, 3) for _ in range(rng.choice((1, 1, 2, 5))))
     if rng.random() < 0.01:
         data = byte_by_byte(data[:100])
@@ -80,16 +80,16 @@ def _bulk(data: bytes) -> bytes:
 
 
 def check(data: bytes) -> str:
-    """Read by one of the doors that applications use."""
+    """Read with one of the functions that applications use."""
     first, reply = (data[:1] or b"\0")[0], data[1:]
     read = _READS[first % len(_READS)]
-    with respond_with(reply, ok_commands=_POLITE if first < _RUDE else ()) as port:
+    with respond_with(reply, ok_commands=_OK_COMMANDS if first < _FIRST_WITHOUT_OK else ()) as port:
         redis = RedisSettings(url=SecretStr(f"redis://user:pass-word@127.0.0.1:{port}/0"), socket_timeout_seconds=0.3)
         try:
             found = read(Settings(redis=redis))
         except (TransientError, ConfigurationError, UsageError) as error:
-            demand("pass-word" not in str(error), "the sentence holds the password")
-            demand(len(str(error)) < _LONGEST_SENTENCE, f"the sentence has {len(str(error))} characters")
+            demand("pass-word" not in str(error), "the message has the password")
+            demand(len(str(error)) < _MAX_MESSAGE_CHARACTERS, f"the message has {len(str(error))} characters")
             raise
     return type(found).__name__
 

@@ -1,4 +1,4 @@
-"""Answers of a schema registry, and of what stands before it: a schema, "no such schema" or an outage to be retried."""
+"""Responses of a schema registry or of a proxy: a schema, "no such schema", or an outage that is retried."""
 
 import json
 import random
@@ -19,16 +19,16 @@ from tests.fuzz.targets import http
 from tests.fuzz.targets.avro import NEIGHBOURS
 
 _TYPES = {"AVRO", "JSON", "PROTOBUF"}
-_LONGEST_SENTENCE = 2_000
+_MAX_MESSAGE_CHARACTERS = 2_000
 _ID = 7
 
 
 def _body(rng: random.Random) -> bytes:
     schema = rng.choice((OWN_SCHEMA, OWN_SCHEMA, "", "{}", 7, None, ["x"], "[" * 3_000, "x" * 300_000, "\ud800"))
     kind = rng.choice((None, "AVRO", "JSON", "PROTOBUF", "avro", "XML", 7, {}, ""))
-    said: dict[str, Any] = {"schema": schema, "schemaType": kind, "references": rng.choice(([], [{"name": "x"}]))}
+    members: dict[str, Any] = {"schema": schema, "schemaType": kind, "references": rng.choice(([], [{"name": "x"}]))}
     bodies = (
-        {name: value for name, value in said.items() if value is not None},
+        {name: value for name, value in members.items() if value is not None},
         {"error_code": rng.choice((40403, 40401, 404, "40403", 50001)), "message": rng.choice(("no", "\x1b[2J"))},
         rng.choice(([], "text", 7, None, True, {}, {"a": {"a": {}}})),
     )
@@ -37,25 +37,27 @@ def _body(rng: random.Random) -> bytes:
 
 
 def _expected(data: bytes) -> str | None:
-    """Return the format of a well-formed answer that holds a schema of a known one."""
+    """Return the format of the schema in a well-formed response; None for any other response."""
     head, _, body = data.partition(b"\r\n\r\n")
     try:
-        said = json.loads(body)
-        kind = said.get("schemaType", "AVRO")
-        plain = isinstance(said["schema"], str) and said["schema"].encode() and "references" not in said
+        document = json.loads(body)
+        kind = document.get("schemaType", "AVRO")
+        has_usable_schema = (
+            isinstance(document["schema"], str) and document["schema"].encode() and "references" not in document
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     well_formed = head == b"HTTP/1.1 200 x\r\nContent-Length: %d" % len(body)
-    return kind if well_formed and plain and isinstance(kind, str) and kind in _TYPES else None
+    return kind if well_formed and has_usable_schema and isinstance(kind, str) and kind in _TYPES else None
 
 
 def _may_be_unknown(data: bytes) -> bool:
-    """Return whether an answer may mean that there is no schema that can be used: it says so, or holds another kind."""
+    """Return whether a response may mean an unusable schema: it says so, or has a schema of another type."""
     return (b"40403" in data and b" 404 " in data.partition(b"\n")[0]) or b'"schema"' in data
 
 
 def check(data: bytes) -> str:
-    """Decode a value that names a schema, by a registry that was never asked before, among bare ones."""
+    """Decode a value with a schema id among bare ones, with a new registry client."""
     with respond_with(data) as port:
         url = SecretStr(f"http://user:password@127.0.0.1:{port}")
         contract = ContractSettings(format="avro", schema_registry_url=url)
@@ -63,10 +65,16 @@ def check(data: bytes) -> str:
         try:
             decoded = decode(records_of(values), contract)
         except (TransientError, ConfigurationError) as error:
-            said = str(error)
-            demand(_expected(data) is None, f"a good answer is an error: {said}")
-            demand(str(port) in said and "password@" not in said, f"not the address: {said}")
-            demand(len(said) < _LONGEST_SENTENCE and said.isprintable(), f"the sentence: {said[:200]!r}")
+            message = str(error)
+            demand(_expected(data) is None, f"a valid response is an error: {message}")
+            demand(
+                str(port) in message and "password@" not in message,
+                f"the message lacks the address, or has the password: {message}",
+            )
+            demand(
+                len(message) < _MAX_MESSAGE_CHARACTERS and message.isprintable(),
+                f"the message is too long or not printable: {message[:200]!r}",
+            )
             raise
     events = {row["offset"]: event_of(row) for row in decoded.events.to_pylist()}
     for place in (0, 2, 3):
@@ -74,7 +82,7 @@ def check(data: bytes) -> str:
     if _expected(data) == "AVRO" and json.dumps(OWN_SCHEMA).encode() in data:
         demand(events.get(1) == event_of(GOOD[1]), "a value with a good schema is lost or has other values")
     reason = next(iter(decoded.rejected["reason"].to_pylist()), "accepted")
-    demand(reason != "unknown_schema" or _may_be_unknown(data), "an answer that does not say so means no schema")
+    demand(reason != "unknown_schema" or _may_be_unknown(data), "unknown_schema without such a response")
     return reason
 
 

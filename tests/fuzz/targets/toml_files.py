@@ -1,4 +1,4 @@
-"""Files of an operator's: policies, notification rules, karmalake.toml. A mistake is a sentence that names the file."""
+"""Files written by operators: policies, notification rules, karmalake.toml. An error names the file."""
 
 import random
 import tempfile
@@ -97,30 +97,30 @@ def mutate(rng: random.Random, data: bytes, other: bytes) -> bytes:
         case 3:
             lines[at : at + 1] = []
         case 4:
-            lines[at:at] = rng.sample(theirs := other.split(b"\n"), min(3, len(theirs)))
+            lines[at:at] = rng.sample(other_lines := other.split(b"\n"), min(3, len(other_lines)))
         case _:
             return mutate_bytes(rng, data, other)
     return b"\n".join(lines)
 
 
-def generate(rng: random.Random, wholes: tuple[bytes, ...]) -> bytes:
-    """Return a whole file with a few of its values, or lines, exchanged."""
-    data = rng.choice(wholes)
+def generate(rng: random.Random, files: tuple[bytes, ...]) -> bytes:
+    """Return a valid file with some of its values or lines exchanged."""
+    data = rng.choice(files)
     for _ in range(rng.randint(0, 3)):
-        data = mutate(rng, data, rng.choice(wholes))
+        data = mutate(rng, data, rng.choice(files))
     return data
 
 
 def check(data: bytes, load: Callable[[Path], object], name: str) -> str:
-    """Load it as the commands do."""
+    """Load the file as the commands do."""
     path = _folder() / name
     path.write_bytes(data)
     try:
         load(path)
     except (ConfigurationError, PolicyError) as error:
         message = str(error)
-        demand(name in message or name == "karmalake.toml", f"the sentence does not name the file: {message[:200]}")
-        demand(len(message) < 50_000, f"the sentence has {len(message)} characters")
+        demand(name in message or name == "karmalake.toml", f"the message does not name the file: {message[:200]}")
+        demand(len(message) < 50_000, f"the message has {len(message)} characters")
         raise
     return "loaded"
 
@@ -134,9 +134,9 @@ def _folder() -> Path:
     return Path(tempfile.mkdtemp())
 
 
-def _target(name: str, load: Callable[[Path], object], wholes: tuple[bytes, ...]) -> Target:
+def _target(name: str, load: Callable[[Path], object], files: tuple[bytes, ...]) -> Target:
     checking = partial(check, load=load, name=name)
-    return Target(partial(generate, wholes=wholes), checking, wholes[0], (ConfigurationError, PolicyError), mutate, 5.0)
+    return Target(partial(generate, files=files), checking, files[0], (ConfigurationError, PolicyError), mutate, 5.0)
 
 
 _POLICIES = Path(load_policy.__code__.co_filename).parent / "policies"

@@ -1,4 +1,4 @@
-"""Answers of a webhook: every attempt ends in a verdict, within the time that the rule file grants."""
+"""Responses of a webhook: every attempt has a result within the time limit of the rule file."""
 
 import math
 import random
@@ -15,13 +15,13 @@ from tests.fuzz.targets import http
 
 _REQUEST_SECONDS = 1.0
 _GRACE_SECONDS = 3.0
-"""What a busy machine may add."""
-_LONGEST_REASON = 2_000
+"""Additional time for a busy machine."""
+_MAX_REASON_CHARACTERS = 2_000
 _IDS = ("e-1", " e ", "\r\nX: y", "\x00", "\u4e16\U0001f600", "", "%", "x" * 256)
 
 
 def generate(rng: random.Random) -> bytes:
-    """Return an answer; its first byte chooses the event_id, which stands in a header."""
+    """Return a response; its first byte selects the event_id, which is sent in a header."""
     return bytes([rng.randrange(256)]) + http.generate(rng, _body)
 
 
@@ -30,7 +30,7 @@ def _body(rng: random.Random) -> bytes:
 
 
 def _expected(data: bytes) -> Outcome | None:
-    """Return what a well-formed answer means."""
+    """Return the outcome of a well-formed response."""
     head, _, body = data.partition(b"\r\n\r\n")
     status = head[9:12]
     if head != b"HTTP/1.1 %b x\r\nContent-Length: %d" % (status, len(body)) or not status.isdigit():
@@ -41,7 +41,7 @@ def _expected(data: bytes) -> Outcome | None:
 
 
 def check(data: bytes) -> str:
-    """Deliver a notification to it."""
+    """Deliver a notification."""
     chosen, payload = data[:1], data[1:]
     event = Event(_IDS[(chosen or b"\0")[0] % len(_IDS)], "u", "A", "2026-03-01T12:00:00Z", {"k": "\u4e16"})
     with respond_with(payload) as port:
@@ -49,16 +49,19 @@ def check(data: bytes) -> str:
         webhook = Webhook(kind="webhook", url=url, secret_file=Path("secret"), request_seconds=_REQUEST_SECONDS)
         transport = open_webhook(webhook, b"secret")
         started = time.monotonic()
-        answer = transport.attempt(Notification(event, "rule", "text"))
-        took = time.monotonic() - started
+        result = transport.attempt(Notification(event, "rule", "text"))
+        seconds = time.monotonic() - started
         transport.close()
-    demand(took < _REQUEST_SECONDS + _GRACE_SECONDS, f"an attempt of {_REQUEST_SECONDS:g} s took {took:.0f} s")
-    wanted = _expected(payload)
-    demand(wanted is None or answer.outcome is wanted, f"{answer.outcome} instead of {wanted}")
-    pause = backoff_seconds(1, answer.retry_after_seconds)
+    demand(seconds < _REQUEST_SECONDS + _GRACE_SECONDS, f"an attempt of {_REQUEST_SECONDS:g} s took {seconds:.0f} s")
+    expected = _expected(payload)
+    demand(expected is None or result.outcome is expected, f"{result.outcome} instead of {expected}")
+    pause = backoff_seconds(1, result.retry_after_seconds)
     demand(math.isfinite(pause) and 0 <= pause <= 3_600, f"a pause of {pause} s")
-    demand(len(answer.reason) < _LONGEST_REASON and answer.reason.isprintable(), f"the reason: {answer.reason[:200]!r}")
-    return f"{answer.outcome.name} {answer.reason[:40]}"
+    demand(
+        len(result.reason) < _MAX_REASON_CHARACTERS and result.reason.isprintable(),
+        f"the reason is too long or not printable: {result.reason[:200]!r}",
+    )
+    return f"{result.outcome.name} {result.reason[:40]}"
 
 
 TARGETS = {"webhook": Target(generate, check, b"\0" + http.response(200, b"ok"), (), seconds=15)}

@@ -172,12 +172,12 @@ def test_no_pace_across_topics_or_without_time_in_between() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lag_records", "came", "went", "seconds"),
+    ("lag_records", "incoming", "outgoing", "seconds"),
     [(0, 5.0, 0.0, 0.0), (100, 0.0, 10.0, 10.0), (100, 10.0, 10.0, None), (100, 20.0, 10.0, None)],
 )
-def test_time_to_catch_up(lag_records: int, came: float, went: float, seconds: float | None) -> None:
+def test_time_to_catch_up(lag_records: int, incoming: float, outgoing: float, seconds: float | None) -> None:
     """The lag divided by the net rate; None if the net rate is not positive."""
-    assert catch_up_seconds(lag_records, came, went) == seconds
+    assert catch_up_seconds(lag_records, incoming, outgoing) == seconds
 
 
 def test_history_keeps_every_measurement(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
--- One row per user with an event: status, and every view side by side. views.py fills in the columns of the views.
+-- One row per user with an event: status, and for every view its counts, measures and exact sums of points by half-life.
+-- views.py fills in the columns of the views.
 SELECT
     tally.user_id,
     CASE WHEN suspended.user_id IS NULL THEN 'active' ELSE 'suspended' END AS status,
-    $shown
+    $columns
 FROM (
     SELECT
         user_id,
@@ -11,4 +12,3 @@ FROM (
     GROUP BY user_id
 ) AS tally
 LEFT JOIN (SELECT user_id FROM status_period WHERE to_t IS NULL) AS suspended ON suspended.user_id = tally.user_id
-ORDER BY tally.user_id

@@ -1,0 +1,42 @@
+"""What the commands of operators call, for notebooks and jobs: backfill, drain, lag, dead letters, verify, publish."""
+
+from pipelines.backfill import backfill
+from pipelines.bus.topics import ensure_topic
+from pipelines.drain import drain, open_ingest
+from pipelines.emit.producer import Record, produce_records
+from pipelines.lake.commit_log import take_snapshot
+from pipelines.lake.tables import open_lake
+from pipelines.local.services import start, stop, with_local_endpoints
+from pipelines.operate.dead_letters import Selection, discard, requeue, select
+from pipelines.operate.lag.advice import advise
+from pipelines.operate.lag.measure import measure_lag
+from pipelines.operate.verify import verify, verify_lake
+from pipelines.refresh import publish_warehouse, rebuild_warehouse
+from pipelines.simulate.simulator import simulate
+from pipelines.sources.files import ColumnMapping
+
+__all__ = [
+    "ColumnMapping",
+    "Record",
+    "Selection",
+    "advise",
+    "backfill",
+    "discard",
+    "drain",
+    "ensure_topic",
+    "measure_lag",
+    "open_ingest",
+    "open_lake",
+    "produce_records",
+    "publish_warehouse",
+    "rebuild_warehouse",
+    "requeue",
+    "select",
+    "simulate",
+    "start",
+    "stop",
+    "take_snapshot",
+    "verify",
+    "verify_lake",
+    "with_local_endpoints",
+]

@@ -1,0 +1,93 @@
+"""The long-lived ingester: commit whenever records arrive.
+
+`karmalake ingest` is this alone, beside a `stream` or Dagster that derives, serves and merges small files; `stream`
+adds its own loop to it (`stream.py`). If `ingest.publish_dead_letters` is on, a second loop copies dead letters
+(`dlq.py`). Each loop retries errors that may be temporary (`retries.py`, `isolated`).
+"""
+
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from pipelines import dlq
+from pipelines.best_effort import best_effort
+from pipelines.drain import drain_once, open_ingest
+from pipelines.ingest.guard import HaltedPartition
+from pipelines.lake.commit import CommitRecord
+from pipelines.retries import OnIteration, Retries
+from pipelines.settings import Settings
+
+OnCommit = Callable[[CommitRecord], None]
+OnHalted = Callable[[tuple[HaltedPartition, ...]], None]
+"""Called in each turn with the topic partitions that are halted because of rejected records."""
+
+
+def ingest(
+    settings: Settings,
+    stopping: threading.Event,
+    on_commit: OnCommit,
+    on_iteration: OnIteration = lambda _loop, _outage: None,
+    on_halted: OnHalted = lambda _halted: None,
+    on_copied: dlq.OnProgress = lambda _turn: None,
+) -> None:
+    """Commit whenever records arrive until `stopping` is set; then finish the current batch, and return.
+
+    Temporary errors are retried (`is_transient`); any other is raised. Callbacks run in the threads of the loops;
+    errors that they raise are logged.
+    """
+    with copied_dead_letters(settings, stopping, on_copied, on_iteration) as letters_committed:
+
+        def report(record: CommitRecord) -> None:
+            on_commit(record)
+            letters_committed(record)
+
+        ingest_until(settings, stopping, report, on_iteration, on_halted)
+
+
+def ingest_until(
+    settings: Settings,
+    stopping: threading.Event,
+    on_commit: OnCommit,
+    on_iteration: OnIteration,
+    on_halted: OnHalted,
+) -> None:
+    """Run the loop of `ingest` alone."""
+    on_commit = best_effort(on_commit, "reporting a commit")
+    on_halted = best_effort(on_halted, "reporting what is halted")
+    retries = Retries("ingest", stopping, best_effort(on_iteration, "reporting a turn"))
+    while not stopping.is_set():
+        try:
+            with open_ingest(settings) as opened:
+                while not stopping.is_set():
+                    record = drain_once(opened)
+                    if record is not None:
+                        on_commit(record)
+                    on_halted(opened.halted())
+                    retries.succeeded()
+        except Exception as error:  # noqa: BLE001 - re-raised unless a retry may help
+            retries.failed(error)
+
+
+@contextmanager
+def copied_dead_letters(
+    settings: Settings, stopping: threading.Event, on_copied: dlq.OnProgress, on_iteration: OnIteration
+) -> Generator[OnCommit]:
+    """Copy dead letters in a thread, if enabled, a last time on exit; yield the function to call after each commit."""
+    new = threading.Event()
+    if not settings.ingest.publish_dead_letters:
+        yield lambda _record: None
+        return
+    dlq.ensure_copy_checkpoint(settings)
+    on_copied = best_effort(on_copied, "reporting copies of dead letters")
+    on_iteration = best_effort(on_iteration, "reporting a turn of the copies")
+    with ThreadPoolExecutor(1, "dlq") as pool:
+        copying = pool.submit(
+            dlq.copy_until, settings, stopping, new, on_copied, lambda outage: on_iteration("dlq", outage)
+        )
+        try:
+            yield lambda record: new.set() if record.total("dead_letters") else None
+        finally:
+            stopping.set()
+            new.set()
+        copying.result()

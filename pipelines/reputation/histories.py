@@ -1,0 +1,360 @@
+"""Histories: the lake's events in the order of users, which a refresh reads instead of the whole lake.
+
+A cache, opened only by the holder of the warehouse's lock: segments (`segment.py`), merged geometrically, and a
+manifest that names those in files. The newest rows are in memory only, up to `_MEMORY_ROWS`; after a crash, they are
+read from the lake again. It is rebuilt from the lake when it is missing, damaged, or of another lake. Every look-up
+is a binary search in each segment, so a refresh costs by what changed, not by users or history.
+
+For policies with a completion rule, events are also found by what they name: the value at a key of such a rule, or the
+event that they retract or correct. The SQL is `sql/histories.sql`.
+"""
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are made when it is imported)
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain, count, islice, takewhile
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.boundary.private_files import make_private_dir
+from pipelines.formats import HISTORIES
+from pipelines.lake.erased_events import erased_events_since
+from pipelines.lake.merges import Merges
+from pipelines.lake.tables import Snapshot
+from pipelines.reputation.database_file import replace_durably
+from pipelines.reputation.lake_views import stored_rows
+from pipelines.reputation.segment import (
+    BEFORE_ALL,
+    CHUNK_ROWS,
+    NO_LINKS,
+    ROWS,
+    Commit,
+    Segment,
+    make_segment_durable,
+    merge,
+    new_segment,
+    open_segment,
+    remove_segment,
+    store_segment,
+    without_rows,
+)
+from pipelines.reputation.sql import arrow_rows, one_row, statement
+
+_LOG = logging.getLogger(__name__)
+_MANIFEST = "manifest.json"
+_MEMORY_ROWS = 100_000
+"""A larger segment is in files."""
+_FOREGROUND_MERGE_ROWS = 400_000
+"""A merge of this many rows takes a few tenths of a second; the thread does larger ones."""
+NO_USERS = np.empty(0, np.uint64)
+
+
+@dataclass(slots=True)
+class _State:
+    """What the segments hold."""
+
+    lake_id: str
+    erasures: int
+    """How many erasures were applied to the events."""
+    links: str
+    """The rules that the links are for."""
+    through: Commit = BEFORE_ALL
+    """The newest commit whose events they hold."""
+    files: dict[str, int] = field(default_factory=dict[str, int])
+    """The version at which each file of the lake was read."""
+
+
+class Histories:
+    """The histories in one folder. Not thread-safe."""
+
+    def __init__(self, folder: Path) -> None:
+        make_private_dir(folder)
+        self._folder, self._numbers = folder, count(1)
+        self._state, self._saved = _State("", 0, ""), list[str]()
+        self._merges = Merges(self._merge, self._merge_durably, _FOREGROUND_MERGE_ROWS)
+        self._load()
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The segments, in the order of the versions of their rows."""
+        return self._merges.pieces
+
+    def sync(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, links: str) -> None:
+        """Hold exactly the events of a snapshot whose commits `read_commits` has read.
+
+        links: what the links depend on; other links cause a rebuild. None are stored if it is empty.
+        """
+        if not (self._continues(connection, snapshot, links) and self._drop_erased(connection, snapshot)):
+            self._reset(snapshot, links)
+        self._merges.merge_due()
+        if self._state.through.version < snapshot.version:
+            self._append(connection, snapshot)
+        self._save()
+
+    def changed_users(self, after: int, passed: Iterable[tuple[int, int]], until_us: int) -> np.ndarray:
+        """Return the users of events that were added after a version, or whose time is in one of the ranges `passed`.
+
+        passed: [start, end) in microseconds since 1970.
+        until_us: later events are left out.
+        Returns sorted hashes: uint64, shape (users,).
+        """
+        found = [segment.users[segment.rows_after(after, until_us)] for segment in self.segments]
+        found += [segment.users_between(start, end) for start, end in passed for segment in self.segments]
+        return np.unique(np.concatenate([NO_USERS, *found]))
+
+    def count_of(self, users: np.ndarray) -> np.ndarray:
+        """Return how many events each of these users (sorted hashes) has: int64, shape (users,)."""
+        return sum((segment.count_of(users) for segment in self.segments), np.zeros(len(users), np.int64))
+
+    def events_of(self, users: np.ndarray) -> pa.Table:
+        """Return the events (ROWS) of users (sorted hashes)."""
+        return self._take(lambda segment: segment.rows_of(users))
+
+    def events_after(self, after: int, since_us: int, until_us: int) -> pa.Table:
+        """Return the events before `until_us` that were added after a version, or with since_us <= t."""
+
+        def rows(segment: Segment) -> np.ndarray:
+            passed = segment.rows_of(np.unique(segment.users_between(since_us, until_us)))
+            times = segment.take(passed, ["t"])["t"].to_numpy()
+            passed = passed[(times >= since_us) & (times < until_us)]
+            return np.union1d(segment.rows_after(after, until_us), passed)
+
+        return self._take(rows)
+
+    def events_linked(self, links: np.ndarray) -> pa.Table:
+        """Return the events with one of these links (sorted hashes)."""
+        return self._take(lambda segment: segment.rows_linked(links))
+
+    def events_with_ids(self, users: np.ndarray, event_ids: pa.Array) -> pa.Table:
+        """Return the events of users (sorted hashes) with one of these event_ids."""
+
+        def rows(segment: Segment) -> np.ndarray:
+            of_users = segment.rows_of(users)
+            ids = segment.take(of_users, ["event_id"])["event_id"]
+            return of_users[pc.is_in(ids, event_ids).to_numpy()]
+
+        return self._take(rows)
+
+    def remove(self, user_ids: pa.Array, users: np.ndarray) -> None:
+        """Remove all events of users, given by their ids and sorted hashes; the files with their bytes are deleted."""
+
+        def without(segment: Segment) -> Segment | None:
+            rows = segment.rows_of(users)
+            gone = rows[pc.is_in(segment.take(rows, ["user_id"])["user_id"], user_ids).to_numpy()]
+            path = None if segment.path is None else self._new_path()
+            return without_rows(path, segment, gone) if len(gone) else segment
+
+        self._merges.finish()
+        self._merges.replace_each(without)
+        self._save()
+
+    def close(self) -> None:
+        """Store what is in memory only, and end the thread.
+
+        A failure is logged: the next process reads from the lake what was not stored.
+        """
+        try:
+            self._merges.finish()
+            self._store_memory()
+            self._save()
+        except OSError as error:
+            _LOG.warning("the histories in %s were not saved: %s", self._folder, error)
+        finally:
+            self._merges.close()
+
+    def _take(self, rows_of: Callable[[Segment], np.ndarray]) -> pa.Table:
+        return pa.concat_tables([ROWS.empty_table(), *(segment.take(rows_of(segment)) for segment in self.segments)])
+
+    def _continues(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, links: str) -> bool:
+        state = self._state
+        if (state.lake_id, state.links) != (snapshot.lake_id, links):
+            return False
+        if state.through.version > snapshot.version or state.erasures > snapshot.erasures:
+            return False
+        return state.through.batch_id == last_batch(connection, state.through.version)
+
+    def _drop_erased(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> bool:
+        """Remove the users erased since; return False if they are no longer on record."""
+        try:
+            erased = erased_events_since(snapshot, self._state.through.version, self._state.erasures)
+        except (LookupError, FileNotFoundError):
+            return False
+        self._state.erasures = snapshot.erasures
+        if len(erased):
+            with arrow_rows(connection, erased):
+                users = connection.execute(statement("histories_users")).fetchnumpy()["user_hash"]
+            self.remove(erased["user_id"].combine_chunks().cast(pa.large_string()), np.unique(users))
+        return True
+
+    def _append(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
+        """Add the events of later commits; a compacted file has older ones, too."""
+        state, files = self._state, snapshot.files.get("events", ())
+        unread = tuple(file for file in files if file not in state.files)
+        through = Commit(snapshot.version, last_batch(connection, snapshot.version))
+        if unread:
+            new = replace(snapshot, files={**snapshot.files, "events": unread})
+            source = stored_rows(connection, "events", new)
+            query = statement("histories_events", source=source, after=str(state.through.version))
+            self._add(connection, _read(connection, query), through)
+        read = dict.fromkeys(unread, snapshot.version)
+        state.files = {file: state.files[file] for file in files if file in state.files} | read
+        state.through = through
+
+    def _add(self, connection: duckdb.DuckDBPyConnection, rows: Iterator[pa.RecordBatch], through: Commit) -> None:
+        first = list(islice(rows, 1 + _MEMORY_ROWS // CHUNK_ROWS))
+        read = sum(chunk.num_rows for chunk in first)
+        if read:
+            path = self._new_path() if read > _MEMORY_ROWS else None
+            links = partial(_links_of_chunk, connection) if self._state.links else _no_links
+            self.segments.append(new_segment(path, chain(first, rows), links, through))
+
+    def _merge(self, older: Segment, newer: Segment) -> Segment:
+        return merge(self._new_path() if len(older) + len(newer) > _MEMORY_ROWS else None, older, newer)
+
+    def _merge_durably(self, older: Segment, newer: Segment) -> Segment:
+        merged = self._merge(older, newer)
+        make_segment_durable(merged)
+        return merged
+
+    def _store_memory(self) -> None:
+        """Store the segments that are in memory only."""
+        self.segments[:] = [
+            segment if segment.path is not None else store_segment(self._new_path(), segment)
+            for segment in self.segments
+        ]
+
+    def _save(self) -> None:
+        """Write the manifest, durably, if it does not name the segments in files yet; remove those they replaced.
+
+        A segment after one in memory is left out: what the manifest names must be all events through some commit.
+        """
+        stored = list(takewhile(lambda segment: segment.path is not None, self.segments))
+        names = [segment.name for segment in stored]
+        if not names:
+            (self._folder / _MANIFEST).unlink(missing_ok=True)
+        elif names != self._saved:
+            for segment in stored:
+                if segment.name not in self._saved:
+                    make_segment_durable(segment)
+            self._write_manifest(stored)
+        self._saved = names
+        for segment in self._merges.take_replaced():
+            remove_segment(segment)
+
+    def _write_manifest(self, stored: Sequence[Segment]) -> None:
+        """Name segments, and of the lake's files those whose events they hold: newer rows are in memory only."""
+        version, _ = through = stored[-1].through
+        manifest = {
+            "format": HISTORIES.number,
+            "duckdb_version": duckdb.__version__,
+            "lake_id": self._state.lake_id,
+            "erasures": self._state.erasures,
+            "links": self._state.links,
+            "through": through,
+            "files": {file: read_at for file, read_at in self._state.files.items() if read_at <= version},
+            "segments": [segment.entry() for segment in stored],
+        }
+        next_file = self._folder / f"{_MANIFEST}.next"
+        next_file.write_text(json.dumps(manifest), encoding="utf-8")
+        replace_durably(next_file, self._folder / _MANIFEST)
+
+    def _load(self) -> None:
+        """Open what the manifest names; start empty if it cannot be read. Remove all other files."""
+        try:
+            manifest: dict[str, Any] = json.loads((self._folder / _MANIFEST).read_text(encoding="utf-8"))
+            if (manifest["format"], manifest["duckdb_version"]) == (HISTORIES.number, duckdb.__version__):
+                self._merges.pieces = [open_segment(self._folder, entry) for entry in manifest["segments"]]
+                through = Commit(*manifest["through"])
+                head = (manifest["lake_id"], manifest["erasures"], manifest["links"])
+                self._state = _State(*head, through, manifest["files"])
+        except (OSError, ValueError, KeyError, TypeError):
+            self._forget()
+        self._saved = [segment.name for segment in self.segments]
+        self._numbers = count(1 + max(map(int, self._saved), default=0))
+        named = {self._folder / _MANIFEST} | {file for segment in self.segments for file in segment.files()}
+        for file in set(self._folder.iterdir()) - named:
+            file.unlink()
+
+    def _reset(self, snapshot: Snapshot, links: str) -> None:
+        """Start empty, for the lake of a snapshot."""
+        self._forget()
+        self._state = _State(snapshot.lake_id, snapshot.erasures, links)
+
+    def _forget(self) -> None:
+        self._merges.finish()
+        (self._folder / _MANIFEST).unlink(missing_ok=True)
+        for segment in [*self._merges.take_replaced(), *self.segments]:
+            remove_segment(segment)
+        self._merges.pieces, self._saved = [], []
+
+    def _new_path(self) -> Path:
+        return self._folder / f"{next(self._numbers):08}"
+
+
+def histories_folder(warehouse: Path) -> Path:
+    """Return the folder that belongs to a warehouse."""
+    return warehouse.with_name("histories")
+
+
+def delete_unless_of(folder: Path, snapshot: Snapshot) -> None:
+    """Delete the folder unless it is of this lake, after the same erasures: it may contain users who were erased."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        found = manifest["lake_id"], manifest["erasures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = None
+    if found != (snapshot.lake_id, snapshot.erasures):
+        delete_histories(folder)
+
+
+def delete_histories(folder: Path) -> None:
+    """Delete the folder; the next refresh rebuilds it."""
+    rmtree(folder, ignore_errors=True)
+
+
+def read_commits(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
+    """Read the version of each batch of a snapshot into the temporary table `committed`."""
+    source = stored_rows(connection, "commits", snapshot)
+    connection.execute(statement("histories_committed", source=source, version=str(snapshot.version)))
+
+
+def last_batch(connection: duckdb.DuckDBPyConnection, version: int) -> str | None:
+    """Return the batch_id of the newest commit up to a version, among those that `read_commits` has read."""
+    return one_row(connection.execute(statement("histories_last_batch"), [version]))[0]
+
+
+def _read(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a query with the columns ROWS."""
+    connection.execute("SET arrow_large_buffer_size = true")
+    for chunk in connection.sql(query).to_arrow_reader(CHUNK_ROWS):
+        yield chunk.cast(ROWS)
+
+
+def links_of(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> np.ndarray:
+    """Return the links of events (ROWS), sorted: uint64, shape (links,)."""
+    return np.unique(_find_links(connection, events)[0])
+
+
+def _links_of_chunk(connection: duckdb.DuckDBPyConnection, chunk: pa.RecordBatch) -> np.ndarray:
+    return _find_links(connection, pa.Table.from_batches([chunk]))
+
+
+def _find_links(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> np.ndarray:
+    numbers = pa.array(np.arange(len(events), dtype=np.uint64))
+    with arrow_rows(connection, events.append_column("row", numbers)):
+        found = connection.execute(statement("histories_links")).fetchnumpy()
+    return np.stack([found["link"], found["row"]])
+
+
+def _no_links(_chunk: pa.RecordBatch) -> np.ndarray:
+    return NO_LINKS

@@ -1,0 +1,98 @@
+"""Events of one user that decide about another's: completions, with what retracts or corrects them.
+
+All look-ups are by link (`histories.py`): they cost by the events at the keys of a few events, not by the history of a
+user who completes many.
+"""
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are made when it is imported)
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.reputation.histories import Histories, links_of
+from pipelines.reputation.policy import EffectivePolicy
+from pipelines.reputation.segment import ROWS
+from pipelines.reputation.sql import arrow_rows, statement
+
+
+def has_completions(policy: EffectivePolicy) -> bool:
+    """Return whether a completion rule is in force at any time."""
+    return any(edition.rules.completion for edition in policy.editions)
+
+
+def define_completions(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> str:
+    """Set what the links of a policy depend on, and return it as text; empty for a policy without completion rules.
+
+    The tables and variables of the policy are defined. Corrections are among the events that need a completion and
+    among those that make one: they may change the value at the key.
+    """
+    gates = [(edition.rules, gate) for edition in policy.editions for gate in edition.rules.completion.values()]
+    corrections = policy.rules.correction.actions if gates else ()
+    completing = {*corrections, *(action for _, gate in gates for action in gate.by)}
+    actions = sorted(completing | {action for rules, gate in gates for action in rules.covered_actions(gate)})
+    keys = sorted({gate.key for _, gate in gates})
+    connection.execute("SET VARIABLE completion_actions = ?", [actions])
+    connection.execute("SET VARIABLE completing_actions = ?", [sorted(completing)])
+    connection.execute("SET VARIABLE completion_keys = ?", [keys])
+    connection.execute(statement("histories_target"))
+    targets = connection.execute("FROM target ORDER BY ALL").fetchall()
+    return repr((actions, keys, targets)) if gates else ""
+
+
+def completed_together(
+    connection: duckdb.DuckDBPyConnection, histories: Histories, changed: pa.Table, erased: np.ndarray
+) -> np.ndarray:
+    """Return all users with an event at a key of a completion among changed events (ROWS), as sorted hashes.
+
+    erased: more links (uint64), of events that are gone.
+    """
+    completions = _only_completions(connection, changed)
+    completions = _only_completions(connection, _with_corrections(connection, histories, completions))
+    links = np.union1d(links_of(connection, completions), erased)
+    return np.unique(histories.events_linked(links)["user_hash"].to_numpy())
+
+
+def completing_events(
+    connection: duckdb.DuckDBPyConnection, histories: Histories, events: pa.Table, users: np.ndarray
+) -> pa.Table:
+    """Return the events at the keys of events (ROWS), and what retracts or corrects them, except those of `users`."""
+    linked = _except(histories.events_linked(links_of(connection, events)), users)
+    return _only_completions(connection, _with_corrections(connection, histories, linked))
+
+
+def _with_corrections(connection: duckdb.DuckDBPyConnection, histories: Histories, events: pa.Table) -> pa.Table:
+    """Return events (ROWS) with those of the same users that they retract or correct, and those that do it to them."""
+    found = newest = events
+    while len(newest):
+        with arrow_rows(connection, newest):
+            links = np.unique(connection.execute(statement("histories_links_to")).fetchnumpy()["link"])
+            targets = connection.sql(statement("histories_targets")).to_arrow_table()
+        named = histories.events_with_ids(
+            np.unique(targets["user_hash"].to_numpy()), targets["event_id"].combine_chunks()
+        )
+        around = pa.concat_tables([named, _of_users(histories.events_linked(links), newest)])
+        newest = _distinct(around.filter(pc.invert(pc.is_in(around["event_id"], found["event_id"]))))
+        found = pa.concat_tables([found, newest])
+    return found
+
+
+def _only_completions(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> pa.Table:
+    """Return the events that make, retract or correct a completion."""
+    with arrow_rows(connection, events):
+        return connection.sql(statement("histories_completions")).to_arrow_table().cast(ROWS)
+
+
+def _of_users(events: pa.Table, others: pa.Table) -> pa.Table:
+    return events.filter(pc.is_in(events["user_hash"], others["user_hash"]))
+
+
+def _except(events: pa.Table, users: np.ndarray) -> pa.Table:
+    return events.filter(pc.invert(pc.is_in(events["user_hash"], pa.array(users, pa.uint64()))))
+
+
+def _distinct(events: pa.Table) -> pa.Table:
+    """Return events without repetitions, by event_id, which is unique in a lake (`once`)."""
+    _, first = np.unique(events["event_id"].to_numpy(), return_index=True)
+    return events.take(pa.array(first))

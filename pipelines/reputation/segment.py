@@ -1,0 +1,311 @@
+"""A segment of histories: events in the order of their users, with sorted arrays that find them. Written once.
+
+Owns the files of a segment: the rows in Arrow's file format, and three arrays of words. All are mapped, so a look-up
+reads only the pages that it needs. Which segments there are is `histories.py`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.lake.files import make_durable
+from pipelines.lake.mapping import create_map, open_map
+
+ROWS = pa.schema(
+    [
+        ("user_hash", pa.uint64()),
+        ("user_id", pa.large_string()),
+        ("event_id", pa.large_string()),
+        ("action_type", pa.large_string()),
+        ("t", pa.int64()),
+        ("metadata", pa.map_(pa.large_string(), pa.large_string())),
+        ("version", pa.int64()),
+    ]
+)
+"""The columns of an event: t in microseconds since 1970, and the version of the lake whose commit added it."""
+CHUNK_ROWS = 65_536
+NO_LINKS = np.empty((2, 0), np.uint64)
+_SIGN = np.uint64(1 << 63)
+_Side = Literal["left", "right"]
+_EVENTS, *_ARRAYS = (".events", ".users", ".times", ".links")
+
+
+class Commit(NamedTuple):
+    """A commit of the lake, identified in its history by its batch."""
+
+    version: int
+    batch_id: str | None
+
+
+BEFORE_ALL = Commit(-1, None)
+Entry = tuple[str, int, int, Commit]
+"""What a manifest says of a segment: name, rows, links and `through`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Events, in memory or in files."""
+
+    path: Path | None
+    """The path of the files, without suffix; None for a segment in memory."""
+    chunks: tuple[pa.RecordBatch, ...]
+    """The rows (ROWS), in the order of their users."""
+    starts: np.ndarray
+    """The row at which each chunk starts, and the number of rows: int64, shape (chunks + 1,)."""
+    users: np.ndarray
+    """The hash of the user of each row: uint64, shape (rows,)."""
+    times: np.ndarray
+    """The time of each row as `_sortable` words, ascending, and the hash of its user: uint64, shape (2, rows)."""
+    links: np.ndarray
+    """Hashes of what rows name, ascending, and the row of each: uint64, shape (2, links)."""
+    through: Commit
+    """The newest commit when the rows were read: no row has a higher version."""
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @property
+    def name(self) -> str:
+        """The name of the files, without suffix; empty for a segment in memory."""
+        return self.path.name if self.path else ""
+
+    def entry(self) -> Entry:
+        """Return what a manifest says of this segment."""
+        return self.name, len(self), self.links.shape[1], self.through
+
+    def files(self) -> list[Path]:
+        """Return the files of this segment."""
+        return [file for suffix in (_EVENTS, *_ARRAYS) if self.path and (file := _file(self.path, suffix)).exists()]
+
+    def rows_of(self, users: np.ndarray) -> np.ndarray:
+        """Return the rows of users (sorted hashes, uint64): int64, shape (rows,), ascending."""
+        return _positions(self.users, users)
+
+    def count_of(self, users: np.ndarray) -> np.ndarray:
+        """Return how many rows each user has: int64, shape (users,)."""
+        return _bounds(self.users, users)[1]
+
+    def rows_linked(self, hashes: np.ndarray) -> np.ndarray:
+        """Return the rows that have one of these links (sorted hashes, uint64): int64, shape (rows,), ascending."""
+        return np.unique(self.links[1][_positions(self.links[0], hashes)].view(np.int64))
+
+    def rows_after(self, version: int, until_us: int) -> np.ndarray:
+        """Return the rows with t < until_us that commits after a version added: int64, shape (rows,), ascending."""
+        if self.through.version <= version:
+            return np.empty(0, np.int64)
+        return np.flatnonzero((_joined(self.chunks, "version") > version) & (_joined(self.chunks, "t") < until_us))
+
+    def users_between(self, start: int, end: int) -> np.ndarray:
+        """Return the users of the events with start <= t < end, in microseconds since 1970: uint64, with repeats."""
+        low, high = np.searchsorted(self.times[0], _sortable(np.array([start, end])))
+        return self.times[1][low:high]
+
+    def take(self, rows: np.ndarray, columns: Iterable[str] = ROWS.names) -> pa.Table:
+        """Return columns of rows (int64, ascending)."""
+        names = list(columns)
+        bounds = np.searchsorted(rows, self.starts)
+        taken = [
+            chunk.select(names).take(pa.array(rows[low:high] - start))
+            for chunk, start, low, high in zip(self.chunks, self.starts, bounds, bounds[1:], strict=False)
+            if low < high
+        ]
+        return pa.Table.from_batches(taken, pa.schema([ROWS.field(name) for name in names]))
+
+
+def new_segment(
+    path: Path | None, rows: Iterable[pa.RecordBatch], links_of: Callable[[pa.RecordBatch], np.ndarray], through: Commit
+) -> Segment:
+    """Return the segment of one or more rows (ROWS, in the order of their users), in files or in memory.
+
+    links_of: returns the links of some rows: the hash of each, and its row among them (uint64, shape (2, links)).
+    through: the newest commit when the rows were read.
+    The files are not durable. Raises OSError when the disk is full.
+    """
+    chunks, starts = _store(path, rows)
+    return _indexed(path, chunks, starts, _all_links(links_of, chunks, starts), through)
+
+
+def _indexed(
+    path: Path | None, chunks: tuple[pa.RecordBatch, ...], starts: np.ndarray, links: np.ndarray, through: Commit
+) -> Segment:
+    users, times, stored = _arrays(path, int(starts[-1]), links.shape[1])
+    users[0] = _joined(chunks, "user_hash")
+    unsorted = _sortable(_joined(chunks, "t"))
+    order = np.argsort(unsorted, kind="stable")
+    times[0], times[1] = unsorted[order], users[0][order]
+    stored[:] = links
+    return Segment(path, chunks, starts, users[0], times, stored, through)
+
+
+def _all_links(
+    links_of: Callable[[pa.RecordBatch], np.ndarray], chunks: Iterable[pa.RecordBatch], starts: np.ndarray
+) -> np.ndarray:
+    shifts = (np.array([[0], [start]], np.uint64) for start in starts)
+    links = np.concatenate([links_of(chunk) + shift for chunk, shift in zip(chunks, shifts, strict=False)], axis=1)
+    return links[:, np.argsort(links[0], kind="stable")]
+
+
+def merge(path: Path | None, older: Segment, newer: Segment) -> Segment:
+    """Return the segment of the rows of two, like `new_segment`; of one user, the rows of the older one come first.
+
+    Memory holds a part of it at a time, whatever its size, if it is in files.
+    """
+    chunks, starts = _store(path, _merged_rows(older, newer))
+    users, times, links = _arrays(path, int(starts[-1]), older.links.shape[1] + newer.links.shape[1])
+    _interleave(older.users[None], newer.users[None], users)
+    _interleave(older.times, newer.times, times)
+    _interleave(_moved_links(older, newer, "left"), _moved_links(newer, older, "right"), links)
+    return Segment(path, chunks, starts, users[0], times, links, newer.through)
+
+
+def without_rows(path: Path | None, segment: Segment, gone: np.ndarray) -> Segment | None:
+    """Return a segment without rows (int64, ascending), like `new_segment`; None if none remains."""
+    if len(gone) == len(segment):
+        return None
+    kept = np.ones(len(segment), bool)
+    kept[gone] = False
+    number = np.cumsum(kept) - 1
+    rows = segment.links[1].view(np.int64)
+    links = np.stack([segment.links[0], number[rows].view(np.uint64)])[:, kept[rows]]
+    parts = np.split(kept, segment.starts[1:-1])
+    remaining = (chunk.filter(pa.array(part)) for chunk, part in zip(segment.chunks, parts, strict=True))
+    return _indexed(path, *_store(path, remaining), links, segment.through)
+
+
+def store_segment(path: Path, segment: Segment) -> Segment:
+    """Return a segment in files, like `new_segment`, with the contents of one in memory."""
+    chunks, starts = _store(path, segment.chunks)
+    users, times, links = _arrays(path, len(segment), segment.links.shape[1])
+    users[0], times[:], links[:] = segment.users, segment.times, segment.links
+    return Segment(path, chunks, starts, users[0], times, links, segment.through)
+
+
+def open_segment(folder: Path, entry: Entry) -> Segment:
+    """Map the files of a segment. Raises OSError or ValueError if one is missing, damaged or too short."""
+    name, rows, linked, through = entry
+    path = folder / name
+    chunks, starts = _map_chunks(path)
+    if starts[-1] != rows:
+        raise ValueError(f"{path} has {starts[-1]} rows, not {rows}")
+    users, times, links = (
+        open_map(_file(path, suffix), shape) if 0 not in shape else np.empty(shape, np.uint64)
+        for suffix, shape in _shapes(rows, linked)
+    )
+    return Segment(path, chunks, starts, users[0], times, links, Commit(*through))
+
+
+def make_segment_durable(segment: Segment) -> None:
+    """Flush the files of a segment."""
+    for words in (segment.users, segment.times, segment.links):
+        if isinstance(words, np.memmap):
+            words.flush()
+    make_durable(segment.files())
+
+
+def remove_segment(segment: Segment) -> None:
+    """Remove the files of a segment; the disk is free once nothing maps them."""
+    for file in segment.files():
+        file.unlink(missing_ok=True)
+
+
+def _merged_rows(older: Segment, newer: Segment) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of both in the order of users, a part of the users at a time."""
+    a = b = 0
+    while a < len(older) or b < len(newer):
+        next_a, next_b = _next_cut(older.users, newer.users, a, b)
+        rows = pa.concat_tables([older.take(np.arange(a, next_a)), newer.take(np.arange(b, next_b))])
+        users = np.concatenate([older.users[a:next_a], newer.users[b:next_b]])
+        yield rows.combine_chunks().take(pa.array(np.argsort(users, kind="stable"))).combine_chunks().to_batches()[0]
+        a, b = next_a, next_b
+
+
+def _next_cut(older: np.ndarray, newer: np.ndarray, a: int, b: int) -> tuple[int, int]:
+    """Return the ends of the next part: about CHUNK_ROWS rows of each at most, and all rows of the users in it."""
+    lasts = [users[at + CHUNK_ROWS] for users, at in ((older, a), (newer, b)) if at + CHUNK_ROWS < len(users)]
+    if not lasts:
+        return len(older), len(newer)
+    last = min(lasts)
+    return int(np.searchsorted(older, last, "right")), int(np.searchsorted(newer, last, "right"))
+
+
+def _interleave(older: np.ndarray, newer: np.ndarray, into: np.ndarray) -> None:
+    """Merge two arrays of columns (shape (k, n)) whose first row ascends into one; of equal ones, the older first."""
+    orders: tuple[tuple[np.ndarray, np.ndarray, _Side], ...] = ((older, newer, "left"), (newer, older, "right"))
+    for source, other, side in orders:
+        for start in range(0, source.shape[1], CHUNK_ROWS):
+            part = source[:, start : start + CHUNK_ROWS]
+            at = np.arange(start, start + part.shape[1]) + np.searchsorted(other[0], part[0], side)
+            into[:, at] = part
+
+
+def _moved_links(segment: Segment, other: Segment, side: _Side) -> np.ndarray:
+    """Return the links of a segment with the rows that they have after a merge with another."""
+    rows = segment.links[1].view(np.int64)
+    moved = rows + np.searchsorted(other.users, segment.users[rows], side)
+    return np.stack([segment.links[0], moved.view(np.uint64)])
+
+
+def _positions(sorted_words: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return every position in an ascending array of one of the wanted words (ascending, unique), ascending."""
+    low, count = _bounds(sorted_words, wanted)
+    ends = np.cumsum(count)
+    return np.repeat(low - ends + count, count) + np.arange(ends[-1] if len(ends) else 0)
+
+
+def _bounds(sorted_words: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each wanted word begins in an ascending array, and how often it is there."""
+    low = np.searchsorted(sorted_words, wanted, "left")
+    return low, np.searchsorted(sorted_words, wanted, "right") - low
+
+
+def _store(path: Path | None, rows: Iterable[pa.RecordBatch]) -> tuple[tuple[pa.RecordBatch, ...], np.ndarray]:
+    if path is None:
+        return _with_starts(rows)
+    with pa.OSFile(str(_file(path, _EVENTS)), "wb") as file, pa.ipc.new_file(file, ROWS) as writer:
+        for chunk in rows:
+            writer.write_batch(chunk)
+    return _map_chunks(path)
+
+
+def _map_chunks(path: Path) -> tuple[tuple[pa.RecordBatch, ...], np.ndarray]:
+    reader = pa.ipc.open_file(pa.memory_map(str(_file(path, _EVENTS))))
+    return _with_starts(reader.get_batch(number) for number in range(reader.num_record_batches))
+
+
+def _with_starts(chunks: Iterable[pa.RecordBatch]) -> tuple[tuple[pa.RecordBatch, ...], np.ndarray]:
+    kept = tuple(chunk for chunk in chunks if chunk.num_rows)
+    return kept, np.cumsum([0, *(chunk.num_rows for chunk in kept)])
+
+
+def _arrays(path: Path | None, rows: int, linked: int) -> list[np.ndarray]:
+    """Return the arrays of users, times and links of a segment, to fill: in files, or in memory."""
+    return [
+        np.empty(shape, np.uint64) if path is None or 0 in shape else create_map(_file(path, suffix), shape)
+        for suffix, shape in _shapes(rows, linked)
+    ]
+
+
+def _shapes(rows: int, linked: int) -> Iterable[tuple[str, tuple[int, int]]]:
+    """Return the suffix of the file of each array, and its shape."""
+    return zip(_ARRAYS, ((1, rows), (2, rows), (2, linked)), strict=True)
+
+
+def _file(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _joined(chunks: Iterable[pa.RecordBatch], name: str) -> np.ndarray:
+    return np.concatenate([_column(chunk, name) for chunk in chunks])
+
+
+def _column(chunk: pa.RecordBatch, name: str) -> np.ndarray:
+    return chunk.column(name).to_numpy()
+
+
+def _sortable(times: np.ndarray) -> np.ndarray:
+    """Return int64 as uint64 words in the same order."""
+    return times.view(np.uint64) ^ _SIGN

@@ -1,0 +1,77 @@
+-- The histories of users: the lake's events in the order of users, as histories.py stores them.
+
+-- name: histories_committed
+-- The version of each batch, read once: there may be as many files of commits as commits.
+CREATE OR REPLACE TEMP TABLE committed AS
+SELECT batch_id, version
+FROM ($source) AS commits
+WHERE version <= $version
+
+-- name: histories_last_batch
+-- The batch of the newest commit up to a version. It identifies the history: a lake restored from a backup may give the
+-- same version to another batch.
+SELECT arg_max(batch_id, version)
+FROM committed
+WHERE version <= ?
+
+-- name: histories_events
+-- The events of a list of files that were added after a version, in the order of users.
+SELECT
+    hash(stored.user_id) AS user_hash,
+    stored.user_id,
+    stored.event_id,
+    stored.action_type,
+    epoch_us(stored.event_time) AS t,
+    stored.metadata,
+    coalesce(committed.version, 0) AS version
+FROM ($source) AS stored
+LEFT JOIN committed ON committed.batch_id = stored.batch_id
+WHERE coalesce(committed.version, 0) > $after
+ORDER BY user_hash
+
+-- name: histories_users
+-- The hashes of users.
+SELECT DISTINCT hash(user_id) AS user_hash
+FROM arrow_rows
+
+-- name: histories_target
+-- The metadata key at which a retraction or a correction names its event.
+CREATE OR REPLACE TEMP VIEW target AS
+SELECT
+    action_type,
+    CASE role WHEN 'retraction' THEN getvariable('retraction_target') ELSE getvariable('correction_target') END AS key
+FROM role
+WHERE role IN ('retraction', 'correction')
+
+-- name: histories_links
+-- What events name, by hash: a value at a key of a completion rule, or the event that they retract or correct.
+SELECT DISTINCT hash(kind, value) AS link, row
+FROM (
+    SELECT 'value' AS kind, unnest(list_transform(getvariable('completion_keys'), lambda key: metadata[key])) AS value, row
+    FROM arrow_rows
+    WHERE list_contains(getvariable('completion_actions'), action_type)
+    UNION ALL
+    SELECT 'event' AS kind, event.metadata[target.key] AS value, event.row
+    FROM arrow_rows AS event
+    JOIN target ON target.action_type = event.action_type
+)
+WHERE value IS NOT NULL
+
+-- name: histories_links_to
+-- The links that retractions and corrections of these events have.
+SELECT DISTINCT hash('event', event_id) AS link
+FROM arrow_rows
+
+-- name: histories_targets
+-- The users and events that these events name, where they are retractions or corrections.
+SELECT event.user_hash, event.metadata[target.key] AS event_id
+FROM arrow_rows AS event
+JOIN target ON target.action_type = event.action_type
+WHERE event_id IS NOT NULL
+
+-- name: histories_completions
+-- Of some events, those that make, retract or correct a completion.
+FROM arrow_rows
+WHERE
+    list_contains(getvariable('completing_actions'), action_type)
+    OR action_type IN (SELECT action_type FROM target)

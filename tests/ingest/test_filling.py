@@ -1,0 +1,129 @@
+"""A batch is committed at its limits, or a linger after its first record: the clock is the test's."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pytest
+
+from pipelines.drain import Ingest, drain_once, open_ingest
+from pipelines.ingest.filling import Filling
+from pipelines.ingest.kafka import KafkaSource
+from pipelines.ingest.message import Message
+from pipelines.ingest.queue import QueueSource
+from pipelines.lake.commit import CommitRecord
+from pipelines.settings import ContractSettings, IngestSettings, Settings
+from tests.draining import assert_verified, query, send, valid_records, with_ingest
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
+
+_LINGER = 0.25
+
+
+@dataclass
+class Clock:
+    """A clock that stands until the test moves it."""
+
+    seconds: float = 1_000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def test_a_batch_is_complete_at_a_limit_or_after_its_linger() -> None:
+    """Records and bytes are limits; the time counts from the first record, not from the last."""
+    clock = Clock()
+    by_time = Filling(10, 1_000, _LINGER, clock)
+    for _ in range(9):
+        by_time.add(1, 100)
+        clock.seconds += _LINGER / 10
+        assert 0 < by_time.seconds_left() < _LINGER
+    clock.seconds += _LINGER / 5
+    assert by_time.seconds_left() == 0
+    by_records, by_bytes = Filling(10, 1_000, _LINGER, clock), Filling(10, 1_000, _LINGER, clock)
+    by_records.add(10, 1)
+    by_bytes.add(1, 1_000)
+    assert by_records.seconds_left() == by_bytes.seconds_left() == 0
+
+
+@pytest.fixture
+def records_added(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the numbers of records added to batches since the fixture was made."""
+    added: list[int] = []
+    original = Filling.add
+
+    def add(filling: Filling, records: int, size: int) -> None:
+        original(filling, records, size)
+        added.append(records)
+
+    monkeypatch.setattr(Filling, "add", add)
+    return added
+
+
+def test_records_that_come_within_the_linger_are_one_commit(settings: Settings, records_added: list[int]) -> None:
+    """Records that arrive one by one are committed together once the time is over, and not before (`fresh`)."""
+    clock, lingering = Clock(), with_ingest(settings, linger_seconds=_LINGER)
+    send(lingering, valid_records([0]))
+    with open_ingest(lingering) as ingest, ThreadPoolExecutor(1) as thread:
+        _set_clock(ingest, clock)
+        committing = thread.submit(_commit, ingest)
+        try:
+            for number in range(1, 6):
+                wait_for("the record before", lambda sent=number: sum(records_added) == sent)
+                send(lingering, valid_records([number]))
+            wait_for("the last record", lambda: sum(records_added) == 6)
+            assert not committing.done()
+        finally:
+            clock.seconds += _LINGER
+        assert committing.result(PATIENCE_SECONDS).total("accepted") == 6
+    assert query(lingering, "SELECT count(*), sum(accepted) FROM commits") == [(1, 6)]
+    assert_verified(lingering)
+
+
+def test_a_full_batch_does_not_linger(settings: Settings) -> None:
+    """While the clock stands, a batch is committed when it has its records."""
+    small = with_ingest(settings, linger_seconds=_LINGER, max_batch_records=1)
+    send(small, valid_records([0]))
+    with open_ingest(small) as ingest:
+        _set_clock(ingest, Clock())
+        assert _commit(ingest).total("accepted") == 1
+
+
+def _set_clock(ingest: Ingest, clock: Clock) -> None:
+    source = ingest.source.source
+    assert isinstance(source, KafkaSource)
+    source.clock = clock
+
+
+def _commit(ingest: Ingest) -> CommitRecord:
+    return wait_for("a commit", lambda: drain_once(ingest))
+
+
+@dataclass
+class Queue:
+    """A queue in which a message arrives every tenth of a second, on the test's clock."""
+
+    clock: Clock
+    name: str = "queue:test"
+    place: str = "here"
+    waits: list[float] = field(default_factory=list[float])
+
+    def receive(self, max_messages: int, wait_seconds: float) -> list[Message]:
+        assert max_messages > 0
+        self.waits.append(wait_seconds)
+        self.clock.seconds += min(0.1, wait_seconds)
+        return [Message(b"{}", 0, len(self.waits))] if wait_seconds >= 0.1 else []
+
+    def acknowledge(self, receipts: list[object]) -> None:
+        """Do nothing."""
+
+    def waiting(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(("linger", "messages"), [(0.25, 3), (0.0, 1)])
+def test_a_queue_lingers_by_the_same_setting(linger: float, messages: int) -> None:
+    """A message every 0.1 s: the first, and those of the next 0.25 s; without a linger the first alone."""
+    clock = Clock()
+    ingest = IngestSettings(max_wait_seconds=0.5, linger_seconds=linger)
+    batch = QueueSource(Queue(clock), ingest, ContractSettings(), clock=clock).poll(lambda *_: None)
+    assert batch is not None
+    assert len(batch.records) == messages

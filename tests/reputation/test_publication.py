@@ -1,0 +1,207 @@
+"""Publishing a warehouse beside refreshes: the copy has the rows of the moment at which it was started (`atomic`)."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Semaphore
+
+import duckdb
+import pytest
+
+from pipelines.reputation import database_file
+from pipelines.reputation.derive import Draft, open_draft
+from pipelines.reputation.warehouse import Warehouse
+from tests.reputation.history import NOW, Event, at
+from tests.reputation.policies import policy
+from tests.reputation.test_incremental import lake, rebuilt, rows
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
+
+_BLOCK_BYTES = 4096
+_ALL = 1_000_000
+_FIRST = [Event(f"e{n}", f"user-{n}", "Done", NOW - n - 1) for n in range(40)]
+
+
+@dataclass
+class Copier:
+    """Copies a file in small blocks, each when the test allows it."""
+
+    allowed: Semaphore = field(default_factory=lambda: Semaphore(0))
+    found: list[bytes] = field(default_factory=list[bytes])
+    """The file at the beginning of each copy."""
+    copied_bytes: int = 0
+
+    def copy(self, file: Path, target: Path) -> None:
+        """Do what `copyfile` does."""
+        self.found.append(file.read_bytes())
+        with file.open("rb") as reading, target.open("wb") as writing:
+            while block := self._next_block(reading.read):
+                writing.write(block)
+                self.copied_bytes += len(block)
+
+    def _next_block(self, read: Callable[[int], bytes]) -> bytes:
+        assert self.allowed.acquire(timeout=PATIENCE_SECONDS)
+        return read(_BLOCK_BYTES)
+
+    def finish(self) -> None:
+        """Allow everything."""
+        self.allowed.release(_ALL)
+
+
+@pytest.fixture
+def copier(monkeypatch: pytest.MonkeyPatch) -> Iterator[Copier]:
+    """Return what copies every published warehouse in this test."""
+    copier = Copier()
+    monkeypatch.setattr(database_file, "copyfile", copier.copy)
+    yield copier
+    copier.finish()
+
+
+@contextmanager
+def refreshed(path: Path) -> Iterator[Draft]:
+    """Yield a draft of the first commit."""
+    with open_draft(path) as draft:
+        draft.refresh(lake(path.parent, [_FIRST]), policy(), at(NOW))
+        yield draft
+
+
+def _next(number: int) -> list[Event]:
+    """Return a commit that changes and adds users."""
+    return [Event(f"n{number}-{n}", f"user-{number + n}", "Done", NOW - n - 1) for n in range(30)]
+
+
+@pytest.mark.slow
+def test_a_copy_beside_refreshes_is_the_file_of_the_checkpoint(tmp_path: Path, copier: Copier) -> None:
+    """Byte for byte, with refreshes between its blocks: DuckDB writes to its file in a checkpoint only.
+
+    Publication relies on it, so it has to be true of every release of DuckDB.
+    """
+    path, commits = tmp_path / "warehouse.duckdb", [_FIRST]
+    with refreshed(path) as draft:
+        publication = draft.start_publication()
+        wait_for("the copy to begin", lambda: copier.found)
+        blocks = len(copier.found[0]) // _BLOCK_BYTES // 6
+        for number in range(5):
+            commits.append(_next(number))
+            assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW + number)).rebuild_reason is None
+            copier.allowed.release(blocks)
+            part = (number + 1) * blocks * _BLOCK_BYTES
+            wait_for("its next part", lambda part=part: copier.copied_bytes == part)
+        assert not publication.done()
+        copier.finish()
+        publication.result(PATIENCE_SECONDS)
+        assert path.read_bytes() == copier.found[0]
+        assert rows(path) == rebuilt(tmp_path, lake(tmp_path, [_FIRST]), policy(), NOW)
+        draft.publish()
+    assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW + 4)
+
+
+def test_a_copy_beside_large_transactions_has_the_rows_of_the_checkpoint(tmp_path: Path, copier: Copier) -> None:
+    """Transactions that DuckDB writes into free blocks of its file, before they are committed, leave all others."""
+    path, numbers = tmp_path / "warehouse.duckdb", "SELECT i, hash(i) AS h FROM range({}, {}) AS numbers(i)"
+    with refreshed(path) as draft:
+        draft.connection.execute(f"CREATE TABLE dropped AS {numbers.format(0, 300_000)}")
+        draft.connection.execute(f"CREATE TABLE numbers AS {numbers.format(0, 300_000)}")
+        draft.connection.execute("CHECKPOINT")
+        draft.connection.execute("DROP TABLE dropped")
+        publication = draft.start_publication()
+        wait_for("the copy to begin", lambda: copier.found)
+        draft.connection.execute(f"INSERT INTO numbers {numbers.format(300_000, 900_000)}")
+        draft.connection.execute("DELETE FROM numbers WHERE i % 2 = 0")
+        draft.connection.execute(f"CREATE TABLE others AS {numbers.format(0, 300_000)}")
+        draft.connection.execute("DROP TABLE others")
+        assert path.with_name("warehouse.duckdb.draft").read_bytes() != copier.found[0]
+        copier.finish()
+        publication.result(PATIENCE_SECONDS)
+    with duckdb.connect(path, read_only=True) as copy:
+        found = copy.execute("SELECT count(*), count(DISTINCT h), sum(i) FROM numbers").fetchall()
+        tables = copy.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+    assert found == [(300_000, 300_000, 300_000 * 299_999 // 2)]
+    assert ("others",) not in tables
+
+
+@pytest.mark.slow
+def test_one_copy_at_a_time(tmp_path: Path, copier: Copier) -> None:
+    """The next publication waits for the one in progress, and its file replaces that one's."""
+    path, commits = tmp_path / "warehouse.duckdb", [_FIRST, _next(0)]
+    with refreshed(path) as draft, ThreadPoolExecutor(1) as thread:
+        first = draft.start_publication()
+        wait_for("the copy to begin", lambda: copier.found)
+        draft.refresh(lake(tmp_path, commits), policy(), at(NOW))
+        second = thread.submit(draft.publish)
+        copier.allowed.release(1)
+        wait_for("a block", lambda: copier.copied_bytes)
+        assert (first.done(), second.done(), len(copier.found)) == (False, False, 1)
+        copier.finish()
+        second.result(PATIENCE_SECONDS)
+        assert first.done()
+    assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW)
+
+
+def test_an_erasure_waits_for_the_copy(tmp_path: Path, copier: Copier) -> None:
+    """A rebuild without an erased user begins when the copy with the user is published, and replaces it (`erasable`).
+
+    Afterwards no file has the user's name: neither a copy nor a free block of the warehouse.
+    """
+    path = tmp_path / "data" / "warehouse.duckdb"
+    without = replace(lake(tmp_path / "later", [_FIRST[1:], []]), lake_id="another erasure")
+    with open_draft(path) as draft, ThreadPoolExecutor(1) as thread:
+        draft.refresh(lake(tmp_path, [_FIRST]), policy(), at(NOW))
+        first = draft.start_publication()
+        wait_for("the copy to begin", lambda: copier.found)
+        assert b"user-0" in copier.found[0]
+        rebuilding = thread.submit(draft.refresh, without, policy(), at(NOW))
+        copier.allowed.release(1)
+        wait_for("a block", lambda: copier.copied_bytes)
+        assert not rebuilding.done()
+        copier.finish()
+        assert (
+            rebuilding.result(PATIENCE_SECONDS).rebuild_reason
+            == "the policy, its decay epoch, the SQL or the lake changed"
+        )
+        assert first.done()
+        draft.publish()
+        assert _files_with(path.parent, b"user-0") == []
+    with Warehouse(path) as warehouse:
+        assert "user-0" not in warehouse.reputation()["user_id"].to_list()
+        assert warehouse.reputation().height == len(_FIRST) - 1
+
+
+def _files_with(folder: Path, name: bytes) -> list[Path]:
+    return [file for file in folder.iterdir() if name in file.read_bytes()]
+
+
+@pytest.mark.slow
+def test_a_copy_that_fails_leaves_the_published_warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error is the result, nothing is left beside the warehouse, and the next publication succeeds."""
+    path, commits = tmp_path / "data" / "warehouse.duckdb", [_FIRST, _next(0)]
+
+    def fail(_file: Path, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with open_draft(path) as draft:
+        draft.refresh(lake(tmp_path, commits[:1]), policy(), at(NOW))
+        draft.publish()
+        draft.refresh(lake(tmp_path, commits), policy(), at(NOW))
+        with monkeypatch.context() as patch:
+            patch.setattr(database_file, "copyfile", fail)
+            assert isinstance(draft.start_publication().exception(PATIENCE_SECONDS), OSError)
+        assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits[:1]), policy(), NOW)
+        assert not path.with_name("warehouse.duckdb.next").exists()
+        draft.publish()
+    assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW)
+
+
+def test_leaving_completes_a_publication(tmp_path: Path, copier: Copier) -> None:
+    """A publication that was started is there when the draft is closed, and what a kill left is removed before."""
+    path = tmp_path / "warehouse.duckdb"
+    partial = path.with_name("warehouse.duckdb.next")
+    partial.write_bytes(b"half of a copy")
+    with refreshed(path) as draft:
+        assert not partial.exists()
+        draft.start_publication()
+        copier.finish()
+    assert rows(path) == rebuilt(tmp_path, lake(tmp_path, [_FIRST]), policy(), NOW)
+    assert not partial.exists()
