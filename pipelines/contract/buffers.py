@@ -1,4 +1,7 @@
-"""The memory of Arrow strings, for compiled loops: as arrays, by bytes and by words of eight."""
+"""The memory of Arrow strings, for compiled loops: as arrays, by bytes and by words of eight.
+
+`data` is uint8. Compiled code does not check bounds: the caller reads only within a string.
+"""
 # pyright: reportMissingParameterType=false
 # (numba infers the types of a compiled loop)
 
@@ -10,19 +13,30 @@ from numba import njit, uint64
 def bounds_and_bytes(strings: pa.StringArray | pa.BinaryArray) -> tuple[np.ndarray, np.ndarray]:
     """Return where each string begins, int32 of shape (rows + 1,), and the bytes of all (uint8), without copying.
 
-    Both are read-only, also if there are no strings: for other arrays a loop is compiled once more.
+    Both are read-only, whatever the buffers are, and there is at least one byte: a loop is compiled once more for
+    writable arrays, which takes seconds.
     """
     _, offsets, data = strings.buffers()
+    bounds = np.frombuffer(offsets if len(strings) else bytes(4), np.int32)
     content = np.frombuffer(data if data is not None and data.size else bytes(1), np.uint8)
-    if not len(strings):
-        return np.frombuffer(bytes(4), np.int32), content
-    return np.frombuffer(offsets, np.int32)[strings.offset : strings.offset + len(strings) + 1], content
+    bounds.flags.writeable = content.flags.writeable = False
+    first = strings.offset if len(strings) else 0
+    return bounds[first : first + len(strings) + 1], content
 
 
 @njit(inline="always")
 def byte_at(data, at):
     """Return the byte at `at`: an unsigned index is not tested for a negative one, which counts from the end."""
     return data[uint64(at)]
+
+
+@njit(inline="always")
+def has_at(data, at, word):
+    """Return whether the bytes from `at` on are `word` (bytes); there must be as many."""
+    same = True
+    for index in range(len(word)):
+        same &= byte_at(data, at + index) == word[index]
+    return same
 
 
 @njit(inline="always")

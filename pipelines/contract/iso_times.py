@@ -9,6 +9,7 @@ digits or none, and with Z, an offset like +01:00, +0100 or +01, or neither, whi
 import numpy as np
 from numba import njit
 
+_ZERO, _NINE = b"09"
 _MINUTE_US = 60_000_000
 _DAY_MINUTES = 24 * 60
 _BEFORE_MONTH = np.array([0, 0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365])
@@ -61,7 +62,7 @@ def _number(data, at, digits):
     """Return the number that the digits are, or a negative one."""
     number = 0
     for index in range(at, at + digits):
-        digit = np.int64(data[index]) - 48
+        digit = np.int64(data[index]) - _ZERO
         number = number * 10 + (digit if 0 <= digit <= 9 else _NO_NUMBER)
     return number
 
@@ -69,11 +70,11 @@ def _number(data, at, digits):
 @njit(inline="always")
 def _fraction(data, at, end):
     """Return the microseconds of a fraction, if there is one, and the position after it; an empty one is left over."""
-    if at + 1 >= end or data[at] != ord(".") or not 48 <= data[at + 1] <= 57:
+    if at + 1 >= end or data[at] != ord(".") or not _ZERO <= data[at + 1] <= _NINE:
         return 0, at
     at, fraction, unit = at + 1, 0, 100_000
-    while at < end and 48 <= data[at] <= 57:
-        fraction += (data[at] - 48) * unit
+    while at < end and _ZERO <= data[at] <= _NINE:
+        fraction += (data[at] - _ZERO) * unit
         at, unit = at + 1, unit // 10
     return fraction, at
 

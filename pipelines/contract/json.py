@@ -5,7 +5,7 @@ and `metadata`, an object of strings. Unknown fields are ignored. Types are not 
 `json_grammar.py` defines the syntax, `json_scan.py` locates the members of objects, `json_text.py` copies strings.
 
 No library does this in bulk: `pyarrow.json` has no maps, reads NaN and two values as one line, and refuses a block for
-one invalid value; DuckDB's functions take ten times as long; orjson and the bindings of simdjson create objects.
+one invalid value; DuckDB's functions take six times as long; orjson and the bindings of simdjson create objects.
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)

@@ -14,7 +14,7 @@ inlines only functions that are compiled with their callers, and these are in th
 
 from numba import int64, njit, uint64
 
-from pipelines.contract.buffers import byte_at, word_at
+from pipelines.contract.buffers import byte_at, has_at, word_at
 
 MAX_JSON_DEPTH = 512
 """Nested objects and arrays, including the object of the event."""
@@ -39,6 +39,9 @@ UTF8, END, TRAILING, VALUE, NAME, COLON, SEPARATOR, COMMA, CONTROL, ESCAPE, SURR
 _FAULTS = len(_MESSAGES)
 QUOTE, BACKSLASH, OPENING_BRACE, CLOSING_BRACE, SMALL_N, SMALL_U = b'"\\{}nu'
 _COMMA, _COLON, _MINUS, _PLUS, _POINT, _ZERO, _NINE, _OPENING_BRACKET = b",:-+.09["
+_SMALL_A, _SMALL_E, _SMALL_F = b"aef"
+_LOWER = 0x20
+"""The bit that turns a capital letter into a small one."""
 _SPACE, _TAB, _LINE_FEED, _CARRIAGE_RETURN = b" \t\n\r"
 _EACH = uint64(0x0101010101010101)
 """Times a byte: this byte eight times."""
@@ -82,7 +85,7 @@ def skip_value(data, at, end, outer, closings):
     `closings` (uint8) is scratch space for the closing bracket of each open level, of shape (MAX_JSON_DEPTH + 1,).
     """
     depth = outer
-    while True:
+    while at >= 0:
         at = skip_space(data, at, end)
         if at < end and (byte_at(data, at) == OPENING_BRACE or byte_at(data, at) == _OPENING_BRACKET):
             depth += 1
@@ -92,18 +95,24 @@ def skip_value(data, at, end, outer, closings):
             at = first_item(data, at, end)
         else:
             at = _skip_scalar(data, at, end)
-            if at >= 0 and depth > outer:
-                at = next_item(data, at, end, closings[depth])
-        while at >= 0 and depth > outer and byte_at(data, at) == closings[depth]:
-            depth, at = depth - 1, at + 1
             if depth > outer:
                 at = next_item(data, at, end, closings[depth])
-        if at < 0 or depth == outer:
+        at, depth = _close(data, at, end, depth, outer, closings)
+        if depth == outer:
             return at
-        if closings[depth] == CLOSING_BRACE:
+        if at >= 0 and closings[depth] == CLOSING_BRACE:
             at = skip_colon(data, skip_name(data, at, end), end)
-            if at < 0:
-                return at
+    return at
+
+
+@njit(inline="always")
+def _close(data, at, end, depth, outer, closings):
+    """Leave each level that closes at `at`; return the position of the next item, or after the value, and the depth."""
+    while at >= 0 and depth > outer and byte_at(data, at) == closings[depth]:
+        depth, at = depth - 1, at + 1
+        if depth > outer:
+            at = next_item(data, at, end, closings[depth])
+    return at, depth
 
 
 @njit(inline="always")
@@ -115,7 +124,12 @@ def first_item(data, at, end):
 
 @njit
 def next_item(data, at, end, closing):
-    """Return the position of the item after the one that ended before `at`, or of the `closing` bracket."""
+    """Return the position of the item after the one that ended before `at`, or of the `closing` bracket.
+
+    Passes a fault on.
+    """
+    if at < 0:
+        return at
     at = skip_space(data, at, end)
     if at >= end:
         return fault_at(at, END)
@@ -157,47 +171,30 @@ def _skip_scalar(data, at, end):
     if byte == _MINUS or _ZERO <= byte <= _NINE:
         return _skip_number(data, at, end)
     for word in (b"true", b"false", b"null"):
-        if at + len(word) <= end:
-            same = True
-            for index in range(len(word)):
-                same &= byte_at(data, at + index) == word[index]
-            if same:
-                return at + len(word)
+        if at + len(word) <= end and has_at(data, at, word):
+            return at + len(word)
     return fault_at(at, VALUE)
 
 
 @njit
-def _skip_number(data, at, end):
-    start = at
-    if byte_at(data, at) == _MINUS:
-        at += 1
-    if at < end and byte_at(data, at) == _ZERO:
-        at += 1
-    else:
-        at, found = _digits(data, at, end)
-        if not found:
-            return fault_at(start, VALUE)
-    if at < end and byte_at(data, at) == _POINT:
-        at, found = _digits(data, at + 1, end)
-        if not found:
-            return fault_at(start, VALUE)
-    if at < end and byte_at(data, at) | 32 == 101:
-        at += 1
-        if at < end and (byte_at(data, at) == _PLUS or byte_at(data, at) == _MINUS):
-            at += 1
-        at, found = _digits(data, at, end)
-        if not found:
-            return fault_at(start, VALUE)
-    return at
+def _skip_number(data, start, end):
+    at = start + (byte_at(data, start) == _MINUS)
+    at = at + 1 if at < end and byte_at(data, at) == _ZERO else _skip_digits(data, at, end)
+    if 0 <= at < end and byte_at(data, at) == _POINT:
+        at = _skip_digits(data, at + 1, end)
+    if 0 <= at < end and byte_at(data, at) | _LOWER == _SMALL_E:
+        signed = at + 1 < end and (byte_at(data, at + 1) == _PLUS or byte_at(data, at + 1) == _MINUS)
+        at = _skip_digits(data, at + 1 + signed, end)
+    return at if at >= 0 else fault_at(start, VALUE)
 
 
-@njit(inline="always")
-def _digits(data, at, end):
-    """Return (position after the digits, whether there are any)."""
-    first = at
+@njit
+def _skip_digits(data, first, end):
+    """Return the position after the digits, -1 if there are none."""
+    at = first
     while at < end and _ZERO <= byte_at(data, at) <= _NINE:
         at += 1
-    return at, at > first
+    return at if at > first else -1
 
 
 @njit
@@ -241,14 +238,20 @@ def _first_byte(found):
 
 @njit
 def _skip_escape(data, at, end):
-    """Skip the escape of one character, of two escapes for a surrogate pair."""
+    """Skip the escape of one character; that of a surrogate pair consists of two."""
     if at + 1 >= end:
         return fault_at(at, END)
-    if byte_at(data, at + 1) != SMALL_U:
-        for known in b'"\\/bfnrt':
-            if byte_at(data, at + 1) == known:
-                return at + 2
-        return fault_at(at, ESCAPE)
+    if byte_at(data, at + 1) == SMALL_U:
+        return _skip_code_point(data, at, end)
+    for known in b'"\\/bfnrt':
+        if byte_at(data, at + 1) == known:
+            return at + 2
+    return fault_at(at, ESCAPE)
+
+
+@njit
+def _skip_code_point(data, at, end):
+    """Skip the escape of a code point in hexadecimal digits."""
     first = hexadecimal(data, at + 2, end)
     if first < 0:
         return fault_at(at, ESCAPE)
@@ -267,10 +270,10 @@ def hexadecimal(data, at, end):
     number = 0
     for index in range(at, at + 4):
         byte = byte_at(data, index)
-        if 48 <= byte <= 57:
-            digit = byte - 48
-        elif 97 <= byte | 32 <= 102:
-            digit = (byte | 32) - 87
+        if _ZERO <= byte <= _NINE:
+            digit = byte - _ZERO
+        elif _SMALL_A <= byte | _LOWER <= _SMALL_F:
+            digit = (byte | _LOWER) - _SMALL_A + 10
         else:
             return -1
         number = number * 16 + digit

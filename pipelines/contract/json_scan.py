@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from pipelines.contract.buffers import byte_at
+from pipelines.contract.buffers import byte_at, has_at
 from pipelines.contract.json_grammar import (
     CLOSING_BRACE,
     MAX_JSON_DEPTH,
@@ -114,8 +114,7 @@ def _locate(data, starts, ends, outer, spans, bounds, faults):
                 spans[NAME_START, member], spans[NAME_END, member] = at + 1, name_end - 1
                 spans[VALUE_START, member], spans[VALUE_END, member] = value, after
                 member += 1
-                after = next_item(data, after, end, CLOSING_BRACE)
-            at = after
+            at = next_item(data, after, end, CLOSING_BRACE)
         bounds[row + 1] = member
         faults[row] = shift_fault(_leave(data, at + 1 if at >= 0 else at, end), start)
 
@@ -169,17 +168,7 @@ def _find_field(data, at, end):
     """Return the index of a name in FIELDS; of another, their number. An escape makes each longer than all of them."""
     long, number = end - at > _LONGEST_NAME, 0
     for name in (b"event_id", b"user_id", b"action_type", b"timestamp", b"metadata"):
-        if equals(data, at, end, name) if long else _is_plain(data, at, end, name):
+        if equals(data, at, end, name) if long else end - at == len(name) and has_at(data, at, name):
             break
         number += 1
     return number
-
-
-@njit(inline="always")
-def _is_plain(data, at, end, name):
-    """Return whether a name without escapes is `name`."""
-    same = end - at == len(name)
-    if same:
-        for index in range(len(name)):
-            same &= byte_at(data, at + index) == name[index]
-    return same

@@ -36,11 +36,11 @@ def last_value_wins(events: pa.Table) -> pa.Table:
 
 
 def has_repeated_key(bounds: np.ndarray, keys: pa.Array) -> np.ndarray:
-    """Return whether each row (bool) has a key twice; bounds[row] is where the keys of a row begin."""
+    """Return whether each row (bool) has a key twice; `bounds` (rows + 1,) is where the keys of each row begin."""
     codes = keys.dictionary_encode()
     seen = np.full(len(codes.dictionary), -1, np.int64)
     repeated = np.zeros(len(bounds) - 1, bool)
-    _mark_repeated(bounds, codes.indices.to_numpy(), seen, repeated)
+    _mark_repeated(bounds.astype(np.int64), codes.indices.to_numpy(), seen, repeated)
     return repeated
 
 

@@ -7,7 +7,9 @@ import pyarrow as pa
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pipelines.contract.iso_times import parse_common_times
 from pipelines.contract.json import parse_json
+from pipelines.contract.json_text import copy_strings
 from pipelines.contract.parsing import Problem
 from pipelines.settings import ContractSettings
 from tests.verdicts import of_audit, of_ingest
@@ -121,6 +123,13 @@ def test_what_a_value_is_does_not_depend_on_its_place() -> None:
         assert part.errors == {row - start: error for row, error in whole.errors.items() if row >= start}
         rows = [row for row in range(start, len(values)) if row not in whole.errors]
         assert [part.events.to_pylist()[row - start] for row in rows] == [whole.events.to_pylist()[row] for row in rows]
+
+
+def test_no_batch_compiles_a_loop_again() -> None:
+    """Empty batches, and those without text, metadata or valid values, have the array types of others."""
+    for values in ([_RICH], [], [None], [b""], [b"{}"], [b"[]", _RICH], [b'{"timestamp": ""}'], [b'{"metadata": {}}']):
+        parse_json(pa.array(values, pa.binary()))
+    assert len(copy_strings.signatures) == len(parse_common_times.signatures) == 1
 
 
 def _is_json(problem: Problem | None) -> bool:
