@@ -32,7 +32,7 @@ class Job:
 
 
 def serve(work: Callable[[Job], dict[str, Any] | None], warm_up: Callable[[Job], None] | None = None) -> None:
-    """Run the job from standard input; print the seconds of `work`, those of the processor, and its results as JSON."""
+    """Run the job from standard input; print its wall and processor time and its results as JSON."""
     job = Job(**json.loads(input()))
     if warm_up is not None:
         warm_up(job)
