@@ -46,6 +46,18 @@ def _schema(**types: Any) -> str:
     return json.dumps(schema)
 
 
+def test_a_schema_that_the_bulk_decoder_does_not_support(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried before the first value, so its values are decoded in the sandbox, not rejected (`not-blocked`)."""
+
+    def refuse(*_: object) -> object:
+        raise ValueError("the type is not supported")
+
+    monkeypatch.setattr("pyruhvro.deserialize_array", refuse)
+    schema = _schema(unsupported="string")
+    parsed = parse_avro(_values(to_avro(schema, _ROW | {"unsupported": ""})), schema)
+    assert (parsed.events.to_pylist(), parsed.errors) == ([_READ], {})
+
+
 @pytest.mark.parametrize(
     ("types", "values"),
     [
