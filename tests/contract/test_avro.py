@@ -11,6 +11,7 @@ import pytest
 from fastavro import parse_schema, schemaless_reader
 from hypothesis import given
 from hypothesis import strategies as st
+from pyruhvro import deserialize_array
 
 from pipelines.contract import avro
 from pipelines.contract.avro import OWN_SCHEMA, parse_avro
@@ -47,10 +48,12 @@ def _schema(**types: Any) -> str:
 
 
 def test_a_schema_that_the_bulk_decoder_does_not_support(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is tried before the first value, so its values are decoded in the sandbox, not rejected (`not-blocked`)."""
+    """It is tried on a sample before the first value: its values are decoded in the sandbox, not rejected."""
 
-    def refuse(*_: object) -> object:
-        raise ValueError("the type is not supported")
+    def refuse(values: list[bytes], schema: str) -> object:
+        if values:
+            raise ValueError("the type is not supported")
+        return deserialize_array(values, schema)
 
     monkeypatch.setattr("pyruhvro.deserialize_array", refuse)
     schema = _schema(unsupported="string")
