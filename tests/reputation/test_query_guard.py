@@ -148,7 +148,6 @@ def test_the_check_refuses_by_itself(folder: Path, query: str) -> None:
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("SELECT " + "1+" * 900 + "1", "nested too deep: divide it"),
         ("FROM (" * 5_000 + "SELECT 1" + ")" * 5_000, "nested too deep: divide it"),
         ("FROM (" * 100_000 + "SELECT 1" + ")" * 100_000, "700,008 characters; at most 100,000"),
     ],

@@ -1,10 +1,13 @@
 """The Makefile, with recorders in place of uv and Python."""
 
+import os
 import subprocess
 from pathlib import Path
 
 from tests.conftest import REPOSITORY
 
+_OF_AN_OUTER_MAKE = {"MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "PYTHON", "VENV"}
+"""What `make test` passes on to every make that a test runs."""
 _RECORDER = '#!/bin/sh\necho "${0##*/} $*" >>calls\n'
 
 
@@ -19,7 +22,10 @@ def test_a_folder_whose_name_has_a_space(tmp_path: Path) -> None:
     (folder / "Makefile").symlink_to(REPOSITORY / "Makefile")
     for name in ("requirements-demo.txt", "pyproject.toml", ".venv/.uv"):
         (folder / name).touch()
-    done = subprocess.run(["make", ".venv/.demo"], cwd=folder, capture_output=True, text=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_AN_OUTER_MAKE}
+    done = subprocess.run(
+        ["make", ".venv/.demo"], cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
     packages, own = (folder / "calls").read_text().splitlines()
     assert done.stderr == ""
     assert packages.startswith("uv pip install --python .venv/bin/python ")
