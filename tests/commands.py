@@ -1,8 +1,9 @@
 """The command line, and other Python programs, in processes of their own without the seconds of a start.
 
-`Started` is `subprocess.Popen` and `run` is `subprocess.run`, both with text: the process has its own streams,
-environment, folder, signals and exit code. It is forked from a server that has imported the slow libraries
-(`tests/command_server.py`). Tests about the start itself, or about memory, start an interpreter instead.
+`Started` is `subprocess.Popen` and `run` is `subprocess.run`, both with text; `Program` is a server that is a program.
+Each is a process with its own streams, environment, folder, signals and exit code, forked from a server that has
+imported the slow libraries (`tests/command_server.py`). Tests about the start itself, or about memory, start an
+interpreter instead.
 """
 
 import atexit
@@ -14,10 +15,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
+from tests.services.process import Server
 from tests.services.waiting import PATIENCE_SECONDS
 
 KARMALAKE = ("-c", "from pipelines.cli import main; main()")
@@ -48,6 +50,20 @@ class Started(subprocess.Popen[str]):
         self.pid = _fork(json.dumps(request).encode(), streams)
         self._child_created = True
         cast("Any", self)._close_pipe_fds(*pipes)
+
+
+class Program(Server):
+    """A server that is a Python program, `-c CODE ...` or `-m MODULE ...`, with variables of its environment."""
+
+    def __init__(
+        self, name: str, program: Sequence[str], variables: Mapping[str, str], log: Path, ready_line: str
+    ) -> None:
+        super().__init__(name, program, log, ready_line)
+        self._environment = os.environ | variables
+
+    def _started(self, log: IO[bytes]) -> Started:
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
+        return Started(self._command, env=self._environment, start_new_session=True, **streams)
 
 
 def _umask() -> int:
