@@ -21,6 +21,7 @@ import signal  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
+import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from types import ModuleType  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
@@ -57,21 +58,26 @@ def _first_in_child(requests: socket.socket) -> dict[str, Any] | None:
         message, streams, _, _ = socket.recv_fds(requests, LIMIT_BYTES, 3)
         if not message:
             return None
-        pid = _fork_orphan()
-        if pid == 0:
-            return json.loads(message) | {"streams": streams}
+        request = json.loads(message) | {"streams": streams}
+        if (pid := _fork_orphan(session=request["session"])) == 0:
+            return request
         for stream in streams:
             os.close(stream)
         requests.send(str(pid).encode())
 
 
-def _fork_orphan() -> int:
-    """Return 0 in a child whose parent has ended, and the child's process id in the server."""
+def _fork_orphan(*, session: bool) -> int:
+    """Return 0 in a child whose parent has ended, and the child's process id in the server once that is so."""
     reading, writing = os.pipe()
     if (parent := os.fork()) == 0:
-        if (child := os.fork()) != 0:
-            os.write(writing, str(child).encode())
+        dying = os.getpid()
+        if os.fork() != 0:
             os._exit(0)
+        while os.getppid() == dying:
+            time.sleep(0.001)
+        if session:
+            os.setsid()
+        os.write(writing, str(os.getpid()).encode())
         os.close(reading)
         os.close(writing)
         return 0
@@ -82,9 +88,7 @@ def _fork_orphan() -> int:
 
 
 def _become(request: dict[str, Any]) -> None:
-    """Take over what the request gives: session, folder, environment and streams."""
-    if request["session"]:
-        os.setsid()
+    """Take over what the request gives: mask, folder, environment and streams."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.umask(request["umask"])
     os.chdir(request["cwd"])
