@@ -341,3 +341,9 @@ def test_a_port_that_is_taken(address: str) -> None:
     port = str(urlsplit(address).port)
     done = run([*KARMALAKE, "dashboard", "--port", port])
     assert (done.returncode, "cannot listen" in done.stderr, "Traceback" in done.stderr) == (78, True, False)
+
+
+def test_a_signal_as_soon_as_the_address_is_printed(settings: Settings, tmp_path: Path) -> None:
+    """SIGTERM before the server handles signals ends the command as well."""
+    with _dashboard(settings, tmp_path):
+        pass
