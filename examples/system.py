@@ -7,7 +7,6 @@ The servers are the real ones of the tests. A part that is killed restarts with 
 """
 
 import secrets
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -19,13 +18,13 @@ from sqlalchemy import Engine, create_engine, func, select
 from examples.service import METADATA, NOTIFICATIONS, RATINGS
 from pipelines.bus.topics import ensure_topic
 from pipelines.settings import IngestSettings, RedisSettings, Settings
+from tests.commands import KARMALAKE, Program
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.ports import free_port
 from tests.services.postgres_server import PostgresServer
 from tests.services.process import Server
 from tests.services.redis_server import RedisServer
 
-_KARMALAKE = "from pipelines.cli import main; main()"
 _RULES = Path(__file__).with_name("notify.toml")
 
 
@@ -71,9 +70,9 @@ class System:
         service = ["-m", "examples.service", str(self.port), self.postgres.dsn, self.redis.url()]
         return {
             "service": self._part("service", service, "serving on"),
-            "relay": self._part("relay", ["-c", _KARMALAKE, "relay", "--database", self.postgres.dsn], "relaying to"),
-            "stream": self._part("stream", ["-c", _KARMALAKE, "stream"], "streaming ratings"),
-            "notify": self._part("notify", ["-c", _KARMALAKE, "notify", "--rules", str(rules)], "notifying support"),
+            "relay": self._part("relay", [*KARMALAKE, "relay", "--database", self.postgres.dsn], "relaying to"),
+            "stream": self._part("stream", [*KARMALAKE, "stream"], "streaming ratings"),
+            "notify": self._part("notify", [*KARMALAKE, "notify", "--rules", str(rules)], "notifying support"),
         }
 
     def _part(self, name: str, arguments: list[str], ready: str) -> Server:
@@ -87,8 +86,7 @@ class System:
             "PYTHONUNBUFFERED": "1",
             "SUPPORT_WEBHOOK_SECRET": self._secret(),
         }
-        pairs = [f"{key}={value}" for key, value in values.items()]
-        return Server(name, ["env", *pairs, sys.executable, *arguments], self.folder / f"{name}.log", ready)
+        return Program(name, arguments, values, self.folder / f"{name}.log", ready)
 
     def _secret(self) -> str:
         file = self.folder / "webhook-secret"

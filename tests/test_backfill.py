@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, date, datetime
@@ -24,6 +23,7 @@ from pipelines.lake.tables import create_lake, data_files, open_lake
 from pipelines.lake.upkeep import compact
 from pipelines.settings import IngestSettings, Settings
 from pipelines.sources.files import ColumnMapping, read_events
+from tests.commands import KARMALAKE, Started, run
 from tests.conftest import REPOSITORY
 from tests.draining import assert_verified, contents, drain_all, query, send, valid_records
 from tests.services.process import ended
@@ -137,9 +137,9 @@ def test_two_processes_load_files_at_once(busless: Settings, tmp_path: Path) -> 
         "import pipelines.sources.parquet_rows; pipelines.sources.parquet_rows.CHUNK_ROWS = 50\n"
         "load(Settings(data_dir=Path(sys.argv[1]), ingest=IngestSettings(max_batch_records=100)), Path(sys.argv[2]))"
     )
-    commands = [[sys.executable, "-c", code, str(busless.data_dir), str(path)] for path in paths]
+    commands = [["-c", code, str(busless.data_dir), str(path)] for path in paths]
     with ExitStack() as loaders:
-        loading = [loaders.enter_context(ended(subprocess.Popen(command, cwd=REPOSITORY))) for command in commands]
+        loading = [loaders.enter_context(ended(Started(command, cwd=REPOSITORY))) for command in commands]
         assert [process.wait(PATIENCE_SECONDS) for process in loading] == [0, 0, 0]
     assert query(busless, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(2000, 2000)]
     assert query(busless, 'SELECT sum("read") FROM commits') == [(3000,)]
@@ -211,10 +211,9 @@ def test_a_load_in_random_order_is_advised_to_sort(
 
 def _backfill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `karmalake backfill` in a folder."""
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", "backfill", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KARMALAKE_")}
     environment |= {"KARMALAKE_DATA_DIR": str(folder / "data"), "COLUMNS": "200", "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return run([*KARMALAKE, "backfill", *arguments], cwd=folder, env=environment)
 
 
 _COLUMNS = ("--user-id", "u", "--time", "t", "--action-type", "A")

@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from pipelines.lake.tables import create_lake
 from pipelines.lake.upkeep import compact
 from pipelines.settings import Settings
 from pipelines.simulate.simulator import FaultRates, simulate
+from tests.commands import KARMALAKE, Started, run
 from tests.conftest import REPOSITORY
 from tests.crash_at import EXIT_CODE
 from tests.draining import assert_verified, contents, drain_all, query, send, with_ingest
@@ -25,7 +25,6 @@ from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 _FAULTS = FaultRates(duplicates=0.1, conflicts=0.02, mis_keyed=0.005, malformed=0.02)
-_KARMALAKE = ["-c", "from pipelines.cli import main; main()"]
 _KILLS = 30
 _SOONER = 0.8
 _PARTS = 30
@@ -72,16 +71,8 @@ def test_a_crash_at_a_moment(crash_bus: Settings, tmp_path: Path, moment: str) -
     """Between any two steps of the protocol: the lake reconciles, and the next drain ends with the same lake."""
     place, when, call = _MOMENTS[moment]
     crashed = crash_bus.model_copy(update={"data_dir": tmp_path / "data"})
-    command = [sys.executable, "-m", "tests.crash_at", place, when, str(call)]
-    ended = subprocess.run(
-        command,
-        env=environment(crashed),
-        cwd=REPOSITORY,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    program = ["-m", "tests.crash_at", place, when, str(call)]
+    ended = run(program, env=environment(crashed), cwd=REPOSITORY)
     assert ended.returncode == EXIT_CODE, ended.stderr
     assert_verified(crashed)
     drain_all(crashed)
@@ -161,12 +152,10 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 @contextmanager
-def _draining(settings: Settings, folder: Path) -> Iterator["subprocess.Popen[str]"]:
+def _draining(settings: Settings, folder: Path) -> Iterator[Started]:
     """Yield a process that runs `karmalake drain`, and end it on exit."""
-    command = [sys.executable, *_KARMALAKE, "drain"]
-    started = subprocess.Popen(
-        command, env=environment(settings), cwd=folder, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    output, errors = subprocess.DEVNULL, subprocess.PIPE
+    started = Started([*KARMALAKE, "drain"], env=environment(settings), cwd=folder, stdout=output, stderr=errors)
     with ended(started) as process:
         yield process
 
@@ -203,8 +192,8 @@ def _survives(settings: Settings, folder: Path, seconds: float, *, compacting: b
 def _reader(settings: Settings, folder: Path) -> Iterator[list[int]]:
     """Read the lake in another process during the block; on exit, append the number of versions read to the list."""
     stop, versions_read = folder / "stop", list[int]()
-    command = [sys.executable, "-m", "tests.reader", str(Path(settings.lake_root) / "events"), str(stop)]
-    started = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = ["-m", "tests.reader", str(Path(settings.lake_root) / "events"), str(stop)]
+    started = Started(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with ended(started) as process:
         try:
             yield versions_read

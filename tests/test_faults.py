@@ -20,6 +20,7 @@ from pipelines.lake.tables import create_lake
 from pipelines.operate.audit import audit
 from pipelines.operate.skip import skip
 from pipelines.settings import Settings
+from tests.commands import KARMALAKE, Started
 from tests.draining import assert_verified, drain_all, query, send, send_to, valid_records, with_ingest
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.process import ended
@@ -28,7 +29,6 @@ from tests.services.waiting import PATIENCE_SECONDS, wait_for
 from tests.test_crashes import environment
 
 pytestmark = pytest.mark.jvm
-_KARMALAKE = "from pipelines.cli import main; main()"
 _FILE_LIMIT_BYTES = 2_000
 
 
@@ -208,7 +208,7 @@ def test_a_full_disk(kafka: KafkaCluster, settings: Settings) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_LIMIT_BYTES, _FILE_LIMIT_BYTES))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-    command = [sys.executable, "-B", "-c", _KARMALAKE, "drain"]
+    command = [sys.executable, "-B", *KARMALAKE, "drain"]
     done = subprocess.run(
         command,
         env=environment(bus),
@@ -232,8 +232,7 @@ def test_a_suspended_process_is_fenced(kafka: KafkaCluster, settings: Settings, 
         send(bus, valid_records(range(start, start + 20)))
     create_lake(bus.lake_root)
     log = Path(bus.lake_root) / "events" / "_delta_log"
-    command = [sys.executable, "-c", _KARMALAKE, "drain"]
-    started = subprocess.Popen(command, env=environment(bus), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    started = Started([*KARMALAKE, "drain"], env=environment(bus), cwd=tmp_path, stderr=subprocess.PIPE)
     with ended(started) as sleeper:
         wait_for("its first commits", lambda: len(list(log.glob("*.json"))) > 3)
         os.kill(sleeper.pid, signal.SIGSTOP)

@@ -4,8 +4,6 @@ These tests commit between staging and commit on purpose, instead of relying on 
 """
 
 import os
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -34,6 +32,7 @@ from pipelines.lake.upkeep import vacuum
 from pipelines.settings import IngestSettings, Settings
 from pipelines.sources import csv_rows
 from pipelines.sources.files import ColumnMapping
+from tests.commands import run
 from tests.conftest import REPOSITORY
 from tests.draining import assert_verified, query
 from tests.lake.builders import commit, make_events, orphan_files
@@ -275,8 +274,7 @@ def test_vacuum_removes_what_a_killed_backfill_staged(no_bus: Settings, tmp_path
         "d.commit_batch = lambda *_: os._exit(9)\n"
         "load(Settings(data_dir=Path(sys.argv[1]), ingest=IngestSettings(max_dead_letter_share=1)), Path(sys.argv[2]))"
     )
-    command = [sys.executable, "-c", code, str(no_bus.data_dir), str(path)]
-    assert subprocess.run(command, cwd=REPOSITORY, env=dict(os.environ), check=False).returncode == 9
+    assert run(["-c", code, str(no_bus.data_dir), str(path)], cwd=REPOSITORY).returncode == 9
     remaining = [name for name in orphans(no_bus) if name.endswith(".parquet")]
     assert len(remaining) == ROWS - 2
     for name in remaining:

@@ -17,6 +17,7 @@ from pipelines.local import services
 from pipelines.local.services import start, stop
 from pipelines.refresh import refresh_warehouse
 from pipelines.settings import Settings
+from tests.commands import KARMALAKE, Started
 from tests.conftest import REPOSITORY
 from tests.draining import drain_all, send, valid_records, with_ingest
 from tests.emit.outboxes import create_outbox, disposed, sqlite_url
@@ -74,8 +75,7 @@ def _outbox(folder: Path) -> str:
 
 @contextmanager
 def _running(variables: dict[str, str], *command: str) -> Iterator[psutil.Process]:
-    program = [sys.executable, "-c", "from pipelines.cli import main; main()", *command]
-    with subprocess.Popen(program, env=variables, stdout=subprocess.DEVNULL) as process:
+    with Started([*KARMALAKE, *command], env=variables, stdout=subprocess.DEVNULL) as process:
         family = psutil.Process(process.pid)
         try:
             yield family

@@ -8,15 +8,17 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.bus.topics import ensure_topic
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import Settings
+from tests.commands import KARMALAKE, Started
 from tests.draining import assert_verified, drain_all, query, send, valid_records
 from tests.emit.outboxes import create_outbox, disposed, sqlite_url
 from tests.monitoring.scraping import METRICS_AT, scrape, status
@@ -62,7 +64,7 @@ def _environment(settings: Settings) -> Environment:
 class Command:
     """A running command, and what it has printed."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    def __init__(self, process: "subprocess.Popen[str]", log: Path) -> None:
         self.process, self._log = process, log
 
     @property
@@ -88,20 +90,27 @@ class Command:
 
 
 @contextmanager
-def _started(name: str, variables: Environment, folder: Path) -> Iterator[Command]:
-    program = [sys.executable, "-c", "from pipelines.cli import main; main()", name, "--metrics-port", "0"]
+def _started(
+    name: str, variables: Environment, folder: Path, start: Callable[..., "subprocess.Popen[str]"] = Started
+) -> Iterator[Command]:
+    program = [*KARMALAKE, name, "--metrics-port", "0"]
     log = folder / f"{name}.log"
     with (
         log.open("w") as output,
-        ended(subprocess.Popen(program, env=variables, stdout=output, stderr=output)) as process,
+        ended(start(program, env=variables, stdout=output, stderr=output)) as process,
     ):
         yield Command(process, log)
+
+
+def _in_a_new_interpreter(program: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
+    """Start a program as a shell does: the signal arrives between its imports."""
+    return subprocess.Popen([sys.executable, *program], text=True, **options)
 
 
 @pytest.mark.parametrize("name", ["stream", "ingest", "relay", "notify"])
 def test_a_signal_during_the_start(variables: Environment, tmp_path: Path, name: str) -> None:
     """As soon as the command handles the signal, before it has connected to anything."""
-    with _started(name, variables, tmp_path) as command:
+    with _started(name, variables, tmp_path, _in_a_new_interpreter) as command:
         wait_for("the handler", lambda: command.handles(signal.SIGTERM))
         command.terminate()
 

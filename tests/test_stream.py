@@ -33,6 +33,7 @@ from pipelines.serving.store import open_store
 from pipelines.settings import Settings
 from pipelines.stream import stream
 from tests.clocks import replaced_clock
+from tests.commands import KARMALAKE, Started
 from tests.draining import query, send, valid_records, with_ingest
 from tests.services.process import ended
 from tests.services.proxy import Proxy
@@ -374,9 +375,9 @@ def test_the_command_ends_cleanly(streamed: Settings, tmp_path: Path, number: si
         "KARMALAKE_REDIS_URL": streamed.redis.url.get_secret_value(),
         "KARMALAKE_REDIS_PREFIX": streamed.redis.prefix,
     }
-    program = [sys.executable, "-c", "from pipelines.cli import main; main()", "stream"]
+    program = [*KARMALAKE, "stream"]
     with (tmp_path / "out").open("w+") as out:
-        with ended(subprocess.Popen(program, env=environment, stdout=out, stderr=subprocess.STDOUT)) as process:
+        with ended(Started(program, env=environment, stdout=out, stderr=subprocess.STDOUT)) as process:
             serves(streamed, "u-0", 3)
             process.send_signal(number)
             assert process.wait(PATIENCE_SECONDS) == 0

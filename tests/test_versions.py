@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,12 +25,11 @@ from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.serving.read import published
 from pipelines.settings import Settings
+from tests.commands import KARMALAKE, run
 from tests.conftest import REPOSITORY
 from tests.draining import drain_all, query, send, valid_records, with_ingest
 from tests.golden.folders import archives, describe, make_newer, make_older, unpack
 from tests.test_crashes import environment
-
-_KARMALAKE = [sys.executable, "-c", "from pipelines.cli import main; main()"]
 
 
 @pytest.fixture(params=archives(), ids=lambda archive: archive.name.removesuffix(".tar.gz"))
@@ -257,10 +255,7 @@ def test_newer_data_is_refused(command: str, newer: Path, settings: Settings, tm
     places = {"topic": settings.kafka.topic, "events": str(tmp_path / "events.csv"), "folder": str(tmp_path)}
     arguments = [text.format(**places) for text in (WRITES | READS)[command]]
     before = _files(newer / "lake")
-    done = subprocess.run(
-        [*_KARMALAKE, *command.split(), *arguments], env=_environment(settings), cwd=tmp_path, text=True,
-        capture_output=True, check=False, timeout=600,
-    )  # fmt: skip
+    done = run([*KARMALAKE, *command.split(), *arguments], env=_environment(settings), cwd=tmp_path)
     assert done.returncode == NewerFormatError.exit_code, done.stderr
     (sentence,) = re.findall(r"^error KL-NEWER-FORMAT: (.+)$", done.stderr, re.MULTILINE)
     number = LAKE.number + 1 if "of the lake" in sentence else WAREHOUSE.number + 1

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -29,10 +30,19 @@ def dashboard(
     settings = current_settings().dashboard  # invalid settings are reported here, not on the page
     token = settings.token.get_secret_value() if settings.token else new_token()
     listening = listen(host, port)
-    print_line(f"dashboard at {address_of(host, listening, None if settings.token else token)}; Ctrl-C stops it")
     for number in (signal.SIGTERM, signal.SIGINT):  # the server stops on these signals, then raises them again
-        signal.signal(number, lambda _number, _frame: None)
-    serve(listening, host, token, settings)
+        signal.signal(number, _end)
+    with suppress(_EndedError):
+        print_line(f"dashboard at {address_of(host, listening, None if settings.token else token)}; Ctrl-C stops it")
+        serve(listening, host, token, settings)
     print_line("stopped")
     sys.stdout.flush()
     os._exit(0)  # open sessions would keep the process alive; they hold no data to save
+
+
+class _EndedError(BaseException):
+    """A signal ended the dashboard, perhaps before its server handled signals."""
+
+
+def _end(_number: int, _frame: object) -> None:
+    raise _EndedError

@@ -3,7 +3,6 @@
 import os
 import stat
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from pipelines.boundary.private_files import is_private, make_private_dir, restr
 from pipelines.lake.tables import create_lake
 from pipelines.operate.doctor import diagnose
 from pipelines.settings import Settings
+from tests.commands import run
 from tests.draining import drain_all, send, valid_records, with_ingest
 from tests.test_crashes import environment
 
-_KARMALAKE = [sys.executable, "-c", "import os; os.umask(0o022); from pipelines.cli import main; main()"]
+_KARMALAKE = ["-c", "import os; os.umask(0o022); from pipelines.cli import main; main()"]
 _OTHER_USER = 65_534
 
 
@@ -35,7 +35,7 @@ def _run(settings: Settings, *command: str) -> None:
         "KARMALAKE_REDIS_URL": settings.redis.url.get_secret_value(),
         "KARMALAKE_REDIS_PREFIX": settings.redis.prefix,
     }
-    subprocess.run([*_KARMALAKE, *command], env=variables, check=True, capture_output=True)
+    run([*_KARMALAKE, *command], env=variables, check=True)
 
 
 def _modes(folder: Path) -> dict[int, list[str]]:

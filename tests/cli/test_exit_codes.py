@@ -14,9 +14,10 @@ import pytest
 import pipelines.errors as errors_module
 from pipelines.cli.error_codes import PAGE, explanations
 from pipelines.errors import DEFECT, INTERRUPTED, IO, PERMISSION, KarmalakeError, exit_status_of, exit_statuses
+from tests import commands
+from tests.commands import KARMALAKE
 from tests.conftest import REPOSITORY
 
-_KARMALAKE = [sys.executable, "-c", "from pipelines.cli import main; main()"]
 _COLUMNS = ["--user-id", "u", "--time", "t", "--action-type", "A"]
 _CLASSES = [KarmalakeError, *KarmalakeError.__subclasses__()]
 _INJECTED = """
@@ -42,10 +43,8 @@ def run(tmp_path: Path) -> Run:
     environment |= {"KARMALAKE_DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"}
 
     def ran(*arguments: str, program: str | None = None, **changed: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", program] if program else _KARMALAKE
-        return subprocess.run(
-            [*command, *arguments], env=environment | changed, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+        command = ["-c", program] if program else KARMALAKE
+        return commands.run([*command, *arguments], env=environment | changed, cwd=tmp_path)
 
     return ran
 
@@ -184,9 +183,8 @@ def test_a_closed_pipe_is_not_an_error(run: Run, tmp_path: Path) -> None:
 def _with_output(command: list[str], output: int, folder: Path) -> tuple[int, str]:
     environment = {**os.environ, "KARMALAKE_DATA_DIR": str(folder / "data"), "PYTHONPATH": str(REPOSITORY)}
     with os.fdopen(output, "wb") as file:
-        done = subprocess.run(
-            [*_KARMALAKE, *command], env=environment, stdout=file, stderr=subprocess.PIPE, text=True, check=False
-        )
+        program = [sys.executable, *KARMALAKE, *command]  # its last flush is tested as well
+        done = subprocess.run(program, env=environment, stdout=file, stderr=subprocess.PIPE, text=True, check=False)
     return done.returncode, done.stderr
 
 
@@ -194,7 +192,7 @@ def _with_output(command: list[str], output: int, folder: Path) -> tuple[int, st
 def test_closed_standard_streams_corrupt_no_lake_file(tmp_path: Path) -> None:
     """With `>&- 2>&-` a command works: no file that it opens becomes standard output."""
     (tmp_path / "events.csv").write_text("u,t\na,2024-01-01\n")
-    command = " ".join(["exec", sys.executable, "-c", f"'{_KARMALAKE[-1]}'", "backfill events.csv", *_COLUMNS])
+    command = " ".join(["exec", sys.executable, "-c", f"'{KARMALAKE[-1]}'", "backfill events.csv", *_COLUMNS])
     environment = {**os.environ, "KARMALAKE_DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": str(REPOSITORY)}
     for closed in (">&-", "<&- >&- 2>&-"):
         assert (

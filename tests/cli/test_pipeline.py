@@ -19,11 +19,11 @@ import pytest
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.scores import scores
 from pipelines.settings import Settings
+from tests import commands
+from tests.commands import KARMALAKE
 from tests.reputation.history import events_table
 from tests.reputation.test_shipped_policies import exchange_events
-from tests.services.waiting import PATIENCE_SECONDS
 
-_KARMALAKE = [sys.executable, "-c", "from pipelines.cli import main; main()"]
 _RATINGS = """who,whom,stars,at
 rider-1,driver-1,5,2026-01-01T10:00:00Z
 rider-2,driver-1,1,2026-01-02T10:00:00Z
@@ -51,15 +51,7 @@ def karmalake(settings: Settings, tmp_path: Path) -> Run:
     }
 
     def run(*arguments: str, code: int = 0, **changed: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [*_KARMALAKE, *arguments],
-            env=environment | changed,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
+        done = commands.run([*KARMALAKE, *arguments], env=environment | changed, cwd=tmp_path)
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return done

@@ -24,6 +24,7 @@ from pipelines.cli.rows import Format, write
 from pipelines.emit.producer import Record
 from pipelines.errors import DEFECT, exit_statuses
 from pipelines.settings import Settings
+from tests.commands import KARMALAKE, run
 from tests.conftest import REPOSITORY
 from tests.draining import send
 from tests.test_crashes import environment
@@ -265,12 +266,12 @@ def test_pipes_and_files_keep_the_exact_values(
 ) -> None:
     """CSV, JSON and Parquet keep every id unchanged; tables escape them; spreadsheets evaluate no formula."""
     variables, _ = world
-    program = [sys.executable, "-c", "from pipelines.cli import main; main()", *command]
 
     def output(form: str, *more: str) -> bytes:
-        return subprocess.run(
-            [*program, "--format", form, *more], env=variables, capture_output=True, check=True
-        ).stdout
+        with (tmp_path / "output").open("w+b") as file:
+            run([*KARMALAKE, *command, "--format", form, *more], env=variables, stdout=file, check=True)
+            file.seek(0)
+            return file.read()
 
     read = {
         "csv": pl.read_csv(output("csv"), infer_schema=False),

@@ -4,7 +4,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from pipelines.emit.producer import Record
 from pipelines.refresh import publish_warehouse, refresh_warehouse
 from pipelines.settings import Settings
 from pipelines.simulate.simulator import FaultRates, simulate
+from tests.commands import KARMALAKE, Started, run
 from tests.draining import NOON, drain_all, send, with_ingest
 from tests.services.ports import free_port
 from tests.services.requirements import require
@@ -31,7 +31,6 @@ from tests.services.waiting import PATIENCE_SECONDS
 from tests.test_crashes import environment
 
 pytestmark = pytest.mark.slow
-_KARMALAKE = [sys.executable, "-c", "from pipelines.cli import main; main()"]
 _MS = int(1_000 * PATIENCE_SECONDS)
 _FAULTS = FaultRates(duplicates=0.02, conflicts=0.01, mis_keyed=0.0, malformed=0.05)
 
@@ -59,9 +58,9 @@ def _dashboard(settings: Settings, folder: Path, **variables: str) -> Iterator[s
         "KARMALAKE_REDIS_PREFIX": settings.redis.prefix,
         "PYTHONUNBUFFERED": "1",
     }
-    command = [*_KARMALAKE, "dashboard", "--port", str(free_port())]
+    command = [*KARMALAKE, "dashboard", "--port", str(free_port())]
     values |= variables
-    with subprocess.Popen(command, env=values, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+    with Started(command, env=values, cwd=folder, stdout=subprocess.PIPE) as process:
         assert process.stdout
         try:
             line = process.stdout.readline()
@@ -340,5 +339,11 @@ def test_without_a_warehouse(page: Page, served: Settings, tmp_path: Path) -> No
 def test_a_port_that_is_taken(address: str) -> None:
     """The error is one sentence."""
     port = str(urlsplit(address).port)
-    done = subprocess.run([*_KARMALAKE, "dashboard", "--port", port], capture_output=True, text=True, check=False)
+    done = run([*KARMALAKE, "dashboard", "--port", port])
     assert (done.returncode, "cannot listen" in done.stderr, "Traceback" in done.stderr) == (78, True, False)
+
+
+def test_a_signal_as_soon_as_the_address_is_printed(settings: Settings, tmp_path: Path) -> None:
+    """SIGTERM before the server handles signals ends the command as well."""
+    with _dashboard(settings, tmp_path):
+        pass

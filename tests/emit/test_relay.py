@@ -3,7 +3,6 @@
 import os
 import random
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from pipelines.emit.outbox.waiter import open_waiter
 from pipelines.emit.relay import RelayedBatch, open_relay, relay, relay_once, relay_pending
 from pipelines.errors import ConfigurationError
 from pipelines.settings import KafkaSettings, Settings
+from tests.commands import KARMALAKE, Started
 from tests.conftest import REPOSITORY
 from tests.emit.outboxes import create_outbox, disposed, event, mariadb_database, postgres_database, sqlite_url
 from tests.emit.proxied_broker import proxied_broker
@@ -355,13 +355,8 @@ def _command(url: URL, bus: KafkaSettings, arguments: Sequence[str] = ()) -> "su
         "PYTHONPATH": str(REPOSITORY),
         "PYTHONUNBUFFERED": "1",
     }
-    return subprocess.Popen(
-        [sys.executable, "-c", "from pipelines.cli import main; main()", "relay", *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    program = [*KARMALAKE, "relay", *arguments]
+    return Started(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def test_the_command_sends_pending_rows_and_ends(service: Engine, url: URL, bus: KafkaSettings) -> None:

@@ -1,8 +1,6 @@
 """Several ingesters on one topic of Apache Kafka: the group assigns partitions, the lake decides what counts."""
 
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +21,7 @@ from pipelines.lake.tables import create_lake, open_lake
 from pipelines.operate.audit import audit
 from pipelines.serving.read import published
 from pipelines.settings import Settings
+from tests.commands import KARMALAKE, Started
 from tests.draining import assert_verified, query, send, valid_records, with_ingest
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.process import ended
@@ -175,7 +174,7 @@ def test_ingesters_beside_a_stream(bus: Settings, tmp_path: Path) -> None:
 
 
 @contextmanager
-def _ingesting_process(bus: Settings, folder: Path) -> Iterator["subprocess.Popen[str]"]:
+def _ingesting_process(bus: Settings, folder: Path) -> Iterator[Started]:
     """Yield a process that shares the topic and has committed something; kill it on exit."""
     with _started(bus, folder / "process", "ingest") as process:
         wait_for("its first commit", lambda: _has_committed(folder / "process"))
@@ -183,8 +182,7 @@ def _ingesting_process(bus: Settings, folder: Path) -> Iterator["subprocess.Pope
 
 
 @contextmanager
-def _started(bus: Settings, folder: Path, name: str) -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", name]
+def _started(bus: Settings, folder: Path, name: str) -> Iterator[Started]:
     assert bus.redis.url
     values = environment(bus) | {
         "KARMALAKE_INGEST_SHARE_PARTITIONS": "true",
@@ -195,7 +193,7 @@ def _started(bus: Settings, folder: Path, name: str) -> Iterator["subprocess.Pop
     folder.mkdir()
     with (
         (folder / "output").open("w") as output,
-        ended(subprocess.Popen(command, cwd=folder, env=values, stdout=output, text=True)) as process,
+        ended(Started([*KARMALAKE, name], cwd=folder, env=values, stdout=output)) as process,
     ):
         yield process
 

@@ -4,7 +4,6 @@ import errno
 import json
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -27,6 +26,7 @@ from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, open_inde
 from pipelines.lake.runs import Runs
 from pipelines.lake.tables import ERASURES_DONE, Lake
 from pipelines.lake.upkeep import compact, list_files, replace_files
+from tests.commands import Started
 from tests.lake.builders import commit, make_events
 from tests.services.process import ended
 
@@ -387,8 +387,8 @@ def test_a_dead_process_releases_its_slot(lake: Lake, tmp_path: Path) -> None:
         "from pipelines.lake.tables import Lake; lake = Lake(Path(sys.argv[1]));"
         "print(open_index(Path(sys.argv[2]), lake, lake.table('events')).folder.name, flush=True); input()"
     )
-    command = [sys.executable, "-c", script, lake.root, str(tmp_path)]
-    with ended(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)) as process:
+    command = ["-c", script, lake.root, str(tmp_path)]
+    with ended(Started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)) as process:
         assert process.stdout is not None
         assert process.stdout.readline().strip() == "slot-0"
         with _opened(tmp_path, lake) as beside:

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,7 @@ from pipelines.emit.producer import Record
 from pipelines.operate.lag.history import recent
 from pipelines.serving.read import published
 from pipelines.settings import Settings
+from tests.commands import KARMALAKE, Started
 from tests.draining import send, valid_records
 from tests.emit.outboxes import create_outbox, disposed, event, sqlite_url
 from tests.monitoring.scraping import becomes, metrics_address, scrape, status
@@ -38,8 +38,8 @@ def running(settings: Settings, *command: str, **variables: str) -> Iterator[str
         "PYTHONUNBUFFERED": "1",
         **variables,
     }
-    program = [sys.executable, "-c", "from pipelines.cli import main; main()", *command, "--metrics-port", "0"]
-    with ended(subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, text=True)) as process:
+    program = [*KARMALAKE, *command, "--metrics-port", "0"]
+    with ended(Started(program, env=environment, stdout=subprocess.PIPE)) as process:
         try:
             yield metrics_address(process)
         finally:

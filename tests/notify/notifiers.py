@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pipelines.notify.run import notify, plans
 from pipelines.notify.start_offsets import Loss
 from pipelines.serving.client import connect
 from pipelines.settings import Settings
+from tests.commands import KARMALAKE, Started
 from tests.notify.receiver import SECRET
 from tests.services.waiting import PATIENCE_SECONDS
 
@@ -102,13 +102,8 @@ def command(settings: Settings, rule_file: Path, *options: str) -> subprocess.Po
         "NOTIFY_TEST_SECRET": SECRET,
         "PYTHONUNBUFFERED": "1",
     }
-    return subprocess.Popen(
-        [sys.executable, "-c", "from pipelines.cli import main; main()", "notify", *options],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    program = [*KARMALAKE, "notify", *options]
+    return Started(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def checkpoints(settings: Settings, destination: str) -> dict[int, int | None]:

@@ -3,8 +3,6 @@
 import os
 import re
 import sqlite3
-import subprocess
-import sys
 from base64 import b64encode
 from contextlib import closing
 from datetime import UTC, datetime
@@ -23,6 +21,7 @@ from pipelines.notify.rules import RedisStream, Webhook
 from pipelines.notify.template import Event
 from pipelines.notify.webhook import open_webhook
 from pipelines.settings import Settings
+from tests.commands import Started
 from tests.conftest import REPOSITORY
 from tests.draining import send, valid_records
 from tests.notify.receiver import SECRET, Receiver
@@ -98,7 +97,7 @@ def _run_until(rows: int, code: str, settings: Settings, folder: Path) -> None:
         "KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": str(settings.kafka.bootstrap_servers),
         "KARMALAKE_KAFKA_TOPIC": settings.kafka.topic,
     }
-    with ended(subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=folder)) as branch:
+    with ended(Started(["-c", code], env=environment, cwd=folder)) as branch:
         wait_for(f"{rows} ratings", lambda: branch.poll() is not None or _count(folder) == rows)
         branch.terminate()
         assert branch.wait(PATIENCE_SECONDS) == 0

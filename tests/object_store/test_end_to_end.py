@@ -3,7 +3,6 @@
 import random
 import signal
 import subprocess
-import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -33,13 +32,13 @@ from pipelines.reputation.warehouse import open_warehouse
 from pipelines.serving.read import read_reputation
 from pipelines.settings import Settings, load_settings
 from pipelines.simulate.simulator import FaultRates, simulate
+from tests.commands import KARMALAKE, Started
 from tests.draining import assert_verified, contents, drain_all, query, send, valid_records, with_ingest
 from tests.services.object_store import ObjectStore
 from tests.test_crashes import environment
 
 _FAULTS = FaultRates(duplicates=0.1, conflicts=0.02, mis_keyed=0.01, malformed=0.02)
 pytestmark = pytest.mark.slow
-_KARMALAKE = [sys.executable, "-c", "from pipelines.cli import main; main()"]
 _KILLS = 6
 _SEED = 20260302
 
@@ -83,12 +82,12 @@ def test_end_to_end(bus: Settings, tmp_path: Path) -> None:
 
 
 @contextmanager
-def _draining(bus: Settings, name: str) -> Generator["subprocess.Popen[bytes]"]:
+def _draining(bus: Settings, name: str) -> Generator[Started]:
     """Yield a process that drains with its own data folder, as on another host, and kill it at the end."""
     settings = bus.model_copy(update={"data_dir": bus.data_dir / name})
     values = environment(settings) | {"KARMALAKE_LAKE_URI": str(bus.lake.uri)}
     output = subprocess.DEVNULL
-    with subprocess.Popen([*_KARMALAKE, "drain"], env=values, stdout=output, stderr=output) as process:
+    with Started([*KARMALAKE, "drain"], env=values, stdout=output, stderr=output) as process:
         try:
             yield process
         finally:

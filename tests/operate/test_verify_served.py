@@ -4,8 +4,6 @@ import ast
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +21,7 @@ from pipelines.refresh import publish_everything, publish_warehouse, refresh_war
 from pipelines.serving.client import connect
 from pipelines.serving.read import read_leaderboard, read_reputation
 from pipelines.settings import Settings
+from tests.commands import KARMALAKE, run
 from tests.draining import drain_all, send, valid_records, with_ingest
 from tests.lake.builders import make_events
 
@@ -239,6 +238,5 @@ def _karmalake(bus: Settings, *arguments: str) -> None:
         "KARMALAKE_REDIS_PREFIX": bus.redis.prefix,
         "KARMALAKE_REDIS_LEADERBOARDS": ",".join(bus.redis.leaderboards),
     }
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *arguments]
-    done = subprocess.run(command, env=os.environ | values, capture_output=True, text=True, check=False)
+    done = run([*KARMALAKE, *arguments], env=os.environ | values)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -2,10 +2,8 @@
 
 import json
 import logging
-import os
 import signal
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
@@ -22,6 +20,7 @@ from pipelines.reputation.documents import documents
 from pipelines.reputation.policy_file import load_policy, parse_policy, shipped_policies
 from pipelines.reputation.scores import scores
 from pipelines.reputation.warehouse import Warehouse, open_warehouse
+from tests.commands import Started, run
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of, stored_schema
 from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS
@@ -221,7 +220,7 @@ def test_a_crash_leaves_the_old_warehouse_and_is_cleaned_up(tmp_path: Path) -> N
         "d.user_tables = lambda *_: os.kill(os.getpid(), 9)\n"
         "from tests.reputation.test_derive import publish; publish(Path(sys.argv[1]), [])"
     )
-    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, timeout=PATIENCE_SECONDS)
+    killed = run(["-c", script, str(tmp_path)])
     assert killed.returncode == -signal.SIGKILL
     leftovers = [p.name for p in tmp_path.iterdir() if "draft" in p.name]
     assert leftovers
@@ -272,8 +271,8 @@ def test_readers_in_other_processes_do_not_block_a_derive(tmp_path: Path) -> Non
         "import sys; from pathlib import Path; from pipelines.reputation.warehouse import Warehouse\n"
         "w = Warehouse(Path(sys.argv[1])); print('open', flush=True); sys.stdin.read(); print(w.reputation().height)"
     )
-    command, pipe = [sys.executable, "-c", script, str(path)], subprocess.PIPE
-    with ended(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=os.environ)) as reader:
+    command, pipe = ["-c", script, str(path)], subprocess.PIPE
+    with ended(Started(command, stdin=pipe, stdout=pipe)) as reader:
         assert reader.stdout is not None
         assert reader.stdout.readline() == "open\n"
         publish(tmp_path, [], version=2)

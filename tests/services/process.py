@@ -14,7 +14,7 @@ import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 from tests.services.reaper import kill_tree, suspend_tree
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
@@ -55,7 +55,7 @@ class Server:
         self._group = pwd.getpwnam(user).pw_gid if user else None
         self._stop_signal = signal.SIGTERM
         self._log_start = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[Any] | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -89,18 +89,21 @@ class Server:
         assert self._process is None, f"{self.name} is running already"
         with self._log.open("ab") as log:
             self._log_start = log.tell()
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                user=self._user,
-                group=self._group,
-                extra_groups=[] if self._user else None,
-            )
+            self._process = self._started(log)
         _notify_reaper("+", self._process.pid)
         RUNNING.add(self)
+
+    def _started(self, log: IO[bytes]) -> "subprocess.Popen[Any]":
+        return subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            user=self._user,
+            group=self._group,
+            extra_groups=[] if self._user else None,
+        )
 
     def prepare(self, command: Sequence[str], folder: Path, seconds: float) -> None:
         """Run a command that initializes the data, as the user of the server."""

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from pipelines.serving.publish import DOCUMENTS
 from pipelines.serving.read import published, read_reputation
 from pipelines.serving.redis_store import document_keys
 from pipelines.settings import RedisSettings, Settings
+from tests.commands import Started
 from tests.services.waiting import wait_for
 from tests.serving.conftest import PrivateValkey, always, documents, documents_of, expected, publish, served, stamp
 
@@ -198,13 +197,13 @@ def test_a_killed_publisher_is_repaired_by_the_next(
     during = documents_of({f"new-{i}": "x" * 200 for i in range(60_000)})
     after = documents(ann=1, bob=1)
     during.write_parquet(tmp_path / "documents")
-    children: dict[str, subprocess.Popen[bytes]] = {}
+    children: dict[str, Started] = {}
     request.addfinalizer(lambda: [child.kill() for child in children.values()])
     for share in ("00", "20", "80"):
         child_cache = cache.model_copy(update={"prefix": f"{cache.prefix}-{share}"})
         publish(always(before), stamp(1), child_cache, tmp_path / share)
         arguments = [tmp_path / "documents", cache.url.get_secret_value(), child_cache.prefix, tmp_path / share, "2"]
-        children[share] = subprocess.Popen([sys.executable, "-c", _CHILD, *arguments])
+        children[share] = Started(["-c", _CHILD, *arguments])
     for share, child in children.items():
         child_cache = cache.model_copy(update={"prefix": f"{cache.prefix}-{share}"})
         last_before = f"{child_cache.prefix}:new-{int(share) * 600}"
