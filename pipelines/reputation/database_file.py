@@ -10,7 +10,6 @@ import duckdb
 
 from pipelines.boundary.file_lock import exclusive_lock
 from pipelines.errors import UsageError
-from pipelines.reputation.sql import literal, one_row
 
 _LOCK_SECONDS = 60.0
 
@@ -63,19 +62,6 @@ def publish_copy(file: Path, path: Path) -> None:
     """
     with _replacing(path) as copy:
         copyfile(file, copy)
-
-
-def publish_rows(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Replace the file at `path`, like `publish_copy`, by the rows of the database of a connection.
-
-    The bytes of deleted rows, which stay in free blocks of a database, are not copied.
-    """
-    (name,) = one_row(connection.execute("SELECT current_database()"))
-    with _replacing(path) as copy:
-        connection.execute(f"ATTACH {literal(str(copy))} AS next")
-        connection.execute(f'COPY FROM DATABASE "{name}" TO next')
-        connection.execute("CHECKPOINT next")
-        connection.execute("DETACH next")
 
 
 def remove_copy(path: Path) -> None:

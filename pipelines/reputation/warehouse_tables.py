@@ -17,6 +17,8 @@ ONLY_AFFECTED = "SEMI JOIN affected_user USING (user_id)"
 """Restricts a query with user_ids to the users that a refresh recomputes."""
 SUMS = "reputation_sums"
 """The table that `reputation` is a view of where points decay."""
+USER_TABLES = frozenset({"reputation", SUMS, "user_days", "user_reasons", "status_periods"})
+"""Every table whose rows belong to one user each; a warehouse has either `reputation` or the sums as a table."""
 _PENDING_DAYS = "WHERE day IN (FROM pending_day)"
 _USERS_OF_PENDING_DAYS = "WHERE user_id IN (SELECT user_id FROM user_days WHERE day IN (FROM pending_day))"
 

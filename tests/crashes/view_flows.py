@@ -35,6 +35,7 @@ _BOTH = {
     "pipelines.reputation.database_file:copyfile": 1,
     "pipelines.reputation.database_file:replace_durably": 1,
     "pipelines.reputation.derive:remove_database": 2,
+    "pipelines.reputation.derive:remove_other_bases": 2,
 }
 _REFRESHING = {
     "pipelines.reputation.derive:Histories.sync": 1,
@@ -45,7 +46,11 @@ _REFRESHING = {
     "pipelines.reputation.derive:find_affected_users": 1,
     "pipelines.reputation.derive:load_affected_events": 1,
     "pipelines.reputation.derive:replace_rows": 1,
-    "pipelines.reputation.refresh_steps:_replace_rows_of": 1,
+    "pipelines.reputation.refresh_steps:_compare": 1,
+    "pipelines.reputation.user_rows:store_chunks": 1,
+    "pipelines.reputation.user_rows:make_durable": 1,
+    "pipelines.reputation.draft_tables:DraftTables.replace": 1,
+    "pipelines.reputation.draft_tables:DraftTables.write_changes": 1,
     "pipelines.reputation.derive:Draft._describe": 1,
     "pipelines.reputation.derive:copyfile": 1,
 }
@@ -62,6 +67,13 @@ def refresh(settings: Settings, as_of: datetime) -> None:
     with open_draft(settings.warehouse_path) as draft:
         draft.refresh(take_snapshot(open_lake(settings.lake_root)), policy_in_force(settings), as_of)
         draft.publish()
+
+
+def refresh_and_fold(settings: Settings) -> None:
+    """Refresh, and publish with a new base, whatever the number of changes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(derive_module, "_FOLD_THRESHOLD", 0.0)
+        refresh(settings, LATER)
 
 
 def refresh_beside_a_copy(settings: Settings) -> None:
@@ -111,6 +123,20 @@ def _warehouse(settings: Settings) -> dict[str, list[tuple[object, ...]]]:
 FLOWS = {
     "rebuild": Flow(_rebuild, _BOTH, _prepare, sound=_warehouse, seen=_warehouse),
     "refresh": Flow(_refresh, _BOTH | _REFRESHING, _prepare, sound=_warehouse, seen=_warehouse),
+    "refresh and fold": Flow(
+        refresh_and_fold,
+        {
+            "pipelines.reputation.derive:write_base": 1,
+            "pipelines.reputation.base:make_durable": 1,
+            "pipelines.reputation.derive:create_changes": 1,
+            "pipelines.reputation.derive:create_lake_views": 1,
+            "pipelines.reputation.database_file:replace_durably": 1,
+            "pipelines.reputation.derive:remove_other_bases": 2,
+        },
+        _prepare,
+        sound=_warehouse,
+        seen=_warehouse,
+    ),
     "refresh beside a copy": Flow(
         refresh_beside_a_copy,
         {
