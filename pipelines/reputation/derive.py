@@ -303,9 +303,13 @@ class Draft:
         """Write all rows, and the trends of the days that changed."""
         if users := self.deferred_users():
             raise UsageError(f"{users} users of {self.path} are deferred: refresh the draft before it is published")
-        info = self.tables.info
+        if self._histories is None:  # nothing was refreshed
+            return
+        tables, info = self.tables, self.tables.info
+        max_users = _REBUILD_THRESHOLD * tables.counts.users
         with transaction(self.connection):
-            recompute_pending_trends(self.connection, info.policy.at(info.as_of))
+            in_force = info.policy.at(info.as_of)
+            recompute_pending_trends(self.connection, self._histories, tables.rows, in_force, max_users)
 
     def _fold(self) -> None:
         """Continue with a new base: one without erased users, written now, or one that a thread has written."""

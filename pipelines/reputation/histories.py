@@ -109,7 +109,11 @@ class Histories:
         Returns sorted hashes: uint64, shape (users,).
         """
         found = [segment.users[segment.rows_after(after, until_us)] for segment in self.segments]
-        found += [segment.users_between(start, end) for start, end in passed for segment in self.segments]
+        return np.unique(np.concatenate([NO_USERS, self.users_between(passed), *found]))
+
+    def users_between(self, ranges: Iterable[tuple[int, int]]) -> np.ndarray:
+        """Return the users of events whose time is in one of the ranges, like `changed_users`."""
+        found = [segment.users_between(start, end) for start, end in ranges for segment in self.segments]
         return np.unique(np.concatenate([NO_USERS, *found]))
 
     def count_of(self, users: np.ndarray) -> np.ndarray:

@@ -149,10 +149,12 @@ def replace_rows(connection: duckdb.DuckDBPyConnection, stored: UserRows, tables
         if name in _TABLES_BY_DAY:
             connection.execute(statement("refresh_changed_day"))
         if name == "user_days":
-            counts = counts.plus(Counts(0, *one_row(connection.execute(statement("refresh_count_events")))))
+            events, counted = one_row(connection.execute(statement("refresh_count_events")))
+            counts = counts.plus(Counts(0, events, counted))
         if name in _TABLES_OF_SCORES:
             scores = connection.sql(statement("refresh_changed_scores")).pl()["user_id"]
-            counts = counts.plus(Counts(*one_row(connection.execute(statement("refresh_count_users"))), 0, 0))
+            (users_more,) = one_row(connection.execute(statement("refresh_count_users")))
+            counts = counts.plus(Counts(users_more, 0, 0))
     return _replaced(connection, stored, tables, scores, counts)
 
 
@@ -180,13 +182,37 @@ def _replaced(
     return Replaced(changed, rows, scores, counts)
 
 
-def recompute_pending_trends(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> None:
-    """Recompute the trends of the days that changed since this was last done."""
+def recompute_pending_trends(
+    connection: duckdb.DuckDBPyConnection,
+    histories: Histories,
+    stored: UserRows,
+    policy: EffectivePolicy,
+    max_users: float,
+) -> None:
+    """Recompute the trends of the days that changed since this was last done.
+
+    Loads the rows of the users with events on these days; of more than `max_users`, all rows are read instead.
+    """
+    changed = np.sort(connection.execute(statement("refresh_changed_day_hashes")).fetchnumpy()["user_hash"])
+    if not len(changed):
+        return
+    _load_rows(connection, stored, "user_days", changed)
     connection.execute(statement("refresh_pending_day"))
-    for name, query in pending_trend_tables(policy).items():
+    users = histories.users_between(connection.execute(statement("refresh_pending_times")).fetchall())
+    sources = {name: name for name in _TABLES_BY_DAY}
+    if len(users) <= max_users:
+        sources = {name: _load_rows(connection, stored, name, users) for name in _TABLES_BY_DAY}
+    for name, query in pending_trend_tables(policy, sources).items():
         connection.execute(statement("refresh_delete_days", name=name))
         connection.execute(statement("insert_rows", name=name, query=query))
     connection.execute(statement("refresh_changed_day_table"))
+
+
+def _load_rows(connection: duckdb.DuckDBPyConnection, stored: UserRows, name: str, users: np.ndarray) -> str:
+    """Load the stored rows of users (sorted hashes) into a temporary table; return its name."""
+    with arrow_rows(connection, stored.rows_of(name, users)):
+        connection.execute(statement("refresh_loaded", name=name, columns=table_form(stored.columns[name])))
+    return f"loaded_{name}"
 
 
 def _moved(policy: EffectivePolicy, start: int, end: int) -> list[tuple[int, int]]:

@@ -117,17 +117,33 @@ FROM difference
 SELECT CAST(coalesce(sum(sign), 0) AS BIGINT)
 FROM difference
 
+-- name: refresh_changed_day_hashes
+-- Before a publication: the users of the changed days, as hashes.
+SELECT DISTINCT hash(user_id) AS user_hash
+FROM changed_day
+
+-- name: refresh_loaded
+-- The stored rows of some users in a table.
+CREATE OR REPLACE TEMP TABLE loaded_$name AS
+SELECT $columns
+FROM arrow_rows
+
 -- name: refresh_pending_day
--- Before a publication: the days whose trends are out of date, that is the changed days and, because scores run on, the
--- later days of the same users.
+-- The days whose trends are out of date, that is the changed days and, because scores run on, the later days of the same
+-- users.
 CREATE OR REPLACE TEMP TABLE pending_day AS
 SELECT day
 FROM changed_day
 UNION
 SELECT later.day
-FROM user_days AS later
+FROM loaded_user_days AS later
 JOIN (SELECT user_id, min(day) AS day FROM changed_day GROUP BY user_id) AS first
     ON first.user_id = later.user_id AND later.day > first.day
+
+-- name: refresh_pending_times
+-- The start and end of each of these days, in microseconds since 1970.
+SELECT epoch_us(CAST(day AS TIMESTAMP)), epoch_us(CAST(day + 1 AS TIMESTAMP))
+FROM pending_day
 
 -- name: refresh_delete_days
 -- Delete the trends of these days; insert_rows then inserts the new ones.
