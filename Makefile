@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-system services test test-fast lint format docs screenshots notebooks bench chaos fuzz pins contract release clean
+.PHONY: help setup demo demo-system services test test-fast test-containers lint format docs screenshots notebooks bench chaos fuzz pins contract release clean
 
 help:  ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ $(VENV)/.uv:
 
 define install
 	@echo "installing $(2), once"
-	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --require-hashes --requirement $(1) || $(BIN)/python -m pip install --require-hashes --requirement $(1)
+	@$(BIN)/uv pip install --python $(BIN)/python --require-hashes --requirement $(1) || $(BIN)/python -m pip install --require-hashes --requirement $(1)
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 endef
@@ -48,6 +48,9 @@ test: services  ## all tests, on servers that they start; ONE=tests/test_drain.p
 
 test-fast: setup  ## the fast tests, in under two minutes: without servers, fewer random examples
 	HYPOTHESIS_EXAMPLES=10 $(BIN)/python -m pytest -n 2 -m "not jvm and not services and not slow"
+
+test-containers: setup  ## build the images and run compose.yaml, where Docker is; as root it is started if it only is installed
+	$(BIN)/python -m pytest tests/containers
 
 lint: setup  ## style, types, spelling and vocabulary
 	$(BIN)/ruff check .
@@ -83,7 +86,8 @@ fuzz: setup  ## fuzz every input for a minute each; TARGETS="avro json" SECONDS=
 pins: setup  ## pin the requirements*.txt from pyproject.toml, and the jars of the tests from their poms (with Maven)
 	$(COMPILE) --group dev --all-extras --upgrade --output-file requirements.txt
 	$(COMPILE) --group build --extra all --constraint requirements.txt --output-file requirements-demo.txt
-	$(COMPILE) --group image --extra avro --extra dagster --extra dashboard --extra outbox --extra postgresql --extra s3 --constraint requirements.txt --output-file requirements-image.txt
+	$(COMPILE) --group build --extra avro --extra postgresql --extra s3 --constraint requirements.txt --output-file requirements-stream.txt
+	$(COMPILE) --group image --extra avro --extra dagster --extra dashboard --extra outbox --extra postgresql --extra s3 --constraint requirements.txt --output-file requirements-dagster.txt
 	$(BIN)/python -m tests.services.jars kafka cassandra
 
 contract: setup  ## generate the Protobuf module from event.proto

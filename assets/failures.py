@@ -15,8 +15,15 @@ RETRIES = dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.EXPONENTIAL
 """Retries of transient errors, such as an unresponsive service; other failures are not retried."""
 
 
+class Terminated(dg.DagsterError, dg.DagsterExecutionInterruptedError):
+    """The run was terminated. Dagster applies the retry policy of a step to an interrupt, but not to a DagsterError."""
+
+
 def explain_failures(compute: Callable[P, R]) -> Callable[P, R]:
-    """Decorate an asset or check to fail with the message and code of an error instead of a traceback."""
+    """Decorate an asset or check to fail with the message and code of an error instead of a traceback.
+
+    An interrupt ends the run: Dagster would start a step again that has a retry policy, and finish it.
+    """
 
     @wraps(compute)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -24,6 +31,8 @@ def explain_failures(compute: Callable[P, R]) -> Callable[P, R]:
             return compute(*args, **kwargs)
         except KarmalakeError as error:
             raise failure(error) from error
+        except dg.DagsterExecutionInterruptedError as interrupt:
+            raise Terminated from interrupt
 
     return wrapper
 

@@ -41,7 +41,7 @@ def events(config: DrainConfig, karmalake: dg.ResourceParam[Karmalake]) -> dg.Ma
     records: list[CommitRecord] = []
     with open_drain(karmalake.settings) as ingest:
         drain(ingest, records.append, config.max_batches)
-        behind = ingest.source.remaining_records()
+        remaining = ingest.source.remaining_records()
         version = ingest.events.version()
         rows = ingest.events.count()
     counts = {count: sum(record.total(count) for record in records) for count in COUNTS}
@@ -49,7 +49,7 @@ def events(config: DrainConfig, karmalake: dg.ResourceParam[Karmalake]) -> dg.Ma
         "dagster/row_count": rows,
         "commits": len(records),
         "lake_version": version,
-        "lag_records": behind,
+        "lag_records": remaining,
         **counts,
     }
     return dg.MaterializeResult(metadata=metadata)

@@ -1,8 +1,8 @@
-"""The cost of erasing users by what they touch, against reading everything.
+"""The cost of erasing users, compared with reading everything.
 
-Compacted lakes of a year with BENCH_EVENTS events (300,000 and 1,000,000), 30 a user. In each: one user by name; ten in
-one pass; one known by a tombstone only, so that the user_ids of all events are read. For comparison, all files are read
-whole, as an erasure without filters does at least, and the dedup index is rebuilt.
+Compacted lakes of a year with BENCH_EVENTS events (300,000 and 1,000,000), 30 per user. In each: one user by name; ten
+in one pass; one known by a tombstone only, so that the user_ids of all events are read. For comparison, all files are
+read whole, as an erasure without filters does at least, and the dedup index is rebuilt.
 
 Then the warehouse and the histories, which a refresh has brought up to date: one user and ten are removed from both,
 under a policy with completions, and the warehouse is published. For comparison both are rebuilt, as after an erasure
@@ -10,7 +10,7 @@ whose events are not known.
 """
 
 # pyright: reportAttributeAccessIssue=false
-# (the functions of pyarrow.compute are made when it is imported)
+# (the functions of pyarrow.compute are created at import)
 
 import os
 import shutil

@@ -24,7 +24,7 @@ _TOPIC_PARTITIONS = 4
 _CHUNK_RECORDS = 250_000
 _COLUMNS = ("means", "records", "seconds", "events/s", "times the script", "rows", "ids", "does not")
 # Every 33rd record is a duplicate. Ids are random, users many, event times within one day.
-_EVENTS = """
+EVENTS = """
 WITH numbers AS (
     SELECT CASE WHEN i % 33 = 32 THEN i - 1 - hash(i) % least(i, 500000)::UBIGINT ELSE i END::BIGINT AS n
     FROM range($first, $last) AS numbers(i)
@@ -114,7 +114,7 @@ def _write_records(folder: Path, workload: Workload) -> int:
         for first in range(0, workload.records, _CHUNK_RECORDS):
             last = min(first + _CHUNK_RECORDS, workload.records)
             values = {"first": first, "last": last, "words": workload.words}
-            rows = connection.sql(_EVENTS, params=values).to_arrow_table().cast(EVENT)
+            rows = connection.sql(EVENTS, params=values).to_arrow_table().cast(EVENT)
             payloads = encode(rows)
             size += sum(map(len, payloads.to_pylist()))
             writer.write_table(pa.table([rows["user_id"].cast(pa.binary()), payloads], schema))

@@ -52,7 +52,7 @@ from pipelines.lake.commit_log import complete_commits, topic_ids
 from pipelines.lake.halted import save_halted
 from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, Classification, DedupIndex, open_index
 from pipelines.lake.staging import Staging, staging
-from pipelines.lake.tables import Lake, checkpoint_id, create_lake
+from pipelines.lake.tables import CachedLake, Lake, checkpoint_id, create_lake
 from pipelines.lake.tombstones import Filtered, Tombstones, open_tombstones
 from pipelines.settings import Settings
 
@@ -72,6 +72,8 @@ class Ingest:
     index: DedupIndex
     tombstones: Tombstones
     guard: RejectionGuard
+    commit_records: CachedLake
+    """Keeps the table `commits` open: each opening reads every log entry since the last checkpoint of the log."""
     halts: list[HaltedPartition] = field(default_factory=list[HaltedPartition])
     """Every halt by the guard, oldest first; `halted()` returns those still in effect."""
     split_batches: list[Batch] = field(default_factory=list[Batch])
@@ -116,7 +118,7 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
             raise
         return drain_once(ingest)  # a rebalance moved the partitions here while their old owner was committing
     ingest.index.extend(new, record.version)
-    complete_commits(ingest.lake, record.version)
+    complete_commits(ingest.commit_records, record.version)
     ingest.source.acknowledge(record.ranges)
     return record
 
@@ -291,7 +293,8 @@ def open_ingest_from(source: Source, settings: Settings) -> Generator[Ingest]:
     ):
         tombstones = open_tombstones(lake, settings)
         tombstones.add()  # a recreated or restored lake has only those stored beside it
-        yield Ingest(settings, read_ahead, lake, events, index, tombstones, RejectionGuard(settings.ingest))
+        guard, commit_records = RejectionGuard(settings.ingest), CachedLake(lake.root)
+        yield Ingest(settings, read_ahead, lake, events, index, tombstones, guard, commit_records)
 
 
 def _next_batch(ingest: Ingest) -> Batch | None:

@@ -27,9 +27,9 @@ _ANSI_COLORS = re.compile("\x1b\\[[0-9;]*m")
 _TRANSIENT_LIBRARY_ERRORS = {"_internal.DeltaError", "_duckdb.IOException"}
 """Library errors for a store or disk that did not answer, as qualified names: not every process imports the library."""
 _ERROR_OF_A_FILE_SYSTEM = re.compile(r"^Traceback .*^OSError: (?P<message>[^\n]*)", re.DOTALL | re.MULTILINE)
-"""An error of the object store inside DuckDB, which keeps only the text of what its file system in Python raised."""
+"""An error of the object store inside DuckDB, which keeps only the text of the exception of its Python file system."""
 _RUST_PANIC_MODULE = "pyo3_runtime"
-"""Every extension written in Rust has a PanicException of its own there; it is no Exception."""
+"""Every extension written in Rust has a PanicException of its own there; it is not a subclass of Exception."""
 _PERMISSION_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 

@@ -227,7 +227,7 @@ class ContractSettings(_Section):
     earliest: AwareDatetime = datetime(2000, 1, 1, tzinfo=UTC)
     """The earliest valid event_time."""
     max_ahead_seconds: int = Field(default=86_400, ge=0)
-    """How far event_time may be ahead of the record's timestamp on the bus."""
+    """How far event_time may be ahead of the record time or of the clock of this machine, whichever is earlier."""
     strict_keys: bool = False
     """Whether a record whose key is not its user_id becomes a dead letter; otherwise it is only counted."""
 
@@ -240,7 +240,7 @@ class IngestSettings(_Section):
     max_batch_bytes: int = Field(default=32 * 1024 * 1024, ge=1024, le=1024 * 1024 * 1024)
     """The maximum of decompressed bytes per commit; the last record batch may exceed it by up to 128 MiB."""
     max_wait_seconds: float = Field(default=0.5, gt=0)
-    """How long `stream`, or a poll of a queue, waits for the first record."""
+    """How long `stream`, `ingest` or a poll of a queue waits for the first record."""
     linger_seconds: float = Field(default=0.4, ge=0)
     """How long they then fill the batch before it is committed: longer means fewer commits, files and refreshes. The
     default leaves the rest of 0.6 s to commit, refresh and publish an event that comes alone; with 0 they wait for
@@ -331,7 +331,7 @@ class LagSettings(_Section):
     """The lag of the lake behind the bus: `karmalake stream` measures it and stores its history."""
 
     interval_seconds: float = Field(default=15.0, gt=0)
-    """How often `karmalake stream`, `relay`, `notify` and `lag --watch` measure lag."""
+    """How often `karmalake stream`, `ingest`, `relay`, `notify` and `lag --watch` measure lag."""
     keep_days: int = Field(default=14, ge=1)
     """How many days of measurements lag/ retains; one `stream` writes a few megabytes a day."""
     max_seconds: float = Field(default=300.0, gt=0)
@@ -339,7 +339,7 @@ class LagSettings(_Section):
 
 
 class MetricsSettings(_Section):
-    """`/metrics`, `/healthz` and `/readyz` of `karmalake stream`, `relay` and `notify`, over plain HTTP."""
+    """`/metrics`, `/healthz` and `/readyz` of `karmalake stream`, `ingest`, `relay` and `notify`, over plain HTTP."""
 
     port: int | None = Field(default=None, ge=0, le=65_535)
     """The port; 0 means any free port, unset means that they are not served."""

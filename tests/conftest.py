@@ -17,11 +17,11 @@ from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import Settings
 
 pytest_plugins = ["tests.services.fixtures"]
-# Examples per property: 30, in CI 200, or HYPOTHESIS_EXAMPLES. There is no deadline: the machine may be busy, and
+# Examples per property: 30, or HYPOTHESIS_EXAMPLES. There is no deadline: the machine may be busy, and
 # compiled loops compile on the first call.
 hypothesis.settings.register_profile(
     "untimed",
-    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "200" if "CI" in os.environ else "30")),
+    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "30")),
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )

@@ -92,7 +92,7 @@ def test_a_file_that_changed_is_read_from_its_start(busless: Settings, tmp_path:
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "ndjson"])
-def test_loading_goes_on_at_the_checkpoint(
+def test_loading_continues_from_the_checkpoint(
     busless: Settings, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a stop, also with other limits, each row is read once (`nothing-lost`)."""
@@ -174,7 +174,7 @@ def test_one_row_in_two_formats_counts_once(busless: Settings, tmp_path: Path) -
 def test_rows_in_random_order_end_in_one_file_a_day(
     busless: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A commit writes at most a file for each day of its rows; a compaction then leaves one a day, with every row."""
+    """A commit writes at most a file for each day of its rows; a compaction then leaves one per day, with every row."""
     monkeypatch.setattr("pipelines.lake.upkeep._MAX_SURPLUS_FILES", 100)
     days, rows = 60, 1_200
     times = [1_400_025_600 + 86_400 * (n % days) for n in range(rows)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import backfill, footprint
+from benchmarks import backfill, commits, footprint
 from benchmarks.report import MeasurementError, require_count
 from tests.conftest import REPOSITORY
 
@@ -104,3 +104,12 @@ def test_the_figures_of_the_page_on_scale(figures: Callable[[], list[str]]) -> N
     """Each measured figure of docs/scale.md is that of the newest results, and each computed one follows from them."""
     page = (REPOSITORY / "docs" / "scale.md").read_text(encoding="utf-8")
     assert [figure for figure in figures() if figure not in page] == []
+
+
+def test_commits_are_counted_in_simulated_time(tmp_path: Path) -> None:
+    """An hour's linger makes few commits; a refresh covers what was committed while the one before ran."""
+    rate, linger, a_day, records, *_ = commits.measure(tmp_path, 1, 3_600, 2)
+    assert (rate, linger) == (1, 3_600)
+    assert 23 <= a_day <= 24
+    assert 3_400 < records < 3_800
+    assert commits.count_refreshes([0.0, 0.1, 0.2, 1.0], 0.5) == 3

@@ -163,7 +163,7 @@ def test_stream_continues_if_compaction_fails(batches: Settings, monkeypatch: py
         done.result(PATIENCE_SECONDS)
 
 
-def test_ingest_that_is_left_waits_for_what_it_told(batches: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaving_ingest_waits_for_the_group_offsets(batches: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The offsets of the last batch are committed to the group before the process ends."""
     notified: list[int] = []
     monkeypatch.setattr(KafkaSource, "acknowledge", lambda _source, ranges: notified.append(ranges[0].next_offset))

@@ -1,7 +1,9 @@
-"""compose.yaml and docs/kubernetes.md, checked without a container engine: every name in them exists."""
+"""Dockerfile, compose.yaml and docs/kubernetes.md, checked without a container engine: every name in them exists.
+
+tests/containers runs the first two in one; tests/assets/test_processes.py runs Dagster's commands.
+"""
 
 import re
-import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +30,8 @@ BLOCKS: list[dict[str, Any]] = [
     document for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) for document in yaml.safe_load_all(block)
 ]
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
+_TARGETS = {"karmalake": "stream", "karmalake-dagster": "dagster"}
+_CODE_SERVER = ["--grpc-host", "dagster-code", "--grpc-port", "4000"]
 _VARIABLE = re.compile(r"\$\{(\w+):\?[^}]+\}")
 
 
@@ -37,14 +41,13 @@ def filled_in(value: str) -> str:
 
 
 def assert_understood(command: list[str]) -> None:
-    """Assert that a karmalake command and its options exist; runs nothing."""
-    if command[:2] == ["sh", "-c"]:
-        words = shlex.split(command[2].replace(";", " ; "))
-        start = words.index("karmalake")
-        command = words[start : words.index(";", start)]
+    """Assert that a karmalake command and its options exist, or that one of Dagster uses our code; runs nothing."""
+    if command[0] == "dagster":
+        assert command[1:3] + command[-4:] == ["api", "grpc", "--port", "4000", "--module-name", "karmalake.dagster"]
+        return
     if command[0] != "karmalake":
         assert command[0] in {"dagster-webserver", "dagster-daemon"}
-        assert command[-2:] == ["--module-name", "karmalake.dagster"]
+        assert command[-4:] == _CODE_SERVER
         return
     context = get_command(app).make_context("karmalake", command[1:], resilient_parsing=True)
     inner = context.command
@@ -64,8 +67,11 @@ def test_a_service_of_compose(name: str, tmp_path: Path) -> None:
     """Settings, command, volumes, ports and dependencies exist; it is pinned, and has a health check."""
     service = SERVICES[name]
     assert_settings(service["environment"], tmp_path)
-    if service.get("image") == "karmalake":
+    if service["image"] in _TARGETS:
         assert_understood(service["command"])
+        assert service["build"] == {"context": ".", "target": _TARGETS[service["image"]]}
+        assert service["read_only"] is True
+        assert service["tmpfs"] == ["/tmp"]  # noqa: S108 - of a container
     else:
         assert re.fullmatch(r"[a-z/]+:\d+\.\d+(\.\d+)?", service["image"])
         assert service["healthcheck"]["test"][0] == "CMD"
@@ -110,7 +116,8 @@ def test_secrets_come_from_the_environment() -> None:
 
 def test_the_image_has_the_files_that_it_copies() -> None:
     """Everything that the Dockerfile copies exists, and is not excluded by .dockerignore."""
-    copied = [word for line in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE) for word in line.split()]
+    lines = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
+    copied = [word for line in lines for word in line.split()]
     ignored = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert copied
     for name in copied:
@@ -120,12 +127,19 @@ def test_the_image_has_the_files_that_it_copies() -> None:
 
 def test_the_image_installs_locked_versions() -> None:
     """Every line has a hash, pip requires hashes, and versions are those that the tests run with."""
-    installs = re.findall(r"pip install ([^\n\\]+)", DOCKERFILE)
-    assert installs == ["--require-hashes --requirement requirements-image.txt ", "--no-deps --no-build-isolation ."]
-    image, tested = (_pins(REPOSITORY / name) for name in ("requirements-image.txt", "requirements.txt"))
-    assert {name: version for name, version in image.items() if tested.get(name, version) != version} == {}
-    assert {"dagster-k8s", "hatchling", "marimo"} <= image.keys()
-    assert not {"pytest", "pyspark"} & image.keys()
+    whole_lines = re.sub(r"\s*\\\n\s*", " ", DOCKERFILE)
+    assert [line.strip() for line in re.findall(r"pip [^&\n]*?install ([^&\n]+)", whole_lines)] == [
+        "--require-hashes --requirement requirements-stream.txt",
+        "--no-deps --no-build-isolation .",
+        "--require-hashes --requirement /dagster/requirements-dagster.txt",
+    ]
+    tested, stream, dagster = (_pins(REPOSITORY / f"requirements{name}.txt") for name in ("", "-stream", "-dagster"))
+    for image in (stream, dagster):
+        assert {name: version for name, version in image.items() if tested.get(name, version) != version} == {}
+        assert not {"pytest", "pyspark"} & image.keys()
+    assert stream.items() <= dagster.items()
+    assert {"duckdb", "hatchling", "psycopg"} <= stream.keys()
+    assert {"dagster-k8s", "marimo"} <= dagster.keys() - stream.keys()
 
 
 def _pins(path: Path) -> dict[str, str]:
@@ -171,7 +185,8 @@ def test_pods_of_kubernetes(tmp_path: Path) -> None:
     pods = list(_containers())
     assert len(pods) == 4
     for block, container in pods:
-        assert_understood(container["command"])
+        assert "command" not in container, "it would replace tini"
+        assert_understood(container["args"])
         own = {entry["name"]: entry["value"] for entry in container.get("env", []) if "KARMALAKE" in entry["name"]}
         assert_settings(own, tmp_path)
         volumes = [*block["spec"]["template"]["spec"].get("volumes", [])]

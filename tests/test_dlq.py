@@ -199,7 +199,7 @@ def test_an_erased_user_is_not_copied(publishing: Settings) -> None:
     assert turns[-1].pending_records == 0
 
 
-def test_a_copy_of_the_lake_goes_on_from_the_checkpoint(publishing: Settings, tmp_path: Path) -> None:
+def test_a_copy_of_the_lake_continues_from_the_checkpoint(publishing: Settings, tmp_path: Path) -> None:
     """In another folder, nothing is copied again, and nothing is missed."""
     drain_without_copies(publishing, 1)
     copy_now(publishing)
@@ -210,7 +210,7 @@ def test_a_copy_of_the_lake_goes_on_from_the_checkpoint(publishing: Settings, tm
     assert copied_places(moved) == dead_letter_places(moved)
 
 
-def test_a_checkpoint_ahead_of_the_lake_is_set_back(publishing: Settings) -> None:
+def test_a_checkpoint_ahead_of_the_lake_is_moved_back(publishing: Settings) -> None:
     """A copy of a lake may have a checkpoint newer than its commits: later commits are copied all the same."""
     drain_without_copies(publishing, 1)
     copy_now(publishing)
@@ -221,7 +221,7 @@ def test_a_checkpoint_ahead_of_the_lake_is_set_back(publishing: Settings) -> Non
     assert copied_places(publishing) == dead_letter_places(publishing)
 
 
-def test_a_turn_costs_what_is_new(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_iteration_costs_only_what_is_new(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """After twenty batches are copied, a turn reads none of their log entries and files."""
     drain_without_copies(publishing, 20)
     copy_now(publishing)
@@ -303,7 +303,7 @@ def test_what_another_process_copied_is_not_copied_again(publishing: Settings) -
 
 
 def test_stream_copies_beside_ingest(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commits go on while the topic does not respond; afterwards all is copied without a restart (`isolated`)."""
+    """Commits continue while the topic does not respond; afterwards all is copied without a restart (`isolated`)."""
     monkeypatch.setattr("pipelines.dlq._RETRY_SECONDS", 0.05)
     connect, answers = dlq.connect_copy_writer, threading.Event()
 
@@ -414,7 +414,7 @@ def test_a_termination_ends_the_loop(publishing: Settings, monkeypatch: pytest.M
 def test_a_record_near_the_limit_does_not_stop_ingest(
     publishing: Settings, kafka: KafkaCluster, limit: int, size: int
 ) -> None:
-    """Its copy does not fit with the added headers: it is cut and marked, and names its place; ingest goes on."""
+    """Its copy does not fit with the added headers: it is cut and marked, and names its place; ingest continues."""
     topic = kafka.new_topic(**{"max.message.bytes": str(limit)})
     settings = publishing.model_copy(update={"kafka": kafka.settings(topic=topic)})
     produce_large(settings, [*valid_records([1]), Record(b"u", b"\xff" * size), *valid_records([2])])

@@ -94,7 +94,7 @@ def test_draining_again_changes_nothing(bus: Settings) -> None:
     assert_verified(bus)
 
 
-def test_a_new_process_goes_on_at_the_checkpoint(bus: Settings) -> None:
+def test_a_new_process_continues_from_the_checkpoint(bus: Settings) -> None:
     """The next ingest does not read committed records again."""
     send(bus, valid_records(range(100)))
     drain_all(bus)
@@ -112,8 +112,8 @@ def test_a_drain_does_not_wait_for_future_records(bus: Settings) -> None:
     assert drain_all(with_ingest(bus, max_wait_seconds=3_600, linger_seconds=3_600)) == []
 
 
-def test_an_ingest_that_stays_open_reads_what_comes_later(bus: Settings) -> None:
-    """drain_once returns None if nothing came, and the next call reads what came since."""
+def test_an_open_ingest_reads_later_records(bus: Settings) -> None:
+    """drain_once returns None if no record arrived, and the next call reads those that arrived since."""
     ensure_topic(bus.kafka)
     with open_ingest(bus) as ingest:
         assert drain_once(ingest) is None
@@ -124,7 +124,7 @@ def test_an_ingest_that_stays_open_reads_what_comes_later(bus: Settings) -> None
         assert drain_once(ingest) is None
 
 
-def test_what_a_failed_poll_had_read_is_read_again(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_of_a_failed_poll_are_read_again(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failed poll leaves no gap: the next one of the same ingest starts at the checkpoint."""
     send(bus, valid_records(range(10)))
     with open_ingest(bus) as ingest:
@@ -283,7 +283,7 @@ def test_a_topic_recreated_under_a_poll(bus: Settings, monkeypatch: pytest.Monke
     assert_verified(bus)
 
 
-def test_a_checkpoint_is_asked_for_twice_a_version(bus: Settings) -> None:
+def test_a_checkpoint_is_looked_up_twice_per_version(bus: Settings) -> None:
     """Once by ingest and once by the commit, which does its own check: each lookup takes up to 2 ms."""
     for start in range(0, 60, 20):
         send(bus, valid_records(range(start, start + 20)))
@@ -298,6 +298,24 @@ def test_a_checkpoint_is_asked_for_twice_a_version(bus: Settings) -> None:
         ingest.events.__class__ = CountingTable
         assert drain(ingest, lambda _: None) > 2
     assert {times for (_, name), times in lookups.items() if name.startswith("ingest:")} == {1, 2}
+
+
+def test_a_batch_opens_no_table(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tables stay open from batch to batch: opening one reads every log entry since the last checkpoint."""
+    opened: list[str] = []
+    open_table = Lake.table
+
+    def recorded(lake: Lake, name: str) -> DeltaTable:
+        opened.append(name)
+        return open_table(lake, name)
+
+    send(bus, valid_records(range(20)))
+    with open_ingest(bus) as ingest:
+        drain(ingest, lambda _: None)
+        monkeypatch.setattr(Lake, "table", recorded)
+        send(bus, valid_records(range(20, 40)))
+        assert drain(ingest, lambda _: None) > 0
+    assert opened == []
 
 
 def test_two_topics_share_a_lake(bus: Settings, caplog: pytest.LogCaptureFixture) -> None:
@@ -353,7 +371,7 @@ def test_an_unreachable_broker_is_transient(bus: Settings) -> None:
 
 
 def test_a_silent_broker_is_reported(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records remain but none is received: drain ends with a message, and goes on once they come (`nothing-lost`)."""
+    """Records remain, but none is received: drain ends with a message, and reads them later (`nothing-lost`)."""
     send(bus, valid_records(range(10)))
     with open_ingest(bus) as ingest:
         drain(ingest, lambda _: None)

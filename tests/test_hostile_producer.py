@@ -119,7 +119,7 @@ def test_accepted_rejections_are_dead_letters(bus: Settings) -> None:
         drain(ingest, lambda _: None)
 
 
-def test_a_halted_topic_partition_goes_on_once_its_checkpoint_moved(bus: Settings) -> None:
+def test_a_halted_topic_partition_continues_once_its_checkpoint_moved(bus: Settings) -> None:
     """A long-running ingest continues with it as soon as another run has accepted its rejections."""
     send(bus, [*to_partition(valid_records(range(5)), 0), *[GARBAGE] * 5_001])
     with open_ingest(bus) as ingest:
@@ -136,7 +136,7 @@ def test_a_halted_topic_partition_goes_on_once_its_checkpoint_moved(bus: Setting
     assert_verified(bus)
 
 
-def test_a_stream_goes_on_and_reports_halted_partitions(bus: Settings) -> None:
+def test_a_stream_continues_and_reports_halted_partitions(bus: Settings) -> None:
     """It keeps running, drains the others, and reports which topic partitions need an operator."""
     send(bus, [*to_partition(valid_records(range(5)), 0), *[GARBAGE] * 5_001])
     stopping, reports, records = threading.Event(), list[tuple[HaltedPartition, ...]](), list[CommitRecord]()
@@ -209,7 +209,7 @@ def test_what_cannot_be_skipped(poison: Settings) -> None:
     assert query(poison, "SELECT count(*) FROM dead_letters") == [(1,)]
 
 
-def test_a_malformed_batch_is_skipped_whole(narrow: Settings) -> None:
+def test_a_malformed_batch_is_skipped_completely(narrow: Settings) -> None:
     """An unreadable record batch is one dead letter with its range, whichever of its offsets is given."""
     send(narrow, valid_records(range(2)))
     produce_raw(narrow.kafka, rebuilt(build([(NOW_MS, b"k", b"v", [])] * 4), records_count=5))

@@ -286,7 +286,7 @@ def test_vacuum_removes_what_a_killed_backfill_staged(no_bus: Settings, tmp_path
     assert_verified(no_bus)
 
 
-def test_the_turn_keeps_others_waiting(no_bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commit_lock_makes_others_wait(no_bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others commit after it is released; while it is held, they wait for a bounded time."""
     folder = create_lake(no_bus.lake_root).folder("events")
     order: list[str] = []
@@ -311,7 +311,7 @@ def test_the_turn_keeps_others_waiting(no_bus: Settings, monkeypatch: pytest.Mon
     assert order[-1] == "another"
 
 
-def test_a_batch_that_was_overtaken_has_the_turn(
+def test_an_overtaken_batch_holds_the_commit_lock(
     no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds the lock from the first conflict to its commit, so at most one more commit overtakes it."""

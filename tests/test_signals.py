@@ -151,7 +151,7 @@ def _wait_for_outage(command: Command) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["stream", "ingest"])
 def test_a_signal_between_two_batches(settings: Settings, variables: Environment, tmp_path: Path, name: str) -> None:
-    """The batch under way is committed whole, and the next command continues after it (`once`, `nothing-lost`)."""
+    """The batch in progress is committed, and the next command continues after it (`once`, `nothing-lost`)."""
     for first in range(0, 3_000, 100):
         send(settings, valid_records(range(first, first + 100)))
     with _started(name, variables | {"KARMALAKE_INGEST_MAX_BATCH_RECORDS": "1"}, tmp_path) as command:

@@ -293,7 +293,7 @@ def test_a_clock_set_back_ends_nothing(
         serves(streamed, "u-0", 6)
         assert _as_of(streamed) >= before
         clock.set_back(0)
-        wait_for("time to go on", lambda: _as_of(streamed) > before)
+        wait_for("time to advance", lambda: _as_of(streamed) > before)
     assert "the clock is" in caplog.text
     assert "it was set back" in caplog.text
     assert [check for check in verify(streamed) if not check.passed] == []

@@ -4,6 +4,7 @@ import ast
 import functools
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,25 @@ def test_errors_and_settings_stand_below_all() -> None:
         assert _parts_of_pipelines(path) <= {"boundary", "errors"}
 
 
+def test_folders_import_only_rows_above_them() -> None:
+    """The table of ARCHITECTURE.md is the order of the imports: no folder imports one below it."""
+    table = re.findall(
+        r"^\| `pipelines/(\w+)`", (REPOSITORY / "ARCHITECTURE.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert set(table) == {path.parent.name for path in _PIPELINES.glob("*/__init__.py")}
+    below = {folder: set(table[table.index(folder) + 1 :]) for folder in table}
+    found = {str(path): _parts_of_pipelines(path) & below[_part(path)] for path in _MODULES if _part(path) in below}
+    assert {path: sorted(parts) for path, parts in found.items() if parts} == {}
+
+
+def test_no_import_leads_back() -> None:
+    """The imports of stages and joining modules have an order, so none is part of a circle."""
+    imports = {part: set[str]() for part in map(_part, _MODULES)}
+    for path in _MODULES:
+        imports[_part(path)] |= (_parts_of_pipelines(path) & imports.keys()) - {_part(path)}
+    assert len(list(TopologicalSorter(imports).static_order())) == len(imports)
+
+
 def test_notifications_know_only_the_contract_and_the_bus() -> None:
     """Notifications are independent of ingest: neither the lake nor scores can delay them (`isolated`)."""
     known = _BELOW_ALL | {"bus", "contract", "emit", "notify"}
@@ -109,6 +129,12 @@ def test_delta_rs_does_not_read_rows() -> None:
     """Its scans leave threads that need Python; one that outlived the interpreter aborted a command (exit 134)."""
     scanning = [path.name for path in _MODULES if "to_pyarrow_" in path.read_text(encoding="utf-8")]
     assert scanning == []
+
+
+def test_delta_rs_does_not_block_other_threads() -> None:
+    """Two of its calls hold Python's lock while they wait for a store; of those, minutes in an outage."""
+    blocking = re.compile(r"\.(is_deltatable|history)\(")
+    assert [path.name for path in _MODULES if blocking.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_only_the_command_line_imports_the_command_line() -> None:
@@ -128,7 +154,7 @@ def test_pipelines_knows_nothing_of(outside: str) -> None:
     assert importers == []
 
 
-def test_long_files_are_there() -> None:
+def test_long_files_exist() -> None:
     """The list names existing files, also after a rename."""
     assert [name for name in LONG_FILES if not (REPOSITORY / "tests" / name).exists()] == []
 

@@ -60,6 +60,10 @@ _PHRASES = {
     "to the last digit": "exactly",
     "wants? to be told": "subscribes to",
     "it is well": "it is healthy",
+    "s of the processor": "s of CPU time",
+    "what went": "the removed rows, events or users",
+    "without a word": "silently, without a message",
+    "(tells?|told) of": "reports",
     "made afresh": "rebuilt",
 }
 

@@ -19,6 +19,8 @@ _VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+")
 _VERSION_LINE = re.compile(r'^version = "([^"]+)"$', re.MULTILINE)
 _NEXT = "## [Unreleased]\n"
 _UNRELEASED = re.compile(rf"^{re.escape(_NEXT)}(?P<text>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+_IMAGES = {"stream": "karmalake", "dagster": "karmalake-dagster"}
+"""The targets of the Dockerfile, and the names of their images."""
 _UNDO = "`git restore . && git clean -fd tests/golden` undoes what was changed"
 
 
@@ -49,7 +51,7 @@ def set_version(pyproject: str, version: str) -> str:
     return _VERSION_LINE.sub(f'version = "{version}"', pyproject, count=1)
 
 
-def turn_changelog(changelog: str, version: str, day: date) -> str:
+def release_changelog(changelog: str, version: str, day: date) -> str:
     """Return the changelog with the unreleased section as that of a version, below an empty unreleased one.
 
     Raises ReleaseError if there is nothing in it.
@@ -59,6 +61,16 @@ def turn_changelog(changelog: str, version: str, day: date) -> str:
         raise ReleaseError("CHANGELOG.md has nothing below `## [Unreleased]`: say there what changed")
     released = f"{_NEXT}\n## [{version}] - {day.isoformat()}\n{section['text']}"
     return changelog[: section.start()] + released + changelog[section.end() :]
+
+
+_NEXT_STEPS = """{version} is committed and tagged here. Nothing was published. What you do next:
+  git show v{version}                      read what was committed
+  git push origin HEAD v{version}          publish the commit and the tag
+  python -m twine upload dist/*            publish wheel and sdist
+  docker push karmalake:{version}          publish the image, under your registry's name;
+                                           likewise karmalake-dagster:{version}
+  site/                                    the documentation, for your web server
+To take it back: git tag --delete v{version} && git reset --hard HEAD~1"""
 
 
 def main() -> None:
@@ -82,13 +94,13 @@ def main() -> None:
 def _check(version: str) -> None:
     check_version(version, Path("pyproject.toml").read_text(encoding="utf-8"), _output("git", "tag").split())
     check_tree(_output("git", "status", "--porcelain"))
-    turn_changelog(Path("CHANGELOG.md").read_text(encoding="utf-8"), version, _today())
+    release_changelog(Path("CHANGELOG.md").read_text(encoding="utf-8"), version, _today())
 
 
 def _prepare(version: str) -> None:
     for path, text in (
         ("pyproject.toml", set_version(Path("pyproject.toml").read_text(encoding="utf-8"), version)),
-        ("CHANGELOG.md", turn_changelog(Path("CHANGELOG.md").read_text(encoding="utf-8"), version, _today())),
+        ("CHANGELOG.md", release_changelog(Path("CHANGELOG.md").read_text(encoding="utf-8"), version, _today())),
     ):
         Path(path).write_text(text, encoding="utf-8")
 
@@ -117,12 +129,13 @@ def _build(version: str) -> None:
         _output(karmalake, "contract", "show", folder=folder)
 
 
-def _build_image(version: str) -> None:
+def _build_images(version: str) -> None:
     engine = shutil.which("docker") or shutil.which("podman")
     if engine is None or subprocess.run([engine, "info"], capture_output=True, check=False).returncode:
-        _say(f"image: not built, there is no container engine; `docker build --tag karmalake:{version} .`")
+        _say("images: not built, there is no container engine; the head of the Dockerfile has the commands")
         return
-    _run(engine, "build", "--tag", f"karmalake:{version}", ".")
+    for target, name in _IMAGES.items():
+        _run(engine, "build", "--target", target, "--tag", f"{name}:{version}", ".")
 
 
 def _commit(version: str) -> None:
@@ -138,16 +151,9 @@ _STEPS: dict[str, Callable[[str], None]] = {
     "lint": lambda _version: _make("lint"),
     "test": lambda _version: _make("test"),
     "build": _build,
-    "image": _build_image,
+    "image": _build_images,
     "commit": _commit,
 }
-_NEXT_STEPS = """{version} is committed and tagged here. Nothing was published. What you do next:
-  git show v{version}                      read what was committed
-  git push origin HEAD v{version}          publish the commit and the tag
-  python -m twine upload dist/*            publish wheel and sdist
-  docker push karmalake:{version}          publish the image, under your registry's name
-  site/                                    the documentation, for your web server
-To take it back: git tag --delete v{version} && git reset --hard HEAD~1"""
 
 
 def _current_version(pyproject: str) -> str:

@@ -1,4 +1,4 @@
-"""Peer (d): Bytewax, dedup in a stateful step keyed by event_id, a sink that writes a Parquet file a batch.
+"""Peer (d): Bytewax, dedup in a stateful step keyed by event_id, a sink that writes one Parquet file per batch.
 
 One worker. Without a recovery store no offsets are kept: run again, it reads everything again.
 """

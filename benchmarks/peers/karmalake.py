@@ -9,13 +9,14 @@ tune_malloc()
 
 from benchmarks.peers.protocol import Job, serve
 from pipelines.drain import drain, open_drain
-from pipelines.settings import IngestSettings, KafkaSettings, Settings
+from pipelines.settings import ContractSettings, IngestSettings, KafkaSettings, Settings
 
 
 def settings_of(job: Job, name: str = "data") -> Settings:
     """Return default settings that read the topic of a job into a lake of its own."""
     kafka = KafkaSettings(bootstrap_servers=job.bootstrap_servers, topic=job.topic, group_id=f"{name}-{job.topic}")
-    return Settings(data_dir=Path(job.folder) / name, kafka=kafka)
+    contract = ContractSettings.model_validate({"format": job.format})
+    return Settings(data_dir=Path(job.folder) / name, kafka=kafka, contract=contract)
 
 
 def warm_up(job: Job) -> None:

@@ -28,16 +28,18 @@ class Job:
     topic: str
     records: int
     folder: str
+    format: str = "protobuf"
 
 
 def serve(work: Callable[[Job], dict[str, Any] | None], warm_up: Callable[[Job], None] | None = None) -> None:
-    """Run the job from standard input; print the seconds of `work` and its further results as JSON."""
+    """Run the job from standard input; print its wall and processor time and its results as JSON."""
     job = Job(**json.loads(input()))
     if warm_up is not None:
         warm_up(job)
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), time.process_time()
     results = work(job) or {}
-    print(json.dumps({"seconds": time.perf_counter() - begun} | results), flush=True)
+    times = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - used}
+    print(json.dumps(times | results), flush=True)
 
 
 def ask(python: str, name: str, job: Job, log: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Events as Python objects to the rows and columns that the peers in Python write."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -29,6 +30,12 @@ def as_row(event: Event) -> tuple[Any, ...]:
     time = event.timestamp
     microseconds = time.seconds * 1_000_000 + time.nanos // 1000
     return event.event_id, event.user_id, event.action_type, microseconds, list(event.metadata.items())
+
+
+def as_row_of_json(event: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the values of SCHEMA of a parsed JSON object."""
+    time = datetime.fromisoformat(event["timestamp"])
+    return event["event_id"], event["user_id"], event["action_type"], time, list(event["metadata"].items())
 
 
 def decode_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -17,6 +17,7 @@ from docs._site.reference_tables import tables_page
 from pipelines.monitoring.metrics import PROCESSES, MetricInfo
 from pipelines.settings import Settings
 
+GUARANTEES = Path("docs/guarantees.toml")
 _SETTINGS_HEAD = """# Settings
 
 For operators. At the end you know each setting, its default and where to write it.
@@ -46,10 +47,10 @@ _METRICS_HEAD = """# Metrics
 For operators who monitor karmalake with Prometheus. At the end its processes are scraped, and you know what each metric
 means.
 
-`karmalake stream`, `relay` and `notify` serve metrics if a port is set: `--metrics-port 9108`, or the setting
-`metrics.port`. They listen on `metrics.host`, 127.0.0.1 by default, over plain HTTP. They accept requests whose `Host`
-is an IP address, `localhost`, `metrics.host` or one of `metrics.allowed_hosts`, and answer any other with 421, which
-protects against DNS rebinding. If Prometheus uses the name of a service, add that name to `metrics.allowed_hosts`.
+`karmalake stream`, `ingest`, `relay` and `notify` serve metrics if a port is set: `--metrics-port 9108`, or the
+setting `metrics.port`. They listen on `metrics.host`, 127.0.0.1 by default, over plain HTTP. They accept requests whose
+`Host` is an IP address, `localhost`, `metrics.host` or one of `metrics.allowed_hosts`, and answer any other with 421,
+which protects against DNS rebinding. If Prometheus uses the name of a service, add it to `metrics.allowed_hosts`.
 
 | path | answers |
 |---|---|
@@ -154,13 +155,21 @@ def _default(field: FieldInfo) -> str:
 
 
 def metrics_page() -> str:
-    """Return docs/metrics.md: every metric of every process, with its labels."""
-    books = {name: make().registry.entries for name, make in PROCESSES.items()}
-    everywhere = [entry for entry in books["stream"] if all(entry in entries for entries in books.values())]
-    parts = [_METRICS_HEAD, _metrics_table("Every process", everywhere)]
-    for name, entries in books.items():
-        parts.append(_metrics_table(f"`karmalake {name}`", [entry for entry in entries if entry not in everywhere]))
-    return "\n".join(parts)
+    """Return docs/metrics.md: every metric of every process, with its labels, by the processes that have it."""
+    processes: dict[MetricInfo, list[str]] = {}
+    for name, make in PROCESSES.items():
+        for entry in make().registry.entries:
+            processes.setdefault(entry, []).append(name)
+    groups = dict.fromkeys(map(tuple, processes.values()))
+    tables = [
+        _metrics_table(_processes_title(group), [entry for entry, names in processes.items() if tuple(names) == group])
+        for group in groups
+    ]
+    return "\n".join([_METRICS_HEAD, *tables])
+
+
+def _processes_title(names: tuple[str, ...]) -> str:
+    return "Every process" if names == tuple(PROCESSES) else " and ".join(f"`karmalake {name}`" for name in names)
 
 
 def _metrics_table(title: str, entries: list[MetricInfo]) -> str:
@@ -212,7 +221,6 @@ def trials(repository: Path) -> dict[str, list[str]]:
     return found
 
 
-GUARANTEES = Path("docs/guarantees.toml")
 PAGES = {"api.md": api_page, "cli.md": commands_page, "metrics.md": metrics_page, "settings.md": settings_page}
 
 

@@ -39,7 +39,7 @@ def extra(name: str, purpose: str) -> Generator[None]:
         yield
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in {"assets", "karmalake", "pipelines"}:
-            raise  # a defect of ours, no missing package
+            raise  # our own defect, not a missing package
         raise missing_extra(name, purpose) from None
 
 
@@ -50,7 +50,7 @@ def require_extra(name: str, purpose: str) -> None:
 
 
 def is_installed(name: str) -> bool:
-    """Return whether all modules of an extra are there; imports none."""
+    """Return whether all modules of an extra are installed; imports none."""
     return all(map(find_spec, EXTRAS[name]))
 
 

@@ -99,7 +99,7 @@ def abbreviate(value: object) -> str:
 
 
 def format_problems(messages: Iterable[str], count: int) -> str:
-    """Return the first MAX_PROBLEMS of `count` messages about a file, one a line, each of bounded length."""
+    """Return the first MAX_PROBLEMS of `count` messages about a file, one per line, each of bounded length."""
     lines = [message[:_MAX_LINE_CHARS] for message, _ in zip(messages, range(MAX_PROBLEMS), strict=False)]
     return "\n".join([*lines, *([f"and {count - MAX_PROBLEMS:,} more"] if count > MAX_PROBLEMS else [])])
 

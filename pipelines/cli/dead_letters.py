@@ -25,7 +25,7 @@ _Place = Annotated[
 ]
 _COLUMNS = ("place", "reason", "detail", "fate")
 _MAX_SHOWN_BYTES, _MAX_HEADERS = 16_384, 100
-"""Bytes shown of a key, value or header, and headers shown of a record: a record may have 128 MiB."""
+"""Bytes shown of a key, value or header, and headers shown of a record: a record may take 128 MiB."""
 
 
 @app.command("list")

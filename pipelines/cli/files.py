@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 _MANY_FILES = 1_000
-"""Files that a load writes beyond one a day, above which it advises to sort its rows."""
+"""If a load writes more files than this beyond one per day, it advises to sort the rows."""
 
 
 class TimeUnit(StrEnum):

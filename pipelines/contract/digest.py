@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numba import njit, uint64
 
+from pipelines.contract.buffers import bounds_and_bytes, word_at
+
 _KEY_BYTES = 16
 _U = np.uint64
 
@@ -44,13 +46,13 @@ def digest(events: pa.Table, key: bytes) -> Digests:
         _digest_rows(
             k0,
             k1,
-            *_bytes_of(batch.column("event_id")),
-            *_bytes_of(batch.column("user_id")),
-            *_bytes_of(batch.column("action_type")),
+            *bounds_and_bytes(batch.column("event_id")),
+            *bounds_and_bytes(batch.column("user_id")),
+            *bounds_and_bytes(batch.column("action_type")),
             batch.column("event_time").cast(pa.int64()).to_numpy(),
             metadata.offsets.to_numpy(),
-            *_bytes_of(metadata.keys),
-            *_bytes_of(metadata.items),
+            *bounds_and_bytes(metadata.keys),
+            *bounds_and_bytes(metadata.items),
             high[start:end],
             low[start:end],
             payload[start:end],
@@ -64,15 +66,8 @@ def digest_ids(event_ids: pa.ChunkedArray, key: bytes) -> Digests:
     k0, k1 = np.frombuffer(key, dtype="<u8")
     rows = len(event_ids)
     high, low = np.empty(rows, _U), np.empty(rows, _U)
-    _digest_strings(k0, k1, *_bytes_of(event_ids.combine_chunks()), high, low)
+    _digest_strings(k0, k1, *bounds_and_bytes(event_ids.combine_chunks()), high, low)
     return Digests(high, low, np.zeros(rows, _U))
-
-
-def _bytes_of(strings: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (offsets, bytes) of a string array as int32 (rows + 1,) and uint8, without copying."""
-    _, offsets, data = strings.buffers()
-    bounds = np.frombuffer(offsets, np.int32)[strings.offset : strings.offset + len(strings) + 1]
-    return bounds, np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
 
 
 @njit(inline="always")
@@ -95,15 +90,6 @@ def _round(v0, v1, v2, v3):
     return v0, v1, v2, v3
 
 
-@njit(inline="always")
-def _word(data, at):
-    """Return the eight bytes at `at` as a little-endian word: an unsigned index compiles to one load."""
-    word = uint64(0)
-    for byte in range(8):
-        word |= uint64(data[uint64(at + byte)]) << uint64(8 * byte)
-    return word
-
-
 @njit(cache=True, nogil=True)
 def siphash128(k0, k1, data, start, end):
     """Return the two uint64 halves of SipHash-2-4-128 of data[start:end] (uint8), first output word first."""
@@ -113,7 +99,7 @@ def siphash128(k0, k1, data, start, end):
     v3 = k1 ^ uint64(0x7465646279746573)
     position = start
     while position + 8 <= end:
-        word = _word(data, position)
+        word = word_at(data, position)
         v3 ^= word
         v0, v1, v2, v3 = _round(v0, v1, v2, v3)
         v0, v1, v2, v3 = _round(v0, v1, v2, v3)

@@ -1,24 +1,25 @@
-"""Validation of JSON syntax (RFC 8259) before parsing: one compiled pass finds the first error in each value.
+"""The accepted JSON (RFC 8259) as compiled functions that skip its parts, and name the first error.
 
-DuckDB accepts more than JSON (trailing commas, NaN, Infinity), other parsers have other extensions, and the supported
-nesting depth varies. This module defines the accepted language: strict JSON in UTF-8, without a byte order mark and
-lone surrogates, nested at most MAX_JSON_DEPTH levels deep. Numbers may have any size, since none is parsed.
-`pipelines/operate/audit_values.py` implements the same rules independently, and `tests/operate/test_audit_values.py`
-compares both.
+Parsers have different extensions (trailing commas, NaN, comments) and nesting depths. This module defines the accepted
+language: strict JSON in UTF-8, without a byte order mark and lone surrogates, nested at most MAX_JSON_DEPTH levels
+deep. Numbers may have any size, since none is parsed. `pipelines/operate/audit_values.py` implements the same rules
+independently, and `tests/operate/test_audit_values.py` compares both.
+
+Each function takes `data` (uint8, the bytes of all values), a position `at`, and the `end` of the value, beyond which
+it does not read. It returns the position after the part; a negative one is a fault (`fault_at`). None is cached: LLVM
+inlines only functions that are compiled with their callers, and these are in the callers' caches.
 """
-# pyright: reportAttributeAccessIssue=false, reportMissingParameterType=false
-# (the functions of pyarrow.compute are created at import; numba infers the types of a compiled loop)
+# pyright: reportMissingParameterType=false
+# (numba infers the types of a compiled loop)
 
-import numpy as np
-import pyarrow as pa
-from numba import njit
+from numba import int64, njit, uint64
 
-from pipelines.contract.wire import is_utf8
+from pipelines.contract.buffers import byte_at, has_at, word_at
 
 MAX_JSON_DEPTH = 512
 """Nested objects and arrays, including the object of the event."""
 
-_FAULTS = (
+_MESSAGES = (
     "",
     "it is not UTF-8",
     "it is not a JSON object: it ends too early",
@@ -32,223 +33,247 @@ _FAULTS = (
     "it is not a JSON object: a string contains an invalid escape",
     "it is not a JSON object: a string contains a lone surrogate",
     f"it is nested over {MAX_JSON_DEPTH} levels deep",
+    "it is not a JSON object: it is another value",
 )
-_UTF8, _END, _TRAILING, _VALUE, _NAME, _COLON, _SEPARATOR, _COMMA, _CONTROL, _ESCAPE, _SURROGATE, _DEPTH = range(1, 13)
-_OBJECT, _ARRAY = 1, 2
-
-
-def find_json_faults(values: pa.Array) -> dict[int, str]:
-    """Return by row the syntax error of each invalid value, with its byte offset. `values` is binary without nulls."""
-    _, offsets, data = values.buffers()
-    bounds = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
-    content = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
-    faults, positions = np.zeros(len(values), np.uint8), np.zeros(len(values), np.int64)
-    _scan_rows(bounds, content, faults, positions, np.zeros(MAX_JSON_DEPTH + 1, np.uint8))
-    bad = np.flatnonzero(faults)
-    found = zip(bad.tolist(), faults[bad].tolist(), positions[bad].tolist(), strict=True)
-    return {row: f"{_FAULTS[fault]}, at byte {position}" for row, fault, position in found}
-
-
-@njit(cache=True, nogil=True)
-def _scan_rows(bounds, data, faults, positions, containers):
-    """Scan each value data[bounds[row]:bounds[row + 1]]; set its fault (uint8, 0 is none) and position (int64)."""
-    for row in range(len(faults)):
-        start, end = bounds[row], bounds[row + 1]
-        fault, position = (0, end) if is_utf8(data, start, end) else (_UTF8, start)
-        if not fault:
-            fault, position = _scan(data, start, end, containers)
-        faults[row], positions[row] = fault, position - start
-
-
-@njit(cache=True, nogil=True)
-def _scan(data, at, end, containers):  # noqa: C901 - the states of the grammar, on one screen
-    """Return (fault, position) of the value in data[at:end].
-
-    `data` (uint8) are the bytes of all values; `containers` (uint8) has _OBJECT or _ARRAY for each open level.
-    """
-    depth = 0
-    while True:
-        at = _space(data, at, end)
-        if at >= end:
-            return _END, at
-        byte = data[at]
-        if byte == 123 or byte == 91:  # noqa: PLR1714 - { [, compiled
-            depth += 1
-            if depth > MAX_JSON_DEPTH:
-                return _DEPTH, at
-            containers[depth] = _OBJECT if byte == 123 else _ARRAY
-            at = _space(data, at + 1, end)
-            if at < end and data[at] == byte + 2:
-                depth, at = depth - 1, at + 1
-            elif byte == 123:
-                at, fault = _name(data, at, end)
-                if fault:
-                    return fault, at
-                continue
-            else:
-                continue
-        else:
-            at, fault = _scalar(data, at, end)
-            if fault:
-                return fault, at
-        at, depth, fault = _after(data, at, end, containers, depth)
-        if fault:
-            return fault, at
-        if not depth:
-            return (0, at) if at >= end else (_TRAILING, at)
+UTF8, END, TRAILING, VALUE, NAME, COLON, SEPARATOR, COMMA, CONTROL, ESCAPE, SURROGATE, DEPTH, NOT_OBJECT = range(1, 14)
+_FAULTS = len(_MESSAGES)
+QUOTE, BACKSLASH, OPENING_BRACE, CLOSING_BRACE, SMALL_N, SMALL_U = b'"\\{}nu'
+_COMMA, _COLON, _MINUS, _PLUS, _POINT, _ZERO, _NINE, _OPENING_BRACKET = b",:-+.09["
+_SMALL_A, _SMALL_E, _SMALL_F = b"aef"
+_LOWER = 0x20
+"""The bit that turns a capital letter into a small one."""
+_SPACE, _TAB, _LINE_FEED, _CARRIAGE_RETURN = b" \t\n\r"
+_EACH = uint64(0x0101010101010101)
+"""Times a byte: this byte eight times."""
 
 
 @njit(inline="always")
-def _space(data, at, end):
-    while at < end and (data[at] == 32 or data[at] == 10 or data[at] == 13 or data[at] == 9):
+def fault_at(at, fault):
+    """Return a fault at a position as one negative number."""
+    return -(at * _FAULTS + fault)
+
+
+@njit(inline="always")
+def shift_fault(found, start):
+    """Return a result with the position of a fault counted from `start`."""
+    return found + start * _FAULTS if found < 0 else found
+
+
+def describe_fault(found: int) -> str:
+    """Return what a fault is, and where."""
+    position, fault = divmod(-found, _FAULTS)
+    return f"{_MESSAGES[fault]}, at byte {position}"
+
+
+@njit(inline="always")
+def skip_space(data, at, end):
+    """Skip white space; there may be none."""
+    while at < end and _is_space(byte_at(data, at)):
         at += 1
     return at
 
 
-@njit(cache=True, nogil=True)
-def _after(data, at, end, containers, depth):
-    """Return (position, depth, fault) after a value: the next value, or the end of the document at depth 0."""
-    while True:
-        at = _space(data, at, end)
-        if not depth:
-            return at, depth, 0
-        if at >= end:
-            return at, depth, _END
-        closing = 125 if containers[depth] == _OBJECT else 93
-        if data[at] == closing:
-            depth, at = depth - 1, at + 1
-            continue
-        if data[at] != 44:
-            return at, depth, _SEPARATOR
-        comma, at = at, _space(data, at + 1, end)
-        if at < end and data[at] == closing:
-            return comma, depth, _COMMA
-        if containers[depth] == _OBJECT:
-            at, fault = _name(data, at, end)
-            return at, depth, fault
-        return at, depth, 0
+@njit(inline="always")
+def _is_space(byte):
+    return byte == _SPACE or byte == _LINE_FEED or byte == _CARRIAGE_RETURN or byte == _TAB  # noqa: PLR1714 - compiled
 
 
-@njit(cache=True, nogil=True)
-def _name(data, at, end):
-    """Return (position after the colon, fault) of a field name."""
-    if at >= end:
-        return at, _END
-    if data[at] != 34:
-        return at, _NAME
-    at, fault = _string(data, at + 1, end)
-    if fault:
-        return at, fault
-    at = _space(data, at, end)
-    if at >= end:
-        return at, _END
-    return (at + 1, 0) if data[at] == 58 else (at, _COLON)
+@njit
+def skip_value(data, at, end, outer, closings):
+    """Skip a value, and white space before it, within `outer` open objects and arrays.
 
-
-@njit(cache=True, nogil=True)
-def _scalar(data, at, end):
-    """Return (position after it, fault) of a string, a number or a literal."""
-    byte = data[at]
-    if byte == 34:
-        return _string(data, at + 1, end)
-    if byte == 45 or 48 <= byte <= 57:
-        return _number(data, at, end)
-    for word in (b"true", b"false", b"null"):
-        if at + len(word) <= end:
-            same = True
-            for index in range(len(word)):
-                same &= data[at + index] == word[index]
-            if same:
-                return at + len(word), 0
-    return at, _VALUE
-
-
-@njit(cache=True, nogil=True)
-def _number(data, at, end):
-    start = at
-    if data[at] == 45:
-        at += 1
-    if at < end and data[at] == 48:
-        at += 1
-    else:
-        at, found = _digits(data, at, end)
-        if not found:
-            return start, _VALUE
-    if at < end and data[at] == 46:
-        at, found = _digits(data, at + 1, end)
-        if not found:
-            return start, _VALUE
-    if at < end and (data[at] == 101 or data[at] == 69):
-        at += 1
-        if at < end and (data[at] == 43 or data[at] == 45):
-            at += 1
-        at, found = _digits(data, at, end)
-        if not found:
-            return start, _VALUE
-    return at, 0
+    `closings` (uint8) is scratch space for the closing bracket of each open level, of shape (MAX_JSON_DEPTH + 1,).
+    """
+    depth = outer
+    while at >= 0:
+        at = skip_space(data, at, end)
+        if at < end and (byte_at(data, at) == OPENING_BRACE or byte_at(data, at) == _OPENING_BRACKET):
+            depth += 1
+            if depth > MAX_JSON_DEPTH:
+                return fault_at(at, DEPTH)
+            closings[depth] = byte_at(data, at) + 2
+            at = first_item(data, at, end)
+        else:
+            at = _skip_scalar(data, at, end)
+            if depth > outer:
+                at = next_item(data, at, end, closings[depth])
+        at, depth = _close(data, at, end, depth, outer, closings)
+        if depth == outer:
+            return at
+        if at >= 0 and closings[depth] == CLOSING_BRACE:
+            at = skip_colon(data, skip_name(data, at, end), end)
+    return at
 
 
 @njit(inline="always")
-def _digits(data, at, end):
-    """Return (position after the digits, whether there are any)."""
-    first = at
-    while at < end and 48 <= data[at] <= 57:
+def _close(data, at, end, depth, outer, closings):
+    """Leave each level that closes at `at`; return the position of the next item, or after the value, and the depth."""
+    while at >= 0 and depth > outer and byte_at(data, at) == closings[depth]:
+        depth, at = depth - 1, at + 1
+        if depth > outer:
+            at = next_item(data, at, end, closings[depth])
+    return at, depth
+
+
+@njit(inline="always")
+def first_item(data, at, end):
+    """Return the position of the first item of the object or array that opens at `at`, or of its closing bracket."""
+    at = skip_space(data, at + 1, end)
+    return at if at < end else fault_at(at, END)
+
+
+@njit
+def next_item(data, at, end, closing):
+    """Return the position of the item after the one that ended before `at`, or of the `closing` bracket.
+
+    Passes a fault on.
+    """
+    if at < 0:
+        return at
+    at = skip_space(data, at, end)
+    if at >= end:
+        return fault_at(at, END)
+    if byte_at(data, at) == closing:
+        return at
+    if byte_at(data, at) != _COMMA:
+        return fault_at(at, SEPARATOR)
+    comma, at = at, skip_space(data, at + 1, end)
+    if at >= end:
+        return fault_at(at, END)
+    return fault_at(comma, COMMA) if byte_at(data, at) == closing else at
+
+
+@njit(inline="always")
+def skip_name(data, at, end):
+    """Skip the name of a field, which begins at `at`, before `end`."""
+    return skip_string(data, at + 1, end) if byte_at(data, at) == QUOTE else fault_at(at, NAME)
+
+
+@njit
+def skip_colon(data, at, end):
+    """Skip a colon, and white space around it; pass a fault on."""
+    if at < 0:
+        return at
+    at = skip_space(data, at, end)
+    if at >= end:
+        return fault_at(at, END)
+    return skip_space(data, at + 1, end) if byte_at(data, at) == _COLON else fault_at(at, COLON)
+
+
+@njit
+def _skip_scalar(data, at, end):
+    """Skip a string, a number or a literal."""
+    if at >= end:
+        return fault_at(at, END)
+    byte = byte_at(data, at)
+    if byte == QUOTE:
+        return skip_string(data, at + 1, end)
+    if byte == _MINUS or _ZERO <= byte <= _NINE:
+        return _skip_number(data, at, end)
+    for word in (b"true", b"false", b"null"):
+        if at + len(word) <= end and has_at(data, at, word):
+            return at + len(word)
+    return fault_at(at, VALUE)
+
+
+@njit
+def _skip_number(data, start, end):
+    at = start + (byte_at(data, start) == _MINUS)
+    at = at + 1 if at < end and byte_at(data, at) == _ZERO else _skip_digits(data, at, end)
+    if 0 <= at < end and byte_at(data, at) == _POINT:
+        at = _skip_digits(data, at + 1, end)
+    if 0 <= at < end and byte_at(data, at) | _LOWER == _SMALL_E:
+        signed = at + 1 < end and (byte_at(data, at + 1) == _PLUS or byte_at(data, at + 1) == _MINUS)
+        at = _skip_digits(data, at + 1 + signed, end)
+    return at if at >= 0 else fault_at(start, VALUE)
+
+
+@njit
+def _skip_digits(data, first, end):
+    """Return the position after the digits, -1 if there are none."""
+    at = first
+    while at < end and _ZERO <= byte_at(data, at) <= _NINE:
         at += 1
-    return at, at > first
+    return at if at > first else -1
 
 
-@njit(cache=True, nogil=True)
-def _string(data, at, end):
-    """Return (position after the closing quote, fault) of a string whose first character is at `at`."""
+@njit
+def skip_string(data, at, end):
+    """Skip a string whose first character is at `at`, and its closing quote."""
     while at < end:
-        byte = data[at]
-        if byte == 34:
-            return at + 1, 0
-        if byte < 32:
-            return at, _CONTROL
-        if byte != 92:
-            at += 1
-            continue
-        size, fault = _escape(data, at, end)
-        if fault:
-            return at, fault
-        at += size
-    return at, _END
+        if at + 8 <= end:
+            found = _special(word_at(data, at))
+            at += _first_byte(found) if found else 8
+            if not found:
+                continue
+        byte = byte_at(data, at)
+        if byte == QUOTE:
+            return at + 1
+        if byte < _SPACE:
+            return fault_at(at, CONTROL)
+        at = at + 1 if byte != BACKSLASH else _skip_escape(data, at, end)
+        if at < 0:
+            return at
+    return fault_at(at, END)
 
 
-@njit(cache=True, nogil=True)
-def _escape(data, at, end):
-    """Return (length in bytes, fault) of the escape at `at`; a surrogate pair is two escapes."""
+@njit(inline="always")
+def _special(word):
+    """Return a word that has the high bit of the first of eight bytes that ends or escapes text; 0 if none does.
+
+    That is a control character, a quote or a backslash. High bits of the bytes after it are undefined.
+    """
+    quotes, backslashes = word ^ _EACH * uint64(QUOTE), word ^ _EACH * uint64(BACKSLASH)
+    found = (word - _EACH * uint64(_SPACE)) & ~word
+    found |= ((quotes - _EACH) & ~quotes) | ((backslashes - _EACH) & ~backslashes)
+    return found & _EACH * uint64(0x80)
+
+
+@njit(inline="always")
+def _first_byte(found):
+    """Return the number of the first byte with a high bit: the product moves its digit to the top."""
+    lowest = (found & (~found + uint64(1))) >> uint64(7)
+    return int64((lowest * uint64(0x0001020304050607)) >> uint64(56))
+
+
+@njit
+def _skip_escape(data, at, end):
+    """Skip the escape of one character; that of a surrogate pair consists of two."""
     if at + 1 >= end:
-        return 0, _END
-    byte = data[at + 1]
-    if byte != 117:
-        for known in b'"\\/bfnrt':
-            if byte == known:
-                return 2, 0
-        return 0, _ESCAPE
-    first = _hexadecimal(data, at + 2, end)
+        return fault_at(at, END)
+    if byte_at(data, at + 1) == SMALL_U:
+        return _skip_code_point(data, at, end)
+    for known in b'"\\/bfnrt':
+        if byte_at(data, at + 1) == known:
+            return at + 2
+    return fault_at(at, ESCAPE)
+
+
+@njit
+def _skip_code_point(data, at, end):
+    """Skip the escape of a code point in hexadecimal digits."""
+    first = hexadecimal(data, at + 2, end)
     if first < 0:
-        return 0, _ESCAPE
+        return fault_at(at, ESCAPE)
     if not 0xD800 <= first <= 0xDFFF:
-        return 6, 0
-    if first >= 0xDC00 or at + 7 >= end or data[at + 6] != 92 or data[at + 7] != 117:
-        return 0, _SURROGATE
-    return (12, 0) if 0xDC00 <= _hexadecimal(data, at + 8, end) <= 0xDFFF else (0, _SURROGATE)
+        return at + 6
+    if first >= 0xDC00 or at + 7 >= end or byte_at(data, at + 6) != BACKSLASH or byte_at(data, at + 7) != SMALL_U:
+        return fault_at(at, SURROGATE)
+    return at + 12 if 0xDC00 <= hexadecimal(data, at + 8, end) <= 0xDFFF else fault_at(at, SURROGATE)
 
 
-@njit(cache=True, nogil=True)
-def _hexadecimal(data, at, end):
+@njit
+def hexadecimal(data, at, end):
     """Return the value of four hexadecimal digits, -1 if they are not."""
     if at + 4 > end:
         return -1
     number = 0
     for index in range(at, at + 4):
-        byte = data[index]
-        if 48 <= byte <= 57:
-            digit = byte - 48
-        elif 97 <= byte <= 102 or 65 <= byte <= 70:
-            digit = (byte | 32) - 87
+        byte = byte_at(data, index)
+        if _ZERO <= byte <= _NINE:
+            digit = byte - _ZERO
+        elif _SMALL_A <= byte | _LOWER <= _SMALL_F:
+            digit = (byte | _LOWER) - _SMALL_A + 10
         else:
             return -1
         number = number * 16 + digit

@@ -23,7 +23,7 @@ def last_value_wins(events: pa.Table) -> pa.Table:
     The wire format may contain a key more than once; Protobuf defines that the last entry counts.
     """
     column = events["metadata"].combine_chunks()
-    rows = _rows_with_repeated_keys(column)
+    rows = np.flatnonzero(has_repeated_key(column.offsets.to_numpy(), column.keys))
     if not len(rows):
         return events
     entries = column.take(pa.array(rows)).to_pylist()
@@ -35,19 +35,20 @@ def last_value_wins(events: pa.Table) -> pa.Table:
     return events.set_column(index, events.schema.field(index), both.take(pa.array(order)))
 
 
-def _rows_with_repeated_keys(column: pa.MapArray) -> np.ndarray:
-    codes = column.keys.dictionary_encode()
+def has_repeated_key(bounds: np.ndarray, keys: pa.Array) -> np.ndarray:
+    """Return whether each row (bool) has a key twice; `bounds` (rows + 1,) is where the keys of each row begin."""
+    codes = keys.dictionary_encode()
     seen = np.full(len(codes.dictionary), -1, np.int64)
-    repeated = np.zeros(len(column), bool)
-    _mark_repeated(column.offsets.to_numpy(), codes.indices.to_numpy(), seen, repeated)
-    return np.flatnonzero(repeated)
+    repeated = np.zeros(len(bounds) - 1, bool)
+    _mark_repeated(bounds.astype(np.int64), codes.indices.to_numpy(), seen, repeated)
+    return repeated
 
 
 @njit(cache=True, nogil=True)
-def _mark_repeated(offsets, codes, seen, repeated):
+def _mark_repeated(bounds, codes, seen, repeated):
     """Set `repeated` (bool, by row) where a row has a duplicate code; `seen` (int64, by code) is its last row."""
-    first = offsets[0]
+    first = bounds[0]
     for row in range(len(repeated)):
-        for entry in range(offsets[row] - first, offsets[row + 1] - first):
+        for entry in range(bounds[row] - first, bounds[row + 1] - first):
             repeated[row] |= seen[codes[entry]] == row
             seen[codes[entry]] = row

@@ -1,7 +1,7 @@
 """The reason codes of dead letters.
 
-A code is part of the public interface (`dead_letters.reason`, dashboards) and is never renamed. `decode.py` gives all
-of them but `skipped`, which `karmalake skip` writes (`operate/skip.py`).
+A code is part of the public interface (`dead_letters.reason`, dashboards) and is never renamed. `decode.py` assigns
+all of them except `skipped`, which `karmalake skip` writes (`operate/skip.py`).
 """
 
 from enum import StrEnum

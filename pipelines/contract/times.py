@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
+from pipelines.contract.buffers import bounds_and_bytes
+from pipelines.contract.iso_times import parse_common_times
 from pipelines.contract.schema import TIMESTAMP
 
 pc: Any = compute  # its functions are created at import, where pyright does not see them
@@ -49,27 +51,40 @@ def read_times(texts: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[int, str
     The result is null where the text is null or invalid. Times are truncated to microseconds; an ISO 8601 time without
     a zone is UTC; valid years are 1 to 9999.
     """
+    if unit == "iso":
+        return _read_iso_times(texts)
     try:
         return _parse_in_bulk(texts, unit), {}
     except pa.ArrowInvalid:
         return _parse_one_by_one(texts, unit)
 
 
+def _read_iso_times(texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+    """Parse common forms by a compiled loop, and others one by one."""
+    times, parsed = np.empty(len(texts), np.int64), np.empty(len(texts), bool)
+    parse_common_times(*bounds_and_bytes(texts.cast(pa.string())), times, parsed)
+    parsed &= texts.is_valid().to_numpy(zero_copy_only=False)
+    common = pa.array(times).view(TIMESTAMP)
+    if parsed.all():
+        return common, {}
+    rows = np.flatnonzero(~parsed)
+    others, errors = _parse_one_by_one(texts.take(pa.array(rows)), "iso")
+    return pc.replace_with_mask(common, pa.array(~parsed), others), {
+        int(rows[row]): error for row, error in errors.items()
+    }
+
+
 def _parse_in_bulk(texts: pa.Array, unit: TimeUnit) -> pa.Array:
-    """Parse times in the formats that Arrow supports; raises ArrowInvalid for any other."""
-    whole = texts.cast(TIMESTAMP).cast(pa.int64()) if unit == "iso" else _whole_microseconds(texts, unit)
+    """Parse numbers in the form that Arrow supports; raises ArrowInvalid for any other."""
+    numbers = texts.cast(pa.decimal128(28, 9))
+    factor = pa.scalar(10 ** _MICROSECOND_DIGITS[unit], pa.decimal128(7, 0))
+    whole = pc.floor(pc.multiply(numbers, factor)).cast(pa.int64())
     bounds = pc.min_max(whole)
     if bounds["min"].is_valid and not (
         _FIRST_MICROSECOND <= bounds["min"].as_py() <= bounds["max"].as_py() <= _LAST_MICROSECOND
     ):
         raise pa.ArrowInvalid("a time is out of range")
     return whole.cast(TIMESTAMP)
-
-
-def _whole_microseconds(texts: pa.Array, unit: TimeUnit) -> pa.Array:
-    numbers = texts.cast(pa.decimal128(28, 9))
-    microseconds = pc.floor(pc.multiply(numbers, pa.scalar(10 ** _MICROSECOND_DIGITS[unit], pa.decimal128(7, 0))))
-    return microseconds.cast(pa.int64())
 
 
 def _parse_one_by_one(texts: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[int, str]]:

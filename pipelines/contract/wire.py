@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numba import int64, njit, uint64
 
+from pipelines.contract.buffers import bounds_and_bytes, word_at
+
 MAX_GROUPS = 16_384
 """Nested groups; a value of this many bytes or fewer cannot exceed it."""
 
@@ -31,6 +33,8 @@ _FAULTS = (
     "a string is not valid UTF-8",
 )
 _NUMBER_CUT, _NUMBER_LONG, _FIELD_0, _LENGTH, _FIXED, _WIRE_TYPE, _GROUP_END, _GROUP_CUT, _DEPTH, _UTF8 = range(1, 11)
+_HIGH_BITS = uint64(0x8080808080808080)
+"""The bits that no ASCII character has, in eight bytes."""
 _EVENT, _TIMESTAMP, _METADATA = 0, 4, 5
 """The message being scanned: the event, or the message in one of these fields."""
 
@@ -38,11 +42,9 @@ _EVENT, _TIMESTAMP, _METADATA = 0, 4, 5
 def find_faults(values: pa.Array) -> dict[int, str]:
     """Return by row the error of each invalid `karmalake.v1.Event` in `values` (binary), with its byte offset."""
     values = pc.fill_null(values, b"")
-    _, offsets, data = values.buffers()
-    bounds = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
-    content = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
+    bounds, data = bounds_and_bytes(values)
     faults, positions = np.zeros(len(values), np.uint8), np.zeros(len(values), np.int64)
-    _scan_rows(bounds, content, faults, positions)
+    _scan_rows(bounds, data, faults, positions)
     bad = np.flatnonzero(faults)
     found = zip(faults[bad].tolist(), positions[bad].tolist(), strict=True)
     return {row: _format(fault, position) for row, (fault, position) in zip(bad.tolist(), found, strict=True)}
@@ -143,10 +145,14 @@ def _is_text(kind, number):
     return (kind == _EVENT and number <= 3) or (kind == _METADATA and number <= 2)
 
 
-@njit(cache=True, nogil=True)
+@njit
 def is_utf8(data, at, end):
     """Return whether data[at:end] (uint8) is UTF-8 without surrogates and overlong forms."""
     while at < end:
+        while at + 8 <= end and not word_at(data, at) & _HIGH_BITS:
+            at += 8
+        if at == end:
+            break
         first = data[at]
         at += 1
         if first < 0x80:

@@ -52,7 +52,7 @@ class GroupOffsets:
             unauthorized = isinstance(error.__cause__, GroupAuthorizationFailedError)
             missing = f": READ on the group {self.group_id} is missing among the ACLs" if unauthorized else ""
             _LOG.warning(
-                "offsets of the group %s were not committed (%s)%s; only lag tools read them, ingest goes on",
+                "offsets of the group %s were not committed (%s)%s; only lag tools read them, ingest continues",
                 self.group_id, error, missing,
             )  # fmt: skip
         self._pause_seconds = min(max(2 * self._pause_seconds, _FIRST_PAUSE_SECONDS), _MAX_PAUSE_SECONDS)

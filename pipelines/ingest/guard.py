@@ -34,7 +34,7 @@ class HaltedPartition:
 
     def __str__(self) -> str:
         return (
-            f"{self.place} is halted at offset {self.next_offset}, the other topic partitions go on: {self.found} So "
+            f"{self.place} is halted at offset {self.next_offset}, the others continue: {self.found} So "
             "many rejections point to a wrong schema, so nothing was committed from that offset on. Either fix the "
             "producer or the [contract] settings and drain again; or make the records dead letters, in a separate "
             f"run: `karmalake drain --accept-rejections {self.place}`. The limits are {self.limits}"

@@ -342,7 +342,7 @@ class KafkaSource:
         return _NEXT_FETCH_MS if filling.seconds_left() and not self._is_at_end(partitions) else 0
 
     def _poll(self, wait_ms: int, damaged: dict[int, DamagedBatchError]) -> list[ConsumerRecord]:
-        """Poll; pause each topic partition whose next batch is damaged and add it to `damaged`: the others go on."""
+        """Poll; pause each topic partition whose next batch is damaged and add it to `damaged`: the others continue."""
         while True:
             try:
                 return list(chain.from_iterable(self.consumer.poll(wait_ms, max_records=_MAX_POLL_BATCHES).values()))

@@ -4,7 +4,7 @@ The checkpoints are application transactions of the commit (`checkpoints.py`). T
 handle that the checkpoints were read from: the log fences only against that version (`fenced`).
 """
 # pyright: reportAttributeAccessIssue=false
-# (the functions of pyarrow.compute are made when it is imported)
+# (the functions of pyarrow.compute are created at import)
 
 import json
 from collections.abc import Sequence

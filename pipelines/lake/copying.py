@@ -10,13 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 
-from deltalake import DeltaTable
-
 from pipelines.errors import CorruptionError, UsageError
 from pipelines.lake.files import make_durable
 from pipelines.lake.log_files import RETAINED_ENTRIES, list_log
 from pipelines.lake.stores import absolute, ensure_parent_folder, resolve_store
-from pipelines.lake.tables import TABLES, Lake, data_files
+from pipelines.lake.tables import TABLES, Lake, data_files, is_table
 
 _CHUNK_BYTES = 4 * 1024 * 1024
 _LOG = "_delta_log"
@@ -64,7 +62,7 @@ def _require_own_copy(lake: Lake, target: Lake, versions: dict[str, int]) -> Non
     if target.root == lake.root:
         raise UsageError(f"{target.root} is the lake itself: name another folder or URI")
     for name in TABLES:
-        if not DeltaTable.is_deltatable(target.folder(name)):
+        if not is_table(target.folder(name)):
             continue
         if target.table(name).metadata().id != lake.table(name).metadata().id:
             raise UsageError(f"{target.root} holds another lake: name a folder or URI without one")

@@ -1,13 +1,13 @@
 """The outbox of dead letters: those of committed batches, in commit order, from a checkpoint of their own.
 
 The dead-letter topic is fed from here, after the commit, so its failures never affect ingest (`isolated`). The
-checkpoint is an application transaction of `dead_letters`: the version of `events` up to which all were delivered. A
-look for more costs what was committed since, never the history: the log of `events` is read from the checkpoint on,
-and the file of a batch's dead letters is found by the batch, also after a file compaction.
+checkpoint is an application transaction of `dead_letters`: the version of `events` up to which all were delivered. The
+cost of a check depends on what was committed since, never on the history: the log of `events` is read from the
+checkpoint on, and the file of a batch's dead letters is found by the batch, also after a file compaction.
 """
 
 # pyright: reportAttributeAccessIssue=false
-# (the functions of pyarrow.compute are made when it is imported)
+# (the functions of pyarrow.compute are created at import)
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +46,7 @@ class PendingBatch(NamedTuple):
 def init_checkpoint(lake: Lake, name: str) -> None:
     """Set the checkpoint `name` to the newest version of `events` if it does not exist: earlier batches are skipped.
 
-    In a copy of a lake the checkpoint may be ahead of the copied `events`; then it is set back.
+    In a copy of a lake the checkpoint may be ahead of the copied `events`; then it is moved back.
     """
     while True:
         letters = lake.table(_TABLE)

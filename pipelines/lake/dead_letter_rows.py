@@ -1,11 +1,11 @@
-"""Rows of the files of `dead_letters`, in parts: a record may have 128 MiB, and a file has many.
+"""Rows of the files of `dead_letters`, in parts: a record may take 128 MiB, and a file holds many.
 
 A part is of one row group, at most 8 MiB where rows are of similar size; the writer keeps the row groups of this table
 at 16 MiB, or one row (`files.py`). So one part is at most 16 MiB or one record, in files of this release.
 """
 
 # pyright: reportAttributeAccessIssue=false
-# (the functions of pyarrow.compute are made when it is imported)
+# (the functions of pyarrow.compute are created at import)
 
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple

@@ -34,10 +34,10 @@ def commit_actions(
 ) -> None:
     """Commit on exactly the version of a handle, which does not move on.
 
-    `transactions` are application transactions, version by app_id; `metadata` are more members of the entry's
+    `transactions` are application transactions, version by app_id; `metadata` are further members of the entry's
     `commitInfo`. Raises CommitFailedError when the handle's version is no longer the newest, NewerFormatError when a
     newer release has upgraded the table. The new entry is not flushed: the caller does that before it acknowledges the
-    commit. A crash leaves a whole entry or none; a power cut may leave a torn one.
+    commit. A crash leaves a complete entry or none; a power cut may leave a torn one.
     """
     require_known_format(table)
     base = table.version()

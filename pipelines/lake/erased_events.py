@@ -1,9 +1,9 @@
-"""The rows that an erasure removed from `events`, for what is derived from them: it removes exactly what went.
+"""The events that an erasure removed, for indexes, caches and the warehouse, which remove exactly these.
 
-Dedup indexes forget the event_ids; the warehouse and the histories lose the users, and other users at the same
-completion keys are recomputed. The rows are in a file beside the files of `events`, which no version names as data: the
-entry of the erasure's commit names it. It holds what the replaced files hold, and the same vacuum removes it. What is
-behind by more than that is rebuilt.
+Dedup indexes remove the event_ids; the warehouse and the histories remove the users, and recompute other users at the
+same completion keys. The events are in a file beside the files of `events` that no version lists as data: the entry of
+the erasure's commit names it. The vacuum that deletes the replaced files deletes it, too; whatever has not read it by
+then is rebuilt.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def write_erased_events(lake: Lake, events: pa.Table) -> list[AddAction]:
 
 
 def erased_events_metadata(files: list[AddAction]) -> dict[str, str]:
-    """Return the metadata by which the commit of an erasure names the file of its events."""
+    """Return the metadata with which the commit of an erasure names the file of its events."""
     return {_FILE: files[0].path} if files else {}
 
 
@@ -60,7 +60,7 @@ def erased_events_since(snapshot: Snapshot, version: int, erasures: int) -> pa.T
     entries = (_read_erasure(lake, actions, _OF_USERS) for _, actions in lake.read_log(version, snapshot.version))
     if erased := [rows for rows in entries if rows is not None]:
         return pa.concat_tables(erased)
-    raise LookupError(f"no erasure follows version {version}: the lake was set back")
+    raise LookupError(f"no erasure follows version {version}: the lake was restored from an older copy")
 
 
 def _read_erasure(lake: Lake, actions: list[dict[str, Any]], columns: list[str]) -> pa.Table | None:

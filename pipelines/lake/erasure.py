@@ -1,21 +1,21 @@
 """Erasure: remove users from every table of the lake, in this order: tombstone, events, dead letters, conflicts.
 
-Files that hold rows of the users are rewritten without them; the old files go with a later vacuum, when no reader needs
+Files that hold rows of the users are rewritten without them; a later vacuum deletes the old files, when no reader needs
 them. A crash at any step leaves a lake that reconciles, and the next erasure finishes it: it removes the rows of every
 user with a tombstone. Like a compaction, each commit is on exactly the version that was read, so rows that arrive
 meanwhile are not missed.
 
 Of `events`, only files that hold rows of the users are read whole (`user_files.py`). A tombstone does not reveal its
-user: where one was not applied yet and is not of the users named now, the user_ids of all events are read. Of conflicts
-two columns are read, of dead letters everything, but only those that contain a name are searched for words.
+user: if one has not been applied yet and belongs to none of the named users, the user_ids of all events are read. Of
+conflicts two columns are read, of dead letters everything, but only those that contain a name are searched for words.
 
 An erasure removes a user's events; dead letters by key, by user_id or, if undecodable, by a token of their bytes; and
 conflicts of the user, and those whose first event was the user's, since they hold its event_id. Mentions of the user in
-events of other users stay (`mentions.py`). What is derived from `events` learns from the commit which ones it removed
-(`erased_events.py`).
+events of other users stay (`mentions.py`). Indexes, caches and the warehouse read from the commit which events it
+removed (`erased_events.py`).
 """
 # pyright: reportAttributeAccessIssue=false
-# (the functions of pyarrow.compute are made when it is imported)
+# (the functions of pyarrow.compute are created at import)
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -144,12 +144,12 @@ def _count(lake: Lake, name: str, search: _Search) -> int:
 
 @dataclass(slots=True)
 class _EventSearch:
-    """Events of `users`, to whom `find` adds those who are known by their tombstones only."""
+    """Events of `users`, to which `find` adds the users that are known by their tombstones only."""
 
     tombstones: Tombstones
     users: set[str]
     applied: frozenset[str]
-    """Tombstones that the table has had applied."""
+    """Tombstones that were applied to the table."""
 
     def find(self, paths: Sequence[str]) -> Collection[str]:
         if self.tombstones.unnamed(self.users, self.applied):
@@ -167,7 +167,7 @@ class _DeadLetterSearch:
     tombstones: Tombstones
     users: frozenset[str]
     applied: frozenset[str]
-    """As of `_EventSearch`."""
+    """As in `_EventSearch`."""
 
     def find(self, paths: Sequence[str]) -> Collection[str]:
         return paths
@@ -212,8 +212,8 @@ def _orphaned_ids(lake: Lake) -> pa.ChunkedArray:
     known = pa.array([], pa.string())
     for path in snapshot.files["conflicts"]:
         rows = read_rows("conflicts", path, ["event_id", "batch_id"])
-        here = rows.filter(pc.is_in(rows["batch_id"], value_set=committed.cast(pa.string())))["event_id"]
-        known = pc.unique(pa.chunked_array([known, *here.chunks], pa.string()))
+        event_ids = rows.filter(pc.is_in(rows["batch_id"], value_set=committed.cast(pa.string())))["event_id"]
+        known = pc.unique(pa.chunked_array([known, *event_ids.chunks], pa.string()))
     for path in snapshot.files["events"] if len(known) else ():
         known = known.filter(pc.invert(pc.is_in(known, value_set=_column("events", path, "event_id").combine_chunks())))
     return pa.chunked_array([known], pa.string())
@@ -226,7 +226,7 @@ def _column(table: str, path: str, name: str) -> pa.ChunkedArray:
 def _erase(lake: Lake, name: str, tombstones: Tombstones, search: _Search, done: int | None = None) -> _Outcome:
     """Rewrite the files of a table that hold rows of erased users, and commit.
 
-    The commit marks that `done` erasures have been applied to the table; None: all that are known.
+    The commit records that `done` erasures have been applied to the table; None: all that are known.
     """
     seen: dict[str, _Rewrite | None] = {}
     for _ in range(_ATTEMPTS):
@@ -289,8 +289,8 @@ def _rewrite(folder: str, name: str, file: File, search: _Search) -> _Rewrite | 
     matched = search.match(rows)
     if not pc.any(matched, min_count=0).as_py():
         return None
-    kept, write = rows.filter(pc.invert(matched)), write_days if name == "events" else write_file
-    added = write(folder, kept, uuid4().hex) if len(kept) else []
+    remaining, write = rows.filter(pc.invert(matched)), write_days if name == "events" else write_file
+    added = write(folder, remaining, uuid4().hex) if len(remaining) else []
     wanted = (*ERASED.names, *ERASED_EVENTS.names)
     removed = rows.select([column for column in wanted if column in rows.column_names])
     return _Rewrite(file, added, removed.filter(matched))

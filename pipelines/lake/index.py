@@ -116,7 +116,7 @@ class DedupIndex:
             self._reset()
 
     def close(self) -> None:
-        """Finish the merge under way, save the index and release its folder.
+        """Finish the merge in progress, save the index and release its folder.
 
         A failure to save is logged: the next start catches up from the lake.
         """
@@ -149,7 +149,7 @@ class DedupIndex:
         if self.version < 0:
             raise LookupError("an empty index starts from the files of the newest version")
         if self.version > newest or not history_includes(self.lake, self.version, self.entry):
-            raise LookupError("the lake was set back: the index may hold events that it no longer has")
+            raise LookupError("the lake was restored from an older copy: the index may hold events that it lacks")
 
     def _add(self, paths: Iterable[str]) -> None:
         for rows in _prefetch(_read(paths)):

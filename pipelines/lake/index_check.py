@@ -4,7 +4,7 @@ Reads all events, so it is for `karmalake verify`, not for scheduled paths. It t
 its manifest describes it.
 """
 # pyright: reportAttributeAccessIssue=false
-# (the functions of pyarrow.compute are made when it is imported)
+# (the functions of pyarrow.compute are created at import)
 
 import json
 from dataclasses import dataclass

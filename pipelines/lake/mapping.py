@@ -1,4 +1,4 @@
-"""Files of uint64 words, mapped into memory: created with their disk space, read at random or in order."""
+"""Files of uint64 words, mapped into memory: preallocated on disk, read at random or in order."""
 
 import mmap
 import os
@@ -25,10 +25,10 @@ def open_map(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def advise_random(words: np.memmap) -> None:
-    """Let a read of a page not read its neighbours from disk."""
+    """Disable read-ahead: reading a page does not load its neighbours."""
     cast("mmap.mmap", words.base).madvise(mmap.MADV_RANDOM)
 
 
 def advise_sequential(words: np.memmap) -> None:
-    """Let reads run ahead, and pages that were read give way first."""
+    """Enable read-ahead; pages may be freed soon after they are read."""
     cast("mmap.mmap", words.base).madvise(mmap.MADV_SEQUENTIAL)

@@ -4,7 +4,7 @@ A rating names its rater, a report its reporter. Such an event belongs to anothe
 value, so an erasure leaves it. Counting reads all events and takes some microseconds for each distinct text.
 """
 # pyright: reportAttributeAccessIssue=false
-# (the functions of pyarrow.compute are made when it is imported)
+# (the functions of pyarrow.compute are created at import)
 
 from collections import Counter
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""Merging of sorted pieces, as in an LSM tree: of neighbours of similar size, so that about log2(rows) pieces remain.
+"""Merges of sorted pieces, as in an LSM tree: neighbours of similar size, so that about log2(rows) pieces remain.
 
 Small pieces are merged at once. Large ones are merged in a background thread, so that no caller waits: until the merged
-piece is whole, look-ups use the two that it replaces. What a piece is, and how two are merged, is the caller's.
+piece is complete, look-ups use the two that it replaces. The caller defines what a piece is, and how two are merged.
 """
 
 from collections.abc import Callable, Iterable, Sized
@@ -16,7 +16,7 @@ Piece = TypeVar("Piece", bound=Sized)
 
 @dataclass(frozen=True, slots=True)
 class _Merge(Generic[Piece]):
-    """A merge under way, of the piece at `position` and the one after it."""
+    """A merge in progress, of the piece at `position` and the one after it."""
 
     position: int
     merged: "Future[Piece]"
@@ -56,7 +56,7 @@ class Merges(Generic[Piece]):
                 self._merge = replace(self._merge, position=self._merge.position - 1)
 
     def finish(self) -> None:
-        """Wait for the merge under way, and use its result."""
+        """Wait for the merge in progress, and use its result."""
         if self._merge is not None:
             wait([self._merge.merged])
             self._use_merged()
@@ -69,13 +69,13 @@ class Merges(Generic[Piece]):
             self.merge_due()
 
     def replace_each(self, changed: Callable[[Piece], Piece | None]) -> None:
-        """Replace each piece by `changed` of it, None if nothing remains. Not while a merge is under way."""
+        """Replace each piece by `changed(piece)`, None if nothing remains. Call `finish` first."""
         results = [changed(piece) for piece in self.pieces]
         self._replaced += [piece for piece, now in zip(self.pieces, results, strict=True) if now is not piece]
         self.pieces = [piece for piece in results if piece is not None]
 
     def take_replaced(self) -> list[Piece]:
-        """Return the pieces that merges replaced since the last call; the caller drops them."""
+        """Return the pieces that merges replaced since the last call; the caller removes their files."""
         replaced, self._replaced = self._replaced, []
         return replaced
 
@@ -84,7 +84,7 @@ class Merges(Generic[Piece]):
         self.thread.shutdown()
 
     def _cheapest_pair(self) -> int | None:
-        """Return the position of the pair to merge next, except pieces of the merge under way; None if none is due."""
+        """Return the position of the pair to merge next, outside the merge in progress; None if none is due."""
         busy = range(self._merge.position - 1, self._merge.position + 2) if self._merge else range(0)
         sizes = [len(piece) for piece in self.pieces]
         pairs = [

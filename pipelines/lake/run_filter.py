@@ -7,7 +7,7 @@ and compares the tails there. This gives the row's number too, so a known id rea
 id is taken for a row with a probability of 1.6 to 3.2 %, and is then compared with it: never a wrong answer.
 
 Building reads the run once, in order, and writes the filter in order, whatever the memory. Binary fuse filters are a
-tenth smaller at the same rate, but are built in random order with 20 bytes an id, and do not know the row.
+tenth smaller at the same rate, but are built in random order with 20 bytes per id, and do not know the row.
 
 A filter is a cache of its run, in a mapped file beside it: under a memory limit the system prefers its pages, which
 each batch uses, to those of runs; a smaller limit makes look-ups slower and never ends the process; and replacing a run

@@ -74,7 +74,7 @@ class Runs:
     def remove(self, ids: Digests) -> None:
         """Remove sorted ids: each run that has one is replaced by a copy without them.
 
-        Waits for the merge under way. Raises OSError when the disk is full.
+        Waits for the merge in progress. Raises OSError when the disk is full.
         """
         self.finish_merge()
         self._merges.replace_each(lambda run: self._without(run, ids))
@@ -91,7 +91,7 @@ class Runs:
             self._merges.thread.submit(_remove, replaced)
 
     def remove_stray_files(self) -> None:
-        """Remove the files that a crash left. Not while a merge is under way."""
+        """Remove the files that a crash left. Not while a merge is in progress."""
         named = {run.path for run in self.runs}
         for file in [*self._folder.glob("*.run"), *self._folder.glob("*.filter")]:
             if file.with_suffix(".run") not in named:
@@ -103,7 +103,7 @@ class Runs:
         self._merges.thread.submit(int).result()
 
     def finish_merge(self) -> None:
-        """Wait for the merge under way, and use its result."""
+        """Wait for the merge in progress, and use its result."""
         self._merges.finish()
 
     def close(self) -> None:
@@ -112,13 +112,13 @@ class Runs:
 
     def _without(self, run: Run, ids: Digests) -> Run | None:
         """Return a run without ids: the same one if it has none of them, None if it has no others."""
-        gone = _positions(run, ids)
-        if not len(gone):
+        removed = _positions(run, ids)
+        if not len(removed):
             return run
-        if len(gone) == len(run):
+        if len(removed) == len(run):
             return None
-        copy = _create(self._new_path(), len(run) - len(gone))
-        _copy_except(run.words, gone, copy.words)
+        copy = _create(self._new_path(), len(run) - len(removed))
+        _copy_except(run.words, removed, copy.words)
         return copy
 
     def _merge(self, older: Run, newer: Run) -> Run:
@@ -164,10 +164,10 @@ def _positions(run: Run, ids: Digests) -> np.ndarray:
     return np.unique(np.array(same, np.int64))
 
 
-def _copy_except(words: np.ndarray, gone: np.ndarray, into: np.ndarray) -> None:
-    """Copy all columns of `words` but those at the positions `gone`, ascending, without temporary arrays."""
+def _copy_except(words: np.ndarray, removed: np.ndarray, into: np.ndarray) -> None:
+    """Copy all columns of `words` but those at the positions `removed`, ascending, without temporary arrays."""
     start = at = 0
-    for end in [*gone.tolist(), words.shape[1]]:
+    for end in [*removed.tolist(), words.shape[1]]:
         into[:, at : at + end - start] = words[:, start:end]
         at, start = at + end - start, end + 1
 

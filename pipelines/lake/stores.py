@@ -87,6 +87,12 @@ def temporary_folder(parent: str) -> Generator[str]:
             store.delete_dir(path)
 
 
+def any_exists(locations: list[str]) -> bool:
+    """Return whether one of these files, of one store, exists."""
+    store, _ = resolve_store(locations[0])
+    return any(info.is_file for info in store.get_file_info([resolve_store(location)[1] for location in locations]))
+
+
 def list_files(folder: str, suffix: str) -> list[str]:
     """Return the files in a folder whose names end with `suffix`, in a fixed order.
 

@@ -21,7 +21,8 @@ from pipelines.contract.schema import EVENT, POSITION, REJECTED, TIMESTAMP
 from pipelines.errors import CorruptionError, UsageError
 from pipelines.lake.files import DAY_COLUMN, conform, make_durable, read_file, remove_files
 from pipelines.lake.lake_format import configuration, is_current, require_known_format, upgrade
-from pipelines.lake.stores import absolute, ensure_parent_folder, read_text, translate_store_errors
+from pipelines.lake.log_files import list_log
+from pipelines.lake.stores import absolute, any_exists, ensure_parent_folder, read_text, translate_store_errors
 from pipelines.lake.torn_writes import quarantine_torn_checkpoint, quarantine_torn_entry, require_intact_entries
 
 EVENTS = pa.schema([*EVENT, *POSITION, ("batch_id", pa.string()), (DAY_COLUMN, pa.date32())])
@@ -183,7 +184,7 @@ class Snapshot:
     mixed: frozenset[str] = frozenset()
     """The tables with files that may lack columns of this release."""
     erasures: int = 0
-    """How many erasures have been applied. What is derived from fewer has users who were erased since."""
+    """How many erasures have been applied. Data derived after fewer contains users who were erased since."""
     root: str = ""
     """The lake's root, whose log names what the erasures removed."""
 
@@ -287,7 +288,7 @@ def create_lake(root: str | PathLike[str]) -> Lake:
     events = lake.table("events") if is_lake(lake.root) else None
     with translate_store_errors(lake.root):
         ensure_parent_folder(lake.folder("events"))
-        missing = [name for name in TABLES if not DeltaTable.is_deltatable(lake.folder(name))]
+        missing = [name for name in TABLES if not is_table(lake.folder(name))]
         for name in missing:
             _create_table(lake.folder(name), TABLES[name], [DAY_COLUMN] if name == "events" else None)
     if missing:
@@ -309,15 +310,31 @@ def _create_table(folder: str, schema: pa.Schema, partition_by: list[str] | None
             raise_if_key_not_exists=False,
         )
     except CommitFailedError:  # another process was creating it at the same time
-        if not DeltaTable.is_deltatable(folder):
+        if not is_table(folder):
             raise
 
 
 def is_lake(root: str | PathLike[str]) -> bool:
-    """Return whether there is a lake in the folder or URI `root`."""
-    lake = Lake(absolute(root))
-    with translate_store_errors(lake.root):
-        return DeltaTable.is_deltatable(lake.folder("events"))
+    """Return whether there is a lake in the folder or URI `root`. Raises like `is_table`."""
+    return is_table(Lake(absolute(root)).folder("events"))
+
+
+def is_table(folder: str) -> bool:
+    """Return whether there is a Delta table in a folder or URI. Raises TransientError when a store does not answer.
+
+    `DeltaTable.is_deltatable` would stop every thread of the process until the store answers.
+    """
+    log = f"{folder}/_delta_log"
+    start = [f"{log}/_last_checkpoint", f"{log}/{0:020}.json"]  # one exists, unless the former was lost
+    with translate_store_errors(folder):
+        return any_exists(start) or _has_files(log)
+
+
+def _has_files(log: str) -> bool:
+    try:
+        return bool(list_log(log))
+    except FileNotFoundError:
+        return False
 
 
 def open_lake(root: str | PathLike[str]) -> Lake:

@@ -6,7 +6,7 @@ whole text, a quoted string, or as many bytes as the preceding byte states (Prot
 """
 
 # pyright: reportAttributeAccessIssue=false
-# (the functions of pyarrow.compute are made when it is imported)
+# (the functions of pyarrow.compute are created at import)
 
 import re
 from collections.abc import Iterable

@@ -8,7 +8,7 @@ Ingest reads it after the commit of `events` that removes the user: a batch read
 filtered again (`fenced`).
 """
 # pyright: reportAttributeAccessIssue=false
-# (the functions of pyarrow.compute are made when it is imported)
+# (the functions of pyarrow.compute are created at import)
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace

@@ -32,7 +32,8 @@ MAINTENANCE = "maintenance"
 """The application transaction of every commit that replaces files: of two concurrent ones the later fails."""
 _ATTEMPTS = 20
 _MAX_SURPLUS_FILES = 1_000
-"""Small files beyond one a day, above which two of a day are merged: history in random order has a few on each day."""
+"""With this many small files beyond one per day, even two of a day are merged: history in random order leaves a few on
+each day."""
 _MAX_SIZE_RATIO = 4
 """A file more than this many times as large as all smaller ones of its day together is not merged."""
 MAX_MERGE_ROWS, MAX_MERGE_BYTES = 500_000, 128 * 1024 * 1024
@@ -73,9 +74,9 @@ class CompactionResult:
 def compact(lake: Lake, min_files: int, progress: Callable[[str], None] = lambda _: None) -> list[CompactionResult]:
     """Merge the small files of each day of `events`, and of each other table, with at least `min_files` of them.
 
-    With over a thousand small files beyond one a day, two of a day are enough. Also removes old entries of the tables'
-    logs. Calls `progress` with the table and day before each merge. A crash leaves orphan files. Raises TransientError
-    when other processes kept committing through all attempts.
+    With over a thousand small files beyond one per day, two of a day are enough. Also removes old entries of the
+    tables' logs. Calls `progress` with the table and day before each merge. A crash leaves orphan files. Raises
+    TransientError when other processes kept committing through all attempts.
     """
     done = [_compact_table(lake, name, min_files, progress) for name in TABLES]
     for name in TABLES:
@@ -86,7 +87,7 @@ def compact(lake: Lake, min_files: int, progress: Callable[[str], None] = lambda
 def vacuum(lake: Lake, retention_hours: float) -> list[str]:
     """Delete files that no version younger than `retention_hours` names, including orphans; return their paths.
 
-    The settings refuse less than an hour: a commit under way still needs its files.
+    The settings refuse less than an hour: a commit in progress still needs its files.
     """
     removed: list[str] = []
     for name in TABLES:
@@ -131,13 +132,13 @@ def _pack_merges(groups: list[list[File]]) -> Iterator[list[list[File]]]:
 def _fit_one_merge(folder: str, files: list[File]) -> list[File]:
     """Return the first of a day's small files that fit into one merge, with their `merge_share`."""
     measured: list[File] = []
-    left = 1.0
+    room = 1.0
     for file in files:
         footer = read_footer(f"{folder}/{file.path}")
         size = sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups))
         share = max(footer.num_rows / MAX_MERGE_ROWS, size / MAX_MERGE_BYTES)
-        left -= share
-        if left < 0:
+        room -= share
+        if room < 0:
             break
         measured.append(replace(file, merge_share=share))
     return measured
@@ -160,9 +161,9 @@ def replace_files(
 ) -> None:
     """Commit the replacement of `files` by `added` on exactly the handle's version.
 
-    `marks` are more application transactions, version by app_id; `data_change` is false where the rows stay the same;
-    `metadata` are more members of the entry's `commitInfo`. Raises CommitFailedError if the handle's version is no
-    longer the newest.
+    `marks` are further application transactions, version by app_id; `data_change` is false where the rows stay the
+    same; `metadata` are further members of the entry's `commitInfo`. Raises CommitFailedError if the handle's version
+    is no longer the newest.
     """
     now = int(time.time() * 1000)
     removed = [

@@ -1,4 +1,4 @@
-"""Which files hold rows of which users, without reading the files of others.
+"""Finding the files that hold rows of given users, without reading the other files.
 
 DuckDB excludes row groups by their statistics and Bloom filters (`files.py`) and reads `user_id` of the rest only. A
 row group without a filter, written by another engine or an earlier release, is read.

@@ -57,7 +57,7 @@ def _distribution(package: str) -> metadata.Distribution:
 
 
 def _recorded_digest(installed: metadata.Distribution, name: str) -> str:
-    """Return the digest of a file as recorded, `sha256=...`; empty if it is not of the package.
+    """Return the digest of a file as recorded, `sha256=...`; empty if the package has no such file.
 
     `metadata.files` would do, but omits files that are missing from Python 3.12 on.
     """

@@ -5,10 +5,10 @@ Kafka's group protocol divides the topic partitions among notifiers. A destinati
 share of notifications in flight is used up; no other destination is affected (`isolated`).
 
 A checkpoint advances in order, past records that are delivered or dead letters. After a crash at any step, records
-above it are delivered again, under the same idempotency key; so they are after a rebalance, by the new owner of a topic
-partition. Nothing is missed, the first copies of a user's notifications arrive in order, and the receiver drops repeats
+above it are delivered again, under the same idempotency key; after a rebalance, the new owner of a topic partition does
+the same. Nothing is missed, the first copies of a user's notifications arrive in order, and the receiver drops repeats
 by their key.
-Where the log begins and the checkpoints do not meet is `start_offsets.py`.
+`start_offsets.py` handles checkpoints outside the log.
 """
 
 import contextlib
@@ -141,7 +141,7 @@ class _Branch:
 def _turn(branch: _Branch, reports: Reports) -> None:
     if branch.lanes.failure is not None:
         raise RuntimeError(f"a delivery lane failed: {branch.lanes.failure}")
-    deliveries = _read_whole(branch, reports)
+    deliveries = _read_intact(branch, reports)
     for delivery in deliveries:
         branch.lanes.submit(delivery)
     _settle(branch, wait_seconds=0.0 if deliveries else _BUSY_POLL_MS / 1000)
@@ -153,7 +153,7 @@ def _turn(branch: _Branch, reports: Reports) -> None:
             branch.counts = DeliveryCounts()
 
 
-def _read_whole(branch: _Branch, reports: Reports) -> list[Delivery]:
+def _read_intact(branch: _Branch, reports: Reports) -> list[Delivery]:
     """Read; a damaged batch is reported and pauses only its own topic partition (`isolated`)."""
     try:
         with translate_errors(branch.settings.kafka, f"notifying {branch.plan.name}"):

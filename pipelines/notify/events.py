@@ -66,8 +66,5 @@ def _event(row: dict[str, Any], microseconds: int) -> Event:
 
 
 def _iso(microseconds: int) -> str:
-    """Return microseconds since 1970 as ISO 8601, UTC; as a number if outside the range of datetime."""
-    try:
-        return (_EPOCH + timedelta(microseconds=microseconds)).isoformat()
-    except OverflowError:
-        return f"{microseconds} us since 1970"
+    """Return microseconds since 1970 as ISO 8601, UTC. A valid event's are within the years 1 to 9999."""
+    return (_EPOCH + timedelta(microseconds=microseconds)).isoformat()

@@ -21,6 +21,7 @@ from pipelines.contract.parsing import Problem
 from pipelines.errors import TransientError, UsageError
 from pipelines.lake.lake_format import require_known_format
 from pipelines.lake.stores import resolve_store
+from pipelines.lake.tables import is_lake
 from pipelines.lake.tokens import tokenize_bytes
 from pipelines.lake.tombstone_file import lake_tombstones, read_tombstones
 from pipelines.lake.tombstones import keys_of, tombstone
@@ -124,7 +125,7 @@ def audit(settings: Settings) -> Audit:
         raise UsageError(
             f"topic {settings.kafka.topic} does not exist: set kafka.topic to the topic that the lake was ingested from"
         )
-    if not DeltaTable.is_deltatable(f"{settings.lake_root}/events"):
+    if not is_lake(settings.lake_root):
         raise UsageError(f"there is no lake in {settings.lake_root} yet: run `karmalake drain` first")
     events = DeltaTable(f"{settings.lake_root}/events")
     require_known_format(events)

@@ -1,7 +1,7 @@
 """Value decoder of the audit: decodes one value at a time, independently of ingest.
 
 Plain Python for Protobuf (`audit_wire.py`) and Avro (`audit_avro.py`) instead of `ptars` and `pyruhvro`, and Python's
-`json` instead of DuckDB. These packages accept different input, so `contract/wire.py`, `contract/json_grammar.py` and
+`json` instead of compiled loops. These accept different input, so `contract/wire.py`, `contract/json_grammar.py` and
 `contract/avro.py` define what an event is. This module implements the same rules a second time;
 `tests/operate/test_audit_values.py` compares the two, since a stricter reader than ingest would report false losses.
 """
@@ -58,7 +58,7 @@ def read_event(
     try:
         content = value if reference is None else _content(value, reference, form)
         return _READERS[form](content, schema)
-    except ValueError:  # includes UnicodeDecodeError and JSONDecodeError
+    except (ValueError, OverflowError):  # UnicodeDecodeError and JSONDecodeError; a time outside the calendar
         return None
 
 

@@ -1,6 +1,6 @@
 """Erasure of users from everything that karmalake stores: lake, indexes, warehouse, caches, documents (`erasable`).
 
-An erasure is complete, or refused before anything is changed. What it does not reach: `erase_limits.py`.
+An erasure completes, or is refused before anything is changed. `erase_limits.py` lists what it does not reach.
 """
 
 from collections.abc import Collection, Sequence
@@ -51,7 +51,7 @@ def erase(settings: Settings, user_ids: Sequence[str], tombstones: Collection[st
 
 
 def erase_without_documents(settings: Settings, user_ids: Sequence[str], tombstones: Collection[str] = ()) -> Erasure:
-    """Erase users like `erase`, but not their documents: for a document store that is gone or never existed."""
+    """Erase users like `erase`, but not their documents: for a document store that no longer exists, or never did."""
     return _erase(settings, user_ids, tombstones, served=False)
 
 

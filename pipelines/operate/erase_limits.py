@@ -14,7 +14,7 @@ from pipelines.settings import Settings
 
 
 def list_unreached(settings: Settings, mentions: Mentions | None) -> list[str]:
-    """Return where data of an erased user may remain, one sentence a location.
+    """Return where data of an erased user may remain, one sentence per location.
 
     mentions: of erased users in other users' events; None if they were not counted.
     """

@@ -26,7 +26,7 @@ from pipelines.lake.tombstone_file import append_tombstones, lake_tombstones, re
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.settings import Settings
 
-_COMPARE_SQL = files("pipelines").joinpath("replay.sql").read_text(encoding="utf-8")
+_COMPARE_SQL = files("pipelines.operate").joinpath("replay.sql").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,10 @@ def open_replay(
     Raises UsageError if the range is empty.
     """
     with open_source(without_waiting(settings)) as source:
-        stretch = find_replay_offsets(source, start, until)
-        if not stretch:
+        offsets = find_replay_offsets(source, start, until)
+        if not offsets:
             raise UsageError(f"{settings.kafka.topic} holds no records in that range: nothing to replay")
-        yield ReplaySource(source, f"replay-{uuid4().hex}", stretch)
+        yield ReplaySource(source, f"replay-{uuid4().hex}", offsets)
 
 
 def replay(replayed: ReplaySource, settings: Settings, report: Callable[[CommitRecord], None]) -> int:
@@ -84,16 +84,16 @@ def fresh(settings: Settings, folder: Path) -> Settings:
     return fresh_settings
 
 
-def compare(settings: Settings, other: Settings, stretch: ReplayOffsets) -> Comparison:
-    """Compare the lake of `settings` with the fresh one of `other` that was replayed from `stretch`."""
+def compare(settings: Settings, other: Settings, offsets: ReplayOffsets) -> Comparison:
+    """Compare the lake of `settings` with the fresh one of `other` that was replayed from `offsets`."""
     topic = describe_topic(settings.kafka)
     topic_id = topic.topic_id if topic else ""
     with duckdb.connect() as connection:
         for name, each in (("lake", settings), ("fresh", other)):
             connection.execute(f"CREATE SCHEMA {name}; USE {name}")
             create_lake_views(connection, take_snapshot(open_lake(each.lake_root)))
-        connection.execute("CREATE TABLE stretch (topic_partition INTEGER, first BIGINT, upto BIGINT)")
-        connection.executemany("INSERT INTO stretch VALUES (?, ?, ?)", [(n, *ends) for n, ends in stretch.items()])
+        connection.execute("CREATE TABLE replayed (topic_partition INTEGER, start_offset BIGINT, end_offset BIGINT)")
+        connection.executemany("INSERT INTO replayed VALUES (?, ?, ?)", [(n, *ends) for n, ends in offsets.items()])
         same, different, missing, extra, examples = connection.execute(_COMPARE_SQL, {"topic_id": topic_id}).fetchall()[
             0
         ]

@@ -8,12 +8,14 @@ from deltalake import DeltaTable
 
 from pipelines.bus.topics import Topic, describe_topic
 from pipelines.errors import UsageError
-from pipelines.lake.tables import checkpoint_id
+from pipelines.lake.tables import checkpoint_id, is_table
 from pipelines.settings import Settings
 
 _MIN_RETENTION_HOURS = 72
 _MIN_REPLICAS = 3
 _MIN_INSYNC_REPLICAS = 2
+_MAX_CLOCK_LEAD_MS = 3_600_000
+"""Kafka's default from 4.0 on; before, it was unlimited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ def check_topic(settings: Settings) -> list[Finding]:
     if topic is None:
         raise UsageError(f"topic {settings.kafka.topic} does not exist: create it with `karmalake topics ensure`")
     events = f"{settings.lake_root}/events"
-    lake = DeltaTable(events) if DeltaTable.is_deltatable(events) else None
+    lake = DeltaTable(events) if is_table(events) else None
     return [*judge_configs(topic), *(_judge_growth(topic, lake) if lake else ())]
 
 
@@ -58,6 +60,14 @@ def judge_configs(topic: Topic) -> Iterator[Finding]:
         )
     if configs.get("unclean.leader.election.enable") == "true":
         yield Finding("loses data", "unclean.leader.election.enable lets a lagging replica lead; set it to false")
+    lead_ms = int(configs.get("message.timestamp.after.max.ms", 0))
+    if configs.get("message.timestamp.type") == "CreateTime" and lead_ms > _MAX_CLOCK_LEAD_MS:
+        yield Finding(
+            "note",
+            "record times are the producers' (message.timestamp.type is CreateTime), and the brokers accept a lead of "
+            f"{lead_ms} ms: retention keeps such records for as much longer, and only the clock of ingest bounds their "
+            f"event times; set message.timestamp.after.max.ms to {_MAX_CLOCK_LEAD_MS}, or the type to LogAppendTime",
+        )
     yield from _judge_replicas(topic.replication_factor, int(configs.get("min.insync.replicas", 1)))
 
 

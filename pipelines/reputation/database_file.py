@@ -1,4 +1,4 @@
-"""DuckDB files as files: one writer at a time, removed with everything that belongs to them, published whole."""
+"""DuckDB files on disk: locking out other writers, removing a file with its log and spill, publishing it whole."""
 
 import os
 from collections.abc import Generator

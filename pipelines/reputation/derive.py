@@ -3,11 +3,11 @@
 Owns the life of `warehouse.duckdb`. A draft is a copy that only its holder sees: it is rebuilt or refreshed, any
 number of times, and published whole. After a crash the published warehouse stays and the draft is discarded, so a step
 need not be atomic. The file holds what changed since its base (`base.py`): a rebuild writes a base, refreshes make
-changes, and a publication that finds many changes, or follows an erasure, folds both into a new base. What is published
-is a copy, made in a thread beside further refreshes: from one CHECKPOINT to the next, DuckDB changes no block that the
-draft's file refers to. `Draft._refresh` names the steps of a refresh in order; `refresh_steps.py` contains them, and
-`draft_tables.py` holds the rows.
-What the tables are is `warehouse_tables.py`; opening a published warehouse, `warehouse.py`.
+changes, and a publication that finds many changes, or follows an erasure, folds both into a new base. The published
+file is a copy, made in a thread while refreshes continue: from one CHECKPOINT to the next, DuckDB changes no block that
+the draft's file refers to. `Draft._refresh` names the steps of a refresh in order; `refresh_steps.py` contains them.
+`draft_tables.py` holds the rows of a draft; `warehouse_tables.py` defines the tables; `warehouse.py` opens a published
+warehouse.
 """
 
 import logging
@@ -53,7 +53,7 @@ from pipelines.reputation.fold import Fold
 from pipelines.reputation.histories import (
     NO_USERS,
     Histories,
-    delete_unless_of,
+    delete_if_outdated,
     histories_folder,
     last_batch,
     read_commits,
@@ -84,7 +84,7 @@ _ALWAYS_REFRESHED = 10_000
 _REBUILD_THRESHOLD = 0.2
 """If more than this share of the users, and more than _ALWAYS_REFRESHED, are affected, a rebuild costs less."""
 _FOLD_THRESHOLD = 0.25
-"""If the rows of more than this share of the users do not stand in the base, a publication writes a new one."""
+"""If the rows of more than this share of the users in the base are superseded, a publication writes a new base."""
 
 
 Engine = Callable[[duckdb.DuckDBPyConnection, Snapshot, EffectivePolicy, datetime], None]
@@ -280,7 +280,7 @@ class Draft:
         self.start_publication().result()
 
     def start_publication(self) -> "Future[None]":
-        """Publish the draft as it is now, in a thread: refreshes may go on meanwhile.
+        """Publish the draft as it is now, in a thread: refreshes may continue meanwhile.
 
         After an erasure it has a new base, in which the erased users never were. Many changes are folded into a new
         base in another thread; the publication after that has it. The next publication, and a rebuild, wait for the
@@ -390,7 +390,7 @@ class Draft:
         started = time.monotonic()
         _LOG.info("full rebuild: %s", reason)
         self.discard()
-        delete_unless_of(histories_folder(self.path), snapshot)  # they may contain users who have been erased
+        delete_if_outdated(histories_folder(self.path), snapshot)  # they may contain users who have been erased
         with self._discarded_on_error():
             base = new_base(self._folder)
             connection = self._open(base)

@@ -1,15 +1,15 @@
-"""Histories: the lake's events in the order of users, which a refresh reads instead of the whole lake.
+"""Histories: the lake's events ordered by user, which a refresh reads instead of the whole lake.
 
 A cache, opened only by the holder of the warehouse's lock: segments (`segment.py`), merged geometrically, and a
-manifest that names those in files. The newest rows are in memory only, up to `_MEMORY_ROWS`; after a crash, they are
+manifest that lists those on disk. The newest rows are in memory only, up to `_MEMORY_ROWS`; after a crash, they are
 read from the lake again. It is rebuilt from the lake when it is missing, damaged, or of another lake. Every look-up
-is a binary search in each segment, so a refresh costs by what changed, not by users or history.
+is a binary search in each segment, so the cost of a refresh depends on what changed, not on users or history.
 
 For policies with a completion rule, events are also found by what they name: the value at a key of such a rule, or the
 event that they retract or correct. The SQL is `sql/histories.sql`.
 """
 # pyright: reportAttributeAccessIssue=false
-# (the functions of pyarrow.compute are made when it is imported)
+# (the functions of pyarrow.compute are created at import)
 
 import json
 import logging
@@ -53,7 +53,7 @@ from pipelines.reputation.sql import arrow_rows, one_row, statement
 _LOG = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _MEMORY_ROWS = 100_000
-"""A larger segment is in files."""
+"""A segment of more rows is stored in files."""
 _FOREGROUND_MERGE_ROWS = 400_000
 """A merge of this many rows takes a few tenths of a second; the thread does larger ones."""
 NO_USERS = np.empty(0, np.uint64)
@@ -75,7 +75,10 @@ class _State:
 
 
 class Histories:
-    """The histories in one folder. Not thread-safe."""
+    """The histories in one folder. Not thread-safe.
+
+    Arrays of users and of links are sorted hashes without repetitions: uint64, shape (users,) or (links,).
+    """
 
     def __init__(self, folder: Path) -> None:
         make_private_dir(folder)
@@ -90,7 +93,7 @@ class Histories:
         return self._merges.pieces
 
     def sync(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, links: str) -> None:
-        """Hold exactly the events of a snapshot whose commits `read_commits` has read.
+        """Follow the lake to a snapshot, whose commits `read_commits` has read: hold exactly its events.
 
         links: what the links depend on; other links cause a rebuild. None are stored if it is empty.
         """
@@ -101,15 +104,15 @@ class Histories:
             self._append(connection, snapshot)
         self._save()
 
-    def changed_users(self, after: int, passed: Iterable[tuple[int, int]], until_us: int) -> np.ndarray:
-        """Return the users of events that were added after a version, or whose time is in one of the ranges `passed`.
+    def changed_users(self, after: int, ranges: Iterable[tuple[int, int]], until_us: int) -> np.ndarray:
+        """Return the users of events that were added after a version, or whose time is in one of `ranges`.
 
-        passed: [start, end) in microseconds since 1970.
+        ranges: [start, end) in microseconds since 1970.
         until_us: later events are left out.
         Returns sorted hashes: uint64, shape (users,).
         """
         found = [segment.users[segment.rows_after(after, until_us)] for segment in self.segments]
-        return np.unique(np.concatenate([NO_USERS, self.users_between(passed), *found]))
+        return np.unique(np.concatenate([NO_USERS, self.users_between(ranges), *found]))
 
     def users_between(self, ranges: Iterable[tuple[int, int]]) -> np.ndarray:
         """Return the users of events whose time is in one of the ranges, like `changed_users`."""
@@ -128,10 +131,10 @@ class Histories:
         """Return the events before `until_us` that were added after a version, or with since_us <= t."""
 
         def rows(segment: Segment) -> np.ndarray:
-            passed = segment.rows_of(np.unique(segment.users_between(since_us, until_us)))
-            times = segment.take(passed, ["t"])["t"].to_numpy()
-            passed = passed[(times >= since_us) & (times < until_us)]
-            return np.union1d(segment.rows_after(after, until_us), passed)
+            in_range = segment.rows_of(np.unique(segment.users_between(since_us, until_us)))
+            times = segment.take(in_range, ["t"])["t"].to_numpy()
+            in_range = in_range[(times >= since_us) & (times < until_us)]
+            return np.union1d(segment.rows_after(after, until_us), in_range)
 
         return self._take(rows)
 
@@ -154,9 +157,9 @@ class Histories:
 
         def without(segment: Segment) -> Segment | None:
             rows = segment.rows_of(users)
-            gone = rows[pc.is_in(segment.take(rows, ["user_id"])["user_id"], user_ids).to_numpy()]
+            removed = rows[pc.is_in(segment.take(rows, ["user_id"])["user_id"], user_ids).to_numpy()]
             path = None if segment.path is None else self._new_path()
-            return without_rows(path, segment, gone) if len(gone) else segment
+            return without_rows(path, segment, removed) if len(removed) else segment
 
         self._merges.finish()
         self._merges.replace_each(without)
@@ -201,7 +204,7 @@ class Histories:
         return True
 
     def _append(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
-        """Add the events of later commits; a compacted file has older ones, too."""
+        """Add the events of later commits; a compacted file also holds earlier ones."""
         state, files = self._state, snapshot.files.get("events", ())
         unread = tuple(file for file in files if file not in state.files)
         through = Commit(snapshot.version, last_batch(connection, snapshot.version))
@@ -210,15 +213,15 @@ class Histories:
             source = stored_rows(connection, "events", new)
             query = statement("histories_events", source=source, after=str(state.through.version))
             self._add(connection, _read(connection, query), through)
-        read = dict.fromkeys(unread, snapshot.version)
-        state.files = {file: state.files[file] for file in files if file in state.files} | read
+        read_now = dict.fromkeys(unread, snapshot.version)
+        state.files = {file: state.files[file] for file in files if file in state.files} | read_now
         state.through = through
 
     def _add(self, connection: duckdb.DuckDBPyConnection, rows: Iterator[pa.RecordBatch], through: Commit) -> None:
         first = list(islice(rows, 1 + _MEMORY_ROWS // CHUNK_ROWS))
-        read = sum(chunk.num_rows for chunk in first)
-        if read:
-            path = self._new_path() if read > _MEMORY_ROWS else None
+        first_rows = sum(chunk.num_rows for chunk in first)
+        if first_rows:
+            path = self._new_path() if first_rows > _MEMORY_ROWS else None
             links = partial(_links_of_chunk, connection) if self._state.links else _no_links
             self.segments.append(new_segment(path, chain(first, rows), links, through))
 
@@ -238,9 +241,9 @@ class Histories:
         ]
 
     def _save(self) -> None:
-        """Write the manifest, durably, if it does not name the segments in files yet; remove those they replaced.
+        """Write the manifest, durably, if it does not list the stored segments yet; remove replaced segments.
 
-        A segment after one in memory is left out: what the manifest names must be all events through some commit.
+        A segment after one in memory is left out: the manifest must list all events through some commit.
         """
         stored = list(takewhile(lambda segment: segment.path is not None, self.segments))
         names = [segment.name for segment in stored]
@@ -256,7 +259,7 @@ class Histories:
             remove_segment(segment)
 
     def _write_manifest(self, stored: Sequence[Segment]) -> None:
-        """Name segments, and of the lake's files those whose events they hold: newer rows are in memory only."""
+        """List segments, and the lake's files whose events they hold: newer rows are in memory only."""
         version, _ = through = stored[-1].through
         manifest = {
             "format": HISTORIES.number,
@@ -273,7 +276,7 @@ class Histories:
         replace_durably(next_file, self._folder / _MANIFEST)
 
     def _load(self) -> None:
-        """Open what the manifest names; start empty if it cannot be read. Remove all other files."""
+        """Open the segments of the manifest; start empty if it cannot be read. Remove all other files."""
         try:
             manifest: dict[str, Any] = json.loads((self._folder / _MANIFEST).read_text(encoding="utf-8"))
             if (manifest["format"], manifest["duckdb_version"]) == (HISTORIES.number, duckdb.__version__):
@@ -310,8 +313,8 @@ def histories_folder(warehouse: Path) -> Path:
     return warehouse.with_name("histories")
 
 
-def delete_unless_of(folder: Path, snapshot: Snapshot) -> None:
-    """Delete the folder unless it is of this lake, after the same erasures: it may contain users who were erased."""
+def delete_if_outdated(folder: Path, snapshot: Snapshot) -> None:
+    """Delete the folder if it is of another lake, or of other erasures: it may contain erased users."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         found = manifest["lake_id"], manifest["erasures"]

@@ -42,7 +42,7 @@ def stored_rows(connection: duckdb.DuckDBPyConnection, table: str, snapshot: Sna
     """Return a query of the rows of one of the lake's tables; without files, of no rows with its columns.
 
     Columns and nested fields that an older release did not write are null. Only then are the columns of every file
-    looked at, which takes a read of each.
+    compared, which takes a read of each.
     """
     files = snapshot.files.get(table, ())
     stored = pa.schema([field for field in TABLES[table] if field.name not in _NOT_STORED])

@@ -16,6 +16,8 @@ import duckdb
 from pipelines.errors import UsageError
 from pipelines.reputation.sql import literal
 
+MAX_QUERY_CHARS = 100_000
+"""DuckDB's parser overflows the stack, which ends the process, at some tens of thousands of nested subqueries."""
 _QUERY_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
 _RUN_TEXT = {"query", "json_execute_serialized_sql"}
 """Functions that run a text as SQL, which the check would not see."""
@@ -47,7 +49,9 @@ def lock_connection(connection: duckdb.DuckDBPyConnection, *files: Path) -> None
 
 
 def check_query(connection: duckdb.DuckDBPyConnection, query: str) -> None:
-    """Raise UsageError unless `query` is one query that only reads."""
+    """Raise UsageError unless `query` is one query that only reads, of at most MAX_QUERY_CHARS."""
+    if len(query) > MAX_QUERY_CHARS:
+        raise UsageError(f"the query has {len(query):,} characters; at most {MAX_QUERY_CHARS:,} are read: shorten it")
     text = _EXPLAIN.sub("", query, count=1) if _EXPLAIN.match(query) else query
     tree = _parsed(connection, text)
     if tree["error"]:
@@ -67,7 +71,10 @@ def check_query(connection: duckdb.DuckDBPyConnection, query: str) -> None:
 def _parsed(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
     with connection.cursor() as parser:
         ((answer,),) = parser.execute("SELECT json_serialize_sql(CAST(? AS VARCHAR))", [text]).fetchall()
-    return json.loads(answer)
+    try:
+        return json.loads(answer)
+    except RecursionError:
+        raise UsageError("the query is nested too deep: divide it into steps by WITH ... AS") from None
 
 
 def _describe_error(text: str, tree: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from pipelines.lake.tables import Snapshot
 from pipelines.reputation.histories import Histories
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US
-from pipelines.reputation.related_events import completed_together, completing_events, has_completions
+from pipelines.reputation.related_events import completing_events, has_completions, users_of_completions
 from pipelines.reputation.sql import arrow_rows, one_row, statement
 from pipelines.reputation.user_rows import UserRows, read_rows, stored_form, table_form
 from pipelines.reputation.warehouse_tables import SUMS, pending_trend_tables
@@ -70,7 +70,7 @@ def create_refresh_tables(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def create_affected_event(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the empty table `affected_event`, for the steps to be defined over."""
+    """Create the empty table `affected_event`, which the steps are defined over."""
     connection.execute(statement("refresh_affected_event"))
 
 
@@ -98,19 +98,21 @@ def find_affected_users(
     """Return the users whose rows may differ from the warehouse's, as sorted hashes: uint64, shape (users,).
 
     A user is affected by an event that became known, through a commit or because as_of passed its time, and by an
-    event that crossed the edge of a window or expired. A completion affects all users with events at its key, and so do
-    erased events; nothing else of one user affects another.
+    event that crossed the edge of a window or expired. A completion affects all users with events at its key,
+    and so does an erased event; nothing else of one user affects another.
 
     since: lake version and as_of (microseconds since 1970) of the warehouse.
     A hash stands for all users who share it.
     """
     version, since_us = since
-    users = histories.changed_users(version, [(since_us, as_of_us), *_moved(policy, since_us, as_of_us)], as_of_us)
+    users = histories.changed_users(
+        version, [(since_us, as_of_us), *_edge_crossings(policy, since_us, as_of_us)], as_of_us
+    )
     if not has_completions(policy):
         return users
     changed = histories.events_after(version, since_us, as_of_us)
     erased = connection.execute(statement("refresh_erased_links")).fetchnumpy()["link"]
-    return np.union1d(users, completed_together(connection, histories, changed, erased))
+    return np.union1d(users, users_of_completions(connection, histories, changed, erased))
 
 
 def load_affected_events(
@@ -215,15 +217,15 @@ def _load_rows(connection: duckdb.DuckDBPyConnection, stored: UserRows, name: st
     return f"loaded_{name}"
 
 
-def _moved(policy: EffectivePolicy, start: int, end: int) -> list[tuple[int, int]]:
-    """Return the times, as ranges [start, end), of the events that crossed an edge between two moments.
+def _edge_crossings(policy: EffectivePolicy, start: int, end: int) -> list[tuple[int, int]]:
+    """Return the times, as ranges [start, end), of the events that left a window or expired between two moments.
 
     Windows contain their start, so an event leaves one after it; a penalty expires at its age exactly. All in
     microseconds since 1970.
     """
     windows = [days * DAY_US for days in policy.rules.windows_days]
-    moved = [(start - window, end - window) for window in windows]
-    return moved + [(start - age + 1, end - age + 1) for age in _expiry_ages(policy)]
+    crossings = [(start - window, end - window) for window in windows]
+    return crossings + [(start - age + 1, end - age + 1) for age in _expiry_ages(policy)]
 
 
 def _expiry_ages(policy: EffectivePolicy) -> list[int]:

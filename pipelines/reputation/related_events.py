@@ -1,10 +1,10 @@
-"""Events of one user that decide about another's: completions, with what retracts or corrects them.
+"""Events of one user that affect another's score: completions, and the events that retract or correct them.
 
-All look-ups are by link (`histories.py`): they cost by the events at the keys of a few events, not by the history of a
-user who completes many.
+All look-ups are by link (`histories.py`): their cost depends on the number of events at the same keys, not on the
+history of a user who completes many. Arrays of users and of links are as in `Histories`.
 """
 # pyright: reportAttributeAccessIssue=false
-# (the functions of pyarrow.compute are made when it is imported)
+# (the functions of pyarrow.compute are created at import)
 
 import duckdb
 import numpy as np
@@ -23,10 +23,10 @@ def has_completions(policy: EffectivePolicy) -> bool:
 
 
 def define_completions(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> str:
-    """Set what the links of a policy depend on, and return it as text; empty for a policy without completion rules.
+    """Define what the links of a policy depend on, and return it as text; empty for a policy without completion rules.
 
-    The tables and variables of the policy are defined. Corrections are among the events that need a completion and
-    among those that make one: they may change the value at the key.
+    The tables and variables of the policy must exist. Corrections count both as events that need a completion and as
+    events that are one: they may change the value at the key.
     """
     gates = [(edition.rules, gate) for edition in policy.editions for gate in edition.rules.completion.values()]
     corrections = policy.rules.correction.actions if gates else ()
@@ -41,12 +41,12 @@ def define_completions(connection: duckdb.DuckDBPyConnection, policy: EffectiveP
     return repr((actions, keys, targets)) if gates else ""
 
 
-def completed_together(
+def users_of_completions(
     connection: duckdb.DuckDBPyConnection, histories: Histories, changed: pa.Table, erased: np.ndarray
 ) -> np.ndarray:
     """Return all users with an event at a key of a completion among changed events (ROWS), as sorted hashes.
 
-    erased: more links (uint64), of events that are gone.
+    erased: further links (uint64), those of erased events.
     """
     completions = _only_completions(connection, changed)
     completions = _only_completions(connection, _with_corrections(connection, histories, completions))
@@ -57,23 +57,23 @@ def completed_together(
 def completing_events(
     connection: duckdb.DuckDBPyConnection, histories: Histories, events: pa.Table, users: np.ndarray
 ) -> pa.Table:
-    """Return the events at the keys of events (ROWS), and what retracts or corrects them, except those of `users`."""
+    """Return completions at the keys of events (ROWS), and what retracts or corrects them; none of `users`."""
     linked = _except(histories.events_linked(links_of(connection, events)), users)
     return _only_completions(connection, _with_corrections(connection, histories, linked))
 
 
 def _with_corrections(connection: duckdb.DuckDBPyConnection, histories: Histories, events: pa.Table) -> pa.Table:
-    """Return events (ROWS) with those of the same users that they retract or correct, and those that do it to them."""
+    """Return events (ROWS), and those of the same users that they retract or correct, or that do so to them."""
     found = newest = events
     while len(newest):
         with arrow_rows(connection, newest):
             links = np.unique(connection.execute(statement("histories_links_to")).fetchnumpy()["link"])
             targets = connection.sql(statement("histories_targets")).to_arrow_table()
-        named = histories.events_with_ids(
+        targeted = histories.events_with_ids(
             np.unique(targets["user_hash"].to_numpy()), targets["event_id"].combine_chunks()
         )
-        around = pa.concat_tables([named, _of_users(histories.events_linked(links), newest)])
-        newest = _distinct(around.filter(pc.invert(pc.is_in(around["event_id"], found["event_id"]))))
+        related = pa.concat_tables([targeted, _of_users(histories.events_linked(links), newest)])
+        newest = _distinct(related.filter(pc.invert(pc.is_in(related["event_id"], found["event_id"]))))
         found = pa.concat_tables([found, newest])
     return found
 

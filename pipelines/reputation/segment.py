@@ -1,7 +1,7 @@
-"""A segment of histories: events in the order of their users, with sorted arrays that find them. Written once.
+"""A segment of histories: events ordered by user, with sorted arrays to look them up. Written once.
 
 Owns the files of a segment: the rows in Arrow's file format, and three arrays of words. All are mapped, so a look-up
-reads only the pages that it needs. Which segments there are is `histories.py`.
+reads only the pages that it needs. `histories.py` owns the list of segments.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,7 +43,7 @@ class Commit(NamedTuple):
 
 BEFORE_ALL = Commit(-1, None)
 Entry = tuple[str, int, int, Commit]
-"""What a manifest says of a segment: name, rows, links and `through`."""
+"""A segment's entry in the manifest: name, number of rows, number of links, and `through`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,9 @@ class Segment:
     path: Path | None
     """The path of the files, without suffix; None for a segment in memory."""
     chunks: Chunks
-    """The rows (ROWS), in the order of their users."""
+    """The rows (ROWS), ordered by user_hash."""
     users: np.ndarray
-    """The hash of the user of each row: uint64, shape (rows,)."""
+    """The hash of each row's user, ascending: uint64, shape (rows,)."""
     times: np.ndarray
     """The time of each row as `_sortable` words, ascending, and the hash of its user: uint64, shape (2, rows)."""
     links: np.ndarray
@@ -72,7 +72,7 @@ class Segment:
         return self.path.name if self.path else ""
 
     def entry(self) -> Entry:
-        """Return what a manifest says of this segment."""
+        """Return this segment's entry in the manifest."""
         return self.name, len(self), self.links.shape[1], self.through
 
     def files(self) -> list[Path]:
@@ -110,7 +110,7 @@ class Segment:
 def new_segment(
     path: Path | None, rows: Iterable[pa.RecordBatch], links_of: Callable[[pa.RecordBatch], np.ndarray], through: Commit
 ) -> Segment:
-    """Return the segment of one or more rows (ROWS, in the order of their users), in files or in memory.
+    """Return the segment of one or more rows (ROWS, ordered by user_hash), in files or in memory.
 
     links_of: returns the links of some rows: the hash of each, and its row among them (uint64, shape (2, links)).
     through: the newest commit when the rows were read.
@@ -141,26 +141,26 @@ def _all_links(links_of: Callable[[pa.RecordBatch], np.ndarray], chunks: Chunks)
 def merge(path: Path | None, older: Segment, newer: Segment) -> Segment:
     """Return the segment of the rows of two, like `new_segment`; of one user, the rows of the older one come first.
 
-    Memory holds a part of it at a time, whatever its size, if it is in files.
+    A segment in files is written in parts, so memory is bounded.
     """
     chunks = _store(path, _merged_rows(older, newer))
     users, times, links = _arrays(path, len(chunks), older.links.shape[1] + newer.links.shape[1])
     _interleave(older.users[None], newer.users[None], users)
     _interleave(older.times, newer.times, times)
-    _interleave(_moved_links(older, newer, "left"), _moved_links(newer, older, "right"), links)
+    _interleave(_links_after_merge(older, newer, "left"), _links_after_merge(newer, older, "right"), links)
     return Segment(path, chunks, users[0], times, links, newer.through)
 
 
-def without_rows(path: Path | None, segment: Segment, gone: np.ndarray) -> Segment | None:
-    """Return a segment without rows (int64, ascending), like `new_segment`; None if none remains."""
-    if len(gone) == len(segment):
+def without_rows(path: Path | None, segment: Segment, removed: np.ndarray) -> Segment | None:
+    """Return a segment without the removed rows (int64, ascending), like `new_segment`; None if none remains."""
+    if len(removed) == len(segment):
         return None
-    kept = np.ones(len(segment), bool)
-    kept[gone] = False
-    number = np.cumsum(kept) - 1
+    remains = np.ones(len(segment), bool)
+    remains[removed] = False
+    new_rows = np.cumsum(remains) - 1
     rows = segment.links[1].view(np.int64)
-    links = np.stack([segment.links[0], number[rows].view(np.uint64)])[:, kept[rows]]
-    parts = np.split(kept, segment.chunks.starts[1:-1])
+    links = np.stack([segment.links[0], new_rows[rows].view(np.uint64)])[:, remains[rows]]
+    parts = np.split(remains, segment.chunks.starts[1:-1])
     remaining = (chunk.filter(pa.array(part)) for chunk, part in zip(segment.chunks.batches, parts, strict=True))
     return _indexed(path, _store(path, remaining), links, segment.through)
 
@@ -202,7 +202,7 @@ def remove_segment(segment: Segment) -> None:
 
 
 def _merged_rows(older: Segment, newer: Segment) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of both in the order of users, a part of the users at a time."""
+    """Yield the rows of both, ordered by user_hash, in parts that end between two users."""
     a = b = 0
     while a < len(older) or b < len(newer):
         next_a, next_b = _next_cut(older.users, newer.users, a, b)
@@ -213,7 +213,7 @@ def _merged_rows(older: Segment, newer: Segment) -> Iterator[pa.RecordBatch]:
 
 
 def _next_cut(older: np.ndarray, newer: np.ndarray, a: int, b: int) -> tuple[int, int]:
-    """Return the ends of the next part: about CHUNK_ROWS rows of each at most, and all rows of the users in it."""
+    """Return the ends of the next part: about CHUNK_ROWS rows of each at most, and all rows of its users."""
     lasts = [users[at + CHUNK_ROWS] for users, at in ((older, a), (newer, b)) if at + CHUNK_ROWS < len(users)]
     if not lasts:
         return len(older), len(newer)
@@ -222,7 +222,7 @@ def _next_cut(older: np.ndarray, newer: np.ndarray, a: int, b: int) -> tuple[int
 
 
 def _interleave(older: np.ndarray, newer: np.ndarray, into: np.ndarray) -> None:
-    """Merge two arrays of columns (shape (k, n)) whose first row ascends into one; of equal ones, the older first."""
+    """Merge two arrays of columns (shape (k, n)) whose first row ascends; of equal values, the older comes first."""
     orders: tuple[tuple[np.ndarray, np.ndarray, _Side], ...] = ((older, newer, "left"), (newer, older, "right"))
     for source, other, side in orders:
         for start in range(0, source.shape[1], CHUNK_ROWS):
@@ -231,11 +231,11 @@ def _interleave(older: np.ndarray, newer: np.ndarray, into: np.ndarray) -> None:
             into[:, at] = part
 
 
-def _moved_links(segment: Segment, other: Segment, side: _Side) -> np.ndarray:
-    """Return the links of a segment with the rows that they have after a merge with another."""
+def _links_after_merge(segment: Segment, other: Segment, side: _Side) -> np.ndarray:
+    """Return the links of a segment with their rows after a merge with another: uint64, shape (2, links)."""
     rows = segment.links[1].view(np.int64)
-    moved = rows + np.searchsorted(other.users, segment.users[rows], side)
-    return np.stack([segment.links[0], moved.view(np.uint64)])
+    merged_rows = rows + np.searchsorted(other.users, segment.users[rows], side)
+    return np.stack([segment.links[0], merged_rows.view(np.uint64)])
 
 
 def _store(path: Path | None, rows: Iterable[pa.RecordBatch]) -> Chunks:

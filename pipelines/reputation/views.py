@@ -1,13 +1,13 @@
 """The views of a reputation: all time and the last N days, side by side in one row per user.
 
-Owns the columns of `reputation`, and how exact sums become the numbers shown. `events` is the number of events that
+Owns the columns of `reputation`, and how exact sums become the displayed numbers. `events` is the number of events that
 count: those that a rule of the policy applies to and no rule denied. A cap or an expired penalty removes points, not
 the event. `user_days.events` also counts the others, `trends_reasons` counts them by reason, and an explanation lists
 them.
 
-Where no points decay, a sum of `earned` is in micro-points, and the table `reputation` holds what is shown. Where they
-do, there is a sum for each half-life, as of its epoch (`policy/decay.py`): the table `reputation_sums` holds the sums,
-and `reputation` is a view that scales them to `decayed_to`.
+Where no points decay, a sum of `earned` is in micro-points, and the table `reputation` holds the displayed numbers.
+Where they do, there is a sum for each half-life, as of its epoch (`policy/decay.py`): the table `reputation_sums` holds
+the sums, and `reputation` is a view that scales them to `decayed_to`.
 """
 
 from collections.abc import Sequence
@@ -84,8 +84,8 @@ def sums(policy: EffectivePolicy, within: str = "true", over: str = "") -> list[
 
     within: a condition on the contributions; over: the window of a running sum, after OVER.
     """
-    only = [f"{within} AND {_has(half_life)}" for half_life in policy.half_lives]
-    conditions = only if len(only) > 1 else [within]
+    by_half_life = [f"{within} AND {_has(half_life)}" for half_life in policy.half_lives]
+    conditions = by_half_life if len(by_half_life) > 1 else [within]
     return [f"CAST(coalesce(sum(earned) FILTER ({condition}){over}, 0) AS HUGEINT)" for condition in conditions]
 
 
@@ -94,7 +94,7 @@ def _has(half_life: HalfLife | None) -> str:
 
 
 def _sums(view: View, policy: EffectivePolicy) -> list[str]:
-    """Return the names of a view's sums; no column of `reputation` begins like this."""
+    """Return the names of a view's sums; no column of `reputation` has this prefix."""
     return [f"earned_{view.name}_{number}" for number, _ in enumerate(policy.half_lives)]
 
 
@@ -115,10 +115,10 @@ def _shown(view: View, policy: EffectivePolicy) -> dict[str, str]:
     columns = {f"{name}_{column}": f"{name}_{column}" for column in view_columns(policy)}
     columns[f"{name}_score"] = _score(view, policy)
     if policy.rules.status.rule == "hide":
-        instead = {f"{name}_{key}": "NULL" for key in policy.rules.all_measures}
-        instead |= {f"{name}_score": "NULL" if shown is None else _in_points(units(shown, policy), policy)}
+        hidden = {f"{name}_{key}": "NULL" for key in policy.rules.all_measures}
+        hidden |= {f"{name}_score": "NULL" if shown is None else _in_points(units(shown, policy), policy)}
         columns |= {
-            key: f"CASE WHEN status = 'active' THEN {columns[key]} ELSE {sql} END" for key, sql in instead.items()
+            key: f"CASE WHEN status = 'active' THEN {columns[key]} ELSE {sql} END" for key, sql in hidden.items()
         }
     return columns
 
@@ -147,7 +147,7 @@ def _scaled(total: str, half_life: HalfLife | None, policy: EffectivePolicy) -> 
     unit = 10 ** (SUM_DIGITS - SCORE_DIGITS)
     if half_life is None:
         return f"{total} // {unit}"
-    factor = half_life.left(policy.decayed_to_us) / unit
+    factor = half_life.remaining(policy.decayed_to_us) / unit
     return f"CAST(round(CAST({total} AS DOUBLE) * CAST('{factor!r}' AS DOUBLE)) AS HUGEINT)"
 
 
@@ -167,7 +167,7 @@ def units(number: Number, policy: EffectivePolicy) -> str:
 
 
 def _in_points(total: str, policy: EffectivePolicy) -> str:
-    """Return a total in the unit of `units` as the number shown: exact, or a float where points decay."""
+    """Return a total in the unit of `units` as the displayed number: exact, or a float where points decay."""
     return (
         f"CAST(CAST({total} AS HUGEINT) AS DOUBLE) / 1e{SCORE_DIGITS}"
         if policy.decays

@@ -39,7 +39,14 @@ from pipelines.serving.publication_state import PublicationState, Stamp
 from pipelines.settings import CassandraSettings
 
 with extra("cassandra", "Cassandra"):
-    from cassandra import AuthenticationFailed, ConsistencyLevel, DriverException, InvalidRequest, Unauthorized
+    from cassandra import (
+        AuthenticationFailed,
+        ConsistencyLevel,
+        DriverException,
+        InvalidRequest,
+        Unauthorized,
+        UnresolvableContactPoints,
+    )
     from cassandra.auth import PlainTextAuthProvider
     from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
     from cassandra.connection import ConnectionBusy, ConnectionException, ProtocolError
@@ -330,6 +337,11 @@ def _translate_errors(settings: CassandraSettings, doing: str) -> Generator[None
         if any(isinstance(each, AuthenticationFailed) for each in _node_errors(error)):
             raise ConfigurationError(f"{where} refused access: check cassandra.user and cassandra.password") from None
         raise TransientError(f"{where} did not answer while {doing}: check that it is running, or try again") from error
+    except UnresolvableContactPoints:  # its own message is `{}`
+        raise TransientError(
+            f"{where} cannot be resolved: check cassandra.hosts, which are names without ports (cassandra.port is "
+            "theirs), or try again"
+        ) from None
     except (InvalidRequest, RequestValidationException, Unauthorized) as error:
         raise ConfigurationError(
             f"{where} refused {doing}: {error}; check that the keyspace exists and cassandra.user may use it"

@@ -30,7 +30,7 @@ _RETRIES = 2
 def connect(settings: RedisSettings) -> Client:
     """Return a client that is safe to share between threads; use it in `translate_errors`.
 
-    It connects on first use, to a cluster at once. Raises ConfigurationError if the URL is missing or invalid;
+    It connects on first use, to a cluster immediately. Raises ConfigurationError if the URL is missing or invalid;
     TransientError if no node of the cluster answers.
     """
     if settings.url is None:

@@ -23,7 +23,7 @@ Replication is asynchronous: a promoted replica may lack the last documents of i
 another replication id, as has a primary that restarted. A publication compares the ids of all primaries
 - when it begins with those of the last publication: if they differ, documents may be missing, so it writes everything;
 - when it finishes with those of its beginning: if they differ it fails, and the next one writes everything.
-So no loss stays unnoticed by the next publication. Between the loss and the next publication, a reader may get the
+So the next publication notices every loss. Between the loss and the next publication, a reader may get the
 previous document of a user, and an overtaken publisher may write again to the slots whose fences were lost.
 
 Weaker than on one server: a document and its user's leaderboard entry are in different slots, so they change one after

@@ -1,8 +1,8 @@
 """Publish documents to a store: the changes since the last publication, or everything if the store lacks it.
 
 Owns which documents are built, written and deleted, in the order begin, write, remove, finish. What each step changes,
-and what a crash after it leaves, belongs to the store: `publication.py` for Redis, `cassandra_store.py`. What was
-published last is `publication_state.py`.
+and what a crash after it leaves, belongs to the store: `publication.py` for Redis, `cassandra_store.py`.
+`publication_state.py` holds what was published last.
 
 A publication is full, which means that it writes every document and deletes those of all other users, when the id of
 the last publication in the store differs from the one in the digest cache: the store was emptied or restored, another
@@ -66,9 +66,9 @@ def publish(
 
     Maintains the leaderboards that `redis.leaderboards` names, and no others.
     `changed` (String, user_id) names the users whose document may differ from the publication that `state` remembers,
-    or be gone; None means that any may. The caller must not omit anyone: an omitted user keeps the previous document,
-    unnoticed until the store or the cache is lost. So a caller keeps the names until a call with them has returned,
-    and passes None at first, for a cache that was read from disk.
+    or be missing; None means that any may. The caller must not omit anyone: an omitted user keeps the previous
+    document, unnoticed until the store or the cache is lost. So a caller keeps the names until a call with them has
+    returned, and passes None at first, for a cache that was read from disk.
     `documents(changed)` is called first; `documents(None)` if the store does not hold that publication.
 
     Until the call returns, readers see each document whole, old or new, with the matching leaderboard scores. A crash
@@ -116,8 +116,8 @@ def _build_documents(documents: Documents, users: pl.Series | None, leaderboards
 def _full_changes(documents: pl.DataFrame, stored: pl.Series) -> _Changes:
     """Return the changes of a full publication: every document, and the stored users who have none."""
     users = documents["user_id"].cast(pl.Binary)
-    gone = stored.to_frame("user").join(users.to_frame("user"), on="user", how="anti")["user"]
-    return _Changes(documents, gone, documents.select("user_id", "digest"))
+    removed = stored.to_frame("user").join(users.to_frame("user"), on="user", how="anti")["user"]
+    return _Changes(documents, removed, documents.select("user_id", "digest"))
 
 
 def _incremental_changes(documents: pl.DataFrame, last: pl.DataFrame, changed: pl.Series | None) -> _Changes:
@@ -126,7 +126,7 @@ def _incremental_changes(documents: pl.DataFrame, last: pl.DataFrame, changed: p
     if changed is not None:
         named = last["user_id"].is_in(changed.implode())
         before, others = last.filter(named), last.filter(~named)
-    gone = before.join(documents, on="user_id", how="anti")["user_id"]
+    removed = before.join(documents, on="user_id", how="anti")["user_id"]
     written = documents.join(before, on=["user_id", "digest"], how="anti")
     digests = pl.concat([others, documents.select("user_id", "digest")])
-    return _Changes(written, gone.cast(pl.Binary), digests)
+    return _Changes(written, removed.cast(pl.Binary), digests)

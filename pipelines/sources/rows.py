@@ -127,7 +127,7 @@ def _member(text: str, path: list[str]) -> str:
     """Return a member of a JSON object as text, empty if it is missing."""
     try:
         value: Any = json.loads(text, parse_int=str, parse_float=str, parse_constant=str) if text else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     for step in path:
         value = value.get(step) if isinstance(value, dict) else None

@@ -1,12 +1,13 @@
 """Failures say what to do, and only transient ones are retried."""
 
 import json
+import signal
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from assets.failures import explain_failures
+from assets.failures import RETRIES, explain_failures
 from assets.launcher import WatchedRunLauncher
 from assets.resources import Karmalake
 from assets.scores import reputation
@@ -42,6 +43,21 @@ def test_only_transient_failures_are_retried(error: KarmalakeError, again: bool)
     with pytest.raises(dg.Failure) as failed:
         compute()
     assert failed.value.allow_retries is again
+
+
+def test_a_terminated_step_does_not_start_again(instance: dg.DagsterInstance) -> None:
+    """The first interrupt ends the run, also in a step whose failures are retried."""
+    attempts: list[int] = []
+
+    @dg.asset(retry_policy=RETRIES)
+    @explain_failures
+    def interrupted() -> None:
+        attempts.append(len(attempts))
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(dg.DagsterExecutionInterruptedError):
+        dg.materialize([interrupted], instance=instance)
+    assert attempts == [0]
 
 
 def test_run_monitoring_detects_a_dead_run(tmp_path: Path) -> None:

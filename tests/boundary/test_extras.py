@@ -85,9 +85,7 @@ _ENTRIES: list[tuple[str, Callable[[], Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "enter"), _ENTRIES, ids=[name for name, _ in _ENTRIES])
-def test_a_missing_extra_is_asked_for_by_name(
-    name: str, enter: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_extra_is_named(name: str, enter: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every entry point that needs an extra says in one message what needs it and how to install it."""
     for module in EXTRAS[name]:
         if not (module == "sqlalchemy" and name != "outbox"):  # a driver is missing, and SQLAlchemy is there
@@ -111,13 +109,13 @@ def _is_optional(module: str) -> bool:
     return module in direct or module.startswith(spark_or_relay)
 
 
-def test_the_embedded_servers_are_asked_for() -> None:
+def test_the_extra_of_the_embedded_servers_is_named() -> None:
     """Without the packages of broker and cache, the error names the extra `local`."""
     with pytest.raises(ConfigurationError, match=r"embedded broker or cache needs .*karmalake\[local\]"):
         binaries.checked_binary("karmalake-has-no-such-package", "x", "KARMALAKE_REDIS_URL")
 
 
-def test_an_error_of_ours_is_no_missing_package() -> None:
+def test_our_own_import_error_is_not_a_missing_package() -> None:
     """An import of a nonexistent module of our own is a defect, and raised unchanged."""
     with pytest.raises(ModuleNotFoundError), extra("s3", "a lake on S3"):
         importlib.import_module("pipelines.no_such_module")

@@ -106,7 +106,7 @@ def test_files_are_as_private_as_the_folder(tmp_path: Path, mode: int | None, be
     assert os.umask(before) == after
 
 
-def test_the_doctor_tells_of_an_open_folder(settings: Settings) -> None:
+def test_the_doctor_reports_an_open_folder(settings: Settings) -> None:
     """It says what to do; a private folder is no finding."""
     make_private_dir(settings.data_dir)
     assert is_private(settings.data_dir)

@@ -51,7 +51,7 @@ def poison(world: World) -> None:
 
 
 def lake_is_restored_from_a_copy(world: World) -> None:
-    """Copy the lake beside ingest, go on, and replace the lake by the copy: newer records are read again."""
+    """Copy the lake beside ingest, continue, and replace the lake by the copy: newer records are read again."""
     copy, lake = world.folder / "copy", Path(world.settings.lake_root)
     world.send(world.fresh(_EVENTS))
     world.kill_during([tasks.drain_all, partial(tasks.copy_to, copy)])
@@ -81,7 +81,7 @@ def power_fails(world: World) -> None:
 
 
 def clock_jumps(world: World) -> None:
-    """Let the clock of a `stream` jump back and forth: ingest and serving go on."""
+    """Let the clock of a `stream` jump back and forth: ingest and serving continue."""
     task = partial(with_jumping_clock, world.rng.getrandbits(32), tasks.streaming)
     with world.beside(task, world.settings) as stream:
         for _ in range(_WAVES):
@@ -118,7 +118,7 @@ def backfill_beside_a_stream(world: World) -> None:
 
             world.await_with(loading, "a backfill beside a stream to end", is_loaded)
         world.send(records := world.fresh(_FEW))
-        world.await_with(stream, "the stream to go on", partial(has_all, world.settings, records))
+        world.await_with(stream, "the stream to continue", partial(has_all, world.settings, records))
 
 
 FAULTS: Mapping[str, Fault] = {

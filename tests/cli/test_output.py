@@ -49,7 +49,7 @@ PRINT: dict[str, Callable[[str], None]] = {
 
 @pytest.mark.parametrize("name", PRINT)
 def test_control_characters_are_escaped(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Ids and messages quote producers: none of their characters moves the cursor, or colours or turns the text."""
+    """Ids and messages quote producers: none of their characters moves the cursor, colours the text or reverses it."""
     PRINT[name](HOSTILE)
     printed = "".join(capsys.readouterr())
     assert not set(map(ord, printed)) & set(CONTROL_CHARS) - {ord("\n")}
@@ -81,7 +81,7 @@ def rows(tmp_path: Path) -> Path:
 def test_a_file_is_escaped_on_a_terminal_only(
     rows: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    """A pipe and a file get every byte; a terminal gets escapes, and a byte that is not UTF-8 ends nothing."""
+    """A pipe and a file get every byte; a terminal gets escapes, and a byte that is not UTF-8 is not an error."""
     print_file(rows)
     assert capfdbinary.readouterr().out == rows.read_bytes()
     monkeypatch.setattr(output, "on_terminal", lambda: True)
@@ -106,7 +106,7 @@ def test_json_on_a_terminal_stays_json(
 def test_a_carriage_return_in_a_row_is_escaped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It would overwrite the line; it ends no row, unlike in Python's own reading of lines."""
+    """It would overwrite the line; it does not end a row, as it would where Python reads lines."""
     (tmp_path / "rows").write_bytes(b"a\rb\r\nc\n")
     monkeypatch.setattr(output, "on_terminal", lambda: True)
     print_file(tmp_path / "rows")

@@ -45,7 +45,7 @@ def test_no_other_file_is_read_or_written(
 
 
 def test_rows_pass_through_a_private_file() -> None:
-    """No other user of the machine reads it, and it does not stay."""
+    """No other user of the machine can read it, and it is removed."""
     with rows_file() as path:
         path.write_text("1")
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700

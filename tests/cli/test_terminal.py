@@ -134,6 +134,25 @@ def test_commands_print_only_through_output() -> None:
                 assert name not in own, f"{path}:{node.lineno}"
 
 
+_POLICY = """
+name = "hostile"
+version = "1"
+description = "\\u001b]0;title\\u0007\\u202e [red]x"
+[actions.DriverRated]
+points = 1
+"""
+_RULES = """
+[destinations.app]
+kind = "redis_stream"
+key = "notifications"
+[[rules]]
+name = "output"
+actions = ["DriverRated"]
+text = "\\u001b[31m\\u202e [red]{user_id}"
+to = ["app"]
+"""
+
+
 @pytest.fixture
 def world(bus: Settings, tmp_path: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Return the environment of commands on a lake with hostile ids, and the values of the placeholders."""
@@ -161,25 +180,6 @@ def world(bus: Settings, tmp_path: Path) -> tuple[dict[str, str], dict[str, str]
         "COLUMNS": "200",
     }
     return environment(bus) | variables, places
-
-
-_POLICY = """
-name = "hostile"
-version = "1"
-description = "\\u001b]0;title\\u0007\\u202e [red]x"
-[actions.DriverRated]
-points = 1
-"""
-_RULES = """
-[destinations.app]
-kind = "redis_stream"
-key = "notifications"
-[[rules]]
-name = "output"
-actions = ["DriverRated"]
-text = "\\u001b[31m\\u202e [red]{user_id}"
-to = ["app"]
-"""
 
 
 def _letters() -> Iterator[Record]:

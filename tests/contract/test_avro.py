@@ -11,6 +11,7 @@ import pytest
 from fastavro import parse_schema, schemaless_reader
 from hypothesis import given
 from hypothesis import strategies as st
+from pyruhvro import deserialize_array
 
 from pipelines.contract import avro
 from pipelines.contract.avro import OWN_SCHEMA, parse_avro
@@ -44,6 +45,20 @@ def _schema(**types: Any) -> str:
     own = {field["name"]: field["type"] for field in schema["fields"]} | types
     schema["fields"] = [{"name": name, "type": kind} for name, kind in own.items() if kind is not None]
     return json.dumps(schema)
+
+
+def test_a_schema_that_the_bulk_decoder_does_not_support(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried on a sample before the first value: its values are decoded in the sandbox, not rejected."""
+
+    def refuse(values: list[bytes], schema: str) -> object:
+        if values:
+            raise ValueError("the type is not supported")
+        return deserialize_array(values, schema)
+
+    monkeypatch.setattr("pyruhvro.deserialize_array", refuse)
+    schema = _schema(unsupported="string")
+    parsed = parse_avro(_values(to_avro(schema, _ROW | {"unsupported": ""})), schema)
+    assert (parsed.events.to_pylist(), parsed.errors) == ([_READ], {})
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,10 @@ def test_json_schema(tmp_path: Path, changes: dict[str, Any], outcome: str, mess
         (".json", "{", "not JSON"),
         (".json", "[]", "not a JSON Schema"),
         (".txt", "", "compare two files that both end in"),
+        (".json", '{"properties":{"a":' * 5_000, "nested too deep"),
+        (".json", "[" * 100_000, "nested too deep"),
+        (".proto", "message M {" * 5_000 + "}" * 5_000, "nested too deep"),
+        (".avsc", '{"type":"array","items":' * 5_000 + '"int"' + "}" * 5_000, "not an Avro schema"),
     ],
 )
 def test_an_invalid_schema(tmp_path: Path, ending: str, text: str, message: str) -> None:

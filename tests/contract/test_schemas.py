@@ -242,7 +242,7 @@ def test_one_deadline_for_all_ids_of_a_batch(
     assert 0 < len(schemas.known) < 100
 
 
-def test_unknown_ids_that_use_up_the_time_are_no_outage(
+def test_unknown_ids_that_use_up_the_time_are_not_an_outage(
     registry: Registry, open_schemas: _OpenSchemas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A distant registry is too slow for 500 ids: otherwise a writer who names them could stop ingest repeatedly."""
@@ -260,7 +260,7 @@ def test_unknown_ids_that_use_up_the_time_are_no_outage(
     assert 100 <= len(registry.requests) < 300
 
 
-def test_all_schemas_of_a_registry_are_no_outage(
+def test_all_schemas_of_a_registry_are_not_an_outage(
     registry: Registry, open_schemas: _OpenSchemas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A writer may name every schema: those of most records are read, the others are dead letters."""

@@ -101,7 +101,7 @@ WRONG = ["", TOKEN[:-1], f"{TOKEN}x", f"x{TOKEN}", TOKEN.lower(), "\u00e9"]
 
 
 @pytest.mark.parametrize("token", WRONG)
-def test_a_token_is_compared_whole(token: str) -> None:
+def test_a_token_is_compared_in_full(token: str) -> None:
     """In the URL, as a bearer token and as the session cookie: a part of it, or another case, is refused."""
     app = guard()
     assert request(app, urlencode({"token": token})).status == 401

@@ -287,6 +287,14 @@ HOSTILE = [
 ]
 
 
+_POLICY = """
+name = "hostile"
+version = "<b>1</b>"
+[actions.DriverRated]
+points = 1
+"""
+
+
 def test_names_are_plain_text(page: Page, served: Settings, tmp_path: Path) -> None:
     """Ids and action types that are addresses, images, Markdown or HTML are shown as text: nothing is fetched."""
     kafka = served.kafka.model_copy(update={"topic": "dashboard-hostile", "group_id": "dashboard-hostile"})
@@ -311,14 +319,6 @@ def test_names_are_plain_text(page: Page, served: Settings, tmp_path: Path) -> N
         assert page.locator("a[href*='evil'], img[src*='evil']").count() == 0
         assert page.title() != "owned"
         page.goto("about:blank")
-
-
-_POLICY = """
-name = "hostile"
-version = "<b>1</b>"
-[actions.DriverRated]
-points = 1
-"""
 
 
 def _named(name: str, n: int) -> list[Record]:

@@ -54,6 +54,6 @@ def test_a_table_of_several_chunks_keeps_its_order() -> None:
     assert decoded[0].timestamp.ToMicroseconds() == 1_289_241_911_728_361
 
 
-def test_no_events_are_no_values() -> None:
+def test_no_events_give_no_values() -> None:
     """An empty table is allowed."""
     assert encode(EVENT.empty_table()).to_pylist() == []

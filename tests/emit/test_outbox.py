@@ -70,7 +70,7 @@ def _decoded(value: bytes, user_id: str) -> pa.Table:
     return decode(records, ContractSettings()).events.select(EVENT.names)
 
 
-def test_an_event_is_there_exactly_if_its_transaction_committed(service: Engine) -> None:
+def test_an_event_exists_exactly_if_its_transaction_committed(service: Engine) -> None:
     """Both the business row and its event exist, or neither: through a Connection and through a Session."""
     with service.connect() as connection:
         connection.execute(_RIDES.insert().values(id=1))

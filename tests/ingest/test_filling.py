@@ -20,7 +20,7 @@ _LINGER = 0.25
 
 @dataclass
 class Clock:
-    """A clock that stands until the test moves it."""
+    """A clock that only the test advances."""
 
     seconds: float = 1_000.0
 
@@ -79,7 +79,7 @@ def test_records_that_come_within_the_linger_are_one_commit(settings: Settings, 
 
 
 def test_a_full_batch_does_not_linger(settings: Settings) -> None:
-    """While the clock stands, a batch is committed when it has its records."""
+    """A batch is committed when it has its records, without any time passing."""
     small = with_ingest(settings, linger_seconds=_LINGER, max_batch_records=1)
     send(small, valid_records([0]))
     with open_ingest(small) as ingest:

@@ -11,7 +11,7 @@ from pipelines.ingest.group_offsets import GroupOffsets
 
 
 class Coordinator:
-    """A coordinator that may be away."""
+    """A coordinator that may be unavailable."""
 
     def __init__(self) -> None:
         self.away = False
@@ -67,7 +67,7 @@ def test_after_an_outage_the_group_has_all_offsets(clock: Clock, caplog: pytest.
         coordinator.offsets.clear()
 
 
-def test_batches_do_not_wait_for_a_coordinator_that_is_away(clock: Clock) -> None:
+def test_batches_do_not_wait_for_an_unavailable_coordinator(clock: Clock) -> None:
     """The pause between attempts doubles from 2 s to 60 s: an attempt may take a timeout on the thread that reads."""
     coordinator = Coordinator()
     coordinator.away = True
@@ -81,7 +81,7 @@ def test_batches_do_not_wait_for_a_coordinator_that_is_away(clock: Clock) -> Non
 
 
 def test_offsets_of_a_deleted_topic_are_dropped(clock: Clock) -> None:
-    """The topic that was created again under its name begins at 0."""
+    """The recreated topic begins at 0."""
     coordinator = Coordinator()
     coordinator.away = True
     offsets = GroupOffsets("karmalake", coordinator.commit)

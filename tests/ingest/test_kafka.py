@@ -188,7 +188,7 @@ def test_bus_time_is_the_brokers_or_the_producers(bus: Settings, kafka: KafkaClu
     assert started.timestamp() - 1 <= first.timestamp() <= last.timestamp() <= datetime.now(UTC).timestamp() + 1
 
 
-def test_a_topic_that_grew_is_read_whole(bus: Settings, kafka: KafkaCluster) -> None:
+def test_a_topic_that_grew_is_read_completely(bus: Settings, kafka: KafkaCluster) -> None:
     """New topic partitions are read from their start, also by an open ingest; moved keys count once."""
     send(bus, valid_records(range(20)))
     with open_ingest(bus) as ingest:

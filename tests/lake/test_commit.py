@@ -179,7 +179,7 @@ def test_concurrent_completion_of_the_records_is_harmless(lake: Lake, monkeypatc
     assert orphan_files(lake) == []
 
 
-def test_many_appends_at_once_all_land(lake: Lake) -> None:
+def test_concurrent_appends_all_succeed(lake: Lake) -> None:
     """Concurrent appends of several ingesters need no lock: each retries on the newest version."""
     rows = make_events(["a", "b"])
     with ThreadPoolExecutor(4) as pool:

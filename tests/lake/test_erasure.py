@@ -189,8 +189,10 @@ def _kill(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_orphaned_conflicts_go_also_after_a_kill(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A conflict of another user under an erased event_id goes, with the erasure or with the one after a kill."""
+def test_orphaned_conflicts_are_removed_also_after_a_kill(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conflict of another user under an erased event_id is removed, by the erasure or by the one after a kill."""
     _fill(lake, [["a", "b"], ["c"]])
     append(lake, "conflicts", _events(["b", "b"], 0), "b0")  # under the event_ids of a and b
     take_snapshot(lake)
@@ -208,7 +210,7 @@ def test_orphaned_conflicts_go_also_after_a_kill(lake: Lake, tmp_path: Path, mon
 
 
 def test_no_index_is_rebuilt(lake: Lake, tmp_path: Path, rebuilds: list[str]) -> None:
-    """A closed index, an open one, and one that is behind forget exactly the erased ids, before and after catching up.
+    """A closed index, an open one, and one that is behind lose exactly the erased ids, before and after catching up.
 
     An id may be used again after the erasure: then it is known.
     """
@@ -222,10 +224,13 @@ def test_no_index_is_rebuilt(lake: Lake, tmp_path: Path, rebuilds: list[str]) ->
         with _opened(folder, lake):
             pass  # slot-1 has both batches, slot-2 has one
         erase_users(lake, _tombstones(lake, tmp_path), ["a"])
-        _assert_exact(folder, lake, 3)  # before any index has forgotten
+        _assert_exact(folder, lake, 3)  # before any index has removed them
         forget_erased(folder, lake, lake.table("events"))
         _assert_exact(folder, lake, 3)
-        assert [len(slot_0.runs.runs), sum(map(len, slot_0.runs.runs))] == [1, 5]  # it is in use: it forgets next
+        assert [len(slot_0.runs.runs), sum(map(len, slot_0.runs.runs))] == [
+            1,
+            5,
+        ]  # it is in use, so it removes them next
         commit(lake, lake.table("events"), "b2", _events(["d"], 5).set_column(0, "event_id", pa.array(["e0"])))
         slot_0.catch_up(lake.table("events"))
         with _opened(folder, lake) as slot_1, _opened(folder, lake) as slot_2:
@@ -235,7 +240,7 @@ def test_no_index_is_rebuilt(lake: Lake, tmp_path: Path, rebuilds: list[str]) ->
 
 
 def test_an_index_is_rebuilt_if_the_ids_are_vacuumed(lake: Lake, tmp_path: Path, rebuilds: list[str]) -> None:
-    """The file of the ids stays as long as the replaced files; an index that is behind by more is rebuilt, exactly."""
+    """The file of the ids stays as long as the replaced files; an older index is rebuilt, exactly."""
     folder = tmp_path / "index"
     _fill(lake, [["a", "b"], ["a", "c"]])
     with _opened(folder, lake) as index:
@@ -313,7 +318,7 @@ def test_a_letter_with_a_token_contains_it(letters: list[dict[str, object]], use
 def test_letters_of_users_known_by_name_are_searched_only_if_they_contain_it(
     lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two of a hundred undecodable letters contain the name, one as a word: it goes, and two are searched for words."""
+    """Two of a hundred undecodable letters contain the name, one as a word: two are searched, and it is removed."""
     searched: list[int] = []
     mentions = Tombstones.mentions_erased
     counted = lambda self, letter: searched.append(1) or mentions(self, letter)  # noqa: E731

@@ -82,7 +82,7 @@ def test_runs_are_merged_geometrically(lake: Lake, tmp_path: Path) -> None:
 @pytest.mark.slow
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=_BATCHES)
-def test_merging_beside_ingest_changes_no_verdict(
+def test_merging_beside_ingest_does_not_change_the_classification(
     lake: Lake, tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, str]]]
 ) -> None:
     """If the thread does every merge, each event's kind is still that found with a dict (`once`)."""
@@ -94,7 +94,7 @@ def test_merging_beside_ingest_changes_no_verdict(
 @pytest.mark.slow
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=_BATCHES)
-def test_filters_change_no_verdict(
+def test_filters_do_not_change_the_classification(
     lake: Lake, tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[str, str]]]
 ) -> None:
     """If every run has a filter, each event's kind is still that found with a dict (`once`)."""
@@ -124,7 +124,7 @@ _DAMAGE = st.sampled_from([_swap, _tear, _delete, lambda _: None])
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=st.lists(st.tuples(st.lists(_IDS, max_size=25), _DAMAGE), max_size=5))
-def test_an_index_without_its_filters_gives_the_same_verdicts(
+def test_an_index_without_its_filters_classifies_alike(
     lake: Lake,
     tmp_path_factory: pytest.TempPathFactory,
     history: list[tuple[list[tuple[str, str]], Callable[[list[Path]], None]]],
@@ -248,7 +248,7 @@ def test_a_damaged_folder_is_rebuilt(lake: Lake, tmp_path: Path, damage: object)
         assert index.version == 1
 
 
-def test_a_lake_that_was_set_back_leads_to_a_rebuild(lake: Lake, tmp_path: Path) -> None:
+def test_an_older_copy_of_the_lake_leads_to_a_rebuild(lake: Lake, tmp_path: Path) -> None:
     """Events of a commit that the lake has lost (a torn log, a restored backup) are new again, not duplicates."""
     handle = lake.table("events")
     commit(lake, handle, "b1", make_events(["a"]))
@@ -298,7 +298,7 @@ def test_the_index_of_another_process_is_rebuilt_for_a_restored_lake(lake: Lake,
 
 
 def test_open_indexes_are_rebuilt_for_a_restored_lake(lake: Lake, tmp_path: Path) -> None:
-    """Each of two processes that go on beside the restore notices another history at its next commit (`once`)."""
+    """Each of two processes that continue beside the restore notices another history at its next commit (`once`)."""
     commit(lake, lake.table("events"), "b1", make_events(["a"]))
     copy_lake(lake, str(tmp_path / "copy"))
     commit(lake, lake.table("events"), "b2", make_events(["b"], first_offset=1))

@@ -10,6 +10,7 @@ from pipelines.lake.log_files import remove_old_entries
 from pipelines.lake.tables import Lake
 from pipelines.lake.upkeep import compact
 from tests.lake.builders import commit, make_events
+from tests.lake.log_reads import Reads, count_reads
 
 
 def _commit_empty(lake: Lake, times: int) -> None:
@@ -55,6 +56,26 @@ def test_compaction_shortens_every_log(lake: Lake, monkeypatch: pytest.MonkeyPat
     compact(lake, 2)
     assert _versions(lake) == list(range(100, 112))
     assert lake.table("events").to_pyarrow_table()["event_id"].to_pylist() == ["a"]
+
+
+@pytest.mark.slow
+def test_a_commit_costs_the_same_at_any_age(lake: Lake) -> None:
+    """It reads the log as often over 150 old entries as over 5, and only as often as the library needs to commit.
+
+    The library's own clean-up lists the log once more, and asks for the age of every entry.
+    """
+    young, old = _reads_of_a_commit(lake, 5), _reads_of_a_commit(lake, 145)
+    assert young == old
+    assert young.listings <= 3
+
+
+def _reads_of_a_commit(lake: Lake, commits_before: int) -> Reads:
+    """Count how often a commit reads the log of `events`."""
+    _commit_empty(lake, commits_before)
+    handle = lake.table("events")
+    with count_reads(Path(lake.folder("events"), "_delta_log")) as reads:
+        commit_actions(handle, [], {"x": -1})
+    return reads
 
 
 def test_a_crash_during_removal_leaves_no_gap(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A filter of a run never hides an id, and spares new ids the run (`once`)."""
+"""A filter of a run never hides an id, and new ids rarely read the run (`once`)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_a_filter_agrees_with_a_set(
 
 
 def test_new_ids_read_almost_no_row(tmp_path: Path) -> None:
-    """Of 20,000 new ids at most one in 25 is compared with a row; a known id reads its own row; a byte an id is used.
+    """Of 20,000 new ids at most one in 25 is compared with a row; a known id reads its own row; it takes a byte per id.
 
     The numbers of rows at both sides of a power of two are those with the most and the fewest false positives.
     """

@@ -1,12 +1,16 @@
 """Resolving the store of a lake."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from pipelines.errors import UsageError
 from pipelines.lake.stores import list_files, resolve_store, temporary_folder
+from pipelines.lake.tables import is_lake
+from tests.services.ports import HOST
 
 
 def test_the_environment_is_read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,3 +33,34 @@ def test_a_temporary_folder_is_removed(tmp_path: Path) -> None:
     with suppress(UsageError), temporary_folder(str(tmp_path / "deeper")):
         raise UsageError("nothing is written")
     assert [path.name for path in tmp_path.rglob("*")] == ["deeper"]
+
+
+class _EmptyStore(BaseHTTPRequestHandler):
+    """Answers like S3 that nothing exists, from this process."""
+
+    def do_GET(self) -> None:
+        body = b"<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        self.send_response(404)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as it is called
+        """Print nothing."""
+
+
+def test_threads_go_on_while_the_store_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store is a thread of this process: a call that stopped it would never be answered (`not-blocked`)."""
+    with ThreadingHTTPServer((HOST, 0), _EmptyStore) as server, ThreadPoolExecutor(1) as pool:
+        credentials = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_ALLOW_HTTP": "true"}
+        for name, value in {**credentials, "AWS_ENDPOINT_URL": f"http://{HOST}:{server.server_port}"}.items():
+            monkeypatch.setenv(name, value)
+        pool.submit(server.serve_forever)
+        try:
+            assert not is_lake("s3://lakes/none")
+        finally:
+            server.shutdown()

@@ -80,7 +80,7 @@ def test_a_compacted_lake_is_not_compacted_again(filled: Lake) -> None:
 
 @pytest.mark.slow
 def test_a_few_files_on_very_many_days_are_merged(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too few for any day to be merged, but many together: one commit leaves a file a day, and every row stays."""
+    """Too few for any day to be merged, but many together: one commit leaves one file per day, and every row stays."""
     monkeypatch.setattr(upkeep, "_MAX_SURPLUS_FILES", 60)
     for number, days in enumerate((40, 40, 40)):
         events = make_events([f"e{number}-{n}" for n in range(24 * days)], partition=number)
@@ -156,7 +156,7 @@ def test_a_stale_compaction_cannot_commit(filled: Lake, monkeypatch: pytest.Monk
     assert read_rows(filled) == before
 
 
-def test_ingest_beside_a_compaction_goes_on(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ingest_beside_a_compaction_continues(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that commits during a merge stays, and the compaction commits after it."""
     handle, before = filled.table("events"), read_rows(filled)
     replace = upkeep.replace_files
@@ -189,7 +189,7 @@ def test_a_compaction_that_loses_every_race_gives_up(filled: Lake, monkeypatch: 
     assert orphan_files(filled) == []
 
 
-def test_a_reader_of_an_old_snapshot_reads_on(filled: Lake) -> None:
+def test_a_reader_of_an_old_snapshot_continues(filled: Lake) -> None:
     """A compaction removes no file: readers of an older snapshot can still read its files."""
     snapshot, before = take_snapshot(filled), read_rows(filled)
     compact(filled, 2)

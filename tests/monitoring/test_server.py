@@ -104,8 +104,8 @@ def test_unknown_paths_list_the_known_ones(served: Settings) -> None:
         assert answer.text.endswith("# EOF\n")
 
 
-def test_measuring_goes_on_after_an_outage(served: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    """A failed measurement is counted and logged, and measuring continues; the work goes on."""
+def test_measuring_continues_after_an_outage(served: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """A failed measurement is counted and logged, and both measuring and the work continue."""
     measured = threading.Event()
     attempts: list[int] = []
 

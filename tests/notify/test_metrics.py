@@ -14,7 +14,7 @@ from tests.services.waiting import wait_for
 
 
 @pytest.mark.jvm
-def test_a_destination_that_hangs_shows(
+def test_a_destination_that_hangs_is_visible(
     bus: Settings, receiver: Receiver, write_rules: WriteRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its lag stays while that of the other becomes zero, and both loops run, so no restart is needed (`isolated`)."""

@@ -295,7 +295,7 @@ def test_a_new_destination_begins_at_the_end_of_the_topic(
     with notifying(bus, rules):
         wait_for("the checkpoint of the beginning", lambda: lag(bus, "ops") == 0)
         send(bus, valid_records(range(20, 30)))
-        wait_for("what came since", lambda: len(receiver.keys) == 10 and lag(bus, "ops") == 0)
+        wait_for("the later events", lambda: len(receiver.keys) == 10 and lag(bus, "ops") == 0)
     assert set(receiver.keys) == _ids(range(20, 30))
 
 

@@ -57,7 +57,7 @@ def test_a_damaged_batch_delays_its_own_topic_partition(
         with command(bus, write_rules(webhook("ops", receiver.url))) as process:
             wait_for("all but the damaged one", lambda: len(set(receiver.keys)) == 149, 240)
             send_to(bus, 2, range(300, 310))
-            wait_for("what came later", lambda: len(set(receiver.keys)) == 159, 120)
+            wait_for("the later events", lambda: len(set(receiver.keys)) == 159, 120)
             process.terminate()
             output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output

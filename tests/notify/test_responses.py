@@ -33,7 +33,7 @@ from tests.services.waiting import wait_for
 NOTIFICATION = Notification(Event("e-1", "ada", "Rated", "2026-01-01T00:00:00+00:00", {}), "low", "ada got 1")
 _LIMIT_SECONDS = 0.25
 _SLACK_SECONDS = 20.0
-"""A busy machine's; whatever is not bound by the limit takes longer, for the servers here go on for a minute."""
+"""A busy machine's; whatever is not bound by the limit takes longer, for the servers here respond for a minute."""
 
 Piece = tuple[float, bytes]
 """Seconds to wait, and what is sent then."""

@@ -84,7 +84,7 @@ def test_a_topic_partition_that_is_added_is_read_from_its_start(
         admin.create_partitions({bus.kafka.topic: 5})
     send(grown, [record._replace(topic_partition=4) for record in valid_records(range(10))])
     with notifying(grown, rules):
-        wait_for("what came before it was known", lambda: checkpoints(grown, "ops")[4] == 10)
+        wait_for("the events from before it was known", lambda: checkpoints(grown, "ops")[4] == 10)
     assert set(receiver.keys) == {f"e-{number}" for number in range(10)}
 
 
@@ -97,7 +97,7 @@ def test_a_new_destination_has_a_checkpoint_everywhere_at_once(
     with notifying(bus, rules), notifying(bus, rules):
         wait_for("the checkpoints of the beginning", lambda: lag(bus, "ops") == 0)
         send(bus, valid_records(range(40, 50)))
-        wait_for("what came since", lambda: len(set(receiver.keys)) == 10 and lag(bus, "ops") == 0)
+        wait_for("the later events", lambda: len(set(receiver.keys)) == 10 and lag(bus, "ops") == 0)
     assert set(receiver.keys) == {f"e-{number}" for number in range(40, 50)}
 
 

@@ -163,7 +163,7 @@ def test_a_store_that_does_not_answer(
     """It raises a TransientError that names the store, and no checkpoint moves."""
     send(bus, valid_records(range(10)))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(TransientError, match=f"{bus.lake_root} cannot be reached"):
+    with pytest.raises(TransientError, match=f"{bus.lake_root}/events cannot be reached"):
         drain_all(bus)
     monkeypatch.setenv("AWS_ENDPOINT_URL", object_store.environment["AWS_ENDPOINT_URL"])
     assert sum(record.total("accepted") for record in drain_all(bus)) == 10
@@ -176,10 +176,10 @@ def test_a_store_that_does_not_answer_a_query(bus: Settings, object_store: Objec
     file, *_ = data_files(open_lake(bus.lake_root).table("events"))
     with duckdb.connect() as connection:
         register_s3(connection)
-        object_store.turn()
+        object_store.toggle_refusals()
         with pytest.raises(duckdb.Error) as refused:
             connection.execute("FROM read_parquet([?])", [file])
-    object_store.turn()
+    object_store.toggle_refusals()
     assert is_transient(refused.value)
     assert exit_status_of(refused.value) == IO
     assert one_line(refused.value).startswith(f"When getting information for key '{file.removeprefix('s3://lakes/')}'")

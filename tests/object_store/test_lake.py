@@ -10,17 +10,17 @@ from tests.lake.test_commit import (
     test_a_concurrent_compaction_forces_a_retry,
     test_a_lost_response_is_recognised,
     test_a_snapshot_is_one_version_with_its_records,
+    test_concurrent_appends_all_succeed,
     test_concurrent_completion_of_the_records_is_harmless,
-    test_many_appends_at_once_all_land,
     test_two_ingesters_on_one_checkpoint_are_fenced,
 )
 from tests.lake.test_upkeep import (
     filled,
     test_a_compaction_that_comes_second_gives_up,
-    test_a_reader_of_an_old_snapshot_reads_on,
+    test_a_reader_of_an_old_snapshot_continues,
     test_a_stale_compaction_cannot_commit,
     test_concurrent_compactions_neither_double_nor_lose_rows,
-    test_ingest_beside_a_compaction_goes_on,
+    test_ingest_beside_a_compaction_continues,
     test_vacuum_removes_what_was_replaced_before_the_retention,
 )
 

@@ -38,22 +38,22 @@ def test_a_store_that_goes_away_for_a_while(settings: Settings, object_store: Ob
     outages: set[str] = set()
     stopping = threading.Event()
 
-    def turned(loop: str, outage: KarmalakeError | None) -> None:
+    def record_outage(loop: str, outage: KarmalakeError | None) -> None:
         if outage is not None:
             outages.add(loop)
 
     activate(create_lake(bus.lake_root), _POLICY)
     send(bus, valid_records(range(7)))
     with ThreadPoolExecutor(1) as pool:
-        done = pool.submit(stream, bus, stopping, lambda _: None, lambda *_: None, turned)
+        done = pool.submit(stream, bus, stopping, lambda _: None, lambda *_: None, record_outage)
         try:
             _serves(bus, 3)
-            object_store.turn()
+            object_store.toggle_refusals()
             try:
                 send(bus, valid_records(range(7, 14)))
                 wait_for("the outage in both loops", lambda: done.done() or outages == {"ingest", "refresh"}, _SECONDS)
             finally:
-                object_store.turn()
+                object_store.toggle_refusals()
             _serves(bus, 6)
         finally:
             stopping.set()

@@ -89,7 +89,7 @@ def test_a_lake_that_the_workers_do_not_see(cluster: SparkCluster, tmp_path: Pat
     assert not (tmp_path / "data" / "warehouse.duckdb").exists()
 
 
-def test_spark_without_its_client_of_s3(object_store: ObjectStore, uri: str, tmp_path: Path) -> None:
+def test_spark_without_its_s3_client(object_store: ObjectStore, uri: str, tmp_path: Path) -> None:
     """The error names the jar in the version that fits, that of the jars of these tests."""
     require("hadoop-aws")
     make_lake(uri, history(_EVENTS, 50, days=1))
@@ -112,7 +112,7 @@ def test_spark_does_not_reach_the_bucket(object_store: ObjectStore, uri: str, tm
     assert files_of(f"{uri}-staging") == []
 
 
-def test_a_bucket_that_is_not_there(object_store: ObjectStore, uri: str, tmp_path: Path) -> None:
+def test_a_missing_bucket(object_store: ObjectStore, uri: str, tmp_path: Path) -> None:
     """A staging place that cannot be written to is noticed before Spark starts."""
     make_lake(uri, history(_EVENTS, 50, days=1))
     staging = "s3://no-such-bucket/staging"

@@ -155,6 +155,9 @@ def test_ingest_and_audit_agree_on_random_avro(writers: Path, number: int, place
         (_EVENT.replace(b'"u-1"', b"true") + b"}", 0),
         (_EVENT.replace(b"10:00:00Z", b"10:00:60Z") + b"}", 0),
         (_EVENT.replace(b"2026-03-01T10:00:00Z", b" 20260301T10Z ") + b"}", 1),
+        (_EVENT.replace(b"2026-03-01T10:00:00Z", b"0001-01-01T00:00:00+00:01") + b"}", 0),
+        (_EVENT.replace(b"2026-03-01T10:00:00Z", b"9999-12-31T23:59:59-00:01") + b"}", 0),
+        (_EVENT + b',"x":[' + b"1," * 1_000_000 + b"1]}", 1),
     ],
 )
 def test_ingest_and_audit_agree_on_json(value: bytes, events: int) -> None:

@@ -95,7 +95,7 @@ def bus(settings: Settings) -> Settings:
     drain_all(bus)
     refresh_warehouse(bus)
     _send_of_jane(bus)
-    refresh_warehouse(bus)  # what was touched: the histories are there
+    refresh_warehouse(bus)  # a refresh of affected users creates the histories
     publish_warehouse(bus)
     assert read_reputation(_JANE, bus)
     assert histories_folder(bus.warehouse_path).exists()

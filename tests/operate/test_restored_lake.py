@@ -1,4 +1,4 @@
-"""A lake restored from a copy stands behind what is served: the refusal names the remedy, and the remedy works."""
+"""A lake restored from a copy is behind what is served: the refusal names the remedy, and the remedy works."""
 
 import re
 import shutil

@@ -17,7 +17,10 @@ _SOUND = {
     "retention.bytes": "-1",
     "unclean.leader.election.enable": "false",
     "min.insync.replicas": "2",
+    "message.timestamp.type": "CreateTime",
+    "message.timestamp.after.max.ms": "3600000",
 }
+_UNLIMITED_MS = str(2**63 - 1)
 
 
 def _findings(replicas: int = 3, **changes: str) -> list[str]:
@@ -28,8 +31,9 @@ def _findings(replicas: int = 3, **changes: str) -> list[str]:
 
 
 def test_a_sound_topic_has_no_findings() -> None:
-    """Three replicas, two in sync, retention of a week, or unlimited."""
+    """Three replicas, two in sync, retention of a week, or unlimited; record times that a broker bounds or sets."""
     assert _findings() == _findings(retention_ms="-1") == []
+    assert _findings(message_timestamp_type="LogAppendTime", message_timestamp_after_max_ms=_UNLIMITED_MS) == []
 
 
 @pytest.mark.parametrize(
@@ -42,6 +46,7 @@ def test_a_sound_topic_has_no_findings() -> None:
         ({"unclean_leader_election_enable": "true"}, "loses data: unclean.leader.election.enable"),
         ({"min_insync_replicas": "1"}, "loses data: min.insync.replicas is 1"),
         ({"min_insync_replicas": "3"}, "note: min.insync.replicas is 3 of 3"),
+        ({"message_timestamp_after_max_ms": _UNLIMITED_MS}, "note: record times are the producers'"),
     ],
 )
 def test_each_risk_is_reported(changes: dict[str, str], finding: str) -> None:

@@ -41,7 +41,7 @@ def test_each_message_once(queue: Queue) -> None:
 
 def test_a_crash_between_commit_and_acknowledgement(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Committed messages are redelivered with new numbers, and dropped as duplicates (`once`)."""
-    _let_come_again_soon(queue)
+    _shorten_redelivery(queue)
     queue.send(_values(range(20)))
 
     class PowerCutError(Exception):
@@ -66,7 +66,7 @@ def _drain(ingest: Ingest) -> None:
         pass
 
 
-def _let_come_again_soon(queue: Queue) -> None:
+def _shorten_redelivery(queue: Queue) -> None:
     """Shorten the wait: RabbitMQ redelivers when a connection ends, SQS after its visibility timeout."""
     if queue.settings.queue.kind == "sqs":
         import boto3  # noqa: PLC0415 - of one kind only
@@ -120,7 +120,7 @@ def _send_text(settings: Settings, bodies: list[str]) -> None:
         boto3.client("sqs").send_message(QueueUrl=settings.queue.url.get_secret_value(), MessageBody=body)
 
 
-def test_a_queue_that_is_not_there(queue: Queue) -> None:
+def test_a_missing_queue(queue: Queue) -> None:
     """The message names the mistake and the remedy."""
     assert queue.settings.queue.url
     url = queue.settings.queue.url.get_secret_value().replace("ratings-", "absent-")

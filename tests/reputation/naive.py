@@ -6,7 +6,7 @@ It is independent: it shares the policy model with the engine, and none of the c
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -178,6 +178,7 @@ class _Account:
         self.suspended = False
         self.reset_at: int | None = None
         self.history = sorted(history, key=self._order)
+        self.by_id = {event.event_id: event for event in history}
         self.retracted = {
             event.metadata[self.policy.retraction.target]
             for event in history
@@ -246,14 +247,21 @@ class _Account:
         if self._is_status(event):
             self._change_status(event)
         elif event.action_type in self.policy.retraction.actions:
-            self.contributions.append(Contribution(event, None, None, None, "retraction"))
+            futile = self._is_futile(event, self.policy.retraction.target, self.policy.correction.actions)
+            self.contributions.append(Contribution(event, None, None, None, "no effect" if futile else "retraction"))
         elif event.action_type in self.policy.correction.actions:
-            reason = "retracted" if event.event_id in self.retracted else "correction"
+            futile = self._is_futile(event, self.policy.correction.target, ())
+            reason = "retracted" if event.event_id in self.retracted else "no effect" if futile else "correction"
             self.contributions.append(Contribution(event, None, None, None, reason))
         elif (action := self.rules_of(event).actions.get(event.action_type)) is None:
             self.contributions.append(Contribution(event, None, None, None, "no rule"))
         else:
             self._earn(event, action)
+
+    def _is_futile(self, event: Event, target: str, changes: Sequence[str]) -> bool:
+        """Return whether an event names one that it cannot change: neither plain nor of the actions `changes`."""
+        named = self.by_id.get(event.metadata.get(target, ""))
+        return named is not None and not self._is_plain(named) and named.action_type not in changes
 
     def _change_status(self, event: Event) -> None:
         suspends = event.action_type in self.policy.status.suspend
@@ -330,7 +338,7 @@ class _Account:
                 c.granted, c.reason = granted_change, "capped"
 
     def _decayed(self, c: Contribution) -> Fraction:
-        """Return what is left of the points at the end of the policy's step, to 50 digits."""
+        """Return what remains of the points at the end of the policy's step, to 50 digits."""
         half_life = c.emission.half_life_days if c.emission else None
         if half_life is None:
             return c.granted

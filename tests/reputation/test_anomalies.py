@@ -172,7 +172,7 @@ def test_planted_anomalies_are_found(name: str, anomalous: tuple[Warehouse, dict
     assert found["score"].min() > 3
 
 
-def test_a_ring_hangs_together(anomalous: tuple[Warehouse, dict[str, Anomaly]]) -> None:
+def test_a_ring_is_connected(anomalous: tuple[Warehouse, dict[str, Anomaly]]) -> None:
     """The four members are one ring, in which all praise each other."""
     warehouse, planted = anomalous
     rings = warehouse.trend("reciprocal_rings")

@@ -51,7 +51,7 @@ def expected(year: int) -> pl.DataFrame:
     return frame.filter(pl.col("as_of") == f"{year}-01-01T00:00:00Z").sort("user_id")
 
 
-def test_all_rows_are_there() -> None:
+def test_all_rows_are_loaded() -> None:
     """The three years together are the 9,913 rows of the file."""
     assert sum(expected(year).height for year in (2012, 2013, 2014)) == 9_913
 

@@ -1,4 +1,4 @@
-"""Points that decay: sums as of an epoch, scaled once a step, exact to a billionth of a thousandth of a point."""
+"""Points that decay: sums as of an epoch, scaled once a step, exact to 1e-12 points."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def up(number: int, t: int, n: str = "8", user: str = "ann", action: str = "Up")
     return Event(f"e{number}", user, action, t, {"n": n})
 
 
-def shown(events: list[Event], as_of: int, rules: Policy | None = None) -> dict[str, float]:
+def displayed(events: list[Event], as_of: int, rules: Policy | None = None) -> dict[str, float]:
     """Return the all-time scores by user."""
     with duckdb.connect() as connection:
         connection.register("events", events_table(events))
@@ -62,34 +62,34 @@ def shown(events: list[Event], as_of: int, rules: Policy | None = None) -> dict[
 
 
 def test_points_halve_from_step_to_step() -> None:
-    """A score is that of the end of the step: until then it stays the same, and it never exceeds the points."""
+    """A score is as of the end of its step: it is constant within the step, and never exceeds the points."""
     events = [up(1, NOW - 30 * DAY)]
-    assert [shown(events, NOW + shift)["ann"] for shift in (0, 30 * DAY, 150 * DAY)] == [4.0, 2.0, 0.125]
-    first, *others = (shown(events, NOW + shift)["ann"] for shift in (1, 30 * MINUTE, HOUR))
+    assert [displayed(events, NOW + shift)["ann"] for shift in (0, 30 * DAY, 150 * DAY)] == [4.0, 2.0, 0.125]
+    first, *others = (displayed(events, NOW + shift)["ann"] for shift in (1, 30 * MINUTE, HOUR))
     assert others == [first, first]
-    assert 4.0 > first > shown(events, NOW + HOUR + 1)["ann"]
-    assert 8.0 > shown([up(1, NOW)], NOW + 1)["ann"] > 7.99
+    assert 4.0 > first > displayed(events, NOW + HOUR + 1)["ann"]
+    assert 8.0 > displayed([up(1, NOW)], NOW + 1)["ann"] > 7.99
 
 
 def test_a_step_is_part_of_the_policy() -> None:
     """Steps of a quarter of an hour, or of half a day, begin with the UTC day."""
     events = [up(1, NOW - 30 * DAY)]
     quarters, halves = karma("decay_step_minutes = 15"), karma("decay_step_minutes = 720")
-    assert shown(events, NOW + 15 * MINUTE, quarters) == shown(events, NOW + 1, quarters)
-    assert shown(events, NOW + 15 * MINUTE + 1, quarters)["ann"] < shown(events, NOW + 1, quarters)["ann"]
+    assert displayed(events, NOW + 15 * MINUTE, quarters) == displayed(events, NOW + 1, quarters)
+    assert displayed(events, NOW + 15 * MINUTE + 1, quarters)["ann"] < displayed(events, NOW + 1, quarters)["ann"]
     noon = NOW + 12 * HOUR
-    assert shown(events, NOW + 1, halves) == shown(events, noon, halves) == shown(events, noon)
+    assert displayed(events, NOW + 1, halves) == displayed(events, noon, halves) == displayed(events, noon)
 
 
 def test_points_that_do_not_decay_stay_exact() -> None:
-    """Beside points of two half-lives they keep every digit, and the views have the sums of all three."""
+    """Beside points of two half-lives they keep every digit; each view has the sum of all three."""
     kept = [up(1, NOW - DAY, "200000.000001", action="Kept"), up(2, NOW - 20 * DAY, "0.1", action="Kept")]
     events = [*kept, up(3, NOW - 30 * DAY, "3"), up(4, NOW - DAY, action="Half")]
     with duckdb.connect() as connection:
         connection.register("events", events_table(events))
         row = scores(connection, karma(), at(NOW)).row(0, named=True)
     assert (row["all_time_score"], row["last_7_days_score"]) == (200_001.850001, 200_000.250001)
-    assert shown(kept, NOW + 100 * EPOCH) == {"ann": 200_000.100001}
+    assert displayed(kept, NOW + 100 * EPOCH) == {"ann": 200_000.100001}
 
 
 @given(
@@ -97,28 +97,28 @@ def test_points_that_do_not_decay_stay_exact() -> None:
     st.integers(0, EPOCH),
 )
 def test_the_error_is_bounded(history: list[tuple[int, Decimal]], later: int) -> None:
-    """Anywhere in an epoch, a score differs from exact arithmetic by 1e-12 points and 1e-15 of the points in it."""
+    """Anywhere in an epoch, a score is exact to within 1e-12 points plus 1e-15 of the points that it contains."""
     events = [up(number, NOW - age, str(n)) for number, (age, n) in enumerate(history)]
     connection = _connection()
     connection.register("events", events_table(events))
     (score,) = scores(connection, karma(), at(NOW + later))["all_time_score"]
     exact = naive.reputations(events, karma(), NOW + later)["ann"]
-    left = sum(abs(number) for _, number in history)
-    assert abs(Fraction(score) - exact.views["all_time"].score) < Fraction(1, 10**12) + Fraction(left) / 10**15
+    total = sum(abs(number) for _, number in history)
+    assert abs(Fraction(score) - exact.views["all_time"].score) < Fraction(1, 10**12) + Fraction(total) / 10**15
 
 
 def test_the_largest_points_fit() -> None:
-    """A thousand contributions of a million points, just before the end of an epoch, where sums are the largest."""
+    """A thousand contributions of a million points, just before the end of an epoch, where sums are largest."""
     end = -(-NOW // EPOCH) * EPOCH
     expected = pytest.approx(1e9 * 2 ** (-1 / (30 * DAY)), rel=1e-15)
-    assert shown([up(n, end - 1, "1000000") for n in range(1000)], end)["ann"] == expected
+    assert displayed([up(n, end - 1, "1000000") for n in range(1000)], end)["ann"] == expected
     for far in (end - DAY, end, end + DAY, end + EPOCH):
-        assert shown([up(1, far - 30 * DAY, "1000000")], far)["ann"] == pytest.approx(500_000, rel=1e-15)
+        assert displayed([up(1, far - 30 * DAY, "1000000")], far)["ann"] == pytest.approx(500_000, rel=1e-15)
 
 
 @pytest.mark.slow
 def test_only_affected_users_are_recomputed(tmp_path: Path) -> None:
-    """Within a step the user of a new event; at a step no one's events are read, and every score changes."""
+    """Within a step, only the user of a new event; at a step, no events are read, and every score changes."""
     path, old = tmp_path / "warehouse.duckdb", [up(n, NOW - DAY - n, user=f"user-{n}") for n in range(5)]
     before, after = lake(tmp_path, [old]), lake(tmp_path, [old, [up(9, NOW + 2, user="user-3")]])
     derive(before, karma(), at(NOW + 1), path)
@@ -139,7 +139,7 @@ def test_only_affected_users_are_recomputed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_new_epoch_is_a_rebuild(tmp_path: Path) -> None:
-    """The sums of the ended epoch could be scaled only inexactly; the reason says so."""
+    """The sums of the previous epoch could only be scaled inexactly; the reason names the epoch."""
     rules, snapshot = (
         policy(actions={"Done": {"half_life_days": 30}}),
         lake(tmp_path, [[Event("e", "ann", "Done", NOW)]]),
@@ -212,7 +212,7 @@ def assert_exact(path: Path, events: list[Event], rules: Policy, as_of: int) -> 
 @FEWER
 @given(histories(*EVENTS), decaying(), st.sampled_from(MOMENTS))
 def test_explanations_add_up_exactly(events: list[Event], rules: Policy, as_of: int) -> None:
-    """The listed contributions are the score that is shown, with no rest (`explainable`)."""
+    """The listed contributions add up exactly to the displayed score (`explainable`)."""
     connection = _connection()
     connection.register("events", events_table(events))
     for user_id, score in scores(connection, rules, at(as_of)).select("user_id", "all_time_score").iter_rows():
@@ -223,8 +223,8 @@ def test_explanations_add_up_exactly(events: list[Event], rules: Policy, as_of: 
     connection.unregister("events")
 
 
-def test_an_explanation_is_at_the_moment_shown() -> None:
-    """What is listed of a contribution is what is left of its points at the end of the step."""
+def test_an_explanation_is_as_of_the_end_of_the_step() -> None:
+    """The listed points of a contribution are those that remain at the end of the step."""
     events = [up(1, NOW - 30 * DAY), up(2, NOW - DAY, action="Half"), up(3, NOW - 60 * DAY, "-4")]
     with duckdb.connect() as connection:
         connection.register("events", events_table(events))
@@ -236,8 +236,8 @@ def test_an_explanation_is_at_the_moment_shown() -> None:
     ]
 
 
-def test_documents_say_the_moment(tmp_path: Path) -> None:
-    """A step changes every document; one that differs only in the moment keeps its digest."""
+def test_documents_name_the_moment(tmp_path: Path) -> None:
+    """A step changes every document; if only the moment differs, the digest stays the same."""
     path, events = tmp_path / "warehouse.duckdb", [up(1, NOW - DAY), up(2, NOW - DAY, "0", "bob")]
     found: list[tuple[list[str], list[int]]] = []
     for as_of in (NOW + 1, NOW + HOUR, NOW + HOUR + 1):
@@ -253,7 +253,7 @@ def test_documents_say_the_moment(tmp_path: Path) -> None:
 
 
 def test_the_end_of_time(tmp_path: Path) -> None:
-    """A moment in the last step that Python can represent is no error."""
+    """A moment in the last step that Python can represent is not an error."""
     last = at(NOW).replace(year=9999, month=12, day=31, hour=23, minute=59)
     derive(lake(tmp_path, [[up(1, NOW)]]), karma(), last, tmp_path / "warehouse.duckdb")
     with Warehouse(tmp_path / "warehouse.duckdb") as warehouse:

@@ -1,4 +1,4 @@
-"""The store of histories against a list of all events: every look-up, after any syncs, merges and restarts."""
+"""Histories compared with a list of all events: every look-up, after any syncs, merges and restarts."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipelines.lake.merges import Merges
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation import histories as module
-from pipelines.reputation.histories import Histories, delete_unless_of, links_of, read_commits
+from pipelines.reputation.histories import Histories, delete_if_outdated, links_of, read_commits
 from pipelines.reputation.policy.tables import load_tables
 from pipelines.reputation.related_events import define_completions
 from tests.reputation.history import NOW, Event, at
@@ -46,7 +46,7 @@ def _connected() -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
 
 @contextmanager
 def _folder(sizes: tuple[int, int]) -> Iterator[Path]:
-    """Yield an empty folder; more events than `sizes` says are in files, and are merged in the thread."""
+    """Yield an empty folder; sizes: the events above which a segment is in files, and is merged in the thread."""
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "_MEMORY_ROWS", sizes[0])
         patched.setattr(module, "_FOREGROUND_MERGE_ROWS", sizes[1])
@@ -76,55 +76,55 @@ def test_every_look_up_equals_a_scan(
     """Whether rows are in memory, in files or merged in the thread; a killed process loses no event."""
     commits = _commits(batches)
     with _folder(sizes) as folder, _connected() as (connection, links):
-        held = Histories(folder / "histories")
+        store = Histories(folder / "histories")
         for number, end in zip(range(1, len(commits) + 1), ends, strict=False):
             snapshot = lake(folder / "lake", commits[:number], compacted=min(compacted, number))
             read_commits(connection, snapshot)
-            held.sync(connection, snapshot, links)
-            _assert_equals_a_scan(connection, held, commits[:number])
+            store.sync(connection, snapshot, links)
+            _assert_equals_a_scan(connection, store, commits[:number])
             if end != "stays open":
-                held = _reopened(held, folder / "histories", end)
-        held.close()
+                store = _reopened(store, folder / "histories", end)
+        store.close()
 
 
-def _reopened(held: Histories, folder: Path, end: str) -> Histories:
-    """Close the store, or leave it as a kill would: what was not written to files is lost."""
+def _reopened(store: Histories, folder: Path, end: str) -> Histories:
+    """Close the histories, or leave them as a kill would: what was not written to files is lost."""
     if end == "closed":
-        held.close()
+        store.close()
     else:
-        held._merges.close()
+        store._merges.close()
     return Histories(folder)
 
 
-def _assert_equals_a_scan(connection: duckdb.DuckDBPyConnection, held: Histories, commits: list[list[Event]]) -> None:
+def _assert_equals_a_scan(connection: duckdb.DuckDBPyConnection, store: Histories, commits: list[list[Event]]) -> None:
     events = [(event, version) for version, batch in enumerate(commits, 1) for event in batch]
     some = _hashes(connection, _USERS[:2])
     counts = [sum(event.user_id == user for event, _ in events) for user in _USERS]
-    by_user = [int(held.count_of(_hashes(connection, [user]))[0]) for user in _USERS]
+    by_user = [int(store.count_of(_hashes(connection, [user]))[0]) for user in _USERS]
     assert by_user == counts
-    assert _ids(held.events_of(some)) == sorted(event.event_id for event, _ in events if event.user_id in _USERS[:2])
+    assert _ids(store.events_of(some)) == sorted(event.event_id for event, _ in events if event.user_id in _USERS[:2])
     for after in range(len(commits) + 1):
         new = [e for e, version in events if e.t < NOW and (version > after or e.t >= NOW - 3)]
-        assert _ids(held.events_after(after, NOW - 3, NOW)) == sorted(event.event_id for event in new)
-        users = held.changed_users(after, [(NOW - 3, NOW)], NOW)
+        assert _ids(store.events_after(after, NOW - 3, NOW)) == sorted(event.event_id for event in new)
+        users = store.changed_users(after, [(NOW - 3, NOW)], NOW)
         assert users.tolist() == _hashes(connection, {event.user_id for event in new}).tolist()
     ids = [str(number) for number in range(0, len(events), 3)]
-    named = held.events_with_ids(some, pa.array(ids, pa.large_string()))
+    named = store.events_with_ids(some, pa.array(ids, pa.large_string()))
     assert _ids(named) == sorted(e.event_id for e, _ in events if e.user_id in _USERS[:2] and e.event_id in ids)
-    _assert_links_equal_a_scan(connection, held, [event for event, _ in events])
+    _assert_links_equal_a_scan(connection, store, [event for event, _ in events])
 
 
-def _assert_links_equal_a_scan(connection: duckdb.DuckDBPyConnection, held: Histories, events: list[Event]) -> None:
+def _assert_links_equal_a_scan(connection: duckdb.DuckDBPyConnection, store: Histories, events: list[Event]) -> None:
     """Events are found by the ride that they name and, if they withdraw another event, by that event."""
     for ride_id in ("r1", "r2"):
         links = _hashed_links(connection, "value", ride_id)
         expected = [e.event_id for e in events if e.action_type != "Retracted" and e.metadata["ride_id"] == ride_id]
-        assert _ids(held.events_linked(links)) == sorted(expected)
+        assert _ids(store.events_linked(links)) == sorted(expected)
     for target in ("0", "5"):
         links = _hashed_links(connection, "event", target)
         withdrawing = [e for e in events if e.action_type in {"Retracted", "Corrected"}]
         expected = [e.event_id for e in withdrawing if e.metadata["target_event_id"] == target]
-        assert _ids(held.events_linked(links)) == sorted(expected)
+        assert _ids(store.events_linked(links)) == sorted(expected)
 
 
 def _hashed_links(connection: duckdb.DuckDBPyConnection, kind: str, value: str) -> np.ndarray:
@@ -132,41 +132,42 @@ def _hashed_links(connection: duckdb.DuckDBPyConnection, kind: str, value: str) 
 
 
 def _synced(folder: Path, commits: list[list[Event]], links: str | None = None) -> Histories:
-    held = Histories(folder / "histories")
+    store = Histories(folder / "histories")
     with _connected() as (connection, own_links):
         snapshot = lake(folder, commits)
         read_commits(connection, snapshot)
-        held.sync(connection, snapshot, own_links if links is None else links)
-    return held
+        store.sync(connection, snapshot, own_links if links is None else links)
+    return store
 
 
 @pytest.mark.slow
 @settings(deadline=None)
 @given(_BATCHES, _SIZES, st.sets(st.sampled_from(_USERS)), st.booleans())
 def test_removed_users_leave_nothing(
-    batches: list[list[tuple[str, str, int, dict[str, str]]]], sizes: tuple[int, int], gone: set[str], reopened: bool
+    batches: list[list[tuple[str, str, int, dict[str, str]]]], sizes: tuple[int, int], erased: set[str], reopened: bool
 ) -> None:
     """Look-ups find exactly the events of the others, and no file contains a removed user_id (`erasable`)."""
     commits = _commits([[(f"{user}-user", *rest) for user, *rest in batch] for batch in batches])
-    removed = sorted(f"{user}-user" for user in gone)
+    removed = sorted(f"{user}-user" for user in erased)
     with _folder(sizes) as folder, _connected() as (connection, links):
-        held = Histories(folder / "histories")
+        store = Histories(folder / "histories")
         for number in range(1, len(commits) + 1):
             snapshot = lake(folder / "lake", commits[:number])
             read_commits(connection, snapshot)
-            held.sync(connection, snapshot, links)
-        held.remove(pa.array(removed, pa.large_string()), _hashes(connection, removed))
+            store.sync(connection, snapshot, links)
+        store.remove(pa.array(removed, pa.large_string()), _hashes(connection, removed))
         if reopened:
-            held.close()
-            held = Histories(folder / "histories")
+            store.close()
+            store = Histories(folder / "histories")
         remaining = [event for batch in commits for event in batch if event.user_id not in removed]
         users = _hashes(connection, {event.user_id for batch in commits for event in batch})
-        assert _ids(held.events_of(users)) == sorted(event.event_id for event in remaining)
+        assert _ids(store.events_of(users)) == sorted(event.event_id for event in remaining)
         assert (
-            held.changed_users(0, [], NOW + 99).tolist() == _hashes(connection, {e.user_id for e in remaining}).tolist()
+            store.changed_users(0, [], NOW + 99).tolist()
+            == _hashes(connection, {e.user_id for e in remaining}).tolist()
         )
-        _assert_links_equal_a_scan(connection, held, remaining)
-        held.close()
+        _assert_links_equal_a_scan(connection, store, remaining)
+        store.close()
         contents = [file.read_bytes() for file in (folder / "histories").iterdir()]
         assert not [user for user in removed for content in contents if user.encode() in content]
 
@@ -193,20 +194,20 @@ def test_commits_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_links_of_events(tmp_path: Path) -> None:
-    """The links of stored events are those of the same events in hand."""
-    held = _synced(tmp_path, _COMMITS)
+    """The links of stored events equal those computed from the same events."""
+    store = _synced(tmp_path, _COMMITS)
     with _connected() as (connection, _):
-        links = links_of(connection, held.events_of(_hashes(connection, ["ann"])))
+        links = links_of(connection, store.events_of(_hashes(connection, ["ann"])))
         assert links.tolist() == _hashed_links(connection, "value", "r1").tolist()
-    held.close()
+    store.close()
 
 
 def test_other_links_rebuild_the_store(tmp_path: Path) -> None:
-    """Links of another policy are not used."""
+    """Links that were computed for another policy are not used."""
     _synced(tmp_path, _COMMITS).close()
-    held = _synced(tmp_path, _COMMITS, links="")
-    assert [segment.links.shape for segment in held.segments] == [(2, 0)]
-    held.close()
+    store = _synced(tmp_path, _COMMITS, links="")
+    assert [segment.links.shape for segment in store.segments] == [(2, 0)]
+    store.close()
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"x"), lambda file: file.unlink()])
@@ -216,59 +217,59 @@ def test_a_damaged_store_is_rebuilt(tmp_path: Path, suffix: str, damage: Callabl
     _synced(tmp_path, _COMMITS).close()
     (file,) = (file for file in (tmp_path / "histories").iterdir() if file.name.endswith(suffix))
     damage(file)
-    held = _synced(tmp_path, _COMMITS)
-    assert sum(map(len, held.segments)) == 12
-    held.close()
+    store = _synced(tmp_path, _COMMITS)
+    assert sum(map(len, store.segments)) == 12
+    store.close()
 
 
 def test_files_that_a_crash_left_are_removed(tmp_path: Path) -> None:
     """The folder holds the manifest and the files that it names."""
-    held = _synced(tmp_path, _COMMITS)
-    held.close()
+    store = _synced(tmp_path, _COMMITS)
+    store.close()
     (tmp_path / "histories" / "00000099.events").write_bytes(b"left")
     Histories(tmp_path / "histories").close()
-    named = {file.name for segment in held.segments for file in segment.files()}
+    named = {file.name for segment in store.segments for file in segment.files()}
     assert {file.name for file in (tmp_path / "histories").iterdir()} == named | {"manifest.json"}
 
 
 def test_a_full_disk_at_the_end_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is not stored is read from the lake again; nothing else ends with it."""
-    held = _synced(tmp_path, _COMMITS)
+    """What is not stored is read from the lake again; the error is not raised."""
+    store = _synced(tmp_path, _COMMITS)
     with monkeypatch.context() as patched:
         patched.setattr(module, "store_segment", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
-        held.close()
+        store.close()
     assert "were not saved: [Errno 28] No space left" in caplog.text
-    held = _synced(tmp_path, _COMMITS)
-    assert sum(map(len, held.segments)) == 12
-    held.close()
+    store = _synced(tmp_path, _COMMITS)
+    assert sum(map(len, store.segments)) == 12
+    store.close()
 
 
 @pytest.mark.parametrize(("lake_id", "remains"), [("", True), ("other", False)])
 def test_histories_of_another_lake_are_deleted(tmp_path: Path, lake_id: str, *, remains: bool) -> None:
     """They may contain users who have been erased (`erasable`)."""
     _synced(tmp_path, _COMMITS).close()
-    delete_unless_of(tmp_path / "histories", replace(lake(tmp_path, _COMMITS), lake_id=lake_id))
+    delete_if_outdated(tmp_path / "histories", replace(lake(tmp_path, _COMMITS), lake_id=lake_id))
     assert (tmp_path / "histories").exists() is remains
 
 
 def test_few_segments_remain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After many commits a look-up searches few segments, and the events are in the order of users in each."""
+    """After many commits a look-up searches few segments, and the events of each are ordered by user."""
     monkeypatch.setattr(module, "_MEMORY_ROWS", 10)
     users = [f"user-{number % 7}" for number in range(64)]
     commits = [[Event(str(number), user, "Done", NOW - number)] for number, user in enumerate(users)]
-    held = Histories(tmp_path / "histories")
+    store = Histories(tmp_path / "histories")
     with _connected() as (connection, links):
         for number in range(8, 65, 8):
             snapshot = lake(tmp_path / "lake", commits[:number])
             read_commits(connection, snapshot)
-            held.sync(connection, snapshot, links)
-    assert len(held.segments) <= 4
-    for segment in held.segments:
+            store.sync(connection, snapshot, links)
+    assert len(store.segments) <= 4
+    for segment in store.segments:
         assert (np.diff(segment.users.astype(object)) >= 0).all()
         assert segment.take(np.arange(len(segment)), ["user_hash"])["user_hash"].to_pylist() == segment.users.tolist()
-    held.close()
+    store.close()
 
 
 def test_a_merge_that_fails_changes_nothing() -> None:

@@ -197,7 +197,7 @@ def test_a_copy_that_fails_leaves_the_published_warehouse(tmp_path: Path, monkey
 
 
 def test_leaving_completes_a_publication(tmp_path: Path, copier: Copier) -> None:
-    """A publication that was started is there when the draft is closed, and what a kill left is removed before."""
+    """A started publication is complete when the draft is closed; what a kill left is removed first."""
     path = tmp_path / "warehouse.duckdb"
     partial = path.with_name("warehouse.duckdb.next")
     partial.write_bytes(b"half of a copy")

@@ -145,8 +145,21 @@ def test_the_check_refuses_by_itself(folder: Path, query: str) -> None:
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("FROM (" * 5_000 + "SELECT 1" + ")" * 5_000, "nested too deep: divide it"),
+        ("FROM (" * 100_000 + "SELECT 1" + ")" * 100_000, "700,008 characters; at most 100,000"),
+    ],
+)
+def test_a_query_that_is_too_deep_is_refused(warehouse: Warehouse, query: str, message: str) -> None:
+    """DuckDB's parser overflows the stack at tens of thousands of levels, which would end the process."""
+    with pytest.raises(UsageError, match=message):
+        warehouse.sql(query)
+
+
 def test_one_text_is_one_query(warehouse: Warehouse) -> None:
-    """The rows of a second query would replace those of the first, without a word."""
+    """The rows of a second query would replace those of the first silently."""
     with pytest.raises(UsageError, match="2 statements in one text"):
         warehouse.sql("FROM reputation; FROM events")
 

@@ -1,4 +1,4 @@
-"""After an erasure, a refresh removes what went and recomputes who depended on it (`erasable`)."""
+"""After an erasure, a refresh removes the erased users and recomputes the users who depended on them (`erasable`)."""
 
 import shutil
 from collections.abc import Collection, Iterator, Sequence
@@ -119,7 +119,7 @@ def place() -> Iterator[Place]:
 
 
 def _named(event: Event) -> Event:
-    """Return an event whose user_id is found among bytes."""
+    """Return an event whose user_id cannot occur among other bytes."""
     return replace(event, user_id=f"<user {event.user_id!r}>")
 
 
@@ -138,7 +138,7 @@ def turns(draw: st.DrawFn, events: st.SearchStrategy[list[Event]]) -> list[Turn]
 
 
 def assert_refreshes_equal_rebuilds(story: list[Turn], rules: Policy) -> None:
-    """Commit, refresh and erase; refresh after each turn; publish, keep the draft or lose it; compare at the end."""
+    """Commit, erase and refresh in turn; publish, continue or discard the draft; compare at the end."""
     with place() as here, open_draft(here.warehouse) as draft:
         for turn in story:
             here.commit(turn.events)
@@ -184,8 +184,8 @@ _RIDES = [
 ]
 
 
-def _started(here: Place, rules: Policy, events: Sequence[Event] = _RIDES) -> None:
-    """Publish a warehouse, and have histories."""
+def _publish_first(here: Place, rules: Policy, events: Sequence[Event] = _RIDES) -> None:
+    """Commit events, and publish a warehouse with histories."""
     here.commit(events)
     with open_draft(here.warehouse) as draft:
         here.refresh(draft, rules)
@@ -215,10 +215,10 @@ def _count_rebuilds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.slow
-def test_only_what_depended_on_the_user_is_recomputed(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bob goes, ann's rating loses its completion, cid is not computed; nothing is rebuilt."""
+def test_only_dependent_users_are_recomputed(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bob is erased, ann's rating loses its completion, cid is not recomputed; nothing is rebuilt."""
     rules = policy(completion=GATE)
-    _started(here, rules)
+    _publish_first(here, rules)
     built = _count_rebuilds(monkeypatch)
     here.erase(_BOB)
     with open_draft(here.warehouse) as draft:
@@ -235,8 +235,8 @@ def test_only_what_depended_on_the_user_is_recomputed(here: Place, monkeypatch: 
 
 @pytest.mark.slow
 def test_an_erasure_without_events_copies_nothing(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user who has no events costs no copy of the files."""
-    _started(here, policy())
+    """The erasure of a user without events does not copy the files."""
+    _publish_first(here, policy())
     here.erase("unknown")
     monkeypatch.setattr(histories_module, "without_rows", _killed)
     monkeypatch.setattr(derive, "write_base", _killed)
@@ -248,10 +248,10 @@ def test_an_erasure_without_events_copies_nothing(here: Place, monkeypatch: pyte
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["histories", "draft"])
-def test_what_depended_is_known_without_the_cache(here: Place, lost: str) -> None:
-    """The erased events are read from the lake: neither a lost cache nor one that is ahead of the warehouse matters."""
+def test_dependent_users_are_found_without_the_cache(here: Place, lost: str) -> None:
+    """The erased events are read from the lake: the cache may be lost, or ahead of the warehouse."""
     rules = policy(completion=GATE)
-    _started(here, rules)
+    _publish_first(here, rules)
     here.erase(_BOB)
     with open_draft(here.warehouse) as draft:
         if lost == "draft":
@@ -266,8 +266,8 @@ def test_what_depended_is_known_without_the_cache(here: Place, lost: str) -> Non
 
 @pytest.mark.slow
 def test_a_warehouse_from_before_the_vacuum_is_rebuilt(here: Place) -> None:
-    """The erased events stay as long as the replaced files; what is behind by more is rebuilt."""
-    _started(here, policy())
+    """The erased events are on record as long as the replaced files; an older warehouse is rebuilt."""
+    _publish_first(here, policy())
     here.erase(_BOB)
     vacuum(here.lake, 0)
     with open_draft(here.warehouse) as draft:
@@ -280,8 +280,8 @@ def test_a_warehouse_from_before_the_vacuum_is_rebuilt(here: Place) -> None:
 
 @pytest.mark.slow
 def test_a_cache_from_before_the_vacuum_is_rebuilt(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cache may be behind the warehouse, which was rebuilt since."""
-    _started(here, policy())
+    """The cache may be older than the warehouse, which has been rebuilt since."""
+    _publish_first(here, policy())
     cache, before = histories_folder(here.warehouse), here.folder / "before"
     shutil.copytree(cache, before)
     here.erase(_BOB)
@@ -302,8 +302,8 @@ def test_a_cache_from_before_the_vacuum_is_rebuilt(here: Place, monkeypatch: pyt
 
 @pytest.mark.slow
 def test_a_crash_while_the_cache_is_copied(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The old cache stays, and the next refresh copies it without the users; what the crash left is removed."""
-    _started(here, policy())
+    """The old cache stays, and the next refresh copies it without the users; files of the crash are removed."""
+    _publish_first(here, policy())
     here.erase(_BOB)
     with open_draft(here.warehouse) as draft, monkeypatch.context() as patch:
         patch.setattr(histories_module, "replace_durably", _killed)
@@ -320,11 +320,11 @@ def _killed(*_: object) -> None:
 
 
 @pytest.mark.slow
-def test_a_lake_that_was_set_back_is_not_reduced(here: Place, tmp_path: Path) -> None:
-    """A copy from before the erasure has the user again: the warehouse is rebuilt with it."""
+def test_a_restored_lake_causes_a_rebuild(here: Place, tmp_path: Path) -> None:
+    """A copy from before the erasure contains the user: the warehouse is rebuilt from it."""
     copy = Place(tmp_path / "copy")
     for each in (here, copy):
-        _started(each, policy())
+        _publish_first(each, policy())
     here.erase(_BOB)
     with open_draft(here.warehouse) as draft:
         here.refresh(draft, policy())
@@ -336,9 +336,9 @@ def test_a_lake_that_was_set_back_is_not_reduced(here: Place, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_no_byte_remains_in_large_files(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of thousands of users, some are erased after several refreshes: no block, used or free, has a byte of them.
+    """Of thousands of users, some are erased after several refreshes: no block, used or free, contains their ids.
 
-    Values are stored as they are, so that searching the bytes of the files finds them before.
+    Values are stored uncompressed, so that a search of the files' bytes finds them before the erasure.
     """
     open_file = Draft._open
 

@@ -252,6 +252,31 @@ def corrected(event_id: str, t: int, stars: str, target: str = "a", user_id: str
     return Event(event_id, user_id, "Corrected", t, {"target_event_id": target, "stars": stars})
 
 
+def test_a_change_of_a_change_has_no_effect() -> None:
+    """A retraction withdraws an event or a correction, a correction changes an event: anything else is `no effect`."""
+    events = [
+        up("a", stars="1"),
+        Event("r", "ann", "Retracted", NOW - 9, {"target_event_id": "a"}),
+        Event("rr", "ann", "Retracted", NOW - 8, {"target_event_id": "r"}),
+        up("b", stars="1"),
+        corrected("k", NOW - 9, "4", target="b"),
+        corrected("kk", NOW - 8, "5", target="k"),
+        corrected("kr", NOW - 8, "5", target="r"),
+        Event("own", "ann", "Retracted", NOW - 7, {"target_event_id": "own"}),
+        Event("late", "ann", "Retracted", NOW - 6, {"target_event_id": "not here yet"}),
+        Event("bobs", "bob", "Retracted", NOW - 5, {"target_event_id": "r"}),
+    ]
+    case = Case(RATED, *events)
+    assert case["all_time_rating_average"] == 4.0
+    assert case.reasons == {
+        "a": "retracted",
+        "b": "granted",
+        "k": "correction",
+        **dict.fromkeys(("r", "late", "bobs"), "retraction"),
+        **dict.fromkeys(("rr", "kk", "kr", "own"), "no effect"),
+    }
+
+
 @pytest.mark.parametrize("shift", [-1, 0, 1])
 def test_a_correction_changes_its_target_before_and_after(shift: int) -> None:
     """The target keeps its time and its points by action, and has the rating of the correction."""

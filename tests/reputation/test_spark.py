@@ -137,7 +137,7 @@ def test_same_tables(spark: SparkSession, tmp_path: Path, rules: Policy) -> None
     with open_draft(tmp_path / "warehouse.duckdb") as draft:
         rebuilt = draft.rebuild(lake, rules, AS_OF, load_engine("spark", Settings()))
         draft.publish()
-        assert draft.refresh(lake, rules, AS_OF).rebuild_reason is None  # DuckDB goes on where Spark has ended
+        assert draft.refresh(lake, rules, AS_OF).rebuild_reason is None  # DuckDB continues where Spark ended
     assert rebuilt.events > 1_000
     assert rebuilt.counted > 100
     assert_same_tables(tmp_path / "warehouse.duckdb", tmp_path / "duckdb" / "warehouse.duckdb")

@@ -24,10 +24,14 @@ _DOWNLOAD_SECONDS = 240.0
 _CONNECTIONS = 8
 
 
+def cache_folder() -> Path:
+    """Return the folder for what the tests download or make once."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "karmalake-tests"
+
+
 def jar_folder(name: str) -> Path:
     """Return where the jars of `<name>.jars` are or will be."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "karmalake-tests" / f"{name}-{hashlib.sha256(_list(name).read_bytes()).hexdigest()[:8]}"
+    return cache_folder() / f"{name}-{hashlib.sha256(_list(name).read_bytes()).hexdigest()[:8]}"
 
 
 def jars(name: str) -> Path:

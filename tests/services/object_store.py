@@ -36,7 +36,7 @@ class ObjectStore(Server):
         command = [sys.executable, "-W", "ignore", "-m", "tests.services.object_store", str(port)]
         super().__init__("the object store", command, folder / "object_store.log", "Running on")
 
-    def turn(self) -> None:
+    def toggle_refusals(self) -> None:
         """Refuse every request from now on, with 403 and without effect; called again, serve again."""
         os.kill(self.pid, signal.SIGUSR1)
 
@@ -47,7 +47,7 @@ class _Refusing:
     def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
         self._application, self._refuses = application, False
 
-    def turn(self) -> None:
+    def toggle_refusals(self) -> None:
         self._refuses = not self._refuses
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -55,6 +55,20 @@ class _Refusing:
             return self._application(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "application/xml"), ("Content-Length", str(len(_REFUSAL)))])
         return [_REFUSAL]
+
+
+def _body(environment: dict[str, Any]) -> bytes:
+    """Read a request whole, before its turn: one whose connection stalls or is cut would delay every other.
+
+    Raises ConnectionError if it ends early, so that no object is stored in part.
+    """
+    if environment.get("wsgi.input_terminated"):  # in chunks, as the SDK of AWS uploads
+        return environment["wsgi.input"].read()
+    length = int(environment.get("CONTENT_LENGTH") or 0)
+    body = environment["wsgi.input"].read(length)
+    if len(body) < length:
+        raise ConnectionError(f"{len(body)} of {length} bytes arrived")
+    return body
 
 
 def _serve(port: int) -> None:
@@ -70,13 +84,11 @@ def _serve(port: int) -> None:
     s3_backends[DEFAULT_ACCOUNT_ID]["aws"].create_bucket(BUCKET, "eu-central-1")
     application = DomainDispatcherApplication(create_backend_app)
     refusing = _Refusing(application)
-    signal.signal(signal.SIGUSR1, lambda *_: refusing.turn())
+    signal.signal(signal.SIGUSR1, lambda *_: refusing.toggle_refusals())
     one_at_a_time = threading.Lock()
 
     def one_by_one(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Answer a request once it is complete: one whose connection was cut would hold the lock for minutes."""
-        if length := int(environment.get("CONTENT_LENGTH") or 0):
-            environment["wsgi.input"] = BytesIO(environment["wsgi.input"].read(length))
+        environment["wsgi.input"] = BytesIO(_body(environment))
         with one_at_a_time:
             return refusing(environment, start_response)
 

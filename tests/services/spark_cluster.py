@@ -1,6 +1,6 @@
 """A standalone Apache Spark: a master and two workers, each a process with folders of its own.
 
-The workers find Spark's client of S3 in the class path, as if it was installed on every machine.
+The workers find Spark's S3 client in the class path, as if it was installed on every machine.
 """
 
 import sys
@@ -56,7 +56,7 @@ def configured(folder: Path, settings: dict[str, str], *, s3: bool = True) -> di
         "spark.executor.memory": _EXECUTOR_MEMORY,
         "spark.sql.shuffle.partitions": "2",
         "spark.ui.enabled": "false",
-        **(_client_of_s3() if s3 else {}),
+        **(_s3_client() if s3 else {}),
         **settings,
     }
     text = "".join(f"{key} {value}\n" for key, value in lines.items())
@@ -64,7 +64,7 @@ def configured(folder: Path, settings: dict[str, str], *, s3: bool = True) -> di
     return {"SPARK_CONF_DIR": str(folder), "PYSPARK_PYTHON": sys.executable}
 
 
-def _client_of_s3() -> dict[str, str]:
+def _s3_client() -> dict[str, str]:
     path = class_path(jars("hadoop-aws"))
     return {"spark.driver.extraClassPath": path, "spark.executor.extraClassPath": path}
 

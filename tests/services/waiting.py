@@ -19,10 +19,13 @@ def wait_for(description: str, predicate: Callable[[], T], seconds: float = PATI
     """
     deadline = time.monotonic() + seconds
     pause = threading.Event()
+    asked = time.monotonic()
     while not (result := predicate()):
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             raise AssertionError(
                 f"timed out after {seconds:g} s waiting for {description}; the last result was {result!r}"
             )
-        pause.wait(_POLL_SECONDS)
+        pause.wait(max(_POLL_SECONDS, 2 * (now - asked)))  # a costly one leaves the processor to what it waits for
+        asked = time.monotonic()
     return result

@@ -154,7 +154,7 @@ def test_a_finish_whose_answer_was_lost(store: CassandraSettings) -> None:
         assert opened.complete_id() == writing.id
 
 
-def test_the_whole_way(settings: Settings, store: CassandraSettings) -> None:
+def test_the_whole_pipeline(settings: Settings, store: CassandraSettings) -> None:
     """From the bus to a document, and `verify` compares it with the lake."""
     bus = with_ingest(settings.model_copy(update={"cassandra": store}))
     send(bus, valid_records(range(50)))
@@ -201,6 +201,13 @@ def test_an_unusable_ca_file_is_named(store: CassandraSettings, tmp_path: Path) 
         with pytest.raises(ConfigurationError, match=r"cassandra.ssl_cafile names .*ca.pem, .*not a usable CA file"):
             publish(always(documents(ann=1)), stamp(1), secured, tmp_path)
         file.write_text("no certificate")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:9042", "no-such-host.invalid"])
+def test_an_unresolvable_host_is_named(host: str, tmp_path: Path) -> None:
+    """An address that contains a port is no host name either; needs no server."""
+    with pytest.raises(TransientError, match=f"Cassandra at {host}:1, .*cannot be resolved: check cassandra.hosts"):
+        publish(always(documents(ann=1)), stamp(1), CassandraSettings(hosts=(host,), port=1), tmp_path)
 
 
 def test_errors_say_what_to_do(store: CassandraSettings, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_an_older_publication_may_not_begin(cache: RedisSettings, client: RedisC
     assert served(client, cache.prefix) == expected(documents(ann=1))
 
 
-def test_the_fence_holds_where_the_hash_has_forgotten(cache: RedisSettings, client: RedisCluster) -> None:
+def test_the_fence_holds_where_the_hash_was_lost(cache: RedisSettings, client: RedisCluster) -> None:
     """The node of the hash lost the newer publication: the older one may begin, and is refused at the documents."""
     key = publication_key(cache.prefix)
     begin(client, cache, stamp(1)).finish(0)

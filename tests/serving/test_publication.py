@@ -48,7 +48,7 @@ def test_a_publisher_taken_over_in_progress_stops(
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_publisher_that_slept_through_a_newer_one_stops(client: redis.Redis, cache: RedisSettings, step: str) -> None:
+def test_a_publisher_paused_during_a_newer_one_stops(client: redis.Redis, cache: RedisSettings, step: str) -> None:
     """A resumes after B (newer) has finished: no step of A has any effect."""
     older = begin(client, cache.prefix, OLD)
     newer = begin(client, cache.prefix, NEW)
@@ -186,7 +186,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> Non
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_publisher_that_slept_within_a_step_stops(
+def test_a_publisher_paused_within_a_step_stops(
     client: redis.Redis, cache: RedisSettings, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """B begins after A's check and before A's commands arrive: they have no effect."""

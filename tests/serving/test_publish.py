@@ -215,7 +215,7 @@ def test_a_killed_publisher_is_repaired_by_the_next(
         assert served(client, child_cache.prefix) == expected(after)
 
 
-def test_a_server_back_from_an_older_snapshot_is_noticed(
+def test_a_server_restored_from_an_older_snapshot_is_detected(
     private_valkey: Callable[..., PrivateValkey], tmp_path: Path
 ) -> None:
     """Redis is killed and restored to a state during a publication: that one stops, the next fills the gap."""

@@ -67,7 +67,7 @@ def test_a_read_is_one_command(settings: Settings, client: redis.Redis, tmp_path
     assert after["total_connections_received"] == before["total_connections_received"]
 
 
-def test_the_publication_tells_its_stamp_and_staleness(settings: Settings, tmp_path: Path) -> None:
+def test_the_publication_reports_its_stamp_and_staleness(settings: Settings, tmp_path: Path) -> None:
     """Stamp, count, time of publication and staleness are those of the last complete publication (`fresh`)."""
     assert published(settings) is None
     now_us = time.time_ns() // 1_000

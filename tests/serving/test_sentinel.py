@@ -23,7 +23,7 @@ def settings_of(url: str) -> RedisSettings:
 
 
 def test_a_failover_between_publications(sentinels: SentinelSystem, tmp_path: Path) -> None:
-    """Reader and publisher go on with the promoted replica; an older publisher is refused there, too."""
+    """Reader and publisher continue with the promoted replica; an older publisher is refused there, too."""
     cache, state = settings_of(sentinels.url()), DigestCache(tmp_path)
     settings = Settings(redis=cache)
     publish_with(always(documents(ann=1, bob=1)), stamp(2), cache, state)

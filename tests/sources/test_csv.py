@@ -82,7 +82,7 @@ def test_a_quoted_line_break_keeps_every_byte(tmp_path: Path) -> None:
 
 
 def test_a_byte_order_mark_within_a_file_is_kept(tmp_path: Path) -> None:
-    """Wherever a block begins: only the one at the start of the file is no part of a cell."""
+    """Wherever a block begins: only the one at the start of the file is not part of a cell."""
     path = tmp_path / "a.csv"
     path.write_bytes("\ufeffa,b\n\ufeff,1\n\ufeffx,2\ny,\ufeff\n".encode())
     for block_bytes in range(1, 40):

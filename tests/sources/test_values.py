@@ -203,7 +203,7 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
         _ids(tmp_path / "a.parquet")
 
 
-def test_members_of_objects_are_named_with_points(tmp_path: Path) -> None:
+def test_members_of_objects_are_named_with_dots(tmp_path: Path) -> None:
     """In NDJSON and in Parquet, at any depth; a missing member is empty."""
     rows = [{"rating": {"seller": f"s{n}", "by": {"id": n}}, "at": "2024-01-01"} for n in range(3)]
     (tmp_path / "a.ndjson").write_text("\n".join(map(json.dumps, rows)))
@@ -215,6 +215,18 @@ def test_members_of_objects_are_named_with_points(tmp_path: Path) -> None:
         events = pa.concat_tables(read_events(tmp_path / name, mapping))
         assert events["user_id"].to_pylist() == ["s0", "s1", "s2"]
         assert events["metadata"].to_pylist() == [[("by", str(n))] for n in range(3)]
+
+
+def test_an_object_of_any_depth_costs_its_own_members_only(tmp_path: Path) -> None:
+    """One that is nested too deep to be read has no members, as one that is not JSON."""
+    deep = '{"id":' * 100_000 + "1" + "}" * 100_000
+    (tmp_path / "a.csv").write_text(
+        f"""user,by,at\na,"{{""id"": 7}}",2024-01-01\nb,"{deep.replace('"', '""')}",2024-01-01\n"""
+    )
+    events = pa.concat_tables(
+        read_events(tmp_path / "a.csv", ColumnMapping("user", "at", "iso", "A", metadata=(("by", "by.id"),)))
+    )
+    assert events["metadata"].to_pylist() == [[("by", "7")], []]
 
 
 @pytest.mark.parametrize(

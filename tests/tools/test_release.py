@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tools.release import ReleaseError, check_tree, check_version, set_version, turn_changelog
+from tools.release import ReleaseError, check_tree, check_version, release_changelog, set_version
 
 _PYPROJECT = '[project]\nname = "karmalake"\nversion = "0.1.0"\n[tool.x]\nversion = "9"\n'
 _CHANGELOG = "# Changes\n\n## [Unreleased]\n\n- A line.\n\n## [0.1.0] - 2026-01-01\n\n- Old.\n"
@@ -51,16 +51,16 @@ def test_the_version_is_set_in_one_place() -> None:
     assert set_version((REPOSITORY / "pyproject.toml").read_text(), "9.8.7").count("9.8.7") == 1
 
 
-def test_the_changelog_is_turned() -> None:
-    """The unreleased section becomes that of the version; an empty one stands above it."""
-    turned = turn_changelog(_CHANGELOG, "0.2.0", _DAY)
+def test_the_changelog_is_released() -> None:
+    """The unreleased section becomes that of the version; an empty one is above it."""
+    released = release_changelog(_CHANGELOG, "0.2.0", _DAY)
     heading = "## [Unreleased]\n\n## [0.2.0] - 2026-02-03"
-    assert turned == _CHANGELOG.replace("## [Unreleased]", heading)
+    assert released == _CHANGELOG.replace("## [Unreleased]", heading)
     with pytest.raises(ReleaseError, match=r"has nothing below `## \[Unreleased\]`: say there what changed"):
-        turn_changelog(turned, "0.3.0", _DAY)
+        release_changelog(released, "0.3.0", _DAY)
     with pytest.raises(ReleaseError, match="has nothing below"):
-        turn_changelog("# Changes\n\n## [0.1.0] - 2026-01-01\n\n- Old.\n", "0.3.0", _DAY)
-    assert f"## [9.8.7] - {_DAY}\n" in turn_changelog((REPOSITORY / "CHANGELOG.md").read_text(), "9.8.7", _DAY)
+        release_changelog("# Changes\n\n## [0.1.0] - 2026-01-01\n\n- Old.\n", "0.3.0", _DAY)
+    assert f"## [9.8.7] - {_DAY}\n" in release_changelog((REPOSITORY / "CHANGELOG.md").read_text(), "9.8.7", _DAY)
 
 
 @pytest.fixture

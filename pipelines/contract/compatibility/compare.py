@@ -53,6 +53,8 @@ def compare_schemas(old: Path, new: Path) -> Comparison:
         breaks = _COMPARISONS[old.suffix](*texts)
     except SchemaError as error:
         raise UsageError(f"{(old, new)[error.which]}: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{old} and {new}: one of them is nested too deep to be compared: flatten it") from None
     backward = not any(item.backward for item in breaks)
     forward = not any(item.forward for item in breaks)
     names = {(True, True): "full", (True, False): "backward", (False, True): "forward", (False, False): "none"}

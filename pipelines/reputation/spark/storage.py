@@ -72,7 +72,7 @@ def translate_storage_errors(spark: SparkSession, locations: list[str]) -> Gener
 def _translate(spark: SparkSession, locations: list[str], text: str) -> KarmalakeError | None:
     if _NO_CLIENT.search(text):
         return ConfigurationError(
-            "Spark lacks its client of S3: set spark.jars.packages to "
+            "Spark lacks its S3 client: set spark.jars.packages to "
             f"org.apache.hadoop:hadoop-aws:{_hadoop_version(spark)} in spark-defaults.conf"
         )
     if failed := _S3_FAILED.search(text):

@@ -50,7 +50,7 @@ def use_utc(connection: duckdb.DuckDBPyConnection) -> None:
 
 @contextmanager
 def arrow_rows(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> Generator[None]:
-    """Let the statements of the block read rows as `arrow_rows`."""
+    """Make rows readable as `arrow_rows` for the statements of the block."""
     connection.register("arrow_rows", rows)
     try:
         yield

@@ -1,4 +1,4 @@
--- The histories of users: the lake's events in the order of users, as histories.py stores them.
+-- The histories of users: the lake's events ordered by user, as histories.py stores them.
 
 -- name: histories_committed
 -- The version of each batch. Its rows may be newer than the snapshot, whose events they then are not.
@@ -39,7 +39,7 @@ FROM committed
 WHERE version <= ?
 
 -- name: histories_events
--- The events of a list of files that were added after a version, in the order of users.
+-- The events of a list of files that were added after a version, ordered by user.
 SELECT
     hash(stored.user_id) AS user_hash,
     stored.user_id,
@@ -71,7 +71,10 @@ WHERE role IN ('retraction', 'correction')
 -- What events name, by hash: a value at a key of a completion rule, or the event that they retract or correct.
 SELECT DISTINCT hash(kind, value) AS link, row
 FROM (
-    SELECT 'value' AS kind, unnest(list_transform(getvariable('completion_keys'), lambda key: metadata[key])) AS value, row
+    SELECT
+        'value' AS kind,
+        unnest(list_transform(getvariable('completion_keys'), lambda key: metadata[key])) AS value,
+        row
     FROM arrow_rows
     WHERE list_contains(getvariable('completion_actions'), action_type)
     UNION ALL
@@ -94,7 +97,7 @@ JOIN target ON target.action_type = event.action_type
 WHERE event_id IS NOT NULL
 
 -- name: histories_completions
--- Of some events, those that make, retract or correct a completion.
+-- The events that make, retract or correct a completion.
 FROM arrow_rows
 WHERE
     list_contains(getvariable('completing_actions'), action_type)

@@ -35,7 +35,7 @@ SELECT DISTINCT hash(user_id) AS user_hash
 FROM erased_event
 
 -- name: refresh_load_events
--- Add events to them.
+-- Add events to affected_event.
 INSERT INTO affected_event
 SELECT event_id, user_id, action_type, make_timestamptz(t), metadata
 FROM arrow_rows
@@ -86,7 +86,7 @@ SELECT DISTINCT user_id
 FROM difference
 
 -- name: refresh_changed_day
--- Remember the changed days until their trends are computed.
+-- Record the changed days, until their trends are computed.
 INSERT INTO changed_day
 SELECT DISTINCT user_id, day
 FROM difference
@@ -129,8 +129,8 @@ SELECT $columns
 FROM arrow_rows
 
 -- name: refresh_pending_day
--- The days whose trends are out of date, that is the changed days and, because scores run on, the later days of the same
--- users.
+-- The days whose trends are out of date, that is the changed days and, because scores accumulate, the later days of the
+-- same users.
 CREATE OR REPLACE TEMP TABLE pending_day AS
 SELECT day
 FROM changed_day

@@ -1,6 +1,6 @@
 -- Anomaly: a user's recent ratings differ from those before.
 -- $recent = 20: number of latest ratings
--- $before = 20: least number of ratings before them
+-- $before = 20: minimum number of ratings before them
 -- $fdr = 0.01: expected share of false alarms (Benjamini-Hochberg over all days tested)
 -- Method: ratings as given, retracted or not. z of the mean of the latest ratings against the mean of up to 200 before;
 -- the variance is the greater of the user's own before and the pooled variance within users. Tested at the end of each

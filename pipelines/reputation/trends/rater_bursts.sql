@@ -1,6 +1,6 @@
 -- Anomaly: days or hours in which a rater gave far more ratings than ever before.
 -- $period = "day" | "hour": length of the period that a burst falls in
--- $least = 8: least number of ratings in a burst
+-- $least = 8: minimum number of ratings in a burst
 -- $fdr = 0.01: expected share of false alarms (Benjamini-Hochberg over all times of all raters)
 -- Method: ratings as given, retracted or not. Gamma-Poisson upper tail of their number given the rater's own days (or
 -- hours) before; score is -log10 of it. user_id is the rater.

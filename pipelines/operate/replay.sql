@@ -1,15 +1,15 @@
 -- One row: how the events of the schemas lake and fresh compare, as the columns of Comparison. Of a conflict either
--- payload may have come first, so it is no difference.
+-- payload may have come first, so it is not a difference.
 WITH conflicting AS (
     SELECT event_id FROM lake.conflicts
     UNION
     SELECT event_id FROM fresh.conflicts
 ),
-stood AS (
+in_range AS (
     SELECT event_id
     FROM lake.events
-    INNER JOIN stretch USING (topic_partition)
-    WHERE topic_id = $topic_id AND "offset" >= stretch.first AND "offset" < stretch.upto
+    INNER JOIN replayed USING (topic_partition)
+    WHERE topic_id = $topic_id AND "offset" >= replayed.start_offset AND "offset" < replayed.end_offset
 ),
 paired AS (
     SELECT
@@ -22,15 +22,17 @@ paired AS (
     FROM fresh.events AS fresh
     LEFT JOIN lake.events AS lake USING (event_id)
 ),
-unlike AS (
-    SELECT event_id, CASE WHEN missing THEN 'missing' ELSE 'different' END AS how FROM paired WHERE missing OR different
+differences AS (
+    SELECT event_id, CASE WHEN missing THEN 'missing' ELSE 'different' END AS kind
+    FROM paired
+    WHERE missing OR different
     UNION ALL
-    SELECT event_id, 'extra' FROM stood WHERE event_id NOT IN (SELECT event_id FROM fresh.events)
+    SELECT event_id, 'extra' FROM in_range WHERE event_id NOT IN (SELECT event_id FROM fresh.events)
 )
 SELECT
-    (SELECT count(*) FROM paired) - count(*) FILTER (how <> 'extra') AS same,
-    count(*) FILTER (how = 'different') AS different,
-    count(*) FILTER (how = 'missing') AS missing,
-    count(*) FILTER (how = 'extra') AS extra,
+    (SELECT count(*) FROM paired) - count(*) FILTER (kind <> 'extra') AS same,
+    count(*) FILTER (kind = 'different') AS different,
+    count(*) FILTER (kind = 'missing') AS missing,
+    count(*) FILTER (kind = 'extra') AS extra,
     coalesce(list(event_id ORDER BY event_id)[1:5], []) AS examples
-FROM unlike
+FROM differences

@@ -1,0 +1,48 @@
+"""The memory of Arrow strings, for compiled loops: as arrays, by bytes and by words of eight.
+
+`data` is uint8. Compiled code does not check bounds: the caller reads only within a string.
+"""
+# pyright: reportMissingParameterType=false
+# (numba infers the types of a compiled loop)
+
+import numpy as np
+import pyarrow as pa
+from numba import njit, uint64
+
+
+def bounds_and_bytes(strings: pa.StringArray | pa.BinaryArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each string begins, int32 of shape (rows + 1,), and the bytes of all (uint8), without copying.
+
+    Both are read-only, whatever the buffers are, and there is at least one byte: a loop is compiled once more for
+    writable arrays, which takes seconds.
+    """
+    _, offsets, data = strings.buffers()
+    bounds = np.frombuffer(offsets if len(strings) else bytes(4), np.int32)
+    content = np.frombuffer(data if data is not None and data.size else bytes(1), np.uint8)
+    bounds.flags.writeable = content.flags.writeable = False
+    first = strings.offset if len(strings) else 0
+    return bounds[first : first + len(strings) + 1], content
+
+
+@njit(inline="always")
+def byte_at(data, at):
+    """Return the byte at `at`: an unsigned index is not tested for a negative one, which counts from the end."""
+    return data[uint64(at)]
+
+
+@njit(inline="always")
+def has_at(data, at, word):
+    """Return whether the bytes from `at` on are `word` (bytes); there must be as many."""
+    same = True
+    for index in range(len(word)):
+        same &= byte_at(data, at + index) == word[index]
+    return same
+
+
+@njit(inline="always")
+def word_at(data, at):
+    """Return the eight bytes at `at` as a little-endian word: an unsigned index compiles to one load."""
+    word = uint64(0)
+    for byte in range(8):
+        word |= uint64(data[uint64(at + byte)]) << uint64(8 * byte)
+    return word

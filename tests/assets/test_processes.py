@@ -1,0 +1,95 @@
+"""Dagster as compose.yaml starts it: a code server, the page and the daemon, here as processes on one machine."""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.settings import Settings
+from tests.assets.graphql import Page
+from tests.conftest import REPOSITORY
+from tests.draining import query, send, valid_records
+from tests.services.ports import HOST, free_port
+from tests.services.process import ended
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
+from tests.test_crashes import environment
+
+_SERVICES: dict[str, Any] = yaml.safe_load((REPOSITORY / "compose.yaml").read_text(encoding="utf-8"))["services"]
+_RUNS_KEEP_TRYING = {"KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": f"{HOST}:1"}
+"""Settings with which a run that drains waits for its next try."""
+
+
+class Dagster:
+    """The three processes of one Dagster."""
+
+    def __init__(self, folder: Path, variables: dict[str, str]) -> None:
+        (folder / "home").mkdir(parents=True)
+        (folder / "home" / "dagster.yaml").write_bytes((REPOSITORY / "dagster.yaml").read_bytes())
+        self._folder, self._variables = folder, variables | {"DAGSTER_HOME": str(folder / "home")}
+        self._ports = {"3000": free_port(), "4000": free_port()}
+        self.page = Page(f"{HOST}:{self._ports['3000']}")
+
+    @contextmanager
+    def started(self, service: str) -> Iterator["subprocess.Popen[bytes]"]:
+        """Run the command of a service of compose.yaml, here, and with other ports."""
+        words = {**self._ports, "0.0.0.0": HOST, "dagster-code": HOST}  # noqa: S104 - what compose.yaml says
+        program, *arguments = (str(words.get(word, word)) for word in _SERVICES[service]["command"])
+        command = [str(Path(sys.executable).with_name(program)), *arguments]
+        with (
+            (self._folder / f"{service}.log").open("ab") as log,
+            ended(subprocess.Popen(command, env=self._variables, stdout=log, stderr=log, cwd=self._folder)) as process,
+        ):
+            yield process
+
+
+@contextmanager
+def _running(dagster: Dagster) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Run all three, one after another as Compose does; yield them in the order in which it stops them."""
+    with (
+        dagster.started("dagster-code") as code,
+        dagster.started("dagster") as page,
+    ):
+        wait_for("the page and its code", dagster.page.is_ready)
+        with dagster.started("dagster-daemon") as daemon:
+            yield [daemon, page, code]
+
+
+def _terminate(processes: Sequence["subprocess.Popen[bytes]"]) -> list[int]:
+    for process in processes:
+        process.terminate()
+    return [process.wait(PATIENCE_SECONDS) for process in processes]
+
+
+@pytest.mark.slow
+def test_runs_start_and_end(settings: Settings, tmp_path: Path) -> None:
+    """A run launched on the page finishes, and SIGTERM ends each process with exit code 0."""
+    send(settings, valid_records(range(20)))
+    assert settings.redis.url is not None
+    variables = environment(settings) | {
+        "KARMALAKE_REDIS_URL": settings.redis.url.get_secret_value(),
+        "KARMALAKE_REDIS_PREFIX": settings.redis.prefix,
+    }
+    dagster = Dagster(tmp_path / "dagster", variables)
+    with _running(dagster) as processes:
+        run = dagster.page.launch("refresh")
+        wait_for("the run", lambda: dagster.page.status(run) in {"SUCCESS", "FAILURE", "CANCELED"})
+        assert dagster.page.status(run) == "SUCCESS", dagster.page.events(run)
+        assert query(settings, "SELECT count(*) FROM events") == [(20,)]
+        assert _terminate(processes) == [0, 0, 0]
+
+
+@pytest.mark.slow
+def test_a_run_is_terminated_from_the_page(settings: Settings, tmp_path: Path) -> None:
+    """The page reaches a run that the daemon launched, since both use the same code server."""
+    dagster = Dagster(tmp_path / "dagster", environment(settings) | _RUNS_KEEP_TRYING)
+    with _running(dagster) as processes:
+        run = dagster.page.launch("refresh")
+        wait_for("a retry", lambda: "has requested a retry" in dagster.page.events(run))
+        dagster.page.terminate(run)
+        wait_for("its end", lambda: dagster.page.status(run) == "CANCELED")
+        assert _terminate(processes) == [0, 0, 0]

@@ -1,0 +1,1 @@
+"""The images and compose.yaml in a real container engine: `make test-containers`."""

@@ -1,0 +1,37 @@
+"""The memory of Arrow strings has one type in compiled loops, and the right bytes."""
+
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numba import typeof
+
+from pipelines.contract.buffers import bounds_and_bytes
+
+_STRINGS = pa.array([b"ab", b"", b"c"], pa.binary())
+_COPIED = pa.Array.from_buffers(
+    pa.binary(), 1, [None, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(np.zeros(1, np.uint8))]
+)
+
+
+@pytest.mark.parametrize(
+    "strings",
+    [
+        _STRINGS,
+        _STRINGS.slice(1, 1),
+        _STRINGS.slice(3),
+        _STRINGS.filter(pa.array([True, False, True])),
+        _COPIED,
+        pa.array([], pa.binary()),
+        pa.array([b"", b""], pa.binary()),
+        pa.nulls(2, pa.string()),
+    ],
+)
+def test_one_type_for_all_strings(strings: pa.Array) -> None:
+    """Writable, sliced and empty arrays do not make numba compile a loop once more, which takes seconds."""
+    arrays = bounds_and_bytes(strings)
+    assert [typeof(array) for array in arrays] == [typeof(array) for array in bounds_and_bytes(_STRINGS)]
+    bounds, data = arrays
+    texts = [data[start:end].tobytes() for start, end in pairwise(bounds)]
+    assert texts == [text or b"" for text in strings.cast(pa.binary()).to_pylist()]
