@@ -1,13 +1,14 @@
 """The base of a warehouse: a DuckDB file with all its tables as of some moment, which never changes.
 
-The file `warehouse.duckdb` names its base, and holds what changed since: the users whose rows in the base do not stand,
-all rows of these users, and the small tables. Its views put both together, so readers see the tables of a warehouse,
-and a publication costs what changed. A base is complete and durable before a published file names it, and is removed
-when no published file does: who has it open keeps it. The SQL is `sql/base.sql`.
+The file `warehouse.duckdb` names its base, and holds what changed since: the users whose rows in the base are
+superseded, all rows of these users, and the small tables. Its views combine both, so readers see the tables of a
+warehouse, and a publication costs what changed. A base is complete and durable before a published file names it, and is
+removed when no published file does; a reader that has it open keeps it. The SQL is `sql/base.sql`.
 """
 
 from collections.abc import Iterable
 from pathlib import Path
+from secrets import token_hex
 
 import duckdb
 
@@ -26,9 +27,12 @@ def base_folder(warehouse: Path) -> Path:
 
 
 def new_base(folder: Path) -> Path:
-    """Return the path of a base to write: a number that no file has."""
+    """Return the path of a base to write: a higher number than any file has.
+
+    The name is unique, so a file of changes that was copied from elsewhere never fits another base.
+    """
     make_private_dir(folder)
-    return folder / f"{1 + max(_numbers(folder), default=0):08}{_SUFFIX}"
+    return folder / f"{1 + max(_numbers(folder), default=0):08}-{token_hex(4)}{_SUFFIX}"
 
 
 def published_base(warehouse: Path) -> str | None:
@@ -103,6 +107,11 @@ def write_base(connection: duckdb.DuckDBPyConnection, base: Path) -> None:
     make_durable([base])
 
 
+def remove_base(base: Path) -> None:
+    """Remove a base that no published file names, with the files beside it."""
+    _remove(base.parent.glob(f"{base.stem}*"))
+
+
 def remove_older_bases(folder: Path, keep: str) -> None:
     """Remove the bases before one, with the files beside them."""
     _remove(file for file in folder.glob("[0-9]*") if file.name < keep.removesuffix(_SUFFIX))
@@ -127,4 +136,4 @@ def _tables(connection: duckdb.DuckDBPyConnection, catalog: str) -> list[str]:
 
 
 def _numbers(folder: Path) -> list[int]:
-    return [int(number) for file in folder.iterdir() if (number := file.name.partition(".")[0]).isdecimal()]
+    return [int(number) for file in folder.iterdir() if (number := file.name.partition("-")[0]).isdecimal()]

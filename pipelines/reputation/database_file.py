@@ -58,9 +58,9 @@ def log_file(file: Path) -> Path:
 def publish_copy(file: Path, path: Path) -> None:
     """Replace the file at `path` by a copy of a finished file, atomically and durably; readers keep what they opened.
 
-    A crash leaves a partial copy beside it: `remove_copy` removes it.
+    A crash leaves a partial copy, like `replacing`.
     """
-    with _replacing(path) as copy:
+    with replacing(path) as copy:
         copyfile(file, copy)
 
 
@@ -70,8 +70,11 @@ def remove_copy(path: Path) -> None:
 
 
 @contextmanager
-def _replacing(path: Path) -> Generator[Path]:
-    """Yield the path of a file to write, which then replaces the one at `path`."""
+def replacing(path: Path) -> Generator[Path]:
+    """Yield the path of a file to write, which then replaces the one at `path`, atomically and durably.
+
+    After an error nothing remains of it; a crash leaves it: `remove_copy` removes it.
+    """
     remove_copy(path)
     try:
         yield _next_file(path)

@@ -113,8 +113,8 @@ class DraftTables:
         self.write_changes()
 
     def changed_share(self) -> float:
-        """Return the share of the users whose rows in the base do not stand."""
-        (changed,) = one_row(self.connection.execute(statement("base_share")))
+        """Return the share of the users whose rows in the base are superseded."""
+        (changed,) = one_row(self.connection.execute(statement("base_count_changed")))
         return changed / max(1, self.counts.users)
 
     def close(self) -> None:

@@ -1,21 +1,22 @@
-"""A new base in a thread, beside refreshes: from the warehouse that was published when it began (`base.py`)."""
+"""A new base, written in a thread while refreshes continue: the rows of the warehouse as published last (`base.py`)."""
 
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import duckdb
 
-from pipelines.reputation.base import write_base
+from pipelines.reputation.base import remove_base, write_base
 from pipelines.reputation.draft_tables import write_rows_beside
 from pipelines.reputation.warehouse import Access, attach
 
 
 class Fold:
-    """A base that a thread writes. Not for use by several threads at once."""
+    """A base that a thread writes; nothing remains of one that fails. Not for use by several threads at once."""
 
     def __init__(self, warehouse: Path, base: Path) -> None:
         self.base = base
-        self._connection = attach(warehouse, Access(all_files=True))  # before another one replaces it
+        self._warehouse = attach(warehouse, Access(all_files=True))  # before another one replaces it
+        self._beside = duckdb.connect()
         self._thread = ThreadPoolExecutor(1, "fold")
         self._written = self._thread.submit(self._write)
 
@@ -29,19 +30,24 @@ class Fold:
         return self.base
 
     def close(self) -> None:
-        """End the thread, and what it is doing."""
+        """Interrupt the thread, and end it."""
         while not self._written.done():
-            self._connection.interrupt()
+            for connection in (self._warehouse, self._beside):
+                connection.interrupt()
             wait([self._written], timeout=0.1)
         self._thread.shutdown()
-        self._connection.close()
+        for connection in (self._warehouse, self._beside):
+            connection.close()
 
     def _write(self) -> None:
-        self._limit(self._connection)
-        write_base(self._connection, self.base)
-        with duckdb.connect() as connection:
-            self._limit(connection)
-            write_rows_beside(connection, self.base)
+        try:
+            for connection in (self._warehouse, self._beside):
+                self._limit(connection)
+            write_base(self._warehouse, self.base)
+            write_rows_beside(self._beside, self.base)
+        except BaseException:
+            remove_base(self.base)
+            raise
 
     def _limit(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Leave a processor and most of the memory to refreshes; spill beside the base."""

@@ -1,7 +1,7 @@
 """The rows of the derived tables by user, for a refresh to compare with: at the cost of the users that it asks for.
 
 A cache: the rows of a base (`base.py`), written once beside it in the order of users, and those of the users who
-changed since. The newest rows of a user stand, and a user may have none. Newer rows are in memory, or in files that
+changed since. The newest rows of a user apply, and a user may have none. Newer rows are in memory, or in files that
 last as long as the process; they are merged geometrically. A hash stands for all users who share it.
 """
 
@@ -85,14 +85,14 @@ class UserRows:
         self._remove_replaced()
 
     def close(self) -> None:
-        """End the thread, and remove the files of newer rows."""
-        self._merges.finish()
+        """End the thread, and remove the files of newer rows, also those of a merge that failed."""
         self._merges.close()
-        self._remove_replaced()
-        _remove(self._merges.pieces)
+        for file in self._folder.glob(f"{_SCRATCH}*"):
+            file.unlink()
 
     def _remove_replaced(self) -> None:
-        _remove(self._merges.take_replaced())
+        for file in [file for piece in self._merges.take_replaced() for file in piece.files]:
+            file.unlink()
 
     def _merge(self, older: Piece, newer: Piece) -> Piece:
         users = np.union1d(older.users, newer.users)
@@ -191,8 +191,3 @@ def _merged_rows(pieces: Sequence[Piece], table: str, users: np.ndarray) -> Iter
     for start in range(0, len(users), _PART_USERS):
         found, _ = _newest_rows(pieces, table, users[start : start + _PART_USERS])
         yield from in_chunks(pa.concat_tables(found).sort_by(HASH))
-
-
-def _remove(pieces: Iterable[Piece]) -> None:
-    for file in [file for piece in pieces for file in piece.files]:
-        file.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ import pytest
 
 from pipelines.errors import UsageError
 from pipelines.lake.tables import Snapshot
-from pipelines.reputation.base import base_folder
+from pipelines.reputation.base import base_folder, published_base
 from pipelines.reputation.derive import derive
 from pipelines.reputation.documents import documents
 from pipelines.reputation.policy_file import load_policy, parse_policy, shipped_policies
@@ -57,7 +57,7 @@ def test_derive_returns_what_it_published(tmp_path: Path) -> None:
     assert (derived.path, derived.lake_version, derived.as_of) == (path, 1, AS_OF)
     assert (derived.users, derived.events, derived.counted) == (2, 6, 3)
     assert sorted(p.name for p in path.parent.iterdir()) == ["base", "warehouse.duckdb", "warehouse.duckdb.lock"]
-    assert [p.name for p in base_folder(path).iterdir()] == ["00000001.duckdb"]
+    assert [p.name for p in base_folder(path).iterdir()] == [published_base(path)]
 
 
 def test_a_rebuild_logs_its_progress(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -213,7 +213,7 @@ def test_a_base_written_beside_refreshes(tmp_path: Path, monkeypatch: pytest.Mon
             if draft._folding is not None:
                 wait_for("the new base", draft._folding.is_done)
         assert draft.tables.changed_share() == 0.3
-    assert bases == [f"0000000{number}.duckdb" for number in (1, 1, 2, 2)]
+    assert [base and base.partition("-")[0] for base in bases] == ["00000001", "00000001", "00000002", "00000002"]
     assert [file.name for file in base_folder(path).glob("*.duckdb")] == bases[-1:]
     with open_draft(path) as draft:
         assert draft.refresh(lake(tmp_path, commits), rules, at(NOW + 9)).rebuild_reason is None

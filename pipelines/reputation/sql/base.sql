@@ -18,7 +18,7 @@ SELECT CAST(? AS VARCHAR) AS name
 SELECT name FROM $catalog.changed.base
 
 -- name: base_users
--- The users whose rows in the base do not stand.
+-- The users whose rows in the base are superseded.
 CREATE OR REPLACE TABLE changed.users (user_id VARCHAR)
 
 -- name: base_changed_rows
@@ -36,7 +36,7 @@ UNION ALL
 FROM changed.$name
 
 -- name: base_tables
--- The tables of the base, or of another catalog, that are not divided.
+-- The tables of a catalog, without views: of the base all, of a file with a base those that are replaced whole.
 SELECT table_name
 FROM duckdb_tables()
 WHERE database_name = '$catalog' AND schema_name = 'main' AND NOT temporary
@@ -62,7 +62,7 @@ UPDATE changed.counts
 SET users = ?, events = ?, counted = ?
 
 -- name: base_changed_hashes
--- The users whose rows in the base do not stand, as hashes.
+-- The users whose rows in the base are superseded, as hashes.
 SELECT DISTINCT hash(user_id) AS user_hash
 FROM changed.users
 
@@ -93,7 +93,7 @@ FROM arrow_rows
 SEMI JOIN pending_user USING (user_id)
 
 -- name: base_insert_users
--- Their rows in the base do not stand.
+-- Their rows in the base are superseded.
 INSERT INTO changed.users
 SELECT DISTINCT user_id
 FROM pending_user
@@ -120,8 +120,8 @@ FROM newer_user
 INSERT INTO pending_user
 FROM newer_user
 
--- name: base_share
--- How many users changed.
+-- name: base_count_changed
+-- How many users changed since the base.
 SELECT count(*) FROM changed.users
 
 -- name: base_write
