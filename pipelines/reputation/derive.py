@@ -295,9 +295,17 @@ class Draft:
         if begins:
             self.tables.begin_newer()
         create_lake_views(self.connection, self._snapshot)
-        self.connection.execute("CHECKPOINT")
+        self._checkpoint()
         self._publication = self._copying.submit(self._publish, self.tables.base.name, begins=begins)
         return self._publication
+
+    def _checkpoint(self) -> None:
+        """Write everything to the file. An error invalidates the draft; it is one of the disk, and so temporary."""
+        with self._discarded_on_error():
+            try:
+                self.connection.execute("CHECKPOINT")
+            except duckdb.FatalException as error:
+                raise duckdb.IOException(str(error)) from None
 
     def _complete(self) -> None:
         """Write all rows, and the trends of the days that changed."""

@@ -90,10 +90,11 @@ def stories(
 
 
 def assert_refreshes_equal_rebuilds(story: list[tuple[list[Event], int]], rules: Policy) -> None:
-    """Refresh after each commit, publish after every second, and compare at the end.
+    """Refresh after each of four commits, publish after the last three of them, and compare at the end.
 
     Histories of more than two events are in files, and the thread merges those of more than four; so it is with rows of
-    changed users. Half of the changes make a new base, at once or in a thread.
+    changed users. If half of the users changed, the first publication begins a new base in a thread, which the second
+    uses, and the third writes one itself.
     """
     with scratch() as folder, pytest.MonkeyPatch.context() as patched:
         patched.setattr(histories_module, "_MEMORY_ROWS", 2)
@@ -109,9 +110,13 @@ def assert_refreshes_equal_rebuilds(story: list[tuple[list[Event], int]], rules:
                 commits.append(events)
                 snapshot = lake(folder / "lake", commits, compacted=number // 2)
                 derived = draft.refresh(snapshot, rules, at(as_of))
-                if number % 2:
-                    draft.publish()
+                if number in {1, 2}:
+                    draft.start_publication().result(PATIENCE_SECONDS)
+                if draft._folding is not None:
+                    wait_for("the new base", draft._folding.is_done)
+                if number == 2:
                     draft.discard()
+            draft.publish()
         assert rows(path) == rebuilt(folder, snapshot, rules, as_of)
         with Warehouse(path) as warehouse:
             counted = warehouse.sql(statement("count_users_and_events")).row(0)
