@@ -118,6 +118,7 @@ def drain_once(ingest: Ingest) -> CommitRecord | None:
             raise
         return drain_once(ingest)  # a rebalance moved the partitions here while their old owner was committing
     ingest.index.extend(new, record.version)
+    ingest.tombstones.see_own_commit(record.version)
     complete_commits(ingest.commit_records, record.version)
     ingest.source.acknowledge(record.ranges)
     return record

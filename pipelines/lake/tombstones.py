@@ -65,12 +65,19 @@ class Tombstones:
     keys: frozenset[str] = field(default_factory=frozenset[str])
     done: int = 0
     """How many erasures the last version seen of `events` has applied."""
+    version: int = -1
+    """The last version seen of `events`."""
 
     def catch_up(self, events: DeltaTable) -> None:
-        """Read tombstones if more erasures have been applied to the handle `events` since the last call."""
-        if erasures_done(events) != self.done:
+        """Read tombstones if more erasures have been applied to the handle `events` since the last version seen."""
+        if events.version() != self.version and erasures_done(events) != self.done:
             self.read()
             self.done = erasures_done(events)
+        self.version = events.version()
+
+    def see_own_commit(self, version: int) -> None:
+        """Note a version that this process has just made of the one seen before: no erasure came between."""
+        self.version = version
 
     def read(self) -> int:
         """Read all tombstones, also those of erasures under way; return the number of rows of `erasures`."""

@@ -105,6 +105,19 @@ def test_a_value_that_ends_or_stalls_its_decoder(kind: Any, good: Any, bad: byte
     assert [found[row] for row in (0, 2, 3, 6)] == [_READ] * 4
 
 
+@pytest.mark.slow
+def test_a_value_that_expands_beyond_the_memory_is_a_dead_letter() -> None:
+    """The process has a limit of memory, which a value reaches long before that of its CPU time."""
+    kind = _record("Padded", pad="bytes", items={"type": "array", "items": _EMPTY})
+    schema = _schema(extra=kind)
+    good = to_avro(schema, _ROW | {"extra": {"pad": bytes(16 * 1024 * 1024), "items": []}})
+    parsed = parse_avro(pa.array([good, good[:-1] + _HUGE, good], pa.binary()), schema)
+    assert [problem.detail for problem in parsed.errors.values()] == [
+        "The value is not an event by its writer's Avro schema: MemoryError."
+    ]
+    assert list(parsed.errors) == [1]
+
+
 def test_a_process_that_is_killed_from_outside_costs_no_event() -> None:
     """If the process is killed from outside while it decodes a value, the next process decodes that value."""
     schema = _schema(extra="bytes")

@@ -23,16 +23,23 @@ FROM readable AS event
 LEFT JOIN retracted_event AS retracted
     ON retracted.user_id = event.user_id AND retracted.event_id = event.event_id
 LEFT JOIN (
+    WITH ruled AS (
+        SELECT
+            user_id,
+            event_id,
+            role,
+            CASE role
+                WHEN 'retraction' THEN metadata[getvariable('retraction_target')]
+                WHEN 'correction' THEN metadata[getvariable('correction_target')]
+            END AS target_id
+        FROM known_event
+        WHERE role IS NOT NULL
+    )
     SELECT change.user_id, change.event_id
-    FROM known_event AS change
-    JOIN known_event AS target
-        ON target.user_id = change.user_id
-        AND target.event_id = CASE change.role
-            WHEN 'retraction' THEN change.metadata[getvariable('retraction_target')]
-            ELSE change.metadata[getvariable('correction_target')]
-        END
-    WHERE change.role IN ('retraction', 'correction') AND target.role IS NOT NULL
-        AND NOT (change.role = 'retraction' AND target.role = 'correction')
+    FROM ruled AS change
+    JOIN ruled AS target
+        ON target.user_id = change.user_id AND target.event_id = change.target_id
+    WHERE NOT (change.role = 'retraction' AND target.role = 'correction')
 ) AS futile
     ON futile.user_id = event.user_id AND futile.event_id = event.event_id
 LEFT JOIN status_transition AS transition
