@@ -91,11 +91,11 @@ def _of_others() -> list[Record]:
 def bus(settings: Settings) -> Settings:
     """Return settings of a lake, a warehouse, histories and documents that all contain the user."""
     bus = with_ingest(settings, max_batch_records=60, max_dead_letter_run=1_000, max_dead_letter_share=1)
-    send(bus, [*valid_records(range(20)), *_of_others()])
+    send(bus, [*valid_records(range(20)), *_of_others(), *_of_jane()[:1]])
     drain_all(bus)
-    refresh_warehouse(bus)
+    refresh_warehouse(bus)  # a rebuild writes the base
     _send_of_jane(bus)
-    refresh_warehouse(bus)  # a refresh of affected users creates the histories
+    refresh_warehouse(bus)  # a refresh of affected users writes changes, and creates the histories
     publish_warehouse(bus)
     assert read_reputation(_JANE, bus)
     assert histories_folder(bus.warehouse_path).exists()
