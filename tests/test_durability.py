@@ -91,6 +91,15 @@ def test_a_new_lake_is_durable(tmp_path: Path, flushed: set[Path]) -> None:
     assert flushed == set()
 
 
+def test_a_checkpoint_of_the_log_is_durable(tmp_path: Path, flushed: set[Path]) -> None:
+    """A checkpoint of the log is flushed, and the file that names it: a torn one would stop the table from opening."""
+    events, log = create_lake(tmp_path).table("events"), tmp_path / "events" / "_delta_log"
+    for version in range(100):
+        commit_actions(events, [], {"x": version})
+        events.update_incremental()
+    assert {log / f"{100:020}.checkpoint.parquet", log / "_last_checkpoint"} <= flushed
+
+
 def test_a_compaction_is_durable(settings: Settings, flushed: set[Path], published: list[Path]) -> None:
     """Merged files are flushed before the commit that replaces the originals by them."""
     for start in (0, 10):
