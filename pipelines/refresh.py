@@ -5,11 +5,11 @@ publication is repeated in full.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-import duckdb
 import polars as pl
 
 from pipelines.clock import MonotonicClock
@@ -22,7 +22,7 @@ from pipelines.reputation.documents import documents
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.steps import epoch_us
-from pipelines.reputation.warehouse import Warehouse, attach, stored_info
+from pipelines.reputation.warehouse import Info, Warehouse, attach, stored_info
 from pipelines.serving.digest_cache import DigestCache, open_digest_cache
 from pipelines.serving.publication import Stamp
 from pipelines.serving.publish import PublishResult, publish
@@ -131,7 +131,7 @@ def publish_warehouse(settings: Settings) -> PublishResult:
     Raises FencedError when something newer has been published, TransientError when Redis does not answer.
     """
     with attach(settings.warehouse_path) as connection, open_digest_cache(settings.published_dir) as state:
-        return publish_views(connection, settings, state, None)
+        return publish_views(stored_info(connection), partial(documents, connection), settings, state, None)
 
 
 def publish_everything(settings: Settings) -> PublishResult:
@@ -141,21 +141,23 @@ def publish_everything(settings: Settings) -> PublishResult:
     """
     with attach(settings.warehouse_path) as connection, open_digest_cache(settings.published_dir) as state:
         state.forget()
-        return publish_views(connection, settings, state, None)
+        return publish_views(stored_info(connection), partial(documents, connection), settings, state, None)
 
 
 def publish_views(
-    connection: duckdb.DuckDBPyConnection, settings: Settings, state: DigestCache, changed: pl.Series | None
+    info: Info,
+    documents_of: Callable[[pl.Series | None, Sequence[str]], pl.DataFrame],
+    settings: Settings,
+    state: DigestCache,
+    changed: pl.Series | None,
 ) -> PublishResult:
     """Publish the documents of a warehouse or draft, and record them in `state`.
 
+    info: what the warehouse reflects.
+    documents_of: like `documents`, of the warehouse.
     changed: the only user_ids (String) whose documents may differ from those in `state`; None: any may.
     Raises like `publish_warehouse`.
     """
-    info = stored_info(connection)
     stamp = Stamp(info.lake_version, epoch_us(info.as_of), f"{info.policy.name}@{info.policy_version}")
-
-    def documents_of(users: pl.Series | None) -> pl.DataFrame:
-        return documents(connection, users, settings.document_store.leaderboards)
-
-    return publish(documents_of, stamp, settings.document_store, state, changed)
+    ranked = settings.document_store.leaderboards
+    return publish(lambda users: documents_of(users, ranked), stamp, settings.document_store, state, changed)

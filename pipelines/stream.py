@@ -155,7 +155,8 @@ class _RefreshLoop:
             self._knows_published = True
             if newest is not None and newest > derived.as_of:
                 derived = self._derive(Draft.refresh)
-        published = publish_views(self._draft.connection, self._settings, self._digests, self._unpublished)
+        tables, unpublished = self._draft.tables, self._unpublished
+        published = publish_views(tables.info, tables.documents, self._settings, self._digests, unpublished)
         self._unpublished = pl.Series(dtype=pl.String)
         self._on_refresh(derived, published)
 

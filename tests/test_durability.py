@@ -24,6 +24,7 @@ from pipelines.lake.delta_commit import commit_actions
 from pipelines.lake.tables import TABLES, create_lake
 from pipelines.lake.upkeep import compact
 from pipelines.refresh import refresh_warehouse
+from pipelines.reputation.base import base_folder
 from pipelines.settings import Settings
 from pipelines.simulate.simulator import FaultRates, simulate
 from tests.conftest import REPOSITORY
@@ -110,7 +111,7 @@ def test_a_compaction_is_durable(settings: Settings, flushed: set[Path], publish
 
 
 def test_a_published_warehouse_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole file is flushed before it replaces the old one, and its folder afterwards (`atomic`)."""
+    """The whole file and its base are flushed before it replaces the old one, and its folder afterwards (`atomic`)."""
     settings = Settings(data_dir=tmp_path / "data")
     create_lake(settings.lake_root)
     done: list[tuple[str, int, int]] = []
@@ -134,6 +135,9 @@ def test_a_published_warehouse_is_durable(tmp_path: Path, monkeypatch: pytest.Mo
     file, folder = settings.warehouse_path.stat(), settings.warehouse_path.parent.stat()
     assert done[published] == ("published", file.st_ino, file.st_size)
     assert ("flushed", file.st_ino, file.st_size) in done[:published]
+    (base,) = base_folder(settings.warehouse_path).glob("*.duckdb")
+    assert ("flushed", base.stat().st_ino, base.stat().st_size) in done[:published]
+    assert base.parent.stat().st_ino in [inode for what, inode, _ in done[:published] if what == "flushed"]
     assert folder.st_ino in [inode for what, inode, _ in done[published:] if what == "flushed"]
 
 
@@ -141,18 +145,37 @@ _STEPS = {"_write", "commit_actions", "commit_batch", "_save"}
 """The steps of a drain that write: each has to meet the full disk."""
 
 
+@pytest.fixture
+def mounting() -> list[str]:
+    """Return the beginning of a command that may mount a file system of its own."""
+    for way in (["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"]):
+        if subprocess.run([*way, "true"], check=False, capture_output=True).returncode == 0:
+            return way
+    pytest.skip("mounting a file system is not permitted here")
+
+
 @pytest.mark.slow
-def test_a_full_disk_at_any_step(settings: Settings, tmp_path: Path) -> None:
+def test_a_full_disk_at_any_step_of_a_refresh(mounting: list[str], tmp_path: Path) -> None:
+    """With more and more free space readers see whole warehouses, and with space again a refresh completes (`atomic`).
+
+    Every error is temporary, so `karmalake stream` tries again; files that could not be completed do not remain.
+    """
+    command = [*mounting, sys.executable, "-m", "tests.full_disk_refresh", str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
+    *failed, last = map(json.loads, done.stdout.splitlines())
+    assert last["error"] is None
+    assert [each for each in [*failed, last] if not (each["sound"] and each["whole"] and each["temporary"])] == []
+    messages = " ".join(each["message"] for each in failed)
+    for file in ("warehouse.duckdb.draft'", ".next'", "/base/"):
+        assert file in messages
+
+
+@pytest.mark.slow
+def test_a_full_disk_at_any_step(settings: Settings, tmp_path: Path, mounting: list[str]) -> None:
     """With 0, 1, 2, ... free blocks readers see whole commits, and with space again the drain completes.
 
     Every step of the protocol meets the full disk, and reports it in one line (`atomic`, `nothing-lost`).
     """
-    ways = (["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"])
-    permitted = [
-        way for way in ways if subprocess.run([*way, "true"], check=False, capture_output=True).returncode == 0
-    ]
-    if not permitted:
-        pytest.skip("mounting a file system is not permitted here")
     records = list(simulate(11, 200, days=2, rates=FaultRates(duplicates=0.1, conflicts=0.05, malformed=0.05)).records)
     tried: list[dict[str, Any]] = []
     for attempt in range(8):  # which step meets the last free block depends on sizes near a block's edge
@@ -164,7 +187,7 @@ def test_a_full_disk_at_any_step(settings: Settings, tmp_path: Path) -> None:
             send(bus, part)
         disk = tmp_path / f"disk-{attempt}"
         disk.mkdir()
-        command = [*permitted[0], sys.executable, "-m", "tests.full_disk", str(disk)]
+        command = [*mounting, sys.executable, "-m", "tests.full_disk", str(disk)]
         done = subprocess.run(
             command, env=environment(bus), cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True
         )

@@ -194,6 +194,7 @@ READS: dict[str, list[str]] = {
     "explain": ["user-1"],
     "trend": ["daily"],
     "sql": ["FROM events"],
+    "export": ["{folder}/exported.duckdb"],
     "policy diff": ["default", "default"],
     "dead-letters list": [],
     "dead-letters show": ["{topic}-0@0"],

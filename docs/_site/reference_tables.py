@@ -35,11 +35,15 @@ through the warehouse, which shows one complete commit and only rows that count,
 """
 _WAREHOUSE = """## The warehouse
 
-`warehouse.duckdb` in the data folder, derived from the lake: read-only, replaced atomically, never locked. Types are
-those of the policy `default`.
+`warehouse.duckdb` in the data folder, derived from the lake: read-only, replaced atomically, never locked. It holds
+changes to a file in `base/`: read it with `open_warehouse()` or `karmalake sql`, or `karmalake export` it to one file
+that any DuckDB opens. Types are those of the policy `default`.
 """
 _VIEW = re.compile(r"^(?:all_time|last_[0-9]+_days)_")
-_SQL = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_catalog = 'warehouse'"
+_SQL = """
+SELECT table_name, column_name, data_type FROM information_schema.columns
+WHERE table_catalog = 'warehouse' AND table_schema = 'main'
+"""
 
 
 def tables_page(repository: Path) -> str:

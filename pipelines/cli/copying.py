@@ -1,5 +1,6 @@
-"""The command copy."""
+"""The commands copy and export."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,3 +23,15 @@ def copy(to: Annotated[str, typer.Argument(help="The target: a folder, or s3://b
         done = copy_lake(lake, to, lambda _: advance(1))
     print_fields([("lake version", done.version), ("files", done.files), ("sent", done.sent), ("bytes", done.size)])
     print_line(f"every file of the copy in {to} is identical to that in {lake.root}")
+
+
+def export(file: Annotated[Path, typer.Argument(help="The file to write.")]) -> None:
+    """Write the published warehouse to one DuckDB file to carry away, with all its tables.
+
+    Its views of the lake (events, commits, ...) need the lake's files where they are now.
+    """
+    from pipelines.reputation.export import export_warehouse  # noqa: PLC0415
+
+    export_warehouse(current_settings().warehouse_path, file)
+    print_fields([("bytes", file.stat().st_size)])
+    print_line(f"{file} has all tables of the warehouse: any DuckDB opens it")

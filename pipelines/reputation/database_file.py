@@ -10,7 +10,6 @@ import duckdb
 
 from pipelines.boundary.file_lock import exclusive_lock
 from pipelines.errors import UsageError
-from pipelines.reputation.sql import literal, one_row
 
 _LOCK_SECONDS = 60.0
 
@@ -59,23 +58,10 @@ def log_file(file: Path) -> Path:
 def publish_copy(file: Path, path: Path) -> None:
     """Replace the file at `path` by a copy of a finished file, atomically and durably; readers keep what they opened.
 
-    A crash leaves a partial copy beside it: `remove_copy` removes it.
+    A crash leaves a partial copy, like `replacing`.
     """
-    with _replacing(path) as copy:
+    with replacing(path) as copy:
         copyfile(file, copy)
-
-
-def publish_rows(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Replace the file at `path`, like `publish_copy`, by the rows of the database of a connection.
-
-    The bytes of deleted rows, which stay in free blocks of a database, are not copied.
-    """
-    (name,) = one_row(connection.execute("SELECT current_database()"))
-    with _replacing(path) as copy:
-        connection.execute(f"ATTACH {literal(str(copy))} AS next")
-        connection.execute(f'COPY FROM DATABASE "{name}" TO next')
-        connection.execute("CHECKPOINT next")
-        connection.execute("DETACH next")
 
 
 def remove_copy(path: Path) -> None:
@@ -84,8 +70,11 @@ def remove_copy(path: Path) -> None:
 
 
 @contextmanager
-def _replacing(path: Path) -> Generator[Path]:
-    """Yield the path of a file to write, which then replaces the one at `path`."""
+def replacing(path: Path) -> Generator[Path]:
+    """Yield the path of a file to write, which then replaces the one at `path`, atomically and durably.
+
+    After an error nothing remains of it; a crash leaves it: `remove_copy` removes it.
+    """
     remove_copy(path)
     try:
         yield _next_file(path)

@@ -2,17 +2,19 @@
 
 Owns the life of `warehouse.duckdb`. A draft is a copy that only its holder sees: it is rebuilt or refreshed, any
 number of times, and published whole. After a crash the published warehouse stays and the draft is discarded, so a step
-need not be atomic. The published file is a copy, made in a thread while refreshes continue: from one CHECKPOINT to the
-next, DuckDB changes no block that the draft's file refers to. `Draft._refresh` names the steps of a refresh in order;
-`refresh_steps.py` contains them.
-`warehouse_tables.py` defines the tables; `warehouse.py` opens a published warehouse.
+need not be atomic. The file holds what changed since its base (`base.py`): a rebuild writes a base, refreshes make
+changes, and a publication that finds many changes, or follows an erasure, folds both into a new base. The published
+file is a copy, made in a thread while refreshes continue: from one CHECKPOINT to the next, DuckDB changes no block that
+the draft's file refers to. `Draft._refresh` names the steps of a refresh in order; `refresh_steps.py` contains them.
+`draft_tables.py` holds the rows of a draft; `warehouse_tables.py` defines the tables; `warehouse.py` opens a published
+warehouse.
 """
 
 import logging
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,15 +29,27 @@ from pipelines.boundary.file_lock import is_locked
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import NewerFormatError, UsageError
 from pipelines.formats import WAREHOUSE, release
+from pipelines.lake.files import make_durable
 from pipelines.lake.tables import Snapshot
+from pipelines.reputation.base import (
+    attach_base,
+    base_folder,
+    create_changes,
+    new_base,
+    published_base,
+    remove_older_bases,
+    remove_other_bases,
+    write_base,
+)
 from pipelines.reputation.database_file import (
     publish_copy,
-    publish_rows,
     remove_copy,
     remove_database,
     transaction,
     writer_lock,
 )
+from pipelines.reputation.draft_tables import DraftTables
+from pipelines.reputation.fold import Fold
 from pipelines.reputation.histories import (
     NO_USERS,
     Histories,
@@ -47,6 +61,8 @@ from pipelines.reputation.histories import (
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.refresh_steps import (
+    Counts,
+    count_all,
     create_affected_event,
     create_refresh_tables,
     find_affected_users,
@@ -56,9 +72,9 @@ from pipelines.reputation.refresh_steps import (
     replace_rows,
 )
 from pipelines.reputation.related_events import define_completions
-from pipelines.reputation.sql import one_row, statement
+from pipelines.reputation.sql import statement
 from pipelines.reputation.steps import define_steps, epoch_us, materialize_fact, set_as_of
-from pipelines.reputation.warehouse import Info, Warehouse, stored_format, stored_info
+from pipelines.reputation.warehouse import Info, Warehouse, stored_format
 from pipelines.reputation.warehouse_tables import ONLY_AFFECTED, recipe, trend_tables, user_tables, views_of_moment
 
 _LOG = logging.getLogger(__name__)
@@ -67,6 +83,8 @@ HEAVY_USER_EVENTS = 100_000
 _ALWAYS_REFRESHED = 10_000
 _REBUILD_THRESHOLD = 0.2
 """If more than this share of the users, and more than _ALWAYS_REFRESHED, are affected, a rebuild costs less."""
+_FOLD_THRESHOLD = 0.25
+"""If the rows of more than this share of the users in the base are superseded, a publication writes a new base."""
 
 
 Engine = Callable[[duckdb.DuckDBPyConnection, Snapshot, EffectivePolicy, datetime], None]
@@ -148,28 +166,42 @@ def open_draft(path: Path) -> "Generator[Draft]":
             draft.discard()
 
 
+def _create_views(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> None:
+    for name, query in views_of_moment(policy).items():
+        connection.execute(statement("create_view", name=name, query=query))
+
+
 class Draft:
     """The next warehouse, not yet published. Not for use by several threads at once."""
 
     def __init__(self, path: Path, copying: Executor) -> None:
         self.path = path
         self._file = path.with_name(f"{path.name}.draft")
+        self._folder = base_folder(path)
         self._copying = copying
         self._publication: Future[None] | None = None
+        self._folding: Fold | None = None
         self._connection: duckdb.DuckDBPyConnection | None = None
+        self._tables: DraftTables | None = None
         self._histories: Histories | None = None
         self._deferred = NO_USERS
         self._snapshot: Snapshot | None = None
         self._prepared: EffectivePolicy | None = None
         self._has_erased = False
-        """Whether rows of erased users were deleted from the file: they stay in its free blocks."""
+        """Whether the base, and free blocks of the file, have rows of users who were erased."""
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
         """A connection to the draft, for reading. Raises UsageError before the first rebuild or refresh."""
-        if self._connection is None:
+        self.tables.write_changes()
+        return self.tables.connection
+
+    @property
+    def tables(self) -> DraftTables:
+        """The tables of the draft. Raises UsageError before the first rebuild or refresh."""
+        if self._tables is None:
             raise UsageError(f"the draft of {self.path} is empty: rebuild or refresh it first")
-        return self._connection
+        return self._tables
 
     def rebuild(
         self, snapshot: Snapshot, policy: Policy, as_of: datetime, engine: Engine = derive_in_duckdb
@@ -198,12 +230,12 @@ class Draft:
 
     def as_of(self) -> datetime | None:
         """Return the as_of of the draft, or else of the published warehouse; None if there is none."""
+        if self._tables is not None:
+            return self._tables.info.as_of
         try:
-            if self._connection is not None:
-                return stored_info(self._connection).as_of
             with Warehouse(self.path) as warehouse:
                 return warehouse.info.as_of
-        except (duckdb.Error, UsageError, NewerFormatError):
+        except (UsageError, NewerFormatError):
             return None
 
     def _refresh(
@@ -215,72 +247,145 @@ class Draft:
             return self._rebuild(snapshot, policy, as_of, reason)
         started = time.monotonic()
         with self._discarded_on_error():
-            connection, before = self.connection, stored_info(self.connection)
+            tables, connection = self.tables, self.tables.connection
+            before, users = tables.info, tables.counts.users
             histories = self._open_histories()
             self._define_steps_over_affected(policy, as_of)
             histories.sync(connection, snapshot, define_completions(connection, in_force))
             since = (before.lake_version, epoch_us(before.as_of))
             affected = find_affected_users(connection, histories, in_force, since, epoch_us(as_of))
-            (users,) = one_row(connection.execute("SELECT count(*) FROM reputation"))
             if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
                 return self._rebuild(snapshot, policy, as_of, f"{len(affected):,} of {users:,} users are affected")
             affected = self._defer(histories, affected, max_events)
             load_affected_events(connection, histories, in_force, affected)
+            materialize_fact(connection, in_force, ONLY_AFFECTED)
+            replaced = replace_rows(connection, tables.rows, user_tables(in_force, ONLY_AFFECTED))
+            tables.replace(replaced)
             with transaction(connection):
-                materialize_fact(connection, in_force, ONLY_AFFECTED)
-                changed = replace_rows(connection, user_tables(in_force, ONLY_AFFECTED))
-                self._describe(snapshot, policy, as_of)
+                self._describe(connection, snapshot, policy, as_of)
+            tables.reload_info()
         decayed = in_force.decayed_to != before.decayed_to
-        return self._result(started, None, len(affected), None if decayed else changed)
+        return self._result(started, None, len(affected), None if decayed else replaced.scores)
 
     def publish(self) -> None:
         """Replace the published warehouse by a copy of the draft, durably; the draft can be refreshed further.
 
-        Raises UsageError while users are deferred.
+        Folds many changes into a new base first. Raises UsageError while users are deferred.
         """
+        self._complete()
+        if self._has_many_changes():
+            self._finish_publication()
+            with self._discarded_on_error():
+                self._write_base()
         self.start_publication().result()
 
     def start_publication(self) -> "Future[None]":
         """Publish the draft as it is now, in a thread: refreshes may continue meanwhile.
 
-        After an erasure it is published immediately, and discarded. The next publication, and a rebuild, wait for the
+        After an erasure it has a new base, in which the erased users never were. Many changes are folded into a new
+        base in another thread; the publication after that has it. The next publication, and a rebuild, wait for the
         copy. The result raises the error of the copy, after which the published warehouse is the previous one. Raises
         UsageError while users are deferred.
         """
-        info, snapshot = stored_info(self.connection), self._snapshot
-        assert snapshot is not None  # noqa: S101 - tells the type checker
+        assert self._snapshot is not None  # noqa: S101 - tells the type checker
+        self._complete()
+        self._finish_publication()
+        self._fold()
+        begins = self._folding is None and self._has_many_changes()
+        if begins:
+            self.tables.begin_newer()
+        create_lake_views(self.connection, self._snapshot)
+        self._checkpoint()
+        self._publication = self._copying.submit(self._publish, self.tables.base.name, begins=begins)
+        return self._publication
+
+    def _checkpoint(self) -> None:
+        """Write everything to the file. An error invalidates the draft; it is one of the disk, and so temporary."""
+        with self._discarded_on_error():
+            try:
+                self.connection.execute("CHECKPOINT")
+            except duckdb.FatalException as error:
+                raise duckdb.IOException(str(error)) from None
+
+    def _complete(self) -> None:
+        """Write all rows, and the trends of the days that changed."""
         if users := self.deferred_users():
             raise UsageError(f"{users} users of {self.path} are deferred: refresh the draft before it is published")
+        if self._histories is None:  # nothing was refreshed
+            return
+        tables, info = self.tables, self.tables.info
+        max_users = _REBUILD_THRESHOLD * tables.counts.users
         with transaction(self.connection):
-            create_lake_views(self.connection, snapshot)
-            recompute_pending_trends(self.connection, info.policy.at(info.as_of))
-        self._finish_publication()
-        if self._has_erased:
-            return self._publish_rows()
-        self.connection.execute("CHECKPOINT")
-        self._publication = self._copying.submit(publish_copy, self._file, self.path)
-        return self._publication
+            in_force = info.policy.at(info.as_of)
+            recompute_pending_trends(self.connection, self._histories, tables.rows, in_force, max_users)
+
+    def _fold(self) -> None:
+        """Continue with a new base: one without erased users, written now, or one that a thread has written."""
+        with self._discarded_on_error():
+            if self._has_erased:
+                self._write_base()
+            elif self._folding is not None and self._folding.is_done():
+                self._adopt(self._folding)
+                self._stop_fold()
+
+    def _adopt(self, folding: Fold) -> None:
+        try:
+            base = folding.result()
+        except (duckdb.Error, OSError) as error:
+            _LOG.warning("no new base of the warehouse was written, a later publication tries again: %s", error)
+        else:
+            self.tables.adopt(base)
+
+    def _has_many_changes(self) -> bool:
+        return self.tables.changed_share() > _FOLD_THRESHOLD
 
     def discard(self) -> None:
         """Remove the draft, and what a crash left; the next refresh starts from the published warehouse."""
         self._finish_publication()  # closing a database writes into its file
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = self._prepared = None
+        self._stop_fold()
+        self._close()
         if self._histories is not None:
             self._histories.close()
             self._histories = None
         self._deferred, self._has_erased = NO_USERS, False
-        remove_database(self._file)
         remove_copy(self.path)
+        with suppress(duckdb.Error):  # of a damaged warehouse, which the next publication replaces
+            remove_other_bases(self._folder, published_base(self.path))
 
-    def _publish_rows(self) -> "Future[None]":
-        """Publish after an erasure: rows only, immediately; the draft itself is discarded (`erasable`)."""
-        publish_rows(self.connection, self.path)
-        self.discard()
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
+    def _close(self) -> None:
+        if self._tables is not None:
+            self._tables.close()
+        if self._connection is not None:
+            self._connection.close()
+        self._tables = self._connection = self._prepared = None
+        remove_database(self._file)
+
+    def _publish(self, base: str, *, begins: bool) -> None:
+        publish_copy(self._file, self.path)
+        remove_older_bases(self._folder, base)
+        if begins:
+            self._folding = Fold(self.path, new_base(self._folder))
+
+    def _write_base(self) -> None:
+        """Write a base with the rows as they are now, and continue without changes to it, in a new file."""
+        self._stop_fold()
+        base, counts = new_base(self._folder), self.tables.counts
+        write_base(self.connection, base)
+        self._continue(base, counts)
+        self._has_erased = False
+
+    def _stop_fold(self) -> None:
+        if self._folding is not None:
+            self._folding.close()
+            self._folding = None
+
+    def _continue(self, base: Path, counts: Counts) -> None:
+        """Continue with a base that has all rows."""
+        self._close()
+        connection = self._open(self._file)
+        create_changes(connection, base, counts)
+        self._tables = DraftTables(connection, base)
+        _create_views(connection, self._tables.info.policy.at(self._tables.info.as_of))
 
     def _finish_publication(self) -> None:
         """Wait for the copy in progress; its error is in the result of `start_publication`."""
@@ -295,11 +400,16 @@ class Draft:
         self.discard()
         delete_if_outdated(histories_folder(self.path), snapshot)  # they may contain users who have been erased
         with self._discarded_on_error():
-            connection = self._open()
+            base = new_base(self._folder)
+            connection = self._open(base)
             read_commits(connection, snapshot)
             create_lake_views(connection, snapshot)
             engine(connection, snapshot, define_steps(connection, policy, as_of), as_of)
-            self._describe(snapshot, policy, as_of)
+            self._describe(connection, snapshot, policy, as_of)
+            counts = count_all(connection)
+            connection.close()  # writes the file
+            make_durable([base])
+            self._continue(base, counts)
         result = self._result(started, reason, 0, None)
         return replace(result, affected_users=result.users)
 
@@ -308,16 +418,9 @@ class Draft:
 
         The commits, and the events erased since, are loaded then.
         """
-        if self._connection is None and not self.path.exists():
-            return "there is no warehouse to continue from"
-        try:
-            found, writer = stored_format(self._connection or self._copy_published())
-            if found != WAREHOUSE.number:
-                return f"the published warehouse has format {found}, written by karmalake {writer}"
-            info = stored_info(self.connection)
-        except duckdb.Error:
-            return "the published warehouse is damaged, or from another version of karmalake"
-        connection = self.connection
+        if self._tables is None and (reason := self._continue_published()) is not None:
+            return reason
+        info, connection = self.tables.info, self.tables.connection
         read_commits(connection, snapshot)
         if info.recipe != recipe(policy, snapshot.lake_id):
             return "the policy, its decay epoch, the SQL or the lake changed"
@@ -327,10 +430,26 @@ class Draft:
             return f"as_of is before the warehouse's, {info.as_of.isoformat()}"
         return self._load_erased(snapshot, info)
 
+    def _continue_published(self) -> str | None:
+        """Continue with a copy of the published warehouse; return why that is impossible."""
+        if not self.path.exists():
+            return "there is no warehouse to continue from"
+        try:
+            copyfile(self.path, self._file)
+            connection = self._open(self._file)
+            found, writer = stored_format(connection)
+            if found != WAREHOUSE.number:
+                return f"the published warehouse has format {found}, written by karmalake {writer}"
+            self._tables = DraftTables(connection, attach_base(connection, self.path))
+        except duckdb.Error:
+            return "the published warehouse is damaged, or from another version of karmalake"
+        return None
+
     def _load_erased(self, snapshot: Snapshot, info: Info) -> str | None:
         """Load the events that were erased since the draft was derived; return why they cannot be."""
+        connection = self.tables.connection
         try:
-            erased = load_erased_events(self.connection, snapshot, info.lake_version, info.erasures)
+            erased = load_erased_events(connection, snapshot, info.lake_version, info.erasures)
         except (LookupError, FileNotFoundError):
             return "the events that an erasure removed are no longer on record"
         self._has_erased |= erased > 0
@@ -342,7 +461,7 @@ class Draft:
 
     def _define_steps_over_affected(self, policy: Policy, as_of: datetime) -> None:
         """Define the steps over `affected_event`, once per policy; then move them to as_of."""
-        connection, in_force = self.connection, policy.at(as_of)
+        connection, in_force = self.tables.connection, policy.at(as_of)
         if self._prepared != in_force:
             create_affected_event(connection)
             define_steps(connection, policy, as_of, source="affected_event")
@@ -360,16 +479,12 @@ class Draft:
         self._deferred = np.union1d(self._deferred, users[histories.count_of(users) > max_events])
         return np.setdiff1d(users, self._deferred)
 
-    def _copy_published(self) -> duckdb.DuckDBPyConnection:
-        copyfile(self.path, self._file)
-        return self._open()
-
-    def _open(self) -> duckdb.DuckDBPyConnection:
-        """Open the draft's file. It uses at most half of the memory; the rest spills beside the file.
+    def _open(self, file: Path) -> duckdb.DuckDBPyConnection:
+        """Open the draft's file, or a base to write. It uses at most half of the memory; the rest spills beside it.
 
         Only a publication needs a complete file, so there is no checkpoint before it, nor during its copy.
         """
-        connection = self._connection = duckdb.connect(self._file)
+        connection = self._connection = duckdb.connect(file)
         connection.execute("SET memory_limit = '50%'")
         connection.execute("SET temp_directory = ?", [f"{self._file}.tmp"])
         connection.execute("SET preserve_insertion_order = false")
@@ -386,7 +501,9 @@ class Draft:
             self.discard()
             raise
 
-    def _describe(self, snapshot: Snapshot, policy: Policy, as_of: datetime) -> None:
+    def _describe(
+        self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: Policy, as_of: datetime
+    ) -> None:
         """Write the row of `snapshot_info`, and the views that depend on as_of."""
         self._snapshot, in_force = snapshot, policy.at(as_of)
         values: list[Any] = [
@@ -398,20 +515,16 @@ class Draft:
             epoch_us(datetime.now(UTC)),
             release(),
             recipe(in_force, snapshot.lake_id),
-            last_batch(self.connection, snapshot.version),
+            last_batch(connection, snapshot.version),
             WAREHOUSE.number,
             in_force.decayed_to,
             snapshot.erasures,
         ]
-        self.connection.execute(statement("table_snapshot_info"))
-        self.connection.execute(statement("insert_snapshot_info"), values)
-        for name, query in views_of_moment(in_force).items():
-            self.connection.execute(statement("create_view", name=name, query=query))
+        connection.execute(statement("table_snapshot_info"))
+        connection.execute(statement("insert_snapshot_info"), values)
+        _create_views(connection, in_force)
 
     def _result(self, started: float, reason: str | None, affected: int, changed: pl.Series | None) -> DerivationResult:
-        info = stored_info(self.connection)
-        users, events, counted = one_row(self.connection.execute(statement("count_users_and_events")))
+        info, counts = self.tables.info, self.tables.counts
         seconds = time.monotonic() - started
-        return DerivationResult(
-            self.path, info.lake_version, info.as_of, users, events, counted, seconds, reason, affected, changed
-        )
+        return DerivationResult(self.path, info.lake_version, info.as_of, *counts, seconds, reason, affected, changed)

@@ -35,17 +35,31 @@ def documents(
     if not isinstance(source, duckdb.DuckDBPyConnection):
         with attach(Path(source)) as connection:
             return documents(connection, users, leaderboards)
-    info = stored_info(source)
+    return documents_of(source, stored_info(source), "reputation", users, leaderboards)
+
+
+def documents_of(
+    connection: duckdb.DuckDBPyConnection,
+    info: Info,
+    source: str,
+    users: pl.Series | None,
+    leaderboards: Sequence[str],
+) -> pl.DataFrame:
+    """Return documents like `documents`, from rows of `reputation`.
+
+    info: the row of `snapshot_info`.
+    source: a table, or a query in parentheses, with the rows of `reputation` of at least these users.
+    """
     in_force = info.policy.at(info.as_of)
-    source.execute("SET VARIABLE document_moments = ?", [_moments(info)])
+    connection.execute("SET VARIABLE document_moments = ?", [_moments(info)])
     members = ",\n        ".join([_defaults(in_force), *(_member(view, in_force) for view in views(in_force))])
-    scores = _scores(leaderboards, in_force)
+    fragments = {"source": source, "members": members, "scores": _scores(leaderboards, in_force)}
     if users is None:
-        return source.sql(statement("documents", members=members, scores=scores, only="")).pl()
-    source.register("document_user", users.unique().to_frame("user_id"))
+        return connection.sql(statement("documents", only="", **fragments)).pl()
+    connection.register("document_user", users.unique().to_frame("user_id"))
     only = "SEMI JOIN document_user USING (user_id)"
-    frame = source.sql(statement("documents", members=members, scores=scores, only=only)).pl()
-    source.unregister("document_user")
+    frame = connection.sql(statement("documents", only=only, **fragments)).pl()
+    connection.unregister("document_user")
     return frame
 
 

@@ -31,11 +31,11 @@ from pipelines.formats import HISTORIES
 from pipelines.lake.erased_events import erased_events_since
 from pipelines.lake.merges import Merges
 from pipelines.lake.tables import Snapshot
+from pipelines.reputation.chunks import CHUNK_ROWS
 from pipelines.reputation.database_file import replace_durably
 from pipelines.reputation.lake_views import stored_rows
 from pipelines.reputation.segment import (
     BEFORE_ALL,
-    CHUNK_ROWS,
     NO_LINKS,
     ROWS,
     Commit,
@@ -112,7 +112,11 @@ class Histories:
         Returns sorted hashes: uint64, shape (users,).
         """
         found = [segment.users[segment.rows_after(after, until_us)] for segment in self.segments]
-        found += [segment.users_between(start, end) for start, end in ranges for segment in self.segments]
+        return np.unique(np.concatenate([NO_USERS, self.users_between(ranges), *found]))
+
+    def users_between(self, ranges: Iterable[tuple[int, int]]) -> np.ndarray:
+        """Return the users of events whose time is in one of the ranges, like `changed_users`."""
+        found = [segment.users_between(start, end) for start, end in ranges for segment in self.segments]
         return np.unique(np.concatenate([NO_USERS, *found]))
 
     def count_of(self, users: np.ndarray) -> np.ndarray:
@@ -326,9 +330,22 @@ def delete_histories(folder: Path) -> None:
 
 
 def read_commits(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
-    """Read the version of each batch of a snapshot into the temporary table `committed`."""
-    source = stored_rows(connection, "commits", snapshot)
-    connection.execute(statement("histories_committed", source=source, version=str(snapshot.version)))
+    """Hold the version of each batch of a snapshot in the temporary table `committed`.
+
+    Reads only the files that an earlier call on this connection has not read, or all files if some were replaced.
+    """
+    for table in ("committed", "committed_file"):
+        connection.execute(statement(f"histories_{table}"))
+    files = set(snapshot.files.get("commits", ()))
+    read = {file for (file,) in connection.execute(statement("histories_read_files")).fetchall()}
+    if not read <= files:
+        connection.execute(statement("histories_forget_commits"))
+        connection.execute(statement("histories_forget_files"))
+        read = set[str]()
+    if unread := sorted(files - read):
+        new = replace(snapshot, files={"commits": tuple(unread)})
+        connection.execute(statement("histories_add_commits", source=stored_rows(connection, "commits", new)))
+        connection.execute(statement("histories_add_files"), [unread])
 
 
 def last_batch(connection: duckdb.DuckDBPyConnection, version: int) -> str | None:

@@ -39,7 +39,7 @@ def lock_connection(connection: duckdb.DuckDBPyConnection, *files: Path) -> None
 
     It also locks the settings: set, register and attach everything before.
     """
-    views = connection.execute("SELECT sql FROM duckdb_views() WHERE NOT internal").fetchall()
+    views = connection.execute("SELECT sql FROM duckdb_views() WHERE database_name = 'warehouse'").fetchall()
     read = [path.replace("''", "'") for (view,) in views for path in _FILE.findall(view)]
     allowed = ", ".join(map(literal, [*read, *map(str, files)]))
     connection.execute(f"SET allowed_paths = [{allowed}]")

@@ -10,7 +10,9 @@ The SQL is `sql/refresh.sql`, in the same order. Needs the histories (`histories
 computes `fact` for the affected users.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import duckdb
 import numpy as np
@@ -23,11 +25,43 @@ from pipelines.reputation.histories import Histories
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US
 from pipelines.reputation.related_events import completing_events, has_completions, users_of_completions
-from pipelines.reputation.sql import arrow_rows, statement
+from pipelines.reputation.sql import arrow_rows, one_row, statement
+from pipelines.reputation.user_rows import UserRows, read_rows, stored_form, table_form
 from pipelines.reputation.warehouse_tables import SUMS, pending_trend_tables
 
 _TABLES_BY_DAY = {"user_days", "user_reasons"}
 _TABLES_OF_SCORES = {"reputation", SUMS}
+
+
+class Counts(NamedTuple):
+    """How many users, events and events that count a warehouse has, or how many more after a refresh."""
+
+    users: int
+    events: int
+    counted: int
+
+    def plus(self, more: "Counts") -> "Counts":
+        """Return the sum of both."""
+        return Counts(*(mine + others for mine, others in zip(self, more, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """What a refresh changes in the tables of the users."""
+
+    users: np.ndarray
+    """The users of whom any row changed, as sorted hashes: uint64, shape (users,)."""
+    tables: Mapping[str, pa.Table]
+    """All rows of these users in each table, in their stored form."""
+    scores: pl.Series
+    """The user_ids (String) whose row of `reputation`, or of the sums behind it, changed or disappeared."""
+    counts: Counts
+    """How many more there are."""
+
+
+def count_all(connection: duckdb.DuckDBPyConnection) -> Counts:
+    """Count what the tables of a draft hold; a refresh adds the change that `replace_rows` returns."""
+    return Counts(*one_row(connection.execute(statement("count_users_and_events"))))
 
 
 def create_refresh_tables(connection: duckdb.DuckDBPyConnection) -> None:
@@ -86,9 +120,11 @@ def load_affected_events(
 ) -> None:
     """Fill `affected_event` with every event that the rows of users (sorted hashes) depend on, and `affected_user`.
 
-    Erased users are among the latter: no row is computed for them, so `replace_rows` deletes theirs.
+    Erased users are among the latter: no row is computed for them, so `replace_rows` removes theirs.
     """
     create_affected_event(connection)
+    erased = connection.execute(statement("refresh_erased_hashes")).fetchnumpy()["user_hash"]
+    users = np.union1d(users, erased)  # other users may share their hashes
     events = histories.events_of(users)
     _load(connection, events)
     connection.execute(statement("refresh_affected_user"))
@@ -101,39 +137,84 @@ def _load(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> None:
         connection.execute(statement("refresh_load_events"))
 
 
-def replace_rows(connection: duckdb.DuckDBPyConnection, tables: Mapping[str, str]) -> pl.Series:
-    """Make each table hold its query's rows for the affected users; return the users whose scores changed.
+def replace_rows(connection: duckdb.DuckDBPyConnection, stored: UserRows, tables: Mapping[str, str]) -> Replaced:
+    """Compare each table's query for the affected users with their stored rows; return what to store instead.
 
     tables: the query of each table by its name, restricted to `affected_user`.
-    Returns user_ids (String): those whose row of `reputation`, or of the sums behind it, changed. Rows that do not
-    differ are not written.
+    Fills `changed_user` with the users of whom any row differs; rows of others are not returned.
     """
-    changed = pl.Series("user_id", [], dtype=pl.String)
+    users = np.sort(connection.execute(statement("refresh_affected_hashes")).fetchnumpy()["user_hash"])
+    connection.execute(statement("refresh_changed_users"))
+    scores, counts = pl.Series("user_id", [], dtype=pl.String), Counts(0, 0, 0)
     for name, query in tables.items():
-        _replace_rows_of(connection, name, query)
+        _compare(connection, stored, name, query, users)
         if name in _TABLES_BY_DAY:
             connection.execute(statement("refresh_changed_day"))
+        if name == "user_days":
+            events, counted = one_row(connection.execute(statement("refresh_count_events")))
+            counts = counts.plus(Counts(0, events, counted))
         if name in _TABLES_OF_SCORES:
-            changed = connection.sql(statement("refresh_changed_user")).pl()["user_id"]
-    return changed
+            scores = connection.sql(statement("refresh_changed_scores")).pl()["user_id"]
+            (users_more,) = one_row(connection.execute(statement("refresh_count_users")))
+            counts = counts.plus(Counts(users_more, 0, 0))
+    return _replaced(connection, stored, tables, scores, counts)
 
 
-def _replace_rows_of(connection: duckdb.DuckDBPyConnection, name: str, query: str) -> None:
-    connection.execute(statement("refresh_recomputed", query=query))
-    connection.execute(statement("refresh_stored", name=name))
-    connection.execute(statement("refresh_deleted"))
-    connection.execute(statement("refresh_inserted"))
-    connection.execute(statement("refresh_delete_rows", name=name))
-    connection.execute(statement("refresh_insert_rows", name=name))
+def _compare(connection: duckdb.DuckDBPyConnection, stored: UserRows, name: str, query: str, users: np.ndarray) -> None:
+    """Fill `recomputed_{name}`, and `difference` with the rows that it and the stored rows do not share."""
+    connection.execute(statement("refresh_recomputed", name=name, query=query))
+    with arrow_rows(connection, stored.rows_of(name, users)):
+        form = table_form(stored.columns[name])
+        connection.execute(statement("refresh_difference", name=name, columns=form))
+    connection.execute(statement("refresh_changed_user"))
 
 
-def recompute_pending_trends(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> None:
-    """Recompute the trends of the days that changed since this was last done."""
+def _replaced(
+    connection: duckdb.DuckDBPyConnection,
+    stored: UserRows,
+    tables: Iterable[str],
+    scores: pl.Series,
+    counts: Counts,
+) -> Replaced:
+    changed = np.sort(connection.execute(statement("refresh_changed_hashes")).fetchnumpy()["user_hash"])
+    rows = dict[str, pa.Table]()
+    for name in tables if len(changed) else ():
+        columns = stored_form(stored.columns[name])
+        rows[name] = read_rows(connection, statement("refresh_new_rows", name=name, columns=columns)).read_all()
+    return Replaced(changed, rows, scores, counts)
+
+
+def recompute_pending_trends(
+    connection: duckdb.DuckDBPyConnection,
+    histories: Histories,
+    stored: UserRows,
+    policy: EffectivePolicy,
+    max_users: float,
+) -> None:
+    """Recompute the trends of the days that changed since this was last done.
+
+    Loads the rows of the users with events on these days; of more than `max_users`, all rows are read instead.
+    """
+    changed = np.sort(connection.execute(statement("refresh_changed_day_hashes")).fetchnumpy()["user_hash"])
+    if not len(changed):
+        return
+    _load_rows(connection, stored, "user_days", changed)
     connection.execute(statement("refresh_pending_day"))
-    for name, query in pending_trend_tables(policy).items():
+    users = histories.users_between(connection.execute(statement("refresh_pending_times")).fetchall())
+    sources = {name: name for name in _TABLES_BY_DAY}
+    if len(users) <= max_users:
+        sources = {name: _load_rows(connection, stored, name, users) for name in _TABLES_BY_DAY}
+    for name, query in pending_trend_tables(policy, sources).items():
         connection.execute(statement("refresh_delete_days", name=name))
         connection.execute(statement("insert_rows", name=name, query=query))
     connection.execute(statement("refresh_changed_day_table"))
+
+
+def _load_rows(connection: duckdb.DuckDBPyConnection, stored: UserRows, name: str, users: np.ndarray) -> str:
+    """Load the stored rows of users (sorted hashes) into a temporary table; return its name."""
+    with arrow_rows(connection, stored.rows_of(name, users)):
+        connection.execute(statement("refresh_loaded", name=name, columns=table_form(stored.columns[name])))
+    return f"loaded_{name}"
 
 
 def _edge_crossings(policy: EffectivePolicy, start: int, end: int) -> list[tuple[int, int]]:

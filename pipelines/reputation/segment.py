@@ -4,7 +4,7 @@ Owns the files of a segment: the rows in Arrow's file format, and three arrays o
 reads only the pages that it needs. `histories.py` owns the list of segments.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipelines.lake.files import make_durable
 from pipelines.lake.mapping import create_map, open_map
+from pipelines.reputation.chunks import CHUNK_ROWS, Chunks, bounds, map_chunks, positions, store_chunks
 
 ROWS = pa.schema(
     [
@@ -27,7 +28,6 @@ ROWS = pa.schema(
     ]
 )
 """The columns of an event: t in microseconds since 1970, and the version of the lake whose commit added it."""
-CHUNK_ROWS = 65_536
 NO_LINKS = np.empty((2, 0), np.uint64)
 _SIGN = np.uint64(1 << 63)
 _Side = Literal["left", "right"]
@@ -52,10 +52,8 @@ class Segment:
 
     path: Path | None
     """The path of the files, without suffix; None for a segment in memory."""
-    chunks: tuple[pa.RecordBatch, ...]
+    chunks: Chunks
     """The rows (ROWS), ordered by user_hash."""
-    starts: np.ndarray
-    """The row at which each chunk starts, and the number of rows: int64, shape (chunks + 1,)."""
     users: np.ndarray
     """The hash of each row's user, ascending: uint64, shape (rows,)."""
     times: np.ndarray
@@ -83,37 +81,30 @@ class Segment:
 
     def rows_of(self, users: np.ndarray) -> np.ndarray:
         """Return the rows of users (sorted hashes, uint64): int64, shape (rows,), ascending."""
-        return _positions(self.users, users)
+        return positions(self.users, users)
 
     def count_of(self, users: np.ndarray) -> np.ndarray:
         """Return how many rows each user has: int64, shape (users,)."""
-        return _bounds(self.users, users)[1]
+        return bounds(self.users, users)[1]
 
     def rows_linked(self, hashes: np.ndarray) -> np.ndarray:
         """Return the rows that have one of these links (sorted hashes, uint64): int64, shape (rows,), ascending."""
-        return np.unique(self.links[1][_positions(self.links[0], hashes)].view(np.int64))
+        return np.unique(self.links[1][positions(self.links[0], hashes)].view(np.int64))
 
     def rows_after(self, version: int, until_us: int) -> np.ndarray:
         """Return the rows with t < until_us that commits after a version added: int64, shape (rows,), ascending."""
         if self.through.version <= version:
             return np.empty(0, np.int64)
-        return np.flatnonzero((_joined(self.chunks, "version") > version) & (_joined(self.chunks, "t") < until_us))
+        return np.flatnonzero((self.chunks.column("version") > version) & (self.chunks.column("t") < until_us))
 
     def users_between(self, start: int, end: int) -> np.ndarray:
         """Return the users of the events with start <= t < end, in microseconds since 1970: uint64, with repeats."""
         low, high = np.searchsorted(self.times[0], _sortable(np.array([start, end])))
         return self.times[1][low:high]
 
-    def take(self, rows: np.ndarray, columns: Iterable[str] = ROWS.names) -> pa.Table:
-        """Return columns of rows (int64, ascending)."""
-        names = list(columns)
-        bounds = np.searchsorted(rows, self.starts)
-        taken = [
-            chunk.select(names).take(pa.array(rows[low:high] - start))
-            for chunk, start, low, high in zip(self.chunks, self.starts, bounds, bounds[1:], strict=False)
-            if low < high
-        ]
-        return pa.Table.from_batches(taken, pa.schema([ROWS.field(name) for name in names]))
+    def take(self, rows: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return columns, or all, of rows (int64, ascending)."""
+        return self.chunks.take(rows, columns)
 
 
 def new_segment(
@@ -125,27 +116,25 @@ def new_segment(
     through: the newest commit when the rows were read.
     The files are not durable. Raises OSError when the disk is full.
     """
-    chunks, starts = _store(path, rows)
-    return _indexed(path, chunks, starts, _all_links(links_of, chunks, starts), through)
+    chunks = _store(path, rows)
+    return _indexed(path, chunks, _all_links(links_of, chunks), through)
 
 
-def _indexed(
-    path: Path | None, chunks: tuple[pa.RecordBatch, ...], starts: np.ndarray, links: np.ndarray, through: Commit
-) -> Segment:
-    users, times, stored = _arrays(path, int(starts[-1]), links.shape[1])
-    users[0] = _joined(chunks, "user_hash")
-    unsorted = _sortable(_joined(chunks, "t"))
+def _indexed(path: Path | None, chunks: Chunks, links: np.ndarray, through: Commit) -> Segment:
+    users, times, stored = _arrays(path, len(chunks), links.shape[1])
+    users[0] = chunks.column("user_hash")
+    unsorted = _sortable(chunks.column("t"))
     order = np.argsort(unsorted, kind="stable")
     times[0], times[1] = unsorted[order], users[0][order]
     stored[:] = links
-    return Segment(path, chunks, starts, users[0], times, stored, through)
+    return Segment(path, chunks, users[0], times, stored, through)
 
 
-def _all_links(
-    links_of: Callable[[pa.RecordBatch], np.ndarray], chunks: Iterable[pa.RecordBatch], starts: np.ndarray
-) -> np.ndarray:
-    shifts = (np.array([[0], [start]], np.uint64) for start in starts)
-    links = np.concatenate([links_of(chunk) + shift for chunk, shift in zip(chunks, shifts, strict=False)], axis=1)
+def _all_links(links_of: Callable[[pa.RecordBatch], np.ndarray], chunks: Chunks) -> np.ndarray:
+    shifts = (np.array([[0], [start]], np.uint64) for start in chunks.starts)
+    links = np.concatenate(
+        [links_of(chunk) + shift for chunk, shift in zip(chunks.batches, shifts, strict=False)], axis=1
+    )
     return links[:, np.argsort(links[0], kind="stable")]
 
 
@@ -154,12 +143,12 @@ def merge(path: Path | None, older: Segment, newer: Segment) -> Segment:
 
     A segment in files is written in parts, so memory is bounded.
     """
-    chunks, starts = _store(path, _merged_rows(older, newer))
-    users, times, links = _arrays(path, int(starts[-1]), older.links.shape[1] + newer.links.shape[1])
+    chunks = _store(path, _merged_rows(older, newer))
+    users, times, links = _arrays(path, len(chunks), older.links.shape[1] + newer.links.shape[1])
     _interleave(older.users[None], newer.users[None], users)
     _interleave(older.times, newer.times, times)
     _interleave(_links_after_merge(older, newer, "left"), _links_after_merge(newer, older, "right"), links)
-    return Segment(path, chunks, starts, users[0], times, links, newer.through)
+    return Segment(path, chunks, users[0], times, links, newer.through)
 
 
 def without_rows(path: Path | None, segment: Segment, removed: np.ndarray) -> Segment | None:
@@ -171,31 +160,31 @@ def without_rows(path: Path | None, segment: Segment, removed: np.ndarray) -> Se
     new_rows = np.cumsum(remains) - 1
     rows = segment.links[1].view(np.int64)
     links = np.stack([segment.links[0], new_rows[rows].view(np.uint64)])[:, remains[rows]]
-    parts = np.split(remains, segment.starts[1:-1])
-    remaining = (chunk.filter(pa.array(part)) for chunk, part in zip(segment.chunks, parts, strict=True))
-    return _indexed(path, *_store(path, remaining), links, segment.through)
+    parts = np.split(remains, segment.chunks.starts[1:-1])
+    remaining = (chunk.filter(pa.array(part)) for chunk, part in zip(segment.chunks.batches, parts, strict=True))
+    return _indexed(path, _store(path, remaining), links, segment.through)
 
 
 def store_segment(path: Path, segment: Segment) -> Segment:
     """Return a segment in files, like `new_segment`, with the contents of one in memory."""
-    chunks, starts = _store(path, segment.chunks)
+    chunks = _store(path, segment.chunks.batches)
     users, times, links = _arrays(path, len(segment), segment.links.shape[1])
     users[0], times[:], links[:] = segment.users, segment.times, segment.links
-    return Segment(path, chunks, starts, users[0], times, links, segment.through)
+    return Segment(path, chunks, users[0], times, links, segment.through)
 
 
 def open_segment(folder: Path, entry: Entry) -> Segment:
     """Map the files of a segment. Raises OSError or ValueError if one is missing, damaged or too short."""
     name, rows, linked, through = entry
     path = folder / name
-    chunks, starts = _map_chunks(path)
-    if starts[-1] != rows:
-        raise ValueError(f"{path} has {starts[-1]} rows, not {rows}")
+    chunks = map_chunks(_file(path, _EVENTS))
+    if len(chunks) != rows:
+        raise ValueError(f"{path} has {len(chunks)} rows, not {rows}")
     users, times, links = (
         open_map(_file(path, suffix), shape) if 0 not in shape else np.empty(shape, np.uint64)
         for suffix, shape in _shapes(rows, linked)
     )
-    return Segment(path, chunks, starts, users[0], times, links, Commit(*through))
+    return Segment(path, chunks, users[0], times, links, Commit(*through))
 
 
 def make_segment_durable(segment: Segment) -> None:
@@ -249,36 +238,8 @@ def _links_after_merge(segment: Segment, other: Segment, side: _Side) -> np.ndar
     return np.stack([segment.links[0], merged_rows.view(np.uint64)])
 
 
-def _positions(sorted_words: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the positions of the wanted words (ascending, unique) in an ascending array: int64, ascending."""
-    low, count = _bounds(sorted_words, wanted)
-    ends = np.cumsum(count)
-    return np.repeat(low - ends + count, count) + np.arange(ends[-1] if len(ends) else 0)
-
-
-def _bounds(sorted_words: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first position of each wanted word in an ascending array, and how often it occurs (int64)."""
-    low = np.searchsorted(sorted_words, wanted, "left")
-    return low, np.searchsorted(sorted_words, wanted, "right") - low
-
-
-def _store(path: Path | None, rows: Iterable[pa.RecordBatch]) -> tuple[tuple[pa.RecordBatch, ...], np.ndarray]:
-    if path is None:
-        return _with_starts(rows)
-    with pa.OSFile(str(_file(path, _EVENTS)), "wb") as file, pa.ipc.new_file(file, ROWS) as writer:
-        for chunk in rows:
-            writer.write_batch(chunk)
-    return _map_chunks(path)
-
-
-def _map_chunks(path: Path) -> tuple[tuple[pa.RecordBatch, ...], np.ndarray]:
-    reader = pa.ipc.open_file(pa.memory_map(str(_file(path, _EVENTS))))
-    return _with_starts(reader.get_batch(number) for number in range(reader.num_record_batches))
-
-
-def _with_starts(chunks: Iterable[pa.RecordBatch]) -> tuple[tuple[pa.RecordBatch, ...], np.ndarray]:
-    filled = tuple(chunk for chunk in chunks if chunk.num_rows)
-    return filled, np.cumsum([0, *(chunk.num_rows for chunk in filled)])
+def _store(path: Path | None, rows: Iterable[pa.RecordBatch]) -> Chunks:
+    return store_chunks(None if path is None else _file(path, _EVENTS), ROWS, rows)
 
 
 def _arrays(path: Path | None, rows: int, linked: int) -> list[np.ndarray]:
@@ -296,14 +257,6 @@ def _shapes(rows: int, linked: int) -> Iterable[tuple[str, tuple[int, int]]]:
 
 def _file(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
-
-
-def _joined(chunks: Iterable[pa.RecordBatch], name: str) -> np.ndarray:
-    return np.concatenate([_column(chunk, name) for chunk in chunks])
-
-
-def _column(chunk: pa.RecordBatch, name: str) -> np.ndarray:
-    return chunk.column(name).to_numpy()
 
 
 def _sortable(times: np.ndarray) -> np.ndarray:

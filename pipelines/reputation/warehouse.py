@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +24,7 @@ from pipelines.contract.time_like import TimeLike, to_utc
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.formats import WAREHOUSE
 from pipelines.lake.stores import register_s3
+from pipelines.reputation.base import attach_base, base_folder, has_base
 from pipelines.reputation.compare import compare_policies
 from pipelines.reputation.explain import explain, explain_change
 from pipelines.reputation.notebook_progress import show_progress
@@ -37,6 +39,8 @@ from pipelines.settings import load_settings
 # The lake's files never change, so their metadata is read once.
 _METADATA_CACHE = "SET parquet_metadata_cache = true"
 _USE_WAREHOUSE = "USE warehouse"
+_ATTEMPTS = 3
+"""A publication may remove the base of the file that was opened before it: the new file has another one."""
 _INTERRUPT_SECONDS = 0.1
 """Interval of interruptions after the first: the next statement of the block would run without a limit."""
 Parameters = Sequence[Any] | Mapping[str, Any] | None
@@ -105,24 +109,37 @@ def attach(path: Path, access: Access = Access()) -> duckdb.DuckDBPyConnection:
     """
     if not path.exists():
         raise UsageError(f"there is no warehouse at {path} yet: run `karmalake drain`, then `karmalake rebuild`")
+    for attempt in count(1):
+        try:
+            return _attach(path, access)
+        except duckdb.Error as error:
+            if attempt == _ATTEMPTS:
+                raise UsageError(_cannot_open(path, error)) from None
+    raise AssertionError
+
+
+def _attach(path: Path, access: Access) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
-    try:
-        connection.execute(statement("attach_warehouse", path=literal(str(path))))
-        use_utc(connection)
-        connection.execute(_METADATA_CACHE)
-        connection.execute(_USE_WAREHOUSE)
-        _require_own_format(connection, path)  # fails here for a truncated file
-        if connection.execute(statement("views_of_objects")).fetchall():
-            register_s3(connection)
-        if not access.all_files:
-            lock_connection(connection, *([] if access.output is None else [access.output]))
-    except duckdb.Error as error:
-        cause = str(error).partition("\n")[0].rstrip(".!")
-        raise UsageError(
-            f"the warehouse cannot be opened: {cause}: make {path} readable to this user, or rebuild it with "
-            "`karmalake rebuild`"
-        ) from None
+    connection.execute(statement("attach_warehouse", path=literal(str(path))))
+    use_utc(connection)
+    connection.execute(_METADATA_CACHE)
+    connection.execute(_USE_WAREHOUSE)
+    _require_own_format(connection, path)  # fails here for a truncated file
+    if has_base(connection):
+        attach_base(connection, path)
+    if connection.execute(statement("views_of_objects")).fetchall():
+        register_s3(connection)
+    if not access.all_files:
+        lock_connection(connection, *([] if access.output is None else [access.output]))
     return connection
+
+
+def _cannot_open(path: Path, error: duckdb.Error) -> str:
+    cause = str(error).partition("\n")[0].rstrip(".!")
+    return (
+        f"the warehouse cannot be opened: {cause}: make {path} and {base_folder(path)} readable to this user, or "
+        "rebuild it with `karmalake rebuild`"
+    )
 
 
 def _require_own_format(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
@@ -215,7 +232,8 @@ class Warehouse:
 
     def _ipython_key_completions_(self) -> list[str]:
         rows = self.sql(
-            "SELECT table_name FROM information_schema.tables WHERE table_catalog = 'warehouse' ORDER BY ALL"
+            "SELECT table_name FROM information_schema.tables "
+            "WHERE table_catalog = 'warehouse' AND table_schema = 'main' ORDER BY ALL"
         )
         return rows["table_name"].to_list()
 

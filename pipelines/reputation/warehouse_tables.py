@@ -4,6 +4,7 @@ Where points decay, `reputation` is a view over the table `reputation_sums`: tim
 Owns what a warehouse contains. `derive.py` creates the tables and keeps them current.
 """
 
+from collections.abc import Mapping
 from hashlib import sha256
 
 import duckdb
@@ -17,8 +18,10 @@ ONLY_AFFECTED = "SEMI JOIN affected_user USING (user_id)"
 """Restricts a query with user_ids to the users that a refresh recomputes."""
 SUMS = "reputation_sums"
 """The table that `reputation` is a view of where points decay."""
+USER_TABLES = frozenset({"reputation", SUMS, "user_days", "user_reasons", "status_periods"})
+"""Every table whose rows belong to one user each; a warehouse has either `reputation` or the sums as a table."""
 _PENDING_DAYS = "WHERE day IN (FROM pending_day)"
-_USERS_OF_PENDING_DAYS = "WHERE user_id IN (SELECT user_id FROM user_days WHERE day IN (FROM pending_day))"
+_USERS_OF_PENDING_DAYS = "WHERE user_id IN (SELECT user_id FROM {user_days} WHERE day IN (FROM pending_day))"
 
 
 def user_tables(policy: EffectivePolicy, only: str = "") -> dict[str, str]:
@@ -47,20 +50,23 @@ def views_of_moment(policy: EffectivePolicy) -> dict[str, str]:
 
 def trend_tables(policy: EffectivePolicy) -> dict[str, str]:
     """Return the queries of the trends, over the tables of the users."""
-    return _trends(policy, "", "")
+    return _trends(policy, {"user_days": "user_days", "user_reasons": "user_reasons"}, "", "")
 
 
-def pending_trend_tables(policy: EffectivePolicy) -> dict[str, str]:
-    """Return the queries of the trends, restricted to the days in `pending_day`."""
-    return _trends(policy, _PENDING_DAYS, _USERS_OF_PENDING_DAYS)
+def pending_trend_tables(policy: EffectivePolicy, sources: Mapping[str, str]) -> dict[str, str]:
+    """Return the queries of the trends, restricted to the days in `pending_day`.
+
+    sources: for `user_days` and `user_reasons` a table with at least the rows of the users with events on these days.
+    """
+    return _trends(policy, sources, _PENDING_DAYS, _USERS_OF_PENDING_DAYS.format(**sources))
 
 
-def _trends(policy: EffectivePolicy, of_days: str, of_users: str) -> dict[str, str]:
+def _trends(policy: EffectivePolicy, sources: Mapping[str, str], of_days: str, of_users: str) -> dict[str, str]:
     score = exact_type(policy.score_digits)
     return {
-        "trends_daily": statement("table_trends_daily", exact=score, of_days=of_days),
-        "trends_reasons": statement("table_trends_reasons", of_days=of_days),
-        "trends_scores": statement("table_trends_scores", exact=score, of_days=of_days, of_users=of_users),
+        "trends_daily": statement("table_trends_daily", exact=score, of_days=of_days, **sources),
+        "trends_reasons": statement("table_trends_reasons", of_days=of_days, **sources),
+        "trends_scores": statement("table_trends_scores", exact=score, of_days=of_days, of_users=of_users, **sources),
     }
 
 

@@ -85,6 +85,7 @@ RUN: dict[str, list[list[str]]] = {
     "audit": [[], ["--json"]],
     "erase": [["--yes", _USERS[-1]], ["--yes", _HOSTILE_TEXT]],
     "copy": [["{folder}/copy"]],
+    "export": [["{folder}/exported.duckdb"]],
     "replay": [["--into", "{folder}/replayed"], ["--from-time", _HOSTILE_TEXT]],
     "emit": [["{events}", "--action-type", "Voted"], ["{events}", "--user-id", _HOSTILE_TEXT], [_HOSTILE_TEXT]],
     "backfill": [["{events}", "--action-type", "Voted"], ["{events}", "--user-id", _HOSTILE_TEXT]],

@@ -2,12 +2,15 @@
 
 import json
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
 
 from pipelines.refresh import publish_views
-from pipelines.reputation.warehouse import attach
+from pipelines.reputation.documents import documents
+from pipelines.reputation.export import export_warehouse
+from pipelines.reputation.warehouse import attach, stored_info
 from pipelines.serving.client import connect
 from pipelines.serving.digest_cache import open_digest_cache
 from pipelines.serving.keys import document_key, key_pattern
@@ -64,13 +67,13 @@ def publish_after_one_that_was_cut(settings: Settings) -> None:
 
 def _publish(settings: Settings, name: str = "warehouse.duckdb") -> None:
     with attach(settings.data_dir / name) as warehouse, open_digest_cache(settings.published_dir) as state:
-        publish_views(warehouse, settings, state, None)
+        publish_views(stored_info(warehouse), partial(documents, warehouse), settings, state, None)
 
 
 def _prepare(settings: Settings) -> None:
     drain_two(settings)
     refresh(settings, NOON)
-    settings.warehouse_path.rename(settings.data_dir / _OLDER)
+    export_warehouse(settings.warehouse_path, settings.data_dir / _OLDER)
     drain_all(settings)
     refresh(settings, LATER)
 

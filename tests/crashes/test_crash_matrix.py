@@ -16,6 +16,7 @@ import pytest
 
 from pipelines.lake.tables import TABLES, data_files, is_lake, open_lake
 from pipelines.lake.upkeep import vacuum
+from pipelines.reputation.base import base_folder, published_base
 from pipelines.settings import Settings
 from tests.crashes import dlq_flows, ingest_flows, publish_flows, relay_flows, upkeep_flows, view_flows
 from tests.crashes.flows import Flow, parts
@@ -121,8 +122,10 @@ def test_the_matrix_is_large() -> None:
 
 
 def _left_over(settings: Settings) -> set[Path]:
-    """Return the unreferenced files of a lake after a vacuum, and all temporary files."""
+    """Return the unreferenced files of a lake after a vacuum, other bases of the warehouse, and all temporary files."""
     temporary = {path for end in ("tmp", "draft", "next", "wal") for path in settings.data_dir.rglob(f"*.{end}")}
+    base = str(published_base(settings.warehouse_path)).removesuffix(".duckdb")
+    temporary |= {path for path in base_folder(settings.warehouse_path).glob("*") if not path.name.startswith(base)}
     if not is_lake(settings.lake_root):
         return temporary
     lake = open_lake(settings.lake_root)

@@ -19,7 +19,7 @@ from pipelines.settings import Settings
 from tests.crashes.flows import NOON, Flow, killed
 from tests.crashes.kills import Moment
 from tests.draining import drain_all
-from tests.services.waiting import PATIENCE_SECONDS
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 LATER = NOON + timedelta(days=1)
 _LAST = NOON + timedelta(days=8)
@@ -30,11 +30,12 @@ _BOTH = {
     "pipelines.reputation.derive:materialize_fact": 1,
     "pipelines.reputation.steps:statement": 1,
     "pipelines.reputation.derive:create_lake_views": 1,
-    "pipelines.reputation.derive:recompute_pending_trends": 1,
     "pipelines.reputation.derive:publish_copy": 1,
     "pipelines.reputation.database_file:copyfile": 1,
     "pipelines.reputation.database_file:replace_durably": 1,
     "pipelines.reputation.derive:remove_database": 2,
+    "pipelines.reputation.derive:remove_older_bases": 1,
+    "pipelines.reputation.derive:remove_other_bases": 2,
 }
 _REFRESHING = {
     "pipelines.reputation.derive:Histories.sync": 1,
@@ -45,8 +46,13 @@ _REFRESHING = {
     "pipelines.reputation.derive:find_affected_users": 1,
     "pipelines.reputation.derive:load_affected_events": 1,
     "pipelines.reputation.derive:replace_rows": 1,
-    "pipelines.reputation.refresh_steps:_replace_rows_of": 1,
+    "pipelines.reputation.refresh_steps:_compare": 1,
+    "pipelines.reputation.user_rows:store_chunks": 1,
+    "pipelines.reputation.user_rows:make_durable": 1,
+    "pipelines.reputation.draft_tables:DraftTables.replace": 1,
+    "pipelines.reputation.draft_tables:DraftTables.write_changes": 1,
     "pipelines.reputation.derive:Draft._describe": 1,
+    "pipelines.reputation.derive:recompute_pending_trends": 1,
     "pipelines.reputation.derive:copyfile": 1,
 }
 
@@ -62,6 +68,13 @@ def refresh(settings: Settings, as_of: datetime) -> None:
     with open_draft(settings.warehouse_path) as draft:
         draft.refresh(take_snapshot(open_lake(settings.lake_root)), policy_in_force(settings), as_of)
         draft.publish()
+
+
+def refresh_and_fold(settings: Settings) -> None:
+    """Refresh, and publish with a new base, whatever the number of changes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(derive_module, "_FOLD_THRESHOLD", 0.0)
+        refresh(settings, LATER)
 
 
 def refresh_beside_a_copy(settings: Settings) -> None:
@@ -89,6 +102,21 @@ def refresh_beside_a_copy(settings: Settings) -> None:
         draft.publish()
 
 
+def refresh_beside_a_fold(settings: Settings) -> None:
+    """Publish while a thread writes a new base, and then with that base, as `karmalake stream` does."""
+    snapshot, policy = take_snapshot(open_lake(settings.lake_root)), policy_in_force(settings)
+    with pytest.MonkeyPatch.context() as patch, open_draft(settings.warehouse_path) as draft:
+        patch.setattr(derive_module, "_FOLD_THRESHOLD", 0.0)
+        draft.refresh(snapshot, policy, LATER)
+        draft.start_publication().result(PATIENCE_SECONDS)
+        patch.setattr(derive_module, "_FOLD_THRESHOLD", 1.0)
+        draft.refresh(snapshot, policy, _LAST)
+        draft.start_publication().result(PATIENCE_SECONDS)
+        if draft._folding is not None:  # none after a rebuild
+            wait_for("the new base", draft._folding.is_done)
+        draft.publish()
+
+
 def _prepare(settings: Settings) -> None:
     drain_two(settings)
     refresh(settings, NOON)
@@ -111,6 +139,40 @@ def _warehouse(settings: Settings) -> dict[str, list[tuple[object, ...]]]:
 FLOWS = {
     "rebuild": Flow(_rebuild, _BOTH, _prepare, sound=_warehouse, seen=_warehouse),
     "refresh": Flow(_refresh, _BOTH | _REFRESHING, _prepare, sound=_warehouse, seen=_warehouse),
+    "refresh and fold": Flow(
+        refresh_and_fold,
+        {
+            "pipelines.reputation.derive:write_base": 1,
+            "pipelines.reputation.base:make_durable": 1,
+            "pipelines.reputation.derive:create_changes": 1,
+            "pipelines.reputation.derive:create_lake_views": 1,
+            "pipelines.reputation.database_file:replace_durably": 1,
+            "pipelines.reputation.derive:remove_older_bases": 1,
+            "pipelines.reputation.derive:remove_other_bases": 2,
+        },
+        _prepare,
+        sound=_warehouse,
+        seen=_warehouse,
+    ),
+    "refresh beside a fold": Flow(
+        refresh_beside_a_fold,
+        {
+            "pipelines.reputation.derive:Fold": 1,
+            "pipelines.reputation.fold:write_base": 1,
+            "pipelines.reputation.base:make_durable": 1,
+            "pipelines.reputation.fold:write_rows_beside": 1,
+            "pipelines.reputation.user_rows:make_durable": 8,
+            "pipelines.reputation.draft_tables:DraftTables.adopt": 1,
+            "pipelines.reputation.draft_tables:replace_changes": 1,
+            "pipelines.reputation.draft_tables:DraftTables.write_changes": 3,
+            "pipelines.reputation.database_file:copyfile": 3,
+            "pipelines.reputation.database_file:replace_durably": 3,
+            "pipelines.reputation.derive:remove_older_bases": 3,
+        },
+        _prepare,
+        sound=_warehouse,
+        seen=_warehouse,
+    ),
     "refresh beside a copy": Flow(
         refresh_beside_a_copy,
         {

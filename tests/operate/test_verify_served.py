@@ -18,6 +18,7 @@ from pipelines.operate import verify, verify_served
 from pipelines.operate.check import Advice, Check
 from pipelines.operate.erase import erase
 from pipelines.refresh import publish_everything, publish_warehouse, refresh_warehouse
+from pipelines.reputation.export import export_warehouse
 from pipelines.serving.client import connect
 from pipelines.serving.read import read_leaderboard, read_reputation
 from pipelines.settings import Settings
@@ -53,7 +54,7 @@ def _derive_more(bus: Settings, _: pytest.MonkeyPatch) -> None:
 
 def _restore_an_old_warehouse(bus: Settings, _: pytest.MonkeyPatch) -> None:
     old = bus.warehouse_path.with_suffix(".old")
-    shutil.copy(bus.warehouse_path, old)
+    export_warehouse(bus.warehouse_path, old)
     _more_events(bus)
     refresh_warehouse(bus)
     publish_warehouse(bus)

@@ -1,6 +1,7 @@
 """Points that decay: sums as of an epoch, scaled once a step, exact to 1e-12 points."""
 
 import json
+import shutil
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from pipelines.reputation.derive import derive, open_draft
 from pipelines.reputation.documents import documents
 from pipelines.reputation.explain import explain
+from pipelines.reputation.export import export_warehouse
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.reputation.scores import scores
@@ -261,6 +263,8 @@ def test_the_end_of_time(tmp_path: Path) -> None:
 def test_a_view_reads_no_events(tmp_path: Path) -> None:
     """The published `reputation` needs only the stored sums: a reader's query costs no derivation."""
     derive(lake(tmp_path, [[up(1, NOW - 30 * DAY)]]), karma(), at(NOW), tmp_path / "warehouse.duckdb")
-    with duckdb.connect(tmp_path / "warehouse.duckdb", read_only=True) as connection:
+    export_warehouse(tmp_path / "warehouse.duckdb", tmp_path / "exported.duckdb")
+    shutil.rmtree(tmp_path / "1-0")  # the lake
+    with duckdb.connect(tmp_path / "exported.duckdb", read_only=True) as connection:
         assert one_row(connection.execute("SELECT all_time_score FROM reputation")) == (4.0,)
         assert one_row(connection.execute("SELECT count(*) FROM reputation_sums")) == (1,)

@@ -15,6 +15,7 @@ import pytest
 
 from pipelines.errors import UsageError
 from pipelines.lake.tables import Snapshot
+from pipelines.reputation.base import base_folder, published_base
 from pipelines.reputation.derive import derive
 from pipelines.reputation.documents import documents
 from pipelines.reputation.policy_file import load_policy, parse_policy, shipped_policies
@@ -49,12 +50,13 @@ def publish(folder: Path, events: list[Event], version: int = 1, as_of_days: int
 
 
 def test_derive_returns_what_it_published(tmp_path: Path) -> None:
-    """Users, events before as_of and events that count are reported; only the warehouse and its lock remain."""
+    """Users, events before as_of and events that count are reported; the warehouse, its base and its lock remain."""
     path = tmp_path / "new" / "warehouse.duckdb"
     derived = derive(snapshot_of(tmp_path / "lake", history()), DEFAULT, AS_OF, path)
     assert (derived.path, derived.lake_version, derived.as_of) == (path, 1, AS_OF)
     assert (derived.users, derived.events, derived.counted) == (2, 6, 3)
-    assert sorted(p.name for p in path.parent.iterdir()) == ["warehouse.duckdb", "warehouse.duckdb.lock"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["base", "warehouse.duckdb", "warehouse.duckdb.lock"]
+    assert [p.name for p in base_folder(path).iterdir()] == [published_base(path)]
 
 
 def test_a_rebuild_logs_its_progress(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -222,12 +224,12 @@ def test_a_crash_leaves_the_old_warehouse_and_is_cleaned_up(tmp_path: Path) -> N
     )
     killed = run(["-c", script, str(tmp_path)])
     assert killed.returncode == -signal.SIGKILL
-    leftovers = [p.name for p in tmp_path.iterdir() if "draft" in p.name]
-    assert leftovers
+    bases = [p.name for p in base_folder(path).iterdir()]
+    assert len(bases) > 1
     with Warehouse(path) as warehouse:
         assert warehouse.reputation().height == 2
     publish(tmp_path, history(), version=2)
-    assert [p.name for p in tmp_path.iterdir() if "draft" in p.name] == []
+    assert len(list(base_folder(path).iterdir())) == 1
 
 
 def test_an_open_warehouse_is_unchanged_until_refreshed(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.lake.merges import Merges
+from pipelines.lake.tables import Snapshot
 from pipelines.reputation import histories as module
 from pipelines.reputation.histories import Histories, delete_if_outdated, links_of, read_commits
 from pipelines.reputation.policy.tables import load_tables
@@ -172,6 +173,24 @@ def test_removed_users_leave_nothing(
 
 
 _COMMITS = [[Event(f"{n}-{m}", "ann", "Done", NOW - m, {"ride_id": "r1"}) for m in range(3)] for n in range(4)]
+
+
+def test_commits_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of later snapshots only new files are read; after a compaction, and with another lake, all are."""
+    sources: list[tuple[str, ...]] = []
+    stored_rows = module.stored_rows
+
+    def noted(connection: duckdb.DuckDBPyConnection, table: str, snapshot: Snapshot) -> str:
+        sources.append(snapshot.files[table])
+        return stored_rows(connection, table, snapshot)
+
+    monkeypatch.setattr(module, "stored_rows", noted)
+    first, second = (lake(tmp_path / name, _COMMITS) for name in ("first", "second"))
+    (a,), (b,) = first.files["commits"], second.files["commits"]
+    with duckdb.connect() as connection:
+        for files in ((a,), (a,), (a, b), (b,)):
+            read_commits(connection, replace(first, files={"commits": files}))
+    assert sources == [(a,), (b,), (b,)]
 
 
 def test_links_of_events(tmp_path: Path) -> None:

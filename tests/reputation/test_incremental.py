@@ -13,17 +13,19 @@ from hypothesis import strategies as st
 
 from pipelines.errors import UsageError
 from pipelines.lake.tables import Snapshot
-from pipelines.reputation import database_file
+from pipelines.reputation import database_file, user_rows
 from pipelines.reputation import derive as derive_module
 from pipelines.reputation import histories as histories_module
+from pipelines.reputation.base import base_folder, published_base
 from pipelines.reputation.derive import derive, open_draft
 from pipelines.reputation.policy import Policy
-from pipelines.reputation.sql import one_row
+from pipelines.reputation.sql import one_row, statement
 from pipelines.reputation.warehouse import Warehouse
 from tests.reputation import policies
 from tests.reputation.history import DAY, NOW, Event, at, snapshot_of, stored_schema
 from tests.reputation.policies import EVENTS, policy
 from tests.reputation.strategies import histories
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 FEWER = settings(max_examples=max(10, settings().max_examples // 4))
 """Each example derives eight times or so."""
@@ -88,24 +90,37 @@ def stories(
 
 
 def assert_refreshes_equal_rebuilds(story: list[tuple[list[Event], int]], rules: Policy) -> None:
-    """Refresh after each commit, publish after every second, and compare at the end.
+    """Refresh after each of four commits, publish after the last three of them, and compare at the end.
 
-    Histories of more than two events are in files, and the thread merges those of more than four.
+    Histories of more than two events are in files, and the thread merges those of more than four; so it is with rows of
+    changed users. If half of the users changed, the first publication begins a new base in a thread, which the second
+    uses, and the third writes one itself.
     """
     with scratch() as folder, pytest.MonkeyPatch.context() as patched:
         patched.setattr(histories_module, "_MEMORY_ROWS", 2)
         patched.setattr(histories_module, "_FOREGROUND_MERGE_ROWS", 4)
+        patched.setattr(user_rows, "_MEMORY_ROWS", 2)
+        patched.setattr(user_rows, "_FOREGROUND_MERGE_ROWS", 8)
+        patched.setattr(derive_module, "_FOLD_THRESHOLD", 0.5)
+        patched.setattr(derive_module, "_REBUILD_THRESHOLD", 0.8)
         commits: list[list[Event]] = []
         path = folder / "warehouse.duckdb"
         with open_draft(path) as draft:
             for number, (events, as_of) in enumerate(story):
                 commits.append(events)
                 snapshot = lake(folder / "lake", commits, compacted=number // 2)
-                draft.refresh(snapshot, rules, at(as_of))
-                if number % 2:
-                    draft.publish()
+                derived = draft.refresh(snapshot, rules, at(as_of))
+                if number in {1, 2}:
+                    draft.start_publication().result(PATIENCE_SECONDS)
+                if draft._folding is not None:
+                    wait_for("the new base", draft._folding.is_done)
+                if number == 2:
                     draft.discard()
+            draft.publish()
         assert rows(path) == rebuilt(folder, snapshot, rules, as_of)
+        with Warehouse(path) as warehouse:
+            counted = warehouse.sql(statement("count_users_and_events")).row(0)
+        assert (derived.users, derived.events, derived.counted) == counted
 
 
 @pytest.mark.slow
@@ -181,6 +196,34 @@ def test_a_completion_and_its_event_in_different_commits(before: list[Event], af
     """One user's event decides whether another's counts, and only one of the two is in the newest commit."""
     others = [ride("e8", "dan", "Rated", "r8"), ride("e9", "eve", "Done", "r9")]
     assert_refreshes_equal_rebuilds([([*before, *others], NOW), (after, NOW)], policy(completion=GATE))
+
+
+@pytest.mark.slow
+def test_a_base_written_beside_refreshes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users who change while a thread writes it are changes to it; it is published later, and the old one is removed.
+
+    Each step has the rows of a rebuild (`incremental-equals-rebuild`).
+    """
+    monkeypatch.setattr(derive_module, "_FOLD_THRESHOLD", 0.3)
+    path, rules = tmp_path / "warehouse.duckdb", policy()
+    commits = [[Event(f"e{n}", f"user-{n}", "Done", NOW - 40 * DAY) for n in range(10)]]
+    bases: list[str | None] = []
+    with open_draft(path) as draft:
+        for number, users in enumerate([range(10), range(5), range(4, 6), (9,)]):
+            commits.append([Event(f"n{number}-{n}", f"user-{n}", "Done", NOW - DAY) for n in users])
+            draft.refresh(lake(tmp_path, commits), rules, at(NOW + number))
+            draft.start_publication().result(PATIENCE_SECONDS)
+            bases.append(published_base(path))
+            assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), rules, NOW + number)
+            if draft._folding is not None:
+                wait_for("the new base", draft._folding.is_done)
+        assert draft.tables.changed_share() == 0.3
+    assert [base and base.partition("-")[0] for base in bases] == ["00000001", "00000001", "00000002", "00000002"]
+    assert [file.name for file in base_folder(path).glob("*.duckdb")] == bases[-1:]
+    with open_draft(path) as draft:
+        assert draft.refresh(lake(tmp_path, commits), rules, at(NOW + 9)).rebuild_reason is None
+        draft.publish()
+    assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), rules, NOW + 9)
 
 
 ANN, BOB = (Event(f"e{n}", user, "Done", NOW - 40 * DAY) for n, user in enumerate(("ann", "bob")))

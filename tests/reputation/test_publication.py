@@ -85,6 +85,7 @@ def test_a_copy_beside_refreshes_is_the_file_of_the_checkpoint(tmp_path: Path, c
         for number in range(5):
             commits.append(_next(number))
             assert draft.refresh(lake(tmp_path, commits), policy(), at(NOW + number)).rebuild_reason is None
+            draft.tables.write_changes()
             copier.allowed.release(blocks)
             part = (number + 1) * blocks * _BLOCK_BYTES
             wait_for("its next part", lambda part=part: copier.copied_bytes == part)
@@ -147,7 +148,8 @@ def test_an_erasure_waits_for_the_copy(tmp_path: Path, copier: Copier) -> None:
     path = tmp_path / "data" / "warehouse.duckdb"
     without = replace(lake(tmp_path / "later", [_FIRST[1:], []]), lake_id="another erasure")
     with open_draft(path) as draft, ThreadPoolExecutor(1) as thread:
-        draft.refresh(lake(tmp_path, [_FIRST]), policy(), at(NOW))
+        draft.refresh(lake(tmp_path, [_FIRST[1:]]), policy(), at(NOW))
+        draft.refresh(lake(tmp_path, [_FIRST[1:], _FIRST[:1]]), policy(), at(NOW))
         first = draft.start_publication()
         wait_for("the copy to begin", lambda: copier.found)
         assert b"user-0" in copier.found[0]
@@ -169,7 +171,7 @@ def test_an_erasure_waits_for_the_copy(tmp_path: Path, copier: Copier) -> None:
 
 
 def _files_with(folder: Path, name: bytes) -> list[Path]:
-    return [file for file in folder.iterdir() if name in file.read_bytes()]
+    return [file for file in folder.rglob("*") if file.is_file() and name in file.read_bytes()]
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from pipelines.lake.tombstones import open_tombstones
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.reputation import derive
 from pipelines.reputation import histories as histories_module
+from pipelines.reputation.base import base_folder
 from pipelines.reputation.database_file import log_file
 from pipelines.reputation.derive import DerivationResult, Draft, open_draft
 from pipelines.reputation.histories import Histories, delete_histories, histories_folder
@@ -106,8 +107,9 @@ def _rows_of(path: Path) -> bytes:
         for file in filter(Path.exists, (path, log_file(path))):
             shutil.copy(file, folder)
         with duckdb.connect(f"{folder}/{path.name}", read_only=True) as connection:
-            tables = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
-            return b"".join(str(connection.execute(f'FROM "{name}"').fetchall()).encode() for (name,) in tables)
+            tables = connection.execute("SELECT schema_name, table_name FROM duckdb_tables()").fetchall()
+            rows = (connection.execute(f'FROM "{schema}"."{name}"').fetchall() for schema, name in tables)
+            return b"".join(str(found).encode() for found in rows)
 
 
 @contextmanager
@@ -190,7 +192,7 @@ def _publish_first(here: Place, rules: Policy, events: Sequence[Event] = _RIDES)
         here.refresh(draft, rules)
         draft.publish()
     folders = {str(Path(path).parent) for path in holding(here.folder, [_BOB])}
-    assert folders >= {str(here.warehouse.parent), str(histories_folder(here.warehouse))}
+    assert folders >= {str(base_folder(here.warehouse)), str(histories_folder(here.warehouse))}
 
 
 @pytest.fixture
@@ -237,7 +239,7 @@ def test_an_erasure_without_events_copies_nothing(here: Place, monkeypatch: pyte
     _publish_first(here, policy())
     here.erase("unknown")
     monkeypatch.setattr(histories_module, "without_rows", _killed)
-    monkeypatch.setattr(derive, "publish_rows", _killed)
+    monkeypatch.setattr(derive, "write_base", _killed)
     with open_draft(here.warehouse) as draft:
         assert here.refresh(draft, policy()).rebuild_reason is None
         draft.publish()
@@ -340,8 +342,8 @@ def test_no_byte_remains_in_large_files(here: Place, monkeypatch: pytest.MonkeyP
     """
     open_file = Draft._open
 
-    def uncompressed(draft: Draft) -> duckdb.DuckDBPyConnection:
-        connection = open_file(draft)
+    def uncompressed(draft: Draft, file: Path) -> duckdb.DuckDBPyConnection:
+        connection = open_file(draft, file)
         connection.execute("SET force_compression = 'uncompressed'")
         return connection
 
@@ -352,13 +354,13 @@ def test_no_byte_remains_in_large_files(here: Place, monkeypatch: pytest.MonkeyP
         with open_draft(here.warehouse) as draft:
             here.refresh(draft, policy())
             draft.publish()
-    folders, erased = [here.warehouse, histories_folder(here.warehouse)], users[::100]
+    folders, erased = [base_folder(here.warehouse), histories_folder(here.warehouse)], users[::100]
     assert [user for user in erased if _bytes_with(folders, user) != folders] == []
     here.erase(*erased)
     with open_draft(here.warehouse) as draft:
         assert here.refresh(draft, policy()).rebuild_reason is None
         draft.publish()
-    assert [user for user in erased if _bytes_with(folders, user)] == []
+    assert [user for user in erased if _bytes_with([here.warehouse, *folders], user)] == []
     here.assert_rebuilt(policy())
 
 

@@ -21,6 +21,7 @@ from pipelines.lake.stores import list_files
 from pipelines.lake.tables import Snapshot, create_lake
 from pipelines.reputation.derive import derive, derive_in_duckdb, open_draft
 from pipelines.reputation.engines import load_engine
+from pipelines.reputation.export import export_warehouse
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.spark import storage
@@ -191,7 +192,7 @@ def test_the_command(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.Mo
     for engine in ("duckdb", "spark"):
         done = CliRunner().invoke(app, ["rebuild", "--as-of", "2026-03-03", "--engine", engine])
         assert done.exit_code == 0, done.output
-        Path("data/warehouse.duckdb").rename(f"{engine}.duckdb")
+        export_warehouse(Path("data/warehouse.duckdb"), Path(f"{engine}.duckdb"))
     assert_same_tables(Path("spark.duckdb"), Path("duckdb.duckdb"))
     with Warehouse(Path("spark.duckdb")) as warehouse:
         assert warehouse.reputation()["all_time_score"].sum() == 48

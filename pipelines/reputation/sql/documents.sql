@@ -8,7 +8,7 @@ WITH parts AS (
         substr(CAST(to_json(struct_pack(
             $members
         )) AS VARCHAR), 2) AS members_json
-    FROM reputation
+    FROM $source
     $only
     CROSS JOIN snapshot_info AS info
 )

@@ -1,11 +1,35 @@
 -- The histories of users: the lake's events ordered by user, as histories.py stores them.
 
 -- name: histories_committed
--- The version of each batch, read once: `commits` may have as many files as rows.
-CREATE OR REPLACE TEMP TABLE committed AS
+-- The version of each batch. Its rows may be newer than the snapshot, whose events they then are not.
+CREATE TEMP TABLE IF NOT EXISTS committed (batch_id VARCHAR, version BIGINT)
+
+-- name: histories_committed_file
+-- The files that they were read from, each once: there may be as many as commits.
+CREATE TEMP TABLE IF NOT EXISTS committed_file (file VARCHAR)
+
+-- name: histories_read_files
+-- The files that were read.
+FROM committed_file
+
+-- name: histories_forget_commits
+-- Start over ...
+DELETE FROM committed
+
+-- name: histories_forget_files
+-- ... after a compaction of the files, or with another lake.
+DELETE FROM committed_file
+
+-- name: histories_add_commits
+-- Add the commits of files ...
+INSERT INTO committed
 SELECT batch_id, version
 FROM ($source) AS commits
-WHERE version <= $version
+
+-- name: histories_add_files
+-- ... and remember these.
+INSERT INTO committed_file
+SELECT unnest(CAST(? AS VARCHAR[]))
 
 -- name: histories_last_batch
 -- The batch of the newest commit up to a version. It identifies the history: a lake restored from a backup may give the

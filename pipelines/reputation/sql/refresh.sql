@@ -29,6 +29,11 @@ FROM (
 )
 WHERE value IS NOT NULL
 
+-- name: refresh_erased_hashes
+-- Their users as hashes.
+SELECT DISTINCT hash(user_id) AS user_hash
+FROM erased_event
+
 -- name: refresh_load_events
 -- Add events to affected_event.
 INSERT INTO affected_event
@@ -44,64 +49,101 @@ UNION
 SELECT user_id
 FROM erased_event
 
+-- name: refresh_affected_hashes
+-- These users as hashes.
+SELECT DISTINCT hash(user_id) AS user_hash
+FROM affected_user
+
+-- name: refresh_changed_users
+-- The users of whom any row differs from the stored ones.
+CREATE OR REPLACE TEMP TABLE changed_user (user_id VARCHAR)
+
 -- name: refresh_recomputed
--- For each table: the recomputed rows, each as one value, so that whole rows compare.
-CREATE OR REPLACE TEMP TABLE recomputed AS
-SELECT now AS row_value
-FROM ($query) AS now
+-- For each table: the recomputed rows.
+CREATE OR REPLACE TEMP TABLE recomputed_$name AS
+$query
 
--- name: refresh_stored
--- The stored rows, each as one value, with its rowid.
-CREATE OR REPLACE TEMP TABLE stored AS
-SELECT before.rowid AS row_id, before AS row_value
-FROM $name AS before
-WHERE before.user_id IN (FROM affected_user)
+-- name: refresh_difference
+-- Rows that are stored and not recomputed (-1), and those that are recomputed and not stored (1). Other users may share a
+-- hash with an affected one.
+CREATE OR REPLACE TEMP TABLE difference AS
+WITH stored AS MATERIALIZED (
+    SELECT $columns
+    FROM arrow_rows
+    SEMI JOIN affected_user USING (user_id)
+)
 
--- name: refresh_deleted
--- Stored rows that the recomputed ones do not contain ...
-CREATE OR REPLACE TEMP TABLE deleted AS
-FROM stored
-ANTI JOIN recomputed USING (row_value)
+SELECT -1 AS sign, *
+FROM (FROM stored EXCEPT FROM recomputed_$name)
+UNION ALL
+SELECT 1 AS sign, *
+FROM (FROM recomputed_$name EXCEPT FROM stored)
 
--- name: refresh_inserted
--- ... and recomputed rows that are not stored.
-CREATE OR REPLACE TEMP TABLE inserted AS
-FROM recomputed
-ANTI JOIN stored USING (row_value)
-
--- name: refresh_delete_rows
--- Delete the former ...
-DELETE FROM $name
-WHERE rowid IN (SELECT row_id FROM deleted)
-
--- name: refresh_insert_rows
--- ... and insert the latter: unchanged rows are not written.
-INSERT INTO $name
-SELECT unnest(row_value)
-FROM inserted
+-- name: refresh_changed_user
+-- The users of these rows.
+INSERT INTO changed_user
+SELECT DISTINCT user_id
+FROM difference
 
 -- name: refresh_changed_day
 -- Record the changed days, until their trends are computed.
 INSERT INTO changed_day
-SELECT DISTINCT row_value.user_id, row_value.day
-FROM (SELECT row_value FROM deleted UNION ALL FROM inserted)
+SELECT DISTINCT user_id, day
+FROM difference
 
--- name: refresh_changed_user
+-- name: refresh_changed_scores
 -- Users whose scores changed, for publication.
-SELECT DISTINCT row_value.user_id
-FROM (SELECT row_value FROM deleted UNION ALL FROM inserted)
+SELECT DISTINCT user_id
+FROM difference
+
+-- name: refresh_changed_hashes
+-- The changed users as hashes.
+SELECT DISTINCT hash(user_id) AS user_hash
+FROM changed_user
+
+-- name: refresh_new_rows
+-- All rows of them in a table.
+SELECT $columns
+FROM recomputed_$name
+WHERE hash(user_id) IN (SELECT hash(user_id) FROM changed_user)
+
+-- name: refresh_count_events
+-- How many more events the table of days has, and events that count.
+SELECT CAST(coalesce(sum(sign * events), 0) AS BIGINT), CAST(coalesce(sum(sign * counted), 0) AS BIGINT)
+FROM difference
+
+-- name: refresh_count_users
+-- How many more users the table of scores has.
+SELECT CAST(coalesce(sum(sign), 0) AS BIGINT)
+FROM difference
+
+-- name: refresh_changed_day_hashes
+-- Before a publication: the users of the changed days, as hashes.
+SELECT DISTINCT hash(user_id) AS user_hash
+FROM changed_day
+
+-- name: refresh_loaded
+-- The stored rows of some users in a table.
+CREATE OR REPLACE TEMP TABLE loaded_$name AS
+SELECT $columns
+FROM arrow_rows
 
 -- name: refresh_pending_day
--- Before a publication: the days whose trends are out of date, that is the changed days and, because scores accumulate,
--- the later days of the same users.
+-- The days whose trends are out of date, that is the changed days and, because scores accumulate, the later days of the
+-- same users.
 CREATE OR REPLACE TEMP TABLE pending_day AS
 SELECT day
 FROM changed_day
 UNION
 SELECT later.day
-FROM user_days AS later
+FROM loaded_user_days AS later
 JOIN (SELECT user_id, min(day) AS day FROM changed_day GROUP BY user_id) AS first
     ON first.user_id = later.user_id AND later.day > first.day
+
+-- name: refresh_pending_times
+-- The start and end of each of these days, in microseconds since 1970.
+SELECT epoch_us(CAST(day AS TIMESTAMP)), epoch_us(CAST(day + 1 AS TIMESTAMP))
+FROM pending_day
 
 -- name: refresh_delete_days
 -- Delete the trends of these days; insert_rows then inserts the new ones.

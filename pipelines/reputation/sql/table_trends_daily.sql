@@ -9,7 +9,7 @@ SELECT
     CASE WHEN sum(rating_count) > 0 THEN CAST(sum(rating_sum) AS DOUBLE) / CAST(sum(rating_count) AS DOUBLE) END
         AS rating_average,
     CAST(sum(rating_count) AS BIGINT) AS rating_count
-FROM user_days
+FROM $user_days
 $of_days
 GROUP BY day, action_type
 ORDER BY day, action_type

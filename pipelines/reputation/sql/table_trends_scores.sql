@@ -13,7 +13,7 @@ SELECT
     max(score) AS maximum
 FROM (
     SELECT day, CAST(sum(points) OVER (PARTITION BY user_id ORDER BY day) AS $exact) AS score
-    FROM user_days
+    FROM $user_days
     $of_users
     QUALIFY lead(day) OVER (PARTITION BY user_id ORDER BY day) IS DISTINCT FROM day
 )

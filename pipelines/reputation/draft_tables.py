@@ -1,0 +1,168 @@
+"""The tables of a draft: its base, what changed since, and the rows by user that a refresh compares with.
+
+A refresh replaces rows of users in memory; `write_changes` writes them to the draft's file, once for all refreshes
+since the last publication. After a crash the published file has everything up to that publication, and the events do.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from pipelines.reputation.base import divided_tables, replace_changes
+from pipelines.reputation.database_file import transaction
+from pipelines.reputation.documents import documents_of
+from pipelines.reputation.refresh_steps import Counts, Replaced
+from pipelines.reputation.sql import arrow_rows, literal, one_row, statement, use_utc
+from pipelines.reputation.user_rows import (
+    Columns,
+    Rows,
+    UserRows,
+    columns_of,
+    open_base_rows,
+    read_rows,
+    stored_form,
+    table_form,
+    write_base_rows,
+)
+from pipelines.reputation.views import reputation_query
+from pipelines.reputation.warehouse import stored_info
+from pipelines.reputation.warehouse_tables import SUMS
+
+
+class DraftTables:
+    """The tables of a draft, over a connection to its file. Not thread-safe."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, base: Path) -> None:
+        self.connection, self.base, self.info = connection, base, stored_info(connection)
+        self.counts = Counts(*one_row(connection.execute(statement("base_read_counts"))))
+        self._is_written = True
+        self._columns = {name: columns_of(connection, name) for name in divided_tables(connection)}
+        connection.execute(statement("base_pending_users"))
+        connection.execute(statement("base_newer_users"))
+
+    def replace(self, replaced: Replaced) -> None:
+        """Take over what `replace_rows` returned."""
+        self.counts = self.counts.plus(replaced.counts)
+        if len(replaced.users):
+            self.rows.replace(replaced.users, replaced.tables)
+            self.connection.execute(statement("base_add_pending"))
+            self._is_written = False
+
+    def reload_info(self) -> None:
+        """Take over the row of `snapshot_info`."""
+        self.info = stored_info(self.connection)
+
+    def documents(self, users: pl.Series | None = None, leaderboards: Sequence[str] = ()) -> pl.DataFrame:
+        """Return the documents of users, or of all, like `documents.documents`; of some, at the cost of these."""
+        if users is None:
+            self.write_changes()
+            return documents_of(self.connection, self.info, "reputation", None, leaderboards)
+        with arrow_rows(self.connection, self._scores_of(users)):
+            return documents_of(self.connection, self.info, self._shown_scores(), users, leaderboards)
+
+    def _scores_of(self, users: pl.Series) -> pa.Table:
+        with arrow_rows(self.connection, users.to_frame("user_id").to_arrow()):
+            hashes = self.connection.execute(statement("histories_users")).fetchnumpy()["user_hash"]
+        return self.rows.rows_of(self._table_of_scores(), np.sort(hashes))
+
+    def _shown_scores(self) -> str:
+        """Return a query of `reputation` over `_scores_of` some users."""
+        policy, table = self.info.policy.at(self.info.as_of), self._table_of_scores()
+        rows = statement("user_rows_read", columns=table_form(self._columns[table]))
+        return f"({reputation_query(policy, f'({rows})') if policy.decays else rows})"
+
+    def _table_of_scores(self) -> str:
+        return SUMS if SUMS in self._columns else "reputation"
+
+    def write_changes(self) -> None:
+        """Write the rows that were replaced since the last call, so that SQL over the draft sees them."""
+        if self._is_written:
+            return
+        users = self.connection.execute(statement("base_pending_hashes")).fetchnumpy()["user_hash"]
+        users.sort()
+        with transaction(self.connection):
+            for name in self._columns:
+                self._write_rows(name, users)
+            self.connection.execute(statement("base_insert_users"))
+            self.connection.execute(statement("base_add_newer"))
+            self.connection.execute(statement("base_update_counts"), [*self.counts])
+        self.connection.execute(statement("base_pending_users"))
+        self._is_written = True
+
+    def begin_newer(self) -> None:
+        """From now on, note the users who change: a new base has the rows as they were written."""
+        self.connection.execute(statement("base_newer_users"))
+
+    def adopt(self, base: Path) -> None:
+        """Continue with a base that has the rows as of `begin_newer`; only newer ones are changes to it."""
+        users = np.sort(self.connection.execute(statement("base_newer_hashes")).fetchnumpy()["user_hash"])
+        rows = {name: self.rows.rows_of(name, users) for name in self._columns}
+        self.close()
+        del self.rows
+        self.base = base
+        self.connection.execute("DETACH base")
+        replace_changes(self.connection, base)
+        self.rows.replace(users, rows)
+        self.connection.execute(statement("base_newer_pending"))
+        self._is_written = False
+        self.write_changes()
+
+    def changed_share(self) -> float:
+        """Return the share of the users whose rows in the base are superseded."""
+        (changed,) = one_row(self.connection.execute(statement("base_count_changed")))
+        return changed / max(1, self.counts.users)
+
+    def close(self) -> None:
+        """Remove the files that belong to this process. The connection remains open."""
+        if "rows" in self.__dict__:
+            self.rows.close()
+
+    def _write_rows(self, name: str, users: np.ndarray) -> None:
+        self.connection.execute(statement("base_delete_rows", name=name))
+        with arrow_rows(self.connection, self.rows.rows_of(name, users)):
+            columns = table_form(self._columns[name])
+            self.connection.execute(statement("base_insert_rows", name=name, columns=columns))
+
+    @cached_property
+    def rows(self) -> UserRows:
+        """The rows by user, opened when they are first needed."""
+        base = {name: self._base_rows(name) for name in self._columns}
+        rows = UserRows(self._columns, base, self.base.parent)
+        users = self.connection.execute(statement("base_changed_hashes")).fetchnumpy()["user_hash"]
+        if len(users):
+            users.sort()
+            rows.replace(users, {name: self._read(name) for name in self._columns})
+        return rows
+
+    def _base_rows(self, name: str) -> Rows:
+        """Open the rows of a table of the base; write them first if they are missing or damaged."""
+        try:
+            return open_base_rows(self.base, name)
+        except (OSError, ValueError):
+            _write_rows(self.connection, self.base, name, self._columns[name])
+            return open_base_rows(self.base, name)
+
+    def _read(self, name: str) -> pa.Table:
+        return _stored(self.connection, f"changed.{name}", self._columns[name]).read_all()
+
+
+def write_rows_beside(connection: duckdb.DuckDBPyConnection, base: Path) -> None:
+    """Write the rows of a base by user, by a connection of its own."""
+    use_utc(connection)  # a part of the type of moments in Arrow
+    connection.execute(statement("base_attach", path=literal(str(base))))
+    for name in divided_tables(connection):
+        _write_rows(connection, base, name, columns_of(connection, f"base.main.{name}"))
+
+
+def _write_rows(connection: duckdb.DuckDBPyConnection, base: Path, name: str, columns: Columns) -> None:
+    write_base_rows(base, name, _stored(connection, f"base.main.{name}", columns))
+
+
+def _stored(connection: duckdb.DuckDBPyConnection, relation: str, columns: Columns) -> pa.RecordBatchReader:
+    """Return the rows of a table in their stored form, in the order of users."""
+    return read_rows(connection, statement("user_rows_stored", columns=stored_form(columns), relation=relation))

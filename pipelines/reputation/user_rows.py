@@ -1,0 +1,193 @@
+"""The rows of the derived tables by user, for a refresh to compare with: at the cost of the users that it asks for.
+
+A cache: the rows of a base (`base.py`), written once beside it in the order of users, and those of the users who
+changed since. The newest rows of a user apply, and a user may have none. Newer rows are in memory, or in files that
+last as long as the process; they are merged geometrically. A hash stands for all users who share it.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from pipelines.lake.files import make_durable
+from pipelines.lake.mapping import create_map, open_map
+from pipelines.lake.merges import Merges
+from pipelines.reputation.chunks import CHUNK_ROWS, Chunks, in_chunks, map_chunks, positions, store_chunks
+from pipelines.reputation.sql import identifier, statement
+
+HASH = "user_hash"
+_MEMORY_ROWS = 100_000
+"""More rows are in files."""
+_FOREGROUND_MERGE_ROWS = 400_000
+"""A merge of this many rows takes a few tenths of a second; the thread does larger ones."""
+_PART_USERS = 16_384
+"""A merge holds the rows of so many users at a time."""
+_ROWS, _USERS = ".rows", ".users"
+_SCRATCH = "newer-"
+Columns = Mapping[str, str]
+"""The types of columns in SQL, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of one table in the order of users."""
+
+    chunks: Chunks
+    users: np.ndarray
+    """The hash of the user of each row, ascending: uint64, shape (rows,)."""
+
+    def of(self, users: np.ndarray) -> pa.Table:
+        """Return the rows of users (sorted hashes), in their order."""
+        return self.chunks.take(positions(self.users, users))
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """All rows of some users, in every table."""
+
+    users: np.ndarray
+    """Those users, with or without rows: sorted hashes, uint64, shape (users,)."""
+    tables: Mapping[str, Rows]
+    files: tuple[Path, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.users) + sum(len(rows.chunks) for rows in self.tables.values())
+
+
+class UserRows:
+    """The rows of a base, and newer ones. Not thread-safe.
+
+    columns: the columns of each table.
+    base: the rows of each table of the base.
+    folder: where newer rows are, if they are in files.
+    """
+
+    def __init__(self, columns: Mapping[str, Columns], base: Mapping[str, Rows], folder: Path) -> None:
+        self.columns, self._base, self._folder, self._numbers = columns, base, folder, count(1)
+        self._merges = Merges(self._merge, self._merge, _FOREGROUND_MERGE_ROWS)
+
+    def rows_of(self, table: str, users: np.ndarray) -> pa.Table:
+        """Return the rows of users (sorted hashes) in a table: its columns, and `user_hash`."""
+        found, remaining = _newest_rows(self._merges.pieces, table, users)
+        return pa.concat_tables([self._base[table].of(remaining), *found])
+
+    def replace(self, users: np.ndarray, tables: Mapping[str, pa.Table]) -> None:
+        """Make these all rows of users (sorted hashes), each table in their order."""
+        size = len(users) + sum(map(len, tables.values()))
+        piece = self._write(size, users, {name: in_chunks(table) for name, table in tables.items()})
+        self._merges.pieces.append(piece)
+        self._merges.merge_due()
+        self._remove_replaced()
+
+    def close(self) -> None:
+        """End the thread, and remove the files of newer rows, also those of a merge that failed."""
+        self._merges.close()
+        for file in self._folder.glob(f"{_SCRATCH}*"):
+            file.unlink()
+
+    def _remove_replaced(self) -> None:
+        for file in [file for piece in self._merges.take_replaced() for file in piece.files]:
+            file.unlink()
+
+    def _merge(self, older: Piece, newer: Piece) -> Piece:
+        users = np.union1d(older.users, newer.users)
+        rows = {name: _merged_rows([older, newer], name, users) for name in newer.tables}
+        return self._write(len(older) + len(newer), users, rows)
+
+    def _write(self, size: int, users: np.ndarray, tables: Mapping[str, Iterable[pa.RecordBatch]]) -> Piece:
+        path = self._new_path() if size > _MEMORY_ROWS else None
+        rows, files = dict[str, Rows](), list[Path]()
+        for name, batches in tables.items():
+            file = None if path is None else _files(path, name)[0]
+            chunks = store_chunks(file, self._base[name].chunks.schema, batches)
+            rows[name] = Rows(chunks, chunks.column(HASH))
+            files += [] if file is None else [file]
+        return Piece(users, rows, tuple(files))
+
+    def _new_path(self) -> Path:
+        return self._folder / f"{_SCRATCH}{next(self._numbers):08}"
+
+
+def columns_of(connection: duckdb.DuckDBPyConnection, relation: str) -> Columns:
+    """Return the columns of a table or view."""
+    described = connection.execute(statement("user_rows_columns", relation=relation)).fetchall()
+    return {name: kind for name, kind, *_ in described}
+
+
+def stored_form(columns: Columns) -> str:
+    """Return the columns of a table with the hash of the user, as SQL, in types that Arrow has."""
+    return ", ".join([f"hash(user_id) AS {HASH}", *(_as_text(name, kind) for name, kind in columns.items())])
+
+
+def table_form(columns: Columns) -> str:
+    """Return the columns of a table as SQL, from those of `stored_form`."""
+    return ", ".join(f"CAST({identifier(name)} AS {kind}) AS {identifier(name)}" for name, kind in columns.items())
+
+
+def _as_text(name: str, kind: str) -> str:
+    """Return a column as SQL: Arrow has no integers of 128 bits."""
+    column = identifier(name)
+    return f"CAST({column} AS VARCHAR) AS {column}" if kind == "HUGEINT" else column
+
+
+def read_rows(connection: duckdb.DuckDBPyConnection, query: str) -> pa.RecordBatchReader:
+    """Return the rows of a query in the order of `user_hash`."""
+    connection.execute("SET arrow_large_buffer_size = true")
+    return connection.sql(f"{query} ORDER BY {HASH}").to_arrow_reader(CHUNK_ROWS)
+
+
+def write_base_rows(path: Path, table: str, rows: pa.RecordBatchReader) -> None:
+    """Write the rows of a table of a base, durably: a file exists only whole. A full disk raises OSError."""
+    file, users_file = _files(path, table)
+    partial = [file.with_name(f"{file.name}.next"), users_file.with_name(f"{users_file.name}.next")]
+    chunks = store_chunks(partial[0], rows.schema, iter(rows))
+    _fill(create_map(partial[1], (len(chunks),)), chunks) if len(chunks) else partial[1].touch()
+    make_durable(partial)
+    for written, target in zip(partial, (file, users_file), strict=True):
+        written.replace(target)
+
+
+def open_base_rows(path: Path, table: str) -> Rows:
+    """Map the rows of a table of a base. Raises OSError or ValueError if they are missing or damaged."""
+    file, users_file = _files(path, table)
+    chunks = map_chunks(file)
+    return Rows(chunks, open_map(users_file, (len(chunks),)) if len(chunks) else np.empty(0, np.uint64))
+
+
+def _files(path: Path, table: str) -> tuple[Path, Path]:
+    return path.with_name(f"{path.name}.{table}{_ROWS}"), path.with_name(f"{path.name}.{table}{_USERS}")
+
+
+def _fill(users: np.ndarray, chunks: Chunks) -> None:
+    for start, chunk in zip(chunks.starts, chunks.batches, strict=False):
+        users[start : start + chunk.num_rows] = chunk.column(HASH).to_numpy()
+
+
+def _newest_rows(pieces: Sequence[Piece], table: str, users: np.ndarray) -> tuple[list[pa.Table], np.ndarray]:
+    """Return the rows of users in pieces, the oldest first, and the users who are in none."""
+    found: list[pa.Table] = []
+    for piece in reversed(pieces):
+        here = _contains(piece.users, users)
+        found.append(piece.tables[table].of(users[here]))
+        users = users[~here]
+    return found, users
+
+
+def _contains(sorted_words: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Return which of some words are in an ascending array."""
+    if not len(sorted_words):
+        return np.zeros(len(words), bool)
+    at = np.searchsorted(sorted_words, words)
+    return sorted_words[np.minimum(at, len(sorted_words) - 1)] == words
+
+
+def _merged_rows(pieces: Sequence[Piece], table: str, users: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """Yield the newest rows of users in the order of their hashes, some users at a time."""
+    for start in range(0, len(users), _PART_USERS):
+        found, _ = _newest_rows(pieces, table, users[start : start + _PART_USERS])
+        yield from in_chunks(pa.concat_tables(found).sort_by(HASH))
