@@ -12,7 +12,7 @@ _READING = {
     "pipelines.drain:Ingest.checkpoint": 2,
     "pipelines.ingest.read_ahead:ReadAhead.poll": 2,
     "pipelines.ingest.kafka:KafkaSource._fetch": 2,
-    "pipelines.ingest.kafka:decode": 2,
+    "pipelines.ingest.sources:decode": 2,
 }
 _COMMITTING = {
     "pipelines.drain:append": 2,
