@@ -1,7 +1,7 @@
-"""A second source for tests: rides as JSON under names of its own, decoded without any code of karmalake's mappings.
+"""A second source for tests: rides as JSON under names of its own, decoded without the code of mappings.
 
-A ride {"ride", "driver", "rider", "kind", "at"} is one event of the driver; of kind `rated` it is one of the rider, too;
-of kind `ping` it is left out. The ids of the events are derived from the place of the record.
+A ride {"ride", "driver", "rider", "kind", "at"} is one event of the driver; of kind `rated` it is one of the rider,
+too; of kind `ping` it is left out. The ids of the events are derived from the place of the record.
 """
 
 import json
@@ -58,7 +58,7 @@ def _events(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for number, user in enumerate(users):
         event_id = ride.get("id") or f"{row['topic_id']}/{row['topic_partition']}/{row['offset']}"
         yield place | {
-            "event_id": f"{event_id}/{number}", "user_id": user, "action_type": ride["kind"].upper(),
+            "event_id": f"{event_id}/{number}", "user_id": user, "action_type": ride["kind"],
             "event_time": time, "metadata": [("ride", ride["ride"])],
         }  # fmt: skip
 
