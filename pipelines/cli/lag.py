@@ -15,17 +15,7 @@ if TYPE_CHECKING:
 
     from pipelines.operate.lag.observe import Observation
 
-_COLUMNS = (
-    "topic",
-    "partition",
-    "end offset",
-    "next offset",
-    "lag records",
-    "lag seconds",
-    "in/s",
-    "out/s",
-    "catch-up s",
-)
+_COLUMNS = ("partition", "end offset", "next offset", "lag records", "lag seconds", "in/s", "out/s", "catch-up s")
 
 
 def lag(
@@ -56,7 +46,10 @@ def _show(observations: "tuple[Observation, ...]") -> None:
     from pipelines.operate.lag.measure import summarize  # noqa: PLC0415
     from pipelines.operate.lag.observe import all_advice  # noqa: PLC0415
 
-    print_table(_COLUMNS, [row for observed in observations for row in _rows(observed)])
+    for observed in observations:
+        if len(observations) > 1:
+            print_line(observed.measurement.topic)
+        print_table(_COLUMNS, list(_rows(observed)))
     slowest = max((observed.catch_up_seconds or 0.0 for observed in observations), default=0.0)
     estimate = f", caught up in {slowest:,.0f} s at this rate" if slowest else ""
     print_line(f"{summarize([observed.measurement for observed in observations])} behind{estimate}")
@@ -68,8 +61,7 @@ def _rows(observed: "Observation") -> "Iterator[tuple[object, ...]]":
     for p in observed.measurement.partitions:
         pace = observed.paces.get(p.topic_partition)
         rates = (pace.in_per_second, pace.out_per_second, pace.catch_up_seconds) if pace else (None, None, None)
-        place = (observed.measurement.topic, p.topic_partition)
-        yield (*place, p.end_offset, p.next_offset, p.lag_records, p.lag_seconds, *rates)
+        yield (p.topic_partition, p.end_offset, p.next_offset, p.lag_records, p.lag_seconds, *rates)
 
 
 def _show_json(observations: "tuple[Observation, ...]") -> None:
