@@ -276,7 +276,7 @@ def test_operations_speak_of_all_topics(both: Settings) -> None:
     assert all(f"the topic {name}:" in "\n".join(list_unreached(both, None)) for name in names)
 
 
-def test_erased_events_of_one_record_are_told_apart(both: Settings) -> None:
+def test_erased_events_of_one_record_are_distinguished(both: Settings) -> None:
     """Of a ride of two users one is erased: the counts add up, also after the other is erased (`erasable`)."""
     send(to_rides(both), [ride(n) for n in range(6)])
     drain_all(both)
