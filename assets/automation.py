@@ -51,7 +51,7 @@ SCHEDULES = [
         ("nightly_alarms", alarms, "0 3 * * *", "Detect manipulation in the whole history."),
         ("nightly_upkeep", upkeep, "30 3 * * *", "Merge small files, and delete files that no commit references."),
         ("nightly_verification", verification, "0 4 * * *", "Run all checks, except the audit."),
-        ("weekly_audit", proof, "0 5 * * 0", "Re-read the topic and account for every record."),
+        ("weekly_audit", proof, "0 5 * * 0", "Re-read every topic and account for every record."),
     )
 ]
 

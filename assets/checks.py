@@ -9,7 +9,8 @@ from assets.lake import dead_letters, events
 from assets.resources import Karmalake
 from assets.scores import reputation_cache
 from pipelines.operate.check import Check
-from pipelines.operate.lag.observe import observe_lag
+from pipelines.operate.lag.measure import longest_lag_seconds
+from pipelines.operate.lag.observe import all_advice, observe_lags
 from pipelines.operate.verify import totals, verify_lake
 from pipelines.operate.verify_served import verify_fresh, verify_served
 
@@ -42,15 +43,17 @@ def reconciliation(karmalake: dg.ResourceParam[Karmalake]) -> Iterable[dg.AssetC
 def ingest_keeps_up(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
     """No record waits on the bus longer than the settings allow."""
     settings = karmalake.settings
-    observed = observe_lag(settings)
-    measured = observed.measurement
+    observed = observe_lags(settings)
+    measured = [each.measurement for each in observed]
+    seconds = longest_lag_seconds(measured)
     metadata = {
-        "lag_seconds": "unknown: no valid record time" if measured.lag_seconds is None else measured.lag_seconds,
+        "lag_seconds": "unknown: no valid record time" if seconds is None else seconds,
         "limit_seconds": settings.lag.max_seconds,
-        "lag_records": measured.lag_records,
-        "advice": "\n".join(observed.advice) or "none",
+        "lag_records": sum(each.lag_records for each in measured),
+        "topics": ", ".join(each.topic for each in measured),
+        "advice": "\n".join(all_advice(observed)) or "none",
     }
-    passed = measured.lag_seconds is not None and measured.lag_seconds <= settings.lag.max_seconds
+    passed = seconds is not None and seconds <= settings.lag.max_seconds
     return dg.AssetCheckResult(passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata=metadata)
 
 

@@ -50,7 +50,7 @@ def compacted_files(context: dg.AssetExecutionContext, karmalake: dg.ResourcePar
 )
 @explain_failures
 def audit(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
-    """Compares the topic, read again record by record, with the raw files of the lake, by code independent of ingest.
+    """Compares every topic, read again record by record, with the raw files of the lake, by code independent of ingest.
 
     The metadata contains the result as JSON, as printed by `karmalake audit --json`. Takes minutes for millions of
     records.

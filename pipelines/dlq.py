@@ -1,5 +1,7 @@
-"""The dead letter topic `{topic}.dlq`: copies of dead letters for other systems (`ingest.publish_dead_letters`).
+"""The dead letter topics `{topic}.dlq`: copies of dead letters for other systems (`ingest.publish_dead_letters`).
 
+Each topic that is ingested has its own, with its own checkpoint: the owners of a topic read, permit and retain the
+copies of its records, and one that cannot be written stops no other. Of a queue there is one, named after kafka.topic.
 Copies are read from the lake after the commit, from a checkpoint of their own on (`lake/dead_letter_outbox.py`). They
 are best effort: a failure is logged, counted and retried, and never stops or delays ingest (`isolated`). After a crash
 before the checkpoint the same copies are sent again; place and batch id in their headers identify them. The first start
@@ -25,6 +27,7 @@ from pipelines.best_effort import best_effort
 from pipelines.emit.copies import MAX_HEADERS, RESERVED_PREFIX, Copy, CopyCounts, CopyWriter, connect_copy_writer
 from pipelines.emit.producer import Record
 from pipelines.errors import KarmalakeError, TransientError, is_termination
+from pipelines.ingest.sources import topic_sources
 from pipelines.lake.dead_letter_outbox import DeadLetterOutbox, PendingBatch, init_checkpoint
 from pipelines.lake.tables import CachedLake, create_lake
 from pipelines.settings import KafkaSettings, Settings
@@ -57,13 +60,14 @@ OnOutage = Callable[[KarmalakeError | None], None]
 
 @dataclass(slots=True)
 class DeadLetterTopic:
-    """The copies of one lake's dead letters; connects to their topic once there is something to copy."""
+    """The copies of the dead letters of one topic; connects to their topic once there is something to copy."""
 
-    settings: Settings
+    kafka: KafkaSettings
+    """With the dead letter topic."""
     outbox: DeadLetterOutbox
     writer: CopyWriter | None = None
 
-    def copy_pending(self, report: OnProgress) -> None:
+    def copy_pending(self, report: Callable[[CopyCounts], None]) -> None:
         """Copy all committed dead letters after the checkpoint; call `report` first and after every 100 batches.
 
         Raises TransientError or ConfigurationError, and what reading the lake raises; the next call continues from the
@@ -84,61 +88,96 @@ class DeadLetterTopic:
             self.writer.close()
             self.writer = None
 
-    def _find_pending(self, report: OnProgress, written: CopyCounts) -> list[PendingBatch]:
+    def _find_pending(self, report: Callable[[CopyCounts], None], written: CopyCounts) -> list[PendingBatch]:
         """Look for new commits, report the progress, and return the next batches to copy."""
         self.outbox.catch_up()
-        report(self._progress(written))
+        report(written)
         return list(islice(self.outbox.pending, _CHECKPOINT_BATCHES))
 
     def _copy(self, batches: Sequence[PendingBatch]) -> CopyCounts:
-        self.writer = self.writer or connect_copy_writer(dead_letter_topic(self.settings))
+        self.writer = self.writer or connect_copy_writer(self.kafka)
         total = CopyCounts()
         for letters in self.outbox.read_dead_letters(batches, [*_RECORD_COLUMNS, *_HEADER_COLUMNS[:-1]]):
             written = self.writer.write([_copy_of(letter) for letter in _as_rows(letters)])
             total = CopyCounts(*map(sum, zip(total, written, strict=True)))
         return total
 
-    def _progress(self, written: CopyCounts) -> CopyProgress:
-        pending = self.outbox.pending
-        records = sum(batch.dead_letters for batch in pending)
-        return CopyProgress(written, records, pending[0].committed if pending else None)
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterTopics:
+    """The dead letter topic of each topic that is ingested; the progress that is reported is of all together."""
+
+    topics: tuple[DeadLetterTopic, ...]
+
+    def copy_pending(self, report: OnProgress) -> None:
+        """Copy the pending dead letters of every topic; raise the first error once all topics had their turn."""
+        errors: list[Exception] = []
+        for topic in self.topics:
+            try:
+                topic.copy_pending(lambda written: report(self._total(written)))
+            except Exception as error:  # noqa: BLE001 - raised below: a topic that cannot be written stops no other
+                errors.append(error)
+        for error in errors:
+            raise error
+
+    def close(self) -> None:
+        """Close the clients."""
+        for topic in self.topics:
+            topic.close()
+
+    def _total(self, written: CopyCounts) -> CopyProgress:
+        pending = [batch for topic in self.topics for batch in topic.outbox.pending]
+        since = min((batch.committed for batch in pending), default=None)
+        return CopyProgress(written, sum(batch.dead_letters for batch in pending), since)
 
 
-def open_dead_letter_topic(settings: Settings) -> DeadLetterTopic:
-    """Return the dead letter topic of a lake, after setting its checkpoint if there is none."""
-    lake = create_lake(settings.lake_root)
-    name = f"dlq:{settings.kafka.topic}"
+def open_dead_letter_topics(settings: Settings) -> DeadLetterTopics:
+    """Return the dead letter topics of a lake, after setting the checkpoints that do not exist yet."""
+    return DeadLetterTopics(tuple(_open_dead_letter_topic(settings, name) for name in _bus_names(settings)))
+
+
+def _bus_names(settings: Settings) -> list[str]:
+    """Return the topics that are ingested; of a queue the name of its dead letter topic without `.dlq`."""
+    return [settings.kafka.topic] if settings.queue.kind else list(topic_sources(settings))
+
+
+def _describe_copies(settings: Settings) -> str:
+    return f"copying dead letters to {', '.join(f'{name}.dlq' for name in _bus_names(settings))}"
+
+
+def _open_dead_letter_topic(settings: Settings, topic: str) -> DeadLetterTopic:
+    lake, name, queue = create_lake(settings.lake_root), f"dlq:{topic}", settings.queue.kind
     init_checkpoint(lake, name)
-    queue = settings.queue.kind
 
-    def is_from_bus(topic: str) -> bool:
-        return topic.startswith(f"{queue}:") if queue else topic == settings.kafka.topic
+    def is_from_bus(other: str) -> bool:
+        return other.startswith(f"{queue}:") if queue else other == topic
 
-    return DeadLetterTopic(settings, DeadLetterOutbox(CachedLake(lake.root), name, is_from_bus))
-
-
-def dead_letter_topic(settings: Settings) -> KafkaSettings:
-    """Return the Kafka settings of the dead letter topic."""
-    return settings.kafka.model_copy(update={"topic": f"{settings.kafka.topic}.dlq"})
+    return DeadLetterTopic(
+        dead_letter_topic(settings, topic), DeadLetterOutbox(CachedLake(lake.root), name, is_from_bus)
+    )
 
 
-def ensure_copy_checkpoint(settings: Settings) -> None:
-    """Set the checkpoint before ingest begins; log a failure: dead letters until the next start are not copied."""
-    doing = f"preparing the copies of dead letters on {settings.kafka.topic}.dlq"
-    best_effort(open_dead_letter_topic, doing)(settings)
+def dead_letter_topic(settings: Settings, topic: str) -> KafkaSettings:
+    """Return the Kafka settings of the dead letter topic of a topic."""
+    return settings.kafka.model_copy(update={"topic": f"{topic}.dlq"})
+
+
+def ensure_copy_checkpoints(settings: Settings) -> None:
+    """Set the checkpoints before ingest begins; log a failure: dead letters until the next start are not copied."""
+    best_effort(open_dead_letter_topics, "preparing the copies of dead letters")(settings)
 
 
 @contextmanager
 def copying_on_exit(settings: Settings) -> Generator[None]:
-    """Set the checkpoint on entry; on exit, also by a KarmalakeError, copy the pending dead letters.
+    """Set the checkpoints on entry; on exit, also by a KarmalakeError, copy the pending dead letters.
 
     Raises only what the block raises: a failed copy is logged and repeated by the next run.
     """
     if not settings.ingest.publish_dead_letters:
         yield
         return
-    ensure_copy_checkpoint(settings)
-    copy = best_effort(_copy_once, f"copying dead letters to {settings.kafka.topic}.dlq")
+    ensure_copy_checkpoints(settings)
+    copy = best_effort(_copy_once, _describe_copies(settings))
     try:
         yield
     except KarmalakeError:
@@ -158,44 +197,43 @@ def copy_until(
 
     A failure is reported to `report_outage` and retried after 2 s, doubling up to 60 s; a success reports None.
     """
-    topic: DeadLetterTopic | None = None
+    topics: DeadLetterTopics | None = None
     delay, ending = _RETRY_SECONDS, False
     while not ending:
         ending = stopping.is_set()
         committed.clear()
         try:
-            topic = topic or open_dead_letter_topic(settings)
-            topic.copy_pending(report)
+            topics = topics or open_dead_letter_topics(settings)
+            topics.copy_pending(report)
         except BaseException as error:  # a Rust panic is not an Exception
             if is_termination(error):
                 raise
-            report_outage(_log_outage(error, settings.kafka.topic, delay))
+            report_outage(_log_outage(error, _describe_copies(settings), delay))
             stopping.wait(delay)
             delay = min(2 * delay, _MAX_RETRY_SECONDS)
         else:
             report_outage(None)
             delay = _RETRY_SECONDS
             committed.wait(0 if ending else _POLL_SECONDS)
-    if topic:
-        topic.close()
+    if topics:
+        topics.close()
 
 
 def _copy_once(settings: Settings) -> None:
-    topic = open_dead_letter_topic(settings)
-    with closing(topic):
-        topic.copy_pending(lambda progress: _log_progress(progress, settings.kafka.topic))
+    with closing(open_dead_letter_topics(settings)) as topics:
+        topics.copy_pending(_log_progress)
 
 
-def _log_progress(progress: CopyProgress, topic: str) -> None:
+def _log_progress(progress: CopyProgress) -> None:
     if any(progress.written):
-        _LOG.info("%d dead letters copied to %s.dlq, %d of them cut; %d refused", *progress.written, topic)
+        _LOG.info("%d dead letters copied to their topic, %d of them cut; %d refused", *progress.written)
 
 
-def _log_outage(error: BaseException, topic: str, delay: float) -> KarmalakeError:
+def _log_outage(error: BaseException, doing: str, delay: float) -> KarmalakeError:
     """Log an error of the copy loop, and return it as a KarmalakeError."""
     is_expected = isinstance(error, KarmalakeError)
-    message = "copying dead letters to %s.dlq: %s; they stay in the lake, next attempt in %.0f s"
-    _LOG.warning(message, topic, error, delay, exc_info=None if is_expected else error)
+    message = "%s: %s; they stay in the lake, next attempt in %.0f s"
+    _LOG.warning(message, doing, error, delay, exc_info=None if is_expected else error)
     return error if is_expected else TransientError(f"copying dead letters failed: {error!r}")
 
 

@@ -18,7 +18,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Generator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -26,18 +26,20 @@ import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
+from kafka.structs import TopicPartition
 
 from pipelines.best_effort import best_effort
 from pipelines.contract.decode import filter_rows
 from pipelines.contract.digest import Digests
 from pipelines.dlq import copying_on_exit
 from pipelines.errors import FencedError, RejectedError, TransientError, one_line
-from pipelines.ingest.batch import Batch, LastRead, OffsetRange
+from pipelines.ingest.batch import Batch, LastRead
 from pipelines.ingest.filling import without_waiting
 from pipelines.ingest.guard import HaltedPartition, RejectionGuard
 from pipelines.ingest.kafka import open_source
 from pipelines.ingest.queue import open_queue
 from pipelines.ingest.read_ahead import ReadAhead, Source, open_read_ahead
+from pipelines.lake.account import count_fates
 from pipelines.lake.checkpoints import last_record
 from pipelines.lake.commit import (
     CommitRecord,
@@ -50,7 +52,7 @@ from pipelines.lake.commit import (
 from pipelines.lake.commit_lock import commit_lock
 from pipelines.lake.commit_log import complete_commits, topic_ids
 from pipelines.lake.halted import save_halted
-from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, Classification, DedupIndex, open_index
+from pipelines.lake.index import CONFLICT, NEW, Classification, DedupIndex, open_index
 from pipelines.lake.staging import Staging, staging
 from pipelines.lake.tables import CachedLake, Lake, checkpoint_id, create_lake
 from pipelines.lake.tombstones import Filtered, Tombstones, open_tombstones
@@ -254,8 +256,8 @@ def accept_loss(ingest: Ingest) -> CommitRecord | None:
 
 
 @contextmanager
-def open_ingest(settings: Settings, accepted: Collection[int] = ()) -> Generator[Ingest]:
-    """Connect the topic or queue, the lake and the index, after completing what a crash left unfinished.
+def open_ingest(settings: Settings, accepted: Collection[TopicPartition] = ()) -> Generator[Ingest]:
+    """Connect the topics or the queue, the lake and the index, after completing what a crash left unfinished.
 
     With `accepted`, read only these topic partitions, and exempt them from the rejection limits.
     """
@@ -270,8 +272,8 @@ def open_ingest(settings: Settings, accepted: Collection[int] = ()) -> Generator
 
 
 @contextmanager
-def open_drain(settings: Settings, accepted: Collection[int] = ()) -> Generator[Ingest]:
-    """Open ingest to `drain` a topic to its end: polls do not wait for records still to come.
+def open_drain(settings: Settings, accepted: Collection[TopicPartition] = ()) -> Generator[Ingest]:
+    """Open ingest to `drain` the topics to their ends: polls do not wait for records still to come.
 
     With `accepted`, drain only these topic partitions, without sharing them, and exempt them from the rejection limits.
     On exit, copy dead letters to their topic if `ingest.publish_dead_letters` is on (`dlq.py`).
@@ -317,23 +319,22 @@ def _apply_guard(ingest: Ingest, batch: Batch | None) -> Batch | None:
         ingest.halts.append(halt)
         _LOG.warning("%s", halt)
         save_halted(ingest.settings, ingest.halted())
-    return batch and batch.without([halt.topic_partition for halt in halts])
+    return batch and batch.without([(halt.topic_id, halt.topic_partition) for halt in halts])
 
 
 def _warn_if_topic_recreated(ingest: Ingest, batch: Batch) -> None:
-    """Warn that a topic is read from its start because it was deleted and created again under the same name."""
-    topic_id, topic = batch.ranges[0].topic_id, batch.ranges[0].topic
-    if batch.source != f"kafka:{topic}":  # each load of a file, requeue or replay has an id of its own
+    """Warn of each topic that is read from its start because it was deleted and created again under the same name."""
+    if not batch.source.startswith("kafka:"):  # each load of a file, requeue or replay has an id of its own
         return
-    if any(ingest.checkpoint(topic_id, offsets.topic_partition) is not None for offsets in batch.ranges):
-        return
-    before = topic_ids(ingest.lake, topic)
-    if before and topic_id not in before:
-        _LOG.warning(
-            "%s was deleted and created again: its id is %s, and it was read as %s before. Reading it from its start: "
-            "the lake keeps its events, and events that it has already are dropped as duplicates",
-            topic, topic_id, ", ".join(sorted(before)),
-        )  # fmt: skip
+    begun = {r.topic_id for r in batch.ranges if ingest.checkpoint(*r.place) is not None}
+    for topic_id, topic in {r.topic_id: r.topic for r in batch.ranges if r.topic_id not in begun}.items():
+        before = topic_ids(ingest.lake, topic)
+        if before and topic_id not in before:
+            _LOG.warning(
+                "%s was deleted and created again: its id is %s, and it was read as %s before. Reading it from its "
+                "start: the lake keeps its events, and events that it has already are dropped as duplicates",
+                topic, topic_id, ", ".join(sorted(before)),
+            )  # fmt: skip
 
 
 def _commit_record(batch_id: str, started: datetime, classified: _ClassifiedBatch, accepted: pa.Table) -> CommitRecord:
@@ -344,22 +345,7 @@ def _commit_record(batch_id: str, started: datetime, classified: _ClassifiedBatc
         batch_id=batch_id,
         source=batch.source,
         started=started,
-        ranges=tuple(_count_fates(offsets, filtered, classification.kinds) for offsets in batch.ranges),
+        ranges=count_fates(batch, filtered, classification.kinds),
         mis_keyed=int(np.count_nonzero(filtered.decoded.mis_keyed.to_numpy(zero_copy_only=False) & new)),
         **describe_events(accepted),
-    )
-
-
-def _count_fates(offsets: OffsetRange, filtered: Filtered, kinds: np.ndarray) -> OffsetRange:
-    """Return a range with the number of its records by fate; `kinds` has shape (events,)."""
-    partitions = filtered.decoded.events["topic_partition"].to_numpy()
-    rejected = filtered.decoded.rejected["topic_partition"].to_numpy()
-    of_partition = kinds[partitions == offsets.topic_partition]
-    return replace(
-        offsets,
-        accepted=int(np.count_nonzero(of_partition == NEW)),
-        duplicates=int(np.count_nonzero(of_partition == DUPLICATE)),
-        conflicts=int(np.count_nonzero(of_partition == CONFLICT)),
-        dead_letters=int(np.count_nonzero(rejected == offsets.topic_partition)),
-        erased=int(np.count_nonzero(filtered.dropped == offsets.topic_partition)),
     )

@@ -78,7 +78,7 @@ def copied_dead_letters(
     if not settings.ingest.publish_dead_letters:
         yield lambda _record: None
         return
-    dlq.ensure_copy_checkpoint(settings)
+    dlq.ensure_copy_checkpoints(settings)
     on_copied = best_effort(on_copied, "reporting copies of dead letters")
     on_iteration = best_effort(on_iteration, "reporting a turn of the copies")
     with ThreadPoolExecutor(1, "dlq") as pool:

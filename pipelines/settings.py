@@ -232,6 +232,22 @@ class ContractSettings(_Section):
     """Whether a record whose key is not its user_id becomes a dead letter; otherwise it is only counted."""
 
 
+class SourcesSettings(_Section):
+    """Topics that are not in our own contract: files that say what their events are."""
+
+    folder: Path | None = None
+    """The folder of the source files, NAME.toml; unset means the folder `sources` beside the configuration file or in
+    the working directory, if there is one."""
+    only: tuple[str, ...] = ()
+    """The sources to use: names of source files, and `contract` for the topic kafka.topic; comma-separated in the
+    environment. Empty means all of them."""
+
+    @field_validator("only", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
 class IngestSettings(_Section):
     """The limits of a batch, and when ingest halts."""
 
@@ -382,6 +398,7 @@ class Settings(_Section):
     relay: RelaySettings = RelaySettings()
     notify: NotifySettings = NotifySettings()
     contract: ContractSettings = ContractSettings()
+    sources: SourcesSettings = SourcesSettings()
     ingest: IngestSettings = IngestSettings()
     history: HistorySettings = HistorySettings()
     lake: LakeSettings = LakeSettings()
@@ -458,6 +475,7 @@ def load_settings(environment: dict[str, str] | None = None, working_dir: Path |
     for name, value in environment.items():
         if name.startswith(_ENVIRONMENT_PREFIX) and name != _CONFIG_VARIABLE and value:
             _set(values, sources, name, value)
+    _add_sources_folder(values, _config_path(environment, working_dir or Path.cwd()).parent)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -466,14 +484,26 @@ def load_settings(environment: dict[str, str] | None = None, working_dir: Path |
 
 def _from_file(environment: dict[str, str], working_dir: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the values of the configuration file, and the file as the source of every key."""
-    named = environment.get(_CONFIG_VARIABLE)
-    path = Path(named) if named else working_dir / "karmalake.toml"
+    path = _config_path(environment, working_dir)
     if not exists(path):
-        if named:
+        if environment.get(_CONFIG_VARIABLE):
             raise ConfigurationError(f"{_CONFIG_VARIABLE} names {path}, which does not exist")
         return {}, {}
     text = read_toml(path, ConfigurationError)
     return parse_toml(text, str(path), ConfigurationError, float), {"": str(path)}
+
+
+def _config_path(environment: dict[str, str], working_dir: Path) -> Path:
+    """Return where the configuration file is, or would be."""
+    named = environment.get(_CONFIG_VARIABLE)
+    return Path(named) if named else working_dir / "karmalake.toml"
+
+
+def _add_sources_folder(values: dict[str, Any], beside: Path) -> None:
+    """Set the default of `sources.folder`, if there is such a folder."""
+    section, folder = values.setdefault("sources", {}), beside / "sources"
+    if isinstance(section, dict) and "folder" not in section and folder.is_dir():
+        section["folder"] = folder
 
 
 def _set(values: dict[str, Any], sources: dict[str, str], name: str, value: str) -> None:

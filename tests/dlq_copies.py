@@ -13,7 +13,7 @@ Place = tuple[str, int, int]
 
 def read_copies(settings: Settings) -> list[Any]:
     """Return every record of the dead-letter topic; none if it does not exist."""
-    topic = dead_letter_topic(settings)
+    topic = dead_letter_topic(settings, settings.kafka.topic)
     return read_topic(topic) if topic_exists(topic) else []
 
 

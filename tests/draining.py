@@ -29,7 +29,7 @@ _SENDING = threading.Lock()
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 # Everything that a reader sees, except what a killed run may change: batch ids and commit times.
 LAKE = {
-    "events": 'SELECT * EXCLUDE (batch_id) FROM events ORDER BY topic_id, topic_partition, "offset"',
+    "events": 'SELECT * EXCLUDE (batch_id) FROM events ORDER BY topic_id, topic_partition, "offset", event_id',
     "dead_letters": 'SELECT * EXCLUDE (batch_id) FROM dead_letters ORDER BY topic_id, topic_partition, "offset"',
     "conflicts": 'SELECT * EXCLUDE (batch_id) FROM conflicts ORDER BY topic_id, topic_partition, "offset"',
     "totals": 'SELECT sum("read"), sum(accepted), sum(duplicates), sum(conflicts), sum(dead_letters) FROM commits',

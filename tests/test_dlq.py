@@ -11,8 +11,8 @@ import pytest
 from kafka import KafkaProducer
 
 from pipelines import dlq
-from pipelines.dlq import CopyProgress, DeadLetterTopic, copying_on_exit, open_dead_letter_topic
-from pipelines.emit.copies import MAX_HEADERS, CopyWriter
+from pipelines.dlq import CopyProgress, DeadLetterTopic, copying_on_exit, open_dead_letter_topics
+from pipelines.emit.copies import MAX_HEADERS, CopyCounts, CopyWriter
 from pipelines.emit.producer import Record
 from pipelines.errors import TransientError
 from pipelines.lake import dead_letter_outbox as outbox_module
@@ -58,13 +58,13 @@ def batch_of(settings: Settings, numbers: range) -> None:
 
 def drain_without_copies(settings: Settings, batches: int) -> None:
     """Commit batches without copying their dead letters, after the checkpoint was set."""
-    open_dead_letter_topic(settings)
+    open_dead_letter_topics(settings)
     for number in range(batches):
         batch_of(settings, range(10 * number, 10 * number + 3))
 
 
 def copy_now(settings: Settings) -> list[CopyProgress]:
-    topic, turns = open_dead_letter_topic(settings), list[CopyProgress]()
+    topic, turns = open_dead_letter_topics(settings), list[CopyProgress]()
     try:
         topic.copy_pending(turns.append)
     finally:
@@ -188,7 +188,7 @@ def test_copies_are_found_where_files_were_merged(publishing: Settings, *, merge
 
 def test_an_erased_user_is_not_copied(publishing: Settings) -> None:
     """A dead letter erased before it is copied is skipped (`erasable`); the others are copied."""
-    open_dead_letter_topic(publishing)
+    open_dead_letter_topics(publishing)
     send(publishing, [bad(1, b"ann"), bad(2, b"bob")])
     drain_all(without_copies(publishing))
     send(publishing, [bad(3, b"ann")])
@@ -227,7 +227,7 @@ def test_an_iteration_costs_only_what_is_new(publishing: Settings, monkeypatch: 
     copy_now(publishing)
     batch_of(publishing, range(500, 502))
     entries, files = counted(monkeypatch, Lake, "read_log"), counted(monkeypatch, dead_letter_rows, "open_file")
-    topic = open_dead_letter_topic(publishing)
+    topic = open_dead_letter_topics(publishing)
     topic.copy_pending(lambda _: None)
     assert sum(upto - after for _, after, upto in entries) == 1
     assert len({place for (place,) in files}) == 1
@@ -273,7 +273,7 @@ def test_batches_without_dead_letters_move_the_checkpoint_now_and_then(
 ) -> None:
     """So that a start does not read a long log without dead letters."""
     monkeypatch.setattr(outbox_module, "_SAVE_INTERVAL_VERSIONS", 3)
-    open_dead_letter_topic(publishing)
+    open_dead_letter_topics(publishing)
     saved: list[int | None] = []
     for number in range(4):
         send(publishing, valid_records([number]))
@@ -295,7 +295,7 @@ def test_more_batches_than_are_looked_ahead_for(publishing: Settings, monkeypatc
 def test_what_another_process_copied_is_not_copied_again(publishing: Settings) -> None:
     """Two processes on one lake follow each other's checkpoint."""
     drain_without_copies(publishing, 2)
-    late = open_dead_letter_topic(publishing)
+    late = open_dead_letter_topics(publishing)
     late.outbox.catch_up()
     copy_now(publishing)
     late.copy_pending(lambda _: None)
@@ -332,14 +332,14 @@ def committed(settings: Settings) -> int:
 def test_a_defect_in_copying_does_not_end_the_loop(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any error is reported as an outage of the loop, and retried with growing delays."""
     monkeypatch.setattr("pipelines.dlq._RETRY_SECONDS", 0.01)
-    open_dead_letter_topic(publishing)
+    open_dead_letter_topics(publishing)
     batch_of(publishing, range(2))
     failures: list[BaseException] = [Panic("of Rust"), ZeroDivisionError("a defect"), TransientError("no answer")]
     outages: list[str] = []
     stopping, letters = threading.Event(), threading.Event()
     copy = DeadLetterTopic.copy_pending
 
-    def fails_at_first(topic: DeadLetterTopic, report: dlq.OnProgress) -> None:
+    def fails_at_first(topic: DeadLetterTopic, report: Callable[[CopyCounts], None]) -> None:
         if failures:
             raise failures.pop(0)
         copy(topic, report)
@@ -359,12 +359,12 @@ def test_a_defect_in_copying_does_not_end_the_loop(publishing: Settings, monkeyp
 def test_an_error_closes_the_client(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The topic may have been recreated by the time of the next attempt, with another limit: it is connected again."""
     drain_without_copies(publishing, 1)
-    topic = open_dead_letter_topic(publishing)
+    topic = open_dead_letter_topics(publishing)
     with monkeypatch.context() as patch:
         patch.setattr(CopyWriter, "write", raising(TransientError("no broker answers")))
         with pytest.raises(TransientError):
             topic.copy_pending(lambda _: None)
-    assert topic.writer is None
+    assert topic.topics[0].writer is None
     with closing(topic):
         topic.copy_pending(lambda _: None)
     assert copied_places(publishing) == dead_letter_places(publishing)
@@ -437,7 +437,7 @@ def test_a_topic_that_takes_less_than_ours(
     topic = kafka.new_topic()
     kafka.create_topic(f"{topic}.dlq", **{"max.message.bytes": str(limit)})
     settings = publishing.model_copy(update={"kafka": kafka.settings(topic=topic)})
-    open_dead_letter_topic(settings)
+    open_dead_letter_topics(settings)
     send(settings, [Record(b"u", b"\xff" * 5_000), Record(b"u", b"\xff", [("h", b"x" * 5_000)]), bad(3)])
     drain_all(without_copies(settings))
     turns = copy_now(settings)
@@ -450,7 +450,7 @@ def test_a_topic_that_takes_less_than_ours(
 
 def test_a_bomb_of_headers_is_read_only_as_far_as_it_is_copied(publishing: Settings) -> None:
     """Of a record with 100,000 headers the copy has 1,000, and the number of missing ones."""
-    open_dead_letter_topic(publishing)
+    open_dead_letter_topics(publishing)
     send(publishing, [Record(b"u", b"\xff", [("h", b"")] * 100_000)])
     drain_all(publishing)
     (copy,) = read_copies(publishing)

@@ -23,6 +23,7 @@ from pipelines.drain import accept_loss, drain, drain_once, open_ingest
 from pipelines.emit.producer import Record
 from pipelines.errors import CommitUnknownError, FencedError, RejectedError, TransientError, UsageError
 from pipelines.ingest import kafka as kafka_source_module
+from pipelines.ingest.batch import OffsetRange
 from pipelines.ingest.kafka import KafkaSource
 from pipelines.lake import commit as commit_module
 from pipelines.lake.commit import CommitRecord, commit_batch
@@ -511,7 +512,8 @@ def test_a_loss_is_accepted_beside_other_commits(bus: Settings, monkeypatch: pyt
     send(other, valid_records(range(5)))
     record = drained(bus)
     last = record.ranges[0]
-    lost = replace(last, start_offset=last.next_offset, next_offset=last.next_offset + 3, read=0, accepted=0, lost=3)
+    end = last.next_offset
+    lost = OffsetRange(last.topic_id, last.topic, last.topic_partition, end, end + 3, lost=3)
     monkeypatch.setattr(KafkaSource, "losses", lambda *_: (lost,))
     attempts = _call_before_commit(monkeypatch, lambda: drain_all(other))
     with open_ingest(bus) as ingest:

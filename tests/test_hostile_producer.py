@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 import pytest
 from kafka.errors import KafkaError
+from kafka.structs import TopicPartition
 
 import pipelines.bus.clients as clients_module
 import pipelines.ingest.kafka as kafka_source_module
@@ -107,7 +108,7 @@ def test_accepted_rejections_are_dead_letters(bus: Settings) -> None:
     send(bus, [*to_partition(valid_records(range(5)), 1), *[GARBAGE] * 5_001, *to_partition(valid_records([5]), 1)])
     with pytest.raises(RejectedError):
         drain_all(bus)
-    with open_drain(bus, accepted=[1]) as ingest:
+    with open_drain(bus, accepted=[TopicPartition(bus.kafka.topic, 1)]) as ingest:
         drain(ingest, lambda _: None)
     assert query(bus, "SELECT count(*) FROM events") == [(6,)]
     assert query(bus, "SELECT count(*) FROM dead_letters") == [(5_001,)]
@@ -115,7 +116,10 @@ def test_accepted_rejections_are_dead_letters(bus: Settings) -> None:
     with pytest.raises(RejectedError):
         drain_all(bus)
     assert_verified(bus)
-    with pytest.raises(UsageError, match="no topic partition 7"), open_drain(bus, accepted=[7]) as ingest:
+    with (
+        pytest.raises(UsageError, match="no topic partition 7"),
+        open_drain(bus, accepted=[TopicPartition(bus.kafka.topic, 7)]) as ingest,
+    ):
         drain(ingest, lambda _: None)
 
 
@@ -127,7 +131,7 @@ def test_a_halted_topic_partition_continues_once_its_checkpoint_moved(bus: Setti
         wait_for("one to be halted", lambda: drain_once(ingest) or ingest.halted())
         [halted] = ingest.halted()
         assert (halted.place, halted.next_offset) == (f"{bus.kafka.topic}-1", 0)
-        with open_drain(bus, accepted=[1]) as other:
+        with open_drain(bus, accepted=[TopicPartition(bus.kafka.topic, 1)]) as other:
             drain(other, lambda _: None)
         send(bus, to_partition(valid_records(range(5, 9)), 1))
         wait_for("the events after the garbage", lambda: drain_once(ingest))

@@ -178,7 +178,7 @@ def _batch(steps: list[tuple[int, int]]) -> Batch:
     records = pa.Table.from_pylist(rows, pa.schema([("topic_partition", pa.int32()), ("offset", pa.int64())]))
     counts = Counter(partition for partition, _ in steps)
     ranges = [OffsetRange("t", "t", n, 0, end).with_records(counts[n]) for n, end in nexts.items()]
-    decoded = Decoded(records, records.slice(0, 0), pa.array([False] * len(rows), pa.bool_()))
+    decoded = Decoded(records, records.slice(0, 0), pa.array([False] * len(rows), pa.bool_()), records.slice(0, 0))
     return Batch("test", records, decoded, tuple(ranges))
 
 

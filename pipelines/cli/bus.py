@@ -9,14 +9,20 @@ from pipelines.cli.output import print_fields, print_line, print_table, print_wa
 from pipelines.errors import KarmalakeError, UsageError
 
 if TYPE_CHECKING:
+    from pipelines.bus.topics import Topic
     from pipelines.simulate.simulator import Planted
 
-topics = typer.Typer(no_args_is_help=True, help="Create, check and describe the topic of events.")
+topics = typer.Typer(
+    no_args_is_help=True, help="Create the topic of events; check and describe all topics that are ingested."
+)
 
 
 @topics.command()
 def ensure() -> None:
-    """Create the topic from the [kafka] settings unless it exists; an existing topic is never changed."""
+    """Create the topic from the [kafka] settings unless it exists; an existing topic is never changed.
+
+    Topics of source files are never created: they belong to the services that write them.
+    """
     from pipelines.bus.topics import ensure_topic  # noqa: PLC0415
 
     ensure_topic(current_settings().kafka)
@@ -25,40 +31,48 @@ def ensure() -> None:
 
 @topics.command()
 def check() -> None:
-    """Check the topic for risks of losing events, with advice. Exits 1 if there are any."""
-    from pipelines.operate.topic_check import check_topic  # noqa: PLC0415
+    """Check every topic that is ingested for risks of losing events, with advice. Exits 1 if there are any."""
+    from pipelines.operate.topic_check import check_topics  # noqa: PLC0415
 
-    settings = current_settings()
-    findings = check_topic(settings)
-    if findings:
-        print_table(("severity", "finding"), [(finding.severity, finding.message) for finding in findings])
-    losing = sum(finding.severity == "loses data" for finding in findings)
-    if losing:
-        raise KarmalakeError(f"{settings.kafka.topic}: {losing} risks of losing events")
-    print_line(f"{settings.kafka.topic}: no risk of losing events")
+    found = check_topics(current_settings())
+    rows = [(name, finding.severity, finding.message) for name, findings in found.items() for finding in findings]
+    if rows:
+        print_table(("topic", "severity", "finding"), rows)
+    losing = {name: sum(each.severity == "loses data" for each in findings) for name, findings in found.items()}
+    if any(losing.values()):
+        raise KarmalakeError("; ".join(f"{name}: {count} risks of losing events" for name, count in losing.items()))
+    print_line(f"{', '.join(found)}: no risk of losing events")
 
 
 @topics.command()
 def describe() -> None:
-    """Show the topic: id, replication, retention, and the offsets of each partition."""
+    """Show every topic that is ingested: id, source, replication, retention, and the offsets of each partition."""
     from pipelines.bus.topics import describe_topic  # noqa: PLC0415
+    from pipelines.ingest.sources import CONTRACT, explain_missing_topic, topic_sources  # noqa: PLC0415
 
-    kafka = current_settings().kafka
-    topic = describe_topic(kafka)
-    if topic is None:
-        raise UsageError(f"topic {kafka.topic} does not exist: create it with `karmalake topics ensure`")
+    settings = current_settings()
+    for name, source in topic_sources(settings).items():
+        topic = describe_topic(settings.kafka.model_copy(update={"topic": name}))
+        if topic is None:
+            raise UsageError(explain_missing_topic(settings, name))
+        show_topic(topic, source)
+        for difference in topic.differences if source == CONTRACT else ():
+            print_warning(difference)
+
+
+def show_topic(topic: "Topic", source: str) -> None:
+    """Print a topic."""
     print_fields(
         [
             ("topic", topic.name),
             ("id", topic.topic_id),
+            ("source", source),
             ("replication factor", topic.replication_factor),
             ("retention", _retention(topic.retention_hours)),
         ]
     )
     rows = [(p.partition, p.leader, p.begin_offset, p.end_offset) for p in topic.partitions]
     print_table(("partition", "leader", "first offset", "end offset"), rows)
-    for difference in topic.differences:
-        print_warning(difference)
 
 
 def simulate(

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from pipelines.operate.check import Check
     from pipelines.reputation.derive import DerivationResult
     from pipelines.serving.publish import PublishResult
+    from pipelines.settings import Settings
 
 _LABELS = {"dead_letters": "dead letters", "mis_keyed": "mis-keyed"}
-_COUNTS = ("read", "accepted", "duplicates", "conflicts", "dead_letters")
+_COUNTS = ("read", "filtered", "accepted", "duplicates", "conflicts", "dead_letters")
 
 
 def drain(
@@ -50,7 +51,7 @@ def drain(
     settings = current_settings()
     accepted = [parse_partition(settings, name) for name in accept_rejections or ()]
     records: list[CommitRecord] = []
-    with ingest.open_drain(settings, accepted) as opened, progress(f"draining {settings.kafka.topic}") as advance:
+    with ingest.open_drain(settings, accepted) as opened, progress(f"draining {bus_name(settings)}") as advance:
         if accept_loss:
             _print_loss(ingest.accept_loss(opened))
 
@@ -83,6 +84,13 @@ def skip(
     print_line(f"{done.skipped} is now a dead letter; {done.drained:,} records before it were drained")
 
 
+def bus_name(settings: "Settings") -> str:
+    """Return the names of the topics that are ingested, or of the queue."""
+    from pipelines.ingest.sources import topic_sources  # noqa: PLC0415
+
+    return f"from {settings.queue.kind}" if settings.queue.kind else ", ".join(topic_sources(settings))
+
+
 def show_drained(records: "list[CommitRecord]") -> None:
     """Print the totals of a drain, with a warning about mis-keyed records."""
     totals = ((count.replace("_", " "), sum(record.total(count) for record in records)) for count in _COUNTS)
@@ -106,7 +114,7 @@ def ingest(metrics_port: MetricsPort = None) -> None:
 
     settings = with_metrics_port(current_settings(), metrics_port)
     with monitor_ingest(settings) as observer:
-        print_line(f"ingesting {settings.kafka.topic}; Ctrl-C stops it")
+        print_line(f"ingesting {bus_name(settings)}; Ctrl-C stops it")
         print_metrics_address(observer.monitor.address)
         on_commit = call_all(_print_commit, observer.committed)
         ingesting.ingest(settings, stopping, on_commit, observer.monitor.record_turn, observer.halted, observer.copied)
@@ -121,7 +129,7 @@ def stream(metrics_port: MetricsPort = None) -> None:
 
     settings = with_metrics_port(current_settings(), metrics_port)
     with monitor_stream(settings) as observer:
-        print_line(f"streaming {settings.kafka.topic}; Ctrl-C stops it")
+        print_line(f"streaming {bus_name(settings)}; Ctrl-C stops it")
         print_metrics_address(observer.monitor.address)
         on_commit = call_all(_print_commit, observer.committed)
         on_refresh = call_all(_print_refresh, observer.refreshed)

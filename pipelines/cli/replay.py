@@ -1,4 +1,4 @@
-"""The command replay: reads a range of the topic again."""
+"""The command replay: reads a range of the topics again."""
 
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def replay(
     from_beginning: Annotated[  # noqa: FBT002 - a flag
-        bool, typer.Option("--from-beginning", help="Replay everything that the topic holds.")
+        bool, typer.Option("--from-beginning", help="Replay everything that the topics hold.")
     ] = False,
     from_time: Annotated[
         str | None, typer.Option(help="Replay records that reached the brokers at or after this time, ISO 8601.")
@@ -26,6 +26,9 @@ def replay(
     from_offset: Annotated[
         list[str] | None,
         typer.Option(metavar="PARTITION:OFFSET", help="Replay this partition from this offset. Repeatable."),
+    ] = None,
+    topic: Annotated[
+        str | None, typer.Option(help="Replay only this topic; every topic that is ingested by default.")
     ] = None,
     until: Annotated[
         str | None,
@@ -37,9 +40,9 @@ def replay(
         Path | None, typer.Option(help="Replay into a fresh lake in this folder, and compare the lake with it.")
     ] = None,
 ) -> None:
-    """Read a range of the topic again. Harmless: events that the lake holds already are dropped as duplicates.
+    """Read a range of the topics again. Harmless: events that the lake holds already are dropped as duplicates.
 
-    With --into the lake is not changed. Exits 1 if it differs from what the topic holds.
+    With --into the lake is not changed. Exits 1 if it differs from what the topics hold.
     """
     import pipelines.operate.replay as replaying  # noqa: PLC0415
 
@@ -47,7 +50,7 @@ def replay(
     settings = current_settings()
     target = replaying.fresh(settings, into) if into else settings
     records: list[CommitRecord] = []
-    with replaying.open_replay(settings, start, instant(until)) as replayed, progress("replaying") as advance:
+    with replaying.open_replay(settings, start, instant(until), topic) as replayed, progress("replaying") as advance:
 
         def report(record: "CommitRecord") -> None:
             records.append(record)
@@ -56,7 +59,7 @@ def replay(
         replaying.replay(replayed, target, report)
     show_drained(records)
     if into:
-        _print_comparison(replaying.compare(settings, target, replayed.offsets))
+        _print_comparison(replaying.compare(settings, target, replayed))
 
 
 def _start(
@@ -81,5 +84,5 @@ def _print_comparison(comparison: "Comparison") -> None:
     print_fields([(name.replace("_", " "), getattr(comparison, name)) for name in counts])
     if comparison.different or comparison.missing or comparison.extra:
         raise KarmalakeError(
-            f"the lake differs from the topic, for example in event_id {', '.join(comparison.examples)}"
+            f"the lake differs from what was replayed, for example in event_id {', '.join(comparison.examples)}"
         )

@@ -6,7 +6,7 @@ when its batch is committed (`_stage` in `drain.py`).
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -27,15 +27,23 @@ _LAST_US = (datetime.max.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC))
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The decoded records of a batch: each record is in exactly one of the two tables.
+    """The decoded records of a batch. Each has one fate: it became events, it was rejected, or it was filtered.
 
-    `events` has EVENT and POSITION columns, `rejected` has REJECTED columns; both keep the order of the records.
-    `mis_keyed` (bool, one an event) marks the events whose record key is not their user_id.
+    All tables keep the order of the records.
     """
 
     events: pa.Table
+    """EVENT and POSITION columns; the rows of one record are neighbours, with its position."""
     rejected: pa.Table
+    """REJECTED columns, one row a record."""
     mis_keyed: pa.BooleanArray
+    """One an event: whether its record's key is not its user_id; all False if the key is not meant to be."""
+    filtered: pa.Table
+    """POSITION columns: the records that the source leaves out; none of our own contract."""
+
+
+Decoder = Callable[[pa.Table, datetime | None], Decoded]
+"""Decodes the records (RECORD columns) of one topic; the time limits event_time, None means this machine's clock."""
 
 
 def decode(records: pa.Table, contract: ContractSettings, now: datetime | None = None) -> Decoded:
@@ -81,6 +89,7 @@ def _validate_halves(records: pa.Table, parsed: Parsed, contract: ContractSettin
         events=pa.concat_tables([half.events for half in halves]).combine_chunks(),
         rejected=pa.concat_tables([half.rejected for half in halves]).combine_chunks(),
         mis_keyed=pa.concat_arrays([half.mis_keyed for half in halves]),
+        filtered=POSITION.empty_table(),
     )
 
 
@@ -94,6 +103,7 @@ def _validate(records: pa.Table, parsed: Parsed, contract: ContractSettings, now
         events=filter_rows(_with_position(events, records), valid),
         rejected=_rejected(records, reasons, pc.invert(valid), parsed, events, limits),
         mis_keyed=_flat(pc.filter(mis_keyed, valid)),
+        filtered=POSITION.empty_table(),
     )
 
 

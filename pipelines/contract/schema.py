@@ -29,7 +29,7 @@ POSITION = pa.schema(
         ("bus_time", TIMESTAMP),
     ]
 )
-"""The position of a record on the bus, and its bus time. (topic_id, topic_partition, offset) is unique."""
+"""The position of a record on the bus, and its bus time. Several events may have been made of one record."""
 
 RECORD = pa.schema([*POSITION, ("key", pa.binary()), ("value", pa.binary()), ("headers", HEADERS)])
 """A record from the bus, not decoded. Headers keep their order; a missing key or value is null."""

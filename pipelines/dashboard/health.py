@@ -3,10 +3,12 @@
 Only measures; `karmalake lag` also records the measurement and gives advice.
 """
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from pipelines.errors import KarmalakeError
-from pipelines.operate.lag.measure import Measurement, measure_lag
+from pipelines.operate.lag.measure import Measurement, measure_lags, summarize
 from pipelines.serving.read import published
 from pipelines.settings import Settings
 
@@ -42,13 +44,14 @@ def staleness(settings: Settings) -> str:
 def lag(settings: Settings) -> tuple[str, pl.DataFrame]:
     """Describe how far the lake is behind the bus, with one row per topic partition; no rows if unknown."""
     try:
-        measured = measure_lag(settings)
+        measured = measure_lags(settings)
     except KarmalakeError as error:
         return f"Lag is unknown: {error}", pl.DataFrame()
-    sentence = f"The lake is {measured.summary} behind the bus."
+    sentence = f"The lake is {summarize(measured)} behind the bus."
     return sentence, _partitions(measured)
 
 
-def _partitions(measured: Measurement) -> pl.DataFrame:
+def _partitions(measured: Sequence[Measurement]) -> pl.DataFrame:
     columns = ("topic_partition", "end_offset", "next_offset", "lag_records", "lag_seconds")
-    return pl.DataFrame([{name: getattr(one, name) for name in columns} for one in measured.partitions])
+    rows = [(topic.topic, one) for topic in measured for one in topic.partitions]
+    return pl.DataFrame([{"topic": topic} | {name: getattr(one, name) for name in columns} for topic, one in rows])

@@ -6,7 +6,7 @@ the lake's checkpoints. During a rebalance two ingesters may read the same recor
 """
 
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Collection, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class GroupMember:
     joined: Event
     polling: "Future[None]"
 
-    def assigned(self) -> frozenset[int]:
+    def assigned(self) -> frozenset[TopicPartition]:
         """Return the topic partitions assigned to this member; empty if other members have them all.
 
         Raises TransientError if there is no assignment within the request timeout.
@@ -68,12 +68,12 @@ class GroupMember:
                 )
         if self.polling.done():
             self.polling.result()
-        return frozenset(tp.partition for tp in self.member.assignment())
+        return frozenset(self.member.assignment())
 
 
 @contextmanager
-def join_group(kafka: KafkaSettings) -> Generator[GroupMember]:
-    """Yield a membership of the group of `kafka`; on exit its topic partitions go to the other members.
+def join_group(kafka: KafkaSettings, topics: Collection[str]) -> Generator[GroupMember]:
+    """Yield a membership of the group of `kafka`, for some topics; on exit its topic partitions go to the others.
 
     The member polls on a thread of its own: the client loses the result of a rebalance between two polls, and a member
     that is busy with a batch would block the rebalance of the whole group.
@@ -87,8 +87,9 @@ def join_group(kafka: KafkaSettings) -> Generator[GroupMember]:
     }
     joined, leaving = Event(), Event()
     with consumer(kafka, **options) as member, ThreadPoolExecutor(1, "group") as thread:
-        member.partitions_for_topic(kafka.topic)  # so that the first assignment by a group leader covers them all
-        member.subscribe([kafka.topic], listener=_AssignmentListener(joined))
+        for topic in topics:
+            member.partitions_for_topic(topic)  # so that the first assignment by a group leader covers them all
+        member.subscribe(list(topics), listener=_AssignmentListener(joined))
         try:
             yield GroupMember(kafka, member, joined, thread.submit(_poll_until, kafka, member, leaving))
         finally:

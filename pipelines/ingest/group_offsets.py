@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kafka.errors import GroupAuthorizationFailedError
+from kafka.structs import TopicPartition
 
 from pipelines.errors import KarmalakeError
 from pipelines.ingest.batch import OffsetRange
@@ -23,10 +24,10 @@ class GroupOffsets:
     """The offsets of one consumer group, and those that it does not have yet. Not thread-safe."""
 
     group_id: str
-    commit: Callable[[dict[int, int]], None]
+    commit: Callable[[dict[TopicPartition, int]], None]
     """Commits the next_offset of topic partitions; raises KarmalakeError."""
-    _topic_id: str = ""
-    _waiting: dict[int, int] = field(default_factory=dict[int, int])
+    _topic_ids: dict[str, str] = field(default_factory=dict[str, str])
+    _waiting: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
     _pause_seconds: float = 0.0
     _next_attempt: float = 0.0
 
@@ -35,9 +36,8 @@ class GroupOffsets:
 
         After a failure nothing is attempted for 2 s, doubling up to 60 s.
         """
-        if ranges[0].topic_id != self._topic_id:  # offsets of a deleted topic are not those of its successor
-            self._topic_id, self._waiting = ranges[0].topic_id, {}
-        self._waiting |= {r.topic_partition: r.next_offset for r in ranges}
+        self._forget_recreated({r.topic: r.topic_id for r in ranges})
+        self._waiting |= {TopicPartition(r.topic, r.topic_partition): r.next_offset for r in ranges}
         if time.monotonic() < self._next_attempt:
             return
         try:
@@ -46,6 +46,12 @@ class GroupOffsets:
             self._failed(error)
         else:
             self._succeeded()
+
+    def _forget_recreated(self, topic_ids: dict[str, str]) -> None:
+        """Drop the offsets of deleted topics: they are not those of their successors."""
+        same = {name for name, topic_id in self._topic_ids.items() if topic_ids.get(name, topic_id) == topic_id}
+        self._waiting = {tp: offset for tp, offset in self._waiting.items() if tp.topic in same}
+        self._topic_ids |= topic_ids
 
     def _failed(self, error: KarmalakeError) -> None:
         if not self._pause_seconds:

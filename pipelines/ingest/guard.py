@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+from kafka.structs import TopicPartition
 
 from pipelines.contract.rejection import Reason
 from pipelines.errors import RejectedError
-from pipelines.ingest.batch import Batch, OffsetRange
+from pipelines.ingest.batch import Batch, OffsetRange, Place, range_numbers
 from pipelines.settings import IngestSettings
 
 
@@ -54,27 +55,32 @@ class RejectionGuard:
     """Checks each topic partition: the share of rejected records in a batch, and runs of them across batches."""
 
     limits: IngestSettings
-    accepted: frozenset[int] = frozenset()
+    accepted: frozenset[TopicPartition] = frozenset()
     """Topic partitions that are exempt from the limits."""
-    runs: dict[tuple[str, int], dict[int, int]] = field(default_factory=dict)
+    runs: dict[Place, dict[int, int]] = field(default_factory=dict[Place, dict[int, int]])
     """By topic partition: the number of consecutive rejected records before an offset."""
 
     def check(self, batch: Batch) -> list[HaltedPartition]:
         """Return the topic partitions of a batch that exceed a limit: none of their records may be committed."""
-        return [halted for offsets in batch.ranges if (halted := self._check(offsets, batch)) is not None]
+        numbers, offsets = range_numbers(batch.records, batch.ranges), batch.records["offset"].to_numpy()
+        rejected = batch.decoded.rejected
+        of_range = range_numbers(rejected, batch.ranges)
+        halted = (
+            self._check(place, np.sort(offsets[numbers == n]), rejected.filter(pa.array(of_range == n)))
+            for n, place in enumerate(batch.ranges)
+        )
+        return list(filter(None, halted))
 
-    def _check(self, place: OffsetRange, batch: Batch) -> HaltedPartition | None:
-        of_partition = batch.decoded.rejected.filter(_mask(batch.decoded.rejected, place.topic_partition))
-        offsets = np.sort(batch.records["offset"].to_numpy()[_mask(batch.records, place.topic_partition)])
-        reasons = of_partition["reason"].to_numpy(zero_copy_only=False)
-        rejected = of_partition["offset"].to_numpy()[reasons != Reason.SKIPPED]
-        longest = self._longest_run(place, offsets, rejected)
-        exceeded = self._exceeded(len(offsets), len(rejected), longest)
-        if not exceeded or place.topic_partition in self.accepted:
+    def _check(self, place: OffsetRange, offsets: np.ndarray, rejected: pa.Table) -> HaltedPartition | None:
+        reasons = rejected["reason"].to_numpy(zero_copy_only=False)
+        counted = rejected["offset"].to_numpy()[reasons != Reason.SKIPPED]
+        longest = self._longest_run(place, offsets, counted)
+        exceeded = self._exceeded(len(offsets), len(counted), longest)
+        if not exceeded or TopicPartition(place.topic, place.topic_partition) in self.accepted:
             return None
-        self.runs.pop((place.topic_id, place.topic_partition))  # start a new count when reading continues
+        self.runs.pop(place.place)  # start a new count when reading continues
         place_and_start = (place.topic_id, place.topic, place.topic_partition, place.start_offset)
-        return HaltedPartition(*place_and_start, f"{' and '.join(exceeded)}, {_first(of_partition)}", self._limits())
+        return HaltedPartition(*place_and_start, f"{' and '.join(exceeded)}, {_first(rejected)}", self._limits())
 
     def _longest_run(self, place: OffsetRange, offsets: np.ndarray, rejected: np.ndarray) -> int:
         """Return the longest run of rejected records that ends in the range, and remember the run at its end.
@@ -82,11 +88,11 @@ class RejectionGuard:
         `offsets` holds the sorted offsets of the range's records, int64 of shape (records,); `rejected` those of the
         rejected ones. A range that is read again continues the run before its start.
         """
-        known = self.runs.setdefault((place.topic_id, place.topic_partition), {})
+        known = self.runs.setdefault(place.place, {})
         before = known.get(place.start_offset, 0)
         valid = np.flatnonzero(~np.isin(offsets, rejected))
         after = len(offsets) - 1 - int(valid[-1]) if len(valid) else before + len(offsets)
-        self.runs[place.topic_id, place.topic_partition] = {place.start_offset: before, place.next_offset: after}
+        self.runs[place.place] = {place.start_offset: before, place.next_offset: after}
         if not len(valid):
             return after
         inner = int(np.diff(valid).max(initial=1)) - 1
@@ -108,10 +114,6 @@ class RejectionGuard:
             f"{limits.min_records_for_share} records) and KARMALAKE_INGEST_MAX_DEAD_LETTER_RUN="
             f"{limits.max_dead_letter_run}"
         )
-
-
-def _mask(rows: pa.Table, partition: int) -> np.ndarray:
-    return rows["topic_partition"].to_numpy() == partition
 
 
 def _first(rejected: pa.Table) -> str:

@@ -1,13 +1,14 @@
-"""A Kafka topic as a source of batches, read from the checkpoints of the lake.
+"""Kafka topics as a source of batches, read by one consumer from the checkpoints of the lake.
 
-Owns the consumer and its positions. Checkpoints belong to a topic *id*: a topic that was deleted and created again
-under the same name is another topic, and is read from its start. Offsets are also committed to a consumer group for lag
-tools; karmalake never reads them back.
+Owns the consumer and its positions. A batch may have records of several topics, each decoded by the source of its topic
+(`sources.py`). Checkpoints belong to a topic *id*: a topic that was deleted and created again under the same name is
+another topic, and is read from its start. Offsets are also committed to a consumer group for lag tools; karmalake never
+reads them back.
 """
 
 import logging
 import time
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -30,10 +31,10 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 from pipelines.bus.clients import admin_client, consumer, translate_errors
 from pipelines.bus.records import DamagedBatchError, limit_polls
 from pipelines.bus.topics import topic_id_of
-from pipelines.contract.decode import decode
-from pipelines.contract.schema import RECORD
+from pipelines.contract.decode import Decoded
+from pipelines.contract.schema import EVENT, POSITION, RECORD, REJECTED
 from pipelines.errors import KarmalakeError, LostRecordsError, TransientError, UsageError
-from pipelines.ingest.batch import Batch, Checkpoint, LastRead, OffsetRange
+from pipelines.ingest.batch import Batch, Checkpoint, LastRead, OffsetRange, Place
 from pipelines.ingest.filling import Clock, Filling
 from pipelines.ingest.group import GroupMember, join_group
 from pipelines.ingest.group_offsets import GroupOffsets
@@ -46,8 +47,9 @@ from pipelines.ingest.record_batches import (
     install_unchecked_raw_batches,
     to_columns,
 )
+from pipelines.ingest.sources import IngestedTopic, explain_missing_topic, open_topics
 from pipelines.ingest.truncation import LOG_TRUNCATION, find_truncated, last_read, seek
-from pipelines.settings import ContractSettings, IngestSettings, KafkaSettings, Settings
+from pipelines.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 _FETCH_BYTES = 4 * 1024 * 1024
@@ -59,6 +61,15 @@ _COORDINATOR_STARTING = (CoordinatorNotAvailableError, CoordinatorLoadInProgress
 _LOOKUP_MS = 3_000
 _NEXT_FETCH_MS = 100
 """How long a batch without a linger waits for the next records, if the broker is known to have them."""
+NOTHING = Decoded(
+    events=pa.schema([*EVENT, *POSITION]).empty_table(),
+    rejected=REJECTED.empty_table(),
+    mis_keyed=pa.array([], pa.bool_()),
+    filtered=POSITION.empty_table(),
+)
+"""The decoded records of a batch without records."""
+Read = tuple[dict[str, Polled], tuple[OffsetRange, ...]]
+"""What a poll read, by topic, and the offset ranges that it covers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +82,27 @@ class _Loss:
 
 @dataclass(slots=True)
 class KafkaSource:
-    """A consumer of one topic; `open_source` makes it."""
+    """A consumer of all topics that are ingested; `open_source` makes it."""
 
-    kafka: KafkaSettings
-    ingest: IngestSettings
-    contract: ContractSettings
+    settings: Settings
+    topics: Mapping[str, IngestedTopic]
+    """By name."""
     consumer: Any
     admin: Any
-    topic_id: str = ""
-    positions: dict[int, int] = field(default_factory=dict)
-    only: frozenset[int] | None = None
+    topic_ids: dict[str, str] = field(default_factory=dict[str, str])
+    """The id of each topic as of the last read, by name."""
+    positions: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
+    only: frozenset[TopicPartition] | None = None
     """The topic partitions to read; None means all."""
     group: GroupMember | None = None
     """The membership of the consumer group, if several ingesters share the topic partitions."""
-    halted: dict[int, int] = field(default_factory=dict)
+    halted: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
     """The offset at which each halted topic partition stands, until its checkpoint moves."""
     committed: Callable[[str, int], LastRead | None] = lambda _topic_id, _partition: None
     """Returns the last record before the checkpoint of a topic partition, from the lake."""
-    last_reads: dict[int, tuple[int, LastRead | None]] = field(default_factory=dict[int, tuple[int, LastRead | None]])
+    last_reads: dict[TopicPartition, tuple[int, LastRead | None]] = field(
+        default_factory=dict[TopicPartition, tuple[int, LastRead | None]]
+    )
     """By topic partition: a position, and the last record before it."""
     reported: set[str] = field(default_factory=set[str])
     """Damaged batches that were logged: every fetch finds them again."""
@@ -98,7 +112,7 @@ class KafkaSource:
 
     def __post_init__(self) -> None:
         """Create the offsets of the consumer group."""
-        self.group_offsets = GroupOffsets(self.kafka.group_id, self._commit_group_offsets)
+        self.group_offsets = GroupOffsets(self.settings.kafka.group_id, self._commit_group_offsets)
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
         """Return the next batch from the checkpoints on; None if nothing came within `max_wait_seconds`.
@@ -108,62 +122,73 @@ class KafkaSource:
         or if only a damaged batch is left to read.
         """
         found = self.read(checkpoint)
-        if found is None:
-            return None
-        return decode_batch(f"kafka:{self.kafka.topic}", *found, self.contract)
+        return found and decode_batch(*found, self.topics)
 
-    def read(self, checkpoint: Checkpoint) -> tuple[Polled, tuple[OffsetRange, ...]] | None:
-        """Poll without decoding: return the records and the offset ranges that they cover."""
-        with translate_errors(self.kafka, f"reading {self.kafka.topic}"):
+    def read(self, checkpoint: Checkpoint) -> Read | None:
+        """Poll without decoding."""
+        with translate_errors(self.settings.kafka, f"reading {self._names}"):
             if self.group:
                 self.only = self.group.assigned()
-            topic_id, partitions = self._describe_topic()
-            starts, self.positions = self._seek(topic_id, partitions, checkpoint), {}  # if the read fails, seek again
+            topic_ids, tps = self._describe_topics()
+            starts, self.positions = self._seek(topic_ids, tps, checkpoint), {}  # if the read fails, seek again
             try:
                 polled = self._fetch(starts)
                 ranges = tuple(self._ranges(starts, polled))
             except (OffsetOutOfRangeError, LOG_TRUNCATION) as error:
                 raise self._explain_refusal(starts, error) from error
-            if self._describe_topic()[0] != topic_id:
-                _LOG.warning(
-                    "topic %s was deleted and created again during the read: reading the new one", self.kafka.topic
-                )
+            if recreated := self._recreated(topic_ids):
+                names = ", ".join(recreated)
+                _LOG.warning("topic %s was deleted and created again during the read: reading the new one", names)
                 return self.read(checkpoint)
-        self.last_reads |= {r.topic_partition: (r.next_offset, r.last) for r in ranges}
-        self.positions = starts | {r.topic_partition: r.next_offset for r in ranges}
+        self.last_reads |= {TopicPartition(r.topic, r.topic_partition): (r.next_offset, r.last) for r in ranges}
+        self.positions = starts | {TopicPartition(r.topic, r.topic_partition): r.next_offset for r in ranges}
         return (polled, ranges) if ranges else None
 
     def halt(self, halted: HaltedPartition) -> None:
         """Stop reading a topic partition until its checkpoint moves."""
-        self.halted[halted.topic_partition] = halted.next_offset
+        self.halted[TopicPartition(halted.topic, halted.topic_partition)] = halted.next_offset
+
+    def describe_ids(self) -> dict[str, str]:
+        """Return the current id of each topic, by name. Raises UsageError for a topic that does not exist."""
+        with translate_errors(self.settings.kafka, f"describing {self._names}"):
+            return self._describe_topics()[0]
 
     def next_checkpoint(self) -> Checkpoint:
         """Return the checkpoints after the last poll; none for a topic that was recreated since."""
-        read_topic_id, positions = self.topic_id, dict(self.positions)
-        return lambda topic_id, partition: positions.get(partition) if topic_id == read_topic_id else None
+        return self._as_checkpoint(self.positions)
 
     def remaining_records(self) -> int:
         """Return the number of offsets between the positions and the ends of the topic partitions.
 
         The embedded broker understates it by up to one record batch.
         """
-        positions = {partition: offset for partition, offset in self.positions.items() if partition not in self.halted}
-        with translate_errors(self.kafka, f"looking for the end of {self.kafka.topic}"):
-            ends = self._look_up(self.consumer.end_offsets, list(map(self._tp, positions)))
-        return sum(max(0, ends[self._tp(partition)] - offset) for partition, offset in positions.items())
+        positions = {tp: offset for tp, offset in self.positions.items() if tp not in self.halted}
+        with translate_errors(self.settings.kafka, f"looking for the end of {self._names}"):
+            ends = self._look_up(self.consumer.end_offsets, positions)
+        return sum(max(0, ends[tp] - offset) for tp, offset in positions.items())
 
     def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
         """Commit the offsets to the consumer group; a failure is logged, and retried with a later batch."""
         self.group_offsets.acknowledge(ranges)
 
-    def _commit_group_offsets(self, next_offsets: dict[int, int]) -> None:
+    @property
+    def _names(self) -> str:
+        return ", ".join(self.topics)
+
+    def _as_checkpoint(self, offsets: Mapping[TopicPartition, int]) -> Checkpoint:
+        """Return offsets as the checkpoints of the topics of the last read."""
+        by_place: dict[Place, int] = {(self.topic_ids[tp.topic], tp.partition): at for tp, at in offsets.items()}
+        return lambda topic_id, partition: by_place.get((topic_id, partition))
+
+    def _commit_group_offsets(self, next_offsets: dict[TopicPartition, int]) -> None:
         """Commit the offsets of the topic partitions that are still read here."""
         offsets = {
-            self._tp(partition): OffsetAndMetadata(offset, "", -1)
-            for partition, offset in next_offsets.items()
-            if self.only is None or partition in self.only  # another member commits those of the others
+            tp: OffsetAndMetadata(offset, "", -1)
+            for tp, offset in next_offsets.items()
+            if self.only is None or tp in self.only  # another member commits those of the others
         }
-        with translate_errors(self.kafka, f"committing the offsets of the group {self.kafka.group_id}"):
+        group_id = self.settings.kafka.group_id
+        with translate_errors(self.settings.kafka, f"committing the offsets of the group {group_id}"):
             self._send_group_offsets(offsets)
 
     def _send_group_offsets(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
@@ -174,157 +199,191 @@ class KafkaSource:
         deadline = time.monotonic() + _LOOKUP_MS / 1000
         while True:
             try:
-                results = self.admin.alter_group_offsets(self.kafka.group_id, offsets)
+                results = self.admin.alter_group_offsets(self.settings.kafka.group_id, offsets)
                 break
             except _COORDINATOR_STARTING:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(_NEXT_FETCH_MS / 1000)
         for error in filter(lambda error: error is not NoError, results.values()):
-            raise error(f"group {self.kafka.group_id}")
+            raise error(f"group {self.settings.kafka.group_id}")
 
     def losses(self, checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
         """Return a range for each topic partition whose log lost records at the checkpoint."""
-        with translate_errors(self.kafka, f"looking for the bounds of {self.kafka.topic}"):
+        with translate_errors(self.settings.kafka, f"looking for the bounds of {self._names}"):
             return tuple(loss.range for loss in self._losses(checkpoint))
 
     def _losses(self, checkpoint: Checkpoint) -> list[_Loss]:
-        topic_id, partitions = self._describe_topic()
-        known = {n: offset for n in partitions if (offset := checkpoint(topic_id, n)) is not None}
-        return self._find_losses(topic_id, known)
+        topic_ids, tps = self._describe_topics()
+        checkpoints = {tp: checkpoint(topic_ids[tp.topic], tp.partition) for tp in tps}
+        return self._find_losses(topic_ids, {tp: at for tp, at in checkpoints.items() if at is not None})
 
-    def _find_losses(self, topic_id: str, known: dict[int, int]) -> list[_Loss]:
+    def _find_losses(self, topic_ids: dict[str, str], known: dict[TopicPartition, int]) -> list[_Loss]:
         """Compare checkpoints (next_offset by topic partition) with the logs."""
-        tps = list(map(self._tp, known))
-        begins = self._look_up(self.consumer.beginning_offsets, tps)
-        ends = self._look_up(self.consumer.end_offsets, tps)
-        causes: dict[int, str] = {}
-        for tp in tps:
-            offset, begin = known[tp.partition], begins[tp]
-            if offset < begin:
-                causes[tp.partition] = f"retention removed {begin - offset} records that were never read"
+        begins = self._look_up(self.consumer.beginning_offsets, known)
+        ends = self._look_up(self.consumer.end_offsets, known)
+        causes: dict[TopicPartition, str] = {}
+        for tp, offset in known.items():
+            if offset < begins[tp]:
+                causes[tp] = f"retention removed {begins[tp] - offset} records that were never read"
             elif offset > ends[tp]:
-                causes[tp.partition] = "the log ends before the checkpoint, so records were lost on the broker"
-        causes |= self._find_truncated(topic_id, {n: offset for n, offset in known.items() if n not in causes}, begins)
+                causes[tp] = "the log ends before the checkpoint, so records were lost on the broker"
+        intact = {tp: offset for tp, offset in known.items() if tp not in causes}
+        causes |= self._find_truncated(topic_ids, intact, begins)
         return [
-            _Loss(self._lost_range(topic_id, n, known[n], begins[self._tp(n)]), cause)
-            for n, cause in sorted(causes.items())
+            _Loss(self._lost_range(topic_ids, tp, known[tp], begins[tp]), cause) for tp, cause in sorted(causes.items())
         ]
 
-    def _find_truncated(self, topic_id: str, known: dict[int, int], begins: dict[Any, int]) -> dict[int, str]:
+    def _find_truncated(
+        self, topic_ids: dict[str, str], known: dict[TopicPartition, int], begins: dict[TopicPartition, int]
+    ) -> dict[TopicPartition, str]:
         """Return a message for each log in which the last record before a position was overwritten."""
-        last_reads = {self._tp(n): last for n in known if (last := self._last_read(topic_id, n, known))}
+        last_reads = {tp: last for tp in known if (last := self._last_read(topic_ids, tp, known))}
         compared = {tp: last for tp, last in last_reads.items() if last.offset >= begins[tp]}
         return {
-            tp.partition: f"the record at offset {compared[tp].offset} is not the one that was read there "
+            tp: f"the record at offset {compared[tp].offset} is not the one that was read there "
             f"(leader epoch {compared[tp].epoch}): the log was truncated and grew again, so records before the "
             "checkpoint may never have been read"
-            for tp in (find_truncated(self.kafka, compared) if compared else ())
+            for tp in (find_truncated(self.settings.kafka, compared) if compared else ())
         }
 
-    def _lost_range(self, topic_id: str, partition: int, offset: int, begin: int) -> OffsetRange:
-        return OffsetRange(topic_id, self.kafka.topic, partition, offset, begin, lost=max(0, begin - offset))
+    def _lost_range(self, topic_ids: dict[str, str], tp: TopicPartition, offset: int, begin: int) -> OffsetRange:
+        return replace(self._range(topic_ids, tp, offset, begin), lost=max(0, begin - offset))
 
-    def _last_read(self, topic_id: str, partition: int, positions: dict[int, int]) -> LastRead | None:
+    def _range(self, topic_ids: dict[str, str], tp: TopicPartition, start: int, end: int) -> OffsetRange:
+        """Return a range of a topic partition, with the source of its topic."""
+        topic = self.topics[tp.topic]
+        return OffsetRange(
+            topic_ids[tp.topic], tp.topic, tp.partition, start, end, source=topic.source, source_digest=topic.digest
+        )
+
+    def _last_read(
+        self, topic_ids: dict[str, str], tp: TopicPartition, positions: dict[TopicPartition, int]
+    ) -> LastRead | None:
         """Return the last record before a position, as this source read it or else as the lake has it."""
-        position, last = self.last_reads.get(partition, (None, None))
-        if topic_id != self.topic_id or position != positions[partition]:
-            last = self.committed(topic_id, partition)
-            self.last_reads[partition] = (positions[partition], last)
-        return last if last and last.offset < positions[partition] else None
+        position, last = self.last_reads.get(tp, (None, None))
+        if topic_ids[tp.topic] != self.topic_ids.get(tp.topic) or position != positions[tp]:
+            last = self.committed(topic_ids[tp.topic], tp.partition)
+            self.last_reads[tp] = (positions[tp], last)
+        return last if last and last.offset < positions[tp] else None
 
-    def _look_up(self, lookup: Callable[..., dict[Any, int]], tps: list[TopicPartition]) -> dict[Any, int]:
+    def _look_up(
+        self, lookup: Callable[..., dict[TopicPartition, int]], tps: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, int]:
         """Look up offsets, with retries: the client may miss a change of leader and wait until the timeout."""
-        deadline = time.monotonic() + self.kafka.request_timeout_seconds
+        deadline = time.monotonic() + self.settings.kafka.request_timeout_seconds
         while True:
             try:
-                return lookup(tps, timeout_ms=_LOOKUP_MS)
+                return lookup(list(tps), timeout_ms=_LOOKUP_MS)
             except KafkaTimeoutError:
                 if time.monotonic() > deadline:
                     raise
 
-    def _describe_topic(self) -> tuple[str, list[int]]:
-        """Return the id of the topic and the topic partitions to read."""
-        (topic,) = self.admin.describe_topics([self.kafka.topic])
-        if topic["error_code"] == UnknownTopicOrPartitionError.errno:
-            raise UsageError(
-                f"topic {self.kafka.topic} does not exist on {self.kafka.bootstrap_servers}: "
-                "create it with `karmalake topics ensure`"
-            )
-        if topic["error_code"]:
-            raise for_code(topic["error_code"])(f"topic {self.kafka.topic}")
-        partitions = {partition["partition_index"] for partition in topic["partitions"]}
-        missing = frozenset[int]() if self.group else (self.only or frozenset()) - partitions
-        if missing:
-            raise UsageError(f"{self.kafka.topic} has no topic partition {min(missing)}: it has {len(partitions)}")
-        return topic_id_of(self.kafka, topic), sorted(partitions if self.only is None else partitions & self.only)
-
-    def _seek(self, topic_id: str, partitions: list[int], checkpoint: Checkpoint) -> dict[int, int]:
-        """Move the consumer to the checkpoints; return the start offset of each topic partition."""
-        known = {n: checkpoint(topic_id, n) for n in partitions}
-        self.halted = {
-            n: offset
-            for n, offset in self.halted.items()
-            if topic_id == self.topic_id and known.get(n) in {offset, None}
+    def _describe_topics(self) -> tuple[dict[str, str], list[TopicPartition]]:
+        """Return the id of each topic by name, and the topic partitions to read."""
+        described = self.admin.describe_topics(list(self.topics))
+        for topic in described:
+            self._require_topic(topic)
+        found = {
+            TopicPartition(topic["name"], partition["partition_index"])
+            for topic in described
+            for partition in topic["partitions"]
         }
-        known = {n: offset for n, offset in known.items() if n not in self.halted}
-        partitions = list(known)
-        if topic_id != self.topic_id or set(partitions) != set(self.positions):
-            self.consumer.assign(list(map(self._tp, partitions)))
-            self.last_reads = self.last_reads if topic_id == self.topic_id else {}
-            self.topic_id, self.positions = topic_id, {}
-        never_read = [self._tp(n) for n, offset in known.items() if offset is None]
+        missing = frozenset[TopicPartition]() if self.group else (self.only or frozenset()) - found
+        for tp in sorted(missing):
+            number = sum(other.topic == tp.topic for other in found)
+            raise UsageError(f"{tp.topic} has no topic partition {tp.partition}: it has {number}")
+        topic_ids = {topic["name"]: topic_id_of(self.settings.kafka, topic) for topic in described}
+        return topic_ids, sorted(found if self.only is None else found & self.only)
+
+    def _require_topic(self, topic: dict[str, Any]) -> None:
+        """Raise what a topic's metadata tell: UsageError if it does not exist, with the name of its source."""
+        if topic["error_code"] == UnknownTopicOrPartitionError.errno:
+            raise UsageError(explain_missing_topic(self.settings, topic["name"]))
+        if topic["error_code"]:
+            raise for_code(topic["error_code"])(f"topic {topic['name']}")
+
+    def _recreated(self, topic_ids: dict[str, str]) -> list[str]:
+        """Return the topics whose id is another one now."""
+        now, _ = self._describe_topics()
+        return [name for name, topic_id in now.items() if topic_id != topic_ids[name]]
+
+    def _seek(
+        self, topic_ids: dict[str, str], tps: list[TopicPartition], checkpoint: Checkpoint
+    ) -> dict[TopicPartition, int]:
+        """Move the consumer to the checkpoints; return the start offset of each topic partition."""
+        same = {name for name, topic_id in topic_ids.items() if topic_id == self.topic_ids.get(name)}
+        known = {tp: checkpoint(topic_ids[tp.topic], tp.partition) for tp in tps}
+        self.halted = {
+            tp: offset for tp, offset in self.halted.items() if tp.topic in same and known.get(tp) in {offset, None}
+        }
+        known = {tp: offset for tp, offset in known.items() if tp not in self.halted}
+        if topic_ids != self.topic_ids or known.keys() != self.positions.keys():
+            self.consumer.assign(list(known))
+            self.last_reads = {tp: read for tp, read in self.last_reads.items() if tp.topic in same}
+            self.topic_ids, self.positions = topic_ids, {}
+        never_read = [tp for tp, offset in known.items() if offset is None]
         begins = self._look_up(self.consumer.beginning_offsets, never_read) if never_read else {}
-        starts = {n: begins[self._tp(n)] if offset is None else offset for n, offset in known.items()}
-        moved = {n: start for n, start in starts.items() if self.positions.get(n) != start}
-        self._require_untruncated(topic_id, {n: start for n, start in moved.items() if known[n] is not None})
-        self.last_reads |= {n: (start, None) for n, start in moved.items() if known[n] is None}
-        for partition, start in moved.items():
-            last = self._last_read(topic_id, partition, starts)
+        starts = {tp: begins[tp] if offset is None else offset for tp, offset in known.items()}
+        moved = {tp: start for tp, start in starts.items() if self.positions.get(tp) != start}
+        self._require_untruncated(topic_ids, {tp: start for tp, start in moved.items() if known[tp] is not None})
+        self.last_reads |= {tp: (start, None) for tp, start in moved.items() if known[tp] is None}
+        for tp, start in moved.items():
+            last = self._last_read(topic_ids, tp, starts)
             epoch = last.epoch if last and last.offset + 1 == start else -1
-            seek(self.consumer, self._tp(partition), start, epoch)
+            seek(self.consumer, tp, start, epoch)
         return starts
 
-    def _require_untruncated(self, topic_id: str, known: dict[int, int]) -> None:
+    def _require_untruncated(self, topic_ids: dict[str, str], known: dict[TopicPartition, int]) -> None:
         """Raise LostRecordsError where the last record before a position was overwritten (`nothing-lost`).
 
         The offset alone does not show it: a truncated log that grew again has other records at the same offsets.
         """
-        tps = [self._tp(n) for n in known if self._last_read(topic_id, n, known)]
-        begins = self._look_up(self.consumer.beginning_offsets, tps) if tps else {}
-        known = {tp.partition: known[tp.partition] for tp in tps}
-        if causes := self._find_truncated(topic_id, known, begins):
-            ranges = {n: self._lost_range(topic_id, n, known[n], begins[self._tp(n)]) for n in causes}
-            raise LostRecordsError(_explain([_Loss(ranges[n], cause) for n, cause in sorted(causes.items())]))
+        known = {tp: offset for tp, offset in known.items() if self._last_read(topic_ids, tp, known)}
+        begins = self._look_up(self.consumer.beginning_offsets, known) if known else {}
+        if causes := self._find_truncated(topic_ids, known, begins):
+            ranges = {tp: self._lost_range(topic_ids, tp, known[tp], begins[tp]) for tp in causes}
+            raise LostRecordsError(_explain([_Loss(ranges[tp], cause) for tp, cause in sorted(causes.items())]))
 
-    def _fetch(self, starts: dict[int, int]) -> Polled:
-        """Poll for the first records, then until the batch is complete.
+    def _fetch(self, starts: dict[TopicPartition, int]) -> dict[str, Polled]:
+        """Poll for the first records, then until the batch is complete; return them by topic.
 
         Record batches are not split, so a batch may exceed its limits by one of them.
         """
-        damaged: dict[int, DamagedBatchError] = {}
+        damaged: dict[TopicPartition, DamagedBatchError] = {}
         self.consumer.resume(*self.consumer.paused())  # a new leader may have an undamaged replica
         polled = self._await_records(starts, damaged)
         if polled:
             self._fill(polled, starts, damaged)
         elif damaged and not self._has_more(starts.keys() - damaged.keys()):
             raise next(iter(damaged.values()))
-        return to_columns(polled, starts, self.topic_id)
+        return {name: self._to_columns(name, polled, starts) for name in dict.fromkeys(item.topic for item in polled)}
 
-    def _await_records(self, starts: dict[int, int], damaged: dict[int, DamagedBatchError]) -> list[ConsumerRecord]:
+    def _to_columns(self, name: str, polled: list[ConsumerRecord], starts: dict[TopicPartition, int]) -> Polled:
+        """Return the polled batches of one topic as columns."""
+        of_topic = {tp.partition: start for tp, start in starts.items() if tp.topic == name}
+        return to_columns([item for item in polled if item.topic == name], of_topic, self.topic_ids[name])
+
+    def _await_records(
+        self, starts: dict[TopicPartition, int], damaged: dict[TopicPartition, DamagedBatchError]
+    ) -> list[ConsumerRecord]:
         """Poll until records come, or until every log is known to have none after its start."""
-        limit_polls(self.consumer, self.ingest.max_batch_bytes, self.ingest.max_batch_records)
-        wait_ms, deadline = int(self.ingest.max_wait_seconds * 1000), time.monotonic() + _LOOKUP_MS / 1000
+        limits = self.settings.ingest
+        limit_polls(self.consumer, limits.max_batch_bytes, limits.max_batch_records)
+        wait_ms, deadline = int(limits.max_wait_seconds * 1000), time.monotonic() + _LOOKUP_MS / 1000
         while True:
             found = self._poll(wait_ms, damaged)
             if found or self._is_every_end_known(starts) or time.monotonic() > deadline:
                 return found
 
     def _fill(
-        self, polled: list[ConsumerRecord], starts: dict[int, int], damaged: dict[int, DamagedBatchError]
+        self,
+        polled: list[ConsumerRecord],
+        starts: dict[TopicPartition, int],
+        damaged: dict[TopicPartition, DamagedBatchError],
     ) -> None:
         """Add records to the first ones until the batch is complete (`filling.py`)."""
-        limits = self.ingest
+        limits = self.settings.ingest
         filling = Filling(limits.max_batch_records, limits.max_batch_bytes, limits.linger_seconds, self.clock)
         filling.add(*_extent(polled))
         while wait_ms := self._wait_ms(filling, starts.keys() - damaged.keys()):
@@ -335,56 +394,52 @@ class KafkaSource:
             filling.add(*_extent(found))
             polled += found
 
-    def _wait_ms(self, filling: Filling, partitions: Collection[int]) -> int:
+    def _wait_ms(self, filling: Filling, tps: Collection[TopicPartition]) -> int:
         """Return how long to wait for the next records of a batch; 0 if it is complete."""
         if filling.lingers:
             return ceil(filling.seconds_left() * 1000)
-        return _NEXT_FETCH_MS if filling.seconds_left() and not self._is_at_end(partitions) else 0
+        return _NEXT_FETCH_MS if filling.seconds_left() and not self._is_at_end(tps) else 0
 
-    def _poll(self, wait_ms: int, damaged: dict[int, DamagedBatchError]) -> list[ConsumerRecord]:
+    def _poll(self, wait_ms: int, damaged: dict[TopicPartition, DamagedBatchError]) -> list[ConsumerRecord]:
         """Poll; pause each topic partition whose next batch is damaged and add it to `damaged`: the others continue."""
         while True:
             try:
                 return list(chain.from_iterable(self.consumer.poll(wait_ms, max_records=_MAX_POLL_BATCHES).values()))
             except DamagedBatchError as error:
                 self.consumer.pause(error.place)
-                damaged[error.place.partition] = error
+                damaged[error.place] = error
                 if (message := str(error.args[0])) not in self.reported:
                     self.reported.add(message)
                     _LOG.warning("%s; its topic partition is paused, the others continue", message)
 
-    def _has_more(self, partitions: Collection[int]) -> bool:
+    def _has_more(self, tps: Collection[TopicPartition]) -> bool:
         """Return whether any of the topic partitions has records after the consumer's position."""
-        tps = list(map(self._tp, partitions))
         ends = self._look_up(self.consumer.end_offsets, tps) if tps else {}
         return any(ends[tp] > self.consumer.position(tp) for tp in tps)
 
-    def _is_every_end_known(self, starts: dict[int, int]) -> bool:
+    def _is_every_end_known(self, tps: Iterable[TopicPartition]) -> bool:
         """Return whether every topic partition was fetched once: only then is it known that its log has the start."""
-        return all(self.consumer.highwater(self._tp(partition)) is not None for partition in starts)
+        return all(self.consumer.highwater(tp) is not None for tp in tps)
 
-    def _is_at_end(self, partitions: Collection[int]) -> bool:
+    def _is_at_end(self, tps: Iterable[TopicPartition]) -> bool:
         """Return whether the consumer has read up to the last known ends, so that a batch may stay small."""
-        tps = map(self._tp, partitions)
         return all(self.consumer.position(tp) >= (self.consumer.highwater(tp) or 0) for tp in tps)
 
-    def _ranges(self, starts: dict[int, int], polled: Polled) -> Iterator[OffsetRange]:
-        for partition, start in starts.items():
-            end = self.consumer.position(self._tp(partition))
+    def _ranges(self, starts: dict[TopicPartition, int], polled: dict[str, Polled]) -> Iterator[OffsetRange]:
+        for tp, start in starts.items():
+            end = self.consumer.position(tp)
             if end > start:
-                read = polled.count(partition)
-                gaps = end - start - read
-                last = last_read(polled, partition) if read else self._last_read(self.topic_id, partition, starts)
-                yield OffsetRange(self.topic_id, self.kafka.topic, partition, start, end, read, gaps=gaps, last=last)
+                of_topic = polled.get(tp.topic)
+                read = of_topic.count(tp.partition) if of_topic else 0
+                last = last_read(of_topic, tp.partition) if of_topic and read else None
+                last = last if read else self._last_read(self.topic_ids, tp, starts)
+                yield replace(self._range(self.topic_ids, tp, start, end), last=last).with_records(read)
 
-    def _explain_refusal(self, starts: dict[int, int], error: Exception) -> KarmalakeError:
+    def _explain_refusal(self, starts: dict[TopicPartition, int], error: Exception) -> KarmalakeError:
         """Return the error to raise for positions that a broker refused."""
-        if losses := self._losses(lambda _, partition: starts.get(partition)):
+        if losses := self._losses(self._as_checkpoint(starts)):
             return LostRecordsError(_explain(losses))
-        return TransientError(f"the log of {self.kafka.topic} changed during the read ({error}); start again")
-
-    def _tp(self, partition: int) -> TopicPartition:
-        return TopicPartition(self.kafka.topic, partition)
+        return TransientError(f"the log of {self._names} changed during the read ({error}); start again")
 
 
 def _extent(found: list[ConsumerRecord]) -> tuple[int, int]:
@@ -401,47 +456,74 @@ def _explain(losses: list[_Loss]) -> str:
     )
 
 
-def decode_batch(source: str, polled: Polled, ranges: tuple[OffsetRange, ...], contract: ContractSettings) -> Batch:
-    """Decode polled records into a batch; unreadable record batches become rejected records.
+def decode_batch(
+    polled: Mapping[str, Polled], ranges: tuple[OffsetRange, ...], topics: Mapping[str, IngestedTopic]
+) -> Batch:
+    """Decode polled records into a batch, each topic by its source; unreadable record batches become rejected records.
 
-    Raises what `decode` raises.
+    Raises what the decoders raise.
     """
-    records, decoded = polled.records, decode(polled.records, contract)
+    parts = [_decode(topics[name], found) for name, found in polled.items()]
+    records, decoded = parts[0] if len(parts) == 1 else _joined(parts)
+    names = dict.fromkeys(place.topic for place in ranges)
+    return Batch(f"kafka:{', '.join(names)}", records, decoded, ranges)
+
+
+def _decode(topic: IngestedTopic, polled: Polled) -> tuple[pa.Table, Decoded]:
+    records, decoded = polled.records, topic.decode(polled.records, None)
     if len(polled.unreadable):
         records = pa.concat_tables([records, polled.unreadable.select(RECORD.names)])
         decoded = replace(decoded, rejected=pa.concat_tables([decoded.rejected, polled.unreadable]))
-    return Batch(source, records, decoded, ranges)
+    return records, decoded
+
+
+def _joined(parts: list[tuple[pa.Table, Decoded]]) -> tuple[pa.Table, Decoded]:
+    """Return the records and the decoded records of several topics, or of none."""
+    decoded = [NOTHING, *(part for _, part in parts)]
+    return pa.concat_tables([RECORD.empty_table(), *(records for records, _ in parts)]), Decoded(
+        events=pa.concat_tables([each.events for each in decoded]).combine_chunks(),
+        rejected=pa.concat_tables([each.rejected for each in decoded]).combine_chunks(),
+        mis_keyed=pa.concat_arrays([each.mis_keyed for each in decoded]),
+        filtered=pa.concat_tables([each.filtered for each in decoded]),
+    )
 
 
 @contextmanager
-def open_source(settings: Settings, only: Collection[int] = ()) -> Generator[KafkaSource]:
-    """Yield a source connected to the brokers; closing it commits nothing.
+def open_source(
+    settings: Settings, only: Collection[TopicPartition] = (), *, topics: Collection[str] = ()
+) -> Generator[KafkaSource]:
+    """Yield a source of all topics that are ingested, connected to the brokers; closing it commits nothing.
 
-    With `only`, it reads these topic partitions and does not share them. Raises TransientError or ConfigurationError.
+    With `only`, it reads these topic partitions and does not share them; with `topics`, these topics. Raises
+    TransientError or ConfigurationError, and what `open_topics` raises.
     """
-    with translate_errors(settings.kafka, "connecting"), consumer(settings.kafka, **_options(settings)) as reader:
+    shared = settings.ingest.share_partitions and not (only or topics)
+    names = [*topics, *(tp.topic for tp in only)]
+    with open_topics(settings, names) as opened, _open_consumer(settings, {}) as reader:
         install_raw_batches(reader)
-        shared = settings.ingest.share_partitions and not only
         with (
             admin_client(settings.kafka) as admin,
-            join_group(settings.kafka) if shared else nullcontext() as group,
+            join_group(settings.kafka, opened) if shared else nullcontext() as group,
         ):
-            read = frozenset(only) or None
-            yield KafkaSource(settings.kafka, settings.ingest, settings.contract, reader, admin, only=read, group=group)
+            yield KafkaSource(settings, opened, reader, admin, only=frozenset(only) or None, group=group)
 
 
 @contextmanager
-def open_unchecked_source(settings: Settings, partition: int) -> Generator[KafkaSource]:
+def open_unchecked_source(settings: Settings, tp: TopicPartition) -> Generator[KafkaSource]:
     """Yield a source of one topic partition in which a record batch with a wrong checksum is a rejected record.
 
-    Raises TransientError or ConfigurationError.
+    Raises like `open_source`.
     """
-    options = _options(settings) | {"check_crcs": False}
-    with translate_errors(settings.kafka, "connecting"), consumer(settings.kafka, **options) as reader:
+    with open_topics(settings, [tp.topic]) as opened, _open_consumer(settings, {"check_crcs": False}) as reader:
         install_unchecked_raw_batches(reader)
         with admin_client(settings.kafka) as admin:
-            read = frozenset({partition})
-            yield KafkaSource(settings.kafka, settings.ingest, settings.contract, reader, admin, only=read)
+            yield KafkaSource(settings, opened, reader, admin, only=frozenset({tp}))
+
+
+@contextmanager
+def _open_consumer(settings: Settings, options: dict[str, Any]) -> Generator[Any]:
+    with translate_errors(settings.kafka, "connecting"), consumer(settings.kafka, **_options(settings), **options) as c:
+        yield c
 
 
 def _options(settings: Settings) -> dict[str, Any]:

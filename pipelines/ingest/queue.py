@@ -23,6 +23,7 @@ from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
 from pipelines.ingest.filling import Clock, Filling
 from pipelines.ingest.guard import HaltedPartition
 from pipelines.ingest.message import Message, QueueClient
+from pipelines.ingest.sources import CONTRACT
 from pipelines.settings import ContractSettings, IngestSettings, Settings
 
 _LOG = logging.getLogger(__name__)
@@ -67,7 +68,8 @@ class QueueSource:
         records = self._records(batch, start)
         decoded = decode(records, self.contract)
         decoded = replace(decoded, mis_keyed=pa.array(np.zeros(len(decoded.events), bool)))  # messages have no keys
-        offsets = OffsetRange(self.topic_id, self.client.name, 0, start, start + len(batch), read=len(batch))
+        end = start + len(batch)
+        offsets = OffsetRange(self.topic_id, self.client.name, 0, start, end, read=len(batch), source=CONTRACT)
         return Batch(self.client.name, records, decoded, (offsets,))
 
     def next_checkpoint(self) -> Checkpoint:

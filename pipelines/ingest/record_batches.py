@@ -173,6 +173,9 @@ class Polled:
         return Polled(_before(self.records, ends), _before(self.unreadable, ends))
 
 
+NO_RECORDS = Polled(RECORD.empty_table(), REJECTED.empty_table())
+
+
 def _before(rows: pa.Table, ends: Mapping[int, int]) -> pa.Table:
     inside = np.ones(len(rows), bool)
     partitions, offsets = rows["topic_partition"].to_numpy(), rows["offset"].to_numpy()

@@ -97,8 +97,14 @@ def _row(version: int, record: dict[str, Any]) -> dict[str, Any]:
     for field in ("started", "committed", "first_event_time", "last_event_time"):
         record[field] = record[field] and datetime.fromisoformat(record[field])
     record["days"] = [date.fromisoformat(day) for day in record["days"]]
-    totals = {count: sum(offsets[count] for offsets in record["ranges"]) for count in COUNTS}
-    return record | totals | {"version": version}
+    return record | {count: _total(record["ranges"], count) for count in COUNTS} | {"version": version}
+
+
+def _total(ranges: list[dict[str, Any]], count: str) -> int | None:
+    """Return the sum of a count over the ranges of a commit; None if an older release did not take it."""
+    if not all(count in offsets for offsets in ranges):
+        return None
+    return sum(int(offsets[count]) for offsets in ranges)
 
 
 def _checkpoints(commit_files: tuple[str, ...], events: DeltaTable) -> dict[tuple[str, int], int]:

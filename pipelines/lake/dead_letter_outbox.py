@@ -59,7 +59,7 @@ def init_checkpoint(lake: Lake, name: str) -> None:
 
 @dataclass(slots=True)
 class DeadLetterOutbox:
-    """The dead letters after the checkpoint `name`, which `init_checkpoint` has set. Not thread-safe."""
+    """The dead letters of some topics after the checkpoint `name`, which `init_checkpoint` has set. Not thread-safe."""
 
     lake: CachedLake
     name: str
@@ -76,20 +76,24 @@ class DeadLetterOutbox:
         while self.pending and self.pending[0].version <= done:
             self.pending.popleft()
         for version, record in self._records(self.lake.table("events").version()):
-            if record["dead_letters"] and any(self.is_bus_topic(offsets["topic"]) for offsets in record["ranges"]):
-                self.pending.append(
-                    PendingBatch(version, record["batch_id"], record["dead_letters"], record["committed"])
-                )
+            mine = [offsets["dead_letters"] for offsets in record["ranges"] if self.is_bus_topic(offsets["topic"])]
+            if letters := sum(mine):
+                self.pending.append(PendingBatch(version, record["batch_id"], letters, record["committed"]))
             if len(self.pending) >= _MAX_PENDING_BATCHES:
                 break
         if not self.pending and self.read_version - done >= _SAVE_INTERVAL_VERSIONS:
             self.mark_delivered(self.read_version)
 
     def read_dead_letters(self, batches: Sequence[PendingBatch], columns: list[str]) -> Iterator[pa.Table]:
-        """Yield `columns` of the dead letters of batches, some at a time, without those of users erased meanwhile."""
+        """Yield `columns`, with `topic`, of the dead letters of batches, some at a time.
+
+        Without those of users erased meanwhile, and of other topics.
+        """
         wanted = {batch.batch_id for batch in batches}
         for group in _find_row_groups(self.lake, wanted):
-            yield from read_dead_letter_rows(group, wanted, columns)
+            for rows in read_dead_letter_rows(group, wanted, columns):
+                mine = [topic for topic in rows["topic"].unique().to_pylist() if self.is_bus_topic(topic)]
+                yield rows.filter(pc.is_in(rows["topic"], value_set=pa.array(mine, pa.string())))
 
     def mark_delivered(self, version: int) -> None:
         """Move the checkpoint to a version of `events`, durably. A crash before that causes a second delivery."""

@@ -19,6 +19,7 @@ removed (`erased_events.py`).
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import md5
 from typing import Protocol
 from uuid import uuid4
 
@@ -298,6 +299,13 @@ def _rewrite(folder: str, name: str, file: File, search: _Search) -> _Rewrite | 
 
 def _places(name: str, removed: pa.Table) -> pa.Table:
     """Return rows of `erased` for rows that are removed from a table."""
-    columns = [removed[column] if column in removed.column_names else None for column in ERASED.names]
-    filled = [pa.repeat(pa.scalar(name), len(removed)) if column is None else column for column in columns]
-    return pa.table(filled, schema=ERASED)
+    added = {"table_name": pa.repeat(pa.scalar(name), len(removed)), "event_digest": _event_digests(removed)}
+    return pa.table([added[column] if column in added else removed[column] for column in ERASED.names], schema=ERASED)
+
+
+def _event_digests(removed: pa.Table) -> pa.Array:
+    """Return the digest of batch_id and event_id of each row, as `sql/lake_views.sql` takes it; null without an id."""
+    if "event_id" not in removed.column_names:
+        return pa.nulls(len(removed), pa.string())
+    ids = zip(removed["batch_id"].to_pylist(), removed["event_id"].to_pylist(), strict=True)
+    return pa.array([md5(f"{batch}{event}".encode(), usedforsecurity=False).hexdigest() for batch, event in ids])

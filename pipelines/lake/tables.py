@@ -28,7 +28,10 @@ from pipelines.lake.torn_writes import quarantine_torn_checkpoint, quarantine_to
 EVENTS = pa.schema([*EVENT, *POSITION, ("batch_id", pa.string()), (DAY_COLUMN, pa.date32())])
 DEAD_LETTERS = pa.schema([*REJECTED, ("batch_id", pa.string())])
 CONFLICTS = pa.schema([*EVENT, *POSITION, ("batch_id", pa.string())])
-COUNTS = ("read", "accepted", "duplicates", "conflicts", "dead_letters", "erased", "gaps", "lost")
+_COUNTS_1 = ("read", "accepted", "duplicates", "conflicts", "dead_letters", "erased", "gaps", "lost")
+_COUNTS_2 = ("converted", "filtered", "made")
+"""Since format 2: null in commits of format 1, where every record that is not a dead letter became one event."""
+COUNTS = (*_COUNTS_1, *_COUNTS_2)
 RANGE = pa.struct(
     [
         ("topic_id", pa.string()),
@@ -36,7 +39,10 @@ RANGE = pa.struct(
         ("topic_partition", pa.int32()),
         ("start_offset", pa.int64()),
         ("next_offset", pa.int64()),
-        *((count, pa.int64()) for count in COUNTS),
+        *((count, pa.int64()) for count in _COUNTS_1),
+        *((count, pa.int64()) for count in _COUNTS_2),
+        ("source", pa.string()),
+        ("source_digest", pa.string()),
     ]
 )
 COMMITS = pa.schema(
@@ -46,19 +52,17 @@ COMMITS = pa.schema(
         ("source", pa.string()),
         ("started", TIMESTAMP),
         ("committed", TIMESTAMP),
-        *((count, pa.int64()) for count in COUNTS),
+        *((count, pa.int64()) for count in _COUNTS_1),
         ("mis_keyed", pa.int64()),
         ("first_event_time", TIMESTAMP),
         ("last_event_time", TIMESTAMP),
         ("days", pa.list_(pa.date32())),
         ("ranges", pa.list_(RANGE)),
         ("note", pa.string()),
+        *((count, pa.int64()) for count in _COUNTS_2),
     ]
 )
-"""One row for each commit of `events`. In a range, next_offset - start_offset = read + gaps + lost, and read =
-accepted + duplicates + conflicts + dead_letters + erased (`nothing-lost`). Gaps are offsets without a record for a
-reader (control records, aborted or compacted ones). Lost offsets were explicitly accepted as lost. Erased records are
-of users who were erased before."""
+"""One row for each commit of `events`. A range adds up as `OffsetRange` says (`nothing-lost`)."""
 POLICIES = pa.schema(
     [("name", pa.string()), ("version", pa.string()), ("policy", pa.string()), ("activated", TIMESTAMP)]
 )
@@ -88,10 +92,12 @@ ERASED = pa.schema(
         ("topic_partition", pa.int32()),
         ("offset", pa.int64()),
         ("batch_id", pa.string()),
+        ("event_digest", pa.string()),
     ]
 )
 """The place of each row that an erasure removed, so that counts still reconcile. A row of this table counts once the
-row that it names is gone."""
+row that it names is gone. event_digest, of batch_id and event_id, tells the events of one record apart; it is null for
+dead letters, and in rows of format 1."""
 TABLES: Mapping[str, pa.Schema] = {
     "events": EVENTS,
     "dead_letters": DEAD_LETTERS,

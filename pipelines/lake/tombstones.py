@@ -23,7 +23,9 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from pipelines.contract.decode import Decoded, filter_rows
+from pipelines.contract.schema import POSITION
 from pipelines.contract.values import parse_values
+from pipelines.ingest.sources import CONTRACT, topic_sources
 from pipelines.lake.commit import append_file
 from pipelines.lake.tables import ERASURES, Lake, data_files, erasures_done, read_rows
 from pipelines.lake.tokens import tokenize_bytes
@@ -48,8 +50,8 @@ class Filtered:
     """A decoded batch without records of erased users."""
 
     decoded: Decoded
-    dropped: np.ndarray
-    """The topic partition of each dropped record: int32, shape (records dropped,)."""
+    dropped: pa.Table
+    """POSITION columns: the dropped events and rejected records."""
 
 
 @dataclass(slots=True)
@@ -61,6 +63,8 @@ class Tombstones:
     lake_id: str
     file: Path
     """The file of tombstones next to the lake."""
+    mapped_topics: frozenset[str] = frozenset()
+    """The topics that are not in our own contract."""
     digests: frozenset[str] = frozenset()
     keys: frozenset[str] = field(default_factory=frozenset[str])
     done: int = 0
@@ -118,7 +122,7 @@ class Tombstones:
     def drop_erased(self, decoded: Decoded) -> Filtered:
         """Return a batch without the events and rejected records of erased users."""
         if not self.digests:
-            return Filtered(decoded, np.empty(0, np.int32))
+            return Filtered(decoded, POSITION.empty_table())
         events = pc.invert(self.match_users(decoded.events["user_id"]))
         letters = pc.invert(self.match_dead_letters(decoded.rejected))
         dropped = [decoded.events.filter(pc.invert(events)), decoded.rejected.filter(pc.invert(letters))]
@@ -128,7 +132,7 @@ class Tombstones:
             rejected=filter_rows(decoded.rejected, letters),
             mis_keyed=pc.filter(decoded.mis_keyed, events),
         )
-        return Filtered(remaining, np.concatenate([rows["topic_partition"].to_numpy() for rows in dropped]))
+        return Filtered(remaining, pa.concat_tables([rows.select(POSITION.names) for rows in dropped]))
 
     def match_users(self, user_ids: pa.ChunkedArray) -> pa.BooleanArray:
         """Return which of many user_ids (string or binary) are of erased users; a null is not."""
@@ -139,17 +143,24 @@ class Tombstones:
     def match_dead_letters(self, letters: pa.Table, suspects: pa.BooleanArray | None = None) -> pa.BooleanArray:
         """Return which dead letters (REJECTED columns) are of erased users.
 
-        A dead letter matches by its key or its decoded user_id; an undecodable one matches by any of its tokens, which
-        takes some 200 microseconds. `suspects` are those that may, None all.
+        A dead letter matches by its key or its decoded user_id; one that is undecodable, or not in our own contract,
+        matches by any of its tokens, which takes some 200 microseconds. `suspects` are those that may, None all.
         """
         values, headers = (letters[name].combine_chunks() for name in ("value", "headers"))
         parsed = parse_values(values, self.contract, headers)
         named = pc.or_(self.match_users(letters["key"]), self.match_users(parsed.events["user_id"]))
         mentioning = np.zeros(len(letters), bool)
         chosen = np.ones(len(letters), bool) if suspects is None else suspects.to_numpy(zero_copy_only=False)
-        for row in filter(chosen.__getitem__, parsed.errors):
+        for row in filter(chosen.__getitem__, parsed.errors.keys() | self._mapped_rows(letters)):
             mentioning[row] = self.mentions_erased(letters.slice(row, 1))
         return pc.or_(named, pa.array(mentioning))
+
+    def _mapped_rows(self, letters: pa.Table) -> set[int]:
+        """Return the numbers of the dead letters whose values are not in our own contract."""
+        if not self.mapped_topics:
+            return set()
+        topics = pa.array([name for topic in self.mapped_topics for name in (topic, f"replay:{topic}")])
+        return set(pc.indices_nonzero(pc.is_in(letters["topic"], value_set=topics)).to_pylist())
 
     def mentions_erased(self, letter: pa.Table) -> bool:
         """Return whether a token of a dead letter (REJECTED columns, one row) is the user_id of an erased user."""
@@ -167,7 +178,8 @@ class Tombstones:
 def open_tombstones(lake: Lake, settings: Settings) -> Tombstones:
     """Return the tombstones of a lake, already read."""
     events = lake.table("events")
-    tombstones = Tombstones(lake, settings.contract, str(events.metadata().id), settings.tombstones_file)
+    mapped = frozenset(topic for topic, source in topic_sources(settings).items() if source != CONTRACT)
+    tombstones = Tombstones(lake, settings.contract, str(events.metadata().id), settings.tombstones_file, mapped)
     tombstones.read()
     tombstones.done = erasures_done(events)
     return tombstones

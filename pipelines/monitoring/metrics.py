@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 if TYPE_CHECKING:  # no process imports what only the others need
+    from collections.abc import Sequence
+
     from pipelines.dlq import CopyProgress
     from pipelines.emit.outbox.backlog import Backlog
     from pipelines.emit.relay import RelayedBatch
@@ -26,7 +28,13 @@ if TYPE_CHECKING:  # no process imports what only the others need
     from pipelines.serving.publish import PublishResult
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-_OUTCOMES = {"accepted": "accepted", "duplicates": "duplicate", "conflicts": "conflict", "dead_letters": "dead_letter"}
+_OUTCOMES = {
+    "accepted": "accepted",
+    "duplicates": "duplicate",
+    "conflicts": "conflict",
+    "dead_letters": "dead_letter",
+    "filtered": "filtered",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +133,8 @@ class IngestMetrics:
     def _ingest(self, registry: MetricRegistry) -> None:
         self._records = registry.counter(
             "karmalake_ingest_records_total",
-            "Committed records, by outcome: accepted, duplicate, conflict or dead_letter.",
+            "Committed events by outcome, accepted, duplicate or conflict, and records that are none: dead_letter, or "
+            "filtered by their source.",
             "outcome",
         )
         for outcome in _OUTCOMES.values():
@@ -160,22 +169,23 @@ class IngestMetrics:
         waiting.set_function(lambda: max(0.0, time.time() - self._waiting_since))
 
     def _lag(self, registry: MetricRegistry) -> None:
-        self._end = registry.gauge("karmalake_topic_end_offset", "End offset of the log.", "topic_partition")
+        place = ("topic", "topic_partition")
+        self._end = registry.gauge("karmalake_topic_end_offset", "End offset of the log.", *place)
         self._next = registry.gauge(
-            "karmalake_checkpoint_next_offset", "Next offset that ingest reads; absent before the first commit.",
-            "topic_partition",
-        )  # fmt: skip
+            "karmalake_checkpoint_next_offset", "Next offset that ingest reads; absent before the first commit.", *place
+        )
         self._behind = registry.gauge(
-            "karmalake_lag_records", "Records in the log that are not yet in the lake.", "topic_partition"
+            "karmalake_lag_records", "Records in the log that are not yet in the lake.", *place
         )
         self._behind_seconds = registry.gauge(
             "karmalake_lag_seconds",
             "Time on the bus of the oldest record that is not yet in the lake; NaN if no such record has a valid time.",
-            "topic_partition",
+            *place,
         )
         self._catch_up = registry.gauge(
             "karmalake_lag_catch_up_seconds",
             "Estimated time until the lag is zero, at the rate since the last measurement; +Inf if unknown.",
+            "topic",
         )
         self._advice = registry.gauge(
             "karmalake_lag_advices", "Number of recommendations that `karmalake lag` currently has; 0 if all is well."
@@ -203,18 +213,23 @@ class IngestMetrics:
         self._waiting.set(turn.pending_records)
         self._waiting_since = turn.pending_since.timestamp() if turn.pending_since else math.inf
 
-    def observed(self, observation: "Observation") -> None:
-        """Set the gauges of a lag measurement."""
+    def observed(self, observations: "Sequence[Observation]") -> None:
+        """Set the gauges of a measurement of the lag of every topic."""
+        for observation in observations:
+            self._observed(observation)
+        self._advice.set(len({advice for observation in observations for advice in observation.advice}))
+
+    def _observed(self, observation: "Observation") -> None:
+        topic = observation.measurement.topic
         for lag in observation.measurement.partitions:
-            place = str(lag.topic_partition)
-            self._end.labels(place).set(lag.end_offset)
-            self._behind.labels(place).set(lag.lag_records)
-            self._behind_seconds.labels(place).set(_or_nan(lag.lag_seconds))
+            place = (topic, str(lag.topic_partition))
+            self._end.labels(*place).set(lag.end_offset)
+            self._behind.labels(*place).set(lag.lag_records)
+            self._behind_seconds.labels(*place).set(_or_nan(lag.lag_seconds))
             if lag.next_offset is not None:
-                self._next.labels(place).set(lag.next_offset)
+                self._next.labels(*place).set(lag.next_offset)
         foreseen = observation.catch_up_seconds
-        self._catch_up.set(math.inf if foreseen is None else foreseen)
-        self._advice.set(len(observation.advice))
+        self._catch_up.labels(topic).set(math.inf if foreseen is None else foreseen)
 
 
 class StreamMetrics(IngestMetrics):

@@ -147,14 +147,14 @@ class StreamMonitor(IngestMonitor[StreamMetrics]):
 
 @contextmanager
 def monitor_ingest(settings: Settings) -> Generator[IngestMonitor[IngestMetrics]]:
-    """Yield the monitor of `karmalake ingest`; the lag of the topic is measured and recorded in the background."""
+    """Yield the monitor of `karmalake ingest`; the lag of every topic is measured and recorded in the background."""
     with _measuring_lag(settings, IngestMetrics(), ("ingest",)) as (monitor, work):
         yield IngestMonitor(monitor, work)
 
 
 @contextmanager
 def monitor_stream(settings: Settings) -> Generator[StreamMonitor]:
-    """Yield the monitor of `karmalake stream`; the lag of the topic is measured and recorded in the background."""
+    """Yield the monitor of `karmalake stream`; the lag of every topic is measured and recorded in the background."""
     with _measuring_lag(settings, StreamMetrics(), ("ingest", "refresh")) as (monitor, work):
         yield StreamMonitor(monitor, work)
 
@@ -163,14 +163,14 @@ def monitor_stream(settings: Settings) -> Generator[StreamMonitor]:
 def _measuring_lag(
     settings: Settings, metrics: Ingesting, loops: Iterable[str]
 ) -> Generator[tuple[Monitor[Ingesting], "WorkLog"]]:
-    from pipelines.operate.lag.observe import WorkLog, observe_lag  # noqa: PLC0415 - a relay does not need the lake's libraries
+    from pipelines.operate.lag.observe import WorkLog, observe_lags  # noqa: PLC0415 - a relay does not need the lake's libraries
 
     work = WorkLog()
     background = [*([] if settings.queue.kind else ["lag"]), *(["dlq"] if settings.ingest.publish_dead_letters else [])]
     with monitor_process(metrics, loops, settings, background) as monitor:
 
         def measure() -> None:
-            monitor.metrics.observed(observe_lag(settings, work.take()))
+            monitor.metrics.observed(observe_lags(settings, work.take()))
 
         interval = settings.lag.interval_seconds
         with nullcontext() if settings.queue.kind else measure_periodically(monitor, "lag", measure, interval):

@@ -1,4 +1,7 @@
-"""Runs all destinations of a rule file, one thread each."""
+"""Runs all destinations of a rule file, one thread each.
+
+They read the topic of our own contract only: of other sources (`ingest/sources.py`) only ingest knows what is an event.
+"""
 
 import threading
 from collections.abc import Callable

@@ -1,12 +1,14 @@
-"""Independent audit of a lake: reads the topic and the Parquet files again, and accounts for every offset.
+"""Independent audit of a lake: reads the topics and the Parquet files again, and accounts for every offset.
 
 Shares no code with ingest, only the definition of an event: kafka-python's own records instead of whole batches, one
 value at a time instead of columns (`audit_values.py`), Python sets instead of the index, pyarrow on the Parquet files
-instead of views. It is slower accordingly.
+instead of views. It is slower accordingly. What a record of another source is, only its source says: its decoder is
+applied to one record at a time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -16,9 +18,12 @@ from kafka.structs import TopicPartition
 
 from pipelines.bus.clients import consumer, translate_errors
 from pipelines.bus.records import CrcCheckedBatch, install_batch_types
-from pipelines.bus.topics import describe_topic
+from pipelines.bus.topics import Topic, TopicPartitionState, describe_topic
 from pipelines.contract.parsing import Problem
+from pipelines.contract.schema import RECORD
+from pipelines.contract.times import bus_times
 from pipelines.errors import TransientError, UsageError
+from pipelines.ingest.sources import CONTRACT, IngestedTopic, explain_missing_topic, open_topics
 from pipelines.lake.lake_format import require_known_format
 from pipelines.lake.stores import resolve_store
 from pipelines.lake.tables import is_lake
@@ -30,38 +35,61 @@ from pipelines.settings import Settings
 
 _MAX_EXAMPLES = 5
 _MAX_EMPTY_POLLS = 20
+_PLACE = ["topic_id", "topic_partition", "offset"]
 Position = tuple[int, int]
 """(topic partition, offset)"""
-_Record = tuple[int, bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
+
+
+class _Record(NamedTuple):
+    offset: int
+    bus_time_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
 
 
 @dataclass(slots=True)
 class PartitionAudit:
-    """Counts by outcome for the offsets [first_offset, next_offset) that the topic still holds of one topic partition.
+    """Counts for the offsets [first_offset, next_offset) that the topic still holds of one topic partition.
 
-    next_offset - first_offset = accepted + duplicate_ids + dead_letters + erased + gaps + lost.
+    Records: next_offset - first_offset = converted + filtered + dead_letters + changed + gaps. Events: made =
+    accepted + duplicate_ids + erased + lost.
     """
 
+    topic: str
     topic_partition: int
     first_offset: int
     next_offset: int
+    converted: int = 0
+    """Records that became events, one or several. One that is neither event nor dead letter counts as one lost event,
+    and a dead letter of an erased user as one erased event."""
+    filtered: int = 0
+    """Records that their source leaves out."""
+    made: int = 0
     accepted: int = 0
     duplicate_ids: int = 0
     """Duplicates and conflicts: the lake holds their event_id from another offset."""
     dead_letters: int = 0
     erased: int = 0
-    """Records of erased users."""
+    """Events of erased users."""
+    changed: int = 0
+    """Records that were read while their source had another text: they are not compared."""
     gaps: int = 0
     """Offsets without a record: control records, and records that were aborted or compacted away."""
     lost: int = 0
-    """Records that are neither events nor dead letters of the lake, or whose offset holds another event."""
+    """Events that the lake does not hold, or whose offset holds others."""
     examples: list[int] = field(default_factory=list)
     """The first offsets that are lost, at most five."""
+
+    def lose(self, offset: int) -> None:
+        """Count a lost event."""
+        self.lost += 1
+        self.examples = [*self.examples, offset][:_MAX_EXAMPLES]
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """The result of an audit of a lake against its topic."""
+    """The result of an audit of a lake against its topics."""
 
     partitions: list[PartitionAudit]
     events: int
@@ -70,7 +98,7 @@ class Audit:
 
     @property
     def lost(self) -> int:
-        """Records that the lake should hold and does not, in all topic partitions."""
+        """Events that the lake should hold and does not, in all topic partitions."""
         return sum(partition.lost for partition in self.partitions)
 
     @property
@@ -79,18 +107,17 @@ class Audit:
         return not self.lost and not self.duplicated
 
 
-@dataclass(frozen=True, slots=True)
-class _LakeContents:
-    """What the files of the lake contain: every event_id, and the positions of one topic's records."""
+@dataclass(slots=True)
+class _TopicContents:
+    """What the files of the lake contain of one topic."""
 
-    ids: set[str]
-    events: int
-    accepted: dict[Position, str]
-    """The event_id stored for each position."""
-    rejected: set[Position]
-    erased: set[Position]
+    accepted: dict[Position, tuple[str, ...]] = field(default_factory=dict[Position, tuple[str, ...]])
+    """The event_ids stored for each position."""
+    rejected: set[Position] = field(default_factory=set[Position])
+    erased: set[Position] = field(default_factory=set[Position])
     """The positions of rows that an erasure removed."""
-    tombstones: frozenset[str]
+    ranges: list[tuple[int, int, int, str | None]] = field(default_factory=list[tuple[int, int, int, str | None]])
+    """Topic partition, start, end and source digest of each range that was read."""
 
     def accepts(self, position: Position, event: ReadEvent | Problem | None) -> bool:
         """Return whether this event is stored for a position; where its schema no longer exists, any event passes.
@@ -99,7 +126,24 @@ class _LakeContents:
         """
         if position not in self.accepted:
             return False
-        return isinstance(event, Problem) or (event is not None and event.event_id == self.accepted[position])
+        return isinstance(event, Problem) or (event is not None and event.event_id in self.accepted[position])
+
+    def read_otherwise(self, partition: int, digest: str | None) -> Callable[[int], bool]:
+        """Return a function: whether an offset was only read while its source had another digest."""
+        ranges = [(start, end, read == digest) for n, start, end, read in self.ranges if n == partition]
+        if all(is_same for _, _, is_same in ranges):
+            return lambda _offset: False
+        return lambda offset: not any(is_same and start <= offset < end for start, end, is_same in ranges)
+
+
+@dataclass(frozen=True, slots=True)
+class _LakeContents:
+    """What the files of the lake contain: every event_id, and what they have of the audited topics, by topic id."""
+
+    ids: set[str]
+    events: int
+    topics: dict[str, _TopicContents]
+    tombstones: frozenset[str]
 
     def is_erased(self, user_id: bytes | None) -> bool:
         """Return whether a user was erased."""
@@ -107,60 +151,92 @@ class _LakeContents:
             return False
         return any(tombstone(user_id, key) in self.tombstones for key in keys_of(self.tombstones))
 
-    def is_erased_in(self, texts: Sequence[bytes | None]) -> bool:
+    def is_erased_in(self, record: _Record) -> bool:
         """Return whether an undecodable record contains the user_id of an erased user as a word."""
+        texts = [record.key, record.value, *(text for _, text in record.headers)]
         return bool(self.tombstones) and any(
             self.is_erased(word) for text in texts for word in tokenize_bytes(text or b"")
         )
 
 
 def audit(settings: Settings) -> Audit:
-    """Compare the topic, up to the lake's checkpoints, with everything that the lake holds (`nothing-lost`).
+    """Compare every topic, up to the lake's checkpoints, with everything that the lake holds (`nothing-lost`).
 
-    Safe while ingest runs. Raises UsageError if the topic or the lake does not exist, TransientError if the brokers do
+    Safe while ingest runs. Raises UsageError if a topic or the lake does not exist, TransientError if the brokers do
     not answer or do not send every record.
     """
-    topic = describe_topic(settings.kafka)
-    if topic is None:
-        raise UsageError(
-            f"topic {settings.kafka.topic} does not exist: set kafka.topic to the topic that the lake was ingested from"
-        )
-    if not is_lake(settings.lake_root):
-        raise UsageError(f"there is no lake in {settings.lake_root} yet: run `karmalake drain` first")
-    events = DeltaTable(f"{settings.lake_root}/events")
-    require_known_format(events)
-    checkpoints = {
-        p.partition: events.transaction_version(f"ingest:{topic.topic_id}:{p.partition}") for p in topic.partitions
-    }
-    contents = _read_files(settings, topic.topic_id)
-    partitions = [
-        _audit_partition(settings, contents, p.partition, p.begin_offset, next_offset)
-        for p in topic.partitions
-        if (next_offset := checkpoints[p.partition]) is not None
-    ]
+    with open_topics(settings) as ingested:
+        described = {name: _describe(settings, name) for name in ingested}
+        if not is_lake(settings.lake_root):
+            raise UsageError(f"there is no lake in {settings.lake_root} yet: run `karmalake drain` first")
+        events = DeltaTable(f"{settings.lake_root}/events")
+        require_known_format(events)
+        checkpoints = {
+            (topic.topic_id, p.partition): events.transaction_version(f"ingest:{topic.topic_id}:{p.partition}")
+            for topic in described.values()
+            for p in topic.partitions
+        }
+        contents = _read_files(settings, {topic.topic_id for topic in described.values()})
+        partitions = [
+            _PartitionAuditor(settings, contents, ingested[name], topic.topic_id).audit(p, next_offset)
+            for name, topic in described.items()
+            for p in topic.partitions
+            if (next_offset := checkpoints[topic.topic_id, p.partition]) is not None
+        ]
     return Audit(partitions, contents.events, contents.events - len(contents.ids))
 
 
-def _read_files(settings: Settings, topic_id: str) -> _LakeContents:
+def _describe(settings: Settings, name: str) -> Topic:
+    topic = describe_topic(settings.kafka.model_copy(update={"topic": name}))
+    if topic is None:
+        raise UsageError(
+            f"topic {name} does not exist: set kafka.topic to the topic that the lake was ingested from"
+            if name == settings.kafka.topic
+            else explain_missing_topic(settings, name)
+        )
+    return topic
+
+
+def _read_files(settings: Settings, topic_ids: set[str]) -> _LakeContents:
     """Read the files of the newest version; dead letters of uncommitted batches do not count."""
-    batches = {batch for table in _tables(settings, "commits", ["batch_id"]) for batch in table["batch_id"].to_pylist()}
-    ids: set[str] = set()
-    accepted: dict[Position, str] = {}
-    rejected: set[Position] = set()
-    count = 0
-    for table in _tables(settings, "events", ["event_id", "topic_id", "topic_partition", "offset"]):
-        ids.update(table["event_id"].to_pylist())
-        of_topic = table.filter(pa.array([topic == topic_id for topic in table["topic_id"].to_pylist()], pa.bool_()))
-        accepted.update(zip(_positions(of_topic, topic_id), of_topic["event_id"].to_pylist(), strict=True))
-        count += len(table)
-    for table in _tables(settings, "dead_letters", ["topic_id", "topic_partition", "offset", "batch_id"]):
-        committed = [batch in batches for batch in table["batch_id"].to_pylist()]
-        rejected.update(_positions(table.filter(pa.array(committed, pa.bool_())), topic_id))
-    erased: set[Position] = set()
-    for table in _tables(settings, "erased", ["topic_id", "topic_partition", "offset"]):
-        erased.update(_positions(table, topic_id))
+    topics = {topic_id: _TopicContents() for topic_id in topic_ids}
+    batches = _read_commits(settings, topics)
+    ids, count = _read_events(settings, topics)
+    for table in _tables(settings, "dead_letters", [*_PLACE, "batch_id"]):
+        committed = table.filter(pa.array([batch in batches for batch in table["batch_id"].to_pylist()], pa.bool_()))
+        for topic_id, topic in topics.items():
+            topic.rejected.update(_positions(_of_topic(committed, topic_id)))
+    for table in _tables(settings, "erased", _PLACE):
+        for topic_id, topic in topics.items():
+            topic.erased.update(_positions(_of_topic(table, topic_id)))
     tombstones = lake_tombstones(settings.lake_root) | read_tombstones(settings.tombstones_file)
-    return _LakeContents(ids, count, accepted, rejected, erased, tombstones)
+    return _LakeContents(ids, count, topics, tombstones)
+
+
+def _read_commits(settings: Settings, topics: dict[str, _TopicContents]) -> set[str]:
+    """Add the ranges that were read of each topic; return the ids of all batches."""
+    batches: set[str] = set()
+    for table in _tables(settings, "commits", ["batch_id", "ranges"]):
+        batches.update(table["batch_id"].to_pylist())
+        for place in (place for ranges in table["ranges"].to_pylist() for place in ranges):
+            if place["topic_id"] in topics:
+                bounds = (place["topic_partition"], place["start_offset"], place["next_offset"])
+                topics[place["topic_id"]].ranges.append((*bounds, place.get("source_digest")))
+    return batches
+
+
+def _read_events(settings: Settings, topics: dict[str, _TopicContents]) -> tuple[set[str], int]:
+    """Add the event_ids at each position of each topic; return the ids of all events, and the number of events."""
+    ids: set[str] = set()
+    count = 0
+    for table in _tables(settings, "events", ["event_id", *_PLACE]):
+        ids.update(table["event_id"].to_pylist())
+        count += len(table)
+        for topic_id, topic in topics.items():
+            of_topic = _of_topic(table, topic_id)
+            for position, event_id in zip(_positions(of_topic), of_topic["event_id"].to_pylist(), strict=True):
+                topic.accepted[position] = (*topic.accepted.get(position, ()), event_id)
+    return ids, count
 
 
 def _tables(settings: Settings, name: str, columns: list[str]) -> Iterator[pa.Table]:
@@ -169,48 +245,112 @@ def _tables(settings: Settings, name: str, columns: list[str]) -> Iterator[pa.Ta
         yield pq.ParquetFile(place, filesystem=store).read(columns)
 
 
-def _positions(table: pa.Table, topic_id: str) -> Iterator[Position]:
-    columns = (table[name].to_pylist() for name in ("topic_id", "topic_partition", "offset"))
-    return ((partition, offset) for topic, partition, offset in zip(*columns, strict=True) if topic == topic_id)
+def _of_topic(table: pa.Table, topic_id: str) -> pa.Table:
+    return table.filter(pa.array([each == topic_id for each in table["topic_id"].to_pylist()], pa.bool_()))
 
 
-def _audit_partition(
-    settings: Settings, contents: _LakeContents, partition: int, first: int, end: int
-) -> PartitionAudit:
-    found = PartitionAudit(partition, first, max(first, end))
-    records = 0
-    for offset, key, value, headers in _records(settings, partition, first, end):
-        records += 1
-        position = (partition, offset)
-        if position in contents.rejected:
+def _positions(table: pa.Table) -> Iterator[Position]:
+    return zip(table["topic_partition"].to_pylist(), table["offset"].to_pylist(), strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _PartitionAuditor:
+    """Audits the topic partitions of one topic."""
+
+    settings: Settings
+    contents: _LakeContents
+    topic: IngestedTopic
+    topic_id: str
+
+    def audit(self, log: TopicPartitionState, end: int) -> PartitionAudit:
+        """Read the records below the checkpoint `end`, and count what became of them."""
+        found = PartitionAudit(self.topic.name, log.partition, log.begin_offset, max(log.begin_offset, end))
+        is_changed = self.contents.topics[self.topic_id].read_otherwise(log.partition, self.topic.digest)
+        records = 0
+        for record in _records(self.settings, TopicPartition(self.topic.name, log.partition), log.begin_offset, end):
+            records += 1
+            self._count(found, record, is_changed)
+        found.gaps = found.next_offset - found.first_offset - records
+        return found
+
+    def _count(self, found: PartitionAudit, record: _Record, is_changed: Callable[[int], bool]) -> None:
+        lake, position = self.contents.topics[self.topic_id], (found.topic_partition, record.offset)
+        if position in lake.rejected:
             found.dead_letters += 1
-            continue
-        if position in contents.erased and position not in contents.accepted:
+        elif is_changed(record.offset):
+            found.changed += 1
+        elif self.topic.source == CONTRACT:
+            found.converted += 1
+            found.made += 1
+            self._count_own(found, record, lake)
+        else:
+            self._count_mapped(found, record, lake)
+
+    def _count_own(self, found: PartitionAudit, record: _Record, lake: _TopicContents) -> None:
+        """Count a record of our own contract, which is one event."""
+        position = (found.topic_partition, record.offset)
+        if position in lake.erased and position not in lake.accepted:
             found.erased += 1
-            continue
-        event = read_event(value or b"", headers, settings.contract)  # never a dead letter: it may crash any decoder
+            return
+        # never a dead letter: it may crash any decoder
+        event = read_event(record.value or b"", record.headers, self.settings.contract)
         read = event if isinstance(event, ReadEvent) else None
-        if contents.accepts(position, event):
+        if lake.accepts(position, event):
             found.accepted += 1
-        elif contents.is_erased(key) or (read and contents.is_erased(read.user_id.encode())):
+        elif self.contents.is_erased(record.key) or (read and self.contents.is_erased(read.user_id.encode())):
             found.erased += 1
-        elif read and read.event_id in contents.ids:
+        elif read and read.event_id in self.contents.ids:
             found.duplicate_ids += 1
-        elif read is None and contents.is_erased_in([key, value, *(text for _, text in headers)]):
+        elif read is None and self.contents.is_erased_in(record):
             found.erased += 1
         else:
-            found.lost += 1
-            found.examples = [*found.examples, offset][:_MAX_EXAMPLES]
-    found.gaps = found.next_offset - found.first_offset - records
-    return found
+            found.lose(record.offset)
+
+    def _count_mapped(self, found: PartitionAudit, record: _Record, lake: _TopicContents) -> None:
+        """Count a record of another source, decoded on its own, and each of its events."""
+        decoded = self.topic.decode(self._as_row(found.topic_partition, record), None)
+        found.filtered += len(decoded.filtered)
+        found.converted += not len(decoded.filtered)
+        found.made += max(len(decoded.events), len(decoded.rejected))
+        stored = lake.accepted.get((found.topic_partition, record.offset), ())
+        ids, users = (decoded.events[name].to_pylist() for name in ("event_id", "user_id"))
+        for event_id, user_id in zip(ids, users, strict=True):
+            if event_id in stored:
+                found.accepted += 1
+            elif self.contents.is_erased(user_id.encode()):
+                found.erased += 1
+            elif event_id in self.contents.ids:
+                found.duplicate_ids += 1
+            else:
+                found.lose(record.offset)
+        if len(decoded.rejected) and (
+            (found.topic_partition, record.offset) in lake.erased
+            or self.contents.is_erased(record.key)
+            or self.contents.is_erased_in(record)
+        ):
+            found.erased += 1
+        elif len(decoded.rejected):
+            found.lose(record.offset)
+
+    def _as_row(self, partition: int, record: _Record) -> pa.Table:
+        row = {
+            "topic_id": self.topic_id,
+            "topic": self.topic.name,
+            "topic_partition": partition,
+            "offset": record.offset,
+            "bus_time": bus_times([record.bus_time_ms])[0].as_py(),
+            "key": record.key,
+            "value": record.value,
+            "headers": [{"key": key, "value": value} for key, value in record.headers],
+        }
+        return pa.Table.from_pylist([row], RECORD)
 
 
-def _records(settings: Settings, partition: int, first: int, end: int) -> Iterator[_Record]:
-    """Yield offset, key, value and headers of each committed record in [first, end)."""
-    place = TopicPartition(settings.kafka.topic, partition)
+def _records(settings: Settings, place: TopicPartition, first: int, end: int) -> Iterator[_Record]:
+    """Yield each committed record in [first, end) of a topic partition."""
     options = {"group_id": None, "enable_auto_commit": False, "isolation_level": "read_committed", "check_crcs": False}
     with (
-        translate_errors(settings.kafka, f"auditing {settings.kafka.topic}"),
+        translate_errors(settings.kafka, f"auditing {place.topic}"),
         consumer(settings.kafka, **options) as reader,
     ):
         install_batch_types(reader, CrcCheckedBatch)  # a damaged batch below a checkpoint is one dead letter
@@ -220,9 +360,9 @@ def _records(settings: Settings, partition: int, first: int, end: int) -> Iterat
         while reader.position(place) < end and empty_polls < _MAX_EMPTY_POLLS:
             records = reader.poll(timeout_ms=500).get(place, [])
             empty_polls = 0 if records else empty_polls + 1
-            yield from ((r.offset, r.key, r.value, r.headers) for r in records if r.offset < end)
+            yield from (_Record(r.offset, r.timestamp, r.key, r.value, r.headers) for r in records if r.offset < end)
         if reader.position(place) < end:
-            at = f"{place.topic}-{partition}@{reader.position(place)}"
+            at = f"{place.topic}-{place.partition}@{reader.position(place)}"
             raise TransientError(
                 f"the brokers sent no records from {at} on, although the lake's checkpoint is {end}; try again"
             )

@@ -5,7 +5,7 @@ once, however often it is requeued or sent again (`once`).
 """
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,11 +16,12 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
-from pipelines.contract.decode import decode
 from pipelines.contract.schema import RECORD
 from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import UsageError
+from pipelines.ingest.replay import PREFIX
 from pipelines.ingest.requeue import DeadLetterSource
+from pipelines.ingest.sources import CONTRACT, IngestedTopic, open_source_decoder
 from pipelines.lake.commit import CommitRecord, append_file
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.dead_letter_rows import batches_by_row_group, read_dead_letter_rows
@@ -49,6 +50,17 @@ _FATES = (
 )
 _COUNTS = f"SELECT reason, fate, count(*)::BIGINT AS records {_FROM_SELECTED} GROUP BY ALL ORDER BY ALL"
 _POSITIONS = f'SELECT topic_id, topic_partition, "offset", batch_id {_FROM_SELECTED}'
+_SOURCES = """
+SELECT DISTINCT batch_id, topic_id, source
+FROM (SELECT batch_id, unnest(ranges, recursive := true) FROM (SELECT batch_id, ranges FROM commits))
+WHERE dead_letters > 0 AND source <> 'contract'
+"""
+_REPLAYED_IDS = f"""
+SELECT topic, arg_max(topic_id, version) AS topic_id
+FROM (SELECT version, unnest(ranges, recursive := true) FROM (SELECT version, ranges FROM commits))
+WHERE '{PREFIX}' || topic IN (SELECT topic FROM dead_letters)
+GROUP BY topic
+"""  # noqa: S608 - a constant of ours
 _PLACE = re.compile(r"(.+)-([0-9]{1,9})@([0-9]{1,18})", re.DOTALL)
 _MAX_COMMIT_RECORDS = 100_000
 _MAX_BYTES = 64 * 1024 * 1024
@@ -80,6 +92,8 @@ class Requeued:
     duplicates: int
     conflicts: int
     still_rejected: int
+    filtered: int = 0
+    """Records that their source leaves out by now."""
 
 
 def select(settings: Settings, selection: Selection) -> pa.Table:
@@ -145,23 +159,67 @@ def newest_dead_letters(settings: Settings, selection: Selection, limit: int) ->
 
 
 def requeue(settings: Settings, selection: Selection) -> Requeued:
-    """Decode the selected dead letters again under the current contract, and commit those that are valid now.
+    """Decode the selected dead letters again by their sources as they are now, and commit those that are valid.
 
-    The others stay open. A crash leaves each either open or committed; requeuing again is harmless (`once`).
+    The others stay open. A crash leaves each either open or committed; requeuing again is harmless (`once`). Raises
+    UsageError if a source does not exist any more.
     """
     records: list[CommitRecord] = []
-    still_rejected = 0
+    selected = valid = 0
+    with _open_views(settings) as connection:
+        sources = connection.sql(_SOURCES).pl()
+        topic_ids = dict(connection.execute(_REPLAYED_IDS).fetchall())
     for letters in _commit_sized(stream_dead_letters(settings, selection)):
-        valid = _now_valid(letters, settings)
-        still_rejected += len(letters) - len(valid)
-        if len(valid):
-            requeue_id = f"requeue-{uuid4().hex}"
-            _record_fate(settings, valid, "requeued", "", requeue_id)
-            source = DeadLetterSource(valid.select(RECORD.names), requeue_id, settings.contract)
-            with open_ingest_from(source, settings) as ingest:
-                drain(ingest, records.append)
-    counts = {name: sum(record.total(name) for record in records) for name in ("accepted", "duplicates", "conflicts")}
-    return Requeued(**counts, still_rejected=still_rejected)
+        selected += len(letters)
+        for name, of_source in _by_source(letters, sources):
+            with open_source_decoder(settings, name) as source:
+                valid += _requeue(settings, source, of_source, topic_ids, records.append)
+    names = ("accepted", "duplicates", "conflicts", "filtered")
+    counts = {name: sum(record.total(name) for record in records) for name in names}
+    return Requeued(**counts, still_rejected=selected - valid)
+
+
+def _requeue(
+    settings: Settings,
+    source: IngestedTopic,
+    letters: pa.Table,
+    topic_ids: dict[str, str],
+    report: Callable[[CommitRecord], None],
+) -> int:
+    """Commit those dead letters of a source, each of another place, that are valid now; return their number."""
+    requeue_id, records = f"requeue-{uuid4().hex}", _as_read(letters.select(RECORD.names), topic_ids)
+    is_valid = DeadLetterSource(records, requeue_id, source).valid()
+    valid = records.filter(is_valid)
+    if len(valid):
+        _record_fate(settings, letters.filter(is_valid), "requeued", "", requeue_id)
+        with open_ingest_from(DeadLetterSource(valid, requeue_id, source), settings) as ingest:
+            drain(ingest, report)
+    return len(valid)
+
+
+def _by_source(letters: pa.Table, sources: pl.DataFrame) -> Iterator[tuple[str, pa.Table]]:
+    """Yield dead letters by the name of their source; those of one place, from several reads of a log, one by one."""
+    rows = pl.DataFrame(letters.select(_KEY)).join(
+        sources, on=["batch_id", "topic_id"], how="left", maintain_order="left"
+    )
+    numbered = rows.with_columns(
+        pl.col("source").fill_null(CONTRACT),
+        pl.int_range(pl.len()).over("topic_id", "topic_partition", "offset").alias("read"),
+    ).with_row_index("row")
+    for (name, _), group in numbered.group_by("source", "read", maintain_order=True):
+        yield str(name), letters.take(group["row"].to_arrow())
+
+
+def _as_read(records: pa.Table, topic_ids: dict[str, str]) -> pa.Table:
+    """Return records with the places that they had first: those of a replay have its topic, and its topic id."""
+    places = pl.DataFrame(records.select(["topic_id", "topic"]))
+    original = places.with_columns(topic=pl.col("topic").str.strip_prefix(PREFIX)).with_columns(
+        topic_id=pl.when(places["topic"].str.starts_with(PREFIX))
+        .then(pl.col("topic").replace_strict(topic_ids, default=pl.col("topic_id"), return_dtype=pl.String))
+        .otherwise("topic_id")
+    )
+    arrow = original.to_arrow().cast(records.select(["topic_id", "topic"]).schema)
+    return pa.table([arrow[name] if name in arrow.column_names else records[name] for name in RECORD.names], RECORD)
 
 
 def discard(settings: Settings, selection: Selection, why: str) -> int:
@@ -229,12 +287,6 @@ def _commit_sized(letters: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 def _in_bus_order(chunk: list[pa.Table]) -> pa.Table:
     return pa.concat_tables(chunk).sort_by([(name, "ascending") for name in ("topic_id", "topic_partition", "offset")])
-
-
-def _now_valid(letters: pa.Table, settings: Settings) -> pa.Table:
-    """Return the dead letters that are valid events under the current contract."""
-    numbered = DeadLetterSource(letters.select(RECORD.names), "", settings.contract).records
-    return letters.take(decode(numbered, settings.contract).events["offset"].combine_chunks())
 
 
 def _record_fate(settings: Settings, letters: pa.Table, fate: Fate, note: str, requeue_id: str | None) -> None:

@@ -12,11 +12,12 @@ from pipelines.boundary.private_files import is_private
 from pipelines.bus.topics import describe_topic
 from pipelines.errors import ConfigurationError, KarmalakeError, RejectedError, exit_status_of, one_line
 from pipelines.ingest.queue import open_queue
+from pipelines.ingest.sources import CONTRACT, explain_missing_topic, topic_sources
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.halted import load_halted
 from pipelines.lake.stores import is_remote
 from pipelines.lake.tables import open_lake
-from pipelines.operate.lag.measure import measure_lag
+from pipelines.operate.lag.measure import measure_lags, summarize
 from pipelines.refresh import policy_in_force
 from pipelines.reputation.warehouse import attach, stored_info
 from pipelines.serving.read import published
@@ -137,11 +138,18 @@ def _queue(settings: Settings) -> str:
 
 
 def _broker(settings: Settings) -> str:
-    topic = describe_topic(settings.kafka)
+    topics = [part for name, source in topic_sources(settings).items() for part in _topic(settings, name, source)]
+    return "; ".join(topics) or "no topic is ingested: sources.only names none"
+
+
+def _topic(settings: Settings, name: str, source: str) -> list[str]:
+    """Describe a topic; of our own, also its differences from the settings that `topics ensure` creates it with."""
+    topic = describe_topic(settings.kafka.model_copy(update={"topic": name}))
     if topic is None:
-        raise KarmalakeError(f"topic {settings.kafka.topic} does not exist: create it with `karmalake topics ensure`")
-    found = f"topic {topic.name} with {len(topic.partitions)} partitions at {settings.kafka.bootstrap_servers}"
-    return "; ".join([found, *topic.differences])
+        raise KarmalakeError(explain_missing_topic(settings, name))
+    of_source = "" if source == CONTRACT else f" of the source {source}"
+    found = f"topic {name}{of_source} with {len(topic.partitions)} partitions at {settings.kafka.bootstrap_servers}"
+    return [found, *(topic.differences if source == CONTRACT else ())]
 
 
 def _lake(settings: Settings) -> str:
@@ -162,9 +170,9 @@ def _require_access(root: Path) -> None:
 
 
 def _lag(settings: Settings) -> str:
-    lag = measure_lag(settings)
-    sentence = f"{lag.summary} behind the bus"
-    if lag.lag_seconds is not None and lag.lag_seconds > settings.lag.max_seconds:
+    lags = measure_lags(settings)
+    sentence = f"{summarize(lags)} behind the bus"
+    if any((lag.lag_seconds or 0) > settings.lag.max_seconds for lag in lags):
         raise KarmalakeError(f"{sentence}: run `karmalake stream` or `karmalake drain`; `karmalake lag` has advice")
     return sentence
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from pipelines.errors import ConfigurationError
+from pipelines.ingest.sources import topic_sources
 from pipelines.lake.mentions import Mentions
 from pipelines.notify.rule_file import load_rules
 from pipelines.notify.rules import RedisStream, Webhook
@@ -42,13 +43,13 @@ def _in_other_events(mentions: Mentions | None) -> Iterator[str]:
 
 
 def _on_the_bus(settings: Settings) -> Iterator[str]:
-    topic = settings.kafka.topic
     if settings.queue.kind:
         name = settings.queue.name if settings.queue.kind == "rabbitmq" else "of SQS"
         yield f"messages waiting in the queue {name}: ingest drops them when it reads them"
-    else:
+    for topic in () if settings.queue.kind else topic_sources(settings):
         yield f"the topic {topic}: its retention removes the records; ingest drops those it still reads"
-    yield f"the topic {topic}.dlq, if dead letters were ever published (ingest.publish_dead_letters): by retention"
+    for topic in [settings.kafka.topic] if settings.queue.kind else topic_sources(settings):
+        yield f"the topic {topic}.dlq, if dead letters were ever published (ingest.publish_dead_letters): by retention"
 
 
 def _at_destinations(settings: Settings) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""Replay of a range of the topic: into the lake, which drops what it has, or into a fresh lake to compare with.
+"""Replay of a range of the topics: into the lake, which drops what it has, or into a fresh lake to compare with.
 
-The comparison shows where the lake differs from what the topic holds now.
+The comparison shows where the lake differs from what the topics hold now.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
-from uuid import uuid4
 
 import duckdb
 
-from pipelines.bus.topics import describe_topic
 from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import UsageError
 from pipelines.ingest.filling import without_waiting
 from pipelines.ingest.kafka import open_source
-from pipelines.ingest.replay import ReplayOffsets, ReplaySource, find_replay_offsets
+from pipelines.ingest.replay import ReplaySource, replay_source
+from pipelines.ingest.sources import topic_sources
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import is_lake, open_lake
@@ -26,6 +25,9 @@ from pipelines.lake.tombstone_file import append_tombstones, lake_tombstones, re
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.settings import Settings
 
+_CREATE_REPLAYED = """
+CREATE TABLE replayed (topic_id VARCHAR, topic_partition INTEGER, start_offset BIGINT, end_offset BIGINT)
+"""
 _COMPARE_SQL = files("pipelines.operate").joinpath("replay.sql").read_text(encoding="utf-8")
 
 
@@ -46,17 +48,23 @@ class Comparison:
 
 @contextmanager
 def open_replay(
-    settings: Settings, start: datetime | Mapping[int, int] | None, until: datetime | None
+    settings: Settings,
+    start: datetime | Mapping[int, int] | None,
+    until: datetime | None,
+    topic: str | None = None,
 ) -> Generator[ReplaySource]:
-    """Yield the source of a replay: the range that `find_replay_offsets` returns.
+    """Yield the source of a replay: the range that `find_replay_offsets` returns, of one topic or of all.
 
-    Raises UsageError if the range is empty.
+    Raises UsageError if the range is empty, or the topic is not ingested.
     """
-    with open_source(without_waiting(settings)) as source:
-        offsets = find_replay_offsets(source, start, until)
-        if not offsets:
-            raise UsageError(f"{settings.kafka.topic} holds no records in that range: nothing to replay")
-        yield ReplaySource(source, f"replay-{uuid4().hex}", offsets)
+    topics = topic_sources(settings)
+    if topic is not None and topic not in topics:
+        raise UsageError(f"the topic {topic} is not ingested: name one of {', '.join(topics)}")
+    with open_source(without_waiting(settings), topics=[topic] if topic else ()) as source:
+        replayed = replay_source(source, start, until)
+        if replayed is None:
+            raise UsageError(f"{', '.join(source.topics)} holds no records in that range: nothing to replay")
+        yield replayed
 
 
 def replay(replayed: ReplaySource, settings: Settings, report: Callable[[CommitRecord], None]) -> int:
@@ -84,17 +92,16 @@ def fresh(settings: Settings, folder: Path) -> Settings:
     return fresh_settings
 
 
-def compare(settings: Settings, other: Settings, offsets: ReplayOffsets) -> Comparison:
-    """Compare the lake of `settings` with the fresh one of `other` that was replayed from `offsets`."""
-    topic = describe_topic(settings.kafka)
-    topic_id = topic.topic_id if topic else ""
+def compare(settings: Settings, other: Settings, replayed: ReplaySource) -> Comparison:
+    """Compare the lake of `settings` with the fresh one of `other` that a replay filled."""
+    places = [
+        (replayed.replayed_ids[tp.topic], tp.partition, start, end) for tp, (start, end) in replayed.offsets.items()
+    ]
     with duckdb.connect() as connection:
         for name, each in (("lake", settings), ("fresh", other)):
             connection.execute(f"CREATE SCHEMA {name}; USE {name}")
             create_lake_views(connection, take_snapshot(open_lake(each.lake_root)))
-        connection.execute("CREATE TABLE replayed (topic_partition INTEGER, start_offset BIGINT, end_offset BIGINT)")
-        connection.executemany("INSERT INTO replayed VALUES (?, ?, ?)", [(n, *ends) for n, ends in offsets.items()])
-        same, different, missing, extra, examples = connection.execute(_COMPARE_SQL, {"topic_id": topic_id}).fetchall()[
-            0
-        ]
+        connection.execute(_CREATE_REPLAYED)
+        connection.executemany("INSERT INTO replayed VALUES (?, ?, ?, ?)", places)
+        [(same, different, missing, extra, examples)] = connection.execute(_COMPARE_SQL).fetchall()
     return Comparison(same, different, missing, extra, tuple(examples))

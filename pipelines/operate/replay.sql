@@ -8,8 +8,8 @@ WITH conflicting AS (
 in_range AS (
     SELECT event_id
     FROM lake.events
-    INNER JOIN replayed USING (topic_partition)
-    WHERE topic_id = $topic_id AND "offset" >= replayed.start_offset AND "offset" < replayed.end_offset
+    INNER JOIN replayed USING (topic_id, topic_partition)
+    WHERE "offset" >= replayed.start_offset AND "offset" < replayed.end_offset
 ),
 paired AS (
     SELECT

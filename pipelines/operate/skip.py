@@ -6,25 +6,26 @@ accounts for it (`nothing-lost`). A later requeue decodes it.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
+from kafka.structs import TopicPartition
 
 from pipelines.bus.topics import TopicPartitionState, describe_topic
-from pipelines.contract.decode import Decoded
 from pipelines.contract.rejection import Reason
-from pipelines.contract.schema import EVENT, POSITION, RECORD, REJECTED
+from pipelines.contract.schema import RECORD, REJECTED
 from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import RejectedError, UsageError
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
 from pipelines.ingest.guard import HaltedPartition
-from pipelines.ingest.kafka import KafkaSource, decode_batch, open_source, open_unchecked_source
-from pipelines.ingest.record_batches import Polled
+from pipelines.ingest.kafka import NOTHING, KafkaSource, decode_batch, open_source, open_unchecked_source
+from pipelines.ingest.record_batches import NO_RECORDS, Polled
+from pipelines.ingest.sources import IngestedTopic, topic_sources
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import checkpoint_id, create_lake
-from pipelines.settings import ContractSettings, Settings
+from pipelines.settings import Settings
 
 _PARTITION = re.compile(r"(?P<topic>.+)-(?P<partition>[0-9]{1,9})")
 _PLACE = re.compile(_PARTITION.pattern + r"@(?P<offset>[0-9]{1,18})")
@@ -38,9 +39,9 @@ class Skipped:
     skipped: OffsetRange
 
 
-def parse_partition(settings: Settings, text: str) -> int:
-    """Return the partition number in TOPIC-PARTITION. Raises UsageError if the topic is not kafka.topic."""
-    return int(_parse(settings, _PARTITION, text, "TOPIC-PARTITION")["partition"])
+def parse_partition(settings: Settings, text: str) -> TopicPartition:
+    """Return the topic partition in TOPIC-PARTITION. Raises UsageError if the topic is not ingested."""
+    return _topic_partition(_parse(settings, _PARTITION, text, "TOPIC-PARTITION"))
 
 
 def skip(settings: Settings, place: str, why: str) -> Skipped:
@@ -53,16 +54,16 @@ def skip(settings: Settings, place: str, why: str) -> Skipped:
     named = _parse(settings, _PLACE, place, "TOPIC-PARTITION@OFFSET")
     if not why.strip():
         raise UsageError("give the reason (--why) for skipping the record; it is recorded with the dead letter")
-    partition, offset = int(named["partition"]), int(named["offset"])
-    topic_id, log = _readable_log(settings, partition, offset, place)
+    tp, offset = _topic_partition(named), int(named["offset"])
+    topic_id, log = _readable_log(settings, tp, offset, place)
     drained_commits: list[CommitRecord] = []
     skipped_commits: list[CommitRecord] = []
-    with open_source(settings, {partition}) as source:
+    with open_source(settings, {tp}) as source:
         preceding = _BoundedSource(source, topic_id, log, offset, _batch_before(offset))
         with open_ingest_from(preceding, settings) as ingest:
             source.committed = ingest.last_read
             drain(ingest, drained_commits.append)
-    with open_unchecked_source(settings, partition) as source:
+    with open_unchecked_source(settings, tp) as source:
         skipped = _BoundedSource(source, topic_id, log, offset + 1, _dead_letter_batch(log, offset, why))
         with open_ingest_from(skipped, settings) as ingest:
             drain(ingest, skipped_commits.append)
@@ -71,15 +72,15 @@ def skip(settings: Settings, place: str, why: str) -> Skipped:
     return Skipped(sum(record.total("read") for record in drained_commits), skipped_commits[0].ranges[0])
 
 
-def _readable_log(settings: Settings, partition: int, offset: int, place: str) -> tuple[str, TopicPartitionState]:
+def _readable_log(settings: Settings, tp: TopicPartition, offset: int, place: str) -> tuple[str, TopicPartitionState]:
     """Return the topic's id and the topic partition. Raises UsageError unless the offset is in the log and unread."""
-    topic = describe_topic(settings.kafka)
-    found = [log for log in topic.partitions if log.partition == partition] if topic else []
+    topic = describe_topic(settings.kafka.model_copy(update={"topic": tp.topic}))
+    found = [log for log in topic.partitions if log.partition == tp.partition] if topic else []
     if topic is None or not found:
-        raise UsageError(f"{settings.kafka.topic} has no topic partition {partition}")
+        raise UsageError(f"{tp.topic} has no topic partition {tp.partition}")
     log = found[0]
     events = create_lake(settings.lake_root).table("events")
-    at = events.transaction_version(checkpoint_id(topic.topic_id, partition))
+    at = events.transaction_version(checkpoint_id(topic.topic_id, tp.partition))
     if at is not None and offset < at:
         raise UsageError(
             f"ingest has passed {place}: the checkpoint is {at}, so that record already is an event, a duplicate, "
@@ -96,24 +97,28 @@ def _parse(settings: Settings, pattern: re.Pattern[str], text: str, form: str) -
         raise UsageError(
             f"{text!r} is not of the form {form}, which `karmalake dead-letters list` and error messages use"
         )
-    if named["topic"] != settings.kafka.topic:
-        raise UsageError(
-            f"{text} is in the topic {named['topic']}, but kafka.topic is {settings.kafka.topic}: correct one of them"
-        )
+    topics = topic_sources(settings)
+    if named["topic"] not in topics:
+        ingested = f"kafka.topic is {settings.kafka.topic}" if len(topics) == 1 else f"ingested are {', '.join(topics)}"
+        raise UsageError(f"{text} is in the topic {named['topic']}, but {ingested}: correct one of them")
     return named
 
 
-_BuildBatch = Callable[[str, Polled, OffsetRange, ContractSettings], Batch | None]
-"""Builds a batch from a source's name, the polled records and their range; None if they do not make one."""
+def _topic_partition(named: re.Match[str]) -> TopicPartition:
+    return TopicPartition(named["topic"], int(named["partition"]))
+
+
+_BuildBatch = Callable[[Polled, OffsetRange, IngestedTopic], Batch | None]
+"""Builds a batch from the polled records of a topic and their range; None if they do not make one."""
 
 
 def _batch_before(offset: int) -> _BuildBatch:
     """Return a builder of batches of the records before an offset."""
 
-    def build(name: str, polled: Polled, place: OffsetRange, contract: ContractSettings) -> Batch:
+    def build(polled: Polled, place: OffsetRange, topic: IngestedTopic) -> Batch:
         preceding = polled.before({place.topic_partition: offset})
         records = preceding.count(place.topic_partition)
-        return decode_batch(name, preceding, (place.cut_at(offset, records),), contract)
+        return decode_batch({topic.name: preceding}, (place.cut_at(offset, records),), {topic.name: topic})
 
     return build
 
@@ -121,7 +126,7 @@ def _batch_before(offset: int) -> _BuildBatch:
 def _dead_letter_batch(log: TopicPartitionState, offset: int, why: str) -> _BuildBatch:
     """Return a builder of a batch that rejects one record, or one unreadable record batch, undecoded."""
 
-    def build(name: str, polled: Polled, place: OffsetRange, _contract: ContractSettings) -> Batch | None:
+    def build(polled: Polled, place: OffsetRange, topic: IngestedTopic) -> Batch | None:
         row = _lowest_row(polled)
         if row is None or (row["detail"] is None and row["offset"] != offset):
             return None
@@ -132,7 +137,8 @@ def _dead_letter_batch(log: TopicPartitionState, offset: int, why: str) -> _Buil
             )
         detail = " ".join(filter(None, [f"Skipped: {why.strip()}", row["detail"]]))
         rejected = pa.Table.from_pylist([row | {"reason": Reason.SKIPPED.value, "detail": detail}], REJECTED)
-        decoded = Decoded(pa.schema([*EVENT, *POSITION]).empty_table(), rejected, pa.array([], pa.bool_()))
+        decoded = replace(NOTHING, rejected=rejected)
+        name = f"kafka:{topic.name}"
         return Batch(name, rejected.select(RECORD.names), decoded, (place.cut_at(row["offset"] + 1, 1),))
 
     return build
@@ -169,7 +175,7 @@ class _BoundedSource:
             return None
         polled, (place,) = found
         self.position = place.next_offset
-        return self.build(f"kafka:{place.topic}", polled, place, self.source.contract)
+        return self.build(polled.get(place.topic, NO_RECORDS), place, self.source.topics[place.topic])
 
     def next_checkpoint(self) -> Checkpoint:
         """Return the checkpoint after the last polled batch."""

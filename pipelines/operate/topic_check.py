@@ -8,6 +8,7 @@ from deltalake import DeltaTable
 
 from pipelines.bus.topics import Topic, describe_topic
 from pipelines.errors import UsageError
+from pipelines.ingest.sources import explain_missing_topic, topic_sources
 from pipelines.lake.tables import checkpoint_id, is_table
 from pipelines.settings import Settings
 
@@ -26,14 +27,20 @@ class Finding:
     message: str
 
 
-def check_topic(settings: Settings) -> list[Finding]:
-    """Return the findings about the topic of events; empty if it is sound.
+def check_topics(settings: Settings) -> dict[str, list[Finding]]:
+    """Return the findings about each topic that is ingested, by its name. Raises like `check_topic`."""
+    return {name: check_topic(settings, name) for name in topic_sources(settings)}
+
+
+def check_topic(settings: Settings, name: str | None = None) -> list[Finding]:
+    """Return the findings about a topic; None is that of our own contract. Empty if it is sound.
 
     Raises UsageError if the topic does not exist, TransientError if the brokers do not answer.
     """
-    topic = describe_topic(settings.kafka)
+    kafka = settings.kafka if name is None else settings.kafka.model_copy(update={"topic": name})
+    topic = describe_topic(kafka)
     if topic is None:
-        raise UsageError(f"topic {settings.kafka.topic} does not exist: create it with `karmalake topics ensure`")
+        raise UsageError(explain_missing_topic(settings, kafka.topic))
     events = f"{settings.lake_root}/events"
     lake = DeltaTable(events) if is_table(events) else None
     return [*judge_configs(topic), *(_judge_growth(topic, lake) if lake else ())]
@@ -45,7 +52,7 @@ def judge_configs(topic: Topic) -> Iterator[Finding]:
     if "compact" in configs.get("cleanup.policy", ""):
         yield Finding(
             "loses data",
-            "cleanup.policy compacts: only the newest event of each user would remain; set it to delete",
+            "cleanup.policy compacts: only the newest record of each key would remain; set it to delete",
         )
     if topic.retention_hours is not None and 0 <= topic.retention_hours < _MIN_RETENTION_HOURS:
         yield Finding(

@@ -26,24 +26,31 @@ _MAX_EXAMPLES = 3
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Totals over all commits, in records."""
+    """Totals over all commits: of records read, then of events made, then of offsets."""
 
     commits: int
     read: int
+    converted: int
+    filtered: int
+    dead_letters: int
+    made: int
     accepted: int
     duplicates: int
     conflicts: int
-    dead_letters: int
     erased: int
     gaps: int
     lost: int
     mis_keyed: int
 
 
-# Every offset below the checkpoint is in exactly one range, and every range adds up.
+# Every offset below the checkpoint is in exactly one range, and every range adds up: its offsets, the records read, and
+# the events made. Commits of format 1 have no counts of the latter: every record but a dead letter became one event.
 _BROKEN_RANGES = """
-WITH ranges AS (
-    SELECT version, unnest(ranges, recursive := true) FROM commits
+WITH stored AS (
+    SELECT version, unnest(ranges, recursive := true) FROM (SELECT version, ranges FROM commits)
+),
+ranges AS (
+    SELECT *, accepted + duplicates + conflicts + coalesce(erased, 0) AS fates FROM stored
 ),
 chained AS (
     SELECT
@@ -55,7 +62,9 @@ SELECT topic, topic_partition, version, start_offset, next_offset
 FROM chained
 WHERE
     start_offset <> coalesce(expected_start, start_offset)
-    OR read <> accepted + duplicates + conflicts + dead_letters + coalesce(erased, 0)
+    OR read <> coalesce(converted, fates) + coalesce(filtered, 0) + dead_letters
+    OR coalesce(made, fates) <> fates
+    OR (source = 'contract' AND made <> converted)
     OR (next_offset >= start_offset AND next_offset - start_offset <> read + coalesce(gaps, 0) + coalesce(lost, 0))
 ORDER BY version
 """
@@ -100,15 +109,18 @@ _TOTALS = """
 SELECT
     count(*)::BIGINT AS commits,
     coalesce(sum("read"), 0)::BIGINT AS "read",
+    coalesce(sum(coalesce(converted, fates)), 0)::BIGINT AS converted,
+    coalesce(sum(filtered), 0)::BIGINT AS filtered,
+    coalesce(sum(dead_letters), 0)::BIGINT AS dead_letters,
+    coalesce(sum(coalesce(made, fates)), 0)::BIGINT AS made,
     coalesce(sum(accepted), 0)::BIGINT AS accepted,
     coalesce(sum(duplicates), 0)::BIGINT AS duplicates,
     coalesce(sum(conflicts), 0)::BIGINT AS conflicts,
-    coalesce(sum(dead_letters), 0)::BIGINT AS dead_letters,
     coalesce(sum(erased), 0)::BIGINT AS erased,
     coalesce(sum(gaps), 0)::BIGINT AS gaps,
     coalesce(sum(lost), 0)::BIGINT AS lost,
     coalesce(sum(mis_keyed), 0)::BIGINT AS mis_keyed
-FROM commits
+FROM (SELECT *, accepted + duplicates + conflicts + coalesce(erased, 0) AS fates FROM commits)
 """
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipelines.dlq import open_dead_letter_topic
+from pipelines.dlq import open_dead_letter_topics
 from pipelines.settings import Settings
 from tests.crashes.flows import Flow, killed, lake
 from tests.crashes.kills import Moment
@@ -20,7 +20,7 @@ _COPYING = {
     "pipelines.dlq:DeadLetterTopic.close": 1,
 }
 _BEGINNING = {
-    "pipelines.dlq:ensure_copy_checkpoint": 1,
+    "pipelines.dlq:ensure_copy_checkpoints": 1,
     "pipelines.dlq:init_checkpoint": 2,
     "pipelines.lake.dead_letter_outbox:commit_actions": 2,
 }
@@ -33,7 +33,7 @@ def copy(settings: Settings) -> None:
 
 def _committed_and_not_copied(settings: Settings) -> None:
     """Create a state with copies switched on and nothing copied yet."""
-    open_dead_letter_topic(settings)
+    open_dead_letter_topics(settings)
     drain_all(with_ingest(settings, publish_dead_letters=False, max_batch_records=1))
 
 

@@ -6,13 +6,14 @@ from pipelines.lake import runs
 from pipelines.settings import Settings
 from tests.crashes.flows import Flow, killed
 from tests.crashes.kills import Moment
-from tests.draining import drain_all
+from tests.draining import contents, drain_all, with_ingest
+from tests.rides import add_rides, with_rides
 
 _READING = {
     "pipelines.drain:Ingest.checkpoint": 2,
     "pipelines.ingest.read_ahead:ReadAhead.poll": 2,
     "pipelines.ingest.kafka:KafkaSource._fetch": 2,
-    "pipelines.ingest.kafka:decode": 2,
+    "pipelines.ingest.sources:decode": 2,
 }
 _COMMITTING = {
     "pipelines.drain:append": 2,
@@ -65,12 +66,22 @@ def ingest_with_filters(settings: Settings) -> None:
         drain_all(settings)
 
 
+def ingest_two_topics(settings: Settings) -> None:
+    """Commit all batches of the topic and of one of another source, whose records may be two events or none."""
+    with pytest.MonkeyPatch.context() as patch:
+        add_rides(patch, settings)
+        drain_all(with_rides(with_ingest(settings, max_batch_records=1_000, linger_seconds=0.3)))
+
+
 _BEFORE_THE_COMMIT = Moment("pipelines.drain:commit_batch", "before", 2)
 _AFTER_THE_COMMIT = Moment("pipelines.drain:commit_batch", "after", 2)
 
 FLOWS = {
     "ingest": Flow(ingest, _CREATING | _STARTING | _READING | _COMMITTING | _CATCHING_UP),
     "ingest with filters": Flow(ingest_with_filters, _FILTERING),
+    "ingest of two topics": Flow(
+        ingest_two_topics, dict.fromkeys(_CREATING | _READING | _COMMITTING | _CATCHING_UP, 1), seen=contents
+    ),
     "recovery from a commit that was not made": Flow(
         ingest, dict.fromkeys(_STARTING | _COMMITTING, 1), killed(_BEFORE_THE_COMMIT, ingest)
     ),

@@ -23,6 +23,7 @@ from pipelines.serving.read import published
 from pipelines.settings import Settings
 from tests.commands import KARMALAKE, Started
 from tests.draining import assert_verified, query, send, valid_records, with_ingest
+from tests.rides import add_rides, of_topic, ride, rides_topic, with_rides
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
@@ -102,6 +103,28 @@ def test_two_divide_the_partitions_and_one_takes_over(bus: Settings) -> None:
     assert audit(bus).passed
 
 
+def test_two_topics_are_divided_and_taken_over(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The group subscribes to both; each event and each checkpoint is of its own topic (`once`, `fenced`)."""
+    add_rides(monkeypatch, bus)
+    both, of_rides, count = with_rides(bus), of_topic(bus, rides_topic(bus)), 0
+    ensure_topic(of_rides.kafka)
+    with _ingesting(both) as first:
+        with _ingesting(both) as second:
+            while not (first and second):
+                send(bus, _records(range(count, count + 60)))
+                send(of_rides, [ride(n, "driven")._replace(topic_partition=n % _PARTITIONS) for n in range(60)])
+                count += 60
+                wait_for("what was sent to be stored", lambda count=count: _stored(both) == 2 * count)
+        before = len(first)
+        send(bus, _records(range(count, count + 60)))
+        send(of_rides, [ride(n, "driven")._replace(topic_partition=n % _PARTITIONS) for n in range(60)])
+        wait_for("the other's partitions to be taken over", lambda: _stored(both) == 2 * (count + 60))
+    taken = {(place.topic, place.topic_partition) for record in first[before:] for place in record.ranges}
+    assert taken == {(topic, n) for topic in (bus.kafka.topic, rides_topic(bus)) for n in range(_PARTITIONS)}
+    assert_verified(both)
+    assert audit(both).passed
+
+
 def test_a_rebalance_between_two_polls(kafka: KafkaCluster, bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The topic grows, and polls end during the assignment: the client stays a member (`poll_group_member`)."""
     monkeypatch.setattr(group_module, "_METADATA_MS", 500)
@@ -112,7 +135,7 @@ def test_a_rebalance_between_two_polls(kafka: KafkaCluster, bus: Settings, monke
         threading.Event().wait(1.0)  # longer than a poll
         return divided
 
-    with group_module.join_group(bus.kafka) as member:
+    with group_module.join_group(bus.kafka, [bus.kafka.topic]) as member:
 
         def is_stable_with(partitions: int) -> bool:
             assigned = len(member.assigned())

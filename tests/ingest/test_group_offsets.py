@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from kafka.structs import TopicPartition
 
 from pipelines.errors import TransientError
 from pipelines.ingest import group_offsets
@@ -16,9 +17,9 @@ class Coordinator:
     def __init__(self) -> None:
         self.away = False
         self.attempts = 0
-        self.offsets: dict[int, int] = {}
+        self.offsets: dict[TopicPartition, int] = {}
 
-    def commit(self, next_offsets: dict[int, int]) -> None:
+    def commit(self, next_offsets: dict[TopicPartition, int]) -> None:
         self.attempts += 1
         if self.away:
             raise TransientError("no broker answers")
@@ -41,8 +42,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     return clock
 
 
-def _range(topic_partition: int, next_offset: int, topic_id: str = "id") -> tuple[OffsetRange, ...]:
-    return (OffsetRange(topic_id, "events", topic_partition, next_offset - 1, next_offset, 1),)
+def _range(
+    topic_partition: int, next_offset: int, topic_id: str = "id", topic: str = "events"
+) -> tuple[OffsetRange, ...]:
+    return (OffsetRange(topic_id, topic, topic_partition, next_offset - 1, next_offset, 1),)
 
 
 def test_after_an_outage_the_group_has_all_offsets(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
@@ -56,13 +59,13 @@ def test_after_an_outage_the_group_has_all_offsets(clock: Clock, caplog: pytest.
         for number in range(10):
             clock.now += 60
             offsets.acknowledge(_range(1, 10 + number))
-        assert coordinator.offsets.get(1) != 19
+        assert coordinator.offsets.get(TopicPartition("events", 1)) != 19
         (warning,) = [record.message for record in caplog.records]
         assert warning.startswith("offsets of the group karmalake were not committed (no broker answers)")
         coordinator.away = False
         clock.now += 60
         offsets.acknowledge(_range(2, 30))
-        assert coordinator.offsets == {0: 5, 1: 19, 2: 30}
+        assert coordinator.offsets == {TopicPartition("events", n): at for n, at in ((0, 5), (1, 19), (2, 30))}
         assert caplog.records[-1].message == "offsets of the group karmalake are committed again"
         coordinator.offsets.clear()
 
@@ -89,4 +92,16 @@ def test_offsets_of_a_deleted_topic_are_dropped(clock: Clock) -> None:
     coordinator.away = False
     clock.now += 60
     offsets.acknowledge(_range(1, 7, "another id"))
-    assert coordinator.offsets == {1: 7}
+    assert coordinator.offsets == {TopicPartition("events", 1): 7}
+
+
+def test_offsets_of_other_topics_wait_on(clock: Clock) -> None:
+    """A topic that was recreated drops its own offsets only, and the numbers of topic partitions may be the same."""
+    coordinator = Coordinator()
+    coordinator.away = True
+    offsets = GroupOffsets("karmalake", coordinator.commit)
+    offsets.acknowledge(_range(0, 1_000) + _range(0, 50, "other id", "other"))
+    coordinator.away = False
+    clock.now += 60
+    offsets.acknowledge(_range(1, 7, "another id"))
+    assert coordinator.offsets == {TopicPartition("events", 1): 7, TopicPartition("other", 0): 50}

@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kafka.structs import TopicPartition
 
 from pipelines.contract.decode import Decoded
 from pipelines.contract.schema import EVENT, POSITION, RECORD, REJECTED
@@ -76,7 +77,7 @@ def test_what_is_read_again_is_counted_once() -> None:
 
 def test_an_accepted_topic_partition_passes() -> None:
     """Only that one is exempt from the limits."""
-    guard = RejectionGuard(IngestSettings(max_dead_letter_run=3), frozenset({1}))
+    guard = RejectionGuard(IngestSettings(max_dead_letter_run=3), frozenset({TopicPartition("events", 1)}))
     assert [halted.topic_partition for halted in _check(guard, [(n % 2, True) for n in range(20)])] == [0]
 
 
@@ -100,7 +101,7 @@ def _check(
     rejected = [place for place, (_, bad) in zip(places, batch, strict=True) if bad]
     ranges = tuple(OffsetRange("id", "events", n, at.get(n, 0), next_offsets[n]) for n in sorted({n for n, _ in batch}))
     events = pa.schema([*EVENT, *POSITION]).empty_table()
-    decoded = Decoded(events, _rows(rejected, REJECTED, reason), pa.array([], pa.bool_()))
+    decoded = Decoded(events, _rows(rejected, REJECTED, reason), pa.array([], pa.bool_()), POSITION.empty_table())
     return guard.check(Batch("kafka:events", _rows(places, RECORD, reason), decoded, ranges))
 
 

@@ -77,7 +77,10 @@ class _TwoPartitions:
         ranges = tuple(OffsetRange("t", "t", n, at, at + 10, gaps=10) for n, at in begins.items())
         self.ends |= {n: at + 10 for n, at in begins.items()}
         decoded = Decoded(
-            pa.schema([*EVENT, *POSITION]).empty_table(), REJECTED.empty_table(), pa.array([], pa.bool_())
+            pa.schema([*EVENT, *POSITION]).empty_table(),
+            REJECTED.empty_table(),
+            pa.array([], pa.bool_()),
+            POSITION.empty_table(),
         )
         return Batch("test", RECORD.empty_table(), decoded, ranges)
 

@@ -96,9 +96,9 @@ def test_promtool_accepts_the_rules() -> None:
 
 
 BAD = {
-    'karmalake_lag_seconds{topic_partition="1"}': "600x45",
-    'karmalake_lag_records{topic_partition="1"}': "20000x45",
-    "karmalake_lag_catch_up_seconds": "+Inf+0x45",
+    'karmalake_lag_seconds{topic="events",topic_partition="1"}': "600x45",
+    'karmalake_lag_records{topic="events",topic_partition="1"}': "20000x45",
+    'karmalake_lag_catch_up_seconds{topic="events"}': "+Inf+0x45",
     "karmalake_staleness_seconds": "1000x45",
     'karmalake_ingest_records_total{outcome="accepted"}': "0+100x45",
     'karmalake_ingest_records_total{outcome="dead_letter"}': "0+10x45",

@@ -75,8 +75,8 @@ def test_promtool_reports_no_problems(process: str, registry: MetricRegistry) ->
 def test_no_registry_is_shared() -> None:
     """Two instances in one process count independently."""
     one, other = StreamMetrics(), StreamMetrics()
-    one.observed(Observation(_behind(7), {}, None, ()))
-    labels = {"topic_partition": "0"}
+    one.observed([Observation(_behind(7), {}, None, ())])
+    labels = {"topic": "events", "topic_partition": "0"}
     assert one.registry.collectors.get_sample_value("karmalake_lag_records", labels) == 7
     assert other.registry.collectors.get_sample_value("karmalake_lag_records", labels) is None
 
@@ -84,8 +84,10 @@ def test_no_registry_is_shared() -> None:
 def test_an_unknown_catch_up_time_is_infinite() -> None:
     """So an alert on the time to catch up also fires if it never will."""
     metrics = StreamMetrics()
-    metrics.observed(Observation(_behind(7), {}, None, ("do something",)))
-    assert metrics.registry.collectors.get_sample_value("karmalake_lag_catch_up_seconds") == float("inf")
+    metrics.observed([Observation(_behind(7), {}, None, ("do something",))])
+    assert metrics.registry.collectors.get_sample_value("karmalake_lag_catch_up_seconds", {"topic": "events"}) == float(
+        "inf"
+    )
     assert metrics.registry.collectors.get_sample_value("karmalake_lag_advices") == 1
 
 

@@ -303,7 +303,7 @@ def test_a_replay_into_a_fresh_lake_excludes_erased_users(bus: Settings, tmp_pat
     beside = fresh(bus, tmp_path / "beside")
     with open_replay(bus, None, None) as replayed:
         replay(replayed, beside, lambda _: None)
-        found = compare(bus, beside, replayed.offsets)
+        found = compare(bus, beside, replayed)
     assert (found.different, found.extra) == (0, 0)
     assert query(beside, "SELECT count(*) FROM events WHERE user_id = 'jane-doe'") == [(0,)]
     elsewhere = bus.model_copy(update={"lake": bus.lake.model_copy(update={"uri": "s3://a/b"})})

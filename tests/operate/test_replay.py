@@ -95,12 +95,12 @@ def test_comparison_with_a_fresh_lake(bus: Settings, tmp_path: Path) -> None:
     twin = fresh(bus, tmp_path / "twin")
     with open_replay(bus, None, None) as replayed:
         replay(replayed, twin, lambda _: None)
-        assert compare(bus, twin, replayed.offsets) == Comparison(200, 0, 0, 0, ())
+        assert compare(bus, twin, replayed) == Comparison(200, 0, 0, 0, ())
         events = DeltaTable(Path(bus.lake_root) / "events")
         events.delete("event_id IN ('e-1', 'e-2')")
         events.update(predicate="event_id = 'e-3'", updates={"action_type": "'Forged'"})
         events.update(predicate="event_id = 'e-4'", updates={"event_id": "'made-up'"})
-        found = compare(bus, twin, replayed.offsets)
+        found = compare(bus, twin, replayed)
     assert found == Comparison(196, 1, 3, 1, ("e-1", "e-2", "e-3", "e-4", "made-up"))
     with pytest.raises(UsageError, match="is not empty"):
         fresh(bus, tmp_path / "twin")

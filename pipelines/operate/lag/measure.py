@@ -17,6 +17,7 @@ from pipelines.bus.clients import admin_client, consumer, translate_errors
 from pipelines.bus.topics import Topic, TopicPartitionState, describe_topic
 from pipelines.contract.times import bus_times
 from pipelines.errors import TransientError, UsageError
+from pipelines.ingest.sources import explain_missing_topic, topic_sources
 from pipelines.lake.tables import checkpoint_id, create_lake
 from pipelines.settings import KafkaSettings, Settings
 
@@ -61,7 +62,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """The lag of every topic partition at one time."""
+    """The lag of every topic partition of one topic at one time."""
 
     measured_at: datetime
     topic: str
@@ -106,16 +107,37 @@ class Pace:
     """Time until the lag is 0 at this pace; 0 if it is, None if the lag does not shrink."""
 
 
-def measure_lag(settings: Settings) -> Measurement:
-    """Return the current lag of every topic partition.
+def measure_lag(settings: Settings, name: str | None = None) -> Measurement:
+    """Return the current lag of every topic partition of a topic; None is the topic of our own contract.
 
     Raises UsageError if the topic does not exist, TransientError if the brokers do not answer or the lake cannot be
     read.
     """
-    topic = _describe(settings.kafka)
+    kafka = settings.kafka if name is None else settings.kafka.model_copy(update={"topic": name})
+    topic = describe_topic(kafka)
+    if topic is None:
+        raise UsageError(explain_missing_topic(settings, kafka.topic))
     places = [_Partition(state, at) for state, at in zip(topic.partitions, _checkpoints(settings, topic), strict=True)]
-    now, lags = _lags(settings.kafka, places)
+    now, lags = _lags(kafka, places)
     return Measurement(now, topic.name, topic.topic_id, topic.retention_hours, lags)
+
+
+def measure_lags(settings: Settings) -> tuple[Measurement, ...]:
+    """Return the lag of every topic that is ingested. Raises like `measure_lag`."""
+    return tuple(measure_lag(settings, name) for name in topic_sources(settings))
+
+
+def summarize(measurements: Sequence[Measurement]) -> str:
+    """Return the lag of topics in words, as part of a sentence."""
+    if len(measurements) == 1:
+        return measurements[0].summary
+    return "; ".join(f"{measured.topic}: {measured.summary}" for measured in measurements)
+
+
+def longest_lag_seconds(measurements: Sequence[Measurement]) -> float | None:
+    """Return the largest lag of topics in time; None if that of one of them is unknown."""
+    seconds = [measured.lag_seconds for measured in measurements]
+    return None if None in seconds else max((each for each in seconds if each is not None), default=0.0)
 
 
 def _checkpoints(settings: Settings, topic: Topic) -> list[int | None]:
@@ -133,19 +155,14 @@ def measure_group(kafka: KafkaSettings, group_id: str) -> tuple[Lag, ...]:
 
     Omits topic partitions for which the group has committed no offset. Raises like `measure_lag`.
     """
-    topic = _describe(kafka)
+    topic = describe_topic(kafka)
+    if topic is None:
+        raise UsageError(f"topic {kafka.topic} does not exist: create it with `karmalake topics ensure`")
     with translate_errors(kafka, f"reading the offsets of {group_id}"), admin_client(kafka) as admin:
         committed = admin.list_group_offsets({group_id: None})[group_id]
     known = {place.partition: at.offset for place, at in committed.items() if place.topic == kafka.topic}
     places = [_Partition(state, known[state.partition]) for state in topic.partitions if state.partition in known]
     return _lags(kafka, places)[1]
-
-
-def _describe(kafka: KafkaSettings) -> Topic:
-    topic = describe_topic(kafka)
-    if topic is None:
-        raise UsageError(f"topic {kafka.topic} does not exist: create it with `karmalake topics ensure`")
-    return topic
 
 
 class _Partition(NamedTuple):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from pipelines.ingest.sources import topic_sources
 from pipelines.lake.commit import CommitRecord
 from pipelines.operate.lag.advice import advise
 from pipelines.operate.lag.history import append, recent
@@ -35,17 +36,27 @@ class Observation:
     """What to do, one sentence each, the most urgent first."""
 
 
-def observe_lag(settings: Settings, work: Work | None = None) -> Observation:
-    """Measure the lag, compare it with the history, and append it there.
+def observe_lag(settings: Settings, work: Work | None = None, topic: str | None = None) -> Observation:
+    """Measure the lag of a topic, compare it with the history, and append it there; None is that of our own contract.
 
     `work` is what a `stream` did since its last observation. Raises like `measure_lag` and `history.append`.
     """
-    measurement = replace(measure_lag(settings), work=work)
+    measurement = replace(measure_lag(settings, topic), work=work)
     previous = recent(settings.lag_dir, measurement.topic_id, measurement.measured_at - _ADVICE_WINDOW)
     append(settings.lag_dir, measurement, settings.lag.keep_days)
     pace = paces(_baseline(previous, measurement), measurement) if previous else {}
     advice = advise([*previous, measurement], settings.ingest)
     return Observation(measurement, pace, _catch_up(measurement, pace), tuple(advice))
+
+
+def observe_lags(settings: Settings, work: Work | None = None) -> tuple[Observation, ...]:
+    """Observe the lag of every topic that is ingested. Raises like `observe_lag`."""
+    return tuple(observe_lag(settings, work, topic) for topic in topic_sources(settings))
+
+
+def all_advice(observations: Sequence[Observation]) -> list[str]:
+    """Return the advice on all topics; what does not depend on the topic once."""
+    return list(dict.fromkeys(advice for observed in observations for advice in observed.advice))
 
 
 def _baseline(previous: Sequence[Measurement], measurement: Measurement) -> Measurement:

@@ -93,18 +93,26 @@ LEFT JOIN events AS first ON first.event_id = written.event_id
 
 -- name: view_erased
 -- Positions of the rows that an erasure removed, without repetitions and without rows that are still present: an
--- erasure that was killed may have recorded those.
+-- erasure that was killed may have recorded those. One record may have made several events: their digests tell them
+-- apart.
 CREATE OR REPLACE VIEW erased AS
 SELECT DISTINCT noted.*
 FROM ($source) AS noted
 SEMI JOIN commits ON commits.batch_id = noted.batch_id
 ANTI JOIN (
-    SELECT 'events' AS table_name, topic_id, topic_partition, "offset", batch_id FROM events
+    SELECT 'events' AS table_name, topic_id, topic_partition, "offset", batch_id, event_id FROM events
     UNION ALL
-    SELECT 'dead_letters', topic_id, topic_partition, "offset", batch_id FROM dead_letters
+    SELECT 'dead_letters', topic_id, topic_partition, "offset", batch_id, NULL FROM dead_letters
     UNION ALL
-    SELECT 'conflicts', topic_id, topic_partition, "offset", batch_id FROM conflicts
-) AS present USING (table_name, topic_id, topic_partition, "offset", batch_id)
+    SELECT 'conflicts', topic_id, topic_partition, "offset", batch_id, event_id FROM conflicts
+) AS present
+    ON
+        present.table_name = noted.table_name
+        AND present.topic_id = noted.topic_id
+        AND present.topic_partition = noted.topic_partition
+        AND present."offset" = noted."offset"
+        AND present.batch_id = noted.batch_id
+        AND (noted.event_digest IS NULL OR noted.event_digest = md5(present.batch_id || present.event_id))
 
 -- name: view_policies
 -- The policies by the time of their activation; the newest one is in force.

@@ -136,8 +136,9 @@ def test_lag_of_unknown_age_is_handled_everywhere(hostile: Settings, time_ms: in
     recorded = recent(hostile.lag_dir, observation.measurement.topic_id, datetime.now(UTC) - timedelta(minutes=1))
     assert [one.lag_seconds for one in recorded] == [None, None]
     metrics = StreamMetrics()
-    metrics.observed(observation)
-    shown = metrics.registry.collectors.get_sample_value("karmalake_lag_seconds", {"topic_partition": "0"})
+    metrics.observed([observation])
+    place = {"topic": hostile.kafka.topic, "topic_partition": "0"}
+    shown = metrics.registry.collectors.get_sample_value("karmalake_lag_seconds", place)
     assert shown is not None
     assert math.isnan(shown)
     (message,) = [finding.message for finding in diagnose(hostile) if finding.subject == "lag"]

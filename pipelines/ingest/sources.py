@@ -1,0 +1,146 @@
+"""The topics that are ingested, and the source of each: what makes events of its records.
+
+The only module that knows which sources there are: our own contract, the source `contract` of the topic `kafka.topic`,
+and the files in `sources.folder`. Everything else sees topics with a `Decoder`.
+"""
+
+from collections.abc import Collection, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from pipelines.contract.decode import Decoded, Decoder, decode
+from pipelines.errors import ConfigurationError, UsageError
+from pipelines.settings import Settings
+
+CONTRACT = "contract"
+"""The name of the source of our own contract."""
+
+
+class SourceFile(Protocol):
+    """A source file: where records come from, and what events they are."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - the file's name without .toml
+    @property
+    def topics(self) -> tuple[str, ...]: ...  # noqa: D102 - empty for a source of files
+    @property
+    def digest(self) -> str: ...  # noqa: D102 - of its text and schemas, 32 hex digits
+
+
+def read_sources(folder: Path) -> Sequence[SourceFile]:  # noqa: ARG001 - STUB of pipelines.mapping.source_files
+    """Return the source files of a folder, by name."""
+    return ()
+
+
+@contextmanager
+def open_mapping(source: SourceFile, settings: Settings) -> Generator[Decoder]:  # noqa: ARG001 - STUB of pipelines.mapping
+    """Yield the decoder of a source file."""
+    raise NotImplementedError(source.name)
+    yield
+
+
+@dataclass(frozen=True, slots=True)
+class IngestedTopic:
+    """A topic, its source, and the decoder of its records."""
+
+    name: str
+    source: str
+    digest: str | None
+    """The digest of the source file; None for our own contract."""
+    decode: Decoder
+
+
+def topic_sources(settings: Settings) -> dict[str, str]:
+    """Return the name of the source of each topic that is ingested, by topic.
+
+    Raises ConfigurationError if `sources.only` names an unknown source, or two sources share a topic.
+    """
+    return {topic: name for name, topics in _topics(settings) for topic in topics}
+
+
+def explain_missing_topic(settings: Settings, topic: str) -> str:
+    """Return the sentence about a topic that does not exist, with its source and what to do."""
+    source = topic_sources(settings).get(topic, CONTRACT)
+    missing = f"does not exist on {settings.kafka.bootstrap_servers}"
+    if source == CONTRACT:
+        return f"topic {topic} {missing}: create it with `karmalake topics ensure`"
+    return (
+        f"topic {topic} of the source {source} {missing}: correct the topic in {settings.sources.folder}/"
+        f"{source}.toml, or leave the source out with sources.only"
+    )
+
+
+@contextmanager
+def open_topics(settings: Settings, only: Collection[str] = ()) -> Generator[dict[str, IngestedTopic]]:
+    """Yield the topics that are ingested, or `only` these of them, by name, with their decoders open.
+
+    Raises like `topic_sources`, and UsageError if there is no topic.
+    """
+    sources = {topic: name for topic, name in topic_sources(settings).items() if not only or topic in only}
+    if not sources:
+        raise UsageError("no source has a topic: add one to sources.only, or `contract` for kafka.topic")
+    with ExitStack() as stack:
+        opened = {name: stack.enter_context(open_source_decoder(settings, name)) for name in set(sources.values())}
+        yield {topic: replace(opened[name], name=topic) for topic, name in sources.items()}
+
+
+@contextmanager
+def open_source_decoder(settings: Settings, name: str) -> Generator[IngestedTopic]:
+    """Yield a source by its name, as that of a topic without a name. Raises UsageError if there is none."""
+    if name == CONTRACT:
+        yield IngestedTopic("", CONTRACT, None, contract_decoder(settings))
+        return
+    found = [file for file in _files(settings) if file.name == name]
+    if not found:
+        raise UsageError(
+            f"there is no source {name} in {settings.sources.folder or 'sources.folder, which is not set'}: restore "
+            f"its file {name}.toml, or add it to sources.only"
+        )
+    with open_mapping(found[0], settings) as decode_mapped:
+        yield IngestedTopic("", name, found[0].digest, decode_mapped)
+
+
+def contract_decoder(settings: Settings) -> Decoder:
+    """Return the decoder of our own contract."""
+
+    def decode_contract(records: pa.Table, now: datetime | None) -> Decoded:
+        return decode(records, settings.contract, now)
+
+    return decode_contract
+
+
+def _topics(settings: Settings) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the selected sources and their topics."""
+    own = [(CONTRACT, (settings.kafka.topic,))] if _is_selected(settings, CONTRACT) else []
+    found = [*own, *((file.name, file.topics) for file in _files(settings))]
+    sources: dict[str, str] = {}
+    for name, topics in found:
+        for topic in topics:
+            if (other := sources.setdefault(topic, name)) != name:
+                raise ConfigurationError(
+                    f"the sources {other} and {name} both read the topic {topic}: a topic has one source; correct one "
+                    "of them, or leave it out with sources.only"
+                )
+    return found
+
+
+def _files(settings: Settings) -> list[SourceFile]:
+    """Return the selected source files. Raises ConfigurationError for a name in `sources.only` that does not exist."""
+    folder = settings.sources.folder
+    files = read_sources(folder) if folder else ()
+    known = {CONTRACT, *(file.name for file in files)}
+    if unknown := [name for name in settings.sources.only if name not in known]:
+        raise ConfigurationError(
+            f"sources.only names {unknown[0]}, which is not a source: there are {', '.join(sorted(known))}"
+            + (f" in {folder}" if folder else "; set sources.folder to the folder of the source files")
+        )
+    return [file for file in files if _is_selected(settings, file.name)]
+
+
+def _is_selected(settings: Settings, name: str) -> bool:
+    return not settings.sources.only or name in settings.sources.only
