@@ -9,8 +9,9 @@ from shutil import copyfile, rmtree
 import duckdb
 
 from pipelines.boundary.file_lock import exclusive_lock
+from pipelines.boundary.locked_sql import literal
 from pipelines.errors import UsageError
-from pipelines.reputation.sql import literal, one_row
+from pipelines.reputation.sql import one_row
 
 _LOCK_SECONDS = 60.0
 
