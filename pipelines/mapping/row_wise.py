@@ -12,7 +12,6 @@ its syntax tree is, and `json_execute_serialized_sql` runs that.
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -66,8 +65,8 @@ def check_select(connection: duckdb.DuckDBPyConnection, text: str, columns: froz
         raise SelectError(f"the name {ROW} is reserved: choose another one")
     tree = _parse(connection, text)
     node = tree["statements"][0]["node"]
-    _Check(text, _Catalogue.read(connection), {name.lower() for name in columns}).run(node)
-    names = {name.lower() for part in tree_objects(tree) for name in part.get("column_names") or []}
+    names = {str(name).lower() for part in tree_objects(tree) for name in part.get("column_names") or []}
+    _Check(text, _Catalogue.read(connection, names), {name.lower() for name in columns}).run(node)
     if any(part.get("class") == "STAR" for part in tree_objects(tree)):
         names.add("*")
     return RowWise(json.dumps(tree), frozenset(names))
@@ -102,17 +101,30 @@ class _Catalogue:
     """Scalar functions whose value depends on more than their arguments, and macros that use one."""
     aggregates: frozenset[str]
 
+    constants: frozenset[str]
+    """Names that are values without being columns, such as current_timestamp."""
+
     @classmethod
-    def read(cls, connection: duckdb.DuckDBPyConnection) -> "_Catalogue":
+    def read(cls, connection: duckdb.DuckDBPyConnection, names: set[str]) -> "_Catalogue":
+        """Read the catalogue; `names` are those that the query uses like columns."""
         rows: list[tuple[str, str, str | None, str | None]] = connection.execute(
             "SELECT lower(function_name), function_type, stability, macro_definition FROM duckdb_functions()"
         ).fetchall()
         scalars = {name for name, kind, _, _ in rows if kind == "scalar"}
         impure = {name for name, kind, stability, _ in rows if kind == "scalar" and stability != "CONSISTENT"}
+        impure |= {name.removeprefix("get_") for name in impure}
+        impure |= {name for name, kind, _, text in rows if kind == "macro" and _words(text) & {*impure, "current_user"}}
         combining = {name for name, kind, _, _ in rows if kind in {"aggregate", "window"}}
-        impure |= {name for name, kind, _, text in rows if kind == "macro" and _words(text) & (impure | {"current_user"})}
-        combining |= {name for name, kind, _, text in rows if kind == "macro" and _words(text) & combining - scalars}
-        return cls(frozenset(impure), frozenset(combining - scalars))
+        constants = {name for name in names if _is_constant(connection, name)}
+        return cls(frozenset(impure), frozenset(combining - scalars), frozenset(constants))
+
+
+def _is_constant(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
+    """Return whether a name has a value without any relation."""
+    try:
+        return bool(re.fullmatch(r"[a-z_]+", name)) and bool(connection.execute(f"DESCRIBE SELECT {name}"))
+    except duckdb.Error:
+        return False
 
 
 def _words(text: str | None) -> set[str]:
@@ -252,11 +264,12 @@ class _Check:
         if part["class"] == "COLUMN_REF":
             names = [str(name).lower() for name in part["column_names"]]
             name = names[0] if len(names) == 1 and names[0] not in self.columns else ""
+            impure = self.catalogue.constants
         else:
-            name = str(part["function_name"]).lower()
-        if name in self.catalogue.impure:
-            reason = f"{name} gives another value each time: an event must be the same whenever its record is read"
-            raise self._refusal(part, f"{reason}; use a field of the record, such as bus_time")
+            name, impure = str(part["function_name"]).lower(), self.catalogue.impure
+        if name in impure:
+            reason = f"{name} is another value each time, and an event must be the same whenever its record is read"
+            raise self._refusal(part, f"{reason}: use a field of the record, such as bus_time")
         if part["class"] == "FUNCTION" and name in self.catalogue.aggregates:
             raise self._refusal(part, f"{name}() combines records: use list functions over the items of one record")
 
@@ -266,10 +279,3 @@ class _Check:
             return SelectError(reason)
         line = self.text.encode()[:place].count(b"\n") + 1
         return SelectError(f"line {line}: {reason}")
-
-
-def columns_of(described: list[tuple[Any, ...]]) -> Iterator[tuple[str, str]]:
-    """Yield name and type of each column that DESCRIBE returned, without ROW."""
-    for name, kind, *_ in described:
-        if name != ROW:
-            yield name, kind
