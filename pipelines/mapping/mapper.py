@@ -33,7 +33,18 @@ ENVELOPE = {
 }
 """The columns of `record` beside those of its value. A field of the value with such a name is `value.NAME`."""
 _FIELDS = ("event_id", "user_id", "action_type", "timestamp", "metadata")
-_IDS = {"VARCHAR", "UUID", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER"} | {
+_IDS = {
+    "VARCHAR",
+    "UUID",
+    "TINYINT",
+    "SMALLINT",
+    "INTEGER",
+    "BIGINT",
+    "HUGEINT",
+    "UTINYINT",
+    "USMALLINT",
+    "UINTEGER",
+} | {
     "UBIGINT",
     "UHUGEINT",
 }
@@ -113,9 +124,7 @@ class Mapper:
         events = pa.concat_tables([self._empty(query), *parts]).combine_chunks()
         return self._finish(events, records, errors)
 
-    def _run(
-        self, batch: pa.Table, query: str, parts: list[pa.Table], errors: dict[int, tuple[Reason, str]]
-    ) -> None:
+    def _run(self, batch: pa.Table, query: str, parts: list[pa.Table], errors: dict[int, tuple[Reason, str]]) -> None:
         if not len(batch):
             return
         try:
@@ -191,7 +200,7 @@ class Mapper:
         outputs.append(self._id("event_id", types) if "event_id" in types else "NULL::VARCHAR AS event_id")
         outputs.append(_metadata(types.get("metadata")))
         named = (identifier(name) for name in self.config.event_id_from)
-        outputs += [f"CAST({name} AS VARCHAR) AS \"id {n}\"" for n, name in enumerate(named)]
+        outputs += [f'CAST({name} AS VARCHAR) AS "id {n}"' for n, name in enumerate(named)]
         return outputs
 
     def _id(self, name: str, types: dict[str, str]) -> str:
@@ -206,7 +215,7 @@ class Mapper:
             return "timestamp"
         if kind in _NAIVE:
             if self.config.time_zone is None:
-                raise SelectError(f"timestamp is {kind}, without a zone: add time_zone, such as \"UTC\"")
+                raise SelectError(f'timestamp is {kind}, without a zone: add time_zone, such as "UTC"')
             return f"timezone({literal(self.config.time_zone)}, CAST(timestamp AS TIMESTAMP)) AS timestamp"
         if self.config.time_unit is None and kind != "VARCHAR":
             raise SelectError(f"timestamp is {kind}: add time_unit, one of s, ms, us and iso")
@@ -274,7 +283,9 @@ def _without_nulls(metadata: pa.Array) -> pa.Array:
     shifted = bounds - bounds[0]
     mask = pa.array(present)
     found = pa.MapArray.from_arrays(
-        pa.array(counts[shifted].astype(np.int32)), keys.filter(mask).cast(pa.string()), items.filter(mask).cast(pa.string())
+        pa.array(counts[shifted].astype(np.int32)),
+        keys.filter(mask).cast(pa.string()),
+        items.filter(mask).cast(pa.string()),
     )
     return found.cast(METADATA)
 
@@ -291,7 +302,10 @@ def _places(rows: np.ndarray, records: pa.Table) -> pa.Array:
     first = np.searchsorted(rows, rows, "left")
     ordinals = pa.array(np.arange(len(rows)) - first).cast(pa.string())
     at = records.select(["topic_id", "topic_partition", "offset"]).take(pa.array(rows))
-    parts = [at["topic_id"].combine_chunks(), *(at[name].combine_chunks().cast(pa.string()) for name in at.column_names[1:])]
+    parts = [
+        at["topic_id"].combine_chunks(),
+        *(at[name].combine_chunks().cast(pa.string()) for name in at.column_names[1:]),
+    ]
     return pc.binary_join_element_wise(*parts, ordinals, "-")
 
 

@@ -16,7 +16,9 @@ class ReadyMade:
 
     options: Mapping[str, str | None]
     select: Callable[[Mapping[str, str]], str]
-    time_unit: str = "iso"
+    """Returns the SELECT for the options, with `time_unit` among them."""
+    time_unit: str | None = "iso"
+    """The unit of the column `timestamp`; None: the SELECT converts it."""
 
 
 def _path(dotted: str) -> str:
@@ -25,11 +27,18 @@ def _path(dotted: str) -> str:
     return literal("$" + "".join(f'."{part}"' for part in escaped))
 
 
+def _instant(text: str, unit: str) -> str:
+    """Return the SQL of a time with zone from its text."""
+    factors = {"s": 1_000_000, "ms": 1_000, "us": 1}
+    if unit not in factors:
+        return f"CAST({text} AS TIMESTAMPTZ)"
+    return f"make_timestamptz(CAST({text} AS BIGINT) * {factors[unit]})"
+
+
 def _cloudevents(options: Mapping[str, str]) -> str:
     """Structured mode has all attributes in the value; binary mode has them in headers, and the data as the value."""
     user = options["user_id"]
-    path = "data" if user == "subject" else f"data.{user}"
-    from_data = "e->>'subject'" if user == "subject" else f"e->>{_path(path)}"
+    from_data = "e->>'subject'" if user == "subject" else f"e->>{_path(f'data.{user}')}"
     in_binary = "decode(headers['ce_subject'])" if user == "subject" else f"value->>{_path(user)}"
     return f"""
 SELECT (e->>'source') || '/' || (e->>'id') AS event_id, {from_data} AS user_id, e->>'type' AS action_type,
@@ -59,8 +68,8 @@ def _cdc(options: Mapping[str, str]) -> str:
     row, user, source = options["id"], options["user_id"], "coalesce(p->'payload', p)"
     lsn = "coalesce(c->'source'->>'lsn', c->'source'->>'pos', c->'source'->>'ts_ms')"
     first = f"(c->'source'->>'table') || '/' || (c->'after'->>{_path(row)})"
-    at = f"c->'after'->>{_path(options['time'])}" if options["time"] else "c->'source'->>'ts_ms'"
-    changed = "c->'source'->>'ts_ms'"
+    changed = _instant("c->'source'->>'ts_ms'", "ms")
+    at = _instant(f"c->'after'->>{_path(options['time'])}", options["time_unit"]) if options["time"] else changed
     before = f"coalesce(c->'before'->>{_path(row)}, k->'payload'->>{_path(row)}, k->>{_path(row)})"
     target = f"(c->'source'->>'table') || '/' || ({before})"
     after_or_before = f"coalesce(c->'after'->>{_path(user)}, c->'before'->>{_path(user)})"
@@ -98,7 +107,7 @@ READY_MADE: Mapping[str, ReadyMade] = {
             "retracted": "RatingRetracted",
         },
         _cdc,
-        "ms",
+        None,
     ),
 }
 """By the name that `like` gives. The actions of corrections and retractions are those of the shipped policies."""

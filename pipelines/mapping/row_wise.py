@@ -90,7 +90,9 @@ def _syntax_error(text: str, tree: dict[str, Any]) -> str:
     except duckdb.Error as error:
         return f"it is not SQL: {error}"
     others = [kind for kind in kinds if kind != "SELECT"]
-    return f"{others[0]} is not a SELECT: write one SELECT" if others else f"it is not a SELECT: {tree['error_message']}"
+    return (
+        f"{others[0]} is not a SELECT: write one SELECT" if others else f"it is not a SELECT: {tree['error_message']}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,9 @@ class _Check:
     def _table(self, source: dict[str, Any]) -> bool:
         name = str(source["table_name"]).lower()
         if source["schema_name"] or source["catalog_name"] or name not in self.relations:
-            raise self._refusal(source, f"there is no relation {source['table_name']!r}: the one that exists is {RELATION}")
+            raise self._refusal(
+                source, f"there is no relation {source['table_name']!r}: the one that exists is {RELATION}"
+            )
         return self.relations[name]
 
     def _table_function(self, source: dict[str, Any]) -> bool:

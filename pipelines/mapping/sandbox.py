@@ -197,7 +197,7 @@ def _start() -> subprocess.Popen[bytes]:
     paths = os.pathsep.join(filter(None, [_PACKAGE_PARENT, os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": paths, "ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1"}
     try:
-        return subprocess.Popen(  # noqa: S603 - this interpreter and a module of karmalake
+        return subprocess.Popen(
             [sys.executable, "-P", "-m", "pipelines.mapping.worker"],
             env=environment,
             stdin=subprocess.PIPE,

@@ -194,7 +194,11 @@ class _AvroTypes:
 
     def _record(self, schema: dict[str, Any], namespace: str) -> tuple[pa.DataType, _Convert]:
         name = str(schema["name"])
-        full = name if "." in name or not (schema.get("namespace") or namespace) else f"{schema.get('namespace') or namespace}.{name}"
+        full = (
+            name
+            if "." in name or not (schema.get("namespace") or namespace)
+            else f"{schema.get('namespace') or namespace}.{name}"
+        )
         inner = full.rpartition(".")[0]
         fields = {each["name"]: self.of(each["type"], inner) for each in schema["fields"]}
         kind = pa.struct([(each, field_type) for each, (field_type, _) in fields.items()])
