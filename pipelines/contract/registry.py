@@ -107,8 +107,9 @@ class Registry:
             return WriterSchema("avro", inline_references(found.text, named))
         except (ConfigurationError, ValueError) as error:
             detail = (
-                f"The value's Avro schema refers to other subjects of the registry, which are not found ({error}): put "
-                f"the resolved schema into contract.schemas_dir as {schema_id.name}.avsc, then requeue the dead letters."
+                f"The value's Avro schema refers to other subjects of the registry, which does not resolve them ({error}): "
+                f"put the resolved schema into contract.schemas_dir as {schema_id.name}.avsc, then requeue the dead "
+                "letters."
             )
             return Problem(Reason.UNDECODABLE, sanitize_message(detail))
 

@@ -27,6 +27,7 @@ from pipelines.mapping.source_files import SourceFile
 from pipelines.mapping.values import ValueSchema
 from pipelines.settings import ContractSettings, Settings
 
+_WITHOUT_ID = Problem(Reason.UNKNOWN_SCHEMA, "The value has no schema id, neither before it nor in a header.")
 _MAX_INT32 = 2**31 - 1
 _OPTIONAL = ("key", "headers")
 """Columns that are sent to the worker only if the SELECT uses them."""
@@ -79,18 +80,11 @@ class _Mapping:
         codes, references = schema_references(values, headers)
         counts = np.bincount(codes[codes >= 0], minlength=len(references)).tolist()
         found = find_schemas(references, counts, self.contract)
-        without = np.flatnonzero(codes < 0)
-        yield self._without_id(records, without)
+        # No schema says what a record without a value is: it is filtered.
+        without_id = (codes < 0) & values.is_valid().to_numpy(zero_copy_only=False)
+        yield _EMPTY, dict.fromkeys(np.flatnonzero(without_id).tolist(), _WITHOUT_ID)
         for code, (reference, schema) in enumerate(zip(references, found, strict=True)):
             yield from self._by_reference(records, np.flatnonzero(codes == code), reference, schema)
-
-    def _without_id(self, records: pa.Table, rows: np.ndarray) -> tuple[pa.Table, dict[int, Problem]]:
-        """Map records without a schema id: only those without a value can be mapped, as all of their fields are null."""
-        missing = Problem(Reason.UNKNOWN_SCHEMA, "The value has no schema id, neither before it nor in a header.")
-        nulls = records["value"].is_null().to_numpy()[rows]
-        known = next((schema for schema in self.schemas.values() if isinstance(schema, ValueSchema)), None)
-        empty = (_EMPTY, {}) if known is None else self._map(records, rows[nulls], known)
-        return empty[0], empty[1] | dict.fromkeys(rows[~nulls].tolist(), missing)
 
     def _by_reference(
         self, records: pa.Table, rows: np.ndarray, reference: SchemaReference, schema: WriterSchema | Problem | None

@@ -1,8 +1,8 @@
 """JSON values of foreign topics, checked and made exact.
 
 DuckDB reads a number with a fraction as a double, which loses digits (1.10 becomes 1.1). So a number that is not an
-integer of at most 18 digits becomes a JSON string of exactly its digits: `->>` returns them, and a CAST reads them. What
-is JSON is decided by `contract/json_grammar.py`, which also bounds the depth.
+integer of at most 18 digits becomes a JSON string of exactly its digits: `->>` returns them, a CAST reads them. What is
+JSON is decided by `contract/json_grammar.py`, which also bounds the depth.
 """
 # pyright: reportAttributeAccessIssue=false, reportMissingParameterType=false
 # (the functions of pyarrow.compute are created at import; numba infers the types of a compiled loop)
@@ -74,7 +74,7 @@ def _number_end(data, at, end):
     start, is_plain = at, True
     while at < end:
         byte = byte_at(data, at)
-        if byte == _POINT or byte == _SMALL_E or byte == _CAPITAL_E or byte == _PLUS:  # noqa: PLR1714 - compiled
+        if byte == _POINT or byte == _SMALL_E or byte == _CAPITAL_E or byte == _PLUS:  # noqa: PLR1714, SIM109 - compiled
             is_plain = False
         elif not _starts_number(byte):
             break

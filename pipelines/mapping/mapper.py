@@ -114,7 +114,8 @@ class Mapper:
             values, failed = decode_values(records["value"].combine_chunks(), schema)
             query = self._prepare(values.type)
         except (ValueError, SelectError) as error:
-            return Mapped(RESULT.empty_table(), dict.fromkeys(range(len(records)), (Reason.UNDECODABLE, str(error))))
+            reason = Reason.UNMAPPABLE if isinstance(error, SelectError) else Reason.UNDECODABLE
+            return Mapped(RESULT.empty_table(), dict.fromkeys(range(len(records)), (reason, str(error))))
         errors = {row: (Reason.UNDECODABLE, error) for row, error in failed.items()}
         rows = np.setdiff1d(np.arange(len(records)), list(failed))
         batch = records.set_column(records.schema.get_field_index("value"), "value", _readable(values))
@@ -158,7 +159,9 @@ class Mapper:
         self.connection.register("batch", pa.table([_readable(pa.array([], t)) if n == "value" else pa.array([], t) for n, t in fields], names=[n for n, _ in fields]))  # fmt: skip  # noqa: E501
         columns = self._value_columns(kind)
         listed = [ROW, *(f"{sql} AS {identifier(name)}" for name, sql in columns.items()), *map(identifier, ENVELOPE)]
-        self.connection.execute(f"CREATE OR REPLACE TEMP VIEW record AS SELECT {', '.join(listed)} FROM batch")
+        self.connection.execute(
+            f"CREATE OR REPLACE TEMP VIEW record AS SELECT {', '.join(listed)} FROM batch"  # noqa: S608 - quoted names
+        )
         checked = check_select(self.connection, self.config.select, frozenset({*columns, *ENVELOPE}))
         self.names = self.names | checked.names
         query = self._query(checked)
@@ -292,8 +295,10 @@ def _without_nulls(metadata: pa.Array) -> pa.Array:
 
 def _order(found: pa.Table) -> pa.Array:
     """Return the order of the events: by record, then by contents, so that no order of a query's rows matters."""
-    texts = [json.dumps(entries) for entries in found["metadata"].to_pylist()]
-    keyed = found.drop_columns(["metadata"]).append_column("metadata", pa.array(texts, pa.string()))
+    keyed = found.drop_columns(["metadata"])
+    if found["event_id"].null_count:
+        texts = [json.dumps(entries) for entries in found["metadata"].to_pylist()]
+        keyed = keyed.append_column("metadata", pa.array(texts, pa.string()))
     return pc.sort_indices(keyed, sort_keys=[(name, "ascending") for name in keyed.column_names])
 
 

@@ -102,7 +102,7 @@ class Sandbox:
 
     def _ask(self, part: pa.Table, schema: ValueSchema) -> Mapped:
         if problem := self._use(schema):
-            return Mapped(RESULT.empty_table(), dict.fromkeys(range(len(part)), (Reason.UNDECODABLE, problem)))
+            return Mapped(RESULT.empty_table(), dict.fromkeys(range(len(part)), (Reason.UNMAPPABLE, problem)))
         process = self._started()
         self._send(process, b"m", as_stream(part))
         _, content = self._receive(process)
