@@ -150,6 +150,8 @@ _LOGICAL = {
     "local-timestamp-micros": pa.timestamp("us"),
     "uuid": pa.string(),
 }
+_MAX_PRECISION = 38
+"""Digits of a DECIMAL in DuckDB; a longer one is text."""
 _Convert = Callable[[Any], Any]
 
 
@@ -215,7 +217,10 @@ class _AvroTypes:
     def _logical(self, schema: dict[str, Any], plain: tuple[pa.DataType, _Convert]) -> tuple[pa.DataType, _Convert]:
         logical = schema.get("logicalType")
         if logical == "decimal":
-            return pa.decimal256(min(76, int(schema["precision"])), int(schema.get("scale", 0))), _same
+            precision, scale = int(schema["precision"]), int(schema.get("scale", 0))
+            if precision > _MAX_PRECISION:
+                return pa.string(), lambda number: format(number, "f")
+            return pa.decimal128(precision, scale), _same
         return (_LOGICAL[logical], str if logical == "uuid" else _same) if logical in _LOGICAL else plain
 
 
