@@ -7,7 +7,7 @@ a proxy, and would turn valid events into dead letters.
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from time import monotonic
 from typing import Any, Literal, NamedTuple, cast
@@ -34,6 +34,8 @@ _CONCURRENT_REQUESTS = 4
 """Enough to hide latency, few enough for a small registry."""
 _FORMATS: dict[str, Format] = {"PROTOBUF": "protobuf", "AVRO": "avro", "JSON": "json"}
 _UNKNOWN_SCHEMA = 40403
+_UNKNOWN_VERSIONS = {40401, 40402, 40403}
+"""Error codes of a subject, or a version of it, that the registry lacks."""
 _NOT_SUPPORTED = {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.NOT_IMPLEMENTED}
 """Responses of registries without the format `resolved`; others ignore the parameter."""
 _MAX_ID = 2**31 - 1
@@ -101,15 +103,15 @@ class Registry:
         if resolved is None and answer.status not in _NOT_SUPPORTED:
             raise self._error(answer)
         if isinstance(resolved, WriterSchema) and resolved.text != found.text:
-            return resolved
+            return replace(resolved, references=())
         try:
             named = self.follow(found.references, max(0.0, deadline - monotonic()))
             return WriterSchema("avro", inline_references(found.text, named))
         except (ConfigurationError, ValueError) as error:
             detail = (
-                f"The value's Avro schema refers to other subjects of the registry, which does not resolve them ({error}): "
-                f"put the resolved schema into contract.schemas_dir as {schema_id.name}.avsc, then requeue the dead "
-                "letters."
+                "The value's Avro schema refers to other subjects of the registry, which does not resolve them "
+                f"({error}): put the resolved schema into contract.schemas_dir as {schema_id.name}.avsc, then requeue "
+                "the dead letters."
             )
             return Problem(Reason.UNDECODABLE, sanitize_message(detail))
 
@@ -135,7 +137,7 @@ class Registry:
             answer = self._get(f"subjects/{subject}/versions/{reference.version}", deadline)
             schema = _schema_in(_json(answer)) if answer.status == HTTPStatus.OK else None
             if not isinstance(schema, WriterSchema):
-                if answer.status == HTTPStatus.NOT_FOUND:
+                if _error_code(_json(answer)) in _UNKNOWN_VERSIONS:
                     raise ConfigurationError(f"{self._where} lacks {reference.subject}, version {reference.version}")
                 raise self._error(answer)
             self._follow(schema.references, deadline, found, requested)
@@ -199,7 +201,11 @@ def _json(answer: HttpResponse) -> Any:
 
 
 def _is_not_found(body: Any) -> bool:
-    return isinstance(body, dict) and cast("dict[str, Any]", body).get("error_code") == _UNKNOWN_SCHEMA
+    return _error_code(body) == _UNKNOWN_SCHEMA
+
+
+def _error_code(body: Any) -> object:
+    return cast("dict[str, Any]", body).get("error_code") if isinstance(body, dict) else None
 
 
 def _schema_in(body: Any) -> WriterSchema | Problem | None:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.contract.decode import Decoded, Decoder, validate_mapped
+from pipelines.contract.decode import Decoded, validate_mapped
 from pipelines.contract.parsing import Parsed, Problem, sanitize_message
 from pipelines.contract.registry import WriterSchema
 from pipelines.contract.rejection import Reason
@@ -33,26 +33,10 @@ _OPTIONAL = ("key", "headers")
 """Columns that are sent to the worker only if the SELECT uses them."""
 
 
-@contextmanager
-def open_mapping(source: SourceFile, settings: Settings) -> Generator[Decoder]:
-    """Yield the decoder of a source; its worker process ends with the block. Not thread-safe.
-
-    Raises ConfigurationError for a SELECT that is refused. The decoder raises ConfigurationError and TransientError
-    as `contract.decode.decode` does; it never raises because of a record.
-    """
-    sandbox = Sandbox(source.config, str(source.path))
-    contract = settings.contract.model_copy(update={"format": source.format})
-    mapping = _Mapping(source, contract, sandbox)
-    try:
-        if source.schema is not None:
-            sandbox.prepare(source.schema)
-        yield mapping.decode
-    finally:
-        sandbox.close()
-
-
 @dataclass(slots=True)
-class _Mapping:
+class Mapping:
+    """A source as a Decoder."""
+
     source: SourceFile
     contract: ContractSettings
     sandbox: Sandbox
@@ -60,7 +44,11 @@ class _Mapping:
         default_factory=dict[tuple[WriterSchema, str], ValueSchema | Problem]
     )
 
-    def decode(self, records: pa.Table, now: datetime | None = None) -> Decoded:
+    def fields(self) -> list[str]:
+        """Return the fields of the values of its schema; none of JSON, and of a registry before the first record."""
+        return self.sandbox.fields
+
+    def __call__(self, records: pa.Table, now: datetime | None = None) -> Decoded:
         """Decode the records (RECORD columns) of a batch."""
         records = records.combine_chunks()
         parts = list(self._parts(records))
@@ -150,6 +138,24 @@ class _Mapping:
                 column = _header_maps(records[name].combine_chunks())
             records = records.set_column(place, name, column)
         return records
+
+
+@contextmanager
+def open_mapping(source: SourceFile, settings: Settings) -> Generator[Mapping]:
+    """Yield a source as a Decoder; its worker process ends with the block. Not thread-safe.
+
+    Raises ConfigurationError for a SELECT that is refused. The decoder raises ConfigurationError and TransientError
+    as `contract.decode.decode` does; it never raises because of a record.
+    """
+    sandbox = Sandbox(source.config, str(source.path))
+    contract = settings.contract.model_copy(update={"format": source.format})
+    mapping = Mapping(source, contract, sandbox)
+    try:
+        if source.schema is not None:
+            sandbox.prepare(source.schema)
+        yield mapping
+    finally:
+        sandbox.close()
 
 
 _EMPTY = pa.schema([("row", pa.int64()), *EVENT]).empty_table()

@@ -99,6 +99,7 @@ class Mapper:
         lock_settings(self.connection)
         self.prepared: tuple[pa.DataType, str] | None = None
         self.names: frozenset[str] = frozenset()
+        self.fields: list[str] = []
 
     def prepare(self, schema: ValueSchema) -> None:
         """Check the SELECT over records of a schema. Raises SelectError."""
@@ -162,6 +163,7 @@ class Mapper:
         self.connection.execute(
             f"CREATE OR REPLACE TEMP VIEW record AS SELECT {', '.join(listed)} FROM batch"  # noqa: S608 - quoted names
         )
+        self.fields = [each.name for each in kind] if pa.types.is_struct(kind) else []
         checked = check_select(self.connection, self.config.select, frozenset({*columns, *ENVELOPE}))
         self.names = self.names | checked.names
         query = self._query(checked)
@@ -187,7 +189,7 @@ class Mapper:
             types = {n: t for n, t, *_ in self.connection.execute(f"DESCRIBE {inner}").fetchall()}
         except duckdb.Error as error:
             raise SelectError(_first_lines(error)) from None
-        return f"SELECT {', '.join(self._outputs(types))} FROM ({inner})"
+        return f"SELECT {', '.join(self._outputs(types))} FROM ({inner})"  # noqa: S608 - a checked query
 
     def _outputs(self, types: dict[str, str]) -> list[str]:
         required = [name for name in _FIELDS[1:4] if name not in types]

@@ -3,7 +3,7 @@
 import base64
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -78,20 +78,21 @@ def _compile(text: str, references: Iterable[tuple[str, str]]) -> FileDescriptor
                 raise ValueError(f"the name of a file that it imports leads elsewhere: {name}")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content, encoding="utf-8")
-        out, errors = Path(folder, "out.desc"), Path(folder, "errors.txt")
-        code = _quiet(lambda: protoc.main(["protoc", f"-I{folder}", f"-I{included}", "--include_imports", f"--descriptor_set_out={out}", str(Path(folder, _MAIN))]), errors)  # fmt: skip  # noqa: E501
+        out, errors, main = Path(folder, "out.desc"), Path(folder, "errors.txt"), str(Path(folder, _MAIN))
+        options = [f"-I{folder}", f"-I{included}", "--include_imports", f"--descriptor_set_out={out}"]
+        code = _quiet(protoc.main, ["protoc", *options, main], errors)
         if code:
             raise ValueError(errors.read_text(errors="replace").replace(f"{folder}/", "").replace(_MAIN, "line")[:400])
         return FileDescriptorSet.FromString(out.read_bytes())
 
 
-def _quiet(run: Any, errors: Path) -> int:
+def _quiet(run: Callable[[list[str]], int], arguments: list[str], errors: Path) -> int:
     """Run protoc, which writes its errors to the descriptor of stderr."""
     saved = os.dup(2)
     with errors.open("wb") as file:
         os.dup2(file.fileno(), 2)
         try:
-            return run()
+            return run(arguments)
         finally:
             os.dup2(saved, 2)
             os.close(saved)

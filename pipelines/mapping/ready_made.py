@@ -1,8 +1,9 @@
 """Ready-made sources: `like = "..."` stands for a format and a SELECT, with few options.
 
 The shapes are those of their specifications: CloudEvents 1.0 with its Kafka protocol binding, Debezium's outbox event
-router, and Debezium's change events.
+router, and Debezium's change events. Options enter a SELECT only as literals.
 """
+# ruff: noqa: S608
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ def _instant(text: str, unit: str) -> str:
 
 
 def _cloudevents(options: Mapping[str, str]) -> str:
-    """Structured mode has all attributes in the value; binary mode has them in headers, and the data as the value."""
+    """Select from both modes: structured has all attributes in the value; binary has them in headers, and the data as the value."""
     user = options["user_id"]
     from_data = "e->>'subject'" if user == "subject" else f"e->>{_path(f'data.{user}')}"
     in_binary = "decode(headers['ce_subject'])" if user == "subject" else f"value->>{_path(user)}"
@@ -53,7 +54,7 @@ WHERE headers['ce_id'] IS NOT NULL"""
 
 
 def _outbox(options: Mapping[str, str]) -> str:
-    """The router's defaults: the payload is the value, the aggregate's id the key, the event's id the header `id`."""
+    """Select by the router's defaults: the payload is the value, the aggregate's id the key, the event's id the header `id`."""
     user = "decode(key)" if options["user_id"] == "key" else f"value->>{_path(options['user_id'])}"
     return f"""
 SELECT decode(headers[{literal(options["id_header"])}]) AS event_id, {user} AS user_id,
@@ -64,7 +65,7 @@ WHERE value IS NOT NULL"""
 
 
 def _cdc(options: Mapping[str, str]) -> str:
-    """A row is rated (c, r), corrected (u) and retracted (d). Its id names what a correction or retraction is of."""
+    """Select by the operation: a row is rated (c, r), corrected (u) and retracted (d). Its id names what a correction or retraction is of."""
     row, user, source = options["id"], options["user_id"], "coalesce(p->'payload', p)"
     lsn = "coalesce(c->'source'->>'lsn', c->'source'->>'pos', c->'source'->>'ts_ms')"
     first = f"(c->'source'->>'table') || '/' || (c->'after'->>{_path(row)})"

@@ -47,6 +47,8 @@ class Sandbox:
     schema: ValueSchema | None = None
     names: frozenset[str] = field(default_factory=frozenset[str])
     """The names that the SELECT uses, in small letters; `*` for all."""
+    fields: list[str] = field(default_factory=list[str])
+    """The fields of the value; of JSON none, since each value has its own."""
     give_up_at: float | None = None
 
     def prepare(self, schema: ValueSchema) -> None:
@@ -121,7 +123,8 @@ class Sandbox:
         kind, content = self._receive(process)
         if kind == b"e":
             return content.decode()
-        self.schema, self.names = schema, self.names | frozenset(json.loads(content))
+        names, self.fields = json.loads(content)
+        self.schema, self.names = schema, self.names | frozenset(names)
         return None
 
     def _started(self) -> subprocess.Popen[bytes]:

@@ -5,7 +5,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import BytesIO
 from typing import Any
 
@@ -116,7 +116,7 @@ def _avro(text: str) -> Columns:
     parsed = parse_schema(definition)
     kind, convert = _AvroTypes().of(definition, "")
     if not pa.types.is_struct(kind):
-        kind, convert = pa.struct([("value", kind)]), lambda value, inner=convert: {"value": inner(value)}
+        kind, convert = pa.struct([("value", kind)]), partial(_wrapped, convert)
 
     def decode(values: pa.Array) -> pa.Array:
         rows: list[Any] = []
@@ -204,7 +204,11 @@ class _AvroTypes:
         inner = full.rpartition(".")[0]
         fields = {each["name"]: self.of(each["type"], inner) for each in schema["fields"]}
         kind = pa.struct([(each, field_type) for each, (field_type, _) in fields.items()])
-        found = (kind, lambda row: {each: convert(row[each]) for each, (_, convert) in fields.items()})
+
+        def convert_row(row: Any) -> dict[str, Any]:
+            return {each: convert(row[each]) for each, (_, convert) in fields.items()}
+
+        found = (kind, convert_row)
         self.named[full] = found
         return found
 
@@ -222,6 +226,10 @@ class _AvroTypes:
                 return pa.string(), lambda number: format(number, "f")
             return pa.decimal128(precision, scale), _same
         return (_LOGICAL[logical], str if logical == "uuid" else _same) if logical in _LOGICAL else plain
+
+
+def _wrapped(convert: _Convert, value: Any) -> dict[str, Any]:
+    return {"value": convert(value)}
 
 
 def _same(value: Any) -> Any:

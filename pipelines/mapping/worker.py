@@ -2,7 +2,7 @@
 
 It may be killed by any value: its memory is limited, and a timer of CPU time, set anew before each run of the SELECT,
 ends it with SIGPROF. Frames in both directions: 1 byte of kind, 8 bytes of length, the content. Requests: `c` with the
-config, `s` with a schema, `m` with records as an Arrow stream. Answers: `k` with the names that the SELECT uses, `e`
+config, `s` with a schema, `m` with records as an Arrow stream. Answers: `k` with the names that the SELECT uses and the fields of the value, `e`
 with the reason why the source is refused, `r` with the events as an Arrow stream and the errors in its metadata, `p` as
 a sign of life.
 """
@@ -57,14 +57,16 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints does not reach the parent
     _compile_loops()
-    _, content = _read()
+    config = _read()
+    if not config:
+        return
     schema = ValueSchema("json")
 
     def before_each(size: int) -> None:
         signal.setitimer(signal.ITIMER_PROF, _CPU_SECONDS + _CPU_SECONDS_PER_MIB * size / _MIB)
         _answer(out, b"p", b"")
 
-    mapper = Mapper(MapperConfig.from_json(content.decode()), before_each)
+    mapper = Mapper(MapperConfig.from_json(config[1].decode()), before_each)
     while request := _read():
         kind, content = request
         before_each(len(content))
@@ -92,7 +94,7 @@ def _prepare(out: BinaryIO, mapper: Mapper, schema: ValueSchema) -> None:
     except (SelectError, duckdb.Error) as error:
         _answer(out, b"e", str(error).encode())
     else:
-        _answer(out, b"k", json.dumps(sorted(mapper.names)).encode())
+        _answer(out, b"k", json.dumps([sorted(mapper.names), mapper.fields]).encode())
 
 
 def _with_errors(mapped: Mapped) -> pa.Table:

@@ -1,6 +1,6 @@
 """Records of foreign topics, and sources over them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,13 +39,17 @@ def records(
 
 
 @contextmanager
-def mapping(folder: Path, text: str, **contract: Any) -> Iterator[Any]:
+def mapping(folder: Path, text: str, **contract: Any) -> Generator[Callable[[pa.Table], Decoded]]:
     """Yield a function that maps records by a source file with this text."""
     path = folder / "rides.toml"
     path.write_text(text, encoding="utf-8")
     settings = Settings(contract=ContractSettings(**contract))
     with open_mapping(read_source(path), settings) as decode:
-        yield lambda rows: decode(rows, NOW)
+
+        def at_now(rows: pa.Table) -> Decoded:
+            return decode(rows, NOW)
+
+        yield at_now
 
 
 def events(decoded: Decoded) -> list[tuple[Any, ...]]:
