@@ -40,10 +40,13 @@ def read_schema(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def inline_references(text: str, named: Mapping[str, str]) -> str:
     """Return a schema (JSON) with the first use of each name in `named` replaced by its schema.
 
-    Raises ValueError for a text that is not JSON.
+    Raises ValueError for a text that is not a schema.
     """
-    definitions: dict[str, Any] = {name: json.loads(schema) for name, schema in named.items()}
-    return json.dumps(_inlined(json.loads(text), "", definitions))
+    try:
+        definitions: dict[str, Any] = {name: json.loads(schema) for name, schema in named.items()}
+        return json.dumps(_inlined(json.loads(text), "", definitions))
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"it cannot be read ({error})") from None
 
 
 def _inlined(schema: Any, namespace: str, definitions: dict[str, Any]) -> Any:

@@ -148,7 +148,7 @@ def _members(records: pa.Table) -> list[str]:
         except (ValueError, RecursionError):
             continue
         if isinstance(found, dict):
-            names.update(cast("dict[str, Any]", found))
+            names.update(cast("dict[str, Any]", found).keys())
     return [name for name, _ in names.most_common(100)]
 
 

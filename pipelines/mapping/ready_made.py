@@ -37,7 +37,7 @@ def _instant(text: str, unit: str) -> str:
 
 
 def _cloudevents(options: Mapping[str, str]) -> str:
-    """Select from both modes: structured has all attributes in the value; binary has them in headers, and the data as the value."""
+    """Select from both modes: attributes are members of the value, or headers."""
     user = options["user_id"]
     from_data = "e->>'subject'" if user == "subject" else f"e->>{_path(f'data.{user}')}"
     in_binary = "decode(headers['ce_subject'])" if user == "subject" else f"value->>{_path(user)}"
@@ -54,7 +54,7 @@ WHERE headers['ce_id'] IS NOT NULL"""
 
 
 def _outbox(options: Mapping[str, str]) -> str:
-    """Select by the router's defaults: the payload is the value, the aggregate's id the key, the event's id the header `id`."""
+    """Select by the router's defaults: payload as value, aggregate's id as key, event's id in a header."""
     user = "decode(key)" if options["user_id"] == "key" else f"value->>{_path(options['user_id'])}"
     return f"""
 SELECT decode(headers[{literal(options["id_header"])}]) AS event_id, {user} AS user_id,
@@ -65,7 +65,7 @@ WHERE value IS NOT NULL"""
 
 
 def _cdc(options: Mapping[str, str]) -> str:
-    """Select by the operation: a row is rated (c, r), corrected (u) and retracted (d). Its id names what a correction or retraction is of."""
+    """Select by the operation: c and r are ratings, u corrects and d retracts the one of the same row."""
     row, user, source = options["id"], options["user_id"], "coalesce(p->'payload', p)"
     lsn = "coalesce(c->'source'->>'lsn', c->'source'->>'pos', c->'source'->>'ts_ms')"
     first = f"(c->'source'->>'table') || '/' || (c->'after'->>{_path(row)})"

@@ -166,11 +166,11 @@ class Sandbox:
         self.process = self.schema = None
 
 
-_NOT_TRIED = (
-    Reason.UNMAPPABLE,
+_NOT_TRIED_DETAIL = (
     f"It was not tried: other records of its batch ended the process that maps them for {_CALL_SECONDS:.0f} s. "
-    "Requeue it.",
+    "Requeue it."
 )
+_NOT_TRIED = (Reason.UNMAPPABLE, _NOT_TRIED_DETAIL)
 
 
 def _frame(stream: IO[bytes]) -> tuple[bytes, bytes]:

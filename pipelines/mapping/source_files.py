@@ -108,7 +108,7 @@ class _Keys(BaseModel):
         keys = (*_PLAIN, *_OPTIONS, "select", "schema_file", "columns", "time_unit", "time_zone", "event_id_from")
         others = [key for key in keys if getattr(self, key) and key not in allowed]
         if others:
-            yield f"{others[0].removesuffix('_file')} is not an option of {like}: those are {', '.join(sorted(allowed))}"
+            yield f"{others[0].removesuffix('_file')} is not an option of {like}: use {', '.join(sorted(allowed))}"
         missing = [key for key, default in kind.options.items() if default is None and not getattr(self, key)]
         if missing:
             yield f"{missing[0]} is missing: {like} needs it"
@@ -267,7 +267,7 @@ def _plain_json(keys: _Keys) -> str:
     paths = [path for _, path in outputs]
     listed = ", ".join(literal(_json_path(path)) for path in paths)
     places = {name: f"found[{number + 1}]" for number, (name, _) in enumerate(outputs)}
-    source = f"(SELECT json_extract_string(value, [{listed}]) AS found FROM record)"
+    source = f"(SELECT json_extract_string(value, [{listed}]) AS found FROM record)"  # noqa: S608 - quoted paths
     return _plain_select(keys, places, source)
 
 
@@ -297,7 +297,7 @@ def _plain_select(keys: _Keys, places: dict[str, str], source: str) -> str:
     if keys.event_id:
         columns.append(f"{places['event_id']} AS event_id")
     columns += [f"{places[name]} AS {identifier(name)}" for name in keys.event_id_from if name not in _SELECT_FIELDS]
-    return f"SELECT {', '.join(columns)}, MAP {{{entries}}} AS metadata FROM {source}"
+    return f"SELECT {', '.join(columns)}, MAP {{{entries}}} AS metadata FROM {source}"  # noqa: S608 - quoted
 
 
 def _json_path(dotted: str) -> str:

@@ -1,10 +1,11 @@
 """The worker process that decodes foreign records and runs a source's SELECT; `sandbox.py` starts it.
 
 It may be killed by any value: its memory is limited, and a timer of CPU time, set anew before each run of the SELECT,
-ends it with SIGPROF. Frames in both directions: 1 byte of kind, 8 bytes of length, the content. Requests: `c` with the
-config, `s` with a schema, `m` with records as an Arrow stream. Answers: `k` with the names that the SELECT uses and the fields of the value, `e`
-with the reason why the source is refused, `r` with the events as an Arrow stream and the errors in its metadata, `p` as
-a sign of life.
+ends it with SIGPROF. Frames in both directions: 1 byte of kind, 8 bytes of length, the content.
+
+Requests: `c` with the config, `s` with a schema, `m` with records as an Arrow stream. Answers: `k` with the names that
+the SELECT uses and the fields of the value, `e` with the reason why the source is refused, `r` with the events as an
+Arrow stream and the errors in its metadata, `p` as a sign of life.
 """
 
 import json

@@ -171,7 +171,8 @@ def test_metadata_of_a_struct_or_a_json_object(tmp_path: Path) -> None:
         "{'rating': 1.50::DECIMAL(3, 2), 'none': NULL}",
         'CAST(\'{"rating":"1.50","none":null}\' AS JSON)',
     ):
-        text = f"topic = 't'\nformat = 'json'\nselect = '''SELECT 'u' AS user_id, 'A' AS action_type, bus_time AS timestamp, {metadata} AS metadata FROM record'''\n"  # noqa: E501
+        select = "SELECT 'u' AS user_id, 'A' AS action_type, bus_time AS timestamp"
+        text = f"topic = 't'\nformat = 'json'\nselect = '''{select}, {metadata} AS metadata FROM record'''\n"
         with mapping(tmp_path, text) as decode:
             assert events(decode(records([b"{}"])))[0][3] == {"rating": "1.50"}
 
@@ -196,6 +197,6 @@ def _refused() -> Iterator[tuple[str, str]]:
 def test_a_select_that_cannot_be_right_is_refused_at_once(tmp_path: Path, select: str, reason: str) -> None:
     """The message names file and key, before a record is read."""
     text = f"topic = 't'\nformat = 'json'\nselect = '''{select}'''\n"
-    with pytest.raises(ConfigurationError, match="rides.toml: select: ") as error, mapping(tmp_path, text):
+    with pytest.raises(ConfigurationError, match=r"rides\.toml: select: ") as error, mapping(tmp_path, text):
         pass
     assert reason in str(error.value)
