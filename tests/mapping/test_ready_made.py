@@ -52,9 +52,12 @@ def test_cloudevents_whose_subject_is_the_user(tmp_path: Path) -> None:
 
 def test_debezium_outbox(tmp_path: Path) -> None:
     """The event router's record: the aggregate's id as the key, the event's id and type in headers, the payload."""
-    # https://debezium.io/documentation/reference/stable/transformations/outbox-event-router.html, "Example of a Debezium
-    # outbox message", with table.fields.additional.placement = type:header:eventType
-    value = b'{"id": 1, "lineItems": [{"id": 1, "item": "Debezium in Action"}], "orderDate": "2019-01-31T12:13:01", "customerId": 123}'
+    # https://debezium.io/documentation/reference/stable/transformations/outbox-event-router.html,
+    # "Example of a Debezium outbox message", with table.fields.additional.placement = type:header:eventType
+    value = (
+        b'{"id": 1, "lineItems": [{"id": 1, "item": "Debezium in Action"}], '
+        b'"orderDate": "2019-01-31T12:13:01", "customerId": 123}'
+    )
     headers = [("id", b"406c07f3-26f0-4eea-a50c-109940064b8f"), ("eventType", b"OrderCreated")]
     text = 'topic = "outbox.event.order"\nlike = "debezium-outbox"\ntime = "orderDate"\nuser_id = "customerId"\n'
     with mapping(tmp_path, text) as decode:
@@ -69,7 +72,7 @@ def _change(op: str, before: Any, after: Any, lsn: int, **envelope: Any) -> byte
     """Return a change event of the PostgreSQL connector, as its documentation shows them."""
     source = {
         "version": "3.0.0.Final", "connector": "postgresql", "name": "shop", "ts_ms": 1769860800000 + lsn,
-        "snapshot": "false", "db": "shop", "schema": "public", "table": "ratings", "txId": 555, "lsn": lsn, "xmin": None,
+        "snapshot": "false", "db": "shop", "schema": "public", "table": "ratings", "txId": 555, "lsn": lsn,
     }  # fmt: skip
     payload = {"before": before, "after": after, "source": source, "op": op, "ts_ms": 1769860800500}
     return json.dumps({"schema": {"type": "struct"}, "payload": payload} if envelope else payload).encode()

@@ -78,7 +78,7 @@ def test_each_row_has_the_number_of_its_record(
         ("SELECT * FROM duckdb_settings()", "duckdb_settings() is not allowed"),
         ("FROM query('SELECT 1')", "query() is not allowed"),
         ("SELECT a FROM information_schema.tables", "there is no relation"),
-        (f"SELECT 1 AS {ROW} FROM record", "reserved"),
+        ("SELECT 1 AS __karmalake_row FROM record", "reserved"),
         ("COPY record TO 'x'", "COPY is not a SELECT"),
         ("SELECT 1; SELECT 2", "2 statements"),
         ("SET threads = 1", "is not a SELECT"),
