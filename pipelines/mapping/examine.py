@@ -5,6 +5,7 @@
 import base64
 import binascii
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ def examine(source: SourceFile, decode: Decoder, records: pa.Table, fields: Iter
     """Return what becomes of records (RECORD columns); `fields` are those of typed values, which have a schema."""
     decoded = decode(records, datetime.now(UTC))
     known = list(fields) or _members(records)
-    unused = tuple(name for name in known if name not in source.config.select and not _is_column(source, name))
+    unused = tuple(name for name in known if not _is_used(source, name))
     return Examination(len(records), decoded, unused)
 
 
@@ -152,8 +153,11 @@ def _members(records: pa.Table) -> list[str]:
     return [name for name, _ in names.most_common(100)]
 
 
-def _is_column(source: SourceFile, name: str) -> bool:
-    return any(name == column for column, _, _ in source.config.columns)
+def _is_used(source: SourceFile, name: str) -> bool:
+    """Return whether a name is a word of the SELECT or a column of the source."""
+    return bool(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", source.config.select)) or any(
+        name == column for column, _, _ in source.config.columns
+    )
 
 
 def _place(row: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The worker process that decodes foreign records and runs a source's SELECT; `sandbox.py` starts it.
 
-It may be killed by any value: its memory is limited, and a timer of CPU time, set anew before each run of the SELECT,
+It may be killed by any value: its memory is limited, and a timer of CPU time, restarted before each run of the SELECT,
 ends it with SIGPROF. Frames in both directions: 1 byte of kind, 8 bytes of length, the content.
 
 Requests: `c` with the config, `s` with a schema, `m` with records as an Arrow stream. Answers: `k` with the names that

@@ -106,7 +106,7 @@ def test_events_do_not_depend_on_the_batch(tmp_path: Path) -> None:
 
 
 def test_a_record_on_which_the_select_fails_is_a_dead_letter(tmp_path: Path) -> None:
-    """It alone is unmappable, with the error; bytes that are no text do not matter to the others (`not-blocked`)."""
+    """It alone is unmappable, with the error; bytes that are not text do not matter to the others (`not-blocked`)."""
     text = """
 topic = "rides"
 format = "json"

@@ -20,8 +20,9 @@ _SOURCE = """
 topic = "rides"
 format = "json"
 select = '''
-SELECT (value->>'id') || n AS event_id, value->'driver'->>'id' AS user_id, 'Rated' AS action_type, bus_time AS timestamp,
-       {'stars': CAST(value->>'stars' AS DECIMAL(6, 2)), 'sku': value->'items'->>'$[0].sku', 'all': value->'items'} AS metadata
+SELECT (value->>'id') || n AS event_id, value->'driver'->>'id' AS user_id, 'Rated' AS action_type,
+       bus_time AS timestamp, {'stars': CAST(value->>'stars' AS DECIMAL(6, 2)),
+       'sku': value->'items'->>'$[0].sku', 'all': value->'items'} AS metadata
 FROM record, range(CAST(value->>'n' AS INTEGER)) AS r(n)
 '''
 """
