@@ -98,9 +98,10 @@ def test_what_depends_on_more_than_a_record_is_refused(
 def test_every_volatile_function_of_the_catalogue_is_refused(connection: duckdb.DuckDBPyConnection) -> None:
     """The catalogue of this DuckDB decides, not a list."""
     names = connection.execute(
-        "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT' AND function_type = 'scalar'"
+        "SELECT DISTINCT function_name FROM duckdb_functions() "
+        "WHERE stability <> 'CONSISTENT' AND function_type = 'scalar'"
     ).fetchall()
     assert len(names) > 20
     for (name,) in names:
         with pytest.raises(SelectError):
-            check_select(connection, f"SELECT {name}() FROM record", _COLUMNS)
+            check_select(connection, f"SELECT {name}() FROM record", _COLUMNS)  # noqa: S608 - of the catalogue

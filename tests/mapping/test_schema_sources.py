@@ -2,18 +2,21 @@
 
 import json
 import struct
+from decimal import Decimal
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastavro import parse_schema, schemaless_writer
+from google.protobuf.message_factory import GetMessageClass
 
 from pipelines.errors import ConfigurationError
 from pipelines.mapping.proto_files import message_type
 from tests.contract.fake_registry import running_registry
 from tests.mapping.sources import events, mapping, reasons, records
 
+_ITEM = {"type": "record", "name": "Item", "fields": [{"name": "sku", "type": "string"}]}
 _AVRO = {
     "type": "record",
     "name": "Rating",
@@ -25,14 +28,14 @@ _AVRO = {
         {"name": "stars", "type": {"type": "bytes", "logicalType": "decimal", "precision": 6, "scale": 2}},
         {"name": "kind", "type": {"type": "enum", "name": "Kind", "symbols": ["GOOD", "BAD"]}},
         {"name": "note", "type": ["null", "string", "long"]},
-        {"name": "items", "type": {"type": "array", "items": {"type": "record", "name": "Item", "fields": [{"name": "sku", "type": "string"}]}}},
+        {"name": "items", "type": {"type": "array", "items": _ITEM}},
     ],
 }  # fmt: skip
 _ROW = {
     "id": "6f1c2c9e-0000-4000-8000-000000000001",
     "key": "u1",
     "at": 1769860800123,
-    "stars": __import__("decimal").Decimal("4.50"),
+    "stars": Decimal("4.50"),
     "kind": "GOOD",
     "note": 7,
     "items": [{"sku": "a"}, {"sku": "b"}],
@@ -65,8 +68,6 @@ def _avro(schema: Any, row: dict[str, Any]) -> bytes:
 
 
 def _proto_message(message: str = "shop.Rating") -> Any:
-    from google.protobuf.message_factory import GetMessageClass
-
     return GetMessageClass(message_type(_PROTO, message, [("common/kind.proto", _KIND)]))
 
 
@@ -113,8 +114,9 @@ metadata = { rider = "rider" }
 def test_a_missing_message_is_said(tmp_path: Path) -> None:
     """The message lists those that the file has."""
     (tmp_path / "r.proto").write_text(_KIND + "message A { string id = 1; }\n")
-    text = 'topic = "t"\nformat = "protobuf"\nschema = "r.proto"\nmessage = "shop.B"\nuser_id = "id"\ntime = "id"\naction_type = "A"\n'
-    with pytest.raises(ConfigurationError, match="no message shop.B; the file has shop.A"), mapping(tmp_path, text):
+    text = 'topic = "t"\nformat = "protobuf"\nschema = "r.proto"\nmessage = "shop.B"\n'
+    text += 'user_id = "id"\ntime = "id"\naction_type = "A"\n'
+    with pytest.raises(ConfigurationError, match=r"no message shop\.B; the file has shop\.A"), mapping(tmp_path, text):
         pass
 
 
