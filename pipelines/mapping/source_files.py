@@ -245,7 +245,7 @@ def _config(keys: _Keys, path: Path) -> MapperConfig:
     columns = tuple((name, _json_path(name), kind) for name, kind in keys.columns.items())
     if problem := next(_wrong_types(keys.columns), None):
         raise ConfigurationError(f"{path}: columns: {problem}")
-    select = keys.select or (_plain_json(keys) if (keys.format or "json") == "json" else _plain_typed(keys))
+    select = keys.select or _plain(keys)
     return MapperConfig(select, columns, keys.time_unit, keys.time_zone, tuple(keys.event_id_from))
 
 
@@ -261,20 +261,13 @@ def _wrong_types(columns: Mapping[str, str]) -> Iterator[str]:
             yield f"{name}: {kind!r} is not a type of DuckDB"
 
 
-def _plain_json(keys: _Keys) -> str:
-    """Return the SELECT of plain fields: all of them are found in one pass over the value."""
-    outputs = _plain_outputs(keys)
-    paths = [path for _, path in outputs]
-    listed = ", ".join(literal(_json_path(path)) for path in paths)
-    places = {name: f"found[{number + 1}]" for number, (name, _) in enumerate(outputs)}
-    source = f"(SELECT json_extract_string(value, [{listed}]) AS found FROM record)"  # noqa: S608 - quoted paths
-    return _plain_select(keys, places, source)
-
-
-def _plain_typed(keys: _Keys) -> str:
-    """Return the SELECT of plain fields of a value with types."""
-    places = {name: f"value.{'.'.join(map(identifier, path.split('.')))}" for name, path in _plain_outputs(keys)}
-    return _plain_select(keys, places, "record")
+def _plain(keys: _Keys) -> str:
+    """Return the SELECT of plain fields."""
+    if keys.format == "json":
+        places = {name: f"value->>{literal(_json_path(path))}" for name, path in _plain_outputs(keys)}
+    else:
+        places = {name: f"value.{'.'.join(map(identifier, path.split('.')))}" for name, path in _plain_outputs(keys)}
+    return _plain_select(keys, places)
 
 
 def _plain_outputs(keys: _Keys) -> list[tuple[str, str]]:
@@ -290,14 +283,15 @@ def _plain_outputs(keys: _Keys) -> list[tuple[str, str]]:
     return [(name, path) for name, path in (fixed | named | entries).items() if path]
 
 
-def _plain_select(keys: _Keys, places: dict[str, str], source: str) -> str:
+def _plain_select(keys: _Keys, places: dict[str, str]) -> str:
     action = places.get("action_type") or literal(keys.action_type or "")
     entries = ", ".join(f"{literal(name)}: CAST({places[f'metadata {name}']} AS VARCHAR)" for name in keys.metadata)
+    metadata = f"{{{entries}}}" if entries else "MAP {}"
     columns = [f"{places['user_id']} AS user_id", f"{action} AS action_type", f"{places['time']} AS timestamp"]
     if keys.event_id:
         columns.append(f"{places['event_id']} AS event_id")
     columns += [f"{places[name]} AS {identifier(name)}" for name in keys.event_id_from if name not in _SELECT_FIELDS]
-    return f"SELECT {', '.join(columns)}, MAP {{{entries}}} AS metadata FROM {source}"  # noqa: S608 - quoted
+    return f"SELECT {', '.join(columns)}, {metadata} AS metadata FROM record"  # noqa: S608 - quoted
 
 
 def _json_path(dotted: str) -> str:
