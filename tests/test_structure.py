@@ -18,6 +18,7 @@ _STAGES = (
     "bus",
     "emit",
     "sources",
+    "mapping",
     "simulate",
     "ingest",
     "lake",

@@ -25,6 +25,7 @@ from pipelines.cli import (
     queries,
     relay,
     replay,
+    sources,
     trend,
 )
 from pipelines.cli.output import print_line
@@ -67,6 +68,7 @@ app.command(rich_help_panel="Getting started")(demo.demo)
 app.command(rich_help_panel="Getting started")(queries.doctor)
 app.command(rich_help_panel="Getting started")(error_codes.errors)
 app.add_typer(contract.app, name="contract", rich_help_panel="Bus")
+app.add_typer(sources.app, name="sources", rich_help_panel="Bus")
 app.add_typer(bus.topics, name="topics", rich_help_panel="Bus")
 app.command(rich_help_panel="Bus")(bus.simulate)
 app.command(rich_help_panel="Bus")(files.emit)

@@ -65,7 +65,7 @@ def write_relation(rows: "duckdb.DuckDBPyRelation", form: Format, path: Path, ou
 
     Raises duckdb.Error if the query fails.
     """
-    from pipelines.reputation.sql import literal  # noqa: PLC0415
+    from pipelines.boundary.locked_sql import literal  # noqa: PLC0415
 
     if form is Format.PARQUET and output is None and on_terminal():
         raise UsageError("Parquet is binary and cannot be shown on a terminal: use --output FILE, or redirect")
@@ -82,7 +82,7 @@ def write_relation(rows: "duckdb.DuckDBPyRelation", form: Format, path: Path, ou
 
 def _no_formula(column: str, kind: str) -> str:
     """Return the SQL of a column: numbers and times unchanged, anything else as text that is not evaluated."""
-    from pipelines.reputation.sql import identifier, literal  # noqa: PLC0415
+    from pipelines.boundary.locked_sql import identifier, literal  # noqa: PLC0415
 
     name, safe = identifier(column), identifier(re.sub(_FORMULA, r"'\g<0>", column))
     if _NUMERIC_TYPES.match(kind):

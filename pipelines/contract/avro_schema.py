@@ -6,7 +6,7 @@ process (`avro_sandbox.py`).
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,39 @@ def read_schema(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
         return definition, {field["name"]: field["type"] for field in definition["fields"]}
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"it cannot be read (a field without {error})") from None
+
+
+def inline_references(text: str, named: Mapping[str, str]) -> str:
+    """Return a schema (JSON) with the first use of each name in `named` replaced by its schema.
+
+    Raises ValueError for a text that is not a schema.
+    """
+    try:
+        definitions: dict[str, Any] = {name: json.loads(schema) for name, schema in named.items()}
+        return json.dumps(_inlined(json.loads(text), "", definitions))
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"it cannot be read ({error})") from None
+
+
+def _inlined(schema: Any, namespace: str, definitions: dict[str, Any]) -> Any:
+    """Return a schema with its names defined; a name leaves `definitions` at its first use."""
+    if isinstance(schema, list):
+        return [_inlined(branch, namespace, definitions) for branch in schema]
+    if isinstance(schema, str):
+        name = next((each for each in (_full_name(schema, namespace), schema) if each in definitions), None)
+        return schema if name is None else _inlined(definitions.pop(name), "", definitions)
+    if not isinstance(schema, dict):
+        return schema
+    found: dict[str, Any] = dict(schema)
+    full = _full_name(str(found.get("name", "")), str(found.get("namespace") or namespace))
+    inner = full.rpartition(".")[0] if "name" in found else namespace
+    for key in ("type", "items", "values"):
+        if key in found:
+            found[key] = _inlined(found[key], inner, definitions)
+    if isinstance(found.get("fields"), list):
+        fields: list[Any] = found["fields"]
+        found["fields"] = [each | {"type": _inlined(each["type"], inner, definitions)} for each in fields]
+    return found
 
 
 def branches(schema: Any) -> list[Any]:

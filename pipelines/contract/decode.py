@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pipelines.contract import metadata
 from pipelines.contract.parsing import Parsed, is_propagated, reject_all, sanitize_message, undecodable
 from pipelines.contract.rejection import Reason
-from pipelines.contract.schema import EVENT, POSITION, REJECTED, TIMESTAMP
+from pipelines.contract.schema import EVENT, POSITION, RECORD, REJECTED, TIMESTAMP
 from pipelines.contract.values import parse_values
 from pipelines.settings import ContractSettings
 
@@ -73,6 +73,48 @@ def validate(records: pa.Table, parsed: Parsed, contract: ContractSettings, now:
             raise
         failed = reject_all(1, undecodable("an event that passes validation", error))
         return validate(records, failed, contract, now)
+
+
+def validate_mapped(
+    records: pa.Table, origins: np.ndarray, parsed: Parsed, contract: ContractSettings, now: datetime
+) -> Decoded:
+    """Validate the events of a source, of which a record may have several or none; its key is not a user_id.
+
+    `parsed` has a row for each event, and one for each record that could not be mapped; `origins` (int64, rising) is
+    the row of the record of each. A record with an invalid event is rejected whole, with the first reason. `records`
+    (RECORD columns, in one chunk) without an event are filtered.
+    """
+    numbers = pa.array(np.arange(len(origins))).cast(pa.string()).cast(pa.binary())
+    numbered = records.take(pa.array(origins)).set_column(RECORD.get_field_index("value"), "value", numbers)
+    decoded = validate(numbered.combine_chunks(), parsed, contract.model_copy(update={"strict_keys": False}), now)
+    invalid = decoded.rejected["value"].cast(pa.string()).cast(pa.int64()).to_numpy()
+    refused, first = np.unique(origins[invalid], return_index=True)
+    kept = ~np.isin(np.delete(origins, invalid), refused)
+    reasons = decoded.rejected.select(["reason", "detail"]).take(pa.array(first))
+    rejected = [
+        *records.take(pa.array(refused)).columns,
+        reasons["reason"],
+        _placed(reasons["detail"], origins, invalid[first]),
+    ]
+    events = decoded.events.filter(pa.array(kept))
+    left_out = ~np.isin(np.arange(len(records)), origins)
+    return Decoded(
+        events=events,
+        rejected=pa.table(rejected, schema=REJECTED),
+        mis_keyed=pa.repeat(pa.scalar(value=False), len(events)),
+        filtered=records.select(POSITION.names).filter(pa.array(left_out)),
+    )
+
+
+def _placed(details: pa.ChunkedArray, origins: np.ndarray, rows: np.ndarray) -> pa.Array:
+    """Return the details with the number of the event, where its record has several."""
+    starts, ends = (np.searchsorted(origins, origins[rows], side) for side in ("left", "right"))
+    places = [
+        f"Event {row - start + 1} of {end - start}: " if end - start > 1 else ""
+        for row, start, end in zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True)
+    ]
+    texts = [place + detail for place, detail in zip(places, details.to_pylist(), strict=True)]
+    return pa.array(list(map(sanitize_message, texts)), pa.string())
 
 
 def _validate_halves(records: pa.Table, parsed: Parsed, contract: ContractSettings, now: datetime) -> Decoded:
@@ -147,7 +189,7 @@ def _failures(
     """Yield each reason with the mask (bool, one a row) of the rows that it applies to, in order of precedence."""
     contract = limits.contract
     yield Reason.NULL_VALUE, pc.is_null(records["value"])
-    for reason in (Reason.UNDECODABLE, Reason.UNKNOWN_SCHEMA):
+    for reason in (Reason.UNDECODABLE, Reason.UNKNOWN_SCHEMA, Reason.UNMAPPABLE):
         undecodable = np.zeros(len(records), bool)
         undecodable[[row for row, problem in parsed.errors.items() if problem.reason is reason]] = True
         yield reason, pa.array(undecodable)
@@ -208,7 +250,7 @@ def _detail(
     match reason:
         case Reason.NULL_VALUE:
             return "The record has no value (a tombstone), and an event is never deleted by one."
-        case Reason.UNDECODABLE | Reason.UNKNOWN_SCHEMA:
+        case Reason.UNDECODABLE | Reason.UNKNOWN_SCHEMA | Reason.UNMAPPABLE:
             return parsed.errors[row].detail
         case Reason.KEY_MISMATCH:
             return (

@@ -7,16 +7,18 @@ a proxy, and would turn valid events into dead letters.
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from time import monotonic
-from typing import Any, Literal, TypeGuard, cast
+from typing import Any, Literal, NamedTuple, cast
+from urllib.parse import quote
 
 import httpx
 from pydantic import SecretStr
 
 from pipelines.boundary.http import HttpClient, HttpResponse, excerpt
-from pipelines.contract.parsing import Problem
+from pipelines.contract.avro_schema import inline_references
+from pipelines.contract.parsing import Problem, sanitize_message
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema_ids import SchemaId
 from pipelines.errors import ConfigurationError, TransientError
@@ -24,11 +26,16 @@ from pipelines.errors import ConfigurationError, TransientError
 Format = Literal["protobuf", "avro", "json"]
 MAX_SCHEMA_BYTES = 4 * 1024 * 1024
 """The maximum size of a response or a schema file. Registries store schemas in Kafka records of 1 MiB."""
+MAX_REFERENCES = 200
+"""Of a schema, directly or through others."""
 _REQUEST_SECONDS = 10.0
+_FOLLOW_SECONDS = 30.0
 _CONCURRENT_REQUESTS = 4
 """Enough to hide latency, few enough for a small registry."""
 _FORMATS: dict[str, Format] = {"PROTOBUF": "protobuf", "AVRO": "avro", "JSON": "json"}
 _UNKNOWN_SCHEMA = 40403
+_UNKNOWN_VERSIONS = {40401, 40402, 40403}
+"""Error codes of a subject, or a version of it, that the registry lacks."""
 _NOT_SUPPORTED = {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.NOT_IMPLEMENTED}
 """Responses of registries without the format `resolved`; others ignore the parameter."""
 _MAX_ID = 2**31 - 1
@@ -41,6 +48,16 @@ class WriterSchema:
 
     format: Format
     text: str
+    references: tuple["Reference", ...] = ()
+    """What the schema names of other subjects, as the registry lists it."""
+
+
+class Reference(NamedTuple):
+    """A schema's reference to a version of another subject, by the name that the schema uses."""
+
+    name: str
+    subject: str
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +92,9 @@ class Registry:
         found = _schema_in(body) if answer.status == HTTPStatus.OK else None
         if found is None:
             raise self._error(answer)
-        return self._resolved(schema_id, found, deadline) if _has_references(found, body) else found
+        if isinstance(found, WriterSchema) and found.format == "avro" and found.references:
+            return self._resolved(schema_id, found, deadline)
+        return found
 
     def _resolved(self, schema_id: SchemaId, found: WriterSchema, deadline: float) -> WriterSchema | Problem:
         """Request an Avro schema with all its references resolved, in one request."""
@@ -84,12 +103,45 @@ class Registry:
         if resolved is None and answer.status not in _NOT_SUPPORTED:
             raise self._error(answer)
         if isinstance(resolved, WriterSchema) and resolved.text != found.text:
-            return resolved
-        detail = (
-            "The value's Avro schema refers to other subjects of the registry, which does not resolve them: put the "
-            f"resolved schema into contract.schemas_dir as {schema_id.name}.avsc, then requeue the dead letters."
-        )
-        return Problem(Reason.UNDECODABLE, detail)
+            return replace(resolved, references=())
+        try:
+            named = self.follow(found.references, max(0.0, deadline - monotonic()))
+            return WriterSchema("avro", inline_references(found.text, named))
+        except (ConfigurationError, ValueError) as error:
+            detail = (
+                "The value's Avro schema refers to other subjects of the registry, which does not resolve them "
+                f"({error}): put the resolved schema into contract.schemas_dir as {schema_id.name}.avsc, then requeue "
+                "the dead letters."
+            )
+            return Problem(Reason.UNDECODABLE, sanitize_message(detail))
+
+    def follow(self, references: Sequence[Reference], seconds: float = _FOLLOW_SECONDS) -> dict[str, str]:
+        """Return the schemas that references name, and those that they refer to, by name; the innermost come first.
+
+        Raises ConfigurationError if the registry lacks one, or there are over MAX_REFERENCES, and as `fetch` does.
+        """
+        found: dict[str, str] = {}
+        self._follow(references, monotonic() + seconds, found, set())
+        return found
+
+    def _follow(
+        self, references: Sequence[Reference], deadline: float, found: dict[str, str], requested: set[Reference]
+    ) -> None:
+        for reference in references:
+            if reference in requested:
+                continue
+            requested.add(reference)
+            if len(requested) > MAX_REFERENCES:
+                raise ConfigurationError(f"a schema of {self._where} refers to over {MAX_REFERENCES} others")
+            subject = quote(reference.subject, safe="")
+            answer = self._get(f"subjects/{subject}/versions/{reference.version}", deadline)
+            schema = _schema_in(_json(answer)) if answer.status == HTTPStatus.OK else None
+            if not isinstance(schema, WriterSchema):
+                if _error_code(_json(answer)) in _UNKNOWN_VERSIONS:
+                    raise ConfigurationError(f"{self._where} lacks {reference.subject}, version {reference.version}")
+                raise self._error(answer)
+            self._follow(schema.references, deadline, found, requested)
+            found[reference.name] = schema.text
 
     def _responds(self, deadline: float) -> bool:
         """Return whether the registry responds: an older one has no path for GUIDs."""
@@ -149,7 +201,11 @@ def _json(answer: HttpResponse) -> Any:
 
 
 def _is_not_found(body: Any) -> bool:
-    return isinstance(body, dict) and cast("dict[str, Any]", body).get("error_code") == _UNKNOWN_SCHEMA
+    return _error_code(body) == _UNKNOWN_SCHEMA
+
+
+def _error_code(body: Any) -> object:
+    return cast("dict[str, Any]", body).get("error_code") if isinstance(body, dict) else None
 
 
 def _schema_in(body: Any) -> WriterSchema | Problem | None:
@@ -164,12 +220,16 @@ def _schema_in(body: Any) -> WriterSchema | Problem | None:
     form = _FORMATS.get(kind.upper())
     if form is None:
         return Problem(Reason.UNDECODABLE, f"The value's schema is of type {excerpt(kind)}, which cannot be read.")
-    return WriterSchema(form, text)
+    return WriterSchema(form, text, tuple(_references(answer.get("references"))))
 
 
-def _has_references(found: WriterSchema | Problem, body: Any) -> TypeGuard[WriterSchema]:
-    """Return whether an Avro schema refers to other subjects; Protobuf values are decoded without them."""
-    return isinstance(found, WriterSchema) and found.format == "avro" and bool(body.get("references"))
+def _references(listed: Any) -> Iterator[Reference]:
+    for each in cast("list[Any]", listed) if isinstance(listed, list) else []:
+        match each:
+            case {"name": str(name), "subject": str(subject), "version": int(version)}:
+                yield Reference(name, subject, version)
+            case _:
+                yield Reference(str(each), "", 0)  # which no registry has
 
 
 def _is_unicode(text: str) -> bool:

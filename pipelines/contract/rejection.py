@@ -13,6 +13,8 @@ class Reason(StrEnum):
     NULL_VALUE = "null_value"
     UNDECODABLE = "undecodable"
     UNKNOWN_SCHEMA = "unknown_schema"
+    UNMAPPABLE = "unmappable"
+    """The SELECT of its source fails on it: `pipelines/mapping`."""
     MISSING_EVENT_ID = "missing_event_id"
     MISSING_USER_ID = "missing_user_id"
     MISSING_ACTION_TYPE = "missing_action_type"

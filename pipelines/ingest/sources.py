@@ -4,44 +4,20 @@ The only module that knows which sources there are: our own contract, the source
 and the files in `sources.folder`. Everything else sees topics with a `Decoder`.
 """
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
-from typing import Protocol
 
 import pyarrow as pa
 
 from pipelines.contract.decode import Decoded, Decoder, decode
 from pipelines.errors import ConfigurationError, UsageError
+from pipelines.mapping import SourceFile, open_mapping, read_sources
 from pipelines.settings import Settings
 
 CONTRACT = "contract"
 """The name of the source of our own contract."""
-
-
-class SourceFile(Protocol):
-    """A source file: where records come from, and what events they are."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102 - the file's name without .toml
-    @property
-    def topics(self) -> tuple[str, ...]: ...  # noqa: D102 - empty for a source of files
-    @property
-    def digest(self) -> str: ...  # noqa: D102 - of its text and schemas, 32 hex digits
-
-
-def read_sources(folder: Path) -> Sequence[SourceFile]:  # noqa: ARG001 - STUB of pipelines.mapping.source_files
-    """Return the source files of a folder, by name."""
-    return ()
-
-
-@contextmanager
-def open_mapping(source: SourceFile, settings: Settings) -> Generator[Decoder]:  # noqa: ARG001 - STUB of pipelines.mapping
-    """Yield the decoder of a source file."""
-    raise NotImplementedError(source.name)
-    yield
 
 
 @dataclass(frozen=True, slots=True)

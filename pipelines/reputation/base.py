@@ -12,10 +12,11 @@ from secrets import token_hex
 
 import duckdb
 
+from pipelines.boundary.locked_sql import identifier, literal
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.lake.files import make_durable
 from pipelines.reputation.database_file import remove_database
-from pipelines.reputation.sql import identifier, literal, one_row, statement
+from pipelines.reputation.sql import one_row, statement
 from pipelines.reputation.warehouse_tables import USER_TABLES
 
 _SUFFIX = ".duckdb"

@@ -13,11 +13,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from pipelines.boundary.locked_sql import literal
 from pipelines.reputation.base import divided_tables, replace_changes
 from pipelines.reputation.database_file import transaction
 from pipelines.reputation.documents import documents_of
 from pipelines.reputation.refresh_steps import Counts, Replaced
-from pipelines.reputation.sql import arrow_rows, literal, one_row, statement, use_utc
+from pipelines.reputation.sql import arrow_rows, one_row, statement, use_utc
 from pipelines.reputation.user_rows import (
     Columns,
     Rows,

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import duckdb
 
+from pipelines.boundary.locked_sql import literal
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import UsageError
 from pipelines.reputation.base import write_base
 from pipelines.reputation.database_file import replacing
 from pipelines.reputation.lake_views import LAKE_VIEWS
-from pipelines.reputation.sql import literal, statement
+from pipelines.reputation.sql import statement
 from pipelines.reputation.warehouse import Access, attach
 
 

@@ -9,9 +9,10 @@ The SQL is `sql/lake_views.sql`.
 import duckdb
 import pyarrow as pa
 
+from pipelines.boundary.locked_sql import literal
 from pipelines.lake.stores import is_remote, register_s3
 from pipelines.lake.tables import TABLES, Snapshot
-from pipelines.reputation.sql import arrow_rows, literal, statement
+from pipelines.reputation.sql import arrow_rows, statement
 
 CHECKPOINTS = pa.schema([("topic_id", pa.string()), ("topic_partition", pa.int32()), ("next_offset", pa.int64())])
 LAKE_VIEWS = ("events", "commits", "fates", "dead_letters", "conflicts", "erased", "policies")

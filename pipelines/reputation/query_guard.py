@@ -5,33 +5,26 @@ a COPY or an INSERT. And the connection has no access to other files, extensions
 is locked.
 """
 
-import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import duckdb
 
+from pipelines.boundary.locked_sql import (
+    MAX_QUERY_CHARS,
+    RUN_TEXT,
+    literal,
+    lock_settings,
+    syntax_tree,
+    tree_objects,
+)
 from pipelines.errors import UsageError
-from pipelines.reputation.sql import literal
 
-MAX_QUERY_CHARS = 100_000
-"""DuckDB's parser overflows the stack, which ends the process, at some tens of thousands of nested subqueries."""
 _QUERY_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
-_RUN_TEXT = {"query", "json_execute_serialized_sql"}
-"""Functions that run a text as SQL, which the check would not see."""
 _EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?", re.IGNORECASE)
 _FILE = re.compile(r"'((?:[^']|'')+\.parquet)'")
 _ONE_QUERY = "a warehouse takes one SELECT, FROM, DESCRIBE, SUMMARIZE, SHOW or EXPLAIN"
-_SETTINGS = (
-    "allow_community_extensions = false",
-    "autoinstall_known_extensions = false",
-    "autoload_known_extensions = false",
-    "allow_persistent_secrets = false",
-    "python_enable_replacements = false",
-    "enable_external_access = false",
-)
 
 
 def lock_connection(connection: duckdb.DuckDBPyConnection, *files: Path) -> None:
@@ -43,9 +36,7 @@ def lock_connection(connection: duckdb.DuckDBPyConnection, *files: Path) -> None
     read = [path.replace("''", "'") for (view,) in views for path in _FILE.findall(view)]
     allowed = ", ".join(map(literal, [*read, *map(str, files)]))
     connection.execute(f"SET allowed_paths = [{allowed}]")
-    for setting in _SETTINGS:
-        connection.execute(f"SET {setting}")
-    connection.execute("SET lock_configuration = true")
+    lock_settings(connection)
 
 
 def check_query(connection: duckdb.DuckDBPyConnection, query: str) -> None:
@@ -60,19 +51,17 @@ def check_query(connection: duckdb.DuckDBPyConnection, query: str) -> None:
         raise UsageError("the query is empty")
     if len(tree["statements"]) > 1:
         raise UsageError(f"{len(tree['statements'])} statements in one text: {_ONE_QUERY}, one at a time")
-    for part in _objects(tree):
+    for part in tree_objects(tree):
         kind = str(part.get("type", ""))
         if kind.endswith("_NODE") and kind not in _QUERY_NODES:
             raise UsageError(f"{kind.partition('_')[0]} within the query would write: {_ONE_QUERY}")
-        if str(part.get("function_name", "")).lower() in _RUN_TEXT:
+        if str(part.get("function_name", "")).lower() in RUN_TEXT:
             raise UsageError(f"{part['function_name']}() runs a text as SQL: write the query directly")
 
 
 def _parsed(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
-    with connection.cursor() as parser:
-        ((answer,),) = parser.execute("SELECT json_serialize_sql(CAST(? AS VARCHAR))", [text]).fetchall()
     try:
-        return json.loads(answer)
+        return syntax_tree(connection, text)
     except RecursionError:
         raise UsageError("the query is nested too deep: divide it into steps by WITH ... AS") from None
 
@@ -90,16 +79,3 @@ def _describe_error(text: str, tree: dict[str, Any]) -> str:
         return f"the query failed: {tree['error_message']}"
     names = ", ".join(kind.name for kind in kinds)
     return f"{names} is not for a warehouse: {_ONE_QUERY}"
-
-
-def _objects(tree: object) -> Iterator[dict[str, Any]]:
-    """Yield every object of a JSON document."""
-    pending = [tree]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, dict):
-            found = cast("dict[str, Any]", part)
-            yield found
-            pending.extend(found.values())
-        elif isinstance(part, list):
-            pending.extend(cast("list[object]", part))

@@ -14,11 +14,12 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from pipelines.boundary.locked_sql import identifier
 from pipelines.lake.files import make_durable
 from pipelines.lake.mapping import create_map, open_map
 from pipelines.lake.merges import Merges
 from pipelines.reputation.chunks import CHUNK_ROWS, Chunks, in_chunks, map_chunks, positions, store_chunks
-from pipelines.reputation.sql import identifier, statement
+from pipelines.reputation.sql import statement
 
 HASH = "user_hash"
 _MEMORY_ROWS = 100_000

@@ -20,6 +20,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
+from pipelines.boundary.locked_sql import literal
 from pipelines.contract.time_like import TimeLike, to_utc
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.formats import WAREHOUSE
@@ -32,7 +33,7 @@ from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.query_guard import check_query, lock_connection
 from pipelines.reputation.scores import scores
-from pipelines.reputation.sql import literal, statement, use_utc
+from pipelines.reputation.sql import statement, use_utc
 from pipelines.reputation.trends import find_trend, run_trend, trends
 from pipelines.settings import load_settings
 

@@ -66,6 +66,8 @@ RUN: dict[str, list[list[str]]] = {
     "policy check": [["{policy}"], [_HOSTILE_TEXT]],
     "policy diff": [["default", "default"], *([["default", "{policy}", *form] for form in _FORMS])],
     "policy activate": [["{policy}"], [_HOSTILE_TEXT]],
+    "sources list": [[], ["--folder", _HOSTILE_TEXT]],
+    "sources check": [[_HOSTILE_TEXT]],
     "contract show": [[]],
     "contract check": [["{schema}", "{schema}"], [_HOSTILE_TEXT, _HOSTILE_TEXT]],
     "topics ensure": [[]],

@@ -23,6 +23,8 @@ class Registry:
     """The response to requests for resolved references."""
     unresolved_response: tuple[int, dict[str, str], bytes] | None = None
     """Status, headers and body if references cannot be resolved."""
+    subjects: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict[tuple[str, int], dict[str, Any]])
+    """The schemas by subject and version, which references name."""
     supports_guids: bool = True
     port: int = 0
 
@@ -39,6 +41,9 @@ class Registry:
         if query and self.unresolved_response:
             return self.unresolved_response
         _, _, space, name = path.rsplit("/", 3)
+        if space == "versions":
+            known_version = self.subjects.get((path.split("/")[-3], int(name)))
+            return (200 if known_version else 404), {}, json.dumps(known_version or {"error_code": 40401}).encode()
         if name == "types":
             return 200, {}, b'["AVRO", "JSON", "PROTOBUF"]'
         if space == "guids" and not self.supports_guids:

@@ -15,8 +15,8 @@ from pydantic import SecretStr
 from pipelines.contract import registry as registry_module
 from pipelines.contract import schemas as schemas_module
 from pipelines.contract.parsing import Problem
+from pipelines.contract.registry import Reference, WriterSchema
 from pipelines.contract.registry import Registry as RegistryClient
-from pipelines.contract.registry import WriterSchema
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema_ids import SchemaId
 from pipelines.contract.schemas import SchemaStore
@@ -186,13 +186,14 @@ def test_an_unsupported_schema_type_makes_a_dead_letter(registry: Registry, open
 def test_references_are_resolved_by_the_registry(registry: Registry, open_schemas: _OpenSchemas) -> None:
     """An Avro schema with references is requested resolved; Protobuf is read by numbers and needs no reference."""
     references = [{"name": "com.x.Address", "subject": "address", "version": 1}]
+    named = Reference("com.x.Address", "address", 1)
     registry.schemas = {1: {"schema": "A", "references": references}}
     registry.resolved = {1: {"schema": "whole A", "references": references}}
     registry.schemas[2] = {"schema": "P", "schemaType": "PROTOBUF", "references": references}
     schemas = open_schemas(registry)
     for _ in range(2):
         assert schemas.get(SchemaId("1")) == WriterSchema("avro", "whole A")
-        assert schemas.get(SchemaId("2")) == WriterSchema("protobuf", "P")
+        assert schemas.get(SchemaId("2")) == WriterSchema("protobuf", "P", (named,))
     assert registry.requests == ["/api/schemas/ids/1", "/api/schemas/ids/1?format=resolved", "/api/schemas/ids/2"]
 
 

@@ -14,6 +14,7 @@ import duckdb
 from pyspark.sql import Observation, SparkSession
 from pyspark.sql.functions import count, lit
 
+from pipelines.boundary.locked_sql import literal
 from pipelines.lake.stores import is_remote, list_files, register_s3, temporary_folder
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.policy import EffectivePolicy
@@ -21,7 +22,7 @@ from pipelines.reputation.policy.tables import policy_tables, variables
 from pipelines.reputation.spark.session import open_session
 from pipelines.reputation.spark.storage import require_rows, spark_path, translate_storage_errors
 from pipelines.reputation.spark.translation import FUNCTIONS, POWER, translate
-from pipelines.reputation.sql import literal, one_row, statement
+from pipelines.reputation.sql import one_row, statement
 from pipelines.reputation.steps import epoch_us, fact_statement, materialize_fact, step_statements
 from pipelines.reputation.warehouse_tables import trend_tables, user_tables
 

@@ -32,16 +32,6 @@ def statement(name: str, /, **fragments: str) -> str:
     return Template(_statements()[name]).substitute(fragments)
 
 
-def literal(text: str) -> str:
-    """Return a text as an SQL literal, where a value cannot be bound: paths in a stored view."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def identifier(name: str) -> str:
-    """Return a name as a quoted SQL identifier, for columns named by a reader's query."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 def use_utc(connection: duckdb.DuckDBPyConnection) -> None:
     """Set the time zone of a connection and its cursors to UTC; a locked connection has it already."""
     if one_row(connection.execute("SELECT current_setting('TimeZone')")) != ("UTC",):

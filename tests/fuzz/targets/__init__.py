@@ -22,6 +22,7 @@ _MODULES = {
     "sqs": "queues",
     "rabbitmq": "queues",
     "places": "places",
+    "sources": "sources",
 }
 NAMES = tuple(_MODULES)
 

@@ -1,0 +1,164 @@
+"""What a source makes of some records, before anything is committed."""
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are created at import)
+
+import base64
+import binascii
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from time import monotonic
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from kafka import TopicPartition
+
+from pipelines.bus.clients import consumer, translate_errors
+from pipelines.bus.topics import describe_topic
+from pipelines.contract.decode import Decoded, Decoder
+from pipelines.contract.schema import RECORD
+from pipelines.contract.times import bus_times
+from pipelines.errors import UsageError
+from pipelines.mapping.source_files import SourceFile
+from pipelines.settings import KafkaSettings
+
+MAX_SAMPLE = 100_000
+_MAX_LINE_BYTES = 4 * 1024 * 1024
+_POLL_MS, _IDLE_SECONDS = 1_000, 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """The fates of some records."""
+
+    records: int
+    decoded: Decoded
+    unused: tuple[str, ...]
+    """Fields of the values that the source does not use, in their order."""
+
+    @property
+    def fates(self) -> dict[str, int]:
+        """The number of records by fate, and of the events."""
+        filtered, rejected = len(self.decoded.filtered), len(self.decoded.rejected)
+        became = self.records - filtered - rejected
+        return {"events": len(self.decoded.events), "converted": became, "filtered": filtered, "dead letters": rejected}
+
+    def reasons(self) -> list[tuple[str, int, str, str]]:
+        """Return for each reason of dead letters: reason, records, and place and detail of the first one."""
+        rows = self.decoded.rejected.select(["reason", "detail", "topic", "topic_partition", "offset"]).to_pylist()
+        counts = Counter(row["reason"] for row in rows)
+        first = {row["reason"]: row for row in reversed(rows)}
+        return [
+            (reason, count, _place(first[reason]), first[reason]["detail"]) for reason, count in counts.most_common()
+        ]
+
+
+def examine(source: SourceFile, decode: Decoder, records: pa.Table, fields: Iterable[str]) -> Examination:
+    """Return what becomes of records (RECORD columns); `fields` are those of typed values, which have a schema."""
+    decoded = decode(records, datetime.now(UTC))
+    known = list(fields) or _members(records)
+    unused = tuple(name for name in known if not _is_used(source, name))
+    return Examination(len(records), decoded, unused)
+
+
+def read_topic(kafka: KafkaSettings, topic: str, count: int) -> pa.Table:
+    """Return about the last `count` records of a topic (RECORD columns); it commits no offsets.
+
+    Raises UsageError if there is no such topic, TransientError if the broker does not answer.
+    """
+    kafka = kafka.model_copy(update={"topic": topic})
+    found = describe_topic(kafka)
+    if found is None:
+        raise UsageError(f"there is no topic {topic} at {kafka.bootstrap_servers}: check `topic` of the source")
+    each = -(-count // max(1, len(found.partitions)))
+    places = {p.partition: (max(p.begin_offset, p.end_offset - each), p.end_offset) for p in found.partitions}
+    rows: list[Any] = []
+    with translate_errors(kafka, f"reading {topic}"), consumer(kafka, enable_auto_commit=False) as reader:
+        pending = {TopicPartition(topic, number): end for number, (start, end) in places.items() if start < end}
+        reader.assign(list(pending))
+        for place in pending:
+            reader.seek(place, places[place.partition][0])
+        deadline = monotonic() + _IDLE_SECONDS
+        while pending and monotonic() < deadline:
+            for place, polled in reader.poll(_POLL_MS, max_records=1_000).items():
+                rows += [record for record in polled if record.offset < places[place.partition][1]]
+                deadline = monotonic() + _IDLE_SECONDS
+            pending = {place: end for place, end in pending.items() if reader.position(place) < end}
+    return _table(found.topic_id, topic, rows[:count])
+
+
+def read_records(path: Path, source: SourceFile, count: int) -> pa.Table:
+    """Return the values of a file, one a line (RECORD columns): JSON as it is, others as base64.
+
+    Raises UsageError for a file that cannot be read, and a line that is too long or not base64.
+    """
+    values: list[bytes] = []
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(islice(iter(lambda: file.readline(_MAX_LINE_BYTES + 1), b""), count), 1):
+                if len(line) > _MAX_LINE_BYTES:
+                    raise UsageError(f"{path}: line {number} is longer than {_MAX_LINE_BYTES} bytes")
+                values.append(
+                    line.rstrip(b"\r\n") if source.format == "json" else base64.b64decode(line, validate=False)
+                )
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except binascii.Error:
+        raise UsageError(f"{path}: line {len(values) + 1} is not base64, one value of {source.format} a line") from None
+    now = pa.array([datetime.now(UTC)] * len(values), RECORD.field("bus_time").type)
+    columns: Mapping[str, Any] = {
+        "topic_id": [path.name] * len(values),
+        "topic": [source.topics[0] if source.topics else path.name] * len(values),
+        "topic_partition": [0] * len(values),
+        "offset": range(len(values)),
+        "bus_time": now,
+        "key": [None] * len(values),
+        "value": values,
+        "headers": [[]] * len(values),
+    }
+    return pa.table([pa.array(columns[each.name], each.type) for each in RECORD], schema=RECORD)
+
+
+def _table(topic_id: str, topic: str, rows: list[Any]) -> pa.Table:
+    headers = [[{"key": key, "value": value} for key, value in row.headers] for row in rows]
+    columns: Mapping[str, Any] = {
+        "topic_id": [topic_id] * len(rows),
+        "topic": [topic] * len(rows),
+        "topic_partition": [row.partition for row in rows],
+        "offset": [row.offset for row in rows],
+        "bus_time": bus_times([row.timestamp for row in rows]),
+        "key": [row.key for row in rows],
+        "value": [row.value for row in rows],
+        "headers": headers,
+    }
+    return pa.table([pa.array(columns[each.name], each.type) for each in RECORD], schema=RECORD)
+
+
+def _members(records: pa.Table) -> list[str]:
+    """Return the names of the members of JSON values, those of the most values first."""
+    names: Counter[str] = Counter()
+    for value in pc.drop_null(records["value"]).to_pylist():
+        try:
+            found: Any = json.loads(value)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(found, dict):
+            names.update(cast("dict[str, Any]", found).keys())
+    return [name for name, _ in names.most_common(100)]
+
+
+def _is_used(source: SourceFile, name: str) -> bool:
+    """Return whether a name is a word of the SELECT or a column of the source."""
+    return bool(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", source.config.select)) or any(
+        name == column for column, _, _ in source.config.columns
+    )
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    return f"{row['topic']}-{row['topic_partition']}@{row['offset']}"

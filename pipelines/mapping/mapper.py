@@ -1,0 +1,326 @@
+"""A source's SELECT, run over decoded records in a DuckDB that reaches nothing else. Runs only in the worker process.
+
+A record on which the SELECT fails is found by halves: the others of its batch become events.
+"""
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are created at import)
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.boundary.locked_sql import identifier, literal, lock_settings
+from pipelines.contract.rejection import Reason
+from pipelines.contract.schema import EVENT, METADATA, TIMESTAMP
+from pipelines.contract.times import TimeUnit, read_times
+from pipelines.mapping.row_wise import ROW, RowWise, SelectError, check_select
+from pipelines.mapping.values import ValueSchema, arrow_type, decode_values
+
+MEMORY_LIMIT = "1GB"
+ENVELOPE = {
+    "key": "BLOB",
+    "headers": "MAP(VARCHAR, BLOB)",
+    "topic": "VARCHAR",
+    "topic_partition": "INTEGER",
+    "offset": "BIGINT",
+    "bus_time": "TIMESTAMPTZ",
+}
+"""The columns of `record` beside those of its value. A field of the value with such a name is `value.NAME`."""
+_FIELDS = ("event_id", "user_id", "action_type", "timestamp", "metadata")
+_IDS = {
+    "VARCHAR",
+    "UUID",
+    "TINYINT",
+    "SMALLINT",
+    "INTEGER",
+    "BIGINT",
+    "HUGEINT",
+    "UTINYINT",
+    "USMALLINT",
+    "UINTEGER",
+} | {
+    "UBIGINT",
+    "UHUGEINT",
+}
+_INTEGERS = _IDS - {"VARCHAR", "UUID"}
+_ZONED, _NAIVE = {"TIMESTAMP WITH TIME ZONE"}, {"TIMESTAMP", "DATE", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"}
+_DIGEST_BYTES = 16
+RESULT = pa.schema([("row", pa.int64()), *EVENT])
+"""The events, with the row of their record, in its order."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapperConfig:
+    """What the events of a source are."""
+
+    select: str
+    columns: tuple[tuple[str, str, str], ...] = ()
+    """Of JSON: name, path and type of the columns beside `value`."""
+    time_unit: TimeUnit | None = None
+    time_zone: str | None = None
+    event_id_from: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Return it as JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "MapperConfig":
+        """Return what `to_json` wrote."""
+        found = json.loads(text)
+        columns = tuple((name, path, kind) for name, path, kind in found["columns"])
+        return cls(**found | {"columns": columns, "event_id_from": tuple(found["event_id_from"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """`events` has RESULT columns; `errors` is by row of the records: reason, and what happened."""
+
+    events: pa.Table
+    errors: dict[int, tuple[Reason, str]]
+
+
+class Mapper:
+    """A locked DuckDB for one source."""
+
+    def __init__(self, config: MapperConfig, before_each: Callable[[int], None] = lambda _: None) -> None:
+        self.config = config
+        self.before_each = before_each
+        """Called with the number of bytes before each run of the SELECT."""
+        self.connection = duckdb.connect(config={"threads": 1, "memory_limit": MEMORY_LIMIT})
+        for setting in ("TimeZone = 'UTC'", "temp_directory = ''", "enable_progress_bar = false"):
+            self.connection.execute(f"SET {setting}")
+        lock_settings(self.connection)
+        self.prepared: tuple[pa.DataType, str] | None = None
+        self.names: frozenset[str] = frozenset()
+        self.fields: list[str] = []
+
+    def prepare(self, schema: ValueSchema) -> None:
+        """Check the SELECT over records of a schema. Raises SelectError."""
+        try:
+            kind = arrow_type(schema)
+        except ValueError as error:
+            raise SelectError(str(error)) from None
+        self._prepare(kind)
+
+    def map(self, records: pa.Table, schema: ValueSchema) -> Mapped:
+        """Return the events of records: `value` and the columns of ENVELOPE that the SELECT uses."""
+        try:
+            values, failed = decode_values(records["value"].combine_chunks(), schema)
+            query = self._prepare(values.type)
+        except (ValueError, SelectError) as error:
+            reason = Reason.UNMAPPABLE if isinstance(error, SelectError) else Reason.UNDECODABLE
+            return Mapped(RESULT.empty_table(), dict.fromkeys(range(len(records)), (reason, str(error))))
+        errors = {row: (Reason.UNDECODABLE, error) for row, error in failed.items()}
+        rows = np.setdiff1d(np.arange(len(records)), list(failed))
+        batch = records.set_column(records.schema.get_field_index("value"), "value", _readable(values))
+        batch = batch.append_column(ROW, pa.array(np.arange(len(records)))).take(pa.array(rows))
+        parts: list[pa.Table] = []
+        self._run(batch, query, parts, errors)
+        events = pa.concat_tables([self._empty(query), *parts]).combine_chunks()
+        return self._finish(events, records, errors)
+
+    def _run(self, batch: pa.Table, query: str, parts: list[pa.Table], errors: dict[int, tuple[Reason, str]]) -> None:
+        if not len(batch):
+            return
+        try:
+            parts.append(self._execute(batch, query))
+        except (duckdb.InternalException, duckdb.FatalException):
+            raise  # the database is unusable: the process ends
+        except (duckdb.Error, pa.ArrowException, MemoryError) as error:
+            if len(batch) == 1:
+                errors[batch[ROW][0].as_py()] = (Reason.UNMAPPABLE, _first_lines(error))
+                return
+            half = len(batch) // 2
+            self._run(batch.slice(0, half), query, parts, errors)
+            self._run(batch.slice(half), query, parts, errors)
+
+    def _execute(self, batch: pa.Table, query: str) -> pa.Table:
+        self.before_each(batch.nbytes)
+        self.connection.register("batch", batch)
+        found = self.connection.sql(query).to_arrow_table()
+        for name in ("event_id", "user_id", "action_type", "metadata"):
+            found[name].validate(full=True)
+        return found
+
+    def _empty(self, query: str) -> pa.Table:
+        return self.connection.sql(f"FROM ({query}) LIMIT 0").to_arrow_table()
+
+    def _prepare(self, kind: pa.DataType) -> str:
+        """Create the view `record` for values of a type, and return the query of its events."""
+        if self.prepared and self.prepared[0] == kind:
+            return self.prepared[1]
+        fields = [(ROW, pa.int64()), ("value", kind), *((name, _ARROW[name]) for name in ENVELOPE)]
+        self.connection.register("batch", pa.table([_readable(pa.array([], t)) if n == "value" else pa.array([], t) for n, t in fields], names=[n for n, _ in fields]))  # fmt: skip  # noqa: E501
+        columns = self._value_columns(kind)
+        listed = [ROW, *(f"{sql} AS {identifier(name)}" for name, sql in columns.items()), *map(identifier, ENVELOPE)]
+        self.connection.execute(
+            f"CREATE OR REPLACE TEMP VIEW record AS SELECT {', '.join(listed)} FROM batch"  # noqa: S608 - quoted names
+        )
+        self.fields = [each.name for each in kind] if pa.types.is_struct(kind) else []
+        checked = check_select(self.connection, self.config.select, frozenset({*columns, *ENVELOPE}))
+        self.names = self.names | checked.names
+        query = self._query(checked)
+        self.prepared = (kind, query)
+        return query
+
+    def _value_columns(self, kind: pa.DataType) -> dict[str, str]:
+        """Return the SQL of the columns of the value by name, `value` first."""
+        found = {"value": "value"}
+        if pa.types.is_struct(kind):
+            names = [field.name for field in kind if field.name not in {"value", *ENVELOPE}]
+            return found | {name: f"value.{identifier(name)}" for name in names}
+        for name, path, sql_type in self.config.columns:
+            operator = "->>" if sql_type.upper() == "VARCHAR" else "->"
+            found[name] = f"CAST(value {operator} {literal(path)} AS {sql_type})"
+        return found
+
+    def _query(self, checked: RowWise) -> str:
+        try:
+            ((inner,),) = self.connection.execute(
+                "SELECT json_deserialize_sql(CAST(? AS JSON))", [checked.tree]
+            ).fetchall()
+            types = {n: t for n, t, *_ in self.connection.execute(f"DESCRIBE {inner}").fetchall()}
+        except duckdb.Error as error:
+            raise SelectError(_first_lines(error)) from None
+        return f"SELECT {', '.join(self._outputs(types))} FROM ({inner})"  # noqa: S608 - a checked query
+
+    def _outputs(self, types: dict[str, str]) -> list[str]:
+        required = [name for name in _FIELDS[1:4] if name not in types]
+        if required:
+            raise SelectError(f"it has no column {required[0]}: name one AS {required[0]}")
+        unknown = [name for name in types if name not in {*_FIELDS, *self.config.event_id_from, ROW}]
+        if unknown:
+            raise SelectError(f"it has a column {unknown[0]!r}; its columns are {', '.join(_FIELDS)}")
+        missing = [name for name in self.config.event_id_from if name not in types]
+        if missing:
+            raise SelectError(f"event_id_from names {missing[0]!r}, which is not a column of it: add one")
+        outputs = [ROW, *(self._id(name, types) for name in ("user_id", "action_type")), self._time(types["timestamp"])]
+        outputs.append(self._id("event_id", types) if "event_id" in types else "NULL::VARCHAR AS event_id")
+        outputs.append(_metadata(types.get("metadata")))
+        named = (identifier(name) for name in self.config.event_id_from)
+        outputs += [f'CAST({name} AS VARCHAR) AS "id {n}"' for n, name in enumerate(named)]
+        return outputs
+
+    def _id(self, name: str, types: dict[str, str]) -> str:
+        kind = types[name]
+        if kind not in _IDS and not kind.startswith("ENUM"):
+            remedy = "read it by ->>" if kind == "JSON" else "cast it to VARCHAR exactly"
+            raise SelectError(f"{name} is {kind}, and an id is text or an integer: {remedy}")
+        return f"CAST({name} AS VARCHAR) AS {name}"
+
+    def _time(self, kind: str) -> str:
+        if kind in _ZONED:
+            return "timestamp"
+        if kind in _NAIVE:
+            if self.config.time_zone is None:
+                raise SelectError(f'timestamp is {kind}, without a zone: add time_zone, such as "UTC"')
+            return f"timezone({literal(self.config.time_zone)}, CAST(timestamp AS TIMESTAMP)) AS timestamp"
+        if self.config.time_unit is None and kind != "VARCHAR":
+            raise SelectError(f"timestamp is {kind}: add time_unit, one of s, ms, us and iso")
+        return "CAST(timestamp AS VARCHAR) AS timestamp"
+
+    def _finish(self, events: pa.Table, records: pa.Table, errors: dict[int, tuple[Reason, str]]) -> Mapped:
+        times, invalid = _times(events["timestamp"].combine_chunks(), self.config.time_unit or "iso")
+        rows = events[ROW].combine_chunks().to_numpy()
+        errors |= {int(rows[at]): (Reason.UNMAPPABLE, f"timestamp: {error}") for at, error in invalid.items()}
+        entries = _without_nulls(events["metadata"].combine_chunks())
+        texts = [pc.fill_null(events[name].combine_chunks().cast(pa.string()), "") for name in _FIELDS[1:3]]
+        found = pa.table([pa.array(rows), events["event_id"], *texts, times, entries], names=RESULT.names)
+        identity = events.select([name for name in events.column_names if name.startswith("id ")])
+        if len(rows) and (np.diff(rows) <= 0).any():
+            order = _order(found)
+            found, identity, rows = found.take(order), identity.take(order), found["row"].take(order).to_numpy()
+        if self.config.event_id_from:
+            ids = _digests(identity, self.config.event_id_from)
+        elif found["event_id"].null_count == len(found):
+            ids = _places(rows, records)
+        else:
+            ids = pc.fill_null(found["event_id"].combine_chunks(), "")
+        found = found.set_column(1, "event_id", ids).cast(RESULT)
+        good = ~np.isin(rows, list(errors))
+        return Mapped(found.filter(pa.array(good)), errors)
+
+
+_ARROW = {
+    "key": pa.binary(),
+    "headers": pa.map_(pa.string(), pa.binary()),
+    "topic": pa.string(),
+    "topic_partition": pa.int32(),
+    "offset": pa.int64(),
+    "bus_time": TIMESTAMP,
+}
+
+
+def _readable(values: pa.Array) -> pa.Array:
+    """Return texts as JSON, which DuckDB then does not parse again, and structs as they are."""
+    return values if pa.types.is_struct(values.type) else pa.ExtensionArray.from_storage(pa.json_(), values)
+
+
+def _first_lines(error: BaseException) -> str:
+    return " ".join((str(error) or type(error).__name__).partition("\n\n")[0].split())[:400]
+
+
+def _metadata(kind: str | None) -> str:
+    if kind is None:
+        return "CAST(MAP {} AS MAP(VARCHAR, VARCHAR)) AS metadata"
+    if not kind.startswith(("MAP(", "STRUCT(")) and kind not in {"JSON", '"NULL"'}:
+        raise SelectError(f"metadata is {kind}: write MAP {{'name': value}}, a struct or a JSON object")
+    return "CAST(metadata AS MAP(VARCHAR, VARCHAR)) AS metadata"
+
+
+def _times(values: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[int, str]]:
+    return read_times(values, unit) if pa.types.is_string(values.type) else (values.cast(TIMESTAMP), {})
+
+
+def _without_nulls(metadata: pa.Array) -> pa.Array:
+    """Return maps (METADATA) without the entries that have no value; an absent map is empty."""
+    keys, items = metadata.keys, metadata.items
+    bounds = metadata.offsets.to_numpy()
+    present = items.is_valid().to_numpy(zero_copy_only=False)
+    counts = np.concatenate([[0], np.cumsum(present)])
+    shifted = bounds - bounds[0]
+    mask = pa.array(present)
+    found = pa.MapArray.from_arrays(
+        pa.array(counts[shifted].astype(np.int32)),
+        keys.filter(mask).cast(pa.string()),
+        items.filter(mask).cast(pa.string()),
+    )
+    return found.cast(METADATA)
+
+
+def _order(found: pa.Table) -> pa.Array:
+    """Return the order of the events: by record, then by contents, so that no order of a query's rows matters."""
+    keyed = found.drop_columns(["metadata"])
+    if found["event_id"].null_count:
+        texts = [json.dumps(entries) for entries in found["metadata"].to_pylist()]
+        keyed = keyed.append_column("metadata", pa.array(texts, pa.string()))
+    return pc.sort_indices(keyed, sort_keys=[(name, "ascending") for name in keyed.column_names])
+
+
+def _places(rows: np.ndarray, records: pa.Table) -> pa.Array:
+    """Return event_ids made of the place of the record and the number of the event in it."""
+    first = np.searchsorted(rows, rows, "left")
+    ordinals = pa.array(np.arange(len(rows)) - first).cast(pa.string())
+    at = records.select(["topic_id", "topic_partition", "offset"]).take(pa.array(rows))
+    parts = [
+        at["topic_id"].combine_chunks(),
+        *(at[name].combine_chunks().cast(pa.string()) for name in at.column_names[1:]),
+    ]
+    return pc.binary_join_element_wise(*parts, ordinals, "-")
+
+
+def _digests(identity: pa.Table, names: tuple[str, ...]) -> pa.Array:
+    """Return event_ids made of named columns: a digest of names and values; empty where a value is null."""
+    ids: list[str] = []
+    for values in zip(*(column.to_pylist() for column in identity.columns), strict=True):
+        parts = [f"{len(t.encode())}:{t}" for pair in zip(names, values, strict=True) for t in pair if t is not None]
+        digest = blake2b("".join(parts).encode(), digest_size=_DIGEST_BYTES).hexdigest()
+        ids.append("" if None in values else digest)
+    return pa.array(ids, pa.string())

@@ -1,0 +1,323 @@
+"""What a source is: the files `sources/NAME.toml`, read and checked. docs/sources.md explains every key."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from pipelines.boundary.locked_sql import identifier, literal
+from pipelines.boundary.toml import abbreviate, format_problems, key_lines, parse_toml, read_toml
+from pipelines.errors import ConfigurationError
+from pipelines.mapping.mapper import MapperConfig
+from pipelines.mapping.proto_files import descriptor_set_text, require_compiler
+from pipelines.mapping.ready_made import READY_MADE, ReadyMade
+from pipelines.mapping.values import ValueSchema
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_MAX_SCHEMA_BYTES = 4 * 1024 * 1024
+_DIGEST_BYTES = 16
+_SUFFIXES = {"protobuf": (".proto", ".desc"), "avro": (".avsc",)}
+_PLAIN = ("user_id", "time", "action_type", "action_type_column", "metadata", "event_id")
+_OPTIONS = ("id", "id_header", "type_header", "rated", "corrected", "retracted")
+"""Keys that only ready-made sources have."""
+_SELECT_FIELDS = ("event_id", "user_id", "action_type", "timestamp")
+Text = Field(default=None, min_length=1)
+
+
+class _Keys(BaseModel):
+    """The keys of a source file."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    topic: str | None = Text
+    topics: list[str] | None = Field(default=None, min_length=1)
+    files: list[str] | None = Field(default=None, min_length=1)
+    format: Literal["protobuf", "avro", "json"] | None = None
+    schema_file: str | None = Field(default=None, alias="schema", min_length=1)
+    message: str | None = Text
+    registry: bool = False
+    columns: dict[str, str] = Field(default_factory=dict)
+    like: str | None = None
+    select: str | None = Text
+    user_id: str | None = Text
+    time: str | None = Text
+    time_unit: Literal["s", "ms", "us", "iso"] | None = None
+    time_zone: str | None = None
+    action_type: str | None = Text
+    action_type_column: str | None = Text
+    metadata: dict[str, str] = Field(default_factory=dict)
+    event_id: str | None = Text
+    event_id_from: list[str] = Field(default_factory=list)
+    id: str | None = Text
+    id_header: str | None = Text
+    type_header: str | None = Text
+    rated: str | None = Text
+    corrected: str | None = Text
+    retracted: str | None = Text
+
+    @model_validator(mode="after")
+    def _check(self) -> "_Keys":
+        for problem in self._problems():
+            raise ValueError(problem)
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        """Yield what keys contradict each other, or are missing."""
+        if sum(value is not None for value in (self.topic, self.topics, self.files)) != 1:
+            yield "give one of topic, topics and files"
+        yield from self._problems_of_mapping()
+        yield from self._problems_of_format()
+        if self.event_id_from and self.event_id:
+            yield "event_id and event_id_from exclude each other: remove one"
+        if self.time_zone is not None and not _is_zone(self.time_zone):
+            yield f"time_zone {self.time_zone!r} is not a time zone: write one such as Europe/Berlin"
+
+    def _problems_of_mapping(self) -> Iterator[str]:
+        if self.like is not None:
+            yield from self._problems_of_ready_made(self.like)
+            return
+        given = [key for key in _PLAIN if getattr(self, key)]
+        if self.select is not None and given:
+            yield f"select and {given[0]} exclude each other: remove one"
+        if self.select is None:
+            yield from (
+                f"{key} is missing: add it, or select, or like" for key in ("user_id", "time") if not getattr(self, key)
+            )
+            if (self.action_type is None) == (self.action_type_column is None):
+                yield "give one of action_type and action_type_column"
+        others = [key for key in _OPTIONS if getattr(self, key)]
+        if others:
+            yield f"{others[0]} is a key of a ready-made source: add like, or remove it"
+
+    def _problems_of_ready_made(self, like: str) -> Iterator[str]:
+        kind = READY_MADE.get(like)
+        if kind is None:
+            close = difflib.get_close_matches(like, READY_MADE, n=1)
+            yield f"like {like!r} is not one of {', '.join(READY_MADE)}" + (
+                f": did you mean {close[0]!r}?" if close else ""
+            )
+            return
+        allowed = {*kind.options, *(("time_unit",) if "time" in kind.options else ())}
+        keys = (*_PLAIN, *_OPTIONS, "select", "schema_file", "columns", "time_unit", "time_zone", "event_id_from")
+        others = [key for key in keys if getattr(self, key) and key not in allowed]
+        if others:
+            yield f"{others[0].removesuffix('_file')} is not an option of {like}: use {', '.join(sorted(allowed))}"
+        missing = [key for key, default in kind.options.items() if default is None and not getattr(self, key)]
+        if missing:
+            yield f"{missing[0]} is missing: {like} needs it"
+        if self.format not in {None, "json"}:
+            yield f"format is json for {like}: for another one write select"
+
+    def _problems_of_format(self) -> Iterator[str]:
+        if self.files is not None or self.like is not None:
+            return
+        if self.format is None:
+            yield "format is missing: write protobuf, avro or json"
+        elif self.format == "json" and self.schema_file:
+            yield "schema is not for json: give types by columns"
+        elif self.format != "json" and bool(self.schema_file) == self.registry:
+            yield "give one of schema (a file) and registry = true"
+        if self.schema_file and not self.schema_file.endswith(_SUFFIXES.get(self.format or "", ())):
+            yield f"schema is not a file {' or '.join(_SUFFIXES.get(self.format or '', ()))}, for format {self.format}"
+        if self.columns and self.format != "json":
+            yield f"columns are for json: {self.format} has types"
+        if self.message and (self.format != "protobuf" or not self.schema_file):
+            yield "message is for protobuf with a schema file"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A source: where records come from, and what events they are."""
+
+    name: str
+    path: Path
+    topics: tuple[str, ...]
+    files: tuple[str, ...]
+    format: Literal["protobuf", "avro", "json"]
+    config: MapperConfig
+    schema: ValueSchema | None
+    """How values without a schema id are decoded; None if each has one."""
+    registry: bool
+    digest: str
+    """Of the text and the schema files: 32 hexadecimal digits."""
+    keys: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The keys as written, for those who load `files`."""
+
+
+def read_sources(folder: Path) -> tuple[SourceFile, ...]:
+    """Read all files *.toml of a folder, by name. Raises ConfigurationError with file and key of a mistake."""
+    if not folder.is_dir():
+        raise ConfigurationError(f"sources.folder: there is no folder {folder}")
+    sources = tuple(read_source(path) for path in sorted(folder.glob("*.toml")))
+    owners: dict[str, SourceFile] = {}
+    for source in sources:
+        for topic in source.topics:
+            other = owners.setdefault(topic, source)
+            if other is not source:
+                raise ConfigurationError(
+                    f"{source.path}: topic: {topic} is a topic of {other.path} already: a record has one fate, so put "
+                    "both into one select with UNION ALL"
+                )
+    return sources
+
+
+def read_source(path: Path) -> SourceFile:
+    """Read one file. Raises ConfigurationError with file and key of a mistake."""
+    if not _NAME.fullmatch(path.stem):
+        raise ConfigurationError(f"{path}: a source is named by letters, digits, - and _: rename the file")
+    text = read_toml(path, ConfigurationError)
+    values = parse_toml(text, str(path), ConfigurationError)
+    try:
+        keys = _Keys.model_validate(values)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        sentences = (_explain(problem, path, key_lines(text)) for problem in problems)
+        raise ConfigurationError(format_problems(sentences, len(problems))) from None
+    schema, content = _schema(path, keys)
+    digest = blake2b(f"{len(text.encode())}:{text}".encode() + content, digest_size=_DIGEST_BYTES).hexdigest()
+    topics = (keys.topic,) if keys.topic else tuple(keys.topics or ())
+    return SourceFile(
+        name=path.stem,
+        path=path,
+        topics=topics,
+        files=tuple(keys.files or ()),
+        format=keys.format or "json",
+        config=_config(keys, path),
+        schema=schema,
+        registry=keys.registry,
+        digest=digest,
+        keys=values,
+    )
+
+
+def _schema(path: Path, keys: _Keys) -> tuple[ValueSchema | None, bytes]:
+    """Return the schema of values without a schema id, and the bytes of its file."""
+    if keys.schema_file is None:
+        return (None if keys.registry else ValueSchema("json")), b""
+    place = path.parent / keys.schema_file
+    try:
+        with place.open("rb") as file:
+            content = file.read(_MAX_SCHEMA_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: schema: {place} cannot be read: {error.strerror}") from None
+    if len(content) > _MAX_SCHEMA_BYTES:
+        raise ConfigurationError(f"{path}: schema: {place} is longer than {_MAX_SCHEMA_BYTES} bytes: shorten it")
+    if place.suffix == ".desc":
+        return ValueSchema("protobuf", descriptor_set_text(content), keys.message or ""), content
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path}: schema: {place} is not UTF-8: save it as UTF-8") from None
+    if place.suffix == ".proto":
+        require_compiler(f"{path}: schema: {place.name}")
+        imports = tuple(_imports(place.parent, text, {place.name: text}).items())
+        return ValueSchema("protobuf", text, keys.message or "", imports), content + "".join(
+            t for _, t in imports
+        ).encode()
+    return ValueSchema("avro", text), content
+
+
+_IMPORT = re.compile(r'^\s*import\s+(?:public\s+|weak\s+)?"([^"]+)"\s*;', re.MULTILINE)
+
+
+def _imports(folder: Path, text: str, seen: dict[str, str]) -> dict[str, str]:
+    """Return the files of a folder that a .proto file imports, and what they import, by name."""
+    found: dict[str, str] = {}
+    for name in _IMPORT.findall(text):
+        place = folder / name
+        if name not in seen and place.is_file() and place.stat().st_size <= _MAX_SCHEMA_BYTES:
+            seen[name] = found[name] = place.read_text(encoding="utf-8", errors="replace")
+            found |= _imports(folder, found[name], seen)
+    return found
+
+
+def _config(keys: _Keys, path: Path) -> MapperConfig:
+    if keys.like is not None:
+        kind = READY_MADE[keys.like]
+        return MapperConfig(kind.select(_options(keys, kind)), time_unit=cast("Any", keys.time_unit or kind.time_unit))
+    columns = tuple((name, _json_path(name), kind) for name, kind in keys.columns.items())
+    if problem := next(_wrong_types(keys.columns), None):
+        raise ConfigurationError(f"{path}: columns: {problem}")
+    select = keys.select or _plain(keys)
+    return MapperConfig(select, columns, keys.time_unit, keys.time_zone, tuple(keys.event_id_from))
+
+
+def _options(keys: _Keys, kind: ReadyMade) -> dict[str, str]:
+    given = {key: getattr(keys, key) or default or "" for key, default in kind.options.items()}
+    return given | {"time_unit": keys.time_unit or "us"}
+
+
+def _wrong_types(columns: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is no type: it becomes part of a statement."""
+    for name, kind in columns.items():
+        if not re.fullmatch(r"[A-Za-z0-9_ ,()\[\]\"]+", kind):
+            yield f"{name}: {kind!r} is not a type of DuckDB"
+
+
+def _plain(keys: _Keys) -> str:
+    """Return the SELECT of plain fields."""
+    if keys.format == "json":
+        places = {name: f"value->>{literal(_json_path(path))}" for name, path in _plain_outputs(keys)}
+    else:
+        places = {name: f"value.{'.'.join(map(identifier, path.split('.')))}" for name, path in _plain_outputs(keys)}
+    return _plain_select(keys, places)
+
+
+def _plain_outputs(keys: _Keys) -> list[tuple[str, str]]:
+    """Return the columns of the plain case, and the paths that they come from."""
+    fixed = {
+        "event_id": keys.event_id,
+        "user_id": keys.user_id,
+        "action_type": keys.action_type_column,
+        "time": keys.time,
+    }
+    named = {name: name for name in keys.event_id_from if name not in _SELECT_FIELDS}
+    entries = {f"metadata {name}": path for name, path in keys.metadata.items()}
+    return [(name, path) for name, path in (fixed | named | entries).items() if path]
+
+
+def _plain_select(keys: _Keys, places: dict[str, str]) -> str:
+    action = places.get("action_type") or literal(keys.action_type or "")
+    entries = ", ".join(f"{literal(name)}: CAST({places[f'metadata {name}']} AS VARCHAR)" for name in keys.metadata)
+    metadata = f"{{{entries}}}" if entries else "MAP {}"
+    columns = [f"{places['user_id']} AS user_id", f"{action} AS action_type", f"{places['time']} AS timestamp"]
+    if keys.event_id:
+        columns.append(f"{places['event_id']} AS event_id")
+    columns += [f"{places[name]} AS {identifier(name)}" for name in keys.event_id_from if name not in _SELECT_FIELDS]
+    return f"SELECT {', '.join(columns)}, {metadata} AS metadata FROM record"  # noqa: S608 - quoted
+
+
+def _json_path(dotted: str) -> str:
+    escaped = (part.replace("\\", "\\\\").replace('"', '\\"') for part in dotted.split("."))
+    return "$" + "".join(f'."{part}"' for part in escaped)
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        return bool(ZoneInfo(name))
+    except (ValueError, OSError, KeyError):
+        return False
+
+
+def _explain(problem: ErrorDetails, path: Path, lines: dict[tuple[str, ...], int]) -> str:
+    place = tuple(str(part) for part in problem["loc"])
+    line = next((lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines), None)
+    where = f"{path}:{line}" if line else str(path)
+    return f"{where}: {'.'.join(place)}{': ' if place else ''}{_remedy(problem)}"
+
+
+def _remedy(problem: ErrorDetails) -> str:
+    if problem["type"] == "extra_forbidden":
+        known = [each.alias or name for name, each in _Keys.model_fields.items()]
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        return "is not a key here" + (f": did you mean {close[0]!r}?" if close else ": remove it")
+    message = problem["msg"].removeprefix("Value error, ")
+    given: Any = problem["input"]
+    return message if isinstance(given, dict | list) else f"{message}, not {abbreviate(given)}"

@@ -1,0 +1,140 @@
+"""Ready-made sources, over records as the specifications publish them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.errors import ConfigurationError
+from tests.mapping.sources import events, mapping, reasons, records
+
+# https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md, sections 3.2 and 3.3
+_BINARY_HEADERS = [
+    ("ce_specversion", b"1.0"),
+    ("ce_type", b"com.example.someevent"),
+    ("ce_source", b"/mycontext/subcontext"),
+    ("ce_id", b"1234-1234-1234"),
+    ("ce_time", b"2018-04-05T03:56:24Z"),
+    ("content-type", b"application/json; charset=utf-8"),
+]
+_STRUCTURED = {
+    "specversion": "1.0",
+    "type": "com.example.someevent",
+    "source": "/mycontext/subcontext",
+    "id": "1234-1234-1235",
+    "time": "2018-04-05T03:56:24Z",
+    "datacontenttype": "application/json",
+    "data": {"user": "u1", "points": 4.50},
+}
+
+
+def test_cloudevents_in_structured_and_binary_mode(tmp_path: Path) -> None:
+    """Both modes of the Kafka protocol binding become the same kind of event; id and source identify it."""
+    values = [json.dumps(_STRUCTURED).encode(), b'{"user": "u2", "points": 7}', b'{"specversion": "1.0"}']
+    headers = [[("content-type", b"application/cloudevents+json; charset=UTF-8")], _BINARY_HEADERS, []]
+    with mapping(tmp_path, 'topic = "m"\nlike = "cloudevents"\nuser_id = "user"\n') as decode:
+        found = decode(records(values, headers=headers))
+    assert events(found) == [
+        ("/mycontext/subcontext/1234-1234-1235", "u1", "com.example.someevent", {"user": "u1", "points": "4.5"}),
+        ("/mycontext/subcontext/1234-1234-1234", "u2", "com.example.someevent", {"user": "u2", "points": "7"}),
+    ]
+    assert reasons(found) == {2: "missing_event_id"}
+
+
+def test_cloudevents_whose_subject_is_the_user(tmp_path: Path) -> None:
+    """Without user_id, the attribute `subject` is the user."""
+    values = [json.dumps(_STRUCTURED | {"subject": "u3"}).encode(), b"{}"]
+    headers = [[], [*_BINARY_HEADERS, ("ce_subject", b"u4")]]
+    with mapping(tmp_path, 'topic = "m"\nlike = "cloudevents"\n') as decode:
+        assert [row[1] for row in events(decode(records(values, headers=headers)))] == ["u3", "u4"]
+
+
+def test_debezium_outbox(tmp_path: Path) -> None:
+    """The event router's record: the aggregate's id as the key, the event's id and type in headers, the payload."""
+    # https://debezium.io/documentation/reference/stable/transformations/outbox-event-router.html,
+    # "Example of a Debezium outbox message", with table.fields.additional.placement = type:header:eventType
+    value = (
+        b'{"id": 1, "lineItems": [{"id": 1, "item": "Debezium in Action"}], '
+        b'"orderDate": "2019-01-31T12:13:01", "customerId": 123}'
+    )
+    headers = [("id", b"406c07f3-26f0-4eea-a50c-109940064b8f"), ("eventType", b"OrderCreated")]
+    text = 'topic = "outbox.event.order"\nlike = "debezium-outbox"\ntime = "orderDate"\nuser_id = "customerId"\n'
+    with mapping(tmp_path, text) as decode:
+        found = decode(records([value, None], keys=[b"1", b"1"], headers=[headers, headers]))
+    ((event_id, user_id, action, metadata),) = events(found)
+    assert (event_id, user_id, action) == ("406c07f3-26f0-4eea-a50c-109940064b8f", "123", "OrderCreated")
+    assert metadata["lineItems"] == '[{"id":1,"item":"Debezium in Action"}]'
+    assert found.filtered["offset"].to_pylist() == [1]
+
+
+def _change(op: str, before: Any, after: Any, lsn: int, **envelope: Any) -> bytes:
+    """Return a change event of the PostgreSQL connector, as its documentation shows them."""
+    source = {
+        "version": "3.0.0.Final", "connector": "postgresql", "name": "shop", "ts_ms": 1769860800000 + lsn,
+        "snapshot": "false", "db": "shop", "schema": "public", "table": "ratings", "txId": 555, "lsn": lsn,
+    }  # fmt: skip
+    payload = {"before": before, "after": after, "source": source, "op": op, "ts_ms": 1769860800500}
+    return json.dumps({"schema": {"type": "struct"}, "payload": payload} if envelope else payload).encode()
+
+
+_CDC = """
+topic = "shop.public.ratings"
+like = "debezium-cdc"
+user_id = "driver"
+rated = "ReviewPosted"
+time = "created"
+"""
+
+
+@pytest.mark.parametrize("envelope", [{}, {"schemas": True}])
+def test_debezium_cdc_of_a_ratings_table(tmp_path: Path, envelope: dict[str, Any]) -> None:
+    """An insert rates, an update corrects and a delete retracts the event of the insert; a tombstone is filtered."""
+    row = {"id": 7, "driver": "d1", "rating": 4, "created": 1769860800123456}
+    values = [
+        _change("c", None, row, 100, **envelope),
+        _change("u", row, row | {"rating": 5}, 200, **envelope),
+        _change("d", row, None, 300, **envelope),
+        None,
+        _change("r", None, row | {"id": 8}, 400, **envelope),
+        _change("t", None, None, 500, **envelope),
+    ]
+    with mapping(tmp_path, _CDC) as decode:
+        found = decode(records(values, keys=[b'{"id": 7}'] * 6))
+    rows = events(found)
+    assert [row[:3] for row in rows] == [
+        ("ratings/7", "d1", "ReviewPosted"),
+        ("ratings/7/u/200", "d1", "ReviewCorrected"),
+        ("ratings/7/d/300", "d1", "RatingRetracted"),
+        ("ratings/8", "d1", "ReviewPosted"),
+    ]
+    assert rows[0][3]["rating"] == "4"
+    assert (rows[1][3]["target_event_id"], rows[1][3]["rating"]) == ("ratings/7", "5")
+    assert rows[2][3] == {"target_event_id": "ratings/7"}
+    assert found.events["event_time"][0].as_py().isoformat() == "2026-01-31T12:00:00.123456+00:00"
+    assert found.filtered["offset"].to_pylist() == [3, 5]
+    assert not len(found.rejected)
+
+
+def test_a_delete_without_its_row_before_is_said(tmp_path: Path) -> None:
+    """Without REPLICA IDENTITY FULL a delete does not name the user: a dead letter, never a lost retraction."""
+    with mapping(tmp_path, _CDC) as decode:
+        found = decode(records([_change("d", {"id": 7}, None, 300)], keys=[b'{"id": 7}']))
+    assert reasons(found) == {0: "missing_user_id"}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('like = "debezium-cd"', "did you mean 'debezium-cdc'"),
+        ('like = "debezium-cdc"\nuser_id = "u"', "rated is missing"),
+        ('like = "cloudevents"\nrated = "A"', "rated is not an option of cloudevents"),
+        ('like = "cloudevents"\nselect = "SELECT 1"', "select is not an option"),
+        ('like = "cloudevents"\nformat = "avro"', "format is json"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path: Path, text: str, reason: str) -> None:
+    """The message names the option, and those that there are."""
+    with pytest.raises(ConfigurationError) as error, mapping(tmp_path, f'topic = "t"\n{text}\n'):
+        pass
+    assert reason in str(error.value)

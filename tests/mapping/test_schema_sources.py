@@ -1,0 +1,183 @@
+"""Sources of Avro and Protobuf: by a schema file, and by schema ids of a registry with references."""
+
+import json
+import struct
+from decimal import Decimal
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastavro import parse_schema, schemaless_writer
+from google.protobuf.message_factory import GetMessageClass
+
+from pipelines.errors import ConfigurationError
+from pipelines.mapping.proto_files import message_type
+from tests.contract.fake_registry import running_registry
+from tests.mapping.sources import events, mapping, reasons, records
+
+_ITEM = {"type": "record", "name": "Item", "fields": [{"name": "sku", "type": "string"}]}
+_AVRO = {
+    "type": "record",
+    "name": "Rating",
+    "namespace": "shop",
+    "fields": [
+        {"name": "id", "type": {"type": "string", "logicalType": "uuid"}},
+        {"name": "key", "type": "string"},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "stars", "type": {"type": "bytes", "logicalType": "decimal", "precision": 6, "scale": 2}},
+        {"name": "kind", "type": {"type": "enum", "name": "Kind", "symbols": ["GOOD", "BAD"]}},
+        {"name": "note", "type": ["null", "string", "long"]},
+        {"name": "items", "type": {"type": "array", "items": _ITEM}},
+    ],
+}  # fmt: skip
+_ROW = {
+    "id": "6f1c2c9e-0000-4000-8000-000000000001",
+    "key": "u1",
+    "at": 1769860800123,
+    "stars": Decimal("4.50"),
+    "kind": "GOOD",
+    "note": 7,
+    "items": [{"sku": "a"}, {"sku": "b"}],
+}
+_PROTO = """syntax = "proto3";
+package shop;
+import "google/protobuf/timestamp.proto";
+import "common/kind.proto";
+message Other { string x = 1; }
+message Rating {
+  message Inner { string id = 1; }
+  string id = 1;
+  shop.Kind kind = 2;
+  google.protobuf.Timestamp at = 3;
+  oneof who { string driver = 4; int64 rider = 5; }
+  map<string, string> tags = 6;
+}
+"""
+_KIND = 'syntax = "proto3";\npackage shop;\nenum Kind { NONE = 0; GOOD = 1; }\n'
+_AVRO_SELECT = """
+select = '''SELECT id AS event_id, value.key AS user_id, kind AS action_type, "at" AS timestamp,
+  MAP {'stars': CAST(stars AS VARCHAR), 'sku': items[1].sku, 'note': note} AS metadata FROM record'''
+"""
+
+
+def _avro(schema: Any, row: dict[str, Any]) -> bytes:
+    out = BytesIO()
+    schemaless_writer(out, parse_schema(schema), row)
+    return out.getvalue()
+
+
+def _proto_message(message: str = "shop.Rating") -> Any:
+    return GetMessageClass(message_type(_PROTO, message, [("common/kind.proto", _KIND)]))
+
+
+def _rating(**fields: Any) -> bytes:
+    message = _proto_message()(id="r1", kind=1, driver="d1", **fields)
+    message.at.FromJsonString("2026-01-31T12:00:00.5Z")
+    return message.SerializeToString()
+
+
+def test_avro_by_a_schema_file(tmp_path: Path) -> None:
+    """Logical types have theirs, a decimal its digits, an array is a list; a field named like `key` is `value.key`."""
+    (tmp_path / "rating.avsc").write_text(json.dumps(_AVRO))
+    head = 'topic = "rides"\nformat = "avro"\nschema = "rating.avsc"\n'
+    with mapping(tmp_path, head + _AVRO_SELECT) as decode:
+        good = _avro(_AVRO, _ROW)
+        found = decode(records([good, good[:-3], b"", None, good + b"x"]))
+    assert events(found) == [(_ROW["id"], "u1", "GOOD", {"stars": "4.50", "sku": "a", "note": "7"})]
+    assert reasons(found) == {1: "undecodable", 2: "undecodable", 3: "missing_event_id", 4: "undecodable"}
+
+
+def test_protobuf_by_a_schema_file(tmp_path: Path) -> None:
+    """The .proto and what it imports are compiled; enums are their names, unset fields of a oneof are null."""
+    (tmp_path / "rating.proto").write_text(_PROTO)
+    (tmp_path / "common").mkdir()
+    (tmp_path / "common" / "kind.proto").write_text(_KIND)
+    text = """
+topic = "rides"
+format = "protobuf"
+schema = "rating.proto"
+message = "shop.Rating"
+event_id = "id"
+user_id = "driver"
+action_type_column = "kind"
+time = "at"
+metadata = { rider = "rider" }
+"""
+    with mapping(tmp_path, text) as decode:
+        found = decode(records([_rating(), b"\xff\xff", _rating(tags={"a": "b"})]))
+    assert events(found) == [("r1", "d1", "GOOD", {})] * 2
+    assert found.events["event_time"][0].as_py().isoformat() == "2026-01-31T12:00:00.500000+00:00"
+    assert reasons(found) == {1: "undecodable"}
+
+
+def test_a_missing_message_is_said(tmp_path: Path) -> None:
+    """The message lists those that the file has."""
+    (tmp_path / "r.proto").write_text(_KIND + "message A { string id = 1; }\n")
+    text = 'topic = "t"\nformat = "protobuf"\nschema = "r.proto"\nmessage = "shop.B"\n'
+    text += 'user_id = "id"\ntime = "id"\naction_type = "A"\n'
+    with pytest.raises(ConfigurationError, match=r"no message shop\.B; the file has shop\.A"), mapping(tmp_path, text):
+        pass
+
+
+def _framed(schema_id: int, value: bytes) -> bytes:
+    return b"\0" + struct.pack(">I", schema_id) + value
+
+
+def test_confluent_framed_avro_with_references(tmp_path: Path) -> None:
+    """A registry that does not resolve references is asked for each; two versions of a schema are read side by side."""
+    kind = {"type": "enum", "name": "Kind", "namespace": "shop", "symbols": ["GOOD", "BAD"]}
+    outer = json.loads(json.dumps(_AVRO))
+    outer["fields"][4]["type"] = "shop.Kind"
+    newer = json.loads(json.dumps(_AVRO))
+    newer["fields"].append({"name": "extra", "type": "string"})
+    reference = {"name": "shop.Kind", "subject": "shop.Kind", "version": 3}
+    with running_registry() as registry:
+        registry.schemas = {
+            1: {"schema": json.dumps(outer), "references": [reference]},
+            2: {"schema": json.dumps(newer)},
+        }
+        registry.subjects = {("shop.Kind", 3): {"schema": json.dumps(kind), "id": 9}}
+        registry.unresolved_response = (422, {}, b"{}")
+        values = [_framed(1, _avro(_AVRO, _ROW)), _framed(2, _avro(newer, _ROW | {"extra": "x"}))]
+        head = 'topic = "rides"\nformat = "avro"\nregistry = true\n'
+        with mapping(tmp_path, head + _AVRO_SELECT, schema_registry_url=registry.url) as decode:
+            found = decode(records([*values, _avro(_AVRO, _ROW), _framed(77, b"x"), None]))
+    assert len(found.events) == 2
+    assert reasons(found) == {2: "unknown_schema", 3: "unknown_schema"}
+    assert found.filtered["offset"].to_pylist() == [4]
+
+
+def test_confluent_framed_protobuf_with_references_and_message_indexes(tmp_path: Path) -> None:
+    """The imports of a .proto are followed, and the message indexes before a value say which message it is."""
+    with running_registry() as registry:
+        imported = {"name": "common/kind.proto", "subject": "kind", "version": 1}
+        registry.schemas = {5: {"schema": _PROTO, "schemaType": "PROTOBUF", "references": [imported]}}
+        registry.subjects = {("kind", 1): {"schema": _KIND, "schemaType": "PROTOBUF"}}
+        text = """
+topic = "rides"
+format = "protobuf"
+registry = true
+event_id = "id"
+user_id = "driver"
+action_type = "DriverRated"
+time = "at"
+"""
+        values = [_framed(5, b"\x02\x02" + _rating()), _framed(5, b"\x00" + b"\x0a\x01x")]
+        with mapping(tmp_path, text, schema_registry_url=registry.url) as decode:
+            found = decode(records(values))
+    assert events(found) == [("r1", "d1", "DriverRated", {})]
+    assert reasons(found) == {1: "unmappable"}
+
+
+def test_bytes_of_every_kind_end_nothing(tmp_path: Path) -> None:
+    """Random bytes and deep nesting are dead letters, and valid neighbours are events (`not-blocked`)."""
+    (tmp_path / "rating.avsc").write_text(json.dumps(_AVRO))
+    head = 'topic = "rides"\nformat = "avro"\nschema = "rating.avsc"\n'
+    good = _avro(_AVRO, _ROW)
+    bad = [good[:n] for n in range(1, len(good), 7)] + [b"\xff" * 40, b"\x00" * 9, bytes(range(256))]
+    with mapping(tmp_path, head + _AVRO_SELECT) as decode:
+        found = decode(records([good, *bad, good]))
+    assert [row[1] for row in events(found)][:1] == ["u1"]
+    assert len(found.events) >= 2
+    assert len(found.events) + len(found.rejected) == len(bad) + 2

@@ -1,0 +1,87 @@
+"""Source files: every key is checked, and a mistake is one sentence with file and key."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import ConfigurationError
+from pipelines.mapping.source_files import read_source, read_sources
+
+_GOOD = """topic = "rides"
+format = "json"
+user_id = "driver.id"
+time = "at"
+action_type = "DriverRated"
+"""
+
+
+def _read(folder: Path, text: str) -> str:
+    path = folder / "rides.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigurationError) as error:
+        read_source(path)
+    return str(error.value).removeprefix(str(path))
+
+
+def test_what_a_source_is(tmp_path: Path) -> None:
+    """Name, topics, format, and a digest of the text and the schema file."""
+    (tmp_path / "rides.toml").write_text(_GOOD)
+    (source,) = read_sources(tmp_path)
+    assert (source.name, source.topics, source.format) == ("rides", ("rides",), "json")
+    assert len(source.digest) == 32
+    (tmp_path / "rides.toml").write_text(_GOOD + "# changed\n")
+    assert read_source(tmp_path / "rides.toml").digest != source.digest
+
+
+def test_the_digest_covers_the_schema(tmp_path: Path) -> None:
+    """A changed schema file is a changed source."""
+    text = _GOOD.replace('"json"', '"avro"') + 'schema = "r.avsc"\n'
+    (tmp_path / "rides.toml").write_text(text)
+    digests = set()
+    for content in ("{}", "{ }"):
+        (tmp_path / "r.avsc").write_text(content)
+        digests.add(read_source(tmp_path / "rides.toml").digest)
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (_GOOD + 'usr_id = "x"\n', ":6: usr_id: is not a key here: did you mean 'user_id'?"),
+        (_GOOD.replace("topic", "topics"), ":1: topics: "),
+        (_GOOD.replace('topic = "rides"\n', ""), ": give one of topic, topics and files"),
+        (_GOOD.replace("json", "xml"), ":2: format: "),
+        (_GOOD.replace('format = "json"\n', ""), ": format is missing"),
+        (_GOOD.replace("json", "avro"), ": give one of schema (a file) and registry = true"),
+        (_GOOD.replace("json", "avro") + 'schema = "x.proto"\n', ": schema is not a file .avsc, for format avro"),
+        (_GOOD.replace("json", "avro") + 'schema = "x.avsc"\n', ": schema: "),
+        (_GOOD + 'schema = "x.json"\n', ": schema is not for json"),
+        (_GOOD + 'select = "SELECT 1"\n', ": select and user_id exclude each other"),
+        (_GOOD.replace('user_id = "driver.id"\n', ""), ": user_id is missing: add it, or select, or like"),
+        (_GOOD + 'action_type_column = "x"\n', ": give one of action_type and action_type_column"),
+        (_GOOD + 'event_id = "x"\nevent_id_from = ["y"]\n', ": event_id and event_id_from exclude each other"),
+        (_GOOD + 'time_zone = "Mars/Olympus"\n', ": time_zone 'Mars/Olympus' is not a time zone"),
+        (_GOOD + 'time_unit = "h"\n', ":6: time_unit: "),
+        (_GOOD + 'rated = "x"\n', ": rated is a key of a ready-made source"),
+        (_GOOD + 'columns = { a = "INT); DROP TABLE x; --" }\n', "is not a type of DuckDB"),
+        (_GOOD + "topic = 1\n", " is not TOML"),
+    ],
+)
+def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    """It has the file, the line or the key, and what to do."""
+    assert message in _read(tmp_path, text)
+
+
+def test_a_topic_has_one_source(tmp_path: Path) -> None:
+    """A record has one fate, so two sources of one topic are refused."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.toml").write_text(_GOOD)
+    with pytest.raises(ConfigurationError, match=r"b\.toml: topic: rides is a topic of .*a\.toml already"):
+        read_sources(tmp_path)
+
+
+def test_a_name_is_plain(tmp_path: Path) -> None:
+    """A source is named by its file."""
+    (tmp_path / "two words.toml").write_text(_GOOD)
+    with pytest.raises(ConfigurationError, match="rename the file"):
+        read_sources(tmp_path)
