@@ -15,17 +15,16 @@ if TYPE_CHECKING:
     from pipelines.mapping.source_files import SourceFile
 
 app = typer.Typer(no_args_is_help=True, help="List the sources, or show what becomes of the records of one.")
-_FOLDER = Path("sources")
 _SHOWN_EVENTS = 5
-Folder = Annotated[Path, typer.Option(help="The folder with the source files.")]
+Folder = Annotated[Path | None, typer.Option(help="The folder of the source files; sources.folder by default.")]
 
 
 @app.command(name="list")
-def list_sources(folder: Folder = _FOLDER) -> None:
+def list_sources(folder: Folder = None) -> None:
     """List the sources with their topics and digests. Exits 78 if a file is invalid."""
     from pipelines.mapping.source_files import read_sources  # noqa: PLC0415
 
-    rows = [(s.name, ", ".join(s.topics or s.files), s.format, s.digest) for s in read_sources(folder)]
+    rows = [(s.name, ", ".join(s.topics or s.files), s.format, s.digest) for s in read_sources(_folder(folder))]
     print_table(("source", "topics or files", "format", "digest"), rows)
 
 
@@ -36,7 +35,7 @@ def check(
     records: Annotated[
         Path | None, typer.Option(help="Read values from a file instead: one a line, JSON, or base64 of other formats.")
     ] = None,
-    folder: Folder = _FOLDER,
+    folder: Folder = None,
 ) -> None:
     """Show what becomes of the last records of a source: events, fates, reasons, unused fields. Commits nothing.
 
@@ -44,9 +43,10 @@ def check(
     """
     from pipelines.mapping.source_files import read_source  # noqa: PLC0415
 
-    path = folder / f"{name}.toml"
+    there = _folder(folder)
+    path = there / f"{name}.toml"
     if Path(name).name != name or not path.is_file():
-        raise UsageError(f"there is no source {name!r} in {folder}: `karmalake sources list` shows those that are")
+        raise UsageError(f"there is no source {name!r} in {there}: `karmalake sources list` shows those that are")
     source = read_source(path)
     failed = 0
     for examination in _examinations(source, sample, records):
@@ -54,6 +54,14 @@ def check(
         failed += examination.fates["dead letters"]
     if failed:
         raise KarmalakeError(f"{failed:,} records of {name} would be dead letters: change the source, or its producer")
+
+
+def _folder(given: Path | None) -> Path:
+    """Return the folder of the source files: the one given, or that of the settings."""
+    folder = given or bare_settings().sources.folder
+    if folder is None:
+        raise UsageError("there is no folder `sources`: create it with a file NAME.toml, or set sources.folder")
+    return folder
 
 
 def _examinations(source: "SourceFile", sample: int, records: Path | None) -> "list[Examination]":
