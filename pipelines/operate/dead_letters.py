@@ -49,6 +49,15 @@ _FATES = (
 )
 _COUNTS = f"SELECT reason, fate, count(*)::BIGINT AS records {_FROM_SELECTED} GROUP BY ALL ORDER BY ALL"
 _POSITIONS = f'SELECT topic_id, topic_partition, "offset", batch_id {_FROM_SELECTED}'
+_ACCEPTED_LATER = """
+SELECT dead_letters.topic_id, dead_letters.topic_partition, dead_letters."offset", dead_letters.batch_id
+FROM dead_letters
+JOIN events
+    ON events.topic_id = $topic_id
+    AND events."offset" = dead_letters."offset"
+    AND events.user_id = decode(dead_letters."key")
+WHERE dead_letters.topic = $topic AND dead_letters.topic_id <> $topic_id AND fate = 'open'
+"""
 _PLACE = re.compile(r"(.+)-([0-9]{1,9})@([0-9]{1,18})", re.DOTALL)
 _MAX_COMMIT_RECORDS = 100_000
 _MAX_BYTES = 64 * 1024 * 1024
@@ -176,6 +185,18 @@ def discard(settings: Settings, selection: Selection, why: str) -> int:
     if len(letters):
         _record_fate(settings, letters, "discarded", why, None)
     return len(letters)
+
+
+def close_accepted(settings: Settings, topic_id: str, topic: str) -> int:
+    """Discard the open dead letters of earlier loads of a file whose rows are accepted now; return their number.
+
+    `topic_id` and `topic` are those of the newest load: a row is known by its number and its user.
+    """
+    with _open_views(settings) as connection:
+        found = connection.sql(_ACCEPTED_LATER, params={"topic_id": topic_id, "topic": topic}).to_arrow_table()
+    if len(found):
+        _record_fate(settings, found, "discarded", "its row was accepted when the file was loaded again", None)
+    return len(found)
 
 
 @contextmanager
