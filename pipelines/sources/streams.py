@@ -6,6 +6,7 @@ import gzip
 import lzma
 import tempfile
 import zipfile
+import zlib
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -22,7 +23,7 @@ FALLBACK_ENCODING = "cp1252"
 _MAX_WINDOW_BYTES = 2**31
 """Of zstd --long=31, the largest that a file can declare; its memory is used only as far as the file has content."""
 _SAMPLE_BYTES = 256 * 1024
-_ERRORS = (OSError, EOFError, lzma.LZMAError, zstandard.ZstdError, zipfile.BadZipFile, NotImplementedError)
+_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, zipfile.BadZipFile, NotImplementedError)
 
 
 class TextStream:
