@@ -86,7 +86,12 @@ def backfill(
     for a file that does not exist or does not match the mapping, and RejectedError if its rejected rows exceed a limit.
     """
     with local_file(data) as file:
-        return load(settings, open_input(file, mapping, settings), report)
+        try:
+            return load(settings, open_input(file, mapping, settings), report)
+        except UsageError as error:
+            if not file.name:
+                raise
+            raise UsageError(str(error).replace(str(file.path), file.name)) from None
 
 
 def open_input(file: InputFile, mapping: ColumnMapping, settings: Settings) -> FileSource:

@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 from datetime import UTC, datetime
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from pipelines.backfill import backfill, load, open_input
+from pipelines.backfill import backfill, history_mapping, load, open_input
+from pipelines.cli.file_options import column_mapping
 from pipelines.errors import UsageError
 from pipelines.inputs import InputFile, local_file
 from pipelines.operate.dead_letters import Selection, close_accepted, count_dead_letters
 from pipelines.preview import preview
-from pipelines.settings import ContractSettings, IngestSettings, Settings
+from pipelines.settings import ContractSettings, HistorySettings, IngestSettings, Settings
 from pipelines.sources.files import ColumnMapping, read_events
 from tests.draining import assert_verified, query
 from tests.test_backfill import _backfill
@@ -191,3 +193,20 @@ def test_standard_input_is_known_by_its_content(
     with local_file("-") as file:
         assert file.path.exists()
     assert not file.path.exists()
+
+
+def test_dagster_has_every_option_of_the_command() -> None:
+    """By the same name, in the section `history`; and says the same mapping."""
+    options = {name.rstrip("_") for name in signature(column_mapping).parameters}
+    assert options <= set(HistorySettings.model_fields)
+    section = {
+        "user": "shop", "time": "at", "time_format": "%d.%m.%Y", "time_zone": "Europe/Berlin", "action_type": "Rated",
+        "identity": ["a", "b"], "number_rows": True, "null": ["NULL"], "format": "csv", "delimiter": "tab",
+        "quote": "'", "escape": "\\", "comment": "#", "columns": ["a", "b", "at"], "decimal_comma": True,
+        "encoding": "cp1252", "metadata": {"n": "a"},
+    }  # fmt: skip
+    given: dict[str, Any] = dict.fromkeys(signature(column_mapping).parameters, None) | {
+        **section, "identity": "a,b", "columns": "a, b,at", "metadata": ["n=a"], "format_": "csv", "time_unit": "iso"
+    }  # fmt: skip
+    del given["format"]
+    assert history_mapping(HistorySettings.model_validate(section)) == column_mapping(**given)
