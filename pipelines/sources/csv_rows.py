@@ -295,7 +295,7 @@ def _check_header(path: Path, header: list[str]) -> list[str]:
 
 def _ragged(record: Sequence[str], header: Sequence[str]) -> str:
     problem = f"has {len(record)} values, and the header names {len(header)} columns"
-    return f"{problem}: give --delimiter, or the lines above the header are no rows" if len(header) == 1 else problem
+    return f"{problem}: give --delimiter, or remove the lines above the header" if len(header) == 1 else problem
 
 
 def _describe(error: csv.Error, dialect: Dialect) -> str:
