@@ -20,6 +20,7 @@ from pipelines.errors import UsageError
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz", ".zip")
 FALLBACK_ENCODING = "cp1252"
 """Western European, which spreadsheets write: the guess for text that is not UTF-8."""
+_ZIP = b"PK\x03\x04"
 _MAX_WINDOW_BYTES = 2**31
 """Of zstd --long=31, the largest that a file can declare; its memory is used only as far as the file has content."""
 _SAMPLE_BYTES = 256 * 1024
@@ -30,17 +31,20 @@ class TextStream:
     """The bytes of a text file in UTF-8, without a byte order mark; a context manager."""
 
     def __init__(self, path: Path, encoding: str | None = None) -> None:
-        self._path, self._files = path, ExitStack()
-        self._stream = self._open(path)
-        self._rest = self._read(_SAMPLE_BYTES)
-        self.encoding = encoding or _guess_encoding(self._rest)
-        """As given, or as guessed: utf-8, utf-16 or cp1252."""
-        self.is_plain = _is_utf8(self.encoding) and self._rest.startswith(first_bytes(path, 8))
-        """Whether the file holds this stream as it is."""
-        self.sample = b""
-        """The first bytes, decoded."""
-        self._decoder = None if _is_utf8(self.encoding) else codecs.getincrementaldecoder(self.encoding)()
-        self._rest = self.sample = self._decoded(self._rest.removeprefix(BOM_UTF8))
+        self._path, self._decoder = path, None
+        with ExitStack() as files:
+            self._stream = _open(path, files)
+            start = self._read(_SAMPLE_BYTES)
+            self.encoding = encoding or _guess_encoding(start)
+            """As given, or as guessed: utf-8, utf-16 or cp1252."""
+            self.is_plain = _is_utf8(self.encoding) and start.startswith(first_bytes(path, 8))
+            """Whether the file holds this stream as it is."""
+            if not _is_utf8(self.encoding):
+                self._decoder = codecs.getincrementaldecoder(self.encoding)()
+            self.sample = self._decoded(start.removeprefix(BOM_UTF8))
+            """The first bytes, decoded."""
+            self._rest = self.sample
+            self._files = files.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -56,7 +60,7 @@ class TextStream:
         while block := self._read(size):
             if decoded := self._decoded(block):
                 return decoded
-        return b""
+        return self._decoded(b"", is_end=True)
 
     def _read(self, size: int) -> bytes:
         try:
@@ -64,20 +68,19 @@ class TextStream:
         except _ERRORS as error:
             raise UsageError(f"{self._path}: cannot be decompressed: {error}: it is damaged or cut off") from None
 
-    def _decoded(self, block: bytes) -> bytes:
+    def _decoded(self, block: bytes, *, is_end: bool = False) -> bytes:
         if self._decoder is None:
             return block
         try:
-            return self._decoder.decode(block).encode()
+            return self._decoder.decode(block, is_end).encode()
         except UnicodeError as error:
             raise UsageError(f"{self._path}: is not {self.encoding}: {error}: give --encoding") from None
 
-    def _open(self, path: Path) -> Any:
-        with path.open("rb") as file:
-            start = file.read(8)
-        if start.startswith(b"PK\x03\x04"):
-            return self._files.enter_context(_only_member(path, self._files))
-        return self._files.enter_context(_decompressed(path, start))
+
+def _open(path: Path, files: ExitStack) -> Any:
+    """Open a file for its decompressed bytes; `files` closes it."""
+    start = first_bytes(path, 8)
+    return _only_member(path, files) if start.startswith(_ZIP) else files.enter_context(_decompressed(path, start))
 
 
 @contextmanager
@@ -120,7 +123,7 @@ def _only_member(path: Path, files: ExitStack) -> IO[bytes]:
         members = [member for member in archive.infolist() if not _is_incidental(member)]
         if len(members) != 1:
             raise UsageError(f"{path}: has {len(members)} files, and one is read: unpack it, and give its files")
-        return archive.open(members[0])
+        return files.enter_context(archive.open(members[0]))
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise UsageError(f"{path}: cannot be unpacked: {error}: unpack it first") from None
 
