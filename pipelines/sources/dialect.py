@@ -121,6 +121,8 @@ def _at_header(told: Dialect, options: ReadOptions, lines: Sequence[str], names:
         for delimiter in delimiters
     ]
     for number, line in enumerate(lines[:_MAX_LINES_ABOVE_HEADER] if names else ()):
+        if told.quote and "".join(lines[:number]).count(told.quote) % 2:
+            continue  # within a quoted value
         for candidate in candidates:
             if _has_names(cells(candidate, line), names):
                 return replace(candidate, lines_above_header=number)

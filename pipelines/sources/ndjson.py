@@ -187,7 +187,7 @@ def _blocks(path: Path, encoding: str | None) -> Iterator[bytes]:
 
 def _in_array(path: Path, encoding: str | None) -> Iterator[tuple[pa.Array, pa.Array]]:
     """Yield batches of the objects in an array, or over several lines, with their numbers, from 1."""
-    with spooled(path, encoding) as plain, duckdb.connect(config={"threads": 1, "memory_limit": "256MB"}) as connection:
+    with spooled(path, encoding) as plain, duckdb.connect(config={"threads": 1, "memory_limit": "160MB"}) as connection:
         number = 1
         try:
             found = connection.sql(_IN_ARRAY, params={"path": str(plain), "most": MAX_ROW_BYTES})

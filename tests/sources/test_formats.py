@@ -250,6 +250,7 @@ def _cell(value: object) -> str:
         (_CSV.replace("seller", "Seller"), "do you mean 'Seller'"),
         ("", "it is empty: the first line must name the columns"),
         ("u\n", "there is no column 'seller'; the columns are 'u'"),
+        (f'"title\n{_CSV}', r"the header \(line 1\): it has an unclosed quote"),
     ],
 )
 def test_a_file_that_is_not_understood_says_what_to_do(tmp_path: Path, text: str, message: str) -> None:
