@@ -13,6 +13,8 @@ from assets.partitions import DAYS
 from assets.resources import Karmalake
 from pipelines.backfill import FileSummary, backfill, find_day_files, history_mapping, summarize_files
 from pipelines.errors import CorruptionError
+from pipelines.ingest.file import open_file
+from pipelines.operate.dead_letters import close_accepted
 
 _DAYS_PER_RUN = 30
 """Days per run: starting a process costs as much as loading a day; a killed run is repeated only for its days."""
@@ -35,7 +37,10 @@ def history(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karma
     settings = karmalake.settings
     mapping, files = history_mapping(settings.history), find_day_files(settings.history, context.partition_keys)
     for number, (day, path) in enumerate(files.items(), 1):
-        commits = backfill(settings, path, mapping, lambda _: None)
+        commits = backfill(settings, path, mapping)
+        if commits:
+            source = open_file(path, mapping, settings)
+            close_accepted(settings, source.topic_id, source.topic)
         context.log.info("%s: %d commits (%d of %d days of this run)", day, commits, number, len(files))
     accounts = dict(zip(files, summarize_files(settings, list(files.values()), mapping), strict=True)) if files else {}
     for day, account in accounts.items():

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipelines.backfill import backfill
     from pipelines.contract.time_like import TimeLike, to_utc
     from pipelines.reputation.explain import explain, explain_change
     from pipelines.reputation.policy import Policy
@@ -24,16 +25,21 @@ if TYPE_CHECKING:
         read_reputation,
     )
     from pipelines.settings import Settings, load_settings
+    from pipelines.sources.files import ColumnMapping
+    from pipelines.sources.options import ReadOptions
 
 __all__ = [
     "AsOf",
+    "ColumnMapping",
     "Info",
     "LeaderboardEntry",
     "Policy",
     "PublishedInfo",
+    "ReadOptions",
     "Settings",
     "TimeLike",
     "Warehouse",
+    "backfill",
     "explain",
     "explain_change",
     "load_policy",
@@ -49,6 +55,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "pipelines.backfill": ("backfill",),
     "pipelines.contract.time_like": ("TimeLike", "to_utc"),
     "pipelines.reputation.explain": ("explain", "explain_change"),
     "pipelines.reputation.policy": ("Policy",),
@@ -63,6 +70,8 @@ _MODULES = {
         "read_reputation",
     ),
     "pipelines.settings": ("Settings", "load_settings"),
+    "pipelines.sources.files": ("ColumnMapping",),
+    "pipelines.sources.options": ("ReadOptions",),
 }
 
 

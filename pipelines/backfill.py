@@ -6,18 +6,21 @@ Owns the files of history by day, and the summary of a file: the fate of its row
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
 from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import ConfigurationError, UsageError
-from pipelines.ingest.file import open_file
+from pipelines.ingest.file import FileSource, open_file
+from pipelines.inputs import InputFile, local_file
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.settings import HistorySettings, Settings
 from pipelines.sources.files import ColumnMapping
+from pipelines.sources.options import ReadOptions
 from pipelines.sources.rows import count_rows
 
 _MAX_EXAMPLES = 3
@@ -72,30 +75,67 @@ class FileSummary:
         return self.rows == self.read == fates
 
 
-def backfill(settings: Settings, path: Path, mapping: ColumnMapping, report: Callable[[CommitRecord], None]) -> int:
-    """Commit the rows of a file from its checkpoint on; return the number of commits.
+def backfill(
+    settings: Settings, data: Any, mapping: ColumnMapping, report: Callable[[CommitRecord], None] = lambda _: None
+) -> int:
+    """Commit the rows of a file or frame from its checkpoint on; return the number of commits.
 
-    `report` is called with the record of each commit. After a crash, the next call continues from the last commit
-    (`once`). Several processes may load files at the same time, beside ingest from the bus. Raises UsageError for a
-    file that does not exist or does not match the mapping, and RejectedError if its rejected rows exceed a limit.
+    `data` is a path, an s3:// address, `-` for standard input, a frame of polars, pandas or Arrow, or a relation of
+    DuckDB. `report` is called with the record of each commit. After a crash, the next call continues from the last
+    commit (`once`). Several processes may load files at the same time, beside ingest from the bus. Raises UsageError
+    for a file that does not exist or does not match the mapping, and RejectedError if its rejected rows exceed a limit.
     """
-    with open_ingest_from(open_file(path, mapping, settings), settings) as ingest:
+    with local_file(data) as file:
+        try:
+            return load(settings, open_input(file, mapping, settings), report)
+        except UsageError as error:
+            if not file.name:
+                raise
+            raise UsageError(str(error).replace(str(file.path), file.name)) from None
+
+
+def open_input(file: InputFile, mapping: ColumnMapping, settings: Settings) -> FileSource:
+    """Return a source of the rows of an input. Raises UsageError if the file does not exist."""
+    return open_file(file.path, mapping, settings, file.name, file.content)
+
+
+def load(settings: Settings, source: FileSource, report: Callable[[CommitRecord], None]) -> int:
+    """Commit the rows of a source from its checkpoint on; return the number of commits. Raises like `backfill`."""
+    with open_ingest_from(source, settings) as ingest:
         return drain(ingest, report)
 
 
 def history_mapping(history: HistorySettings) -> ColumnMapping:
     """Return the column mapping of the files of history."""
     column = None if history.action_type else history.action_type_column
-    pairs = tuple(sorted(history.metadata.items()))  # sorted: the order in the settings must not change the topic id
     return ColumnMapping(
-        history.user_id,
+        None if history.user else history.user_id,
         history.time,
         history.time_unit,
         history.action_type,
         column,
-        pairs,
+        tuple(sorted(history.metadata.items())),  # sorted: the order in the settings must not change the topic id
         history.event_id,
+        _read_options(history),
+        history.user,
+        history.time_format,
+        history.time_zone,
+        tuple(history.identity),
+        history.number_rows,
+    )
+
+
+def _read_options(history: HistorySettings) -> ReadOptions:
+    return ReadOptions(
+        history.format,
         "\t" if history.delimiter == "tab" else history.delimiter,
+        history.quote,
+        history.escape,
+        history.comment,
+        history.encoding,
+        tuple(history.columns),
+        history.decimal_comma,
+        tuple(history.null),
     )
 
 
@@ -122,15 +162,19 @@ def summarize_files(settings: Settings, paths: Sequence[Path], mapping: ColumnMa
 
     Raises UsageError for a file that does not exist, and if there is no lake.
     """
+    sources = [open_file(path, mapping, settings) for path in paths]
     return [
-        replace(summary, rows=count_rows(summary.path, mapping.delimiter))
-        for summary in summarize_commits(settings, paths, mapping)
+        replace(summary, rows=count_rows(path, mapping.reading, mapping.required_columns()))
+        for path, summary in zip(paths, summarize_commits(settings, sources), strict=True)
     ]
 
 
-def summarize_commits(settings: Settings, paths: Sequence[Path], mapping: ColumnMapping) -> list[FileSummary]:
-    """Return the summary of each file by the lake's commit records alone: `rows` is the number of rows read."""
-    topic_ids = [open_file(path, mapping, settings).topic_id for path in paths]
+def summarize_commits(settings: Settings, sources: Sequence[FileSource]) -> list[FileSummary]:
+    """Return the summary of each file by the lake's commit records alone: `rows` is the number of rows read.
+
+    Raises UsageError if there is no lake.
+    """
+    topic_ids = [source.topic_id for source in sources]
     with duckdb.connect() as connection:
         create_lake_views(connection, take_snapshot(open_lake(settings.lake_root)))
         fates = {row["topic_id"]: row for row in connection.sql(_FATES, params=[topic_ids]).pl().to_dicts()}
@@ -138,8 +182,8 @@ def summarize_commits(settings: Settings, paths: Sequence[Path], mapping: Column
         for topic_id, reason, rows in connection.execute(_REASONS, [topic_ids]).fetchall():
             reasons.setdefault(topic_id, {})[reason] = rows
     return [
-        FileSummary(path, reasons=reasons.get(topic_id, {}), **_fate(fates.get(topic_id, {})))
-        for path, topic_id in zip(paths, topic_ids, strict=True)
+        FileSummary(source.path, reasons=reasons.get(source.topic_id, {}), **_fate(fates.get(source.topic_id, {})))
+        for source in sources
     ]
 
 

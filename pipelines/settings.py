@@ -282,8 +282,14 @@ class HistorySettings(_Section):
     """The column with the user whose reputation the event is about."""
     time: str = "timestamp"
     """The column with the event time."""
-    time_unit: Literal["s", "ms", "us", "iso"] = "iso"
+    time_unit: Literal["s", "ms", "us", "ns", "iso", "rfc2822"] = "iso"
     """The unit of that column, unless its type specifies it."""
+    time_format: str | None = None
+    """The format of that column in the names of strptime, such as %d.%m.%Y, instead of `time_unit`."""
+    time_zone: str | None = None
+    """The zone of times that name none, such as Europe/Berlin; unset means UTC."""
+    user: str | None = None
+    """The user of every row; unset means that the column `user_id` holds it."""
     action_type: str | None = None
     """The action_type of every row; unset means that `action_type_column` holds it."""
     action_type_column: str = "action_type"
@@ -292,8 +298,28 @@ class HistorySettings(_Section):
     """The metadata keys and their columns; in the environment rating=stars,rater_id=rider."""
     event_id: str | None = None
     """The column with the event id; unset means a digest of the row."""
+    identity: list[str] = []
+    """The columns that make a row an event of its own, without an `event_id`; empty means all of them."""
+    number_rows: bool = False
+    """Whether equal rows of a file are separate events."""
+    format: str | None = None
+    """csv, json, parquet, arrow, orc, avro or xlsx; unset means what the name or the content of a file says."""
     delimiter: str | None = None
-    """The delimiter of a CSV file, one character or `tab`; unset means a comma, or a tab in .tsv files."""
+    """The delimiter of a CSV file, or `tab`; unset means the one that its header has."""
+    quote: str | None = None
+    """The quote of a CSV file; empty means that no value is quoted, unset that it is found in the file."""
+    escape: str | None = None
+    """The character before a quote within a quoted value of a CSV file; unset means that quotes are doubled."""
+    comment: str | None = None
+    """The character that begins lines of a CSV file that are not rows."""
+    encoding: str | None = None
+    """The encoding of text files, such as cp1252; unset means that it is found in the file."""
+    columns: list[str] = []
+    """The names of the columns of CSV files without a header."""
+    decimal_comma: bool | None = None
+    """Whether 4,5 is the number 4.5 in a CSV file; unset means that the file shows it."""
+    null: list[str] = []
+    """Texts that stand for no value, such as NULL."""
     days_may_be_missing: bool = False
     """Whether a day without a file counts as a day without events; otherwise it is an error."""
 

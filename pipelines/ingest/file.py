@@ -1,17 +1,20 @@
 """A file of history as a source of batches: each row is a record.
 
-A file is a topic of one partition. Its topic id is a digest of its path, size, modification time and column mapping: a
-file that changed is read from its start, and dedup drops the events that the lake has already.
+A file is a topic of one partition. Its topic id is a digest of its path, size, modification time, column mapping and
+the settings of the contract: after a change of one of them it is read from its start, and dedup drops the events that
+the lake has already.
 """
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
 from pipelines.contract.decode import Decoded, validate
@@ -21,9 +24,10 @@ from pipelines.contract.schema import HEADERS, RECORD, TIMESTAMP
 from pipelines.errors import UsageError
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
 from pipelines.ingest.guard import HaltedPartition
-from pipelines.settings import Settings
-from pipelines.sources.files import ColumnMapping, to_events
-from pipelines.sources.rows import Rows, read_rows
+from pipelines.settings import ContractSettings, Settings
+from pipelines.sources.files import ColumnMapping, RowNumbering, read_mapped, to_events
+from pipelines.sources.options import ReadOptions
+from pipelines.sources.rows import Rows, describe
 
 
 @dataclass(slots=True)
@@ -34,9 +38,25 @@ class FileSource:
     mapping: ColumnMapping
     settings: Settings
     topic_id: str
+    name: str
+    """Its address: a path, an URI, `-` for standard input, or the name of a frame."""
     position: int = 0
     """The next row, counted from 0."""
     chunks: Iterator[Rows] = field(default_factory=lambda: iter(()))
+    numbering: RowNumbering = field(default_factory=RowNumbering)
+    hashes: list[pl.Series] = field(default_factory=list[pl.Series])
+    """Of the ids of the rows that were read, of 64 bits."""
+
+    def describe(self) -> str:
+        """Describe what was found about the form of the file and is not the usual. Raises UsageError."""
+        return describe(self.path, self.mapping.reading, self.mapping.required_columns(), self.name)
+
+    def equal_rows(self) -> int | None:
+        """Return how many rows have the event_id of an earlier one; None unless all were read now."""
+        if sum(map(len, self.hashes)) < self.position or not self.hashes:
+            return None
+        hashes = pl.concat(self.hashes)
+        return len(hashes) - hashes.n_unique()
 
     def poll(self, checkpoint: Checkpoint) -> Batch | None:
         """Return the rows from the checkpoint on, in whole chunks up to the limits of a batch; None at the end.
@@ -46,14 +66,16 @@ class FileSource:
         """
         start = checkpoint(self.topic_id, 0) or 0
         if start == 0 or start != self.position:
-            self.position, self.chunks = start, _from_row(start, self._read())
+            self._begin(start)
         chunks = list(self._chunks_of_a_batch())
         if not chunks:
             return None
         records, decoded = self._decode(chunks, start)
+        if not len(records):
+            return None
         self.position += len(records)
-        offsets = OffsetRange(self.topic_id, self._topic, 0, start, self.position, read=len(records))
-        return Batch(self._topic, records, _with_values(decoded, chunks, start), (offsets,))
+        offsets = OffsetRange(self.topic_id, self.topic, 0, start, self.position, read=len(records))
+        return Batch(self.topic, records, _with_values(decoded, chunks, start), (offsets,))
 
     def next_checkpoint(self) -> Checkpoint:
         """Return the checkpoint after the last poll."""
@@ -76,11 +98,25 @@ class FileSource:
         raise halted.error()
 
     @property
-    def _topic(self) -> str:
-        return f"file:{self.path}"
+    def topic(self) -> str:
+        """Return the name of the file as a topic."""
+        return f"file:{self.name}"
 
-    def _read(self) -> Iterator[Rows]:
-        return read_rows(self.path, self.mapping.delimiter, self.mapping.id_columns)
+    def _begin(self, start: int) -> None:
+        """Prepare to read from a row on; the rows before it are read too where their ids count."""
+        self.position, self.numbering, self.hashes = start, RowNumbering(), []
+        rows = read_mapped(self.path, self.mapping, self.name)
+        self.chunks = _from_row(start, self._numbered(rows, start) if self.mapping.number_rows else rows)
+
+    def _numbered(self, chunks: Iterator[Rows], start: int) -> Iterator[Rows]:
+        """Yield the rows, and number those before the first `start`, which are skipped."""
+        row = 0
+        for rows in chunks:
+            if row < start:
+                skipped = replace(rows, columns=rows.columns.slice(0, start - row))
+                self.numbering.apply(to_events(self.path, skipped, self.mapping)[0], self.mapping)
+            row += len(rows.columns)
+            yield rows
 
     def _chunks_of_a_batch(self) -> Iterator[Rows]:
         limits, count, size = self.settings.ingest, 0, 0
@@ -100,7 +136,8 @@ class FileSource:
             for row, problem in problems.items():
                 errors[before + row] = Problem(Reason.UNDECODABLE, f"{rows.place(row)}, {problem}.")
             events.append(mapped)
-        all_events = pa.concat_tables(events).combine_chunks()
+        all_events = self.numbering.apply(pa.concat_tables(events), self.mapping).combine_chunks()
+        self.hashes.append(pl.Series(all_events["event_id"]).hash())
         records = self._records(all_events, start)
         return records, validate(records, Parsed(all_events, errors), self.settings.contract, datetime.now(UTC))
 
@@ -109,7 +146,7 @@ class FileSource:
         count = len(events)
         columns = [
             pa.repeat(pa.scalar(self.topic_id), count),
-            pa.repeat(pa.scalar(self._topic), count),
+            pa.repeat(pa.scalar(self.topic), count),
             pa.repeat(pa.scalar(0, pa.int32()), count),
             pa.array(np.arange(start, start + count)),
             pa.repeat(pa.scalar(datetime.now(UTC), TIMESTAMP), count),
@@ -120,19 +157,53 @@ class FileSource:
         return pa.table(columns, schema=RECORD)
 
 
-def open_file(path: Path, mapping: ColumnMapping, settings: Settings) -> FileSource:
-    """Return a source of the rows of a CSV, Parquet or NDJSON file.
+def open_file(path: Path, mapping: ColumnMapping, settings: Settings, name: str = "", content: str = "") -> FileSource:
+    """Return a source of the rows of a file.
 
-    Raises UsageError if the file does not exist.
+    `name` and `content` are the address and a digest of the content of a file that was copied here; otherwise its path,
+    size and modification time identify it. Raises UsageError if the file does not exist.
     """
     try:
         path = path.resolve(strict=True)
         status = path.stat()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    identity = [str(path), status.st_size, status.st_mtime_ns, asdict(mapping)]
+    place = [name, content] if content else [str(path), status.st_size, status.st_mtime_ns]
+    identity = [*place, _mapping_identity(mapping), *_changed(settings.contract)]
     digest = blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
-    return FileSource(path, mapping, settings, f"file-{digest}")
+    return FileSource(path, mapping, settings, f"file-{digest}", name or str(path))
+
+
+_FIRST_FIELDS = ("user_id", "time", "time_unit", "action_type", "action_type_column", "metadata", "event_id")
+
+
+_BOUNDS = {
+    "max_event_id_bytes",
+    "max_user_id_bytes",
+    "max_action_type_bytes",
+    "max_metadata_bytes",
+    "earliest",
+    "max_ahead_seconds",
+}
+
+
+def _mapping_identity(mapping: ColumnMapping) -> dict[str, Any]:
+    """Return what a mapping says. What is not given is left out, so that new options leave loaded files loaded."""
+    values = asdict(mapping)
+    reading = {name: value for name, value in values["reading"].items() if value != getattr(ReadOptions(), name)}
+    first = {name: values[name] for name in _FIRST_FIELDS} | {"delimiter": reading.pop("delimiter", None)}
+    others = {
+        each.name: values[each.name]
+        for each in fields(mapping)
+        if each.name not in {*_FIRST_FIELDS, "reading"} and values[each.name] != each.default
+    }
+    return first | others | reading
+
+
+def _changed(contract: ContractSettings) -> list[dict[str, Any]]:
+    """Return the settings of the contract that are not the default, which decide what a valid row is."""
+    changed = contract.model_dump(mode="json", include=_BOUNDS, exclude_defaults=True)
+    return [changed] if changed else []
 
 
 def _from_row(start: int, chunks: Iterator[Rows]) -> Iterator[Rows]:
@@ -140,7 +211,7 @@ def _from_row(start: int, chunks: Iterator[Rows]) -> Iterator[Rows]:
     for rows in chunks:
         skipped = min(start, len(rows.columns))
         start -= skipped
-        if skipped < len(rows.columns):
+        if skipped < len(rows.columns) or not rows.columns.num_rows:
             yield rows.slice(skipped)
 
 

@@ -61,6 +61,15 @@ FROM (SELECT version, unnest(ranges, recursive := true) FROM (SELECT version, ra
 WHERE '{PREFIX}' || topic IN (SELECT topic FROM dead_letters)
 GROUP BY topic
 """  # noqa: S608 - a constant of ours
+_ACCEPTED_LATER = """
+SELECT dead_letters.topic_id, dead_letters.topic_partition, dead_letters."offset", dead_letters.batch_id
+FROM dead_letters
+JOIN events
+    ON events.topic_id = $topic_id
+    AND events."offset" = dead_letters."offset"
+    AND events.user_id = decode(dead_letters."key")
+WHERE dead_letters.topic = $topic AND dead_letters.topic_id <> $topic_id AND fate = 'open'
+"""
 _PLACE = re.compile(r"(.+)-([0-9]{1,9})@([0-9]{1,18})", re.DOTALL)
 _MAX_COMMIT_RECORDS = 100_000
 _MAX_BYTES = 64 * 1024 * 1024
@@ -234,6 +243,18 @@ def discard(settings: Settings, selection: Selection, why: str) -> int:
     if len(letters):
         _record_fate(settings, letters, "discarded", why, None)
     return len(letters)
+
+
+def close_accepted(settings: Settings, topic_id: str, topic: str) -> int:
+    """Discard the open dead letters of earlier loads of a file whose rows are accepted now; return their number.
+
+    `topic_id` and `topic` are those of the newest load: a row is known by its number and its user.
+    """
+    with _open_views(settings) as connection:
+        found = connection.sql(_ACCEPTED_LATER, params={"topic_id": topic_id, "topic": topic}).to_arrow_table()
+    if len(found):
+        _record_fate(settings, found, "discarded", "its row was accepted when the file was loaded again", None)
+    return len(found)
 
 
 @contextmanager

@@ -1,48 +1,69 @@
-"""Exact CSV parsing into rows of text: RFC 4180 in UTF-8, quotes doubled within quotes.
+"""Exact CSV parsing into rows of text, in any dialect (`dialect.py`).
 
-pyarrow parses blocks without quotes, Python's csv the others: pyarrow loses the LF of a quoted CR LF at the end of a
-block, and an unclosed quote swallows the rest of the file. Blocks end with a record. If the end of a record is unclear,
-or a block is invalid, records are parsed one by one, which finds the row.
+pyarrow parses blocks without quotes, Python's csv the others. Neither pyarrow nor DuckDB can be trusted with quotes:
+pyarrow loses the LF of a quoted CR LF at the end of a block, and an unclosed quote swallows the rest of the file;
+DuckDB drops the rows after an unclosed quote without an error, also in its strict mode (2.0.0). Blocks end with a
+record. If its end is unclear, or a block is invalid, records are parsed one by one, which finds the row.
 """
 
 import csv
 import io
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from codecs import BOM_UTF8
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pyarrow import compute
 from pyarrow import csv as bulk
 
 from pipelines.errors import UsageError
 from pipelines.sources.bounds import CHUNK_ROWS, MAX_COLUMNS, MAX_NAME_BYTES, MAX_ROW_BYTES, mebibytes
+from pipelines.sources.dialect import UNIT_SEPARATOR, Dialect, find_dialect
+from pipelines.sources.options import ReadOptions
+from pipelines.sources.streams import TextStream
 
+pc: Any = compute  # its functions are generated at import, invisible to pyright
 _BLOCK_BYTES = 2 * 1024 * 1024
-SEPARATORS = {";": "';'", "\t": "tab", "|": "'|'"}
-"""Delimiters other than the comma, and how to write them on the command line."""
 
 
-def read_csv(path: Path, delimiter: str) -> Iterator[tuple[int, pa.Table]]:
+def read_csv(path: Path, dialect: Dialect) -> Iterator[tuple[int, pa.Table]]:
     """Yield chunks of rows as string columns, with the number of their first row, from 1; skip empty lines.
 
     Raises UsageError naming row and line of the first row that differs in width from the header, has an unclosed
-    quote, is longer than MAX_ROW_BYTES or is not UTF-8.
+    quote, is longer than MAX_ROW_BYTES or is not in the encoding.
     """
-    with pa.input_stream(str(path)) as stream:
-        lines = _Lines(path, stream)
-        records = _Records(path, lines, delimiter)
-        header = next(filter(None, records), None)
+    with TextStream(path, dialect.encoding) as stream:
+        lines = _Lines(path, stream, dialect)
+        records = _Records(path, lines, dialect)
+        lines.skip(dialect.lines_above_header)
+        header = dialect.columns or next(filter(None, records), None)
         if header is None:
-            raise UsageError(f"{path}: Empty CSV file: the first line must name the columns")
-        records.header = _check_header(path, header)
+            raise UsageError(f"{path}: it is empty: the first line must name the columns")
+        records.header = _check_header(path, list(header))
+        if not lines.refill():
+            yield 1, pa.table({name: pa.array([], pa.string()) for name in records.header})  # so that it is checked
         while lines.refill():
             row = records.row
             for table in _rows_of_block(lines, records):
-                yield row, table
+                yield row, _with_delimiters(table, dialect.delimiter)
                 row += len(table)
+
+
+def csv_dialect(path: Path, options: ReadOptions, extension: str, names: Collection[str]) -> Dialect:
+    """Return the dialect of a file; `names` are the columns that its header must have."""
+    with TextStream(path, options.encoding) as stream:
+        return find_dialect(stream, options, extension, names)
+
+
+def _with_delimiters(table: pa.Table, delimiter: str) -> pa.Table:
+    """Return rows with the delimiters of several characters that are part of a quoted value."""
+    if len(delimiter) == 1:
+        return table
+    columns = [pc.replace_substring(column, UNIT_SEPARATOR, delimiter) for column in table.columns]
+    return pa.table(columns, table.column_names)
 
 
 class _TooLongError(Exception):
@@ -54,7 +75,8 @@ class _Lines:
     """Blocks of whole lines. A record that continues after its block reads the next one."""
 
     path: Path
-    stream: Any
+    stream: TextStream
+    dialect: Dialect
     block: bytes = b""
     """Whole lines, not split yet."""
     pending: deque[bytes] = field(default_factory=deque[bytes])
@@ -65,15 +87,21 @@ class _Lines:
     """Of the last line taken, from 1."""
     record_bytes: int = 0
     """Of the current record."""
-    is_first: bool = True
+
+    def skip(self, count: int) -> None:
+        """Drop the next lines."""
+        for _ in range(count):
+            next(iter(self), None)
 
     def refill(self) -> bool:
         """Read the next block if this one is used up; return whether there are more lines."""
         while not self.block and not self.pending:
             read = self.stream.read(_BLOCK_BYTES)
-            self.block, self.rest = _whole_lines(self._strip_bom(read)) if not self.rest else self._append(read)
+            self.block, self.rest = _whole_lines(read) if not self.rest else self._append(read)
             if not read:
                 self.block, self.rest = self.block + self.rest, b""
+            self.block = self._prepare(self.block)
+            if not read:
                 return bool(self.block)
         return True
 
@@ -97,12 +125,16 @@ class _Lines:
                 raise _TooLongError
             yield line.decode()
 
-    def _strip_bom(self, read: bytes) -> bytes:
-        if self.is_first and read.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-            raise UsageError(f"{self.path}: is UTF-16: save it as UTF-8, or run iconv -f UTF-16 -t UTF-8")
-        stripped = read.removeprefix(BOM_UTF8) if self.is_first else read
-        self.is_first = False
-        return stripped
+    def _prepare(self, block: bytes) -> bytes:
+        """Return whole lines as they are parsed: without comments, and with a delimiter of one character."""
+        if self.dialect.comment:
+            lines = block.splitlines(keepends=True)
+            block = b"".join(line for line in lines if not line.startswith(self.dialect.comment.encode()))
+        if len(self.dialect.delimiter) > 1:
+            if UNIT_SEPARATOR.encode() in block:
+                raise UsageError(f"{self.path}: it contains the character 0x1F, so a delimiter must be one character")
+            block = block.replace(self.dialect.delimiter.encode(), UNIT_SEPARATOR.encode())
+        return block
 
     def _append(self, read: bytes) -> tuple[bytes, bytes]:
         if len(self.rest) > MAX_ROW_BYTES:
@@ -116,7 +148,7 @@ class _Records:
 
     path: Path
     lines: _Lines
-    delimiter: str
+    dialect: Dialect
     header: Sequence[str] = ()
     row: int = 1
     """Number of the next row."""
@@ -128,17 +160,19 @@ class _Records:
     def __next__(self) -> list[str]:
         if self.reader is None:
             csv.field_size_limit(max(csv.field_size_limit(), 2 * MAX_ROW_BYTES))
-            self.reader = csv.reader(iter(self.lines), delimiter=self.delimiter, strict=True)
+            self.reader = self.dialect.parse(iter(self.lines))
         line, self.lines.record_bytes = self.lines.number + 1, 0
         try:
             record = next(self.reader)
         except UnicodeDecodeError:
-            raise UsageError(f"{self._place(line)}: is not UTF-8: save the file as UTF-8, or run iconv on it") from None
+            raise UsageError(
+                f"{self._place(line)}: is not UTF-8: give --encoding, such as cp1252 (Western European)"
+            ) from None
         except _TooLongError:
             problem = f"{_too_long()}, or it has an unclosed quote"
             raise UsageError(f"{self._place(line)}: {problem}") from None
         except csv.Error as error:
-            raise UsageError(f"{self._place(line)}: {_describe(error)}") from None
+            raise UsageError(f"{self._place(line)}: {_describe(error, self.dialect)}") from None
         if record and self.header and len(record) != len(self.header):
             raise UsageError(f"{self._place(line)}: {_ragged(record, self.header)}")
         self.row += 1 if record and self.header else 0
@@ -152,8 +186,11 @@ class _Records:
 def _rows_of_block(lines: _Lines, records: _Records) -> Iterator[pa.Table]:
     """Yield the remaining rows of a block; if its last record continues, include the lines up to its end."""
     whole = lines.take_block()
-    if b'"' in whole:
-        end = _record_end(whole)
+    escape = (records.dialect.escape or "").encode()
+    if escape and escape in whole:
+        found = None
+    elif records.dialect.quote and records.dialect.quote.encode() in whole:
+        end = _record_end(whole, records.dialect.quote.encode())
         whole, lines.block = (whole[:end], whole[end:]) if end else (whole, b"")
         found = _parse_quoted(whole, records) if end else None
     else:
@@ -170,12 +207,12 @@ def _rows_of_block(lines: _Lines, records: _Records) -> Iterator[pa.Table]:
         yield from _parse_one_by_one(lines, records, last)
 
 
-def _record_end(whole: bytes) -> int:
+def _record_end(whole: bytes, quote: bytes) -> int:
     """Return the end of the last line up to which quotes are balanced: a record ends there, if quoting is valid."""
-    end, quotes = len(whole), whole.count(b'"')
+    end, quotes = len(whole), whole.count(quote)
     while end and quotes % 2:
         start = max(whole.rfind(b"\n", 0, end - 1), whole.rfind(b"\r", 0, end - 1)) + 1
-        quotes -= whole.count(b'"', start, end)
+        quotes -= whole.count(quote, start, end)
         end = start
     return end
 
@@ -183,7 +220,7 @@ def _record_end(whole: bytes) -> int:
 def _parse_quoted(whole: bytes, records: _Records) -> tuple[pa.Table, int] | None:
     """Return rows and their number of lines; None if one is invalid or continues after the block."""
     try:
-        reader = csv.reader(io.StringIO(whole.decode(), newline=""), delimiter=records.delimiter, strict=True)
+        reader: Any = records.dialect.parse(io.StringIO(whole.decode(), newline=""))
         rows = [row for row in reader if row]
         columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
     except ValueError:
@@ -206,12 +243,20 @@ def _parse_unquoted(whole: bytes, records: _Records) -> tuple[pa.Table, int] | N
         table = bulk.read_csv(
             pa.BufferReader(data),
             bulk.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1),
-            bulk.ParseOptions(delimiter=records.delimiter, quote_char=False),
+            bulk.ParseOptions(delimiter=_one_character(records.dialect), quote_char=False),
             bulk.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
         )
     except pa.ArrowInvalid:
         return None
-    return None if _is_too_long(whole) else (table, whole.count(b"\n") or whole.count(b"\r"))
+    if _is_too_long(whole):
+        return None
+    if records.dialect.strips_spaces:
+        table = pa.table([pc.ascii_ltrim(column, " ") for column in table.columns], names)
+    return table, whole.count(b"\n") or whole.count(b"\r")
+
+
+def _one_character(dialect: Dialect) -> str:
+    return dialect.delimiter if len(dialect.delimiter) == 1 else UNIT_SEPARATOR
 
 
 def _is_too_long(whole: bytes) -> bool:
@@ -250,20 +295,16 @@ def _check_header(path: Path, header: list[str]) -> list[str]:
 
 def _ragged(record: Sequence[str], header: Sequence[str]) -> str:
     problem = f"has {len(record)} values, and the header names {len(header)} columns"
-    if header[0].startswith("#"):
-        return f"{problem}: remove the comments above the header (grep -v '^#')"
-    if header[0].startswith("sep="):
-        return f"{problem}: remove the line above the header (tail -n +2)"
-    other = next((character for character in SEPARATORS if len(header) == 1 and character in header[0]), None)
-    return f"{problem}: give --delimiter {SEPARATORS[other]}" if other else problem
+    return f"{problem}: give --delimiter, or remove the lines above the header" if len(header) == 1 else problem
 
 
-def _describe(error: csv.Error) -> str:
+def _describe(error: csv.Error, dialect: Dialect) -> str:
+    quote = dialect.quote
     if "unexpected end" in str(error):
-        return "it has an unclosed quote: close it, or double it if it is part of a value"
+        return f"it has an unclosed quote: close it, or double it within a value; --quote '' reads {quote} as text"
     return (
-        'a value continues after its closing quote: double quotes within a quoted value, "" (not \\"); '
-        "a quoted value ends at the delimiter"
+        f"a value continues after its closing quote: double quotes within a quoted value, {quote * 2} (not \\{quote}, "
+        f"unless you give --escape '\\'); a quoted value ends at the delimiter; --quote '' reads {quote} as text"
     )
 
 

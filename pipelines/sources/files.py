@@ -1,7 +1,9 @@
 """Rows of a file as events, with a column mapping given by the caller. `rows.py` reads the rows."""
 
+import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from operator import itemgetter
 from pathlib import Path
@@ -12,16 +14,16 @@ import pyarrow as pa
 from pyarrow import compute
 
 from pipelines.contract.schema import EVENT, TIMESTAMP
-from pipelines.contract.times import TimeUnit, read_times
 from pipelines.errors import UsageError
 from pipelines.sources.bounds import CHUNK_BYTES
 from pipelines.sources.canonical import canonicalize
-from pipelines.sources.csv_rows import SEPARATORS
+from pipelines.sources.options import ReadOptions
 from pipelines.sources.rows import Rows, read_rows
+from pipelines.sources.times import FileTimeUnit, check_time_options, read_file_times
 
 pc: Any = compute  # its functions are generated at import, invisible to pyright
 _DIGEST_BYTES = 16
-_DELIMITER_CHARS = "\t !#$%&'()*+,-./:;<=>?@[]^_`{|}~"
+_NUMBER_OR_DATE = re.compile(r"-?[0-9]+([.,][0-9]+)?|[0-9]{4}-[0-9]{2}-[0-9]{2}.*")
 _MAX_SHOWN_COLUMNS = 20
 _MAX_SHOWN_CHARS = 80
 _ROUNDED_NUMBER = r"^-?[0-9](?:\.[0-9]+[eE]\+?|[eE]\+)[0-9]{1,3}$"
@@ -30,12 +32,13 @@ _ROUNDED_NUMBER = r"^-?[0-9](?:\.[0-9]+[eE]\+?|[eE]\+)[0-9]{1,3}$"
 
 @dataclass(frozen=True, slots=True)
 class ColumnMapping:
-    """The columns of a file that hold the fields of an event."""
+    """The columns of a file that hold the fields of an event, and how the file is read."""
 
-    user_id: str
+    user_id: str | None
+    """None: `user` is the user of all rows."""
     time: str
-    time_unit: TimeUnit
-    """Of numbers and text; a Parquet column of timestamps has its own unit."""
+    time_unit: FileTimeUnit = "iso"
+    """Of numbers and text; a column of timestamps has its own unit."""
     action_type: str | None = None
     """The action_type of all rows; set either this or `action_type_column`."""
     action_type_column: str | None = None
@@ -43,45 +46,58 @@ class ColumnMapping:
     """(name in the event, column); an empty value is omitted."""
     event_id: str | None = None
     """None: the event_id is a digest of the row, see `read_events`."""
-    delimiter: str | None = None
-    """Separates the values of a row; None: a comma in .csv, a tab in .tsv."""
+    reading: ReadOptions = field(default_factory=ReadOptions)
+    user: str | None = None
+    """The user of all rows; set either this or `user_id`."""
+    time_format: str | None = None
+    """The format of the time column in the names of strptime, such as %d.%m.%Y %H:%M, instead of `time_unit`."""
+    time_zone: str | None = None
+    """The zone of times that name none, such as Europe/Berlin; None: UTC."""
+    identity: tuple[str, ...] = ()
+    """The columns that make a row an event of its own, for a generated event_id; empty: all of them."""
+    number_rows: bool = False
+    """Whether rows with equal identity are separate events, numbered in the order of the file."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for an invalid mapping."""
         if (self.action_type is None) == (self.action_type_column is None):
             raise UsageError("give either one action_type for all rows or the column that holds it, not both")
+        if (self.user_id is None) == (self.user is None):
+            raise UsageError("give either the column of the user_id or one user for all rows, not both")
+        if self.event_id and (self.identity or self.number_rows):
+            raise UsageError("give either the column of the event_id, or the identity of rows without one, not both")
         names = [name for name, _ in self.metadata]
         if len(set(names)) < len(names):
             raise UsageError(f"a metadata name is given twice: {', '.join(names)}")
-        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter not in _DELIMITER_CHARS):
-            raise UsageError(f"{self.delimiter!r} is not a delimiter: give one ASCII punctuation character, or 'tab'")
+        check_time_options(self.time_format, self.time_zone)
 
     @property
     def id_columns(self) -> list[str]:
         """Return the columns that hold ids."""
-        return [self.user_id, *filter(None, [self.event_id])]
+        return [*filter(None, [self.user_id, self.event_id])]
 
     def required_columns(self) -> list[str]:
         """Return the columns that the file must have."""
         fields = [self.user_id, self.time, self.action_type_column, self.event_id]
-        return [*filter(None, fields), *(column for _, column in self.metadata)]
+        return [*filter(None, fields), *(column for _, column in self.metadata), *self.identity]
 
 
 def read_events(path: Path, mapping: ColumnMapping) -> Iterator[pa.Table]:
-    """Yield the rows of a CSV, Parquet or NDJSON file as tables of EVENT columns, in file order.
+    """Yield the rows of a file as tables of EVENT columns, in file order.
 
     Without an event_id column, the id is a digest of the action_type, the user_id, the time and every other non-empty
-    value of the row, by column name. So a row has the same id in every run, at any position and in any format, however
-    that writes numbers and times (`canonical.py`); a new column that is empty in it does not change the id. Two
-    identical rows of a file are one event, sent twice.
+    value of the row, by column name; with `identity`, of the action_type, the user_id and those columns. So a row has
+    the same id in every run, at any position and in any format, however that writes numbers and times
+    (`canonical.py`); a new column that is empty in it does not change the id. Two identical rows of a file are one
+    event, sent twice, unless `number_rows` tells them apart.
 
     Raises UsageError for the first invalid row, naming file, row and column. A chunk is checked before it is yielded;
     the error says how many rows were yielded before it.
     """
-    yielded = 0
+    yielded, numbering = 0, RowNumbering()
     try:
-        for rows in read_rows(path, mapping.delimiter, mapping.id_columns):
-            yield _to_valid_events(path, rows, mapping)
+        for rows in read_mapped(path, mapping):
+            yield numbering.apply(_to_valid_events(path, rows, mapping), mapping)
             yielded += len(rows.columns)
     except UsageError as error:
         if not yielded:
@@ -90,6 +106,36 @@ def read_events(path: Path, mapping: ColumnMapping) -> Iterator[pa.Table]:
             f"{error} ({yielded:,} rows before it were passed on; sending the corrected file again is harmless, "
             "because each event_id counts once)"
         ) from None
+
+
+def read_mapped(path: Path, mapping: ColumnMapping, shown: str = "") -> Iterator[Rows]:
+    """Yield the rows of a file that has the mapped columns; see `read_rows`."""
+    return read_rows(path, mapping.reading, mapping.id_columns, mapping.required_columns(), shown)
+
+
+@dataclass(slots=True)
+class RowNumbering:
+    """The number of rows with each generated id so far: some hundred bytes of memory for each."""
+
+    seen: Counter[str] = field(default_factory=Counter[str])
+
+    def apply(self, events: pa.Table, mapping: ColumnMapping) -> pa.Table:
+        """Return the events of the next rows of a file; the n-th row with an id gets one of its own.
+
+        The first keeps its id, so that a file may be loaded with and without numbers. The others have a digest of id
+        and number: the same ids whenever the file is read from its start.
+        """
+        if not mapping.number_rows:
+            return events
+        ids = pa.array([self._numbered(event_id) for event_id in events["event_id"].to_pylist()], pa.string())
+        return events.set_column(events.schema.get_field_index("event_id"), EVENT.field("event_id"), ids)
+
+    def _numbered(self, event_id: str) -> str:
+        self.seen[event_id] += 1
+        count = self.seen[event_id]
+        return (
+            event_id if count == 1 else blake2b(f"{event_id}:{count}".encode(), digest_size=_DIGEST_BYTES).hexdigest()
+        )
 
 
 def to_events(path: Path, rows: Rows, mapping: ColumnMapping) -> tuple[pa.Table, dict[int, str]]:
@@ -101,10 +147,11 @@ def to_events(path: Path, rows: Rows, mapping: ColumnMapping) -> tuple[pa.Table,
     file_columns = rows.columns.column_names
     rows = rows.with_nested_columns(mapping.required_columns())
     _check_columns(path, rows, mapping)
-    user_ids, actions = rows.text(mapping.user_id), _actions(rows, mapping)
-    times, errors = _times(rows.columns[mapping.time].combine_chunks(), mapping.time_unit)
+    user_ids, actions = _text_or(mapping.user_id, mapping.user, rows), _actions(rows, mapping)
+    times, errors = _times(rows.columns[mapping.time].combine_chunks(), mapping)
     errors = {row: f"column {mapping.time!r}: {error}" for row, error in errors.items()}
-    digested = None if mapping.event_id else _digests(rows, file_columns, actions, user_ids, times, mapping.time)
+    names = [*(mapping.identity or file_columns)]
+    digested = None if mapping.event_id else _digests(rows, names, actions, user_ids, times, mapping.time)
     columns = {
         "event_id": rows.text(mapping.event_id) if mapping.event_id else digested,
         "user_id": user_ids,
@@ -137,18 +184,14 @@ def _check_columns(path: Path, rows: Rows, mapping: ColumnMapping) -> None:
 
 def _suggestion(column: str, columns: list[str]) -> str:
     """Return the end of the message about a missing column: what the file has, and what to type."""
-    only = columns[0] if len(columns) == 1 else ""
-    for delimiter, option in SEPARATORS.items():
-        if delimiter in only:
-            return f"; the header is {only[:_MAX_SHOWN_CHARS]!r}: give --delimiter {option}"
-    if columns and columns[0].startswith(("#", "sep=")):
-        header = ", ".join(columns)[:_MAX_SHOWN_CHARS]
-        return f"; the header is {header!r}: remove the lines above the one that names the columns"
     for name in columns:
         if name != column and name.strip().casefold() == column.strip().casefold():
-            return f": do you mean {name!r}? Spaces and case matter; sed 's/, */,/g' removes spaces after commas"
-    shown = ", ".join(columns[:_MAX_SHOWN_COLUMNS]) + (", ..." if len(columns) > _MAX_SHOWN_COLUMNS else "")
-    return f"; the columns are {shown}"
+            return f": do you mean {name!r}? Spaces and case matter"
+    shown = ", ".join(repr(name[:_MAX_SHOWN_CHARS]) for name in columns[:_MAX_SHOWN_COLUMNS])
+    more = ", ..." if len(columns) > _MAX_SHOWN_COLUMNS else ""
+    is_row = any(_NUMBER_OR_DATE.fullmatch(name) for name in columns)
+    remedy = " (that is a row: name the columns with --columns, in their order)" if is_row else ""
+    return f"; the columns are {shown}{more}{remedy}"
 
 
 def _to_valid_events(path: Path, rows: Rows, mapping: ColumnMapping) -> pa.Table:
@@ -165,18 +208,20 @@ def _to_valid_events(path: Path, rows: Rows, mapping: ColumnMapping) -> pa.Table
     return events
 
 
-def _times(values: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[int, str]]:
+def _times(values: pa.Array, mapping: ColumnMapping) -> tuple[pa.Array, dict[int, str]]:
     if pa.types.is_date(values.type):
         values = values.cast(pa.timestamp("us")).cast(TIMESTAMP)
     if not pa.types.is_timestamp(values.type):
-        return read_times(values, unit)
+        return read_file_times(values, mapping.time_unit, mapping.time_format, mapping.time_zone)
     return values, dict.fromkeys(pc.indices_nonzero(pc.is_null(values)).to_pylist(), "it is empty")
 
 
 def _actions(rows: Rows, mapping: ColumnMapping) -> pa.Array:
-    if mapping.action_type_column:
-        return rows.text(mapping.action_type_column)
-    return pa.repeat(pa.scalar(mapping.action_type, pa.string()), len(rows.columns))
+    return _text_or(mapping.action_type_column, mapping.action_type, rows)
+
+
+def _text_or(column: str | None, constant: str | None, rows: Rows) -> pa.Array:
+    return rows.text(column) if column else pa.repeat(pa.scalar(constant, pa.string()), len(rows.columns))
 
 
 def _metadata(rows: Rows, mapping: ColumnMapping) -> pa.Array:

@@ -1,4 +1,7 @@
-"""NDJSON parsing into columns of text; numbers keep their digits as written.
+"""JSON parsing into columns of text: one object a line, an array, or objects over several lines.
+
+DuckDB finds the objects of an array. Their values are not read by DuckDB, polars or pyarrow, since all three round
+numbers (1.10 becomes 1.1): here they keep their digits as written.
 
 Lines with the members of the first line, in the same order and with plain values, are parsed in bulk by a regular
 expression that accepts no other line. Every other line goes through Python's parser, which gives the same result.
@@ -6,23 +9,32 @@ expression that accepts no other line. Every other line goes through Python's pa
 
 import json
 import re
-from codecs import BOM_UTF8
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
 from pipelines.errors import UsageError
 from pipelines.sources.bounds import CHUNK_BYTES, CHUNK_ROWS, MAX_COLUMNS, MAX_NAME_BYTES, MAX_ROW_BYTES, mebibytes
+from pipelines.sources.streams import TextStream, spooled
 
 pc: Any = compute  # its functions are generated at import, invisible to pyright
 _BLOCK_BYTES = 8 * 1024 * 1024
 _CELL_BYTES = 8
-_TOO_LONG = f"is longer than {mebibytes(MAX_ROW_BYTES)}, the limit for a line"
+_TOO_LONG = f"is longer than {mebibytes(MAX_ROW_BYTES)}, the limit for an object"
+_CONVERT = (
+    "python -c 'import ast, json, sys; [print(json.dumps(ast.literal_eval(row))) for row in sys.stdin]' "
+    "< IN > OUT.ndjson"
+)
+_IN_ARRAY = """
+SELECT json
+FROM read_json_objects($path, format = 'auto', compression = 'none', maximum_object_size = $most)
+"""
 _MAX_BULK_MEMBERS = 50
 """Members of a line that is parsed in bulk: with more, the regular expression is slower."""
 _NEVER_MATCHES = "(?P<none>a^)"
@@ -30,38 +42,58 @@ _SPACE = r"[ \t\r\n]*"
 _PLAIN_VALUE = r'"[^"\\\x00-\x1f]*"|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|true|false|null'
 
 
+_Texts = Callable[[], Iterator[tuple[pa.Array, pa.Array]]]
+"""Yields batches of row numbers and objects, from the start each time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """A chunk of lines as string columns without nulls."""
+    """A chunk of objects as string columns without nulls."""
 
     columns: pa.Table
     numbers: pa.Array
-    """Line numbers in the file, from 1."""
+    """Of the objects in the file, from 1; blank lines do not count."""
     problems: dict[int, str]
     """By index in the chunk, the problem of an invalid value in an id column."""
 
 
-def read_ndjson(path: Path, ids: Collection[str] = ()) -> Iterator[Lines]:
-    """Yield chunks of lines, skipping blank ones. `ids` are the members that hold ids.
+def read_json(path: Path, encoding: str | None = None, ids: Collection[str] = ()) -> Iterator[Lines]:
+    """Yield chunks of objects. `ids` are the members that hold ids.
 
     A missing value or null becomes an empty string, a value that is not text becomes its JSON. The file is read twice:
-    objects may have different members, and every chunk has all columns. Raises UsageError for the first line that is
+    objects may have different members, and every chunk has all columns. Raises UsageError for the first row that is
     not an object, and for a file that exceeds a limit of `bounds.py`.
     """
-    first = next(_lines(path), None)
+    with TextStream(path, encoding) as stream:
+        is_array = _is_array(stream.sample)
+
+    def texts() -> Iterator[tuple[pa.Array, pa.Array]]:
+        return _in_array(path, encoding) if is_array else _lines(path, encoding)
+
+    yield from _read(path, texts, ids)
+
+
+def _is_array(sample: bytes) -> bool:
+    """Return whether objects are not one a line: an array, or an object that goes on in the next line."""
+    first, *more = sample.lstrip().split(b"\n", 1)
+    return first.startswith(b"[") or (bool(more) and first.strip() == b"{")
+
+
+def _read(path: Path, texts: _Texts, ids: Collection[str]) -> Iterator[Lines]:
+    first = next(texts(), None)
     if first is None:
         return
     members = list(_object(path, first[0][0].as_py(), first[1][0].as_py()))
     pattern = _pattern(members)
     names = dict.fromkeys(members)
-    for numbers, lines in _lines(path):
+    for numbers, lines in texts():
         is_odd = pc.invert(pc.match_substring_regex(lines, pattern))
         for place, row in _objects(path, numbers, lines, is_odd):
             names |= dict.fromkeys(row)
             _check_names(path, place, names, row)
     _check_names(path, first[0][0].as_py(), names, members)
     max_lines = max(1, CHUNK_BYTES // (len(names) * _CELL_BYTES + sum(map(len, names)) + 1))
-    for numbers, lines in _lines(path):
+    for numbers, lines in texts():
         for start in range(0, len(lines), max_lines):
             part = numbers.slice(start, max_lines), lines.slice(start, max_lines)
             yield _columns(path, *part, pattern, members, names, ids)
@@ -95,15 +127,15 @@ def _columns(
     return Lines(pa.table(columns, [*names]), numbers, problems)
 
 
-def _check_names(path: Path, line: int, names: Collection[str], row: Iterable[str]) -> None:
+def _check_names(path: Path, row_number: int, names: Collection[str], row: Iterable[str]) -> None:
     if len(names) > MAX_COLUMNS:
         raise UsageError(
-            f"{path}: up to line {line}, objects have {len(names):,} members; at most {MAX_COLUMNS:,} are read: "
-            "put what differs from line to line into one member, as an object"
+            f"{path}: up to row {row_number}, objects have {len(names):,} members; at most {MAX_COLUMNS:,} are read: "
+            "put what differs from row to row into one member, as an object"
         )
     if long := next((name for name in row if len(name.encode()) > MAX_NAME_BYTES), None):
         raise UsageError(
-            f"{path}: line {line} has a member with a name of over {MAX_NAME_BYTES:,} bytes: {long[:80]}..."
+            f"{path}: row {row_number} has a member with a name of over {MAX_NAME_BYTES:,} bytes: {long[:80]}..."
         )
 
 
@@ -122,33 +154,28 @@ def _text(written: pa.Array) -> pa.Array:
     return pc.if_else(pc.equal(written, "null"), "", pc.ascii_trim(written, '"'))
 
 
-def _lines(path: Path) -> Iterator[tuple[pa.Array, pa.Array]]:
+def _lines(path: Path, encoding: str | None) -> Iterator[tuple[pa.Array, pa.Array]]:
     """Yield batches of non-blank lines with their numbers, from 1; Python is slow with single lines."""
     number = 1
-    for block in _blocks(path):
-        lines = (
-            pc.split_pattern(pa.array([block], pa.large_binary()).cast(pa.large_string()), "\n")
-            .flatten()
-            .cast(pa.string())
-        )
-        numbers = pa.array(np.arange(number, number + len(lines)))
-        number += len(lines)
+    for block in _blocks(path, encoding):
+        lines = pc.split_pattern(pa.array([block], pa.large_binary()).cast(pa.large_string()), "\n")
+        lines = lines.flatten().cast(pa.string())
         is_blank = pc.equal(pc.binary_length(pc.ascii_trim_whitespace(lines)), 0)
         if pc.any(is_blank).as_py():
-            lines, numbers = lines.filter(pc.invert(is_blank)), numbers.filter(pc.invert(is_blank))
+            lines = lines.filter(pc.invert(is_blank))
+        numbers = pa.array(np.arange(number, number + len(lines)))
+        number += len(lines)
         _check_lengths(path, numbers, lines)
         for start in range(0, len(lines), CHUNK_ROWS):
             yield numbers.slice(start, CHUNK_ROWS), lines.slice(start, CHUNK_ROWS)
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
+def _blocks(path: Path, encoding: str | None) -> Iterator[bytes]:
     """Yield blocks of whole lines, without the last line ending."""
     number, rest = 1, b""
-    with pa.input_stream(str(path)) as stream:
-        start = stream.read(len(BOM_UTF8)).removeprefix(BOM_UTF8)
-        while block := start + stream.read(_BLOCK_BYTES):
+    with TextStream(path, encoding) as stream:
+        while block := stream.read(_BLOCK_BYTES):
             whole, newline, rest = (rest + block).rpartition(b"\n")
-            start = b""
             if newline:
                 yield whole
                 number += whole.count(b"\n") + 1
@@ -158,14 +185,31 @@ def _blocks(path: Path) -> Iterator[bytes]:
         yield rest
 
 
+def _in_array(path: Path, encoding: str | None) -> Iterator[tuple[pa.Array, pa.Array]]:
+    """Yield batches of the objects in an array, or over several lines, with their numbers, from 1."""
+    with spooled(path, encoding) as plain, duckdb.connect(config={"threads": 1, "memory_limit": "160MB"}) as connection:
+        number = 1
+        try:
+            found = connection.sql(_IN_ARRAY, params={"path": str(plain), "most": MAX_ROW_BYTES})
+            for batch in found.to_arrow_reader(CHUNK_ROWS // 16):
+                objects = batch.column(0).cast(pa.string())
+                numbers = pa.array(np.arange(number, number + len(objects)))
+                _check_lengths(path, numbers, objects)
+                yield numbers, objects
+                number += len(objects)
+        except (duckdb.Error, OSError) as error:
+            problem = str(error).split("\n")[0].replace(f'in file "{plain}", ', "")
+            raise UsageError(f"{path}: after row {number - 1:,}: {problem}") from None
+
+
 def _check_lengths(path: Path, numbers: pa.Array, lines: pa.Array) -> None:
     too_long = pc.indices_nonzero(pc.greater(pc.binary_length(lines), MAX_ROW_BYTES))
     if len(too_long):
-        raise UsageError(f"{path}: line {numbers[too_long[0].as_py()]} {_TOO_LONG}")
+        raise UsageError(f"{path}: row {numbers[too_long[0].as_py()]} {_TOO_LONG}")
 
 
 def _objects(path: Path, numbers: pa.Array, lines: pa.Array, mask: Any) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the lines selected by `mask` as objects, with their numbers."""
+    """Yield the texts selected by `mask` as objects, with their numbers."""
     for place in pc.indices_nonzero(mask).to_pylist():
         number = numbers[place].as_py()
         yield number, _object(path, number, lines[place].as_py())
@@ -177,20 +221,18 @@ def _object(path: Path, number: int, line: str) -> dict[str, str]:
         row = {name: _json_text(value) for name, value in values.items()}
         "".join([*row, *row.values()]).encode()  # raises for a lone surrogate
     except RecursionError:
-        raise UsageError(f"{path}: line {number} is nested too deeply: flatten it") from None
+        raise UsageError(f"{path}: row {number} is nested too deeply: flatten it") from None
     except (ValueError, AttributeError) as error:
-        raise UsageError(f"{path}: line {number} is not one JSON object in UTF-8: {_remedy(line, error)}") from None
+        raise UsageError(f"{path}: row {number} is not one JSON object in UTF-8: {_remedy(line, error)}") from None
     return row
 
 
 def _remedy(line: str, error: Exception) -> str:
     """Return the remedy for a common mistake, else the parser's message."""
-    if line.lstrip().startswith("["):
-        return "it starts an array; write one object per line: jq -c '.[]' array.json > lines.ndjson"
     if line.lstrip().startswith("{'"):
-        return "it is a Python dict; write it with json.dumps"
-    if line.strip() == "{":
-        return "an object spans several lines; write one per line: jq -c . objects.json > lines.ndjson"
+        return "it is a Python dict: write it with json.dumps, or convert the file: " + _CONVERT
+    if line.lstrip().startswith("{"):
+        return f"{error}; an object on several lines: put each on one, jq -c . IN > OUT.ndjson"
     return str(error)
 
 

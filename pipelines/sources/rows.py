@@ -1,14 +1,17 @@
-"""Files as rows of text, chunk by chunk, in one shape for CSV, Parquet and NDJSON.
+"""Files as rows of text, chunk by chunk, in one shape for every format.
 
 Every value becomes text, except typed times and dates; a missing value becomes an empty string. `files.py` interprets
-the text; `csv_rows.py`, `parquet_rows.py` and `ndjson.py` read the formats.
+the text; `csv_rows.py`, `ndjson.py` and `table_rows.py` read the formats.
 """
 
 import json
+import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -17,20 +20,36 @@ from pyarrow import compute
 
 from pipelines.errors import UsageError
 from pipelines.sources.canonical import time_text
-from pipelines.sources.csv_rows import read_csv
-from pipelines.sources.ndjson import read_ndjson
-from pipelines.sources.parquet_rows import read_parquet
+from pipelines.sources.csv_rows import csv_dialect, read_csv
+from pipelines.sources.ndjson import read_json
+from pipelines.sources.options import ReadOptions
+from pipelines.sources.streams import COMPRESSIONS, TextStream, first_bytes, spooled
+from pipelines.sources.table_rows import read_table
 
 pc: Any = compute  # its functions are generated at import, invisible to pyright
-_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-_PARQUET = (".parquet", ".pq", ".parq")
-_NDJSON = (".ndjson", ".jsonl", ".json")
-_EXTENSIONS = [*_DELIMITERS, *_PARQUET, *_NDJSON]
-_HINTS = {
-    ".xlsx": "save the sheet as CSV UTF-8",
-    ".txt": "rename it to .csv, and give --delimiter unless it is a comma",
-    **dict.fromkeys((".bz2", ".xz", ".zip", ".gzip"), "unpack it first"),
+_EXTENSIONS = {
+    "csv": (".csv", ".tsv", ".tab"),
+    "json": (".ndjson", ".jsonl", ".json"),
+    "parquet": (".parquet", ".pq", ".parq"),
+    "arrow": (".arrow", ".feather", ".ipc"),
+    "orc": (".orc",),
+    "avro": (".avro",),
+    "xlsx": (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"),
 }
+_FORMATS = {extension: form for form, extensions in _EXTENSIONS.items() for extension in extensions}
+_MAGIC = {
+    b"PAR1": "parquet",
+    b"ARROW1": "arrow",
+    b"ORC": "orc",
+    b"Obj\x01": "avro",
+    b"\xff\xff\xff\xff": "arrow",
+    b"SQLite format 3": "sqlite",
+}
+"""How files begin whose name says no format."""
+_PLAIN = ReadOptions()
+_DECIMAL_COMMA = r"^(-?[0-9]+),([0-9]+)$"
+_HIVE = re.compile(r"([^/=]+)=([^/]*)")
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +58,7 @@ class Rows:
 
     columns: pa.Table
     numbers: pa.Array
-    """Position of each row in the file, from 1: lines for NDJSON, otherwise data rows."""
-    row_label: str
-    """What `numbers` count: "row" or "line"."""
+    """Of each row in the file, from 1; headers and blank lines do not count."""
     problems: dict[int, str] = field(default_factory=dict[int, str])
     """By index in the chunk, the problem of an invalid value in an id column."""
 
@@ -54,12 +71,12 @@ class Rows:
 
     def place(self, row: int) -> str:
         """Return the position of a row in the file for a message: 'row 7'."""
-        return f"{self.row_label} {self.numbers[row]}"
+        return f"row {self.numbers[row]}"
 
     def slice(self, start: int) -> "Rows":
         """Return the rows from `start` on."""
         problems = {row - start: problem for row, problem in self.problems.items() if row >= start}
-        return Rows(self.columns.slice(start), self.numbers.slice(start), self.row_label, problems)
+        return Rows(self.columns.slice(start), self.numbers.slice(start), problems)
 
     def unreadable(self, name: str) -> str | None:
         """Return the type of a column without a text form, else None."""
@@ -75,52 +92,123 @@ class Rows:
                 path = name.removeprefix(f"{parent}.").split(".")
                 members = [_member(text, path) for text in self.text(parent).to_pylist()]
                 columns = columns.append_column(name, pa.array(members, pa.string()))
-        return Rows(columns, self.numbers, self.row_label, self.problems)
+        return Rows(columns, self.numbers, self.problems)
 
 
-def read_rows(path: Path, delimiter: str | None = None, ids: Collection[str] = ()) -> Iterator[Rows]:
-    """Yield the rows of a CSV, Parquet or NDJSON file, by its extension; text may be .gz or .zst.
+def read_rows(
+    path: Path, options: ReadOptions = _PLAIN, ids: Collection[str] = (), names: Collection[str] = (), shown: str = ""
+) -> Iterator[Rows]:
+    """Yield the rows of a file in any format; text may be compressed.
 
-    `ids` are the columns that hold ids. Raises UsageError naming file and row for a file that is missing, unsupported,
-    malformed or exceeds a limit of `bounds.py`.
+    `ids` are the columns that hold ids, `names` all that are mapped. `shown` is the address of a file that was copied
+    here: `key=value` folders in it are columns. Raises UsageError naming file and row for a file that is missing,
+    unsupported, malformed or exceeds a limit of `bounds.py`.
     """
-    extension = _extension(path)
     try:
-        if extension in _NDJSON:
-            for chunk in read_ndjson(path, ids):
-                yield Rows(chunk.columns, chunk.numbers, "line", chunk.problems)
-            return
-        tables = (
-            read_parquet(path, ids) if extension in _PARQUET else read_csv(path, delimiter or _DELIMITERS[extension])
-        )
-        for row, table in tables:
-            yield Rows(table, pa.array(np.arange(row, row + len(table))), "row")
+        form = file_format(path, options, shown)
+        hive = _hive_columns(shown or str(path.absolute()))
+        for rows in _read(path, form, options, ids, [name for name in names if name not in hive]):
+            yield _without_nulls(_with_constants(rows, hive), options)
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"{path}: {(str(error).splitlines() or [repr(error)])[0]}") from None
 
 
-def count_rows(path: Path, delimiter: str | None = None) -> int:
+def _read(path: Path, form: str, options: ReadOptions, ids: Collection[str], names: Collection[str]) -> Iterator[Rows]:
+    if form == "json":
+        for chunk in read_json(path, options.encoding, ids):
+            yield Rows(chunk.columns, chunk.numbers, chunk.problems)
+    elif form == "csv":
+        dialect = csv_dialect(path, options, _extension(path), names)
+        for row, table in read_csv(path, dialect):
+            changed = _with_decimal_points(table, ids) if dialect.decimal_comma else table
+            yield Rows(changed, pa.array(np.arange(row, row + len(table))))
+    else:
+        with nullcontext(path) if form == "xlsx" else spooled(path, "utf-8") as plain:
+            for row, table in read_table(plain, form, ids):
+                yield Rows(table, pa.array(np.arange(row, row + len(table))))
+
+
+def describe(path: Path, options: ReadOptions = _PLAIN, names: Collection[str] = (), shown: str = "") -> str:
+    """Describe what was found about the form of a file and is not the usual; empty if nothing is. Raises UsageError."""
+    form = file_format(path, options, shown)
+    if form != "csv":
+        return "" if _FORMATS.get(_extension(Path(shown or path))) == form else f"format {form}"
+    return str(csv_dialect(path, options, _extension(path), names))
+
+
+def count_rows(path: Path, options: ReadOptions = _PLAIN, names: Collection[str] = (), shown: str = "") -> int:
     """Return the number of rows; read the whole file unless it is Parquet. Raises like `read_rows`."""
-    if _extension(path) in _PARQUET:
+    if file_format(path, options, shown) == "parquet":
         try:
             return pq.read_metadata(path).num_rows
         except (OSError, pa.ArrowException) as error:
             raise UsageError(f"{path}: {str(error).splitlines()[0]}") from None
-    return sum(len(rows.columns) for rows in read_rows(path, delimiter))
+    return sum(len(rows.columns) for rows in read_rows(path, options, (), names, shown))
+
+
+def file_format(path: Path, options: ReadOptions = _PLAIN, shown: str = "") -> str:
+    """Return the format of a file: the option, what its name says, or what it begins with. Raises UsageError."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: give its files")
+    named = options.format or _FORMATS.get(_extension(Path(shown or path)))
+    found = named or _format_of(path)
+    if found == "sqlite":
+        raise UsageError(f"{path}: is a database: export the table as CSV or Parquet")
+    return found
 
 
 def _extension(path: Path) -> str:
-    """Return the extension without compression. Raises UsageError if it is not supported."""
-    suffixes = [extension.lower() for extension in path.suffixes]
-    extension = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in {".gz", ".zst"} else "".join(suffixes[-1:])
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder: give its files; columns in folder names (Hive partitions) are not read")
-    if extension not in _EXTENSIONS:
-        hint = _HINTS.get(extension, "convert it to Parquet first")
-        raise UsageError(
-            f"{path}: the extension is not one of {', '.join(_EXTENSIONS)} (text also with .gz or .zst); {hint}"
-        )
-    return extension
+    """Return the extension in lower case, without that of a compression."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in {*COMPRESSIONS, ".gzip"}:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _format_of(path: Path) -> str:
+    """Return the format that the first bytes of a file show; text that is not JSON is CSV."""
+    if first_bytes(path, 4) == b"PK\x03\x04" and b"xl/" in first_bytes(path, 4096):
+        return "xlsx"
+    with TextStream(path, "utf-8") as stream:
+        start = stream.sample[:100]
+    found = next((form for magic, form in _MAGIC.items() if start.startswith(magic)), None)
+    return found or ("json" if start.lstrip()[:1] in {b"{", b"["} else "csv")
+
+
+def _with_decimal_points(table: pa.Table, ids: Collection[str]) -> pa.Table:
+    columns = [
+        column if name in ids else pc.replace_substring_regex(column, _DECIMAL_COMMA, r"\1.\2")
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    ]
+    return pa.table(columns, table.column_names)
+
+
+def _hive_columns(path: str) -> dict[str, str]:
+    """Return the columns that folders named `key=value` add, as Hive and Spark write them."""
+    found = (_HIVE.fullmatch(part) for part in path.split("/")[:-1])
+    pairs = {unquote(match[1]): unquote(match[2]) for match in found if match}
+    return {name: "" if value == _HIVE_NULL else value for name, value in pairs.items()}
+
+
+def _with_constants(rows: Rows, constants: dict[str, str]) -> Rows:
+    columns = rows.columns
+    for name, value in constants.items():
+        if name not in columns.column_names:
+            columns = columns.append_column(name, pa.repeat(pa.scalar(value), len(columns)))
+    return replace(rows, columns=columns)
+
+
+def _without_nulls(rows: Rows, options: ReadOptions) -> Rows:
+    """Return rows with an empty text for each that stands for no value."""
+    if not options.null:
+        return rows
+    markers = pa.array(options.null)
+    columns = rows.columns
+    for number, field_ in enumerate(columns.schema):
+        if field_.type == pa.string():
+            texts = columns.column(number)
+            columns = columns.set_column(number, field_, pc.if_else(pc.is_in(texts, markers), "", texts))
+    return replace(rows, columns=columns)
 
 
 def _member(text: str, path: list[str]) -> str:

@@ -230,7 +230,7 @@ def check(data: bytes, ending: str, expected: Callable[[bytes], Rows | None]) ->
             f"the message does not name the file: {str(error)[:200]}",
         )
         raise
-    demand(len(events) + len(rejected) == count_rows(path), "rows are missing")
+    demand(len(events) + len(rejected) == count_rows(path, names=_MAPPING.required_columns()), "rows are missing")
     demand(ending != ".csv" or not _has_unclosed_quote(content), "rows after an unclosed quote are missing")
     if expected_rows is not None:
         _compare(events, rejected, expected_rows)

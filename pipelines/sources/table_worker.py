@@ -1,24 +1,29 @@
-"""A worker process that decodes one Parquet file with limited memory; a crash of it becomes an error message.
+"""A worker process that decodes one file with limited memory and time; a crash of it becomes an error message.
 
-Run by `parquet_rows.py`. It reads a request, one line of JSON, and writes frames: 1 byte of kind, 8 bytes of length,
+Run by `table_rows.py`. It reads a request, one line of JSON, and writes frames: 1 byte of kind, 8 bytes of length,
 the content. Kind `t` is a table as an Arrow stream, `r` the reason why the file is rejected, `e` the end.
 """
 
 import json
 import resource
+import signal
 import struct
 import sys
 import uuid
 from collections.abc import Iterator
+from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import compute
+from pyarrow import compute, orc
 
+from pipelines.boundary.extras import extra
 from pipelines.contract.schema import TIMESTAMP
+from pipelines.errors import KarmalakeError
 from pipelines.sources.bounds import (
     CHUNK_BYTES,
     MAX_COLUMNS,
@@ -35,6 +40,10 @@ _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _BLOCK_BYTES = 1024 * 1024
 _DELTA_ROWS = 4_096
+_RECORD_ROWS = 4_096
+"""Of Avro, decoded into Python objects at a time."""
+_MAX_SECONDS = 600
+"""For decoding one batch: a file that takes longer is hostile or damaged."""
 UNREADABLE = b"unreadable"
 """Field metadata of a column without a text form: its type."""
 
@@ -49,14 +58,15 @@ def main() -> None:
     _limit_memory()
     out = sys.stdout.buffer
     try:
-        for table in _tables(request["path"], frozenset(request["ids"]), request["chunk_rows"]):
+        ids = frozenset(request["ids"])
+        for table in _in_time(_tables(request["path"], request["format"], ids, request["chunk_rows"])):
             _write(out, b"t", _as_stream(table))
         _write(out, b"e", b"")
-    except RefusedError as error:
+    except (RefusedError, KarmalakeError) as error:
         _write(out, b"r", str(error).encode())
     except MemoryError:
         _write(out, b"r", f"reading it needs over {mebibytes(MAX_PARQUET_BYTES)}".encode())
-    except (OSError, pa.ArrowException, RecursionError) as error:
+    except (OSError, pa.ArrowException, RecursionError, ValueError, EOFError) as error:
         _write(out, b"r", (str(error).splitlines() or [type(error).__name__])[0].encode())
 
 
@@ -69,23 +79,95 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (now + MAX_PARQUET_BYTES, now + MAX_PARQUET_BYTES))
 
 
-def _tables(path: str, ids: frozenset[str], chunk_rows: int) -> Iterator[pa.Table]:
+def _in_time(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the tables; the process ends by SIGALRM if one takes too long."""
+    signal.alarm(_MAX_SECONDS)
+    for table in tables:
+        signal.alarm(0)  # the reader takes its time
+        yield table
+        signal.alarm(_MAX_SECONDS)
+    signal.alarm(0)
+
+
+def _tables(path: str, form: str, ids: frozenset[str], chunk_rows: int) -> Iterator[pa.Table]:
+    row = 1
+    for batch in _BATCHES[form](path, chunk_rows):
+        _check_names(batch.schema.names)
+        for piece in _split(batch, row):
+            yield _as_text(piece, ids, row)
+            row += len(piece)
+
+
+def _parquet_batches(path: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
     schema, delta = pq.read_schema(path), _delta_columns(pq.read_metadata(path))
     _check_names(schema.names)
     strings = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_binary(field.type)]
     # A dictionary holds a repeated long value once. Delta-encoded columns have none: decode few rows at a time.
     dictionaries = [name for name in strings if name not in delta]
     batch_rows = min(chunk_rows, _DELTA_ROWS) if delta else chunk_rows
-    row = 1
+    rows = 0
     with pq.ParquetFile(path, read_dictionary=dictionaries, buffer_size=_BLOCK_BYTES, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_rows, use_threads=False):
-            for piece in _split(batch, row):
-                yield _as_text(piece, ids, row)
-                row += len(piece)
-        if row - 1 != file.metadata.num_rows:
+            rows += len(batch)
+            yield batch
+        if rows != file.metadata.num_rows:
             raise RefusedError(
-                f"it declares {file.metadata.num_rows:,} rows and has {row - 1:,}: it is damaged; write it again"
+                f"it declares {file.metadata.num_rows:,} rows and has {rows:,}: it is damaged; write it again"
             )
+
+
+def _arrow_batches(path: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+    with pa.OSFile(path) as file:
+        try:
+            reader = pa.ipc.open_file(file)
+            batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+        except pa.ArrowInvalid:
+            file.seek(0)
+            batches = iter(pa.ipc.open_stream(file))
+        for batch in batches:
+            yield from (batch.slice(start, chunk_rows) for start in range(0, len(batch), chunk_rows) or [0])
+
+
+def _orc_batches(path: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+    file = orc.ORCFile(path)
+    for stripe in range(file.nstripes):
+        batch = file.read_stripe(stripe)
+        yield from (batch.slice(start, chunk_rows) for start in range(0, len(batch), chunk_rows))
+
+
+def _avro_batches(path: str, _chunk_rows: int) -> Iterator[pa.RecordBatch]:
+    with extra("avro", "an Avro file"):
+        import fastavro  # noqa: PLC0415 - only where a file is Avro
+    with Path(path).open("rb") as file:
+        records: Any = fastavro.reader(file)
+        schema = records.writer_schema
+        names = [field["name"] for field in schema.get("fields", [])]
+        while rows := list(islice(records, _RECORD_ROWS)):
+            yield pa.record_batch([_array([row[name] for row in rows]) for name in names], names)
+
+
+def _excel_batches(path: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+    with extra("excel", "an Excel file"):
+        fastexcel: Any = import_module("fastexcel")
+    sheet = fastexcel.read_excel(path).load_sheet(0, schema_sample_rows=None)
+    yield from pa.Table.from_batches([sheet.to_arrow()]).to_batches(chunk_rows)
+
+
+def _array(values: list[Any]) -> pa.Array:
+    """Return Python values as a column, as their JSON if they have several types."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([value if isinstance(value, str) else _json(value) for value in values], pa.string())
+
+
+_BATCHES = {
+    "parquet": _parquet_batches,
+    "arrow": _arrow_batches,
+    "orc": _orc_batches,
+    "avro": _avro_batches,
+    "xlsx": _excel_batches,
+}
 
 
 def _delta_columns(file: pq.FileMetaData) -> set[str]:

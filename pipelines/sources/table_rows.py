@@ -1,4 +1,4 @@
-"""Parquet decoding into rows of text, in a separate process (`parquet_worker.py`).
+"""Decoding of Parquet, Arrow, ORC, Avro and Excel into rows of text, in a separate process (`table_worker.py`).
 
 A Parquet file of a kilobyte may expand to gigabytes, and a damaged one may crash its reader; the process contains both.
 """
@@ -18,21 +18,22 @@ import pyarrow as pa
 from pipelines.errors import UsageError
 from pipelines.sources.bounds import CHUNK_ROWS, MAX_PARQUET_BYTES, mebibytes
 
-_WORKER = "pipelines.sources.parquet_worker"
+_WORKER = "pipelines.sources.table_worker"
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 _HEADER_BYTES = 9
 
 
-def read_parquet(path: Path, ids: Collection[str]) -> Iterator[tuple[int, pa.Table]]:
+def read_table(path: Path, form: str, ids: Collection[str]) -> Iterator[tuple[int, pa.Table]]:
     """Yield chunks of rows with the number of their first row, from 1; `ids` are the columns that hold ids.
 
-    Columns are strings without nulls, TIMESTAMP or dates; a column without a text form has its type in the field
-    metadata. Raises UsageError for an invalid file and one that exceeds a limit of `bounds.py`.
+    `form` is one of `options.FORMATS`. Columns are strings without nulls, TIMESTAMP or dates; a column without a text
+    form has its type in the field metadata. Raises UsageError for an invalid file and one that exceeds a limit of
+    `bounds.py`.
     """
     if not path.exists():
         raise UsageError(f"{path}: No such file or directory")
     row = 1
-    with _worker({"path": str(path), "ids": sorted(ids), "chunk_rows": CHUNK_ROWS}) as frames:
+    with _worker({"path": str(path), "format": form, "ids": sorted(ids), "chunk_rows": CHUNK_ROWS}) as frames:
         for kind, content in _frames(path, frames):
             if kind == b"r":
                 raise UsageError(f"{path}: {content.decode(errors='replace')}")
@@ -74,6 +75,6 @@ def _frames(path: Path, stream: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
             break
         yield kind, content
     raise UsageError(
-        f"{path}: its reader crashed: the file is damaged, or a page needs over {mebibytes(MAX_PARQUET_BYTES)}; "
-        "rewrite it with smaller row groups"
+        f"{path}: its reader crashed: the file is damaged, or a part of it needs over {mebibytes(MAX_PARQUET_BYTES)} "
+        "or ten minutes; rewrite it in smaller parts (Parquet: row groups)"
     )

@@ -1,0 +1,174 @@
+"""What a caller hands over to load, as local files: paths, folders, patterns, objects of S3, standard input, frames.
+
+Whatever is not a local file is copied to a temporary one and identified by its content, so that a load that was killed
+continues from its last commit.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from glob import glob, has_magic
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+from urllib.parse import unquote
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pyarrow.fs as pa_fs
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from pipelines.errors import UsageError, one_line
+from pipelines.lake.stores import is_remote, resolve_store, translate_store_errors
+
+STANDARD_INPUT = "-"
+_BLOCK_BYTES = 1024 * 1024
+_DELTA_LOG = "_delta_log"
+_FRAME_ROWS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A local file with the content of an address."""
+
+    path: Path
+    name: str = ""
+    """The address, if the file is a copy."""
+    content: str = ""
+    """A digest of the content, if the file is a copy."""
+
+
+def find_files(addresses: Iterable[str | Path]) -> list[str]:
+    """Return the files of addresses: a folder has those in it, a pattern its matches, a Delta table its data files.
+
+    Raises UsageError for an address without files. Hidden files, and those that begin with `_`, do not count.
+    """
+    return [file for address in map(str, addresses) for file in _files_at(address)]
+
+
+@contextmanager
+def local_file(address: "str | Path | Any") -> Generator[InputFile]:
+    """Yield a local file with the content of a path, an s3:// address, `-` for standard input, or a frame.
+
+    A frame is one of polars, pandas or Arrow, or a relation of DuckDB. Raises UsageError for anything else, and
+    TransientError when an object store does not answer.
+    """
+    if isinstance(address, Path) or (isinstance(address, str) and not _is_copied(address)):
+        yield InputFile(Path(address))
+        return
+    name = address if isinstance(address, str) else "frame"
+    suffix = "".join(Path(name).suffixes) if isinstance(address, str) else ".arrow"
+    with tempfile.TemporaryDirectory(prefix="karmalake-") as folder:
+        path = Path(folder) / f"input{suffix}"
+        with path.open("wb") as file:
+            _copy(address, file)
+        with path.open("rb") as file:
+            yield InputFile(path, name, _digest(file))
+
+
+def _is_copied(address: str) -> bool:
+    return address == STANDARD_INPUT or is_remote(address)
+
+
+def _files_at(address: str) -> Sequence[str]:
+    if address == STANDARD_INPUT:
+        return [address]
+    if is_remote(address):
+        return _objects_at(address)
+    if has_magic(address) and not Path(address).exists():
+        return _some(address, filter(os.path.isfile, glob(address, recursive=True)))  # noqa: PTH207 - patterns as in a shell
+    if (Path(address) / _DELTA_LOG).is_dir():
+        return _delta_files(address)
+    if Path(address).is_dir():
+        return _some(address, map(str, filter(Path.is_file, Path(address).rglob("*"))))
+    return [address]
+
+
+def _objects_at(address: str) -> Sequence[str]:
+    store, path = resolve_store(address.rstrip("/"))
+    with translate_store_errors(address):
+        if store.get_file_info(path).type != pa_fs.FileType.Directory:
+            return [address]
+        if store.get_file_info(f"{path}/{_DELTA_LOG}").type == pa_fs.FileType.Directory:
+            return _delta_files(address)
+        found = store.get_file_info(pa_fs.FileSelector(path, recursive=True))
+    return _some(address, (f"s3://{info.path}" for info in found if info.is_file))
+
+
+def _some(address: str, paths: Iterable[str]) -> list[str]:
+    visible = sorted(path for path in paths if not Path(path).name.startswith((".", "_")))
+    if not visible:
+        raise UsageError(f"{address}: there are no files")
+    return visible
+
+
+def _delta_files(address: str) -> list[str]:
+    """Return the data files of the newest version of a Delta table."""
+    try:
+        table = DeltaTable(address)
+        features = table.protocol().reader_features or ()
+        if set(features) & {"deletionVectors", "columnMapping"}:
+            raise UsageError(f"{address}: it has {' and '.join(features)}, which are not read: export it as Parquet")
+        return _some(address, (unquote(uri.removeprefix("file://")) for uri in table.file_uris()))
+    except (DeltaError, OSError) as error:
+        raise UsageError(f"{address}: cannot be read as a Delta table: {one_line(error)}") from None
+
+
+def _copy(address: Any, file: BinaryIO) -> None:
+    if not isinstance(address, str):
+        _write_frame(address, file)
+    elif address == STANDARD_INPUT:
+        _copy_stream(sys.stdin.buffer, file)
+    else:
+        store, path = resolve_store(address)
+        try:
+            with translate_store_errors(address), store.open_input_stream(path, compression=None) as stream:
+                _copy_stream(stream, file)
+        except FileNotFoundError:
+            raise UsageError(f"{address}: there is no such object") from None
+
+
+def _copy_stream(source: "IO[bytes] | Any", file: BinaryIO) -> None:
+    while block := source.read(_BLOCK_BYTES):
+        file.write(block)
+
+
+def _digest(file: BinaryIO) -> str:
+    digest = blake2b(digest_size=16)
+    while block := file.read(_BLOCK_BYTES):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_frame(frame: Any, file: BinaryIO) -> None:
+    batches = iter(_batches(frame))
+    first = next(batches)
+    with pa.ipc.new_file(file, first.schema) as writer:
+        writer.write_batch(first)
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def _batches(frame: Any) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a frame or relation as record batches, at least one."""
+    if isinstance(frame, duckdb.DuckDBPyRelation):
+        frame = frame.to_arrow_reader(_FRAME_ROWS)
+    elif isinstance(frame, pl.LazyFrame):
+        frame = frame.collect()
+    if isinstance(frame, pl.DataFrame):
+        frame = frame.to_arrow()
+    if isinstance(frame, pa.RecordBatchReader):
+        frame = frame.read_all()
+    elif type(frame).__module__.partition(".")[0] == "pandas":
+        frame = pa.Table.from_pandas(frame)
+    if not isinstance(frame, pa.Table):
+        raise UsageError(
+            f"{type(frame).__name__} cannot be loaded: give a path, a frame of polars, pandas or Arrow, or a relation "
+            "of DuckDB"
+        )
+    yield from frame.to_batches(_FRAME_ROWS) or [pa.RecordBatch.from_pylist([], schema=frame.schema)]

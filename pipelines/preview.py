@@ -1,0 +1,164 @@
+"""What would come of a file: its rows loaded into a scratch lake, beside the real one, which stays as it is."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+
+from pipelines.backfill import FileSummary, load, open_input, summarize_commits
+from pipelines.errors import ConfigurationError, UsageError
+from pipelines.ingest.file import FileSource
+from pipelines.inputs import InputFile
+from pipelines.lake.commit_log import take_snapshot
+from pipelines.lake.tables import Lake, open_lake
+from pipelines.reputation.activation import activated
+from pipelines.reputation.derive import derive
+from pipelines.reputation.lake_views import create_lake_views
+from pipelines.reputation.policy import Policy
+from pipelines.reputation.policy_file import load_policy
+from pipelines.settings import LakeSettings, Settings
+from pipelines.sources.files import ColumnMapping, read_mapped
+
+_FIRST = """
+SELECT user_id, action_type, event_time::VARCHAR, metadata::VARCHAR FROM events ORDER BY "offset" LIMIT 5
+"""
+_REASONS = """
+SELECT reason, count(*)::BIGINT AS rows, arg_min(detail, "offset") FROM dead_letters GROUP BY reason ORDER BY rows DESC
+"""
+_EVENTS = "SELECT event_id, user_id, action_type, event_time, metadata FROM events"
+_KNOWN = """
+SELECT
+    count(*) FILTER (loaded.user_id = known.user_id AND loaded.action_type = known.action_type
+        AND loaded.event_time = known.event_time AND loaded.metadata = known.metadata)::BIGINT AS duplicates,
+    count(*)::BIGINT - duplicates AS conflicts
+FROM loaded
+JOIN events AS known USING (event_id)
+"""
+_SCORED = """
+WITH others AS (
+    SELECT action_type, reason, sum(events)::BIGINT AS events FROM user_reasons GROUP BY ALL
+)
+SELECT * FROM others
+UNION ALL
+SELECT action_type, 'granted', total.events - coalesce(sum(others.events), 0)::BIGINT
+FROM (SELECT action_type, count(*) AS events FROM loaded GROUP BY action_type) AS total
+LEFT JOIN others USING (action_type)
+GROUP BY action_type, total.events
+ORDER BY ALL
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would come of the rows of a file."""
+
+    form: str
+    """What was found about the form of the file."""
+    rows: int
+    first_events: list[tuple[Any, ...]]
+    fates: list[tuple[str, int]]
+    reasons: list[tuple[Any, ...]]
+    """Reason, rows and an example of those that would be dead letters."""
+    notes: list[str]
+    policy: str
+    scored: list[tuple[Any, ...]]
+    """Action type, reason and events under the policy in force, as if the lake had nothing else."""
+
+
+def preview(settings: Settings, file: InputFile, mapping: ColumnMapping) -> Preview:
+    """Return what would come of a file; commit nothing to the lake. Raises UsageError as `load` does."""
+    with tempfile.TemporaryDirectory(prefix="karmalake-") as folder:
+        scratch = _scratch(settings, Path(folder))
+        source = open_input(file, mapping, scratch)
+        form = source.describe()
+        load(scratch, source, lambda _: None)
+        (account,) = summarize_commits(scratch, [source])
+        policy, lake = _policy(settings), open_lake(scratch.lake_root)
+        with duckdb.connect() as connection:
+            create_lake_views(connection, take_snapshot(lake))
+            events = connection.sql(_EVENTS).pl()
+            first, reasons = connection.sql(_FIRST).fetchall(), connection.sql(_REASONS).fetchall()
+        known = _known(settings, events)
+        return Preview(
+            form,
+            account.rows,
+            first,
+            _fates(account, *known),
+            reasons,
+            list(_notes(source, account, mapping)),
+            f"{policy.name} {policy.version}",
+            _scored(lake, policy, Path(folder), events),
+        )
+
+
+def _scratch(settings: Settings, folder: Path) -> Settings:
+    """Return settings of an empty lake that takes any share of dead letters."""
+    unlimited = {"max_dead_letter_share": 1.0, "max_dead_letter_run": 2**62}
+    return settings.model_copy(
+        update={
+            "data_dir": folder,
+            "lake": LakeSettings(),
+            "ingest": settings.ingest.model_copy(update=unlimited),
+        }
+    )
+
+
+def _policy(settings: Settings) -> Policy:
+    with suppress(UsageError, ConfigurationError):
+        if policy := activated(open_lake(settings.lake_root)):
+            return policy
+    return load_policy(settings.reputation.policy)
+
+
+def _known(settings: Settings, loaded: pl.DataFrame) -> tuple[int, int]:
+    """Return how many events the lake has with the same content, and with other content."""
+    try:
+        snapshot = take_snapshot(open_lake(settings.lake_root))
+    except UsageError:
+        return 0, 0
+    with duckdb.connect() as connection:
+        create_lake_views(connection, snapshot)
+        connection.register("loaded", loaded)
+        (found,) = connection.sql(_KNOWN).fetchall()
+    return found
+
+
+def _fates(account: FileSummary, duplicates: int, conflicts: int) -> list[tuple[str, int]]:
+    return [
+        ("rows", account.rows),
+        ("accepted", account.accepted - duplicates - conflicts),
+        ("duplicates", account.duplicates + duplicates),
+        ("conflicts", account.conflicts + conflicts),
+        ("dead letters", account.dead_letters),
+        ("erased", account.erased),
+    ]
+
+
+def _notes(source: FileSource, account: FileSummary, mapping: ColumnMapping) -> Iterator[str]:
+    if equal := source.equal_rows():
+        yield f"{equal:,} rows equal an earlier row of the file: --number-rows makes them separate events"
+    if account.conflicts:
+        yield f"{account.conflicts:,} rows have the event_id of an earlier row of the file, with other content"
+    first = next(read_mapped(source.path, replace(mapping, number_rows=False), source.name), None)
+    used = mapping.required_columns()
+    columns = first.columns.column_names if first else []
+    if unused := [name for name in columns if not any(_uses(path, name) for path in used)]:
+        yield f"unused columns: {', '.join(map(repr, unused))}"
+
+
+def _uses(path: str, column: str) -> bool:
+    return path == column or path.startswith(f"{column}.")
+
+
+def _scored(lake: Lake, policy: Policy, folder: Path, loaded: pl.DataFrame) -> list[tuple[Any, ...]]:
+    path = folder / "warehouse.duckdb"
+    derive(take_snapshot(lake), policy, datetime.now(UTC), path)
+    with duckdb.connect(str(path), read_only=True) as connection:
+        connection.register("loaded", loaded)
+        return [row for row in connection.sql(_SCORED).fetchall() if row[-1]]

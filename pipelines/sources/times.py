@@ -1,0 +1,99 @@
+"""Times as files write them: the units of the contract, and formats and zones that the caller names."""
+
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+import duckdb
+import pyarrow as pa
+from pyarrow import compute
+
+from pipelines.contract.schema import TIMESTAMP
+from pipelines.contract.times import read_times
+from pipelines.errors import UsageError
+
+pc: Any = compute  # its functions are generated at import, invisible to pyright
+FileTimeUnit = Literal["s", "ms", "us", "ns", "iso", "rfc2822"]
+_HAS_ZONE = r"(?:Z|[-+][0-9]{2}(?::?[0-9]{2}(?::?[0-9]{2})?)?)\s*$"
+_NAMED_UTC = r" (?:UTC|GMT)$"
+_HAS_TIME = r"[0-9]:[0-9]"
+_ZONES_IN_FORMAT = ("%z", "%Z")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_QUOTED_CHARS = 80
+_PARSED = "SELECT epoch_us(try_strptime(trim(texts), $format)) AS time FROM given"
+
+
+def check_time_options(time_format: str | None, time_zone: str | None) -> None:
+    """Raise UsageError for a format or a zone that does not exist."""
+    if time_zone is not None:
+        try:
+            ZoneInfo(time_zone)
+        except (KeyError, ValueError, OSError):
+            raise UsageError(f"{time_zone!r} is not a time zone: give a name such as Europe/Berlin or UTC") from None
+    if time_format is not None:
+        try:
+            _parse(pa.array([""]), time_format)
+        except duckdb.Error as error:
+            raise UsageError(f"{time_format!r} is not a time format: {str(error).splitlines()[0]}") from None
+
+
+def read_file_times(
+    texts: pa.Array, unit: FileTimeUnit, time_format: str | None, time_zone: str | None
+) -> tuple[pa.Array, dict[int, str]]:
+    """Parse a string array of times; return a TIMESTAMP array and the error message by row, like `read_times`.
+
+    `time_format` has the names of strptime; `time_zone` applies to times that name none. An hour that occurs twice when
+    clocks are set back is the first one; a time that does not occur is the next that does.
+    """
+    if time_format is not None:
+        return _read_formatted(texts, time_format, time_zone)
+    if unit == "rfc2822":
+        return _read_rfc2822(texts)
+    if unit != "iso":
+        return read_times(texts, unit)
+    texts = pc.replace_substring_regex(texts, pattern=_NAMED_UTC, replacement="Z")
+    times, errors = read_times(texts, unit)
+    if time_zone is None:
+        return times, errors
+    zoned = pc.and_(pc.match_substring_regex(texts, _HAS_ZONE), pc.match_substring_regex(texts, _HAS_TIME))
+    return pc.if_else(zoned, times, _in_zone(times, time_zone)), errors
+
+
+def _read_formatted(texts: pa.Array, time_format: str, time_zone: str | None) -> tuple[pa.Array, dict[int, str]]:
+    times = _parse(texts, time_format)
+    if time_zone is not None and not any(name in time_format for name in _ZONES_IN_FORMAT):
+        times = _in_zone(times, time_zone)
+    wrong = pc.indices_nonzero(pc.is_null(times)).to_pylist()
+    return times, {row: f"{_quote(texts[row].as_py())} is not a time in the format {time_format!r}" for row in wrong}
+
+
+def _parse(texts: pa.Array, time_format: str) -> pa.Array:
+    with duckdb.connect() as connection:
+        given = pa.table({"texts": texts})
+        connection.register("given", given)
+        found = connection.sql(_PARSED, params={"format": time_format}).to_arrow_table()
+    return found["time"].combine_chunks().cast(pa.int64()).cast(TIMESTAMP)
+
+
+def _in_zone(times: pa.Array, time_zone: str) -> pa.Array:
+    """Return times that were read as UTC as those of a zone."""
+    naive = times.cast(pa.int64()).cast(pa.timestamp("us"))
+    return pc.assume_timezone(naive, time_zone, ambiguous="earliest", nonexistent="latest").cast(TIMESTAMP)
+
+
+def _read_rfc2822(texts: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+    times: list[int | None] = []
+    errors: dict[int, str] = {}
+    for row, text in enumerate(texts.to_pylist()):
+        try:
+            time = parsedate_to_datetime(text)
+            times.append(((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1))
+        except (ValueError, OverflowError, TypeError, IndexError):
+            times.append(None)
+            errors[row] = f"{_quote(text)} is not a time as in mail (Mon, 09 Oct 2006 18:21:51 +0000)"
+    return pa.array(times, pa.int64()).cast(TIMESTAMP), errors
+
+
+def _quote(text: str) -> str:
+    return repr(text if len(text) <= _MAX_QUOTED_CHARS else f"{text[:_MAX_QUOTED_CHARS]}...")

@@ -1,0 +1,380 @@
+"""One small table in every form that people have gives the same events, ids included (`once`), or says what to do."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import zipfile
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import fastavro
+import polars as pl
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.orc
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from deltalake import write_deltalake
+
+from pipelines.errors import UsageError
+from pipelines.inputs import find_files
+from pipelines.sources.files import ColumnMapping, read_events
+from pipelines.sources.options import ReadOptions
+from pipelines.sources.rows import describe
+
+_MAPPING = ColumnMapping("seller", "at", "iso", "Rated", None, (("stars", "stars"), ("buyer", "buyer")))
+_ROWS = [
+    {
+        "seller": f"s{n % 3}",
+        "buyer": f"b{n % 5}",
+        "stars": n % 5 + 1,
+        "at": datetime(2024, 1, 1, 10, 0, n, tzinfo=UTC) + timedelta(days=n),
+    }
+    for n in range(12)
+]
+_TEXTS = [{**row, "at": f"{row['at']:%Y-%m-%d %H:%M:%S}"} for row in _ROWS]
+_HEADER = "seller,buyer,stars,at\n"
+_LINES = "".join(f"{','.join(map(str, row.values()))}\n" for row in _TEXTS)
+_CSV = _HEADER + _LINES
+_NDJSON = "".join(f"{json.dumps(row)}\n" for row in _TEXTS)
+_TABLE = pa.Table.from_pylist(_ROWS)
+
+
+def _events(path: Path, mapping: ColumnMapping = _MAPPING) -> list[tuple[object, ...]]:
+    tables = [table for file in find_files([path]) for table in read_events(Path(file), mapping)]
+    rows = [row for table in tables for row in table.to_pylist()]
+    return sorted(tuple(map(str, row.values())) for row in rows)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[object, ...]]:
+    """Return the twelve events of the table."""
+    path = tmp_path_factory.mktemp("plain") / "a.csv"
+    path.write_text(_CSV)
+    found = _events(path)
+    assert len(set(found)) == 12
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "form"),
+    [
+        ("semi.csv", _CSV.replace(",", ";"), "delimiter ';'"),
+        ("tab.csv", _CSV.replace(",", "\t"), "delimiter '\\t'"),
+        ("tab.txt", _CSV.replace(",", "\t"), "delimiter '\\t'"),
+        ("tab.tsv", _CSV.replace(",", "\t"), "delimiter '\\t'"),
+        ("pipe.csv", _CSV.replace(",", "|"), "delimiter '|'"),
+        ("ratings.dat", _CSV.replace(",", "::"), "delimiter '::'"),
+        ("comment.csv", f"# exported 2024\n# by me\n{_CSV}", "lines above the header: 2"),
+        ("sep.csv", f"sep=,\n{_CSV}", "lines above the header: 1"),
+        ("title.csv", f"Ratings export,,,\n,,,\n{_CSV}", "lines above the header: 2"),
+        ("spaces.csv", _CSV.replace(",", ", "), "spaces after delimiters are dropped"),
+        ("single.csv", _CSV.replace("seller", "'seller'").replace("b1", "'b1'"), 'quote "\'"'),
+        ("blank.csv", f"{_CSV}\n\n", ""),
+        ("cr.csv", _CSV.replace("\n", "\r"), ""),
+        ("upper.CSV", _CSV, ""),
+        ("quoted.csv", "".join(f'"{line.replace(",", chr(34) + "," + chr(34))}"\n' for line in _CSV.splitlines()), ""),
+        ("lines.json", _NDJSON, ""),
+        ("lines.ndjson", _NDJSON, ""),
+        ("blank.jsonl", _NDJSON.replace("\n", "\n\n") + "\n\n", ""),
+        ("array.json", json.dumps(_TEXTS), ""),
+        ("array.jsonl", json.dumps(_TEXTS), ""),
+        ("indented.json", json.dumps(_TEXTS, indent=2), ""),
+        ("spread.json", "\n".join(json.dumps(row, indent=1) for row in _TEXTS), ""),
+        ("unnamed", _NDJSON, "format json"),
+    ],
+)
+def test_text_is_read_in_any_dialect(
+    tmp_path: Path, expected: list[tuple[object, ...]], name: str, text: str, form: str
+) -> None:
+    """The header, known by the mapped names, tells the dialect; what is unusual is said."""
+    path = tmp_path / name
+    path.write_text(text, newline="")
+    assert _events(path) == expected
+    assert describe(path, _MAPPING.reading, _MAPPING.required_columns()) == form
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"),
+    [
+        (".gz", gzip.compress),
+        (".bz2", bz2.compress),
+        (".xz", lzma.compress),
+        (".zst", zstandard.compress),
+        (".zip", lambda data: _zipped({"a.csv": data, "__MACOSX/a.csv": b""})),
+    ],
+)
+def test_compressed_files_are_read(
+    tmp_path: Path, expected: list[tuple[object, ...]], suffix: str, compress: Callable[[bytes], bytes]
+) -> None:
+    """With or without the suffix of the format, as CSV and as an array."""
+    for name, text in (("a.csv", _CSV), ("plain", _CSV), ("a.json", json.dumps(_TEXTS))):
+        path = tmp_path / f"{name}{suffix}"
+        path.write_bytes(compress(text.encode()))
+        assert _events(path) == expected
+
+
+def _zipped(members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+def test_a_long_window_of_zstd_is_read(tmp_path: Path, expected: list[tuple[object, ...]]) -> None:
+    """As `zstd --long=31` writes it: Reddit's archives have such windows."""
+    parameters = zstandard.ZstdCompressionParameters(window_log=30, enable_ldm=True)
+    path = tmp_path / "a.csv.zst"
+    with path.open("wb") as file, zstandard.ZstdCompressor(compression_params=parameters).stream_writer(file) as out:
+        out.write(_CSV.encode())
+    assert zstandard.get_frame_parameters(path.read_bytes()).window_size > 2**27
+    assert _events(path) == expected
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-10], lambda data: data[:10] + b"\x00" * 20 + data[30:]])
+def test_a_damaged_archive_is_an_error(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    """Nothing of it is taken for the whole."""
+    for suffix, compress in ((".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress)):
+        path = tmp_path / f"a.csv{suffix}"
+        path.write_bytes(damage(compress(_CSV.encode())))
+        with pytest.raises(UsageError, match=r"cannot be decompressed: .*damaged or cut off"):
+            _events(path)
+
+
+def test_an_archive_of_several_files_is_refused(tmp_path: Path) -> None:
+    """Which one is meant is not guessed."""
+    path = tmp_path / "a.zip"
+    path.write_bytes(_zipped({"a.csv": b"", "b.csv": b""}))
+    with pytest.raises(UsageError, match="has 2 files, and one is read: unpack it"):
+        _events(path)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "form"),
+    [("utf-8-sig", ""), ("utf-16", "encoding utf-16"), ("cp1252", "encoding cp1252")],
+)
+def test_an_encoding_is_found_and_said(tmp_path: Path, encoding: str, form: str) -> None:
+    """UTF-8 and UTF-16, else Western European; an option overrides the guess."""
+    path = tmp_path / "a.csv"
+    path.write_text(_CSV.replace("s1", "Jürgen"), encoding=encoding)
+    assert {row[1] for row in _events(path)} == {"s0", "Jürgen", "s2"}
+    assert describe(path, names=_MAPPING.required_columns()) == form
+
+
+def _write_avro(path: Path) -> None:
+    fields = [
+        {"name": "seller", "type": "string"},
+        {"name": "buyer", "type": "string"},
+        {"name": "stars", "type": "int"},
+    ]
+    time = {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}}
+    with path.open("wb") as file:
+        fastavro.writer(file, {"type": "record", "name": "R", "fields": [*fields, time]}, _ROWS)
+
+
+def _write_categories(path: Path) -> None:
+    buyers = pl.Enum([f"b{n}" for n in range(5)])
+    frame = pl.DataFrame(_ROWS).with_columns(pl.col("seller").cast(pl.Categorical), pl.col("buyer").cast(buyers))
+    frame.with_columns(pl.col("stars").cast(pl.UInt8)).write_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.parquet", lambda path: pq.write_table(_TABLE, path)),
+        ("a.pq", lambda path: pq.write_table(_TABLE, path, use_deprecated_int96_timestamps=True)),
+        ("categories.parquet", _write_categories),
+        ("unnamed", lambda path: pq.write_table(_TABLE, path)),
+        ("a.feather", lambda path: pyarrow.feather.write_feather(_TABLE, path)),
+        ("a.arrow", lambda path: pl.DataFrame(_ROWS).write_ipc_stream(path)),
+        ("a.ipc", lambda path: pl.DataFrame(_ROWS).write_ipc(path)),
+        ("a.orc", lambda path: pyarrow.orc.write_table(_TABLE, path)),
+        ("a.avro", _write_avro),
+        ("hive", lambda path: pq.write_to_dataset(_TABLE, path, partition_cols=["seller"])),
+        ("delta", lambda path: write_deltalake(path, _TABLE, partition_by=["seller"])),
+        ("[x]=1.parquet", lambda path: pq.write_table(_TABLE, path)),
+    ],
+)
+def test_tables_are_read_in_any_format(
+    tmp_path: Path, expected: list[tuple[object, ...]], name: str, write: Callable[[Path], None]
+) -> None:
+    """Also where folders hold the values of a column."""
+    write(tmp_path / name)
+    assert _events(tmp_path / name) == expected
+
+
+def test_a_workbook_is_read(tmp_path: Path, expected: list[tuple[object, ...]]) -> None:
+    """As Excel stores it: text, numbers, and times as text; an id keeps its digits."""
+    pytest.importorskip("fastexcel", reason="karmalake[excel] is not installed")
+    _write_workbook(tmp_path / "a.xlsx", [_HEADER.strip().split(","), *(list(row.values()) for row in _TEXTS)])
+    assert _events(tmp_path / "a.xlsx") == expected
+
+
+def _write_workbook(path: Path, rows: list[list[object]]) -> None:
+    """Write a workbook of one sheet: the least that the format takes."""
+    cells = "".join(f"<row>{''.join(map(_cell, row))}</row>" for row in rows)
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    relations = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    package = "http://schemas.openxmlformats.org/package/2006"
+    kinds = "application/vnd.openxmlformats-officedocument.spreadsheetml"
+    members = {
+        "[Content_Types].xml": f'<Types xmlns="{package}/content-types"><Override PartName="/xl/workbook.xml" '
+        f'ContentType="{kinds}.sheet.main+xml"/><Override PartName="/xl/worksheets/sheet1.xml" '
+        f'ContentType="{kinds}.worksheet+xml"/></Types>',
+        "_rels/.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" '
+        f'Type="{relations}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{relations}"><sheets><sheet name="a" sheetId="1" '
+        'r:id="r1"/></sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" '
+        f'Type="{relations}/worksheet" Target="worksheets/sheet1.xml"/></Relationships>',
+        "xl/worksheets/sheet1.xml": f'<worksheet xmlns="{main}"><sheetData>{cells}</sheetData></worksheet>',
+    }
+    path.write_bytes(_zipped({name: text.encode() for name, text in members.items()}))
+
+
+def _cell(value: object) -> str:
+    return f"<c><v>{value}</v></c>" if isinstance(value, int) else f'<c t="inlineStr"><is><t>{value}</t></is></c>'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (_LINES, r"there is no column 'seller'; .*that is a row: name the columns with --columns"),
+        (f"{_CSV}s1,b1,5\n", r"row 13 \(line 14\): has 3 values, and the header names 4 columns"),
+        (_CSV.replace("buyer", "seller"), "several columns are named 'seller'"),
+        (_CSV.replace("seller", "Seller"), "do you mean 'Seller'"),
+        ("", "it is empty: the first line must name the columns"),
+        ("u\n", "there is no column 'seller'; the columns are 'u'"),
+        (f'"title\n{_CSV}', r"the header \(line 1\): it has an unclosed quote"),
+    ],
+)
+def test_a_file_that_is_not_understood_says_what_to_do(tmp_path: Path, text: str, message: str) -> None:
+    """Never a guess at rows."""
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        _events(tmp_path / "a.csv")
+
+
+def test_options_override_what_is_found(tmp_path: Path, expected: list[tuple[object, ...]]) -> None:
+    """Column names for a file without a header, comments between rows, a format that the name does not say."""
+    path = tmp_path / "a.json"
+    path.write_text(_LINES.replace("\n", "\n# and\n"))
+    options = ReadOptions("csv", comment="#", columns=("seller", "buyer", "stars", "at"))
+    mapping = ColumnMapping("seller", "at", "iso", "Rated", None, _MAPPING.metadata, reading=options)
+    assert _events(path, mapping) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"format": "xml"}, {"delimiter": "ab"}, {"quote": "xx"}, {"escape": "e"}, {"encoding": "none"}, {"comment": "é"}],
+)
+def test_an_invalid_option_is_refused(options: dict[str, str]) -> None:
+    """Before a file is opened."""
+    with pytest.raises(UsageError, match="is not"):
+        ReadOptions(**options)
+
+
+def test_a_backslash_before_a_quote_is_an_escape_where_it_can_be_nothing_else(tmp_path: Path) -> None:
+    """MySQL writes so; a path that ends with a backslash stays one."""
+    (tmp_path / "a.csv").write_text('seller,stars,at\n"b\\"1",1,2024-01-01\n"x\\\\y",2,2024-01-01\n')
+    (tmp_path / "b.csv").write_text('seller,stars,at\n"C:\\",1,2024-01-01\n')
+    mapping = ColumnMapping("seller", "at", "iso", "Rated", None, (("stars", "stars"),))
+    assert {row[1] for row in _events(tmp_path / "a.csv", mapping)} == {'b"1', "x\\y"}
+    assert {row[1] for row in _events(tmp_path / "b.csv", mapping)} == {"C:\\"}
+
+
+def test_the_export_of_a_german_spreadsheet(tmp_path: Path) -> None:
+    """Semicolons, decimal commas and day.month.year with a zone: everything but the time is found."""
+    path = tmp_path / "a.csv"
+    path.write_text("Verkäufer;Käufer;Bewertung;Datum\nMüller;Anna;4,5;03.04.2015 10:15\n", encoding="utf-8-sig")
+    mapping = ColumnMapping(
+        "Verkäufer", "Datum", "iso", "Rated", None, (("rating", "Bewertung"),), time_format="%d.%m.%Y %H:%M",
+        time_zone="Europe/Berlin",
+    )  # fmt: skip
+    ((_, user, _, time, metadata),) = _events(path, mapping)
+    assert (user, time, metadata) == ("Müller", "2015-04-03 08:15:00+00:00", "[('rating', '4.5')]")
+
+
+def test_null_markers_and_one_user_for_all_rows(tmp_path: Path) -> None:
+    """A marker is no value, as a missing one."""
+    (tmp_path / "a.csv").write_text("stars,at\nNULL,2024-01-01\n4,2024-01-02\n")
+    mapping = ColumnMapping(
+        None, "at", "iso", "Rated", None, (("stars", "stars"),), None, ReadOptions(null=("NULL",)), "shop-7"
+    )
+    found = [(row[1], row[4]) for row in _events(tmp_path / "a.csv", mapping)]
+    assert sorted(found) == [("shop-7", "[('stars', '4')]"), ("shop-7", "[]")]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "time"),
+    [
+        ("1704103200123456789", {"time_unit": "ns"}, "2024-01-01 10:00:00.123456+00:00"),
+        ("Mon, 09 Oct 2006 18:21:51 +0200", {"time_unit": "rfc2822"}, "2006-10-09 16:21:51+00:00"),
+        ("2006-10-09 18:21:51 UTC", {}, "2006-10-09 18:21:51+00:00"),
+        ("2006-10-09 18:21:51", {"time_zone": "Europe/Berlin"}, "2006-10-09 16:21:51+00:00"),
+        ("2006-10-09T18:21:51Z", {"time_zone": "Europe/Berlin"}, "2006-10-09 18:21:51+00:00"),
+        ("2006-10-09", {"time_zone": "America/New_York"}, "2006-10-09 04:00:00+00:00"),
+        ("10/09/2006 6:21 PM", {"time_format": "%m/%d/%Y %I:%M %p"}, "2006-10-09 18:21:00+00:00"),
+        ("9 Oct 2006 18:21:51.5", {"time_format": "%-d %b %Y %H:%M:%S.%f"}, "2006-10-09 18:21:51.500000+00:00"),
+    ],
+)
+def test_times_of_many_forms(tmp_path: Path, text: str, options: dict[str, str], time: str) -> None:
+    """Units, mail, named formats, and zones for times that name none."""
+    (tmp_path / "a.tsv").write_text(f"seller\tat\na\t{text}\n")
+    ((_, _, _, found, _),) = _events(tmp_path / "a.tsv", ColumnMapping("seller", "at", action_type="A", **options))
+    assert found == time
+
+
+def test_a_time_of_another_form_is_named(tmp_path: Path) -> None:
+    """With the form that was expected; an unknown format or zone is refused first."""
+    (tmp_path / "a.csv").write_text("seller,at\na,soon\n")
+    for options, message in (
+        ({"time_format": "%d.%m.%Y"}, "row 1, column 'at': 'soon' is not a time in the format '%d.%m.%Y'"),
+        ({"time_unit": "rfc2822"}, "row 1, column 'at': 'soon' is not a time as in mail"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            _events(tmp_path / "a.csv", ColumnMapping("seller", "at", action_type="A", **options))
+    with pytest.raises(UsageError, match="'Berlin' is not a time zone"):
+        ColumnMapping("seller", "at", action_type="A", time_zone="Berlin")
+    with pytest.raises(UsageError, match="'%q' is not a time format"):
+        ColumnMapping("seller", "at", action_type="A", time_format="%q")
+
+
+def test_numbers_of_an_array_keep_their_digits(tmp_path: Path) -> None:
+    """As written: 1.10 is not 1.1, and an id of thirty digits has thirty."""
+    (tmp_path / "a.json").write_text('[{"u": 123456789012345678901234567890, "at": "2024-01-01",\n "n": 1.10}]')
+    ((_, user, _, _, metadata),) = _events(
+        tmp_path / "a.json", ColumnMapping("u", "at", "iso", "A", None, (("n", "n"),))
+    )
+    assert (user, metadata) == ("123456789012345678901234567890", "[('n', '1.10')]")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[{}, {]", "after row"), ("[1, 2]", "row 1 is not one JSON object"), ('[{"a": 1}', "after row")],
+)
+def test_a_broken_array_is_an_error(tmp_path: Path, text: str, message: str) -> None:
+    """With the row before it, or of it."""
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        _events(tmp_path / "a.json")
+
+
+def test_an_event_of_github_is_mapped_by_dotted_names(tmp_path: Path) -> None:
+    """Through objects of any depth."""
+    (tmp_path / "gh.ndjson").write_text(
+        '{"id":"1","type":"PullRequestReviewEvent","actor":{"id":7,"login":"ana"},"payload":{"review":{"state":"approved"},'
+        '"pull_request":{"user":{"login":"bob"}}},"created_at":"2024-01-15T14:00:00Z"}\n'
+    )
+    mapping = ColumnMapping(
+        "payload.pull_request.user.login", "created_at", "iso", None, "type",
+        (("state", "payload.review.state"), ("reviewer", "actor.id")), "id",
+    )  # fmt: skip
+    assert [row[:3] + row[4:] for row in _events(tmp_path / "gh.ndjson", mapping)] == [
+        ("1", "bob", "PullRequestReviewEvent", "[('state', 'approved'), ('reviewer', '7')]")
+    ]
