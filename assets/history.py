@@ -11,7 +11,7 @@ import dagster as dg
 from assets.failures import RETRIES, explain_failures
 from assets.partitions import DAYS
 from assets.resources import Karmalake
-from pipelines.backfill import FileSummary, backfill, find_day_files, history_mapping, summarize_files
+from pipelines.backfill import FileSummary, backfill, find_day_files, history_rows, summarize_files
 from pipelines.errors import CorruptionError
 from pipelines.ingest.file import open_file
 from pipelines.operate.dead_letters import close_accepted
@@ -35,14 +35,15 @@ def history(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karma
     account of its file from the lake's own records, over all attempts.
     """
     settings = karmalake.settings
-    mapping, files = history_mapping(settings.history), find_day_files(settings.history, context.partition_keys)
+    rows = history_rows(settings)
+    files = find_day_files(settings, rows, context.partition_keys)
     for number, (day, path) in enumerate(files.items(), 1):
-        commits = backfill(settings, path, mapping)
+        commits = backfill(settings, path, rows)
         if commits:
-            source = open_file(path, mapping, settings)
+            source = open_file(path, rows, settings)
             close_accepted(settings, source.topic_id, source.topic)
         context.log.info("%s: %d commits (%d of %d days of this run)", day, commits, number, len(files))
-    accounts = dict(zip(files, summarize_files(settings, list(files.values()), mapping), strict=True)) if files else {}
+    accounts = dict(zip(files, summarize_files(settings, list(files.values()), rows), strict=True)) if files else {}
     for day, account in accounts.items():
         context.add_asset_metadata(partition_key=day, metadata=_metadata(account))
     wrong = [str(account) for account in accounts.values() if not account.reconciles]
@@ -52,7 +53,7 @@ def history(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karma
 
 
 def _metadata(account: FileSummary) -> dict[str, Any]:
-    counts = ("commits", "read", "accepted", "duplicates", "conflicts", "dead_letters", "erased")
+    counts = ("commits", "read", "filtered", "made", "accepted", "duplicates", "conflicts", "dead_letters", "erased")
     reasons = "; ".join(f"{reason}: {rows}" for reason, rows in account.reasons.items())
     return {
         "dagster/row_count": account.accepted,

@@ -4,6 +4,7 @@ Owns the files of history by day, and the summary of a file: the fate of its row
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ import duckdb
 from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.ingest.file import FileSource, open_file
+from pipelines.ingest.sample import RecordSample
 from pipelines.inputs import InputFile, local_file
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
+from pipelines.mapping import SourceFile, find_source
+from pipelines.mapping.source_files import DAY
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.settings import HistorySettings, Settings
 from pipelines.sources.files import ColumnMapping
@@ -33,6 +37,9 @@ SELECT
     topic_id,
     count(*)::BIGINT AS commits,
     sum("read")::BIGINT AS "read",
+    sum(coalesce(converted, accepted + duplicates + conflicts + erased))::BIGINT AS converted,
+    sum(coalesce(filtered, 0))::BIGINT AS filtered,
+    sum(coalesce(made, accepted + duplicates + conflicts + erased))::BIGINT AS made,
     sum(accepted)::BIGINT AS accepted,
     sum(duplicates)::BIGINT AS duplicates,
     sum(conflicts)::BIGINT AS conflicts,
@@ -41,6 +48,11 @@ SELECT
 FROM ranges
 WHERE topic_id IN (SELECT unnest(?))
 GROUP BY topic_id
+"""
+_EARLIER = """
+SELECT DISTINCT source_digest
+FROM (SELECT unnest(ranges, recursive := true) FROM (SELECT ranges FROM commits))
+WHERE topic = ? AND source = ? AND source_digest <> ?
 """
 _REASONS = """
 SELECT topic_id, reason, count(*)::BIGINT AS rows
@@ -60,6 +72,12 @@ class FileSummary:
     """Rows of the file."""
     commits: int = 0
     read: int = 0
+    converted: int = 0
+    """Rows that became events."""
+    filtered: int = 0
+    """Rows that the SELECT of a source leaves out."""
+    made: int = 0
+    """Events."""
     accepted: int = 0
     duplicates: int = 0
     conflicts: int = 0
@@ -70,39 +88,63 @@ class FileSummary:
 
     @property
     def reconciles(self) -> bool:
-        """Whether every row of the file was read and has exactly one fate (`nothing-lost`)."""
-        fates = self.accepted + self.duplicates + self.conflicts + self.dead_letters + self.erased
-        return self.rows == self.read == fates
+        """Whether every row was read, and each and every event has exactly one fate (`nothing-lost`)."""
+        rows = self.converted + self.filtered + self.dead_letters
+        events = self.accepted + self.duplicates + self.conflicts + self.erased
+        return self.rows == self.read == rows and self.made == events
 
 
 def backfill(
-    settings: Settings, data: Any, mapping: ColumnMapping, report: Callable[[CommitRecord], None] = lambda _: None
+    settings: Settings,
+    data: Any,
+    rows: ColumnMapping | SourceFile,
+    report: Callable[[CommitRecord], None] = lambda _: None,
 ) -> int:
     """Commit the rows of a file or frame from its checkpoint on; return the number of commits.
 
     `data` is a path, an s3:// address, `-` for standard input, a frame of polars, pandas or Arrow, or a relation of
-    DuckDB. `report` is called with the record of each commit. After a crash, the next call continues from the last
-    commit (`once`). Several processes may load files at the same time, beside ingest from the bus. Raises UsageError
-    for a file that does not exist or does not match the mapping, and RejectedError if its rejected rows exceed a limit.
+    DuckDB. `rows` says what its rows are: columns, or a source file (`pipelines.mapping.read_source`). `report` is
+    called with the record of each commit. After a crash, the next call continues from the last commit (`once`). Several
+    processes may load files at the same time, beside ingest from the bus. Raises UsageError for a file that does not
+    exist or does not match the mapping, and RejectedError if its rejected rows exceed a limit.
     """
     with local_file(data) as file:
         try:
-            return load(settings, open_input(file, mapping, settings), report)
+            return load(settings, open_input(file, rows, settings), report)
         except UsageError as error:
             if not file.name:
                 raise
             raise UsageError(str(error).replace(str(file.path), file.name)) from None
 
 
-def open_input(file: InputFile, mapping: ColumnMapping, settings: Settings) -> FileSource:
+def open_input(file: InputFile, rows: ColumnMapping | SourceFile, settings: Settings) -> FileSource:
     """Return a source of the rows of an input. Raises UsageError if the file does not exist."""
-    return open_file(file.path, mapping, settings, file.name, file.content)
+    return open_file(file.path, rows, settings, file.name, file.content)
 
 
 def load(settings: Settings, source: FileSource, report: Callable[[CommitRecord], None]) -> int:
     """Commit the rows of a source from its checkpoint on; return the number of commits. Raises like `backfill`."""
-    with open_ingest_from(source, settings) as ingest:
+    with closing(source), open_ingest_from(source, settings) as ingest:
         return drain(ingest, report)
+
+
+def history_rows(settings: Settings) -> ColumnMapping | SourceFile:
+    """Return what the rows of files of history are. Raises UsageError if `history.source` is not a source of files."""
+    history = settings.history
+    if history.source is None:
+        return history_mapping(history)
+    others = sorted(history.model_fields_set - {"source", "path", "days_may_be_missing"})
+    if others:
+        raise ConfigurationError(f"history.{others[0]} and history.source exclude each other: remove one")
+    return find_file_source(settings, history.source)
+
+
+def find_file_source(settings: Settings, name: str) -> SourceFile:
+    """Return a source of files by its name. Raises UsageError if there is none, or it reads topics."""
+    source = find_source(settings.sources.folder, name)
+    if not source.files:
+        raise UsageError(f"{source.path} reads topics, which `karmalake drain` ingests: give a source with `files`")
+    return source
 
 
 def history_mapping(history: HistorySettings) -> ColumnMapping:
@@ -139,15 +181,23 @@ def _read_options(history: HistorySettings) -> ReadOptions:
     )
 
 
-def find_day_files(history: HistorySettings, days: Sequence[str]) -> dict[str, Path]:
-    """Return the file of history of each day that has one.
+def _day_path(settings: Settings, rows: ColumnMapping | SourceFile) -> str | None:
+    """Return the path of the file of a day: that of the settings, or the one of the source."""
+    if settings.history.path or isinstance(rows, ColumnMapping):
+        return settings.history.path
+    return next((rows.locate(file) for file in rows.files if DAY in file), None)
+
+
+def find_day_files(settings: Settings, rows: ColumnMapping | SourceFile, days: Sequence[str]) -> dict[str, Path]:
+    """Return the file of history of each day that has one; `rows` is what `history_rows` returns.
 
     Raises UsageError for days without a file, unless `history.days_may_be_missing` is on, and ConfigurationError if
-    `history.path` is unset.
+    neither `history.path` nor the source names the file of a day.
     """
-    if history.path is None:
+    history, path = settings.history, _day_path(settings, rows)
+    if path is None:
         raise ConfigurationError("set history.path, the path of the file of a day")
-    paths = {day: Path(history.path.replace("{day}", day)) for day in days}
+    paths = {day: Path(path.replace(DAY, day)) for day in days}
     missing = [str(path) for path in paths.values() if not path.exists()]
     if missing and not history.days_may_be_missing:
         raise UsageError(
@@ -157,22 +207,36 @@ def find_day_files(history: HistorySettings, days: Sequence[str]) -> dict[str, P
     return {day: path for day, path in paths.items() if path.exists()}
 
 
-def summarize_files(settings: Settings, paths: Sequence[Path], mapping: ColumnMapping) -> list[FileSummary]:
+def was_loaded_otherwise(settings: Settings, source: FileSource) -> bool:
+    """Return whether the lake has a load of a file by another text of its source file."""
+    if source.source is None:
+        return False
+    try:
+        snapshot = take_snapshot(open_lake(settings.lake_root))
+    except UsageError:
+        return False
+    with duckdb.connect() as connection:
+        create_lake_views(connection, snapshot)
+        known = [source.topic, source.source.name, source.source.digest]
+        return bool(connection.execute(_EARLIER, known).fetchall())
+
+
+def summarize_files(settings: Settings, paths: Sequence[Path], rows: ColumnMapping | SourceFile) -> list[FileSummary]:
     """Return the summary of each file in its current state, with its rows counted; a file that changed is another file.
 
     Raises UsageError for a file that does not exist, and if there is no lake.
     """
-    sources = [open_file(path, mapping, settings) for path in paths]
+    sources = [open_file(path, rows, settings) for path in paths]
     return [
-        replace(summary, rows=count_rows(path, mapping.reading, mapping.required_columns()))
-        for path, summary in zip(paths, summarize_commits(settings, sources), strict=True)
+        replace(summary, rows=count_rows(path, source.mapping.reading, source.mapping.required_columns()))
+        for path, source, summary in zip(paths, sources, summarize_commits(settings, sources), strict=True)
     ]
 
 
-def summarize_commits(settings: Settings, sources: Sequence[FileSource]) -> list[FileSummary]:
-    """Return the summary of each file by the lake's commit records alone: `rows` is the number of rows read.
+def summarize_commits(settings: Settings, sources: Sequence[FileSource | RecordSample]) -> list[FileSummary]:
+    """Return the summary of each file, or sample of a topic, by the lake's commit records alone.
 
-    Raises UsageError if there is no lake.
+    `rows` is the number of rows read. Raises UsageError if there is no lake.
     """
     topic_ids = [source.topic_id for source in sources]
     with duckdb.connect() as connection:

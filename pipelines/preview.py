@@ -1,9 +1,9 @@
-"""What would come of a file: its rows loaded into a scratch lake, beside the real one, which stays as it is."""
+"""What would come of a file or a source: loaded into a scratch lake, beside the real one, which stays as it is."""
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,14 @@ import duckdb
 import polars as pl
 
 from pipelines.backfill import FileSummary, load, open_input, summarize_commits
+from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.ingest.file import FileSource
+from pipelines.ingest.sample import RecordSample
 from pipelines.inputs import InputFile
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import Lake, open_lake
+from pipelines.mapping import RowSelect, SourceFile
 from pipelines.reputation.activation import activated
 from pipelines.reputation.derive import derive
 from pipelines.reputation.lake_views import create_lake_views
@@ -26,10 +29,22 @@ from pipelines.settings import LakeSettings, Settings
 from pipelines.sources.files import ColumnMapping, read_mapped
 
 _FIRST = """
-SELECT user_id, action_type, event_time::VARCHAR, metadata::VARCHAR FROM events ORDER BY "offset" LIMIT 5
+SELECT user_id, action_type, event_time::VARCHAR, metadata::VARCHAR, event_id
+FROM events
+ORDER BY topic_partition, "offset", event_id
+LIMIT 5
 """
 _REASONS = """
-SELECT reason, count(*)::BIGINT AS rows, arg_min(detail, "offset") FROM dead_letters GROUP BY reason ORDER BY rows DESC
+SELECT
+    reason, count(*)::BIGINT AS rows,
+    arg_min(
+        CASE WHEN starts_with(topic, 'file:') THEN '' ELSE format('{}-{}@{}: ', topic, topic_partition, "offset") END
+        || detail,
+        "offset"
+    )
+FROM dead_letters
+GROUP BY reason
+ORDER BY rows DESC
 """
 _EVENTS = "SELECT event_id, user_id, action_type, event_time, metadata FROM events"
 _KNOWN = """
@@ -56,7 +71,7 @@ ORDER BY ALL
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What would come of the rows of a file."""
+    """What would come of the rows of a file, or the records of a topic."""
 
     form: str
     """What was found about the form of the file."""
@@ -64,49 +79,60 @@ class Preview:
     first_events: list[tuple[Any, ...]]
     fates: list[tuple[str, int]]
     reasons: list[tuple[Any, ...]]
-    """Reason, rows and an example of those that would be dead letters."""
+    """Reason, rows or records, and an example of those that would be dead letters."""
     notes: list[str]
     policy: str
     scored: list[tuple[Any, ...]]
     """Action type, reason and events under the policy in force, as if the lake had nothing else."""
 
 
-def preview(settings: Settings, file: InputFile, mapping: ColumnMapping) -> Preview:
+def preview(settings: Settings, file: InputFile, rows: ColumnMapping | SourceFile) -> Preview:
     """Return what would come of a file; commit nothing to the lake. Raises UsageError as `load` does."""
-    with tempfile.TemporaryDirectory(prefix="karmalake-") as folder:
-        scratch = _scratch(settings, Path(folder))
-        source = open_input(file, mapping, scratch)
+    with _scratch(settings) as scratch:
+        source = open_input(file, rows, scratch)
         form = source.describe()
         load(scratch, source, lambda _: None)
         (account,) = summarize_commits(scratch, [source])
-        policy, lake = _policy(settings), open_lake(scratch.lake_root)
-        with duckdb.connect() as connection:
-            create_lake_views(connection, take_snapshot(lake))
-            events = connection.sql(_EVENTS).pl()
-            first, reasons = connection.sql(_FIRST).fetchall(), connection.sql(_REASONS).fetchall()
-        known = _known(settings, events)
-        return Preview(
-            form,
-            account.rows,
-            first,
-            _fates(account, *known),
-            reasons,
-            list(_notes(source, account, mapping)),
-            f"{policy.name} {policy.version}",
-            _scored(lake, policy, Path(folder), events),
-        )
+        return _examine(settings, scratch, form, account, "rows", list(_notes(source, account)))
 
 
-def _scratch(settings: Settings, folder: Path) -> Settings:
-    """Return settings of an empty lake that takes any share of dead letters."""
-    unlimited = {"max_dead_letter_share": 1.0, "max_dead_letter_run": 2**62}
-    return settings.model_copy(
-        update={
-            "data_dir": folder,
-            "lake": LakeSettings(),
-            "ingest": settings.ingest.model_copy(update=unlimited),
-        }
-    )
+def preview_records(settings: Settings, sample: RecordSample, unused: tuple[str, ...]) -> Preview:
+    """Return what would come of records of a topic; commit nothing. `unused` are fields that the source leaves out."""
+    with _scratch(settings) as scratch:
+        with open_ingest_from(sample, scratch) as ingest:
+            drain(ingest, lambda _: None)
+        (account,) = summarize_commits(scratch, [sample])
+        notes = [f"unused fields: {', '.join(unused)}"] if unused else []
+        if not account.rows:
+            notes.append("there are no records to check")
+        return _examine(settings, scratch, "", account, "records", notes)
+
+
+def _examine(
+    settings: Settings, scratch: Settings, form: str, account: FileSummary, unit: str, notes: list[str]
+) -> Preview:
+    """Return what a scratch lake has, beside the real lake and under its policy."""
+    policy, lake = _policy(settings), open_lake(scratch.lake_root)
+    with duckdb.connect() as connection:
+        create_lake_views(connection, take_snapshot(lake))
+        events = connection.sql(_EVENTS).pl()
+        first, reasons = connection.sql(_FIRST).fetchall(), connection.sql(_REASONS).fetchall()
+    fates = _fates(account, unit, *_known(settings, events))
+    scored = _scored(lake, policy, scratch.data_dir, events)
+    return Preview(form, account.rows, first, fates, reasons, notes, f"{policy.name} {policy.version}", scored)
+
+
+@contextmanager
+def _scratch(settings: Settings) -> Generator[Settings]:
+    """Yield settings of an empty lake that takes any share of dead letters."""
+    with tempfile.TemporaryDirectory(prefix="karmalake-") as folder:
+        yield unlimited(settings.model_copy(update={"data_dir": Path(folder), "lake": LakeSettings()}))
+
+
+def unlimited(settings: Settings) -> Settings:
+    """Return settings under which ingest takes any share of dead letters."""
+    limits = {"max_dead_letter_share": 1.0, "max_dead_letter_run": 2**62}
+    return settings.model_copy(update={"ingest": settings.ingest.model_copy(update=limits)})
 
 
 def _policy(settings: Settings) -> Policy:
@@ -129,9 +155,11 @@ def _known(settings: Settings, loaded: pl.DataFrame) -> tuple[int, int]:
     return found
 
 
-def _fates(account: FileSummary, duplicates: int, conflicts: int) -> list[tuple[str, int]]:
+def _fates(account: FileSummary, unit: str, duplicates: int, conflicts: int) -> list[tuple[str, int]]:
+    selects = unit == "records" or account.filtered or account.made != account.converted
     return [
-        ("rows", account.rows),
+        (unit, account.rows),
+        *([("filtered", account.filtered), ("events", account.made)] if selects else []),
         ("accepted", account.accepted - duplicates - conflicts),
         ("duplicates", account.duplicates + duplicates),
         ("conflicts", account.conflicts + conflicts),
@@ -140,20 +168,22 @@ def _fates(account: FileSummary, duplicates: int, conflicts: int) -> list[tuple[
     ]
 
 
-def _notes(source: FileSource, account: FileSummary, mapping: ColumnMapping) -> Iterator[str]:
+def _notes(source: FileSource, account: FileSummary) -> Iterator[str]:
     if equal := source.equal_rows():
-        yield f"{equal:,} rows equal an earlier row of the file: --number-rows makes them separate events"
+        remedy = "number_rows = true" if source.source else "--number-rows"
+        yield f"{equal:,} rows equal an earlier row of the file: {remedy} makes them separate events"
     if account.conflicts:
         yield f"{account.conflicts:,} rows have the event_id of an earlier row of the file, with other content"
-    first = next(read_mapped(source.path, replace(mapping, number_rows=False), source.name), None)
-    used = mapping.required_columns()
+    first = next(read_mapped(source.path, source.mapping, source.name), None)
     columns = first.columns.column_names if first else []
-    if unused := [name for name in columns if not any(_uses(path, name) for path in used)]:
+    if unused := [name for name in columns if not _uses(source.mapping, name)]:
         yield f"unused columns: {', '.join(map(repr, unused))}"
 
 
-def _uses(path: str, column: str) -> bool:
-    return path == column or path.startswith(f"{column}.")
+def _uses(mapping: ColumnMapping | RowSelect, column: str) -> bool:
+    if isinstance(mapping, RowSelect):
+        return mapping.uses(column)
+    return any(path == column or path.startswith(f"{column}.") for path in mapping.required_columns())
 
 
 def _scored(lake: Lake, policy: Policy, folder: Path, loaded: pl.DataFrame) -> list[tuple[Any, ...]]:

@@ -278,6 +278,9 @@ class HistorySettings(_Section):
 
     path: str | None = None
     """The path of the file of a day, with {day} as the placeholder: /history/rides-{day}.parquet."""
+    source: str | None = None
+    """The source file, sources/NAME.toml, that says what the rows are, instead of the columns below; without a `path`,
+    the address with {day} of its `files` is the file of a day."""
     user_id: str = "user_id"
     """The column with the user whose reputation the event is about."""
     time: str = "timestamp"

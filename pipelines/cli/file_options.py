@@ -22,7 +22,7 @@ def _option(text: str, metavar: str | None = None, panel: str = _ROWS) -> Any:
 
 
 def column_mapping(  # noqa: PLR0913, PLR0917 - options of the command line
-    time: Annotated[str, _option("The column of the event time.", "COL")],
+    time: Annotated[str | None, _option("The column of the event time.", "COL")] = None,
     user_id: Annotated[str | None, _option("The column of the user whose reputation the event affects.", "COL")] = None,
     user: Annotated[str | None, _option("The user of every row, instead of --user-id.", "NAME")] = None,
     time_unit: Annotated[
@@ -74,6 +74,8 @@ def column_mapping(  # noqa: PLR0913, PLR0917 - options of the command line
 
     if user_id is None and user is None:
         raise UsageError("give --user-id, the column of the user, or --user, one user for all rows")
+    if time is None:
+        raise UsageError("give --time, the column of the event time")
     separator = "\t" if delimiter == "tab" else delimiter
     names, empty = _names(columns), tuple(null or ())
     reading = ReadOptions(format_, separator, quote, escape, comment, encoding, names, decimal_comma, empty)
@@ -95,13 +97,14 @@ def column_mapping(  # noqa: PLR0913, PLR0917 - options of the command line
 
 
 def takes_mapping(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command with a parameter `mapping` the options that describe one."""
+    """Give a command with a parameter `mapping` the options that describe one; it is None for one with a `source`."""
     options = signature(column_mapping, eval_str=False).parameters
     own = [each for name, each in signature(command).parameters.items() if name != "mapping"]
 
     @wraps(command)
     def run(**values: Any) -> None:
-        mapping = column_mapping(**{name: values.pop(name) for name in options})
+        given = {name: values.pop(name) for name in options}
+        mapping = _no_mapping(given) if values.get("source") else column_mapping(**given)
         command(mapping=mapping, **values)
 
     parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in (*own, *options.values())]
@@ -109,6 +112,14 @@ def takes_mapping(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     del run.__wrapped__  # type: ignore[attr-defined] - its signature is not the one of the command
     return run
+
+
+def _no_mapping(given: dict[str, Any]) -> None:
+    """Raise UsageError for an option beside --source."""
+    for name, value in given.items():
+        if value != signature(column_mapping).parameters[name].default:
+            option = name.strip("_").replace("_", "-")
+            raise UsageError(f"--{option} and --source exclude each other: the source says what the rows are")
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from pipelines.cli.options import bare_settings, current_settings
 from pipelines.cli.output import (
     ProgressBar,
     print_error,
-    print_fields,
     print_line,
     print_note,
     print_table,
@@ -18,6 +17,7 @@ from pipelines.cli.output import (
     progress,
 )
 from pipelines.cli.pipeline import show_drained
+from pipelines.cli.previews import show_preview
 from pipelines.errors import KarmalakeError, RejectedError, UsageError
 
 if TYPE_CHECKING:
@@ -28,16 +28,27 @@ if TYPE_CHECKING:
     from pipelines.backfill import FileSummary
     from pipelines.ingest.file import FileSource
     from pipelines.lake.commit import CommitRecord
-    from pipelines.preview import Preview
+    from pipelines.mapping import SourceFile
     from pipelines.settings import Settings
     from pipelines.sources.files import ColumnMapping
 
 
+_OTHERWISE = (
+    "it was loaded by another text of its source, so this is another load: what the lake has counts once, "
+    "`karmalake sources diff` shows what differs"
+)
 _MANY_FILES = 1_000
 """If a load writes more files than this beyond one per day, they are merged at its end."""
 _Files = Annotated[
-    list[str],
-    typer.Argument(help="Files, folders, patterns, Delta tables, s3:// addresses, or - for standard input."),
+    list[str] | None,
+    typer.Argument(
+        help="Files, folders, patterns, Delta tables, s3:// addresses, or - for standard input; with --source those of "
+        "the source by default."
+    ),
+]
+_Source = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The source file, sources/NAME.toml, that says what the rows are."),
 ]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would come of the rows; change nothing.")]
 
@@ -70,8 +81,9 @@ def emit(
 
 @takes_mapping
 def backfill(
-    files: _Files,
-    mapping: "ColumnMapping",
+    files: _Files = None,
+    mapping: "ColumnMapping | None" = None,
+    source: _Source = None,
     dry_run: _DryRun = False,  # noqa: FBT002 - an option of the command line
 ) -> None:
     """Load files of history into the lake without the bus: same events, dedup and dead letters as with `emit`.
@@ -80,23 +92,22 @@ def backfill(
     file does not stop the others. Exits 0 if every file is loaded and has at least one event.
     The next `karmalake refresh` updates the scores.
     """
-    from pipelines.inputs import find_files  # noqa: PLC0415
-
-    settings, addresses = bare_settings(), find_files(files)
+    settings = bare_settings()
+    rows, addresses = _inputs(settings, files, mapping, source)
     if dry_run:
-        _preview_all(settings, addresses, mapping)
+        _preview_all(settings, addresses, rows)
         return
     records: list[CommitRecord] = []
     sources: dict[str, FileSource] = {}
     refused: dict[str, KarmalakeError] = {}
     for address in addresses:
         try:
-            sources[address] = _load(settings, address, mapping, records, refused)
+            sources[address] = _load(settings, address, rows, records, refused)
         except (UsageError, RejectedError) as error:
             refused[address] = error
     show_drained(records)
     accounts = _accounts(settings, sources) if records or len(refused) < len(addresses) else {}
-    _show_outcomes(accounts, sources, mapping)
+    _show_outcomes(accounts, sources)
     _finish(settings, records, list(sources.values()))
     refused = {**_without_events(accounts, refused), **refused}
     for address, error in refused.items():
@@ -106,21 +117,37 @@ def backfill(
         raise typer.Exit(next(iter(refused.values())).exit_code)
 
 
+def _inputs(
+    settings: "Settings", files: list[str] | None, mapping: "ColumnMapping | None", source: str | None
+) -> "tuple[ColumnMapping | SourceFile, list[str]]":
+    """Return what the rows are, and the addresses of the files."""
+    from pipelines.backfill import find_file_source  # noqa: PLC0415
+    from pipelines.inputs import find_files  # noqa: PLC0415
+
+    found = find_file_source(settings, source) if source else None
+    rows = found or mapping
+    if rows is None or not (files or found):
+        raise UsageError("give the files to load, or --source NAME, a source that names them")
+    return rows, find_files(files or (found.addresses() if found else []))
+
+
 def _load(
     settings: "Settings",
     address: str,
-    mapping: "ColumnMapping",
+    rows: "ColumnMapping | SourceFile",
     records: "list[CommitRecord]",
     refused: dict[str, KarmalakeError],
 ) -> "FileSource":
     """Load one file and say what was found about its form; a refusal after its beginning goes to `refused`."""
-    from pipelines.backfill import load, open_input  # noqa: PLC0415
+    from pipelines.backfill import load, open_input, was_loaded_otherwise  # noqa: PLC0415
     from pipelines.inputs import local_file  # noqa: PLC0415
 
     with local_file(address) as file, progress(f"loading {Path(address).name}") as advance:
-        source = open_input(file, mapping, settings)
+        source = open_input(file, rows, settings)
         if form := source.describe():
             print_note(f"{address}: {form}")
+        if was_loaded_otherwise(settings, source):
+            print_note(f"{address}: {_OTHERWISE}")
 
         def report(record: "CommitRecord") -> None:
             records.append(record)
@@ -160,20 +187,21 @@ def _surplus_files(records: "list[CommitRecord]") -> int:
     return sum(len(record.days) for record in records) - len({day for record in records for day in record.days})
 
 
-def _show_outcomes(
-    accounts: "dict[str, FileSummary]", sources: "dict[str, FileSource]", mapping: "ColumnMapping"
-) -> None:
+def _show_outcomes(accounts: "dict[str, FileSummary]", sources: "dict[str, FileSource]") -> None:
     """Print the outcome of each file over all attempts, and the next step for rows that were not accepted."""
-    names = ("rows", "accepted", "duplicates", "conflicts", "dead_letters", "erased")
+    selects = any(account.filtered or account.made != account.converted for account in accounts.values())
+    of_select = ("filtered", "made") if selects else ()
+    names = ("rows", *of_select, "accepted", "duplicates", "conflicts", "dead_letters", "erased")
     if len(accounts) > 1:
         columns = ["file", *(name.replace("_", " ") for name in names)]
         print_table(
             columns, [(file, *(getattr(account, name) for name in names)) for file, account in accounts.items()]
         )
     for file, account in accounts.items() if len(accounts) == 1 else ():
-        print_line(f"{file} over all attempts: {account.rows:,} rows, {account.accepted:,} accepted")
+        filtered = f", {account.filtered:,} filtered by the source" if account.filtered else ""
+        print_line(f"{file} over all attempts: {account.rows:,} rows, {account.accepted:,} accepted{filtered}")
     for file, account in accounts.items():
-        for step in next_steps(account, mapping, sources[file].equal_rows()):
+        for step in next_steps(account, sources[file]):
             print_warning(f"{file}: {step}")
 
 
@@ -185,7 +213,9 @@ def _without_events(
     for file, account in accounts.items():
         if file in refused or not account.rows:
             continue
-        if account.rows == account.dead_letters:
+        if account.rows == account.filtered:
+            errors[file] = RejectedError(f"none of its {account.rows:,} rows is an event: its source filters them all")
+        elif account.rows == account.dead_letters + account.filtered:
             errors[file] = RejectedError(
                 f"none of its {account.rows:,} rows is a valid event: check the options. `karmalake dead-letters list` "
                 "has the reasons, `karmalake dead-letters discard` discards the rows"
@@ -210,32 +240,30 @@ def _problem(error: KarmalakeError, address: str, sources: "dict[str, FileSource
 
 def _committed(account: "FileSummary | None") -> str:
     """Return what the lake has of a refused file."""
-    if account is None or account.rows == account.dead_letters or not account.rows:
+    if account is None or not account.made:
         return ""
     if account.conflicts and not account.accepted:
         return ""
     return f" ({account.rows:,} rows before it are committed, and stay: load the corrected file, events count once)"
 
 
-def next_steps(account: "FileSummary", mapping: "ColumnMapping", equal_rows: int | None = None) -> "Iterator[str]":
-    """Yield the next step for the rows of a file that were not accepted, by outcome.
-
-    `equal_rows` are those that have the event_id of an earlier row; None if not all rows were read.
-    """
+def next_steps(account: "FileSummary", source: "FileSource") -> "Iterator[str]":
+    """Yield the next step for the rows of a file that were not accepted, by outcome."""
+    equal_rows, makes_ids = source.equal_rows(), source.mapping.makes_ids
+    remedy = "give --number-rows, or name the column that distinguishes them with --event-id"
+    if source.source:
+        remedy = f"write number_rows = true, or an event_id that distinguishes them, in {source.source.path}"
     equal = min(equal_rows or 0, account.duplicates)
-    if equal and mapping.event_id is None:
-        yield (
-            f"{equal:,} rows equal an earlier row of the file and count once. If they are separate events, give "
-            "--number-rows, or name the column that distinguishes them with --event-id"
-        )
+    if equal and makes_ids:
+        yield (f"{equal:,} rows equal an earlier row of the file and count once. If they are separate events, {remedy}")
     elif equal:
         yield f"{equal:,} rows have the event_id of an earlier row of the file with the same content, and count once"
     if others := account.duplicates - equal:
         why = "the lake already holds their event_id with the same content"
-        if equal_rows is None and mapping.event_id is None:
+        if equal_rows is None and makes_ids:
             why = (
-                "they equal an earlier row of the file, or one loaded before. If equal rows are separate events, give "
-                "--number-rows, or name the column that distinguishes them with --event-id"
+                "they equal an earlier row of the file, or one loaded before. If equal rows are separate events, "
+                f"{remedy}"
             )
         yield f"{others:,} rows are duplicates: {why}"
     if account.conflicts:
@@ -253,30 +281,16 @@ def next_steps(account: "FileSummary", mapping: "ColumnMapping", equal_rows: int
         yield f"{account.erased:,} rows are of erased users, and were dropped"
 
 
-def _preview_all(settings: "Settings", addresses: list[str], mapping: "ColumnMapping") -> None:
+def _preview_all(settings: "Settings", addresses: list[str], rows: "ColumnMapping | SourceFile") -> None:
     """Print what would come of the rows of files."""
     from pipelines.inputs import local_file  # noqa: PLC0415
     from pipelines.preview import preview  # noqa: PLC0415
 
     for address in addresses:
         with local_file(address) as file, progress(f"reading {Path(address).name}"):
-            found = preview(settings, file, mapping)
-        _show_preview(address, found)
+            found = preview(settings, file, rows)
+        show_preview(address, found)
     print_line("nothing was changed")
-
-
-def _show_preview(address: str, found: "Preview") -> None:
-    form = f" ({found.form})" if found.form else ""
-    print_line(f"{address}{form}: the first of {found.rows:,} rows as events")
-    print_table(("user_id", "action_type", "event_time", "metadata"), found.first_events)
-    print_fields(found.fates)
-    for reason, rows, example in found.reasons:
-        print_warning(f"{rows:,} rows would be dead letters, {reason}: {example}")
-    for step in found.notes:
-        print_warning(step)
-    if found.scored:
-        print_line(f"by the policy in force, {found.policy}, they would count as")
-        print_table(("action_type", "reason", "events"), found.scored)
 
 
 def _counted(tables: "Iterable[pa.Table]", advance: ProgressBar) -> "Iterator[pa.Table]":

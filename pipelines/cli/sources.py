@@ -1,21 +1,22 @@
 """The commands of sources: list, check."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.options import bare_settings, current_settings
-from pipelines.cli.output import print_line, print_table, print_title, print_warning
+from pipelines.cli.output import print_line, print_table
+from pipelines.cli.previews import show_preview
 from pipelines.errors import KarmalakeError, UsageError
 
 if TYPE_CHECKING:
-    from pipelines.mapping.examine import Examination
-    from pipelines.mapping.source_files import SourceFile
+    from collections.abc import Iterator
+
+    from pipelines.mapping import SourceFile
+    from pipelines.preview import Preview
 
 app = typer.Typer(no_args_is_help=True, help="List the sources, or show what becomes of the records of one.")
-_SHOWN_EVENTS = 5
 Folder = Annotated[Path | None, typer.Option(help="The folder of the source files; sources.folder by default.")]
 
 
@@ -41,17 +42,16 @@ def check(
 
     Exits 1 if a record would be a dead letter.
     """
-    from pipelines.mapping.source_files import read_source  # noqa: PLC0415
+    from pipelines.mapping import find_source  # noqa: PLC0415
 
-    there = _folder(folder)
-    path = there / f"{name}.toml"
-    if Path(name).name != name or not path.is_file():
-        raise UsageError(f"there is no source {name!r} in {there}: `karmalake sources list` shows those that are")
-    source = read_source(path)
+    source = find_source(_folder(folder), name)
+    if source.files and records:
+        raise UsageError(f"{source.path} reads files: --records is for sources of topics")
     failed = 0
-    for examination in _examinations(source, sample, records):
-        _show(examination)
-        failed += examination.fates["dead letters"]
+    for title, found in _of_files(source) if source.files else _of_topics(source, sample, records):
+        show_preview(title, found, "rows" if source.files else "records")
+        failed += dict(found.fates)["dead letters"]
+    print_line("nothing was changed")
     if failed:
         raise KarmalakeError(f"{failed:,} records of {name} would be dead letters: change the source, or its producer")
 
@@ -64,35 +64,27 @@ def _folder(given: Path | None) -> Path:
     return folder
 
 
-def _examinations(source: "SourceFile", sample: int, records: Path | None) -> "list[Examination]":
-    from pipelines.mapping.decoder import open_mapping  # noqa: PLC0415
-    from pipelines.mapping.examine import examine, read_records, read_topic  # noqa: PLC0415
+def _of_files(source: "SourceFile") -> "Iterator[tuple[str, Preview]]":
+    """Yield what would come of each file of a source."""
+    from pipelines.inputs import find_files, local_file  # noqa: PLC0415
+    from pipelines.preview import preview  # noqa: PLC0415
 
-    if records is None and not source.topics:
-        raise UsageError(f"{source.path} reads files, which `karmalake backfill --dry-run` checks")
+    for address in find_files(source.addresses()):
+        with local_file(address) as file:
+            yield address, preview(bare_settings(), file, source)
+
+
+def _of_topics(source: "SourceFile", count: int, records: Path | None) -> "Iterator[tuple[str, Preview]]":
+    """Yield what would come of records of each topic of a source, or of those in a file."""
+    from pipelines.ingest.sample import RecordSample  # noqa: PLC0415
+    from pipelines.mapping.decoder import open_mapping  # noqa: PLC0415
+    from pipelines.mapping.examine import read_records, read_topic, unused_fields  # noqa: PLC0415
+    from pipelines.preview import preview_records  # noqa: PLC0415
+
     settings = bare_settings() if records else current_settings()
     with open_mapping(source, settings) as mapping:
-        if records is not None:
-            return [examine(source, mapping, read_records(records, source, sample), mapping.fields())]
-        tables = [read_topic(settings.kafka, topic, sample) for topic in source.topics]
-        return [examine(source, mapping, table, mapping.fields()) for table in tables]
-
-
-def _show(examination: "Examination") -> None:
-    print_title(f"{examination.records:,} records")
-    print_table(("fate", "count"), examination.fates.items())
-    events = examination.decoded.events.slice(0, _SHOWN_EVENTS).to_pylist()
-    names = ("event_id", "user_id", "action_type", "event_time", "metadata")
-    rows = [
-        [*(row[name] for name in names[:4]), json.dumps(dict(row["metadata"]), ensure_ascii=False)] for row in events
-    ]
-    if rows:
-        print_title("first events")
-        print_table(names, rows)
-    if reasons := examination.reasons():
-        print_title("dead letters")
-        print_table(("reason", "records", "first", "detail"), reasons)
-    if examination.unused:
-        print_line(f"unused fields: {', '.join(examination.unused)}")
-    if not examination.records:
-        print_warning("there are no records to check")
+        for topic in source.topics[:1] if records else source.topics:
+            found = read_records(records, source, count) if records else read_topic(settings.kafka, topic, count)
+            mapping(found.slice(0, 1))  # the fields of a registry's schema are known by a record
+            unused = unused_fields(source, found, mapping.fields())
+            yield topic, preview_records(settings, RecordSample(source, found, mapping), unused)

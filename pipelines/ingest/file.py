@@ -1,8 +1,8 @@
 """A file of history as a source of batches: each row is a record.
 
-A file is a topic of one partition. Its topic id is a digest of its path, size, modification time, column mapping and
-the settings of the contract: after a change of one of them it is read from its start, and dedup drops the events that
-the lake has already.
+A file is a topic of one partition. Its topic id is a digest of its path, size, modification time, column mapping or
+source, and the settings of the contract: after a change of one of them it is read from its start, and dedup drops the
+events that the lake has already.
 """
 
 import json
@@ -24,6 +24,7 @@ from pipelines.contract.schema import HEADERS, RECORD, TIMESTAMP
 from pipelines.errors import UsageError
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
 from pipelines.ingest.guard import HaltedPartition
+from pipelines.mapping import RowSelect, SourceFile, join_rows, open_row_select
 from pipelines.settings import ContractSettings, Settings
 from pipelines.sources.files import ColumnMapping, RowNumbering, read_mapped, to_events
 from pipelines.sources.options import ReadOptions
@@ -35,25 +36,29 @@ class FileSource:
     """The rows of one file from a checkpoint on; `open_file` makes it."""
 
     path: Path
-    mapping: ColumnMapping
+    mapping: ColumnMapping | RowSelect
     settings: Settings
     topic_id: str
     name: str
     """Its address: a path, an URI, `-` for standard input, or the name of a frame."""
+    source: SourceFile | None = None
+    """The source file that says what the rows are; None if the caller does."""
     position: int = 0
     """The next row, counted from 0."""
     chunks: Iterator[Rows] = field(default_factory=lambda: iter(()))
     numbering: RowNumbering = field(default_factory=RowNumbering)
     hashes: list[pl.Series] = field(default_factory=list[pl.Series])
-    """Of the ids of the rows that were read, of 64 bits."""
+    """Of the ids of the events that were read, of 64 bits."""
+    first: int = 0
+    """The first row that was read."""
 
     def describe(self) -> str:
         """Describe what was found about the form of the file and is not the usual. Raises UsageError."""
         return describe(self.path, self.mapping.reading, self.mapping.required_columns(), self.name)
 
     def equal_rows(self) -> int | None:
-        """Return how many rows have the event_id of an earlier one; None unless all were read now."""
-        if sum(map(len, self.hashes)) < self.position or not self.hashes:
+        """Return how many events have the event_id of an earlier one; None unless all rows were read now."""
+        if self.first or not self.hashes:
             return None
         hashes = pl.concat(self.hashes)
         return len(hashes) - hashes.n_unique()
@@ -70,11 +75,16 @@ class FileSource:
         chunks = list(self._chunks_of_a_batch())
         if not chunks:
             return None
-        records, decoded = self._decode(chunks, start)
+        mapping = self.mapping
+        is_select = isinstance(mapping, RowSelect)
+        records, decoded = self._select(mapping, chunks, start) if is_select else self._decode(mapping, chunks, start)
         if not len(records):
             return None
         self.position += len(records)
-        offsets = OffsetRange(self.topic_id, self.topic, 0, start, self.position, read=len(records))
+        name, digest = (self.source.name, self.source.digest) if self.source else (None, None)
+        offsets = OffsetRange(
+            self.topic_id, self.topic, 0, start, self.position, len(records), source=name, source_digest=digest
+        )
         return Batch(self.topic, records, _with_values(decoded, chunks, start), (offsets,))
 
     def next_checkpoint(self) -> Checkpoint:
@@ -97,6 +107,11 @@ class FileSource:
         """Raise RejectedError: there is no other topic partition."""
         raise halted.error()
 
+    def close(self) -> None:
+        """End the process that maps rows, if there is one."""
+        if isinstance(self.mapping, RowSelect):
+            self.mapping.close()
+
     @property
     def topic(self) -> str:
         """Return the name of the file as a topic."""
@@ -104,7 +119,7 @@ class FileSource:
 
     def _begin(self, start: int) -> None:
         """Prepare to read from a row on; the rows before it are read too where their ids count."""
-        self.position, self.numbering, self.hashes = start, RowNumbering(), []
+        self.position, self.first, self.numbering, self.hashes = start, start, RowNumbering(), []
         rows = read_mapped(self.path, self.mapping, self.name)
         self.chunks = _from_row(start, self._numbered(rows, start) if self.mapping.number_rows else rows)
 
@@ -114,7 +129,7 @@ class FileSource:
         for rows in chunks:
             if row < start:
                 skipped = replace(rows, columns=rows.columns.slice(0, start - row))
-                self.numbering.apply(to_events(self.path, skipped, self.mapping)[0], self.mapping)
+                self._number(skipped)
             row += len(rows.columns)
             yield rows
 
@@ -127,38 +142,57 @@ class FileSource:
             yield chunk
             count, size = count + len(chunk.columns), size + chunk.columns.nbytes
 
-    def _decode(self, chunks: list[Rows], start: int) -> tuple[pa.Table, Decoded]:
+    def _decode(self, mapping: ColumnMapping, chunks: list[Rows], start: int) -> tuple[pa.Table, Decoded]:
+        """Return the records and events of rows by plain fields."""
         events: list[pa.Table] = []
         errors: dict[int, Problem] = {}
         for rows in chunks:
             before = sum(map(len, events))
-            mapped, problems = to_events(self.path, rows, self.mapping)
+            mapped, problems = to_events(self.path, rows, mapping)
             for row, problem in problems.items():
                 errors[before + row] = Problem(Reason.UNDECODABLE, f"{rows.place(row)}, {problem}.")
             events.append(mapped)
-        all_events = self.numbering.apply(pa.concat_tables(events), self.mapping).combine_chunks()
+        all_events = self.numbering.apply(pa.concat_tables(events), mapping).combine_chunks()
         self.hashes.append(pl.Series(all_events["event_id"]).hash())
-        records = self._records(all_events, start)
+        records = self._records(all_events["user_id"].cast(pa.binary()), start)
         return records, validate(records, Parsed(all_events, errors), self.settings.contract, datetime.now(UTC))
 
-    def _records(self, events: pa.Table, start: int) -> pa.Table:
+    def _select(self, mapping: RowSelect, chunks: list[Rows], start: int) -> tuple[pa.Table, Decoded]:
+        """Return the records and events of rows by the SELECT of a source."""
+        rows = join_rows(chunks)
+        records = self._records(pa.nulls(len(rows.columns), pa.binary()), start)
+        digests = mapping.digests(rows, self.numbering)
+        decoded = mapping.decode(records, rows, digests, self.settings.contract, self.name)
+        self.hashes.append(pl.Series(decoded.events["event_id"].combine_chunks()).hash())
+        return records, decoded
+
+    def _number(self, skipped: Rows) -> None:
+        """Count rows that are not read again."""
+        if isinstance(self.mapping, RowSelect):
+            self.mapping.digests(skipped, self.numbering)
+        else:
+            self.numbering.apply(to_events(self.path, skipped, self.mapping)[0], self.mapping)
+
+    def _records(self, keys: pa.Array | pa.ChunkedArray, start: int) -> pa.Table:
         """Return RECORD columns with empty values: `_with_values` fills those of the few rejected rows."""
-        count = len(events)
+        count = len(keys)
         columns = [
             pa.repeat(pa.scalar(self.topic_id), count),
             pa.repeat(pa.scalar(self.topic), count),
             pa.repeat(pa.scalar(0, pa.int32()), count),
             pa.array(np.arange(start, start + count)),
             pa.repeat(pa.scalar(datetime.now(UTC), TIMESTAMP), count),
-            events["user_id"].cast(pa.binary()),
+            keys,
             pa.repeat(pa.scalar(b""), count),
             pa.ListArray.from_arrays(np.zeros(count + 1, np.int32), pa.array([], HEADERS.value_type), type=HEADERS),
         ]
         return pa.table(columns, schema=RECORD)
 
 
-def open_file(path: Path, mapping: ColumnMapping, settings: Settings, name: str = "", content: str = "") -> FileSource:
-    """Return a source of the rows of a file.
+def open_file(
+    path: Path, rows: ColumnMapping | SourceFile, settings: Settings, name: str = "", content: str = ""
+) -> FileSource:
+    """Return a source of the rows of a file, which are what a column mapping or a source file says.
 
     `name` and `content` are the address and a digest of the content of a file that was copied here; otherwise its path,
     size and modification time identify it. Raises UsageError if the file does not exist.
@@ -169,9 +203,23 @@ def open_file(path: Path, mapping: ColumnMapping, settings: Settings, name: str 
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
     place = [name, content] if content else [str(path), status.st_size, status.st_mtime_ns]
-    identity = [*place, _mapping_identity(mapping), *_changed(settings.contract)]
+    identity = [*place, _identity(rows), *_changed(settings.contract)]
     digest = blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
-    return FileSource(path, mapping, settings, f"file-{digest}", name or str(path))
+    source = rows if isinstance(rows, SourceFile) else None
+    return FileSource(path, _mapping(rows), settings, f"file-{digest}", name or str(path), source)
+
+
+def _mapping(rows: ColumnMapping | SourceFile) -> ColumnMapping | RowSelect:
+    if isinstance(rows, ColumnMapping):
+        return rows
+    return rows.fields or open_row_select(rows)
+
+
+def _identity(rows: ColumnMapping | SourceFile) -> dict[str, Any]:
+    """Return what says what rows are: of a source file its digest, so another text is another load."""
+    if isinstance(rows, ColumnMapping):
+        return _mapping_identity(rows)
+    return {"source": rows.name, "digest": rows.digest}
 
 
 _FIRST_FIELDS = ("user_id", "time", "time_unit", "action_type", "action_type_column", "metadata", "event_id")

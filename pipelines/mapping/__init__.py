@@ -1,6 +1,16 @@
 """What a source is, and how the records of a foreign topic become events."""
 
 from pipelines.mapping.decoder import open_mapping
-from pipelines.mapping.source_files import SourceFile, read_source, read_sources
+from pipelines.mapping.row_select import RowSelect, join_rows, open_row_select
+from pipelines.mapping.source_files import SourceFile, find_source, read_source, read_sources
 
-__all__ = ["SourceFile", "open_mapping", "read_source", "read_sources"]
+__all__ = [
+    "RowSelect",
+    "SourceFile",
+    "find_source",
+    "join_rows",
+    "open_mapping",
+    "open_row_select",
+    "read_source",
+    "read_sources",
+]

@@ -54,7 +54,7 @@ class Mapping:
         parts = list(self._parts(records))
         events = pa.concat_tables([part for part, _ in parts]).combine_chunks()
         problems = {row: problem for _, found in parts for row, problem in found.items()}
-        origins, parsed = _parsed(events, problems)
+        origins, parsed = join_problems(events, problems)
         return validate_mapped(records, origins, parsed, self.contract, now or datetime.now(UTC))
 
     def _parts(self, records: pa.Table) -> Iterator[tuple[pa.Table, dict[int, Problem]]]:
@@ -125,7 +125,7 @@ class Mapping:
         chosen = records if taken or len(rows) == len(records) else records.take(pa.array(rows))
         mapped: Mapped = self.sandbox.map(self._sent(chosen), schema)
         events = mapped.events.set_column(0, "row", pa.array(rows[mapped.events["row"].to_numpy()], pa.int64()))
-        return events, {int(rows[row]): _problem(*error) for row, error in mapped.errors.items()}
+        return events, {int(rows[row]): describe_problem(*error) for row, error in mapped.errors.items()}
 
     def _sent(self, records: pa.Table) -> pa.Table:
         """Return what the worker needs of records: headers as maps, and null where the SELECT does not use a column."""
@@ -161,7 +161,7 @@ def open_mapping(source: SourceFile, settings: Settings) -> Generator[Mapping]:
 _EMPTY = pa.schema([("row", pa.int64()), *EVENT]).empty_table()
 
 
-def _parsed(events: pa.Table, problems: dict[int, Problem]) -> tuple[np.ndarray, Parsed]:
+def join_problems(events: pa.Table, problems: dict[int, Problem]) -> tuple[np.ndarray, Parsed]:
     """Return the row of the record of each event and problem, rising, and both together as a parser returns them."""
     bad = np.array(sorted(problems), np.int64)
     rows = np.concatenate([events["row"].to_numpy(), bad])
@@ -173,7 +173,8 @@ def _parsed(events: pa.Table, problems: dict[int, Problem]) -> tuple[np.ndarray,
     return rows[order], Parsed(both.combine_chunks(), errors)
 
 
-def _problem(reason: Reason, text: str) -> Problem:
+def describe_problem(reason: Reason, text: str) -> Problem:
+    """Return the problem of a record that the worker process could not map."""
     sentence = text.rstrip(".")
     if reason is Reason.UNMAPPABLE:
         return Problem(reason, sanitize_message(f"The source's SELECT fails on the record: {sentence}."))

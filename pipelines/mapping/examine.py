@@ -1,4 +1,4 @@
-"""What a source makes of some records, before anything is committed."""
+"""Some records of a source, to see what it makes of them, and the fields that it does not use."""
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)
 
@@ -8,7 +8,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -21,50 +20,20 @@ from kafka import TopicPartition
 
 from pipelines.bus.clients import consumer, translate_errors
 from pipelines.bus.topics import describe_topic
-from pipelines.contract.decode import Decoded, Decoder
 from pipelines.contract.schema import RECORD
 from pipelines.contract.times import bus_times
 from pipelines.errors import UsageError
 from pipelines.mapping.source_files import SourceFile
 from pipelines.settings import KafkaSettings
 
-MAX_SAMPLE = 100_000
 _MAX_LINE_BYTES = 4 * 1024 * 1024
 _POLL_MS, _IDLE_SECONDS = 1_000, 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Examination:
-    """The fates of some records."""
-
-    records: int
-    decoded: Decoded
-    unused: tuple[str, ...]
-    """Fields of the values that the source does not use, in their order."""
-
-    @property
-    def fates(self) -> dict[str, int]:
-        """The number of records by fate, and of the events."""
-        filtered, rejected = len(self.decoded.filtered), len(self.decoded.rejected)
-        became = self.records - filtered - rejected
-        return {"events": len(self.decoded.events), "converted": became, "filtered": filtered, "dead letters": rejected}
-
-    def reasons(self) -> list[tuple[str, int, str, str]]:
-        """Return for each reason of dead letters: reason, records, and place and detail of the first one."""
-        rows = self.decoded.rejected.select(["reason", "detail", "topic", "topic_partition", "offset"]).to_pylist()
-        counts = Counter(row["reason"] for row in rows)
-        first = {row["reason"]: row for row in reversed(rows)}
-        return [
-            (reason, count, _place(first[reason]), first[reason]["detail"]) for reason, count in counts.most_common()
-        ]
-
-
-def examine(source: SourceFile, decode: Decoder, records: pa.Table, fields: Iterable[str]) -> Examination:
-    """Return what becomes of records (RECORD columns); `fields` are those of typed values, which have a schema."""
-    decoded = decode(records, datetime.now(UTC))
+def unused_fields(source: SourceFile, records: pa.Table, fields: Iterable[str]) -> tuple[str, ...]:
+    """Return fields that a source does not use; `fields` are those of typed values, which have a schema."""
     known = list(fields) or _members(records)
-    unused = tuple(name for name in known if not _is_used(source, name))
-    return Examination(len(records), decoded, unused)
+    return tuple(name for name in known if not _is_used(source, name))
 
 
 def read_topic(kafka: KafkaSettings, topic: str, count: int) -> pa.Table:
@@ -158,7 +127,3 @@ def _is_used(source: SourceFile, name: str) -> bool:
     return bool(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", source.config.select)) or any(
         name == column for column, _, _ in source.config.columns
     )
-
-
-def _place(row: Mapping[str, Any]) -> str:
-    return f"{row['topic']}-{row['topic_partition']}@{row['offset']}"

@@ -32,6 +32,8 @@ ENVELOPE = {
     "bus_time": "TIMESTAMPTZ",
 }
 """The columns of `record` beside those of its value. A field of the value with such a name is `value.NAME`."""
+ROW_ENVELOPE = {"row": "BIGINT"}
+"""Of rows of files: the number of the row in its file, from 1, headers and blank lines not counted."""
 _FIELDS = ("event_id", "user_id", "action_type", "timestamp", "metadata")
 _IDS = {
     "VARCHAR",
@@ -65,6 +67,18 @@ class MapperConfig:
     time_unit: TimeUnit | None = None
     time_zone: str | None = None
     event_id_from: tuple[str, ...] = ()
+    of_rows: bool = False
+    """Whether `record` has the rows of files, instead of the records of topics."""
+
+    @property
+    def envelope(self) -> dict[str, str]:
+        """The columns of `record` beside those of its value, with their types."""
+        return ROW_ENVELOPE if self.of_rows else ENVELOPE
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """The columns that an event_id is made of where the SELECT has none."""
+        return ("digest",) if self.of_rows else ("topic_id", "topic_partition", "offset")
 
     def to_json(self) -> str:
         """Return it as JSON."""
@@ -98,6 +112,7 @@ class Mapper:
             self.connection.execute(f"SET {setting}")
         lock_settings(self.connection)
         self.prepared: tuple[pa.DataType, str] | None = None
+        self.has_event_id = False
         self.names: frozenset[str] = frozenset()
         self.fields: list[str] = []
 
@@ -110,7 +125,7 @@ class Mapper:
         self._prepare(kind)
 
     def map(self, records: pa.Table, schema: ValueSchema) -> Mapped:
-        """Return the events of records: `value` and the columns of ENVELOPE that the SELECT uses."""
+        """Return the events of records: `value`, the columns of the envelope, and those of the place."""
         try:
             values, failed = decode_values(records["value"].combine_chunks(), schema)
             query = self._prepare(values.type)
@@ -156,15 +171,19 @@ class Mapper:
         """Create the view `record` for values of a type, and return the query of its events."""
         if self.prepared and self.prepared[0] == kind:
             return self.prepared[1]
-        fields = [(ROW, pa.int64()), ("value", kind), *((name, _ARROW[name]) for name in ENVELOPE)]
+        fields = [(ROW, pa.int64()), ("value", kind), *((name, _ARROW[name]) for name in self.config.envelope)]
         self.connection.register("batch", pa.table([_readable(pa.array([], t)) if n == "value" else pa.array([], t) for n, t in fields], names=[n for n, _ in fields]))  # fmt: skip  # noqa: E501
         columns = self._value_columns(kind)
-        listed = [ROW, *(f"{sql} AS {identifier(name)}" for name, sql in columns.items()), *map(identifier, ENVELOPE)]
+        listed = [
+            ROW,
+            *(f"{sql} AS {identifier(name)}" for name, sql in columns.items()),
+            *map(identifier, self.config.envelope),
+        ]
         self.connection.execute(
             f"CREATE OR REPLACE TEMP VIEW record AS SELECT {', '.join(listed)} FROM batch"  # noqa: S608 - quoted names
         )
         self.fields = [each.name for each in kind] if pa.types.is_struct(kind) else []
-        checked = check_select(self.connection, self.config.select, frozenset({*columns, *ENVELOPE}))
+        checked = check_select(self.connection, self.config.select, frozenset({*columns, *self.config.envelope}))
         self.names = self.names | checked.names
         query = self._query(checked)
         self.prepared = (kind, query)
@@ -174,7 +193,7 @@ class Mapper:
         """Return the SQL of the columns of the value by name, `value` first."""
         found = {"value": "value"}
         if pa.types.is_struct(kind):
-            names = [field.name for field in kind if field.name not in {"value", *ENVELOPE}]
+            names = [field.name for field in kind if field.name.lower() not in {"value", *self.config.envelope}]
             return found | {name: f"value.{identifier(name)}" for name in names}
         for name, path, sql_type in self.config.columns:
             operator = "->>" if sql_type.upper() == "VARCHAR" else "->"
@@ -202,7 +221,8 @@ class Mapper:
         if missing:
             raise SelectError(f"event_id_from names {missing[0]!r}, which is not a column of it: add one")
         outputs = [ROW, *(self._id(name, types) for name in ("user_id", "action_type")), self._time(types["timestamp"])]
-        outputs.append(self._id("event_id", types) if "event_id" in types else "NULL::VARCHAR AS event_id")
+        self.has_event_id = "event_id" in types
+        outputs.append(self._id("event_id", types) if self.has_event_id else "NULL::VARCHAR AS event_id")
         outputs.append(_metadata(types.get("metadata")))
         named = (identifier(name) for name in self.config.event_id_from)
         outputs += [f'CAST({name} AS VARCHAR) AS "id {n}"' for n, name in enumerate(named)]
@@ -239,8 +259,8 @@ class Mapper:
             found, identity, rows = found.take(order), identity.take(order), found["row"].take(order).to_numpy()
         if self.config.event_id_from:
             ids = _digests(identity, self.config.event_id_from)
-        elif found["event_id"].null_count == len(found):
-            ids = _places(rows, records)
+        elif not self.has_event_id:
+            ids = _places(rows, records.select(self.config.place))
         else:
             ids = pc.fill_null(found["event_id"].combine_chunks(), "")
         found = found.set_column(1, "event_id", ids).cast(RESULT)
@@ -255,6 +275,7 @@ _ARROW = {
     "topic_partition": pa.int32(),
     "offset": pa.int64(),
     "bus_time": TIMESTAMP,
+    "row": pa.int64(),
 }
 
 
@@ -304,15 +325,11 @@ def _order(found: pa.Table) -> pa.Array:
     return pc.sort_indices(keyed, sort_keys=[(name, "ascending") for name in keyed.column_names])
 
 
-def _places(rows: np.ndarray, records: pa.Table) -> pa.Array:
-    """Return event_ids made of the place of the record and the number of the event in it."""
+def _places(rows: np.ndarray, places: pa.Table) -> pa.Array:
+    """Return event_ids made of the place of the record (one row a record) and the number of the event in it."""
     first = np.searchsorted(rows, rows, "left")
     ordinals = pa.array(np.arange(len(rows)) - first).cast(pa.string())
-    at = records.select(["topic_id", "topic_partition", "offset"]).take(pa.array(rows))
-    parts = [
-        at["topic_id"].combine_chunks(),
-        *(at[name].combine_chunks().cast(pa.string()) for name in at.column_names[1:]),
-    ]
+    parts = [column.combine_chunks().cast(pa.string()) for column in places.take(pa.array(rows)).columns]
     return pc.binary_join_element_wise(*parts, ordinals, "-")
 
 

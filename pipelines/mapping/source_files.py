@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -14,11 +14,13 @@ from pydantic_core import ErrorDetails
 
 from pipelines.boundary.locked_sql import identifier, literal
 from pipelines.boundary.toml import abbreviate, format_problems, key_lines, parse_toml, read_toml
-from pipelines.errors import ConfigurationError
+from pipelines.errors import ConfigurationError, UsageError
 from pipelines.mapping.mapper import MapperConfig
 from pipelines.mapping.proto_files import descriptor_set_text, require_compiler
 from pipelines.mapping.ready_made import READY_MADE, ReadyMade
 from pipelines.mapping.values import ValueSchema
+from pipelines.sources.files import ColumnMapping
+from pipelines.sources.options import ReadOptions
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _MAX_SCHEMA_BYTES = 4 * 1024 * 1024
@@ -28,7 +30,42 @@ _PLAIN = ("user_id", "time", "action_type", "action_type_column", "metadata", "e
 _OPTIONS = ("id", "id_header", "type_header", "rated", "corrected", "retracted")
 """Keys that only ready-made sources have."""
 _SELECT_FIELDS = ("event_id", "user_id", "action_type", "timestamp")
+_OF_TOPICS = ("format", "schema_file", "message", "registry", "columns", "like")
+_OF_FILES = ("reading", "user", "time_format", "number_rows")
+"""Keys that only sources of topics, or of files, have."""
+DAY = "{day}"
+"""In an address of `files`: the day of the file, for the asset `history`."""
 Text = Field(default=None, min_length=1)
+
+
+class _Reading(BaseModel):
+    """How files are written: the table `reading`, with the names of `ReadOptions`."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    format: str | None = None
+    delimiter: str | None = None
+    quote: str | None = None
+    escape: str | None = None
+    comment: str | None = None
+    encoding: str | None = None
+    columns: list[str] = Field(default_factory=list)
+    decimal_comma: bool | None = None
+    null: list[str] = Field(default_factory=list)
+
+    def options(self) -> ReadOptions:
+        """Return the options of the reader. Raises UsageError for an invalid one."""
+        return ReadOptions(
+            self.format,
+            "\t" if self.delimiter == "tab" else self.delimiter,
+            self.quote,
+            self.escape,
+            self.comment,
+            self.encoding,
+            tuple(self.columns),
+            self.decimal_comma,
+            tuple(self.null),
+        )
 
 
 class _Keys(BaseModel):
@@ -46,10 +83,14 @@ class _Keys(BaseModel):
     columns: dict[str, str] = Field(default_factory=dict)
     like: str | None = None
     select: str | None = Text
+    reading: _Reading = Field(default_factory=_Reading)
     user_id: str | None = Text
+    user: str | None = Text
     time: str | None = Text
-    time_unit: Literal["s", "ms", "us", "iso"] | None = None
+    time_unit: Literal["s", "ms", "us", "ns", "iso", "rfc2822"] | None = None
+    time_format: str | None = Text
     time_zone: str | None = None
+    number_rows: bool = False
     action_type: str | None = Text
     action_type_column: str | None = Text
     metadata: dict[str, str] = Field(default_factory=dict)
@@ -72,12 +113,26 @@ class _Keys(BaseModel):
         """Yield what keys contradict each other, or are missing."""
         if sum(value is not None for value in (self.topic, self.topics, self.files)) != 1:
             yield "give one of topic, topics and files"
+        yield from self._problems_of_kind()
         yield from self._problems_of_mapping()
         yield from self._problems_of_format()
         if self.event_id_from and self.event_id:
             yield "event_id and event_id_from exclude each other: remove one"
         if self.time_zone is not None and not _is_zone(self.time_zone):
             yield f"time_zone {self.time_zone!r} is not a time zone: write one such as Europe/Berlin"
+
+    def _problems_of_kind(self) -> Iterator[str]:
+        """Yield the keys that the other kind of source has."""
+        is_of_files = self.files is not None
+        others = [key for key in (_OF_TOPICS if is_of_files else _OF_FILES) if key in self.model_fields_set]
+        if others and is_of_files:
+            yield f"{others[0].removesuffix('_file')} is a key of topics: how files are written is in [reading]"
+        elif others:
+            yield f"{others[0]} is a key of files: remove it"
+        if self.time_unit in {"ns", "rfc2822"} and (not is_of_files or self.select is not None):
+            yield f"time_unit {self.time_unit} is for plain fields of files: give one of s, ms, us and iso"
+        if self.select is not None and (self.user or self.time_format):
+            yield "select excludes user and time_format: write them in the SELECT"
 
     def _problems_of_mapping(self) -> Iterator[str]:
         if self.like is not None:
@@ -87,9 +142,11 @@ class _Keys(BaseModel):
         if self.select is not None and given:
             yield f"select and {given[0]} exclude each other: remove one"
         if self.select is None:
-            yield from (
-                f"{key} is missing: add it, or select, or like" for key in ("user_id", "time") if not getattr(self, key)
-            )
+            needed = ("time",) if self.user else ("user_id", "time")
+            remedy = "add it, or select" if self.files else "add it, or select, or like"
+            yield from (f"{key} is missing: {remedy}" for key in needed if not getattr(self, key))
+            if self.user and self.user_id:
+                yield "user and user_id exclude each other: remove one"
             if (self.action_type is None) == (self.action_type_column is None):
                 yield "give one of action_type and action_type_column"
         others = [key for key in _OPTIONS if getattr(self, key)]
@@ -140,15 +197,38 @@ class SourceFile:
     path: Path
     topics: tuple[str, ...]
     files: tuple[str, ...]
-    format: Literal["protobuf", "avro", "json"]
+    format: Literal["protobuf", "avro", "json", "rows"]
+    """How values are decoded; `rows`: they are rows of files."""
     config: MapperConfig
     schema: ValueSchema | None
     """How values without a schema id are decoded; None if each has one."""
     registry: bool
     digest: str
     """Of the text and the schema files: 32 hexadecimal digits."""
-    keys: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """The keys as written, for those who load `files`."""
+    reading: ReadOptions
+    """Of files: how they are written."""
+    number_rows: bool
+    """Of files: whether equal rows are separate events."""
+    fields: ColumnMapping | None
+    """Of files: the plain fields; None if a SELECT says what the events are."""
+
+    def addresses(self) -> list[str]:
+        """Return the addresses of its files; relative ones are beside the source, and a day is any."""
+        return [self.locate(file.replace(DAY, "*")) for file in self.files]
+
+    def locate(self, file: str) -> str:
+        """Return the address of one of its files."""
+        return file if "://" in file else str(self.path.parent / file)
+
+
+def find_source(folder: Path | None, name: str) -> SourceFile:
+    """Return the source with a name. Raises UsageError if there is none, ConfigurationError for a mistake in it."""
+    if folder is None:
+        raise UsageError("there is no folder `sources`: create it with a file NAME.toml, or set sources.folder")
+    path = folder / f"{name}.toml"
+    if Path(name).name != name or not path.is_file():
+        raise UsageError(f"there is no source {name!r} in {folder}: `karmalake sources list` shows those that are")
+    return read_source(path)
 
 
 def read_sources(folder: Path) -> tuple[SourceFile, ...]:
@@ -188,19 +268,49 @@ def read_source(path: Path) -> SourceFile:
         path=path,
         topics=topics,
         files=tuple(keys.files or ()),
-        format=keys.format or "json",
+        format="rows" if keys.files else keys.format or "json",
         config=_config(keys, path),
         schema=schema,
         registry=keys.registry,
         digest=digest,
-        keys=values,
+        number_rows=keys.number_rows,
+        **_rows(keys, path),
+    )
+
+
+def _rows(keys: _Keys, path: Path) -> dict[str, Any]:
+    """Return how files are read, and their plain fields. Raises ConfigurationError for an invalid option."""
+    try:
+        reading = keys.reading.options()
+        is_plain = keys.files is not None and keys.select is None
+        return {"reading": reading, "fields": _fields(keys, reading) if is_plain else None}
+    except UsageError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+
+
+def _fields(keys: _Keys, reading: ReadOptions) -> ColumnMapping:
+    """Return the plain fields of files."""
+    return ColumnMapping(
+        keys.user_id,
+        keys.time or "",
+        keys.time_unit or "iso",
+        keys.action_type,
+        keys.action_type_column,
+        tuple(sorted(keys.metadata.items())),
+        keys.event_id,
+        reading,
+        keys.user,
+        keys.time_format,
+        keys.time_zone,
+        tuple(keys.event_id_from),
+        keys.number_rows,
     )
 
 
 def _schema(path: Path, keys: _Keys) -> tuple[ValueSchema | None, bytes]:
     """Return the schema of values without a schema id, and the bytes of its file."""
     if keys.schema_file is None:
-        return (None if keys.registry else ValueSchema("json")), b""
+        return (None if keys.registry or keys.files else ValueSchema("json")), b""
     place = path.parent / keys.schema_file
     try:
         with place.open("rb") as file:
@@ -245,8 +355,9 @@ def _config(keys: _Keys, path: Path) -> MapperConfig:
     columns = tuple((name, _json_path(name), kind) for name, kind in keys.columns.items())
     if problem := next(_wrong_types(keys.columns), None):
         raise ConfigurationError(f"{path}: columns: {problem}")
-    select = keys.select or _plain(keys)
-    return MapperConfig(select, columns, keys.time_unit, keys.time_zone, tuple(keys.event_id_from))
+    select = keys.select or ("" if keys.files else _plain(keys))
+    unit = cast("Any", keys.time_unit)
+    return MapperConfig(select, columns, unit, keys.time_zone, tuple(keys.event_id_from), keys.files is not None)
 
 
 def _options(keys: _Keys, kind: ReadyMade) -> dict[str, str]:

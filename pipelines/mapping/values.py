@@ -2,6 +2,7 @@
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)
 
+import base64
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -31,6 +32,11 @@ class ValueSchema:
     references: tuple[tuple[str, str], ...] = field(default=())
     """Of Protobuf: the names and texts of the files that it imports."""
 
+    @classmethod
+    def of_rows(cls, columns: pa.Schema) -> "ValueSchema":
+        """Return the schema of rows of files: they are columns already."""
+        return cls("rows", base64.b64encode(columns.remove_metadata().serialize()).decode())
+
     def to_json(self) -> str:
         """Return it as JSON."""
         return json.dumps(asdict(self))
@@ -47,6 +53,8 @@ def decode_values(values: pa.Array, schema: ValueSchema) -> tuple[pa.Array, dict
 
     Raises ValueError for a schema that cannot be read.
     """
+    if schema.format == "rows":
+        return values, {}
     present = values.is_valid().to_numpy(zero_copy_only=False)
     rows = np.flatnonzero(present)
     given = values if present.all() else values.take(pa.array(rows))
@@ -60,6 +68,8 @@ def decode_values(values: pa.Array, schema: ValueSchema) -> tuple[pa.Array, dict
 
 def arrow_type(schema: ValueSchema) -> pa.DataType:
     """Return the type of the decoded values. Raises ValueError for a schema that cannot be read."""
+    if schema.format == "rows":
+        return pa.struct(list(pa.ipc.read_schema(pa.py_buffer(base64.b64decode(schema.text)))))
     return pa.string() if schema.format == "json" else _decoder(schema)(pa.array([], pa.binary())).type
 
 

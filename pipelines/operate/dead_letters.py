@@ -53,7 +53,7 @@ _POSITIONS = f'SELECT topic_id, topic_partition, "offset", batch_id {_FROM_SELEC
 _SOURCES = """
 SELECT DISTINCT batch_id, topic_id, source
 FROM (SELECT batch_id, unnest(ranges, recursive := true) FROM (SELECT batch_id, ranges FROM commits))
-WHERE dead_letters > 0 AND source <> 'contract'
+WHERE dead_letters > 0 AND source <> 'contract' AND NOT starts_with(topic, 'file:')
 """
 _REPLAYED_IDS = f"""
 SELECT topic, arg_max(topic_id, version) AS topic_id

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -72,6 +72,11 @@ class ColumnMapping:
         check_time_options(self.time_format, self.time_zone)
 
     @property
+    def makes_ids(self) -> bool:
+        """Whether the event_id of a row is a digest of it."""
+        return self.event_id is None
+
+    @property
     def id_columns(self) -> list[str]:
         """Return the columns that hold ids."""
         return [*filter(None, [self.user_id, self.event_id])]
@@ -108,7 +113,25 @@ def read_events(path: Path, mapping: ColumnMapping) -> Iterator[pa.Table]:
         ) from None
 
 
-def read_mapped(path: Path, mapping: ColumnMapping, shown: str = "") -> Iterator[Rows]:
+class Readable(Protocol):
+    """What a reader of rows asks of a mapping."""
+
+    @property
+    def reading(self) -> ReadOptions:
+        """How the file is written."""
+        ...
+
+    @property
+    def id_columns(self) -> list[str]:
+        """The columns that hold ids."""
+        ...
+
+    def required_columns(self) -> list[str]:
+        """Return the columns that the file must have."""
+        ...
+
+
+def read_mapped(path: Path, mapping: Readable, shown: str = "") -> Iterator[Rows]:
     """Yield the rows of a file that has the mapped columns; see `read_rows`."""
     return read_rows(path, mapping.reading, mapping.id_columns, mapping.required_columns(), shown)
 
@@ -120,15 +143,19 @@ class RowNumbering:
     seen: Counter[str] = field(default_factory=Counter[str])
 
     def apply(self, events: pa.Table, mapping: ColumnMapping) -> pa.Table:
-        """Return the events of the next rows of a file; the n-th row with an id gets one of its own.
+        """Return the events of the next rows of a file; see `number`."""
+        if not mapping.number_rows:
+            return events
+        ids = self.number(events["event_id"].combine_chunks())
+        return events.set_column(events.schema.get_field_index("event_id"), EVENT.field("event_id"), ids)
+
+    def number(self, ids: pa.Array) -> pa.Array:
+        """Return the generated ids of the next rows of a file; the n-th row with an id gets one of its own.
 
         The first keeps its id, so that a file may be loaded with and without numbers. The others have a digest of id
         and number: the same ids whenever the file is read from its start.
         """
-        if not mapping.number_rows:
-            return events
-        ids = pa.array([self._numbered(event_id) for event_id in events["event_id"].to_pylist()], pa.string())
-        return events.set_column(events.schema.get_field_index("event_id"), EVENT.field("event_id"), ids)
+        return pa.array([self._numbered(event_id) for event_id in ids.to_pylist()], pa.string())
 
     def _numbered(self, event_id: str) -> str:
         self.seen[event_id] += 1
@@ -241,15 +268,26 @@ def _metadata(rows: Rows, mapping: ColumnMapping) -> pa.Array:
     )
 
 
+def row_digests(rows: Rows) -> pa.Array:
+    """Return a digest of each row: of every non-empty value by column name, in any format and at any position."""
+    names = [name for name in rows.columns.column_names if rows.unreadable(name) is None]
+    nothing = pa.repeat(pa.scalar(""), len(rows.columns))
+    return _digest_columns(nothing, nothing, {name: canonicalize(rows.text(name)) for name in names})
+
+
 def _digests(
     rows: Rows, names: list[str], actions: pa.Array, user_ids: pa.Array, times: pa.Array, time: str
 ) -> pa.Array:
-    """Return a digest of 32 hexadecimal digits per row; rows are sliced, since each repeats every column name."""
     texts = {name: rows.text(name) for name in names if name != time or times.null_count}
     columns = {name: canonicalize(values) for name, values in texts.items() if pc.any(pc.not_equal(values, "")).as_py()}
     if time in names:
         columns[time] = pc.coalesce(times.cast(pa.int64()).cast(pa.string()), columns.get(time, ""))
-    whole = pa.table([actions, canonicalize(user_ids), *columns.values()], ["", "", *columns])
+    return _digest_columns(actions, canonicalize(user_ids), columns)
+
+
+def _digest_columns(actions: pa.Array, user_ids: pa.Array, columns: dict[str, pa.Array]) -> pa.Array:
+    """Return a digest of 32 hexadecimal digits per row; rows are sliced, since each repeats every column name."""
+    whole = pa.table([actions, user_ids, *columns.values()], ["", "", *columns])
     max_rows = max(1, CHUNK_BYTES // (sum(map(len, columns)) + whole.nbytes // max(1, len(whole)) + 1))
     digests = [_digests_of(whole.slice(start, max_rows), [*columns]) for start in range(0, len(whole), max_rows)]
     return pa.concat_arrays([pa.array([], pa.string()), *digests])

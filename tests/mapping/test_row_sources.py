@@ -1,0 +1,159 @@
+"""Sources of files: rows become events by plain fields or a SELECT, with the fates and promises of topics."""
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.backfill import backfill, open_input, summarize_files
+from pipelines.drain import drain, open_ingest_from
+from pipelines.errors import ConfigurationError, UsageError
+from pipelines.inputs import InputFile
+from pipelines.mapping import SourceFile, read_source
+from pipelines.settings import IngestSettings, Settings
+from pipelines.sources.files import ColumnMapping
+from tests.draining import assert_verified, query
+
+_PLAIN = """
+files = ["rides.csv"]
+user_id = "driver"
+time = "at"
+action_type = "DriverRated"
+metadata = { rating = "stars" }
+"""
+_BOTH = """
+files = ["rides.csv"]
+select = '''
+SELECT id || '/d' AS event_id, driver AS user_id, 'DriverRated' AS action_type, "at" AS timestamp,
+       {'rating': CAST(stars AS DECIMAL(4, 2)), 'row': "row"} AS metadata
+FROM record WHERE stars IS NOT NULL
+UNION ALL
+SELECT id || '/r', rider, 'RiderRated', "at", {'rating': NULL, 'row': "row"} FROM record WHERE rider IS NOT NULL
+'''
+"""
+_DERIVED = """
+files = ["rides.csv"]
+select = '''SELECT driver AS user_id, 'Rated' AS action_type, "at" AS timestamp FROM record, range(2)'''
+"""
+_ROWS = (
+    "id,driver,rider,stars,at\n"
+    "1,d,r,4.50,2026-01-31T12:00:00Z\n"
+    "2,,,,2026-01-31T12:00:00Z\n"
+    "3,d,,five,2026-01-31T12:00:00Z\n"
+    "4,d2,,3,2026-01-31T12:00:00Z\n"
+)
+
+
+@pytest.fixture
+def busless(tmp_path: Path) -> Settings:
+    """Return settings without a bus."""
+    return Settings(data_dir=tmp_path / "data")
+
+
+@pytest.fixture(name="source")
+def _source(tmp_path: Path) -> Callable[..., SourceFile]:
+    """Return a function that writes a source file and the rows that it reads."""
+
+    def write(text: str, rows: str = _ROWS) -> SourceFile:
+        if not (tmp_path / "rides.csv").exists():
+            (tmp_path / "rides.csv").write_text(rows)
+        (tmp_path / "rides.toml").write_text(text)
+        return read_source(tmp_path / "rides.toml")
+
+    return write
+
+
+def _load(settings: Settings, source: SourceFile) -> list[Any]:
+    records: list[Any] = []
+    for address in source.addresses():
+        backfill(settings, Path(address), source, records.append)
+    return [offsets for record in records for offsets in record.ranges]
+
+
+def test_rows_have_the_fates_of_records(busless: Settings, source: Callable[..., SourceFile]) -> None:
+    """Of four rows one is two events, one is filtered, one is a dead letter; the account names the source."""
+    both = source(_BOTH)
+    (found,) = _load(busless, both)
+    counts = (found.read, found.converted, found.filtered, found.dead_letters, found.made, found.accepted)
+    assert counts == (4, 2, 1, 1, 3, 3)
+    assert (found.source, found.source_digest) == ("rides", both.digest)
+    assert query(busless, 'SELECT event_id, user_id, metadata::VARCHAR, "offset" FROM events ORDER BY event_id') == [
+        ("1/d", "d", "{rating=4.50, row=1}", 0),
+        ("1/r", "r", "{row=1}", 0),
+        ("4/d", "d2", "{rating=3.00, row=4}", 3),
+    ]
+    [(reason, detail, value)] = query(busless, "SELECT reason, detail, value FROM dead_letters")
+    assert reason == "unmappable"
+    assert detail.startswith("row 3: The source's SELECT fails on the record: ")
+    assert b'"stars": "five"' in value
+    (account,) = summarize_files(busless, [Path(both.addresses()[0])], both)
+    assert account.reconciles
+    assert_verified(busless)
+
+
+def test_plain_fields_are_those_of_the_options(busless: Settings, source: Callable[..., SourceFile]) -> None:
+    """The same rows by a source and by options have the same ids: they count once (`once`)."""
+    plain = source(_PLAIN)
+    assert _load(busless, plain)[0].accepted == 3
+    mapping = ColumnMapping("driver", "at", "iso", "DriverRated", None, (("rating", "stars"),))
+    records: list[Any] = []
+    backfill(busless, Path(plain.addresses()[0]), mapping, records.append)
+    assert (records[0].total("accepted"), records[0].total("duplicates")) == (0, 3)
+    assert_verified(busless)
+
+
+def test_a_changed_source_is_another_load(busless: Settings, source: Callable[..., SourceFile]) -> None:
+    """It reads the file again; events whose ids do not change count once, an unchanged one reads nothing."""
+    assert _load(busless, source(_BOTH))[0].accepted == 3
+    assert _load(busless, source(_BOTH)) == []
+    (again,) = _load(busless, source(_BOTH + "# said better\n"))
+    assert (again.read, again.accepted, again.duplicates) == (4, 0, 3)
+    assert_verified(busless)
+
+
+def test_a_load_continues_after_a_stop(
+    busless: Settings, source: Callable[..., SourceFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one reads the other rows, whose derived ids are those of one load (`once`)."""
+    monkeypatch.setattr("pipelines.sources.csv_rows._BLOCK_BYTES", 60)
+    rows = "".join(f"{n},d{n % 7},,,2026-01-31T12:00:00Z\n" for n in range(40))
+    derived = source(_DERIVED + "number_rows = true\n", "id,driver,rider,stars,at\n" + rows * 2)
+    small = busless.model_copy(update={"ingest": IngestSettings(max_batch_records=9)})
+    part = open_input(InputFile(Path(derived.addresses()[0])), derived, small)
+    with closing(part), open_ingest_from(part, small) as ingest:
+        drain(ingest, lambda _: None, max_batches=3)
+    _load(busless, derived)
+    counts = query(busless, 'SELECT count(*), count(DISTINCT event_id), count(DISTINCT "offset") FROM events')
+    assert counts == [(160, 160, 80)]
+    assert_verified(busless)
+    other = busless.model_copy(update={"data_dir": busless.data_dir.parent / "whole"})
+    _load(other, derived)
+    ids = "SELECT event_id FROM events ORDER BY event_id"
+    assert query(other, ids) == query(busless, ids)
+
+
+def test_a_select_that_does_not_fit_is_refused_before_anything_is_read(
+    busless: Settings, source: Callable[..., SourceFile]
+) -> None:
+    """The message has the file, the SELECT's mistake and the columns."""
+    wrong = source(_DERIVED.replace("driver AS", "rater AS"))
+    with pytest.raises(UsageError, match=r"rides\.csv: .*rides\.toml: select: .*rater.*its columns are 'id', 'driver'"):
+        _load(busless, wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('format = "json"', "format is a key of topics"),
+        ("[reading]\nformat = 'txt'", "'txt' is not a format"),
+        ("[reading]\nseparator = ';'", "reading.separator: is not a key here"),
+        ("user = 'all'", "user and user_id exclude each other"),
+        ("select = 'FROM record'", "select and user_id exclude each other"),
+    ],
+)
+def test_mistakes_in_a_source_of_files_are_named(source: Callable[..., SourceFile], text: str, problem: str) -> None:
+    """With the key, as for sources of topics."""
+    with pytest.raises(ConfigurationError, match=problem):
+        source(f"{_PLAIN}{text}\n")
