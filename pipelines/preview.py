@@ -25,6 +25,7 @@ from pipelines.reputation.derive import derive
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.warehouse import attach
 from pipelines.settings import LakeSettings, Settings
 from pipelines.sources.files import ColumnMapping, read_mapped
 
@@ -189,6 +190,6 @@ def _uses(mapping: ColumnMapping | RowSelect, column: str) -> bool:
 def _scored(lake: Lake, policy: Policy, folder: Path, loaded: pl.DataFrame) -> list[tuple[Any, ...]]:
     path = folder / "warehouse.duckdb"
     derive(take_snapshot(lake), policy, datetime.now(UTC), path)
-    with duckdb.connect(str(path), read_only=True) as connection:
+    with attach(path) as connection:
         connection.register("loaded", loaded)
         return [row for row in connection.sql(_SCORED).fetchall() if row[-1]]

@@ -1,4 +1,4 @@
-"""The commands of sources: list, check."""
+"""The commands of sources: list, check, diff."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipelines.mapping import SourceFile
+    from pipelines.operate.replay import Comparison
+    from pipelines.operate.source_diff import SourceDiff
     from pipelines.preview import Preview
 
 app = typer.Typer(no_args_is_help=True, help="List the sources, or show what becomes of the records of one.")
@@ -54,6 +56,54 @@ def check(
     print_line("nothing was changed")
     if failed:
         raise KarmalakeError(f"{failed:,} records of {name} would be dead letters: change the source, or its producer")
+
+
+@app.command()
+def diff(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The source: a file of the folder, without .toml.")],
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Read about the last N records of each topic; all by default.")
+    ] = None,
+) -> None:
+    """Read what the lake has from a source again under its present text, and show what differs. Commits nothing.
+
+    Files are read whole. Exits 1 if an event would be new, gone or another.
+    """
+    from pipelines.mapping import find_source  # noqa: PLC0415
+    from pipelines.operate.source_diff import diff_source  # noqa: PLC0415
+
+    source = find_source(_folder(None), name)
+    found = diff_source(bare_settings() if source.files else current_settings(), source, sample)
+    _show_diff(source, found)
+
+
+def _show_diff(source: "SourceFile", found: "SourceDiff") -> None:
+    print_line(f"{found.records:,} {'rows' if source.files else 'records'} read again")
+    print_table(("fate", "before", "after"), found.fates)
+    compared = found.comparison
+    kinds = {"new": ("missing", ""), "gone": ("extra", ""), "other": ("different", compared.fields)}
+    rows = [
+        (kind, getattr(compared, name), compared.first.get(name) or "", fields)
+        for kind, (name, fields) in kinds.items()
+    ]
+    print_table(("events", "count", "for example", "fields"), [("same", compared.same, "", ""), *rows])
+    print_line("nothing was changed")
+    if steps := list(_steps(source, compared)):
+        raise KarmalakeError(f"the source {source.name} makes other events now: {'; '.join(steps)}")
+
+
+def _steps(source: "SourceFile", compared: "Comparison") -> "Iterator[str]":
+    """Yield what to do about the differences."""
+    again = f"`karmalake backfill --source {source.name}`"
+    if not source.files:
+        again = " and ".join(f"`karmalake replay --from-beginning --topic {topic}`" for topic in source.topics)
+    if compared.missing:
+        yield f"{again} adds the new ones"
+    if compared.extra or compared.different:
+        yield (
+            "what was accepted stays as it is; if it was wrong, take its loads back (`karmalake loads withdraw`), then "
+            f"{again}"
+        )
 
 
 def _folder(given: Path | None) -> Path:

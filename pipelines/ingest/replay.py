@@ -27,6 +27,8 @@ from pipelines.ingest.record_batches import Polled
 
 ReplayOffsets = dict[TopicPartition, tuple[int, int]]
 """By topic partition: the offsets [start, end) to read again."""
+Range = tuple[str, int, int, int]
+"""topic_id, topic partition, and the offsets [start, end)."""
 PREFIX = "replay:"
 """Before the topic of replayed records in the lake."""
 
@@ -56,6 +58,10 @@ class ReplaySource:
             self.source.read(lambda topic_id, partition: at.get((topic_id, partition))) if self.source.only else None
         )
         return found and self._renamed(decode_batch(*self._cut_at_end(*found), self.source.topics))
+
+    def places(self) -> list[Range]:
+        """Return the range of each topic partition, by the ids of the original topics."""
+        return [(self.replayed_ids[tp.topic], tp.partition, *bounds) for tp, bounds in self.offsets.items()]
 
     def next_checkpoint(self) -> Checkpoint:
         """Return the checkpoints after the last poll."""

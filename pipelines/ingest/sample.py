@@ -32,7 +32,7 @@ class RecordSample:
         """The id of the topic; empty without records."""
         return self.records["topic_id"][0].as_py() if len(self.records) else ""
 
-    def poll(self, checkpoint: Checkpoint) -> Batch | None:
+    def poll(self, checkpoint: Checkpoint) -> Batch | None:  # noqa: ARG002 - the name is that of the protocol
         """Return all records once, then None."""
         if self.polled or not len(self.records):
             return None

@@ -3,9 +3,9 @@
 The comparison shows where the lake differs from what the topics hold now.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +16,7 @@ from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import UsageError
 from pipelines.ingest.filling import without_waiting
 from pipelines.ingest.kafka import open_source
-from pipelines.ingest.replay import ReplaySource, replay_source
+from pipelines.ingest.replay import Range, ReplaySource, replay_source
 from pipelines.ingest.sources import topic_sources
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.commit_log import take_snapshot
@@ -44,6 +44,10 @@ class Comparison:
     """In the lake only, although their offsets are within the range."""
     examples: tuple[str, ...]
     """Some event_ids that are different, missing or extra."""
+    fields: str = field(default="", compare=False)
+    """The fields that differ in the first one that is different, with both values."""
+    first: Mapping[str, str | None] = field(default_factory=dict[str, str | None], compare=False)
+    """The first event_id that is different, missing and extra."""
 
 
 @contextmanager
@@ -94,14 +98,16 @@ def fresh(settings: Settings, folder: Path) -> Settings:
 
 def compare(settings: Settings, other: Settings, replayed: ReplaySource) -> Comparison:
     """Compare the lake of `settings` with the fresh one of `other` that a replay filled."""
-    places = [
-        (replayed.replayed_ids[tp.topic], tp.partition, start, end) for tp, (start, end) in replayed.offsets.items()
-    ]
+    return compare_places(settings, other, replayed.places())
+
+
+def compare_places(settings: Settings, other: Settings, places: Sequence[Range]) -> Comparison:
+    """Compare what the lake of `settings` has from ranges of topics with the fresh one of `other`, read from them."""
     with duckdb.connect() as connection:
         for name, each in (("lake", settings), ("fresh", other)):
             connection.execute(f"CREATE SCHEMA {name}; USE {name}")
             create_lake_views(connection, take_snapshot(open_lake(each.lake_root)))
         connection.execute(_CREATE_REPLAYED)
         connection.executemany("INSERT INTO replayed VALUES (?, ?, ?, ?)", places)
-        [(same, different, missing, extra, examples)] = connection.execute(_COMPARE_SQL).fetchall()
-    return Comparison(same, different, missing, extra, tuple(examples))
+        [(same, different, missing, extra, examples, *first)] = connection.execute(_COMPARE_SQL).fetchall()
+    return Comparison(same, different, missing, extra, tuple(examples), *first)

@@ -68,6 +68,7 @@ RUN: dict[str, list[list[str]]] = {
     "policy activate": [["{policy}"], [_HOSTILE_TEXT]],
     "sources list": [[], ["--folder", _HOSTILE_TEXT]],
     "sources check": [[_HOSTILE_TEXT]],
+    "sources diff": [[_HOSTILE_TEXT]],
     "contract show": [[]],
     "contract check": [["{schema}", "{schema}"], [_HOSTILE_TEXT, _HOSTILE_TEXT]],
     "topics ensure": [[]],

@@ -12,6 +12,9 @@ from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.inputs import InputFile
 from pipelines.mapping import SourceFile, read_source
+from pipelines.operate.replay import Comparison
+from pipelines.operate.source_diff import diff_source
+from pipelines.preview import preview
 from pipelines.settings import IngestSettings, Settings
 from pipelines.sources.files import ColumnMapping
 from tests.draining import assert_verified, query
@@ -157,3 +160,37 @@ def test_mistakes_in_a_source_of_files_are_named(source: Callable[..., SourceFil
     """With the key, as for sources of topics."""
     with pytest.raises(ConfigurationError, match=problem):
         source(f"{_PLAIN}{text}\n")
+
+
+def test_a_diff_shows_what_a_changed_source_would_make(
+    busless: Settings, source: Callable[..., SourceFile]
+) -> None:
+    """New, gone and other events with an example and its fields, fates before and after; the lake stays as it is."""
+    assert _load(busless, source(_BOTH))[0].accepted == 3
+    same = diff_source(busless, source(_BOTH))
+    assert (same.records, same.comparison) == (4, Comparison(3, 0, 0, 0, ()))
+    assert same.fates == tuple((fate, count, count) for fate, count, _ in same.fates)
+    changed = _BOTH.replace("|| '/r'", "|| '/rider'").replace("CAST(stars AS DECIMAL(4, 2))", "stars")
+    found = diff_source(busless, source(changed))
+    compared = found.comparison
+    assert (compared.same, compared.different, compared.missing, compared.extra) == (1, 1, 2, 1)
+    assert compared.fields == "metadata {rating=3.00, row=4} -> {rating=3, row=4}"
+    assert compared.first == {"different": "4/d", "missing": "1/rider", "extra": "1/r"}
+    assert dict((fate, (before, after)) for fate, before, after in found.fates) == {
+        "events": (3, 4),
+        "conflicts": (0, 0),
+        "dead letters": (1, 0),
+        "filtered or duplicate": (1, 1),
+    }
+    assert query(busless, "SELECT count(*) FROM commits") == [(1,)]
+
+
+def test_a_preview_of_a_source_commits_nothing(busless: Settings, source: Callable[..., SourceFile]) -> None:
+    """Fates, unused columns, and what the policy in force makes of the events."""
+    both = source(_BOTH)
+    found = preview(busless, InputFile(Path(both.addresses()[0])), both)
+    fates = dict(found.fates)
+    assert (fates["rows"], fates["filtered"], fates["events"], fates["accepted"], fates["dead letters"]) == (4, 1, 3, 3, 1)
+    assert found.reasons[0][:2] == ("unmappable", 1)
+    assert sum(row[-1] for row in found.scored) == 3
+    assert not (busless.data_dir / "lake").exists()
