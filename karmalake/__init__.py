@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipelines.backfill import backfill
     from pipelines.contract.time_like import TimeLike, to_utc
+    from pipelines.mapping import read_source
     from pipelines.reputation.explain import explain, explain_change
     from pipelines.reputation.policy import Policy
     from pipelines.reputation.policy_file import load_policy, parse_policy, shipped_policies
@@ -50,6 +51,7 @@ __all__ = [
     "read_leaderboard",
     "read_rank",
     "read_reputation",
+    "read_source",
     "shipped_policies",
     "to_utc",
 ]
@@ -57,6 +59,7 @@ __all__ = [
 _MODULES = {
     "pipelines.backfill": ("backfill",),
     "pipelines.contract.time_like": ("TimeLike", "to_utc"),
+    "pipelines.mapping": ("read_source",),
     "pipelines.reputation.explain": ("explain", "explain_change"),
     "pipelines.reputation.policy": ("Policy",),
     "pipelines.reputation.policy_file": ("load_policy", "parse_policy", "shipped_policies"),

@@ -21,6 +21,7 @@ EXTRAS = {
     "mysql": ("pymysql", "sqlalchemy"),
     "notebooks": ("altair", "vl_convert"),
     "outbox": ("sqlalchemy",),
+    "proto": ("grpc_tools",),
     "postgresql": ("psycopg", "sqlalchemy"),
     "rabbitmq": ("pika",),
     "s3": ("fsspec",),

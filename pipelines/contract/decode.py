@@ -23,6 +23,8 @@ from pipelines.settings import ContractSettings
 
 _LAST_US = (datetime.max.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 """The end of the year 9999: later times cannot be formatted, or stored as a day."""
+_OF_PARSING = (Reason.UNDECODABLE, Reason.UNKNOWN_SCHEMA, Reason.UNMAPPABLE, Reason.REFUSED_SELECT)
+"""The reasons that `Parsed.errors` has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,7 @@ def _failures(
     """Yield each reason with the mask (bool, one a row) of the rows that it applies to, in order of precedence."""
     contract = limits.contract
     yield Reason.NULL_VALUE, pc.is_null(records["value"])
-    for reason in (Reason.UNDECODABLE, Reason.UNKNOWN_SCHEMA, Reason.UNMAPPABLE):
+    for reason in _OF_PARSING:
         undecodable = np.zeros(len(records), bool)
         undecodable[[row for row, problem in parsed.errors.items() if problem.reason is reason]] = True
         yield reason, pa.array(undecodable)
@@ -250,7 +252,7 @@ def _detail(
     match reason:
         case Reason.NULL_VALUE:
             return "The record has no value (a tombstone), and an event is never deleted by one."
-        case Reason.UNDECODABLE | Reason.UNKNOWN_SCHEMA | Reason.UNMAPPABLE:
+        case Reason.UNDECODABLE | Reason.UNKNOWN_SCHEMA | Reason.UNMAPPABLE | Reason.REFUSED_SELECT:
             return parsed.errors[row].detail
         case Reason.KEY_MISMATCH:
             return (

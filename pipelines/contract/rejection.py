@@ -15,6 +15,8 @@ class Reason(StrEnum):
     UNKNOWN_SCHEMA = "unknown_schema"
     UNMAPPABLE = "unmappable"
     """The SELECT of its source fails on it: `pipelines/mapping`."""
+    REFUSED_SELECT = "refused_select"
+    """The SELECT of its source is refused for its schema; it halts its topic partition unless that is accepted."""
     MISSING_EVENT_ID = "missing_event_id"
     MISSING_USER_ID = "missing_user_id"
     MISSING_ACTION_TYPE = "missing_action_type"

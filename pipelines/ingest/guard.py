@@ -26,7 +26,7 @@ class HaltedPartition:
     found: str
     """The limits exceeded, and the first rejected record."""
     limits: str
-    """Both limits, by the names of their settings."""
+    """Both limits, by the names of their settings; empty if the SELECT of the source is refused."""
 
     @property
     def place(self) -> str:
@@ -34,6 +34,12 @@ class HaltedPartition:
         return f"{self.topic}-{self.topic_partition}"
 
     def __str__(self) -> str:
+        if not self.limits:
+            return (
+                f"{self.place} is halted at offset {self.next_offset}, the others continue: {self.found} Nothing was "
+                "committed from that offset on. Either correct the source file and drain again; or make the records "
+                f"dead letters, in a separate run: `karmalake drain --accept-rejections {self.place}`"
+            )
         return (
             f"{self.place} is halted at offset {self.next_offset}, the others continue: {self.found} So "
             "many rejections point to a wrong schema, so nothing was committed from that offset on. Either fix the "
@@ -43,6 +49,8 @@ class HaltedPartition:
 
     def error(self) -> RejectedError:
         """Return the error that ends the ingest of a source with no other topic partition."""
+        if not self.limits:
+            return RejectedError(f"{self.found} Nothing of this batch was committed: correct the source file")
         return RejectedError(
             f"{self.found} So many rejections point to a wrong schema, so ingest has stopped and nothing of this batch "
             "was committed. Fix the source, the mapping or the [contract] settings; or raise both limits to make the "
@@ -52,7 +60,10 @@ class HaltedPartition:
 
 @dataclass(slots=True)
 class RejectionGuard:
-    """Checks each topic partition: the share of rejected records in a batch, and runs of them across batches."""
+    """Checks each topic partition: the share of rejected records in a batch, and runs of them across batches.
+
+    A record for which the SELECT of the source is refused halts at once: the source file is wrong, not the record.
+    """
 
     limits: IngestSettings
     accepted: frozenset[TopicPartition] = frozenset()
@@ -76,10 +87,13 @@ class RejectionGuard:
         counted = rejected["offset"].to_numpy()[reasons != Reason.SKIPPED]
         longest = self._longest_run(place, offsets, counted)
         exceeded = self._exceeded(len(offsets), len(counted), longest)
-        if not exceeded or TopicPartition(place.topic, place.topic_partition) in self.accepted:
+        refused = rejected.filter(pa.array(reasons == Reason.REFUSED_SELECT))
+        if TopicPartition(place.topic, place.topic_partition) in self.accepted or not (exceeded or len(refused)):
             return None
         self.runs.pop(place.place)  # start a new count when reading continues
         place_and_start = (place.topic_id, place.topic, place.topic_partition, place.start_offset)
+        if len(refused):
+            return HaltedPartition(*place_and_start, _first(refused), "")
         return HaltedPartition(*place_and_start, f"{' and '.join(exceeded)}, {_first(rejected)}", self._limits())
 
     def _longest_run(self, place: OffsetRange, offsets: np.ndarray, rejected: np.ndarray) -> int:

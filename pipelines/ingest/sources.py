@@ -71,7 +71,7 @@ def open_source_decoder(settings: Settings, name: str) -> Generator[IngestedTopi
     if name == CONTRACT:
         yield IngestedTopic("", CONTRACT, None, contract_decoder(settings))
         return
-    found = [file for file in _files(settings) if file.name == name]
+    found = [file for file in selected_files(settings) if file.name == name]
     if not found:
         raise UsageError(
             f"there is no source {name} in {settings.sources.folder or 'sources.folder, which is not set'}: restore "
@@ -93,7 +93,7 @@ def contract_decoder(settings: Settings) -> Decoder:
 def _topics(settings: Settings) -> list[tuple[str, tuple[str, ...]]]:
     """Return the selected sources and their topics."""
     own = [(CONTRACT, (settings.kafka.topic,))] if _is_selected(settings, CONTRACT) else []
-    found = [*own, *((file.name, file.topics) for file in _files(settings))]
+    found = [*own, *((file.name, file.topics) for file in selected_files(settings))]
     sources: dict[str, str] = {}
     for name, topics in found:
         for topic in topics:
@@ -105,7 +105,7 @@ def _topics(settings: Settings) -> list[tuple[str, tuple[str, ...]]]:
     return found
 
 
-def _files(settings: Settings) -> list[SourceFile]:
+def selected_files(settings: Settings) -> list[SourceFile]:
     """Return the selected source files. Raises ConfigurationError for a name in `sources.only` that does not exist."""
     folder = settings.sources.folder
     files = read_sources(folder) if folder else ()

@@ -21,10 +21,9 @@ from pipelines.contract.schemas import SchemaStore, open_schema_store
 from pipelines.contract.values import find_schemas
 from pipelines.errors import ConfigurationError
 from pipelines.mapping.mapper import Mapped
-from pipelines.mapping.proto_files import require_compiler
 from pipelines.mapping.sandbox import Sandbox
-from pipelines.mapping.source_files import SourceFile
-from pipelines.mapping.values import ValueSchema
+from pipelines.mapping.source_files import SourceFile, require_packages
+from pipelines.mapping.values import ANY, ValueSchema
 from pipelines.settings import ContractSettings, Settings
 
 _WITHOUT_ID = Problem(Reason.UNKNOWN_SCHEMA, "The value has no schema id, neither before it nor in a header.")
@@ -54,8 +53,17 @@ class Mapping:
         parts = list(self._parts(records))
         events = pa.concat_tables([part for part, _ in parts]).combine_chunks()
         problems = {row: problem for _, found in parts for row, problem in found.items()}
-        origins, parsed = join_problems(events, problems)
+        origins, parsed = join_problems(events, self._softened(problems))
         return validate_mapped(records, origins, parsed, self.contract, now or datetime.now(UTC))
+
+    def _softened(self, problems: dict[int, Problem]) -> dict[int, Problem]:
+        """Return problems: beside records of a schema that the SELECT fits, those of another one are the odd ones."""
+        if not self.sandbox.fits:
+            return problems
+        return {
+            row: Problem(Reason.UNMAPPABLE, problem.detail) if problem.reason is Reason.REFUSED_SELECT else problem
+            for row, problem in problems.items()
+        }
 
     def _parts(self, records: pa.Table) -> Iterator[tuple[pa.Table, dict[int, Problem]]]:
         """Yield events (RESULT columns) and problems of the records of each schema, by their row in the batch."""
@@ -103,8 +111,6 @@ class Mapping:
         return self.schemas[schema, message]
 
     def _with_references(self, schema: WriterSchema, message: str) -> ValueSchema | Problem:
-        if schema.format == "protobuf":
-            require_compiler("a Protobuf schema of the registry")
         if schema.format != "protobuf" or not schema.references:
             return ValueSchema(schema.format, "" if schema.format == "json" else schema.text, message)
         store: SchemaStore = open_schema_store(self.contract)
@@ -147,12 +153,12 @@ def open_mapping(source: SourceFile, settings: Settings) -> Generator[Mapping]:
     Raises ConfigurationError for a SELECT that is refused. The decoder raises ConfigurationError and TransientError
     as `contract.decode.decode` does; it never raises because of a record.
     """
+    require_packages(source)
     sandbox = Sandbox(source.config, str(source.path))
     contract = settings.contract.model_copy(update={"format": source.format})
     mapping = Mapping(source, contract, sandbox)
     try:
-        if source.schema is not None:
-            sandbox.prepare(source.schema)
+        sandbox.prepare(source.schema or ANY)
         yield mapping
     finally:
         sandbox.close()
@@ -176,6 +182,8 @@ def join_problems(events: pa.Table, problems: dict[int, Problem]) -> tuple[np.nd
 def describe_problem(reason: Reason, text: str) -> Problem:
     """Return the problem of a record that the worker process could not map."""
     sentence = text.rstrip(".")
+    if reason is Reason.REFUSED_SELECT:
+        return Problem(reason, sanitize_message(f"The source's SELECT is refused for the record's schema: {sentence}."))
     if reason is Reason.UNMAPPABLE:
         return Problem(reason, sanitize_message(f"The source's SELECT fails on the record: {sentence}."))
     return Problem(reason, sanitize_message(f"The value cannot be decoded: {sentence}."))

@@ -20,7 +20,7 @@ from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import EVENT, METADATA, TIMESTAMP
 from pipelines.contract.times import TimeUnit, read_times
 from pipelines.mapping.row_wise import ROW, RowWise, SelectError, check_select
-from pipelines.mapping.values import ValueSchema, arrow_type, decode_values
+from pipelines.mapping.values import ANY, ValueSchema, arrow_type, decode_values
 
 MEMORY_LIMIT = "1GB"
 ENVELOPE = {
@@ -117,12 +117,14 @@ class Mapper:
         self.fields: list[str] = []
 
     def prepare(self, schema: ValueSchema) -> None:
-        """Check the SELECT over records of a schema. Raises SelectError."""
-        try:
-            kind = arrow_type(schema)
-        except ValueError as error:
-            raise SelectError(str(error)) from None
-        self._prepare(kind)
+        """Check the SELECT over records of a schema, or only its form if that is ANY.
+
+        Raises SelectError, and ValueError for a schema that cannot be read.
+        """
+        if schema == ANY:
+            self.names = self.names | check_select(self.connection, self.config.select, None).names
+        else:
+            self._prepare(arrow_type(schema))
 
     def map(self, records: pa.Table, schema: ValueSchema) -> Mapped:
         """Return the events of records: `value`, the columns of the envelope, and those of the place."""
@@ -130,7 +132,7 @@ class Mapper:
             values, failed = decode_values(records["value"].combine_chunks(), schema)
             query = self._prepare(values.type)
         except (ValueError, SelectError) as error:
-            reason = Reason.UNMAPPABLE if isinstance(error, SelectError) else Reason.UNDECODABLE
+            reason = Reason.REFUSED_SELECT if isinstance(error, SelectError) else Reason.UNDECODABLE
             return Mapped(RESULT.empty_table(), dict.fromkeys(range(len(records)), (reason, str(error))))
         errors = {row: (Reason.UNDECODABLE, error) for row, error in failed.items()}
         rows = np.setdiff1d(np.arange(len(records)), list(failed))

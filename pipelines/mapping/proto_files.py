@@ -4,32 +4,17 @@ import base64
 import os
 import tempfile
 from collections.abc import Callable, Iterable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from pipelines.errors import ConfigurationError
+from pipelines.boundary.extras import extra
 
 DESCRIPTOR_SET = "descriptor-set:"
 """How the text of a descriptor set starts; base64 follows."""
 _MAIN = "karmalake_main.proto"
-
-
-def can_compile() -> bool:
-    """Return whether grpcio-tools is installed, which brings protoc."""
-    return find_spec("grpc_tools") is not None
-
-
-def require_compiler(what: str) -> None:
-    """Raise ConfigurationError unless .proto files can be compiled."""
-    if not can_compile():
-        raise ConfigurationError(
-            f"{what} is compiled by a package that is not installed: pip install grpcio-tools, or write a descriptor "
-            "set by protoc --include_imports --descriptor_set_out=NAME.desc and name that as the schema"
-        )
 
 
 def descriptor_set_text(content: bytes) -> str:
@@ -67,8 +52,9 @@ def _by_indexes(file: Any, indexes: list[int]) -> Any:
 
 
 def _compile(text: str, references: Iterable[tuple[str, str]]) -> FileDescriptorSet:
-    import grpc_tools  # noqa: PLC0415
-    from grpc_tools import protoc  # noqa: PLC0415
+    with extra("proto", "a Protobuf schema"):
+        import grpc_tools  # noqa: PLC0415
+        from grpc_tools import protoc  # noqa: PLC0415
 
     included = Path(grpc_tools.__file__).parent / "_proto"
     with tempfile.TemporaryDirectory() as folder:

@@ -54,10 +54,11 @@ class RowWise:
     """All names in it, in small letters; `*` if it has a star."""
 
 
-def check_select(connection: duckdb.DuckDBPyConnection, text: str, columns: frozenset[str]) -> RowWise:
+def check_select(connection: duckdb.DuckDBPyConnection, text: str, columns: frozenset[str] | None) -> RowWise:
     """Return a SELECT over `record` with the column ROW in its rows; `columns` are the names of `record`'s columns.
 
-    Raises SelectError unless it is one SELECT whose rows depend on one record each.
+    They are None if they are not known yet: then any name may be one of them. Raises SelectError unless it is one
+    SELECT whose rows depend on one record each.
     """
     if len(text) > MAX_QUERY_CHARS:
         raise SelectError(f"it has {len(text):,} characters; at most {MAX_QUERY_CHARS:,} are read: shorten it")
@@ -66,7 +67,8 @@ def check_select(connection: duckdb.DuckDBPyConnection, text: str, columns: froz
     tree = _parse(connection, text)
     node = tree["statements"][0]["node"]
     names = {str(name).lower() for part in tree_objects(tree) for name in part.get("column_names") or []}
-    _Check(text, _Catalogue.read(connection, names), {name.lower() for name in columns}).run(node)
+    known = names if columns is None else {name.lower() for name in columns}
+    _Check(text, _Catalogue.read(connection, names), known).run(node)
     if any(part.get("class") == "STAR" for part in tree_objects(tree)):
         names.add("*")
     return RowWise(json.dumps(tree), frozenset(names))

@@ -20,12 +20,14 @@ import pyarrow as pa
 from pipelines.contract.rejection import Reason
 from pipelines.errors import ConfigurationError, TransientError
 from pipelines.mapping.mapper import RESULT, Mapped, MapperConfig
-from pipelines.mapping.values import ValueSchema
+from pipelines.mapping.values import ANY, ValueSchema
 from pipelines.mapping.worker import HEADER_BYTES, as_stream, frame, parse_header
 
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 _MAX_ROWS, _MAX_BYTES, _PARTS = 16_384, 8 * 1024 * 1024, 16
 """Records of a request, and into how many parts one that ends the process is divided."""
+_REFUSALS = {b"e": Reason.REFUSED_SELECT, b"u": Reason.UNMAPPABLE}
+"""By the kind of an answer of the process."""
 _STALLED_SECONDS = 300.0
 """Wall-clock time for a sign of life, in case the process neither works nor dies."""
 _CALL_SECONDS = 120.0
@@ -49,6 +51,8 @@ class Sandbox:
     """The names that the SELECT uses, in small letters; `*` for all."""
     fields: list[str] = field(default_factory=list[str])
     """The fields of the value; of JSON none, since each value has its own."""
+    fits: bool = False
+    """Whether the SELECT was accepted for a schema."""
     give_up_at: float | None = None
 
     def prepare(self, schema: ValueSchema) -> None:
@@ -57,9 +61,10 @@ class Sandbox:
             problem = self._use(schema)
         except _LostError as error:
             self.close()
-            problem = f"its schema {error}"
+            problem = Reason.UNMAPPABLE, f"its schema {error}"
         if problem:
-            raise ConfigurationError(f"{self.place}: select: {problem}")
+            key = "select" if problem[0] is Reason.REFUSED_SELECT else "schema"
+            raise ConfigurationError(f"{self.place}: {key}: {problem[1]}")
 
     def map(self, records: pa.Table, schema: ValueSchema) -> Mapped:
         """Return the events of records (RECORD columns with headers as maps), and why others have none."""
@@ -104,7 +109,7 @@ class Sandbox:
 
     def _ask(self, part: pa.Table, schema: ValueSchema) -> Mapped:
         if problem := self._use(schema):
-            return Mapped(RESULT.empty_table(), dict.fromkeys(range(len(part)), (Reason.UNMAPPABLE, problem)))
+            return Mapped(RESULT.empty_table(), dict.fromkeys(range(len(part)), problem))
         process = self._started()
         self._send(process, b"m", as_stream(part))
         _, content = self._receive(process)
@@ -113,18 +118,18 @@ class Sandbox:
         found = {int(row): (Reason(reason), text) for row, (reason, text) in errors.items()}
         return Mapped(table.replace_schema_metadata(None), found)
 
-    def _use(self, schema: ValueSchema) -> str | None:
-        """Have the process use a schema; return why it is refused."""
+    def _use(self, schema: ValueSchema) -> tuple[Reason, str] | None:
+        """Have the process use a schema; return why the SELECT over it, or the schema itself, is refused."""
         process = self._started()
         if schema == self.schema:
             return None
         self.schema = None
         self._send(process, b"s", schema.to_json().encode())
         kind, content = self._receive(process)
-        if kind == b"e":
-            return content.decode()
+        if kind in _REFUSALS:
+            return _REFUSALS[kind], content.decode()
         names, self.fields = json.loads(content)
-        self.schema, self.names = schema, self.names | frozenset(names)
+        self.schema, self.names, self.fits = schema, self.names | frozenset(names), self.fits or schema != ANY
         return None
 
     def _started(self) -> subprocess.Popen[bytes]:

@@ -12,11 +12,12 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from pipelines.boundary.extras import is_installed, missing_extra
 from pipelines.boundary.locked_sql import identifier, literal
 from pipelines.boundary.toml import abbreviate, format_problems, key_lines, parse_toml, read_toml
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.mapping.mapper import MapperConfig
-from pipelines.mapping.proto_files import descriptor_set_text, require_compiler
+from pipelines.mapping.proto_files import DESCRIPTOR_SET, descriptor_set_text
 from pipelines.mapping.ready_made import READY_MADE, ReadyMade
 from pipelines.mapping.values import ValueSchema
 from pipelines.sources.files import ColumnMapping
@@ -26,6 +27,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _MAX_SCHEMA_BYTES = 4 * 1024 * 1024
 _DIGEST_BYTES = 16
 _SUFFIXES = {"protobuf": (".proto", ".desc"), "avro": (".avsc",)}
+_WORKBOOKS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
+_WITHOUT_COMPILER = (
+    "; or name a descriptor set as the schema, which needs none: protoc --include_imports "
+    "--descriptor_set_out=NAME.desc"
+)
 _PLAIN = ("user_id", "time", "action_type", "action_type_column", "metadata", "event_id")
 _OPTIONS = ("id", "id_header", "type_header", "rated", "corrected", "retracted")
 """Keys that only ready-made sources have."""
@@ -307,6 +313,25 @@ def _fields(keys: _Keys, reading: ReadOptions) -> ColumnMapping:
     )
 
 
+def required_extras(source: SourceFile) -> set[str]:
+    """Return the extras that a source needs."""
+    is_compiled = source.registry or (source.schema is not None and not source.schema.text.startswith(DESCRIPTOR_SET))
+    needed = {
+        "avro": source.format == "avro" or any(file.endswith(".avro") for file in source.files),
+        "excel": any(file.endswith(_WORKBOOKS) for file in source.files),
+        "proto": source.format == "protobuf" and is_compiled,
+    }
+    return {name for name, is_needed in needed.items() if is_needed}
+
+
+def require_packages(source: SourceFile) -> None:
+    """Raise ConfigurationError, which says what to install, unless the extras that a source needs are there."""
+    for name in sorted(required_extras(source)):
+        if not is_installed(name):
+            remedy = _WITHOUT_COMPILER if name == "proto" and source.schema else ""
+            raise ConfigurationError(f"{missing_extra(name, str(source.path))}{remedy}")
+
+
 def _schema(path: Path, keys: _Keys) -> tuple[ValueSchema | None, bytes]:
     """Return the schema of values without a schema id, and the bytes of its file."""
     if keys.schema_file is None:
@@ -326,7 +351,6 @@ def _schema(path: Path, keys: _Keys) -> tuple[ValueSchema | None, bytes]:
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path}: schema: {place} is not UTF-8: save it as UTF-8") from None
     if place.suffix == ".proto":
-        require_compiler(f"{path}: schema: {place.name}")
         imports = tuple(_imports(place.parent, text, {place.name: text}).items())
         return ValueSchema("protobuf", text, keys.message or "", imports), content + "".join(
             t for _, t in imports

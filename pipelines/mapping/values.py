@@ -48,6 +48,10 @@ class ValueSchema:
         return cls(**found | {"references": tuple((name, content) for name, content in found["references"])})
 
 
+ANY = ValueSchema("any")
+"""A schema that is not known yet."""
+
+
 def decode_values(values: pa.Array, schema: ValueSchema) -> tuple[pa.Array, dict[int, str]]:
     """Decode a binary array; return an array with null where a value is null or cannot be decoded, and why by row.
 

@@ -4,7 +4,8 @@ It may be killed by any value: its memory is limited, and a timer of CPU time, r
 ends it with SIGPROF. Frames in both directions: 1 byte of kind, 8 bytes of length, the content.
 
 Requests: `c` with the config, `s` with a schema, `m` with records as an Arrow stream. Answers: `k` with the names that
-the SELECT uses and the fields of the value, `e` with the reason why the source is refused, `r` with the events as an
+the SELECT uses and the fields of the value, `e` with the reason why the SELECT is refused, `u` with the reason why the
+schema is, `r` with the events as an
 Arrow stream and the errors in its metadata, `p` as a sign of life.
 """
 
@@ -94,6 +95,8 @@ def _prepare(out: BinaryIO, mapper: Mapper, schema: ValueSchema) -> None:
         mapper.prepare(schema)
     except (SelectError, duckdb.Error) as error:
         _answer(out, b"e", str(error).encode())
+    except ValueError as error:
+        _answer(out, b"u", str(error).encode())
     else:
         _answer(out, b"k", json.dumps([sorted(mapper.names), mapper.fields]).encode())
 

@@ -12,11 +12,12 @@ from pipelines.boundary.private_files import is_private
 from pipelines.bus.topics import describe_topic
 from pipelines.errors import ConfigurationError, KarmalakeError, RejectedError, exit_status_of, one_line
 from pipelines.ingest.queue import open_queue
-from pipelines.ingest.sources import CONTRACT, explain_missing_topic, topic_sources
+from pipelines.ingest.sources import CONTRACT, explain_missing_topic, selected_files, topic_sources
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.halted import load_halted
 from pipelines.lake.stores import is_remote
 from pipelines.lake.tables import open_lake
+from pipelines.mapping.source_files import required_extras
 from pipelines.operate.lag.measure import measure_lags, summarize
 from pipelines.refresh import policy_in_force
 from pipelines.reputation.warehouse import attach, stored_info
@@ -113,9 +114,15 @@ def _required_extras(settings: Settings) -> set[str]:
         str(settings.queue.kind): settings.queue.kind is not None,
         "outbox": url is not None,
         "s3": is_remote(settings.lake_root),
+        **dict.fromkeys(_source_extras(settings), True),
         _DRIVERS.get(scheme, scheme): scheme in _DRIVERS,
     }
     return {name for name, needed in required.items() if needed}
+
+
+def _source_extras(settings: Settings) -> set[str]:
+    """Return the extras that the selected sources require."""
+    return set[str]().union(*(required_extras(source) for source in selected_files(settings)))
 
 
 def _outbox(settings: Settings) -> str:

@@ -5,16 +5,20 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from pipelines.contract.decode import Decoded
 from tests.conftest import REPOSITORY
 from tests.fuzz.__main__ import print_reports, run
 from tests.fuzz.finding import Finding, is_new, save, seeds_of, shape
 from tests.fuzz.mutation import MAX_BYTES, mutate_bytes
-from tests.fuzz.targets import NAMES, load
+from tests.fuzz.target import WrongError
+from tests.fuzz.targets import NAMES, load, sources
 from tests.fuzz.wire import batch_of, parsed, record, with_right_crc
 from tests.fuzz.worker import shrink
 
@@ -91,6 +95,25 @@ def test_every_target_generates_and_mutates_inputs(name: str) -> None:
     inputs = [target.generate(rng) for _ in range(20)]
     assert len({target.mutate(rng, data, target.good)[:MAX_BYTES] for data in inputs}) > 10
     assert seeds_of(name)
+
+
+def test_the_target_of_sources_finds_a_lost_event_and_a_lost_fate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that drops an event of a valid neighbour, or forgets a filtered record, is wrong."""
+    decode = sources._decoder()
+    assert sources.check(b"{}") == "events"
+
+    def loses_an_event(records: pa.Table) -> Decoded:
+        found = decode(records)
+        return replace(found, events=found.events.slice(1))
+
+    def loses_a_fate(records: pa.Table) -> Decoded:
+        found = decode(records)
+        return replace(found, filtered=found.filtered.slice(1))
+
+    for faulty, finding in ((loses_an_event, "a valid neighbour"), (loses_a_fate, "a record has no fate")):
+        monkeypatch.setattr(sources, "_decoder", lambda faulty=faulty: faulty)
+        with pytest.raises(WrongError, match=finding):
+            sources.check(b"{}")
 
 
 def test_mutations_respect_the_size_limit() -> None:

@@ -87,6 +87,18 @@ def test_skipped_records_do_not_count() -> None:
     assert _check(guard, [(0, True)] * 5, reason="skipped") == []
 
 
+def test_a_refused_select_halts_at_once() -> None:
+    """One sentence with the source's mistake and what to do, whatever the limits are; unless it is accepted."""
+    guard = RejectionGuard(IngestSettings())
+    [halted] = _check(guard, [(0, False), (0, True), (1, False)], {0: 7}, reason="refused_select")
+    assert (halted.topic_partition, halted.next_offset) == (0, 7)
+    for part in ("events-0@8: refused_select: Broken.", "correct the source file", "--accept-rejections events-0"):
+        assert part in str(halted)
+    assert "schema, so nothing" not in str(halted)
+    accepting = RejectionGuard(IngestSettings(), frozenset({TopicPartition("events", 0)}))
+    assert _check(accepting, [(0, True)], reason="refused_select") == []
+
+
 def _check(
     guard: RejectionGuard, batch: list[tuple[int, bool]], at: dict[int, int] | None = None, reason: str = "undecodable"
 ) -> list[HaltedPartition]:

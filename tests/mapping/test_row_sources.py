@@ -1,21 +1,23 @@
 """Sources of files: rows become events by plain fields or a SELECT, with the fates and promises of topics."""
 
+import json
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
-from pipelines.backfill import backfill, open_input, summarize_files
+from pipelines.backfill import backfill, find_day_files, history_rows, open_input, summarize_files
 from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import ConfigurationError, UsageError
-from pipelines.inputs import InputFile
+from pipelines.inputs import InputFile, find_files
 from pipelines.mapping import SourceFile, read_source
 from pipelines.operate.replay import Comparison
 from pipelines.operate.source_diff import diff_source
 from pipelines.preview import preview
-from pipelines.settings import IngestSettings, Settings
+from pipelines.settings import HistorySettings, IngestSettings, Settings, SourcesSettings
 from pipelines.sources.files import ColumnMapping
 from tests.draining import assert_verified, query
 
@@ -162,9 +164,7 @@ def test_mistakes_in_a_source_of_files_are_named(source: Callable[..., SourceFil
         source(f"{_PLAIN}{text}\n")
 
 
-def test_a_diff_shows_what_a_changed_source_would_make(
-    busless: Settings, source: Callable[..., SourceFile]
-) -> None:
+def test_a_diff_shows_what_a_changed_source_would_make(busless: Settings, source: Callable[..., SourceFile]) -> None:
     """New, gone and other events with an example and its fields, fates before and after; the lake stays as it is."""
     assert _load(busless, source(_BOTH))[0].accepted == 3
     same = diff_source(busless, source(_BOTH))
@@ -176,7 +176,7 @@ def test_a_diff_shows_what_a_changed_source_would_make(
     assert (compared.same, compared.different, compared.missing, compared.extra) == (1, 1, 2, 1)
     assert compared.fields == "metadata {rating=3.00, row=4} -> {rating=3, row=4}"
     assert compared.first == {"different": "4/d", "missing": "1/rider", "extra": "1/r"}
-    assert dict((fate, (before, after)) for fate, before, after in found.fates) == {
+    assert {fate: (before, after) for fate, before, after in found.fates} == {
         "events": (3, 4),
         "conflicts": (0, 0),
         "dead letters": (1, 0),
@@ -189,8 +189,57 @@ def test_a_preview_of_a_source_commits_nothing(busless: Settings, source: Callab
     """Fates, unused columns, and what the policy in force makes of the events."""
     both = source(_BOTH)
     found = preview(busless, InputFile(Path(both.addresses()[0])), both)
-    fates = dict(found.fates)
-    assert (fates["rows"], fates["filtered"], fates["events"], fates["accepted"], fates["dead letters"]) == (4, 1, 3, 3, 1)
+    assert dict(found.fates) == {
+        "rows": 4, "filtered": 1, "events": 3, "accepted": 3, "duplicates": 0, "conflicts": 0, "dead letters": 1,
+        "erased": 0,
+    }  # fmt: skip
     assert found.reasons[0][:2] == ("unmappable", 1)
     assert sum(row[-1] for row in found.scored) == 3
     assert not (busless.data_dir / "lake").exists()
+
+
+def test_history_by_day_may_be_of_a_source(
+    busless: Settings, source: Callable[..., SourceFile], tmp_path: Path
+) -> None:
+    """The address with {day} is the file of a day; columns beside the source, and a source of topics, are refused."""
+    both = source(_BOTH.replace("rides.csv", "rides-{day}.csv"))
+    days = [f"2026-01-0{day}" for day in (1, 2)]
+    for day in days:
+        (tmp_path / f"rides-{day}.csv").write_text(_ROWS)
+    history = HistorySettings(source="rides")
+    settings = busless.model_copy(update={"history": history, "sources": SourcesSettings(folder=tmp_path)})
+    rows = history_rows(settings)
+    assert rows == both
+    found = find_day_files(settings, rows, days)
+    assert found == {day: tmp_path / f"rides-{day}.csv" for day in days}
+    assert sorted(find_files(both.addresses())) == [str(path) for path in found.values()]
+    for path in found.values():
+        backfill(settings, path, rows)
+    assert [(each.rows, each.filtered, each.made, each.accepted, each.reconciles) for each in summarize_files(
+        settings, [*found.values()], rows
+    )] == [(4, 1, 3, 3, True), (4, 1, 3, 0, True)]  # fmt: skip
+    mixed = settings.model_copy(update={"history": HistorySettings(source="rides", user_id="driver")})
+    with pytest.raises(ConfigurationError, match=r"history\.user_id and history\.source exclude each other"):
+        history_rows(mixed)
+    (tmp_path / "rides.toml").write_text(_PLAIN.replace('files = ["rides.csv"]', 'topic = "t"\nformat = "json"'))
+    with pytest.raises(UsageError, match="reads topics"):
+        history_rows(settings)
+
+
+def test_rows_of_every_format_have_the_same_ids(busless: Settings, source: Callable[..., SourceFile]) -> None:
+    """An id that is made of a row does not depend on the format; nested members and types are readable."""
+    text = """
+files = ["rides.csv"]
+select = '''SELECT driver AS user_id, 'Rated' AS action_type, strptime("at" || '', '%Y-%m-%d %H:%M:%S') AS timestamp
+FROM record'''
+time_zone = "UTC"
+"""
+    derived = source(text, "driver,n,at\nd1,1.50,2026-01-31 12:00:00\nd2,2,2026-01-31 12:00:00\n")
+    assert _load(busless, derived)[0].accepted == 2
+    at = "2026-01-31 12:00:00"
+    rows = [{"driver": "d1", "n": 1.5, "at": at}, {"driver": "d2", "n": 2.0, "at": at}]
+    backfill(busless, pl.DataFrame(rows), derived)
+    (derived.path.parent / "rides.ndjson").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    backfill(busless, derived.path.parent / "rides.ndjson", derived)
+    counts = query(busless, "SELECT count(*) FROM events") + query(busless, "SELECT count(*) FROM conflicts")
+    assert counts == [(2,), (0,)]

@@ -2,6 +2,9 @@
 
 import json
 import struct
+import subprocess
+import sys
+from datetime import datetime
 from decimal import Decimal
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from pipelines.errors import ConfigurationError
 from pipelines.mapping.proto_files import message_type
+from pipelines.mapping.source_files import read_source, required_extras
 from tests.contract.fake_registry import running_registry
 from tests.mapping.sources import events, mapping, reasons, records
 
@@ -181,3 +185,74 @@ def test_bytes_of_every_kind_end_nothing(tmp_path: Path) -> None:
     assert [row[1] for row in events(found)][:1] == ["u1"]
     assert len(found.events) >= 2
     assert len(found.events) + len(found.rejected) == len(bad) + 2
+
+
+def test_a_descriptor_set_is_a_schema(tmp_path: Path) -> None:
+    """What protoc writes, with the imports, needs no compiler here."""
+    (tmp_path / "common").mkdir()
+    (tmp_path / "common" / "kind.proto").write_text(_KIND)
+    (tmp_path / "rating.proto").write_text(_PROTO)
+    options = ["-I.", "--include_imports", "--descriptor_set_out=rating.desc", "rating.proto"]
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *options], cwd=tmp_path, check=True)
+    text = """
+topic = "rides"
+format = "protobuf"
+schema = "rating.desc"
+message = "shop.Rating"
+user_id = "driver"
+action_type_column = "kind"
+time = "at"
+event_id = "id"
+"""
+    with mapping(tmp_path, text) as decode:
+        assert events(decode(records([_rating()]))) == [("r1", "d1", "GOOD", {})]
+    assert required_extras(read_source(tmp_path / "rides.toml")) == set()
+
+
+def test_a_select_that_fits_no_schema_is_refused_whole(tmp_path: Path) -> None:
+    """Its records say so, for the guard to halt; beside a schema that fits, odd records are unmappable."""
+    other = {"type": "record", "name": "Other", "fields": [{"name": "x", "type": "string"}]}
+    with running_registry() as registry:
+        registry.schemas = {1: {"schema": json.dumps(other)}, 2: {"schema": json.dumps(_AVRO)}}
+        values = [_framed(1, _avro(other, {"x": "x"})), _framed(2, _avro(_AVRO, _ROW))]
+        head = 'topic = "rides"\nformat = "avro"\nregistry = true\n'
+        with mapping(tmp_path, head + _AVRO_SELECT, schema_registry_url=registry.url) as decode:
+            assert reasons(decode(records(values[:1]))) == {0: "refused_select"}
+            assert reasons(decode(records(values))) == {0: "unmappable"}
+        wrong = head + _AVRO_SELECT.replace(" FROM record", " FROM record LIMIT 1")
+        with (
+            pytest.raises(ConfigurationError, match="LIMIT depends on the batch"),
+            mapping(tmp_path, wrong, schema_registry_url=registry.url),
+        ):
+            pass
+
+
+def test_missing_packages_are_named_by_their_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to install, or how to do without."""
+    (tmp_path / "r.proto").write_text(_KIND + "message A { string id = 1; }\n")
+    monkeypatch.setattr("pipelines.mapping.source_files.is_installed", lambda _: False)
+    text = 'topic = "t"\nformat = "protobuf"\nschema = "r.proto"\nuser_id = "id"\ntime = "id"\naction_type = "A"\n'
+    with (
+        pytest.raises(ConfigurationError, match=r"rides\.toml needs .* 'karmalake\[proto\]'; or name a descriptor set"),
+        mapping(tmp_path, text),
+    ):
+        pass
+    avro = 'topic = "t"\nformat = "avro"\nregistry = true\nuser_id = "id"\ntime = "id"\naction_type = "A"\n'
+    with pytest.raises(ConfigurationError, match=r"pip install 'karmalake\[avro\]'"), mapping(tmp_path, avro):
+        pass
+
+
+@pytest.mark.parametrize(("zone", "hour"), [("UTC", 12), ("Europe/Berlin", 11), ("America/New_York", 17)])
+def test_times_without_a_zone_are_of_the_one_that_is_named(tmp_path: Path, zone: str, hour: int) -> None:
+    """A local-timestamp is a time of `time_zone`; without that key it is refused when the source is opened."""
+    local = {"type": "long", "logicalType": "local-timestamp-millis"}
+    fields = [{"name": "u", "type": "string"}, {"name": "t", "type": local}]
+    schema = {"type": "record", "name": "R", "fields": fields}
+    (tmp_path / "r.avsc").write_text(json.dumps(schema))
+    head = 'topic = "rides"\nformat = "avro"\nschema = "r.avsc"\nuser_id = "u"\naction_type = "A"\ntime = "t"\n'
+    value = _avro(schema, {"u": "u", "t": datetime(2026, 1, 31, 12)})  # noqa: DTZ001 - a local time
+    with mapping(tmp_path, f'{head}time_zone = "{zone}"\n') as decode:
+        (event,) = decode(records([value])).events.to_pylist()
+    assert (event["event_time"].hour, event["event_time"].tzname()) == (hour, "UTC")
+    with pytest.raises(ConfigurationError, match="without a zone: add time_zone"), mapping(tmp_path, head):
+        pass

@@ -173,6 +173,17 @@ def test_a_package_that_the_settings_need(healthy: Settings, monkeypatch: pytest
     }
 
 
+def test_a_package_that_a_source_needs(healthy: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Sources of Protobuf need a compiler, others need Avro or Excel; one that is left out needs nothing."""
+    fields = 'user_id = "u"\ntime = "t"\naction_type = "A"\n'
+    (tmp_path / "bus.toml").write_text(f'topic = "t"\nformat = "protobuf"\nregistry = true\n{fields}')
+    (tmp_path / "files.toml").write_text(f'files = ["a.xlsx", "b.avro"]\n{fields}')
+    monkeypatch.setattr(doctor, "is_installed", lambda _: False)
+    found = _failed(_with(healthy, "sources", folder=tmp_path))["packages"]
+    assert found == "the settings need more packages: pip install 'karmalake[avro,excel,proto]'"
+    assert "packages" not in _failed(_with(healthy, "sources", folder=tmp_path, only=("contract",)))
+
+
 def test_no_java_for_spark(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A remark, since Spark is optional."""
     monkeypatch.setenv("PATH", str(healthy.data_dir))
