@@ -1,6 +1,7 @@
 """What a source is: the files `sources/NAME.toml`, read and checked. docs/sources.md explains every key."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -224,7 +225,7 @@ class SourceFile:
 
     def locate(self, file: str) -> str:
         """Return the address of one of its files."""
-        return file if "://" in file else str(self.path.parent / file)
+        return file if "://" in file else os.path.normpath(self.path.parent / file)
 
 
 def find_source(folder: Path | None, name: str) -> SourceFile:

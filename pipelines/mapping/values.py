@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipelines.boundary.extras import extra
 from pipelines.contract.parsing import is_propagated
 from pipelines.mapping.json_values import exact_json
 from pipelines.mapping.proto_files import message_type
@@ -124,7 +125,8 @@ def _validated(columns: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _avro(text: str) -> Columns:
-    from fastavro import parse_schema, schemaless_reader  # noqa: PLC0415
+    with extra("avro", "a source of Avro"):
+        from fastavro import parse_schema, schemaless_reader  # noqa: PLC0415
 
     definition = json.loads(text)
     parsed = parse_schema(definition)

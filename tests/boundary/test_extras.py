@@ -26,6 +26,7 @@ from pipelines.emit.outbox.database import open_database
 from pipelines.errors import ConfigurationError
 from pipelines.lake.stores import register_s3
 from pipelines.local import binaries
+from pipelines.mapping.proto_files import message_type
 from pipelines.reputation.engines import load_engine
 from pipelines.settings import Settings
 from tests.conftest import REPOSITORY
@@ -77,6 +78,7 @@ _ENTRIES: list[tuple[str, Callable[[], Any]]] = [
     ("notebooks", lambda: karmalake.load_ipython_extension(None)),
     ("outbox", lambda: relay(database="sqlite:///x.db")),
     ("postgresql", lambda: _enter("postgresql://u:p@127.0.0.1:1/x")),
+    ("proto", lambda: message_type('syntax = "proto3"; message A {}', "", ())),
     ("rabbitmq", lambda: importlib.import_module("pipelines.ingest.rabbitmq")),
     ("s3", lambda: register_s3(duckdb.connect())),
     ("spark", lambda: load_engine("spark", Settings())),

@@ -2,15 +2,13 @@
 
 import json
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import pytest
 
-from pipelines.backfill import backfill, find_day_files, history_rows, open_input, summarize_files
-from pipelines.drain import drain, open_ingest_from
+from pipelines.backfill import backfill, find_day_files, history_rows, summarize_files
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.inputs import InputFile, find_files
 from pipelines.mapping import SourceFile, read_source
@@ -19,6 +17,7 @@ from pipelines.operate.source_diff import diff_source
 from pipelines.preview import preview
 from pipelines.settings import HistorySettings, IngestSettings, Settings, SourcesSettings
 from pipelines.sources.files import ColumnMapping
+from tests.crashes.kills import Moment, kill
 from tests.draining import assert_verified, query
 
 _PLAIN = """
@@ -118,24 +117,32 @@ def test_a_changed_source_is_another_load(busless: Settings, source: Callable[..
     assert_verified(busless)
 
 
-def test_a_load_continues_after_a_stop(
-    busless: Settings, source: Callable[..., SourceFile], monkeypatch: pytest.MonkeyPatch
+def _load_in_parts(settings: Settings, path: Path) -> None:
+    """Load the rows of a source in several commits."""
+    small = settings.model_copy(update={"ingest": IngestSettings(max_batch_records=9)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.sources.csv_rows._BLOCK_BYTES", 60)
+        _load(small, read_source(path))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_killed_load_continues(
+    busless: Settings, source: Callable[..., SourceFile], tmp_path: Path, when: Literal["before", "after"]
 ) -> None:
-    """The next one reads the other rows, whose derived ids are those of one load (`once`)."""
-    monkeypatch.setattr("pipelines.sources.csv_rows._BLOCK_BYTES", 60)
+    """The next one reads the other rows, whose derived ids are those of one load (`once`, `nothing-lost`)."""
     rows = "".join(f"{n},d{n % 7},,,2026-01-31T12:00:00Z\n" for n in range(40))
     derived = source(_DERIVED + "number_rows = true\n", "id,driver,rider,stars,at\n" + rows * 2)
-    small = busless.model_copy(update={"ingest": IngestSettings(max_batch_records=9)})
-    part = open_input(InputFile(Path(derived.addresses()[0])), derived, small)
-    with closing(part), open_ingest_from(part, small) as ingest:
-        drain(ingest, lambda _: None, max_batches=3)
+    moment = Moment("pipelines.drain:commit_batch", when, 3)
+    kill(moment, tmp_path / "log", _load_in_parts, busless, derived.path)
+    read = query(busless, 'SELECT sum("read")::INT FROM commits')[0][0] or 0
+    assert 0 < read < 80
     _load(busless, derived)
-    counts = query(busless, 'SELECT count(*), count(DISTINCT event_id), count(DISTINCT "offset") FROM events')
-    assert counts == [(160, 160, 80)]
+    assert query(busless, 'SELECT sum("read")::INT, sum(made)::INT FROM (SELECT unnest(ranges, recursive := true) FROM '
+                 "(SELECT ranges FROM commits))") == [(80, 160)]  # fmt: skip
     assert_verified(busless)
-    other = busless.model_copy(update={"data_dir": busless.data_dir.parent / "whole"})
+    other = busless.model_copy(update={"data_dir": tmp_path / "whole"})
     _load(other, derived)
-    ids = "SELECT event_id FROM events ORDER BY event_id"
+    ids = 'SELECT event_id, "offset" FROM events ORDER BY event_id'
     assert query(other, ids) == query(busless, ids)
 
 
