@@ -11,6 +11,7 @@ import redis
 from redis.cluster import RedisCluster
 
 from pipelines.bus.topics import ensure_topic
+from pipelines.errors import TransientError
 from pipelines.notify.branch import Plan, Reports, serve
 from pipelines.notify.dead_letters import dlq_settings
 from pipelines.notify.delivery import Transport
@@ -36,9 +37,14 @@ def notify(settings: Settings, planned: list[Plan], stopping: threading.Event, r
     """Deliver to every destination until `stopping` is set.
 
     An error that a retry cannot fix (ConfigurationError) ends all of them and is raised; so is TransientError if no
-    broker responds at the start.
+    broker responds at the start, unless `stopping` is set meanwhile.
     """
-    ensure_topic(dlq_settings(settings.kafka))
+    try:
+        ensure_topic(dlq_settings(settings.kafka))
+    except TransientError:
+        if stopping.is_set():
+            return
+        raise
     with ThreadPoolExecutor(len(planned), "notify") as threads:
         served = [threads.submit(serve, plan, settings, stopping, reports) for plan in planned]
         try:

@@ -73,14 +73,14 @@ class UserRows:
         self._merges = Merges(self._merge, self._merge, _FOREGROUND_MERGE_ROWS)
 
     def rows_of(self, table: str, users: np.ndarray) -> pa.Table:
-        """Return the rows of users (sorted hashes) in a table: its columns, and `user_hash`."""
+        """Return the rows of users (sorted hashes) in a table, in no order: its columns, and `user_hash`."""
         found, remaining = _newest_rows(self._merges.pieces, table, users)
         return pa.concat_tables([self._base[table].of(remaining), *found])
 
     def replace(self, users: np.ndarray, tables: Mapping[str, pa.Table]) -> None:
-        """Make these all rows of users (sorted hashes), each table in their order."""
+        """Make these all rows of users (sorted hashes), in any order."""
         size = len(users) + sum(map(len, tables.values()))
-        piece = self._write(size, users, {name: in_chunks(table) for name, table in tables.items()})
+        piece = self._write(size, users, {name: in_chunks(table.sort_by(HASH)) for name, table in tables.items()})
         self._merges.pieces.append(piece)
         self._merges.merge_due()
         self._remove_replaced()

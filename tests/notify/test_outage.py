@@ -1,11 +1,15 @@
 """An outage of the broker only delays a notifier."""
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from pipelines.bus.topics import ensure_topic
-from pipelines.settings import Settings
+from pipelines.errors import TransientError
+from pipelines.notify.branch import Reports
+from pipelines.notify.run import notify
+from pipelines.settings import KafkaSettings, Settings
 from tests.draining import send, send_to, valid_records
 from tests.notify.conftest import WriteRules
 from tests.notify.notifiers import command, lag, webhook
@@ -63,3 +67,14 @@ def test_a_damaged_batch_delays_its_own_topic_partition(
     assert process.returncode == 0, output
     assert "failed crc check" in output
     assert "e-149" not in receiver.keys
+
+
+def test_a_stop_while_no_broker_responds_is_no_outage(tmp_path: Path) -> None:
+    """A signal at the start ends the command cleanly, even if the brokers do not respond; otherwise it is an outage."""
+    kafka = KafkaSettings(bootstrap_servers="127.0.0.1:9", request_timeout_seconds=1)
+    settings, stopping = Settings(data_dir=tmp_path, kafka=kafka), threading.Event()
+    reports = Reports(*[lambda *_: None] * 4)
+    with pytest.raises(TransientError):
+        notify(settings, [], stopping, reports)
+    stopping.set()
+    notify(settings, [], stopping, reports)

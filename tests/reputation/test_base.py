@@ -131,6 +131,21 @@ def test_a_reader_that_opens_while_the_base_is_replaced(story: Story) -> None:
     story.assert_published()
 
 
+def test_many_refreshes_beside_a_fold(story: Story) -> None:
+    """Users who changed in several of them keep their rows in the new base, and in later refreshes."""
+    story.change(1)
+    story.publish_and_fold()
+    story.change(*range(_USERS))
+    for number in (8, 3, 5):
+        story.change(number)
+    story.wait_for_the_fold()
+    story.draft.publish()
+    story.assert_published()
+    story.change(*range(0, _USERS, 2))
+    story.draft.publish()
+    story.assert_published()
+
+
 def test_an_export_beside_publications(story: Story) -> None:
     """It has the rows of the moment at which it began, although their base is removed meanwhile (`atomic`)."""
     story.change(1)
