@@ -30,7 +30,9 @@ def list_command(
     if not loads:
         print_line("no file and no mapped topic was loaded")
         return
-    print_table([name.replace("_", " ") for name in loads[0]], [tuple(load.values()) for load in loads])
+    rows = [{**load, "state": f"withdrawn: {load['why']}" if load["why"] else load["state"]} for load in loads]
+    columns = [name for name in loads[0] if name != "why"]
+    print_table([name.replace("_", " ") for name in columns], [tuple(row[name] for name in columns) for row in rows])
 
 
 @app.command()

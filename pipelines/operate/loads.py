@@ -68,8 +68,7 @@ SELECT
     load,
     {batch}
     array_to_string(list_sort(list_distinct(list(if(is_file, substr(topic, 6), topic)))), ', ') AS origin,
-    strftime(min(committed), '%Y-%m-%d %H:%M:%S') AS first_commit,
-    strftime(max(committed), '%Y-%m-%d %H:%M:%S') AS last_commit,
+    strftime(max(committed), '%Y-%m-%d %H:%M:%S') AS committed,
     sum("read")::BIGINT AS "read",
     sum(accepted)::BIGINT AS accepted,
     sum(duplicates)::BIGINT AS duplicates,
@@ -200,11 +199,11 @@ def preview_withdrawal(settings: Settings, names: Sequence[str]) -> Preview:
     with _open_parts(settings) as connection:
         chosen = _choose(connection, names)
         connection.execute(_REMOVED)
-        (events,) = connection.execute(_EVENTS).fetchall()
+        ((events, users, first, last),) = connection.execute(_EVENTS).fetchall()
         ((letters,),) = connection.execute(_LETTERS).fetchall()
         ((targeting,),) = connection.execute(_TARGETING, targets).fetchall()
         later = tuple(Later(*row) for row in connection.execute(_OTHERS).fetchall())
-    return Preview(len(chosen), *events, letters, later, targeting)
+    return Preview(len(chosen), events, users, first, last, letters, later, targeting)
 
 
 def withdraw(settings: Settings, names: Sequence[str], why: str) -> Withdrawal:
