@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pipelines.operate.loads as operate
 from pipelines.backfill import backfill, summarize_files
 from pipelines.errors import UsageError
 from pipelines.lake import removal
-from pipelines.lake.index import DedupIndex
+from pipelines.lake.index import DedupIndex, open_index
 from pipelines.lake.tables import open_lake
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.operate.dead_letters import Selection, count_dead_letters
@@ -176,6 +177,18 @@ def test_events_merged_with_those_of_other_loads_are_found(busless: Settings, tm
     assert _by_user(busless) == [(f"t{n}", 10) for n in range(5)]
     assert _load(busless, first, RIGHT) == 50
     _verify(busless)
+
+
+def test_an_index_in_use_follows(busless: Settings, tmp_path: Path) -> None:
+    """A running ingest forgets the ids at its next batch, and learns them again from another load (`once`)."""
+    path = _ratings(tmp_path / "a.csv", range(50))
+    _load(busless, path, WRONG)
+    lake = open_lake(busless.lake_root)
+    with closing(open_index(busless.index_dir, lake, lake.table("events"))) as index:
+        withdraw(busless, loads_of_file(busless, str(path)), _WHY)
+        assert _load(busless, path, RIGHT) == 50
+        index.catch_up(lake.table("events"))
+        _verify(busless)
 
 
 _KILLS: list[tuple[Any, str, str]] = [
