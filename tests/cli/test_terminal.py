@@ -88,6 +88,9 @@ RUN: dict[str, list[list[str]]] = {
     "erase": [["--yes", _USERS[-1]], ["--yes", _HOSTILE_TEXT]],
     "copy": [["{folder}/copy"]],
     "export": [["{folder}/exported.duckdb"]],
+    "replay": [["--into", "{folder}/replayed"], ["--from-time", _HOSTILE_TEXT]],
+    "emit": [["{events}", "--action-type", "Voted"], ["{events}", "--user-id", _HOSTILE_TEXT], [_HOSTILE_TEXT]],
+    "backfill": [["{events}", "--action-type", "Voted"], ["{events}", "--user-id", _HOSTILE_TEXT]],
     "loads list": [[], ["--batches"]],
     "loads withdraw": [
         [_HOSTILE_TEXT, "--dry-run"],
@@ -95,9 +98,6 @@ RUN: dict[str, list[list[str]]] = {
         ["--file", "{events}", "--dry-run"],
         ["--file", "{events}", "--why", _HOSTILE_TEXT],
     ],
-    "replay": [["--into", "{folder}/replayed"], ["--from-time", _HOSTILE_TEXT]],
-    "emit": [["{events}", "--action-type", "Voted"], ["{events}", "--user-id", _HOSTILE_TEXT], [_HOSTILE_TEXT]],
-    "backfill": [["{events}", "--action-type", "Voted"], ["{events}", "--user-id", _HOSTILE_TEXT]],
     "notify": [["--check", "--rules", "{rules}"]],
     "local status": [[]],
 }

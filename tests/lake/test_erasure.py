@@ -145,7 +145,8 @@ def test_filters_exclude_row_groups(lake: Lake) -> None:
     paths = list(data_files(lake.table("events")))
     with duckdb.connect() as connection:
         profiled = connection.execute(
-            f"EXPLAIN ANALYZE {user_files._FILES_OF_USERS}", {"paths": paths, "users": ["u3", "v1"]}
+            f"EXPLAIN ANALYZE {user_files._FILES_WITH.format(column='user_id')}",
+            {"paths": paths, "wanted": ["u3", "v1"]},
         ).fetchall()
     found = re.search(r"Row Groups Scanned: (\d+) / (\d+)", profiled[0][1])
     assert found
