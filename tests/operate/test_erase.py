@@ -208,7 +208,7 @@ def _killing(function: Callable[..., Any], call: int, when: str) -> Callable[...
 def test_an_unfinished_erasure_is_reported(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Verification reports the remaining rows with advice; erasing another user also finishes it."""
     with monkeypatch.context() as patch:
-        patch.setattr(removal, "replace_files", _killing(erasure.replace_files, 1, "before"))
+        patch.setattr(removal, "replace_files", _killing(removal.replace_files, 1, "before"))
         with pytest.raises(_KilledError):
             erase(bus, [_USER])
     assert "'events': 12" in verify_erased(bus).evidence
@@ -218,7 +218,7 @@ def test_an_unfinished_erasure_is_reported(bus: Settings, monkeypatch: pytest.Mo
 
 def test_beside_a_compaction(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files merged between read and commit are read again: no row is duplicated, lost or left."""
-    lake, replace = open_lake(bus.lake_root), erasure.replace_files
+    lake, replace = open_lake(bus.lake_root), removal.replace_files
 
     def compact_between(*arguments: Any, **named: Any) -> None:
         monkeypatch.setattr(removal, "replace_files", replace)
