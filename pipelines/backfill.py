@@ -31,7 +31,8 @@ _MAX_EXAMPLES = 3
 
 _FATES = """
 WITH ranges AS (
-    SELECT unnest(ranges, recursive := true) FROM commits
+    SELECT batch_id, unnest(ranges, recursive := true)
+    FROM (SELECT batch_id, ranges FROM commits WHERE source <> 'withdrawal')
 )
 SELECT
     topic_id,
@@ -46,6 +47,7 @@ SELECT
     sum(dead_letters)::BIGINT AS dead_letters,
     sum(erased)::BIGINT AS erased
 FROM ranges
+ANTI JOIN withdrawn USING (batch_id, topic_id)
 WHERE topic_id IN (SELECT unnest(?))
 GROUP BY topic_id
 """
@@ -57,6 +59,7 @@ WHERE topic = ? AND source = ? AND source_digest <> ?
 _REASONS = """
 SELECT topic_id, reason, count(*)::BIGINT AS rows
 FROM dead_letters
+ANTI JOIN withdrawn USING (batch_id, topic_id)
 WHERE topic_id IN (SELECT unnest(?))
 GROUP BY topic_id, reason
 ORDER BY rows DESC, reason
@@ -65,7 +68,7 @@ ORDER BY rows DESC, reason
 
 @dataclass(frozen=True, slots=True)
 class FileSummary:
-    """The fates of the rows of one file, over all attempts to load it."""
+    """The fates of the rows of one file, over all attempts to load it, except loads that were withdrawn."""
 
     path: Path
     rows: int

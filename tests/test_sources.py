@@ -13,6 +13,8 @@ from pipelines.ingest.sample import RecordSample
 from pipelines.mapping import open_mapping, read_source
 from pipelines.mapping.examine import read_topic, unused_fields
 from pipelines.operate.audit import audit
+from pipelines.operate.loads import list_loads, withdraw
+from pipelines.operate.replay import open_replay, replay
 from pipelines.operate.source_diff import diff_source
 from pipelines.preview import preview_records
 from pipelines.settings import Settings
@@ -173,3 +175,46 @@ delimiter = ";"
     assert "by another text of its source" in shown + problem
     assert query(settings, "SELECT DISTINCT action_type FROM events") == [("DriverRated",)]
     assert_verified(settings)
+
+
+def test_a_wrong_source_is_withdrawn_corrected_and_replayed(foreign: Settings) -> None:
+    """The events of other topics stay, both sums hold at each step, and a replay reads by the corrected source."""
+    topic, by_action = rides_topic(foreign), "SELECT action_type, count(*) FROM events GROUP BY 1 ORDER BY 1"
+    send(of_topic(foreign, topic), [_ride(n, stars=4, rider_stars=5) for n in range(12)])
+    send(foreign, valid_records(range(20)))
+    drain_all(foreign)
+    before = query(foreign, by_action)
+    (load,) = list_loads(foreign)
+    assert (load["origin"], load["accepted"], load["state"]) == (topic, 24, "in the lake")
+    found = withdraw(foreign, [load["load"]], "the rating is of the rider")
+    assert found.record is not None
+    assert sum(each.events for each in found.record.withdrawn) == 24
+    assert query(foreign, "SELECT count(*) FROM events") == [(20,)]
+    assert drain_all(foreign) == []
+    assert_verified(foreign)
+    audited = audit(foreign)
+    assert (audited.passed, sum(p.withdrawn for p in audited.partitions)) == (True, 24)
+    path = foreign.sources.folder and foreign.sources.folder / "rides.toml"
+    assert path is not None
+    path.write_text(path.read_text(encoding="utf-8").replace("'DriverRated'", "'DriverPraised'"), encoding="utf-8")
+    with open_replay(foreign, None, None, topic) as replayed:
+        replay(replayed, foreign, lambda _: None)
+    assert query(foreign, by_action) == sorted(
+        ("DriverPraised" if action == "DriverRated" else action, count) for action, count in before
+    )
+    assert_verified(foreign)
+    audited = audit(foreign)
+    assert (audited.passed, sum(p.changed for p in audited.partitions)) == (True, 12)
+    assert [(load["state"], load["accepted"]) for load in list_loads(foreign)] == [
+        ("withdrawn", 24),
+        ("in the lake", 24),
+    ]
+
+
+def test_a_batch_of_our_own_contract_is_no_load(foreign: Settings) -> None:
+    """Of a batch with several topics only the mapped ones are withdrawn; one of the contract alone is refused."""
+    send(foreign, valid_records(range(20)))
+    [own] = drain_all(foreign)
+    with pytest.raises(UsageError, match="in our own contract"):
+        withdraw(foreign, [own.batch_id], "wrong")
+    assert list_loads(foreign) == []

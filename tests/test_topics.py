@@ -64,7 +64,7 @@ def assert_audited(settings: Settings) -> None:
     assert found.passed
     for p in found.partitions:
         assert p.next_offset - p.first_offset == p.converted + p.filtered + p.dead_letters + p.changed + p.gaps
-        assert p.made == p.accepted + p.duplicate_ids + p.erased + p.lost
+        assert p.made == p.accepted + p.duplicate_ids + p.erased + p.withdrawn + p.lost
 
 
 def test_topics_share_a_commit_and_the_account_adds_up(both: Settings) -> None:

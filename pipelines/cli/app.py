@@ -18,6 +18,7 @@ from pipelines.cli import (
     explain,
     files,
     lag,
+    loads,
     local,
     notify,
     pipeline,
@@ -80,6 +81,7 @@ app.command(rich_help_panel="Lake and warehouse")(pipeline.skip)
 app.command(rich_help_panel="Lake and warehouse")(pipeline.stream)
 app.command(rich_help_panel="Lake and warehouse")(pipeline.ingest)
 app.command(rich_help_panel="Lake and warehouse")(files.backfill)
+app.add_typer(loads.app, name="loads", rich_help_panel="Lake and warehouse")
 app.command(rich_help_panel="Lake and warehouse")(replay.replay)
 app.command(rich_help_panel="Lake and warehouse")(pipeline.refresh)
 app.command(rich_help_panel="Lake and warehouse")(pipeline.rebuild)

@@ -23,6 +23,7 @@ _COLUMNS = (
     "accepted",
     "duplicate_ids",
     "erased",
+    "withdrawn",
     "lost",
 )
 

@@ -224,7 +224,8 @@ def _without_events(
             errors[file] = RejectedError(
                 f"none of its {account.rows:,} rows was added, and {account.conflicts:,} are in the lake with other "
                 "content: they were loaded before under other options (action type, metadata, times). What was "
-                "loaded first counts: load it with the options of the first load, or take that load back first"
+                "loaded first counts: load it with the options of the first load, or take that load back first: "
+                "`karmalake loads list` shows it, `karmalake loads withdraw` removes its events"
             )
     return errors
 

@@ -29,6 +29,15 @@ from pipelines.lake.tables import COMMIT_METADATA, Lake, checkpoint_id, discard_
 
 
 @dataclass(frozen=True, slots=True)
+class WithdrawnEvents:
+    """How many events of one topic a withdrawal removed of an earlier batch."""
+
+    batch_id: str
+    topic_id: str
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
 class CommitRecord:
     """The record of a commit of `events`; `version` is the version that it created, -1 before the commit."""
 
@@ -41,6 +50,7 @@ class CommitRecord:
     last_event_time: datetime | None = None
     days: tuple[date, ...] = ()
     note: str | None = None
+    withdrawn: tuple[WithdrawnEvents, ...] = ()
     committed: datetime | None = None
     version: int = -1
 
@@ -81,9 +91,7 @@ def commit_batch(lake: Lake, events: DeltaTable, files: Sequence[AddAction], rec
             "nothing of this batch was committed; start again to read from there"
         )
     try:
-        commit_actions(
-            events, files, checkpoint_transactions(events, record.ranges), metadata={COMMIT_METADATA: _to_json(record)}
-        )
+        commit_actions(events, files, checkpoint_transactions(events, record.ranges), record_metadata(record))
     except (DeltaError, OSError) as error:
         landed = _find_version(lake, events, base, record.batch_id, error)
         if landed is None:
@@ -145,9 +153,10 @@ def _with_batch_id(rows: pa.Table, batch_id: str) -> pa.Table:
     return rows.append_column("batch_id", pa.repeat(pa.scalar(batch_id), len(rows)))
 
 
-def _to_json(record: CommitRecord) -> str:
+def record_metadata(record: CommitRecord) -> dict[str, str]:
+    """Return the metadata with which the entry of a commit holds its record."""
     ranges = tuple(replace(offsets, last=None) for offsets in record.ranges)  # the transactions hold it
-    return json.dumps(asdict(replace(record, ranges=ranges)), default=str)
+    return {COMMIT_METADATA: json.dumps(asdict(replace(record, ranges=ranges)), default=str)}
 
 
 def _find_version(lake: Lake, events: DeltaTable, base: int, batch_id: str, error: Exception) -> int | None:

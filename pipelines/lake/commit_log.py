@@ -31,6 +31,7 @@ from pipelines.lake.tables import (
     erasures_done,
     read_rows,
     table_id,
+    withdrawals_done,
 )
 
 _COMPLETE_UPTO = "commits"
@@ -45,7 +46,8 @@ def take_snapshot(lake: Lake) -> Snapshot:
     files = {name: data_files(table) for name, table in tables.items()}
     mixed = frozenset(name for name, table in tables.items() if has_mixed_files(table))
     checkpoints = _checkpoints(files["commits"], events)
-    return Snapshot(events.version(), files, checkpoints, table_id(events), mixed, erasures_done(events), lake.root)
+    removals = erasures_done(events) + withdrawals_done(events)
+    return Snapshot(events.version(), files, checkpoints, table_id(events), mixed, removals, lake.root)
 
 
 def complete_commits(lake: Lake, upto: int) -> None:

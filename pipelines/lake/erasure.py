@@ -1,9 +1,8 @@
 """Erasure: remove users from every table of the lake, in this order: tombstone, events, dead letters, conflicts.
 
-Files that hold rows of the users are rewritten without them; a later vacuum deletes the old files, when no reader needs
-them. A crash at any step leaves a lake that reconciles, and the next erasure finishes it: it removes the rows of every
-user with a tombstone. Like a compaction, each commit is on exactly the version that was read, so rows that arrive
-meanwhile are not missed.
+Files that hold rows of the users are rewritten without them (`removal.py`); a later vacuum deletes the old files, when
+no reader needs them. A crash at any step leaves a lake that reconciles, and the next erasure finishes it: it removes
+the rows of every user with a tombstone.
 
 Of `events`, only files that hold rows of the users are read whole (`user_files.py`). A tombstone does not reveal its
 user: if one has not been applied yet and belongs to none of the named users, the user_ids of all events are read. Of
@@ -20,32 +19,28 @@ removed (`erased_events.py`).
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import md5
-from typing import Protocol
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
-from deltalake.transaction import AddAction
 
 from pipelines.errors import TransientError
 from pipelines.lake.commit import append_file
 from pipelines.lake.commit_log import take_snapshot
-from pipelines.lake.erased_events import ERASED_EVENTS, erased_events_metadata, write_erased_events
-from pipelines.lake.files import make_durable, remove_files, write_days, write_file
+from pipelines.lake.removal import Rewrite, Search, commit_removal, discard_unused, removed_events, rewrite_files
 from pipelines.lake.tables import (
     ERASED,
     ERASURES_DONE,
     Lake,
     data_files,
-    discard_uncommitted,
     erasures_done,
     read_rows,
+    withdrawals_done,
 )
 from pipelines.lake.tokens import contain_any
 from pipelines.lake.tombstones import Tombstones, tombstone
-from pipelines.lake.upkeep import File, list_files, replace_files
+from pipelines.lake.upkeep import File, list_files
 from pipelines.lake.user_files import find_files, list_users
 
 _ATTEMPTS = 20
@@ -63,32 +58,11 @@ class ErasureCounts:
     conflicts: int
 
 
-class _Search(Protocol):
-    """How the rows to remove are found in one table."""
-
-    def find(self, paths: Sequence[str]) -> Collection[str]:
-        """Return the files that have such rows, or may have some."""
-        ...
-
-    def match(self, rows: pa.Table) -> pa.BooleanArray:
-        """Return which rows of such a file are to be removed."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Rewrite:
-    """A file that had rows of erased users, what replaces it, and the rows that were removed."""
-
-    file: File
-    added: list[AddAction]
-    removed: pa.Table
-
-
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     """What an erasure did to one table; `done_before` and `done` count the erasures that were applied to it."""
 
-    rewritten: list[_Rewrite]
+    rewritten: list[Rewrite]
     done_before: int
     done: int
 
@@ -96,12 +70,6 @@ class _Outcome:
     def rows(self) -> int:
         """The number of rows removed."""
         return sum(len(each.removed) for each in self.rewritten)
-
-    @property
-    def removed_events(self) -> pa.Table:
-        """The rows removed from `events`, as ERASED_EVENTS."""
-        removed = [each.removed.select(ERASED_EVENTS.names) for each in self.rewritten]
-        return pa.concat_tables([ERASED_EVENTS.empty_table(), *removed])
 
 
 def erase_users(
@@ -133,11 +101,11 @@ def count_remaining_rows(lake: Lake, tombstones: Tombstones) -> ErasureCounts:
     return ErasureCounts(
         _count(lake, "events", _EventSearch(tombstones, set(), frozenset())),
         _count(lake, "dead_letters", _DeadLetterSearch(tombstones, frozenset(), frozenset())),
-        _count(lake, "conflicts", _ConflictSearch(tombstones, _orphaned_ids(lake))),
+        _count(lake, "conflicts", _ConflictSearch(tombstones, _unfinished_orphans(lake))),
     )
 
 
-def _count(lake: Lake, name: str, search: _Search) -> int:
+def _count(lake: Lake, name: str, search: Search) -> int:
     found = search.find(data_files(lake.table(name)))
     matched = (search.match(read_rows(name, path, _MATCHED_COLUMNS.get(name))) for path in found)
     return sum(pc.sum(rows).as_py() or 0 for rows in matched)
@@ -200,7 +168,15 @@ class _ConflictSearch:
 def _conflict_search(lake: Lake, tombstones: Tombstones, events: _Outcome) -> _ConflictSearch:
     """Return the search after `events`, whose event_ids are the orphaned ones unless an earlier erasure was killed."""
     is_complete = erasures_done(lake.table("conflicts")) == events.done_before
-    return _ConflictSearch(tombstones, events.removed_events["event_id"] if is_complete else _orphaned_ids(lake))
+    erased = removed_events(events.rewritten)["event_id"]
+    return _ConflictSearch(tombstones, erased if is_complete else _orphaned_ids(lake))
+
+
+def _unfinished_orphans(lake: Lake) -> pa.ChunkedArray:
+    """Return the orphaned event_ids; none if erasures are complete and a withdrawal may have removed first events."""
+    events, conflicts = lake.table("events"), lake.table("conflicts")
+    is_complete = erasures_done(conflicts) == erasures_done(events)
+    return _NO_IDS if is_complete and withdrawals_done(events) else _orphaned_ids(lake)
 
 
 def _orphaned_ids(lake: Lake) -> pa.ChunkedArray:
@@ -224,17 +200,17 @@ def _column(table: str, path: str, name: str) -> pa.ChunkedArray:
     return read_rows(table, path, [name])[name]
 
 
-def _erase(lake: Lake, name: str, tombstones: Tombstones, search: _Search, done: int | None = None) -> _Outcome:
+def _erase(lake: Lake, name: str, tombstones: Tombstones, search: Search, done: int | None = None) -> _Outcome:
     """Rewrite the files of a table that hold rows of erased users, and commit.
 
     The commit records that `done` erasures have been applied to the table; None: all that are known.
     """
-    seen: dict[str, _Rewrite | None] = {}
+    seen: dict[str, Rewrite | None] = {}
     for _ in range(_ATTEMPTS):
         known = tombstones.digests
         erasures = tombstones.read()
         if tombstones.digests != known:  # another process added some meanwhile
-            _discard_unused(lake, name, seen)
+            discard_unused(lake, name, seen)
             seen.clear()
         table = lake.table(name)
         files = list_files(table)
@@ -244,57 +220,21 @@ def _erase(lake: Lake, name: str, tombstones: Tombstones, search: _Search, done:
         if not outcome.rewritten and outcome.done == outcome.done_before:
             return outcome
         try:
-            _commit(lake, name, table, outcome)
+            commit_removal(lake, name, table, outcome.rewritten, {ERASURES_DONE: outcome.done})
         except CommitFailedError:
             continue
-        _discard_unused(lake, name, seen)
+        discard_unused(lake, name, seen)
         return outcome
-    _discard_unused(lake, name, seen)
+    discard_unused(lake, name, seen)
     raise TransientError(f"other writers kept committing to {lake.folder(name)}: erase again, which resumes it")
 
 
-def _commit(lake: Lake, name: str, table: DeltaTable, outcome: _Outcome) -> None:
-    """Replace the rewritten files, on exactly the handle's version; the entry names the file of the erased events."""
-    erased = write_erased_events(lake, outcome.removed_events) if name == "events" and outcome.rows else []
-    replaced = [each.file for each in outcome.rewritten]
-    added = [action for each in outcome.rewritten for action in each.added]
-    marks, metadata = {ERASURES_DONE: outcome.done}, erased_events_metadata(erased)
-    try:
-        replace_files(table, replaced, added, marks, data_change=True, metadata=metadata)
-    except CommitFailedError:
-        remove_files(lake.folder(name), erased)
-        raise
-    make_durable([lake.entry_path(name, table.version() + 1)])
-
-
-def _discard_unused(lake: Lake, name: str, seen: dict[str, _Rewrite | None]) -> None:
-    """Remove rewritten files that were not committed, because another commit had replaced the originals."""
-    discard_uncommitted(lake, name, [action for done in seen.values() if done for action in done.added])
-
-
-def _rewrite_files(lake: Lake, name: str, files: list[File], search: _Search) -> dict[str, _Rewrite | None]:
+def _rewrite_files(lake: Lake, name: str, files: list[File], search: Search) -> dict[str, Rewrite | None]:
     """Rewrite the files that have rows of erased users, and record the places of those rows in `erased`."""
-    folder = lake.folder(name)
-    found = set(search.find([f"{folder}/{file.path}" for file in files]))
-    done = {
-        file.path: _rewrite(folder, name, file, search) if f"{folder}/{file.path}" in found else None for file in files
-    }
+    done = rewrite_files(lake, name, files, search)
     if removed := [each.removed for each in done.values() if each]:
         append_file(lake, "erased", _places(name, pa.concat_tables(removed)), uuid4().hex)
     return done
-
-
-def _rewrite(folder: str, name: str, file: File, search: _Search) -> _Rewrite | None:
-    """Write a file again without rows of erased users; None if it has no such row."""
-    rows = read_rows(name, f"{folder}/{file.path}")
-    matched = search.match(rows)
-    if not pc.any(matched, min_count=0).as_py():
-        return None
-    remaining, write = rows.filter(pc.invert(matched)), write_days if name == "events" else write_file
-    added = write(folder, remaining, uuid4().hex) if len(remaining) else []
-    wanted = (*ERASED.names, *ERASED_EVENTS.names)
-    removed = rows.select([column for column in wanted if column in rows.column_names])
-    return _Rewrite(file, added, removed.filter(matched))
 
 
 def _places(name: str, removed: pa.Table) -> pa.Table:

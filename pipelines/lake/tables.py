@@ -45,6 +45,8 @@ RANGE = pa.struct(
         ("source_digest", pa.string()),
     ]
 )
+WITHDRAWN = pa.struct([("batch_id", pa.string()), ("topic_id", pa.string()), ("events", pa.int64())])
+"""The events of one topic that a withdrawal removed of an earlier batch."""
 COMMITS = pa.schema(
     [
         ("batch_id", pa.string()),
@@ -60,6 +62,7 @@ COMMITS = pa.schema(
         ("ranges", pa.list_(RANGE)),
         ("note", pa.string()),
         *((count, pa.int64()) for count in _COUNTS_2),
+        ("withdrawn", pa.list_(WITHDRAWN)),
     ]
 )
 """One row for each commit of `events`. A range adds up as `OffsetRange` says (`nothing-lost`)."""
@@ -112,6 +115,8 @@ _UPGRADE_ORDER = (*(name for name in TABLES if name != "events"), "events")
 """`events` last: its format tells whether the lake is upgraded."""
 ERASURES_DONE = "erasures"
 """The application transaction of `events` that holds how many rows of `erasures` have been applied to it."""
+WITHDRAWALS_DONE = "withdrawals"
+"""The application transaction of `events` that holds how many withdrawals have been applied to it."""
 COMMIT_METADATA = "karmalake"
 """The member of `commitInfo` in the log of `events` that holds the record of a commit, as JSON."""
 _KEEP_TOMBSTONES = "copy tombstones.txt, if it exists, from the old data_dir (it keeps erased users out),"
@@ -166,6 +171,11 @@ def erasures_done(events: DeltaTable) -> int:
     return int(events.transaction_version(ERASURES_DONE) or 0)
 
 
+def withdrawals_done(events: DeltaTable) -> int:
+    """Return how many withdrawals have been applied to `events` at the handle's version."""
+    return int(events.transaction_version(WITHDRAWALS_DONE) or 0)
+
+
 def table_id(events: DeltaTable) -> str:
     """Return the id of the lake, which its copies share."""
     return str(events.metadata().id)
@@ -190,9 +200,9 @@ class Snapshot:
     mixed: frozenset[str] = frozenset()
     """The tables with files that may lack columns of this release."""
     erasures: int = 0
-    """How many erasures have been applied. Data derived after fewer contains users who were erased since."""
+    """How many erasures and withdrawals have been applied. Data derived after fewer has events that were removed."""
     root: str = ""
-    """The lake's root, whose log names what the erasures removed."""
+    """The lake's root, whose log names what these removed."""
 
 
 @dataclass(frozen=True, slots=True)

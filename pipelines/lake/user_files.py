@@ -1,36 +1,39 @@
-"""Finding the files that hold rows of given users, without reading the other files.
+"""Finding the files that hold rows of given users or batches, without reading the other files.
 
-DuckDB excludes row groups by their statistics and Bloom filters (`files.py`) and reads `user_id` of the rest only. A
+DuckDB excludes row groups by their statistics and Bloom filters (`files.py`) and reads one column of the rest only. A
 row group without a filter, written by another engine or an earlier release, is read.
 """
 
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import duckdb
 
 from pipelines.errors import one_line
 from pipelines.lake.stores import is_remote, register_s3, translate_store_errors
 
-_FILES_OF_USERS = """
+_FILES_WITH = """
 SELECT DISTINCT file_index
 FROM read_parquet($paths, hive_partitioning = false)
-WHERE user_id IN (SELECT unnest($users::VARCHAR[]))
+WHERE {column} IN (SELECT unnest($wanted::VARCHAR[]))
 """
 _USERS = "SELECT DISTINCT user_id FROM read_parquet($paths, hive_partitioning = false)"
 _FETCHED_ROWS = 100_000
 
 
-def find_files(paths: Sequence[str], user_ids: Collection[str]) -> set[str]:
-    """Return which files (paths or URIs, with a column `user_id`) hold rows of any of the users, exactly.
+def find_files(
+    paths: Sequence[str], wanted: Collection[str], column: Literal["user_id", "batch_id"] = "user_id"
+) -> set[str]:
+    """Return which files (paths or URIs, with this column) hold rows with any of the wanted ids, exactly.
 
     Raises TransientError when an object store does not answer, OSError when a file cannot be read.
     """
-    if not paths or not user_ids:
+    if not paths or not wanted:
         return set()
     with _reading(paths[0]) as connection:
-        values = {"paths": list(paths), "users": list(user_ids)}
-        found: list[tuple[int]] = connection.execute(_FILES_OF_USERS, values).fetchall()
+        values = {"paths": list(paths), "wanted": list(wanted)}
+        found: list[tuple[int]] = connection.execute(_FILES_WITH.format(column=column), values).fetchall()
     return {paths[index] for (index,) in found}
 
 

@@ -36,6 +36,7 @@ from pipelines.settings import Settings
 _MAX_EXAMPLES = 5
 _MAX_EMPTY_POLLS = 20
 _PLACE = ["topic_id", "topic_partition", "offset"]
+_COMMIT = ["batch_id", "ranges", "withdrawn"]
 Position = tuple[int, int]
 """(topic partition, offset)"""
 
@@ -53,7 +54,7 @@ class PartitionAudit:
     """Counts for the offsets [first_offset, next_offset) that the topic still holds of one topic partition.
 
     Records: next_offset - first_offset = converted + filtered + dead_letters + changed + gaps. Events: made =
-    accepted + duplicate_ids + erased + lost.
+    accepted + duplicate_ids + erased + withdrawn + lost.
     """
 
     topic: str
@@ -72,6 +73,8 @@ class PartitionAudit:
     dead_letters: int = 0
     erased: int = 0
     """Events of erased users."""
+    withdrawn: int = 0
+    """Events that a withdrawal removed, and that were not loaded again."""
     changed: int = 0
     """Records that were read while their source had another text: they are not compared."""
     gaps: int = 0
@@ -107,6 +110,16 @@ class Audit:
         return not self.lost and not self.duplicated
 
 
+class _Range(NamedTuple):
+    """Offsets of one topic partition that a commit read, and the digest of its source."""
+
+    partition: int
+    start: int
+    end: int
+    digest: str | None
+    is_withdrawn: bool
+
+
 @dataclass(slots=True)
 class _TopicContents:
     """What the files of the lake contain of one topic."""
@@ -116,8 +129,8 @@ class _TopicContents:
     rejected: set[Position] = field(default_factory=set[Position])
     erased: set[Position] = field(default_factory=set[Position])
     """The positions of rows that an erasure removed."""
-    ranges: list[tuple[int, int, int, str | None]] = field(default_factory=list[tuple[int, int, int, str | None]])
-    """Topic partition, start, end and source digest of each range that was read."""
+    ranges: list[_Range] = field(default_factory=list[_Range])
+    """Each range that was read."""
 
     def accepts(self, position: Position, event: ReadEvent | Problem | None) -> bool:
         """Return whether this event is stored for a position; where its schema no longer exists, any event passes.
@@ -130,10 +143,17 @@ class _TopicContents:
 
     def read_otherwise(self, partition: int, digest: str | None) -> Callable[[int], bool]:
         """Return a function: whether an offset was only read while its source had another digest."""
-        ranges = [(start, end, read == digest) for n, start, end, read in self.ranges if n == partition]
-        if all(is_same for _, _, is_same in ranges):
+        ranges = [each for each in self.ranges if each.partition == partition]
+        same = [each for each in ranges if each.digest == digest]
+        if len(same) == len(ranges):
             return lambda _offset: False
-        return lambda offset: not any(is_same and start <= offset < end for start, end, is_same in ranges)
+        return lambda offset: not any(each.start <= offset < each.end for each in same)
+
+    def is_withdrawn(self, position: Position) -> bool:
+        """Return whether a position was only read by batches whose events of the topic a withdrawal removed."""
+        partition, offset = position
+        found = [each for each in self.ranges if each.partition == partition and each.start <= offset < each.end]
+        return bool(found) and all(each.is_withdrawn for each in found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,14 +235,15 @@ def _read_files(settings: Settings, topic_ids: set[str]) -> _LakeContents:
 
 def _read_commits(settings: Settings, topics: dict[str, _TopicContents]) -> set[str]:
     """Add the ranges that were read of each topic; return the ids of all batches."""
-    batches: set[str] = set()
-    for table in _tables(settings, "commits", ["batch_id", "ranges"]):
-        batches.update(table["batch_id"].to_pylist())
-        for place in (place for ranges in table["ranges"].to_pylist() for place in ranges):
+    commits = [row for table in _tables(settings, "commits", _COMMIT) for row in table.to_pylist()]
+    withdrawn = {(each["batch_id"], each["topic_id"]) for row in commits for each in row.get("withdrawn") or ()}
+    for commit in commits:
+        for place in commit["ranges"]:
             if place["topic_id"] in topics:
                 bounds = (place["topic_partition"], place["start_offset"], place["next_offset"])
-                topics[place["topic_id"]].ranges.append((*bounds, place.get("source_digest")))
-    return batches
+                is_withdrawn = (commit["batch_id"], place["topic_id"]) in withdrawn
+                topics[place["topic_id"]].ranges.append(_Range(*bounds, place.get("source_digest"), is_withdrawn))
+    return {commit["batch_id"] for commit in commits}
 
 
 def _read_events(settings: Settings, topics: dict[str, _TopicContents]) -> tuple[set[str], int]:
@@ -321,6 +342,8 @@ class _PartitionAuditor:
                 found.erased += 1
             elif event_id in self.contents.ids:
                 found.duplicate_ids += 1
+            elif lake.is_withdrawn((found.topic_partition, record.offset)):
+                found.withdrawn += 1
             else:
                 found.lose(record.offset)
         if len(decoded.rejected) and (

@@ -70,6 +70,12 @@ JOIN events
     AND events.user_id = decode(dead_letters."key")
 WHERE dead_letters.topic = $topic AND dead_letters.topic_id <> $topic_id AND fate = 'open'
 """
+_OF_WITHDRAWN = """
+SELECT topic_id, topic_partition, "offset", batch_id
+FROM dead_letters
+SEMI JOIN withdrawn USING (batch_id, topic_id)
+WHERE fate = 'open'
+"""
 _PLACE = re.compile(r"(.+)-([0-9]{1,9})@([0-9]{1,18})", re.DOTALL)
 _MAX_COMMIT_RECORDS = 100_000
 _MAX_BYTES = 64 * 1024 * 1024
@@ -254,6 +260,15 @@ def close_accepted(settings: Settings, topic_id: str, topic: str) -> int:
         found = connection.sql(_ACCEPTED_LATER, params={"topic_id": topic_id, "topic": topic}).to_arrow_table()
     if len(found):
         _record_fate(settings, found, "discarded", "its row was accepted when the file was loaded again", None)
+    return len(found)
+
+
+def close_withdrawn(settings: Settings) -> int:
+    """Discard the open dead letters of loads that were withdrawn; return their number."""
+    with _open_views(settings) as connection:
+        found = connection.sql(_OF_WITHDRAWN).to_arrow_table()
+    if len(found):
+        _record_fate(settings, found, "discarded", "its load was withdrawn", None)
     return len(found)
 
 

@@ -38,6 +38,8 @@ class Totals:
     duplicates: int
     conflicts: int
     erased: int
+    withdrawn: int
+    """Of the accepted events, those that withdrawals removed."""
     gaps: int
     lost: int
     mis_keyed: int
@@ -68,18 +70,37 @@ WHERE
     OR (next_offset >= start_offset AND next_offset - start_offset <> read + coalesce(gaps, 0) + coalesce(lost, 0))
 ORDER BY version
 """
+# Accepted events are in the table, erased or withdrawn. An erasure that lost the race to a withdrawal has noted events
+# as erased that the withdrawal removed.
 _WRONG_BATCHES = """
-SELECT
-    coalesce(c.batch_id, e.batch_id) AS batch_id,
-    coalesce(c.accepted, 0) AS accepted,
-    coalesce(e.stored, 0) AS stored
-FROM commits AS c
-FULL JOIN (
-    SELECT batch_id, count(*) AS stored
-    FROM (SELECT batch_id FROM events UNION ALL SELECT batch_id FROM erased WHERE table_name = 'events')
+WITH found AS (
+    SELECT batch_id, count(*) FILTER (place = 'events') AS stored, count(*) FILTER (place = 'erased') AS erased
+    FROM (
+        SELECT batch_id, 'events' AS place FROM events
+        UNION ALL
+        SELECT batch_id, 'erased' FROM erased WHERE table_name = 'events'
+    )
     GROUP BY batch_id
-) AS e ON c.batch_id = e.batch_id
-WHERE coalesce(c.accepted, 0) <> coalesce(e.stored, 0)
+),
+removed AS (
+    SELECT batch_id, sum(events)::BIGINT AS withdrawn FROM withdrawn GROUP BY batch_id
+),
+counted AS (
+    SELECT
+        batch_id,
+        coalesce(accepted, 0) AS accepted,
+        coalesce(stored, 0) AS stored,
+        coalesce(found.erased, 0) AS erased,
+        coalesce(removed.withdrawn, 0) AS withdrawn
+    FROM (SELECT batch_id, accepted FROM commits)
+    FULL JOIN found USING (batch_id)
+    LEFT JOIN removed USING (batch_id)
+)
+SELECT batch_id, accepted, stored, erased, withdrawn
+FROM counted
+WHERE
+    accepted > stored + erased + withdrawn
+    OR accepted < stored + withdrawn + if(withdrawn > 0, 0, erased)
 """
 _DUPLICATE_IDS = "SELECT event_id, count(*) AS times FROM events GROUP BY event_id HAVING count(*) > 1"
 _COUNTS_BY_PARTITION = """
@@ -117,6 +138,7 @@ SELECT
     coalesce(sum(duplicates), 0)::BIGINT AS duplicates,
     coalesce(sum(conflicts), 0)::BIGINT AS conflicts,
     coalesce(sum(erased), 0)::BIGINT AS erased,
+    (SELECT coalesce(sum(events), 0)::BIGINT FROM withdrawn) AS withdrawn,
     coalesce(sum(gaps), 0)::BIGINT AS gaps,
     coalesce(sum(lost), 0)::BIGINT AS lost,
     coalesce(sum(mis_keyed), 0)::BIGINT AS mis_keyed

@@ -65,7 +65,7 @@ class _State:
 
     lake_id: str
     erasures: int
-    """How many erasures were applied to the events."""
+    """How many erasures and withdrawals were applied to the events."""
     links: str
     """The rules that the links are for."""
     through: Commit = BEFORE_ALL
@@ -152,12 +152,12 @@ class Histories:
 
         return self._take(rows)
 
-    def remove(self, user_ids: pa.Array, users: np.ndarray) -> None:
-        """Remove all events of users, given by their ids and sorted hashes; the files with their bytes are deleted."""
+    def remove(self, event_ids: pa.Array, users: np.ndarray) -> None:
+        """Remove events by their ids and their users (sorted hashes); the files with their bytes are deleted."""
 
         def without(segment: Segment) -> Segment | None:
             rows = segment.rows_of(users)
-            removed = rows[pc.is_in(segment.take(rows, ["user_id"])["user_id"], user_ids).to_numpy()]
+            removed = rows[pc.is_in(segment.take(rows, ["event_id"])["event_id"], event_ids).to_numpy()]
             path = None if segment.path is None else self._new_path()
             return without_rows(path, segment, removed) if len(removed) else segment
 
@@ -191,7 +191,7 @@ class Histories:
         return state.through.batch_id == last_batch(connection, state.through.version)
 
     def _drop_erased(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> bool:
-        """Remove the users erased since; return False if they are no longer on record."""
+        """Remove the events erased since; return False if they are no longer on record."""
         try:
             erased = erased_events_since(snapshot, self._state.through.version, self._state.erasures)
         except (LookupError, FileNotFoundError):
@@ -200,7 +200,7 @@ class Histories:
         if len(erased):
             with arrow_rows(connection, erased):
                 users = connection.execute(statement("histories_users")).fetchnumpy()["user_hash"]
-            self.remove(erased["user_id"].combine_chunks().cast(pa.large_string()), np.unique(users))
+            self.remove(erased["event_id"].combine_chunks().cast(pa.large_string()), np.unique(users))
         return True
 
     def _append(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:

@@ -15,8 +15,8 @@ from pipelines.lake.tables import TABLES, Snapshot
 from pipelines.reputation.sql import arrow_rows, statement
 
 CHECKPOINTS = pa.schema([("topic_id", pa.string()), ("topic_partition", pa.int32()), ("next_offset", pa.int64())])
-LAKE_VIEWS = ("events", "commits", "fates", "dead_letters", "conflicts", "erased", "policies")
-"""The views of the lake's tables; each reads only earlier ones."""
+LAKE_VIEWS = ("events", "commits", "withdrawn", "fates", "dead_letters", "conflicts", "erased", "policies")
+"""The views of the lake's tables, and of what withdrawals removed; each reads only earlier ones."""
 _NOT_STORED = {"event_day"}
 _READ_AS = {"bus_time": statement("valid_bus_time")}
 """Expressions of columns that are not read as they are stored."""
@@ -27,7 +27,7 @@ def create_lake_views(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot)
     with arrow_rows(connection, _checkpoints(snapshot)):
         connection.execute(statement("table_checkpoints"))
     for table in LAKE_VIEWS:
-        source = stored_rows(connection, table, snapshot)
+        source = stored_rows(connection, table, snapshot) if table in TABLES else ""
         connection.execute(statement(f"view_{table}", source=source, version=str(snapshot.version)))
 
 

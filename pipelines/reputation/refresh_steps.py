@@ -25,6 +25,7 @@ from pipelines.reputation.histories import Histories
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US
 from pipelines.reputation.related_events import completing_events, has_completions, users_of_completions
+from pipelines.reputation.segment import ROWS
 from pipelines.reputation.sql import arrow_rows, one_row, statement
 from pipelines.reputation.user_rows import UserRows, read_rows, stored_form, table_form
 from pipelines.reputation.warehouse_tables import SUMS, pending_trend_tables
@@ -77,9 +78,9 @@ def create_affected_event(connection: duckdb.DuckDBPyConnection) -> None:
 def load_erased_events(
     connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, since_version: int, since_erasures: int
 ) -> int:
-    """Fill `erased_event` with the events that erasures removed since the warehouse was derived; return how many.
+    """Fill `erased_event` with the events that were removed since the warehouse was derived; return how many.
 
-    since_version, since_erasures: lake version of the warehouse, and number of erasures that the lake had applied.
+    since_version, since_erasures: lake version of the warehouse, and number of erasures and withdrawals applied then.
     Raises like `erased_events_since`.
     """
     erased = erased_events_since(snapshot, since_version, since_erasures)
@@ -98,8 +99,8 @@ def find_affected_users(
     """Return the users whose rows may differ from the warehouse's, as sorted hashes: uint64, shape (users,).
 
     A user is affected by an event that became known, through a commit or because as_of passed its time, and by an
-    event that crossed the edge of a window or expired. A completion affects all users with events at its key,
-    and so does an erased event; nothing else of one user affects another.
+    event that crossed the edge of a window, expired or was erased. A completion affects all users with events at its
+    key, and so does an erased one; nothing else of one user affects another.
 
     since: lake version and as_of (microseconds since 1970) of the warehouse.
     A hash stands for all users who share it.
@@ -108,11 +109,12 @@ def find_affected_users(
     users = histories.changed_users(
         version, [(since_us, as_of_us), *_edge_crossings(policy, since_us, as_of_us)], as_of_us
     )
+    erased = _erased_events(connection)
+    users = np.union1d(users, erased["user_hash"].to_numpy())
     if not has_completions(policy):
         return users
-    changed = histories.events_after(version, since_us, as_of_us)
-    erased = connection.execute(statement("refresh_erased_links")).fetchnumpy()["link"]
-    return np.union1d(users, users_of_completions(connection, histories, changed, erased))
+    changed = pa.concat_tables([histories.events_after(version, since_us, as_of_us), erased])
+    return np.union1d(users, users_of_completions(connection, histories, changed))
 
 
 def load_affected_events(
@@ -120,16 +122,21 @@ def load_affected_events(
 ) -> None:
     """Fill `affected_event` with every event that the rows of users (sorted hashes) depend on, and `affected_user`.
 
-    Erased users are among the latter: no row is computed for them, so `replace_rows` removes theirs.
+    The users of erased events are among the latter. No row is computed for those without other events, so
+    `replace_rows` removes theirs.
     """
     create_affected_event(connection)
-    erased = connection.execute(statement("refresh_erased_hashes")).fetchnumpy()["user_hash"]
-    users = np.union1d(users, erased)  # other users may share their hashes
+    users = np.union1d(users, _erased_events(connection)["user_hash"].to_numpy())  # some were deferred
     events = histories.events_of(users)
     _load(connection, events)
     connection.execute(statement("refresh_affected_user"))
     if has_completions(policy):
         _load(connection, completing_events(connection, histories, events, users))
+
+
+def _erased_events(connection: duckdb.DuckDBPyConnection) -> pa.Table:
+    """Return the erased events (ROWS)."""
+    return connection.sql("FROM erased_event").to_arrow_table().cast(ROWS)
 
 
 def _load(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> None:

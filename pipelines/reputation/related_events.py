@@ -41,17 +41,11 @@ def define_completions(connection: duckdb.DuckDBPyConnection, policy: EffectiveP
     return repr((actions, keys, targets)) if gates else ""
 
 
-def users_of_completions(
-    connection: duckdb.DuckDBPyConnection, histories: Histories, changed: pa.Table, erased: np.ndarray
-) -> np.ndarray:
-    """Return all users with an event at a key of a completion among changed events (ROWS), as sorted hashes.
-
-    erased: further links (uint64), those of erased events.
-    """
+def users_of_completions(connection: duckdb.DuckDBPyConnection, histories: Histories, changed: pa.Table) -> np.ndarray:
+    """Return all users with an event at a key of a completion among added or erased events (ROWS), as sorted hashes."""
     completions = _only_completions(connection, changed)
     completions = _only_completions(connection, _with_corrections(connection, histories, completions))
-    links = np.union1d(links_of(connection, completions), erased)
-    return np.unique(histories.events_linked(links)["user_hash"].to_numpy())
+    return np.unique(histories.events_linked(links_of(connection, completions))["user_hash"].to_numpy())
 
 
 def completing_events(

@@ -75,7 +75,7 @@ class Info:
     decayed_to: datetime | None
     """The moment that points are decayed to, the end of the policy's step; None where no points decay."""
     erasures: int
-    """How many erasures the lake had applied."""
+    """How many erasures and withdrawals the lake had applied."""
 
 
 def open_warehouse(data_dir: Path | str | None = None, *, allow_files: bool = False) -> "Warehouse":

@@ -92,6 +92,13 @@ RUN: dict[str, list[list[str]]] = {
     "replay": [["--into", "{folder}/replayed"], ["--from-time", _HOSTILE_TEXT]],
     "emit": [["{events}", "--action-type", "Voted"], ["{events}", "--user-id", _HOSTILE_TEXT], [_HOSTILE_TEXT]],
     "backfill": [["{events}", "--action-type", "Voted"], ["{events}", "--user-id", _HOSTILE_TEXT]],
+    "loads list": [[], ["--batches"]],
+    "loads withdraw": [
+        [_HOSTILE_TEXT, "--dry-run"],
+        ["--file", _HOSTILE_TEXT],
+        ["--file", "{events}", "--dry-run"],
+        ["--file", "{events}", "--why", _HOSTILE_TEXT],
+    ],
     "notify": [["--check", "--rules", "{rules}"]],
     "local status": [[]],
 }

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipelines.contract.digest import Digests
 from pipelines.contract.schema import REJECTED
-from pipelines.lake import erasure, files, user_files
+from pipelines.lake import erasure, files, removal, user_files
 from pipelines.lake.commit import append
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.erased_events import erased_ids_since
@@ -90,14 +90,14 @@ def rebuilds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that receives the name of each file of `events` that an erasure reads whole."""
     paths: list[str] = []
-    read = erasure.read_rows
+    read = removal.read_rows
 
     def counted(name: str, path: str, columns: list[str] | None = None) -> pa.Table:
         if columns is None and name == "events":
             paths.append(Path(path).name)
         return read(name, path, columns)
 
-    monkeypatch.setattr(erasure, "read_rows", counted)
+    monkeypatch.setattr(removal, "read_rows", counted)
     return paths
 
 
@@ -145,7 +145,8 @@ def test_filters_exclude_row_groups(lake: Lake) -> None:
     paths = list(data_files(lake.table("events")))
     with duckdb.connect() as connection:
         profiled = connection.execute(
-            f"EXPLAIN ANALYZE {user_files._FILES_OF_USERS}", {"paths": paths, "users": ["u3", "v1"]}
+            f"EXPLAIN ANALYZE {user_files._FILES_WITH.format(column='user_id')}",
+            {"paths": paths, "wanted": ["u3", "v1"]},
         ).fetchall()
     found = re.search(r"Row Groups Scanned: (\d+) / (\d+)", profiled[0][1])
     assert found
@@ -177,7 +178,7 @@ def test_users_known_by_tombstones_only_are_erased(lake: Lake, tmp_path: Path, m
     """After a kill before the commit, erasing another user removes the rows of the first too (`erasable`)."""
     _fill(lake, [["a", "b"], ["c"], ["a"]])
     with monkeypatch.context() as patch:
-        patch.setattr(erasure, "replace_files", _kill)
+        patch.setattr(removal, "replace_files", _kill)
         with pytest.raises(KeyboardInterrupt):
             erase_users(lake, _tombstones(lake, tmp_path), ["a"])
     assert count_remaining_rows(lake, _tombstones(lake, tmp_path)).events == 2

@@ -16,7 +16,7 @@ from pipelines.contract.schema import EVENT
 from pipelines.drain import drain, open_ingest
 from pipelines.emit.producer import Record
 from pipelines.errors import TransientError, UsageError
-from pipelines.lake import erasure, tombstones
+from pipelines.lake import erasure, removal, tombstones
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.erasure import ErasureCounts, erase_users
 from pipelines.lake.index import DedupIndex
@@ -148,17 +148,17 @@ _STEPS = [
     (tombstones, "append_file", 1, "after"),
     (tombstones, "append_tombstones", 1, "after"),
     (erasure, "find_files", 1, "before"),
-    (erasure, "write_days", 1, "before"),
+    (removal, "write_days", 1, "before"),
     (erasure, "append_file", 1, "before"),
     (erasure, "append_file", 1, "after"),
-    (erasure, "write_erased_events", 1, "after"),
-    (erasure, "replace_files", 1, "before"),
-    (erasure, "replace_files", 1, "after"),
+    (removal, "write_erased_events", 1, "after"),
+    (removal, "replace_files", 1, "before"),
+    (removal, "replace_files", 1, "after"),
     (erasure, "append_file", 2, "before"),
-    (erasure, "write_file", 1, "after"),
-    (erasure, "replace_files", 2, "after"),
-    (erasure, "replace_files", 3, "before"),
-    (erasure, "make_durable", 3, "after"),
+    (removal, "write_file", 1, "after"),
+    (removal, "replace_files", 2, "after"),
+    (removal, "replace_files", 3, "before"),
+    (removal, "make_durable", 3, "after"),
     (whole, "forget_erased", 1, "before"),
     (DedupIndex, "forget_erased", 1, "after"),
     (Runs, "remove", 1, "after"),
@@ -208,7 +208,7 @@ def _killing(function: Callable[..., Any], call: int, when: str) -> Callable[...
 def test_an_unfinished_erasure_is_reported(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Verification reports the remaining rows with advice; erasing another user also finishes it."""
     with monkeypatch.context() as patch:
-        patch.setattr(erasure, "replace_files", _killing(erasure.replace_files, 1, "before"))
+        patch.setattr(removal, "replace_files", _killing(removal.replace_files, 1, "before"))
         with pytest.raises(_KilledError):
             erase(bus, [_USER])
     assert "'events': 12" in verify_erased(bus).evidence
@@ -218,14 +218,14 @@ def test_an_unfinished_erasure_is_reported(bus: Settings, monkeypatch: pytest.Mo
 
 def test_beside_a_compaction(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files merged between read and commit are read again: no row is duplicated, lost or left."""
-    lake, replace = open_lake(bus.lake_root), erasure.replace_files
+    lake, replace = open_lake(bus.lake_root), removal.replace_files
 
     def compact_between(*arguments: Any, **named: Any) -> None:
-        monkeypatch.setattr(erasure, "replace_files", replace)
+        monkeypatch.setattr(removal, "replace_files", replace)
         assert compact(lake, 2)
         replace(*arguments, **named)
 
-    monkeypatch.setattr(erasure, "replace_files", compact_between)
+    monkeypatch.setattr(removal, "replace_files", compact_between)
     before = _events_of_others(bus)
     assert erase(bus, [_USER]).rows == ErasureCounts(12, 3, 2)
     assert contents(bus)["events"] == before
@@ -239,7 +239,7 @@ def test_an_erasure_that_is_always_overtaken_gives_up(bus: Settings, monkeypatch
         raise erasure.CommitFailedError("overtaken")
 
     lake = open_lake(bus.lake_root)
-    monkeypatch.setattr(erasure, "replace_files", never)
+    monkeypatch.setattr(removal, "replace_files", never)
     with pytest.raises(TransientError, match="erase again"):
         erase_users(lake, open_tombstones(lake, bus), [_USER])
     assert orphan_files(lake) == []

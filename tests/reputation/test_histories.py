@@ -155,7 +155,8 @@ def test_removed_users_leave_nothing(
             snapshot = lake(folder / "lake", commits[:number])
             read_commits(connection, snapshot)
             store.sync(connection, snapshot, links)
-        store.remove(pa.array(removed, pa.large_string()), _hashes(connection, removed))
+        ids = [event.event_id for batch in commits for event in batch if event.user_id in removed]
+        store.remove(pa.array(ids, pa.large_string()), _hashes(connection, removed))
         if reopened:
             store.close()
             store = Histories(folder / "histories")

@@ -42,15 +42,27 @@ SELECT stored.*
 FROM ($source) AS stored
 WHERE stored.version <= $version
 
+-- name: view_withdrawn
+-- What withdrawals removed: the events of one topic of an earlier batch, with the batch of the withdrawal, when and why.
+CREATE OR REPLACE VIEW withdrawn AS
+SELECT removed.batch_id, removed.topic_id, removed.events, withdrawal_id, withdrawn_at, note
+FROM (
+    SELECT unnest(withdrawn) AS removed, batch_id AS withdrawal_id, committed AS withdrawn_at, note
+    FROM commits
+)
+
 -- name: view_fates
--- Decisions about dead letters. A requeue counts once it is committed: after a crash before that, its dead letters stay
--- open.
+-- Decisions about dead letters. A requeue counts once it is committed, and until it is withdrawn: before and after that,
+-- its dead letters are open.
 CREATE OR REPLACE VIEW fates AS
 SELECT decided.*
 FROM ($source) AS decided
 WHERE
     requeue_id IS NULL
-    OR requeue_id IN (SELECT unnest(list_transform(ranges, lambda r : r.topic_id)) FROM commits)
+    OR (
+        requeue_id IN (SELECT unnest(list_transform(ranges, lambda r : r.topic_id)) FROM commits)
+        AND requeue_id NOT IN (SELECT topic_id FROM withdrawn)
+    )
 
 -- name: view_dead_letters
 -- Dead letters of committed batches, with the latest decision about each. A crash before the commit can leave dead

@@ -15,24 +15,17 @@ CREATE OR REPLACE TEMP TABLE affected_event (
 )
 
 -- name: refresh_erased_event
--- The events of users who were erased since the warehouse was derived.
+-- The events that an erasure or a withdrawal removed since the warehouse was derived, in the form of the histories.
 CREATE OR REPLACE TEMP TABLE erased_event AS
-SELECT user_id, metadata
+SELECT
+    hash(user_id) AS user_hash,
+    user_id,
+    event_id,
+    action_type,
+    epoch_us(event_time) AS t,
+    metadata,
+    CAST(0 AS BIGINT) AS version
 FROM arrow_rows
-
--- name: refresh_erased_links
--- The links of completions that erased events may have been.
-SELECT DISTINCT hash('value', value) AS link
-FROM (
-    SELECT unnest(list_transform(getvariable('completion_keys'), lambda key: metadata[key])) AS value
-    FROM erased_event
-)
-WHERE value IS NOT NULL
-
--- name: refresh_erased_hashes
--- Their users as hashes.
-SELECT DISTINCT hash(user_id) AS user_hash
-FROM erased_event
 
 -- name: refresh_load_events
 -- Add events to affected_event.
@@ -41,7 +34,7 @@ SELECT event_id, user_id, action_type, make_timestamptz(t), metadata
 FROM arrow_rows
 
 -- name: refresh_affected_user
--- Affected users by user_id, and erased ones. The steps, and then the query of each table, run for these users only.
+-- Affected users by user_id, and those of erased events. The steps, and then the query of each table, run for these users only.
 CREATE OR REPLACE TEMP TABLE affected_user AS
 SELECT user_id
 FROM affected_event

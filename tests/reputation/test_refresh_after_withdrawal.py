@@ -1,0 +1,113 @@
+"""After a withdrawal, a refresh recomputes the users of its events and those who depend on them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.lake.commit_log import take_snapshot
+from pipelines.lake.upkeep import compact
+from pipelines.lake.withdrawal import BatchTopic, withdraw_batches
+from pipelines.reputation.derive import open_draft
+from pipelines.reputation.policy import Policy
+from tests.reputation.history import Event
+from tests.reputation.policies import policy
+from tests.reputation.test_incremental import DONE, FEWER, GATE, MOMENTS, RATED, rebuilt, ride, rides, rows, split
+from tests.reputation.test_refresh_after_erasure import Place
+
+
+def _withdraw(here: Place, *numbers: int) -> None:
+    chosen = [BatchTopic(f"batch-{number}", "topic-id", "topic") for number in numbers]
+    assert withdraw_batches(here.lake, lambda: chosen, "wrong")
+
+
+def _assert_rebuilt(here: Place, rules: Policy, as_of: int) -> None:
+    with TemporaryDirectory() as other:
+        assert rows(here.warehouse) == rebuilt(Path(other), take_snapshot(here.lake), rules, as_of)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Events that are committed, the commit that is withdrawn then, if any, and whether the warehouse is published."""
+
+    events: list[Event]
+    withdrawn: int | None
+    as_of: int
+    published: bool
+
+
+@st.composite
+def turns(draw: st.DrawFn, events: st.SearchStrategy[list[Event]]) -> list[Turn]:
+    """Return four commits, each followed by the withdrawal of one of them, or none; as_of never decreases."""
+    commits = draw(events.flatmap(split))
+    moments = sorted(draw(st.lists(st.sampled_from(MOMENTS), min_size=4, max_size=4)))
+    order = draw(st.permutations(range(1, 5)))
+    chosen = [number if number <= turn else None for turn, number in enumerate(order, start=1)]
+    return [
+        Turn(batch, draw(st.sampled_from((number, None))), as_of, draw(st.booleans()))
+        for batch, number, as_of in zip(commits, chosen, moments, strict=True)
+    ]
+
+
+@pytest.mark.slow
+@FEWER
+@given(turns(rides()))
+def test_any_story(story: list[Turn]) -> None:
+    """Of ratings, completions, retractions and corrections any may be withdrawn (`incremental-equals-rebuild`)."""
+    rules = policy(completion=GATE)
+    with TemporaryDirectory() as folder:
+        here = Place(Path(folder))
+        with open_draft(here.warehouse) as draft:
+            for number, turn in enumerate(story, start=1):
+                here.commits = number - 1
+                here.commit(turn.events)
+                if turn.withdrawn and story[turn.withdrawn - 1].events:
+                    here.refresh(draft, rules, turn.as_of)
+                    _withdraw(here, turn.withdrawn)
+                here.refresh(draft, rules, turn.as_of)
+                if turn.published:
+                    draft.publish()
+                    _assert_rebuilt(here, rules, turn.as_of)
+            draft.publish()
+            _assert_rebuilt(here, rules, story[-1].as_of)
+
+
+_RETRACTED, _CORRECTED = ride("e3", "bob", "Retracted", "", "e2"), ride("e3", "bob", "Corrected", "r9", "e2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "withdrawn", "again"),
+    [
+        ([RATED], [DONE], []),
+        ([RATED, DONE], [_RETRACTED], []),
+        ([RATED, DONE], [_CORRECTED], []),
+        ([RATED, _RETRACTED], [DONE], [DONE]),
+        ([RATED], [DONE], [replace(DONE, user_id="cid")]),
+        ([], [RATED, DONE], []),
+    ],
+    ids=["completion", "retraction", "correction", "loaded again", "under another user", "everything"],
+)
+@pytest.mark.parametrize("seen", [True, False], ids=["refreshed between", "at once"])
+def test_others_are_affected(
+    tmp_path: Path, first: Sequence[Event], withdrawn: Sequence[Event], again: Sequence[Event], *, seen: bool
+) -> None:
+    """A rating counts by another user's completion: both change when one goes, also if its id returns."""
+    here, rules = Place(tmp_path), policy(completion=GATE)
+    here.commit([*first, ride("e8", "eve", "Done", "r7"), ride("e9", "eve", "Rated", "r7")])
+    here.commit(withdrawn)
+    with open_draft(here.warehouse) as draft:
+        here.refresh(draft, rules)
+        here.refresh(draft, rules)
+        compact(here.lake, 2)
+        _withdraw(here, 2)
+        if seen:
+            assert here.refresh(draft, rules).rebuild_reason is None
+        here.commit(again)
+        assert here.refresh(draft, rules).rebuild_reason is None
+        draft.publish()
+    here.assert_rebuilt(rules)
