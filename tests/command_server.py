@@ -3,8 +3,7 @@
 Started by `tests/commands.py`. It forks itself for each request; the child takes over the standard streams, the folder
 and the environment of the request, and goes on as the program of a new interpreter would: exit code, exit handlers and
 signals are those of Python. The server has called nothing of what it has imported but one compiled loop, because
-threads do not survive a fork. The process of the tests adopts the
-child, and waits for it as for any other.
+threads do not survive a fork. The process of the tests adopts the child, and waits for it as for any other.
 """
 
 from pipelines.ingest.malloc import tune_malloc

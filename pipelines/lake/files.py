@@ -26,7 +26,7 @@ DAY_COLUMN = "event_day"
 """The UTC day of event_time: the partition column of `events`, a folder and not a column of its files."""
 _DAY_US = 86_400_000_000
 _FLUSHERS = ThreadPoolExecutor(8, "flush")
-"""Kept: a commit flushes nine times, and starting threads for each costs more than the flushes."""
+"""Kept between calls: a commit makes nine."""
 _BUFFER_BYTES = 1024 * 1024
 """The read buffer of a column, where a file is read in parts."""
 # Readers find the events of one user without reading the others: the Bloom filter of a row group excludes it, and pages

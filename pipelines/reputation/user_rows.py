@@ -137,13 +137,16 @@ def _as_text(name: str, kind: str) -> str:
 
 
 def read_rows(connection: duckdb.DuckDBPyConnection, query: str) -> pa.RecordBatchReader:
-    """Return the rows of a query in the order of `user_hash`."""
+    """Return the rows of a query in chunks."""
     connection.execute("SET arrow_large_buffer_size = true")
-    return connection.sql(f"{query} ORDER BY {HASH}").to_arrow_reader(CHUNK_ROWS)
+    return connection.sql(query).to_arrow_reader(CHUNK_ROWS)
 
 
 def write_base_rows(path: Path, table: str, rows: pa.RecordBatchReader) -> None:
-    """Write the rows of a table of a base, durably: a file exists only whole. A full disk raises OSError."""
+    """Write the rows of a table of a base (in the order of users), durably: a file exists only whole.
+
+    Raises OSError when the disk is full.
+    """
     file, users_file = _files(path, table)
     partial = [file.with_name(f"{file.name}.next"), users_file.with_name(f"{users_file.name}.next")]
     chunks = store_chunks(partial[0], rows.schema, iter(rows))

@@ -6,12 +6,11 @@ pipeline nor sees changes, however many newer warehouses are published.
 
 import threading
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -110,13 +109,13 @@ def attach(path: Path, access: Access = Access()) -> duckdb.DuckDBPyConnection:
     """
     if not path.exists():
         raise UsageError(f"there is no warehouse at {path} yet: run `karmalake drain`, then `karmalake rebuild`")
-    for attempt in count(1):
-        try:
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(duckdb.Error):
             return _attach(path, access)
-        except duckdb.Error as error:
-            if attempt == _ATTEMPTS:
-                raise UsageError(_cannot_open(path, error)) from None
-    raise AssertionError
+    try:
+        return _attach(path, access)
+    except duckdb.Error as error:
+        raise UsageError(_cannot_open(path, error)) from None
 
 
 def _attach(path: Path, access: Access) -> duckdb.DuckDBPyConnection:

@@ -1,8 +1,8 @@
 """Cheap kills by SIGKILL: of a child at a given call of a given function, or of several children at some time.
 
 Children are forked from a server process that has imported every library and called none: polars and deltalake do not
-survive a fork once their threads run, and imports start no threads. So a kill has no start-up cost, and a run can have
-hundreds.
+survive a fork once their threads run; those that imports start (of allocators) are not missed. So a kill has no
+start-up cost, and a run can have hundreds.
 """
 
 import importlib

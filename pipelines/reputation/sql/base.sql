@@ -151,9 +151,10 @@ WHERE
 DESCRIBE $relation
 
 -- name: user_rows_stored
--- The rows of a table with the hash of their users, for user_rows.py.
+-- The rows of a table with the hash of their users and in its order, for user_rows.py.
 SELECT $columns
 FROM $relation
+ORDER BY user_hash
 
 -- name: user_rows_read
 -- The rows of a table from their stored form.
