@@ -184,6 +184,7 @@ WRITES: dict[str, list[str]] = {
     "dead-letters requeue": [],
     "dead-letters discard": ["--why", "x"],
     "policy activate": ["default"],
+    "loads withdraw": ["rides@0", "--why", "x"],
 }
 """Commands that write to a lake or derive from it, with arguments."""
 READS: dict[str, list[str]] = {
@@ -199,6 +200,7 @@ READS: dict[str, list[str]] = {
     "dead-letters list": [],
     "dead-letters show": ["{topic}-0@0"],
     "dead-letters export": ["{folder}/letters.ndjson"],
+    "loads list": [],
 }
 """Commands that only read, and whose answer could be wrong."""
 OTHERS = {
