@@ -21,10 +21,11 @@ from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, Timer
 from typing import TypeAlias
 
 import duckdb
+import psutil
 import pyarrow.parquet as pq
 import redis
 
@@ -49,7 +50,10 @@ PROBES_PER_SECOND, SECONDS, WARM_UP_SECONDS = 40, 45, 25
 _PREPARING_SECONDS = 10
 _READ_EVERY_SECONDS = 0.02
 _TIMEOUT_SECONDS = 30
-_COLUMNS = ("events_per_second", "probes", "p50", "p90", "p99", "max", "queries", "query_p50", "compactions")
+_COLUMNS = (
+    "events_per_second", "probes", "p50", "p90", "p99", "max", "queries", "query_p50", "compactions", "stream_cores",
+    "machine_cores",
+)  # fmt: skip
 Sent: TypeAlias = SimpleQueue[tuple[str, float] | int]
 # A probe is the only event of its user; event_time is the time at which to send the event.
 _EVENTS = """
@@ -104,13 +108,22 @@ def measure(folder: Path, settings: Settings, rate: int) -> tuple[int | float, .
     before = lake.table("events").version()
     assert settings.kafka.bootstrap_servers is not None  # noqa: S101 - tells the type checker
     job = Job(settings.kafka.bootstrap_servers, settings.kafka.topic, records, str(folder))
-    with _streaming(folder, settings), _notebook(settings, begin + WARM_UP_SECONDS) as query_seconds:
+    measured_from = begin + WARM_UP_SECONDS
+    with (
+        _streaming(folder, settings) as process,
+        _notebook(settings, measured_from) as query_seconds,
+        _cores(process, measured_from) as cores,
+    ):
         ages = _watch(settings, _sending(job))
+        used = cores()
     print("".join((folder / "stream.log").read_text().splitlines(keepends=True)[-4:]))
     cuts = statistics.quantiles(ages, n=100)
     seconds = query_seconds()
     took = statistics.median(seconds)
-    return rate, len(ages), cuts[49], cuts[89], cuts[98], max(ages), len(seconds), took, _compactions(lake, before)
+    compactions = _compactions(lake, before)
+    row = rate, len(ages), cuts[49], cuts[89], cuts[98], max(ages), len(seconds), took, compactions, *used
+    print(dict(zip(_COLUMNS, row, strict=True)))
+    return row
 
 
 def _write_records(folder: Path, rate: int, begin: float) -> int:
@@ -135,7 +148,7 @@ def _write_records(folder: Path, rate: int, begin: float) -> int:
 
 
 @contextmanager
-def _streaming(folder: Path, settings: Settings) -> Generator[None]:
+def _streaming(folder: Path, settings: Settings) -> Generator[psutil.Process]:
     environment = os.environ | {"KARMALAKE_DATA_DIR": str(settings.data_dir)}
     command = [sys.executable, "-c", "from pipelines.cli import main; main()", "stream"]
     with (
@@ -143,9 +156,32 @@ def _streaming(folder: Path, settings: Settings) -> Generator[None]:
         subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT) as process,
     ):
         try:
-            yield
+            yield psutil.Process(process.pid)
         finally:
             process.terminate()
+
+
+@contextmanager
+def _cores(process: psutil.Process, begin: float) -> Generator[Callable[[], tuple[float, float]]]:
+    """Yield a function that returns the cores used since `begin`, by the process and by the machine."""
+
+    def now() -> tuple[float, float, float]:
+        own, all_cpus = process.cpu_times(), psutil.cpu_times()
+        busy = sum(all_cpus) - all_cpus.idle - getattr(all_cpus, "iowait", 0.0)
+        return time.time(), own.user + own.system, busy
+
+    first: list[tuple[float, float, float]] = []
+    timer = Timer(begin - time.time(), lambda: first.append(now()))
+    timer.start()
+
+    def since() -> tuple[float, float]:
+        seconds, own, machine = (after - before for before, after in zip(first[0], now(), strict=True))
+        return own / seconds, machine / seconds
+
+    try:
+        yield since
+    finally:
+        timer.cancel()
 
 
 def _sending(job: Job) -> Sent:

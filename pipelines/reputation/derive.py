@@ -83,7 +83,7 @@ HEAVY_USER_EVENTS = 100_000
 _ALWAYS_REFRESHED = 10_000
 _REBUILD_THRESHOLD = 0.2
 """If more than this share of the users, and more than _ALWAYS_REFRESHED, are affected, a rebuild costs less."""
-_FOLD_THRESHOLD = 0.25
+_FOLD_THRESHOLD = 0.5
 """If the rows of more than this share of the users in the base are superseded, a publication writes a new base."""
 
 

@@ -1,7 +1,8 @@
 """The tables of a draft: its base, what changed since, and the rows by user that a refresh compares with.
 
-A refresh replaces rows of users in memory; `write_changes` writes them to the draft's file, once for all refreshes
-since the last publication. After a crash the published file has everything up to that publication, and the events do.
+A refresh replaces rows of users in memory; `write_changes` writes them to the draft's file, for a publication, and
+before it whenever there are many, so that a publication never holds up refreshes for long. After a crash the published
+file has everything up to that publication, and the events do.
 """
 
 from collections.abc import Sequence
@@ -34,6 +35,9 @@ from pipelines.reputation.views import reputation_query
 from pipelines.reputation.warehouse import stored_info
 from pipelines.reputation.warehouse_tables import SUMS
 
+_MAX_UNWRITTEN_USERS = 25_000
+"""Writing the rows of this many takes about 0.2 s."""
+
 
 class DraftTables:
     """The tables of a draft, over a connection to its file. Not thread-safe."""
@@ -41,7 +45,7 @@ class DraftTables:
     def __init__(self, connection: duckdb.DuckDBPyConnection, base: Path) -> None:
         self.connection, self.base, self.info = connection, base, stored_info(connection)
         self.counts = Counts(*one_row(connection.execute(statement("base_read_counts"))))
-        self._is_written = True
+        self._unwritten_users = 0  # at most: a user who changes twice counts twice
         self._columns = {name: columns_of(connection, name) for name in divided_tables(connection)}
         connection.execute(statement("base_pending_users"))
         connection.execute(statement("base_newer_users"))
@@ -52,7 +56,9 @@ class DraftTables:
         if len(replaced.users):
             self.rows.replace(replaced.users, replaced.tables)
             self.connection.execute(statement("base_add_pending"))
-            self._is_written = False
+            self._unwritten_users += len(replaced.users)
+        if self._unwritten_users > _MAX_UNWRITTEN_USERS:
+            self.write_changes()
 
     def reload_info(self) -> None:
         """Take over the row of `snapshot_info`."""
@@ -82,8 +88,10 @@ class DraftTables:
 
     def write_changes(self) -> None:
         """Write the rows that were replaced since the last call, so that SQL over the draft sees them."""
-        if self._is_written:
-            return
+        if self._unwritten_users:
+            self._write_pending()
+
+    def _write_pending(self) -> None:
         users = self.connection.execute(statement("base_pending_hashes")).fetchnumpy()["user_hash"]
         users.sort()
         with transaction(self.connection):
@@ -93,7 +101,7 @@ class DraftTables:
             self.connection.execute(statement("base_add_newer"))
             self.connection.execute(statement("base_update_counts"), [*self.counts])
         self.connection.execute(statement("base_pending_users"))
-        self._is_written = True
+        self._unwritten_users = 0
 
     def begin_newer(self) -> None:
         """From now on, note the users who change: a new base has the rows as they were written."""
@@ -110,8 +118,7 @@ class DraftTables:
         replace_changes(self.connection, base)
         self.rows.replace(users, rows)
         self.connection.execute(statement("base_newer_pending"))
-        self._is_written = False
-        self.write_changes()
+        self._write_pending()
 
     def changed_share(self) -> float:
         """Return the share of the users whose rows in the base are superseded."""
