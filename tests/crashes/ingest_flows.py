@@ -7,7 +7,7 @@ from pipelines.settings import Settings
 from tests.crashes.flows import Flow, killed
 from tests.crashes.kills import Moment
 from tests.draining import contents, drain_all, with_ingest
-from tests.rides import add_rides, with_rides
+from tests.rides import with_rides
 
 _READING = {
     "pipelines.drain:Ingest.checkpoint": 2,
@@ -68,9 +68,8 @@ def ingest_with_filters(settings: Settings) -> None:
 
 def ingest_two_topics(settings: Settings) -> None:
     """Commit all batches of the topic and of one of another source, whose records may be two events or none."""
-    with pytest.MonkeyPatch.context() as patch:
-        add_rides(patch, settings)
-        drain_all(with_rides(with_ingest(settings, max_batch_records=1_000, linger_seconds=0.3)))
+    both = with_rides(settings, settings.data_dir / "sources")
+    drain_all(with_ingest(both, max_batch_records=1_000, linger_seconds=0.3))
 
 
 _BEFORE_THE_COMMIT = Moment("pipelines.drain:commit_batch", "before", 2)
