@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pipelines.backfill import backfill
     from pipelines.contract.time_like import TimeLike, to_utc
     from pipelines.mapping import read_source
+    from pipelines.operate.loads import list_loads, preview_withdrawal, withdraw_loads
     from pipelines.reputation.explain import explain, explain_change
     from pipelines.reputation.policy import Policy
     from pipelines.reputation.policy_file import load_policy, parse_policy, shipped_policies
@@ -43,10 +44,12 @@ __all__ = [
     "backfill",
     "explain",
     "explain_change",
+    "list_loads",
     "load_policy",
     "load_settings",
     "open_warehouse",
     "parse_policy",
+    "preview_withdrawal",
     "published",
     "read_leaderboard",
     "read_rank",
@@ -54,12 +57,14 @@ __all__ = [
     "read_source",
     "shipped_policies",
     "to_utc",
+    "withdraw_loads",
 ]
 
 _MODULES = {
     "pipelines.backfill": ("backfill",),
     "pipelines.contract.time_like": ("TimeLike", "to_utc"),
     "pipelines.mapping": ("read_source",),
+    "pipelines.operate.loads": ("list_loads", "preview_withdrawal", "withdraw_loads"),
     "pipelines.reputation.explain": ("explain", "explain_change"),
     "pipelines.reputation.policy": ("Policy",),
     "pipelines.reputation.policy_file": ("load_policy", "parse_policy", "shipped_policies"),

@@ -35,6 +35,15 @@ LAKE = {
     "totals": 'SELECT sum("read"), sum(accepted), sum(duplicates), sum(conflicts), sum(dead_letters) FROM commits',
     "checkpoints": "SELECT * FROM checkpoints ORDER BY ALL",
 }
+BY_SOURCE = """
+SELECT
+    source, sum("read")::INT, sum(converted)::INT, sum(filtered)::INT, sum(dead_letters)::INT, sum(made)::INT,
+    sum(accepted)::INT, sum(duplicates)::INT
+FROM (SELECT unnest(ranges, recursive := true) FROM (SELECT ranges FROM commits))
+GROUP BY source
+ORDER BY source
+"""
+"""The account of each source."""
 
 
 def with_ingest(settings: Settings, **changes: object) -> Settings:

@@ -1,66 +1,45 @@
-"""A second source for tests: rides as JSON under names of its own, decoded without the code of mappings.
+"""A foreign topic for tests: rides in JSON, and the source file `rides` that says which events they are.
 
 A ride {"ride", "driver", "rider", "kind", "at"} is one event of the driver; of kind `rated` it is one of the rider,
-too; of kind `ping` it is left out. The ids of the events are derived from the place of the record.
+too; of kind `ping` it is left out. The ids of the events come from the `id` of the ride, or else from its place.
 """
 
 import json
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
-from pipelines.contract.decode import Decoded, Decoder
-from pipelines.contract.schema import EVENT, POSITION, REJECTED
+from pipelines.bus.topics import ensure_topic
 from pipelines.emit.producer import Record
 from pipelines.settings import Settings
-from tests.draining import NOON
+from tests.draining import NOON, with_ingest
 
-_PLACES = pa.schema([*EVENT, *POSITION])
+_SOURCE = '''
+topic = "{topic}"
+format = "json"
+time_unit = "s"
+select = """
+SELECT
+    coalesce(id, concat_ws('/', topic, topic_partition, "offset")) || '/0' AS event_id, driver AS user_id,
+    kind AS action_type, "at" AS timestamp, {{'ride': ride}} AS metadata
+FROM record
+WHERE kind <> 'ping'
+UNION ALL
+SELECT coalesce(id, concat_ws('/', topic, topic_partition, "offset")) || '/1', rider, kind, "at", {{'ride': ride}}
+FROM record
+WHERE kind = 'rated'
+"""
 
-
-@dataclass(frozen=True, slots=True)
-class Rides:
-    """The source file `rides`."""
-
-    topics: tuple[str, ...]
-    digest: str = "0" * 32
-    name: str = "rides"
-
-
-def decode_rides(records: pa.Table, _now: datetime | None = None) -> Decoded:
-    """Decode rides, each record by itself."""
-    fates: dict[str, list[dict[str, Any]]] = {"events": [], "filtered": [], "rejected": []}
-    for row in records.to_pylist():
-        try:
-            events = list(_events(row))
-        except (ValueError, KeyError, TypeError) as error:
-            fates["rejected"].append(row | {"reason": "undecodable", "detail": f"no ride: {error!r}"})
-            continue
-        fates["events" if events else "filtered"] += events or [row]
-    events = pa.Table.from_pylist(fates["events"], _PLACES)
-    filtered = pa.Table.from_pylist(
-        [{name: row[name] for name in POSITION.names} for row in fates["filtered"]], POSITION
-    )
-    mis_keyed = pa.array([False] * len(events), pa.bool_())
-    return Decoded(events, pa.Table.from_pylist(fates["rejected"], REJECTED), mis_keyed, filtered)
-
-
-def _events(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    ride = json.loads(row["value"])
-    place = {name: row[name] for name in POSITION.names}
-    time = datetime.fromtimestamp(ride["at"], UTC)
-    users = {"ping": (), "rated": (ride["driver"], ride["rider"])}.get(ride["kind"], (ride["driver"],))
-    for number, user in enumerate(users):
-        event_id = ride.get("id") or f"{row['topic_id']}/{row['topic_partition']}/{row['offset']}"
-        yield place | {
-            "event_id": f"{event_id}/{number}", "user_id": user, "action_type": ride["kind"],
-            "event_time": time, "metadata": [("ride", ride["ride"])],
-        }  # fmt: skip
+[columns]
+id = "VARCHAR"
+ride = "VARCHAR"
+driver = "VARCHAR"
+rider = "VARCHAR"
+kind = "VARCHAR"
+at = "VARCHAR"
+'''
 
 
 def ride(number: int, kind: str = "rated", **more: Any) -> Record:
@@ -73,12 +52,12 @@ def ride(number: int, kind: str = "rated", **more: Any) -> Record:
 def rides(numbers: Iterable[int]) -> list[Record]:
     """Return rides: of ten, five are rated, three are driven, one is a ping, and one is no ride."""
     kinds = ["rated"] * 5 + ["driven"] * 3 + ["ping"]
-    return [ride(n, kinds[n % 10]) if n % 10 < 9 else Record(b"ride", b"{no ride %d" % n) for n in numbers]
+    return [ride(n, kinds[n % 10]) if n % 10 < 9 else raw(b"{no ride %d" % n) for n in numbers]
 
 
-def of_topic(settings: Settings, topic: str) -> Settings:
-    """Return settings with another topic, to send to it."""
-    return settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"topic": topic})})
+def raw(value: bytes) -> Record:
+    """Return a record of any value."""
+    return Record(b"ride", value)
 
 
 def rides_topic(settings: Settings) -> str:
@@ -86,18 +65,37 @@ def rides_topic(settings: Settings) -> str:
     return f"{settings.kafka.topic}-rides"
 
 
-def with_rides(settings: Settings, folder: Any = "sources") -> Settings:
-    """Return settings with a folder of source files."""
+def to_rides(settings: Settings) -> Settings:
+    """Return settings whose own topic is that of rides, to send to it."""
+    return settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"topic": rides_topic(settings)})})
+
+
+def with_rides(settings: Settings, folder: Path) -> Settings:
+    """Write the source file into a folder of sources; return settings with this folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / "rides.toml").write_text(_SOURCE.format(topic=rides_topic(settings)))
     return settings.model_copy(update={"sources": settings.sources.model_copy(update={"folder": folder})})
 
 
-def add_rides(patch: pytest.MonkeyPatch, settings: Settings, digest: str = "0" * 32) -> None:
-    """Make `rides` a source file of these settings."""
-    source = Rides((rides_topic(settings),), digest)
+def rides_source(settings: Settings) -> Path:
+    """Return the path of the source file."""
+    assert settings.sources.folder
+    return settings.sources.folder / "rides.toml"
 
-    @contextmanager
-    def opened(_source: object, _settings: Settings) -> Generator[Decoder]:
-        yield decode_rides
 
-    patch.setattr("pipelines.ingest.sources.read_sources", lambda _folder: (source,))
-    patch.setattr("pipelines.ingest.sources.open_mapping", opened)
+def edit_source(settings: Settings, old: str, new: str) -> None:
+    """Replace a part of the source file: it is another source from then on."""
+    path = rides_source(settings)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def both(settings: Settings, tmp_path: Path) -> Settings:
+    """Return settings that ingest events of our own contract and rides, both topics of two partitions."""
+    settings = with_ingest(settings)
+    two = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"partitions": 2})})
+    ensure_topic(two.kafka)
+    ensure_topic(to_rides(two).kafka)
+    return with_rides(two, tmp_path / "sources")

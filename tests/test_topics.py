@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kafka.structs import TopicPartition
@@ -10,10 +9,10 @@ from kafka.structs import TopicPartition
 from pipelines.bus.clients import admin_client
 from pipelines.bus.topics import ensure_topic, topic_exists
 from pipelines.drain import drain, drain_once, open_drain, open_ingest
-from pipelines.emit.producer import Record
 from pipelines.errors import ConfigurationError, RejectedError, UsageError
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
+from pipelines.mapping import read_source
 from pipelines.operate.audit import audit
 from pipelines.operate.dead_letters import Requeued, Selection, requeue
 from pipelines.operate.doctor import diagnose
@@ -28,35 +27,22 @@ from pipelines.operate.verify import totals
 from pipelines.refresh import rebuild_warehouse, refresh_warehouse
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import Settings, load_settings
-from tests import rides as rides_module
 from tests.dlq_copies import read_copies
-from tests.draining import NOON, assert_verified, contents, drain_all, query, send, valid_records, with_ingest
-from tests.rides import Rides, add_rides, of_topic, ride, rides, rides_topic, with_rides
+from tests.draining import (
+    BY_SOURCE,
+    NOON,
+    assert_verified,
+    contents,
+    drain_all,
+    query,
+    send,
+    valid_records,
+    with_ingest,
+)
+from tests.rides import both, edit_source, raw, ride, rides, rides_source, rides_topic, to_rides
 from tests.services.waiting import wait_for
 
-_BY_SOURCE = """
-SELECT
-    source, sum("read")::INT, sum(converted)::INT, sum(filtered)::INT, sum(dead_letters)::INT, sum(made)::INT,
-    sum(accepted)::INT, sum(duplicates)::INT
-FROM (SELECT unnest(ranges, recursive := true) FROM (SELECT ranges FROM commits))
-GROUP BY source
-ORDER BY source
-"""
-
-
-@pytest.fixture
-def both(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Return settings that ingest events of our own contract and rides, both topics of two partitions."""
-    settings = with_ingest(settings)
-    two = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"partitions": 2})})
-    add_rides(monkeypatch, two)
-    ensure_topic(two.kafka)
-    ensure_topic(of_topic(two, rides_topic(two)).kafka)
-    return with_rides(two)
-
-
-def to_rides(settings: Settings) -> Settings:
-    return of_topic(settings, rides_topic(settings))
+__all__ = ["both"]
 
 
 def assert_audited(settings: Settings) -> None:
@@ -70,20 +56,21 @@ def assert_audited(settings: Settings) -> None:
 def test_topics_share_a_commit_and_the_account_adds_up(both: Settings) -> None:
     """Each record has one fate and each event another, by topic and in total (`nothing-lost`)."""
     send(both, [*valid_records(range(40)), *valid_records(range(5))])
-    send(to_rides(both), rides(range(100)))
-    lingering = with_ingest(both, linger_seconds=1.0, max_wait_seconds=1.0)
-    with open_ingest(lingering) as ingest:
-        wait_for("a commit of both topics", lambda: (r := drain_once(ingest)) and len({p.topic for p in r.ranges}) == 2)
+    send(to_rides(both), [*rides(range(100)), *[ride(100, id="sent twice")] * 2])
+    with open_ingest(with_ingest(both, linger_seconds=60, max_batch_records=147)) as ingest:
+        record = drain_once(ingest)
+        assert record is not None
+        assert {place.topic for place in record.ranges} == {both.kafka.topic, rides_topic(both)}
         drain(ingest, lambda _: None)
-    assert query(both, _BY_SOURCE) == [
+    assert query(both, BY_SOURCE) == [
         ("contract", 45, 45, 0, 0, 45, 40, 5),
-        ("rides", 100, 80, 10, 10, 130, 130, 0),
+        ("rides", 102, 82, 10, 10, 134, 132, 2),
     ]
     done = totals(take_snapshot(open_lake(both.lake_root)))
-    assert (done.read, done.converted, done.filtered, done.dead_letters) == (145, 125, 10, 10)
-    assert (done.made, done.accepted, done.duplicates) == (175, 170, 5)
+    assert (done.read, done.converted, done.filtered, done.dead_letters) == (147, 127, 10, 10)
+    assert (done.made, done.accepted, done.duplicates) == (179, 172, 7)
     digests = "SELECT DISTINCT r.source, r.source_digest FROM (SELECT unnest(ranges) AS r FROM commits) ORDER BY ALL"
-    assert query(both, digests) == [("contract", None), ("rides", "0" * 32)]
+    assert query(both, digests) == [("contract", None), ("rides", read_source(rides_source(both)).digest)]
     assert_verified(both)
     assert_audited(both)
     assert [(lag.topic, lag.lag_records) for lag in measure_lags(both)] == [
@@ -147,18 +134,18 @@ def test_a_recreated_topic_is_read_from_its_start(both: Settings, caplog: pytest
     assert_verified(both)
 
 
-def test_a_missing_topic_names_its_source(both: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_topic_names_its_source(both: Settings) -> None:
     """The sentence says which file to correct, and no topic is created."""
-    gone = Rides((f"{both.kafka.topic}-gone",))
-    monkeypatch.setattr("pipelines.ingest.sources.read_sources", lambda _: (gone,))
-    sentence = rf"topic {gone.topics[0]} of the source rides does not exist .*sources/rides.toml"
+    gone = f"{both.kafka.topic}-gone"
+    edit_source(both, rides_topic(both), gone)
+    sentence = rf"topic {gone} of the source rides does not exist .*sources/rides.toml"
     for work in (drain_all, measure_lags, check_topics, audit):
         with pytest.raises(UsageError, match=sentence):
             work(both)
-    assert not topic_exists(of_topic(both, gone.topics[0]).kafka)
+    assert not topic_exists(both.kafka.model_copy(update={"topic": gone}))
 
 
-def test_what_sources_are_used(both: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_sources_are_used(both: Settings) -> None:
     """`sources.only` selects; an unknown name and a topic with two sources are refused."""
     send(both, valid_records(range(5)))
     send(to_rides(both), [ride(1)])
@@ -168,7 +155,7 @@ def test_what_sources_are_used(both: Settings, monkeypatch: pytest.MonkeyPatch) 
     unknown = both.model_copy(update={"sources": only.model_copy(update={"only": ("ryde",)})})
     with pytest.raises(ConfigurationError, match="only names ryde, which is not a source: there are contract, rides"):
         drain_all(unknown)
-    monkeypatch.setattr("pipelines.ingest.sources.read_sources", lambda _: (Rides((both.kafka.topic,)),))
+    edit_source(both, rides_topic(both), both.kafka.topic)
     with pytest.raises(ConfigurationError, match=rf"contract and rides both read the topic {both.kafka.topic}"):
         drain_all(both)
 
@@ -189,38 +176,21 @@ def test_the_default_folder_is_beside_the_configuration(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_dead_letter_is_decoded_by_its_source(both: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_letter_is_decoded_by_its_source(both: Settings) -> None:
     """Requeued, replayed and sent again it is the same events, whose ids come from its place (`once`)."""
-    send(to_rides(both), [ride(1), raw(b"{no ride"), ride(2, "ping")])
+    send(to_rides(both), [ride(1), ride(7, driver=None), ride(2, "ping")])
     send(both, [*valid_records(range(4)), raw(b"\xff")])
     drain_all(both)
     assert requeue(both, Selection()) == Requeued(0, 0, 0, still_rejected=2)
-    fixed = _decoding_no_rides(monkeypatch)
-    assert fixed
+    edit_source(both, "driver AS user_id", "coalesce(driver, 'unknown') AS user_id")
     assert requeue(both, Selection()) == Requeued(2, 0, 0, still_rejected=1)
     with open_replay(both, None, None, rides_topic(both)) as replayed:
         replay(replayed, both, lambda _: None)
     assert query(both, "SELECT count(*) FROM events") == [(2 + 2 + 4,)]
     assert_verified(both)
-    monkeypatch.setattr("pipelines.ingest.sources.read_sources", lambda _: ())
+    rides_source(both).unlink()
     send(both, [raw(b"\xfe")])
     assert requeue(both, Selection()).still_rejected == 1, "a letter of our own contract needs no other source"
-
-
-def raw(value: bytes) -> Record:
-    return ride(0)._replace(value=value)
-
-
-def _decoding_no_rides(monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Make a record that is no ride a rated ride."""
-    events = rides_module._events
-
-    def lenient(row: dict[str, Any]) -> Any:
-        is_ride = row["value"].startswith(b'{"')
-        return events(row if is_ride else row | {"value": ride(7).value})
-
-    monkeypatch.setattr(rides_module, "_events", lenient)
-    return True
 
 
 def test_a_replay_of_all_topics_is_compared(both: Settings, tmp_path: Path) -> None:
@@ -294,11 +264,11 @@ def test_erased_events_of_one_record_are_distinguished(both: Settings) -> None:
     assert_audited(both)
 
 
-def test_a_changed_source_is_not_compared(both: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_source_is_not_compared(both: Settings) -> None:
     """The audit says how many records were read under another text, and compares those read since."""
     send(to_rides(both), rides(range(10)))
     drain_all(both)
-    add_rides(monkeypatch, both, digest="1" * 32)
+    edit_source(both, "'ride': ride", "'trip': ride")
     send(to_rides(both), rides(range(10, 20)))
     drain_all(both)
     assert_audited(both)

@@ -270,7 +270,8 @@ def next_steps(account: "FileSummary", source: "FileSource") -> "Iterator[str]":
     if account.conflicts:
         yield (
             f"{account.conflicts:,} rows are conflicts: the lake holds their event_id with other content, and the "
-            "first one counts; the view conflicts shows both: karmalake sql"
+            "first one counts; the view conflicts shows both: karmalake sql. If the first one was loaded wrongly, "
+            "karmalake loads withdraw takes its load back: --dry-run says what follows"
         )
     if account.dead_letters:
         reasons = ", ".join(f"{reason}: {rows:,}" for reason, rows in account.reasons.items())

@@ -68,7 +68,7 @@ def withdraw(
         print_line("nothing was changed")
         return
     with progress("withdrawing"):
-        done = operate.withdraw(settings, names, why)
+        done = operate.withdraw_loads(settings, names, why)
     if done.record is None:
         print_line("nothing to withdraw: all of it was withdrawn before")
         return

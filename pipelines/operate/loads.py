@@ -181,14 +181,15 @@ class Withdrawal:
 def list_loads(settings: Settings, *, by_batch: bool = False) -> list[dict[str, Any]]:
     """Return the loads in the order of their first commits: what is in the lake, and what was withdrawn.
 
-    Raises UsageError if there is no lake.
+    Of each: load (its id), origin, committed, the counts of its rows or records, state and why; `by_batch` has a
+    row for every batch of a load, with its batch_id. Raises UsageError if there is no lake.
     """
     with _open_parts(settings) as connection:
         return connection.sql(_LOADS.format(batch="batch_id," if by_batch else "")).pl().to_dicts()
 
 
 def preview_withdrawal(settings: Settings, names: Sequence[str]) -> Preview:
-    """Return what a withdrawal would remove; change nothing. Raises like `withdraw`."""
+    """Return what a withdrawal would remove; change nothing. Raises like `withdraw_loads`."""
     rules = policy_in_force(settings).at(datetime.now(UTC)).rules
     targets = {
         "retracting": list(rules.retraction.actions),
@@ -206,7 +207,7 @@ def preview_withdrawal(settings: Settings, names: Sequence[str]) -> Preview:
     return Preview(len(chosen), events, users, first, last, letters, later, targeting)
 
 
-def withdraw(settings: Settings, names: Sequence[str], why: str) -> Withdrawal:
+def withdraw_loads(settings: Settings, names: Sequence[str], why: str) -> Withdrawal:
     """Remove the events of loads and batches from the lake by one commit; the next refresh updates the scores.
 
     names: loads and batches; a batch of a file stands for its load.

@@ -22,7 +22,7 @@ from tests.crashes import dlq_flows, ingest_flows, publish_flows, relay_flows, u
 from tests.crashes.flows import Flow, parts
 from tests.crashes.kills import kill, moments
 from tests.draining import send, with_ingest
-from tests.rides import of_topic, rides, rides_topic
+from tests.rides import rides, to_rides
 
 FLOWS: dict[str, Flow] = (
     ingest_flows.FLOWS
@@ -99,7 +99,7 @@ def stage(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) ->
     bus = with_ingest(local_settings.model_copy(update={"kafka": kafka}), max_batch_records=1)
     for part in parts():
         send(bus, part)
-    send(of_topic(bus, rides_topic(bus)), rides(range(60)))
+    send(to_rides(bus), rides(range(60)))
     with ThreadPoolExecutor(1) as thread:
         yield Stage(bus, tmp_path_factory.mktemp("kills"), thread)
 

@@ -7,7 +7,7 @@ from pipelines.lake.tables import open_lake
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.operate.dead_letters import Selection, requeue
 from pipelines.operate.erase import erase
-from pipelines.operate.loads import list_loads, withdraw
+from pipelines.operate.loads import list_loads, withdraw_loads
 from pipelines.operate.verify import verify_index
 from pipelines.settings import Settings
 from pipelines.sources.files import ColumnMapping
@@ -71,7 +71,7 @@ def load_wrongly(settings: Settings) -> None:
 
 def withdraw_and_load_again(settings: Settings) -> None:
     """Withdraw the wrong load and load the rows again, as `karmalake loads withdraw` and `karmalake backfill` do."""
-    withdraw(settings, [list_loads(settings)[0]["load"]], "wrong user")
+    withdraw_loads(settings, [list_loads(settings)[0]["load"]], "wrong user")
     _load(settings, "taker")
 
 

@@ -23,7 +23,7 @@ from pipelines.serving.read import published
 from pipelines.settings import Settings
 from tests.commands import KARMALAKE, Started
 from tests.draining import assert_verified, query, send, valid_records, with_ingest
-from tests.rides import add_rides, of_topic, ride, rides_topic, with_rides
+from tests.rides import ride, rides_topic, to_rides, with_rides
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
@@ -103,10 +103,9 @@ def test_two_divide_the_partitions_and_one_takes_over(bus: Settings) -> None:
     assert audit(bus).passed
 
 
-def test_two_topics_are_divided_and_taken_over(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_topics_are_divided_and_taken_over(bus: Settings, tmp_path: Path) -> None:
     """The group subscribes to both; each event and each checkpoint is of its own topic (`once`, `fenced`)."""
-    add_rides(monkeypatch, bus)
-    both, of_rides, count = with_rides(bus), of_topic(bus, rides_topic(bus)), 0
+    both, of_rides, count = with_rides(bus, tmp_path / "sources"), to_rides(bus), 0
     ensure_topic(of_rides.kafka)
     with _ingesting(both) as first:
         with _ingesting(both) as second:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import karmalake
 import pipelines.lake.withdrawal as lake_withdrawal
 import pipelines.operate.loads as operate
 from pipelines.backfill import backfill, summarize_files
@@ -18,7 +19,7 @@ from pipelines.lake.index import DedupIndex, open_index
 from pipelines.lake.tables import open_lake
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.operate.dead_letters import Selection, count_dead_letters
-from pipelines.operate.loads import Later, list_loads, loads_of_file, preview_withdrawal, withdraw
+from pipelines.operate.loads import Later, list_loads, loads_of_file, preview_withdrawal, withdraw_loads
 from pipelines.operate.verify import verify_erased, verify_index
 from pipelines.refresh import rebuild_warehouse, refresh_warehouse
 from pipelines.reputation.warehouse import Warehouse
@@ -73,13 +74,13 @@ def test_a_wrong_load_is_taken_back_and_loaded_again(busless: Settings, tmp_path
     (wrong,) = loads_of_file(busless, str(path))
     before = preview_withdrawal(busless, [wrong])
     assert (before.batches, before.events, before.users, before.dead_letters, before.later) == (1, 60, 3, 1, ())
-    done = withdraw(busless, [wrong], _WHY)
+    done = withdraw_loads(busless, [wrong], _WHY)
     assert done.record is not None
     assert (done.record.source, done.record.note, done.closed) == ("withdrawal", _WHY, 1)
     assert [each.events for each in done.record.withdrawn] == [60]
     assert query(busless, "SELECT count(*) FROM events") == [(5,)]
     _verify(busless)
-    assert withdraw(busless, [wrong], _WHY).record is None
+    assert withdraw_loads(busless, [wrong], _WHY).record is None
     assert [(load["state"], load["accepted"], load["why"]) for load in list_loads(busless)] == [
         ("withdrawn", 60, _WHY), ("in the lake", 5, None),
     ]  # fmt: skip
@@ -95,12 +96,21 @@ def test_a_withdrawn_file_is_read_from_its_start_again(busless: Settings, tmp_pa
     path = _ratings(tmp_path / "a.csv", range(60), "g0,t0,never,1,x\n")
     assert _load(busless, path, RIGHT) == 60
     assert _load(busless, path, RIGHT) == 0
-    withdraw(busless, loads_of_file(busless, str(path)), _WHY)
+    withdraw_loads(busless, loads_of_file(busless, str(path)), _WHY)
     assert _load(busless, path, RIGHT) == 60
     (summary,) = summarize_files(busless, [path], RIGHT)
     assert (summary.reconciles, summary.accepted, summary.reasons) == (True, 60, {"undecodable": 1})
     assert [load["state"] for load in list_loads(busless)] == ["withdrawn", "in the lake"]
     _verify(busless)
+
+
+def test_loads_have_a_python_door(busless: Settings, tmp_path: Path) -> None:
+    """`karmalake` lists loads, shows what a withdrawal would remove, and withdraws."""
+    karmalake.backfill(busless, _ratings(tmp_path / "a.csv", range(60)), WRONG)
+    (load,) = karmalake.list_loads(busless)
+    assert karmalake.preview_withdrawal(busless, [load["load"]]).events == 60
+    assert karmalake.withdraw_loads(busless, [load["load"]], _WHY).record
+    assert [each["state"] for each in karmalake.list_loads(busless)] == ["withdrawn"]
 
 
 def test_what_depends_on_a_load_is_said(busless: Settings, tmp_path: Path) -> None:
@@ -117,7 +127,7 @@ def test_what_depends_on_a_load_is_said(busless: Settings, tmp_path: Path) -> No
     assert found.later == (
         Later(loads["b"], f"file:{second}", 0, 10), Later(loads["c"], f"file:{third}", 5, 0),
     )  # fmt: skip
-    withdraw(busless, [loads["a"], loads["b"]], _WHY)
+    withdraw_loads(busless, [loads["a"], loads["b"]], _WHY)
     assert query(busless, "SELECT count(*) FROM events") == [(0,)]
     assert [_load(busless, second, by_id[1]), _load(busless, first, by_id[1])] == [20, 10]
     _verify(busless)
@@ -133,9 +143,9 @@ def test_names_of_loads_and_batches(busless: Settings, tmp_path: Path) -> None:
     assert preview_withdrawal(small, [load]) == preview_withdrawal(small, [batch, batch[:8]])
     for unknown in ("file-123456789", batch[:4], ""):
         with pytest.raises(UsageError, match="there is no load or batch"):
-            withdraw(small, [unknown], _WHY)
+            withdraw_loads(small, [unknown], _WHY)
     with pytest.raises(UsageError, match="--why"):
-        withdraw(small, [load], " ")
+        withdraw_loads(small, [load], " ")
     with pytest.raises(UsageError, match="was not loaded"):
         loads_of_file(small, "b.csv")
     assert query(small, "SELECT count(*) FROM events") == [(30,)]
@@ -152,12 +162,12 @@ def test_a_refresh_after_a_withdrawal_equals_a_rebuild(busless: Settings, tmp_pa
     for path, mapping in ((first, RIGHT), (second, WRONG)):
         _load(busless, path, mapping)
         refresh_warehouse(busless)
-    withdraw(busless, loads_of_file(busless, str(second)), _WHY)
+    withdraw_loads(busless, loads_of_file(busless, str(second)), _WHY)
     assert refresh_warehouse(busless).rebuild_reason is None
     users = _warehouse(busless, "SELECT user_id FROM reputation ORDER BY 1")
     assert users == [(f"t{n}",) for n in range(5)]
     _load(busless, second, RIGHT)
-    withdraw(busless, loads_of_file(busless, str(first)), _WHY)
+    withdraw_loads(busless, loads_of_file(busless, str(first)), _WHY)
     assert refresh_warehouse(busless).rebuild_reason is None
     refreshed = rows()
     rebuild_warehouse(busless)
@@ -172,7 +182,7 @@ def test_events_merged_with_those_of_other_loads_are_found(busless: Settings, tm
         _load(busless, path, mapping)
     lake = open_lake(busless.lake_root)
     compact(lake, 2)
-    withdraw(busless, loads_of_file(busless, str(first)), _WHY)
+    withdraw_loads(busless, loads_of_file(busless, str(first)), _WHY)
     assert vacuum(lake, 0) != []
     assert _by_user(busless) == [(f"t{n}", 10) for n in range(5)]
     assert _load(busless, first, RIGHT) == 50
@@ -185,7 +195,7 @@ def test_an_index_in_use_follows(busless: Settings, tmp_path: Path) -> None:
     _load(busless, path, WRONG)
     lake = open_lake(busless.lake_root)
     with closing(open_index(busless.index_dir, lake, lake.table("events"))) as index:
-        withdraw(busless, loads_of_file(busless, str(path)), _WHY)
+        withdraw_loads(busless, loads_of_file(busless, str(path)), _WHY)
         assert _load(busless, path, RIGHT) == 50
         index.catch_up(lake.table("events"))
         _verify(busless)
@@ -222,9 +232,9 @@ def test_an_interrupted_withdrawal_is_completed(
     with monkeypatch.context() as patched:
         patched.setattr(owner, step, _interrupted(getattr(owner, step), when))
         with pytest.raises(_Kill):
-            withdraw(busless, loads, _WHY)
+            withdraw_loads(busless, loads, _WHY)
     assert_verified(busless)
-    withdraw(busless, loads, _WHY)
+    withdraw_loads(busless, loads, _WHY)
     assert _by_user(busless) == [(f"t{n}", 10) for n in range(5)]
     assert count_dead_letters(busless, Selection()) == []
     assert query(busless, "SELECT sum(events)::INT, count(*) FROM withdrawn") == [(50, 1)]
@@ -271,3 +281,6 @@ def test_the_commands_say_what_to_do(tmp_path: Path) -> None:
     code, said = command("loads", "withdraw", "--file", "a.csv", "--why", _WHY)
     assert (code, "nothing to withdraw" in said) == (0, True), said
     assert "10 accepted" in command("backfill", *mapped, "--user-id", "taker")[1]
+    _ratings(tmp_path / "b.csv", range(9, 11))
+    code, said = command("backfill", "b.csv", *mapped[1:], "--user-id", "giver")
+    assert (code, "1 rows are conflicts" in said, "karmalake loads withdraw" in said) == (0, True, True), said
