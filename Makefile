@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-system services test test-fast test-containers lint format docs screenshots notebooks bench chaos fuzz pins contract release clean
+.PHONY: help setup demo demo-system demo-sources services test test-fast test-containers lint format docs screenshots notebooks bench chaos fuzz pins contract release clean
 
 help:  ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ demo: $(VENV)/.demo  ## events in, scores out, in about a minute; run it again t
 
 demo-system: setup  ## service, PostgreSQL, relay, Kafka, stream, Redis and notify, each killed once (needs Java)
 	$(BIN)/python -m examples
+
+demo-sources: setup  ## four topics that others designed, by four source files, under kills of the ingest
+	$(BIN)/python -m examples.foreign
 
 services: setup  ## install the servers of the tests that pip does not have, as root or with sudo on Debian
 	@$(BIN)/python -m tests.services.install

@@ -32,6 +32,7 @@ _WHERE = {
     "pipelines/monitoring/server.py": "karmalake stream, relay, notify",
     "pipelines/local/services.py": "karmalake local start",
     "examples/service.py": "the example's service, for its own tests",
+    "examples/foreign/teams/registry.py": "the example's schema registry, for its own test",
     "examples/system.py": "the example's servers, for its own tests",
 }
 """Modules that open ports, with their command; `rebuild --engine spark` opens Spark's."""

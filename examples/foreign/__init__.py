@@ -1,0 +1,1 @@
+"""Four teams whose topics were not designed for karmalake, and the four source files that bring them in."""
