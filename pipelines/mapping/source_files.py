@@ -129,6 +129,7 @@ class _Keys(BaseModel):
         yield from self._problems_of_kind()
         yield from self._problems_of_mapping()
         yield from self._problems_of_format()
+        yield from self._problems_of_paths()
         if self.event_id_from and self.event_id:
             yield "event_id and event_id_from exclude each other: remove one"
         if self.time_zone is not None and not _is_zone(self.time_zone):
@@ -141,6 +142,15 @@ class _Keys(BaseModel):
                 yield f"{name!r} is not the name of a topic: it has letters, digits, ., _ and -, and is no pattern"
         if len(set(given)) < len(given):
             yield "topics names a topic twice: remove one"
+
+    def _problems_of_paths(self) -> Iterator[str]:
+        """Yield what is no path; the names of columns of files may contain anything."""
+        paths = {key: getattr(self, key) for key in ("user_id", "time", "action_type_column", "event_id")}
+        paths |= {f"event_id_from.{number}": path for number, path in enumerate(self.event_id_from)}
+        paths |= {f"metadata.{name}": path for name, path in self.metadata.items()}
+        for key, path in paths.items():
+            if path == "" or (path and self.files is None and not all(path.split("."))):
+                yield f"{key}: {path!r} is not a path: write names with a dot between them, such as driver.id"
 
     def _problems_of_kind(self) -> Iterator[str]:
         """Yield the keys that the other kind of source has."""
@@ -479,11 +489,23 @@ def _explain(problem: ErrorDetails, path: Path, lines: dict[tuple[str, ...], int
     return f"{where}: {'.'.join(place)}{': ' if place else ''}{_remedy(problem)}"
 
 
+_SENTENCES = {
+    "string_too_short": "is empty: give a value, or remove it",
+    "too_short": "is empty: give a value, or remove it",
+    "string_type": "is not a text: write it in quotes",
+    "list_type": "is not a list: write it in square brackets",
+    "dict_type": 'is not a table: write { name = "path" }',
+}
+"""What to do, by the type of a mistake."""
+
+
 def _remedy(problem: ErrorDetails) -> str:
     if problem["type"] == "extra_forbidden":
         known = [each.alias or name for name, each in _Keys.model_fields.items()]
         close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
         return "is not a key here" + (f": did you mean {close[0]!r}?" if close else ": remove it")
+    if problem["type"] in _SENTENCES:
+        return _SENTENCES[problem["type"]]
     message = problem["msg"].removeprefix("Value error, ")
     given: Any = problem["input"]
     return message if isinstance(given, dict | list) else f"{message}, not {abbreviate(given)}"

@@ -78,6 +78,12 @@ def test_the_digest_covers_the_schema(tmp_path: Path) -> None:
         (_GOOD + 'columns = { __karmalake_row = "BIGINT" }\n', "record has a column __karmalake_row already"),
         (_GOOD + 'columns = { a = "INT", A = "INT" }\n', "record has a column A already"),
         (_GOOD + "topic = 1\n", " is not TOML"),
+        (_GOOD.replace('"rides"', '""'), ":1: topic: is empty: give a value"),
+        (_GOOD.replace('"rides"', "1"), ":1: topic: is not a text: write it in quotes"),
+        (_GOOD.replace("driver.id", "driver..id"), ": user_id: 'driver..id' is not a path"),
+        (_GOOD + 'event_id_from = [""]\n', ": event_id_from.0: '' is not a path"),
+        (_GOOD + 'metadata = { rating = "" }\n', ": metadata.rating: '' is not a path"),
+        (_GOOD + 'metadata = ["stars"]\n', ":6: metadata: is not a table"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
