@@ -1,6 +1,9 @@
 """Withdrawals of what a source made of records: requeued ones, erased users, and the same load more than once."""
 
 import json
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from pipelines.lake.upkeep import vacuum
 from pipelines.mapping import open_mapping, read_source
 from pipelines.operate.dead_letters import Requeued, Selection, count_dead_letters, requeue
 from pipelines.operate.erase import erase_without_documents
-from pipelines.operate.loads import list_loads, withdraw
+from pipelines.operate.loads import list_loads, withdraw, withdrawn_since
 from pipelines.operate.verify import verify_erased, verify_index
 from pipelines.settings import IngestSettings, Settings
 from tests.draining import assert_verified, query
@@ -48,16 +51,23 @@ def _ride(number: int, **fields: Any) -> bytes:
     return json.dumps(ride | fields).encode()
 
 
-def _ingest(settings: Settings, values: list[bytes], topic_id: str = "id-of-topic") -> None:
-    """Ingest records of a topic by the source as it is now, without a bus; another id is a replay of them."""
-    source, rows = read_source(_path(settings)), records(values)
-    place = rows.schema.get_field_index("topic_id")
-    rows = rows.set_column(place, rows.schema.field(place), pa.array([topic_id] * len(rows)))
-    with (
-        open_mapping(source, settings) as decode,
-        open_ingest_from(RecordSample(source, rows, decode), settings) as ingest,
-    ):
-        drain(ingest, lambda _: None)
+@contextmanager
+def _ingesting(settings: Settings) -> Generator[Callable[..., None]]:
+    """Yield a function that ingests records of a topic by the source as it is now, without a bus.
+
+    With another topic id it reads them again, as a replay does.
+    """
+    source = read_source(_path(settings))
+    with open_mapping(source, settings) as decode:
+
+        def ingest(values: list[bytes], topic_id: str = "id-of-topic") -> None:
+            rows = records(values)
+            place = rows.schema.get_field_index("topic_id")
+            rows = rows.set_column(place, rows.schema.field(place), pa.array([topic_id] * len(rows)))
+            with open_ingest_from(RecordSample(source, rows, decode), settings) as opened:
+                drain(opened, lambda _: None)
+
+        yield ingest
 
 
 def _path(settings: Settings) -> Path:
@@ -82,7 +92,8 @@ def _verify(settings: Settings) -> None:
 def test_a_withdrawn_requeue_opens_its_dead_letters(busless: Settings) -> None:
     """They can be requeued again by another text, and close with the load that they are of (`nothing-lost`)."""
     nested = [_ride(n, driver=None, who={"driver": f"d{n}"}) for n in range(3)]
-    _ingest(busless, [*(_ride(n) for n in range(10, 20)), *nested])
+    with _ingesting(busless) as ingest:
+        ingest([*(_ride(n) for n in range(10, 20)), *nested])
     assert _fates(busless) == {"open": 3}
     (first,) = list_loads(busless)
     _path(busless).write_text(_SOURCE.replace('"driver"', '"who.driver"').replace("DriverRated", "Wrong"))
@@ -107,33 +118,36 @@ def test_a_withdrawn_requeue_opens_its_dead_letters(busless: Settings) -> None:
 def test_an_erased_user_of_a_withdrawn_load_stays_out(busless: Settings) -> None:
     """Whichever comes first, erasure or withdrawal, and when the load returns; the account adds up (`erasable`)."""
     values = [_ride(n) for n in range(12)]
-    _ingest(busless, values)
-    erase_without_documents(busless, ["d0"])
-    (load,) = [each["load"] for each in list_loads(busless)]
-    done = withdraw(busless, [load], "wrong")
-    assert done.record is not None
-    assert [each.events for each in done.record.withdrawn] == [8]
-    _verify(busless)
-    erase_without_documents(busless, ["d1"])
-    _verify(busless)
-    vacuum(open_lake(busless.lake_root), 0)
-    _ingest(busless, values, "replay-1")
+    with _ingesting(busless) as ingest:
+        ingest(values)
+        erase_without_documents(busless, ["d0"])
+        (load,) = [each["load"] for each in list_loads(busless)]
+        done = withdraw(busless, [load], "wrong")
+        assert done.record is not None
+        assert [each.events for each in done.record.withdrawn] == [8]
+        erase_without_documents(busless, ["d1"])
+        _verify(busless)
+        vacuum(open_lake(busless.lake_root), 0)
+        ingest(values, "replay-1")
     assert query(busless, "SELECT DISTINCT user_id FROM events") == [("d2",)]
     _verify(busless)
 
 
 def test_a_load_is_withdrawn_again_and_again(busless: Settings) -> None:
-    """Each time what came since the last one, and nothing twice (`once`)."""
+    """Each time what came since the last one, and nothing twice; an answer as of before says what it lacks (`once`)."""
     values = [_ride(n) for n in range(10)]
-    _ingest(busless, values)
-    (load,) = {each["load"] for each in list_loads(busless)}
-    for again in range(1, 4):
-        done = withdraw(busless, [load], f"reason {again}")
-        assert done.record is not None
-        assert [each.events for each in done.record.withdrawn] == [10]
-        assert withdraw(busless, [load], "twice").record is None
-        assert query(busless, _COUNT) == [(0,)]
-        _ingest(busless, values, f"replay-{again}")
-        assert query(busless, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(10, 10)]
-        _verify(busless)
-    assert query(busless, "SELECT sum(events)::INT, count(*) FROM withdrawn") == [(30, 3)]
+    with _ingesting(busless) as ingest:
+        ingest(values)
+        loaded = datetime.now(UTC)
+        (load,) = {each["load"] for each in list_loads(busless)}
+        for again in (1, 2):
+            done = withdraw(busless, [load], f"reason {again}")
+            assert done.record is not None
+            assert [each.events for each in done.record.withdrawn] == [10]
+            assert withdraw(busless, [load], "twice").record is None
+            assert query(busless, _COUNT) == [(0,)]
+            ingest(values, f"replay-{again}")
+            assert query(busless, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(10, 10)]
+    _verify(busless)
+    assert query(busless, "SELECT sum(events)::INT, count(*) FROM withdrawn") == [(20, 2)]
+    assert (withdrawn_since(busless, loaded), withdrawn_since(busless, datetime.now(UTC))) == (10, 0)
