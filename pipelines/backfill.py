@@ -53,7 +53,8 @@ GROUP BY topic_id
 """
 _EARLIER = """
 SELECT DISTINCT source_digest
-FROM (SELECT unnest(ranges, recursive := true) FROM (SELECT ranges FROM commits))
+FROM (SELECT batch_id, unnest(ranges, recursive := true) FROM (SELECT batch_id, ranges FROM commits))
+ANTI JOIN withdrawn USING (batch_id, topic_id)
 WHERE topic = ? AND source = ? AND source_digest <> ?
 """
 _REASONS = """

@@ -18,9 +18,11 @@ import pytest
 from deltalake.exceptions import DeltaError
 from pydantic import SecretStr
 
+from pipelines.backfill import backfill
 from pipelines.errors import CommitUnknownError, FencedError, UsageError
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.operate.erase import erase
+from pipelines.operate.loads import loads_of_file, withdraw
 from pipelines.operate.verify import verify
 from pipelines.refresh import rebuild_warehouse, refresh_warehouse
 from pipelines.reputation import database_file
@@ -31,6 +33,7 @@ from pipelines.serving.publication_state import Stamp
 from pipelines.serving.read import published, read_reputation
 from pipelines.serving.store import open_store
 from pipelines.settings import Settings
+from pipelines.sources.files import ColumnMapping
 from pipelines.stream import stream
 from tests.clocks import replaced_clock
 from tests.commands import KARMALAKE, Started
@@ -200,6 +203,25 @@ def test_an_erasure_during_a_copy(streamed: Settings, monkeypatch: pytest.Monkey
         wait_for("the end of the document", lambda: read_reputation("u-3", streamed) is None)
     assert _users(streamed) == [f"u-{n}" for n in range(7) if n != 3]
     assert not list(streamed.data_dir.glob("*.next"))
+    assert [check for check in verify(streamed) if not check.passed] == []
+
+
+def test_a_load_is_withdrawn_beside_a_live_stream(streamed: Settings, tmp_path: Path) -> None:
+    """Its events leave what is served without a restart, and new ones count; the load returns (`fresh`, `once`)."""
+    path = tmp_path / "a.csv"
+    path.write_text("".join(["user,at\n", *(f"u-{n % 7},2026-02-0{1 + n % 7}T00:00:0{n % 7}Z\n" for n in range(7))]))
+    mapping = ColumnMapping("user", "at", "iso", "A")
+    send(streamed, valid_records(range(7)))
+    with streaming(streamed):
+        backfill(streamed, path, mapping)
+        serves(streamed, "u-3", 6)
+        assert withdraw(streamed, loads_of_file(streamed, str(path)), "wrong").record is not None
+        serves(streamed, "u-3", 3)
+        send(streamed, valid_records(range(7, 14)))
+        serves(streamed, "u-3", 6)
+        backfill(streamed, path, mapping)
+        serves(streamed, "u-3", 9)
+    assert query(streamed, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(21, 21)]
     assert [check for check in verify(streamed) if not check.passed] == []
 
 

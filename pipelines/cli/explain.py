@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.boundary.text import escape_text
+from pipelines.cli.loads import warn_of_withdrawn
 from pipelines.cli.options import chosen_policy, current_settings, instant, utf8
 from pipelines.cli.output import print_line
 from pipelines.cli.rows import Format, write
@@ -56,6 +57,7 @@ def explain(
     rules = chosen_policy(policy, known)
     end = instant(until) or instant(as_of) or known or datetime.now(UTC)
     user = utf8(user)
+    warn_of_withdrawn(known)
     with _lake() as connection:
         if since is None:
             _explain(_ledger(connection, rules, user, end, known), user, end, form, output)

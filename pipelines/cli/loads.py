@@ -10,6 +10,7 @@ from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     from pipelines.operate.loads import Later, Preview
 
@@ -118,3 +119,16 @@ def _way_back(later: "Later") -> str:
     if later.topic.startswith("file:"):
         return f"to count them, withdraw {later.load}, too, and load {later.topic.removeprefix('file:')} again"
     return "`karmalake replay --from-beginning` brings them"
+
+
+def warn_of_withdrawn(known_at: "datetime | None") -> None:
+    """Say what an answer as known at a moment lacks: the events that were withdrawn since."""
+    if known_at is None:
+        return
+    from pipelines.operate.loads import withdrawn_since  # noqa: PLC0415
+
+    if count := withdrawn_since(bare_settings(), known_at):
+        print_warning(
+            f"{count:,} events that the lake had then were withdrawn since, and are not in this answer: "
+            "`karmalake loads list` shows their loads"
+        )

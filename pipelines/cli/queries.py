@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.cli.loads import warn_of_withdrawn
 from pipelines.cli.options import chosen_policy, current_settings, instant, utf8
 from pipelines.cli.output import print_check, print_document, print_line, print_note, print_table, print_warning
 from pipelines.cli.rows import Format, rows_file, write, write_relation
@@ -69,6 +70,7 @@ def scores(
 
     settings = current_settings()
     known = instant(known_at)
+    warn_of_withdrawn(known)
     rules = chosen_policy(policy, known)
     moment = instant(as_of) or known or datetime.now(UTC)
     write(engine.scores(take_snapshot(open_lake(settings.lake_root)), rules, moment, known), form, output)

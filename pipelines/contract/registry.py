@@ -60,6 +60,10 @@ class Reference(NamedTuple):
     version: int
 
 
+class MissingReferenceError(ConfigurationError):
+    """A schema refers to one that the registry lacks, or to too many: no other error says that about a schema."""
+
+
 @dataclass(frozen=True, slots=True)
 class Registry:
     """A client of one registry."""
@@ -107,7 +111,7 @@ class Registry:
         try:
             named = self.follow(found.references, max(0.0, deadline - monotonic()))
             return WriterSchema("avro", inline_references(found.text, named))
-        except (ConfigurationError, ValueError) as error:
+        except (MissingReferenceError, ValueError) as error:
             detail = (
                 "The value's Avro schema refers to other subjects of the registry, which does not resolve them "
                 f"({error}): put the resolved schema into contract.schemas_dir as {schema_id.name}.avsc, then requeue "
@@ -118,7 +122,7 @@ class Registry:
     def follow(self, references: Sequence[Reference], seconds: float = _FOLLOW_SECONDS) -> dict[str, str]:
         """Return the schemas that references name, and those that they refer to, by name; the innermost come first.
 
-        Raises ConfigurationError if the registry lacks one, or there are over MAX_REFERENCES, and as `fetch` does.
+        Raises MissingReferenceError if the registry lacks one, or there are over MAX_REFERENCES, and as `fetch` does.
         """
         found: dict[str, str] = {}
         self._follow(references, monotonic() + seconds, found, set())
@@ -132,13 +136,13 @@ class Registry:
                 continue
             requested.add(reference)
             if len(requested) > MAX_REFERENCES:
-                raise ConfigurationError(f"a schema of {self._where} refers to over {MAX_REFERENCES} others")
+                raise MissingReferenceError(f"a schema of {self._where} refers to over {MAX_REFERENCES} others")
             subject = quote(reference.subject, safe="")
             answer = self._get(f"subjects/{subject}/versions/{reference.version}", deadline)
             schema = _schema_in(_json(answer)) if answer.status == HTTPStatus.OK else None
             if not isinstance(schema, WriterSchema):
                 if _error_code(_json(answer)) in _UNKNOWN_VERSIONS:
-                    raise ConfigurationError(f"{self._where} lacks {reference.subject}, version {reference.version}")
+                    raise MissingReferenceError(f"{self._where} lacks {reference.subject}, version {reference.version}")
                 raise self._error(answer)
             self._follow(schema.references, deadline, found, requested)
             found[reference.name] = schema.text

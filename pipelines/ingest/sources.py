@@ -13,11 +13,8 @@ import pyarrow as pa
 
 from pipelines.contract.decode import Decoded, Decoder, decode
 from pipelines.errors import ConfigurationError, UsageError
-from pipelines.mapping import SourceFile, open_mapping, read_sources
+from pipelines.mapping import CONTRACT, SourceFile, open_mapping, read_sources
 from pipelines.settings import Settings
-
-CONTRACT = "contract"
-"""The name of the source of our own contract."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,12 @@ import pyarrow.compute as pc
 
 from pipelines.contract.decode import Decoded, validate_mapped
 from pipelines.contract.parsing import Parsed, Problem, sanitize_message
-from pipelines.contract.registry import WriterSchema
+from pipelines.contract.registry import MissingReferenceError, WriterSchema
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import EVENT
 from pipelines.contract.schema_ids import PREFIX_BYTES, SchemaReference, schema_references
 from pipelines.contract.schemas import SchemaStore, open_schema_store
 from pipelines.contract.values import find_schemas
-from pipelines.errors import ConfigurationError
 from pipelines.mapping.mapper import Mapped
 from pipelines.mapping.sandbox import Sandbox
 from pipelines.mapping.source_files import SourceFile, require_packages
@@ -39,8 +38,8 @@ class Mapping:
     source: SourceFile
     contract: ContractSettings
     sandbox: Sandbox
-    schemas: dict[tuple[WriterSchema, str], ValueSchema | Problem] = field(
-        default_factory=dict[tuple[WriterSchema, str], ValueSchema | Problem]
+    schemas: dict[tuple[WriterSchema, str], ValueSchema] = field(
+        default_factory=dict[tuple[WriterSchema, str], ValueSchema]
     )
 
     def fields(self) -> list[str]:
@@ -106,9 +105,10 @@ class Mapping:
 
     def _value_schema(self, schema: WriterSchema, indexes: bytes) -> ValueSchema | Problem:
         message = "" if schema.format != "protobuf" else _message(indexes)
-        if (schema, message) not in self.schemas:
-            self.schemas[schema, message] = self._with_references(schema, message)
-        return self.schemas[schema, message]
+        found = self.schemas.get((schema, message)) or self._with_references(schema, message)
+        if isinstance(found, ValueSchema):  # what the registry lacks may be added
+            self.schemas[schema, message] = found
+        return found
 
     def _with_references(self, schema: WriterSchema, message: str) -> ValueSchema | Problem:
         if schema.format != "protobuf" or not schema.references:
@@ -118,7 +118,7 @@ class Mapping:
             return Problem(Reason.UNKNOWN_SCHEMA, "The value's schema refers to others, and there is no registry.")
         try:
             files = store.registry.follow(schema.references)
-        except ConfigurationError as error:
+        except MissingReferenceError as error:
             return Problem(Reason.UNKNOWN_SCHEMA, sanitize_message(f"The value's schema is incomplete: {error}."))
         return ValueSchema("protobuf", schema.text, message, tuple(files.items()))
 

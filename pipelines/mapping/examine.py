@@ -6,10 +6,10 @@ import base64
 import binascii
 import json
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from time import monotonic
 from typing import Any, cast
@@ -63,35 +63,42 @@ def read_topic(kafka: KafkaSettings, topic: str, count: int) -> pa.Table:
 
 
 def read_records(path: Path, source: SourceFile, count: int) -> pa.Table:
-    """Return the values of a file, one a line (RECORD columns): JSON as it is, others as base64.
+    """Return the values of a file (RECORD columns), one a line: JSON as it is, others as base64; skip empty lines.
 
-    Raises UsageError for a file that cannot be read, and a line that is too long or not base64.
+    The offset of a record is the number of its line. Raises UsageError for a file that cannot be read, and a line that
+    is too long or not base64.
     """
-    values: list[bytes] = []
+    values: dict[int, bytes] = {}
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(islice(iter(lambda: file.readline(_MAX_LINE_BYTES + 1), b""), count), 1):
+            for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE_BYTES + 1), b""), 1):
                 if len(line) > _MAX_LINE_BYTES:
                     raise UsageError(f"{path}: line {number} is longer than {_MAX_LINE_BYTES} bytes")
-                values.append(
-                    line.rstrip(b"\r\n") if source.format == "json" else base64.b64decode(line, validate=False)
-                )
+                if text := line.removeprefix(BOM_UTF8).strip():
+                    values[number] = text if source.format == "json" else _from_base64(text, f"{path}: line {number}")
+                if len(values) == count:
+                    break
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except binascii.Error:
-        raise UsageError(f"{path}: line {len(values) + 1} is not base64, one value of {source.format} a line") from None
     now = pa.array([datetime.now(UTC)] * len(values), RECORD.field("bus_time").type)
     columns: Mapping[str, Any] = {
         "topic_id": [path.name] * len(values),
         "topic": [source.topics[0] if source.topics else path.name] * len(values),
         "topic_partition": [0] * len(values),
-        "offset": range(len(values)),
+        "offset": list(values),
         "bus_time": now,
         "key": [None] * len(values),
-        "value": values,
+        "value": list(values.values()),
         "headers": [[]] * len(values),
     }
     return pa.table([pa.array(columns[each.name], each.type) for each in RECORD], schema=RECORD)
+
+
+def _from_base64(text: bytes, place: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise UsageError(f"{place}: is not base64: give one value a line, encoded by `base64 -w 0`") from None
 
 
 def _table(topic_id: str, topic: str, rows: list[Any]) -> pa.Table:

@@ -195,7 +195,7 @@ class Mapper:
         """Return the SQL of the columns of the value by name, `value` first."""
         found = {"value": "value"}
         if pa.types.is_struct(kind):
-            names = [field.name for field in kind if field.name.lower() not in {"value", *self.config.envelope}]
+            names = [field.name for field in kind if field.name.lower() not in {"value", ROW, *self.config.envelope}]
             return found | {name: f"value.{identifier(name)}" for name in names}
         for name, path, sql_type in self.config.columns:
             operator = "->>" if sql_type.upper() == "VARCHAR" else "->"
@@ -321,7 +321,8 @@ def _without_nulls(metadata: pa.Array) -> pa.Array:
 def _order(found: pa.Table) -> pa.Array:
     """Return the order of the events: by record, then by contents, so that no order of a query's rows matters."""
     keyed = found.drop_columns(["metadata"])
-    if found["event_id"].null_count:
+    ids = found.select(["row", "event_id"])
+    if found["event_id"].null_count or len(ids.group_by(ids.column_names).aggregate([])) < len(ids):
         texts = [json.dumps(entries) for entries in found["metadata"].to_pylist()]
         keyed = keyed.append_column("metadata", pa.array(texts, pa.string()))
     return pc.sort_indices(keyed, sort_keys=[(name, "ascending") for name in keyed.column_names])

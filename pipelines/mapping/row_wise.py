@@ -6,8 +6,11 @@ subquery or a WITH of this form), all others are constants or functions of its r
 combines rows: no aggregate, window, DISTINCT, ORDER BY or LIMIT, and of set operations only UNION ALL. Then each row
 has one row of `record`, and the hidden column ROW, added to every SELECT over `record`, carries its number to the end.
 
-Functions are judged by DuckDB's catalogue: only those that it calls CONSISTENT are pure. The text is never changed:
-its syntax tree is, and `json_execute_serialized_sql` runs that.
+ROW itself cannot be read, since a record has another number in another batch: neither by its name, nor within a whole
+row (`SELECT record`), nor by a position (`#1`), nor by a pattern (`COLUMNS('.*')`).
+
+Functions are judged by DuckDB's catalogue: only those that it calls CONSISTENT and that have arguments are pure.
+The text is never changed: its syntax tree is, and `json_execute_serialized_sql` runs that.
 """
 
 import json
@@ -25,6 +28,23 @@ ROW = "__karmalake_row"
 RELATION = "record"
 _TABLE_FUNCTIONS = {"unnest", "range", "generate_series", "json_each", "json_tree"}
 """Functions of one row that return several; the catalogue does not say which table functions are pure."""
+_UNSTABLE = {"hash": "it is another number in another release of DuckDB: use md5() or sha256()"}
+"""Functions of their arguments alone that another release computes in another way."""
+_CONSTANTS = {"pi"}
+"""What has a value without arguments; the catalogue calls some others consistent that read the clock."""
+_FUNCTIONS = """
+SELECT
+    lower(function_name),
+    function_type,
+    bool_and(stability = 'CONSISTENT') AND bool_or(len(parameters) > 0 OR varargs IS NOT NULL),
+    string_agg(macro_definition, ' ')
+FROM duckdb_functions()
+GROUP BY ALL
+"""
+_SCHEMAS = {"main", "temp", "memory", "system"}
+"""What may stand before the name of a relation."""
+_UNNAMED = "unnamed_subquery"
+"""Begins the name that DuckDB gives to a subquery without one."""
 _CLAUSES = {
     "group_expressions": "GROUP BY combines records: use list functions such as list_sum() over the items of one",
     "having": "HAVING combines records: use WHERE",
@@ -68,10 +88,16 @@ def check_select(connection: duckdb.DuckDBPyConnection, text: str, columns: froz
     node = tree["statements"][0]["node"]
     names = {str(name).lower() for part in tree_objects(tree) for name in part.get("column_names") or []}
     known = names if columns is None else {name.lower() for name in columns}
-    _Check(text, _Catalogue.read(connection, names), known).run(node)
+    _Check(text, _Catalogue.read(connection, names), known, _relation_names(tree)).run(node)
     if any(part.get("class") == "STAR" for part in tree_objects(tree)):
         names.add("*")
     return RowWise(json.dumps(tree), frozenset(names))
+
+
+def _relation_names(tree: dict[str, Any]) -> set[str]:
+    """Return the names of tables and subqueries in FROM, in small letters: as a value, each is a whole row."""
+    found = (part for part in tree_objects(tree) if str(part.get("type")) in {"BASE_TABLE", "SUBQUERY"})
+    return {str(part.get("alias") or part.get("table_name") or "").lower() for part in found}
 
 
 def _parse(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
@@ -111,13 +137,12 @@ class _Catalogue:
     @classmethod
     def read(cls, connection: duckdb.DuckDBPyConnection, names: set[str]) -> "_Catalogue":
         """Read the catalogue; `names` are those that the query uses like columns."""
-        rows: list[tuple[str, str, str | None, str | None]] = connection.execute(
-            "SELECT lower(function_name), function_type, stability, macro_definition FROM duckdb_functions()"
-        ).fetchall()
+        rows: list[tuple[str, str, bool, str | None]] = connection.execute(_FUNCTIONS).fetchall()
         scalars = {name for name, kind, _, _ in rows if kind == "scalar"}
-        impure = {name for name, kind, stability, _ in rows if kind == "scalar" and stability != "CONSISTENT"}
+        impure = {name for name, kind, is_pure, _ in rows if kind == "scalar" and not is_pure} - _CONSTANTS
         impure |= {name.removeprefix("get_") for name in impure}
-        impure |= {name for name, kind, _, text in rows if kind == "macro" and _words(text) & {*impure, "current_user"}}
+        refused = {*impure, "current_user", "select"}
+        impure |= {name for name, kind, _, text in rows if kind == "macro" and _words(text) & refused}
         combining = {name for name, kind, _, _ in rows if kind in {"aggregate", "window"}}
         constants = {name for name in names if _is_constant(connection, name)}
         return cls(frozenset(impure), frozenset(combining - scalars), frozenset(constants))
@@ -142,6 +167,8 @@ class _Check:
     text: str
     catalogue: _Catalogue
     columns: set[str]
+    whole_rows: set[str]
+    """The names of relations, which as a value are whole rows with ROW."""
     relations: dict[str, bool] = field(default_factory=lambda: {RELATION: True})
     """The names that FROM may use, and whether their rows are those of records."""
 
@@ -190,6 +217,8 @@ class _Check:
         for clause, reason in _CLAUSES.items():
             if node[clause]:
                 raise self._refusal({}, reason)
+        if node["aggregate_handling"] == "FORCE_AGGREGATES":
+            raise self._refusal({}, _CLAUSES["group_expressions"])
         for expression in (node["select_list"], node["where_clause"]):
             self._expression(expression)
         is_of_records = self._source(node["from_table"])
@@ -199,7 +228,7 @@ class _Check:
 
     def _add_row(self, node: dict[str, Any]) -> None:
         """Add ROW to the columns of a SELECT over `record`, and leave it out of its stars."""
-        for part in tree_objects(node["select_list"]):
+        for part in tree_objects([node["select_list"], node["where_clause"]]):
             if part.get("class") == "STAR":
                 cast("list[Any]", part["exclude_list"]).append(ROW)
         node["select_list"].append(
@@ -262,8 +291,24 @@ class _Check:
                 raise self._refusal(part, f"{part['function_name']}() OVER combines records: {_PER_RECORD}")
             if kind == "PARAMETER":
                 raise self._refusal(part, "a parameter has no value here: write it out")
+            if kind == "POSITIONAL_REFERENCE":
+                raise self._refusal(part, "a column by its position is not allowed: write its name")
+            if kind == "STAR" and part["expr"] is not None:
+                raise self._refusal(part, "COLUMNS with a pattern is not allowed: name the columns")
+            if kind == "COLUMN_REF":
+                self._column(part)
             if kind in {"FUNCTION", "COLUMN_REF"}:
                 self._function(part)
+
+    def _column(self, part: dict[str, Any]) -> None:
+        """Refuse ROW, also within a whole row."""
+        names = [str(name).lower() for name in part["column_names"]]
+        if ROW in names:
+            raise self._refusal(part, f"the name {ROW} is reserved: choose another one")
+        is_relation = names[-1] in self.whole_rows or names[-1].startswith(_UNNAMED)
+        if is_relation and set(names[:-1]) <= _SCHEMAS:
+            reason = f"{names[-1]} is a relation, and its whole row is not the same in every batch: name its columns"
+            raise self._refusal(part, f"{reason}, or give it another name by AS if you mean a column")
 
     def _function(self, part: dict[str, Any]) -> None:
         """Refuse an impure function, also one that is written like a column, such as current_timestamp."""
@@ -278,6 +323,10 @@ class _Check:
             raise self._refusal(part, f"{reason}: use a field of the record, such as bus_time")
         if part["class"] == "FUNCTION" and name in self.catalogue.aggregates:
             raise self._refusal(part, f"{name}() combines records: use list functions over the items of one record")
+        if part["class"] == "FUNCTION" and name in _UNSTABLE:
+            raise self._refusal(part, f"{name}() is not allowed: {_UNSTABLE[name]}")
+        if part["class"] == "FUNCTION" and name == "age" and len(part["arguments"]) == 1:
+            raise self._refusal(part, "age() of one time is of today: give it two, such as age(bus_time, ...)")
 
     def _refusal(self, part: dict[str, Any], reason: str) -> SelectError:
         place = part.get("query_location", 2**64)

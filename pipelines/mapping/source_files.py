@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 from zoneinfo import ZoneInfo
 
+import duckdb
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
@@ -17,14 +18,18 @@ from pipelines.boundary.extras import is_installed, missing_extra
 from pipelines.boundary.locked_sql import identifier, literal
 from pipelines.boundary.toml import abbreviate, format_problems, key_lines, parse_toml, read_toml
 from pipelines.errors import ConfigurationError, UsageError
-from pipelines.mapping.mapper import MapperConfig
+from pipelines.mapping.mapper import ENVELOPE, MapperConfig
 from pipelines.mapping.proto_files import DESCRIPTOR_SET, descriptor_set_text
 from pipelines.mapping.ready_made import READY_MADE, ReadyMade
+from pipelines.mapping.row_wise import ROW
 from pipelines.mapping.values import ValueSchema
 from pipelines.sources.files import ColumnMapping
 from pipelines.sources.options import ReadOptions
 
+CONTRACT = "contract"
+"""The name of the source of our own contract, which no file has."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _MAX_SCHEMA_BYTES = 4 * 1024 * 1024
 _DIGEST_BYTES = 16
 _SUFFIXES = {"protobuf": (".proto", ".desc"), "avro": (".avsc",)}
@@ -120,13 +125,32 @@ class _Keys(BaseModel):
         """Yield what keys contradict each other, or are missing."""
         if sum(value is not None for value in (self.topic, self.topics, self.files)) != 1:
             yield "give one of topic, topics and files"
+        yield from self._problems_of_topics()
         yield from self._problems_of_kind()
         yield from self._problems_of_mapping()
         yield from self._problems_of_format()
+        yield from self._problems_of_paths()
         if self.event_id_from and self.event_id:
             yield "event_id and event_id_from exclude each other: remove one"
         if self.time_zone is not None and not _is_zone(self.time_zone):
             yield f"time_zone {self.time_zone!r} is not a time zone: write one such as Europe/Berlin"
+
+    def _problems_of_topics(self) -> Iterator[str]:
+        given = [self.topic] if self.topic is not None else self.topics or []
+        for name in given:
+            if not _TOPIC.fullmatch(name):
+                yield f"{name!r} is not the name of a topic: it has letters, digits, ., _ and -, and is no pattern"
+        if len(set(given)) < len(given):
+            yield "topics names a topic twice: remove one"
+
+    def _problems_of_paths(self) -> Iterator[str]:
+        """Yield what is no path; the names of columns of files may contain anything."""
+        paths = {key: getattr(self, key) for key in ("user_id", "time", "action_type_column", "event_id")}
+        paths |= {f"event_id_from.{number}": path for number, path in enumerate(self.event_id_from)}
+        paths |= {f"metadata.{name}": path for name, path in self.metadata.items()}
+        for key, path in paths.items():
+            if path == "" or (path and self.files is None and not all(path.split("."))):
+                yield f"{key}: {path!r} is not a path: write names with a dot between them, such as driver.id"
 
     def _problems_of_kind(self) -> Iterator[str]:
         """Yield the keys that the other kind of source has."""
@@ -259,6 +283,8 @@ def read_source(path: Path) -> SourceFile:
     """Read one file. Raises ConfigurationError with file and key of a mistake."""
     if not _NAME.fullmatch(path.stem):
         raise ConfigurationError(f"{path}: a source is named by letters, digits, - and _: rename the file")
+    if path.stem == CONTRACT:
+        raise ConfigurationError(f"{path}: {CONTRACT} is the name of our own contract: rename the file")
     text = read_toml(path, ConfigurationError)
     values = parse_toml(text, str(path), ConfigurationError)
     try:
@@ -338,6 +364,8 @@ def _schema(path: Path, keys: _Keys) -> tuple[ValueSchema | None, bytes]:
     if keys.schema_file is None:
         return (None if keys.registry or keys.files else ValueSchema("json")), b""
     place = path.parent / keys.schema_file
+    if place.exists() and not place.is_file():  # a pipe may be endless
+        raise ConfigurationError(f"{path}: schema: {place} is not a file")
     try:
         with place.open("rb") as file:
             content = file.read(_MAX_SCHEMA_BYTES + 1)
@@ -348,14 +376,13 @@ def _schema(path: Path, keys: _Keys) -> tuple[ValueSchema | None, bytes]:
     if place.suffix == ".desc":
         return ValueSchema("protobuf", descriptor_set_text(content), keys.message or ""), content
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path}: schema: {place} is not UTF-8: save it as UTF-8") from None
     if place.suffix == ".proto":
         imports = tuple(_imports(place.parent, text, {place.name: text}).items())
-        return ValueSchema("protobuf", text, keys.message or "", imports), content + "".join(
-            t for _, t in imports
-        ).encode()
+        named = "".join(f"{len(name)}:{name}{len(each)}:{each}" for name, each in imports)
+        return ValueSchema("protobuf", text, keys.message or "", imports), content + named.encode()
     return ValueSchema("avro", text), content
 
 
@@ -377,9 +404,9 @@ def _config(keys: _Keys, path: Path) -> MapperConfig:
     if keys.like is not None:
         kind = READY_MADE[keys.like]
         return MapperConfig(kind.select(_options(keys, kind)), time_unit=cast("Any", keys.time_unit or kind.time_unit))
-    columns = tuple((name, _json_path(name), kind) for name, kind in keys.columns.items())
-    if problem := next(_wrong_types(keys.columns), None):
+    if problem := next(_wrong_columns(keys.columns), None):
         raise ConfigurationError(f"{path}: columns: {problem}")
+    columns = tuple((name, _json_path(name), _sql_type(kind) or "") for name, kind in keys.columns.items())
     select = keys.select or ("" if keys.files else _plain(keys))
     unit = cast("Any", keys.time_unit)
     return MapperConfig(select, columns, unit, keys.time_zone, tuple(keys.event_id_from), keys.files is not None)
@@ -390,11 +417,24 @@ def _options(keys: _Keys, kind: ReadyMade) -> dict[str, str]:
     return given | {"time_unit": keys.time_unit or "us"}
 
 
-def _wrong_types(columns: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is no type: it becomes part of a statement."""
+def _wrong_columns(columns: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is no new column of `record`, or no type."""
+    taken = {"value", ROW, *ENVELOPE}
     for name, kind in columns.items():
-        if not re.fullmatch(r"[A-Za-z0-9_ ,()\[\]\"]+", kind):
+        if name.lower() in taken:
+            yield f"record has a column {name} already: remove it, and read the member by value->>{literal(name)}"
+        taken.add(name.lower())
+        if _sql_type(kind) is None:
             yield f"{name}: {kind!r} is not a type of DuckDB"
+
+
+def _sql_type(text: str) -> str | None:
+    """Return a type as DuckDB writes it, since it becomes part of a statement; None if it is none."""
+    try:
+        with duckdb.connect() as connection:
+            return str(connection.type(text))
+    except duckdb.Error:
+        return None
 
 
 def _plain(keys: _Keys) -> str:
@@ -449,11 +489,23 @@ def _explain(problem: ErrorDetails, path: Path, lines: dict[tuple[str, ...], int
     return f"{where}: {'.'.join(place)}{': ' if place else ''}{_remedy(problem)}"
 
 
+_SENTENCES = {
+    "string_too_short": "is empty: give a value, or remove it",
+    "too_short": "is empty: give a value, or remove it",
+    "string_type": "is not a text: write it in quotes",
+    "list_type": "is not a list: write it in square brackets",
+    "dict_type": 'is not a table: write { name = "path" }',
+}
+"""What to do, by the type of a mistake."""
+
+
 def _remedy(problem: ErrorDetails) -> str:
     if problem["type"] == "extra_forbidden":
         known = [each.alias or name for name, each in _Keys.model_fields.items()]
         close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
         return "is not a key here" + (f": did you mean {close[0]!r}?" if close else ": remove it")
+    if problem["type"] in _SENTENCES:
+        return _SENTENCES[problem["type"]]
     message = problem["msg"].removeprefix("Value error, ")
     given: Any = problem["input"]
     return message if isinstance(given, dict | list) else f"{message}, not {abbreviate(given)}"

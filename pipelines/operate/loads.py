@@ -130,6 +130,12 @@ GROUP BY coalesce(load, topic)
 HAVING duplicates > 0 OR coalesce(sum(refused.conflicts), 0) > 0
 ORDER BY min(version)
 """
+_WITHDRAWN_SINCE = """
+SELECT coalesce(sum(events), 0)::BIGINT
+FROM withdrawn
+JOIN (SELECT batch_id, committed FROM commits) USING (batch_id)
+WHERE committed < $moment AND withdrawn_at >= $moment
+"""
 _TARGETING = """
 SELECT count(*)
 FROM events
@@ -225,6 +231,13 @@ def withdraw_loads(settings: Settings, names: Sequence[str], why: str) -> Withdr
     record = withdraw_batches(lake, choose, why.strip())
     forget_erased(settings.index_dir, lake, lake.table("events"))
     return Withdrawal(record, close_withdrawn(settings))
+
+
+def withdrawn_since(settings: Settings, moment: datetime) -> int:
+    """Return how many events were in the lake at a moment and were withdrawn since: no answer as of then has them."""
+    with _open_parts(settings) as connection:
+        ((count,),) = connection.execute(_WITHDRAWN_SINCE, {"moment": moment}).fetchall()
+    return count
 
 
 def loads_of_file(settings: Settings, path: str) -> list[str]:

@@ -124,12 +124,12 @@ def _at_header(told: Dialect, options: ReadOptions, lines: Sequence[str], names:
         if told.quote and "".join(lines[:number]).count(told.quote) % 2:
             continue  # within a quoted value
         for candidate in candidates:
-            if _has_names(cells(candidate, line), names):
+            if has_names(cells(candidate, line), names):
                 return replace(candidate, lines_above_header=number)
     return told
 
 
-def _has_names(header: Sequence[str], names: Collection[str]) -> bool:
+def has_names(header: Sequence[str], names: Collection[str]) -> bool:
     """Return whether a header has all names; a dotted name may be a member of a column with JSON."""
     return all(any(name == column or name.startswith(f"{column}.") for column in header if column) for name in names)
 

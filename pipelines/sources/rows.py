@@ -124,7 +124,7 @@ def _read(path: Path, form: str, options: ReadOptions, ids: Collection[str], nam
             yield Rows(changed, pa.array(np.arange(row, row + len(table))))
     else:
         with nullcontext(path) if form == "xlsx" else spooled(path, "utf-8") as plain:
-            for row, table in read_table(plain, form, ids):
+            for row, table in read_table(plain, form, ids, names):
                 yield Rows(table, pa.array(np.arange(row, row + len(table))))
 
 

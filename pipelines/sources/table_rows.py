@@ -23,9 +23,12 @@ _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 _HEADER_BYTES = 9
 
 
-def read_table(path: Path, form: str, ids: Collection[str]) -> Iterator[tuple[int, pa.Table]]:
-    """Yield chunks of rows with the number of their first row, from 1; `ids` are the columns that hold ids.
+def read_table(
+    path: Path, form: str, ids: Collection[str], names: Collection[str] = ()
+) -> Iterator[tuple[int, pa.Table]]:
+    """Yield chunks of rows with the number of their first row, from 1.
 
+    `ids` are the columns that hold ids, `names` those that are mapped: the header of Excel is the row that has them.
     `form` is one of `options.FORMATS`. Columns are strings without nulls, TIMESTAMP or dates; a column without a text
     form has its type in the field metadata. Raises UsageError for an invalid file and one that exceeds a limit of
     `bounds.py`.
@@ -33,7 +36,8 @@ def read_table(path: Path, form: str, ids: Collection[str]) -> Iterator[tuple[in
     if not path.exists():
         raise UsageError(f"{path}: No such file or directory")
     row = 1
-    with _worker({"path": str(path), "format": form, "ids": sorted(ids), "chunk_rows": CHUNK_ROWS}) as frames:
+    request = {"path": str(path), "format": form, "ids": sorted(ids), "names": [*names], "chunk_rows": CHUNK_ROWS}
+    with _worker(request) as frames:
         for kind, content in _frames(path, frames):
             if kind == b"r":
                 raise UsageError(f"{path}: {content.decode(errors='replace')}")

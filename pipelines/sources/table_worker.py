@@ -10,7 +10,7 @@ import signal
 import struct
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -33,6 +33,7 @@ from pipelines.sources.bounds import (
     mebibytes,
 )
 from pipelines.sources.canonical import float_text
+from pipelines.sources.dialect import has_names
 
 pc: Any = compute  # its functions are generated at import, invisible to pyright
 _MAX_EXACT_FLOAT = 2**53
@@ -42,6 +43,8 @@ _BLOCK_BYTES = 1024 * 1024
 _DELTA_ROWS = 4_096
 _RECORD_ROWS = 4_096
 """Of Avro, decoded into Python objects at a time."""
+_MAX_ROWS_ABOVE_HEADER = 20
+"""Of Excel: a title, who exported it, and blank rows."""
 _MAX_SECONDS = 600
 """For decoding one batch: a file that takes longer is hostile or damaged."""
 UNREADABLE = b"unreadable"
@@ -59,7 +62,9 @@ def main() -> None:
     out = sys.stdout.buffer
     try:
         ids = frozenset(request["ids"])
-        for table in _in_time(_tables(request["path"], request["format"], ids, request["chunk_rows"])):
+        for table in _in_time(
+            _tables(request["path"], request["format"], ids, request["names"], request["chunk_rows"])
+        ):
             _write(out, b"t", _as_stream(table))
         _write(out, b"e", b"")
     except (RefusedError, KarmalakeError) as error:
@@ -89,9 +94,10 @@ def _in_time(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     signal.alarm(0)
 
 
-def _tables(path: str, form: str, ids: frozenset[str], chunk_rows: int) -> Iterator[pa.Table]:
+def _tables(path: str, form: str, ids: frozenset[str], names: list[str], chunk_rows: int) -> Iterator[pa.Table]:
     row = 1
-    for batch in _BATCHES[form](path, chunk_rows):
+    of_excel = form == "xlsx"
+    for batch in _excel_batches(path, chunk_rows, names) if of_excel else _BATCHES[form](path, chunk_rows):
         _check_names(batch.schema.names)
         for piece in _split(batch, row):
             yield _as_text(piece, ids, row)
@@ -146,11 +152,20 @@ def _avro_batches(path: str, _chunk_rows: int) -> Iterator[pa.RecordBatch]:
             yield pa.record_batch([_array([row[name] for row in rows]) for name in names], names)
 
 
-def _excel_batches(path: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+def _excel_batches(path: str, chunk_rows: int, names: Collection[str]) -> Iterator[pa.RecordBatch]:
     with extra("excel", "an Excel file"):
         fastexcel: Any = import_module("fastexcel")
-    sheet = fastexcel.read_excel(path).load_sheet(0, schema_sample_rows=None)
+    book = fastexcel.read_excel(path)
+    header = _header_row(book, names) if names else 0
+    sheet = book.load_sheet(0, header_row=header, schema_sample_rows=None)
     yield from pa.Table.from_batches([sheet.to_arrow()]).to_batches(chunk_rows)
+
+
+def _header_row(book: Any, names: Collection[str]) -> int:
+    """Return the first of the rows on top that has the mapped names, as below a title; 0 if none has."""
+    top = book.load_sheet(0, header_row=None, skip_rows=0, n_rows=_MAX_ROWS_ABOVE_HEADER + 1, dtypes="string")
+    rows = zip(*(column.to_pylist() for column in top.to_arrow().columns), strict=True)
+    return next((number for number, row in enumerate(rows) if has_names([text or "" for text in row], names)), 0)
 
 
 def _array(values: list[Any]) -> pa.Array:
@@ -166,7 +181,6 @@ _BATCHES = {
     "arrow": _arrow_batches,
     "orc": _orc_batches,
     "avro": _avro_batches,
-    "xlsx": _excel_batches,
 }
 
 

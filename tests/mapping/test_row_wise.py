@@ -27,6 +27,7 @@ def _connection() -> duckdb.DuckDBPyConnection:
         ("SELECT n FROM (SELECT * FROM record) r JOIN (VALUES (1), (2)) v(n) ON n = a", {(1, 0), (2, 1)}),
         ('SELECT "user", list_sum(items) FROM record', {("u", 3, 0), ("v", 3, 1)}),
         ("FROM record SELECT list_transform(items, lambda x: x + 1)[1]", {(2, 0), (4, 1)}),
+        ('SELECT r.a + floor(pi()) FROM record AS r WHERE COLUMNS(* EXCLUDE (items, "user")) > 1', {(5.0, 1)}),
     ],
 )
 def test_each_row_has_the_number_of_its_record(
@@ -84,6 +85,21 @@ def test_each_row_has_the_number_of_its_record(
         ("SET threads = 1", "is not a SELECT"),
         ("SELEC", "is not SQL"),
         ("SELECT $1 FROM record", "a parameter has no value"),
+        ("SELECT a FROM record GROUP BY ALL", "GROUP BY combines records"),
+        ("SELECT #1 FROM record", "line 1: a column by its position is not allowed"),
+        ("SELECT record FROM record", "record is a relation, and its whole row"),
+        ("SELECT to_json(temp.main.record) FROM record", "record is a relation"),
+        ("SELECT struct_extract_at(r, 1) FROM record AS r", "r is a relation"),
+        ("WITH x AS (FROM record) SELECT x::VARCHAR FROM x", "x is a relation"),
+        ("SELECT unnamed_subquery FROM (FROM record)", "unnamed_subquery is a relation"),
+        ("SELECT COLUMNS('__karma.*') FROM record", "COLUMNS with a pattern is not allowed"),
+        ("SELECT COLUMNS(lambda c: c LIKE '%row') FROM record", "COLUMNS with a pattern is not allowed"),
+        ("SELECT current_localtimestamp() FROM record", "current_localtimestamp is another value"),
+        ("SELECT current_localtime() FROM record", "current_localtime is another value"),
+        ("SELECT version() FROM record", "version is another value"),
+        ("SELECT age(TIMESTAMP '2020-01-01') FROM record", "age() of one time is of today"),
+        ("SELECT hash(a) FROM record", "hash() is not allowed: it is another number in another release"),
+        ("SELECT get_block_size('memory') FROM record", "get_block_size is another value"),
     ],
 )
 def test_what_depends_on_more_than_a_record_is_refused(

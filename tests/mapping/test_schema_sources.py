@@ -174,6 +174,27 @@ time = "at"
     assert reasons(found) == {1: "unmappable"}
 
 
+def test_a_registry_that_refuses_to_answer_makes_no_dead_letters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a reference that it lacks is a fault of the record's schema, until it is added (`nothing-lost`)."""
+    text = 'topic = "t"\nformat = "protobuf"\nregistry = true\nuser_id = "driver"\ntime = "at"\naction_type = "A"\n'
+    value = records([_framed(5, b"\x02\x02" + _rating())])
+    with running_registry() as registry:
+        imported = {"name": "common/kind.proto", "subject": "kind", "version": 1}
+        registry.schemas = {5: {"schema": _PROTO, "schemaType": "PROTOBUF", "references": [imported]}}
+        answer = registry.answer
+        with mapping(tmp_path, text, schema_registry_url=registry.url) as decode:
+            assert reasons(decode(value)) == {0: "unknown_schema"}
+            denied = (401, {"Content-Type": "text/plain"}, b"who are you?")
+            monkeypatch.setattr(registry, "answer", lambda path: denied if "/versions/" in path else answer(path))
+            with pytest.raises(ConfigurationError, match="refuses to answer: HTTP 401"):
+                decode(value)
+            monkeypatch.setattr(registry, "answer", answer)
+            registry.subjects = {("kind", 1): {"schema": _KIND, "schemaType": "PROTOBUF"}}
+            assert len(decode(value).events) == 1
+
+
 def test_bytes_of_every_kind_end_nothing(tmp_path: Path) -> None:
     """Random bytes and deep nesting are dead letters, and valid neighbours are events (`not-blocked`)."""
     (tmp_path / "rating.avsc").write_text(json.dumps(_AVRO))

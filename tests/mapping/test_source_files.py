@@ -1,5 +1,6 @@
 """Source files: every key is checked, and a mistake is one sentence with file and key."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,25 @@ def test_the_digest_covers_the_schema(tmp_path: Path) -> None:
         (_GOOD + 'time_unit = "h"\n', ":6: time_unit: "),
         (_GOOD + 'rated = "x"\n', ": rated is a key of a ready-made source"),
         (_GOOD + 'columns = { a = "INT); DROP TABLE x; --" }\n', "is not a type of DuckDB"),
+        (_GOOD.replace('"rides"', '"rides.*"'), ": 'rides.*' is not the name of a topic"),
+        (_GOOD.replace('topic = "rides"', 'topics = ["a", "a"]'), ": topics names a topic twice"),
+        (_GOOD + 'columns = { a = "DOUBLE), CAST(random() AS DOUBLE" }\n', "is not a type of DuckDB"),
+        (
+            _GOOD + 'columns = { a = "STRUCT(\\"(\\" INT)), random(), CAST(1 AS STRUCT(\\")\\" INT)" }\n',
+            "is not a type",
+        ),
+        (_GOOD + 'columns = { a = "INT) FROM batch WHERE (true" }\n', "is not a type of DuckDB"),
+        (_GOOD + 'columns = { a = "STARS" }\n', "is not a type of DuckDB"),
+        (_GOOD + 'columns = { key = "VARCHAR" }\n', "record has a column key already"),
+        (_GOOD + 'columns = { __karmalake_row = "BIGINT" }\n', "record has a column __karmalake_row already"),
+        (_GOOD + 'columns = { a = "INT", A = "INT" }\n', "record has a column A already"),
         (_GOOD + "topic = 1\n", " is not TOML"),
+        (_GOOD.replace('"rides"', '""'), ":1: topic: is empty: give a value"),
+        (_GOOD.replace('"rides"', "1"), ":1: topic: is not a text: write it in quotes"),
+        (_GOOD.replace("driver.id", "driver..id"), ": user_id: 'driver..id' is not a path"),
+        (_GOOD + 'event_id_from = [""]\n', ": event_id_from.0: '' is not a path"),
+        (_GOOD + 'metadata = { rating = "" }\n', ": metadata.rating: '' is not a path"),
+        (_GOOD + 'metadata = ["stars"]\n', ":6: metadata: is not a table"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
@@ -84,4 +103,17 @@ def test_a_name_is_plain(tmp_path: Path) -> None:
     """A source is named by its file."""
     (tmp_path / "two words.toml").write_text(_GOOD)
     with pytest.raises(ConfigurationError, match="rename the file"):
+        read_sources(tmp_path)
+
+
+def test_a_schema_is_a_file(tmp_path: Path) -> None:
+    """A pipe would be waited for."""
+    os.mkfifo(tmp_path / "r.avsc")
+    assert _read(tmp_path, _GOOD.replace("json", "avro") + "schema = 'r.avsc'\n").endswith("r.avsc is not a file")
+
+
+def test_our_own_contract_is_no_file(tmp_path: Path) -> None:
+    """A file of that name would be decoded by the contract."""
+    (tmp_path / "contract.toml").write_text(_GOOD)
+    with pytest.raises(ConfigurationError, match="contract is the name of our own contract: rename the file"):
         read_sources(tmp_path)

@@ -213,6 +213,10 @@ def test_a_workbook_is_read(tmp_path: Path, expected: list[tuple[object, ...]]) 
     pytest.importorskip("fastexcel", reason="karmalake[excel] is not installed")
     _write_workbook(tmp_path / "a.xlsx", [_HEADER.strip().split(","), *(list(row.values()) for row in _TEXTS)])
     assert _events(tmp_path / "a.xlsx") == expected
+    above: list[list[object]] = [["Ratings of 2024", "", "", ""], ["", "", "", ""]]
+    header, *rows = [_HEADER.strip().split(","), *(list(row.values()) for row in _TEXTS)]
+    _write_workbook(tmp_path / "b.xlsx", [*above, header, *rows])
+    assert _events(tmp_path / "b.xlsx") == expected, "the header is below a title"
 
 
 def _write_workbook(path: Path, rows: list[list[object]]) -> None:
