@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -20,7 +21,8 @@ from pipelines.contract.decode import filter_rows
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import EVENT, METADATA, TIMESTAMP
 from pipelines.contract.times import TimeUnit, read_times
-from pipelines.mapping.row_wise import ROW, RowWise, SelectError, check_select
+from pipelines.mapping.json_members import share_members
+from pipelines.mapping.row_wise import RELATION, ROW, SelectError, check_select
 from pipelines.mapping.values import ANY, ValueSchema, arrow_type, decode_values
 
 MEMORY_LIMIT = "1GB"
@@ -179,18 +181,21 @@ class Mapper:
         fields = [(ROW, pa.int64()), ("value", kind), *((name, _ARROW[name]) for name in self.config.envelope)]
         self.connection.register("batch", pa.table([_readable(pa.array([], t)) if n == "value" else pa.array([], t) for n, t in fields], names=[n for n, _ in fields]))  # fmt: skip  # noqa: E501
         columns = self._value_columns(kind)
+        self.fields = [each.name for each in kind] if pa.types.is_struct(kind) else []
+        checked = check_select(self.connection, self.config.select, frozenset({*columns, *self.config.envelope}))
+        self.names = self.names | checked.names
+        tree: dict[str, Any] = json.loads(checked.tree)
+        texts = None if pa.types.is_struct(kind) else share_members(self.connection, tree, RELATION)
         listed = [
             ROW,
             *(f"{sql} AS {identifier(name)}" for name, sql in columns.items()),
             *map(identifier, self.config.envelope),
+            *filter(None, [texts]),
         ]
         self.connection.execute(
             f"CREATE OR REPLACE TEMP VIEW record AS SELECT {', '.join(listed)} FROM batch"  # noqa: S608 - quoted names
         )
-        self.fields = [each.name for each in kind] if pa.types.is_struct(kind) else []
-        checked = check_select(self.connection, self.config.select, frozenset({*columns, *self.config.envelope}))
-        self.names = self.names | checked.names
-        query = self._query(checked)
+        query = self._query(json.dumps(tree))
         self.prepared = (kind, query, self._empty(query))
         return self.prepared[1:]
 
@@ -205,11 +210,9 @@ class Mapper:
             found[name] = f"CAST(value {operator} {literal(path)} AS {sql_type})"
         return found
 
-    def _query(self, checked: RowWise) -> str:
+    def _query(self, tree: str) -> str:
         try:
-            ((inner,),) = self.connection.execute(
-                "SELECT json_deserialize_sql(CAST(? AS JSON))", [checked.tree]
-            ).fetchall()
+            ((inner,),) = self.connection.execute("SELECT json_deserialize_sql(CAST(? AS JSON))", [tree]).fetchall()
             types = {n: t for n, t, *_ in self.connection.execute(f"DESCRIBE {inner}").fetchall()}
         except duckdb.Error as error:
             raise SelectError(_first_lines(error)) from None

@@ -399,14 +399,11 @@ def _wrong_types(columns: Mapping[str, str]) -> Iterator[str]:
 
 def _plain(keys: _Keys) -> str:
     """Return the SELECT of plain fields."""
-    outputs = _plain_outputs(keys)
-    if keys.format != "json":
-        places = {name: f"value.{'.'.join(map(identifier, path.split('.')))}" for name, path in outputs}
-        return _plain_select(keys, places, "record")
-    paths = ", ".join(literal(_json_path(path)) for _, path in outputs)
-    texts = f"(SELECT json_extract_string(value, [{paths}]) AS texts FROM record)"  # noqa: S608 - quoted
-    places = {name: f"texts[{number}]" for number, (name, _) in enumerate(outputs, 1)}
-    return _plain_select(keys, places, texts)
+    if keys.format == "json":
+        places = {name: f"value->>{literal(_json_path(path))}" for name, path in _plain_outputs(keys)}
+    else:
+        places = {name: f"value.{'.'.join(map(identifier, path.split('.')))}" for name, path in _plain_outputs(keys)}
+    return _plain_select(keys, places)
 
 
 def _plain_outputs(keys: _Keys) -> list[tuple[str, str]]:
@@ -422,7 +419,7 @@ def _plain_outputs(keys: _Keys) -> list[tuple[str, str]]:
     return [(name, path) for name, path in (fixed | named | entries).items() if path]
 
 
-def _plain_select(keys: _Keys, places: dict[str, str], relation: str) -> str:
+def _plain_select(keys: _Keys, places: dict[str, str]) -> str:
     action = places.get("action_type") or literal(keys.action_type or "")
     entries = ", ".join(f"{literal(name)}: CAST({places[f'metadata {name}']} AS VARCHAR)" for name in keys.metadata)
     metadata = f"{{{entries}}}" if entries else "MAP {}"
@@ -430,7 +427,7 @@ def _plain_select(keys: _Keys, places: dict[str, str], relation: str) -> str:
     if keys.event_id:
         columns.append(f"{places['event_id']} AS event_id")
     columns += [f"{places[name]} AS {identifier(name)}" for name in keys.event_id_from if name not in _SELECT_FIELDS]
-    return f"SELECT {', '.join(columns)}, {metadata} AS metadata FROM {relation}"  # noqa: S608 - quoted
+    return f"SELECT {', '.join(columns)}, {metadata} AS metadata FROM record"  # noqa: S608 - quoted
 
 
 def _json_path(dotted: str) -> str:
