@@ -1,6 +1,8 @@
 """The same history through the bus (emit, then drain) and by backfill from a file, in one run."""
 
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -35,25 +37,35 @@ TO '{path}'
 
 def run(folder: Path) -> None:
     """Load one history of a single day in every way."""
-    files = {ending: folder / f"history.{ending}" for ending in ("parquet", "csv", "ndjson")}
-    with duckdb.connect() as connection:
-        for path in files.values():
-            form = " (FORMAT json)" if path.suffix == ".ndjson" else ""
-            connection.execute(_HISTORY.format(path=path) + form, {"rows": ROWS})
-    _by_file(folder / "first", _first_rows(files["csv"]), _FIRST - 1)  # loads the compiled loops
-    emitted, drained = _by_bus(folder / "bus", files["parquet"])
+    files = write_files(folder, ROWS)
+    with filled_bus(folder / "bus", files["parquet"]) as (settings, emitted):
+        drained = drain_bus(settings, ROWS)
     bus = emitted + drained
     rows = [("bus: emit and drain", bus, round(ROWS / bus), 1.0, None)]
     rows += [("bus: drain alone", drained, round(ROWS / drained), bus / drained, 1.0)]
     for ending, path in files.items():
-        seconds = _by_file(folder / ending, path, ROWS)
+        seconds = backfill_file(folder / ending, path, ROWS)
         rows.append((f"backfill, {ending}", seconds, round(ROWS / seconds), bus / seconds, drained / seconds))
     save_results(
         "backfill", ("way", "seconds", "events/s", "times the bus", "times drain alone"), rows, "events/s", events=ROWS
     )
 
 
-def _by_bus(folder: Path, path: Path) -> tuple[float, float]:
+def write_files(folder: Path, rows: int) -> dict[str, Path]:
+    """Write one history in each format, and load its first rows: that loads the compiled loops."""
+    files = {ending: folder / f"history.{ending}" for ending in ("parquet", "csv", "ndjson")}
+    with duckdb.connect() as connection:
+        for path in files.values():
+            form = " (FORMAT json)" if path.suffix == ".ndjson" else ""
+            connection.execute(_HISTORY.format(path=path) + form, {"rows": rows})
+    for ending, header in (("csv", 1), ("ndjson", 0)):
+        backfill_file(folder / f"first-{ending}", _first_rows(files[ending]), _FIRST - header)
+    return files
+
+
+@contextmanager
+def filled_bus(folder: Path, path: Path) -> Generator[tuple[Settings, float]]:
+    """Yield the settings of an embedded broker with the events of a file, and the seconds that emitting took."""
     bare = Settings(data_dir=folder)
     start(bare)
     try:
@@ -61,18 +73,24 @@ def _by_bus(folder: Path, path: Path) -> tuple[float, float]:
         ensure_topic(settings.kafka)
         begun = time.monotonic()
         produce(settings.kafka, read_events(path, _MAPPING))
-        emitted = time.monotonic()
-        accepted: list[int] = []
-        with open_drain(settings) as ingest:
-            drain(ingest, lambda record: accepted.append(record.total("accepted")))
-        drained = time.monotonic() - emitted
-        require_count("events drained", sum(accepted), ROWS)
-        return emitted - begun, drained
+        yield settings, time.monotonic() - begun
     finally:
         stop(bare)
 
 
-def _by_file(folder: Path, path: Path, rows: int) -> float:
+def drain_bus(settings: Settings, rows: int) -> float:
+    """Return the seconds of a drain, which must accept all rows."""
+    accepted: list[int] = []
+    begun = time.monotonic()
+    with open_drain(settings) as ingest:
+        drain(ingest, lambda record: accepted.append(record.total("accepted")))
+    seconds = time.monotonic() - begun
+    require_count("events drained", sum(accepted), rows)
+    return seconds
+
+
+def backfill_file(folder: Path, path: Path, rows: int) -> float:
+    """Return the seconds of a backfill, which must accept all rows."""
     accepted: list[int] = []
     begun = time.monotonic()
     backfill(Settings(data_dir=folder), path, _MAPPING, lambda record: accepted.append(record.total("accepted")))

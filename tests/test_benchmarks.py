@@ -27,9 +27,9 @@ def test_incomplete_work_is_not_timed(tmp_path: Path, monkeypatch: pytest.Monkey
     """A backfill that commits fewer rows than the file has, and any other unexpected count."""
     record: Any = SimpleNamespace(total=lambda _: 7)
     monkeypatch.setattr("benchmarks.backfill.backfill", lambda *arguments: arguments[-1](record))
-    assert backfill._by_file(tmp_path, tmp_path / "rows.csv", 7) >= 0
+    assert backfill.backfill_file(tmp_path, tmp_path / "rows.csv", 7) >= 0
     with pytest.raises(MeasurementError, match=r"events backfilled from rows\.csv: 7 instead of 2,000,000"):
-        backfill._by_file(tmp_path, tmp_path / "rows.csv", backfill.ROWS)
+        backfill.backfill_file(tmp_path, tmp_path / "rows.csv", backfill.ROWS)
     require_count("probes", 3, 3)
 
 

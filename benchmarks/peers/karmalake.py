@@ -9,14 +9,20 @@ tune_malloc()
 
 from benchmarks.peers.protocol import Job, serve
 from pipelines.drain import drain, open_drain
-from pipelines.settings import ContractSettings, IngestSettings, KafkaSettings, Settings
+from pipelines.settings import ContractSettings, IngestSettings, KafkaSettings, Settings, SourcesSettings
 
 
 def settings_of(job: Job, name: str = "data") -> Settings:
     """Return default settings that read the topic of a job into a lake of its own."""
     kafka = KafkaSettings(bootstrap_servers=job.bootstrap_servers, topic=job.topic, group_id=f"{name}-{job.topic}")
     contract = ContractSettings.model_validate({"format": job.format})
-    return Settings(data_dir=Path(job.folder) / name, kafka=kafka, contract=contract)
+    found = Settings(data_dir=Path(job.folder) / name, kafka=kafka, contract=contract)
+    return found.model_copy(update={"sources": _only_source(Path(job.sources))}) if job.sources else found
+
+
+def _only_source(folder: Path) -> SourcesSettings:
+    (path,) = folder.glob("*.toml")
+    return SourcesSettings(folder=folder, only=(path.stem,))
 
 
 def warm_up(job: Job) -> None:

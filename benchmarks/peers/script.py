@@ -6,6 +6,7 @@ set is lost with it.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -29,7 +30,7 @@ def _drain(job: Job) -> None:
     consumer = Consumer(
         {
             "bootstrap.servers": job.bootstrap_servers,
-            "group.id": f"script-{job.topic}",
+            "group.id": f"script-{job.topic}-{Path(job.folder).name}",
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
             "fetch.min.bytes": 1024 * 1024,

@@ -29,7 +29,7 @@ from pipelines.contract.json_scan import (
     assign_fields,
     locate_members,
 )
-from pipelines.contract.json_text import copy_strings
+from pipelines.contract.json_text import read_strings
 from pipelines.contract.metadata import has_repeated_key
 from pipelines.contract.parsing import Parsed, parse_by_bisection, undecodable
 from pipelines.contract.schema import EVENT
@@ -85,7 +85,7 @@ def _timestamps(data: np.ndarray, fields: Fields) -> pa.StringArray:
 
 
 def _metadata(data: np.ndarray, entries: Members) -> pa.MapArray:
-    keys = _strings(data, entries.column(NAME_START), entries.column(NAME_END))
+    keys = read_strings(data, entries.column(NAME_START), entries.column(NAME_END))
     starts = entries.column(VALUE_START)
     items = _unquoted(data, starts, entries.column(VALUE_END), data[starts] == QUOTE)
     return pa.MapArray.from_arrays(pa.array(entries.bounds), keys, items)
@@ -93,14 +93,7 @@ def _metadata(data: np.ndarray, entries: Members) -> pa.MapArray:
 
 def _unquoted(data: np.ndarray, starts: np.ndarray, ends: np.ndarray, are_strings: np.ndarray) -> pa.StringArray:
     """Return the contents of values that are strings; another value is empty."""
-    return _strings(data, np.where(are_strings, starts + 1, 0), np.where(are_strings, ends - 1, 0))
-
-
-def _strings(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> pa.StringArray:
-    text = np.empty(int((ends - starts).sum(dtype=np.int64)), np.uint8)
-    bounds = np.empty(len(starts) + 1, np.int32)
-    copy_strings(data, starts, ends, bounds, text)
-    return pa.StringArray.from_buffers(len(starts), pa.py_buffer(bounds), pa.py_buffer(text))
+    return read_strings(data, np.where(are_strings, starts + 1, 0), np.where(are_strings, ends - 1, 0))
 
 
 def _problems(
@@ -109,7 +102,7 @@ def _problems(
     """Yield each problem of a value in valid JSON, in order of precedence, with the mask (bool) of its events."""
     starts, ends = (members.column(place)[fields.unknown] for place in (NAME_START, NAME_END))
     unknown = _totals(fields.unknown, members.bounds)
-    yield "it has a field twice", fields.repeated | has_repeated_key(unknown, _strings(data, starts, ends))
+    yield "it has a field twice", fields.repeated | has_repeated_key(unknown, read_strings(data, starts, ends))
     for number in range(_METADATA):
         yield f"{FIELDS[number]} is not a string", _is_other(fields.kinds[number], QUOTE)
     others = _totals(data[entries.column(VALUE_START)] != QUOTE, entries.bounds)

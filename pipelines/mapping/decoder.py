@@ -169,13 +169,16 @@ _EMPTY = pa.schema([("row", pa.int64()), *EVENT]).empty_table()
 
 def join_problems(events: pa.Table, problems: dict[int, Problem]) -> tuple[np.ndarray, Parsed]:
     """Return the row of the record of each event and problem, rising, and both together as a parser returns them."""
+    rows = events["row"].to_numpy()
+    if not problems and (np.diff(rows) >= 0).all():
+        return rows, Parsed(events.drop_columns(["row"]), {})
     bad = np.array(sorted(problems), np.int64)
-    rows = np.concatenate([events["row"].to_numpy(), bad])
+    rows = np.concatenate([rows, bad])
     order = np.argsort(rows, kind="stable")
     gaps = EVENT.empty_table().take(pa.nulls(len(bad), pa.int64()))
-    both = pa.concat_tables([events.drop_columns(["row"]).cast(EVENT), gaps]).combine_chunks().take(pa.array(order))
+    both = pa.concat_tables([events.drop_columns(["row"]), gaps]).combine_chunks().take(pa.array(order))
     first = len(events)
-    errors = {int(at): problems[int(rows[place])] for at, place in enumerate(order) if place >= first}
+    errors = {at: problems[int(rows[order[at]])] for at in np.flatnonzero(order >= first).tolist()}
     return rows[order], Parsed(both.combine_chunks(), errors)
 
 

@@ -13,7 +13,6 @@ from numba import njit
 
 from pipelines.contract.buffers import bounds_and_bytes, byte_at
 from pipelines.contract.json_grammar import (
-    BACKSLASH,
     MAX_JSON_DEPTH,
     QUOTE,
     TRAILING,
@@ -22,6 +21,7 @@ from pipelines.contract.json_grammar import (
     fault_at,
     shift_fault,
     skip_space,
+    skip_string,
     skip_value,
 )
 from pipelines.contract.json_scan import is_utf8
@@ -36,6 +36,8 @@ def exact_json(values: pa.Array) -> tuple[pa.Array, dict[int, str]]:
     bounds, data = bounds_and_bytes(values)
     faults, quoted = np.zeros(len(values), np.int64), np.zeros(len(values), np.int64)
     _check(data, bounds, faults, quoted)
+    if not faults.any() and not quoted.any():
+        return values.view(pa.string()), {}
     sizes = np.where(faults == 0, np.diff(bounds) + _BYTES_PER_NUMBER * quoted, 0)
     ends = np.concatenate([[0], np.cumsum(sizes)])
     if ends[-1] >= 2**31:
@@ -85,21 +87,12 @@ def _number_end(data, at, end):
 
 
 @njit
-def _string_end(data, at):
-    """Return the position after the string that opens at `at`, within valid JSON."""
-    at += 1
-    while byte_at(data, at) != QUOTE:
-        at += 2 if byte_at(data, at) == BACKSLASH else 1
-    return at + 1
-
-
-@njit
 def _count(data, at, end):
     count = 0
     while at < end:
         byte = byte_at(data, at)
         if byte == QUOTE:
-            at = _string_end(data, at)
+            at = skip_string(data, at + 1, end)
         elif _starts_number(byte):
             at, is_plain = _number_end(data, at, end)
             count += not is_plain
@@ -120,7 +113,7 @@ def _copy_value(data, at, end, text, to):
     while at < end:
         byte, after, is_plain = byte_at(data, at), at + 1, True
         if byte == QUOTE:
-            after = _string_end(data, at)
+            after = skip_string(data, at + 1, end)
         elif _starts_number(byte):
             after, is_plain = _number_end(data, at, end)
         if not is_plain:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -16,10 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.boundary.locked_sql import identifier, literal, lock_settings
+from pipelines.contract.decode import filter_rows
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import EVENT, METADATA, TIMESTAMP
 from pipelines.contract.times import TimeUnit, read_times
-from pipelines.mapping.row_wise import ROW, RowWise, SelectError, check_select
+from pipelines.mapping.json_members import share_members
+from pipelines.mapping.row_wise import RELATION, ROW, SelectError, check_select
 from pipelines.mapping.values import ANY, ValueSchema, arrow_type, decode_values
 
 MEMORY_LIMIT = "1GB"
@@ -111,7 +114,8 @@ class Mapper:
         for setting in ("TimeZone = 'UTC'", "temp_directory = ''", "enable_progress_bar = false"):
             self.connection.execute(f"SET {setting}")
         lock_settings(self.connection)
-        self.prepared: tuple[pa.DataType, str] | None = None
+        self.prepared: tuple[pa.DataType, str, pa.Table] | None = None
+        """A type of values, the query of events for which the view `record` is ready, and its result without rows."""
         self.has_event_id = False
         self.names: frozenset[str] = frozenset()
         self.fields: list[str] = []
@@ -130,17 +134,18 @@ class Mapper:
         """Return the events of records: `value`, the columns of the envelope, and those of the place."""
         try:
             values, failed = decode_values(records["value"].combine_chunks(), schema)
-            query = self._prepare(values.type)
+            query, empty = self._prepare(values.type)
         except (ValueError, SelectError) as error:
             reason = Reason.REFUSED_SELECT if isinstance(error, SelectError) else Reason.UNDECODABLE
             return Mapped(RESULT.empty_table(), dict.fromkeys(range(len(records)), (reason, str(error))))
         errors = {row: (Reason.UNDECODABLE, error) for row, error in failed.items()}
-        rows = np.setdiff1d(np.arange(len(records)), list(failed))
         batch = records.set_column(records.schema.get_field_index("value"), "value", _readable(values))
-        batch = batch.append_column(ROW, pa.array(np.arange(len(records)))).take(pa.array(rows))
+        batch = batch.append_column(ROW, pa.array(np.arange(len(records))))
+        if failed:
+            batch = batch.take(pa.array(np.setdiff1d(np.arange(len(records)), list(failed))))
         parts: list[pa.Table] = []
         self._run(batch, query, parts, errors)
-        events = pa.concat_tables([self._empty(query), *parts]).combine_chunks()
+        events = pa.concat_tables([empty, *parts]).combine_chunks()
         return self._finish(events, records, errors)
 
     def _run(self, batch: pa.Table, query: str, parts: list[pa.Table], errors: dict[int, tuple[Reason, str]]) -> None:
@@ -169,27 +174,30 @@ class Mapper:
     def _empty(self, query: str) -> pa.Table:
         return self.connection.sql(f"FROM ({query}) LIMIT 0").to_arrow_table()
 
-    def _prepare(self, kind: pa.DataType) -> str:
-        """Create the view `record` for values of a type, and return the query of its events."""
+    def _prepare(self, kind: pa.DataType) -> tuple[str, pa.Table]:
+        """Create the view `record` for values of a type; return the query of events, and its result without rows."""
         if self.prepared and self.prepared[0] == kind:
-            return self.prepared[1]
+            return self.prepared[1:]
         fields = [(ROW, pa.int64()), ("value", kind), *((name, _ARROW[name]) for name in self.config.envelope)]
         self.connection.register("batch", pa.table([_readable(pa.array([], t)) if n == "value" else pa.array([], t) for n, t in fields], names=[n for n, _ in fields]))  # fmt: skip  # noqa: E501
         columns = self._value_columns(kind)
+        self.fields = [each.name for each in kind] if pa.types.is_struct(kind) else []
+        checked = check_select(self.connection, self.config.select, frozenset({*columns, *self.config.envelope}))
+        self.names = self.names | checked.names
+        tree: dict[str, Any] = json.loads(checked.tree)
+        texts = None if pa.types.is_struct(kind) else share_members(self.connection, tree, RELATION)
         listed = [
             ROW,
             *(f"{sql} AS {identifier(name)}" for name, sql in columns.items()),
             *map(identifier, self.config.envelope),
+            *filter(None, [texts]),
         ]
         self.connection.execute(
             f"CREATE OR REPLACE TEMP VIEW record AS SELECT {', '.join(listed)} FROM batch"  # noqa: S608 - quoted names
         )
-        self.fields = [each.name for each in kind] if pa.types.is_struct(kind) else []
-        checked = check_select(self.connection, self.config.select, frozenset({*columns, *self.config.envelope}))
-        self.names = self.names | checked.names
-        query = self._query(checked)
-        self.prepared = (kind, query)
-        return query
+        query = self._query(json.dumps(tree))
+        self.prepared = (kind, query, self._empty(query))
+        return self.prepared[1:]
 
     def _value_columns(self, kind: pa.DataType) -> dict[str, str]:
         """Return the SQL of the columns of the value by name, `value` first."""
@@ -202,11 +210,9 @@ class Mapper:
             found[name] = f"CAST(value {operator} {literal(path)} AS {sql_type})"
         return found
 
-    def _query(self, checked: RowWise) -> str:
+    def _query(self, tree: str) -> str:
         try:
-            ((inner,),) = self.connection.execute(
-                "SELECT json_deserialize_sql(CAST(? AS JSON))", [checked.tree]
-            ).fetchall()
+            ((inner,),) = self.connection.execute("SELECT json_deserialize_sql(CAST(? AS JSON))", [tree]).fetchall()
             types = {n: t for n, t, *_ in self.connection.execute(f"DESCRIBE {inner}").fetchall()}
         except duckdb.Error as error:
             raise SelectError(_first_lines(error)) from None
@@ -266,8 +272,7 @@ class Mapper:
         else:
             ids = pc.fill_null(found["event_id"].combine_chunks(), "")
         found = found.set_column(1, "event_id", ids).cast(RESULT)
-        good = ~np.isin(rows, list(errors))
-        return Mapped(found.filter(pa.array(good)), errors)
+        return Mapped(filter_rows(found, pa.array(~np.isin(rows, list(errors)))), errors)
 
 
 _ARROW = {
@@ -305,6 +310,8 @@ def _times(values: pa.Array, unit: TimeUnit) -> tuple[pa.Array, dict[int, str]]:
 def _without_nulls(metadata: pa.Array) -> pa.Array:
     """Return maps (METADATA) without the entries that have no value; an absent map is empty."""
     keys, items = metadata.keys, metadata.items
+    if not items.null_count and not metadata.null_count:
+        return metadata.cast(METADATA)
     bounds = metadata.offsets.to_numpy()
     present = items.is_valid().to_numpy(zero_copy_only=False)
     counts = np.concatenate([[0], np.cumsum(present)])

@@ -24,7 +24,7 @@ from pipelines.mapping.values import ANY, ValueSchema
 from pipelines.mapping.worker import HEADER_BYTES, as_stream, frame, parse_header
 
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
-_MAX_ROWS, _MAX_BYTES, _PARTS = 16_384, 8 * 1024 * 1024, 16
+_MAX_ROWS, _MAX_BYTES, _PARTS = 65_536, 16 * 1024 * 1024, 16
 """Records of a request, and into how many parts one that ends the process is divided."""
 _REFUSALS = {b"e": Reason.REFUSED_SELECT, b"u": Reason.UNMAPPABLE}
 """By the kind of an answer of the process."""

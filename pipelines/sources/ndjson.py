@@ -3,12 +3,11 @@
 DuckDB finds the objects of an array. Their values are not read by DuckDB, polars or pyarrow, since all three round
 numbers (1.10 becomes 1.1): here they keep their digits as written.
 
-Lines with the members of the first line, in the same order and with plain values, are parsed in bulk by a regular
-expression that accepts no other line. Every other line goes through Python's parser, which gives the same result.
+Lines with the members of the first line, in the same order and with plain values, are parsed in bulk
+(`ndjson_scan.py`). Every other line goes through Python's parser, which gives the same result.
 """
 
 import json
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from pyarrow import compute
 
 from pipelines.errors import UsageError
 from pipelines.sources.bounds import CHUNK_BYTES, CHUNK_ROWS, MAX_COLUMNS, MAX_NAME_BYTES, MAX_ROW_BYTES, mebibytes
+from pipelines.sources.ndjson_scan import scan_lines
 from pipelines.sources.streams import TextStream, spooled
 
 pc: Any = compute  # its functions are generated at import, invisible to pyright
@@ -36,10 +36,7 @@ SELECT json
 FROM read_json_objects($path, format = 'auto', compression = 'none', maximum_object_size = $most)
 """
 _MAX_BULK_MEMBERS = 50
-"""Members of a line that is parsed in bulk: with more, the regular expression is slower."""
-_NEVER_MATCHES = "(?P<none>a^)"
-_SPACE = r"[ \t\r\n]*"
-_PLAIN_VALUE = r'"[^"\\\x00-\x1f]*"|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|true|false|null'
+"""Members of a line that is parsed in bulk: the places of all values of a block are in memory."""
 
 
 _Texts = Callable[[], Iterator[tuple[pa.Array, pa.Array]]]
@@ -84,11 +81,11 @@ def _read(path: Path, texts: _Texts, ids: Collection[str]) -> Iterator[Lines]:
     if first is None:
         return
     members = list(_object(path, first[0][0].as_py(), first[1][0].as_py()))
-    pattern = _pattern(members)
+    usual = members if len(members) <= _MAX_BULK_MEMBERS else []
     names = dict.fromkeys(members)
     for numbers, lines in texts():
-        is_odd = pc.invert(pc.match_substring_regex(lines, pattern))
-        for place, row in _objects(path, numbers, lines, is_odd):
+        is_odd = scan_lines(lines, usual).is_odd
+        for place, row in _objects(path, numbers, lines, pa.array(is_odd)):
             names |= dict.fromkeys(row)
             _check_names(path, place, names, row)
     _check_names(path, first[0][0].as_py(), names, members)
@@ -96,34 +93,29 @@ def _read(path: Path, texts: _Texts, ids: Collection[str]) -> Iterator[Lines]:
     for numbers, lines in texts():
         for start in range(0, len(lines), max_lines):
             part = numbers.slice(start, max_lines), lines.slice(start, max_lines)
-            yield _columns(path, *part, pattern, members, names, ids)
+            yield _columns(path, *part, usual, names, ids)
 
 
 def _columns(
-    path: Path,
-    numbers: pa.Array,
-    lines: pa.Array,
-    pattern: str,
-    members: Sequence[str],
-    names: Iterable[str],
-    ids: Collection[str],
+    path: Path, numbers: pa.Array, lines: pa.Array, usual: Sequence[str], names: Iterable[str], ids: Collection[str]
 ) -> Lines:
-    parts = pc.extract_regex(lines, pattern)  # null for lines of another shape
-    is_odd = pc.is_null(parts)
+    """Return lines as columns; those with the members `usual` are parsed in bulk."""
+    found = scan_lines(lines, usual)
+    is_odd = pa.array(found.is_odd)
     odd = [row for _, row in _objects(path, numbers, lines, is_odd)]
-    places = pc.indices_nonzero(is_odd).to_pylist()
-    written = {name: parts.field(f"v{n}") for n, name in enumerate(members) if f"v{n}" in parts.type.names}
+    places = np.flatnonzero(found.is_odd).tolist()
     columns: list[pa.Array] = []
     problems: dict[int, str] = {}
     for name in names:
-        values = pa.array([row.get(name, "") for row in odd], pa.string())
-        plain = _text(written[name]) if name in written else pa.repeat("", len(lines))
-        columns.append(pc.replace_with_mask(plain, is_odd, values))
+        member = usual.index(name) if name in usual else None
+        plain = pa.repeat("", len(lines)) if member is None else found.text(member)
+        values = [row.get(name, "") for row in odd]
+        columns.append(pc.replace_with_mask(plain, is_odd, pa.array(values, pa.string())) if odd else plain)
         if name in ids:
-            flags = pc.is_in(written[name], pa.array(["true", "false"])) if name in written else pa.array([False])
-            wrong = [place for place, row in zip(places, odd, strict=True) if isinstance(row.get(name), NonText)]
+            wrong = [place for place, value in zip(places, values, strict=True) if isinstance(value, NonText)]
+            booleans = [] if member is None else np.flatnonzero(found.is_boolean(member)).tolist()
             problem = f"column {name!r}: an object, an array or a boolean is not an id"
-            problems |= dict.fromkeys([*pc.indices_nonzero(flags).to_pylist(), *wrong], problem)
+            problems |= dict.fromkeys([*booleans, *wrong], problem)
     return Lines(pa.table(columns, [*names]), numbers, problems)
 
 
@@ -137,21 +129,6 @@ def _check_names(path: Path, row_number: int, names: Collection[str], row: Itera
         raise UsageError(
             f"{path}: row {row_number} has a member with a name of over {MAX_NAME_BYTES:,} bytes: {long[:80]}..."
         )
-
-
-def _pattern(members: Sequence[str]) -> str:
-    """Return a regular expression for a line with these members; group v{n} is the n-th value as written."""
-    if len(members) > _MAX_BULK_MEMBERS or sum(map(len, members)) > _MAX_BULK_MEMBERS * 100:
-        return _NEVER_MATCHES
-    pairs = (
-        f"{re.escape(json.dumps(name, ensure_ascii=False))}{_SPACE}:{_SPACE}(?P<v{n}>{_PLAIN_VALUE})"
-        for n, name in enumerate(members)
-    )
-    return rf"^(?P<open>{_SPACE}\{{){_SPACE}{f'{_SPACE},{_SPACE}'.join(pairs)}{_SPACE}\}}{_SPACE}$"
-
-
-def _text(written: pa.Array) -> pa.Array:
-    return pc.if_else(pc.equal(written, "null"), "", pc.ascii_trim(written, '"'))
 
 
 def _lines(path: Path, encoding: str | None) -> Iterator[tuple[pa.Array, pa.Array]]:
