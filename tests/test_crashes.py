@@ -1,4 +1,7 @@
-"""A killed drain is harmless: at whatever moment, the next drain ends with the lake of an uninterrupted run."""
+"""A drain that is killed at any time is harmless: the next one ends with the lake of an uninterrupted run.
+
+`tests/crashes` kills at each step; here the time is random, and other processes read and compact the lake.
+"""
 
 import os
 import random
@@ -17,34 +20,18 @@ from pipelines.lake.tables import create_lake
 from pipelines.lake.upkeep import compact
 from pipelines.settings import Settings
 from pipelines.simulate.simulator import FaultRates, simulate
-from tests.commands import KARMALAKE, Started, run
+from tests.commands import KARMALAKE, Started
 from tests.conftest import REPOSITORY
-from tests.crash_at import EXIT_CODE
 from tests.draining import assert_verified, contents, drain_all, query, send, with_ingest
 from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
 _FAULTS = FaultRates(duplicates=0.1, conflicts=0.02, mis_keyed=0.005, malformed=0.02)
-_KILLS = 30
+_KILLS = 12
 _SOONER = 0.8
-_PARTS = 30
-_SENT_FIRST = 20
+_PARTS = 15
+_SENT_FIRST = 9
 _SEED = 20260301
-
-# Moments between and within the steps of the protocol: a function, and which of its calls. At the second batch, one
-# batch is committed and another is still to come.
-_MOMENTS = {
-    "before dead letters": ("pipelines.drain:append", "before", 1),
-    "before conflicts": ("pipelines.drain:append", "before", 4),
-    "before files": ("pipelines.drain:stage_events", "before", 2),
-    "before the commit": ("pipelines.drain:commit_batch", "before", 2),
-    "log entry written": ("deltalake:DeltaTable.update_incremental", "before", 2),
-    "before the index": ("pipelines.drain:DedupIndex.extend", "before", 2),
-    "index run written": ("pipelines.lake.index:Runs.add", "after", 2),
-    "before the commit record": ("pipelines.drain:complete_commits", "before", 3),
-    "before group offsets": ("pipelines.ingest.kafka:KafkaSource.acknowledge", "before", 2),
-    "after group offsets": ("pipelines.ingest.kafka:KafkaSource.acknowledge", "after", 2),
-}
 
 
 @pytest.fixture
@@ -53,41 +40,14 @@ def bus(settings: Settings) -> Settings:
     return with_ingest(settings, max_batch_records=1)
 
 
-@pytest.fixture(scope="module")
-def crash_bus(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Return settings of a topic that holds three parts of a simulated world, for all crashes at a step."""
-    kafka = local_settings.kafka.model_copy(update={"topic": "crashes", "group_id": "crashes", "partitions": 1})
-    bus = local_settings.model_copy(update={"kafka": kafka, "data_dir": tmp_path_factory.mktemp("reference")})
-    bus = with_ingest(bus, max_batch_records=1)
-    for part in _parts(3, 900):
-        send(bus, part)
-    assert len(drain_all(bus)) >= 3  # a slow producer may send a part as two record batches
-    return bus
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", _MOMENTS)
-def test_a_crash_at_a_moment(crash_bus: Settings, tmp_path: Path, moment: str) -> None:
-    """Between any two steps of the protocol: the lake reconciles, and the next drain ends with the same lake."""
-    place, when, call = _MOMENTS[moment]
-    crashed = crash_bus.model_copy(update={"data_dir": tmp_path / "data"})
-    program = ["-m", "tests.crash_at", place, when, str(call)]
-    ended = run(program, env=environment(crashed), cwd=REPOSITORY)
-    assert ended.returncode == EXIT_CODE, ended.stderr
-    assert_verified(crashed)
-    drain_all(crashed)
-    assert_verified(crashed)
-    assert contents(crashed) == contents(crash_bus)
-
-
-@pytest.mark.slow
-def test_thirty_kills(bus: Settings, tmp_path: Path) -> None:
-    """SIGKILL at 30 random moments of start-up and work: the same lake in the end (`once`, `nothing-lost`, `atomic`).
+def test_kills_at_random_times(bus: Settings, tmp_path: Path) -> None:
+    """SIGKILL at random times of start-up and work: the same lake in the end (`once`, `nothing-lost`, `atomic`).
 
     A concurrent reader sees whole commits only; in some rounds files are compacted beside the drain.
     """
     reference = bus.model_copy(update={"data_dir": tmp_path / "reference"})
-    parts, rng = _parts(_PARTS, 3_000), random.Random(_SEED)  # noqa: S311 - reproducible, not secret
+    parts, rng = _parts(_PARTS, 1_500), random.Random(_SEED)  # noqa: S311 - reproducible, not secret
     for part in parts[:_SENT_FIRST]:
         send(bus, part)
     start_seconds = _seconds_to_first_commit(reference, tmp_path)
@@ -96,7 +56,7 @@ def test_thirty_kills(bus: Settings, tmp_path: Path) -> None:
     kills = 0
     with _reader(bus, tmp_path) as versions_read:
         while kills < _KILLS:
-            if _survives(bus, tmp_path, start_seconds * rng.uniform(0.3, 1.3), compacting=kills % 5 == 4):
+            if _survives(bus, tmp_path, start_seconds * rng.uniform(0.3, 1.3), compacting=kills % 4 == 3):
                 start_seconds *= _SOONER  # the machine is faster than when this was measured
                 send(bus, next(later, []))
             else:
@@ -108,8 +68,8 @@ def test_thirty_kills(bus: Settings, tmp_path: Path) -> None:
     drain_all(reference)
     assert_verified(bus)
     assert contents(bus) == contents(reference)
-    assert versions_read[0] >= 10
-    assert len(query(bus, "SELECT * FROM commits")) >= 24
+    assert versions_read[0] >= 5
+    assert len(query(bus, "SELECT * FROM commits")) >= 12
 
 
 def test_an_unfinished_commit_record_is_completed_for_readers(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

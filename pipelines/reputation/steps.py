@@ -58,39 +58,42 @@ def set_as_of(connection: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
 
 
 def step_statements(policy: EffectivePolicy) -> list[str]:
-    """Return the steps after `known_event` in order; a kind of rule that the policy lacks becomes a pass-through."""
+    """Return the steps after `known_event` in order, without those that the policy does not need.
+
+    To define a view, DuckDB binds all views below it, so a step less makes each later one cheaper.
+    """
     actions = [action for edition in policy.editions for action in edition.rules.actions.values()]
     corrects = bool(policy.rules.correction.actions)
     emits_several = any(len(action.emissions) > 1 for action in actions)
+    gates, gated = _chain("judged", _gates(policy))
+    caps, capped = _chain("earned", _caps(policy))
     return [
         statement("step_02_retracted_event"),
         statement("step_03_status_transition"),
         statement("step_04_status_period"),
         statement("step_05_frozen_period"),
         statement("step_06_reset_account"),
-        statement("step_07_corrected_event") if corrects else _pass_through("known_event", "corrected_event"),
+        statement("step_07_corrected_event" if corrects else "step_07_nothing_corrected"),
         statement("step_08_emitted"),
-        statement("step_09_readable") if emits_several else _pass_through("emitted", "readable"),
-        statement("step_10_judged"),
-        *_chain("judged", "gated", _gates(policy)),
-        statement("step_13_earned"),
-        *_chain("earned", "capped", _caps(policy)),
-        statement("step_15_contribution", earned=statement("earned_at_epoch") if policy.decays else "granted"),
+        *([statement("step_09_readable")] if emits_several else []),
+        statement("step_10_judged", source="readable" if emits_several else "emitted"),
+        *gates,
+        statement("step_13_earned", source=gated),
+        *caps,
+        statement(
+            "step_15_contribution", source=capped, earned=statement("earned_at_epoch") if policy.decays else "granted"
+        ),
     ]
 
 
-def _pass_through(source: str, name: str) -> str:
-    return statement("pass_through", name=name, source=source)
-
-
-def _chain(source: str, target: str, links: list[dict[str, str]]) -> list[str]:
-    """Return a step per rule, from view to view: each reads the one before, so a denied event stays denied."""
+def _chain(source: str, links: list[dict[str, str]]) -> tuple[list[str], str]:
+    """Return a step per rule, each a view over the one before, so a denied event stays denied; and the last view."""
     steps: list[str] = []
     for link in links:
         name = link["rule"]
         steps.append(statement(link["file"], name=name, source=source, **link))
         source = name
-    return [*steps, _pass_through(source, target)]
+    return steps, source
 
 
 def _gates(policy: EffectivePolicy) -> list[dict[str, str]]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from pipelines.dlq import open_dead_letter_topics
 from pipelines.settings import Settings
-from tests.crashes.flows import Flow, killed, lake
+from tests.crashes.flows import Flow, killed, lake, unknown
 from tests.crashes.kills import Moment
 from tests.dlq_copies import copied_places, dead_letter_places
 from tests.draining import drain_all, with_ingest
@@ -45,7 +45,7 @@ def _with_copies(settings: Settings) -> dict[str, Any]:
 
 FLOWS = {
     "copies of dead letters beside ingest": Flow(
-        copy, {"pipelines.drain:commit_batch": 1, **_BEGINNING, **_COPYING}, seen=_with_copies
+        copy, {"pipelines.drain:commit_batch": 1, **_BEGINNING, **_COPYING}, seen=_with_copies, stored=unknown
     ),
     "recovery from copies without a checkpoint": Flow(
         copy,
@@ -56,5 +56,6 @@ FLOWS = {
             _committed_and_not_copied,
         ),
         seen=_with_copies,
+        stored=unknown,
     ),
 }

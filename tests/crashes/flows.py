@@ -4,13 +4,18 @@ The work of a flow runs in a child process and is killed there. The recovery run
 would: start the work again. Nothing is random or depends on the time, so the results are compared for equality.
 """
 
+import hashlib
+import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from pipelines.emit.producer import Record
 from pipelines.lake.tables import is_lake
+from pipelines.serving.client import connect
+from pipelines.serving.keys import key_pattern
 from pipelines.settings import Settings
 from pipelines.simulate.simulator import FaultRates, simulate
 from tests.crashes.kills import Moment, kill
@@ -34,6 +39,24 @@ def verified(settings: Settings) -> None:
         assert_verified(settings)
 
 
+def files_and_keys(settings: Settings) -> str:
+    """Return a digest of all files and Redis keys; a draft is deleted unread, so only its name counts."""
+    digest = hashlib.blake2b()
+    for path in sorted(settings.data_dir.rglob("*")):
+        digest.update(f"{path}\0".encode())
+        with suppress(IsADirectoryError, FileNotFoundError):  # another thread may remove it
+            digest.update(b"" if ".draft" in path.suffixes else path.read_bytes())
+    with connect(settings.redis) as client:
+        for key in sorted(client.scan_iter(key_pattern(settings.redis.prefix))):
+            digest.update(key + client.dump(key))
+    return digest.hexdigest()
+
+
+def unknown(_: Settings) -> str:
+    """Return a digest that no other moment has, for flows that store what only a broker knows."""
+    return uuid.uuid4().hex
+
+
 @dataclass(frozen=True, slots=True)
 class Flow:
     """A piece of work that may be killed at any of its steps."""
@@ -50,6 +73,8 @@ class Flow:
     """Raises if a reader sees a partial result before the recovery."""
     seen: Callable[[Settings], Any] = lake
     """What must equal an uninterrupted run afterwards."""
+    stored: Callable[[Settings], str] = files_and_keys
+    """A digest of what a kill leaves: of moments with the same one, the first is killed."""
 
     def resume(self, settings: Settings) -> None:
         """Do what an operator does after a kill."""

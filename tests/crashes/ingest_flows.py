@@ -16,7 +16,7 @@ _READING = {
     "pipelines.ingest.sources:decode": 2,
 }
 _COMMITTING = {
-    "pipelines.drain:append": 2,
+    "pipelines.drain:append": 4,
     "pipelines.drain:DedupIndex.classify": 2,
     "pipelines.drain:stage_events": 2,
     "pipelines.lake.files:_write": 2,

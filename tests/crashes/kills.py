@@ -6,13 +6,17 @@ start-up cost, and a run can have hundreds.
 """
 
 import importlib
+import itertools
+import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +70,17 @@ def kill(moment: Moment, log: Path, task: Task, *arguments: Any) -> None:
         )
 
 
+def trace(
+    calls: Mapping[str, int], state: Callable[..., str], log: Path, task: Task, *arguments: Any
+) -> dict[Moment, str]:
+    """Run a task to its end in a child; return the moments that came, each with the digest `state(*arguments)` then."""
+    answer = log.with_suffix(".states")
+    with child(log, _run_traced, answer, calls, state, task, *arguments) as traced:
+        traced.join(PATIENCE_SECONDS)
+        assert traced.exitcode == 0, f"the child ended with {traced.exitcode}\n{log.read_text()}"
+    return {Moment(*moment): digest for *moment, digest in json.loads(answer.read_text("utf-8"))}
+
+
 def kill_all_after(seconds: float, log: Path, tasks: Sequence[Task], *arguments: Any) -> int:
     """Run each task in a child, kill all after `seconds`, and return how many had not ended by then.
 
@@ -110,6 +125,22 @@ def _run_until(moment: Moment, task: Task, *arguments: Any) -> None:
     task(*arguments)
 
 
+def _run_traced(answer: Path, calls: Mapping[str, int], state: Callable[..., str], task: Task, *arguments: Any) -> None:
+    found: list[tuple[str, str, int, str]] = []
+    lock = threading.Lock()  # the calls may be in several threads
+
+    def note(place: str, when: str, call: int) -> None:
+        if call <= calls[place]:
+            with lock:
+                found.append((place, when, call, state(*arguments)))
+
+    for place in calls:
+        owner, name = find_function(place)
+        setattr(owner, name, _noting(getattr(owner, name), partial(note, place)))
+    task(*arguments)
+    answer.write_text(json.dumps(found), "utf-8")
+
+
 def find_function(place: str) -> tuple[Any, str]:
     """Return the module or class of a function, and its attribute name."""
     module, _, path = place.partition(":")
@@ -118,6 +149,20 @@ def find_function(place: str) -> tuple[Any, str]:
     for part in owners:
         owner = getattr(owner, part)
     return owner, name
+
+
+def _noting(function: Callable[..., Any], note: Callable[[str, int], None]) -> Callable[..., Any]:
+    """Return a function that notes each call, before and after."""
+    numbers = itertools.count(1)
+
+    def wrapper(*arguments: Any, **named: Any) -> Any:
+        number = next(numbers)
+        note("before", number)
+        answer = function(*arguments, **named)
+        note("after", number)
+        return answer
+
+    return wrapper
 
 
 def _killing(function: Callable[..., Any], moment: Moment) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from pipelines.emit import outbox
 from pipelines.emit.outbox import OUTBOX
 from pipelines.emit.relay import open_relay, relay_pending
 from pipelines.settings import Settings
-from tests.crashes.flows import Flow, killed
+from tests.crashes.flows import Flow, killed, unknown
 from tests.crashes.kills import Moment
 from tests.draining import drain_all, query
 from tests.emit.outboxes import create_outbox, disposed, event
@@ -70,12 +70,13 @@ def _address(data_dir: Path) -> str:
 
 
 FLOWS = {
-    "relay": Flow(relay_all, _STEPS, _prepare, sound=_waiting, seen=_arrived),
+    "relay": Flow(relay_all, _STEPS, _prepare, sound=_waiting, seen=_arrived, stored=unknown),
     "recovery from a batch that was sent and not deleted": Flow(
         relay_all,
         {"pipelines.emit.relay:_claim": 1, "pipelines.emit.relay:_send": 1, "pipelines.emit.relay:_delete": 1},
         killed(Moment("pipelines.emit.relay:_send", "after", 2), relay_all, _prepare),
         sound=_waiting,
         seen=_arrived,
+        stored=unknown,
     ),
 }

@@ -19,7 +19,7 @@ SELECT
         ELSE 'granted'
     END AS reason,
     CAST(NULL AS VARCHAR) AS rule
-FROM readable AS event
+FROM $source AS event
 LEFT JOIN retracted_event AS retracted
     ON retracted.user_id = event.user_id AND retracted.event_id = event.event_id
 LEFT JOIN (

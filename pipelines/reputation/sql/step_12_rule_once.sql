@@ -1,6 +1,5 @@
 -- Uniqueness rule: one event per user, metadata key and period counts. Events without the key form one group. Only
--- events that count so far compete. One view per rule and version, in one chain with those of step_11; gated is
--- the last of them.
+-- events that count so far compete. One view per rule and version, in one chain with those of step_11.
 CREATE OR REPLACE TEMP VIEW $name AS
 SELECT * EXCLUDE (competes, winner) REPLACE (
     CASE WHEN competes AND event_id <> winner THEN 'superseded' ELSE reason END AS reason,

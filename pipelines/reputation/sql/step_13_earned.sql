@@ -14,5 +14,5 @@ FROM (
         reason = 'granted'
             AND points < 0
             AND coalesce(t <= getvariable('as_of') - penalties_expire_us, false) AS expired
-    FROM gated
+    FROM $source
 )

@@ -1,6 +1,6 @@
 -- Cap rule: per user, metadata key and period, min(cap, sum) points count. They are granted in the order of events
 -- until the cap is reached, so that the contributions add up to exactly that.
--- One view per rule and version of the policy, each over the one before; the first reads earned, capped is the last.
+-- One view per rule and version of the policy, each over the one before; the first reads earned.
 CREATE OR REPLACE TEMP VIEW $name AS
 SELECT * EXCLUDE (applies, limited_points, total, limited) REPLACE (
     CASE WHEN limited <> granted THEN 'capped' ELSE reason END AS reason,

@@ -18,4 +18,4 @@ SELECT
     coalesce(emission_no, 0) = 0 AS is_first,
     reason,
     rule
-FROM capped
+FROM $source

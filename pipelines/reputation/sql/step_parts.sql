@@ -5,10 +5,10 @@
 CREATE OR REPLACE TEMP TABLE $name AS
 SELECT * FROM arrow_rows
 
--- name: pass_through
--- A step that the policy does not need: the step before, unchanged.
-CREATE OR REPLACE TEMP VIEW $name AS
-SELECT * FROM $source
+-- name: step_07_nothing_corrected
+-- Step 07 of a policy without corrections.
+CREATE OR REPLACE TEMP VIEW corrected_event AS
+SELECT * FROM known_event
 
 -- name: known_at
 -- The condition of step_01 that leaves out what was committed at or after known_at. Compaction keeps a row's batch_id.
