@@ -1,7 +1,7 @@
 """Offsets in the consumer group: advisory, for lag tools; karmalake never reads them back.
 
-They are committed after each batch. After a failure they are retried with a later batch, and batches in between do not
-wait for a coordinator that does not answer.
+They are committed after each batch. After a failure they are retried with a later batch, and at the end; batches in
+between do not wait for a coordinator that does not answer.
 """
 
 import logging
@@ -38,8 +38,15 @@ class GroupOffsets:
         """
         self._forget_recreated({r.topic: r.topic_id for r in ranges})
         self._waiting |= {TopicPartition(r.topic, r.topic_partition): r.next_offset for r in ranges}
-        if time.monotonic() < self._next_attempt:
-            return
+        if time.monotonic() >= self._next_attempt:
+            self._attempt()
+
+    def finish(self) -> None:
+        """Commit what a failure left once more: no later batch will."""
+        if self._waiting:
+            self._attempt()
+
+    def _attempt(self) -> None:
         try:
             self.commit(self._waiting)
         except KarmalakeError as error:

@@ -28,6 +28,7 @@ from kafka.errors import (
 )
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
+from pipelines.best_effort import best_effort
 from pipelines.bus.clients import admin_client, consumer, translate_errors
 from pipelines.bus.records import DamagedBatchError, limit_polls
 from pipelines.bus.topics import topic_id_of
@@ -199,14 +200,20 @@ class KafkaSource:
         deadline = time.monotonic() + _LOOKUP_MS / 1000
         while True:
             try:
-                results = self.admin.alter_group_offsets(self.settings.kafka.group_id, offsets)
-                break
+                self._alter_group_offsets(offsets)
             except _COORDINATOR_STARTING:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(_NEXT_FETCH_MS / 1000)
+            else:
+                return
+
+    def _alter_group_offsets(self, offsets: dict[TopicPartition, OffsetAndMetadata]) -> None:
+        """Commit offsets; raise the error of a topic partition, in which a starting coordinator may also say so."""
+        group_id = self.settings.kafka.group_id
+        results = self.admin.alter_group_offsets(group_id, offsets)
         for error in filter(lambda error: error is not NoError, results.values()):
-            raise error(f"group {self.settings.kafka.group_id}")
+            raise error(f"group {group_id}")
 
     def losses(self, checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
         """Return a range for each topic partition whose log lost records at the checkpoint."""
@@ -492,7 +499,7 @@ def _joined(parts: list[tuple[pa.Table, Decoded]]) -> tuple[pa.Table, Decoded]:
 def open_source(
     settings: Settings, only: Collection[TopicPartition] = (), *, topics: Collection[str] = ()
 ) -> Generator[KafkaSource]:
-    """Yield a source of all topics that are ingested, connected to the brokers; closing it commits nothing.
+    """Yield a source of all topics that are ingested, connected to the brokers; closing it commits group offsets only.
 
     With `only`, it reads these topic partitions and does not share them; with `topics`, these topics. Raises
     TransientError or ConfigurationError, and what `open_topics` raises.
@@ -505,7 +512,9 @@ def open_source(
             admin_client(settings.kafka) as admin,
             join_group(settings.kafka, opened) if shared else nullcontext() as group,
         ):
-            yield KafkaSource(settings, opened, reader, admin, only=frozenset(only) or None, group=group)
+            source = KafkaSource(settings, opened, reader, admin, only=frozenset(only) or None, group=group)
+            yield source
+            best_effort(source.group_offsets.finish, "acknowledging commits to the bus")()
 
 
 @contextmanager

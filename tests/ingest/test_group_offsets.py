@@ -1,14 +1,18 @@
 """Offsets in the consumer group: after an outage they are committed again, and an outage is one warning."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from kafka.errors import CoordinatorLoadInProgressError, NoError
 from kafka.structs import TopicPartition
 
 from pipelines.errors import TransientError
 from pipelines.ingest import group_offsets
 from pipelines.ingest.batch import OffsetRange
 from pipelines.ingest.group_offsets import GroupOffsets
+from pipelines.ingest.kafka import KafkaSource
+from pipelines.settings import Settings
 
 
 class Coordinator:
@@ -70,6 +74,20 @@ def test_after_an_outage_the_group_has_all_offsets(clock: Clock, caplog: pytest.
         coordinator.offsets.clear()
 
 
+def test_what_a_failure_left_is_committed_at_the_end(clock: Clock) -> None:
+    """A drain has no later batch: it tries once more, without the pause, and only if there is something left."""
+    coordinator = Coordinator()
+    coordinator.away = True
+    offsets = GroupOffsets("karmalake", coordinator.commit)
+    offsets.acknowledge(_range(0, 5))
+    coordinator.away = False
+    offsets.acknowledge(_range(1, 7))
+    offsets.finish()
+    assert coordinator.offsets == {TopicPartition("events", 0): 5, TopicPartition("events", 1): 7}
+    offsets.finish()
+    assert coordinator.attempts == 2
+
+
 def test_batches_do_not_wait_for_an_unavailable_coordinator(clock: Clock) -> None:
     """The pause between attempts doubles from 2 s to 60 s: an attempt may take a timeout on the thread that reads."""
     coordinator = Coordinator()
@@ -105,3 +123,15 @@ def test_offsets_of_other_topics_wait_on(clock: Clock) -> None:
     clock.now += 60
     offsets.acknowledge(_range(1, 7, "another id"))
     assert coordinator.offsets == {TopicPartition("events", 1): 7, TopicPartition("other", 0): 50}
+
+
+def test_a_starting_coordinator_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    """It may say so in the result of a topic partition, which is no failure yet."""
+    answers = [CoordinatorLoadInProgressError, NoError]
+
+    class Admin:
+        def alter_group_offsets(self, _group_id: str, offsets: dict[TopicPartition, Any]) -> dict[TopicPartition, Any]:
+            return dict.fromkeys(offsets, answers.pop(0))
+
+    KafkaSource(Settings(), {}, None, Admin()).acknowledge(_range(0, 5))
+    assert (answers, caplog.messages) == ([], [])
