@@ -72,7 +72,7 @@ def disagreements(town: Town) -> list[str]:
     found.update(accounts(town))
     problems = [f"in the books, but not in the lake: {each}" for each in expected - found]
     problems += [f"in the lake, but not in the books: {each}" for each in found - expected]
-    for command in ("verify", "audit"):
+    for command in ("refresh", "publish", "verify", "audit"):
         done = town.command(command)
         problems += [f"{command}: {done.stdout}{done.stderr}"] if done.returncode else []
     return problems
@@ -85,9 +85,8 @@ def explained(town: Town, person: str) -> list[dict[str, str]]:
     return [row | {"topic": topics[row["event_id"]]} for row in csv.DictReader(StringIO(table))]
 
 
-def misordered(town: Town, person: str, suspended: datetime) -> list[str]:
-    """Return what is wrong with a person's explanation, for one who is suspended from some time on."""
-    rows = explained(town, person)
+def misordered(rows: list[dict[str, str]], suspended: datetime) -> list[str]:
+    """Return what is wrong with the explanation of a person who is suspended from some time on."""
     times = [datetime.fromisoformat(row["event_time"]) for row in rows]
     gated = [row for row, time in zip(rows, times, strict=True) if time > suspended]
     problems = [

@@ -16,15 +16,16 @@ _SEED = 7
 
 def bring_in(folder: Path, kills: int) -> list[str]:
     """Run the demo in an empty folder; return a sentence for each disagreement."""
-    print_line("four teams send to four topics, and karmalake stream brings them in")
+    print_line("four teams send to four topics, and karmalake ingest brings them in")
     with Town(folder, _SEED) as town:
         interrupted = kill_repeatedly(town, kills, random.Random(_SEED))  # noqa: S311 - reproducible
-        print_line(f"stream was killed {kills} times, {interrupted} of them before it had every record")
-        suspended = suspend_late(town)
-        town.stream.stop()
+        print_line(f"ingest was killed {kills} times, {interrupted} of them before it had every record")
+        at = suspend_late(town)
+        rows = explained(town, RIDER)
+        town.ingest.stop()
         print_table(Account._fields, accounts(town))
         print_line(f"\n$ karmalake explain {RIDER}\n{town.command('explain', RIDER).stdout}")
-        return [*disagreements(town), *misordered(town, RIDER, suspended)]
+        return [*disagreements(town), *misordered(rows, at)]
 
 
 def suspend_late(town: Town) -> datetime:
@@ -34,6 +35,7 @@ def suspend_late(town: Town) -> datetime:
     late = moderation.decision("late-decision", RIDER, "suspended", at, is_binary=True)
     town.teams[moderation.TOPIC].send([late])
     catch_up(town)
-    old, new = (float(rows[-1]["score"]) for rows in (before, explained(town, RIDER)))
-    print_line(f"{RIDER} had {old:g} points; a suspension from {at:%Y-%m-%d %H:%M} on arrives last: {new:g} points")
+    print_line(
+        f"{RIDER} had {float(before[-1]['score']):g} points; then a suspension from {at:%Y-%m-%d %H:%M} on arrives"
+    )
     return at

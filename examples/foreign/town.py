@@ -1,7 +1,7 @@
-"""The running demo: broker, cache, registry and the four teams; `karmalake stream` brings their topics in.
+"""The running demo: broker, cache, registry and the four teams; `karmalake ingest` brings their topics in.
 
 ratings team    -> ride-ratings (Avro)        -+
-payments team   -> payments (JSON)            -+-> karmalake stream -> lake, scores, Redis
+payments team   -> payments (JSON)            -+-> karmalake ingest -> lake
 moderation team -> moderation (CloudEvents)   -+
 reviews team    -> shop.public.reviews (CDC)  -+
 """
@@ -25,7 +25,7 @@ _HERE = Path(__file__).parent
 
 
 class Town:
-    """The teams, and karmalake beside them: `stream` is the process that is killed."""
+    """The teams, and karmalake beside them: `ingest` is the process that is killed."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self._folder = folder
@@ -48,9 +48,9 @@ class Town:
             start(bare)
             self.settings: Settings = with_local_endpoints(bare)
             self.teams = {team.topic: started.enter_context(team) for team in self._hired(registry.port)}
-            log = self._folder / "stream.log"
-            self.stream = Program("stream", [*KARMALAKE, "stream"], self._variables, log, "streaming")
-            started.push(self.stream)
+            log = self._folder / "ingest.log"
+            self.ingest = Program("ingest", [*KARMALAKE, "ingest"], self._variables, log, "ingesting")
+            started.push(self.ingest)
             self._running = started.pop_all()
         return self
 
