@@ -57,6 +57,7 @@ _MODIFIERS = {
     "LIMIT_PERCENT_MODIFIER": "LIMIT depends on the batch: use WHERE",
     "DISTINCT_MODIFIER": "DISTINCT compares records: remove it, since equal event_ids count once anyway",
 }
+_TOO_DEEP = "it is nested too deep: divide it into steps by WITH ... AS"
 _PER_RECORD = "an event must depend on its own record alone, never on the others of its batch"
 
 
@@ -88,7 +89,10 @@ def check_select(connection: duckdb.DuckDBPyConnection, text: str, columns: froz
     node = tree["statements"][0]["node"]
     names = {str(name).lower() for part in tree_objects(tree) for name in part.get("column_names") or []}
     known = names if columns is None else {name.lower() for name in columns}
-    _Check(text, _Catalogue.read(connection, names), known, _relation_names(tree)).run(node)
+    try:
+        _Check(text, _Catalogue.read(connection, names), known, _relation_names(tree)).run(node)
+    except RecursionError:
+        raise SelectError(_TOO_DEEP) from None
     if any(part.get("class") == "STAR" for part in tree_objects(tree)):
         names.add("*")
     return RowWise(json.dumps(tree), frozenset(names))
@@ -104,7 +108,7 @@ def _parse(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
     try:
         tree = syntax_tree(connection, text)
     except RecursionError:
-        raise SelectError("it is nested too deep: divide it into steps by WITH ... AS") from None
+        raise SelectError(_TOO_DEEP) from None
     if tree["error"]:
         raise SelectError(_syntax_error(text, tree))
     if len(tree["statements"]) != 1:

@@ -61,7 +61,7 @@ class Sandbox:
             problem = self._use(schema)
         except _LostError as error:
             self.close()
-            problem = Reason.UNMAPPABLE, f"its schema {error}"
+            problem = Reason.REFUSED_SELECT, f"before any record, it {error}: write it, or its schema, in a simpler way"
         if problem:
             key = "select" if problem[0] is Reason.REFUSED_SELECT else "schema"
             raise ConfigurationError(f"{self.place}: {key}: {problem[1]}")

@@ -6,6 +6,7 @@ the text; `csv_rows.py`, `ndjson.py` and `table_rows.py` read the formats.
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -44,8 +45,13 @@ _MAGIC = {
     b"Obj\x01": "avro",
     b"\xff\xff\xff\xff": "arrow",
     b"SQLite format 3": "sqlite",
+    b"<?xml": "xml",
 }
 """How files begin whose name says no format."""
+_NOT_READ = {
+    "sqlite": "is a database: export the table as CSV or Parquet",
+    "xml": "is XML: write its rows as JSON, one object a line; docs/files.md has the line of Python for <row .../>",
+}
 _PLAIN = ReadOptions()
 _DECIMAL_COMMA = r"^(-?[0-9]+),([0-9]+)$"
 _HIVE = re.compile(r"([^/=]+)=([^/]*)")
@@ -152,8 +158,8 @@ def file_format(path: Path, options: ReadOptions = _PLAIN, shown: str = "") -> s
         raise UsageError(f"{path} is a folder: give its files")
     named = options.format or _FORMATS.get(_extension(Path(shown or path)))
     found = named or _format_of(path)
-    if found == "sqlite":
-        raise UsageError(f"{path}: is a database: export the table as CSV or Parquet")
+    if found in _NOT_READ:
+        raise UsageError(f"{path}: {_NOT_READ[found]}")
     return found
 
 
@@ -171,7 +177,7 @@ def _format_of(path: Path) -> str:
         return "xlsx"
     with TextStream(path, "utf-8") as stream:
         start = stream.sample[:100]
-    found = next((form for magic, form in _MAGIC.items() if start.startswith(magic)), None)
+    found = next((form for magic, form in _MAGIC.items() if start.removeprefix(BOM_UTF8).startswith(magic)), None)
     return found or ("json" if start.lstrip()[:1] in {b"{", b"["} else "csv")
 
 

@@ -137,6 +137,18 @@ select = '''SELECT 'u' || length(repeat('x', CAST(value->>'n' AS BIGINT))) AS us
     assert reasons(found) == {20: "unmappable"}
 
 
+def test_equal_ids_within_a_record_have_one_order(tmp_path: Path) -> None:
+    """Of its events with one id and other metadata, the same one comes first in every batch (`replay-equals-live`)."""
+    text = """
+topic = "rides"
+format = "json"
+select = '''SELECT 'e' AS event_id, 'u' AS user_id, 'A' AS action_type, bus_time AS timestamp, {'n': n} AS metadata
+            FROM record, (VALUES (3), (1), (2)) AS v(n)'''
+"""
+    with mapping(tmp_path, text) as decode:
+        assert [row[3]["n"] for row in events(decode(records([b"{}"] * 2)))] == ["1", "2", "3"] * 2
+
+
 def test_typed_columns(tmp_path: Path) -> None:
     """`columns` gives members a type; an absent one is null, one of another type makes the record unmappable."""
     text = """

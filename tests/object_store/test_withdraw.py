@@ -18,8 +18,8 @@ def test_a_wrong_load_is_taken_back_and_loaded_again(uri: str, tmp_path: Path) -
     settings = Settings(data_dir=tmp_path / "data", lake=LakeSettings(uri=uri))
     paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
     for path, first in zip(paths, (0, 50), strict=True):
-        rows = (f"g{n % 3},t{n % 5},2024-01-{1 + n % 9:02}\n" for n in range(first, first + 20))
-        path.write_text(f"giver,taker,t\n{''.join(rows)}")
+        rows = (f"g{n % 3},t{n % 5},2024-01-{1 + n % 9:02},{n}\n" for n in range(first, first + 20))
+        path.write_text(f"giver,taker,t,n\n{''.join(rows)}")
     wrong, right = (ColumnMapping(user, "t", "iso", "UserRated") for user in ("giver", "taker"))
     backfill(settings, paths[0], wrong)
     backfill(settings, paths[1], right)

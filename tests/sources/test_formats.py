@@ -264,6 +264,13 @@ def test_a_file_that_is_not_understood_says_what_to_do(tmp_path: Path, text: str
         _events(tmp_path / "a.csv")
 
 
+def test_xml_is_refused_with_the_way_around(tmp_path: Path) -> None:
+    """It is no CSV with one column."""
+    (tmp_path / "Votes.xml").write_text('\ufeff<?xml version="1.0"?>\n<votes><row Id="1"/></votes>\n')
+    with pytest.raises(UsageError, match=r"Votes\.xml: is XML: write its rows as JSON"):
+        _events(tmp_path / "Votes.xml")
+
+
 def test_options_override_what_is_found(tmp_path: Path, expected: list[tuple[object, ...]]) -> None:
     """Column names for a file without a header, comments between rows, a format that the name does not say."""
     path = tmp_path / "a.json"
