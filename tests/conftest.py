@@ -21,11 +21,11 @@ pytest_plugins = ["tests.services.fixtures"]
 # The tests start hundreds of interpreters: without byte code, each compiles all that it imports, for seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# Examples per property: 30, or HYPOTHESIS_EXAMPLES. There is no deadline: the machine may be busy, and
+# Examples per property: 20, or HYPOTHESIS_EXAMPLES. There is no deadline: the machine may be busy, and
 # compiled loops compile on the first call.
 hypothesis.settings.register_profile(
     "untimed",
-    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "30")),
+    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "20")),
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
