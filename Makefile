@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --quiet
 
+# Without byte code each process compiles all that it imports, for seconds: uv installs none, and tests start hundreds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-system demo-sources services test test-fast test-containers lint format docs screenshots notebooks bench chaos fuzz pins contract release clean
 

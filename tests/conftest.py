@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import threading
 import uuid
 import warnings
@@ -17,11 +18,14 @@ from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import Settings
 
 pytest_plugins = ["tests.services.fixtures"]
-# Examples per property: 30, or HYPOTHESIS_EXAMPLES. There is no deadline: the machine may be busy, and
+# The tests start hundreds of interpreters: without byte code, each compiles all that it imports, for seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# Examples per property: 20, or HYPOTHESIS_EXAMPLES. There is no deadline: the machine may be busy, and
 # compiled loops compile on the first call.
 hypothesis.settings.register_profile(
     "untimed",
-    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "30")),
+    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "20")),
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )

@@ -52,7 +52,7 @@ def _story(distinct: int = 10) -> Story:
 
 
 def _findings(*, lost: int = 0, duplicated: int = 0, events: int = 10, failed: tuple[Check, ...] = ()) -> Findings:
-    return Findings(10, [Audit([PartitionAudit(0, 0, 20, lost=lost)], events, duplicated)], failed)
+    return Findings(10, [Audit([PartitionAudit("events", 0, 0, 20, lost=lost)], events, duplicated)], failed)
 
 
 def test_a_missing_dead_letter_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,7 +41,7 @@ from tests.crashes.kills import find_function
 from tests.draining import NOON, answers, send, with_ingest
 from tests.services.waiting import wait_for
 
-EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "12" if "CI" in os.environ else "4"))
+EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "8" if "CI" in os.environ else "4"))
 STEPS = 15
 USERS = 5
 POLICIES = ("default", "decayed-karma", "marketplace-feedback", "ride-hailing")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from pipelines.lake import erasure
+from pipelines.lake import removal
 from pipelines.lake.index import DedupIndex
 from pipelines.operate import verify, verify_served
 from pipelines.operate.check import Advice, Check
@@ -33,6 +33,21 @@ Spoil = Callable[[Settings, pytest.MonkeyPatch], None]
 @pytest.fixture
 def served(settings: Settings) -> Settings:
     """Return settings of a warehouse whose documents and one leaderboard are published."""
+    return _published(settings)
+
+
+@pytest.fixture(scope="module")
+def world(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Return the same for the tests that spoil only Redis, and leave it repaired."""
+    names = {
+        "data_dir": tmp_path_factory.mktemp("served") / "data",
+        "kafka": local_settings.kafka.model_copy(update={"topic": "served", "group_id": "served"}),
+        "redis": local_settings.redis.model_copy(update={"prefix": "served"}),
+    }
+    return _published(local_settings.model_copy(update=names))
+
+
+def _published(settings: Settings) -> Settings:
     redis_settings = settings.redis.model_copy(update={"leaderboards": ("all_time",)})
     bus = with_ingest(settings.model_copy(update={"redis": redis_settings}))
     send(bus, valid_records(range(30), "TransactionCompleted"))
@@ -65,15 +80,15 @@ def _lose_the_warehouse(bus: Settings, _: pytest.MonkeyPatch) -> None:
     bus.warehouse_path.unlink()
 
 
-def _in_redis(change: Callable[[redis.Redis, str], object]) -> Spoil:
-    def spoil(bus: Settings, _: pytest.MonkeyPatch) -> None:
+def _in_redis(change: Callable[[redis.Redis, str], object]) -> Callable[[Settings], None]:
+    def spoil(bus: Settings) -> None:
         with closing(connect(bus.redis)) as client:
             change(client, bus.redis.prefix)
 
     return spoil
 
 
-def _replaced(key: str, put: Callable[[redis.Redis, str], object]) -> Spoil:
+def _replaced(key: str, put: Callable[[redis.Redis, str], object]) -> Callable[[Settings], None]:
     def change(client: redis.Redis, prefix: str) -> None:
         client.delete(prefix + key)
         put(client, prefix + key)
@@ -86,7 +101,7 @@ def _cut_off_an_erasure(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         raise InterruptedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(erasure, "replace_files", killed)
+        patch.setattr(removal, "replace_files", killed)
         with pytest.raises(InterruptedError):
             erase(bus, [_USER])
 
@@ -105,10 +120,14 @@ def _put_ids_into_the_index(bus: Settings, monkeypatch: pytest.MonkeyPatch) -> N
     publish_warehouse(bus)
 
 
-_SPOILED: dict[str, tuple[Advice | None, Spoil]] = {
+_SPOILED: dict[str, tuple[Advice, Spoil]] = {
     "another warehouse": (Advice.PUBLISH, _derive_more),
     "an older warehouse": (Advice.REFRESH, _restore_an_old_warehouse),
     "no warehouse": (Advice.REFRESH, _lose_the_warehouse),
+    "an erasure that was cut off": (Advice.FINISH_ERASURE, _cut_off_an_erasure),
+    "a wrong index": (Advice.REBUILD_INDEX, _put_ids_into_the_index),
+}
+_SPOILED_IN_REDIS: dict[str, tuple[Advice | None, Callable[[Settings], None]]] = {
     "a newer lake is served": (
         Advice.REPLACE_NEWER,
         _in_redis(lambda client, prefix: client.hset(f"{prefix}.publication", "lake_version", 999)),
@@ -137,8 +156,6 @@ _SPOILED: dict[str, tuple[Advice | None, Spoil]] = {
     ),
     "a string for the bookkeeping": (None, _replaced(".publication", lambda client, key: client.set(key, "x"))),
     "foreign bookkeeping": (None, _replaced(".publication", lambda client, key: client.hset(key, "id", b"\xff"))),
-    "an erasure that was cut off": (Advice.FINISH_ERASURE, _cut_off_an_erasure),
-    "a wrong index": (Advice.REBUILD_INDEX, _put_ids_into_the_index),
 }  # fmt: skip
 """Problems with their advice; None if the advice is in an error message (`serving/redis_errors.py`)."""
 
@@ -149,6 +166,21 @@ def test_each_advice_makes_verify_pass(served: Settings, monkeypatch: pytest.Mon
     advice, spoil = _SPOILED[what]
     assert _failed_checks(served) == []
     spoil(served, monkeypatch)
+    _assert_repaired_by(served, advice)
+    assert what == "an erasure that was cut off" or read_reputation(_USER, served) is not None
+
+
+@pytest.mark.parametrize("what", list(_SPOILED_IN_REDIS))
+def test_each_advice_repairs_redis(world: Settings, what: str) -> None:
+    """Whatever is wrong with a key, in one line with advice; after following it, every check passes."""
+    advice, spoil = _SPOILED_IN_REDIS[what]
+    spoil(world)
+    _assert_repaired_by(world, advice)
+    assert read_reputation(_USER, world) is not None
+    assert "stranger" not in {row.user_id for row in read_leaderboard("all_time", world, top=100)}
+
+
+def _assert_repaired_by(served: Settings, advice: Advice | None) -> None:
     failed = _failed_checks(served)
     assert failed
     assert all("\n" not in each.evidence for each in failed)
@@ -156,13 +188,11 @@ def test_each_advice_makes_verify_pass(served: Settings, monkeypatch: pytest.Mon
     assert any(expected in each.evidence for each in failed)
     _follow(served, next(each.evidence for each in failed if expected in each.evidence))
     assert _failed_checks(served) == []
-    assert what == "an erasure that was cut off" or read_reputation(_USER, served) is not None
-    assert "stranger" not in {row.user_id for row in read_leaderboard("all_time", served, top=100)}
 
 
 def test_every_advice_is_tested() -> None:
     """A new advice needs a case above; the checks contain no other advice to run a command."""
-    assert {advice for advice, _ in _SPOILED.values() if advice} == set(Advice)
+    assert {advice for advice, _ in (_SPOILED | _SPOILED_IN_REDIS).values() if advice} == set(Advice)
     for module in (verify, verify_served):
         source = Path(module.__file__).read_text(encoding="utf-8")
         texts = [str(node.value) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
@@ -170,22 +200,22 @@ def test_every_advice_is_tested() -> None:
 
 
 @pytest.mark.parametrize("document", [None, b"{}", b"7", b"\xff"])
-def test_a_full_publication_repairs_documents(served: Settings, document: bytes | None) -> None:
+def test_a_full_publication_repairs_documents(world: Settings, document: bytes | None) -> None:
     """An incremental publication writes nothing, since nothing changed; a full one writes the document."""
-    with closing(connect(served.redis)) as client:
-        client.delete(f"{served.redis.prefix}:{_USER}")
+    with closing(connect(world.redis)) as client:
+        client.delete(f"{world.redis.prefix}:{_USER}")
         if document is not None:
-            client.set(f"{served.redis.prefix}:{_USER}", document)
-    assert publish_warehouse(served).written == 0
-    (failed,) = _failed_checks(served)
+            client.set(f"{world.redis.prefix}:{_USER}", document)
+    assert publish_warehouse(world).written == 0
+    (failed,) = _failed_checks(world)
     assert failed.passed is False
     assert "`karmalake publish --full`" in failed.evidence
-    assert publish_everything(served).full
-    assert _failed_checks(served) == []
-    assert read_reputation(_USER, served) is not None
+    assert publish_everything(world).full
+    assert _failed_checks(world) == []
+    assert read_reputation(_USER, world) is not None
 
 
-def test_served_users_are_read_in_bounded_pages(served: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_served_users_are_read_in_bounded_pages(world: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of unknown documents are counted in bounded chunks, and deleted by a full publication."""
     monkeypatch.setattr("pipelines.operate.verify_served._MAX_USERS", 1_000)
     sizes: list[int] = []
@@ -197,13 +227,13 @@ def test_served_users_are_read_in_bounded_pages(served: Settings, monkeypatch: p
 
     monkeypatch.setattr("pipelines.operate.verify_served._unknown_users", counting)
     monkeypatch.setattr("pipelines.serving.user_scan._SCAN_COUNT", 100)
-    with closing(connect(served.redis)) as client:
-        client.mset({f"{served.redis.prefix}:stranger-{n}": "{}" for n in range(7_000)})
-    (failed,) = _failed_checks(served)
+    with closing(connect(world.redis)) as client:
+        client.mset({f"{world.redis.prefix}:stranger-{n}": "{}" for n in range(7_000)})
+    (failed,) = _failed_checks(world)
     assert "7,000 documents" in failed.evidence
     assert max(sizes) < 2_000
-    assert publish_everything(served).deleted == 7_000
-    assert _failed_checks(served) == []
+    assert publish_everything(world).deleted == 7_000
+    assert _failed_checks(world) == []
 
 
 def _failed_checks(bus: Settings) -> list[Check]:

@@ -27,7 +27,7 @@ from tests.reputation.policies import EVENTS, policy
 from tests.reputation.strategies import histories
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
-FEWER = settings(max_examples=max(10, settings().max_examples // 4))
+FEWER = settings(max_examples=max(6, settings().max_examples // 5))
 """Each example derives eight times or so."""
 TABLES = (
     "reputation",

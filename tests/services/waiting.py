@@ -26,6 +26,6 @@ def wait_for(description: str, predicate: Callable[[], T], seconds: float = PATI
             raise AssertionError(
                 f"timed out after {seconds:g} s waiting for {description}; the last result was {result!r}"
             )
-        pause.wait(max(_POLL_SECONDS, 2 * (now - asked)))  # a costly one leaves the processor to what it waits for
+        pause.wait(max(_POLL_SECONDS, 4 * (now - asked)))  # a costly one leaves the processor to what it waits for
         asked = time.monotonic()
     return result
