@@ -66,16 +66,3 @@ def _chunks(schema: pa.Schema, rows: Iterable[pa.RecordBatch]) -> Chunks:
 def in_chunks(rows: pa.Table) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a table."""
     yield from rows.combine_chunks().to_batches(CHUNK_ROWS)
-
-
-def positions(sorted_words: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return every position in an ascending array of one of the wanted words (ascending, unique), ascending."""
-    low, count = bounds(sorted_words, wanted)
-    ends = np.cumsum(count)
-    return np.repeat(low - ends + count, count) + np.arange(ends[-1] if len(ends) else 0)
-
-
-def bounds(sorted_words: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where each wanted word begins in an ascending array, and how often it is there."""
-    low = np.searchsorted(sorted_words, wanted, "left")
-    return low, np.searchsorted(sorted_words, wanted, "right") - low

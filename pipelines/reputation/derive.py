@@ -72,6 +72,7 @@ from pipelines.reputation.refresh_steps import (
     replace_rows,
 )
 from pipelines.reputation.related_events import define_completions
+from pipelines.reputation.sorted_words import difference, union
 from pipelines.reputation.sql import statement
 from pipelines.reputation.steps import define_steps, epoch_us, materialize_fact, set_as_of
 from pipelines.reputation.warehouse import Info, Warehouse, stored_format
@@ -474,10 +475,10 @@ class Draft:
         A deferred user stays deferred until a call with None, whether affected again or not.
         """
         if max_events is None:
-            users, self._deferred = np.union1d(users, self._deferred), NO_USERS
+            users, self._deferred = union(users, self._deferred), NO_USERS
             return users
-        self._deferred = np.union1d(self._deferred, users[histories.count_of(users) > max_events])
-        return np.setdiff1d(users, self._deferred)
+        self._deferred = union(self._deferred, users[histories.count_of(users) > max_events])
+        return difference(users, self._deferred)
 
     def _open(self, file: Path) -> duckdb.DuckDBPyConnection:
         """Open the draft's file, or a base to write. It uses at most half of the memory; the rest spills beside it.

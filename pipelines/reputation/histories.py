@@ -48,6 +48,7 @@ from pipelines.reputation.segment import (
     store_segment,
     without_rows,
 )
+from pipelines.reputation.sorted_words import distinct, union
 from pipelines.reputation.sql import arrow_rows, one_row, statement
 
 _LOG = logging.getLogger(__name__)
@@ -112,12 +113,12 @@ class Histories:
         Returns sorted hashes: uint64, shape (users,).
         """
         found = [segment.users[segment.rows_after(after, until_us)] for segment in self.segments]
-        return np.unique(np.concatenate([NO_USERS, self.users_between(ranges), *found]))
+        return distinct(np.concatenate([NO_USERS, self.users_between(ranges), *found]))
 
     def users_between(self, ranges: Iterable[tuple[int, int]]) -> np.ndarray:
         """Return the users of events whose time is in one of the ranges, like `changed_users`."""
         found = [segment.users_between(start, end) for start, end in ranges for segment in self.segments]
-        return np.unique(np.concatenate([NO_USERS, *found]))
+        return distinct(np.concatenate([NO_USERS, *found]))
 
     def count_of(self, users: np.ndarray) -> np.ndarray:
         """Return how many events each of these users (sorted hashes) has: int64, shape (users,)."""
@@ -131,10 +132,10 @@ class Histories:
         """Return the events before `until_us` that were added after a version, or with since_us <= t."""
 
         def rows(segment: Segment) -> np.ndarray:
-            in_range = segment.rows_of(np.unique(segment.users_between(since_us, until_us)))
+            in_range = segment.rows_of(distinct(segment.users_between(since_us, until_us)))
             times = segment.take(in_range, ["t"])["t"].to_numpy()
             in_range = in_range[(times >= since_us) & (times < until_us)]
-            return np.union1d(segment.rows_after(after, until_us), in_range)
+            return union(segment.rows_after(after, until_us), in_range)
 
         return self._take(rows)
 
@@ -200,7 +201,7 @@ class Histories:
         if len(erased):
             with arrow_rows(connection, erased):
                 users = connection.execute(statement("histories_users")).fetchnumpy()["user_hash"]
-            self.remove(erased["event_id"].combine_chunks().cast(pa.large_string()), np.unique(users))
+            self.remove(erased["event_id"].combine_chunks().cast(pa.large_string()), distinct(users))
         return True
 
     def _append(self, connection: duckdb.DuckDBPyConnection, snapshot: Snapshot) -> None:
@@ -362,7 +363,7 @@ def _read(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.Reco
 
 def links_of(connection: duckdb.DuckDBPyConnection, events: pa.Table) -> np.ndarray:
     """Return the links of events (ROWS), sorted: uint64, shape (links,)."""
-    return np.unique(_find_links(connection, events)[0])
+    return distinct(_find_links(connection, events)[0])
 
 
 def _links_of_chunk(connection: duckdb.DuckDBPyConnection, chunk: pa.RecordBatch) -> np.ndarray:

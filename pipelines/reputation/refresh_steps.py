@@ -26,6 +26,7 @@ from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US
 from pipelines.reputation.related_events import completing_events, has_completions, users_of_completions
 from pipelines.reputation.segment import ROWS
+from pipelines.reputation.sorted_words import union
 from pipelines.reputation.sql import arrow_rows, one_row, statement
 from pipelines.reputation.user_rows import UserRows, read_rows, stored_form, table_form
 from pipelines.reputation.warehouse_tables import SUMS, pending_trend_tables
@@ -110,11 +111,11 @@ def find_affected_users(
         version, [(since_us, as_of_us), *_edge_crossings(policy, since_us, as_of_us)], as_of_us
     )
     erased = _erased_events(connection)
-    users = np.union1d(users, erased["user_hash"].to_numpy())
+    users = union(users, erased["user_hash"].to_numpy())
     if not has_completions(policy):
         return users
     changed = pa.concat_tables([histories.events_after(version, since_us, as_of_us), erased])
-    return np.union1d(users, users_of_completions(connection, histories, changed))
+    return union(users, users_of_completions(connection, histories, changed))
 
 
 def load_affected_events(
@@ -126,7 +127,7 @@ def load_affected_events(
     `replace_rows` removes theirs.
     """
     create_affected_event(connection)
-    users = np.union1d(users, _erased_events(connection)["user_hash"].to_numpy())  # some were deferred
+    users = union(users, _erased_events(connection)["user_hash"].to_numpy())  # some were deferred
     events = histories.events_of(users)
     _load(connection, events)
     connection.execute(statement("refresh_affected_user"))

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pipelines.reputation.histories import Histories, links_of
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.segment import ROWS
+from pipelines.reputation.sorted_words import distinct
 from pipelines.reputation.sql import arrow_rows, statement
 
 
@@ -45,7 +46,7 @@ def users_of_completions(connection: duckdb.DuckDBPyConnection, histories: Histo
     """Return all users with an event at a key of a completion among added or erased events (ROWS), as sorted hashes."""
     completions = _only_completions(connection, changed)
     completions = _only_completions(connection, _with_corrections(connection, histories, completions))
-    return np.unique(histories.events_linked(links_of(connection, completions))["user_hash"].to_numpy())
+    return distinct(histories.events_linked(links_of(connection, completions))["user_hash"].to_numpy())
 
 
 def completing_events(
@@ -61,10 +62,10 @@ def _with_corrections(connection: duckdb.DuckDBPyConnection, histories: Historie
     found = newest = events
     while len(newest):
         with arrow_rows(connection, newest):
-            links = np.unique(connection.execute(statement("histories_links_to")).fetchnumpy()["link"])
+            links = distinct(connection.execute(statement("histories_links_to")).fetchnumpy()["link"])
             targets = connection.sql(statement("histories_targets")).to_arrow_table()
         targeted = histories.events_with_ids(
-            np.unique(targets["user_hash"].to_numpy()), targets["event_id"].combine_chunks()
+            distinct(targets["user_hash"].to_numpy()), targets["event_id"].combine_chunks()
         )
         related = pa.concat_tables([targeted, _of_users(histories.events_linked(links), newest)])
         newest = _distinct(related.filter(pc.invert(pc.is_in(related["event_id"], found["event_id"]))))

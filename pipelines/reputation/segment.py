@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from pipelines.lake.files import make_durable
 from pipelines.lake.mapping import create_map, open_map
-from pipelines.reputation.chunks import CHUNK_ROWS, Chunks, bounds, map_chunks, positions, store_chunks
+from pipelines.reputation.chunks import CHUNK_ROWS, Chunks, map_chunks, store_chunks
+from pipelines.reputation.sorted_words import bounds, distinct, positions
 
 ROWS = pa.schema(
     [
@@ -89,7 +90,7 @@ class Segment:
 
     def rows_linked(self, hashes: np.ndarray) -> np.ndarray:
         """Return the rows that have one of these links (sorted hashes, uint64): int64, shape (rows,), ascending."""
-        return np.unique(self.links[1][positions(self.links[0], hashes)].view(np.int64))
+        return distinct(self.links[1][positions(self.links[0], hashes)].view(np.int64))
 
     def rows_after(self, version: int, until_us: int) -> np.ndarray:
         """Return the rows with t < until_us that commits after a version added: int64, shape (rows,), ascending."""

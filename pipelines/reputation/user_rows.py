@@ -18,7 +18,8 @@ from pipelines.boundary.locked_sql import identifier
 from pipelines.lake.files import make_durable
 from pipelines.lake.mapping import create_map, open_map
 from pipelines.lake.merges import Merges
-from pipelines.reputation.chunks import CHUNK_ROWS, Chunks, in_chunks, map_chunks, positions, store_chunks
+from pipelines.reputation.chunks import CHUNK_ROWS, Chunks, in_chunks, map_chunks, store_chunks
+from pipelines.reputation.sorted_words import contains, positions, union
 from pipelines.reputation.sql import statement
 
 HASH = "user_hash"
@@ -96,7 +97,7 @@ class UserRows:
             file.unlink()
 
     def _merge(self, older: Piece, newer: Piece) -> Piece:
-        users = np.union1d(older.users, newer.users)
+        users = union(older.users, newer.users)
         rows = {name: _merged_rows([older, newer], name, users) for name in newer.tables}
         return self._write(len(older) + len(newer), users, rows)
 
@@ -176,18 +177,10 @@ def _newest_rows(pieces: Sequence[Piece], table: str, users: np.ndarray) -> tupl
     """Return the rows of users in pieces, the oldest first, and the users who are in none."""
     found: list[pa.Table] = []
     for piece in reversed(pieces):
-        here = _contains(piece.users, users)
+        here = contains(piece.users, users)
         found.append(piece.tables[table].of(users[here]))
         users = users[~here]
     return found, users
-
-
-def _contains(sorted_words: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Return which of some words are in an ascending array."""
-    if not len(sorted_words):
-        return np.zeros(len(words), bool)
-    at = np.searchsorted(sorted_words, words)
-    return sorted_words[np.minimum(at, len(sorted_words) - 1)] == words
 
 
 def _merged_rows(pieces: Sequence[Piece], table: str, users: np.ndarray) -> Iterator[pa.RecordBatch]:
