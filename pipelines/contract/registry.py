@@ -38,6 +38,7 @@ _UNKNOWN_VERSIONS = {40401, 40402, 40403}
 """Error codes of a subject, or a version of it, that the registry lacks."""
 _NOT_SUPPORTED = {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.NOT_IMPLEMENTED}
 """Responses of registries without the format `resolved`; others ignore the parameter."""
+_MAX_SUBJECT_CHARACTERS = 1_000
 _MAX_ID = 2**31 - 1
 """Ids are positive 32-bit integers; for a larger one a registry responds with a general 404."""
 
@@ -135,6 +136,8 @@ class Registry:
             if reference in requested:
                 continue
             requested.add(reference)
+            if not reference.subject:
+                raise ConfigurationError(f"it refers to no version of a subject: {excerpt(reference.name)}")
             if len(requested) > MAX_REFERENCES:
                 raise MissingReferenceError(f"a schema of {self._where} refers to over {MAX_REFERENCES} others")
             subject = quote(reference.subject, safe="")
@@ -230,10 +233,15 @@ def _schema_in(body: Any) -> WriterSchema | Problem | None:
 def _references(listed: Any) -> Iterator[Reference]:
     for each in cast("list[Any]", listed) if isinstance(listed, list) else []:
         match each:
-            case {"name": str(name), "subject": str(subject), "version": int(version)}:
+            case {"name": str(name), "subject": str(subject), "version": int(version)} if _is_subject(subject):
                 yield Reference(name, subject, version)
             case _:
-                yield Reference(str(each), "", 0)  # which no registry has
+                yield Reference(str(each), "", 0)  # `follow` refuses it
+
+
+def _is_subject(text: str) -> bool:
+    """Return whether a text can be part of the address of a request."""
+    return len(text) <= _MAX_SUBJECT_CHARACTERS and _is_unicode(text)
 
 
 def _is_unicode(text: str) -> bool:

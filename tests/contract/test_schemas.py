@@ -210,6 +210,19 @@ def test_unresolved_references(registry: Registry, open_schemas: _OpenSchemas) -
             open_schemas(registry).get(SchemaId("1"))
 
 
+@pytest.mark.parametrize(
+    "reference",
+    [None, {"name": "a", "subject": "\ud800", "version": 1}, {"name": "a", "subject": "x" * 70_000, "version": 1}],
+    ids=["none", "not unicode", "long"],
+)
+def test_a_reference_that_names_no_subject(registry: Registry, open_schemas: _OpenSchemas, reference: Any) -> None:
+    """No request can name it: values of the schema are dead letters, and ingest goes on (`not-blocked`)."""
+    registry.schemas = {1: {"schema": "{}", "references": [reference]}}
+    found = open_schemas(registry).get(SchemaId("1"))
+    assert isinstance(found, Problem)
+    assert "it refers to no version of a subject" in found.detail
+
+
 def test_a_registry_without_guids_is_not_an_outage(registry: Registry, open_schemas: _OpenSchemas) -> None:
     """A header with a GUID does not stop ingest if the registry is too old for GUIDs."""
     registry.schemas = {"00000000-0000-0000-0000-000000000001": {"schema": "A"}}
