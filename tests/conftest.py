@@ -38,6 +38,7 @@ LONG_FILES = (
     "notify/test_notify.py",
     "object_store/test_end_to_end.py",
     "emit/test_relay.py",
+    "test_foreign_topics.py",
     "reputation/test_spark.py",
     "object_store/test_spark.py",
     "test_faults.py",
