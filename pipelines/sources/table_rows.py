@@ -36,8 +36,8 @@ def read_table(
     if not path.exists():
         raise UsageError(f"{path}: No such file or directory")
     row = 1
-    request = {"path": str(path), "format": form, "ids": sorted(ids), "names": [*names], "chunk_rows": CHUNK_ROWS}
-    with _worker(request) as frames:
+    asked = {"path": str(path), "format": form, "chunk_rows": CHUNK_ROWS}
+    with _worker({**asked, "ids": sorted(ids), "names": [*names]}) as frames:
         for kind, content in _frames(path, frames):
             if kind == b"r":
                 raise UsageError(f"{path}: {content.decode(errors='replace')}")

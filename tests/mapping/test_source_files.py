@@ -112,7 +112,7 @@ def test_a_schema_is_a_file(tmp_path: Path) -> None:
     assert _read(tmp_path, _GOOD.replace("json", "avro") + "schema = 'r.avsc'\n").endswith("r.avsc is not a file")
 
 
-def test_our_own_contract_is_no_file(tmp_path: Path) -> None:
+def test_no_source_has_the_name_of_the_contract(tmp_path: Path) -> None:
     """A file of that name would be decoded by the contract."""
     (tmp_path / "contract.toml").write_text(_GOOD)
     with pytest.raises(ConfigurationError, match="contract is the name of our own contract: rename the file"):

@@ -48,11 +48,11 @@ def _run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
 
 
 def test_check_shows_what_becomes_of_records(tmp_path: Path, run: Callable[..., tuple[int, str]]) -> None:
-    """First events, fates, reasons with an example, and unused fields."""
-    (tmp_path / "values").write_bytes(_RIDE + b"\n{}\n")
+    """First events, fates, reasons with an example by its line, and unused fields."""
+    (tmp_path / "values").write_bytes(b"\xef\xbb\xbf" + _RIDE + b"\r\n\r\n{}\n\n")
     code, output = run("check", "rides", "--records", "values")
     assert code == 1
-    for shown in ("d1", "DriverRated", "4.50", "missing_event_id", "rides-0@1", "unused fields: x"):
+    for shown in ("d1", "DriverRated", "4.50", "missing_event_id", "rides-0@3", "unused fields: x"):
         assert shown in output
     (tmp_path / "values").write_bytes(_RIDE + b"\n")
     assert run("check", "rides", "--records", "values")[0] == 0
