@@ -4,6 +4,7 @@ Each format is read in our own contract, and by sources that map it. It is not w
 other load on the machine counts. Decoding alone runs in this process; each drain (with the process of its source, but
 without the start of that), and the script (with Protobuf objects or orjson), in a process of its own, by turns; the
 least time of each counts.
+"""
 
 import json
 import sys
