@@ -10,7 +10,7 @@ from benchmarks.backfill import backfill_file, drain_bus, filled_bus, write_file
 from benchmarks.peers.protocol import cpu_seconds
 from benchmarks.report import save_results
 
-_ROWS, _ROUNDS = 1_000_000, 3
+_ROWS, _ROUNDS = 500_000, 2
 
 
 def run(folder: Path) -> None:

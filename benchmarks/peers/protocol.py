@@ -5,6 +5,7 @@ report rows: the benchmark counts them in the files.
 """
 
 import json
+import os
 import resource
 import subprocess
 import time
@@ -49,6 +50,13 @@ def cpu_seconds() -> float:
     """Return the processor time of this process and of its children that ended."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def running_children_seconds() -> float:
+    """Return the processor time so far of children of this process that run."""
+    stats = (path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat") if path.exists())
+    ticks = sum(int(stat[11]) + int(stat[12]) for stat in stats if int(stat[1]) == os.getpid())
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def ask(python: str, name: str, job: Job, log: Path) -> dict[str, Any]:

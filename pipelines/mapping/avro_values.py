@@ -233,7 +233,7 @@ class _AvroTypes:
         return found
 
     def _logical(self, schema: dict[str, Any], plain: tuple[pa.DataType, _Convert]) -> tuple[pa.DataType, _Convert]:
-        logical = schema.get("logicalType")
+        logical = str(schema.get("logicalType"))
         if logical == "decimal":
             precision, scale = int(schema["precision"]), int(schema.get("scale", 0))
             if precision > _MAX_PRECISION:

@@ -11,7 +11,6 @@ import pyarrow as pa
 from pyarrow import compute
 
 from pipelines.contract.schema import TIMESTAMP
-from pipelines.contract.times import read_times
 
 pc: Any = compute  # its functions are generated at import, invisible to pyright
 _MAX_CHARS = 100
@@ -77,5 +76,7 @@ def _expand_exponent(texts: pa.Array) -> pa.Array:
 
 
 def _to_utc(texts: pa.Array) -> pa.Array:
+    from pipelines.contract.times import read_times  # noqa: PLC0415 - loads numba, half of the start of a table worker
+
     times, errors = read_times(texts, "iso")
     return pc.if_else(pc.is_null(times), texts, time_text(times)) if errors else time_text(times.cast(TIMESTAMP))
