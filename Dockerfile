@@ -1,5 +1,5 @@
 # Two images:
-#   docker build --target stream --tag karmalake .          every command; the optional packages are avro, postgresql, s3
+#   docker build --target stream --tag karmalake .          every command; the optional packages are avro, postgresql, proto, s3
 #   docker build --target dagster --tag karmalake-dagster . the same, with Dagster and the dashboard
 # What runs in one, the command says (compose.yaml). The root may be read-only and the user any: a container writes to
 # /data, a volume, and to /tmp. Compiled loops are cached on the volume, or in /tmp where there is none. A file of

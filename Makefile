@@ -92,8 +92,8 @@ fuzz: setup  ## fuzz every input for a minute each; TARGETS="avro json" SECONDS=
 pins: setup  ## pin the requirements*.txt from pyproject.toml, and the jars of the tests from their poms (with Maven)
 	$(COMPILE) --group dev --all-extras --upgrade --output-file requirements.txt
 	$(COMPILE) --group build --extra all --constraint requirements.txt --output-file requirements-demo.txt
-	$(COMPILE) --group build --extra avro --extra postgresql --extra s3 --constraint requirements.txt --output-file requirements-stream.txt
-	$(COMPILE) --group image --extra avro --extra dagster --extra dashboard --extra outbox --extra postgresql --extra s3 --constraint requirements.txt --output-file requirements-dagster.txt
+	$(COMPILE) --group build --extra avro --extra postgresql --extra proto --extra s3 --constraint requirements.txt --output-file requirements-stream.txt
+	$(COMPILE) --group image --extra avro --extra dagster --extra dashboard --extra outbox --extra postgresql --extra proto --extra s3 --constraint requirements.txt --output-file requirements-dagster.txt
 	$(BIN)/python -m tests.services.jars kafka cassandra
 
 contract: setup  ## generate the Protobuf module from event.proto

@@ -35,7 +35,7 @@ from pipelines.contract.schema import EVENT, RECORD
 from pipelines.settings import ContractSettings
 from tests.services.kafka_cluster import KafkaCluster
 
-_RECORDS = 500_000
+_RECORDS = 1_000_000
 _TOPIC_PARTITIONS = 4
 _DECODED, _TIMES, _ROUNDS = 50_000, 5, 2
 _SCRIPTED = ("protobuf", "json")
