@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipelines.backfill import backfill
     from pipelines.contract.time_like import TimeLike, to_utc
-    from pipelines.mapping import read_source
+    from pipelines.mapping.source_files import read_source
     from pipelines.operate.loads import list_loads, preview_withdrawal, withdraw_loads
     from pipelines.reputation.explain import explain, explain_change
     from pipelines.reputation.policy import Policy

@@ -19,8 +19,7 @@ from pipelines.inputs import InputFile, local_file
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
-from pipelines.mapping import SourceFile, find_source
-from pipelines.mapping.source_files import DAY
+from pipelines.mapping.source_files import DAY, SourceFile, find_source
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.settings import HistorySettings, Settings
 from pipelines.sources.files import ColumnMapping
@@ -107,7 +106,7 @@ def backfill(
     """Commit the rows of a file or frame from its checkpoint on; return the number of commits.
 
     `data` is a path, an s3:// address, `-` for standard input, a frame of polars, pandas or Arrow, or a relation of
-    DuckDB. `rows` says what its rows are: columns, or a source file (`pipelines.mapping.read_source`). `report` is
+    DuckDB. `rows` says what its rows are: columns, or a source file (`karmalake.read_source`). `report` is
     called with the record of each commit. After a crash, the next call continues from the last commit (`once`). Several
     processes may load files at the same time, beside ingest from the bus. Raises UsageError for a file that does not
     exist or does not match the mapping, and RejectedError if its rejected rows exceed a limit.

@@ -19,7 +19,8 @@ from pipelines.ingest.sample import RecordSample
 from pipelines.inputs import InputFile
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import Lake, open_lake
-from pipelines.mapping import RowSelect, SourceFile
+from pipelines.mapping.row_select import RowSelect
+from pipelines.mapping.source_files import SourceFile
 from pipelines.reputation.activation import activated
 from pipelines.reputation.derive import derive
 from pipelines.reputation.lake_views import create_lake_views

@@ -7,8 +7,9 @@ import pytest
 
 from pipelines.errors import UsageError
 from pipelines.ingest.sample import RecordSample
-from pipelines.mapping import open_mapping, read_source
+from pipelines.mapping.decoder import open_mapping
 from pipelines.mapping.examine import read_topic, unused_fields
+from pipelines.mapping.source_files import read_source
 from pipelines.operate.audit import audit
 from pipelines.operate.loads import list_loads, withdraw_loads
 from pipelines.operate.replay import open_replay, replay

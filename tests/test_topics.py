@@ -12,7 +12,7 @@ from pipelines.drain import drain, drain_once, open_drain, open_ingest
 from pipelines.errors import ConfigurationError, RejectedError, UsageError
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
-from pipelines.mapping import read_source
+from pipelines.mapping.source_files import read_source
 from pipelines.operate.audit import audit
 from pipelines.operate.dead_letters import Requeued, Selection, requeue
 from pipelines.operate.doctor import diagnose

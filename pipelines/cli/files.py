@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pipelines.backfill import FileSummary
     from pipelines.ingest.file import FileSource
     from pipelines.lake.commit import CommitRecord
-    from pipelines.mapping import SourceFile
+    from pipelines.mapping.source_files import SourceFile
     from pipelines.settings import Settings
     from pipelines.sources.files import ColumnMapping
 

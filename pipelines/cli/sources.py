@@ -13,7 +13,7 @@ from pipelines.errors import KarmalakeError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pipelines.mapping import SourceFile
+    from pipelines.mapping.source_files import SourceFile
     from pipelines.operate.replay import Comparison
     from pipelines.operate.source_diff import SourceDiff
     from pipelines.preview import Preview
@@ -44,7 +44,7 @@ def check(
 
     Exits 1 if a record would be a dead letter.
     """
-    from pipelines.mapping import find_source  # noqa: PLC0415
+    from pipelines.mapping.source_files import find_source  # noqa: PLC0415
 
     source = find_source(_folder(folder), name)
     if source.files and records:
@@ -69,7 +69,7 @@ def diff(
 
     Files are read whole. Exits 1 if an event would be new, gone or another.
     """
-    from pipelines.mapping import find_source  # noqa: PLC0415
+    from pipelines.mapping.source_files import find_source  # noqa: PLC0415
     from pipelines.operate.source_diff import diff_source  # noqa: PLC0415
 
     source = find_source(_folder(None), name)

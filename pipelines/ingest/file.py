@@ -24,7 +24,8 @@ from pipelines.contract.schema import HEADERS, RECORD, TIMESTAMP
 from pipelines.errors import UsageError
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
 from pipelines.ingest.guard import HaltedPartition
-from pipelines.mapping import RowSelect, SourceFile, join_rows, open_row_select
+from pipelines.mapping.row_select import RowSelect, join_rows, open_row_select
+from pipelines.mapping.source_files import SourceFile
 from pipelines.settings import ContractSettings, Settings
 from pipelines.sources.files import ColumnMapping, RowNumbering, read_mapped, to_events
 from pipelines.sources.options import ReadOptions

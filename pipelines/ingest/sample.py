@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipelines.contract.decode import Decoder
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
 from pipelines.ingest.guard import HaltedPartition
-from pipelines.mapping import SourceFile
+from pipelines.mapping.source_files import SourceFile
 
 
 @dataclass(slots=True)

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from pipelines.contract.decode import Decoded, Decoder, decode
 from pipelines.errors import ConfigurationError, UsageError
-from pipelines.mapping import CONTRACT, SourceFile, open_mapping, read_sources
+from pipelines.mapping.decoder import open_mapping
+from pipelines.mapping.source_files import CONTRACT, SourceFile, read_sources
 from pipelines.settings import Settings
 
 

@@ -18,7 +18,7 @@ from pipelines.ingest.replay import Range, ReplayOffsets, ReplaySource, replay_s
 from pipelines.inputs import find_files, local_file
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import checkpoint_id, open_lake
-from pipelines.mapping import SourceFile
+from pipelines.mapping.source_files import SourceFile
 from pipelines.operate.replay import Comparison, compare_places, fresh, replay
 from pipelines.preview import unlimited
 from pipelines.reputation.lake_views import create_lake_views

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from pipelines.contract.decode import Decoded
 from pipelines.contract.schema import HEADERS, RECORD, TIMESTAMP
-from pipelines.mapping import open_mapping, read_source
+from pipelines.mapping.decoder import open_mapping
+from pipelines.mapping.source_files import read_source
 from pipelines.settings import ContractSettings, Settings
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)

@@ -11,7 +11,7 @@ import pytest
 from pipelines.backfill import backfill, find_day_files, history_rows, summarize_files
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.inputs import InputFile, find_files
-from pipelines.mapping import SourceFile, read_source
+from pipelines.mapping.source_files import SourceFile, read_source
 from pipelines.operate.replay import Comparison
 from pipelines.operate.source_diff import diff_source
 from pipelines.preview import preview

@@ -14,7 +14,8 @@ from pipelines.drain import drain, open_ingest_from
 from pipelines.ingest.sample import RecordSample
 from pipelines.lake.tables import open_lake
 from pipelines.lake.upkeep import vacuum
-from pipelines.mapping import open_mapping, read_source
+from pipelines.mapping.decoder import open_mapping
+from pipelines.mapping.source_files import read_source
 from pipelines.operate.dead_letters import Requeued, Selection, count_dead_letters, requeue
 from pipelines.operate.erase import erase_without_documents
 from pipelines.operate.loads import list_loads, withdraw, withdrawn_since
