@@ -24,7 +24,10 @@ _TIME = (
 )
 _BOOLEAN = r"^(?:True|TRUE|False|FALSE)$"
 _NESTED = r"^[{\[]"
-_NOT_CANONICAL = r"^(?:-?[0-9]+\.[0-9]*0|-?[0-9]+(?:\.[0-9]+)?[eE][-+]?[0-9]+|-0|[{\[][\s\S]*|[TF][a-zA-Z]+|[0-9]{4}-[0-9]{2}-[0-9]{2}.*)$"
+_NOT_CANONICAL = (
+    r"^(?:-?[0-9]+\.[0-9]*0|-?[0-9]+(?:\.[0-9]+)?[eE][-+]?[0-9]+|-0|[TF][a-zA-Z]+|[0-9]{4}-[0-9]{2}-[0-9]{2}.*)$"
+    r"|^[{\[]"
+)
 """Text that may need rewriting: most texts are tested only once."""
 
 
