@@ -125,8 +125,8 @@ class Registry:
     def follow(self, references: Sequence[Reference], seconds: float = _FOLLOW_SECONDS) -> dict[str, str]:
         """Return the schemas that references name, and those that they refer to, by name; the innermost come first.
 
-        Raises MissingReferenceError if the registry lacks one, none can be named, or there are over MAX_REFERENCES, and as
-        `fetch` does.
+        Raises MissingReferenceError if the registry lacks one, no request can name one, or there are over
+        MAX_REFERENCES, and as `fetch` does.
         """
         found: dict[str, str] = {}
         self._follow(references, monotonic() + seconds, found, set())
