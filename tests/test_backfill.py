@@ -232,8 +232,12 @@ def test_the_outcome_of_each_file_is_reported(tmp_path: Path) -> None:
     assert "g3.csv: 1 rows equal an earlier row of the file and count once" in done.stderr
     assert "with --event-id" in done.stderr
     assert "g3.csv: 1 rows are dead letters (missing_user_id: 1): karmalake dead-letters list" in done.stderr
+    assert done.stderr.count("error KL-") == 1
+    alone = _backfill(tmp_path, "g2.csv", *_COLUMNS)
+    assert (alone.returncode, alone.stdout) == (2, "0 of 1 files loaded\n")
+    assert alone.stderr.count("error KL-") == 1
     again = _backfill(tmp_path, "g1.csv", *_COLUMNS)
-    assert (again.returncode, "g1.csv over all attempts: 1 rows, 1 accepted" in again.stdout) == (0, True)
+    assert (again.returncode, "g1.csv over all attempts: 1 row, 1 accepted" in again.stdout) == (0, True)
 
 
 @pytest.mark.slow

@@ -152,7 +152,7 @@ def test_a_dry_run_of_either_command_changes_nothing(tmp_path: Path) -> None:
     done = _backfill(tmp_path, "a.csv", "--user-id", "u", "--time", "t", "--action-type", "Voted", "--dry-run")
     assert (done.returncode, "nothing was changed" in done.stdout) == (0, True), done.stderr
     assert "a.csv (delimiter ';'): the first of 2 rows as events" in done.stdout
-    assert "1 rows would be dead letters, undecodable: row 2, column 't'" in done.stderr
+    assert "1 row would be a dead letter, undecodable: row 2, column 't'" in done.stderr
     assert not (tmp_path / "data" / "lake").exists()
 
 

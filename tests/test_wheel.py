@@ -120,7 +120,7 @@ def test_commands_run_beside_packages_of_the_same_name(installed: Path) -> None:
     rows = {"user_id": ["ann"], "action_type": ["UserRated"], "timestamp": ["2026-01-01T00:00:00Z"]}
     parquet.write_table(pa.table(rows), installed / "history.parquet")
     columns = ["--user-id", "user_id", "--action-type-column", "action_type", "--time", "timestamp"]
-    assert "1 rows, 1 accepted" in _command(installed, "backfill", *columns, "history.parquet")
+    assert "1 row, 1 accepted" in _command(installed, "backfill", *columns, "history.parquet")
     _command(installed, "refresh")
     assert "ann" in _command(installed, "sql", "SELECT user_id FROM events")
 

@@ -14,6 +14,8 @@ from pipelines.ingest.malloc import tune_malloc
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
 """The exit code after `| head`, like that of shells."""
+_EXPLAINED = {"NoArgsIsHelpError", "Exit"}
+"""The types of what ends a command with the exit code of a usage error after a text of its own: help, or an error."""
 _MESSAGES = {
     "KL-INTERRUPTED": "interrupted; what was committed stands, and the same command continues from there",
     "KL-DEFECT": "a bug in karmalake: report it with the traceback above; what was committed stands",
@@ -62,7 +64,7 @@ def _raise_cause(end: SystemExit) -> None:
         raise end.__context__
     if end.code == INTERRUPTED.exit_code:
         raise KeyboardInterrupt from None
-    if end.code == UsageError.exit_code and type(end.__context__).__name__ != "NoArgsIsHelpError":
+    if end.code == UsageError.exit_code and type(end.__context__).__name__ not in _EXPLAINED:
         raise UsageError("the command line is invalid: see above") from None
     raise end
 

@@ -9,6 +9,7 @@ from pipelines.cli.file_options import takes_mapping
 from pipelines.cli.options import bare_settings, current_settings
 from pipelines.cli.output import (
     ProgressBar,
+    amount,
     print_error,
     print_line,
     print_note,
@@ -105,7 +106,8 @@ def backfill(
             sources[address] = _load(settings, address, rows, records, refused)
         except (UsageError, RejectedError) as error:
             refused[address] = error
-    show_drained(records)
+    if records or not refused:
+        show_drained(records)
     accounts = _accounts(settings, sources) if records or len(refused) < len(addresses) else {}
     _show_outcomes(accounts, sources)
     _finish(settings, records, list(sources.values()))
@@ -199,7 +201,7 @@ def _show_outcomes(accounts: "dict[str, FileSummary]", sources: "dict[str, FileS
         )
     for file, account in accounts.items() if len(accounts) == 1 else ():
         filtered = f", {account.filtered:,} filtered by the source" if account.filtered else ""
-        print_line(f"{file} over all attempts: {account.rows:,} rows, {account.accepted:,} accepted{filtered}")
+        print_line(f"{file} over all attempts: {amount(account.rows, 'row')}, {account.accepted:,} accepted{filtered}")
     for file, account in accounts.items():
         for step in next_steps(account, sources[file]):
             print_warning(f"{file}: {step}")

@@ -2,20 +2,21 @@
 
 from typing import TYPE_CHECKING
 
-from pipelines.cli.output import print_fields, print_line, print_table, print_warning
+from pipelines.cli.output import amount, print_fields, print_line, print_table, print_warning
 
 if TYPE_CHECKING:
     from pipelines.preview import Preview
 
 
-def show_preview(title: str, found: "Preview", unit: str = "rows") -> None:
+def show_preview(title: str, found: "Preview", unit: str = "row") -> None:
     """Print first events, fates, reasons with an example, remarks, and what the policy in force makes of the events."""
     form = f" ({found.form})" if found.form else ""
-    print_line(f"{title}{form}: the first of {found.rows:,} {unit} as events")
+    print_line(f"{title}{form}: the first of {amount(found.rows, unit)} as events")
     print_table(("user_id", "action_type", "event_time", "metadata", "event_id"), found.first_events)
     print_fields(found.fates)
     for reason, rows, example in found.reasons:
-        print_warning(f"{rows:,} {unit} would be dead letters, {reason}: {example}")
+        become = "a dead letter" if rows == 1 else "dead letters"
+        print_warning(f"{amount(rows, unit)} would be {become}, {reason}: {example}")
     for step in found.notes:
         print_warning(step)
     if found.scored:

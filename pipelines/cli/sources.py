@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.options import bare_settings, current_settings
-from pipelines.cli.output import print_line, print_table
+from pipelines.cli.output import amount, print_line, print_table
 from pipelines.cli.previews import show_preview
 from pipelines.errors import KarmalakeError, UsageError
 
@@ -51,11 +51,13 @@ def check(
         raise UsageError(f"{source.path} reads files: --records is for sources of topics")
     failed = 0
     for title, found in _of_files(source) if source.files else _of_topics(source, sample, records):
-        show_preview(title, found, "rows" if source.files else "records")
+        show_preview(title, found, "row" if source.files else "record")
         failed += dict(found.fates)["dead letters"]
     print_line("nothing was changed")
     if failed:
-        raise KarmalakeError(f"{failed:,} records of {name} would be dead letters: change the source, or its producer")
+        become = "a dead letter" if failed == 1 else "dead letters"
+        records_of = amount(failed, "row" if source.files else "record")
+        raise KarmalakeError(f"{records_of} of {name} would be {become}: change the source, or its producer")
 
 
 @app.command()
@@ -78,7 +80,7 @@ def diff(
 
 
 def _show_diff(source: "SourceFile", found: "SourceDiff") -> None:
-    print_line(f"{found.records:,} {'rows' if source.files else 'records'} read again")
+    print_line(f"{amount(found.records, 'row' if source.files else 'record')} read again")
     print_table(("fate", "before", "after"), found.fates)
     compared = found.comparison
     kinds = {"new": ("missing", ""), "gone": ("extra", ""), "other": ("different", compared.fields)}

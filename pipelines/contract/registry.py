@@ -62,7 +62,7 @@ class Reference(NamedTuple):
 
 
 class MissingReferenceError(ConfigurationError):
-    """A schema refers to one that the registry lacks, or to too many: no other error says that about a schema."""
+    """A schema refers to one that the registry lacks, to too many, or to none that a request can name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,7 @@ class Registry:
     def fetch(self, ids: Sequence[SchemaId], deadline: float) -> Iterator[WriterSchema | Problem | None]:
         """Yield the schema of each id, the problem of one that cannot be used, or None if it is unknown, in order.
 
+        Of one that refers to a schema that the registry lacks, the problem has the reason UNKNOWN_SCHEMA.
         `deadline` is a time of the monotonic clock, for all ids. Raises ConfigurationError if the registry denies
         access, TransientError if it is not available.
         """
@@ -113,17 +114,19 @@ class Registry:
             named = self.follow(found.references, max(0.0, deadline - monotonic()))
             return WriterSchema("avro", inline_references(found.text, named))
         except (MissingReferenceError, ValueError) as error:
+            reason = Reason.UNKNOWN_SCHEMA if isinstance(error, MissingReferenceError) else Reason.UNDECODABLE
             detail = (
                 "The value's Avro schema refers to other subjects of the registry, which does not resolve them "
                 f"({error}): put the resolved schema into contract.schemas_dir as {schema_id.name}.avsc, then requeue "
                 "the dead letters."
             )
-            return Problem(Reason.UNDECODABLE, sanitize_message(detail))
+            return Problem(reason, sanitize_message(detail))
 
     def follow(self, references: Sequence[Reference], seconds: float = _FOLLOW_SECONDS) -> dict[str, str]:
         """Return the schemas that references name, and those that they refer to, by name; the innermost come first.
 
-        Raises MissingReferenceError if the registry lacks one, or there are over MAX_REFERENCES, and as `fetch` does.
+        Raises MissingReferenceError if the registry lacks one, no request can name one, or there are over
+        MAX_REFERENCES, and as `fetch` does.
         """
         found: dict[str, str] = {}
         self._follow(references, monotonic() + seconds, found, set())
@@ -137,7 +140,7 @@ class Registry:
                 continue
             requested.add(reference)
             if not reference.subject:
-                raise ConfigurationError(f"it refers to no version of a subject: {excerpt(reference.name)}")
+                raise MissingReferenceError(f"it refers to no version of a subject: {excerpt(reference.name)}")
             if len(requested) > MAX_REFERENCES:
                 raise MissingReferenceError(f"a schema of {self._where} refers to over {MAX_REFERENCES} others")
             subject = quote(reference.subject, safe="")

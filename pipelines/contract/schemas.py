@@ -47,8 +47,9 @@ class SchemaStore:
     folder: Path | None
     registry: Registry | None
     known: dict[SchemaId, LookupResult] = field(default_factory=dict[SchemaId, LookupResult])
-    unknown: dict[SchemaId, float] = field(default_factory=dict[SchemaId, float])
-    """Ids that the registry does not have, with the time of its response, oldest first."""
+    unknown: dict[SchemaId, tuple[float, Problem]] = field(default_factory=dict[SchemaId, tuple[float, Problem]])
+    """Ids that the registry does not have, or not all that they refer to, with the time of its response, oldest first.
+    """
     lock: Lock = field(default_factory=Lock)
     clock: Callable[[], float] = monotonic
 
@@ -70,7 +71,9 @@ class SchemaStore:
                 found |= self._find_in_registry(sorted(rest, key=lambda schema_id: -records[schema_id]), found)
             finally:
                 self._evict()
-        return {schema_id: found[schema_id] if schema_id in found else _not_found(schema_id) for schema_id in records}
+        return {
+            schema_id: found[schema_id] if schema_id in found else self._problem(schema_id) for schema_id in records
+        }
 
     def can_look_up(self, schema_id: SchemaId) -> bool:
         """Return whether the folder or the registry can contain a schema of this id."""
@@ -131,15 +134,19 @@ class SchemaStore:
         return dict.fromkeys(remaining, Problem(Reason.UNKNOWN_SCHEMA, detail))
 
     def _is_unknown(self, schema_id: SchemaId) -> bool:
-        return self.clock() - self.unknown.get(schema_id, -_UNKNOWN_SECONDS) < _UNKNOWN_SECONDS
+        return schema_id in self.unknown and self.clock() - self.unknown[schema_id][0] < _UNKNOWN_SECONDS
+
+    def _problem(self, schema_id: SchemaId) -> Problem:
+        return self.unknown[schema_id][1] if schema_id in self.unknown else _not_found(schema_id)
 
     def _remember(self, schema_id: SchemaId, found: LookupResult | None) -> dict[SchemaId, LookupResult]:
         self.unknown.pop(schema_id, None)
-        if found is None:
-            self.unknown[schema_id] = self.clock()
+        result = _not_found(schema_id) if found is None else found
+        if isinstance(result, Problem) and result.reason is Reason.UNKNOWN_SCHEMA:  # it may be registered later
+            self.unknown[schema_id] = self.clock(), result
             return {}
-        self.known[schema_id] = found
-        return {schema_id: found}
+        self.known[schema_id] = result
+        return {schema_id: result}
 
     def _evict(self) -> None:
         """Remove the oldest entries beyond the limits of the cache."""

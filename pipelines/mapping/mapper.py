@@ -1,6 +1,6 @@
 """A source's SELECT, run over decoded records in a DuckDB that reaches nothing else. Runs only in the worker process.
 
-A record on which the SELECT fails is found by halves: the others of its batch become events.
+A record on which the SELECT fails is found by dividing: the others of its batch become events.
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)
@@ -26,6 +26,14 @@ from pipelines.mapping.row_wise import RELATION, ROW, SelectError, check_select
 from pipelines.mapping.values import ANY, ValueSchema, arrow_type, decode_values
 
 MEMORY_LIMIT = "1GB"
+MAX_EVENTS = 10_000
+"""Events of one record."""
+_USUAL_EVENTS = 16
+"""Events of a record, on average over a batch, above which the batch is divided: no run has many more at once."""
+_TOO_MANY = f"it makes over {MAX_EVENTS:,} events of one record, the limit"
+_PARTS = 16
+"""Into how many parts records are divided on which the SELECT fails together: if it fails on each, few runs fail for
+nothing."""
 ENVELOPE = {
     "key": "BLOB",
     "headers": "MAP(VARCHAR, BLOB)",
@@ -95,6 +103,10 @@ class MapperConfig:
         return cls(**found | {"columns": columns, "event_id_from": tuple(found["event_id_from"])})
 
 
+class _TooManyEventsError(Exception):
+    """Records make more events than are read together; if it is one record, more than it may make."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mapped:
     """`events` has RESULT columns; `errors` is by row of the records: reason, and what happened."""
@@ -155,18 +167,21 @@ class Mapper:
             parts.append(self._execute(batch, query))
         except (duckdb.InternalException, duckdb.FatalException):
             raise  # the database is unusable: the process ends
-        except (duckdb.Error, pa.ArrowException, MemoryError) as error:
+        except (duckdb.Error, pa.ArrowException, MemoryError, _TooManyEventsError) as error:
             if len(batch) == 1:
                 errors[batch[ROW][0].as_py()] = (Reason.UNMAPPABLE, _first_lines(error))
                 return
-            half = len(batch) // 2
-            self._run(batch.slice(0, half), query, parts, errors)
-            self._run(batch.slice(half), query, parts, errors)
+            size = -(-len(batch) // _PARTS)
+            for start in range(0, len(batch), size):
+                self._run(batch.slice(start, size), query, parts, errors)
 
     def _execute(self, batch: pa.Table, query: str) -> pa.Table:
         self.before_each(batch.nbytes)
         self.connection.register("batch", batch)
-        found = self.connection.sql(query).to_arrow_table()
+        most = MAX_EVENTS + _USUAL_EVENTS * (len(batch) - 1)
+        found = self.connection.sql(f"FROM ({query}) LIMIT {most + 1}").to_arrow_table()
+        if len(found) > most or _most_equal(found[ROW]) > MAX_EVENTS:
+            raise _TooManyEventsError(_TOO_MANY)
         for name in ("event_id", "user_id", "action_type", "metadata"):
             found[name].validate(full=True)
         return found
@@ -289,6 +304,12 @@ _ARROW = {
 def _readable(values: pa.Array) -> pa.Array:
     """Return texts as JSON, which DuckDB then does not parse again, and structs as they are."""
     return values if pa.types.is_struct(values.type) else pa.ExtensionArray.from_storage(pa.json_(), values)
+
+
+def _most_equal(rows: pa.ChunkedArray) -> int:
+    """Return how often the most frequent row number occurs."""
+    numbers = rows.to_numpy()
+    return int(np.bincount(numbers - numbers.min()).max()) if len(numbers) > MAX_EVENTS else 0
 
 
 def _first_lines(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from pipelines.contract.decode import Decoded, validate_mapped
 from pipelines.contract.parsing import Problem
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.mapping.decoder import describe_problem, join_problems
+from pipelines.mapping.json_values import exact_json
 from pipelines.mapping.sandbox import Sandbox
 from pipelines.mapping.source_files import SourceFile
 from pipelines.mapping.values import ValueSchema
@@ -22,6 +23,8 @@ from pipelines.settings import ContractSettings
 from pipelines.sources.files import RowNumbering, row_digests
 from pipelines.sources.options import ReadOptions
 from pipelines.sources.rows import Rows
+
+_NESTED = r"^[{\[]"
 
 
 @dataclass(slots=True)
@@ -104,15 +107,20 @@ def _values(rows: Rows, shown: str) -> pa.Array:
     most, count = Counter(name.lower() for name in names).most_common(1)[0] if names else ("", 0)
     if count > 1:
         raise UsageError(f"{shown}: several columns are named {most!r}, but for capital letters: rename them")
-    columns = [_without_empty(rows.columns[name].combine_chunks()) for name in names]
+    columns = [_readable(rows.columns[name].combine_chunks()) for name in names]
     if not columns:
         raise UsageError(f"{shown}: no column can be read as text: convert them first")
     return pa.StructArray.from_arrays(columns, names)
 
 
-def _without_empty(values: pa.Array) -> pa.Array:
+def _readable(values: pa.Array) -> pa.Array:
+    """Return texts as DuckDB reads them without loss: NULL for an empty one, and objects and arrays as exact JSON."""
     if values.type != pa.string():
         return values
+    is_nested = pc.match_substring_regex(values, _NESTED)
+    if pc.any(is_nested, min_count=0).as_py():
+        given = values.filter(is_nested)
+        values = pc.replace_with_mask(values, is_nested, pc.coalesce(exact_json(given.cast(pa.binary()))[0], given))
     return pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values)
 
 

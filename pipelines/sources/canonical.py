@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyarrow import compute
 
 from pipelines.contract.schema import TIMESTAMP
+from pipelines.sources.nested import canonical_json
 
 pc: Any = compute  # its functions are generated at import, invisible to pyright
 _MAX_CHARS = 100
@@ -22,17 +23,19 @@ _TIME = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?(?:Z|[-+][0-9]{2}:?[0-9]{2})?)?$"
 )
 _BOOLEAN = r"^(?:True|TRUE|False|FALSE)$"
+_NESTED = r"^[{\[]"
 _NOT_CANONICAL = (
     r"^(?:-?[0-9]+\.[0-9]*0|-?[0-9]+(?:\.[0-9]+)?[eE][-+]?[0-9]+|-0|[TF][a-zA-Z]+|[0-9]{4}-[0-9]{2}-[0-9]{2}.*)$"
+    r"|^[{\[]"
 )
 """Text that may need rewriting: most texts are tested only once."""
 
 
 def canonicalize(texts: pa.Array) -> pa.Array:
-    """Return numbers, times and booleans in canonical text; leave other text unchanged.
+    """Return numbers, times, booleans and JSON in canonical text; leave other text unchanged.
 
-    Numbers have no exponent, integers no decimal point, fractions no trailing zeros. Times are ISO 8601 in UTC with
-    microseconds.
+    Numbers have no exponent, integers no decimal point, fractions no trailing zeros, also within JSON. Times
+    are ISO 8601 in UTC with microseconds.
     """
     return _replace_where(texts, pc.match_substring_regex(texts, _NOT_CANONICAL), _canonical_form)
 
@@ -42,6 +45,7 @@ def _canonical_form(texts: pa.Array) -> pa.Array:
     texts = _replace_where(texts, pc.match_substring_regex(texts, _EXPONENT), _expand_exponent)
     texts = _replace_where(texts, pc.match_substring_regex(texts, _TIME), _to_utc)
     texts = _replace_where(texts, pc.match_substring_regex(texts, _BOOLEAN), pc.ascii_lower)
+    texts = _replace_where(texts, pc.match_substring_regex(texts, _NESTED), _canonical_nested)
     return pc.if_else(pc.equal(texts, "-0"), "0", texts)
 
 
@@ -73,6 +77,10 @@ def _strip_zeros(texts: pa.Array) -> pa.Array:
 def _expand_exponent(texts: pa.Array) -> pa.Array:
     written = [text if len(text) > _MAX_CHARS else format(Decimal(text), "f") for text in texts.to_pylist()]
     return _strip_zeros(pa.array(written, pa.string()))
+
+
+def _canonical_nested(texts: pa.Array) -> pa.Array:
+    return pa.array(list(map(canonical_json, texts.to_pylist())), pa.string())
 
 
 def _to_utc(texts: pa.Array) -> pa.Array:

@@ -7,7 +7,6 @@ Lines with the members of the first line, in the same order and with plain value
 (`ndjson_scan.py`). Every other line goes through Python's parser, which gives the same result.
 """
 
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from pyarrow import compute
 from pipelines.errors import UsageError
 from pipelines.sources.bounds import CHUNK_BYTES, CHUNK_ROWS, MAX_COLUMNS, MAX_NAME_BYTES, MAX_ROW_BYTES, mebibytes
 from pipelines.sources.ndjson_scan import scan_lines
+from pipelines.sources.nested import parse_json, to_json
 from pipelines.sources.streams import TextStream, spooled
 
 pc: Any = compute  # its functions are generated at import, invisible to pyright
@@ -194,7 +194,7 @@ def _objects(path: Path, numbers: pa.Array, lines: pa.Array, mask: Any) -> Itera
 
 def _object(path: Path, number: int, line: str) -> dict[str, str]:
     try:
-        values = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
+        values = parse_json(line)
         row = {name: _json_text(value) for name, value in values.items()}
         "".join([*row, *row.values()]).encode()  # raises for a lone surrogate
     except RecursionError:
@@ -228,4 +228,4 @@ def _json_text(value: Any) -> str:
         case bool():
             return NonText("true" if value else "false")
         case _:
-            return NonText(json.dumps(value, sort_keys=True, ensure_ascii=False))
+            return NonText(to_json(value))

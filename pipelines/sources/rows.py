@@ -4,7 +4,6 @@ Every value becomes text, except typed times and dates; a missing value becomes 
 the text; `csv_rows.py`, `ndjson.py` and `table_rows.py` read the formats.
 """
 
-import json
 import re
 from codecs import BOM_UTF8
 from collections.abc import Collection, Iterator
@@ -23,6 +22,7 @@ from pipelines.errors import UsageError
 from pipelines.sources.canonical import time_text
 from pipelines.sources.csv_rows import csv_dialect, read_csv
 from pipelines.sources.ndjson import read_json
+from pipelines.sources.nested import parse_json, to_json
 from pipelines.sources.options import ReadOptions
 from pipelines.sources.streams import COMPRESSIONS, TextStream, first_bytes, spooled
 from pipelines.sources.table_rows import read_table
@@ -220,11 +220,11 @@ def _without_nulls(rows: Rows, options: ReadOptions) -> Rows:
 def _member(text: str, path: list[str]) -> str:
     """Return a member of a JSON object as text, empty if it is missing."""
     try:
-        value: Any = json.loads(text, parse_int=str, parse_float=str, parse_constant=str) if text else None
+        value: Any = parse_json(text) if text else None
     except (ValueError, RecursionError):
         return ""
     for step in path:
         value = value.get(step) if isinstance(value, dict) else None
     if isinstance(value, str):
         return value
-    return "" if value is None else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return "" if value is None else to_json(value)

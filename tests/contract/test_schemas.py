@@ -210,6 +210,24 @@ def test_unresolved_references(registry: Registry, open_schemas: _OpenSchemas) -
             open_schemas(registry).get(SchemaId("1"))
 
 
+def test_a_missing_reference_is_requested_again_after_a_minute(registry: Registry, open_schemas: _OpenSchemas) -> None:
+    """It may have been registered meanwhile; until then the problem stays, with its detail (`nothing-lost`)."""
+    now, inner = [0.0], {"type": "enum", "name": "K", "symbols": ["A"]}
+    outer = {"type": "record", "name": "R", "fields": [{"name": "k", "type": "K"}]}
+    references = [{"name": "K", "subject": "k", "version": 1}]
+    registry.schemas = {1: {"schema": json.dumps(outer), "references": references}}
+    registry.unresolved_response = (422, {}, b"")
+    schemas = open_schemas(registry, clock=lambda: now[0])
+    for now[0] in (0.0, 59.9):
+        found = schemas.get(SchemaId("1"))
+        assert _is_unknown(found)
+        assert isinstance(found, Problem)
+        assert "lacks k, version 1" in found.detail
+    registry.subjects = {("k", 1): {"schema": json.dumps(inner)}}
+    now[0] = 60.0
+    assert isinstance(schemas.get(SchemaId("1")), WriterSchema)
+
+
 @pytest.mark.parametrize(
     "reference",
     [None, {"name": "a", "subject": "\ud800", "version": 1}, {"name": "a", "subject": "x" * 70_000, "version": 1}],

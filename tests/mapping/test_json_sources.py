@@ -10,6 +10,8 @@ import pytest
 
 from pipelines.errors import ConfigurationError
 from pipelines.mapping.json_values import exact_json
+from pipelines.mapping.mapper import Mapper, MapperConfig
+from pipelines.mapping.values import ValueSchema
 from tests.mapping.sources import events, mapping, reasons, records
 
 _PLAIN = """
@@ -212,3 +214,25 @@ def test_a_select_that_cannot_be_right_is_refused_at_once(tmp_path: Path, select
     with pytest.raises(ConfigurationError, match=r"rides\.toml: select: ") as error, mapping(tmp_path, text):
         pass
     assert reason in str(error.value)
+
+
+def test_the_events_of_a_record_are_bounded(tmp_path: Path) -> None:
+    """At most 10,000; one with more is unmappable, and its neighbours are events (`not-blocked`)."""
+    select = """SELECT 'u' AS user_id, 'A' AS action_type, bus_time AS timestamp
+FROM record, range(CAST(value->>'n' AS BIGINT))"""
+    values = [json.dumps({"n": count}).encode() for count in (1, 10_000, 10_001, 1_000_000_000, 2)]
+    with mapping(tmp_path, f"topic = 't'\nformat = 'json'\nselect = '''{select}'''\n") as decode:
+        found = decode(records(values))
+    assert reasons(found) == {2: "unmappable", 3: "unmappable"}
+    assert len(found.events) == 10_003
+    detail = found.rejected["detail"].to_pylist()[0]
+    assert detail == "The source's SELECT fails on the record: it makes over 10,000 events of one record, the limit."
+
+
+def test_a_select_that_fails_on_each_record_is_run_little_more_than_once_for_each() -> None:
+    """Records are divided into many parts, so that few runs fail for nothing."""
+    runs: list[int] = []
+    select = "SELECT 'u' AS user_id, 'A' AS action_type, bus_time AS timestamp FROM record WHERE value::INT > 0"
+    found = Mapper(MapperConfig(select), runs.append).map(records([b'"x"'] * 256), ValueSchema("json"))
+    assert len(found.errors) == 256
+    assert len(runs) == 1 + 16 + 256

@@ -250,3 +250,17 @@ time_zone = "UTC"
     backfill(busless, derived.path.parent / "rides.ndjson", derived)
     counts = query(busless, "SELECT count(*) FROM events") + query(busless, "SELECT count(*) FROM conflicts")
     assert counts == [(2,), (0,)]
+
+
+def test_a_select_reads_the_digits_of_nested_numbers(busless: Settings, source: Callable[..., SourceFile]) -> None:
+    """By ->>, which alone would round them; a text that only begins as JSON stays one."""
+    nested = source(
+        """files = ["nested.ndjson"]
+select = '''SELECT "to" AS user_id, 'Rated' AS action_type, "at" AS timestamp,
+    {'stars': of->>'stars', 'id': of->>'$.ids[0]', 'note': note} AS metadata FROM record'''"""
+    )
+    row = '{"to": "a", "at": "2026-01-31", "of": {"stars": 4.50, "ids": [1234567890123456789.5]}, "note": "[sic] 4.50"}'
+    (nested.path.parent / "nested.ndjson").write_text(row)
+    _load(busless, nested)
+    ((metadata,),) = query(busless, "SELECT metadata FROM events")
+    assert metadata == {"stars": "4.50", "id": "1234567890123456789.5", "note": "[sic] 4.50"}

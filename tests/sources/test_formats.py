@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import fastavro
 import polars as pl
 import pyarrow as pa
@@ -389,3 +390,21 @@ def test_an_event_of_github_is_mapped_by_dotted_names(tmp_path: Path) -> None:
     assert [row[:3] + row[4:] for row in _events(tmp_path / "gh.ndjson", mapping)] == [
         ("1", "bob", "PullRequestReviewEvent", "[('state', 'approved'), ('reviewer', '7')]")
     ]
+
+
+@pytest.mark.parametrize(
+    ("sql", "text"),
+    [
+        ("'948dd41f-5244-4083-a72b-32c26233020b'::UUID", "948dd41f-5244-4083-a72b-32c26233020b"),
+        ("""'{"a":1}'::JSON""", '{"a":1}'),
+    ],
+    ids=["uuid", "json"],
+)
+def test_uuid_and_json_of_parquet_are_text(tmp_path: Path, sql: str, text: str) -> None:
+    """As DuckDB writes them: as metadata, as an id, and where they are not mapped."""
+    path = tmp_path / "a.parquet"
+    duckdb.sql(f"COPY (SELECT 's0' AS seller, TIMESTAMP '2024-01-01' AS at, {sql} AS x) TO '{path}'")
+    for user, metadata in (("seller", (("x", "x"),)), ("x", ()), ("seller", ())):
+        (events,) = read_events(path, ColumnMapping(user, "at", "iso", "A", metadata=metadata))
+        assert events["user_id"].to_pylist() == ["s0" if user == "seller" else text]
+        assert events["metadata"].to_pylist() == [[(name, text) for name, _ in metadata]]

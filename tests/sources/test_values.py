@@ -272,3 +272,48 @@ def test_a_missing_column_suggests_a_fix(tmp_path: Path, header: str, message: s
 def test_nan_is_empty_and_infinity_is_text(tmp_path: Path) -> None:
     """Floats without a numeric value."""
     assert float_text(pa.array([np.nan, np.inf, -0.0])).to_pylist() == [None, "inf", "-0"]
+
+
+_NESTED_ROWS = [
+    {"user": "a", "at": "2024-01-01", "helpful": [2, 3], "of": {"b": [1.5, None, 2.0], "a": {"n": 4.5, "é": "1"}}},
+    {"user": "b", "at": "2024-01-02", "helpful": [0, -1], "of": {"b": [], "a": {"n": 1e-07, "é": ""}}},
+]
+
+
+def test_numbers_in_lists_and_objects_stay_numbers_with_their_digits(tmp_path: Path) -> None:
+    """In JSON as it is written, with sorted members; alone or as a member that is named with dots."""
+    nested = '{"b": [2, 3.0, 1e5, -0], "a": {"n": 4.50, "é": "7"}}'
+    text = f'{{"user": "a", "at": 1, "x": {nested}, "y": [12345678901234567890]}}'
+    (tmp_path / "a.ndjson").write_text(text, encoding="utf-8")
+    names = ("x", "y", "x.b", "x.a", "x.a.n")
+    mapping = ColumnMapping("user", "at", "s", "A", metadata=tuple((name, name) for name in names))
+    (events,) = read_events(tmp_path / "a.ndjson", mapping)
+    assert dict(events["metadata"].to_pylist()[0]) == {
+        "x": '{"a": {"n": 4.50, "é": "7"}, "b": [2, 3.0, 1e5, -0]}',
+        "y": "[12345678901234567890]",
+        "x.b": "[2, 3.0, 1e5, -0]",
+        "x.a": '{"n": 4.50, "é": "7"}',
+        "x.a.n": "4.50",
+    }
+
+
+def test_nested_rows_are_the_same_events_in_every_format(tmp_path: Path) -> None:
+    """JSON lines, and structs and JSON texts in Parquet: the same ids, however the numbers are written."""
+    (tmp_path / "a.ndjson").write_text("\n".join(map(json.dumps, _NESTED_ROWS)))
+    again = "\n".join(map(json.dumps, _NESTED_ROWS)).replace("4.5", "4.50").replace("1e-07", "0.0000001")
+    (tmp_path / "b.ndjson").write_text(again.replace("[2, 3]", "[2.0,3]"))
+    pq.write_table(pa.Table.from_pylist(_NESTED_ROWS), tmp_path / "a.parquet")
+    texts = [row | {name: json.dumps(row[name]) for name in ("helpful", "of")} for row in _NESTED_ROWS]
+    pq.write_table(pa.Table.from_pylist(texts), tmp_path / "b.parquet")
+    files = [tmp_path / name for name in ("a.ndjson", "b.ndjson", "a.parquet", "b.parquet")]
+    assert [_ids(path) for path in files] == [_ids(files[0])] * 4
+    mapping = replace(_MAPPING, metadata=(("helpful", "helpful"), ("of", "of")))
+    first, same = (pa.concat_tables(read_events(path, mapping)) for path in (files[0], files[2]))
+    assert first.equals(same)
+    assert dict(first["metadata"].to_pylist()[0])["helpful"] == "[2, 3]"
+
+
+@pytest.mark.parametrize("text", ["[sic] 4.50", "{4.50}", '{"a": 4.50', "[" * 100_000])
+def test_text_that_only_begins_as_json_is_unchanged(text: str) -> None:
+    """In a generated id, as other text."""
+    assert canonicalize(pa.array([text])).to_pylist() == [text]
