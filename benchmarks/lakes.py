@@ -64,7 +64,8 @@ def add_events(lake: Lake, count: int, users: int, from_us: int, step_us: int) -
 def commit_rows(lake: Lake, rows: pa.Table, first: int) -> None:
     """Commit rows of `make_rows` that begin at number `first`."""
     count = len(rows)
-    offsets = OffsetRange(_TOPIC_ID, "events", 0, first, first + count, read=count, accepted=count)
+    fates = dict.fromkeys(("read", "converted", "made", "accepted"), count)
+    offsets = OffsetRange(_TOPIC_ID, "events", 0, first, first + count, **fates)
     batch_id = f"measured-{first}"
     record = CommitRecord(batch_id, "benchmark", datetime.now(UTC), (offsets,), **describe_events(rows))
     commit_batch(lake, lake.table("events"), stage_events(lake, rows, batch_id), record)

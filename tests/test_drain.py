@@ -406,9 +406,9 @@ def test_a_commit_of_unknown_outcome(bus: Settings, tmp_path: Path, *, applied: 
         def fail(*_: object) -> None:
             raise OSError("the store went away")
 
-        def commit_and_fail(table: Any, files: Any, checkpoints: Any, **named: Any) -> None:
+        def commit_and_fail(table: Any, files: Any, checkpoints: Any, *rest: Any, **named: Any) -> None:
             if applied or not checkpoints:
-                commit(table, files, checkpoints, **named)
+                commit(table, files, checkpoints, *rest, **named)
             if checkpoints:
                 patch.setattr(Lake, "read_log", fail)
                 fail()

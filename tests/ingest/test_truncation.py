@@ -259,5 +259,7 @@ def _begin(bus: Settings) -> int:
 def _first_offset(bus: Settings) -> int:
     with open_source(bus) as source:
         found = source.read(lambda *_: None)
-    assert found is not None
-    return found[0].records["offset"][0].as_py()
+    if found is None:  # nothing came in time
+        return 0
+    (polled,) = found[0].values()
+    return polled.records["offset"][0].as_py()

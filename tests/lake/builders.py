@@ -43,7 +43,8 @@ def make_events(ids: Iterable[str], *, first_offset: int = 0, partition: int = 0
 def make_record(batch_id: str, events: pa.Table, *, partition: int = 0, start: int = 0) -> CommitRecord:
     """Return the record of a batch that read and accepted `events` from offset `start` on."""
     count = len(events)
-    offsets = OffsetRange(TOPIC_ID, "events", partition, start, start + count, read=count, accepted=count)
+    fates = dict.fromkeys(("read", "converted", "made", "accepted"), count)
+    offsets = OffsetRange(TOPIC_ID, "events", partition, start, start + count, **fates)
     return CommitRecord(batch_id, "test", datetime.now(UTC), (offsets,), **describe_events(events))
 
 
