@@ -50,7 +50,7 @@ _MAGIC = {
 """How files begin whose name says no format."""
 _NOT_READ = {
     "sqlite": "is a database: export the table as CSV or Parquet",
-    "xml": "is XML: write its rows as JSON, one object a line; docs/files.md has the line of Python for <row .../>",
+    "xml": "is XML: write its rows as JSON, one object a line; the attributes of an element are its fields",
 }
 _PLAIN = ReadOptions()
 _DECIMAL_COMMA = r"^(-?[0-9]+),([0-9]+)$"
