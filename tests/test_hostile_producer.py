@@ -3,6 +3,7 @@
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from datetime import datetime
 
 import pyarrow as pa
 import pytest
@@ -10,7 +11,7 @@ from kafka.errors import KafkaError
 from kafka.structs import TopicPartition
 
 import pipelines.bus.clients as clients_module
-import pipelines.ingest.kafka as kafka_source_module
+import pipelines.ingest.sources as sources_module
 from pipelines.bus.topics import describe_topic
 from pipelines.contract.decode import Decoded
 from pipelines.contract.decode import decode as real_decode
@@ -168,12 +169,12 @@ def poison(narrow: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settin
     deadly = valid_records([5])[0].value
     send(narrow, valid_records(range(10)))
 
-    def decode(records: pa.Table, contract: ContractSettings) -> Decoded:
+    def decode(records: pa.Table, contract: ContractSettings, now: datetime | None) -> Decoded:
         if deadly in records["value"].to_pylist():
             raise RuntimeError("a decoder died")
-        return real_decode(records, contract)
+        return real_decode(records, contract, now)
 
-    monkeypatch.setattr(kafka_source_module, "decode", decode)
+    monkeypatch.setattr(sources_module, "decode", decode)
     return narrow
 
 

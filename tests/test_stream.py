@@ -22,7 +22,7 @@ from pipelines.backfill import backfill
 from pipelines.errors import CommitUnknownError, FencedError, UsageError
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.operate.erase import erase
-from pipelines.operate.loads import loads_of_file, withdraw
+from pipelines.operate.loads import loads_of_file, withdraw_loads
 from pipelines.operate.verify import verify
 from pipelines.refresh import rebuild_warehouse, refresh_warehouse
 from pipelines.reputation import database_file
@@ -215,7 +215,7 @@ def test_a_load_is_withdrawn_beside_a_live_stream(streamed: Settings, tmp_path: 
     with streaming(streamed):
         backfill(streamed, path, mapping)
         serves(streamed, "u-3", 6)
-        assert withdraw(streamed, loads_of_file(streamed, str(path)), "wrong").record is not None
+        assert withdraw_loads(streamed, loads_of_file(streamed, str(path)), "wrong").record is not None
         serves(streamed, "u-3", 3)
         send(streamed, valid_records(range(7, 14)))
         serves(streamed, "u-3", 6)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.backfill import backfill
-from pipelines.operate.loads import list_loads, withdraw
+from pipelines.operate.loads import list_loads, withdraw_loads
 from pipelines.operate.verify import verify_index
 from pipelines.settings import LakeSettings, Settings
 from pipelines.sources.files import ColumnMapping
@@ -24,10 +24,10 @@ def test_a_wrong_load_is_taken_back_and_loaded_again(uri: str, tmp_path: Path) -
     backfill(settings, paths[0], wrong)
     backfill(settings, paths[1], right)
     (first, _) = [each["load"] for each in list_loads(settings)]
-    done = withdraw(settings, [first], "the users were the givers")
+    done = withdraw_loads(settings, [first], "the users were the givers")
     assert done.record is not None
     assert query(settings, "SELECT count(*) FROM events WHERE starts_with(user_id, 'g')") == [(0,)]
-    assert withdraw(settings, [first], "twice").record is None
+    assert withdraw_loads(settings, [first], "twice").record is None
     backfill(settings, paths[0], right)
     assert query(settings, "SELECT user_id, count(*) FROM events GROUP BY ALL ORDER BY ALL") == [
         (f"t{n}", 8) for n in range(5)

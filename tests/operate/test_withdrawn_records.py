@@ -18,7 +18,7 @@ from pipelines.mapping.decoder import open_mapping
 from pipelines.mapping.source_files import read_source
 from pipelines.operate.dead_letters import Requeued, Selection, count_dead_letters, requeue
 from pipelines.operate.erase import erase_without_documents
-from pipelines.operate.loads import list_loads, withdraw, withdrawn_since
+from pipelines.operate.loads import list_loads, withdraw_loads, withdrawn_since
 from pipelines.operate.verify import verify_erased, verify_index
 from pipelines.settings import IngestSettings, Settings
 from tests.draining import assert_verified, query
@@ -102,7 +102,7 @@ def test_a_withdrawn_requeue_opens_its_dead_letters(busless: Settings) -> None:
     assert _fates(busless) == {"requeued": 3}
     second = list_loads(busless)[-1]
     assert (second["load"] == first["load"], second["accepted"]) == (False, 3)
-    assert withdraw(busless, [second["load"]], "the action was wrong").closed == 0
+    assert withdraw_loads(busless, [second["load"]], "the action was wrong").closed == 0
     assert _fates(busless) == {"open": 3}
     assert query(busless, _COUNT) == [(10,)]
     _verify(busless)
@@ -110,8 +110,8 @@ def test_a_withdrawn_requeue_opens_its_dead_letters(busless: Settings) -> None:
     assert requeue(busless, Selection()) == Requeued(3, 0, 0, still_rejected=0)
     assert query(busless, "SELECT action_type, count(*) FROM events GROUP BY ALL") == [("DriverRated", 13)]
     _verify(busless)
-    withdraw(busless, [list_loads(busless)[-1]["load"]], "again")
-    assert withdraw(busless, [first["load"]], "all of it").closed == 3
+    withdraw_loads(busless, [list_loads(busless)[-1]["load"]], "again")
+    assert withdraw_loads(busless, [first["load"]], "all of it").closed == 3
     assert (query(busless, _COUNT), _fates(busless)) == ([(0,)], {"discarded": 3})
     _verify(busless)
 
@@ -123,7 +123,7 @@ def test_an_erased_user_of_a_withdrawn_load_stays_out(busless: Settings) -> None
         ingest(values)
         erase_without_documents(busless, ["d0"])
         (load,) = [each["load"] for each in list_loads(busless)]
-        done = withdraw(busless, [load], "wrong")
+        done = withdraw_loads(busless, [load], "wrong")
         assert done.record is not None
         assert [each.events for each in done.record.withdrawn] == [8]
         erase_without_documents(busless, ["d1"])
@@ -142,10 +142,10 @@ def test_a_load_is_withdrawn_again_and_again(busless: Settings) -> None:
         loaded = datetime.now(UTC)
         (load,) = {each["load"] for each in list_loads(busless)}
         for again in (1, 2):
-            done = withdraw(busless, [load], f"reason {again}")
+            done = withdraw_loads(busless, [load], f"reason {again}")
             assert done.record is not None
             assert [each.events for each in done.record.withdrawn] == [10]
-            assert withdraw(busless, [load], "twice").record is None
+            assert withdraw_loads(busless, [load], "twice").record is None
             assert query(busless, _COUNT) == [(0,)]
             ingest(values, f"replay-{again}")
             assert query(busless, "SELECT count(*), count(DISTINCT event_id) FROM events") == [(10, 10)]
