@@ -50,7 +50,7 @@ services: setup  ## install the servers of the tests that pip does not have, as 
 	@$(BIN)/python -m tests.services.install
 
 test: services  ## all tests, on servers that they start; ONE=tests/test_drain.py or ONE="-k name" selects some
-	$(BIN)/python -m pytest $(or $(ONE),-n 3 --dist loadfile --no-loadscope-reorder --durations 10)
+	$(BIN)/python -m pytest $(or $(ONE),-n 4 --dist loadfile --no-loadscope-reorder --durations 10)
 
 test-fast: setup  ## the fast tests, in under two minutes: without servers, fewer random examples
 	HYPOTHESIS_EXAMPLES=10 $(BIN)/python -m pytest -n 2 -m "not jvm and not services and not slow"
