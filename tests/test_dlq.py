@@ -296,7 +296,7 @@ def test_what_another_process_copied_is_not_copied_again(publishing: Settings) -
     """Two processes on one lake follow each other's checkpoint."""
     drain_without_copies(publishing, 2)
     late = open_dead_letter_topics(publishing)
-    late.outbox.catch_up()
+    late.topics[0].outbox.catch_up()
     copy_now(publishing)
     late.copy_pending(lambda _: None)
     assert copied_places(publishing) == dead_letter_places(publishing)
