@@ -178,8 +178,8 @@ def poison(narrow: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settin
     return narrow
 
 
-def test_a_record_is_skipped(poison: Settings) -> None:
-    """A record that crashes ingest becomes a dead letter undecoded; all others count, and it can be requeued."""
+def test_a_record_is_skipped(poison: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that crashes ingest becomes a dead letter undecoded; all others count; a better decoder requeues it."""
     with pytest.raises(RuntimeError, match="a decoder died"):
         drain_all(poison)
     done = skip(poison, f"{poison.kafka.topic}-0@5", "kills the decoder")
@@ -191,6 +191,7 @@ def test_a_record_is_skipped(poison: Settings) -> None:
     assert query(poison, "SELECT count(*) FROM events") == [(9,)]
     assert_verified(poison)
     assert audit(poison).passed
+    monkeypatch.setattr(sources_module, "decode", real_decode)
     assert requeue(poison, Selection(reason=Reason.SKIPPED)).accepted == 1
     assert query(poison, "SELECT count(*) FROM events") == [(10,)]
     assert_verified(poison)
