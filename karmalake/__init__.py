@@ -63,7 +63,7 @@ __all__ = [
 _MODULES = {
     "pipelines.backfill": ("backfill",),
     "pipelines.contract.time_like": ("TimeLike", "to_utc"),
-    "pipelines.mapping": ("read_source",),
+    "pipelines.mapping.source_files": ("read_source",),
     "pipelines.operate.loads": ("list_loads", "preview_withdrawal", "withdraw_loads"),
     "pipelines.reputation.explain": ("explain", "explain_change"),
     "pipelines.reputation.policy": ("Policy",),
