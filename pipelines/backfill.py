@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
 from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.ingest.file import FileSource, open_file
@@ -20,7 +18,7 @@ from pipelines.lake.commit import CommitRecord
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import open_lake
 from pipelines.mapping.source_files import DAY, SourceFile, find_source
-from pipelines.reputation.lake_views import create_lake_views
+from pipelines.reputation.lake_views import open_lake_views
 from pipelines.settings import HistorySettings, Settings
 from pipelines.sources.files import ColumnMapping
 from pipelines.sources.options import ReadOptions
@@ -218,8 +216,7 @@ def was_loaded_otherwise(settings: Settings, source: FileSource) -> bool:
         snapshot = take_snapshot(open_lake(settings.lake_root))
     except UsageError:
         return False
-    with duckdb.connect() as connection:
-        create_lake_views(connection, snapshot)
+    with open_lake_views(snapshot) as connection:
         known = [source.topic, source.source.name, source.source.digest]
         return bool(connection.execute(_EARLIER, known).fetchall())
 
@@ -242,8 +239,7 @@ def summarize_commits(settings: Settings, sources: Sequence[FileSource | RecordS
     `rows` is the number of rows read. Raises UsageError if there is no lake.
     """
     topic_ids = [source.topic_id for source in sources]
-    with duckdb.connect() as connection:
-        create_lake_views(connection, take_snapshot(open_lake(settings.lake_root)))
+    with open_lake_views(take_snapshot(open_lake(settings.lake_root))) as connection:
         fates = {row["topic_id"]: row for row in connection.sql(_FATES, params=[topic_ids]).pl().to_dicts()}
         reasons: dict[str, dict[str, int]] = {}
         for topic_id, reason, rows in connection.execute(_REASONS, [topic_ids]).fetchall():

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import polars as pl
 
 from pipelines.backfill import FileSummary, load, open_input, summarize_commits
@@ -23,7 +22,7 @@ from pipelines.mapping.row_select import RowSelect
 from pipelines.mapping.source_files import SourceFile
 from pipelines.reputation.activation import activated
 from pipelines.reputation.derive import derive
-from pipelines.reputation.lake_views import create_lake_views
+from pipelines.reputation.lake_views import open_lake_views
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import attach
@@ -115,8 +114,7 @@ def _examine(
 ) -> Preview:
     """Return what a scratch lake has, beside the real lake and under its policy."""
     policy, lake = _policy(settings), open_lake(scratch.lake_root)
-    with duckdb.connect() as connection:
-        create_lake_views(connection, take_snapshot(lake))
+    with open_lake_views(take_snapshot(lake)) as connection:
         events = connection.sql(_EVENTS).pl()
         first, reasons = connection.sql(_FIRST).fetchall(), connection.sql(_REASONS).fetchall()
     fates = _fates(account, unit, *_known(settings, events))
@@ -150,8 +148,7 @@ def _known(settings: Settings, loaded: pl.DataFrame) -> tuple[int, int]:
         snapshot = take_snapshot(open_lake(settings.lake_root))
     except UsageError:
         return 0, 0
-    with duckdb.connect() as connection:
-        create_lake_views(connection, snapshot)
+    with open_lake_views(snapshot) as connection:
         connection.register("loaded", loaded)
         (found,) = connection.sql(_KNOWN).fetchall()
     return found

@@ -68,15 +68,11 @@ def explain(
 @contextmanager
 def _lake() -> "Generator[duckdb.DuckDBPyConnection]":
     """Yield a connection with views of the newest snapshot of the lake."""
-    import duckdb  # noqa: PLC0415
-
     from pipelines.lake.commit_log import take_snapshot  # noqa: PLC0415
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
-    from pipelines.reputation.lake_views import create_lake_views  # noqa: PLC0415
+    from pipelines.reputation.lake_views import open_lake_views  # noqa: PLC0415
 
-    snapshot = take_snapshot(open_lake(current_settings().lake_root))
-    with duckdb.connect() as connection:
-        create_lake_views(connection, snapshot)
+    with open_lake_views(take_snapshot(open_lake(current_settings().lake_root))) as connection:
         yield connection
 
 

@@ -26,7 +26,7 @@ from pipelines.lake.commit import CommitRecord, append_file
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.dead_letter_rows import batches_by_row_group, read_dead_letter_rows
 from pipelines.lake.tables import FATES, Snapshot, open_lake
-from pipelines.reputation.lake_views import create_lake_views
+from pipelines.reputation.lake_views import open_lake_views
 from pipelines.settings import Settings
 
 _FROM_SELECTED = """
@@ -280,8 +280,7 @@ def _open_views(settings: Settings) -> Generator[duckdb.DuckDBPyConnection]:
 
 @contextmanager
 def _open_snapshot(snapshot: Snapshot) -> Generator[duckdb.DuckDBPyConnection]:
-    with duckdb.connect() as connection:
-        create_lake_views(connection, snapshot)
+    with open_lake_views(snapshot) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET threads = 1")  # each thread reads hundreds of MB ahead if letters are large
         yield connection

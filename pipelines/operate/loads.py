@@ -28,7 +28,7 @@ from pipelines.lake.tables import open_lake
 from pipelines.lake.withdrawal import BatchTopic, withdraw_batches
 from pipelines.operate.dead_letters import close_withdrawn
 from pipelines.refresh import policy_in_force
-from pipelines.reputation.lake_views import create_lake_views
+from pipelines.reputation.lake_views import open_lake_views
 from pipelines.reputation.sql import arrow_rows
 from pipelines.settings import Settings
 
@@ -252,9 +252,8 @@ def loads_of_file(settings: Settings, path: str) -> list[str]:
 @contextmanager
 def _open_parts(settings: Settings) -> Generator[duckdb.DuckDBPyConnection]:
     """Yield a connection with the views of the newest snapshot, and the table `part`."""
-    with duckdb.connect() as connection:
+    with open_lake_views(take_snapshot(open_lake(settings.lake_root))) as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        create_lake_views(connection, take_snapshot(open_lake(settings.lake_root)))
         connection.execute(_PARTS)
         yield connection
 

@@ -21,7 +21,7 @@ from pipelines.lake.tables import checkpoint_id, open_lake
 from pipelines.mapping.source_files import SourceFile
 from pipelines.operate.replay import Comparison, compare_places, fresh, replay
 from pipelines.preview import unlimited
-from pipelines.reputation.lake_views import create_lake_views
+from pipelines.reputation.lake_views import open_lake_views
 from pipelines.settings import Settings
 
 _Found = TypeVar("_Found")
@@ -144,6 +144,5 @@ def _fates(settings: Settings, places: Sequence[Range], read: int) -> tuple[int,
 
 
 def _query(settings: Settings, ask: Callable[[duckdb.DuckDBPyConnection], _Found]) -> _Found:
-    with duckdb.connect() as connection:
-        create_lake_views(connection, take_snapshot(open_lake(settings.lake_root)))
+    with open_lake_views(take_snapshot(open_lake(settings.lake_root))) as connection:
         return ask(connection)

@@ -4,8 +4,7 @@ Reads the lake, the index, the warehouse and the document store; changes nothing
 that a failure can be acted on without another run. The Dagster checks are the same checks.
 """
 
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import duckdb
@@ -18,7 +17,7 @@ from pipelines.lake.tables import Snapshot, open_lake
 from pipelines.lake.tombstones import open_tombstones
 from pipelines.operate.check import Advice, Check
 from pipelines.operate.verify_served import verify_known_users, verify_served
-from pipelines.reputation.lake_views import create_lake_views
+from pipelines.reputation.lake_views import open_lake_views
 from pipelines.settings import Settings
 
 _MAX_EXAMPLES = 3
@@ -148,14 +147,14 @@ FROM (SELECT *, accepted + duplicates + conflicts + coalesce(erased, 0) AS fates
 
 def totals(snapshot: Snapshot) -> Totals:
     """Return the totals over all commits of a snapshot."""
-    with _views(snapshot) as connection:
+    with open_lake_views(snapshot) as connection:
         (row,) = connection.execute(_TOTALS).fetchall()
     return Totals(*row)
 
 
 def verify_lake(snapshot: Snapshot) -> Iterator[Check]:
     """Check that every offset read is accounted for and that no event is stored twice."""
-    with _views(snapshot) as connection:
+    with open_lake_views(snapshot) as connection:
         yield _expect_none(connection, "offsets add up", "nothing-lost", _BROKEN_RANGES)
         yield _expect_none(connection, "commit counts match the events", "atomic", _WRONG_BATCHES)
         yield _expect_none(connection, "no duplicate event_id", "once", _DUPLICATE_IDS)
@@ -184,7 +183,7 @@ def verify_index(settings: Settings) -> Check:
     """Check that each dedup index holds exactly the event_ids of the lake. Reads all events."""
     name, lake = "the index matches the event_ids", open_lake(settings.lake_root)
     snapshot = take_snapshot(lake)
-    with _views(snapshot) as connection:
+    with open_lake_views(snapshot) as connection:
         versions = dict(connection.execute("SELECT batch_id, version FROM commits").fetchall())
     compared = compare_indexes(settings.index_dir, lake, lake.table("events"), versions)
     wrong = [each for each in compared if each.missing or each.extra]
@@ -205,13 +204,6 @@ def verify(settings: Settings) -> Iterator[Check]:
     yield verify_erased(settings)
     yield from verify_served(settings)
     yield verify_known_users(settings)
-
-
-@contextmanager
-def _views(snapshot: Snapshot) -> Generator[duckdb.DuckDBPyConnection]:
-    with duckdb.connect() as connection:
-        create_lake_views(connection, snapshot)
-        yield connection
 
 
 def _expect_none(connection: duckdb.DuckDBPyConnection, name: str, promise: str, exceptions: str) -> Check:

@@ -6,6 +6,9 @@ place of a conflict's first event is looked up here, by a join, so that ingest n
 The SQL is `sql/lake_views.sql`.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 import duckdb
 import pyarrow as pa
 
@@ -29,6 +32,14 @@ def create_lake_views(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot)
     for table in LAKE_VIEWS:
         source = stored_rows(connection, table, snapshot) if table in TABLES else ""
         connection.execute(statement(f"view_{table}", source=source, version=str(snapshot.version)))
+
+
+@contextmanager
+def open_lake_views(snapshot: Snapshot) -> Generator[duckdb.DuckDBPyConnection]:
+    """Yield a new connection with what `create_lake_views` creates, in memory."""
+    with duckdb.connect() as connection:
+        create_lake_views(connection, snapshot)
+        yield connection
 
 
 def _checkpoints(snapshot: Snapshot) -> pa.Table:

@@ -6,7 +6,7 @@ import duckdb
 import polars as pl
 
 from pipelines.lake.tables import Snapshot
-from pipelines.reputation.lake_views import create_lake_views
+from pipelines.reputation.lake_views import open_lake_views
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.steps import define_steps, materialize_fact
 from pipelines.reputation.views import reputation_query
@@ -25,11 +25,9 @@ def scores(
     Raises UsageError for an as_of without a time zone.
     """
     if isinstance(source, Snapshot):
-        with duckdb.connect() as connection:
-            connection.execute(
-                "SET enable_progress_bar = false"
-            )  # it would appear between the rows of a command's output
-            create_lake_views(connection, source)
+        with open_lake_views(source) as connection:
+            # a progress bar would appear between the rows of a command's output
+            connection.execute("SET enable_progress_bar = false")
             return scores(connection, policy, as_of, known_at)
     in_force = define_steps(source, policy, as_of, known_at)
     materialize_fact(source, in_force)
