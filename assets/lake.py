@@ -1,11 +1,11 @@
 """The assets of the lake: events, their days, and dead letters."""
 
 import dagster as dg
-import duckdb
 
 from assets.failures import RETRIES, explain_failures
 from assets.partitions import DAYS
 from assets.resources import Karmalake
+from pipelines.boundary.database import connect
 from pipelines.drain import drain, open_drain
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import COUNTS, EVENTS
@@ -70,7 +70,7 @@ event_days = dg.AssetSpec(
 @explain_failures
 def dead_letters(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """Rejected records, with their bytes, offset and reason."""
-    with duckdb.connect() as connection:
+    with connect() as connection:
         create_lake_views(connection, karmalake.snapshot())
         reasons: list[tuple[str, int]] = connection.execute(_REASONS).fetchall()
     rows = [dg.TableRecord({"reason": reason, "records": records}) for reason, records in reasons]

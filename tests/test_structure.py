@@ -126,6 +126,13 @@ def test_notifications_know_only_the_contract_and_the_bus() -> None:
     assert set().union(*(_parts_of_pipelines(path) for path in _MODULES if _part(path) == "notify")) <= known
 
 
+def test_connections_to_duckdb_are_made_in_one_place() -> None:
+    """All have the same time zone, and no progress bar."""
+    modules = [*_MODULES, *(REPOSITORY / "assets").glob("*.py"), *(REPOSITORY / "karmalake").glob("*.py")]
+    made = [str(path) for path in modules if "duckdb.connect(" in path.read_text(encoding="utf-8")]
+    assert made == [str(_PIPELINES / "boundary" / "database.py")]
+
+
 def test_delta_rs_does_not_read_rows() -> None:
     """Its scans leave threads that need Python; one that outlived the interpreter aborted a command (exit 134)."""
     scanning = [path.name for path in _MODULES if "to_pyarrow_" in path.read_text(encoding="utf-8")]

@@ -53,10 +53,9 @@ def rows_file() -> Generator[Path]:
 
 def write(frame: "pl.DataFrame", form: Format, output: Path | None) -> None:
     """Write a frame in a format to a file or standard output. Raises UsageError if that is not possible."""
-    import duckdb  # noqa: PLC0415
+    from pipelines.boundary.database import connect  # noqa: PLC0415 - loads DuckDB
 
-    with rows_file() as path, duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with rows_file() as path, connect() as connection:
         write_relation(connection.from_arrow(frame.to_arrow()), form, path, output)
 
 

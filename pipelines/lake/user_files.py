@@ -10,6 +10,7 @@ from typing import Literal
 
 import duckdb
 
+from pipelines.boundary.database import connect
 from pipelines.errors import one_line
 from pipelines.lake.stores import is_remote, register_s3, translate_store_errors
 
@@ -50,7 +51,7 @@ def list_users(paths: Sequence[str]) -> Iterator[str]:
 @contextmanager
 def _reading(path: str) -> Generator[duckdb.DuckDBPyConnection]:
     """Yield a connection that reads the store of a path, with errors like those of other reads of the lake."""
-    with translate_store_errors(path), duckdb.connect() as connection:
+    with translate_store_errors(path), connect() as connection:
         if is_remote(path):
             register_s3(connection)
         try:

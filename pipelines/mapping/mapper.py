@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.boundary.database import connect
 from pipelines.boundary.locked_sql import identifier, literal, lock_settings
 from pipelines.contract.decode import filter_rows
 from pipelines.contract.rejection import Reason
@@ -122,9 +123,8 @@ class Mapper:
         self.config = config
         self.before_each = before_each
         """Called with the number of bytes before each run of the SELECT."""
-        self.connection = duckdb.connect(config={"threads": 1, "memory_limit": MEMORY_LIMIT})
-        for setting in ("TimeZone = 'UTC'", "temp_directory = ''", "enable_progress_bar = false"):
-            self.connection.execute(f"SET {setting}")
+        self.connection = connect(threads=1, memory_limit=MEMORY_LIMIT)
+        self.connection.execute("SET temp_directory = ''")
         lock_settings(self.connection)
         self.prepared: tuple[pa.DataType, str, pa.Table] | None = None
         """A type of values, the query of events for which the view `record` is ready, and its result without rows."""

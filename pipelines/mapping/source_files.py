@@ -14,6 +14,7 @@ import duckdb
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from pipelines.boundary.database import connect
 from pipelines.boundary.extras import is_installed, missing_extra
 from pipelines.boundary.locked_sql import identifier, literal
 from pipelines.boundary.toml import abbreviate, format_problems, key_lines, parse_toml, read_toml
@@ -431,7 +432,7 @@ def _wrong_columns(columns: Mapping[str, str]) -> Iterator[str]:
 def _sql_type(text: str) -> str | None:
     """Return a type as DuckDB writes it, since it becomes part of a statement; None if it is none."""
     try:
-        with duckdb.connect() as connection:
+        with connect() as connection:
             return str(connection.type(text))
     except duckdb.Error:
         return None

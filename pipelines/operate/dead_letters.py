@@ -281,7 +281,6 @@ def _open_views(settings: Settings) -> Generator[duckdb.DuckDBPyConnection]:
 @contextmanager
 def _open_snapshot(snapshot: Snapshot) -> Generator[duckdb.DuckDBPyConnection]:
     with open_lake_views(snapshot) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET threads = 1")  # each thread reads hundreds of MB ahead if letters are large
         yield connection
 

@@ -253,7 +253,6 @@ def loads_of_file(settings: Settings, path: str) -> list[str]:
 def _open_parts(settings: Settings) -> Generator[duckdb.DuckDBPyConnection]:
     """Yield a connection with the views of the newest snapshot, and the table `part`."""
     with open_lake_views(take_snapshot(open_lake(settings.lake_root))) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
         connection.execute(_PARTS)
         yield connection
 

@@ -10,8 +10,7 @@ from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 
-import duckdb
-
+from pipelines.boundary.database import connect
 from pipelines.drain import drain, open_ingest_from
 from pipelines.errors import UsageError
 from pipelines.ingest.filling import without_waiting
@@ -103,7 +102,7 @@ def compare(settings: Settings, other: Settings, replayed: ReplaySource) -> Comp
 
 def compare_places(settings: Settings, other: Settings, places: Sequence[Range]) -> Comparison:
     """Compare what the lake of `settings` has from ranges of topics with the fresh one of `other`, read from them."""
-    with duckdb.connect() as connection:
+    with connect() as connection:
         for name, each in (("lake", settings), ("fresh", other)):
             connection.execute(f"CREATE SCHEMA {name}; USE {name}")
             create_lake_views(connection, take_snapshot(open_lake(each.lake_root)))

@@ -12,6 +12,7 @@ from secrets import token_hex
 
 import duckdb
 
+from pipelines.boundary.database import connect
 from pipelines.boundary.locked_sql import identifier, literal
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.lake.files import make_durable
@@ -40,7 +41,7 @@ def published_base(warehouse: Path) -> str | None:
     """Return the name of the base of a published warehouse; None if there is no warehouse. Raises duckdb.Error."""
     if not warehouse.exists():
         return None
-    with duckdb.connect() as connection:
+    with connect() as connection:
         connection.execute(statement("attach_warehouse", path=literal(str(warehouse))))
         return one_row(connection.execute(statement("base_named", catalog="warehouse")))[0]
 

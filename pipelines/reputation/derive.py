@@ -25,6 +25,7 @@ import duckdb
 import numpy as np
 import polars as pl
 
+from pipelines.boundary.database import connect
 from pipelines.boundary.file_lock import is_locked
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import NewerFormatError, UsageError
@@ -485,12 +486,11 @@ class Draft:
 
         Only a publication needs a complete file, so there is no checkpoint before it, nor during its copy.
         """
-        connection = self._connection = duckdb.connect(file)
+        connection = self._connection = connect(file)
         connection.execute("SET memory_limit = '50%'")
         connection.execute("SET temp_directory = ?", [f"{self._file}.tmp"])
         connection.execute("SET preserve_insertion_order = false")
         connection.execute("SET checkpoint_threshold = '1TB'")
-        connection.execute("SET TimeZone = 'UTC'")
         create_refresh_tables(connection)
         return connection
 

@@ -19,7 +19,7 @@ from pipelines.reputation.base import divided_tables, replace_changes
 from pipelines.reputation.database_file import transaction
 from pipelines.reputation.documents import documents_of
 from pipelines.reputation.refresh_steps import Counts, Replaced
-from pipelines.reputation.sql import arrow_rows, one_row, statement, use_utc
+from pipelines.reputation.sql import arrow_rows, one_row, statement
 from pipelines.reputation.user_rows import (
     Columns,
     Rows,
@@ -161,7 +161,6 @@ class DraftTables:
 
 def write_rows_beside(connection: duckdb.DuckDBPyConnection, base: Path) -> None:
     """Write the rows of a base by user, by a connection of its own."""
-    use_utc(connection)  # a part of the type of moments in Arrow
     connection.execute(statement("base_attach", path=literal(str(base))))
     for name in divided_tables(connection):
         _write_rows(connection, base, name, columns_of(connection, f"base.main.{name}"))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import duckdb
 
+from pipelines.boundary.database import connect
 from pipelines.reputation.base import remove_base, write_base
 from pipelines.reputation.draft_tables import write_rows_beside
 from pipelines.reputation.warehouse import Access, attach
@@ -16,7 +17,7 @@ class Fold:
     def __init__(self, warehouse: Path, base: Path) -> None:
         self.base = base
         self._warehouse = attach(warehouse, Access(all_files=True))  # before another one replaces it
-        self._beside = duckdb.connect()
+        self._beside = connect()
         self._thread = ThreadPoolExecutor(1, "fold")
         self._written = self._thread.submit(self._write)
 

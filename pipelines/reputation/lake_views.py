@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import duckdb
 import pyarrow as pa
 
+from pipelines.boundary.database import connect
 from pipelines.boundary.locked_sql import literal
 from pipelines.lake.stores import is_remote, register_s3
 from pipelines.lake.tables import TABLES, Snapshot
@@ -37,7 +38,7 @@ def create_lake_views(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot)
 @contextmanager
 def open_lake_views(snapshot: Snapshot) -> Generator[duckdb.DuckDBPyConnection]:
     """Yield a new connection with what `create_lake_views` creates, in memory."""
-    with duckdb.connect() as connection:
+    with connect() as connection:
         create_lake_views(connection, snapshot)
         yield connection
 

@@ -26,8 +26,6 @@ def scores(
     """
     if isinstance(source, Snapshot):
         with open_lake_views(source) as connection:
-            # a progress bar would appear between the rows of a command's output
-            connection.execute("SET enable_progress_bar = false")
             return scores(connection, policy, as_of, known_at)
     in_force = define_steps(source, policy, as_of, known_at)
     materialize_fact(source, in_force)

@@ -19,6 +19,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
+from pipelines.boundary.database import connect
 from pipelines.boundary.locked_sql import literal
 from pipelines.contract.time_like import TimeLike, to_utc
 from pipelines.errors import ConfigurationError, UsageError
@@ -32,7 +33,7 @@ from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.query_guard import check_query, lock_connection
 from pipelines.reputation.scores import scores
-from pipelines.reputation.sql import statement, use_utc
+from pipelines.reputation.sql import statement
 from pipelines.reputation.trends import find_trend, run_trend, trends
 from pipelines.settings import load_settings
 
@@ -119,9 +120,8 @@ def attach(path: Path, access: Access = Access()) -> duckdb.DuckDBPyConnection:
 
 
 def _attach(path: Path, access: Access) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
+    connection = connect()
     connection.execute(statement("attach_warehouse", path=literal(str(path))))
-    use_utc(connection)
     connection.execute(_METADATA_CACHE)
     connection.execute(_USE_WAREHOUSE)
     _require_own_format(connection, path)  # fails here for a truncated file

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
+from pipelines.boundary.database import connect
 from pipelines.errors import UsageError
 from pipelines.sources.bounds import CHUNK_BYTES, CHUNK_ROWS, MAX_COLUMNS, MAX_NAME_BYTES, MAX_ROW_BYTES, mebibytes
 from pipelines.sources.ndjson_scan import scan_lines
@@ -164,7 +165,7 @@ def _blocks(path: Path, encoding: str | None) -> Iterator[bytes]:
 
 def _in_array(path: Path, encoding: str | None) -> Iterator[tuple[pa.Array, pa.Array]]:
     """Yield batches of the objects in an array, or over several lines, with their numbers, from 1."""
-    with spooled(path, encoding) as plain, duckdb.connect(config={"threads": 1, "memory_limit": "160MB"}) as connection:
+    with spooled(path, encoding) as plain, connect(threads=1, memory_limit="160MB") as connection:
         number = 1
         try:
             found = connection.sql(_IN_ARRAY, params={"path": str(plain), "most": MAX_ROW_BYTES})

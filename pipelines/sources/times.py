@@ -9,6 +9,7 @@ import duckdb
 import pyarrow as pa
 from pyarrow import compute
 
+from pipelines.boundary.database import connect
 from pipelines.contract.schema import TIMESTAMP
 from pipelines.contract.times import read_times
 from pipelines.errors import UsageError
@@ -69,7 +70,7 @@ def _read_formatted(texts: pa.Array, time_format: str, time_zone: str | None) ->
 
 
 def _parse(texts: pa.Array, time_format: str) -> pa.Array:
-    with duckdb.connect() as connection:
+    with connect() as connection:
         given = pa.table({"texts": texts})
         connection.register("given", given)
         found = connection.sql(_PARSED, params={"format": time_format}).to_arrow_table()
