@@ -1,22 +1,20 @@
 """The long-lived process that serves: ingest continuously (`ingester.py`), and keep what is served current.
 
 Runs concurrent loops. The refresh recomputes the users affected since its last turn, publishes them to Redis, and
-replaces warehouse.duckdb every `derive_interval_seconds`, also without a commit, because windows move with time. The
-file is copied in a thread, beside further refreshes. Users with very many events are computed just before that, so that
-the scores of the others do not wait for them. Ingest never waits for Redis, and each loop retries errors that may be
-temporary (`retries.py`, `isolated`). Small files are merged each time the warehouse is replaced, so that they do not
-accumulate.
+replaces warehouse.duckdb every `derive_interval_seconds`, also without a commit, because windows move with time. A
+thread writes to Redis (`live_publisher.py`), and another one copies the file, beside further refreshes. Users with very
+many events are computed just before that, so that the scores of the others do not wait for them. Ingest never waits for
+Redis, and each loop retries errors that may be temporary (`retries.py`, `isolated`). Small files are merged each time
+the warehouse is replaced, so that they do not accumulate.
 """
 
 import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-
-import polars as pl
 
 from pipelines import dlq
 from pipelines.best_effort import best_effort
@@ -26,11 +24,11 @@ from pipelines.ingester import OnCommit, OnHalted, copied_dead_letters, ingest_u
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import CachedLake, Lake, create_lake, open_lake
 from pipelines.lake.upkeep import compact, vacuum_when_due
-from pipelines.refresh import RefreshMethod, derive_draft, publish_views
+from pipelines.live_publisher import LivePublisher, OnRefresh
+from pipelines.refresh import RefreshMethod, derive_draft
 from pipelines.reputation.derive import DerivationResult, Draft, open_draft
 from pipelines.retries import OnIteration, Retries
-from pipelines.serving.digest_cache import DigestCache, open_digest_cache
-from pipelines.serving.publish import PublishResult
+from pipelines.serving.digest_cache import open_digest_cache
 from pipelines.serving.read import latest_as_of
 from pipelines.settings import Settings
 
@@ -41,7 +39,6 @@ _SWITCH_SECONDS = 0.0005
 A refresh gives it up in each of hundreds of calls into DuckDB and Arrow. With Python's 5 ms it then often waits that
 long for ingest: at 10,000 events per second, that doubled the time of a refresh.
 """
-OnRefresh = Callable[[DerivationResult, PublishResult], None]
 
 
 def stream(
@@ -115,8 +112,10 @@ def _refresh_loop(
         open_draft(settings.warehouse_path) as draft,
         open_digest_cache(settings.published_dir) as digests,
         ThreadPoolExecutor(1, "upkeep") as pool,
+        ThreadPoolExecutor(1, "serving") as serving,
     ):
-        refreshing = _RefreshLoop(settings, draft, digests, on_refresh, pool)
+        publisher = LivePublisher(settings, digests, serving, on_refresh, committed.set)
+        refreshing = _RefreshLoop(settings, draft, publisher, pool)
         last = False
         while not last:
             committed.wait(max(0.0, refreshing.due - time.monotonic()))
@@ -134,13 +133,10 @@ def _refresh_loop(
 class _RefreshLoop:
     """The state of the refresh loop between its turns; a failed turn may be followed by another one."""
 
-    def __init__(
-        self, settings: Settings, draft: Draft, digests: DigestCache, on_refresh: OnRefresh, pool: ThreadPoolExecutor
-    ) -> None:
+    def __init__(self, settings: Settings, draft: Draft, publisher: LivePublisher, pool: ThreadPoolExecutor) -> None:
         self.due = time.monotonic()
         """Monotonic time of the next replacement of the warehouse, in seconds."""
-        self._settings, self._draft, self._digests, self._on_refresh = settings, draft, digests, on_refresh
-        self._unpublished: pl.Series | None = None  # None: any document may differ
+        self._settings, self._draft, self._publisher = settings, draft, publisher
         self._clock, self._knows_published = MonotonicClock(), False
         self._lake: Lake | None = None
         self._pool, self._run_upkeep = pool, best_effort(_run_upkeep, "upkeep")
@@ -154,17 +150,23 @@ class _RefreshLoop:
         try:
             self._serve(derived)
             if due and self._draft.deferred_users():
-                self._serve(self._derive(Draft.refresh))
+                derived = self._derive(Draft.refresh)
+                self._serve(derived)
+            if due:
+                self._publisher.finish(derived, self._draft.tables)
         finally:
             if due:
                 self._replace_warehouse(last=last)
 
     def _derive(self, how: RefreshMethod) -> DerivationResult:
         """Bring the draft up to date with the lake and the current time."""
-        unpublished, self._unpublished = self._unpublished, None  # after a failure the affected users are unknown
         self._lake = self._lake or CachedLake(create_lake(self._settings.lake_root).root)
-        derived = derive_draft(self._draft, self._lake, self._settings, self._clock.now(), how)
-        self._unpublished = _union(unpublished, derived.changed_users)
+        try:
+            derived = derive_draft(self._draft, self._lake, self._settings, self._clock.now(), how)
+        except BaseException:
+            self._publisher.add(None)  # the affected users are unknown
+            raise
+        self._publisher.add(derived.changed_users)
         return derived
 
     def _serve(self, derived: DerivationResult) -> None:
@@ -174,10 +176,7 @@ class _RefreshLoop:
             self._knows_published = True
             if newest is not None and newest > derived.as_of:
                 derived = self._derive(Draft.refresh)
-        tables, unpublished = self._draft.tables, self._unpublished
-        published = publish_views(tables.info, tables.documents, self._settings, self._digests, unpublished)
-        self._unpublished = pl.Series(dtype=pl.String)
-        self._on_refresh(derived, published)
+        self._publisher.publish(derived, self._draft.tables)
 
     def _replace_warehouse(self, *, last: bool) -> None:
         """Start a publication, unless one is in progress; wait for it on the `last` turn, and after one that failed."""
@@ -190,16 +189,15 @@ class _RefreshLoop:
                 self._publication.result()
         self.due = time.monotonic() + self._settings.reputation.derive_interval_seconds
         if self._upkeep is None or self._upkeep.done():
-            self._upkeep = self._pool.submit(self._run_upkeep, self._settings, self._digests)
+            self._upkeep = self._pool.submit(self._run_upkeep, self._settings)
 
     def _has_failed(self) -> bool:
         """Return whether the last publication failed; its error is that of the next one, which repeats it."""
         return self._publication is not None and self._publication.done() and bool(self._publication.exception())
 
 
-def _run_upkeep(settings: Settings, digests: DigestCache) -> None:
-    """Save the digests of what was published, merge small files, and remove files that no reader needs."""
-    digests.save()
+def _run_upkeep(settings: Settings) -> None:
+    """Merge small files, and remove files that no reader needs."""
     lake = open_lake(settings.lake_root)
     try:
         compact(lake, settings.lake.compact_after_files)
@@ -208,8 +206,3 @@ def _run_upkeep(settings: Settings, digests: DigestCache) -> None:
     removed = vacuum_when_due(lake, settings.lake, settings.data_dir / "vacuumed")
     if removed:
         _LOG.info("vacuum: removed %d files", len(removed))
-
-
-def _union(first: pl.Series | None, second: pl.Series | None) -> pl.Series | None:
-    """Return the users in either; None means all users."""
-    return None if first is None or second is None else pl.concat([first, second]).unique()

@@ -3,7 +3,7 @@
 A cache: it is valid only if the store holds the same id; without it the next publication is full. It is also invalid
 if the configured leaderboards differ from those of that publication, since an unchanged digest does not place its user
 on a new leaderboard.
-A long-lived publisher keeps it in memory and saves it from time to time: the file contains every digest, and writing it
+A long-lived publisher keeps it in memory and saves it when it ends: the file contains every digest, and writing it
 takes longer than publishing the changes of a commit. A crash leaves the file of an earlier publication, so that the
 next one is full, or a temporary file that the next `save` removes.
 """
@@ -20,8 +20,8 @@ import pyarrow as pa
 
 from pipelines.boundary.private_files import make_private_dir
 from pipelines.formats import DIGESTS as DIGESTS_FORMAT
+from pipelines.serving.digests import DIGESTS, Digests
 
-DIGESTS = pl.Schema({"user_id": pl.String, "digest": pl.UInt64})
 _NAME = "published.arrow"
 _ID = b"publication_id"
 _LEADERBOARDS = b"leaderboards"
@@ -30,11 +30,11 @@ _FORMAT = b"format"
 
 @dataclass(frozen=True, slots=True)
 class _Last:
-    """The last publication: its id, its leaderboards, and the digests of all its documents, as `DIGESTS`."""
+    """The last publication: its id, its leaderboards, and the digests of all its documents."""
 
     publication_id: str
     leaderboards: bytes
-    digests: pl.DataFrame
+    digests: Digests
 
 
 class DigestCache:
@@ -45,8 +45,8 @@ class DigestCache:
         self._last = _read(folder / _NAME)
         self._saved = self._last
 
-    def digests(self, publication_id: str | None, leaderboards: Sequence[str]) -> pl.DataFrame | None:
-        """Return the digests of that publication with these leaderboards, as `DIGESTS`; None if another was last."""
+    def digests(self, publication_id: str | None, leaderboards: Sequence[str]) -> Digests | None:
+        """Return the digests of that publication with these leaderboards; None if another was last."""
         last = self._last
         if last is None or (last.publication_id, last.leaderboards) != (publication_id, _text(leaderboards)):
             return None
@@ -56,14 +56,14 @@ class DigestCache:
         """Discard the last publication, in memory only: the next one is full."""
         self._last = None
 
-    def remember(self, publication_id: str, leaderboards: Sequence[str], digests: pl.DataFrame) -> None:
+    def remember(self, publication_id: str, leaderboards: Sequence[str], digests: Digests) -> None:
         """Replace the digests by those of a newer publication, in memory only."""
         self._last = _Last(publication_id, _text(leaderboards), digests)
 
     def save(self) -> None:
         """Replace the file atomically, if it is outdated: a reader finds the old or the new one, whole.
 
-        So does a restart after a power loss. Another thread may publish at the same time.
+        So does a restart after a power loss.
         """
         last = self._last
         if last is None or last is self._saved:
@@ -72,7 +72,7 @@ class DigestCache:
         for abandoned in self._folder.glob(f"{_NAME}.*"):
             abandoned.unlink(missing_ok=True)
         temporary = self._folder / f"{_NAME}.{last.publication_id}"
-        table = last.digests.to_arrow(compat_level=pl.CompatLevel.oldest())
+        table = last.digests.all().to_arrow(compat_level=pl.CompatLevel.oldest())
         metadata = {_ID: last.publication_id.encode(), _LEADERBOARDS: last.leaderboards}
         metadata[_FORMAT] = b"%d" % DIGESTS_FORMAT.number
         _write_durably(temporary, table.replace_schema_metadata(metadata))
@@ -103,11 +103,12 @@ def _read(file: Path) -> _Last | None:
         with pa.memory_map(str(file)) as mapped:
             table = pa.ipc.open_file(mapped).read_all()
         metadata: dict[bytes, bytes] = table.schema.metadata or {}
-        last = _Last(metadata[_ID].decode(), metadata.get(_LEADERBOARDS, b""), pl.DataFrame(table))
+        publication_id, digests = metadata[_ID].decode(), pl.DataFrame(table)
     except (FileNotFoundError, pa.ArrowInvalid, KeyError):
         return None
-    known = metadata.get(_FORMAT) == b"%d" % DIGESTS_FORMAT.number
-    return last if known and last.digests.schema == DIGESTS else None
+    if metadata.get(_FORMAT) != b"%d" % DIGESTS_FORMAT.number or digests.schema != DIGESTS:
+        return None
+    return _Last(publication_id, metadata.get(_LEADERBOARDS, b""), Digests(digests))
 
 
 def _text(leaderboards: Sequence[str]) -> bytes:

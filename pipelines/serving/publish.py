@@ -20,6 +20,7 @@ import polars as pl
 
 from pipelines.errors import UsageError
 from pipelines.serving.digest_cache import DigestCache
+from pipelines.serving.digests import DIGESTS, Digests
 from pipelines.serving.leaderboards import score_column
 from pipelines.serving.publication_state import Stamp
 from pipelines.serving.store import StoreSettings, open_store
@@ -50,13 +51,14 @@ class PublishResult:
 
 @dataclass(frozen=True, slots=True)
 class _Changes:
-    """The changes to publish, and the digests of all documents afterwards."""
+    """The changes to publish."""
 
     written: pl.DataFrame
     """Documents to set, as `DOCUMENTS`."""
     deleted: pl.Series
     """Users (Binary) whose documents to delete."""
-    digests: pl.DataFrame
+    documents: int
+    """How many documents there are afterwards."""
 
 
 def publish(
@@ -90,10 +92,10 @@ def publish(
         )
         writing.write(changes.written)
         writing.remove(changes.deleted)
-        writing.finish(changes.digests.height)
-    state.remember(writing.id, store.leaderboards, changes.digests)
-    written, deleted = changes.written.height, changes.deleted.len()
-    return PublishResult(written, deleted, changes.digests.height - written, last is None, time.monotonic() - started)
+        writing.finish(changes.documents)
+    state.remember(writing.id, store.leaderboards, _digests_after(made, last, changes.deleted))
+    written, unchanged = changes.written.height, changes.documents - changes.written.height
+    return PublishResult(written, changes.deleted.len(), unchanged, last is None, time.monotonic() - started)
 
 
 def _build_documents(documents: Documents, users: pl.Series | None, leaderboards: Sequence[str]) -> pl.DataFrame:
@@ -117,16 +119,21 @@ def _full_changes(documents: pl.DataFrame, stored: pl.Series) -> _Changes:
     """Return the changes of a full publication: every document, and the stored users who have none."""
     users = documents["user_id"].cast(pl.Binary)
     removed = stored.to_frame("user").join(users.to_frame("user"), on="user", how="anti")["user"]
-    return _Changes(documents, removed, documents.select("user_id", "digest"))
+    return _Changes(documents, removed, documents.height)
 
 
-def _incremental_changes(documents: pl.DataFrame, last: pl.DataFrame, changed: pl.Series | None) -> _Changes:
+def _incremental_changes(documents: pl.DataFrame, last: Digests, changed: pl.Series | None) -> _Changes:
     """Return how the documents, of all users or of those in `changed`, differ from the last publication."""
-    before, others = last, last.clear()
-    if changed is not None:
-        named = last["user_id"].is_in(changed.implode())
-        before, others = last.filter(named), last.filter(~named)
+    before = last.all() if changed is None else last.of(changed)
     removed = before.join(documents, on="user_id", how="anti")["user_id"]
     written = documents.join(before, on=["user_id", "digest"], how="anti")
-    digests = pl.concat([others, documents.select("user_id", "digest")])
-    return _Changes(written, removed.cast(pl.Binary), digests)
+    return _Changes(written, removed.cast(pl.Binary), len(last) + documents.height - before.height)
+
+
+def _digests_after(documents: pl.DataFrame, last: Digests | None, removed: pl.Series) -> Digests:
+    """Return the digests of all documents after a publication of these, full (last is None) or on the last one."""
+    digests = documents.select(DIGESTS.names())
+    if last is None:
+        return Digests(digests)
+    last.update(digests, removed.cast(pl.String))
+    return last

@@ -1,0 +1,115 @@
+"""Publishing beside refreshes: while one publication is written to the store, the next refresh is computed.
+
+Documents are built from the tables of the draft, in the thread that refreshes; another thread writes them to the store.
+A user whose document may differ is noted until it is published, whatever fails in between.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+
+import polars as pl
+
+from pipelines.refresh import publish_views
+from pipelines.reputation.derive import DerivationResult
+from pipelines.reputation.draft_tables import DraftTables
+from pipelines.reputation.warehouse import Info
+from pipelines.serving.digest_cache import DigestCache
+from pipelines.serving.publish import PublishResult
+from pipelines.settings import Settings
+
+OnRefresh = Callable[[DerivationResult, PublishResult], None]
+_NO_USERS = pl.Series("user_id", [], dtype=pl.String)
+_DocumentsOf = Callable[[pl.Series | None, Sequence[str]], pl.DataFrame]
+
+
+class _AllNeededError(Exception):
+    """The store does not hold the last publication, so the documents of all users have to be published."""
+
+
+class LivePublisher:
+    """Publishes the documents that refreshes of one draft change, one publication at a time. Not thread-safe.
+
+    pool: writes to the store.
+    on_published: called after each publication, in the thread that wrote it.
+    on_failure: called in the thread of `pool` if a publication fails; the next `publish` or `finish` raises its error.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        digests: DigestCache,
+        pool: Executor,
+        on_published: OnRefresh,
+        on_failure: Callable[[], None],
+    ) -> None:
+        self._settings, self._digests, self._pool = settings, digests, pool
+        self._on_published, self._on_failure = on_published, on_failure
+        self._unpublished: pl.Series | None = None  # None: any document may differ
+        self._writing: Future[None] | None = None
+        self._written: pl.Series | None = None
+        self._has_failed = False
+
+    def add(self, users: pl.Series | None) -> None:
+        """Note users (String) whose documents may differ from the published ones; None: any may."""
+        self._unpublished = _union(self._unpublished, users)
+
+    def publish(self, derived: DerivationResult, tables: DraftTables) -> None:
+        """Begin to publish the documents of the users noted; if those are all users, or after an error, complete it.
+
+        Waits for the publication before, and raises its error; the users of both remain noted then. Raises like
+        `refresh.publish_warehouse`.
+        """
+        users, ranked = self._unpublished, self._settings.document_store.leaderboards
+        made = None if users is None else tables.documents(users, ranked)
+        self._wait()
+        if made is None or self._unpublished is None:
+            self._write(derived, tables.info, tables.documents, None)
+            self._unpublished = _NO_USERS
+        else:
+            self._written, self._unpublished = users, _NO_USERS
+            self._writing = self._pool.submit(self._write, derived, tables.info, _among(made), users)
+            self._writing.add_done_callback(lambda done: self._on_failure() if done.exception() else None)
+            if self._has_failed:
+                self.finish(derived, tables)
+
+    def finish(self, derived: DerivationResult, tables: DraftTables) -> None:
+        """Return when everything that `publish` began is published. Raises like it."""
+        self._wait()
+        if self._unpublished is None:
+            self.publish(derived, tables)
+
+    def _wait(self) -> None:
+        """Wait for the publication in progress; if it failed, note its users again."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        try:
+            writing.result()
+            self._has_failed = False
+        except _AllNeededError:
+            self._unpublished = None
+        except Exception:
+            self._has_failed = True
+            self.add(self._written)
+            raise
+
+    def _write(
+        self, derived: DerivationResult, info: Info, documents_of: _DocumentsOf, users: pl.Series | None
+    ) -> None:
+        self._on_published(derived, publish_views(info, documents_of, self._settings, self._digests, users))
+
+
+def _among(made: pl.DataFrame) -> _DocumentsOf:
+    """Return a function that returns documents made before, which are of some users; it cannot return those of all."""
+
+    def documents_of(users: pl.Series | None, _leaderboards: Sequence[str]) -> pl.DataFrame:
+        if users is None:
+            raise _AllNeededError
+        return made
+
+    return documents_of
+
+
+def _union(first: pl.Series | None, second: pl.Series | None) -> pl.Series | None:
+    """Return the users in either; None means all users."""
+    return None if first is None or second is None else pl.concat([first, second]).unique()

@@ -1,0 +1,160 @@
+"""Publishing beside refreshes: whatever a publication meets, the documents of all noted users are published later."""
+
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import polars as pl
+import pytest
+import redis
+
+from pipelines.errors import FencedError, TransientError
+from pipelines.live_publisher import LivePublisher
+from pipelines.reputation.derive import DerivationResult
+from pipelines.serving.digest_cache import open_digest_cache
+from pipelines.serving.publish import PublishResult
+from pipelines.settings import Settings
+from tests.services.waiting import wait_for
+from tests.serving.conftest import always, documents, expected, names, publish, served, stamp
+
+
+class World:
+    """A publisher over a draft whose documents a test sets."""
+
+    def __init__(self, publisher: LivePublisher, failures: list[None], results: list[PublishResult]) -> None:
+        self.publisher, self.failures, self.results, self.version = publisher, failures, results, 0
+        self.asked: list[set[str] | None] = []
+
+    def refresh(self, frame: pl.DataFrame, *changed: str) -> None:
+        """Publish the documents of the draft, of which those of some users changed."""
+        self.publisher.add(names(*changed))
+        self.publisher.publish(cast("DerivationResult", None), self.tables(frame))
+
+    def finish(self, frame: pl.DataFrame) -> None:
+        self.publisher.finish(cast("DerivationResult", None), self.tables(frame))
+
+    def tables(self, frame: pl.DataFrame) -> Any:
+        self.version += 1
+        policy = SimpleNamespace(name="default")
+        moment = datetime.fromtimestamp(1_700_000_000 + self.version, UTC)
+        info = SimpleNamespace(lake_version=self.version, as_of=moment, policy=policy, policy_version="1")
+
+        def documents_of(users: pl.Series | None, _ranked: object) -> pl.DataFrame:
+            self.asked.append(None if users is None else set(users))
+            return always(frame)(users)
+
+        return SimpleNamespace(info=info, documents=documents_of)
+
+
+@contextmanager
+def publishing(settings: Settings, folder: Path) -> Generator[World]:
+    failures: list[None] = []
+    results: list[PublishResult] = []
+    with open_digest_cache(folder) as digests, ThreadPoolExecutor(1) as pool:
+
+        def published(_derived: DerivationResult, result: PublishResult) -> None:
+            results.append(result)
+
+        yield World(LivePublisher(settings, digests, pool, published, lambda: failures.append(None)), failures, results)
+
+
+@pytest.fixture
+def world(settings: Settings, tmp_path: Path) -> Generator[World]:
+    with publishing(settings, tmp_path / "published") as made:
+        yield made
+
+
+@contextmanager
+def blocked_writes(patch: pytest.MonkeyPatch, then: Callable[[], None] = lambda: None) -> Generator[threading.Event]:
+    """Let publications wait before they write until the event is set, and then call `then`."""
+    from pipelines.serving import redis_store  # noqa: PLC0415
+
+    go, write = threading.Event(), redis_store.write
+
+    def waiting(*arguments: Any) -> None:
+        assert go.wait(60)
+        then()
+        write(*arguments)
+
+    patch.setattr("pipelines.serving.redis_store.write", waiting)
+    try:
+        yield go
+    finally:
+        go.set()
+        patch.undo()
+
+
+def test_the_next_refresh_does_not_wait_for_the_store(
+    world: World, client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`publish` returns while the store is being written; the documents are those of that refresh."""
+    world.refresh(documents(ann=1, bob=1))
+    with blocked_writes(monkeypatch) as go:
+        world.refresh(documents(ann=2, bob=1), "ann")
+        assert served(client, settings.redis.prefix)["ann"] == '{"score":1}'
+        go.set()
+        world.finish(documents(ann=3, bob=1))
+    assert served(client, settings.redis.prefix) == expected(documents(ann=2, bob=1))
+    world.refresh(documents(ann=3, bob=1), "ann")
+    world.finish(documents(ann=3, bob=1))
+    assert served(client, settings.redis.prefix) == expected(documents(ann=3, bob=1))
+    assert world.asked == [None, {"ann"}, {"ann"}]
+
+
+def test_users_of_a_failed_publication_are_published_by_the_next(
+    world: World, client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error is raised once, `on_failure` is called, and the next publication has the users of both."""
+    world.refresh(documents(ann=1, bob=1))
+
+    def fail() -> None:
+        raise TransientError("no answer")
+
+    with blocked_writes(monkeypatch, fail) as go:
+        world.refresh(documents(ann=2, bob=1), "ann")
+        go.set()
+        wait_for("the failure to be reported", lambda: bool(world.failures))
+    with pytest.raises(TransientError, match="no answer"):
+        world.refresh(documents(ann=2, bob=2), "bob")
+    world.refresh(documents(ann=2, bob=2))
+    assert served(client, settings.redis.prefix) == expected(documents(ann=2, bob=2))
+
+
+def test_after_a_failure_each_publication_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until one succeeds, so that an outage is one outage, not a failure every other turn."""
+    world.refresh(documents(ann=1))
+
+    def fail() -> None:
+        raise TransientError("no answer")
+
+    with blocked_writes(monkeypatch, fail) as go:
+        go.set()
+        world.refresh(documents(ann=2), "ann")
+        for _ in range(3):
+            with pytest.raises(TransientError, match="no answer"):
+                world.refresh(documents(ann=2))
+    world.refresh(documents(ann=2))
+    assert [result.written for result in world.results] == [1, 1]
+
+
+def test_a_store_that_was_emptied_gets_all_documents(world: World, client: redis.Redis, settings: Settings) -> None:
+    """The publication of one user finds that nothing is there; all documents of the newest refresh are published."""
+    world.refresh(documents(ann=1, bob=1))
+    client.flushdb()
+    world.refresh(documents(ann=2, bob=1), "ann")
+    world.finish(documents(ann=2, bob=2))
+    assert served(client, settings.redis.prefix) == expected(documents(ann=2, bob=2))
+
+
+def test_a_newer_publisher_ends_it(world: World, settings: Settings, tmp_path: Path) -> None:
+    """The fence of the store is raised by the next call (`fenced`)."""
+    world.refresh(documents(ann=1))
+    publish(always(documents(ann=7)), stamp(1_000), settings.redis, tmp_path / "other")
+    world.refresh(documents(ann=2), "ann")
+    with pytest.raises(FencedError):
+        world.finish(documents(ann=2))
