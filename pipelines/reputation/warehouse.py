@@ -5,7 +5,7 @@ pipeline nor sees changes, however many newer warehouses are published.
 """
 
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +30,7 @@ from pipelines.reputation.explain import explain, explain_change
 from pipelines.reputation.notebook_progress import show_progress
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.query_errors import Parameters, check_parameters, explained
 from pipelines.reputation.query_guard import check_query, lock_connection
 from pipelines.reputation.scores import scores
 from pipelines.reputation.sql import statement, use_utc
@@ -43,7 +44,6 @@ _ATTEMPTS = 3
 """A publication may remove the base of the file that was opened before it: the new file has another one."""
 _INTERRUPT_SECONDS = 0.1
 """Interval of interruptions after the first: the next statement of the block would run without a limit."""
-Parameters = Sequence[Any] | Mapping[str, Any] | None
 AnyPolicy = Policy | str | Path
 """A policy, the name of a shipped one, or the path of a policy file."""
 _EVENTS = """
@@ -118,6 +118,13 @@ def attach(path: Path, access: Access = Access()) -> duckdb.DuckDBPyConnection:
         raise UsageError(_cannot_open(path, error)) from None
 
 
+@contextmanager
+def _running(task: str) -> Generator[None]:
+    """Show the progress of our own statements, and raise their failures as errors of the tree."""
+    with show_progress(task), explained():
+        yield
+
+
 def _attach(path: Path, access: Access) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     connection.execute(statement("attach_warehouse", path=literal(str(path))))
@@ -177,9 +184,10 @@ class Warehouse:
 
     Its contents stay the same while newer warehouses are published, until `refresh()`. Results are polars data frames;
     `arrow()`, `pandas()` and `relation()` return other types. SQL is one query, which reads only the warehouse and the
-    lake's files of this snapshot, unless the warehouse was opened with `allow_files`. Moments are times with a zone,
-    UTC days, or ISO 8601 text. A policy may be given by name or file. Notebooks show the progress of calls longer than
-    two seconds. Not for use by several threads at once: give each its own `snapshot()`.
+    lake's files of this snapshot, unless the warehouse was opened with `allow_files`. Moments are datetimes, days or
+    ISO 8601 text, and UTC unless they have a zone or offset. A policy may be given by name or file. Notebooks show the
+    progress of calls longer than two seconds. Not for use by several threads at once: give each its own
+    `snapshot()`.
     """
 
     def __init__(
@@ -256,7 +264,8 @@ class Warehouse:
 
         Closing this handle closes it, too.
         """
-        connection = self._connection.cursor()
+        with explained(self._connection):
+            connection = self._connection.cursor()
         connection.execute(_USE_WAREHOUSE)
         return Warehouse(self.path, connection, self._access)
 
@@ -282,25 +291,28 @@ class Warehouse:
             interrupter.join()
 
     def relation(self, query: str, params: Parameters = None) -> duckdb.DuckDBPyRelation:
-        """Return a query as a lazy DuckDB relation. Pass values in `params` (`?` or `$name`).
+        """Return a query as a lazy DuckDB relation, which runs when its rows are taken.
 
-        Raises UsageError unless `query` is one query that only reads.
+        params: a list with a value for each `?`, or a dictionary with one for each `$name`.
+        Raises UsageError, with a mark under the place, unless `query` is one query that only reads and `params` fits.
         """
-        check_query(self._connection, query)
-        return self._connection.sql(query, params=params)
+        with explained(self._connection, query, params):
+            check_query(self._connection, query)
+            check_parameters(query, params)
+            return self._connection.sql(query, params=params)
 
     def sql(self, query: str, params: Parameters = None) -> pl.DataFrame:
-        """Return the rows of a query. Pass values in `params` (`?` or `$name`)."""
-        with show_progress("the query"):
+        """Return the rows of a query; `params` and errors as of `relation()`."""
+        with show_progress("the query"), explained(self._connection, query, params):
             return self.relation(query, params).pl()
 
     def arrow(self, query: str, params: Parameters = None) -> pa.Table:
-        """Return the rows of a query as an Arrow table."""
-        with show_progress("the query"):
+        """Return the rows of a query as an Arrow table; `params` and errors as of `relation()`."""
+        with show_progress("the query"), explained(self._connection, query, params):
             return self.relation(query, params).to_arrow_table()
 
     def pandas(self, query: str, params: Parameters = None) -> Any:
-        """Return the rows of a query as a pandas data frame.
+        """Return the rows of a query as a pandas data frame; `params` and errors as of `relation()`.
 
         Raises ConfigurationError when pandas is not installed; karmalake does not depend on it.
         """
@@ -308,7 +320,7 @@ class Warehouse:
             raise ConfigurationError(
                 ".pandas() needs pandas, which is not installed: pip install pandas, or take .sql() or .arrow() instead"
             )
-        with show_progress("the query"):
+        with show_progress("the query"), explained(self._connection, query, params):
             return self.relation(query, params).df()
 
     def events(
@@ -323,13 +335,15 @@ class Warehouse:
         return self.sql(_EVENTS, {"user_id": user_id, "action_type": action_type, "since": begin, "until": end})
 
     def reputation(self, user_id: str | None = None) -> pl.DataFrame:
-        """Return status and scores of one user, or of all: one row per user, with columns such as `all_time_score`."""
+        """Return status and scores of one user, or of all, a row per user; columns as of `scores()`."""
         if user_id is None:
             return self.sql("FROM reputation ORDER BY user_id")
         return self.sql("FROM reputation WHERE user_id = ?", [user_id])
 
     def as_of(self, moment: TimeLike | None = None, known_at: TimeLike | None = None) -> "AsOf":
         """Return a handle on the scores of another moment.
+
+        Both are a text, a date or a datetime, in UTC unless they say otherwise.
 
         moment: event time; None means the warehouse's as_of.
         known_at: only events committed before it count, by the rules in force then: what was served then. None: all
@@ -340,21 +354,54 @@ class Warehouse:
         return AsOf(self._connection, then, known, self._policy(known))
 
     def scores(self, policy: AnyPolicy | None = None) -> pl.DataFrame:
-        """Compute the scores of all users, by another policy if given; see `AsOf.scores()`."""
+        """Compute the scores of all users as of the warehouse's moment, by another policy if given.
+
+        Columns: user_id, status (`active` or `suspended`), then for each view (`all_time`, `last_{N}_days`)
+        `{view}_score` (points), `{view}_events` (events that count), `{view}_rating_average` (in the policy's unit;
+        null without ratings), the policy's other measures, and `{view}_rating_count`. A score is Int64 if the policy
+        has only whole points, Float64 if points decay, else Decimal.
+        """
         return self.as_of().scores(policy)
 
     def compare(self, policy: AnyPolicy, before: AnyPolicy | None = None) -> pl.DataFrame:
-        """Return score and rank of all users under two policies; see `AsOf.compare()`."""
+        """Return the all-time score and rank of all users by `before` (None: the warehouse's policy) and by `policy`.
+
+        Columns: user_id; score_before, score_after and change in points; rank_before and rank_after (1 is the highest
+        score; equal scores share the better rank). The largest change comes first. Publishes nothing.
+        """
         return self.as_of().compare(policy, before)
 
     def explain(self, user_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
-        """Return every contribution to a user's score with its reason; see `AsOf.explain()`."""
+        """Return every contribution to a user's score with its reason, in the order of events; no row if unknown.
+
+        `earned` adds up to the all-time score exactly. Columns:
+
+        - event_time (UTC), event_id, action_type: the event; null in rows that no event earned
+        - emission_no: which of the event's emissions, from 0; null without a rule
+        - policy_version: the version of the policy that was in force at the event
+        - reason: why it counted or not, such as `granted` or `retracted`; `start`, `bounds` and `hidden` are the part
+          of the score that no event earned
+        - rule: the cap or gate that decided, by its name in the policy; null if none did
+        - points: points before caps and decay
+        - rating: in the policy's unit, such as stars; null without one
+        - earned: points that it adds to the score now
+        - score: points so far, the running sum of `earned`
+
+        policy: another one than the warehouse's. Raises UsageError and PolicyError for a policy that cannot be read.
+        """
         return self.as_of().explain(user_id, policy)
 
     def explain_change(self, user_id: str, since: TimeLike, until: TimeLike | None = None) -> pl.DataFrame:
-        """Return the contributions that were added, removed or expired between two moments; see `explain_change()`."""
+        """Return the contributions to a user's score that were added, removed or expired between two moments.
+
+        Both moments are as known now, by the warehouse's policy. `change` adds up to the difference of the two scores.
+        Columns: event_time (UTC), event_id, action_type, emission_no, as of `explain()`; reason and earned (points) at
+        `until`; reason_before and earned_before at `since`; change, earned - earned_before in points.
+
+        until: None means the warehouse's as_of.
+        """
         end = self.info.as_of if until is None else to_utc(until)
-        with show_progress(f"what changed for {user_id}"):
+        with _running(f"what changed for {user_id}"):
             return explain_change(self._connection, self.info.policy, user_id, to_utc(since), end)
 
     def trend(
@@ -364,7 +411,7 @@ class Warehouse:
 
         Raises UsageError for an unknown trend or parameter.
         """
-        with show_progress(f"the trend {name}"):
+        with _running(f"the trend {name}"):
             return run_trend(self._connection, find_trend(name), since, until, parameters)
 
     def trends(self) -> pl.DataFrame:
@@ -395,26 +442,27 @@ class AsOf:
         return f"<AsOf {self.moment:%Y-%m-%d %H:%M:%S} UTC, {known}, policy {self.policy.name}>"
 
     def scores(self, policy: AnyPolicy | None = None) -> pl.DataFrame:
-        """Compute the scores of every user with an event before the moment, with the columns of `reputation`.
-
-        `{view}_score` is Int64 if the policy has only whole points, Float64 if points decay, else Decimal.
-        """
+        """Compute the scores of every user with an event before the moment; columns as of `Warehouse.scores()`."""
         rules = self._rules(policy)
-        with show_progress(f"scores by {rules.name}"):
+        with _running(f"scores by {rules.name}"):
             return scores(self._connection, rules, self.moment, self.known_at)
 
     def compare(self, policy: AnyPolicy, before: AnyPolicy | None = None) -> pl.DataFrame:
         """Return the all-time score and rank of all users by `before` (None: this moment's policy) and by `policy`.
 
-        Columns as in `compare_policies()`, the largest change first. Publishes nothing.
+        Columns as of `Warehouse.compare()`. Publishes nothing.
         """
         rules, old = self._rules(policy), self._rules(before)
-        with show_progress(f"{old.name} beside {rules.name}"):
+        with _running(f"{old.name} beside {rules.name}"):
             return compare_policies(self._connection, old, rules, self.moment, self.known_at)
 
     def explain(self, user_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
-        """Return every contribution to a user's score with its reason; `earned` adds up to it. See `explain()`."""
-        with show_progress(f"the explanation of {user_id}"):
+        """Return every contribution to a user's score at this moment with its reason, in the order of events.
+
+        Columns as of `Warehouse.explain()`: event_time, event_id, action_type, emission_no, policy_version, reason,
+        rule, points, rating, earned (points; they add up to the score) and score (points so far).
+        """
+        with _running(f"the explanation of {user_id}"):
             return explain(self._connection, self._rules(policy), user_id, self.moment, self.known_at)
 
     def _rules(self, policy: AnyPolicy | None) -> Policy:

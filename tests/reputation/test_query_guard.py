@@ -127,11 +127,10 @@ def test_a_query_is_allowed(warehouse: Warehouse, query: str) -> None:
 
 @pytest.mark.parametrize("query", WRITING)
 def test_anything_but_a_query_is_rejected(warehouse: Warehouse, folder: Path, query: str) -> None:
-    """Nothing is written, created, attached or set, at any depth of a query; the error is one sentence."""
+    """Nothing is written, created, attached or set, at any depth of a query."""
     text, before = _filled(query, folder)
-    with pytest.raises((UsageError, duckdb.Error)) as refused:
+    with pytest.raises(UsageError):
         warehouse.sql(text)
-    assert "\n" not in str(refused.value) or isinstance(refused.value, duckdb.Error)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert warehouse.sql("SELECT count(*) FROM events").item() == 2
 
@@ -168,7 +167,7 @@ def test_one_text_is_one_query(warehouse: Warehouse) -> None:
 def test_no_other_data_is_reachable(warehouse: Warehouse, folder: Path, query: str) -> None:
     """No other file, no network address, no environment variable."""
     text, _ = _filled(query, folder)
-    with pytest.raises((duckdb.PermissionException, duckdb.CatalogException, duckdb.BinderException)):
+    with pytest.raises(UsageError, match=r"Permission Error|does not exist|Binder Error"):
         warehouse.sql(text)
 
 
@@ -176,7 +175,7 @@ def test_other_handles_are_restricted_too(warehouse: Warehouse, folder: Path) ->
     """A snapshot, and the connection to a newer warehouse after a refresh."""
     warehouse.refresh()
     for handle in (warehouse, warehouse.snapshot()):
-        with pytest.raises(duckdb.PermissionException):
+        with pytest.raises(UsageError, match=r"(?s)Permission Error.*allow_files=True"):
             handle.sql(f"FROM read_text('{folder}/secret.csv')")
 
 
@@ -223,7 +222,7 @@ def test_variables_of_python_are_not_tables(warehouse: Warehouse) -> None:
     """A name in a query is a table of the warehouse or unknown, never a Python variable of our code."""
     query = pl.DataFrame({"a": [1]})
     assert query.height
-    with pytest.raises(duckdb.CatalogException):
+    with pytest.raises(UsageError, match="Table with name query does not exist"):
         warehouse.sql("FROM query")
 
 

@@ -103,7 +103,7 @@ def run_trend(
     connection: to a warehouse; the call leaves temporary views and macros in it.
     since, until: restrict the rows returned, not the history that they are computed from.
     given: parameters of the trend by name.
-    Raises UsageError for unknown or invalid parameters, and for a moment without a time zone.
+    Raises UsageError for unknown or invalid parameters, and for text that is not a time.
     """
     values = {"since": _day(since), "until": _day(until), **trend.values(given)}
     if _RATINGS in trend.query:
