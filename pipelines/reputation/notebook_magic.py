@@ -5,6 +5,7 @@ from typing import Any
 import duckdb
 
 from pipelines.errors import UsageError
+from pipelines.reputation.own_tables import is_table
 from pipelines.reputation.query_errors import query_error
 from pipelines.reputation.warehouse import Warehouse, open_warehouse
 
@@ -13,9 +14,13 @@ def register(shell: Any) -> None:
     """Register the cell magic in an IPython shell, and show errors of lazy relations as sentences, too."""
 
     def karma(line: str, cell: str) -> Any:
-        """Run SQL on the notebook's `warehouse`; `$name` is the variable `name`; `%%karma NAME` stores the rows."""
+        """Run SQL on the notebook's `warehouse`; `$name` is the variable `name`; `%%karma NAME` stores the rows.
+
+        A data frame, or another table, is one of the query by its variable's name, unless the warehouse has such a one.
+        """
         variables = shell.user_ns
-        rows = _warehouse(variables).sql(cell, _parameters(cell, variables))
+        warehouse = _warehouse(variables)
+        rows = warehouse.sql(cell, _parameters(cell, variables), _tables(warehouse, variables))
         if not (target := line.strip()):
             return rows
         if not target.isidentifier():
@@ -47,6 +52,12 @@ def _warehouse(variables: dict[str, Any]) -> Warehouse:
     if not isinstance(variables.get("warehouse"), Warehouse):
         variables["warehouse"] = open_warehouse()
     return variables["warehouse"]
+
+
+def _tables(warehouse: Warehouse, variables: dict[str, Any]) -> dict[str, Any]:
+    """Return the notebook's tables, without those that have the name of a table of the warehouse."""
+    taken = warehouse.tables()
+    return {name: value for name, value in variables.items() if is_table(value) and name.lower() not in taken}
 
 
 def _parameters(query: str, variables: dict[str, Any]) -> dict[str, Any] | None:

@@ -43,7 +43,7 @@ def check_query(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     """Raise UsageError unless `query` is one query that only reads, of at most MAX_QUERY_CHARS."""
     if len(query) > MAX_QUERY_CHARS:
         raise UsageError(f"the query has {len(query):,} characters; at most {MAX_QUERY_CHARS:,} are read: shorten it")
-    text = _EXPLAIN.sub("", query, count=1) if _EXPLAIN.match(query) else query
+    text = _explained(query)
     tree = _parsed(connection, text)
     if tree["error"]:
         raise UsageError(_describe_error(text, tree))
@@ -57,6 +57,19 @@ def check_query(connection: duckdb.DuckDBPyConnection, query: str) -> None:
             raise UsageError(f"{kind.partition('_')[0]} within the query would write: {_ONE_QUERY}")
         if str(part.get("function_name", "")).lower() in RUN_TEXT:
             raise UsageError(f"{part['function_name']}() runs a text as SQL: write the query directly")
+
+
+def named_tables(connection: duckdb.DuckDBPyConnection, query: str) -> set[str]:
+    """Return the names, in lower case, of what a query reads as tables; of a query that is refused, none."""
+    if len(query) > MAX_QUERY_CHARS:
+        return set()
+    tree = _parsed(connection, _explained(query))
+    return {str(part["table_name"]).lower() for part in tree_objects(tree) if part.get("table_name")}
+
+
+def _explained(query: str) -> str:
+    """Return what an EXPLAIN explains, and any other query as it is."""
+    return _EXPLAIN.sub("", query, count=1) if _EXPLAIN.match(query) else query
 
 
 def _parsed(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:

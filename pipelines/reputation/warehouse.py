@@ -28,10 +28,11 @@ from pipelines.reputation.base import attach_base, base_folder, has_base
 from pipelines.reputation.compare import compare_policies
 from pipelines.reputation.explain import explain, explain_change
 from pipelines.reputation.notebook_progress import show_progress
+from pipelines.reputation.own_tables import Tables, as_arrow, check_name
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.query_errors import Parameters, check_parameters, explained
-from pipelines.reputation.query_guard import check_query, lock_connection
+from pipelines.reputation.query_guard import check_query, lock_connection, named_tables
 from pipelines.reputation.scores import scores
 from pipelines.reputation.sql import statement, use_utc
 from pipelines.reputation.trends import find_trend, run_trend, trends
@@ -156,6 +157,13 @@ def _require_own_format(connection: duckdb.DuckDBPyConnection, path: Path) -> No
         raise UsageError(f"{path} was written by karmalake {writer} in an older format: run `karmalake refresh`")
 
 
+def _cursor(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """Return another connection to the same warehouse, without its temporary objects; it closes with the first."""
+    cursor = connection.cursor()
+    cursor.execute(_USE_WAREHOUSE)
+    return cursor
+
+
 def stored_format(connection: duckdb.DuckDBPyConnection) -> tuple[int, str]:
     """Return the format of a warehouse, and the release that wrote it. Raises duckdb.Error for none."""
     row = connection.sql("FROM snapshot_info").pl().row(0, named=True)
@@ -195,8 +203,16 @@ class Warehouse:
     ) -> None:
         self.path = path
         self._access = access
-        self._connection = connection or attach(path, access)
-        self.info = stored_info(self._connection)
+        self._own: dict[str, pa.Table] = {}
+        self._connect(connection or attach(path, access))
+
+    def _connect(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Use a connection for our statements, and a cursor of it for readers' SQL, whose tables ours do not see."""
+        self._connection = connection
+        self._queries = _cursor(connection)
+        for name, table in self._own.items():
+            self._queries.register(name, table)
+        self.info = stored_info(connection)
 
     def __enter__(self) -> Self:
         return self
@@ -236,9 +252,13 @@ class Warehouse:
         """
         if table not in (known := self._ipython_key_completions_()):
             raise UsageError(f"there is no table {table!r}: there are {', '.join(known)}")
-        return self._connection.table(table)
+        return self._queries.table(table)
 
     def _ipython_key_completions_(self) -> list[str]:
+        return [*self.tables(), *self._own]
+
+    def tables(self) -> list[str]:
+        """Return the names of the warehouse's tables and views."""
         rows = self.sql(
             "SELECT table_name FROM information_schema.tables "
             "WHERE table_catalog = 'warehouse' AND table_schema = 'main' ORDER BY ALL"
@@ -255,8 +275,7 @@ class Warehouse:
         Existing relations and snapshots keep the old one.
         """
         before = self.info
-        self._connection = attach(self.path, self._access)
-        self.info = stored_info(self._connection)
+        self._connect(attach(self.path, self._access))
         return self.info != before
 
     def snapshot(self) -> "Warehouse":
@@ -264,10 +283,22 @@ class Warehouse:
 
         Closing this handle closes it, too.
         """
-        with explained(self._connection):
-            connection = self._connection.cursor()
-        connection.execute(_USE_WAREHOUSE)
-        return Warehouse(self.path, connection, self._access)
+        with explained():
+            pinned = Warehouse(self.path, _cursor(self._connection), self._access)
+        for name, table in self._own.items():
+            pinned.register(name, table)
+        return pinned
+
+    def register(self, name: str, table: Any) -> None:
+        """Make a table of yours readable as `name` by this handle's SQL, until it is closed; again replaces it.
+
+        table: a frame of polars or pandas, a table of Arrow, or a relation of DuckDB, as it is now: a lazy one is run.
+        Raises UsageError for anything else, and for the name of a table of the warehouse.
+        """
+        check_name(name, self.tables())
+        self._own[name] = as_arrow(name, table)
+        with explained():
+            self._queries.register(name, self._own[name])
 
     @contextmanager
     def time_limit(self, seconds: float) -> Generator[None]:
@@ -278,6 +309,7 @@ class Warehouse:
             wait = seconds
             while not done.wait(wait):
                 self._connection.interrupt()
+                self._queries.interrupt()
                 wait = _INTERRUPT_SECONDS
 
         interrupter = threading.Thread(target=interrupt, daemon=True)
@@ -296,23 +328,27 @@ class Warehouse:
         params: a list with a value for each `?`, or a dictionary with one for each `$name`.
         Raises UsageError, with a mark under the place, unless `query` is one query that only reads and `params` fits.
         """
-        with explained(self._connection, query, params):
-            check_query(self._connection, query)
+        with explained(self._queries, query, params):
+            check_query(self._queries, query)
             check_parameters(query, params)
-            return self._connection.sql(query, params=params)
+            return self._queries.sql(query, params=params)
 
-    def sql(self, query: str, params: Parameters = None) -> pl.DataFrame:
-        """Return the rows of a query; `params` and errors as of `relation()`."""
-        with show_progress("the query"), explained(self._connection, query, params):
+    def sql(self, query: str, params: Parameters = None, tables: Tables | None = None) -> pl.DataFrame:
+        """Return the rows of a query; `params` and errors as of `relation()`.
+
+        tables: your own tables by name, as of `register()`, for this query only; those that it does not name are not
+        read.
+        """
+        with self._asked(query, params, tables):
             return self.relation(query, params).pl()
 
-    def arrow(self, query: str, params: Parameters = None) -> pa.Table:
-        """Return the rows of a query as an Arrow table; `params` and errors as of `relation()`."""
-        with show_progress("the query"), explained(self._connection, query, params):
+    def arrow(self, query: str, params: Parameters = None, tables: Tables | None = None) -> pa.Table:
+        """Return the rows of a query as an Arrow table; arguments and errors as of `sql()`."""
+        with self._asked(query, params, tables):
             return self.relation(query, params).to_arrow_table()
 
-    def pandas(self, query: str, params: Parameters = None) -> Any:
-        """Return the rows of a query as a pandas data frame; `params` and errors as of `relation()`.
+    def pandas(self, query: str, params: Parameters = None, tables: Tables | None = None) -> Any:
+        """Return the rows of a query as a pandas data frame; arguments and errors as of `sql()`.
 
         Raises ConfigurationError when pandas is not installed; karmalake does not depend on it.
         """
@@ -320,8 +356,31 @@ class Warehouse:
             raise ConfigurationError(
                 ".pandas() needs pandas, which is not installed: pip install pandas, or take .sql() or .arrow() instead"
             )
-        with show_progress("the query"), explained(self._connection, query, params):
+        with self._asked(query, params, tables):
             return self.relation(query, params).df()
+
+    @contextmanager
+    def _asked(self, query: str, params: Parameters, tables: Tables | None) -> Generator[None]:
+        """Run a reader's query with its tables, show its progress, and raise its mistakes as sentences."""
+        mistakes = explained(self._queries, query, params)
+        with explained(), self._borrowed(query, tables), show_progress("the query"), mistakes:
+            yield
+
+    @contextmanager
+    def _borrowed(self, query: str, tables: Tables | None) -> Generator[None]:
+        """Register the tables that a query names, and afterwards those that had their names before."""
+        named = named_tables(self._queries, query) if tables else set[str]()
+        borrowed = {name: table for name, table in (tables or {}).items() if name.lower() in named}
+        try:
+            for name, table in borrowed.items():
+                check_name(name, self.tables())
+                self._queries.register(name, as_arrow(name, table))
+            yield
+        finally:
+            for name in borrowed:
+                self._queries.unregister(name)
+            for name in borrowed.keys() & self._own.keys():
+                self._queries.register(name, self._own[name])
 
     def events(
         self,

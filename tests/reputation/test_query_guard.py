@@ -201,11 +201,12 @@ def test_the_connection_is_restricted_by_itself(folder: Path, query: str) -> Non
     ],
 )
 def test_each_barrier_is_set_and_locked(folder: Path, name: str) -> None:
-    """Several of them stop the same query: each one is set nevertheless, and a query cannot lift it."""
+    """Several of them stop the same query: each one is set nevertheless, and a query cannot lift it; in cursors too."""
     with attach(folder / "warehouse.duckdb") as connection:
-        assert connection.execute("SELECT current_setting(?)", [name]).fetchone() == (False,)
-        with pytest.raises(duckdb.InvalidInputException, match="configuration has been locked"):
-            connection.execute(f"SET {name} = true")
+        for one in (connection, connection.cursor()):
+            assert one.execute("SELECT current_setting(?)", [name]).fetchone() == (False,)
+            with pytest.raises(duckdb.InvalidInputException, match="configuration has been locked"):
+                one.execute(f"SET {name} = true")
 
 
 def test_allow_files_permits_other_files(folder: Path) -> None:
@@ -222,8 +223,9 @@ def test_variables_of_python_are_not_tables(warehouse: Warehouse) -> None:
     """A name in a query is a table of the warehouse or unknown, never a Python variable of our code."""
     query = pl.DataFrame({"a": [1]})
     assert query.height
-    with pytest.raises(UsageError, match="Table with name query does not exist"):
-        warehouse.sql("FROM query")
+    for handle in (warehouse, warehouse.snapshot()):
+        with pytest.raises(UsageError, match="Table with name query does not exist"):
+            handle.sql("FROM query")
 
 
 def test_days_are_utc_in_any_time_zone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
