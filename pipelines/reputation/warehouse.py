@@ -5,7 +5,7 @@ pipeline nor sees changes, however many newer warehouses are published.
 """
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,7 +25,8 @@ from pipelines.errors import ConfigurationError, UsageError
 from pipelines.formats import WAREHOUSE
 from pipelines.lake.stores import register_s3
 from pipelines.reputation.base import attach_base, base_folder, has_base
-from pipelines.reputation.compare import compare_policies
+from pipelines.reputation.compare import compare_policies, score_changes
+from pipelines.reputation.event_metadata import with_fields
 from pipelines.reputation.explain import explain, explain_change
 from pipelines.reputation.notebook_progress import show_progress
 from pipelines.reputation.own_tables import Tables, as_arrow, check_name
@@ -54,6 +55,13 @@ _EVENTS = """
         AND ($since IS NULL OR event_time >= $since)
         AND ($until IS NULL OR event_time < $until)
     ORDER BY event_time, event_id
+"""
+
+
+_SAMPLE = """
+    FROM reputation
+    ORDER BY md5(concat($seed, ' ', user_id)), user_id
+    LIMIT $users
 """
 
 
@@ -389,9 +397,38 @@ class Warehouse:
         since: TimeLike | None = None,
         until: TimeLike | None = None,
     ) -> pl.DataFrame:
-        """Return events of the lake, by event_time in [since, until), oldest first."""
+        """Return events of the lake, by event_time in [since, until), oldest first.
+
+        Columns: event_id, user_id, action_type, event_time (UTC); metadata, a struct with a text for each key of these
+        events, null where an event lacks it; topic_id, topic, topic_partition, offset, bus_time (UTC), batch_id and
+        event_day, where the event comes from. `.unnest("metadata")` makes a column of each key, as files of CSV need;
+        with `separator="."` it calls them `metadata.rating` and so on, where a key is the name of another column.
+
+        Raises UsageError if these events have more than 500 keys.
+        """
         begin, end = (None if moment is None else to_utc(moment) for moment in (since, until))
-        return self.sql(_EVENTS, {"user_id": user_id, "action_type": action_type, "since": begin, "until": end})
+        values = {"user_id": user_id, "action_type": action_type, "since": begin, "until": end}
+        return with_fields(self.sql(_EVENTS, values))
+
+    def sample(self, users: int = 100, seed: int = 0) -> pl.DataFrame:
+        """Return status and scores of users at random, the same ones for the same seed; columns as of `scores()`.
+
+        A user who is in a sample stays in it in later warehouses, unless new users take the place. Pass the result as
+        a table to join their events: `sql("FROM events SEMI JOIN few USING (user_id)", tables={"few": sample})`.
+        """
+        return self.sql(_SAMPLE, {"seed": str(seed), "users": users})
+
+    def timeline(self, user_ids: str | Iterable[str]) -> pl.DataFrame:
+        """Return what each event of some users did to their scores, by user and in the order of events.
+
+        Columns: user_id, then those of `explain()`, without rows that belong to no event; `score` is the running sum of
+        points. Users without events have no rows.
+        """
+        asked = dict.fromkeys([user_ids] if isinstance(user_ids, str) else user_ids)
+        named = [self.explain(user).select(pl.lit(user).alias("user_id"), pl.all()) for user in asked]
+        if not named:
+            raise UsageError("timeline() needs at least one user_id")
+        return pl.concat(named).filter(pl.col("event_id").is_not_null())
 
     def reputation(self, user_id: str | None = None) -> pl.DataFrame:
         """Return status and scores of one user, or of all, a row per user; columns as of `scores()`."""
@@ -429,6 +466,19 @@ class Warehouse:
         score; equal scores share the better rank). The largest change comes first. Publishes nothing.
         """
         return self.as_of().compare(policy, before)
+
+    def change(self, since: TimeLike, until: TimeLike | None = None) -> pl.DataFrame:
+        """Return the all-time score and rank of all users at two moments, as known now, the largest change first.
+
+        Columns: user_id; score_before, score_after and change in points; rank_before and rank_after (1 is the highest
+        score; equal scores share the better rank). Users whose first event is not before `since` have no score_before
+        and rank_before, and change from the policy's start. `explain_change()` says why for one user.
+
+        until: None means the warehouse's as_of. Raises UsageError unless since is before until.
+        """
+        end = self.info.as_of if until is None else to_utc(until)
+        with _running("the changes of all users"):
+            return score_changes(self._connection, self.info.policy, to_utc(since), end)
 
     def explain(self, user_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
         """Return every contribution to a user's score with its reason, in the order of events; no row if unknown.
