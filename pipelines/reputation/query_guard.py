@@ -6,7 +6,7 @@ is locked.
 """
 
 import re
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import duckdb
@@ -23,19 +23,15 @@ from pipelines.errors import UsageError
 
 _QUERY_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
 _EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?", re.IGNORECASE)
-_FILE = re.compile(r"'((?:[^']|'')+\.parquet)'")
 _ONE_QUERY = "a warehouse takes one SELECT, FROM, DESCRIBE, SUMMARIZE, SHOW or EXPLAIN"
 
 
-def lock_connection(connection: duckdb.DuckDBPyConnection, *files: Path) -> None:
-    """Restrict a connection to a warehouse to the files that its views read, and to `files`.
+def lock_connection(connection: duckdb.DuckDBPyConnection, files: Iterable[str]) -> None:
+    """Restrict a connection to the warehouse that it opened, and to `files`: those of its views, for one.
 
     It also locks the settings: set, register and attach everything before.
     """
-    views = connection.execute("SELECT sql FROM duckdb_views() WHERE database_name = 'warehouse'").fetchall()
-    read = [path.replace("''", "'") for (view,) in views for path in _FILE.findall(view)]
-    allowed = ", ".join(map(literal, [*read, *map(str, files)]))
-    connection.execute(f"SET allowed_paths = [{allowed}]")
+    connection.execute(f"SET allowed_paths = [{', '.join(map(literal, files))}]")
     lock_settings(connection)
 
 

@@ -28,6 +28,7 @@ from pipelines.reputation.base import attach_base, base_folder, has_base
 from pipelines.reputation.compare import compare_policies, score_changes
 from pipelines.reputation.event_metadata import with_fields
 from pipelines.reputation.explain import explain, explain_change
+from pipelines.reputation.lake_paths import files_of_views, look_in
 from pipelines.reputation.notebook_progress import show_progress
 from pipelines.reputation.own_tables import Tables, as_arrow, check_name
 from pipelines.reputation.policy import Policy
@@ -117,7 +118,7 @@ def attach(path: Path, access: Access = Access()) -> duckdb.DuckDBPyConnection:
     when a newer one did.
     """
     if not path.exists():
-        raise UsageError(f"there is no warehouse at {path} yet: run `karmalake drain`, then `karmalake rebuild`")
+        raise UsageError(_describe_missing(path))
     for _ in range(_ATTEMPTS - 1):
         with suppress(duckdb.Error):
             return _attach(path, access)
@@ -145,9 +146,22 @@ def _attach(path: Path, access: Access) -> duckdb.DuckDBPyConnection:
         attach_base(connection, path)
     if connection.execute(statement("views_of_objects")).fetchall():
         register_s3(connection)
+    look_in(path.parent, connection)
     if not access.all_files:
-        lock_connection(connection, *([] if access.output is None else [access.output]))
+        output = [] if access.output is None else [str(access.output)]
+        lock_connection(connection, [*files_of_views(path.parent, connection), *output])
     return connection
+
+
+def _describe_missing(path: Path) -> str:
+    """Return that there is no warehouse, and what may be meant: another folder, or a lake without a warehouse yet."""
+    folder = path.parent.absolute()
+    found = f"there is no warehouse at {folder / path.name}{'' if folder.is_dir() else ', and no such folder'}"
+    derive = ", or derive one from the lake there by `karmalake rebuild`" if (folder / "lake").is_dir() else ""
+    return (
+        f"{found}: set data_dir (KARMALAKE_DATA_DIR), or pass the data folder to open_warehouse(){derive}; a copy of "
+        "one suffices, since a warehouse is only read"
+    )
 
 
 def _cannot_open(path: Path, error: duckdb.Error) -> str:

@@ -270,5 +270,5 @@ def test_an_error_in_a_notebook_is_one_sentence(
     output = capsys.readouterr()
     assert "UsageError KL-USAGE: there is no warehouse at" in output.out + output.err
     assert "see karmalake errors KL-USAGE" in output.out + output.err
-    assert "karmalake drain" in output.out + output.err
+    assert "set data_dir" in output.out + output.err
     assert "Traceback" not in output.out + output.err
