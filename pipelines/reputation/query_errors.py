@@ -54,8 +54,8 @@ def query_error(error: duckdb.Error, message: str, query: str = "") -> Karmalake
     gone = _GONE.search(message)
     if gone and gone["file"] not in query:
         return TransientError(
-            f"{gone['file']} is gone, a file of the lake: call warehouse.refresh() and try again; a copy of a warehouse "
-            "needs the lake beside it"
+            f"{gone['file']} is gone, a file of the lake: call warehouse.refresh() and try again; a copy of a "
+            "warehouse needs the lake beside it"
         )
     if is_transient(error):
         return TransientError(f"the lake could not be read, try again: {one_line(error)}")

@@ -13,12 +13,13 @@ from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
 import polars as pl
 import pyarrow as pa
 
+from pipelines.boundary.extras import extra
 from pipelines.boundary.locked_sql import literal
 from pipelines.contract.time_like import TimeLike, to_utc
 from pipelines.errors import ConfigurationError, UsageError
@@ -39,6 +40,9 @@ from pipelines.reputation.scores import scores
 from pipelines.reputation.sql import statement, use_utc
 from pipelines.reputation.trends import find_trend, run_trend, trends
 from pipelines.settings import load_settings
+
+if TYPE_CHECKING:
+    from pipelines.reputation.plots import Plots
 
 # The lake's files never change, so their metadata is read once.
 _METADATA_CACHE = "SET parquet_metadata_cache = true"
@@ -536,6 +540,16 @@ class Warehouse:
         """
         with _running(f"the trend {name}"):
             return run_trend(self._connection, find_trend(name), since, until, parameters)
+
+    @property
+    def plot(self) -> "Plots":
+        """Charts of this warehouse, one call each, as in `plot.trend("rating")`: Altair charts, to be changed further.
+
+        Raises ConfigurationError unless `karmalake[notebooks]` is installed.
+        """
+        with extra("notebooks", "a chart"):
+            from pipelines.reputation.plots import Plots  # noqa: PLC0415 - not needed by servers
+        return Plots(self)
 
     def trends(self) -> pl.DataFrame:
         """Return the available trends: name, meaning, and parameters with their defaults."""

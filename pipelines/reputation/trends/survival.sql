@@ -3,6 +3,7 @@
 -- Method: a user leaves once, at the end of the first pause of more than idle_days; others are observed until as_of, so
 -- that young accounts count for as long as they exist. The band is 1.96 standard errors (Greenwood). since and until
 -- choose users by the day of their first event. A row for age 0 and for each age at which users left.
+-- Chart: step x=age_days y=survival low=lower high=upper
 WITH pauses AS (
     SELECT
         user_id,
