@@ -29,7 +29,8 @@ with open_warehouse() as warehouse:
 ```
 
 Every expected error is a `karmalake.errors.KarmalakeError`, whose message says what happened, where, and what to do.
-In a notebook, `%load_ext karmalake` adds `%%karma`: an SQL cell on the variable `warehouse`; `$name` is a variable.
+In a notebook, `%load_ext karmalake` adds `%%karma`: an SQL cell on the variable `warehouse`; `$name` is a variable,
+and a data frame in a variable is a table.
 """
 MODULES = {
     "karmalake": karmalake.__all__,

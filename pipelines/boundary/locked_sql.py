@@ -24,10 +24,12 @@ _SETTINGS = (
 
 
 def lock_settings(connection: duckdb.DuckDBPyConnection) -> None:
-    """Close files, network and extensions to a connection, and lock its settings: set, register and attach before."""
-    for setting in _SETTINGS:
-        connection.execute(f"SET {setting}")
-    connection.execute("SET lock_configuration = true")
+    """Close files, network and extensions to a connection and its cursors, and lock their settings: set others before.
+
+    Without GLOBAL, DuckDB keeps a setting of Python to the connection, and its cursors have the default.
+    """
+    for setting in (*_SETTINGS, "lock_configuration = true"):
+        connection.execute(f"SET GLOBAL {setting}")
 
 
 def syntax_tree(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pipelines.cli.loads import warn_of_withdrawn
 from pipelines.cli.options import chosen_policy, current_settings, instant, utf8
 from pipelines.cli.output import print_check, print_document, print_line, print_note, print_table, print_warning
 from pipelines.cli.rows import Format, rows_file, write, write_relation
-from pipelines.errors import KarmalakeError, UsageError, explain_command
+from pipelines.errors import KarmalakeError, explain_command
 
 
 def show(user: Annotated[str, typer.Argument(help="The user_id.")]) -> None:
@@ -85,17 +85,13 @@ def sql(
 
     Accepts one SELECT, which can read only the warehouse and the lake: no files, network or extensions.
     """
-    import duckdb  # noqa: PLC0415
-
+    from pipelines.reputation.query_errors import explained  # noqa: PLC0415
     from pipelines.reputation.warehouse import Access, Warehouse  # noqa: PLC0415
 
     text = sys.stdin.read() if query == "-" else query
     path = current_settings().warehouse_path
-    try:
-        with rows_file() as made, Warehouse(path, access=Access(output=made)) as warehouse:
-            write_relation(warehouse.relation(text), form, made, output)
-    except duckdb.Error as error:
-        raise UsageError(f"the query failed: {error}") from None
+    with rows_file() as made, Warehouse(path, access=Access(output=made)) as warehouse, explained():
+        write_relation(warehouse.relation(text), form, made, output)
 
 
 def doctor() -> None:

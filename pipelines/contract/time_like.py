@@ -5,25 +5,26 @@ from datetime import UTC, date, datetime, time
 from pipelines.errors import UsageError
 
 TimeLike = datetime | date | str
-"""A datetime with time zone, a UTC day (its midnight), or either as ISO 8601 text; text without an offset is UTC."""
+"""A datetime, a day (its midnight), or either as ISO 8601 text. What has no zone or offset is UTC."""
 
 
 def to_utc(value: TimeLike) -> datetime:
-    """Return `value` as a datetime in UTC. Raises UsageError for text that is not a time, or a time without a zone."""
-    match value:
-        case str():
-            return _parse(value)
-        case datetime(tzinfo=None):
-            raise UsageError(f"{value} has no time zone: give a date, or a time with tzinfo")
-        case datetime():
-            return value.astimezone(UTC)
-        case _:
-            return datetime.combine(value, time(), UTC)
+    """Return `value` as a datetime in UTC; without a zone or offset it is taken as UTC, whatever the machine's zone.
 
-
-def _parse(text: str) -> datetime:
+    Raises UsageError for anything that is not a time.
+    """
     try:
-        parsed = datetime.fromisoformat(text)
-        return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+        match value:
+            case str():
+                return _as_utc(datetime.fromisoformat(value))
+            case datetime():
+                return _as_utc(value)
+            case date():
+                return datetime.combine(value, time(), UTC)
     except (ValueError, OverflowError):
-        raise UsageError(f"{text!r} is not a time: write it like 2026-01-31 or 2026-01-31T12:00:00Z") from None
+        pass
+    raise UsageError(f"{value!r} is not a time: write it like 2026-01-31 or 2026-01-31T12:00:00Z")
+
+
+def _as_utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -25,6 +25,7 @@ def draw_still() -> None:
     """
     alt.renderers.register(_NAME, _picture)
     alt.renderers.enable(_NAME)
+    alt.data_transformers.disable_max_rows()  # an image does not contain its rows
     alt.theme.register(_NAME, enable=True)(_theme)
 
 

@@ -59,6 +59,7 @@ from pipelines.reputation.histories import (
     last_batch,
     read_commits,
 )
+from pipelines.reputation.lake_paths import look_in, relative_to
 from pipelines.reputation.lake_views import create_lake_views
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.refresh_steps import (
@@ -296,7 +297,7 @@ class Draft:
         begins = self._folding is None and self._has_many_changes()
         if begins:
             self.tables.begin_newer()
-        create_lake_views(self.connection, self._snapshot)
+        create_lake_views(self.connection, relative_to(self.path.parent, self._snapshot))
         self._checkpoint()
         self._publication = self._copying.submit(self._publish, self.tables.base.name, begins=begins)
         return self._publication
@@ -491,6 +492,7 @@ class Draft:
         connection.execute("SET temp_directory = ?", [f"{self._file}.tmp"])
         connection.execute("SET preserve_insertion_order = false")
         connection.execute("SET checkpoint_threshold = '1TB'")
+        look_in(self.path.parent, connection)
         create_refresh_tables(connection)
         return connection
 

@@ -9,6 +9,7 @@ from pipelines.boundary.private_files import make_private_dir
 from pipelines.errors import UsageError
 from pipelines.reputation.base import write_base
 from pipelines.reputation.database_file import replacing
+from pipelines.reputation.lake_paths import with_absolute_paths
 from pipelines.reputation.lake_views import LAKE_VIEWS
 from pipelines.reputation.sql import statement
 from pipelines.reputation.warehouse import Access, attach
@@ -25,15 +26,15 @@ def export_warehouse(warehouse: Path, file: Path) -> None:
     make_private_dir(file.parent)
     with replacing(file) as partial, attach(warehouse, Access(all_files=True)) as connection:
         write_base(connection, partial)
-        _create_views(connection, partial)
+        _create_views(connection, warehouse.parent, partial)
 
 
-def _create_views(connection: duckdb.DuckDBPyConnection, file: Path) -> None:
-    """Create the views of a warehouse in a file with its tables."""
+def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path, file: Path) -> None:
+    """Create the views of the warehouse in a folder in a file with its tables."""
     views = dict(connection.execute(statement("export_views")).fetchall())
     connection.execute(f"ATTACH {literal(str(file))} AS next")
     connection.execute("USE next")
     for name in sorted(views, key=(*LAKE_VIEWS, *views).index):
-        connection.execute(views[name])
+        connection.execute(with_absolute_paths(folder, views[name]))
     connection.execute("USE warehouse")
     connection.execute("DETACH next")

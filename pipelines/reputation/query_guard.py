@@ -6,7 +6,7 @@ is locked.
 """
 
 import re
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import duckdb
@@ -23,19 +23,15 @@ from pipelines.errors import UsageError
 
 _QUERY_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
 _EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?", re.IGNORECASE)
-_FILE = re.compile(r"'((?:[^']|'')+\.parquet)'")
 _ONE_QUERY = "a warehouse takes one SELECT, FROM, DESCRIBE, SUMMARIZE, SHOW or EXPLAIN"
 
 
-def lock_connection(connection: duckdb.DuckDBPyConnection, *files: Path) -> None:
-    """Restrict a connection to a warehouse to the files that its views read, and to `files`.
+def lock_connection(connection: duckdb.DuckDBPyConnection, files: Iterable[str]) -> None:
+    """Restrict a connection to the warehouse that it opened, and to `files`: those of its views, for one.
 
     It also locks the settings: set, register and attach everything before.
     """
-    views = connection.execute("SELECT sql FROM duckdb_views() WHERE database_name = 'warehouse'").fetchall()
-    read = [path.replace("''", "'") for (view,) in views for path in _FILE.findall(view)]
-    allowed = ", ".join(map(literal, [*read, *map(str, files)]))
-    connection.execute(f"SET allowed_paths = [{allowed}]")
+    connection.execute(f"SET allowed_paths = [{', '.join(map(literal, files))}]")
     lock_settings(connection)
 
 
@@ -43,7 +39,7 @@ def check_query(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     """Raise UsageError unless `query` is one query that only reads, of at most MAX_QUERY_CHARS."""
     if len(query) > MAX_QUERY_CHARS:
         raise UsageError(f"the query has {len(query):,} characters; at most {MAX_QUERY_CHARS:,} are read: shorten it")
-    text = _EXPLAIN.sub("", query, count=1) if _EXPLAIN.match(query) else query
+    text = _explained(query)
     tree = _parsed(connection, text)
     if tree["error"]:
         raise UsageError(_describe_error(text, tree))
@@ -57,6 +53,19 @@ def check_query(connection: duckdb.DuckDBPyConnection, query: str) -> None:
             raise UsageError(f"{kind.partition('_')[0]} within the query would write: {_ONE_QUERY}")
         if str(part.get("function_name", "")).lower() in RUN_TEXT:
             raise UsageError(f"{part['function_name']}() runs a text as SQL: write the query directly")
+
+
+def named_tables(connection: duckdb.DuckDBPyConnection, query: str) -> set[str]:
+    """Return the names, in lower case, of what a query reads as tables; of a query that is refused, none."""
+    if len(query) > MAX_QUERY_CHARS:
+        return set()
+    tree = _parsed(connection, _explained(query))
+    return {str(part["table_name"]).lower() for part in tree_objects(tree) if part.get("table_name")}
+
+
+def _explained(query: str) -> str:
+    """Return what an EXPLAIN explains, and any other query as it is."""
+    return _EXPLAIN.sub("", query, count=1) if _EXPLAIN.match(query) else query
 
 
 def _parsed(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ pipeline nor sees changes, however many newer warehouses are published.
 """
 
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,29 +13,37 @@ from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
 import polars as pl
 import pyarrow as pa
 
 from pipelines.boundary.database import connect
+from pipelines.boundary.extras import extra
 from pipelines.boundary.locked_sql import literal
 from pipelines.contract.time_like import TimeLike, to_utc
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.formats import WAREHOUSE
 from pipelines.lake.stores import register_s3
 from pipelines.reputation.base import attach_base, base_folder, has_base
-from pipelines.reputation.compare import compare_policies
+from pipelines.reputation.compare import compare_policies, score_changes
+from pipelines.reputation.event_metadata import with_fields
 from pipelines.reputation.explain import explain, explain_change
+from pipelines.reputation.lake_paths import files_of_views, look_in
 from pipelines.reputation.notebook_progress import show_progress
+from pipelines.reputation.own_tables import Tables, as_arrow, check_name
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
-from pipelines.reputation.query_guard import check_query, lock_connection
+from pipelines.reputation.query_errors import Parameters, check_parameters, explained
+from pipelines.reputation.query_guard import check_query, lock_connection, named_tables
 from pipelines.reputation.scores import scores
 from pipelines.reputation.sql import statement
 from pipelines.reputation.trends import find_trend, run_trend, trends
 from pipelines.settings import load_settings
+
+if TYPE_CHECKING:
+    from pipelines.reputation.plots import Plots
 
 # The lake's files never change, so their metadata is read once.
 _METADATA_CACHE = "SET parquet_metadata_cache = true"
@@ -44,7 +52,6 @@ _ATTEMPTS = 3
 """A publication may remove the base of the file that was opened before it: the new file has another one."""
 _INTERRUPT_SECONDS = 0.1
 """Interval of interruptions after the first: the next statement of the block would run without a limit."""
-Parameters = Sequence[Any] | Mapping[str, Any] | None
 AnyPolicy = Policy | str | Path
 """A policy, the name of a shipped one, or the path of a policy file."""
 _EVENTS = """
@@ -54,6 +61,13 @@ _EVENTS = """
         AND ($since IS NULL OR event_time >= $since)
         AND ($until IS NULL OR event_time < $until)
     ORDER BY event_time, event_id
+"""
+
+
+_SAMPLE = """
+    FROM reputation
+    ORDER BY md5(concat($seed, ' ', user_id)), user_id
+    LIMIT $users
 """
 
 
@@ -109,7 +123,7 @@ def attach(path: Path, access: Access = Access()) -> duckdb.DuckDBPyConnection:
     when a newer one did.
     """
     if not path.exists():
-        raise UsageError(f"there is no warehouse at {path} yet: run `karmalake drain`, then `karmalake rebuild`")
+        raise UsageError(_describe_missing(path))
     for _ in range(_ATTEMPTS - 1):
         with suppress(duckdb.Error):
             return _attach(path, access)
@@ -117,6 +131,13 @@ def attach(path: Path, access: Access = Access()) -> duckdb.DuckDBPyConnection:
         return _attach(path, access)
     except duckdb.Error as error:
         raise UsageError(_cannot_open(path, error)) from None
+
+
+@contextmanager
+def _running(task: str) -> Generator[None]:
+    """Show the progress of our own statements, and raise their failures as errors of the tree."""
+    with show_progress(task), explained():
+        yield
 
 
 def _attach(path: Path, access: Access) -> duckdb.DuckDBPyConnection:
@@ -129,9 +150,22 @@ def _attach(path: Path, access: Access) -> duckdb.DuckDBPyConnection:
         attach_base(connection, path)
     if connection.execute(statement("views_of_objects")).fetchall():
         register_s3(connection)
+    look_in(path.parent, connection)
     if not access.all_files:
-        lock_connection(connection, *([] if access.output is None else [access.output]))
+        output = [] if access.output is None else [str(access.output)]
+        lock_connection(connection, [*files_of_views(path.parent, connection), *output])
     return connection
+
+
+def _describe_missing(path: Path) -> str:
+    """Return that there is no warehouse, and what may be meant: another folder, or a lake without a warehouse yet."""
+    folder = path.parent.absolute()
+    found = f"there is no warehouse at {folder / path.name}{'' if folder.is_dir() else ', and no such folder'}"
+    derive = ", or derive one from the lake there by `karmalake rebuild`" if (folder / "lake").is_dir() else ""
+    return (
+        f"{found}: set data_dir (KARMALAKE_DATA_DIR), or pass the data folder to open_warehouse(){derive}; a copy of "
+        "one suffices, since a warehouse is only read"
+    )
 
 
 def _cannot_open(path: Path, error: duckdb.Error) -> str:
@@ -147,6 +181,13 @@ def _require_own_format(connection: duckdb.DuckDBPyConnection, path: Path) -> No
     WAREHOUSE.require_known(found, str(path), writer)
     if found < WAREHOUSE.number:
         raise UsageError(f"{path} was written by karmalake {writer} in an older format: run `karmalake refresh`")
+
+
+def _cursor(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """Return another connection to the same warehouse, without its temporary objects; it closes with the first."""
+    cursor = connection.cursor()
+    cursor.execute(_USE_WAREHOUSE)
+    return cursor
 
 
 def stored_format(connection: duckdb.DuckDBPyConnection) -> tuple[int, str]:
@@ -177,9 +218,10 @@ class Warehouse:
 
     Its contents stay the same while newer warehouses are published, until `refresh()`. Results are polars data frames;
     `arrow()`, `pandas()` and `relation()` return other types. SQL is one query, which reads only the warehouse and the
-    lake's files of this snapshot, unless the warehouse was opened with `allow_files`. Moments are times with a zone,
-    UTC days, or ISO 8601 text. A policy may be given by name or file. Notebooks show the progress of calls longer than
-    two seconds. Not for use by several threads at once: give each its own `snapshot()`.
+    lake's files of this snapshot, unless the warehouse was opened with `allow_files`. Moments are datetimes, days or
+    ISO 8601 text, and UTC unless they have a zone or offset. A policy may be given by name or file. Notebooks show the
+    progress of calls longer than two seconds. Not for use by several threads at once: give each its own
+    `snapshot()`.
     """
 
     def __init__(
@@ -187,8 +229,16 @@ class Warehouse:
     ) -> None:
         self.path = path
         self._access = access
-        self._connection = connection or attach(path, access)
-        self.info = stored_info(self._connection)
+        self._own: dict[str, pa.Table] = {}
+        self._connect(connection or attach(path, access))
+
+    def _connect(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Use a connection for our statements, and a cursor of it for readers' SQL, whose tables ours do not see."""
+        self._connection = connection
+        self._queries = _cursor(connection)
+        for name, table in self._own.items():
+            self._queries.register(name, table)
+        self.info = stored_info(connection)
 
     def __enter__(self) -> Self:
         return self
@@ -228,9 +278,13 @@ class Warehouse:
         """
         if table not in (known := self._ipython_key_completions_()):
             raise UsageError(f"there is no table {table!r}: there are {', '.join(known)}")
-        return self._connection.table(table)
+        return self._queries.table(table)
 
     def _ipython_key_completions_(self) -> list[str]:
+        return [*self.tables(), *self._own]
+
+    def tables(self) -> list[str]:
+        """Return the names of the warehouse's tables and views."""
         rows = self.sql(
             "SELECT table_name FROM information_schema.tables "
             "WHERE table_catalog = 'warehouse' AND table_schema = 'main' ORDER BY ALL"
@@ -247,8 +301,7 @@ class Warehouse:
         Existing relations and snapshots keep the old one.
         """
         before = self.info
-        self._connection = attach(self.path, self._access)
-        self.info = stored_info(self._connection)
+        self._connect(attach(self.path, self._access))
         return self.info != before
 
     def snapshot(self) -> "Warehouse":
@@ -256,9 +309,22 @@ class Warehouse:
 
         Closing this handle closes it, too.
         """
-        connection = self._connection.cursor()
-        connection.execute(_USE_WAREHOUSE)
-        return Warehouse(self.path, connection, self._access)
+        with explained():
+            pinned = Warehouse(self.path, _cursor(self._connection), self._access)
+        for name, table in self._own.items():
+            pinned.register(name, table)
+        return pinned
+
+    def register(self, name: str, table: Any) -> None:
+        """Make a table of yours readable as `name` by this handle's SQL, until it is closed; again replaces it.
+
+        table: a frame of polars or pandas, a table of Arrow, or a relation of DuckDB, as it is now: a lazy one is run.
+        Raises UsageError for anything else, and for the name of a table of the warehouse.
+        """
+        check_name(name, self.tables())
+        self._own[name] = as_arrow(name, table)
+        with explained():
+            self._queries.register(name, self._own[name])
 
     @contextmanager
     def time_limit(self, seconds: float) -> Generator[None]:
@@ -269,6 +335,7 @@ class Warehouse:
             wait = seconds
             while not done.wait(wait):
                 self._connection.interrupt()
+                self._queries.interrupt()
                 wait = _INTERRUPT_SECONDS
 
         interrupter = threading.Thread(target=interrupt, daemon=True)
@@ -282,25 +349,32 @@ class Warehouse:
             interrupter.join()
 
     def relation(self, query: str, params: Parameters = None) -> duckdb.DuckDBPyRelation:
-        """Return a query as a lazy DuckDB relation. Pass values in `params` (`?` or `$name`).
+        """Return a query as a lazy DuckDB relation, which runs when its rows are taken.
 
-        Raises UsageError unless `query` is one query that only reads.
+        params: a list with a value for each `?`, or a dictionary with one for each `$name`.
+        Raises UsageError, with a mark under the place, unless `query` is one query that only reads and `params` fits.
         """
-        check_query(self._connection, query)
-        return self._connection.sql(query, params=params)
+        with explained(self._queries, query, params):
+            check_query(self._queries, query)
+            check_parameters(query, params)
+            return self._queries.sql(query, params=params)
 
-    def sql(self, query: str, params: Parameters = None) -> pl.DataFrame:
-        """Return the rows of a query. Pass values in `params` (`?` or `$name`)."""
-        with show_progress("the query"):
+    def sql(self, query: str, params: Parameters = None, tables: Tables | None = None) -> pl.DataFrame:
+        """Return the rows of a query; `params` and errors as of `relation()`.
+
+        tables: your own tables by name, as of `register()`, for this query only; those that it does not name are not
+        read.
+        """
+        with self._asked(query, params, tables):
             return self.relation(query, params).pl()
 
-    def arrow(self, query: str, params: Parameters = None) -> pa.Table:
-        """Return the rows of a query as an Arrow table."""
-        with show_progress("the query"):
+    def arrow(self, query: str, params: Parameters = None, tables: Tables | None = None) -> pa.Table:
+        """Return the rows of a query as an Arrow table; arguments and errors as of `sql()`."""
+        with self._asked(query, params, tables):
             return self.relation(query, params).to_arrow_table()
 
-    def pandas(self, query: str, params: Parameters = None) -> Any:
-        """Return the rows of a query as a pandas data frame.
+    def pandas(self, query: str, params: Parameters = None, tables: Tables | None = None) -> Any:
+        """Return the rows of a query as a pandas data frame; arguments and errors as of `sql()`.
 
         Raises ConfigurationError when pandas is not installed; karmalake does not depend on it.
         """
@@ -308,8 +382,31 @@ class Warehouse:
             raise ConfigurationError(
                 ".pandas() needs pandas, which is not installed: pip install pandas, or take .sql() or .arrow() instead"
             )
-        with show_progress("the query"):
+        with self._asked(query, params, tables):
             return self.relation(query, params).df()
+
+    @contextmanager
+    def _asked(self, query: str, params: Parameters, tables: Tables | None) -> Generator[None]:
+        """Run a reader's query with its tables, show its progress, and raise its mistakes as sentences."""
+        mistakes = explained(self._queries, query, params)
+        with explained(), self._borrowed(query, tables), show_progress("the query"), mistakes:
+            yield
+
+    @contextmanager
+    def _borrowed(self, query: str, tables: Tables | None) -> Generator[None]:
+        """Register the tables that a query names, and afterwards those that had their names before."""
+        named = named_tables(self._queries, query) if tables else set[str]()
+        borrowed = {name: table for name, table in (tables or {}).items() if name.lower() in named}
+        try:
+            for name, table in borrowed.items():
+                check_name(name, self.tables())
+                self._queries.register(name, as_arrow(name, table))
+            yield
+        finally:
+            for name in borrowed:
+                self._queries.unregister(name)
+            for name in borrowed.keys() & self._own.keys():
+                self._queries.register(name, self._own[name])
 
     def events(
         self,
@@ -318,18 +415,49 @@ class Warehouse:
         since: TimeLike | None = None,
         until: TimeLike | None = None,
     ) -> pl.DataFrame:
-        """Return events of the lake, by event_time in [since, until), oldest first."""
+        """Return events of the lake, by event_time in [since, until), oldest first.
+
+        Columns: event_id, user_id, action_type, event_time (UTC); metadata, a struct with a text for each key of these
+        events, null where an event lacks it; topic_id, topic, topic_partition, offset, bus_time (UTC), batch_id and
+        event_day, where the event comes from. `.unnest("metadata")` makes a column of each key, as files of CSV need;
+        with `separator="."` it calls them `metadata.rating` and so on, where a key is the name of another column.
+
+        Raises UsageError if these events have more than 500 keys.
+        """
         begin, end = (None if moment is None else to_utc(moment) for moment in (since, until))
-        return self.sql(_EVENTS, {"user_id": user_id, "action_type": action_type, "since": begin, "until": end})
+        values = {"user_id": user_id, "action_type": action_type, "since": begin, "until": end}
+        return with_fields(self.sql(_EVENTS, values))
+
+    def sample(self, users: int = 100, seed: int = 0) -> pl.DataFrame:
+        """Return status and scores of users at random, the same ones for the same seed; columns as of `scores()`.
+
+        A user who is in a sample stays in it in later warehouses, unless new users take the place. Pass the result as
+        a table to join their events: `sql("FROM events SEMI JOIN few USING (user_id)", tables={"few": sample})`.
+        """
+        return self.sql(_SAMPLE, {"seed": str(seed), "users": users})
+
+    def timeline(self, user_ids: str | Iterable[str]) -> pl.DataFrame:
+        """Return what each event of some users did to their scores, by user and in the order of events.
+
+        Columns: user_id, then those of `explain()`, without rows that belong to no event; `score` is the running sum of
+        points. Users without events have no rows.
+        """
+        asked = dict.fromkeys([user_ids] if isinstance(user_ids, str) else user_ids)
+        named = [self.explain(user).select(pl.lit(user).alias("user_id"), pl.all()) for user in asked]
+        if not named:
+            raise UsageError("timeline() needs at least one user_id")
+        return pl.concat(named).filter(pl.col("event_id").is_not_null())
 
     def reputation(self, user_id: str | None = None) -> pl.DataFrame:
-        """Return status and scores of one user, or of all: one row per user, with columns such as `all_time_score`."""
+        """Return status and scores of one user, or of all, a row per user; columns as of `scores()`."""
         if user_id is None:
             return self.sql("FROM reputation ORDER BY user_id")
         return self.sql("FROM reputation WHERE user_id = ?", [user_id])
 
     def as_of(self, moment: TimeLike | None = None, known_at: TimeLike | None = None) -> "AsOf":
         """Return a handle on the scores of another moment.
+
+        Both are a text, a date or a datetime, in UTC unless they say otherwise.
 
         moment: event time; None means the warehouse's as_of.
         known_at: only events committed before it count, by the rules in force then: what was served then. None: all
@@ -340,21 +468,67 @@ class Warehouse:
         return AsOf(self._connection, then, known, self._policy(known))
 
     def scores(self, policy: AnyPolicy | None = None) -> pl.DataFrame:
-        """Compute the scores of all users, by another policy if given; see `AsOf.scores()`."""
+        """Compute the scores of all users as of the warehouse's moment, by another policy if given.
+
+        Columns: user_id, status (`active` or `suspended`), then for each view (`all_time`, `last_{N}_days`)
+        `{view}_score` (points), `{view}_events` (events that count), `{view}_rating_average` (in the policy's unit;
+        null without ratings), the policy's other measures, and `{view}_rating_count`. A score is Int64 if the policy
+        has only whole points, Float64 if points decay, else Decimal.
+        """
         return self.as_of().scores(policy)
 
     def compare(self, policy: AnyPolicy, before: AnyPolicy | None = None) -> pl.DataFrame:
-        """Return score and rank of all users under two policies; see `AsOf.compare()`."""
+        """Return the all-time score and rank of all users by `before` (None: the warehouse's policy) and by `policy`.
+
+        Columns: user_id; score_before, score_after and change in points; rank_before and rank_after (1 is the highest
+        score; equal scores share the better rank). The largest change comes first. Publishes nothing.
+        """
         return self.as_of().compare(policy, before)
 
+    def change(self, since: TimeLike, until: TimeLike | None = None) -> pl.DataFrame:
+        """Return the all-time score and rank of all users at two moments, as known now, the largest change first.
+
+        Columns: user_id; score_before, score_after and change in points; rank_before and rank_after (1 is the highest
+        score; equal scores share the better rank). Users whose first event is not before `since` have no score_before
+        and rank_before, and change from the policy's start. `explain_change()` says why for one user.
+
+        until: None means the warehouse's as_of. Raises UsageError unless since is before until.
+        """
+        end = self.info.as_of if until is None else to_utc(until)
+        with _running("the changes of all users"):
+            return score_changes(self._connection, self.info.policy, to_utc(since), end)
+
     def explain(self, user_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
-        """Return every contribution to a user's score with its reason; see `AsOf.explain()`."""
+        """Return every contribution to a user's score with its reason, in the order of events; no row if unknown.
+
+        `earned` adds up to the all-time score exactly. Columns:
+
+        - event_time (UTC), event_id, action_type: the event; null in rows that no event earned
+        - emission_no: which of the event's emissions, from 0; null without a rule
+        - policy_version: the version of the policy that was in force at the event
+        - reason: why it counted or not, such as `granted` or `retracted`; `start`, `bounds` and `hidden` are the part
+          of the score that no event earned
+        - rule: the cap or gate that decided, by its name in the policy; null if none did
+        - points: points before caps and decay
+        - rating: in the policy's unit, such as stars; null without one
+        - earned: points that it adds to the score now
+        - score: points so far, the running sum of `earned`
+
+        policy: another one than the warehouse's. Raises UsageError and PolicyError for a policy that cannot be read.
+        """
         return self.as_of().explain(user_id, policy)
 
     def explain_change(self, user_id: str, since: TimeLike, until: TimeLike | None = None) -> pl.DataFrame:
-        """Return the contributions that were added, removed or expired between two moments; see `explain_change()`."""
+        """Return the contributions to a user's score that were added, removed or expired between two moments.
+
+        Both moments are as known now, by the warehouse's policy. `change` adds up to the difference of the two scores.
+        Columns: event_time (UTC), event_id, action_type, emission_no, as of `explain()`; reason and earned (points) at
+        `until`; reason_before and earned_before at `since`; change, earned - earned_before in points.
+
+        until: None means the warehouse's as_of.
+        """
         end = self.info.as_of if until is None else to_utc(until)
-        with show_progress(f"what changed for {user_id}"):
+        with _running(f"what changed for {user_id}"):
             return explain_change(self._connection, self.info.policy, user_id, to_utc(since), end)
 
     def trend(
@@ -364,8 +538,18 @@ class Warehouse:
 
         Raises UsageError for an unknown trend or parameter.
         """
-        with show_progress(f"the trend {name}"):
+        with _running(f"the trend {name}"):
             return run_trend(self._connection, find_trend(name), since, until, parameters)
+
+    @property
+    def plot(self) -> "Plots":
+        """Charts of this warehouse, one call each, as in `plot.trend("rating")`: Altair charts, to be changed further.
+
+        Raises ConfigurationError unless `karmalake[notebooks]` is installed.
+        """
+        with extra("notebooks", "a chart"):
+            from pipelines.reputation.plots import Plots  # noqa: PLC0415 - not needed by servers
+        return Plots(self)
 
     def trends(self) -> pl.DataFrame:
         """Return the available trends: name, meaning, and parameters with their defaults."""
@@ -395,26 +579,27 @@ class AsOf:
         return f"<AsOf {self.moment:%Y-%m-%d %H:%M:%S} UTC, {known}, policy {self.policy.name}>"
 
     def scores(self, policy: AnyPolicy | None = None) -> pl.DataFrame:
-        """Compute the scores of every user with an event before the moment, with the columns of `reputation`.
-
-        `{view}_score` is Int64 if the policy has only whole points, Float64 if points decay, else Decimal.
-        """
+        """Compute the scores of every user with an event before the moment; columns as of `Warehouse.scores()`."""
         rules = self._rules(policy)
-        with show_progress(f"scores by {rules.name}"):
+        with _running(f"scores by {rules.name}"):
             return scores(self._connection, rules, self.moment, self.known_at)
 
     def compare(self, policy: AnyPolicy, before: AnyPolicy | None = None) -> pl.DataFrame:
         """Return the all-time score and rank of all users by `before` (None: this moment's policy) and by `policy`.
 
-        Columns as in `compare_policies()`, the largest change first. Publishes nothing.
+        Columns as of `Warehouse.compare()`. Publishes nothing.
         """
         rules, old = self._rules(policy), self._rules(before)
-        with show_progress(f"{old.name} beside {rules.name}"):
+        with _running(f"{old.name} beside {rules.name}"):
             return compare_policies(self._connection, old, rules, self.moment, self.known_at)
 
     def explain(self, user_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
-        """Return every contribution to a user's score with its reason; `earned` adds up to it. See `explain()`."""
-        with show_progress(f"the explanation of {user_id}"):
+        """Return every contribution to a user's score at this moment with its reason, in the order of events.
+
+        Columns as of `Warehouse.explain()`: event_time, event_id, action_type, emission_no, policy_version, reason,
+        rule, points, rating, earned (points; they add up to the score) and score (points so far).
+        """
+        with _running(f"the explanation of {user_id}"):
             return explain(self._connection, self._rules(policy), user_id, self.moment, self.known_at)
 
     def _rules(self, policy: AnyPolicy | None) -> Policy:

@@ -1,5 +1,6 @@
 """Each notebook runs from top to bottom on the demo's data and reproduces its committed outputs."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -44,6 +45,21 @@ def test_contains_no_trace_of_a_machine(path: Path) -> None:
     cells = [cell for cell in nbformat.reads(text, as_version=4).cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert "error" not in {output.output_type for cell in cells for output in cell.outputs}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_begins_with_parameters(path: Path) -> None:
+    """The first cell of code has the tag of papermill, alone, and assigns constants; all of them are used."""
+    first, *others = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert first.metadata.get("tags") == ["parameters"]
+    assert not any("parameters" in cell.metadata.get("tags", []) for cell in others)
+    for assigned in ast.parse(first.source).body:
+        assert isinstance(assigned, ast.Assign)
+        assert ast.literal_eval(assigned.value) is not None
+        (name,) = map(ast.unparse, assigned.targets)
+        assert any(re.search(rf"\b{name}\b", cell.source) for cell in others)
+    assert "data_dir" in first.source
+    assert not any("../data" in cell.source for cell in others)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

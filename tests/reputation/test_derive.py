@@ -261,7 +261,7 @@ def test_results_as_polars_arrow_and_relation(tmp_path: Path) -> None:
 
 def test_a_missing_warehouse_says_what_to_do(tmp_path: Path) -> None:
     """The error is ours, not DuckDB's."""
-    with pytest.raises(UsageError, match=r"no warehouse at .* yet: run"):
+    with pytest.raises(UsageError, match=r"no warehouse at .*: set data_dir"):
         open_warehouse(tmp_path)
 
 

@@ -127,11 +127,10 @@ def test_a_query_is_allowed(warehouse: Warehouse, query: str) -> None:
 
 @pytest.mark.parametrize("query", WRITING)
 def test_anything_but_a_query_is_rejected(warehouse: Warehouse, folder: Path, query: str) -> None:
-    """Nothing is written, created, attached or set, at any depth of a query; the error is one sentence."""
+    """Nothing is written, created, attached or set, at any depth of a query."""
     text, before = _filled(query, folder)
-    with pytest.raises((UsageError, duckdb.Error)) as refused:
+    with pytest.raises(UsageError):
         warehouse.sql(text)
-    assert "\n" not in str(refused.value) or isinstance(refused.value, duckdb.Error)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert warehouse.sql("SELECT count(*) FROM events").item() == 2
 
@@ -168,7 +167,7 @@ def test_one_text_is_one_query(warehouse: Warehouse) -> None:
 def test_no_other_data_is_reachable(warehouse: Warehouse, folder: Path, query: str) -> None:
     """No other file, no network address, no environment variable."""
     text, _ = _filled(query, folder)
-    with pytest.raises((duckdb.PermissionException, duckdb.CatalogException, duckdb.BinderException)):
+    with pytest.raises(UsageError, match=r"Permission Error|does not exist|Binder Error"):
         warehouse.sql(text)
 
 
@@ -176,7 +175,7 @@ def test_other_handles_are_restricted_too(warehouse: Warehouse, folder: Path) ->
     """A snapshot, and the connection to a newer warehouse after a refresh."""
     warehouse.refresh()
     for handle in (warehouse, warehouse.snapshot()):
-        with pytest.raises(duckdb.PermissionException):
+        with pytest.raises(UsageError, match=r"(?s)Permission Error.*allow_files=True"):
             handle.sql(f"FROM read_text('{folder}/secret.csv')")
 
 
@@ -202,11 +201,12 @@ def test_the_connection_is_restricted_by_itself(folder: Path, query: str) -> Non
     ],
 )
 def test_each_barrier_is_set_and_locked(folder: Path, name: str) -> None:
-    """Several of them stop the same query: each one is set nevertheless, and a query cannot lift it."""
+    """Several of them stop the same query: each one is set nevertheless, and a query cannot lift it; in cursors too."""
     with attach(folder / "warehouse.duckdb") as connection:
-        assert connection.execute("SELECT current_setting(?)", [name]).fetchone() == (False,)
-        with pytest.raises(duckdb.InvalidInputException, match="configuration has been locked"):
-            connection.execute(f"SET {name} = true")
+        for one in (connection, connection.cursor()):
+            assert one.execute("SELECT current_setting(?)", [name]).fetchone() == (False,)
+            with pytest.raises(duckdb.InvalidInputException, match="configuration has been locked"):
+                one.execute(f"SET {name} = true")
 
 
 def test_allow_files_permits_other_files(folder: Path) -> None:
@@ -223,8 +223,9 @@ def test_variables_of_python_are_not_tables(warehouse: Warehouse) -> None:
     """A name in a query is a table of the warehouse or unknown, never a Python variable of our code."""
     query = pl.DataFrame({"a": [1]})
     assert query.height
-    with pytest.raises(duckdb.CatalogException):
-        warehouse.sql("FROM query")
+    for handle in (warehouse, warehouse.snapshot()):
+        with pytest.raises(UsageError, match="Table with name query does not exist"):
+            handle.sql("FROM query")
 
 
 def test_days_are_utc_in_any_time_zone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

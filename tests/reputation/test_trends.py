@@ -165,6 +165,19 @@ def test_retention_follows_high_users(diary: Diary, opened: Open) -> None:
     assert rows == [(day(5), 1, 1, 1, 0, 1.0, 0.0), (day(5), 2, 1, 0, 0, 0.0, 0.0), (day(12), 1, 1, 0, 1, 0.0, 1.0)]
 
 
+def test_survival_counts_the_first_long_pause(diary: Diary, opened: Open) -> None:
+    """Bob pauses at once and comes back, ada stops later; cyd and dan are young: they leave the users at risk only."""
+    for number, user_id in ((1, "ada"), (5, "ada"), (1, "bob"), (12, "bob"), (20, "cyd"), (26, "cyd"), (28, "dan")):
+        diary.add(number, user_id)
+    warehouse = opened(diary.events)
+    first, second, last = warehouse.trend("survival", idle_days=7).rows()
+    assert first == (0, 4, 0, 1.0, 1.0, 1.0)
+    assert second == (7, 3, 1, *(pytest.approx(value) for value in (2 / 3, 2 / 3 * (1 - 1.96 / 6**0.5), 1)))
+    assert last == (11, 1, 1, 0.0, 0.0, 0.0)
+    young = warehouse.trend("survival", idle_days=7, since=day(20))
+    assert young.select("age_days", "at_risk", "survival").rows() == [(0, 2, 1.0)]
+
+
 def test_suspensions_add_up(diary: Diary, opened: Open) -> None:
     """A second suspension changes nothing; a day without a change has a row; the last day is that of as_of."""
     diary.add(5, "ada", "AccountSuspended")

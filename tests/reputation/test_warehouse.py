@@ -1,8 +1,9 @@
 """Use of a warehouse in a notebook: display, completion, other moments and policies, snapshots, and errors."""
 
+import re
 from base64 import b64decode
-from collections.abc import Iterator
-from datetime import date, timedelta
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import altair as alt
@@ -12,7 +13,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.testing.globalipapp import start_ipython
 
-from pipelines.errors import ConfigurationError, UsageError
+from pipelines.errors import ConfigurationError, TransientError, UsageError
 from pipelines.local.process import wait_until
 from pipelines.reputation import notebook_progress
 from pipelines.reputation.compare import compare_policies
@@ -138,14 +139,16 @@ def test_slow_calls_show_progress_in_their_cell(shell: InteractiveShell, monkeyp
     assert shown[-1][0].startswith("a slow one: took ")
 
 
-def test_days_and_texts_are_utc(warehouse: Warehouse) -> None:
-    """A day means its midnight; the errors for other texts and for times without a zone say what to write."""
+def test_all_moments_are_utc(warehouse: Warehouse) -> None:
+    """A day means its midnight, what has no zone is UTC in any zone of the machine; errors say what to write."""
     assert warehouse.as_of(date(2026, 1, 31)).moment == warehouse.as_of("2026-01-31").moment
     assert warehouse.as_of("2026-01-31T01:00:00+01:00").moment == warehouse.as_of("2026-01-31").moment
     with pytest.raises(UsageError, match="'yesterday' is not a time: write it like"):
         warehouse.as_of("yesterday")
-    with pytest.raises(UsageError, match="has no time zone"):
-        warehouse.events(since=AS_OF.replace(tzinfo=None))
+    assert warehouse.as_of(datetime(2026, 1, 31)).moment == warehouse.as_of("2026-01-31").moment  # noqa: DTZ001
+    assert warehouse.events(since=AS_OF.replace(tzinfo=None)).equals(warehouse.events(since=AS_OF))
+    with pytest.raises(UsageError, match="5 is not a time"):
+        warehouse.as_of(5)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_pinned_snapshot_stays(warehouse: Warehouse, tmp_path: Path) -> None:
@@ -191,6 +194,73 @@ def test_errors_of_the_magic(shell: InteractiveShell, line: str, cell: str, mess
         shell.run_cell_magic("karma", line, cell)
 
 
+@pytest.mark.parametrize(
+    ("call", "columns"),
+    [
+        (lambda one: one.explain("ann"), "explain"),
+        (lambda one: one.as_of().explain("ann"), "explain"),
+        (lambda one: one.explain_change("<bob>", AS_OF - 3 * timedelta(days=1)), "explain_change"),
+        (lambda one: one.compare("decayed-karma"), "compare"),
+    ],
+)
+def test_help_lists_every_column(warehouse: Warehouse, call: Callable[[Warehouse], pl.DataFrame], columns: str) -> None:
+    """The docstring of a method names every column of its result, and the unit of points."""
+    text = getattr(Warehouse, columns).__doc__
+    assert [name for name in call(warehouse).columns if not re.search(rf"\b{name}\b", text)] == []
+    assert "points" in text
+
+
+def test_a_closed_handle_says_so(warehouse: Warehouse) -> None:
+    """Every call, also of a snapshot and of another moment, until the warehouse is opened again."""
+    pinned, then = warehouse.snapshot(), warehouse.as_of()
+    warehouse.close()
+    calls = (warehouse.reputation, warehouse.scores, warehouse.trend, warehouse.snapshot, pinned.scores, then.scores)
+    for call in calls:
+        with pytest.raises(UsageError, match=r"this warehouse is closed: open it again"):
+            call()
+
+
+def test_a_lake_file_that_is_gone(tmp_path: Path) -> None:
+    """A retry may succeed, for a file that is out of reach may come back."""
+    publish(tmp_path, EVENTS)
+    with open_warehouse(tmp_path) as opened:
+        for file in tmp_path.glob("lake-2/*.parquet"):
+            file.unlink()
+        for call in (opened.events, opened.scores):
+            with pytest.raises(
+                TransientError, match=r"parquet is gone, a file of the lake: call warehouse.refresh\(\)"
+            ):
+                call()
+
+
+@pytest.mark.parametrize("code", ["%%karma\nSELECT\n  usr_id\nFROM reputation", "warehouse.relation('FROM bad').pl()"])
+def test_a_mistake_in_a_notebook_is_short(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], code: str
+) -> None:
+    """The message, the line with a mark, and the page: no traceback."""
+    shell.run_cell(code)
+    output = capsys.readouterr().out
+    assert "UsageError KL-USAGE: the query failed:" in output
+    assert "LINE" in output
+    assert "^^^" in output
+    assert "Traceback" not in output
+    assert len(output.splitlines()) <= 7
+
+
+def test_a_lazy_relation_fails_in_a_sentence_too(
+    shell: InteractiveShell, warehouse: Warehouse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its rows are taken outside our calls, by code or by the notebook that shows it."""
+    message = "UsageError KL-USAGE: the query failed: Conversion Error"
+    shell.run_cell("warehouse.relation('SELECT user_id::INTEGER FROM reputation').fetchall()")
+    output = capsys.readouterr().out
+    assert message in output
+    assert "Traceback" not in output
+    show = shell.display_formatter.format  # pyright: ignore[reportOptionalMemberAccess]
+    assert message in show(warehouse.relation("SELECT user_id::INTEGER FROM reputation"))[0]["text/plain"]
+    assert "<bob>" in show(warehouse.relation("SELECT user_id FROM reputation"))[0]["text/plain"]
+
+
 def test_an_error_in_a_notebook_is_one_sentence(
     shell: InteractiveShell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,5 +270,5 @@ def test_an_error_in_a_notebook_is_one_sentence(
     output = capsys.readouterr()
     assert "UsageError KL-USAGE: there is no warehouse at" in output.out + output.err
     assert "see karmalake errors KL-USAGE" in output.out + output.err
-    assert "karmalake drain" in output.out + output.err
+    assert "set data_dir" in output.out + output.err
     assert "Traceback" not in output.out + output.err

@@ -2,9 +2,10 @@
 
 Owns finding, describing and running them; results are not stored. A new trend is a new file. The first line of its
 comment says what it returns; parameters are declared as `-- $name = default: meaning`, or as
-`-- $name = first | second: meaning` where only these values are allowed; the rest of the comment is the method. Every
-trend has `$since` and `$until`, dates or null. `shared/` has a temporary view of the ratings, `rating_given`, and
-macros, which are created for trends that use the view.
+`-- $name = first | second: meaning` where only these values are allowed; `-- Chart: mark x=column y=column` says how
+its rows are drawn (`Chart`); the rest of the comment is the method. Every trend has `$since` and `$until`, dates or
+null. `shared/` has a temporary view of the ratings, `rating_given`, and macros, which are created for trends that use
+the view.
 """
 
 import json
@@ -27,6 +28,7 @@ _RATINGS = "rating_given"
 _METHODS = ("tails", "discoveries", "bursts")
 """Macros, in the order of their dependencies."""
 _PARAMETER = re.compile(r"^-- \$(\w+) = (.+?): (.+)$", re.MULTILINE)
+_CHART = re.compile(r"^-- Chart: (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +56,27 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
+class Chart:
+    """How rows are drawn: the mark (line, step, bar, point), and the column for each channel; empty for none."""
+
+    mark: str
+    x: str
+    y: str
+    color: str = ""
+    size: str = ""
+    low: str = ""
+    """The lower edge of a band around y, with `high`."""
+    high: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Trend:
-    """An analysis with its parameters."""
+    """An analysis with its parameters and its chart."""
 
     name: str
     meaning: str
     parameters: Mapping[str, Parameter]
+    chart: Chart
     query: str
 
     @property
@@ -103,7 +120,7 @@ def run_trend(
     connection: to a warehouse; the call leaves temporary views and macros in it.
     since, until: restrict the rows returned, not the history that they are computed from.
     given: parameters of the trend by name.
-    Raises UsageError for unknown or invalid parameters, and for a moment without a time zone.
+    Raises UsageError for unknown or invalid parameters, and for text that is not a time.
     """
     values = {"since": _day(since), "until": _day(until), **trend.values(given)}
     if _RATINGS in trend.query:
@@ -118,7 +135,13 @@ def _described(path: Path) -> Trend:
         name: Parameter(tuple(json.loads(choice) for choice in choices.split(" | ")), meaning)
         for name, choices, meaning in _PARAMETER.findall(query)
     }
-    return Trend(path.stem, query.splitlines()[0].removeprefix("-- "), parameters, query)
+    return Trend(path.stem, query.splitlines()[0].removeprefix("-- "), parameters, _chart(query), query)
+
+
+def _chart(query: str) -> Chart:
+    (found,) = _CHART.findall(query)
+    mark, *channels = found.split()
+    return Chart(mark, **dict(channel.split("=", 1) for channel in channels))
 
 
 def _day(moment: TimeLike | None) -> date | None:

@@ -2,6 +2,7 @@
 -- $weeks = 26: the greatest age shown
 -- Method: age 0 is the week (from Monday) of the first event; an average is over all users of the cohort, idle or not.
 -- Weeks that as_of has not passed yet are left out. since and until choose cohorts.
+-- Chart: line x=age_weeks y=average_points color=cohort
 WITH first_event AS (
     SELECT user_id, CAST(date_trunc('week', min(day)) AS DATE) AS cohort
     FROM user_days

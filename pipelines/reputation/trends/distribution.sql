@@ -3,6 +3,7 @@
 -- Method: a user's points are those of all events up to then (no decay, start or bounds), of active and idle users
 -- alike; a percentile is the points of some user (no interpolation). The cost is users times rows: use it for a few
 -- years by week, a few months by day.
+-- Chart: line x=first_day y=median low=p10 high=p90
 WITH standing AS (
     SELECT
         CAST(date_trunc($period, day) AS DATE) AS first_day,

@@ -5,6 +5,7 @@
 -- Method: ratings as given, retracted or not. z of the mean of the latest ratings against the mean of up to 200 before;
 -- the variance is the greater of the user's own before and the pooled variance within users. Tested at the end of each
 -- day with a rating; of alarms less than 30 days apart the strongest is shown. score is -log10 of the two-sided tail.
+-- Chart: point x=day y=user_id size=score
 WITH within_users AS (
     SELECT sum(squares) / nullif(sum(ratings - 1), 0) AS variance
     FROM (

@@ -5,6 +5,7 @@
 -- Method: ratings as given, retracted or not. The shift is the mean, over the panel's raters of that period, of their
 -- average in the period minus their all-time average. Unlike the plain average it does not move when raters come and
 -- go.
+-- Chart: line x=first_day y=panel_shift
 WITH given AS (
     SELECT CAST(date_trunc($period, day) AS DATE) AS first_day, rater_id, rating
     FROM rating_given

@@ -3,6 +3,7 @@
 -- Method: the points of the days in [since, until), as known now: a retraction takes points from the day of its target.
 -- Without until, the period ends with the newest day; without since, it is seven days long. The action_type shown is
 -- the one whose points went furthest in the direction of the change; ties go to the lesser user_id or name.
+-- Chart: bar x=change y=user_id color=direction
 WITH period AS (
     SELECT coalesce($since, last_day - 7) AS first_day, last_day
     FROM (SELECT coalesce($until, max(day) + 1) AS last_day FROM user_days)

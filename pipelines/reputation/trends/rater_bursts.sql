@@ -4,6 +4,7 @@
 -- $fdr = 0.01: expected share of false alarms (Benjamini-Hochberg over all times of all raters)
 -- Method: ratings as given, retracted or not. Gamma-Poisson upper tail of their number given the rater's own days (or
 -- hours) before; score is -log10 of it. user_id is the rater.
+-- Chart: point x=starts_at y=user_id size=score
 WITH given AS (
     SELECT *, date_trunc($period, event_time) AS starts_at
     FROM rating_given

@@ -6,6 +6,7 @@
 -- given the share that is returned on the whole platform; a ring is a connected component of such ratings among the
 -- users found. ring_density: the share of all pairs of the ring who rate each other highly. day is that of the last
 -- rating.
+-- Chart: point x=day y=user_id size=score
 WITH RECURSIVE high AS (
     SELECT user_id, rater_id, day
     FROM rating_given

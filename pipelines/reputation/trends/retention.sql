@@ -4,6 +4,7 @@
 -- Method: a high user has points above zero and a rank within that share (rounded, at least one user; ties share the
 -- better rank); still high is by the rank in the later week. Weeks (from Monday) that as_of has not passed are left
 -- out.
+-- Chart: line x=weeks_later y=mean(active_share)
 WITH standing AS (
     SELECT
         CAST(date_trunc('week', day) AS DATE) AS week,

@@ -1,6 +1,7 @@
 -- Users suspended and reinstated on each day, and how many were suspended at its end.
 -- Method: changes of status by the policy in force; a suspension of a suspended user changes nothing. Every day from
 -- the first suspension to as_of has a row.
+-- Chart: step x=day y=currently_suspended
 WITH changes AS (
     SELECT CAST(suspended_at AS DATE) AS day, 1 AS suspended, 0 AS reinstated
     FROM status_periods

@@ -1,0 +1,103 @@
+"""Failures of SQL that a reader wrote, as errors of the tree: what is wrong, and the place in the statement.
+
+Owns the texts. `query_guard.py` decides what is a query; `warehouse.py` runs it.
+"""
+
+import re
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+
+from pipelines.boundary.text import escape_lines
+from pipelines.errors import KarmalakeError, TransientError, UsageError, is_transient, one_line
+
+Parameters = Sequence[Any] | Mapping[str, Any] | None
+"""Values for `?` in order, or for `$name` by name."""
+_NOT_OURS = (duckdb.InterruptException, duckdb.InternalException, duckdb.FatalException)
+"""A time limit handles the first; the others are defects."""
+_PREFIX = "EXPLAIN "
+_PLACE_AFTER_PREFIX = re.compile(rf"^LINE 1: {_PREFIX}(.*)\n {{{len(_PREFIX)}}}", re.MULTILINE)
+_MAX_LINES = 6
+"""DuckDB lists every form of a function, which buries the place."""
+_GONE = re.compile(r'^Permission Error: Cannot access file "(?P<file>[^"]+)/\*\*/')
+"""A file of a view that is not there: DuckDB takes its name for a folder, which the connection may not access."""
+_A_FILE = re.compile(r"^Permission Error|Table with name \S*[./]\S* does not exist")
+_NO_FILES = """
+a warehouse reads no other files: load yours into a data frame and pass it by tables={...}, or open the warehouse with
+allow_files=True"""
+
+
+@contextmanager
+def explained(
+    connection: duckdb.DuckDBPyConnection | None = None, query: str = "", params: Parameters = None
+) -> Generator[None]:
+    """Raise the DuckDB errors of the block as errors that say what to do; with a query that a reader wrote, also where.
+
+    Raises UsageError for a mistake in the query or its values and for a closed connection, TransientError where a retry
+    may succeed. An interruption and defects of DuckDB pass.
+    """
+    try:
+        yield
+    except _NOT_OURS:
+        raise
+    except duckdb.Error as error:
+        message = str(error) if connection is None else _with_place(str(error), connection, query, params)
+        raise query_error(error, message, query) from None
+
+
+def query_error(error: duckdb.Error, message: str, query: str = "") -> KarmalakeError:
+    """Return the error of the tree for a failure of a query; `message` is its text, with the place if it is known."""
+    if isinstance(error, duckdb.ConnectionException):
+        return UsageError("this warehouse is closed: open it again with open_warehouse()")
+    gone = _GONE.search(message)
+    if gone and gone["file"] not in query:
+        return TransientError(
+            f"{gone['file']} is gone, a file of the lake: call warehouse.refresh() and try again; a copy of a "
+            "warehouse needs the lake beside it"
+        )
+    if is_transient(error):
+        return TransientError(f"the lake could not be read, try again: {one_line(error)}")
+    hint = _NO_FILES if _A_FILE.search(message) else ""
+    return UsageError(f"the query failed: {escape_lines(_shorten(message))}{hint}")
+
+
+def check_parameters(query: str, params: Parameters) -> None:
+    """Raise UsageError unless `params` has a value for each `?` or `$name` of a query, and no other."""
+    if isinstance(params, str | bytes) or not isinstance(params, Sequence | Mapping | None):
+        raise UsageError(f"params={params!r} is neither a list, for each ? in order, nor a dictionary, by $name")
+    needed = {name for part in duckdb.extract_statements(query) for name in part.named_parameters}
+    given = set(params) if isinstance(params, Mapping) else {str(place) for place in range(1, 1 + len(params or ()))}
+    if missing := sorted(needed - given):
+        raise UsageError(_describe_missing(missing[0], len(needed), len(given)))
+    if excess := sorted(map(str, given - needed)):
+        uses = ", ".join("?" if name.isdecimal() else f"${name}" for name in sorted(needed)) or "none"
+        raise UsageError(f"the query has no parameter {excess[0]!r}, for which params has a value: it has {uses}")
+
+
+def _describe_missing(first: str, needed: int, given: int) -> str:
+    """Return what a query lacks; the name of a `?` is its place."""
+    if first.isdecimal():
+        return f"the query has {needed} ? and params {given} values: give a list with one for each, in order"
+    return f"${first} has no value: pass params={{'{first}': ...}}"
+
+
+def _with_place(message: str, connection: duckdb.DuckDBPyConnection, query: str, params: Parameters) -> str:
+    """Return a message with the line and a mark under the place: EXPLAIN reports it where a relation does not."""
+    if "\nLINE " in message or not query.strip():
+        return message
+    try:
+        connection.execute(_PREFIX + query, params)
+    except duckdb.Error as error:
+        placed = str(error)
+        return _PLACE_AFTER_PREFIX.sub(r"LINE 1: \1\n", placed) if "\nLINE " in placed else message
+    return message
+
+
+def _shorten(message: str) -> str:
+    """Return a message of DuckDB with at most _MAX_LINES lines before the place."""
+    text, mark, place = message.partition("\n\nLINE ")
+    lines = text.rstrip().expandtabs(4).splitlines()
+    cut = [*lines[:_MAX_LINES], "..."] if len(lines) > _MAX_LINES else lines
+    return "\n".join(cut) + mark + place

@@ -1,0 +1,75 @@
+"""The nightly report of docs/notebooks.md: its code is run as it stands, in Dagster, on a small warehouse."""
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import nbformat
+import pytest
+
+from pipelines.reputation.derive import derive
+from pipelines.reputation.policy_file import load_policy
+from tests.conftest import REPOSITORY
+from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
+
+_PAGE = (REPOSITORY / "docs" / "notebooks.md").read_text(encoding="utf-8")
+_CELLS = (
+    "%load_ext karmalake\nfrom karmalake import open_warehouse\nwarehouse = open_warehouse(data_dir)",
+    "warehouse.reputation()",
+    'warehouse.plot.trend("activity")',
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with the two files of the report; the warehouse is elsewhere, as the settings say."""
+    data = tmp_path / "data"
+    events = [Event("a", "ann", "DriverRated", NOW - 3 * DAY, {"rating": "5"})]
+    derive(snapshot_of(data / "lake", events), load_policy("default"), AS_OF, data / "warehouse.duckdb")
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", str(data))
+    folder = tmp_path / "report"
+    folder.mkdir()
+    (code,) = (code for code in re.findall(r"```python\n(.*?)```", _PAGE, re.DOTALL) if "nightly_report" in code)
+    (folder / "report.py").write_text(code, encoding="utf-8")
+    return folder
+
+
+def _write_notebook(folder: Path, *cells: str) -> None:
+    parameters = nbformat.v4.new_code_cell('data_dir = "data"', metadata={"tags": ["parameters"]})
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    code = [parameters, *map(nbformat.v4.new_code_cell, cells)]
+    nbformat.write(nbformat.v4.new_notebook(cells=code, metadata=kernel), folder / "report.ipynb")
+
+
+@pytest.mark.slow
+def test_the_report_is_a_page_with_charts(folder: Path) -> None:
+    """The asset runs the notebook on the warehouse of the settings; the page has tables and images, but no code."""
+    _write_notebook(folder, *_CELLS)
+    made = runpy.run_path(str(folder / "report.py"))
+    result = dg.materialize([made["nightly_report"]])
+    assert result.success
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "data:image/svg+xml;base64," in page
+    assert "ann" in page
+    assert "open_warehouse" not in page
+    _is_scheduled(made["defs"])
+
+
+def _is_scheduled(defs: Any) -> None:
+    dg.Definitions.validate_loadable(defs)
+    schedule = defs.get_schedule_def("every_night")
+    assert schedule.cron_schedule == "0 6 * * *"
+    graph = defs.get_repository_def().asset_graph
+    assert dg.AssetKey("reputation") in graph.get(dg.AssetKey("nightly_report")).parent_keys
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_fails_the_run(folder: Path) -> None:
+    """The notebook with the error stays, and no page is written."""
+    _write_notebook(folder, _CELLS[0], "warehouse.sql('FROM nothing')")
+    made = runpy.run_path(str(folder / "report.py"))
+    assert not dg.materialize([made["nightly_report"]], raise_on_error=False).success
+    assert "Table with name nothing does not exist" in (folder / "report.ran.ipynb").read_text(encoding="utf-8")
+    assert not (folder / "report.html").exists()

@@ -1,0 +1,90 @@
+"""Charts of one call: every trend has one, they are Altair objects, and they are drawn without network."""
+
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import altair as alt
+import pytest
+
+from pipelines.errors import ConfigurationError, UsageError
+from pipelines.reputation.derive import derive
+from pipelines.reputation.plots import AnyChart
+from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.trends import trends
+from pipelines.reputation.warehouse import Warehouse, open_warehouse
+from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
+
+EVENTS = [
+    Event(f"{user}-{days}", user, "DriverRated", NOW - days * DAY, {"rating": "5", "rater_id": "rider"})
+    for user in ("ann", "bob")
+    for days in (40, 30, 20, 2)
+]
+
+
+@pytest.fixture(scope="module")
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+    folder = tmp_path_factory.mktemp("plots")
+    derive(snapshot_of(folder / "lake", EVENTS), load_policy("default"), AS_OF, folder / "warehouse.duckdb")
+    with open_warehouse(folder) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("name", trends())
+def test_every_trend_has_a_chart(warehouse: Warehouse, name: str) -> None:
+    """Its channels are columns of the trend, also where there are no rows, and the title names the trend."""
+    chart = warehouse.plot.trend(name)
+    columns = warehouse.trend(name).columns
+    assert isinstance(chart, alt.Chart | alt.LayerChart)
+    described = chart.to_dict()  # Altair checks it against the schema of Vega-Lite
+    assert described["title"]["text"] == name.replace("_", " ")
+    assert {field for field in _fields(described) if field not in columns} == set()
+    assert "" not in _fields(described)
+
+
+def _fields(part: Any) -> list[str]:
+    """Return the columns that a chart names."""
+    if isinstance(part, list):
+        return [field for item in part for field in _fields(item)]
+    if not isinstance(part, dict):
+        return []
+    own = [part["field"]] if isinstance(part.get("field"), str) else []
+    return own + [field for name, item in part.items() if name != "datasets" for field in _fields(item)]
+
+
+def test_a_chart_has_the_rows_of_its_call(warehouse: Warehouse) -> None:
+    """Arguments restrict it, and it can be changed like any chart of Altair."""
+    since = AS_OF - timedelta(days=25)
+    assert len(_rows(warehouse.plot.trend("rating", since=since))) == warehouse.trend("rating", since=since).height
+    chart = warehouse.plot.trend("activity", period="week", action_type="DriverRated").properties(width=99)
+    assert {row["action_type"] for row in _rows(chart)} == {"all", "DriverRated"}
+    assert chart.to_dict()["width"] == 99
+    with pytest.raises(UsageError, match="no parameter month"):
+        warehouse.plot.trend("rating", month=3)
+
+
+def test_charts_of_users(warehouse: Warehouse) -> None:
+    """A line for each user, and a bar for each of the largest changes."""
+    assert {row["user_id"] for row in _rows(warehouse.plot.timeline(["ann", "bob"]))} == {"ann", "bob"}
+    assert [row["change"] for row in _rows(warehouse.plot.change(AS_OF - timedelta(days=3), top=1))] == [10]
+
+
+def test_a_chart_is_drawn_here(warehouse: Warehouse, tmp_path: Any) -> None:
+    """As an image, by the installed packages."""
+    warehouse.plot.trend("survival").save(tmp_path / "chart.svg")
+    drawn = (tmp_path / "chart.svg").read_text(encoding="utf-8")
+    assert "survival" in drawn
+    assert "https://" not in drawn
+
+
+def test_without_the_packages_of_notebooks(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence names the extra."""
+    monkeypatch.setitem(sys.modules, "altair", None)
+    monkeypatch.delitem(sys.modules, "pipelines.reputation.plots")
+    with pytest.raises(ConfigurationError, match=r"a chart needs packages .*'karmalake\[notebooks\]"):
+        _ = warehouse.plot
+
+
+def _rows(chart: AnyChart) -> list[dict[str, Any]]:
+    return next(iter(chart.to_dict()["datasets"].values()))
