@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.failures import explain_failures
 from assets.lake import dead_letters, events
-from assets.resources import Karmalake
+from assets.resources import NO_CONFIG, Karmalake
 from assets.scores import reputation_cache
 from pipelines.operate.check import Check
 from pipelines.operate.lag.measure import longest_lag_seconds
@@ -31,6 +31,7 @@ _RECONCILIATION = {
         for name, description in _RECONCILIATION.items()
     ],
     name="reconciliation",
+    config_schema=NO_CONFIG,
 )
 def reconciliation(karmalake: dg.ResourceParam[Karmalake]) -> Iterable[dg.AssetCheckResult]:
     """Every record read is accounted for, and no event is stored twice; a failure blocks downstream assets."""
@@ -38,7 +39,7 @@ def reconciliation(karmalake: dg.ResourceParam[Karmalake]) -> Iterable[dg.AssetC
         yield _result(check, events, _slug(check.name))
 
 
-@dg.asset_check(asset=events)
+@dg.asset_check(asset=events, config_schema=NO_CONFIG)
 @explain_failures
 def ingest_keeps_up(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
     """No record waits on the bus longer than the settings allow."""
@@ -57,7 +58,7 @@ def ingest_keeps_up(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResu
     return dg.AssetCheckResult(passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata=metadata)
 
 
-@dg.asset_check(asset=dead_letters)
+@dg.asset_check(asset=dead_letters, config_schema=NO_CONFIG)
 @explain_failures
 def dead_letter_share(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
     """The share of rejected records is below the limit."""
@@ -74,7 +75,7 @@ def dead_letter_share(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckRe
     )
 
 
-@dg.asset_check(asset=reputation_cache)
+@dg.asset_check(asset=reputation_cache, config_schema=NO_CONFIG)
 @explain_failures
 def served_documents_match_the_lake(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
     """For a sample of users, the document in the serving store matches the warehouse."""
@@ -82,7 +83,7 @@ def served_documents_match_the_lake(karmalake: dg.ResourceParam[Karmalake]) -> d
     return _result(check, reputation_cache, "served_documents_match_the_lake")
 
 
-@dg.asset_check(asset=reputation_cache)
+@dg.asset_check(asset=reputation_cache, config_schema=NO_CONFIG)
 @explain_failures
 def served_scores_are_fresh(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
     """The served scores are not older than the settings allow."""

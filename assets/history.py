@@ -10,7 +10,7 @@ import dagster as dg
 
 from assets.failures import RETRIES, explain_failures
 from assets.partitions import DAYS
-from assets.resources import Karmalake
+from assets.resources import NO_CONFIG, Karmalake
 from pipelines.backfill import FileSummary, backfill, find_day_files, history_rows, summarize_files
 from pipelines.errors import CorruptionError
 from pipelines.ingest.file import open_file
@@ -26,6 +26,7 @@ _DAYS_PER_RUN = 30
     partitions_def=DAYS,
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=_DAYS_PER_RUN),
     retry_policy=RETRIES,
+    config_schema=NO_CONFIG,
 )
 @explain_failures
 def history(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:

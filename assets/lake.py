@@ -5,7 +5,7 @@ import duckdb
 
 from assets.failures import RETRIES, explain_failures
 from assets.partitions import DAYS
-from assets.resources import Karmalake
+from assets.resources import NO_CONFIG, Karmalake
 from pipelines.drain import drain, open_drain
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import COUNTS, EVENTS
@@ -66,7 +66,7 @@ event_days = dg.AssetSpec(
 )
 
 
-@dg.asset(group_name="lake", kinds={"deltalake"}, deps=[events])
+@dg.asset(group_name="lake", kinds={"deltalake"}, deps=[events], config_schema=NO_CONFIG)
 @explain_failures
 def dead_letters(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """Rejected records, with their bytes, offset and reason."""

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import Snapshot, create_lake
 from pipelines.local.services import with_local_endpoints
 from pipelines.settings import Settings, load_settings
+
+NO_CONFIG: dict[str, Any] = {}
+"""The config schema of what has no run config: without a schema, Dagster accepts and ignores any config."""
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
-from dagster import validate_run_config
 from dagster._core.instance.config import dagster_instance_config
 from typer.main import get_command
 
-from assets.definitions import defs
+from assets.history import history
+from pipelines.backfill import history_rows
 from pipelines.cli.app import app
 from pipelines.settings import load_settings
+from pipelines.sources.files import ColumnMapping
 from tests.conftest import REPOSITORY
 from tests.services.kafka_distribution import distribution
 from tests.services.requirements import require
@@ -162,14 +163,19 @@ def test_dagster_keeps_its_runs_where_the_image_says(tmp_path: Path) -> None:
 
 def test_settings_and_secrets_of_kubernetes(tmp_path: Path) -> None:
     """Each belongs to karmalake or AWS, and every reference of a pod is defined on the page."""
-    config, secret = (next(block for block in BLOCKS if block.get("kind") == kind) for kind in ("ConfigMap", "Secret"))
-    values = {**config["data"], **secret["stringData"]}
+    configs, (secret,) = ([block for block in BLOCKS if block.get("kind") == kind] for kind in ("ConfigMap", "Secret"))
+    values = {name: value for config in configs for name, value in config["data"].items()} | secret["stringData"]
     assert_settings(values, tmp_path)
     assert {name for name in values if not name.startswith("KARMALAKE_")} == {"AWS_REGION"}
-    (location,) = next(block for block in BLOCKS if "runLauncher" in block)["dagster-user-deployments"]["deployments"]
-    assert location["envConfigMaps"] == [{"name": config["metadata"]["name"]}]
+    location = _code_location()
+    assert location["envConfigMaps"] == [{"name": config["metadata"]["name"]} for config in configs]
     assert location["envSecrets"] == [{"name": secret["metadata"]["name"]}]
     assert location["dagsterApiGrpcArgs"] == ["--module-name", "karmalake.dagster"]
+
+
+def _code_location() -> dict[str, Any]:
+    (location,) = next(block for block in BLOCKS if "runLauncher" in block)["dagster-user-deployments"]["deployments"]
+    return location
 
 
 def _containers() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -199,16 +205,25 @@ def test_pods_of_kubernetes(tmp_path: Path) -> None:
         assert block["spec"].get("selector", {}).get("matchLabels") == labels
 
 
-def test_the_run_config_of_kubernetes() -> None:
-    """Dagster accepts it for the asset `history`, and the limit of pools is that of dagster.yaml."""
-    config = next(block for block in BLOCKS if "ops" in block)
-    job = defs.resolve_implicit_global_asset_job_def()
-    assert validate_run_config(
-        job.get_subset(
-            asset_selection={key for key in job.asset_layer.executable_asset_keys if key.path == ["history"]}
-        ),
-        config,
-    )
+def test_the_backfill_of_kubernetes(tmp_path: Path) -> None:
+    """Its settings locate the file of a day on a volume of the pods, and as many days share a pod as the asset says."""
+    (data,) = (block["data"] for block in BLOCKS if "KARMALAKE_HISTORY_PATH" in block.get("data", {}))
+    settings = load_settings(data, tmp_path)
+    rows = history_rows(settings)
+    assert isinstance(rows, ColumnMapping)
+    assert (rows.user_id, dict(rows.metadata)) == ("to", {"rating": "feature", "rater_id": "from"})
+    assert settings.history.path is not None
+    (mount,) = _code_location()["volumeMounts"]
+    assert settings.history.path.startswith(f"{mount['mountPath']}/")
+    assert [volume["name"] for volume in _code_location()["volumes"]] == [mount["name"]]
+    policy = history.backfill_policy
+    assert policy is not None
+    assert policy.max_partitions_per_run == 30
+    assert re.findall(r"pod(?:s)? (?:per|a) ([a-z ]*?days?)\b", PAGE) == ["thirty days"] * 2
+
+
+def test_the_pools_of_kubernetes() -> None:
+    """The limit of pools is that of dagster.yaml."""
     values = next(block for block in BLOCKS if "runLauncher" in block)
     pools = yaml.safe_load((REPOSITORY / "dagster.yaml").read_text(encoding="utf-8"))["concurrency"]["pools"]
     assert values["concurrency"]["pools"] == {

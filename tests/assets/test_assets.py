@@ -241,6 +241,18 @@ def test_every_job_and_schedule_resolves(karmalake: Karmalake) -> None:
     assert {job.name for job in defs.resolve_all_job_defs()} >= {"refresh", "days", "upkeep", "verification"}
 
 
+def test_run_config_with_a_typo_is_refused() -> None:
+    """Each asset, check and op has a config schema: Dagster ignores what a schema does not know if there is none."""
+    defs = build_defs()
+    for name in [*(job.name for job in automation.JOBS), defs.resolve_implicit_global_asset_job_def().name]:
+        job = defs.resolve_job_def(name)
+        for node in job.graph.nodes:
+            config = {"ops": {node.name: {"config": {"no_such_field": 1}}}}
+            with pytest.raises(dg.DagsterInvalidConfigError, match="no_such_field"):
+                dg.validate_run_config(job, config)
+    dg.validate_run_config(defs.resolve_job_def("refresh"), {"ops": {"events": {"config": {"max_batches": 5}}}})
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("planted")
 def test_the_command_line_of_dagster_works(settings: Settings, tmp_path: Path) -> None:
