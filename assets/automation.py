@@ -3,6 +3,7 @@
 import dagster as dg
 import polars as pl
 
+from assets.checks import MINUTELY
 from assets.history import history
 from assets.lake import dead_letters, event_days, events
 from assets.partitions import DAYS
@@ -19,8 +20,9 @@ _EVERY_FIVE_MINUTES = 300
 
 refresh = dg.define_asset_job(
     "refresh",
-    selection=dg.AssetSelection.assets(events, dead_letters, reputation, reputation_cache),
-    description="From the bus to Redis: drain, derive, publish, check.",
+    selection=dg.AssetSelection.assets(events, reputation, reputation_cache).without_checks()
+    | dg.AssetSelection.checks(*MINUTELY),
+    description="From the bus to Redis: drain, derive, publish, and the checks that read no history.",
 )
 load = dg.define_asset_job(
     "load_history",
@@ -32,7 +34,10 @@ alarms = dg.define_asset_job("alarms", selection=dg.AssetSelection.assets(anomal
 upkeep = dg.define_asset_job("upkeep", selection=dg.AssetSelection.assets(compacted_files))
 proof = dg.define_asset_job("proof", selection=dg.AssetSelection.assets(audit))
 verification = dg.define_asset_job(
-    "verification", selection=dg.AssetSelection.all_asset_checks() - dg.AssetSelection.checks_for_assets(audit)
+    "verification",
+    selection=dg.AssetSelection.assets(dead_letters).without_checks()
+    | (dg.AssetSelection.all_asset_checks() - dg.AssetSelection.checks_for_assets(audit)),
+    description="Count the dead letters, and run all checks, except the audit. They read the whole lake.",
 )
 
 JOBS = [refresh, load, days, alarms, upkeep, proof, verification, retention]
@@ -50,7 +55,12 @@ SCHEDULES = [
         ("nightly_retention", retention, "0 2 * * *", "Delete old runs."),
         ("nightly_alarms", alarms, "0 3 * * *", "Detect manipulation in the whole history."),
         ("nightly_upkeep", upkeep, "30 3 * * *", "Merge small files, and delete files that no commit references."),
-        ("nightly_verification", verification, "0 4 * * *", "Run all checks, except the audit."),
+        (
+            "nightly_verification",
+            verification,
+            "0 4 * * *",
+            "Count the dead letters, and run all checks, except the audit.",
+        ),
         ("weekly_audit", proof, "0 5 * * 0", "Re-read every topic and account for every record."),
     )
 ]

@@ -1,4 +1,8 @@
-"""The asset checks: those of `karmalake verify`, one by one, and the lag; each with its evidence."""
+"""The asset checks: those of `karmalake verify`, one by one, and the lag; each with its evidence.
+
+Those in MINUTELY cost the same however long the history is. The others read all of it, so they run at night, or when
+their asset is materialized by hand.
+"""
 
 from collections.abc import Iterable
 
@@ -34,7 +38,10 @@ _RECONCILIATION = {
     config_schema=NO_CONFIG,
 )
 def reconciliation(karmalake: dg.ResourceParam[Karmalake]) -> Iterable[dg.AssetCheckResult]:
-    """Every record read is accounted for, and no event is stored twice; a failure blocks downstream assets."""
+    """Every record read is accounted for, and no event is stored twice.
+
+    Reads every event. A failure blocks the downstream assets of the same run.
+    """
     for check in verify_lake(karmalake.snapshot()):
         yield _result(check, events, _slug(check.name))
 
@@ -89,6 +96,10 @@ def served_scores_are_fresh(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetC
     """The served scores are not older than the settings allow."""
     check = verify_fresh(karmalake.settings)
     return _result(check, reputation_cache, "served_scores_are_fresh", dg.AssetCheckSeverity.WARN)
+
+
+MINUTELY = [ingest_keeps_up, served_documents_match_the_lake, served_scores_are_fresh]
+"""The checks of the job that runs each minute."""
 
 
 def _result(

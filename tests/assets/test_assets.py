@@ -20,12 +20,14 @@ from pipelines.bus.topics import ensure_topic
 from pipelines.drain import drain, open_ingest
 from pipelines.emit.producer import produce_records
 from pipelines.refresh import publish_warehouse
+from pipelines.reputation import histories, user_rows
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
 from pipelines.settings import Settings
 from pipelines.simulate.simulator import Planted, simulate
 from tests.assets.running import days, materialize, metadata, metadata_by_day
 from tests.conftest import REPOSITORY
+from tests.draining import send, valid_records
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
 
 WHOLE = [lake.events, lake.dead_letters, scores.reputation, scores.reputation_cache]
@@ -106,6 +108,38 @@ def test_alarms_are_shown_with_their_evidence(tmp_path: Path, instance: dg.Dagst
     assert (shown["review_bombs"], shown["dagster/row_count"]) == (1, 1)
     assert "| ` review_bombs ` | 2024-02-28 | 1.02 | 12 |" in shown["newest"]
     assert "driver" not in str(shown)
+
+
+def test_what_runs_each_minute_reads_no_history(
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job succeeds although no earlier file of the lake can be read, so its cost does not grow with them.
+
+    The job of each night reads them all, and fails. The newest 100,000 events may be read again; here, two.
+    """
+    for module in (histories, user_rows):
+        monkeypatch.setattr(module, "_MEMORY_ROWS", 2)
+    defs = build_defs(lambda: settings)
+    jobs = {name: defs.resolve_job_def(name) for name in ("refresh", "verification")}
+    for numbers in (range(24), range(24, 48)):  # the first refresh after a rebuild reads all events once more
+        send(settings, valid_records(numbers))
+        assert jobs["refresh"].execute_in_process(instance=instance).success
+    for table in ("events", "dead_letters", "conflicts"):
+        for file in (Path(settings.lake_root) / table).rglob("*.parquet"):
+            file.write_bytes(b"?" * file.stat().st_size)
+    send(settings, valid_records(range(48, 60)))
+    result = jobs["refresh"].execute_in_process(instance=instance)
+    assert metadata(result, lake.events)["accepted"] == 12
+    assert metadata(result, scores.reputation)["rebuilt"] == "no"
+    assert metadata(result, scores.reputation_cache)["in_full"] is False
+    assert {check.check_name for check in result.get_asset_check_evaluations()} == {
+        "ingest_keeps_up",
+        "served_documents_match_the_lake",
+        "served_scores_are_fresh",
+    }
+    assert not jobs["verification"].execute_in_process(instance=instance, raise_on_error=False).success
+    nightly = {key.name for key in jobs["verification"].asset_layer.asset_graph.asset_check_keys}
+    assert nightly == {key.name for check in CHECKS for key in check.check_keys}
 
 
 @pytest.mark.usefixtures("planted")
