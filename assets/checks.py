@@ -43,7 +43,7 @@ def reconciliation(karmalake: dg.ResourceParam[Karmalake]) -> Iterable[dg.AssetC
     Reads every event. A failure blocks the downstream assets of the same run.
     """
     for check in verify_lake(karmalake.snapshot()):
-        yield _result(check, events, _slug(check.name))
+        yield _result(check, _slug(check.name))
 
 
 @dg.asset_check(asset=events, config_schema=NO_CONFIG)
@@ -87,7 +87,7 @@ def dead_letter_share(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckRe
 def served_documents_match_the_lake(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
     """For a sample of users, the document in the serving store matches the warehouse."""
     [check] = verify_served(karmalake.settings)
-    return _result(check, reputation_cache, "served_documents_match_the_lake")
+    return _result(check, "served_documents_match_the_lake")
 
 
 @dg.asset_check(asset=reputation_cache, config_schema=NO_CONFIG)
@@ -95,23 +95,22 @@ def served_documents_match_the_lake(karmalake: dg.ResourceParam[Karmalake]) -> d
 def served_scores_are_fresh(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
     """The served scores are not older than the settings allow."""
     check = verify_fresh(karmalake.settings)
-    return _result(check, reputation_cache, "served_scores_are_fresh", dg.AssetCheckSeverity.WARN)
+    return _result(check, "served_scores_are_fresh", dg.AssetCheckSeverity.WARN)
 
 
 MINUTELY = [ingest_keeps_up, served_documents_match_the_lake, served_scores_are_fresh]
 """The checks of the job that runs each minute."""
+CHECKS = [reconciliation, dead_letter_share, *MINUTELY]
+"""All checks but the audit, which is part of its asset."""
 
 
 def _result(
     check: Check,
-    asset: dg.AssetsDefinition,
     name: str,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetCheckResult:
     metadata = {"promise": check.promise, "evidence": check.evidence or "no exception was found"}
-    return dg.AssetCheckResult(
-        asset_key=asset.key, check_name=name, passed=check.passed is True, severity=severity, metadata=metadata
-    )
+    return dg.AssetCheckResult(check_name=name, passed=check.passed is True, severity=severity, metadata=metadata)
 
 
 def _slug(name: str) -> str:

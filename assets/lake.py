@@ -1,5 +1,7 @@
 """The assets of the lake: events, their days, and dead letters."""
 
+from datetime import timedelta
+
 import dagster as dg
 import duckdb
 
@@ -13,6 +15,9 @@ from pipelines.reputation.lake_views import create_lake_views
 
 POOL = "lake"
 """The pool of runs that write; one runs at a time."""
+_FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26), warn_window=timedelta(hours=2))
+"""Relative to the last drain or commit; the sensor `commits` reports those of `karmalake stream`. A topic may be quiet
+at night."""
 _REASONS = "SELECT reason, count(*) AS records FROM dead_letters GROUP BY reason ORDER BY records DESC, reason"
 
 
@@ -30,6 +35,7 @@ _COLUMNS = dg.TableSchema([dg.TableColumn(field.name, str(field.type)) for field
     kinds={"kafka", "deltalake"},
     pool=POOL,
     retry_policy=RETRIES,
+    freshness_policy=_FRESH,
     metadata={"dagster/column_schema": _COLUMNS},
 )
 @explain_failures

@@ -43,7 +43,7 @@ _EVIDENCE = ["day", "expected", "observed", "score"]
 _MAX_SHOWN = 20
 _BY_ACTION = ["day", "action_type", "events", "counted", "active_users", "points", "rating_average"]
 _FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=1), warn_window=timedelta(minutes=15))
-"""Relative to the last publication; the sensor `publications` reports those of `karmalake stream`."""
+"""Relative to the last run or publication; the sensor `publications` reports those of `karmalake stream`."""
 _COLUMNS = "SELECT column_name, column_type FROM (DESCRIBE {table})"
 
 
@@ -63,7 +63,14 @@ class PolicyConfig(dg.Config):
     """A policy file or a shipped policy to activate, as `karmalake policy activate` does; null: the active policy."""
 
 
-@dg.asset(group_name="scores", kinds={"duckdb"}, deps=[events], pool=POOL, retry_policy=RETRIES)
+@dg.asset(
+    group_name="scores",
+    kinds={"duckdb"},
+    deps=[events],
+    pool=POOL,
+    retry_policy=RETRIES,
+    freshness_policy=_FRESH,
+)
 @explain_failures
 def reputation(config: PolicyConfig, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """Status and scores of every user by the active policy, as of now.

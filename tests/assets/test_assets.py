@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 import redis
 
-from assets import automation, checks, lake, scores, upkeep
+from assets import checks, lake, scores, sensors, upkeep
 from assets.definitions import build_defs
 from assets.resources import Karmalake
 from pipelines.bus.topics import ensure_topic
@@ -199,7 +199,7 @@ def test_the_sensor_reports_commits_of_others_once(
 
     def tick(cursor: str | None) -> tuple[list[dict[str, Any]], str | None]:
         context = dg.build_sensor_context(instance=instance, cursor=cursor)
-        answer = automation.commits(context, karmalake=karmalake)
+        answer = sensors.commits(context, karmalake=karmalake)
         assert isinstance(answer, dg.SensorResult)
         reported = [{name: value.value for name, value in event.metadata.items()} for event in answer.asset_events]
         return reported, answer.cursor
@@ -222,7 +222,7 @@ def test_the_sensor_reports_the_publications_of_others_once(
     """Publications of other processes count for the freshness policy; those of a run are not reported again."""
 
     def tick() -> dg.SensorResult | dg.SkipReason:
-        answer = automation.publications(dg.build_sensor_context(instance=instance), karmalake=karmalake)
+        answer = sensors.publications(dg.build_sensor_context(instance=instance), karmalake=karmalake)
         assert isinstance(answer, dg.SensorResult | dg.SkipReason)
         return answer
 
@@ -232,9 +232,9 @@ def test_the_sensor_reports_the_publications_of_others_once(
     publish_warehouse(settings)
     reported = tick()
     assert isinstance(reported, dg.SensorResult)
-    [event] = reported.asset_events
-    assert isinstance(event, dg.AssetMaterialization)
-    instance.report_runless_asset_event(event)
+    assert [event.asset_key for event in reported.asset_events] == [scores.reputation.key, scores.reputation_cache.key]
+    for event in reported.asset_events:
+        instance.report_runless_asset_event(event)
     assert isinstance(tick(), dg.SkipReason)
 
 
@@ -250,9 +250,10 @@ def test_records_that_wait_too_long_fail_their_check(settings: Settings) -> None
     assert lag_records > 2_000
 
 
-def test_served_documents_have_a_freshness_policy() -> None:
-    """Dagster itself warns when nothing has been published for too long."""
-    assert scores.reputation_cache.specs_by_key[scores.reputation_cache.key].freshness_policy is not None
+@pytest.mark.parametrize("asset", [lake.events, scores.reputation, scores.reputation_cache])
+def test_what_must_be_current_has_a_freshness_policy(asset: dg.AssetsDefinition) -> None:
+    """Dagster itself warns when nothing has been read, derived or published for too long."""
+    assert asset.specs_by_key[asset.key].freshness_policy is not None
 
 
 def test_every_asset_has_description_owners_and_links() -> None:
@@ -278,8 +279,7 @@ def test_every_job_and_schedule_resolves(karmalake: Karmalake) -> None:
 def test_run_config_with_a_typo_is_refused() -> None:
     """Each asset, check and op has a config schema: Dagster ignores what a schema does not know if there is none."""
     defs = build_defs()
-    for name in [*(job.name for job in automation.JOBS), defs.resolve_implicit_global_asset_job_def().name]:
-        job = defs.resolve_job_def(name)
+    for job in defs.resolve_all_job_defs():
         for node in job.graph.nodes:
             config = {"ops": {node.name: {"config": {"no_such_field": 1}}}}
             with pytest.raises(dg.DagsterInvalidConfigError, match="no_such_field"):
@@ -290,7 +290,7 @@ def test_run_config_with_a_typo_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("planted")
 def test_the_command_line_of_dagster_works(settings: Settings, tmp_path: Path) -> None:
-    """`dg check defs`, `dg list defs` and `dg launch` run on a copy of the repository, against the local services."""
+    """`dg check defs`, `scaffold`, `list` and `launch` run on a copy of the repository, against the local services."""
     home = tmp_path / "repository"
     ignored = shutil.ignore_patterns(".git", ".venv*", "data", "storage", "__pycache__", "tests", ".hypothesis")
     shutil.copytree(REPOSITORY, home, ignore=ignored)
@@ -314,9 +314,11 @@ def test_the_command_line_of_dagster_works(settings: Settings, tmp_path: Path) -
         return done.stdout
 
     run("check", "defs")
+    run("scaffold", "defs", "dagster.asset", "mine.py")
     listed = json.loads(run("list", "defs", "--json"))
     assert {asset["asset_key"] for asset in listed["assets"]} >= {
         "events",
+        "mine",
         "reputation",
         "reputation_cache",
         "user_days",
