@@ -5,6 +5,7 @@ tests/containers runs the first two in one; tests/assets/test_processes.py runs 
 
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,11 @@ PAGE = (REPOSITORY / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 BLOCKS: list[dict[str, Any]] = [
     document for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) for document in yaml.safe_load_all(block)
 ]
+DAGSTER_PAGE = (REPOSITORY / "docs" / "dagster.md").read_text(encoding="utf-8")
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
 _TARGETS = {"karmalake": "stream", "karmalake-dagster": "dagster"}
-_CODE_SERVER = ["--grpc-host", "dagster-code", "--grpc-port", "4000"]
+_WORKSPACE = ["--workspace", "/dagster/workspace.yaml"]
+POSTGRES = yaml.safe_load(re.findall(r"```yaml\n(storage:.*?)```", DAGSTER_PAGE, re.DOTALL)[0])
 _VARIABLE = re.compile(r"\$\{(\w+):\?[^}]+\}")
 
 
@@ -48,7 +51,7 @@ def assert_understood(command: list[str]) -> None:
         return
     if command[0] != "karmalake":
         assert command[0] in {"dagster-webserver", "dagster-daemon"}
-        assert command[-4:] == _CODE_SERVER
+        assert command[-2:] == _WORKSPACE
         return
     context = get_command(app).make_context("karmalake", command[1:], resilient_parsing=True)
     inner = context.command
@@ -152,13 +155,31 @@ def _pins(path: Path) -> dict[str, str]:
 
 
 def test_dagster_keeps_its_runs_where_the_image_says(tmp_path: Path) -> None:
-    """With the additions of the Dockerfile, dagster.yaml is valid, and the storage is PostgreSQL."""
+    """With the additions of the Dockerfile, dagster.yaml is valid, and the storage is PostgreSQL, as the page says.
+
+    The driver is the one that tests/assets/test_processes.py runs.
+    """
     (added,) = re.findall(r"printf '(.+?)' >> /dagster/dagster.yaml", DOCKERFILE)
     config_text = (REPOSITORY / "dagster.yaml").read_text(encoding="utf-8")
     (tmp_path / "dagster.yaml").write_text(config_text + added.replace("\\n", "\n"), encoding="utf-8")
     config, _ = dagster_instance_config(str(tmp_path))
-    assert config["storage"] == {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
-    assert "DAGSTER_POSTGRES_URL" in SERVICES["dagster"]["environment"]
+    assert {"storage": config["storage"]} == POSTGRES
+    url = SERVICES["dagster"]["environment"]["DAGSTER_POSTGRES_URL"]
+    (scheme,) = re.findall(r"^\$ export DAGSTER_POSTGRES_URL=(\S+?)://", DAGSTER_PAGE, re.MULTILINE)
+    values = next(block for block in BLOCKS if "runLauncher" in block)
+    assert url.partition("://")[0] == scheme == values["postgresql"]["postgresqlScheme"]
+
+
+def test_the_code_location_has_a_name() -> None:
+    """It is where the workspace of the page and the daemon looks for it, under the name that `dg` and Helm have."""
+    workspace = yaml.safe_load((REPOSITORY / "compose.workspace.yaml").read_text(encoding="utf-8"))
+    [server] = [entry["grpc_server"] for entry in workspace["load_from"]]
+    for name in ("dagster", "dagster-daemon"):
+        environment = SERVICES[name]["environment"]
+        assert environment[server["host"]["env"]] in SERVICES
+        assert environment[server["port"]["env"]] in SERVICES[environment[server["host"]["env"]]]["command"]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["dg"]["project"]
+    assert server["location_name"] == project["code_location_name"] == _code_location()["name"]
 
 
 def test_settings_and_secrets_of_kubernetes(tmp_path: Path) -> None:
