@@ -44,6 +44,7 @@ CMD ["karmalake", "--help"]
 FROM stream AS dagster
 USER root
 COPY requirements-dagster.txt dagster.yaml /dagster/
+COPY compose.workspace.yaml /dagster/workspace.yaml
 # Dagster's runs are in PostgreSQL, not in a folder; their logs are on a volume.
 RUN pip --no-cache-dir --python /opt/karmalake/bin/python install --require-hashes \
         --requirement /dagster/requirements-dagster.txt \

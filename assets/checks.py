@@ -1,4 +1,8 @@
-"""The asset checks: those of `karmalake verify`, one by one, and the lag; each with its evidence."""
+"""The asset checks: those of `karmalake verify`, one by one, and the lag; each with its evidence.
+
+Those in MINUTELY cost the same however long the history is. The others read all of it, so they run at night, or when
+their asset is materialized by hand.
+"""
 
 from collections.abc import Iterable
 
@@ -6,7 +10,7 @@ import dagster as dg
 
 from assets.failures import explain_failures
 from assets.lake import dead_letters, events
-from assets.resources import Karmalake
+from assets.resources import NO_CONFIG, Karmalake
 from assets.scores import reputation_cache
 from pipelines.operate.check import Check
 from pipelines.operate.lag.measure import longest_lag_seconds
@@ -31,14 +35,18 @@ _RECONCILIATION = {
         for name, description in _RECONCILIATION.items()
     ],
     name="reconciliation",
+    config_schema=NO_CONFIG,
 )
 def reconciliation(karmalake: dg.ResourceParam[Karmalake]) -> Iterable[dg.AssetCheckResult]:
-    """Every record read is accounted for, and no event is stored twice; a failure blocks downstream assets."""
+    """Every record read is accounted for, and no event is stored twice.
+
+    Reads every event. A failure blocks the downstream assets of the same run.
+    """
     for check in verify_lake(karmalake.snapshot()):
-        yield _result(check, events, _slug(check.name))
+        yield _result(check, _slug(check.name))
 
 
-@dg.asset_check(asset=events)
+@dg.asset_check(asset=events, config_schema=NO_CONFIG)
 @explain_failures
 def ingest_keeps_up(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
     """No record waits on the bus longer than the settings allow."""
@@ -57,7 +65,7 @@ def ingest_keeps_up(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResu
     return dg.AssetCheckResult(passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata=metadata)
 
 
-@dg.asset_check(asset=dead_letters)
+@dg.asset_check(asset=dead_letters, config_schema=NO_CONFIG)
 @explain_failures
 def dead_letter_share(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
     """The share of rejected records is below the limit."""
@@ -74,32 +82,35 @@ def dead_letter_share(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckRe
     )
 
 
-@dg.asset_check(asset=reputation_cache)
+@dg.asset_check(asset=reputation_cache, config_schema=NO_CONFIG)
 @explain_failures
 def served_documents_match_the_lake(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
     """For a sample of users, the document in the serving store matches the warehouse."""
     [check] = verify_served(karmalake.settings)
-    return _result(check, reputation_cache, "served_documents_match_the_lake")
+    return _result(check, "served_documents_match_the_lake")
 
 
-@dg.asset_check(asset=reputation_cache)
+@dg.asset_check(asset=reputation_cache, config_schema=NO_CONFIG)
 @explain_failures
 def served_scores_are_fresh(karmalake: dg.ResourceParam[Karmalake]) -> dg.AssetCheckResult:
     """The served scores are not older than the settings allow."""
     check = verify_fresh(karmalake.settings)
-    return _result(check, reputation_cache, "served_scores_are_fresh", dg.AssetCheckSeverity.WARN)
+    return _result(check, "served_scores_are_fresh", dg.AssetCheckSeverity.WARN)
+
+
+MINUTELY = [ingest_keeps_up, served_documents_match_the_lake, served_scores_are_fresh]
+"""The checks of the job that runs each minute."""
+CHECKS = [reconciliation, dead_letter_share, *MINUTELY]
+"""All checks but the audit, which is part of its asset."""
 
 
 def _result(
     check: Check,
-    asset: dg.AssetsDefinition,
     name: str,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetCheckResult:
     metadata = {"promise": check.promise, "evidence": check.evidence or "no exception was found"}
-    return dg.AssetCheckResult(
-        asset_key=asset.key, check_name=name, passed=check.passed is True, severity=severity, metadata=metadata
-    )
+    return dg.AssetCheckResult(check_name=name, passed=check.passed is True, severity=severity, metadata=metadata)
 
 
 def _slug(name: str) -> str:

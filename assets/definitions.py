@@ -2,14 +2,20 @@
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import dagster as dg
 
-from assets import automation, checks, history, lake, scores, upkeep
+from assets import checks, history, lake, scores, upkeep
+from assets.automation import jobs, schedules
+from assets.partitions import days_from
 from assets.resources import Karmalake
+from assets.sensors import sensors
+from pipelines.errors import UsageError
+from pipelines.first_day import first_day
 from pipelines.settings import Settings, load_settings
 
 # One process per run: the steps depend on each other anyway, and the lake's library is not fork-safe.
@@ -27,40 +33,81 @@ _READ_MORE = {
     "audit": "docs/operations.md",
 }
 """The notebook or page with more about an asset."""
+_Asset = dg.AssetsDefinition | dg.AssetSpec
 
 
-def build_defs(read_settings: Callable[[], Settings] = load_settings) -> dg.Definitions:
-    """Return all definitions; `read_settings` is called in each run."""
-    return dg.Definitions(
-        assets=_assets(),
-        asset_checks=dg.load_asset_checks_from_modules([checks]),
-        jobs=automation.JOBS,
-        schedules=automation.SCHEDULES,
-        sensors=automation.SENSORS,
-        resources={"karmalake": Karmalake(read_settings)},
-        executor=_EXECUTOR,
-    )
+def build_defs(
+    read_settings: Callable[[], Settings] = load_settings,
+    *,
+    key_prefix: str | Sequence[str] = (),
+    partitions_start: date | str | None = None,
+    git_url: str | None = None,
+    git_branch: str = "main",
+) -> dg.Definitions:
+    """Return all definitions.
 
-
-def _assets() -> list[dg.AssetsDefinition | dg.AssetSpec]:
-    loaded = dg.load_assets_from_modules([history, lake, scores, upkeep], include_specs=True)
-    ours = [asset for asset in loaded if isinstance(asset, dg.AssetsDefinition | dg.AssetSpec)]
+    read_settings: is called here, for the first day, and in each run.
+    key_prefix: the first parts of the key of every asset, so that assets of yours can have the same names: with
+    `"karmalake"`, depend on `dg.AssetKey(["karmalake", "events"])`.
+    partitions_start: the first day (UTC) of the assets by day; None: the day of the first event in the lake or of the
+    first file of history, whichever is earlier, when the code location is loaded.
+    git_url: the repository on GitHub or GitLab to which the links to the code go; None: to the local files.
+    git_branch: its branch, tag or commit.
+    Raises UsageError for a text that is no day, and ConfigurationError for invalid settings.
+    """
+    prefix = (key_prefix,) if isinstance(key_prefix, str) else tuple(key_prefix)
+    karmalake = Karmalake(read_settings, prefix, days_from(_first_day(read_settings, partitions_start)))
+    all_jobs = jobs(karmalake)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # code references are in beta
-        return [_described(asset) for asset in ours]
+        return dg.Definitions(
+            assets=_linked(_assets(karmalake, git_url), git_url, git_branch),
+            asset_checks=dg.load_asset_checks_from_modules([checks], prefix or None),
+            jobs=all_jobs,
+            schedules=schedules(all_jobs),
+            sensors=sensors(karmalake),
+            resources={"karmalake": karmalake},
+            executor=_EXECUTOR,
+        )
 
 
-def _described(asset: dg.AssetsDefinition | dg.AssetSpec) -> dg.AssetsDefinition | dg.AssetSpec:
-    """Add the owners of an asset, and links to its code and further reading."""
-    name = asset.key.to_user_string()
+def _first_day(read_settings: Callable[[], Settings], start: date | str | None) -> date:
+    if start is None:
+        return first_day(read_settings()) or datetime.now(UTC).date()
+    try:
+        return date.fromisoformat(start) if isinstance(start, str) else start
+    except ValueError:
+        raise UsageError(f"partitions_start must be a day like 2024-05-01, not {start}") from None
+
+
+def _assets(karmalake: Karmalake, git_url: str | None) -> list[_Asset]:
+    modules = [history, lake, scores, upkeep]
+    prefix = karmalake.key_prefix or None
+    loaded = dg.load_assets_from_modules(modules, key_prefix=prefix, source_key_prefix=prefix, include_specs=True)
+    return [_described(asset, karmalake, git_url) for asset in loaded if isinstance(asset, _Asset)]
+
+
+def _linked(assets: list[_Asset], git_url: str | None, git_branch: str) -> Sequence[Any]:
+    """Return the assets with links to a repository instead of local files."""
+    if git_url is None:
+        return assets
+    mapping = dg.AnchorBasedFilePathMapping(Path(__file__), "assets/definitions.py")
+    return dg.link_code_references_to_git(assets, git_url, git_branch, mapping)
+
+
+def _described(asset: _Asset, karmalake: Karmalake, git_url: str | None) -> _Asset:
+    """Add the days and the owners of an asset, and links to its code and further reading."""
+    name = asset.key.path[-1]
     pages = [_ROOT / _READ_MORE[name]] if name in _READ_MORE else []
-    links: list[Any] = [_link(page) for page in pages if page.exists()]  # a wheel does not include them
+    links: list[Any] = [_link(page) for page in pages if git_url or page.exists()]  # a wheel does not include them
     if isinstance(asset, dg.AssetsDefinition):
         compute = inspect.unwrap(cast("Any", asset.op.compute_fn).decorated_fn)
         links.append(_link(Path(inspect.getfile(compute)), compute.__code__.co_firstlineno))
     metadata = {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=links)}
+    days = None if asset.partitions_def is None else karmalake.days
     [described] = dg.map_asset_specs(
-        lambda spec: spec.replace_attributes(owners=_OWNERS).merge_attributes(metadata=metadata), [asset]
+        lambda spec: spec.replace_attributes(owners=_OWNERS, partitions_def=days).merge_attributes(metadata=metadata),
+        [asset],
     )
     return described
 
@@ -70,4 +117,7 @@ def _link(path: Path, line: int | None = None) -> dg.LocalFileCodeReference:
     return dg.LocalFileCodeReference(file_path=str(path), line_number=line, label=label)
 
 
-defs = build_defs()
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Return the definitions of karmalake, by the settings of the process."""
+    return build_defs()

@@ -37,12 +37,12 @@ def explain_failures(compute: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def failure(error: KarmalakeError) -> dg.Failure:
-    """Return the Dagster failure for an error; only a transient one allows retries."""
+def failure(error: KarmalakeError, text: str | None = None) -> dg.Failure:
+    """Return the Dagster failure for an error; only a transient one allows retries. `text` replaces its message."""
     metadata = {
         "kind": type(error).__name__,
         "code": error.code,
         "see": explain_command(error.code),
         "trying_again": "may help" if error.transient else "will not help until this is fixed",
     }
-    return dg.Failure(str(error), metadata=metadata, allow_retries=error.transient)
+    return dg.Failure(text or str(error), metadata=metadata, allow_retries=error.transient)

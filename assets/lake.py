@@ -1,10 +1,12 @@
 """The assets of the lake: events, their days, and dead letters."""
 
+from datetime import timedelta
+
 import dagster as dg
 
 from assets.failures import RETRIES, explain_failures
 from assets.partitions import DAYS
-from assets.resources import Karmalake
+from assets.resources import NO_CONFIG, Karmalake
 from pipelines.boundary.database import connect
 from pipelines.drain import drain, open_drain
 from pipelines.lake.commit import CommitRecord
@@ -13,6 +15,9 @@ from pipelines.reputation.lake_views import create_lake_views
 
 POOL = "lake"
 """The pool of runs that write; one runs at a time."""
+_FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26), warn_window=timedelta(hours=2))
+"""Relative to the last drain or commit; the sensor `commits` reports those of `karmalake stream`. A topic may be quiet
+at night."""
 _REASONS = "SELECT reason, count(*) AS records FROM dead_letters GROUP BY reason ORDER BY records DESC, reason"
 
 
@@ -30,6 +35,7 @@ _COLUMNS = dg.TableSchema([dg.TableColumn(field.name, str(field.type)) for field
     kinds={"kafka", "deltalake"},
     pool=POOL,
     retry_policy=RETRIES,
+    freshness_policy=_FRESH,
     metadata={"dagster/column_schema": _COLUMNS},
 )
 @explain_failures
@@ -66,7 +72,7 @@ event_days = dg.AssetSpec(
 )
 
 
-@dg.asset(group_name="lake", kinds={"deltalake"}, deps=[events])
+@dg.asset(group_name="lake", kinds={"deltalake"}, deps=[events], config_schema=NO_CONFIG)
 @explain_failures
 def dead_letters(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """Rejected records, with their bytes, offset and reason."""

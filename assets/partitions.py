@@ -1,11 +1,14 @@
-"""The daily partitions: UTC, including today.
+"""The daily partitions: UTC, from the first event until today."""
 
-They start at the oldest history that is likely to be loaded. An earlier first day only adds a row per day to the user
-interface; events before it are still in the lake and in every score.
-"""
+from datetime import date
 
 import dagster as dg
 
-FIRST_DAY = "2010-01-01"
 
-DAYS = dg.DailyPartitionsDefinition(start_date=FIRST_DAY, timezone="UTC", end_offset=1)
+def days_from(first: date) -> dg.DailyPartitionsDefinition:
+    """Return the days from a first one until today. An event of a later day waits in the cursor of `updated_days`."""
+    return dg.DailyPartitionsDefinition(start_date=first.isoformat(), timezone="UTC", end_offset=1)
+
+
+DAYS = days_from(date(2010, 1, 1))
+"""The days of an asset as declared; `build_defs` puts those from the first event on in their place."""

@@ -14,7 +14,7 @@ import dagster as dg
 from assets.failures import RETRIES, explain_failures
 from assets.lake import POOL, event_days, events
 from assets.partitions import DAYS
-from assets.resources import Karmalake
+from assets.resources import NO_CONFIG, Karmalake
 from assets.upkeep import NIGHTLY
 from pipelines.boundary.text import markdown_code
 from pipelines.lake.tables import open_lake
@@ -43,7 +43,7 @@ _EVIDENCE = ["day", "expected", "observed", "score"]
 _MAX_SHOWN = 20
 _BY_ACTION = ["day", "action_type", "events", "counted", "active_users", "points", "rating_average"]
 _FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=1), warn_window=timedelta(minutes=15))
-"""Relative to the last publication; the sensor `publications` reports those of `karmalake stream`."""
+"""Relative to the last run or publication; the sensor `publications` reports those of `karmalake stream`."""
 _COLUMNS = "SELECT column_name, column_type FROM (DESCRIBE {table})"
 
 
@@ -63,7 +63,14 @@ class PolicyConfig(dg.Config):
     """A policy file or a shipped policy to activate, as `karmalake policy activate` does; null: the active policy."""
 
 
-@dg.asset(group_name="scores", kinds={"duckdb"}, deps=[events], pool=POOL, retry_policy=RETRIES)
+@dg.asset(
+    group_name="scores",
+    kinds={"duckdb"},
+    deps=[events],
+    pool=POOL,
+    retry_policy=RETRIES,
+    freshness_policy=_FRESH,
+)
 @explain_failures
 def reputation(config: PolicyConfig, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """Status and scores of every user by the active policy, as of now.
@@ -100,6 +107,7 @@ def reputation(config: PolicyConfig, karmalake: dg.ResourceParam[Karmalake]) -> 
     automation_condition=_UPDATED_HOURLY,
     pool=POOL,
     retry_policy=RETRIES,
+    config_schema=NO_CONFIG,
 )
 @explain_failures
 def user_days(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
@@ -122,6 +130,7 @@ def user_days(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Kar
     automation_condition=_UPDATED_HOURLY,
     pool=POOL,
     retry_policy=RETRIES,
+    config_schema=NO_CONFIG,
 )
 @explain_failures
 def trends(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
@@ -142,7 +151,7 @@ def trends(context: dg.AssetExecutionContext, karmalake: dg.ResourceParam[Karmal
         return dg.MaterializeResult(metadata={"lake_version": warehouse.info.lake_version})
 
 
-@dg.asset(group_name="scores", kinds={"duckdb"}, deps=[reputation], freshness_policy=NIGHTLY)
+@dg.asset(group_name="scores", kinds={"duckdb"}, deps=[reputation], freshness_policy=NIGHTLY, config_schema=NO_CONFIG)
 @explain_failures
 def anomalies(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     """Review bombs, rater bursts, reciprocal rings and drift in the whole history: counts, and the newest of them.
@@ -165,6 +174,7 @@ def anomalies(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:
     pool=POOL,
     retry_policy=RETRIES,
     freshness_policy=_FRESH,
+    config_schema=NO_CONFIG,
 )
 @explain_failures
 def reputation_cache(karmalake: dg.ResourceParam[Karmalake]) -> dg.MaterializeResult:

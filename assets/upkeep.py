@@ -7,7 +7,7 @@ import dagster as dg
 
 from assets.failures import RETRIES, explain_failures
 from assets.lake import POOL, events
-from assets.resources import Karmalake
+from assets.resources import NO_CONFIG, Karmalake
 from pipelines.lake.tables import create_lake
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.operate.audit import audit as compare
@@ -23,6 +23,7 @@ _WEEKLY = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=15), warn_wi
     deps=[events],
     pool=POOL,
     retry_policy=RETRIES,
+    config_schema=NO_CONFIG,
     freshness_policy=NIGHTLY,
 )
 @explain_failures
@@ -45,6 +46,7 @@ def compacted_files(context: dg.AssetExecutionContext, karmalake: dg.ResourcePar
     kinds={"kafka", "deltalake"},
     deps=[events],
     retry_policy=RETRIES,
+    config_schema=NO_CONFIG,
     freshness_policy=_WEEKLY,
     check_specs=[dg.AssetCheckSpec("nothing_is_lost_or_duplicated", asset="audit")],
 )

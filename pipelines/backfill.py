@@ -6,6 +6,8 @@ Owns the files of history by day, and the summary of a file: the fate of its row
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from datetime import date
+from glob import escape, glob
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from pipelines.sources.files import ColumnMapping
 from pipelines.sources.options import ReadOptions
 from pipelines.sources.rows import count_rows
 
-_MAX_EXAMPLES = 3
+_ANY_DAY = "-".join(["[0-9]" * 4, "[0-9]" * 2, "[0-9]" * 2])
+"""The pattern of the files of any day."""
 
 _FATES = """
 WITH ranges AS (
@@ -189,23 +192,39 @@ def _day_path(settings: Settings, rows: ColumnMapping | SourceFile) -> str | Non
     return next((rows.locate(file) for file in rows.files if DAY in file), None)
 
 
-def find_day_files(settings: Settings, rows: ColumnMapping | SourceFile, days: Sequence[str]) -> dict[str, Path]:
-    """Return the file of history of each day that has one; `rows` is what `history_rows` returns.
+def day_file(settings: Settings, rows: ColumnMapping | SourceFile, day: str) -> Path | None:
+    """Return the file of history of a day; `rows` is what `history_rows` returns.
 
-    Raises UsageError for days without a file, unless `history.days_may_be_missing` is on, and ConfigurationError if
-    neither `history.path` nor the source names the file of a day.
+    day: like 2024-05-01.
+    Returns None if there is none and `history.days_may_be_missing` is on. Raises UsageError if it is off, and
+    ConfigurationError if neither `history.path` nor the source names the file of a day.
     """
-    history, path = settings.history, _day_path(settings, rows)
+    path = _day_path(settings, rows)
     if path is None:
         raise ConfigurationError("set history.path, the path of the file of a day")
-    paths = {day: Path(path.replace(DAY, day)) for day in days}
-    missing = [str(path) for path in paths.values() if not path.exists()]
-    if missing and not history.days_may_be_missing:
-        raise UsageError(
-            f"{len(missing)} of {len(days)} days have no file, such as {', '.join(missing[:_MAX_EXAMPLES])}: add "
-            "them, or set history.days_may_be_missing; nothing was loaded"
-        )
-    return {day: path for day, path in paths.items() if path.exists()}
+    file = Path(path.replace(DAY, day))
+    if file.exists():
+        return file
+    if settings.history.days_may_be_missing:
+        return None
+    raise UsageError(f"there is no file {file}: add it, or set history.days_may_be_missing")
+
+
+def day_files(settings: Settings, rows: ColumnMapping | SourceFile) -> dict[str, Path]:
+    """Return the files of history that exist, by day; none if the settings name no file of a day."""
+    path = _day_path(settings, rows) or ""
+    if DAY not in path:
+        return {}
+    found = glob(_ANY_DAY.join(map(escape, path.split(DAY))))  # noqa: PTH207 - it may be absolute
+    days = {file[path.index(DAY) :][: len("2024-05-01")] for file in found}
+    return {day: file for day in sorted(filter(_is_day, days)) if (file := Path(path.replace(DAY, day))).exists()}
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def was_loaded_otherwise(settings: Settings, source: FileSource) -> bool:

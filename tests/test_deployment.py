@@ -5,19 +5,21 @@ tests/containers runs the first two in one; tests/assets/test_processes.py runs 
 
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from dagster import validate_run_config
 from dagster._core.instance.config import dagster_instance_config
 from typer.main import get_command
 
-from assets.definitions import defs
+from assets.history import history
+from pipelines.backfill import history_rows
 from pipelines.cli.app import app
 from pipelines.settings import load_settings
+from pipelines.sources.files import ColumnMapping
 from tests.conftest import REPOSITORY
 from tests.services.kafka_distribution import distribution
 from tests.services.requirements import require
@@ -29,9 +31,11 @@ PAGE = (REPOSITORY / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 BLOCKS: list[dict[str, Any]] = [
     document for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) for document in yaml.safe_load_all(block)
 ]
+DAGSTER_PAGE = (REPOSITORY / "docs" / "dagster.md").read_text(encoding="utf-8")
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
 _TARGETS = {"karmalake": "stream", "karmalake-dagster": "dagster"}
-_CODE_SERVER = ["--grpc-host", "dagster-code", "--grpc-port", "4000"]
+_WORKSPACE = ["--workspace", "/dagster/workspace.yaml"]
+POSTGRES = yaml.safe_load(re.findall(r"```yaml\n(storage:.*?)```", DAGSTER_PAGE, re.DOTALL)[0])
 _VARIABLE = re.compile(r"\$\{(\w+):\?[^}]+\}")
 
 
@@ -47,7 +51,7 @@ def assert_understood(command: list[str]) -> None:
         return
     if command[0] != "karmalake":
         assert command[0] in {"dagster-webserver", "dagster-daemon"}
-        assert command[-4:] == _CODE_SERVER
+        assert command[-2:] == _WORKSPACE
         return
     context = get_command(app).make_context("karmalake", command[1:], resilient_parsing=True)
     inner = context.command
@@ -151,25 +155,48 @@ def _pins(path: Path) -> dict[str, str]:
 
 
 def test_dagster_keeps_its_runs_where_the_image_says(tmp_path: Path) -> None:
-    """With the additions of the Dockerfile, dagster.yaml is valid, and the storage is PostgreSQL."""
+    """With the additions of the Dockerfile, dagster.yaml is valid, and the storage is PostgreSQL, as the page says.
+
+    The driver is the one that tests/assets/test_processes.py runs.
+    """
     (added,) = re.findall(r"printf '(.+?)' >> /dagster/dagster.yaml", DOCKERFILE)
     config_text = (REPOSITORY / "dagster.yaml").read_text(encoding="utf-8")
     (tmp_path / "dagster.yaml").write_text(config_text + added.replace("\\n", "\n"), encoding="utf-8")
     config, _ = dagster_instance_config(str(tmp_path))
-    assert config["storage"] == {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
-    assert "DAGSTER_POSTGRES_URL" in SERVICES["dagster"]["environment"]
+    assert {"storage": config["storage"]} == POSTGRES
+    url = SERVICES["dagster"]["environment"]["DAGSTER_POSTGRES_URL"]
+    (scheme,) = re.findall(r"^\$ export DAGSTER_POSTGRES_URL=(\S+?)://", DAGSTER_PAGE, re.MULTILINE)
+    values = next(block for block in BLOCKS if "runLauncher" in block)
+    assert url.partition("://")[0] == scheme == values["postgresql"]["postgresqlScheme"]
+
+
+def test_the_code_location_has_a_name() -> None:
+    """It is where the workspace of the page and the daemon looks for it, under the name that `dg` and Helm have."""
+    workspace = yaml.safe_load((REPOSITORY / "compose.workspace.yaml").read_text(encoding="utf-8"))
+    [server] = [entry["grpc_server"] for entry in workspace["load_from"]]
+    for name in ("dagster", "dagster-daemon"):
+        environment = SERVICES[name]["environment"]
+        assert environment[server["host"]["env"]] in SERVICES
+        assert environment[server["port"]["env"]] in SERVICES[environment[server["host"]["env"]]]["command"]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["dg"]["project"]
+    assert server["location_name"] == project["code_location_name"] == _code_location()["name"]
 
 
 def test_settings_and_secrets_of_kubernetes(tmp_path: Path) -> None:
     """Each belongs to karmalake or AWS, and every reference of a pod is defined on the page."""
-    config, secret = (next(block for block in BLOCKS if block.get("kind") == kind) for kind in ("ConfigMap", "Secret"))
-    values = {**config["data"], **secret["stringData"]}
+    configs, (secret,) = ([block for block in BLOCKS if block.get("kind") == kind] for kind in ("ConfigMap", "Secret"))
+    values = {name: value for config in configs for name, value in config["data"].items()} | secret["stringData"]
     assert_settings(values, tmp_path)
     assert {name for name in values if not name.startswith("KARMALAKE_")} == {"AWS_REGION"}
-    (location,) = next(block for block in BLOCKS if "runLauncher" in block)["dagster-user-deployments"]["deployments"]
-    assert location["envConfigMaps"] == [{"name": config["metadata"]["name"]}]
+    location = _code_location()
+    assert location["envConfigMaps"] == [{"name": config["metadata"]["name"]} for config in configs]
     assert location["envSecrets"] == [{"name": secret["metadata"]["name"]}]
     assert location["dagsterApiGrpcArgs"] == ["--module-name", "karmalake.dagster"]
+
+
+def _code_location() -> dict[str, Any]:
+    (location,) = next(block for block in BLOCKS if "runLauncher" in block)["dagster-user-deployments"]["deployments"]
+    return location
 
 
 def _containers() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -199,16 +226,25 @@ def test_pods_of_kubernetes(tmp_path: Path) -> None:
         assert block["spec"].get("selector", {}).get("matchLabels") == labels
 
 
-def test_the_run_config_of_kubernetes() -> None:
-    """Dagster accepts it for the asset `history`, and the limit of pools is that of dagster.yaml."""
-    config = next(block for block in BLOCKS if "ops" in block)
-    job = defs.resolve_implicit_global_asset_job_def()
-    assert validate_run_config(
-        job.get_subset(
-            asset_selection={key for key in job.asset_layer.executable_asset_keys if key.path == ["history"]}
-        ),
-        config,
-    )
+def test_the_backfill_of_kubernetes(tmp_path: Path) -> None:
+    """Its settings locate the file of a day on a volume of the pods, and as many days share a pod as the asset says."""
+    (data,) = (block["data"] for block in BLOCKS if "KARMALAKE_HISTORY_PATH" in block.get("data", {}))
+    settings = load_settings(data, tmp_path)
+    rows = history_rows(settings)
+    assert isinstance(rows, ColumnMapping)
+    assert (rows.user_id, dict(rows.metadata)) == ("to", {"rating": "feature", "rater_id": "from"})
+    assert settings.history.path is not None
+    (mount,) = _code_location()["volumeMounts"]
+    assert settings.history.path.startswith(f"{mount['mountPath']}/")
+    assert [volume["name"] for volume in _code_location()["volumes"]] == [mount["name"]]
+    policy = history.backfill_policy
+    assert policy is not None
+    assert policy.max_partitions_per_run == 30
+    assert re.findall(r"pod(?:s)? (?:per|a) ([a-z ]*?days?)\b", PAGE) == ["thirty days"] * 2
+
+
+def test_the_pools_of_kubernetes() -> None:
+    """The limit of pools is that of dagster.yaml."""
     values = next(block for block in BLOCKS if "runLauncher" in block)
     pools = yaml.safe_load((REPOSITORY / "dagster.yaml").read_text(encoding="utf-8"))["concurrency"]["pools"]
     assert values["concurrency"]["pools"] == {

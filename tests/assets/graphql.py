@@ -46,6 +46,10 @@ class Page:
         except (httpx.TransportError, TypeError, ValueError):  # not there, or not loaded yet
             return False
 
+    def location(self) -> str:
+        """Return the name of the code location."""
+        return self._location()["name"]
+
     def launch(self, job: str) -> str:
         """Launch a job; return the id of its run."""
         location = self._location()

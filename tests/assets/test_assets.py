@@ -13,19 +13,21 @@ import dagster as dg
 import pytest
 import redis
 
-from assets import automation, checks, lake, scores, upkeep
+from assets import checks, lake, scores, sensors, upkeep
 from assets.definitions import build_defs
 from assets.resources import Karmalake
 from pipelines.bus.topics import ensure_topic
 from pipelines.drain import drain, open_ingest
 from pipelines.emit.producer import produce_records
 from pipelines.refresh import publish_warehouse
+from pipelines.reputation import histories, user_rows
 from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import load_policy
 from pipelines.settings import Settings
 from pipelines.simulate.simulator import Planted, simulate
 from tests.assets.running import days, materialize, metadata, metadata_by_day
 from tests.conftest import REPOSITORY
+from tests.draining import send, valid_records
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
 
 WHOLE = [lake.events, lake.dead_letters, scores.reputation, scores.reputation_cache]
@@ -108,6 +110,38 @@ def test_alarms_are_shown_with_their_evidence(tmp_path: Path, instance: dg.Dagst
     assert "driver" not in str(shown)
 
 
+def test_what_runs_each_minute_reads_no_history(
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job succeeds although no earlier file of the lake can be read, so its cost does not grow with them.
+
+    The job of each night reads them all, and fails. The newest 100,000 events may be read again; here, two.
+    """
+    for module in (histories, user_rows):
+        monkeypatch.setattr(module, "_MEMORY_ROWS", 2)
+    defs = build_defs(lambda: settings)
+    jobs = {name: defs.resolve_job_def(name) for name in ("refresh", "verification")}
+    for numbers in (range(24), range(24, 48)):  # the first refresh after a rebuild reads all events once more
+        send(settings, valid_records(numbers))
+        assert jobs["refresh"].execute_in_process(instance=instance).success
+    for table in ("events", "dead_letters", "conflicts"):
+        for file in (Path(settings.lake_root) / table).rglob("*.parquet"):
+            file.write_bytes(b"?" * file.stat().st_size)
+    send(settings, valid_records(range(48, 60)))
+    result = jobs["refresh"].execute_in_process(instance=instance)
+    assert metadata(result, lake.events)["accepted"] == 12
+    assert metadata(result, scores.reputation)["rebuilt"] == "no"
+    assert metadata(result, scores.reputation_cache)["in_full"] is False
+    assert {check.check_name for check in result.get_asset_check_evaluations()} == {
+        "ingest_keeps_up",
+        "served_documents_match_the_lake",
+        "served_scores_are_fresh",
+    }
+    assert not jobs["verification"].execute_in_process(instance=instance, raise_on_error=False).success
+    nightly = {key.name for key in jobs["verification"].asset_layer.asset_graph.asset_check_keys}
+    assert nightly == {key.name for check in CHECKS for key in check.check_keys}
+
+
 @pytest.mark.usefixtures("planted")
 def test_a_lost_document_fails_its_check(
     karmalake: Karmalake, settings: Settings, instance: dg.DagsterInstance
@@ -165,7 +199,7 @@ def test_the_sensor_reports_commits_of_others_once(
 
     def tick(cursor: str | None) -> tuple[list[dict[str, Any]], str | None]:
         context = dg.build_sensor_context(instance=instance, cursor=cursor)
-        answer = automation.commits(context, karmalake=karmalake)
+        answer = sensors.commits(context, karmalake=karmalake)
         assert isinstance(answer, dg.SensorResult)
         reported = [{name: value.value for name, value in event.metadata.items()} for event in answer.asset_events]
         return reported, answer.cursor
@@ -188,7 +222,7 @@ def test_the_sensor_reports_the_publications_of_others_once(
     """Publications of other processes count for the freshness policy; those of a run are not reported again."""
 
     def tick() -> dg.SensorResult | dg.SkipReason:
-        answer = automation.publications(dg.build_sensor_context(instance=instance), karmalake=karmalake)
+        answer = sensors.publications(dg.build_sensor_context(instance=instance), karmalake=karmalake)
         assert isinstance(answer, dg.SensorResult | dg.SkipReason)
         return answer
 
@@ -198,9 +232,9 @@ def test_the_sensor_reports_the_publications_of_others_once(
     publish_warehouse(settings)
     reported = tick()
     assert isinstance(reported, dg.SensorResult)
-    [event] = reported.asset_events
-    assert isinstance(event, dg.AssetMaterialization)
-    instance.report_runless_asset_event(event)
+    assert [event.asset_key for event in reported.asset_events] == [scores.reputation.key, scores.reputation_cache.key]
+    for event in reported.asset_events:
+        instance.report_runless_asset_event(event)
     assert isinstance(tick(), dg.SkipReason)
 
 
@@ -216,9 +250,10 @@ def test_records_that_wait_too_long_fail_their_check(settings: Settings) -> None
     assert lag_records > 2_000
 
 
-def test_served_documents_have_a_freshness_policy() -> None:
-    """Dagster itself warns when nothing has been published for too long."""
-    assert scores.reputation_cache.specs_by_key[scores.reputation_cache.key].freshness_policy is not None
+@pytest.mark.parametrize("asset", [lake.events, scores.reputation, scores.reputation_cache])
+def test_what_must_be_current_has_a_freshness_policy(asset: dg.AssetsDefinition) -> None:
+    """Dagster itself warns when nothing has been read, derived or published for too long."""
+    assert asset.specs_by_key[asset.key].freshness_policy is not None
 
 
 def test_every_asset_has_description_owners_and_links() -> None:
@@ -241,10 +276,21 @@ def test_every_job_and_schedule_resolves(karmalake: Karmalake) -> None:
     assert {job.name for job in defs.resolve_all_job_defs()} >= {"refresh", "days", "upkeep", "verification"}
 
 
+def test_run_config_with_a_typo_is_refused() -> None:
+    """Each asset, check and op has a config schema: Dagster ignores what a schema does not know if there is none."""
+    defs = build_defs()
+    for job in defs.resolve_all_job_defs():
+        for node in job.graph.nodes:
+            config = {"ops": {node.name: {"config": {"no_such_field": 1}}}}
+            with pytest.raises(dg.DagsterInvalidConfigError, match="no_such_field"):
+                dg.validate_run_config(job, config)
+    dg.validate_run_config(defs.resolve_job_def("refresh"), {"ops": {"events": {"config": {"max_batches": 5}}}})
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("planted")
 def test_the_command_line_of_dagster_works(settings: Settings, tmp_path: Path) -> None:
-    """`dg check defs`, `dg list defs` and `dg launch` run on a copy of the repository, against the local services."""
+    """`dg check defs`, `scaffold`, `list` and `launch` run on a copy of the repository, against the local services."""
     home = tmp_path / "repository"
     ignored = shutil.ignore_patterns(".git", ".venv*", "data", "storage", "__pycache__", "tests", ".hypothesis")
     shutil.copytree(REPOSITORY, home, ignore=ignored)
@@ -268,9 +314,11 @@ def test_the_command_line_of_dagster_works(settings: Settings, tmp_path: Path) -
         return done.stdout
 
     run("check", "defs")
+    run("scaffold", "defs", "dagster.asset", "mine.py")
     listed = json.loads(run("list", "defs", "--json"))
     assert {asset["asset_key"] for asset in listed["assets"]} >= {
         "events",
+        "mine",
         "reputation",
         "reputation_cache",
         "user_days",

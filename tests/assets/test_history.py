@@ -1,6 +1,7 @@
 """History by day through Dagster: each row once, one account per day, also after kills (`once`, `nothing-lost`)."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,18 +77,34 @@ def test_a_day_is_accounted_for_over_all_attempts(
     assert_verified(no_bus)
 
 
-def test_days_without_a_file_are_named_before_anything_is_loaded(
-    no_bus: Settings, instance: dg.DagsterInstance, tmp_path: Path
-) -> None:
-    """The failure names the days and what to do; if missing days are allowed, the others are loaded."""
-    write(tmp_path, "2024-05-01", 3)
-    karmalake, tags = Karmalake(lambda: no_bus), days("2024-05-01", "2024-05-03")
-    with pytest.raises(dg.Failure, match=r"2 of 3 days have no file, such as .*2024-05-02\.parquet.* add them"):
-        materialize(karmalake, instance, [history], tags=tags)
-    assert not no_bus.data_dir.exists()
+def test_a_day_without_a_file_fails_alone(no_bus: Settings, instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    """So does a day whose file is refused: all others of the run are loaded and materialized, and no more is retried.
+
+    The failure names the days and what to do. If missing days are allowed, they count as days without events.
+    """
+    for day in _DAYS:
+        write(tmp_path, day, 3)
+    (tmp_path / f"{_DAYS[4]}.parquet").unlink()
+    (tmp_path / f"{_DAYS[7]}.parquet").write_text("no Parquet")
+    tags = days(_DAYS[0], _DAYS[-1])
+    result = materialize(Karmalake(lambda: no_bus), instance, [history], tags=tags, raise_on_error=False)
+    [event] = [event for event in result.all_events if event.is_step_failure]
+    failure = event.step_failure_data.user_failure_data
+    assert failure is not None
+    assert re.match(
+        rf"2 of 12 days failed, the others are loaded\. {_DAYS[4]}: there is no file .*{_DAYS[4]}\.parquet: add it, or "
+        rf"set history\.days_may_be_missing; {_DAYS[7]}: .*{_DAYS[7]}\.parquet",
+        failure.description or "",
+    )
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+    assert instance.get_materialized_partitions(history.key) == {*_DAYS} - {_DAYS[4], _DAYS[7]}
+    [last] = instance.fetch_materializations(history.key, limit=1).records
+    assert last.asset_materialization is not None
+    assert last.asset_materialization.metadata["accepted"].value == 3
+    assert query(no_bus, "SELECT count(*) FROM events") == [(30,)]
     lenient = no_bus.model_copy(update={"history": no_bus.history.model_copy(update={"days_may_be_missing": True})})
-    result = materialize(Karmalake(lambda: lenient), instance, [history], tags=tags)
-    assert [day.get("accepted") for day in metadata_by_day(result, history).values()] == [3, None, None]
+    result = materialize(Karmalake(lambda: lenient), instance, [history], tags=days(_DAYS[3], _DAYS[5]))
+    assert [day.get("accepted") for day in metadata_by_day(result, history).values()] == [3, None, 3]
 
 
 def test_a_single_day_can_be_requested(no_bus: Settings, instance: dg.DagsterInstance, tmp_path: Path) -> None:

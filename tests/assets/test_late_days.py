@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from assets import automation, lake, scores
+from assets import lake, scores, sensors
 from assets.definitions import build_defs
 from assets.resources import Karmalake
 from pipelines.settings import Settings
@@ -28,7 +28,7 @@ def test_each_updated_day_is_reported_once(
 
     def tick(cursor: str | None) -> tuple[list[str | None], str | None]:
         context = dg.build_sensor_context(instance=instance, cursor=cursor)
-        answer = automation.updated_days(context, karmalake=karmalake)
+        answer = sensors.updated_days(context, karmalake=karmalake)
         assert isinstance(answer, dg.SensorResult)
         return [event.partition for event in answer.asset_events], answer.cursor
 
@@ -46,7 +46,7 @@ def test_each_updated_day_is_reported_once(
 
 def test_updated_days_of_any_age_are_requested_once_an_hour(karmalake: Karmalake, instance: dg.DagsterInstance) -> None:
     """All days of an hour together, also for the trends; not before the hour has passed, and only once."""
-    defs = build_defs(lambda: karmalake.settings)
+    defs = build_defs(lambda: karmalake.settings, partitions_start="2024-01-01")
     selection = dg.AssetSelection.assets(scores.user_days, scores.trends)
     cursor = None
 
@@ -73,6 +73,8 @@ def test_updated_days_of_any_age_are_requested_once_an_hour(karmalake: Karmalake
 
 def test_days_requested_together_are_one_backfill() -> None:
     """The sensor requests the days of a tick as one backfill, and the policy runs each contiguous range as one run."""
-    assert automation.late_days.emit_backfills
+    [late_days] = [sensor for sensor in sensors.sensors(Karmalake()) if sensor.name == "late_days"]
+    assert isinstance(late_days, dg.AutomationConditionSensorDefinition)
+    assert late_days.emit_backfills
     for asset in (scores.user_days, scores.trends):
         assert asset.backfill_policy == dg.BackfillPolicy.single_run()

@@ -1,25 +1,35 @@
-"""Dagster as compose.yaml starts it: a code server, the page and the daemon, here as processes on one machine."""
+"""Dagster as compose.yaml starts it: a code server, the page and the daemon, here as processes on one machine.
 
+Its runs are in a real PostgreSQL, by the storage of the image and with the driver of compose.yaml.
+"""
+
+import re
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import yaml
+from psycopg import sql
 
 from pipelines.settings import Settings
 from tests.assets.graphql import Page
 from tests.conftest import REPOSITORY
 from tests.draining import query, send, valid_records
 from tests.services.ports import HOST, free_port
+from tests.services.postgres_server import PASSWORD, USER, PostgresServer
 from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 from tests.test_crashes import environment
 
 _SERVICES: dict[str, Any] = yaml.safe_load((REPOSITORY / "compose.yaml").read_text(encoding="utf-8"))["services"]
+_STORAGE = re.findall(r"printf '(.+?)' >> /dagster/dagster.yaml", (REPOSITORY / "Dockerfile").read_text("utf-8"))[0]
+"""What the image adds to dagster.yaml."""
 _RUNS_KEEP_TRYING = {"KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": f"{HOST}:1"}
 """Settings with which a run that drains waits for its next try."""
 
@@ -27,17 +37,28 @@ _RUNS_KEEP_TRYING = {"KARMALAKE_KAFKA_BOOTSTRAP_SERVERS": f"{HOST}:1"}
 class Dagster:
     """The three processes of one Dagster."""
 
-    def __init__(self, folder: Path, variables: dict[str, str]) -> None:
+    def __init__(self, folder: Path, variables: dict[str, str], storage_url: str) -> None:
         (folder / "home").mkdir(parents=True)
-        (folder / "home" / "dagster.yaml").write_bytes((REPOSITORY / "dagster.yaml").read_bytes())
-        self._folder, self._variables = folder, variables | {"DAGSTER_HOME": str(folder / "home")}
+        config = (REPOSITORY / "dagster.yaml").read_text(encoding="utf-8") + _STORAGE.replace("\\n", "\n")
+        (folder / "home" / "dagster.yaml").write_text(config, encoding="utf-8")
         self._ports = {"3000": free_port(), "4000": free_port()}
+        self._folder, self._variables = (
+            folder,
+            variables
+            | {
+                "DAGSTER_HOME": str(folder / "home"),
+                "DAGSTER_POSTGRES_URL": storage_url,
+                "DAGSTER_CODE_HOST": HOST,
+                "DAGSTER_CODE_PORT": str(self._ports["4000"]),
+            },
+        )
         self.page = Page(f"{HOST}:{self._ports['3000']}")
 
     @contextmanager
     def started(self, service: str) -> Iterator["subprocess.Popen[bytes]"]:
         """Run the command of a service of compose.yaml, here, and with other ports."""
-        words = {**self._ports, "0.0.0.0": HOST, "dagster-code": HOST}  # noqa: S104 - what compose.yaml says
+        workspace = {"/dagster/workspace.yaml": REPOSITORY / "compose.workspace.yaml"}
+        words = {**self._ports, **workspace, "0.0.0.0": HOST}  # noqa: S104 - what compose.yaml says
         program, *arguments = (str(words.get(word, word)) for word in _SERVICES[service]["command"])
         command = [str(Path(sys.executable).with_name(program)), *arguments]
         with (
@@ -45,6 +66,16 @@ class Dagster:
             ended(subprocess.Popen(command, env=self._variables, stdout=log, stderr=log, cwd=self._folder)) as process,
         ):
             yield process
+
+
+@pytest.fixture
+def storage_url(postgres: PostgresServer) -> str:
+    """Return the address of an empty database, in the form of compose.yaml."""
+    name = f"dagster_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres.dsn, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    scheme, _, _ = _SERVICES["dagster"]["environment"]["DAGSTER_POSTGRES_URL"].partition("://")
+    return f"{scheme}://{USER}:{PASSWORD}@{HOST}:{postgres.port}/{name}"
 
 
 @contextmanager
@@ -66,27 +97,30 @@ def _terminate(processes: Sequence["subprocess.Popen[bytes]"]) -> list[int]:
 
 
 @pytest.mark.slow
-def test_runs_start_and_end(settings: Settings, tmp_path: Path) -> None:
-    """A run launched on the page finishes, and SIGTERM ends each process with exit code 0."""
+def test_runs_start_and_end(settings: Settings, tmp_path: Path, storage_url: str) -> None:
+    """A run launched on the page finishes, recorded in PostgreSQL, and SIGTERM ends each process with exit code 0."""
     send(settings, valid_records(range(20)))
     assert settings.redis.url is not None
     variables = environment(settings) | {
         "KARMALAKE_REDIS_URL": settings.redis.url.get_secret_value(),
         "KARMALAKE_REDIS_PREFIX": settings.redis.prefix,
     }
-    dagster = Dagster(tmp_path / "dagster", variables)
+    dagster = Dagster(tmp_path / "dagster", variables, storage_url)
     with _running(dagster) as processes:
+        assert dagster.page.location() == "karmalake"
         run = dagster.page.launch("refresh")
         wait_for("the run", lambda: dagster.page.status(run) in {"SUCCESS", "FAILURE", "CANCELED"})
         assert dagster.page.status(run) == "SUCCESS", dagster.page.events(run)
         assert query(settings, "SELECT count(*) FROM events") == [(20,)]
+        with psycopg.connect(storage_url.replace("+psycopg2", "")) as connection:
+            assert connection.execute("SELECT status FROM runs").fetchall() == [("SUCCESS",)]
         assert _terminate(processes) == [0, 0, 0]
 
 
 @pytest.mark.slow
-def test_a_run_is_terminated_from_the_page(settings: Settings, tmp_path: Path) -> None:
+def test_a_run_is_terminated_from_the_page(settings: Settings, tmp_path: Path, storage_url: str) -> None:
     """The page reaches a run that the daemon launched, since both use the same code server."""
-    dagster = Dagster(tmp_path / "dagster", environment(settings) | _RUNS_KEEP_TRYING)
+    dagster = Dagster(tmp_path / "dagster", environment(settings) | _RUNS_KEEP_TRYING, storage_url)
     with _running(dagster) as processes:
         run = dagster.page.launch("refresh")
         wait_for("a retry", lambda: "has requested a retry" in dagster.page.events(run))

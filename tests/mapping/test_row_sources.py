@@ -8,7 +8,7 @@ from typing import Any, Literal
 import polars as pl
 import pytest
 
-from pipelines.backfill import backfill, find_day_files, history_rows, summarize_files
+from pipelines.backfill import backfill, day_file, day_files, history_rows, summarize_files
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.inputs import InputFile, find_files
 from pipelines.mapping.source_files import SourceFile, read_source
@@ -217,7 +217,8 @@ def test_history_by_day_may_be_of_a_source(
     settings = busless.model_copy(update={"history": history, "sources": SourcesSettings(folder=tmp_path)})
     rows = history_rows(settings)
     assert rows == both
-    found = find_day_files(settings, rows, days)
+    found = day_files(settings, rows)
+    assert [day_file(settings, rows, day) for day in days] == [*found.values()]
     assert found == {day: tmp_path / f"rides-{day}.csv" for day in days}
     assert sorted(find_files(both.addresses())) == [str(path) for path in found.values()]
     for path in found.values():
