@@ -7,6 +7,7 @@ explained by the rules of that time.
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+import duckdb
 import pyarrow as pa
 
 from pipelines.errors import PolicyError
@@ -44,6 +45,15 @@ def activated(lake: Lake, known_at: datetime | None = None) -> Policy | None:
     """Return the policy activated last, or last before `known_at`; None if there is none."""
     past = [policy for policy, since in _activations(lake) if known_at is None or since < known_at]
     return past[-1] if past else None
+
+
+def activated_in(connection: duckdb.DuckDBPyConnection, known_at: datetime | None = None) -> Policy | None:
+    """Return what `activated` does, from the view `policies` of a connection."""
+    query = (
+        "SELECT policy FROM policies WHERE $known_at IS NULL OR activated < $known_at ORDER BY activated DESC LIMIT 1"
+    )
+    row = connection.execute(query, {"known_at": known_at}).fetchone()
+    return None if row is None else Policy.model_validate_json(row[0])
 
 
 def _activations(lake: Lake) -> list[tuple[Policy, datetime]]:

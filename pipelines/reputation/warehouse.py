@@ -24,6 +24,7 @@ from pipelines.contract.time_like import TimeLike, to_utc
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.formats import WAREHOUSE
 from pipelines.lake.stores import register_s3
+from pipelines.reputation.activation import activated_in
 from pipelines.reputation.base import attach_base, base_folder, has_base
 from pipelines.reputation.compare import compare_policies
 from pipelines.reputation.explain import explain, explain_change
@@ -32,6 +33,7 @@ from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.query_guard import check_query, lock_connection
 from pipelines.reputation.scores import scores
+from pipelines.reputation.shown import ShownChange, explain_shown
 from pipelines.reputation.sql import statement, use_utc
 from pipelines.reputation.trends import find_trend, run_trend, trends
 from pipelines.settings import load_settings
@@ -347,15 +349,37 @@ class Warehouse:
         """Return score and rank of all users under two policies; see `AsOf.compare()`."""
         return self.as_of().compare(policy, before)
 
-    def explain(self, user_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
+    def explain(self, user_id: str, policy: AnyPolicy | None = None, view: str = "all_time") -> pl.DataFrame:
         """Return every contribution to a user's score with its reason; see `AsOf.explain()`."""
-        return self.as_of().explain(user_id, policy)
+        return self.as_of().explain(user_id, policy, view)
 
-    def explain_change(self, user_id: str, since: TimeLike, until: TimeLike | None = None) -> pl.DataFrame:
-        """Return the contributions that were added, removed or expired between two moments; see `explain_change()`."""
+    def explain_change(
+        self, user_id: str, since: TimeLike, until: TimeLike | None = None, view: str = "all_time"
+    ) -> pl.DataFrame:
+        """Return the contributions that were added, removed or expired between two moments; see `explain_change()`.
+
+        Both scores are as known now; `explain_shown()` compares what was served.
+        """
         end = self.info.as_of if until is None else to_utc(until)
         with show_progress(f"what changed for {user_id}"):
-            return explain_change(self._connection, self.info.policy, user_id, to_utc(since), end)
+            return explain_change(self._connection, self.info.policy, user_id, to_utc(since), end, view)
+
+    def explain_shown(
+        self, user_id: str, since: TimeLike, until: TimeLike | None = None, view: str = "all_time"
+    ) -> ShownChange:
+        """Return what was shown of a user at two moments, and each cause of the difference; see `ShownChange`.
+
+        until: None means the warehouse's as_of.
+        view: `all_time` or `last_N_days`.
+        Raises UsageError for moments in the wrong order, before the first commit or after the warehouse's as_of, and
+        for an unknown view; KarmalakeError if nothing was shown of the user at either moment.
+        """
+        begin, end = to_utc(since), self.info.as_of if until is None else to_utc(until)
+        if end > self.info.as_of:
+            raise UsageError(f"{end} is after {self.info.as_of}, the as_of of this warehouse: refresh() it first")
+        settings = load_settings().model_copy(update={"data_dir": self.path.parent})
+        with show_progress(f"what was shown of {user_id}"):
+            return explain_shown(self._connection, user_id, begin, end, self._unrecorded_policy(), settings, view)
 
     def trend(
         self, name: str = "daily", since: TimeLike | None = None, until: TimeLike | None = None, **parameters: Any
@@ -373,11 +397,14 @@ class Warehouse:
         return pl.DataFrame(rows, ["trend", "meaning", "parameters"], orient="row")
 
     def _policy(self, known_at: datetime | None) -> Policy:
-        """Return the policy in force at a moment; the warehouse's for None, or before the first activation."""
+        """Return the policy in force at a moment; the warehouse's for None."""
         if known_at is None:
             return self.info.policy
-        rows = self.sql("SELECT policy FROM policies WHERE activated < ? ORDER BY activated DESC LIMIT 1", [known_at])
-        return Policy.model_validate_json(rows["policy"][0]) if rows.height else self.info.policy
+        return activated_in(self._connection, known_at) or self._unrecorded_policy()
+
+    def _unrecorded_policy(self) -> Policy:
+        """Return the policy in force before the first activation: without any, the warehouse's, else the settings'."""
+        return load_policy(load_settings().reputation.policy) if activated_in(self._connection) else self.info.policy
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -412,10 +439,13 @@ class AsOf:
         with show_progress(f"{old.name} beside {rules.name}"):
             return compare_policies(self._connection, old, rules, self.moment, self.known_at)
 
-    def explain(self, user_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
-        """Return every contribution to a user's score with its reason; `earned` adds up to it. See `explain()`."""
+    def explain(self, user_id: str, policy: AnyPolicy | None = None, view: str = "all_time") -> pl.DataFrame:
+        """Return every contribution to a user's score in a view with its reason; `earned` adds up to it.
+
+        Columns as in `explain()`.
+        """
         with show_progress(f"the explanation of {user_id}"):
-            return explain(self._connection, self._rules(policy), user_id, self.moment, self.known_at)
+            return explain(self._connection, self._rules(policy), user_id, self.moment, self.known_at, view)
 
     def _rules(self, policy: AnyPolicy | None) -> Policy:
         if policy is None:
