@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from pipelines.errors import KarmalakeError, UsageError
 from pipelines.lake.commit_log import take_snapshot
+from pipelines.lake.upkeep import vacuum
 from pipelines.lake.withdrawal import BatchTopic, withdraw_batches
 from pipelines.reputation.activation import activate, activated
 from pipelines.reputation.derive import open_draft
@@ -24,11 +25,11 @@ from pipelines.reputation.lake_views import create_lake_views, open_lake_views
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.reputation.shown import ShownChange, explain_shown
-from pipelines.reputation.warehouse import Warehouse
+from pipelines.reputation.warehouse import Warehouse, open_warehouse
 from pipelines.settings import Settings
 from tests.clocks import Clock, replaced_clock
 from tests.reputation import policies
-from tests.reputation.history import DAY, NOW, Event, at, snapshot_of, stored_schema
+from tests.reputation.history import DAY, NOW, Event, at, snapshot_of, stored_schema, us
 from tests.reputation.policies import EVENTS
 from tests.reputation.strategies import histories
 from tests.reputation.test_incremental import split
@@ -243,7 +244,7 @@ def test_mistakes_are_explained(
     with duckdb.connect() as connection:
         lake(connection, tmp_path, [UP])
         with pytest.raises(error, match=message):
-            explain_shown(connection, "ann", *map(at, span), VOTES, Settings(), view)
+            explain_shown(connection, "ann", at(span[0]), at(span[1]), VOTES, Settings(), view)
 
 
 def test_a_user_of_whom_nothing_was_shown(tmp_path: Path) -> None:
@@ -255,6 +256,44 @@ def test_a_user_of_whom_nothing_was_shown(tmp_path: Path) -> None:
         change = shown(connection, user="bob")
     assert (change.before.score, change.before.status, change.after.score) == (None, None, 10)
     assert causes(change) == [("late event", None, "b", 10)]
+
+
+@pytest.mark.slow
+def test_a_withdrawn_load_is_a_cause_until_a_vacuum(tmp_path: Path) -> None:
+    """Then what was lost is counted; a load that came back changed nothing, and erased users have no past."""
+    here = Served(Place(tmp_path), Clock(), VOTES)
+    here.place.commit([UP, ann("b", "Up", 4, "bob")])
+    here.place.commit([ann("wrong", "Up", 1)])
+    since = datetime.now(UTC)
+    here.withdraw(2)
+    change = here.explain("ann", us(since), us(datetime.now(UTC)), "all_time")
+    assert causes(change) == [("withdrawn", "wrong file", "wrong", -10)]
+    assert (change.before.score, change.after.score, change.unread) == (20, 10, 0)
+    here.place.commit([ann("wrong", "Up", 1)])
+    assert causes(here.explain("ann", us(since), us(datetime.now(UTC)), "all_time")) == []
+    here.withdraw(1)
+    here.place.erase("bob")
+    with pytest.raises(KarmalakeError, match="nothing was shown of user 'bob'"):
+        here.explain("bob", us(since), us(datetime.now(UTC)), "all_time")
+    vacuum(here.place.lake, 0)
+    change = here.explain("ann", us(since), us(datetime.now(UTC)), "all_time")
+    assert (change.unread, change.after.score) == (3, 10)
+
+
+def test_a_warehouse_explains_what_was_shown(tmp_path: Path) -> None:
+    """Moments are texts, too; the end is its as_of, and a later one is refused."""
+    here = Served(Place(tmp_path), Clock(), VOTES)
+    here.place.commit([UP])
+    since = datetime.now(UTC).isoformat()
+    here.place.commit([ann("late", "Up", 5)])
+    here.publish(us(datetime.now(UTC)))
+    with open_warehouse(tmp_path) as warehouse:
+        change = warehouse.explain_shown("ann", since)
+        assert causes(change) == [("late event", None, "late", 10)]
+        assert warehouse.explain_shown("ann", since, view="last_7_days").after.score == 0
+        assert change.after.score == warehouse.reputation("ann")["all_time_score"].item()
+        with pytest.raises(UsageError, match=r"is after .*, the as_of of this warehouse: refresh"):
+            warehouse.explain_shown("ann", since, "2999-01-01")
 
 
 def assert_adds_up(change: ShownChange) -> None:
@@ -296,7 +335,7 @@ class Served:
 
 def numbers_of(row: dict[str, Any] | None, view: str) -> dict[str, Any]:
     """Return the columns of a view of a published row, without the prefix."""
-    return {name.removeprefix(f"{view}_"): row[name] for name in row or {} if name.startswith(f"{view}_")}
+    return {name.removeprefix(f"{view}_"): value for name, value in (row or {}).items() if name.startswith(f"{view}_")}
 
 
 @dataclass(frozen=True)
