@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from pipelines.lake.files import DAY_COLUMN
 from pipelines.lake.stores import any_exists
 from pipelines.lake.tables import COMMIT_METADATA, EVENTS, Lake, read_rows
-from pipelines.lake.tombstones import open_tombstones
 from pipelines.lake.user_files import find_files
 from pipelines.settings import Settings
 
@@ -33,6 +32,8 @@ def read_withdrawn_events(settings: Settings, version: int, user_id: str, of_oth
     of_others: action_types of which the events of all other users are returned, too.
     Raises FileNotFoundError when a vacuum has deleted the files, LookupError when the log no longer has the entry.
     """
+    from pipelines.lake.tombstones import open_tombstones  # noqa: PLC0415 - loads all decoders, seldom needed
+
     lake = Lake(settings.lake_root)
     ((_, actions),) = lake.read_log(version - 1, version)
     paths = [f"{lake.folder('events')}/{unquote(each['remove']['path'])}" for each in actions if "remove" in each]

@@ -11,7 +11,6 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.errors import PolicyError
-from pipelines.lake.commit import append_file
 from pipelines.lake.tables import POLICIES, Lake, data_files, read_rows
 from pipelines.reputation.policy import Policy
 
@@ -24,6 +23,8 @@ def activate(lake: Lake, policy: Policy) -> bool:
     After a crash either the previous policy or this one is in force. Raises PolicyError for a version that was in force
     with other rules: a version must identify the rules of a score.
     """
+    from pipelines.lake.commit import append_file  # noqa: PLC0415 - loads the decoders, which readers do not need
+
     activations = _activations(lake)
     past = [before for before, _ in activations]
     if past and past[-1] == policy:

@@ -29,11 +29,14 @@ from pipelines.reputation.explain import contributions, load_explained_events
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.policy.decay import SCORE_DIGITS
 from pipelines.reputation.sql import arrow_rows, statement, use_utc
-from pipelines.reputation.steps import define_steps, materialize_fact
+from pipelines.reputation.steps import define_steps, materialize_fact, set_as_of, set_known_at
 from pipelines.reputation.views import find_view, reputation_query, view_columns, views
 from pipelines.settings import Settings
 
 _SOURCE = "shown_event"
+_MAX_MOMENTS = 60
+"""Each takes some 30 ms."""
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 _ONLY_USER = "WHERE user_id = getvariable('explained_user')"
 _POINTS = pl.Decimal(38, SCORE_DIGITS)
 _KEYS = ["event_time", "event_id", "action_type", "emission_no", "mark"]
@@ -159,7 +162,8 @@ def explain_shown(
     cases = [(old, since, since), (old, until, since), (old, until, until)]
     if old.at(until) != new.at(until):
         cases.append((new, until, until))
-    states = [_state(connection, view, *case) for case in cases]
+    steps = _Steps(connection)
+    states = [_state(connection, view, steps.move(*case)) for case in cases]
     if all(state.status is None for state in (states[0], states[-1])):
         raise KarmalakeError(_nothing_shown(user_id, since, until))
     before, after = (
@@ -167,6 +171,67 @@ def explain_shown(
         for moment, version, state in zip((since, until), versions, (states[0], states[-1]), strict=True)
     )
     return ShownChange(user_id, view, before, after, _causes(states, since), unread)
+
+
+def shown_scores(
+    connection: duckdb.DuckDBPyConnection,
+    user_id: str,
+    until: datetime,
+    unrecorded: Policy,
+    settings: Settings,
+    view: str = "all_time",
+) -> pl.DataFrame:
+    """Return the score that was shown of a user at each `moment` at which it may have changed, oldest first.
+
+    Columns: moment, score (Float64; null while the policy in force lacked the view). The last moment is `until`. Of
+    more than `_MAX_MOMENTS`, those of the newest days remain, one for each day. Withdrawn events whose files a vacuum
+    has deleted are missing. Arguments as of `explain_shown`.
+    """
+    recorded = connection.execute("SELECT DISTINCT policy FROM policies").fetchall()
+    rules = [unrecorded, *(Policy.model_validate_json(policy) for (policy,) in recorded)]
+    versions = [policy.at(each.effective_from or until) for policy in rules for each in policy.versions]
+    of_others = load_explained_events(connection, user_id, versions)
+    _load_withdrawn_events(connection, settings, user_id, of_others, (_FIRST, until))
+    steps, scores = _Steps(connection), list[tuple[datetime, float | None]]()
+    for moment in _moments(connection, until):
+        in_force = steps.move(activated_in(connection, moment) or unrecorded, moment, moment)
+        scores.append((moment, _document(connection, in_force).get(f"{view}_score")))
+    return pl.DataFrame(scores, {"moment": pl.Datetime("us", "UTC"), "score": pl.Float64}, orient="row", strict=False)
+
+
+def _moments(connection: duckdb.DuckDBPyConnection, until: datetime) -> list[datetime]:
+    use_utc(connection)
+    connection.execute("SET VARIABLE shown_until = ?", [until])
+    moments = connection.sql(statement("shown_moments")).pl()
+    if moments.height > _MAX_MOMENTS:
+        moments = moments.group_by(pl.col("moment").dt.date().alias("day"), maintain_order=True).last()
+    return [*moments["moment"].tail(_MAX_MOMENTS), until]
+
+
+class _Steps:
+    """The steps over `shown_event`, defined once for each set of rules and moved from moment to moment."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+        self._defined: EffectivePolicy | None = None
+
+    def move(self, policy: Policy, as_of: datetime, known_at: datetime) -> EffectivePolicy:
+        """Move to a moment, and compute `fact` of the explained user; return the policy in force."""
+        in_force = policy.at(as_of)
+        if in_force == self._defined:
+            set_as_of(self._connection, as_of)
+            set_known_at(self._connection, known_at)
+        else:
+            define_steps(self._connection, policy, as_of, known_at, _SOURCE)
+        self._defined = in_force
+        materialize_fact(self._connection, in_force, _ONLY_USER)
+        return in_force
+
+
+def _document(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> dict[str, Any]:
+    """Return the row of `reputation` of the explained user, from `fact`; empty if nothing is shown."""
+    rows = connection.sql(reputation_query(policy)).pl()
+    return rows.row(0, named=True) if rows.height else {}
 
 
 def _lake_versions(connection: duckdb.DuckDBPyConnection, *moments: datetime) -> list[int]:
@@ -218,20 +283,15 @@ def _require_view(view: str, old: EffectivePolicy, new: EffectivePolicy) -> None
         find_view(new, view)
 
 
-def _state(
-    connection: duckdb.DuckDBPyConnection, view: str, policy: Policy, as_of: datetime, known_at: datetime
-) -> _State:
-    """Compute the explained user by the steps of every user; without rows if nothing is shown of the user."""
-    in_force = define_steps(connection, policy, as_of, known_at, _SOURCE)
-    materialize_fact(connection, in_force, _ONLY_USER)
-    document = connection.sql(reputation_query(in_force)).pl()
-    found = next((each for each in views(in_force) if each.name == view), None)
-    rows = _linked(connection, contributions(connection, in_force, found or views(in_force)[0]))
-    if found is None or document.is_empty():
-        return _State(in_force, document["status"].first() if document.height else None, {}, rows.clear())
-    shown = document.row(0, named=True)
-    numbers = {column: shown[f"{view}_{column}"] for column in view_columns(in_force)}
-    return _State(in_force, shown["status"], numbers, rows)
+def _state(connection: duckdb.DuckDBPyConnection, view: str, policy: EffectivePolicy) -> _State:
+    """Return the explained user's state, from `fact`; without rows if nothing is shown of the user in the view."""
+    document = _document(connection, policy)
+    found = next((each for each in views(policy) if each.name == view), None)
+    rows = _linked(connection, contributions(connection, policy, found or views(policy)[0]))
+    if found is None or not document:
+        return _State(policy, document.get("status"), {}, rows.clear())
+    numbers = {column: document[f"{view}_{column}"] for column in view_columns(policy)}
+    return _State(policy, document["status"], numbers, rows)
 
 
 def _linked(connection: duckdb.DuckDBPyConnection, rows: pl.DataFrame) -> pl.DataFrame:

@@ -33,10 +33,10 @@ from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.query_guard import check_query, lock_connection
 from pipelines.reputation.scores import scores
-from pipelines.reputation.shown import ShownChange, explain_shown
+from pipelines.reputation.shown import ShownChange, explain_shown, shown_scores
 from pipelines.reputation.sql import statement, use_utc
 from pipelines.reputation.trends import find_trend, run_trend, trends
-from pipelines.settings import load_settings
+from pipelines.settings import Settings, load_settings
 
 # The lake's files never change, so their metadata is read once.
 _METADATA_CACHE = "SET parquet_metadata_cache = true"
@@ -377,9 +377,19 @@ class Warehouse:
         begin, end = to_utc(since), self.info.as_of if until is None else to_utc(until)
         if end > self.info.as_of:
             raise UsageError(f"{end} is after {self.info.as_of}, the as_of of this warehouse: refresh() it first")
-        settings = load_settings().model_copy(update={"data_dir": self.path.parent})
         with show_progress(f"what was shown of {user_id}"):
-            return explain_shown(self._connection, user_id, begin, end, self._unrecorded_policy(), settings, view)
+            rules = self._unrecorded_policy()
+            return explain_shown(self._connection, user_id, begin, end, rules, self._settings(), view)
+
+    def shown_scores(self, user_id: str, view: str = "all_time") -> pl.DataFrame:
+        """Return the score that was shown of a user at each `moment` at which it may have changed, oldest first.
+
+        Columns: moment, score (Float64; null while the policy in force lacked the view). The last moment is the
+        warehouse's as_of; of more than 60, those of the newest days remain, one for each day.
+        """
+        with show_progress(f"the scores shown of {user_id}"):
+            rules = self._unrecorded_policy()
+            return shown_scores(self._connection, user_id, self.info.as_of, rules, self._settings(), view)
 
     def trend(
         self, name: str = "daily", since: TimeLike | None = None, until: TimeLike | None = None, **parameters: Any
@@ -395,6 +405,10 @@ class Warehouse:
         """Return the available trends: name, meaning, and parameters with their defaults."""
         rows = [(trend.name, trend.meaning, trend.signature) for trend in trends().values()]
         return pl.DataFrame(rows, ["trend", "meaning", "parameters"], orient="row")
+
+    def _settings(self) -> Settings:
+        """Return the settings, with the folder of this warehouse."""
+        return load_settings().model_copy(update={"data_dir": self.path.parent})
 
     def _policy(self, known_at: datetime | None) -> Policy:
         """Return the policy in force at a moment; the warehouse's for None."""

@@ -91,3 +91,36 @@ WHERE contribution.user_id = getvariable('explained_user')
 -- The version of the lake at a moment, and its first commit.
 SELECT max(version) FILTER (committed < ?), min(committed)
 FROM commits
+
+-- name: shown_moments
+-- Moments up to another one at which what is shown of the explained user may change: after a commit, an activation or a
+-- withdrawal, when an event's time comes, and at each midnight; not before the user's first event.
+WITH seen AS (
+    SELECT event.user_id, greatest(commits.committed, event.event_time) AS moment
+    FROM (
+        SELECT user_id, batch_id, event_time FROM explained_event
+        UNION ALL
+        SELECT user_id, batch_id, event_time FROM withdrawn_event
+    ) AS event
+    JOIN commits ON commits.batch_id = event.batch_id
+),
+
+first AS (
+    SELECT min(moment) AS moment
+    FROM seen
+    WHERE user_id = getvariable('explained_user')
+)
+
+SELECT DISTINCT change.moment + INTERVAL 1 MICROSECOND AS moment
+FROM (
+    SELECT moment FROM seen
+    UNION ALL
+    SELECT activated FROM policies
+    UNION ALL
+    SELECT withdrawn_at FROM withdrawn_event
+    UNION ALL
+    SELECT unnest(generate_series(date_trunc('day', first.moment), CAST(getvariable('shown_until') AS TIMESTAMPTZ), INTERVAL 1 DAY)) FROM first
+) AS change
+CROSS JOIN first
+WHERE change.moment >= first.moment AND change.moment < CAST(getvariable('shown_until') AS TIMESTAMPTZ)
+ORDER BY moment
