@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipelines.reputation.explain import explain, explain_change
     from pipelines.reputation.policy import Policy
     from pipelines.reputation.policy_file import load_policy, parse_policy, shipped_policies
+    from pipelines.reputation.shown import Shown, ShownChange, explain_shown
     from pipelines.reputation.warehouse import AsOf, Info, Warehouse, open_warehouse
     from pipelines.serving.read import (
         LeaderboardEntry,
@@ -39,11 +40,14 @@ __all__ = [
     "PublishedInfo",
     "ReadOptions",
     "Settings",
+    "Shown",
+    "ShownChange",
     "TimeLike",
     "Warehouse",
     "backfill",
     "explain",
     "explain_change",
+    "explain_shown",
     "list_loads",
     "load_policy",
     "load_settings",
@@ -68,6 +72,7 @@ _MODULES = {
     "pipelines.reputation.explain": ("explain", "explain_change"),
     "pipelines.reputation.policy": ("Policy",),
     "pipelines.reputation.policy_file": ("load_policy", "parse_policy", "shipped_policies"),
+    "pipelines.reputation.shown": ("Shown", "ShownChange", "explain_shown"),
     "pipelines.reputation.warehouse": ("AsOf", "Info", "Warehouse", "open_warehouse"),
     "pipelines.serving.read": (
         "LeaderboardEntry",

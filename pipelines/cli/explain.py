@@ -5,6 +5,7 @@ Owns the display of an explanation; `reputation/explain.py` computes it.
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -15,8 +16,9 @@ import typer
 from pipelines.boundary.text import escape_text
 from pipelines.cli.loads import warn_of_withdrawn
 from pipelines.cli.options import chosen_policy, current_settings, instant, utf8
-from pipelines.cli.output import print_line
+from pipelines.cli.output import amount, print_line, print_note, print_warning
 from pipelines.cli.rows import Format, write
+from pipelines.contract.time_like import to_utc
 from pipelines.errors import KarmalakeError, UsageError
 
 if TYPE_CHECKING:
@@ -24,12 +26,32 @@ if TYPE_CHECKING:
     import polars as pl
 
     from pipelines.reputation.policy import Policy
+    from pipelines.reputation.shown import Shown, ShownChange
 
 _SHOWN = 40
 """Rows of a table; one line sums up the older ones."""
+_ALL_TIME = "all_time"
 
 
-def explain(
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Whose score to explain, which one, and where the answer goes."""
+
+    user: str
+    view: str
+    form: Format
+    output: Path | None
+
+    @property
+    def wants_rows(self) -> bool:
+        return self.form is not Format.TABLE or self.output is not None
+
+    @property
+    def in_view(self) -> str:
+        return "" if self.view == _ALL_TIME else f" in {self.view}"
+
+
+def explain(  # noqa: PLR0913, PLR0917 - options of the command line
     user: Annotated[str, typer.Argument(help="The user_id.")],
     as_of: Annotated[
         str | None, typer.Option(help="Explain the score as of this time, ISO 8601; now by default.")
@@ -42,27 +64,60 @@ def explain(
     until: Annotated[
         str | None, typer.Option("--to", help="With --from: the end of the period; now by default.")
     ] = None,
+    shown_since: Annotated[
+        str | None,
+        typer.Option("--shown-from", help="Show why what was shown then differs from what was shown at --shown-to."),
+    ] = None,
+    shown_until: Annotated[
+        str | None, typer.Option("--shown-to", help="With --shown-from: the later moment; now by default.")
+    ] = None,
+    view: Annotated[
+        str, typer.Option(help="The score to explain: all_time, or a window such as last_30_days.")
+    ] = _ALL_TIME,
     policy: Annotated[
         str | None, typer.Option(help="A shipped policy or a policy file; the policy in force by default.")
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.TABLE,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
 ) -> None:
-    """Explain a user's all-time score event by event, or with --from what changed and what expired since then."""
-    if since is None and until is not None:
-        raise UsageError("--to needs --from: give the start of the period")
-    if since is not None and (as_of is not None or known_at is not None):
-        raise UsageError("--from and --to cannot be combined with --as-of and --known-at: use one pair")
+    """Explain a user's score event by event, or with --shown-from why what was shown changed.
+
+    --from compares two event times as known now: what changed and what expired. --shown-from compares what was shown
+    at two moments: late events, other policies and withdrawals are causes, too.
+    """
+    _refuse_contradictions(
+        {"--shown-from": shown_since, "--shown-to": shown_until},
+        {"--from": since, "--to": until},
+        {"--as-of": as_of, "--known-at": known_at},
+        policy,
+    )
+    asked = _Asked(utf8(user), view, form, output)
+    if shown_since is not None:
+        _explain_shown(asked, to_utc(shown_since), instant(shown_until))
+        return
     known = instant(known_at)
     rules = chosen_policy(policy, known)
     end = instant(until) or instant(as_of) or known or datetime.now(UTC)
-    user = utf8(user)
     warn_of_withdrawn(known)
     with _lake() as connection:
         if since is None:
-            _explain(_ledger(connection, rules, user, end, known), user, end, form, output)
+            _explain(_ledger(connection, rules, asked, end, known), asked, end)
         else:
-            _explain_change(connection, rules, user, (instant(since) or end, end), form, output)
+            _explain_change(connection, rules, asked, (to_utc(since), end))
+
+
+def _refuse_contradictions(
+    shown: dict[str, str | None], change: dict[str, str | None], moment: dict[str, str | None], policy: str | None
+) -> None:
+    """Raise UsageError unless the options ask one question."""
+    for first, second in (shown, change):
+        if {**shown, **change}[second] is not None and {**shown, **change}[first] is None:
+            raise UsageError(f"{second} needs {first}: give the start of the period")
+    asked = [" and ".join(options) for options in (shown, change, moment) if any(options.values())]
+    if len(asked) > 1:
+        raise UsageError(f"{asked[0]} cannot be combined with {asked[1]}: use one pair")
+    if policy is not None and any(shown.values()):
+        raise UsageError("--shown-from uses the policies that were in force: leave out --policy")
 
 
 @contextmanager
@@ -77,23 +132,27 @@ def _lake() -> "Generator[duckdb.DuckDBPyConnection]":
 
 
 def _ledger(
-    connection: "duckdb.DuckDBPyConnection", rules: "Policy", user: str, end: datetime, known: datetime | None = None
+    connection: "duckdb.DuckDBPyConnection",
+    rules: "Policy",
+    asked: _Asked,
+    end: datetime,
+    known: datetime | None = None,
 ) -> "pl.DataFrame":
-    """Return a user's contributions. Raises KarmalakeError if the user has no event."""
+    """Return a user's contributions to a view. Raises KarmalakeError if the user has no event at all."""
     from pipelines.reputation.explain import explain as ledger_of  # noqa: PLC0415
 
-    ledger = ledger_of(connection, rules, user, end, known)
+    ledger = ledger_of(connection, rules, asked.user, end, known)
     if ledger["event_id"].count() == 0:
         when = f"before {_moment(end)}" + (f", committed before {_moment(known)}" if known else "")
         raise KarmalakeError(
-            f"the lake holds no event of user {user!r} {when}: check the spelling, or run `karmalake drain` first"
+            f"the lake holds no event of user {asked.user!r} {when}: check the spelling, or run `karmalake drain` first"
         )
-    return ledger
+    return ledger if asked.view == _ALL_TIME else ledger_of(connection, rules, asked.user, end, known, asked.view)
 
 
-def _explain(ledger: "pl.DataFrame", user: str, end: datetime, form: Format, output: Path | None) -> None:
-    if form is not Format.TABLE or output is not None:
-        write(ledger, form, output)
+def _explain(ledger: "pl.DataFrame", asked: _Asked, end: datetime) -> None:
+    if asked.wants_rows:
+        write(ledger, asked.form, asked.output)
         return
     rows = ledger.rows(named=True)
     shown = rows[-_SHOWN:]
@@ -104,26 +163,21 @@ def _explain(ledger: "pl.DataFrame", user: str, end: datetime, form: Format, out
     columns = ["time", "event", "action", "points", "rating", "earned", "score", "reason", "policy"]
     _print(columns, [_contribution(row) for row in shown], numbers=range(3, 7))
     events = ledger["event_id"].count()
-    score = f"a score of {_number(rows[-1]['score'])} as of {_moment(end)}"
-    print_line(f"\n{escape_text(user)}: {events:,} contributions add up to {score}")
+    score = f"a score of {_number(_total(ledger))}{asked.in_view} as of {_moment(end)}"
+    print_line(f"\n{escape_text(asked.user)}: {events:,} contributions add up to {score}")
 
 
 def _explain_change(
-    connection: "duckdb.DuckDBPyConnection",
-    rules: "Policy",
-    user: str,
-    span: tuple[datetime, datetime],
-    form: Format,
-    output: Path | None,
+    connection: "duckdb.DuckDBPyConnection", rules: "Policy", asked: _Asked, span: tuple[datetime, datetime]
 ) -> None:
     from pipelines.reputation.explain import explain_change  # noqa: PLC0415
 
     if span[0] >= span[1]:
         raise UsageError(f"--from {_moment(span[0])} is not before --to {_moment(span[1])}: swap them")
-    after = _ledger(connection, rules, user, span[1])["score"].to_list()[-1]
-    changes = explain_change(connection, rules, user, *span)
-    if form is not Format.TABLE or output is not None:
-        write(changes, form, output)
+    after = _total(_ledger(connection, rules, asked, span[1]))
+    changes = explain_change(connection, rules, asked.user, *span, asked.view)
+    if asked.wants_rows:
+        write(changes, asked.form, asked.output)
         return
     rows = changes.rows(named=True)
     if len(rows) > _SHOWN:
@@ -132,11 +186,62 @@ def _explain_change(
     _print(columns, [_change(row) for row in rows[-_SHOWN:]], numbers=range(3, 6))
     total = sum((row["change"] for row in rows), Decimal(0))
     print_line(
-        f"\n{escape_text(user)}: {_number(after - total)} as of {_moment(span[0])}, "
+        f"\n{escape_text(asked.user)}{asked.in_view}: {_number(after - total)} as of {_moment(span[0])}, "
         f"{_number(after)} as of {_moment(span[1])}: {_signed(total)} by {len(rows):,} changes"
     )
-    for kind, (count, amount) in _kinds(rows).items():
-        print_line(f"  {kind}: {count:,}, {_signed(amount)}")
+    for kind, (count, points) in _kinds(rows).items():
+        print_line(f"  {kind}: {count:,}, {_signed(points)}")
+
+
+def _explain_shown(asked: _Asked, since: datetime, until: datetime | None) -> None:
+    from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
+    from pipelines.reputation.shown import explain_shown  # noqa: PLC0415
+
+    settings, now = current_settings(), datetime.now(UTC)
+    if until is not None and until > now:
+        raise UsageError(f"--shown-to {_moment(until)} is in the future: nothing has been shown then")
+    unrecorded = load_policy(settings.reputation.policy)
+    with _lake() as connection:
+        change = explain_shown(connection, asked.user, since, until or now, unrecorded, settings, asked.view)
+    if change.unread:
+        print_warning(
+            f"{change.unread:,} events that the lake had then were withdrawn since, and their files are deleted: what "
+            "was shown differs from this answer by those of this user; `karmalake loads list` shows their loads"
+        )
+    if asked.wants_rows:
+        write(change.causes, asked.form, asked.output)
+        return
+    _print_shown(change, settings.reputation.derive_interval_seconds)
+
+
+def _print_shown(change: "ShownChange", interval_seconds: float) -> None:
+    rows = change.causes.rows(named=True)
+    if len(rows) > _SHOWN:
+        print_line(f"... {len(rows) - _SHOWN:,} older changes are not shown; --format csv has all of them")
+    columns = ["time", "event", "action", "committed", "before", "after", "change", "cause", "by"]
+    _print(columns, [_cause(row) for row in rows[-_SHOWN:]], numbers=range(4, 7))
+    total = sum((row["change"] for row in rows), Decimal(0))
+    print_line(f"\n{escape_text(change.user_id)}, {change.view}: {_signed(total)} by {amount(len(rows), 'change')}")
+    for row in change.summary().iter_rows(named=True):
+        print_line(f"  {row['cause']}: {row['changes']:,}, {_signed(row['change'])}")
+    print_line("")
+    _print(["shown", "before", "after"], _sides(change.before, change.after), numbers=range(1, 3))
+    print_note(
+        "The changes add up to the score, not to averages. Shown is what a refresh at that moment publishes: "
+        f"`karmalake stream` refreshes at least every {interval_seconds:g} s."
+    )
+
+
+def _sides(before: "Shown", after: "Shown") -> list[list[str]]:
+    """Return what was shown at both moments, a row for each number."""
+    numbers = before.numbers | after.numbers
+    return [
+        ["at", _moment(before.moment), _moment(after.moment)],
+        ["lake version", str(before.lake_version), str(after.lake_version)],
+        ["policy", before.policy, after.policy],
+        ["status", before.status or "-", after.status or "-"],
+        *([name, _number(before.numbers.get(name)), _number(after.numbers.get(name))] for name in numbers),
+    ]
 
 
 def _kinds(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[int, Decimal]]:
@@ -150,8 +255,8 @@ def _kinds(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[int, Decimal]]:
             kind = "new"
         else:
             kind = "same reason, other amount" if before == after else f"{after or 'gone'}, was {before}"
-        count, amount = kinds.get(kind, (0, Decimal(0)))
-        kinds[kind] = (count + 1, amount + row["change"])
+        count, points = kinds.get(kind, (0, Decimal(0)))
+        kinds[kind] = (count + 1, points + row["change"])
     return kinds
 
 
@@ -172,6 +277,12 @@ def _change(row: dict[str, Any]) -> list[str]:
     return [*_event(row), *amounts, row["reason_before"] or "-", row["reason"] or "-"]
 
 
+def _cause(row: dict[str, Any]) -> list[str]:
+    committed = _moment(row["committed"]) if row["committed"] else "-"
+    amounts = [_number(row["earned_before"]), _number(row["earned"]), _signed(row["change"])]
+    return [*_event(row), committed, *amounts, row["cause"], escape_text(row["caused_by"] or "-")]
+
+
 def _event(row: dict[str, Any]) -> list[str]:
     number = f" #{row['emission_no'] + 1}" if row["emission_no"] else ""
     time = _moment(row["event_time"]) if row["event_time"] else "-"
@@ -185,6 +296,11 @@ def _print(columns: list[str], rows: list[list[str]], numbers: range) -> None:
         cells = zip(row, widths, strict=True)
         line = (cell.rjust(width) if i in numbers else cell.ljust(width) for i, (cell, width) in enumerate(cells))
         print_line("  ".join(line).rstrip())
+
+
+def _total(ledger: "pl.DataFrame") -> Decimal:
+    """Return the score that contributions add up to."""
+    return ledger["score"].to_list()[-1] if ledger.height else Decimal(0)
 
 
 def _number(value: Decimal | float | None) -> str:

@@ -42,14 +42,20 @@ def distribution(rows: pl.DataFrame) -> alt.LayerChart:
     return _layered(title, outer, inner, median)
 
 
-def score(ends: pl.DataFrame) -> alt.Chart:
-    """Draw a user's score over time; `ends` as from `queries.scores_over_time`."""
-    steps = alt.Chart(ends).mark_line(color=BLUE, interpolate="step-after", point=True)
-    drawn = steps.encode(
-        x=alt.X("first_day:T", title=None), y=alt.Y("score:Q", title="score"), tooltip=["first_day:T", "score:Q"]
+def score(ends: pl.DataFrame, shown: pl.DataFrame) -> alt.LayerChart:
+    """Draw a user's score over time: blue as it was shown, grey by event time as known now.
+
+    `ends` as from `queries.scores_over_time`, `shown` as from `queries.shown_scores`.
+    """
+    known = alt.Chart(ends).mark_line(color=GREY, interpolate="step-after", point=alt.OverlayMarkDef(color=GREY))
+    served = alt.Chart(shown).mark_line(color=BLUE, interpolate="step-after", point=True)
+    score = alt.Y("score:Q", title="score")
+    layers = (
+        known.encode(x=alt.X("first_day:T", title=None), y=score, tooltip=["first_day:T", "score:Q"]),
+        served.encode(x="moment:T", y=score, tooltip=["moment:T", "score:Q"]),
     )
-    title = f"From {ends['score'][0]:,.6g} points after the first active day to {ends['score'][-1]:,.6g} now"
-    return drawn.properties(width="container", height=_HEIGHT, title=title)
+    now = (shown if shown.height else ends)["score"][-1]
+    return _layered(f"{now:,.6g} points now (blue: as shown; grey: by event time, as known now)", *layers)
 
 
 def timeline(sums: pl.DataFrame) -> alt.Chart:

@@ -101,6 +101,11 @@ def scores_over_time(history: pl.DataFrame) -> pl.DataFrame:
     return _dated(history).group_by("first_day", maintain_order=True).agg(pl.col("score").last())
 
 
+def shown_scores(warehouse: Warehouse, user_id: str) -> pl.DataFrame:
+    """Return the score that was shown of a user at each `moment` at which it may have changed, oldest first."""
+    return warehouse.shown_scores(user_id).drop_nulls()
+
+
 def timeline(history: pl.DataFrame) -> pl.DataFrame:
     """Return the number of `events` and the points `earned`, by `first_day` and escaped action_type."""
     sums = pl.col("event_id").n_unique().alias("events"), pl.col("earned").sum()

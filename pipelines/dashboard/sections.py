@@ -61,7 +61,8 @@ def user(warehouse: Warehouse, user_id: str, chooser: object) -> mo.Html:
     history = queries.event_history(warehouse, user_id)
     listed = history.reverse().select(*_EXPLAINED)
     why = [mo.md("### Explanation of the score"), paragraph(_caption(listed.height)), table(listed.head(_MAX_EVENTS))]
-    drawn = [charts.score(queries.scores_over_time(history)), charts.timeline(queries.timeline(history))]
+    line = charts.score(queries.scores_over_time(history), queries.shown_scores(warehouse, user_id))
+    drawn = [line, charts.timeline(queries.timeline(history))]
     return mo.vstack([*top, _summary(warehouse, known.row(0, named=True)), *drawn, *why])
 
 

@@ -7,10 +7,10 @@ explained by the rules of that time.
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+import duckdb
 import pyarrow as pa
 
 from pipelines.errors import PolicyError
-from pipelines.lake.commit import append_file
 from pipelines.lake.tables import POLICIES, Lake, data_files, read_rows
 from pipelines.reputation.policy import Policy
 
@@ -23,6 +23,8 @@ def activate(lake: Lake, policy: Policy) -> bool:
     After a crash either the previous policy or this one is in force. Raises PolicyError for a version that was in force
     with other rules: a version must identify the rules of a score.
     """
+    from pipelines.lake.commit import append_file  # noqa: PLC0415 - loads the decoders, which readers do not need
+
     activations = _activations(lake)
     past = [before for before, _ in activations]
     if past and past[-1] == policy:
@@ -44,6 +46,15 @@ def activated(lake: Lake, known_at: datetime | None = None) -> Policy | None:
     """Return the policy activated last, or last before `known_at`; None if there is none."""
     past = [policy for policy, since in _activations(lake) if known_at is None or since < known_at]
     return past[-1] if past else None
+
+
+def activated_in(connection: duckdb.DuckDBPyConnection, known_at: datetime | None = None) -> Policy | None:
+    """Return what `activated` does, from the view `policies` of a connection."""
+    query = (
+        "SELECT policy FROM policies WHERE $known_at IS NULL OR activated < $known_at ORDER BY activated DESC LIMIT 1"
+    )
+    row = connection.execute(query, {"known_at": known_at}).fetchone()
+    return None if row is None else Policy.model_validate_json(row[0])
 
 
 def _activations(lake: Lake) -> list[tuple[Policy, datetime]]:

@@ -1,5 +1,6 @@
 """Explanations: every point of a user's score with its event and its reason (`explainable`)."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import duckdb
@@ -9,12 +10,11 @@ from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.policy.decay import SCORE_DIGITS
 from pipelines.reputation.sql import statement
 from pipelines.reputation.steps import define_steps
-from pipelines.reputation.views import bounded, exact, in_units, sums, units
+from pipelines.reputation.views import View, bounded, exact, find_view, in_units, sums, units
 
-_ONE = {
-    "among": "user_id = getvariable('explained_user')",
-    "users": "SELECT CAST(getvariable('explained_user') AS VARCHAR) AS user_id",
-}
+EXPLAINED = "explained_event"
+"""The table of the explained user's events; those of other users in it complete these."""
+_USER = "SELECT CAST(getvariable('explained_user') AS VARCHAR) AS user_id"
 _ALL = {"among": "true", "users": "SELECT DISTINCT user_id FROM contribution"}
 _KEYS = ["event_time", "event_id", "action_type", "emission_no"]
 
@@ -25,19 +25,52 @@ def explain(
     user_id: str,
     as_of: datetime,
     known_at: datetime | None = None,
+    view: str = "all_time",
 ) -> pl.DataFrame:
-    """Return the contributions of a user's events, in the order of events.
+    """Return the contributions of a user's events to the score of a view, in the order of events.
 
     Columns: event_time, event_id, action_type, emission_no (from 0; null without a rule), policy_version, reason, rule
     (the cap or gate that decided, by its name in the policy), points (before caps and decay), rating, earned, score
-    (running). `earned` adds up to the all-time score exactly: rows with the reasons `start`, `bounds` (floor and
+    (running). `earned` adds up to the score exactly: rows with the reasons `start`, `bounds` (floor and
     ceiling) and `hidden` contain the part of the score that no event earned, if any. Where points decay, it is what an
     event added to the rounded total of the events before it, so that no rounding is left over.
-    A connection needs the views `events` and, for known_at, `commits`.
+    view: `all_time`, or `last_N_days`, whose events are those of its window, and which has no start and no bounds.
+    A connection needs the views `events` and, for known_at, `commits`. Raises UsageError for a view that the policy
+    does not have.
+    """
+    load_explained_events(connection, user_id, [policy.at(as_of)])
+    in_force = define_steps(connection, policy, as_of, known_at, EXPLAINED)
+    return contributions(connection, in_force, find_view(in_force, view))
+
+
+def load_explained_events(
+    connection: duckdb.DuckDBPyConnection, user_id: str, policies: Sequence[EffectivePolicy]
+) -> set[str]:
+    """Create the table EXPLAINED: a user's events, and those of others that complete them under one of the policies.
+
+    Returns the action_types of those others: of events that complete, and of those that retract or correct them.
     """
     connection.execute("SET VARIABLE explained_user = ?", [user_id])
-    in_force = define_steps(connection, policy, as_of, known_at, _source(connection, policy.at(as_of)))
-    return connection.sql(statement("explanation", **_ONE, **_fragments(in_force))).pl().drop("user_id")
+    connection.execute(statement("explained_event"))
+    rules = [edition.rules for policy in policies for edition in policy.editions]
+    keys = {gate.key for each in rules for gate in each.completion.values()}
+    if not keys:
+        return set()
+    corrections = {action for policy in policies for action in policy.rules.correction.actions}
+    retractions = {action for policy in policies for action in policy.rules.retraction.actions}
+    completions = {action for each in rules for gate in each.completion.values() for action in gate.by}
+    _set_list(connection, "explained_keys", keys)
+    _set_list(connection, "explained_completing", completions | corrections)
+    _set_list(connection, "explained_retracting", retractions)
+    connection.execute(statement("explained_completions"))
+    return completions | corrections | retractions
+
+
+def contributions(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, view: View) -> pl.DataFrame:
+    """Return the rows of `explain` of the user of EXPLAINED, whose steps are defined over it."""
+    within = "" if view.window_us is None else f" AND t >= getvariable('as_of') - {view.window_us}"
+    one = {"among": f"user_id = getvariable('explained_user'){within}", "users": _USER}
+    return connection.sql(statement("explanation", **one, **_fragments(policy, view))).pl().drop("user_id")
 
 
 def explain_all(
@@ -45,18 +78,25 @@ def explain_all(
 ) -> pl.DataFrame:
     """Return the contributions of every user with an event before as_of: columns of `explain`, after `user_id`."""
     in_force = define_steps(connection, policy, as_of, known_at)
-    return connection.sql(statement("explanation", **_ALL, **_fragments(in_force))).pl()
+    return connection.sql(
+        statement("explanation", **_ALL, **_fragments(in_force, find_view(in_force, "all_time")))
+    ).pl()
 
 
 def explain_change(
-    connection: duckdb.DuckDBPyConnection, policy: Policy, user_id: str, since: datetime, until: datetime
+    connection: duckdb.DuckDBPyConnection,
+    policy: Policy,
+    user_id: str,
+    since: datetime,
+    until: datetime,
+    view: str = "all_time",
 ) -> pl.DataFrame:
-    """Return the contributions that differ between two moments: added, removed or expired.
+    """Return the contributions that differ between two event times, as known now: added, removed or expired.
 
     Columns: those that identify an emission, `reason_before`, `reason`, `earned_before`, `earned` and `change`; the
-    changes add up to the difference of the two all-time scores.
+    changes add up to the difference of the two scores of the view. `explain_shown` compares what was shown instead.
     """
-    before, after = (explain(connection, policy, user_id, as_of) for as_of in (since, until))
+    before, after = (explain(connection, policy, user_id, as_of, view=view) for as_of in (since, until))
     named = {"reason": "reason_before", "earned": "earned_before"}
     marks = pl.when(pl.col("event_id").is_null()).then(pl.col("reason")).alias("mark")
     left = before.with_columns(marks).select(*_KEYS, "mark", *named).rename(named)
@@ -72,22 +112,19 @@ def explain_change(
     )
 
 
-def _source(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> str:
-    """Return the steps' source: the user's events, or all events where a completion rule needs other users'."""
-    if any(edition.rules.completion for edition in policy.editions):
-        return "events"
-    connection.execute(statement("explained_event"))
-    return "explained_event"
+def _set_list(connection: duckdb.DuckDBPyConnection, variable: str, names: set[str]) -> None:
+    connection.execute(f"SET VARIABLE {variable} = CAST(? AS VARCHAR[])", [sorted(names)])
 
 
-def _fragments(policy: EffectivePolicy) -> dict[str, str]:
+def _fragments(policy: EffectivePolicy, view: View) -> dict[str, str]:
     rules = policy.rules
-    hidden = units(rules.status.shown, policy) if rules.status.shown is not None else bounded("total", policy)
+    whole = view.window_us is None
+    bounds = bounded("total", policy) if whole else "total"
     return {
         "running_sum": in_units(sums(policy, over=" OVER so_far"), policy),
-        "start": units(rules.score.start, policy),
-        "bounded": bounded("total", policy),
-        "hidden": hidden,
+        "start": units(rules.score.start, policy) if whole else "CAST(0 AS HUGEINT)",
+        "bounded": bounds,
+        "hidden": bounds if rules.status.shown is None else units(rules.status.shown, policy),
         "points": f"CASE WHEN micro_points IS NOT NULL THEN {exact('micro_points', policy.score_digits)} END",
         "rating": "CAST(micro_rating AS DOUBLE) / 1e6",
         "earned": _exactly("earned", policy),

@@ -44,7 +44,7 @@ def define_steps(
     for macro in MACROS:
         connection.execute(statement(f"macro_{macro}"))
     if known_at is not None:
-        connection.execute("SET VARIABLE known_at = CAST(? AS BIGINT)", [epoch_us(known_at)])
+        set_known_at(connection, known_at)
     known = "" if known_at is None else statement("known_at")
     connection.execute(statement("step_01_known_event", source=source, known=known))
     for step in step_statements(in_force):
@@ -55,6 +55,11 @@ def define_steps(
 def set_as_of(connection: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
     """Move defined steps to another moment at which the same rules are in force."""
     connection.execute("SET VARIABLE as_of = CAST(? AS BIGINT)", [epoch_us(as_of)])
+
+
+def set_known_at(connection: duckdb.DuckDBPyConnection, known_at: datetime) -> None:
+    """Move steps that were defined with a `known_at` to another one."""
+    connection.execute("SET VARIABLE known_at = CAST(? AS BIGINT)", [epoch_us(known_at)])
 
 
 def step_statements(policy: EffectivePolicy) -> list[str]:

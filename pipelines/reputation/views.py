@@ -13,6 +13,7 @@ the sums, and `reputation` is a view that scales them to `decayed_to`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.errors import UsageError
 from pipelines.reputation.measures import tally_columns, value
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.decay import SCORE_DIGITS, SUM_DIGITS, HalfLife
@@ -31,6 +32,14 @@ class View:
 def views(policy: EffectivePolicy) -> list[View]:
     """Return the views of a policy, all time first."""
     return [View("all_time", None)] + [View(f"last_{days}_days", days * DAY_US) for days in policy.rules.windows_days]
+
+
+def find_view(policy: EffectivePolicy, name: str) -> View:
+    """Return a view of a policy by its name. Raises UsageError, listing the views, for an unknown one."""
+    found = {view.name: view for view in views(policy)}
+    if name not in found:
+        raise UsageError(f"the policy {policy.name} has no view {name!r}: there are {', '.join(found)}")
+    return found[name]
 
 
 def exact_type(digits: int) -> str:

@@ -26,6 +26,7 @@ from pipelines.contract.time_like import TimeLike, to_utc
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.formats import WAREHOUSE
 from pipelines.lake.stores import register_s3
+from pipelines.reputation.activation import activated_in
 from pipelines.reputation.base import attach_base, base_folder, has_base
 from pipelines.reputation.compare import compare_policies, score_changes
 from pipelines.reputation.event_metadata import with_fields
@@ -38,9 +39,10 @@ from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.query_errors import Parameters, check_parameters, explained
 from pipelines.reputation.query_guard import check_query, lock_connection, named_tables
 from pipelines.reputation.scores import scores
+from pipelines.reputation.shown import ShownChange, explain_shown, shown_scores
 from pipelines.reputation.sql import statement
 from pipelines.reputation.trends import find_trend, run_trend, trends
-from pipelines.settings import load_settings
+from pipelines.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from pipelines.reputation.plots import Plots
@@ -498,10 +500,10 @@ class Warehouse:
         with _running("the changes of all users"):
             return score_changes(self._connection, self.info.policy, to_utc(since), end)
 
-    def explain(self, user_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
+    def explain(self, user_id: str, policy: AnyPolicy | None = None, view: str = "all_time") -> pl.DataFrame:
         """Return every contribution to a user's score with its reason, in the order of events; no row if unknown.
 
-        `earned` adds up to the all-time score exactly. Columns:
+        `earned` adds up to the score exactly. Columns:
 
         - event_time (UTC), event_id, action_type: the event; null in rows that no event earned
         - emission_no: which of the event's emissions, from 0; null without a rule
@@ -514,22 +516,55 @@ class Warehouse:
         - earned: points that it adds to the score now
         - score: points so far, the running sum of `earned`
 
-        policy: another one than the warehouse's. Raises UsageError and PolicyError for a policy that cannot be read.
+        policy: another one than the warehouse's.
+        view: `all_time` or `last_N_days`.
+        Raises UsageError and PolicyError for a policy that cannot be read, UsageError for an unknown view.
         """
-        return self.as_of().explain(user_id, policy)
+        return self.as_of().explain(user_id, policy, view)
 
-    def explain_change(self, user_id: str, since: TimeLike, until: TimeLike | None = None) -> pl.DataFrame:
+    def explain_change(
+        self, user_id: str, since: TimeLike, until: TimeLike | None = None, view: str = "all_time"
+    ) -> pl.DataFrame:
         """Return the contributions to a user's score that were added, removed or expired between two moments.
 
-        Both moments are as known now, by the warehouse's policy. `change` adds up to the difference of the two scores.
+        Both moments are as known now, by the warehouse's policy; `explain_shown()` compares what was served. `change`
+        adds up to the difference of the two scores.
         Columns: event_time (UTC), event_id, action_type, emission_no, as of `explain()`; reason and earned (points) at
         `until`; reason_before and earned_before at `since`; change, earned - earned_before in points.
 
         until: None means the warehouse's as_of.
+        view: `all_time` or `last_N_days`.
         """
         end = self.info.as_of if until is None else to_utc(until)
         with _running(f"what changed for {user_id}"):
-            return explain_change(self._connection, self.info.policy, user_id, to_utc(since), end)
+            return explain_change(self._connection, self.info.policy, user_id, to_utc(since), end, view)
+
+    def explain_shown(
+        self, user_id: str, since: TimeLike, until: TimeLike | None = None, view: str = "all_time"
+    ) -> ShownChange:
+        """Return what was shown of a user at two moments, and each cause of the difference; see `ShownChange`.
+
+        until: None means the warehouse's as_of.
+        view: `all_time` or `last_N_days`.
+        Raises UsageError for moments in the wrong order, before the first commit or after the warehouse's as_of, and
+        for an unknown view; KarmalakeError if nothing was shown of the user at either moment.
+        """
+        begin, end = to_utc(since), self.info.as_of if until is None else to_utc(until)
+        if end > self.info.as_of:
+            raise UsageError(f"{end} is after {self.info.as_of}, the as_of of this warehouse: refresh() it first")
+        with _running(f"what was shown of {user_id}"):
+            rules = self._unrecorded_policy()
+            return explain_shown(self._connection, user_id, begin, end, rules, self._settings(), view)
+
+    def shown_scores(self, user_id: str, view: str = "all_time") -> pl.DataFrame:
+        """Return the score that was shown of a user at each `moment` at which it may have changed, oldest first.
+
+        Columns: moment, score (Float64; null while the policy in force lacked the view). The last moment is the
+        warehouse's as_of; of more than 60, those of the newest days remain, one for each day.
+        """
+        with _running(f"the scores shown of {user_id}"):
+            rules = self._unrecorded_policy()
+            return shown_scores(self._connection, user_id, self.info.as_of, rules, self._settings(), view)
 
     def trend(
         self, name: str = "daily", since: TimeLike | None = None, until: TimeLike | None = None, **parameters: Any
@@ -556,12 +591,19 @@ class Warehouse:
         rows = [(trend.name, trend.meaning, trend.signature) for trend in trends().values()]
         return pl.DataFrame(rows, ["trend", "meaning", "parameters"], orient="row")
 
+    def _settings(self) -> Settings:
+        """Return the settings, with the folder of this warehouse."""
+        return load_settings().model_copy(update={"data_dir": self.path.parent})
+
     def _policy(self, known_at: datetime | None) -> Policy:
-        """Return the policy in force at a moment; the warehouse's for None, or before the first activation."""
+        """Return the policy in force at a moment; the warehouse's for None."""
         if known_at is None:
             return self.info.policy
-        rows = self.sql("SELECT policy FROM policies WHERE activated < ? ORDER BY activated DESC LIMIT 1", [known_at])
-        return Policy.model_validate_json(rows["policy"][0]) if rows.height else self.info.policy
+        return activated_in(self._connection, known_at) or self._unrecorded_policy()
+
+    def _unrecorded_policy(self) -> Policy:
+        """Return the policy in force before the first activation: without any, the warehouse's, else the settings'."""
+        return load_policy(load_settings().reputation.policy) if activated_in(self._connection) else self.info.policy
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -593,14 +635,14 @@ class AsOf:
         with _running(f"{old.name} beside {rules.name}"):
             return compare_policies(self._connection, old, rules, self.moment, self.known_at)
 
-    def explain(self, user_id: str, policy: AnyPolicy | None = None) -> pl.DataFrame:
-        """Return every contribution to a user's score at this moment with its reason, in the order of events.
+    def explain(self, user_id: str, policy: AnyPolicy | None = None, view: str = "all_time") -> pl.DataFrame:
+        """Return every contribution to a user's score in a view at this moment with its reason, in the order of events.
 
         Columns as of `Warehouse.explain()`: event_time, event_id, action_type, emission_no, policy_version, reason,
         rule, points, rating, earned (points; they add up to the score) and score (points so far).
         """
         with _running(f"the explanation of {user_id}"):
-            return explain(self._connection, self._rules(policy), user_id, self.moment, self.known_at)
+            return explain(self._connection, self._rules(policy), user_id, self.moment, self.known_at, view)
 
     def _rules(self, policy: AnyPolicy | None) -> Policy:
         if policy is None:

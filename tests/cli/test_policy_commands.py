@@ -16,6 +16,8 @@ import pytest
 from pipelines.cli import main
 from pipelines.contract.schema import EVENT, POSITION
 from pipelines.lake.tables import create_lake
+from pipelines.reputation.activation import activate
+from pipelines.reputation.policy_file import parse_policy
 from tests.lake.builders import commit
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -163,6 +165,86 @@ def test_a_change_shows_gained_and_expired_points(run: Run, rules: str) -> None:
     assert sum(row["change"] for row in rows) == 15
 
 
+def test_a_window_is_explained(run: Run, rules: str) -> None:
+    """Its score is what the events of its days earned, without the start; an unknown window is named."""
+    window = ["--policy", rules, "--view", "last_30_days"]
+    answer = run("explain", "ann", *window, "--as-of", "2026-03-12")
+    assert "ann: 6 contributions add up to a score of 35 in last_30_days as of 2026-03-12 00:00:00Z" in answer.out
+    answer = run("explain", "ann", *window, "--as-of", "2027-03-12")
+    assert "ann: 0 contributions add up to a score of 0 in last_30_days" in answer.out
+    answer = run("explain", "ann", *window, "--from", "2026-03-02T12:00", "--to", "2026-04-01")
+    assert "ann in last_30_days: 20 as of 2026-03-02 12:00:00Z, 10 as of 2026-04-01" in answer.out
+    answer = run("explain", "ann", "--policy", rules, "--view", "last_31_days")
+    assert (answer.code, answer.out) == (2, "")
+    assert "has no view 'last_31_days': there are all_time, last_30_days" in answer.err
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return a folder with a lake, and a moment after which a late event arrived and another policy came into force."""
+    folder = tmp_path_factory.mktemp("changed")
+    lake = create_lake(folder / "lake")
+    commit(lake, lake.table("events"), "first", events(("ann", "Up", 1), ("ann", "Up", 2)))
+    moment = datetime.now(UTC).isoformat()
+    commit(lake, lake.table("events"), "second", events(("ann", "Down", 1.5), offset=2))
+    activate(lake, parse_policy(RULES.replace("points = 10", "points = 4").replace('"3"', '"4"')))
+    return folder, moment
+
+
+@pytest.fixture
+def shown(run: Run, rules: str, changed: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
+    """Explain what was shown of ann since the moment, by the rules of `votes` at first."""
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", str(changed[0]))
+    monkeypatch.setenv("KARMALAKE_REPUTATION_POLICY", rules)
+
+    def explain_shown(user: str = "ann", *options: str) -> Answer:
+        return run("explain", user, "--shown-from", changed[1], *options)
+
+    return explain_shown
+
+
+def test_what_was_shown_is_explained(shown: Callable[..., Answer]) -> None:
+    """Both scores, and every cause with its points: the late penalty is expired by now, the policy took 12."""
+    out = shown().out
+    table = {line.split("  ")[0]: line.split()[-2:] for line in out.splitlines()}
+    assert table["score"] == ["21", "9"]
+    assert table["policy"] == ["votes@3", "votes@4"]
+    assert "ann, all_time: -12 by 3 changes\n  policy: 2, -12\n  late event: 1, 0\n" in out
+    assert re.search(r"e00002 +Down +\S+ \S+ +0 +0 +0 +late event +-$", out, re.MULTILINE)
+    assert re.search(r"e00000 +Up +\S+ \S+ +10 +4 +-6 +policy +votes@4$", out, re.MULTILINE)
+    rows = ledger(shown("ann", "--format", "json"))
+    assert sum(float(str(row["change"])) for row in rows) == -12
+    assert {row["cause"] for row in rows} == {"late event", "policy"}
+
+
+@pytest.mark.parametrize(
+    ("user", "options", "code", "message"),
+    [
+        ("ann", ["--shown-to", "2026-01-01"], 2, "is not before 2026-01-01 00:00:00Z: swap them"),
+        ("ann", ["--shown-to", "2999-01-01"], 2, "is in the future: nothing has been shown then"),
+        ("ann", ["--view", "last_8_days"], 2, "has no view 'last_8_days': there are all_time, last_30_days"),
+        ("ann", ["--policy", "default"], 2, "--shown-from uses the policies that were in force: leave out --policy"),
+        ("ann", ["--known-at", "2026-01-01"], 2, "--shown-from and --shown-to cannot be combined with --as-of and"),
+        ("ann", ["--from", "2026-01-01"], 2, "cannot be combined with --from and --to"),
+        ("nobody", [], 1, "nothing was shown of user 'nobody'"),
+    ],
+)
+def test_mistakes_about_what_was_shown(
+    shown: Callable[..., Answer], user: str, options: list[str], code: int, message: str
+) -> None:
+    """One sentence that says what to do."""
+    answer = shown(user, *options)
+    assert (answer.code, answer.out) == (code, "")
+    assert message in answer.err
+
+
+def test_nothing_was_shown_before_the_first_commit(run: Run) -> None:
+    """The message names the first commit."""
+    answer = run("explain", "ann", "--shown-from", "2020-01-01")
+    assert answer.code == 2
+    assert "nothing was shown at 2020-01-01 00:00:00Z: the first commit is of 20" in answer.err
+
+
 @pytest.mark.parametrize("span", [[], ["--from", "2026-03-01"]])
 def test_an_unknown_user_is_an_error(run: Run, span: list[str]) -> None:
     """Exit code 1, and a message that names the user."""
@@ -175,6 +257,7 @@ def test_an_unknown_user_is_an_error(run: Run, span: list[str]) -> None:
     ("options", "message"),
     [
         (["--to", "2026-03-01"], "--to needs --from"),
+        (["--shown-to", "2026-03-01"], "--shown-to needs --shown-from"),
         (["--from", "2026-03-01", "--known-at", "2026-03-01"], "cannot be combined with"),
         (["--from", "2026-03-02", "--to", "2026-03-01"], "is not before --to"),
         (["--as-of", "yesterday"], "is not a time"),

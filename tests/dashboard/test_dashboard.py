@@ -127,6 +127,7 @@ def test_clicking_through_every_section(page: Page, address: str) -> None:
     page.get_by_role("tab", name="User").click()
     _heading(page, "Explanation of the score")
     expect(page.get_by_text("counted events").first).to_be_visible()
+    expect(page.locator("canvas, svg.marks")).to_have_count(2, timeout=_MS)
     page.get_by_role("tab", name="Health").click()
     _heading(page, "Latest commits")
     expect(page.get_by_text("The lake is 0 records and")).to_be_visible(timeout=_MS)

@@ -55,6 +55,23 @@ def test_known_at_uses_the_policy_of_that_moment(tmp_path: Path) -> None:
             assert warehouse.as_of(known_at=known_at).explain("u-0")["earned"].to_list() == [points]
 
 
+def test_before_the_first_activation_the_policy_of_the_settings_was_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A warehouse that was derived later, by an activated policy, answers by the one before."""
+    monkeypatch.setenv("KARMALAKE_REPUTATION_POLICY", "marketplace-feedback")
+    lake = create_lake(tmp_path / "lake")
+    commit(lake, lake.table("events"), "batch", make_events(["a"], payload="A"))
+    before = datetime.now(UTC)
+    activate(lake, FIRST)
+    refresh_warehouse(Settings(data_dir=tmp_path))
+    with Warehouse(tmp_path / "warehouse.duckdb") as warehouse:
+        assert warehouse.as_of(known_at=before).policy == load_policy("marketplace-feedback")
+        change = warehouse.explain_shown("u-0", before)
+        assert (change.before.policy, change.after.policy) == ("marketplace-feedback@1", "points@1")
+        assert change.causes.select("cause", "change").rows() == [("policy", 3)]
+
+
 def test_a_version_has_one_set_of_rules(tmp_path: Path) -> None:
     """Other rules under a version that was in force are rejected, and the policy in force stays."""
     lake = create_lake(tmp_path)

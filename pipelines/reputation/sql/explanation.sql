@@ -7,6 +7,31 @@ SELECT *
 FROM events
 WHERE user_id = getvariable('explained_user')
 
+-- name: explained_completions
+-- Of other users, what can complete the explained user's events: the completing events (corrections are among them) of
+-- those with one at the same value of a key, and what retracts or corrects these.
+INSERT INTO explained_event
+WITH sought AS (
+    SELECT DISTINCT key, metadata[key] AS value
+    FROM explained_event
+    CROSS JOIN (SELECT unnest(getvariable('explained_keys')) AS key)
+),
+
+related AS (
+    SELECT DISTINCT event.user_id
+    FROM events AS event
+    CROSS JOIN (SELECT unnest(getvariable('explained_keys')) AS key) AS link
+    JOIN sought ON sought.key = link.key AND sought.value = event.metadata[link.key]
+    WHERE list_contains(getvariable('explained_completing'), event.action_type)
+)
+
+SELECT *
+FROM events
+WHERE
+    user_id IN (SELECT user_id FROM related)
+    AND user_id <> getvariable('explained_user')
+    AND list_contains(getvariable('explained_completing') || getvariable('explained_retracting'), action_type)
+
 -- name: explanation
 -- The contributions of some users in the order of events, and the rest of the score: its start, its bounds, a
 -- suspension that hides it. The column earned adds up to each user's all-time score: it is by how much an event raised
