@@ -29,10 +29,11 @@ def explain(
     """Return the contributions of a user's events, in the order of events.
 
     Columns: event_time, event_id, action_type, emission_no (from 0; null without a rule), policy_version, reason, rule
-    (the cap or gate that decided, by its name in the policy), points (before caps and decay), rating, earned, score
-    (running). `earned` adds up to the all-time score exactly: rows with the reasons `start`, `bounds` (floor and
-    ceiling) and `hidden` contain the part of the score that no event earned, if any. Where points decay, it is what an
-    event added to the rounded total of the events before it, so that no rounding is left over.
+    (the cap or gate that decided, by its name in the policy), related_event_id (the retraction that withdrew the event;
+    the event that a retraction or correction names), points (before caps and decay), rating, earned, score (running).
+    `earned` adds up to the all-time score exactly: rows with the reasons `start`, `bounds` (floor and ceiling) and
+    `hidden` contain the part of the score that no event earned, if any. Where points decay, it is what an event added
+    to the rounded total of the events before it, so that no rounding is left over.
     A connection needs the views `events` and, for known_at, `commits`.
     """
     connection.execute("SET VARIABLE explained_user = ?", [user_id])
@@ -53,14 +54,14 @@ def explain_change(
 ) -> pl.DataFrame:
     """Return the contributions that differ between two moments: added, removed or expired.
 
-    Columns: those that identify an emission, `reason_before`, `reason`, `earned_before`, `earned` and `change`; the
-    changes add up to the difference of the two all-time scores.
+    Columns: those that identify an emission, `reason_before`, `reason`, `related_event_id`, `earned_before`,
+    `earned` and `change`; the changes add up to the difference of the two all-time scores.
     """
     before, after = (explain(connection, policy, user_id, as_of) for as_of in (since, until))
     named = {"reason": "reason_before", "earned": "earned_before"}
     marks = pl.when(pl.col("event_id").is_null()).then(pl.col("reason")).alias("mark")
     left = before.with_columns(marks).select(*_KEYS, "mark", *named).rename(named)
-    right = after.with_columns(marks).select(*_KEYS, "mark", *named)
+    right = after.with_columns(marks).select(*_KEYS, "mark", "related_event_id", *named)
     joined = right.join(left, on=[*_KEYS, "mark"], how="full", nulls_equal=True, coalesce=True)
     amounts = pl.col("earned").fill_null(0), pl.col("earned_before").fill_null(0)
     return (
