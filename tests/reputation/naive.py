@@ -256,7 +256,7 @@ class _Account:
                 self._rule(event, "retracted", self.retracted[event.event_id])
             else:
                 self._rule(event, "correction" if self._is_plain(self.by_id.get(named or "")) else "no effect", named)
-        elif (action := self.rules_of(event).actions.get(event.action_type)) is None:
+        elif (action := self.rules_of(event).all_actions.get(event.action_type)) is None:
             self._rule(event, "no rule", self.retracted.get(event.event_id))
         else:
             self._earn(event, action)
