@@ -1,4 +1,4 @@
-"""What the commands of operators call, for notebooks and jobs: backfill, drain, lag, dead letters, verify, publish."""
+"""What the commands of operators call, for notebooks and jobs: backfill, drain, lag, dead letters, support, verify."""
 
 from pipelines.backfill import backfill
 from pipelines.bus.topics import ensure_topic
@@ -10,6 +10,8 @@ from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.operate.dead_letters import Selection, discard, requeue, select
 from pipelines.operate.lag.advice import advise
 from pipelines.operate.lag.measure import measure_lag
+from pipelines.operate.operator_events import adjust, preview_adjustment, preview_retraction, retract
+from pipelines.operate.user_data import user_data
 from pipelines.operate.verify import verify, verify_lake
 from pipelines.refresh import publish_warehouse, rebuild_warehouse
 from pipelines.simulate.simulator import simulate
@@ -19,6 +21,7 @@ __all__ = [
     "ColumnMapping",
     "Record",
     "Selection",
+    "adjust",
     "advise",
     "backfill",
     "discard",
@@ -27,15 +30,19 @@ __all__ = [
     "measure_lag",
     "open_ingest",
     "open_lake",
+    "preview_adjustment",
+    "preview_retraction",
     "produce_records",
     "publish_warehouse",
     "rebuild_warehouse",
     "requeue",
+    "retract",
     "select",
     "simulate",
     "start",
     "stop",
     "take_snapshot",
+    "user_data",
     "verify",
     "verify_lake",
     "with_local_endpoints",

@@ -27,7 +27,9 @@ from pipelines.cli import (
     relay,
     replay,
     sources,
+    support,
     trend,
+    user,
 )
 from pipelines.cli.output import print_line
 
@@ -90,6 +92,9 @@ app.command(rich_help_panel="Lake and warehouse")(pipeline.compact)
 app.command(rich_help_panel="Lake and warehouse")(pipeline.vacuum)
 app.command(rich_help_panel="Lake and warehouse")(pipeline.verify)
 app.command(rich_help_panel="Lake and warehouse")(audit.audit)
+app.command(rich_help_panel="Support")(support.retract)
+app.command(rich_help_panel="Support", context_settings={"ignore_unknown_options": True})(support.adjust)
+app.add_typer(user.app, name="user", rich_help_panel="Support")
 app.command(rich_help_panel="Lake and warehouse")(erase.erase)
 app.command(rich_help_panel="Lake and warehouse")(copying.copy)
 app.command(rich_help_panel="Lake and warehouse")(copying.export)

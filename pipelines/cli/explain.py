@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 _SHOWN = 40
 """Rows of a table; one line sums up the older ones."""
 _ALL_TIME = "all_time"
+_RELATED = {
+    "retracted": "retracted by {related}",
+    "retraction": "retraction of {related}",
+    "retraction stands": "retraction {related} stands",
+    "correction": "correction of {related}",
+    "no effect": "no effect on {related}",
+}
+"""How the table shows a reason with the event that it is related to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,14 +275,23 @@ def _contribution(row: dict[str, Any]) -> list[str]:
         _number(row["rating"]),
         _signed(row["earned"]),
         _number(row["score"]),
-        row["reason"] + (f" ({row['rule']})" if row["rule"] else ""),
+        _reason(row) + (f" ({row['rule']})" if row["rule"] else ""),
         row["policy_version"] or "-",
     ]
 
 
 def _change(row: dict[str, Any]) -> list[str]:
     amounts = [_number(row["earned_before"]), _number(row["earned"]), _signed(row["change"])]
-    return [*_event(row), *amounts, row["reason_before"] or "-", row["reason"] or "-"]
+    return [*_event(row), *amounts, row["reason_before"] or "-", _reason(row) if row["reason"] else "-"]
+
+
+def _reason(row: dict[str, Any]) -> str:
+    """Return the reason of a contribution, with the event that it is related to."""
+    if row["related_event_id"] is None:
+        return row["reason"]
+    return _RELATED.get(row["reason"], "{reason}").format(
+        reason=row["reason"], related=escape_text(row["related_event_id"])
+    )
 
 
 def _cause(row: dict[str, Any]) -> list[str]:

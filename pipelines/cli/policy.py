@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from pipelines.reputation.policy import Policy, Rules
+    from pipelines.reputation.policy.actions import Adjustment
 
 _MAX_MOVERS = 10
 policy = typer.Typer(help="List, check, compare and activate policies.", no_args_is_help=True)
@@ -144,6 +145,7 @@ def _versions(rules: "Policy") -> list[tuple[str, str]]:
 def _rules(rules: "Rules") -> list[tuple[str, str]]:
     decay = f"; points decay every {rules.decay_step_minutes} minutes" if rules.decays else ""
     bounds = {"start": rules.score.start or None, "floor": rules.score.floor, "ceiling": rules.score.ceiling}
+    adjustment = rules.adjustment
     caps = (f"{name}: {cap.maximum:f} per {cap.period}" for name, cap in rules.caps.items())
     return [
         ("  views", _join(("all time", *(f"{days} days" for days in rules.windows_days)))),
@@ -156,7 +158,12 @@ def _rules(rules: "Rules") -> list[tuple[str, str]]:
         ("  suspension", rules.status.rule if rules.status.suspend else ""),
         ("  retraction", _join(rules.retraction.actions)),
         ("  correction", _join(rules.correction.actions)),
+        ("  adjustment", f"{adjustment.action}: {_bounds(adjustment)}" if adjustment else ""),
     ]
+
+
+def _bounds(adjustment: "Adjustment") -> str:
+    return f"{adjustment.points.minimum:f} to {adjustment.points.maximum:f} points"
 
 
 def _join(names: Iterable[str]) -> str:

@@ -21,6 +21,7 @@ from pipelines.errors import UsageError
 if TYPE_CHECKING:
     import duckdb
     import polars as pl
+    import pyarrow as pa
 
 _SHOWN_ROWS = 40
 _SHOWN_CHARACTERS = 60
@@ -59,24 +60,41 @@ def write(frame: "pl.DataFrame", form: Format, output: Path | None) -> None:
         write_relation(connection.from_arrow(frame.to_arrow()), form, path, output)
 
 
+def write_file(rows: "pa.Table", form: Format, output: Path) -> None:
+    """Write rows to a file that only this account can read, and print nothing. Raises OSError."""
+    import duckdb  # noqa: PLC0415
+
+    output.touch(mode=0o600)
+    with rows_file() as path, duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        _format(connection.from_arrow(rows), form, path)
+        shutil.copyfile(path, output)
+
+
 def write_relation(rows: "duckdb.DuckDBPyRelation", form: Format, path: Path, output: Path | None) -> None:
     """Write the rows of a query like `write`, through the temporary file `path`, which its connection may write.
 
     Raises duckdb.Error if the query fails.
     """
-    from pipelines.boundary.locked_sql import literal  # noqa: PLC0415
-
     if form is Format.PARQUET and output is None and on_terminal():
         raise UsageError("Parquet is binary and cannot be shown on a terminal: use --output FILE, or redirect")
     if form is Format.TABLE:
         path.write_text(_render(rows, fit=output is None and on_terminal()), encoding="utf-8")
-    elif form is Format.SPREADSHEET:
+    else:
+        _format(rows, form, path)
+    _deliver(path, form, output)
+
+
+def _format(rows: "duckdb.DuckDBPyRelation", form: Format, path: Path) -> None:
+    """Write rows to a file in a format for programs."""
+    from pipelines.boundary.locked_sql import literal  # noqa: PLC0415
+
+    if form is Format.SPREADSHEET:
         columns = ", ".join(map(_no_formula, rows.columns, map(str, rows.types)))
         options = "FORMAT csv, FORCE_QUOTE *"  # quoted, so that a cell stays one whatever delimiter is assumed
         rows.project(columns).query("result", f"COPY (FROM result) TO {literal(str(path))} ({options})")
     else:
         rows.query("result", f"COPY (FROM result) TO {literal(str(path))} (FORMAT {form})")
-    _deliver(path, form, output)
 
 
 def _no_formula(column: str, kind: str) -> str:

@@ -30,10 +30,11 @@ def explain(
     """Return the contributions of a user's events to the score of a view, in the order of events.
 
     Columns: event_time, event_id, action_type, emission_no (from 0; null without a rule), policy_version, reason, rule
-    (the cap or gate that decided, by its name in the policy), points (before caps and decay), rating, earned, score
-    (running). `earned` adds up to the score exactly: rows with the reasons `start`, `bounds` (floor and
-    ceiling) and `hidden` contain the part of the score that no event earned, if any. Where points decay, it is what an
-    event added to the rounded total of the events before it, so that no rounding is left over.
+    (the cap or gate that decided, by its name in the policy), related_event_id (the retraction that withdrew the event;
+    the event that a retraction or correction names), points (before caps and decay), rating, earned, score (running).
+    `earned` adds up to the score exactly: rows with the reasons `start`, `bounds` (floor and ceiling) and `hidden`
+    contain the part of the score that no event earned, if any. Where points decay, it is what an event added to the
+    rounded total of the events before it, so that no rounding is left over.
     view: `all_time`, or `last_N_days`, whose events are those of its window, and which has no start and no bounds.
     A connection needs the views `events` and, for known_at, `commits`. Raises UsageError for a view that the policy
     does not have.
@@ -93,14 +94,15 @@ def explain_change(
 ) -> pl.DataFrame:
     """Return the contributions that differ between two event times, as known now: added, removed or expired.
 
-    Columns: those that identify an emission, `reason_before`, `reason`, `earned_before`, `earned` and `change`; the
-    changes add up to the difference of the two scores of the view. `explain_shown` compares what was shown instead.
+    Columns: those that identify an emission, `reason_before`, `reason`, `related_event_id`, `earned_before`,
+    `earned` and `change`; the changes add up to the difference of the two scores of the view. `explain_shown` compares
+    what was shown instead.
     """
     before, after = (explain(connection, policy, user_id, as_of, view=view) for as_of in (since, until))
     named = {"reason": "reason_before", "earned": "earned_before"}
     marks = pl.when(pl.col("event_id").is_null()).then(pl.col("reason")).alias("mark")
     left = before.with_columns(marks).select(*_KEYS, "mark", *named).rename(named)
-    right = after.with_columns(marks).select(*_KEYS, "mark", *named)
+    right = after.with_columns(marks).select(*_KEYS, "mark", "related_event_id", *named)
     joined = right.join(left, on=[*_KEYS, "mark"], how="full", nulls_equal=True, coalesce=True)
     amounts = pl.col("earned").fill_null(0), pl.col("earned_before").fill_null(0)
     return (

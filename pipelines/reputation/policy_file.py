@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from pipelines.boundary.toml import abbreviate, exists, format_problems, key_lines, parse_toml, read_toml
 from pipelines.errors import PolicyError
-from pipelines.reputation.policy.actions import Action, Emission, Points, Rating
+from pipelines.reputation.policy.actions import Action, Adjustment, Emission, Points, Rating
 from pipelines.reputation.policy.gates import Cap, Completion, Correction, Once, Retraction, Status
 from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.model import Policy
@@ -21,7 +21,7 @@ from pipelines.reputation.policy.rules import Rules, Score
 
 _SHIPPED = Path(__file__).parent / "policies"
 SECTIONS: tuple[type[BaseModel], ...] = (
-    *(Policy, Rules, Score, Action, Emission, Points, Rating, Measure),
+    *(Policy, Rules, Score, Action, Adjustment, Emission, Points, Rating, Measure),
     *(Status, Retraction, Correction, Completion, Once, Cap),
 )
 """Every kind of table in a policy file: the source of known keys."""

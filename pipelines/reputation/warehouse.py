@@ -511,6 +511,7 @@ class Warehouse:
         - reason: why it counted or not, such as `granted` or `retracted`; `start`, `bounds` and `hidden` are the part
           of the score that no event earned
         - rule: the cap or gate that decided, by its name in the policy; null if none did
+        - related_event_id: the retraction that withdrew the event; of a retraction or correction, the event it names
         - points: points before caps and decay
         - rating: in the policy's unit, such as stars; null without one
         - earned: points that it adds to the score now
@@ -529,8 +530,9 @@ class Warehouse:
 
         Both moments are as known now, by the warehouse's policy; `explain_shown()` compares what was served. `change`
         adds up to the difference of the two scores.
-        Columns: event_time (UTC), event_id, action_type, emission_no, as of `explain()`; reason and earned (points) at
-        `until`; reason_before and earned_before at `since`; change, earned - earned_before in points.
+        Columns: event_time (UTC), event_id, action_type, emission_no, as of `explain()`; reason, related_event_id and
+        earned (points) at `until`; reason_before and earned_before at `since`; change, earned - earned_before in
+        points.
 
         until: None means the warehouse's as_of.
         view: `all_time` or `last_N_days`.
@@ -639,7 +641,7 @@ class AsOf:
         """Return every contribution to a user's score in a view at this moment with its reason, in the order of events.
 
         Columns as of `Warehouse.explain()`: event_time, event_id, action_type, emission_no, policy_version, reason,
-        rule, points, rating, earned (points; they add up to the score) and score (points so far).
+        rule, related_event_id, points, rating, earned (points; they add up to the score) and score (points so far).
         """
         with _running(f"the explanation of {user_id}"):
             return explain(self._connection, self._rules(policy), user_id, self.moment, self.known_at, view)

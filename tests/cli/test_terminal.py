@@ -86,6 +86,25 @@ RUN: dict[str, list[list[str]]] = {
     "vacuum": [[]],
     "verify": [[]],
     "audit": [[], ["--json"]],
+    "retract": [
+        *(
+            ["--why", _HOSTILE_TEXT, "--operator", _HOSTILE_TEXT, *more, "--", f"0-{_USERS[0]}"]
+            for more in ([], ["--dry-run"])
+        ),
+        [_HOSTILE_TEXT, "--why", _HOSTILE_TEXT],
+    ],
+    "adjust": [
+        *(
+            ["--why", _HOSTILE_TEXT, "--id", _HOSTILE_TEXT, "--", _USERS[0], points]
+            for points in ("-5", "6", _HOSTILE_TEXT)
+        ),
+        [_HOSTILE_TEXT, "5", "--why", _HOSTILE_TEXT],
+    ],
+    "user export": [
+        ["--to", "{folder}/exported", "--", _USERS[1]],
+        ["--to", "{folder}/exported", "--", _USERS[1]],
+        ["--to", f"{{folder}}/{_HOSTILE_TEXT}", _HOSTILE_TEXT],
+    ],
     "erase": [["--yes", _USERS[-1]], ["--yes", _HOSTILE_TEXT]],
     "copy": [["{folder}/copy"]],
     "export": [["{folder}/exported.duckdb"]],

@@ -26,7 +26,7 @@ def by_sql(events: Sequence[Event], policy: Policy, as_of: int) -> tuple[list[Ro
     connection.execute("CREATE OR REPLACE TEMP VIEW contribution AS FROM computed")
     materialize_fact(connection, in_force)
     rows = connection.sql(f"{reputation_query(in_force)} ORDER BY user_id").fetchall()
-    query = "SELECT user_id, event_id, emission_no, reason, granted, rating FROM contribution"
+    query = "SELECT user_id, event_id, emission_no, reason, granted, rating, related_event_id FROM contribution"
     contributions = connection.sql(query).fetchall()
     connection.unregister("events")
     return sorted(map(_comparable, contributions)), [_exact(row) for row in rows]
@@ -42,7 +42,12 @@ def by_hand(events: Iterable[Event], policy: Policy, as_of: int) -> tuple[list[R
     """Return contributions and scores from the naive implementation."""
     users = naive.reputations(events, policy, as_of)
     contributions = [
-        _comparable((c.event.user_id, c.event.event_id, c.emission_no, c.reason, micro(c.granted), micro(c.rating)))
+        _comparable(
+            (
+                *(c.event.user_id, c.event.event_id, c.emission_no, c.reason),
+                *(micro(c.granted), micro(c.rating), c.related),
+            )
+        )
         for reputation in users.values()
         for c in reputation.contributions
     ]

@@ -6,7 +6,7 @@ It is independent: it shares the policy model with the engine, and none of the c
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -32,6 +32,7 @@ class Contribution:
     rating: Fraction | None = None
     granted: Fraction = Fraction(0)
     counted: bool = False
+    related: str | None = None
 
 
 @dataclass
@@ -179,11 +180,10 @@ class _Account:
         self.reset_at: int | None = None
         self.history = sorted(history, key=self._order)
         self.by_id = {event.event_id: event for event in history}
-        self.retracted = {
-            event.metadata[self.policy.retraction.target]
-            for event in history
-            if event.action_type in self.policy.retraction.actions and self.policy.retraction.target in event.metadata
-        }
+        self.retracted: dict[str, str] = {}
+        for event in self.history:
+            if event.action_type in self.policy.retraction.actions and self.policy.retraction.target in event.metadata:
+                self.retracted.setdefault(event.metadata[self.policy.retraction.target], event.event_id)
         self._correct()
         self.contributions: list[Contribution] = []
 
@@ -239,7 +239,9 @@ class _Account:
     def _is_status(self, event: Event) -> bool:
         return event.action_type in self.policy.status.suspend + self.policy.status.reinstate
 
-    def _is_plain(self, event: Event) -> bool:
+    def _is_plain(self, event: Event | None) -> bool:
+        if event is None:
+            return False
         special = self.policy.retraction.actions + self.policy.correction.actions
         return not self._is_status(event) and event.action_type not in special
 
@@ -247,21 +249,29 @@ class _Account:
         if self._is_status(event):
             self._change_status(event)
         elif event.action_type in self.policy.retraction.actions:
-            futile = self._is_futile(event, self.policy.retraction.target, self.policy.correction.actions)
-            self.contributions.append(Contribution(event, None, None, None, "no effect" if futile else "retraction"))
+            self._rule(event, self._retraction(event), event.metadata.get(self.policy.retraction.target))
         elif event.action_type in self.policy.correction.actions:
-            futile = self._is_futile(event, self.policy.correction.target, ())
-            reason = "retracted" if event.event_id in self.retracted else "no effect" if futile else "correction"
-            self.contributions.append(Contribution(event, None, None, None, reason))
-        elif (action := self.rules_of(event).actions.get(event.action_type)) is None:
-            self.contributions.append(Contribution(event, None, None, None, "no rule"))
+            named = event.metadata.get(self.policy.correction.target)
+            if event.event_id in self.retracted:
+                self._rule(event, "retracted", self.retracted[event.event_id])
+            else:
+                self._rule(event, "correction" if self._is_plain(self.by_id.get(named or "")) else "no effect", named)
+        elif (action := self.rules_of(event).all_actions.get(event.action_type)) is None:
+            self._rule(event, "no rule", self.retracted.get(event.event_id))
         else:
             self._earn(event, action)
 
-    def _is_futile(self, event: Event, target: str, changes: Sequence[str]) -> bool:
-        """Return whether an event names one that it cannot change: neither plain nor of the actions `changes`."""
-        named = self.by_id.get(event.metadata.get(target, ""))
-        return named is not None and not self._is_plain(named) and named.action_type not in changes
+    def _rule(self, event: Event, reason: str, related: str | None) -> None:
+        self.contributions.append(Contribution(event, None, None, None, reason, related=related))
+
+    def _retraction(self, event: Event) -> str:
+        named = event.metadata.get(self.policy.retraction.target, "")
+        target = self.by_id.get(named)
+        if target is not None and target.action_type in self.policy.retraction.actions:
+            return "retraction stands"
+        corrects = target is not None and target.action_type in self.policy.correction.actions
+        hits = (self._is_plain(target) or corrects) and self.retracted[named] == event.event_id
+        return "retraction" if hits else "no effect"
 
     def _change_status(self, event: Event) -> None:
         suspends = event.action_type in self.policy.status.suspend
@@ -283,7 +293,8 @@ class _Account:
         else:
             reason = "granted"
         for number, (emission, earned) in enumerate(zip(action.emissions, points, strict=True)):
-            self.contributions.append(Contribution(event, number, emission, earned, reason, rating))
+            related = self.retracted.get(event.event_id)
+            self.contributions.append(Contribution(event, number, emission, earned, reason, rating, related=related))
 
     def _reset(self) -> None:
         """Void the events before the end of the last suspension, or all while one lasts."""

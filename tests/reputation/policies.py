@@ -11,7 +11,7 @@ from tests.reputation.history import DAY, NOW, at
 
 ACTIONS = ("Rated", "Starred", "Done", "Tipped", "Many")
 STATUS = ("Suspended", "Reinstated")
-EVENTS = (*ACTIONS, *STATUS, "Retracted", "Corrected")
+EVENTS = (*ACTIONS, *STATUS, "Retracted", "Corrected", "Adjusted")
 Table = dict[str, Any]
 
 
@@ -128,10 +128,18 @@ def emissions() -> st.SearchStrategy[Table]:
     return st.dictionaries(st.sampled_from(["Rated", "Starred", "Done"]), one)
 
 
+def adjustments() -> st.SearchStrategy[Table]:
+    """Return points by an operator, which may decay."""
+    points = {"from": "amount", "minimum": -2, "maximum": "99.99", "digits": 2}
+    halving = st.fixed_dictionaries({}, optional={"half_life_days": st.sampled_from(["0.5", "30"])})
+    return halving.map(lambda chosen: {"action": "Adjusted", "points": points} | chosen)
+
+
 def everything() -> st.SearchStrategy[Table]:
     """Return any combination of a version's features."""
     tables = {
         "status": status(),
+        "adjustment": adjustments(),
         "score": scores(),
         "actions": emissions(),
         "completion": completion(),

@@ -143,7 +143,7 @@ def test_documents_have_the_specified_members(tmp_path: Path) -> None:
         "user_id": "ann",
         "status": "active",
         "as_of": "2024-03-01T00:00:00Z",
-        "policy": {"name": "default", "version": "1"},
+        "policy": {"name": "default", "version": "2"},
         "lake_version": 1,
         "defaults": {"rating_average": None},
         "reputation_all_time": view | {"score": 6, "events": 3},
@@ -243,7 +243,7 @@ def test_an_open_warehouse_is_unchanged_until_refreshed(tmp_path: Path) -> None:
             assert newer.reputation().height == 3
         assert warehouse.refresh() is True
         assert warehouse.reputation().height == 3
-        assert "lake version 2, as of 2024-03-01 00:00:00 UTC, policy default 1" in repr(warehouse)
+        assert "lake version 2, as of 2024-03-01 00:00:00 UTC, policy default 2" in repr(warehouse)
 
 
 def test_results_as_polars_arrow_and_relation(tmp_path: Path) -> None:

@@ -97,6 +97,25 @@ def test_each_contribution_has_its_reason() -> None:
     ]
 
 
+def test_a_retracted_event_and_its_retraction_name_each_other() -> None:
+    """So do a correction and its event; a change of reason names the retraction, too."""
+    retraction = Event("r", "ann", "Retracted", NOW - DAY, {"target_event_id": "a"})
+    correction = Event("k", "ann", "Corrected", NOW - DAY + 1, {"target_event_id": "b"})
+    rules = parse_policy(RULES + "[retraction]\nactions = ['Retracted']\n[correction]\nactions = ['Corrected']\n")
+    with duckdb.connect() as connection:
+        connection.register("events", events_table([*EVENTS, retraction, correction]))
+        rows = explain(connection, rules, "ann", AS_OF).filter(pl.col("related_event_id").is_not_null())
+        change = explain_change(connection, rules, "ann", AS_OF - timedelta(days=2), AS_OF)
+    assert rows.select("event_id", "reason", "related_event_id").rows() == [
+        ("a", "retracted", "r"),
+        ("r", "retraction", "a"),
+        ("k", "correction", "b"),
+    ]
+    assert change.filter(event_id="a").select("reason_before", "reason", "related_event_id").rows() == [
+        ("granted", "retracted", "r")
+    ]
+
+
 def test_a_floor_is_a_row_of_its_own() -> None:
     """Before the penalty expired, the floor lifted the score from -24 to 1."""
     rows = explained(NOW - 8 * DAY + 1).select("reason", "earned", "score").rows()

@@ -28,6 +28,14 @@ def test_decay_and_expiry(events: list[Event], tables: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@given(histories("Done", "Adjusted", "Retracted", "Suspended"), policies.adjustments())
+def test_adjustments(events: list[Event], table: dict[str, Any]) -> None:
+    """Points by an operator earn within their bounds, decay or not, and no cap over all actions covers them."""
+    cap = {"a": {"period": "month", "maximum": "4"}}
+    assert_agreement(events, policy(adjustment=table, caps=cap), NOW)
+
+
+@pytest.mark.slow
 @given(histories(*EVENTS), policies.scores())
 def test_start_floor_and_ceiling(events: list[Event], table: dict[str, Any]) -> None:
     """The all-time score has the policy's start and bounds; windows do not."""

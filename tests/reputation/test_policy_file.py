@@ -84,6 +84,13 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
             "[caps.votes]\nperiod = 'day'\nmaximum = 1\nactions = ['B']\n[actions.A]\npoints = 1",
             "p.toml:6: caps.votes.actions: B is not an action of this policy (A)",
         ),
+        ("[adjustment]\naction = 'A'", "p.toml:3: adjustment.points: is missing: add it"),
+        ("[adjustment]\npoints = { from = 'p', maximum = 5 }", "p.toml:3: adjustment: points need a minimum and a"),
+        ("[adjustment]\npoints = 5", "p.toml:3: adjustment: points of an adjustment are a table with"),
+        (
+            "[adjustment]\naction = 'A'\npoints = { from = 'p', minimum = 0, maximum = 1 }\n[actions.A]\npoints = 1",
+            "p.toml:6: actions.A: A is already in adjustment.action",
+        ),
         ("[once.x]\nkeep = 'last'", "p.toml:3: once.x: actions is missing: say which actions compete"),
         ("[completion.x]\nby = []\nkey = 'k'", "p.toml:4: completion.x.by: "),
         ("[score]\nfloor = 2\nceiling = 1", "p.toml:3: score: floor 2 is above ceiling 1: swap them"),

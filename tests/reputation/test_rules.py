@@ -253,7 +253,10 @@ def corrected(event_id: str, t: int, stars: str, target: str = "a", user_id: str
 
 
 def test_a_change_of_a_change_has_no_effect() -> None:
-    """A retraction withdraws an event or a correction, a correction changes an event: anything else is `no effect`."""
+    """A retraction withdraws an event or a correction, a correction changes an event: anything else is `no effect`.
+
+    A retraction of a retraction has a reason of its own; so has one that names itself.
+    """
     events = [
         up("a", stars="1"),
         Event("r", "ann", "Retracted", NOW - 9, {"target_event_id": "a"}),
@@ -262,6 +265,7 @@ def test_a_change_of_a_change_has_no_effect() -> None:
         corrected("k", NOW - 9, "4", target="b"),
         corrected("kk", NOW - 8, "5", target="k"),
         corrected("kr", NOW - 8, "5", target="r"),
+        corrected("kl", NOW - 8, "5", target="not here yet"),
         Event("own", "ann", "Retracted", NOW - 7, {"target_event_id": "own"}),
         Event("late", "ann", "Retracted", NOW - 6, {"target_event_id": "not here yet"}),
         Event("bobs", "bob", "Retracted", NOW - 5, {"target_event_id": "r"}),
@@ -272,8 +276,9 @@ def test_a_change_of_a_change_has_no_effect() -> None:
         "a": "retracted",
         "b": "granted",
         "k": "correction",
-        **dict.fromkeys(("r", "late", "bobs"), "retraction"),
-        **dict.fromkeys(("rr", "kk", "kr", "own"), "no effect"),
+        "r": "retraction",
+        **dict.fromkeys(("rr", "own"), "retraction stands"),
+        **dict.fromkeys(("kk", "kr", "kl", "late", "bobs"), "no effect"),
     }
 
 

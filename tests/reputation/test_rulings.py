@@ -27,12 +27,17 @@ def all_time(*events: Event, as_of: int = NOW) -> int:
 
 
 def reasons(*events: Event) -> dict[str, str]:
+    return {event_id: reason for event_id, (reason, _) in rulings(*events).items()}
+
+
+def rulings(*events: Event) -> dict[str, tuple[str, str | None]]:
+    """Return the reason and the related event of each event."""
     with duckdb.connect() as connection:
         connection.register("events", events_table(events))
         scores(connection, DEFAULT, AS_OF)
-        rows = connection.sql("SELECT event_id, reason FROM contribution").fetchall()
+        rows = connection.sql("SELECT event_id, reason, related_event_id FROM contribution").fetchall()
     assert len(rows) == len(events)
-    return dict(rows)
+    return {event_id: (reason, related) for event_id, reason, related in rows}
 
 
 def done(t: int, event_id: str = "done") -> Event:
@@ -125,11 +130,38 @@ def test_a_retraction_voids_its_target_before_and_after(shift: int) -> None:
 
 
 def test_a_second_retraction_changes_nothing() -> None:
-    """The score is that without the target, not lower."""
+    """The score is that without the target, not lower; the first retraction is the one that withdrew it."""
     events = [done(START), done(START, "other"), retracted(START, "done"), retracted(START + 1, "done", event_id="y")]
     assert all_time(*events) == 1
     assert score(*events)["all_time_events"][0] == 1
-    assert reasons(*events) == {"done": "retracted", "other": "granted", "x": "retraction", "y": "retraction"}
+    assert rulings(*events) == {
+        "done": ("retracted", "x"),
+        "other": ("granted", None),
+        "x": ("retraction", "done"),
+        "y": ("no effect", "done"),
+    }
+
+
+def test_of_two_retractions_at_one_moment_the_smaller_event_id_is_the_first() -> None:
+    """Rulings have the order of events, so that both engines and any order of arrival name the same one."""
+    events = [retracted(START, "done", event_id="y"), done(START), retracted(START, "done", event_id="x")]
+    assert rulings(*events) == {
+        "done": ("retracted", "x"),
+        "x": ("retraction", "done"),
+        "y": ("no effect", "done"),
+    }
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_a_retraction_stands(shift: int) -> None:
+    """A retraction of it, earlier or later, has a reason of its own; the target stays retracted."""
+    events = [done(START), retracted(START, "done"), retracted(START + shift, "x", event_id="y")]
+    assert all_time(*events) == 0
+    assert rulings(*events) == {
+        "done": ("retracted", "x"),
+        "x": ("retraction", "done"),
+        "y": ("retraction stands", "x"),
+    }
 
 
 def test_a_retraction_counts_from_its_own_time() -> None:
@@ -141,13 +173,23 @@ def test_a_retraction_counts_from_its_own_time() -> None:
 
 def test_a_retraction_by_another_user_has_no_effect() -> None:
     """Users can retract only their own events."""
-    assert score(done(START), retracted(START, "done", "bob"))["all_time_score"].to_list() == [1, 0]
+    events = [done(START), retracted(START, "done", "bob")]
+    assert score(*events)["all_time_score"].to_list() == [1, 0]
+    assert rulings(*events) == {"done": ("granted", None), "x": ("no effect", "done")}
 
 
 def test_a_retraction_without_a_target_is_without_effect() -> None:
-    """A missing or unknown target changes no score."""
+    """A missing or unknown target changes no score, and neither does a status event: the reason says so."""
     lost = Event("y", "ann", "RatingRetracted", START)
-    assert all_time(done(START), retracted(START, "nothing"), lost) == 1
+    events = [done(START), retracted(START, "nothing"), lost, reinstated(START), retracted(START, "r", event_id="z")]
+    assert all_time(*events) == 1
+    assert rulings(*events) == {
+        "done": ("granted", None),
+        "r": ("no effect", None),
+        "x": ("no effect", "nothing"),
+        "y": ("no effect", None),
+        "z": ("no effect", "r"),
+    }
 
 
 @pytest.mark.parametrize(

@@ -25,12 +25,14 @@ from pipelines.reputation.export import export_warehouse
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.spark import storage
-from pipelines.reputation.spark.derivation import define_functions
+from pipelines.reputation.spark.derivation import _prepare, define_functions
+from pipelines.reputation.spark.session import open_session
 from pipelines.reputation.spark.translation import translate
+from pipelines.reputation.steps import define_steps
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import Settings
 from tests.lake import builders as making
-from tests.reputation.history import AS_OF, DAY, NOW, Event, at, snapshot_of, stored_schema
+from tests.reputation.history import AS_OF, DAY, NOW, Event, at, events_table, snapshot_of, stored_schema
 from tests.reputation.policies import ACTIONS, EVENTS, policy, versioned
 from tests.reputation.strategies import AMOUNTS, RATINGS
 from tests.reputation.test_incremental import TABLES
@@ -92,23 +94,28 @@ def spark() -> Iterator[SparkSession]:
 
 
 def history(action_types: tuple[str, ...], number: int = 4_000, days: int = 400) -> list[Event]:
-    """Return random events of some users over some days and a day after now; many retract or correct another one."""
+    """Return random events of some users over some days and a day after now; many retract or correct another one.
+
+    Two of three name an event of their own user, of which the earliest are named several times.
+    """
     dice = random.Random(number)  # noqa: S311 - the same history every time
+    users = [dice.choice(("", "Zoë", "o'hara", *(f"u{n}" for n in range(40)))) for _ in range(number)]
+    own = {user: [i for i, other in enumerate(users) if other == user] for user in users}
     return [
         Event(
             f"e{i}",
-            dice.choice(("", "Zoë", "o'hara", *(f"u{n}" for n in range(40)))),
+            user,
             dice.choice((*action_types, "Unknown")),
             NOW + DAY - int(dice.random() ** 3 * days * DAY),
             {
                 "rating": dice.choice((*RATINGS, "3", "4", "5")),
                 "amount": dice.choice(AMOUNTS),
-                "target_event_id": f"e{dice.randrange(number)}",
+                "target_event_id": f"e{dice.choice((dice.randrange(number), dice.choice(own[user]), own[user][0]))}",
                 "rater_id": dice.choice(("rita", "rob", 'r"\\')),
                 "ride_id": f"r{dice.randrange(number // 5)}",
             },
         )
-        for i in range(number)
+        for i, user in enumerate(users)
     ]
 
 
@@ -141,6 +148,28 @@ def test_same_tables(spark: SparkSession, tmp_path: Path, rules: Policy) -> None
     assert rebuilt.events > 1_000
     assert rebuilt.counted > 100
     assert_same_tables(tmp_path / "warehouse.duckdb", tmp_path / "duckdb" / "warehouse.duckdb")
+
+
+@pytest.mark.slow
+def test_same_rulings(spark: SparkSession, tmp_path: Path) -> None:
+    """The reason of each event, the event it names and its corrected rating are DuckDB's, if many are at one moment."""
+    events = [replace(event, t=event.t - event.t % DAY) for event in history(("Rated", "Retracted", "Corrected"), 600)]
+    for number in range(20):
+        target = {"target_event_id": f"rated-{number}"}
+        events.append(Event(f"rated-{number}", "tim", "Rated", NOW - DAY, {"rating": "1"}))
+        both = [Event(f"{number}-{n}", "tim", "Corrected", NOW - DAY, target | {"rating": n}) for n in ("2", "3")]
+        events += both if number % 2 else both[::-1]
+    lake, rules = snapshot(tmp_path, events), policy()
+    query = "SELECT event_id, reason, related_event_id, rating FROM contribution ORDER BY event_id"
+    with duckdb.connect() as connection:
+        connection.register("events", events_table(events))
+        define_steps(connection, rules, AS_OF)
+        expected = connection.sql(query).fetchall()
+    with open_session() as session:
+        _prepare(session, lake, rules.at(AS_OF), AS_OF)
+        assert [tuple(row) for row in session.sql(query).collect()] == expected
+    reasons = {reason for _, reason, *_ in expected}
+    assert {"retracted", "retraction", "retraction stands", "correction", "no effect"} <= reasons
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def shell(warehouse: Warehouse) -> InteractiveShell:
 def test_the_html_shows_contents_and_metadata(warehouse: Warehouse) -> None:
     """Tables and trends are listed, in HTML that a file name cannot break."""
     shown = warehouse._repr_html_()
-    assert all(name in shown for name in ("reputation", "user_days", "events", "default 1", *trends()))
+    assert all(name in shown for name in ("reputation", "user_days", "events", "default 2", *trends()))
     warehouse.path = Path("/data/<script>/warehouse.duckdb")
     assert "<script>" not in warehouse._repr_html_()
     assert repr(warehouse).startswith("<Warehouse at /data/")

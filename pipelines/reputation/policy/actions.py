@@ -122,6 +122,35 @@ class Action(Section):
         return self.emit or (Emission.model_validate({"points": 0}),)
 
 
+class Adjustment(Section):
+    """Points that an operator gives or takes by an event of an action of its own (`karmalake adjust`).
+
+    Rules over all actions, such as caps, do not cover it; a suspension and a retraction do.
+    """
+
+    action: Name = "PointsAdjusted"
+    """The action_type of adjustments."""
+    points: Points
+    """Where an adjustment holds its points, with their bounds."""
+    half_life_days: Positive | None = None
+    """Half-life of the points in days of 86,400 s; None: they do not decay."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        points = self.points
+        if points.key is None or points.map is not None or points.scale != 1:
+            raise ValueError('points of an adjustment are a table with "from", minimum and maximum, and perhaps digits')
+        if not {"minimum", "maximum"} <= points.model_fields_set:
+            raise ValueError("points need a minimum and a maximum: say how much an operator may give and take")
+        return self
+
+    @property
+    def rule(self) -> Action:
+        """What events of the action do."""
+        emission = {"points": self.points, "half_life_days": self.half_life_days}
+        return Action(emit=(Emission.model_validate(emission),))
+
+
 def _check_digits(minimum: Decimal, maximum: Decimal, digits: int) -> None:
     """Reject bounds with more digits than `digits`: values that need them would be silently unreadable."""
     needed = max(decimals(minimum), decimals(maximum))

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from pipelines.reputation.policy.actions import Action, Emission
+from pipelines.reputation.policy.actions import Action, Adjustment, Emission
 from pipelines.reputation.policy.gates import ActionRule, Cap, Completion, Correction, Once, Retraction, Status
 from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.numbers import MINUTE_US, Name, Number, RuleError, Section, decimals
@@ -49,6 +49,8 @@ class Rules(Section):
     retraction: Retraction = Retraction()
     correction: Correction = Correction()
     actions: dict[Name, Action] = Field(default_factory=dict)
+    adjustment: Adjustment | None = None
+    """Points by an operator; None: `karmalake adjust` is refused."""
     completion: dict[Name, Completion] = Field(default_factory=dict)
     once: dict[Name, Once] = Field(default_factory=dict)
     caps: dict[Name, Cap] = Field(default_factory=dict)
@@ -74,6 +76,7 @@ class Rules(Section):
             "status.reinstate": self.status.reinstate,
             "retraction.actions": self.retraction.actions,
             "correction.actions": self.correction.actions,
+            "adjustment.action": (self.adjustment.action,) if self.adjustment else (),
             "actions": tuple(self.actions),
         }
         seen: dict[str, str] = {}
@@ -105,9 +108,14 @@ class Rules(Section):
         return [action for action in named if action not in rule.exempt]
 
     @property
+    def all_actions(self) -> dict[str, Action]:
+        """The actions that earn points by name: those of the file, and the adjustment."""
+        return self.actions | ({self.adjustment.action: self.adjustment.rule} if self.adjustment else {})
+
+    @property
     def emissions(self) -> list[Emission]:
         """Return the emissions of all actions."""
-        return [emission for action in self.actions.values() for emission in action.emissions]
+        return [emission for action in self.all_actions.values() for emission in action.emissions]
 
     @property
     def decays(self) -> bool:

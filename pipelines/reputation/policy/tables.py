@@ -113,7 +113,7 @@ def _emissions(policy: EffectivePolicy) -> list[tuple[dict[str, object], Emissio
         half_life.length_us: half_life.epoch_us for half_life in policy.half_lives if half_life
     }
     for edition in policy.editions:
-        for action_type, action in edition.rules.actions.items():
+        for action_type, action in edition.rules.all_actions.items():
             for emission_no, emission in enumerate(action.emissions):
                 head = {"emission_key": len(rows), "action_type": action_type, "emission_no": emission_no}
                 decay = {"half_life_us": emission.half_life_us, "epoch_us": epochs.get(emission.half_life_us)}

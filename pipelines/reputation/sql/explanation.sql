@@ -71,18 +71,19 @@ ledger AS (
         version AS policy_version,
         rule,
         reason,
+        related_event_id,
         points AS micro_points,
         rating AS micro_rating,
         CAST(earned AS HUGEINT) AS earned
     FROM mine
     UNION ALL
-    SELECT user_id, 0, NULL, NULL, NULL, NULL, NULL, NULL, 'start', NULL, NULL, $start
+    SELECT user_id, 0, NULL, NULL, NULL, NULL, NULL, NULL, 'start', NULL, NULL, NULL, $start
     FROM whole
     UNION ALL
-    SELECT user_id, 2, NULL, NULL, NULL, NULL, NULL, NULL, 'bounds', NULL, NULL, $bounded - total
+    SELECT user_id, 2, NULL, NULL, NULL, NULL, NULL, NULL, 'bounds', NULL, NULL, NULL, $bounded - total
     FROM whole
     UNION ALL
-    SELECT user_id, 3, NULL, NULL, NULL, NULL, NULL, NULL, 'hidden', NULL, NULL, $hidden - $bounded
+    SELECT user_id, 3, NULL, NULL, NULL, NULL, NULL, NULL, 'hidden', NULL, NULL, NULL, $hidden - $bounded
     FROM whole
     WHERE user_id IN (SELECT user_id FROM status_period WHERE to_t IS NULL)
 )
@@ -96,6 +97,7 @@ SELECT
     policy_version,
     reason,
     rule,
+    related_event_id,
     $points AS points,
     $rating AS rating,
     $earned AS earned,

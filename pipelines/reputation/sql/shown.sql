@@ -44,7 +44,7 @@ SELECT
         FROM withdrawn_event AS removed
         WHERE removed.event_id = contribution.event_id
     ) AS withdrawn_because,
-    retraction.event_id AS retracted_by,
+    retraction.retracted_by,
     correction.event_id AS corrected_by,
     (
         SELECT arg_min(period.suspended_by, period.from_t)
@@ -64,14 +64,8 @@ JOIN (
     WHERE event.user_id = getvariable('explained_user')
     GROUP BY event.event_id
 ) AS landed ON landed.event_id = contribution.event_id
-LEFT JOIN (
-    SELECT
-        metadata[getvariable('retraction_target')] AS target_id,
-        arg_min(event_id, (t, event_id)) AS event_id
-    FROM known_event
-    WHERE user_id = getvariable('explained_user') AND role = 'retraction'
-    GROUP BY target_id
-) AS retraction ON retraction.target_id = contribution.event_id
+LEFT JOIN retracted_event AS retraction
+    ON retraction.user_id = contribution.user_id AND retraction.event_id = contribution.event_id
 LEFT JOIN (
     SELECT
         known.metadata[getvariable('correction_target')] AS target_id,

@@ -7,14 +7,20 @@ SELECT event.* REPLACE (
 )
 FROM known_event AS event
 LEFT JOIN (
-    SELECT correction.user_id, correction.metadata[getvariable('correction_target')] AS event_id, correction.metadata
+    SELECT
+        correction.user_id,
+        correction.metadata,
+        correction.metadata[getvariable('correction_target')] AS target_id,
+        row_number() OVER (
+            PARTITION BY correction.user_id, correction.metadata[getvariable('correction_target')]
+            ORDER BY correction.t DESC, correction.event_id DESC
+        ) AS newest_no
     FROM known_event AS correction
     LEFT JOIN retracted_event AS retracted
         ON retracted.user_id = correction.user_id AND retracted.event_id = correction.event_id
     WHERE correction.role = 'correction' AND retracted.user_id IS NULL
-    QUALIFY row_number() OVER (
-        PARTITION BY correction.user_id, correction.metadata[getvariable('correction_target')]
-        ORDER BY correction.t DESC, correction.event_id DESC
-    ) = 1
 ) AS correction
-    ON correction.user_id = event.user_id AND correction.event_id = event.event_id AND event.role IS NULL
+    ON correction.user_id = event.user_id
+    AND correction.target_id = event.event_id
+    AND correction.newest_no = 1
+    AND event.role IS NULL

@@ -17,5 +17,6 @@ SELECT
     counts AS counted,
     coalesce(emission_no, 0) = 0 AS is_first,
     reason,
-    rule
+    rule,
+    related_event_id
 FROM $source
