@@ -67,9 +67,9 @@ def write_ranges(folder: str, events: pa.Table, name: str, *, data_change: bool 
     """Write `events` (EVENTS without event_day) as durable files of one or more UTC days; return the actions to commit.
 
     A day of FULL_ROWS has its own file; other days share files of at most RANGE_ROWS rows, in order. Files are named by
-    their first day, DAY-`name`.parquet, and hold event_day, of whose minimum and maximum the actions tell the log. Rows
-    keep their order within a file. `data_change` is false where the rows were in the table before. A crash leaves files
-    that no commit names; an error leaves none.
+    their first day, DAY-`name`.parquet, and hold event_day; the actions have its minimum and maximum. Rows keep their
+    order within a file. `data_change` is false where the rows were in the table before. A crash leaves files that no
+    commit names; an error leaves none.
     """
     days = _days(events)
     dated = events.append_column(DAY_COLUMN, pa.array(days.astype(np.int32), pa.date32()))
@@ -96,7 +96,7 @@ def remove_files(folder: str, files: Iterable[AddAction]) -> None:
 
 
 def read_file(location: str, columns: list[str] | None = None) -> pa.Table:
-    """Read one file of a table, or some of its columns, without `event_day`.
+    """Read one file of a table, or some of its columns.
 
     Other engines that rewrite files (for a delete, say) use other types of text and bytes: all are read as `string` and
     `binary`. Raises TransientError when an object store does not answer.
