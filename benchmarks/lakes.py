@@ -68,7 +68,7 @@ def commit_rows(lake: Lake, rows: pa.Table, first: int) -> None:
     offsets = OffsetRange(_TOPIC_ID, "events", 0, first, first + count, **fates)
     batch_id = f"measured-{first}"
     record = CommitRecord(batch_id, "benchmark", datetime.now(UTC), (offsets,), **describe_events(rows))
-    commit_batch(lake, lake.table("events"), stage_events(lake, rows, batch_id), record)
+    commit_batch(lake, lake.table("events"), stage_events(lake.table("events"), rows, batch_id), record)
 
 
 def make_rows(first: int, count: int, users: int, from_us: int, step_us: int) -> pa.Table:

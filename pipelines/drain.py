@@ -185,7 +185,7 @@ def _stage(ingest: Ingest, classified: "_ClassifiedBatch", staged: Staging, star
     for name, rows in side_tables.items():
         append(ingest.lake, name, rows, batch_id)
     accepted = filter_rows(decoded.events, classification.mask(NEW))
-    staged.files = stage_events(ingest.lake, accepted, batch_id)
+    staged.files = stage_events(ingest.events, accepted, batch_id)
     return _commit_record(batch_id, started, classified, accepted)
 
 

@@ -343,8 +343,8 @@ class LakeSettings(_Section):
     uri: str | None = Field(default=None, pattern=r"^s3://[^/]+/.*[^/]$")
     """s3://bucket/folder, instead of lake/ in data_dir. Credentials and endpoint come from the AWS_* variables."""
     compact_after_files: int = Field(default=8, ge=2)
-    """`karmalake compact` merges the small files of a day that has at least this many, or two, if there are 1,000 more
-    files than days."""
+    """`karmalake compact` merges files that belong together, once there are this many: small ones, large ones of a day,
+    large ones whose days overlap."""
     vacuum_retention_hours: float = Field(default=24.0, ge=1, le=168)
     """`karmalake vacuum` removes files that no commit references, or no snapshot younger than this. At most a week:
     older log entries no longer record that a file was replaced."""

@@ -5,7 +5,6 @@ import os
 import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import UTC, date, datetime
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +12,7 @@ import pytest
 
 from pipelines.backfill import backfill
 from pipelines.bus.topics import ensure_topic
-from pipelines.cli.files import _surplus_files
+from pipelines.cli.files import _finish
 from pipelines.drain import drain, open_ingest_from
 from pipelines.emit.producer import produce
 from pipelines.errors import RejectedError, UsageError
@@ -21,11 +20,12 @@ from pipelines.ingest.file import open_file
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import create_lake, data_files, open_lake
 from pipelines.lake.upkeep import compact
-from pipelines.settings import IngestSettings, Settings
+from pipelines.settings import IngestSettings, LakeSettings, Settings
 from pipelines.sources.files import ColumnMapping, read_events
 from tests.commands import KARMALAKE, Started, run
 from tests.conftest import REPOSITORY
 from tests.draining import assert_verified, contents, drain_all, query, send, valid_records
+from tests.lake.builders import create_older_lake
 from tests.services.process import ended
 from tests.services.waiting import PATIENCE_SECONDS
 
@@ -171,11 +171,12 @@ def test_one_row_in_two_formats_counts_once(busless: Settings, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_rows_in_random_order_end_in_one_file_a_day(
+def test_rows_in_random_order_end_in_one_file_a_partition(
     busless: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A commit writes at most a file for each day of its rows; a compaction then leaves one per day, with every row."""
-    monkeypatch.setattr("pipelines.lake.upkeep._MAX_SURPLUS_FILES", 100)
+    """In an older lake a commit writes a file for each day of its rows; a compaction leaves one, with every row."""
+    create_older_lake(busless.lake_root)
+    monkeypatch.setattr("pipelines.lake.merge_groups._MAX_SURPLUS_FILES", 100)
     days, rows = 60, 1_200
     times = [1_400_025_600 + 86_400 * (n % days) for n in range(rows)]
     history = pl.DataFrame(
@@ -196,12 +197,22 @@ def test_rows_in_random_order_end_in_one_file_a_day(
     assert_verified(busless)
 
 
-def test_surplus_files_are_counted() -> None:
-    """Those that days in several commits have beyond one: above a thousand, the command merges them at its end."""
-    first, second = ([date(2024, 1, day) for day in range(begin, begin + 4)] for begin in (1, 5))
-    for each, surplus in (((first, second), 0), ((first, first), 4), ((first,), 0)):
-        records = [CommitRecord(str(n), "test", datetime.now(UTC), (), days=tuple(days)) for n, days in enumerate(each)]
-        assert _surplus_files(records) == surplus
+@pytest.mark.parametrize("below", [0, 1], ids=["as many as allowed", "more"])
+def test_a_load_that_leaves_many_files_merges_them(
+    busless: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: int
+) -> None:
+    """Those that a compaction would merge are counted: here all, each with a few rows."""
+    monkeypatch.setattr("pipelines.sources.csv_rows._BLOCK_BYTES", 100)
+    sections = {"ingest": IngestSettings(max_batch_records=7), "lake": LakeSettings(compact_after_files=2)}
+    small = busless.model_copy(update=sections)
+    records = load(small, ratings(tmp_path / "r.csv", range(63)))
+    lake = open_lake(busless.lake_root)
+    files = len(data_files(lake.table("events")))
+    assert files == len(records) > 2
+    monkeypatch.setattr("pipelines.cli.files._MANY_FILES", files - below)
+    _finish(small, records, [])
+    assert len(data_files(lake.table("events"))) == (1 if below else files)
+    assert query(busless, "SELECT count(*) FROM events") == [(63,)]
 
 
 def _backfill(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

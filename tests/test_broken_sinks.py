@@ -88,7 +88,7 @@ def dedupes_within_a_batch(patch: pytest.MonkeyPatch) -> None:
 
 
 def swallows_an_error(patch: pytest.MonkeyPatch) -> None:
-    """Ignore a failed file of a day, and commit the other days of the second batch."""
+    """Ignore a failed file, and commit the others of the second batch."""
 
     def stage(*arguments: Any) -> list[AddAction]:
         return stage_events(*arguments)[1:]

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +28,7 @@ from pipelines.ingest.file import open_file
 from pipelines.lake import commit_lock, files
 from pipelines.lake.commit import CommitRecord, commit_batch, stage_events
 from pipelines.lake.commit_lock import CommitLock
-from pipelines.lake.tables import Lake, create_lake, open_lake
+from pipelines.lake.tables import create_lake, open_lake
 from pipelines.lake.upkeep import vacuum
 from pipelines.settings import IngestSettings, Settings
 from pipelines.sources import csv_rows
@@ -69,9 +70,9 @@ class Overtaking:
                 act(self.commits)
             return commit_batch(*arguments)
 
-        def counted(lake: Lake, events: pa.Table, batch_id: str) -> Any:
+        def counted(table: DeltaTable, events: pa.Table, batch_id: str) -> Any:
             self.staged_rows.append(len(events))
-            return stage_events(lake, events, batch_id)
+            return stage_events(table, events, batch_id)
 
         patch.setattr(drain_module, "commit_batch", overtaken)
         patch.setattr(drain_module, "stage_events", counted)
@@ -229,11 +230,12 @@ def test_an_error_leaves_no_orphan(
 def test_files_written_before_an_error_are_removed(
     no_bus: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the fifth day cannot be written, its partial file and the earlier days are removed."""
+    """If the file of the fifth day cannot be written, it and the files of earlier days are removed."""
+    monkeypatch.setattr(files, "FULL_ROWS", 1)
     write, written = files._write, [0]  # pyright: ignore[reportPrivateUsage]
 
     def fail_later(*arguments: Any, **named: Any) -> Any:
-        written[0] += "event_day" in arguments[1]
+        written[0] += arguments[0].endswith("/events")
         action = write(*arguments, **named)
         if written[0] == 5:
             raise OSError(28, "No space left on device")
@@ -269,7 +271,8 @@ def test_vacuum_removes_what_a_killed_backfill_staged(no_bus: Settings, tmp_path
     """A process killed between staging and commit leaves orphans; vacuum removes each of them."""
     path = history(tmp_path / "h.csv")
     code = (
-        "import os, sys; from pathlib import Path; import pipelines.drain as d\n"
+        "import os, sys; from pathlib import Path; import pipelines.drain as d, pipelines.lake.files as files\n"
+        "files.FULL_ROWS = 1\n"
         "from tests.test_overtaken import MAPPING, Settings, IngestSettings, load\n"
         "d.commit_batch = lambda *_: os._exit(9)\n"
         "load(Settings(data_dir=Path(sys.argv[1]), ingest=IngestSettings(max_dead_letter_share=1)), Path(sys.argv[2]))"

@@ -11,7 +11,7 @@ from benchmarks.peers.protocol import Job, serve
 from pipelines.contract.decode import decode, filter_rows
 from pipelines.ingest.kafka import open_source
 from pipelines.ingest.record_batches import count
-from pipelines.lake.files import write_days
+from pipelines.lake.files import write_ranges
 from pipelines.lake.index import NEW, open_index
 from pipelines.lake.tables import create_lake
 
@@ -39,7 +39,7 @@ def _measure(job: Job) -> dict[str, object]:
                 index.extend(classification.new, index.version)
             rows = filter_rows(decoded.events, classification.mask(NEW))
             with _timed(parts, "Parquet write"):
-                write_days(f"{job.folder}/written", rows, str(read))
+                write_ranges(f"{job.folder}/written", rows, str(read))
     return {"parts": parts}
 
 

@@ -38,8 +38,8 @@ _OTHERWISE = (
     "it was loaded by another text of its source, so this is another load: what the lake has counts once, "
     "`karmalake sources diff` shows what differs"
 )
-_MANY_FILES = 1_000
-"""If a load writes more files than this beyond one per day, they are merged at its end."""
+_MANY_FILES = 100
+"""If a load leaves more files than this that belong together, they are merged at its end."""
 _Files = Annotated[
     list[str] | None,
     typer.Argument(
@@ -171,7 +171,7 @@ def _accounts(settings: "Settings", sources: "dict[str, FileSource]") -> "dict[s
 def _finish(settings: "Settings", records: "list[CommitRecord]", sources: "list[FileSource]") -> None:
     """Close the dead letters whose rows are accepted now, and merge the files of rows in no order of time."""
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
-    from pipelines.lake.upkeep import compact  # noqa: PLC0415
+    from pipelines.lake.upkeep import compact, count_candidates  # noqa: PLC0415
     from pipelines.operate.dead_letters import close_accepted  # noqa: PLC0415
 
     if not records:
@@ -179,14 +179,10 @@ def _finish(settings: "Settings", records: "list[CommitRecord]", sources: "list[
     closed = sum(close_accepted(settings, source.topic_id, source.topic) for source in sources)
     if closed:
         print_line(f"{closed:,} dead letters of earlier loads are closed: their rows are accepted now")
-    if _surplus_files(records) > _MANY_FILES:
-        print_note("the rows are not in order of time, so their days have several files each: merging them")
-        compact(open_lake(settings.lake_root), settings.lake.compact_after_files)
-
-
-def _surplus_files(records: "list[CommitRecord]") -> int:
-    """Return how many more files than days were written."""
-    return sum(len(record.days) for record in records) - len({day for record in records for day in record.days})
+    lake, min_files = open_lake(settings.lake_root), settings.lake.compact_after_files
+    if (files := count_candidates(lake, min_files)) > _MANY_FILES:
+        print_note(f"{files:,} files of the lake are small or hold the same days: merging them")
+        compact(lake, min_files)
 
 
 def _show_outcomes(accounts: "dict[str, FileSummary]", sources: "dict[str, FileSource]") -> None:

@@ -220,8 +220,8 @@ def compact() -> None:
     settings = current_settings()
     with progress("compacting") as advance:
         done = upkeep.compact(open_lake(settings.lake_root), settings.lake.compact_after_files, lambda _: advance(1))
-    rows = [(c.table, c.days, c.files_before, c.files_after, c.rows) for c in done]
-    print_table(("table", "days", "files before", "after", "rows"), rows) if rows else print_line("nothing to compact")
+    rows = [(c.table, c.files_before, c.files_after, c.rows) for c in done]
+    print_table(("table", "files before", "after", "rows"), rows) if rows else print_line("nothing to compact")
 
 
 def vacuum() -> None:

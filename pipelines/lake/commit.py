@@ -23,8 +23,9 @@ from pipelines.ingest.batch import OffsetRange
 from pipelines.lake.checkpoints import checkpoint_transactions
 from pipelines.lake.commit_log import commit_rows
 from pipelines.lake.delta_commit import commit_actions
-from pipelines.lake.files import make_durable, write_days, write_file
+from pipelines.lake.files import make_durable
 from pipelines.lake.lake_format import require_known_format
+from pipelines.lake.table_files import write_rows
 from pipelines.lake.tables import COMMIT_METADATA, Lake, checkpoint_id, discard_uncommitted
 
 
@@ -116,9 +117,9 @@ def commit_batch(lake: Lake, events: DeltaTable, files: Sequence[AddAction], rec
     return replace(record, version=landed)
 
 
-def stage_events(lake: Lake, events: pa.Table, batch_id: str) -> list[AddAction]:
-    """Write the events of a batch (EVENT and POSITION columns) as durable files by UTC day, not yet committed."""
-    return write_days(lake.folder("events"), _with_batch_id(events, batch_id), batch_id)
+def stage_events(table: DeltaTable, events: pa.Table, batch_id: str) -> list[AddAction]:
+    """Write the events of a batch (EVENT and POSITION columns) as durable files of `events`, not yet committed."""
+    return write_rows(table, _with_batch_id(events, batch_id), batch_id)
 
 
 def append(lake: Lake, name: str, rows: pa.Table, batch_id: str) -> None:
@@ -133,8 +134,8 @@ def append_file(lake: Lake, name: str, rows: pa.Table, file_name: str) -> None:
     A concurrent commit makes it try again on the newest version. Raises TransientError when the commit fails without
     one. A crash leaves at most an orphan file.
     """
-    actions = write_file(lake.folder(name), rows, file_name)
     table = lake.table(name)
+    actions = write_rows(table, rows, file_name)
     while True:
         base = table.version()
         try:

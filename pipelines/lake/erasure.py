@@ -23,12 +23,14 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from pipelines.errors import TransientError
 from pipelines.lake.commit import append_file
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.removal import Rewrite, Search, commit_removal, discard_unused, removed_events, rewrite_files
+from pipelines.lake.table_files import File, list_files
 from pipelines.lake.tables import (
     ERASED,
     ERASURES_DONE,
@@ -40,7 +42,6 @@ from pipelines.lake.tables import (
 )
 from pipelines.lake.tokens import contain_any
 from pipelines.lake.tombstones import Tombstones, tombstone
-from pipelines.lake.upkeep import File, list_files
 from pipelines.lake.user_files import find_files, list_users
 
 _ATTEMPTS = 20
@@ -214,7 +215,8 @@ def _erase(lake: Lake, name: str, tombstones: Tombstones, search: Search, done: 
             seen.clear()
         table = lake.table(name)
         files = list_files(table)
-        seen |= _rewrite_files(lake, name, [file for file in files if file.path not in seen], search)
+        unseen = [file for file in files if file.path not in seen]
+        seen |= _rewrite_files(lake, name, table, unseen, search)
         rewritten = [each for file in files if (each := seen[file.path])]
         outcome = _Outcome(rewritten, erasures_done(table), erasures if done is None else done)
         if not outcome.rewritten and outcome.done == outcome.done_before:
@@ -229,9 +231,11 @@ def _erase(lake: Lake, name: str, tombstones: Tombstones, search: Search, done: 
     raise TransientError(f"other writers kept committing to {lake.folder(name)}: erase again, which resumes it")
 
 
-def _rewrite_files(lake: Lake, name: str, files: list[File], search: Search) -> dict[str, Rewrite | None]:
+def _rewrite_files(
+    lake: Lake, name: str, table: DeltaTable, files: list[File], search: Search
+) -> dict[str, Rewrite | None]:
     """Rewrite the files that have rows of erased users, and record the places of those rows in `erased`."""
-    done = rewrite_files(lake, name, files, search)
+    done = rewrite_files(lake, name, table, files, search)
     if removed := [each.removed for each in done.values() if each]:
         append_file(lake, "erased", _places(name, pa.concat_tables(removed)), uuid4().hex)
     return done

@@ -1,9 +1,12 @@
 """Parquet files: their layout, writing and reading, and how any file is made durable. Independent of commits.
 
-A commit writes one file per UTC day of its events: other engines skip files by day, and a file of several days has no
-single `event_day`. So fine-grained history of eleven years is 4,000 small files. Splitting batches by day would bound
-the files of a commit but not of the lake, and multiplies them where rows are not in order of time.
+Events are written by time: small days share a file, a large day has its own (`write_ranges`), so that few files hold a
+fine-grained history, and a reader of one day reads little else. In a lake that was created before format 3, `events` is
+partitioned by day, and each day has its own file (`write_days`).
 """
+
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are created at import)
 
 import json
 import os
@@ -16,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
@@ -23,7 +27,8 @@ from pipelines.errors import TransientError
 from pipelines.lake.stores import ensure_parent_folder, local_paths, resolve_store, translate_store_errors
 
 DAY_COLUMN = "event_day"
-"""The UTC day of event_time: the partition column of `events`, a folder and not a column of its files."""
+"""The UTC day of event_time, by which other engines skip files. In lakes before format 3 it is the partition column of
+`events`: a folder and not a column of its files."""
 _DAY_US = 86_400_000_000
 _FLUSHERS = ThreadPoolExecutor(8, "flush")
 """Kept between calls: a commit makes nine."""
@@ -33,6 +38,10 @@ _BUFFER_BYTES = 1024 * 1024
 # without a match are skipped. DuckDB does so only if user_ids are not dictionary-encoded. Nested metadata are read by
 # whole row groups.
 _ROW_GROUP_ROWS, _PAGE_ROWS = 32_768, 4_096
+RANGE_ROWS = _ROW_GROUP_ROWS
+"""A file of several days has at most this many rows, one row group: a reader of one day reads no more than that."""
+FULL_ROWS = RANGE_ROWS // 2
+"""A day of this many rows has its own file. Files of several days have as many, except the last of a call."""
 _ROW_GROUP_BYTES = 16 * 1024 * 1024
 """Of rows with records as they were received: a reader has one row group of them in memory, or one record."""
 _BLOOM_COLUMN, _FALSE_POSITIVE_RATE = "user_id", 0.05
@@ -54,18 +63,29 @@ _PLAIN_TYPES = {
 }
 
 
-def write_days(folder: str, events: pa.Table, name: str, *, data_change: bool = True) -> list[AddAction]:
-    """Write `events` (EVENTS without event_day) as one durable file for each UTC day; return the actions to commit.
+def write_ranges(folder: str, events: pa.Table, name: str, *, data_change: bool = True) -> list[AddAction]:
+    """Write `events` (EVENTS without event_day) as durable files of one or more UTC days; return the actions to commit.
 
-    Files are named DAY/`name`.parquet. Rows keep their order within a day. `data_change` is false where the rows were
-    in the table before. A crash leaves files that no commit names; an error leaves none.
+    A day of FULL_ROWS has its own file; other days share files of at most RANGE_ROWS rows, in order. Files are named by
+    their first day, DAY-`name`.parquet, and hold event_day; the actions have its minimum and maximum. Rows keep their
+    order within a file. `data_change` is false where the rows were in the table before. A crash leaves files that no
+    commit names; an error leaves none.
     """
-    parts = [(f"{DAY_COLUMN}={day}/{name}.parquet", rows, {DAY_COLUMN: day}) for day, rows in _by_day(events)]
+    days = _days(events)
+    dated = events.append_column(DAY_COLUMN, pa.array(days.astype(np.int32), pa.date32()))
+    parts = [(f"{day}-{name}.parquet", rows, {}) for day, rows in _split(dated, _first_days(days))]
+    return _write_all(folder, parts, data_change=data_change)
+
+
+def write_days(folder: str, events: pa.Table, name: str, *, data_change: bool = True) -> list[AddAction]:
+    """Write `events` like `write_ranges`, but as one file for each UTC day: DAY/`name`.parquet, without event_day."""
+    split = _split(events, _days(events))
+    parts = [(f"{DAY_COLUMN}={day}/{name}.parquet", rows, {DAY_COLUMN: day}) for day, rows in split]
     return _write_all(folder, parts, data_change=data_change)
 
 
 def write_file(folder: str, rows: pa.Table, name: str, *, data_change: bool = True) -> list[AddAction]:
-    """Write `rows` as one durable file of an unpartitioned table, as `write_days` does; return the action to commit."""
+    """Write `rows` as one durable file, as `write_ranges` does; return the action to commit."""
     return _write_all(folder, [(f"{name}.parquet", rows, {})], data_change=data_change)
 
 
@@ -76,7 +96,7 @@ def remove_files(folder: str, files: Iterable[AddAction]) -> None:
 
 
 def read_file(location: str, columns: list[str] | None = None) -> pa.Table:
-    """Read one file of a table, or some of its columns, without `event_day`.
+    """Read one file of a table, or some of its columns.
 
     Other engines that rewrite files (for a delete, say) use other types of text and bytes: all are read as `string` and
     `binary`. Raises TransientError when an object store does not answer.
@@ -130,8 +150,29 @@ def make_durable(locations: Sequence[str | Path]) -> None:
         list(_FLUSHERS.map(_fsync, group))
 
 
-def _by_day(events: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    days = np.floor_divide(events["event_time"].cast(pa.int64()).to_numpy(), _DAY_US)
+def _days(events: pa.Table) -> np.ndarray:
+    """Return the UTC day of each event, in days since 1970: int64, shape (events,)."""
+    return np.floor_divide(events["event_time"].cast(pa.int64()).to_numpy(), _DAY_US)
+
+
+def _first_days(days: np.ndarray) -> np.ndarray:
+    """Return for each event, by its day, the first day of its file: int64, shape (events,)."""
+    if not len(days):
+        return days
+    earliest = days.min()
+    rows = np.bincount(days - earliest)
+    first_days = np.arange(len(rows))
+    first, filled = 0, RANGE_ROWS
+    for day in np.flatnonzero(rows):
+        if rows[day] < FULL_ROWS:
+            filled += rows[day]
+            first, filled = (day, rows[day]) if filled > RANGE_ROWS else (first, filled)
+            first_days[day] = first
+    return earliest + first_days[days - earliest]
+
+
+def _split(events: pa.Table, days: np.ndarray) -> Iterator[tuple[str, pa.Table]]:
+    """Yield the events of each value of `days`, in order."""
     if not len(days):
         return
     if (days[1:] < days[:-1]).any():
@@ -186,9 +227,18 @@ def _write(
     ):
         for part in _small_parts(rows) if "value" in columns else (rows,):
             writer.write_table(part, row_group_size=_ROW_GROUP_ROWS)
-    stats = json.dumps({"numRecords": len(rows)})
     size = store.get_file_info(location).size
+    stats = json.dumps({"numRecords": len(rows)} | _day_bounds(rows))
     return AddAction(path, size, dict(partition_values), int(time.time() * 1000), data_change, stats)
+
+
+def _day_bounds(rows: pa.Table) -> dict[str, dict[str, Any]]:
+    """Return Delta's statistics of event_day. There are none of other columns: the log outlives an erasure."""
+    if DAY_COLUMN not in rows.schema.names:
+        return {}
+    bounds = pc.min_max(rows[DAY_COLUMN]).as_py()
+    values = {f"{bound}Values": {DAY_COLUMN: str(day)} for bound, day in bounds.items()}
+    return values | {"nullCount": {DAY_COLUMN: 0}}
 
 
 def _small_parts(rows: pa.Table) -> Iterator[pa.Table]:

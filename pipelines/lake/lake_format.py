@@ -15,7 +15,7 @@ from deltalake.transaction import CommitProperties, PostCommitHookProperties
 from pipelines.errors import TransientError
 from pipelines.formats import LAKE, release
 from pipelines.lake.files import make_durable
-from pipelines.lake.log_files import log_folder
+from pipelines.lake.log_files import log_folder, table_folder
 
 _NUMBER, _RELEASE = "karmalake.format", "karmalake.release"
 _MIXED = "karmalake.mixed"
@@ -33,7 +33,7 @@ def configuration() -> dict[str, str]:
 def require_known_format(table: DeltaTable) -> None:
     """Raise NewerFormatError if a table, at the version of the handle, has a newer format."""
     found = table.metadata().configuration
-    LAKE.require_known(int(found.get(_NUMBER, 0)), log_folder(table).removesuffix("/_delta_log"), found.get(_RELEASE))
+    LAKE.require_known(int(found.get(_NUMBER, 0)), table_folder(table), found.get(_RELEASE))
 
 
 def has_mixed_files(table: DeltaTable) -> bool:

@@ -19,10 +19,15 @@ RETAINED_ENTRIES = 2_000
 _FILE = re.compile(r"(?P<version>[0-9]{20})\.(?P<kind>json|checkpoint\.parquet)")
 
 
+def table_folder(table: DeltaTable) -> str:
+    """Return the folder or URI of a table."""
+    uri = table.table_uri.rstrip("/")
+    return uri if is_remote(uri) else unquote(uri.removeprefix("file://"))
+
+
 def log_folder(table: DeltaTable) -> str:
     """Return the folder or URI of a table's log."""
-    uri = table.table_uri.rstrip("/")
-    return f"{uri if is_remote(uri) else unquote(uri.removeprefix('file://'))}/_delta_log"
+    return f"{table_folder(table)}/_delta_log"
 
 
 def flush_checkpoint(table: DeltaTable) -> None:

@@ -20,9 +20,10 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
 from pipelines.lake.erased_events import ERASED_EVENTS, erased_events_metadata, write_erased_events
-from pipelines.lake.files import make_durable, remove_files, write_days, write_file
+from pipelines.lake.files import make_durable, remove_files
+from pipelines.lake.table_files import File, write_rows
 from pipelines.lake.tables import ERASED, Lake, discard_uncommitted, read_rows
-from pipelines.lake.upkeep import File, replace_files
+from pipelines.lake.upkeep import replace_files
 
 
 class Search(Protocol):
@@ -52,12 +53,18 @@ def removed_events(rewritten: Iterable[Rewrite]) -> pa.Table:
     return pa.concat_tables([ERASED_EVENTS.empty_table(), *removed])
 
 
-def rewrite_files(lake: Lake, name: str, files: list[File], search: Search) -> dict[str, Rewrite | None]:
-    """Rewrite the files that have rows to remove, durably but not yet committed; None for the others, by path."""
-    folder = lake.folder(name)
-    found = set(search.find([f"{folder}/{file.path}" for file in files]))
+def rewrite_files(
+    lake: Lake, name: str, table: DeltaTable, files: list[File], search: Search
+) -> dict[str, Rewrite | None]:
+    """Rewrite the files that have rows to remove, durably but not yet committed; None for the others, by path.
+
+    table: a handle of the table `name`, to which the files belong.
+    """
+    paths = {file.path: f"{lake.folder(name)}/{file.path}" for file in files}
+    found = set(search.find(list(paths.values())))
     return {
-        file.path: _rewrite(folder, name, file, search) if f"{folder}/{file.path}" in found else None for file in files
+        file.path: _rewrite(table, read_rows(name, path), file, search) if (path := paths[file.path]) in found else None
+        for file in files
     }
 
 
@@ -92,14 +99,13 @@ def discard_unused(lake: Lake, name: str, seen: dict[str, Rewrite | None]) -> No
     discard_uncommitted(lake, name, [action for done in seen.values() if done for action in done.added])
 
 
-def _rewrite(folder: str, name: str, file: File, search: Search) -> Rewrite | None:
-    """Write a file again without the rows to remove; None if it has no such row."""
-    rows = read_rows(name, f"{folder}/{file.path}")
+def _rewrite(table: DeltaTable, rows: pa.Table, file: File, search: Search) -> Rewrite | None:
+    """Write the rows of a file again without those to remove; None if it has no such row."""
     matched = search.match(rows)
     if not pc.any(matched, min_count=0).as_py():
         return None
-    remaining, write = rows.filter(pc.invert(matched)), write_days if name == "events" else write_file
-    added = write(folder, remaining, uuid4().hex) if len(remaining) else []
+    remaining = rows.filter(pc.invert(matched))
+    added = write_rows(table, remaining, uuid4().hex) if len(remaining) else []
     wanted = (*ERASED.names, *ERASED_EVENTS.names)
     removed = rows.select([column for column in wanted if column in rows.column_names])
     return Rewrite(file, added, removed.filter(matched))

@@ -14,8 +14,9 @@ from pipelines.best_effort import best_effort
 from pipelines.errors import FencedError
 from pipelines.lake.commit import ConcurrentCommitError
 from pipelines.lake.files import remove_files
+from pipelines.lake.table_files import list_files
 from pipelines.lake.tables import Lake
-from pipelines.lake.upkeep import list_files, replace_files
+from pipelines.lake.upkeep import replace_files
 
 _ATTEMPTS = 20
 

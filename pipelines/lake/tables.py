@@ -141,6 +141,8 @@ def read_rows(name: str, location: str, columns: Sequence[str] | None = None) ->
     """
     wanted = [field for field in TABLES[name] if field.name in (columns or TABLES[name].names)]
     rows = read_file(location, list(columns) if columns else None)
+    if DAY_COLUMN in rows.schema.names:
+        rows = rows.drop_columns(DAY_COLUMN)
     return conform(rows, pa.schema(field for field in wanted if field.name != DAY_COLUMN))
 
 
@@ -191,7 +193,7 @@ class Snapshot:
 
     version: int
     files: Mapping[str, tuple[str, ...]]
-    """Absolute paths, or URIs, of Parquet files by table name. They have no `event_day`: it is the UTC day of
+    """Absolute paths, or URIs, of Parquet files by table name. Not all of them have `event_day`: it is the UTC day of
     `event_time`."""
     checkpoints: Mapping[tuple[str, int], int]
     """next_offset by (topic_id, topic_partition)."""
@@ -306,7 +308,7 @@ def create_lake(root: str | PathLike[str]) -> Lake:
         ensure_parent_folder(lake.folder("events"))
         missing = [name for name in TABLES if not is_table(lake.folder(name))]
         for name in missing:
-            _create_table(lake.folder(name), TABLES[name], [DAY_COLUMN] if name == "events" else None)
+            _create_table(lake.folder(name), TABLES[name])
     if missing:
         make_durable([lake.root, *(lake.entry_path(name, 0) for name in missing)])
     if events is not None and not is_current(events, EVENTS):
@@ -315,14 +317,14 @@ def create_lake(root: str | PathLike[str]) -> Lake:
     return lake
 
 
-def _create_table(folder: str, schema: pa.Schema, partition_by: list[str] | None) -> None:
+def _create_table(folder: str, schema: pa.Schema) -> None:
+    skipping = {"delta.dataSkippingStatsColumns": DAY_COLUMN} if DAY_COLUMN in schema.names else {}
     try:
         DeltaTable.create(
             folder,
             schema,
             mode="ignore",
-            partition_by=partition_by,
-            configuration=_CONFIGURATION | configuration(),
+            configuration=_CONFIGURATION | skipping | configuration(),
             raise_if_key_not_exists=False,
         )
     except CommitFailedError:  # another process was creating it at the same time

@@ -14,7 +14,7 @@ unreferenced files.
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pyarrow as pa
@@ -25,12 +25,12 @@ from deltalake.exceptions import CommitFailedError
 from pipelines.errors import TransientError
 from pipelines.ingest.batch import OffsetRange
 from pipelines.lake.checkpoints import checkpoint_transactions
-from pipelines.lake.commit import CommitRecord, WithdrawnEvents, record_metadata
+from pipelines.lake.commit import CommitRecord, WithdrawnEvents, describe_events, record_metadata
 from pipelines.lake.commit_lock import commit_lock
 from pipelines.lake.commit_log import complete_commits
-from pipelines.lake.removal import Rewrite, commit_removal, discard_unused, rewrite_files
+from pipelines.lake.removal import Rewrite, commit_removal, discard_unused, removed_events, rewrite_files
+from pipelines.lake.table_files import list_files
 from pipelines.lake.tables import WITHDRAWALS_DONE, Lake, checkpoint_id, withdrawals_done
-from pipelines.lake.upkeep import list_files
 from pipelines.lake.user_files import find_files
 
 SOURCE = "withdrawal"
@@ -82,7 +82,8 @@ def _commit(
 ) -> CommitRecord:
     """Commit on exactly the handle's version. `seen` are the files rewritten by earlier attempts, by path."""
     files = list_files(table)
-    seen |= rewrite_files(lake, "events", [file for file in files if file.path not in seen], _BatchSearch(chosen))
+    unseen = [file for file in files if file.path not in seen]
+    seen |= rewrite_files(lake, "events", table, unseen, _BatchSearch(chosen))
     rewritten = [each for file in files if (each := seen[file.path])]
     started = datetime.now(UTC)
     record = CommitRecord(
@@ -90,7 +91,7 @@ def _commit(
         SOURCE,
         started,
         tuple(_back_to_the_start(table, chosen)),
-        days=tuple(sorted({date.fromisoformat(each.file.day) for each in rewritten})),
+        days=describe_events(removed_events(rewritten))["days"],
         note=why,
         withdrawn=_count(chosen, rewritten),
         committed=datetime.now(UTC),

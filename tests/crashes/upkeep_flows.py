@@ -18,8 +18,7 @@ from tests.draining import answers, drain_all
 _ANY_SIZE = {"max_event_id_bytes": 2**20, "max_user_id_bytes": 2**20, "max_action_type_bytes": 2**20}
 _COMPACTING = {
     "pipelines.lake.upkeep:read_rows": 1,
-    "pipelines.lake.upkeep:write_days": 1,
-    "pipelines.lake.upkeep:write_file": 2,
+    "pipelines.lake.upkeep:write_rows": 3,
     "pipelines.lake.files:_write": 2,
     "pipelines.lake.upkeep:replace_files": 2,
     "pipelines.lake.upkeep:commit_actions": 2,
@@ -102,7 +101,7 @@ def _withdrawn(settings: Settings) -> dict[str, list[tuple[object, ...]]]:
 _WITHDRAWING = {
     "pipelines.lake.withdrawal:find_files": 1,
     "pipelines.lake.removal:read_rows": 2,
-    "pipelines.lake.removal:write_days": 1,
+    "pipelines.lake.removal:write_rows": 1,
     "pipelines.lake.files:_write": 2,
     "pipelines.lake.removal:write_erased_events": 1,
     "pipelines.lake.removal:replace_files": 1,
@@ -121,7 +120,7 @@ _ERASING = {
     "pipelines.lake.erasure:find_files": 1,
     "pipelines.lake.erasure:append_file": 1,
     "pipelines.lake.removal:read_rows": 2,
-    "pipelines.lake.removal:write_days": 2,
+    "pipelines.lake.removal:write_rows": 2,
     "pipelines.lake.files:_write": 2,
     "pipelines.lake.removal:write_erased_events": 1,
     "pipelines.lake.removal:replace_files": 1,

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from os import PathLike
 
 import pyarrow as pa
 from deltalake import DeltaTable
@@ -13,11 +14,23 @@ from pipelines.contract.schema import EVENT, POSITION
 from pipelines.ingest.batch import OffsetRange
 from pipelines.lake.commit import CommitRecord, commit_batch, describe_events, stage_events
 from pipelines.lake.stores import read_text, resolve_store
-from pipelines.lake.tables import TABLES, Lake, data_files
+from pipelines.lake.tables import TABLES, Lake, create_lake, data_files
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 TOPIC_ID = "topic-id"
 _EVENTS = pa.schema([*EVENT, *POSITION])
+
+
+def create_older_lake(root: str | PathLike[str]) -> Lake:
+    """Create a lake whose `events` are partitioned by day, as releases before format 3 of the lake did, and open it."""
+    DeltaTable.create(
+        f"{root}/events",
+        TABLES["events"],
+        partition_by=["event_day"],
+        configuration={"delta.dataSkippingNumIndexedCols": "0", "karmalake.format": "2"},
+        raise_if_key_not_exists=False,
+    )
+    return create_lake(root)
 
 
 def make_events(ids: Iterable[str], *, first_offset: int = 0, partition: int = 0, payload: str = "p") -> pa.Table:
@@ -52,7 +65,7 @@ def commit(lake: Lake, handle: DeltaTable, batch_id: str, events: pa.Table, *, p
     """Stage and commit `events` from the checkpoint of the handle on."""
     start = handle.transaction_version(f"ingest:{TOPIC_ID}:{partition}") or 0
     record = make_record(batch_id, events, partition=partition, start=start)
-    return commit_batch(lake, handle, stage_events(lake, events, batch_id), record)
+    return commit_batch(lake, handle, stage_events(handle, events, batch_id), record)
 
 
 def read_rows(lake: Lake, name: str = "events") -> list[dict[str, object]]:

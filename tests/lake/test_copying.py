@@ -20,7 +20,7 @@ def _ingest(lake: Lake, number: int) -> None:
     events = make_events([f"e{number}"], first_offset=number)
     append(lake, "conflicts", make_events(["other"], first_offset=number), f"b{number}")
     record = commit_batch(
-        lake, handle, stage_events(lake, events, f"b{number}"), make_record(f"b{number}", events, start=number)
+        lake, handle, stage_events(handle, events, f"b{number}"), make_record(f"b{number}", events, start=number)
     )
     complete_commits(lake, record.version)
 

@@ -24,8 +24,9 @@ from pipelines.lake import runs as runs_module
 from pipelines.lake.copying import copy_lake
 from pipelines.lake.index import CONFLICT, DUPLICATE, NEW, DedupIndex, open_index
 from pipelines.lake.runs import Runs
+from pipelines.lake.table_files import list_files
 from pipelines.lake.tables import ERASURES_DONE, Lake
-from pipelines.lake.upkeep import compact, list_files, replace_files
+from pipelines.lake.upkeep import compact, replace_files
 from tests.commands import Started
 from tests.lake.builders import commit, make_events
 from tests.services.process import ended

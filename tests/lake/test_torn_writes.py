@@ -151,7 +151,7 @@ def test_a_power_cut_beside_two_committers(lake: Lake, monkeypatch: pytest.Monke
     flushed: set[Path] = set()
     monkeypatch.setattr(files, "_fsync", flushed.add)
     first, second = lake.table("events"), lake.table("events")
-    staged = stage_events(lake, make_events(["compacted"]), "compaction")
+    staged = stage_events(lake.table("events"), make_events(["compacted"]), "compaction")
     commit_actions(first, staged, {"maintenance": 1})  # the power fails before this committer flushes its entry
     second.update_incremental()
     commit(lake, second, "ingest", make_events(["acknowledged"], first_offset=1))

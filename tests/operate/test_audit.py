@@ -61,7 +61,7 @@ def test_audit_detects_duplicated_events(settings: Settings) -> None:
     lake = open_lake(settings.lake_root)
     rows = lake.table("events").to_pyarrow_table().slice(0, 7).drop_columns(["event_day", "batch_id"])
     record = CommitRecord(uuid4().hex, "a broken sink", datetime.now(UTC), ())
-    commit_batch(lake, lake.table("events"), stage_events(lake, _map(rows), record.batch_id), record)
+    commit_batch(lake, lake.table("events"), stage_events(lake.table("events"), _map(rows), record.batch_id), record)
     found = audit(settings)
     assert (found.duplicated, found.lost) == (7, 0)
     assert not found.passed

@@ -202,7 +202,7 @@ def test_an_index_in_use_follows(busless: Settings, tmp_path: Path) -> None:
 
 
 _KILLS: list[tuple[Any, str, str]] = [
-    (removal, "write_days", "after"),
+    (removal, "write_rows", "after"),
     (removal, "write_erased_events", "after"),
     (removal, "replace_files", "before"),
     (removal, "replace_files", "after"),
