@@ -14,7 +14,7 @@ def connect(path: Path | None = None, **settings: str | int) -> duckdb.DuckDBPyC
     settings: DuckDB's, by name, such as `threads`.
     Raises duckdb.Error if the file cannot be opened.
     """
-    connection = duckdb.connect(":memory:" if path is None else path, config=settings)
+    connection = duckdb.connect(":memory:" if path is None else path, config={**settings})
     connection.execute("SET enable_progress_bar = false")
     connection.execute("SET TimeZone = 'UTC'")
     return connection
