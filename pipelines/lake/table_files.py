@@ -33,7 +33,7 @@ class File:
     """Its share of the limit of one merge, once it is known."""
 
     @property
-    def partition_values(self) -> dict[str, str]:
+    def partition_values(self) -> dict[str, str | None]:
         """The partition that the log has of it; empty in an unpartitioned table."""
         return {DAY_COLUMN: str(self.first_day)} if self.is_partition else {}
 
