@@ -44,7 +44,8 @@ def _display(relation: Any, **formats: Any) -> Any:
     try:
         return relation._repr_mimebundle_(**formats)
     except duckdb.Error as error:
-        return {"text/plain": "\n".join(query_error(error, str(error))._render_traceback_())}
+        sentence = query_error(error, str(error))
+        return {"text/plain": f"{type(sentence).__name__} {sentence.code}: {sentence}"}
 
 
 def _warehouse(variables: dict[str, Any]) -> Warehouse:

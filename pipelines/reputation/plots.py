@@ -76,7 +76,7 @@ def draw(rows: pl.DataFrame, chart: Chart, title: str, meaning: str) -> AnyChart
         band = alt.MarkDef(type="area", opacity=0.2, **_LINES[chart.mark])
         edges = base.mark_area().encode(y=alt.Y(chart.low, title=None), y2=chart.high)
         edges.mark = band
-        drawn = edges + drawn
+        drawn = alt.LayerChart(layer=[edges, drawn])
     return drawn.properties(title=alt.Title(title, subtitle=wrap(meaning, _SUBTITLE_CHARACTERS)))
 
 

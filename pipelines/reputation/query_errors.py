@@ -65,7 +65,8 @@ def query_error(error: duckdb.Error, message: str, query: str = "") -> Karmalake
 
 def check_parameters(query: str, params: Parameters) -> None:
     """Raise UsageError unless `params` has a value for each `?` or `$name` of a query, and no other."""
-    if isinstance(params, str | bytes) or not isinstance(params, Sequence | Mapping | None):
+    # a notebook has no type checker
+    if isinstance(params, str | bytes) or not isinstance(params, Sequence | Mapping | None):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UsageError(f"params={params!r} is neither a list, for each ? in order, nor a dictionary, by $name")
     needed = {name for part in duckdb.extract_statements(query) for name in part.named_parameters}
     given = set(params) if isinstance(params, Mapping) else {str(place) for place in range(1, 1 + len(params or ()))}

@@ -580,8 +580,10 @@ class Warehouse:
 
     @property
     def plot(self) -> "Plots":
-        """Charts of this warehouse, one call each, as in `plot.trend("rating")`: Altair charts, to be changed further.
+        """Charts of this warehouse, one call each: Altair charts, to be shown as they are or changed further.
 
+        `plot.trend(name, ...)` draws a trend, `plot.timeline(user_ids)` the running scores of users and
+        `plot.change(since, until, top)` the largest changes, each with the arguments of the method of that name.
         Raises ConfigurationError unless `karmalake[notebooks]` is installed.
         """
         with extra("notebooks", "a chart"):

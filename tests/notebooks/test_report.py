@@ -3,7 +3,6 @@
 import re
 import runpy
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import nbformat
@@ -57,12 +56,13 @@ def test_the_report_is_a_page_with_charts(folder: Path) -> None:
     _is_scheduled(made["defs"])
 
 
-def _is_scheduled(defs: Any) -> None:
-    dg.Definitions.validate_loadable(defs)
-    schedule = defs.get_schedule_def("every_night")
-    assert schedule.cron_schedule == "0 6 * * *"
-    graph = defs.get_repository_def().asset_graph
-    assert dg.AssetKey("reputation") in graph.get(dg.AssetKey("nightly_report")).parent_keys
+def _is_scheduled(defs: dg.Definitions) -> None:
+    """Check that Dagster loads it beside the other assets, runs it nightly, and knows what it depends on."""
+    repository = defs.get_repository_def()
+    assert repository.get_schedule_def("every_night").cron_schedule == "0 6 * * *"
+    parents = repository.asset_graph.get(dg.AssetKey("nightly_report")).parent_keys
+    assert parents == {dg.AssetKey("reputation")}
+    assert repository.asset_graph.get(dg.AssetKey("reputation")).is_materializable
 
 
 @pytest.mark.slow
