@@ -2,8 +2,6 @@
 
 from datetime import date, datetime
 
-import pyarrow.compute as pc
-
 from pipelines.backfill import day_files, history_rows
 from pipelines.lake.tables import data_files, is_lake, open_lake, read_rows
 from pipelines.settings import Settings
@@ -23,8 +21,8 @@ def _first_event_day(settings: Settings) -> date | None:
         return None
     files = data_files(open_lake(settings.lake_root).table("commits"))
     columns = (read_rows("commits", file, ["first_event_time"]).column(0) for file in files)
-    firsts: list[datetime | None] = [pc.min_max(column)["min"].as_py() for column in columns]
-    return min((first.date() for first in firsts if first is not None), default=None)
+    times: list[datetime | None] = [time for column in columns for time in column.unique().to_pylist()]
+    return min((time.date() for time in times if time is not None), default=None)
 
 
 def _first_file_day(settings: Settings) -> date | None:

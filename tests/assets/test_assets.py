@@ -19,6 +19,7 @@ from assets.resources import Karmalake
 from pipelines.bus.topics import ensure_topic
 from pipelines.drain import drain, open_ingest
 from pipelines.emit.producer import produce_records
+from pipelines.first_day import first_day
 from pipelines.refresh import publish_warehouse
 from pipelines.reputation import histories, user_rows
 from pipelines.reputation.derive import derive
@@ -324,4 +325,4 @@ def test_the_command_line_of_dagster_works(settings: Settings, tmp_path: Path) -
         "user_days",
     }
     run("launch", "--assets", "events,reputation,reputation_cache,dead_letters")
-    run("launch", "--assets", "user_days,trends", "--partition-range", f"{FIRST_DAY}...{LAST_DAY}")
+    run("launch", "--assets", "user_days,trends", "--partition-range", f"{first_day(settings)}...{LAST_DAY}")
