@@ -82,9 +82,9 @@ def _in_other_copies(settings: Settings) -> Iterator[str]:
     if settings.spark_staging:
         yield f"what a killed `rebuild --engine spark` left in {settings.spark_staging}: have the bucket expire it"
     yield (
-        "backups, other data_dirs of the same lake, copies by `karmalake copy`, `replay --into` and `dead-letters "
-        "export`, notebook outputs: erase or delete them there. After a restore, the next `karmalake erase` applies "
-        f"{settings.tombstones_file} again; keep that file with the backups"
+        "backups, other data_dirs of the same lake, copies by `karmalake copy`, `replay --into`, `dead-letters "
+        "export` and `user export`, notebook outputs: erase or delete them there. After a restore, the next "
+        f"`karmalake erase` applies {settings.tombstones_file} again; keep that file with the backups"
     )
     yield (
         "Dagster's storage ($DAGSTER_HOME): the evidence of failed checks names up to three users, and `anomalies` of "

@@ -169,7 +169,7 @@ def _open_views(settings: Settings) -> Generator[tuple[duckdb.DuckDBPyConnection
 
 def _find_event(connection: duckdb.DuckDBPyConnection, event_id: str) -> StoredEvent | None:
     row = connection.execute(_EVENT, [event_id]).fetchone()
-    return row and StoredEvent(*row)
+    return None if row is None else StoredEvent(*row)
 
 
 def _find_target(connection: duckdb.DuckDBPyConnection, event_id: str) -> StoredEvent:
