@@ -72,6 +72,7 @@ from pipelines.reputation.refresh_steps import (
     load_erased_events,
     recompute_pending_trends,
     replace_rows,
+    threads_for,
 )
 from pipelines.reputation.related_events import define_completions
 from pipelines.reputation.sorted_words import difference, union
@@ -260,9 +261,10 @@ class Draft:
             if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
                 return self._rebuild(snapshot, policy, as_of, f"{len(affected):,} of {users:,} users are affected")
             affected = self._defer(histories, affected, max_events)
-            load_affected_events(connection, histories, in_force, affected)
-            materialize_fact(connection, in_force, ONLY_AFFECTED)
-            replaced = replace_rows(connection, tables.rows, user_tables(in_force, ONLY_AFFECTED))
+            with threads_for(connection, len(affected)):
+                load_affected_events(connection, histories, in_force, affected)
+                materialize_fact(connection, in_force, ONLY_AFFECTED)
+                replaced = replace_rows(connection, tables.rows, user_tables(in_force, ONLY_AFFECTED))
             tables.replace(replaced)
             with transaction(connection):
                 self._describe(connection, snapshot, policy, as_of)
