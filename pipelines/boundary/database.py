@@ -19,5 +19,5 @@ def connect(path: Path | None = None, **settings: str | int) -> duckdb.DuckDBPyC
         connection.execute(
             "SET enable_progress_bar = false"
         )  # refused in a notebook without ipywidgets, which has none
-    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")  # also for cursors
     return connection
