@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 
 _SHOWN = 40
 """Rows of a table; one line sums up the older ones."""
+_BY_OPERATOR = """
+SELECT event_id, metadata['operator'], metadata['why']
+FROM events
+WHERE user_id = ? AND topic = 'operator'
+ORDER BY event_time, event_id
+"""
 _RELATED = {
     "retracted": "retracted by {related}",
     "retraction": "retraction of {related}",
@@ -68,7 +74,10 @@ def explain(
     warn_of_withdrawn(known)
     with _lake() as connection:
         if since is None:
-            _explain(_ledger(connection, rules, user, end, known), user, end, form, output)
+            ledger = _ledger(connection, rules, user, end, known)
+            _explain(ledger, user, end, form, output)
+            if form is Format.TABLE and output is None:
+                _print_operators(connection, user, set(ledger["event_id"]))
         else:
             _explain_change(connection, rules, user, (instant(since) or end, end), form, output)
 
@@ -114,6 +123,13 @@ def _explain(ledger: "pl.DataFrame", user: str, end: datetime, form: Format, out
     events = ledger["event_id"].count()
     score = f"a score of {_number(rows[-1]['score'])} as of {_moment(end)}"
     print_line(f"\n{escape_text(user)}: {events:,} contributions add up to {score}")
+
+
+def _print_operators(connection: "duckdb.DuckDBPyConnection", user: str, shown: set[str | None]) -> None:
+    """Print who made the events by an operator, and why."""
+    for event_id, operator, why in connection.execute(_BY_OPERATOR, [user]).fetchall():
+        if event_id in shown:
+            print_line(f"  {escape_text(event_id)} by {escape_text(operator)}: {escape_text(why)}")
 
 
 def _explain_change(
