@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 _SHOWN = 40
 """Rows of a table; one line sums up the older ones."""
 _ALL_TIME = "all_time"
+_BY_OPERATOR = """
+SELECT event_id, metadata['operator'], metadata['why']
+FROM events
+WHERE user_id = ? AND topic = 'operator'
+ORDER BY event_time, event_id
+"""
 _RELATED = {
     "retracted": "retracted by {related}",
     "retraction": "retraction of {related}",
@@ -109,7 +115,10 @@ def explain(  # noqa: PLR0913, PLR0917 - options of the command line
     warn_of_withdrawn(known)
     with _lake() as connection:
         if since is None:
-            _explain(_ledger(connection, rules, asked, end, known), asked, end)
+            ledger = _ledger(connection, rules, asked, end, known)
+            _explain(ledger, asked, end)
+            if not asked.wants_rows:
+                _print_operators(connection, asked.user, set(ledger["event_id"]))
         else:
             _explain_change(connection, rules, asked, (to_utc(since), end))
 
@@ -173,6 +182,13 @@ def _explain(ledger: "pl.DataFrame", asked: _Asked, end: datetime) -> None:
     events = ledger["event_id"].count()
     score = f"a score of {_number(_total(ledger))}{asked.in_view} as of {_moment(end)}"
     print_line(f"\n{escape_text(asked.user)}: {events:,} contributions add up to {score}")
+
+
+def _print_operators(connection: "duckdb.DuckDBPyConnection", user: str, shown: set[str | None]) -> None:
+    """Print who made the events by an operator, and why."""
+    for event_id, operator, why in connection.execute(_BY_OPERATOR, [user]).fetchall():
+        if event_id in shown:
+            print_line(f"  {escape_text(event_id)} by {escape_text(operator)}: {escape_text(why)}")
 
 
 def _explain_change(

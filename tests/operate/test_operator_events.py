@@ -217,6 +217,7 @@ def test_the_commands(run: Run, lake: Settings) -> None:
     ((identity,),) = query(lake, "SELECT event_id FROM events WHERE metadata['operator'] = 'sue'")
     assert f"retracted by {identity}" in explained
     assert "retraction of r2" in explained
+    assert f"  {identity} by sue: {_WHY}\n" in explained
     assert "retracted by x1" in explained
     code, _, err = run("adjust", "ada", "5", "--why", "x", "--wy", "y")
     assert (code, "unexpected extra argument" in err) == (2, True)

@@ -108,7 +108,7 @@ def test_repr_of_a_moment_and_a_policy(warehouse: Warehouse) -> None:
     """One line, without the policy's rules."""
     shown = repr(warehouse.as_of("2026-01-31", known_at="2026-02-01"))
     assert shown == "<AsOf 2026-01-31 00:00:00 UTC, as known at 2026-02-01 00:00:00 UTC, policy default>"
-    assert repr(warehouse.info.policy) == "Policy(name='default', versions=['1'])"
+    assert repr(warehouse.info.policy) == "Policy(name='default', versions=['2'])"
 
 
 def test_result_types(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
