@@ -118,7 +118,7 @@ def explain(  # noqa: PLR0913, PLR0917 - options of the command line
             ledger = _ledger(connection, rules, asked, end, known)
             _explain(ledger, asked, end)
             if not asked.wants_rows:
-                _print_operators(connection, asked.user, set(ledger["event_id"]))
+                _print_operators(connection, asked.user, set(ledger["event_id"].drop_nulls()))
         else:
             _explain_change(connection, rules, asked, (to_utc(since), end))
 
@@ -184,7 +184,7 @@ def _explain(ledger: "pl.DataFrame", asked: _Asked, end: datetime) -> None:
     print_line(f"\n{escape_text(asked.user)}: {events:,} contributions add up to {score}")
 
 
-def _print_operators(connection: "duckdb.DuckDBPyConnection", user: str, shown: set[str | None]) -> None:
+def _print_operators(connection: "duckdb.DuckDBPyConnection", user: str, shown: set[str]) -> None:
     """Print who made the events by an operator, and why."""
     for event_id, operator, why in connection.execute(_BY_OPERATOR, [user]).fetchall():
         if event_id in shown:
