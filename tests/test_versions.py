@@ -185,6 +185,8 @@ WRITES: dict[str, list[str]] = {
     "dead-letters discard": ["--why", "x"],
     "policy activate": ["default"],
     "loads withdraw": ["rides@0", "--why", "x"],
+    "retract": ["e-1", "--why", "x"],
+    "adjust": ["u-1", "5", "--why", "x"],
 }
 """Commands that write to a lake or derive from it, with arguments."""
 READS: dict[str, list[str]] = {
@@ -201,6 +203,7 @@ READS: dict[str, list[str]] = {
     "dead-letters show": ["{topic}-0@0"],
     "dead-letters export": ["{folder}/letters.ndjson"],
     "loads list": [],
+    "user export": ["u-1", "--to", "{folder}/exported"],
 }
 """Commands that only read, and whose answer could be wrong."""
 OTHERS = {

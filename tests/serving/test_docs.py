@@ -65,7 +65,7 @@ def test_the_python_runs(
         read._default_settings.cache_clear()
     leader, rank, score, publication = capsys.readouterr().out.splitlines()
     assert (leader, rank, score) == ("1 ann 6.0", "1", "5")
-    assert publication.startswith("2024-03-01 00:00:00+00:00 default@2 1 ")
+    assert publication.startswith("2024-03-01 00:00:00+00:00 default@1 1 ")
 
 
 def test_every_field_and_setting_is_described() -> None:
