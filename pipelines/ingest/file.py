@@ -22,8 +22,8 @@ from pipelines.contract.parsing import Parsed, Problem
 from pipelines.contract.rejection import Reason
 from pipelines.contract.schema import HEADERS, RECORD, TIMESTAMP
 from pipelines.errors import UsageError
+from pipelines.ingest.at_hand import RecordsAtHand
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
-from pipelines.ingest.guard import HaltedPartition
 from pipelines.mapping.row_select import RowSelect, join_rows, open_row_select
 from pipelines.mapping.source_files import SourceFile
 from pipelines.settings import ContractSettings, Settings
@@ -33,7 +33,7 @@ from pipelines.sources.rows import Rows, describe
 
 
 @dataclass(slots=True)
-class FileSource:
+class FileSource(RecordsAtHand):
     """The rows of one file from a checkpoint on; `open_file` makes it."""
 
     path: Path
@@ -92,21 +92,6 @@ class FileSource:
         """Return the checkpoint after the last poll."""
         position = self.position
         return lambda _topic_id, _partition: position
-
-    def remaining_records(self) -> int:
-        """Return 0: if a poll returns nothing, the file is at its end."""
-        return 0
-
-    def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
-        """Do nothing: the lake's checkpoint is the only one."""
-
-    def losses(self, _checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
-        """Return nothing: a file that changed is another topic."""
-        return ()
-
-    def halt(self, halted: HaltedPartition) -> None:
-        """Raise RejectedError: there is no other topic partition."""
-        raise halted.error()
 
     def close(self) -> None:
         """End the process that maps rows, if there is one."""

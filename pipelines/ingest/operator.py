@@ -14,8 +14,8 @@ from pipelines.contract.decode import Decoded, validate
 from pipelines.contract.parsing import Parsed
 from pipelines.contract.schema import RECORD
 from pipelines.errors import UsageError
+from pipelines.ingest.at_hand import RecordsAtHand
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
-from pipelines.ingest.guard import HaltedPartition
 from pipelines.ingest.sources import CONTRACT
 from pipelines.settings import ContractSettings
 
@@ -23,7 +23,7 @@ TOPIC = "operator"
 
 
 @dataclass(frozen=True, slots=True)
-class OperatorSource:
+class OperatorSource(RecordsAtHand):
     """One event (EVENT columns, one row), read once, under a topic id of its own."""
 
     event: pa.Table
@@ -54,18 +54,3 @@ class OperatorSource:
     def next_checkpoint(self) -> Checkpoint:
         """Return the checkpoint after the event."""
         return lambda _topic_id, _partition: 1
-
-    def remaining_records(self) -> int:
-        """Return 0: the event is in one batch."""
-        return 0
-
-    def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
-        """Do nothing: the lake's checkpoint is the only one."""
-
-    def losses(self, _checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
-        """Return nothing: an event at hand is not lost."""
-        return ()
-
-    def halt(self, halted: HaltedPartition) -> None:
-        """Raise RejectedError: there is no other topic partition."""
-        raise halted.error()

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.contract.decode import Decoded
+from pipelines.ingest.at_hand import RecordsAtHand
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
-from pipelines.ingest.guard import HaltedPartition
 from pipelines.ingest.sources import IngestedTopic
 
 TOPIC = "dead-letters"
@@ -23,7 +23,7 @@ _PLACE = ["topic_id", "topic_partition", "offset"]
 
 
 @dataclass(slots=True)
-class DeadLetterSource:
+class DeadLetterSource(RecordsAtHand):
     """The records of dead letters (RECORD columns) of one source, read once under the topic id of the requeue.
 
     Each has another place. They are decoded with that place, since an event_id may be derived from it; in the requeue
@@ -88,18 +88,3 @@ class DeadLetterSource:
     def next_checkpoint(self) -> Checkpoint:
         """Return the checkpoint after all records."""
         return lambda _topic_id, _partition: len(self.records)
-
-    def remaining_records(self) -> int:
-        """Return 0: all records are in one batch."""
-        return 0
-
-    def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
-        """Do nothing: the lake's checkpoint is the only one."""
-
-    def losses(self, _checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
-        """Return nothing: records in the lake are not lost."""
-        return ()
-
-    def halt(self, halted: HaltedPartition) -> None:
-        """Raise RejectedError: there is no other topic partition."""
-        raise halted.error()

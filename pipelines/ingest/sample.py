@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.contract.decode import Decoder
+from pipelines.ingest.at_hand import RecordsAtHand
 from pipelines.ingest.batch import Batch, Checkpoint, OffsetRange
-from pipelines.ingest.guard import HaltedPartition
 from pipelines.mapping.source_files import SourceFile
 
 
 @dataclass(slots=True)
-class RecordSample:
+class RecordSample(RecordsAtHand):
     """Records (RECORD columns) of one topic, by a source file and its open decoder."""
 
     source: SourceFile
@@ -51,18 +51,3 @@ class RecordSample:
     def next_checkpoint(self) -> Checkpoint:
         """Return no checkpoints: nothing follows."""
         return lambda _topic_id, _partition: None
-
-    def remaining_records(self) -> int:
-        """Return 0: nothing follows."""
-        return 0
-
-    def acknowledge(self, ranges: tuple[OffsetRange, ...]) -> None:
-        """Do nothing: the offsets of the group are those of ingest."""
-
-    def losses(self, _checkpoint: Checkpoint) -> tuple[OffsetRange, ...]:
-        """Return nothing."""
-        return ()
-
-    def halt(self, halted: HaltedPartition) -> None:
-        """Raise RejectedError: a sample is whole."""
-        raise halted.error()

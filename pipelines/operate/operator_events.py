@@ -163,7 +163,6 @@ def adjust(
 def _open_views(settings: Settings) -> Generator[tuple[duckdb.DuckDBPyConnection, Policy]]:
     """Yield a connection with the views of the newest snapshot, and the policy in force."""
     with open_lake_views(take_snapshot(open_lake(settings.lake_root))) as connection:
-        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         yield connection, policy_in_force(settings)
 
 

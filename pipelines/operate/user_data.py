@@ -53,7 +53,6 @@ def user_data(settings: Settings, user_id: str) -> dict[str, pa.Table]:
     """
     now, lake = datetime.now(UTC), open_lake(settings.lake_root)
     with open_lake_views(take_snapshot(lake)) as connection:
-        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         found = {
             "events": _rows(connection, _OWN, "events", user_id),
             "events_of_others": _of_others(connection, "events", user_id),
