@@ -5,12 +5,13 @@ and the operator in their metadata, and are explained, retracted and erased like
 lake. What an event would do is previewed with the rules of an explanation, over the lake and the event.
 
 The event_id is a digest of what the operator asked for, so a command that is repeated counts once (`once`). Others can
-compute it, too: where an event that no operator made has taken it, the next one is used.
+compute it, too: where an event that no operator made has taken it, the next one is used, and so it is where another
+policy no longer reads the retraction.
 """
 
 import getpass
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -98,10 +99,17 @@ def preview_retraction(settings: Settings, event_id: str, why: str, operator: st
         target = _find_target(connection, _text(event_id, "the event_id"))
         if not rules.retraction.actions:
             raise UsageError(f"{_unable(policy, rules)} nothing can be retracted: give it [retraction] actions")
-        identity, stored = _find_identity(connection, "retract", target.user_id, target.event_id)
+        said = _metadata(why, operator, rules.retraction.target, target.event_id)
+        identity, stored = _find_identity(
+            connection,
+            ("retract", target.user_id, target.event_id),
+            lambda found: (
+                found.action_type in rules.retraction.actions
+                and found.metadata.get(rules.retraction.target) == target.event_id
+            ),
+        )
         if stored is None:
             _require_retractable(connection, policy, target, now)
-        said = {"why": why, "operator": operator, rules.retraction.target: target.event_id}
         event = _event(identity, target.user_id, rules.retraction.actions[0], now, said)
         return _preview(settings, connection, policy, event, target, stored)
 
@@ -136,8 +144,8 @@ def preview_adjustment(
             raise UsageError(f"{_unable(policy, rules)} points cannot be adjusted: give it an [adjustment]")
         number = _parse_points(points, rules.adjustment.points)
         named = _text(identity, "the identity (--id)") if identity is not None else f"{number} {why}"
-        event_id, stored = _find_identity(connection, "adjust", user_id, named)
-        said = {"why": why, "operator": operator, str(rules.adjustment.points.key): number}
+        event_id, stored = _find_identity(connection, ("adjust", user_id, named), lambda _: True)
+        said = _metadata(why, operator, str(rules.adjustment.points.key), number)
         event = _event(event_id, user_id, rules.adjustment.action, now, said)
         _require_same(stored, event, named)
         return _preview(settings, connection, policy, event, None, stored)
@@ -177,14 +185,18 @@ def _find_event(connection: duckdb.DuckDBPyConnection, event_id: str) -> StoredE
 
 
 def _find_identity(
-    connection: duckdb.DuckDBPyConnection, kind: str, user_id: str, named: str
+    connection: duckdb.DuckDBPyConnection, asked: tuple[str, str, str], holds: Callable[[StoredEvent], bool]
 ) -> tuple[str, StoredEvent | None]:
-    """Return the event_id of what an operator asks for, and that event if an earlier command recorded it."""
-    taken = 0
+    """Return the event_id of what an operator asks for, and that event if an earlier command recorded it.
+
+    asked: kind, user_id and what it is about.
+    holds: whether such an event still does what is asked: under another policy it may not.
+    """
+    (kind, user_id, named), taken = asked, 0
     while True:
         event_id = f"{kind}-{_digest(user_id, named, *['taken'] * taken)}"
         stored = _find_event(connection, event_id)
-        if stored is None or (stored.is_by_operator and stored.user_id == user_id):
+        if stored is None or (stored.is_by_operator and stored.user_id == user_id and holds(stored)):
             return event_id, stored
         taken += 1
 
@@ -290,6 +302,16 @@ def _score(ledger: pl.DataFrame) -> Decimal:
 def _event(event_id: str, user_id: str, action_type: str, now: datetime, metadata: dict[str, str]) -> pa.Table:
     values: dict[str, Any] = {"event_id": event_id, "user_id": user_id, "action_type": action_type}
     return pa.Table.from_pylist([values | {"event_time": now, "metadata": list(metadata.items())}], EVENT)
+
+
+def _metadata(why: str, operator: str, key: str, value: str) -> dict[str, str]:
+    """Return the metadata of an event. Raises UsageError where the policy's key would replace what an operator says."""
+    said = {"why": why, "operator": operator}
+    if key in said:
+        raise UsageError(
+            f"the policy in force reads the metadata key {key!r}, which holds the operator's words: rename it"
+        )
+    return said | {key: value}
 
 
 def _commit(settings: Settings, prepared: OperatorEvent) -> CommitRecord | None:

@@ -165,6 +165,19 @@ def test_an_event_id_that_a_producer_took(lake: Settings, user: str) -> None:
     assert (again.event_id, again.is_recorded, nothing) == (done.event_id, True, None)
 
 
+def test_a_policy_that_reads_retractions_elsewhere(lake: Settings) -> None:
+    """A retraction that the policy in force does not read is made again, and counts once."""
+    retract(lake, "r2", _WHY)
+    rules = '[retraction]\nactions = ["RatingRetracted"]\ntarget = "event"\n[actions.UserRated]\npoints = 2\n'
+    activate(open_lake(lake.lake_root), parse_policy(f'name = "other"\nversion = "1"\n{rules}'))
+    done, record = retract(lake, "r2", _WHY)
+    assert (done.reason, done.score_after - done.score_before, record is None) == ("retraction", -2, False)
+    assert retract(lake, "r2", _WHY)[1] is None
+    activate(open_lake(lake.lake_root), parse_policy(f'name = "why"\nversion = "1"\n{rules.replace("event", "why")}'))
+    with pytest.raises(UsageError, match="reads the metadata key 'why', which holds the operator's words: rename it"):
+        retract(lake, "r2", _WHY)
+
+
 def test_the_clock_of_the_second_operator_is_behind(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A repeated command shows the event that was recorded, with its time."""
     done, _ = retract(lake, "r2", _WHY)
