@@ -34,7 +34,7 @@ _ALL_TIME = "all_time"
 _BY_OPERATOR = """
 SELECT event_id, metadata['operator'], metadata['why']
 FROM events
-WHERE user_id = ? AND topic = 'operator'
+WHERE user_id = ? AND starts_with(topic_id, 'operator-')
 ORDER BY event_time, event_id
 """
 _RELATED = {

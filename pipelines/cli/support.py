@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.boundary.text import escape_text
 from pipelines.cli.options import bare_settings
 from pipelines.cli.output import print_fields, print_line, print_warning
 
@@ -81,8 +82,12 @@ def _print(prepared: "OperatorEvent") -> None:
     action, time = prepared.event["action_type"][0].as_py(), prepared.event["event_time"][0].as_py()
     print_fields(
         [
-            ("user", prepared.user_id),
-            *([("retracts", f"{target.event_id}: {target.action_type}, {target.event_time:%F %T}Z")] if target else []),
+            ("user", escape_text(prepared.user_id)),
+            *(
+                [("retracts", f"{escape_text(f'{target.event_id}: {target.action_type}')}, {target.event_time:%F %T}Z")]
+                if target
+                else []
+            ),
             ("event", f"{prepared.event_id}: {action}, {time:%F %T}Z"),
             ("reason", prepared.reason),
             ("score", f"{_number(prepared.score_before)} -> {_number(prepared.score_after)}"),

@@ -4,12 +4,14 @@ They are events like any other, of actions that the policy in force names: they 
 and the operator in their metadata, and are explained, retracted and erased like others. No topic has them, only the
 lake. What an event would do is previewed with the rules of an explanation, over the lake and the event.
 
-The event_id is a digest of what the operator asked for, so a command that is repeated counts once (`once`).
+The event_id is a digest of what the operator asked for, so a command that is repeated counts once (`once`). Others can
+compute it, too: where an event that no operator made has taken it, the next one is used, and so it is where another
+policy no longer reads the retraction.
 """
 
 import getpass
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -39,7 +41,11 @@ from pipelines.settings import Settings
 
 _MICROSECOND = timedelta(microseconds=1)
 _NUMBER = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]+)?")
-_EVENT = "SELECT event_id, user_id, action_type, event_time, metadata FROM events WHERE event_id = ?"
+_EVENT = """
+SELECT event_id, user_id, action_type, event_time, metadata, starts_with(topic_id, 'operator-')
+FROM events
+WHERE event_id = ?
+"""
 _ERASED = "SELECT count(*) FROM erased WHERE table_name = 'events' AND event_digest = md5(batch_id || ?)"
 _USER = "SELECT count(*) FROM (SELECT 1 FROM events WHERE user_id = ? LIMIT 1)"
 _ADD_EVENT = """
@@ -56,6 +62,7 @@ class StoredEvent(NamedTuple):
     action_type: str
     event_time: datetime
     metadata: dict[str, str]
+    is_by_operator: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,7 @@ class OperatorEvent:
     """An event by an operator that is valid, with what it does to the user's all-time score."""
 
     event: pa.Table
-    """EVENT columns, one row."""
+    """EVENT columns, one row; the one in the lake if it is recorded."""
     target: StoredEvent | None
     """The event that it retracts."""
     is_recorded: bool
@@ -92,13 +99,19 @@ def preview_retraction(settings: Settings, event_id: str, why: str, operator: st
         target = _find_target(connection, _text(event_id, "the event_id"))
         if not rules.retraction.actions:
             raise UsageError(f"{_unable(policy, rules)} nothing can be retracted: give it [retraction] actions")
-        identity = f"retract-{_digest(target.user_id, target.event_id)}"
-        stored = _find_event(connection, identity)
+        said = _metadata(why, operator, rules.retraction.target, target.event_id)
+        identity, stored = _find_identity(
+            connection,
+            ("retract", target.user_id, target.event_id),
+            lambda found: (
+                found.action_type in rules.retraction.actions
+                and found.metadata.get(rules.retraction.target) == target.event_id
+            ),
+        )
         if stored is None:
             _require_retractable(connection, policy, target, now)
-        said = {"why": why, "operator": operator, rules.retraction.target: target.event_id}
         event = _event(identity, target.user_id, rules.retraction.actions[0], now, said)
-        return _preview(settings, connection, policy, event, target, is_recorded=stored is not None)
+        return _preview(settings, connection, policy, event, target, stored)
 
 
 def retract(
@@ -131,12 +144,11 @@ def preview_adjustment(
             raise UsageError(f"{_unable(policy, rules)} points cannot be adjusted: give it an [adjustment]")
         number = _parse_points(points, rules.adjustment.points)
         named = _text(identity, "the identity (--id)") if identity is not None else f"{number} {why}"
-        event_id = f"adjust-{_digest(user_id, named)}"
-        stored = _find_event(connection, event_id)
-        said = {"why": why, "operator": operator, str(rules.adjustment.points.key): number}
+        event_id, stored = _find_identity(connection, ("adjust", user_id, named), lambda _: True)
+        said = _metadata(why, operator, str(rules.adjustment.points.key), number)
         event = _event(event_id, user_id, rules.adjustment.action, now, said)
         _require_same(stored, event, named)
-        return _preview(settings, connection, policy, event, None, is_recorded=stored is not None)
+        return _preview(settings, connection, policy, event, None, stored)
 
 
 def adjust(
@@ -169,6 +181,23 @@ def _open_views(settings: Settings) -> Generator[tuple[duckdb.DuckDBPyConnection
 def _find_event(connection: duckdb.DuckDBPyConnection, event_id: str) -> StoredEvent | None:
     row = connection.execute(_EVENT, [event_id]).fetchone()
     return None if row is None else StoredEvent(*row)
+
+
+def _find_identity(
+    connection: duckdb.DuckDBPyConnection, asked: tuple[str, str, str], holds: Callable[[StoredEvent], bool]
+) -> tuple[str, StoredEvent | None]:
+    """Return the event_id of what an operator asks for, and that event if an earlier command recorded it.
+
+    asked: kind, user_id and what it is about.
+    holds: whether such an event still does what is asked: under another policy it may not.
+    """
+    (kind, user_id, named), taken = asked, 0
+    while True:
+        event_id = f"{kind}-{_digest(user_id, named, *['taken'] * taken)}"
+        stored = _find_event(connection, event_id)
+        if stored is None or (stored.is_by_operator and stored.user_id == user_id and holds(stored)):
+            return event_id, stored
+        taken += 1
 
 
 def _find_target(connection: duckdb.DuckDBPyConnection, event_id: str) -> StoredEvent:
@@ -243,22 +272,26 @@ def _preview(
     settings: Settings,
     connection: duckdb.DuckDBPyConnection,
     policy: Policy,
-    event: pa.Table,
+    new: pa.Table,
     target: StoredEvent | None,
-    *,
-    is_recorded: bool,
+    stored: StoredEvent | None,
 ) -> OperatorEvent:
-    """Explain the user's score without and with an event. Raises UsageError if the contract rejects it."""
-    now, user_id = event["event_time"][0].as_py(), event["user_id"][0].as_py()
-    OperatorSource(event, settings.contract, now).decode()
-    before = explain(connection, policy, user_id, now + _MICROSECOND)
+    """Explain the user's score without and with an event, or with the one that an earlier command recorded.
+
+    Raises UsageError if the contract rejects it.
+    """
+    event = new if stored is None else _event(*stored[:5])
+    moment = max(datetime.now(UTC), event["event_time"][0].as_py()) + _MICROSECOND  # clocks of two operators differ
+    user_id = event["user_id"][0].as_py()
+    before = explain(connection, policy, user_id, moment)
     after = before
-    if not is_recorded:
+    if stored is None:
+        OperatorSource(event, settings.contract, event["event_time"][0].as_py()).decode()
         connection.register("operator_event", event)
         connection.execute(_ADD_EVENT)
-        after = explain(connection, policy, user_id, now + _MICROSECOND)
+        after = explain(connection, policy, user_id, moment)
     (reason,) = after.filter(pl.col("event_id") == event["event_id"][0].as_py())["reason"].to_list()
-    return OperatorEvent(event, target, is_recorded, reason, _score(before), _score(after))
+    return OperatorEvent(event, target, stored is not None, reason, _score(before), _score(after))
 
 
 def _score(ledger: pl.DataFrame) -> Decimal:
@@ -268,6 +301,16 @@ def _score(ledger: pl.DataFrame) -> Decimal:
 def _event(event_id: str, user_id: str, action_type: str, now: datetime, metadata: dict[str, str]) -> pa.Table:
     values: dict[str, Any] = {"event_id": event_id, "user_id": user_id, "action_type": action_type}
     return pa.Table.from_pylist([values | {"event_time": now, "metadata": list(metadata.items())}], EVENT)
+
+
+def _metadata(why: str, operator: str, key: str, value: str) -> dict[str, str]:
+    """Return the metadata of an event. Raises UsageError where the policy's key would replace what an operator says."""
+    said = {"why": why, "operator": operator}
+    if key in said:
+        raise UsageError(
+            f"the policy in force reads the metadata key {key!r}, which holds the operator's words: rename it"
+        )
+    return said | {key: value}
 
 
 def _commit(settings: Settings, prepared: OperatorEvent) -> CommitRecord | None:

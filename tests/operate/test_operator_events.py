@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ _ROWS = [
     ("s1", "max", "AccountSuspended", 1, None, None),
     ("m1", "max", "UserRated", 2, "3", None),
     ("g1", "gone", "UserRated", 1, "3", None),
+    ("l1\nscore 0 -> 9", "two\nlines", "UserRated", 1, "3", None),
 ]
 Run = Callable[..., tuple[int, str, str]]
 
@@ -151,6 +152,47 @@ def test_what_cannot_be_retracted_or_adjusted(lake: Settings) -> None:
     assert query(lake, "SELECT count(*) FROM events WHERE user_id <> 'gone'") == [(len(_ROWS) - 1,)]
 
 
+@pytest.mark.parametrize("user", ["ada", "max"])
+def test_an_event_id_that_a_producer_took(lake: Settings, user: str) -> None:
+    """An event with its event_id does not prevent a retraction: the retraction has the next one, and counts once."""
+    taken = preview_retraction(lake, "r2", _WHY).event_id
+    row = (taken, user, "UserRated", "2026-03-05T12:00:00Z", "1", None)
+    backfill(lake, pl.DataFrame([row], ["id", "user", "action", "t", "rating", "target"], orient="row"), _MAPPING)
+    done, record = retract(lake, "r2", _WHY)
+    assert record is not None
+    assert (done.event_id != taken, done.reason, done.score_after - done.score_before) == (True, "retraction", 7)
+    again, nothing = retract(lake, "r2", _WHY)
+    assert (again.event_id, again.is_recorded, nothing) == (done.event_id, True, None)
+
+
+def test_a_policy_that_reads_retractions_elsewhere(lake: Settings) -> None:
+    """A retraction that the policy in force does not read is made again, and counts once."""
+    retract(lake, "r2", _WHY)
+    rules = '[retraction]\nactions = ["RatingRetracted"]\ntarget = "event"\n[actions.UserRated]\npoints = 2\n'
+    activate(open_lake(lake.lake_root), parse_policy(f'name = "other"\nversion = "1"\n{rules}'))
+    done, record = retract(lake, "r2", _WHY)
+    assert (done.reason, done.score_after - done.score_before, record is None) == ("retraction", -2, False)
+    assert retract(lake, "r2", _WHY)[1] is None
+    activate(open_lake(lake.lake_root), parse_policy(f'name = "why"\nversion = "1"\n{rules.replace("event", "why")}'))
+    with pytest.raises(UsageError, match="reads the metadata key 'why', which holds the operator's words: rename it"):
+        retract(lake, "r2", _WHY)
+
+
+def test_the_clock_of_the_second_operator_is_behind(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repeated command shows the event that was recorded, with its time."""
+    done, _ = retract(lake, "r2", _WHY)
+
+    class Behind(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # pyright: ignore[reportIncompatibleMethodOverride]
+            return datetime.now(tz) - timedelta(hours=1)
+
+    monkeypatch.setattr(operate, "datetime", Behind)
+    again = preview_retraction(lake, "r2", _WHY)
+    assert (again.is_recorded, again.reason, again.score_after) == (True, "retraction", 0)
+    assert again.event["event_time"] == done.event["event_time"]
+
+
 def test_a_machine_account_without_a_name(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record says who, so the operator must be named."""
 
@@ -223,6 +265,8 @@ def test_the_commands(run: Run, lake: Settings) -> None:
     assert (code, "unexpected extra argument" in err) == (2, True)
     warned = run("adjust", "max", "5", "--why", "kept waiting")[2]
     assert "the event changes no score: its reason is suspended" in warned
+    out = run("retract", "l1\nscore 0 -> 9", "--why", _WHY, "--dry-run")[1].splitlines()
+    assert [line.split()[0] for line in out] == ["user", "retracts", "event", "reason", "score", "nothing"]
 
 
 @pytest.mark.parametrize("name", ["decayed-karma", "stackexchange-2018"])
