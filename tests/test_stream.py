@@ -104,7 +104,7 @@ def test_a_stream_begins_without_a_lake(settings: Settings) -> None:
 def test_the_end_repeats_a_publication_that_fails_meanwhile(
     streamed: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error of the publication in progress when the process is told to stop costs no document (`fresh`)."""
+    """An error of the publication in progress when the process stops costs no document (`fresh`)."""
     settings = streamed.model_copy(update={"reputation": Settings().reputation})  # commits alone cause turns
     begun, stopping, write = threading.Event(), threading.Event(), redis_store.write
 

@@ -44,7 +44,7 @@ def test_an_update_does_not_copy_all_digests() -> None:
     assert len(digests) == 10_000
 
 
-def test_updates_of_nobody_leave_no_pieces() -> None:
+def test_empty_updates_leave_no_pieces() -> None:
     """A quiet system publishes without a change, for days: look-ups must not cost more with each such publication."""
     digests = Digests(frame({"ann": 1}))
     for _ in range(3):
