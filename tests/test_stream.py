@@ -105,7 +105,8 @@ def test_the_end_repeats_a_publication_that_fails_meanwhile(
     streamed: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error of the publication in progress when the process stops costs no document (`fresh`)."""
-    settings = streamed.model_copy(update={"reputation": Settings().reputation})  # commits alone cause turns
+    reputation = streamed.reputation.model_copy(update={"derive_interval_seconds": 3_600})  # commits alone cause turns
+    settings = streamed.model_copy(update={"reputation": reputation})
     begun, stopping, write = threading.Event(), threading.Event(), redis_store.write
 
     def fail_once(*arguments: Any) -> None:
