@@ -14,6 +14,7 @@ from assets.automation import jobs, schedules
 from assets.partitions import days_from
 from assets.resources import Karmalake
 from assets.sensors import sensors
+from pipelines.contract.time_like import to_utc
 from pipelines.errors import UsageError
 from pipelines.first_day import first_day
 from pipelines.settings import Settings, load_settings
@@ -50,12 +51,12 @@ def build_defs(
     key_prefix: the first parts of the key of every asset, so that assets of yours can have the same names: with
     `"karmalake"`, depend on `dg.AssetKey(["karmalake", "events"])`.
     partitions_start: the first day (UTC) of the assets by day; None: the day of the first event in the lake or of the
-    first file of history, whichever is earlier, when the code location is loaded.
+    first file of history, whichever is earlier, when the code location is loaded; today if both are later.
     git_url: the repository on GitHub or GitLab to which the links to the code go; None: to the local files.
     git_branch: its branch, tag or commit.
     Raises UsageError for a text that is no day, and ConfigurationError for invalid settings.
     """
-    prefix = (key_prefix,) if isinstance(key_prefix, str) else tuple(key_prefix)
+    prefix = tuple(filter(None, [key_prefix] if isinstance(key_prefix, str) else key_prefix))
     karmalake = Karmalake(read_settings, prefix, days_from(_first_day(read_settings, partitions_start)))
     all_jobs = jobs(karmalake)
     with warnings.catch_warnings():
@@ -73,11 +74,12 @@ def build_defs(
 
 def _first_day(read_settings: Callable[[], Settings], start: date | str | None) -> date:
     if start is None:
-        return first_day(read_settings()) or datetime.now(UTC).date()
+        today = datetime.now(UTC).date()
+        return min(first_day(read_settings()) or today, today)  # the first event may be ahead of time
     try:
-        return date.fromisoformat(start) if isinstance(start, str) else start
-    except ValueError:
-        raise UsageError(f"partitions_start must be a day like 2024-05-01, not {start}") from None
+        return to_utc(start).date()
+    except UsageError:
+        raise UsageError(f"partitions_start must be a day like 2024-05-01, not {start!r}") from None
 
 
 def _assets(karmalake: Karmalake, git_url: str | None) -> list[_Asset]:

@@ -6,6 +6,7 @@ A user whose document may differ is noted until it is published, whatever fails 
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 
 import polars as pl
 
@@ -71,6 +72,14 @@ class LivePublisher:
             self._writing.add_done_callback(lambda done: self._on_failure() if done.exception() else None)
             if self._has_failed:
                 self.finish(derived, tables)
+
+    def settle(self) -> None:
+        """Wait for the publication in progress; if it failed, the next `publish` repeats it, without raising its error.
+
+        For the last turn: an error of the publication before must not end it.
+        """
+        with suppress(Exception):  # its users are noted; an error that lasts comes again
+            self._wait()
 
     def finish(self, derived: DerivationResult, tables: DraftTables) -> None:
         """Return when everything that `publish` began is published. Raises like it."""

@@ -146,6 +146,8 @@ class _RefreshLoop:
     def turn(self, *, last: bool) -> None:
         """Serve the affected users; when due, or on the `last` turn, also deferred users, and replace the warehouse."""
         due = last or self._has_failed() or time.monotonic() >= self.due
+        if last:
+            self._publisher.settle()
         derived = self._derive(Draft.refresh_light_users)
         try:
             self._serve(derived)

@@ -19,7 +19,7 @@ from deltalake.exceptions import DeltaError
 from pydantic import SecretStr
 
 from pipelines.backfill import backfill
-from pipelines.errors import CommitUnknownError, FencedError, UsageError
+from pipelines.errors import CommitUnknownError, FencedError, TransientError, UsageError
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.operate.erase import erase
 from pipelines.operate.loads import loads_of_file, withdraw_loads
@@ -29,6 +29,7 @@ from pipelines.reputation import database_file
 from pipelines.reputation.activation import activate
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.reputation.warehouse import Warehouse
+from pipelines.serving import redis_store
 from pipelines.serving.publication_state import Stamp
 from pipelines.serving.read import published, read_reputation
 from pipelines.serving.store import open_store
@@ -98,6 +99,35 @@ def test_a_stream_begins_without_a_lake(settings: Settings) -> None:
     send(settings, valid_records(range(7)))
     with streaming(with_ingest(settings)):
         wait_for("the documents", lambda: (info := published(settings)) and info.documents == 7)
+
+
+def test_the_end_repeats_a_publication_that_fails_meanwhile(
+    streamed: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the publication in progress when the process stops costs no document (`fresh`)."""
+    reputation = streamed.reputation.model_copy(update={"derive_interval_seconds": 3_600})  # commits alone cause turns
+    settings = streamed.model_copy(update={"reputation": reputation})
+    begun, stopping, write = threading.Event(), threading.Event(), redis_store.write
+
+    def fail_once(*arguments: Any) -> None:
+        if begun.is_set():
+            return write(*arguments)
+        begun.set()
+        assert stopping.wait(PATIENCE_SECONDS)
+        raise TransientError("no answer")
+
+    send(settings, valid_records(range(7)))
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(stream, settings, stopping, lambda _: None, lambda *_: None)
+        try:
+            serves(settings, "u-6", 3)
+            monkeypatch.setattr("pipelines.serving.redis_store.write", fail_once)
+            send(settings, valid_records(range(7, 14)))
+            wait_for("the second publication", begun.is_set)
+        finally:
+            stopping.set()
+        done.result(PATIENCE_SECONDS)
+    assert score(settings, "u-6") == 6
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Owns what is a table, and its form: an Arrow table in memory, so that no SQL ref
 connection stays locked.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeGuard
 
 import duckdb
@@ -35,12 +35,38 @@ def as_arrow(name: str, table: object) -> pa.Table:
             return table.collect().to_arrow()
         if _is_stream(table):
             return pa.table(table)
-    except (duckdb.Error, pa.ArrowException, pl.exceptions.PolarsError, TypeError, ValueError) as error:
+    except (duckdb.Error, pa.ArrowException, pl.exceptions.PolarsError, OSError, TypeError, ValueError) as error:
         raise UsageError(f"{name} cannot be read as a table: {escape_lines(str(error))}") from None
     raise UsageError(f"{name} is a {type(table).__name__}, which is not a table: give {_KINDS}")
 
 
+def select_named(named: Collection[str], tables: Tables | None) -> dict[str, Any]:
+    """Return those of a reader's tables that a query names; SQL ignores case, but the same spelling goes first.
+
+    named: the names as the query spells them.
+    Raises UsageError for tables without names, and if a name of the query may mean several.
+    """
+    # a notebook has no type checker
+    if not isinstance(tables, Mapping | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"tables is a {type(tables).__name__}: give a dictionary, such as tables={{'mine': frame}}")
+    given = tables or {}
+    meant = {name.lower() for name in named} - {name.lower() for name in named if name in given}
+    found = {name: table for name, table in given.items() if name in named or str(name).lower() in meant}
+    if len({name.lower() for name in found}) < len(found):
+        raise UsageError(
+            f"{' and '.join(map(repr, sorted(found)))} are one name in SQL, which ignores case: rename one"
+        )
+    return found
+
+
+def without(name: str, tables: Tables) -> dict[str, Any]:
+    """Return tables without the one that SQL calls `name`, in any case."""
+    return {other: table for other, table in tables.items() if other.lower() != name.lower()}
+
+
 def check_name(name: str, taken: list[str]) -> None:
     """Raise UsageError if a table of a reader has the name of one of `taken`; SQL ignores case."""
+    if not isinstance(name, str) or not name:  # pyright: ignore[reportUnnecessaryIsInstance] - as above
+        raise UsageError(f"{name!r} is not a name: give a text, such as 'mine'")
     if name.lower() in taken:
         raise UsageError(f"{name!r} is a table of the warehouse: give yours another name")

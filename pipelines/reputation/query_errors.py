@@ -77,6 +77,15 @@ def check_parameters(query: str, params: Parameters) -> None:
         raise UsageError(f"the query has no parameter {excess[0]!r}, for which params has a value: it has {uses}")
 
 
+def check_types(rows: duckdb.DuckDBPyRelation) -> None:
+    """Raise UsageError if a result has a column that polars cannot hold: a difference of moments, an INTERVAL."""
+    if intervals := [name for name, kind in zip(rows.columns, rows.types, strict=True) if str(kind) == "INTERVAL"]:
+        raise UsageError(
+            f"the column {intervals[0]!r} is an INTERVAL, which a frame of polars cannot hold: select its seconds by "
+            "epoch(...), or take .arrow() instead"
+        )
+
+
 def _describe_missing(first: str, needed: int, given: int) -> str:
     """Return what a query lacks; the name of a `?` is its place."""
     if first.isdecimal():

@@ -56,11 +56,11 @@ def check_query(connection: duckdb.DuckDBPyConnection, query: str) -> None:
 
 
 def named_tables(connection: duckdb.DuckDBPyConnection, query: str) -> set[str]:
-    """Return the names, in lower case, of what a query reads as tables; of a query that is refused, none."""
+    """Return the names of what a query reads as tables, as it spells them; of a query that is refused, none."""
     if len(query) > MAX_QUERY_CHARS:
         return set()
     tree = _parsed(connection, _explained(query))
-    return {str(part["table_name"]).lower() for part in tree_objects(tree) if part.get("table_name")}
+    return {str(part["table_name"]) for part in tree_objects(tree) if part.get("table_name")}
 
 
 def _explained(query: str) -> str:

@@ -33,10 +33,10 @@ from pipelines.reputation.event_metadata import with_fields
 from pipelines.reputation.explain import explain, explain_change
 from pipelines.reputation.lake_paths import files_of_views, look_in
 from pipelines.reputation.notebook_progress import show_progress
-from pipelines.reputation.own_tables import Tables, as_arrow, check_name
+from pipelines.reputation.own_tables import Tables, as_arrow, check_name, select_named, without
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
-from pipelines.reputation.query_errors import Parameters, check_parameters, explained
+from pipelines.reputation.query_errors import Parameters, check_parameters, check_types, explained
 from pipelines.reputation.query_guard import check_query, lock_connection, named_tables
 from pipelines.reputation.scores import scores
 from pipelines.reputation.shown import ShownChange, explain_shown, shown_scores
@@ -66,6 +66,13 @@ _EVENTS = """
 """
 
 
+_TABLES = """
+    SELECT table_name
+    FROM information_schema.tables
+    WHERE table_catalog = 'warehouse' AND table_schema = 'main'
+    ORDER BY ALL
+"""
+"""Not for readers' connection: a table of theirs may be called like a part of information_schema."""
 _SAMPLE = """
     FROM reputation
     ORDER BY md5(concat($seed, ' ', user_id)), user_id
@@ -287,11 +294,8 @@ class Warehouse:
 
     def tables(self) -> list[str]:
         """Return the names of the warehouse's tables and views."""
-        rows = self.sql(
-            "SELECT table_name FROM information_schema.tables "
-            "WHERE table_catalog = 'warehouse' AND table_schema = 'main' ORDER BY ALL"
-        )
-        return rows["table_name"].to_list()
+        with explained():
+            return [name for (name,) in self._connection.execute(_TABLES).fetchall()]
 
     def close(self) -> None:
         """Close the connection, and those of its snapshots."""
@@ -324,7 +328,7 @@ class Warehouse:
         Raises UsageError for anything else, and for the name of a table of the warehouse.
         """
         check_name(name, self.tables())
-        self._own[name] = as_arrow(name, table)
+        self._own = without(name, self._own) | {name: as_arrow(name, table)}
         with explained():
             self._queries.register(name, self._own[name])
 
@@ -368,7 +372,9 @@ class Warehouse:
         read.
         """
         with self._asked(query, params, tables):
-            return self.relation(query, params).pl()
+            rows = self.relation(query, params)
+            check_types(rows)
+            return rows.pl()
 
     def arrow(self, query: str, params: Parameters = None, tables: Tables | None = None) -> pa.Table:
         """Return the rows of a query as an Arrow table; arguments and errors as of `sql()`."""
@@ -397,8 +403,8 @@ class Warehouse:
     @contextmanager
     def _borrowed(self, query: str, tables: Tables | None) -> Generator[None]:
         """Register the tables that a query names, and afterwards those that had their names before."""
-        named = named_tables(self._queries, query) if tables else set[str]()
-        borrowed = {name: table for name, table in (tables or {}).items() if name.lower() in named}
+        named = set[str]() if tables is None else named_tables(self._queries, query)
+        borrowed = select_named(named, tables)
         try:
             for name, table in borrowed.items():
                 check_name(name, self.tables())
@@ -407,7 +413,7 @@ class Warehouse:
         finally:
             for name in borrowed:
                 self._queries.unregister(name)
-            for name in borrowed.keys() & self._own.keys():
+            for name in select_named({*borrowed}, self._own):
                 self._queries.register(name, self._own[name])
 
     def events(

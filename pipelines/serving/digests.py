@@ -46,7 +46,8 @@ class Digests:
         """Set the digests of some users (as `DIGESTS`), and remove those of others who have one (String)."""
         self._height += digests.height - self.of(digests["user_id"]).height - removed.len()
         gone = removed.alias("user_id").to_frame().with_columns(pl.lit(None, pl.UInt64).alias("digest"))
-        self._pieces.append(pl.concat([digests, gone]).sort("user_id"))
+        if digests.height + gone.height:  # an empty piece is never merged, and each look-up would pass it
+            self._pieces.append(pl.concat([digests, gone]).sort("user_id"))
         while (position := self._due()) is not None:
             self._merge(position)
 

@@ -77,6 +77,8 @@ def test_the_days_begin_with_the_first_event(no_bus: Settings, tmp_path: Path) -
 
     before = datetime.now(UTC).date()
     assert first(no_bus) in {before.isoformat(), datetime.now(UTC).date().isoformat()}
+    load(no_bus, tmp_path, datetime.now(UTC) + timedelta(hours=23))  # ahead of time: today is a day, too
+    assert first(no_bus) in {before.isoformat(), datetime.now(UTC).date().isoformat()}
     load(no_bus, tmp_path, datetime(2025, 3, 2, 1, tzinfo=UTC), datetime(2025, 6, 1, tzinfo=UTC))
     load(no_bus, tmp_path, datetime(2025, 4, 1, tzinfo=UTC))
     assert first(no_bus) == "2025-03-02"
@@ -84,9 +86,17 @@ def test_the_days_begin_with_the_first_event(no_bus: Settings, tmp_path: Path) -
         (tmp_path / f"rides-{name}.csv").touch()
     with_files = no_bus.model_copy(update={"history": HistorySettings(path=f"{tmp_path}/rides-{{day}}.csv")})
     assert first(with_files) == "2024-02-29"
-    with pytest.raises(UsageError, match="a day like 2024-05-01, not yesterday"):
+    with pytest.raises(UsageError, match="a day like 2024-05-01, not 'yesterday'"):
         first(with_files, "yesterday")
     assert first(with_files, "2025-01-01") == first(with_files, date(2025, 1, 1)) == "2025-01-01"
+    assert first(with_files, datetime(2025, 1, 1, 12, tzinfo=UTC)) == "2025-01-01"
+
+
+def test_an_empty_prefix_is_none(no_bus: Settings) -> None:
+    """Such as one from a variable that is not set."""
+    for prefix in ("", [""]):
+        graph = build_defs(lambda: no_bus, key_prefix=prefix).resolve_asset_graph()
+        assert dg.AssetKey("events") in graph.get_all_asset_keys()
 
 
 def test_a_day_that_is_no_partition_yet_waits(no_bus: Settings, tmp_path: Path, instance: dg.DagsterInstance) -> None:

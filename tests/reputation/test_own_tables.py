@@ -110,6 +110,43 @@ def test_own_names_do_not_meet_ours(warehouse: Warehouse) -> None:
     assert warehouse.sql("FROM fact").item() == "zoe"
 
 
+def test_a_name_of_duckdb_itself_breaks_nothing(warehouse: Warehouse) -> None:
+    """The list of tables reads DuckDB's own ones, not a reader's of such a name."""
+    before = warehouse.tables()
+    for name in ("duckdb_views", "duckdb_tables", 'it\'s; "quoted"'):
+        warehouse.register(name, pl.DataFrame({"user_id": ["zoe"]}))
+    assert warehouse.tables() == before
+    assert warehouse["duckdb_views"].fetchall() == [("zoe",)]
+
+
+def test_names_that_differ_only_by_case(warehouse: Warehouse) -> None:
+    """The spelling of the query decides, where it can; the last one registered stays, over queries and refreshes."""
+    one, two = (pl.DataFrame({"number": [number]}) for number in (1, 2))
+    for name, number in (("df", 1), ("DF", 2)):
+        assert warehouse.sql(f"FROM {name}", tables={"df": one, "DF": two}).item() == number
+        assert warehouse.sql(f"FROM {name}", tables={"DF": two, "df": one}).item() == number
+    for query in ("FROM Df", "FROM df, DF"):
+        with pytest.raises(UsageError, match="'DF' and 'df' are one name in SQL, which ignores case: rename one"):
+            warehouse.sql(query, tables={"df": one, "DF": two})
+    for name, table in (("Kept", one), ("kept", two), ("Kept", one)):
+        warehouse.register(name, table)
+    assert warehouse.sql("FROM KEPT", tables={"KEPT": two}).item() == 2
+    assert warehouse.sql("FROM kept").item() == 1
+    warehouse.refresh()
+    assert warehouse.sql("FROM kept").item() == 1
+
+
+def test_what_is_no_name(warehouse: Warehouse) -> None:
+    """Tables without names, and names of another type, are mistakes with a sentence."""
+    frame = pl.DataFrame(ROWS)
+    for tables in (frame, [frame]):
+        with pytest.raises(UsageError, match=r"tables is a \w+: give a dictionary, such as tables={'mine': frame}"):
+            warehouse.sql("FROM mine", tables=tables)  # pyright: ignore[reportArgumentType]
+    for name in (5, ""):
+        with pytest.raises(UsageError, match=f"{name!r} is not a name: give a text, such as 'mine'"):
+            warehouse.register(name, frame)  # pyright: ignore[reportArgumentType]
+
+
 def test_only_named_tables_are_read(warehouse: Warehouse) -> None:
     """`tables` may hold anything that the query does not name: a lazy frame there is not run."""
     failing = pl.LazyFrame({"a": [1]}).map_batches(lambda _: sys.exit("was run"))
@@ -124,6 +161,7 @@ def test_only_named_tables_are_read(warehouse: Warehouse) -> None:
         ([{"a": 1}], "mine is a list"),
         (pl.DataFrame, "mine is a type"),
         (pl.Series([1]), "mine is a Series"),
+        (pl.scan_csv("no/such/file.csv"), "mine cannot be read as a table: .*no/such/file.csv"),
         (pl.LazyFrame({"a": [1]}).select("b"), "mine cannot be read as a table: .*b"),
         (
             duckdb.sql("SELECT CAST(a AS INTEGER) FROM (VALUES ('x')) AS v(a)"),

@@ -81,3 +81,12 @@ def test_a_file_is_refused_with_the_ways_to_read_it(warehouse: Warehouse) -> Non
     with pytest.raises(UsageError) as refused:
         warehouse.sql("FROM segments")
     assert "allow_files" not in str(refused.value)
+
+
+def test_a_difference_of_moments_is_explained(warehouse: Warehouse) -> None:
+    """There is no type in polars for DuckDB's INTERVAL: the message names the column and two ways."""
+    query = "SELECT max(event_time) - min(event_time) AS age FROM events"
+    with pytest.raises(UsageError, match=r"the column 'age' is an INTERVAL, .* by epoch\(...\), or take .arrow\(\)"):
+        warehouse.sql(query)
+    assert warehouse.arrow(query).num_rows == 1
+    assert warehouse.sql("SELECT epoch(max(event_time) - min(event_time)) AS age FROM events").item() == 0

@@ -42,3 +42,12 @@ def test_an_update_does_not_copy_all_digests() -> None:
         digests.update(frame({f"user-{number}": 0, f"new-{number}": 0}), names(f"user-{number + 5_000}"))
         assert digests._pieces[0] is every
     assert len(digests) == 10_000
+
+
+def test_empty_updates_leave_no_pieces() -> None:
+    """A quiet system publishes without a change, for days: look-ups must not cost more with each such publication."""
+    digests = Digests(frame({"ann": 1}))
+    for _ in range(3):
+        digests.update(frame({}), names())
+    assert len(digests._pieces) == 1
+    assert digests.all().rows() == [("ann", 1)]

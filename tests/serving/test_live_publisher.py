@@ -125,6 +125,24 @@ def test_users_of_a_failed_publication_are_published_by_the_next(
     assert served(client, settings.redis.prefix) == expected(documents(ann=2, bob=2))
 
 
+def test_the_last_turn_does_not_end_by_an_earlier_failure(
+    world: World, client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `settle`, the users of a failed publication are published, without raising its error."""
+    world.refresh(documents(ann=1, bob=1))
+
+    def fail() -> None:
+        raise TransientError("no answer")
+
+    with blocked_writes(monkeypatch, fail) as go:
+        world.refresh(documents(ann=2, bob=1), "ann")
+        go.set()
+        wait_for("the failure to be reported", lambda: bool(world.failures))
+    world.publisher.settle()
+    world.refresh(documents(ann=2, bob=2), "bob")
+    assert served(client, settings.redis.prefix) == expected(documents(ann=2, bob=2))
+
+
 def test_after_a_failure_each_publication_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until one succeeds, so that an outage is one outage, not a failure every other turn."""
     world.refresh(documents(ann=1))
