@@ -65,6 +65,33 @@ def _pages(group: Any) -> list[str]:
     return [page for entry in group for one in entry.values() for page in _pages(one)]
 
 
+@pytest.mark.parametrize(
+    ("query", "answer"),
+    [
+        ("gdpr", "erasure/"),
+        ("merge users", "support/#merge-my-two-accounts"),
+        ("merge accounts", "support/#merge-my-two-accounts"),
+        ("join data frame", "notebooks/#join-your-own-data-frame-or-table"),
+        ("report mail", "notebooks/#a-report-every-night-by-mail"),
+        ("forget me", "support/#forget-me"),
+        ("fake rating", "support/#that-rating-is-fake"),
+    ],
+)
+def test_search_finds_what_people_look_for(site: Path, query: str, answer: str) -> None:
+    """The section that answers has every word of the query, and none with them has more of them in its title."""
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    words = set(query.split())
+    found = {one["location"]: one for one in index["docs"] if words <= _words(f"{one['title']} {one['text']}")}
+    in_title = {place: len(words & _words(one["title"])) for place, one in found.items()}
+    assert answer in in_title
+    assert in_title[answer] == max(in_title.values())
+
+
+def _words(text: str) -> set[str]:
+    """Return the words of a text of the index, which is HTML."""
+    return set(re.findall(r"[a-z0-9]+", re.sub("<[^>]+>", " ", text).lower()))
+
+
 def test_notebook_pages_show_the_outputs(site: Path) -> None:
     """Code, tables and charts with alternative text; links lead to other pages."""
     for notebook in (REPOSITORY / "notebooks").glob("*.ipynb"):
@@ -136,7 +163,7 @@ def test_the_front_page_is_short() -> None:
 
 
 def test_the_front_page_leads_with_an_explained_score() -> None:
-    """First what it does, in output that tests/test_support_page.py runs; then for whom, the alternatives, one command."""
+    """First what it does, in output that tests/test_support_page.py runs; then for whom, alternatives, one command."""
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     example = text.split("```console\n")[1].split("```")[0]
     assert example.count("\n") == 4, "a command, the names of the columns, two lines"
