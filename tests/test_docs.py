@@ -1,5 +1,6 @@
 """The documentation site: complete, with every page in the navigation, and without external resources."""
 
+import json
 import os
 import re
 import shutil
@@ -62,6 +63,33 @@ def _pages(group: Any) -> list[str]:
     if isinstance(group, str):
         return [group]
     return [page for entry in group for one in entry.values() for page in _pages(one)]
+
+
+@pytest.mark.parametrize(
+    ("query", "answer"),
+    [
+        ("gdpr", "erasure/"),
+        ("merge users", "support/#merge-my-two-accounts"),
+        ("merge accounts", "support/#merge-my-two-accounts"),
+        ("join data frame", "notebooks/#join-your-own-data-frame-or-table"),
+        ("report mail", "notebooks/#a-report-every-night-by-mail"),
+        ("forget me", "support/#forget-me"),
+        ("fake rating", "support/#that-rating-is-fake"),
+    ],
+)
+def test_search_finds_what_people_look_for(site: Path, query: str, answer: str) -> None:
+    """The section that answers has every word of the query, and none with them has more of them in its title."""
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    words = set(query.split())
+    found = {one["location"]: one for one in index["docs"] if words <= _words(f"{one['title']} {one['text']}")}
+    in_title = {place: len(words & _words(one["title"])) for place, one in found.items()}
+    assert answer in in_title
+    assert in_title[answer] == max(in_title.values())
+
+
+def _words(text: str) -> set[str]:
+    """Return the words of a text of the index, which is HTML."""
+    return set(re.findall(r"[a-z0-9]+", re.sub("<[^>]+>", " ", text).lower()))
 
 
 def test_notebook_pages_show_the_outputs(site: Path) -> None:
@@ -132,6 +160,31 @@ def test_the_front_page_is_short() -> None:
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     assert len(text.split()) <= 700
     assert "\n|" not in text
+
+
+def test_the_front_page_leads_with_an_explained_score() -> None:
+    """First what it does, in output that tests/test_support_page.py runs; then for whom, alternatives, one command."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    example = text.split("```console\n")[1].split("```")[0]
+    assert example.count("\n") == 4, "a command, the names of the columns, two lines"
+    assert example in (_DOCS / "support.md").read_text(encoding="utf-8")
+    assert text.index(example) < text.index("\n## ")
+    assert re.findall("^## (.+)", text, re.MULTILINE)[:3] == ["For whom", "Beside the alternatives", "One command"]
+
+
+def test_the_speeds_of_the_front_page_are_those_of_the_benchmarks() -> None:
+    """Each number of README's paragraph is in the table of docs/benchmarks.md, and that has the last measurement."""
+    page = (_DOCS / "benchmarks.md").read_text(encoding="utf-8").split("### Events per second")[1].split("###")[0]
+    paragraph = re.search(r"^[^\n]+ events of [^#]+?\n\n", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+    assert paragraph is not None
+    numbers = re.findall(r"\d[\d,.]*\d", paragraph[0])
+    assert len(numbers) >= 6
+    assert [number for number in numbers if number not in page] == []
+    for size in ("small", "large"):
+        result = json.loads((REPOSITORY / "benchmarks" / "results" / f"ingest-{size}.json").read_text())
+        rows = [row for row in result["rows"] if not row["means"].startswith("alone")]
+        measured = [f"{row['events/s']:,} | {row['times the script']:.1f}" for row in rows]
+        assert [cell for cell in (result["date"], *measured) if cell not in page] == []
 
 
 def test_the_chart_is_of_the_last_measurement() -> None:

@@ -10,10 +10,13 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
-from typer.testing import CliRunner
+from typer import Context
+from typer.cli import get_docs_for_click
+from typer.main import get_command
 
 from docs._site.reference_api import api_page
 from docs._site.reference_tables import tables_page
+from pipelines.cli.app import app
 from pipelines.monitoring.metrics import PROCESSES, MetricInfo
 from pipelines.settings import Settings
 
@@ -99,14 +102,18 @@ the guarantees."""
 
 
 def commands_page() -> str:
-    """Return docs/cli.md: every command with its options, as typer describes them."""
-    from typer.cli import app as typer_cli  # noqa: PLC0415 - typer's own command line, needed only here
+    """Return docs/cli.md: every command with its options, as typer describes them, with whole summaries."""
+    command = get_command(app)
+    _lengthen_summaries(command)
+    title, _, rest = get_docs_for_click(obj=command, ctx=Context(command), name="karmalake").strip().partition("\n")
+    return f"{title}\n\n{_COMMANDS_HEAD}{rest}\n"
 
-    result = CliRunner().invoke(typer_cli, ["pipelines.cli.app", "utils", "docs", "--name", "karmalake"])
-    if result.exit_code:
-        raise RuntimeError(result.output)
-    title, _, rest = result.output.partition("\n")
-    return f"{title}\n\n{_COMMANDS_HEAD}{rest}"
+
+def _lengthen_summaries(group: Any) -> None:
+    """Give each command below a group its whole first paragraph as the summary, which would end after 45 letters."""
+    for command in getattr(group, "commands", {}).values():
+        command.short_help = " ".join((command.help or "").split("\n\n")[0].split())
+        _lengthen_summaries(command)
 
 
 def settings_page() -> str:

@@ -81,7 +81,7 @@ def sql(
     form: Annotated[Format, typer.Option("--format", help="Output format.")] = Format.TABLE,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
 ) -> None:
-    """Query the warehouse by SQL: reputation, user_days, trends_*, events, commits, dead_letters, ...
+    """Query the warehouse by SQL: reputation, user_days, trends_*, events, commits, dead_letters and more.
 
     Accepts one SELECT, which can read only the warehouse and the lake: no files, network or extensions.
     """

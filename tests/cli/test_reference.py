@@ -28,6 +28,14 @@ def test_a_reference_page_matches_the_code(name: str) -> None:
     assert (REPOSITORY / "docs" / name).read_text(encoding="utf-8") == PAGES[name]()
 
 
+def test_summaries_of_commands_are_whole_sentences() -> None:
+    """In the lists of commands no summary is cut off."""
+    lists = re.findall(r"\*\*Commands\*\*:\n\n((?:\* .*\n)+)", _docs("cli.md"))
+    summaries = [line for one in lists for line in one.splitlines()]
+    assert len(summaries) > 50
+    assert [line for line in summaries if not re.search(r"[^.]\.$", line)] == []
+
+
 def test_every_setting_is_explained() -> None:
     """Each setting has a description, which the page shows."""
     sections = [field.annotation for field in Settings.model_fields.values()]

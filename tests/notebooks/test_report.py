@@ -3,6 +3,7 @@
 import re
 import runpy
 from pathlib import Path
+from unittest import mock
 
 import dagster as dg
 import nbformat
@@ -40,6 +41,22 @@ def _write_notebook(folder: Path, *cells: str) -> None:
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     code = [parameters, *map(nbformat.v4.new_code_cell, cells)]
     nbformat.write(nbformat.v4.new_notebook(cells=code, metadata=kernel), folder / "report.ipynb")
+
+
+def test_the_report_is_mailed_as_an_attachment(tmp_path: Path) -> None:
+    """The function of the page sends one message, from and to the given addresses, with the whole page."""
+    (code,) = (code for code in re.findall(r"```python\n(.*?)```", _PAGE, re.DOTALL) if "smtplib" in code)
+    (tmp_path / "mail.py").write_text(f"from pathlib import Path\n{code}", encoding="utf-8")
+    page = tmp_path / "report.html"
+    page.write_text("<p>Ada: 16 ★</p>", encoding="utf-8")
+    with mock.patch("smtplib.SMTP") as smtp:
+        runpy.run_path(str(tmp_path / "mail.py"))["mail"](page, "smtp.example.com", "us@example.com", "me@example.com")
+    smtp.assert_called_once_with("smtp.example.com")
+    (message,) = smtp.return_value.__enter__.return_value.send_message.call_args.args
+    assert (message["From"], message["To"]) == ("us@example.com", "me@example.com")
+    (attached,) = message.iter_attachments()
+    assert attached.get_filename() == "report.html"
+    assert attached.get_payload(decode=True) == page.read_bytes()
 
 
 @pytest.mark.slow
