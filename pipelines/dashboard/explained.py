@@ -14,8 +14,9 @@ from pipelines.reputation.warehouse import Warehouse
 
 MAX_KEYS = 4
 """Maximum columns of metadata."""
-_EVENT = ("event_time", "event_id", "action_type")
-_POINTS = ("rating", "points", "reason", "rule", "related_event_id", "earned", "score")
+_ANSWER = ("event_time", "action_type", "rating", "points", "earned", "score", "reason", "rule")
+_RARE = ("rating", "rule", "related_event_id")
+"""Columns without any value for many users."""
 _KEYS = """
     SELECT key, count(*) AS events
     FROM (SELECT unnest(map_keys(metadata)) AS key FROM events WHERE user_id = $user_id)
@@ -68,13 +69,19 @@ def matching(history: pl.DataFrame, days: tuple[date, date], reason: str | None)
 
 
 def with_metadata(warehouse: Warehouse, user_id: str, rows: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-    """Return the table's columns for some rows of a user's history: event, metadata, points.
+    """Return the table's columns for some rows of a user's history: what happened and why first, then ids.
 
     A key with the name of another column is called `metadata.KEY`. An event without a key has null there.
     """
     names = _column_names(keys, rows.columns)
     values = _values(warehouse, user_id, rows, keys).rename(dict(zip(_aliases(keys), names, strict=True)))
-    return rows.join(values, on="event_id", how="left", maintain_order="left").select(*_EVENT, *names, *_POINTS)
+    joined = rows.join(values, on="event_id", how="left", maintain_order="left")
+    return joined.select(*_ANSWER, "event_id", *names, "related_event_id")
+
+
+def unused(history: pl.DataFrame) -> list[str]:
+    """Return the rare columns without any value in a whole history, so that no filter changes the columns."""
+    return [name for name in _RARE if history[name].is_null().all()]
 
 
 def _column_names(keys: Sequence[str], taken: Sequence[str]) -> list[str]:

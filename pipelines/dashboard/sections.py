@@ -86,7 +86,7 @@ def explanation(warehouse: Warehouse, user_id: str, history: pl.DataFrame, chose
     keys = explained.metadata_keys(warehouse, user_id)
     listed = explained.with_metadata(warehouse, user_id, rows.head(_MAX_ROWS), keys[: explained.MAX_KEYS])
     controls = mo.hstack([chosen["days"], chosen["reason"]], justify="start")
-    body = [table(listed), *_further(keys[explained.MAX_KEYS :])] if rows.height else []
+    body = [table(listed.drop(explained.unused(history))), *_further(keys[explained.MAX_KEYS :])] if rows.height else []
     caption = paragraph(_caption(rows.height, history.height))
     return mo.vstack([mo.md("### Explanation of the score"), controls, caption, *body])
 
@@ -132,8 +132,8 @@ def _caption(kept: int, rows: int) -> str:
         return "No event matches: choose other days, or another reason."
     of = f"{kept:,}" if kept == rows else f"{kept:,} of {rows:,}"
     if kept <= _MAX_ROWS:
-        return f"{of} contributions of events, newest first; times are UTC."
-    newest = f"The newest {_MAX_ROWS:,} of {kept:,} contributions of events; times are UTC."
+        return f"{of} contribution{'' if rows == 1 else 's'}, newest first; times are UTC."
+    newest = f"The newest {_MAX_ROWS:,} of {kept:,} contributions; times are UTC."
     return f"{newest} Choose fewer days to see others; `karmalake explain` lists all."
 
 

@@ -14,7 +14,8 @@ import polars as pl
 from pipelines.boundary.text import escape_text
 
 _STYLE = (
-    "<style>.karmalake th, .karmalake td {padding: 0.15rem 0.6rem; text-align: left; vertical-align: top}"
+    "<style>.karmalake {font-size: 0.875rem}"
+    ".karmalake th, .karmalake td {padding: 0.15rem 0.6rem; text-align: left; vertical-align: top}"
     ".karmalake th {position: sticky; top: 0; background: var(--background, white)}"
     ".karmalake bdi {display: inline-block; width: max-content; max-width: 24rem; white-space: pre-wrap;"
     " overflow-wrap: anywhere}"  # long texts wrap, short ones never do

@@ -72,7 +72,17 @@ def test_each_event_has_its_own_metadata(warehouse: Warehouse) -> None:
     renamed = ("metadata.score", "metadata.metadata.score", "metadata.emission_no")
     assert rows.select(renamed).row(2) == ("9", "8", None)
     assert rows["score"].to_list() == history["score"].reverse().to_list()
-    assert explained.with_metadata(warehouse, "cyd", queries.event_history(warehouse, "cyd"), []).height == 1
+
+
+def test_columns_without_a_value_are_left_out(warehouse: Warehouse) -> None:
+    """Those that many users lack, by the whole history; an event without metadata has a row."""
+    assert explained.unused(queries.event_history(warehouse, "ann")) == ["rating"]  # no review of hers counts
+    history = queries.event_history(warehouse, "cyd")
+    assert explained.unused(history) == ["rating", "rule", "related_event_id"]
+    assert explained.with_metadata(warehouse, "cyd", history, []).width == 10
+    page = sections.explanation(warehouse, "cyd", history, sections.filters(history)).text
+    assert "related_event_id" not in page
+    assert "1 contribution, newest first" in page
 
 
 def test_days_and_reason_select_rows(warehouse: Warehouse) -> None:
@@ -91,7 +101,7 @@ def test_the_section_names_what_it_leaves_out(warehouse: Warehouse, monkeypatch:
     history = queries.event_history(warehouse, "ann")
     page = sections.explanation(warehouse, "ann", history, sections.filters(history)).text
     assert "Metadata without a column: metadata.score, score, zone." in page
-    assert "4 contributions of events, newest first" in page
+    assert "4 contributions, newest first" in page
     assert "&lt;b&gt;d1&lt;/b&gt;" in page
     assert "<b>d1</b>" not in page
     assert "None" not in page
