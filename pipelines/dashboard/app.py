@@ -46,7 +46,7 @@ def _(warehouse: Warehouse):
 
 @app.cell
 def _(section: mo.ui.tabs, user: mo.ui.text, warehouse: Warehouse):
-    history, filters = None, None
+    history, filters = pl.DataFrame(), None
     if section.value == "User":
         try:
             with warehouse.time_limit(health.QUERY_SECONDS):
@@ -59,7 +59,7 @@ def _(section: mo.ui.tabs, user: mo.ui.text, warehouse: Warehouse):
 
 @app.cell
 def _(
-    history: pl.DataFrame | None,
+    history: pl.DataFrame,
     period: mo.ui.radio,
     section: mo.ui.tabs,
     settings: Settings,
@@ -83,14 +83,14 @@ def _(
 
 
 @app.cell
-def _(filters: mo.ui.dictionary | None, history: pl.DataFrame | None, user: mo.ui.text, warehouse: Warehouse):
-    mo.stop(filters is None)
-    try:
-        with warehouse.time_limit(health.QUERY_SECONDS):
-            explained = sections.explanation(warehouse, user.value, history, filters)
-    except (KarmalakeError, duckdb.Error) as error:
-        explained = sections.warning(f"The explanation cannot be shown: {error}")
-    mo.output.replace(explained)
+def _(filters: mo.ui.dictionary | None, history: pl.DataFrame, user: mo.ui.text, warehouse: Warehouse):
+    if filters is not None:
+        try:
+            with warehouse.time_limit(health.QUERY_SECONDS):
+                explained = sections.explanation(warehouse, user.value, history, filters)
+        except (KarmalakeError, duckdb.Error) as error:
+            explained = sections.warning(f"The explanation cannot be shown: {error}")
+        mo.output.replace(explained)
 
 
 if __name__ == "__main__":

@@ -69,12 +69,12 @@ def user(warehouse: Warehouse, user_id: str, history: pl.DataFrame, chooser: obj
 
 def filters(history: pl.DataFrame) -> mo.ui.dictionary:
     """Return the controls `days` and `reason` of a history with at least one row; at first they keep every row."""
-    days = history["event_time"].dt.date()
+    days = history["event_time"].dt.date().to_list()
     counts = history.group_by("reason").len().sort("reason")
     reasons = {_ANY_REASON: None} | {f"{reason} ({rows:,})": reason for reason, rows in counts.rows()}
     return mo.ui.dictionary(
         {
-            "days": mo.ui.date_range(days.min(), days.max(), label="Days (UTC)"),
+            "days": mo.ui.date_range(min(days), max(days), label="Days (UTC)"),
             "reason": mo.ui.dropdown(reasons, value=_ANY_REASON, allow_select_none=False, label="Reason"),
         }
     )
@@ -82,7 +82,8 @@ def filters(history: pl.DataFrame) -> mo.ui.dictionary:
 
 def explanation(warehouse: Warehouse, user_id: str, history: pl.DataFrame, chosen: mo.ui.dictionary) -> mo.Html:
     """Return the rows of a history that the controls of `filters` keep, newest first, with their metadata."""
-    rows = explained.matching(history, chosen.value["days"], chosen.value["reason"]).reverse()
+    picked: dict[str, Any] = chosen.value
+    rows = explained.matching(history, picked["days"], picked["reason"]).reverse()
     keys = explained.metadata_keys(warehouse, user_id)
     listed = explained.with_metadata(warehouse, user_id, rows.head(_MAX_ROWS), keys[: explained.MAX_KEYS])
     controls = mo.hstack([chosen["days"], chosen["reason"]], justify="start")
