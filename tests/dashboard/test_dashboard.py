@@ -138,14 +138,14 @@ def test_clicking_through_every_section(page: Page, address: str) -> None:
 
 
 def test_filtering_the_reasons(page: Page, served: Settings, address: str) -> None:
-    """The table has the ids of event, rater and ride; a reason selects its rows, and leaves the charts alone."""
+    """The table has the ids of event, rater and transaction; a reason selects its rows, and leaves the charts alone."""
     with open_warehouse(served.data_dir) as warehouse:
         user_id = top_user(warehouse)
         reasons = event_history(warehouse, user_id)["reason"].value_counts().sort("count", "reason")
     reason, rows = reasons.row(0)
     page.goto(f"{address}&section=user&user={quote(user_id)}")
     table = page.locator("table.karmalake")
-    for name in ("event_id", "rater_id", "ride_id"):
+    for name in ("event_id", "rater_id", "transaction_id"):
         expect(table.get_by_role("columnheader", name=name, exact=True)).to_be_visible(timeout=_MS)
     expect(table.locator("tbody tr")).to_have_count(sum(reasons["count"].to_list()))
     page.get_by_label("Reason").select_option(f"{reason} ({rows:,})")
