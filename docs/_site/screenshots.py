@@ -20,6 +20,7 @@ from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright
 _IMAGES = Path(__file__).parents[1] / "images"
 _BIN = Path(sys.executable).parent
 _SIZE: ViewportSize = {"width": 1200, "height": 800}
+_USER: ViewportSize = {"width": 1200, "height": 1400}
 _TALL: ViewportSize = {"width": 1400, "height": 1500}
 _GRAPH: FloatRect = {"x": 545, "y": 110, "width": 800, "height": 1210}
 _SECONDS = 60_000
@@ -94,6 +95,7 @@ def _dashboard(page: Page, environment: dict[str, str]) -> None:
         _open(page, f"{address}/?token={token}")
         page.locator("canvas, svg.marks").nth(2).wait_for()
         _save(page, "dashboard-trends")
+        page.set_viewport_size(_USER)  # down to the table of reasons
         page.goto(f"{address}/?section=user&user=driver-ada")
         page.get_by_role("heading", name="Explanation of the score", exact=True).wait_for()
         page.locator("canvas, svg.marks").first.wait_for()

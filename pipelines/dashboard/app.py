@@ -11,6 +11,7 @@ app = marimo.App(width="medium", app_title="karmalake")
 with app.setup:
     import duckdb
     import marimo as mo
+    import polars as pl
 
     from pipelines.dashboard import health, queries, sections
     from pipelines.errors import KarmalakeError
@@ -44,14 +45,34 @@ def _(warehouse: Warehouse):
 
 
 @app.cell
-def _(period: mo.ui.radio, section: mo.ui.tabs, settings: Settings, user: mo.ui.text, warehouse: Warehouse):
+def _(section: mo.ui.tabs, user: mo.ui.text, warehouse: Warehouse):
+    history, filters = pl.DataFrame(), None
+    if section.value == "User":
+        try:
+            with warehouse.time_limit(health.QUERY_SECONDS):
+                history = queries.event_history(warehouse, user.value)
+        except (KarmalakeError, duckdb.Error) as error:
+            mo.stop(predicate=True, output=sections.warning(f"This section cannot be shown: {error}"))
+        filters = sections.filters(history) if history.height else None
+    return filters, history
+
+
+@app.cell
+def _(
+    history: pl.DataFrame,
+    period: mo.ui.radio,
+    section: mo.ui.tabs,
+    settings: Settings,
+    user: mo.ui.text,
+    warehouse: Warehouse,
+):
     try:
         with warehouse.time_limit(health.QUERY_SECONDS):
             match section.value:
                 case "Leaderboard":
                     shown = sections.leaderboard(warehouse)
                 case "User":
-                    shown = sections.user(warehouse, user.value, user)
+                    shown = sections.user(warehouse, user.value, history, user)
                 case "Health":
                     shown = sections.health(warehouse, settings)
                 case _:
@@ -59,6 +80,17 @@ def _(period: mo.ui.radio, section: mo.ui.tabs, settings: Settings, user: mo.ui.
     except (KarmalakeError, duckdb.Error) as error:
         shown = sections.warning(f"This section cannot be shown: {error}")
     mo.output.replace(shown)
+
+
+@app.cell
+def _(filters: mo.ui.dictionary | None, history: pl.DataFrame, user: mo.ui.text, warehouse: Warehouse):
+    if filters is not None:
+        try:
+            with warehouse.time_limit(health.QUERY_SECONDS):
+                explained = sections.explanation(warehouse, user.value, history, filters)
+        except (KarmalakeError, duckdb.Error) as error:
+            explained = sections.warning(f"The explanation cannot be shown: {error}")
+        mo.output.replace(explained)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,19 @@ import altair as alt
 import marimo as mo
 import polars as pl
 
-from pipelines.dashboard import charts, queries
+from pipelines.dashboard import charts, explained, queries
 from pipelines.dashboard import health as state
-from pipelines.dashboard.table import paragraph, table
+from pipelines.dashboard.table import number, paragraph, table
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import Settings
 
-_EXPLAINED = ("event_time", "action_type", "rating", "points", "reason", "rule", "earned", "score")
-_MAX_EVENTS = 500
+_MAX_ROWS = 500
 """Maximum rows of a user's history on the page."""
+_ANY_REASON = "any"
+_NAMED_KEYS = 5
+"""Maximum metadata keys without a column that are named."""
+_MAX_KEY = 40
+"""Characters of such a key, which a producer chooses."""
 
 
 def heading(warehouse: Warehouse) -> mo.Html:
@@ -52,18 +56,40 @@ def leaderboard(warehouse: Warehouse) -> mo.Html:
     return mo.vstack([mo.md("## Leaderboard"), *tables])
 
 
-def user(warehouse: Warehouse, user_id: str, chooser: object) -> mo.Html:
-    """Return one user's rank, score over time, events, and an explanation of every point."""
+def user(warehouse: Warehouse, user_id: str, history: pl.DataFrame, chooser: object) -> mo.Html:
+    """Return one user's standing, score over time and events; `history` as from `queries.event_history`."""
     top = [mo.md("## User history"), chooser]
     known = warehouse.reputation(user_id)
     if known.is_empty():
         return mo.vstack([*top, warning(f"There is no user {user_id!r}.")])
-    history = queries.event_history(warehouse, user_id)
-    listed = history.reverse().select(*_EXPLAINED)
-    why = [mo.md("### Explanation of the score"), paragraph(_caption(listed.height)), table(listed.head(_MAX_EVENTS))]
     line = charts.score(queries.scores_over_time(history), queries.shown_scores(warehouse, user_id))
     drawn = [line, charts.timeline(queries.timeline(history))]
-    return mo.vstack([*top, _summary(warehouse, known.row(0, named=True)), *drawn, *why])
+    return mo.vstack([*top, _summary(warehouse, known.row(0, named=True)), *drawn])
+
+
+def filters(history: pl.DataFrame) -> mo.ui.dictionary:
+    """Return the controls `days` and `reason` of a history with at least one row; at first they keep every row."""
+    days = history["event_time"].dt.date().to_list()
+    counts = history.group_by("reason").len().sort("reason")
+    reasons = {_ANY_REASON: None} | {f"{reason} ({rows:,})": reason for reason, rows in counts.rows()}
+    return mo.ui.dictionary(
+        {
+            "days": mo.ui.date_range(min(days), max(days), label="Days (UTC)"),
+            "reason": mo.ui.dropdown(reasons, value=_ANY_REASON, allow_select_none=False, label="Reason"),
+        }
+    )
+
+
+def explanation(warehouse: Warehouse, user_id: str, history: pl.DataFrame, chosen: mo.ui.dictionary) -> mo.Html:
+    """Return the rows of a history that the controls of `filters` keep, newest first, with their metadata."""
+    picked: dict[str, Any] = chosen.value
+    rows = explained.matching(history, picked["days"], picked["reason"]).reverse()
+    keys = explained.metadata_keys(warehouse, user_id)
+    listed = explained.with_metadata(warehouse, user_id, rows.head(_MAX_ROWS), keys[: explained.MAX_KEYS])
+    controls = mo.hstack([chosen["days"], chosen["reason"]], justify="start")
+    body = [table(listed.drop(explained.unused(history))), *_further(keys[explained.MAX_KEYS :])] if rows.height else []
+    caption = paragraph(_caption(rows.height, history.height))
+    return mo.vstack([mo.md("### Explanation of the score"), controls, caption, *body])
 
 
 def health(warehouse: Warehouse, settings: Settings) -> mo.Html:
@@ -90,7 +116,7 @@ def _summary(warehouse: Warehouse, known: dict[str, Any]) -> mo.Html:
     rank, users = queries.user_rank(warehouse, known["user_id"])
     stats = [
         mo.stat(
-            _number(known[f"{view}_score"]),
+            number(known[f"{view}_score"]) or "none",
             _title(view),
             f"{known[f'{view}_events']:,} counted events",
             bordered=True,
@@ -98,20 +124,27 @@ def _summary(warehouse: Warehouse, known: dict[str, Any]) -> mo.Html:
         for view in queries.shown_views(warehouse)
     ]
     average, ratings = known["all_time_rating_average"], known["all_time_rating_count"]
-    rated = mo.stat(_number(average), "Rating", f"{ratings:,} ratings", bordered=True)
+    rated = mo.stat(number(average) or "none", "Rating", f"{ratings:,} ratings", bordered=True)
     return mo.hstack([*stats, rated, mo.stat(known["status"], "Status", f"rank {rank:,} of {users:,}", bordered=True)])
 
 
-def _caption(events: int) -> str:
-    if events <= _MAX_EVENTS:
-        return "Every event with the points it earned, newest first."
-    return (
-        f"The newest {_MAX_EVENTS:,} of {events:,} events with the points they earned; `karmalake explain` lists all."
-    )
+def _caption(kept: int, rows: int) -> str:
+    if not kept:
+        return "No event matches: choose other days, or another reason."
+    of = f"{kept:,}" if kept == rows else f"{kept:,} of {rows:,}"
+    if kept <= _MAX_ROWS:
+        return f"{of} contribution{'' if rows == 1 else 's'}, newest first; times are UTC."
+    newest = f"The newest {_MAX_ROWS:,} of {kept:,} contributions; times are UTC."
+    return f"{newest} Choose fewer days to see others; `karmalake explain` lists all."
 
 
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:,.2f}".rstrip("0").rstrip(".")
+def _further(keys: list[str]) -> list[mo.Html]:
+    """Return a sentence about the metadata keys that have no column, if there are any."""
+    if not keys:
+        return []
+    more = f" and {len(keys) - _NAMED_KEYS:,} more" if len(keys) > _NAMED_KEYS else ""
+    named = ", ".join(key[:_MAX_KEY] for key in keys[:_NAMED_KEYS])
+    return [paragraph(f"Metadata without a column: {named}{more}.")]
 
 
 def _title(view: str) -> str:

@@ -19,8 +19,10 @@ from websockets.sync.client import connect
 from pipelines.boundary.text import escape_text
 from pipelines.contract.encode import encode
 from pipelines.contract.schema import EVENT
+from pipelines.dashboard.queries import event_history, top_user
 from pipelines.emit.producer import Record
 from pipelines.refresh import publish_warehouse, refresh_warehouse
+from pipelines.reputation.warehouse import open_warehouse
 from pipelines.settings import Settings
 from pipelines.simulate.simulator import FaultRates, simulate
 from tests.commands import KARMALAKE, Started, run
@@ -133,6 +135,23 @@ def test_clicking_through_every_section(page: Page, address: str) -> None:
     expect(page.get_by_text("The lake is 0 records and")).to_be_visible(timeout=_MS)
     expect(page.get_by_text("undecodable").first).to_be_visible()
     expect(page.get_by_text("The served scores are")).to_be_visible()
+
+
+def test_filtering_the_reasons(page: Page, served: Settings, address: str) -> None:
+    """The table has the ids of event, rater and transaction; a reason selects its rows, and leaves the charts alone."""
+    with open_warehouse(served.data_dir) as warehouse:
+        user_id = top_user(warehouse)
+        reasons = event_history(warehouse, user_id)["reason"].value_counts().sort("count", "reason")
+    reason, rows = reasons.row(0)
+    page.goto(f"{address}&section=user&user={quote(user_id)}")
+    table = page.locator("table.karmalake")
+    for name in ("event_id", "rater_id", "transaction_id"):
+        expect(table.get_by_role("columnheader", name=name, exact=True)).to_be_visible(timeout=_MS)
+    expect(table.locator("tbody tr")).to_have_count(sum(reasons["count"].to_list()))
+    page.get_by_label("Reason").select_option(f"{reason} ({rows:,})")
+    expect(table.locator("tbody tr")).to_have_count(rows, timeout=_MS)
+    expect(table.locator("tbody tr").get_by_text(reason, exact=True)).to_have_count(rows)
+    expect(page.locator("canvas, svg.marks")).to_have_count(2)
 
 
 @pytest.mark.parametrize("user_id", ["nobody", "<script>document.title = 'owned'</script>", "'; DROP TABLE events; --"])
@@ -322,7 +341,13 @@ def test_names_are_plain_text(page: Page, served: Settings, tmp_path: Path) -> N
 
 
 def _named(name: str, n: int) -> list[Record]:
-    row = {"event_id": f"{n}", "user_id": name, "action_type": name[:100], "event_time": NOON, "metadata": []}
+    row = {
+        "event_id": f"{n}",
+        "user_id": name,
+        "action_type": name[:100],
+        "event_time": NOON,
+        "metadata": [(name[:100], name)],
+    }
     rated = row | {"event_id": f"{n}-rated", "action_type": "DriverRated"}
     events = encode(pa.Table.from_pylist([row, rated], EVENT)).to_pylist()
     return [Record(name.encode(), value) for value in events]
