@@ -100,7 +100,7 @@ def _withdrawn(settings: Settings) -> dict[str, list[tuple[object, ...]]]:
 
 _WITHDRAWING = {
     "pipelines.lake.withdrawal:find_files": 1,
-    "pipelines.lake.removal:read_rows": 2,
+    "pipelines.lake.removal:read_rows": 1,
     "pipelines.lake.removal:write_rows": 1,
     "pipelines.lake.files:_write": 2,
     "pipelines.lake.removal:write_erased_events": 1,
