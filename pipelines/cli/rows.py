@@ -62,11 +62,10 @@ def write(frame: "pl.DataFrame", form: Format, output: Path | None) -> None:
 
 def write_file(rows: "pa.Table", form: Format, output: Path) -> None:
     """Write rows to a file that only this account can read, and print nothing. Raises OSError."""
-    import duckdb  # noqa: PLC0415
+    from pipelines.boundary.database import connect  # noqa: PLC0415 - loads DuckDB
 
     output.touch(mode=0o600)
-    with rows_file() as path, duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with rows_file() as path, connect() as connection:
         _format(connection.from_arrow(rows), form, path)
         shutil.copyfile(path, output)
 

@@ -72,7 +72,7 @@ _TABLES = """
     WHERE table_catalog = 'warehouse' AND table_schema = 'main'
     ORDER BY ALL
 """
-"""Not for readers' connection: a table of theirs may be called like a part of information_schema."""
+"""Not for the readers' connection, where they may call a table like a part of information_schema."""
 _SAMPLE = """
     FROM reputation
     ORDER BY md5(concat($seed, ' ', user_id)), user_id
