@@ -44,6 +44,7 @@ _OPTIONAL = {
     "pipelines/emit/outbox/": "outbox",
     "pipelines/emit/relay.py": "outbox",
     "pipelines/reputation/charts.py": "notebooks",
+    "pipelines/reputation/plots.py": "notebooks",
     "pipelines/reputation/notebook_progress.py": "notebooks",
     "pipelines/reputation/spark/": "spark",
 }

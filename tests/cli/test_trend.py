@@ -81,6 +81,6 @@ def test_a_usage_error_is_one_message(
 def test_without_a_warehouse_the_error_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The message names the commands that create it."""
+    """The message names the file, and how a copy is read."""
     assert run(monkeypatch, tmp_path, "rating") == 2
-    assert "run `karmalake drain`" in capsys.readouterr().err
+    assert "there is no warehouse at" in capsys.readouterr().err

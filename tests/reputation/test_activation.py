@@ -68,7 +68,7 @@ def test_before_the_first_activation_the_policy_of_the_settings_was_in_force(
     with Warehouse(tmp_path / "warehouse.duckdb") as warehouse:
         assert warehouse.as_of(known_at=before).policy == load_policy("marketplace-feedback")
         change = warehouse.explain_shown("u-0", before)
-        assert (change.before.policy, change.after.policy) == ("marketplace-feedback@1", "points@1")
+        assert (change.before.policy, change.after.policy) == ("marketplace-feedback@2", "points@1")
         assert change.causes.select("cause", "change").rows() == [("policy", 3)]
 
 

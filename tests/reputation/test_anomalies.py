@@ -71,7 +71,7 @@ def anomalous(folder: Path) -> Iterator[tuple[Warehouse, dict[str, Anomaly]]]:
 
 
 def number(warehouse: Warehouse, expression: str) -> float:
-    return warehouse.sql(f"SELECT {expression} AS number")["number"][0]
+    return warehouse._connection.sql(f"SELECT {expression} AS number").pl()["number"][0]
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_benjamini_and_hochberg_step_up(quiet: Warehouse) -> None:
         WITH tests AS (SELECT CAST(unnest([0.01, 0.02, {third}, 0.9]) AS DOUBLE) AS p_value, 4 AS family)
         FROM discoveries('tests', 0.05) ORDER BY p_value
     """
-    assert quiet.sql(query.format(third=0.039))["p_value"].to_list() == [0.01, 0.02]
-    stepped = quiet.sql(query.format(third=0.03))
+    assert quiet._connection.sql(query.format(third=0.039)).pl()["p_value"].to_list() == [0.01, 0.02]
+    stepped = quiet._connection.sql(query.format(third=0.03)).pl()
     assert stepped["p_value"].to_list() == [0.01, 0.02, 0.03]
     assert stepped["q_value"].to_list() == pytest.approx([0.04, 0.04, 0.04])
 
