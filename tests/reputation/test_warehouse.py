@@ -122,12 +122,14 @@ def test_result_types(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> 
         warehouse.pandas(query, values)
 
 
-def test_slow_calls_show_progress_in_their_cell(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("shell")
+def test_slow_calls_show_progress_in_their_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     """It shows the task and its duration; a quick call shows nothing."""
     shown: list[tuple[str, object]] = []
     monkeypatch.setattr(notebook_progress, "_in_notebook", lambda: True)
+    publisher = InteractiveShell.instance().display_pub  # where `display` shows, whichever test made that shell
     monkeypatch.setattr(
-        shell.display_pub, "publish", lambda data, metadata=None, **_: shown.append((data["text/plain"], metadata))
+        publisher, "publish", lambda data, metadata=None, **_: shown.append((data["text/plain"], metadata))
     )
     with notebook_progress.show_progress("a quick one"):
         pass
