@@ -9,7 +9,6 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.testing.globalipapp import start_ipython
 
 from pipelines.errors import UsageError
 from pipelines.reputation.derive import derive
@@ -52,15 +51,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def warehouse(folder: Any) -> Iterator[Warehouse]:
     with open_warehouse(folder) as opened:
         yield opened
-
-
-@pytest.fixture
-def shell(warehouse: Warehouse) -> InteractiveShell:
-    shell = start_ipython() or InteractiveShell.instance()
-    shell.user_ns.clear()
-    shell.user_ns["warehouse"] = warehouse
-    shell.run_line_magic("reload_ext", "karmalake")
-    return shell
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,7 +11,6 @@ import duckdb
 import polars as pl
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.testing.globalipapp import start_ipython
 
 from pipelines.errors import ConfigurationError, TransientError, UsageError
 from pipelines.local.process import wait_until
@@ -42,16 +41,6 @@ def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
     publish(tmp_path, EVENTS)
     with open_warehouse(tmp_path) as opened:
         yield opened
-
-
-@pytest.fixture
-def shell(warehouse: Warehouse) -> InteractiveShell:
-    """Return a notebook's shell that has the magic, and the warehouse as `warehouse`."""
-    shell = start_ipython() or InteractiveShell.instance()
-    shell.user_ns.clear()
-    shell.user_ns["warehouse"] = warehouse
-    shell.run_line_magic("reload_ext", "karmalake")
-    return shell
 
 
 def test_the_html_shows_contents_and_metadata(warehouse: Warehouse) -> None:

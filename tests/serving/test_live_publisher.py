@@ -89,6 +89,19 @@ def blocked_writes(patch: pytest.MonkeyPatch, then: Callable[[], None] = lambda:
         patch.undo()
 
 
+def fail() -> None:
+    raise TransientError("no answer")
+
+
+def fail_to_publish_ann(world: World, patch: pytest.MonkeyPatch) -> None:
+    """Publish ann and bob; then let the publication of ann's new document fail, after `refresh` has returned."""
+    world.refresh(documents(ann=1, bob=1))
+    with blocked_writes(patch, fail) as go:
+        world.refresh(documents(ann=2, bob=1), "ann")
+        go.set()
+        wait_for("the failure to be reported", lambda: bool(world.failures))
+
+
 def test_the_next_refresh_does_not_wait_for_the_store(
     world: World, client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,15 +123,7 @@ def test_users_of_a_failed_publication_are_published_by_the_next(
     world: World, client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its error is raised once, `on_failure` is called, and the next publication has the users of both."""
-    world.refresh(documents(ann=1, bob=1))
-
-    def fail() -> None:
-        raise TransientError("no answer")
-
-    with blocked_writes(monkeypatch, fail) as go:
-        world.refresh(documents(ann=2, bob=1), "ann")
-        go.set()
-        wait_for("the failure to be reported", lambda: bool(world.failures))
+    fail_to_publish_ann(world, monkeypatch)
     with pytest.raises(TransientError, match="no answer"):
         world.refresh(documents(ann=2, bob=2), "bob")
     world.refresh(documents(ann=2, bob=2))
@@ -129,15 +134,7 @@ def test_the_last_turn_does_not_end_by_an_earlier_failure(
     world: World, client: redis.Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After `settle`, the users of a failed publication are published, without raising its error."""
-    world.refresh(documents(ann=1, bob=1))
-
-    def fail() -> None:
-        raise TransientError("no answer")
-
-    with blocked_writes(monkeypatch, fail) as go:
-        world.refresh(documents(ann=2, bob=1), "ann")
-        go.set()
-        wait_for("the failure to be reported", lambda: bool(world.failures))
+    fail_to_publish_ann(world, monkeypatch)
     world.publisher.settle()
     world.refresh(documents(ann=2, bob=2), "bob")
     assert served(client, settings.redis.prefix) == expected(documents(ann=2, bob=2))
@@ -146,10 +143,6 @@ def test_the_last_turn_does_not_end_by_an_earlier_failure(
 def test_after_a_failure_each_publication_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until one succeeds, so that an outage is one outage, not a failure every other turn."""
     world.refresh(documents(ann=1))
-
-    def fail() -> None:
-        raise TransientError("no answer")
-
     with blocked_writes(monkeypatch, fail) as go:
         go.set()
         world.refresh(documents(ann=2), "ann")
