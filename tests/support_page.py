@@ -16,7 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest import mock
 
-from pipelines.cli import main
+from rich.console import Console
+
+from pipelines.cli import main, output
 from tests.conftest import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "support.md"
@@ -26,7 +28,7 @@ _NOW = "2026-03-16 08:00:00"
 _ID = re.compile(r"\b[0-9a-f]{32}\b")
 _SECONDS = re.compile(r"^(seconds +)[0-9.]+$", re.MULTILINE)
 _FILES = ("rides.csv", "tips.csv")
-_COLUMNS = "400"
+_COLUMNS = 400
 
 
 def page_with_outputs(page: str, folder: Path) -> str:
@@ -50,8 +52,8 @@ def page_with_outputs(page: str, folder: Path) -> str:
 def _inside(folder: Path) -> Iterator[None]:
     """Run commands in a folder, with its settings alone."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("KARMALAKE_")}
-    changed = kept | {"COLUMNS": _COLUMNS, "TERM": "dumb"}
-    with mock.patch.dict(os.environ, changed, clear=True), contextlib.chdir(folder):
+    wide = mock.patch.object(output, "out", Console(highlight=False, soft_wrap=True, width=_COLUMNS))
+    with mock.patch.dict(os.environ, kept | {"TERM": "dumb"}, clear=True), contextlib.chdir(folder), wide:
         yield
 
 
