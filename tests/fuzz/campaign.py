@@ -25,13 +25,15 @@ import psutil
 from tests.fuzz.finding import Finding, is_new, last_stack, place_of, save, seeds_of
 from tests.fuzz.target import Target
 from tests.fuzz.targets import load
-from tests.fuzz.worker import Shared, Worker, shrink
+from tests.fuzz.worker import STACK_SIGNAL, Shared, Worker, shrink
 
 _PREPARE_SECONDS = 240.0
 """A child may have to compile loops with bounds checks."""
 _SHRINK_SECONDS = 8.0
 _COMPILER = "/numba/core/"
 _POLL_SECONDS = 0.1
+_STACK_SECONDS = 10.0
+"""A child writes its stack at once, unless it does not get a CPU."""
 _SAMPLES = 10
 _MAX_FINDINGS = 25
 _RETRY_FACTOR = 3.0
@@ -235,7 +237,7 @@ class _Child:
         return self.status
 
     def _hang(self) -> Finding:
-        data, log = self.shared.data, self._log_tail()
+        data, log = self.shared.data, self._log_with_stack()
         return Finding(data, "hang", f"hang in {place_of(log)}", f"no outcome within {self.target.seconds:g} s\n{log}")
 
     def _death(self, *, ready: bool) -> Finding:
@@ -258,8 +260,20 @@ class _Child:
         return waiting > 0 and _cpu_seconds(self.pid) - used < _SAMPLES * _POLL_SECONDS / 2
 
     def _is_compiling(self) -> bool:
-        """Return whether the last stack of the child is in the compiler, which is not the fault of an input."""
-        return _COMPILER in last_stack(self._log_tail())
+        """Return whether the child is in the compiler now, which is not the fault of an input."""
+        return _COMPILER in last_stack(self._log_with_stack())
+
+    def _log_with_stack(self) -> str:
+        """Ask the child for its stack; return the end of its log, where the child writes it."""
+        before = size = self.log.stat().st_size
+        os.kill(self.pid, STACK_SIGNAL)
+        until = time.monotonic() + _STACK_SECONDS
+        while time.monotonic() < until:
+            time.sleep(_POLL_SECONDS)
+            earlier, size = size, self.log.stat().st_size
+            if size == earlier != before:
+                break
+        return self._log_tail()
 
     def _log_tail(self) -> str:
         return self.log.read_text("utf-8", "replace")[-20_000:]

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from threading import Thread
 
 import pyarrow as pa
 
@@ -15,6 +16,7 @@ from pipelines.settings import ContractSettings
 from tests.fuzz import neighbours
 from tests.fuzz.target import Target
 from tests.fuzz.targets.protobuf import CONTRACT, NEIGHBOURS
+from tests.fuzz.worker import STACK_SIGNAL
 from tests.panic import Panic
 
 _TRIGGER = b"!"
@@ -43,6 +45,17 @@ def _raise() -> None:
 def _hang() -> None:
     """Block the interpreter: neither signals nor other Python threads run."""
     re.match(r"(a+)+$", "a" * 60 + "b")
+
+
+def _ask_a_busy_child() -> None:
+    """Ask for the stack of this process again and again, while it calls functions without end."""
+    Thread(target=lambda: [(os.kill(os.getpid(), STACK_SIGNAL), time.sleep(0.001)) for _ in range(300)]).start()
+    while True:
+        _recurse(50)
+
+
+def _recurse(depth: int) -> int:
+    return depth and _recurse(depth - 1)
 
 
 def _allocate() -> None:
@@ -77,6 +90,7 @@ def _loses_a_neighbour(data: bytes) -> str:
 RAISES, ALLOCATES, EXHAUSTS, SEGFAULTS, ABORTS = map(_target, (_raise, _allocate, _exhaust, _die_in_c, os.abort))
 ENDS = _target(lambda: os._exit(3))
 HANGS, SLEEPS = _target(_hang, 0.7), _target(lambda: time.sleep(60), 0.7)
+BUSY = _target(_ask_a_busy_child, 0.7)
 LOSES = Target(_generate, _loses_a_neighbour, NEIGHBOURS[0], ())
 SOUND = _target(lambda: None)
 BROKEN = replace(SOUND, good=_TRIGGER, check=RAISES.check)

@@ -15,7 +15,7 @@ import pytest
 from pipelines.contract.decode import Decoded
 from tests.conftest import REPOSITORY
 from tests.fuzz.__main__ import print_reports, run
-from tests.fuzz.finding import Finding, is_new, save, seeds_of, shape
+from tests.fuzz.finding import Finding, is_new, last_stack, save, seeds_of, shape
 from tests.fuzz.mutation import MAX_BYTES, mutate_bytes
 from tests.fuzz.target import WrongError
 from tests.fuzz.targets import NAMES, load, sources
@@ -26,6 +26,7 @@ _FAULTS = {
     "RAISES": "Panic: slice index starts at # but ends at #",
     "HANGS": "hang in outside of our code",
     "SLEEPS": "hang in outside of our code",
+    "BUSY": "hang in outside of our code",
     "ALLOCATES": "memory",
     "EXHAUSTS": "MemoryError",
     "SEGFAULTS": "SIGSEGV in outside of our code",
@@ -62,10 +63,18 @@ def test_a_faulty_target_is_found(name: str, reports: dict[str, dict[str, Any]])
         return
     assert sum(expected in finding for finding in report["findings"]) == 1
     assert name == "LOSES" or len(report["findings"]) == 1  # it runs a real decoder
-    if name not in {"HANGS", "SLEEPS", "ALLOCATES", "LOSES", "BROKEN"}:
+    if name not in {"HANGS", "SLEEPS", "BUSY", "ALLOCATES", "LOSES", "BROKEN"}:
         assert Path(report["files"][0]).read_bytes() == b"!"
     elif name not in {"LOSES", "BROKEN"}:
         assert b"!" in Path(report["files"][0]).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "function"), [("HANGS", "_hang"), ("SLEEPS", "<lambda>"), ("BUSY", "_recurse")])
+def test_a_hang_has_the_stack_of_the_child(name: str, function: str, reports: dict[str, dict[str, Any]]) -> None:
+    """A child that calls functions, sleeps or is in C code writes where it is, and does not die of it."""
+    text = Path(reports[name]["files"][0]).with_suffix(".txt").read_text(encoding="utf-8")
+    assert f"in {function}\n" in last_stack(text)
 
 
 @pytest.mark.slow

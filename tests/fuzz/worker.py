@@ -10,6 +10,7 @@ import mmap
 import os
 import random
 import resource
+import signal
 import struct
 import sys
 import time
@@ -26,6 +27,12 @@ from tests.fuzz.target import Target, WrongError
 
 _HEAD = struct.Struct("=dQQ")
 _PACKAGE = "/pipelines/"
+STACK_SIGNAL = signal.SIGUSR1
+"""On it a child writes the stack of its main thread to its log, even if C code holds the interpreter.
+
+The thread writes its own stack. `faulthandler.dump_traceback_later` reads it from another thread while it changes, and
+such a read ended children with SIGSEGV.
+"""
 _SHRINK_SECONDS = 5.0
 _MIB = 1024 * 1024
 _POOL_BYTES = 32 * _MIB
@@ -128,6 +135,7 @@ class Worker:
     def _prepare(self) -> None:
         """Trigger lazy loading with the valid input; then set the limits."""
         faulthandler.enable(sys.stderr, all_threads=False)
+        faulthandler.register(STACK_SIGNAL, sys.stderr, all_threads=False)
         self._target.check(self._target.good)
         self._peak = _peak_bytes()
         _limit_memory(_ROOM * self._target.megabytes * _MIB + _OWN_BYTES)
@@ -161,8 +169,6 @@ class Worker:
     def _attempt(self, data: bytes) -> Finding | None:
         self._shared.begin(data)
         os.ftruncate(sys.stderr.fileno(), 0)
-        # The parent kills a child that hangs; this writes where it hangs, even if C code holds the interpreter.
-        faulthandler.dump_traceback_later(0.4 * self._target.seconds, repeat=True, file=sys.stderr)
         sys.settrace(_tracer(self._features))
         try:
             outcome = self._target.check(data)
@@ -174,7 +180,6 @@ class Worker:
             return _finding(data, error)
         finally:
             sys.settrace(None)
-            faulthandler.cancel_dump_traceback_later()
             self._shared.end()
         self._features.add(hash(outcome))
         return self._too_large(data)
