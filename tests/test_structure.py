@@ -30,7 +30,7 @@ _STAGES = (
 _ABOVE_ALL = {"cli", "dashboard", "monitoring", "operate"}
 _BELOW_ALL = {"best_effort", "boundary", "errors", "formats", "settings"}
 _NAMED_IN = ("assets", "benchmarks", "docs", "examples", "pipelines", "tests")
-_FILES_OF_USERS = {"karmalake.toml"}
+_FILES_OF_USERS = {"karmalake.toml", "votes.toml"}
 _MODULES = sorted(_PIPELINES.rglob("*.py"))
 
 

@@ -177,11 +177,16 @@ def _explain(ledger: "pl.DataFrame", asked: _Asked, end: datetime) -> None:
         print_line(
             f"... {len(older):,} older rows add up to {_number(older[-1]['score'])}; --format csv has all of them"
         )
-    columns = ["time", "event", "action", "points", "rating", "earned", "score", "reason", "policy"]
-    _print(columns, [_contribution(row) for row in shown], numbers=range(3, 7))
+    print_contributions(shown)
     events = ledger["event_id"].count()
     score = f"a score of {_number(_total(ledger))}{asked.in_view} as of {_moment(end)}"
     print_line(f"\n{escape_text(asked.user)}: {events:,} contributions add up to {score}")
+
+
+def print_contributions(rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows of `reputation/explain.py` as a table."""
+    columns = ["time", "event", "action", "points", "rating", "earned", "score", "reason", "policy"]
+    _print(columns, [_contribution(row) for row in rows], numbers=range(3, 7))
 
 
 def _print_operators(connection: "duckdb.DuckDBPyConnection", user: str, shown: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""The commands of policies: list, check, diff, activate.
+"""The commands of policies: list, check, test, diff, activate.
 
 Owns their output; `reputation/policy` defines the language, `reputation/compare.py` the comparison.
 """
@@ -13,6 +13,7 @@ import typer
 from pipelines.cli.options import chosen_policy, current_settings, instant
 from pipelines.cli.output import print_fields, print_line, print_table
 from pipelines.cli.pipeline import publish, refresh
+from pipelines.cli.policy_cases import check_cases
 from pipelines.cli.rows import Format, write
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pipelines.reputation.policy.actions import Adjustment
 
 _MAX_MOVERS = 10
-policy = typer.Typer(help="List, check, compare and activate policies.", no_args_is_help=True)
+policy = typer.Typer(help="List, check, test, compare and activate policies.", no_args_is_help=True)
 
 
 @policy.command("list")
@@ -47,6 +48,9 @@ def check(file: Annotated[str, typer.Argument(help="A policy file, or the name o
     rules = load_policy(file)
     print_line(f"{file} is a valid policy.")
     print_fields([("name", rules.name), ("description", rules.description or "(no description)"), *_versions(rules)])
+
+
+policy.command("test")(check_cases)
 
 
 @policy.command()

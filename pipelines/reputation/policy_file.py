@@ -29,7 +29,7 @@ SECTIONS: tuple[type[BaseModel], ...] = (
 
 def shipped_policies() -> list[str]:
     """Return the names of the policies shipped with karmalake."""
-    return sorted(path.stem for path in _SHIPPED.glob("*.toml"))
+    return sorted(path.stem for path in _SHIPPED.glob("*.toml") if not path.stem.endswith(".test"))
 
 
 def load_policy(name_or_path: str | Path) -> Policy:
@@ -37,7 +37,7 @@ def load_policy(name_or_path: str | Path) -> Policy:
 
     Raises PolicyError naming file, line and remedy of every mistake.
     """
-    path = _locate(name_or_path)
+    path = locate_policy(name_or_path)
     return parse_policy(read_toml(path, PolicyError), str(path))
 
 
@@ -56,7 +56,8 @@ def parse_policy(text: str, place: str = "policy") -> Policy:
         raise PolicyError(format_problems(sentences, len(problems))) from None
 
 
-def _locate(name_or_path: str | Path) -> Path:
+def locate_policy(name_or_path: str | Path) -> Path:
+    """Return the file of a policy, which may be a shipped one. Raises PolicyError if there is none."""
     name = str(name_or_path)
     if name in shipped_policies():
         return _SHIPPED / f"{name}.toml"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipelines.boundary.toml import MAX_BYTES, MAX_DEPTH, MAX_PROBLEMS
 from pipelines.errors import ConfigurationError, KarmalakeError, PolicyError
 from pipelines.notify.rule_file import load_rules, parse_rules
+from pipelines.reputation.cases import parse_cases
 from pipelines.reputation.policy_file import load_policy, parse_policy, shipped_policies
 from pipelines.settings import load_settings
 from tests.conftest import REPOSITORY
@@ -21,6 +22,7 @@ from tests.services.waiting import PATIENCE_SECONDS
 HEAD = 'name = "p"\nversion = "1"\n'
 _POLICIES = REPOSITORY / "pipelines" / "reputation" / "policies"
 _TEXTS = [GOOD, *(path.read_text(encoding="utf-8") for path in sorted(_POLICIES.glob("*.toml")))]
+_POLICY, _CASES = ((_POLICIES / name).read_text(encoding="utf-8") for name in ("default.toml", "default.test.toml"))
 _SETTINGS = '[kafka]\ntopic = "a"\npartitions = 3\n[history.metadata]\nrating = "stars"\n[lag]\nmax_seconds = 1.5\n'
 _VALUES = [
     "1e999999999",
@@ -68,6 +70,10 @@ def _policy(text: str) -> object:
     return parse_policy(text, "f.toml")
 
 
+def _cases(text: str) -> object:
+    return parse_cases(text, "f.toml")
+
+
 def _rules(text: str) -> object:
     return parse_rules(text, "f.toml")
 
@@ -92,9 +98,9 @@ def _mutations(draw: st.DrawFn) -> str:
 
 @given(_mutations())
 def test_any_file_is_read_or_refused(text: str) -> None:
-    """Any policy or rule file is parsed, or raises one error that names the file; no other exception escapes."""
+    """Any policy, file of cases or rule file is parsed, or raises one error that names the file; nothing else."""
     refused: list[str] = []
-    for read in (_policy, _rules):
+    for read in (_policy, _rules, _cases):
         try:
             read(text)
         except (PolicyError, ConfigurationError) as error:
@@ -105,7 +111,8 @@ def test_any_file_is_read_or_refused(text: str) -> None:
 @pytest.mark.parametrize("value", _VALUES)
 def test_any_value_of_any_key_is_read_or_refused(tmp_path: Path, value: str) -> None:
     """Each kind of value, for each key of each kind of file, one at a time."""
-    for source, read in ((_TEXTS[1], _policy), (GOOD, _rules), (_SETTINGS, _settings_in(tmp_path))):
+    files = ((_POLICY, _policy), (_CASES, _cases), (GOOD, _rules), (_SETTINGS, _settings_in(tmp_path)))
+    for source, read in files:
         lines = source.splitlines()
         for place, line in enumerate(lines):
             if "=" in line and not line.lstrip().startswith("#"):

@@ -1,0 +1,185 @@
+"""Running the cases of a policy: the steps of every derivation, in memory, over the events of each case.
+
+The events pass the checks of the contract first. No lake is needed.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+
+from pipelines.boundary.database import connect
+from pipelines.contract.decode import validate
+from pipelines.contract.parsing import Parsed
+from pipelines.contract.schema import EVENT, RECORD
+from pipelines.errors import PolicyError
+from pipelines.reputation.cases import Case, CaseEvent, Expected, Lines, did_you_mean, line_of, load_cases, policy_of
+from pipelines.reputation.explain import explain
+from pipelines.reputation.policy import Policy
+from pipelines.reputation.policy.numbers import MICRO_DIGITS, decimals
+from pipelines.reputation.policy_file import load_policy
+from pipelines.reputation.scores import scores
+from pipelines.settings import ContractSettings
+
+_NONE = "none"
+"""How a file writes that there is no value, such as a mean of no ratings."""
+_LATEST = datetime(9999, 1, 1, tzinfo=UTC)
+"""The clock of the contract's check: a case may be about the future."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a case expects of a user and did not get, both as a file of cases writes them."""
+
+    user_id: str
+    name: str
+    expected: str
+    got: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """The outcome of a case."""
+
+    name: str
+    line: int
+    """The line of the case in its file."""
+    as_of: datetime
+    differences: tuple[Difference, ...]
+    contributions: dict[str, pl.DataFrame]
+    """The rows of `explain` for each user with a difference."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything was as expected."""
+        return not self.differences
+
+
+def run_cases(path: Path) -> list[CaseResult]:
+    """Run the cases of a file under the policy beside it, in the order of the file.
+
+    Raises PolicyError for a mistake in either file, naming file, line and remedy: also for an event that ingest would
+    reject, and for a column that the policy does not have.
+    """
+    policy = load_policy(policy_of(path))
+    cases, lines = load_cases(path)
+    with connect() as connection:
+        return [_Run(connection, policy, case, path, lines, number).result() for number, case in enumerate(cases)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    connection: duckdb.DuckDBPyConnection
+    policy: Policy
+    case: Case
+    path: Path
+    lines: Lines
+    number: int
+
+    def result(self) -> CaseResult:
+        self.connection.register("events", self._events())
+        frame = scores(self.connection, self.policy, self.case.as_of)
+        self._require_known_columns(frame.columns[1:])
+        rows = {row["user_id"]: row for row in frame.rows(named=True)}
+        expected = self.case.expect.items()
+        found = [each for user, what in expected for each in self._differences(user, what, rows.get(user, {}))]
+        ledgers = {each.user_id: self._ledger(each.user_id) for each in found}
+        line = line_of(("cases", str(self.number)), self.lines)
+        return CaseResult(self.case.name, line, self.case.as_of, tuple(found), ledgers)
+
+    def _events(self) -> pa.Table:
+        events = self.case.all_events()
+        records = _records(events)
+        parsed = Parsed(pa.Table.from_pylist(list(map(_columns, events)), EVENT).combine_chunks(), {})
+        decoded = validate(records, parsed, ContractSettings(strict_keys=False), _LATEST)
+        for offset, detail in zip(*(decoded.rejected[name].to_pylist() for name in ("offset", "detail")), strict=True):
+            raise PolicyError(self._at(("events",), f"{events[offset].event_id}: {detail}"))
+        return decoded.events
+
+    def _require_known_columns(self, columns: list[str]) -> None:
+        for user, expected in self.case.expect.items():
+            for name in expected.model_extra or {}:
+                if name not in columns:
+                    problem = f"is not a column of `reputation` under this policy{did_you_mean(name, columns)}"
+                    raise PolicyError(self._at(("expect", user, name), problem))
+
+    def _at(self, path: tuple[str, ...], problem: str) -> str:
+        path = ("cases", str(self.number), *path)
+        return f"{self.path}:{line_of(path, self.lines)}: {'.'.join(path)}: {problem}"
+
+    def _differences(self, user: str, expected: Expected, row: dict[str, Any]) -> Iterator[Difference]:
+        for name, value in (expected.model_extra or {}).items():
+            yield from _compare(user, name, value, row.get(name))
+        if expected.reasons or expected.earned:
+            reasons, earned = _by_event(self._ledger(user))
+            for event_id, reason in expected.reasons.items():
+                yield from _compare(user, f"reasons.{event_id}", reason, reasons.get(event_id))
+            for event_id, points in expected.earned.items():
+                yield from _compare(user, f"earned.{event_id}", points, earned.get(event_id))
+
+    def _ledger(self, user: str) -> pl.DataFrame:
+        return explain(self.connection, self.policy, user, self.case.as_of)
+
+
+def _records(events: list[CaseEvent]) -> pa.Table:
+    """Return a record (RECORD columns) for each event, in their order, on the bus when it happened."""
+    rows = [
+        {
+            "topic_id": "cases",
+            "topic": "cases",
+            "topic_partition": 0,
+            "offset": offset,
+            "bus_time": event.timestamp,
+            "value": b"",
+        }
+        for offset, event in enumerate(events)
+    ]
+    return pa.Table.from_pylist(rows, RECORD).combine_chunks()
+
+
+def _columns(event: CaseEvent) -> dict[str, Any]:
+    """Return the EVENT columns of an event."""
+    fields = event.model_dump(include={"event_id", "user_id", "action_type"})
+    return {**fields, "event_time": event.timestamp, "metadata": list(event.metadata.items())}
+
+
+def _by_event(ledger: pl.DataFrame) -> tuple[dict[str, str], dict[str, Decimal]]:
+    """Return the reasons and the points earned by event_id; those of several emissions are joined and added."""
+    emissions = ledger.filter(pl.col("event_id").is_not_null()).group_by("event_id", maintain_order=True)
+    rows = emissions.agg(pl.col("reason").unique(maintain_order=True), pl.col("earned").sum()).rows()
+    return {key: ", ".join(reasons) for key, reasons, _ in rows}, {key: Decimal(earned) for key, _, earned in rows}
+
+
+def _compare(user: str, name: str, expected: int | Decimal | str, got: Any) -> Iterator[Difference]:
+    if not _equal(expected, got):
+        yield Difference(user, name, _written(expected), _written(got))
+
+
+def _equal(expected: int | Decimal | str, got: Any) -> bool:
+    """Return whether a value is as expected: a float to six digits after the point, or to more if more are written."""
+    if got is None:
+        return expected == _NONE
+    if isinstance(got, float) and not isinstance(expected, str):
+        digits = max(MICRO_DIGITS, decimals(Decimal(expected)))
+        return round(Decimal(repr(got)), digits) == expected
+    return expected == got
+
+
+def _written(value: Any) -> str:
+    """Return a value as a file of cases writes it."""
+    match value:
+        case None:
+            return f'"{_NONE}"'
+        case Decimal():
+            return f"{value.normalize():f}"
+        case str():
+            return json.dumps(value, ensure_ascii=False)
+        case _:
+            return str(value)

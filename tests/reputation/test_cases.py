@@ -1,0 +1,191 @@
+"""Cases of a policy: what is expected and what is not, and messages about invalid files."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import main
+from pipelines.errors import PolicyError, UsageError
+from pipelines.reputation.case_results import CaseResult, run_cases
+from pipelines.reputation.cases import case_files, parse_cases
+from tests.conftest import REPOSITORY
+
+_PAGE = (REPOSITORY / "docs" / "changing-a-policy.md").read_text(encoding="utf-8")
+_POLICY = """
+name = "p"
+version = "1"
+windows_days = [7]
+[adjustment]
+points = { from = "points", minimum = -10, maximum = 10, digits = 1 }
+[status]
+suspend = ["Suspended"]
+[actions]
+Up.points = 1
+Rated.rating = { from = "stars", minimum = 1, maximum = 5 }
+[[actions.Both.emit]]
+points = 1
+[[actions.Both.emit]]
+points = { from = "bonus", minimum = 0, maximum = 5 }
+"""
+_CASES = """
+as_of = 2026-03-11
+
+[[cases]]
+name = "everything that can be expected"
+events = [
+    { user_id = "ann", action_type = "Up", timestamp = 2026-03-01, repeat = 2 },
+    { event_id = "some", ANN, action_type = "PointsAdjusted", metadata = { points = 2.5 } },
+    { event_id = "first", ANN, action_type = "Rated", metadata = { stars = 5 } },
+    { event_id = "rated", ANN, action_type = "Rated", metadata = { stars = 4 }, repeat = 2 },
+    { event_id = "both", ANN, action_type = "Both", metadata = { bonus = 3 } },
+    { event_id = "future", user_id = "ann", action_type = "Up", timestamp = 2026-03-11 },
+    { user_id = "bob", action_type = "Suspended", timestamp = 2026-03-10 },
+]
+[cases.expect.ann]
+all_time_score = 8.5
+all_time_rating_average = 4.333333
+last_7_days_score = 6.50
+status = "active"
+reasons = { event-001-002 = "granted", both = "granted", future = "none" }
+earned = { both = 4, some = 2.5 }
+[cases.expect.bob]
+status = "suspended"
+all_time_rating_average = "none"
+
+[[cases]]
+name = "nothing of it"
+as_of = 2026-03-12
+events = [
+    { event_id = "up", ANN, action_type = "Up" },
+    { event_id = "rated", ANN, action_type = "Rated", metadata = { stars = 4 } },
+    { event_id = "again", ANN, action_type = "Rated", metadata = { stars = 5 }, repeat = 2 },
+]
+[cases.expect.ann]
+all_time_score = 2
+all_time_rating_average = 4.67
+last_7_days_score = "1"
+reasons = { up = "capped" }
+earned = { up = 0.5 }
+[cases.expect.eve]
+status = "active"
+""".replace("ANN", 'user_id = "ann", timestamp = 2026-03-10')
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[CaseResult]:
+    folder = tmp_path_factory.mktemp("cases")
+    (folder / "p.toml").write_text(_POLICY, encoding="utf-8")
+    (folder / "p.test.toml").write_text(_CASES, encoding="utf-8")
+    (file,) = case_files(str(folder))
+    return run_cases(file)
+
+
+def test_a_case_passes_if_everything_is_as_expected(results: list[CaseResult]) -> None:
+    """Numbers are compared by value, means to six digits, rows of an event together; events to come are none."""
+    assert (results[0].differences, results[0].line, results[0].contributions) == ((), 4, {})
+
+
+def test_each_difference_is_reported_with_the_contributions(results: list[CaseResult]) -> None:
+    """As the file would write it, by user; a mean of two digits is not the mean, and a text is not a number."""
+    failed = results[1]
+    assert [(each.user_id, each.name, each.expected, each.got) for each in failed.differences] == [
+        ("ann", "all_time_score", "2", "1"),
+        ("ann", "all_time_rating_average", "4.67", "4.666666666666667"),
+        ("ann", "last_7_days_score", '"1"', "1"),
+        ("ann", "reasons.up", '"capped"', '"granted"'),
+        ("ann", "earned.up", "0.5", "1"),
+        ("eve", "status", '"active"', '"none"'),
+    ]
+    assert set(failed.contributions["ann"]["event_id"]) == {"up", "rated", "again-001", "again-002"}
+    assert failed.contributions["eve"].height == 0
+
+
+_EVENT = '{ user_id = "ann", action_type = "Up", timestamp = 2026-03-01 }'
+_NAMED = _EVENT.replace("{", '{ event_id = "a",')
+_HEAD = 'as_of = 2026-03-11\n[[cases]]\nname = "c"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "f:1: cases: is missing: add it"),
+        ("cases = []", "f:1: cases: Tuple should have at least 1 item"),
+        (f"{_HEAD}event = [{_EVENT}]", "f:4: cases.0.event: is not a key here: did you mean 'events'?"),
+        (f'[[cases]]\nname = "c"\nevents = [{_EVENT}]\nexpect.ann.x = 1', "f:1: cases.0.as_of: is missing: add it"),
+        (f"{_HEAD}events = [{_EVENT}]\n", "f:2: cases.0.expect: is missing: add it"),
+        (f"{_HEAD}events = [{_EVENT}]\nexpect.ann.x = [1]", "must be a number or a text; write no value as"),
+        (
+            f"{_HEAD}events = [{_EVENT.replace('2026-03-01', '7')}]\nexpect.ann.x = 1",
+            "f:4: cases.0.events.0.timestamp: 7 is not a time: write it like 2026-01-31",
+        ),
+        (
+            f"{_HEAD}events = [{_EVENT.replace('2026-03-01', '9999-12-31T23:59:58Z, repeat = 3')}]\nexpect.ann.x = 1",
+            "f:4: cases.0.events.0.timestamp: is too late to be repeated",
+        ),
+        (
+            f"{_HEAD}events = [{_NAMED}, {_NAMED}]\nexpect.ann.x = 1",
+            "f:4: cases.0.events.1: event_id 'a' occurs twice: an event counts once",
+        ),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(text: str, message: str) -> None:
+    with pytest.raises(PolicyError) as error:
+        parse_cases(text, "f")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("event", "expected", "message"),
+    [
+        (
+            _EVENT,
+            "all_time_scor = 1",
+            ":5: cases.0.expect.ann.all_time_scor: is not a column of `reputation` under this",
+        ),
+        (_EVENT, "all_time_scor = 1", "did you mean 'all_time_score'?"),
+        (_EVENT.replace("ann", ""), "all_time_score = 1", ":4: cases.0.events: event-001: "),
+    ],
+)
+def test_what_the_policy_or_the_contract_refuses_is_named(
+    tmp_path: Path, event: str, expected: str, message: str
+) -> None:
+    """A column that the policy does not have, and an event that would be a dead letter."""
+    (tmp_path / "p.toml").write_text(_POLICY, encoding="utf-8")
+    file = tmp_path / "p.test.toml"
+    file.write_text(f"{_HEAD}events = [{event}]\nexpect.ann.{expected}", encoding="utf-8")
+    with pytest.raises(PolicyError) as error:
+        run_cases(file)
+    assert message in str(error.value)
+
+
+def test_where_cases_are_found(tmp_path: Path) -> None:
+    """A folder needs one file at least; a policy needs the file beside it, and that one a policy."""
+    with pytest.raises(UsageError, match=r"has no file \*\.test\.toml"):
+        case_files(str(tmp_path))
+    (tmp_path / "p.toml").write_text(_POLICY, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"p\.toml has no cases: write them to .*p\.test\.toml"):
+        case_files(str(tmp_path / "p.toml"))
+    with pytest.raises(PolicyError, match="there is no policy 'nothing'"):
+        case_files("nothing")
+    (tmp_path / "q.test.toml").write_text(_CASES, encoding="utf-8")
+    assert case_files(str(tmp_path)) == case_files(str(tmp_path / "q.test.toml")) == [tmp_path / "q.test.toml"]
+    with pytest.raises(PolicyError, match=r"there is no policy .*q\.toml"):
+        run_cases(tmp_path / "q.test.toml")
+
+
+def test_the_example_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The files of docs/changing-a-policy.md give the output that it shows."""
+    policy, cases = re.findall(r"```toml\n(.*?)```", _PAGE, re.DOTALL)[:2]
+    (shown,) = re.findall(r"```console\n\$ karmalake policy test votes.toml\n(.*?)```", _PAGE, re.DOTALL)
+    (tmp_path / "votes.toml").write_text(policy, encoding="utf-8")
+    (tmp_path / "votes.test.toml").write_text(cases, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipelines.cli.output.quiet_libraries", lambda: None)  # loggers outlive a test
+    monkeypatch.setattr(sys, "argv", ["karmalake", "policy", "test", "votes.toml"])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert "".join(capsys.readouterr()) == shown
