@@ -368,6 +368,10 @@ class ReputationSettings(_Section):
     """The name of a built-in policy or the path of a policy file, until `karmalake policy activate` replaces it."""
     derive_interval_seconds: float = Field(default=30.0, gt=0)
     """How often `karmalake stream` refreshes warehouse.duckdb and moves the time windows."""
+    upload_interval_seconds: float = Field(default=300.0, ge=0)
+    """How often at most `karmalake stream` uploads the warehouse to a lake on S3, for readers on other machines: what
+    changed since its base, and the base when it is a new one. `refresh`, `rebuild`, an erasure and the end of `stream`
+    always do."""
     max_staleness_seconds: float = Field(default=900.0, gt=0)
     """The maximum staleness; above it, served scores are reported as stale."""
 
