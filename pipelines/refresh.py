@@ -39,8 +39,8 @@ _POLL_SECONDS = 0.2
 def refresh_warehouse(settings: Settings) -> DerivationResult:
     """Update the warehouse to the newest commit of the lake and to now, recomputing the affected users.
 
-    Raises TransientError like `publish_draft`, UsageError when there is no lake or `karmalake stream` holds the warehouse's lock, PolicyError when the
-    policy cannot be read; the old warehouse stays.
+    Raises TransientError like `publish_draft`, UsageError when there is no lake or `karmalake stream` holds the
+    warehouse's lock, PolicyError when the policy cannot be read; the old warehouse stays.
     """
     with open_draft(settings.warehouse_path) as draft:
         derived = refresh_draft(draft, open_lake(settings.lake_root), settings)

@@ -1,8 +1,8 @@
-"""The published warehouse beside a lake on S3: where its copy is, and the download that readers of other machines open.
+"""The published warehouse beside a lake on S3: where it is, and the download that readers on other machines open.
 
-Under `{lake}/warehouse`, each file has a name of its own and never changes: the changes of a publication, and in `base/`
-the base that they belong to. `published.json` names the two, with their sizes and digests. It is written last, so a
-reader sees a whole publication or the one before. `warehouse_upload.py` writes all of this.
+Under `{lake}/warehouse`, each file has a name of its own and never changes: the changes of a publication, and in
+`base/` the base that they belong to. `published.json` names the two, with their sizes and digests. It is written last,
+so a reader sees a whole publication or the one before. `warehouse_upload.py` writes all of this.
 
 A download is in the cache folder of the user, in a folder for each lake. A file that is there is not downloaded again;
 those of an earlier publication are removed. The names come from a bucket, so they are checked before they are paths.
@@ -100,8 +100,8 @@ def _require_own_format(header: _Header, where: str) -> None:
     replace(WAREHOUSE, remedy="").require_known(header.format, where, header.karmalake_version)
     if header.format < WAREHOUSE.number:
         raise UsageError(
-            f"{where} was written by karmalake {header.karmalake_version} in an older format than that of this release, "
-            f"{release()}: install that release here, or upgrade the publisher"
+            f"{where} was written by karmalake {header.karmalake_version} in an older format than that of this "
+            f"release, {release()}: install that release here, or upgrade the publisher"
         )
 
 

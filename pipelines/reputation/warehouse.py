@@ -25,7 +25,7 @@ from pipelines.boundary.locked_sql import literal
 from pipelines.contract.time_like import TimeLike, to_utc
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.formats import WAREHOUSE
-from pipelines.lake.stores import absolute, register_s3
+from pipelines.lake.stores import register_s3
 from pipelines.reputation.activation import activated_in
 from pipelines.reputation.base import attach_base, base_folder, has_base
 from pipelines.reputation.compare import compare_policies, score_changes
@@ -117,7 +117,7 @@ def open_warehouse(data_dir: Path | str | None = None, *, allow_files: bool = Fa
     if data_dir is None:
         return Warehouse(load_settings().warehouse_path, access=access)
     if "://" in str(data_dir):
-        return Warehouse.on_s3(absolute(str(data_dir)), access)
+        return Warehouse.on_s3(str(data_dir).rstrip("/"), access)
     return Warehouse(Path(data_dir) / "warehouse.duckdb", access=access)
 
 

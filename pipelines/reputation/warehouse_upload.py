@@ -1,9 +1,9 @@
 """Uploading the published warehouse to the store of a lake on S3, where readers of other machines find it.
 
-The order is: base, changes, pointer, removal (`remote_warehouse.py`). A base is uploaded once. A crash before the pointer
-leaves files that no pointer names, and one before the removal those of earlier publications; a later upload removes both
-once they are an hour old. An erasure or a withdrawal removes all but its own at once: a reader that is downloading them
-starts again. Several publishers of one lake may alternate: each pointer names a whole publication.
+The order is: base, changes, pointer, removal (`remote_warehouse.py`). A base is uploaded once. A crash before the
+pointer leaves files that no pointer names, and one before the removal those of earlier publications; a later upload
+removes both once they are an hour old. An erasure or a withdrawal removes all but its own at once: a reader that is
+downloading them starts again. Several publishers of one lake may alternate: each pointer names a whole publication.
 """
 
 from collections.abc import Iterable

@@ -63,7 +63,7 @@ def test_another_machine_opens_what_was_published(busless: Settings, uri: str, c
     with open_warehouse(f"{uri}/") as warehouse, open_warehouse(uri) as kept:
         assert warehouse.sql(_USERS)["user_id"].to_list() == ["a", "b"]
         assert warehouse.events("a").height == 1
-        assert warehouse.shown_scores("a").height == 1
+        assert warehouse.shown_scores("a").height > 1
         assert str(uri) in repr(warehouse)
         assert not warehouse.refresh()
         _load(busless, "c")
@@ -127,9 +127,7 @@ def _killed(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_files_that_are_removed_during_a_download(
-    busless: Settings, uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_are_removed_during_a_download(busless: Settings, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The download starts again with the files that replaced them; files that never come are an outage."""
     _load(busless, "a")
     refresh_warehouse(busless)
@@ -151,7 +149,7 @@ def test_files_that_are_removed_during_a_download(
 
 
 @pytest.mark.parametrize("has_warehouse", [True, False])
-def test_an_erasure_removes_earlier_publications(busless: Settings, uri: str, has_warehouse: bool) -> None:  # noqa: FBT001
+def test_an_erasure_removes_earlier_publications(busless: Settings, uri: str, has_warehouse: bool) -> None:
     """At once, also from a machine without a warehouse (`erasable`)."""
     _load(busless, "a", "b")
     refresh_warehouse(busless)
