@@ -584,7 +584,7 @@ class Warehouse:
         if end > self.info.as_of:
             raise UsageError(f"{end} is after {self.info.as_of}, the as_of of this warehouse: refresh() it first")
         with _running(f"what was shown of {user_id}"):
-            rules = self._unrecorded_policy()
+            rules = activated_in(self._connection, begin) or self._unrecorded_policy()
             return explain_shown(self._connection, user_id, begin, end, rules, self._settings(), view)
 
     def shown_scores(self, user_id: str, view: str = "all_time") -> pl.DataFrame:
