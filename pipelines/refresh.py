@@ -23,6 +23,7 @@ from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.steps import epoch_us
 from pipelines.reputation.warehouse import Info, Warehouse, attach, stored_info
+from pipelines.reputation.warehouse_upload import upload_warehouse
 from pipelines.serving.digest_cache import DigestCache, open_digest_cache
 from pipelines.serving.publication import Stamp
 from pipelines.serving.publish import PublishResult, publish
@@ -38,12 +39,12 @@ _POLL_SECONDS = 0.2
 def refresh_warehouse(settings: Settings) -> DerivationResult:
     """Update the warehouse to the newest commit of the lake and to now, recomputing the affected users.
 
-    Raises UsageError when there is no lake or `karmalake stream` holds the warehouse's lock, PolicyError when the
-    policy cannot be read; the old warehouse stays.
+    Raises TransientError like `publish_draft`, UsageError when there is no lake or `karmalake stream` holds the
+    warehouse's lock, PolicyError when the policy cannot be read; the old warehouse stays.
     """
     with open_draft(settings.warehouse_path) as draft:
         derived = refresh_draft(draft, open_lake(settings.lake_root), settings)
-        draft.publish()
+        publish_draft(draft, settings)
     return derived
 
 
@@ -58,8 +59,17 @@ def rebuild_warehouse(
     with open_draft(settings.warehouse_path) as draft:
         lake = open_lake(settings.lake_root)
         derived = draft.rebuild(take_snapshot(lake), _policy(lake, settings), as_of or datetime.now(UTC), engine)
-        draft.publish()
+        publish_draft(draft, settings)
     return derived
+
+
+def publish_draft(draft: Draft, settings: Settings) -> None:
+    """Publish a draft, then upload it if the lake is on S3 (`warehouse_upload.py`).
+
+    Raises TransientError when S3 does not answer: the warehouse is published on this machine only.
+    """
+    draft.publish()
+    upload_warehouse(draft.path, settings.lake_root)
 
 
 def refresh_draft(draft: Draft, lake: Lake, settings: Settings) -> DerivationResult:

@@ -31,6 +31,8 @@ from pipelines.errors import ConfigurationError
 
 _ENVIRONMENT_PREFIX = "KARMALAKE_"
 _CONFIG_VARIABLE = "KARMALAKE_CONFIG"
+_MISREAD = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
+"""What the lake's library takes for a separator or an escape in a path, and DuckDB for the end of one."""
 _MESSAGES = {"extra_forbidden": "is not a setting", "model_type": "is a section of settings, not one setting"}
 
 
@@ -368,6 +370,10 @@ class ReputationSettings(_Section):
     """The name of a built-in policy or the path of a policy file, until `karmalake policy activate` replaces it."""
     derive_interval_seconds: float = Field(default=30.0, gt=0)
     """How often `karmalake stream` refreshes warehouse.duckdb and moves the time windows."""
+    upload_interval_seconds: float = Field(default=300.0, ge=0)
+    """How often at most `karmalake stream` uploads the warehouse to a lake on S3, for readers on other machines: what
+    changed since its base, and the base when it is a new one. `refresh`, `rebuild`, an erasure and the end of `stream`
+    always do."""
     max_staleness_seconds: float = Field(default=900.0, gt=0)
     """The maximum staleness; above it, served scores are reported as stale."""
 
@@ -436,6 +442,16 @@ class Settings(_Section):
     spark: SparkSettings = SparkSettings()
     metrics: MetricsSettings = MetricsSettings()
     dashboard: DashboardSettings = DashboardSettings()
+
+    @field_validator("data_dir")
+    @classmethod
+    def _has_a_usable_path(cls, folder: Path) -> Path:
+        if found := _MISREAD.search(path := str(folder.absolute())):
+            raise ValueError(
+                f"{path} has {found[0]} in its name, which the libraries of the lake and of DuckDB read as something "
+                "else: rename that folder, or choose another one"
+            )
+        return folder
 
     @model_validator(mode="after")
     def _leaderboards_need_redis(self) -> Self:

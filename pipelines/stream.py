@@ -2,10 +2,11 @@
 
 Runs concurrent loops. The refresh recomputes the users affected since its last turn, publishes them to Redis, and
 replaces warehouse.duckdb every `derive_interval_seconds`, also without a commit, because windows move with time. A
-thread writes to Redis (`live_publisher.py`), and another one copies the file, beside further refreshes. Users with very
-many events are computed just before that, so that the scores of the others do not wait for them. Ingest never waits for
-Redis, and each loop retries errors that may be temporary (`retries.py`, `isolated`). Small files are merged each time
-the warehouse is replaced, so that they do not accumulate.
+thread writes to Redis (`live_publisher.py`), another one copies the file, and one uploads it to a lake on S3
+(`live_uploader.py`), beside further refreshes. Users with very many events are computed just before that, so that the
+scores of the others do not wait for them. Ingest never waits for Redis, and each loop retries errors that may be
+temporary (`retries.py`, `isolated`). Small files are merged each time the warehouse is replaced, so that they do not
+accumulate.
 """
 
 import logging
@@ -25,6 +26,7 @@ from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import CachedLake, Lake, create_lake, open_lake
 from pipelines.lake.upkeep import compact, vacuum_when_due
 from pipelines.live_publisher import LivePublisher, OnRefresh
+from pipelines.live_uploader import LiveUploader
 from pipelines.refresh import RefreshMethod, derive_draft
 from pipelines.reputation.derive import DerivationResult, Draft, open_draft
 from pipelines.retries import OnIteration, Retries
@@ -113,9 +115,10 @@ def _refresh_loop(
         open_digest_cache(settings.published_dir) as digests,
         ThreadPoolExecutor(1, "upkeep") as pool,
         ThreadPoolExecutor(1, "serving") as serving,
+        ThreadPoolExecutor(1, "upload") as uploading,
     ):
         publisher = LivePublisher(settings, digests, serving, on_refresh, committed.set)
-        refreshing = _RefreshLoop(settings, draft, publisher, pool)
+        refreshing = _RefreshLoop(settings, draft, publisher, LiveUploader(settings, uploading), pool)
         last = False
         while not last:
             committed.wait(max(0.0, refreshing.due - time.monotonic()))
@@ -133,10 +136,17 @@ def _refresh_loop(
 class _RefreshLoop:
     """The state of the refresh loop between its turns; a failed turn may be followed by another one."""
 
-    def __init__(self, settings: Settings, draft: Draft, publisher: LivePublisher, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        draft: Draft,
+        publisher: LivePublisher,
+        uploader: LiveUploader,
+        pool: ThreadPoolExecutor,
+    ) -> None:
         self.due = time.monotonic()
         """Monotonic time of the next replacement of the warehouse, in seconds."""
-        self._settings, self._draft, self._publisher = settings, draft, publisher
+        self._settings, self._draft, self._publisher, self._uploader = settings, draft, publisher, uploader
         self._clock, self._knows_published = MonotonicClock(), False
         self._lake: Lake | None = None
         self._pool, self._run_upkeep = pool, best_effort(_run_upkeep, "upkeep")
@@ -187,6 +197,8 @@ class _RefreshLoop:
             if self._draft.deferred_users():
                 self._derive(Draft.refresh)
             self._publication = self._draft.start_publication()
+            offer = self._uploader.finish if last else self._uploader.offer
+            offer(self._publication, self._draft.tables.info.erasures)
             if wait_for_it:
                 self._publication.result()
         self.due = time.monotonic() + self._settings.reputation.derive_interval_seconds

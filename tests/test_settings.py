@@ -167,3 +167,12 @@ def test_a_redis_prefix_is_not_a_pattern() -> None:
 
 def _write(folder: Path, text: str) -> None:
     (folder / "karmalake.toml").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["a?b", "a\\b", "a%20b"])
+def test_a_folder_that_libraries_misread(name: str, tmp_path: Path) -> None:
+    """Such a name made the first commit or rebuild a traceback; also in a parent, and beside names that work."""
+    for folder in (name, f"{name}/data"):
+        with pytest.raises(ConfigurationError, match=r"KARMALAKE_DATA_DIR: data_dir: .* rename that folder"):
+            load_settings({"KARMALAKE_DATA_DIR": folder}, tmp_path)
+    assert load_settings({"KARMALAKE_DATA_DIR": "100% [a] b*"}, tmp_path).data_dir == Path("100% [a] b*")

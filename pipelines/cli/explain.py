@@ -223,14 +223,15 @@ def _explain_change(
 
 
 def _explain_shown(asked: _Asked, since: datetime, until: datetime | None) -> None:
+    from pipelines.reputation.activation import activated_in  # noqa: PLC0415
     from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
     from pipelines.reputation.shown import explain_shown  # noqa: PLC0415
 
     settings, now = current_settings(), datetime.now(UTC)
     if until is not None and until > now:
         raise UsageError(f"--shown-to {_moment(until)} is in the future: nothing has been shown then")
-    unrecorded = load_policy(settings.reputation.policy)
     with _lake() as connection:
+        unrecorded = activated_in(connection, since) or load_policy(settings.reputation.policy)
         change = explain_shown(connection, asked.user, since, until or now, unrecorded, settings, asked.view)
     if change.unread:
         print_warning(

@@ -83,7 +83,8 @@ def diff(
 def activate(file: Annotated[str, typer.Argument(help="A policy file, or the name of a shipped policy.")]) -> None:
     """Put a policy in force: record it in the lake, recompute the scores by it, and publish them.
 
-    An invalid policy changes nothing. A running `karmalake stream` applies the new policy automatically.
+    Without a document store the scores are in the warehouse only. An invalid policy changes nothing. A running
+    `karmalake stream` applies the new policy automatically.
     """
     from pipelines.lake.tables import create_lake  # noqa: PLC0415
     from pipelines.reputation.activation import activate as activate_policy  # noqa: PLC0415
@@ -102,7 +103,13 @@ def activate(file: Annotated[str, typer.Argument(help="A policy file, or the nam
         print_line("otherwise run `karmalake refresh` and `karmalake publish` once it has ended")
         return
     refresh()
-    publish()
+    if settings.has_document_store:
+        publish()
+    else:
+        print_line(
+            "nothing is published, since no document store is configured (redis.url or cassandra.hosts): the scores "
+            "are in the warehouse"
+        )
 
 
 def _compare(frame: "pl.DataFrame") -> None:

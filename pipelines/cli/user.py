@@ -11,7 +11,7 @@ from pipelines.boundary.private_files import make_private_dir
 from pipelines.cli.options import current_settings, utf8
 from pipelines.cli.output import print_line, print_table, progress
 from pipelines.cli.rows import Format, write_file
-from pipelines.errors import UsageError
+from pipelines.errors import UsageError, one_line
 
 app = typer.Typer(no_args_is_help=True, help="Answer a person who asks for their data.")
 
@@ -34,8 +34,7 @@ def export(
     from pipelines.operate.user_data import user_data  # noqa: PLC0415
 
     settings, user = current_settings(), utf8(user)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UsageError(f"{to} is not empty: name a new or empty folder")
+    _require_new_or_empty(to)
     with progress("searching"):
         found = user_data(settings, user)
     counts = {name: len(rows) for name, rows in found.items()}
@@ -48,6 +47,17 @@ def export(
         (to / "summary.json").touch(mode=0o600)
         (to / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"cannot write to {to}: {error.strerror}") from None
+        cause = f"{error.filename or to} ({error.strerror or one_line(error)})"
+        raise UsageError(f"cannot write {cause}: name another folder, or let this user write there") from None
     print_table(["what", "rows"], list(counts.items()))
     print_line(f"written to {to}, each as .json and .csv; summary.json has the counts")
+
+
+def _require_new_or_empty(folder: Path) -> None:
+    """Raise UsageError unless a folder is empty or does not exist."""
+    if folder.is_symlink() and not folder.exists():
+        raise UsageError(f"{folder} is a link to {folder.readlink()}, which does not exist: name a new or empty folder")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: name a new or empty folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty: name a new or empty folder")

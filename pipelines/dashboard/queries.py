@@ -42,6 +42,15 @@ _COMMITS = """
     ORDER BY version DESC
     LIMIT $newest
 """
+_RATINGS_SAID = """
+    SELECT
+        event_id,
+        try_cast(
+            metadata[list_extract($keys::VARCHAR[], list_position($actions::VARCHAR[], action_type))] AS DOUBLE
+        ) AS said
+    FROM events
+    WHERE user_id = $user_id
+"""
 
 
 def activity(warehouse: Warehouse, period: Period) -> pl.DataFrame:
@@ -88,12 +97,24 @@ def user_rank(warehouse: Warehouse, user_id: str) -> tuple[int, int]:
 
 
 def event_history(warehouse: Warehouse, user_id: str) -> pl.DataFrame:
-    """Return the contribution of each event of a user, oldest first, with `earned` and running `score` as Float64.
+    """Return the contribution of each event of a user, oldest first, with numbers as Float64.
 
-    Columns as from `Warehouse.explain`; rows without an event, such as bounds, are left out.
+    Columns as from `Warehouse.explain`; rows without an event, such as bounds, are left out. Where a rating does not
+    count, such as a retracted one, `rating` is what the event says.
     """
     rows = warehouse.explain(user_id).filter(pl.col("event_id").is_not_null())
-    return rows.with_columns(pl.col("points", "earned", "score").cast(pl.Float64))
+    numbers = rows.with_columns(pl.col("points", "rating", "earned", "score").cast(pl.Float64))
+    said = numbers.join(_ratings_said(warehouse, user_id), on="event_id", how="left", maintain_order="left")
+    return said.with_columns(pl.coalesce("rating", "said").alias("rating")).drop("said")
+
+
+def _ratings_said(warehouse: Warehouse, user_id: str) -> pl.DataFrame:
+    """Return event_id and the rating that each event of a user `said`, null without one."""
+    versions = warehouse.info.policy.versions
+    actions = {name: action.rating for each in versions for name, action in each.all_actions.items()}
+    keys = {name: rating.key for name, rating in actions.items() if rating}
+    values = {"user_id": user_id, "actions": [*keys], "keys": [*keys.values()]}
+    return warehouse.sql(_RATINGS_SAID, values)
 
 
 def scores_over_time(history: pl.DataFrame) -> pl.DataFrame:

@@ -6,9 +6,11 @@ there, so no setting of karmalake holds a secret.
 """
 
 import os
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,6 +23,7 @@ from pipelines.errors import TransientError, one_line
 
 _SCHEME = "s3://"
 _LOCAL = pa_fs.LocalFileSystem()
+_CHUNK_BYTES = 4 * 1024 * 1024
 
 
 def is_remote(location: str) -> bool:
@@ -53,7 +56,8 @@ def translate_store_errors(location: str) -> Generator[None]:
         if not is_remote(location):
             raise
         raise TransientError(
-            f"{location} cannot be reached: {one_line(error)}; check AWS_ENDPOINT_URL and the credentials"
+            f"{location} cannot be reached: {one_line(error)}; check AWS_ENDPOINT_URL and the credentials "
+            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, or the machine's role)"
         ) from error
 
 
@@ -68,6 +72,58 @@ def read_text(location: str) -> str:
     store, path = resolve_store(location)
     with store.open_input_stream(path) as stream:
         return stream.read().decode()
+
+
+def write_text(location: str, text: str) -> None:
+    """Write a small object, whole or not at all, replacing the one there. Raises TransientError for an outage."""
+    store, path = resolve_store(location)
+    with translate_store_errors(location), store.open_output_stream(path) as stream:
+        stream.write(text.encode())
+
+
+def read_chunks(location: str) -> Iterator[bytes]:
+    """Yield the bytes of a file, at most 4 MiB at a time.
+
+    Raises FileNotFoundError if it does not exist, TransientError for an outage of an object store.
+    """
+    store, path = resolve_store(location)
+    with translate_store_errors(location), store.open_input_stream(path, compression=None) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def upload(file: Path, location: str) -> tuple[str, int]:
+    """Copy a local file to an object; return its SHA-256 digest (hexadecimal) and its size in bytes.
+
+    After an error there may be an object with a part of the file. Raises FileNotFoundError if there is no such file or
+    bucket, TransientError for an outage.
+    """
+    store, path = resolve_store(location)
+    digest, size = sha256(), 0
+    with file.open("rb") as reading, translate_store_errors(location), store.open_output_stream(path) as writing:
+        while chunk := reading.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            size += writing.write(chunk)
+    return digest.hexdigest(), size
+
+
+def modified_times(folder: str) -> dict[str, datetime]:
+    """Return when each file in a folder and its subfolders was written, by its path there; empty without a folder.
+
+    Raises TransientError when an object store does not answer.
+    """
+    store, path = resolve_store(folder)
+    with translate_store_errors(folder):
+        found = store.get_file_info(pa_fs.FileSelector(path, allow_not_found=True, recursive=True))
+    return {info.path.removeprefix(f"{path}/"): info.mtime for info in found if info.is_file}
+
+
+def delete_files(locations: Iterable[str]) -> None:
+    """Delete files; one that no longer exists is no error. Raises TransientError for an outage of an object store."""
+    for location in locations:
+        store, path = resolve_store(location)
+        with suppress(FileNotFoundError), translate_store_errors(location):
+            store.delete_file(path)
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from pipelines.lake.index import forget_erased
 from pipelines.lake.mentions import Mentions, count_mentions
 from pipelines.lake.tables import open_lake
 from pipelines.lake.tombstones import open_tombstones
-from pipelines.refresh import publish_warehouse, refresh_draft
+from pipelines.refresh import publish_draft, publish_warehouse, refresh_draft
 from pipelines.reputation.derive import is_draft_open, open_draft
 from pipelines.reputation.histories import delete_histories, histories_folder
+from pipelines.reputation.warehouse_upload import uploaded
 from pipelines.serving.digest_cache import delete_digest_cache
 from pipelines.serving.publish import PublishResult
 from pipelines.serving.read import published, read_reputation
@@ -69,9 +70,9 @@ def _erase(settings: Settings, user_ids: Sequence[str], digests: Collection[str]
     if is_draft_open(path):
         return Erasure(rows, refreshed_elsewhere=True, published=None)
     with open_draft(path) as draft:
-        if served or path.exists():
+        if served or path.exists() or uploaded(settings.lake_root):
             refresh_draft(draft, lake, settings)
-            draft.publish()
+            publish_draft(draft, settings)
         else:
             delete_histories(histories_folder(path))
     if not served:

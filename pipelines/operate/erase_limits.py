@@ -79,6 +79,10 @@ def _in_other_copies(settings: Settings) -> Iterator[str]:
         yield f"the files of history at {settings.history.path}: ingest drops their rows if they are loaded again"
     if settings.lake.uri:
         yield f"old object versions in {settings.lake.uri}, if the bucket is versioned: expire them"
+        yield (
+            "the caches of people who opened the warehouse on S3 (~/.cache/karmalake on their machines): replaced when "
+            "they open it again; ask them to, or to delete that folder"
+        )
     if settings.spark_staging:
         yield f"what a killed `rebuild --engine spark` left in {settings.spark_staging}: have the bucket expire it"
     yield (

@@ -221,7 +221,7 @@ def _require_retractable(
         raise UsageError(f"{name} is a retraction, which cannot be taken back: `karmalake adjust` gives points instead")
     if target.action_type in (*rules.status.suspend, *rules.status.reinstate):
         raise UsageError(f"{name} is a status event, which cannot be retracted: emit one with the opposite effect")
-    ledger = explain(connection, policy, target.user_id, now + _MICROSECOND).filter(
+    ledger = explain(connection, policy, target.user_id, max(now, target.event_time) + _MICROSECOND).filter(
         pl.col("event_id") == target.event_id
     )
     related = ledger["related_event_id"].drop_nulls().to_list()
@@ -281,7 +281,8 @@ def _preview(
     Raises UsageError if the contract rejects it.
     """
     event = new if stored is None else _event(*stored[:5])
-    moment = max(datetime.now(UTC), event["event_time"][0].as_py()) + _MICROSECOND  # clocks of two operators differ
+    ahead = [event["event_time"][0].as_py(), *([target.event_time] if target else [])]  # clocks differ
+    moment = max(datetime.now(UTC), *ahead) + _MICROSECOND
     user_id = event["user_id"][0].as_py()
     before = explain(connection, policy, user_id, moment)
     after = before

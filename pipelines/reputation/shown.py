@@ -48,7 +48,8 @@ _COLUMNS = [
     *("reason_before", "reason", "rating_before", "rating", "earned_before", "earned", "change"),
 ]
 _ROUNDING = "rounding"
-_ORDER = ["event_time", "event_id", "emission_no", "cause"]
+_ORDER = ["event_time", "event_id", "emission_no", "step", "cause"]
+"""The changes of one contribution are in the order of the steps that made them."""
 _FROZEN = ["suspended", "reset"]
 
 
@@ -314,7 +315,8 @@ def _causes(states: Sequence[_State], since: datetime) -> pl.DataFrame:
     policy = states[-1].policy
     by_policy = {"cause": pl.lit("policy"), "caused_by": pl.lit(f"{policy.name}@{policy.rules.version}")}
     steps += [rows.with_columns(**by_policy) for rows in changed]
-    return pl.concat([rows.select(_COLUMNS) for rows in steps]).sort(_ORDER, nulls_last=True, maintain_order=True)
+    numbered = (rows.select(*_COLUMNS, step=pl.lit(number)) for number, rows in enumerate(steps))
+    return pl.concat(numbered).sort(_ORDER, nulls_last=True, maintain_order=True).select(_COLUMNS)
 
 
 def _compared(before: _State, after: _State) -> pl.DataFrame:

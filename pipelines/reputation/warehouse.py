@@ -38,6 +38,7 @@ from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.query_errors import Parameters, check_parameters, check_types, explained
 from pipelines.reputation.query_guard import check_query, lock_connection, named_tables
+from pipelines.reputation.remote_warehouse import downloaded
 from pipelines.reputation.scores import scores
 from pipelines.reputation.shown import ShownChange, explain_shown, shown_scores
 from pipelines.reputation.sql import statement
@@ -102,15 +103,22 @@ class Info:
 
 
 def open_warehouse(data_dir: Path | str | None = None, *, allow_files: bool = False) -> "Warehouse":
-    """Open the published warehouse of a data directory.
+    """Open the published warehouse of a data directory, or of a lake on S3 from any machine; it is only read.
 
-    data_dir: None means the one of the settings.
+    data_dir: a folder, or s3://bucket/folder, the `lake.uri` of the publisher: the warehouse is downloaded to
+    `~/.cache/karmalake` (or `$XDG_CACHE_HOME/karmalake`) unless it is there, and the lake's events are read on S3.
+    Credentials come from the AWS_* variables. None means the data directory of the settings.
     allow_files: queries may read any file, such as your own CSV to join with, and load extensions. Use it only for
     queries that you write yourself.
-    Raises UsageError when no warehouse has been published.
+    Raises UsageError when no warehouse has been published there or an earlier release wrote it, NewerFormatError when a
+    newer one did, TransientError when S3 does not answer or refuses the credentials.
     """
-    path = load_settings().warehouse_path if data_dir is None else Path(data_dir) / "warehouse.duckdb"
-    return Warehouse(path, access=Access(all_files=allow_files))
+    access = Access(all_files=allow_files)
+    if data_dir is None:
+        return Warehouse(load_settings().warehouse_path, access=access)
+    if "://" in str(data_dir):
+        return Warehouse.on_s3(str(data_dir).rstrip("/"), access)
+    return Warehouse(Path(data_dir) / "warehouse.duckdb", access=access)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +245,19 @@ class Warehouse:
         self, path: Path, connection: duckdb.DuckDBPyConnection | None = None, access: Access = Access()
     ) -> None:
         self.path = path
+        self._lake_uri: str | None = None
+        """The lake on S3 whose published warehouse this is; None for one on disk."""
         self._access = access
         self._own: dict[str, pa.Table] = {}
         self._connect(connection or attach(path, access))
+
+    @classmethod
+    def on_s3(cls, lake_uri: str, access: Access = Access()) -> Self:
+        """Download the published warehouse of a lake on S3 and open it. Raises like `open_warehouse`."""
+        with downloaded(lake_uri) as path:
+            warehouse = cls(path, access=access)
+        warehouse._lake_uri = lake_uri
+        return warehouse
 
     def _connect(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Use a connection for our statements, and a cursor of it for readers' SQL, whose tables ours do not see."""
@@ -274,7 +292,7 @@ class Warehouse:
     def _described(self) -> list[tuple[str, str]]:
         info = self.info
         return [
-            ("at", str(self.path)),
+            ("at", self._lake_uri or str(self.path)),
             ("lake version", str(info.lake_version)),
             ("as of", f"{info.as_of:%Y-%m-%d %H:%M:%S} UTC"),
             ("policy", f"{info.policy.name} {info.policy_version}"),
@@ -307,7 +325,11 @@ class Warehouse:
         Existing relations and snapshots keep the old one.
         """
         before = self.info
-        self._connect(attach(self.path, self._access))
+        if self._lake_uri is None:
+            self._connect(attach(self.path, self._access))
+        else:
+            with downloaded(self._lake_uri) as self.path:
+                self._connect(attach(self.path, self._access))
         return self.info != before
 
     def snapshot(self) -> "Warehouse":
@@ -317,6 +339,7 @@ class Warehouse:
         """
         with explained():
             pinned = Warehouse(self.path, _cursor(self._connection), self._access)
+        pinned._lake_uri = self._lake_uri
         for name, table in self._own.items():
             pinned.register(name, table)
         return pinned
@@ -561,7 +584,7 @@ class Warehouse:
         if end > self.info.as_of:
             raise UsageError(f"{end} is after {self.info.as_of}, the as_of of this warehouse: refresh() it first")
         with _running(f"what was shown of {user_id}"):
-            rules = self._unrecorded_policy()
+            rules = activated_in(self._connection, begin) or self._unrecorded_policy()
             return explain_shown(self._connection, user_id, begin, end, rules, self._settings(), view)
 
     def shown_scores(self, user_id: str, view: str = "all_time") -> pl.DataFrame:
@@ -602,8 +625,10 @@ class Warehouse:
         return pl.DataFrame(rows, ["trend", "meaning", "parameters"], orient="row")
 
     def _settings(self) -> Settings:
-        """Return the settings, with the folder of this warehouse."""
-        return load_settings().model_copy(update={"data_dir": self.path.parent})
+        """Return the settings, with the folder and the lake of this warehouse."""
+        settings = load_settings()
+        lake = settings.lake.model_copy(update={"uri": self._lake_uri or settings.lake.uri})
+        return settings.model_copy(update={"data_dir": self.path.parent, "lake": lake})
 
     def _policy(self, known_at: datetime | None) -> Policy:
         """Return the policy in force at a moment; the warehouse's for None."""

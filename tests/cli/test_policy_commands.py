@@ -203,6 +203,27 @@ def shown(run: Run, rules: str, changed: tuple[Path, str], monkeypatch: pytest.M
     return explain_shown
 
 
+def test_the_policy_of_the_settings_is_read_only_if_it_was_in_force(
+    shown: Callable[..., Answer], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for moments after an activation: its file may be gone by then."""
+    after = datetime.now(UTC).isoformat()
+    monkeypatch.setenv("KARMALAKE_REPUTATION_POLICY", "gone.toml")
+    assert shown().code == 80
+    assert "ann, all_time: 0 by 0 changes" in run("explain", "ann", "--shown-from", after).out
+
+
+def test_an_activation_without_a_document_store(
+    run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is complete: the scores are in the warehouse, and nothing is said to have failed."""
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", str(tmp_path / "new"))
+    answer = run("policy", "activate", rules)
+    assert answer.code == 0
+    assert "in force from now on: votes, version 3" in answer.out
+    assert "nothing is published, since no document store is configured" in answer.out
+
+
 def test_what_was_shown_is_explained(shown: Callable[..., Answer]) -> None:
     """Both scores, and every cause with its points: the late penalty is expired by now, the policy took 12."""
     out = shown().out

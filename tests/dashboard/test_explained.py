@@ -76,13 +76,20 @@ def test_each_event_has_its_own_metadata(warehouse: Warehouse) -> None:
 
 def test_columns_without_a_value_are_left_out(warehouse: Warehouse) -> None:
     """Those that many users lack, by the whole history; an event without metadata has a row."""
-    assert explained.unused(queries.event_history(warehouse, "ann")) == ["rating"]  # no review of hers counts
+    assert explained.unused(queries.event_history(warehouse, "ann")) == []
     history = queries.event_history(warehouse, "cyd")
     assert explained.unused(history) == ["rating", "rule", "related_event_id"]
     assert explained.with_metadata(warehouse, "cyd", history, []).width == 10
     page = sections.explanation(warehouse, "cyd", history, sections.filters(history)).text
     assert "related_event_id" not in page
     assert "1 contribution, newest first" in page
+
+
+def test_a_rating_that_does_not_count_is_shown(warehouse: Warehouse) -> None:
+    """An operator who is asked about a retracted or uncompleted rating sees its stars."""
+    history = queries.event_history(warehouse, "ann")
+    assert dict(history.select("event_id", "rating").rows()) == {"p1": None, "r1": 4, "r2": 5, "w1": None}
+    assert warehouse.explain("ann")["rating"].is_null().all()
 
 
 def test_days_and_reason_select_rows(warehouse: Warehouse) -> None:

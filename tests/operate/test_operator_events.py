@@ -165,6 +165,16 @@ def test_an_event_id_that_a_producer_took(lake: Settings, user: str) -> None:
     assert (again.event_id, again.is_recorded, nothing) == (done.event_id, True, None)
 
 
+def test_an_event_of_a_clock_that_is_ahead(lake: Settings) -> None:
+    """Its retraction is previewed as of its time: "no effect" would be wrong then, and it is retracted once."""
+    time = f"{datetime.now(UTC) + timedelta(hours=20):%Y-%m-%dT%H:%M:%SZ}"
+    row = ("ahead", "ada", "UserRated", time, "5", None)
+    backfill(lake, pl.DataFrame([row], ["id", "user", "action", "t", "rating", "target"], orient="row"), _MAPPING)
+    found, _ = retract(lake, "ahead", _WHY, "sue")
+    assert (found.reason, found.score_after - found.score_before) == ("retraction", -5)
+    assert preview_retraction(lake, "ahead", _WHY, "sue").is_recorded
+
+
 def test_a_policy_that_reads_retractions_elsewhere(lake: Settings) -> None:
     """A retraction that the policy in force does not read is made again, and counts once."""
     retract(lake, "r2", _WHY)

@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.backfill import backfill
 from pipelines.cli import main
+from pipelines.cli.user import export
 from pipelines.errors import KarmalakeError, UsageError
 from pipelines.operate.erase import erase_without_documents
 from pipelines.operate.user_data import user_data
@@ -76,6 +77,26 @@ def test_a_user_without_data(lake: Settings) -> None:
     erase_without_documents(lake, ["ada-2"])
     with pytest.raises(UsageError, match="user 'ada-2' was erased: nothing is left to export"):
         user_data(lake, "ada-2")
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("file", "is a file: name a new or empty folder"),
+        ("link", "is a link to gone, which does not exist: name a new or empty folder"),
+        ("file/below", "(File exists): name another folder, or let this user write there"),
+    ],
+)
+def test_a_folder_that_cannot_be_written(
+    lake: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, message: str
+) -> None:
+    """The message says what is there; before, a file was "not empty"."""
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", str(lake.data_dir))
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(UsageError) as refused:
+        export("ada", tmp_path / place)
+    assert message in str(refused.value)
 
 
 def test_the_command(

@@ -200,6 +200,17 @@ def test_a_policy_is_a_cause_after_the_events(tmp_path: Path) -> None:
     assert change.summary().rows() == [("policy", 2, Decimal(20)), ("new event", 1, Decimal(10))]
 
 
+def test_the_causes_of_one_event_are_in_the_order_charged(tmp_path: Path) -> None:
+    """An event that counts again, and counts double from then on: first it is reinstated, by the old policy."""
+    early, late, _ = _SCENARIOS["a late reinstatement"]
+    with duckdb.connect() as connection:
+        lake(connection, tmp_path, early, late, [(DOUBLED, NOW - DAY)])
+        assert causes(shown(connection)) == [
+            ("reinstatement", "back", "up", 10),
+            ("policy", "votes@20", "up", 10),
+        ]
+
+
 def test_a_version_comes_into_force(tmp_path: Path) -> None:
     """A version of the same policy is a cause from its effective_from on."""
     versions = [
