@@ -105,11 +105,12 @@ def _tables(path: str, form: str, ids: frozenset[str], names: list[str], chunk_r
 
 
 def _parquet_batches(path: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
-    schema, delta = pq.read_schema(path), _delta_columns(pq.read_metadata(path))
+    schema, metadata = pq.read_schema(path), pq.read_metadata(path)
     _check_names(schema.names)
-    strings = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_binary(field.type)]
+    delta = _delta_columns(metadata)
+    strings = {field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_binary(field.type)}
     # A dictionary holds a repeated long value once. Delta-encoded columns have none: decode few rows at a time.
-    dictionaries = [name for name in strings if name not in delta]
+    dictionaries = sorted((strings - delta) & _repeating_columns(metadata, CHUNK_BYTES // chunk_rows))
     batch_rows = min(chunk_rows, _DELTA_ROWS) if delta else chunk_rows
     rows = 0
     with pq.ParquetFile(path, read_dictionary=dictionaries, buffer_size=_BLOCK_BYTES, pre_buffer=False) as file:
@@ -186,10 +187,29 @@ _BATCHES = {
 
 def _delta_columns(file: pq.FileMetaData) -> set[str]:
     """Return the columns that are delta-encoded anywhere in the file."""
-    chunks = (
-        file.row_group(group).column(place) for group in range(file.num_row_groups) for place in range(file.num_columns)
-    )
-    return {chunk.path_in_schema for chunk in chunks if any("DELTA" in encoding for encoding in chunk.encodings)}
+    return {
+        chunk.path_in_schema
+        for chunk in _column_chunks(file)
+        if any("DELTA" in encoding for encoding in chunk.encodings)
+    }
+
+
+def _repeating_columns(file: pq.FileMetaData, long_bytes: int) -> set[str]:
+    """Return the columns that have a dictionary anywhere in the file, or values longer than `long_bytes` on average.
+
+    In others a dictionary of our own would hash every value and save nothing: ids take five times as long to decode.
+    """
+    return {
+        chunk.path_in_schema
+        for chunk in _column_chunks(file)
+        if any("DICTIONARY" in encoding for encoding in chunk.encodings)
+        or chunk.total_uncompressed_size > long_bytes * chunk.num_values
+    }
+
+
+def _column_chunks(file: pq.FileMetaData) -> Iterator[pq.ColumnChunkMetaData]:
+    for group in range(file.num_row_groups):
+        yield from (file.row_group(group).column(place) for place in range(file.num_columns))
 
 
 def _check_names(names: list[str]) -> None:

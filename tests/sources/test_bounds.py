@@ -122,6 +122,14 @@ def _one_long_value_in_every_row(folder: Path) -> Path:
     return _parquet(folder, x=values)
 
 
+def _one_long_value_in_plain_pages(folder: Path) -> Path:
+    path = folder / "a.parquet"
+    values = ["0" * 40_000] * 5_000
+    table = pa.table({"user": pa.repeat("u", 5_000), "time": pa.repeat(1, 5_000), "x": values})
+    pq.write_table(table, path, compression="zstd", use_dictionary=False)
+    return path
+
+
 def _long_prefixes(folder: Path) -> Path:
     path = folder / "a.parquet"
     table = pa.table(
@@ -172,6 +180,7 @@ def _damaged(folder: Path) -> Path:
         (_deep_line, "row 1 is nested too deeply: flatten it"),
         (_wide_line, "^1$"),
         (_one_long_value_in_every_row, "^5000$"),
+        (_one_long_value_in_plain_pages, "^5000$"),
         (_long_prefixes, "^2000$|over 1024 MiB"),
         (_long_value, "row 1 is longer than 4 MiB"),
         (_long_list, "longer than 4 MiB|over 1024 MiB"),

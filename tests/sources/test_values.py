@@ -317,3 +317,16 @@ def test_nested_rows_are_the_same_events_in_every_format(tmp_path: Path) -> None
 def test_text_that_only_begins_as_json_is_unchanged(text: str) -> None:
     """In a generated id, as other text."""
     assert canonicalize(pa.array([text])).to_pylist() == [text]
+
+
+@pytest.mark.parametrize("encoded", [[], ["did"], ["user", "did"]])
+def test_dictionaries_change_no_value(tmp_path: Path, encoded: list[str]) -> None:
+    """A dictionary is read where the file has one; ids that are stored plainly are the same texts."""
+    path, users = tmp_path / "a.parquet", [f"u-{number}" for number in range(1_000)]
+    columns = {"user": users, "did": ["Rated"] * 1_000, "at": pa.repeat(datetime(2024, 1, 1, tzinfo=UTC), 1_000)}
+    pq.write_table(pa.table(columns), path, use_dictionary=encoded)
+    (batch,) = table_worker._parquet_batches(str(path), 1_000)
+    assert [name for name in columns if pa.types.is_dictionary(batch.schema.field(name).type)] == encoded
+    tables = list(read_events(path, ColumnMapping("user", "at", "iso", action_type_column="did")))
+    assert [user for table in tables for user in table["user_id"].to_pylist()] == users
+    assert {did for table in tables for did in table["action_type"].to_pylist()} == {"Rated"}
