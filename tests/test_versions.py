@@ -226,6 +226,7 @@ OTHERS = {
     "dashboard": "a server over the warehouse; it opens it as `scores` does",
     "policy list": "the shipped policies",
     "policy check": "a file",
+    "policy test": "files; it derives in memory",
     "sources list": "the source files",
     "sources check": "needs a source; it opens the lake as `backfill --dry-run` does",
     "sources diff": "needs a source; it opens the lake as `replay --into` does",

@@ -65,6 +65,7 @@ RUN: dict[str, list[list[str]]] = {
     "policy list": [[]],
     "policy check": [["{policy}"], [_HOSTILE_TEXT]],
     "policy diff": [["default", "default"], *([["default", "{policy}", *form] for form in _FORMS])],
+    "policy test": [["{cases}"], [_HOSTILE_TEXT]],
     "policy activate": [["{policy}"], [_HOSTILE_TEXT]],
     "sources list": [[], ["--folder", _HOSTILE_TEXT]],
     "sources check": [[_HOSTILE_TEXT]],
@@ -171,6 +172,18 @@ description = "\\u001b]0;title\\u0007\\u202e [red]x"
 [actions.DriverRated]
 points = 1
 """
+_CASES = """
+as_of = 2026-03-11
+[[cases]]
+name = "\\u001b[31m\\u202e [red]x"
+[[cases.events]]
+event_id = "\\u001b[31m\\u202e [red]e"
+user_id = "\\u001b[31m\\u202e [red]u"
+action_type = "DriverRated"
+timestamp = 2026-03-10
+[cases.expect."\\u001b[31m\\u202e [red]u"]
+all_time_score = 2
+"""
 _RULES = """
 [destinations.app]
 kind = "redis_stream"
@@ -191,12 +204,14 @@ def world(bus: Settings, tmp_path: Path) -> tuple[dict[str, str], dict[str, str]
         f'user_id,timestamp,"{_HOSTILE_TEXT}"\n"{_HOSTILE_TEXT}",2026-02-30T25:00:00Z,x\n'
     )
     (tmp_path / "policy.toml").write_text(_POLICY)
+    (tmp_path / "policy.test.toml").write_text(_CASES)
     (tmp_path / "rules.toml").write_text(_RULES)
     (tmp_path / "event.json").write_text((REPOSITORY / "pipelines/contract/event.json").read_text())
     places = {
         "folder": str(tmp_path),
         "events": str(tmp_path / "events.csv"),
         "policy": str(tmp_path / "policy.toml"),
+        "cases": str(tmp_path / "policy.test.toml"),
         "rules": str(tmp_path / "rules.toml"),
         "schema": str(tmp_path / "event.json"),
         "place": f"{bus.kafka.topic}-0@0",
