@@ -4,9 +4,10 @@ All TOML files of karmalake (settings, policies, rules) have the same limits on 
 strings. Error messages need line numbers, which tomllib does not return.
 """
 
+import difflib
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -98,6 +99,12 @@ def abbreviate(value: object) -> str:
     return text if len(text) <= _MAX_QUOTED_CHARS else f"{text[:_MAX_QUOTED_CHARS]}..."
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message that asks for the known name most like a name; empty if none is."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
 def format_problems(messages: Iterable[str], count: int) -> str:
     """Return the first MAX_PROBLEMS of `count` messages about a file, one per line, each of bounded length."""
     lines = [message[:_MAX_LINE_CHARS] for message, _ in zip(messages, range(MAX_PROBLEMS), strict=False)]
@@ -152,9 +159,8 @@ def _in_utc(moment: datetime) -> bool:
 
 def _line_of(error: _OutOfBoundsError, text: str) -> int:
     """Return the line of the key of a value, or of the number itself."""
-    lines = key_lines(text)
-    known = (lines[error.path[:end]] for end in range(len(error.path), 0, -1) if error.path[:end] in lines)
-    return next(known, _line_at(text, max(0, text.find(error.path[0] if error.path else ""))))
+    line = line_of(error.path, key_lines(text))
+    return line or _line_at(text, max(0, text.find(error.path[0] if error.path else "")))
 
 
 def _line_at(text: str, position: int) -> int:
@@ -180,6 +186,11 @@ def key_lines(text: str) -> dict[tuple[str, ...], int]:
         elif assignment := _ASSIGNMENT.match(line):
             lines.setdefault(table + _split(assignment[1]), number)
     return lines
+
+
+def line_of(path: tuple[str, ...], lines: Mapping[tuple[str, ...], int]) -> int | None:
+    """Return the line of the longest prefix of a key path that `key_lines` has; None if it has none."""
+    return next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
 
 
 def _with_indexes(table: tuple[str, ...], counts: dict[tuple[str, ...], int]) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """What a source is: the files `sources/NAME.toml`, read and checked. docs/sources.md explains every key."""
 
-import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,15 @@ from pydantic_core import ErrorDetails
 from pipelines.boundary.database import connect
 from pipelines.boundary.extras import is_installed, missing_extra
 from pipelines.boundary.locked_sql import identifier, literal
-from pipelines.boundary.toml import abbreviate, format_problems, key_lines, parse_toml, read_toml
+from pipelines.boundary.toml import (
+    abbreviate,
+    did_you_mean,
+    format_problems,
+    key_lines,
+    line_of,
+    parse_toml,
+    read_toml,
+)
 from pipelines.errors import ConfigurationError, UsageError
 from pipelines.mapping.mapper import ENVELOPE, MapperConfig
 from pipelines.mapping.proto_files import DESCRIPTOR_SET, descriptor_set_text
@@ -188,10 +195,7 @@ class _Keys(BaseModel):
     def _problems_of_ready_made(self, like: str) -> Iterator[str]:
         kind = READY_MADE.get(like)
         if kind is None:
-            close = difflib.get_close_matches(like, READY_MADE, n=1)
-            yield f"like {like!r} is not one of {', '.join(READY_MADE)}" + (
-                f": did you mean {close[0]!r}?" if close else ""
-            )
+            yield f"like {like!r} is not one of {', '.join(READY_MADE)}{did_you_mean(like, READY_MADE)}"
             return
         allowed = {*kind.options, *(("time_unit",) if "time" in kind.options else ())}
         keys = (*_PLAIN, *_OPTIONS, "select", "schema_file", "columns", "time_unit", "time_zone", "event_id_from")
@@ -485,7 +489,7 @@ def _is_zone(name: str) -> bool:
 
 def _explain(problem: ErrorDetails, path: Path, lines: dict[tuple[str, ...], int]) -> str:
     place = tuple(str(part) for part in problem["loc"])
-    line = next((lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines), None)
+    line = line_of(place, lines)
     where = f"{path}:{line}" if line else str(path)
     return f"{where}: {'.'.join(place)}{': ' if place else ''}{_remedy(problem)}"
 
@@ -503,8 +507,7 @@ _SENTENCES = {
 def _remedy(problem: ErrorDetails) -> str:
     if problem["type"] == "extra_forbidden":
         known = [each.alias or name for name, each in _Keys.model_fields.items()]
-        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        return "is not a key here" + (f": did you mean {close[0]!r}?" if close else ": remove it")
+        return f"is not a key here{did_you_mean(str(problem['loc'][-1]), known) or ': remove it'}"
     if problem["type"] in _SENTENCES:
         return _SENTENCES[problem["type"]]
     message = problem["msg"].removeprefix("Value error, ")

@@ -1,12 +1,19 @@
 """Reading a rule file, and reporting each error with file, line and remedy."""
 
-import difflib
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipelines.boundary.toml import abbreviate, format_problems, key_lines, parse_toml, read_toml
+from pipelines.boundary.toml import (
+    abbreviate,
+    did_you_mean,
+    format_problems,
+    key_lines,
+    line_of,
+    parse_toml,
+    read_toml,
+)
 from pipelines.errors import ConfigurationError
 from pipelines.notify.rules import Condition, RedisStream, Rule, RuleFile, Webhook
 
@@ -38,15 +45,13 @@ def _explain(problem: ErrorDetails, place: str, lines: dict[tuple[str, ...], int
     path = tuple(str(part) for part in problem["loc"])
     if path[:1] == ("destinations",) and path[2:3] and path[2] in _KINDS:
         path = path[:2] + path[3:]  # pydantic inserts the kind that it validated by
-    line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), 1)
-    return f"{place}:{line}: {'.'.join(path) or 'rules'}: {_remedy(problem)}"
+    return f"{place}:{line_of(path, lines) or 1}: {'.'.join(path) or 'rules'}: {_remedy(problem)}"
 
 
 def _remedy(problem: ErrorDetails) -> str:
     if problem["type"] == "extra_forbidden":
         known = sorted({name for table in _TABLES for name in table.model_fields})
-        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        return "is not a key here" + (f": did you mean {close[0]!r}?" if close else ": remove it")
+        return f"is not a key here{did_you_mean(str(problem['loc'][-1]), known) or ': remove it'}"
     if problem["type"] == "missing":
         return "is missing: add it"
     if problem["type"].startswith("union_tag"):

@@ -16,11 +16,12 @@ import polars as pl
 import pyarrow as pa
 
 from pipelines.boundary.database import connect
+from pipelines.boundary.toml import did_you_mean, line_of
 from pipelines.contract.decode import validate
 from pipelines.contract.parsing import Parsed
 from pipelines.contract.schema import EVENT, RECORD
 from pipelines.errors import PolicyError
-from pipelines.reputation.cases import Case, CaseEvent, Expected, Lines, did_you_mean, line_of, load_cases, policy_of
+from pipelines.reputation.cases import Case, CaseEvent, Expected, Lines, load_cases, policy_of
 from pipelines.reputation.explain import explain
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy.numbers import MICRO_DIGITS, decimals
@@ -91,7 +92,7 @@ class _Run:
         expected = self.case.expect.items()
         found = [each for user, what in expected for each in self._differences(user, what, rows.get(user, {}))]
         ledgers = {each.user_id: self._ledger(each.user_id) for each in found}
-        line = line_of(("cases", str(self.number)), self.lines)
+        line = line_of(("cases", str(self.number)), self.lines) or 1
         return CaseResult(self.case.name, line, self.case.as_of, tuple(found), ledgers)
 
     def _events(self) -> pa.Table:
@@ -112,7 +113,7 @@ class _Run:
 
     def _at(self, path: tuple[str, ...], problem: str) -> str:
         path = ("cases", str(self.number), *path)
-        return f"{self.path}:{line_of(path, self.lines)}: {'.'.join(path)}: {problem}"
+        return f"{self.path}:{line_of(path, self.lines) or 1}: {'.'.join(path)}: {problem}"
 
     def _differences(self, user: str, expected: Expected, row: dict[str, Any]) -> Iterator[Difference]:
         for name, value in (expected.model_extra or {}).items():

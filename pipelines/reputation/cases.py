@@ -3,7 +3,6 @@
 Owns the format of the file, where it is found, and the messages about an invalid one. `case_results.py` runs the cases.
 """
 
-import difflib
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +11,15 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from pipelines.boundary.toml import abbreviate, format_problems, key_lines, parse_toml, read_toml
+from pipelines.boundary.toml import (
+    abbreviate,
+    did_you_mean,
+    format_problems,
+    key_lines,
+    line_of,
+    parse_toml,
+    read_toml,
+)
 from pipelines.contract.time_like import to_utc
 from pipelines.errors import PolicyError, UsageError
 from pipelines.reputation.policy.numbers import RuleError, Section
@@ -171,17 +178,12 @@ def parse_cases(text: str, place: str = "cases") -> tuple[tuple[Case, ...], Line
         raise PolicyError(format_problems(sentences, len(problems))) from None
 
 
-def line_of(path: tuple[str, ...], lines: Lines) -> int:
-    """Return the line of the longest prefix of a key path that is in the file."""
-    return next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), 1)
-
-
 def _explain(problem: ErrorDetails, place: str, lines: Lines) -> str:
     path = tuple(str(part) for part in problem["loc"])
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, RuleError):
         path += cause.path
-    return f"{place}:{line_of(path, lines)}: {'.'.join(path) or 'cases'}: {_remedy(problem, path)}"
+    return f"{place}:{line_of(path, lines) or 1}: {'.'.join(path) or 'cases'}: {_remedy(problem, path)}"
 
 
 def _remedy(problem: ErrorDetails, path: tuple[str, ...]) -> str:
@@ -194,9 +196,3 @@ def _remedy(problem: ErrorDetails, path: tuple[str, ...]) -> str:
         return 'must be a number or a text; write no value as "none"'
     message, given = problem["msg"].removeprefix("Value error, "), problem["input"]
     return message if isinstance(given, dict | list | tuple | BaseModel) else f"{message}, not {abbreviate(given)}"
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """Return a question about the known name that is most like a name; empty if none is."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean {close[0]!r}?" if close else ""

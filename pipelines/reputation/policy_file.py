@@ -3,14 +3,22 @@
 Owns where policies are found and the messages about invalid ones; `policy/` defines what a policy means.
 """
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipelines.boundary.toml import abbreviate, exists, format_problems, key_lines, parse_toml, read_toml
+from pipelines.boundary.toml import (
+    abbreviate,
+    did_you_mean,
+    exists,
+    format_problems,
+    key_lines,
+    line_of,
+    parse_toml,
+    read_toml,
+)
 from pipelines.errors import PolicyError
 from pipelines.reputation.policy.actions import Action, Adjustment, Emission, Points, Rating
 from pipelines.reputation.policy.gates import Cap, Completion, Correction, Once, Retraction, Status
@@ -75,15 +83,8 @@ def _explain(problem: ErrorDetails, place: str, lines: dict[tuple[str, ...], int
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, RuleError):
         path += cause.path
-    where = _line(path, lines)
-    key = ".".join(_written(path, lines)) or "policy"
-    return f"{place}:{where}: {key}: {_remedy(problem)}"
-
-
-def _line(path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> int:
-    """Return the line of the longest prefix of the path that is in the file."""
     written = _written(path, lines)
-    return next((lines[written[:i]] for i in range(len(written), 0, -1) if written[:i] in lines), 1)
+    return f"{place}:{line_of(written, lines) or 1}: {'.'.join(written) or 'policy'}: {_remedy(problem)}"
 
 
 def _written(path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> tuple[str, ...]:
@@ -101,8 +102,7 @@ def _remedy(problem: ErrorDetails) -> str:
         key = str(problem["loc"][-1])
         if key in known:
             return f"is not a key here: it belongs to {' and '.join(known[key])}"
-        close = difflib.get_close_matches(key, sorted(known), n=1)
-        return "is not a key of a policy" + (f": did you mean {close[0]!r}?" if close else ": remove it")
+        return f"is not a key of a policy{did_you_mean(key, sorted(known)) or ': remove it'}"
     if problem["type"] == "missing":
         return "is missing: add it"
     message = problem["msg"].removeprefix("Value error, ")
