@@ -13,10 +13,9 @@ from hashlib import sha256
 from pipelines.errors import CorruptionError, UsageError
 from pipelines.lake.files import make_durable
 from pipelines.lake.log_files import RETAINED_ENTRIES, list_log
-from pipelines.lake.stores import absolute, ensure_parent_folder, resolve_store
+from pipelines.lake.stores import absolute, ensure_parent_folder, read_chunks, resolve_store
 from pipelines.lake.tables import TABLES, Lake, data_files, is_table
 
-_CHUNK_BYTES = 4 * 1024 * 1024
 _LOG = "_delta_log"
 _OPEN_ORDER = ("commits", *(name for name in TABLES if name != "commits"))
 _WRITE_ORDER = (*(name for name in TABLES if name != "events"), "events")
@@ -106,20 +105,18 @@ def _is_file(location: str) -> bool:
 def _send(source: str, target: str) -> None:
     """Copy a file atomically: a crash leaves no target, or a `.part` file next to it."""
     ensure_parent_folder(target)
-    (store, path), (other, to) = resolve_store(source), resolve_store(target)
-    with store.open_input_stream(path) as reading, other.open_output_stream(f"{to}.part") as writing:
-        while chunk := reading.read(_CHUNK_BYTES):
+    store, path = resolve_store(target)
+    with store.open_output_stream(f"{path}.part") as writing:
+        for chunk in read_chunks(source):
             writing.write(chunk)
-    other.move(f"{to}.part", to)
+    store.move(f"{path}.part", path)
     make_durable([target])
 
 
 def _digest(location: str) -> tuple[bytes, int]:
     """Return the SHA-256 digest and the size in bytes of a file."""
-    store, path = resolve_store(location)
     digest, size = sha256(), 0
-    with store.open_input_stream(path) as reading:
-        while chunk := reading.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            size += len(chunk)
+    for chunk in read_chunks(location):
+        digest.update(chunk)
+        size += len(chunk)
     return digest.digest(), size

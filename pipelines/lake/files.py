@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
 from pipelines.errors import TransientError
-from pipelines.lake.stores import ensure_parent_folder, local_paths, resolve_store, translate_store_errors
+from pipelines.lake.stores import delete_files, ensure_parent_folder, local_paths, resolve_store, translate_store_errors
 
 DAY_COLUMN = "event_day"
 """The UTC day of event_time, by which other engines skip files. In lakes before format 3 it is the partition column of
@@ -91,8 +91,7 @@ def write_file(folder: str, rows: pa.Table, name: str, *, data_change: bool = Tr
 
 def remove_files(folder: str, files: Iterable[AddAction]) -> None:
     """Remove files of a table that no commit names; a missing one is skipped."""
-    for file in files:
-        _remove(f"{folder}/{file.path}")
+    delete_files(f"{folder}/{file.path}" for file in files)
 
 
 def read_file(location: str, columns: list[str] | None = None) -> pa.Table:
@@ -193,15 +192,9 @@ def _write_all(folder: str, parts: list[tuple[str, pa.Table, dict[str, str]]], *
     except BaseException:
         for path, _, _ in parts[: len(actions) + 1]:
             with suppress(OSError, TransientError):
-                _remove(f"{folder}/{path}")
+                delete_files([f"{folder}/{path}"])
         raise
     return actions
-
-
-def _remove(location: str) -> None:
-    store, path = resolve_store(location)
-    with suppress(FileNotFoundError), translate_store_errors(location):
-        store.delete_file(path)
 
 
 def _write(
