@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -223,15 +224,14 @@ def _explain_change(
 
 
 def _explain_shown(asked: _Asked, since: datetime, until: datetime | None) -> None:
-    from pipelines.reputation.activation import activated_in  # noqa: PLC0415
     from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
     from pipelines.reputation.shown import explain_shown  # noqa: PLC0415
 
     settings, now = current_settings(), datetime.now(UTC)
+    unrecorded = partial(load_policy, settings.reputation.policy)
     if until is not None and until > now:
         raise UsageError(f"--shown-to {_moment(until)} is in the future: nothing has been shown then")
     with _lake() as connection:
-        unrecorded = activated_in(connection, since) or load_policy(settings.reputation.policy)
         change = explain_shown(connection, asked.user, since, until or now, unrecorded, settings, asked.view)
     if change.unread:
         print_warning(

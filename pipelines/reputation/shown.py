@@ -11,7 +11,7 @@ as a mean, have no such parts: they are returned as they were, beside the rating
 Owns causes; `explain.py` computes contributions.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -142,21 +142,23 @@ def explain_shown(
     user_id: str,
     since: datetime,
     until: datetime,
-    unrecorded: Policy,
+    unrecorded: Callable[[], Policy],
     settings: Settings,
     view: str = "all_time",
 ) -> ShownChange:
     """Return what was shown of a user at two moments, and every cause of the difference with its points.
 
     connection: with the views of the lake; the call leaves temporary objects in it.
-    unrecorded: the policy in force before the first activation, which the lake does not record.
+    unrecorded: returns the policy in force before the first activation, which the lake does not record; called only if
+    `since` is before that.
     settings: of the lake, whose log names the files of withdrawn events.
     view: `all_time` or `last_N_days`.
     Raises UsageError if `since` is not before `until` or is before the first commit, or if neither policy has the view;
     KarmalakeError if nothing was shown of the user at either moment.
     """
     versions = _lake_versions(connection, since, until)
-    old, new = (_fixed(activated_in(connection, moment) or unrecorded, moment) for moment in (since, until))
+    first = activated_in(connection, since) or unrecorded()
+    old, new = _fixed(first, since), _fixed(activated_in(connection, until) or first, until)
     _require_view(view, old.at(since), new.at(until))
     of_others = load_explained_events(connection, user_id, [old.at(since), old.at(until), new.at(until)])
     unread = _load_withdrawn_events(connection, settings, user_id, of_others, (since, until))
@@ -186,7 +188,8 @@ def shown_scores(
 
     Columns: moment, score (Float64; null while the policy in force lacked the view). The last moment is `until`. Of
     more than `_MAX_MOMENTS`, those of the newest days remain, one for each day. Withdrawn events whose files a vacuum
-    has deleted are missing. Arguments as of `explain_shown`.
+    has deleted are missing. unrecorded: the policy in force before the first activation. Other arguments as of
+    `explain_shown`.
     """
     recorded = connection.execute("SELECT DISTINCT policy FROM policies").fetchall()
     rules = [unrecorded, *(Policy.model_validate_json(policy) for (policy,) in recorded)]

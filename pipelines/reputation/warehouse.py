@@ -584,8 +584,8 @@ class Warehouse:
         if end > self.info.as_of:
             raise UsageError(f"{end} is after {self.info.as_of}, the as_of of this warehouse: refresh() it first")
         with _running(f"what was shown of {user_id}"):
-            rules = activated_in(self._connection, begin) or self._unrecorded_policy()
-            return explain_shown(self._connection, user_id, begin, end, rules, self._settings(), view)
+            unrecorded = self._unrecorded_policy
+            return explain_shown(self._connection, user_id, begin, end, unrecorded, self._settings(), view)
 
     def shown_scores(self, user_id: str, view: str = "all_time") -> pl.DataFrame:
         """Return the score that was shown of a user at each `moment` at which it may have changed, oldest first.

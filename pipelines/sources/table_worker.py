@@ -197,7 +197,7 @@ def _delta_columns(file: pq.FileMetaData) -> set[str]:
 def _repeating_columns(file: pq.FileMetaData, long_bytes: int) -> set[str]:
     """Return the columns that have a dictionary anywhere in the file, or values longer than `long_bytes` on average.
 
-    In others a dictionary of our own would hash every value and save nothing: ids take five times as long to decode.
+    In others a dictionary of our own would hash every value and save nothing: ids take several times as long to decode.
     """
     return {
         chunk.path_in_schema

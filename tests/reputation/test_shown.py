@@ -104,7 +104,7 @@ def lake(
 def shown(
     connection: duckdb.DuckDBPyConnection, rules: Policy = VOTES, view: str = "all_time", user: str = "ann"
 ) -> ShownChange:
-    return explain_shown(connection, user, at(SINCE), at(UNTIL), rules, Settings(), view)
+    return explain_shown(connection, user, at(SINCE), at(UNTIL), lambda: rules, Settings(), view)
 
 
 def causes(change: ShownChange) -> list[tuple[str, str | None, str | None, int]]:
@@ -256,7 +256,7 @@ def test_mistakes_are_explained(
     with duckdb.connect() as connection:
         lake(connection, tmp_path, [UP])
         with pytest.raises(error, match=message):
-            explain_shown(connection, "ann", at(span[0]), at(span[1]), VOTES, Settings(), view)
+            explain_shown(connection, "ann", at(span[0]), at(span[1]), lambda: VOTES, Settings(), view)
 
 
 def test_a_user_of_whom_nothing_was_shown(tmp_path: Path) -> None:
@@ -366,7 +366,7 @@ class Served:
     def explain(self, user: str, since: int, until: int, view: str) -> ShownChange:
         here = Settings(data_dir=self.place.folder)
         with open_lake_views(take_snapshot(self.place.lake)) as connection:
-            return explain_shown(connection, user, at(since), at(until), self.first, here, view)
+            return explain_shown(connection, user, at(since), at(until), lambda: self.first, here, view)
 
 
 def numbers_of(row: dict[str, Any] | None, view: str) -> dict[str, Any]:
