@@ -32,9 +32,12 @@ _SERVERS = _FIXTURES | {"local_settings", "rabbitmq", "sqs"}
 """Fixtures, or parameters of fixtures, that start a server."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator["KafkaCluster"]:
-    """Return one broker for the whole session, with every listener; tests use separate topics."""
+    """Return one broker for a module, with every listener; tests use separate topics.
+
+    For a session it would cost more than its start in each module: an idle one uses 4 % of a core.
+    """
     require("kafka")
     from tests.services.kafka_cluster import KafkaCluster  # noqa: PLC0415 # see the docstring of this module
 

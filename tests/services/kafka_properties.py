@@ -20,16 +20,17 @@ _SHORT_WAITS = {
     "broker.session.timeout.ms": "2000",
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "500",
-    "log.cleaner.backoff.ms": "200",
+    "log.cleaner.backoff.ms": "1000",
     "log.initial.task.delay.ms": "100",  # retention is checked at once and then often
-    "log.retention.check.interval.ms": "200",
-    "log.segment.delete.delay.ms": "0",
+    "log.retention.check.interval.ms": "1000",
+    "log.segment.delete.delay.ms": "1000",  # 0 is a loop without a pause: 5 % of a core while nothing happens
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
 }
 _LITTLE_WORK = {
     "auto.create.topics.enable": "false",
     "background.threads": "2",
     "log.cleaner.dedupe.buffer.size": "4194304",
+    "metadata.max.idle.interval.ms": "0",  # no record without content twice a second
     "num.io.threads": "2",
     "num.network.threads": "2",
     "offsets.topic.num.partitions": "1",
