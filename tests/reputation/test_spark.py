@@ -77,7 +77,7 @@ _HIDING = {
     "caps": {"monthly": {"period": "month", "maximum": "20", "counts": "net", "exempt": ("Done",)}},
 }
 _POLICIES = {
-    **{name: load_policy(name) for name in ("default", "ride-hailing-last-50", "stackexchange-2018")},
+    **{name: load_policy(name) for name in ("ride-hailing-last-50", "stackexchange-2018")},
     "everything": policy(**_EVERYTHING),
     "versions": versioned((at(NOW - 30 * DAY),), "prospective", {"once": _EVERYTHING["once"]}, _HIDING),
 }
@@ -179,9 +179,9 @@ def test_files_of_an_older_release(spark: SparkSession, tmp_path: Path) -> None:
     oldest = lake.files["events"][0]
     pq.write_table(pq.ParquetFile(oldest).read().drop_columns(["metadata"]), oldest)
     lake = replace(lake, mixed=frozenset({"events"}))
-    derive(lake, _POLICIES["default"], AS_OF, tmp_path / "duckdb" / "warehouse.duckdb")
+    derive(lake, _POLICIES["everything"], AS_OF, tmp_path / "duckdb" / "warehouse.duckdb")
     with open_draft(tmp_path / "warehouse.duckdb") as draft:
-        draft.rebuild(lake, _POLICIES["default"], AS_OF, load_engine("spark", Settings()))
+        draft.rebuild(lake, _POLICIES["everything"], AS_OF, load_engine("spark", Settings()))
         draft.publish()
     assert_same_tables(tmp_path / "warehouse.duckdb", tmp_path / "duckdb" / "warehouse.duckdb")
 
@@ -233,7 +233,7 @@ def test_rows_that_another_machine_kept(spark: SparkSession, tmp_path: Path, mon
     lake = snapshot(tmp_path, history(_SHIPPED_EVENTS, 400))
     monkeypatch.setattr(storage, "list_files", lambda folder, suffix: list_files(folder, suffix)[1:])
     with open_draft(tmp_path / "warehouse.duckdb") as draft, pytest.raises(ConfigurationError, match="/fact on all of"):
-        draft.rebuild(lake, _POLICIES["default"], AS_OF, load_engine("spark", Settings()))
+        draft.rebuild(lake, _POLICIES["everything"], AS_OF, load_engine("spark", Settings()))
     assert not (tmp_path / "warehouse.duckdb").exists()
 
 
