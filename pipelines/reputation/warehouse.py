@@ -100,6 +100,8 @@ class Info:
     """The moment that points are decayed to, the end of the policy's step; None where no points decay."""
     erasures: int
     """How many erasures and withdrawals the lake had applied."""
+    merges: str
+    """The merged users that the lake had, as `merges_mark` identifies them."""
 
 
 def open_warehouse(data_dir: Path | str | None = None, *, allow_files: bool = False) -> "Warehouse":
@@ -227,6 +229,7 @@ def stored_info(connection: duckdb.DuckDBPyConnection) -> Info:
         last_batch=row.get("last_batch"),
         decayed_to=row.get("decayed_to"),
         erasures=row.get("erasures", 0),
+        merges=row.get("merges", ""),
     )
 
 
