@@ -59,7 +59,7 @@ class ErasureCounts:
     events: int
     dead_letters: int
     conflicts: int
-    merges: int = 0
+    merged_users: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ def _merges_of_files(files: tuple[str, ...]) -> Sequence[Merge]:
 
 
 def _sorted(rows: Iterable[dict[str, Any]]) -> list[Merge]:
-    merges = (Merge(**row | {"personal_keys": tuple(row["personal_keys"] or ())}) for row in rows)
+    merges = [Merge(**{**row, "personal_keys": tuple(row["personal_keys"] or ())}) for row in rows]
     return sorted(merges, key=lambda merge: (merge.merged_at, merge.merge_id))
 
 
@@ -155,7 +155,7 @@ def compared_keys(policy: EffectivePolicy, *known: Aliases) -> list[str]:
     """Return the metadata keys that hold user_ids and are compared by a rule of the policy."""
     rules = [edition.rules for edition in policy.editions]
     gates = {gate.key for each in rules for gate in each.completion.values()}
-    groups = {rule.per for each in rules for rule in (*each.once.values(), *each.caps.values())}
+    groups = {rule.per for each in rules for rule in (*each.once.values(), *each.caps.values()) if rule.per}
     return sorted((gates | groups) & {key for each in known for key in each.personal_keys})
 
 

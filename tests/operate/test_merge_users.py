@@ -131,7 +131,7 @@ def test_an_erasure_reaches_all_names_of_a_person(lake: Settings) -> None:
     merge_users(lake, "ada", "bo", _WHY)
     scores(lake)
     done = erase_without_documents(lake, ["ada"])
-    assert (done.rows.events, done.rows.merges) == (2, 1)
+    assert (done.rows.events, done.rows.merged_users) == (2, 1)
     assert query(lake, "SELECT count(*) FROM merged_users") == [(0,)]
     assert scores(lake) == {"cem": 2, "gone": 1}
     assert verify_erased(lake).passed
