@@ -9,7 +9,7 @@ concurrent commands makes a cycle: a merge within one person only changes the cu
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -123,7 +123,7 @@ def _merges_of_files(files: tuple[str, ...]) -> Sequence[Merge]:
 
 
 def _sorted(rows: Iterable[dict[str, Any]]) -> list[Merge]:
-    merges = [Merge(**{**row, "personal_keys": tuple(row["personal_keys"] or ())}) for row in rows]
+    merges = [replace(Merge(**row), personal_keys=tuple(row["personal_keys"] or ())) for row in rows]
     return sorted(merges, key=lambda merge: (merge.merged_at, merge.merge_id))
 
 

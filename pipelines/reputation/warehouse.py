@@ -32,6 +32,7 @@ from pipelines.reputation.compare import compare_policies, score_changes
 from pipelines.reputation.event_metadata import with_fields
 from pipelines.reputation.explain import explain, explain_change
 from pipelines.reputation.lake_paths import files_of_views, look_in
+from pipelines.reputation.merged_users import aliases_in
 from pipelines.reputation.notebook_progress import show_progress
 from pipelines.reputation.own_tables import Tables, as_arrow, check_name, select_named, without
 from pipelines.reputation.policy import Policy
@@ -487,6 +488,10 @@ class Warehouse:
         if user_id is None:
             return self.sql("FROM reputation ORDER BY user_id")
         return self.sql("FROM reputation WHERE user_id = ?", [user_id])
+
+    def user_ids(self, user_id: str) -> list[str]:
+        """Return every user_id of the person whom a user_id names, the current one first; itself if none was merged."""
+        return aliases_in(self._connection).names(user_id)
 
     def as_of(self, moment: TimeLike | None = None, known_at: TimeLike | None = None) -> "AsOf":
         """Return a handle on the scores of another moment.
