@@ -71,7 +71,7 @@ def merge(
     import pipelines.operate.merge_users as operate  # noqa: PLC0415
 
     settings = bare_settings()
-    do = operate.preview_merge if dry_run else operate.merge_users
+    do = operate.preview_merge if dry_run else operate.merge_user
     _print_merge(do(settings, user, into, why, operator), is_dry=dry_run)
 
 

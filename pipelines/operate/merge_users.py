@@ -62,11 +62,11 @@ class PreparedMerge:
 
 
 def preview_merge(settings: Settings, user_id: str, into: str, why: str, operator: str | None = None) -> PreparedMerge:
-    """Return what `merge_users` would record and change; change nothing. Raises like it."""
+    """Return what `merge_user` would record and change; change nothing. Raises like it."""
     return _prepare(settings, _new_merge(settings, ("merge", user_id, into), why, operator))
 
 
-def merge_users(settings: Settings, user_id: str, into: str, why: str, operator: str | None = None) -> PreparedMerge:
+def merge_user(settings: Settings, user_id: str, into: str, why: str, operator: str | None = None) -> PreparedMerge:
     """Merge an account into another one of the same person, durably: its events count for that one from now on.
 
     operator: who does it; None means the login name. The next refresh updates the scores. Safe to kill and to repeat.
@@ -86,7 +86,7 @@ def preview_rename(
 def rename_user(settings: Settings, user_id: str, new_id: str, why: str, operator: str | None = None) -> PreparedMerge:
     """Give an account another user_id, durably: one that no other user has, or a former one of the same person.
 
-    Events of both user_ids count under the new one from now on. Arguments and errors as of `merge_users`; UsageError
+    Events of both user_ids count under the new one from now on. Arguments and errors as of `merge_user`; UsageError
     also for a new user_id of another user, and for one that the contract does not allow.
     """
     return _record(settings, preview_rename(settings, user_id, new_id, why, operator))

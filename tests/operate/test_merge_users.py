@@ -12,7 +12,7 @@ from pipelines.cli import main
 from pipelines.errors import KarmalakeError, UsageError
 from pipelines.lake.tables import open_lake
 from pipelines.operate.erase import erase_without_documents
-from pipelines.operate.merge_users import merge_users, preview_merge, preview_rename, rename_user
+from pipelines.operate.merge_users import merge_user, preview_merge, preview_rename, rename_user
 from pipelines.operate.operator_events import adjust, retract
 from pipelines.operate.user_data import user_data
 from pipelines.operate.verify import verify_erased
@@ -61,8 +61,8 @@ def test_a_merge_is_previewed_and_recorded_once(lake: Settings) -> None:
         ("bo", 2, 8),
     ]
     assert (found.mentions, found.is_recorded, scores(lake)["ada"]) == (1, False, 5)
-    assert not merge_users(lake, "ada", "bo", _WHY, "sue").is_recorded
-    assert merge_users(lake, "ada", "bo", "another reason").is_recorded
+    assert not merge_user(lake, "ada", "bo", _WHY, "sue").is_recorded
+    assert merge_user(lake, "ada", "bo", "another reason").is_recorded
     recorded = "SELECT user_id, merged_into, kind, operator, why, personal_keys FROM merged_users"
     assert query(lake, recorded) == [("ada", "bo", "merge", "sue", _WHY, ["rater_id"])]
     assert query(lake, "SELECT user_id FROM events WHERE event_id = 'a1'") == [("ada",)]
@@ -71,8 +71,8 @@ def test_a_merge_is_previewed_and_recorded_once(lake: Settings) -> None:
 
 def test_chains_and_renames(lake: Settings) -> None:
     """A merged account is merged or renamed further; a rename is taken back by another one."""
-    merge_users(lake, "ada", "bo", _WHY)
-    merge_users(lake, "bo", "cem", _WHY)
+    merge_user(lake, "ada", "bo", _WHY)
+    merge_user(lake, "bo", "cem", _WHY)
     assert scores(lake) == {"cem": 10, "gone": 1}
     renamed = rename_user(lake, "cem", "zoe", "new name")
     accounts = [(each.user_id, each.events) for each in (*renamed.before, renamed.after)]
@@ -87,7 +87,7 @@ def test_chains_and_renames(lake: Settings) -> None:
 def test_mistakes_are_refused(lake: Settings) -> None:
     """Each mistake has a sentence, and nothing is recorded."""
     erase_without_documents(lake, ["gone"])
-    merge_users(lake, "ada", "bo", _WHY)
+    merge_user(lake, "ada", "bo", _WHY)
     refused = [
         (preview_merge, "ada", "cem", UsageError, "'ada' is merged into 'bo' already: name that user_id"),
         (preview_merge, "cem", "ada", UsageError, "'ada' is merged into 'bo': name that user_id"),
@@ -106,14 +106,14 @@ def test_mistakes_are_refused(lake: Settings) -> None:
             call(lake, old, new, _WHY)
     for why in ("", " ", "\udcff"):
         with pytest.raises(UsageError, match="reason"):
-            merge_users(lake, "bo", "cem", why)
+            merge_user(lake, "bo", "cem", why)
     assert query(lake, "SELECT count(*) FROM merged_users") == [(1,)]
 
 
 def test_other_commands_know_all_names_of_a_person(lake: Settings) -> None:
     """An adjustment counts once under any of them, a retraction finds its event, an export has everything."""
     adjust(lake, "ada", 5, "waited")
-    merge_users(lake, "ada", "bo", _WHY)
+    merge_user(lake, "ada", "bo", _WHY)
     for name in ("ada", "bo"):
         assert adjust(lake, name, 5, "waited")[0].is_recorded
     done, _ = adjust(lake, "ada", 7, "waited again")
@@ -128,7 +128,7 @@ def test_other_commands_know_all_names_of_a_person(lake: Settings) -> None:
 
 def test_an_erasure_reaches_all_names_of_a_person(lake: Settings) -> None:
     """And the merges themselves; later merges of these user_ids are refused (`erasable`)."""
-    merge_users(lake, "ada", "bo", _WHY)
+    merge_user(lake, "ada", "bo", _WHY)
     scores(lake)
     done = erase_without_documents(lake, ["ada"])
     assert (done.rows.events, done.rows.merged_users) == (2, 1)
@@ -136,7 +136,7 @@ def test_an_erasure_reaches_all_names_of_a_person(lake: Settings) -> None:
     assert scores(lake) == {"cem": 2, "gone": 1}
     assert verify_erased(lake).passed
     with pytest.raises(UsageError, match="'bo' was erased"):
-        merge_users(lake, "cem", "bo", _WHY)
+        merge_user(lake, "cem", "bo", _WHY)
     assert b"ada" not in b"".join(path.read_bytes() for path in live_files(lake))
 
 
