@@ -7,7 +7,6 @@ from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import uuid4
 
 import duckdb
 import polars as pl
@@ -17,7 +16,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipelines.errors import KarmalakeError, UsageError
-from pipelines.lake.commit import append_file
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.upkeep import vacuum
 from pipelines.lake.withdrawal import BatchTopic, withdraw_batches
@@ -34,7 +32,7 @@ from pipelines.settings import Settings
 from tests.clocks import Clock, replaced_clock
 from tests.reputation import naive, policies
 from tests.reputation.history import DAY, NOW, Event, at, snapshot_of, stored_schema, us
-from tests.reputation.merges import Pair, merges, merges_table, stored
+from tests.reputation.merges import Pair, merges
 from tests.reputation.policies import EVENTS
 from tests.reputation.strategies import histories
 from tests.reputation.test_incremental import split
@@ -317,7 +315,7 @@ def test_an_account_that_was_merged(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     here = Served(Place(tmp_path), replaced_clock(monkeypatch), VOTES)
     here.set(NOW)
     here.place.commit([ann("1", "Up", 4), ann("b", "Up", 3, "bob")])
-    here.merge(("ann", "bob"), NOW + DAY)
+    here.place.merge(("ann", "bob"), NOW + DAY)
     here.set(NOW + 2 * DAY)
     here.place.commit([ann("b2", "Up", -1, "bob"), ann("new", "Up", -1)])
     here.publish(NOW + 3 * DAY)
@@ -380,9 +378,6 @@ class Served:
 
     def set(self, t: int) -> None:
         self.clock.behind = datetime.now(UTC) - at(t)
-
-    def merge(self, pair: Pair, t: int) -> None:
-        append_file(self.place.lake, "merged_users", merges_table(stored([pair], t)), uuid4().hex)
 
     def name_at(self, user: str, t: int) -> str:
         """Return the user_id under which a user was shown at a moment."""
@@ -458,7 +453,7 @@ def test_the_causes_add_up_to_what_was_published(story: list[Turn], first: Polic
             if turn.withdrawn and story[turn.withdrawn - 1].events:
                 here.withdraw(turn.withdrawn)
             for pair in turn.merged:
-                here.merge(pair, turn.moment - DAY // 24)
+                here.place.merge(pair, turn.moment - DAY // 24)
             if here.place.lake.table("events").version():
                 published.append((turn.moment, here.publish(turn.moment)))
         assume(len(published) > 1)
