@@ -59,7 +59,7 @@ def turns(draw: st.DrawFn, events: st.SearchStrategy[list[Event]]) -> list[Turn]
 @FEWER
 @given(turns(rides()))
 def test_any_story(story: list[Turn]) -> None:
-    """Any of ratings, completions, retractions and corrections, before and after a merge (`incremental-equals-rebuild`)."""
+    """Ratings, completions, retractions and corrections, also of merged accounts (`incremental-equals-rebuild`)."""
     rules = policy(completion=GATE)
     with TemporaryDirectory() as folder:
         here = Place(Path(folder))
@@ -112,6 +112,20 @@ def test_others_are_affected(
         if seen:
             assert here.refresh(draft, rules).rebuild_reason is None
         here.commit(again)
+        assert here.refresh(draft, rules).rebuild_reason is None
+        draft.publish()
+    here.assert_rebuilt(rules)
+
+
+def test_events_of_a_merged_account(tmp_path: Path) -> None:
+    """They leave the person's score, which the warehouse has under the current user_id."""
+    here, rules = Place(tmp_path), policy(completion=GATE)
+    here.commit([ride("e1", "bob", "Rated", "r1"), ride("e2", "cid", "Rated", "r2"), ride("e3", "bob", "Done", "r1")])
+    here.commit([ride("e4", "ann", "Rated", "r1"), ride("e5", "ann", "Done", "r2")])
+    here.merge(("ann", "bob"))
+    with open_draft(here.warehouse) as draft:
+        here.refresh(draft, rules)
+        _withdraw(here, 2)
         assert here.refresh(draft, rules).rebuild_reason is None
         draft.publish()
     here.assert_rebuilt(rules)
