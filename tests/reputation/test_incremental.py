@@ -283,6 +283,24 @@ def test_a_merge_without_a_commit(tmp_path: Path) -> None:
         assert warehouse.explain("ann")["event_id"].to_list() == ["e0", "e1"]
 
 
+def test_a_ride_that_names_a_former_user_id(tmp_path: Path) -> None:
+    """A completion rule compares resolved values, in a refresh, in a rebuild and in an explanation alike."""
+    path, rules = tmp_path / "warehouse.duckdb", policy(completion=GATE)
+    commits = [
+        [ride("e1", "dan", "Rated", "bob"), ride("e2", "old eve", "Done", "ann"), ride("e3", "eve", "Done", "x")]
+    ]
+    snapshots = [lake(tmp_path / str(n), commits, pairs=(("ann", "bob"), ("old eve", "eve"))[:n]) for n in range(3)]
+    with open_draft(path) as draft:
+        derived = [draft.refresh(snapshot, rules, at(NOW)) for snapshot in snapshots]
+        draft.publish()
+    assert [each.rebuild_reason is None for each in derived] == [False, True, True]
+    assert rows(path) == rebuilt(tmp_path, snapshots[-1], rules, NOW)
+    with Warehouse(path) as warehouse:
+        explained = warehouse.explain("dan")
+        assert explained["reason"].to_list() == ["granted"]
+        assert explained["score"].to_list()[-1] == warehouse.reputation("dan")["all_time_score"].item() > 0
+
+
 def test_a_window_moves_without_a_commit(tmp_path: Path) -> None:
     """An event that leaves the last 30 days affects its user alone."""
     path, snapshot = tmp_path / "warehouse.duckdb", lake(tmp_path, [[ANN, NEWS]])
