@@ -10,6 +10,7 @@ from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.operate.dead_letters import Selection, discard, requeue, select
 from pipelines.operate.lag.advice import advise
 from pipelines.operate.lag.measure import measure_lag
+from pipelines.operate.merge_users import merge_user, preview_merge, preview_rename, rename_user
 from pipelines.operate.operator_events import adjust, preview_adjustment, preview_retraction, retract
 from pipelines.operate.user_data import user_data
 from pipelines.operate.verify import verify, verify_lake
@@ -28,13 +29,17 @@ __all__ = [
     "drain",
     "ensure_topic",
     "measure_lag",
+    "merge_user",
     "open_ingest",
     "open_lake",
     "preview_adjustment",
+    "preview_merge",
+    "preview_rename",
     "preview_retraction",
     "produce_records",
     "publish_warehouse",
     "rebuild_warehouse",
+    "rename_user",
     "requeue",
     "retract",
     "select",

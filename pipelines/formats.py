@@ -38,7 +38,7 @@ class Format:
 
 LAKE = Format(
     "lake",
-    3,
+    4,
     "upgraded",
     ", or return to a copy of the lake from before the upgrade; to start over, set data_dir to a new folder, copy "
     "tombstones.txt, if it exists, from the old one (it keeps erased users out), and drain the topic from its start",
@@ -47,7 +47,7 @@ TOMBSTONES = Format("tombstones", 1, "upgraded")
 DOCUMENTS = Format(
     "documents", 1, "rebuilt", "; to serve documents of this release instead, delete that key and publish again"
 )
-WAREHOUSE = Format("warehouse", 3, "rebuilt", ", or rebuild it with `karmalake rebuild`")
+WAREHOUSE = Format("warehouse", 4, "rebuilt", ", or rebuild it with `karmalake rebuild`")
 INDEX = Format("dedup index", 3, "rebuilt")
 HISTORIES = Format("histories", 1, "rebuilt")
 DIGESTS = Format("digest cache", 1, "rebuilt")

@@ -232,6 +232,14 @@ class ContractSettings(_Section):
     """How far event_time may be ahead of the record time or of the clock of this machine, whichever is earlier."""
     strict_keys: bool = False
     """Whether a record whose key is not its user_id becomes a dead letter; otherwise it is only counted."""
+    personal_keys: tuple[str, ...] = ()
+    """The metadata keys whose values are user_ids, such as rater_id; comma-separated in the environment. From a
+    `karmalake user merge` or `rename` on, former user_ids there stand for the current one."""
+
+    @field_validator("personal_keys", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
 class SourcesSettings(_Section):

@@ -187,6 +187,8 @@ WRITES: dict[str, list[str]] = {
     "loads withdraw": ["rides@0", "--why", "x"],
     "retract": ["e-1", "--why", "x"],
     "adjust": ["u-1", "5", "--why", "x"],
+    "user merge": ["u-1", "u-2", "--why", "x"],
+    "user rename": ["u-1", "u-2", "--why", "x"],
 }
 """Commands that write to a lake or derive from it, with arguments."""
 READS: dict[str, list[str]] = {

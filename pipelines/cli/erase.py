@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.boundary.text import escape_text
 from pipelines.cli.options import current_settings, utf8
 from pipelines.cli.output import print_fields, print_line, print_warning, progress
 from pipelines.errors import UsageError
@@ -32,7 +33,8 @@ def erase(
 ) -> None:
     """Erase users permanently: events, dead letters, scores and documents. Ingest drops their later events.
 
-    Run it again to resume after a kill. It ends with a list of what it does not reach, such as the topic.
+    A person whose accounts were merged is erased under each user_id. Run it again to resume after a kill. It ends with
+    a list of what it does not reach, such as the topic.
     Exits 2, with nothing changed, if no document store is configured and --without-documents is not given.
     """
     import pipelines.operate.erase as erasure  # noqa: PLC0415
@@ -43,10 +45,13 @@ def erase(
     imported = find_tombstones(tombstones) if tombstones else frozenset[str]()
     if not users and not imported:
         raise UsageError("name the users to erase, or give their tombstones with --tombstones")
+    settings = current_settings()
+    asked, users = users, erasure.all_names(settings, users, imported)
+    if others := [name for name in users if name not in asked]:
+        print_line(f"accounts of the same persons: {', '.join(map(escape_text, others))}")
     if not yes:
         count = f"{len(users)} users" + (f" and the users of {len(imported)} tombstones" if imported else "")
         typer.confirm(f"Erase {count}? This cannot be undone, and their user_ids can never be used again", abort=True)
-    settings = current_settings()
     mentions = None
     with progress("erasing"):
         done = (erasure.erase_without_documents if without_documents else erasure.erase)(settings, users, imported)

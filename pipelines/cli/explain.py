@@ -5,7 +5,7 @@ Owns the display of an explanation; `reputation/explain.py` computes it.
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
@@ -35,7 +35,7 @@ _ALL_TIME = "all_time"
 _BY_OPERATOR = """
 SELECT event_id, metadata['operator'], metadata['why']
 FROM events
-WHERE user_id = ? AND starts_with(topic_id, 'operator-')
+WHERE user_id IN (SELECT unnest(?)) AND starts_with(topic_id, 'operator-')
 ORDER BY event_time, event_id
 """
 _RELATED = {
@@ -115,11 +115,12 @@ def explain(  # noqa: PLR0913, PLR0917 - options of the command line
     end = instant(until) or instant(as_of) or known or datetime.now(UTC)
     warn_of_withdrawn(known)
     with _lake() as connection:
+        asked = _by_current_id(connection, asked, known)
         if since is None:
             ledger = _ledger(connection, rules, asked, end, known)
             _explain(ledger, asked, end)
             if not asked.wants_rows:
-                _print_operators(connection, asked.user, set(ledger["event_id"].drop_nulls()))
+                _print_operators(connection, asked.user, set(ledger["event_id"].drop_nulls()), known)
         else:
             _explain_change(connection, rules, asked, (to_utc(since), end))
 
@@ -147,6 +148,17 @@ def _lake() -> "Generator[duckdb.DuckDBPyConnection]":
 
     with open_lake_views(take_snapshot(open_lake(current_settings().lake_root))) as connection:
         yield connection
+
+
+def _by_current_id(connection: "duckdb.DuckDBPyConnection", asked: _Asked, known: datetime | None) -> _Asked:
+    """Return what is asked under the current user_id of the person; print which user_ids there are, if several."""
+    from pipelines.reputation.merged_users import aliases_in  # noqa: PLC0415
+
+    current, *former = aliases_in(connection, known).names(asked.user)
+    if former and not asked.wants_rows:
+        names = ", ".join(map(escape_text, former))
+        print_note(f"{escape_text(current)} is the current user_id of {names}: the answer has the events of all.")
+    return replace(asked, user=current)
 
 
 def _ledger(
@@ -190,9 +202,20 @@ def print_contributions(rows: Sequence[dict[str, Any]]) -> None:
     _print(columns, [_contribution(row) for row in rows], numbers=range(3, 7))
 
 
-def _print_operators(connection: "duckdb.DuckDBPyConnection", user: str, shown: set[str]) -> None:
-    """Print who made the events by an operator, and why."""
-    for event_id, operator, why in connection.execute(_BY_OPERATOR, [user]).fetchall():
+def _print_operators(
+    connection: "duckdb.DuckDBPyConnection", user: str, shown: set[str], known: datetime | None
+) -> None:
+    """Print who made the events by an operator, and who merged the user's accounts, with the reasons."""
+    from pipelines.reputation.merged_users import aliases, merges_in  # noqa: PLC0415
+
+    merges = merges_in(connection, known)
+    names = aliases(merges).names(user)
+    for merge in merges:
+        if merge.user_id in names:
+            verb = "renamed to" if merge.kind == "rename" else "merged into"
+            done = f"{_moment(merge.merged_at)}  {merge.user_id} {verb} {merge.merged_into} by {merge.operator}"
+            print_line(f"  {escape_text(f'{done}: {merge.why}')}")
+    for event_id, operator, why in connection.execute(_BY_OPERATOR, [names]).fetchall():
         if event_id in shown:
             print_line(f"  {escape_text(event_id)} by {escape_text(operator)}: {escape_text(why)}")
 
@@ -232,6 +255,7 @@ def _explain_shown(asked: _Asked, since: datetime, until: datetime | None) -> No
     if until is not None and until > now:
         raise UsageError(f"--shown-to {_moment(until)} is in the future: nothing has been shown then")
     with _lake() as connection:
+        _by_current_id(connection, asked, until)
         change = explain_shown(connection, asked.user, since, until or now, unrecorded, settings, asked.view)
     if change.unread:
         print_warning(

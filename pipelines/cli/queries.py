@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,9 +12,15 @@ from pipelines.cli.output import print_check, print_document, print_line, print_
 from pipelines.cli.rows import Format, rows_file, write, write_relation
 from pipelines.errors import KarmalakeError, explain_command
 
+if TYPE_CHECKING:
+    from pipelines.settings import Settings
+
 
 def show(user: Annotated[str, typer.Argument(help="The user_id.")]) -> None:
-    """Print the document that Redis serves for a user. Exits 1 if there is none."""
+    """Print the document that Redis serves for a user. Exits 1 if there is none.
+
+    Of an account that was merged into another one, or renamed, it names the current user_id.
+    """
     from pipelines.serving.read import published, read_reputation  # noqa: PLC0415
 
     settings = current_settings()
@@ -22,10 +28,22 @@ def show(user: Annotated[str, typer.Argument(help="The user_id.")]) -> None:
     info = published(settings)
     if document is None:
         why = "" if info else ": nothing is published yet, run `karmalake publish`"
-        raise KarmalakeError(f"no document for {user!r}{why}")
+        raise KarmalakeError(f"no document for {user!r}{_merged_into(settings, user) or why}")
     print_document(document)
     if info is not None and info.staleness_seconds > settings.reputation.max_staleness_seconds:
         print_warning(f"the document is {info.staleness_seconds:,.0f} s old: is `karmalake stream` running?")
+
+
+def _merged_into(settings: "Settings", user: str) -> str:
+    """Return the end of a sentence about a former user_id; empty for others, and where the lake is not at hand."""
+    from pipelines.lake.commit_log import take_snapshot  # noqa: PLC0415
+    from pipelines.lake.tables import is_lake, open_lake  # noqa: PLC0415
+    from pipelines.reputation.merged_users import aliases, merges_of  # noqa: PLC0415
+
+    if not is_lake(settings.lake_root):
+        return ""
+    current = aliases(merges_of(take_snapshot(open_lake(settings.lake_root)))).resolve(user)
+    return "" if current == user else f": this account is merged into {current!r}, whose document has its events"
 
 
 def leaderboard(

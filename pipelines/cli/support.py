@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from pipelines.operate.operator_events import OperatorEvent
 
 _Why = Annotated[str, typer.Option("--why", help="The reason, recorded with the event.")]
-_Operator = Annotated[
+Operator = Annotated[
     str | None, typer.Option("--operator", metavar="NAME", help="Who does it; the login name by default.")
 ]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing.")]
 _EARNS = {"granted", "capped", "retraction"}
 
 
 def retract(
     event_id: Annotated[str, typer.Argument(help="The event, as `explain` shows it.")],
     why: _Why,
-    operator: _Operator = None,
-    dry_run: _DryRun = False,  # noqa: FBT002 - a flag
+    operator: Operator = None,
+    dry_run: DryRun = False,  # noqa: FBT002 - a flag
 ) -> None:
     """Retract one event, such as a fake rating: from now on it earns nothing. A retraction cannot be taken back.
 
@@ -51,8 +51,8 @@ def adjust(
         str | None,
         typer.Option("--id", help="What it is about, such as a ticket: each counts once. Default: points and reason."),
     ] = None,
-    operator: _Operator = None,
-    dry_run: _DryRun = False,  # noqa: FBT002 - a flag
+    operator: Operator = None,
+    dry_run: DryRun = False,  # noqa: FBT002 - a flag
 ) -> None:
     """Give a user points, or take some, within the bounds of the `[adjustment]` of the policy in force.
 
@@ -90,13 +90,14 @@ def _print(prepared: "OperatorEvent") -> None:
             ),
             ("event", f"{prepared.event_id}: {action}, {time:%F %T}Z"),
             ("reason", prepared.reason),
-            ("score", f"{_number(prepared.score_before)} -> {_number(prepared.score_after)}"),
+            ("score", f"{number(prepared.score_before)} -> {number(prepared.score_after)}"),
         ]
     )
     if prepared.reason not in _EARNS:
         print_warning(f"the event changes no score: its reason is {prepared.reason}")
 
 
-def _number(value: "Decimal") -> str:
+def number(value: "Decimal") -> str:
+    """Return points with up to six digits after the point."""
     text = f"{value:,.6f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text

@@ -19,13 +19,13 @@ _RARE = ("rating", "rule", "related_event_id")
 """Columns without any value for many users."""
 _KEYS = """
     SELECT key, count(*) AS events
-    FROM (SELECT unnest(map_keys(metadata)) AS key FROM events WHERE user_id = $user_id)
+    FROM (SELECT unnest(map_keys(metadata)) AS key FROM events WHERE user_id IN (SELECT unnest($user_ids)))
     GROUP BY key
 """
 _VALUES = """
     SELECT event_id{columns}
     FROM events
-    WHERE user_id = $user_id AND list_contains($event_ids, event_id)
+    WHERE user_id IN (SELECT unnest($user_ids)) AND list_contains($event_ids, event_id)
 """
 
 
@@ -36,7 +36,7 @@ def metadata_keys(warehouse: Warehouse, user_id: str) -> list[str]:
     completes. Then keys that end in `_id`, then all others, each by the number of events that have them. Keys that the
     policy reads ratings, points and targets from are left out: `rating`, `points` and `related_event_id` have those.
     """
-    events = dict(warehouse.sql(_KEYS, {"user_id": user_id}).rows())
+    events = dict(warehouse.sql(_KEYS, {"user_ids": warehouse.user_ids(user_id)}).rows())
     policy = warehouse.info.policy
     first = {key: place for place, key in enumerate(_naming_keys(policy))}
     known = events.keys() - _read_keys(policy)
@@ -98,7 +98,7 @@ def _values(warehouse: Warehouse, user_id: str, rows: pl.DataFrame, keys: Sequen
     """Return event_id and a column for each key, named by `_aliases`: keys are values of the statement, not names."""
     aliases = _aliases(keys)
     columns = "".join(f", metadata[${alias}] AS {alias}" for alias in aliases)
-    params = {"user_id": user_id, "event_ids": rows["event_id"].unique().to_list()}
+    params = {"user_ids": warehouse.user_ids(user_id), "event_ids": rows["event_id"].unique().to_list()}
     return warehouse.sql(_VALUES.format(columns=columns), params | dict(zip(aliases, keys, strict=True)))
 
 

@@ -49,7 +49,7 @@ _RATINGS_SAID = """
             metadata[list_extract($keys::VARCHAR[], list_position($actions::VARCHAR[], action_type))] AS DOUBLE
         ) AS said
     FROM events
-    WHERE user_id = $user_id
+    WHERE user_id IN (SELECT unnest($user_ids))
 """
 
 
@@ -113,7 +113,7 @@ def _ratings_said(warehouse: Warehouse, user_id: str) -> pl.DataFrame:
     versions = warehouse.info.policy.versions
     actions = {name: action.rating for each in versions for name, action in each.all_actions.items()}
     keys = {name: rating.key for name, rating in actions.items() if rating}
-    values = {"user_id": user_id, "actions": [*keys], "keys": [*keys.values()]}
+    values = {"user_ids": warehouse.user_ids(user_id), "actions": [*keys], "keys": [*keys.values()]}
     return warehouse.sql(_RATINGS_SAID, values)
 
 

@@ -59,10 +59,13 @@ def leaderboard(warehouse: Warehouse) -> mo.Html:
 def user(warehouse: Warehouse, user_id: str, history: pl.DataFrame, chooser: object) -> mo.Html:
     """Return one user's standing, score over time and events; `history` as from `queries.event_history`."""
     top = [mo.md("## User history"), chooser]
-    known = warehouse.reputation(user_id)
+    current, *former = warehouse.user_ids(user_id)
+    known = warehouse.reputation(current)
     if known.is_empty():
         return mo.vstack([*top, warning(f"There is no user {user_id!r}.")])
     line = charts.score(queries.scores_over_time(history), queries.shown_scores(warehouse, user_id))
+    if former:
+        top.append(warning(f"{current!r} is the current user_id of {', '.join(map(repr, former))}."))
     drawn = [line, charts.timeline(queries.timeline(history))]
     return mo.vstack([*top, _summary(warehouse, known.row(0, named=True)), *drawn])
 

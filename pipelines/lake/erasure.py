@@ -1,4 +1,4 @@
-"""Erasure: remove users from every table of the lake, in this order: tombstone, events, dead letters, conflicts.
+"""Erasure: remove users from every table, in this order: tombstone, events, dead letters, conflicts, merges.
 
 Files that hold rows of the users are rewritten without them (`removal.py`); a later vacuum deletes the old files, when
 no reader needs them. A crash at any step leaves a lake that reconciles, and the next erasure finishes it: it removes
@@ -9,7 +9,8 @@ user: if one has not been applied yet and belongs to none of the named users, th
 conflicts two columns are read, of dead letters everything, but only those that contain a name are searched for words.
 
 An erasure removes a user's events; dead letters by key, by user_id or, if undecodable, by a token of their bytes; and
-conflicts of the user, and those whose first event was the user's, since they hold its event_id. Mentions of the user in
+conflicts of the user, and those whose first event was the user's, since they hold its event_id; and the merges of the
+user's accounts. Mentions of the user in
 events of other users stay (`mentions.py`). Indexes, caches and the warehouse read from the commit which events it
 removed (`erased_events.py`).
 """
@@ -34,6 +35,7 @@ from pipelines.lake.table_files import File, list_files
 from pipelines.lake.tables import (
     ERASED,
     ERASURES_DONE,
+    TABLES,
     Lake,
     data_files,
     erasures_done,
@@ -57,6 +59,7 @@ class ErasureCounts:
     events: int
     dead_letters: int
     conflicts: int
+    merged_users: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,8 @@ def erase_users(
     by_text = _DeadLetterSearch(tombstones, users, applied["dead_letters"])
     letters = _erase(lake, "dead_letters", tombstones, by_text, events.done)
     conflicts = _erase(lake, "conflicts", tombstones, _conflict_search(lake, tombstones, events), events.done)
-    return ErasureCounts(events.rows, letters.rows, conflicts.rows)
+    merges = _erase(lake, "merged_users", tombstones, _MergeSearch(tombstones), events.done)
+    return ErasureCounts(events.rows, letters.rows, conflicts.rows, merges.rows)
 
 
 def count_remaining_rows(lake: Lake, tombstones: Tombstones) -> ErasureCounts:
@@ -103,6 +107,7 @@ def count_remaining_rows(lake: Lake, tombstones: Tombstones) -> ErasureCounts:
         _count(lake, "events", _EventSearch(tombstones, set(), frozenset())),
         _count(lake, "dead_letters", _DeadLetterSearch(tombstones, frozenset(), frozenset())),
         _count(lake, "conflicts", _ConflictSearch(tombstones, _unfinished_orphans(lake))),
+        _count(lake, "merged_users", _MergeSearch(tombstones)),
     )
 
 
@@ -164,6 +169,19 @@ class _ConflictSearch:
     def match(self, rows: pa.Table) -> pa.BooleanArray:
         orphaned = pc.is_in(rows["event_id"], value_set=self.orphaned).combine_chunks()
         return pc.or_(self.tombstones.match_users(rows["user_id"]), orphaned)
+
+
+@dataclass(frozen=True, slots=True)
+class _MergeSearch:
+    """Merges of accounts of erased users."""
+
+    tombstones: Tombstones
+
+    def find(self, paths: Sequence[str]) -> Collection[str]:
+        return paths
+
+    def match(self, rows: pa.Table) -> pa.BooleanArray:
+        return pc.or_(*(self.tombstones.match_users(rows[column]) for column in ("user_id", "merged_into")))
 
 
 def _conflict_search(lake: Lake, tombstones: Tombstones, events: _Outcome) -> _ConflictSearch:
@@ -234,9 +252,10 @@ def _erase(lake: Lake, name: str, tombstones: Tombstones, search: Search, done: 
 def _rewrite_files(
     lake: Lake, name: str, table: DeltaTable, files: list[File], search: Search
 ) -> dict[str, Rewrite | None]:
-    """Rewrite the files that have rows of erased users, and record the places of those rows in `erased`."""
+    """Rewrite the files that have rows of erased users, and record the places of rows that have one in `erased`."""
     done = rewrite_files(lake, name, table, files, search)
-    if removed := [each.removed for each in done.values() if each]:
+    removed = [each.removed for each in done.values() if each]
+    if removed and "topic_id" in TABLES[name].names:
         append_file(lake, "erased", _places(name, pa.concat_tables(removed)), uuid4().hex)
     return done
 

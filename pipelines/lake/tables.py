@@ -70,6 +70,20 @@ POLICIES = pa.schema(
     [("name", pa.string()), ("version", pa.string()), ("policy", pa.string()), ("activated", TIMESTAMP)]
 )
 """One row for each activation of a policy, with the whole policy as JSON. Append-only."""
+MERGED_USERS = pa.schema(
+    [
+        ("merge_id", pa.string()),
+        ("user_id", pa.string()),
+        ("merged_into", pa.string()),
+        ("kind", pa.string()),
+        ("merged_at", TIMESTAMP),
+        ("operator", pa.string()),
+        ("why", pa.string()),
+        ("personal_keys", pa.list_(pa.string())),
+    ]
+)
+"""One row for each account that was merged into another, or renamed (`kind`: merge or rename). personal_keys are the
+metadata keys that held user_ids then. Only an erasure removes rows."""
 FATES = pa.schema(
     [
         ("topic_id", pa.string()),
@@ -108,6 +122,7 @@ TABLES: Mapping[str, pa.Schema] = {
     "commits": COMMITS,
     "fates": FATES,
     "policies": POLICIES,
+    "merged_users": MERGED_USERS,
     "erasures": ERASURES,
     "erased": ERASED,
 }

@@ -26,8 +26,10 @@ WITHDRAWN_EVENTS = pa.schema(
 """The columns of `events` without the day, and the version of the withdrawal."""
 
 
-def read_withdrawn_events(settings: Settings, version: int, user_id: str, of_others: Collection[str]) -> pa.Table:
-    """Return a user's events that the withdrawal of a version of `events` removed, as WITHDRAWN_EVENTS.
+def read_withdrawn_events(
+    settings: Settings, version: int, user_ids: Collection[str], of_others: Collection[str]
+) -> pa.Table:
+    """Return the events of some users that the withdrawal of a version of `events` removed, as WITHDRAWN_EVENTS.
 
     of_others: action_types of which the events of all other users are returned, too.
     Raises FileNotFoundError when a vacuum has deleted the files, LookupError when the log no longer has the entry.
@@ -41,9 +43,9 @@ def read_withdrawn_events(settings: Settings, version: int, user_id: str, of_oth
         raise FileNotFoundError(
             f"a vacuum has deleted files that version {version} of {lake.folder('events')} replaced"
         )
-    wanted = paths if of_others else sorted(find_files(paths, [user_id]))
+    wanted = paths if of_others else sorted(find_files(paths, user_ids))
     tombstones = open_tombstones(lake, settings)
-    found = (_select(read_rows("events", path), user_id, of_others, _places(actions)) for path in wanted)
+    found = (_select(read_rows("events", path), user_ids, of_others, _places(actions)) for path in wanted)
     remaining = (rows.filter(pc.invert(tombstones.match_users(rows["user_id"]))) for rows in found)
     named = (rows.append_column("withdrawn_by", pa.repeat(version, len(rows))) for rows in remaining)
     return pa.concat_tables([WITHDRAWN_EVENTS.empty_table(), *named])
@@ -58,8 +60,8 @@ def _places(actions: list[dict[str, Any]]) -> pa.Array:
     return pa.array([f"{each['batch_id']} {each['topic_id']}" for each in removed], pa.string())
 
 
-def _select(rows: pa.Table, user_id: str, of_others: Collection[str], places: pa.Array) -> pa.Table:
-    named = pc.equal(rows["user_id"], user_id)
+def _select(rows: pa.Table, user_ids: Collection[str], of_others: Collection[str], places: pa.Array) -> pa.Table:
+    named = pc.is_in(rows["user_id"], value_set=pa.array(sorted(user_ids), pa.string()))
     relevant = pc.or_(named, pc.is_in(rows["action_type"], value_set=pa.array(sorted(of_others), pa.string())))
     place = pc.binary_join_element_wise(rows["batch_id"], rows["topic_id"], " ")
     return rows.filter(pc.and_(relevant, pc.is_in(place, value_set=places)))

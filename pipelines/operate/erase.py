@@ -7,14 +7,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pipelines.errors import UsageError
+from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.erasure import ErasureCounts, erase_users
 from pipelines.lake.index import forget_erased
 from pipelines.lake.mentions import Mentions, count_mentions
 from pipelines.lake.tables import open_lake
-from pipelines.lake.tombstones import open_tombstones
+from pipelines.lake.tombstones import keys_of, open_tombstones, tombstone
 from pipelines.refresh import publish_draft, publish_warehouse, refresh_draft
 from pipelines.reputation.derive import is_draft_open, open_draft
 from pipelines.reputation.histories import delete_histories, histories_folder
+from pipelines.reputation.merged_users import aliases, merges_of
 from pipelines.reputation.warehouse_upload import uploaded
 from pipelines.serving.digest_cache import delete_digest_cache
 from pipelines.serving.publish import PublishResult
@@ -36,6 +38,7 @@ class Erasure:
 def erase(settings: Settings, user_ids: Sequence[str], tombstones: Collection[str] = ()) -> Erasure:
     """Erase users, and the users in tombstones of another lake, including their documents.
 
+    Each user is erased under all user_ids of the person (`all_names`).
     A kill at any step leaves a consistent lake; erasing again finishes. Raises before anything is changed: UsageError
     if there is no lake or no document store is configured, TransientError if the store does not answer. Raises
     TransientError later if other processes kept committing.
@@ -47,13 +50,28 @@ def erase(settings: Settings, user_ids: Sequence[str], tombstones: Collection[st
             "redis.url (KARMALAKE_REDIS_URL) or cassandra.hosts to the publisher's, or pass --without-documents if "
             "there are no documents"
         )
-    served = published(settings) is not None or any(read_reputation(user_id, settings) for user_id in user_ids)
-    return _erase(settings, user_ids, tombstones, served=served)
+    names = all_names(settings, user_ids, tombstones)
+    served = published(settings) is not None or any(read_reputation(name, settings) for name in names)
+    return _erase(settings, names, tombstones, served=served)
 
 
 def erase_without_documents(settings: Settings, user_ids: Sequence[str], tombstones: Collection[str] = ()) -> Erasure:
     """Erase users like `erase`, but not their documents: for a document store that no longer exists, or never did."""
-    return _erase(settings, user_ids, tombstones, served=False)
+    return _erase(settings, all_names(settings, user_ids, tombstones), tombstones, served=False)
+
+
+def all_names(settings: Settings, user_ids: Sequence[str], tombstones: Collection[str] = ()) -> list[str]:
+    """Return user_ids with those that were merged with them or with a user who is erased already.
+
+    tombstones: of another lake, whose users are to be erased, too.
+    """
+    lake = open_lake(settings.lake_root)
+    known = aliases(merges_of(take_snapshot(lake)))
+    digests = open_tombstones(lake, settings).digests | set(tombstones)
+    keys = keys_of(digests)
+    merged = {*known.current, *known.current.values()}
+    erased = [name for name in merged if any(tombstone(name.encode(), key) in digests for key in keys)]
+    return list(dict.fromkeys(name for user in [*user_ids, *sorted(erased)] for name in known.names(user)))
 
 
 def mentions_of_erased(settings: Settings) -> Mentions:

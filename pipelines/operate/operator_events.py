@@ -34,6 +34,7 @@ from pipelines.lake.tombstones import open_tombstones
 from pipelines.refresh import policy_in_force
 from pipelines.reputation.explain import explain
 from pipelines.reputation.lake_views import open_lake_views
+from pipelines.reputation.merged_users import aliases_in
 from pipelines.reputation.policy import Policy, Rules
 from pipelines.reputation.policy.actions import Points
 from pipelines.reputation.policy.numbers import decimals
@@ -47,7 +48,7 @@ FROM events
 WHERE event_id = ?
 """
 _ERASED = "SELECT count(*) FROM erased WHERE table_name = 'events' AND event_digest = md5(batch_id || ?)"
-_USER = "SELECT count(*) FROM (SELECT 1 FROM events WHERE user_id = ? LIMIT 1)"
+_USER = "SELECT count(*) FROM (SELECT 1 FROM events WHERE user_id IN (SELECT unnest(?)) LIMIT 1)"
 _ADD_EVENT = """
 ALTER VIEW events RENAME TO stored_events;
 CREATE VIEW events AS FROM stored_events UNION ALL BY NAME FROM operator_event
@@ -93,10 +94,10 @@ class OperatorEvent:
 
 def preview_retraction(settings: Settings, event_id: str, why: str, operator: str | None = None) -> OperatorEvent:
     """Return what `retract` would commit and change; change nothing. Raises like `retract`."""
-    why, operator, now = _text(why, "the reason (--why)"), _operator(operator), datetime.now(UTC)
+    why, operator, now = require_text(why, "the reason (--why)"), operator_name(operator), datetime.now(UTC)
     with _open_views(settings) as (connection, policy):
         rules = policy.at(now).rules
-        target = _find_target(connection, _text(event_id, "the event_id"))
+        target = _find_target(connection, require_text(event_id, "the event_id"))
         if not rules.retraction.actions:
             raise UsageError(f"{_unable(policy, rules)} nothing can be retracted: give it [retraction] actions")
         said = _metadata(why, operator, rules.retraction.target, target.event_id)
@@ -136,17 +137,19 @@ def preview_adjustment(
     identity: str | None = None,
 ) -> OperatorEvent:
     """Return what `adjust` would commit and change; change nothing. Raises like `adjust`."""
-    why, operator, now = _text(why, "the reason (--why)"), _operator(operator), datetime.now(UTC)
+    why, operator, now = require_text(why, "the reason (--why)"), operator_name(operator), datetime.now(UTC)
     with _open_views(settings) as (connection, policy):
-        rules = policy.at(now).rules
-        _require_user(settings, connection, _text(user_id, "the user_id"))
+        rules, known = policy.at(now).rules, aliases_in(connection)
+        names = known.names(require_text(user_id, "the user_id"))
+        _require_user(settings, connection, user_id, names)
         if rules.adjustment is None:
             raise UsageError(f"{_unable(policy, rules)} points cannot be adjusted: give it an [adjustment]")
         number = _parse_points(points, rules.adjustment.points)
-        named = _text(identity, "the identity (--id)") if identity is not None else f"{number} {why}"
-        event_id, stored = _find_identity(connection, ("adjust", user_id, named), lambda _: True)
+        named = require_text(identity, "the identity (--id)") if identity is not None else f"{number} {why}"
+        found = [_find_identity(connection, ("adjust", name, named), lambda _: True) for name in names]
+        event_id, stored = next((each for each in found if each[1] is not None), found[0])
         said = _metadata(why, operator, str(rules.adjustment.points.key), number)
-        event = _event(event_id, user_id, rules.adjustment.action, now, said)
+        event = _event(event_id, names[0], rules.adjustment.action, now, said)
         _require_same(stored, event, named)
         return _preview(settings, connection, policy, event, None, stored)
 
@@ -163,6 +166,7 @@ def adjust(
 
     points: a plain decimal number within the bounds of the policy's `[adjustment]`.
     operator: who does it; None means the login name.
+    user_id: a former one stands for the current one of the person, under which the event is recorded.
     identity: what it is about, such as the number of a ticket: each counts once. None means points and reason.
     Safe to kill and to repeat. Raises UsageError without a reason, for points that the policy does not allow, for an
     erased user and for an identity that has other points; KarmalakeError for a user without an event.
@@ -230,10 +234,10 @@ def _require_retractable(
         raise UsageError(f"{name} is already retracted, by the event {related[0]!r}: nothing is left to retract")
 
 
-def _require_user(settings: Settings, connection: duckdb.DuckDBPyConnection, user_id: str) -> None:
+def _require_user(settings: Settings, connection: duckdb.DuckDBPyConnection, user_id: str, names: list[str]) -> None:
     if open_tombstones(open_lake(settings.lake_root), settings).contains(user_id.encode()):
         raise UsageError(f"user {user_id!r} was erased: no event of this user counts any more")
-    ((known,),) = connection.execute(_USER, [user_id]).fetchall()
+    ((known,),) = connection.execute(_USER, [names]).fetchall()
     if not known:
         raise KarmalakeError(f"the lake holds no event of user {user_id!r}: check the spelling")
 
@@ -331,7 +335,7 @@ def _commit(settings: Settings, prepared: OperatorEvent) -> CommitRecord | None:
     return record
 
 
-def _text(text: str, what: str) -> str:
+def require_text(text: str, what: str) -> str:
     """Return a text without spaces around it. Raises UsageError for an empty one, and for bytes that are not UTF-8."""
     if not text.strip():
         raise UsageError(f"give {what}; it is recorded with the event")
@@ -342,10 +346,10 @@ def _text(text: str, what: str) -> str:
     return text
 
 
-def _operator(name: str | None) -> str:
+def operator_name(name: str | None) -> str:
     """Return the name of the operator, the login name by default. Raises UsageError if the machine has none."""
     if name is not None:
-        return _text(name, "the operator (--operator)")
+        return require_text(name, "the operator (--operator)")
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -24,28 +24,43 @@ from pipelines.operate.dead_letters import Selection, stream_dead_letters
 from pipelines.refresh import policy_in_force
 from pipelines.reputation.explain import explain
 from pipelines.reputation.lake_views import open_lake_views
+from pipelines.reputation.merged_users import aliases_in
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.steps import materialize_fact
 from pipelines.reputation.views import reputation_query
 from pipelines.serving.read import read_reputation
 from pipelines.settings import Settings
 
-_OWN = "SELECT * FROM {table} WHERE user_id = $user_id ORDER BY event_time, event_id"
+_OWN = "SELECT * FROM {table} WHERE list_contains($names, user_id) ORDER BY event_time, event_id"
 _OF_OTHERS = """
 SELECT *
 FROM {table}
 WHERE
-    user_id <> $user_id
-    AND contains(concat_ws(chr(10), event_id, action_type, map_keys(metadata), map_values(metadata)), $user_id)
+    NOT list_contains($names, user_id)
+    AND list_bool_or(
+        list_transform(
+            $names,
+            lambda name: contains(
+                concat_ws(chr(10), event_id, action_type, map_keys(metadata), map_values(metadata)), name
+            )
+        )
+    )
 ORDER BY event_time, event_id
 """
 """A superset of the rows that name the user: the text may be a part of a longer word."""
+_MERGES = """
+SELECT *
+FROM merged_users
+WHERE list_contains($names, user_id) OR list_contains($names, merged_into)
+ORDER BY merged_at, merge_id
+"""
 _ONLY = "WHERE user_id = getvariable('explained_user')"
 
 
 def user_data(settings: Settings, user_id: str) -> dict[str, pa.Table]:
     """Return everything that names a user, by name. Reads all events and dead letters.
 
+    A person whose accounts were merged is named by each user_id: all are searched for, and `merged_users` lists them.
     `events` are the user's own, `events_of_others` those whose metadata, event_id or action name the user;
     `conflicts` and `dead_letters` have both kinds, with bytes as text. `scores` and `explanation` are computed now, by
     the policy in force; `served` is the user's document, if there is a document store that has one.
@@ -53,15 +68,17 @@ def user_data(settings: Settings, user_id: str) -> dict[str, pa.Table]:
     """
     now, lake = datetime.now(UTC), open_lake(settings.lake_root)
     with open_lake_views(take_snapshot(lake)) as connection:
+        names = aliases_in(connection).names(user_id)
         found = {
-            "events": _rows(connection, _OWN, "events", user_id),
-            "events_of_others": _of_others(connection, "events", user_id),
+            "events": _rows(connection, _OWN, "events", names),
+            "events_of_others": _of_others(connection, "events", names),
             "conflicts": pa.concat_tables(
-                [_rows(connection, _OWN, "conflicts", user_id), _of_others(connection, "conflicts", user_id)]
+                [_rows(connection, _OWN, "conflicts", names), _of_others(connection, "conflicts", names)]
             ),
-            "dead_letters": pa.concat_tables(_dead_letters(settings, user_id)),
+            "dead_letters": pa.concat_tables(_dead_letters(settings, names)),
+            "merged_users": _rows(connection, _MERGES, "merged_users", names),
         } | _scores(connection, policy_in_force(settings), user_id, now)
-    if settings.has_document_store and (document := read_reputation(user_id, settings)):
+    if settings.has_document_store and (document := read_reputation(names[0], settings)):
         found["served"] = pa.Table.from_pylist([document])
     if not any(map(len, found.values())):
         if open_tombstones(lake, settings).contains(user_id.encode()):
@@ -70,15 +87,15 @@ def user_data(settings: Settings, user_id: str) -> dict[str, pa.Table]:
     return found
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, query: str, table: str, user_id: str) -> pa.Table:
-    return connection.sql(query.format(table=table), params={"user_id": user_id}).to_arrow_table()
+def _rows(connection: duckdb.DuckDBPyConnection, query: str, table: str, names: list[str]) -> pa.Table:
+    return connection.sql(query.format(table=table), params={"names": names}).to_arrow_table()
 
 
-def _of_others(connection: duckdb.DuckDBPyConnection, table: str, user_id: str) -> pa.Table:
+def _of_others(connection: duckdb.DuckDBPyConnection, table: str, names: list[str]) -> pa.Table:
     """Return the events or conflicts of other users that name the user."""
-    rows, name = _rows(connection, _OF_OTHERS, table, user_id), user_id.encode()
+    rows, encoded = _rows(connection, _OF_OTHERS, table, names), {name.encode() for name in names}
     texts = rows.select(["event_id", "action_type", "metadata"]).to_pylist()
-    named = [any(name in tokenize_text(text.encode()) for text in _texts(row)) for row in texts]
+    named = [any(encoded & tokenize_text(text.encode()) for text in _texts(row)) for row in texts]
     return rows.filter(pa.array(named, pa.bool_()))
 
 
@@ -90,21 +107,25 @@ def _texts(row: dict[str, Any]) -> Iterator[str]:
         yield value
 
 
-def _dead_letters(settings: Settings, user_id: str) -> Iterator[pa.Table]:
+def _dead_letters(settings: Settings, names: list[str]) -> Iterator[pa.Table]:
     """Yield the dead letters that name the user, at least one empty table."""
     for letters in stream_dead_letters(settings, Selection(fate=None)):
-        suspects = letters.filter(contain_any(letters, [user_id]))
-        yield _readable(suspects.filter(_naming(settings, suspects, user_id)))
+        suspects = letters.filter(contain_any(letters, names))
+        yield _readable(suspects.filter(_naming(settings, suspects, names)))
 
 
-def _naming(settings: Settings, letters: pa.Table, user_id: str) -> pa.BooleanArray:
+def _naming(settings: Settings, letters: pa.Table, names: list[str]) -> pa.BooleanArray:
     """Return which dead letters name the user: by key, by the decoded user_id, or by a token of any part."""
-    name = user_id.encode()
+    encoded = {name.encode() for name in names}
     values, headers = (letters[column].combine_chunks() for column in ("value", "headers"))
-    decoded = pc.equal(parse_values(values, settings.contract, headers).events["user_id"], user_id).to_pylist()
+    user_ids = parse_values(values, settings.contract, headers).events["user_id"]
+    decoded = pc.is_in(user_ids, value_set=pa.array(names, pa.string())).to_pylist()
     rows = letters.select(["key", "value", "headers", "detail"]).to_pylist()
     return pa.array(
-        [is_own or row["key"] == name or name in _tokens(row) for is_own, row in zip(decoded, rows, strict=True)],
+        [
+            is_own or row["key"] in encoded or bool(encoded & _tokens(row))
+            for is_own, row in zip(decoded, rows, strict=True)
+        ],
         pa.bool_(),
     )
 

@@ -61,6 +61,14 @@ from pipelines.reputation.histories import (
 )
 from pipelines.reputation.lake_paths import look_in, relative_to
 from pipelines.reputation.lake_views import create_lake_views
+from pipelines.reputation.merged_users import (
+    NO_ALIASES,
+    aliases,
+    aliases_in,
+    applied_merges,
+    merges_mark,
+    merges_of,
+)
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.refresh_steps import (
     Counts,
@@ -70,11 +78,13 @@ from pipelines.reputation.refresh_steps import (
     find_affected_users,
     load_affected_events,
     load_erased_events,
+    load_moved_events,
     recompute_pending_trends,
     replace_rows,
     threads_for,
 )
 from pipelines.reputation.related_events import define_completions
+from pipelines.reputation.resolved_histories import ResolvedHistories
 from pipelines.reputation.sorted_words import difference, union
 from pipelines.reputation.sql import statement
 from pipelines.reputation.steps import define_steps, epoch_us, materialize_fact, set_as_of
@@ -188,6 +198,8 @@ class Draft:
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._tables: DraftTables | None = None
         self._histories: Histories | None = None
+        self._aliases = NO_ALIASES
+        """The merged users of the last refresh."""
         self._deferred = NO_USERS
         self._snapshot: Snapshot | None = None
         self._prepared: EffectivePolicy | None = None
@@ -253,9 +265,14 @@ class Draft:
         with self._discarded_on_error():
             tables, connection = self.tables, self.tables.connection
             before, users = tables.info, tables.counts.users
-            histories = self._open_histories()
             self._define_steps_over_affected(policy, as_of)
-            histories.sync(connection, snapshot, define_completions(connection, in_force))
+            self._open_histories().sync(connection, snapshot, define_completions(connection, in_force))
+            merges = merges_of(snapshot)
+            self._aliases = aliases(merges)
+            load_moved_events(
+                connection, snapshot, in_force, aliases(applied_merges(before.merges, merges)), self._aliases
+            )
+            histories = self._resolved_histories(connection)
             since = (before.lake_version, epoch_us(before.as_of))
             affected = find_affected_users(connection, histories, in_force, since, epoch_us(as_of))
             if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):
@@ -322,7 +339,8 @@ class Draft:
         max_users = _REBUILD_THRESHOLD * tables.counts.users
         with transaction(self.connection):
             in_force = info.policy.at(info.as_of)
-            recompute_pending_trends(self.connection, self._histories, tables.rows, in_force, max_users)
+            histories = self._resolved_histories(self.connection)
+            recompute_pending_trends(self.connection, histories, tables.rows, in_force, max_users)
 
     def _fold(self) -> None:
         """Continue with a new base: one without erased users, written now, or one that a thread has written."""
@@ -409,7 +427,8 @@ class Draft:
             connection = self._open(base)
             read_commits(connection, snapshot)
             create_lake_views(connection, snapshot)
-            engine(connection, snapshot, define_steps(connection, policy, as_of), as_of)
+            known = aliases_in(connection)
+            engine(connection, snapshot, define_steps(connection, policy, as_of, known=known), as_of)
             self._describe(connection, snapshot, policy, as_of)
             counts = count_all(connection)
             connection.close()  # writes the file
@@ -433,6 +452,10 @@ class Draft:
             return "the lake does not continue the warehouse's history"
         if as_of < info.as_of:
             return f"as_of is before the warehouse's, {info.as_of.isoformat()}"
+        try:
+            applied_merges(info.merges, merges_of(snapshot))
+        except LookupError as error:
+            return str(error)
         return self._load_erased(snapshot, info)
 
     def _continue_published(self) -> str | None:
@@ -464,6 +487,9 @@ class Draft:
         self._histories = self._histories or Histories(histories_folder(self.path))
         return self._histories
 
+    def _resolved_histories(self, connection: duckdb.DuckDBPyConnection) -> ResolvedHistories:
+        return ResolvedHistories(connection, self._open_histories(), self._aliases)
+
     def _define_steps_over_affected(self, policy: Policy, as_of: datetime) -> None:
         """Define the steps over `affected_event`, once per policy; then move them to as_of."""
         connection, in_force = self.tables.connection, policy.at(as_of)
@@ -473,7 +499,7 @@ class Draft:
             self._prepared = in_force
         set_as_of(connection, as_of)
 
-    def _defer(self, histories: Histories, users: np.ndarray, max_events: int | None) -> np.ndarray:
+    def _defer(self, histories: ResolvedHistories, users: np.ndarray, max_events: int | None) -> np.ndarray:
         """Defer users with more than `max_events` events, or (None) include those deferred; return those to refresh.
 
         A deferred user stays deferred until a call with None, whether affected again or not.
@@ -524,6 +550,7 @@ class Draft:
             WAREHOUSE.number,
             in_force.decayed_to,
             snapshot.erasures,
+            merges_mark(merges_of(snapshot)),
         ]
         connection.execute(statement("table_snapshot_info"))
         connection.execute(statement("insert_snapshot_info"), values)

@@ -6,6 +6,7 @@ from datetime import datetime
 import duckdb
 import polars as pl
 
+from pipelines.reputation.merged_users import Aliases, aliases_in, load_aliases, resolved_events
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.policy.decay import SCORE_DIGITS
 from pipelines.reputation.sql import statement
@@ -16,6 +17,8 @@ EXPLAINED = "explained_event"
 """The table of the explained user's events; those of other users in it complete these."""
 _USER = "SELECT CAST(getvariable('explained_user') AS VARCHAR) AS user_id"
 _ALL = {"among": "true", "users": "SELECT DISTINCT user_id FROM contribution"}
+_WHOSE = ("user_id = getvariable('explained_user')", "list_contains(getvariable('explained_names'), user_id)")
+"""The events of a user without and with former user_ids: files are skipped for a single one."""
 _KEYS = ["event_time", "event_id", "action_type", "emission_no"]
 
 
@@ -36,23 +39,27 @@ def explain(
     contain the part of the score that no event earned, if any. Where points decay, it is what an event added to the
     rounded total of the events before it, so that no rounding is left over.
     view: `all_time`, or `last_N_days`, whose events are those of its window, and which has no start and no bounds.
-    A connection needs the views `events` and, for known_at, `commits`. Raises UsageError for a view that the policy
-    does not have.
+    user_id: a former one stands for the current one of the person.
+    A connection needs the views `events`, `merged_users` if users were merged, and `commits` for known_at. Raises
+    UsageError for a view that the policy does not have.
     """
-    load_explained_events(connection, user_id, [policy.at(as_of)])
-    in_force = define_steps(connection, policy, as_of, known_at, EXPLAINED)
+    known = aliases_in(connection, known_at)
+    load_explained_events(connection, user_id, [policy.at(as_of)], known)
+    in_force = define_steps(connection, policy, as_of, known_at, EXPLAINED, known)
     return contributions(connection, in_force, find_view(in_force, view))
 
 
 def load_explained_events(
-    connection: duckdb.DuckDBPyConnection, user_id: str, policies: Sequence[EffectivePolicy]
+    connection: duckdb.DuckDBPyConnection, user_id: str, policies: Sequence[EffectivePolicy], known: Aliases
 ) -> set[str]:
     """Create the table EXPLAINED: a user's events, and those of others that complete them under one of the policies.
 
+    The events are as the lake has them, under every user_id of the person; `known` are the merges of the newest moment.
     Returns the action_types of those others: of events that complete, and of those that retract or correct them.
     """
-    connection.execute("SET VARIABLE explained_user = ?", [user_id])
-    connection.execute(statement("explained_event"))
+    set_explained_user(connection, user_id, known)
+    load_aliases(connection, known)
+    connection.execute(statement("explained_event", whose=_WHOSE[bool(known)]))
     rules = [edition.rules for policy in policies for edition in policy.editions]
     keys = {gate.key for each in rules for gate in each.completion.values()}
     if not keys:
@@ -63,8 +70,18 @@ def load_explained_events(
     _set_list(connection, "explained_keys", keys)
     _set_list(connection, "explained_completing", completions | corrections)
     _set_list(connection, "explained_retracting", retractions)
-    connection.execute(statement("explained_completions"))
+    sources = {"own": EXPLAINED, "events": "events"}
+    if known:
+        sources = {name: f"({resolved_events(known, source)})" for name, source in sources.items()}
+    connection.execute(statement("explained_completions", **sources))
     return completions | corrections | retractions
+
+
+def set_explained_user(connection: duckdb.DuckDBPyConnection, user_id: str, known: Aliases) -> None:
+    """Name the person whose events are explained: `explained_user` is the current user_id, `explained_names` all."""
+    current, *former = known.names(user_id)
+    connection.execute("SET VARIABLE explained_user = ?", [current])
+    connection.execute("SET VARIABLE explained_names = ?", [[current, *former]])
 
 
 def contributions(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, view: View) -> pl.DataFrame:
@@ -78,7 +95,7 @@ def explain_all(
     connection: duckdb.DuckDBPyConnection, policy: Policy, as_of: datetime, known_at: datetime | None = None
 ) -> pl.DataFrame:
     """Return the contributions of every user with an event before as_of: columns of `explain`, after `user_id`."""
-    in_force = define_steps(connection, policy, as_of, known_at)
+    in_force = define_steps(connection, policy, as_of, known_at, known=aliases_in(connection, known_at))
     return connection.sql(
         statement("explanation", **_ALL, **_fragments(in_force, find_view(in_force, "all_time")))
     ).pl()

@@ -19,7 +19,17 @@ from pipelines.lake.tables import TABLES, Snapshot
 from pipelines.reputation.sql import arrow_rows, statement
 
 CHECKPOINTS = pa.schema([("topic_id", pa.string()), ("topic_partition", pa.int32()), ("next_offset", pa.int64())])
-LAKE_VIEWS = ("events", "commits", "withdrawn", "fates", "dead_letters", "conflicts", "erased", "policies")
+LAKE_VIEWS = (
+    "events",
+    "commits",
+    "withdrawn",
+    "fates",
+    "dead_letters",
+    "conflicts",
+    "erased",
+    "policies",
+    "merged_users",
+)
 """The views of the lake's tables, and of what withdrawals removed; each reads only earlier ones."""
 _NOT_STORED = {"event_day"}
 _READ_AS = {"bus_time": statement("valid_bus_time")}

@@ -22,10 +22,12 @@ import pyarrow as pa
 
 from pipelines.lake.erased_events import erased_events_since
 from pipelines.lake.tables import Snapshot
-from pipelines.reputation.histories import Histories
+from pipelines.reputation.lake_views import stored_rows
+from pipelines.reputation.merged_users import Aliases, compared_keys, moved_names
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US
 from pipelines.reputation.related_events import completing_events, has_completions, users_of_completions
+from pipelines.reputation.resolved_histories import ResolvedHistories, resolve_rows
 from pipelines.reputation.segment import ROWS
 from pipelines.reputation.sorted_words import union
 from pipelines.reputation.sql import arrow_rows, one_row, statement
@@ -92,9 +94,36 @@ def load_erased_events(
     return len(erased)
 
 
+def load_moved_events(
+    connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, policy: EffectivePolicy, before: Aliases, after: Aliases
+) -> None:
+    """Add to `erased_event` what merges since `before` moved, as it was, and fill `moved_event` with what it is now.
+
+    A merge removes events from one user and adds them to another. Scans the lake if there was one.
+    """
+    _resolve_erased(connection, before)
+    names = moved_names(before, after)
+    connection.execute("SET VARIABLE moved_names = ?", [names])
+    connection.execute("SET VARIABLE compared_keys = ?", [compared_keys(policy, before, after)])
+    source = stored_rows(connection, "events", snapshot) if names else statement("refresh_no_events")
+    moved = connection.sql(statement("moved_events", source=source)).to_arrow_table().cast(ROWS)
+    with arrow_rows(connection, resolve_rows(connection, moved, before)):
+        connection.execute(statement("refresh_add_erased"))
+    with arrow_rows(connection, resolve_rows(connection, moved, after)):
+        connection.execute(statement("refresh_moved_event"))
+
+
+def _resolve_erased(connection: duckdb.DuckDBPyConnection, before: Aliases) -> None:
+    """Put erased events under the user_ids that the warehouse has them under."""
+    if before:
+        rows = resolve_rows(connection, _erased_events(connection), before)
+        with arrow_rows(connection, rows):
+            connection.execute(statement("refresh_replace_erased"))
+
+
 def find_affected_users(
     connection: duckdb.DuckDBPyConnection,
-    histories: Histories,
+    histories: ResolvedHistories,
     policy: EffectivePolicy,
     since: tuple[int, int],
     as_of_us: int,
@@ -102,8 +131,8 @@ def find_affected_users(
     """Return the users whose rows may differ from the warehouse's, as sorted hashes: uint64, shape (users,).
 
     A user is affected by an event that became known, through a commit or because as_of passed its time, and by an
-    event that crossed the edge of a window, expired or was erased. A completion affects all users with events at its
-    key, and so does an erased one; nothing else of one user affects another.
+    event that crossed the edge of a window, expired, was erased or moved to another user by a merge. A completion
+    affects all users with events at its key, and so does an erased one; nothing else of one user affects another.
 
     since: lake version and as_of (microseconds since 1970) of the warehouse.
     A hash stands for all users who share it.
@@ -112,11 +141,11 @@ def find_affected_users(
     users = histories.changed_users(
         version, [(since_us, as_of_us), *_edge_crossings(policy, since_us, as_of_us)], as_of_us
     )
-    erased = _erased_events(connection)
-    users = union(users, erased["user_hash"].to_numpy())
+    erased, moved = _erased_events(connection), connection.sql("FROM moved_event").to_arrow_table().cast(ROWS)
+    users = union(users, pa.concat_tables([erased, moved])["user_hash"].to_numpy())
     if not has_completions(policy):
         return users
-    changed = pa.concat_tables([histories.events_after(version, since_us, as_of_us), erased])
+    changed = pa.concat_tables([histories.events_after(version, since_us, as_of_us), erased, moved])
     return union(users, users_of_completions(connection, histories, changed))
 
 
@@ -136,7 +165,7 @@ def threads_for(connection: duckdb.DuckDBPyConnection, users: int) -> Generator[
 
 
 def load_affected_events(
-    connection: duckdb.DuckDBPyConnection, histories: Histories, policy: EffectivePolicy, users: np.ndarray
+    connection: duckdb.DuckDBPyConnection, histories: ResolvedHistories, policy: EffectivePolicy, users: np.ndarray
 ) -> None:
     """Fill `affected_event` with every event that the rows of users (sorted hashes) depend on, and `affected_user`.
 
@@ -211,7 +240,7 @@ def _replaced(
 
 def recompute_pending_trends(
     connection: duckdb.DuckDBPyConnection,
-    histories: Histories,
+    histories: ResolvedHistories,
     stored: UserRows,
     policy: EffectivePolicy,
     max_users: float,

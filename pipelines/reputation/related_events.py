@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.reputation.histories import Histories, links_of
+from pipelines.reputation.histories import links_of
 from pipelines.reputation.policy import EffectivePolicy
+from pipelines.reputation.resolved_histories import ResolvedHistories
 from pipelines.reputation.segment import ROWS
 from pipelines.reputation.sorted_words import distinct
 from pipelines.reputation.sql import arrow_rows, statement
@@ -42,7 +43,9 @@ def define_completions(connection: duckdb.DuckDBPyConnection, policy: EffectiveP
     return repr((actions, keys, targets)) if gates else ""
 
 
-def users_of_completions(connection: duckdb.DuckDBPyConnection, histories: Histories, changed: pa.Table) -> np.ndarray:
+def users_of_completions(
+    connection: duckdb.DuckDBPyConnection, histories: ResolvedHistories, changed: pa.Table
+) -> np.ndarray:
     """Return all users with an event at a key of a completion among added or erased events (ROWS), as sorted hashes."""
     completions = _only_completions(connection, changed)
     completions = _only_completions(connection, _with_corrections(connection, histories, completions))
@@ -50,14 +53,16 @@ def users_of_completions(connection: duckdb.DuckDBPyConnection, histories: Histo
 
 
 def completing_events(
-    connection: duckdb.DuckDBPyConnection, histories: Histories, events: pa.Table, users: np.ndarray
+    connection: duckdb.DuckDBPyConnection, histories: ResolvedHistories, events: pa.Table, users: np.ndarray
 ) -> pa.Table:
     """Return completions at the keys of events (ROWS), and what retracts or corrects them; none of `users`."""
     linked = _except(histories.events_linked(links_of(connection, events)), users)
     return _only_completions(connection, _with_corrections(connection, histories, linked))
 
 
-def _with_corrections(connection: duckdb.DuckDBPyConnection, histories: Histories, events: pa.Table) -> pa.Table:
+def _with_corrections(
+    connection: duckdb.DuckDBPyConnection, histories: ResolvedHistories, events: pa.Table
+) -> pa.Table:
     """Return events (ROWS), and those of the same users that they retract or correct, or that do so to them."""
     found = newest = events
     while len(newest):

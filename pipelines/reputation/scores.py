@@ -7,6 +7,7 @@ import polars as pl
 
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.lake_views import open_lake_views
+from pipelines.reputation.merged_users import aliases_in
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.steps import define_steps, materialize_fact
 from pipelines.reputation.views import reputation_query
@@ -21,12 +22,13 @@ def scores(
     `{view}_score` (Int64 if the policy only has whole points, Float64 if points decay, else Decimal), `{view}_events`,
     `{view}_rating_average` (null without ratings) and the policy's other measures, `{view}_rating_count`.
     `as_of` selects events by event time, as known today; `known_at` also by commit time, as known at that moment.
-    A connection needs the views `events` and, for known_at, `commits`; the call leaves temporary objects in it.
+    A connection needs the views `events`, `merged_users` if users were merged, and `commits` for known_at; the call
+    leaves temporary objects in it.
     Raises UsageError for an as_of without a time zone.
     """
     if isinstance(source, Snapshot):
         with open_lake_views(source) as connection:
             return scores(connection, policy, as_of, known_at)
-    in_force = define_steps(source, policy, as_of, known_at)
+    in_force = define_steps(source, policy, as_of, known_at, known=aliases_in(source, known_at))
     materialize_fact(source, in_force)
     return source.sql(f"{reputation_query(in_force)}\nORDER BY user_id").pl()

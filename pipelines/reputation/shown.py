@@ -3,11 +3,11 @@
 What is shown at a moment is what a refresh at that moment publishes: the events committed before it, as of it, by the
 policy in force then. Readers see it as soon as that refresh has run, and until then the one before.
 
-The difference is divided in three steps, so that each has one kind of cause: time passes (events leave a window,
-penalties expire, points decay), then what was committed meanwhile arrives, then the policy changes. The contributions
-before and after a step are joined by event, and the first rule of `_RULES` that holds names the cause. The changes of a
-step add up to the difference of its totals, so all of them add up to the difference of the two scores. Measures, such
-as a mean, have no such parts: they are returned as they were, beside the ratings that changed.
+The difference is divided in steps, so that each has one kind of cause: time passes (events leave a window, penalties
+expire, points decay), then what was committed meanwhile arrives, then users are merged, then the policy changes. The
+contributions before and after a step are joined by event, and the first rule of `_RULES` that holds names the cause.
+The changes of a step add up to the difference of its totals, so all of them add up to the difference of the two scores.
+Measures, such as a mean, have no such parts: they are returned as they were, beside the ratings that changed.
 Owns causes; `explain.py` computes contributions.
 """
 
@@ -25,7 +25,8 @@ import pyarrow as pa
 from pipelines.errors import KarmalakeError, UsageError
 from pipelines.lake.withdrawn_events import WITHDRAWN_EVENTS, read_withdrawn_events
 from pipelines.reputation.activation import activated_in
-from pipelines.reputation.explain import contributions, load_explained_events
+from pipelines.reputation.explain import contributions, load_explained_events, set_explained_user
+from pipelines.reputation.merged_users import Aliases, Merge, aliases, merges_in
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.policy.decay import SCORE_DIGITS
 from pipelines.reputation.sql import arrow_rows, statement, use_utc
@@ -110,13 +111,15 @@ class ShownChange:
     """What was shown of a user at two moments, and each cause of the difference."""
 
     user_id: str
+    """As asked; a former one stands for the person's current one of each moment."""
     view: str
     before: Shown
     after: Shown
     causes: pl.DataFrame = field(repr=False)
-    """A row for each contribution that a cause changed, in the order of events: cause, caused_by (the event, rule or
-    policy behind it), event_time, committed, event_id, action_type, emission_no, and reason, rating and earned points
-    before and after. `change` adds up to the difference of the two scores; a score that was not shown counts as 0."""
+    """A row for each contribution that a cause changed, in the order of events: cause, caused_by (the event, rule,
+    policy or merge of users behind it), event_time, committed, event_id, action_type, emission_no, and reason, rating
+    and earned points before and after. `change` adds up to the difference of the two scores; a score that was not shown
+    counts as 0."""
     unread: int
     """How many events, of any user, were in the lake at one of the moments, were withdrawn since, and cannot be read
     any more, because a vacuum has deleted them: what was shown differs by those of this user."""
@@ -160,12 +163,16 @@ def explain_shown(
     first = activated_in(connection, since) or unrecorded()
     old, new = _fixed(first, since), _fixed(activated_in(connection, until) or first, until)
     _require_view(view, old.at(since), new.at(until))
-    of_others = load_explained_events(connection, user_id, [old.at(since), old.at(until), new.at(until)])
-    unread = _load_withdrawn_events(connection, settings, user_id, of_others, (since, until))
-    cases = [(old, since, since), (old, until, since), (old, until, until)]
+    merges = merges_in(connection, until)
+    then, now = (aliases(_before(merges, moment)) for moment in (since, until))
+    of_others = load_explained_events(connection, user_id, [old.at(since), old.at(until), new.at(until)], now)
+    unread = _load_withdrawn_events(connection, settings, now.names(user_id), of_others, (since, until))
+    cases = [(old, since, since, then), (old, until, since, then), (old, until, until, then)]
+    if merged := _merged_meanwhile(merges, since, now.names(user_id)):
+        cases.append((old, until, until, now))
     if old.at(until) != new.at(until):
-        cases.append((new, until, until))
-    steps = _Steps(connection)
+        cases.append((new, until, until, now))
+    steps = _Steps(connection, user_id)
     states = [_state(connection, view, steps.move(*case)) for case in cases]
     if all(state.status is None for state in (states[0], states[-1])):
         raise KarmalakeError(_nothing_shown(user_id, since, until))
@@ -173,7 +180,7 @@ def explain_shown(
         Shown(moment, version, f"{state.policy.name}@{state.policy.rules.version}", state.status, state.numbers)
         for moment, version, state in zip((since, until), versions, (states[0], states[-1]), strict=True)
     )
-    return ShownChange(user_id, view, before, after, _causes(states, since), unread)
+    return ShownChange(user_id, view, before, after, _causes(states, since, merged), unread)
 
 
 def shown_scores(
@@ -194,11 +201,14 @@ def shown_scores(
     recorded = connection.execute("SELECT DISTINCT policy FROM policies").fetchall()
     rules = [unrecorded, *(Policy.model_validate_json(policy) for (policy,) in recorded)]
     versions = [policy.at(each.effective_from or until) for policy in rules for each in policy.versions]
-    of_others = load_explained_events(connection, user_id, versions)
-    _load_withdrawn_events(connection, settings, user_id, of_others, (_FIRST, until))
-    steps, scores = _Steps(connection), list[tuple[datetime, float | None]]()
+    merges = merges_in(connection, until)
+    of_others = load_explained_events(connection, user_id, versions, aliases(merges))
+    _load_withdrawn_events(connection, settings, aliases(merges).names(user_id), of_others, (_FIRST, until))
+    connection.execute("SET VARIABLE merged_at = CAST(? AS TIMESTAMPTZ[])", [[merge.merged_at for merge in merges]])
+    steps, scores = _Steps(connection, user_id), list[tuple[datetime, float | None]]()
     for moment in _moments(connection, until):
-        in_force = steps.move(activated_in(connection, moment) or unrecorded, moment, moment)
+        known = aliases(_before(merges, moment))
+        in_force = steps.move(activated_in(connection, moment) or unrecorded, moment, moment, known)
         scores.append((moment, _document(connection, in_force).get(f"{view}_score")))
     return pl.DataFrame(scores, {"moment": pl.Datetime("us", "UTC"), "score": pl.Float64}, orient="row", strict=False)
 
@@ -215,19 +225,20 @@ def _moments(connection: duckdb.DuckDBPyConnection, until: datetime) -> list[dat
 class _Steps:
     """The steps over `shown_event`, defined once for each set of rules and moved from moment to moment."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
-        self._connection = connection
-        self._defined: EffectivePolicy | None = None
+    def __init__(self, connection: duckdb.DuckDBPyConnection, user_id: str) -> None:
+        self._connection, self._user_id = connection, user_id
+        self._defined: tuple[EffectivePolicy, Aliases] | None = None
 
-    def move(self, policy: Policy, as_of: datetime, known_at: datetime) -> EffectivePolicy:
+    def move(self, policy: Policy, as_of: datetime, known_at: datetime, known: Aliases) -> EffectivePolicy:
         """Move to a moment, and compute `fact` of the explained user; return the policy in force."""
         in_force = policy.at(as_of)
-        if in_force == self._defined:
+        if (in_force, known) == self._defined:
             set_as_of(self._connection, as_of)
             set_known_at(self._connection, known_at)
         else:
-            define_steps(self._connection, policy, as_of, known_at, _SOURCE)
-        self._defined = in_force
+            set_explained_user(self._connection, self._user_id, known)
+            define_steps(self._connection, policy, as_of, known_at, _SOURCE, known)
+        self._defined = in_force, known
         materialize_fact(self._connection, in_force, _ONLY_USER)
         return in_force
 
@@ -255,7 +266,7 @@ def _lake_versions(connection: duckdb.DuckDBPyConnection, *moments: datetime) ->
 def _load_withdrawn_events(
     connection: duckdb.DuckDBPyConnection,
     settings: Settings,
-    user_id: str,
+    names: Collection[str],
     of_others: Collection[str],
     span: tuple[datetime, datetime],
 ) -> int:
@@ -264,7 +275,7 @@ def _load_withdrawn_events(
     unread, found = 0, [WITHDRAWN_EVENTS.empty_table()]
     for version, events in connection.sql(statement("shown_withdrawals"), params=[until, since]).fetchall():
         try:
-            rows = read_withdrawn_events(settings, version, user_id, of_others)
+            rows = read_withdrawn_events(settings, version, names, of_others)
         except (FileNotFoundError, LookupError):
             unread += events
         else:
@@ -273,6 +284,17 @@ def _load_withdrawn_events(
         connection.execute(statement("table_withdrawn_event"))
     connection.execute(statement("view_shown_event"))
     return unread
+
+
+def _before(merges: Sequence[Merge], moment: datetime) -> list[Merge]:
+    return [merge for merge in merges if merge.merged_at < moment]
+
+
+def _merged_meanwhile(merges: Sequence[Merge], since: datetime, names: Collection[str]) -> str:
+    """Return the merges since a moment as a text: those of the person, or else all; empty without any."""
+    new = [merge for merge in merges if merge.merged_at >= since]
+    own = [merge for merge in new if merge.user_id in names]
+    return "; ".join(f"{merge.user_id} into {merge.merged_into}" for merge in own or new)
 
 
 def _fixed(policy: Policy, moment: datetime) -> Policy:
@@ -311,13 +333,15 @@ def _linked(connection: duckdb.DuckDBPyConnection, rows: pl.DataFrame) -> pl.Dat
     )
 
 
-def _causes(states: Sequence[_State], since: datetime) -> pl.DataFrame:
-    """Return the changes from each state to the next, with their causes."""
+def _causes(states: Sequence[_State], since: datetime, merged: str) -> pl.DataFrame:
+    """Return the changes from each state to the next, with their causes; the third step is of the merges, if any."""
     passed, arrived, *changed = (_compared(before, after) for before, after in pairwise(states))
     steps = [_classified(passed, since, time_passes=True), _classified(arrived, since, time_passes=False)]
     policy = states[-1].policy
-    by_policy = {"cause": pl.lit("policy"), "caused_by": pl.lit(f"{policy.name}@{policy.rules.version}")}
-    steps += [rows.with_columns(**by_policy) for rows in changed]
+    named = [("account merged", merged)] if merged else []
+    named.append(("policy", f"{policy.name}@{policy.rules.version}"))
+    for rows, (cause, by) in zip(changed, named, strict=False):
+        steps.append(rows.with_columns(cause=pl.lit(cause), caused_by=pl.lit(by)))
     numbered = (rows.select(*_COLUMNS, step=pl.lit(number)) for number, rows in enumerate(steps))
     return pl.concat(numbered).sort(_ORDER, nulls_last=True, maintain_order=True).select(_COLUMNS)
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 
 from pipelines.errors import UsageError
+from pipelines.reputation.merged_users import NO_ALIASES, Aliases, load_aliases, resolved_events
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.policy.tables import load_tables
 from pipelines.reputation.sql import statement, use_utc
@@ -27,6 +28,7 @@ def define_steps(
     as_of: datetime,
     known_at: datetime | None = None,
     source: str = "events",
+    known: Aliases = NO_ALIASES,
 ) -> EffectivePolicy:
     """Define the steps up to `contribution` for a policy and a moment; return the policy in force at that moment.
 
@@ -35,6 +37,7 @@ def define_steps(
     connection: with the table or view `source`, and `commits` if `known_at` is given.
     as_of: only events with an earlier event time count.
     known_at: only events with an earlier commit time count; None: all.
+    known: the merged users, under whose current user_ids the steps read `source`.
     Raises UsageError for a moment without a time zone.
     """
     use_utc(connection)
@@ -45,11 +48,23 @@ def define_steps(
         connection.execute(statement(f"macro_{macro}"))
     if known_at is not None:
         set_known_at(connection, known_at)
-    known = "" if known_at is None else statement("known_at")
-    connection.execute(statement("step_01_known_event", source=source, known=known))
-    for step in step_statements(in_force):
+    committed = "" if known_at is None else statement("known_at")
+    if known:
+        load_aliases(connection, known)
+    for step in (*first_steps(source, committed, known), *step_statements(in_force)):
         connection.execute(step)
     return in_force
+
+
+def first_steps(source: str, committed: str, known: Aliases) -> list[str]:
+    """Return the steps up to `known_event`: one more where users were merged, so that others cost nothing.
+
+    committed: a condition on the events, or nothing.
+    """
+    if not known:
+        return [statement("step_01_known_event", source=source, known=committed)]
+    resolved = statement("view_resolved_event", query=resolved_events(known, source))
+    return [resolved, statement("step_01_known_event", source="resolved_event", known=committed)]
 
 
 def set_as_of(connection: duckdb.DuckDBPyConnection, as_of: datetime) -> None:

@@ -32,6 +32,7 @@ from pipelines.reputation.compare import compare_policies, score_changes
 from pipelines.reputation.event_metadata import with_fields
 from pipelines.reputation.explain import explain, explain_change
 from pipelines.reputation.lake_paths import files_of_views, look_in
+from pipelines.reputation.merged_users import aliases_in
 from pipelines.reputation.notebook_progress import show_progress
 from pipelines.reputation.own_tables import Tables, as_arrow, check_name, select_named, without
 from pipelines.reputation.policy import Policy
@@ -100,6 +101,8 @@ class Info:
     """The moment that points are decayed to, the end of the policy's step; None where no points decay."""
     erasures: int
     """How many erasures and withdrawals the lake had applied."""
+    merges: str
+    """The merged users that the lake had, as `merges_mark` identifies them."""
 
 
 def open_warehouse(data_dir: Path | str | None = None, *, allow_files: bool = False) -> "Warehouse":
@@ -227,6 +230,7 @@ def stored_info(connection: duckdb.DuckDBPyConnection) -> Info:
         last_batch=row.get("last_batch"),
         decayed_to=row.get("decayed_to"),
         erasures=row.get("erasures", 0),
+        merges=row.get("merges", ""),
     )
 
 
@@ -484,6 +488,10 @@ class Warehouse:
         if user_id is None:
             return self.sql("FROM reputation ORDER BY user_id")
         return self.sql("FROM reputation WHERE user_id = ?", [user_id])
+
+    def user_ids(self, user_id: str) -> list[str]:
+        """Return every user_id of the person whom a user_id names, the current one first; itself if none was merged."""
+        return aliases_in(self._connection).names(user_id)
 
     def as_of(self, moment: TimeLike | None = None, known_at: TimeLike | None = None) -> "AsOf":
         """Return a handle on the scores of another moment.

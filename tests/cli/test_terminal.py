@@ -101,6 +101,17 @@ RUN: dict[str, list[list[str]]] = {
         ),
         [_HOSTILE_TEXT, "5", "--why", _HOSTILE_TEXT],
     ],
+    "user merge": [
+        *(
+            ["--why", _HOSTILE_TEXT, "--operator", _HOSTILE_TEXT, *more, "--", *_USERS[2:4]]
+            for more in (["--dry-run"], [])
+        ),
+        [_HOSTILE_TEXT, "x", "--why", _HOSTILE_TEXT],
+    ],
+    "user rename": [
+        ["--why", _HOSTILE_TEXT, "--operator", _HOSTILE_TEXT, "--", _USERS[3], _HOSTILE_TEXT],
+        [_HOSTILE_TEXT, "x", "--why", _HOSTILE_TEXT],
+    ],
     "user export": [
         ["--to", "{folder}/exported", "--", _USERS[1]],
         ["--to", "{folder}/exported", "--", _USERS[1]],

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
+import marimo as mo
 import polars as pl
 import pytest
 
@@ -13,6 +14,7 @@ from pipelines.reputation.derive import derive
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.reputation.warehouse import Warehouse, open_warehouse
 from tests.reputation.history import AS_OF, DAY, NOW, Event, at, snapshot_of
+from tests.reputation.merges import merges_table, stored
 
 POLICY = """
 name = "market"
@@ -40,6 +42,7 @@ EVENTS = [
     Event("r2", "ann", "Reviewed", NOW - 4 * DAY, {"stars": "5", "channel": "app"}),
     Event("w1", "ann", "Withdrawn", NOW - 3 * DAY, {"target_event_id": "p1"}),
     Event("p2", "bob", "Paid", NOW - 3 * DAY, {"shop_id": "of another user", "seat": "1"}),
+    Event("p0", "old bob", "Paid", NOW - 4 * DAY, {"shop_id": "s0", "desk": "1"}),
     Event("p3", "cyd", "Paid", NOW - 3 * DAY),
 ]
 
@@ -47,7 +50,9 @@ EVENTS = [
 @pytest.fixture(scope="module")
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
     folder = tmp_path_factory.mktemp("explained")
-    derive(snapshot_of(folder / "lake", EVENTS), parse_policy(POLICY), AS_OF, folder / "warehouse.duckdb")
+    merged = merges_table(stored([("old bob", "bob")]))
+    lake = snapshot_of(folder / "lake", EVENTS, merged_users=merged)
+    derive(lake, parse_policy(POLICY), AS_OF, folder / "warehouse.duckdb")
     with open_warehouse(folder) as opened:
         yield opened
 
@@ -57,7 +62,7 @@ def test_the_policy_says_which_metadata_come_first(warehouse: Warehouse) -> None
     assert explained.metadata_keys(warehouse, "ann") == [
         *("buyer", "deal", "shop_id", "channel", "metadata.score", "score", "zone"),
     ]
-    assert explained.metadata_keys(warehouse, "bob") == ["shop_id", "seat"]
+    assert explained.metadata_keys(warehouse, "bob") == ["shop_id", "desk", "seat"]
     assert explained.metadata_keys(warehouse, "cyd") == []
 
 
@@ -156,3 +161,14 @@ def test_values_have_a_form() -> None:
 def test_a_number(value: float | None, shown: str) -> None:
     """Separators, at most two digits after the point, never a sign or a zero that is not there."""
     assert number(value) == shown
+
+
+def test_a_former_user_id_is_the_person(warehouse: Warehouse) -> None:
+    """The history of a merged account has the events and metadata of both, under either user_id."""
+    assert warehouse.user_ids("old bob") == warehouse.user_ids("bob") == ["bob", "old bob"]
+    history = queries.event_history(warehouse, "old bob")
+    shown = explained.with_metadata(warehouse, "old bob", history, ["shop_id"])
+    assert shown.select("event_id", "shop_id").rows() == [("p0", "s0"), ("p2", "of another user")]
+    page = sections.user(warehouse, "old bob", history, mo.md("")).text
+    assert "is the current user_id of" in page
+    assert "There is no user" not in page

@@ -48,9 +48,14 @@ def describe(settings: Settings) -> dict[str, Any]:
     return {name: [list(row) for row in found] for name, found in rows.items()}
 
 
+def _tables(data_dir: Path) -> list[str]:
+    """Return the tables of a lake: earlier releases lacked some."""
+    return [name for name in TABLES if (data_dir / "lake" / name).exists()]
+
+
 def make_older(data_dir: Path) -> None:
     """Turn a folder into one of a release before format numbers, which lacked some columns and a nested field."""
-    for name in TABLES:
+    for name in _tables(data_dir):
         _strip(data_dir / "lake" / name, {"events": {"bus_time"}, "commits": {"note", "lost"}}.get(name, set()))
     with duckdb.connect(data_dir / "warehouse.duckdb") as connection:
         connection.execute("ALTER TABLE snapshot_info DROP COLUMN format")
@@ -58,7 +63,7 @@ def make_older(data_dir: Path) -> None:
 
 def make_newer(data_dir: Path) -> None:
     """Turn a folder into one of a newer release, with a newer number for every format and an unknown column."""
-    for name in TABLES:
+    for name in _tables(data_dir):
         table = DeltaTable(data_dir / "lake" / name)
         newer = {"karmalake.format": str(LAKE.number + 1), "karmalake.release": "99.0.0"}
         table.alter.set_table_properties(newer, raise_if_not_exists=False)

@@ -7,21 +7,25 @@ from functools import cache
 
 import duckdb
 
+from pipelines.reputation.merged_users import aliases
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy.numbers import MICRO
 from pipelines.reputation.steps import define_steps, materialize_fact
 from pipelines.reputation.views import reputation_query
 from tests.reputation import naive
 from tests.reputation.history import Event, at, events_table
+from tests.reputation.merges import KEYS, Pair, stored
 
 Row = tuple[object, ...]
 
 
-def by_sql(events: Sequence[Event], policy: Policy, as_of: int) -> tuple[list[Row], list[Row]]:
+def by_sql(
+    events: Sequence[Event], policy: Policy, as_of: int, pairs: Sequence[Pair] = ()
+) -> tuple[list[Row], list[Row]]:
     """Return contributions and scores from the SQL."""
     connection = _connection()
     connection.register("events", events_table(events))
-    in_force = define_steps(connection, policy, at(as_of))
+    in_force = define_steps(connection, policy, at(as_of), known=aliases(stored(pairs)))
     connection.execute("CREATE OR REPLACE TEMP TABLE computed AS FROM contribution")
     connection.execute("CREATE OR REPLACE TEMP VIEW contribution AS FROM computed")
     materialize_fact(connection, in_force)
@@ -54,10 +58,10 @@ def by_hand(events: Iterable[Event], policy: Policy, as_of: int) -> tuple[list[R
     return sorted(contributions), [_row(user_id, users[user_id]) for user_id in sorted(users)]
 
 
-def assert_agreement(events: Sequence[Event], policy: Policy, as_of: int) -> None:
-    """Assert that both agree on every event and every user."""
-    contributions, rows = by_sql(events, policy, as_of)
-    expected_contributions, expected_rows = by_hand(events, policy, as_of)
+def assert_agreement(events: Sequence[Event], policy: Policy, as_of: int, pairs: Sequence[Pair] = ()) -> None:
+    """Assert that both agree on every event and every user, after merges of users."""
+    contributions, rows = by_sql(events, policy, as_of, pairs)
+    expected_contributions, expected_rows = by_hand(naive.resolved(events, pairs, KEYS), policy, as_of)
     assert contributions == expected_contributions
     assert [row[0] for row in rows] == [row[0] for row in expected_rows]
     for row, expected in zip(rows, expected_rows, strict=True):

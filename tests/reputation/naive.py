@@ -149,6 +149,27 @@ def reputations(events: Iterable[Event], policy: Policy, as_of: int) -> dict[str
     return {user_id: account.play(list(accounts.values())) for user_id, account in accounts.items()}
 
 
+def resolved(events: Iterable[Event], merges: Iterable[tuple[str, str]], keys: Iterable[str]) -> list[Event]:
+    """Return events under the user_ids that merges leave, one merge after another; `keys` of metadata hold user_ids."""
+    persons: list[tuple[str, set[str]]] = []
+
+    def person(name: str) -> tuple[str, set[str]]:
+        return next((each for each in persons if name in each[1]), (name, {name}))
+
+    for old, new in merges:
+        one, other = person(old), person(new)
+        persons = [each for each in persons if each not in (one, other)]
+        persons.append((new if one == other else other[0], one[1] | other[1]))
+    return [
+        replace(
+            event,
+            user_id=person(event.user_id)[0],
+            metadata={key: person(value)[0] if key in keys else value for key, value in event.metadata.items()},
+        )
+        for event in events
+    ]
+
+
 def version_at(policy: Policy, t: int) -> Rules:
     """Return the version in force at a time."""
     begun = [rules for rules in policy.versions[1:] if rules.effective_from and us(rules.effective_from) <= t]

@@ -9,6 +9,7 @@ from pipelines.reputation.policy import Policy
 from tests.reputation import policies
 from tests.reputation.agreement import assert_agreement
 from tests.reputation.history import NOW, Event
+from tests.reputation.merges import Pair, merges
 from tests.reputation.policies import EVENTS, policy
 from tests.reputation.strategies import histories
 
@@ -74,6 +75,13 @@ def test_correction(events: list[Event]) -> None:
 def test_all_together(events: list[Event], rules: Policy) -> None:
     """Any combination of features."""
     assert_agreement(events, rules, NOW)
+
+
+@pytest.mark.slow
+@given(histories(*EVENTS), policies.whole_policies(), merges())
+def test_merged_users(events: list[Event], rules: Policy, pairs: list[Pair]) -> None:
+    """Any combination of features over accounts that were merged, in chains and in cycles."""
+    assert_agreement(events, rules, NOW, pairs)
 
 
 @pytest.mark.slow

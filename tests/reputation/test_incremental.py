@@ -23,6 +23,7 @@ from pipelines.reputation.sql import one_row, statement
 from pipelines.reputation.warehouse import Warehouse
 from tests.reputation import policies
 from tests.reputation.history import DAY, NOW, Event, at, snapshot_of, stored_schema
+from tests.reputation.merges import Pair, merges, merges_table, stored
 from tests.reputation.policies import EVENTS, policy
 from tests.reputation.strategies import histories
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
@@ -41,14 +42,17 @@ TABLES = (
 MOMENTS = [NOW + shift for shift in (-DAY, -1, 0, 1, DAY // 2, DAY, 7 * DAY - 1, 30 * DAY, 31 * DAY)]
 
 
-def lake(folder: Path, commits: Sequence[Sequence[Event]], *, compacted: int = 0) -> Snapshot:
-    """Return the snapshot after these commits, versions 1, 2, ...; the files of the first few are merged."""
+def lake(
+    folder: Path, commits: Sequence[Sequence[Event]], *, compacted: int = 0, pairs: Sequence[Pair] = ()
+) -> Snapshot:
+    """Return the snapshot after these commits, versions 1, 2, ..., and merges; the first few files are compacted."""
     batches = [[on(event, number) for event in events] for number, events in enumerate(commits, start=1)]
     merged = [[event for batch in batches[:compacted] for event in batch], *batches[compacted:]]
     rows = [{"batch_id": f"batch-{number}", "version": number} for number in range(1, len(commits) + 1)]
     table = pa.Table.from_pylist(rows, stored_schema("commits"))
     folder = folder / f"{len(commits)}-{compacted}"
-    return snapshot_of(folder, *(merged if compacted else batches), version=len(commits), commits=table)
+    others = {"commits": table} | ({"merged_users": merges_table(stored(pairs))} if pairs else {})
+    return snapshot_of(folder, *(merged if compacted else batches), version=len(commits), **others)
 
 
 def on(event: Event, version: int) -> Event:
@@ -89,12 +93,15 @@ def stories(
     return list(zip(commits, chosen, strict=True))
 
 
-def assert_refreshes_equal_rebuilds(story: list[tuple[list[Event], int]], rules: Policy) -> None:
+def assert_refreshes_equal_rebuilds(
+    story: list[tuple[list[Event], int]], rules: Policy, pairs: Sequence[Pair] = (), first: int = 0
+) -> None:
     """Refresh after each of four commits, publish after the last three of them, and compare at the end.
 
     Histories of more than two events are in files, and the thread merges those of more than four; so it is with rows of
     changed users. If half of the users changed, the first publication begins a new base in a thread, which the second
-    uses, and the third writes one itself.
+    uses, and the third writes one itself. Before each refresh after the one with number `first`, one more of the pairs
+    is merged, and before the last one all.
     """
     with scratch() as folder, pytest.MonkeyPatch.context() as patched:
         patched.setattr(histories_module, "_MEMORY_ROWS", 2)
@@ -108,7 +115,8 @@ def assert_refreshes_equal_rebuilds(story: list[tuple[list[Event], int]], rules:
         with open_draft(path) as draft:
             for number, (events, as_of) in enumerate(story):
                 commits.append(events)
-                snapshot = lake(folder / "lake", commits, compacted=number // 2)
+                known = pairs[: max(0, number - first)] if number < len(story) - 1 else pairs
+                snapshot = lake(folder / "lake", commits, compacted=number // 2, pairs=known)
                 derived = draft.refresh(snapshot, rules, at(as_of))
                 if number in {1, 2}:
                     draft.start_publication().result(PATIENCE_SECONDS)
@@ -137,6 +145,14 @@ def test_any_policy(story: list[tuple[list[Event], int]], rules: Policy) -> None
 def test_any_versions(story: list[tuple[list[Event], int]], rules: Policy) -> None:
     """The policy changes between two refreshes."""
     assert_refreshes_equal_rebuilds(story, rules)
+
+
+@pytest.mark.slow
+@FEWER
+@given(stories(histories(*EVENTS)), policies.whole_policies(), merges(), st.integers(-1, 2))
+def test_merged_users(story: list[tuple[list[Event], int]], rules: Policy, pairs: list[Pair], first: int) -> None:
+    """Accounts are merged between two refreshes, in chains and in cycles, whose events are in any commits."""
+    assert_refreshes_equal_rebuilds(story, rules, pairs, first)
 
 
 def rides() -> st.SearchStrategy[list[Event]]:
@@ -242,6 +258,47 @@ def test_only_affected_users_are_recomputed(tmp_path: Path) -> None:
     assert derived.changed_users.to_list() == ["ann"]
     with Warehouse(path) as warehouse:
         assert warehouse.reputation("ann")["last_30_days_score"].to_list() == [3]
+
+
+def test_a_merge_without_a_commit(tmp_path: Path) -> None:
+    """It affects both accounts and those whom a rule compares by the former user_id; that one has no row any more."""
+    raters = {"a": {"actions": ("Rated",), "keep": "first", "per": "rater_id"}}
+    rated = [Event(f"r-{r}", "cid", "Rated", NOW - DAY, {"rating": "4", "rater_id": r}) for r in ("ann", "bob")]
+    others = [Event(f"o{n}", f"user-{n}", "Done", NOW - DAY) for n in range(20)]
+    path, commits, rules = tmp_path / "warehouse.duckdb", [[ANN, BOB, *rated, *others]], policy(once=raters)
+    derive(lake(tmp_path, commits), rules, at(NOW), path)
+    merged = lake(tmp_path / "merged", commits, pairs=[("ann", "bob")])
+    with open_draft(path) as draft:
+        derived = draft.refresh(merged, rules, at(NOW))
+        draft.publish()
+        assert draft.refresh(merged, rules, at(NOW)).affected_users == 0
+    assert (derived.rebuild_reason, derived.affected_users, derived.users) == (None, 3, 22)
+    assert derived.changed_users is not None
+    assert sorted(derived.changed_users.to_list()) == ["ann", "bob", "cid"]
+    assert rows(path) == rebuilt(tmp_path, merged, rules, NOW)
+    with Warehouse(path) as warehouse:
+        counted = dict(warehouse.reputation().select("user_id", "all_time_events").rows())
+        assert (counted["bob"], counted["cid"], "ann" in counted) == (2, 1, False)
+        assert warehouse.explain("ann").equals(warehouse.explain("bob"))
+        assert warehouse.explain("ann")["event_id"].to_list() == ["e0", "e1"]
+
+
+def test_a_ride_that_names_a_former_user_id(tmp_path: Path) -> None:
+    """A completion rule compares resolved values, in a refresh, in a rebuild and in an explanation alike."""
+    path, rules = tmp_path / "warehouse.duckdb", policy(completion=GATE)
+    commits = [
+        [ride("e1", "dan", "Rated", "bob"), ride("e2", "old eve", "Done", "ann"), ride("e3", "eve", "Done", "x")]
+    ]
+    snapshots = [lake(tmp_path / str(n), commits, pairs=(("ann", "bob"), ("old eve", "eve"))[:n]) for n in range(3)]
+    with open_draft(path) as draft:
+        derived = [draft.refresh(snapshot, rules, at(NOW)) for snapshot in snapshots]
+        draft.publish()
+    assert [each.rebuild_reason is None for each in derived] == [False, True, True]
+    assert rows(path) == rebuilt(tmp_path, snapshots[-1], rules, NOW)
+    with Warehouse(path) as warehouse:
+        explained = warehouse.explain("dan")
+        assert explained["reason"].to_list() == ["granted"]
+        assert explained["score"].to_list()[-1] == warehouse.reputation("dan")["all_time_score"].item() > 0
 
 
 def test_a_window_moves_without_a_commit(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
+from uuid import uuid4
 
 import duckdb
 import pyarrow.parquet as pq
@@ -14,11 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.lake.commit import append_file
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.erasure import erase_users
 from pipelines.lake.tables import Lake, create_lake
 from pipelines.lake.tombstones import open_tombstones
 from pipelines.lake.upkeep import compact, vacuum
+from pipelines.operate.erase import all_names
 from pipelines.reputation import derive
 from pipelines.reputation import histories as histories_module
 from pipelines.reputation.base import base_folder
@@ -30,6 +33,7 @@ from pipelines.settings import Settings
 from tests.lake.builders import commit
 from tests.reputation import policies
 from tests.reputation.history import DAY, NOW, Event, at, events_table
+from tests.reputation.merges import Pair, merges_table, stored
 from tests.reputation.policies import EVENTS, policy
 from tests.reputation.strategies import histories
 from tests.reputation.test_incremental import FEWER, GATE, MOMENTS, rebuilt, ride, rides, rows, split
@@ -39,13 +43,14 @@ _AFTER = Literal["publish", "continue", "crash"]
 
 @dataclass(frozen=True)
 class Turn:
-    """Events that are committed, users who are erased then, and what follows the refresh."""
+    """Events that are committed, accounts that are merged, users who are erased, and what follows the refresh."""
 
     events: list[Event]
     erased: frozenset[str]
     as_of: int
     after: _AFTER
-    merged: bool
+    compacted: bool
+    pair: Pair | None
 
 
 @dataclass
@@ -57,7 +62,7 @@ class Place:
     def __post_init__(self) -> None:
         self.lake: Lake = create_lake(self.folder / "lake")
         self.erased: set[str] = set()
-        self.commits = 0
+        self.commits = self.merges = 0
 
     @property
     def warehouse(self) -> Path:
@@ -70,9 +75,19 @@ class Place:
             stored = events_table(remaining).drop(["batch_id"])
             commit(self.lake, self.lake.table("events"), f"batch-{self.commits}", stored)
 
+    def merge(self, pair: Pair, t: int | None = None) -> None:
+        """Merge accounts, later than all others or at a time, unless one was erased: the command refuses that."""
+        if not self.erased & {*pair}:
+            self.merges += 1
+            (merge,) = stored([pair], NOW + self.merges if t is None else t)
+            row = merges_table([replace(merge, merge_id=f"m{self.merges}")])
+            append_file(self.lake, "merged_users", row, uuid4().hex)
+
     def erase(self, *user_ids: str) -> None:
-        self.erased |= set(user_ids)
-        erase_users(self.lake, open_tombstones(self.lake, Settings(data_dir=self.folder)), user_ids)
+        settings = Settings(data_dir=self.folder)
+        names = all_names(settings, user_ids)
+        self.erased |= set(names)
+        erase_users(self.lake, open_tombstones(self.lake, settings), names)
 
     def refresh(self, draft: Draft, rules: Policy, as_of: int = NOW) -> DerivationResult:
         return draft.refresh(take_snapshot(self.lake), rules, at(as_of))
@@ -125,26 +140,29 @@ def _named(event: Event) -> Event:
 
 @st.composite
 def turns(draw: st.DrawFn, events: st.SearchStrategy[list[Event]]) -> list[Turn]:
-    """Return four commits, each followed by an erasure of some users, or of none; as_of never decreases."""
+    """Return four commits, each followed by a merge and an erasure of some users, or of none; as_of never decreases."""
     commits = [list(map(_named, batch)) for batch in draw(events.flatmap(split))]
     users = sorted({event.user_id for batch in commits for event in batch}) or ["<unknown>"]
     moments = sorted(draw(st.lists(st.sampled_from(MOMENTS), min_size=4, max_size=4)))
     erased = st.frozensets(st.sampled_from(users), max_size=1)
     after = st.sampled_from(("publish", "continue", "crash"))
+    pair = st.none() | st.tuples(st.sampled_from(users), st.sampled_from(users))
     return [
-        Turn(batch, draw(erased), as_of, draw(after), draw(st.booleans()))
+        Turn(batch, draw(erased), as_of, draw(after), draw(st.booleans()), draw(pair))
         for batch, as_of in zip(commits, moments, strict=True)
     ]
 
 
 def assert_refreshes_equal_rebuilds(story: list[Turn], rules: Policy) -> None:
-    """Commit, erase and refresh in turn; publish, continue or discard the draft; compare at the end."""
+    """Commit, merge, erase and refresh in turn; publish, continue or discard the draft; compare at the end."""
     with place() as here, open_draft(here.warehouse) as draft:
         for turn in story:
             here.commit(turn.events)
-            if turn.merged:
+            if turn.compacted:
                 here.refresh(draft, rules, turn.as_of)
                 compact(here.lake, 2)
+            if turn.pair:
+                here.merge(turn.pair)
             if turn.erased:
                 here.erase(*turn.erased)
             here.refresh(draft, rules, turn.as_of)

@@ -15,6 +15,7 @@ from pipelines.lake.withdrawal import BatchTopic, withdraw_batches
 from pipelines.reputation.derive import open_draft
 from pipelines.reputation.policy import Policy
 from tests.reputation.history import Event
+from tests.reputation.merges import Pair, merges
 from tests.reputation.policies import policy
 from tests.reputation.test_incremental import DONE, FEWER, GATE, MOMENTS, RATED, rebuilt, ride, rides, rows, split
 from tests.reputation.test_refresh_after_erasure import Place
@@ -32,12 +33,13 @@ def _assert_rebuilt(here: Place, rules: Policy, as_of: int) -> None:
 
 @dataclass(frozen=True)
 class Turn:
-    """Events that are committed, the commit that is withdrawn then, if any, and whether the warehouse is published."""
+    """What is committed, the commit that is withdrawn then, if any, whether the warehouse is published, and merges."""
 
     events: list[Event]
     withdrawn: int | None
     as_of: int
     published: bool
+    pairs: list[Pair]
 
 
 @st.composite
@@ -48,7 +50,7 @@ def turns(draw: st.DrawFn, events: st.SearchStrategy[list[Event]]) -> list[Turn]
     order = draw(st.permutations(range(1, 5)))
     chosen = [number if number <= turn else None for turn, number in enumerate(order, start=1)]
     return [
-        Turn(batch, draw(st.sampled_from((number, None))), as_of, draw(st.booleans()))
+        Turn(batch, draw(st.sampled_from((number, None))), as_of, draw(st.booleans()), draw(merges(max_size=1)))
         for batch, number, as_of in zip(commits, chosen, moments, strict=True)
     ]
 
@@ -57,7 +59,7 @@ def turns(draw: st.DrawFn, events: st.SearchStrategy[list[Event]]) -> list[Turn]
 @FEWER
 @given(turns(rides()))
 def test_any_story(story: list[Turn]) -> None:
-    """Of ratings, completions, retractions and corrections any may be withdrawn (`incremental-equals-rebuild`)."""
+    """Ratings, completions, retractions and corrections, also of merged accounts (`incremental-equals-rebuild`)."""
     rules = policy(completion=GATE)
     with TemporaryDirectory() as folder:
         here = Place(Path(folder))
@@ -65,6 +67,8 @@ def test_any_story(story: list[Turn]) -> None:
             for number, turn in enumerate(story, start=1):
                 here.commits = number - 1
                 here.commit(turn.events)
+                for pair in turn.pairs:
+                    here.merge(pair)
                 if turn.withdrawn and story[turn.withdrawn - 1].events:
                     here.refresh(draft, rules, turn.as_of)
                     _withdraw(here, turn.withdrawn)
@@ -108,6 +112,20 @@ def test_others_are_affected(
         if seen:
             assert here.refresh(draft, rules).rebuild_reason is None
         here.commit(again)
+        assert here.refresh(draft, rules).rebuild_reason is None
+        draft.publish()
+    here.assert_rebuilt(rules)
+
+
+def test_events_of_a_merged_account(tmp_path: Path) -> None:
+    """They leave the person's score, which the warehouse has under the current user_id."""
+    here, rules = Place(tmp_path), policy(completion=GATE)
+    here.commit([ride("e1", "bob", "Rated", "r1"), ride("e2", "cid", "Rated", "r2"), ride("e3", "bob", "Done", "r1")])
+    here.commit([ride("e4", "ann", "Rated", "r1"), ride("e5", "ann", "Done", "r2")])
+    here.merge(("ann", "bob"))
+    with open_draft(here.warehouse) as draft:
+        here.refresh(draft, rules)
+        _withdraw(here, 2)
         assert here.refresh(draft, rules).rebuild_reason is None
         draft.publish()
     here.assert_rebuilt(rules)

@@ -23,14 +23,16 @@ from pipelines.reputation import shown as shown_module
 from pipelines.reputation.activation import activate, activated
 from pipelines.reputation.derive import open_draft
 from pipelines.reputation.lake_views import create_lake_views, open_lake_views
+from pipelines.reputation.merged_users import merges_in
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.reputation.shown import ShownChange, explain_shown
 from pipelines.reputation.warehouse import Warehouse, open_warehouse
 from pipelines.settings import Settings
 from tests.clocks import Clock, replaced_clock
-from tests.reputation import policies
+from tests.reputation import naive, policies
 from tests.reputation.history import DAY, NOW, Event, at, snapshot_of, stored_schema, us
+from tests.reputation.merges import Pair, merges
 from tests.reputation.policies import EVENTS
 from tests.reputation.strategies import histories
 from tests.reputation.test_incremental import split
@@ -308,6 +310,33 @@ def test_a_warehouse_explains_what_was_shown(tmp_path: Path) -> None:
             warehouse.explain_shown("ann", since, "2999-01-01")
 
 
+def test_an_account_that_was_merged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A cause of its own, for both user_ids; known-at answers and scores of before stay as they were shown."""
+    here = Served(Place(tmp_path), replaced_clock(monkeypatch), VOTES)
+    here.set(NOW)
+    here.place.commit([ann("1", "Up", 4), ann("b", "Up", 3, "bob")])
+    here.place.merge(("ann", "bob"), NOW + DAY)
+    here.set(NOW + 2 * DAY)
+    here.place.commit([ann("b2", "Up", -1, "bob"), ann("new", "Up", -1)])
+    here.publish(NOW + 3 * DAY)
+    merged, new = ("account merged", "ann into bob"), ("new event", None)
+    with open_warehouse(tmp_path) as warehouse:
+        monkeypatch.setattr(warehouse, "_unrecorded_policy", lambda: VOTES)
+        of_bob, of_ann = (warehouse.explain_shown(user, "2024-03-01T12:00:00Z") for user in ("bob", "ann"))
+        assert causes(of_bob) == [(*merged, "1", 10), (*new, "b2", 10), (*merged, "new", 10)]
+        assert causes(of_ann) == [(*merged, "b", 10), (*merged, "b2", 10), (*new, "new", 10)]
+        assert (of_bob.before.score, of_ann.before.score, of_bob.after, of_ann.after.score) == (
+            10,
+            10,
+            of_ann.after,
+            40,
+        )
+        assert warehouse.shown_scores("bob")["score"].to_list()[-1] == 40
+        then = warehouse.as_of("2024-03-02", known_at="2024-03-02").scores()
+        assert dict(then.select("user_id", "all_time_score").rows()) == {"ann": 10, "bob": 10}
+        assert warehouse.as_of("2024-03-02", known_at="2024-03-02").explain("ann")["event_id"].to_list() == ["1"]
+
+
 def test_the_scores_that_were_shown_over_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """After each commit, activation and withdrawal, and at midnight; of many moments one for each day remains."""
     here = Served(Place(tmp_path), replaced_clock(monkeypatch), VOTES)
@@ -350,6 +379,13 @@ class Served:
     def set(self, t: int) -> None:
         self.clock.behind = datetime.now(UTC) - at(t)
 
+    def name_at(self, user: str, t: int) -> str:
+        """Return the user_id under which a user was shown at a moment."""
+        with open_lake_views(take_snapshot(self.place.lake)) as connection:
+            pairs = [(each.user_id, each.merged_into) for each in merges_in(connection, at(t))]
+        (event,) = naive.resolved([ann("any", "Up", 1, user)], pairs, ())
+        return event.user_id
+
     def withdraw(self, number: int) -> None:
         chosen = [BatchTopic(f"batch-{number}", "topic-id", "topic")]
         withdraw_batches(self.place.lake, lambda: chosen, "wrong file")
@@ -376,17 +412,18 @@ def numbers_of(row: dict[str, Any] | None, view: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Turn:
-    """What is committed, put in force and withdrawn (a number of a commit), an hour before a refresh as of `moment`."""
+    """What is committed, withdrawn (a number of a commit), put in force and merged, an hour before a refresh."""
 
     events: list[Event]
     withdrawn: int | None
     policy: Policy | None
     moment: int
+    merged: list[Pair]
 
 
 @st.composite
 def stories(draw: st.DrawFn) -> list[Turn]:
-    """Return four commits of any events, so many of them late, with withdrawals and activations among them."""
+    """Return four commits of any events, so many of them late, with withdrawals, activations and merges among them."""
     commits = draw(histories(*EVENTS, max_size=12).flatmap(split))
     ends = sorted(draw(st.sets(st.integers(-2, 40), min_size=4, max_size=4)))
     rules = policies.whole_policies() | policies.versioned_policies()
@@ -395,7 +432,7 @@ def stories(draw: st.DrawFn) -> list[Turn]:
         old = draw(st.none() | st.integers(1, number - 1)) if number > 1 else None
         new = draw(st.none() | rules)
         renamed = new and new.model_copy(update={"name": f"random-{number}"})
-        turns.append(Turn(events, old, renamed, NOW + days * DAY))
+        turns.append(Turn(events, old, renamed, NOW + days * DAY, draw(merges(max_size=1))))
     return turns
 
 
@@ -403,7 +440,7 @@ def stories(draw: st.DrawFn) -> list[Turn]:
 @settings(max_examples=max(6, settings().max_examples // 5))  # each example publishes four times
 @given(stories(), policies.whole_policies(), st.data())
 def test_the_causes_add_up_to_what_was_published(story: list[Turn], first: Policy, data: st.DataObject) -> None:
-    """Over late events, retractions, windows, withdrawals and other policies: both moments equal what was published."""
+    """Over late events, retractions, windows, withdrawals, merges and other policies: both moments are as published."""
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
         here = Served(Place(Path(folder)), replaced_clock(patched), first)
         published: list[tuple[int, dict[str, dict[str, Any]]]] = []
@@ -415,6 +452,8 @@ def test_the_causes_add_up_to_what_was_published(story: list[Turn], first: Polic
                 activate(here.place.lake, turn.policy)
             if turn.withdrawn and story[turn.withdrawn - 1].events:
                 here.withdraw(turn.withdrawn)
+            for pair in turn.merged:
+                here.place.merge(pair, turn.moment - DAY // 24)
             if here.place.lake.table("events").version():
                 published.append((turn.moment, here.publish(turn.moment)))
         assume(len(published) > 1)
@@ -423,7 +462,7 @@ def test_the_causes_add_up_to_what_was_published(story: list[Turn], first: Polic
         assume(users)
         user, view = data.draw(st.sampled_from(users)), data.draw(st.sampled_from(["all_time", "last_30_days"]))
         change = here.explain(user, since, until, view)
-        assert change.before.numbers == numbers_of(old.get(user), view)
-        assert change.after.numbers == numbers_of(new.get(user), view)
+        for shown, rows, moment in ((change.before, old, since), (change.after, new, until)):
+            assert shown.numbers == numbers_of(rows.get(here.name_at(user, moment)), view)
         assert change.unread == 0
         assert_adds_up(change)

@@ -2,7 +2,7 @@
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -33,6 +33,7 @@ from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import Settings
 from tests.lake import builders as making
 from tests.reputation.history import AS_OF, DAY, NOW, Event, at, events_table, snapshot_of, stored_schema
+from tests.reputation.merges import Pair, merges_table, stored
 from tests.reputation.policies import ACTIONS, EVENTS, policy, versioned
 from tests.reputation.strategies import AMOUNTS, RATINGS
 from tests.reputation.test_incremental import TABLES
@@ -76,6 +77,7 @@ _HIDING = {
     "status": {"suspend": ("Suspended",), "reinstate": ("Reinstated",), "rule": "hide", "shown": "0.5"},
     "caps": {"monthly": {"period": "month", "maximum": "20", "counts": "net", "exempt": ("Done",)}},
 }
+_MERGED = [("u1", "u2"), ("u2", "Zoë"), ("u3", "o'hara"), ('r"\\', "rob"), ("r1", "r2")]
 _POLICIES = {
     **{name: load_policy(name) for name in ("ride-hailing-last-50", "stackexchange-2018")},
     "everything": policy(**_EVERYTHING),
@@ -119,11 +121,12 @@ def history(action_types: tuple[str, ...], number: int = 4_000, days: int = 400)
     ]
 
 
-def snapshot(folder: Path, events: list[Event]) -> Snapshot:
-    """Return a snapshot of two commits, the second one late, in a folder named like that of a day."""
+def snapshot(folder: Path, events: list[Event], pairs: Sequence[Pair] = ()) -> Snapshot:
+    """Return a snapshot of two commits, the second one late, and of merges, in a folder named like that of a day."""
     half = len(events) // 2
     commits = pa.Table.from_pylist([{"batch_id": "batch", "version": 1}], stored_schema("commits"))
-    return snapshot_of(folder / "event_day=2024-02-29", events[:half], events[half:], commits=commits)
+    others = {"commits": commits} | ({"merged_users": merges_table(stored(pairs))} if pairs else {})
+    return snapshot_of(folder / "event_day=2024-02-29", events[:half], events[half:], **others)
 
 
 def assert_same_tables(path: Path, expected: Path) -> None:
@@ -138,8 +141,9 @@ def assert_same_tables(path: Path, expected: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("rules", _POLICIES.values(), ids=_POLICIES)
 def test_same_tables(spark: SparkSession, tmp_path: Path, rules: Policy) -> None:
-    """Suspensions, retractions, corrections, late and future events, bad numbers: every table is DuckDB's."""
-    lake = snapshot(tmp_path, history(_EVENTS if rules.name in ("random", "versioned") else _SHIPPED_EVENTS))
+    """Suspensions, retractions, corrections, late and future events, bad numbers, merges: every table is DuckDB's."""
+    pairs = _MERGED if rules.name == "random" else ()
+    lake = snapshot(tmp_path, history(_EVENTS if rules.name in ("random", "versioned") else _SHIPPED_EVENTS), pairs)
     derive(lake, rules, AS_OF, tmp_path / "duckdb" / "warehouse.duckdb")
     with open_draft(tmp_path / "warehouse.duckdb") as draft:
         rebuilt = draft.rebuild(lake, rules, AS_OF, load_engine("spark", Settings()))

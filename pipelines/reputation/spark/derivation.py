@@ -17,13 +17,14 @@ from pyspark.sql.functions import count, lit
 from pipelines.boundary.locked_sql import literal
 from pipelines.lake.stores import is_remote, list_files, register_s3, temporary_folder
 from pipelines.lake.tables import Snapshot
+from pipelines.reputation.merged_users import Aliases, aliases_in
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.policy.tables import policy_tables, variables
 from pipelines.reputation.spark.session import open_session
 from pipelines.reputation.spark.storage import require_rows, spark_path, translate_storage_errors
 from pipelines.reputation.spark.translation import FUNCTIONS, POWER, translate
 from pipelines.reputation.sql import one_row, statement
-from pipelines.reputation.steps import epoch_us, fact_statement, materialize_fact, step_statements
+from pipelines.reputation.steps import epoch_us, fact_statement, first_steps, materialize_fact, step_statements
 from pipelines.reputation.warehouse_tables import trend_tables, user_tables
 
 _NO_ROWS = "WHERE false"
@@ -52,7 +53,7 @@ def derive_in_spark(
         if is_remote(folder):
             register_s3(connection)
         with translate_storage_errors(spark, [events[0], folder]):
-            _prepare(spark, snapshot, policy, as_of)
+            _prepare(spark, snapshot, policy, as_of, aliases_in(connection))
             _compute(spark, "fact", fact_statement(policy), folder)
             for name, query in (user_tables(policy) | trend_tables(policy)).items():
                 _compute(spark, name, query, folder)
@@ -72,17 +73,17 @@ def _create_empty(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy
         connection.execute(statement("create_table", name=name, query=query))
 
 
-def _prepare(spark: SparkSession, snapshot: Snapshot, policy: EffectivePolicy, as_of: datetime) -> None:
+def _prepare(spark: SparkSession, snapshot: Snapshot, policy: EffectivePolicy, as_of: datetime, known: Aliases) -> None:
     """Define every step in a session; computes nothing yet."""
     define_functions(spark)
-    for name, value in (variables(policy) | {"as_of": epoch_us(as_of)}).items():
+    for name, value in (variables(policy) | known.variables() | {"as_of": epoch_us(as_of)}).items():
         kind = _TYPES[type(value)]
         spark.sql(f"DECLARE OR REPLACE VARIABLE {name} {kind} DEFAULT CAST(:value AS {kind})", {"value": value})
-    for name, rows in policy_tables(policy).items():
+    for name, rows in (policy_tables(policy) | ({"alias": known.table()} if known else {})).items():
         spark.createDataFrame(rows).createOrReplaceTempView(name)
     reader = spark.read.option("mergeSchema", "events" in snapshot.mixed)
     reader.parquet(*map(spark_path, snapshot.files["events"])).createOrReplaceTempView("events")
-    for step in (statement("step_01_known_event", source="events", known=""), *step_statements(policy)):
+    for step in (*first_steps("events", "", known), *step_statements(policy)):
         spark.sql(translate(step))
 
 

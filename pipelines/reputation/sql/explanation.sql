@@ -5,31 +5,39 @@
 CREATE OR REPLACE TEMP TABLE explained_event AS
 SELECT *
 FROM events
-WHERE user_id = getvariable('explained_user')
+WHERE $whose
 
 -- name: explained_completions
 -- Of other users, what can complete the explained user's events: the completing events (corrections are among them) of
--- those with one at the same value of a key, and what retracts or corrects these.
+-- those with one at the same value of a key, and what retracts or corrects these. $own and $events have current user_ids.
 INSERT INTO explained_event
 WITH sought AS (
     SELECT DISTINCT key, metadata[key] AS value
-    FROM explained_event
+    FROM $own AS own
     CROSS JOIN (SELECT unnest(getvariable('explained_keys')) AS key)
 ),
 
 related AS (
     SELECT DISTINCT event.user_id
-    FROM events AS event
+    FROM $events AS event
     CROSS JOIN (SELECT unnest(getvariable('explained_keys')) AS key) AS link
     JOIN sought ON sought.key = link.key AND sought.value = event.metadata[link.key]
     WHERE list_contains(getvariable('explained_completing'), event.action_type)
+),
+
+named AS (
+    SELECT user_id FROM related
+    UNION
+    SELECT alias.old_id
+    FROM alias
+    JOIN related ON related.user_id = alias.new_id
 )
 
 SELECT *
 FROM events
 WHERE
-    user_id IN (SELECT user_id FROM related)
-    AND user_id <> getvariable('explained_user')
+    user_id IN (SELECT user_id FROM named)
+    AND NOT list_contains(getvariable('explained_names'), user_id)
     AND list_contains(getvariable('explained_completing') || getvariable('explained_retracting'), action_type)
 
 -- name: explanation

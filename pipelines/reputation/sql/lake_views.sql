@@ -130,3 +130,8 @@ ANTI JOIN (
 -- The policies by the time of their activation; the newest one is in force.
 CREATE OR REPLACE VIEW policies AS
 $source
+
+-- name: view_merged_users
+-- The accounts that were merged into another one, or renamed, as they were recorded.
+CREATE OR REPLACE VIEW merged_users AS
+$source

@@ -27,6 +27,27 @@ SELECT
     CAST(0 AS BIGINT) AS version
 FROM arrow_rows
 
+-- name: refresh_replace_erased
+-- The same, under other user_ids.
+CREATE OR REPLACE TEMP TABLE erased_event AS
+FROM arrow_rows
+
+-- name: refresh_add_erased
+-- Add events that a merge moved, under the user_ids that they had.
+INSERT INTO erased_event
+FROM arrow_rows
+
+-- name: refresh_moved_event
+-- The events that a merge moved, under the user_ids that they have now.
+CREATE OR REPLACE TEMP TABLE moved_event AS
+FROM arrow_rows
+
+-- name: refresh_no_events
+-- Where nothing was merged.
+SELECT user_id, event_id, action_type, event_time, metadata
+FROM affected_event
+WHERE false
+
 -- name: refresh_load_events
 -- Add events to affected_event.
 INSERT INTO affected_event

@@ -61,7 +61,7 @@ JOIN (
     SELECT event.event_id, min(commits.committed) AS committed
     FROM shown_event AS event
     JOIN commits ON commits.batch_id = event.batch_id
-    WHERE event.user_id = getvariable('explained_user')
+    WHERE list_contains(getvariable('explained_names'), event.user_id)
     GROUP BY event.event_id
 ) AS landed ON landed.event_id = contribution.event_id
 LEFT JOIN retracted_event AS retraction
@@ -87,8 +87,8 @@ SELECT max(version) FILTER (committed < ?), min(committed)
 FROM commits
 
 -- name: shown_moments
--- Moments up to another one at which what is shown of the explained user may change: after a commit, an activation or a
--- withdrawal, when an event's time comes, and at each midnight; not before the user's first event.
+-- Moments up to another one at which what is shown of the explained user may change: after a commit, an activation, a
+-- merge of users or a withdrawal, when an event's time comes, and at each midnight; not before the user's first event.
 WITH seen AS (
     SELECT event.user_id, greatest(commits.committed, event.event_time) AS moment
     FROM (
@@ -102,7 +102,7 @@ WITH seen AS (
 first AS (
     SELECT min(moment) AS moment
     FROM seen
-    WHERE user_id = getvariable('explained_user')
+    WHERE list_contains(getvariable('explained_names'), user_id)
 )
 
 SELECT DISTINCT change.moment + INTERVAL 1 MICROSECOND AS moment
@@ -110,6 +110,8 @@ FROM (
     SELECT moment FROM seen
     UNION ALL
     SELECT activated FROM policies
+    UNION ALL
+    SELECT unnest(getvariable('merged_at'))
     UNION ALL
     SELECT withdrawn_at FROM withdrawn_event
     UNION ALL

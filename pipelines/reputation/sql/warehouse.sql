@@ -30,7 +30,7 @@ FROM user_days
 -- One row: lake version, moment and policy of the warehouse, and by what and when it was derived. policy is the whole
 -- policy as JSON; recipe identifies the lake and the statements (a refresh requires the same); last_batch is the batch
 -- of lake_version; format is the number of the warehouse's format; decayed_to is null where no points decay; erasures is
--- how many erasures and withdrawals the lake had applied.
+-- how many erasures and withdrawals the lake had applied; merges identifies the merged users that it had.
 CREATE OR REPLACE TABLE snapshot_info (
     lake_version BIGINT NOT NULL,
     as_of TIMESTAMP WITH TIME ZONE NOT NULL,
@@ -43,13 +43,14 @@ CREATE OR REPLACE TABLE snapshot_info (
     last_batch VARCHAR,
     format INTEGER NOT NULL,
     decayed_to TIMESTAMP WITH TIME ZONE,
-    erasures BIGINT NOT NULL
+    erasures BIGINT NOT NULL,
+    merges VARCHAR NOT NULL
 )
 
 -- name: insert_snapshot_info
 -- The row of snapshot_info.
 INSERT INTO snapshot_info
-VALUES (?, make_timestamptz(?), ?, ?, ?, make_timestamptz(?), ?, ?, ?, ?, ?, ?)
+VALUES (?, make_timestamptz(?), ?, ?, ?, make_timestamptz(?), ?, ?, ?, ?, ?, ?, ?)
 
 -- name: insert_rows
 -- Append the rows of a query to a table.

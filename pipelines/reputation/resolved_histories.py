@@ -1,0 +1,95 @@
+"""The histories under the current user_ids of merged users.
+
+The histories hold events as the lake does. Here a user, or the link of a value, stands for all names of one person, and
+rows are resolved when they are read, so a merge changes no file of the histories. All methods are those of `Histories`.
+"""
+
+from collections.abc import Iterable
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from pipelines.reputation.histories import Histories
+from pipelines.reputation.merged_users import Aliases, load_aliases, resolved_events
+from pipelines.reputation.segment import ROWS
+from pipelines.reputation.sorted_words import contains, union
+from pipelines.reputation.sql import arrow_rows, statement
+
+
+class _Names:
+    """The hashes of former names, and of the current ones."""
+
+    def __init__(self, former: np.ndarray, current: np.ndarray) -> None:
+        order = np.argsort(former)
+        self.former, self._current = former[order], current[order]
+
+    def resolve(self, hashes: np.ndarray) -> np.ndarray:
+        """Return the current names for names, as a set."""
+        is_former = contains(self.former, hashes)
+        at = np.searchsorted(self.former, hashes[is_former])
+        return union(hashes[~is_former], self._current[at])
+
+    def expand(self, hashes: np.ndarray) -> np.ndarray:
+        """Return every name of the persons whom names stand for, as a set."""
+        current = self.resolve(hashes)
+        return union(current, self.former[contains(current, self._current)])
+
+    def add_up(self, current: np.ndarray, counts: np.ndarray, of_former: np.ndarray) -> np.ndarray:
+        """Return counts of current names (a set) with those of their former names."""
+        wanted = contains(current, self._current)
+        np.add.at(counts, np.searchsorted(current, self._current[wanted]), of_former[wanted])
+        return counts
+
+
+class ResolvedHistories:
+    """Histories as the steps see them; `connection` is used to resolve rows."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, histories: Histories, known: Aliases) -> None:
+        self._connection, self._histories, self._known = connection, histories, known
+        load_aliases(connection, known)
+        hashes = connection.execute(statement("alias_hashes")).fetchnumpy()
+        self._users = _Names(hashes["old_user"], hashes["new_user"])
+        self._links = _Names(hashes["old_link"], hashes["new_link"])
+
+    def changed_users(self, after: int, ranges: Iterable[tuple[int, int]], until_us: int) -> np.ndarray:
+        """Return the persons of events that were added after a version, or whose time is in one of `ranges`."""
+        return self._users.resolve(self._histories.changed_users(after, ranges, until_us))
+
+    def users_between(self, ranges: Iterable[tuple[int, int]]) -> np.ndarray:
+        """Return the persons of events whose time is in one of the ranges."""
+        return self._users.resolve(self._histories.users_between(ranges))
+
+    def count_of(self, users: np.ndarray) -> np.ndarray:
+        """Return how many events each of these persons (sorted hashes) has: int64, shape (users,)."""
+        of_former = self._histories.count_of(self._users.former)
+        return self._users.add_up(users, self._histories.count_of(users), of_former)
+
+    def events_of(self, users: np.ndarray) -> pa.Table:
+        """Return the events (ROWS) of persons (sorted hashes)."""
+        return self._resolve(self._histories.events_of(self._users.expand(users)))
+
+    def events_after(self, after: int, since_us: int, until_us: int) -> pa.Table:
+        """Return the events before `until_us` that were added after a version, or with since_us <= t."""
+        return self._resolve(self._histories.events_after(after, since_us, until_us))
+
+    def events_linked(self, links: np.ndarray) -> pa.Table:
+        """Return the events with one of these links (sorted hashes)."""
+        return self._resolve(self._histories.events_linked(self._links.expand(links)))
+
+    def events_with_ids(self, users: np.ndarray, event_ids: pa.Array) -> pa.Table:
+        """Return the events of persons (sorted hashes) with one of these event_ids."""
+        return self._resolve(self._histories.events_with_ids(self._users.expand(users), event_ids))
+
+    def _resolve(self, rows: pa.Table) -> pa.Table:
+        return resolve_rows(self._connection, rows, self._known)
+
+
+def resolve_rows(connection: duckdb.DuckDBPyConnection, rows: pa.Table, known: Aliases) -> pa.Table:
+    """Return events (ROWS) under current user_ids; loads `known` into the connection."""
+    if not known or not len(rows):
+        return rows
+    load_aliases(connection, known)
+    with arrow_rows(connection, rows):
+        query = resolved_events(known, "arrow_rows")
+        return connection.sql(statement("resolved_rows", query=query)).to_arrow_table().select(ROWS.names).cast(ROWS)

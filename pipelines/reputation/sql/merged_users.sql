@@ -1,0 +1,55 @@
+-- Events under the current user_ids of their persons (merged_users.py).
+
+-- name: resolved_users
+-- Events of former user_ids under the current ones.
+SELECT event.* REPLACE (coalesce(alias.new_id, event.user_id) AS user_id)
+FROM $source AS event
+LEFT JOIN alias ON alias.old_id = event.user_id
+
+-- name: resolved_metadata
+-- The same for the value of a metadata key that holds a user_id.
+SELECT event.* REPLACE (
+    CASE
+        WHEN alias.old_id IS NULL THEN event.metadata
+        ELSE map_concat(event.metadata, MAP([getvariable('$key')], [alias.new_id]))
+    END AS metadata
+)
+FROM $source AS event
+LEFT JOIN alias ON alias.old_id = event.metadata[getvariable('$key')]
+
+-- name: view_resolved_event
+-- The events that the steps read where users were merged.
+CREATE OR REPLACE TEMP VIEW resolved_event AS
+$query
+
+-- name: resolved_rows
+-- Rows of the histories, resolved, with the hash of the current user_id.
+SELECT * REPLACE (hash(user_id) AS user_hash)
+FROM ($query)
+
+-- name: alias_hashes
+-- The hashes of users, and of the links of values (histories_links), of former user_ids and of the current ones.
+SELECT
+    hash(old_id) AS old_user,
+    hash(new_id) AS new_user,
+    hash('value', old_id) AS old_link,
+    hash('value', new_id) AS new_link
+FROM alias
+
+-- name: moved_events
+-- The events of some user_ids, and those that name one at a key that a rule compares, in the form of the histories.
+SELECT
+    hash(user_id) AS user_hash,
+    user_id,
+    event_id,
+    action_type,
+    epoch_us(event_time) AS t,
+    metadata,
+    CAST(0 AS BIGINT) AS version
+FROM ($source) AS stored
+WHERE
+    list_contains(getvariable('moved_names'), user_id)
+    OR list_has_any(
+        list_transform(getvariable('compared_keys'), lambda key: metadata[key]),
+        getvariable('moved_names')
+    )
