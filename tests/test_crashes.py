@@ -99,6 +99,7 @@ def _parts(count: int, events: int) -> list[list[Record]]:
 
 def environment(settings: Settings) -> dict[str, str]:
     """Return the environment that gives a child these settings."""
+    assert settings.redis.url is not None
     return {
         **os.environ,
         "PYTHONPATH": str(REPOSITORY),
@@ -108,6 +109,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "KARMALAKE_KAFKA_GROUP_ID": settings.kafka.group_id,
         "KARMALAKE_INGEST_MAX_BATCH_RECORDS": str(settings.ingest.max_batch_records),
         "KARMALAKE_INGEST_MAX_WAIT_SECONDS": str(settings.ingest.max_wait_seconds),
+        "KARMALAKE_REDIS_URL": settings.redis.url.get_secret_value(),
+        "KARMALAKE_REDIS_PREFIX": settings.redis.prefix,
     }
 
 

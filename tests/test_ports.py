@@ -58,10 +58,7 @@ def world(settings: Settings) -> Settings:
 
 
 def _variables(settings: Settings, folder: Path) -> dict[str, str]:
-    assert settings.redis.url is not None
     return environment(settings) | {
-        "KARMALAKE_REDIS_URL": settings.redis.url.get_secret_value(),
-        "KARMALAKE_REDIS_PREFIX": settings.redis.prefix,
         "KARMALAKE_RELAY_DATABASE_URL": _outbox(folder),
         "PYTHONUNBUFFERED": "1",
     }

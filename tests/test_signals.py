@@ -52,10 +52,7 @@ def variables(settings: Settings, tmp_path: Path) -> Environment:
 
 
 def _environment(settings: Settings) -> Environment:
-    assert settings.redis.url is not None
     return environment(settings) | {
-        "KARMALAKE_REDIS_URL": settings.redis.url.get_secret_value(),
-        "KARMALAKE_REDIS_PREFIX": settings.redis.prefix,
         "PYTHONUNBUFFERED": "1",
         **_LONG_WAITS,
     }

@@ -49,11 +49,8 @@ def _patch(file: Path, pattern: str, replacement: str) -> None:
 
 
 def _environment(build: Path, settings: Settings) -> dict[str, str]:
-    assert settings.redis.url is not None
     return environment(settings) | {
         "PYTHONPATH": str(build),
-        "KARMALAKE_REDIS_URL": settings.redis.url.get_secret_value(),
-        "KARMALAKE_REDIS_PREFIX": settings.redis.prefix,
         "KARMALAKE_REPUTATION_DERIVE_INTERVAL_SECONDS": "1",
         "COLUMNS": "10000",
     }

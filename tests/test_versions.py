@@ -280,12 +280,7 @@ def test_newer_data_is_refused(command: str, newer: Path, settings: Settings, tm
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    assert settings.redis.url is not None
-    redis = {
-        "KARMALAKE_REDIS_URL": settings.redis.url.get_secret_value(),
-        "KARMALAKE_REDIS_PREFIX": settings.redis.prefix,
-    }
-    return environment(settings) | redis | {"COLUMNS": "10000"}
+    return environment(settings) | {"COLUMNS": "10000"}
 
 
 def _files(folder: Path) -> dict[Path, int]:

@@ -100,12 +100,7 @@ def _terminate(processes: Sequence["subprocess.Popen[bytes]"]) -> list[int]:
 def test_runs_start_and_end(settings: Settings, tmp_path: Path, storage_url: str) -> None:
     """A run launched on the page finishes, recorded in PostgreSQL, and SIGTERM ends each process with exit code 0."""
     send(settings, valid_records(range(20)))
-    assert settings.redis.url is not None
-    variables = environment(settings) | {
-        "KARMALAKE_REDIS_URL": settings.redis.url.get_secret_value(),
-        "KARMALAKE_REDIS_PREFIX": settings.redis.prefix,
-    }
-    dagster = Dagster(tmp_path / "dagster", variables, storage_url)
+    dagster = Dagster(tmp_path / "dagster", environment(settings), storage_url)
     with _running(dagster) as processes:
         assert dagster.page.location() == "karmalake"
         run = dagster.page.launch("refresh")

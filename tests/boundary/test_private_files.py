@@ -30,12 +30,7 @@ def umask() -> object:
 
 
 def _run(settings: Settings, *command: str) -> None:
-    assert settings.redis.url is not None
-    variables = environment(settings) | {
-        "KARMALAKE_REDIS_URL": settings.redis.url.get_secret_value(),
-        "KARMALAKE_REDIS_PREFIX": settings.redis.prefix,
-    }
-    run([*_KARMALAKE, *command], env=variables, check=True)
+    run([*_KARMALAKE, *command], env=environment(settings), check=True)
 
 
 def _modes(folder: Path) -> dict[int, list[str]]:

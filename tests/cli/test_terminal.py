@@ -227,10 +227,7 @@ def world(bus: Settings, tmp_path: Path) -> tuple[dict[str, str], dict[str, str]
         "schema": str(tmp_path / "event.json"),
         "place": f"{bus.kafka.topic}-0@0",
     }
-    assert bus.redis.url is not None
     variables = {
-        "KARMALAKE_REDIS_URL": bus.redis.url.get_secret_value(),
-        "KARMALAKE_REDIS_PREFIX": bus.redis.prefix,
         "KARMALAKE_REDIS_LEADERBOARDS": "all_time",
         "TERM": "dumb",  # our own colours would be escape sequences, too
         "COLUMNS": "200",

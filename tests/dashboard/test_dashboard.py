@@ -54,10 +54,7 @@ def served(local_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -
 @contextmanager
 def _dashboard(settings: Settings, folder: Path, **variables: str) -> Iterator[str]:
     """Yield the URL of a dashboard; it exits with code 0 on SIGTERM."""
-    assert settings.redis.url
     values = environment(settings) | {
-        "KARMALAKE_REDIS_URL": settings.redis.url.get_secret_value(),
-        "KARMALAKE_REDIS_PREFIX": settings.redis.prefix,
         "PYTHONUNBUFFERED": "1",
     }
     command = [*KARMALAKE, "dashboard", "--port", str(free_port())]

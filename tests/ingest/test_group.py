@@ -205,11 +205,8 @@ def _ingesting_process(bus: Settings, folder: Path) -> Iterator[Started]:
 
 @contextmanager
 def _started(bus: Settings, folder: Path, name: str) -> Iterator[Started]:
-    assert bus.redis.url
     values = environment(bus) | {
         "KARMALAKE_INGEST_SHARE_PARTITIONS": "true",
-        "KARMALAKE_REDIS_URL": bus.redis.url.get_secret_value(),
-        "KARMALAKE_REDIS_PREFIX": bus.redis.prefix,
         "PYTHONUNBUFFERED": "1",
     }
     folder.mkdir()
