@@ -30,8 +30,11 @@ _KINDS = {
     "tuple_type": "an array",
     "decimal_type": "a number",
     "decimal_parsing": "a number",
+    "string_type": "a text",
 }
 """What a value of a wrong type has to be, as TOML calls it."""
+_ABBREVIATED = {("fixed",), ("equals",)}
+"""Keys of which a file writes only the value, in place of their table."""
 
 
 def shipped_policies() -> list[str]:
@@ -93,7 +96,7 @@ def _written(path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> tuple[
         for i in range(len(path) - 1):
             if path[i : i + 2] == (array, "0") and path[: i + 2] not in lines and path[: i + 1] not in lines:
                 return _written(path[:i] + path[i + 2 :], lines)
-    return path[:-1] if path[-2:] == ("points", "fixed") and path not in lines else path
+    return path[:-1] if path[-1:] in _ABBREVIATED and path not in lines else path
 
 
 def _remedy(problem: ErrorDetails, path: tuple[str, ...], *, has_versions: bool) -> str:

@@ -6,7 +6,7 @@ Owns the answer to a key in a wrong place; the tables and their keys are those o
 import types
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -18,6 +18,8 @@ _NAME, _ELEMENT = "NAME", "*"
 _VERSION = ("versions", _ELEMENT)
 _FIRST_EMISSION = ("emit", _ELEMENT)
 _Place = tuple[str, ...]
+_STEPS: dict[Any, _Place] = {dict: (_NAME,), tuple: (_ELEMENT,), Union: (), types.UnionType: ()}
+"""What a type of several values adds to the place of a table."""
 
 
 def misplaced(path: Sequence[str], *, has_versions: bool) -> str:
@@ -56,10 +58,10 @@ def _inner(annotation: Any) -> Iterator[tuple[_Place, type[BaseModel]]]:
     """Yield the tables in a type: an optional one, those of a dictionary, or the elements of an array."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield (), annotation
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    step = {dict: (_NAME,), tuple: (_ELEMENT,), Union: (), types.UnionType: (), Annotated: ()}.get(origin)
-    for argument in arguments if step is not None else ():
-        yield from ((step + place, table) for place, table in _inner(argument))
+    step = _STEPS.get(get_origin(annotation))
+    if step is not None:
+        found = (inner for argument in get_args(annotation) for inner in _inner(argument))
+        yield from ((step + place, table) for place, table in found)
 
 
 def _place(path: Sequence[str]) -> _Place:

@@ -81,6 +81,16 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
             "[actions.A]\npoints = { from = 'r', minimum = 0, maximum = 0.25, digits = 1 }",
             "need digits = 2, and digits is 1",
         ),
+        ("[actions.A]\nwhere = { v = true }\npoints = 1", "p.toml:4: actions.A.where.v: has to be a text, not True"),
+        (
+            "[actions.A]\nwhere = { v = 'x', w = {} }",
+            "p.toml:4: actions.A.where.w: give either a text, or a table with",
+        ),
+        ("[actions.A]\nwhere.w = { minimum = 2, maximum = 1 }", "actions.A.where.w: minimum 2 is above maximum 1"),
+        (
+            "[actions.A]\nwhere.w = { minimums = 2 }",
+            "actions.A.where.w.minimums: is not a key here: did you mean 'minimum'",
+        ),
         ("windows_days = [-7]", "p.toml:3: windows_days.0: Input should be greater than or equal to 1, not -7"),
         ("decay_step_minutes = 7", "p.toml:3: decay_step_minutes: 7 does not divide a day of 1440 minutes"),
         ("decay_step_minutes = 2880", "p.toml:3: decay_step_minutes: Input should be less than or equal to 1440"),
@@ -210,6 +220,15 @@ def test_the_examples_of_the_page_are_policies() -> None:
     """Both load, and the first one shows every key that a policy can have."""
     examples = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert [parse_policy(example).name for example in examples] == ["example", "example"]
-    optional = {"description", "effective_from", "default", "fixed", "emit", "prior_positive", "prior_negative"}
+    optional = {
+        "description",
+        "effective_from",
+        "default",
+        "fixed",
+        "equals",
+        "emit",
+        "prior_positive",
+        "prior_negative",
+    }
     known: set[str] = set().union(*known_keys().values())
     assert [key for key in sorted(known - optional) if not re.search(rf"\b{key}\b", "".join(examples))] == []
