@@ -162,6 +162,7 @@ def _rules(rules: "Rules") -> list[tuple[str, str]]:
         ("  views", _join(("all time", *(f"{days} days" for days in rules.windows_days)))),
         ("  actions", f"{_join(rules.actions)}{decay}"),
         ("  score", _join(f"{name} {value:f}" for name, value in bounds.items() if value is not None)),
+        ("  conditions", _join(f"{key} of {action}" for action, key, _ in rules.conditions)),
         ("  completion", _join(rules.completion)),
         ("  once", _join(rules.once)),
         ("  caps", _join(caps)),

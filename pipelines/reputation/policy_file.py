@@ -11,7 +11,6 @@ from pydantic_core import ErrorDetails
 
 from pipelines.boundary.toml import (
     abbreviate,
-    did_you_mean,
     exists,
     format_problems,
     key_lines,
@@ -20,19 +19,22 @@ from pipelines.boundary.toml import (
     read_toml,
 )
 from pipelines.errors import PolicyError
-from pipelines.reputation.policy.actions import Action, Adjustment, Emission, Points, Rating
-from pipelines.reputation.policy.gates import Cap, Completion, Correction, Once, Retraction, Status
-from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.model import Policy
 from pipelines.reputation.policy.numbers import RuleError
-from pipelines.reputation.policy.rules import Rules, Score
+from pipelines.reputation.policy_keys import misplaced
 
 _SHIPPED = Path(__file__).parent / "policies"
-SECTIONS: tuple[type[BaseModel], ...] = (
-    *(Policy, Rules, Score, Action, Adjustment, Emission, Points, Rating, Measure),
-    *(Status, Retraction, Correction, Completion, Once, Cap),
-)
-"""Every kind of table in a policy file: the source of known keys."""
+_KINDS = {
+    "model_type": "a table",
+    "dict_type": "a table",
+    "tuple_type": "an array",
+    "decimal_type": "a number",
+    "decimal_parsing": "a number",
+    "string_type": "a text",
+}
+"""What a value of a wrong type has to be, as TOML calls it."""
+_ABBREVIATED = {("fixed",), ("equals",)}
+"""Keys of which a file writes only the value, in place of their table."""
 
 
 def shipped_policies() -> list[str]:
@@ -79,41 +81,30 @@ def locate_policy(name_or_path: str | Path) -> Path:
 
 
 def _explain(problem: ErrorDetails, place: str, lines: dict[tuple[str, ...], int]) -> str:
-    path = tuple(str(part) for part in problem["loc"])
+    path = tuple(str(part) for part in problem["loc"] if part != "[key]")
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, RuleError):
         path += cause.path
     written = _written(path, lines)
-    return f"{place}:{line_of(written, lines) or 1}: {'.'.join(written) or 'policy'}: {_remedy(problem)}"
+    remedy = _remedy(problem, path, has_versions=any(line[0] == "versions" for line in lines))
+    return f"{place}:{line_of(written, lines) or 1}: {'.'.join(written) or 'policy'}: {remedy}"
 
 
 def _written(path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> tuple[str, ...]:
-    """Return the path as written in the file: without the index of an array that the file abbreviates."""
+    """Return the path as written in the file: without the index of an array, or a key, that the file abbreviates."""
     for array in ("versions", "emit"):
         for i in range(len(path) - 1):
             if path[i : i + 2] == (array, "0") and path[: i + 2] not in lines and path[: i + 1] not in lines:
                 return _written(path[:i] + path[i + 2 :], lines)
-    return path
+    return path[:-1] if path[-1:] in _ABBREVIATED and path not in lines else path
 
 
-def _remedy(problem: ErrorDetails) -> str:
+def _remedy(problem: ErrorDetails, path: tuple[str, ...], *, has_versions: bool) -> str:
     if problem["type"] == "extra_forbidden":
-        known = _known_keys()
-        key = str(problem["loc"][-1])
-        if key in known:
-            return f"is not a key here: it belongs to {' and '.join(known[key])}"
-        return f"is not a key of a policy{did_you_mean(key, sorted(known)) or ': remove it'}"
+        return misplaced(path, has_versions=has_versions)
     if problem["type"] == "missing":
         return "is missing: add it"
-    message = problem["msg"].removeprefix("Value error, ")
+    kind = _KINDS.get(problem["type"])
+    message = f"has to be {kind}" if kind else problem["msg"].removeprefix("Value error, ")
     given: Any = problem["input"]
     return message if isinstance(given, dict | BaseModel) else f"{message}, not {abbreviate(given)}"
-
-
-def _known_keys() -> dict[str, list[str]]:
-    """Return every key of a policy file with the kinds of tables that have it."""
-    known: dict[str, list[str]] = {}
-    for section in SECTIONS:
-        for name, field in section.model_fields.items():
-            known.setdefault(field.alias or name, []).append(section.__name__.lower())
-    return known

@@ -94,7 +94,7 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
         statement("step_05_frozen_period"),
         statement("step_06_reset_account"),
         statement("step_07_corrected_event" if corrects else "step_07_nothing_corrected"),
-        statement("step_08_emitted"),
+        statement("step_08_emitted", matched=_matched(policy)),
         *([statement("step_09_readable")] if emits_several else []),
         statement("step_10_judged", source="readable" if emits_several else "emitted"),
         *gates,
@@ -104,6 +104,17 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
             "step_15_contribution", source=capped, earned=statement("earned_at_epoch") if policy.decays else "granted"
         ),
     ]
+
+
+def _matched(policy: EffectivePolicy) -> str:
+    """Return the condition that an event meets all conditions of its action, in the version that applies to it."""
+    parts: list[str] = []
+    for number, edition in enumerate(policy.editions):
+        for i, (_, _, condition) in enumerate(edition.rules.conditions):
+            kind = "has_number" if condition.equals is None else "has_text"
+            rule = {"rule": f"where_{number}_{i}", "edition": f"edition_{number}"}
+            parts.append(statement("matched", has=statement(kind, **rule), **rule))
+    return " AND ".join(parts) or "true"
 
 
 def _chain(source: str, links: list[dict[str, str]]) -> tuple[list[str], str]:

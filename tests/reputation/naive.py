@@ -12,7 +12,7 @@ from decimal import Decimal, localcontext
 from fractions import Fraction
 
 from pipelines.reputation.policy import Policy, Rules
-from pipelines.reputation.policy.actions import Action, Emission, Points, Rating
+from pipelines.reputation.policy.actions import Action, Condition, Emission, Points, Rating
 from pipelines.reputation.policy.gates import Cap, Completion, Once
 from pipelines.reputation.policy.measures import Measure
 from tests.reputation.history import DAY, MINUTE, Event, at, us
@@ -78,6 +78,14 @@ def points_of(points: Points, event: Event) -> Fraction | None:
 def rating_of(rating: Rating, event: Event) -> Fraction | None:
     value = number(event.metadata.get(rating.key), rating.digits)
     return value if value is not None and rating.minimum <= value <= rating.maximum else None
+
+
+def holds(condition: Condition, text: str | None) -> bool:
+    if condition.equals is not None:
+        return text == condition.equals
+    value = number(text, 6)
+    low, high = condition.minimum, condition.maximum
+    return value is not None and (low is None or value >= low) and (high is None or value <= high)
 
 
 def measured(ratings: list[Fraction], measure: Measure) -> float | int | None:
@@ -309,6 +317,8 @@ class _Account:
             reason = "retracted"
         elif self.suspended and self.policy.status.rule != "hide":
             reason = "suspended"
+        elif not all(holds(condition, event.metadata.get(key)) for key, condition in action.where.items()):
+            reason = "not matched"
         elif None in points or (action.rating is not None and rating is None):
             reason = "unreadable"
         else:
@@ -321,7 +331,7 @@ class _Account:
         """Void the events before the end of the last suspension, or all while one lasts."""
         for c in self.contributions:
             before = self.suspended or (self.reset_at is not None and c.event.t < self.reset_at)
-            if before and c.reason in ("granted", "unreadable"):
+            if before and c.reason in ("granted", "not matched", "unreadable"):
                 c.reason = "reset"
 
     def _complete(self, own: list[Contribution], gate: Completion, keys: set[str]) -> None:

@@ -128,6 +128,17 @@ def emissions() -> st.SearchStrategy[Table]:
     return st.dictionaries(st.sampled_from(["Rated", "Starred", "Done"]), one)
 
 
+def conditions() -> st.SearchStrategy[Table]:
+    """Return, by action, a text or a bounded number that the metadata must have."""
+    bounds = st.sampled_from([{"minimum": 1}, {"maximum": "99.99"}, {"minimum": 0, "maximum": 3}])
+    one = st.fixed_dictionaries(
+        {}, optional={"ride_id": st.sampled_from(["r1", "'"]), "amount": bounds, "rating": bounds}
+    )
+    return st.dictionaries(st.sampled_from(ACTIONS), one).map(
+        lambda chosen: {action: {"where": where} for action, where in chosen.items()}
+    )
+
+
 def adjustments() -> st.SearchStrategy[Table]:
     """Return points by an operator, which may decay."""
     points = {"from": "amount", "minimum": -2, "maximum": "99.99", "digits": 2}
@@ -141,7 +152,7 @@ def everything() -> st.SearchStrategy[Table]:
         "status": status(),
         "adjustment": adjustments(),
         "score": scores(),
-        "actions": emissions(),
+        "actions": emissions() | conditions(),
         "completion": completion(),
         "once": once(),
         "caps": caps(),

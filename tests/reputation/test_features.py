@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from pipelines.reputation.policy import Policy
 from tests.reputation import policies
@@ -25,6 +25,14 @@ def test_caps(events: list[Event], tables: dict[str, Any]) -> None:
 @given(histories(*EVENTS), policies.emissions())
 def test_decay_and_expiry(events: list[Event], tables: dict[str, Any]) -> None:
     """Points that decay, penalties that expire."""
+    assert_agreement(events, policy(actions=tables), NOW)
+
+
+@pytest.mark.slow
+@settings(max_examples=6)
+@given(histories(*EVENTS), policies.conditions())
+def test_conditions(events: list[Event], tables: dict[str, Any]) -> None:
+    """An event counts if its metadata have the texts, and numbers within the bounds, that its action requires."""
     assert_agreement(events, policy(actions=tables), NOW)
 
 

@@ -10,7 +10,8 @@ import pytest
 from pipelines import reputation as policies
 from pipelines.errors import PolicyError
 from pipelines.reputation.policy import Policy
-from pipelines.reputation.policy_file import SECTIONS, load_policy, parse_policy, shipped_policies
+from pipelines.reputation.policy_file import load_policy, parse_policy, shipped_policies
+from pipelines.reputation.policy_keys import known_keys
 
 HEAD = 'name = "p"\nversion = "1"\n'
 
@@ -53,8 +54,43 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("windw_days = [7]", "p.toml:3: windw_days: is not a key of a policy: did you mean 'windows_days'?"),
-        ("\n\nzzz = 1", "p.toml:5: zzz: is not a key of a policy: remove it"),
+        ("windw_days = [7]", "p.toml:3: windw_days: is not a key here: did you mean 'windows_days'?"),
+        ("\n\nzzz = 1", "p.toml:5: zzz: is not a key here: remove it"),
+        ("descriptions = 'x'", "p.toml:3: descriptions: is not a key here: did you mean 'description'?"),
+        ("[caps.v]\nmaxmum = 3", "p.toml:4: caps.v.maxmum: is not a key here: did you mean 'maximum'?"),
+        ("[caps.v]\npoint = 3", "p.toml:4: caps.v.point: is not a key here: remove it"),
+        ("[caps.v]\nfloor = 3", "p.toml:4: caps.v.floor: is not a key here: it belongs to [score]"),
+        ("[score]\nper = 'x'", "p.toml:4: score.per: is not a key here: it belongs to [once.NAME] and [caps.NAME]"),
+        (
+            "[actions.A]\nscale = 2",
+            "scale: is not a key here: it belongs to [actions.NAME.points] and [adjustment.points]",
+        ),
+        ("[actions.A]\npoint = 2", "p.toml:4: actions.A.point: is not a key here: did you mean 'points'?"),
+        ("[score]\nversions = 1", "p.toml:4: score.versions: is not a key here: it belongs to the top level"),
+        ("[caps]\nday = 3", "p.toml:4: caps.day: has to be a table, not 3"),
+        ("[status]\nsuspend = 'x'", "p.toml:4: status.suspend: has to be an array, not x"),
+        (
+            "[actions.A]\npoints = { from = 'x', map = { a = 1 } }",
+            "p.toml:4: actions.A.points.map.a: has to be a number",
+        ),
+        (
+            "[actions.A]\nrating = { from = 'r', minimum = 0.5, maximum = 5 }",
+            "maximum 5 need digits = 1, and digits is 0",
+        ),
+        (
+            "[actions.A]\npoints = { from = 'r', minimum = 0, maximum = 0.25, digits = 1 }",
+            "need digits = 2, and digits is 1",
+        ),
+        ("[actions.A]\nwhere = { v = true }\npoints = 1", "p.toml:4: actions.A.where.v: has to be a text, not True"),
+        (
+            "[actions.A]\nwhere = { v = 'x', w = {} }",
+            "p.toml:4: actions.A.where.w: give either a text, or a table with",
+        ),
+        ("[actions.A]\nwhere.w = { minimum = 2, maximum = 1 }", "actions.A.where.w: minimum 2 is above maximum 1"),
+        (
+            "[actions.A]\nwhere.w = { minimums = 2 }",
+            "actions.A.where.w.minimums: is not a key here: did you mean 'minimum'",
+        ),
         ("windows_days = [-7]", "p.toml:3: windows_days.0: Input should be greater than or equal to 1, not -7"),
         ("decay_step_minutes = 7", "p.toml:3: decay_step_minutes: 7 does not divide a day of 1440 minutes"),
         ("decay_step_minutes = 2880", "p.toml:3: decay_step_minutes: Input should be less than or equal to 1440"),
@@ -64,7 +100,7 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
         ),
         ("windows_days = [7, 7]", "p.toml:3: windows_days: contains a length twice: remove one"),
         ("[status]\nrule = 'frozen'", "p.toml:4: status.rule: Input should be 'freeze'"),
-        ("[actions.A]\npoints = 'many'", "p.toml:4: actions.A.points.fixed: "),
+        ("[actions.A]\npoints = 'many'", "p.toml:4: actions.A.points: has to be a number, not many"),
         ("[actions.A]\npoints = { from = 'x', maximum = 2, scal = 3 }", "p.toml:4: actions.A.points.scal: "),
         ("[actions.A]\npoints = { }", 'give either a number, or a table with "from"'),
         ("[actions.A]\nrating = { from = 'r', minimum = 1 }", "p.toml:4: actions.A.rating.maximum: is missing: add it"),
@@ -132,13 +168,14 @@ effective_from = 2025-01-01T00:00:00Z
     [
         ("2025-01", "2024-01", "p.toml:14: versions.2.effective_from: must be after that of version 2, 2024-01-01"),
         ("2025-01", "2023-01", "p.toml:14: versions.2.effective_from: must be after that of version 2, 2024-01-01"),
+        ('"p"\n', '"p"\nversion = "1"\n', "p.toml:3: version: is not a key here: it belongs to [[versions]]"),
         ("00:00:00Z\n[ver", "00:00:00\n[ver", "p.toml:9: versions.1.effective_from: Input should have timezone info"),
         ('"3"', '"1"', "p.toml:13: versions.2.version: 1 is already used"),
         ("effective_from = 2025-01-01T00:00:00Z", "", "p.toml:12: versions.2: effective_from is missing"),
         (
             "points = 2",
             "pints = 2",
-            "p.toml:11: versions.1.actions.A.pints: is not a key of a policy: did you mean 'points'?",
+            "p.toml:11: versions.1.actions.A.pints: is not a key here: did you mean 'points'?",
         ),
     ],
 )
@@ -183,6 +220,15 @@ def test_the_examples_of_the_page_are_policies() -> None:
     """Both load, and the first one shows every key that a policy can have."""
     examples = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert [parse_policy(example).name for example in examples] == ["example", "example"]
-    optional = {"description", "effective_from", "default", "fixed", "emit", "prior_positive", "prior_negative"}
-    known = {field.alias or name for section in SECTIONS for name, field in section.model_fields.items()}
+    optional = {
+        "description",
+        "effective_from",
+        "default",
+        "fixed",
+        "equals",
+        "emit",
+        "prior_positive",
+        "prior_negative",
+    }
+    known: set[str] = set().union(*known_keys().values())
     assert [key for key in sorted(known - optional) if not re.search(rf"\b{key}\b", "".join(examples))] == []

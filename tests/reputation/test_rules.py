@@ -127,6 +127,45 @@ def test_once_lets_the_next_period_the_next_rater_and_other_actions_through() ->
     assert Case(ONCE, *events)["all_time_score"] == 28
 
 
+WHERE = """
+[actions.Up]
+where = { verified = "true", amount = { minimum = 5, maximum = 9.5 } }
+points = { from = "votes" }
+[actions.Down]
+points = -2
+"""
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"verified": "true", "amount": "5", "votes": "3"}, "granted"),
+        ({"verified": "true", "amount": "9.500000", "votes": "3"}, "granted"),
+        ({"verified": "true", "amount": "9.500001", "votes": "3"}, "not matched"),
+        ({"verified": "true", "amount": "4.999999", "votes": "3"}, "not matched"),
+        ({"verified": "true", "amount": "five", "votes": "3"}, "not matched"),
+        ({"verified": "True", "amount": "5", "votes": "3"}, "not matched"),
+        ({"amount": "5", "votes": "3"}, "not matched"),
+        ({"verified": "true", "votes": "3"}, "not matched"),
+        ({"verified": "false", "amount": "5"}, "not matched"),
+        ({"verified": "true", "amount": "5"}, "unreadable"),
+    ],
+)
+def test_only_events_that_meet_the_conditions_of_their_action_earn(metadata: dict[str, str], reason: str) -> None:
+    """Texts are equal character by character, numbers lie within their bounds; other actions have no conditions."""
+    case = Case(WHERE, up("a", **metadata), up("b", action_type="Down"))
+    assert case.reasons == {"a": reason, "b": "granted"}
+    assert case["all_time_score"] == (1 if reason == "granted" else -2)
+
+
+def test_a_condition_is_judged_after_a_correction_and_a_suspension() -> None:
+    """A corrected event meets the condition; one during a suspension is `suspended` whether it meets it or not."""
+    correction = Event("c", "ann", "Corrected", NOW - 1, {"target_event_id": "a", "verified": "true"})
+    suspension = Event("s", "ann", "Suspended", MIDNIGHT + 1)
+    case = Case(WHERE, up("a", amount="5", votes="3"), correction, suspension, up("b", MIDNIGHT + 2))
+    assert case.reasons == {"a": "granted", "b": "suspended", "c": "correction", "s": "status"}
+
+
 def test_once_ignores_retracted_events() -> None:
     """After the retraction of the first event the second one counts."""
     retraction = Event("x", "ann", "Retracted", NOW - 1, {"target_event_id": "a"})

@@ -58,10 +58,14 @@ _SHIPPED_EVENTS = (
 )
 _EVENTS = (*ACTIONS * 8, *EVENTS)
 _BINARY = {"positive_from": 4, "negative_to": 2}
+_WHERE = {"rater_id": 'r"\\', "amount": {"minimum": "0.01"}}
 _EVERYTHING = {
     "status": {"suspend": ("Suspended",), "reinstate": ("Reinstated",), "rule": "reset"},
     "score": {"start": "1", "floor": "-3", "ceiling": "1000000"},
-    "actions": {"Rated": {"half_life_days": "0.5", "penalties_expire_after_days": 7}, "Done": {"half_life_days": 30}},
+    "actions": {
+        "Rated": {"half_life_days": "0.5", "penalties_expire_after_days": 7},
+        "Done": {"half_life_days": 30, "where": _WHERE},
+    },
     "completion": {"rides": {"actions": ("Rated", "Done"), "by": ("Tipped",), "key": "ride_id"}},
     "once": {"rater": {"actions": ("Starred", "Many"), "per": "rater_id", "period": "week", "keep": "last"}},
     "caps": {"daily": {"period": "day", "maximum": "2.5", "counts": "gains", "per": "rater_id"}},

@@ -96,9 +96,33 @@ class Emission(Section):
         return None if self.half_life_days is None else int(self.half_life_days * DAY_US)
 
 
+class Condition(Section):
+    """What an event's metadata must have at a key: a text, or a number within bounds."""
+
+    equals: str | None = None
+    """The text, character by character."""
+    minimum: Number | None = None
+    maximum: Number | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return value if isinstance(value, dict | cls) else {"equals": value}
+
+    @model_validator(mode="after")
+    def _text_or_bounds(self) -> Self:
+        if (self.equals is None) == (self.minimum is None and self.maximum is None):
+            raise ValueError("give either a text, or a table with minimum, maximum or both")
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}: swap them")
+        return self
+
+
 class Action(Section):
     """What events of one action_type do: a rating, and one emission of points or several."""
 
+    where: dict[Name, Condition] = Field(default_factory=dict)
+    """Conditions by metadata key. An event for which one does not hold is `not matched`, and earns nothing."""
     rating: Rating | None = None
     emit: tuple[Emission, ...] = ()
 

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from pipelines.reputation.policy.actions import Action, Adjustment, Emission
+from pipelines.reputation.policy.actions import Action, Adjustment, Condition, Emission
 from pipelines.reputation.policy.gates import ActionRule, Cap, Completion, Correction, Once, Retraction, Status
 from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.numbers import MINUTE_US, Name, Number, RuleError, Section, decimals
@@ -33,8 +33,8 @@ class Score(Section):
 class Rules(Section):
     """One version of the rules.
 
-    The rules apply in this order: retraction, status, reading the numbers, completion, once, expiry, caps (each kind
-    in the order of the file), decay. A rule does not see events that an earlier one denied.
+    The rules apply in this order: retraction, status, conditions, reading the numbers, completion, once, expiry, caps
+    (each kind in the order of the file), decay. A rule does not see events that an earlier one denied.
     """
 
     version: Name
@@ -111,6 +111,12 @@ class Rules(Section):
     def all_actions(self) -> dict[str, Action]:
         """The actions that earn points by name: those of the file, and the adjustment."""
         return self.actions | ({self.adjustment.action: self.adjustment.rule} if self.adjustment else {})
+
+    @property
+    def conditions(self) -> list[tuple[str, str, Condition]]:
+        """The conditions of all actions, each with its action and its metadata key."""
+        actions = self.actions.items()
+        return [(name, key, condition) for name, action in actions for key, condition in action.where.items()]
 
     @property
     def emissions(self) -> list[Emission]:

@@ -4,13 +4,14 @@ Owns the conversion from the model to DuckDB. A policy's texts become values, ne
 names of measures, whose pattern admits only identifiers.
 """
 
+from decimal import Decimal
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from pipelines.reputation.policy.actions import Emission, Rating
-from pipelines.reputation.policy.model import Edition, EffectivePolicy
+from pipelines.reputation.policy.model import ALWAYS, Edition, EffectivePolicy
 from pipelines.reputation.policy.numbers import DAY_US, MICRO, MICRO_DIGITS, micro
 from pipelines.reputation.sql import arrow_rows, statement
 
@@ -39,6 +40,7 @@ EMISSION = pa.schema(
         ("rating_step", pa.int64()),
     ]
 )
+_LOWEST, _HIGHEST = ALWAYS
 STAR = pa.schema([("emission_key", pa.int32()), ("value", pa.int64()), ("points", pa.int64())])
 
 
@@ -89,7 +91,15 @@ def _of_edition(edition: Edition, number: int) -> dict[str, Any]:
     for i, (name, cap) in enumerate(rules.caps.items()):
         own = {"name": name, "actions": rules.covered_actions(cap), "key": cap.per, "period": cap.period}
         values |= _prefixed(f"cap_{number}_{i}", own | {"maximum": micro(cap.maximum)})
+    for i, (action_type, key, condition) in enumerate(rules.conditions):
+        bounds = {"minimum": _micro(condition.minimum, _LOWEST), "maximum": _micro(condition.maximum, _HIGHEST)}
+        own = {"actions": [action_type], "key": key, "text": condition.equals}
+        values |= _prefixed(f"where_{number}_{i}", own | bounds)
     return values | _prefixed(f"edition_{number}", {"from_us": edition.from_us, "to_us": edition.to_us})
+
+
+def _micro(bound: Decimal | None, unbounded: int) -> int:
+    return unbounded if bound is None else micro(bound)
 
 
 def _prefixed(prefix: str, values: dict[str, Any]) -> dict[str, Any]:

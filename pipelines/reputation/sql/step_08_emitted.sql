@@ -1,6 +1,6 @@
 -- Each event with the emissions that the policy gives its action_type; points and rating are read from the metadata. An
 -- event without a rule, or with a role, is one row without points. Points and rating usually come from one key, whose
--- number is parsed once.
+-- number is parsed once. matched says whether the event meets the conditions of its action.
 CREATE OR REPLACE TEMP VIEW emitted AS
 SELECT
     *,
@@ -25,6 +25,7 @@ FROM (
                 AND parsed.points_number % parsed.points_step = 0
                 THEN parsed.points_number * parsed.scale // 1000000
         END AS points,
+        $matched AS matched,
         parsed.rating_key IS NOT NULL AS rates,
         CASE
             WHEN parsed.rating_number BETWEEN parsed.rating_minimum AND parsed.rating_maximum

@@ -5,7 +5,7 @@
 -- the retraction that withdrew an event.
 CREATE OR REPLACE TEMP VIEW judged AS
 SELECT
-    event.* EXCLUDE (role, rates, readable),
+    event.* EXCLUDE (role, matched, rates, readable),
     CASE
         WHEN event.role IN ('suspend', 'reinstate')
             THEN CASE WHEN transition.event_id IS NULL THEN 'no effect' ELSE 'status' END
@@ -15,6 +15,7 @@ SELECT
         WHEN event.role = 'correction' THEN coalesce(ruled.ruling, 'no effect')
         WHEN frozen.user_id IS NOT NULL THEN 'suspended'
         WHEN reset.user_id IS NOT NULL THEN 'reset'
+        WHEN NOT event.matched THEN 'not matched'
         WHEN NOT event.readable THEN 'unreadable'
         ELSE 'granted'
     END AS reason,

@@ -18,6 +18,28 @@ AND event.batch_id IN (
     WHERE epoch_us(committed) < getvariable('known_at')
 )
 
+-- name: has_text
+-- The condition of an action that the metadata have a text at a key.
+parsed.metadata[getvariable('${rule}_key')] = getvariable('${rule}_text')
+
+-- name: has_number
+-- The condition of an action that the metadata have a number within bounds at a key.
+parse_micro(parsed.metadata[getvariable('${rule}_key')])
+BETWEEN getvariable('${rule}_minimum') AND getvariable('${rule}_maximum')
+
+-- name: matched
+-- The condition of step_08 that an event meets one condition of its action, or is of another action or version.
+(
+    coalesce($has, false)
+    OR NOT governed(
+        parsed.action_type,
+        parsed.t,
+        getvariable('${rule}_actions'),
+        getvariable('${edition}_from_us'),
+        getvariable('${edition}_to_us')
+    )
+)
+
 -- name: earned_at_epoch
 -- The expression of step_15 where points decay, in 10^-15 points: granted x 2^((t - epoch) / half-life), that is what
 -- it takes at the epoch to be worth granted at t. The exponent is split: its whole part is exact.
