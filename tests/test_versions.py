@@ -184,6 +184,7 @@ WRITES: dict[str, list[str]] = {
     "dead-letters requeue": [],
     "dead-letters discard": ["--why", "x"],
     "policy activate": ["default"],
+    "policy rollback": ["--why", "x"],
     "loads withdraw": ["rides@0", "--why", "x"],
     "retract": ["e-1", "--why", "x"],
     "adjust": ["u-1", "5", "--why", "x"],

@@ -1,4 +1,4 @@
-"""The commands of policies: list, check, test, diff, activate.
+"""The commands of policies: list, check, test, diff, activate, rollback.
 
 Owns their output; `reputation/policy` defines the language, `reputation/compare.py` the comparison.
 """
@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.options import chosen_policy, current_settings, instant
-from pipelines.cli.output import print_fields, print_line, print_table
+from pipelines.cli.output import amount, print_check, print_fields, print_line, print_table
 from pipelines.cli.pipeline import publish, refresh
 from pipelines.cli.policy_cases import check_cases
 from pipelines.cli.rows import Format, write
+from pipelines.cli.support import DryRun, Operator
+from pipelines.errors import KarmalakeError
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from pipelines.reputation.gates import Gate
     from pipelines.reputation.policy import Policy, Rules
     from pipelines.reputation.policy.actions import Adjustment
 
@@ -36,7 +39,7 @@ def list_policies() -> None:
         ["policy", "version", "description"], [(name, rules.version, rules.description) for name, rules in shipped]
     )
     in_force = chosen_policy(None, None)
-    print_line(f"\nin force: {in_force.name}, version {in_force.version}")
+    print_line(f"\nin force: {in_force.name}, version {in_force.version}{_recorded()}")
     print_line("KARMALAKE_REPUTATION_POLICY sets the initial policy; `karmalake policy activate` changes it")
 
 
@@ -62,37 +65,83 @@ def diff(
         Format, typer.Option("--format", help="Output format; except for table, one row per user.")
     ] = Format.TABLE,
     output: Annotated[Path | None, typer.Option(help="Write one row per user to this file.")] = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Exit 1 unless it holds: 'moved_over_10_percent < 1%'; repeatable."),
+    ] = None,
 ) -> None:
-    """Compare the all-time scores of all users under two policies: gains, losses and ranks. Changes nothing."""
+    """Compare the all-time scores of all users under two policies: gains, losses and ranks. Changes nothing.
+
+    Measures of a gate: moved, gained, lost, rank_moved and moved_over_N_percent are users, or with % a share of all;
+    largest_gain and largest_loss are points.
+    """
     from pipelines.lake.commit_log import take_snapshot  # noqa: PLC0415
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
     from pipelines.reputation.compare import compare_policies  # noqa: PLC0415
+    from pipelines.reputation.gates import parse_gate  # noqa: PLC0415
     from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
 
+    gates = [parse_gate(text) for text in gate or ()]
     policies = load_policy(before), load_policy(after)
     moment = instant(as_of) or datetime.now(UTC)
     frame = compare_policies(take_snapshot(open_lake(current_settings().lake_root)), *policies, moment)
     if form is not Format.TABLE or output is not None:
         write(frame, form, output)
-        return
-    print_line(f"{before} -> {after}, all-time scores of {frame.height:,} users as of {moment:%Y-%m-%d %H:%M:%SZ}\n")
-    _compare(frame)
+    else:
+        print_line(
+            f"{before} -> {after}, all-time scores of {frame.height:,} users as of {moment:%Y-%m-%d %H:%M:%SZ}\n"
+        )
+        _compare(frame)
+    _require(gates, frame, shown=form is Format.TABLE)
 
 
 @policy.command()
-def activate(file: Annotated[str, typer.Argument(help="A policy file, or the name of a shipped policy.")]) -> None:
+def activate(
+    file: Annotated[str, typer.Argument(help="A policy file, or the name of a shipped policy.")],
+    why: Annotated[str | None, typer.Option(help="The reason, recorded with the policy.")] = None,
+    operator: Operator = None,
+) -> None:
     """Put a policy in force: record it in the lake, recompute the scores by it, and publish them.
 
     Without a document store the scores are in the warehouse only. An invalid policy changes nothing. A running
     `karmalake stream` applies the new policy automatically.
     """
-    from pipelines.lake.tables import create_lake  # noqa: PLC0415
-    from pipelines.reputation.activation import activate as activate_policy  # noqa: PLC0415
-    from pipelines.reputation.derive import is_draft_open  # noqa: PLC0415
     from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
 
-    settings, rules = current_settings(), load_policy(file)
-    if not activate_policy(create_lake(settings.lake_root), rules):
+    _activate(load_policy(file), operator, why)
+
+
+@policy.command()
+def rollback(
+    why: Annotated[str, typer.Option("--why", help="The reason, recorded with the policy.")],
+    operator: Operator = None,
+    dry_run: DryRun = False,  # noqa: FBT002 - a flag
+) -> None:
+    """Return to the policy that was in force before, by an activation of its own: scores are recomputed and published.
+
+    Run it again to return to the other one.
+    """
+    from pipelines.lake.tables import open_lake  # noqa: PLC0415
+    from pipelines.reputation.activation import policy_before  # noqa: PLC0415
+    from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
+
+    settings = current_settings()
+    before = policy_before(open_lake(settings.lake_root), lambda: load_policy(settings.reputation.policy))
+    if dry_run:
+        print_line(f"would be in force: {before.name}, version {before.version}\nnothing was changed")
+    else:
+        _activate(before, operator, why)
+
+
+def _activate(rules: "Policy", operator: str | None, why: str | None) -> None:
+    """Put a policy in force, on the record, and recompute and publish the scores unless `stream` does."""
+    from pipelines.lake.tables import create_lake  # noqa: PLC0415
+    from pipelines.operate.operator_events import operator_name, require_text  # noqa: PLC0415
+    from pipelines.reputation.activation import activate as activate_policy  # noqa: PLC0415
+    from pipelines.reputation.derive import is_draft_open  # noqa: PLC0415
+
+    settings, reason = current_settings(), None if why is None else require_text(why, "the reason (--why)")
+    if not activate_policy(create_lake(settings.lake_root), rules, operator_name(operator), reason):
         print_line(f"{rules.name}, version {rules.version}, is already in force")
         return
     print_line(f"in force from now on: {rules.name}, version {rules.version}")
@@ -110,6 +159,36 @@ def activate(file: Annotated[str, typer.Argument(help="A policy file, or the nam
             "nothing is published, since no document store is configured (redis.url or cassandra.hosts): the scores "
             "are in the warehouse"
         )
+
+
+def _recorded() -> str:
+    """Return since when the policy is in force, by whom and why; nothing before the first activation."""
+    from pipelines.lake.tables import is_lake, open_lake  # noqa: PLC0415
+    from pipelines.reputation.activation import activations  # noqa: PLC0415
+
+    root = current_settings().lake_root
+    past = activations(open_lake(root)) if is_lake(root) else []
+    if not past:
+        return ""
+    by = f" by {past[-1].operator}" if past[-1].operator else ""
+    return f", since {past[-1].since:%Y-%m-%d %H:%M:%SZ}{by}" + (f": {past[-1].why}" if past[-1].why else "")
+
+
+def _require(gates: "list[Gate]", frame: "pl.DataFrame", *, shown: bool) -> None:
+    """Print each gate with its value, if `shown`. Raises KarmalakeError, naming those that do not hold."""
+    from pipelines.reputation.gates import check_gate  # noqa: PLC0415
+
+    results = [check_gate(gate, frame) for gate in gates]
+    values = [f"{result.value:,.4g} %" if result.gate.is_share else f"{result.value:,f}" for result in results]
+    if shown and results:
+        print_line("\ngates")
+        for result, value in zip(results, values, strict=True):
+            print_check(result.gate.text, value, passed=result.holds)
+    failed = [
+        f"{result.gate.text} (it is {value})" for result, value in zip(results, values, strict=True) if not result.holds
+    ]
+    if failed:
+        raise KarmalakeError(f"{len(failed)} of {amount(len(gates), 'gate')} failed: {'; '.join(failed)}")
 
 
 def _compare(frame: "pl.DataFrame") -> None:

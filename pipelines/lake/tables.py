@@ -67,7 +67,14 @@ COMMITS = pa.schema(
 )
 """One row for each commit of `events`. A range adds up as `OffsetRange` says (`nothing-lost`)."""
 POLICIES = pa.schema(
-    [("name", pa.string()), ("version", pa.string()), ("policy", pa.string()), ("activated", TIMESTAMP)]
+    [
+        ("name", pa.string()),
+        ("version", pa.string()),
+        ("policy", pa.string()),
+        ("activated", TIMESTAMP),
+        ("operator", pa.string()),
+        ("why", pa.string()),
+    ]
 )
 """One row for each activation of a policy, with the whole policy as JSON. Append-only."""
 MERGED_USERS = pa.schema(

@@ -4,29 +4,42 @@ Owns the table `policies`. The policy in force at any past moment can be looked 
 explained by the rules of that time.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import duckdb
 import pyarrow as pa
 
-from pipelines.errors import PolicyError
+from pipelines.errors import PolicyError, UsageError
 from pipelines.lake.tables import POLICIES, Lake, data_files, read_rows
 from pipelines.reputation.policy import Policy
 
 _MINIMUM_GAP = timedelta(microseconds=1)
 
 
-def activate(lake: Lake, policy: Policy) -> bool:
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """A policy that was put in force at a moment, by whom and why if that is known."""
+
+    policy: Policy
+    since: datetime
+    operator: str | None
+    why: str | None
+
+
+def activate(lake: Lake, policy: Policy, operator: str | None = None, why: str | None = None) -> bool:
     """Put a policy in force from now on, durably; return False if it was in force already.
 
+    operator, why: who does it, and the reason, for the record.
     After a crash either the previous policy or this one is in force. Raises PolicyError for a version that was in force
     with other rules: a version must identify the rules of a score.
     """
     from pipelines.lake.commit import append_file  # noqa: PLC0415 - loads the decoders, which readers do not need
 
-    activations = _activations(lake)
-    past = [before for before, _ in activations]
+    done = activations(lake)
+    past = [each.policy for each in done]
     if past and past[-1] == policy:
         return False
     for other in past:
@@ -36,16 +49,34 @@ def activate(lake: Lake, policy: Policy) -> bool:
                 'these a version of their own (`version = "..."`) and activate them again'
             )
     now = datetime.now(UTC)
-    since = max(now, activations[-1][1] + _MINIMUM_GAP) if activations else now  # the clock may have been set back
+    since = max(now, done[-1].since + _MINIMUM_GAP) if done else now  # the clock may have been set back
     row = {"name": policy.name, "version": policy.version, "policy": policy.to_json(), "activated": since}
+    row |= {"operator": operator, "why": why}
     append_file(lake, "policies", pa.Table.from_pylist([row], POLICIES), uuid4().hex)
     return True
 
 
 def activated(lake: Lake, known_at: datetime | None = None) -> Policy | None:
     """Return the policy activated last, or last before `known_at`; None if there is none."""
-    past = [policy for policy, since in _activations(lake) if known_at is None or since < known_at]
+    past = [each.policy for each in activations(lake) if known_at is None or each.since < known_at]
     return past[-1] if past else None
+
+
+def policy_before(lake: Lake, of_settings: Callable[[], Policy]) -> Policy:
+    """Return the policy in force before the present one; before the first activation that is the one of the settings.
+
+    of_settings: called only if no other activated policy was in force before, since its file may be gone by then.
+    Raises UsageError if there is no other policy.
+    """
+    past = [each.policy for each in activations(lake)]
+    if different := [policy for policy in past if policy != past[-1]]:
+        return different[-1]
+    first = of_settings()
+    if not past or past[-1] == first:
+        raise UsageError(
+            "no other policy was in force before: `karmalake policy activate` puts one in force by its name or file"
+        )
+    return first
 
 
 def activated_in(connection: duckdb.DuckDBPyConnection, known_at: datetime | None = None) -> Policy | None:
@@ -57,11 +88,14 @@ def activated_in(connection: duckdb.DuckDBPyConnection, known_at: datetime | Non
     return None if row is None else Policy.model_validate_json(row[0])
 
 
-def _activations(lake: Lake) -> list[tuple[Policy, datetime]]:
-    """Return every activated policy with its time, oldest first.
+def activations(lake: Lake) -> list[Activation]:
+    """Return every activation, oldest first.
 
     Files are read one by one: a scan by delta-rs leaves threads that need Python, and may abort the process at its end.
     """
     files = [read_rows("policies", file) for file in data_files(lake.table("policies"))]
     rows = pa.concat_tables([POLICIES.empty_table(), *files]).sort_by("activated").to_pylist()
-    return [(Policy.model_validate_json(row["policy"]), row["activated"]) for row in rows]
+    return [
+        Activation(Policy.model_validate_json(row["policy"]), row["activated"], row["operator"], row["why"])
+        for row in rows
+    ]

@@ -224,6 +224,20 @@ def test_an_activation_without_a_document_store(
     assert "nothing is published, since no document store is configured" in answer.out
 
 
+def test_a_rollback(run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It returns to the policy before, on the record; a dry run changes nothing."""
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", str(tmp_path / "new"))
+    assert run("policy", "rollback", "--why", "x").code == 2
+    assert run("policy", "activate", rules, "--operator", "olga").code == 0
+    Path(rules).unlink()
+    assert "would be in force: default, version" in run("policy", "rollback", "--why", "x", "--dry-run").out
+    assert "votes, version 3, since" in run("policy", "list").out
+    assert run("policy", "rollback", "--why", "  ").code == 2
+    assert run("policy", "rollback", "--why", "too strict", "--operator", "olga").code == 0
+    assert re.search(r"in force: default, version \S+, since \S+ \S+ by olga: too strict", run("policy", "list").out)
+    assert "in force from now on: votes, version 3" in run("policy", "rollback", "--why", "again").out
+
+
 def test_what_was_shown_is_explained(shown: Callable[..., Answer]) -> None:
     """Both scores, and every cause with its points: the late penalty is expired by now, the policy took 12."""
     out = shown().out
@@ -391,3 +405,18 @@ def test_a_diff_shows_gains_losses_and_ranks(run: Run, rules: str, tmp_path: Pat
     assert re.search(r"^ +lowest +10 % +median", answer.out, re.MULTILINE)
     csv = run("policy", "diff", rules, str(other), "--as-of", "2026-03-12", "--format", "csv").out
     assert pl.read_csv(io.StringIO(csv))["user_id"].to_list() == ["max", "ann", "bob"]
+
+
+def test_gates_of_a_diff(run: Run, rules: str, tmp_path: Path) -> None:
+    """One that does not hold makes the command fail with its value, in every format; a mistake reads no lake."""
+    other = tmp_path / "other.toml"
+    other.write_text(RULES.replace("points = -5", "points = -6"), encoding="utf-8")
+    compared = ["policy", "diff", rules, str(other), "--as-of", "2026-03-03"]
+    answer = run(*compared, "--gate", "largest_loss <= 1", "--gate", "moved < 10%")
+    assert answer.code == 1
+    assert re.search(r"^ok +largest_loss <= 1 \(1\)\nFAILED +moved < 10% \(33.33 %\)", answer.out, re.MULTILINE)
+    assert "1 of 2 gates failed: moved < 10% (it is 33.33 %)" in " ".join(answer.err.split())
+    rows = run(*compared, "--gate", "moved < 1", "--format", "json")
+    assert (rows.code, len(rows.out.splitlines())) == (1, 3)
+    assert run(*compared, "--gate", "moved < 2").code == 0
+    assert run(*compared, "--gate", "mooved < 2").code == 2

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import PolicyError
+from pipelines.errors import PolicyError, UsageError
 from pipelines.lake.tables import create_lake
 from pipelines.refresh import policy_in_force, refresh_warehouse
-from pipelines.reputation.activation import activate, activated
+from pipelines.reputation.activation import activate, activated, activations, policy_before
 from pipelines.reputation.policy_file import load_policy, parse_policy
 from pipelines.reputation.warehouse import Warehouse
 from pipelines.settings import Settings
@@ -27,6 +27,19 @@ def test_the_policy_activated_last_is_in_force(tmp_path: Path) -> None:
         assert activate(lake, policy) is True
         assert policy_in_force(settings) == activated(lake) == policy
     assert activate(lake, FIRST) is False
+
+
+def test_the_policy_before_the_present_one(tmp_path: Path) -> None:
+    """The last one that differs, of the settings at first; each activation is on the record with who and why."""
+    lake, default = create_lake(tmp_path / "lake"), load_policy("default")
+    with pytest.raises(UsageError, match="no other policy was in force before"):
+        policy_before(lake, lambda: default)
+    for policy, before in ((FIRST, default), (SECOND, FIRST), (FIRST, SECOND)):
+        activate(lake, policy, "olga", f"better than {before.name}")
+        assert policy_before(lake, lambda: default) == before
+    recorded = [(each.policy, each.operator, each.why) for each in activations(lake)]
+    assert recorded[0] == (FIRST, "olga", "better than default")
+    assert [policy for policy, _, _ in recorded] == [FIRST, SECOND, FIRST]
 
 
 def test_the_policy_in_force_at_a_past_moment(tmp_path: Path) -> None:
