@@ -79,7 +79,7 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
         statement("step_05_frozen_period"),
         statement("step_06_reset_account"),
         statement("step_07_corrected_event" if corrects else "step_07_nothing_corrected"),
-        statement("step_08_emitted", matched=_matched(policy)),
+        statement("step_08_emitted", matched=_matched(policy), **_maps(policy)),
         *([statement("step_09_readable")] if emits_several else []),
         statement("step_10_judged", source="readable" if emits_several else "emitted"),
         *gates,
@@ -89,6 +89,14 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
             "step_15_contribution", source=capped, earned=statement("earned_at_epoch") if policy.decays else "granted"
         ),
     ]
+
+
+def _maps(policy: EffectivePolicy) -> dict[str, str]:
+    """Return how step_08 looks up points: by numbers, and by texts if a map has any, because that costs a join."""
+    maps = [emission.points.map or {} for edition in policy.editions for emission in edition.rules.emissions]
+    if not any(isinstance(key, str) for points in maps for key in points):
+        return {"mapped": "star.points", "words": ""}
+    return {"mapped": "coalesce(star.points, word.points)", "words": statement("words")}
 
 
 def _matched(policy: EffectivePolicy) -> str:

@@ -65,11 +65,18 @@ def number(text: str | None, digits: int) -> Fraction | None:
 def points_of(points: Points, event: Event) -> Fraction | None:
     if points.fixed is not None:
         return Fraction(points.fixed)
+    text = event.metadata.get(points.key or "")
+    if text is None and points.missing is not None:
+        return Fraction(points.missing)
     if points.map is not None:
-        value = number(event.metadata.get(points.key or ""), 6)
-        matches = [earned for stars, earned in points.map.items() if Fraction(stars) == value]
+        value = number(text, 6)
+        matches = [
+            earned
+            for key, earned in points.map.items()
+            if (key == text if isinstance(key, str) else Fraction(key) == value)
+        ]
         return Fraction(matches[0]) if matches else None
-    value = number(event.metadata.get(points.key or ""), points.digits)
+    value = number(text, points.digits)
     if value is None or not points.minimum <= value <= points.maximum:
         return None
     return value * Fraction(points.scale)

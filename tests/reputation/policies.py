@@ -139,6 +139,15 @@ def conditions() -> st.SearchStrategy[Table]:
     )
 
 
+def values() -> st.SearchStrategy[Table]:
+    """Return, by action, points that are read from texts and numbers, and points for an event without them."""
+    numbers = {"from": "amount", "minimum": 0, "maximum": 100, "digits": 2}
+    texts = {"from": "rating", "map": {"five": 2, 5: 1, "+4": "0.5", " 5": -1, "5.0000001": 3}}
+    missing = st.fixed_dictionaries({}, optional={"missing": st.sampled_from([0, "-1.5"])})
+    one = st.builds(lambda read, absent: {"points": read | absent}, st.sampled_from([numbers, texts]), missing)
+    return st.dictionaries(st.sampled_from(["Starred", "Done", "Tipped"]), one)
+
+
 def adjustments() -> st.SearchStrategy[Table]:
     """Return points by an operator, which may decay."""
     points = {"from": "amount", "minimum": -2, "maximum": "99.99", "digits": 2}
@@ -152,7 +161,7 @@ def everything() -> st.SearchStrategy[Table]:
         "status": status(),
         "adjustment": adjustments(),
         "score": scores(),
-        "actions": emissions() | conditions(),
+        "actions": emissions() | conditions() | values(),
         "completion": completion(),
         "once": once(),
         "caps": caps(),

@@ -70,8 +70,8 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
         ("[caps]\nday = 3", "p.toml:4: caps.day: has to be a table, not 3"),
         ("[status]\nsuspend = 'x'", "p.toml:4: status.suspend: has to be an array, not x"),
         (
-            "[actions.A]\npoints = { from = 'x', map = { a = 1 } }",
-            "p.toml:4: actions.A.points.map.a: has to be a number",
+            "[actions.A]\npoints = { from = 'x', map = { a = 'x' } }",
+            "p.toml:4: actions.A.points.map.a: has to be a number, not x",
         ),
         (
             "[actions.A]\nrating = { from = 'r', minimum = 0.5, maximum = 5 }",
@@ -91,6 +91,11 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
             "[actions.A]\nwhere.w = { minimums = 2 }",
             "actions.A.where.w.minimums: is not a key here: did you mean 'minimum'",
         ),
+        (
+            "[actions.A]\npoints = { from = 'x', map = { '' = 1 } }",
+            "a key of a map has 1 to 256 characters: shorten it",
+        ),
+        ("[actions.A]\npoints = { fixed = 1, missing = 1 }", 'missing belongs to a table with "from"'),
         ("windows_days = [-7]", "p.toml:3: windows_days.0: Input should be greater than or equal to 1, not -7"),
         ("decay_step_minutes = 7", "p.toml:3: decay_step_minutes: 7 does not divide a day of 1440 minutes"),
         ("decay_step_minutes = 2880", "p.toml:3: decay_step_minutes: Input should be less than or equal to 1440"),

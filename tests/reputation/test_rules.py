@@ -166,6 +166,26 @@ def test_a_condition_is_judged_after_a_correction_and_a_suspension() -> None:
     assert case.reasons == {"a": "granted", "b": "suspended", "c": "correction", "s": "status"}
 
 
+VOTED = "[actions.Up]\npoints = { from = 'vote', map = { up = 1, down = -1, 5 = 7 }, MISSING }\n"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "missing", "reason", "score"),
+    [
+        ({"vote": "up"}, ", missing = 0", "granted", 1),
+        ({"vote": "down"}, ", missing = 0", "granted", -1),
+        ({"vote": "5.0"}, ", missing = 0", "granted", 7),
+        ({"vote": "Up"}, ", missing = 0", "unreadable", 0),
+        ({}, ", missing = 0.5", "granted", 0.5),
+        ({}, "", "unreadable", 0),
+    ],
+)
+def test_texts_and_missing_keys_have_points(metadata: dict[str, str], missing: str, reason: str, score: float) -> None:
+    """Texts are compared character by character, numbers as numbers; only an absent key is missing."""
+    case = Case(VOTED.replace(", MISSING", missing), up("a", **metadata))
+    assert (case.reasons["a"], case["all_time_score"]) == (reason, score)
+
+
 def test_once_ignores_retracted_events() -> None:
     """After the retraction of the first event the second one counts."""
     retraction = Event("x", "ann", "Retracted", NOW - 1, {"target_event_id": "a"})

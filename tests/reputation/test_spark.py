@@ -57,6 +57,8 @@ _SHIPPED_EVENTS = (
 )
 _EVENTS = (*ACTIONS * 8, *EVENTS)
 _BINARY = {"positive_from": 4, "negative_to": 2}
+_VOTES = {"points": {"from": "rating", "map": {"five": 3, "5": 2, "4.5": -1}}}
+_TIPS = {"points": {"from": "target", "maximum": 100, "missing": "0.5"}}
 _WHERE = {"rater_id": 'r"\\', "amount": {"minimum": "0.01"}}
 _EVERYTHING = {
     "status": {"suspend": ("Suspended",), "reinstate": ("Reinstated",), "rule": "reset"},
@@ -64,6 +66,8 @@ _EVERYTHING = {
     "actions": {
         "Rated": {"half_life_days": "0.5", "penalties_expire_after_days": 7},
         "Done": {"half_life_days": 30, "where": _WHERE},
+        "Starred": _VOTES,
+        "Tipped": _TIPS,
     },
     "completion": {"rides": {"actions": ("Rated", "Done"), "by": ("Tipped",), "key": "ride_id"}},
     "once": {"rater": {"actions": ("Starred", "Many"), "per": "rater_id", "period": "week", "keep": "last"}},

@@ -11,6 +11,7 @@ from pipelines.reputation.policy.numbers import (
     MICRO_DIGITS,
     Name,
     Number,
+    NumberOrText,
     Positive,
     Section,
     decimals,
@@ -41,8 +42,10 @@ class Points(Section):
     fixed: Number | None = None
     key: Name | None = Field(default=None, alias="from")
     """The metadata key that holds a number."""
-    map: dict[Number, Number] | None = None
-    """Points by value; a value that is not in the map is `unreadable`."""
+    map: dict[NumberOrText, Number] | None = None
+    """Points by value, a number or a text; a value that is not in the map is `unreadable`."""
+    missing: Number | None = None
+    """Points of an event without the metadata key; None: it is `unreadable`."""
     scale: Number = Decimal(1)
     minimum: Number = Decimal(-MAX_POINTS)
     """Values below are `unreadable`."""
@@ -60,6 +63,8 @@ class Points(Section):
     def _one_source(self) -> Self:
         if (self.fixed is None) == (self.key is None):
             raise ValueError('give either a number, or a table with "from" (the metadata key)')
+        if self.missing is not None and self.key is None:
+            raise ValueError('missing belongs to a table with "from" (the metadata key)')
         if self.map is not None and self.model_fields_set & {"scale", "minimum", "maximum", "digits"}:
             raise ValueError("map excludes scale, minimum, maximum and digits: remove them")
         if self.minimum > self.maximum:
@@ -76,9 +81,9 @@ class Points(Section):
         """Digits after the point that these points can have."""
         if self.fixed is not None:
             return decimals(self.fixed)
-        if self.map is not None:
-            return max((decimals(points) for points in self.map.values()), default=0)
-        return self.digits + decimals(self.scale)
+        listed = [*(self.map or {}).values(), self.missing or Decimal(0)]
+        read = self.digits + decimals(self.scale) if self.map is None else 0
+        return max(read, *map(decimals, listed))
 
 
 class Emission(Section):
@@ -162,7 +167,7 @@ class Adjustment(Section):
     @model_validator(mode="after")
     def _bounded(self) -> Self:
         points = self.points
-        if points.key is None or points.map is not None or points.scale != 1:
+        if points.key is None or points.scale != 1 or not points.model_fields_set.isdisjoint({"map", "missing"}):
             raise ValueError('points of an adjustment are a table with "from", minimum and maximum, and perhaps digits')
         if not {"minimum", "maximum"} <= points.model_fields_set:
             raise ValueError("points need a minimum and a maximum: say how much an operator may give and take")

@@ -27,6 +27,7 @@ EMISSION = pa.schema(
         ("fixed", pa.int64()),
         ("mapped", pa.bool_()),
         ("points_key", pa.string()),
+        ("points_missing", pa.int64()),
         ("points_minimum", pa.int64()),
         ("points_maximum", pa.int64()),
         ("points_step", pa.int64()),
@@ -43,9 +44,11 @@ EMISSION = pa.schema(
 _LOWEST, _HIGHEST = ALWAYS
 STAR = pa.schema([("emission_key", pa.int32()), ("value", pa.int64()), ("points", pa.int64())])
 
+WORD = pa.schema([("emission_key", pa.int32()), ("text", pa.string()), ("points", pa.int64())])
+
 
 def load_tables(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> None:
-    """Fill the temporary tables `role`, `emission` and `star`, and the variables of the policy."""
+    """Fill the temporary tables of `policy_tables`, and the variables of the policy."""
     for name, rows in policy_tables(policy).items():
         with arrow_rows(connection, rows):
             connection.execute(statement("policy_table", name=name))
@@ -54,13 +57,15 @@ def load_tables(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) 
 
 
 def policy_tables(policy: EffectivePolicy) -> dict[str, pa.Table]:
-    """Return the rows of `role`, `emission` and `star`."""
+    """Return the rows of `role` and `emission`, and of what maps say: `star` by numbers, `word` by texts."""
     rows = _emissions(policy)
     stars = [star for row, emission in rows for star in _stars(row, emission)]
+    words = [word for row, emission in rows for word in _words(row, emission)]
     return {
         "role": pa.Table.from_pylist(_roles(policy), ROLE),
         "emission": pa.Table.from_pylist([row for row, _ in rows], EMISSION),
         "star": pa.Table.from_pylist(stars, STAR),
+        "word": pa.Table.from_pylist(words, WORD),
     }
 
 
@@ -142,6 +147,7 @@ def _points(emission: Emission) -> dict[str, object]:
         "fixed": None if points.fixed is None else micro(points.fixed),
         "mapped": points.map is not None,
         "points_key": points.key,
+        "points_missing": None if points.missing is None else micro(points.missing),
         "points_minimum": micro(points.minimum),
         "points_maximum": micro(points.maximum),
         "points_step": 10 ** (MICRO_DIGITS - points.digits),
@@ -165,4 +171,13 @@ def _stars(row: dict[str, object], emission: Emission) -> list[dict[str, object]
     return [
         {"emission_key": row["emission_key"], "value": micro(value), "points": micro(points)}
         for value, points in (emission.points.map or {}).items()
+        if isinstance(value, Decimal)
+    ]
+
+
+def _words(row: dict[str, object], emission: Emission) -> list[dict[str, object]]:
+    return [
+        {"emission_key": row["emission_key"], "text": value, "points": micro(points)}
+        for value, points in (emission.points.map or {}).items()
+        if isinstance(value, str)
     ]

@@ -20,7 +20,9 @@ FROM (
         parsed.penalties_expire_us,
         CASE
             WHEN parsed.fixed IS NOT NULL THEN parsed.fixed
-            WHEN parsed.mapped THEN star.points
+            WHEN parsed.points_missing IS NOT NULL AND parsed.metadata[parsed.points_key] IS NULL
+                THEN parsed.points_missing
+            WHEN parsed.mapped THEN $mapped
             WHEN parsed.points_number BETWEEN parsed.points_minimum AND parsed.points_maximum
                 AND parsed.points_number % parsed.points_step = 0
                 THEN parsed.points_number * parsed.scale // 1000000
@@ -58,4 +60,5 @@ FROM (
     LEFT JOIN star
         ON star.emission_key = parsed.emission_key
         AND star.value = parsed.points_number
+    $words
 )

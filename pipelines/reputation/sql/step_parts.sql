@@ -1,7 +1,7 @@
 -- Parts and variants of the steps.
 
 -- name: policy_table
--- A table of the policy (role, emission or star) from its rows.
+-- A table of the policy (role, emission, star or word) from its rows.
 CREATE OR REPLACE TEMP TABLE $name AS
 SELECT * FROM arrow_rows
 
@@ -17,6 +17,12 @@ AND event.batch_id IN (
     FROM commits
     WHERE epoch_us(committed) < getvariable('known_at')
 )
+
+-- name: words
+-- The join of step_08 where a map has texts.
+LEFT JOIN word
+    ON word.emission_key = parsed.emission_key
+    AND word.text = parsed.metadata[parsed.points_key]
 
 -- name: has_text
 -- The condition of an action that the metadata have a text at a key.
