@@ -129,8 +129,9 @@ def _gates(policy: EffectivePolicy) -> list[dict[str, str]]:
         links += [{"file": "step_11_rule_completed", "rule": rule, **own} for rule in rules]
         for i, once in enumerate(edition.rules.once.values()):
             direction = "ASC" if once.keep == "first" else "DESC"
-            link = {"file": "step_12_rule_once", "rule": f"once_{number}_{i}", "direction": direction}
-            links.append({**link, **own})
+            rule = f"once_{number}_{i}"
+            link = {"file": "step_12_rule_once", "rule": rule, "direction": direction}
+            links.append({**link, **own, "per": _per(rule, once.per)})
     return links
 
 
@@ -140,9 +141,15 @@ def _caps(policy: EffectivePolicy) -> list[dict[str, str]]:
     for number, edition in enumerate(policy.editions):
         for i, cap in enumerate(edition.rules.caps.values()):
             points = "granted" if cap.counts == "net" else "greatest(granted, 0)"
-            link = {"file": "step_14_rule_capped", "rule": f"cap_{number}_{i}", "limited_points": points}
-            links.append({**link, "edition": f"edition_{number}"})
+            rule = f"cap_{number}_{i}"
+            link = {"file": "step_14_rule_capped", "rule": rule, "limited_points": points}
+            links.append({**link, "edition": f"edition_{number}", "per": _per(rule, cap.per)})
     return links
+
+
+def _per(rule: str, keys: tuple[str, ...]) -> str:
+    """Return the metadata that tell the groups of a rule apart, besides user and period."""
+    return " ".join(statement("per", rule=rule, number=str(number)) for number in range(len(keys)))
 
 
 def materialize_fact(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, only: str = "") -> None:

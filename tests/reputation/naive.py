@@ -171,7 +171,7 @@ def version_at(policy: Policy, t: int) -> Rules:
 
 
 def bucket(t: int, period: str | None) -> object:
-    """Return an identifier of the day, week or month."""
+    """Return an identifier of the day, week, month or year."""
     day = at(t).date()
     match period:
         case "day":
@@ -180,6 +180,8 @@ def bucket(t: int, period: str | None) -> object:
             return day.isocalendar()[:2]
         case "month":
             return day.year, day.month
+        case "year":
+            return day.year
         case _:
             return None
 
@@ -328,7 +330,7 @@ class _Account:
     def _contest(self, own: list[Contribution], once: Once) -> None:
         winners: dict[object, str] = {}
         competing = [
-            (c, (once.per and c.event.metadata.get(once.per), bucket(c.event.t, once.period)))
+            (c, (*map(c.event.metadata.get, once.per), bucket(c.event.t, once.period)))
             for c in own
             if c.reason == "granted"
         ]
@@ -358,7 +360,7 @@ class _Account:
             limited = c.granted if cap.counts == "net" else max(c.granted, Fraction(0))
             if c.reason not in ("granted", "capped"):
                 continue
-            place = (cap.per and c.event.metadata.get(cap.per), bucket(c.event.t, cap.period))
+            place = (*map(c.event.metadata.get, cap.per), bucket(c.event.t, cap.period))
             before, after = sums[place], sums[place] + limited
             sums[place] = after
             granted_change = c.granted - limited + min(maximum, after) - min(maximum, before)

@@ -65,7 +65,8 @@ def measures() -> st.SearchStrategy[Table]:
     return st.builds(lambda a, b: a | b, of_one, options)
 
 
-PERIODS = ("day", "week", "month")
+PERIODS = ("day", "week", "month", "year", None)
+PER = ("rater_id", ("rater_id", "ride_id"))
 
 
 def caps() -> st.SearchStrategy[Table]:
@@ -77,7 +78,7 @@ def caps() -> st.SearchStrategy[Table]:
             "counts": st.sampled_from(["gains", "net"]),
         },
         optional={
-            "per": st.just("rater_id"),
+            "per": st.sampled_from(PER),
             "actions": st.just(("Rated", "Done")),
             "exempt": st.just(("Done",)),
         },
@@ -92,7 +93,7 @@ def once() -> st.SearchStrategy[Table]:
             "actions": st.sampled_from([("Rated",), ("Rated", "Starred", "Many")]),
             "keep": st.sampled_from(["first", "last"]),
         },
-        optional={"per": st.just("rater_id"), "period": st.sampled_from(PERIODS)},
+        optional={"per": st.sampled_from(PER), "period": st.sampled_from(PERIODS)},
     )
     return st.dictionaries(st.sampled_from(["a", "b"]), one, min_size=1)
 

@@ -119,7 +119,8 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
         ("[status]\nsuspend = ['A']\n[actions.A]\npoints = 1", "p.toml:5: actions.A: A is already in status.suspend"),
         ("[[actions.A.emit]]\npoints = 1\n[[actions.A.emit]]\npints = 1", "p.toml:6: actions.A.emit.1.pints: "),
         ("[status]\nrule = 'hide'", "p.toml:3: status: shown belongs to rule"),
-        ("[caps.votes]\nmaximum = 200", "p.toml:3: caps.votes.period: is missing: add it"),
+        ("[caps.votes]\nperiod = 'day'", "p.toml:3: caps.votes.maximum: is missing: add it"),
+        ("[caps.votes]\nmaximum = 2\nper = 3", "p.toml:5: caps.votes.per: has to be an array, not 3"),
         ("[caps.votes]\nperiod = 'day'\nmaximum = -1", "p.toml:5: caps.votes.maximum: Input should be greater than"),
         (
             "[caps.votes]\nperiod = 'day'\nmaximum = 1\nactions = ['B']\n[actions.A]\npoints = 1",

@@ -94,6 +94,16 @@ def test_a_cap_per_rater_is_one_for_each() -> None:
     assert case["all_time_score"] == 25 + 10 + 25
 
 
+def test_groups_by_several_keys_over_all_time_and_by_year() -> None:
+    """A cap per rater and item without a period is over all time; once per year lets the next year through."""
+    pairs = [("r", "i"), ("r", "j"), ("r", "i"), ("s", "i")]
+    votes = [up(f"{n}", MIDNIGHT - n * DAY * 40, rater=r, item=i) for n, (r, i) in enumerate(pairs)]
+    cap = Case(UP + "[caps.pair]\nmaximum = 15\nper = ['rater', 'item']\n", *votes)
+    assert cap.granted == {"0": 5, "1": 10, "2": 10, "3": 10}
+    once = Case(UP + "[once.y]\nactions = ['Up']\nper = ['item']\nperiod = 'year'\nkeep = 'first'\n", *votes)
+    assert once.reasons == {"0": "granted", "1": "granted", "2": "superseded", "3": "granted"}
+
+
 def test_caps_follow_each_other() -> None:
     """At most 15 from each rater, of which at most 25 a day."""
     rules = UP + "[caps.rater]\nperiod = 'day'\nmaximum = 15\nper = 'rater_id'\n" + CAP.removeprefix(UP)

@@ -70,7 +70,9 @@ _EVERYTHING = {
         "Tipped": _TIPS,
     },
     "completion": {"rides": {"actions": ("Rated", "Done"), "by": ("Tipped",), "key": "ride_id"}},
-    "once": {"rater": {"actions": ("Starred", "Many"), "per": "rater_id", "period": "week", "keep": "last"}},
+    "once": {
+        "rater": {"actions": ("Starred", "Many"), "per": ("rater_id", "ride_id"), "period": "year", "keep": "last"}
+    },
     "caps": {"daily": {"period": "day", "maximum": "2.5", "counts": "gains", "per": "rater_id"}},
     "measures": {
         "rating_average": {"formula": "mean", "digits": 1, "rounding": "half_even"},

@@ -4,7 +4,7 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 MICRO_DIGITS = 6
 MICRO = 10**MICRO_DIGITS
@@ -25,7 +25,7 @@ Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
 def number_or_text(value: Any) -> Decimal | str:
     """Return a key of a map: a number if it is a plain decimal, which metadata are compared with as numbers; else text.
 
-    Raises ValueError for a text that no metadata key or value can be.
+    Raises ValueError for a text that is empty or longer than MAX_NAME_CHARS.
     """
     text = f"{value:f}" if isinstance(value, Decimal) else str(value)
     if not 1 <= len(text) <= MAX_NAME_CHARS:
@@ -44,7 +44,13 @@ def decimals(number: Decimal) -> int:
     return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
+def _names(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 NumberOrText = Annotated[Decimal | str, PlainValidator(number_or_text)]
+Names = Annotated[tuple[Name, ...], BeforeValidator(_names)]
+"""One name, or an array of names."""
 
 
 class Section(BaseModel):

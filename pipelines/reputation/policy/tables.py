@@ -91,16 +91,21 @@ def _of_edition(edition: Edition, number: int) -> dict[str, Any]:
         own = {"name": name, "actions": rules.covered_actions(gate), "by": list(gate.by), "key": gate.key}
         values |= _prefixed(f"completion_{number}_{i}", own)
     for i, (name, gate) in enumerate(rules.once.items()):
-        own = {"name": name, "actions": rules.covered_actions(gate), "key": gate.per, "period": gate.period}
-        values |= _prefixed(f"once_{number}_{i}", own)
+        own = {"name": name, "actions": rules.covered_actions(gate), "period": gate.period}
+        values |= _prefixed(f"once_{number}_{i}", own | _keys(gate.per))
     for i, (name, cap) in enumerate(rules.caps.items()):
-        own = {"name": name, "actions": rules.covered_actions(cap), "key": cap.per, "period": cap.period}
-        values |= _prefixed(f"cap_{number}_{i}", own | {"maximum": micro(cap.maximum)})
+        own = {"name": name, "actions": rules.covered_actions(cap), "period": cap.period}
+        values |= _prefixed(f"cap_{number}_{i}", own | _keys(cap.per) | {"maximum": micro(cap.maximum)})
     for i, (action_type, key, condition) in enumerate(rules.conditions):
         bounds = {"minimum": _micro(condition.minimum, _LOWEST), "maximum": _micro(condition.maximum, _HIGHEST)}
         own = {"actions": [action_type], "key": key, "text": condition.equals}
         values |= _prefixed(f"where_{number}_{i}", own | bounds)
     return values | _prefixed(f"edition_{number}", {"from_us": edition.from_us, "to_us": edition.to_us})
+
+
+def _keys(per: tuple[str, ...]) -> dict[str, str]:
+    """Return the keys of a rule's groups, which `steps.py` names by their number."""
+    return {f"key_{number}": key for number, key in enumerate(per)}
 
 
 def _micro(bound: Decimal | None, unbounded: int) -> int:

@@ -18,6 +18,10 @@ AND event.batch_id IN (
     WHERE epoch_us(committed) < getvariable('known_at')
 )
 
+-- name: per
+-- One of the metadata keys of a rule's groups, in steps 12 and 14.
+metadata[getvariable('${rule}_key_$number')],
+
 -- name: words
 -- The join of step_08 where a map has texts.
 LEFT JOIN word
