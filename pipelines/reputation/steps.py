@@ -92,11 +92,17 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
 
 
 def _maps(policy: EffectivePolicy) -> dict[str, str]:
-    """Return how step_08 looks up points: by numbers, and by texts if a map has any, because that costs a join."""
-    maps = [emission.points.map or {} for edition in policy.editions for emission in edition.rules.emissions]
-    if not any(isinstance(key, str) for points in maps for key in points):
-        return {"mapped": "star.points", "words": ""}
-    return {"mapped": "coalesce(star.points, word.points)", "words": statement("words")}
+    """Return how step_08 looks up numbers: in the metadata, and by texts if a map has any: that costs a join."""
+    actions = [action for edition in policy.editions for action in edition.rules.all_actions.values()]
+    maps = [emission.points.map or {} for action in actions for emission in action.emissions]
+    parts = {"points_of_map": "star.points", "points_words": "", "rating_of_text": "", "rating_words": ""}
+    if any(isinstance(key, str) for points in maps for key in points):
+        parts |= {"points_of_map": "coalesce(star.points, points_word.value)"}
+        parts |= {"points_words": statement("words", number="points")}
+    if any(action.rating and action.rating.map for action in actions):
+        parts |= {"rating_of_text": "WHEN rating_word.value IS NOT NULL THEN rating_word.value"}
+        parts |= {"rating_words": statement("words", number="rating")}
+    return parts
 
 
 def _matched(policy: EffectivePolicy) -> str:

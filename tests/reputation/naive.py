@@ -83,7 +83,14 @@ def points_of(points: Points, event: Event) -> Fraction | None:
 
 
 def rating_of(rating: Rating, event: Event) -> Fraction | None:
-    value = number(event.metadata.get(rating.key), rating.digits)
+    if rating.fixed is not None:
+        return Fraction(rating.fixed)
+    text = event.metadata.get(rating.key or "")
+    if rating.map is not None:
+        return Fraction(rating.map[text]) if text in rating.map else None
+    value = number(text, rating.digits)
+    assert rating.minimum is not None
+    assert rating.maximum is not None
     return value if value is not None and rating.minimum <= value <= rating.maximum else None
 
 

@@ -145,7 +145,10 @@ def values() -> st.SearchStrategy[Table]:
     numbers = {"from": "amount", "minimum": 0, "maximum": 100, "digits": 2}
     texts = {"from": "rating", "map": {"five": 2, 5: 1, "+4": "0.5", " 5": -1, "5.0000001": 3}}
     missing = st.fixed_dictionaries({}, optional={"missing": st.sampled_from([0, "-1.5"])})
-    one = st.builds(lambda read, absent: {"points": read | absent}, st.sampled_from([numbers, texts]), missing)
+    words = {"from": "rating", "map": {"five": "-0.5", " 5": 2}}
+    rating = st.sampled_from([{"rating": "1.5"}, {"rating": words}, {}])
+    points = st.builds(lambda read, absent: {"points": read | absent}, st.sampled_from([numbers, texts]), missing)
+    one = st.builds(lambda a, b: a | b, points, rating)
     return st.dictionaries(st.sampled_from(["Starred", "Done", "Tipped"]), one)
 
 

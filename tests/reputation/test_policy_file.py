@@ -96,6 +96,16 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
             "a key of a map has 1 to 256 characters: shorten it",
         ),
         ("[actions.A]\npoints = { fixed = 1, missing = 1 }", 'missing belongs to a table with "from"'),
+        ("[actions.A]\nrating = 'x'", "p.toml:4: actions.A.rating: has to be a number, not x"),
+        (
+            "[actions.A]\nrating = { from = 'r', map = { 5 = 1 } }",
+            "p.toml:4: actions.A.rating.map: 5 is a number, which",
+        ),
+        (
+            "[actions.A]\nrating = { from = 'r', map = { a = 1 }, minimum = 1 }",
+            "are of a number in the metadata: remove",
+        ),
+        ("[actions.A]\nrating = { map = { a = 1 } }", "p.toml:4: actions.A.rating: give either a number, or a table"),
         ("windows_days = [-7]", "p.toml:3: windows_days.0: Input should be greater than or equal to 1, not -7"),
         ("decay_step_minutes = 7", "p.toml:3: decay_step_minutes: 7 does not divide a day of 1440 minutes"),
         ("decay_step_minutes = 2880", "p.toml:3: decay_step_minutes: Input should be less than or equal to 1440"),

@@ -196,6 +196,22 @@ def test_texts_and_missing_keys_have_points(metadata: dict[str, str], missing: s
     assert (case.reasons["a"], case["all_time_score"]) == (reason, score)
 
 
+def test_votes_are_ratings_by_text_or_by_action() -> None:
+    """Two ups of three votes in words; with one action per vote, a constant rating each."""
+    measures = "[measures]\nliked = { formula = 'share', positive_from = 1, negative_to = -1 }\n"
+    words = "[actions.Up]\nrating = { from = 'vote', map = { up = 1, down = -1 } }\npoints = 1\n"
+    votes = [up(f"{n}", vote=vote) for n, vote in enumerate(("up", "up", "down", "Up"))]
+    case = Case(words + measures, *votes)
+    assert (case["all_time_liked"], case["all_time_rating_count"], case["all_time_score"]) == (2 / 3, 3, 3)
+    assert case.reasons["3"] == "unreadable"
+    constant = Case(
+        UP.replace("points", "rating = 1\npoints", 1).replace("-2", "-2\nrating = -1") + measures,
+        votes[0],
+        up("9", action_type="Down"),
+    )
+    assert (constant["all_time_liked"], constant["all_time_rating_average"]) == (0.5, 0)
+
+
 def test_once_ignores_retracted_events() -> None:
     """After the retraction of the first event the second one counts."""
     retraction = Event("x", "ann", "Retracted", NOW - 1, {"target_event_id": "a"})

@@ -57,8 +57,11 @@ _SHIPPED_EVENTS = (
 )
 _EVENTS = (*ACTIONS * 8, *EVENTS)
 _BINARY = {"positive_from": 4, "negative_to": 2}
-_VOTES = {"points": {"from": "rating", "map": {"five": 3, "5": 2, "4.5": -1}}}
-_TIPS = {"points": {"from": "target", "maximum": 100, "missing": "0.5"}}
+_VOTES = {
+    "points": {"from": "rating", "map": {"five": 3, "5": 2, "4.5": -1}},
+    "rating": {"from": "rating", "map": {"five": "4.5", " 5": 2}},
+}
+_TIPS = {"points": {"from": "target", "maximum": 100, "missing": "0.5"}, "rating": 3}
 _WHERE = {"rater_id": 'r"\\', "amount": {"minimum": "0.01"}}
 _EVERYTHING = {
     "status": {"suspend": ("Suspended",), "reinstate": ("Reinstated",), "rule": "reset"},

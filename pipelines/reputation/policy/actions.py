@@ -13,27 +13,60 @@ from pipelines.reputation.policy.numbers import (
     Number,
     NumberOrText,
     Positive,
+    RuleError,
     Section,
     decimals,
+    number_or_text,
 )
 
 
 class Rating(Section):
-    """How an event's rating is read. Outside the bounds, or with more digits, it is `unreadable`."""
+    """The rating of an event: fixed, a number of the metadata within bounds, or what a text of the metadata stands for.
 
-    key: Name = Field(alias="from")
+    Outside the bounds, with more digits, or not in the map, it is `unreadable`.
+    """
+
+    fixed: Number | None = None
+    key: Name | None = Field(default=None, alias="from")
     """The metadata key."""
-    minimum: Number
-    maximum: Number
+    map: dict[Name, Number] | None = None
+    """Ratings by text."""
+    minimum: Number | None = None
+    maximum: Number | None = None
     digits: int = Field(default=0, ge=0, le=MICRO_DIGITS)
     """Digits after the point that a rating may have."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, value: Any) -> Any:
+        return value if isinstance(value, dict | cls) else {"fixed": value}
+
     @model_validator(mode="after")
-    def _bounds(self) -> Self:
+    def _one_source(self) -> Self:
+        if (self.fixed is None) == (self.key is None):
+            raise ValueError('give either a number, or a table with "from" (the metadata key)')
+        if self.fixed is None and self.map is None:
+            self._check_bounds()
+        elif self.model_fields_set & {"minimum", "maximum", "digits"}:
+            raise ValueError("minimum, maximum and digits are of a number in the metadata: remove them")
+        if self.map is not None and (numbers := [key for key in self.map if isinstance(number_or_text(key), Decimal)]):
+            raise RuleError(("map",), f"{numbers[0]} is a number, which is read as it is: a rating's map holds texts")
+        return self
+
+    def _check_bounds(self) -> None:
+        for name, bound in {"minimum": self.minimum, "maximum": self.maximum}.items():
+            if bound is None:
+                raise RuleError((name,), "is missing: add it")
+        assert self.minimum is not None and self.maximum is not None  # noqa: S101, PT018 - tells the type checker
         if self.minimum > self.maximum:
             raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}: swap them")
         _check_digits(self.minimum, self.maximum, self.digits)
-        return self
+
+    @property
+    def rating_digits(self) -> int:
+        """Digits after the point that a rating can have."""
+        listed = [*(self.map or {}).values(), self.fixed or Decimal(0)]
+        return max(self.digits, *map(decimals, listed))
 
 
 class Points(Section):

@@ -23,10 +23,11 @@ AND event.batch_id IN (
 metadata[getvariable('${rule}_key_$number')],
 
 -- name: words
--- The join of step_08 where a map has texts.
-LEFT JOIN word
-    ON word.emission_key = parsed.emission_key
-    AND word.text = parsed.metadata[parsed.points_key]
+-- The join of step_08 where a map of points, or of ratings, has texts.
+LEFT JOIN word AS ${number}_word
+    ON ${number}_word.emission_key = parsed.emission_key
+    AND ${number}_word.number = '$number'
+    AND ${number}_word.text = parsed.metadata[parsed.${number}_key]
 
 -- name: has_text
 -- The condition of an action that the metadata have a text at a key.
