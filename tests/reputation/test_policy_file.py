@@ -35,6 +35,25 @@ def test_a_policy_survives_json(name: str) -> None:
     assert Policy.model_validate_json(policy.to_json()) == policy
 
 
+def test_texts_numbers_and_several_keys_survive_json() -> None:
+    """What a file may abbreviate is the same policy again."""
+    text = """
+        [actions.A]
+        where = { v = "true", n = { minimum = 1.5 } }
+        rating = { from = "v", map = { up = 1, down = -0.5 } }
+        points = { from = "v", map = { up = 1, 5 = 2, "4.50" = 3 }, missing = 0.25 }
+        [actions.B]
+        rating = 1
+        points = 2
+        [caps.pair]
+        maximum = 3
+        per = ["a", "b"]
+    """
+    policy = parse_policy(HEAD + text)
+    assert Policy.model_validate_json(policy.to_json()) == policy
+    assert (policy.versions[0].score_digits, policy.versions[0].rating_digits) == (2, 1)
+
+
 def test_numbers_are_decimals() -> None:
     """0.1 is exactly a tenth, not the nearest float."""
     policy = parse_policy(HEAD + "[actions.A]\npoints = 0.1")
