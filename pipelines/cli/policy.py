@@ -236,7 +236,9 @@ def _rules(rules: "Rules") -> list[tuple[str, str]]:
     decay = f"; points decay every {rules.decay_step_minutes} minutes" if rules.decays else ""
     bounds = {"start": rules.score.start or None, "floor": rules.score.floor, "ceiling": rules.score.ceiling}
     adjustment = rules.adjustment
-    caps = (f"{name}: {cap.maximum:f} per {cap.period}" for name, cap in rules.caps.items())
+    caps = (
+        f"{name}: {cap.maximum:f} {f'per {cap.period}' if cap.period else 'in all'}" for name, cap in rules.caps.items()
+    )
     return [
         ("  views", _join(("all time", *(f"{days} days" for days in rules.windows_days)))),
         ("  actions", f"{_join(rules.actions)}{decay}"),

@@ -45,9 +45,10 @@ def metadata_keys(warehouse: Warehouse, user_id: str) -> list[str]:
 
 def _naming_keys(policy: Policy) -> list[str]:
     """Return the keys by which a policy tells raters apart, then those by which events complete each other."""
-    raters = [rule.per for each in policy.versions for rule in (*each.once.values(), *each.caps.values())]
+    rules = [rule for each in policy.versions for rule in (*each.once.values(), *each.caps.values())]
+    raters = [key for rule in rules for key in rule.per]
     completing = [gate.key for each in policy.versions for gate in each.completion.values()]
-    return list(dict.fromkeys(key for key in (*raters, *completing) if key is not None))
+    return list(dict.fromkeys((*raters, *completing)))
 
 
 def _read_keys(policy: Policy) -> set[str | None]:

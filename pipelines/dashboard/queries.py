@@ -112,7 +112,7 @@ def _ratings_said(warehouse: Warehouse, user_id: str) -> pl.DataFrame:
     """Return event_id and the rating that each event of a user `said`, null without one."""
     versions = warehouse.info.policy.versions
     actions = {name: action.rating for each in versions for name, action in each.all_actions.items()}
-    keys = {name: rating.key for name, rating in actions.items() if rating}
+    keys = {name: rating.key for name, rating in actions.items() if rating and rating.key}
     values = {"user_ids": warehouse.user_ids(user_id), "actions": [*keys], "keys": [*keys.values()]}
     return warehouse.sql(_RATINGS_SAID, values)
 

@@ -94,7 +94,7 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
         statement("step_05_frozen_period"),
         statement("step_06_reset_account"),
         statement("step_07_corrected_event" if corrects else "step_07_nothing_corrected"),
-        statement("step_08_emitted", matched=_matched(policy)),
+        statement("step_08_emitted", matched=_matched(policy), **_maps(policy)),
         *([statement("step_09_readable")] if emits_several else []),
         statement("step_10_judged", source="readable" if emits_several else "emitted"),
         *gates,
@@ -104,6 +104,20 @@ def step_statements(policy: EffectivePolicy) -> list[str]:
             "step_15_contribution", source=capped, earned=statement("earned_at_epoch") if policy.decays else "granted"
         ),
     ]
+
+
+def _maps(policy: EffectivePolicy) -> dict[str, str]:
+    """Return how step_08 looks up numbers: in the metadata, and by texts if a map has any: that costs a join."""
+    actions = [action for edition in policy.editions for action in edition.rules.all_actions.values()]
+    maps = [emission.points.map or {} for action in actions for emission in action.emissions]
+    parts = {"points_of_map": "star.points", "points_words": "", "rating_of_text": "", "rating_words": ""}
+    if any(isinstance(key, str) for points in maps for key in points):
+        parts |= {"points_of_map": "coalesce(star.points, points_word.value)"}
+        parts |= {"points_words": statement("words", number="points")}
+    if any(action.rating and action.rating.map for action in actions):
+        parts |= {"rating_of_text": "WHEN rating_word.value IS NOT NULL THEN rating_word.value"}
+        parts |= {"rating_words": statement("words", number="rating")}
+    return parts
 
 
 def _matched(policy: EffectivePolicy) -> str:
@@ -136,8 +150,9 @@ def _gates(policy: EffectivePolicy) -> list[dict[str, str]]:
         links += [{"file": "step_11_rule_completed", "rule": rule, **own} for rule in rules]
         for i, once in enumerate(edition.rules.once.values()):
             direction = "ASC" if once.keep == "first" else "DESC"
-            link = {"file": "step_12_rule_once", "rule": f"once_{number}_{i}", "direction": direction}
-            links.append({**link, **own})
+            rule = f"once_{number}_{i}"
+            link = {"file": "step_12_rule_once", "rule": rule, "direction": direction}
+            links.append({**link, **own, "per": _per(rule, once.per)})
     return links
 
 
@@ -147,9 +162,15 @@ def _caps(policy: EffectivePolicy) -> list[dict[str, str]]:
     for number, edition in enumerate(policy.editions):
         for i, cap in enumerate(edition.rules.caps.values()):
             points = "granted" if cap.counts == "net" else "greatest(granted, 0)"
-            link = {"file": "step_14_rule_capped", "rule": f"cap_{number}_{i}", "limited_points": points}
-            links.append({**link, "edition": f"edition_{number}"})
+            rule = f"cap_{number}_{i}"
+            link = {"file": "step_14_rule_capped", "rule": rule, "limited_points": points}
+            links.append({**link, "edition": f"edition_{number}", "per": _per(rule, cap.per)})
     return links
+
+
+def _per(rule: str, keys: tuple[str, ...]) -> str:
+    """Return the metadata that tell the groups of a rule apart, besides user and period."""
+    return " ".join(statement("per", rule=rule, number=str(number)) for number in range(len(keys)))
 
 
 def materialize_fact(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy, only: str = "") -> None:

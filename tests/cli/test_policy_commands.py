@@ -355,10 +355,10 @@ actions.Up.points = 2
         (RULES.replace("[30]", "[-30]"), 4, r"windows_days.*greater than or equal to 1, not -30"),
         (VERSIONS, 8, r"must be after that of version 1"),
         (RULES.replace('["Up"]', '["Upp"]'), 10, r"Upp is not an action of this policy \(Up, Down\)"),
-        (RULES.replace('period = "day"\n', ""), 7, r"caps\.votes\.period: is missing: add it"),
+        (RULES.replace("maximum = 25\n", ""), 7, r"caps\.votes\.maximum: is missing: add it"),
         ("name = \n", 1, r"is not TOML: .*line 1"),
     ],
-    ids=["unknown key", "negative window", "two versions of one date", "unknown action", "cap without period", "TOML"],
+    ids=["unknown key", "negative window", "two versions of one date", "unknown action", "cap without maximum", "TOML"],
 )
 def test_a_policy_error_names_file_and_line(run: Run, tmp_path: Path, text: str, line: int, message: str) -> None:
     """The message starts with file and line, and ends with a fix."""

@@ -65,18 +65,32 @@ def number(text: str | None, digits: int) -> Fraction | None:
 def points_of(points: Points, event: Event) -> Fraction | None:
     if points.fixed is not None:
         return Fraction(points.fixed)
+    text = event.metadata.get(points.key or "")
+    if text is None and points.missing is not None:
+        return Fraction(points.missing)
     if points.map is not None:
-        value = number(event.metadata.get(points.key or ""), 6)
-        matches = [earned for stars, earned in points.map.items() if Fraction(stars) == value]
+        value = number(text, 6)
+        matches = [
+            earned
+            for key, earned in points.map.items()
+            if (key == text if isinstance(key, str) else Fraction(key) == value)
+        ]
         return Fraction(matches[0]) if matches else None
-    value = number(event.metadata.get(points.key or ""), points.digits)
+    value = number(text, points.digits)
     if value is None or not points.minimum <= value <= points.maximum:
         return None
     return value * Fraction(points.scale)
 
 
 def rating_of(rating: Rating, event: Event) -> Fraction | None:
-    value = number(event.metadata.get(rating.key), rating.digits)
+    if rating.fixed is not None:
+        return Fraction(rating.fixed)
+    text = event.metadata.get(rating.key or "")
+    if rating.map is not None:
+        return Fraction(rating.map[text]) if text in rating.map else None
+    value = number(text, rating.digits)
+    assert rating.minimum is not None
+    assert rating.maximum is not None
     return value if value is not None and rating.minimum <= value <= rating.maximum else None
 
 
@@ -185,7 +199,7 @@ def version_at(policy: Policy, t: int) -> Rules:
 
 
 def bucket(t: int, period: str | None) -> object:
-    """Return an identifier of the day, week or month."""
+    """Return an identifier of the day, week, month or year."""
     day = at(t).date()
     match period:
         case "day":
@@ -194,6 +208,8 @@ def bucket(t: int, period: str | None) -> object:
             return day.isocalendar()[:2]
         case "month":
             return day.year, day.month
+        case "year":
+            return day.year
         case _:
             return None
 
@@ -342,7 +358,7 @@ class _Account:
     def _contest(self, own: list[Contribution], once: Once) -> None:
         winners: dict[object, str] = {}
         competing = [
-            (c, (once.per and c.event.metadata.get(once.per), bucket(c.event.t, once.period)))
+            (c, (*map(c.event.metadata.get, once.per), bucket(c.event.t, once.period)))
             for c in own
             if c.reason == "granted"
         ]
@@ -372,7 +388,7 @@ class _Account:
             limited = c.granted if cap.counts == "net" else max(c.granted, Fraction(0))
             if c.reason not in ("granted", "capped"):
                 continue
-            place = (cap.per and c.event.metadata.get(cap.per), bucket(c.event.t, cap.period))
+            place = (*map(c.event.metadata.get, cap.per), bucket(c.event.t, cap.period))
             before, after = sums[place], sums[place] + limited
             sums[place] = after
             granted_change = c.granted - limited + min(maximum, after) - min(maximum, before)

@@ -65,7 +65,8 @@ def measures() -> st.SearchStrategy[Table]:
     return st.builds(lambda a, b: a | b, of_one, options)
 
 
-PERIODS = ("day", "week", "month")
+PERIODS = ("day", "week", "month", "year", None)
+PER = ("rater_id", ("rater_id", "ride_id"))
 
 
 def caps() -> st.SearchStrategy[Table]:
@@ -77,7 +78,7 @@ def caps() -> st.SearchStrategy[Table]:
             "counts": st.sampled_from(["gains", "net"]),
         },
         optional={
-            "per": st.just("rater_id"),
+            "per": st.sampled_from(PER),
             "actions": st.just(("Rated", "Done")),
             "exempt": st.just(("Done",)),
         },
@@ -92,7 +93,7 @@ def once() -> st.SearchStrategy[Table]:
             "actions": st.sampled_from([("Rated",), ("Rated", "Starred", "Many")]),
             "keep": st.sampled_from(["first", "last"]),
         },
-        optional={"per": st.just("rater_id"), "period": st.sampled_from(PERIODS)},
+        optional={"per": st.sampled_from(PER), "period": st.sampled_from(PERIODS)},
     )
     return st.dictionaries(st.sampled_from(["a", "b"]), one, min_size=1)
 
@@ -139,6 +140,18 @@ def conditions() -> st.SearchStrategy[Table]:
     )
 
 
+def values() -> st.SearchStrategy[Table]:
+    """Return, by action, points that are read from texts and numbers, and points for an event without them."""
+    numbers = {"from": "amount", "minimum": 0, "maximum": 100, "digits": 2}
+    texts = {"from": "rating", "map": {"five": 2, 5: 1, "+4": "0.5", " 5": -1, "5.0000001": 3}}
+    missing = st.fixed_dictionaries({}, optional={"missing": st.sampled_from([0, "-1.5"])})
+    words = {"from": "rating", "map": {"five": "-0.5", " 5": 2}}
+    rating = st.sampled_from([{"rating": "1.5"}, {"rating": words}, {}])
+    points = st.builds(lambda read, absent: {"points": read | absent}, st.sampled_from([numbers, texts]), missing)
+    one = st.builds(lambda a, b: a | b, points, rating)
+    return st.dictionaries(st.sampled_from(["Starred", "Done", "Tipped"]), one)
+
+
 def adjustments() -> st.SearchStrategy[Table]:
     """Return points by an operator, which may decay."""
     points = {"from": "amount", "minimum": -2, "maximum": "99.99", "digits": 2}
@@ -152,7 +165,7 @@ def everything() -> st.SearchStrategy[Table]:
         "status": status(),
         "adjustment": adjustments(),
         "score": scores(),
-        "actions": emissions() | conditions(),
+        "actions": emissions() | conditions() | values(),
         "completion": completion(),
         "once": once(),
         "caps": caps(),

@@ -37,6 +37,14 @@ def test_conditions(events: list[Event], tables: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@settings(max_examples=6)
+@given(histories(*EVENTS), policies.values())
+def test_values(events: list[Event], tables: dict[str, Any]) -> None:
+    """Points by texts and numbers, and points of events without the key."""
+    assert_agreement(events, policy(actions=tables), NOW)
+
+
+@pytest.mark.slow
 @given(histories("Done", "Adjusted", "Retracted", "Suspended"), policies.adjustments())
 def test_adjustments(events: list[Event], table: dict[str, Any]) -> None:
     """Points by an operator earn within their bounds, decay or not, and no cap over all actions covers them."""

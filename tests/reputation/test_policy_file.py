@@ -35,6 +35,25 @@ def test_a_policy_survives_json(name: str) -> None:
     assert Policy.model_validate_json(policy.to_json()) == policy
 
 
+def test_texts_numbers_and_several_keys_survive_json() -> None:
+    """What a file may abbreviate is the same policy again."""
+    text = """
+        [actions.A]
+        where = { v = "true", n = { minimum = 1.5 } }
+        rating = { from = "v", map = { up = 1, down = -0.5 } }
+        points = { from = "v", map = { up = 1, 5 = 2, "4.50" = 3 }, missing = 0.25 }
+        [actions.B]
+        rating = 1
+        points = 2
+        [caps.pair]
+        maximum = 3
+        per = ["a", "b"]
+    """
+    policy = parse_policy(HEAD + text)
+    assert Policy.model_validate_json(policy.to_json()) == policy
+    assert (policy.versions[0].score_digits, policy.versions[0].rating_digits) == (2, 1)
+
+
 def test_numbers_are_decimals() -> None:
     """0.1 is exactly a tenth, not the nearest float."""
     policy = parse_policy(HEAD + "[actions.A]\npoints = 0.1")
@@ -70,8 +89,8 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
         ("[caps]\nday = 3", "p.toml:4: caps.day: has to be a table, not 3"),
         ("[status]\nsuspend = 'x'", "p.toml:4: status.suspend: has to be an array, not x"),
         (
-            "[actions.A]\npoints = { from = 'x', map = { a = 1 } }",
-            "p.toml:4: actions.A.points.map.a: has to be a number",
+            "[actions.A]\npoints = { from = 'x', map = { a = 'x' } }",
+            "p.toml:4: actions.A.points.map.a: has to be a number, not x",
         ),
         (
             "[actions.A]\nrating = { from = 'r', minimum = 0.5, maximum = 5 }",
@@ -91,6 +110,21 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
             "[actions.A]\nwhere.w = { minimums = 2 }",
             "actions.A.where.w.minimums: is not a key here: did you mean 'minimum'",
         ),
+        (
+            "[actions.A]\npoints = { from = 'x', map = { '' = 1 } }",
+            "a key of a map has 1 to 256 characters: shorten it",
+        ),
+        ("[actions.A]\npoints = { fixed = 1, missing = 1 }", 'missing belongs to a table with "from"'),
+        ("[actions.A]\nrating = 'x'", "p.toml:4: actions.A.rating: has to be a number, not x"),
+        (
+            "[actions.A]\nrating = { from = 'r', map = { 5 = 1 } }",
+            "p.toml:4: actions.A.rating.map: 5 is a number, which",
+        ),
+        (
+            "[actions.A]\nrating = { from = 'r', map = { a = 1 }, minimum = 1 }",
+            "are of a number in the metadata: remove",
+        ),
+        ("[actions.A]\nrating = { map = { a = 1 } }", "p.toml:4: actions.A.rating: give either a number, or a table"),
         ("windows_days = [-7]", "p.toml:3: windows_days.0: Input should be greater than or equal to 1, not -7"),
         ("decay_step_minutes = 7", "p.toml:3: decay_step_minutes: 7 does not divide a day of 1440 minutes"),
         ("decay_step_minutes = 2880", "p.toml:3: decay_step_minutes: Input should be less than or equal to 1440"),
@@ -114,7 +148,8 @@ def test_a_path_is_read_and_a_missing_one_lists_shipped_policies(tmp_path: Path)
         ("[status]\nsuspend = ['A']\n[actions.A]\npoints = 1", "p.toml:5: actions.A: A is already in status.suspend"),
         ("[[actions.A.emit]]\npoints = 1\n[[actions.A.emit]]\npints = 1", "p.toml:6: actions.A.emit.1.pints: "),
         ("[status]\nrule = 'hide'", "p.toml:3: status: shown belongs to rule"),
-        ("[caps.votes]\nmaximum = 200", "p.toml:3: caps.votes.period: is missing: add it"),
+        ("[caps.votes]\nperiod = 'day'", "p.toml:3: caps.votes.maximum: is missing: add it"),
+        ("[caps.votes]\nmaximum = 2\nper = 3", "p.toml:5: caps.votes.per: has to be an array, not 3"),
         ("[caps.votes]\nperiod = 'day'\nmaximum = -1", "p.toml:5: caps.votes.maximum: Input should be greater than"),
         (
             "[caps.votes]\nperiod = 'day'\nmaximum = 1\nactions = ['B']\n[actions.A]\npoints = 1",

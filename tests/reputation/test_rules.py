@@ -94,6 +94,16 @@ def test_a_cap_per_rater_is_one_for_each() -> None:
     assert case["all_time_score"] == 25 + 10 + 25
 
 
+def test_groups_by_several_keys_over_all_time_and_by_year() -> None:
+    """A cap per rater and item without a period is over all time; once per year lets the next year through."""
+    pairs = [("r", "i"), ("r", "j"), ("r", "i"), ("s", "i")]
+    votes = [up(f"{n}", MIDNIGHT - n * DAY * 40, rater=r, item=i) for n, (r, i) in enumerate(pairs)]
+    cap = Case(UP + "[caps.pair]\nmaximum = 15\nper = ['rater', 'item']\n", *votes)
+    assert cap.granted == {"0": 5, "1": 10, "2": 10, "3": 10}
+    once = Case(UP + "[once.y]\nactions = ['Up']\nper = ['item']\nperiod = 'year'\nkeep = 'first'\n", *votes)
+    assert once.reasons == {"0": "granted", "1": "granted", "2": "superseded", "3": "granted"}
+
+
 def test_caps_follow_each_other() -> None:
     """At most 15 from each rater, of which at most 25 a day."""
     rules = UP + "[caps.rater]\nperiod = 'day'\nmaximum = 15\nper = 'rater_id'\n" + CAP.removeprefix(UP)
@@ -164,6 +174,42 @@ def test_a_condition_is_judged_after_a_correction_and_a_suspension() -> None:
     suspension = Event("s", "ann", "Suspended", MIDNIGHT + 1)
     case = Case(WHERE, up("a", amount="5", votes="3"), correction, suspension, up("b", MIDNIGHT + 2))
     assert case.reasons == {"a": "granted", "b": "suspended", "c": "correction", "s": "status"}
+
+
+VOTED = "[actions.Up]\npoints = { from = 'vote', map = { up = 1, down = -1, 5 = 7 }, MISSING }\n"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "missing", "reason", "score"),
+    [
+        ({"vote": "up"}, ", missing = 0", "granted", 1),
+        ({"vote": "down"}, ", missing = 0", "granted", -1),
+        ({"vote": "5.0"}, ", missing = 0", "granted", 7),
+        ({"vote": "Up"}, ", missing = 0", "unreadable", 0),
+        ({}, ", missing = 0.5", "granted", 0.5),
+        ({}, "", "unreadable", 0),
+    ],
+)
+def test_texts_and_missing_keys_have_points(metadata: dict[str, str], missing: str, reason: str, score: float) -> None:
+    """Texts are compared character by character, numbers as numbers; only an absent key is missing."""
+    case = Case(VOTED.replace(", MISSING", missing), up("a", **metadata))
+    assert (case.reasons["a"], case["all_time_score"]) == (reason, score)
+
+
+def test_votes_are_ratings_by_text_or_by_action() -> None:
+    """Two ups of three votes in words; with one action per vote, a constant rating each."""
+    measures = "[measures]\nliked = { formula = 'share', positive_from = 1, negative_to = -1 }\n"
+    words = "[actions.Up]\nrating = { from = 'vote', map = { up = 1, down = -1 } }\npoints = 1\n"
+    votes = [up(f"{n}", vote=vote) for n, vote in enumerate(("up", "up", "down", "Up"))]
+    case = Case(words + measures, *votes)
+    assert (case["all_time_liked"], case["all_time_rating_count"], case["all_time_score"]) == (2 / 3, 3, 3)
+    assert case.reasons["3"] == "unreadable"
+    constant = Case(
+        UP.replace("points", "rating = 1\npoints", 1).replace("-2", "-2\nrating = -1") + measures,
+        votes[0],
+        up("9", action_type="Down"),
+    )
+    assert (constant["all_time_liked"], constant["all_time_rating_average"]) == (0.5, 0)
 
 
 def test_once_ignores_retracted_events() -> None:

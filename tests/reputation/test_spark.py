@@ -58,6 +58,11 @@ _SHIPPED_EVENTS = (
 )
 _EVENTS = (*ACTIONS * 8, *EVENTS)
 _BINARY = {"positive_from": 4, "negative_to": 2}
+_VOTES = {
+    "points": {"from": "rating", "map": {"five": 3, "5": 2, "4.5": -1}},
+    "rating": {"from": "rating", "map": {"five": "4.5", " 5": 2}},
+}
+_TIPS = {"points": {"from": "target", "maximum": 100, "missing": "0.5"}, "rating": 3}
 _WHERE = {"rater_id": 'r"\\', "amount": {"minimum": "0.01"}}
 _EVERYTHING = {
     "status": {"suspend": ("Suspended",), "reinstate": ("Reinstated",), "rule": "reset"},
@@ -65,9 +70,13 @@ _EVERYTHING = {
     "actions": {
         "Rated": {"half_life_days": "0.5", "penalties_expire_after_days": 7},
         "Done": {"half_life_days": 30, "where": _WHERE},
+        "Starred": _VOTES,
+        "Tipped": _TIPS,
     },
     "completion": {"rides": {"actions": ("Rated", "Done"), "by": ("Tipped",), "key": "ride_id"}},
-    "once": {"rater": {"actions": ("Starred", "Many"), "per": "rater_id", "period": "week", "keep": "last"}},
+    "once": {
+        "rater": {"actions": ("Starred", "Many"), "per": ("rater_id", "ride_id"), "period": "year", "keep": "last"}
+    },
     "caps": {"daily": {"period": "day", "maximum": "2.5", "counts": "gains", "per": "rater_id"}},
     "measures": {
         "rating_average": {"formula": "mean", "digits": 1, "rounding": "half_even"},

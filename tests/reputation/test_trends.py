@@ -228,6 +228,24 @@ def test_ratings_are_read_by_the_policy(diary: Diary, opened: Open) -> None:
     assert given == [(-2.0, 0.0), (1.0, 0.75)]
 
 
+def test_votes_are_ratings_of_one_scale(diary: Diary, opened: Open) -> None:
+    """Texts by their map, constant ratings of several actions by the least and the greatest of them."""
+    policy = """name = "votes"
+        version = "1"
+        actions.Voted.rating = { from = "vote", map = { up = 2, "do wn" = -2, meh = 1 } }
+        actions.Up.rating = 1
+        actions.Down.rating = -1
+    """
+    for vote in ("up", "do wn", "meh", "Up"):
+        diary.add(5, "ada", "Voted", vote=vote)
+    diary.add(5, "ada", "Up")
+    diary.add(5, "ada", "Down")
+    warehouse = opened(diary.events, parse_policy(policy))
+    assert warehouse.trend("inflation")["ratings"].to_list() == [5]
+    given = warehouse._connection.sql("SELECT rating, level FROM rating_given ORDER BY ALL").fetchall()
+    assert given == [(-2.0, 0.0), (-1.0, 0.0), (1.0, 0.75), (1.0, 1.0), (2.0, 1.0)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_policies())
 def test_every_trend_runs_under_every_policy(name: str, diary: Diary, opened: Open) -> None:

@@ -11,28 +11,62 @@ from pipelines.reputation.policy.numbers import (
     MICRO_DIGITS,
     Name,
     Number,
+    NumberOrText,
     Positive,
+    RuleError,
     Section,
     decimals,
+    number_or_text,
 )
 
 
 class Rating(Section):
-    """How an event's rating is read. Outside the bounds, or with more digits, it is `unreadable`."""
+    """The rating of an event: fixed, a number of the metadata within bounds, or what a text of the metadata stands for.
 
-    key: Name = Field(alias="from")
+    Outside the bounds, with more digits, or not in the map, it is `unreadable`.
+    """
+
+    fixed: Number | None = None
+    key: Name | None = Field(default=None, alias="from")
     """The metadata key."""
-    minimum: Number
-    maximum: Number
+    map: dict[Name, Number] | None = None
+    """Ratings by text."""
+    minimum: Number | None = None
+    maximum: Number | None = None
     digits: int = Field(default=0, ge=0, le=MICRO_DIGITS)
     """Digits after the point that a rating may have."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, value: Any) -> Any:
+        return value if isinstance(value, dict | cls) else {"fixed": value}
+
     @model_validator(mode="after")
-    def _bounds(self) -> Self:
+    def _one_source(self) -> Self:
+        if (self.fixed is None) == (self.key is None):
+            raise ValueError('give either a number, or a table with "from" (the metadata key)')
+        if self.fixed is None and self.map is None:
+            self._check_bounds()
+        elif self.model_fields_set & {"minimum", "maximum", "digits"}:
+            raise ValueError("minimum, maximum and digits are of a number in the metadata: remove them")
+        if self.map is not None and (numbers := [key for key in self.map if isinstance(number_or_text(key), Decimal)]):
+            raise RuleError(("map",), f"{numbers[0]} is a number, which is read as it is: a rating's map holds texts")
+        return self
+
+    def _check_bounds(self) -> None:
+        for name, bound in {"minimum": self.minimum, "maximum": self.maximum}.items():
+            if bound is None:
+                raise RuleError((name,), "is missing: add it")
+        assert self.minimum is not None and self.maximum is not None  # noqa: S101, PT018 - tells the type checker
         if self.minimum > self.maximum:
             raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}: swap them")
         _check_digits(self.minimum, self.maximum, self.digits)
-        return self
+
+    @property
+    def rating_digits(self) -> int:
+        """Digits after the point that a rating can have."""
+        listed = [*(self.map or {}).values(), self.fixed or Decimal(0)]
+        return max(self.digits, *map(decimals, listed))
 
 
 class Points(Section):
@@ -41,8 +75,10 @@ class Points(Section):
     fixed: Number | None = None
     key: Name | None = Field(default=None, alias="from")
     """The metadata key that holds a number."""
-    map: dict[Number, Number] | None = None
-    """Points by value; a value that is not in the map is `unreadable`."""
+    map: dict[NumberOrText, Number] | None = None
+    """Points by value, a number or a text; a value that is not in the map is `unreadable`."""
+    missing: Number | None = None
+    """Points of an event without the metadata key; None: it is `unreadable`."""
     scale: Number = Decimal(1)
     minimum: Number = Decimal(-MAX_POINTS)
     """Values below are `unreadable`."""
@@ -60,6 +96,8 @@ class Points(Section):
     def _one_source(self) -> Self:
         if (self.fixed is None) == (self.key is None):
             raise ValueError('give either a number, or a table with "from" (the metadata key)')
+        if self.missing is not None and self.key is None:
+            raise ValueError('missing belongs to a table with "from" (the metadata key)')
         if self.map is not None and self.model_fields_set & {"scale", "minimum", "maximum", "digits"}:
             raise ValueError("map excludes scale, minimum, maximum and digits: remove them")
         if self.minimum > self.maximum:
@@ -76,9 +114,9 @@ class Points(Section):
         """Digits after the point that these points can have."""
         if self.fixed is not None:
             return decimals(self.fixed)
-        if self.map is not None:
-            return max((decimals(points) for points in self.map.values()), default=0)
-        return self.digits + decimals(self.scale)
+        listed = [*(self.map or {}).values(), self.missing or Decimal(0)]
+        read = self.digits + decimals(self.scale) if self.map is None else 0
+        return max(read, *map(decimals, listed))
 
 
 class Emission(Section):
@@ -162,7 +200,7 @@ class Adjustment(Section):
     @model_validator(mode="after")
     def _bounded(self) -> Self:
         points = self.points
-        if points.key is None or points.map is not None or points.scale != 1:
+        if points.key is None or points.scale != 1 or not points.model_fields_set.isdisjoint({"map", "missing"}):
             raise ValueError('points of an adjustment are a table with "from", minimum and maximum, and perhaps digits')
         if not {"minimum", "maximum"} <= points.model_fields_set:
             raise ValueError("points need a minimum and a maximum: say how much an operator may give and take")

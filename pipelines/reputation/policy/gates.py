@@ -4,10 +4,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.reputation.policy.numbers import Name, NonNegative, Number, Section
+from pipelines.reputation.policy.numbers import Name, Names, NonNegative, Number, Section
 
-Period = Literal["day", "week", "month"]
-"""A UTC day, a week from Monday, or a month."""
+Period = Literal["day", "week", "month", "year"]
+"""A UTC day, a week from Monday, a month, or a year."""
 
 
 class Status(Section):
@@ -74,10 +74,10 @@ class Completion(ActionRule):
 
 
 class Once(ActionRule):
-    """Of a user's events with the same metadata value in the same period, only one counts."""
+    """Of a user's events with the same metadata values in the same period, only one counts."""
 
-    per: Name | None = None
-    """The metadata key, such as the rater; events without it form one group. None: all events of the user do."""
+    per: Names = ()
+    """The metadata key, such as the rater, or several; events without one form a group. Empty: all of the user do."""
     period: Period | None = None
     """None: once for all time."""
     keep: Literal["first", "last"]
@@ -91,11 +91,12 @@ class Once(ActionRule):
 
 
 class Cap(ActionRule):
-    """A user's points per period, and per value of a metadata key, are limited: min(maximum, sum)."""
+    """A user's points per period, and per value of metadata keys, are limited: min(maximum, sum)."""
 
-    period: Period
+    period: Period | None = None
+    """None: all time."""
     maximum: NonNegative
     counts: Literal["gains", "net"] = "gains"
     """`gains`: losses count in full and do not affect the cap; `net`: they make room under it."""
-    per: Name | None = None
-    """A metadata key, such as the rater; events without it form one group."""
+    per: Names = ()
+    """A metadata key, such as the rater, or several; events without one form a group. Empty: all of the user do."""

@@ -1,9 +1,10 @@
 """The numbers of a policy: decimals of at most six digits after the point, hence whole micro-points and exact sums."""
 
+import re
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 MICRO_DIGITS = 6
 MICRO = 10**MICRO_DIGITS
@@ -12,11 +13,24 @@ MINUTE_US = 60_000_000
 MAX_POINTS = 1_000_000
 """Limit of every number: nine million of the largest contributions of one user still fit into 64 bits."""
 
+MAX_NAME_CHARS = 256
+_PLAIN = re.compile(r"[+-]?[0-9]{1,12}(\.[0-9]{1,6})?")
 _SixDecimals = Field(le=MAX_POINTS, decimal_places=MICRO_DIGITS, allow_inf_nan=False)
 Number = Annotated[Decimal, _SixDecimals, Field(ge=-MAX_POINTS)]
 NonNegative = Annotated[Decimal, _SixDecimals, Field(ge=0)]
 Positive = Annotated[Decimal, _SixDecimals, Field(gt=0)]
-Name = Annotated[str, Field(min_length=1, max_length=256)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
+
+
+def number_or_text(value: Any) -> Decimal | str:
+    """Return a key of a map: a number if it is a plain decimal, which metadata are compared with as numbers; else text.
+
+    Raises ValueError for a text that is empty or longer than MAX_NAME_CHARS.
+    """
+    text = f"{value:f}" if isinstance(value, Decimal) else str(value)
+    if not 1 <= len(text) <= MAX_NAME_CHARS:
+        raise ValueError(f"a key of a map has 1 to {MAX_NAME_CHARS} characters: shorten it")
+    return Decimal(text) if _PLAIN.fullmatch(text) else text
 
 
 def micro(number: Decimal) -> int:
@@ -28,6 +42,15 @@ def decimals(number: Decimal) -> int:
     """Return how many digits after the point the number needs."""
     exponent = number.normalize().as_tuple().exponent
     return max(0, -exponent) if isinstance(exponent, int) else 0
+
+
+def _names(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+NumberOrText = Annotated[Decimal | str, PlainValidator(number_or_text)]
+Names = Annotated[tuple[Name, ...], BeforeValidator(_names)]
+"""One name, or an array of names."""
 
 
 class Section(BaseModel):

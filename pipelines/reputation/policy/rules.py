@@ -144,4 +144,4 @@ class Rules(Section):
     @property
     def rating_digits(self) -> int:
         """The most digits after the point that a sum of ratings can have."""
-        return max((action.rating.digits for action in self.actions.values() if action.rating), default=0)
+        return max((action.rating.rating_digits for action in self.actions.values() if action.rating), default=0)

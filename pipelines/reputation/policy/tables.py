@@ -27,6 +27,7 @@ EMISSION = pa.schema(
         ("fixed", pa.int64()),
         ("mapped", pa.bool_()),
         ("points_key", pa.string()),
+        ("points_missing", pa.int64()),
         ("points_minimum", pa.int64()),
         ("points_maximum", pa.int64()),
         ("points_step", pa.int64()),
@@ -35,6 +36,7 @@ EMISSION = pa.schema(
         ("epoch_us", pa.int64()),
         ("penalties_expire_us", pa.int64()),
         ("rating_key", pa.string()),
+        ("rating_fixed", pa.int64()),
         ("rating_minimum", pa.int64()),
         ("rating_maximum", pa.int64()),
         ("rating_step", pa.int64()),
@@ -43,9 +45,11 @@ EMISSION = pa.schema(
 _LOWEST, _HIGHEST = ALWAYS
 STAR = pa.schema([("emission_key", pa.int32()), ("value", pa.int64()), ("points", pa.int64())])
 
+WORD = pa.schema([("emission_key", pa.int32()), ("number", pa.string()), ("text", pa.string()), ("value", pa.int64())])
+
 
 def load_tables(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) -> None:
-    """Fill the temporary tables `role`, `emission` and `star`, and the variables of the policy."""
+    """Fill the temporary tables of `policy_tables`, and the variables of the policy."""
     for name, rows in policy_tables(policy).items():
         with arrow_rows(connection, rows):
             connection.execute(statement("policy_table", name=name))
@@ -54,13 +58,15 @@ def load_tables(connection: duckdb.DuckDBPyConnection, policy: EffectivePolicy) 
 
 
 def policy_tables(policy: EffectivePolicy) -> dict[str, pa.Table]:
-    """Return the rows of `role`, `emission` and `star`."""
+    """Return the rows of `role` and `emission`, and of what maps say: `star` by numbers, `word` by texts."""
     rows = _emissions(policy)
-    stars = [star for row, emission in rows for star in _stars(row, emission)]
+    stars = [star for row, emission, _ in rows for star in _stars(row, emission)]
+    words = [word for row, emission, rating in rows for word in _words(row, emission, rating)]
     return {
         "role": pa.Table.from_pylist(_roles(policy), ROLE),
-        "emission": pa.Table.from_pylist([row for row, _ in rows], EMISSION),
+        "emission": pa.Table.from_pylist([row for row, _, _ in rows], EMISSION),
         "star": pa.Table.from_pylist(stars, STAR),
+        "word": pa.Table.from_pylist(words, WORD),
     }
 
 
@@ -86,16 +92,21 @@ def _of_edition(edition: Edition, number: int) -> dict[str, Any]:
         own = {"name": name, "actions": rules.covered_actions(gate), "by": list(gate.by), "key": gate.key}
         values |= _prefixed(f"completion_{number}_{i}", own)
     for i, (name, gate) in enumerate(rules.once.items()):
-        own = {"name": name, "actions": rules.covered_actions(gate), "key": gate.per, "period": gate.period}
-        values |= _prefixed(f"once_{number}_{i}", own)
+        own = {"name": name, "actions": rules.covered_actions(gate), "period": gate.period}
+        values |= _prefixed(f"once_{number}_{i}", own | _keys(gate.per))
     for i, (name, cap) in enumerate(rules.caps.items()):
-        own = {"name": name, "actions": rules.covered_actions(cap), "key": cap.per, "period": cap.period}
-        values |= _prefixed(f"cap_{number}_{i}", own | {"maximum": micro(cap.maximum)})
+        own = {"name": name, "actions": rules.covered_actions(cap), "period": cap.period}
+        values |= _prefixed(f"cap_{number}_{i}", own | _keys(cap.per) | {"maximum": micro(cap.maximum)})
     for i, (action_type, key, condition) in enumerate(rules.conditions):
         bounds = {"minimum": _micro(condition.minimum, _LOWEST), "maximum": _micro(condition.maximum, _HIGHEST)}
         own = {"actions": [action_type], "key": key, "text": condition.equals}
         values |= _prefixed(f"where_{number}_{i}", own | bounds)
     return values | _prefixed(f"edition_{number}", {"from_us": edition.from_us, "to_us": edition.to_us})
+
+
+def _keys(per: tuple[str, ...]) -> dict[str, str]:
+    """Return the keys of a rule's groups, which `steps.py` names by their number."""
+    return {f"key_{number}": key for number, key in enumerate(per)}
 
 
 def _micro(bound: Decimal | None, unbounded: int) -> int:
@@ -117,8 +128,8 @@ def _roles(policy: EffectivePolicy) -> list[dict[str, str]]:
     return [{"action_type": action, "role": role} for role, actions in roles.items() for action in actions]
 
 
-def _emissions(policy: EffectivePolicy) -> list[tuple[dict[str, object], Emission]]:
-    rows: list[tuple[dict[str, object], Emission]] = []
+def _emissions(policy: EffectivePolicy) -> list[tuple[dict[str, object], Emission, Rating | None]]:
+    rows: list[tuple[dict[str, object], Emission, Rating | None]] = []
     epochs: dict[int | None, int] = {
         half_life.length_us: half_life.epoch_us for half_life in policy.half_lives if half_life
     }
@@ -128,7 +139,7 @@ def _emissions(policy: EffectivePolicy) -> list[tuple[dict[str, object], Emissio
                 head = {"emission_key": len(rows), "action_type": action_type, "emission_no": emission_no}
                 decay = {"half_life_us": emission.half_life_us, "epoch_us": epochs.get(emission.half_life_us)}
                 row = head | _validity(edition) | _points(emission) | decay | _rating(action.rating)
-                rows.append((row, emission))
+                rows.append((row, emission, action.rating))
     return rows
 
 
@@ -139,9 +150,10 @@ def _validity(edition: Edition) -> dict[str, object]:
 def _points(emission: Emission) -> dict[str, object]:
     points = emission.points
     return {
-        "fixed": None if points.fixed is None else micro(points.fixed),
+        "fixed": _optional(points.fixed),
         "mapped": points.map is not None,
         "points_key": points.key,
+        "points_missing": _optional(points.missing),
         "points_minimum": micro(points.minimum),
         "points_maximum": micro(points.maximum),
         "points_step": 10 ** (MICRO_DIGITS - points.digits),
@@ -150,13 +162,18 @@ def _points(emission: Emission) -> dict[str, object]:
     }
 
 
+def _optional(number: Decimal | None) -> int | None:
+    return None if number is None else micro(number)
+
+
 def _rating(rating: Rating | None) -> dict[str, object]:
     if rating is None:
         return {"rating_step": MICRO}
     return {
         "rating_key": rating.key,
-        "rating_minimum": micro(rating.minimum),
-        "rating_maximum": micro(rating.maximum),
+        "rating_fixed": _optional(rating.fixed),
+        "rating_minimum": _optional(rating.minimum),
+        "rating_maximum": _optional(rating.maximum),
         "rating_step": 10 ** (MICRO_DIGITS - rating.digits),
     }
 
@@ -165,4 +182,16 @@ def _stars(row: dict[str, object], emission: Emission) -> list[dict[str, object]
     return [
         {"emission_key": row["emission_key"], "value": micro(value), "points": micro(points)}
         for value, points in (emission.points.map or {}).items()
+        if isinstance(value, Decimal)
+    ]
+
+
+def _words(row: dict[str, object], emission: Emission, rating: Rating | None) -> list[dict[str, object]]:
+    """Return the texts of the maps of an emission, each with the number that it stands for."""
+    maps = {"points": emission.points.map, "rating": rating.map if rating else None}
+    return [
+        {"emission_key": row["emission_key"], "number": number, "text": text, "value": micro(value)}
+        for number, words in maps.items()
+        for text, value in (words or {}).items()
+        if isinstance(text, str)
     ]

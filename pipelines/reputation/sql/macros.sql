@@ -14,13 +14,14 @@ CREATE OR REPLACE TEMP MACRO parse_micro(number) AS
 CREATE OR REPLACE TEMP MACRO utc_day(t) AS CAST(make_timestamp(t) AS DATE)
 
 -- name: macro_bucket
--- The first day of the UTC day, week (from Monday) or month that contains a time; null for no period: one bucket for
--- all time.
+-- The first day of the UTC day, week (from Monday), month or year that contains a time; null for no period: one bucket
+-- for all time.
 CREATE OR REPLACE TEMP MACRO bucket(t, period) AS
     CASE period
         WHEN 'day' THEN utc_day(t)
         WHEN 'week' THEN CAST(date_trunc('week', utc_day(t)) AS DATE)
         WHEN 'month' THEN CAST(date_trunc('month', utc_day(t)) AS DATE)
+        WHEN 'year' THEN CAST(date_trunc('year', utc_day(t)) AS DATE)
     END
 
 -- name: macro_governed

@@ -20,14 +20,18 @@ FROM (
         parsed.penalties_expire_us,
         CASE
             WHEN parsed.fixed IS NOT NULL THEN parsed.fixed
-            WHEN parsed.mapped THEN star.points
+            WHEN parsed.points_missing IS NOT NULL AND parsed.metadata[parsed.points_key] IS NULL
+                THEN parsed.points_missing
+            WHEN parsed.mapped THEN $points_of_map
             WHEN parsed.points_number BETWEEN parsed.points_minimum AND parsed.points_maximum
                 AND parsed.points_number % parsed.points_step = 0
                 THEN parsed.points_number * parsed.scale // 1000000
         END AS points,
         $matched AS matched,
-        parsed.rating_key IS NOT NULL AS rates,
+        parsed.rating_key IS NOT NULL OR parsed.rating_fixed IS NOT NULL AS rates,
         CASE
+            WHEN parsed.rating_fixed IS NOT NULL THEN parsed.rating_fixed
+            $rating_of_text
             WHEN parsed.rating_number BETWEEN parsed.rating_minimum AND parsed.rating_maximum
                 AND parsed.rating_number % parsed.rating_step = 0
                 THEN parsed.rating_number
@@ -58,4 +62,6 @@ FROM (
     LEFT JOIN star
         ON star.emission_key = parsed.emission_key
         AND star.value = parsed.points_number
+    $points_words
+    $rating_words
 )

@@ -1,4 +1,4 @@
--- Uniqueness rule: one event per user, metadata key and period counts. Events without the key form one group. Only
+-- Uniqueness rule: one event per user, metadata keys and period counts. Events without a key form one group. Only
 -- events that count so far compete. One view per rule and version, in one chain with those of step_11.
 CREATE OR REPLACE TEMP VIEW $name AS
 SELECT * EXCLUDE (competes, winner) REPLACE (
@@ -12,7 +12,7 @@ FROM (
             PARTITION BY
                 user_id,
                 competes,
-                metadata[CAST(getvariable('${rule}_key') AS VARCHAR)],
+                $per
                 bucket(t, CAST(getvariable('${rule}_period') AS VARCHAR))
             ORDER BY t $direction, event_id $direction
         ) AS winner

@@ -1,4 +1,4 @@
--- Cap rule: per user, metadata key and period, min(cap, sum) points count. They are granted in the order of events
+-- Cap rule: per user, metadata keys and period, min(cap, sum) points count. They are granted in the order of events
 -- until the cap is reached, so that the contributions add up to exactly that.
 -- One view per rule and version of the policy, each over the one before; the first reads earned.
 CREATE OR REPLACE TEMP VIEW $name AS
@@ -25,8 +25,8 @@ FROM (
                 PARTITION BY
                     user_id,
                     applies,
-                    metadata[CAST(getvariable('${rule}_key') AS VARCHAR)],
-                    bucket(t, getvariable('${rule}_period'))
+                    $per
+                    bucket(t, CAST(getvariable('${rule}_period') AS VARCHAR))
                 ORDER BY t, event_id, emission_no
                 ROWS UNBOUNDED PRECEDING
             ) AS total

@@ -1,7 +1,7 @@
 -- Parts and variants of the steps.
 
 -- name: policy_table
--- A table of the policy (role, emission or star) from its rows.
+-- A table of the policy (role, emission, star or word) from its rows.
 CREATE OR REPLACE TEMP TABLE $name AS
 SELECT * FROM arrow_rows
 
@@ -17,6 +17,17 @@ AND event.batch_id IN (
     FROM commits
     WHERE epoch_us(committed) < getvariable('known_at')
 )
+
+-- name: per
+-- One of the metadata keys of a rule's groups, in steps 12 and 14.
+metadata[getvariable('${rule}_key_$number')],
+
+-- name: words
+-- The join of step_08 where a map of points, or of ratings, has texts.
+LEFT JOIN word AS ${number}_word
+    ON ${number}_word.emission_key = parsed.emission_key
+    AND ${number}_word.number = '$number'
+    AND ${number}_word.text = parsed.metadata[parsed.${number}_key]
 
 -- name: has_text
 -- The condition of an action that the metadata have a text at a key.
