@@ -155,7 +155,7 @@ def compared_keys(policy: EffectivePolicy, *known: Aliases) -> list[str]:
     """Return the metadata keys that hold user_ids and are compared by a rule of the policy."""
     rules = [edition.rules for edition in policy.editions]
     gates = {gate.key for each in rules for gate in each.completion.values()}
-    groups = {rule.per for each in rules for rule in (*each.once.values(), *each.caps.values()) if rule.per}
+    groups = {key for each in rules for rule in (*each.once.values(), *each.caps.values()) for key in rule.per}
     return sorted((gates | groups) & {key for each in known for key in each.personal_keys})
 
 

@@ -22,6 +22,7 @@ from pipelines.lake.tables import Snapshot, create_lake
 from pipelines.reputation.derive import derive, derive_in_duckdb, open_draft
 from pipelines.reputation.engines import load_engine
 from pipelines.reputation.export import export_warehouse
+from pipelines.reputation.merged_users import Aliases
 from pipelines.reputation.policy import Policy
 from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.spark import storage
@@ -183,7 +184,7 @@ def test_same_rulings(spark: SparkSession, tmp_path: Path) -> None:
         define_steps(connection, rules, AS_OF)
         expected = connection.sql(query).fetchall()
     with open_session() as session:
-        _prepare(session, lake, rules.at(AS_OF), AS_OF)
+        _prepare(session, lake, rules.at(AS_OF), AS_OF, Aliases())
         assert [tuple(row) for row in session.sql(query).collect()] == expected
     reasons = {reason for _, reason, *_ in expected}
     assert {"retracted", "retraction", "retraction stands", "correction", "no effect"} <= reasons
