@@ -31,14 +31,14 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     "=": operator.eq,
 }
-_GATE = re.compile(r"\s*([a-z0-9_]+)\s*(<=|>=|<|>|=)\s*(\d+(?:\.\d+)?)\s*(%?)\s*")
-_MOVED_OVER = re.compile(r"moved_over_(\d{1,9})_percent")
+_GATE = re.compile(r"\s*([a-z0-9_]+)\s*(<=|>=|<|>|=)\s*([0-9]+(?:\.[0-9]+)?)\s*(%?)\s*")
+_MOVED_OVER = re.compile(r"moved_over_([0-9]{1,4})_percent")
 _MEASURES = (*_USERS, "moved_over_10_percent", *_POINTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A condition on a comparison."""
+    """A condition on a comparison; `measure` may be `moved_over_N_percent` for any whole N of up to four digits."""
 
     text: str
     measure: str
@@ -97,4 +97,9 @@ def _users(gate: Gate, compared: pl.DataFrame) -> Decimal:
 
 def _concerned(measure: str) -> pl.Expr:
     found = _MOVED_OVER.fullmatch(measure)
-    return _CHANGE.abs() * 100 > _BEFORE.abs() * int(found[1]) if found else _USERS[measure]
+    return _size(_CHANGE) * 100 > _size(_BEFORE) * int(found[1]) if found else _USERS[measure]
+
+
+def _size(points: pl.Expr) -> pl.Expr:
+    """Return absolute points as exact decimals of six digits, as scores are shown: a float of 10 % may be above it."""
+    return points.abs().cast(pl.Decimal(38, 6))

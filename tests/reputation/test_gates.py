@@ -42,7 +42,12 @@ def test_a_measure(text: str, value: int, holds: bool) -> None:
 def test_decimal_scores_and_no_users() -> None:
     """A float of a decaying score is compared as it is shown; without users every measure is 0."""
     decimals = _COMPARED.with_columns(pl.col("score_before", "score_after", "change") * 0.1)
+    decimals[0, "score_before"], decimals[0, "change"] = 0.7, 0.77 - 0.7
     assert not check_gate(parse_gate("largest_loss < 1.5"), decimals).holds
+    assert check_gate(parse_gate("moved_over_10_percent = 2"), decimals).holds  # 0.7 to 0.77 is not over 10 %
+    vast = _COMPARED.with_columns(score_before=pl.lit(2**62), change=pl.lit(2**62 // 11))
+    assert check_gate(parse_gate("moved_over_9_percent = 100%"), vast).holds
+    assert check_gate(parse_gate("moved_over_10_percent = 0"), vast).holds
     for measure in ("moved", "moved_over_1_percent", "largest_gain"):
         assert check_gate(parse_gate(f"{measure} = 0"), _COMPARED.clear()).holds
     assert check_gate(parse_gate("moved = 0%"), _COMPARED.clear()).holds
@@ -55,6 +60,8 @@ def test_decimal_scores_and_no_users() -> None:
         ("moved < -1", "is not MEASURE OPERATOR NUMBER"),
         ("moved ! 1", "the operators are <=, >=, <, >, ="),
         ("moved < 1e3", "is not MEASURE"),
+        ("moved == 1", "is not MEASURE"),
+        ("moved < \N{ARABIC-INDIC DIGIT THREE}", "is not MEASURE"),
         ("mooved < 1", "names no measure: did you mean 'moved'"),
         ("median < 1", "names no measure: the measures are moved, gained, lost"),
         ("largest_gain < 1%", "compares points, which have no %"),
