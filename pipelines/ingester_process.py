@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 STOP = "stop"
 """The message that tells the worker to finish the current batch, and to end."""
 _LOGGER = "pipelines"
+_workers: list["subprocess.Popen[bytes]"] = []
+"""The running worker, if any."""
 _STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
@@ -99,6 +101,7 @@ def _worker(task: Task) -> Generator[tuple["subprocess.Popen[bytes]", Connection
     with ours:
         with theirs:
             process = _start(theirs)
+        _workers.append(process)
         try:
             with suppress(OSError):  # it died; its exit code says how
                 ours.send(task)
@@ -106,6 +109,12 @@ def _worker(task: Task) -> Generator[tuple["subprocess.Popen[bytes]", Connection
         finally:
             ours.close()
             process.wait()
+            _workers.remove(process)
+
+
+def worker_pid() -> int:
+    """Return the process id of the running worker; 0 without one."""
+    return _workers[-1].pid if _workers else 0
 
 
 def _start(connection: Connection) -> "subprocess.Popen[bytes]":

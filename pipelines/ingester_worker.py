@@ -26,7 +26,10 @@ def main() -> None:
     """Ingest as the parent says, until it says to stop."""
     _ignore_signals()
     connection = _take_over_input()
-    task: Task = connection.recv()
+    try:
+        task: Task = connection.recv()
+    except EOFError:  # the parent died while this process started
+        os._exit(TransientError.exit_code)
     reports, stopping = _Reports(connection), threading.Event()
     _log_to(reports, task.log_level)
     threading.Thread(target=_obey, args=(connection, stopping), daemon=True).start()
@@ -83,11 +86,24 @@ class _Reports:
             os._exit(TransientError.exit_code)
 
 
+class _ParentHandler(logging.Handler):
+    """Sends log records to the parent."""
+
+    def __init__(self, reports: _Reports) -> None:
+        super().__init__()
+        self._reports = reports
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a record. As with every handler, an error in it (arguments that do not fit) is shown, and not raised."""
+        try:
+            self._reports.send("log", _portable_record(record))
+        except Exception:  # noqa: BLE001 - as in the handlers of the standard library
+            self.handleError(record)
+
+
 def _log_to(reports: _Reports, level: int) -> None:
     """Send log records to the parent."""
-    handler = logging.Handler()
-    handler.emit = lambda record: reports.send("log", _portable_record(record))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=level, handlers=[_ParentHandler(reports)], force=True)
 
 
 def _portable_record(record: logging.LogRecord) -> logging.LogRecord:

@@ -16,7 +16,7 @@ import pytest
 from pipelines import ingester_process
 from pipelines.errors import ConfigurationError, KarmalakeError, TransientError
 from pipelines.ingester_process import Outcome, Report, ingest
-from pipelines.ingester_worker import _portable, _portable_record
+from pipelines.ingester_worker import _ParentHandler, _portable, _portable_record, _Reports
 from pipelines.lake.tables import create_lake
 from pipelines.settings import Settings
 from tests.commands import KARMALAKE, Started, fork_ingester
@@ -79,8 +79,8 @@ def test_the_worker_ends_with_a_killed_parent(settings: Settings) -> None:
         workers = psutil.Process(process.pid).children()
         process.kill()
         process.wait()
-        assert len(workers) == 1
-        wait_for("its end", lambda: not any(each.is_running() and each.status() != "zombie" for each in workers))
+        ended_workers, running = psutil.wait_procs(workers, PATIENCE_SECONDS)
+        assert (len(ended_workers), running) == (1, [])
 
 
 def test_the_parent_logs(caplog: pytest.LogCaptureFixture) -> None:
@@ -111,6 +111,16 @@ def _record(name: str) -> logging.LogRecord:
         trace = (type(error), error, error.__traceback__)
         return _portable_record(logging.LogRecord(name, logging.WARNING, "", 0, "a lock: %s", (Locked(),), trace))
     raise AssertionError
+
+
+def test_a_log_call_whose_arguments_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is shown as a mistake of that call, and ends nothing: ingest makes it, too."""
+    ours, theirs = Pipe()
+    with ours, theirs:
+        handler = _ParentHandler(_Reports(theirs))
+        handler.handle(logging.LogRecord("kafka", logging.WARNING, "", 0, "%d records", ("x",), None))
+        assert not ours.poll()
+    assert "--- Logging error ---" in capsys.readouterr().err
 
 
 def test_an_error_that_cannot_be_sent_arrives_as_text() -> None:
