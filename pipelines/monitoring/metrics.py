@@ -240,7 +240,7 @@ class StreamMetrics(IngestMetrics):
 
     def __init__(self, ingester_pid: "Callable[[], int]" = lambda: 0) -> None:
         super().__init__()
-        ProcessCollector("karmalake_ingester", ingester_pid, registry=self.registry.collectors)
+        ProcessCollector("ingester", ingester_pid, registry=self.registry.collectors)
         self._serving(self.registry)
 
     def refreshed(self, derived: "DerivationResult", published: "PublishResult") -> None:

@@ -18,8 +18,7 @@ MONITORING = REPOSITORY / "docs" / "monitoring"
 ALERTS = MONITORING / "alerts.yml"
 DASHBOARD = MONITORING / "dashboard.json"
 _SERIES = {"histogram": {"_bucket", "_sum", "_count"}}
-_NAME = re.compile(r"\b(karmalake_(?!ingester_process_)[a-z_]+)(?:\{([^}]*)\})?")
-"""A metric of ours, not one of a process that Prometheus' client adds."""
+_NAME = re.compile(r"\b(karmalake_[a-z_]+)(?:\{([^}]*)\})?")
 _BY = re.compile(r"\bby \(([^)]*)\)")
 _ADDED_BY_PROMETHEUS = {"instance", "job", "le"}
 
