@@ -163,13 +163,12 @@ def _streaming(folder: Path, settings: Settings) -> Generator[psutil.Process]:
 
 @contextmanager
 def _cores(process: psutil.Process, begin: float) -> Generator[Callable[[], tuple[float, float]]]:
-    """Yield a function that returns the cores used since `begin`, by the process with its children and by all."""
+    """Yield a function that returns the cores used since `begin`, by the process and by the machine."""
 
     def now() -> tuple[float, float, float]:
-        all_cpus = psutil.cpu_times()
+        own, all_cpus = process.cpu_times(), psutil.cpu_times()
         busy = sum(all_cpus) - all_cpus.idle - getattr(all_cpus, "iowait", 0.0)
-        own = [each.cpu_times() for each in (process, *process.children(recursive=True))]
-        return time.time(), sum(each.user + each.system for each in own), busy
+        return time.time(), own.user + own.system, busy
 
     first: list[tuple[float, float, float]] = []
     timer = Timer(begin - time.time(), lambda: first.append(now()))

@@ -1,26 +1,27 @@
-"""The long-lived process that serves: keep what is served current, while another process ingests.
+"""The long-lived process that serves: ingest continuously (`ingester.py`), and keep what is served current.
 
-The ingester is a child process (`ingester_process.py`): it reports its commits, and each starts a refresh, which
-recomputes the users affected since its last turn and publishes them to Redis. warehouse.duckdb is replaced every
-`derive_interval_seconds`, also without a commit, because windows move with time. A thread writes to Redis
-(`live_publisher.py`), another one copies the file, and one uploads it to a lake on S3 (`live_uploader.py`), beside
-further refreshes. Users with very many events are computed just before that, so that the scores of the others do not
-wait for them. Ingest never waits for Redis, and each loop retries errors that may be temporary (`retries.py`,
-`isolated`). Small files are merged each time the warehouse is replaced, so that they do not accumulate.
+Runs concurrent loops. The refresh recomputes the users affected since its last turn, publishes them to Redis, and
+replaces warehouse.duckdb every `derive_interval_seconds`, also without a commit, because windows move with time. A
+thread writes to Redis (`live_publisher.py`), another one copies the file, and one uploads it to a lake on S3
+(`live_uploader.py`), beside further refreshes. Users with very many events are computed just before that, so that the
+scores of the others do not wait for them. Ingest never waits for Redis, and each loop retries errors that may be
+temporary (`retries.py`, `isolated`). Small files are merged each time the warehouse is replaced, so that they do not
+accumulate.
 """
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from pipelines import dlq
 from pipelines.best_effort import best_effort
 from pipelines.clock import MonotonicClock
 from pipelines.errors import TransientError
-from pipelines.ingester_process import ingest
+from pipelines.ingester import OnCommit, OnHalted, copied_dead_letters, ingest_until
 from pipelines.lake.commit import CommitRecord
 from pipelines.lake.tables import CachedLake, Lake, create_lake, open_lake
 from pipelines.lake.upkeep import compact, vacuum_when_due
@@ -33,21 +34,23 @@ from pipelines.serving.digest_cache import open_digest_cache
 from pipelines.serving.read import latest_as_of
 from pipelines.settings import Settings
 
-if TYPE_CHECKING:
-    from pipelines.dlq import OnProgress
-    from pipelines.ingester import OnCommit, OnHalted
-
 _LOG = logging.getLogger(__name__)
+_SWITCH_SECONDS = 0.0005
+"""How long a thread keeps the interpreter while another one waits for it.
+
+A refresh gives it up in each of hundreds of calls into DuckDB and Arrow. With Python's 5 ms it then often waits that
+long for ingest: at 10,000 events per second, that doubled the time of a refresh.
+"""
 
 
 def stream(
     settings: Settings,
     stopping: threading.Event,
-    on_commit: "OnCommit",
+    on_commit: OnCommit,
     on_refresh: OnRefresh,
     on_iteration: OnIteration = lambda _loop, _outage: None,
-    on_halted: "OnHalted" = lambda _halted: None,
-    on_copied: "OnProgress" = lambda _turn: None,
+    on_halted: OnHalted = lambda _halted: None,
+    on_copied: dlq.OnProgress = lambda _turn: None,
 ) -> None:
     """Ingest and refresh until `stopping` is set; then finish the current batch, publish it, and return.
 
@@ -55,42 +58,58 @@ def stream(
     (`is_transient`). Any other error of ingest or of the refresh ends the loops: a newer publisher, corrupt state, an
     invalid setting. Callbacks run in the threads of the loops; errors that they raise are logged.
     """
-    with _refreshed(settings, stopping, on_refresh, on_iteration) as committed:
+    with (
+        _switching_often(),
+        copied_dead_letters(settings, stopping, on_copied, on_iteration) as letters_committed,
+        _refreshed(settings, stopping, on_refresh, on_iteration) as committed,
+    ):
 
         def report(record: CommitRecord) -> None:
-            committed.set()
             on_commit(record)
+            committed(record)
+            letters_committed(record)
 
-        ingest(settings, stopping, report, on_iteration, on_halted, on_copied)
+        ingest_until(settings, stopping, report, on_iteration, on_halted)
+
+
+@contextmanager
+def _switching_often() -> Generator[None]:
+    """Let the threads of this process take turns more often than by default."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 @contextmanager
 def _refreshed(
     settings: Settings, stopping: threading.Event, on_refresh: OnRefresh, on_iteration: OnIteration
-) -> Generator[threading.Event]:
-    """Refresh in a thread, a last time on exit; yield the event to set after each commit."""
-    committed, ingest_ended = threading.Event(), threading.Event()
+) -> Generator[OnCommit]:
+    """Refresh in a thread, a last time on exit; yield the function to call after each commit."""
+    committed = threading.Event()
     on_refresh = best_effort(on_refresh, "reporting a refresh")
     on_iteration = best_effort(on_iteration, "reporting a turn of the refresh")
     with ThreadPoolExecutor(1, "refresh") as pool:
-        refreshing = pool.submit(_refresh_loop, settings, ingest_ended, committed, on_refresh, on_iteration)
+        refreshing = pool.submit(_refresh_loop, settings, stopping, committed, on_refresh, on_iteration)
         refreshing.add_done_callback(lambda _: stopping.set())
         try:
-            yield committed
+            yield lambda _record: committed.set()
         finally:
-            ingest_ended.set()
+            stopping.set()
             committed.set()
         refreshing.result()
 
 
 def _refresh_loop(
     settings: Settings,
-    ingest_ended: threading.Event,
+    stopping: threading.Event,
     committed: threading.Event,
     on_refresh: OnRefresh,
     on_iteration: OnIteration,
 ) -> None:
-    retries = Retries("refresh", ingest_ended, on_iteration)
+    retries = Retries("refresh", stopping, on_iteration)
     with (
         open_draft(settings.warehouse_path) as draft,
         open_digest_cache(settings.published_dir) as digests,
@@ -103,7 +122,7 @@ def _refresh_loop(
         last = False
         while not last:
             committed.wait(max(0.0, refreshing.due - time.monotonic()))
-            last = ingest_ended.is_set()
+            last = stopping.is_set()
             committed.clear()
             try:
                 refreshing.turn(last=last)

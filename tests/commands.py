@@ -16,7 +16,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -65,11 +64,6 @@ class Program(Server):
     def _started(self, log: IO[bytes]) -> Started:
         streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
         return Started(self._command, env=self._environment, start_new_session=True, **streams)
-
-
-def fork_ingester(connection: Connection) -> Started:
-    """Start the worker of `pipelines.ingester_process`, as that does."""
-    return Started(["-m", "pipelines.ingester_worker"], stdin=connection.fileno(), start_new_session=True)
 
 
 def _umask() -> int:

@@ -16,7 +16,6 @@ import pytest
 
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import Settings
-from tests.commands import fork_ingester
 
 pytest_plugins = ["tests.services.fixtures"]
 # The tests start hundreds of interpreters: without byte code, each compiles all that it imports, for seconds.
@@ -139,9 +138,3 @@ def broken_connections(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     caplog.set_level(logging.CRITICAL, "kafka")
     yield
     gc.collect()
-
-
-@pytest.fixture(autouse=True)
-def _forked_ingesters(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
-    """Let a `stream` in this process fork its ingester, which saves the seconds of a start."""
-    monkeypatch.setattr("pipelines.ingester_process._start", fork_ingester)

@@ -1,9 +1,8 @@
 """Dead letters are copied after the commit: all of them, at the cost of the new ones, without affecting ingest."""
 
 import threading
-from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from pipelines.dlq import CopyProgress, DeadLetterTopic, copying_on_exit, open_d
 from pipelines.emit.copies import MAX_HEADERS, CopyCounts, CopyWriter
 from pipelines.emit.producer import Record
 from pipelines.errors import TransientError
-from pipelines.ingester import ingest
 from pipelines.lake import dead_letter_outbox as outbox_module
 from pipelines.lake import dead_letter_rows
 from pipelines.lake.copying import copy_lake
@@ -31,8 +29,9 @@ from tests.dlq_copies import copied_places, dead_letter_places, read_copies, rea
 from tests.draining import assert_verified, drain_all, drained, query, send, valid_records, with_ingest
 from tests.panic import Panic
 from tests.services.kafka_cluster import KafkaCluster
-from tests.services.waiting import PATIENCE_SECONDS, wait_for
+from tests.services.waiting import wait_for
 from tests.test_backfill import load
+from tests.test_stream import streaming
 
 
 @pytest.fixture
@@ -303,20 +302,7 @@ def test_what_another_process_copied_is_not_copied_again(publishing: Settings) -
     assert copied_places(publishing) == dead_letter_places(publishing)
 
 
-@contextmanager
-def _ingesting(settings: Settings) -> Generator[None]:
-    """Ingest in a thread; on leaving, stop it and pass on its error."""
-    stopping = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        done = pool.submit(ingest, settings, stopping, lambda _: None)
-        try:
-            yield
-        finally:
-            stopping.set()
-        done.result(PATIENCE_SECONDS)
-
-
-def test_copies_beside_ingest(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_copies_beside_ingest(publishing: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commits continue while the topic does not respond; afterwards all is copied without a restart (`isolated`)."""
     monkeypatch.setattr("pipelines.dlq._RETRY_SECONDS", 0.05)
     connect, answers = dlq.connect_copy_writer, threading.Event()
@@ -329,7 +315,7 @@ def test_copies_beside_ingest(publishing: Settings, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("pipelines.dlq.connect_copy_writer", sometimes)
     create_lake(publishing.lake_root)
     send(publishing, [bad(1), *valid_records(range(7))])
-    with _ingesting(publishing):
+    with streaming(publishing):
         wait_for("a commit", lambda: committed(publishing) == 7)
         send(publishing, [bad(2), *valid_records(range(20, 25))])
         wait_for("another commit", lambda: committed(publishing) == 12)

@@ -20,7 +20,6 @@ from pydantic import SecretStr
 
 from pipelines.backfill import backfill
 from pipelines.errors import CommitUnknownError, FencedError, TransientError, UsageError
-from pipelines.ingester import ingest
 from pipelines.lake.tables import create_lake, open_lake
 from pipelines.operate.erase import erase
 from pipelines.operate.loads import loads_of_file, withdraw_loads
@@ -384,46 +383,35 @@ def test_a_newer_publisher_ends_it(streamed: Settings) -> None:
         _stream_beside_a_newer_publisher(streamed)
 
 
-_OUTAGES = [
-    CommitUnknownError("may or may not be committed"),
-    OSError("Generic S3 error"),
-    DeltaError("Generic S3 error"),
-    duckdb.IOException("connection reset"),
-]
-"""Every kind of error for an unresponsive store."""
-
-
-def _fail_with(monkeypatch: pytest.MonkeyPatch, where: str, errors: list[Exception]) -> None:
-    """Let as many calls of a function fail as there are errors; retries begin at once."""
+@pytest.mark.parametrize(
+    "outage",
+    [
+        CommitUnknownError("may or may not be committed"),
+        OSError("Generic S3 error"),
+        DeltaError("Generic S3 error"),
+        duckdb.IOException("connection reset"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("where", ["pipelines.refresh.take_snapshot", "pipelines.drain.create_lake"])
+def test_temporary_errors_end_nothing(
+    streamed: Settings, monkeypatch: pytest.MonkeyPatch, where: str, outage: Exception
+) -> None:
+    """In either loop, every kind of error for an unresponsive store is an outage."""
     module, _, name = where.rpartition(".")
-    original = getattr(sys.modules[module], name)
+    original, outages = getattr(sys.modules[module], name), [outage, outage]
 
     def failing(*arguments: Any) -> Any:
-        if errors:
-            raise errors.pop()
+        if outages:
+            raise outages.pop()
         return original(*arguments)
 
     monkeypatch.setattr("pipelines.retries._INITIAL_DELAY_SECONDS", 0.01, raising=False)
     monkeypatch.setattr(where, failing)
-
-
-def test_temporary_errors_of_a_refresh_end_nothing(streamed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is an outage."""
-    errors = [*_OUTAGES]
-    _fail_with(monkeypatch, "pipelines.refresh.take_snapshot", errors)
     send(streamed, valid_records(range(7)))
     with streaming(streamed):
         serves(streamed, "u-0", 3)
-    assert errors == []
-
-
-def test_temporary_errors_of_ingest_end_nothing(streamed: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is an outage."""
-    errors, stopping = [*_OUTAGES], threading.Event()
-    _fail_with(monkeypatch, "pipelines.drain.create_lake", errors)
-    send(streamed, valid_records(range(7)))
-    ingest(streamed, stopping, lambda _: stopping.set())
-    assert errors == []
+    assert outages == []
 
 
 @pytest.mark.slow

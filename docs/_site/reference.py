@@ -74,8 +74,7 @@ scrape_configs:
 
 [monitoring/alerts.yml](monitoring/alerts.yml) has alert rules, [monitoring/dashboard.json](monitoring/dashboard.json)
 is a dashboard for Grafana ("Import", then choose the data source). In addition to the metrics below, processes export
-the standard `process_*` metrics: memory, CPU time, open files; `stream` has those of the process in which it ingests as
-`ingester_process_*`.
+the standard `process_*` metrics: memory, CPU time, open files.
 
 ## The history of lag
 

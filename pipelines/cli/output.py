@@ -189,8 +189,7 @@ class _VisibleLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         head = escape_text(f"{record.levelname} {record.name}: {record.getMessage()}")
-        trace = self.formatException(record.exc_info) if record.exc_info else record.exc_text
-        return f"{head}\n{escape_lines(trace)}" if trace else head
+        return head if record.exc_info is None else f"{head}\n{escape_lines(self.formatException(record.exc_info))}"
 
 
 def quiet_libraries() -> None:

@@ -125,11 +125,10 @@ def stream(metrics_port: MetricsPort = None) -> None:
     """Drain, derive and publish continuously. SIGTERM or Ctrl-C stops it cleanly."""
     stopping = stop_on_signals()
     import pipelines.stream as streaming  # noqa: PLC0415
-    from pipelines.ingester_process import worker_pid  # noqa: PLC0415
     from pipelines.monitoring.monitor import call_all, monitor_stream  # noqa: PLC0415
 
     settings = with_metrics_port(current_settings(), metrics_port)
-    with monitor_stream(settings, worker_pid) as observer:
+    with monitor_stream(settings) as observer:
         print_line(f"streaming {bus_name(settings)}; Ctrl-C stops it")
         print_metrics_address(observer.monitor.address)
         on_commit = call_all(_print_commit, observer.committed)

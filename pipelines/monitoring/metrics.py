@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 if TYPE_CHECKING:  # no process imports what only the others need
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from pipelines.dlq import CopyProgress
     from pipelines.emit.outbox.backlog import Backlog
@@ -233,14 +233,10 @@ class IngestMetrics:
 
 
 class StreamMetrics(IngestMetrics):
-    """The metrics of `karmalake stream`: those of ingest, and those of what it derives and serves.
+    """The metrics of `karmalake stream`: those of ingest, and those of what it derives and serves."""
 
-    ingester_pid: returns the id of the process that ingests; 0 without one.
-    """
-
-    def __init__(self, ingester_pid: "Callable[[], int]" = lambda: 0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        ProcessCollector("ingester", ingester_pid, registry=self.registry.collectors)
         self._serving(self.registry)
 
     def refreshed(self, derived: "DerivationResult", published: "PublishResult") -> None:

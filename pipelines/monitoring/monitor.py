@@ -153,12 +153,9 @@ def monitor_ingest(settings: Settings) -> Generator[IngestMonitor[IngestMetrics]
 
 
 @contextmanager
-def monitor_stream(settings: Settings, ingester_pid: Callable[[], int]) -> Generator[StreamMonitor]:
-    """Yield the monitor of `karmalake stream`; the lag of every topic is measured and recorded in the background.
-
-    ingester_pid: returns the id of the process that ingests; 0 without one.
-    """
-    with _measuring_lag(settings, StreamMetrics(ingester_pid), ("ingest", "refresh")) as (monitor, work):
+def monitor_stream(settings: Settings) -> Generator[StreamMonitor]:
+    """Yield the monitor of `karmalake stream`; the lag of every topic is measured and recorded in the background."""
+    with _measuring_lag(settings, StreamMetrics(), ("ingest", "refresh")) as (monitor, work):
         yield StreamMonitor(monitor, work)
 
 

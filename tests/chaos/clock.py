@@ -1,20 +1,15 @@
 """A wall clock that jumps back and forth, as after a manual change or by a bad time server.
 
-Only the wall clock of `pipelines` in this process jumps, and in the ingester of its `stream`, which runs this module
-(`python -m tests.chaos.clock SEED`); monotonic clocks do not.
+Only the wall clock of `pipelines` in this process jumps; monotonic clocks do not.
 """
 
 import random
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
-from multiprocessing.connection import Connection
 from typing import Any, Self
-
-from pipelines import ingester_process, ingester_worker
 
 _PAUSE_SECONDS = (0.05, 1.0)
 _JUMPS_SECONDS = (2.0, 30.0, 300.0)
@@ -40,15 +35,8 @@ class JumpingDatetime(datetime, metaclass=_DatetimeMeta):
 def with_jumping_clock(seed: int, task: Callable[..., object], *arguments: Any) -> None:
     """Run a task in this process with a wall clock that jumps."""
     install()
-    ingester_process._start = lambda connection: _start_ingester(seed + 1, connection)  # pyright: ignore[reportPrivateUsage]
     threading.Thread(target=_jump, args=(random.Random(seed),), daemon=True).start()  # noqa: S311 - no secret
     task(*arguments)
-
-
-def _start_ingester(seed: int, connection: Connection) -> "subprocess.Popen[bytes]":
-    """Start the ingester of a `stream`, with a clock that jumps by itself."""
-    command = [sys.executable, "-m", "tests.chaos.clock", str(seed)]
-    return subprocess.Popen(command, stdin=connection.fileno(), start_new_session=True)
 
 
 def install() -> None:
@@ -71,7 +59,3 @@ def _jump(rng: random.Random) -> None:
         pause.wait(rng.uniform(*_PAUSE_SECONDS))
         max_seconds = rng.choice(_JUMPS_SECONDS)
         set_offset(rng.uniform(-max_seconds, max_seconds))
-
-
-if __name__ == "__main__":
-    with_jumping_clock(int(sys.argv[1]), ingester_worker.main)

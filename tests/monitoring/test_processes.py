@@ -66,8 +66,7 @@ def test_stream_exposes_records_lag_and_staleness(settings: Settings) -> None:
     assert scraped.total("karmalake_lag_records") == 0
     assert scraped.total("karmalake_topic_end_offset") == scraped.total("karmalake_checkpoint_next_offset") == 46
     assert 0 <= (scraped.value("karmalake_staleness_seconds") or -1) < 60
-    for process in ("process", "ingester_process"):
-        assert (scraped.value(f"{process}_resident_memory_bytes") or 0) > 0
+    assert (scraped.value("process_resident_memory_bytes") or 0) > 0
     topic = describe_topic(settings.kafka)
     assert topic is not None
     history = recent(settings.lag_dir, topic.topic_id, datetime.now(UTC) - timedelta(hours=1))
