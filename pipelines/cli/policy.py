@@ -21,7 +21,7 @@ from pipelines.errors import KarmalakeError
 if TYPE_CHECKING:
     import polars as pl
 
-    from pipelines.reputation.gates import Gate
+    from pipelines.reputation.diff_gates import Gate
     from pipelines.reputation.policy import Policy, Rules
     from pipelines.reputation.policy.actions import Adjustment
 
@@ -78,7 +78,7 @@ def diff(
     from pipelines.lake.commit_log import take_snapshot  # noqa: PLC0415
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
     from pipelines.reputation.compare import compare_policies  # noqa: PLC0415
-    from pipelines.reputation.gates import parse_gate  # noqa: PLC0415
+    from pipelines.reputation.diff_gates import parse_gate  # noqa: PLC0415
     from pipelines.reputation.policy_file import load_policy  # noqa: PLC0415
 
     gates = [parse_gate(text) for text in gate or ()]
@@ -176,7 +176,7 @@ def _recorded() -> str:
 
 def _require(gates: "list[Gate]", frame: "pl.DataFrame", *, shown: bool) -> None:
     """Print each gate with its value, if `shown`. Raises KarmalakeError, naming those that do not hold."""
-    from pipelines.reputation.gates import check_gate  # noqa: PLC0415
+    from pipelines.reputation.diff_gates import check_gate  # noqa: PLC0415
 
     results = [check_gate(gate, frame) for gate in gates]
     values = [f"{result.value:,.4g} %" if result.gate.is_share else f"{result.value:,f}" for result in results]

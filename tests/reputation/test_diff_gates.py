@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from pipelines.errors import UsageError
-from pipelines.reputation.gates import check_gate, parse_gate
+from pipelines.reputation.diff_gates import check_gate, parse_gate
 
 _COMPARED = pl.DataFrame(
     {
