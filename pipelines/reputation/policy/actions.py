@@ -20,21 +20,12 @@ from pipelines.reputation.policy.numbers import (
 )
 
 
-class Rating(Section):
-    """The rating of an event: fixed, a number of the metadata within bounds, or what a text of the metadata stands for.
-
-    Outside the bounds, with more digits, or not in the map, it is `unreadable`.
-    """
+class EventNumber(Section):
+    """A number that an event has: fixed, which a file writes as the number alone, or read from the metadata."""
 
     fixed: Number | None = None
     key: Name | None = Field(default=None, alias="from")
     """The metadata key."""
-    map: dict[Name, Number] | None = None
-    """Ratings by text."""
-    minimum: Number | None = None
-    maximum: Number | None = None
-    digits: int = Field(default=0, ge=0, le=MICRO_DIGITS)
-    """Digits after the point that a rating may have."""
 
     @model_validator(mode="before")
     @classmethod
@@ -45,6 +36,24 @@ class Rating(Section):
     def _one_source(self) -> Self:
         if (self.fixed is None) == (self.key is None):
             raise ValueError('give either a number, or a table with "from" (the metadata key)')
+        return self
+
+
+class Rating(EventNumber):
+    """The rating of an event: fixed, a number of the metadata within bounds, or what a text of the metadata stands for.
+
+    Outside the bounds, with more digits, or not in the map, it is `unreadable`.
+    """
+
+    map: dict[Name, Number] | None = None
+    """Ratings by text."""
+    minimum: Number | None = None
+    maximum: Number | None = None
+    digits: int = Field(default=0, ge=0, le=MICRO_DIGITS)
+    """Digits after the point that a rating may have."""
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
         if self.fixed is None and self.map is None:
             self._check_bounds()
         elif self.model_fields_set & {"minimum", "maximum", "digits"}:
@@ -58,8 +67,7 @@ class Rating(Section):
             if bound is None:
                 raise RuleError((name,), "is missing: add it")
         assert self.minimum is not None and self.maximum is not None  # noqa: S101, PT018 - tells the type checker
-        if self.minimum > self.maximum:
-            raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}: swap them")
+        _check_order(self.minimum, self.maximum)
         _check_digits(self.minimum, self.maximum, self.digits)
 
     @property
@@ -69,12 +77,9 @@ class Rating(Section):
         return max(self.digits, *map(decimals, listed))
 
 
-class Points(Section):
+class Points(EventNumber):
     """Points of an emission: fixed, looked up in a map, or a number of the metadata times `scale`."""
 
-    fixed: Number | None = None
-    key: Name | None = Field(default=None, alias="from")
-    """The metadata key that holds a number."""
     map: dict[NumberOrText, Number] | None = None
     """Points by value, a number or a text; a value that is not in the map is `unreadable`."""
     missing: Number | None = None
@@ -87,21 +92,13 @@ class Points(Section):
     digits: int = Field(default=0, ge=0, le=MICRO_DIGITS)
     """Digits after the point that a value may have."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _from_number(cls, value: Any) -> Any:
-        return value if isinstance(value, dict | cls) else {"fixed": value}
-
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.fixed is None) == (self.key is None):
-            raise ValueError('give either a number, or a table with "from" (the metadata key)')
+    def _readable(self) -> Self:
         if self.missing is not None and self.key is None:
             raise ValueError('missing belongs to a table with "from" (the metadata key)')
         if self.map is not None and self.model_fields_set & {"scale", "minimum", "maximum", "digits"}:
             raise ValueError("map excludes scale, minimum, maximum and digits: remove them")
-        if self.minimum > self.maximum:
-            raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}: swap them")
+        _check_order(self.minimum, self.maximum)
         _check_digits(self.minimum, self.maximum, self.digits)
         if self.digits + decimals(self.scale) > MICRO_DIGITS:
             raise ValueError("digits plus the decimals of scale exceed six: points would not be exact")
@@ -151,8 +148,8 @@ class Condition(Section):
     def _text_or_bounds(self) -> Self:
         if (self.equals is None) == (self.minimum is None and self.maximum is None):
             raise ValueError("give either a text, or a table with minimum, maximum or both")
-        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
-            raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}: swap them")
+        if self.minimum is not None and self.maximum is not None:
+            _check_order(self.minimum, self.maximum)
         return self
 
 
@@ -211,6 +208,11 @@ class Adjustment(Section):
         """What events of the action do."""
         emission = {"points": self.points, "half_life_days": self.half_life_days}
         return Action(emit=(Emission.model_validate(emission),))
+
+
+def _check_order(minimum: Decimal, maximum: Decimal) -> None:
+    if minimum > maximum:
+        raise ValueError(f"minimum {minimum} is above maximum {maximum}: swap them")
 
 
 def _check_digits(minimum: Decimal, maximum: Decimal, digits: int) -> None:
