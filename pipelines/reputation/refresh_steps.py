@@ -90,7 +90,8 @@ def load_erased_events(
     """
     erased = erased_events_since(snapshot, since_version, since_erasures)
     with arrow_rows(connection, erased):
-        connection.execute(statement("refresh_erased_event"))
+        rows = statement("refresh_history_rows", source="arrow_rows")
+        connection.execute(statement("refresh_erased_event", rows=rows))
     return len(erased)
 
 
@@ -103,14 +104,23 @@ def load_moved_events(
     """
     _resolve_erased(connection, before)
     names = moved_names(before, after)
-    connection.execute("SET VARIABLE moved_names = ?", [names])
-    connection.execute("SET VARIABLE compared_keys = ?", [compared_keys(policy, before, after)])
-    source = stored_rows(connection, "events", snapshot) if names else statement("refresh_no_events")
-    moved = connection.sql(statement("moved_events", source=source)).to_arrow_table().cast(ROWS)
+    keys = compared_keys(policy, before, after)
+    moved = _moved_events(connection, snapshot, names, keys) if names else ROWS.empty_table()
     with arrow_rows(connection, resolve_rows(connection, moved, before)):
         connection.execute(statement("refresh_add_erased"))
     with arrow_rows(connection, resolve_rows(connection, moved, after)):
         connection.execute(statement("refresh_moved_event"))
+
+
+def _moved_events(
+    connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, names: list[str], keys: list[str]
+) -> pa.Table:
+    """Return the events (ROWS) of user_ids, and those that name one at a metadata key, as the lake has them."""
+    connection.execute("SET VARIABLE moved_names = ?", [names])
+    connection.execute("SET VARIABLE compared_keys = ?", [keys])
+    stored = stored_rows(connection, "events", snapshot)
+    rows = statement("refresh_history_rows", source=f"({stored}) AS stored")
+    return connection.sql(statement("moved_events", rows=rows)).to_arrow_table().cast(ROWS)
 
 
 def _resolve_erased(connection: duckdb.DuckDBPyConnection, before: Aliases) -> None:
@@ -118,7 +128,7 @@ def _resolve_erased(connection: duckdb.DuckDBPyConnection, before: Aliases) -> N
     if before:
         rows = resolve_rows(connection, _erased_events(connection), before)
         with arrow_rows(connection, rows):
-            connection.execute(statement("refresh_replace_erased"))
+            connection.execute(statement("refresh_erased_event", rows="FROM arrow_rows"))
 
 
 def find_affected_users(

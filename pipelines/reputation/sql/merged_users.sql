@@ -37,16 +37,8 @@ SELECT
 FROM alias
 
 -- name: moved_events
--- The events of some user_ids, and those that name one at a key that a rule compares, in the form of the histories.
-SELECT
-    hash(user_id) AS user_hash,
-    user_id,
-    event_id,
-    action_type,
-    epoch_us(event_time) AS t,
-    metadata,
-    CAST(0 AS BIGINT) AS version
-FROM ($source) AS stored
+-- Of rows in the form of the histories, those of some user_ids, and those that name one at a key that a rule compares.
+FROM ($rows)
 WHERE
     list_contains(getvariable('moved_names'), user_id)
     OR list_has_any(

@@ -14,9 +14,8 @@ CREATE OR REPLACE TEMP TABLE affected_event (
     metadata MAP (VARCHAR, VARCHAR)
 )
 
--- name: refresh_erased_event
--- The events that an erasure or a withdrawal removed since the warehouse was derived, in the form of the histories.
-CREATE OR REPLACE TEMP TABLE erased_event AS
+-- name: refresh_history_rows
+-- Events in the form of the histories.
 SELECT
     hash(user_id) AS user_hash,
     user_id,
@@ -25,12 +24,12 @@ SELECT
     epoch_us(event_time) AS t,
     metadata,
     CAST(0 AS BIGINT) AS version
-FROM arrow_rows
+FROM $source
 
--- name: refresh_replace_erased
--- The same, under other user_ids.
+-- name: refresh_erased_event
+-- The events that an erasure or a withdrawal removed since the warehouse was derived, in the form of the histories.
 CREATE OR REPLACE TEMP TABLE erased_event AS
-FROM arrow_rows
+$rows
 
 -- name: refresh_add_erased
 -- Add events that a merge moved, under the user_ids that they had.
@@ -41,12 +40,6 @@ FROM arrow_rows
 -- The events that a merge moved, under the user_ids that they have now.
 CREATE OR REPLACE TEMP TABLE moved_event AS
 FROM arrow_rows
-
--- name: refresh_no_events
--- Where nothing was merged.
-SELECT user_id, event_id, action_type, event_time, metadata
-FROM affected_event
-WHERE false
 
 -- name: refresh_load_events
 -- Add events to affected_event.
