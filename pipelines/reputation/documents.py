@@ -52,7 +52,9 @@ def documents_of(
     """
     in_force = info.policy.at(info.as_of)
     connection.execute("SET VARIABLE document_moments = ?", [_moments(info)])
-    members = ",\n        ".join([_defaults(in_force), *(_member(view, in_force) for view in views(in_force))])
+    members = ",\n        ".join(
+        [_defaults(in_force), *_level(in_force), *(_member(view, in_force) for view in views(in_force))]
+    )
     fragments = {"source": source, "members": members, "scores": _scores(leaderboards, in_force)}
     if users is None:
         return connection.sql(statement("documents", only="", **fragments)).pl()
@@ -92,6 +94,12 @@ def _scores(leaderboards: Sequence[str], policy: EffectivePolicy) -> str:
     hidden = "status = 'suspended'" if policy.rules.status.rule == "hide" else "false"
     column = "CASE WHEN {hidden} THEN NULL ELSE CAST({name}_score AS DOUBLE) END AS {name}_score"
     return "".join(",\n    " + column.format(hidden=hidden, name=name) for name in leaderboards)
+
+
+def _level(policy: EffectivePolicy) -> list[str]:
+    """Return the member `level` as SQL, if the policy has levels: its name, the next one, and the points up to it."""
+    fields = "name := level, next := next_level, needed := points_to_next_level"
+    return [f"level := struct_pack({fields})"] if policy.rules.levels else []
 
 
 def _defaults(policy: EffectivePolicy) -> str:

@@ -6,12 +6,13 @@ from datetime import datetime
 import duckdb
 import polars as pl
 
+from pipelines.reputation.level_history import contributions_with_levels
 from pipelines.reputation.merged_users import Aliases, aliases_in, load_aliases, resolved_events
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.policy.decay import SCORE_DIGITS
 from pipelines.reputation.sql import statement
 from pipelines.reputation.steps import define_steps
-from pipelines.reputation.views import View, bounded, exact, find_view, in_units, sums, units
+from pipelines.reputation.views import View, bounded, exact, find_view, in_units, level_name, sums, units
 
 EXPLAINED = "explained_event"
 """The table of the explained user's events; those of other users in it complete these."""
@@ -34,7 +35,8 @@ def explain(
 
     Columns: event_time, event_id, action_type, emission_no (from 0; null without a rule), policy_version, reason, rule
     (the cap or gate that decided, by its name in the policy), related_event_id (the retraction that withdrew the event;
-    the event that a retraction or correction names), points (before caps and decay), rating, earned, score (running).
+    the event that a retraction or correction names), points (before caps and decay), rating, earned, score (running),
+    level (after the event; null below the first level, in a window, and without levels in the policy).
     `earned` adds up to the score exactly: rows with the reasons `start`, `bounds` (floor and ceiling) and `hidden`
     contain the part of the score that no event earned, if any. Where points decay, it is what an event added to the
     rounded total of the events before it, so that no rounding is left over.
@@ -148,6 +150,8 @@ def _fragments(policy: EffectivePolicy, view: View) -> dict[str, str]:
         "rating": "CAST(micro_rating AS DOUBLE) / 1e6",
         "earned": _exactly("earned", policy),
         "running": _exactly("running", policy),
+        "contributions": contributions_with_levels(policy) if whole else statement("without_levels"),
+        "level": level_name(policy, "level_no"),
     }
 
 

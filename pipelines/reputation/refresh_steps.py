@@ -32,10 +32,9 @@ from pipelines.reputation.segment import ROWS
 from pipelines.reputation.sorted_words import union
 from pipelines.reputation.sql import arrow_rows, one_row, statement
 from pipelines.reputation.user_rows import UserRows, read_rows, stored_form, table_form
-from pipelines.reputation.warehouse_tables import SUMS, pending_trend_tables
+from pipelines.reputation.warehouse_tables import SUMS, TABLES_BY_DAY, pending_trend_tables
 
 _SINGLE_THREADED_USERS = 20_000
-_TABLES_BY_DAY = {"user_days", "user_reasons"}
 _TABLES_OF_SCORES = {"reputation", SUMS}
 
 
@@ -212,7 +211,7 @@ def replace_rows(connection: duckdb.DuckDBPyConnection, stored: UserRows, tables
     scores, counts = pl.Series("user_id", [], dtype=pl.String), Counts(0, 0, 0)
     for name, query in tables.items():
         _compare(connection, stored, name, query, users)
-        if name in _TABLES_BY_DAY:
+        if name in TABLES_BY_DAY:
             connection.execute(statement("refresh_changed_day"))
         if name == "user_days":
             events, counted = one_row(connection.execute(statement("refresh_count_events")))
@@ -265,9 +264,9 @@ def recompute_pending_trends(
     _load_rows(connection, stored, "user_days", changed)
     connection.execute(statement("refresh_pending_day"))
     users = histories.users_between(connection.execute(statement("refresh_pending_times")).fetchall())
-    sources = {name: name for name in _TABLES_BY_DAY}
+    sources = {name: name for name in TABLES_BY_DAY}
     if len(users) <= max_users:
-        sources = {name: _load_rows(connection, stored, name, users) for name in _TABLES_BY_DAY}
+        sources = {name: _load_rows(connection, stored, name, users) for name in TABLES_BY_DAY}
     for name, query in pending_trend_tables(policy, sources).items():
         connection.execute(statement("refresh_delete_days", name=name))
         connection.execute(statement("insert_rows", name=name, query=query))

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 
 from pipelines.errors import UsageError
+from pipelines.reputation.level_history import contributions_with_levels
 from pipelines.reputation.merged_users import NO_ALIASES, Aliases, load_aliases, resolved_events
 from pipelines.reputation.policy import EffectivePolicy, Policy
 from pipelines.reputation.policy.tables import load_tables
@@ -180,7 +181,13 @@ def materialize_fact(connection: duckdb.DuckDBPyConnection, policy: EffectivePol
 
 def fact_statement(policy: EffectivePolicy, only: str = "") -> str:
     """Return the statement that computes `fact`."""
-    return statement("step_16_fact", half_life=_half_life(policy), rating_rank=_rating_rank(policy), only=only)
+    return statement(
+        "step_16_fact",
+        half_life=_half_life(policy),
+        rating_rank=_rating_rank(policy),
+        contributions=statement("without_levels") if policy.decays else contributions_with_levels(policy),
+        only=only,
+    )
 
 
 def _half_life(policy: EffectivePolicy) -> str:

@@ -12,14 +12,16 @@ import duckdb
 from pipelines.reputation.policy import EffectivePolicy
 from pipelines.reputation.sql import all_statements, statement
 from pipelines.reputation.steps import step_statements
-from pipelines.reputation.views import exact, exact_type, reputation_query, summed_query
+from pipelines.reputation.views import exact, exact_type, level_name, reputation_query, summed_query
 
 ONLY_AFFECTED = "SEMI JOIN affected_user USING (user_id)"
 """Restricts a query with user_ids to the users that a refresh recomputes."""
 SUMS = "reputation_sums"
 """The table that `reputation` is a view of where points decay."""
-USER_TABLES = frozenset({"reputation", SUMS, "user_days", "user_reasons", "status_periods"})
+USER_TABLES = frozenset({"reputation", SUMS, "user_days", "user_reasons", "user_levels", "status_periods"})
 """Every table whose rows belong to one user each; a warehouse has either `reputation` or the sums as a table."""
+TABLES_BY_DAY = ("user_days", "user_reasons", "user_levels")
+"""The tables of users that trends are computed from, which have a column `day`."""
 _PENDING_DAYS = "WHERE day IN (FROM pending_day)"
 _USERS_OF_PENDING_DAYS = "WHERE user_id IN (SELECT user_id FROM {user_days} WHERE day IN (FROM pending_day))"
 
@@ -33,9 +35,14 @@ def user_tables(policy: EffectivePolicy, only: str = "") -> dict[str, str]:
     return {
         "user_days": statement("table_user_days", **sums),
         "user_reasons": statement("table_user_reasons"),
+        "user_levels": statement("table_user_levels", **_level_names(policy)),
         "status_periods": statement("table_status_periods", only=only),
         **_scores(policy),
     }
+
+
+def _level_names(policy: EffectivePolicy) -> dict[str, str]:
+    return {"level": level_name(policy, "level_no"), "level_before": level_name(policy, "level_no_before")}
 
 
 def _scores(policy: EffectivePolicy) -> dict[str, str]:
@@ -50,13 +57,13 @@ def views_of_moment(policy: EffectivePolicy) -> dict[str, str]:
 
 def trend_tables(policy: EffectivePolicy) -> dict[str, str]:
     """Return the queries of the trends, over the tables of the users."""
-    return _trends(policy, {"user_days": "user_days", "user_reasons": "user_reasons"}, "", "")
+    return _trends(policy, {name: name for name in TABLES_BY_DAY}, "", "")
 
 
 def pending_trend_tables(policy: EffectivePolicy, sources: Mapping[str, str]) -> dict[str, str]:
     """Return the queries of the trends, restricted to the days in `pending_day`.
 
-    sources: for `user_days` and `user_reasons` a table with at least the rows of the users with events on these days.
+    sources: for each of TABLES_BY_DAY a table with at least the rows of the users with events on these days.
     """
     return _trends(policy, sources, _PENDING_DAYS, _USERS_OF_PENDING_DAYS.format(**sources))
 
@@ -66,6 +73,7 @@ def _trends(policy: EffectivePolicy, sources: Mapping[str, str], of_days: str, o
     return {
         "trends_daily": statement("table_trends_daily", exact=score, of_days=of_days, **sources),
         "trends_reasons": statement("table_trends_reasons", of_days=of_days, **sources),
+        "trends_levels": statement("table_trends_levels", of_days=of_days, **sources),
         "trends_scores": statement("table_trends_scores", exact=score, of_days=of_days, of_users=of_users, **sources),
     }
 

@@ -97,4 +97,4 @@ def _row(user_id: str, reputation: naive.Reputation) -> Row:
         for view in reputation.views.values()
         for value in (view.score, view.events, *view.measures.values(), view.rating_count)
     ]
-    return (user_id, reputation.status, *shown)
+    return (user_id, reputation.status, *(reputation.level or ()), *shown)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from itertools import groupby
 
 from pipelines.reputation.policy import Policy, Rules
 from pipelines.reputation.policy.actions import Action, Condition, Emission, Points, Rating
@@ -52,6 +53,8 @@ class Reputation:
     status: str
     views: dict[str, Shown]
     contributions: list[Contribution]
+    level: tuple[str | None, str | None, Fraction | None] | None = None
+    """The level, the next one and the points up to it; None for a policy without levels."""
 
 
 def number(text: str | None, digits: int) -> Fraction | None:
@@ -276,7 +279,39 @@ class _Account:
                 self._cap([c for c in own if c.event.action_type in rules.covered_actions(cap)], cap)
         windows = {"all_time": None} | {f"last_{days}_days": days * DAY for days in self.policy.windows_days}
         shown = {name: self._view(window) for name, window in windows.items()}
-        return Reputation("suspended" if self.suspended else "active", shown, self.contributions)
+        return Reputation("suspended" if self.suspended else "active", shown, self.contributions, self._level())
+
+    def _level(self) -> tuple[str | None, str | None, Fraction | None] | None:
+        """Return the level: that of the score, or of the last score after an event that was outside of its bounds."""
+        names, levels = list(self.policy.levels), list(self.policy.levels.values())
+        if not levels:
+            return None
+        if self.suspended and self.policy.status.rule == "hide":
+            return None, None, None
+        decays = any(rules.decays for rules in self.whole.versions)
+        score = round(self._bounded(sum((self._decayed(c) for c in self.contributions), Fraction(0))), 12)
+        held = 0
+        for each in [score] if decays else self._scores():
+            while held and each < levels[held - 1].lost_below:
+                held -= 1
+            while held < len(levels) and each >= levels[held].at:
+                held += 1
+        name = names[held - 1] if held else None
+        return (name, None, None) if held == len(levels) else (name, names[held], Fraction(levels[held].at) - score)
+
+    def _scores(self) -> list[Fraction]:
+        """Return the score before the first event, and after each."""
+        scores, total = [self._bounded(Fraction(0))], Fraction(0)
+        for _, emissions in groupby(self.contributions, key=lambda c: c.event.event_id):
+            total += sum((c.granted for c in emissions), Fraction(0))
+            scores.append(self._bounded(total))
+        return scores
+
+    def _bounded(self, points: Fraction) -> Fraction:
+        own = self.policy.score
+        score = points + Fraction(own.start)
+        score = score if own.floor is None else max(score, Fraction(own.floor))
+        return score if own.ceiling is None else min(score, Fraction(own.ceiling))
 
     def _order(self, event: Event) -> tuple[int, bool, str]:
         return event.t, not self._is_status(event), event.event_id
@@ -413,9 +448,7 @@ class _Account:
         ratings = [c.rating for c in within if c.rating is not None]
         score = sum((self._decayed(c) for c in within), Fraction(0))
         if window is None:
-            score += Fraction(policy.score.start)
-            score = score if policy.score.floor is None else max(score, Fraction(policy.score.floor))
-            score = score if policy.score.ceiling is None else min(score, Fraction(policy.score.ceiling))
+            score = self._bounded(score)
         measures = {name: measured(ratings, measure) for name, measure in policy.all_measures.items()}
         if self.suspended and policy.status.rule == "hide":
             score, measures = Fraction(policy.status.shown or 0), dict.fromkeys(measures)

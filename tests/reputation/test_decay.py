@@ -165,7 +165,9 @@ def decaying() -> st.SearchStrategy[Policy]:
     halving = {"Rated": {"half_life_days": "0.5"}, "Starred": {"half_life_days": 30, "penalties_expire_after_days": 7}}
     steps = st.sampled_from([30, 60, 720])
     return st.builds(
-        lambda tables, step: policy(**tables | {"actions": halving, "decay_step_minutes": step}),
+        lambda tables, step: policy(
+            **policies.allowed((tables | {"actions": halving, "decay_step_minutes": step},))[0]
+        ),
         policies.everything(),
         steps,
     )

@@ -34,10 +34,12 @@ TABLES = (
     "reputation",
     "user_days",
     "user_reasons",
+    "user_levels",
     "status_periods",
     "trends_daily",
     "trends_scores",
     "trends_reasons",
+    "trends_levels",
 )
 MOMENTS = [NOW + shift for shift in (-DAY, -1, 0, 1, DAY // 2, DAY, 7 * DAY - 1, 30 * DAY, 31 * DAY)]
 

@@ -88,6 +88,7 @@ _EVERYTHING = {
     },
 }
 _HIDING = {
+    "levels": {"low": 0, "high": {"at": 10, "falls_below": "4.5"}},
     "status": {"suspend": ("Suspended",), "reinstate": ("Reinstated",), "rule": "hide", "shown": "0.5"},
     "caps": {"monthly": {"period": "month", "maximum": "20", "counts": "net", "exempt": ("Done",)}},
 }

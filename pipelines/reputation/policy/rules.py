@@ -8,6 +8,7 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from pipelines.reputation.policy.actions import Action, Adjustment, Condition, Emission
 from pipelines.reputation.policy.gates import ActionRule, Cap, Completion, Correction, Once, Retraction, Status
+from pipelines.reputation.policy.levels import MAX_LEVELS, Level, LevelName, check_levels
 from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.numbers import MINUTE_US, Name, Number, RuleError, Section, decimals
 
@@ -56,6 +57,8 @@ class Rules(Section):
     caps: dict[Name, Cap] = Field(default_factory=dict)
     measures: dict[ColumnName, Measure] = Field(default_factory=dict)
     """Measures of the ratings of every view, by column name; may redefine `rating_average`."""
+    levels: dict[LevelName, Level] = Field(default_factory=dict, max_length=MAX_LEVELS)
+    """Levels of the all-time score by name, the lowest first."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -63,6 +66,7 @@ class Rules(Section):
             raise RuleError(("windows_days",), "contains a length twice: remove one")
         if taken := sorted(_TAKEN & self.measures.keys()):
             raise RuleError(("measures", taken[0]), "every view already has a column of this name: choose another")
+        check_levels(self.levels, self.score.ceiling)
         self._check_roles()
         self._check_decay_step()
         for kind, rules in {"completion": self.completion, "once": self.once, "caps": self.caps}.items():

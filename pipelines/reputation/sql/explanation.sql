@@ -48,7 +48,7 @@ WITH summed AS (
     SELECT
         *,
         $running_sum AS running_sum
-    FROM contribution
+    FROM $contributions AS contribution
     WHERE $among
     WINDOW so_far AS (PARTITION BY user_id ORDER BY t, event_id, emission_no ROWS UNBOUNDED PRECEDING)
 ),
@@ -82,16 +82,17 @@ ledger AS (
         related_event_id,
         points AS micro_points,
         rating AS micro_rating,
-        CAST(earned AS HUGEINT) AS earned
+        CAST(earned AS HUGEINT) AS earned,
+        level_no
     FROM mine
     UNION ALL
-    SELECT user_id, 0, NULL, NULL, NULL, NULL, NULL, NULL, 'start', NULL, NULL, NULL, $start
+    SELECT user_id, 0, NULL, NULL, NULL, NULL, NULL, NULL, 'start', NULL, NULL, NULL, $start, NULL
     FROM whole
     UNION ALL
-    SELECT user_id, 2, NULL, NULL, NULL, NULL, NULL, NULL, 'bounds', NULL, NULL, NULL, $bounded - total
+    SELECT user_id, 2, NULL, NULL, NULL, NULL, NULL, NULL, 'bounds', NULL, NULL, NULL, $bounded - total, NULL
     FROM whole
     UNION ALL
-    SELECT user_id, 3, NULL, NULL, NULL, NULL, NULL, NULL, 'hidden', NULL, NULL, NULL, $hidden - $bounded
+    SELECT user_id, 3, NULL, NULL, NULL, NULL, NULL, NULL, 'hidden', NULL, NULL, NULL, $hidden - $bounded, NULL
     FROM whole
     WHERE user_id IN (SELECT user_id FROM status_period WHERE to_t IS NULL)
 )
@@ -109,7 +110,8 @@ SELECT
     $points AS points,
     $rating AS rating,
     $earned AS earned,
-    $running AS score
+    $running AS score,
+    $level AS level
 FROM (
     SELECT
         *,

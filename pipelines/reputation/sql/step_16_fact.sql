@@ -10,9 +10,11 @@ SELECT
     earned,
     rating,
     $rating_rank AS rating_rank,
+    level_no,
+    event_rank,
     counted,
     is_first,
     reason
-FROM contribution
+FROM $contributions AS contribution
 $only
 WINDOW latest_first AS (PARTITION BY user_id ORDER BY rating IS NULL, t DESC, event_id DESC)
