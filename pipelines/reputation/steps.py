@@ -52,20 +52,22 @@ def define_steps(
     committed = "" if known_at is None else statement("known_at")
     if known:
         load_aliases(connection, known)
-    for step in (*first_steps(source, committed, known), *step_statements(in_force)):
+    for step in (*first_steps(in_force, source, committed, known), *step_statements(in_force)):
         connection.execute(step)
     return in_force
 
 
-def first_steps(source: str, committed: str, known: Aliases) -> list[str]:
+def first_steps(policy: EffectivePolicy, source: str, committed: str, known: Aliases) -> list[str]:
     """Return the steps up to `known_event`: one more where users were merged, so that others cost nothing.
 
     committed: a condition on the events, or nothing.
     """
+    source_row = statement("source_row" if policy.rules.order_by else "no_source_row")
     if not known:
-        return [statement("step_01_known_event", source=source, known=committed)]
+        return [statement("step_01_known_event", source=source, known=committed, source_row=source_row)]
     resolved = statement("view_resolved_event", query=resolved_events(known, source))
-    return [resolved, statement("step_01_known_event", source="resolved_event", known=committed)]
+    first = statement("step_01_known_event", source="resolved_event", known=committed, source_row=source_row)
+    return [resolved, first]
 
 
 def set_as_of(connection: duckdb.DuckDBPyConnection, as_of: datetime) -> None:

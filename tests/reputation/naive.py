@@ -313,8 +313,10 @@ class _Account:
         score = score if own.floor is None else max(score, Fraction(own.floor))
         return score if own.ceiling is None else min(score, Fraction(own.ceiling))
 
-    def _order(self, event: Event) -> tuple[int, bool, str]:
-        return event.t, not self._is_status(event), event.event_id
+    def _order(self, event: Event) -> tuple[int, bool, Fraction, str]:
+        key = self.policy.order_by
+        row = None if key is None else number(event.metadata.get(key), 6)
+        return event.t, not self._is_status(event), Fraction(-(10**12)) if row is None else row, event.event_id
 
     def _is_status(self, event: Event) -> bool:
         return event.action_type in self.policy.status.suspend + self.policy.status.reinstate

@@ -192,6 +192,7 @@ def everything() -> st.SearchStrategy[Table]:
         "once": once(),
         "caps": caps(),
         "levels": levels(),
+        "order_by": st.sampled_from(["amount", "rating"]),
         "measures": st.dictionaries(st.sampled_from(["rating_average", "a"]), measures(), min_size=1),
     }
     return st.fixed_dictionaries({}, optional=tables)

@@ -45,6 +45,16 @@ def test_values(events: list[Event], tables: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@settings(max_examples=10)
+@given(histories(*EVENTS), policies.once(), policies.caps())
+def test_order_by(events: list[Event], once: dict[str, Any], caps: dict[str, Any]) -> None:
+    """A number of the source orders events of the same time for every rule that has an order."""
+    measures = {"latest": {"formula": "mean", "last": 2}}
+    levels = {"top": {"at": 2, "falls_below": 1}}
+    assert_agreement(events, policy(order_by="amount", once=once, caps=caps, measures=measures, levels=levels), NOW)
+
+
+@pytest.mark.slow
 @given(histories("Done", "Adjusted", "Retracted", "Suspended"), policies.adjustments())
 def test_adjustments(events: list[Event], table: dict[str, Any]) -> None:
     """Points by an operator earn within their bounds, decay or not, and no cap over all actions covers them."""

@@ -66,6 +66,7 @@ _VOTES = {
 _TIPS = {"points": {"from": "target", "maximum": 100, "missing": "0.5"}, "rating": 3}
 _WHERE = {"rater_id": 'r"\\', "amount": {"minimum": "0.01"}}
 _EVERYTHING = {
+    "order_by": "amount",
     "status": {"suspend": ("Suspended",), "reinstate": ("Reinstated",), "rule": "reset"},
     "score": {"start": "1", "floor": "-3", "ceiling": "1000000"},
     "actions": {

@@ -43,6 +43,9 @@ class Rules(Section):
     """When the version comes into force; the first version of a policy has always been in force."""
     windows_days: tuple[Annotated[int, Field(ge=1, le=36_500)], ...] = (7, 30, 90, 365)
     """Lengths N, in days, of the views besides all time: [as_of - N x 86,400 s, as_of)."""
+    order_by: Name | None = None
+    """The metadata key of a number, such as the row in the source, that orders a user's events of the same time before
+    their event_ids do; None: the event_ids alone. The key has to be in the event itself, not in a correction."""
     decay_step_minutes: Annotated[int, Field(ge=1, le=_DAY_MINUTES)] = 60
     """Length of the steps in which points decay, which divides a UTC day: scores are those of the end of the step."""
     score: Score = Score()

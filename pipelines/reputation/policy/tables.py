@@ -80,6 +80,7 @@ def variables(policy: EffectivePolicy) -> dict[str, Any]:
         "status_rule": rules.status.rule,
         "retraction_target": rules.retraction.target,
         "correction_target": rules.correction.target,
+        "order_by": rules.order_by,
     }
     for number, edition in enumerate(policy.editions):
         values |= _of_edition(edition, number)

@@ -83,7 +83,7 @@ def _prepare(spark: SparkSession, snapshot: Snapshot, policy: EffectivePolicy, a
         spark.createDataFrame(rows).createOrReplaceTempView(name)
     reader = spark.read.option("mergeSchema", "events" in snapshot.mixed)
     reader.parquet(*map(spark_path, snapshot.files["events"])).createOrReplaceTempView("events")
-    for step in (*first_steps("events", "", known), *step_statements(policy)):
+    for step in (*first_steps(policy, "events", "", known), *step_statements(policy)):
         spark.sql(translate(step))
 
 

@@ -50,13 +50,13 @@ WITH summed AS (
         $running_sum AS running_sum
     FROM $contributions AS contribution
     WHERE $among
-    WINDOW so_far AS (PARTITION BY user_id ORDER BY t, event_id, emission_no ROWS UNBOUNDED PRECEDING)
+    WINDOW so_far AS (PARTITION BY user_id ORDER BY t, source_row, event_id, emission_no ROWS UNBOUNDED PRECEDING)
 ),
 
 mine AS (
     SELECT * REPLACE (
         running_sum
-        - lag(running_sum, 1, 0) OVER (PARTITION BY user_id ORDER BY t, event_id, emission_no) AS earned
+        - lag(running_sum, 1, 0) OVER (PARTITION BY user_id ORDER BY t, source_row, event_id, emission_no) AS earned
     )
     FROM summed
 ),
@@ -73,6 +73,7 @@ ledger AS (
         user_id,
         1 AS part,
         t,
+        source_row,
         event_id,
         action_type,
         emission_no,
@@ -86,13 +87,13 @@ ledger AS (
         level_no
     FROM mine
     UNION ALL
-    SELECT user_id, 0, NULL, NULL, NULL, NULL, NULL, NULL, 'start', NULL, NULL, NULL, $start, NULL
+    SELECT user_id, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'start', NULL, NULL, NULL, $start, NULL
     FROM whole
     UNION ALL
-    SELECT user_id, 2, NULL, NULL, NULL, NULL, NULL, NULL, 'bounds', NULL, NULL, NULL, $bounded - total, NULL
+    SELECT user_id, 2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'bounds', NULL, NULL, NULL, $bounded - total, NULL
     FROM whole
     UNION ALL
-    SELECT user_id, 3, NULL, NULL, NULL, NULL, NULL, NULL, 'hidden', NULL, NULL, NULL, $hidden - $bounded, NULL
+    SELECT user_id, 3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'hidden', NULL, NULL, NULL, $hidden - $bounded, NULL
     FROM whole
     WHERE user_id IN (SELECT user_id FROM status_period WHERE to_t IS NULL)
 )
@@ -117,10 +118,10 @@ FROM (
         *,
         sum(earned) OVER (
             PARTITION BY user_id
-            ORDER BY part, t, event_id, emission_no
+            ORDER BY part, t, source_row, event_id, emission_no
             ROWS UNBOUNDED PRECEDING
         ) AS running
     FROM ledger
     WHERE part = 1 OR earned <> 0
 )
-ORDER BY user_id, part, t, event_id, emission_no
+ORDER BY user_id, part, t, source_row, event_id, emission_no

@@ -7,6 +7,7 @@ SELECT
     event_id,
     action_type,
     t,
+    source_row,
     emission_no,
     version,
     points,

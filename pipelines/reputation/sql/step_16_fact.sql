@@ -17,4 +17,4 @@ SELECT
     reason
 FROM $contributions AS contribution
 $only
-WINDOW latest_first AS (PARTITION BY user_id ORDER BY rating IS NULL, t DESC, event_id DESC)
+WINDOW latest_first AS (PARTITION BY user_id ORDER BY rating IS NULL, t DESC, source_row DESC, event_id DESC)

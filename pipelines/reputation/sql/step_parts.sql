@@ -18,6 +18,14 @@ AND event.batch_id IN (
     WHERE epoch_us(committed) < getvariable('known_at')
 )
 
+-- name: source_row
+-- The order of step_01 among events of the same time; a number of the metadata has at most 18 digits.
+coalesce(parse_micro(event.metadata[getvariable('order_by')]), -1000000000000000000)
+
+-- name: no_source_row
+-- The same of a policy without order_by.
+CAST(0 AS BIGINT)
+
 -- name: per
 -- One of the metadata keys of a rule's groups, in steps 12 and 14.
 metadata[getvariable('${rule}_key_$number')],
@@ -75,7 +83,7 @@ END
     FROM (
         SELECT *, $score AS score_so_far, row_number() OVER so_far AS event_rank
         FROM contribution
-        WINDOW so_far AS (PARTITION BY user_id ORDER BY t, event_id)
+        WINDOW so_far AS (PARTITION BY user_id ORDER BY t, source_row, event_id)
     )
     WINDOW in_order AS (PARTITION BY user_id ORDER BY event_rank)
 )
