@@ -134,14 +134,18 @@ def rollback(
 
 
 def _activate(rules: "Policy", operator: str | None, why: str | None) -> None:
-    """Put a policy in force, on the record, and recompute and publish the scores unless `stream` does."""
+    """Put a policy in force, on the record, and recompute and publish the scores unless `stream` does.
+
+    Pods activate policies, too, and may have no login name: the record then names no operator.
+    """
     from pipelines.lake.tables import create_lake  # noqa: PLC0415
-    from pipelines.operate.operator_events import operator_name, require_text  # noqa: PLC0415
+    from pipelines.operate.operator_events import login_name, operator_name, require_text  # noqa: PLC0415
     from pipelines.reputation.activation import activate as activate_policy  # noqa: PLC0415
     from pipelines.reputation.derive import is_draft_open  # noqa: PLC0415
 
     settings, reason = current_settings(), None if why is None else require_text(why, "the reason (--why)")
-    if not activate_policy(create_lake(settings.lake_root), rules, operator_name(operator), reason):
+    who = login_name() if operator is None else operator_name(operator)
+    if not activate_policy(create_lake(settings.lake_root), rules, who, reason):
         print_line(f"{rules.name}, version {rules.version}, is already in force")
         return
     print_line(f"in force from now on: {rules.name}, version {rules.version}")

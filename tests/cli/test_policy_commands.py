@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import Mock
 
 import polars as pl
 import pyarrow as pa
@@ -211,6 +212,16 @@ def test_the_policy_of_the_settings_is_read_only_if_it_was_in_force(
     monkeypatch.setenv("KARMALAKE_REPUTATION_POLICY", "gone.toml")
     assert shown().code == 80
     assert "ann, all_time: 0 by 0 changes" in run("explain", "ann", "--shown-from", after).out
+
+
+def test_an_activation_by_an_account_without_a_login_name(
+    run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs under any UID: the policy is in force, and the record names no operator."""
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", str(tmp_path / "new"))
+    monkeypatch.setattr("getpass.getuser", Mock(side_effect=OSError("no entry in the password database")))
+    assert run("policy", "activate", rules).code == 0
+    assert re.search(r"in force: votes, version 3, since \S+ \S+$", run("policy", "list").out, re.MULTILINE)
 
 
 def test_an_activation_without_a_document_store(
