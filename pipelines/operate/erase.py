@@ -82,8 +82,8 @@ def mentions_of_erased(settings: Settings) -> Mentions:
 
 def _erase(settings: Settings, user_ids: Sequence[str], digests: Collection[str], *, served: bool) -> Erasure:
     lake, path = open_lake(settings.lake_root), settings.warehouse_path
-    tombstones = open_tombstones(lake, settings)
-    rows = erase_users(lake, tombstones, user_ids, digests)
+    tombstones, known = open_tombstones(lake, settings), aliases(merges_of(take_snapshot(lake)))
+    rows = erase_users(lake, tombstones, user_ids, digests, known.current)
     forget_erased(settings.index_dir, lake, lake.table("events"))
     if is_draft_open(path):
         return Erasure(rows, refreshed_elsewhere=True, published=None)
