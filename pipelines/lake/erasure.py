@@ -61,7 +61,7 @@ class ErasureCounts:
     dead_letters: int
     conflicts: int
     merged_users: int = 0
-    renamed: int = 0
+    named_by_others: int = 0
     """Rows of other users in which names at `contract.personal_keys` were, or have to be, replaced by pseudonyms."""
 
 
@@ -116,12 +116,28 @@ def erase_users(
 def count_remaining_rows(lake: Lake, tombstones: Tombstones) -> ErasureCounts:
     """Count the rows of erased users that remain: none, unless an erasure was killed or a lake restored from a copy."""
     tombstones.read()
-    if not tombstones.digests:
-        return ErasureCounts(0, 0, 0)
+    return _count_rows(lake, tombstones, _unfinished_orphans(lake)) if tombstones.digests else ErasureCounts(0, 0, 0)
+
+
+def preview_erasure(
+    lake: Lake, tombstones: Tombstones, user_ids: Iterable[str], digests: Collection[str] = ()
+) -> ErasureCounts:
+    """Return what `erase_users` would remove and replace; change nothing. Reads user_ids of all events."""
+    tombstones.read()
+    added = {tombstone(name.encode(), tombstones.lake_id) for name in user_ids}
+    tombstones.assume(added | {each for each in digests if "=" not in each})
+    search = _EventSearch(tombstones, set(), frozenset())
+    paths = search.find(data_files(lake.table("events")))
+    found = (read_rows("events", path, ["user_id", "event_id"]) for path in paths)
+    ids = [chunk for rows in found for chunk in rows.filter(search.match(rows))["event_id"].chunks]
+    return _count_rows(lake, tombstones, pa.chunked_array(ids, pa.string()))
+
+
+def _count_rows(lake: Lake, tombstones: Tombstones, orphaned: pa.ChunkedArray) -> ErasureCounts:
     return ErasureCounts(
         _count(lake, "events", _EventSearch(tombstones, set(), frozenset())),
         _count(lake, "dead_letters", _DeadLetterSearch(tombstones, frozenset(), frozenset())),
-        _count(lake, "conflicts", _ConflictSearch(tombstones, _unfinished_orphans(lake))),
+        _count(lake, "conflicts", _ConflictSearch(tombstones, orphaned)),
         _count(lake, "merged_users", _MergeSearch(tombstones)),
         sum(_count_names(lake, name, tombstones) for name in ("events", "dead_letters", "conflicts")),
     )
@@ -149,14 +165,18 @@ def _replacing(name: str, tombstones: Tombstones) -> Callable[[pa.Table], Replac
 
 
 def _count_names(lake: Lake, name: str, tombstones: Tombstones) -> int:
-    """Count the rows of other users with names to replace; reads the metadata of all rows, if there are personal keys.
-
-    A row of an erased user counts, too, as long as it is there.
-    """
+    """Count the rows of other users with names to replace; with personal keys, reads the metadata of all rows."""
     if not tombstones.contract.personal_keys:
         return 0
-    columns, replace = ["metadata"] if name != "dead_letters" else None, _replacing(name, tombstones)
-    return sum(replace(read_rows(name, path, columns)).count for path in data_files(lake.table(name)))
+    columns = ["user_id", "metadata"] if name != "dead_letters" else None
+    tables = (read_rows(name, path, columns) for path in data_files(lake.table(name)))
+    return sum(_replacing(name, tombstones)(_of_others(name, rows, tombstones)).count for rows in tables)
+
+
+def _of_others(name: str, rows: pa.Table, tombstones: Tombstones) -> pa.Table:
+    if name == "dead_letters":
+        return rows.filter(pc.invert(tombstones.match_dead_letters(rows)))
+    return rows.filter(pc.invert(tombstones.match_users(rows["user_id"])))
 
 
 @dataclass(frozen=True, slots=True)

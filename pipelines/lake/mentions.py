@@ -1,7 +1,8 @@
 """Mentions: the user_ids of erased users in records of other users. They are counted, never changed.
 
-A rating names its rater, a report its reporter. Such an event belongs to another user, and its digest depends on every
-value, so an erasure leaves it. Counting reads all events and takes some microseconds for each distinct text.
+A comment may name anyone. Such an event belongs to another user, and only the values of `contract.personal_keys` are
+known to be user_ids: these an erasure replaces (`pseudonyms.py`), and leaves free text. Counting reads all events and
+takes some microseconds for each distinct text.
 """
 # pyright: reportAttributeAccessIssue=false
 # (the functions of pyarrow.compute are created at import)

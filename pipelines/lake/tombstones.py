@@ -108,6 +108,11 @@ class Tombstones:
         append_tombstones(self.file, everything)
         self.read()
 
+    def assume(self, digests: Collection[str]) -> None:
+        """Treat more users as erased, until tombstones are read again, and store nothing."""
+        self.digests |= set(digests)
+        self.keys = keys_of(self.digests)
+
     def repeat(self) -> int:
         """Add a row to the table that it has already, so that the next erasure counts; return the number of rows.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pipelines.errors import UsageError
 from pipelines.lake.commit_log import take_snapshot
-from pipelines.lake.erasure import ErasureCounts, erase_users
+from pipelines.lake.erasure import ErasureCounts, erase_users, preview_erasure
 from pipelines.lake.index import forget_erased
 from pipelines.lake.mentions import Mentions, count_mentions
 from pipelines.lake.tables import open_lake
@@ -58,6 +58,15 @@ def erase(settings: Settings, user_ids: Sequence[str], tombstones: Collection[st
 def erase_without_documents(settings: Settings, user_ids: Sequence[str], tombstones: Collection[str] = ()) -> Erasure:
     """Erase users like `erase`, but not their documents: for a document store that no longer exists, or never did."""
     return _erase(settings, all_names(settings, user_ids, tombstones), tombstones, served=False)
+
+
+def preview(settings: Settings, user_ids: Sequence[str], tombstones: Collection[str] = ()) -> ErasureCounts:
+    """Return the rows that an erasure of these users would remove or replace, and change nothing. Reads all events.
+
+    Raises UsageError if there is no lake.
+    """
+    lake = open_lake(settings.lake_root)
+    return preview_erasure(lake, open_tombstones(lake, settings), all_names(settings, user_ids, tombstones), tombstones)
 
 
 def all_names(settings: Settings, user_ids: Sequence[str], tombstones: Collection[str] = ()) -> list[str]:

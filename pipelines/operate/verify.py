@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 import duckdb
 
+from pipelines.ingest.sources import topic_sources
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.erasure import count_remaining_rows
 from pipelines.lake.index_check import compare_indexes
@@ -165,9 +166,10 @@ def verify_lake(snapshot: Snapshot) -> Iterator[Check]:
 
 
 def verify_erased(settings: Settings) -> Check:
-    """Check that the lake holds no row of an erased user, as it may after a killed erasure or a restore.
+    """Check that the lake holds no row of an erased user, nor one that names such a user at a personal key.
 
-    Mentions of erased users in other users' events are no failure; the evidence counts them. Reads all events if any
+    It may after a killed erasure, a restore, or when a key becomes personal. Other mentions of erased users in other
+    users' rows are no failure; the evidence counts them, and says where the check cannot look. Reads all events if any
     user was erased.
     """
     lake = open_lake(settings.lake_root)
@@ -175,8 +177,15 @@ def verify_erased(settings: Settings) -> Check:
     left, mentions = asdict(count_remaining_rows(lake, tombstones)), count_mentions(lake, tombstones)
     unfinished = f"rows of erased users: {left}; {Advice.FINISH_ERASURE}" if any(left.values()) else ""
     named = f"their ids occur in {mentions}, which an erasure leaves unchanged" if mentions else ""
-    evidence = "; ".join(filter(None, (unfinished, named)))
+    elsewhere = f"not looked at: {_elsewhere(settings)}" if tombstones.digests else ""
+    evidence = "; ".join(filter(None, (unfinished, named, elsewhere)))
     return Check("no rows of erased users remain", "erasable", not unfinished, evidence)
+
+
+def _elsewhere(settings: Settings) -> str:
+    """Return where an erased user may remain that no check can read."""
+    bus = f"the queue {settings.queue.name}" if settings.queue.kind else ", ".join(topic_sources(settings))
+    return f"{bus} and what was copied from there or from the lake, such as backups (docs/erasure.md lists it)"
 
 
 def verify_index(settings: Settings) -> Check:

@@ -12,10 +12,11 @@ from pipelines.drain import drain, open_ingest
 from pipelines.emit.producer import Record
 from pipelines.lake import removal
 from pipelines.lake.commit import CommitRecord
+from pipelines.lake.erasure import ErasureCounts
 from pipelines.lake.tables import open_lake
 from pipelines.lake.upkeep import compact, vacuum
 from pipelines.operate.audit import audit
-from pipelines.operate.erase import erase_without_documents
+from pipelines.operate.erase import erase_without_documents, preview
 from pipelines.operate.merge_users import merge_user
 from pipelines.operate.replay import compare, fresh, open_replay, replay
 from pipelines.operate.verify import verify_erased, verify_index
@@ -84,8 +85,9 @@ def _assert_same_as_rebuilt(settings: Settings) -> None:
 def test_one_pseudonym_stands_for_the_person(lake: Settings) -> None:
     """Ratings count for the same raters as before, no file holds a user_id, and scores of others do not change."""
     before = _scores(lake)
-    done = erase_without_documents(lake, ["rider-one"]).rows
-    assert (done.events, done.renamed) == (2, 3)
+    planned = preview(lake, ["rider-one"])
+    assert verify_erased(lake).evidence == ""
+    assert erase_without_documents(lake, ["rider-one"]).rows == planned == ErasureCounts(2, 0, 0, 1, 3)
     raters = [rater for (rater,) in query(lake, _BY_RATER)]
     (name,) = {raters[0], raters[2], raters[3]}
     assert name.startswith("erased-")
@@ -95,7 +97,7 @@ def test_one_pseudonym_stands_for_the_person(lake: Settings) -> None:
     vacuum(open_lake(lake.lake_root), 0)
     assert holding(lake.data_dir, ["rider-one"]) == {}
     assert all(check.passed is not False for check in (verify_erased(lake), verify_index(lake)))
-    assert erase_without_documents(lake, ["rider-one"]).rows.renamed == 0
+    assert erase_without_documents(lake, ["rider-one"]).rows.named_by_others == 0
 
 
 def test_later_events_get_the_same_pseudonym(lake: Settings) -> None:
@@ -131,8 +133,8 @@ def test_a_key_that_becomes_personal_later(tmp_path: Path) -> None:
     erase_without_documents(before, ["rider-one", "rider-one-old"])
     refresh_warehouse(before)
     assert "rider-one" in {rater for (rater,) in query(before, _BY_RATER)}
-    assert "'renamed': 3" in verify_erased(now).evidence
-    assert erase_without_documents(now, ["rider-one"]).rows.renamed == 3
+    assert "'named_by_others': 3" in verify_erased(now).evidence
+    assert erase_without_documents(now, ["rider-one"]).rows.named_by_others == 3
     assert verify_erased(now).passed
     _assert_same_as_rebuilt(now)
     vacuum(open_lake(now.lake_root), 0)
@@ -171,7 +173,7 @@ def test_names_on_a_topic(settings: Settings, tmp_path: Path) -> None:
     send(bus, [*records[:2], Record(b"d", value("r-4", "d", metadata=named)), records[2]])
     with open_ingest(bus) as ingest:
         done = erase_without_documents(bus, ["jane-doe"]).rows
-        assert (done.renamed, done.dead_letters) == (3, 1)
+        assert (done.named_by_others, done.dead_letters) == (3, 1)
         read = list[CommitRecord]()
         drain(ingest, read.append)
     assert [sum(record.total(name) for record in read) for name in ("accepted", "duplicates", "conflicts")] == [1, 1, 1]

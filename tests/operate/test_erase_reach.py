@@ -186,7 +186,7 @@ def test_verify_counts_mentions(bus: Settings) -> None:
     assert check.name == "no rows of erased users remain"
     assert "2 events, 1 conflicts and 1 dead letters of other users (metadata rater_id 3" in check.evidence
     erase(bus, ["driver-1", "driver-2"])
-    assert verify_erased(bus).evidence == ""
+    assert verify_erased(bus).evidence.startswith(f"not looked at: {bus.kafka.topic} and what was copied")
 
 
 def test_resent_records_of_an_erased_user_are_dropped(bus: Settings) -> None:
