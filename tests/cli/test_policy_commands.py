@@ -235,6 +235,22 @@ def test_an_activation_without_a_document_store(
     assert "nothing is published, since no document store is configured" in answer.out
 
 
+def test_a_pinned_policy_is_not_activated(
+    run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its configuration serves it beside the one in force, which others activate."""
+    for name, value in {
+        "REPUTATION_PINNED": "true",
+        "REPUTATION_POLICY": rules,
+        "LAKE_URI": f"{tmp_path}/lake",
+    }.items():
+        monkeypatch.setenv(f"KARMALAKE_{name}", value)
+    answer = run("policy", "activate", "default")
+    assert (answer.code, "this configuration pins the policy" in answer.err) == (2, True)
+    listed = run("policy", "list").out
+    assert "pinned by this configuration, whatever is in force: votes, version 3" in listed
+
+
 def test_a_rollback(run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It returns to the policy before, on the record; a dry run changes nothing."""
     monkeypatch.setenv("KARMALAKE_DATA_DIR", str(tmp_path / "new"))
