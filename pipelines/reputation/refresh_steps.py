@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from pipelines.lake.erased_events import erased_events_since
+from pipelines.lake.erased_events import removal_since
 from pipelines.lake.tables import Snapshot
 from pipelines.reputation.lake_views import stored_rows
 from pipelines.reputation.merged_users import Aliases, compared_keys, moved_names
@@ -86,9 +86,9 @@ def load_erased_events(
     """Fill `erased_event` with the events that were removed since the warehouse was derived; return how many.
 
     since_version, since_erasures: lake version of the warehouse, and number of erasures and withdrawals applied then.
-    Raises like `erased_events_since`.
+    Raises like `removal_since`.
     """
-    erased = erased_events_since(snapshot, since_version, since_erasures)
+    erased = removal_since(snapshot, since_version, since_erasures).removed
     with arrow_rows(connection, erased):
         rows = statement("refresh_history_rows", source="arrow_rows")
         connection.execute(statement("refresh_erased_event", rows=rows))
