@@ -264,19 +264,19 @@ def recompute_pending_trends(
     changed = np.sort(connection.execute(statement("refresh_changed_day_hashes")).fetchnumpy()["user_hash"])
     if not len(changed):
         return
-    _load_rows(connection, stored, "user_days", changed)
+    load_stored(connection, stored, "user_days", changed)
     connection.execute(statement("refresh_pending_day"))
     users = histories.users_between(connection.execute(statement("refresh_pending_times")).fetchall())
     sources = {name: name for name in _TABLES_BY_DAY}
     if len(users) <= max_users:
-        sources = {name: _load_rows(connection, stored, name, users) for name in _TABLES_BY_DAY}
+        sources = {name: load_stored(connection, stored, name, users) for name in _TABLES_BY_DAY}
     for name, query in pending_trend_tables(policy, sources).items():
         connection.execute(statement("refresh_delete_days", name=name))
         connection.execute(statement("insert_rows", name=name, query=query))
     connection.execute(statement("refresh_changed_day_table"))
 
 
-def _load_rows(connection: duckdb.DuckDBPyConnection, stored: UserRows, name: str, users: np.ndarray) -> str:
+def load_stored(connection: duckdb.DuckDBPyConnection, stored: UserRows, name: str, users: np.ndarray) -> str:
     """Load the stored rows of users (sorted hashes) into a temporary table; return its name."""
     with arrow_rows(connection, stored.rows_of(name, users)):
         connection.execute(statement("refresh_loaded", name=name, columns=table_form(stored.columns[name])))

@@ -8,6 +8,8 @@ these columns and tables.
 
 from dataclasses import replace
 
+import duckdb
+
 from pipelines.boundary.toml import did_you_mean
 from pipelines.errors import UsageError
 from pipelines.reputation.policy import EffectivePolicy
@@ -28,9 +30,9 @@ def has_scope_scores(name: str) -> bool:
     return name.startswith((_SCORES, _SUMS))
 
 
-def scope_views(policy: EffectivePolicy) -> list[View]:
+def scope_views(policy: EffectivePolicy, scope: str) -> list[View]:
     """Return the views of a policy within a scope: none of them has a start or bounds."""
-    return [replace(view, scoped=True) for view in views(policy)]
+    return [replace(view, scope=(scope, None)) for view in views(policy)]
 
 
 def value_columns(policy: EffectivePolicy) -> str:
@@ -73,7 +75,9 @@ def scope_query(policy: EffectivePolicy, scope: str, summed: str | None = None) 
 
     summed: a table with the rows of the sums; None: compute them from `fact`.
     """
-    shown = [f"{sql} AS {name}" for view in scope_views(policy) for name, sql in shown_columns(view, policy).items()]
+    shown = [
+        f"{sql} AS {name}" for view in scope_views(policy, scope) for name, sql in shown_columns(view, policy).items()
+    ]
     return statement("scope_shown", summed=summed or f"({_summed_query(policy, scope)})", shown=",\n    ".join(shown))
 
 
@@ -82,6 +86,20 @@ def scope_views_of_moment(policy: EffectivePolicy) -> dict[str, str]:
     if not policy.decays:
         return {}
     return {scope_relation(name): scope_query(policy, name, scope_table(policy, name)) for name in policy.rules.scopes}
+
+
+def define_scope_days(connection: duckdb.DuckDBPyConnection, scope: str | None) -> None:
+    """Define the view `scope_day` over the days of all scopes of a warehouse, with the name of the scope.
+
+    scope: the one that is asked for, if any. Raises UsageError, listing the scopes, if there is none of this name.
+    """
+    tables = connection.execute(statement("scope_day_tables")).fetchall()
+    names = [name.removeprefix(_DAYS) for (name,) in tables]
+    if scope is not None and scope not in names:
+        known = f"there are {', '.join(names)}" if names else "the policy of the warehouse has none"
+        raise UsageError(f"there is no scope {scope!r}{did_you_mean(scope, names) or f': {known}'}")
+    days = [statement("scope_day_rows", scope=name) for name in names] or [statement("scope_day_none")]
+    connection.execute(statement("scope_day_view", days="\nUNION ALL\n".join(days)))
 
 
 def find_value(policy: EffectivePolicy, text: str) -> tuple[str, str]:

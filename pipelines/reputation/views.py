@@ -27,13 +27,13 @@ class View:
 
     name: str
     window_us: int | None
-    scoped: bool = False
-    """Whether only the contributions of one value of a scope are in it."""
+    scope: tuple[str, str | None] | None = None
+    """The scope whose contributions alone are in it, and which value of it; None stands for each value."""
 
     @property
     def has_bounds(self) -> bool:
         """Whether its score has the policy's start, floor and ceiling."""
-        return self.window_us is None and not self.scoped
+        return self.window_us is None and self.scope is None
 
 
 def views(policy: EffectivePolicy) -> list[View]:

@@ -1,4 +1,4 @@
-"""Scopes: the metadata keys by which a user has several reputations, such as one in each city, beside the overall one."""
+"""Scopes: metadata keys by which a user has reputations beside the overall one, such as one in each city."""
 
 from typing import Annotated
 

@@ -74,8 +74,10 @@ ORDER BY user_id, day, value
 LEFT JOIN (
     SELECT
         user_id,
-        json_group_object(value, to_json(struct_pack($members)) ORDER BY place) FILTER (WHERE place <= $limit)
-        AS by_$scope,
+        CAST(
+            '{' || string_agg(to_json(value) || ':' || to_json(struct_pack($members)), ',' ORDER BY place)
+            FILTER (WHERE place <= $limit) || '}' AS JSON
+        ) AS by_$scope,
         count(*) FILTER (WHERE place > $limit) AS by_${scope}_omitted
     FROM (
         SELECT *, row_number() OVER (PARTITION BY user_id ORDER BY all_time_events DESC, value) AS place
@@ -84,3 +86,32 @@ LEFT JOIN (
     )
     GROUP BY user_id
 ) AS scope_$scope USING (user_id)
+
+-- name: scope_day_view
+-- The days of all scopes, for trends.
+CREATE OR REPLACE TEMP VIEW scope_day AS
+$days
+
+-- name: scope_day_rows
+-- Those of one scope.
+SELECT '$scope' AS scope, day, value, counted, points, rating_sum, rating_count
+FROM user_days_by_$scope
+
+-- name: scope_day_none
+-- No rows, for a policy without scopes.
+SELECT
+    CAST(NULL AS VARCHAR) AS scope,
+    CAST(NULL AS DATE) AS day,
+    CAST(NULL AS VARCHAR) AS value,
+    CAST(NULL AS BIGINT) AS counted,
+    CAST(NULL AS BIGINT) AS points,
+    CAST(NULL AS BIGINT) AS rating_sum,
+    CAST(NULL AS BIGINT) AS rating_count
+WHERE false
+
+-- name: scope_day_tables
+-- The tables of the days of scopes.
+SELECT DISTINCT table_name
+FROM information_schema.tables
+WHERE table_catalog = current_database() AND table_schema = 'main' AND starts_with(table_name, 'user_days_by_')
+ORDER BY table_name
