@@ -102,18 +102,24 @@ def define_scope_days(connection: duckdb.DuckDBPyConnection, scope: str | None) 
     connection.execute(statement("scope_day_view", days="\nUNION ALL\n".join(days)))
 
 
-def find_value(policy: EffectivePolicy, text: str) -> tuple[str, str]:
-    """Return scope and value of a text such as `city=berlin`. Raises UsageError, listing the scopes, for another."""
-    name, equals, value = text.partition("=")
+def find_scope(policy: EffectivePolicy, name: str) -> str:
+    """Return the name of a scope of a policy. Raises UsageError, listing the scopes, for another name."""
     scopes = policy.rules.scopes
     if not scopes:
-        raise UsageError(f"the policy {policy.name} has no scopes: leave out the scope {text!r}")
+        raise UsageError(f"the policy {policy.name} has no scopes: leave out the scope {name!r}")
     if name not in scopes:
         meant = did_you_mean(name, sorted(scopes)) or f": there are {', '.join(scopes)}"
         raise UsageError(f"the policy {policy.name} has no scope {name!r}{meant}")
-    if not equals or not value:
-        raise UsageError(f"the scope {text!r} has no value: write it as {name}=VALUE")
-    return name, value
+    return name
+
+
+def find_value(policy: EffectivePolicy, text: str) -> tuple[str, str]:
+    """Return scope and value of a text such as `city=berlin`. Raises UsageError like `find_scope`, and for no value."""
+    name, _, value = text.partition("=")
+    found = find_scope(policy, name)
+    if not value:
+        raise UsageError(f"the scope {text!r} has no value: write it as {found}=VALUE")
+    return found, value
 
 
 def _needs_ranks(policy: EffectivePolicy) -> bool:

@@ -124,9 +124,9 @@ def run_trend(
     given: parameters of the trend by name.
     Raises UsageError for unknown or invalid parameters, and for text that is not a time.
     """
-    values = {"since": _day(since), "until": _day(until), **trend.values(given)}
+    values: dict[str, Any] = {"since": _day(since), "until": _day(until), **trend.values(given)}
     if _SCOPES in trend.query:
-        define_scope_days(connection, trend.values(given)["scope"])
+        define_scope_days(connection, values["scope"])
     if _RATINGS in trend.query:
         for name in (_RATINGS, *_METHODS):
             connection.execute((_FOLDER / "shared" / f"{name}.sql").read_text(encoding="utf-8"))
