@@ -1,6 +1,7 @@
 """Scopes in documents, explanations, trends and messages; `test_features.py` has the properties."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from pipelines.reputation.derive import DerivationResult, Draft, derive, open_dr
 from pipelines.reputation.documents import documents
 from pipelines.reputation.policy_file import parse_policy
 from pipelines.reputation.warehouse import Warehouse
+from tests.conftest import REPOSITORY
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
 from tests.reputation.test_incremental import lake
 
+PAGE = REPOSITORY / "pipelines" / "reputation" / "policies" / "README.md"
 HOSTILE = "\x1b[31m\u202e</script>'; DROP TABLE reputation; -- \\"
 RULES = """
 name = "cities"
@@ -72,6 +75,13 @@ def test_a_document_has_the_largest_values(warehouse: Warehouse) -> None:
     assert (list(ann["by_tag"]), ann["by_tag_omitted"]) == (["fast"], 0)
     bob = document(warehouse.path, "bob")
     assert (bob["by_city"], bob["by_city_omitted"]) == ({}, 0)
+
+
+def test_the_example_of_the_page(warehouse: Warehouse) -> None:
+    """The document of policies/README.md is that of ann."""
+    (example,) = re.findall(r"```json\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    shown = json.loads(example)
+    assert shown == {member: document(warehouse.path, "ann")[member] for member in shown}
 
 
 def test_the_values_add_up_to_the_score_before_its_bounds(warehouse: Warehouse) -> None:
