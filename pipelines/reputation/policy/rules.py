@@ -11,10 +11,12 @@ from pipelines.reputation.policy.gates import ActionRule, Cap, Completion, Corre
 from pipelines.reputation.policy.levels import MAX_LEVELS, Level, LevelName, check_levels
 from pipelines.reputation.policy.measures import Measure
 from pipelines.reputation.policy.numbers import MINUTE_US, Name, Number, RuleError, Section, decimals
+from pipelines.reputation.policy.scopes import Scope, ScopeName
 
 ColumnName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 _TAKEN = {"score", "events", "rating_count"}
 _DAY_MINUTES = 1_440
+_MAX_SCOPES = 8
 
 
 class Score(Section):
@@ -62,6 +64,8 @@ class Rules(Section):
     """Measures of the ratings of every view, by column name; may redefine `rating_average`."""
     levels: dict[LevelName, Level] = Field(default_factory=dict, max_length=MAX_LEVELS)
     """Levels of the all-time score by name, the lowest first."""
+    scopes: dict[ScopeName, Scope] = Field(default_factory=dict, max_length=_MAX_SCOPES)
+    """Reputations beside the overall one, by name."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
