@@ -47,7 +47,7 @@ TOMBSTONES = Format("tombstones", 1, "upgraded")
 DOCUMENTS = Format(
     "documents", 1, "rebuilt", "; to serve documents of this release instead, delete that key and publish again"
 )
-WAREHOUSE = Format("warehouse", 4, "rebuilt", ", or rebuild it with `karmalake rebuild`")
+WAREHOUSE = Format("warehouse", 5, "rebuilt", ", or rebuild it with `karmalake rebuild`")
 INDEX = Format("dedup index", 3, "rebuilt")
 HISTORIES = Format("histories", 1, "rebuilt")
 DIGESTS = Format("digest cache", 1, "rebuilt")

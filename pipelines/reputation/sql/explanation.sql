@@ -81,17 +81,17 @@ ledger AS (
         reason,
         related_event_id,
         points AS micro_points,
-        rating AS micro_rating,
+        rating AS micro_rating,$weighed
         CAST(earned AS HUGEINT) AS earned
     FROM mine
     UNION ALL
-    SELECT user_id, 0, NULL, NULL, NULL, NULL, NULL, NULL, 'start', NULL, NULL, NULL, $start
+    SELECT user_id, 0, NULL, NULL, NULL, NULL, NULL, NULL, 'start', NULL, NULL, NULL,$unweighed $start
     FROM whole
     UNION ALL
-    SELECT user_id, 2, NULL, NULL, NULL, NULL, NULL, NULL, 'bounds', NULL, NULL, NULL, $bounded - total
+    SELECT user_id, 2, NULL, NULL, NULL, NULL, NULL, NULL, 'bounds', NULL, NULL, NULL,$unweighed $bounded - total
     FROM whole
     UNION ALL
-    SELECT user_id, 3, NULL, NULL, NULL, NULL, NULL, NULL, 'hidden', NULL, NULL, NULL, $hidden - $bounded
+    SELECT user_id, 3, NULL, NULL, NULL, NULL, NULL, NULL, 'hidden', NULL, NULL, NULL,$unweighed $hidden - $bounded
     FROM whole
     WHERE user_id IN (SELECT user_id FROM status_period WHERE to_t IS NULL)
 )
@@ -107,7 +107,7 @@ SELECT
     rule,
     related_event_id,
     $points AS points,
-    $rating AS rating,
+    $rating AS rating,$weight
     $earned AS earned,
     $running AS score
 FROM (

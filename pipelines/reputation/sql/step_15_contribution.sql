@@ -10,7 +10,7 @@ SELECT
     emission_no,
     version,
     points,
-    rating,
+    rating,$weight
     granted,
     half_life_us,
     $earned AS earned,
@@ -19,4 +19,4 @@ SELECT
     reason,
     rule,
     related_event_id
-FROM $source
+FROM $source$weights

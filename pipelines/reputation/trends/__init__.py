@@ -24,6 +24,7 @@ from pipelines.contract.time_like import TimeLike, to_utc
 from pipelines.errors import UsageError
 from pipelines.reputation.merged_users import aliases_in
 from pipelines.reputation.policy import Policy
+from pipelines.reputation.raters import define_trust
 from pipelines.reputation.sql import one_row
 from pipelines.reputation.steps import define_steps
 
@@ -145,6 +146,7 @@ def _define_steps(connection: duckdb.DuckDBPyConnection) -> None:
     """Define the steps of the derivation by the policy and as of the moment of a warehouse."""
     policy, as_of = one_row(connection.execute("SELECT policy, as_of FROM snapshot_info"))
     define_steps(connection, Policy.model_validate_json(policy), as_of, known=aliases_in(connection))
+    define_trust(connection)
 
 
 def _described(path: Path) -> Trend:

@@ -11,120 +11,89 @@
 -- the average weighs fully. trusted_by is the user who passed on the most trust in the last round, and
 -- trusted_by_share the share of all that raters passed on; day is that of the last rating, given or received.
 -- Chart: point x=average y=weight size=ratings_received
-WITH RECURSIVE opinions AS MATERIALIZED (
-    SELECT
-        rater_id,
-        user_id,
-        CAST(least(sum(CAST(round(opinion * 1000) AS BIGINT)), 9000000) AS BIGINT) AS opinion,
-        sum(opinion) AS total,
-        count(*) AS ratings,
-        max(day) AS day
-    FROM rating_counted
-    GROUP BY rater_id, user_id
+WITH names AS MATERIALIZED (
+    SELECT user_id, CAST(row_number() OVER (ORDER BY user_id) AS INTEGER) AS no
+    FROM (
+        SELECT user_id FROM rating_counted
+        UNION
+        SELECT rater_id FROM rating_counted
+        UNION
+        SELECT trim(unnest(string_split(CAST($seeds AS VARCHAR), ',')))
+    )
 ),
 
-shares AS MATERIALIZED (
-    SELECT rater_id, user_id, opinion, CAST(sum(opinion) OVER (PARTITION BY rater_id) AS BIGINT) AS given
+opinions AS MATERIALIZED (
+    SELECT
+        rater.no AS rater,
+        rated.no AS rated,
+        CAST(greatest(0, least(sum(CAST(round(opinion * 1000) AS BIGINT)), 9000000)) AS BIGINT) AS opinion,
+        sum(opinion) AS total,
+        CAST(count(*) AS INTEGER) AS ratings,
+        max(day) AS day
+    FROM rating_counted
+    INNER JOIN names AS rater ON rater.user_id = rater_id
+    INNER JOIN names AS rated ON rated.user_id = rating_counted.user_id
+    GROUP BY rater.no, rated.no
+),
+
+givers AS MATERIALIZED (
+    SELECT
+        rater AS no,
+        CAST(sum(opinion) AS BIGINT) AS given,
+        CAST(sum(ratings) AS BIGINT) AS ratings,
+        max(day) AS day
+    FROM opinions
+    GROUP BY rater
+),
+
+seeds AS MATERIALIZED (
+    SELECT no
+    FROM names
+    WHERE $seeds IS NULL
+        OR user_id IN (SELECT trim(unnest(string_split(CAST($seeds AS VARCHAR), ','))))
+),
+
+shares AS (
+    SELECT rater, rated, opinion
     FROM opinions
     WHERE opinion > 0
 ),
 
-members AS (
-    SELECT rater_id AS user_id
-    FROM opinions
-    UNION
-    SELECT user_id
-    FROM opinions
-),
-
-seeds AS MATERIALIZED (
-    SELECT user_id, CAST(count(*) OVER () AS BIGINT) AS seeds
-    FROM (
-        SELECT DISTINCT trim(unnest(string_split(CAST($seeds AS VARCHAR), ','))) AS user_id
-        UNION ALL
-        SELECT user_id
-        FROM members
-        WHERE $seeds IS NULL
-    )
-),
-
-rounds AS (
-    SELECT user_id, 1000000000000 // seeds AS trust, 0 AS round
-    FROM seeds
-    UNION ALL
-    (
-        WITH passed AS (
-            SELECT
-                shares.user_id,
-                CAST(sum(trust * opinion // given) AS BIGINT)
-                * (1000000 - CAST(round($damping * 1000000) AS BIGINT))
-                // 1000000 AS trust,
-                any_value(round) + 1 AS round
-            FROM rounds
-            INNER JOIN shares ON shares.rater_id = rounds.user_id
-            WHERE round < $rounds
-            GROUP BY shares.user_id
-        ),
-
-        returned AS (
-            SELECT 1000000000000 - CAST(sum(trust) AS BIGINT) AS trust, any_value(round) AS round
-            FROM passed
-            HAVING count(*) > 0
-        )
-
-        SELECT user_id, CAST(sum(trust) AS BIGINT) AS trust, any_value(round) AS round
-        FROM (
-            SELECT user_id, trust, round
-            FROM passed
-            UNION ALL
-            SELECT user_id, trust // seeds, round
-            FROM seeds, returned
-        )
-        GROUP BY user_id
-    )
-),
-
 trusted AS MATERIALIZED (
-    SELECT user_id, trust, count(*) OVER () AS users
-    FROM rounds
-    WHERE round = (SELECT max(round) FROM rounds) AND trust > 0
+    SELECT no, trust, trust_weight(trust, count(*) OVER ()) AS weight
+    FROM trust_rounds('shares', 'seeds', CAST(round($damping * 1000000) AS BIGINT), $rounds)
 ),
 
-received AS (
+-- The rater with the largest flow, by one maximum: the flow, and below it the number.
+received AS MATERIALIZED (
     SELECT
-        opinions.user_id,
-        arg_max(opinions.rater_id, (coalesce(trust * shares.opinion // given, 0), opinions.rater_id))
-            FILTER (trust * shares.opinion // given > 0) AS trusted_by,
-        max(trust * shares.opinion // given) / nullif(sum(trust * shares.opinion // given), 0) AS trusted_by_share,
+        opinions.rated AS no,
+        max(CAST(trust * opinion // nullif(given, 0) AS HUGEINT) * 4294967296 + opinions.rater) AS largest,
+        CAST(sum(trust * opinion // nullif(given, 0)) AS BIGINT) AS flows,
         sum(opinions.total) / sum(opinions.ratings) AS average,
-        sum(opinions.ratings) AS ratings,
+        CAST(sum(opinions.ratings) AS BIGINT) AS ratings,
         max(opinions.day) AS day
     FROM opinions
-    LEFT JOIN shares ON shares.rater_id = opinions.rater_id AND shares.user_id = opinions.user_id
-    LEFT JOIN trusted ON trusted.user_id = opinions.rater_id
-    GROUP BY opinions.user_id
-),
-
-given AS (
-    SELECT rater_id AS user_id, sum(ratings) AS ratings, max(day) AS day
-    FROM opinions
-    GROUP BY rater_id
+    INNER JOIN givers ON givers.no = opinions.rater
+    LEFT JOIN trusted ON trusted.no = opinions.rater
+    GROUP BY opinions.rated
 )
 
 SELECT
-    listed.user_id,
-    greatest(received.day, given.day) AS day,
+    names.user_id,
+    greatest(received.day, givers.day) AS day,
     coalesce(trust, 0) AS trust,
-    CAST(least(1000000, coalesce(CAST(trust AS HUGEINT) * users // 1000000, 0)) AS BIGINT) AS weight,
-    trusted_by,
-    trusted_by_share,
+    coalesce(weight, 0) AS weight,
+    trusting.user_id AS trusted_by,
+    CASE WHEN flows > 0 THEN CAST(largest // 4294967296 AS DOUBLE) / flows END AS trusted_by_share,
     average,
-    CAST(coalesce(given.ratings, 0) AS BIGINT) AS ratings_given,
-    CAST(coalesce(received.ratings, 0) AS BIGINT) AS ratings_received
-FROM (SELECT user_id FROM members UNION SELECT user_id FROM seeds) AS listed
-LEFT JOIN trusted ON trusted.user_id = listed.user_id
-LEFT JOIN received ON received.user_id = listed.user_id
-LEFT JOIN given ON given.user_id = listed.user_id
-WHERE ($since IS NULL OR greatest(received.day, given.day) >= $since)
-    AND ($until IS NULL OR greatest(received.day, given.day) < $until)
-ORDER BY listed.user_id
+    coalesce(givers.ratings, 0) AS ratings_given,
+    coalesce(received.ratings, 0) AS ratings_received
+FROM names
+LEFT JOIN trusted ON trusted.no = names.no
+LEFT JOIN received ON received.no = names.no
+LEFT JOIN givers ON givers.no = names.no
+LEFT JOIN names AS trusting ON flows > 0 AND trusting.no = largest % 4294967296
+WHERE ($since IS NULL OR greatest(received.day, givers.day) >= $since)
+    AND ($until IS NULL OR greatest(received.day, givers.day) < $until)
+ORDER BY names.user_id
