@@ -99,7 +99,7 @@ HEAVY_USER_EVENTS = 100_000
 _ALWAYS_REFRESHED = 10_000
 _REBUILD_THRESHOLD = 0.2
 """If more than this share of the users, and more than _ALWAYS_REFRESHED, are affected, a rebuild costs less."""
-_WEIGHTS_CHANGED = "raters have weights, and ratings arrived late or began a day"
+_WEIGHTS_CHANGED = "raters have weights, and a rating arrived late, was removed or began a day, or users were merged"
 _FOLD_THRESHOLD = 0.5
 """If the rows of more than this share of the users in the base are superseded, a publication writes a new base."""
 
@@ -279,7 +279,7 @@ class Draft:
             since = (before.lake_version, epoch_us(before.as_of))
             if in_force.rules.raters is not None:
                 changed = changed_events(connection, histories, since, epoch_us(as_of))
-                if needs_rebuild(connection, in_force, changed):
+                if before.merges != merges_mark(merges) or needs_rebuild(connection, in_force, changed):
                     return self._rebuild(snapshot, policy, as_of, _WEIGHTS_CHANGED)
             affected = find_affected_users(connection, histories, in_force, since, epoch_us(as_of))
             if len(affected) > max(_ALWAYS_REFRESHED, _REBUILD_THRESHOLD * users):

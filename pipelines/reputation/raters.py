@@ -5,6 +5,8 @@ warehouse stores it as `rater_weights`. The formula is `sql/raters.sql`, whole n
 come from the ratings given before the day begins, and not retracted by then, so neither as_of nor what is decided later
 changes them: only a late event does (`needs_rebuild`).
 """
+# pyright: reportAttributeAccessIssue=false
+# (the functions of pyarrow.compute are created at import)
 
 from collections.abc import Iterable
 

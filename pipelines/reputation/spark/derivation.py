@@ -53,10 +53,10 @@ def derive_in_spark(
         if is_remote(folder):
             register_s3(connection)
         with translate_storage_errors(spark, [events[0], folder]):
-            _prepare(spark, snapshot, policy, as_of, aliases_in(connection))
             if policy.rules.raters is not None:  # computed when the steps of the connection were defined
                 weights = connection.sql("FROM rater_weight").to_arrow_table()
                 spark.createDataFrame(weights).createOrReplaceTempView("rater_weight")
+            _prepare(spark, snapshot, policy, as_of, aliases_in(connection))
             _compute(spark, "fact", fact_statement(policy), folder)
             for name, query in (user_tables(policy) | trend_tables(policy)).items():
                 _compute(spark, name, query, folder)
