@@ -91,7 +91,14 @@ from pipelines.reputation.sorted_words import difference, union
 from pipelines.reputation.sql import statement
 from pipelines.reputation.steps import define_steps, epoch_us, materialize_fact, set_as_of
 from pipelines.reputation.warehouse import Info, Warehouse, stored_format
-from pipelines.reputation.warehouse_tables import ONLY_AFFECTED, recipe, trend_tables, user_tables, views_of_moment
+from pipelines.reputation.warehouse_tables import (
+    ONLY_AFFECTED,
+    recipe,
+    trend_tables,
+    user_tables,
+    views_of_moment,
+    weight_tables,
+)
 
 _LOG = logging.getLogger(__name__)
 HEAVY_USER_EVENTS = 100_000
@@ -149,7 +156,7 @@ def derive_in_duckdb(
     as_of: datetime,  # noqa: ARG001
 ) -> None:
     """Create the tables of a draft from its steps, in this process; log each step when it is done."""
-    tables = user_tables(policy) | trend_tables(policy)
+    tables = user_tables(policy) | trend_tables(policy) | weight_tables(policy)
     materialize_fact(connection, policy)
     _LOG.info("contributions are computed (1 of %d steps)", len(tables) + 1)
     for number, (name, query) in enumerate(tables.items(), 2):

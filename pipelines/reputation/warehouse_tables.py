@@ -49,9 +49,13 @@ def views_of_moment(policy: EffectivePolicy) -> dict[str, str]:
 
 
 def trend_tables(policy: EffectivePolicy) -> dict[str, str]:
-    """Return the queries of the trends, over the tables of the users, and of the raters' weights if they have any."""
-    weights = {} if policy.rules.raters is None else {"rater_weights": statement("table_rater_weights")}
-    return _trends(policy, {"user_days": "user_days", "user_reasons": "user_reasons"}, "", "") | weights
+    """Return the queries of the trends, over the tables of the users."""
+    return _trends(policy, {"user_days": "user_days", "user_reasons": "user_reasons"}, "", "")
+
+
+def weight_tables(policy: EffectivePolicy) -> dict[str, str]:
+    """Return the query of the raters' weights, if they have any: DuckDB computes them, whatever the engine."""
+    return {} if policy.rules.raters is None else {"rater_weights": statement("table_rater_weights")}
 
 
 def pending_trend_tables(policy: EffectivePolicy, sources: Mapping[str, str]) -> dict[str, str]:
