@@ -33,7 +33,7 @@ FROM (
             t,
             earned,
             half_life_us,
-            rating,
+            rating,$weight
             $rank AS rating_rank,
             counted
         FROM fact
