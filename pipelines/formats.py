@@ -38,7 +38,7 @@ class Format:
 
 LAKE = Format(
     "lake",
-    4,
+    5,
     "upgraded",
     ", or return to a copy of the lake from before the upgrade; to start over, set data_dir to a new folder, copy "
     "tombstones.txt, if it exists, from the old one (it keeps erased users out), and drain the topic from its start",
@@ -51,9 +51,10 @@ WAREHOUSE = Format("warehouse", 4, "rebuilt", ", or rebuild it with `karmalake r
 INDEX = Format("dedup index", 3, "rebuilt")
 HISTORIES = Format("histories", 1, "rebuilt")
 DIGESTS = Format("digest cache", 1, "rebuilt")
+FEED_STATE = Format("feed state", 1, "rebuilt")
 LAG = Format("lag history", 1, "ignored")
 HALTED = Format("halted partitions", 1, "ignored")
-FORMATS = (LAKE, TOMBSTONES, DOCUMENTS, WAREHOUSE, INDEX, HISTORIES, DIGESTS, LAG, HALTED)
+FORMATS = (LAKE, TOMBSTONES, DOCUMENTS, WAREHOUSE, INDEX, HISTORIES, DIGESTS, FEED_STATE, LAG, HALTED)
 
 
 def release() -> str:

@@ -1,4 +1,4 @@
-"""Erasure: remove users from every table, in this order: tombstone, events, dead letters, conflicts, merges.
+"""Erasure: remove users from every table, in this order: tombstone, events, dead letters, conflicts, merges, changes.
 
 Files that hold rows of the users are rewritten without them (`removal.py`); a later vacuum deletes the old files, when
 no reader needs them. A crash at any step leaves a lake that reconciles, and the next erasure finishes it: it removes
@@ -9,9 +9,9 @@ user: if one has not been applied yet and belongs to none of the named users, th
 conflicts two columns are read, of dead letters everything, but only those that contain a name are searched for words.
 
 An erasure removes a user's events; dead letters by key, by user_id or, if undecodable, by a token of their bytes; and
-conflicts of the user, and those whose first event was the user's, since they hold its event_id; and the merges of the
-user's accounts. Mentions of the user in
-events of other users stay (`mentions.py`). Indexes, caches and the warehouse read from the commit which events it
+conflicts of the user, and those whose first event was the user's, since they hold its event_id; the merges of the
+user's accounts, and the changes of the user's scores. Mentions of the user in events of other users stay
+(`mentions.py`). Indexes, caches and the warehouse read from the commit which events it
 removed (`erased_events.py`).
 """
 # pyright: reportAttributeAccessIssue=false
@@ -47,7 +47,7 @@ from pipelines.lake.tombstones import Tombstones, tombstone
 from pipelines.lake.user_files import find_files, list_users
 
 _ATTEMPTS = 20
-_MATCHED_COLUMNS = {"events": ["user_id"], "conflicts": ["user_id", "event_id"]}
+_MATCHED_COLUMNS = {"events": ["user_id"], "conflicts": ["user_id", "event_id"], "score_changes": ["user_id"]}
 """The columns that decide whether a row is of an erased user; for dead letters all columns do."""
 _NO_IDS = pa.chunked_array([], pa.string())
 
@@ -60,6 +60,7 @@ class ErasureCounts:
     dead_letters: int
     conflicts: int
     merged_users: int = 0
+    score_changes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,8 @@ def erase_users(
     letters = _erase(lake, "dead_letters", tombstones, by_text, events.done)
     conflicts = _erase(lake, "conflicts", tombstones, _conflict_search(lake, tombstones, events), events.done)
     merges = _erase(lake, "merged_users", tombstones, _MergeSearch(tombstones), events.done)
-    return ErasureCounts(events.rows, letters.rows, conflicts.rows, merges.rows)
+    changes = _erase(lake, "score_changes", tombstones, _ChangeSearch(tombstones), events.done)
+    return ErasureCounts(events.rows, letters.rows, conflicts.rows, merges.rows, changes.rows)
 
 
 def count_remaining_rows(lake: Lake, tombstones: Tombstones) -> ErasureCounts:
@@ -108,6 +110,7 @@ def count_remaining_rows(lake: Lake, tombstones: Tombstones) -> ErasureCounts:
         _count(lake, "dead_letters", _DeadLetterSearch(tombstones, frozenset(), frozenset())),
         _count(lake, "conflicts", _ConflictSearch(tombstones, _unfinished_orphans(lake))),
         _count(lake, "merged_users", _MergeSearch(tombstones)),
+        _count(lake, "score_changes", _ChangeSearch(tombstones)),
     )
 
 
@@ -182,6 +185,19 @@ class _MergeSearch:
 
     def match(self, rows: pa.Table) -> pa.BooleanArray:
         return pc.or_(*(self.tombstones.match_users(rows[column]) for column in ("user_id", "merged_into")))
+
+
+@dataclass(frozen=True, slots=True)
+class _ChangeSearch:
+    """Changes of erased users in the feed."""
+
+    tombstones: Tombstones
+
+    def find(self, paths: Sequence[str]) -> Collection[str]:
+        return [path for path in paths if pc.any(self.match(read_rows("score_changes", path, ["user_id"]))).as_py()]
+
+    def match(self, rows: pa.Table) -> pa.BooleanArray:
+        return self.tombstones.match_users(rows["user_id"])
 
 
 def _conflict_search(lake: Lake, tombstones: Tombstones, events: _Outcome) -> _ConflictSearch:
