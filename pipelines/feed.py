@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import polars as pl
 import pyarrow as pa
 
-from pipelines.errors import FencedError, TransientError
+from pipelines.errors import ConfigurationError, FencedError, TransientError
 from pipelines.feed_state import FeedState, open_feed_state
 from pipelines.lake.score_changes import FeedMovedError, FeedPosition, append_changes, read_position
 from pipelines.lake.tables import SCORE_CHANGES, CachedLake, Lake, create_lake
@@ -84,10 +84,18 @@ class Feed:
 
 @contextmanager
 def open_feed(settings: Settings) -> Generator[Feed | None]:
-    """Yield the feed of a lake; None if `feed.enabled` is not set."""
+    """Yield the feed of a lake; None if `feed.enabled` is not set.
+
+    Raises ConfigurationError for a publisher of a pinned policy: a lake has one feed, of the policy in force.
+    """
     if not settings.feed.enabled:
         yield None
         return
+    if settings.reputation.pinned:
+        raise ConfigurationError(
+            "feed.enabled and reputation.pinned are both set: a lake has one feed, of the policy in force; set "
+            "feed.enabled = false where another policy is served beside it"
+        )
     lake = CachedLake(create_lake(settings.lake_root).root)
     with open_feed_state(settings.feed_path) as state:
         yield Feed(lake, state, open_tombstones(lake, settings))

@@ -32,6 +32,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("untimed")
 
 LONG_FILES = (
+    "fuzz/test_seeds.py",
     "crashes/test_crash_matrix.py",
     "test_system.py",
     "test_crashes.py",

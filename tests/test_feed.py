@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 
 from pipelines import feed as feed_module
-from pipelines.errors import FencedError
+from pipelines.errors import ConfigurationError, FencedError
 from pipelines.feed import Feed, open_feed
 from pipelines.lake.erasure import erase_users
 from pipelines.lake.score_changes import append_changes, read_changes
@@ -201,3 +201,12 @@ def test_off_writes_nothing(tmp_path: Path) -> None:
     with open_feed(Settings(data_dir=tmp_path)) as feed:
         assert feed is None
     assert not list(tmp_path.iterdir())
+
+
+def test_a_pinned_policy_has_no_feed(tmp_path: Path) -> None:
+    """Two publishers with different policies would record each other's scores as changes."""
+    settings = Settings.model_validate(
+        {"data_dir": tmp_path, "feed": {"enabled": True}, "reputation": {"pinned": True}}
+    )
+    with pytest.raises(ConfigurationError, match="one feed"), open_feed(settings):
+        pass

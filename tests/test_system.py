@@ -1,5 +1,6 @@
 """The whole system on real servers: every rating that the service stored is scored once, whatever is killed."""
 
+import os
 import random
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from examples.system import System
 from tests.services.requirements import require
 from tests.services.waiting import wait_for
 
-_KILLS = 100
+_KILLS = int(os.environ.get("KILLS", "30"))
 _SEED = 7
 _PARTS = ("service", "relay", "stream", "notify")
 _SERVERS = ("kafka", "redis", "postgres")
@@ -36,10 +37,10 @@ def system(tmp_path: Path) -> Iterator[System]:
 @pytest.mark.slow
 @pytest.mark.timeout(1_800)
 @pytest.mark.usefixtures("broken_connections")
-def test_a_hundred_kills_change_nothing_in_the_end(system: System) -> None:
-    """Service, relay, stream, notify, Kafka, Redis or PostgreSQL, at any moment (`once`, `nothing-lost`).
+def test_kills_change_nothing_in_the_end(system: System) -> None:
+    """Of service, relay, stream, notify, Kafka, Redis or PostgreSQL, at any moment (`once`, `nothing-lost`).
 
-    The test does not wait for parts to restart, so some are killed while they start.
+    The test does not wait for parts to restart, so some are killed while they start. KILLS=100 kills that many.
     """
     rng, over, pause = random.Random(_SEED), threading.Event(), threading.Event()  # noqa: S311 - reproducible
     with ThreadPoolExecutor(_RIDERS) as pool:
