@@ -206,7 +206,12 @@ def test_off_writes_nothing(tmp_path: Path) -> None:
 def test_a_pinned_policy_has_no_feed(tmp_path: Path) -> None:
     """Two publishers with different policies would record each other's scores as changes."""
     settings = Settings.model_validate(
-        {"data_dir": tmp_path, "feed": {"enabled": True}, "reputation": {"pinned": True}}
+        {
+            "data_dir": tmp_path,
+            "feed": {"enabled": True},
+            "reputation": {"pinned": True},
+            "lake": {"uri": str(tmp_path)},
+        }
     )
     with pytest.raises(ConfigurationError, match="one feed"), open_feed(settings):
         pass
