@@ -553,7 +553,7 @@ class Settings(_Section):
     @property
     def feed_path(self) -> Path:
         """What the feed said last of each user: a cache of the lake's table score_changes."""
-        return self.data_dir / "feed.sqlite"
+        return self.data_dir / "score_changes.sqlite"
 
     @property
     def lag_dir(self) -> Path:

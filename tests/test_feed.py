@@ -181,7 +181,7 @@ def test_erased_users_leave_the_feed(settings: Settings) -> None:
         record(feed, 3, "ann", bob=2)
     assert erased.score_changes == 1
     assert changes(settings) == [(2, "bob", None, "1"), (3, "bob", "1", "2")]
-    assert b"ann" not in b"".join(path.read_bytes() for path in settings.data_dir.glob("feed.sqlite*"))
+    assert b"ann" not in b"".join(path.read_bytes() for path in settings.data_dir.glob("score_changes.sqlite*"))
 
 
 def test_a_compaction_changes_nothing(settings: Settings) -> None:
