@@ -13,7 +13,7 @@ from docs._site.reference import GUARANTEES, guarantees_page, trials
 from tests.conftest import REPOSITORY
 
 _IDS = ("once", "nothing-lost", "atomic", "fenced", "not-blocked", "replay-equals-live")
-_IDS += ("incremental-equals-rebuild", "explainable", "fresh", "isolated", "erasable")
+_IDS += ("incremental-equals-rebuild", "feed-equals-reputation", "explainable", "fresh", "isolated", "erasable")
 _CITED = re.compile(r"\((`[a-z-]+`(?:, `[a-z-]+`)*)\)")
 """How docstrings cite guarantees: in brackets."""
 _WORDS = {"nothing", "lost", "blocked", "live", "rebuild"}

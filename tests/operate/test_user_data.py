@@ -53,8 +53,8 @@ def test_everything_that_names_the_user_and_nothing_else(lake: Settings) -> None
     """Own events, those of others by whole words, conflicts and dead letters of both kinds, scores, explanation."""
     found = user_data(lake, "ada")
     assert {name: len(rows) for name, rows in found.items()} == {
-        "events": 2, "events_of_others": 2, "conflicts": 2, "dead_letters": 2, "merged_users": 0, "scores": 1,
-            "explanation": 2,
+        "events": 2, "events_of_others": 2, "conflicts": 2, "dead_letters": 2, "merged_users": 0,
+        "score_changes": 0, "scores": 1, "explanation": 2,
     }  # fmt: skip
     assert (ids(found, "events"), ids(found, "events_of_others")) == (["e1", "e2"], ["e3", "e4"])
     assert ids(found, "conflicts") == ["e1", "e3"]
