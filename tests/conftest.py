@@ -16,16 +16,17 @@ import pytest
 
 from pipelines.local.services import start, stop, with_local_endpoints
 from pipelines.settings import Settings
+from tests.share import DAY, count
 
 pytest_plugins = ["tests.services.fixtures"]
 # The tests start hundreds of interpreters: without byte code, each compiles all that it imports, for seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# Examples per property: 20, or HYPOTHESIS_EXAMPLES. There is no deadline: the machine may be busy, and
+# There is no deadline: the machine may be busy, and
 # compiled loops compile on the first call.
 hypothesis.settings.register_profile(
     "untimed",
-    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "20")),
+    max_examples=count(10, 100),
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
@@ -78,6 +79,11 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
+
+
+def pytest_report_header() -> str:
+    """Say which share of the large tests this run takes."""
+    return f"TEST_DAY={DAY} takes the same share of the large tests again"
 
 
 @pytest.hookimpl(trylast=True)

@@ -24,8 +24,8 @@ from tests.reputation import naive, policies
 from tests.reputation.agreement import _connection
 from tests.reputation.history import DAY, MINUTE, NOW, Event, at, events_table
 from tests.reputation.policies import EVENTS, policy
-from tests.reputation.strategies import histories
-from tests.reputation.test_incremental import FEWER, lake, rebuilt, rows, scratch, stories
+from tests.reputation.strategies import FEWER, histories
+from tests.reputation.test_incremental import lake, rebuilt, rows, scratch, stories
 
 HOUR = 60 * MINUTE
 KARMA = """

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import UsageError
@@ -25,11 +25,9 @@ from tests.reputation import policies
 from tests.reputation.history import DAY, NOW, Event, at, snapshot_of, stored_schema
 from tests.reputation.merges import Pair, merges, merges_table, stored
 from tests.reputation.policies import EVENTS, policy
-from tests.reputation.strategies import histories
+from tests.reputation.strategies import FEWER, histories
 from tests.services.waiting import PATIENCE_SECONDS, wait_for
 
-FEWER = settings(max_examples=max(6, settings().max_examples // 5))
-"""Each example derives eight times or so."""
 TABLES = (
     "reputation",
     "user_days",
