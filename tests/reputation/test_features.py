@@ -80,6 +80,7 @@ def test_once(events: list[Event], tables: dict[str, Any]) -> None:
     assert_agreement(events, policy(once=tables), NOW)
 
 
+@pytest.mark.slow
 @given(histories("Rated", "Many", "Corrected", "Retracted"))
 def test_correction(events: list[Event]) -> None:
     """The latest correction that is not retracted overrides its target."""

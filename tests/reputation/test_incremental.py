@@ -244,6 +244,7 @@ ANN, BOB = (Event(f"e{n}", user, "Done", NOW - 40 * DAY) for n, user in enumerat
 NEWS = Event("e2", "ann", "Done", NOW - 1)
 
 
+@pytest.mark.slow
 def test_only_affected_users_are_recomputed(tmp_path: Path) -> None:
     """A refresh recomputes the user of a new event, returns the changed users, and publishes the rows of a rebuild."""
     path = tmp_path / "warehouse.duckdb"
@@ -299,6 +300,7 @@ def test_a_ride_that_names_a_former_user_id(tmp_path: Path) -> None:
         assert explained["score"].to_list()[-1] == warehouse.reputation("dan")["all_time_score"].item() > 0
 
 
+@pytest.mark.slow
 def test_a_window_moves_without_a_commit(tmp_path: Path) -> None:
     """An event that leaves the last 30 days affects its user alone."""
     path, snapshot = tmp_path / "warehouse.duckdb", lake(tmp_path, [[ANN, NEWS]])
@@ -309,6 +311,7 @@ def test_a_window_moves_without_a_commit(tmp_path: Path) -> None:
     assert (derived.rebuild_reason, derived.affected_users) == (None, 1)
 
 
+@pytest.mark.slow
 def test_a_draft_that_fails_leaves_the_published_warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After an error the draft is discarded; the next refresh starts from the published warehouse."""
     path, later = tmp_path / "warehouse.duckdb", lake(tmp_path, [[ANN, BOB], [NEWS]])
@@ -338,6 +341,7 @@ def test_histories_are_a_cache(tmp_path: Path, damage: Callable[[Path], object])
     assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW)
 
 
+@pytest.mark.slow
 def test_a_restored_lake_causes_a_rebuild(tmp_path: Path) -> None:
     """The same version with another history, as after restoring a backup, is not refreshed from."""
     path, snapshot = tmp_path / "warehouse.duckdb", lake(tmp_path, [[ANN], [BOB]])
@@ -436,6 +440,7 @@ def test_heavy_users_are_deferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert rows(path) == rebuilt(tmp_path, lake(tmp_path, commits), policy(), NOW + 9)
 
 
+@pytest.mark.slow
 def test_related_users_are_read_by_key(tmp_path: Path) -> None:
     """Of a user with very many completed rides, the refresh of another user reads one ride, not all."""
     done = [Event(f"d{n}", "bob", "Done", NOW - 9 * DAY + n, {"ride_id": f"r{n}"}) for n in range(50)]
