@@ -39,7 +39,7 @@ class LiveUploader:
             wait([self._running])
 
     def _submit(self, publication: "Future[None]", erasures: int) -> None:
-        if is_remote(self._settings.lake_root):
+        if is_remote(self._settings.lake_root) and not self._settings.reputation.pinned:
             self._due = time.monotonic() + self._settings.reputation.upload_interval_seconds
             self._running = self._pool.submit(self._upload_now, publication, erasures)
 

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ import polars as pl
 
 from pipelines.backfill import FileSummary, load, open_input, summarize_commits
 from pipelines.drain import drain, open_ingest_from
-from pipelines.errors import ConfigurationError, UsageError
+from pipelines.errors import UsageError
 from pipelines.ingest.file import FileSource
 from pipelines.ingest.sample import RecordSample
 from pipelines.inputs import InputFile
@@ -20,11 +20,10 @@ from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import Lake, open_lake
 from pipelines.mapping.row_select import RowSelect
 from pipelines.mapping.source_files import SourceFile
-from pipelines.reputation.activation import activated
+from pipelines.refresh import policy_in_force
 from pipelines.reputation.derive import derive
 from pipelines.reputation.lake_views import open_lake_views
 from pipelines.reputation.policy import Policy
-from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.warehouse import attach
 from pipelines.settings import LakeSettings, Settings
 from pipelines.sources.files import ColumnMapping, read_mapped
@@ -113,7 +112,7 @@ def _examine(
     settings: Settings, scratch: Settings, form: str, account: FileSummary, unit: str, notes: list[str]
 ) -> Preview:
     """Return what a scratch lake has, beside the real lake and under its policy."""
-    policy, lake = _policy(settings), open_lake(scratch.lake_root)
+    policy, lake = policy_in_force(settings), open_lake(scratch.lake_root)
     with open_lake_views(take_snapshot(lake)) as connection:
         events = connection.sql(_EVENTS).pl()
         first, reasons = connection.sql(_FIRST).fetchall(), connection.sql(_REASONS).fetchall()
@@ -133,13 +132,6 @@ def unlimited(settings: Settings) -> Settings:
     """Return settings under which ingest takes any share of dead letters."""
     limits = {"max_dead_letter_share": 1.0, "max_dead_letter_run": 2**62}
     return settings.model_copy(update={"ingest": settings.ingest.model_copy(update=limits)})
-
-
-def _policy(settings: Settings) -> Policy:
-    with suppress(UsageError, ConfigurationError):
-        if policy := activated(open_lake(settings.lake_root)):
-            return policy
-    return load_policy(settings.reputation.policy)
 
 
 def _known(settings: Settings, loaded: pl.DataFrame) -> tuple[int, int]:

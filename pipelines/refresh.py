@@ -16,7 +16,7 @@ from pipelines.clock import MonotonicClock
 from pipelines.errors import NewerFormatError, TransientError, UsageError
 from pipelines.lake.commit_log import take_snapshot
 from pipelines.lake.tables import Lake, Snapshot, is_lake, open_lake
-from pipelines.reputation.activation import activated
+from pipelines.reputation.activation import activated, without_activations
 from pipelines.reputation.derive import DerivationResult, Draft, Engine, derive_in_duckdb, is_draft_open, open_draft
 from pipelines.reputation.documents import documents
 from pipelines.reputation.policy import Policy
@@ -58,18 +58,20 @@ def rebuild_warehouse(
     """
     with open_draft(settings.warehouse_path) as draft:
         lake = open_lake(settings.lake_root)
-        derived = draft.rebuild(take_snapshot(lake), _policy(lake, settings), as_of or datetime.now(UTC), engine)
+        snapshot, policy = snapshot_of(lake, settings), _policy(lake, settings)
+        derived = draft.rebuild(snapshot, policy, as_of or datetime.now(UTC), engine)
         publish_draft(draft, settings)
     return derived
 
 
 def publish_draft(draft: Draft, settings: Settings) -> None:
-    """Publish a draft, then upload it if the lake is on S3 (`warehouse_upload.py`).
+    """Publish a draft, then upload it if the lake is on S3 (`warehouse_upload.py`) and its policy is not pinned.
 
     Raises TransientError when S3 does not answer: the warehouse is published on this machine only.
     """
     draft.publish()
-    upload_warehouse(draft.path, settings.lake_root)
+    if not settings.reputation.pinned:
+        upload_warehouse(draft.path, settings.lake_root)
 
 
 def refresh_draft(draft: Draft, lake: Lake, settings: Settings) -> DerivationResult:
@@ -86,11 +88,19 @@ def derive_draft(
     draft: Draft, lake: Lake, settings: Settings, as_of: datetime, method: RefreshMethod
 ) -> DerivationResult:
     """Update a draft to the newest commit of the lake and to a moment, by one of its methods."""
-    return method(draft, take_snapshot(lake), _policy(lake, settings), as_of)
+    return method(draft, snapshot_of(lake, settings), _policy(lake, settings), as_of)
+
+
+def snapshot_of(lake: Lake, settings: Settings) -> Snapshot:
+    """Return the newest snapshot of a lake; for a pinned policy, without the activations of others."""
+    snapshot = take_snapshot(lake)
+    return without_activations(snapshot) if settings.reputation.pinned else snapshot
 
 
 def policy_in_force(settings: Settings, known_at: datetime | None = None) -> Policy:
     """Return the policy that was activated last (before known_at, if given), or else the policy of the settings.
+
+    A pinned policy of the settings is returned whatever was activated.
 
     Raises PolicyError when the latter cannot be read.
     """
@@ -100,7 +110,8 @@ def policy_in_force(settings: Settings, known_at: datetime | None = None) -> Pol
 
 
 def _policy(lake: Lake, settings: Settings, known_at: datetime | None = None) -> Policy:
-    return activated(lake, known_at) or load_policy(settings.reputation.policy)
+    found = None if settings.reputation.pinned else activated(lake, known_at)
+    return found or load_policy(settings.reputation.policy)
 
 
 def wait_for_warehouse(settings: Settings, lake_version: int) -> Warehouse:

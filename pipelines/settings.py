@@ -36,6 +36,14 @@ _MISREAD = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
 _MESSAGES = {"extra_forbidden": "is not a setting", "model_type": "is a section of settings, not one setting"}
 
 
+def _require_usable(path: str) -> None:
+    if found := _MISREAD.search(path):
+        raise ValueError(
+            f"{path} has {found[0]} in its name, which the libraries of the lake and of DuckDB read as something else: "
+            "rename that folder, or choose another one"
+        )
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -350,8 +358,9 @@ class HistorySettings(_Section):
 class LakeSettings(_Section):
     """The location of the Delta tables, and their maintenance."""
 
-    uri: str | None = Field(default=None, pattern=r"^s3://[^/]+/.*[^/]$")
-    """s3://bucket/folder, instead of lake/ in data_dir. Credentials and endpoint come from the AWS_* variables."""
+    uri: str | None = Field(default=None, pattern=r"^(s3://[^/]+)?/.*[^/]$")
+    """s3://bucket/folder, or the absolute path of a folder, instead of lake/ in data_dir. Credentials and endpoint of
+    S3 come from the AWS_* variables."""
     compact_after_files: int = Field(default=8, ge=2)
     """`karmalake compact` merges files that belong together, once there are this many: small ones, large ones of a day,
     large ones whose days overlap."""
@@ -361,6 +370,18 @@ class LakeSettings(_Section):
     vacuum_interval_hours: float = Field(default=6.0, gt=0, le=168)
     """How often `karmalake stream` vacuums. The data of an erased user stays on the disk for at most
     vacuum_retention_hours plus this interval."""
+
+    @field_validator("uri")
+    @classmethod
+    def _has_a_usable_path(cls, uri: str | None) -> str | None:
+        if uri is not None and uri.startswith("/"):
+            _require_usable(uri)
+        return uri
+
+    @property
+    def on_s3(self) -> bool:
+        """Whether the lake is on S3."""
+        return self.uri is not None and self.uri.startswith("s3:")
 
 
 class SparkSettings(_Section):
@@ -376,6 +397,9 @@ class ReputationSettings(_Section):
 
     policy: str = "default"
     """The name of a built-in policy or the path of a policy file, until `karmalake policy activate` replaces it."""
+    pinned: bool = False
+    """Whether `policy` is served whatever is activated: beside the policy in force of a lake, by a configuration with a
+    data_dir and a prefix of its own, and with `lake.uri` for the lake of the other one."""
     derive_interval_seconds: float = Field(default=30.0, gt=0)
     """How often `karmalake stream` refreshes warehouse.duckdb and moves the time windows."""
     upload_interval_seconds: float = Field(default=300.0, ge=0)
@@ -454,17 +478,28 @@ class Settings(_Section):
     @field_validator("data_dir")
     @classmethod
     def _has_a_usable_path(cls, folder: Path) -> Path:
-        if found := _MISREAD.search(path := str(folder.absolute())):
-            raise ValueError(
-                f"{path} has {found[0]} in its name, which the libraries of the lake and of DuckDB read as something "
-                "else: rename that folder, or choose another one"
-            )
+        _require_usable(str(folder.absolute()))
         return folder
 
     @model_validator(mode="after")
     def _leaderboards_need_redis(self) -> Self:
         if self.cassandra.hosts and self.redis.leaderboards:
             raise ValueError("redis.leaderboards require Redis, and cassandra.hosts names another store")
+        return self
+
+    @model_validator(mode="after")
+    def _pinned_apart(self) -> Self:
+        if self.reputation.pinned and self.lake.uri is None:
+            raise ValueError(
+                "reputation.pinned needs lake.uri, the place of the lake whose policy in force others serve, and a "
+                "data_dir of its own"
+            )
+        default = type(self.document_store)().prefix
+        if self.reputation.pinned and self.has_document_store and self.document_store.prefix == default:
+            raise ValueError(
+                f"reputation.pinned needs a prefix of its own (redis.prefix or cassandra.prefix): {default} is that of "
+                "the policy in force"
+            )
         return self
 
     @property
@@ -475,7 +510,7 @@ class Settings(_Section):
     @property
     def spark_staging(self) -> str | None:
         """The URI under which Spark hands its tables to DuckDB; None means beside the warehouse."""
-        return self.spark.staging_uri or (f"{self.lake.uri}-staging" if self.lake.uri else None)
+        return self.spark.staging_uri or (f"{self.lake.uri}-staging" if self.lake.on_s3 else None)
 
     @property
     def has_document_store(self) -> bool:
@@ -574,9 +609,9 @@ def _format(error: ValidationError, sources: dict[str, str]) -> str:
     for problem in error.errors(include_input=False, include_url=False):
         key = ".".join(str(part) for part in problem["loc"])
         source = sources.get(key) or sources.get("") or "the settings"
-        message = _MESSAGES.get(problem["type"], problem["msg"])
+        message = _MESSAGES.get(problem["type"], problem["msg"].removeprefix("Value error, "))
         hint = _suggestion(key) if problem["type"] == "extra_forbidden" else ""
-        lines.append(f"{source}: {key}: {message}{hint}")
+        lines.append(": ".join(part for part in (source, key, f"{message}{hint}") if part))
     return format_problems(lines, len(lines))
 
 

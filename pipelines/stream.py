@@ -1,19 +1,19 @@
-"""The long-lived process that serves: ingest continuously (`ingester.py`), and keep what is served current.
+"""The long-lived processes that serve: `stream` ingests and keeps what is served current, `serve` does only the latter.
 
-Runs concurrent loops. The refresh recomputes the users affected since its last turn, publishes them to Redis, and
-replaces warehouse.duckdb every `derive_interval_seconds`, also without a commit, because windows move with time. A
-thread writes to Redis (`live_publisher.py`), another one copies the file, and one uploads it to a lake on S3
-(`live_uploader.py`), beside further refreshes. Users with very many events are computed just before that, so that the
-scores of the others do not wait for them. Ingest never waits for Redis, and each loop retries errors that may be
-temporary (`retries.py`, `isolated`). Small files are merged each time the warehouse is replaced, so that they do not
-accumulate.
+They run concurrent loops; ingest is `ingester.py`. The refresh recomputes the users affected since its last turn,
+publishes them to Redis, and replaces warehouse.duckdb every `derive_interval_seconds`, also without a commit, because
+windows move with time. A thread writes to Redis (`live_publisher.py`), another one copies the file, and one uploads it
+to a lake on S3 (`live_uploader.py`), beside further refreshes. Users with very many events are computed just before
+that, so that the scores of the others do not wait for them. Ingest never waits for Redis, and each loop retries errors
+that may be temporary (`retries.py`, `isolated`). Small files are merged each time the warehouse is replaced, so that
+they do not accumulate.
 """
 
 import logging
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -43,6 +43,10 @@ long for ingest: at 10,000 events per second, that doubled the time of a refresh
 """
 
 
+_FOLLOW_SECONDS = 0.25
+"""How often `serve` looks for commits of others: one listing of the log, and no more where there is no new one."""
+
+
 def stream(
     settings: Settings,
     stopping: threading.Event,
@@ -66,10 +70,38 @@ def stream(
 
         def report(record: CommitRecord) -> None:
             on_commit(record)
-            committed(record)
+            committed()
             letters_committed(record)
 
         ingest_until(settings, stopping, report, on_iteration, on_halted)
+
+
+def serve(
+    settings: Settings,
+    stopping: threading.Event,
+    on_refresh: OnRefresh,
+    on_iteration: OnIteration = lambda _loop, _outage: None,
+) -> None:
+    """Refresh and publish what others commit, until `stopping` is set; then publish it a last time, and return.
+
+    Errors and callbacks as in `stream`.
+    """
+    with _switching_often(), _refreshed(settings, stopping, on_refresh, on_iteration) as committed:
+        lake, seen, retries = (
+            CachedLake(create_lake(settings.lake_root).root),
+            -1,
+            Retries("follow", stopping, on_iteration),
+        )
+        while not stopping.wait(_FOLLOW_SECONDS):
+            try:
+                newest = lake.table("events").version()
+            except Exception as error:  # noqa: BLE001 - re-raised unless a retry may help
+                retries.failed(error)
+            else:
+                retries.succeeded()
+                if newest != seen:
+                    committed()
+                    seen = newest
 
 
 @contextmanager
@@ -86,7 +118,7 @@ def _switching_often() -> Generator[None]:
 @contextmanager
 def _refreshed(
     settings: Settings, stopping: threading.Event, on_refresh: OnRefresh, on_iteration: OnIteration
-) -> Generator[OnCommit]:
+) -> Generator[Callable[[], None]]:
     """Refresh in a thread, a last time on exit; yield the function to call after each commit."""
     committed = threading.Event()
     on_refresh = best_effort(on_refresh, "reporting a refresh")
@@ -95,7 +127,7 @@ def _refreshed(
         refreshing = pool.submit(_refresh_loop, settings, stopping, committed, on_refresh, on_iteration)
         refreshing.add_done_callback(lambda _: stopping.set())
         try:
-            yield lambda _record: committed.set()
+            yield committed.set
         finally:
             stopping.set()
             committed.set()
@@ -202,7 +234,7 @@ class _RefreshLoop:
             if wait_for_it:
                 self._publication.result()
         self.due = time.monotonic() + self._settings.reputation.derive_interval_seconds
-        if self._upkeep is None or self._upkeep.done():
+        if not self._settings.reputation.pinned and (self._upkeep is None or self._upkeep.done()):
             self._upkeep = self._pool.submit(self._run_upkeep, self._settings)
 
     def _has_failed(self) -> bool:

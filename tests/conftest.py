@@ -22,8 +22,7 @@ pytest_plugins = ["tests.services.fixtures"]
 # The tests start hundreds of interpreters: without byte code, each compiles all that it imports, for seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# There is no deadline: the machine may be busy, and
-# compiled loops compile on the first call.
+# There is no deadline: the machine may be busy, and compiled loops compile on the first call.
 hypothesis.settings.register_profile(
     "untimed",
     max_examples=count(10, 100),
@@ -33,6 +32,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("untimed")
 
 LONG_FILES = (
+    "fuzz/test_seeds.py",
     "crashes/test_crash_matrix.py",
     "assets/test_processes.py",
     "object_store/test_spark.py",
@@ -68,7 +68,6 @@ LONG_FILES = (
     "reputation/test_refresh_after_withdrawal.py",
     "reputation/test_shown.py",
     "mapping/test_row_sources.py",
-    "fuzz/test_seeds.py",
     "test_system.py",
 )
 """The slowest test files, slowest first, by the time from first to last test: they start first, so that none runs alone

@@ -37,10 +37,10 @@ def system(tmp_path: Path) -> Iterator[System]:
 @pytest.mark.timeout(1_800)
 @pytest.mark.usefixtures("broken_connections")
 def test_kills_change_nothing_in_the_end(system: System) -> None:
-    """Service, relay, stream, notify, Kafka, Redis or PostgreSQL, at any moment (`once`, `nothing-lost`).
+    """Of service, relay, stream, notify, Kafka, Redis or PostgreSQL, at any moment (`once`, `nothing-lost`).
 
     The test does not wait for parts to restart, so some are killed while they start. Which are killed depends on the
-    day; LONG=1 kills a hundred.
+    day; LONG=1 kills a hundred times.
     """
     rng, over, pause = random.Random(DAY), threading.Event(), threading.Event()  # noqa: S311 - reproducible
     with ThreadPoolExecutor(_RIDERS) as pool:

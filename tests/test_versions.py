@@ -172,6 +172,7 @@ WRITES: dict[str, list[str]] = {
     "skip": ["{topic}-0@0", "--why", "x"],
     "stream": [],
     "ingest": [],
+    "serve": [],
     "backfill": ["{events}", "--user-id", "u", "--time", "t", "--action-type", "A"],
     "replay": ["--from-beginning"],
     "refresh": [],

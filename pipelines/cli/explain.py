@@ -142,11 +142,12 @@ def _refuse_contradictions(
 @contextmanager
 def _lake() -> "Generator[duckdb.DuckDBPyConnection]":
     """Yield a connection with views of the newest snapshot of the lake."""
-    from pipelines.lake.commit_log import take_snapshot  # noqa: PLC0415
     from pipelines.lake.tables import open_lake  # noqa: PLC0415
+    from pipelines.refresh import snapshot_of  # noqa: PLC0415
     from pipelines.reputation.lake_views import open_lake_views  # noqa: PLC0415
 
-    with open_lake_views(take_snapshot(open_lake(current_settings().lake_root))) as connection:
+    settings = current_settings()
+    with open_lake_views(snapshot_of(open_lake(settings.lake_root), settings)) as connection:
         yield connection
 
 

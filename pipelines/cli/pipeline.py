@@ -1,4 +1,4 @@
-"""The commands of the pipeline: drain, skip, ingest, stream, refresh, rebuild, publish, compact, vacuum, verify."""
+"""The commands of the pipeline, from drain, ingest, stream and serve to compact, vacuum and verify."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -136,6 +136,24 @@ def stream(metrics_port: MetricsPort = None) -> None:
         streaming.stream(
             settings, stopping, on_commit, on_refresh, observer.monitor.record_turn, observer.halted, observer.copied
         )
+    print_line("stopped; everything committed is published")
+
+
+def serve(metrics_port: MetricsPort = None) -> None:
+    """Derive and publish continuously what others ingest. SIGTERM or Ctrl-C stops it cleanly.
+
+    Beside `karmalake ingest`, or for another policy than the one in force (the setting reputation.pinned).
+    """
+    stopping = stop_on_signals()
+    import pipelines.stream as streaming  # noqa: PLC0415
+    from pipelines.monitoring.monitor import call_all, monitor_serve  # noqa: PLC0415
+
+    settings = with_metrics_port(current_settings(), metrics_port)
+    with monitor_serve(settings) as monitor:
+        print_line(f"serving {settings.document_store.prefix} from {settings.lake_root}; Ctrl-C stops it")
+        print_metrics_address(monitor.address)
+        on_refresh = call_all(_print_refresh, monitor.metrics.refreshed)
+        streaming.serve(settings, stopping, on_refresh, monitor.record_turn)
     print_line("stopped; everything committed is published")
 
 

@@ -16,7 +16,7 @@ from pipelines.cli.pipeline import publish, refresh
 from pipelines.cli.policy_cases import check_cases
 from pipelines.cli.rows import Format, write
 from pipelines.cli.support import DryRun, Operator
-from pipelines.errors import KarmalakeError
+from pipelines.errors import KarmalakeError, UsageError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -39,6 +39,9 @@ def list_policies() -> None:
         ["policy", "version", "description"], [(name, rules.version, rules.description) for name, rules in shipped]
     )
     in_force = chosen_policy(None, None)
+    if current_settings().reputation.pinned:
+        print_line(f"\npinned by this configuration, whatever is in force: {in_force.name}, version {in_force.version}")
+        return
     print_line(f"\nin force: {in_force.name}, version {in_force.version}{_recorded()}")
     print_line("KARMALAKE_REPUTATION_POLICY sets the initial policy; `karmalake policy activate` changes it")
 
@@ -134,14 +137,23 @@ def rollback(
 
 
 def _activate(rules: "Policy", operator: str | None, why: str | None) -> None:
-    """Put a policy in force, on the record, and recompute and publish the scores unless `stream` does."""
+    """Put a policy in force, on the record, and recompute and publish the scores unless `stream` does.
+
+    Pods activate policies, too, and may have no login name: the record then names no operator.
+    """
     from pipelines.lake.tables import create_lake  # noqa: PLC0415
-    from pipelines.operate.operator_events import operator_name, require_text  # noqa: PLC0415
+    from pipelines.operate.operator_events import login_name, operator_name, require_text  # noqa: PLC0415
     from pipelines.reputation.activation import activate as activate_policy  # noqa: PLC0415
     from pipelines.reputation.derive import is_draft_open  # noqa: PLC0415
 
     settings, reason = current_settings(), None if why is None else require_text(why, "the reason (--why)")
-    if not activate_policy(create_lake(settings.lake_root), rules, operator_name(operator), reason):
+    if settings.reputation.pinned:
+        raise UsageError(
+            f"this configuration pins the policy {settings.reputation.policy}, beside the one in force: set "
+            "reputation.policy to serve another one here, or run this with the configuration of `karmalake stream`"
+        )
+    who = login_name() if operator is None else operator_name(operator)
+    if not activate_policy(create_lake(settings.lake_root), rules, who, reason):
         print_line(f"{rules.name}, version {rules.version}, is already in force")
         return
     print_line(f"in force from now on: {rules.name}, version {rules.version}")

@@ -229,7 +229,7 @@ def _columns(rows: pa.Table, time_types: set[str]) -> pa.Table:
 
     def column(name: str, data_type: pa.DataType, default: Any) -> pa.Array:
         if name not in rows.column_names:
-            return pa.repeat(pa.scalar(default, data_type), len(rows))
+            return pa.array([default], data_type).take(pa.array(np.zeros(len(rows), np.int64)))
         return pc.fill_null(rows[name].combine_chunks().cast(data_type), pa.scalar(default, data_type))
 
     texts = [column(name, pa.string(), "") for name in ("event_id", "user_id", "action_type")]

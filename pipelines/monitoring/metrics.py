@@ -232,12 +232,8 @@ class IngestMetrics:
         self._catch_up.labels(topic).set(math.inf if foreseen is None else foreseen)
 
 
-class StreamMetrics(IngestMetrics):
-    """The metrics of `karmalake stream`: those of ingest, and those of what it derives and serves."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._serving(self.registry)
+class _Serving:
+    """What a process derives and serves."""
 
     def refreshed(self, derived: "DerivationResult", published: "PublishResult") -> None:
         """Count a published refresh."""
@@ -248,7 +244,7 @@ class StreamMetrics(IngestMetrics):
         self._published.set(derived.lake_version)
         self._as_of = derived.as_of.timestamp()
 
-    def _serving(self, registry: MetricRegistry) -> None:
+    def _add_serving(self, registry: MetricRegistry) -> None:
         self._refreshes = registry.seconds(
             "karmalake_refresh_duration_seconds", "Duration of a refresh, by step: derive or publish.", "step"
         )
@@ -264,6 +260,23 @@ class StreamMetrics(IngestMetrics):
             "Age of the scores that this process last published; NaN before its first publication.",
         )
         staleness.set_function(lambda: max(0.0, time.time() - self._as_of))
+
+
+class ServeMetrics(_Serving):
+    """The metrics of `karmalake serve`."""
+
+    def __init__(self) -> None:
+        self.registry = MetricRegistry()
+        self.loops = LoopMetrics(self.registry)
+        self._add_serving(self.registry)
+
+
+class StreamMetrics(IngestMetrics, _Serving):
+    """The metrics of `karmalake stream`: those of ingest, and those of what it derives and serves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._add_serving(self.registry)
 
 
 class RelayMetrics:
@@ -346,5 +359,11 @@ def _or_nan(seconds: float | None) -> float:
     return math.nan if seconds is None else seconds
 
 
-PROCESSES = {"stream": StreamMetrics, "ingest": IngestMetrics, "relay": RelayMetrics, "notify": NotifyMetrics}
+PROCESSES = {
+    "stream": StreamMetrics,
+    "ingest": IngestMetrics,
+    "serve": ServeMetrics,
+    "relay": RelayMetrics,
+    "notify": NotifyMetrics,
+}
 """The metrics class of each process, by command."""

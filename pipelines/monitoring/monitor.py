@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, TypeVarTuple
 from pipelines.boundary.extras import extra
 from pipelines.errors import KarmalakeError, is_termination
 from pipelines.monitoring.health import Health
-from pipelines.monitoring.metrics import IngestMetrics, NotifyMetrics, RelayMetrics, StreamMetrics
+from pipelines.monitoring.metrics import IngestMetrics, NotifyMetrics, RelayMetrics, ServeMetrics, StreamMetrics
 from pipelines.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 A = TypeVarTuple("A")
 _LOG = logging.getLogger(__name__)
-M = TypeVar("M", bound=IngestMetrics | RelayMetrics | NotifyMetrics)
+M = TypeVar("M", bound=IngestMetrics | ServeMetrics | RelayMetrics | NotifyMetrics)
 Ingesting = TypeVar("Ingesting", bound=IngestMetrics)
 
 
@@ -157,6 +157,13 @@ def monitor_stream(settings: Settings) -> Generator[StreamMonitor]:
     """Yield the monitor of `karmalake stream`; the lag of every topic is measured and recorded in the background."""
     with _measuring_lag(settings, StreamMetrics(), ("ingest", "refresh")) as (monitor, work):
         yield StreamMonitor(monitor, work)
+
+
+@contextmanager
+def monitor_serve(settings: Settings) -> Generator[Monitor[ServeMetrics]]:
+    """Yield the monitor of `karmalake serve`."""
+    with monitor_process(ServeMetrics(), ("follow", "refresh"), settings) as monitor:
+        yield monitor
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def _in_other_copies(settings: Settings) -> Iterator[str]:
         yield "the outboxes and databases of the services that wrote the events"
     if settings.history.path:
         yield f"the files of history at {settings.history.path}: ingest drops their rows if they are loaded again"
-    if settings.lake.uri:
+    if settings.lake.on_s3:
         yield f"old object versions in {settings.lake.uri}, if the bucket is versioned: expire them"
         yield (
             "the caches of people who opened the warehouse on S3 (~/.cache/karmalake on their machines): replaced when "

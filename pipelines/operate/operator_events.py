@@ -338,7 +338,7 @@ def _commit(settings: Settings, prepared: OperatorEvent) -> CommitRecord | None:
 def require_text(text: str, what: str) -> str:
     """Return a text without spaces around it. Raises UsageError for an empty one, and for bytes that are not UTF-8."""
     if not text.strip():
-        raise UsageError(f"give {what}; it is recorded with the event")
+        raise UsageError(f"give {what}: it is kept on the record")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -350,10 +350,17 @@ def operator_name(name: str | None) -> str:
     """Return the name of the operator, the login name by default. Raises UsageError if the machine has none."""
     if name is not None:
         return require_text(name, "the operator (--operator)")
+    if login := login_name():
+        return login
+    raise UsageError("this account has no login name: say who you are with --operator")
+
+
+def login_name() -> str | None:
+    """Return the login name of this account; None if it has none, as in a container that runs under any UID."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        raise UsageError("this account has no login name: say who you are with --operator") from None
+        return None
 
 
 def _unable(policy: Policy, rules: Rules) -> str:

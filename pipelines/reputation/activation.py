@@ -5,7 +5,7 @@ explained by the rules of that time.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.errors import PolicyError, UsageError
-from pipelines.lake.tables import POLICIES, Lake, data_files, read_rows
+from pipelines.lake.tables import POLICIES, Lake, Snapshot, data_files, read_rows
 from pipelines.reputation.policy import Policy
 
 _MINIMUM_GAP = timedelta(microseconds=1)
@@ -60,6 +60,11 @@ def activated(lake: Lake, known_at: datetime | None = None) -> Policy | None:
     """Return the policy activated last, or last before `known_at`; None if there is none."""
     past = [each.policy for each in activations(lake) if known_at is None or each.since < known_at]
     return past[-1] if past else None
+
+
+def without_activations(snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot whose activations are left out: what a pinned policy serves does not depend on them."""
+    return replace(snapshot, files={**snapshot.files, "policies": ()})
 
 
 def policy_before(lake: Lake, of_settings: Callable[[], Policy]) -> Policy:

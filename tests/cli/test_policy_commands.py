@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import Mock
 
 import polars as pl
 import pyarrow as pa
@@ -215,6 +216,16 @@ def test_the_policy_of_the_settings_is_read_only_if_it_was_in_force(
     assert "ann, all_time: 0 by 0 changes" in run("explain", "ann", "--shown-from", after).out
 
 
+def test_an_activation_by_an_account_without_a_login_name(
+    run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs under any UID: the policy is in force, and the record names no operator."""
+    monkeypatch.setenv("KARMALAKE_DATA_DIR", str(tmp_path / "new"))
+    monkeypatch.setattr("getpass.getuser", Mock(side_effect=OSError("no entry in the password database")))
+    assert run("policy", "activate", rules).code == 0
+    assert re.search(r"in force: votes, version 3, since \S+ \S+$", run("policy", "list").out, re.MULTILINE)
+
+
 def test_an_activation_without_a_document_store(
     run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +235,22 @@ def test_an_activation_without_a_document_store(
     assert answer.code == 0
     assert "in force from now on: votes, version 3" in answer.out
     assert "nothing is published, since no document store is configured" in answer.out
+
+
+def test_a_pinned_policy_is_not_activated(
+    run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its configuration serves it beside the one in force, which others activate."""
+    for name, value in {
+        "REPUTATION_PINNED": "true",
+        "REPUTATION_POLICY": rules,
+        "LAKE_URI": f"{tmp_path}/lake",
+    }.items():
+        monkeypatch.setenv(f"KARMALAKE_{name}", value)
+    answer = run("policy", "activate", "default")
+    assert (answer.code, "this configuration pins the policy" in answer.err) == (2, True)
+    listed = run("policy", "list").out
+    assert "pinned by this configuration, whatever is in force: votes, version 3" in listed
 
 
 def test_a_rollback(run: Run, rules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,7 @@ NOT_RUN = {
     "simulate": "simulates events of its own",
     "stream": "prints what drain, refresh and publish print, and ends with a signal",
     "ingest": "prints what drain prints, and ends with a signal",
+    "serve": "prints what refresh and publish print, and ends with a signal",
     "relay": "prints counts, and needs a database",
     "dashboard": "prints its address; the page is tests/dashboard",
     "local start": "prints what local status prints",

@@ -46,7 +46,7 @@ def _cache(settings: Settings) -> LocalService:
 
 def _kill(settings: Settings, service: LocalService) -> None:
     os.kill(service.process.pid, signal.SIGKILL)
-    assert wait_until(lambda: not is_locked(settings.local_dir / f"{service.name}.lock"), 10)
+    assert wait_until(lambda: not is_locked(settings.local_dir / f"{service.name}.lock"), PATIENCE_SECONDS)
 
 
 def test_both_services_start_are_found_and_stop(both: Settings) -> None:

@@ -13,7 +13,6 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from pipelines.errors import ConfigurationError, TransientError, UsageError
-from pipelines.local.process import wait_until
 from pipelines.reputation import notebook_progress
 from pipelines.reputation.compare import compare_policies
 from pipelines.reputation.derive import derive
@@ -22,6 +21,7 @@ from pipelines.reputation.policy_file import load_policy
 from pipelines.reputation.trends import trends
 from pipelines.reputation.warehouse import Warehouse, open_warehouse
 from tests.reputation.history import AS_OF, DAY, NOW, Event, snapshot_of
+from tests.services.waiting import wait_for
 
 EVENTS = [
     Event("a", "ann", "DriverRated", NOW - 3 * DAY, {"rating": "5"}),
@@ -127,7 +127,7 @@ def test_slow_calls_show_progress_in_their_cell(monkeypatch: pytest.MonkeyPatch)
     assert shown == []
     monkeypatch.setattr(notebook_progress, "DELAY_SECONDS", 0.0)
     with notebook_progress.show_progress("a slow one"):
-        assert wait_until(lambda: bool(shown), 30)
+        wait_for("the progress", lambda: bool(shown))
     assert shown[0] == ("a slow one: under way 0 s", notebook_progress.PROGRESS)
     assert shown[-1][0].startswith("a slow one: took ")
 

@@ -1,0 +1,136 @@
+"""`karmalake serve`: it follows the commits of others, and a pinned policy is served beside the one in force."""
+
+import threading
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.errors import ConfigurationError
+from pipelines.lake.tables import create_lake, open_lake
+from pipelines.operate.erase import erase
+from pipelines.operate.verify import verify
+from pipelines.refresh import policy_in_force, publish_warehouse, refresh_warehouse
+from pipelines.reputation.activation import activate
+from pipelines.reputation.policy_file import parse_policy
+from pipelines.reputation.warehouse import Warehouse
+from pipelines.serving.read import read_reputation
+from pipelines.settings import LakeSettings, Settings, load_settings
+from pipelines.stream import serve
+from tests.lake.builders import commit, make_events
+from tests.services.waiting import PATIENCE_SECONDS, wait_for
+
+POINTS = 'name = "{name}"\nversion = "1"\n[actions.p]\npoints = {points}\n'
+
+
+@pytest.fixture
+def served(settings: Settings) -> Settings:
+    """Return settings of a lake with an event of each of three users, worth three points by the policy in force."""
+    reputation = settings.reputation.model_copy(update={"derive_interval_seconds": 0.2})
+    settings = settings.model_copy(update={"reputation": reputation})
+    lake = create_lake(settings.lake_root)
+    activate(lake, parse_policy(POINTS.format(name="three", points=3)))
+    commit(lake, lake.table("events"), "b-1", make_events(["e-1", "e-2", "e-3"]))
+    return settings
+
+
+@pytest.fixture
+def pinned(served: Settings, tmp_path: Path) -> Settings:
+    """Return settings of the same lake that pin another policy, of five points."""
+    policy = tmp_path / "five.toml"
+    policy.write_text(POINTS.format(name="five", points=5))
+    update = {
+        "data_dir": tmp_path / "five",
+        "lake": LakeSettings(uri=served.lake_root),
+        "redis": served.redis.model_copy(update={"prefix": f"{served.redis.prefix}-five"}),
+        "reputation": served.reputation.model_copy(update={"policy": str(policy), "pinned": True}),
+    }
+    return served.model_copy(update=update)
+
+
+@contextmanager
+def serving(settings: Settings) -> Generator[None]:
+    """Serve in a thread; on leaving, stop it and pass on its error."""
+    stopping = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(serve, settings, stopping, lambda *_: None)
+        try:
+            yield
+        finally:
+            stopping.set()
+        done.result(PATIENCE_SECONDS)
+
+
+def score(settings: Settings, user_id: str) -> Any:
+    document = read_reputation(user_id, settings)
+    return document and document["reputation_all_time"]["score"]
+
+
+def add(settings: Settings, *ids: str) -> None:
+    """Commit an event of each of u-0, u-1, ..., as another process does."""
+    lake = open_lake(settings.lake_root)
+    commit(lake, lake.table("events"), f"b-{ids[0]}", make_events(ids, partition=1), partition=1)
+
+
+def test_commits_of_others_are_served(served: Settings) -> None:
+    """Without ingest in this process; what is committed last is published before it ends."""
+    with serving(served):
+        wait_for("the documents of what was there", lambda: score(served, "u-2") == 3)
+        add(served, "e-4")
+        wait_for("the document of a commit by another process", lambda: score(served, "u-0") == 6)
+        add(served, "e-5")
+    assert score(served, "u-0") == 9
+    assert [check for check in verify(served) if check.passed is False] == []
+
+
+def test_a_pinned_policy_is_served_beside_the_one_in_force(served: Settings, pinned: Settings) -> None:
+    """Each has its documents and its warehouse; an activation changes one, and each explains its own history."""
+    for each in (served, pinned):
+        refresh_warehouse(each)
+        publish_warehouse(each)
+    assert (score(served, "u-0"), score(pinned, "u-0")) == (3, 5)
+    activate(open_lake(served.lake_root), parse_policy(POINTS.format(name="seven", points=7)))
+    for each in (served, pinned):
+        refresh_warehouse(each)
+        publish_warehouse(each)
+    assert (score(served, "u-0"), score(pinned, "u-0")) == (7, 5)
+    assert [policy_in_force(each).name for each in (served, pinned)] == ["seven", "five"]
+    now = datetime.now(UTC)
+    for each, points in ((served, 7), (pinned, 5)):
+        with Warehouse(each.warehouse_path) as warehouse:
+            assert warehouse.as_of(now, known_at=now).explain("u-0")["earned"].to_list() == [points]
+            assert set(warehouse.shown_scores("u-0")["score"]) == ({3, 7} if points == 7 else {5})
+        assert [check for check in verify(each) if check.passed is False] == []
+
+
+def test_an_erasure_reaches_a_pinned_policy(served: Settings, pinned: Settings) -> None:
+    """By its next refresh, and at once where its configuration erases: the lake is the same."""
+    for each in (served, pinned):
+        refresh_warehouse(each)
+        publish_warehouse(each)
+    erase(served, ["u-0"])
+    assert (score(served, "u-0"), score(pinned, "u-0")) == (None, 5)
+    refresh_warehouse(pinned)
+    publish_warehouse(pinned)
+    erase(pinned, ["u-1"])
+    assert (score(pinned, "u-0"), score(pinned, "u-1"), score(pinned, "u-2")) == (None, None, 5)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({}, "the settings: reputation.pinned needs lake.uri, the place of the lake"),
+        ({"KARMALAKE_LAKE_URI": "/srv/lake"}, "needs a prefix of its own .*: reputation is that of the policy"),
+        ({"KARMALAKE_LAKE_URI": "lake"}, "KARMALAKE_LAKE_URI: lake.uri: String should match"),
+        ({"KARMALAKE_LAKE_URI": "/srv/a?b"}, r"lake.uri: /srv/a\?b has \? in its name"),
+    ],
+)
+def test_a_pinned_policy_needs_places_of_its_own(variables: dict[str, str], message: str) -> None:
+    """Else it would replace what serves the policy in force."""
+    pinned = {"KARMALAKE_REPUTATION_PINNED": "true", "KARMALAKE_REDIS_URL": "redis://localhost:1"}
+    with pytest.raises(ConfigurationError, match=message):
+        load_settings(pinned | variables)
